@@ -1,0 +1,106 @@
+# Everything sets up what it needs: python3 and make are enough.
+PYTHON ?= python3
+PY := .venv/bin/python
+BIN := .venv/bin
+PROTOC_PY := .venv-proto/bin/python
+GENERATED := generated/python
+PROTOS := $(wildcard proto/lightningstore/v1/*.proto)
+# Stubs load on what is at least as new as what made them: the oldest tools, for the widest range.
+GRPC_TOOLS := 1.66.2
+PIP := install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help proto serve test check format lint types imports buf drift compat demo bench bench-peer clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/stamp: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip $(PIP) -r requirements.lock
+	$(PY) -m pip $(PIP) --no-deps -e .
+	touch $@
+
+.venv-proto/stamp: Makefile
+	$(PYTHON) -m venv .venv-proto
+	$(PROTOC_PY) -m pip $(PIP) grpcio-tools==$(GRPC_TOOLS) "setuptools<81" opentelemetry-proto==1.45.2
+	touch $@
+
+build/otlp.binpb: proto/otlp_set.py .venv-proto/stamp
+	mkdir -p build
+	$(PROTOC_PY) proto/otlp_set.py $@
+
+proto: .venv/stamp build/otlp.binpb ## Generate everything under generated/ from proto/
+	rm -rf $(GENERATED)/lightningstore && mkdir -p $(GENERATED)
+	$(PROTOC_PY) -m grpc_tools.protoc --descriptor_set_in=build/otlp.binpb -I proto \
+	    -I $$($(PROTOC_PY) -c "import grpc_tools; print(grpc_tools.__path__[0] + '/_proto')") \
+	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	    --python_out=$(GENERATED) --grpc_python_out=$(GENERATED) \
+	    --mypy_out=quiet:$(GENERATED) --mypy_grpc_out=quiet:$(GENERATED) $(PROTOS)
+	find $(GENERATED) -name '*_pb2_grpc.py*' ! -name 'service_pb2_grpc.py*' -delete
+	touch $(GENERATED)/lightningstore/v1/py.typed
+
+serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.db
+	$(BIN)/lightningstore serve
+
+test: .venv/stamp ## Run all tests
+	$(PY) -m pytest
+
+check: format lint types imports buf ## Run all linters
+
+format: .venv/stamp
+	$(BIN)/ruff format --check .
+
+lint: .venv/stamp
+	$(BIN)/ruff check .
+
+types: .venv/stamp
+	$(BIN)/mypy
+
+imports: .venv/stamp
+	$(BIN)/lint-imports --no-cache
+
+fix: .venv/stamp ## Let the linters mend what they can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The descriptor set of a folder of protos: buf cannot resolve OTLP's files without a network.
+define describe
+$(PROTOC_PY) -m grpc_tools.protoc --descriptor_set_in=build/otlp.binpb -I $(1) \
+    -I $$($(PROTOC_PY) -c "import grpc_tools; print(grpc_tools.__path__[0] + '/_proto')") \
+    --include_imports --include_source_info -o $(2) $$(cd $(1) && ls lightningstore/v1/*.proto)
+endef
+
+buf: .venv/stamp build/otlp.binpb ## Lint the contract, and compare it with main's
+	$(BIN)/buf format -d --exit-code proto
+	$(call describe,proto,build/contract.binpb)
+	$(BIN)/buf lint build/contract.binpb --config proto/buf.yaml
+	@base=$$(git rev-parse -q --verify origin/main || true); \
+	if [ "$$base" = "$$(git rev-parse -q --verify HEAD)" ]; then \
+	    base=$$(git rev-parse -q --verify HEAD~1 || true); fi; \
+	if [ -n "$$base" ] && git cat-file -e $$base:proto/lightningstore 2>/dev/null; then \
+	    rm -rf build/main && mkdir -p build/main && git archive $$base proto | tar -x -C build/main && \
+	    $(call describe,build/main/proto,build/main.binpb) && \
+	    echo "buf breaking against $$base" && \
+	    $(BIN)/buf breaking build/contract.binpb --against build/main.binpb --config proto/buf.yaml; \
+	else echo "no earlier contract at hand: nothing to compare with"; fi
+
+drift: proto ## Fail if generated/ is not what proto/ makes
+	@git status --porcelain generated | tee build/drift; test ! -s build/drift
+
+compat: .venv/stamp ## Use the client on the oldest and the newest of its dependencies
+	$(PY) tests/compat/run.py
+
+demo: .venv/stamp ## Train CartPole through the store, in about a minute
+	$(PY) -m pip $(PIP) -r requirements-demo.lock
+	$(PY) examples/cartpole/train.py
+
+bench: .venv/stamp ## Measure, SCENARIO=name for one
+	$(PY) -m benchmarks $(if $(SCENARIO),--scenario $(SCENARIO))
+
+bench-peer: .venv/stamp ## Measure the peer beside us
+	$(PY) -m benchmarks --peer $(if $(SCENARIO),--scenario $(SCENARIO))
+
+clean: ## Remove what make has made, but for generated/
+	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
