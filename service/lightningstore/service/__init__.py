@@ -1,0 +1,1 @@
+"""The lightningstore server."""

@@ -1,0 +1,151 @@
+"""Group commit: everybody who waits shares one transaction, written by a task that nobody can cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from lightningstore.service.errors import Busy, StorageFailed, StoreError
+from lightningstore.service.storage.base import Changes, Storage
+
+logger = logging.getLogger(__name__)
+
+
+class Committer:
+    """Takes the changes of operations, in their order, and tells when they are durable.
+
+    Operations write into `changes` and then call `seal`, which numbers them. `durable(n)` returns when
+    number n is on disk; only then may its effect be seen. After a commit `publish` is called, in order.
+    On a storage that is not durable all of this happens inside `seal`.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        publish: Callable[[], None],
+        recover: Callable[[], Awaitable[bool]],
+        max_pending_bytes: int,
+    ) -> None:
+        """Take the storage, and what to call after a commit and after a failed one.
+
+        `recover` returns whether the storage can be used again; the committer gives up if not.
+        """
+        self._storage = storage
+        self._publish = publish
+        self._recover = recover
+        self._max_pending = max_pending_bytes
+        self.changes = Changes()
+        self.sealed = 0
+        self.durable_through = 0
+        self.failure: StoreError | None = None
+        self._in_flight = 0
+        #: Who waits for which number; the numbers never fall.
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start the committing task, where the storage needs one."""
+        if self._storage.durable:
+            self._task = asyncio.create_task(self._run(), name="committer")
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that wait for the disk."""
+        return self.changes.size + self._in_flight
+
+    def admit(self) -> None:
+        """Refuse a unary write: Busy while too much waits for the disk, StorageFailed without one."""
+        if self.failure is not None:
+            raise self.failure
+        if self.pending_bytes > self._max_pending:
+            raise Busy(
+                f"{self.pending_bytes} bytes wait for the disk, at most {self._max_pending} may"
+            )
+
+    async def room(self) -> None:
+        """Wait until less than the limit waits for the disk. For streams, which need not be refused."""
+        while self.pending_bytes > self._max_pending and self.failure is None:
+            self._room.clear()
+            await self._room.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def seal(self) -> int:
+        """Number what was written into `changes` since the last call; returns the number."""
+        self.sealed += 1
+        if self._storage.durable:
+            self._wake.set()
+        else:
+            self._storage.commit_now(self.changes)
+            self.changes.clear()
+            self.durable_through = self.sealed
+            self._publish()
+        return self.sealed
+
+    async def durable(self, number: int) -> None:
+        """Return when everything up to `number` is on disk. Raises StorageFailed if it cannot be."""
+        if self.failure is not None:
+            raise self.failure
+        if self.durable_through < number:
+            # A future of one's own: cancelling the caller cancels this, and never the commit.
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append((number, waiter))
+            await waiter
+
+    async def drain(self) -> None:
+        """Commit what is there and end the task."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self.durable_through < self.sealed and self.failure is None:
+                await self._commit()
+            if self._closing:
+                return
+
+    async def _commit(self) -> None:
+        changes, self.changes = self.changes, Changes()
+        through = self.sealed
+        self._in_flight = changes.size
+        try:
+            await self._storage.commit(changes)
+        except Exception as error:
+            logger.exception("a commit failed; recovering from what is on disk")
+            await self._fail(error)
+            return
+        self._in_flight = 0
+        self.durable_through = through
+        if not self._room.is_set() and self.pending_bytes <= self._max_pending:
+            self._room.set()
+        self._publish()
+        while self._waiters and self._waiters[0][0] <= through:
+            waiter = self._waiters.popleft()[1]
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _fail(self, error: Exception) -> None:
+        """Fail all who wait, drop what is in memory and load it again; until then refuse everything."""
+        self.failure = error if isinstance(error, StoreError) else StorageFailed(str(error))
+        while self._waiters:
+            waiter = self._waiters.popleft()[1]
+            if not waiter.done():
+                waiter.set_exception(self.failure)
+        self._room.set()
+        self._in_flight = 0
+        if not await self._recover():
+            return
+        # Nothing was decided meanwhile: `admit` and `durable` refuse while there is a failure.
+        self.changes = Changes()
+        self.durable_through = self.sealed
+        self.failure = None

@@ -1,0 +1,67 @@
+"""Which rollouts lose their spans when memory runs short. Pure data structure."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+
+@dataclass
+class Shelved:
+    """What is known of a rollout with spans."""
+
+    key: int
+    start_ns: int
+    finished: bool
+    bytes: int = 0
+    count: int = 0
+
+
+class Shelf:
+    """Rollouts with spans in memory: finished ones go before live ones, the oldest first."""
+
+    def __init__(self, threshold: int, safe: int) -> None:
+        """Take the bytes above which spans are evicted, and down to which."""
+        self.threshold = threshold
+        self.safe = safe
+        self.total = 0
+        self.evicted_count = 0
+        self.evicted: set[int] = set()
+        self._items: dict[int, Shelved] = {}
+        self._heaps: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+
+    def add(self, key: int, start_ns: int, size: int, count: int, *, finished: bool) -> None:
+        """Note that a rollout got spans."""
+        item = self._items.get(key)
+        if item is None:
+            item = self._items[key] = Shelved(key, start_ns, finished)
+            heapq.heappush(self._heaps[finished], (start_ns, key))
+        item.bytes += size
+        item.count += count
+        self.total += size
+
+    def move(self, key: int, *, finished: bool) -> None:
+        """Note that a rollout finished, or was reopened."""
+        item = self._items.get(key)
+        if item is not None and item.finished != finished:
+            item.finished = finished
+            heapq.heappush(self._heaps[finished], (item.start_ns, key))
+
+    def evict(self) -> list[Shelved]:
+        """Return the rollouts that lose their spans now; empty while there is room."""
+        if self.total <= self.threshold:
+            return []
+        gone = []
+        for finished in (True, False):
+            heap = self._heaps[finished]
+            while heap and self.total > self.safe:
+                _, key = heapq.heappop(heap)
+                item = self._items.get(key)
+                if item is None or item.finished != finished:
+                    continue  # gone already, or in the other heap by now
+                del self._items[key]
+                self.total -= item.bytes
+                self.evicted_count += item.count
+                self.evicted.add(key)
+                gone.append(item)
+        return gone

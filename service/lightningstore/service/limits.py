@@ -1,0 +1,44 @@
+"""The limits that the store holds its callers to, each an option of the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Defaults are those of SPEC section 7."""
+
+    #: Largest message in bytes, in and out.
+    message_bytes: int = 64 * MIB
+    #: Largest input of a rollout in bytes.
+    input_bytes: int = 16 * MIB
+    #: Largest span in bytes.
+    span_bytes: int = 4 * MIB
+    #: Most items of one call.
+    batch_items: int = 10_000
+    #: Most items of one page.
+    page_size: int = 1000
+    #: Most rollouts in the queue; 0: no limit.
+    queue_length: int = 0
+    #: Most concurrent streams of one connection.
+    connection_streams: int = 100
+    #: Most bytes that wait for the disk.
+    pending_bytes: int = 64 * MIB
+    #: Most open streams of the whole server.
+    open_streams: int = 10_000
+    #: Span bytes above which the memory back end evicts, and down to which; 0: never.
+    eviction_bytes: int = 0
+    safe_bytes: int = 0
+
+    @property
+    def inputs_bytes(self) -> int:
+        """Largest sum of the inputs of one EnqueueRollouts: its answer repeats them."""
+        return self.message_bytes - 4 * MIB
+
+    @property
+    def answer_bytes(self) -> int:
+        """Inputs at which the answer to a claim or a list is full."""
+        return self.message_bytes // 2

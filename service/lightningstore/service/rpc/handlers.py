@@ -1,0 +1,69 @@
+"""All methods of LightningStoreService, by the contract's own descriptor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
+from lightningstore.service import wire
+from lightningstore.service.errors import MalformedMessage
+from lightningstore.service.rpc import lenient, wrap
+from lightningstore.service.store import Store
+from lightningstore.service.store.ingest import BadBatch
+from lightningstore.v1 import service_pb2
+from lightningstore.v1.span_pb2 import IngestSpansRequest, IngestSpansResponse, SpanBatch
+
+SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
+_BATCH = IngestSpansRequest.BATCH_FIELD_NUMBER
+
+
+def handlers(store: Store, streams: wrap.Streams) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    """Return a handler for each method of the service: the store's method of the same name."""
+    found: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    limit = store.limits.message_bytes
+    for method in SERVICE.methods:
+        request_type = GetMessageClass(method.input_type)
+        call = getattr(store, snake_case(method.name))
+        path = method.full_name
+        if method.name == "IngestSpans":
+            found[method.name] = wrap.client_stream(path, _ingest(store), streams)
+        elif method.name == "DequeueRollouts":
+            found[method.name] = wrap.long_poll(path, request_type, call, limit)
+        elif method.server_streaming:
+            found[method.name] = wrap.server_stream(path, request_type, call, streams, limit)
+        else:
+            found[method.name] = wrap.unary(path, request_type, call, limit)
+    return found
+
+
+def snake_case(name: str) -> str:
+    """Return a method's name as the store spells it: EnqueueRollouts → enqueue_rollouts."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _ingest(store: Store) -> Any:
+    async def ingest(requests: AsyncIterator[bytes]) -> IngestSpansResponse:
+        return await store.ingest_batches(
+            _read(data, store.limits.message_bytes) async for data in requests
+        )
+
+    return ingest
+
+
+def _read(data: bytes, limit: int) -> tuple[SpanBatch, bytes | None] | BadBatch:
+    """Return the batch of a message, and the message's bytes if they hold nothing else."""
+    wrap.check_size(data, limit)
+    try:
+        # Read whole, so that what is stored can be read by everybody; then kept as it came.
+        batch = IngestSpansRequest.FromString(data).batch
+    except DecodeError:
+        error = MalformedMessage(IngestSpansRequest.DESCRIPTOR.full_name)
+        count = lenient.count_spans(data)
+        if count is None:
+            raise error from None
+        return BadBatch(count, error)
+    return batch, data if wire.frame(data, _BATCH) is not None else None

@@ -1,0 +1,117 @@
+"""Reading requests without looking into their spans, by twins of messages in which some fields are bytes.
+
+The wire format is the same. So a request whose scopes are to be stored as they are need not be built, and
+one that protobuf refuses because of a single span that nests too deep can be read without that span.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+
+_BYTES = descriptor_pb2.FieldDescriptorProto.TYPE_BYTES
+
+
+def _twin(name: str, *path: tuple[Any, str]) -> Any:
+    """Return a class like the first message of the path, in which the last field named is bytes."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name=f"lightningstore/lenient/{name}.proto",
+        package=f"lightningstore.lenient.{name}",
+        syntax="proto3",
+    )
+    dependencies: set[str] = set()
+    for place, (message, changed) in enumerate(path):
+        original = descriptor_pb2.DescriptorProto()
+        message.DESCRIPTOR.CopyToProto(original)
+        dependencies.add(message.DESCRIPTOR.file.name)
+        dependencies |= {dependency.name for dependency in message.DESCRIPTOR.file.dependencies}
+        for field in original.field:
+            if field.name != changed:
+                continue
+            if place + 1 < len(path):
+                field.type_name = f".{file.package}.{path[place + 1][0].DESCRIPTOR.name}"
+            else:
+                field.type = _BYTES
+                field.ClearField("type_name")
+        file.message_type.append(original)
+    file.dependency.extend(sorted(dependencies))
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    full_name = f"{file.package}.{path[0][0].DESCRIPTOR.name}"
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(full_name))
+
+
+_IngestTwin = _twin("ingest", (IngestSpansRequest, "batch"), (SpanBatch, "spans"))
+_BatchTwin = _twin("batch", (SpanBatch, "spans"))
+_ExportTwin = _twin(
+    "export", (ExportTraceServiceRequest, "resource_spans"), (ResourceSpans, "scope_spans")
+)
+
+
+class Scope(NamedTuple):
+    """The spans of one scope of an export, and where they come from."""
+
+    resource: Resource | None
+    resource_schema_url: str
+    #: A serialised ScopeSpans, and so the beginning of a SpanBatch.
+    data: bytes
+
+
+def count_spans(data: bytes) -> int | None:
+    """Return the number of spans of an IngestSpansRequest, None if even that cannot be read."""
+    try:
+        return len(_IngestTwin.FromString(data).batch.spans)
+    except DecodeError:
+        return None
+
+
+def scopes(data: bytes) -> list[Scope] | None:
+    """Return the scopes of an ExportTraceServiceRequest, None if it is none."""
+    try:
+        export = _ExportTwin.FromString(data)
+    except DecodeError:
+        return None
+    return [
+        Scope(
+            group.resource if group.HasField("resource") else None, group.schema_url, bytes(scope)
+        )
+        for group in export.resource_spans
+        for scope in group.scope_spans
+    ]
+
+
+def readable_part(data: bytes) -> tuple[SpanBatch, int] | None:
+    """Return a ScopeSpans as a batch without the spans that cannot be read, and how many those are.
+
+    None if the rest cannot be read either.
+    """
+    try:
+        twin = _BatchTwin.FromString(data)
+    except DecodeError:
+        return None
+    good = [span for span in twin.spans if _is_readable(span)]
+    refused = len(twin.spans) - len(good)
+    del twin.spans[:]
+    twin.spans.extend(good)
+    try:
+        return SpanBatch.FromString(twin.SerializeToString()), refused
+    except DecodeError:
+        return None
+
+
+def _is_readable(span: bytes) -> bool:
+    """Tell whether a span can be read where requests and answers hold it."""
+    batch = _BatchTwin(spans=[span]).SerializeToString()
+    request = _IngestTwin()
+    request.batch.ParseFromString(batch)
+    try:
+        IngestSpansRequest.FromString(request.SerializeToString())
+    except DecodeError:
+        return False
+    return True

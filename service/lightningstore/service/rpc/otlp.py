@@ -1,0 +1,197 @@
+"""The standard OTLP trace service: any OpenTelemetry SDK or collector exports to it unchanged.
+
+Spans are regrouped by attempt and go the way of all batches. What is refused is told as partial_success,
+which exporters do not repeat, so overload must never be told that way: it is UNAVAILABLE with RetryInfo.
+Source: https://opentelemetry.io/docs/specs/otlp/.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2
+from lightningstore.service import wire
+from lightningstore.service.errors import Busy, MalformedMessage, StoreError
+from lightningstore.service.rpc import lenient
+from lightningstore.service.rpc.status import abort
+from lightningstore.service.rpc.wrap import Context, check_size, fail
+from lightningstore.service.spans import MAX_SEQUENCE_ID, check_batch, span_error
+from lightningstore.service.store import Store
+from lightningstore.service.store.ingest import Tally
+from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
+ROLLOUT_ID = "agentlightning.rollout_id"
+ATTEMPT_ID = "agentlightning.attempt_id"
+SEQUENCE_ID = "agentlightning.span_sequence_id"
+_MARK = b"agentlightning."
+_BATCH = IngestSpansRequest.BATCH_FIELD_NUMBER
+#: Metadata keys that name the attempt where no attribute does.
+ROLLOUT_KEYS = (ROLLOUT_ID, "x-lightning-rollout-id")
+ATTEMPT_KEYS = (ATTEMPT_ID, "x-lightning-attempt-id")
+SEQUENCE_KEYS = (SEQUENCE_ID, "x-lightning-span-sequence-id")
+
+Owner = tuple[str, str, int]
+
+
+def handler(store: Store) -> grpc.RpcMethodHandler[Any, Any]:
+    """Return the handler of TraceService/Export."""
+
+    async def export(data: bytes, context: Context) -> bytes:
+        try:
+            metadata = {
+                str(key): value
+                for key, value in context.invocation_metadata() or ()
+                if isinstance(value, str)
+            }
+            return (await _export(store, data, metadata)).SerializeToString()
+        except grpc.aio.AbortError:
+            raise
+        except Busy as error:
+            await abort(context, error, code_pb2.UNAVAILABLE)
+            raise
+        except BaseException as error:
+            await fail(context, error, f"{SERVICE}/Export")
+            raise
+
+    return grpc.unary_unary_rpc_method_handler(export)
+
+
+async def _export(
+    store: Store, data: bytes, metadata: dict[str, str]
+) -> ExportTraceServiceResponse:
+    store.committer.admit()
+    check_size(data, store.limits.message_bytes)
+    scopes = lenient.scopes(data)
+    if scopes is None:
+        raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name)
+    refused: Counter[str] = Counter()
+    default = _metadata_owner(metadata)
+    # All is read before anything is stored: a request that is none must not be stored by half.
+    batches = [
+        item
+        for scope in scopes
+        for item in _batches(scope, default, refused, store.limits.span_bytes)
+    ]
+    for batch, framed in batches:
+        try:
+            await store.add_batch(batch, framed, Tally())
+        except StoreError as error:
+            if store.committer.failure is not None:
+                raise
+            refused[error.message] += len(batch.spans)
+    await store.barrier()
+    response = ExportTraceServiceResponse()
+    if count := sum(refused.values()):
+        response.partial_success.rejected_spans = count
+        reasons = [f"{n} spans: {why}" for why, n in refused.most_common(5)]
+        response.partial_success.error_message = "; ".join(reasons)
+    return response
+
+
+def _metadata_owner(metadata: dict[str, str]) -> Owner:
+    def first(keys: tuple[str, ...]) -> str:
+        return next((metadata[key] for key in keys if key in metadata), "")
+
+    sequence = first(SEQUENCE_KEYS)
+    return first(ROLLOUT_KEYS), first(ATTEMPT_KEYS), int(sequence) if sequence.isdecimal() else 0
+
+
+def _owner(attributes: Iterable[KeyValue], default: Owner) -> Owner:
+    """Return rollout id, attempt id and sequence id by attributes, where they say so."""
+    rollout_id, attempt_id, sequence_id = default
+    for attribute in attributes:
+        if attribute.key == ROLLOUT_ID:
+            rollout_id = attribute.value.string_value or rollout_id
+        elif attribute.key == ATTEMPT_ID:
+            attempt_id = attribute.value.string_value or attempt_id
+        elif attribute.key == SEQUENCE_ID:
+            value = attribute.value
+            if value.HasField("int_value"):
+                sequence_id = value.int_value
+            elif value.string_value.isdecimal():
+                sequence_id = int(value.string_value)
+    return rollout_id, attempt_id, sequence_id
+
+
+def _batches(
+    scope: lenient.Scope, default: Owner, refused: Counter[str], max_span_bytes: int
+) -> list[tuple[SpanBatch, bytes | None]]:
+    """Return the good spans of a scope as one batch an attempt, serialised where that costs nothing."""
+    head = SpanBatch(resource=scope.resource, resource_schema_url=scope.resource_schema_url)
+    owner = _owner(head.resource.attributes, default)
+    whole, is_whole = _parse(scope.data, refused)
+    # Where its bytes never name an attempt, no span has to be asked whether it does.
+    if is_whole and _MARK not in scope.data and owner[0] and owner[1] and not owner[2]:
+        try:
+            check_batch(whole, len(scope.data), max_span_bytes)
+        except StoreError:
+            pass  # the good spans are picked out below
+        else:
+            head.rollout_id, head.attempt_id = owner[:2]
+            added = head.SerializeToString()
+            whole.MergeFromString(added)
+            return [(whole, wire.field(_BATCH, scope.data + added))]
+    groups: dict[tuple[str, str], tuple[list[Span], list[int]]] = {}
+    for span in whole.spans:
+        if (error := span_error(span, max_span_bytes)) is not None:
+            refused[error.message] += 1
+            continue
+        rollout_id, attempt_id, sequence_id = _owner(span.attributes, owner)
+        if not rollout_id or not attempt_id:
+            refused[f"no {ROLLOUT_ID} and {ATTEMPT_ID} among attributes and metadata"] += 1
+            continue
+        spans, numbers = groups.setdefault((rollout_id, attempt_id), ([], []))
+        spans.append(span)
+        numbers.append(sequence_id if 0 <= sequence_id <= MAX_SEQUENCE_ID else 0)
+    return [
+        (_batch(head, whole, names, spans, numbers), None)
+        for names, (spans, numbers) in groups.items()
+    ]
+
+
+def _parse(data: bytes, refused: Counter[str]) -> tuple[SpanBatch, bool]:
+    """Return a ScopeSpans as a batch, and whether that is all of it; spans that nest too deep are left out.
+
+    Raises MalformedMessage.
+    """
+    try:
+        return SpanBatch.FromString(data), True
+    except DecodeError:
+        part = lenient.readable_part(data)
+        if part is None:
+            raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name) from None
+        refused["nests too deep"] += part[1]
+        return part[0], False
+
+
+def _batch(
+    head: SpanBatch,
+    whole: SpanBatch,
+    names: tuple[str, str],
+    spans: list[Span],
+    numbers: list[int],
+) -> SpanBatch:
+    batch = SpanBatch(
+        rollout_id=names[0],
+        attempt_id=names[1],
+        resource_schema_url=head.resource_schema_url,
+        schema_url=whole.schema_url,
+        spans=spans,
+        sequence_ids=numbers if any(numbers) else (),
+    )
+    if head.HasField("resource"):
+        batch.resource.CopyFrom(head.resource)
+    if whole.HasField("scope"):
+        batch.scope.CopyFrom(whole.scope)
+    return batch

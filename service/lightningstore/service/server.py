@@ -1,0 +1,175 @@
+"""Builds everything from a Config; starts, drains and stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
+from grpc_health.v1.health import aio as aio_health
+from grpc_reflection.v1alpha import reflection
+from lightningstore.service.clock import Clock, SystemClock
+from lightningstore.service.config import Config
+from lightningstore.service.rpc import handlers, otlp, wrap
+from lightningstore.service.storage.base import Storage
+from lightningstore.service.storage.memory import MemoryStorage
+from lightningstore.service.storage.sqlite import SqliteStorage
+from lightningstore.service.store import Store
+from lightningstore.service.watchdog import watch
+from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_NONE, DURABILITY_RELAXED
+
+logger = logging.getLogger(__name__)
+
+KEEPALIVE_MS = 20_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+MIN_PING_INTERVAL_MS = 10_000
+METADATA_BYTES = 16_384
+#: Messages up to this much above the limit are refused by us, who can say why.
+MESSAGE_SLACK_BYTES = 16 << 20
+
+
+class AddressInUse(Exception):
+    """The port cannot be listened on."""
+
+
+class Engine:
+    """An open store with its watchdog."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the store."""
+        self.store = store
+        self._watchdog = asyncio.create_task(watch(store), name="watchdog")
+
+    async def close(self) -> None:
+        """Stop the watchdog, commit what was accepted, close the file."""
+        self._watchdog.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watchdog
+        await self.store.close()
+
+
+async def open_engine(config: Config, clock: Clock | None = None) -> Engine:
+    """Open a store in this process. Raises StorageUnusable."""
+    store = Store(_storage(config), clock or SystemClock(), config.limits())
+    store.backend = config.backend
+    if config.backend == "sqlite":
+        store.durability = DURABILITY_FULL if config.durability == "full" else DURABILITY_RELAXED
+    else:
+        store.durability = DURABILITY_NONE
+    await store.open()
+    return Engine(store)
+
+
+def _storage(config: Config) -> Storage:
+    if config.backend == "memory":
+        return MemoryStorage()
+    return SqliteStorage(
+        config.db, full_sync=config.durability == "full", compress=config.compress_spans
+    )
+
+
+class Server:
+    """A gRPC server over an engine."""
+
+    def __init__(self, engine: Engine, config: Config) -> None:
+        """Take the engine; `start` begins to listen."""
+        self._engine = engine
+        self._config = config
+        self._health = aio_health.HealthServicer()
+        self._server = grpc.aio.server(options=_options(config))
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen. Raises AddressInUse."""
+        store = self._engine.store
+        streams = wrap.Streams(self._config.max_open_streams)
+        name = handlers.SERVICE.full_name
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(name, handlers.handlers(store, streams)),
+                grpc.method_handlers_generic_handler(otlp.SERVICE, {"Export": otlp.handler(store)}),
+            )
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services = (name, otlp.SERVICE, HEALTH_SERVICE)
+        reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), self._server)
+        address = f"{_bracketed(self._config.host)}:{self._config.port}"
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise AddressInUse(
+                f"cannot listen on {address}: in use, or not an address here"
+            ) from error
+        await self._server.start()
+        for service in ("", *services):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as clients write it."""
+        return f"{_bracketed(self._config.host)}:{self.port}"
+
+    async def stop(self, grace: float) -> None:
+        """End waits and long polls, let other calls finish within `grace` seconds, then close."""
+        await self._health.enter_graceful_shutdown()
+        self._engine.store.stop_waiting()
+        await self._server.stop(grace)
+        await self._engine.close()
+
+
+async def start_server(config: Config, clock: Clock | None = None) -> Server:
+    """Open the store and listen; nothing is left behind on failure.
+
+    Raises AddressInUse, StorageUnusable.
+    """
+    _probe(config.host, config.port)
+    engine = await open_engine(config, clock)
+    server = Server(engine, config)
+    try:
+        await server.start()
+    except BaseException:
+        await engine.close()
+        raise
+    logger.debug("process %s serves on %s", os.getpid(), server.address)
+    return server
+
+
+def _probe(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on before any file is touched. Raises AddressInUse."""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+                probe.listen(1)
+    except OSError as error:
+        where = f"{_bracketed(host)}:{port}"
+        raise AddressInUse(f"cannot listen on {where}: {error.strerror}") from None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _options(config: Config) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", config.max_message_bytes + MESSAGE_SLACK_BYTES),
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.max_concurrent_streams", config.max_connection_streams),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+    ]

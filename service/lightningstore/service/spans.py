@@ -1,0 +1,177 @@
+"""Batches of spans as bytes: checked, numbered, filtered and sorted. Pure.
+
+A span is looked at as little as possible: batches are stored as the bytes that came in, and go out again
+as they are unless a filter or an order of its own asks for single spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from lightningstore.service import wire
+from lightningstore.service.errors import FieldInvalid, PayloadTooLarge, StoreError
+from lightningstore.service.filters import parse_order
+from lightningstore.service.storage.base import SpanRow
+from lightningstore.v1.rollout_pb2 import FILTER_LOGIC_OR
+from lightningstore.v1.span_pb2 import IngestSpansRequest, QuerySpansRequest, SpanBatch, TextMatch
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+TRACE_ID_BYTES = 16
+SPAN_ID_BYTES = 8
+MAX_SEQUENCE_ID = 1 << 62
+_ids = attrgetter("trace_id", "span_id")
+_trace_id = attrgetter("trace_id")
+_span_id = attrgetter("span_id")
+_NO_TRACE = bytes(TRACE_ID_BYTES)
+_NO_SPAN = bytes(SPAN_ID_BYTES)
+
+#: What spans can be sorted by, beside their sequence id.
+ORDERS: dict[str, Callable[[Span], Any]] = {
+    "start_time": lambda s: s.start_time_unix_nano,
+    "end_time": lambda s: s.end_time_unix_nano,
+    "name": lambda s: s.name,
+    "trace_id": lambda s: s.trace_id,
+    "span_id": lambda s: s.span_id,
+    "parent_span_id": lambda s: s.parent_span_id,
+}
+_TEXTS: dict[str, Callable[[Span], str]] = {
+    "trace_id": lambda s: s.trace_id.hex(),
+    "span_id": lambda s: s.span_id.hex(),
+    "parent_span_id": lambda s: s.parent_span_id.hex(),
+    "name": lambda s: s.name,
+}
+
+
+def check_batch(batch: SpanBatch, size: int, max_span_bytes: int) -> list[bytes]:
+    """Return the span ids of a batch of `size` bytes. Raises FieldInvalid, PayloadTooLarge."""
+    spans = batch.spans
+    pairs = list(map(_ids, spans))
+    trace_ids = {trace_id for trace_id, _ in pairs}
+    span_ids = [span_id for _, span_id in pairs]
+    if _NO_TRACE in trace_ids or any(len(i) != TRACE_ID_BYTES for i in trace_ids):
+        _blame(batch, "trace_id", _trace_id, TRACE_ID_BYTES)
+    if set(map(len, span_ids)) - {SPAN_ID_BYTES} or _NO_SPAN in span_ids:
+        _blame(batch, "span_id", _span_id, SPAN_ID_BYTES)
+    if batch.sequence_ids:
+        if len(batch.sequence_ids) != len(spans):
+            raise FieldInvalid(
+                "batch.sequence_ids",
+                f"{len(batch.sequence_ids)} numbers for {len(spans)} spans; one for each, or none",
+            )
+        if min(batch.sequence_ids) < 0 or max(batch.sequence_ids) > MAX_SEQUENCE_ID:
+            raise FieldInvalid("batch.sequence_ids", f"from 0 to {MAX_SEQUENCE_ID}")
+    if size > max_span_bytes:
+        for i, span in enumerate(spans):
+            if (found := span.ByteSize()) > max_span_bytes:
+                raise PayloadTooLarge(f"batch.spans[{i}]", found, max_span_bytes)
+    return span_ids
+
+
+def span_error(span: Span, max_span_bytes: int) -> StoreError | None:
+    """Return what is wrong with a single span, None if nothing is."""
+    trace_id, span_id = _ids(span)
+    if len(trace_id) != TRACE_ID_BYTES or trace_id == _NO_TRACE:
+        return _bad_id("trace_id", trace_id, TRACE_ID_BYTES)
+    if len(span_id) != SPAN_ID_BYTES or span_id == _NO_SPAN:
+        return _bad_id("span_id", span_id, SPAN_ID_BYTES)
+    if span.ByteSize() > max_span_bytes:
+        return PayloadTooLarge("span", span.ByteSize(), max_span_bytes)
+    return None
+
+
+def _blame(batch: SpanBatch, name: str, get: Callable[[Span], bytes], length: int) -> None:
+    for i, span in enumerate(batch.spans):
+        value = get(span)
+        if len(value) != length or not any(value):
+            raise _bad_id(f"batch.spans[{i}].{name}", value, length)
+
+
+def _bad_id(field: str, value: bytes, length: int) -> FieldInvalid:
+    if len(value) == length:
+        return FieldInvalid(field, "all zero")
+    return FieldInvalid(field, f"{len(value)} bytes, must be {length}")
+
+
+def number(given: Sequence[int], count: int, last: int) -> list[int]:
+    """Return a sequence id for each of `count` spans: the given one, or where that is 0 the next.
+
+    `last` is the highest number stored or handed out before.
+    """
+    if not given:
+        return list(range(last + 1, last + 1 + count))
+    numbers = []
+    for asked in given:
+        last = max(last, asked) if asked else last + 1
+        numbers.append(asked or last)
+    return numbers
+
+
+def wire_batch(row: SpanRow) -> bytes:
+    """Return a stored batch as the bytes of a complete SpanBatch."""
+    data = row.data[wire.frame(row.data, IngestSpansRequest.BATCH_FIELD_NUMBER) :]
+    if not row.contiguous:
+        return data
+    numbers = SpanBatch(sequence_ids=range(row.first_sequence_id, row.last_sequence_id + 1))
+    return data + numbers.SerializeToString()
+
+
+class Place(NamedTuple):
+    """One span of a stored batch, and what it is sorted by."""
+
+    sort: tuple[Any, ...]
+    row: int
+    place: int
+
+
+def parse(row: SpanRow) -> SpanBatch:
+    """Return a stored batch as a message with its sequence ids."""
+    return SpanBatch.FromString(wire_batch(row))
+
+
+def pick(batch: SpanBatch, indexes: Sequence[int]) -> SpanBatch:
+    """Return a batch of some of the spans, in the order of the indexes."""
+    if list(indexes) == list(range(len(batch.spans))):
+        return batch
+    part = SpanBatch(
+        rollout_id=batch.rollout_id,
+        attempt_id=batch.attempt_id,
+        resource_schema_url=batch.resource_schema_url,
+        schema_url=batch.schema_url,
+        spans=[batch.spans[i] for i in indexes],
+        sequence_ids=[batch.sequence_ids[i] for i in indexes],
+    )
+    if batch.HasField("resource"):
+        part.resource.CopyFrom(batch.resource)
+    if batch.HasField("scope"):
+        part.scope.CopyFrom(batch.scope)
+    return part
+
+
+def span_filter(request: QuerySpansRequest) -> Callable[[Span], bool] | None:
+    """Return a predicate for the filters of a query, None if it has none. Raises FieldInvalid."""
+    tests: list[Callable[[Span], bool]] = []
+    for name, text in _TEXTS.items():
+        if request.HasField(name):  # type: ignore[arg-type]
+            tests.append(_text_test(name, text, getattr(request, name)))
+    if not tests:
+        return None
+    combine = any if request.filter_logic == FILTER_LOGIC_OR else all
+    return lambda span: combine(test(span) for test in tests)
+
+
+def _text_test(name: str, text: Callable[[Span], str], match: TextMatch) -> Callable[[Span], bool]:
+    kind = match.WhichOneof("match")
+    if kind is None:
+        raise FieldInvalid(name, "needs equals or contains")
+    wanted = match.equals if kind == "equals" else match.contains
+    if kind == "equals":
+        return lambda span: text(span) == wanted
+    return lambda span: wanted in text(span)
+
+
+def span_order(order_by: str) -> tuple[Callable[[Span], Any] | None, bool]:
+    """Return the key to sort spans by and "descending". None: by sequence id, then start time."""
+    name, descending = parse_order(order_by, ["sequence_id", *ORDERS])
+    return ORDERS.get(name), descending

@@ -1,0 +1,234 @@
+"""What a back end does: append, upsert and answer history queries. It never decides a status."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from lightningstore.service.completion import Completion
+from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.resources_pb2 import Resources
+from lightningstore.v1.rollout_pb2 import Rollout
+from lightningstore.v1.worker_pb2 import Worker
+
+
+class RolloutRow(NamedTuple):
+    """A rollout as it is stored: the record holds neither input nor latest attempt."""
+
+    #: Counts the rollouts of the store: the order of enqueueing.
+    key: int
+    rollout: Rollout
+    #: Place in the queue, 0 if it is in none.
+    position: int
+    #: Wall-clock nanoseconds from which it may be claimed, 0 for at once.
+    available_ns: int
+
+
+class AttemptRow(NamedTuple):
+    """An attempt as it is stored."""
+
+    key: int
+    rollout_key: int
+    attempt: Attempt
+    #: The last sequence id stored or handed out for its spans.
+    last_sequence_id: int
+
+
+class SpanRow(NamedTuple):
+    """A batch of spans of one attempt, as it is stored. Rows are stored once and never change."""
+
+    #: Counts the batches of the store.
+    key: int
+    rollout_key: int
+    attempt_key: int
+    first_sequence_id: int
+    last_sequence_id: int
+    span_count: int
+    #: The span ids, 8 bytes each.
+    span_ids: bytes
+    #: A serialised IngestSpansRequest; the sequence_ids of its batch are empty if they are `contiguous`.
+    data: bytes
+    #: Whether the sequence ids are first, first + 1, … last, and left out of the data.
+    contiguous: bool
+
+
+class LoadedRollout(NamedTuple):
+    """All that is stored of one rollout but its spans."""
+
+    row: RolloutRow
+    input_json: bytes
+    #: All, or where only the latest is asked for, that one if there is one.
+    attempts: list[AttemptRow]
+
+    def completion(self) -> Completion:
+        """Return its finish, as waiters are told."""
+        latest = self.attempts[-1].attempt if self.attempts else None
+        return Completion(self.row.rollout, self.input_json, latest)
+
+    def compose(self, into: Rollout) -> Rollout:
+        """Fill a message of an answer: record, input and latest attempt."""
+        into.CopyFrom(self.row.rollout)
+        into.input_json = self.input_json
+        if self.attempts:
+            into.latest_attempt.CopyFrom(self.attempts[-1].attempt)
+        return into
+
+
+class RequestRow(NamedTuple):
+    """What a request id was answered."""
+
+    method: str
+    request_id: str
+    digest: int
+    answer: bytes
+    time_ns: int
+
+
+@dataclass
+class Counters:
+    """Running totals, saved with each commit so that nobody ever has to count."""
+
+    rollout_key: int = 0
+    attempt_key: int = 0
+    span_key: int = 0
+    position: int = 0
+    completion_number: int = 0
+    resources_updates: int = 0
+    spans: int = 0
+    span_bytes: int = 0
+    rollouts: dict[int, int] = field(default_factory=dict)
+    attempts: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class Changes:
+    """What one commit writes, all or nothing. Later values for a key replace earlier ones."""
+
+    #: Rises with every owner of the data: a stale owner's commit is refused where a back end can tell.
+    epoch: int = 0
+    inputs: list[tuple[int, bytes]] = field(default_factory=list)
+    rollouts: dict[int, RolloutRow] = field(default_factory=dict)
+    attempts: dict[int, AttemptRow] = field(default_factory=dict)
+    spans: list[SpanRow] = field(default_factory=list)
+    #: By id: the number of the update (a running one), and the record.
+    resources: dict[str, tuple[int, Resources]] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
+    requests: list[RequestRow] = field(default_factory=list)
+    #: Forget the request ids from before this wall-clock time in nanoseconds; 0: none.
+    forget_requests_before_ns: int = 0
+    #: Rollout keys whose spans are dropped.
+    evicted: list[int] = field(default_factory=list)
+    counters: Counters | None = None
+    #: Bytes that it holds, roughly.
+    size: int = 0
+
+    def clear(self) -> None:
+        """Forget everything, to be filled again."""
+        for items in (self.inputs, self.rollouts, self.attempts, self.spans, self.workers):
+            if items:
+                items.clear()
+        for rare in (self.resources, self.requests, self.evicted):
+            if rare:
+                rare.clear()
+        self.forget_requests_before_ns = self.size = 0
+
+
+@dataclass
+class Snapshot:
+    """What the engine needs of a store that is opened."""
+
+    store_id: str
+    counters: Counters
+    #: Rollouts that are unfinished, or have a live attempt.
+    live: list[LoadedRollout]
+    workers: list[Worker]
+    #: Id, version, number of its last update.
+    resources: list[tuple[str, int, int]]
+    requests: list[RequestRow]
+
+
+@dataclass(frozen=True)
+class RolloutQuery:
+    """Which rollouts, in which order, from where on. Made by `filters.rollout_query`."""
+
+    statuses: frozenset[int] = frozenset()
+    rollout_ids: frozenset[str] = frozenset()
+    rollout_id_contains: str = ""
+    modes: frozenset[int] = frozenset()
+    group_ids: frozenset[str] = frozenset()
+    any_of: bool = False
+    #: A column of `filters.COLUMNS`; ties go by key, in the same direction.
+    order_by: str = "key"
+    descending: bool = False
+    #: The sort value and the key of the last row of the page before.
+    after: tuple[Any, int] | None = None
+    skip: int = 0
+    limit: int = 100
+
+
+@dataclass(frozen=True)
+class ResourcesQuery:
+    """Which resources, from where on; in the order of their first adding."""
+
+    id_contains: str = ""
+    after: int = 0
+    limit: int = 100
+
+
+class Storage(Protocol):
+    """A back end. Its methods raise StorageFailed where the medium does not answer."""
+
+    #: Whether commits outlive the process. If not, `commit_now` takes the place of `commit`.
+    durable: bool
+
+    async def open(self) -> Snapshot:
+        """Open or create the store. Raises StorageUnusable with one line for people."""
+
+    async def commit(self, changes: Changes) -> None:
+        """Write all of it or nothing; it is durable when this returns."""
+
+    def commit_now(self, changes: Changes) -> None:
+        """The same at once, for back ends that are not durable."""
+
+    async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
+        """Return what is stored of these few rollouts; unknown ids are left out.
+
+        What it returns must be current when it returns: nothing may be committed after it has read.
+        """
+
+    def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
+        """Yield matching rollouts with their latest attempts alone, up to the query's limit."""
+
+    async def count_rollouts(self, query: RolloutQuery) -> int:
+        """Return how many rollouts match, whatever the query's place and limit."""
+
+    async def group_members(self, group_id: str) -> list[str]:
+        """Return the ids of the group's rollouts in enqueue order."""
+
+    async def completions(self, after: int, limit: int) -> list[LoadedRollout]:
+        """Return finished rollouts by completion number, with their latest attempts alone."""
+
+    async def span_ids(self, attempt_key: int, rollout_key: int) -> list[bytes]:
+        """Return the stored span ids of an attempt, packed 8 bytes each, batch by batch."""
+
+    def scan_spans(
+        self, rollout_key: int, attempt_key: int | None, max_key: int, only: int | None = None
+    ) -> AsyncIterator[SpanRow]:
+        """Yield the batches of a rollout, or of one attempt, by first sequence id and key.
+
+        Batches with a key above `max_key` are left out: they came after the query. `only` asks for one
+        batch by its key.
+        """
+
+    async def resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
+        """Return matching resources, each with its place in the order of adding."""
+
+    async def get_resources(self, resources_id: str) -> Resources | None:
+        """Return one record, or None."""
+
+    async def file_bytes(self) -> int:
+        """Return the size of the data on disk, the log included; 0 without a disk."""
+
+    async def close(self) -> None:
+        """Close everything. May be called twice."""

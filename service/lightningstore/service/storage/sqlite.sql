@@ -1,0 +1,129 @@
+-- name: put_rollouts
+-- Many rows at a time: VALUES is repeated. What is known of a rollout, but for its input.
+INSERT INTO rollouts VALUES {rows}
+ON CONFLICT (key) DO UPDATE SET
+    status = excluded.status, mode = excluded.mode, priority = excluded.priority,
+    group_id = excluded.group_id, resources_id = excluded.resources_id, end_time = excluded.end_time,
+    attempt_count = excluded.attempt_count, latest_attempt_id = excluded.latest_attempt_id,
+    completion_number = excluded.completion_number, position = excluded.position,
+    available_ns = excluded.available_ns, record = excluded.record
+
+-- name: put_inputs
+-- The inputs of rollouts.
+INSERT OR REPLACE INTO inputs VALUES {rows}
+
+-- name: put_attempts
+-- Attempts, new or changed.
+INSERT INTO attempts VALUES {rows}
+ON CONFLICT (key) DO UPDATE SET
+    status = excluded.status, last_sequence_id = excluded.last_sequence_id, record = excluded.record
+
+-- name: put_spans
+-- Batches of spans.
+INSERT INTO spans VALUES {rows}
+
+-- name: put_resources
+-- Resources, new or changed; a key of NULL lets SQLite count.
+INSERT INTO resources VALUES {rows}
+ON CONFLICT (resources_id) DO UPDATE SET
+    version = excluded.version, updated = excluded.updated, record = excluded.record
+
+-- name: put_workers
+-- Workers, new or changed.
+INSERT OR REPLACE INTO workers VALUES {rows}
+
+-- name: put_requests
+-- What request ids were answered.
+INSERT OR REPLACE INTO requests VALUES {rows}
+
+-- name: put_meta
+-- Facts about the store.
+INSERT OR REPLACE INTO meta VALUES {rows}
+
+-- name: forget_requests
+-- Request ids that nobody repeats any more.
+DELETE FROM requests WHERE time_ns < ?
+
+-- name: get_meta
+-- A fact about the store.
+SELECT value FROM meta WHERE name = ?
+
+-- name: live_keys
+-- Rollouts that are unfinished, or have a live attempt.
+SELECT key FROM rollouts WHERE status IN (1, 2, 3, 7)
+UNION SELECT rollout_key FROM attempts WHERE status IN (1, 2)
+
+-- name: rollouts_by_key
+-- Rollouts with their inputs.
+SELECT r.key, r.position, r.available_ns, r.record, i.input_json
+FROM rollouts r JOIN inputs i ON i.rollout_key = r.key WHERE r.key IN ({marks})
+
+-- name: rollouts_by_id
+-- Rollouts with their inputs.
+SELECT r.key, r.position, r.available_ns, r.record, i.input_json
+FROM rollouts r JOIN inputs i ON i.rollout_key = r.key WHERE r.rollout_id IN ({marks})
+
+-- name: attempts_by_rollout
+-- All attempts at some rollouts, oldest first.
+SELECT rollout_key, key, last_sequence_id, record FROM attempts
+WHERE rollout_key IN ({marks}) ORDER BY rollout_key, key
+
+-- name: scan_rollouts
+-- One page of a list: keys first, so that what is skipped is not read.
+SELECT key FROM rollouts WHERE {where} {page}
+
+-- name: count_rollouts
+-- How many rollouts match a filter.
+SELECT count(*) FROM rollouts WHERE {where}
+
+-- name: latest_attempts
+-- The latest attempt at each of some rollouts.
+SELECT rollout_key, max(key), last_sequence_id, record FROM attempts
+WHERE rollout_key IN ({marks}) GROUP BY rollout_key
+
+-- name: group_members
+-- The rollouts of a group, in enqueue order.
+SELECT rollout_id FROM rollouts WHERE group_id <> '' AND group_id = ? ORDER BY key
+
+-- name: completions
+-- Rollouts by completion number.
+SELECT key FROM rollouts WHERE completion_number > 0 AND completion_number > ?
+ORDER BY completion_number LIMIT ?
+
+-- name: span_ids
+-- The packed span ids of an attempt.
+SELECT span_ids FROM spans WHERE rollout_key = ? AND attempt_key = ?
+
+-- name: scan_spans
+-- A few batches of a rollout in order, from a place on; attempt key NULL: of all attempts.
+SELECT key, attempt_key, first_sequence_id, last_sequence_id, span_count, contiguous, encoding, data
+FROM spans
+WHERE rollout_key = ?1 AND (first_sequence_id, key) > (?2, ?3) AND key <= ?4
+    AND (?5 IS NULL OR attempt_key = ?5)
+ORDER BY first_sequence_id, key LIMIT ?6
+
+-- name: one_batch
+-- One batch by its key.
+SELECT key, attempt_key, first_sequence_id, last_sequence_id, span_count, contiguous, encoding, data
+FROM spans WHERE key = ?
+
+-- name: scan_resources
+-- One page of resources, in the order of adding.
+SELECT key, record FROM resources WHERE key > ? AND (?2 = '' OR instr(resources_id, ?2) > 0)
+ORDER BY key LIMIT ?3
+
+-- name: get_resources
+-- One record by id.
+SELECT record FROM resources WHERE resources_id = ?
+
+-- name: all_resources
+-- What the engine keeps of all resources.
+SELECT resources_id, version, updated FROM resources
+
+-- name: all_workers
+-- All workers.
+SELECT record FROM workers
+
+-- name: recent_requests
+-- What request ids were answered, oldest first.
+SELECT method, request_id, digest, answer, time_ns FROM requests ORDER BY time_ns

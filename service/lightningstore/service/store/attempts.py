@@ -1,0 +1,178 @@
+"""Attempts: get, list, update; and what the watchdog does to them."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from lightningstore.service import lifecycle
+from lightningstore.service.errors import FieldInvalid
+from lightningstore.service.lifecycle import Transition
+from lightningstore.service.records import (
+    NANOS,
+    check_enum,
+    check_id,
+    check_json_object,
+    evolve,
+    mask_paths,
+    nanoseconds,
+    page_token,
+    parse_page_token,
+    query_digest,
+)
+from lightningstore.service.state import AttemptState
+from lightningstore.service.store.claims import ClaimOperations
+from lightningstore.v1.attempt_pb2 import (
+    ATTEMPT_STATUS_FAILED,
+    ATTEMPT_STATUS_TIMEOUT,
+    ATTEMPT_STATUS_UNRESPONSIVE,
+    Attempt,
+    AttemptStatus,
+    GetAttemptRequest,
+    GetAttemptResponse,
+    ListAttemptsRequest,
+    ListAttemptsResponse,
+    UpdateAttemptRequest,
+    UpdateAttemptResponse,
+)
+
+UPDATABLE = ("status", "failure", "worker_id", "last_heartbeat_time", "metadata_json")
+
+
+class AttemptOperations(ClaimOperations):
+    """The calls of attempt.proto."""
+
+    async def get_attempt(self, request: GetAttemptRequest) -> GetAttemptResponse:
+        """Return one attempt."""
+        entry = await self.load(request.rollout_id)
+        reply = GetAttemptResponse(attempt=self.attempt_of(entry, request.attempt_id).record)
+        await self.barrier()
+        return reply
+
+    async def list_attempts(self, request: ListAttemptsRequest) -> ListAttemptsResponse:
+        """Return one page of a rollout's attempts."""
+        digest = query_digest(request, "page_size", "page_token")
+        size = self.page_size(request.page_size)
+        after = 0
+        if request.page_token:
+            after = parse_page_token(request.page_token, digest, (int,))[0]
+        entry = await self.load(request.rollout_id)
+        records = [a.record for a in entry.attempts.values() if a.record.sequence_number > after]
+        reply = ListAttemptsResponse(attempts=records[:size])
+        if len(records) > size:
+            reply.next_page_token = page_token(digest, [records[size - 1].sequence_number])
+        await self.barrier()
+        return reply
+
+    async def update_attempt(self, request: UpdateAttemptRequest) -> UpdateAttemptResponse:
+        """Report an outcome, or change what is known of an attempt."""
+        self.committer.admit()
+        given = request.attempt
+        entry = await self.load(given.rollout_id, "attempt.rollout_id")
+        attempt = self.attempt_of(entry, given.attempt_id, "attempt.attempt_id")
+        if (answer := self.requests.find("UpdateAttempt", request)) is not None:
+            await self.barrier()
+            return UpdateAttemptResponse.FromString(answer)
+        mask = request.update_mask if request.HasField("update_mask") else None
+        paths = mask_paths(mask, given, UPDATABLE)
+        self._check_attempt_update(request, attempt.record, paths)
+        reply = UpdateAttemptResponse()
+        # Asked before the report: an attempt whose word ends its rollout need not be told to stop, nor
+        # one that only repeats it.
+        if "status" not in paths or not lifecycle.decided(
+            entry.rollout, attempt.record, given.status
+        ):
+            reason = lifecycle.stop_reason(entry.rollout, attempt.record)
+            reply.stop_reason = reason  # type: ignore[assignment]
+        self._update(attempt, given, paths)
+        reply.attempt.CopyFrom(attempt.record)
+        if request.HasField("sent_span_count"):
+            reply.missing_span_count = max(0, request.sent_span_count - attempt.record.span_count)
+        if request.request_id:
+            self.remember("UpdateAttempt", request, reply)
+        self.serve_polls()
+        await self.commit()
+        return reply
+
+    @staticmethod
+    def _check_attempt_update(
+        request: UpdateAttemptRequest, record: Attempt, paths: list[str]
+    ) -> None:
+        given = request.attempt
+        if "status" in paths:
+            check_enum("attempt.status", AttemptStatus, given.status)
+        if "failure" in paths and given.HasField("failure"):
+            status = given.status if "status" in paths else record.status
+            if status != ATTEMPT_STATUS_FAILED:
+                raise FieldInvalid(
+                    "attempt.failure", "goes with status ATTEMPT_STATUS_FAILED alone"
+                )
+        if "worker_id" in paths:
+            check_id("attempt.worker_id", given.worker_id, required=False)
+        if "metadata_json" in paths:
+            check_json_object("attempt.metadata_json", given.metadata_json)
+        if "last_heartbeat_time" in paths and not 0 <= given.last_heartbeat_time.nanos < NANOS:
+            raise FieldInvalid("attempt.last_heartbeat_time.nanos", "from 0 to 999999999")
+        if request.HasField("sent_span_count") and request.sent_span_count < 0:
+            raise FieldInvalid("sent_span_count", "must not be negative")
+
+    def _update(self, attempt: AttemptState, given: Attempt, paths: list[str]) -> None:
+        now = self.now()
+        failure = None
+        if "failure" in paths and given.HasField("failure"):
+            failure = given.failure
+        transition = Transition()
+        if "status" in paths:
+            transition = lifecycle.report(
+                attempt.entry.rollout, attempt.record, given.status, failure, now, self.dice()
+            )
+        changes = {
+            path: getattr(given, path) for path in paths if path in ("worker_id", "metadata_json")
+        }
+        if "failure" in paths and "status" not in paths:
+            changes["failure"] = failure
+        if "last_heartbeat_time" in paths:
+            changes["last_heartbeat_time"] = self._note_heartbeat(attempt, given, now)
+        if changes:
+            record = evolve(transition.attempt or attempt.record, **changes)
+            transition = transition._replace(attempt=record)
+        self.apply(attempt.entry, attempt, transition, now)
+        self.workforce.heard_from(attempt.record.worker_id, now)
+
+    def _note_heartbeat(
+        self, attempt: AttemptState, given: Attempt, now: Timestamp
+    ) -> Timestamp | None:
+        """Return the heartbeat time to record, None to clear it; a fresher one puts off the deadline."""
+        if not given.HasField("last_heartbeat_time"):
+            return None
+        ago = max(0, nanoseconds(now) - nanoseconds(given.last_heartbeat_time)) / NANOS
+        attempt.heard_at = max(attempt.heard_at, self.clock.monotonic() - ago)
+        return given.last_heartbeat_time if ago else now
+
+    def expire(self) -> None:
+        """End what is overdue and let claim what has waited for its back-off. The watchdog's hand."""
+        now, changed = self.clock.monotonic(), False
+        for attempt in self.deadlines.pop_due(now):
+            deadline = self.deadline(attempt)
+            if deadline is None or not lifecycle.is_live(attempt.record):
+                continue
+            if deadline > now:
+                self.deadlines.push(deadline, attempt)
+                continue
+            self._expire(attempt, now)
+            changed = True
+        for entry in self.delays.pop_due(now):
+            self.queue_due(entry)
+            changed = True
+        if changed:
+            self.serve_polls()
+            self.seal()
+
+    def _expire(self, attempt: AttemptState, now: float) -> None:
+        timed_out = attempt.timeout_at is not None and attempt.timeout_at <= now
+        if lifecycle.is_finished(attempt.entry.rollout):
+            timed_out = False  # nobody waits for it any more: it is just not heard of
+        status = ATTEMPT_STATUS_TIMEOUT if timed_out else ATTEMPT_STATUS_UNRESPONSIVE
+        wall = self.now()
+        transition = lifecycle.expire(
+            attempt.entry.rollout, attempt.record, status, wall, self.dice()
+        )
+        self.apply(attempt.entry, attempt, transition, wall, verdict=True)

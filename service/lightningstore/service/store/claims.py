@@ -1,0 +1,218 @@
+"""Claims: DequeueRollouts with its long polls, StartRollout, StartAttempt."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from lightningstore.service import lifecycle
+from lightningstore.service.clock import Clock
+from lightningstore.service.errors import BatchTooLarge, FieldInvalid, RolloutExists
+from lightningstore.service.limits import Limits
+from lightningstore.service.records import (
+    check_duration,
+    check_enum,
+    check_id,
+    new_id,
+    seconds,
+)
+from lightningstore.service.state import AttemptState, Entry
+from lightningstore.service.storage.base import Storage
+from lightningstore.service.store.rollouts import RolloutOperations, references
+from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_PREPARING, Attempt
+from lightningstore.v1.claim_pb2 import (
+    DequeueRolloutsRequest,
+    DequeueRolloutsResponse,
+    StartAttemptRequest,
+    StartAttemptResponse,
+    StartRolloutRequest,
+    StartRolloutResponse,
+)
+from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_PREPARING, RolloutMode
+
+#: A long poll answers this many seconds before the call's deadline.
+DEADLINE_MARGIN = 0.2
+#: Share of its wait by which a long poll may end early, so that many do not come back at once.
+WAIT_JITTER = 0.05
+
+
+class Poll:
+    """A DequeueRollouts that waits. `ready` is set when it has its answer, or none to come."""
+
+    __slots__ = ("error", "modes", "ready", "reply", "request")
+
+    def __init__(self, request: DequeueRolloutsRequest, modes: frozenset[int]) -> None:
+        """Take the call."""
+        self.request = request
+        self.modes = modes
+        self.ready = asyncio.Event()
+        self.reply: DequeueRolloutsResponse | None = None
+        self.error: Exception | None = None
+
+
+class ClaimOperations(RolloutOperations):
+    """The calls of claim.proto."""
+
+    def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
+        """Take the parts; nobody waits yet."""
+        super().__init__(storage, clock, limits)
+        self.polls: dict[Poll, None] = {}  # first come first served
+
+    async def dequeue_rollouts(
+        self, request: DequeueRolloutsRequest, time_remaining: float | None = None
+    ) -> DequeueRolloutsResponse:
+        """Claim up to `limit` rollouts, waiting for one if asked to.
+
+        `time_remaining` is the time in seconds until the call's deadline, None without one.
+        """
+        self.committer.admit()
+        modes = self._check_dequeue(request)
+        if (answer := self.requests.find("DequeueRollouts", request)) is not None:
+            return await self.replay(DequeueRolloutsResponse.FromString(answer))
+        reply = self._claim(request, modes)
+        wait = seconds(request.wait)
+        if not reply.rollouts and wait and request.limit and not self.closing:
+            if time_remaining is not None:
+                wait = min(wait, time_remaining - DEADLINE_MARGIN)
+            reply = await self._poll(Poll(request, modes), wait)
+        if not reply.rollouts and request.worker_id:
+            self.workforce.asked(request.worker_id, self.now(), in_vain=True)
+        await self.commit()
+        return reply
+
+    def _check_dequeue(self, request: DequeueRolloutsRequest) -> frozenset[int]:
+        if request.limit < 0:
+            raise FieldInvalid("limit", "must not be negative")
+        if request.limit > self.limits.batch_items:
+            raise BatchTooLarge("limit", request.limit, self.limits.batch_items)
+        for i, mode in enumerate(request.modes):
+            check_enum(f"modes[{i}]", RolloutMode, mode, unspecified=True)
+        check_id("worker_id", request.worker_id, required=False)
+        if request.HasField("wait"):
+            check_duration("wait", request.wait)
+        return frozenset(request.modes)
+
+    async def _poll(self, poll: Poll, wait: float) -> DequeueRolloutsResponse:
+        """Wait until the poll is served, the time is over or the store closes."""
+        jitter = 1 - WAIT_JITTER * random.random()  # noqa: S311
+        until = self.clock.monotonic() + wait * jitter
+        self.polls[poll] = None
+        try:
+            while not poll.ready.is_set():
+                await self.clock.wait(poll.ready, until)
+        finally:
+            self.polls.pop(poll, None)
+        if poll.error is not None:
+            raise poll.error
+        return poll.reply or DequeueRolloutsResponse()
+
+    def serve_polls(self) -> None:
+        """Claim for those who wait, first come first served: the one place that does."""
+        if not self.polls or not self.state.queue:
+            return
+        for poll in list(self.polls):
+            if not self.state.queue:
+                return
+            answer = self.requests.find("DequeueRollouts", poll.request)
+            if answer is not None:  # the same call waits twice: the first one was served
+                reply = DequeueRolloutsResponse.FromString(answer)
+                for rollout in reply.rollouts:
+                    entry = self.state.entries[rollout.rollout_id]
+                    entry.compose(rollout, entry.attempts[rollout.latest_attempt.attempt_id])
+            else:
+                reply = self._claim(poll.request, poll.modes)
+            if reply.rollouts:
+                del self.polls[poll]
+                poll.reply = reply
+                poll.ready.set()
+
+    def end_polls(self, error: Exception | None) -> None:
+        """Let all long polls go, with an error or with an empty answer."""
+        for poll in self.polls:
+            poll.error = error
+            poll.ready.set()
+        self.polls.clear()
+
+    def _claim(
+        self, request: DequeueRolloutsRequest, modes: frozenset[int]
+    ) -> DequeueRolloutsResponse:
+        """Claim what is there now."""
+        reply = DequeueRolloutsResponse()
+        now, size = self.now(), 0
+        while len(reply.rollouts) < request.limit and size <= self.limits.answer_bytes:
+            rollout_id = self.state.queue.pop(modes)
+            if rollout_id is None:
+                break
+            entry = self.state.entries[rollout_id]
+            attempt = self._start(entry, request.worker_id, now)
+            entry.compose(reply.rollouts.add(), attempt)
+            size += len(entry.input_json)
+        if not reply.rollouts:
+            return reply
+        if request.worker_id:
+            self.workforce.asked(request.worker_id, now, in_vain=False)
+        if request.request_id:
+            self.remember("DequeueRollouts", request, references(reply))
+        return reply
+
+    def _start(self, entry: Entry, worker_id: str, now: Timestamp) -> AttemptState:
+        """Give the rollout a new attempt. Raises TransitionNotAllowed."""
+        resources_id = entry.rollout.resources_id
+        attempt = Attempt(
+            rollout_id=entry.rollout.rollout_id,
+            attempt_id=self._attempt_id(entry),
+            sequence_number=entry.rollout.attempt_count + 1,
+            status=ATTEMPT_STATUS_PREPARING,
+            worker_id=worker_id,
+            resources_id=resources_id,
+            resources_version=self.state.resources.get(resources_id, (0, 0))[0],
+            start_time=now,
+        )
+        transition = lifecycle.claim(entry.rollout, attempt)
+        # The rollout's record first: deadlines are read off the state that it is in.
+        self.apply(entry, None, transition, now)
+        return self.new_attempt(entry, attempt, now)
+
+    @staticmethod
+    def _attempt_id(entry: Entry) -> str:
+        while (attempt_id := new_id("at-", 8)) in entry.attempts:
+            pass
+        return attempt_id
+
+    async def start_rollout(self, request: StartRolloutRequest) -> StartRolloutResponse:
+        """Make a rollout and claim it; it never enters the queue."""
+        self.committer.admit()
+        spec = request.rollout
+        self._check_inputs([spec])
+        check_id("worker_id", request.worker_id, required=False)
+        if spec.rollout_id:
+            await self.load_many([spec.rollout_id])
+        if (answer := self.requests.find("StartRollout", request)) is not None:
+            return await self.replay(StartRolloutResponse.FromString(answer))
+        now = self.now()
+        entry = self.new_entry("rollout", spec, now)
+        if entry.rollout.rollout_id in self.state.entries:
+            raise RolloutExists(entry.rollout.rollout_id)
+        entry.rollout.status = ROLLOUT_STATUS_PREPARING
+        self.add_rollout(entry, queued=False)
+        reply = StartRolloutResponse()
+        entry.compose(reply.rollout, self._start(entry, request.worker_id, now))
+        if request.request_id:
+            self.remember("StartRollout", request, references(reply))
+        await self.commit()
+        return reply
+
+    async def start_attempt(self, request: StartAttemptRequest) -> StartAttemptResponse:
+        """Claim one rollout by its id, whatever its number of attempts."""
+        self.committer.admit()
+        check_id("worker_id", request.worker_id, required=False)
+        entry = await self.load(request.rollout_id)
+        if (answer := self.requests.find("StartAttempt", request)) is not None:
+            return await self.replay(StartAttemptResponse.FromString(answer))
+        reply = StartAttemptResponse()
+        entry.compose(reply.rollout, self._start(entry, request.worker_id, self.now()))
+        if request.request_id:
+            self.remember("StartAttempt", request, references(reply))
+        await self.commit()
+        return reply

@@ -1,0 +1,194 @@
+"""Finishes: WaitForRollouts and WatchRollouts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+
+from lightningstore.service import lifecycle, wire
+from lightningstore.service.completion import Completion
+from lightningstore.service.errors import (
+    CompletionNumberBeyondEnd,
+    FieldInvalid,
+    GroupNotFound,
+    RolloutNotFound,
+    StoreIdMismatch,
+)
+from lightningstore.service.records import check_duration, seconds
+from lightningstore.service.store.core import LOAD_AT_ONCE
+from lightningstore.service.store.query_spans import QueryOperations
+from lightningstore.service.waiters import Waiter
+from lightningstore.v1.completion_pb2 import (
+    WaitForRolloutsRequest,
+    WaitForRolloutsResponse,
+    WaitSummary,
+    WatchRolloutsRequest,
+    WatchRolloutsResponse,
+)
+
+#: A stream that has nothing to say shows every so many seconds that it lives.
+TICK = 15.0
+CHUNK_BYTES = 1 << 20
+CHUNK_ROLLOUTS = 256
+_WAITED = WaitForRolloutsResponse.ROLLOUTS_FIELD_NUMBER
+_WATCHED = WatchRolloutsResponse.ROLLOUTS_FIELD_NUMBER
+
+
+class CompletionOperations(QueryOperations):
+    """The calls of completion.proto."""
+
+    async def wait_for_rollouts(
+        self, request: WaitForRolloutsRequest
+    ) -> AsyncIterator[bytes | None]:
+        """Yield None once registered, then serialised WaitForRolloutsResponses."""
+        if request.HasField("timeout"):
+            check_duration("timeout", request.timeout)
+        waiter = Waiter()
+        ids: dict[str, None] = dict.fromkeys(request.rollout_ids)
+        for group_id in dict.fromkeys(request.group_ids):
+            await self.barrier()
+            members = await self.storage.group_members(group_id)
+            if not members:
+                raise GroupNotFound(group_id)
+            ids.update(dict.fromkeys(members))
+        wanted = self._check_wait(request, ids)
+        until = None
+        if request.HasField("timeout"):
+            until = self.clock.monotonic() + seconds(request.timeout)
+        # Registered first and read then: the other order loses what finishes in between.
+        self.waiters.register(waiter, ids)
+        try:
+            waiter.finished[:0] = await self._finished_already(ids)
+            yield None
+            open_ids = dict.fromkeys(ids)
+            sent = 0
+            while True:
+                for chunk in _chunks(_fresh(waiter, open_ids)):
+                    sent += len(chunk)
+                    for completion in chunk:
+                        self.waiters.forget(waiter, completion.rollout_id)
+                    yield b"".join(wire.field(_WAITED, c.wire) for c in chunk)
+                now = self.clock.monotonic()
+                if sent >= wanted or (until is not None and now >= until):
+                    break
+                tick = now + TICK
+                await waiter.wait(self.clock, tick if until is None else min(tick, until))
+                if not waiter.finished and self.clock.monotonic() >= tick:
+                    yield b""
+            summary = WaitSummary(
+                finished_count=sent, open_count=len(open_ids), open_rollout_ids=open_ids
+            )
+            yield WaitForRolloutsResponse(summary=summary).SerializeToString()
+        finally:
+            self.waiters.unregister(waiter, ids)
+
+    @staticmethod
+    def _check_wait(request: WaitForRolloutsRequest, ids: dict[str, None]) -> int:
+        """Return how many finishes end the wait."""
+        if not ids:
+            raise FieldInvalid("rollout_ids", "required, unless group_ids are given")
+        if not request.HasField("min_count"):
+            return len(ids)
+        if not 0 <= request.min_count <= len(ids):
+            raise FieldInvalid("min_count", f"from 0 to the {len(ids)} rollouts waited for")
+        return request.min_count
+
+    async def _finished_already(self, ids: dict[str, None]) -> list[Completion]:
+        """Return those that have finished, in the order of the request. Raises RolloutNotFound."""
+        await self.barrier()
+        finished: dict[str, Completion] = {}
+        stored: list[str] = []
+        for rollout_id in ids:
+            entry = self.state.entries.get(rollout_id)
+            if entry is None:
+                stored.append(rollout_id)
+            # What is not durable yet will be published, to us too.
+            elif (
+                lifecycle.is_finished(entry.rollout)
+                and entry.changed <= self.committer.durable_through
+            ):
+                finished[rollout_id] = entry.completion()
+        for start in range(0, len(stored), LOAD_AT_ONCE):
+            await asyncio.sleep(0)
+            part = stored[start : start + LOAD_AT_ONCE]
+            found = {
+                loaded.row.rollout.rollout_id: loaded for loaded in await self.storage.load(part)
+            }
+            for rollout_id in part:
+                loaded = found.get(rollout_id)
+                if loaded is None:
+                    raise RolloutNotFound(rollout_id)
+                if lifecycle.is_finished(loaded.row.rollout):
+                    finished[rollout_id] = loaded.completion()
+        return [finished[i] for i in ids if i in finished]
+
+    async def watch_rollouts(self, request: WatchRolloutsRequest) -> AsyncIterator[bytes | None]:
+        """Yield None once the watch stands, then serialised WatchRolloutsResponses."""
+        if request.store_id and request.store_id != self.store_id:
+            raise StoreIdMismatch(request.store_id, self.store_id)
+        await self.barrier()
+        last = self.state.counters.completion_number
+        through = request.after_completion_number
+        if not request.HasField("after_completion_number"):
+            through = last
+        if through < 0:
+            raise FieldInvalid("after_completion_number", "must not be negative")
+        if through > last:
+            raise CompletionNumberBeyondEnd(through, last)
+        waiter = Waiter()
+        self.waiters.watch(waiter)
+        try:
+            yield None
+            yield self._progress(through)
+            while True:
+                waiter.ready.clear()
+                completions = await self._completions_after(through)
+                if completions:
+                    for chunk in _chunks(completions):
+                        through = chunk[-1].number
+                        rollouts = b"".join(wire.field(_WATCHED, c.wire) for c in chunk)
+                        yield rollouts + self._progress(through)
+                    continue
+                tick = self.clock.monotonic() + TICK
+                await waiter.wait(self.clock, tick)
+                if self.clock.monotonic() >= tick:
+                    yield self._progress(through)
+        finally:
+            self.waiters.unwatch(waiter)
+
+    def _progress(self, through: int) -> bytes:
+        return WatchRolloutsResponse(
+            through_completion_number=through, store_id=self.store_id
+        ).SerializeToString()
+
+    async def _completions_after(self, number: int) -> list[Completion]:
+        recent = self.waiters.recent(number, CHUNK_ROLLOUTS)
+        if recent is not None:
+            return recent
+        stored = await self.storage.completions(number, CHUNK_ROLLOUTS)
+        return [loaded.completion() for loaded in stored]
+
+
+def _fresh(waiter: Waiter, open_ids: dict[str, None]) -> list[Completion]:
+    """Take what has finished off the waiter and off the open ids, each rollout once."""
+    fresh = []
+    finished, waiter.finished = waiter.finished, []
+    for completion in finished:
+        if completion.rollout_id in open_ids:
+            del open_ids[completion.rollout_id]
+            fresh.append(completion)
+    return fresh
+
+
+def _chunks(completions: Iterable[Completion]) -> Iterator[list[Completion]]:
+    """Cut a list into messages of about 1 MiB."""
+    chunk: list[Completion] = []
+    size = 0
+    for completion in completions:
+        chunk.append(completion)
+        size += completion.size
+        if size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,160 @@
+"""Resources: add, update, get, list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightningstore.service.errors import (
+    FieldInvalid,
+    PayloadTooLarge,
+    ResourcesExist,
+    ResourcesNotFound,
+)
+from lightningstore.service.records import (
+    check_enum,
+    check_id,
+    check_json,
+    check_json_object,
+    new_id,
+    page_token,
+    parse_page_token,
+    query_digest,
+)
+from lightningstore.service.storage.base import ResourcesQuery
+from lightningstore.service.store.completions import CompletionOperations
+from lightningstore.v1.resources_pb2 import (
+    AddResourcesRequest,
+    AddResourcesResponse,
+    GetResourcesRequest,
+    GetResourcesResponse,
+    ListResourcesRequest,
+    ListResourcesResponse,
+    Resource,
+    Resources,
+    TemplateEngine,
+    UpdateResourcesRequest,
+    UpdateResourcesResponse,
+)
+
+
+class ResourcesOperations(CompletionOperations):
+    """The calls of resources.proto."""
+
+    async def add_resources(self, request: AddResourcesRequest) -> AddResourcesResponse:
+        """Store new resources and make them the latest."""
+        self.committer.admit()
+        self._check(request.resources)
+        check_id("resources_id", request.resources_id, required=False)
+        if (answer := self.requests.find("AddResources", request)) is not None:
+            kept = AddResourcesResponse.FromString(answer).resources.resources_id
+            return AddResourcesResponse(resources=await self._current(kept))
+        if request.resources_id in self.state.resources:
+            raise ResourcesExist(request.resources_id)
+        resources_id = request.resources_id or new_id("rs-", 12)
+        reply = AddResourcesResponse(resources=self._put(resources_id, request.resources, None))
+        if request.request_id:
+            short = AddResourcesResponse(resources=Resources(resources_id=resources_id))
+            self.remember("AddResources", request, short)
+        await self.commit()
+        return reply
+
+    async def update_resources(self, request: UpdateResourcesRequest) -> UpdateResourcesResponse:
+        """Replace resources and make them the latest; creates an id that is not there yet."""
+        self.committer.admit()
+        self._check(request.resources)
+        resources_id = request.resources_id
+        check_id("resources_id", resources_id)
+        old = None
+        if resources_id in self.state.resources:
+            old = await self._current(resources_id)
+        if (answer := self.requests.find("UpdateResources", request)) is not None:
+            kept = UpdateResourcesResponse.FromString(answer).resources.resources_id
+            return UpdateResourcesResponse(resources=await self._current(kept))
+        reply = UpdateResourcesResponse(resources=self._put(resources_id, request.resources, old))
+        if request.request_id:
+            short = UpdateResourcesResponse(resources=Resources(resources_id=resources_id))
+            self.remember("UpdateResources", request, short)
+        await self.commit()
+        return reply
+
+    def _put(self, resources_id: str, resources: Any, old: Resources | None) -> Resources:
+        # The version comes from memory: another update may have passed since `old` was read.
+        version = self.state.resources.get(resources_id, (0, 0))[0] + 1
+        now = self.now()
+        record = Resources(
+            resources_id=resources_id,
+            version=version,
+            create_time=old.create_time if old is not None else now,
+            update_time=now,
+        )
+        record.resources.MergeFrom(resources)
+        counters, changes = self.state.counters, self.committer.changes
+        counters.resources_updates += 1
+        self.state.resources[resources_id] = (version, counters.resources_updates)
+        self.state.latest_resources_id = resources_id
+        changes.resources[resources_id] = (counters.resources_updates, record)
+        changes.size += record.ByteSize()
+        return record
+
+    async def get_resources(self, request: GetResourcesRequest) -> GetResourcesResponse:
+        """Return resources by id, or the latest."""
+        if self.committer.failure is not None:
+            raise self.committer.failure
+        resources_id = request.resources_id or self.state.latest_resources_id
+        if resources_id not in self.state.resources:
+            raise ResourcesNotFound(request.resources_id)
+        return GetResourcesResponse(resources=await self._current(resources_id))
+
+    async def _current(self, resources_id: str) -> Resources:
+        await self.barrier()
+        record = await self.storage.get_resources(resources_id)
+        if record is None:
+            raise ResourcesNotFound(resources_id)
+        return record
+
+    async def list_resources(self, request: ListResourcesRequest) -> ListResourcesResponse:
+        """Return one page of resources in the order of their first adding."""
+        digest = query_digest(request, "page_size", "page_token")
+        size = self.page_size(request.page_size)
+        after = 0
+        if request.page_token:
+            after = parse_page_token(request.page_token, digest, (int,))[0]
+        await self.barrier()
+        query = ResourcesQuery(request.resources_id_contains, after, size + 1)
+        reply = ListResourcesResponse()
+        total = 0
+        for place, record in await self.storage.resources(query):
+            if len(reply.resources) == size or total > self.limits.answer_bytes:
+                reply.next_page_token = page_token(digest, [after])
+                break
+            reply.resources.append(record)
+            total += record.ByteSize()
+            after = place
+        return reply
+
+    def _check(self, resources: Any) -> None:
+        self.check_batch("resources", len(resources))
+        total = 0
+        for name, resource in resources.items():
+            _check_resource(f"resources[{name!r}]", resource)
+            total += resource.ByteSize()
+        if total > self.limits.inputs_bytes:
+            raise PayloadTooLarge("resources", total, self.limits.inputs_bytes)
+
+
+def _check_resource(field: str, resource: Resource) -> None:
+    kind = resource.WhichOneof("kind")
+    if kind is None:
+        raise FieldInvalid(field, "needs one of llm, proxy_llm, prompt_template, custom")
+    if kind == "llm":
+        parameters = resource.llm.sampling_parameters_json
+        check_json_object(f"{field}.llm.sampling_parameters_json", parameters)
+    elif kind == "proxy_llm":
+        parameters = resource.proxy_llm.llm.sampling_parameters_json
+        check_json_object(f"{field}.proxy_llm.llm.sampling_parameters_json", parameters)
+    elif kind == "prompt_template":
+        check_enum(
+            f"{field}.prompt_template.engine", TemplateEngine, resource.prompt_template.engine
+        )
+    else:
+        check_json(f"{field}.custom.value_json", resource.custom.value_json)

@@ -1,0 +1,124 @@
+"""Workers: heartbeat, get, list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightningstore.service import lifecycle
+from lightningstore.service.errors import AttemptNotFound, RolloutNotFound, WorkerNotFound
+from lightningstore.service.filters import parse_order
+from lightningstore.service.records import (
+    check_enum,
+    check_id,
+    check_json_object,
+    nanoseconds,
+    page_token,
+    parse_page_token,
+    query_digest,
+)
+from lightningstore.service.store.resources import ResourcesOperations
+from lightningstore.v1.attempt_pb2 import STOP_REASON_UNKNOWN_ATTEMPT, AttemptRef, Stop
+from lightningstore.v1.rollout_pb2 import FILTER_LOGIC_OR, FilterLogic
+from lightningstore.v1.worker_pb2 import (
+    GetWorkerRequest,
+    GetWorkerResponse,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    ListWorkersRequest,
+    ListWorkersResponse,
+    Worker,
+    WorkerStatus,
+)
+
+_FIELDS: dict[str, Callable[[Worker], Any]] = {
+    "worker_id": lambda w: w.worker_id,
+    "status": lambda w: w.status,
+    "last_heartbeat_time": lambda w: nanoseconds(w.last_heartbeat_time),
+    "last_dequeue_time": lambda w: nanoseconds(w.last_dequeue_time),
+    "last_busy_time": lambda w: nanoseconds(w.last_busy_time),
+    "last_idle_time": lambda w: nanoseconds(w.last_idle_time),
+    "current_rollout_id": lambda w: w.current_rollout_id,
+    "current_attempt_id": lambda w: w.current_attempt_id,
+}
+
+
+class WorkerOperations(ResourcesOperations):
+    """The calls of worker.proto."""
+
+    async def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
+        """Stamp a worker and its attempts; tell which of them to stop."""
+        self.committer.admit()
+        check_id("worker_id", request.worker_id)
+        check_json_object("stats_json", request.stats_json)
+        self.check_batch("attempts", len(request.attempts))
+        for i, reference in enumerate(request.attempts):
+            check_id(f"attempts[{i}].rollout_id", reference.rollout_id)
+            if not reference.attempt_id:
+                check_id(f"attempts[{i}].attempt_id", reference.attempt_id)
+        await self.load_many(reference.rollout_id for reference in request.attempts)
+        reply = HeartbeatResponse()
+        now = self.now()
+        for reference in request.attempts:
+            stop = self._beat(reference, now)
+            if stop is not None:
+                reply.stops.append(stop)
+        reply.worker.CopyFrom(self.workforce.beat(request.worker_id, request.stats_json, now))
+        await self.commit()
+        return reply
+
+    def _beat(self, reference: AttemptRef, now: Any) -> Stop | None:
+        try:
+            attempt = self.loaded_attempt(reference.rollout_id, reference.attempt_id)
+        except (RolloutNotFound, AttemptNotFound):
+            return Stop(attempt=reference, reason=STOP_REASON_UNKNOWN_ATTEMPT)
+        self.heard_from(attempt, now, by_span=False)
+        reason = lifecycle.stop_reason(attempt.entry.rollout, attempt.record)
+        if not reason:
+            return None
+        named = AttemptRef(rollout_id=reference.rollout_id, attempt_id=attempt.record.attempt_id)
+        return Stop(attempt=named, reason=reason)  # type: ignore[arg-type]
+
+    async def get_worker(self, request: GetWorkerRequest) -> GetWorkerResponse:
+        """Return one worker."""
+        check_id("worker_id", request.worker_id)
+        record = self.workforce.find(request.worker_id)
+        if record is None:
+            raise WorkerNotFound(request.worker_id)
+        reply = GetWorkerResponse(worker=record)
+        await self.barrier()
+        return reply
+
+    async def list_workers(self, request: ListWorkersRequest) -> ListWorkersResponse:
+        """Return one page of the workers that match. Workers are few: they are all in memory."""
+        for i, status in enumerate(request.statuses):
+            check_enum(f"statuses[{i}]", WorkerStatus, status)
+        check_enum("filter_logic", FilterLogic, request.filter_logic, unspecified=True)
+        name, descending = parse_order(request.order_by, _FIELDS)
+        get = _FIELDS[name or "worker_id"]
+        digest = query_digest(request, "page_size", "page_token")
+        size = self.page_size(request.page_size)
+        found = [(get(w), w.worker_id, w) for w in self._matching(request)]
+        found.sort(key=lambda item: item[:2], reverse=descending)
+        if request.page_token:
+            kind = type(get(Worker()))
+            place = tuple(parse_page_token(request.page_token, digest, (kind, str)))
+            found = [i for i in found if (i[:2] < place if descending else i[:2] > place)]
+        reply = ListWorkersResponse(workers=[worker for *_, worker in found[:size]])
+        if len(found) > size:
+            reply.next_page_token = page_token(digest, list(found[size - 1][:2]))
+        await self.barrier()
+        return reply
+
+    def _matching(self, request: ListWorkersRequest) -> list[Worker]:
+        tests: list[Callable[[Worker], bool]] = []
+        if request.statuses:
+            statuses = frozenset(request.statuses)
+            tests.append(lambda w: w.status in statuses)
+        if request.worker_id_contains:
+            tests.append(lambda w: request.worker_id_contains in w.worker_id)
+        workers = [worker.record for worker in self.workforce.workers.values()]
+        if not tests:
+            return workers
+        combine = any if request.filter_logic == FILTER_LOGIC_OR else all
+        return [w for w in workers if combine(test(w) for test in tests)]

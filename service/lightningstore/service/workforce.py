@@ -1,0 +1,143 @@
+"""Workers and what they work on. A pure data structure that keeps one rule.
+
+A worker is busy while a live attempt names it, unknown from the watchdog's verdict on its last one until it
+is heard of again, else idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.worker_pb2 import (
+    WORKER_STATUS_BUSY,
+    WORKER_STATUS_IDLE,
+    WORKER_STATUS_UNKNOWN,
+    Worker,
+)
+
+
+class Assignment(Protocol):
+    """An attempt that a worker works on."""
+
+    #: Rises from attempt to attempt.
+    key: int
+    record: Attempt
+
+
+class WorkerState:
+    """A worker. Unlike other records this one changes in place: answers and rows are made of copies."""
+
+    __slots__ = ("attempts", "record")
+
+    def __init__(self, record: Worker) -> None:
+        """Take its record."""
+        self.record = record
+        #: The live attempts that name it, by key.
+        self.attempts: dict[int, Assignment] = {}
+
+
+class Workforce:
+    """All workers. They are few, so all are in memory."""
+
+    def __init__(self, records: Iterable[Worker] = ()) -> None:
+        """Take the stored workers; their assignments come with `resume`."""
+        self.workers: dict[str, WorkerState] = {}
+        self.counts: dict[int, int] = {}
+        #: Workers that changed since this was last emptied.
+        self.touched: dict[str, Worker] = {}
+        for record in records:
+            self.workers[record.worker_id] = WorkerState(record)
+            self.counts[record.status] = self.counts.get(record.status, 0) + 1
+
+    def find(self, worker_id: str) -> Worker | None:
+        """Return a worker's record as it is now, None if there is none."""
+        worker = self.workers.get(worker_id)
+        return worker.record if worker is not None else None
+
+    def resume(self, attempt: Assignment) -> None:
+        """Note a live attempt that was loaded."""
+        worker = self.workers.get(attempt.record.worker_id)
+        if worker is not None:
+            worker.attempts[attempt.key] = attempt
+
+    def assign(self, attempt: Assignment, now: Timestamp) -> None:
+        """Note that an attempt has become live, or names this worker now."""
+        worker_id = attempt.record.worker_id
+        if not worker_id:
+            return
+        worker = self._touch(worker_id)
+        if not worker.attempts:
+            worker.record.last_busy_time.CopyFrom(now)
+            self._set_status(worker, WORKER_STATUS_BUSY)
+        worker.attempts[attempt.key] = attempt
+        self._show_newest(worker)
+
+    def release(
+        self, attempt: Assignment, worker_id: str, now: Timestamp, *, verdict: bool
+    ) -> None:
+        """Note that an attempt has ended (`verdict`: by the watchdog), or names another worker now."""
+        known = self.workers.get(worker_id)
+        if known is None or attempt.key not in known.attempts:
+            return
+        worker = self._touch(worker_id)
+        del worker.attempts[attempt.key]
+        if worker.attempts:
+            self._show_newest(worker)
+            return
+        worker.record.ClearField("current_rollout_id")
+        worker.record.ClearField("current_attempt_id")
+        if verdict:
+            self._set_status(worker, WORKER_STATUS_UNKNOWN)
+        else:
+            self._rest(worker, now)
+
+    def heard_from(self, worker_id: str, now: Timestamp) -> None:
+        """Note a sign of life through an attempt: a worker that was given up is idle."""
+        worker = self.workers.get(worker_id)
+        if worker is not None and worker.record.status == WORKER_STATUS_UNKNOWN:
+            self._rest(self._touch(worker_id), now)
+
+    def asked(self, worker_id: str, now: Timestamp, *, in_vain: bool) -> None:
+        """Note that a worker asked for rollouts; one that got none is idle unless it has others."""
+        worker = self._touch(worker_id)
+        worker.record.last_dequeue_time.CopyFrom(now)
+        if in_vain and not worker.attempts and worker.record.status != WORKER_STATUS_IDLE:
+            self._rest(worker, now)
+
+    def beat(self, worker_id: str, stats_json: bytes, now: Timestamp) -> Worker:
+        """Note a heartbeat; returns the record. A new worker starts as unknown."""
+        known = worker_id in self.workers
+        worker = self._touch(worker_id)
+        worker.record.last_heartbeat_time.CopyFrom(now)
+        if stats_json:
+            worker.record.stats_json = stats_json
+        if known and worker.record.status == WORKER_STATUS_UNKNOWN:
+            self._rest(worker, now)
+        return worker.record
+
+    def _touch(self, worker_id: str) -> WorkerState:
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            worker = WorkerState(Worker(worker_id=worker_id, status=WORKER_STATUS_UNKNOWN))
+            self.workers[worker_id] = worker
+            self.counts[WORKER_STATUS_UNKNOWN] = self.counts.get(WORKER_STATUS_UNKNOWN, 0) + 1
+        self.touched[worker_id] = worker.record
+        return worker
+
+    def _rest(self, worker: WorkerState, now: Timestamp) -> None:
+        worker.record.last_idle_time.CopyFrom(now)
+        self._set_status(worker, WORKER_STATUS_IDLE)
+
+    def _set_status(self, worker: WorkerState, status: int) -> None:
+        self.counts[worker.record.status] -= 1
+        self.counts[status] = self.counts.get(status, 0) + 1
+        worker.record.status = status  # type: ignore[assignment]
+
+    @staticmethod
+    def _show_newest(worker: WorkerState) -> None:
+        newest = worker.attempts[max(worker.attempts)].record
+        worker.record.current_rollout_id = newest.rollout_id
+        worker.record.current_attempt_id = newest.attempt_id
