@@ -1,0 +1,177 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+from lightningstore.client import _async_streams as streams
+from lightningstore.client._async_control import AsyncControlCalls
+from lightningstore.client._async_streams import AsyncWaitStream, AsyncWatchStream
+from lightningstore.client._async_traces import AsyncTraceCalls
+from lightningstore.client._base import DEFAULT_TIMEOUT, Call, Retry, repeats_are_harmless
+from lightningstore.client._calls_traces import ingest_result
+from lightningstore.client._errors import LightningStoreError
+from lightningstore.client._grpc_async import AsyncGrpcTransport
+from lightningstore.client._streams import QueryState, WaitState, WatchState
+from lightningstore.client._transport import AsyncTransport
+from lightningstore.client.values import IngestResult, Span
+from lightningstore.v1.span_pb2 import IngestSpansRequest, QuerySpansRequest, SpanBatch
+
+T = TypeVar("T")
+
+
+class AsyncLightningStore(AsyncControlCalls, AsyncTraceCalls):
+    """A store behind gRPC, for asyncio.
+
+    Connects with the first call, and again by itself whenever the connection breaks. What is safe to
+    repeat is retried with growing, varied delays until the call's deadline; every write is made safe by the
+    ids that the client puts into it. What goes wrong is a LightningStoreError.
+
+    After a fork, after pickling and in another event loop it opens a connection of its own. Durations are
+    seconds, times datetimes with a time zone. Use it as a context manager or call `close`.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take the address, "host:port" (unset: LIGHTNINGSTORE_ADDRESS, or 127.0.0.1:4747).
+
+        `timeout`: deadline of a call in seconds, its retries included; None: none. `metadata`: gRPC
+        metadata sent with every call, keys in lower case.
+        """
+        self._timeout = timeout
+        self._transport: AsyncTransport = AsyncGrpcTransport(address, metadata)
+
+    @classmethod
+    def over(
+        cls, transport: AsyncTransport, *, timeout: float | None = DEFAULT_TIMEOUT
+    ) -> AsyncLightningStore:
+        """Return a client that sends through a transport: how `open_store` works."""
+        store = cls.__new__(cls)
+        store._timeout = timeout
+        store._transport = transport
+        return store
+
+    def with_timeout(self, timeout: float | None) -> AsyncLightningStore:
+        """Return a client with another deadline, in seconds, over the same connection.
+
+        Closing one closes both.
+        """
+        return type(self).over(self._transport, timeout=timeout)
+
+    async def close(self) -> None:
+        """Close the connection; calls that run fail. Harmless to repeat."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> AsyncLightningStore:  # noqa: PYI034
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def call(self, method: str, request: Message) -> Any:
+        """Make a unary call of the contract with a message as it is, and return the answer's message.
+
+        `method` is its name there, "GetRollout" for instance. Repeated on a lost connection only where
+        the request makes that harmless. For what the other methods do not show.
+        """
+        return await self._send(Call(method, request, lambda answer: answer))
+
+    def wait_for_rollouts(
+        self,
+        rollout_ids: Iterable[str] = (),
+        *,
+        group_ids: Iterable[str] = (),
+        min_count: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncWaitStream:
+        """Iterate over rollouts as they finish, each once; those that have finished come first.
+
+        Waits for all of `rollout_ids` and of the rollouts that are in `group_ids` now, until all of them,
+        or `min_count`, have finished or `timeout` seconds have passed (0: only what has finished already;
+        None: no limit). After the end the stream knows `finished_count` and `open_rollout_ids`;
+        `await stream.results()` gives a list; `await stream.registered()` returns once nothing can be
+        missed.
+
+        While iterating raises NotFoundError for an unknown rollout or an empty group, and
+        InvalidArgumentError.
+        """
+        state = WaitState(rollout_ids, group_ids, min_count, timeout)
+        return AsyncWaitStream(self._transport, state, self._timeout)
+
+    def watch_rollouts(
+        self, after_completion_number: int | None = None, *, store_id: str = ""
+    ) -> AsyncWatchStream:
+        """Iterate over the finishes of all rollouts, in the order of their completion numbers, for ever.
+
+        `after_completion_number`: the last one already seen; 0: from the beginning; None: from now on. The
+        stream's `through_completion_number` and `store_id` are what to begin with the next time.
+
+        While iterating raises OutOfRangeError for a number beyond the last one, and
+        FailedPreconditionError if `store_id` is another store's.
+        """
+        state = WatchState(after_completion_number, store_id)
+        return AsyncWatchStream(self._transport, state, self._timeout)
+
+    async def _send(self, call: Call[T]) -> T:
+        timeout = None if self._timeout is None else self._timeout + call.wait
+        retry = Retry(timeout, safe=repeats_are_harmless(call.method, call.request))
+        while True:
+            try:
+                answer = await self._transport.unary(call.method, call.request, retry.remaining())
+            except LightningStoreError as error:
+                delay = retry.delay_after(error)
+                if delay is None:
+                    raise
+            else:
+                return call.shape(answer)
+            await asyncio.sleep(delay)
+
+    async def _ingest(
+        self, batches: Iterable[SpanBatch] | AsyncIterable[SpanBatch]
+    ) -> IngestResult:
+        # An iterator is its own iterator, and what it gave is gone.
+        again = batches is not (
+            batches.__aiter__() if isinstance(batches, AsyncIterable) else iter(batches)
+        )
+        retry = Retry(self._timeout)
+        retry.heard()
+        while True:
+            try:
+                answer = await self._transport.client_stream(
+                    "IngestSpans", _requests(batches), None
+                )
+            except LightningStoreError as error:
+                delay = retry.delay_after(error) if again else None
+                if delay is None:
+                    raise
+            else:
+                return ingest_result(answer)
+            await asyncio.sleep(delay)
+
+    def _query(self, request: QuerySpansRequest) -> AsyncIterator[Span]:
+        return streams.query(self._transport, QueryState(request), self._timeout)
+
+
+async def _requests(
+    batches: Iterable[SpanBatch] | AsyncIterable[SpanBatch],
+) -> AsyncIterator[IngestSpansRequest]:
+    if isinstance(batches, AsyncIterable):
+        async for batch in batches:
+            yield IngestSpansRequest(batch=batch)
+    else:
+        for batch in batches:
+            yield IngestSpansRequest(batch=batch)

@@ -1,0 +1,135 @@
+"""Requests of spans, resources and the server itself, and what their answers become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightningstore.client import _convert
+from lightningstore.client._base import Call
+from lightningstore.client._calls_control import FILTER_LOGIC, request_id
+from lightningstore.client._resources import to_resources
+from lightningstore.client.values import (
+    IngestResult,
+    Page,
+    Resources,
+    SequenceIdRange,
+    ServerInfo,
+    Statistics,
+)
+from lightningstore.v1 import resources_pb2, span_pb2, statistics_pb2
+
+
+def add_spans(batch: span_pb2.SpanBatch, given_id: str | None) -> Call[IngestResult]:
+    """AddSpans; a repeat is harmless without a request id."""
+    request = span_pb2.AddSpansRequest(batch=batch, request_id=given_id or "")
+    return Call("AddSpans", request, ingest_result)
+
+
+def ingest_result(answer: Any) -> IngestResult:
+    """Read the answer to AddSpans or IngestSpans."""
+    return IngestResult.from_message(answer.result)
+
+
+def allocate_sequence_ids(
+    demands: Iterable[tuple[str, str, int]], given_id: str | None
+) -> Call[list[SequenceIdRange]]:
+    """AllocateSequenceIds."""
+    request = span_pb2.AllocateSequenceIdsRequest(request_id=request_id(given_id))
+    for rollout_id, attempt_id, count in demands:
+        request.demands.add(rollout_id=rollout_id, attempt_id=attempt_id, count=count)
+    return Call(
+        "AllocateSequenceIds",
+        request,
+        lambda answer: [SequenceIdRange.from_message(r) for r in answer.ranges],
+    )
+
+
+def query_spans(
+    rollout_id: str,
+    attempt_id: str,
+    *,
+    filters: Mapping[str, tuple[str | None, str | None]],
+    filter_logic: str | int,
+    order_by: str,
+    limit: int | None,
+    offset: int,
+) -> span_pb2.QuerySpansRequest:
+    """Return the request of QuerySpans. `filters`: by field, the exact text and the part of it.
+
+    Raises ValueError if a field has both.
+    """
+    request = span_pb2.QuerySpansRequest(
+        rollout_id=rollout_id,
+        attempt_id=attempt_id,
+        filter_logic=_convert.to_number(FILTER_LOGIC, filter_logic),  # type: ignore[arg-type]
+        order_by=order_by,
+        limit=limit,
+        offset=offset,
+    )
+    for field, (equals, contains) in filters.items():
+        if equals is not None and contains is not None:
+            raise ValueError(f"{field} or {field}_contains is wanted, not both")
+        if equals is not None:
+            getattr(request, field).equals = equals
+        elif contains is not None:
+            getattr(request, field).contains = contains
+    return request
+
+
+def _resources(answer: Any) -> Resources:
+    return Resources(answer.resources)
+
+
+def add_resources(
+    resources: Mapping[str, Any], resources_id: str, given_id: str | None
+) -> Call[Resources]:
+    """AddResources."""
+    request = resources_pb2.AddResourcesRequest(
+        resources=to_resources(resources),
+        resources_id=resources_id,
+        request_id=request_id(given_id),
+    )
+    return Call("AddResources", request, _resources)
+
+
+def update_resources(
+    resources_id: str, resources: Mapping[str, Any], given_id: str | None
+) -> Call[Resources]:
+    """UpdateResources."""
+    request = resources_pb2.UpdateResourcesRequest(
+        resources_id=resources_id,
+        resources=to_resources(resources),
+        request_id=request_id(given_id),
+    )
+    return Call("UpdateResources", request, _resources)
+
+
+def get_resources(resources_id: str) -> Call[Resources]:
+    """GetResources."""
+    request = resources_pb2.GetResourcesRequest(resources_id=resources_id)
+    return Call("GetResources", request, _resources)
+
+
+def list_resources(
+    resources_id_contains: str, page_size: int, page_token: str
+) -> Call[Page[Resources]]:
+    """ListResources."""
+    request = resources_pb2.ListResourcesRequest(
+        resources_id_contains=resources_id_contains, page_size=page_size, page_token=page_token
+    )
+    return Call(
+        "ListResources",
+        request,
+        lambda answer: Page([Resources(r) for r in answer.resources], answer.next_page_token),
+    )
+
+
+def get_statistics() -> Call[Statistics]:
+    """GetStatistics."""
+    return Call("GetStatistics", statistics_pb2.GetStatisticsRequest(), Statistics)
+
+
+def get_server_info() -> Call[ServerInfo]:
+    """GetServerInfo."""
+    return Call("GetServerInfo", statistics_pb2.GetServerInfoRequest(), ServerInfo)

@@ -1,0 +1,195 @@
+"""Channels of gRPC: their options, and how they outlive forks, pickling and event loops.
+
+A channel belongs to the process and, for asyncio, to the event loop that made it. A child of a fork must
+neither use nor close its parent's: it is left alone for good, and a fresh one is made when it is needed.
+Credentials belong into `_open_async` and `_open_blocking`, the only places that make channels.
+
+gRPC's asyncio engine is one a process, driven by a thread that a fork does not copy. Tried: a child whose
+parent had an asyncio channel open hangs or crashes in its first asyncio call, while blocking calls work. So
+there asyncio calls take a blocking channel (`aio_is_lost`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import grpc
+import grpc.aio
+from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
+
+DEFAULT_ADDRESS = "127.0.0.1:4747"
+ADDRESS_VARIABLE = "LIGHTNINGSTORE_ADDRESS"
+
+MIB = 1 << 20
+#: Messages of the server's limit, and what frames them.
+MAX_MESSAGE_BYTES = 64 * MIB + MIB
+KEEPALIVE_MS = 20_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+FIRST_RECONNECT_MS = 100
+LONGEST_RECONNECT_MS = 2_000
+
+#: Channels of the parent process. Kept, for letting go of one closes it.
+_abandoned: list[Any] = []
+_holders: weakref.WeakSet[Holder] = weakref.WeakSet()
+_aio_lost = False
+
+
+def aio_is_lost() -> bool:
+    """Tell whether this process is a fork of one that had asyncio channels open."""
+    return _aio_lost
+
+
+def _version() -> str:
+    try:
+        return version("lightningstore")
+    except PackageNotFoundError:  # run from its sources
+        return "0"
+
+
+def options() -> list[tuple[str, Any]]:
+    """Return the options of every channel.
+
+    There is no retry policy of gRPC's own among them: the client's knows the deadline, the ids that make a
+    repeat harmless and the server's RetryInfo, and two policies would multiply.
+    """
+    return [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        # Without pings a peer that vanished goes unnoticed for ever.
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A server that restarts is found again within moments, not after gRPC's two minutes.
+        ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),
+        ("grpc.min_reconnect_backoff_ms", FIRST_RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
+        # Clients of one process to one server each get a connection of their own: closing one must not
+        # touch another, and a hundred streams are the limit of one.
+        ("grpc.use_local_subchannel_pool", 1),
+        # An http_proxy of the environment is meant for the web; a store on this host is not behind it.
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.primary_user_agent", f"lightningstore-python/{_version()}"),
+    ]
+
+
+def resolve(address: str | None) -> str:
+    """Return the address given, else the environment's, else the default. Raises ValueError."""
+    found = address if address is not None else os.environ.get(ADDRESS_VARIABLE, DEFAULT_ADDRESS)
+    if not found or "://" in found.replace("dns://", "").replace("unix://", ""):
+        raise ValueError(f"an address like {DEFAULT_ADDRESS} is wanted, not {found!r}")
+    return found
+
+
+class Holder:
+    """Holds one channel of this process, made when it is first needed."""
+
+    def __init__(self, address: str | None, metadata: Mapping[str, str] | None) -> None:
+        """Take the address and the metadata of every call."""
+        self.address = resolve(address)
+        self.metadata = tuple((metadata or {}).items())
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._channel: Any = None
+        self._stub: Any = None
+        self._closed = False
+        self._pid = os.getpid()
+        _holders.add(self)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"address": self.address, "metadata": self.metadata}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    def _after_fork(self) -> None:
+        global _aio_lost  # noqa: PLW0603
+        closed = self._closed
+        if self._channel is not None:
+            _abandoned.append((self._channel, self._stub))
+            _aio_lost = _aio_lost or isinstance(self, AsyncHolder)
+        self._reset()
+        self._closed = closed
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():  # a fork that Python was not told of
+            self._after_fork()
+        if self._closed:
+            raise RuntimeError("the client is closed")
+
+
+def _forget_channels() -> None:
+    for holder in list(_holders):
+        holder._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    # Not only when next used: a lock that another thread of the parent held stays locked in the child.
+    os.register_at_fork(after_in_child=_forget_channels)
+
+
+class BlockingHolder(Holder):
+    """Holds a blocking channel. Threads share it."""
+
+    def stub(self) -> Any:
+        """Return the calls of the service. Raises RuntimeError if the client is closed."""
+        self._check()
+        with self._lock:
+            if self._stub is None:
+                self._channel = self._open_blocking()
+                self._stub = LightningStoreServiceStub(self._channel)
+            return self._stub
+
+    def _open_blocking(self) -> grpc.Channel:
+        return grpc.insecure_channel(self.address, options=options())
+
+    def close(self) -> None:
+        """Close the channel; calls that run fail."""
+        with self._lock:
+            channel, self._channel, self._stub = self._channel, None, None
+            self._closed = True
+        if channel is not None:
+            channel.close()
+
+
+class AsyncHolder(Holder):
+    """Holds an asyncio channel of the running event loop."""
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def stub(self) -> Any:
+        """Return the calls of the service. Raises RuntimeError if closed, or outside of a loop."""
+        self._check()
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            # One of another loop closes when it is let go of; `close` would need that loop to run.
+            self._channel = self._open_async()
+            self._stub = LightningStoreServiceStub(self._channel)
+            self._loop = loop
+        return self._stub
+
+    def _open_async(self) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(self.address, options=options())
+
+    async def close(self) -> None:
+        """Close the channel; calls that run fail."""
+        channel, self._channel, self._stub = self._channel, None, None
+        self._closed = True
+        if channel is not None and self._loop is asyncio.get_running_loop():
+            await channel.close()

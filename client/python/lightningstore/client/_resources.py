@@ -1,0 +1,173 @@
+"""What users see of resources, and make themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from lightningstore.client import _convert
+from lightningstore.client._convert import RawJSON
+from lightningstore.client._enums import TemplateEngine
+from lightningstore.client._view import View
+from lightningstore.v1 import resources_pb2
+
+TEMPLATE_ENGINE = resources_pb2.TemplateEngine.DESCRIPTOR
+
+
+@dataclass(frozen=True)
+class LLM:
+    """A language model endpoint."""
+
+    #: Base URL, "http://host:8000/v1" for instance.
+    endpoint: str
+    #: Name of the model at the endpoint.
+    model: str = ""
+    #: Key for the endpoint. Empty: none needed.
+    api_key: str = field(default="", repr=False)
+    #: JSON object of sampling parameters.
+    sampling_parameters: Mapping[str, Any] | RawJSON = field(default_factory=dict)
+
+    def _to_llm(self) -> resources_pb2.LLM:
+        return resources_pb2.LLM(
+            endpoint=self.endpoint,
+            model=self.model,
+            api_key=self.api_key,
+            sampling_parameters_json=_convert.to_json_object(self.sampling_parameters),
+        )
+
+    def to_message(self) -> resources_pb2.Resource:
+        """Return it as message of the contract."""
+        return resources_pb2.Resource(llm=self._to_llm())
+
+
+@dataclass(frozen=True)
+class ProxyLLM(LLM):
+    """A language model endpoint behind a proxy that files each call under its attempt."""
+
+    def to_message(self) -> resources_pb2.Resource:
+        """Return it as message of the contract."""
+        return resources_pb2.Resource(proxy_llm=resources_pb2.ProxyLLM(llm=self._to_llm()))
+
+    def routed(self, rollout_id: str, attempt_id: str) -> LLM:
+        """Return the endpoint of one attempt.
+
+        "/rollout/{rollout_id}/attempt/{attempt_id}" stands before a trailing "/v1" of the URL, or at its
+        end where there is none.
+        """
+        base = self.endpoint.rstrip("/")
+        tail = ""
+        if base.endswith("/v1"):
+            base, tail = base[: -len("/v1")], "/v1"
+        endpoint = f"{base}/rollout/{rollout_id}/attempt/{attempt_id}{tail}"
+        return LLM(endpoint, self.model, self.api_key, self.sampling_parameters)
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A template that agents fill in."""
+
+    #: The text.
+    template: str
+    #: How it is filled in.
+    engine: TemplateEngine | str | int = TemplateEngine.F_STRING
+
+    def to_message(self) -> resources_pb2.Resource:
+        """Return it as message of the contract. Raises ValueError for an unknown engine."""
+        engine = _convert.to_number(TEMPLATE_ENGINE, self.engine)
+        template = resources_pb2.PromptTemplate(template=self.template, engine=engine)  # type: ignore[arg-type]
+        return resources_pb2.Resource(prompt_template=template)
+
+
+@dataclass(frozen=True)
+class CustomResource:
+    """A resource of the caller's own kind: weights, a checkpoint, anything."""
+
+    #: What it is, in the caller's words. May be empty.
+    type: str
+    #: Any JSON value.
+    value: Any
+
+    def to_message(self) -> resources_pb2.Resource:
+        """Return it as message of the contract. Raises TypeError or ValueError for what is no JSON."""
+        custom = resources_pb2.CustomResource(
+            type=self.type, value_json=_convert.to_json(self.value)
+        )
+        return resources_pb2.Resource(custom=custom)
+
+
+Kind = LLM | ProxyLLM | PromptTemplate | CustomResource
+
+
+def to_resource(value: Any) -> resources_pb2.Resource:
+    """Return a resource as message; any JSON value becomes a custom one without type."""
+    if isinstance(value, resources_pb2.Resource):
+        return value
+    if isinstance(value, LLM | PromptTemplate | CustomResource):
+        return value.to_message()
+    return CustomResource("", value).to_message()
+
+
+def to_resources(values: Mapping[str, Any]) -> dict[str, resources_pb2.Resource]:
+    """Return named resources as messages. Raises TypeError or ValueError for what is no JSON."""
+    return {name: to_resource(value) for name, value in values.items()}
+
+
+def from_resource(message: resources_pb2.Resource) -> Kind | resources_pb2.Resource:
+    """Read a resource; one of a kind that came after this client stays the message that it is."""
+    kind = message.WhichOneof("kind")
+    if kind == "llm":
+        return _from_llm(LLM, message.llm)
+    if kind == "proxy_llm":
+        return _from_llm(ProxyLLM, message.proxy_llm.llm)
+    if kind == "prompt_template":
+        prompt = message.prompt_template
+        engine = _convert.from_number(TemplateEngine, TEMPLATE_ENGINE, prompt.engine)
+        return PromptTemplate(prompt.template, engine)
+    if kind == "custom":
+        return CustomResource(message.custom.type, _convert.from_json(message.custom.value_json))
+    return message
+
+
+def _from_llm(kind: type[LLM], message: resources_pb2.LLM) -> LLM:
+    parameters = _convert.from_json_object(message.sampling_parameters_json)
+    return kind(message.endpoint, message.model, message.api_key, parameters)
+
+
+class Resources(View[resources_pb2.Resources]):
+    """A named, versioned map of what agents work with."""
+
+    _shown = ("resources_id", "version")
+
+    @property
+    def resources_id(self) -> str:
+        """Its id."""
+        return self.message.resources_id
+
+    @property
+    def version(self) -> int:
+        """Counts the updates, from 1."""
+        return self.message.version
+
+    @property
+    def create_time(self) -> datetime:
+        """When version 1 was made."""
+        return _convert.from_timestamp(self.message.create_time)
+
+    @property
+    def update_time(self) -> datetime:
+        """When this version was made."""
+        return _convert.from_timestamp(self.message.update_time)
+
+    @cached_property
+    def resources(self) -> dict[str, Any]:
+        """LLM, ProxyLLM, PromptTemplate or CustomResource by name."""
+        return {name: from_resource(value) for name, value in self.message.resources.items()}
+
+    def __getitem__(self, name: str) -> Any:
+        return self.resources[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.message.resources

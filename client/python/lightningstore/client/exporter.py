@@ -1,0 +1,353 @@
+"""An exporter of the OpenTelemetry SDK that streams spans into a store."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from lightningstore.client import _outbox
+from lightningstore.client._errors import (
+    CancelledCallError,
+    DeadlineExceededError,
+    InternalError,
+    LightningStoreError,
+    UnavailableError,
+)
+from lightningstore.client._outbox import Item
+from lightningstore.client._sync import LightningStore
+from lightningstore.client.values import IngestResult, Rejection, Stop
+from lightningstore.v1.span_pb2 import IngestSpansRequest
+from opentelemetry import context as otel_context
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import export as sdk
+
+logger = logging.getLogger(__name__)
+
+MIB = 1 << 20
+#: A stream is closed, and thereby acknowledged, after so many bytes.
+STREAM_BYTES = 16 * MIB
+#: Seconds after which a stream that got no answer is sent again.
+STREAM_TIMEOUT = 60.0
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 2.0
+#: A server that fails so often on the same spans will not take them.
+MOST_DEFECTS = 5
+#: Attempts whose spans are counted; the oldest are forgotten.
+MOST_COUNTS = 10_000
+#: Seconds between two warnings of the same kind.
+QUIET = 10.0
+
+_exporters: weakref.WeakSet[SpanExporter] = weakref.WeakSet()
+
+
+class SpanExporter(sdk.SpanExporter):
+    """Streams spans to a store, each to the attempt that it belongs to, and holds nobody up.
+
+    `export` encodes the spans and puts them into a buffer; a thread sends them over IngestSpans, keeps them
+    until the server says that they are stored, and sends them again after a break: stored twice they count
+    once. So nothing is lost while a server restarts. Beyond `max_buffer_bytes` new spans are dropped,
+    counted in `dropped_count` and warned about.
+
+    Which attempt: the attributes `agentlightning.rollout_id` and `agentlightning.attempt_id` of the span,
+    else those of its resource, else the ids given here. Use it with SimpleSpanProcessor: the buffer of a
+    BatchSpanProcessor would only drop spans of its own.
+    """
+
+    def __init__(
+        self,
+        store: str | LightningStore | None = None,
+        *,
+        rollout_id: str = "",
+        attempt_id: str = "",
+        max_buffer_bytes: int = 64 * MIB,
+        max_span_bytes: int = 4 * MIB,
+        delay: float = 0.2,
+        on_stop: Callable[[Stop], object] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take an address as LightningStore does, or a client, which then stays the caller's to close.
+
+        `max_span_bytes`: the server's limit; a larger span is dropped with an error in the log. `delay`:
+        seconds that a span may wait for others to travel with. `on_stop`: called, in the sending thread,
+        for each attempt that the server wants stopped.
+        """
+        self._owns_store = not isinstance(store, LightningStore)
+        self._store = (
+            store if isinstance(store, LightningStore) else LightningStore(store, metadata=metadata)
+        )
+        self._ids = (rollout_id, attempt_id)
+        self._max_buffer_bytes = max_buffer_bytes
+        self._max_span_bytes = max_span_bytes
+        self._delay = delay
+        self._on_stop = on_stop
+        self._reset()
+        _exporters.add(self)
+
+    def _reset(self) -> None:
+        """Begin empty: at first, and in the child of a fork, whose parent sends what it had."""
+        self._changed = threading.Condition()
+        self._drop_lock = threading.Lock()
+        self._queue: deque[Item] = deque()
+        self._bytes = 0  # in the queue and on their way
+        self._added = 0
+        self._settled = 0
+        self._hurry_to = 0  # send without delay until so many are settled
+        self._stop_at: float | None = None
+        self._thread: threading.Thread | None = None
+        self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._warned: dict[str, float] = {}
+        #: Spans lost so far: beyond the buffer, too large, refused, or without an attempt.
+        self.dropped_count = 0
+
+    # --- the agent's side -----------------------------------------------------------------------
+
+    def export(self, spans: Sequence[ReadableSpan]) -> sdk.SpanExportResult:
+        """Queue spans; never waits for the network. FAILURE only after `shutdown`."""
+        if self._stop_at is not None:
+            return sdk.SpanExportResult.FAILURE
+        items = self._encode(spans)
+        with self._changed:
+            for item in items:
+                attempt = (item.origin.rollout_id, item.origin.attempt_id)
+                self._counts[attempt] = self._counts.pop(attempt, 0) + 1
+                if self._bytes + item.size > self._max_buffer_bytes:
+                    self._drop(1, "buffer full", f"the buffer of {self._max_buffer_bytes} bytes")
+                    continue
+                self._queue.append(item)
+                self._bytes += item.size
+                self._added += 1
+            while len(self._counts) > MOST_COUNTS:
+                self._counts.popitem(last=False)
+            if self._thread is None and self._queue:
+                self._thread = threading.Thread(
+                    target=self._run, name="lightningstore-exporter", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+        return sdk.SpanExportResult.SUCCESS
+
+    def _encode(self, spans: Sequence[ReadableSpan]) -> list[Item]:
+        found: list[Item] = []
+        try:
+            for item in _outbox.encode(spans, *self._ids):
+                if item is None:
+                    self._drop(1, "no attempt", "no rollout and attempt id")
+                elif len(item.span) > self._max_span_bytes:
+                    self._drop(
+                        1,
+                        "too large",
+                        f"{item.name!r} has {len(item.span)} bytes, over the limit of "
+                        f"{self._max_span_bytes}",
+                        logging.ERROR,
+                    )
+                else:
+                    found.append(item)
+        except Exception:
+            self._drop(len(spans) - len(found), "no OTLP", "cannot be encoded")
+            logger.exception("spans could not be encoded")
+        return found
+
+    def sent_count(self, rollout_id: str, attempt_id: str) -> int:
+        """Return how many spans of an attempt were exported, dropped ones included.
+
+        It is what UpdateAttempt takes as sent_span_count, to be told how many are missing.
+        """
+        with self._changed:
+            return self._counts.get((rollout_id, attempt_id), 0)
+
+    def force_flush(self, timeout_millis: float = 30_000) -> bool:
+        """Wait until all that was exported so far is stored, or given up. False if time ran out."""
+        with self._changed:
+            target = self._added
+            self._hurry_to = max(self._hurry_to, target)
+            self._changed.notify_all()
+            return self._changed.wait_for(
+                lambda: self._settled >= target, max(timeout_millis, 0) / 1000
+            )
+
+    def shutdown(self, timeout_millis: float = 10_000) -> None:
+        """Send what is left within the time, and end. What could not be sent is lost, and warned about."""
+        with self._changed:
+            if self._stop_at is not None:
+                return
+            self._stop_at = time.monotonic() + timeout_millis / 1000
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_millis / 1000)
+        if self._owns_store:
+            self._store.close()  # ends a call that still runs
+        with self._changed:
+            left = self._added - self._settled
+        if left:
+            self._drop(left, "shutdown", "not stored before the exporter was shut down")
+
+    def _drop(self, count: int, kind: str, why: str, level: int = logging.WARNING) -> None:
+        with self._drop_lock:
+            self.dropped_count += count
+            now = time.monotonic()
+            if now - self._warned.get(kind, -QUIET) < QUIET:
+                return
+            self._warned[kind] = now
+        logger.log(level, "dropped %d span(s): %s; %d so far", count, why, self.dropped_count)
+
+    # --- the sending thread -----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        # What this thread does over gRPC must not become spans itself.
+        otel_context.attach(
+            otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, True)
+        )
+        while (items := self._take()) is not None:
+            try:
+                if not self._deliver(items):
+                    return  # shut down: `shutdown` says what is lost
+            except Exception:
+                self._drop(len(items), "defect", "see the traceback")
+                logger.exception("spans could not be sent")
+            with self._changed:
+                self._settled += len(items)
+                self._bytes -= sum(item.size for item in items)
+                self._changed.notify_all()
+
+    def _take(self) -> list[Item] | None:
+        """Wait for spans and return those of one stream; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._stop_at is not None)
+            self._changed.wait_for(self._is_urgent, self._delay)
+            if self._stop_at is not None and (not self._queue or self._is_late()):
+                return None
+            items: list[Item] = []
+            size = 0
+            while self._queue and size < STREAM_BYTES:
+                items.append(self._queue.popleft())
+                size += items[-1].size
+            return items
+
+    def _is_urgent(self) -> bool:
+        return (
+            self._stop_at is not None
+            or self._settled < self._hurry_to
+            or self._bytes >= _outbox.BATCH_BYTES
+        )
+
+    def _is_late(self) -> bool:
+        return self._stop_at is not None and time.monotonic() >= self._stop_at
+
+    def _deliver(self, items: list[Item]) -> bool:
+        """Send spans until each is stored or refused; False if the time of a shutdown is over."""
+        messages = _outbox.into_messages(items)
+        while messages:
+            try:
+                result = self._send(messages)
+            except LightningStoreError as error:
+                self._give_up(messages, error)
+                return True
+            if result is None:
+                return False
+            for stop in result.stops:
+                self._pass_on(stop)
+            messages = self._sort_out(messages, result)
+        return True
+
+    def _pass_on(self, stop: Stop) -> None:
+        if self._on_stop is not None:
+            try:
+                self._on_stop(stop)
+            except Exception:
+                logger.exception("on_stop failed")
+
+    def _sort_out(self, messages: list[list[Item]], result: IngestResult) -> list[list[Item]]:
+        """Return what is to be sent again: a bad span fails its whole batch, but only it is bad."""
+        again: list[list[Item]] = []
+        told = 0
+        for rejection in result.rejections:
+            members = messages[rejection.message_index]
+            told += len(members)
+            if len(members) == 1 or _is_about_attempt(rejection):
+                self._drop(
+                    len(members),
+                    rejection.reason,
+                    f"refused by the server: {rejection.message}",
+                    logging.ERROR,
+                )
+            else:
+                again.extend([item] for item in members)
+        if told < result.rejected_count:
+            # Only the first refusals are told. What follows them goes again; what is stored, is skipped.
+            again.extend(messages[result.rejections[-1].message_index + 1 :])
+        return again
+
+    def _send(self, messages: list[list[Item]]) -> IngestResult | None:
+        """Send messages over one stream until it is answered; None if a shutdown ended the tries.
+
+        Raises LightningStoreError for what waiting does not mend.
+        """
+        delay = FIRST_DELAY
+        defects = 0
+        while True:
+            try:
+                return self._try(messages)
+            except (UnavailableError, DeadlineExceededError) as error:
+                failure: LightningStoreError = error
+            except CancelledCallError:
+                if self._stop_at is None:
+                    raise
+                return None
+            except LightningStoreError as error:
+                defects += isinstance(error, InternalError)
+                perhaps = isinstance(error, InternalError) and defects < MOST_DEFECTS
+                if error.retry_delay is None and not perhaps:
+                    raise
+                failure = error
+            logger.debug("spans not sent yet: %s", failure)
+            if not self._pause(max(delay, failure.retry_delay or 0.0)):
+                return None
+            delay = min(delay * 2, LONGEST_DELAY)
+
+    def _pause(self, delay: float) -> bool:
+        """Wait before another try; False if there is no time for one."""
+        with self._changed:
+            if self._stop_at is not None:
+                time_left = self._stop_at - time.monotonic()
+                self._changed.wait(max(min(delay, time_left), 0))
+                return time_left > delay
+            # A flush does not hurry a server that is not there; a shutdown gets one more try.
+            self._changed.wait_for(lambda: self._stop_at is not None, delay)
+            return True
+
+    def _try(self, messages: list[list[Item]]) -> IngestResult:
+        timeout = STREAM_TIMEOUT
+        if self._stop_at is not None:
+            timeout = min(timeout, max(self._stop_at - time.monotonic(), 0.001))
+
+        def requests() -> Iterator[IngestSpansRequest]:
+            for members in messages:
+                yield IngestSpansRequest(batch=_outbox.to_batch(members))
+
+        answer: Any = self._store._transport.client_stream("IngestSpans", requests(), timeout)
+        return IngestResult.from_message(answer.result)
+
+    def _give_up(self, messages: list[list[Item]], error: LightningStoreError) -> None:
+        count = sum(len(members) for members in messages)
+        self._drop(count, type(error).__name__, f"refused by the server: {error}", logging.ERROR)
+
+
+def _is_about_attempt(rejection: Rejection) -> bool:
+    """Tell whether all spans of a batch are refused for what they have in common."""
+    return rejection.reason.endswith("_NOT_FOUND")
+
+
+def _after_fork() -> None:
+    for exporter in list(_exporters):
+        exporter._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,276 @@
+"""Works on rollouts: claim, run a function, report, for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from lightningstore.client._claims import Claims
+from lightningstore.client._context import AttemptCancelled, NonRetryable, RunContext
+from lightningstore.client._execution import Execution, Work
+from lightningstore.client._heartbeats import Heartbeats
+from lightningstore.client._sync import LightningStore
+from lightningstore.client._tracing import Tracing
+from lightningstore.client.exporter import SpanExporter
+from lightningstore.client.values import Rollout, RolloutMode, Stop
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Tracer
+
+__all__ = ["AttemptCancelled", "NonRetryable", "RunContext", "Runner"]
+
+logger = logging.getLogger(__name__)
+
+Agent = Callable[[Any, Mapping[str, Any], Tracer, RunContext], Any | Awaitable[Any]]
+
+
+class Runner:
+    """Claims rollouts and runs a function on each, several at a time.
+
+    The function gets `(input, resources, tracer, context)`: the rollout's input; its resources by name
+    (LLM, PromptTemplate, CustomResource; a ProxyLLM comes as the LLM routed to this attempt); an
+    OpenTelemetry tracer whose spans are filed under the attempt; and a RunContext. It may be a coroutine
+    function, which runs on the runner's event loop, or a plain one, which runs in a thread. It returns None,
+    or a number: the reward, which becomes a span `agentlightning.annotation`.
+
+    Returning is success. An exception is a failure with its type and message, retried as the rollout's
+    config says; NonRetryable is not. A cancelled or superseded attempt is told: a coroutine is cancelled, a
+    plain function sees `context.cancelled` and gets AttemptCancelled from `context.check()`. Whatever such
+    an attempt returns, it is never reported as succeeded.
+
+    Heartbeats go out from a thread of their own. While the server is away the runner goes on, keeps spans,
+    and reports when it is back; no claim is lost.
+    """
+
+    def __init__(
+        self,
+        store: str | LightningStore | None,
+        fn: Agent,
+        *,
+        worker_id: str | None = None,
+        concurrency: int = 1,
+        modes: Iterable[RolloutMode | str | int | None] = (),
+        max_rollouts: int | None = None,
+        poll_wait: float = 20.0,
+        heartbeat_period: float = 10.0,
+        outage: float = 600.0,
+        grace: float = 5.0,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
+        """Take an address as LightningStore does, or a client, which then stays the caller's to close.
+
+        `worker_id`: unset: made of host name, process id and chance. `concurrency`: rollouts at a time.
+        `modes`: only these, None for those without a mode. `max_rollouts`: end after so many. `poll_wait`:
+        seconds that one long poll lasts. `heartbeat_period`: seconds between two heartbeats, or a third of
+        the shortest unresponsive timeout if that is less. `outage`: seconds for which a result waits for a
+        server that is away. `grace`: seconds that cancelled functions get at a second `stop`.
+        `tracer_provider`: one whose spans are filed too if they begin in the function's context, such as
+        the global one that instrumentation uses.
+
+        Raises ValueError for a concurrency below 1.
+        """
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        self._owns_store = not isinstance(store, LightningStore)
+        self._store = store if isinstance(store, LightningStore) else LightningStore(store)
+        #: What the runner is called.
+        self.worker_id = worker_id or _new_worker_id()
+        self._concurrency = concurrency
+        self._left = max_rollouts
+        self._exporter = SpanExporter(self._store, on_stop=self._stop_attempt)
+        self._heartbeats = Heartbeats(
+            self._store,
+            self.worker_id,
+            period=heartbeat_period,
+            on_stop=self._stop_attempt,
+            stats=self._stats,
+        )
+        self._claims = Claims(self._store, self.worker_id, tuple(modes), poll_wait)
+        self._work = Work(
+            self._store, fn, self._exporter, Tracing(self._exporter, tracer_provider), outage
+        )
+        self._grace = grace
+        self._lock = threading.Lock()
+        self._running: dict[tuple[str, str], Execution] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wakeup = asyncio.Event()
+        self._stops = 0
+        self._finished = 0
+
+    def run(self) -> None:
+        """Work until `stop` is called, or SIGTERM or Ctrl-C arrives, or `max_rollouts` are done.
+
+        The first signal lets what runs finish and claims no more; the second cancels it. Raises
+        LightningStoreError for an error that waiting does not mend.
+        """
+        asyncio.run(self._run_with_signals())
+
+    async def _run_with_signals(self) -> None:
+        with _signals(asyncio.get_running_loop(), self.stop):
+            await self.arun()
+
+    async def arun(self) -> None:
+        """Do what `run` does, on the running event loop and without handling signals.
+
+        Cancelling it cancels what runs. A runner runs once.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._heartbeats.start()
+        try:
+            await self._claim_and_start()
+            await self._finish()
+        except asyncio.CancelledError:
+            self.stop()
+            self.stop()
+            for rollout in await self._claims.rescue():
+                self._start(rollout)
+            await self._finish()
+            raise
+        finally:
+            await asyncio.shield(self._close())
+
+    def stop(self) -> None:
+        """Let what runs finish, and claim no more; called again: cancel what runs. From any thread."""
+        with self._lock:
+            self._stops += 1
+            forced = self._stops > 1
+            running = list(self._running.values())
+        self._claims.stop()
+        if forced:
+            self._work.hurry()
+            for execution in running:
+                execution.cancel(None)
+        self._wake()
+
+    def _wake(self) -> None:
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._wakeup.set)
+
+    async def _claim_and_start(self) -> None:
+        while not self._stops and self._left != 0:
+            free = self._concurrency - len(self._tasks)
+            if self._left is not None:
+                free = min(free, self._left)
+            if free <= 0:
+                await self._wait_for_wakeup()
+                continue
+            for rollout in await self._claims.claim(free):
+                self._start(rollout)
+
+    async def _wait_for_wakeup(self) -> None:
+        await self._wakeup.wait()
+        self._wakeup.clear()
+
+    def _start(self, rollout: Rollout) -> None:
+        if self._left is not None:
+            self._left = max(self._left - 1, 0)
+        context = RunContext(rollout, self.worker_id)
+        execution = Execution(context, asyncio.get_running_loop())
+        key = (context.rollout_id, context.attempt_id)
+        with self._lock:
+            self._running[key] = execution
+            forced = self._stops > 1
+        if forced:
+            execution.cancel(None)
+        self._heartbeats.add(rollout)
+        task = asyncio.create_task(self._run_one(key, execution))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def _run_one(self, key: tuple[str, str], execution: Execution) -> None:
+        try:
+            await self._work.do(execution)
+        except Exception:
+            logger.exception("attempt %s of rollout %s was lost by a defect", key[1], key[0])
+        finally:
+            self._heartbeats.remove(*key)
+            with self._lock:
+                del self._running[key]
+                self._finished += 1
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._wakeup.set()
+
+    async def _finish(self) -> None:
+        """Wait for what runs; once it has been cancelled, no longer than the grace allows."""
+        until: float | None = None
+        loop = asyncio.get_running_loop()
+        while self._tasks:
+            if self._stops > 1 and until is None:
+                until = loop.time() + self._grace
+            left = None if until is None else until - loop.time()
+            if left is not None and left <= 0:
+                self._abandon()
+                left = None
+                until = float("inf")
+            try:
+                await asyncio.wait_for(
+                    self._wait_for_wakeup(), None if left == float("inf") else left
+                )
+            except asyncio.TimeoutError:
+                continue
+
+    def _abandon(self) -> None:
+        with self._lock:
+            running = list(self._running.values())
+        for execution in running:
+            logger.warning(
+                "attempt %s of rollout %s does not end though cancelled: left behind",
+                execution.context.attempt_id,
+                execution.context.rollout_id,
+            )
+            execution.abandon()
+
+    def _stop_attempt(self, stop: Stop) -> None:
+        """Pass on what the server said, from any thread."""
+        with self._lock:
+            execution = self._running.get((stop.rollout_id, stop.attempt_id))
+        if execution is not None:
+            execution.cancel(stop.reason)
+
+    def _stats(self) -> dict[str, Any]:
+        return {
+            "running": len(self._running),
+            "finished": self._finished,
+            "concurrency": self._concurrency,
+            "dropped_spans": self._exporter.dropped_count,
+        }
+
+    async def _close(self) -> None:
+        self._heartbeats.stop()
+        self._claims.stop()
+        await asyncio.to_thread(self._exporter.shutdown)
+        self._work.close()
+        if self._owns_store:
+            self._store.close()
+
+
+def _new_worker_id() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"[-256:]
+
+
+@contextlib.contextmanager
+def _signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on SIGTERM and Ctrl-C, where that is possible: in the main thread."""
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(number, stop)
+                taken.append(number)
+    try:
+        yield
+    finally:
+        for number in taken:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pickle
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from lightningstore.client import (
+    DeadlineExceededError,
+    FieldViolation,
+    InternalError,
+    InvalidArgumentError,
+    LightningStoreError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+    _errors,
+)
+
+from .fakes import rich
+
+
+def test_every_code_but_the_vague_ones_has_a_class() -> None:
+    vague = {grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
+    assert set(_errors._CLASSES) == set(grpc.StatusCode) - vague
+    for code, kind in _errors._CLASSES.items():
+        assert kind.code is code
+        assert kind.__name__ in (_errors.__doc__ or "")
+
+
+def test_rich_status_is_read_from_the_trailers() -> None:
+    code, text, trailers = rich(
+        grpc.StatusCode.NOT_FOUND, "ERROR_REASON_ROLLOUT_NOT_FOUND", rolloutId="ro-1"
+    )
+    error = _errors.from_ending(code, text, trailers)
+    assert type(error) is NotFoundError
+    assert error.reason == "ERROR_REASON_ROLLOUT_NOT_FOUND"
+    assert error.metadata == {"rolloutId": "ro-1"}
+    assert error.retry_delay is None
+    assert str(error) == "NOT_FOUND (ROLLOUT_NOT_FOUND): NOT_FOUND it is"
+
+
+def test_retry_delay_is_read() -> None:
+    ending = rich(grpc.StatusCode.RESOURCE_EXHAUSTED, "ERROR_REASON_BUSY", retry=0.25)
+    error = _errors.from_ending(*ending)
+    assert type(error) is ResourceExhaustedError
+    assert error.retry_delay == 0.25
+
+
+def test_field_violations_are_read() -> None:
+    request = error_details_pb2.BadRequest()
+    request.field_violations.add(field="items[3].mode", description="unknown")
+    status = status_pb2.Status(code=3, message="bad")
+    status.details.add().Pack(request)
+    error = _errors.from_status(status)
+    assert type(error) is InvalidArgumentError
+    assert error.field_violations == (FieldViolation("items[3].mode", "unknown"),)
+
+
+def test_details_that_cannot_be_read_hide_nothing() -> None:
+    ending = (grpc.StatusCode.NOT_FOUND, "gone", ((_errors.DETAILS_KEY, b"\xff\xff"),))
+    error = _errors.from_ending(*ending)
+    assert type(error) is NotFoundError
+    assert error.message == "gone"
+    status = status_pb2.Status(code=5, message="gone")
+    detail = status.details.add()
+    detail.Pack(error_details_pb2.ErrorInfo(reason="R"))
+    broken = status.details.add(type_url="type.googleapis.com/google.rpc.RetryInfo", value=b"\xff")
+    assert broken.value
+    assert _errors.from_status(status).reason == "R"
+
+
+def test_status_without_details_and_unknown_codes() -> None:
+    error = _errors.from_ending(grpc.StatusCode.DEADLINE_EXCEEDED, "late", None)
+    assert type(error) is DeadlineExceededError
+    assert (error.reason, error.metadata, error.field_violations) == ("", {}, ())
+    unknown = _errors.from_status(status_pb2.Status(code=99, message="?"))
+    assert type(unknown) is LightningStoreError
+    assert unknown.code is grpc.StatusCode.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
+        (grpc.StatusCode.UNKNOWN, "Stream removed"),
+    ],
+)
+def test_a_broken_connection_is_unavailable_whatever_grpc_calls_it(
+    code: grpc.StatusCode, text: str
+) -> None:
+    assert type(_errors.from_ending(code, text, ())) is UnavailableError
+
+
+def test_a_defect_of_the_server_is_internal() -> None:
+    ending = rich(grpc.StatusCode.INTERNAL, "ERROR_REASON_INTERNAL", errorId="abc")
+    error = _errors.from_ending(*ending)
+    assert type(error) is InternalError
+    assert error.metadata["errorId"] == "abc"
+
+
+def test_errors_survive_pickling() -> None:
+    error = _errors.from_ending(*rich(grpc.StatusCode.NOT_FOUND, "R", retry=1.0, a="b"))
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is type(error)
+    assert back.__dict__ == error.__dict__
+    assert str(back) == str(error)

@@ -1,0 +1,140 @@
+"""Clients after a fork. In processes of their own: a test run is nothing to fork.
+
+No call is under way at the fork: gRPC itself crashes some of the children then (tried: 2 of 40).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from lightningstore.client import LightningStore
+
+from .fakes import RealServer
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system knows no fork")
+
+BLOCKING = """
+store = LightningStore(address, timeout=5.0)
+store.get_statistics()
+held = store._transport._holder._lock
+with held:  # as if another thread was at it
+    children = [fork(store.get_statistics) for _ in range(2)]
+assert wait(children) == [0, 0]
+store.get_statistics()
+store.close()
+"""
+
+ASYNCIO = """
+import asyncio
+store = AsyncLightningStore(address, timeout=5.0)
+
+async def use():
+    await store.get_statistics()
+    stream = store.watch_rollouts()
+    await stream.registered()
+    rollout = await store.enqueue_rollout(1)
+    await store.cancel_rollouts([rollout.rollout_id])
+    found = await anext(stream)
+    assert found.rollout_id == rollout.rollout_id, found
+    await stream.aclose()
+    batch = SpanBatch(rollout_id=rollout.rollout_id, attempt_id="at-1")
+    batch.spans.add()
+    assert (await store.ingest_spans([batch] * 40)).rejected_count == 40
+    try:
+        await store.get_rollout("nobody")
+    except NotFoundError:
+        pass
+    else:
+        raise AssertionError
+
+asyncio.run(use())
+assert wait([fork(lambda: asyncio.run(use()))]) == [0]
+asyncio.run(use())
+
+async def inside():
+    await store.get_statistics()
+    child = fork(lambda: (asyncio._set_running_loop(None), asyncio.run(use())))
+    assert wait([child]) == [0]
+    await store.close()
+
+asyncio.run(inside())
+"""
+
+EXPORTER = """
+from opentelemetry.sdk.trace import TracerProvider
+attempt = LightningStore(address).start_rollout(1).attempt
+exporter = SpanExporter(address, rollout_id=attempt.rollout_id, attempt_id=attempt.attempt_id)
+
+def export(name):
+    span = TracerProvider(shutdown_on_exit=False).get_tracer("t").start_span(name)
+    span.end()
+    exporter.export([span])
+
+def child():
+    export("child")
+    assert exporter.sent_count(attempt.rollout_id, attempt.attempt_id) == 1
+    assert exporter.force_flush(5000)
+
+export("first")
+assert exporter.force_flush(5000)
+export("parent")
+with exporter._changed:  # as if its thread was at it
+    pid = fork(child)
+assert wait([pid]) == [0]
+assert exporter.force_flush(5000)
+names = sorted(s.name for s in LightningStore(address).query_spans(attempt.rollout_id))
+assert names == ["child", "first", "parent"], names
+"""
+
+FRAME = """
+import faulthandler, os, sys, traceback
+faulthandler.enable()
+from lightningstore.client import *
+address = sys.argv[1]
+
+def fork(function):
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        function()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+def wait(pids):
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+"""
+
+
+@pytest.mark.parametrize(
+    "script", [BLOCKING, ASYNCIO, EXPORTER], ids=["blocking", "asyncio", "exporter"]
+)
+def test_a_child_has_a_connection_of_its_own(shared: RealServer, script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FRAME + script, shared.address],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_child_by_spawn_takes_a_pickled_client(shared: RealServer) -> None:
+    script = "import pickle, sys; print(pickle.load(sys.stdin.buffer).get_server_info().backend)"
+    import pickle
+
+    with LightningStore(shared.address) as store:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            input=pickle.dumps(store),
+            capture_output=True,
+            timeout=20,
+            check=True,
+        )
+    assert done.stdout.strip() == b"sqlite"

@@ -1,0 +1,99 @@
+"""The face of the package: what it exports, and that the two clients are twins."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import lightningstore.client as package
+import pytest
+from lightningstore.client import AsyncLightningStore, LightningStore
+from lightningstore.client._base import SERVICE
+
+FOLDER = Path(inspect.getfile(package)).parent
+SAME_CALLS_ELSEWHERE = {"enqueue_rollout": "enqueue_rollouts", "iter_rollouts": "list_rollouts"}
+
+
+def public(cls: type) -> dict[str, Any]:
+    return {
+        name: getattr(cls, name)
+        for name in dir(cls)
+        if not name.startswith("_") and callable(getattr(cls, name))
+    }
+
+
+def test_all_names_are_there_and_all_that_is_there_is_named() -> None:
+    assert len(package.__all__) == len(set(package.__all__))
+    tree = ast.parse((FOLDER / "__init__.py").read_text())
+    imported = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == set(package.__all__)
+
+
+def test_each_method_of_the_contract_is_a_method_of_both_clients() -> None:
+    for method in SERVICE.methods:
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
+        assert callable(getattr(AsyncLightningStore, name)), name
+        assert callable(getattr(LightningStore, name)), name
+
+
+def test_the_clients_are_twins() -> None:
+    blocking, asyncio = public(LightningStore), public(AsyncLightningStore)
+    assert set(blocking) == set(asyncio)
+    for name, method in asyncio.items():
+        mine, other = inspect.signature(blocking[name]), inspect.signature(method)
+        assert [(p.name, p.default, p.kind) for p in mine.parameters.values()] == [
+            (p.name, p.default, p.kind) for p in other.parameters.values()
+        ], name
+        for parameter in mine.parameters.values():
+            annotation = str(other.parameters[parameter.name].annotation)
+            annotation = annotation.replace("Iterable[SpanBatch] | Async", "").replace("Async", "")
+            assert str(parameter.annotation) == annotation, name
+
+
+def test_the_twins_are_described_alike() -> None:
+    def text(method: Any) -> str:
+        words = inspect.getdoc(method) or ""
+        words = words.replace(
+            "[s async for s in store.query_spans(id)]", "list(store.query_spans(id))"
+        )
+        return re.sub(r"\bawait ", "", words)
+
+    skipped = {"over"}
+    for name, method in public(AsyncLightningStore).items():
+        assert text(method), name
+        if name not in skipped:
+            assert text(method) == text(getattr(LightningStore, name)), name
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
+def test_files_fit_the_eye(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= 500
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+            assert length <= 60, f"{path.name}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
+def test_only_the_embedded_store_knows_the_server(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    names = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    knows = [name for name in names if name.startswith("lightningstore.service")]
+    assert not knows or path.name == "embedded.py"
+    top = [n.module or "" for n in tree.body if isinstance(n, ast.ImportFrom)]
+    assert not [name for name in top if name.startswith("lightningstore.service")]
+
+
+def test_the_package_is_typed_and_its_root_is_a_namespace() -> None:
+    assert (FOLDER / "py.typed").exists()
+    assert not (FOLDER.parent / "__init__.py").exists()

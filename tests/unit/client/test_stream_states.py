@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lightningstore.client._streams import QueryState, WaitState, WatchState
+from lightningstore.v1 import span_pb2
+from lightningstore.v1.completion_pb2 import (
+    WaitForRolloutsResponse,
+    WaitSummary,
+    WatchRolloutsResponse,
+)
+from lightningstore.v1.rollout_pb2 import Rollout
+
+
+def answer(*ids: str, summary: WaitSummary | None = None) -> WaitForRolloutsResponse:
+    return WaitForRolloutsResponse(rollouts=[Rollout(rollout_id=i) for i in ids], summary=summary)
+
+
+def request_of(state: WaitState) -> Any:
+    request = state.request()
+    assert request is not None
+    return request
+
+
+def test_a_wait_asks_again_only_for_what_is_open() -> None:
+    state = WaitState(["a", "b", "c", "a"], (), 2, None)
+    first = request_of(state)
+    assert list(first.rollout_ids) == ["a", "b", "c"]
+    assert first.min_count == 2
+    assert not first.HasField("timeout")
+    assert [r.rollout_id for r in state.take(answer("b"))] == ["b"]
+    second = request_of(state)
+    assert list(second.rollout_ids) == ["a", "c"]
+    assert second.min_count == 1
+
+
+def test_a_wait_passes_nothing_on_twice() -> None:
+    state = WaitState(["a", "b"], (), None, None)
+    assert len(state.take(answer("a"))) == 1
+    assert [r.rollout_id for r in state.take(answer("a", "b"))] == ["b"]
+    assert state.finished_count == 2
+
+
+def test_a_wait_whose_summary_was_lost_ends_all_the_same() -> None:
+    state = WaitState(["a", "b", "c"], (), 2, None)
+    state.request()
+    state.take(answer("c", "a"))
+    assert state.request() is None
+    assert state.ended
+    assert state.open_rollout_ids == ["b"]
+
+
+def test_a_wait_for_groups_asks_for_all_of_them_again() -> None:
+    state = WaitState((), ["g"], None, None)
+    state.request()
+    state.take(answer("a"))
+    assert list(request_of(state).group_ids) == ["g"]
+    summary = WaitSummary(finished_count=2, open_count=1, open_rollout_ids=["c"])
+    assert [r.rollout_id for r in state.take(answer("a", "b", summary=summary))] == ["b"]
+    assert state.ended
+    assert state.open_rollout_ids == ["c"]
+
+
+def test_the_time_of_a_wait_runs_on_through_a_break() -> None:
+    now = [10.0]
+    state = WaitState(["a", "b"], (), None, 5.0, now=lambda: now[0])
+    assert request_of(state).timeout.seconds == 5
+    state.take(answer("a"))
+    now[0] += 3
+    assert request_of(state).timeout.seconds == 2
+    now[0] += 30
+    assert request_of(state).timeout.seconds == 0
+    assert request_of(state).HasField("timeout")
+
+
+def test_ids_are_a_list() -> None:
+    with pytest.raises(TypeError, match="rollout_ids"):
+        WaitState("ro-1", (), None, None)
+
+
+def test_a_watch_goes_on_where_its_user_stands() -> None:
+    state = WatchState(None, "")
+    assert not state.request().HasField("after_completion_number")
+    state.store_id = "s"
+    state.passed_on_all(WatchRolloutsResponse(through_completion_number=4, store_id="s"))
+    assert state.request().after_completion_number == 4
+    assert state.request().store_id == "s"
+    # Three came in one message, and the user has taken one of them.
+    from lightningstore.client import Rollout as View
+
+    state.passed_on(View(Rollout(completion_number=5)))
+    assert state.request().after_completion_number == 5
+
+
+def test_a_watch_from_the_beginning_says_so() -> None:
+    assert WatchState(0, "").request().HasField("after_completion_number")
+
+
+def test_a_query_passes_no_span_on_twice() -> None:
+    state = QueryState(span_pb2.QuerySpansRequest())
+    batch = span_pb2.SpanBatch(attempt_id="at-1", sequence_ids=[1, 2])
+    batch.spans.add(span_id=b"1" * 8)
+    batch.spans.add(span_id=b"2" * 8)
+    first = span_pb2.QuerySpansResponse(batches=[batch])
+    assert [s.sequence_id for s in state.take(first)] == [1, 2]
+    assert state.take(first) == []
+    batch.attempt_id = "at-2"  # the same span id in another attempt is another span
+    assert len(state.take(span_pb2.QuerySpansResponse(batches=[batch]))) == 2
