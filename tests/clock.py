@@ -1,0 +1,78 @@
+"""A clock that tests move."""
+
+from __future__ import annotations
+
+import asyncio
+
+START_NS = 1_767_225_600_000_000_000  # 2026-01-01 00:00:00 UTC
+
+
+class ManualClock:
+    """Stands still until it is moved; whoever waits is woken exactly at the time asked for."""
+
+    def __init__(self) -> None:
+        self._wall_ns = START_NS
+        self._monotonic = 1000.0
+        self._sleepers: dict[object, tuple[float, asyncio.Event]] = {}
+
+    def wall_ns(self) -> int:
+        return self._wall_ns
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    async def wait(self, event: asyncio.Event, until: float | None) -> None:
+        if until is None:
+            await event.wait()
+            return
+        if until <= self._monotonic:
+            await asyncio.sleep(0)
+            return
+        token = object()
+        self._sleepers[token] = (until, event)
+        try:
+            await event.wait()
+        finally:
+            del self._sleepers[token]
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, stopping wherever somebody wants to be woken."""
+        target = self._monotonic + seconds
+        await self._settle()
+        while True:
+            due = [place for place in self._sleepers.values() if place[0] <= target]
+            if not due:
+                break
+            moment = min(due, key=lambda place: place[0])[0]
+            self._move(moment - self._monotonic)
+            for until, event in list(self._sleepers.values()):
+                if until <= moment:
+                    event.set()
+            await self._settle()
+        self._move(target - self._monotonic)
+        await self._settle()
+
+    def jump(self, seconds: float) -> None:
+        """Let time pass with nobody there: while the server is down."""
+        self._move(seconds)
+
+    def jump_wall(self, seconds: float) -> None:
+        """Set the wall clock, as an administrator or NTP does."""
+        self._wall_ns += int(seconds * 1e9)
+
+    async def stall(self, seconds: float) -> None:
+        """Let time pass while the process cannot run; everybody who is due wakes late."""
+        self._move(seconds)
+        for until, event in list(self._sleepers.values()):
+            if until <= self._monotonic:
+                event.set()
+        await self._settle()
+
+    def _move(self, seconds: float) -> None:
+        if seconds > 0:
+            self._monotonic += seconds
+            self._wall_ns += round(seconds * 1e9)
+
+    async def _settle(self) -> None:
+        for _ in range(6):
+            await asyncio.sleep(0)

@@ -1,0 +1,72 @@
+"""`lightningstore serve` and its views as processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+COMMAND = str(Path(sys.executable).parent / "lightningstore")
+START_SECONDS = 20
+STOP_SECONDS = 20
+ENVIRONMENT = {
+    key: value for key, value in os.environ.items() if not key.startswith("LIGHTNINGSTORE_")
+}
+
+
+class Process:
+    """A running server."""
+
+    def __init__(self, process: asyncio.subprocess.Process, first_line: str) -> None:
+        self.process = process
+        self.first_line = first_line
+        self.address = first_line.partition(" on ")[2].partition(",")[0]
+
+    async def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; returns the exit code."""
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        await asyncio.wait_for(self.process.communicate(), STOP_SECONDS)
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+
+async def serve(*options: str, folder: Path) -> Process:
+    """Start a server in a folder and return when it listens."""
+    process = await asyncio.create_subprocess_exec(
+        COMMAND,
+        "serve",
+        *options,
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+    if not line:
+        _, errors = await process.communicate()
+        raise AssertionError(f"exit code {process.returncode}: {errors.decode()}")
+    return Process(process, line.decode().rstrip("\n"))
+
+
+async def run(*arguments: str, folder: Path, **environment: str) -> tuple[int, str, str]:
+    """Run a command to its end; returns exit code, stdout and stderr."""
+    process = await asyncio.create_subprocess_exec(
+        COMMAND,
+        *arguments,
+        cwd=folder,
+        env={**ENVIRONMENT, "COLUMNS": "250", **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, errors = await asyncio.wait_for(process.communicate(), START_SECONDS)
+    except asyncio.TimeoutError:
+        process.kill()
+        await process.communicate()
+        raise
+    assert process.returncode is not None
+    return process.returncode, out.decode(), errors.decode()

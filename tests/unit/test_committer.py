@@ -1,0 +1,158 @@
+"""Group commit: sharing, order, cancellation, back pressure, failure."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from lightningstore.service.committer import Committer
+from lightningstore.service.errors import Busy, StorageFailed
+from lightningstore.service.storage.base import Changes, RequestRow
+
+pytestmark = pytest.mark.asyncio
+
+
+class Disk:
+    """A storage whose commits the test lets through, or fails."""
+
+    durable = True
+
+    def __init__(self) -> None:
+        self.commits: list[Changes] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failing = False
+
+    async def commit(self, changes: Changes) -> None:
+        await self.gate.wait()
+        if self.failing:
+            raise RuntimeError("disk on fire")
+        self.commits.append(changes)
+
+
+class Rig:
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.published: list[int] = []
+        self.recovered = asyncio.Event()
+        self.committer = Committer(disk, self.publish, self.recover, 1000)  # type: ignore[arg-type]
+        self.committer.start()
+
+    def publish(self) -> None:
+        self.published.append(self.committer.durable_through)
+
+    async def recover(self) -> bool:
+        await self.recovered.wait()
+        self.disk.failing = False
+        return True
+
+    def write(self, name: str, size: int = 10) -> int:
+        self.committer.changes.requests.append(RequestRow("", name, 0, b"", 0))
+        self.committer.changes.size += size
+        return self.committer.seal()
+
+    def written(self) -> list[list[str]]:
+        return [[row.request_id for row in c.requests] for c in self.disk.commits]
+
+
+async def spin() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_writers_that_wait_share_one_commit_in_their_order() -> None:
+    rig = Rig(Disk())
+    rig.disk.gate.clear()
+    first = rig.write("a")
+    await spin()
+    others = [rig.write(name) for name in "bcd"]
+    waits = [asyncio.create_task(rig.committer.durable(n)) for n in [first, *others]]
+    rig.disk.gate.set()
+    await asyncio.gather(*waits)
+    assert rig.written() == [["a"], ["b", "c", "d"]]
+    assert rig.published == [1, 4]
+    await rig.committer.drain()
+
+
+async def test_nobody_is_told_before_the_disk_has_it() -> None:
+    rig = Rig(Disk())
+    rig.disk.gate.clear()
+    wait = asyncio.create_task(rig.committer.durable(rig.write("a")))
+    await spin()
+    assert not wait.done()
+    assert rig.published == []
+    rig.disk.gate.set()
+    await wait
+    await rig.committer.drain()
+
+
+async def test_read_during_a_commit_waits_for_it_and_no_longer() -> None:
+    rig = Rig(Disk())
+    rig.disk.gate.clear()
+    number = rig.write("a")
+    await spin()
+    read = asyncio.create_task(rig.committer.durable(number))
+    await spin()
+    rig.disk.gate.set()
+    await asyncio.wait_for(read, 5)
+    await asyncio.wait_for(rig.committer.durable(number), 5)
+    await rig.committer.drain()
+
+
+async def test_cancelled_caller_cancels_no_commit() -> None:
+    rig = Rig(Disk())
+    rig.disk.gate.clear()
+    gone = asyncio.create_task(rig.committer.durable(rig.write("a")))
+    stays = asyncio.create_task(rig.committer.durable(rig.write("b")))
+    await spin()
+    gone.cancel()
+    await spin()
+    rig.disk.gate.set()
+    await stays
+    assert rig.written() == [["a", "b"]]
+    await rig.committer.drain()
+
+
+async def test_too_much_waiting_refuses_unary_writes_and_holds_streams() -> None:
+    rig = Rig(Disk())
+    rig.disk.gate.clear()
+    number = rig.write("big", size=2000)
+    await spin()
+    with pytest.raises(Busy) as caught:
+        rig.committer.admit()
+    assert caught.value.retry_delay
+    room = asyncio.create_task(rig.committer.room())
+    await spin()
+    assert not room.done()
+    rig.disk.gate.set()
+    await room
+    await rig.committer.durable(number)
+    rig.committer.admit()
+    await rig.committer.drain()
+
+
+async def test_failed_commit_fails_all_who_wait_until_recovered() -> None:
+    rig = Rig(Disk())
+    rig.disk.failing = True
+    waits = [asyncio.create_task(rig.committer.durable(rig.write(name))) for name in "ab"]
+    for wait in waits:
+        with pytest.raises(StorageFailed, match="disk on fire"):
+            await wait
+    with pytest.raises(StorageFailed):
+        rig.committer.admit()
+    with pytest.raises(StorageFailed):
+        await rig.committer.durable(rig.committer.sealed)
+    rig.recovered.set()
+    await spin()
+    rig.committer.admit()
+    await rig.committer.durable(rig.write("c"))
+    assert rig.written() == [["c"]]
+    await rig.committer.drain()
+
+
+async def test_drain_commits_what_was_sealed() -> None:
+    rig = Rig(Disk())
+    rig.write("a")
+    rig.write("b")
+    await rig.committer.drain()
+    assert rig.written() == [["a", "b"]]

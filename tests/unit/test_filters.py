@@ -1,0 +1,93 @@
+"""Predicate and SQL of one query pick the same rollouts in the same order."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightningstore.service import filters
+from lightningstore.service.storage.base import RolloutQuery, RolloutRow
+from lightningstore.v1.rollout_pb2 import Rollout
+
+settings.register_profile("steady", derandomize=True, deadline=None, max_examples=150)
+settings.load_profile("steady")
+
+TEXT = st.text(alphabet="aAb%_'\\\x00ü", max_size=3)
+ROLLOUTS = st.lists(
+    st.builds(
+        Rollout,
+        rollout_id=TEXT,
+        mode=st.integers(0, 3),
+        priority=st.integers(-2, 2),
+        group_id=st.sampled_from(["", "g", "G", "h"]),
+        status=st.integers(1, 7),
+        attempt_count=st.integers(0, 2),
+        latest_attempt_id=TEXT,
+        completion_number=st.integers(0, 3),
+    ),
+    max_size=15,
+)
+QUERIES = st.builds(
+    RolloutQuery,
+    statuses=st.frozensets(st.integers(1, 7), max_size=3),
+    rollout_ids=st.frozensets(TEXT, max_size=3),
+    rollout_id_contains=TEXT,
+    modes=st.frozensets(st.integers(0, 3), max_size=2),
+    group_ids=st.frozensets(st.sampled_from(["", "g", "h", "none"]), max_size=2),
+    any_of=st.booleans(),
+    order_by=st.sampled_from(["key", *filters.COLUMNS]),
+    descending=st.booleans(),
+    limit=st.integers(1, 4),
+)
+
+
+def database(rows: list[RolloutRow]) -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:")
+    connection.execute(
+        f"CREATE TABLE rollouts (key INTEGER PRIMARY KEY, {','.join(filters.COLUMNS)})"
+    )
+    marks = filters.marks(1 + len(filters.COLUMNS))
+    for row in rows:
+        values = [get(row.rollout) for get in filters.COLUMNS.values()]
+        connection.execute(f"INSERT INTO rollouts VALUES ({marks})", [row.key, *values])
+    return connection
+
+
+def by_sql(connection: sqlite3.Connection, query: RolloutQuery) -> list[int]:
+    where, parameters = filters.where(query)
+    page, more = filters.page(query)
+    text = f"SELECT key FROM rollouts WHERE {where} {page}"
+    return [key for (key,) in connection.execute(text, [*parameters, *more])]
+
+
+@given(ROLLOUTS, QUERIES)
+def test_sql_and_predicate_agree_page_by_page(rollouts: list[Rollout], query: RolloutQuery) -> None:
+    rows = [RolloutRow(key, rollout, 0, 0) for key, rollout in enumerate(rollouts, 1)]
+    matching = [row for row in rows if filters.matches(query)(row.rollout)]
+    matching.sort(key=lambda r: (filters.sort_value(query, r), r.key), reverse=query.descending)
+    expected = [row.key for row in matching]
+    connection = database(rows)
+    seen: list[int] = []
+    place = None
+    while True:
+        page = by_sql(connection, RolloutQuery(**{**query.__dict__, "after": place}))
+        if not page:
+            break
+        seen += page
+        last = rows[page[-1] - 1]
+        place = (filters.sort_value(query, last), last.key)
+    connection.close()
+    assert seen == expected
+
+
+@given(ROLLOUTS, QUERIES, st.integers(0, 5))
+def test_skip_passes_over_the_first(
+    rollouts: list[Rollout], query: RolloutQuery, skip: int
+) -> None:
+    rows = [RolloutRow(key, rollout, 0, 0) for key, rollout in enumerate(rollouts, 1)]
+    connection = database(rows)
+    everything = by_sql(connection, RolloutQuery(**{**query.__dict__, "limit": 100}))
+    skipped = by_sql(connection, RolloutQuery(**{**query.__dict__, "limit": 100, "skip": skip}))
+    connection.close()
+    assert skipped == everything[skip:]

@@ -1,0 +1,120 @@
+"""Queue, timers, shelf, wire format: data structures against plain models."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightningstore.service import wire
+from lightningstore.service.eviction import Shelf
+from lightningstore.service.queue import RolloutQueue
+from lightningstore.service.timers import Timers
+from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
+
+settings.register_profile("steady", derandomize=True, deadline=None, max_examples=150)
+settings.load_profile("steady")
+
+IDS = st.sampled_from([f"r{i}" for i in range(12)])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("push"), IDS, st.integers(-1, 2), st.integers(0, 3)),
+        st.tuples(st.just("discard"), IDS),
+        st.tuples(st.just("pop"), st.frozensets(st.integers(0, 3), max_size=2)),
+    ),
+    max_size=300,
+)
+
+
+@given(STEPS)
+def test_queue_is_by_priority_then_position_whatever_leaves_it(steps: list[tuple]) -> None:
+    queue, model, position = RolloutQueue(), {}, 0
+    for step in steps:
+        if step[0] == "push":
+            _, rollout_id, priority, mode = step
+            old = model.get(rollout_id)
+            if old is None:  # a queued rollout that only changes lanes keeps its position
+                position += 1
+            place = old[1] if old is not None else position
+            queue.push(rollout_id, place, priority, mode)
+            model[rollout_id] = (-priority, place, mode)
+        elif step[0] == "discard":
+            queue.discard(step[1])
+            model.pop(step[1], None)
+        else:
+            fitting = [(p, i) for i, p in model.items() if not step[1] or p[2] in step[1]]
+            expected = min(fitting)[1] if fitting else None
+            assert queue.pop(step[1]) == expected
+            model.pop(expected, None)
+        assert len(queue) == len(model)
+        assert all(i in queue for i in model)
+
+
+def test_queue_forgets_what_has_left_it() -> None:
+    queue = RolloutQueue()
+    for n in range(10_000):
+        queue.push("same", n, n % 3, 0)
+        queue.push(f"r{n}", n, 0, 0)
+        queue.discard(f"r{n}")
+    entries = sum(len(lane) for lanes in queue._lanes.values() for lane in lanes.values())
+    assert entries < 200
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50), st.booleans()), max_size=200))
+def test_timers_yield_each_item_once_at_its_earliest_deadline(steps: list[tuple]) -> None:
+    timers: Timers[int] = Timers()
+    model: dict[int, float] = {}
+    for item, deadline, drop in steps:
+        if drop:
+            timers.discard(item)
+            model.pop(item, None)
+        else:
+            earliest = timers.push(deadline, item)
+            model[item] = min(deadline, model.get(item, deadline))
+            assert not earliest or model[item] == min(model.values())
+        assert timers.next_deadline() == min(model.values(), default=None)
+    popped = list(timers.pop_due(25))
+    assert sorted(popped) == sorted(i for i, d in model.items() if d <= 25)
+    assert [model[i] for i in popped] == sorted(model[i] for i in popped)
+    assert len(timers) == len(model) - len(popped)
+
+
+def test_timers_forget_what_was_discarded() -> None:
+    timers: Timers[int] = Timers()
+    for n in range(10_000):
+        timers.push(1e9, n)
+        timers.discard(n)
+    assert len(timers._heap) < 200
+
+
+def test_shelf_takes_finished_ones_first_and_the_oldest_of_them() -> None:
+    shelf = Shelf(threshold=100, safe=50)
+    shelf.add(1, 10, 30, 3, finished=False)
+    shelf.add(2, 20, 30, 3, finished=False)
+    shelf.add(3, 30, 30, 3, finished=False)
+    shelf.move(3, finished=True)
+    shelf.move(2, finished=True)
+    shelf.move(2, finished=False)
+    assert shelf.evict() == []
+    shelf.add(3, 30, 20, 2, finished=True)
+    assert [(item.key, item.bytes, item.count) for item in shelf.evict()] == [
+        (3, 50, 5),
+        (1, 30, 3),
+    ]
+    assert (shelf.total, shelf.evicted_count, shelf.evicted) == (30, 8, {1, 3})
+
+
+@given(st.integers(0, 2**63))
+def test_varints_are_read_back(number: int) -> None:
+    data = wire.varint(number)
+    assert wire.read_varint(b"x" + data, 1) == (number, 1 + len(data))
+
+
+@given(st.binary(max_size=300))
+def test_field_is_what_protobuf_writes(payload: bytes) -> None:
+    batch = SpanBatch(schema_url=payload.hex())
+    data = wire.field(1, batch.SerializeToString())
+    assert IngestSpansRequest.FromString(data).batch == batch
+    start = wire.frame(data, 1)
+    assert start is not None
+    assert data[start:] == batch.SerializeToString()
+    assert wire.frame(data + b"\x10\x01", 1) is None
+    assert wire.frame(data, 2) is None

@@ -1,0 +1,69 @@
+"""What keeps the code small enough to read in an afternoon, and its parts together."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lightningstore.service.rpc.handlers import SERVICE, snake_case
+from lightningstore.service.rpc.status import CODES
+from lightningstore.v1.error_reason_pb2 import ErrorReason
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("service", "client", "tests", "benchmarks", "examples")
+LINES_OF_A_FILE = 500
+LINES_OF_A_FUNCTION = 60
+
+
+def sources() -> list[Path]:
+    return sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                lines -= first.end_lineno - first.lineno + 1
+            yield node.name, lines
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_file_and_its_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= LINES_OF_A_FILE
+    assert [f for f in functions(path) if f[1] > LINES_OF_A_FUNCTION] == []
+    assert not re.search(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b", text)
+
+
+def test_namespace_package_has_no_init() -> None:
+    roots = ("generated/python", "service", "client/python")
+    for root in roots:
+        assert (ROOT / root / "lightningstore").is_dir()
+        assert not (ROOT / root / "lightningstore" / "__init__.py").exists()
+
+
+def test_every_statement_is_used() -> None:
+    folder = ROOT / "service/lightningstore/service/storage"
+    named = re.findall(r"^-- name: (\w+)$", (folder / "sqlite.sql").read_text(), re.MULTILINE)
+    code = (folder / "sqlite.py").read_text()
+    assert [name for name in named if f'"{name}"' not in code] == []
+    assert len(named) == len(set(named))
+
+
+def test_every_error_reason_has_a_code_and_is_documented() -> None:
+    numbers = {number for number in ErrorReason.values() if number}
+    assert set(CODES) == numbers
+    page = (ROOT / "docs/errors.md").read_text()
+    words = [name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()[1:]]
+    assert [word for word in words if word not in page] == []
+
+
+def test_every_call_is_in_the_contract_suite() -> None:
+    suite = "".join(p.read_text() for p in (ROOT / "tests/contract").glob("*.py"))
+    calls = [snake_case(method.name) for method in SERVICE.methods]
+    assert [call for call in calls if f".{call}(" not in suite] == []
