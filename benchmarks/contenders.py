@@ -1,0 +1,141 @@
+"""Starts contenders, each a process of its own, and looks at them from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+PEER = "agentlightning==0.3.0"
+PEER_VENV = ROOT / ".venv-peer"
+START_SECONDS = 120.0
+
+
+class Failed(Exception):
+    """A contender or a load ended when it should not have."""
+
+
+class Server:
+    """A contender that runs."""
+
+    def __init__(self, process: subprocess.Popen[str], address: str, start_seconds: float) -> None:
+        self._process = process
+        self._view = psutil.Process(process.pid)
+        self.address = address
+        #: Seconds from the start of the process until it was ready to serve.
+        self.start_seconds = start_seconds
+
+    def cpu_seconds(self) -> float:
+        """Return what it has used of a core so far, all threads; the kernel counts in 10 ms."""
+        used = self._view.cpu_times()
+        return used.user + used.system
+
+    def rss_bytes(self) -> int:
+        """Return its resident memory."""
+        return self._view.memory_info().rss
+
+    def stop(self) -> None:
+        """End it, cleanly if it can."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment of a process of a benchmark: none of our settings leak in."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("LIGHTNINGSTORE_")}
+    return {**kept, "PYTHONPATH": str(ROOT), **more}
+
+
+@contextlib.contextmanager
+def serve(kind: str, folder: Path, *flags: str) -> Iterator[Server]:
+    """Start a contender: echo, sink, memory, sqlite (its file in `folder`) or peer. Ends it too."""
+    if kind == "peer":
+        server = _start_peer()
+    else:
+        if kind == "sqlite" and "--db" not in flags:
+            place = tempfile.mkdtemp(dir=folder)
+            flags = (*flags, "--db", f"{place}/store.db")
+        server = _start(kind, flags)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _start(kind: str, flags: tuple[str, ...]) -> Server:
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.servers", kind, *flags],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    line = _line(process)
+    found = re.search(r"on ([\d.]+:\d+)", line)
+    if found is None:
+        raise Failed(f"{kind} said {line!r}")
+    return Server(process, found[1], time.perf_counter() - started)
+
+
+def _start_peer() -> Server:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [
+            *(PEER_VENV / "bin" / "agl", "store", "--backend", "memory", "--log-level", "ERROR"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        ],
+        env=environment(LITELLM_LOCAL_MODEL_COST_MAP="True"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    address = f"127.0.0.1:{port}"
+    while time.perf_counter() - started < START_SECONDS:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://{address}/v1/agl/health", timeout=5).close()
+            return Server(process, address, time.perf_counter() - started)
+        if process.poll() is not None:
+            raise Failed("the peer ended at its start")
+        time.sleep(0.1)
+    process.kill()
+    raise Failed("the peer did not start")
+
+
+def install_peer() -> None:
+    """Make the peer's environment, once."""
+    if (PEER_VENV / "bin" / "agl").exists():
+        return
+    print(f"installing {PEER} into {PEER_VENV.name}, about a minute", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "venv", PEER_VENV], check=True)
+    subprocess.run(
+        [PEER_VENV / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", PEER],
+        check=True,
+    )
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise Failed(f"the server ended with {process.wait()}")
+    return line
