@@ -6,6 +6,8 @@ from itertools import product
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
 from lightningstore.service import lifecycle
 from lightningstore.service.errors import TransitionNotAllowed
 from lightningstore.service.lifecycle import Queue, Transition
@@ -236,3 +238,190 @@ def test_back_off_grows_to_its_bound_and_varies_by_its_jitter(
 
 def test_without_a_back_off_a_retry_waits_not_at_all() -> None:
     assert lifecycle.backoff_delay(RolloutConfig(), 5, 1.0) == 0
+
+
+# What a rollout (in the order Q P R S F C X) becomes by what is done to it and not to an attempt: whatever
+# its attempts are, they stay as they are.
+ROLLOUT_EVENTS = {"claim": "PPPPP!P", "cancel": "CCC!!CC", "requeue": "QQQQQQQ"}
+
+
+@pytest.mark.parametrize(
+    ("event", "attempt", "rollout", "latest"),
+    list(product(ROLLOUT_EVENTS, ATTEMPTS, ROLLOUTS, [True, False])),
+)
+def test_what_is_done_to_a_rollout_leaves_its_attempts_as_they_are(
+    event: str, attempt: str, rollout: str, latest: bool
+) -> None:
+    task, one = records(attempt, rollout, latest=latest)
+    before = (task.SerializeToString(), one.SerializeToString())
+    new = Attempt(rollout_id="ro", attempt_id="at-3", sequence_number=3, status=1)
+
+    def act() -> Transition:
+        if event == "claim":
+            return lifecycle.claim(task, new)
+        return lifecycle.set_status(task, ROLLOUTS["C" if event == "cancel" else "Q"], NOW)
+
+    expected = ROLLOUT_EVENTS[event]["QPRSFCX".index(rollout)]
+    if expected == "!":
+        with pytest.raises(TransitionNotAllowed):
+            act()
+        return
+    transition = act()
+    assert (task.SerializeToString(), one.SerializeToString()) == before
+    assert transition.attempt is (new if event == "claim" else None)
+    assert letter(ROLLOUTS, (transition.rollout or task).status) == expected
+    assert transition.finished == (event == "cancel" and rollout != "C")
+
+
+# What an attempt becomes when its runner says RUNNING, by the rollout as above; "!" is refused: nothing
+# leads back from an end, but for the watchdog's UNRESPONSIVE.
+SAY_RUNNING = ("RR!!!R", "RR!!!!", "RR!!!!", "RR!!!R", "RR!!!!")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "rollout", "latest"), list(product(ATTEMPTS, ROLLOUTS, [True, False]))
+)
+def test_runner_may_say_that_it_runs(attempt: str, rollout: str, latest: bool) -> None:
+    task, one = records(attempt, rollout, latest=latest)
+    expected = SAY_RUNNING[situation(rollout, latest=latest)]["PRSFTU".index(attempt)]
+    if expected == "!":
+        with pytest.raises(TransitionNotAllowed):
+            lifecycle.report(task, one, ATTEMPTS["R"], None, NOW, 0.5)
+        return
+    transition = lifecycle.report(task, one, ATTEMPTS["R"], None, NOW, 0.5)
+    after = transition.attempt or one
+    assert letter(ATTEMPTS, after.status) == "R"
+    assert not after.HasField("end_time")
+    runs = latest and attempt != "R" and rollout in OPEN
+    moved = transition.rollout or task
+    assert letter(ROLLOUTS, moved.status) == ("R" if runs else rollout)
+
+
+def report(task: Rollout, one: Attempt, word: str, failure: Failure | None = None) -> Transition:
+    return lifecycle.report(task, one, ATTEMPTS[word], failure, NOW, 0.5)
+
+
+@pytest.mark.parametrize("verdict", ["T", "U"])
+def test_late_success_decides_a_rollout_that_waits_for_its_retry(verdict: str) -> None:
+    transition = report(*records(verdict, "X", latest=True), "S")
+    assert transition.rollout is not None
+    assert transition.rollout.status == ROLLOUTS["S"]
+    assert (transition.queue, transition.finished) == (Queue.OUT, True)
+
+
+@pytest.mark.parametrize("verdict", ["T", "U"])
+def test_late_failure_leaves_the_waiting_retry_in_its_place(verdict: str) -> None:
+    transition = report(*records(verdict, "X", latest=True), "F")
+    assert transition.attempt is not None
+    assert transition.attempt.status == ATTEMPTS["F"]
+    assert (transition.rollout, transition.queue) == (None, Queue.KEEP)
+
+
+@pytest.mark.parametrize("verdict", ["T", "U"])
+def test_late_failure_that_retrying_cannot_help_ends_the_wait_for_a_retry(verdict: str) -> None:
+    transition = report(*records(verdict, "X", latest=True), "F", Failure(retryable=False))
+    assert transition.rollout is not None
+    assert transition.rollout.status == ROLLOUTS["F"]
+    assert (transition.queue, transition.finished) == (Queue.OUT, True)
+
+
+@pytest.mark.parametrize(("word", "rollout"), list(product("SF", "SFC")))
+def test_late_word_under_a_finished_rollout_is_recorded_and_no_more(
+    word: str, rollout: str
+) -> None:
+    transition = report(*records("U", rollout, latest=True), word)
+    assert transition.attempt is not None
+    assert transition.attempt.status == ATTEMPTS[word]
+    assert transition.attempt.end_time == NOW
+    assert transition._replace(attempt=None) == lifecycle.NOTHING
+
+
+def test_late_span_of_a_failed_attempt_leaves_the_waiting_retry_in_the_queue() -> None:
+    transition = lifecycle.heard_from(*records("F", "X", latest=True), NOW, by_span=True)
+    assert (transition.rollout, transition.queue) == (None, Queue.KEEP)
+
+
+def test_late_span_revives_unresponsive_attempt_and_takes_its_retry_out_of_the_queue() -> None:
+    transition = lifecycle.heard_from(*records("U", "X", latest=True), NOW, by_span=True)
+    assert transition.attempt is not None
+    assert transition.rollout is not None
+    assert not transition.attempt.HasField("end_time")
+    assert transition.rollout.status == ROLLOUTS["R"]
+    assert transition.queue is Queue.OUT
+
+
+@pytest.mark.parametrize(("word", "other"), [("S", "F"), ("F", "S")])
+def test_word_that_decided_is_final_and_may_be_repeated(word: str, other: str) -> None:
+    task, one = records(word, word, latest=True)
+    assert report(task, one, word) == lifecycle.NOTHING
+    assert lifecycle.decided(task, one, ATTEMPTS[word])
+    with pytest.raises(TransitionNotAllowed, match="cannot become"):
+        report(task, one, other)
+
+
+def test_record_of_a_superseded_attempt_may_be_corrected() -> None:
+    transition = report(*records("S", "R", latest=False), "F", Failure(message="wrong"))
+    assert transition.attempt is not None
+    assert transition.attempt.failure.message == "wrong"
+    assert transition._replace(attempt=None) == lifecycle.NOTHING
+
+
+def test_success_after_a_failure_forgets_why_it_failed() -> None:
+    task, one = records("F", "R", latest=False)
+    one.failure.message = "wrong"
+    transition = report(task, one, "S")
+    assert transition.attempt is not None
+    assert not transition.attempt.HasField("failure")
+
+
+@pytest.mark.parametrize("max_attempts", [0, 1])
+def test_one_attempt_is_all_unless_more_are_asked_for(max_attempts: int) -> None:
+    config = RolloutConfig(max_attempts=max_attempts, retry_condition=[4])
+    assert not lifecycle.should_retry(config, 4, 1, None)
+
+
+def test_attempt_beyond_max_attempts_is_not_retried() -> None:
+    config = RolloutConfig(max_attempts=2, retry_condition=[4])
+    assert not lifecycle.should_retry(config, 4, 5, None)  # StartAttempt ignores max_attempts
+
+
+def test_retry_waits_for_its_back_off() -> None:
+    backoff = RetryBackoff(factor=2)
+    backoff.initial_delay.seconds = 4
+    config = RolloutConfig(max_attempts=3, retry_condition=[4], retry_backoff=backoff)
+    transition = report(*records("R", "R", latest=True, config=config), "F")
+    assert (transition.queue, transition.delay) == (Queue.TAIL, 4.0)
+
+
+def test_back_off_without_a_bound_ends_at_an_hour() -> None:
+    backoff = RetryBackoff(factor=10)
+    backoff.initial_delay.seconds = 1
+    delays = [lifecycle.backoff_delay(RolloutConfig(retry_backoff=backoff), n, 0.5) for n in (4, 9)]
+    assert delays == [1000, 3600]
+
+
+def test_back_off_without_a_factor_stays_the_same() -> None:
+    backoff = RetryBackoff()
+    backoff.initial_delay.nanos = 500_000_000
+    config = RolloutConfig(retry_backoff=backoff)
+    assert [lifecycle.backoff_delay(config, n, 0.5) for n in (1, 2, 50)] == [0.5, 0.5, 0.5]
+
+
+@given(
+    initial=st.integers(0, 10_000),
+    factor=st.floats(1, 1e6),
+    jitter=st.floats(0, 1),
+    sequence=st.integers(1, 2**31 - 1),
+    dice=st.floats(0, 1),
+)
+def test_jitter_stays_within_its_share_of_the_delay(
+    initial: int, factor: float, jitter: float, sequence: int, dice: float
+) -> None:
+    backoff = RetryBackoff(factor=factor, jitter=jitter)
+    backoff.initial_delay.seconds = initial
+    config = RolloutConfig(retry_backoff=backoff)
+    plain = lifecycle.backoff_delay(config, sequence, 0.5)
+    delay = lifecycle.backoff_delay(config, sequence, dice)
+    assert 0 <= plain <= 3600
+    assert plain * (1 - jitter) <= delay + 1e-9
+    assert delay <= plain * (1 + jitter) + 1e-9
