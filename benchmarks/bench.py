@@ -133,12 +133,17 @@ class Bench:
         part: str,
         ours: list[Trial],
         limit: list[Trial],
-        goal: float,
+        goal: float | None,
         *,
+        of: str = "",
         cpu: bool = True,
     ) -> None:
-        """Add ours ÷ the limit: as rates, and as what the server can do with a second of a core."""
+        """Add ours ÷ the limit: as rates, and as what the server can do with a second of a core.
+
+        `of` names the limit where a row has several.
+        """
         pairs = [(a[part], b[part]) for a, b in zip(ours, limit, strict=True)]
+        part += of
         self.add(row, f"{part}: per second", "×", [rate(a) / rate(b) for a, b in pairs], goal)
         if cpu:
             ratios = [cpu_each(b) / cpu_each(a) for a, b in pairs]

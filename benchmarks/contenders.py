@@ -64,7 +64,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def serve(kind: str, folder: Path, *flags: str) -> Iterator[Server]:
-    """Start a contender: echo, sink, memory, sqlite (its file in `folder`) or peer. Ends it too."""
+    """Start a contender: echo, sink, keep, memory, sqlite (its file in `folder`) or peer. Ends it too."""
     if kind == "peer":
         server = _start_peer()
     else:

@@ -1,9 +1,10 @@
-"""Starts one contender: `python -m benchmarks.servers echo|sink|memory|sqlite [flags of serve]`.
+"""Starts one contender: `python -m benchmarks.servers echo|sink|keep|memory|sqlite [flags of serve]`.
 
-memory and sqlite are `lightningstore serve`, as users run it. echo and sink are grpc.aio services over the
+memory and sqlite are `lightningstore serve`, as users run it. The others are grpc.aio services over the
 same generated stubs, with the same event loop, allocator, garbage and channel settings, which do nothing:
-the echo builds replies of the same shape, the sink parses span messages, counts and drops them. They are
-the limit that the transport sets. The last line that each prints names the address.
+the echo builds replies of the same shape, the sink parses span messages, counts and drops them, and keep is
+a sink that holds on to their bytes: the limit for whatever stores them in memory. The last line that each
+prints names the address.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from lightningstore.v1.service_pb2_grpc import (
 )
 from lightningstore.v1.span_pb2 import IngestSpansRequest, IngestSpansResponse
 
+SERVICE = "lightningstore.v1.LightningStoreService"
 INPUT = b'{"question": "What is the capital of France?", "seed": 1}'
 
 
@@ -110,9 +112,26 @@ class Sink(Echo):
         return reply
 
 
+class Keep(Sink):
+    """Takes spans and keeps the messages as they came, in a list."""
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+
+    async def ingest(self, requests: AsyncIterator[bytes], _: Any) -> bytes:
+        reply = IngestSpansResponse()
+        async for data in requests:
+            reply.result.accepted_count += len(IngestSpansRequest.FromString(data).batch.spans)
+            self.kept.append(data)
+        return reply.SerializeToString()
+
+
 async def _serve(service: Echo) -> None:
     server = grpc.aio.server(options=_options(Config()))
     add_LightningStoreServiceServicer_to_server(service, server)
+    if isinstance(service, Keep):  # its messages come as bytes
+        raw = {"IngestSpans": grpc.stream_unary_rpc_method_handler(service.ingest)}
+        server.add_registered_method_handlers(SERVICE, raw)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     tuning.settle_garbage()
@@ -123,12 +142,15 @@ async def _serve(service: Echo) -> None:
     await server.stop(0)
 
 
+LIMITS: dict[str, type[Echo]] = {"echo": Echo, "sink": Sink, "keep": Keep}
+
+
 def main() -> None:
     """Serve until SIGTERM."""
     kind = sys.argv[1]
-    if kind in ("echo", "sink"):
+    if kind in LIMITS:
         tuning.keep_freed_memory()
-        tuning.run(_serve(Echo() if kind == "echo" else Sink()))
+        tuning.run(_serve(LIMITS[kind]()))
         return
     sys.argv[1:] = ["serve", "--port", "0", "--backend", kind, *sys.argv[2:]]
     cli.main()

@@ -53,7 +53,7 @@ def evolve(record: M, **changes: Any) -> M:
 
     The only way in which a record changes: what a reply or a row holds stays as it was.
     """
-    copy = type(record)()
+    copy = record.__class__()
     copy.CopyFrom(record)
     for name, value in changes.items():
         if value is None:

@@ -35,7 +35,7 @@ class WorkerState:
     def __init__(self, record: Worker) -> None:
         """Take its record."""
         self.record = record
-        #: The live attempts that name it, by key.
+        #: The live attempts that name it, by key, the newest last.
         self.attempts: dict[int, Assignment] = {}
 
 
@@ -61,7 +61,7 @@ class Workforce:
         """Note a live attempt that was loaded."""
         worker = self.workers.get(attempt.record.worker_id)
         if worker is not None:
-            worker.attempts[attempt.key] = attempt
+            _add(worker, attempt)
 
     def assign(self, attempt: Assignment, now: Timestamp) -> None:
         """Note that an attempt has become live, or names this worker now."""
@@ -72,7 +72,7 @@ class Workforce:
         if not worker.attempts:
             worker.record.last_busy_time.CopyFrom(now)
             self._set_status(worker, WORKER_STATUS_BUSY)
-        worker.attempts[attempt.key] = attempt
+        _add(worker, attempt)
         self._show_newest(worker)
 
     def release(
@@ -138,6 +138,15 @@ class Workforce:
 
     @staticmethod
     def _show_newest(worker: WorkerState) -> None:
-        newest = worker.attempts[max(worker.attempts)].record
+        newest = worker.attempts[next(reversed(worker.attempts))].record
         worker.record.current_rollout_id = newest.rollout_id
         worker.record.current_attempt_id = newest.attempt_id
+
+
+def _add(worker: WorkerState, attempt: Assignment) -> None:
+    """Note an attempt, in the order of keys: the newest one is looked up with every claim and every end."""
+    attempts = worker.attempts
+    late = bool(attempts) and attempt.key < next(reversed(attempts))  # an older one lives again
+    attempts[attempt.key] = attempt
+    if late:
+        worker.attempts = dict(sorted(attempts.items()))

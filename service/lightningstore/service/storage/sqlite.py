@@ -49,6 +49,8 @@ SQL = queries.load("sqlite.sql")
 #: Reads of up to this many rollouts are done on the event loop.
 INLINE_ROWS = 128
 SPAN_ROWS_A_READ = 16
+#: Commits of up to this many bytes are prepared on the event loop, and only made durable in the thread.
+INLINE_BYTES = 64 << 10
 #: The log is folded back into the file after this many bytes of changes.
 CHECKPOINT_BYTES = 32 << 20
 PLAIN, ZLIB = 0, 1
@@ -90,7 +92,9 @@ class SqliteStorage:
             raise
 
     def _open_writer(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, cached_statements=256)
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, cached_statements=256, check_same_thread=False
+        )
         try:
             datafile.prepare(connection, self._synchronous)
         except BaseException:
@@ -153,7 +157,11 @@ class SqliteStorage:
         if fold:
             self._unfolded = 0
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(thread, _write, writer, statements)
+        if changes.size <= INLINE_BYTES:
+            _write(writer, statements)
+            await loop.run_in_executor(thread, _commit, writer)
+        else:
+            await loop.run_in_executor(thread, _write_and_commit, writer, statements)
         if fold:
             await loop.run_in_executor(thread, _fold, writer)
 
@@ -317,14 +325,29 @@ class SqliteStorage:
 
 
 def _write(connection: sqlite3.Connection, statements: list[tuple[str, list[Any]]]) -> None:
-    """Run one transaction. On the writer's thread."""
+    """Run a transaction's statements: they change pages in memory, and wait for no disk."""
     try:
         connection.execute("BEGIN IMMEDIATE")
         for text, parameters in statements:
             connection.execute(text, parameters)
+    except sqlite3.Error as error:
+        raise StorageFailed(str(error)) from error
+
+
+def _commit(connection: sqlite3.Connection) -> None:
+    """End a transaction: its pages go to disk. On the writer's thread."""
+    try:
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise StorageFailed(str(error)) from error
+
+
+def _write_and_commit(
+    connection: sqlite3.Connection, statements: list[tuple[str, list[Any]]]
+) -> None:
+    """Do both. On the writer's thread."""
+    _write(connection, statements)
+    _commit(connection)
 
 
 def _fold(connection: sqlite3.Connection) -> None:

@@ -159,16 +159,17 @@ class ClaimOperations(RolloutOperations):
     def _start(self, entry: Entry, worker_id: str, now: Timestamp) -> AttemptState:
         """Give the rollout a new attempt. Raises TransitionNotAllowed."""
         resources_id = entry.rollout.resources_id
-        attempt = Attempt(
-            rollout_id=entry.rollout.rollout_id,
-            attempt_id=self._attempt_id(entry),
-            sequence_number=entry.rollout.attempt_count + 1,
-            status=ATTEMPT_STATUS_PREPARING,
-            worker_id=worker_id,
-            resources_id=resources_id,
-            resources_version=self.state.resources.get(resources_id, (0, 0))[0],
-            start_time=now,
-        )
+        attempt = Attempt()  # keywords cost three times as much as assignments
+        attempt.rollout_id = entry.rollout.rollout_id
+        attempt.attempt_id = self._attempt_id(entry)
+        attempt.sequence_number = entry.rollout.attempt_count + 1
+        attempt.status = ATTEMPT_STATUS_PREPARING
+        attempt.start_time.CopyFrom(now)
+        if worker_id:
+            attempt.worker_id = worker_id
+        if resources_id:
+            attempt.resources_id = resources_id
+            attempt.resources_version = self.state.resources.get(resources_id, (0, 0))[0]
         transition = lifecycle.claim(entry.rollout, attempt)
         # The rollout's record first: deadlines are read off the state that it is in.
         self.apply(entry, None, transition, now)

@@ -94,14 +94,14 @@ class IngestOperations(AttemptOperations):
             if isinstance(item, BadBatch):
                 tally.reject(item.span_count, item.error)
             else:
-                batch, data = item
                 try:
-                    await self.add_batch(batch, data, tally)
+                    await self.add_batch(*item, tally)
                 except StoreError as error:
                     if self.committer.failure is not None:
                         raise
-                    tally.reject(len(batch.spans), error)
+                    tally.reject(len(item[0].spans), error)
             tally.messages += 1
+            del item  # parsed spans weigh more than their bytes: not while the next ones are awaited
             await self.committer.room()
         await self.barrier()
         return IngestSpansResponse(result=tally.finish())
