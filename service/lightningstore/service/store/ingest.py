@@ -101,7 +101,9 @@ class IngestOperations(AttemptOperations):
                         raise
                     tally.reject(len(item[0].spans), error)
             tally.messages += 1
-            del item  # parsed spans weigh more than their bytes: not while the next ones are awaited
+            del (
+                item
+            )  # parsed spans weigh more than their bytes: not while the next ones are awaited
             await self.committer.room()
         await self.barrier()
         return IngestSpansResponse(result=tally.finish())
