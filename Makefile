@@ -10,7 +10,7 @@ GRPC_TOOLS := 1.66.2
 PIP := install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help proto serve test check format lint types imports buf drift compat demo bench bench-peer clean
+.PHONY: help proto serve test check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -98,6 +98,9 @@ demo: .venv/stamp ## Train CartPole through the store, in about a minute
 
 bench: .venv/stamp ## Measure, SCENARIO=name for one
 	$(PY) -m benchmarks $(if $(SCENARIO),--scenario $(SCENARIO))
+
+bench-guard: .venv/stamp ## Fail if calls or spans have become half as fast, in a minute
+	$(PY) -m benchmarks --quick
 
 bench-peer: .venv/stamp ## Measure the peer beside us
 	$(PY) -m benchmarks --peer $(if $(SCENARIO),--scenario $(SCENARIO))

@@ -41,14 +41,13 @@ class Figure:
             return None
         return self.median >= self.goal if self.at_least else self.median <= self.goal
 
-    @property
-    def far_off(self) -> bool:
-        """Tell whether even the best repetition misses the goal by more than half: no noise does that."""
-        if self.goal is None:
-            return False
-        if self.at_least:
-            return max(self.samples) < self.goal / 2
-        return min(self.samples) > self.goal * 2
+    def far_off(self, recorded: float) -> bool:
+        """Tell whether even the best repetition is below half of goal and record: no noise does that.
+
+        `recorded` is the median of the committed run: where the goal is not met yet, losing half of what
+        there is counts as much.
+        """
+        return self.goal is not None and max(self.samples) < min(self.goal, recorded) / 2
 
 
 @dataclass

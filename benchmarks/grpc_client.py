@@ -14,7 +14,11 @@ from typing import Any
 import grpc
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_SUCCEEDED, Attempt, UpdateAttemptRequest
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest, DequeueRolloutsResponse
-from lightningstore.v1.completion_pb2 import WaitForRolloutsRequest
+from lightningstore.v1.completion_pb2 import (
+    WaitForRolloutsRequest,
+    WatchRolloutsRequest,
+    WatchRolloutsResponse,
+)
 from lightningstore.v1.rollout_pb2 import (
     EnqueueRolloutsRequest,
     EnqueueRolloutsResponse,
@@ -29,6 +33,7 @@ from lightningstore.v1.span_pb2 import (
     QuerySpansResponse,
     SpanBatch,
 )
+from lightningstore.v1.statistics_pb2 import GetStatisticsResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 
@@ -127,6 +132,15 @@ class Client:
         await stream.initial_metadata()  # sent once the waiter stands
         return _finished(stream)
 
+    async def watch(self) -> Watch:
+        """Open one stream of all that finishes; `Watch.finished` picks one rollout out of it."""
+        info = await self.call(0, "GetStatistics", b"")
+        last = GetStatisticsResponse.FromString(info).last_completion_number
+        stream = self.channel(0).unary_stream(
+            PATH + "WatchRollouts", response_deserializer=WatchRolloutsResponse.FromString
+        )(WatchRolloutsRequest(after_completion_number=last).SerializeToString())
+        return Watch(stream)
+
     # Spans
 
     def blocks(self, blocks: int, size: int) -> list[Any]:
@@ -186,6 +200,34 @@ class Client:
             for batch in answer.batches:
                 count += len(batch.spans)
         return count
+
+
+class Watch:
+    """Tells many callers of their rollouts from one stream."""
+
+    def __init__(self, stream: Any) -> None:
+        self._futures: dict[str, asyncio.Future[None]] = {}
+        self._reader = asyncio.create_task(self._read(stream))
+
+    async def _read(self, stream: Any) -> None:
+        async for message in stream:
+            for rollout in message.rollouts:
+                self._future(rollout.rollout_id).set_result(None)
+
+    def _future(self, rollout_id: str) -> asyncio.Future[None]:
+        found = self._futures.get(rollout_id)
+        if found is None:
+            found = self._futures[rollout_id] = asyncio.get_running_loop().create_future()
+        return found
+
+    async def finished(self, rollout_id: str) -> None:
+        """Return when the rollout has finished."""
+        await self._future(rollout_id)
+        del self._futures[rollout_id]
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._reader.cancel()
 
 
 async def _finished(stream: Any) -> None:

@@ -227,26 +227,38 @@ async def life(client: Any, job: Job, stage: Stage) -> None:
     """The full life of rollouts, 16 callers: enqueue, wait, claim, 10 spans, finish, be told.
 
     Each caller waits on a stream of its own for the rollout that it enqueued, and works on whichever it
-    claims. Nothing is batched across lives. Spans go in a call of their own, or with "streams" on a stream
-    that each caller keeps open, as the client library has it.
+    claims. Nothing is batched across lives. Spans go in a call of their own.
     """
     (block,) = client.blocks(1, 10)
-    keep_open = job.get("streams", False)
-    streams = [client.stream(i) for i in range(job["callers"])] if keep_open else []
 
     async def op(caller: int) -> int:
         (rollout_id,) = client.ids(await client.enqueue(caller, 1))
         finished = await client.wait(caller, rollout_id)
         (claim,) = client.claims(await client.claim(caller, 1))
-        if streams:
-            await streams[caller].write(client.message(claim, block))
-        else:
-            await client.add(caller, claim, block)
+        await client.add(caller, claim, block)
         await client.finish(caller, client.outcome(claim))
         await finished
         return 1
 
-    await stage.loop("life by stream" if streams else "life", op, job["callers"], job["seconds"])
+    await stage.loop("life", op, job["callers"], job["seconds"])
+
+
+async def streamed_life(client: Any, job: Job, stage: Stage) -> None:
+    """The same over streams that stay open: one a caller for its spans, one for all that finishes."""
+    (block,) = client.blocks(1, 10)
+    streams = [client.stream(i) for i in range(job["callers"])]
+    watch = await client.watch()
+
+    async def op(caller: int) -> int:
+        (rollout_id,) = client.ids(await client.enqueue(caller, 1))
+        (claim,) = client.claims(await client.claim(caller, 1))
+        await streams[caller].write(client.message(claim, block))
+        await client.finish(caller, client.outcome(claim))
+        await watch.finished(rollout_id)
+        return 1
+
+    await stage.loop("life by stream", op, job["callers"], job["seconds"])
+    watch.close()
     for stream in streams:
         await stream.done_writing()
         await stream
@@ -273,5 +285,5 @@ async def retain(client: Any, job: Job, stage: Stage) -> None:
 
 WORKLOADS = {
     work.__name__: work
-    for work in (calls, batches, ingest, export, add_one, query, told, life, retain)
+    for work in (calls, batches, ingest, export, add_one, query, told, life, streamed_life, retain)
 }

@@ -104,13 +104,18 @@ def waiters(bench: Bench) -> None:
 def life(bench: Bench) -> None:
     """Row 13: enqueue, wait, claim, 10 spans, finish, be told; 16 callers, SQLite.
 
-    With the spans in a call (five calls a life), which is held to the goal, and on an open stream.
+    With a call for the spans and a wait of its own for each (five calls a life), and with streams that
+    stay open for both (three).
     """
     job = {"workload": "life", "callers": 16, "seconds": bench.seconds}
     found = bench.rounds(["sqlite", "peer"] if bench.peer else ["sqlite"], job)
     bench.add("13", "full lives", "/s", [rate(trial["life"]) for trial in found["sqlite"]], 900)
-    streamed = bench.rounds(["sqlite"], {**job, "streams": True})["sqlite"]
+    streamed = bench.rounds(["sqlite"], {**job, "workload": "streamed_life"})["sqlite"]
     samples = [rate(trial["life by stream"]) for trial in streamed]
-    bench.add("13", "full lives, spans on an open stream", "/s", samples)
+    bench.add("13", "full lives over open streams", "/s", samples, 900)
     if bench.peer:
         beside_peer(bench, "full life: SQLite ÷ peer", found, "life", "life", 20)
+        both = {"sqlite": streamed, "peer": found["peer"]}
+        beside_peer(
+            bench, "full life, open streams: SQLite ÷ peer", both, "life by stream", "life", 20
+        )
