@@ -27,6 +27,7 @@ class ManualClock:
             return
         if until <= self._monotonic:
             await asyncio.sleep(0)
+            event.set()
             return
         token = object()
         self._sleepers[token] = (until, event)

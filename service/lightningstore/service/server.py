@@ -83,6 +83,8 @@ class Server:
         self._health = aio_health.HealthServicer()
         self._server = grpc.aio.server(options=_options(config))
         self.port = 0
+        self._services: tuple[str, ...] = ()
+        self._telling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen. Raises AddressInUse."""
@@ -106,8 +108,17 @@ class Server:
                 f"cannot listen on {address}: in use, or not an address here"
             ) from error
         await self._server.start()
-        for service in ("", *services):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._services = ("", *services)
+        await self._set_health(usable=True)
+        store.on_usable = self._tell_health
+
+    def _tell_health(self, usable: bool) -> None:  # noqa: FBT001
+        self._telling = asyncio.create_task(self._set_health(usable=usable))
+
+    async def _set_health(self, *, usable: bool) -> None:
+        answer = health_pb2.HealthCheckResponse
+        for service in self._services:
+            await self._health.set(service, answer.SERVING if usable else answer.NOT_SERVING)
 
     @property
     def address(self) -> str:

@@ -28,6 +28,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 DETAILS_KEY = "grpc-status-details-bin"
 
+#: How gRPC words what this side has cancelled.
+_GIVEN_UP_HERE = ("Locally cancelled", "Channel closed")
 #: What a connection that breaks under a call looks like, besides UNAVAILABLE.
 _BROKEN = (
     "RST_STREAM",
@@ -245,4 +247,6 @@ def from_ending(
     vague = code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
     if vague and any(sign in text for sign in _BROKEN):
         code = grpc.StatusCode.UNAVAILABLE
+    if code == grpc.StatusCode.CANCELLED and not any(sign in text for sign in _GIVEN_UP_HERE):
+        code = grpc.StatusCode.UNAVAILABLE  # by a server that goes down, or by what lies before it
     return _CLASSES.get(code, LightningStoreError)(text, code=code)

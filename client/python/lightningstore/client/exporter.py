@@ -171,7 +171,7 @@ class SpanExporter(sdk.SpanExporter):
                 lambda: self._settled >= target, max(timeout_millis, 0) / 1000
             )
 
-    def shutdown(self, timeout_millis: float = 10_000) -> None:
+    def shutdown(self, timeout_millis: float = 4_000) -> None:
         """Send what is left within the time, and end. What could not be sent is lost, and warned about."""
         with self._changed:
             if self._stop_at is not None:

@@ -53,11 +53,25 @@ class Lock:
             raise StorageUnusable(f"{path} is not a SQLite database; it is left as it is")
         if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
             raise StorageUnusable(f"{path} is not a lightningstore database; it is left as it is")
+        self._check_whole(path, header)
         version = int.from_bytes(header[60:64], "big")
         if version > SCHEMA_VERSION:
             raise StorageUnusable(
                 f"{path} has schema version {version}, this server knows {SCHEMA_VERSION}: "
                 "it was written by a newer version; it is left as it is"
+            )
+
+    def _check_whole(self, path: Path, header: bytes) -> None:
+        """Refuse a file that lost its end. What is not folded back from the log yet may be missing."""
+        log = Path(f"{path}-wal")
+        if log.exists() and log.stat().st_size:
+            return
+        page_bytes = int.from_bytes(header[16:18], "big")
+        expected = int.from_bytes(header[28:32], "big") * (65536 if page_bytes == 1 else page_bytes)
+        size = os.fstat(self._descriptor).st_size
+        if size < expected:
+            raise StorageUnusable(
+                f"{path} is cut short: {size} of {expected} bytes; it is left as it is"
             )
 
     def release(self) -> None:
@@ -80,7 +94,8 @@ def prepare(connection: sqlite3.Connection, synchronous: str) -> None:
         # The header of the file is what the next start looks at, before it touches anything.
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     except sqlite3.Error as error:
-        raise StorageUnusable(f"the data file cannot be used: {error}") from error
+        path = connection.execute("PRAGMA database_list").fetchone()[2]
+        raise StorageUnusable(f"{path} cannot be used: {error}; it is left as it is") from error
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:

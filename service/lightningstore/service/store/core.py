@@ -12,7 +12,7 @@ import logging
 import random
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -76,6 +76,8 @@ class Core:
         self.earlier = asyncio.Event()
         #: No silence counts from before this monotonic time: the server could not hear.
         self.deaf_until = 0.0
+        #: Told whenever the storage stops or begins to be usable.
+        self.on_usable: Callable[[bool], None] = lambda _usable: None
         self.store_id = ""
         self.opened_ns = clock.wall_ns()
         self.opened_at = clock.monotonic()
@@ -121,6 +123,7 @@ class Core:
     async def _recover(self) -> bool:
         """Drop what is in memory and load it again, as often as it takes; False if the store closes."""
         error = self.committer.failure or StorageFailed("unknown")
+        self.on_usable(False)  # noqa: FBT003
         self.waiters.fail(error)
         self.end_polls(error)
         while not self._closing:
@@ -134,6 +137,7 @@ class Core:
                 await self.clock.wait(asyncio.Event(), self.clock.monotonic() + RECOVERY_PAUSE)
             else:
                 logger.info("the storage is usable again")
+                self.on_usable(True)  # noqa: FBT003
                 return True
         return False
 

@@ -1,0 +1,75 @@
+"""How much is tried, and from which seed. Every random test prints its seed; `--seed` replays it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.faults.lab import Lab
+
+HERE = Path(__file__).parent
+#: How often each test tries, by the name it asks for, at `--scale 1`: the figures of docs/guarantees.md.
+TRIES = {
+    "kills": 200,
+    "commit failures": 12,
+    "model steps": 100_000,
+    "histories": 200,
+    "fuzzed inputs": 1_000_000,
+    "cancelled streams": 30_000,
+    "waiters": 5_000,
+    "ingest streams": 1_000,
+    "soak seconds": 600,
+    "replies lost": 300,
+    "ingested megabytes": 1_000,
+    "stall seconds": 45,
+}
+#: Tries of which fewer show nothing.
+LEAST = {"commit failures": 3, "stall seconds": 8, "ingested megabytes": 150, "soak seconds": 20}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of this folder."""
+    parser.addoption("--seed", type=int, help="replay a random test")
+    parser.addoption(
+        "--scale", type=float, default=1.0, help="how much is tried: 0.1 in CI, 5 in a night"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give the tests of this folder time: what they wait for has limits of its own."""
+    minutes = 10 + 20 * config.getoption("--scale")
+    for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(60 * minutes))
+
+
+@pytest.fixture
+def tries(request: pytest.FixtureRequest):
+    """How often to try, by name."""
+    scale = request.config.getoption("--scale")
+    return lambda name: max(LEAST.get(name, 1), round(TRIES[name] * scale))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Where chance begins. Printed, so that a failure can be replayed."""
+    seed = request.config.getoption("--seed")
+    if seed is None:
+        seed = random.SystemRandom().randrange(1 << 32)
+    print(f"--seed {seed}")
+    return seed
+
+
+@pytest.fixture
+def dice(seed: int) -> random.Random:
+    """Chance."""
+    return random.Random(seed)
+
+
+@pytest.fixture
+def lab(tmp_path: Path):
+    """A server that can be killed and hurt; ended afterwards."""
+    with Lab(tmp_path) as lab:
+        yield lab

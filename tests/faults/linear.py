@@ -1,0 +1,113 @@
+"""Tells whether a history of concurrent calls could have happened one after the other.
+
+The search is Wing's and Gong's with Lowe's memory of configurations: take any call that nobody precedes, ask the
+model whether its answer is right there, go on; step back where it is not. A call without an answer may have
+happened at any time after it began, or never.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+QUEUED = ("queuing", "requeuing")
+FINISHED = ("succeeded", "failed", "cancelled")
+MOST_ATTEMPTS = 3
+
+
+class Operation(NamedTuple):
+    """One call. `answer` is None, and `end` infinite, where none came."""
+
+    begin: float
+    end: float
+    what: str
+    rollout: str
+    attempt: int
+    word: str
+    answer: Any
+
+
+class Rollout(NamedTuple):
+    """What the model knows of one."""
+
+    status: str
+    attempts: tuple[str, ...]
+
+
+class State(NamedTuple):
+    """A queue and its rollouts, first enqueued first."""
+
+    queue: tuple[str, ...]
+    rollouts: tuple[tuple[str, Rollout], ...]
+
+
+def start(names: list[str]) -> State:
+    """Return the state after an enqueue of these rollouts, each with up to three attempts."""
+    return State(tuple(names), tuple((name, Rollout("queuing", ())) for name in names))
+
+
+def step(state: State, operation: Operation) -> tuple[State, Any]:
+    """Return what comes of a call: the state after it, and its answer."""
+    if operation.what == "claim":
+        if not state.queue:
+            return state, "empty"
+        name = state.queue[0]
+        old = dict(state.rollouts)[name]
+        claimed = Rollout("preparing", (*old.attempts, "preparing"))
+        return _put(state, name, claimed), (name, len(claimed.attempts))
+    old = dict(state.rollouts)[operation.rollout]
+    if operation.what == "cancel":
+        new = old if old.status in FINISHED else old._replace(status="cancelled")
+        return _put(state, operation.rollout, new), new.status
+    return _report(state, operation, old)
+
+
+def _report(state: State, operation: Operation, old: Rollout) -> tuple[State, Any]:
+    number, word = operation.attempt, operation.word
+    if number > len(old.attempts):
+        return state, "impossible"
+    before, latest = old.attempts[number - 1], number == len(old.attempts)
+    if before == word:
+        return state, "ok"
+    if before != "preparing" and latest and old.status != "cancelled":
+        return state, "refused"
+    attempts = (*old.attempts[: number - 1], word, *old.attempts[number:])
+    status = old.status
+    if latest and status not in FINISHED:
+        status = word
+        if word == "failed" and number < MOST_ATTEMPTS:
+            status = "requeuing"
+    return _put(state, operation.rollout, Rollout(status, attempts)), "ok"
+
+
+def _put(state: State, name: str, rollout: Rollout) -> State:
+    queue = state.queue
+    if name in queue and rollout.status not in QUEUED:
+        queue = tuple(n for n in queue if n != name)
+    elif name not in queue and rollout.status in QUEUED:
+        queue = (*queue, name)
+    return State(queue, tuple((n, rollout if n == name else r) for n, r in state.rollouts))
+
+
+def linearizable(state: State, history: list[Operation]) -> bool:
+    """Tell whether some order of the calls, which no answer contradicts, ends in the answers given."""
+    operations = sorted(history, key=lambda operation: operation.begin)
+    seen: set[tuple[int, State]] = set()
+    stack = [(0, state)]
+    while stack:
+        done, state = stack.pop()
+        if (done, state) in seen:
+            continue
+        seen.add((done, state))
+        waiting = [n for n in range(len(operations)) if not done >> n & 1]
+        earliest = min((operations[n].end for n in waiting), default=math.inf)
+        if earliest == math.inf:
+            return True  # what is left was never answered, and need not have happened
+        for n in waiting:
+            operation = operations[n]
+            if operation.begin > earliest:
+                break
+            after, answer = step(state, operation)
+            if operation.answer in (None, answer) and answer != "impossible":
+                stack.append((done | 1 << n, after))
+    return False

@@ -1,0 +1,274 @@
+"""What SPEC sections 2 and 6 say of rollouts, attempts, workers and time, in plain lists. Slow and obvious.
+
+Where several things happen at one instant the store may take them in any order: such rollouts share a place in
+the queue, and a range of completion numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+FINISHED = ("succeeded", "failed", "cancelled")
+LIVE = ("preparing", "running")
+ORPHAN_SILENCE = 600.0
+
+
+class Refused(Exception):
+    """The store has to answer FAILED_PRECONDITION."""
+
+
+@dataclass
+class Attempt:
+    """One try. Times are monotonic, but for `started_wall`."""
+
+    worker: str
+    started: float
+    started_wall: float
+    heard: float
+    status: str = "preparing"
+    spans: int = 0
+
+
+@dataclass
+class Rollout:
+    """One task. `place`: of its turn in the queue, 0 outside; `ready`: when it may be claimed."""
+
+    priority: int = 0
+    timeout: float | None = None
+    silence: float | None = None
+    most: int = 1
+    retry: tuple[str, ...] = ()
+    backoff: float = 0.0
+    status: str = "queuing"
+    place: int = 0
+    ready: float = 0.0
+    ready_wall: float = 0.0
+    attempts: list[Attempt] = field(default_factory=list)
+    #: The lowest and highest completion number that it may have.
+    numbers: tuple[int, int] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether its status is final."""
+        return self.status in FINISHED
+
+
+class Model:
+    """A store. Every method is an event, at the time `now`."""
+
+    def __init__(self, wall: float) -> None:
+        self.now, self.wall = 0.0, wall
+        self.rollouts: dict[str, Rollout] = {}
+        self.workers: dict[str, str] = {}
+        self.instant = 0  # events so far
+        self.finishes = 0
+
+    # Queue and claims
+
+    def enqueue(self, name: str, rollout: Rollout) -> None:
+        """Add a rollout at the tail, unless it is there."""
+        if name not in self.rollouts:
+            self.rollouts[name] = rollout
+            self._tail(rollout)
+
+    def candidates(self) -> list[str]:
+        """Return those that may be claimed next; several only where they came at one instant."""
+        waiting = {n: r for n, r in self.rollouts.items() if r.place and r.ready <= self.now}
+        first = min(((-r.priority, r.place) for r in waiting.values()), default=None)
+        return [n for n, r in waiting.items() if (-r.priority, r.place) == first]
+
+    def claim(self, name: str, worker: str) -> None:
+        """Start an attempt."""
+        rollout = self.rollouts[name]
+        if rollout.status == "cancelled":
+            raise Refused
+        self._out(rollout)
+        rollout.status, rollout.numbers = "preparing", None
+        rollout.attempts.append(Attempt(worker, self.now, self.wall, self.now))
+        if worker:
+            self.workers[worker] = "busy"
+
+    def asked_in_vain(self, worker: str) -> None:
+        """Note a worker that got nothing."""
+        if worker and not self._busy(worker):
+            self.workers[worker] = "idle"
+
+    # What runners say
+
+    def stop(self, rollout: Rollout, attempt: Attempt) -> str:
+        """Return why the runner of an attempt should stop."""
+        if rollout.status == "cancelled":
+            return "rollout_cancelled"
+        if attempt is not rollout.attempts[-1]:
+            return "superseded"
+        return "rollout_finished" if rollout.finished else ""
+
+    def heard(self, rollout: Rollout, attempt: Attempt, *, by_span: bool) -> None:
+        """Take a span or a heartbeat."""
+        attempt.heard = self.now
+        if (by_span and attempt.status == "preparing") or (
+            attempt.status == "unresponsive" and not rollout.finished
+        ):
+            self._status(attempt, "running")
+        self._runs(rollout, attempt)
+        self._worker_heard(attempt.worker)
+
+    def beat(self, worker: str) -> None:
+        """Take a worker's heartbeat."""
+        self.workers[worker] = {"unknown": "idle", None: "unknown"}.get(
+            self.workers.get(worker), self.workers.get(worker, "")
+        )
+
+    def report(self, rollout: Rollout, attempt: Attempt, word: str, *, retryable: bool) -> None:
+        """Take a word about an attempt."""
+        latest = attempt is rollout.attempts[-1]
+        if word == attempt.status:
+            pass
+        elif word == "running":
+            revives = attempt.status == "unresponsive" and not rollout.finished
+            if attempt.status != "preparing" and not revives:
+                raise Refused
+            self._status(attempt, word)
+            self._runs(rollout, attempt)
+        elif attempt.status in ("succeeded", "failed") and latest and rollout.status != "cancelled":
+            raise Refused
+        else:
+            self._end(rollout, attempt, word, retryable=retryable, verdict=False)
+        self._worker_heard(attempt.worker)
+
+    def put(self, rollout: Rollout, status: str) -> None:
+        """Set the status of a rollout."""
+        if status == rollout.status:
+            return
+        if status in FINISHED and not rollout.finished:
+            self._finish(rollout, status)
+        elif status in ("queuing", "requeuing"):
+            rollout.status, rollout.numbers = status, None
+            self._tail(rollout)
+        else:
+            raise Refused
+
+    def cancel(self, rollout: Rollout) -> None:
+        """Cancel, unless it is finished."""
+        if not rollout.finished:
+            self._finish(rollout, "cancelled")
+
+    # Time
+
+    def deadline(self, rollout: Rollout, attempt: Attempt) -> float | None:
+        """Return when a live attempt is overdue."""
+        ends = []
+        if rollout.timeout is not None:
+            ends.append(attempt.started + rollout.timeout)
+        if rollout.silence is not None:
+            ends.append(attempt.heard + rollout.silence)
+        if not ends and rollout.finished:
+            ends.append(attempt.heard + ORPHAN_SILENCE)
+        return min(ends, default=None)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass with the watchdog awake."""
+        until = self.now + seconds
+        while (due := self._next_deadline()) is not None and due <= until:
+            self.wall += max(0.0, due - self.now)
+            self.now = max(self.now, due)
+            self.expire()
+        self._move(until - self.now)
+
+    def stall(self, seconds: float) -> None:
+        """Let time pass in which the server cannot hear. It notices unless nothing could come due."""
+        waiting = any(r.ready > self.now for r in self.rollouts.values())
+        noticed = waiting or self._next_deadline() is not None
+        self._move(seconds)
+        if noticed:
+            for attempt in (a for r in self.rollouts.values() for a in r.attempts):
+                attempt.heard = self.now
+        self.expire()
+
+    def restart(self, down: float) -> None:
+        """Stop and start again: starts and back-offs are known by the wall clock alone."""
+        self._move(down)
+        for rollout in self.rollouts.values():
+            rollout.ready = self.now + max(0.0, rollout.ready_wall - self.wall)
+            for attempt in rollout.attempts:
+                attempt.started = self.now - (self.wall - attempt.started_wall)
+                attempt.heard = self.now
+        self.expire()
+
+    def expire(self) -> None:
+        """End all that is overdue now, at one instant."""
+        first, ended = self.finishes + 1, []
+        self.instant += 1
+        for rollout in self.rollouts.values():
+            for attempt in rollout.attempts:
+                due = self.deadline(rollout, attempt) if attempt.status in LIVE else None
+                if due is None or due > self.now:
+                    continue
+                late = rollout.timeout is not None and attempt.started + rollout.timeout <= self.now
+                word = "timeout" if late and not rollout.finished else "unresponsive"
+                before = self.finishes
+                self._end(rollout, attempt, word, retryable=True, verdict=True)
+                if self.finishes > before:
+                    ended.append(rollout)
+        for rollout in ended:
+            rollout.numbers = (first, self.finishes)
+
+    # Consequences
+
+    def _next_deadline(self) -> float | None:
+        live = [(r, a) for r in self.rollouts.values() for a in r.attempts if a.status in LIVE]
+        return min((d for r, a in live if (d := self.deadline(r, a)) is not None), default=None)
+
+    def _move(self, seconds: float) -> None:
+        self.now += seconds
+        self.wall += seconds
+
+    def _end(
+        self, rollout: Rollout, attempt: Attempt, word: str, *, retryable: bool, verdict: bool
+    ) -> None:
+        self._status(attempt, word, verdict=verdict)
+        if attempt is not rollout.attempts[-1] or rollout.finished:
+            return
+        if word == "succeeded":
+            self._finish(rollout, "succeeded")
+        elif not retryable or word not in rollout.retry or len(rollout.attempts) >= rollout.most:
+            self._finish(rollout, "failed")
+        elif rollout.status != "requeuing":
+            rollout.status = "requeuing"
+            self._tail(rollout, rollout.backoff, verdict=verdict)
+
+    def _status(self, attempt: Attempt, status: str, *, verdict: bool = False) -> None:
+        was_live, attempt.status = attempt.status in LIVE, status
+        if status in LIVE and not was_live:
+            attempt.heard = self.now
+            if attempt.worker:
+                self.workers[attempt.worker] = "busy"
+        elif was_live and status not in LIVE and attempt.worker and not self._busy(attempt.worker):
+            self.workers[attempt.worker] = "unknown" if verdict else "idle"
+
+    def _busy(self, worker: str) -> bool:
+        attempts = (a for r in self.rollouts.values() for a in r.attempts)
+        return any(a.worker == worker and a.status in LIVE for a in attempts)
+
+    def _worker_heard(self, worker: str) -> None:
+        if self.workers.get(worker) == "unknown":
+            self.workers[worker] = "idle"
+
+    def _runs(self, rollout: Rollout, attempt: Attempt) -> None:
+        waits = rollout.status in ("queuing", "preparing", "requeuing")
+        if attempt is rollout.attempts[-1] and attempt.status == "running" and waits:
+            rollout.status = "running"
+            self._out(rollout)
+
+    def _finish(self, rollout: Rollout, status: str) -> None:
+        self.finishes += 1
+        rollout.status, rollout.numbers = status, (self.finishes, self.finishes)
+        self._out(rollout)
+
+    def _tail(self, rollout: Rollout, delay: float = 0.0, *, verdict: bool = False) -> None:
+        self.instant += not verdict
+        rollout.place = self.instant
+        rollout.ready, rollout.ready_wall = self.now + delay, self.wall + delay if delay else 0.0
+
+    def _out(self, rollout: Rollout) -> None:
+        rollout.place, rollout.ready, rollout.ready_wall = 0, 0.0, 0.0

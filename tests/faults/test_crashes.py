@@ -1,0 +1,80 @@
+"""The server is killed at random moments under mixed load: answered is stored, unanswered is whole or absent."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from pathlib import Path
+
+import grpc
+import pytest
+from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
+
+from tests.faults.lab import Lab
+from tests.faults.ledger import Ledger, work_until
+from tests.integration.process import run
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_nothing_answered_is_lost_by_kill_9(lab: Lab, dice: random.Random, tries) -> None:
+    ledger = Ledger(dice)
+    kills = tries("kills")
+    lab.start()
+    for kill in range(kills):
+        await work_until(ledger, lab.address, dice.uniform(0.02, 0.35), lab.kill)
+        if kill % 10 == 9:
+            assert lab.integrity() == "ok"
+            ledger_or_new = Ledger(dice) if len(ledger.rollouts) > 8000 else ledger
+            if ledger_or_new is not ledger:  # comparing must not become all that is done
+                lab.start()
+                await _compare(lab, ledger, finish=True)
+                lab.end()
+                lab.db.rename(lab.folder / f"full-{kill}.db")
+                ledger = ledger_or_new
+        lab.start()
+        await _compare(lab, ledger)
+    await _compare(lab, ledger, finish=True)
+    assert lab.end() == 0
+    assert lab.integrity() == "ok"
+    print(f"{kills} kills, {ledger.answered} answered, {ledger.unanswered} unanswered")
+    assert ledger.unanswered > 0
+
+
+async def _compare(lab: Lab, ledger: Ledger, *, finish: bool = False) -> None:
+    async with grpc.aio.insecure_channel(lab.address) as channel:
+        stub = LightningStoreServiceStub(channel)
+        await ledger.settle(stub)
+        await ledger.check(stub)
+        if finish:
+            await ledger.finish_all(stub)
+
+
+@pytest.mark.parametrize("what", ["garbage", "zeros", "foreign", "torn"])
+async def test_file_that_is_no_store_is_refused_and_left_as_it_is(
+    tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "store.db"
+    if what == "foreign":
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE t (x)")
+        connection.commit()
+        connection.close()
+    elif what == "torn":
+        await _make_store(path)
+        path.write_bytes(path.read_bytes()[:5000])
+    else:
+        path.write_bytes(random.Random(1).randbytes(50_000) if what == "garbage" else bytes(9000))
+    before = path.read_bytes()
+    code, _, errors = await run("serve", "--db", str(path), "--port", "0", folder=tmp_path)
+    assert code == 1
+    assert errors.count("\n") == 1
+    assert str(path) in errors or path.name in errors
+    assert path.read_bytes() == before
+
+
+async def _make_store(path: Path) -> None:
+    with Lab(path.parent) as lab:
+        lab.db = path
+        lab.start()
+        await work_until(Ledger(random.Random(2)), lab.address, 0.3, lab.end)

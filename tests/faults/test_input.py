@@ -1,0 +1,226 @@
+"""Wild input: never a crash, an INTERNAL or a traceback, and a refused call changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message_factory import GetMessageClass
+from lightningstore.service.config import Config
+from lightningstore.service.rpc import handlers, otlp, wrap
+from lightningstore.service.server import open_engine
+from lightningstore.v1 import claim_pb2, resources_pb2, rollout_pb2, service_pb2, statistics_pb2
+from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.clock import ManualClock
+from tests.faults.lab import Lab
+from tests.faults.wild import Wild
+
+SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
+METHODS = {method.name: method for method in SERVICE.methods}
+REFUSALS = {
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "FAILED_PRECONDITION",
+    "OUT_OF_RANGE",
+    "RESOURCE_EXHAUSTED",
+}
+#: No request of less than 3 MB may hold the event loop up for longer.
+LONGEST_SECONDS = 1.0
+#: A store is thrown away before it is full of what was accepted.
+INPUTS_A_STORE = 5000
+
+
+class Refused(grpc.aio.AbortError):
+    """What `abort` raises."""
+
+
+class Context:
+    """As much of a call as handlers use."""
+
+    def __init__(self) -> None:
+        self.code = self.text = ""
+        self.gone = False
+
+    async def abort(self, code: grpc.StatusCode, text: str, _trailers: Any = ()) -> None:
+        self.code, self.text = code.name, text
+        raise Refused
+
+    async def send_initial_metadata(self, _metadata: Any) -> None:
+        return
+
+    def time_remaining(self) -> float:
+        return 0.0
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def cancelled(self) -> bool:
+        return self.gone
+
+    done = cancelled
+
+
+def fingerprint(store: Any) -> tuple[Any, ...]:
+    """Return what every change moves."""
+    committer = store.committer
+    return committer.sealed, committer.changes.size, len(store.workforce.touched)
+
+
+async def furnished(backend: str, folder: Path) -> tuple[Any, list[str]]:
+    """Return an open store with a few records, and their ids."""
+    config = Config(backend=backend, db=folder / "wild.db", message_bytes=4 << 20)
+    engine = await open_engine(config, ManualClock())
+    try:
+        return engine, await furnish(engine.store)
+    except BaseException:
+        await engine.close()
+        raise
+
+
+async def furnish(store: Any) -> list[str]:
+    known = ["latest"]
+    config_ = {"max_attempts": 3, "retry_condition": [4, 5, 6], "timeout": {"seconds": 60}}
+    resources = await store.add_resources(
+        resources_pb2.AddResourcesRequest(resources={"p": {"prompt_template": {"template": "t", "engine": 1}}})
+    )
+    known.append(resources.resources.resources_id)
+    for n in range(6):
+        spec = {
+            "rollout_id": f"known-{n}",
+            "input_json": b"1",
+            "config": config_,
+            "group_id": "g",
+        }
+        await store.enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=[spec]))
+    claimed = await store.dequeue_rollouts(
+        claim_pb2.DequeueRolloutsRequest(limit=3, worker_id="worker")
+    )
+    known += [f"known-{n}" for n in range(6)] * 3 + ["worker", "g"]
+    return known + [r.latest_attempt_id for r in claimed.rollouts] * 3
+
+
+async def consume(behaviour: Any, data: Any, context: Context) -> None:
+    """Read a stream of answers until it waits for something."""
+
+    async def read() -> None:
+        async for _ in behaviour(data, context):
+            pass
+
+    task = asyncio.create_task(read())
+    for _ in range(30):
+        await asyncio.sleep(0)
+        if task.done():
+            break
+    else:
+        context.gone = True
+        task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        assert context.gone
+
+
+async def once(found: dict[str, Any], wild: Wild, name: str) -> str:
+    """Send one wild request; returns what it was answered."""
+    context = Context()
+    handler = found[name]
+    if name == "Export":
+        data: Any = wild.bytes(ExportTraceServiceRequest.DESCRIPTOR)
+    else:
+        data = wild.bytes(METHODS[name].input_type)
+    try:
+        if handler.request_streaming:
+            more = [data, *(wild.bytes(METHODS[name].input_type) for _ in range(wild.dice.randrange(3)))]
+            await handler.stream_unary(stream(more), context)
+        elif handler.response_streaming:
+            await consume(handler.unary_stream, data, context)
+        else:
+            await handler.unary_unary(data, context)
+    except Refused:
+        pass
+    assert "Traceback" not in context.text and "File \"" not in context.text, context.text
+    assert not context.code or context.code in REFUSALS, (name, context.code, context.text, data)
+    return context.code
+
+
+async def stream(messages: list[bytes]) -> Any:
+    for message in messages:
+        yield message
+
+
+@pytest.mark.parametrize(("backend", "share"), [("memory", 0.9), ("sqlite", 0.1)])
+def test_wild_input_is_refused_by_name_and_changes_nothing(
+    dice: random.Random, tries, tmp_path: Path, backend: str, share: float
+) -> None:
+    count = round(tries("fuzzed inputs") * share)
+    seen: Counter[str] = Counter()
+    slowest = [0.0, ""]
+
+    async def part(turn: int, inputs: int) -> None:
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        engine, known = await furnished(backend, folder)
+        try:
+            await send(engine.store, known, inputs)
+        finally:
+            await engine.close()
+
+    async def send(store: Any, known: list[str], inputs: int) -> None:
+        found = {**handlers.handlers(store, wrap.Streams(1000)), "Export": otlp.handler(store)}
+        wild = Wild(dice, known)
+        names = list(found)
+        for _ in range(inputs):
+            name = dice.choice(names)
+            before, began = fingerprint(store), time.perf_counter()
+            code = await once(found, wild, name)
+            took = time.perf_counter() - began
+            if took > slowest[0]:
+                slowest[:] = [took, name]
+            if code and not found[name].request_streaming:  # a stream's first messages may be good
+                assert fingerprint(store) == before, f"{name} was refused and changed something"
+            seen[code or "accepted"] += 1
+
+    for turn in range(-(-count // INPUTS_A_STORE)):
+        asyncio.run(part(turn, min(INPUTS_A_STORE, count - turn * INPUTS_A_STORE)))
+    print(dict(seen), f"slowest: {slowest[0] * 1e3:.0f} ms, {slowest[1]}")
+    assert slowest[0] < LONGEST_SECONDS
+    assert seen["accepted"] > count * 0.02, "most of them have to get past the first check"
+
+
+def test_wild_input_over_the_wire_harms_nobody_else(lab: Lab, dice: random.Random, tries) -> None:
+    """The same through gRPC, with a neighbour who works on undisturbed."""
+    lab.start()
+    count = max(300, tries("fuzzed inputs") // 100)
+    unary = [m for m in SERVICE.methods if not m.client_streaming and not m.server_streaming]
+    wild = Wild(dice, ["latest", "known"])
+    with grpc.insecure_channel(lab.address) as channel:
+        neighbour = LightningStoreServiceStub(channel)
+        slowest = 0.0
+        for _ in range(count):
+            method = dice.choice(unary)
+            path = f"/{SERVICE.full_name}/{method.name}"
+            call = channel.unary_unary(path)  # bytes in, bytes out
+            try:
+                data = call(wild.bytes(method.input_type), timeout=0.5)
+                GetMessageClass(method.output_type).FromString(data)
+            except grpc.RpcError as error:
+                code = error.code().name
+                assert code in REFUSALS | {"DEADLINE_EXCEEDED"}, (method.name, code, error.details())
+                assert code != "DEADLINE_EXCEEDED" or method.name == "DequeueRollouts"
+            began = time.perf_counter()
+            neighbour.GetStatistics(statistics_pb2.GetStatisticsRequest(), timeout=10)
+            slowest = max(slowest, time.perf_counter() - began)
+        print(f"{count} inputs; the neighbour's slowest call took {slowest * 1e3:.0f} ms")
+        assert slowest < LONGEST_SECONDS
+    assert "Traceback" not in lab.log()
+    assert lab.end() == 0
+    assert lab.integrity() == "ok"
