@@ -16,13 +16,14 @@ import grpc
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from typing_extensions import Self
 
 HERE = Path(__file__).parent
 COMMAND = str(Path(sys.executable).parent / "lightningstore")
 WAIT_SECONDS = 30.0
 
 
-def until(what: str, test, seconds: float = WAIT_SECONDS):  # noqa: ANN001, ANN201
+def until(what: str, test, seconds: float = WAIT_SECONDS):
     """Return what `test` gives once it is true. For what happens in another process and tells nobody."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -47,7 +48,7 @@ class Lab:
         self._process: subprocess.Popen[bytes] | None = None
         self._log = (folder / "server.log").open("ab")
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -255,7 +255,7 @@ class Ledger:
         )
 
 
-async def work_until(ledger: Ledger, address: str, seconds: float, end) -> None:  # noqa: ANN001
+async def work_until(ledger: Ledger, address: str, seconds: float, end) -> None:
     """Have eight clients work, and `end` the server after so many seconds."""
     channels = [grpc.aio.insecure_channel(address) for _ in range(4)]
     stubs = [LightningStoreServiceStub(channel) for channel in channels]

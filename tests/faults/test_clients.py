@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,10 @@ def test_write_whose_answer_was_lost_has_its_effect_once(
         assert store.get_statistics().queue_depth == 0
 
 
+def has_worked(worked: list[int], count: int) -> bool:
+    return len(worked) >= count
+
+
 def test_runner_and_exporter_lose_nothing_through_rolling_restarts(lab: Lab) -> None:
     """Five restarts, two of them crashes, while 60 rollouts are worked on."""
     lab.start()
@@ -90,7 +95,7 @@ def test_runner_and_exporter_lose_nothing_through_rolling_restarts(lab: Lab) -> 
         store.enqueue_rollouts([{"input": n, "rollout_id": i} for n, i in enumerate(ids)])
         worked: list[int] = []
 
-        def agent(task, resources, tracer, context):  # noqa: ANN001, ANN202
+        def agent(task, resources, tracer, context):
             for n in range(5):
                 with tracer.start_as_current_span(f"{task}-{n}"):
                     time.sleep(0.01)
@@ -112,7 +117,7 @@ def test_runner_and_exporter_lose_nothing_through_rolling_restarts(lab: Lab) -> 
         tracer = provider.get_tracer("rolling")
         made = 0
         for turn in range(5):
-            until("work goes on", lambda: len(worked) >= 10 * turn)
+            until("work goes on", partial(has_worked, worked, 10 * turn))
             for _ in range(50):
                 tracer.start_span(f"span-{made}").end()
                 made += 1
@@ -132,9 +137,7 @@ def test_runner_and_exporter_lose_nothing_through_rolling_restarts(lab: Lab) -> 
             assert sorted(found) == sorted(
                 [f"{n}-{k}" for k in range(5)] + ["agentlightning.annotation"]
             )
-        assert sorted(names(store, exported.rollout_id)) == sorted(
-            f"span-{n}" for n in range(made)
-        )
+        assert sorted(names(store, exported.rollout_id)) == sorted(f"span-{n}" for n in range(made))
 
 
 @pytest.mark.parametrize("how", ["stalled", "restarted"])
@@ -149,7 +152,7 @@ def test_server_that_was_away_reruns_nobody_who_was_alive(lab: Lab, tries, how: 
         rollouts = store.enqueue_rollouts([{"input": n, "config": config} for n in range(8)])
         begun, go_on = threading.Semaphore(0), threading.Event()
 
-        def agent(task, resources, tracer, context):  # noqa: ANN001, ANN202
+        def agent(task, resources, tracer, context):
             begun.release()
             while not go_on.wait(0.05):
                 context.check()

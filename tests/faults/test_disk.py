@@ -140,19 +140,21 @@ def test_slow_disk_slows_streams_down_and_refuses_calls_in_bounded_memory(lab: L
                 await asyncio.sleep(0.01)
             lab.heal()
             assert sum([await task for task in streams]) == 8 * 400
-            print(f"{time.monotonic() - started:.1f} s, {most >> 20} MiB more at most, {refused} refused")
+            print(
+                f"{time.monotonic() - started:.1f} s, {most >> 20} MiB more at most, {refused} refused"
+            )
             assert most < 12 * limit, f"{most >> 20} MiB"
 
     lab.start("--max-pending-bytes", str(limit), breakable=True)
     asyncio.run(main())
 
 
-async def pour(store: AsyncLightningStore, rollout) -> int:  # noqa: ANN001
+async def pour(store: AsyncLightningStore, rollout) -> int:
     from tests.contract.helpers import batch
 
     names = (rollout.rollout_id, rollout.attempt.attempt_id)
 
-    async def messages():  # noqa: ANN202
+    async def messages():
         for _ in range(40):
             made = batch(*names, *["s"] * 10)
             for span in made.spans:

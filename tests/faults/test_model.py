@@ -10,7 +10,8 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, Phase, seed as from_seed, settings
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import seed as from_seed
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     precondition,
@@ -20,7 +21,14 @@ from hypothesis.stateful import (
 from lightningstore.service.config import Config
 from lightningstore.service.errors import TransitionNotAllowed
 from lightningstore.service.server import open_engine
-from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2, statistics_pb2, worker_pb2
+from lightningstore.v1 import (
+    attempt_pb2,
+    claim_pb2,
+    rollout_pb2,
+    span_pb2,
+    statistics_pb2,
+    worker_pb2,
+)
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.clock import START_NS, ManualClock

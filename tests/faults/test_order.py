@@ -36,10 +36,14 @@ class Client:
 
     def work(self) -> None:
         for _ in range(CALLS):
-            act = self.dice.choice([self._claim, self._claim, self._report, self._report, self._cancel])
+            act = self.dice.choice(
+                [self._claim, self._claim, self._report, self._report, self._cancel]
+            )
             act()
 
-    def _note(self, what: str, call: Any, rollout: str = "", attempt: int = 0, word: str = "") -> None:
+    def _note(
+        self, what: str, call: Any, rollout: str = "", attempt: int = 0, word: str = ""
+    ) -> None:
         begin = time.monotonic()
         answer, end = None, math.inf
         for _ in range(self.dice.choice([1, 4])):  # some ask again, with the same request id

@@ -94,7 +94,7 @@ class Wild:
             elif kind == 2 and at < len(damaged):
                 damaged[at] ^= 1 << self.dice.randrange(8)
             else:
-                damaged += data[: at]
+                damaged += data[:at]
         return bytes(damaged)
 
     def _fill(self, made: Any, field: FieldDescriptor, depth: int) -> None:
@@ -151,7 +151,12 @@ class Wild:
         if kind == TYPES.TYPE_ENUM:
             return self.dice.choice([0, 1, 2, 3, 4, 5, 6, 7, 99, -1, 2**31 - 1])
         value = self.dice.choice(INTEGERS)
-        unsigned = kind in (TYPES.TYPE_UINT32, TYPES.TYPE_UINT64, TYPES.TYPE_FIXED32, TYPES.TYPE_FIXED64)
+        unsigned = kind in (
+            TYPES.TYPE_UINT32,
+            TYPES.TYPE_UINT64,
+            TYPES.TYPE_FIXED32,
+            TYPES.TYPE_FIXED64,
+        )
         if field.cpp_type in (TYPES.CPPTYPE_INT32, TYPES.CPPTYPE_UINT32):
             value = (value + 2**31) % 2**32 - 2**31
             return value % 2**32 if unsigned else value

@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 from lightningstore.service import logs, tuning
+from lightningstore.service.cli_tokens import token
 from lightningstore.service.cli_views import VIEWS
 from lightningstore.service.config import Config
-from lightningstore.service.errors import StorageUnusable
+from lightningstore.service.errors import Misconfigured, StorageUnusable
 from lightningstore.service.server import AddressInUse, Server, start_server
 from pydantic import ValidationError
 
@@ -30,7 +31,8 @@ def _serve_options() -> list[click.Parameter]:
     options: list[click.Parameter] = []
     for name, field in Config.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
-        shown = f"[env {PREFIX}{name.upper()}; default {field.default}]"
+        default = "none" if field.default is None else field.default
+        shown = f"[env {PREFIX}{name.upper()}; default {default}]"
         help_text = f"{field.description} {shown}"
         if get_origin(field.annotation) is Literal:
             kind: Any = click.Choice(get_args(field.annotation))
@@ -53,7 +55,7 @@ def serve(**given: Any) -> None:
     logs.set_up(config.log_level, as_json=config.log_json)
     try:
         tuning.run(_serve(config))
-    except (StorageUnusable, AddressInUse) as error:
+    except (StorageUnusable, AddressInUse, Misconfigured) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -81,14 +83,17 @@ async def _serve(config: Config) -> None:
 def _greet(server: Server, config: Config) -> None:
     where = f"data in {config.db}" if config.backend == "sqlite" else "data in memory only"
     durability = config.durability if config.backend == "sqlite" else "none"
+    scheme = "https://" if server.gate.credentials else ""
     click.echo(
         f"lightningstore {version('lightningstore')} on {server.address}, {where}, "
-        f"durability {durability}; clients: export LIGHTNINGSTORE_ADDRESS={server.address}"
+        f"durability {durability}, access: {server.gate.description}; "
+        f"clients: export LIGHTNINGSTORE_ADDRESS={scheme}{server.address}"
     )
     sys.stdout.flush()
 
 
 app.add_command(click.Command("serve", params=_serve_options(), callback=serve, help=serve.__doc__))
+app.add_command(token)
 for view in VIEWS:
     app.add_command(view)
 

@@ -12,6 +12,8 @@ import grpc
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from lightningstore.service.cli_connection import SECURITY, connect, options
+from lightningstore.service.masking import mask_keys
 from lightningstore.v1 import (
     attempt_pb2,
     resources_pb2,
@@ -20,7 +22,6 @@ from lightningstore.v1 import (
     statistics_pb2,
     worker_pb2,
 )
-from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -29,9 +30,6 @@ from rich.table import Table
 from rich.text import Text
 
 DEADLINE = 10.0
-DEFAULT_ADDRESS = "127.0.0.1:4747"
-LARGE_MESSAGES = [("grpc.max_receive_message_length", -1)]
-MASK = "•••"
 EMPTY = "–"
 #: Cells of up to this many characters are not wrapped.
 SHORT = 14
@@ -56,10 +54,9 @@ _NUMBERS = {
 class View:
     """A connection to the server and a way to show what it says."""
 
-    def __init__(self, address: str, *, as_json: bool, color: bool) -> None:
+    def __init__(self, address: str, *, as_json: bool, color: bool, **security: Any) -> None:
         """Take the options that all views have."""
-        self.channel = grpc.insecure_channel(address, LARGE_MESSAGES)
-        self.stub: Any = LightningStoreServiceStub(self.channel)
+        self.channel, self.stub = connect(address, **security)
         self.as_json = as_json
         self.console = Console(no_color=not color, highlight=False)
 
@@ -82,8 +79,10 @@ class View:
         self.console.print(table)
 
 
-def plain(message: Message) -> Any:
+def plain(message: Message, *, show_secrets: bool = False) -> Any:
     """Return a message as JSON values: payloads as the JSON they are, enums as lower-case words."""
+    if not show_secrets:
+        mask_keys(message)
     return _tidy(MessageToDict(message, preserving_proto_field_name=True))
 
 
@@ -91,10 +90,8 @@ def _tidy(value: Any, name: str = "") -> Any:
     if isinstance(value, dict):
         tidy = {}
         for key, item in value.items():
-            if key.endswith("_json"):
+            if key.endswith("_json") and isinstance(item, str):  # not a resource of such a name
                 tidy[key[:-5]] = json.loads(base64.b64decode(item) or b"null")
-            elif key == "api_key":
-                tidy[key] = MASK
             else:
                 tidy[key] = _tidy(item, key)
         return tidy
@@ -130,7 +127,8 @@ def _view(name: str, *arguments: str) -> Callable[[Callable[..., None]], click.C
 
     def wrap(function: Callable[..., None]) -> click.Command:
         def run(address: str, *, as_json: bool, color: bool, **given: Any) -> None:
-            view = View(address, as_json=as_json, color=color)
+            security = {name: given.pop(name) for name in SECURITY}
+            view = View(address, as_json=as_json, color=color, **security)
             try:
                 function(view, **given)
             except grpc.RpcError as error:
@@ -146,13 +144,7 @@ def _view(name: str, *arguments: str) -> Callable[[Callable[..., None]], click.C
         command = click.Command(name, callback=run, help=function.__doc__)
         command.params = [
             *(click.Argument([argument]) for argument in arguments),
-            click.Option(
-                ["--address"],
-                default=DEFAULT_ADDRESS,
-                envvar="LIGHTNINGSTORE_ADDRESS",
-                show_default=True,
-                help="Server to ask.",
-            ),
+            *options(),
             click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."),
             click.Option(["--color/--no-color"], default=True, help="Colour the table."),
             *getattr(function, "options", []),
@@ -375,10 +367,11 @@ def workers(view: View) -> None:
 
 
 @_view("resources")
-def resources(view: View) -> None:
+def resources(view: View, *, show_secrets: bool) -> None:
     """List resources; keys of endpoints are masked."""
     request = resources_pb2.ListResourcesRequest(page_size=1000)
-    found = [plain(r) for r in _pages(view.stub.ListResources, request, "resources")]
+    pages = _pages(view.stub.ListResources, request, "resources")
+    found = [plain(r, show_secrets=show_secrets) for r in pages]
     if view.as_json:
         view.json(found)
         return
@@ -390,3 +383,8 @@ def resources(view: View) -> None:
             for r in found
         ),
     )
+
+
+resources.params.append(
+    click.Option(["--show-secrets"], is_flag=True, help="Print the keys of endpoints.")
+)

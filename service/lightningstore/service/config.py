@@ -33,6 +33,22 @@ class Config(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level."
     )
+    tls_cert: Path | None = Field(
+        None, description="Certificate chain in PEM; the server then speaks TLS alone."
+    )
+    tls_key: Path | None = Field(None, description="Private key of --tls-cert, PEM, unencrypted.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="Mutual TLS: only clients with a certificate signed by one of these (PEM).",
+    )
+    auth_tokens: Path | None = Field(
+        None,
+        description="File of tokens, made by `lightningstore token new`; every call needs one.",
+    )
+    insecure: bool = Field(
+        False,
+        description="Listen on other addresses than loopback without tokens over TLS or mutual TLS.",
+    )
     max_message_bytes: int = Field(64 * MIB, ge=MIB, le=2047 * MIB, description="Largest message.")
     max_input_bytes: int = Field(16 * MIB, ge=1, description="Largest input of a rollout.")
     max_span_bytes: int = Field(4 * MIB, ge=1, description="Largest span.")

@@ -264,5 +264,49 @@ class StorageFailed(StoreError):
         self.retry_delay = 1.0
 
 
+class TokenMissing(StoreError):
+    """The server wants a token, and the call has none."""
+
+    reason = reasons.ERROR_REASON_TOKEN_MISSING
+
+    def __init__(self) -> None:
+        """Take nothing."""
+        super().__init__("this server wants a token: metadata authorization, Bearer and the token")
+
+
+class TokenInvalid(StoreError):
+    """The token of the call is none of this server's, or no bearer token."""
+
+    reason = reasons.ERROR_REASON_TOKEN_INVALID
+
+    def __init__(self) -> None:
+        """Take nothing: not even a part of the token may be repeated."""
+        super().__init__("the token is none of this server's")
+
+
+class TokenExpired(StoreError):
+    """The token of the call has come to its end."""
+
+    reason = reasons.ERROR_REASON_TOKEN_EXPIRED
+
+    def __init__(self) -> None:
+        """Take nothing."""
+        super().__init__("the token has expired")
+
+
+class PermissionDenied(StoreError):
+    """The role of the token does not allow the call."""
+
+    reason = reasons.ERROR_REASON_PERMISSION_DENIED
+
+    def __init__(self, role: str, method: str) -> None:
+        """Take the role and the name of the method."""
+        super().__init__(f"the role {role} may not call {method}", role=role, method=method)
+
+
+class Misconfigured(Exception):
+    """The server would be set up in a wrong or unsafe way. Raised at start, with one line for people."""
+
+
 class StorageUnusable(Exception):
     """The data file cannot be opened as a store. Raised at start, with one line for people."""

@@ -15,6 +15,7 @@ from grpc_health.v1.health import aio as aio_health
 from grpc_reflection.v1alpha import reflection
 from lightningstore.service.clock import Clock, SystemClock
 from lightningstore.service.config import Config
+from lightningstore.service.gate import Gate, open_gate
 from lightningstore.service.rpc import handlers, otlp, wrap
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.memory import MemoryStorage
@@ -76,12 +77,15 @@ def _storage(config: Config) -> Storage:
 class Server:
     """A gRPC server over an engine."""
 
-    def __init__(self, engine: Engine, config: Config) -> None:
-        """Take the engine; `start` begins to listen."""
+    def __init__(self, engine: Engine, config: Config, gate: Gate | None = None) -> None:
+        """Take the engine; `start` begins to listen. Raises Misconfigured."""
         self._engine = engine
         self._config = config
+        self.gate = gate or open_gate(config, engine.store.clock)
         self._health = aio_health.HealthServicer()
-        self._server = grpc.aio.server(options=_options(config))
+        self._server = grpc.aio.server(
+            interceptors=[self.gate.guard] if self.gate.guard else [], options=_options(config)
+        )
         self.port = 0
         self._services: tuple[str, ...] = ()
         self._telling: asyncio.Task[None] | None = None
@@ -102,7 +106,10 @@ class Server:
         reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), self._server)
         address = f"{_bracketed(self._config.host)}:{self._config.port}"
         try:
-            self.port = self._server.add_insecure_port(address)
+            if self.gate.credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, self.gate.credentials)
         except RuntimeError as error:
             raise AddressInUse(
                 f"cannot listen on {address}: in use, or not an address here"
@@ -136,11 +143,12 @@ class Server:
 async def start_server(config: Config, clock: Clock | None = None) -> Server:
     """Open the store and listen; nothing is left behind on failure.
 
-    Raises AddressInUse, StorageUnusable.
+    Raises AddressInUse, Misconfigured, StorageUnusable.
     """
     _probe(config.host, config.port)
+    gate = open_gate(config, clock or SystemClock())
     engine = await open_engine(config, clock)
-    server = Server(engine, config)
+    server = Server(engine, config, gate)
     try:
         await server.start()
     except BaseException:

@@ -39,7 +39,10 @@ def keep_freed_memory() -> None:
 
 
 def settle_garbage() -> None:
-    """Take what is here now out of the garbage collector's walks, and have it walk seldom: records stay."""
+    """Take what is here now out of the garbage collector's walks, and have it walk seldom.
+
+    Not too seldom: a finished rollout that leaves the cache is a cycle, and most of what there is to find.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 100)
+    gc.set_threshold(5_000, 4, 4)

@@ -14,6 +14,7 @@ from lightningstore.client._async_streams import AsyncWaitStream, AsyncWatchStre
 from lightningstore.client._async_traces import AsyncTraceCalls
 from lightningstore.client._base import DEFAULT_TIMEOUT, Call, Retry, repeats_are_harmless
 from lightningstore.client._calls_traces import ingest_result
+from lightningstore.client._endpoint import FilePath, endpoint
 from lightningstore.client._errors import LightningStoreError
 from lightningstore.client._grpc_async import AsyncGrpcTransport
 from lightningstore.client._streams import QueryState, WaitState, WatchState
@@ -41,14 +42,36 @@ class AsyncLightningStore(AsyncControlCalls, AsyncTraceCalls):
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
         metadata: Mapping[str, str] | None = None,
+        token: str | None = None,
+        tls_ca: FilePath | None = None,
+        tls_cert: FilePath | None = None,
+        tls_key: FilePath | None = None,
+        allow_insecure_token: bool = False,
     ) -> None:
-        """Take the address, "host:port" (unset: LIGHTNINGSTORE_ADDRESS, or 127.0.0.1:4747).
+        """Take the address, "host:port", or "https://host:port" for TLS.
 
-        `timeout`: deadline of a call in seconds, its retries included; None: none. `metadata`: gRPC
-        metadata sent with every call, keys in lower case.
+        Unset: LIGHTNINGSTORE_ADDRESS, or 127.0.0.1:4747. `timeout`: deadline of a call in seconds, its retries included; None: none. `metadata`: gRPC
+        metadata sent with every call, keys in lower case. `token`: what `lightningstore token new` printed
+        (unset: LIGHTNINGSTORE_TOKEN; "": none). `tls_ca`: file of the authorities that may have signed the
+        server's certificate, in PEM, instead of the well-known ones; `tls_cert` and `tls_key`: the client's
+        own certificate, for mutual TLS (unset: LIGHTNINGSTORE_TLS_CA, _CERT, _KEY). Any of them means TLS.
+        `allow_insecure_token`: send the token over plain text too.
+
+        Raises ValueError for a bad address, for files that do not fit, and for a token that would go over
+        plain text; OSError for files that cannot be read.
         """
         self._timeout = timeout
-        self._transport: AsyncTransport = AsyncGrpcTransport(address, metadata)
+        self._transport: AsyncTransport = AsyncGrpcTransport(
+            endpoint(
+                address,
+                metadata,
+                token=token,
+                tls_ca=tls_ca,
+                tls_cert=tls_cert,
+                tls_key=tls_key,
+                allow_insecure_token=allow_insecure_token,
+            )
+        )
 
     @classmethod
     def over(

@@ -2,7 +2,7 @@
 
 A channel belongs to the process and, for asyncio, to the event loop that made it. A child of a fork must
 neither use nor close its parent's: it is left alone for good, and a fresh one is made when it is needed.
-Credentials belong into `_open_async` and `_open_blocking`, the only places that make channels.
+An Endpoint says with what credentials.
 
 gRPC's asyncio engine is one a process, driven by a thread that a fork does not copy. Tried: a child whose
 parent had an asyncio channel open hangs or crashes in its first asyncio call, while blocking calls work. So
@@ -15,13 +15,13 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grpc
-import grpc.aio
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
+
+if TYPE_CHECKING:  # it needs `resolve`
+    from lightningstore.client._endpoint import Endpoint
 
 DEFAULT_ADDRESS = "127.0.0.1:4747"
 ADDRESS_VARIABLE = "LIGHTNINGSTORE_ADDRESS"
@@ -82,18 +82,23 @@ def options() -> list[tuple[str, Any]]:
 def resolve(address: str | None) -> str:
     """Return the address given, else the environment's, else the default. Raises ValueError."""
     found = address if address is not None else os.environ.get(ADDRESS_VARIABLE, DEFAULT_ADDRESS)
-    if not found or "://" in found.replace("dns://", "").replace("unix://", ""):
-        raise ValueError(f"an address like {DEFAULT_ADDRESS} is wanted, not {found!r}")
+    if found.startswith("https://"):
+        wrong = "/" in found[8:].rstrip("/")
+    else:
+        wrong = "://" in found.replace("dns://", "").replace("unix://", "")
+    if not found or wrong:
+        raise ValueError(
+            f"an address like {DEFAULT_ADDRESS} or https://store:4747 is wanted, not {found!r}"
+        )
     return found
 
 
 class Holder:
     """Holds one channel of this process, made when it is first needed."""
 
-    def __init__(self, address: str | None, metadata: Mapping[str, str] | None) -> None:
-        """Take the address and the metadata of every call."""
-        self.address = resolve(address)
-        self.metadata = tuple((metadata or {}).items())
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Take where to connect, and the metadata of every call with it."""
+        self.endpoint = endpoint
         self._reset()
 
     def _reset(self) -> None:
@@ -110,7 +115,7 @@ class Holder:
         return self._closed
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"address": self.address, "metadata": self.metadata}
+        return {"endpoint": self.endpoint}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -150,12 +155,9 @@ class BlockingHolder(Holder):
         self._check()
         with self._lock:
             if self._stub is None:
-                self._channel = self._open_blocking()
+                self._channel = self.endpoint.blocking_channel(options())
                 self._stub = LightningStoreServiceStub(self._channel)
             return self._stub
-
-    def _open_blocking(self) -> grpc.Channel:
-        return grpc.insecure_channel(self.address, options=options())
 
     def close(self) -> None:
         """Close the channel; calls that run fail."""
@@ -179,13 +181,10 @@ class AsyncHolder(Holder):
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             # One of another loop closes when it is let go of; `close` would need that loop to run.
-            self._channel = self._open_async()
+            self._channel = self.endpoint.async_channel(options())
             self._stub = LightningStoreServiceStub(self._channel)
             self._loop = loop
         return self._stub
-
-    def _open_async(self) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(self.address, options=options())
 
     async def close(self) -> None:
         """Close the channel; calls that run fail."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable
 from typing import Any
 
 import grpc
@@ -11,6 +11,7 @@ import grpc.aio
 from google.protobuf.message import Message
 from lightningstore.client._bridge import ThreadedTransport
 from lightningstore.client._channel import AsyncHolder, aio_is_lost
+from lightningstore.client._endpoint import Endpoint
 from lightningstore.client._errors import (
     CancelledCallError,
     LightningStoreError,
@@ -28,22 +29,21 @@ STATUS_TRIES = 10
 class AsyncGrpcTransport:
     """Carries calls over gRPC; the channel is made with the first one."""
 
-    def __init__(self, address: str | None, metadata: Mapping[str, str] | None) -> None:
-        """Take the address and the metadata of every call."""
-        self._holder = AsyncHolder(address, metadata)
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Take where to connect."""
+        self._holder = AsyncHolder(endpoint)
         self._bridge: ThreadedTransport | None = None
 
     def _begin(self, method: str, *request: Message, timeout: float | None) -> Any:
         call = getattr(self._holder.stub(), method)
-        return call(*request, timeout=timeout, metadata=self._holder.metadata)
+        return call(*request, timeout=timeout, metadata=self._holder.endpoint.metadata)
 
     def _instead(self) -> ThreadedTransport | None:
         """Return what carries the calls where grpc.aio cannot."""
         if not aio_is_lost():
             return None
         if self._bridge is None:
-            holder = self._holder
-            self._bridge = ThreadedTransport(GrpcTransport(holder.address, dict(holder.metadata)))
+            self._bridge = ThreadedTransport(GrpcTransport(self._holder.endpoint))
         return self._bridge
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 from lightningstore.client._channel import BlockingHolder
+from lightningstore.client._endpoint import Endpoint
 from lightningstore.client._errors import CancelledCallError, LightningStoreError, from_rpc_error
 
 
 class GrpcTransport:
     """Carries calls over gRPC; the channel is made with the first one. Threads may share it."""
 
-    def __init__(self, address: str | None, metadata: Mapping[str, str] | None) -> None:
-        """Take the address and the metadata of every call."""
-        self._holder = BlockingHolder(address, metadata)
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Take where to connect."""
+        self._holder = BlockingHolder(endpoint)
 
     def _call(self, method: str) -> Any:
         return getattr(self._holder.stub(), method)
@@ -25,7 +26,7 @@ class GrpcTransport:
         """Make a call with one message each way."""
         call = self._call(method)
         try:
-            return call(request, timeout=timeout, metadata=self._holder.metadata)
+            return call(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
         except (grpc.RpcError, ValueError) as error:
             raise _error(error) from None
 
@@ -34,7 +35,7 @@ class GrpcTransport:
         call = self._call(method)
         try:
             return PendingCall(
-                call.future(request, timeout=timeout, metadata=self._holder.metadata)
+                call.future(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
             )
         except (grpc.RpcError, ValueError) as error:
             raise _error(error) from None
@@ -43,7 +44,7 @@ class GrpcTransport:
         """Begin a call that is answered by a stream."""
         call = self._call(method)
         try:
-            return _Answers(call(request, timeout=timeout, metadata=self._holder.metadata))
+            return _Answers(call(request, timeout=timeout, metadata=self._holder.endpoint.metadata))
         except (grpc.RpcError, ValueError) as error:
             raise _error(error) from None
 
@@ -60,7 +61,7 @@ class GrpcTransport:
                 raise
 
         try:
-            return call(guarded(), timeout=timeout, metadata=self._holder.metadata)
+            return call(guarded(), timeout=timeout, metadata=self._holder.endpoint.metadata)
         except (grpc.RpcError, ValueError) as error:
             if fault:
                 raise fault[0] from None

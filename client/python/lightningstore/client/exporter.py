@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lightningstore.client import _outbox
+from lightningstore.client._endpoint import FilePath
 from lightningstore.client._errors import (
     CancelledCallError,
     DeadlineExceededError,
@@ -70,16 +71,32 @@ class SpanExporter(sdk.SpanExporter):
         delay: float = 0.2,
         on_stop: Callable[[Stop], object] | None = None,
         metadata: Mapping[str, str] | None = None,
+        token: str | None = None,
+        tls_ca: FilePath | None = None,
+        tls_cert: FilePath | None = None,
+        tls_key: FilePath | None = None,
+        allow_insecure_token: bool = False,
     ) -> None:
         """Take an address as LightningStore does, or a client, which then stays the caller's to close.
 
         `max_span_bytes`: the server's limit; a larger span is dropped with an error in the log. `delay`:
         seconds that a span may wait for others to travel with. `on_stop`: called, in the sending thread,
-        for each attempt that the server wants stopped.
+        for each attempt that the server wants stopped. `metadata` and what follows go with an address, as
+        for LightningStore.
         """
         self._owns_store = not isinstance(store, LightningStore)
         self._store = (
-            store if isinstance(store, LightningStore) else LightningStore(store, metadata=metadata)
+            store
+            if isinstance(store, LightningStore)
+            else LightningStore(
+                store,
+                metadata=metadata,
+                token=token,
+                tls_ca=tls_ca,
+                tls_cert=tls_cert,
+                tls_key=tls_key,
+                allow_insecure_token=allow_insecure_token,
+            )
         )
         self._ids = (rollout_id, attempt_id)
         self._max_buffer_bytes = max_buffer_bytes

@@ -15,6 +15,7 @@ from typing import Any
 
 from lightningstore.client._claims import Claims
 from lightningstore.client._context import AttemptCancelled, NonRetryable, RunContext
+from lightningstore.client._endpoint import FilePath
 from lightningstore.client._execution import Execution, Work
 from lightningstore.client._heartbeats import Heartbeats
 from lightningstore.client._sync import LightningStore
@@ -63,6 +64,11 @@ class Runner:
         outage: float = 600.0,
         grace: float = 5.0,
         tracer_provider: TracerProvider | None = None,
+        token: str | None = None,
+        tls_ca: FilePath | None = None,
+        tls_cert: FilePath | None = None,
+        tls_key: FilePath | None = None,
+        allow_insecure_token: bool = False,
     ) -> None:
         """Take an address as LightningStore does, or a client, which then stays the caller's to close.
 
@@ -72,14 +78,26 @@ class Runner:
         the shortest unresponsive timeout if that is less. `outage`: seconds for which a result waits for a
         server that is away. `grace`: seconds that cancelled functions get at a second `stop`.
         `tracer_provider`: one whose spans are filed too if they begin in the function's context, such as
-        the global one that instrumentation uses.
+        the global one that instrumentation uses. `token` and what follows go with an address, as for
+        LightningStore.
 
         Raises ValueError for a concurrency below 1.
         """
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         self._owns_store = not isinstance(store, LightningStore)
-        self._store = store if isinstance(store, LightningStore) else LightningStore(store)
+        self._store = (
+            store
+            if isinstance(store, LightningStore)
+            else LightningStore(
+                store,
+                token=token,
+                tls_ca=tls_ca,
+                tls_cert=tls_cert,
+                tls_key=tls_key,
+                allow_insecure_token=allow_insecure_token,
+            )
+        )
         #: What the runner is called.
         self.worker_id = worker_id or _new_worker_id()
         self._concurrency = concurrency

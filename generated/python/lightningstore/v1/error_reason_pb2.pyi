@@ -74,6 +74,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 70
     """INTERNAL: a defect of the server. Metadata: errorId, which is in its log."""
+    ERROR_REASON_TOKEN_MISSING: _ErrorReason.ValueType  # 80
+    """UNAUTHENTICATED: the server wants a bearer token, and the call has none."""
+    ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 81
+    """UNAUTHENTICATED: the token is none of this server's, or no bearer token."""
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 82
+    """UNAUTHENTICATED: the token has come to its end."""
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 90
+    """PERMISSION_DENIED: the role of the token does not allow the call. Metadata: role, method."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every error carries one google.rpc.ErrorInfo whose domain is "lightningstore", whose
@@ -134,4 +142,12 @@ with the same ids.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 70
 """INTERNAL: a defect of the server. Metadata: errorId, which is in its log."""
+ERROR_REASON_TOKEN_MISSING: ErrorReason.ValueType  # 80
+"""UNAUTHENTICATED: the server wants a bearer token, and the call has none."""
+ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 81
+"""UNAUTHENTICATED: the token is none of this server's, or no bearer token."""
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 82
+"""UNAUTHENTICATED: the token has come to its end."""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 90
+"""PERMISSION_DENIED: the role of the token does not allow the call. Metadata: role, method."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

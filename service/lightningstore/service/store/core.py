@@ -123,7 +123,7 @@ class Core:
     async def _recover(self) -> bool:
         """Drop what is in memory and load it again, as often as it takes; False if the store closes."""
         error = self.committer.failure or StorageFailed("unknown")
-        self.on_usable(False)  # noqa: FBT003
+        self.on_usable(False)
         self.waiters.fail(error)
         self.end_polls(error)
         while not self._closing:
@@ -137,7 +137,7 @@ class Core:
                 await self.clock.wait(asyncio.Event(), self.clock.monotonic() + RECOVERY_PAUSE)
             else:
                 logger.info("the storage is usable again")
-                self.on_usable(True)  # noqa: FBT003
+                self.on_usable(True)
                 return True
         return False
 

@@ -1,0 +1,155 @@
+"""Who may call what: roles, the table of permissions, and tokens as lines of text. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+
+
+class Role(Enum):
+    """What the holder of a token is there for."""
+
+    ADMIN = "admin"
+    ALGORITHM = "algorithm"
+    RUNNER = "runner"
+    READ_ONLY = "read-only"
+
+
+_ALL = frozenset(Role)
+_WORK = frozenset({Role.ADMIN, Role.ALGORITHM, Role.RUNNER})
+_STEER = frozenset({Role.ADMIN, Role.ALGORITHM})
+#: Who may call a method that the table forgets.
+UNLISTED = frozenset({Role.ADMIN})
+
+_STORE = "/lightningstore.v1.LightningStoreService/"
+
+#: Who may call what. docs/security.md shows this table; a test holds both to the contract.
+PERMISSIONS: dict[str, frozenset[Role]] = {
+    _STORE + "EnqueueRollouts": _STEER,
+    _STORE + "StartRollout": _STEER,
+    _STORE + "DequeueRollouts": _WORK,
+    _STORE + "StartAttempt": _WORK,
+    _STORE + "UpdateAttempt": _WORK,
+    _STORE + "ListAttempts": _ALL,
+    _STORE + "GetAttempt": _ALL,
+    _STORE + "GetRollout": _ALL,
+    _STORE + "ListRollouts": _ALL,
+    _STORE + "UpdateRollout": _STEER,
+    _STORE + "CancelRollouts": _STEER,
+    _STORE + "WaitForRollouts": _ALL,
+    _STORE + "WatchRollouts": _ALL,
+    _STORE + "IngestSpans": _WORK,
+    _STORE + "AddSpans": _WORK,
+    _STORE + "AllocateSequenceIds": _WORK,
+    _STORE + "QuerySpans": _ALL,
+    _STORE + "AddResources": _STEER,
+    _STORE + "UpdateResources": _STEER,
+    _STORE + "GetResources": _ALL,
+    _STORE + "ListResources": _ALL,
+    _STORE + "Heartbeat": _WORK,
+    _STORE + "GetWorker": _ALL,
+    _STORE + "ListWorkers": _ALL,
+    _STORE + "GetStatistics": _ALL,
+    _STORE + "GetServerInfo": _ALL,
+    "/opentelemetry.proto.collector.trace.v1.TraceService/Export": _WORK,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ALL,
+}
+
+#: What may be called without a token: load balancers and supervisors have none.
+OPEN = frozenset(f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch"))
+
+#: In front of every token, so that people and scanners of secrets know one when they see it.
+TOKEN_PREFIX = "lst_"  # noqa: S105
+_TOKEN_BYTES = 32
+_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_LIFETIME = re.compile(r"([0-9]{1,5})([mhd])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_NEVER = "never"
+
+
+@dataclass(frozen=True)
+class Token:
+    """What is known of a token: everything but the token."""
+
+    name: str
+    role: Role
+    #: SHA-256 of the token. Tokens are 256 random bits, which nobody can search for, so a slow or salted
+    #: hash would protect nothing and cost every call its time.
+    digest: bytes
+    #: When it ends, in UTC; None: never.
+    expires: datetime | None
+
+    def line(self) -> str:
+        """Return the line that stands for it in a tokens file, with its end of line."""
+        expires = self.expires.strftime(_TIME) if self.expires else _NEVER
+        return f"{self.name} {self.role.value} {expires} sha256:{self.digest.hex()}\n"
+
+
+def digest_of(secret: str) -> bytes:
+    """Return the SHA-256 of a token."""
+    return hashlib.sha256(secret.encode(errors="replace")).digest()
+
+
+def new_token(name: str, role: Role, expires: datetime | None) -> tuple[str, Token]:
+    """Return a new random token and what is to be kept of it. Raises ValueError for a bad name."""
+    if not _NAME.fullmatch(name):
+        raise ValueError("a name is 1 to 64 letters, digits and . _ @ -")
+    secret = TOKEN_PREFIX + secrets.token_urlsafe(_TOKEN_BYTES)
+    return secret, Token(name, role, digest_of(secret), expires)
+
+
+def lifetime(text: str) -> timedelta:
+    """Return the time that "30d", "12h" or "45m" stands for. Raises ValueError."""
+    found = _LIFETIME.fullmatch(text)
+    if found is None or not int(found[1]):
+        raise ValueError(f"a lifetime like 30d, 12h or 45m is wanted, not {text!r}")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def parse_tokens(text: str) -> list[Token]:
+    """Return the tokens of a file's text: name, role, end and hash, one a line; # begins a comment.
+
+    Raises ValueError that names the line, and quotes nothing: somebody may have put a token there. Since the
+    hash comes last, a line that was cut short is never mistaken for a whole one.
+    """
+    tokens: list[Token] = []
+    seen: set[str | bytes] = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            token = _parse(words)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+        if token.name in seen or token.digest in seen:
+            raise ValueError(f"line {number}: the same name or hash as another line")
+        seen |= {token.name, token.digest}
+        tokens.append(token)
+    return tokens
+
+
+def _parse(words: list[str]) -> Token:
+    if len(words) != 4:
+        raise ValueError("four words are wanted: name, role, end or never, sha256:…")
+    name, role, expires, digest = words
+    found = _DIGEST.fullmatch(digest)
+    if found is None:
+        raise ValueError("the last word must be sha256: and 64 hex digits")
+    if not _NAME.fullmatch(name):
+        raise ValueError("a name is 1 to 64 letters, digits and . _ @ -")
+    if role not in {known.value for known in Role}:
+        raise ValueError(f"the role must be one of {', '.join(r.value for r in Role)}")
+    end = None
+    if expires != _NEVER:
+        try:
+            end = datetime.strptime(expires, _TIME).replace(tzinfo=timezone.utc)
+        except ValueError:
+            raise ValueError("the end must be never, or like 2027-01-31T00:00:00Z") from None
+    return Token(name, Role(role), bytes.fromhex(found[1]), end)

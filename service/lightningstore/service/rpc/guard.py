@@ -1,0 +1,110 @@
+"""Asks every call for a token, and its role for permission, before anything of the call is read.
+
+There only where tokens are configured; without them no call pays for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from lightningstore.service.auth import OPEN, PERMISSIONS, UNLISTED, Role
+from lightningstore.service.clock import Clock
+from lightningstore.service.errors import PermissionDenied, StoreError, TokenInvalid, TokenMissing
+from lightningstore.service.masking import holds_keys, mask_keys
+from lightningstore.service.rpc.status import abort
+from lightningstore.service.tokens import TokenFile
+from lightningstore.v1 import service_pb2
+
+logger = logging.getLogger(__name__)
+
+Details = grpc.HandlerCallDetails
+Handler = Any  # grpc.RpcMethodHandler cannot be subscripted at run time
+
+_SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
+#: Methods whose answers can hold keys, with the class of the answers.
+_WITH_KEYS: dict[str, type[Message]] = {
+    f"/{_SERVICE.full_name}/{method.name}": GetMessageClass(method.output_type)
+    for method in _SERVICE.methods
+    if holds_keys(method.output_type)
+}
+#: Seconds between two warnings: whoever is refused must not be able to fill the disk with them.
+QUIET = 10.0
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Lets a call through or refuses it."""
+
+    def __init__(self, tokens: TokenFile, clock: Clock) -> None:
+        """Take the tokens."""
+        self._tokens = tokens
+        self._clock = clock
+        self._refused = 0
+        self._warned_at = float("-inf")
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Handler]], handler_call_details: Details
+    ) -> Handler:
+        """Return the handler of a call, or one that refuses it."""
+        method = handler_call_details.method
+        if method in OPEN:
+            return await continuation(handler_call_details)
+        try:
+            token = self._tokens.find(_bearer(handler_call_details))
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return handler  # UNIMPLEMENTED, which is no secret from who has a token
+            if token.role not in PERMISSIONS.get(method, UNLISTED):
+                raise PermissionDenied(token.role.value, method.rpartition("/")[2])
+        except StoreError as error:
+            return self._refusal(error)
+        if token.role is Role.READ_ONLY and method in _WITH_KEYS:
+            return _masked(handler, _WITH_KEYS[method])
+        return handler
+
+    def _refusal(self, error: StoreError) -> Handler:
+        async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            self._note(error, context.peer())
+            await abort(context, error)
+
+        # As a stream both ways, whatever the method is: this way nothing that was sent is read.
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    def _note(self, error: StoreError, peer: str) -> None:
+        self._refused += 1
+        now = self._clock.monotonic()
+        if now - self._warned_at >= QUIET:
+            self._warned_at = now
+            logger.warning(
+                "%d call(s) refused so far, the latest from %s: %s",
+                self._refused,
+                peer,
+                error.message,
+            )
+
+
+def _bearer(details: Details) -> str:
+    """Return the token of a call. Raises TokenMissing, TokenInvalid."""
+    for key, value in details.invocation_metadata:
+        if key == "authorization":
+            scheme, _, secret = str(value).partition(" ")
+            if scheme.lower() != "bearer":
+                raise TokenInvalid
+            return secret.strip()
+    raise TokenMissing
+
+
+def _masked(handler: Handler, kind: type[Message]) -> Handler:
+    """Return a handler whose answers hold no keys."""
+
+    async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        message = kind.FromString(await handler.unary_unary(request, context))
+        mask_keys(message)
+        return message.SerializeToString()
+
+    return grpc.unary_unary_rpc_method_handler(answer)

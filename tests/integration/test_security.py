@@ -1,0 +1,438 @@
+"""Nobody in: every call with every kind of credential, TLS, mutual TLS, and secrets that show nowhere."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import trustme
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from lightningstore.client import (
+    LLM,
+    AsyncLightningStore,
+    InvalidArgumentError,
+    LightningStore,
+    PermissionDeniedError,
+    Runner,
+    SpanExporter,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from lightningstore.service import auth, tokens
+from lightningstore.service.auth import OPEN, PERMISSIONS, Role
+from lightningstore.service.config import Config
+from lightningstore.service.errors import Misconfigured
+from lightningstore.service.gate import open_gate
+from lightningstore.service.server import Server, open_engine
+from lightningstore.v1 import resources_pb2, service_pb2
+
+from tests.clock import ManualClock
+from tests.contract.helpers import snapshot
+from tests.integration.process import run, serve
+
+pytestmark = pytest.mark.asyncio
+
+STORE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
+TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+METHODS = [f"/{STORE.full_name}/{method.name}" for method in STORE.methods] + [TRACES, REFLECTION]
+API_KEY = "sk-planted-and-searched-for"
+DOCS = Path(__file__).parents[2] / "docs" / "security.md"
+
+
+class Secured:
+    """A server that wants tokens, one of them for each role."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.clock = ManualClock()
+        self.file = folder / "tokens"
+        self.secrets: dict[str, str] = {}
+        for role in Role:
+            self.add(role.value, role)
+        self.secrets["expired"], expired = auth.new_token(
+            "expired", Role.ADMIN, tokens.utc(self.clock) - timedelta(seconds=1)
+        )
+        tokens.append(self.file, expired)
+        self.config = Config(backend="memory", port=0, grace=0.1, auth_tokens=self.file, **settings)
+
+    def add(self, name: str, role: Role) -> str:
+        self.secrets[name], made = auth.new_token(name, role, None)
+        tokens.append(self.file, made)
+        return self.secrets[name]
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[Secured]:
+        self.engine = await open_engine(self.config, self.clock)
+        self.server = Server(self.engine, self.config)
+        await self.server.start()
+        try:
+            yield self
+        finally:
+            await self.server.stop(0.1)
+
+    def client(self, who: str = "admin") -> AsyncLightningStore:
+        return AsyncLightningStore(
+            self.server.address, token=self.secrets[who], allow_insecure_token=True, timeout=10
+        )
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Secured:
+    return Secured(tmp_path)
+
+
+async def code_of(channel: grpc.aio.Channel, path: str, *metadata: tuple[str, str]) -> str:
+    """Call a method of whatever kind with an empty request; returns the status."""
+    method = STORE.methods_by_name.get(path.rpartition("/")[2])
+    try:
+        if path == REFLECTION:
+            async for _ in channel.stream_stream(path)(iter([b""]), metadata=metadata, timeout=10):
+                break
+        elif path.endswith("IngestSpans"):
+            await channel.stream_unary(path)(iter([b""]), metadata=metadata, timeout=10)
+        elif method is not None and method.server_streaming:
+            async for _ in channel.unary_stream(path)(b"", metadata=metadata, timeout=0.5):
+                break
+        else:
+            await channel.unary_unary(path)(b"", metadata=metadata, timeout=10)
+    except grpc.aio.AioRpcError as error:
+        assert "lst_" not in (error.details() or "")
+        return str(error.code().name)
+    return "OK"
+
+
+def bearer(secret: str) -> tuple[str, str]:
+    return ("authorization", f"Bearer {secret}")
+
+
+def credentials(secured: Secured) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return what gets nobody in, by what is wrong with it."""
+    good = secured.secrets["admin"]
+    return {
+        "none": (),
+        "empty": (bearer(""),),
+        "wrong": (bearer("lst_" + "x" * 43),),
+        "truncated": (bearer(good[:-1]),),
+        "longer": (bearer(good + "x"),),
+        "expired": (bearer(secured.secrets["expired"]),),
+        "its hash": (bearer(auth.digest_of(good).hex()),),
+        "other scheme": (("authorization", f"Basic {good}"),),
+        "other key": (("x-authorization", f"Bearer {good}"),),
+        "other case": (bearer(good.swapcase()),),
+    }
+
+
+async def test_no_call_works_without_a_good_token(secured: Secured) -> None:
+    async with (
+        secured.served(),
+        grpc.aio.insecure_channel(secured.server.address) as channel,
+        secured.client() as store,
+    ):
+        world: Any = SimpleNamespace(store=store)
+        before = await snapshot(world)
+        for what, metadata in credentials(secured).items():
+            for path in METHODS:
+                found = await code_of(channel, path, *metadata)
+                assert found == "UNAUTHENTICATED", (what, path)
+        assert await snapshot(world) == before
+
+
+async def test_each_role_may_call_what_the_table_says_and_nothing_else(secured: Secured) -> None:
+    async with secured.served(), grpc.aio.insecure_channel(secured.server.address) as channel:
+        for path in METHODS:
+            for role in Role:
+                found = await code_of(channel, path, bearer(secured.secrets[role.value]))
+                denied = role not in PERMISSIONS[path]
+                assert (found == "PERMISSION_DENIED") == denied, (role, path, found)
+                assert found != "UNAUTHENTICATED"
+
+
+async def test_every_method_that_is_served_is_in_the_table() -> None:
+    """By reflection of what the server registers: a method that the table forgets fails here."""
+    assert set(METHODS) == set(PERMISSIONS)
+    assert {role for roles in PERMISSIONS.values() for role in roles} == set(Role)
+
+
+async def test_table_of_the_docs_is_the_table_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", DOCS.read_text(), re.MULTILINE)
+    shown = {name: [cell.strip() == "yes" for cell in cells.split("|")] for name, cells in rows}
+    roles = list(Role)
+    assert shown == {
+        path.rpartition("/")[2]: [role in allowed for role in roles]
+        for path, allowed in PERMISSIONS.items()
+    }
+
+
+async def test_health_is_open(secured: Secured) -> None:
+    async with secured.served(), grpc.aio.insecure_channel(secured.server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert {path.rpartition("/")[0] for path in OPEN} == {"/grpc.health.v1.Health"}
+
+
+async def test_refusal_has_a_reason_and_no_secret(
+    secured: Secured, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with secured.served(), grpc.aio.insecure_channel(secured.server.address) as channel:
+        for who, reason in (("expired", "TOKEN_EXPIRED"), ("runner", "PERMISSION_DENIED")):
+            metadata = (bearer(secured.secrets[who]),)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                path = f"/{STORE.full_name}/EnqueueRollouts"
+                await channel.unary_unary(path)(b"", metadata=metadata)
+            trailers = dict(caught.value.trailing_metadata() or ())
+            status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+            info = error_details_pb2.ErrorInfo()
+            assert status.details[0].Unpack(info)
+            assert info.reason == f"ERROR_REASON_{reason}"
+    for secret in secured.secrets.values():
+        assert secret not in caplog.text
+
+
+async def test_revoked_token_is_refused_and_a_new_one_works_without_a_restart(
+    secured: Secured,
+) -> None:
+    async with secured.served(), secured.client("runner") as store:
+        await store.dequeue_rollouts(1)
+        tokens.remove(secured.file, "runner")
+        secured.add("second", Role.RUNNER)
+        await secured.clock.advance(tokens.LOOK_SECONDS)
+        with pytest.raises(UnauthenticatedError):
+            await store.dequeue_rollouts(1)
+        async with secured.client("second") as other:
+            assert await other.dequeue_rollouts(1) == []
+
+
+async def test_token_ends_at_its_time(secured: Secured) -> None:
+    secret, made = auth.new_token(
+        "brief", Role.RUNNER, tokens.utc(secured.clock) + timedelta(minutes=1)
+    )
+    tokens.append(secured.file, made)
+    secured.secrets["brief"] = secret
+    async with secured.served(), secured.client("brief") as store:
+        await secured.clock.advance(59)
+        await store.dequeue_rollouts(1)
+        await secured.clock.advance(1)
+        with pytest.raises(UnauthenticatedError):
+            await store.dequeue_rollouts(1)
+
+
+async def test_bad_tokens_file_changes_nothing_while_serving(secured: Secured) -> None:
+    async with secured.served(), secured.client("runner") as store:
+        good = secured.file.read_text()
+        for bad in ("", "runner runner never sha256:abc\n", "\x00"):
+            secured.file.write_text(bad)
+            await secured.clock.advance(1)
+            await store.dequeue_rollouts(1)
+        secured.file.write_text(good)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"host": "0.0.0.0"}, "--auth-tokens"),
+        ({"host": "::"}, "--auth-tokens"),
+        ({"host": "0.0.0.0", "auth_tokens": "tokens"}, "plain text"),
+        ({"tls_cert": "cert"}, "--tls-key"),
+        ({"tls_client_ca": "ca"}, "--tls-cert"),
+        ({"tls_cert": "missing", "tls_key": "missing"}, "cannot be read"),
+    ],
+)
+async def test_unsafe_settings_are_refused_at_start(
+    tmp_path: Path, settings: dict[str, Any], told: str
+) -> None:
+    paths = {
+        name: tmp_path / value if name != "host" else value for name, value in settings.items()
+    }
+    with pytest.raises(Misconfigured, match=re.escape(told)):
+        open_gate(Config(**paths), ManualClock())
+
+
+async def test_open_server_needs_to_be_asked_for_by_name(tmp_path: Path) -> None:
+    options = ("--backend", "memory", "--host", "0.0.0.0", "--port", "0")
+    code, out, errors = await run("serve", *options, folder=tmp_path)
+    assert code == 1
+    assert "--insecure" in errors
+    assert "Traceback" not in errors + out
+    process = await serve(*options, "--insecure", folder=tmp_path)
+    assert await process.stop() == 0
+
+
+async def test_tokens_file_open_to_others_is_refused(secured: Secured) -> None:
+    secured.file.chmod(0o644)
+    with pytest.raises(Misconfigured, match="chmod 600"):
+        open_gate(secured.config, secured.clock)
+
+
+async def test_keys_reach_those_who_work_and_nobody_who_only_looks(
+    secured: Secured, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.DEBUG, "lightningstore")
+    async with secured.served(), secured.client() as store:
+        await store.add_resources({"llm": LLM("http://x/v1", "m", api_key=API_KEY)})
+        for role, sees in (("runner", True), ("algorithm", True), ("read-only", False)):
+            async with secured.client(role) as other:
+                shown = [(await other.get_resources()).message]
+                shown += [r.message for r in await other.list_resources()]
+                assert [API_KEY in str(message) for message in shown] == [sees] * 2, role
+        for options in ((), ("--json",)):
+            view = await run(
+                "resources",
+                *options,
+                "--allow-insecure-token",
+                folder=tmp_path,
+                LIGHTNINGSTORE_ADDRESS=secured.server.address,
+                LIGHTNINGSTORE_TOKEN=secured.secrets["admin"],
+            )
+            assert view[0] == 0
+            assert API_KEY not in view[1] + view[2]
+        bad = resources_pb2.AddResourcesRequest()
+        bad.resources["llm"].llm.api_key = API_KEY
+        bad.resources["llm"].llm.sampling_parameters_json = b"{"
+        with pytest.raises(InvalidArgumentError) as caught:
+            await store.call("AddResources", bad)
+        assert API_KEY not in str(caught.value)
+    assert API_KEY not in caplog.text
+
+
+@pytest.mark.parametrize("kind", [LightningStore, AsyncLightningStore, SpanExporter])
+async def test_client_sends_no_token_over_plain_text_unless_told_to(kind: Any) -> None:
+    with pytest.raises(ValueError, match="plain text"):
+        kind("127.0.0.1:1", token="lst_secret")
+    with pytest.raises(ValueError, match="plain text"):
+        Runner("127.0.0.1:1", print, token="lst_secret")
+    made = kind("127.0.0.1:1", token="lst_secret", allow_insecure_token=True)
+    assert "lst_secret" not in repr(made)
+
+
+class Certificates:
+    """An authority, and files signed by it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.authority = trustme.CA()
+        self.ca = folder / "ca.pem"
+        self.authority.cert_pem.write_to_path(self.ca)
+        self.write("server", "127.0.0.1", "localhost")
+        self.write("client", "client@example.org")
+
+    def write(self, name: str, *identities: str) -> None:
+        issued = self.authority.issue_cert(*identities)
+        issued.private_key_pem.write_to_path(self.folder / f"{name}.key")
+        (self.folder / f"{name}.pem").write_bytes(
+            b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+        )
+
+    def server(self, **more: Any) -> dict[str, Any]:
+        return {
+            "tls_cert": self.folder / "server.pem",
+            "tls_key": self.folder / "server.key",
+            **more,
+        }
+
+    def client(self) -> dict[str, Any]:
+        return {"tls_cert": self.folder / "client.pem", "tls_key": self.folder / "client.key"}
+
+
+@asynccontextmanager
+async def tls_server(**settings: Any) -> AsyncIterator[str]:
+    config = Config(backend="memory", port=0, grace=0.1, **settings)
+    server = Server(await open_engine(config), config)
+    await server.start()
+    try:
+        yield f"localhost:{server.port}"
+    finally:
+        await server.stop(0.1)
+
+
+async def gets_in(address: str, **options: Any) -> bool:
+    try:
+        async with AsyncLightningStore(address, timeout=2, **options) as store:
+            await store.get_server_info()
+    except UnavailableError:
+        return False
+    return True
+
+
+async def test_tls_lets_in_who_trusts_its_authority_and_no_plain_text(tmp_path: Path) -> None:
+    mine, other = Certificates(tmp_path / "mine"), Certificates(tmp_path / "other")
+    async with tls_server(**mine.server()) as address:
+        assert await gets_in(address, tls_ca=mine.ca)
+        assert not await gets_in(address)
+        assert not await gets_in(address, tls_ca=other.ca)
+
+
+async def test_mutual_tls_lets_in_only_certificates_of_its_authority(tmp_path: Path) -> None:
+    mine, other = Certificates(tmp_path / "mine"), Certificates(tmp_path / "other")
+    async with tls_server(**mine.server(tls_client_ca=mine.ca)) as address:
+        assert await gets_in(address, tls_ca=mine.ca, **mine.client())
+        assert not await gets_in(address, tls_ca=mine.ca)
+        assert not await gets_in(address, tls_ca=mine.ca, **other.client())
+        assert not await gets_in(address)
+
+
+async def test_certificate_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    old, new = Certificates(tmp_path / "old"), Certificates(tmp_path / "new")
+    async with tls_server(**old.server()) as address:
+        assert await gets_in(address, tls_ca=old.ca)
+        for name in ("server.pem", "server.key"):
+            (old.folder / name).write_bytes((new.folder / name).read_bytes())
+        assert await gets_in(address, tls_ca=new.ca)
+        assert not await gets_in(address, tls_ca=old.ca)
+
+
+async def test_broken_certificate_on_disk_leaves_the_one_in_use(tmp_path: Path) -> None:
+    mine = Certificates(tmp_path / "mine")
+    async with tls_server(**mine.server()) as address:
+        (mine.folder / "server.pem").write_text("half a certif")
+        assert await gets_in(address, tls_ca=mine.ca)
+
+
+async def test_token_travels_over_tls(tmp_path: Path) -> None:
+    mine = Certificates(tmp_path / "mine")
+    file = tmp_path / "tokens"
+    secret, made = auth.new_token("r", Role.RUNNER, None)
+    tokens.append(file, made)
+    async with tls_server(**mine.server(auth_tokens=file)) as address:
+        assert await gets_in(f"https://{address}", tls_ca=mine.ca, token=secret)
+        async with AsyncLightningStore(address, tls_ca=mine.ca, token=secret, timeout=5) as store:
+            with pytest.raises(PermissionDeniedError):
+                await store.enqueue_rollout(1)
+
+
+async def test_token_commands_make_list_and_revoke(tmp_path: Path) -> None:
+    file = ("--file", "tokens")
+    code, secret, _ = await run(
+        "token",
+        "new",
+        *file,
+        "--role",
+        "runner",
+        "--name",
+        "gpu",
+        "--expires",
+        "30d",
+        folder=tmp_path,
+    )
+    assert code == 0
+    assert secret.startswith(auth.TOKEN_PREFIX)
+    assert secret.strip() not in (tmp_path / "tokens").read_text()
+    assert (tmp_path / "tokens").stat().st_mode & 0o777 == 0o600
+    _, listed, _ = await run("token", "list", *file, folder=tmp_path)
+    assert listed.startswith("gpu\trunner\t2")
+    assert (await run("token", "revoke", *file, "gpu", folder=tmp_path))[0] == 0
+    code, _, errors = await run("token", "revoke", *file, "gpu", folder=tmp_path)
+    assert code == 1
+    assert "no token named gpu" in errors
