@@ -13,6 +13,8 @@ HERE = Path(__file__).parent
 #: How often each test tries, by the name it asks for, at `--scale 1`: the figures of docs/guarantees.md.
 TRIES = {
     "kills": 200,
+    "backups": 100,
+    "flipped bits": 1_000,
     "commit failures": 12,
     "model steps": 100_000,
     "histories": 200,

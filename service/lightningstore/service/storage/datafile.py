@@ -46,37 +46,47 @@ class Lock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StorageUnusable(f"{path} is in use by another server") from None
-        if os.fstat(self._descriptor).st_size == 0:
-            return
-        header = os.pread(self._descriptor, 100, 0)
-        if header[:16] != MAGIC:
-            raise StorageUnusable(f"{path} is not a SQLite database; it is left as it is")
-        if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-            raise StorageUnusable(f"{path} is not a lightningstore database; it is left as it is")
-        self._check_whole(path, header)
-        version = int.from_bytes(header[60:64], "big")
-        if version > SCHEMA_VERSION:
-            raise StorageUnusable(
-                f"{path} has schema version {version}, this server knows {SCHEMA_VERSION}: "
-                "it was written by a newer version; it is left as it is"
-            )
-
-    def _check_whole(self, path: Path, header: bytes) -> None:
-        """Refuse a file that lost its end. What is not folded back from the log yet may be missing."""
-        log = Path(f"{path}-wal")
-        if log.exists() and log.stat().st_size:
-            return
-        page_bytes = int.from_bytes(header[16:18], "big")
-        expected = int.from_bytes(header[28:32], "big") * (65536 if page_bytes == 1 else page_bytes)
         size = os.fstat(self._descriptor).st_size
-        if size < expected:
-            raise StorageUnusable(
-                f"{path} is cut short: {size} of {expected} bytes; it is left as it is"
-            )
+        if size:
+            _check_header(path, os.pread(self._descriptor, 100, 0), size)
 
     def release(self) -> None:
         """Give the file up."""
         os.close(self._descriptor)
+
+
+def inspect(path: Path) -> None:
+    """Refuse a file that is missing, foreign, cut short or too new. Raises StorageUnusable."""
+    try:
+        with path.open("rb") as file:
+            _check_header(path, file.read(100), path.stat().st_size)
+    except OSError as error:
+        raise StorageUnusable(f"cannot open {path}: {error.strerror}") from None
+
+
+def _check_header(path: Path, header: bytes, size: int) -> None:
+    """Judge a file by its first bytes.
+
+    Source: https://www.sqlite.org/fileformat.html, "The Database Header".
+    """
+    if header[:16] != MAGIC:
+        raise StorageUnusable(f"{path} is not a SQLite database; it is left as it is")
+    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        raise StorageUnusable(f"{path} is not a lightningstore database; it is left as it is")
+    page_bytes = int.from_bytes(header[16:18], "big")
+    expected = int.from_bytes(header[28:32], "big") * (65536 if page_bytes == 1 else page_bytes)
+    log = Path(f"{path}-wal")
+    # What is not folded back from the log yet may be missing at the end.
+    if size < expected and not (log.exists() and log.stat().st_size):
+        raise StorageUnusable(
+            f"{path} is cut short: {size} of {expected} bytes; it is left as it is"
+        )
+    version = int.from_bytes(header[60:64], "big")
+    if version > SCHEMA_VERSION:
+        raise StorageUnusable(
+            f"{path} has schema version {version}, this server knows {SCHEMA_VERSION}: "
+            "it was written by a newer version; it is left as it is"
+        )
 
 
 def prepare(connection: sqlite3.Connection, synchronous: str) -> None:

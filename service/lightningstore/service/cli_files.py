@@ -1,0 +1,82 @@
+"""`lightningstore backup`, `restore`, `check` and `vacuum`: the data file, without a server's help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from lightningstore.service.config import Config
+from lightningstore.service.errors import StorageUnusable
+from lightningstore.service.storage import tools
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+MIB = 1 << 20
+
+
+def _db_option(function: Any) -> Any:
+    return click.option(
+        "--db",
+        type=_FILE,
+        envvar="LIGHTNINGSTORE_DB",
+        show_envvar=True,
+        default=Config.model_fields["db"].default,
+        show_default=True,
+        help="The data file.",
+    )(function)
+
+
+def _told(work: Callable[[], Any]) -> Any:
+    """Do it; what goes wrong becomes one line."""
+    try:
+        return work()
+    except (StorageUnusable, OSError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@click.command()
+@click.argument("target", type=_FILE)
+@_db_option
+def backup(target: Path, db: Path) -> None:
+    """Copy the store to TARGET, a new file, while it is served or not."""
+    with click.progressbar(length=1, label="pages", file=click.get_text_stream("stderr")) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        size = _told(lambda: tools.backup(db, target, show))
+    click.echo(f"{target}: {size / MIB:.1f} MiB")
+
+
+@click.command()
+@click.argument("source", type=_FILE)
+@_db_option
+@click.option("--replace", is_flag=True, help="Also over a data file that is there.")
+def restore(source: Path, db: Path, *, replace: bool) -> None:
+    """Check the backup SOURCE and put it in the place of the data file. No server may run on it."""
+    _told(lambda: tools.restore(source, db, replace=replace))
+    click.echo(f"{db}: restored from {source}")
+
+
+@click.command()
+@_db_option
+def check(db: Path) -> None:
+    """Look for damage, while the store is served or not. Exit code 1 if there is any."""
+    found = _told(lambda: tools.check(db))
+    for line in found or ["ok"]:
+        click.echo(line)
+    if found:
+        raise SystemExit(1)
+
+
+@click.command()
+@_db_option
+def vacuum(db: Path) -> None:
+    """Give unused space back to the file system. No server may run on the file."""
+    before, after = _told(lambda: tools.vacuum(db))
+    click.echo(f"{db}: {before / MIB:.1f} MiB before, {after / MIB:.1f} MiB now")
+
+
+COMMANDS = (backup, restore, check, vacuum)

@@ -1,0 +1,170 @@
+"""What is done to a data file from outside: backup, restore, check, vacuum. None of them needs the server.
+
+Backup and check read a file that a server has open, over a connection that never writes or checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from lightningstore.service.errors import StorageUnusable
+from lightningstore.service.storage import datafile
+
+#: Pages that are copied between two reports of progress.
+PAGES_A_STEP = 2048
+Progress = Callable[[int, int], object]
+
+
+@contextmanager
+def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a file as it is at this moment, whatever is written meanwhile. Raises StorageUnusable."""
+    datafile.inspect(path)
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(
+            sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
+        ) as connection:
+            connection.execute("BEGIN")
+            connection.execute(
+                "SELECT count(*) FROM meta"
+            ).fetchone()  # from here on it stands still
+            yield connection
+    except sqlite3.Error as error:
+        raise StorageUnusable(f"{path} cannot be read: {error}") from error
+
+
+def backup(path: Path, target: Path, progress: Progress = lambda _done, _all: None) -> int:
+    """Copy a store to a new file by SQLite's online backup, while it is served or not.
+
+    The copy is all that was answered when the backup began, and appears under its name only once it is
+    whole and on disk. Returns its size in bytes. Raises StorageUnusable, FileExistsError.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} is there already")
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with _snapshot(path) as source, closing(sqlite3.connect(draft)) as copy:
+            source.backup(
+                copy,
+                pages=PAGES_A_STEP,
+                progress=lambda _status, left, total: progress(total - left, total),
+                sleep=0,
+            )
+        _publish(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target.stat().st_size
+
+
+def restore(source: Path, path: Path, *, replace: bool = False) -> None:
+    """Put a backup in a store's place, after a check of it. `replace`: also over a file that is there.
+
+    Raises StorageUnusable (a bad backup, or a server has the file), FileExistsError.
+    """
+    found = check(source)
+    if found:
+        raise StorageUnusable(f"{source} is no good backup: {found[0]}")
+    lock = None
+    if path.exists():
+        if not replace:
+            raise FileExistsError(f"{path} is there already")
+        lock = datafile.Lock(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        shutil.copyfile(source, draft)
+        # The log belongs to the file that goes; beside the new one it would be replayed into it.
+        for ending in ("-wal", "-shm"):
+            Path(f"{path}{ending}").unlink(missing_ok=True)
+        _publish(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+        if lock is not None:
+            lock.release()
+
+
+def vacuum(path: Path) -> tuple[int, int]:
+    """Give unused pages back to the file system; returns the bytes before and after.
+
+    Raises StorageUnusable, also where a server has the file.
+    """
+    lock = datafile.Lock(path)
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            before = path.stat().st_size
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return before, path.stat().st_size
+    except sqlite3.Error as error:
+        raise StorageUnusable(f"{path} cannot be vacuumed: {error}") from error
+    finally:
+        lock.release()
+
+
+def check(path: Path) -> list[str]:
+    """Return what is wrong with a file: SQLite's own findings, and counters that disagree with rows.
+
+    Raises StorageUnusable where it cannot be read at all.
+    """
+    with _snapshot(path) as connection:
+        found = [row for (row,) in connection.execute("PRAGMA integrity_check") if row != "ok"]
+        if found:
+            return found
+        (text,) = connection.execute("SELECT value FROM meta WHERE name = 'counters'").fetchone()
+        counters = json.loads(text)
+        for name, query in _COUNTED.items():
+            counted = {str(key): count for key, count in connection.execute(query)}
+            kept = {key: count for key, count in counters.get(name, {}).items() if count}
+            if counted != kept:
+                found.append(f"{name} by status: {counted} in rows, {kept} in counters")
+        for what, query in _HIGHEST.items():
+            (highest,) = connection.execute(query).fetchone()
+            if (highest or 0) > counters.get(what, 0):
+                found.append(f"{what}: {highest} in rows, {counters.get(what, 0)} in counters")
+        for what, query in _NONE.items():
+            (count,) = connection.execute(query).fetchone()
+            if count:
+                found.append(f"{count} {what}")
+    return found
+
+
+_COUNTED = {
+    "rollouts": "SELECT status, count(*) FROM rollouts GROUP BY status",
+    "attempts": "SELECT status, count(*) FROM attempts GROUP BY status",
+}
+_HIGHEST = {
+    "rollout_key": "SELECT max(key) FROM rollouts",
+    "attempt_key": "SELECT max(key) FROM attempts",
+    "span_key": "SELECT max(key) FROM spans",
+    "completion_number": "SELECT max(completion_number) FROM rollouts",
+    "spans": "SELECT sum(span_count) FROM spans",
+}
+_NONE = {
+    "attempts without a rollout": "SELECT count(*) FROM attempts a LEFT JOIN rollouts r"
+    " ON r.key = a.rollout_key WHERE r.key IS NULL",
+    "batches of spans without a rollout": "SELECT count(*) FROM spans s LEFT JOIN rollouts r"
+    " ON r.key = s.rollout_key WHERE r.key IS NULL",
+    "rollouts without an input": "SELECT count(*) FROM rollouts r LEFT JOIN inputs i"
+    " ON i.rollout_key = r.key WHERE i.rollout_key IS NULL",
+}
+
+
+def _publish(draft: Path, target: Path) -> None:
+    """Give a finished file its name, once it is on disk."""
+    _sync(draft)
+    draft.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
