@@ -14,7 +14,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from tests.contract.conftest import World
 from tests.contract.helpers import batch
-from tests.integration.process import run
+from tests.integration.process import run, serve
 
 pytestmark = pytest.mark.asyncio
 
@@ -217,3 +217,13 @@ async def test_address_may_come_from_the_environment(shown: Shown, tmp_path: Pat
     )
     assert code == 0
     assert len(json.loads(out)) == 2
+
+
+async def test_health_says_whether_a_server_serves(tmp_path: Path) -> None:
+    process = await serve("--backend", "memory", "--port", "0", folder=tmp_path)
+    options = ("health", "--address", process.address)
+    assert (await run(*options, folder=tmp_path))[:2] == (0, "SERVING\n")
+    assert await process.stop() == 0
+    code, _, errors = await run(*options, folder=tmp_path)
+    assert code == 1
+    assert process.address in errors

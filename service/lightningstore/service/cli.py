@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 from lightningstore.service import logs, tuning
+from lightningstore.service.cli_connection import health
 from lightningstore.service.cli_files import COMMANDS
 from lightningstore.service.cli_tokens import token
 from lightningstore.service.cli_views import VIEWS
@@ -95,7 +96,7 @@ def _greet(server: Server, config: Config) -> None:
 
 app.add_command(click.Command("serve", params=_serve_options(), callback=serve, help=serve.__doc__))
 app.add_command(token)
-for command in (*VIEWS, *COMMANDS):
+for command in (*VIEWS, *COMMANDS, health):
     app.add_command(command)
 
 

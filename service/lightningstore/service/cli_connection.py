@@ -7,11 +7,13 @@ from typing import Any
 
 import click
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 
 DEFAULT_ADDRESS = "127.0.0.1:4747"
 #: A server's limits may be set higher than a client's.
 LARGE_MESSAGES = [("grpc.max_receive_message_length", -1)]
+HEALTH_SECONDS = 3.0
 #: The options besides the address, as `connect` takes them.
 SECURITY = ("token", "tls_ca", "tls_cert", "tls_key", "allow_insecure_token")
 
@@ -63,3 +65,20 @@ class _Calls:
 
     def __getattr__(self, name: str) -> Any:
         return partial(getattr(self._stub, name), metadata=self._metadata)
+
+
+def _health(address: str, **security: Any) -> None:
+    """Ask a server whether it can serve; exit code 1 if it cannot. Needs no token."""
+    channel, _ = connect(address, **security)
+    try:
+        stub = health_pb2_grpc.HealthStub(channel)
+        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_SECONDS)
+    except grpc.RpcError as error:
+        raise click.ClickException(f"{address}: {error.details()}") from None
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    click.echo(status)
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        raise SystemExit(1)
+
+
+health = click.Command("health", params=options(), callback=_health, help=_health.__doc__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def _told(work: Callable[[], Any]) -> Any:
 @_db_option
 def backup(target: Path, db: Path) -> None:
     """Copy the store to TARGET, a new file, while it is served or not."""
-    with click.progressbar(length=1, label="pages", file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(length=1, label="pages", file=sys.stderr) as bar:
 
         def show(done: int, total: int) -> None:
             bar.length = total

@@ -40,6 +40,8 @@ class Committer:
         self.sealed = 0
         self.durable_through = 0
         self.failure: StoreError | None = None
+        #: Commits so far, and bytes of changes in them.
+        self.commits = self.committed_bytes = 0
         self._in_flight = 0
         #: Who waits for which number; the numbers never fall.
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -83,6 +85,8 @@ class Committer:
             self._wake.set()
         else:
             self._storage.commit_now(self.changes)
+            self.commits += 1
+            self.committed_bytes += self.changes.size
             self.changes.clear()
             self.durable_through = self.sealed
             self._publish()
@@ -125,6 +129,8 @@ class Committer:
             await self._fail(error)
             return
         self._in_flight = 0
+        self.commits += 1
+        self.committed_bytes += changes.size
         self.durable_through = through
         if not self._room.is_set() and self.pending_bytes <= self._max_pending:
             self._room.set()

@@ -49,6 +49,17 @@ class Config(BaseSettings):
         False,
         description="Listen on other addresses than loopback without tokens over TLS or mutual TLS.",
     )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port for Prometheus to scrape; 0 takes a free one."
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address of --metrics-port; it has no tokens."
+    )
+    trace_calls: bool = Field(
+        False,
+        description="Trace the server's own calls by OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says "
+        "where to. Wants lightningstore[tracing].",
+    )
     max_message_bytes: int = Field(64 * MIB, ge=MIB, le=2047 * MIB, description="Largest message.")
     max_input_bytes: int = Field(16 * MIB, ge=1, description="Largest input of a rollout.")
     max_span_bytes: int = Field(4 * MIB, ge=1, description="Largest span.")

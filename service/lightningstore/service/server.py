@@ -16,11 +16,13 @@ from grpc_reflection.v1alpha import reflection
 from lightningstore.service.clock import Clock, SystemClock
 from lightningstore.service.config import Config
 from lightningstore.service.gate import Gate, open_gate
+from lightningstore.service.metrics import Metrics
 from lightningstore.service.rpc import handlers, otlp, wrap
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.service.storage.sqlite import SqliteStorage
 from lightningstore.service.store import Store
+from lightningstore.service.tracing import tracer
 from lightningstore.service.watchdog import watch
 from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_NONE, DURABILITY_RELAXED
 
@@ -83,9 +85,10 @@ class Server:
         self._config = config
         self.gate = gate or open_gate(config, engine.store.clock)
         self._health = aio_health.HealthServicer()
-        self._server = grpc.aio.server(
-            interceptors=[self.gate.guard] if self.gate.guard else [], options=_options(config)
-        )
+        self.metrics = Metrics() if config.metrics_port is not None else None
+        tracing = tracer() if config.trace_calls else None
+        interceptors = [i for i in (self.metrics, tracing, self.gate.guard) if i is not None]
+        self._server = grpc.aio.server(interceptors=interceptors, options=_options(config))
         self.port = 0
         self._services: tuple[str, ...] = ()
         self._telling: asyncio.Task[None] | None = None
@@ -114,6 +117,11 @@ class Server:
             raise AddressInUse(
                 f"cannot listen on {address}: in use, or not an address here"
             ) from error
+        if self.metrics is not None:
+            self.metrics.serve(store, self._config.metrics_host, self._config.metrics_port or 0)
+            logger.info(
+                "metrics on http://%s:%s/metrics", self._config.metrics_host, self.metrics.port
+            )
         await self._server.start()
         self._services = ("", *services)
         await self._set_health(usable=True)
@@ -137,6 +145,8 @@ class Server:
         await self._health.enter_graceful_shutdown()
         self._engine.store.stop_waiting()
         await self._server.stop(grace)
+        if self.metrics is not None:
+            self.metrics.close()
         await self._engine.close()
 
 

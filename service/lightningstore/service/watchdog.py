@@ -29,6 +29,7 @@ async def watch(store: Store) -> None:
         wake = min([*due, now + TICK]) if due else None
         await store.clock.wait(store.earlier, wake)
         late = store.clock.monotonic() - max(wake, now) if wake is not None else 0.0
+        store.watchdog_lag = max(0.0, late)
         if late > STALL:
             logger.warning("the server was stalled for %.1f s: nobody's silence counts", late)
             store.deaf_until = store.clock.monotonic()

@@ -76,6 +76,8 @@ class Core:
         self.earlier = asyncio.Event()
         #: No silence counts from before this monotonic time: the server could not hear.
         self.deaf_until = 0.0
+        #: How much later than planned the watchdog last woke, in seconds.
+        self.watchdog_lag = 0.0
         #: Told whenever the storage stops or begins to be usable.
         self.on_usable: Callable[[bool], None] = lambda _usable: None
         self.store_id = ""

@@ -1,0 +1,176 @@
+"""Prometheus metrics on a port of their own: calls as they end, everything else read when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from time import perf_counter
+from typing import Any
+
+import grpc
+import grpc.aio
+from lightningstore.service.errors import Misconfigured
+from lightningstore.service.store import Store
+from lightningstore.v1.attempt_pb2 import AttemptStatus
+from lightningstore.v1.rollout_pb2 import RolloutStatus
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
+Details = grpc.HandlerCallDetails
+Handler = Any
+
+
+class StoreCollector(Collector):
+    """Reads a store at each scrape: what nobody asks for costs nothing."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the store."""
+        self._store = store
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics. Called by the scrape's thread; reads numbers that the event loop writes."""
+        store, counters = self._store, self._store.state.counters
+        yield _by_status("rollouts", counters.rollouts, RolloutStatus, "ROLLOUT_STATUS_")
+        yield _by_status("attempts", counters.attempts, AttemptStatus, "ATTEMPT_STATUS_")
+        committer = store.committer
+        for name, text, value in (
+            (
+                "queue_depth",
+                "Rollouts in the queue, those in their back-off included",
+                store.queue_depth,
+            ),
+            (
+                "waiters",
+                "Open long polls, waits and watches",
+                store.waiters.count + len(store.polls),
+            ),
+            ("spans", "Spans stored", counters.spans),
+            ("span_bytes", "Bytes of the spans stored", counters.span_bytes),
+            ("pending_bytes", "Bytes that wait for the disk", committer.pending_bytes),
+            ("storage_usable", "1 unless the storage has failed", float(committer.failure is None)),
+            ("watchdog_lag_seconds", "How late the watchdog last woke", store.watchdog_lag),
+        ):
+            yield GaugeMetricFamily(f"lightningstore_{name}", text, value)
+        for name, text, value in (
+            ("enqueued", "Rollouts enqueued or started", counters.rollout_key),
+            ("claims", "Attempts started", counters.attempt_key),
+            ("completions", "Rollouts finished", counters.completion_number),
+            ("ingested_batches", "Batches of spans stored", counters.span_key),
+            ("commits", "Commits", committer.commits),
+            ("committed_bytes", "Bytes of changes committed", committer.committed_bytes),
+            ("evicted_spans", "Spans evicted from memory", store.shelf.evicted_count),
+        ):
+            yield CounterMetricFamily(f"lightningstore_{name}", text, value)
+
+
+def _by_status(name: str, counts: dict[int, int], enum: Any, prefix: str) -> Metric:
+    family = GaugeMetricFamily(f"lightningstore_{name}", f"{name} by status", labels=["status"])
+    for status, count in list(counts.items()):
+        family.add_metric([enum.Name(status).removeprefix(prefix).lower()], count)
+    return family
+
+
+class Metrics(grpc.aio.ServerInterceptor):
+    """Counts and times calls, and serves all metrics over HTTP."""
+
+    def __init__(self) -> None:
+        """Start with nothing counted."""
+        self._registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._registry)
+        self._calls = Counter(
+            "lightningstore_calls", "Calls by status", ["method", "code"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "lightningstore_call_seconds",
+            "Time from a call's first byte to its end, waiting included",
+            ["method"],
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        self._server: Any = None
+        self.port = 0
+
+    def serve(self, store: Store, host: str, port: int) -> None:
+        """Listen. Raises Misconfigured."""
+        self._registry.register(StoreCollector(store))
+        try:
+            self._server, _ = start_http_server(port, host, registry=self._registry)
+        except OSError as error:
+            raise Misconfigured(
+                f"cannot listen for metrics on {host}:{port}: {error.strerror}"
+            ) from None
+        self.port = self._server.server_port
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Handler]], handler_call_details: Details
+    ) -> Handler:
+        """Return a handler that is timed."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        name = handler_call_details.method.rpartition("/")[2]
+        if handler.response_streaming:
+            stream = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return make(
+                self._timed_stream(name, stream),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        unary = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        make = (
+            grpc.stream_unary_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        return make(
+            self._timed(name, unary), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _timed(self, name: str, call: Any) -> Any:
+        async def timed(request: Any, context: Any) -> Any:
+            began = perf_counter()
+            try:
+                return await call(request, context)
+            finally:
+                self._note(name, context, perf_counter() - began)
+
+        return timed
+
+    def _timed_stream(self, name: str, call: Any) -> Any:
+        async def timed(request: Any, context: Any) -> Any:
+            began = perf_counter()
+            try:
+                async for answer in call(request, context):
+                    yield answer
+            finally:
+                self._note(name, context, perf_counter() - began)
+
+        return timed
+
+    def _note(self, name: str, context: Any, seconds: float) -> None:
+        code = context.code() or grpc.StatusCode.OK
+        if context.cancelled():
+            code = grpc.StatusCode.CANCELLED
+        self._calls.labels(name, getattr(code, "name", str(code))).inc()
+        self._seconds.labels(name).observe(seconds)
