@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 import psutil
-from lightningstore.service.limits import MIB, Limits
-from pydantic import Field, field_validator, model_validator
+from lightningstore.service.auth import lifetime
+from lightningstore.service.limits import MIB, Limits, Retention
+from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -49,6 +51,14 @@ class Config(BaseSettings):
         False,
         description="Listen on other addresses than loopback without tokens over TLS or mutual TLS.",
     )
+    retain_finished: timedelta | None = Field(
+        None,
+        description="How long finished rollouts are kept: 7d, 12h or 45m. Live ones always are.",
+    )
+    max_db_size: ByteSize | None = Field(
+        None,
+        description="sqlite back end: above it the rollouts go that finished first: 500MB, 20GiB.",
+    )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="Port for Prometheus to scrape; 0 takes a free one."
     )
@@ -80,6 +90,11 @@ class Config(BaseSettings):
         0.8, description="Eviction stops at this share of the threshold, or at these bytes."
     )
 
+    @field_validator("retain_finished", mode="before")
+    @classmethod
+    def _parse_lifetime(cls, value: object) -> object:
+        return lifetime(value) if isinstance(value, str) else value
+
     @field_validator("eviction_threshold", "safe_threshold")
     @classmethod
     def _check_threshold(cls, value: float) -> float:
@@ -109,6 +124,11 @@ class Config(BaseSettings):
         if self.safe_threshold <= 1:
             return int(self.safe_threshold * self.eviction_bytes)
         return int(self.safe_threshold)
+
+    def retention(self) -> Retention:
+        """Return what is kept of what has finished."""
+        kept = self.retain_finished
+        return Retention(kept.total_seconds() if kept is not None else None, self.max_db_size)
 
     def limits(self) -> Limits:
         """Return the limits that the store enforces."""

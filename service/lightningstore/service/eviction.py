@@ -40,6 +40,14 @@ class Shelf:
         item.count += count
         self.total += size
 
+    def remove(self, key: int) -> Shelved | None:
+        """Forget a rollout that goes as a whole; returns what it had here."""
+        self.evicted.discard(key)
+        item = self._items.pop(key, None)
+        if item is not None:
+            self.total -= item.bytes
+        return item
+
     def move(self, key: int, *, finished: bool) -> None:
         """Note that a rollout finished, or was reopened."""
         item = self._items.get(key)

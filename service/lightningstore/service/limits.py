@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 MIB = 1 << 20
 
@@ -42,3 +43,15 @@ class Limits:
     def answer_bytes(self) -> int:
         """Inputs at which the answer to a claim or a list is full."""
         return self.message_bytes // 2
+
+
+class Retention(NamedTuple):
+    """What is kept: finished rollouts for so many seconds, data of so many bytes. None: everything."""
+
+    finished_seconds: float | None = None
+    data_bytes: int | None = None
+
+    @property
+    def keeps_everything(self) -> bool:
+        """Whether nothing ever goes."""
+        return self == (None, None)

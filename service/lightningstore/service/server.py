@@ -16,12 +16,14 @@ from grpc_reflection.v1alpha import reflection
 from lightningstore.service.clock import Clock, SystemClock
 from lightningstore.service.config import Config
 from lightningstore.service.gate import Gate, open_gate
+from lightningstore.service.limits import Retention
 from lightningstore.service.metrics import Metrics
 from lightningstore.service.rpc import handlers, otlp, wrap
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.service.storage.sqlite import SqliteStorage
 from lightningstore.service.store import Store
+from lightningstore.service.store.retention import keep_up
 from lightningstore.service.tracing import tracer
 from lightningstore.service.watchdog import watch
 from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_NONE, DURABILITY_RELAXED
@@ -41,18 +43,21 @@ class AddressInUse(Exception):
 
 
 class Engine:
-    """An open store with its watchdog."""
+    """An open store with what works on its own: the watchdog, and the removal of what has finished."""
 
-    def __init__(self, store: Store) -> None:
-        """Take the store."""
+    def __init__(self, store: Store, keep: Retention) -> None:
+        """Take the store, and what is kept in it."""
         self.store = store
-        self._watchdog = asyncio.create_task(watch(store), name="watchdog")
+        self._tasks = [asyncio.create_task(watch(store), name="watchdog")]
+        if not keep.keeps_everything:
+            self._tasks.append(asyncio.create_task(keep_up(store, keep), name="retention"))
 
     async def close(self) -> None:
-        """Stop the watchdog, commit what was accepted, close the file."""
-        self._watchdog.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watchdog
+        """Stop that, commit what was accepted, close the file."""
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         await self.store.close()
 
 
@@ -65,7 +70,7 @@ async def open_engine(config: Config, clock: Clock | None = None) -> Engine:
     else:
         store.durability = DURABILITY_NONE
     await store.open()
-    return Engine(store)
+    return Engine(store, config.retention())
 
 
 def _storage(config: Config) -> Storage:

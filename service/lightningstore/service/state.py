@@ -118,6 +118,8 @@ class State:
         self.entries: dict[str, Entry] = {}
         self.cache: OrderedDict[str, int] = OrderedDict()  # finished entries → bytes, oldest first
         self.cached_bytes = 0
+        #: Rollouts that were removed and may still be in the back end, with the commit that ends that.
+        self.going: dict[str, int] = {}
         self.queue = RolloutQueue()
         self.resources: dict[str, tuple[int, int]] = {}  # id → version, number of its last update
         self.latest_resources_id = ""
@@ -154,8 +156,20 @@ class State:
             self.cache[rollout_id] = size
             self.cached_bytes += size
 
+    def remove(self, entry: Entry, with_commit: int) -> None:
+        """Forget a finished rollout for good; the back end loses it with the commit of this number."""
+        rollout_id = entry.rollout.rollout_id
+        del self.entries[rollout_id]
+        if entry.cached:
+            self.cached_bytes -= self.cache.pop(rollout_id)
+        for attempt in entry.attempts.values():
+            self.drop_span_ids(attempt)
+        self.going[rollout_id] = with_commit
+
     def trim(self, durable_through: int) -> None:
         """Let the finished entries go that were used longest ago, where there are many."""
+        if self.going:
+            self.going = {i: n for i, n in self.going.items() if n > durable_through}
         while len(self.cache) > CACHED_ROLLOUTS or self.cached_bytes > CACHED_BYTES:
             oldest = next(iter(self.cache))
             if self.entries[oldest].changed > durable_through:

@@ -119,6 +119,8 @@ class Changes:
     forget_requests_before_ns: int = 0
     #: Rollout keys whose spans are dropped.
     evicted: list[int] = field(default_factory=list)
+    #: Rollout keys of which everything goes, before anything of this commit comes.
+    removed: list[int] = field(default_factory=list)
     counters: Counters | None = None
     #: Bytes that it holds, roughly.
     size: int = 0
@@ -128,7 +130,7 @@ class Changes:
         for items in (self.inputs, self.rollouts, self.attempts, self.spans, self.workers):
             if items:
                 items.clear()
-        for rare in (self.resources, self.requests, self.evicted):
+        for rare in (self.resources, self.requests, self.evicted, self.removed):
             if rare:
                 rare.clear()
         self.forget_requests_before_ns = self.size = 0
@@ -229,6 +231,9 @@ class Storage(Protocol):
 
     async def file_bytes(self) -> int:
         """Return the size of the data on disk, the log included; 0 without a disk."""
+
+    async def used_bytes(self) -> int:
+        """Return the bytes on disk that hold data; 0 without a disk."""
 
     async def close(self) -> None:
         """Close everything. May be called twice."""

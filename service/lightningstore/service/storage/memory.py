@@ -50,6 +50,8 @@ class MemoryStorage:
 
     def commit_now(self, changes: Changes) -> None:
         """Take the changes."""
+        if changes.removed:
+            self._remove(changes.removed)
         for key, data in changes.inputs:
             self._inputs[key] = data
         for row in changes.rollouts.values():
@@ -69,6 +71,20 @@ class MemoryStorage:
             self._resources[resources_id] = (len(self._order), record)
         for key in changes.evicted:
             self._spans.pop(key, None)
+
+    def _remove(self, keys: Sequence[int]) -> None:
+        for key in keys:
+            rollout = self._rollouts.pop(key).rollout
+            del self._keys[rollout.rollout_id], self._inputs[key]
+            del self._by_status[rollout.status][key]
+            if rollout.group_id:
+                del self._by_group[rollout.group_id][key]
+            self._attempts.pop(key, None)
+            self._spans.pop(key, None)
+        gone = 0
+        while gone < len(self._completed) and self._completed[gone][1] not in self._rollouts:
+            gone += 1
+        del self._completed[:gone]
 
     def _put_rollout(self, row: RolloutRow) -> None:
         new, old = row.rollout, self._rollouts.get(row.key)
@@ -139,15 +155,19 @@ class MemoryStorage:
                 chosen = [k for g in query.group_ids for k in self._by_group.get(g, ())]
             elif query.statuses:
                 chosen = [k for s in query.statuses for k in self._by_status.get(s, ())]
-        if chosen is None:  # keys count up from 1 without gaps
-            last = len(self._rollouts)
+        if chosen is None:
+            last = next(reversed(self._rollouts), 0)
+            if last != len(self._rollouts):  # some were removed
+                keys = list(self._rollouts)
+                if query.descending:
+                    keys.reverse()
+                return keys if after is None else _beyond(keys, after, query)
+            # Keys count up from 1 without gaps.
             if query.descending and query.order_by == "key":
                 return range((after or last + 1) - 1, 0, -1)
             return range((after or 0) + 1, last + 1)
         keys = sorted(chosen, reverse=query.descending)
-        if after is None:
-            return keys
-        return [k for k in keys if (k < after if query.descending else k > after)]
+        return keys if after is None else _beyond(keys, after, query)
 
     def _sorted(self, rows: Iterable[RolloutRow], query: RolloutQuery) -> list[RolloutRow]:
         places = [(filters.sort_value(query, row), row.key) for row in rows]
@@ -176,8 +196,10 @@ class MemoryStorage:
         start = bisect.bisect_right(self._completed, after, key=lambda place: place[0])
         for i in range(start, len(self._completed)):
             number, key = self._completed[i]
-            row = self._rollouts[key]
-            if row.rollout.completion_number == number:  # not reopened since
+            row = self._rollouts.get(key)
+            if (
+                row and row.rollout.completion_number == number
+            ):  # neither removed nor reopened since
                 found.append(self._shown(row))
             if len(found) == limit:
                 break
@@ -218,5 +240,13 @@ class MemoryStorage:
         """Return 0: there is no file."""
         return 0
 
+    async def used_bytes(self) -> int:
+        """Return 0: there is no file."""
+        return 0
+
     async def close(self) -> None:
         """Do nothing."""
+
+
+def _beyond(keys: list[int], after: int, query: RolloutQuery) -> list[int]:
+    return [k for k in keys if (k < after if query.descending else k > after)]

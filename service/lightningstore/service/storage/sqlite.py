@@ -167,6 +167,10 @@ class SqliteStorage:
 
     def _statements(self, changes: Changes) -> Iterable[tuple[str, list[Any]]]:
         """Yield the statements of a commit with their parameters."""
+        if changes.removed:
+            marks = filters.marks(len(changes.removed))
+            for name in ("remove_spans", "remove_attempts", "remove_inputs", "remove_rollouts"):
+                yield SQL[name].format(marks=marks), changes.removed
         yield from _rows("put_inputs", changes.inputs)
         yield from _rows("put_rollouts", map(_rollout_values, changes.rollouts.values()))
         yield from _rows("put_attempts", map(_attempt_values, changes.attempts.values()))
@@ -317,6 +321,11 @@ class SqliteStorage:
         """Return one record."""
         rows = self._read("get_resources", [resources_id])
         return Resources.FromString(rows[0][0]) if rows else None
+
+    async def used_bytes(self) -> int:
+        """Return the bytes of the file's pages that are in use."""
+        ((bytes_,),) = self._read("used_bytes")
+        return int(bytes_)
 
     async def file_bytes(self) -> int:
         """Return the size of the file and its log."""

@@ -127,3 +127,24 @@ SELECT record FROM workers
 -- name: recent_requests
 -- What request ids were answered, oldest first.
 SELECT method, request_id, digest, answer, time_ns FROM requests ORDER BY time_ns
+
+-- name: remove_spans
+-- Everything of some rollouts that go.
+DELETE FROM spans WHERE rollout_key IN ({marks});
+
+-- name: remove_attempts
+-- Everything of some rollouts that go.
+DELETE FROM attempts WHERE rollout_key IN ({marks});
+
+-- name: remove_inputs
+-- Everything of some rollouts that go.
+DELETE FROM inputs WHERE rollout_key IN ({marks});
+
+-- name: remove_rollouts
+-- Everything of some rollouts that go.
+DELETE FROM rollouts WHERE key IN ({marks});
+
+-- name: used_bytes
+-- What the file holds, without the pages that are free to be used again.
+SELECT (p.page_count - f.freelist_count) * s.page_size
+FROM pragma_page_count p, pragma_freelist_count f, pragma_page_size s;

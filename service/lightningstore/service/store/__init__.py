@@ -6,8 +6,8 @@ they stand, and then serialised responses. All raise StoreError.
 
 from __future__ import annotations
 
-from lightningstore.service.store.info import InfoOperations
+from lightningstore.service.store.retention import RetentionOperations
 
 
-class Store(InfoOperations):
+class Store(RetentionOperations):
     """An open store. Made by `lightningstore.service.server.open_engine`."""

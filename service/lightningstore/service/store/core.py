@@ -244,7 +244,8 @@ class Core:
                     await asyncio.sleep(0)  # let others have the loop
                 part = missing[start : start + LOAD_AT_ONCE]
                 for loaded in await self.storage.load(part):
-                    self.state.touch(self.state.install(loaded))
+                    if loaded.row.rollout.rollout_id not in self.state.going:
+                        self.state.touch(self.state.install(loaded))
                 absent.update(i for i in part if i not in entries)
             entries = self.state.entries
         found = [entries[i] for i in ids if i in entries]

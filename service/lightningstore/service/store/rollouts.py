@@ -354,9 +354,10 @@ class RolloutOperations(Core):
             e.rollout.rollout_id: e for e in await self.load_many(r.rollout_id for r in references)
         }
         for rollout in references:
-            entry = entries[rollout.rollout_id]
-            attempt = entry.attempts.get(rollout.latest_attempt.attempt_id)
-            entry.compose(rollout, attempt)
+            entry = entries.get(rollout.rollout_id)
+            if entry is not None:  # else it was removed since: its ids are what is left of it
+                attempt = entry.attempts.get(rollout.latest_attempt.attempt_id)
+                entry.compose(rollout, attempt)
         await self.barrier()
         return answer
 
