@@ -10,7 +10,7 @@ GRPC_TOOLS := 1.66.2
 PIP := install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help proto serve test check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
+.PHONY: help proto serve test test-faults check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,7 +45,10 @@ serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.
 	$(BIN)/lightningstore serve
 
 test: .venv/stamp ## Run all tests
-	$(PY) -m pytest
+	$(PY) -m pytest --ignore tests/faults
+
+test-faults: .venv/stamp ## Crashes, full disks, hostile clients; half an hour, SCALE=0.1 for minutes, 5 for a night
+	$(PY) -m pytest tests/faults --scale $(or $(SCALE),1) -s
 
 check: format lint types imports buf ## Run all linters
 
