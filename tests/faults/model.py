@@ -1,7 +1,6 @@
 """What SPEC sections 2 and 6 say of rollouts, attempts, workers and time, in plain lists. Slow and obvious.
 
-Where several things happen at one instant the store may take them in any order: such rollouts share a place in
-the queue, and a range of completion numbers.
+Retries that become due at one instant share a place in the queue: which of them comes first is left open.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ class Rollout:
     ready: float = 0.0
     ready_wall: float = 0.0
     attempts: list[Attempt] = field(default_factory=list)
-    #: The lowest and highest completion number that it may have.
-    numbers: tuple[int, int] | None = None
+    #: Completion number; 0 while it has none.
+    number: int = 0
 
     @property
     def finished(self) -> bool:
@@ -83,7 +82,7 @@ class Model:
         if rollout.status == "cancelled":
             raise Refused
         self._out(rollout)
-        rollout.status, rollout.numbers = "preparing", None
+        rollout.status, rollout.number = "preparing", 0
         rollout.attempts.append(Attempt(worker, self.now, self.wall, self.now))
         if worker:
             self.workers[worker] = "busy"
@@ -143,7 +142,7 @@ class Model:
         if status in FINISHED and not rollout.finished:
             self._finish(rollout, status)
         elif status in ("queuing", "requeuing"):
-            rollout.status, rollout.numbers = status, None
+            rollout.status, rollout.number = status, 0
             self._tail(rollout)
         else:
             raise Refused
@@ -196,22 +195,16 @@ class Model:
         self.expire()
 
     def expire(self) -> None:
-        """End all that is overdue now, at one instant."""
-        first, ended = self.finishes + 1, []
+        """End all that is overdue now, in the order of the deadlines."""
         self.instant += 1
-        for rollout in self.rollouts.values():
-            for attempt in rollout.attempts:
-                due = self.deadline(rollout, attempt) if attempt.status in LIVE else None
-                if due is None or due > self.now:
-                    continue
+        live = [(r, a) for r in self.rollouts.values() for a in r.attempts if a.status in LIVE]
+        due = [(d, n) for n, (r, a) in enumerate(live) if (d := self.deadline(r, a)) is not None]
+        for deadline, n in sorted(due):
+            if deadline <= self.now:
+                rollout, attempt = live[n]
                 late = rollout.timeout is not None and attempt.started + rollout.timeout <= self.now
                 word = "timeout" if late and not rollout.finished else "unresponsive"
-                before = self.finishes
                 self._end(rollout, attempt, word, retryable=True, verdict=True)
-                if self.finishes > before:
-                    ended.append(rollout)
-        for rollout in ended:
-            rollout.numbers = (first, self.finishes)
 
     # Consequences
 
@@ -262,7 +255,7 @@ class Model:
 
     def _finish(self, rollout: Rollout, status: str) -> None:
         self.finishes += 1
-        rollout.status, rollout.numbers = status, (self.finishes, self.finishes)
+        rollout.status, rollout.number = status, self.finishes
         self._out(rollout)
 
     def _tail(self, rollout: Rollout, delay: float = 0.0, *, verdict: bool = False) -> None:

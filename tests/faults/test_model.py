@@ -286,17 +286,14 @@ class Machine(RuleBasedStateMachine):
         self.loop.run_until_complete(self._check())
 
     async def _check(self) -> None:
-        model, numbers = self.model, []
+        model = self.model
         for name, rollout in model.rollouts.items():
             request = rollout_pb2.GetRolloutRequest(rollout_id=name)
             record = (await self.store.get_rollout(request)).rollout
             status = word(rollout_pb2.RolloutStatus, "ROLLOUT_STATUS", record.status)
             assert status == rollout.status, name
             assert record.HasField("end_time") == rollout.finished
-            assert bool(record.completion_number) == (rollout.numbers is not None)
-            if rollout.numbers is not None:
-                numbers.append(record.completion_number)
-                assert rollout.numbers[0] <= record.completion_number <= rollout.numbers[1]
+            assert record.completion_number == rollout.number
             attempts = attempt_pb2.ListAttemptsRequest(rollout_id=name)
             for mine, a in zip(
                 rollout.attempts, (await self.store.list_attempts(attempts)).attempts, strict=True
@@ -304,7 +301,6 @@ class Machine(RuleBasedStateMachine):
                 status = word(attempt_pb2.AttemptStatus, "ATTEMPT_STATUS", a.status)
                 assert (status, a.span_count) == (mine.status, mine.spans), name
                 assert a.HasField("end_time") == (mine.status not in LIVE)
-        assert len(set(numbers)) == len(numbers)
         reply = await self.store.get_statistics(statistics_pb2.GetStatisticsRequest())
         assert reply.queue_depth == sum(r.place > 0 for r in model.rollouts.values())
         assert reply.last_completion_number == model.finishes

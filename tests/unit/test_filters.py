@@ -91,3 +91,21 @@ def test_skip_passes_over_the_first(
     skipped = by_sql(connection, RolloutQuery(**{**query.__dict__, "limit": 100, "skip": skip}))
     connection.close()
     assert skipped == everything[skip:]
+
+
+HOSTILE = ["'; DROP TABLE rollouts; --", '" OR 1=1 --', "%s", "?", "\x00"]
+
+
+def test_sql_text_is_made_of_constants_alone() -> None:
+    """Whatever is asked for, the text is the same; values travel as parameters."""
+    plain = RolloutQuery(
+        rollout_ids=frozenset("abcde"), rollout_id_contains="x", group_ids=frozenset("fghij")
+    )
+    hostile = RolloutQuery(
+        rollout_ids=frozenset(HOSTILE),
+        rollout_id_contains=HOSTILE[0],
+        group_ids=frozenset(HOSTILE),
+    )
+    assert filters.where(hostile)[0] == filters.where(plain)[0]
+    assert filters.page(hostile)[0] == filters.page(plain)[0]
+    assert set(HOSTILE) <= set(filters.where(hostile)[1])

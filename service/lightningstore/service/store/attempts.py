@@ -150,6 +150,7 @@ class AttemptOperations(ClaimOperations):
     def expire(self) -> None:
         """End what is overdue and let claim what has waited for its back-off. The watchdog's hand."""
         now, changed = self.clock.monotonic(), False
+        due: list[tuple[float, int, AttemptState]] = []
         for attempt in self.deadlines.pop_due(now):
             deadline = self.deadline(attempt)
             if deadline is None or not lifecycle.is_live(attempt.record):
@@ -157,6 +158,10 @@ class AttemptOperations(ClaimOperations):
             if deadline > now:
                 self.deadlines.push(deadline, attempt)
                 continue
+            due.append((deadline, attempt.key, attempt))
+        for *_, attempt in sorted(
+            due
+        ):  # after a stall many are, and the order decides what they are
             self._expire(attempt, now)
             changed = True
         for entry in self.delays.pop_due(now):
