@@ -261,17 +261,25 @@ class Machine(RuleBasedStateMachine):
 
     # Time
 
-    @rule(seconds=st.sampled_from([0.3, 2.0, 6.0, 21.0, 700.0]))
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 3.0, 5.0, 6.5, 6.9, 15.0]))
     def pass_time(self, seconds: float) -> None:
         self.count()
         self.loop.run_until_complete(self.clock.advance(seconds))
         self.model.pass_time(seconds)
+        self.loop.run_until_complete(self._check())
 
+    @precondition(lambda self: self.turn % 4 == 0)
+    @rule()
+    def pass_ten_minutes(self) -> None:
+        self.pass_time(700.0)
+
+    @precondition(lambda self: self.turn % 3 == 0)
     @rule(seconds=st.sampled_from([2.0, 9.0, 45.0]))
     def stall(self, seconds: float) -> None:
         self.count()
         self.loop.run_until_complete(self.clock.stall(seconds))
         self.model.stall(seconds)
+        self.loop.run_until_complete(self._check())
 
     @rule(seconds=st.sampled_from([-4000.0, -5.0, 5.0, 4000.0]))
     def set_wall_clock(self, seconds: float) -> None:
@@ -326,6 +334,7 @@ class DurableMachine(Machine):
         self.open()
         self.loop.run_until_complete(self.clock.advance(0))
         self.model.restart(down)
+        self.loop.run_until_complete(self._check())
 
 
 def config(made: Rollout) -> rollout_pb2.RolloutConfig:
