@@ -103,11 +103,15 @@ def linearizable(state: State, history: list[Operation]) -> bool:
         earliest = min((operations[n].end for n in waiting), default=math.inf)
         if earliest == math.inf:
             return True  # what is left was never answered, and need not have happened
+        answered, open_ = [], []
         for n in waiting:
             operation = operations[n]
             if operation.begin > earliest:
                 break
             after, answer = step(state, operation)
             if operation.answer in (None, answer) and answer != "impossible":
-                stack.append((done | 1 << n, after))
+                place = open_ if operation.answer is None else answered
+                place.append((done | 1 << n, after))
+        # The last is tried first: what was never answered only where nothing else explains the rest.
+        stack += open_ + answered[::-1]
     return False
