@@ -9,6 +9,18 @@ PROTOS := $(wildcard proto/lightningstore/v1/*.proto)
 GRPC_TOOLS := 1.66.2
 PIP := install --quiet --disable-pip-version-check
 
+# Clients of other languages: each folder has a .mk, and its targets run where the toolchain is found.
+# ALL=1 (in CI) fails where one is missing.
+PROBE_go := go version
+PROBE_typescript := npm --version
+CLIENTS := $(patsubst client/%/,%,$(dir $(wildcard client/*/*.mk)))
+FOUND := $(foreach l,$(CLIENTS),$(if $(shell $(PROBE_$(l)) 2>/dev/null),$(l)))
+MISSING := $(filter-out $(FOUND),$(CLIENTS))
+define languages
+@$(if $(MISSING),echo "left out for want of a toolchain: $(MISSING)"$(if $(ALL), && false))
+@set -e; for l in $(FOUND); do $(MAKE) --no-print-directory $$l-$(1); done
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help proto serve test test-faults check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
 
@@ -40,17 +52,20 @@ proto: .venv/stamp build/otlp.binpb ## Generate everything under generated/ from
 	    --mypy_out=quiet:$(GENERATED) --mypy_grpc_out=quiet:$(GENERATED) $(PROTOS)
 	find $(GENERATED) -name '*_pb2_grpc.py*' ! -name 'service_pb2_grpc.py*' -delete
 	touch $(GENERATED)/lightningstore/v1/py.typed
+	$(call languages,proto)
 
 serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.db
 	$(BIN)/lightningstore serve
 
-test: .venv/stamp ## Run all tests
+test: .venv/stamp ## Run all tests, those of the other languages whose toolchain is found too
 	$(PY) -m pytest --ignore tests/faults
+	$(call languages,test)
 
 test-faults: .venv/stamp ## Crashes, full disks, hostile clients; half an hour, SCALE=0.1 for minutes, 5 for a night
 	$(PY) -m pytest tests/faults --scale $(or $(SCALE),1) -s
 
 check: format lint types imports buf ## Run all linters
+	$(call languages,check)
 
 format: .venv/stamp
 	$(BIN)/ruff format --check .
@@ -110,3 +125,5 @@ bench-peer: .venv/stamp ## Measure the peer beside us
 
 clean: ## Remove what make has made, but for generated/
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+include $(wildcard client/*/*.mk)

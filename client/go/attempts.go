@@ -1,0 +1,217 @@
+package lightningstore
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+)
+
+const (
+	// One try at something that the server has to answer.
+	tryTimeout = 5 * time.Second
+	// For which a result waits for a server that is away.
+	outage = 10 * time.Minute
+	// Resources kept, so that a batch of rollouts fetches them once.
+	keptResources = 4
+)
+
+// agentFunc is the user's function, whatever the type of its input.
+type agentFunc func(context.Context, Attempt) (*float64, error)
+
+// work does what there is to do for a claim, from its resources to its report.
+type work struct {
+	client   *Client
+	workerID string
+	function agentFunc
+	exporter *SpanExporter
+	// hurried ends when a server that is away is waited for no longer.
+	hurried context.Context
+
+	mu   sync.Mutex
+	kept []*pb.Resources // the newest last
+}
+
+func (w *work) do(x *execution) {
+	spans := &filing{exporter: w.exporter}
+	var ended outcome
+	resources, err := w.resources(x.rollout)
+	if err != nil {
+		ended = failed(err)
+	} else {
+		ended = x.run(w.function, Attempt{
+			Rollout:   x.rollout,
+			Resources: resources,
+			Tracer:    spans.tracer(x.key),
+			WorkerID:  w.workerID,
+		})
+	}
+	w.log(x, ended)
+	w.flush()
+	w.report(x, ended, spans.count.Load())
+}
+
+func (w *work) log(x *execution, ended outcome) {
+	log := w.client.log.With("rollout", x.key.rolloutID, "attempt", x.key.attemptID)
+	switch why := x.stopped(); {
+	case why != nil:
+		log.Info("attempt stopped", "why", why)
+	case ended.stack != "":
+		log.Error("attempt failed", "type", ended.failure.GetType(), "message", ended.failure.GetMessage(),
+			"stack", ended.stack)
+	case ended.failure != nil:
+		log.Warn("attempt failed", "type", ended.failure.GetType(), "message", ended.failure.GetMessage())
+	}
+}
+
+// resources returns what the attempt works with, out of those kept if they are the claim's version.
+func (w *work) resources(rollout *pb.Rollout) (Resources, error) {
+	attempt := rollout.GetLatestAttempt()
+	id := attempt.GetResourcesId()
+	if id == "" {
+		return Resources{}, nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock() // one fetch for all that start together
+	for _, kept := range w.kept {
+		if kept.GetResourcesId() == id && kept.GetVersion() == attempt.GetResourcesVersion() {
+			return routed(kept.GetResources(), rollout.GetRolloutId(), attempt.GetAttemptId()), nil
+		}
+	}
+	var found *pb.Resources
+	err := w.patiently(func(ctx context.Context) (err error) {
+		found, err = w.client.Resources(ctx, id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	w.kept = append(w.kept, found)
+	if len(w.kept) > keptResources {
+		w.kept = w.kept[1:]
+	}
+	return routed(found.GetResources(), rollout.GetRolloutId(), attempt.GetAttemptId()), nil
+}
+
+// flush waits until the spans are stored, for an outcome must not be there before them.
+func (w *work) flush() {
+	err := w.patiently(func(ctx context.Context) error { return w.exporter.ForceFlush(ctx) })
+	if err != nil {
+		w.client.log.Warn("reporting before all spans are stored", "error", err)
+	}
+}
+
+func (w *work) report(x *execution, ended outcome, sent int64) {
+	if why := x.stopped(); why != nil { // perhaps said while the spans were flushed
+		ended = stoppedOutcome(why)
+		if !w.isLive(x, why) {
+			return
+		}
+	}
+	request := &pb.UpdateAttemptRequest{
+		Attempt: &pb.Attempt{RolloutId: x.key.rolloutID, AttemptId: x.key.attemptID,
+			Status: pb.AttemptStatus_ATTEMPT_STATUS_SUCCEEDED},
+		UpdateMask:    &fieldmaskpb.FieldMask{Paths: []string{"status"}},
+		SentSpanCount: proto.Int64(sent),
+		RequestId:     newRequestID(),
+	}
+	if ended.failure != nil {
+		request.Attempt.Status = pb.AttemptStatus_ATTEMPT_STATUS_FAILED
+		request.Attempt.Failure = ended.failure
+		request.UpdateMask.Paths = append(request.UpdateMask.Paths, "failure")
+	}
+	var answer *pb.UpdateAttemptResponse
+	err := w.patiently(func(ctx context.Context) (err error) {
+		answer, err = w.client.service.UpdateAttempt(ctx, request)
+		return err
+	})
+	log := w.client.log.With("rollout", x.key.rolloutID, "attempt", x.key.attemptID)
+	if err != nil {
+		log.Warn("attempt not reported", "error", err)
+	}
+	if missing := answer.GetMissingSpanCount(); missing > 0 {
+		log.Warn("attempt lacks spans", "missing", missing)
+	}
+}
+
+// isLive tells whether a cancelled attempt still waits for its end: the watchdog's word stays.
+func (w *work) isLive(x *execution, why *StopError) bool {
+	if why.Reason == pb.StopReason_STOP_REASON_UNKNOWN_ATTEMPT {
+		return false
+	}
+	var status pb.AttemptStatus
+	err := w.patiently(func(ctx context.Context) error {
+		answer, err := w.client.service.GetAttempt(ctx,
+			&pb.GetAttemptRequest{RolloutId: x.key.rolloutID, AttemptId: x.key.attemptID})
+		status = answer.GetAttempt().GetStatus()
+		return err
+	})
+	if err != nil {
+		w.client.log.Warn("cancelled attempt not reported", "rollout", x.key.rolloutID,
+			"attempt", x.key.attemptID, "error", err)
+		return false
+	}
+	return status == pb.AttemptStatus_ATTEMPT_STATUS_PREPARING || status == pb.AttemptStatus_ATTEMPT_STATUS_RUNNING
+}
+
+// patiently does something that the server has to answer, again while it is away.
+func (w *work) patiently(do func(context.Context) error) error {
+	until := time.Now().Add(outage)
+	pauses := newDelays(longestDelay)
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
+		err := do(ctx)
+		cancel()
+		if err == nil || !mends(err) || w.hurried.Err() != nil || time.Now().After(until) {
+			return err
+		}
+		if pauses.pause(w.hurried, err) != nil {
+			return errors.Join(err, errors.New("the runner stops"))
+		}
+	}
+}
+
+// filing hands the spans of one attempt to an exporter as they end, and counts them.
+type filing struct {
+	exporter *SpanExporter
+	count    atomic.Int64
+}
+
+// tracer returns the tracer of an attempt. Nothing is sampled away or cut: spans are training data.
+func (f *filing) tracer(key attemptKey) trace.Tracer {
+	ids := resource.NewSchemaless(
+		attribute.String(rolloutIDKey, key.rolloutID), attribute.String(attemptIDKey, key.attemptID))
+	described, err := resource.Merge(resource.Default(), ids)
+	if err != nil {
+		described = ids // a default that contradicts itself
+	}
+	return sdktrace.NewTracerProvider(
+		sdktrace.WithSampler(sdktrace.AlwaysSample()),
+		sdktrace.WithResource(described),
+		sdktrace.WithRawSpanLimits(sdktrace.SpanLimits{
+			AttributeValueLengthLimit: -1, AttributeCountLimit: -1, EventCountLimit: -1, LinkCountLimit: -1,
+			AttributePerEventCountLimit: -1, AttributePerLinkCountLimit: -1,
+		}),
+		sdktrace.WithSpanProcessor(f),
+	).Tracer(scopeName)
+}
+
+func (f *filing) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
+
+func (f *filing) OnEnd(span sdktrace.ReadOnlySpan) {
+	f.count.Add(1)
+	_ = f.exporter.ExportSpans(context.Background(), []sdktrace.ReadOnlySpan{span}) // never fails
+}
+
+func (f *filing) Shutdown(context.Context) error { return nil }
+
+func (f *filing) ForceFlush(ctx context.Context) error { return f.exporter.ForceFlush(ctx) }

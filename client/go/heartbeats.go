@@ -1,0 +1,127 @@
+package lightningstore
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
+)
+
+const (
+	// Beats within an unresponsive timeout: one or two may get lost.
+	beatsPerTimeout = 3
+	shortestPeriod  = 50 * time.Millisecond
+	// Between two tries at a server that does not answer.
+	retryPeriod = time.Second
+)
+
+// heartbeats beats for a worker and the attempts that it works on.
+type heartbeats struct {
+	client   *Client
+	workerID string
+	period   time.Duration
+	onStop   func(*pb.Stop)
+	stats    func() map[string]any
+
+	changed  chan struct{}
+	mu       sync.Mutex
+	attempts map[attemptKey]time.Duration
+}
+
+// add beats for a claim too.
+func (h *heartbeats) add(rollout *pb.Rollout) {
+	period := h.period
+	if silence := rollout.GetConfig().GetUnresponsiveTimeout(); silence != nil {
+		period = max(min(period, silence.AsDuration()/beatsPerTimeout), shortestPeriod)
+	}
+	h.mu.Lock()
+	h.attempts[keyOf(rollout)] = period
+	h.mu.Unlock()
+	select {
+	case h.changed <- struct{}{}:
+	default:
+	}
+}
+
+// remove beats for an attempt no more.
+func (h *heartbeats) remove(key attemptKey) {
+	h.mu.Lock()
+	delete(h.attempts, key)
+	h.mu.Unlock()
+}
+
+// interval returns the time from one beat to the next, as the most impatient attempt wants it.
+func (h *heartbeats) interval() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	shortest := h.period
+	for _, period := range h.attempts {
+		shortest = min(shortest, period)
+	}
+	return shortest
+}
+
+// run beats until ctx ends. A beat that fails is no reason to end: the server may come back.
+func (h *heartbeats) run(ctx context.Context) {
+	due := time.Now()
+	began, failing := due, false
+	for ctx.Err() == nil {
+		timer := time.NewTimer(time.Until(due))
+		select {
+		case <-timer.C:
+		case <-h.changed: // perhaps a shorter period
+			timer.Stop()
+			due = earlier(due, began.Add(h.interval()))
+			continue
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		began = time.Now()
+		interval := h.interval()
+		due = began.Add(interval)
+		if err := h.beat(ctx, max(interval, retryPeriod)); err != nil {
+			due = time.Now().Add(min(interval, retryPeriod))
+			if !failing && ctx.Err() == nil {
+				h.client.log.Warn("heartbeats do not get through, trying on", "error", err)
+			}
+			failing = true
+		} else if failing {
+			h.client.log.Warn("heartbeats get through again")
+			failing = false
+		}
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func (h *heartbeats) beat(ctx context.Context, timeout time.Duration) error {
+	h.mu.Lock()
+	keys := slices.Collect(maps.Keys(h.attempts))
+	h.mu.Unlock()
+	request := &pb.HeartbeatRequest{WorkerId: h.workerID}
+	for _, key := range keys {
+		request.Attempts = append(request.Attempts,
+			&pb.AttemptRef{RolloutId: key.rolloutID, AttemptId: key.attemptID})
+	}
+	var err error
+	if request.StatsJson, err = json.Marshal(h.stats()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	answer, err := h.client.service.Heartbeat(ctx, request)
+	for _, stop := range answer.GetStops() {
+		h.onStop(stop)
+	}
+	return err
+}

@@ -1,0 +1,82 @@
+package lightningstore
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"io"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// newRequestID returns an id that no other request has.
+func newRequestID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails
+	return hex.EncodeToString(id[:])
+}
+
+// withRequestID returns the request with a request_id, if its type has one and the caller gave none. It is a
+// shallow copy then: the caller's message, which may be sent again on purpose, stays as it is.
+func withRequestID(request any) any {
+	message, ok := request.(proto.Message)
+	if !ok {
+		return request
+	}
+	from := message.ProtoReflect()
+	field := from.Descriptor().Fields().ByName("request_id")
+	if field == nil || from.Get(field).String() != "" {
+		return request
+	}
+	to := from.New()
+	from.Range(func(other protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		to.Set(other, value)
+		return true
+	})
+	to.SetUnknown(from.GetUnknown())
+	to.Set(field, protoreflect.ValueOfString(newRequestID()))
+	return to.Interface()
+}
+
+func interceptUnary(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn,
+	invoke grpc.UnaryInvoker, options ...grpc.CallOption,
+) error {
+	return convert(ctx, invoke(ctx, method, withRequestID(request), reply, conn, options...))
+}
+
+func interceptStream(ctx context.Context, description *grpc.StreamDesc, conn *grpc.ClientConn, method string,
+	open grpc.Streamer, options ...grpc.CallOption,
+) (grpc.ClientStream, error) {
+	stream, err := open(ctx, description, conn, method, options...)
+	if err != nil {
+		return nil, convert(ctx, err)
+	}
+	return convertingStream{stream, ctx}, nil
+}
+
+// convertingStream turns the errors of a stream into ours. ctx is the caller's: gRPC ends the one of the
+// stream with the stream.
+type convertingStream struct {
+	grpc.ClientStream
+	ctx context.Context
+}
+
+func (s convertingStream) SendMsg(message any) error {
+	return s.convert(s.ClientStream.SendMsg(message))
+}
+
+func (s convertingStream) RecvMsg(message any) error {
+	return s.convert(s.ClientStream.RecvMsg(message))
+}
+
+func (s convertingStream) CloseSend() error { return s.convert(s.ClientStream.CloseSend()) }
+
+func (s convertingStream) convert(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	return convert(s.ctx, err)
+}

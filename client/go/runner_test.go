@@ -1,0 +1,376 @@
+package lightningstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+type input = json.RawMessage
+
+func TestLostClaimIsFoundByItsRequestID(t *testing.T) {
+	ids := make(chan string, 100)
+	server := &scripted{}
+	tries := atomic.Int32{}
+	server.onDequeue = func(request *pb.DequeueRolloutsRequest) (*pb.DequeueRolloutsResponse, error) {
+		ids <- request.GetRequestId()
+		if tries.Add(1) <= 7 { // more than gRPC repeats by itself
+			return nil, errAway
+		}
+		return &pb.DequeueRolloutsResponse{Rollouts: []*pb.Rollout{claimOf("ro-1", "1")}}, nil
+	}
+	client := serve(t, server)
+	ended := start(t, NewRunner(client, func(context.Context, *Task[input]) (*float64, error) { return nil, nil },
+		&RunnerOptions{MaxRollouts: 1}))
+	first := next(t, ids, "a claim")
+	for range 7 {
+		if again := next(t, ids, "its repeat"); again != first || first == "" {
+			t.Fatalf("repeated as %q, not as %q", again, first)
+		}
+	}
+	if err := next(t, ended, "the end"); err != nil {
+		t.Fatal(err)
+	}
+	if got := next(t, server.updates, "an update").GetAttempt().GetStatus(); got != pb.AttemptStatus_ATTEMPT_STATUS_SUCCEEDED {
+		t.Fatal(got)
+	}
+}
+
+func TestClaimThatWasUnderWayAtStopIsWorkedOn(t *testing.T) {
+	asked := make(chan string, 10)
+	server := &scripted{}
+	first := atomic.Bool{}
+	server.onDequeue = func(request *pb.DequeueRolloutsRequest) (*pb.DequeueRolloutsResponse, error) {
+		asked <- request.GetRequestId()
+		if first.CompareAndSwap(false, true) {
+			time.Sleep(300 * time.Millisecond) // its answer comes after the stop
+		}
+		return &pb.DequeueRolloutsResponse{Rollouts: []*pb.Rollout{claimOf("ro-1", "1")}}, nil
+	}
+	client := serve(t, server)
+	runner := NewRunner(client, func(context.Context, *Task[input]) (*float64, error) { return nil, nil }, nil)
+	ended := start(t, runner)
+	id := next(t, asked, "a claim")
+	runner.Stop()
+	if err := next(t, ended, "the end"); err != nil {
+		t.Fatal(err)
+	}
+	if again := next(t, asked, "the question what was claimed"); again != id {
+		t.Fatalf("asked as %q, not %q", again, id)
+	}
+	next(t, server.updates, "its outcome")
+}
+
+func TestStopsCancelTheFunctionAndAreNeverSuccess(t *testing.T) {
+	stop := []*pb.Stop{{Attempt: &pb.AttemptRef{RolloutId: "ro-1", AttemptId: "at-1"},
+		Reason: pb.StopReason_STOP_REASON_SUPERSEDED}}
+	servers := map[string]func(*scripted){
+		"heartbeat": func(s *scripted) {
+			s.onHeartbeat = func(request *pb.HeartbeatRequest) (*pb.HeartbeatResponse, error) {
+				if len(request.GetAttempts()) == 0 {
+					return &pb.HeartbeatResponse{}, nil
+				}
+				return &pb.HeartbeatResponse{Stops: stop}, nil
+			}
+		},
+		"ingest": func(s *scripted) {
+			s.onIngest = func(batches []*pb.SpanBatch) (*pb.IngestResult, error) {
+				result := s.keep(batches)
+				result.Stops = stop
+				return result, nil
+			}
+		},
+	}
+	for name, script := range servers {
+		t.Run(name, func(t *testing.T) {
+			server := &scripted{}
+			script(server)
+			client := serve(t, server)
+			causes := make(chan error, 1)
+			start(t, NewRunner(client, func(ctx context.Context, task *Task[input]) (*float64, error) {
+				_, span := task.Tracer.Start(ctx, "step")
+				span.End()
+				<-ctx.Done()
+				causes <- context.Cause(ctx)
+				return Reward(1), nil // though it was told
+			}, &RunnerOptions{MaxRollouts: 1, HeartbeatPeriod: 100 * time.Millisecond}))
+			server.queue <- claimOf("ro-1", "1")
+			var why *StopError
+			if cause := next(t, causes, "the cancellation"); !errors.As(cause, &why) ||
+				why.Reason != pb.StopReason_STOP_REASON_SUPERSEDED {
+				t.Fatal(cause)
+			}
+			update := next(t, server.updates, "the outcome")
+			if update.GetAttempt().GetStatus() != pb.AttemptStatus_ATTEMPT_STATUS_FAILED ||
+				update.GetAttempt().GetFailure().GetType() != "Cancelled" {
+				t.Fatal(update)
+			}
+			if slices.Contains(server.stored(), annotation) {
+				t.Fatal("a stopped attempt got a reward")
+			}
+		})
+	}
+}
+
+func TestStopToldWithTheLastSpansIsNoSuccess(t *testing.T) {
+	server := &scripted{}
+	server.onIngest = func(batches []*pb.SpanBatch) (*pb.IngestResult, error) {
+		result := server.keep(batches)
+		result.Stops = []*pb.Stop{{Attempt: &pb.AttemptRef{RolloutId: "ro-1", AttemptId: "at-1"},
+			Reason: pb.StopReason_STOP_REASON_ROLLOUT_CANCELLED}}
+		return result, nil
+	}
+	client := serve(t, server)
+	start(t, NewRunner(client, func(context.Context, *Task[input]) (*float64, error) {
+		return Reward(1), nil
+	}, &RunnerOptions{MaxRollouts: 1}))
+	server.queue <- claimOf("ro-1", "1")
+	if update := next(t, server.updates, "the outcome"); update.GetAttempt().GetFailure().GetType() != "Cancelled" {
+		t.Fatal(update)
+	}
+}
+
+type customError struct{}
+
+func (customError) Error() string { return "custom" }
+
+func TestFailures(t *testing.T) {
+	cases := map[string]struct {
+		function      Func[input]
+		kind, message string
+		final         bool
+	}{
+		"error": {func(context.Context, *Task[input]) (*float64, error) { return Reward(1), customError{} },
+			"lightningstore.customError", "custom", false},
+		"wrapped": {func(context.Context, *Task[input]) (*float64, error) {
+			return nil, fmt.Errorf("while: %w", customError{})
+		}, "lightningstore.customError", "while: custom", false},
+		"not retryable": {func(context.Context, *Task[input]) (*float64, error) {
+			return nil, fmt.Errorf("while: %w", NonRetryable(customError{}))
+		}, "lightningstore.customError", "while: custom", true},
+		"panic": {func(context.Context, *Task[input]) (*float64, error) { panic("help") }, "panic", "help", false},
+		"goexit": {func(context.Context, *Task[input]) (*float64, error) {
+			runtime.Goexit()
+			return nil, nil
+		}, "panic", "the function ended its goroutine", false},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			server := &scripted{}
+			start(t, NewRunner(serve(t, server), c.function, &RunnerOptions{MaxRollouts: 1}))
+			server.queue <- claimOf("ro-1", "1")
+			update := next(t, server.updates, "the outcome")
+			failure := update.GetAttempt().GetFailure()
+			if update.GetAttempt().GetStatus() != pb.AttemptStatus_ATTEMPT_STATUS_FAILED ||
+				failure.GetType() != c.kind || failure.GetMessage() != c.message {
+				t.Fatal(update)
+			}
+			if (failure.Retryable != nil && !failure.GetRetryable()) != c.final {
+				t.Fatal(failure)
+			}
+			if !slices.Equal(update.GetUpdateMask().GetPaths(), []string{"status", "failure"}) {
+				t.Fatal(update.GetUpdateMask())
+			}
+		})
+	}
+}
+
+func TestInputThatDoesNotFitIsNotRetried(t *testing.T) {
+	server := &scripted{}
+	start(t, NewRunner(serve(t, server), func(context.Context, *Task[int]) (*float64, error) {
+		return nil, errors.New("was called")
+	}, &RunnerOptions{MaxRollouts: 1}))
+	server.queue <- claimOf("ro-1", `"text"`)
+	failure := next(t, server.updates, "the outcome").GetAttempt().GetFailure()
+	if failure.GetMessage() == "was called" || failure.Retryable == nil || failure.GetRetryable() {
+		t.Fatal(failure)
+	}
+}
+
+func TestSpansAreStoredBeforeTheOutcomeThoughIngestFails(t *testing.T) {
+	server := &scripted{}
+	fails := atomic.Int32{}
+	server.onIngest = func(batches []*pb.SpanBatch) (*pb.IngestResult, error) {
+		if fails.Add(1) <= 6 { // more than gRPC repeats by itself
+			return nil, errAway
+		}
+		return server.keep(batches), nil
+	}
+	updates := atomic.Int32{}
+	server.onUpdate = func(*pb.UpdateAttemptRequest) (*pb.UpdateAttemptResponse, error) {
+		if updates.Add(1) <= 6 {
+			return nil, errAway
+		}
+		return nil, nil
+	}
+	start(t, NewRunner(serve(t, server), func(ctx context.Context, task *Task[input]) (*float64, error) {
+		_, span := task.Tracer.Start(ctx, "step")
+		span.End()
+		return Reward(0.5), nil
+	}, &RunnerOptions{MaxRollouts: 1}))
+	server.queue <- claimOf("ro-1", "1")
+	update := next(t, server.updates, "the outcome")
+	if update.GetSentSpanCount() != 2 {
+		t.Fatal(update)
+	}
+	want := []string{"span step", "span " + annotation, "update ATTEMPT_STATUS_SUCCEEDED"}
+	if got := server.notes(); !slices.Equal(got, want) {
+		t.Fatal(got)
+	}
+}
+
+func TestGracefulStopFinishesWhatRuns(t *testing.T) {
+	server := &scripted{}
+	working, finish := make(chan string, 2), make(chan struct{})
+	runner := NewRunner(serve(t, server), func(ctx context.Context, task *Task[input]) (*float64, error) {
+		working <- task.RolloutID()
+		<-finish
+		return nil, ctx.Err()
+	}, &RunnerOptions{Concurrency: 2})
+	ended := start(t, runner)
+	server.queue <- claimOf("ro-1", "1")
+	server.queue <- claimOf("ro-2", "1")
+	next(t, working, "one") // they run side by side
+	next(t, working, "the other")
+	runner.Stop()
+	server.queue <- claimOf("ro-3", "1")
+	close(finish)
+	if err := next(t, ended, "the end"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if got := next(t, server.updates, "an outcome").GetAttempt().GetStatus(); got != pb.AttemptStatus_ATTEMPT_STATUS_SUCCEEDED {
+			t.Fatal(got)
+		}
+	}
+	if len(server.queue) != 1 {
+		t.Fatal("claimed after the stop")
+	}
+}
+
+func TestSecondStopCancelsWhatRuns(t *testing.T) {
+	server := &scripted{}
+	working := make(chan struct{}, 1)
+	runner := NewRunner(serve(t, server), func(ctx context.Context, _ *Task[input]) (*float64, error) {
+		close(working)
+		<-ctx.Done()
+		return nil, nil
+	}, nil)
+	ended := start(t, runner)
+	server.queue <- claimOf("ro-1", "1")
+	next(t, working, "the function")
+	runner.Stop()
+	runner.Stop()
+	if err := next(t, ended, "the end"); err != nil {
+		t.Fatal(err)
+	}
+	failure := next(t, server.updates, "the outcome").GetAttempt().GetFailure()
+	if failure.GetType() != "Cancelled" || failure.GetMessage() != "the runner stops" {
+		t.Fatal(failure)
+	}
+}
+
+func TestEndOfTheContextCancelsWhatRuns(t *testing.T) {
+	server := &scripted{}
+	working := make(chan struct{}, 1)
+	runner := NewRunner(serve(t, server), func(ctx context.Context, _ *Task[input]) (*float64, error) {
+		close(working)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- runner.Run(ctx) }()
+	server.queue <- claimOf("ro-1", "1")
+	next(t, working, "the function")
+	cancel()
+	if err := next(t, ended, "the end"); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if got := next(t, server.updates, "the outcome").GetAttempt().GetFailure().GetType(); got != "Cancelled" {
+		t.Fatal(got)
+	}
+}
+
+func TestHeartbeatsKeepUpWithAShortTimeoutWhateverTheFunctionDoes(t *testing.T) {
+	server := &scripted{}
+	beats := make(chan time.Time, 1000)
+	server.onHeartbeat = func(request *pb.HeartbeatRequest) (*pb.HeartbeatResponse, error) {
+		if len(request.GetAttempts()) == 1 {
+			beats <- time.Now()
+		}
+		return &pb.HeartbeatResponse{}, nil
+	}
+	var stop atomic.Bool
+	t.Cleanup(func() { stop.Store(true) })
+	start(t, NewRunner(serve(t, server), func(context.Context, *Task[input]) (*float64, error) {
+		for !stop.Load() { // a busy function
+		}
+		return nil, nil
+	}, &RunnerOptions{MaxRollouts: 1}))
+	rollout := claimOf("ro-1", "1")
+	rollout.Config.UnresponsiveTimeout = durationpb.New(900 * time.Millisecond)
+	server.queue <- rollout
+	for range 5 { // with the period of 10 seconds there would be one within the test's patience
+		next(t, beats, "a heartbeat")
+	}
+	stop.Store(true)
+}
+
+func TestRunEndsWithWhatWaitingDoesNotMend(t *testing.T) {
+	server := &scripted{}
+	client := serve(t, server)
+	if err := client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ended := start(t, NewRunner(client, func(context.Context, *Task[input]) (*float64, error) { return nil, nil }, nil))
+	var known *Error
+	if err := next(t, ended, "the end"); !errors.As(err, &known) {
+		t.Fatal(err)
+	}
+}
+
+func TestFunctionThatHeedsNothingIsLeftBehind(t *testing.T) {
+	t.Parallel()
+	server := &scripted{}
+	working, never := make(chan struct{}, 1), make(chan struct{})
+	t.Cleanup(func() { close(never) })
+	runner := NewRunner(serve(t, server), func(context.Context, *Task[input]) (*float64, error) {
+		close(working)
+		<-never
+		return nil, nil
+	}, nil)
+	ended := start(t, runner)
+	server.queue <- claimOf("ro-1", "1")
+	next(t, working, "the function")
+	runner.Stop()
+	runner.Stop()
+	if err := next(t, ended, "the end"); err != nil {
+		t.Fatal(err)
+	}
+	if got := next(t, server.updates, "the outcome").GetAttempt().GetFailure().GetType(); got != "Cancelled" {
+		t.Fatal(got)
+	}
+}
+
+func TestResourcesThatAreGoneFailTheAttempt(t *testing.T) {
+	server := &scripted{} // knows no GetResources
+	start(t, NewRunner(serve(t, server), func(context.Context, *Task[input]) (*float64, error) {
+		return nil, nil
+	}, &RunnerOptions{MaxRollouts: 1}))
+	rollout := claimOf("ro-1", "1")
+	rollout.LatestAttempt.ResourcesId = "rs-1"
+	server.queue <- rollout
+	if got := next(t, server.updates, "the outcome").GetAttempt().GetFailure().GetType(); got != "*lightningstore.Error" {
+		t.Fatal(got)
+	}
+}

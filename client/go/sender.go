@@ -1,0 +1,188 @@
+package lightningstore
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
+	"google.golang.org/grpc/codes"
+)
+
+const (
+	// A stream is closed, and thereby acknowledged, after so many bytes.
+	streamBytes = 16 * mib
+	// After which a stream that got no answer is sent again.
+	streamTimeout = 60 * time.Second
+	// Between two tries to send spans.
+	longestSpanDelay = 2 * time.Second
+	// A server that fails so often on the same spans will not take them.
+	mostDefects = 5
+)
+
+var errInternal = &Error{Code: codes.Internal}
+
+// run sends spans until the exporter is shut down: the one goroutine that does.
+func (e *SpanExporter) run() {
+	defer close(e.ended)
+	for {
+		items := e.take()
+		if items == nil || !e.deliver(items) {
+			return
+		}
+		size := 0
+		for _, one := range items {
+			size += one.size
+		}
+		e.mu.Lock()
+		e.settled += int64(len(items))
+		e.bytes -= size
+		e.announce()
+		e.mu.Unlock()
+	}
+}
+
+// take waits for spans and returns those of one stream; nil at the end.
+func (e *SpanExporter) take() []item {
+	var lingered <-chan time.Time
+	for {
+		e.mu.Lock()
+		waiting := len(e.queue)
+		urgent := e.settled < e.hurryTo || e.bytes >= batchBytes
+		e.mu.Unlock()
+		select {
+		case <-e.stopping:
+			urgent = true
+			if waiting == 0 {
+				return nil
+			}
+		default:
+		}
+		if waiting > 0 && urgent {
+			return e.cut()
+		}
+		if waiting > 0 && lingered == nil {
+			lingered = time.After(linger)
+		}
+		select {
+		case <-e.wake:
+		case <-e.stopping:
+		case <-lingered:
+			return e.cut()
+		}
+	}
+}
+
+// cut takes the oldest spans out of the queue, as many as go over one stream.
+func (e *SpanExporter) cut() []item {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	count, size := 0, 0
+	for count < len(e.queue) && size < streamBytes {
+		size += e.queue[count].size
+		count++
+	}
+	items := e.queue[:count:count]
+	e.queue = e.queue[count:]
+	if len(e.queue) == 0 {
+		e.queue = nil // let the array go
+	}
+	return items
+}
+
+// deliver sends spans until each is stored or refused. False if the time of the shutdown is over.
+func (e *SpanExporter) deliver(items []item) bool {
+	messages := intoMessages(items)
+	for len(messages) > 0 {
+		result, err := e.send(messages)
+		if e.sending.Err() != nil && err != nil {
+			return false
+		}
+		if err != nil {
+			count := 0
+			for _, members := range messages {
+				count += len(members)
+			}
+			e.drop(count, "refused", "error", err)
+			return true
+		}
+		for _, stop := range result.GetStops() {
+			e.onStop(stop)
+		}
+		messages = e.sortOut(messages, result)
+	}
+	return true
+}
+
+// send sends messages over one stream until it is answered. It fails for what waiting does not mend, and when
+// the time of the shutdown is over.
+func (e *SpanExporter) send(messages [][]item) (*pb.IngestResult, error) {
+	pauses := newDelays(longestSpanDelay)
+	for defects := 0; ; {
+		result, err := e.try(messages)
+		if err == nil {
+			return result, nil
+		}
+		isDefect := errors.Is(err, errInternal)
+		if isDefect {
+			defects++
+		}
+		if !mends(err) && (!isDefect || defects >= mostDefects) {
+			return nil, err
+		}
+		e.client.log.Debug("spans not sent yet", "error", err)
+		if err := pauses.pause(e.sending, err); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (e *SpanExporter) try(messages [][]item) (*pb.IngestResult, error) {
+	ctx, cancel := context.WithTimeout(e.sending, streamTimeout)
+	defer cancel()
+	stream, err := e.client.service.IngestSpans(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, members := range messages {
+		err := stream.Send(&pb.IngestSpansRequest{Batch: toBatch(members)})
+		if errors.Is(err, io.EOF) {
+			break // the stream is broken: CloseAndRecv says how
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	answer, err := stream.CloseAndRecv()
+	return answer.GetResult(), err
+}
+
+// sortOut returns what is to be sent again: a bad span fails its whole batch, but only it is bad.
+func (e *SpanExporter) sortOut(messages [][]item, result *pb.IngestResult) [][]item {
+	var again [][]item
+	told := int64(0)
+	rejections := result.GetRejections()
+	for _, rejection := range rejections {
+		members := messages[rejection.GetMessageIndex()]
+		told += int64(len(members))
+		if len(members) == 1 || isAboutAttempt(rejection.GetReason()) {
+			e.drop(len(members), "refused", "error", rejection.GetMessage())
+			continue
+		}
+		for i := range members {
+			again = append(again, members[i:i+1])
+		}
+	}
+	if told < result.GetRejectedCount() && len(rejections) > 0 {
+		// Only the first refusals are told. What follows them goes again; what is stored, is skipped.
+		again = append(again, messages[rejections[len(rejections)-1].GetMessageIndex()+1:]...)
+	}
+	return again
+}
+
+// isAboutAttempt tells whether all spans of a batch are refused for what they have in common.
+func isAboutAttempt(reason pb.ErrorReason) bool {
+	return reason == pb.ErrorReason_ERROR_REASON_ROLLOUT_NOT_FOUND ||
+		reason == pb.ErrorReason_ERROR_REASON_ATTEMPT_NOT_FOUND
+}

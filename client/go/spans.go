@@ -1,0 +1,112 @@
+package lightningstore
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+
+	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+)
+
+// Span is a span as the store has it: OTLP's, and what it belongs to.
+type Span struct {
+	*tracepb.Span
+	// RolloutID and AttemptID of the attempt that it is filed under.
+	RolloutID, AttemptID string
+	// SequenceID is its place within the attempt, from 1.
+	SequenceID int64
+	// Resource is what produced the span. May be nil.
+	Resource *resourcepb.Resource
+	// Scope is the instrumentation that made it. May be nil.
+	Scope *commonpb.InstrumentationScope
+}
+
+// Attribute returns the value of an attribute of that name, nil if there is none.
+func (s *Span) Attribute(name string) *commonpb.AnyValue {
+	for _, attribute := range s.GetAttributes() {
+		if attribute.GetKey() == name {
+			return attribute.GetValue()
+		}
+	}
+	return nil
+}
+
+// Spans yields the spans of a rollout that the request asks for, in its order. A query that breaks is asked
+// again, for as long as the context lasts; what came before is passed over. Any other failure ends it with an
+// error.
+func (c *Client) Spans(ctx context.Context, request *pb.QuerySpansRequest) iter.Seq2[*Span, error] {
+	return func(yield func(*Span, error) bool) {
+		query := spanQuery{client: c, request: request, seen: map[spanKey]bool{}}
+		pauses := newDelays(longestDelay)
+		for {
+			more, err := query.follow(ctx, yield)
+			if !more {
+				return
+			}
+			if !mends(err) || ctx.Err() != nil || pauses.pause(ctx, err) != nil {
+				yield(nil, err)
+				return
+			}
+		}
+	}
+}
+
+type spanKey struct {
+	attemptID string
+	spanID    [8]byte
+}
+
+// spanQuery is a query and what it has brought so far.
+type spanQuery struct {
+	client  *Client
+	request *pb.QuerySpansRequest
+	seen    map[spanKey]bool
+}
+
+func (q *spanQuery) follow(ctx context.Context, yield func(*Span, error) bool) (more bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // where the caller leaves the loop
+	stream, err := q.client.service.QuerySpans(ctx, q.request)
+	if err != nil {
+		return true, err
+	}
+	for {
+		answer, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil {
+			return true, err
+		}
+		for _, batch := range answer.GetBatches() {
+			if !q.pass(batch, yield) {
+				return false, nil
+			}
+		}
+	}
+}
+
+// pass yields what is new of a batch; false if the caller wants no more.
+func (q *spanQuery) pass(batch *pb.SpanBatch, yield func(*Span, error) bool) bool {
+	for i, span := range batch.GetSpans() {
+		key := spanKey{attemptID: batch.GetAttemptId()}
+		copy(key.spanID[:], span.GetSpanId())
+		if q.seen[key] {
+			continue
+		}
+		q.seen[key] = true
+		found := &Span{Span: span, RolloutID: batch.GetRolloutId(), AttemptID: batch.GetAttemptId(),
+			Resource: batch.GetResource(), Scope: batch.GetScope()}
+		if numbers := batch.GetSequenceIds(); i < len(numbers) {
+			found.SequenceID = numbers[i]
+		}
+		if !yield(found, nil) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,246 @@
+/** What a runner does for each of its claims: resources, function, spans, report. */
+
+import { randomUUID } from "node:crypto";
+import { setMaxListeners } from "node:events";
+
+import { create } from "@bufbuild/protobuf";
+import { FieldMaskSchema } from "@bufbuild/protobuf/wkt";
+import type { Tracer } from "@opentelemetry/api";
+
+import { Backoff, pause, warn } from "./backoff.js";
+import type { LightningStore } from "./client.js";
+import { AttemptCancelled, currentAttempt, NonRetryable, type RunContext } from "./context.js";
+import { toStoreError } from "./errors.js";
+import type { SpanExporter } from "./exporter.js";
+import {
+  AttemptSchema,
+  AttemptStatus,
+  FailureSchema,
+  StopReason,
+  type Failure,
+} from "./gen/lightningstore/v1/attempt_pb.js";
+import { decodeJson } from "./json.js";
+import { routed, type Resource } from "./resources.js";
+import { emitReward } from "./rewards.js";
+import { attemptTracer } from "./tracing.js";
+
+/** Milliseconds of one try at something that the server has to answer. */
+const TRY_MS = 5_000;
+/** Characters of a failure's message that are kept. */
+const LONGEST_MESSAGE = 16_384;
+/** Resources kept, so that a batch of rollouts fetches them once. */
+const KEPT_RESOURCES = 4;
+
+/** The resources of an attempt by name. A ProxyLlm comes as the Llm routed to the attempt. */
+export type AgentResources = Readonly<Record<string, Resource>>;
+
+/**
+ * Works on one rollout: its input (parsed JSON; integers beyond 2^53 are bigints), its resources, a tracer
+ * whose spans are filed under the attempt, and a RunContext. Returns nothing, or a number: the reward.
+ */
+export type Agent<Input = unknown> = (
+  input: Input,
+  resources: AgentResources,
+  tracer: Tracer,
+  context: RunContext,
+) => unknown;
+
+interface Outcome {
+  readonly status: AttemptStatus;
+  readonly failure?: Failure;
+}
+
+/** Does a runner's work, claim by claim. */
+export class Work {
+  readonly #store: LightningStore;
+  readonly #agent: Agent;
+  readonly #exporter: SpanExporter;
+  readonly #outageMs: number;
+  readonly #resources = new Map<string, AgentResources>();
+  /** Aborted when a server that is away is waited for no longer. */
+  readonly #hurried = new AbortController();
+  /** Aborted when functions that do not end are waited for no longer. */
+  readonly #abandoned = new AbortController();
+
+  /** Takes the function, and the milliseconds for which a server that is away is waited for. */
+  constructor(store: LightningStore, agent: Agent, exporter: SpanExporter, outageMs: number) {
+    this.#store = store;
+    this.#agent = agent;
+    this.#exporter = exporter;
+    this.#outageMs = outageMs;
+    // Each attempt listens; Node.js would take more than ten for a leak.
+    setMaxListeners(0, this.#hurried.signal, this.#abandoned.signal);
+  }
+
+  /** Waits for a server that is away no longer. */
+  hurry(): void {
+    this.#hurried.abort();
+  }
+
+  /** Waits for functions that do not end no longer. */
+  abandon(): void {
+    this.#abandoned.abort();
+  }
+
+  /** Works on a claim, from its resources to its report. */
+  async do(context: RunContext): Promise<void> {
+    const tracer = attemptTracer(context, this.#exporter);
+    const outcome = await this.#outcome(context, tracer);
+    try {
+      // An outcome must not be there before the spans.
+      await this.#patiently(() => this.#exporter.forceFlush(1_000));
+    } catch (error) {
+      warn("reporting before all spans are stored", error);
+    }
+    try {
+      await this.#report(context, outcome);
+    } catch (error) {
+      warn(`attempt ${context.attemptId} of rollout ${context.rolloutId} not reported`, error);
+    }
+  }
+
+  async #outcome(context: RunContext, tracer: Tracer): Promise<Outcome> {
+    let error: unknown;
+    try {
+      const resources = await this.#getResources(context);
+      const before = cancelledOutcome(context);
+      if (before) return before;
+      const reward = await this.#call(context, resources, tracer);
+      const after = cancelledOutcome(context);
+      if (after) return after; // its word counts no more
+      if (reward !== undefined && reward !== null) emitReward(asReward(reward), tracer);
+      return { status: AttemptStatus.SUCCEEDED };
+    } catch (thrown) {
+      error = thrown;
+    }
+    const stopped = cancelledOutcome(context);
+    if (stopped) return stopped;
+    warn(`attempt ${context.attemptId} of rollout ${context.rolloutId} failed`, error);
+    return { status: AttemptStatus.FAILED, failure: failureOf(error) };
+  }
+
+  /** Runs the function; rejects if it is left behind. */
+  async #call(context: RunContext, resources: AgentResources, tracer: Tracer): Promise<unknown> {
+    const { signal } = this.#abandoned;
+    const result = currentAttempt.run({ context, tracer }, async () =>
+      this.#agent(decodeJson(context.rollout.inputJson), resources, tracer, context),
+    );
+    let leave: () => void = () => undefined;
+    const left = new Promise<never>((_resolve, reject) => {
+      leave = () => {
+        warn(`attempt ${context.attemptId} does not end though cancelled: left behind`);
+        reject(new AttemptCancelled(undefined));
+      };
+      signal.addEventListener("abort", leave, { once: true });
+    });
+    try {
+      return await Promise.race([result, left]);
+    } finally {
+      signal.removeEventListener("abort", leave);
+    }
+  }
+
+  async #getResources(context: RunContext): Promise<AgentResources> {
+    const { resourcesId, resourcesVersion } = context.attempt;
+    if (!resourcesId) return {};
+    const key = (id: string, version: number): string => `${version} ${id}`;
+    let found = this.#resources.get(key(resourcesId, resourcesVersion));
+    if (!found) {
+      const answer = await this.#patiently(() =>
+        this.#store.getResources(resourcesId, { timeoutMs: TRY_MS }),
+      );
+      found = answer.resources;
+      this.#resources.set(key(resourcesId, answer.version), found);
+      const oldest = this.#resources.keys().next().value;
+      if (this.#resources.size > KEPT_RESOURCES && oldest) this.#resources.delete(oldest);
+    }
+    const { rolloutId, attemptId } = context;
+    return Object.fromEntries(
+      Object.entries(found).map(([name, resource]) => [
+        name,
+        resource.kind === "proxyLlm" ? routed(resource, rolloutId, attemptId) : resource,
+      ]),
+    );
+  }
+
+  async #report(context: RunContext, outcome: Outcome): Promise<void> {
+    const { cancellation } = context;
+    const { status, failure } = cancelledOutcome(context) ?? outcome;
+    if (cancellation && !(await this.#isLive(context, cancellation))) return;
+    const { rolloutId, attemptId } = context;
+    const attempt = create(AttemptSchema, { rolloutId, attemptId, status });
+    if (failure) attempt.failure = failure;
+    const request = {
+      attempt,
+      updateMask: create(FieldMaskSchema, { paths: failure ? ["status", "failure"] : ["status"] }),
+      sentSpanCount: BigInt(this.#exporter.sentCount(rolloutId, attemptId)),
+      requestId: randomUUID(),
+    };
+    const answer = await this.#patiently(() =>
+      this.#store.rpc.updateAttempt(request, { timeoutMs: TRY_MS }),
+    );
+    if (answer.missingSpanCount) {
+      warn(`attempt ${attemptId} of ${rolloutId} lacks ${String(answer.missingSpanCount)} span(s)`);
+    }
+  }
+
+  /** Tells whether a cancelled attempt still waits for its end: the watchdog's word stays. */
+  async #isLive(context: RunContext, cancellation: AttemptCancelled): Promise<boolean> {
+    if (cancellation.stopReason === StopReason.UNKNOWN_ATTEMPT) return false;
+    const { rolloutId, attemptId } = context;
+    const { attempt } = await this.#patiently(() =>
+      this.#store.rpc.getAttempt({ rolloutId, attemptId }, { timeoutMs: TRY_MS }),
+    );
+    const status = attempt?.status;
+    return status === AttemptStatus.PREPARING || status === AttemptStatus.RUNNING;
+  }
+
+  /** Does something that the server has to answer, again while it is away. */
+  async #patiently<T>(ask: () => Promise<T>): Promise<T> {
+    const until = performance.now() + this.#outageMs;
+    const backoff = new Backoff(50, 1_000);
+    for (;;) {
+      try {
+        return await ask();
+      } catch (error) {
+        const failure = toStoreError(error);
+        const isOver = this.#hurried.signal.aborted || performance.now() >= until;
+        if (!failure.isTemporary || isOver) throw failure;
+        await pause(backoff.next(failure.retryDelayMs), this.#hurried.signal);
+      }
+    }
+  }
+}
+
+/** Returns what to report of an attempt that is to stop; undefined if it is not. */
+function cancelledOutcome({ cancellation }: RunContext): Outcome | undefined {
+  if (!cancellation) return undefined;
+  const failure = create(FailureSchema, { type: "Cancelled", message: cancellation.message });
+  return { status: AttemptStatus.FAILED, failure };
+}
+
+function asReward(value: unknown): number {
+  if (typeof value === "number") return value;
+  throw new TypeError(`nothing or a number is wanted as reward, not ${typeof value}`);
+}
+
+function failureOf(thrown: unknown): Failure {
+  const isFinal = thrown instanceof NonRetryable;
+  const kind = isFinal && thrown.cause !== undefined ? thrown.cause : thrown;
+  const failure = create(FailureSchema, {
+    type: typeName(kind),
+    message: messageOf(thrown).slice(0, LONGEST_MESSAGE),
+  });
+  if (isFinal) failure.retryable = false;
+  return failure;
+}
+
+function typeName(thrown: unknown): string {
+  if (!(thrown instanceof Error)) return typeof thrown;
+  // Classes of errors seldom set a name of their own.
+  return thrown.name === "Error" ? thrown.constructor.name : thrown.name;
+}
+
+function messageOf(thrown: unknown): string {
+  return (thrown instanceof Error ? thrown.message : String(thrown)) || typeName(thrown);
+}

@@ -1,0 +1,347 @@
+/** An exporter of the OpenTelemetry SDK that streams spans into a store. */
+
+import { context, type Context } from "@opentelemetry/api";
+import { ExportResultCode, suppressTracing, type ExportResult } from "@opentelemetry/core";
+import type { ReadableSpan, SpanExporter as SdkExporter } from "@opentelemetry/sdk-trace-base";
+
+import { Backoff, pause, warn } from "./backoff.js";
+import type { ConnectOptions } from "./channel.js";
+import { LightningStore } from "./client.js";
+import { Code, LightningStoreError, toStoreError } from "./errors.js";
+import { holdAtExit, letGo } from "./exit.js";
+import type { Stop } from "./gen/lightningstore/v1/attempt_pb.js";
+import { ErrorReason } from "./gen/lightningstore/v1/error_reason_pb.js";
+import type { BatchRejection, IngestResult } from "./gen/lightningstore/v1/span_pb.js";
+import { encode, intoMessages, MESSAGE_BYTES, toBatch, type Item } from "./outbox.js";
+
+const MIB = 1 << 20;
+/** Milliseconds that a span may wait for others to travel with. */
+const DELAY_MS = 200;
+/** A stream is closed, and thereby acknowledged, after so many bytes. */
+const STREAM_BYTES = 16 * MIB;
+/** A stream that got no answer is sent again after this long, and each time it gets twice as long. */
+const FIRST_STREAM_MS = 2_000;
+/** What a stream gets on top for each MiB. */
+const MIB_MS = 1_000;
+const LONGEST_STREAM_MS = 60_000;
+/** How long a shutdown may take: with a first stream before it, less than 5 seconds. */
+const SHUTDOWN_MS = 2_900;
+/** A server that fails so often on the same spans will not take them. */
+const MOST_DEFECTS = 5;
+/** Attempts whose spans are counted; the oldest are forgotten. */
+const MOST_COUNTS = 10_000;
+/** Milliseconds between two warnings of the same kind. */
+const QUIET_MS = 10_000;
+
+/** What an exporter can be told. */
+export interface SpanExporterOptions extends ConnectOptions {
+  /** A client to send through, which stays the caller's to close. Absent: connects as told. */
+  readonly store?: LightningStore;
+  /** The attempt of spans that do not name one themselves. */
+  readonly rolloutId?: string;
+  readonly attemptId?: string;
+  /** Bytes of spans kept until they are stored; beyond them new ones are dropped. Default 64 MiB. */
+  readonly maxBufferBytes?: number;
+  /** The server's limit of a span; a larger one is dropped. Default 4 MiB. */
+  readonly maxSpanBytes?: number;
+  /** Called for each attempt that the server wants stopped. */
+  readonly onStop?: (stop: Stop) => void;
+}
+
+/**
+ * Streams spans to a store, each to the attempt that it belongs to, and holds nobody up.
+ *
+ * `export` encodes the spans and puts them into a buffer; they are sent over IngestSpans, kept until the
+ * server says that they are stored, and sent again after a break: stored twice they count once. Beyond
+ * `maxBufferBytes` new spans are dropped, counted in `droppedCount` and warned about. At the end of the
+ * program (not after process.exit) what is left is sent within 5 seconds.
+ *
+ * Which attempt: the attributes `agentlightning.rollout_id` and `agentlightning.attempt_id` of the span, else
+ * those of its resource, else the ids given here. Use it with a SimpleSpanProcessor: the buffer of a
+ * BatchSpanProcessor would only drop spans of its own.
+ */
+export class SpanExporter implements SdkExporter {
+  /** Spans lost so far: beyond the buffer, too large, refused, or without an attempt. */
+  droppedCount = 0;
+  readonly #store: LightningStore;
+  readonly #options: SpanExporterOptions;
+  readonly #silent: Context = suppressTracing(context.active());
+  readonly #counts = new Map<string, number>();
+  readonly #warned = new Map<string, number>();
+  readonly #waiting = new Set<() => void>();
+  #queue: Item[] = [];
+  #bytes = 0; // in the queue and on their way
+  #added = 0;
+  #settled = 0;
+  #sending: Promise<void> | undefined;
+  /** Aborted when the time of a shutdown is over. */
+  readonly #over = new AbortController();
+  #stopAt: number | undefined;
+  /** Ends the running pause: of batching when there is hurry, of a broken stream at a shutdown. */
+  #wake = new AbortController();
+  #ended: Promise<void> | undefined;
+
+  constructor(options: SpanExporterOptions = {}) {
+    this.#options = options;
+    this.#store = options.store ?? new LightningStore(options);
+  }
+
+  /** Queues spans; never waits for the network. Fails only after `shutdown`. */
+  export(spans: ReadableSpan[], resultCallback: (result: ExportResult) => void): void {
+    if (this.#stopAt !== undefined) {
+      resultCallback({ code: ExportResultCode.FAILED, error: new Error("shut down") });
+      return;
+    }
+    for (const span of spans) this.#add(span);
+    if (this.#queue.length > 0) {
+      holdAtExit(this);
+      this.#sending ??= context.with(this.#silent, () => this.#run());
+      if (this.#bytes >= MESSAGE_BYTES) this.#hurry();
+    }
+    resultCallback({ code: ExportResultCode.SUCCESS });
+  }
+
+  /**
+   * Returns how many spans of an attempt were exported, dropped ones included: what UpdateAttempt takes as
+   * sentSpanCount, to be told how many are missing.
+   */
+  sentCount(rolloutId: string, attemptId: string): number {
+    return this.#counts.get(`${rolloutId} ${attemptId}`) ?? 0;
+  }
+
+  /**
+   * Waits until all that was exported so far is stored, or given up, at most `timeoutMs` milliseconds.
+   * Rejects with DEADLINE_EXCEEDED if time runs out; sending goes on.
+   */
+  async forceFlush(timeoutMs = 30_000): Promise<void> {
+    const target = this.#added;
+    if (this.#settled >= target) return;
+    this.#hurry();
+    await new Promise<void>((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#waiting.delete(check);
+        reject(new LightningStoreError(Code.DEADLINE_EXCEEDED, "spans are not stored yet"));
+      }, timeoutMs);
+      const check = (): void => {
+        if (this.#settled < target) return;
+        clearTimeout(timer);
+        this.#waiting.delete(check);
+        resolve();
+      };
+      this.#waiting.add(check);
+    });
+  }
+
+  /** Sends what is left within `timeoutMs` milliseconds, and ends. What is not stored then is lost, with a warning. */
+  shutdown(timeoutMs = SHUTDOWN_MS): Promise<void> {
+    this.#ended ??= this.#end(timeoutMs);
+    return this.#ended;
+  }
+
+  async #end(timeoutMs: number): Promise<void> {
+    this.#stopAt = performance.now() + timeoutMs;
+    const timer = setTimeout(() => {
+      this.#over.abort();
+    }, timeoutMs);
+    this.#hurry();
+    await this.#sending;
+    clearTimeout(timer);
+    letGo(this);
+    if (!this.#options.store) this.#store.close();
+    const left = this.#added - this.#settled;
+    if (left > 0) this.#drop(left, "shutdown", "not stored before the exporter was shut down");
+    this.#settle(left, this.#bytes);
+  }
+
+  #add(span: ReadableSpan): void {
+    const { rolloutId = "", attemptId = "" } = this.#options;
+    const { maxBufferBytes = 64 * MIB, maxSpanBytes = 4 * MIB } = this.#options;
+    let item: Item | undefined;
+    try {
+      item = encode(span, rolloutId, attemptId);
+    } catch (error) {
+      this.#drop(1, "no OTLP", `${span.name} cannot be encoded: ${String(error)}`);
+      return;
+    }
+    if (!item) {
+      this.#drop(1, "no attempt", "no rollout and attempt id");
+      return;
+    }
+    this.#count(`${item.rolloutId} ${item.attemptId}`);
+    if (item.size > maxSpanBytes) {
+      const sizes = `${item.size} bytes, over the limit of ${maxSpanBytes}`;
+      this.#drop(1, "too large", `"${span.name}" has ${sizes}`);
+    } else if (this.#bytes + item.size > maxBufferBytes) {
+      this.#drop(1, "buffer full", `the buffer of ${maxBufferBytes} bytes is full`);
+    } else {
+      this.#queue.push(item);
+      this.#bytes += item.size;
+      this.#added++;
+    }
+  }
+
+  #count(attempt: string): void {
+    const count = (this.#counts.get(attempt) ?? 0) + 1;
+    this.#counts.delete(attempt);
+    this.#counts.set(attempt, count);
+    if (this.#counts.size > MOST_COUNTS) {
+      for (const oldest of this.#counts.keys()) {
+        this.#counts.delete(oldest);
+        break;
+      }
+    }
+  }
+
+  #drop(count: number, kind: string, why: string): void {
+    this.droppedCount += count;
+    const now = performance.now();
+    if (now - (this.#warned.get(kind) ?? -QUIET_MS) < QUIET_MS) return;
+    this.#warned.set(kind, now);
+    warn(`dropped ${count} span(s): ${why}; ${this.droppedCount} so far`);
+  }
+
+  #settle(count: number, bytes: number): void {
+    this.#settled += count;
+    this.#bytes -= bytes;
+    for (const check of [...this.#waiting]) check();
+  }
+
+  #hurry(): void {
+    this.#wake.abort();
+  }
+
+  #isOver(): boolean {
+    return this.#over.signal.aborted;
+  }
+
+  // --- sending ------------------------------------------------------------------------------------
+
+  /** Sends until nothing is left, or the time of a shutdown is over. */
+  async #run(): Promise<void> {
+    await pause(DELAY_MS, this.#wake.signal, false); // so that spans travel together
+    while (this.#queue.length > 0 && !this.#isOver()) {
+      this.#wake = new AbortController();
+      const items = this.#take();
+      try {
+        if (!(await this.#deliver(items))) break;
+      } catch (error) {
+        this.#drop(items.length, "defect", String(error));
+      }
+      this.#settle(items.length, total(items));
+    }
+    this.#sending = undefined;
+    this.#wake = new AbortController();
+    if (this.#queue.length === 0) letGo(this);
+  }
+
+  #take(): Item[] {
+    let size = 0;
+    let count = 0;
+    while (count < this.#queue.length && size < STREAM_BYTES)
+      size += this.#queue[count++]?.size ?? 0;
+    return this.#queue.splice(0, count);
+  }
+
+  /** Sends spans until each is stored or refused; false if the time of a shutdown is over. */
+  async #deliver(items: Item[]): Promise<boolean> {
+    let messages = intoMessages(items);
+    while (messages.length > 0) {
+      let result: IngestResult | undefined;
+      try {
+        result = await this.#send(messages);
+      } catch (error) {
+        this.#drop(messages.flat().length, "refused", `refused by the server: ${String(error)}`);
+        return true;
+      }
+      if (!result) return false;
+      for (const stop of result.stops) this.#passOn(stop);
+      messages = this.#sortOut(messages, result);
+    }
+    return true;
+  }
+
+  #passOn(stop: Stop): void {
+    try {
+      this.#options.onStop?.(stop);
+    } catch (error) {
+      warn("onStop failed", error);
+    }
+  }
+
+  /** Returns what is to be sent again: a bad span fails its whole message, but only it is bad. */
+  #sortOut(messages: Item[][], result: IngestResult): Item[][] {
+    const again: Item[][] = [];
+    let told = 0;
+    let last = -1;
+    for (const rejection of result.rejections) {
+      last = Number(rejection.messageIndex);
+      const members = messages[last] ?? [];
+      told += members.length;
+      if (members.length === 1 || isAboutAttempt(rejection)) {
+        const why = `refused by the server: ${rejection.message}`;
+        this.#drop(members.length, ErrorReason[rejection.reason], why);
+      } else {
+        again.push(...members.map((item) => [item]));
+      }
+    }
+    // Only the first refusals are told. What follows them goes again; what is stored, is skipped.
+    if (told < Number(result.rejectedCount)) again.push(...messages.slice(last + 1));
+    return again;
+  }
+
+  /** Sends messages until they are answered; undefined if a shutdown ended the tries. */
+  async #send(messages: Item[][]): Promise<IngestResult | undefined> {
+    const backoff = new Backoff(100, 2_000);
+    let timeoutMs = FIRST_STREAM_MS + (total(messages.flat()) / MIB) * MIB_MS;
+    for (let defects = 0; ;) {
+      try {
+        return await this.#try(messages, timeoutMs);
+      } catch (error) {
+        const failure = toStoreError(error);
+        if (this.#isOver()) return undefined;
+        if (failure.code === Code.INTERNAL) defects++;
+        const perhaps = failure.code === Code.INTERNAL && defects < MOST_DEFECTS;
+        if (!failure.isTemporary && !perhaps) throw failure;
+        await this.#rest(backoff.next(failure.retryDelayMs));
+        if (this.#isOver()) return undefined;
+      }
+      timeoutMs = Math.min(timeoutMs * 2, LONGEST_STREAM_MS);
+    }
+  }
+
+  /** Waits before another try. A flush does not hurry a server that is not there; a shutdown does. */
+  async #rest(delayMs: number): Promise<void> {
+    const until = performance.now() + delayMs;
+    for (;;) {
+      const left = until - performance.now();
+      if (left <= 0 || this.#isOver()) return;
+      this.#wake = new AbortController();
+      const isStopping = this.#stopAt !== undefined;
+      const signal = isStopping ? this.#over.signal : this.#wake.signal;
+      await pause(left, signal, isStopping);
+      if (!isStopping && this.#stopAt !== undefined) return;
+    }
+  }
+
+  async #try(messages: Item[][], timeoutMs: number): Promise<IngestResult> {
+    const requests = messages.map((members) => ({ batch: toBatch(members as [Item, ...Item[]]) }));
+    const answer = await this.#store.rpc.ingestSpans(requests, {
+      timeoutMs,
+      signal: this.#over.signal,
+    });
+    if (!answer.result) throw new Error("the server left the answer out");
+    return answer.result;
+  }
+}
+
+function total(items: readonly Item[]): number {
+  return items.reduce((size, item) => size + item.size, 0);
+}
+
+/** Tells whether all spans of a message are refused for what they have in common. */
+function isAboutAttempt(rejection: BatchRejection): boolean {
+  return (
+    rejection.reason === ErrorReason.ROLLOUT_NOT_FOUND ||
+    rejection.reason === ErrorReason.ATTEMPT_NOT_FOUND
+  );
+}

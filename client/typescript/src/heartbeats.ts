@@ -1,0 +1,105 @@
+/** Heartbeats of a runner: one call for all that it works on. */
+
+import { pause, warn } from "./backoff.js";
+import type { LightningStore } from "./client.js";
+import type { RunContext } from "./context.js";
+import type { Stop } from "./gen/lightningstore/v1/attempt_pb.js";
+import { encodeJson } from "./json.js";
+import { fromDuration } from "./rollouts.js";
+
+/** Beats within an unresponsive timeout: one or two may get lost. */
+const BEATS_PER_TIMEOUT = 3;
+const SHORTEST_PERIOD_MS = 50;
+/** Milliseconds between two tries at a server that does not answer. */
+const RETRY_MS = 1_000;
+
+/** What heartbeats are made of. */
+export interface HeartbeatOptions {
+  readonly store: LightningStore;
+  readonly workerId: string;
+  /** Milliseconds between two beats, at most; a short unresponsive timeout makes it less. */
+  readonly periodMs: number;
+  readonly onStop: (stop: Stop) => void;
+  /** What the worker says about itself. */
+  readonly stats: () => object;
+}
+
+/** Beats for a worker and the attempts that it works on. */
+export class Heartbeats {
+  readonly #options: HeartbeatOptions;
+  readonly #attempts = new Map<RunContext, number>();
+  readonly #ended = new AbortController();
+  #changed = new AbortController();
+  #isFailing = false;
+
+  constructor(options: HeartbeatOptions) {
+    this.#options = options;
+  }
+
+  /** Beats until `stop`. */
+  async run(): Promise<void> {
+    let last = -Infinity;
+    while (!this.#ended.signal.aborted) {
+      const left = last + this.#period() - performance.now();
+      if (left > 0) {
+        this.#changed = new AbortController();
+        await pause(left, this.#changed.signal);
+        continue;
+      }
+      last = performance.now();
+      const period = this.#period();
+      // After a failure the next one is due earlier than if all was well.
+      if (!(await this.#beat(period)))
+        last = performance.now() - period + Math.min(period, RETRY_MS);
+    }
+  }
+
+  /** Beats no more. */
+  stop(): void {
+    this.#ended.abort();
+    this.#changed.abort();
+  }
+
+  /** Beats for an attempt too. */
+  add(context: RunContext): void {
+    const silence = context.rollout.config?.unresponsiveTimeout;
+    const third = silence ? fromDuration(silence) / BEATS_PER_TIMEOUT : Infinity;
+    this.#attempts.set(
+      context,
+      Math.max(Math.min(this.#options.periodMs, third), SHORTEST_PERIOD_MS),
+    );
+    this.#changed.abort();
+  }
+
+  /** Beats for an attempt no more. */
+  remove(context: RunContext): void {
+    this.#attempts.delete(context);
+  }
+
+  #period(): number {
+    return Math.min(this.#options.periodMs, ...this.#attempts.values());
+  }
+
+  /** Sends one heartbeat. A failure is no reason to end: the server may come back. */
+  async #beat(periodMs: number): Promise<boolean> {
+    const { store, workerId, onStop, stats } = this.#options;
+    const attempts = Array.from(this.#attempts.keys(), ({ rolloutId, attemptId }) => ({
+      rolloutId,
+      attemptId,
+    }));
+    try {
+      const request = { workerId, statsJson: encodeJson(stats()), attempts };
+      const timeoutMs = Math.max(periodMs, RETRY_MS);
+      const answer = await store.rpc.heartbeat(request, { timeoutMs, signal: this.#ended.signal });
+      answer.stops.forEach(onStop);
+    } catch (error) {
+      if (!this.#isFailing && !this.#ended.signal.aborted) {
+        warn("heartbeats do not get through, trying on", error);
+      }
+      this.#isFailing = true;
+      return false;
+    }
+    this.#isFailing = false;
+    return true;
+  }
+}

@@ -1,0 +1,38 @@
+/** Client of LightningStore: enqueue rollouts, run agents on them, stream their spans. */
+
+export type { ConnectOptions, Pem, TlsOptions } from "./channel.js";
+export {
+  LightningStore,
+  type Resources,
+  type RolloutChanges,
+  type SpanQuery,
+  type TextMatch,
+  type WriteOptions,
+} from "./client.js";
+export { AttemptCancelled, NonRetryable, type RunContext } from "./context.js";
+export { Code, LightningStoreError, type ErrorFields, type FieldViolation } from "./errors.js";
+export type { Agent, AgentResources } from "./execution.js";
+export { SpanExporter, type SpanExporterOptions } from "./exporter.js";
+export { AttemptStatus, StopReason, type Attempt } from "./gen/lightningstore/v1/attempt_pb.js";
+export { RolloutMode, RolloutStatus, type Rollout } from "./gen/lightningstore/v1/rollout_pb.js";
+export { decodeJson, encodeJson, RawJson } from "./json.js";
+export {
+  custom,
+  llm,
+  promptTemplate,
+  proxyLlm,
+  routed,
+  type CustomResource,
+  type Llm,
+  type LlmFields,
+  type PromptTemplate,
+  type ProxyLlm,
+  type Resource,
+  type UnknownResource,
+} from "./resources.js";
+export { emitReward, findFinalReward } from "./rewards.js";
+export type { RetriedEnd, RolloutConfig, RolloutSpec } from "./rollouts.js";
+export type { CallOptions, Stubs } from "./rpc.js";
+export { Runner, type RunnerOptions } from "./runner.js";
+export { StoredSpan, type AttributeValue } from "./spans.js";
+export type { RolloutWait, WaitOptions } from "./streams.js";

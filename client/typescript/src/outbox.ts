@@ -1,0 +1,116 @@
+/** Spans on their way out: encoded, filed under their attempts, cut into messages. Without I/O. */
+
+import { create, toBinary } from "@bufbuild/protobuf";
+import type { Attributes } from "@opentelemetry/api";
+import type { ReadableSpan } from "@opentelemetry/sdk-trace-base";
+
+import { SpanBatchSchema, type SpanBatch } from "./gen/lightningstore/v1/span_pb.js";
+import type { InstrumentationScope } from "./gen/opentelemetry/proto/common/v1/common_pb.js";
+import type { Resource } from "./gen/opentelemetry/proto/resource/v1/resource_pb.js";
+import { SpanSchema, type Span } from "./gen/opentelemetry/proto/trace/v1/trace_pb.js";
+import { toOtlpResource, toOtlpScope, toOtlpSpan } from "./otlp.js";
+
+export const ROLLOUT_ID = "agentlightning.rollout_id";
+export const ATTEMPT_ID = "agentlightning.attempt_id";
+const SEQUENCE_ID = "agentlightning.span_sequence_id";
+
+/** Messages are closed once they pass this size: small enough for every limit, large enough to be cheap. */
+export const MESSAGE_BYTES = 1 << 20;
+
+/** One encoded span, and what it shares with others. */
+export interface Item {
+  readonly rolloutId: string;
+  readonly attemptId: string;
+  readonly resource: Resource;
+  readonly resourceSchemaUrl: string;
+  readonly scope: InstrumentationScope;
+  readonly schemaUrl: string;
+  readonly span: Span;
+  readonly sequenceId: bigint;
+  /** Bytes of the span. */
+  readonly size: number;
+}
+
+// An SDK shares these among spans, so each is encoded once.
+const resources = new WeakMap<object, Resource>();
+const scopes = new WeakMap<object, InstrumentationScope>();
+
+/**
+ * Encodes a span; undefined if it belongs to no attempt. Its ids are its own attributes, else those of its
+ * resource, else the ones given.
+ */
+export function encode(span: ReadableSpan, rolloutId: string, attemptId: string): Item | undefined {
+  const filed = {
+    rolloutId:
+      text(span.attributes, ROLLOUT_ID) ?? text(span.resource.attributes, ROLLOUT_ID) ?? rolloutId,
+    attemptId:
+      text(span.attributes, ATTEMPT_ID) ?? text(span.resource.attributes, ATTEMPT_ID) ?? attemptId,
+  };
+  if (!filed.rolloutId || !filed.attemptId) return undefined;
+  const encoded = toOtlpSpan(span);
+  const number = span.attributes[SEQUENCE_ID];
+  const isNumbered = typeof number === "number" && Number.isSafeInteger(number) && number > 0;
+  return {
+    ...filed,
+    resource: kept(resources, span.resource, toOtlpResource),
+    resourceSchemaUrl: span.resource.schemaUrl ?? "",
+    scope: kept(scopes, span.instrumentationScope, toOtlpScope),
+    schemaUrl: span.instrumentationScope.schemaUrl ?? "",
+    span: encoded,
+    sequenceId: isNumbered ? BigInt(number) : 0n,
+    size: toBinary(SpanSchema, encoded).length,
+  };
+}
+
+function text(attributes: Attributes, key: string): string | undefined {
+  const value = attributes[key];
+  return typeof value === "string" && value ? value : undefined;
+}
+
+function kept<K extends object, V>(cache: WeakMap<object, V>, key: K, make: (key: K) => V): V {
+  let value = cache.get(key);
+  if (value === undefined) {
+    value = make(key);
+    cache.set(key, value);
+  }
+  return value;
+}
+
+/** Groups items into messages of about 1 MiB, each of one origin, keeping the order in each attempt. */
+export function intoMessages(items: readonly Item[]): Item[][] {
+  const messages: Item[][] = [];
+  const current = new Map<string, { members: Item[]; size: number }>();
+  for (const item of items) {
+    const attempt = `${item.rolloutId} ${item.attemptId}`;
+    let open = current.get(attempt);
+    const first = open?.members[0];
+    if (!open || !first || !sameOrigin(first, item) || open.size + item.size > MESSAGE_BYTES) {
+      open = { members: [], size: 0 };
+      current.set(attempt, open);
+      messages.push(open.members);
+    }
+    open.members.push(item);
+    open.size += item.size;
+  }
+  return messages;
+}
+
+/** Within an attempt: messages of OTLP are made once for each resource and scope, so identity will do. */
+function sameOrigin(one: Item, other: Item): boolean {
+  return one.resource === other.resource && one.scope === other.scope;
+}
+
+/** Returns a message of the contract for items of one origin. */
+export function toBatch(items: readonly [Item, ...Item[]]): SpanBatch {
+  const { rolloutId, attemptId, resource, resourceSchemaUrl, scope, schemaUrl } = items[0];
+  return create(SpanBatchSchema, {
+    rolloutId,
+    attemptId,
+    resource,
+    resourceSchemaUrl,
+    scope,
+    schemaUrl,
+    spans: items.map((item) => item.span),
+    sequenceIds: items.some((item) => item.sequenceId) ? items.map((item) => item.sequenceId) : [],
+  });
+}

@@ -1,0 +1,12 @@
+/** The messages of the contract, as generated from it. */
+
+export * from "./gen/lightningstore/v1/attempt_pb.js";
+export * from "./gen/lightningstore/v1/claim_pb.js";
+export * from "./gen/lightningstore/v1/completion_pb.js";
+export * from "./gen/lightningstore/v1/error_reason_pb.js";
+export * from "./gen/lightningstore/v1/resources_pb.js";
+export * from "./gen/lightningstore/v1/rollout_pb.js";
+export * from "./gen/lightningstore/v1/service_pb.js";
+export * from "./gen/lightningstore/v1/span_pb.js";
+export * from "./gen/lightningstore/v1/statistics_pb.js";
+export * from "./gen/lightningstore/v1/worker_pb.js";

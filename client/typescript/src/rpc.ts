@@ -1,0 +1,279 @@
+/** Calls of gRPC by the contract's descriptors, with promises, async iterators and AbortSignals. */
+
+import { randomUUID } from "node:crypto";
+import { once, setMaxListeners } from "node:events";
+
+import {
+  create,
+  fromBinary,
+  toBinary,
+  type DescMessage,
+  type DescMethod,
+  type Message,
+  type MessageInitShape,
+  type MessageShape,
+} from "@bufbuild/protobuf";
+import { Client, Metadata, type CallOptions as GrpcOptions } from "@grpc/grpc-js";
+
+import { channelOptions, resolveEndpoint, type ConnectOptions } from "./channel.js";
+import { Code, LightningStoreError, toStoreError } from "./errors.js";
+import { LightningStoreService } from "./gen/lightningstore/v1/service_pb.js";
+
+/** What can be said of a single call. */
+export interface CallOptions {
+  /** Gives the call up when it is aborted: it fails with code CANCELLED and the signal's reason as cause. */
+  readonly signal?: AbortSignal | undefined;
+  /** Deadline in milliseconds. Absent: the client's for unary calls, none for streams. */
+  readonly timeoutMs?: number | undefined;
+  /** Metadata to send along. */
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
+  /** Called when the server has taken the call up, that is, when its initial metadata has arrived. */
+  readonly onStarted?: (() => void) | undefined;
+}
+
+type Requests<I extends DescMessage> =
+  Iterable<MessageInitShape<I>> | AsyncIterable<MessageInitShape<I>>;
+
+interface Kinds<I extends DescMessage, O extends DescMessage> {
+  unary: (request: MessageInitShape<I>, options?: CallOptions) => Promise<MessageShape<O>>;
+  server_streaming: (
+    request: MessageInitShape<I>,
+    options?: CallOptions,
+  ) => AsyncGenerator<MessageShape<O>, void, undefined>;
+  client_streaming: (requests: Requests<I>, options?: CallOptions) => Promise<MessageShape<O>>;
+}
+
+interface Described<I, O> {
+  readonly methodKind: string;
+  readonly input: I;
+  readonly output: O;
+}
+
+type Methods = (typeof LightningStoreService)["method"];
+
+/** A typed function for each method of the service, by its name in lowerCamelCase. */
+export type Stubs = {
+  readonly [Name in keyof Methods]: Methods[Name] extends Described<
+    infer I extends DescMessage,
+    infer O extends DescMessage
+  >
+    ? Methods[Name]["methodKind"] extends keyof Kinds<I, O>
+      ? Kinds<I, O>[Methods[Name]["methodKind"]]
+      : never
+    : never;
+};
+
+interface Cancellable {
+  cancel: () => void;
+}
+
+/** A connection, made with the first call. */
+export class Connection {
+  readonly #client: Client;
+  readonly #metadata: Readonly<Record<string, string>>;
+  readonly #timeoutMs: number;
+  readonly #open = new Set<Cancellable>();
+  #closed = false;
+
+  constructor(options: ConnectOptions) {
+    const endpoint = resolveEndpoint(options);
+    this.#client = new Client(endpoint.target, endpoint.credentials, channelOptions());
+    this.#metadata = endpoint.metadata;
+    this.#timeoutMs = options.timeoutMs ?? 30_000;
+  }
+
+  /** Closes the connection; calls that are open fail with CANCELLED. Harmless if closed already. */
+  close(): void {
+    this.#closed = true;
+    for (const call of this.#open) call.cancel();
+    this.#client.close();
+  }
+
+  /** Returns a function for each method of the service. */
+  stubs(): Stubs {
+    const stubs: Record<string, unknown> = {};
+    for (const method of LightningStoreService.methods) {
+      stubs[method.localName] = this.#stub(method);
+    }
+    return stubs as Stubs;
+  }
+
+  #stub(method: DescMethod): unknown {
+    switch (method.methodKind) {
+      case "unary":
+        return (request: MessageInitShape<DescMessage>, options: CallOptions = {}) =>
+          this.#unary(method, request, options);
+      case "server_streaming":
+        return (request: MessageInitShape<DescMessage>, options: CallOptions = {}) =>
+          this.#serverStream(method, request, options);
+      case "client_streaming":
+        return (requests: Requests<DescMessage>, options: CallOptions = {}) =>
+          this.#clientStream(method, requests, options);
+      default:
+        return () => {
+          throw new LightningStoreError(Code.UNIMPLEMENTED, `${method.name} streams both ways`);
+        };
+    }
+  }
+
+  #unary(
+    method: DescMethod,
+    init: MessageInitShape<DescMessage>,
+    options: CallOptions,
+  ): Promise<Message> {
+    return new Promise((resolve, reject) => {
+      this.#check(options.signal);
+      const call = this.#client.makeUnaryRequest(
+        path(method),
+        serializer(method.input),
+        deserializer(method.output),
+        withRequestId(create(method.input, init)),
+        this.#headers(options),
+        deadline(options.timeoutMs ?? this.#timeoutMs),
+        (error, answer) => {
+          done();
+          if (error || !answer) reject(toStoreError(error, options.signal));
+          else resolve(answer);
+        },
+      );
+      const done = this.#track(call, options);
+    });
+  }
+
+  async *#serverStream(
+    method: DescMethod,
+    init: MessageInitShape<DescMessage>,
+    options: CallOptions,
+  ): AsyncGenerator<Message, void, undefined> {
+    this.#check(options.signal);
+    const call = this.#client.makeServerStreamRequest(
+      path(method),
+      serializer(method.input),
+      deserializer(method.output),
+      create(method.input, init),
+      this.#headers(options),
+      deadline(options.timeoutMs),
+    );
+    const done = this.#track(call, options);
+    // What happens after the reader has gone is of no interest to anybody.
+    call.on("error", () => undefined);
+    try {
+      for await (const answer of call) yield answer as Message;
+    } catch (error) {
+      throw toStoreError(error, options.signal);
+    } finally {
+      done();
+      call.cancel();
+    }
+  }
+
+  #clientStream(
+    method: DescMethod,
+    requests: Requests<DescMessage>,
+    options: CallOptions,
+  ): Promise<Message> {
+    return new Promise((resolve, reject) => {
+      this.#check(options.signal);
+      const call = this.#client.makeClientStreamRequest(
+        path(method),
+        serializer(method.input),
+        deserializer(method.output),
+        this.#headers(options),
+        deadline(options.timeoutMs),
+        (error, answer) => {
+          done();
+          if (error || !answer) reject(toStoreError(error, options.signal));
+          else resolve(answer);
+        },
+      );
+      const done = this.#track(call, options);
+      call.on("error", () => undefined);
+      send(call, requests, (init) => create(method.input, init)).catch((error: unknown) => {
+        reject(error instanceof Error ? error : new Error(String(error)));
+        call.cancel();
+      });
+    });
+  }
+
+  #check(signal: AbortSignal | undefined): void {
+    if (this.#closed) throw new LightningStoreError(Code.CANCELLED, "the client is closed");
+    if (signal?.aborted) {
+      throw new LightningStoreError(Code.CANCELLED, "aborted", { cause: signal.reason });
+    }
+  }
+
+  /** Keeps a call that runs, so that close and abort end it; the function returned forgets it. */
+  #track(call: Cancellable & NodeJS.EventEmitter, options: CallOptions): () => void {
+    const cancel = (): void => {
+      call.cancel();
+    };
+    this.#open.add(call);
+    if (options.signal) {
+      setMaxListeners(0, options.signal); // one signal for many calls is no leak
+      options.signal.addEventListener("abort", cancel, { once: true });
+    }
+    if (options.onStarted) call.once("metadata", options.onStarted);
+    return () => {
+      this.#open.delete(call);
+      options.signal?.removeEventListener("abort", cancel);
+    };
+  }
+
+  #headers(options: CallOptions): Metadata {
+    const headers = new Metadata();
+    for (const [key, value] of Object.entries({ ...this.#metadata, ...options.metadata })) {
+      headers.set(key, value);
+    }
+    return headers;
+  }
+}
+
+interface Writer extends NodeJS.EventEmitter {
+  write: (message: Message) => boolean;
+  end: () => void;
+  readonly destroyed: boolean;
+}
+
+/** Writes requests as fast as the server takes them. Ends early, without an error, if the call has ended. */
+async function send<T>(
+  call: Writer,
+  requests: Iterable<T> | AsyncIterable<T>,
+  make: (init: T) => Message,
+): Promise<void> {
+  const ended = new AbortController();
+  call.once("status", () => {
+    ended.abort();
+  });
+  for await (const request of requests) {
+    if (ended.signal.aborted) return;
+    if (!call.write(make(request))) {
+      await once(call, "drain", { signal: ended.signal }).catch(() => undefined);
+    }
+  }
+  call.end();
+}
+
+function path(method: DescMethod): string {
+  return `/${method.parent.typeName}/${method.name}`;
+}
+
+function serializer(schema: DescMessage): (message: Message) => Buffer {
+  return (message) => {
+    const bytes = toBinary(schema, message);
+    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  };
+}
+
+function deserializer(schema: DescMessage): (bytes: Buffer) => Message {
+  return (bytes) => fromBinary(schema, bytes);
+}
+
+function deadline(timeoutMs: number | undefined): GrpcOptions {
+  return timeoutMs === undefined ? {} : { deadline: Date.now() + timeoutMs };
+}
+
+/** Gives a write an id by which the server knows a repeat, unless the caller gave one. */
+function withRequestId(message: Message): Message {
+  if ("requestId" in message && message.requestId === "") message.requestId = randomUUID();
+  return message;
+}

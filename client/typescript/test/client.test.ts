@@ -1,0 +1,298 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+
+import {
+  Code,
+  custom,
+  decodeJson,
+  LightningStore,
+  LightningStoreError,
+  llm,
+  promptTemplate,
+  proxyLlm,
+  RawJson,
+  RolloutStatus,
+  routed,
+} from "../src/index.js";
+import { Proxy } from "./proxy.js";
+import { Refusal, ScriptedServer } from "./scripted.js";
+import { TestServer } from "./server.js";
+
+let server: TestServer;
+let store: LightningStore;
+
+before(async () => {
+  server = await TestServer.start();
+  store = new LightningStore(server.address);
+});
+
+after(async () => {
+  store.close();
+  await server[Symbol.asyncDispose]();
+});
+
+async function failureOf(promise: Promise<unknown>): Promise<LightningStoreError> {
+  const error: unknown = await promise.then(
+    () => undefined,
+    (reason: unknown) => reason,
+  );
+  assert(error instanceof LightningStoreError, String(error));
+  return error;
+}
+
+test("inputs, configs and resources arrive as they were given", async () => {
+  const resources = {
+    model: llm({ endpoint: "http://h/v1", model: "q", samplingParameters: { temperature: 0.5 } }),
+    proxy: proxyLlm({ endpoint: "http://p/v1/", apiKey: "k" }),
+    prompt: promptTemplate("say {word}", "jinja"),
+    weights: custom({ step: 2n ** 60n + 1n }, "checkpoint"),
+  };
+  const added = await store.addResources(resources);
+  assert.deepEqual(await store.getResources(), added);
+  assert.deepEqual(added.resources, resources);
+  const input = { question: "é", id: 2n ** 63n };
+  const [rollout] = await store.enqueue([
+    {
+      input,
+      mode: "val",
+      priority: 3,
+      groupId: "g",
+      metadata: { a: 1 },
+      config: {
+        timeoutMs: 1500,
+        unresponsiveTimeoutMs: 250,
+        maxAttempts: 3,
+        retryCondition: ["failed", "timeout"],
+        retryBackoff: { initialDelayMs: 10, factor: 2, maxDelayMs: 1000, jitter: 0.5 },
+      },
+    },
+  ]);
+  assert(rollout);
+  assert.deepEqual(decodeJson(rollout.inputJson), input);
+  assert.equal(rollout.config?.timeout?.nanos, 500_000_000);
+  assert.equal(rollout.config.retryBackoff?.factor, 2);
+  assert.equal(rollout.resourcesId, added.resourcesId);
+  const changed = await store.updateRollout(rollout.rolloutId, {
+    input: new RawJson("[1.0]"),
+    priority: 0,
+  });
+  assert.equal(new TextDecoder().decode(changed.inputJson), "[1.0]");
+  assert.equal(changed.priority, 0);
+  assert.equal(changed.groupId, "g");
+  const updated = await store.updateResources(added.resourcesId, { prompt: promptTemplate("x") });
+  assert.equal(updated.version, 2);
+  const [cancelled] = await store.cancelRollouts([rollout.rolloutId]);
+  assert.equal(cancelled?.status, RolloutStatus.CANCELLED);
+});
+
+test("a proxy's URL is routed to the attempt", () => {
+  const endpoint = (url: string): string => routed(proxyLlm({ endpoint: url }), "r", "a").endpoint;
+  assert.equal(endpoint("http://h/v1"), "http://h/rollout/r/attempt/a/v1");
+  assert.equal(endpoint("http://h/v1/"), "http://h/rollout/r/attempt/a/v1");
+  assert.equal(endpoint("http://h/x/"), "http://h/x/rollout/r/attempt/a");
+});
+
+test("errors bear reason, metadata and fields", async () => {
+  const missing = await failureOf(store.getRollout("ro-nobody"));
+  assert.equal(missing.code, Code.NOT_FOUND);
+  assert.equal(missing.codeName, "NOT_FOUND");
+  assert.equal(missing.reason, "ERROR_REASON_ROLLOUT_NOT_FOUND");
+  assert.equal(missing.domain, "lightningstore");
+  assert.deepEqual(missing.metadata, { rolloutId: "ro-nobody" });
+  const wrong = await failureOf(store.enqueue([{ input: new RawJson("{") }]));
+  assert.equal(wrong.code, Code.INVALID_ARGUMENT);
+  assert.deepEqual(
+    wrong.fieldViolations.map(({ field }) => field),
+    ["rollouts[0].input_json"],
+  );
+});
+
+test("the server's retry delay can be read", async () => {
+  await using small = await TestServer.start("memory", "--max-queue-length", "1");
+  const client = new LightningStore(small.address);
+  await client.enqueue([{ input: 1 }]);
+  const full = await failureOf(client.enqueue([{ input: 2 }]));
+  assert.equal(full.reason, "ERROR_REASON_QUEUE_FULL");
+  assert(full.retryDelayMs !== undefined && full.retryDelayMs > 0);
+  assert(full.isTemporary);
+  client.close();
+});
+
+test("a signal gives a call up, and so does close", async () => {
+  const signal = AbortSignal.timeout(50);
+  const request = { limit: 1, wait: { seconds: 20n } };
+  const aborted = await failureOf(store.rpc.dequeueRollouts(request, { signal }));
+  assert.equal(aborted.code, Code.CANCELLED);
+  assert.equal(aborted.cause, signal.reason);
+  const other = new LightningStore(server.address);
+  const claims = failureOf(other.rpc.dequeueRollouts(request));
+  await other.rpc.getServerInfo({});
+  other.close();
+  assert.equal((await claims).code, Code.CANCELLED);
+  assert.equal((await failureOf(other.rpc.getServerInfo({}))).code, Code.CANCELLED);
+  const late = await failureOf(store.rpc.dequeueRollouts(request, { timeoutMs: 0 }));
+  assert.equal(late.code, Code.DEADLINE_EXCEEDED);
+});
+
+test("large messages pass both ways", async () => {
+  const input = "x".repeat(15 << 20);
+  const rollouts = await store.enqueue([{ input }, { input }, { input }]);
+  assert.equal(rollouts.length, 3);
+  assert.equal(decodeJson(rollouts[2]?.inputJson ?? new Uint8Array()), input);
+  await store.cancelRollouts(rollouts.map(({ rolloutId }) => rolloutId));
+});
+
+test("a write whose answer was lost is repeated with its id", async () => {
+  const ids: string[] = [];
+  using scripted = await ScriptedServer.start({
+    enqueueRollouts: (request, peer) => {
+      ids.push(request.requestId);
+      if (ids.length === 1) peer.cut();
+      if (ids.length === 2) throw new Refusal(Code.UNAVAILABLE);
+      return {};
+    },
+  });
+  const client = new LightningStore(scripted.address);
+  await client.enqueue([{ input: "x".repeat(3 << 20) }]);
+  assert.equal(ids.length, 3);
+  assert(ids[0]);
+  assert.equal(new Set(ids).size, 1);
+  client.close();
+});
+
+test("a server that stays UNAVAILABLE is asked five times", async () => {
+  let calls = 0;
+  using scripted = await ScriptedServer.start({
+    getRollout: () => {
+      calls++;
+      throw new Refusal(Code.UNAVAILABLE);
+    },
+  });
+  const client = new LightningStore(scripted.address);
+  assert.equal((await failureOf(client.getRollout("x"))).code, Code.UNAVAILABLE);
+  assert.equal(calls, 5);
+  client.close();
+  const nobody = new LightningStore("127.0.0.1:1");
+  assert.equal((await failureOf(nobody.getRollout("x"))).code, Code.UNAVAILABLE);
+  nobody.close();
+});
+
+async function finish(rolloutId: string): Promise<void> {
+  const { rollout } = await store.rpc.startAttempt({ rolloutId });
+  const attemptId = rollout?.latestAttemptId ?? "";
+  await store.rpc.updateAttempt({ attempt: { rolloutId, attemptId, status: 3 } });
+}
+
+test("a wait yields each rollout once, and goes on after a break", async () => {
+  using wire = await Proxy.start(server.address);
+  const client = new LightningStore(wire.address);
+  const rollouts = await store.enqueue([{ input: 1 }, { input: 2 }, { input: 3 }, { input: 4 }]);
+  const ids = rollouts.map(({ rolloutId }) => rolloutId) as [string, string, string, string];
+  const got: string[] = [];
+  let begun = 0;
+  await finish(ids[1]);
+  const wait = client.waitForRollouts({ rolloutIds: ids, minCount: 3, onStarted: () => begun++ });
+  for await (const rollout of wait) {
+    got.push(rollout.rolloutId);
+    if (got.length === 1) {
+      wire.cut();
+      await finish(ids[0]);
+      await finish(ids[3]);
+    }
+  }
+  assert.deepEqual(new Set(got), new Set([ids[1], ids[0], ids[3]]));
+  assert.equal(got.length, 3);
+  assert.equal(begun, 2);
+  assert.equal(wait.finishedCount, 3);
+  assert.deepEqual(wait.openRolloutIds, [ids[2]]);
+  client.close();
+});
+
+test("a wait for a group goes on after a break, too", async () => {
+  using wire = await Proxy.start(server.address);
+  const client = new LightningStore(wire.address);
+  const rollouts = await store.enqueue([1, 2, 3].map((input) => ({ input, groupId: "three" })));
+  const [first = "", ...others] = rollouts.map(({ rolloutId }) => rolloutId);
+  await finish(first);
+  const got: string[] = [];
+  for await (const rollout of client.waitForRollouts({ groupIds: ["three"] })) {
+    got.push(rollout.rolloutId);
+    if (rollout.rolloutId !== first) continue;
+    wire.cut();
+    await Promise.all(others.map(finish));
+  }
+  assert.deepEqual(got.sort(), [first, ...others].sort());
+  client.close();
+});
+
+test("a wait ends in time, by its signal, and with the server's word", async () => {
+  const [rollout] = await store.enqueue([{ input: 1, groupId: "alone" }]);
+  const id = rollout?.rolloutId ?? "";
+  const timed = store.waitForRollouts({ groupIds: ["alone"], timeoutMs: 20 });
+  for await (const _ of timed) assert.fail("nothing has finished");
+  assert.deepEqual(timed.openRolloutIds, [id]);
+  const drain = async (wait: AsyncIterable<unknown>): Promise<void> => {
+    for await (const _ of wait) assert.fail("nothing has finished");
+  };
+  const signal = AbortSignal.timeout(20);
+  const aborted = await failureOf(drain(store.waitForRollouts({ rolloutIds: [id], signal })));
+  assert.equal(aborted.code, Code.CANCELLED);
+  const unknown = await failureOf(drain(store.waitForRollouts({ rolloutIds: ["ro-x"] })));
+  assert.equal(unknown.code, Code.NOT_FOUND);
+});
+
+test("a query that breaks yields each span once", async () => {
+  const span = (n: number) => ({
+    name: `s${n}`,
+    traceId: new Uint8Array(16).fill(1),
+    spanId: new Uint8Array(8).fill(n),
+    attributes: [
+      { key: "big", value: { value: { case: "intValue" as const, value: 2n ** 60n } } },
+      { key: "small", value: { value: { case: "intValue" as const, value: 7n } } },
+    ],
+  });
+  let calls = 0;
+  let arrived: () => void = () => undefined;
+  const arrival = new Promise<void>((resolve) => (arrived = resolve));
+  using scripted = await ScriptedServer.start({
+    querySpans: async function* (request, peer) {
+      assert.equal(request.name?.match.value, "s");
+      yield { batches: [{ spans: [span(1)], sequenceIds: [1n] }] };
+      if (++calls === 1) {
+        await arrival;
+        peer.cut();
+      }
+      yield { batches: [{ spans: [span(2)], sequenceIds: [2n] }] };
+    },
+  });
+  const client = new LightningStore(scripted.address);
+  const spans = [];
+  for await (const one of client.querySpans("ro", { name: { contains: "s" } })) {
+    spans.push(one);
+    arrived();
+  }
+  assert.deepEqual(
+    spans.map(({ name, spanId, sequenceId }) => [name, spanId, sequenceId]),
+    [
+      ["s1", "01".repeat(8), 1n],
+      ["s2", "02".repeat(8), 2n],
+    ],
+  );
+  assert.equal(calls, 2);
+  assert.deepEqual(spans[0]?.attributes, { big: 2n ** 60n, small: 7 });
+  client.close();
+});
+
+test("a token is kept from plain text unless allowed, and sent", async () => {
+  assert.throws(() => new LightningStore({ token: "secret" }), /plain text/);
+  assert.throws(() => new LightningStore("http://h:1"), /address/);
+  assert.throws(() => new LightningStore({ tls: { cert: "x" } }), /belong together/);
+  new LightningStore({ address: "https://h:1", token: "secret" }).close();
+  const client = new LightningStore({
+    address: server.address,
+    token: "secret",
+    allowInsecureToken: true,
+  });
+  await client.rpc.getServerInfo({});
+  client.close();
+});
