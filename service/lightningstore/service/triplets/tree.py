@@ -126,11 +126,13 @@ def repair(root: Node) -> Steps[None]:
     # Which of the loose ones each node is under, and which of them a loose one has been put under.
     under: dict[bytes, bytes] = {}
     nodes: list[Node] = []
-    for child in loose:
+    for at, child in enumerate(loose):
         below = preorder(child)
         nodes.extend(below)
         under.update((found.span_id, child.span_id) for found in below)
-        yield
+        if at % SLICE == SLICE - 1:
+            yield
+    yield
     best = yield from _tightest(nodes, loose)
     moved: dict[bytes, bytes] = {}
 
