@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
+from lightningstore.service import wire
 from lightningstore.service.triplets.values import (
     Attributes,
+    Tokens,
     check_tokens,
     number,
     plain,
@@ -16,7 +18,8 @@ from lightningstore.service.triplets.values import (
     unflatten,
     write_json,
 )
-from lightningstore.v1.triplet_pb2 import Triplet
+from lightningstore.v1.triplet_pb2 import Triplet, TripletPrompt
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 PROMPT_TOKENS = ("prompt_token_ids", "agentlightning.operation.output.prompt_token_ids")
@@ -27,21 +30,38 @@ RESPONSE_TOKENS = (
     "agentlightning.operation.output.choices.0.provider_specific_fields.token_ids",
 )
 LOGPROBS = "logprobs.content"
-_INPUT = "agentlightning.operation.input"
-_OUTPUT = "agentlightning.operation.output"
-#: Prefix, and what of it goes elsewhere. The first that is there is taken.
-_PROMPTS = (("gen_ai.prompt", ()), (f"{_INPUT}.messages", ()), ("gen_ai.input.messages", ()))
+_OPERATION = "agentlightning.operation."
+_INPUT = f"{_OPERATION}input"
+_OUTPUT = f"{_OPERATION}output"
+_TOKEN_IDS = TripletPrompt.TOKEN_IDS_FIELD_NUMBER
+
+
+class _Place(NamedTuple):
+    """Where a content may be written."""
+
+    prefix: str
+    #: The only part of it that counts, if there is one.
+    only: str = ""
+    #: The parts of it that go elsewhere.
+    without: tuple[str, ...] = ()
+
+
+# The first that is there is taken.
+_PROMPTS = (
+    _Place("gen_ai.prompt"),
+    _Place(_INPUT, "messages"),
+    _Place("gen_ai.input", "messages"),
+)
 _COMPLETIONS = (
-    ("gen_ai.completion", ()),
-    (f"{_OUTPUT}.choices", ()),
-    ("gen_ai.output.messages", ()),
+    _Place("gen_ai.completion"),
+    _Place(_OUTPUT, "choices"),
+    _Place("gen_ai.output", "messages"),
 )
-_REQUESTS = (("gen_ai.request", ()), (_INPUT, ("messages",)))
+_REQUESTS = (_Place("gen_ai.request"), _Place(_INPUT, without=("messages",)))
 _RESPONSES = (
-    ("gen_ai.response", ()),
-    (_OUTPUT, ("choices", "prompt_token_ids", "response_token_ids")),
+    _Place("gen_ai.response"),
+    _Place(_OUTPUT, without=("choices", "prompt_token_ids", "response_token_ids")),
 )
-_ROOTS = ("gen_ai.", "agentlightning.operation.")
 
 # The proxy's
 RAW_REQUEST = "raw_gen_ai_request"
@@ -52,8 +72,9 @@ _VLLM_CHOICES = "llm.hosted_vllm.choices"
 PROXY_RESPONSE_IDS = ("gen_ai.response.id", "llm.hosted_vllm.id")
 
 Warn = Callable[[str, str], None]
-Tokens = tuple[list[int], list[int]]
-NO_TOKENS = "no list of token ids: 32-bit integers are wanted"
+#: By prefix: what follows it in the keys, and the values.
+Groups = dict[str, list[tuple[str, AnyValue]]]
+NO_TOKENS = "no list of token ids: integers from 0 to 2147483647 are wanted"
 
 
 def attributes(span: Span) -> Attributes:
@@ -68,12 +89,12 @@ def nobody(_key: str, _text: str) -> None:
 # Token ids
 
 
-def tracer_tokens(found: Attributes, warn: Warn) -> Tokens:
+def tracer_tokens(found: Attributes, warn: Warn) -> tuple[Tokens, Tokens]:
     """Return the token ids of prompt and response, as a tracer writes them."""
     return _first(found, PROMPT_TOKENS, warn), _first(found, RESPONSE_TOKENS, warn)
 
 
-def _first(found: Attributes, keys: Iterable[str], warn: Warn) -> list[int]:
+def _first(found: Attributes, keys: Iterable[str], warn: Warn) -> Tokens:
     for key in keys:
         if key in found:
             ids = tokens(found[key])
@@ -83,34 +104,26 @@ def _first(found: Attributes, keys: Iterable[str], warn: Warn) -> list[int]:
     return []
 
 
-def proxy_tokens(name: str, found: Attributes, warn: Warn) -> Tokens:
+def proxy_tokens(name: str, found: Attributes, warn: Warn) -> tuple[Tokens, Tokens]:
     """Return the token ids of prompt and response, as a proxy writes them."""
     if name == PROXY_REQUEST:
-        return _first(found, PROMPT_TOKENS[:1], warn), _proxy_response(
-            found, RESPONSE_TOKENS[0], warn
-        )
+        prompt = _first(found, PROMPT_TOKENS[:1], warn)
+        return prompt, _first(found, RESPONSE_TOKENS[:1], warn)
     prompt = _first(found, (_VLLM_PROMPT,), warn)
-    response = _proxy_response(found, _VLLM_RESPONSE, warn)
+    response = _first(found, (_VLLM_RESPONSE,), warn)
     if not response and _VLLM_CHOICES in found:
         response = _choice(found, warn)
     return prompt, response
 
 
-def _proxy_response(found: Attributes, key: str, warn: Warn) -> list[int]:
-    """Return a list of ids, or the first of a list of lists."""
-    if key not in found:
-        return []
-    if (ids := tokens(found[key])) is not None:
-        return ids
-    value = _read(found, key, warn)
-    if isinstance(value, list) and value and (ids := check_tokens(value[0])) is not None:
-        return ids
-    warn(key, NO_TOKENS)
-    return []
-
-
-def _choice(found: Attributes, warn: Warn) -> list[int]:
-    value = _read(found, _VLLM_CHOICES, warn)
+def _choice(found: Attributes, warn: Warn) -> Tokens:
+    value = plain(found[_VLLM_CHOICES])
+    if isinstance(value, str):
+        try:
+            value = read_literal(value)
+        except ValueError:
+            warn(_VLLM_CHOICES, "neither JSON nor the text of a Python list")
+            return []
     first = value[0] if isinstance(value, list) and value else None
     given = first.get("token_ids") if isinstance(first, dict) else None
     if given is None:
@@ -121,35 +134,50 @@ def _choice(found: Attributes, warn: Warn) -> list[int]:
     return ids
 
 
-def _read(found: Attributes, key: str, warn: Warn) -> Any:
-    value = found[key]
-    if value.WhichOneof("value") != "string_value":
-        return plain(value)
-    try:
-        return read_literal(value.string_value)
-    except ValueError:
-        warn(key, "neither JSON nor the text of a Python list")
-        return None
-
-
 # The triplet
+
+
+def put_tokens(triplet: Triplet, prompt: Tokens, response: Tokens) -> None:
+    """Write token ids into a triplet."""
+    for side, ids in ((triplet.prompt, prompt), (triplet.response, response)):
+        if isinstance(ids, bytes):
+            side.MergeFromString(wire.field(_TOKEN_IDS, ids))
+        else:
+            side.token_ids.extend(ids)
 
 
 def fill(triplet: Triplet, found: Attributes, warn: Warn) -> None:
     """Write what the span of a tracer's call tells into a triplet."""
     prompt, response = triplet.prompt, triplet.response
-    rooted = [key for key in found if key.startswith(_ROOTS)]
-    messages = _content(found, rooted, _PROMPTS, warn)
+    groups = _groups(found)
+    messages = _content(groups, found, _PROMPTS, warn)
     if messages is not None:
         prompt.content_json = _json(messages, "prompt", warn)
         prompt.image_urls.extend(image_urls(messages, warn))
-    completions = _content(found, rooted, _COMPLETIONS, warn)
+    completions = _content(groups, found, _COMPLETIONS, warn)
     if completions is not None:
         response.content_json = _json(completions, "completion", warn)
-    for field, places in (("request_json", _REQUESTS), ("response_json", _RESPONSES)):
-        if told := _content(found, rooted, places, warn):
-            setattr(triplet, field, _json(told, field, warn))
-    _logprobs(triplet, found, warn)
+    if told := _content(groups, found, _REQUESTS, warn):
+        triplet.request_json = _json(told, "request", warn)
+    if told := _content(groups, found, _RESPONSES, warn):
+        triplet.response_json = _json(told, "response", warn)
+    if LOGPROBS in found:
+        _logprobs(triplet, found[LOGPROBS].string_value, warn)
+
+
+def _groups(found: Attributes) -> Groups:
+    """Return the attributes that may be content, by the prefix that says which."""
+    groups: Groups = {}
+    for key, value in found.items():
+        if key.startswith("gen_ai."):
+            end = key.find(".", 7)
+        elif key.startswith(_OPERATION):
+            end = key.find(".", len(_OPERATION))
+        else:
+            continue
+        if end > 0:
+            groups.setdefault(key[:end], []).append((key[end + 1 :], value))
+    return groups
 
 
 def _json(value: Any, what: str, warn: Warn) -> bytes:
@@ -159,28 +187,28 @@ def _json(value: Any, what: str, warn: Warn) -> bytes:
     return written or b""
 
 
-def _content(
-    found: Attributes,
-    keys: list[str],
-    places: Iterable[tuple[str, tuple[str, ...]]],
-    warn: Warn,
-) -> Any:
-    """Return what the first prefix that is there holds, None if none is."""
-    for prefix, without in places:
-        if prefix in found:
-            return _whole(found, prefix)
-        start = len(prefix) + 1
-        dotted = f"{prefix}."
-        pairs = [
-            (key[start:], plain(found[key]))
-            for key in keys
-            if key.startswith(dotted) and key[start:].partition(".")[0] not in without
-        ]
+def _content(groups: Groups, found: Attributes, places: Iterable[_Place], warn: Warn) -> Any:
+    """Return what the first place that is there holds, None if none is."""
+    for prefix, only, without in places:
+        whole = f"{prefix}.{only}" if only else prefix
+        if whole in found:
+            return _whole(found, whole)
+        pairs = groups.get(prefix)
+        if pairs is None:
+            continue
+        if only:
+            start = len(only) + 1
+            pairs = [(key[start:], value) for key, value in pairs if key.startswith(f"{only}.")]
+        elif without:
+            pairs = [pair for pair in pairs if pair[0].partition(".")[0] not in without]
         if pairs:
-            value, refused = unflatten(pairs)
+            made, refused = unflatten((key, plain(value)) for key, value in pairs)
             for key in refused:
-                warn(dotted + key, "nests too deep, or is a value where other keys say it is a map")
-            return value
+                warn(
+                    f"{whole}.{key}",
+                    "nests too deep, or is a value where other keys say it is a map",
+                )
+            return made
     return None
 
 
@@ -195,10 +223,7 @@ def _whole(found: Attributes, key: str) -> Any:
     return value
 
 
-def _logprobs(triplet: Triplet, found: Attributes, warn: Warn) -> None:
-    if LOGPROBS not in found:
-        return
-    text = found[LOGPROBS].string_value
+def _logprobs(triplet: Triplet, text: str, warn: Warn) -> None:
     try:
         items = read_json(text)
     except ValueError:

@@ -120,8 +120,7 @@ def triplet_of(call: Call, span: Span, options: Options, warnings: Warnings) -> 
         told = payload.nobody if options.skip_without_tokens else warn
         prompt, response = payload.tracer_tokens(found, told)
         payload.fill(triplet, found, warn)
-    triplet.prompt.token_ids.extend(prompt)
-    triplet.response.token_ids.extend(response)
+    payload.put_tokens(triplet, prompt, response)
     if call.rewarded_by is not None:
         triplet.reward.CopyFrom(rewards.message(call.rewarded_by))
     return triplet

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import groupby
+from operator import itemgetter
 
 from lightningstore.service.triplets.nodes import Node
 from lightningstore.service.triplets.steps import SLICE, Steps
@@ -167,32 +169,31 @@ def repair(root: Node) -> Steps[None]:
 
 
 class _Shortest:
-    """The shortest of the spans that end at a given time or later, among those added so far."""
+    """The shortest of the spans that end at a given time or later, among those added so far.
 
-    def __init__(self, ends: list[int]) -> None:
-        self._ends = ends
-        #: A Fenwick tree of minima, over the ends from the latest to the earliest.
-        self._tree: list[tuple[int, int] | None] = [None] * (len(ends) + 1)
+    Holds only what can still be an answer: the later one of them ends, the longer it is.
+    """
 
-    def add(self, end: int, item: tuple[int, int]) -> None:
-        place = len(self._ends) - bisect_left(self._ends, end)
-        tree = self._tree
-        while place < len(tree):
-            held = tree[place]
-            if held is None or item < held:
-                tree[place] = item
-            place += place & -place
+    def __init__(self) -> None:
+        self._ends: list[int] = []
+        self._keys: list[int] = []
 
-    def find(self, end: int, *, later: bool) -> tuple[int, int] | None:
-        cut = bisect_right(self._ends, end) if later else bisect_left(self._ends, end)
-        place = len(self._ends) - cut
-        best: tuple[int, int] | None = None
-        while place:
-            held = self._tree[place]
-            if held is not None and (best is None or held < best):
-                best = held
-            place -= place & -place
-        return best
+    def add(self, end: int, key: int) -> None:
+        """Add a span; a shorter one has a smaller key."""
+        ends, keys = self._ends, self._keys
+        place = bisect_left(ends, end)
+        if place < len(ends) and keys[place] < key:
+            return
+        if place < len(ends) and ends[place] == end:
+            place += 1
+        first = bisect_left(keys, key, 0, place)
+        ends[first:place] = (end,)
+        keys[first:place] = (key,)
+
+    def find(self, end: int, *, later: bool) -> int | None:
+        """Return the smallest key; `later`: without those that end at that very time."""
+        place = bisect_right(self._ends, end) if later else bisect_left(self._ends, end)
+        return self._keys[place] if place < len(self._keys) else None
 
 
 def _tightest(nodes: list[Node], loose: list[Node]) -> Steps[dict[bytes, Node]]:
@@ -200,29 +201,23 @@ def _tightest(nodes: list[Node], loose: list[Node]) -> Steps[dict[bytes, Node]]:
 
     One that takes exactly the same time is none. A sweep by start: n log n, however the spans lie.
     """
-    timed = [(node.start, at) for at, node in enumerate(nodes) if node.start and node.end]
-    timed.sort()
-    shortest = _Shortest(sorted({nodes[at].end for _, at in timed}))
+    timed = sorted((node.start, at) for at, node in enumerate(nodes) if node.start and node.end)
+    shortest = _Shortest()
     asked = {node.span_id for node in loose}
     best: dict[bytes, Node] = {}
-    at = 0
-    while at < len(timed):
-        start, group = timed[at][0], at
-        while group < len(timed) and timed[group][0] == start:
-            group += 1
-        same = [timed[i][1] for i in range(at, group)]
+    many = len(nodes)
+    for done, (start, group) in enumerate(groupby(timed, key=itemgetter(0)), 1):
+        same = [(nodes[at].end, at) for _, at in group]
         # Begun earlier they may end together; begun together they must end later.
-        earlier = {
-            i: shortest.find(nodes[i].end, later=False) for i in same if nodes[i].span_id in asked
-        }
-        for i in same:
-            shortest.add(nodes[i].end, (nodes[i].end - start, i))
-        for i, found in earlier.items():
-            together = shortest.find(nodes[i].end, later=True)
-            choices = [choice for choice in (found, together) if choice is not None]
-            if choices:
-                best[nodes[i].span_id] = nodes[min(choices)[1]]
-        if group // SLICE != at // SLICE:
+        wanted = [(end, at) for end, at in same if nodes[at].span_id in asked]
+        earlier = [shortest.find(end, later=False) for end, _ in wanted]
+        for end, at in same:
+            shortest.add(end, (end - start) * many + at)
+        for (end, at), found in zip(wanted, earlier, strict=True):
+            together = shortest.find(end, later=True)
+            keys = [key for key in (found, together) if key is not None]
+            if keys:
+                best[nodes[at].span_id] = nodes[min(keys) % many]
+        if done % SLICE == 0:
             yield
-        at = group
     return best

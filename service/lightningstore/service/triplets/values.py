@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from lightningstore.v1.triplet_pb2 import TripletWarning
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue
 
 Attributes = Mapping[str, AnyValue]
 
 MOST_WARNINGS = 100
 #: Deepest nesting of dotted keys that is read.
 MAX_DEPTH = 64
-_INT32 = 1 << 31
+#: Token ids as protobuf packs them, or as numbers.
+Tokens = bytes | list[int]
+_TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+_TOKENS = msgspec.json.Decoder(list[_TokenId]).decode
+_TOKEN_LISTS = msgspec.json.Decoder(list[list[_TokenId]]).decode
+# An element of an array of integers from 0 to 2^31 - 1: field 1, its length, field 3, the number.
+_ITEMS = re.compile(
+    rb"\n(?:[\x02-\x05]\x18(?=[\x80-\xff]{0,3}[\x00-\x7f])|\x06\x18(?=[\x80-\xff]{4}[\x00-\x07]))"
+    rb"([\x80-\xff]*[\x00-\x7f])",
+).findall
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
 
 
@@ -44,6 +53,8 @@ class Warnings:
 
 def plain(value: AnyValue) -> Any:
     """Return an OTLP value as plain value; bytes as None, since JSON has none."""
+    if text := value.string_value:
+        return text
     kind = value.WhichOneof("value")
     if kind == "array_value":
         return [plain(item) for item in value.array_value.values]
@@ -63,33 +74,44 @@ def number(value: Any) -> float | None:
     return found if found - found == 0 else None
 
 
-def tokens(value: AnyValue) -> list[int] | None:
-    """Return a list of token ids, None if the value is none. Text of a list counts as one."""
+def tokens(value: AnyValue) -> Tokens | None:
+    """Return a list of token ids, None if the value is none. Text of a list, or of lists, counts as one."""
     kind = value.WhichOneof("value")
     if kind == "string_value":
+        text = value.string_value
         try:
-            return check_tokens(literal(value.string_value))
+            if text.lstrip()[:2] == "[[":
+                lists = _TOKEN_LISTS(text)
+                return lists[0] if lists else []
+            return _TOKENS(text)
         except _UNREADABLE:
             return None
     if kind != "array_value":
         return None
     items = value.array_value.values
-    ids = [item.int_value for item in items]
-    # What is no integer reads as 0, so only zeros need a second look.
-    if 0 in ids and any(
-        i == 0 and items[at].WhichOneof("value") != "int_value" for at, i in enumerate(ids)
-    ):
-        return None
-    return check_tokens(ids)
+    if items and items[0].WhichOneof("value") == "array_value":
+        return tokens(items[0])
+    return _packed(value.array_value)
+
+
+def _packed(array: ArrayValue) -> bytes | None:
+    """Return integers as protobuf packs them, None if the array has anything else.
+
+    Each is a message in a message on the wire. Taking the headers away costs a third of making numbers of
+    them, and they are most of what a trace holds.
+    """
+    data = array.SerializeToString()
+    packed = b"".join(_ITEMS(data))
+    # Three bytes of header each: what is no small integer was passed over and makes a difference.
+    return packed if len(packed) + 3 * len(array.values) == len(data) else None
 
 
 def check_tokens(ids: Any) -> list[int] | None:
     """Return a list of token ids as it is, None for anything else."""
-    if not isinstance(ids, list):
+    try:
+        return msgspec.convert(ids, list[_TokenId])
+    except msgspec.ValidationError:
         return None
-    if ids and (set(map(type, ids)) != {int} or min(ids) < -_INT32 or max(ids) >= _INT32):
-        return None
-    return ids
 
 
 # A text without its end reaches to the end of all, so that nothing is read twice.
@@ -169,43 +191,39 @@ def unflatten(pairs: Iterable[tuple[str, Any]]) -> tuple[Any, list[str]]:
     another that it is a map, the map stays.
     """
     top: dict[str, Any] = {}
+    maps: dict[str, dict[str, Any]] = {"": top}
     refused: list[str] = []
-    # Longer keys first: a map is then there before a value claims its place, whatever the order.
-    for key, value in sorted(pairs, key=lambda pair: (-pair[0].count("."), pair[0])):
-        parts = key.split(".")
-        if len(parts) > MAX_DEPTH:
-            refused.append(key)
-            continue
-        at = top
-        for part in parts[:-1]:
-            below = at.get(part)
-            if below is None:
-                below = at[part] = _Map()
-            at = below
-        if isinstance(at.get(parts[-1]), _Map):
+    for key, value in pairs:
+        head, _, last = key.rpartition(".")
+        at = maps.get(head)
+        if at is None:
+            if head.count(".") >= MAX_DEPTH:
+                refused.append(key)
+                continue
+            at = _open(maps, head, refused)
+        if key in maps:
             refused.append(key)
         else:
-            at[parts[-1]] = value
-    return _lists(top), refused
+            at[last] = value
+    # A map is opened before those in it, so from the last to the first is from within.
+    for head in reversed(maps):
+        made = maps[head]
+        if "0" in made and all(str(at) in made for at in range(len(made))):
+            items = [made[str(at)] for at in range(len(made))]
+            if not head:
+                return items, refused
+            above, _, last = head.rpartition(".")
+            maps[above][last] = items
+    return top, refused
 
 
-class _Map(dict[str, Any]):
-    """A map made of dotted keys, and not a value that is one."""
-
-
-def _lists(value: dict[str, Any]) -> Any:
-    """Turn maps with the keys of a list into lists, from within; as deep as MAX_DEPTH."""
-    made = {
-        key: _lists(item) if isinstance(item, _Map) else item
-        for key, item in sorted(value.items(), key=_place)
-    }
-    if made and all(key == str(at) for at, key in enumerate(made)):
-        return list(made.values())
-    return made
-
-
-def _place(pair: tuple[str, Any]) -> tuple[int, int, str]:
-    key = pair[0]
-    if key.isascii() and key.isdecimal() and len(key) < 10:
-        return 0, int(key), key
-    return 1, 0, key
+def _open(maps: dict[str, dict[str, Any]], head: str, refused: list[str]) -> dict[str, Any]:
+    """Return the map that a key lies in, made with those above it; a value in its place is refused."""
+    found = maps.get(head)
+    if found is None:
+        above, _, last = head.rpartition(".")
+        at = _open(maps, above, refused)
+        if last in at:
+            refused.append(head)
+        found = maps[head] = at[last] = {}
+    return found
