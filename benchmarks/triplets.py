@@ -11,7 +11,6 @@ finding calls and rewards, building and serialising the answer. Three traces of 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lightningstore.service import tuning
 from lightningstore.service.config import Config
 from lightningstore.service.server import open_engine
 from lightningstore.v1.claim_pb2 import StartRolloutRequest
@@ -126,6 +126,7 @@ async def measure(backend: str, path: Path, repeats: int, tokens: int) -> dict[s
                 request.source = 2
             taken: list[float] = []
             count = 0
+            tuning.settle_garbage()
             for _ in range(repeats):
                 began = time.process_time()
                 answers = [answer async for answer in store.list_triplets(request) if answer]
@@ -151,7 +152,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store.db"
         work = measure(chosen.backend, path, chosen.repeats, chosen.tokens)
-        print(json.dumps(asyncio.run(work), indent=2))
+
+        async def _print() -> None:
+            print(json.dumps(await work, indent=2))
+
+        tuning.run(_print())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from lightningstore.service import wire
@@ -33,6 +34,7 @@ LOGPROBS = "logprobs.content"
 _OPERATION = "agentlightning.operation."
 _INPUT = f"{_OPERATION}input"
 _OUTPUT = f"{_OPERATION}output"
+_ROOTS = ("gen_ai.", _OPERATION)
 _TOKEN_IDS = TripletPrompt.TOKEN_IDS_FIELD_NUMBER
 
 
@@ -142,7 +144,7 @@ def put_tokens(triplet: Triplet, prompt: Tokens, response: Tokens) -> None:
     for side, ids in ((triplet.prompt, prompt), (triplet.response, response)):
         if isinstance(ids, bytes):
             side.MergeFromString(wire.field(_TOKEN_IDS, ids))
-        else:
+        elif ids:
             side.token_ids.extend(ids)
 
 
@@ -153,7 +155,8 @@ def fill(triplet: Triplet, found: Attributes, warn: Warn) -> None:
     messages = _content(groups, found, _PROMPTS, warn)
     if messages is not None:
         prompt.content_json = _json(messages, "prompt", warn)
-        prompt.image_urls.extend(image_urls(messages, warn))
+        if urls := image_urls(messages, warn):
+            prompt.image_urls.extend(urls)
     completions = _content(groups, found, _COMPLETIONS, warn)
     if completions is not None:
         response.content_json = _json(completions, "completion", warn)
@@ -169,15 +172,22 @@ def _groups(found: Attributes) -> Groups:
     """Return the attributes that may be content, by the prefix that says which."""
     groups: Groups = {}
     for key, value in found.items():
-        if key.startswith("gen_ai."):
-            end = key.find(".", 7)
-        elif key.startswith(_OPERATION):
-            end = key.find(".", len(_OPERATION))
-        else:
-            continue
-        if end > 0:
-            groups.setdefault(key[:end], []).append((key[end + 1 :], value))
+        parts = _split(key)
+        if parts is not None:
+            prefix, rest = parts
+            if prefix in groups:
+                groups[prefix].append((rest, value))
+            else:
+                groups[prefix] = [(rest, value)]
     return groups
+
+
+@lru_cache(4096)  # spans of one kind have the same keys
+def _split(key: str) -> tuple[str, str] | None:
+    """Return the prefix of a key and what follows it, None for a key that holds no content."""
+    root = next((root for root in _ROOTS if key.startswith(root)), None)
+    end = -1 if root is None else key.find(".", len(root))
+    return (key[:end], key[end + 1 :]) if end > 0 else None
 
 
 def _json(value: Any, what: str, warn: Warn) -> bytes:
