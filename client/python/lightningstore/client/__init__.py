@@ -21,6 +21,7 @@ from lightningstore.client._errors import (
     UnavailableError,
     UnimplementedError,
 )
+from lightningstore.client._rewards import emit_reward, find_final_reward
 from lightningstore.client._sync import LightningStore
 from lightningstore.client._sync_streams import WaitStream, WatchStream
 from lightningstore.client.embedded import open_store
@@ -31,6 +32,7 @@ from lightningstore.client.values import (
     UNSET,
     Attempt,
     AttemptStatus,
+    AttemptTriplets,
     AttemptUpdate,
     CustomResource,
     Durability,
@@ -57,6 +59,9 @@ from lightningstore.client.values import (
     Stop,
     StopReason,
     TemplateEngine,
+    Triplet,
+    TripletWarning,
+    UnmatchedReward,
     Unset,
     Worker,
     WorkerStatus,
@@ -74,6 +79,7 @@ __all__ = [
     "Attempt",
     "AttemptCancelled",
     "AttemptStatus",
+    "AttemptTriplets",
     "AttemptUpdate",
     "CancelledCallError",
     "CustomResource",
@@ -117,13 +123,18 @@ __all__ = [
     "Stop",
     "StopReason",
     "TemplateEngine",
+    "Triplet",
+    "TripletWarning",
     "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",
+    "UnmatchedReward",
     "Unset",
     "WaitStream",
     "WatchStream",
     "Worker",
     "WorkerStatus",
+    "emit_reward",
+    "find_final_reward",
     "open_store",
 ]

@@ -17,10 +17,11 @@ from lightningstore.client._calls_traces import ingest_result
 from lightningstore.client._endpoint import FilePath, endpoint
 from lightningstore.client._errors import LightningStoreError
 from lightningstore.client._grpc_async import AsyncGrpcTransport
-from lightningstore.client._streams import QueryState, WaitState, WatchState
+from lightningstore.client._streams import QueryState, TripletState, WaitState, WatchState
 from lightningstore.client._transport import AsyncTransport
-from lightningstore.client.values import IngestResult, Span
+from lightningstore.client.values import AttemptTriplets, IngestResult, Span
 from lightningstore.v1.span_pb2 import IngestSpansRequest, QuerySpansRequest, SpanBatch
+from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 
 T = TypeVar("T")
 
@@ -187,6 +188,9 @@ class AsyncLightningStore(AsyncControlCalls, AsyncTraceCalls):
 
     def _query(self, request: QuerySpansRequest) -> AsyncIterator[Span]:
         return streams.query(self._transport, QueryState(request), self._timeout)
+
+    def _triplets(self, request: ListTripletsRequest) -> AsyncIterator[AttemptTriplets]:
+        return streams.query(self._transport, TripletState(request), self._timeout)
 
 
 async def _requests(

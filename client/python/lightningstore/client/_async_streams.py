@@ -6,14 +6,16 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from lightningstore.client._base import Retry
 from lightningstore.client._errors import LightningStoreError, UnavailableError
-from lightningstore.client._streams import QueryState, WaitState, WatchState
+from lightningstore.client._streams import ReadState, WaitState, WatchState
 from lightningstore.client._transport import AsyncServerStream, AsyncTransport
-from lightningstore.client.values import Rollout, Span
+from lightningstore.client.values import Rollout
+
+T = TypeVar("T")
 
 #: A stream that has no end of its own, or has not come to it.
 ENDED_EARLY = "the server ended the stream before its end"
@@ -204,13 +206,13 @@ class AsyncWatchStream(AsyncRolloutStream):
 
 
 async def query(
-    transport: AsyncTransport, state: QueryState, timeout: float | None
-) -> AsyncIterator[Span]:
-    """Iterate over the spans of a query."""
+    transport: AsyncTransport, state: ReadState[T], timeout: float | None
+) -> AsyncIterator[T]:
+    """Iterate over what a query finds, asked again where it broke off."""
     retry = Retry(timeout)
     retry.heard()
     while True:
-        stream = transport.server_stream("QuerySpans", state.request, None)
+        stream = transport.server_stream(state.method, state.request(), None)
         try:
             async for answer in stream:
                 retry.heard()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from lightningstore.client import _calls_traces as calls
 from lightningstore.client._base import Call
 from lightningstore.client.values import (
+    AttemptTriplets,
     IngestResult,
     Page,
     Resources,
@@ -17,6 +18,7 @@ from lightningstore.client.values import (
     Statistics,
 )
 from lightningstore.v1.span_pb2 import QuerySpansRequest, SpanBatch
+from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 
 T = TypeVar("T")
 
@@ -33,6 +35,9 @@ class AsyncTraceCalls:
         raise NotImplementedError
 
     def _query(self, request: QuerySpansRequest) -> AsyncIterator[Span]:
+        raise NotImplementedError
+
+    def _triplets(self, request: ListTripletsRequest) -> AsyncIterator[AttemptTriplets]:
         raise NotImplementedError
 
     async def ingest_spans(
@@ -109,6 +114,54 @@ class AsyncTraceCalls:
                 order_by=order_by,
                 limit=limit,
                 offset=offset,
+            )
+        )
+
+    def list_triplets(
+        self,
+        rollout_ids: Iterable[str],
+        attempt_id: str = "latest",
+        *,
+        source: str | int = "tracer",
+        llm_call_match: str = "",
+        agent_match: str = "",
+        exclude_calls_under_rewards: bool = True,
+        deduplicate: bool = True,
+        repair_hierarchy: bool = True,
+        skip_without_tokens: bool = False,
+        reward_policy: str | int | None = None,
+        final_rewards: Mapping[str, float] | float | None = None,
+    ) -> AsyncIterator[AttemptTriplets]:
+        """Iterate over rollouts as training data: for each attempt the list of its calls with their rewards.
+
+        `attempt_id`: "latest", with one rollout an attempt's id, or empty for all attempts, each on its own.
+        `source`: "tracer" reads the agent's tree of spans, "proxy" the spans of a LiteLLM proxy before
+        vLLM. `llm_call_match` and `agent_match` are regular expressions (RE2) for the names of calls
+        (unset: those of OpenAI's chat completions) and of the agents that they are under (unset: any).
+
+        `exclude_calls_under_rewards` leaves out a judge's own calls, `deduplicate` takes one call a response
+        id, `repair_hierarchy` puts loose spans under what encloses them in time, `skip_without_tokens`
+        leaves out calls without token ids. `reward_policy`: "first_occurrence", "first_sibling" or
+        "by_sequence". `final_rewards`: the reward of each rollout's last call, by rollout id, or one for
+        all.
+
+        Comes in the order of `rollout_ids`; a rollout without attempts gives one empty list. While iterating
+        raises NotFoundError, InvalidArgumentError, and FailedPreconditionError if spans were evicted. A
+        connection that breaks is taken up again; no attempt comes twice.
+        """
+        return self._triplets(
+            calls.list_triplets(
+                rollout_ids,
+                attempt_id,
+                source=source,
+                llm_call_match=llm_call_match,
+                agent_match=agent_match,
+                exclude_calls_under_rewards=exclude_calls_under_rewards,
+                deduplicate=deduplicate,
+                repair_hierarchy=repair_hierarchy,
+                skip_without_tokens=skip_without_tokens,
+                reward_policy=reward_policy,
+                final_rewards=final_rewards,
             )
         )
 

@@ -17,7 +17,10 @@ from lightningstore.client.values import (
     ServerInfo,
     Statistics,
 )
-from lightningstore.v1 import resources_pb2, span_pb2, statistics_pb2
+from lightningstore.v1 import resources_pb2, span_pb2, statistics_pb2, triplet_pb2
+
+TRIPLET_SOURCE = triplet_pb2.TripletSource.DESCRIPTOR
+REWARD_POLICY = triplet_pb2.RewardPolicy.DESCRIPTOR
 
 
 def add_spans(batch: span_pb2.SpanBatch, given_id: str | None) -> Call[IngestResult]:
@@ -75,6 +78,29 @@ def query_spans(
         elif contains is not None:
             getattr(request, field).contains = contains
     return request
+
+
+def list_triplets(
+    rollout_ids: Iterable[str],
+    attempt_id: str,
+    *,
+    source: str | int,
+    reward_policy: str | int | None,
+    final_rewards: Mapping[str, float] | float | None,
+    **options: Any,
+) -> triplet_pb2.ListTripletsRequest:
+    """Return the request of ListTriplets. Raises ValueError for an unknown word."""
+    ids = _convert.ids(rollout_ids, "rollout_ids")
+    if isinstance(final_rewards, int | float):
+        final_rewards = dict.fromkeys(ids, float(final_rewards))
+    return triplet_pb2.ListTripletsRequest(
+        rollout_ids=ids,
+        attempt_id=attempt_id,
+        source=_convert.to_number(TRIPLET_SOURCE, source),  # type: ignore[arg-type]
+        reward_policy=_convert.to_number(REWARD_POLICY, reward_policy),  # type: ignore[arg-type]
+        final_rewards=final_rewards or {},
+        **options,
+    )
 
 
 def _resources(answer: Any) -> Resources:

@@ -6,6 +6,7 @@ import threading
 from contextvars import ContextVar
 
 from lightningstore.client.values import Attempt, Rollout, StopReason
+from opentelemetry.trace import Tracer
 
 
 class AttemptCancelled(BaseException):
@@ -39,6 +40,8 @@ class RunContext:
         self.cancelled = threading.Event()
         #: Why, if the server said so. None while it goes on, and when it is the runner that stops.
         self.stop_reason: StopReason | None = None
+        #: Its spans are filed under the attempt.
+        self.tracer: Tracer | None = None
 
     @property
     def rollout_id(self) -> str:

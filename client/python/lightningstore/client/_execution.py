@@ -19,8 +19,9 @@ from lightningstore.client._errors import (
     LightningStoreError,
     UnavailableError,
 )
+from lightningstore.client._rewards import emit_reward
 from lightningstore.client._sync import LightningStore
-from lightningstore.client._tracing import Tracing, emit_reward
+from lightningstore.client._tracing import Tracing
 from lightningstore.client.exporter import SpanExporter
 from lightningstore.client.values import (
     UNSET,
@@ -169,7 +170,7 @@ class Work:
     async def do(self, execution: Execution) -> None:
         """Work on a claim, from its resources to its report."""
         context = execution.context
-        tracer = self._tracing.tracer(context)
+        tracer = context.tracer = self._tracing.tracer(context)
         try:
             resources = await self._get_resources(context)
         except LightningStoreError as error:
@@ -211,7 +212,7 @@ class Work:
         if error is None:
             try:
                 if result is not None:
-                    emit_reward(tracer, _reward(result))
+                    emit_reward(_reward(result), tracer=tracer)
                 return Outcome(AttemptStatus.SUCCEEDED)
             except TypeError as wrong:
                 error = wrong

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
-from lightningstore.client import _convert
+from lightningstore.client import _convert, _templates
 from lightningstore.client._convert import RawJSON
 from lightningstore.client._enums import TemplateEngine
 from lightningstore.client._view import View
@@ -51,17 +52,26 @@ class ProxyLLM(LLM):
         """Return it as message of the contract."""
         return resources_pb2.Resource(proxy_llm=resources_pb2.ProxyLLM(llm=self._to_llm()))
 
-    def routed(self, rollout_id: str, attempt_id: str) -> LLM:
-        """Return the endpoint of one attempt.
+    def base_url(self, rollout_id: str | None = None, attempt_id: str | None = None) -> str:
+        """Return the base URL for the calls of one attempt; without ids that of the proxy itself.
 
         "/rollout/{rollout_id}/attempt/{attempt_id}" stands before a trailing "/v1" of the URL, or at its
-        end where there is none.
+        end where there is none. Raises ValueError for one id without the other.
         """
+        if not rollout_id and not attempt_id:
+            return self.endpoint
+        if not rollout_id or not attempt_id:
+            raise ValueError("both a rollout id and an attempt id are wanted, or none")
         base = self.endpoint.rstrip("/")
         tail = ""
         if base.endswith("/v1"):
             base, tail = base[: -len("/v1")], "/v1"
-        endpoint = f"{base}/rollout/{rollout_id}/attempt/{attempt_id}{tail}"
+        ids = quote(rollout_id, safe=""), quote(attempt_id, safe="")
+        return f"{base}/rollout/{ids[0]}/attempt/{ids[1]}{tail}"
+
+    def routed(self, rollout_id: str, attempt_id: str) -> LLM:
+        """Return the endpoint of one attempt, see `base_url`."""
+        endpoint = self.base_url(rollout_id, attempt_id)
         return LLM(endpoint, self.model, self.api_key, self.sampling_parameters)
 
 
@@ -73,6 +83,20 @@ class PromptTemplate:
     template: str
     #: How it is filled in.
     engine: TemplateEngine | str | int = TemplateEngine.F_STRING
+
+    def format(self, /, **values: Any) -> Any:
+        """Fill the template in, and return the text; with POML the chat messages.
+
+        Templates come out of the store, so they are not trusted: f-strings reach no attribute that begins
+        with an underscore, and Jinja runs in its sandbox. Jinja needs `pip install 'lightningstore[jinja]'`
+        and POML `pip install 'lightningstore[poml]'`: ImportError says so.
+        POML can read files and runs what the template says: use it for templates that you trust.
+
+        Raises KeyError (f-string) or jinja2.UndefinedError for a value that is missing, and ValueError or
+        jinja2.TemplateError for a template that is none.
+        """
+        engine = _convert.to_number(TEMPLATE_ENGINE, self.engine)
+        return _templates.fill(self.template, engine, values)
 
     def to_message(self) -> resources_pb2.Resource:
         """Return it as message of the contract. Raises ValueError for an unknown engine."""

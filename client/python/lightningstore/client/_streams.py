@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
+from google.protobuf.message import Message
 from lightningstore.client import _convert
 from lightningstore.client._spans import Span, spans_of
+from lightningstore.client._triplets import AttemptTriplets
 from lightningstore.client.values import Rollout
-from lightningstore.v1 import completion_pb2, span_pb2
+from lightningstore.v1 import completion_pb2, span_pb2, triplet_pb2
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class ReadState(Protocol[T_co]):
+    """Where a query stands: what to ask for, and what of an answer is new."""
+
+    method: str
+
+    def request(self) -> Message:
+        """Return what to ask the server for, after a break too."""
+
+    def take(self, answer: Any) -> Sequence[T_co]:
+        """Return what is new in an answer."""
 
 
 class WaitState:
@@ -101,13 +118,63 @@ class WatchState:
         self.through_completion_number = answer.through_completion_number
 
 
+class TripletState:
+    """Where a list of triplets stands. Attempts are passed on whole, in the order of the rollouts."""
+
+    method = "ListTriplets"
+
+    def __init__(self, request: triplet_pb2.ListTripletsRequest) -> None:
+        """Take what is asked for."""
+        self._asked = request
+        self._ids = list(dict.fromkeys(request.rollout_ids))
+        self._place = 0
+        self._done: set[tuple[str, str]] = set()
+        self._partial: AttemptTriplets | None = None
+
+    def request(self) -> triplet_pb2.ListTripletsRequest:
+        """Return what to ask the server for; after a break without the rollouts that are through."""
+        self._partial = None
+        if not self._place:
+            return self._asked
+        left = triplet_pb2.ListTripletsRequest()
+        left.CopyFrom(self._asked)
+        del left.rollout_ids[:]
+        left.rollout_ids.extend(self._ids[self._place :])
+        for rollout_id in set(left.final_rewards) - set(left.rollout_ids):
+            del left.final_rewards[rollout_id]
+        return left
+
+    def take(self, answer: triplet_pb2.ListTripletsResponse) -> list[AttemptTriplets]:
+        """Return the attempts that an answer completes, but those that came before a break."""
+        complete = []
+        for part in answer.attempts:
+            ids = part.attempt.rollout_id, part.attempt.attempt_id
+            while self._place + 1 < len(self._ids) and self._ids[self._place] != ids[0]:
+                self._place += 1
+            if self._partial is None:
+                self._partial = AttemptTriplets(*ids)
+            self._partial.add(part)
+            if part.complete:
+                if ids not in self._done:
+                    self._done.add(ids)
+                    complete.append(self._partial)
+                self._partial = None
+        return complete
+
+
 class QueryState:
     """Where a query of spans stands."""
 
+    method = "QuerySpans"
+
     def __init__(self, request: span_pb2.QuerySpansRequest) -> None:
         """Take the query."""
-        self.request = request
+        self._request = request
         self._seen: set[tuple[str, bytes]] = set()
+
+    def request(self) -> span_pb2.QuerySpansRequest:
+        """Return what to ask the server for, the same after a break."""
+        return self._request
 
     def take(self, answer: span_pb2.QuerySpansResponse) -> list[Span]:
         """Return the spans of an answer that are new: a query that broke is asked from its beginning."""

@@ -14,13 +14,14 @@ from lightningstore.client._calls_traces import ingest_result
 from lightningstore.client._endpoint import FilePath, endpoint
 from lightningstore.client._errors import LightningStoreError
 from lightningstore.client._grpc_sync import GrpcTransport
-from lightningstore.client._streams import QueryState, WaitState, WatchState
+from lightningstore.client._streams import QueryState, TripletState, WaitState, WatchState
 from lightningstore.client._sync_control import ControlCalls
 from lightningstore.client._sync_streams import WaitStream, WatchStream
 from lightningstore.client._sync_traces import TraceCalls
 from lightningstore.client._transport import Transport
-from lightningstore.client.values import IngestResult, Span
+from lightningstore.client.values import AttemptTriplets, IngestResult, Span
 from lightningstore.v1.span_pb2 import IngestSpansRequest, QuerySpansRequest, SpanBatch
+from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 
 T = TypeVar("T")
 
@@ -181,6 +182,9 @@ class LightningStore(ControlCalls, TraceCalls):
 
     def _query(self, request: QuerySpansRequest) -> Iterator[Span]:
         return streams.query(self._transport, QueryState(request), self._timeout)
+
+    def _triplets(self, request: ListTripletsRequest) -> Iterator[AttemptTriplets]:
+        return streams.query(self._transport, TripletState(request), self._timeout)
 
 
 def _requests(

@@ -6,14 +6,16 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from lightningstore.client._base import Retry
 from lightningstore.client._errors import LightningStoreError, UnavailableError
-from lightningstore.client._streams import QueryState, WaitState, WatchState
+from lightningstore.client._streams import ReadState, WaitState, WatchState
 from lightningstore.client._transport import ServerStream, Transport
-from lightningstore.client.values import Rollout, Span
+from lightningstore.client.values import Rollout
+
+T = TypeVar("T")
 
 #: A stream that has no end of its own, or has not come to it.
 ENDED_EARLY = "the server ended the stream before its end"
@@ -196,12 +198,12 @@ class WatchStream(RolloutStream):
             self._last = None
 
 
-def query(transport: Transport, state: QueryState, timeout: float | None) -> Iterator[Span]:
-    """Iterate over the spans of a query."""
+def query(transport: Transport, state: ReadState[T], timeout: float | None) -> Iterator[T]:
+    """Iterate over what a query finds, asked again where it broke off."""
     retry = Retry(timeout)
     retry.heard()
     while True:
-        stream = transport.server_stream("QuerySpans", state.request, None)
+        stream = transport.server_stream(state.method, state.request(), None)
         try:
             for answer in stream:
                 retry.heard()

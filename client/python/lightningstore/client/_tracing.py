@@ -11,10 +11,6 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-ANNOTATION = "agentlightning.annotation"
-REWARD_NAME = "agentlightning.reward.0.name"
-REWARD_VALUE = "agentlightning.reward.0.value"
-
 _NO_LIMITS = SpanLimits(
     max_span_attributes=SpanLimits.UNSET,
     max_event_attributes=SpanLimits.UNSET,
@@ -73,9 +69,3 @@ class Tracing:
         )
         provider.add_span_processor(self._processor)
         return provider.get_tracer("lightningstore.client.runner")
-
-
-def emit_reward(tracer: trace.Tracer, value: float) -> None:
-    """Write down what an attempt was worth."""
-    attributes: dict[str, str | float] = {REWARD_NAME: "primary", REWARD_VALUE: value}
-    tracer.start_span(ANNOTATION, attributes=attributes).end()

@@ -41,6 +41,12 @@ from lightningstore.client._resources import (
 )
 from lightningstore.client._serverinfo import Limits, ServerInfo, Statistics
 from lightningstore.client._spans import IngestResult, Rejection, SequenceIdRange, Span
+from lightningstore.client._triplets import (
+    AttemptTriplets,
+    Triplet,
+    TripletWarning,
+    UnmatchedReward,
+)
 from lightningstore.client._view import Page, View
 from lightningstore.client._workers import HeartbeatReply, Worker
 from lightningstore.v1 import rollout_pb2
@@ -50,6 +56,7 @@ __all__ = [
     "UNSET",
     "Attempt",
     "AttemptStatus",
+    "AttemptTriplets",
     "AttemptUpdate",
     "CustomResource",
     "Durability",
@@ -76,6 +83,9 @@ __all__ = [
     "Stop",
     "StopReason",
     "TemplateEngine",
+    "Triplet",
+    "TripletWarning",
+    "UnmatchedReward",
     "Unset",
     "Worker",
     "WorkerStatus",

@@ -10,6 +10,7 @@ from lightningstore.v1 import resources_pb2 as lightningstore_dot_v1_dot_resourc
 from lightningstore.v1 import rollout_pb2 as lightningstore_dot_v1_dot_rollout__pb2
 from lightningstore.v1 import span_pb2 as lightningstore_dot_v1_dot_span__pb2
 from lightningstore.v1 import statistics_pb2 as lightningstore_dot_v1_dot_statistics__pb2
+from lightningstore.v1 import triplet_pb2 as lightningstore_dot_v1_dot_triplet__pb2
 from lightningstore.v1 import worker_pb2 as lightningstore_dot_v1_dot_worker__pb2
 
 GRPC_GENERATED_VERSION = '1.66.2'
@@ -132,6 +133,11 @@ class LightningStoreServiceStub(object):
                 '/lightningstore.v1.LightningStoreService/QuerySpans',
                 request_serializer=lightningstore_dot_v1_dot_span__pb2.QuerySpansRequest.SerializeToString,
                 response_deserializer=lightningstore_dot_v1_dot_span__pb2.QuerySpansResponse.FromString,
+                _registered_method=True)
+        self.ListTriplets = channel.unary_stream(
+                '/lightningstore.v1.LightningStoreService/ListTriplets',
+                request_serializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsResponse.FromString,
                 _registered_method=True)
         self.AddResources = channel.unary_unary(
                 '/lightningstore.v1.LightningStoreService/AddResources',
@@ -309,6 +315,13 @@ class LightningStoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTriplets(self, request, context):
+        """Streams the triplets of rollouts: their spans as training data.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AddResources(self, request, context):
         """Stores new resources and makes them the latest.
         """
@@ -459,6 +472,11 @@ def add_LightningStoreServiceServicer_to_server(servicer, server):
                     servicer.QuerySpans,
                     request_deserializer=lightningstore_dot_v1_dot_span__pb2.QuerySpansRequest.FromString,
                     response_serializer=lightningstore_dot_v1_dot_span__pb2.QuerySpansResponse.SerializeToString,
+            ),
+            'ListTriplets': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListTriplets,
+                    request_deserializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsResponse.SerializeToString,
             ),
             'AddResources': grpc.unary_unary_rpc_method_handler(
                     servicer.AddResources,
@@ -972,6 +990,33 @@ class LightningStoreService(object):
             '/lightningstore.v1.LightningStoreService/QuerySpans',
             lightningstore_dot_v1_dot_span__pb2.QuerySpansRequest.SerializeToString,
             lightningstore_dot_v1_dot_span__pb2.QuerySpansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTriplets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/ListTriplets',
+            lightningstore_dot_v1_dot_triplet__pb2.ListTripletsRequest.SerializeToString,
+            lightningstore_dot_v1_dot_triplet__pb2.ListTripletsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,6 +12,7 @@ from lightningstore.v1 import resources_pb2 as _resources_pb2
 from lightningstore.v1 import rollout_pb2 as _rollout_pb2
 from lightningstore.v1 import span_pb2 as _span_pb2
 from lightningstore.v1 import statistics_pb2 as _statistics_pb2
+from lightningstore.v1 import triplet_pb2 as _triplet_pb2
 from lightningstore.v1 import worker_pb2 as _worker_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -81,6 +82,8 @@ class LightningStoreServiceStub:
     """Hands out sequence ids for spans."""
     QuerySpans: _grpc.UnaryStreamMultiCallable[_span_pb2.QuerySpansRequest, _span_pb2.QuerySpansResponse]
     """Streams the spans of a rollout."""
+    ListTriplets: _grpc.UnaryStreamMultiCallable[_triplet_pb2.ListTripletsRequest, _triplet_pb2.ListTripletsResponse]
+    """Streams the triplets of rollouts: their spans as training data."""
     AddResources: _grpc.UnaryUnaryMultiCallable[_resources_pb2.AddResourcesRequest, _resources_pb2.AddResourcesResponse]
     """Stores new resources and makes them the latest."""
     UpdateResources: _grpc.UnaryUnaryMultiCallable[_resources_pb2.UpdateResourcesRequest, _resources_pb2.UpdateResourcesResponse]
@@ -146,6 +149,8 @@ class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
     """Hands out sequence ids for spans."""
     QuerySpans: _aio.UnaryStreamMultiCallable[_span_pb2.QuerySpansRequest, _span_pb2.QuerySpansResponse]  # type: ignore[assignment]
     """Streams the spans of a rollout."""
+    ListTriplets: _aio.UnaryStreamMultiCallable[_triplet_pb2.ListTripletsRequest, _triplet_pb2.ListTripletsResponse]  # type: ignore[assignment]
+    """Streams the triplets of rollouts: their spans as training data."""
     AddResources: _aio.UnaryUnaryMultiCallable[_resources_pb2.AddResourcesRequest, _resources_pb2.AddResourcesResponse]  # type: ignore[assignment]
     """Stores new resources and makes them the latest."""
     UpdateResources: _aio.UnaryUnaryMultiCallable[_resources_pb2.UpdateResourcesRequest, _resources_pb2.UpdateResourcesResponse]  # type: ignore[assignment]
@@ -310,6 +315,14 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_span_pb2.QuerySpansResponse], _abc.AsyncIterator[_span_pb2.QuerySpansResponse]]:
         """Streams the spans of a rollout."""
+
+    @_abc_1.abstractmethod
+    def ListTriplets(
+        self,
+        request: _triplet_pb2.ListTripletsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_triplet_pb2.ListTripletsResponse], _abc.AsyncIterator[_triplet_pb2.ListTripletsResponse]]:
+        """Streams the triplets of rollouts: their spans as training data."""
 
     @_abc_1.abstractmethod
     def AddResources(

@@ -16,7 +16,7 @@ from lightningstore.service.errors import (
 )
 from lightningstore.service.records import check_duration, seconds
 from lightningstore.service.store.core import LOAD_AT_ONCE
-from lightningstore.service.store.query_spans import QueryOperations
+from lightningstore.service.store.list_triplets import TripletOperations
 from lightningstore.service.waiters import Waiter
 from lightningstore.v1.completion_pb2 import (
     WaitForRolloutsRequest,
@@ -34,7 +34,7 @@ _WAITED = WaitForRolloutsResponse.ROLLOUTS_FIELD_NUMBER
 _WATCHED = WatchRolloutsResponse.ROLLOUTS_FIELD_NUMBER
 
 
-class CompletionOperations(QueryOperations):
+class CompletionOperations(TripletOperations):
     """The calls of completion.proto."""
 
     async def wait_for_rollouts(

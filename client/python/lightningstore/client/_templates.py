@@ -1,0 +1,69 @@
+"""Filling in prompt templates, engine by engine; the libraries are imported when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from string import Formatter
+from typing import Any
+
+from lightningstore.v1 import resources_pb2
+
+
+def fill(template: str, engine: int, values: Mapping[str, Any]) -> Any:
+    """Return a template with its values; the text, with POML the chat messages.
+
+    Raises ImportError for an engine whose library is not installed, ValueError for an unknown one.
+    """
+    if engine == resources_pb2.TEMPLATE_ENGINE_F_STRING:
+        return _FORMATTER.vformat(template, (), values)
+    if engine == resources_pb2.TEMPLATE_ENGINE_JINJA:
+        return _jinja(template, values)
+    if engine == resources_pb2.TEMPLATE_ENGINE_POML:
+        return _poml(template, values)
+    raise ValueError(f"this client knows no template engine {engine}: f_string, jinja or poml")
+
+
+class _Formatter(Formatter):
+    """str.format, but what begins with an underscore cannot be reached: it leads to the whole process."""
+
+    def get_field(
+        self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, int | str]:
+        if "._" in field_name:
+            raise ValueError(f"{{{field_name}}}: names with a leading underscore cannot be used")
+        found: tuple[Any, int | str] = super().get_field(field_name, args, kwargs)
+        return found
+
+    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        del args
+        if isinstance(key, int):
+            raise ValueError("{}: every value needs a name, {question} for instance")  # noqa: TRY004
+        return kwargs[key]
+
+
+_FORMATTER = _Formatter()
+
+
+def _jinja(template: str, values: Mapping[str, Any]) -> str:
+    try:
+        from jinja2 import StrictUndefined  # noqa: PLC0415
+        from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError(
+            "this template needs Jinja: pip install 'lightningstore[jinja]'"
+        ) from error
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.from_string(template).render(values)
+
+
+def _poml(template: str, values: Mapping[str, Any]) -> Any:
+    try:
+        from poml import poml  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError("this template needs POML: pip install 'lightningstore[poml]'") from error
+    if not template.lstrip().startswith("<"):
+        # The library would take it for the path of a file.
+        raise ValueError("a POML template begins with a tag, <poml> for instance")
+    return poml(template, context=dict(values), format="message_dict")

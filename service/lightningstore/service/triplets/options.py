@@ -1,0 +1,123 @@
+"""What is asked of ListTriplets, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import re2
+from lightningstore.service.errors import FieldInvalid
+from lightningstore.service.records import check_enum
+from lightningstore.v1.triplet_pb2 import (
+    REWARD_POLICY_BY_SEQUENCE,
+    REWARD_POLICY_FIRST_OCCURRENCE,
+    REWARD_POLICY_UNSPECIFIED,
+    TRIPLET_SOURCE_PROXY,
+    ListTripletsRequest,
+    RewardPolicy,
+    TripletSource,
+)
+
+LLM_CALL_MATCH = r"openai\.chat\.completion"
+#: Longest regular expression, and most memory that one may take.
+MAX_EXPRESSION = 512
+_EXPRESSION_BYTES = 1 << 20
+#: Names whose match is remembered.
+_REMEMBERED = 1000
+
+Matcher = Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How calls are found and rewarded. Made by `of`."""
+
+    is_call: Matcher
+    #: None: any agent, and none at all.
+    is_agent: Matcher | None
+    proxy: bool
+    exclude_calls_under_rewards: bool
+    deduplicate: bool
+    repair_hierarchy: bool
+    skip_without_tokens: bool
+    reward_policy: int
+
+    @classmethod
+    def of(cls, request: ListTripletsRequest) -> Options:
+        """Read a request. Raises FieldInvalid."""
+        check_enum("source", TripletSource, request.source, unspecified=True)
+        check_enum("reward_policy", RewardPolicy, request.reward_policy, unspecified=True)
+        proxy = request.source == TRIPLET_SOURCE_PROXY
+        policy: int = request.reward_policy
+        if proxy:
+            for name in ("llm_call_match", "agent_match"):
+                if getattr(request, name):
+                    raise FieldInvalid(
+                        name, "must be empty with the source PROXY, which has no tree"
+                    )
+            if policy not in (REWARD_POLICY_UNSPECIFIED, REWARD_POLICY_BY_SEQUENCE):
+                raise FieldInvalid("reward_policy", "the source PROXY matches BY_SEQUENCE alone")
+            policy = REWARD_POLICY_BY_SEQUENCE
+        _check_final_rewards(request)
+        agent = request.agent_match
+        return cls(
+            is_call=matcher("llm_call_match", request.llm_call_match or LLM_CALL_MATCH),
+            is_agent=matcher("agent_match", agent) if agent else None,
+            proxy=proxy,
+            exclude_calls_under_rewards=_unless_false(request, "exclude_calls_under_rewards"),
+            deduplicate=_unless_false(request, "deduplicate"),
+            repair_hierarchy=_unless_false(request, "repair_hierarchy"),
+            skip_without_tokens=request.skip_without_tokens,
+            reward_policy=policy or REWARD_POLICY_FIRST_OCCURRENCE,
+        )
+
+
+def _unless_false(request: ListTripletsRequest, name: str) -> bool:
+    return not request.HasField(name) or bool(getattr(request, name))  # type: ignore[arg-type]
+
+
+def _check_final_rewards(request: ListTripletsRequest) -> None:
+    known = set(request.rollout_ids) if request.final_rewards else set()
+    for rollout_id, value in request.final_rewards.items():
+        if rollout_id not in known:
+            raise FieldInvalid(f"final_rewards[{rollout_id!r}]", "is not among rollout_ids")
+        if not math.isfinite(value):
+            raise FieldInvalid(f"final_rewards[{rollout_id!r}]", "must be a finite number")
+
+
+def matcher(field: str, expression: str) -> Matcher:
+    """Return a test whether a regular expression matches somewhere in a text. Raises FieldInvalid.
+
+    RE2 takes time in proportion to the text whatever the expression, and bounded memory, so nobody can hold
+    up the server with one.
+    """
+    if len(expression) > MAX_EXPRESSION:
+        raise FieldInvalid(
+            field, f"{len(expression)} characters, at most {MAX_EXPRESSION} are allowed"
+        )
+    settings = re2.Options()
+    settings.log_errors = False
+    settings.never_capture = True
+    settings.max_mem = _EXPRESSION_BYTES
+    try:
+        compiled = re2.compile(expression, settings)
+    except re2.error as error:
+        why = error.args[0] if error.args else "cannot be compiled"
+        text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
+        raise FieldInvalid(
+            field,
+            f"no regular expression of RE2 ({text}); look-around and back-references do not exist, "
+            "a backslash takes a special character literally",
+        ) from None
+    known: dict[str, bool] = {}
+
+    def test(text: str) -> bool:
+        found = known.get(text)
+        if found is None:
+            found = compiled.search(text) is not None
+            if len(known) < _REMEMBERED:
+                known[text] = found
+        return found
+
+    return test

@@ -1,0 +1,223 @@
+"""The tree of a trace: parents that never came, cycles, and spans that hang loose. Iterative throughout."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from itertools import groupby
+from operator import itemgetter
+
+from lightningstore.service.triplets.nodes import Node
+from lightningstore.service.triplets.steps import SLICE, Steps
+
+#: Id of the node above several roots: no span has it.
+VIRTUAL_ROOT = b""
+
+
+def fill_times(nodes: list[Node]) -> None:
+    """Give spans without times those of the span before them by sequence id, or else of the next one.
+
+    `nodes`: by sequence id.
+    """
+    known = next((node.start for node in nodes if node.start), 0)
+    for node in nodes:
+        if not node.start:
+            node.begin = known
+        known = node.begin
+        node.finish = node.end or node.begin
+        node.order = (node.begin, node.sequence_id, node.span_id)
+
+
+def grow(nodes: list[Node]) -> Steps[Node | None]:
+    """Return the root of the tree, None without spans. `nodes`: by sequence id."""
+    fill_times(nodes)
+    by_id: dict[bytes, Node] = {}
+    for node in nodes:
+        by_id.setdefault(node.span_id, node)
+    yield
+    roots: list[Node] = []
+    missing: dict[bytes, Node] = {}
+    for at, node in enumerate(by_id.values()):
+        if not any(node.parent_id):
+            roots.append(node)
+        elif (parent := by_id.get(node.parent_id)) is not None:
+            parent.children.append(node)
+        else:
+            if node.parent_id not in missing:
+                missing[node.parent_id] = Node(node.parent_id, sequence_id=node.sequence_id)
+            missing[node.parent_id].children.append(node)
+        if at % SLICE == SLICE - 1:
+            yield
+    for stand_in in missing.values():
+        _span_over(stand_in)
+        roots.append(stand_in)
+    roots.extend(_cut_cycles(by_id, roots))
+    yield
+    for at, node in enumerate((*by_id.values(), *missing.values())):
+        if len(node.children) > 1:
+            node.children.sort(key=lambda child: child.order)
+        if at % SLICE == SLICE - 1:
+            yield
+    if len(roots) <= 1:
+        return roots[0] if roots else None
+    root = Node(VIRTUAL_ROOT)
+    root.children = sorted(roots, key=lambda child: child.order)
+    _span_over(root)
+    return root
+
+
+def _span_over(node: Node) -> None:
+    """Give a stand-in the times that its children span."""
+    node.start = min((child.start for child in node.children if child.start), default=0)
+    node.end = max(child.end for child in node.children)
+    node.begin = min(child.begin for child in node.children)
+    node.finish = max(child.finish for child in node.children)
+    node.order = (node.begin, node.sequence_id, node.span_id)
+
+
+def _cut_cycles(by_id: dict[bytes, Node], roots: list[Node]) -> list[Node]:
+    """Return the first span of each cycle of parents, cut off from its parent."""
+    seen: set[bytes] = set()
+    below = list(roots)
+    while below:
+        node = below.pop()
+        seen.add(node.span_id)
+        below.extend(node.children)
+    cut: list[Node] = []
+    if len(seen) - sum(root.span_id not in by_id for root in roots) == len(by_id):
+        return cut
+    for start in by_id.values():
+        path: dict[bytes, Node] = {}
+        node = start
+        while node.span_id not in seen and node.span_id not in path:
+            path[node.span_id] = node
+            node = by_id[node.parent_id]
+        if node.span_id in path:
+            ids = list(path)
+            cycle = [path[i] for i in ids[ids.index(node.span_id) :]]
+            first = min(cycle, key=lambda member: member.order)
+            by_id[first.parent_id].children.remove(first)
+            cut.append(first)
+        seen.update(path)
+    return cut
+
+
+def preorder(root: Node) -> list[Node]:
+    """Return all nodes from above."""
+    found: list[Node] = []
+    left = [root]
+    while left:
+        node = left.pop()
+        found.append(node)
+        if node.children:
+            left.extend(reversed(node.children))
+    return found
+
+
+def repair(root: Node) -> Steps[None]:
+    """Put each span that hangs beside others under the tightest one that encloses it in time.
+
+    Only the children of the first node from above that has not just one are moved. The tightest is the
+    shortest: slack is the difference of two durations.
+    """
+    node = root
+    while len(node.children) == 1:
+        node = node.children[0]
+    loose = list(node.children)
+    if not loose:
+        return
+    # Which of the loose ones each node is under, and which of them a loose one has been put under.
+    under: dict[bytes, bytes] = {}
+    nodes: list[Node] = []
+    for at, child in enumerate(loose):
+        below = preorder(child)
+        nodes.extend(below)
+        under.update((found.span_id, child.span_id) for found in below)
+        if at % SLICE == SLICE - 1:
+            yield
+    yield
+    best = yield from _tightest(nodes, loose)
+    moved: dict[bytes, bytes] = {}
+
+    def top(span_id: bytes) -> bytes:
+        while span_id in moved:
+            over = moved[span_id]
+            if over in moved:
+                moved[span_id] = over = moved[over]
+            span_id = over
+        return span_id
+
+    count = len(loose)
+    touched: dict[bytes, Node] = {}
+    for at, child in enumerate(loose):
+        if at % SLICE == SLICE - 1:
+            yield
+        if count == 1:
+            break
+        parent = best.get(child.span_id)
+        if parent is None:
+            continue
+        over = top(under[parent.span_id])
+        if over == child.span_id:
+            continue  # its own descendant: clocks differ, and a span cannot be below itself
+        moved[child.span_id] = over
+        parent.children.append(child)
+        touched[parent.span_id] = parent
+        count -= 1
+    node.children = [child for child in loose if child.span_id not in moved]
+    for parent in touched.values():
+        parent.children.sort(key=lambda child: child.order)
+
+
+class _Shortest:
+    """The shortest of the spans that end at a given time or later, among those added so far.
+
+    Holds only what can still be an answer: the later one of them ends, the longer it is.
+    """
+
+    def __init__(self) -> None:
+        self._ends: list[int] = []
+        self._keys: list[int] = []
+
+    def add(self, end: int, key: int) -> None:
+        """Add a span; a shorter one has a smaller key."""
+        ends, keys = self._ends, self._keys
+        place = bisect_left(ends, end)
+        if place < len(ends) and keys[place] < key:
+            return
+        if place < len(ends) and ends[place] == end:
+            place += 1
+        first = bisect_left(keys, key, 0, place)
+        ends[first:place] = (end,)
+        keys[first:place] = (key,)
+
+    def find(self, end: int, *, later: bool) -> int | None:
+        """Return the smallest key; `later`: without those that end at that very time."""
+        place = bisect_right(self._ends, end) if later else bisect_left(self._ends, end)
+        return self._keys[place] if place < len(self._keys) else None
+
+
+def _tightest(nodes: list[Node], loose: list[Node]) -> Steps[dict[bytes, Node]]:
+    """Return for each loose node the shortest other one that begins no later and ends no earlier.
+
+    One that takes exactly the same time is none. A sweep by start: n log n, however the spans lie.
+    """
+    timed = sorted((node.start, at) for at, node in enumerate(nodes) if node.start and node.end)
+    shortest = _Shortest()
+    asked = {node.span_id for node in loose}
+    best: dict[bytes, Node] = {}
+    many = len(nodes)
+    for done, (start, group) in enumerate(groupby(timed, key=itemgetter(0)), 1):
+        same = [(nodes[at].end, at) for _, at in group]
+        # Begun earlier they may end together; begun together they must end later.
+        wanted = [(end, at) for end, at in same if nodes[at].span_id in asked]
+        earlier = [shortest.find(end, later=False) for end, _ in wanted]
+        for end, at in same:
+            shortest.add(end, (end - start) * many + at)
+        for (end, at), found in zip(wanted, earlier, strict=True):
+            together = shortest.find(end, later=True)
+            keys = [key for key in (found, together) if key is not None]
+            if keys:
+                best[nodes[at].span_id] = nodes[min(keys) % many]
+        if done % SLICE == 0:
+            yield
+    return best
