@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from itertools import groupby
-from operator import itemgetter
+from bisect import bisect_left
 
 from lightningstore.service.triplets.nodes import Node
 from lightningstore.service.triplets.steps import SLICE, Steps
@@ -125,17 +123,18 @@ def repair(root: Node) -> Steps[None]:
     loose = list(node.children)
     if not loose:
         return
-    # Which of the loose ones each node is under, and which of them a loose one has been put under.
-    under: dict[bytes, bytes] = {}
     nodes: list[Node] = []
+    # Which of the loose ones each node is under.
+    under: list[bytes] = []
     for at, child in enumerate(loose):
-        below = preorder(child)
-        nodes.extend(below)
-        under.update((found.span_id, child.span_id) for found in below)
+        below = preorder(child) if child.children else [child]
+        nodes += below
+        under += [child.span_id] * len(below)
         if at % SLICE == SLICE - 1:
             yield
     yield
     best = yield from _tightest(nodes, loose)
+    # Which of the loose ones a loose one has been put under.
     moved: dict[bytes, bytes] = {}
 
     def top(span_id: bytes) -> bytes:
@@ -153,10 +152,10 @@ def repair(root: Node) -> Steps[None]:
             yield
         if count == 1:
             break
-        parent = best.get(child.span_id)
-        if parent is None:
+        found = best.get(child.span_id)
+        if found is None:
             continue
-        over = top(under[parent.span_id])
+        parent, over = nodes[found], top(under[found])
         if over == child.span_id:
             continue  # its own descendant: clocks differ, and a span cannot be below itself
         moved[child.span_id] = over
@@ -190,34 +189,33 @@ class _Shortest:
         ends[first:place] = (end,)
         keys[first:place] = (key,)
 
-    def find(self, end: int, *, later: bool) -> int | None:
-        """Return the smallest key; `later`: without those that end at that very time."""
-        place = bisect_right(self._ends, end) if later else bisect_left(self._ends, end)
+    def find(self, end: int) -> int | None:
+        """Return the smallest key."""
+        place = bisect_left(self._ends, end)
         return self._keys[place] if place < len(self._keys) else None
 
 
-def _tightest(nodes: list[Node], loose: list[Node]) -> Steps[dict[bytes, Node]]:
-    """Return for each loose node the shortest other one that begins no later and ends no earlier.
+def _tightest(nodes: list[Node], loose: list[Node]) -> Steps[dict[bytes, int]]:
+    """Return for each loose node the place of the shortest one that begins no later and ends no earlier.
 
-    One that takes exactly the same time is none. A sweep by start: n log n, however the spans lie.
+    One that takes exactly the same time is none. A sweep by start, those that end last first, so that all
+    that can enclose a node have been seen before it: n log n, however the spans lie.
     """
-    timed = sorted((node.start, at) for at, node in enumerate(nodes) if node.start and node.end)
+    timed = sorted(
+        (node.start, -node.end, at) for at, node in enumerate(nodes) if node.start and node.end
+    )
     shortest = _Shortest()
     asked = {node.span_id for node in loose}
-    best: dict[bytes, Node] = {}
+    best: dict[bytes, int] = {}
     many = len(nodes)
-    for done, (start, group) in enumerate(groupby(timed, key=itemgetter(0)), 1):
-        same = [(nodes[at].end, at) for _, at in group]
-        # Begun earlier they may end together; begun together they must end later.
-        wanted = [(end, at) for end, at in same if nodes[at].span_id in asked]
-        earlier = [shortest.find(end, later=False) for end, _ in wanted]
-        for end, at in same:
-            shortest.add(end, (end - start) * many + at)
-        for (end, at), found in zip(wanted, earlier, strict=True):
-            together = shortest.find(end, later=True)
-            keys = [key for key in (found, together) if key is not None]
-            if keys:
-                best[nodes[at].span_id] = nodes[min(keys) % many]
+    interval: tuple[int, int] | None = None
+    found: int | None = None
+    for done, (start, negative_end, at) in enumerate(timed, 1):
+        if (start, negative_end) != interval:
+            interval, found = (start, negative_end), shortest.find(-negative_end)
+        if found is not None and nodes[at].span_id in asked:
+            best[nodes[at].span_id] = found % many
+        shortest.add(-negative_end, (-negative_end - start) * many + at)
         if done % SLICE == 0:
             yield
     return best
