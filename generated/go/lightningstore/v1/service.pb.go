@@ -24,7 +24,7 @@ var File_lightningstore_v1_service_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1elightningstore/v1/worker.proto2\xee\x14\n" +
+	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xd6\x15\n" +
 	"\x15LightningStoreService\x12h\n" +
 	"\x0fEnqueueRollouts\x12).lightningstore.v1.EnqueueRolloutsRequest\x1a*.lightningstore.v1.EnqueueRolloutsResponse\x12_\n" +
 	"\fStartRollout\x12&.lightningstore.v1.StartRolloutRequest\x1a'.lightningstore.v1.StartRolloutResponse\x12h\n" +
@@ -45,7 +45,8 @@ const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\bAddSpans\x12\".lightningstore.v1.AddSpansRequest\x1a#.lightningstore.v1.AddSpansResponse\"\x03\x90\x02\x02\x12t\n" +
 	"\x13AllocateSequenceIds\x12-.lightningstore.v1.AllocateSequenceIdsRequest\x1a..lightningstore.v1.AllocateSequenceIdsResponse\x12`\n" +
 	"\n" +
-	"QuerySpans\x12$.lightningstore.v1.QuerySpansRequest\x1a%.lightningstore.v1.QuerySpansResponse\"\x03\x90\x02\x010\x01\x12_\n" +
+	"QuerySpans\x12$.lightningstore.v1.QuerySpansRequest\x1a%.lightningstore.v1.QuerySpansResponse\"\x03\x90\x02\x010\x01\x12f\n" +
+	"\fListTriplets\x12&.lightningstore.v1.ListTripletsRequest\x1a'.lightningstore.v1.ListTripletsResponse\"\x03\x90\x02\x010\x01\x12_\n" +
 	"\fAddResources\x12&.lightningstore.v1.AddResourcesRequest\x1a'.lightningstore.v1.AddResourcesResponse\x12h\n" +
 	"\x0fUpdateResources\x12).lightningstore.v1.UpdateResourcesRequest\x1a*.lightningstore.v1.UpdateResourcesResponse\x12d\n" +
 	"\fGetResources\x12&.lightningstore.v1.GetResourcesRequest\x1a'.lightningstore.v1.GetResourcesResponse\"\x03\x90\x02\x01\x12g\n" +
@@ -75,41 +76,43 @@ var file_lightningstore_v1_service_proto_goTypes = []any{
 	(*AddSpansRequest)(nil),             // 14: lightningstore.v1.AddSpansRequest
 	(*AllocateSequenceIdsRequest)(nil),  // 15: lightningstore.v1.AllocateSequenceIdsRequest
 	(*QuerySpansRequest)(nil),           // 16: lightningstore.v1.QuerySpansRequest
-	(*AddResourcesRequest)(nil),         // 17: lightningstore.v1.AddResourcesRequest
-	(*UpdateResourcesRequest)(nil),      // 18: lightningstore.v1.UpdateResourcesRequest
-	(*GetResourcesRequest)(nil),         // 19: lightningstore.v1.GetResourcesRequest
-	(*ListResourcesRequest)(nil),        // 20: lightningstore.v1.ListResourcesRequest
-	(*HeartbeatRequest)(nil),            // 21: lightningstore.v1.HeartbeatRequest
-	(*GetWorkerRequest)(nil),            // 22: lightningstore.v1.GetWorkerRequest
-	(*ListWorkersRequest)(nil),          // 23: lightningstore.v1.ListWorkersRequest
-	(*GetStatisticsRequest)(nil),        // 24: lightningstore.v1.GetStatisticsRequest
-	(*GetServerInfoRequest)(nil),        // 25: lightningstore.v1.GetServerInfoRequest
-	(*EnqueueRolloutsResponse)(nil),     // 26: lightningstore.v1.EnqueueRolloutsResponse
-	(*StartRolloutResponse)(nil),        // 27: lightningstore.v1.StartRolloutResponse
-	(*DequeueRolloutsResponse)(nil),     // 28: lightningstore.v1.DequeueRolloutsResponse
-	(*StartAttemptResponse)(nil),        // 29: lightningstore.v1.StartAttemptResponse
-	(*UpdateAttemptResponse)(nil),       // 30: lightningstore.v1.UpdateAttemptResponse
-	(*ListAttemptsResponse)(nil),        // 31: lightningstore.v1.ListAttemptsResponse
-	(*GetAttemptResponse)(nil),          // 32: lightningstore.v1.GetAttemptResponse
-	(*GetRolloutResponse)(nil),          // 33: lightningstore.v1.GetRolloutResponse
-	(*ListRolloutsResponse)(nil),        // 34: lightningstore.v1.ListRolloutsResponse
-	(*UpdateRolloutResponse)(nil),       // 35: lightningstore.v1.UpdateRolloutResponse
-	(*CancelRolloutsResponse)(nil),      // 36: lightningstore.v1.CancelRolloutsResponse
-	(*WaitForRolloutsResponse)(nil),     // 37: lightningstore.v1.WaitForRolloutsResponse
-	(*WatchRolloutsResponse)(nil),       // 38: lightningstore.v1.WatchRolloutsResponse
-	(*IngestSpansResponse)(nil),         // 39: lightningstore.v1.IngestSpansResponse
-	(*AddSpansResponse)(nil),            // 40: lightningstore.v1.AddSpansResponse
-	(*AllocateSequenceIdsResponse)(nil), // 41: lightningstore.v1.AllocateSequenceIdsResponse
-	(*QuerySpansResponse)(nil),          // 42: lightningstore.v1.QuerySpansResponse
-	(*AddResourcesResponse)(nil),        // 43: lightningstore.v1.AddResourcesResponse
-	(*UpdateResourcesResponse)(nil),     // 44: lightningstore.v1.UpdateResourcesResponse
-	(*GetResourcesResponse)(nil),        // 45: lightningstore.v1.GetResourcesResponse
-	(*ListResourcesResponse)(nil),       // 46: lightningstore.v1.ListResourcesResponse
-	(*HeartbeatResponse)(nil),           // 47: lightningstore.v1.HeartbeatResponse
-	(*GetWorkerResponse)(nil),           // 48: lightningstore.v1.GetWorkerResponse
-	(*ListWorkersResponse)(nil),         // 49: lightningstore.v1.ListWorkersResponse
-	(*GetStatisticsResponse)(nil),       // 50: lightningstore.v1.GetStatisticsResponse
-	(*GetServerInfoResponse)(nil),       // 51: lightningstore.v1.GetServerInfoResponse
+	(*ListTripletsRequest)(nil),         // 17: lightningstore.v1.ListTripletsRequest
+	(*AddResourcesRequest)(nil),         // 18: lightningstore.v1.AddResourcesRequest
+	(*UpdateResourcesRequest)(nil),      // 19: lightningstore.v1.UpdateResourcesRequest
+	(*GetResourcesRequest)(nil),         // 20: lightningstore.v1.GetResourcesRequest
+	(*ListResourcesRequest)(nil),        // 21: lightningstore.v1.ListResourcesRequest
+	(*HeartbeatRequest)(nil),            // 22: lightningstore.v1.HeartbeatRequest
+	(*GetWorkerRequest)(nil),            // 23: lightningstore.v1.GetWorkerRequest
+	(*ListWorkersRequest)(nil),          // 24: lightningstore.v1.ListWorkersRequest
+	(*GetStatisticsRequest)(nil),        // 25: lightningstore.v1.GetStatisticsRequest
+	(*GetServerInfoRequest)(nil),        // 26: lightningstore.v1.GetServerInfoRequest
+	(*EnqueueRolloutsResponse)(nil),     // 27: lightningstore.v1.EnqueueRolloutsResponse
+	(*StartRolloutResponse)(nil),        // 28: lightningstore.v1.StartRolloutResponse
+	(*DequeueRolloutsResponse)(nil),     // 29: lightningstore.v1.DequeueRolloutsResponse
+	(*StartAttemptResponse)(nil),        // 30: lightningstore.v1.StartAttemptResponse
+	(*UpdateAttemptResponse)(nil),       // 31: lightningstore.v1.UpdateAttemptResponse
+	(*ListAttemptsResponse)(nil),        // 32: lightningstore.v1.ListAttemptsResponse
+	(*GetAttemptResponse)(nil),          // 33: lightningstore.v1.GetAttemptResponse
+	(*GetRolloutResponse)(nil),          // 34: lightningstore.v1.GetRolloutResponse
+	(*ListRolloutsResponse)(nil),        // 35: lightningstore.v1.ListRolloutsResponse
+	(*UpdateRolloutResponse)(nil),       // 36: lightningstore.v1.UpdateRolloutResponse
+	(*CancelRolloutsResponse)(nil),      // 37: lightningstore.v1.CancelRolloutsResponse
+	(*WaitForRolloutsResponse)(nil),     // 38: lightningstore.v1.WaitForRolloutsResponse
+	(*WatchRolloutsResponse)(nil),       // 39: lightningstore.v1.WatchRolloutsResponse
+	(*IngestSpansResponse)(nil),         // 40: lightningstore.v1.IngestSpansResponse
+	(*AddSpansResponse)(nil),            // 41: lightningstore.v1.AddSpansResponse
+	(*AllocateSequenceIdsResponse)(nil), // 42: lightningstore.v1.AllocateSequenceIdsResponse
+	(*QuerySpansResponse)(nil),          // 43: lightningstore.v1.QuerySpansResponse
+	(*ListTripletsResponse)(nil),        // 44: lightningstore.v1.ListTripletsResponse
+	(*AddResourcesResponse)(nil),        // 45: lightningstore.v1.AddResourcesResponse
+	(*UpdateResourcesResponse)(nil),     // 46: lightningstore.v1.UpdateResourcesResponse
+	(*GetResourcesResponse)(nil),        // 47: lightningstore.v1.GetResourcesResponse
+	(*ListResourcesResponse)(nil),       // 48: lightningstore.v1.ListResourcesResponse
+	(*HeartbeatResponse)(nil),           // 49: lightningstore.v1.HeartbeatResponse
+	(*GetWorkerResponse)(nil),           // 50: lightningstore.v1.GetWorkerResponse
+	(*ListWorkersResponse)(nil),         // 51: lightningstore.v1.ListWorkersResponse
+	(*GetStatisticsResponse)(nil),       // 52: lightningstore.v1.GetStatisticsResponse
+	(*GetServerInfoResponse)(nil),       // 53: lightningstore.v1.GetServerInfoResponse
 }
 var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	0,  // 0: lightningstore.v1.LightningStoreService.EnqueueRollouts:input_type -> lightningstore.v1.EnqueueRolloutsRequest
@@ -129,43 +132,45 @@ var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	14, // 14: lightningstore.v1.LightningStoreService.AddSpans:input_type -> lightningstore.v1.AddSpansRequest
 	15, // 15: lightningstore.v1.LightningStoreService.AllocateSequenceIds:input_type -> lightningstore.v1.AllocateSequenceIdsRequest
 	16, // 16: lightningstore.v1.LightningStoreService.QuerySpans:input_type -> lightningstore.v1.QuerySpansRequest
-	17, // 17: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
-	18, // 18: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
-	19, // 19: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
-	20, // 20: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
-	21, // 21: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
-	22, // 22: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
-	23, // 23: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
-	24, // 24: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
-	25, // 25: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
-	26, // 26: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
-	27, // 27: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
-	28, // 28: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
-	29, // 29: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
-	30, // 30: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
-	31, // 31: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
-	32, // 32: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
-	33, // 33: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
-	34, // 34: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
-	35, // 35: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
-	36, // 36: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
-	37, // 37: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
-	38, // 38: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
-	39, // 39: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
-	40, // 40: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
-	41, // 41: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
-	42, // 42: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
-	43, // 43: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
-	44, // 44: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
-	45, // 45: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
-	46, // 46: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
-	47, // 47: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
-	48, // 48: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
-	49, // 49: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
-	50, // 50: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
-	51, // 51: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
-	26, // [26:52] is the sub-list for method output_type
-	0,  // [0:26] is the sub-list for method input_type
+	17, // 17: lightningstore.v1.LightningStoreService.ListTriplets:input_type -> lightningstore.v1.ListTripletsRequest
+	18, // 18: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
+	19, // 19: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
+	20, // 20: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
+	21, // 21: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
+	22, // 22: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
+	23, // 23: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
+	24, // 24: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
+	25, // 25: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
+	26, // 26: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
+	27, // 27: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
+	28, // 28: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
+	29, // 29: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
+	30, // 30: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
+	31, // 31: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
+	32, // 32: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
+	33, // 33: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
+	34, // 34: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
+	35, // 35: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
+	36, // 36: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
+	37, // 37: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
+	38, // 38: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
+	39, // 39: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
+	40, // 40: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
+	41, // 41: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
+	42, // 42: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
+	43, // 43: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
+	44, // 44: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
+	45, // 45: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
+	46, // 46: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
+	47, // 47: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
+	48, // 48: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
+	49, // 49: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
+	50, // 50: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
+	51, // 51: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
+	52, // 52: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
+	53, // 53: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
+	27, // [27:54] is the sub-list for method output_type
+	0,  // [0:27] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -183,6 +188,7 @@ func file_lightningstore_v1_service_proto_init() {
 	file_lightningstore_v1_rollout_proto_init()
 	file_lightningstore_v1_span_proto_init()
 	file_lightningstore_v1_statistics_proto_init()
+	file_lightningstore_v1_triplet_proto_init()
 	file_lightningstore_v1_worker_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

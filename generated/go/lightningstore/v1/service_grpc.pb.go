@@ -36,6 +36,7 @@ const (
 	LightningStoreService_AddSpans_FullMethodName            = "/lightningstore.v1.LightningStoreService/AddSpans"
 	LightningStoreService_AllocateSequenceIds_FullMethodName = "/lightningstore.v1.LightningStoreService/AllocateSequenceIds"
 	LightningStoreService_QuerySpans_FullMethodName          = "/lightningstore.v1.LightningStoreService/QuerySpans"
+	LightningStoreService_ListTriplets_FullMethodName        = "/lightningstore.v1.LightningStoreService/ListTriplets"
 	LightningStoreService_AddResources_FullMethodName        = "/lightningstore.v1.LightningStoreService/AddResources"
 	LightningStoreService_UpdateResources_FullMethodName     = "/lightningstore.v1.LightningStoreService/UpdateResources"
 	LightningStoreService_GetResources_FullMethodName        = "/lightningstore.v1.LightningStoreService/GetResources"
@@ -93,6 +94,8 @@ type LightningStoreServiceClient interface {
 	AllocateSequenceIds(ctx context.Context, in *AllocateSequenceIdsRequest, opts ...grpc.CallOption) (*AllocateSequenceIdsResponse, error)
 	// Streams the spans of a rollout.
 	QuerySpans(ctx context.Context, in *QuerySpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[QuerySpansResponse], error)
+	// Streams the triplets of rollouts: their spans as training data.
+	ListTriplets(ctx context.Context, in *ListTripletsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTripletsResponse], error)
 	// Stores new resources and makes them the latest.
 	AddResources(ctx context.Context, in *AddResourcesRequest, opts ...grpc.CallOption) (*AddResourcesResponse, error)
 	// Replaces resources and makes them the latest.
@@ -321,6 +324,25 @@ func (c *lightningStoreServiceClient) QuerySpans(ctx context.Context, in *QueryS
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LightningStoreService_QuerySpansClient = grpc.ServerStreamingClient[QuerySpansResponse]
 
+func (c *lightningStoreServiceClient) ListTriplets(ctx context.Context, in *ListTripletsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTripletsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[4], LightningStoreService_ListTriplets_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListTripletsRequest, ListTripletsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LightningStoreService_ListTripletsClient = grpc.ServerStreamingClient[ListTripletsResponse]
+
 func (c *lightningStoreServiceClient) AddResources(ctx context.Context, in *AddResourcesRequest, opts ...grpc.CallOption) (*AddResourcesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AddResourcesResponse)
@@ -457,6 +479,8 @@ type LightningStoreServiceServer interface {
 	AllocateSequenceIds(context.Context, *AllocateSequenceIdsRequest) (*AllocateSequenceIdsResponse, error)
 	// Streams the spans of a rollout.
 	QuerySpans(*QuerySpansRequest, grpc.ServerStreamingServer[QuerySpansResponse]) error
+	// Streams the triplets of rollouts: their spans as training data.
+	ListTriplets(*ListTripletsRequest, grpc.ServerStreamingServer[ListTripletsResponse]) error
 	// Stores new resources and makes them the latest.
 	AddResources(context.Context, *AddResourcesRequest) (*AddResourcesResponse, error)
 	// Replaces resources and makes them the latest.
@@ -535,6 +559,9 @@ func (UnimplementedLightningStoreServiceServer) AllocateSequenceIds(context.Cont
 }
 func (UnimplementedLightningStoreServiceServer) QuerySpans(*QuerySpansRequest, grpc.ServerStreamingServer[QuerySpansResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method QuerySpans not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) ListTriplets(*ListTripletsRequest, grpc.ServerStreamingServer[ListTripletsResponse]) error {
+	return status.Errorf(codes.Unimplemented, "method ListTriplets not implemented")
 }
 func (UnimplementedLightningStoreServiceServer) AddResources(context.Context, *AddResourcesRequest) (*AddResourcesResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method AddResources not implemented")
@@ -858,6 +885,17 @@ func _LightningStoreService_QuerySpans_Handler(srv interface{}, stream grpc.Serv
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LightningStoreService_QuerySpansServer = grpc.ServerStreamingServer[QuerySpansResponse]
 
+func _LightningStoreService_ListTriplets_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListTripletsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LightningStoreServiceServer).ListTriplets(m, &grpc.GenericServerStream[ListTripletsRequest, ListTripletsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LightningStoreService_ListTripletsServer = grpc.ServerStreamingServer[ListTripletsResponse]
+
 func _LightningStoreService_AddResources_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AddResourcesRequest)
 	if err := dec(in); err != nil {
@@ -1135,6 +1173,11 @@ var LightningStoreService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "QuerySpans",
 			Handler:       _LightningStoreService_QuerySpans_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ListTriplets",
+			Handler:       _LightningStoreService_ListTriplets_Handler,
 			ServerStreams: true,
 		},
 	},
