@@ -79,12 +79,13 @@ func New(address string, options *Options) (*Client, error) {
 			transport = &tls.Config{MinVersion: tls.VersionTLS12}
 		}
 	}
-	if strings.Contains(target, "://") && !strings.HasPrefix(target, "dns://") && !strings.HasPrefix(target, "unix://") {
+	if scheme, _, found := strings.Cut(target, "://"); found && scheme != "dns" && scheme != "unix" {
 		return nil, fmt.Errorf("lightningstore: an address like %s or https://store:4747 is wanted, not %q",
 			defaultAddress, target)
 	}
 	if token != "" && transport == nil && !options.AllowInsecureToken {
-		return nil, fmt.Errorf("lightningstore: the token would go to %s in plain text: use TLS, or set AllowInsecureToken", target)
+		return nil, fmt.Errorf("lightningstore: the token would go to %s in plain text: use TLS, or set "+
+			"AllowInsecureToken", target)
 	}
 	conn, err := grpc.NewClient(target, dialOptions(transport, token)...)
 	if err != nil {
@@ -102,7 +103,8 @@ func dialOptions(transport *tls.Config, token string) []grpc.DialOption {
 	if transport != nil {
 		security = credentials.NewTLS(transport)
 	}
-	reconnect := backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}
+	reconnect := backoff.DefaultConfig
+	reconnect.BaseDelay, reconnect.MaxDelay = firstDelay, 2*time.Second
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(security),
 		grpc.WithDefaultServiceConfig(serviceConfig),

@@ -26,7 +26,8 @@ func TestErrorsTellAll(t *testing.T) {
 			&errdetails.ErrorInfo{Reason: "ERROR_REASON_QUEUE_FULL", Domain: "lightningstore",
 				Metadata: map[string]string{"limit": "7"}},
 			&errdetails.RetryInfo{RetryDelay: durationpb.New(1500 * time.Millisecond)},
-			&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: "f", Description: "d"}}})
+			&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
+				{Field: "f", Description: "d"}}})
 		if err != nil {
 			return nil, err
 		}
@@ -37,8 +38,8 @@ func TestErrorsTellAll(t *testing.T) {
 	if !errors.As(err, &known) {
 		t.Fatal(err)
 	}
-	if known.Reason != "ERROR_REASON_QUEUE_FULL" || known.Domain != "lightningstore" || known.Metadata["limit"] != "7" ||
-		known.RetryDelay == nil || *known.RetryDelay != 1500*time.Millisecond ||
+	if known.Reason != "ERROR_REASON_QUEUE_FULL" || known.Domain != "lightningstore" ||
+		known.Metadata["limit"] != "7" || known.RetryDelay == nil || *known.RetryDelay != 1500*time.Millisecond ||
 		!slices.Equal(known.Fields, []FieldViolation{{"f", "d"}}) {
 		t.Fatalf("%+v", known)
 	}
@@ -50,20 +51,27 @@ func TestErrorsTellAll(t *testing.T) {
 }
 
 func TestErrorsOfTheCallersContext(t *testing.T) {
-	server := &scripted{}
-	server.onWait = func(_ *pb.WaitForRolloutsRequest, stream grpc.ServerStreamingServer[pb.WaitForRolloutsResponse]) error {
-		<-stream.Context().Done()
-		return stream.Context().Err()
+	for name, onWait := range map[string]func(context.Context) error{
+		"silence": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		"outage":  func(context.Context) error { return errAway },
+		"told":    func(context.Context) error { return status.Error(codes.DeadlineExceeded, "first") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := &scripted{}
+			server.onWait = func(_ *pb.WaitForRolloutsRequest, stream waitStream) error {
+				return onWait(stream.Context())
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+			defer cancel()
+			var failure error
+			for _, err := range serve(t, server).Wait(ctx, WaitOptions{RolloutIDs: []string{"ro-1"}}).All() {
+				failure = err
+			}
+			if !errors.Is(failure, context.DeadlineExceeded) {
+				t.Fatal(failure)
+			}
+		})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-	defer cancel()
-	for _, err := range serve(t, server).Wait(ctx, WaitOptions{RolloutIDs: []string{"ro-1"}}).All() {
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatal(err)
-		}
-		return
-	}
-	t.Fatal("no error")
 }
 
 func TestLostAnswersAreAskedForAgainWithTheSameRequestID(t *testing.T) {
@@ -133,7 +141,7 @@ func TestInputsArriveWhole(t *testing.T) {
 func TestWaitGoesOnWhereItBroke(t *testing.T) {
 	server := &scripted{}
 	asked := make(chan []string, 10)
-	server.onWait = func(request *pb.WaitForRolloutsRequest, stream grpc.ServerStreamingServer[pb.WaitForRolloutsResponse]) error {
+	server.onWait = func(request *pb.WaitForRolloutsRequest, stream waitStream) error {
 		asked <- request.GetRolloutIds()
 		first := &pb.Rollout{RolloutId: request.GetRolloutIds()[0]}
 		if err := stream.Send(&pb.WaitForRolloutsResponse{Rollouts: []*pb.Rollout{first}}); err != nil {
@@ -145,7 +153,8 @@ func TestWaitGoesOnWhereItBroke(t *testing.T) {
 		summary := &pb.WaitSummary{FinishedCount: 1, OpenCount: 1, OpenRolloutIds: request.GetRolloutIds()[1:]}
 		return stream.Send(&pb.WaitForRolloutsResponse{Summary: summary})
 	}
-	waiting := serve(t, server).Wait(context.Background(), WaitOptions{RolloutIDs: []string{"a", "b", "c"}, Timeout: time.Hour})
+	waiting := serve(t, server).Wait(context.Background(),
+		WaitOptions{RolloutIDs: []string{"a", "b", "c"}, Timeout: time.Hour})
 	var got []string
 	for rollout, err := range waiting.All() {
 		if err != nil {
@@ -224,5 +233,23 @@ func TestQueryThatBreaksYieldsEachSpanOnce(t *testing.T) {
 	}
 	if !slices.Equal(numbers, []int64{1, 2, 3}) {
 		t.Fatal(numbers)
+	}
+}
+
+func TestResourcesByKind(t *testing.T) {
+	resources := Resources{"llm": NewLLM("http://h", "m"),
+		"prompt": NewPromptTemplate("say {x}", pb.TemplateEngine_TEMPLATE_ENGINE_F_STRING)}
+	if resources.LLM("llm").GetModel() != "m" || resources.PromptTemplate("prompt").GetTemplate() != "say {x}" {
+		t.Fatal(resources)
+	}
+	if resources.LLM("prompt") != nil || resources.PromptTemplate("none") != nil {
+		t.Fatal("found what is not there")
+	}
+	var value any
+	if err := resources.Custom("llm", &value); err == nil {
+		t.Fatal("no custom resource, no error")
+	}
+	if _, err := NewCustom("bad", func() {}); err == nil {
+		t.Fatal("no JSON, no error")
 	}
 }

@@ -99,8 +99,11 @@ func convert(ctx context.Context, err error) error {
 		from = status.New(code, from.Message())
 	}
 	found := &Error{Code: from.Code(), Message: from.Message(), status: from}
-	if found.Code == codes.Canceled || found.Code == codes.DeadlineExceeded {
+	switch found.Code {
+	case codes.Canceled:
 		found.cause = ctx.Err()
+	case codes.DeadlineExceeded: // the server may notice it before the context does
+		found.cause = context.DeadlineExceeded
 	}
 	for _, detail := range from.Details() {
 		switch detail := detail.(type) {
@@ -144,6 +147,14 @@ func mends(err error) bool {
 		return errors.Is(err, context.DeadlineExceeded)
 	}
 	return found.Code == codes.Unavailable || found.Code == codes.DeadlineExceeded || found.RetryDelay != nil
+}
+
+// orEnded returns the failure, which is also one of ctx if that has ended.
+func orEnded(ctx context.Context, failure error) error {
+	if ended := ctx.Err(); ended != nil && !errors.Is(failure, ended) {
+		return fmt.Errorf("%w: %w", ended, failure)
+	}
+	return failure
 }
 
 // retryDelay returns how long the server wants to be left alone, at least.

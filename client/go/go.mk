@@ -38,4 +38,4 @@ go-test: .venv/stamp ## Test the Go client, the snippets of its README too
 
 go-driver: ## Build the conformance driver of the Go client
 	mkdir -p build/conformance
-	cd client/go && $(GO) build -o $(CURDIR)/build/conformance/go ./conformance
+	cd client/go && $(GO) build -buildvcs=false -o $(CURDIR)/build/conformance/go ./conformance

@@ -47,7 +47,7 @@ func buildPrograms(t *testing.T) []string {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	build := exec.Command("go", append([]string{"build", "-overlay", file, "-o", scratch}, names...)...)
+	build := exec.Command("go", append([]string{"build", "-buildvcs=false", "-overlay", file, "-o", scratch}, names...)...)
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

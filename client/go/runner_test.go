@@ -15,6 +15,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
+const succeeded = pb.AttemptStatus_ATTEMPT_STATUS_SUCCEEDED
+
 type input = json.RawMessage
 
 func TestLostClaimIsFoundByItsRequestID(t *testing.T) {
@@ -40,7 +42,7 @@ func TestLostClaimIsFoundByItsRequestID(t *testing.T) {
 	if err := next(t, ended, "the end"); err != nil {
 		t.Fatal(err)
 	}
-	if got := next(t, server.updates, "an update").GetAttempt().GetStatus(); got != pb.AttemptStatus_ATTEMPT_STATUS_SUCCEEDED {
+	if got := next(t, server.updates, "an update").GetAttempt().GetStatus(); got != succeeded {
 		t.Fatal(got)
 	}
 }
@@ -248,7 +250,7 @@ func TestGracefulStopFinishesWhatRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if got := next(t, server.updates, "an outcome").GetAttempt().GetStatus(); got != pb.AttemptStatus_ATTEMPT_STATUS_SUCCEEDED {
+		if got := next(t, server.updates, "an outcome").GetAttempt().GetStatus(); got != succeeded {
 			t.Fatal(got)
 		}
 	}
@@ -320,10 +322,14 @@ func TestHeartbeatsKeepUpWithAShortTimeoutWhateverTheFunctionDoes(t *testing.T) 
 	rollout := claimOf("ro-1", "1")
 	rollout.Config.UnresponsiveTimeout = durationpb.New(900 * time.Millisecond)
 	server.queue <- rollout
-	for range 5 { // with the period of 10 seconds there would be one within the test's patience
-		next(t, beats, "a heartbeat")
+	first := next(t, beats, "a heartbeat")
+	for range 3 {
+		next(t, beats, "another")
 	}
 	stop.Store(true)
+	if took := time.Since(first); took > defaultHeartbeatPeriod { // which is what one would take without it
+		t.Fatal(took)
+	}
 }
 
 func TestRunEndsWithWhatWaitingDoesNotMend(t *testing.T) {
@@ -370,7 +376,7 @@ func TestResourcesThatAreGoneFailTheAttempt(t *testing.T) {
 	rollout := claimOf("ro-1", "1")
 	rollout.LatestAttempt.ResourcesId = "rs-1"
 	server.queue <- rollout
-	if got := next(t, server.updates, "the outcome").GetAttempt().GetFailure().GetType(); got != "*lightningstore.Error" {
+	if got := next(t, server.updates, "the outcome").GetAttempt().GetFailure(); got.GetType() != "*lightningstore.Error" {
 		t.Fatal(got)
 	}
 }

@@ -21,6 +21,8 @@ const patience = 30 * time.Second
 
 var errAway = status.Error(codes.Unavailable, "away")
 
+type waitStream = grpc.ServerStreamingServer[pb.WaitForRolloutsResponse]
+
 // scripted is a server that answers as a test says. What is not scripted has a harmless default: one claim
 // of each rollout in the queue, no stops.
 type scripted struct {
@@ -31,7 +33,7 @@ type scripted struct {
 	onIngest    func([]*pb.SpanBatch) (*pb.IngestResult, error)
 	onUpdate    func(*pb.UpdateAttemptRequest) (*pb.UpdateAttemptResponse, error)
 	onEnqueue   func(*pb.EnqueueRolloutsRequest) (*pb.EnqueueRolloutsResponse, error)
-	onWait      func(*pb.WaitForRolloutsRequest, grpc.ServerStreamingServer[pb.WaitForRolloutsResponse]) error
+	onWait      func(*pb.WaitForRolloutsRequest, waitStream) error
 	onQuery     func(tries int, stream grpc.ServerStreamingServer[pb.QuerySpansResponse]) error
 
 	queue   chan *pb.Rollout
@@ -159,7 +161,8 @@ func (s *scripted) stored() []string {
 	return append([]string(nil), s.spans...)
 }
 
-func (s *scripted) UpdateAttempt(_ context.Context, request *pb.UpdateAttemptRequest) (*pb.UpdateAttemptResponse, error) {
+func (s *scripted) UpdateAttempt(_ context.Context, request *pb.UpdateAttemptRequest,
+) (*pb.UpdateAttemptResponse, error) {
 	if s.onUpdate != nil {
 		if answer, err := s.onUpdate(request); err != nil {
 			return answer, err
@@ -175,9 +178,7 @@ func (s *scripted) EnqueueRollouts(_ context.Context, request *pb.EnqueueRollout
 	return s.onEnqueue(request)
 }
 
-func (s *scripted) WaitForRollouts(request *pb.WaitForRolloutsRequest,
-	stream grpc.ServerStreamingServer[pb.WaitForRolloutsResponse],
-) error {
+func (s *scripted) WaitForRollouts(request *pb.WaitForRolloutsRequest, stream waitStream) error {
 	return s.onWait(request, stream)
 }
 

@@ -99,7 +99,8 @@ func TestMutualTLSAndToken(t *testing.T) {
 
 func TestFilesThatAreNoCertificates(t *testing.T) {
 	certificate, key := writeCertificate(t)
-	for _, files := range [][3]string{{key, "", ""}, {"", certificate, ""}, {"", key, certificate}, {"missing", "", ""}} {
+	wrong := [][3]string{{key, "", ""}, {"", certificate, ""}, {"", key, certificate}, {"missing", "", ""}}
+	for _, files := range wrong {
 		if _, err := TLSFromFiles(files[0], files[1], files[2]); err == nil {
 			t.Fatal(files)
 		}

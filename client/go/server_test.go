@@ -83,13 +83,20 @@ func TestHappyPath(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.AddResources(ctx, Resources{"llm": NewProxyLLM("http://h/v1", "m"), "weights": weights}); err != nil {
+	resources := Resources{"llm": NewProxyLLM("http://h/v1", "m"), "weights": weights}
+	if _, err := client.AddResources(ctx, resources); err != nil {
 		t.Fatal(err)
 	}
 	const large = int64(9007199254740993) // no float64 holds it
-	rollouts, err := client.Enqueue(ctx, RolloutSpec{Input: question{large}, GroupID: "g"}, RolloutSpec{Input: question{1}, GroupID: "g"})
+	rollouts, err := client.Enqueue(ctx, RolloutSpec{Input: question{large}, GroupID: "g"},
+		RolloutSpec{Input: question{1}, GroupID: "g", Metadata: map[string]any{"by": "test"}})
 	if err != nil {
 		t.Fatal(err)
+	}
+	changed, err := client.Update(ctx, &pb.UpdateRolloutRequest{
+		Rollout: &pb.Rollout{RolloutId: rollouts[1].GetRolloutId(), Priority: 7}})
+	if err != nil || changed.GetPriority() != 7 || string(changed.GetMetadataJson()) != `{"by":"test"}` {
+		t.Fatal(changed, err)
 	}
 	start(t, NewRunner(client, func(ctx context.Context, task *Task[question]) (*float64, error) {
 		var values []float64
@@ -120,7 +127,8 @@ func TestHappyPath(t *testing.T) {
 		t.Fatal(outcomes)
 	}
 	checkSpans(ctx, t, client, rollouts[0].GetRolloutId())
-	if _, err := client.Rollout(ctx, "nobody"); !errors.Is(err, &Error{Code: codes.NotFound, Reason: "ERROR_REASON_ROLLOUT_NOT_FOUND"}) {
+	unknown := &Error{Code: codes.NotFound, Reason: "ERROR_REASON_ROLLOUT_NOT_FOUND"}
+	if _, err := client.Rollout(ctx, "nobody"); !errors.Is(err, unknown) {
 		t.Fatal(err)
 	}
 }

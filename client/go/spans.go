@@ -48,7 +48,7 @@ func (c *Client) Spans(ctx context.Context, request *pb.QuerySpansRequest) iter.
 				return
 			}
 			if !mends(err) || ctx.Err() != nil || pauses.pause(ctx, err) != nil {
-				yield(nil, err)
+				yield(nil, orEnded(ctx, err))
 				return
 			}
 		}

@@ -62,7 +62,7 @@ func (w *Waiting) All() iter.Seq2[*pb.Rollout, error] {
 				pauses = newDelays(longestDelay)
 			}
 			if !mends(err) || w.ctx.Err() != nil || pauses.pause(w.ctx, err) != nil {
-				yield(nil, err)
+				yield(nil, orEnded(w.ctx, err))
 				return
 			}
 			w.client.log.Debug("wait taken up again", "error", err)

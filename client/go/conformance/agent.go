@@ -71,7 +71,8 @@ func agent(ctx context.Context, task *lightningstore.Task[script]) (*float64, er
 		mark("cancelled")
 		return nil, context.Cause(ctx)
 	}
-	if fail := does.Fail; fail != nil && (fail.Attempts == nil || slices.Contains(fail.Attempts, task.SequenceNumber())) {
+	fail := does.Fail
+	if fail != nil && (fail.Attempts == nil || slices.Contains(fail.Attempts, task.SequenceNumber())) {
 		err := errors.New(fail.Message)
 		if fail.Retryable != nil && !*fail.Retryable {
 			err = lightningstore.NonRetryable(err)

@@ -34,6 +34,11 @@ const KEPT_RESOURCES = 4;
 /** The resources of an attempt by name. A ProxyLlm comes as the Llm routed to the attempt. */
 export type AgentResources = Readonly<Record<string, Resource>>;
 
+/** What a function says of its attempt: the reward, or nothing. */
+// A function without a return is one that says nothing.
+// eslint-disable-next-line @typescript-eslint/no-invalid-void-type
+export type Reward = number | null | undefined | void;
+
 /**
  * Works on one rollout: its input (parsed JSON; integers beyond 2^53 are bigints), its resources, a tracer
  * whose spans are filed under the attempt, and a RunContext. Returns nothing, or a number: the reward.
@@ -43,7 +48,7 @@ export type Agent<Input = unknown> = (
   resources: AgentResources,
   tracer: Tracer,
   context: RunContext,
-) => unknown;
+) => Reward | Promise<Reward>;
 
 interface Outcome {
   readonly status: AttemptStatus;

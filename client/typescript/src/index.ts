@@ -11,7 +11,7 @@ export {
 } from "./client.js";
 export { AttemptCancelled, NonRetryable, type RunContext } from "./context.js";
 export { Code, LightningStoreError, type ErrorFields, type FieldViolation } from "./errors.js";
-export type { Agent, AgentResources } from "./execution.js";
+export type { Agent, AgentResources, Reward } from "./execution.js";
 export { SpanExporter, type SpanExporterOptions } from "./exporter.js";
 export { AttemptStatus, StopReason, type Attempt } from "./gen/lightningstore/v1/attempt_pb.js";
 export { RolloutMode, RolloutStatus, type Rollout } from "./gen/lightningstore/v1/rollout_pb.js";

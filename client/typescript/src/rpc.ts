@@ -272,8 +272,12 @@ function deadline(timeoutMs: number | undefined): GrpcOptions {
   return timeoutMs === undefined ? {} : { deadline: Date.now() + timeoutMs };
 }
 
-/** Gives a write an id by which the server knows a repeat, unless the caller gave one. */
+/**
+ * Gives a write an id by which the server knows a repeat, unless the caller gave one. A copy gets it: the
+ * caller's message may be sent a second time, as a second write.
+ */
 function withRequestId(message: Message): Message {
-  if ("requestId" in message && message.requestId === "") message.requestId = randomUUID();
-  return message;
+  if (!("requestId" in message) || message.requestId !== "") return message;
+  const copy = Object.create(Object.getPrototypeOf(message) as object) as Message;
+  return Object.assign(copy, message, { requestId: randomUUID() });
 }

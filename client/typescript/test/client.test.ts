@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
+import { create } from "@bufbuild/protobuf";
+
 import {
   Code,
   custom,
@@ -14,6 +16,7 @@ import {
   RolloutStatus,
   routed,
 } from "../src/index.js";
+import { EnqueueRolloutsRequestSchema } from "../src/proto.js";
 import { Proxy } from "./proxy.js";
 import { Refusal, ScriptedServer } from "./scripted.js";
 import { TestServer } from "./server.js";
@@ -158,6 +161,17 @@ test("a write whose answer was lost is repeated with its id", async () => {
   assert(ids[0]);
   assert.equal(new Set(ids).size, 1);
   client.close();
+});
+
+test("a message that is sent twice is two writes", async () => {
+  const inputJson = new TextEncoder().encode("1");
+  const request = create(EnqueueRolloutsRequestSchema, { rollouts: [{ inputJson }] });
+  const [one, other] = [
+    await store.rpc.enqueueRollouts(request),
+    await store.rpc.enqueueRollouts(request),
+  ];
+  assert.notEqual(one.rollouts[0]?.rolloutId, other.rollouts[0]?.rolloutId);
+  assert.equal(request.requestId, "");
 });
 
 test("a server that stays UNAVAILABLE is asked five times", async () => {

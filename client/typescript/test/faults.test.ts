@@ -7,6 +7,7 @@ import type { Tracer } from "@opentelemetry/api";
 import {
   AttemptStatus,
   Code,
+  decodeJson,
   LightningStore,
   RolloutStatus,
   Runner,
@@ -133,6 +134,27 @@ for (const reason of REASONS) {
   }
 }
 
+test("a short unresponsive timeout quickens the heartbeats", { timeout: 9_000 }, async () => {
+  const config = { unresponsiveTimeout: { nanos: 300_000_000 } };
+  let beats = 0;
+  let enough: () => void = () => undefined;
+  const beaten = new Promise<void>((resolve) => (enough = resolve));
+  using server = await withOneClaim({
+    dequeueRollouts: () => ({ rollouts: [{ ...CLAIM.rollouts[0], config }] }),
+    heartbeat: ({ workerId, statsJson, attempts }) => {
+      assert.equal(workerId, "me");
+      const stats = decodeJson(statsJson) as Record<string, unknown>;
+      if (attempts.length === 0) return {};
+      assert.equal(stats.running, 1);
+      assert.deepEqual([attempts[0]?.rolloutId, attempts[0]?.attemptId], ["ro", "at"]);
+      if (++beats === 5) enough(); // at the usual period this would take most of a minute
+      return {};
+    },
+  });
+  const options = { address: server.address, maxRollouts: 1, workerId: "me" };
+  await new Runner(() => beaten, options).run();
+});
+
 test("a stop that the last spans are answered withdraws the success", async () => {
   const updates: UpdateAttemptRequest[] = [];
   using server = await withOneClaim({
@@ -169,11 +191,13 @@ test("spans are stored before the outcome is reported, whatever fails on the way
       assert.deepEqual(request.updateMask?.paths, ["status"]);
       ids.add(request.requestId);
       if (log.length === 4) peer.cut();
+      if (log.length < 11) throw new Refusal(Code.UNAVAILABLE); // more than gRPC's own tries
       return {};
     },
   });
   await new Runner(() => 1, { address: server.address, maxRollouts: 1 }).run();
-  assert.deepEqual(log, ["ingest 1", "ingest 1", "ingest 1", "update 1", "update 1"]);
+  const updates = Array<string>(8).fill("update 1");
+  assert.deepEqual(log, ["ingest 1", "ingest 1", "ingest 1", ...updates]);
   assert.equal(ids.size, 1);
 });
 
@@ -202,10 +226,13 @@ test("while the server is away the runner goes on, and reports when it is back",
   const agent = (_0: unknown, _1: unknown, tracer: Tracer): number => {
     wire.part();
     tracer.startSpan("kept").end();
-    setTimeout(() => void wire.rejoin(), 1_000);
     return 1;
   };
-  await new Runner(agent, { address: wire.address, maxRollouts: 1 }).run();
+  mock.method(process, "emitWarning", (message: string) => {
+    if (message.startsWith("heartbeats do not get through")) void wire.rejoin();
+  });
+  const options = { address: wire.address, maxRollouts: 1, heartbeatPeriodMs: 300 };
+  await new Runner(agent, options).run();
   const { status, latestAttempt } = await store.getRollout(rollout?.rolloutId ?? "");
   assert.deepEqual([status, latestAttempt?.spanCount], [RolloutStatus.SUCCEEDED, 2n]);
   store.close();
