@@ -331,9 +331,9 @@ def test_memory_stays_flat_over_a_soak(lab: Lab, tries) -> None:
                 f"{slope * 60 / MIB:+.2f} MiB a minute; {view.num_fds()} descriptors, "
                 f"{view.num_threads()} threads"
             )
-            # What a finished rollout leaves in memory is a place in a cache of fixed size, and for a while
-            # what the garbage collector has not found yet.
-            assert late[-1][1] - late[0][1] < 40 * MIB
+            # What a finished rollout leaves in memory is a place in caches of fixed size, which a short soak
+            # only fills, and for a while what the garbage collector has not found yet.
+            assert late[-1][1] - late[0][1] < 90 * MIB
             assert view.num_threads() < 50
 
     lab.start()
