@@ -9,20 +9,8 @@ PROTOS := $(wildcard proto/lightningstore/v1/*.proto)
 GRPC_TOOLS := 1.66.2
 PIP := install --quiet --disable-pip-version-check
 
-# Clients of other languages: each folder has a .mk, and its targets run where the toolchain is found.
-# ALL=1 (in CI) fails where one is missing.
-PROBE_go := go version
-PROBE_typescript := npm --version
-CLIENTS := $(patsubst client/%/,%,$(dir $(wildcard client/*/*.mk)))
-FOUND := $(foreach l,$(CLIENTS),$(if $(shell $(PROBE_$(l)) 2>/dev/null),$(l)))
-MISSING := $(filter-out $(FOUND),$(CLIENTS))
-define languages
-@$(if $(MISSING),echo "left out for want of a toolchain: $(MISSING)"$(if $(ALL), && false))
-@set -e; for l in $(FOUND); do $(MAKE) --no-print-directory $$l-$(1); done
-endef
-
 .DEFAULT_GOAL := help
-.PHONY: help proto serve test test-faults check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
+.PHONY: help proto python-proto serve test python-test test-faults check python-check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,7 +30,10 @@ build/otlp.binpb: proto/otlp_set.py .venv-proto/stamp
 	mkdir -p build
 	$(PROTOC_PY) proto/otlp_set.py $@
 
-proto: .venv/stamp build/otlp.binpb ## Generate everything under generated/ from proto/
+proto: python-proto ## Generate what is under generated/ from proto/, for each language whose tools are here
+	$(call each-language,proto,go typescript)
+
+python-proto: .venv/stamp build/otlp.binpb
 	rm -rf $(GENERATED)/lightningstore && mkdir -p $(GENERATED)
 	$(PROTOC_PY) -m grpc_tools.protoc --descriptor_set_in=build/otlp.binpb -I proto \
 	    -I $$($(PROTOC_PY) -c "import grpc_tools; print(grpc_tools.__path__[0] + '/_proto')") \
@@ -52,20 +43,24 @@ proto: .venv/stamp build/otlp.binpb ## Generate everything under generated/ from
 	    --mypy_out=quiet:$(GENERATED) --mypy_grpc_out=quiet:$(GENERATED) $(PROTOS)
 	find $(GENERATED) -name '*_pb2_grpc.py*' ! -name 'service_pb2_grpc.py*' -delete
 	touch $(GENERATED)/lightningstore/v1/py.typed
-	$(call languages,proto)
 
 serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.db
 	$(BIN)/lightningstore serve
 
-test: .venv/stamp ## Run all tests, those of the other languages whose toolchain is found too
+test: python-test ## Run all tests, of each language whose tools are here, and the conformance suite
+	$(call each-language,test,$(CLIENTS))
+	$(MAKE) --no-print-directory conformance
+
+python-test: .venv/stamp
 	$(PY) -m pytest --ignore tests/faults
-	$(call languages,test)
 
 test-faults: .venv/stamp ## Crashes, full disks, hostile clients; half an hour, SCALE=0.1 for minutes, 5 for a night
 	$(PY) -m pytest tests/faults --scale $(or $(SCALE),1) -s
 
-check: format lint types imports buf ## Run all linters
-	$(call languages,check)
+check: python-check ## Run all linters, of each language whose tools are here
+	$(call each-language,check,$(CLIENTS))
+
+python-check: format lint types imports buf
 
 format: .venv/stamp
 	$(BIN)/ruff format --check .
@@ -75,6 +70,7 @@ lint: .venv/stamp
 
 types: .venv/stamp
 	$(BIN)/mypy
+	$(BIN)/mypy tests/conformance client/python/conformance
 
 imports: .venv/stamp
 	$(BIN)/lint-imports --no-cache
@@ -127,3 +123,4 @@ clean: ## Remove what make has made, but for generated/
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 include $(wildcard client/*/*.mk)
+include tests/conformance/conformance.mk
