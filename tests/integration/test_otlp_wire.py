@@ -229,11 +229,12 @@ async def test_sequence_ids_may_be_texts_and_nonsense_is_numbered(
         span("first", attribute(key, 4)),
         span("third", attribute(key, -3)),
         span("fourth", attribute(key, "x")),
+        span("fifth", attribute(key, "1" * 5_000)),
     ]
     answer = await send(channel, request(*spans, resource=owner(own)))
     assert answer == ExportTraceServiceResponse()
     got = [(s.name, s.sequence_id) for s in await query(world, own[0])]
-    assert got == [("first", 4), ("second", 9), ("third", 10), ("fourth", 11)]
+    assert got == [("first", 4), ("second", 9), ("third", 10), ("fourth", 11), ("fifth", 12)]
 
 
 async def test_gzip_works(world: World, channel: grpc.aio.Channel) -> None:

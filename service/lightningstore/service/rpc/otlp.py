@@ -103,8 +103,12 @@ def _metadata_owner(metadata: dict[str, str]) -> Owner:
     def first(keys: tuple[str, ...]) -> str:
         return next((metadata[key] for key in keys if key in metadata), "")
 
-    sequence = first(SEQUENCE_KEYS)
-    return first(ROLLOUT_KEYS), first(ATTEMPT_KEYS), int(sequence) if sequence.isdecimal() else 0
+    return first(ROLLOUT_KEYS), first(ATTEMPT_KEYS), _number(first(SEQUENCE_KEYS))
+
+
+def _number(text: str) -> int:
+    """Return the sequence id that a text stands for, 0 for none. Python refuses to read 5,000 digits."""
+    return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
 def _owner(attributes: Iterable[KeyValue], default: Owner) -> Owner:
@@ -119,8 +123,8 @@ def _owner(attributes: Iterable[KeyValue], default: Owner) -> Owner:
             value = attribute.value
             if value.HasField("int_value"):
                 sequence_id = value.int_value
-            elif value.string_value.isdecimal():
-                sequence_id = int(value.string_value)
+            else:
+                sequence_id = _number(value.string_value) or sequence_id
     return rollout_id, attempt_id, sequence_id
 
 
