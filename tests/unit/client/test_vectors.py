@@ -45,7 +45,7 @@ def test_templates(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Non
     if text is not None:
         assert template.format(**case["variables"]) == text
         return
-    with pytest.raises(ERRORS[case["engine"], case["error"]], match=case.get("names", "")):
+    with pytest.raises(ERRORS[case["engine"], case["error"]], match=case.get("names")):
         template.format(**case["variables"])
 
 
