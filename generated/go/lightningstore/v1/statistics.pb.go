@@ -498,7 +498,10 @@ type GetServerInfoResponse struct {
 	// The limits that it holds callers to.
 	Limits *Limits `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
 	// When the server started.
-	StartTime     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Port of OTLP over HTTP, POST /v1/traces, on the address of this service and with its TLS and tokens.
+	// 0: not served.
+	OtlpHttpPort  int32 `protobuf:"varint,8,opt,name=otlp_http_port,json=otlpHttpPort,proto3" json:"otlp_http_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -580,6 +583,13 @@ func (x *GetServerInfoResponse) GetStartTime() *timestamppb.Timestamp {
 		return x.StartTime
 	}
 	return nil
+}
+
+func (x *GetServerInfoResponse) GetOtlpHttpPort() int32 {
+	if x != nil {
+		return x.OtlpHttpPort
+	}
+	return 0
 }
 
 // The limits that a server holds its callers to.
@@ -735,7 +745,7 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\x11WorkerStatusCount\x127\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x1f.lightningstore.v1.WorkerStatusR\x06status\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xb7\x02\n" +
+	"\x14GetServerInfoRequest\"\xdd\x02\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x19\n" +
 	"\bstore_id\x18\x02 \x01(\tR\astoreId\x12\x18\n" +
@@ -746,7 +756,8 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\fcapabilities\x18\x05 \x03(\tR\fcapabilities\x121\n" +
 	"\x06limits\x18\x06 \x01(\v2\x19.lightningstore.v1.LimitsR\x06limits\x129\n" +
 	"\n" +
-	"start_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\xc5\x02\n" +
+	"start_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12$\n" +
+	"\x0eotlp_http_port\x18\b \x01(\x05R\fotlpHttpPort\"\xc5\x02\n" +
 	"\x06Limits\x12#\n" +
 	"\rmessage_bytes\x18\x01 \x01(\x03R\fmessageBytes\x12\x1f\n" +
 	"\vinput_bytes\x18\x02 \x01(\x03R\n" +

@@ -259,6 +259,7 @@ class GetServerInfoResponse(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
+    OTLP_HTTP_PORT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the server, "0.1.0" for instance."""
     store_id: _builtins.str
@@ -267,6 +268,10 @@ class GetServerInfoResponse(_message.Message):
     """"memory" or "sqlite"."""
     durability: Global___Durability.ValueType
     """What an answered write survives."""
+    otlp_http_port: _builtins.int
+    """Port of OTLP over HTTP, POST /v1/traces, on the address of this service and with its TLS and tokens.
+    0: not served.
+    """
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What this server can do beyond the calls of the contract, "otlp-grpc" for instance."""
@@ -289,10 +294,11 @@ class GetServerInfoResponse(_message.Message):
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
         limits: Global___Limits | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
+        otlp_http_port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "capabilities", b"capabilities", "durability", b"durability", "limits", b"limits", "start_time", b"start_time", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "capabilities", b"capabilities", "durability", b"durability", "limits", b"limits", "otlp_http_port", b"otlp_http_port", "start_time", b"start_time", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
