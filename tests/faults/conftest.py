@@ -13,6 +13,8 @@ HERE = Path(__file__).parent
 #: How often each test tries, by the name it asks for, at `--scale 1`: the figures of docs/guarantees.md.
 TRIES = {
     "kills": 200,
+    "power cuts": 300,
+    "power cuts, relaxed": 60,
     "backups": 100,
     "flipped bits": 1_000,
     "commit failures": 12,
@@ -28,7 +30,14 @@ TRIES = {
     "stall seconds": 45,
 }
 #: Tries of which fewer show nothing.
-LEAST = {"commit failures": 3, "stall seconds": 8, "ingested megabytes": 150, "soak seconds": 20}
+LEAST = {
+    "commit failures": 3,
+    "power cuts": 40,
+    "power cuts, relaxed": 20,
+    "stall seconds": 8,
+    "ingested megabytes": 150,
+    "soak seconds": 20,
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

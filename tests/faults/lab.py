@@ -35,7 +35,7 @@ def until(what: str, test, seconds: float = WAIT_SECONDS):
 
 
 class Lab:
-    """One data file, and the server over it. `breakable` lets system calls on the file fail."""
+    """One data file, and the server over it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,6 +45,7 @@ class Lab:
             self.port = probe.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self._control = folder / "fault"
+        self._hit = folder / "fault.hit"
         self._process: subprocess.Popen[bytes] | None = None
         self._log = (folder / "server.log").open("ab")
 
@@ -57,15 +58,14 @@ class Lab:
             self.kill()
         self._log.close()
 
-    def start(self, *options: str, breakable: bool = False) -> None:
-        """Start the server and return when it listens."""
+    def start(self, *options: str, breakable: bool = False, journal: Path | None = None) -> None:
+        """Start the server and return when it listens.
+
+        `breakable` lets system calls on the file fail; `journal` has all that is done to it written down.
+        """
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LIGHTNINGSTORE_")}
-        if breakable:
-            environment |= {
-                "LD_PRELOAD": str(shim(self.folder)),
-                "FAULT_CONTROL": str(self._control),
-                "FAULT_PATH": self.db.name,
-            }
+        if breakable or journal is not None:
+            environment |= self.breaking(journal)
         arguments = [COMMAND, "serve", "--port", str(self.port), "--db", str(self.db), *options]
         self._process = subprocess.Popen(
             arguments, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=self._log
@@ -73,6 +73,15 @@ class Lab:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert b" on " in line, f"{line!r}, and in the log: {self.log()[-2000:]}"
+
+    def breaking(self, journal: Path | None = None) -> dict[str, str]:
+        """Return the environment in which system calls on the data file can be made to fail."""
+        environment = {
+            "LD_PRELOAD": str(shim(self.folder)),
+            "FAULT_CONTROL": str(self._control),
+            "FAULT_PATH": self.db.name,
+        }
+        return environment if journal is None else {**environment, "FAULT_JOURNAL": str(journal)}
 
     def kill(self) -> None:
         """Kill it as a crash would."""
@@ -93,12 +102,16 @@ class Lab:
         self._process.send_signal(number)
 
     def hurt(self, fault: str) -> None:
-        """Let calls on the data file fail from now on: "write", "sync", with "full", or "slow"."""
-        self._control.write_text(fault)
+        """Let calls on the data file fail from now on, as shim.c says it: "write", "sync full at 3 once"."""
+        self._hit.unlink(missing_ok=True)
+        draft = self._control.with_suffix(".new")
+        draft.write_text(fault)
+        draft.replace(self._control)
 
-    def heal(self) -> None:
-        """Let them succeed again."""
+    def heal(self) -> bool:
+        """Let them succeed again; returns whether any failed."""
         self._control.unlink(missing_ok=True)
+        return self._hit.exists()
 
     def log(self) -> str:
         """Return what the server wrote to stderr."""

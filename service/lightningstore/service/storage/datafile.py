@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sqlite3
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 from lightningstore.service.errors import StorageUnusable
@@ -42,17 +44,70 @@ class Lock:
             raise
 
     def _take(self, path: Path) -> None:
+        self._flock(path)
+        size = os.fstat(self._descriptor).st_size
+        if size:
+            _check_header(path, os.pread(self._descriptor, 100, 0), size)
+            return
+        create(path)
+        os.close(self._descriptor)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._flock(path)
+
+    def _flock(self, path: Path) -> None:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StorageUnusable(f"{path} is in use by another server") from None
-        size = os.fstat(self._descriptor).st_size
-        if size:
-            _check_header(path, os.pread(self._descriptor, 100, 0), size)
 
     def release(self) -> None:
         """Give the file up."""
         os.close(self._descriptor)
+
+
+def create(path: Path) -> None:
+    """Put a new store in the place of an empty file. Raises StorageUnusable.
+
+    It appears whole or not at all: a file that a crash or a power cut left half made would have no name in its
+    header, and be taken for somebody else's.
+    """
+    place = path.resolve()
+    draft = place.with_name(f".{place.name}.new")
+    forget(draft)  # what a crash left
+    try:
+        with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+            prepare(connection, "FULL")
+        shutil.copymode(place, draft)
+        # A log without its file belongs to nobody; beside the new file it would be replayed into it.
+        forget(place, log_alone=True)
+        publish(draft, place)
+    except (sqlite3.Error, OSError) as error:
+        raise StorageUnusable(f"cannot create {path}: {error}") from error
+    except StorageUnusable as error:
+        raise StorageUnusable(f"cannot create {path}: {error.__cause__}") from error
+    finally:
+        forget(draft)
+
+
+def forget(path: Path, *, log_alone: bool = False) -> None:
+    """Remove a data file and its log, as far as they are there; or the log alone."""
+    for ending in ("-wal", "-shm", "-journal") if log_alone else ("", "-wal", "-shm", "-journal"):
+        Path(f"{path}{ending}").unlink(missing_ok=True)
+
+
+def publish(draft: Path, target: Path) -> None:
+    """Give a finished file its name, once it is on disk."""
+    _sync(draft)
+    draft.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def inspect(path: Path) -> None:

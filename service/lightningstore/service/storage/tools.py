@@ -56,7 +56,7 @@ def backup(path: Path, target: Path, progress: Progress = lambda _done, _all: No
                 progress=lambda _status, left, total: progress(total - left, total),
                 sleep=0,
             )
-        _publish(draft, target)
+        datafile.publish(draft, target)
     finally:
         draft.unlink(missing_ok=True)
     return target.stat().st_size
@@ -79,9 +79,8 @@ def restore(source: Path, path: Path, *, replace: bool = False) -> None:
     try:
         shutil.copyfile(source, draft)
         # The log belongs to the file that goes; beside the new one it would be replayed into it.
-        for ending in ("-wal", "-shm"):
-            Path(f"{path}{ending}").unlink(missing_ok=True)
-        _publish(draft, path)
+        datafile.forget(path, log_alone=True)
+        datafile.publish(draft, path)
     finally:
         draft.unlink(missing_ok=True)
         if lock is not None:
@@ -153,18 +152,3 @@ _NONE = {
     "rollouts without an input": "SELECT count(*) FROM rollouts r LEFT JOIN inputs i"
     " ON i.rollout_key = r.key WHERE i.rollout_key IS NULL",
 }
-
-
-def _publish(draft: Path, target: Path) -> None:
-    """Give a finished file its name, once it is on disk."""
-    _sync(draft)
-    draft.replace(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
