@@ -44,28 +44,33 @@ _TEXTS: dict[str, Callable[[Span], str]] = {
 }
 
 
-def check_batch(batch: SpanBatch, size: int, max_span_bytes: int) -> list[bytes]:
-    """Return the span ids of a batch of `size` bytes. Raises FieldInvalid, PayloadTooLarge."""
+def check_batch(
+    batch: SpanBatch, size: int, max_span_bytes: int, field: str = "batch"
+) -> list[bytes]:
+    """Return the span ids of a batch of `size` bytes. Raises FieldInvalid, PayloadTooLarge.
+
+    `field` is the place of the batch in its request, for errors.
+    """
     spans = batch.spans
     pairs = list(map(_ids, spans))
     trace_ids = {trace_id for trace_id, _ in pairs}
     span_ids = [span_id for _, span_id in pairs]
     if _NO_TRACE in trace_ids or any(len(i) != TRACE_ID_BYTES for i in trace_ids):
-        _blame(batch, "trace_id", _trace_id, TRACE_ID_BYTES)
+        _blame(field, batch, "trace_id", _trace_id, TRACE_ID_BYTES)
     if set(map(len, span_ids)) - {SPAN_ID_BYTES} or _NO_SPAN in span_ids:
-        _blame(batch, "span_id", _span_id, SPAN_ID_BYTES)
+        _blame(field, batch, "span_id", _span_id, SPAN_ID_BYTES)
     if batch.sequence_ids:
         if len(batch.sequence_ids) != len(spans):
             raise FieldInvalid(
-                "batch.sequence_ids",
+                f"{field}.sequence_ids",
                 f"{len(batch.sequence_ids)} numbers for {len(spans)} spans; one for each, or none",
             )
         if min(batch.sequence_ids) < 0 or max(batch.sequence_ids) > MAX_SEQUENCE_ID:
-            raise FieldInvalid("batch.sequence_ids", f"from 0 to {MAX_SEQUENCE_ID}")
+            raise FieldInvalid(f"{field}.sequence_ids", f"from 0 to {MAX_SEQUENCE_ID}")
     if size > max_span_bytes:
         for i, span in enumerate(spans):
             if (found := span.ByteSize()) > max_span_bytes:
-                raise PayloadTooLarge(f"batch.spans[{i}]", found, max_span_bytes)
+                raise PayloadTooLarge(f"{field}.spans[{i}]", found, max_span_bytes)
     return span_ids
 
 
@@ -81,11 +86,13 @@ def span_error(span: Span, max_span_bytes: int) -> StoreError | None:
     return None
 
 
-def _blame(batch: SpanBatch, name: str, get: Callable[[Span], bytes], length: int) -> None:
+def _blame(
+    field: str, batch: SpanBatch, name: str, get: Callable[[Span], bytes], length: int
+) -> None:
     for i, span in enumerate(batch.spans):
         value = get(span)
         if len(value) != length or not any(value):
-            raise _bad_id(f"batch.spans[{i}].{name}", value, length)
+            raise _bad_id(f"{field}.spans[{i}].{name}", value, length)
 
 
 def _bad_id(field: str, value: bytes, length: int) -> FieldInvalid:

@@ -3,6 +3,7 @@
 from lightningstore.client._async import AsyncLightningStore
 from lightningstore.client._async_streams import AsyncWaitStream, AsyncWatchStream
 from lightningstore.client._context import AttemptCancelled, NonRetryable, RunContext
+from lightningstore.client._datasets import ExportedRollout, ImportResult
 from lightningstore.client._errors import (
     AbortedError,
     AlreadyExistsError,
@@ -85,10 +86,12 @@ __all__ = [
     "CustomResource",
     "DeadlineExceededError",
     "Durability",
+    "ExportedRollout",
     "FailedPreconditionError",
     "Failure",
     "FieldViolation",
     "HeartbeatReply",
+    "ImportResult",
     "IngestResult",
     "InternalError",
     "InvalidArgumentError",

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from lightningstore.client import _async_streams as streams
 from lightningstore.client._async_control import AsyncControlCalls
+from lightningstore.client._async_datasets import AsyncDatasetCalls
 from lightningstore.client._async_streams import AsyncWaitStream, AsyncWatchStream
 from lightningstore.client._async_traces import AsyncTraceCalls
 from lightningstore.client._base import DEFAULT_TIMEOUT, Call, Retry, repeats_are_harmless
-from lightningstore.client._calls_traces import ingest_result
+from lightningstore.client._calls_traces import ingest_messages, ingest_result
 from lightningstore.client._endpoint import FilePath, endpoint
 from lightningstore.client._errors import LightningStoreError
 from lightningstore.client._grpc_async import AsyncGrpcTransport
 from lightningstore.client._streams import QueryState, TripletState, WaitState, WatchState
 from lightningstore.client._transport import AsyncTransport
 from lightningstore.client.values import AttemptTriplets, IngestResult, Span
-from lightningstore.v1.span_pb2 import IngestSpansRequest, QuerySpansRequest, SpanBatch
+from lightningstore.v1.span_pb2 import QuerySpansRequest, SpanBatch
 from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 
-class AsyncLightningStore(AsyncControlCalls, AsyncTraceCalls):
+class AsyncLightningStore(AsyncControlCalls, AsyncTraceCalls, AsyncDatasetCalls):
     """A store behind gRPC, for asyncio.
 
     Connects with the first call, and again by itself whenever the connection breaks. What is safe to
@@ -167,23 +169,32 @@ class AsyncLightningStore(AsyncControlCalls, AsyncTraceCalls):
     async def _ingest(
         self, batches: Iterable[SpanBatch] | AsyncIterable[SpanBatch]
     ) -> IngestResult:
+        return await self._upload("IngestSpans", batches, ingest_messages, ingest_result)
+
+    async def _upload(
+        self,
+        method: str,
+        items: Iterable[Item] | AsyncIterable[Item],
+        messages: Callable[[Item], Iterable[Message]],
+        shape: Callable[[Any], T],
+    ) -> T:
         # An iterator is its own iterator, and what it gave is gone.
-        again = batches is not (
-            batches.__aiter__() if isinstance(batches, AsyncIterable) else iter(batches)
+        again = items is not (
+            items.__aiter__() if isinstance(items, AsyncIterable) else iter(items)
         )
         retry = Retry(self._timeout)
         retry.heard()
         while True:
             try:
                 answer = await self._transport.client_stream(
-                    "IngestSpans", _requests(batches), None
+                    method, _requests(items, messages), None
                 )
             except LightningStoreError as error:
                 delay = retry.delay_after(error) if again else None
                 if delay is None:
                     raise
             else:
-                return ingest_result(answer)
+                return shape(answer)
             await asyncio.sleep(delay)
 
     def _query(self, request: QuerySpansRequest) -> AsyncIterator[Span]:
@@ -194,11 +205,13 @@ class AsyncLightningStore(AsyncControlCalls, AsyncTraceCalls):
 
 
 async def _requests(
-    batches: Iterable[SpanBatch] | AsyncIterable[SpanBatch],
-) -> AsyncIterator[IngestSpansRequest]:
-    if isinstance(batches, AsyncIterable):
-        async for batch in batches:
-            yield IngestSpansRequest(batch=batch)
+    items: Iterable[Item] | AsyncIterable[Item], messages: Callable[[Item], Iterable[Message]]
+) -> AsyncIterator[Message]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            for message in messages(item):
+                yield message
     else:
-        for batch in batches:
-            yield IngestSpansRequest(batch=batch)
+        for item in items:
+            for message in messages(item):
+                yield message

@@ -29,6 +29,11 @@ def add_spans(batch: span_pb2.SpanBatch, given_id: str | None) -> Call[IngestRes
     return Call("AddSpans", request, ingest_result)
 
 
+def ingest_messages(batch: span_pb2.SpanBatch) -> list[span_pb2.IngestSpansRequest]:
+    """Return the message of IngestSpans that carries a batch."""
+    return [span_pb2.IngestSpansRequest(batch=batch)]
+
+
 def ingest_result(answer: Any) -> IngestResult:
     """Read the answer to AddSpans or IngestSpans."""
     return IngestResult.from_message(answer.result)

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from lightningstore.client import _sync_streams as streams
 from lightningstore.client._base import DEFAULT_TIMEOUT, Call, Retry, repeats_are_harmless
-from lightningstore.client._calls_traces import ingest_result
+from lightningstore.client._calls_traces import ingest_messages, ingest_result
 from lightningstore.client._endpoint import FilePath, endpoint
 from lightningstore.client._errors import LightningStoreError
 from lightningstore.client._grpc_sync import GrpcTransport
 from lightningstore.client._streams import QueryState, TripletState, WaitState, WatchState
 from lightningstore.client._sync_control import ControlCalls
+from lightningstore.client._sync_datasets import DatasetCalls
 from lightningstore.client._sync_streams import WaitStream, WatchStream
 from lightningstore.client._sync_traces import TraceCalls
 from lightningstore.client._transport import Transport
 from lightningstore.client.values import AttemptTriplets, IngestResult, Span
-from lightningstore.v1.span_pb2 import IngestSpansRequest, QuerySpansRequest, SpanBatch
+from lightningstore.v1.span_pb2 import QuerySpansRequest, SpanBatch
 from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 
-class LightningStore(ControlCalls, TraceCalls):
+class LightningStore(ControlCalls, TraceCalls, DatasetCalls):
     """A store behind gRPC, for blocking code. Threads may share it.
 
     Connects with the first call, and again by itself whenever the connection breaks. What is safe to
@@ -165,19 +167,29 @@ class LightningStore(ControlCalls, TraceCalls):
             time.sleep(delay)
 
     def _ingest(self, batches: Iterable[SpanBatch]) -> IngestResult:
+        return self._upload("IngestSpans", batches, ingest_messages, ingest_result)
+
+    def _upload(
+        self,
+        method: str,
+        items: Iterable[Item],
+        messages: Callable[[Item], Iterable[Message]],
+        shape: Callable[[Any], T],
+    ) -> T:
         # An iterator is its own iterator, and what it gave is gone.
-        again = batches is not iter(batches)
+        again = items is not iter(items)
         retry = Retry(self._timeout)
         retry.heard()
         while True:
             try:
-                answer = self._transport.client_stream("IngestSpans", _requests(batches), None)
+                requests = (message for item in items for message in messages(item))
+                answer = self._transport.client_stream(method, requests, None)
             except LightningStoreError as error:
                 delay = retry.delay_after(error) if again else None
                 if delay is None:
                     raise
             else:
-                return ingest_result(answer)
+                return shape(answer)
             time.sleep(delay)
 
     def _query(self, request: QuerySpansRequest) -> Iterator[Span]:
@@ -185,10 +197,3 @@ class LightningStore(ControlCalls, TraceCalls):
 
     def _triplets(self, request: ListTripletsRequest) -> Iterator[AttemptTriplets]:
         return streams.query(self._transport, TripletState(request), self._timeout)
-
-
-def _requests(
-    batches: Iterable[SpanBatch],
-) -> Iterator[IngestSpansRequest]:
-    for batch in batches:
-        yield IngestSpansRequest(batch=batch)

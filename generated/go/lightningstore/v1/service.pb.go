@@ -24,7 +24,7 @@ var File_lightningstore_v1_service_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xd6\x15\n" +
+	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xc4\x16\n" +
 	"\x15LightningStoreService\x12h\n" +
 	"\x0fEnqueueRollouts\x12).lightningstore.v1.EnqueueRolloutsRequest\x1a*.lightningstore.v1.EnqueueRolloutsResponse\x12_\n" +
 	"\fStartRollout\x12&.lightningstore.v1.StartRolloutRequest\x1a'.lightningstore.v1.StartRolloutResponse\x12h\n" +
@@ -46,7 +46,8 @@ const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\x13AllocateSequenceIds\x12-.lightningstore.v1.AllocateSequenceIdsRequest\x1a..lightningstore.v1.AllocateSequenceIdsResponse\x12`\n" +
 	"\n" +
 	"QuerySpans\x12$.lightningstore.v1.QuerySpansRequest\x1a%.lightningstore.v1.QuerySpansResponse\"\x03\x90\x02\x010\x01\x12f\n" +
-	"\fListTriplets\x12&.lightningstore.v1.ListTripletsRequest\x1a'.lightningstore.v1.ListTripletsResponse\"\x03\x90\x02\x010\x01\x12_\n" +
+	"\fListTriplets\x12&.lightningstore.v1.ListTripletsRequest\x1a'.lightningstore.v1.ListTripletsResponse\"\x03\x90\x02\x010\x01\x12l\n" +
+	"\x0eImportRollouts\x12(.lightningstore.v1.ImportRolloutsRequest\x1a).lightningstore.v1.ImportRolloutsResponse\"\x03\x90\x02\x02(\x01\x12_\n" +
 	"\fAddResources\x12&.lightningstore.v1.AddResourcesRequest\x1a'.lightningstore.v1.AddResourcesResponse\x12h\n" +
 	"\x0fUpdateResources\x12).lightningstore.v1.UpdateResourcesRequest\x1a*.lightningstore.v1.UpdateResourcesResponse\x12d\n" +
 	"\fGetResources\x12&.lightningstore.v1.GetResourcesRequest\x1a'.lightningstore.v1.GetResourcesResponse\"\x03\x90\x02\x01\x12g\n" +
@@ -77,42 +78,44 @@ var file_lightningstore_v1_service_proto_goTypes = []any{
 	(*AllocateSequenceIdsRequest)(nil),  // 15: lightningstore.v1.AllocateSequenceIdsRequest
 	(*QuerySpansRequest)(nil),           // 16: lightningstore.v1.QuerySpansRequest
 	(*ListTripletsRequest)(nil),         // 17: lightningstore.v1.ListTripletsRequest
-	(*AddResourcesRequest)(nil),         // 18: lightningstore.v1.AddResourcesRequest
-	(*UpdateResourcesRequest)(nil),      // 19: lightningstore.v1.UpdateResourcesRequest
-	(*GetResourcesRequest)(nil),         // 20: lightningstore.v1.GetResourcesRequest
-	(*ListResourcesRequest)(nil),        // 21: lightningstore.v1.ListResourcesRequest
-	(*HeartbeatRequest)(nil),            // 22: lightningstore.v1.HeartbeatRequest
-	(*GetWorkerRequest)(nil),            // 23: lightningstore.v1.GetWorkerRequest
-	(*ListWorkersRequest)(nil),          // 24: lightningstore.v1.ListWorkersRequest
-	(*GetStatisticsRequest)(nil),        // 25: lightningstore.v1.GetStatisticsRequest
-	(*GetServerInfoRequest)(nil),        // 26: lightningstore.v1.GetServerInfoRequest
-	(*EnqueueRolloutsResponse)(nil),     // 27: lightningstore.v1.EnqueueRolloutsResponse
-	(*StartRolloutResponse)(nil),        // 28: lightningstore.v1.StartRolloutResponse
-	(*DequeueRolloutsResponse)(nil),     // 29: lightningstore.v1.DequeueRolloutsResponse
-	(*StartAttemptResponse)(nil),        // 30: lightningstore.v1.StartAttemptResponse
-	(*UpdateAttemptResponse)(nil),       // 31: lightningstore.v1.UpdateAttemptResponse
-	(*ListAttemptsResponse)(nil),        // 32: lightningstore.v1.ListAttemptsResponse
-	(*GetAttemptResponse)(nil),          // 33: lightningstore.v1.GetAttemptResponse
-	(*GetRolloutResponse)(nil),          // 34: lightningstore.v1.GetRolloutResponse
-	(*ListRolloutsResponse)(nil),        // 35: lightningstore.v1.ListRolloutsResponse
-	(*UpdateRolloutResponse)(nil),       // 36: lightningstore.v1.UpdateRolloutResponse
-	(*CancelRolloutsResponse)(nil),      // 37: lightningstore.v1.CancelRolloutsResponse
-	(*WaitForRolloutsResponse)(nil),     // 38: lightningstore.v1.WaitForRolloutsResponse
-	(*WatchRolloutsResponse)(nil),       // 39: lightningstore.v1.WatchRolloutsResponse
-	(*IngestSpansResponse)(nil),         // 40: lightningstore.v1.IngestSpansResponse
-	(*AddSpansResponse)(nil),            // 41: lightningstore.v1.AddSpansResponse
-	(*AllocateSequenceIdsResponse)(nil), // 42: lightningstore.v1.AllocateSequenceIdsResponse
-	(*QuerySpansResponse)(nil),          // 43: lightningstore.v1.QuerySpansResponse
-	(*ListTripletsResponse)(nil),        // 44: lightningstore.v1.ListTripletsResponse
-	(*AddResourcesResponse)(nil),        // 45: lightningstore.v1.AddResourcesResponse
-	(*UpdateResourcesResponse)(nil),     // 46: lightningstore.v1.UpdateResourcesResponse
-	(*GetResourcesResponse)(nil),        // 47: lightningstore.v1.GetResourcesResponse
-	(*ListResourcesResponse)(nil),       // 48: lightningstore.v1.ListResourcesResponse
-	(*HeartbeatResponse)(nil),           // 49: lightningstore.v1.HeartbeatResponse
-	(*GetWorkerResponse)(nil),           // 50: lightningstore.v1.GetWorkerResponse
-	(*ListWorkersResponse)(nil),         // 51: lightningstore.v1.ListWorkersResponse
-	(*GetStatisticsResponse)(nil),       // 52: lightningstore.v1.GetStatisticsResponse
-	(*GetServerInfoResponse)(nil),       // 53: lightningstore.v1.GetServerInfoResponse
+	(*ImportRolloutsRequest)(nil),       // 18: lightningstore.v1.ImportRolloutsRequest
+	(*AddResourcesRequest)(nil),         // 19: lightningstore.v1.AddResourcesRequest
+	(*UpdateResourcesRequest)(nil),      // 20: lightningstore.v1.UpdateResourcesRequest
+	(*GetResourcesRequest)(nil),         // 21: lightningstore.v1.GetResourcesRequest
+	(*ListResourcesRequest)(nil),        // 22: lightningstore.v1.ListResourcesRequest
+	(*HeartbeatRequest)(nil),            // 23: lightningstore.v1.HeartbeatRequest
+	(*GetWorkerRequest)(nil),            // 24: lightningstore.v1.GetWorkerRequest
+	(*ListWorkersRequest)(nil),          // 25: lightningstore.v1.ListWorkersRequest
+	(*GetStatisticsRequest)(nil),        // 26: lightningstore.v1.GetStatisticsRequest
+	(*GetServerInfoRequest)(nil),        // 27: lightningstore.v1.GetServerInfoRequest
+	(*EnqueueRolloutsResponse)(nil),     // 28: lightningstore.v1.EnqueueRolloutsResponse
+	(*StartRolloutResponse)(nil),        // 29: lightningstore.v1.StartRolloutResponse
+	(*DequeueRolloutsResponse)(nil),     // 30: lightningstore.v1.DequeueRolloutsResponse
+	(*StartAttemptResponse)(nil),        // 31: lightningstore.v1.StartAttemptResponse
+	(*UpdateAttemptResponse)(nil),       // 32: lightningstore.v1.UpdateAttemptResponse
+	(*ListAttemptsResponse)(nil),        // 33: lightningstore.v1.ListAttemptsResponse
+	(*GetAttemptResponse)(nil),          // 34: lightningstore.v1.GetAttemptResponse
+	(*GetRolloutResponse)(nil),          // 35: lightningstore.v1.GetRolloutResponse
+	(*ListRolloutsResponse)(nil),        // 36: lightningstore.v1.ListRolloutsResponse
+	(*UpdateRolloutResponse)(nil),       // 37: lightningstore.v1.UpdateRolloutResponse
+	(*CancelRolloutsResponse)(nil),      // 38: lightningstore.v1.CancelRolloutsResponse
+	(*WaitForRolloutsResponse)(nil),     // 39: lightningstore.v1.WaitForRolloutsResponse
+	(*WatchRolloutsResponse)(nil),       // 40: lightningstore.v1.WatchRolloutsResponse
+	(*IngestSpansResponse)(nil),         // 41: lightningstore.v1.IngestSpansResponse
+	(*AddSpansResponse)(nil),            // 42: lightningstore.v1.AddSpansResponse
+	(*AllocateSequenceIdsResponse)(nil), // 43: lightningstore.v1.AllocateSequenceIdsResponse
+	(*QuerySpansResponse)(nil),          // 44: lightningstore.v1.QuerySpansResponse
+	(*ListTripletsResponse)(nil),        // 45: lightningstore.v1.ListTripletsResponse
+	(*ImportRolloutsResponse)(nil),      // 46: lightningstore.v1.ImportRolloutsResponse
+	(*AddResourcesResponse)(nil),        // 47: lightningstore.v1.AddResourcesResponse
+	(*UpdateResourcesResponse)(nil),     // 48: lightningstore.v1.UpdateResourcesResponse
+	(*GetResourcesResponse)(nil),        // 49: lightningstore.v1.GetResourcesResponse
+	(*ListResourcesResponse)(nil),       // 50: lightningstore.v1.ListResourcesResponse
+	(*HeartbeatResponse)(nil),           // 51: lightningstore.v1.HeartbeatResponse
+	(*GetWorkerResponse)(nil),           // 52: lightningstore.v1.GetWorkerResponse
+	(*ListWorkersResponse)(nil),         // 53: lightningstore.v1.ListWorkersResponse
+	(*GetStatisticsResponse)(nil),       // 54: lightningstore.v1.GetStatisticsResponse
+	(*GetServerInfoResponse)(nil),       // 55: lightningstore.v1.GetServerInfoResponse
 }
 var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	0,  // 0: lightningstore.v1.LightningStoreService.EnqueueRollouts:input_type -> lightningstore.v1.EnqueueRolloutsRequest
@@ -133,44 +136,46 @@ var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	15, // 15: lightningstore.v1.LightningStoreService.AllocateSequenceIds:input_type -> lightningstore.v1.AllocateSequenceIdsRequest
 	16, // 16: lightningstore.v1.LightningStoreService.QuerySpans:input_type -> lightningstore.v1.QuerySpansRequest
 	17, // 17: lightningstore.v1.LightningStoreService.ListTriplets:input_type -> lightningstore.v1.ListTripletsRequest
-	18, // 18: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
-	19, // 19: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
-	20, // 20: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
-	21, // 21: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
-	22, // 22: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
-	23, // 23: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
-	24, // 24: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
-	25, // 25: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
-	26, // 26: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
-	27, // 27: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
-	28, // 28: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
-	29, // 29: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
-	30, // 30: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
-	31, // 31: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
-	32, // 32: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
-	33, // 33: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
-	34, // 34: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
-	35, // 35: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
-	36, // 36: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
-	37, // 37: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
-	38, // 38: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
-	39, // 39: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
-	40, // 40: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
-	41, // 41: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
-	42, // 42: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
-	43, // 43: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
-	44, // 44: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
-	45, // 45: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
-	46, // 46: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
-	47, // 47: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
-	48, // 48: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
-	49, // 49: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
-	50, // 50: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
-	51, // 51: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
-	52, // 52: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
-	53, // 53: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
-	27, // [27:54] is the sub-list for method output_type
-	0,  // [0:27] is the sub-list for method input_type
+	18, // 18: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
+	19, // 19: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
+	20, // 20: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
+	21, // 21: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
+	22, // 22: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
+	23, // 23: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
+	24, // 24: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
+	25, // 25: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
+	26, // 26: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
+	27, // 27: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
+	28, // 28: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
+	29, // 29: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
+	30, // 30: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
+	31, // 31: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
+	32, // 32: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
+	33, // 33: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
+	34, // 34: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
+	35, // 35: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
+	36, // 36: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
+	37, // 37: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
+	38, // 38: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
+	39, // 39: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
+	40, // 40: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
+	41, // 41: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
+	42, // 42: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
+	43, // 43: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
+	44, // 44: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
+	45, // 45: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
+	46, // 46: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
+	47, // 47: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
+	48, // 48: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
+	49, // 49: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
+	50, // 50: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
+	51, // 51: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
+	52, // 52: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
+	53, // 53: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
+	54, // 54: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
+	55, // 55: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
+	28, // [28:56] is the sub-list for method output_type
+	0,  // [0:28] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -184,6 +189,7 @@ func file_lightningstore_v1_service_proto_init() {
 	file_lightningstore_v1_attempt_proto_init()
 	file_lightningstore_v1_claim_proto_init()
 	file_lightningstore_v1_completion_proto_init()
+	file_lightningstore_v1_import_proto_init()
 	file_lightningstore_v1_resources_proto_init()
 	file_lightningstore_v1_rollout_proto_init()
 	file_lightningstore_v1_span_proto_init()

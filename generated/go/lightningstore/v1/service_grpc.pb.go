@@ -37,6 +37,7 @@ const (
 	LightningStoreService_AllocateSequenceIds_FullMethodName = "/lightningstore.v1.LightningStoreService/AllocateSequenceIds"
 	LightningStoreService_QuerySpans_FullMethodName          = "/lightningstore.v1.LightningStoreService/QuerySpans"
 	LightningStoreService_ListTriplets_FullMethodName        = "/lightningstore.v1.LightningStoreService/ListTriplets"
+	LightningStoreService_ImportRollouts_FullMethodName      = "/lightningstore.v1.LightningStoreService/ImportRollouts"
 	LightningStoreService_AddResources_FullMethodName        = "/lightningstore.v1.LightningStoreService/AddResources"
 	LightningStoreService_UpdateResources_FullMethodName     = "/lightningstore.v1.LightningStoreService/UpdateResources"
 	LightningStoreService_GetResources_FullMethodName        = "/lightningstore.v1.LightningStoreService/GetResources"
@@ -96,6 +97,8 @@ type LightningStoreServiceClient interface {
 	QuerySpans(ctx context.Context, in *QuerySpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[QuerySpansResponse], error)
 	// Streams the triplets of rollouts: their spans as training data.
 	ListTriplets(ctx context.Context, in *ListTripletsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTripletsResponse], error)
+	// Stores finished rollouts of another store, with their spans, from a stream.
+	ImportRollouts(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportRolloutsRequest, ImportRolloutsResponse], error)
 	// Stores new resources and makes them the latest.
 	AddResources(ctx context.Context, in *AddResourcesRequest, opts ...grpc.CallOption) (*AddResourcesResponse, error)
 	// Replaces resources and makes them the latest.
@@ -343,6 +346,19 @@ func (c *lightningStoreServiceClient) ListTriplets(ctx context.Context, in *List
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LightningStoreService_ListTripletsClient = grpc.ServerStreamingClient[ListTripletsResponse]
 
+func (c *lightningStoreServiceClient) ImportRollouts(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportRolloutsRequest, ImportRolloutsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[5], LightningStoreService_ImportRollouts_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImportRolloutsRequest, ImportRolloutsResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LightningStoreService_ImportRolloutsClient = grpc.ClientStreamingClient[ImportRolloutsRequest, ImportRolloutsResponse]
+
 func (c *lightningStoreServiceClient) AddResources(ctx context.Context, in *AddResourcesRequest, opts ...grpc.CallOption) (*AddResourcesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AddResourcesResponse)
@@ -481,6 +497,8 @@ type LightningStoreServiceServer interface {
 	QuerySpans(*QuerySpansRequest, grpc.ServerStreamingServer[QuerySpansResponse]) error
 	// Streams the triplets of rollouts: their spans as training data.
 	ListTriplets(*ListTripletsRequest, grpc.ServerStreamingServer[ListTripletsResponse]) error
+	// Stores finished rollouts of another store, with their spans, from a stream.
+	ImportRollouts(grpc.ClientStreamingServer[ImportRolloutsRequest, ImportRolloutsResponse]) error
 	// Stores new resources and makes them the latest.
 	AddResources(context.Context, *AddResourcesRequest) (*AddResourcesResponse, error)
 	// Replaces resources and makes them the latest.
@@ -562,6 +580,9 @@ func (UnimplementedLightningStoreServiceServer) QuerySpans(*QuerySpansRequest, g
 }
 func (UnimplementedLightningStoreServiceServer) ListTriplets(*ListTripletsRequest, grpc.ServerStreamingServer[ListTripletsResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method ListTriplets not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) ImportRollouts(grpc.ClientStreamingServer[ImportRolloutsRequest, ImportRolloutsResponse]) error {
+	return status.Errorf(codes.Unimplemented, "method ImportRollouts not implemented")
 }
 func (UnimplementedLightningStoreServiceServer) AddResources(context.Context, *AddResourcesRequest) (*AddResourcesResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method AddResources not implemented")
@@ -896,6 +917,13 @@ func _LightningStoreService_ListTriplets_Handler(srv interface{}, stream grpc.Se
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LightningStoreService_ListTripletsServer = grpc.ServerStreamingServer[ListTripletsResponse]
 
+func _LightningStoreService_ImportRollouts_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(LightningStoreServiceServer).ImportRollouts(&grpc.GenericServerStream[ImportRolloutsRequest, ImportRolloutsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LightningStoreService_ImportRolloutsServer = grpc.ClientStreamingServer[ImportRolloutsRequest, ImportRolloutsResponse]
+
 func _LightningStoreService_AddResources_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AddResourcesRequest)
 	if err := dec(in); err != nil {
@@ -1179,6 +1207,11 @@ var LightningStoreService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ListTriplets",
 			Handler:       _LightningStoreService_ListTriplets_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "ImportRollouts",
+			Handler:       _LightningStoreService_ImportRollouts_Handler,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "lightningstore/v1/service.proto",

@@ -6,6 +6,7 @@ import warnings
 from lightningstore.v1 import attempt_pb2 as lightningstore_dot_v1_dot_attempt__pb2
 from lightningstore.v1 import claim_pb2 as lightningstore_dot_v1_dot_claim__pb2
 from lightningstore.v1 import completion_pb2 as lightningstore_dot_v1_dot_completion__pb2
+from lightningstore.v1 import import_pb2 as lightningstore_dot_v1_dot_import__pb2
 from lightningstore.v1 import resources_pb2 as lightningstore_dot_v1_dot_resources__pb2
 from lightningstore.v1 import rollout_pb2 as lightningstore_dot_v1_dot_rollout__pb2
 from lightningstore.v1 import span_pb2 as lightningstore_dot_v1_dot_span__pb2
@@ -138,6 +139,11 @@ class LightningStoreServiceStub(object):
                 '/lightningstore.v1.LightningStoreService/ListTriplets',
                 request_serializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsRequest.SerializeToString,
                 response_deserializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsResponse.FromString,
+                _registered_method=True)
+        self.ImportRollouts = channel.stream_unary(
+                '/lightningstore.v1.LightningStoreService/ImportRollouts',
+                request_serializer=lightningstore_dot_v1_dot_import__pb2.ImportRolloutsRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_import__pb2.ImportRolloutsResponse.FromString,
                 _registered_method=True)
         self.AddResources = channel.unary_unary(
                 '/lightningstore.v1.LightningStoreService/AddResources',
@@ -322,6 +328,13 @@ class LightningStoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportRollouts(self, request_iterator, context):
+        """Stores finished rollouts of another store, with their spans, from a stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AddResources(self, request, context):
         """Stores new resources and makes them the latest.
         """
@@ -477,6 +490,11 @@ def add_LightningStoreServiceServicer_to_server(servicer, server):
                     servicer.ListTriplets,
                     request_deserializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsRequest.FromString,
                     response_serializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsResponse.SerializeToString,
+            ),
+            'ImportRollouts': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportRollouts,
+                    request_deserializer=lightningstore_dot_v1_dot_import__pb2.ImportRolloutsRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_import__pb2.ImportRolloutsResponse.SerializeToString,
             ),
             'AddResources': grpc.unary_unary_rpc_method_handler(
                     servicer.AddResources,
@@ -1017,6 +1035,33 @@ class LightningStoreService(object):
             '/lightningstore.v1.LightningStoreService/ListTriplets',
             lightningstore_dot_v1_dot_triplet__pb2.ListTripletsRequest.SerializeToString,
             lightningstore_dot_v1_dot_triplet__pb2.ListTripletsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportRollouts(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/lightningstore.v1.LightningStoreService/ImportRollouts',
+            lightningstore_dot_v1_dot_import__pb2.ImportRolloutsRequest.SerializeToString,
+            lightningstore_dot_v1_dot_import__pb2.ImportRolloutsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ from grpc import aio as _aio
 from lightningstore.v1 import attempt_pb2 as _attempt_pb2
 from lightningstore.v1 import claim_pb2 as _claim_pb2
 from lightningstore.v1 import completion_pb2 as _completion_pb2
+from lightningstore.v1 import import_pb2 as _import_pb2
 from lightningstore.v1 import resources_pb2 as _resources_pb2
 from lightningstore.v1 import rollout_pb2 as _rollout_pb2
 from lightningstore.v1 import span_pb2 as _span_pb2
@@ -84,6 +85,8 @@ class LightningStoreServiceStub:
     """Streams the spans of a rollout."""
     ListTriplets: _grpc.UnaryStreamMultiCallable[_triplet_pb2.ListTripletsRequest, _triplet_pb2.ListTripletsResponse]
     """Streams the triplets of rollouts: their spans as training data."""
+    ImportRollouts: _grpc.StreamUnaryMultiCallable[_import_pb2.ImportRolloutsRequest, _import_pb2.ImportRolloutsResponse]
+    """Stores finished rollouts of another store, with their spans, from a stream."""
     AddResources: _grpc.UnaryUnaryMultiCallable[_resources_pb2.AddResourcesRequest, _resources_pb2.AddResourcesResponse]
     """Stores new resources and makes them the latest."""
     UpdateResources: _grpc.UnaryUnaryMultiCallable[_resources_pb2.UpdateResourcesRequest, _resources_pb2.UpdateResourcesResponse]
@@ -151,6 +154,8 @@ class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
     """Streams the spans of a rollout."""
     ListTriplets: _aio.UnaryStreamMultiCallable[_triplet_pb2.ListTripletsRequest, _triplet_pb2.ListTripletsResponse]  # type: ignore[assignment]
     """Streams the triplets of rollouts: their spans as training data."""
+    ImportRollouts: _aio.StreamUnaryMultiCallable[_import_pb2.ImportRolloutsRequest, _import_pb2.ImportRolloutsResponse]  # type: ignore[assignment]
+    """Stores finished rollouts of another store, with their spans, from a stream."""
     AddResources: _aio.UnaryUnaryMultiCallable[_resources_pb2.AddResourcesRequest, _resources_pb2.AddResourcesResponse]  # type: ignore[assignment]
     """Stores new resources and makes them the latest."""
     UpdateResources: _aio.UnaryUnaryMultiCallable[_resources_pb2.UpdateResourcesRequest, _resources_pb2.UpdateResourcesResponse]  # type: ignore[assignment]
@@ -323,6 +328,14 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_triplet_pb2.ListTripletsResponse], _abc.AsyncIterator[_triplet_pb2.ListTripletsResponse]]:
         """Streams the triplets of rollouts: their spans as training data."""
+
+    @_abc_1.abstractmethod
+    def ImportRollouts(
+        self,
+        request_iterator: _MaybeAsyncIterator[_import_pb2.ImportRolloutsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_import_pb2.ImportRolloutsResponse, _abc.Awaitable[_import_pb2.ImportRolloutsResponse]]:
+        """Stores finished rollouts of another store, with their spans, from a stream."""
 
     @_abc_1.abstractmethod
     def AddResources(

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from lightningstore.service import wire
 from lightningstore.service.errors import MalformedMessage
@@ -31,6 +31,10 @@ def handlers(store: Store, streams: wrap.Streams) -> dict[str, grpc.RpcMethodHan
         path = method.full_name
         if method.name == "IngestSpans":
             found[method.name] = wrap.client_stream(path, _ingest(store), streams)
+        elif method.client_streaming:
+            found[method.name] = wrap.client_stream(
+                path, _decoded(call, request_type, limit), streams
+            )
         elif method.name == "DequeueRollouts":
             found[method.name] = wrap.long_poll(path, request_type, call, limit)
         elif method.server_streaming:
@@ -43,6 +47,13 @@ def handlers(store: Store, streams: wrap.Streams) -> dict[str, grpc.RpcMethodHan
 def snake_case(name: str) -> str:
     """Return a method's name as the store spells it: EnqueueRollouts → enqueue_rollouts."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _decoded(call: Any, request_type: type[Message], limit: int) -> Any:
+    async def take(requests: AsyncIterator[bytes]) -> Any:
+        return await call(wrap.decode(request_type, data, limit) async for data in requests)
+
+    return take
 
 
 def _ingest(store: Store) -> Any:

@@ -296,7 +296,7 @@ class Core:
         if transition.rollout is not None:
             self.put_rollout(entry, transition.rollout, transition.queue, transition.delay)
             if transition.finished:
-                self._finish(entry)
+                self.finish(entry)
         self.state.touch(entry)
 
     def put_rollout(
@@ -325,7 +325,8 @@ class Core:
         changes.size += ROW_BYTES
         entry.changed = self.committer.sealed + 1
 
-    def _finish(self, entry: Entry) -> None:
+    def finish(self, entry: Entry) -> None:
+        """Give a finished rollout, whose record nobody has seen yet, its completion number."""
         counters = self.state.counters
         counters.completion_number += 1
         # The record is this operation's own copy, nobody has seen it yet.

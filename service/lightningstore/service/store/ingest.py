@@ -135,18 +135,20 @@ class IngestOperations(AttemptOperations):
         entry = await self.load(batch.rollout_id, "batch.rollout_id")
         attempt = self.attempt_of(entry, batch.attempt_id, "batch.attempt_id")
         while attempt.span_ids is None:
-            stored = await self.storage.span_ids(attempt.key, entry.key)
-            # Only what is durable was read: whoever wrote meanwhile has filled the set.
-            if attempt.span_ids is None:
-                attempt.span_ids = {
-                    packed[i : i + 8] for packed in stored for i in range(0, len(packed), 8)
-                }
-                self.state.keep_span_ids(
-                    attempt, len(attempt.span_ids), self.committer.durable_through
-                )
+            await self.load_span_ids(attempt)
             entry = await self.load(batch.rollout_id)
             attempt = self.attempt_of(entry, batch.attempt_id)
         self._store_batch(batch, data, span_ids, attempt, tally)
+
+    async def load_span_ids(self, attempt: AttemptState) -> None:
+        """Bring the ids of an attempt's spans into memory, from where they may be dropped at any await."""
+        stored = await self.storage.span_ids(attempt.key, attempt.entry.key)
+        # Only what is durable was read: whoever wrote meanwhile has filled the set.
+        if attempt.span_ids is None:
+            attempt.span_ids = {
+                packed[i : i + 8] for packed in stored for i in range(0, len(packed), 8)
+            }
+            self.state.keep_span_ids(attempt, len(attempt.span_ids), self.committer.durable_through)
 
     def _store_batch(
         self,
@@ -156,20 +158,10 @@ class IngestOperations(AttemptOperations):
         attempt: AttemptState,
         tally: Tally,
     ) -> None:
-        known = attempt.span_ids
-        assert known is not None  # noqa: S101  (loaded by the caller)
         count = len(span_ids)
-        fresh = set(span_ids)
-        if len(fresh) != count or not known.isdisjoint(fresh):
-            batch, span_ids = _without_duplicates(batch, span_ids, known)
-            fresh, data = set(span_ids), None
-        now = self.now()
-        if span_ids:
-            self._append(batch, data, span_ids, attempt)
-            known |= fresh
-            self.state.keep_span_ids(attempt, len(fresh), self.committer.durable_through)
+        accepted = self.append_new(attempt, batch, data, span_ids)
         if count:
-            self.heard_from(attempt, now, by_span=True, added=len(span_ids))
+            self.heard_from(attempt, self.now(), by_span=True, added=accepted)
         reason = lifecycle.stop_reason(attempt.entry.rollout, attempt.record)
         stop = None
         if reason:
@@ -177,9 +169,25 @@ class IngestOperations(AttemptOperations):
                 rollout_id=attempt.record.rollout_id, attempt_id=attempt.record.attempt_id
             )
             stop = Stop(attempt=reference, reason=reason)  # type: ignore[arg-type]
-        tally.store(len(span_ids), count - len(span_ids), stop)
+        tally.store(accepted, count - accepted, stop)
         if count:
             self.seal()
+
+    def append_new(
+        self, attempt: AttemptState, batch: SpanBatch, data: bytes | None, span_ids: list[bytes]
+    ) -> int:
+        """Have those spans of a batch stored that the attempt does not have yet; returns how many."""
+        known = attempt.span_ids
+        assert known is not None  # noqa: S101  (loaded by the caller)
+        fresh = set(span_ids)
+        if len(fresh) != len(span_ids) or not known.isdisjoint(fresh):
+            batch, span_ids = _without_duplicates(batch, span_ids, known)
+            fresh, data = set(span_ids), None
+        if span_ids:
+            self._append(batch, data, span_ids, attempt)
+            known |= fresh
+            self.state.keep_span_ids(attempt, len(fresh), self.committer.durable_through)
+        return len(span_ids)
 
     def _append(
         self, batch: SpanBatch, data: bytes | None, span_ids: list[bytes], attempt: AttemptState

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from lightningstore.service.limits import Retention
 from lightningstore.service.records import NANOS, nanoseconds
 from lightningstore.service.state import Entry
-from lightningstore.service.store.info import InfoOperations
+from lightningstore.service.store.imports import ImportOperations
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ HEADROOM = 0.05
 LOOK_SECONDS = 30.0
 
 
-class RetentionOperations(InfoOperations):
+class RetentionOperations(ImportOperations):
     """Not a call: what the server does on its own."""
 
     async def retain(self, keep: Retention) -> int:
