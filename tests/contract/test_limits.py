@@ -273,10 +273,7 @@ async def test_slow_disk_refuses_unary_writes_and_slows_streams_down(
         hasty.add_spans(batch(*ids, "b")),
         hasty.enqueue_rollout(1),
         hasty.dequeue_rollouts(1),
-        hasty.update_attempt(*ids, status="succeeded"),
-        hasty.cancel_rollouts([ids[0]]),
         hasty.add_resources({}),
-        hasty.heartbeat("w"),
         hasty.allocate_sequence_ids([(*ids, 1)]),
     ):
         with pytest.raises(ResourceExhaustedError) as caught:
@@ -293,6 +290,54 @@ async def test_slow_disk_refuses_unary_writes_and_slows_streams_down(
     assert (await world.store.get_rollout(ids[0])).status == "running"
     assert (await world.store.get_statistics()).span_count == 300
     await world.store.enqueue_rollout(1)
+
+
+async def test_slow_disk_takes_reports_of_what_runs_before_new_work(
+    slow: tuple[World, asyncio.Event],
+) -> None:
+    world, go = slow
+    rollout, attempt = await claim(world)
+    other, _ = await claim(world)
+    ids = rollout.rollout_id, attempt.attempt_id
+    go.clear()
+    patient, committer = world.store.with_timeout(30), world.engine.store.committer
+    held = [asyncio.create_task(patient.add_spans(heavy(batch(*ids, "a"), MIB)))]
+    while committer.pending_bytes <= MIB:
+        await asyncio.sleep(0)
+    with impatient(world), pytest.raises(ResourceExhaustedError):
+        await enqueue(world, 1)
+    sealed = committer.sealed
+    for report in (
+        patient.heartbeat("w", attempts=[ids]),
+        patient.update_attempt(*ids, status="succeeded"),
+        patient.cancel_rollouts([other.rollout_id]),
+    ):
+        held.append(asyncio.create_task(report))
+        sealed += 1
+        while committer.sealed < sealed:  # taken, and on its way to the disk
+            await asyncio.sleep(0)
+    assert not any(task.done() for task in held)
+    go.set()
+    await asyncio.gather(*held)
+    assert (await world.store.get_rollout(rollout.rollout_id)).status == "succeeded"
+
+
+async def test_reports_too_are_refused_at_twice_the_limit(
+    slow: tuple[World, asyncio.Event],
+) -> None:
+    world, go = slow
+    rollout, attempt = await claim(world)
+    go.clear()
+    sent = heavy(batch(rollout.rollout_id, attempt.attempt_id, "a"), 2 * MIB)
+    held = asyncio.create_task(world.store.with_timeout(30).add_spans(sent))
+    while world.engine.store.committer.pending_bytes <= 2 * MIB:
+        await asyncio.sleep(0)
+    with impatient(world), pytest.raises(ResourceExhaustedError) as caught:
+        await world.store.heartbeat("w")
+    assert caught.value.metadata == {}
+    assert str(2 * MIB) in str(caught.value)
+    go.set()
+    await held
 
 
 async def test_nothing_is_seen_before_it_is_on_the_disk(

@@ -131,6 +131,32 @@ async def test_too_much_waiting_refuses_unary_writes_and_holds_streams() -> None
     await rig.committer.drain()
 
 
+async def test_write_that_cannot_be_repeated_waits_for_room_and_goes_on() -> None:
+    rig = Rig(Disk())
+    rig.disk.gate.clear()
+    rig.write("big", size=2000)
+    held = asyncio.create_task(rig.committer.admit_soon(600, 30))
+    await spin()
+    assert not held.done()
+    with pytest.raises(Busy):  # what is held has a limit as well
+        await rig.committer.admit_soon(600, 30)
+    rig.disk.gate.set()
+    await asyncio.wait_for(held, 5)
+    await rig.committer.admit_soon(600, 30)
+    await rig.committer.drain()
+
+
+async def test_write_that_found_no_room_in_time_is_refused_and_held_no_more() -> None:
+    rig = Rig(Disk())
+    rig.disk.gate.clear()
+    rig.write("big", size=2000)
+    for _ in range(3):
+        with pytest.raises(Busy):
+            await rig.committer.admit_soon(600, 0.01)
+    rig.disk.gate.set()
+    await rig.committer.drain()
+
+
 async def test_failed_commit_fails_all_who_wait_until_recovered() -> None:
     rig = Rig(Disk())
     rig.disk.failing = True

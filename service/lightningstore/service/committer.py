@@ -12,6 +12,9 @@ from lightningstore.service.storage.base import Changes, Storage
 
 logger = logging.getLogger(__name__)
 
+#: Reports are taken while less than so many times the limit waits for the disk.
+REPORT_SHARE = 2
+
 
 class Committer:
     """Takes the changes of operations, in their order, and tells when they are durable.
@@ -42,7 +45,7 @@ class Committer:
         self.failure: StoreError | None = None
         #: Commits so far, and bytes of changes in them.
         self.commits = self.committed_bytes = 0
-        self._in_flight = 0
+        self._in_flight = self._held = 0
         #: Who waits for which number; the numbers never fall.
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
@@ -61,14 +64,34 @@ class Committer:
         """Bytes that wait for the disk."""
         return self.changes.size + self._in_flight
 
-    def admit(self) -> None:
-        """Refuse a unary write: Busy while too much waits for the disk, StorageFailed without one."""
+    def admit(self, *, report: bool = False) -> None:
+        """Refuse a unary write: Busy while too much waits for the disk, StorageFailed without one.
+
+        A `report` of what is under way is taken up to twice the limit: new work and spans, which fill
+        it, must not keep an outcome or a sign of life out.
+        """
         if self.failure is not None:
             raise self.failure
-        if self.pending_bytes > self._max_pending:
-            raise Busy(
-                f"{self.pending_bytes} bytes wait for the disk, at most {self._max_pending} may"
-            )
+        most = self._max_pending * (REPORT_SHARE if report else 1)
+        if self.pending_bytes > most:
+            raise Busy(f"{self.pending_bytes} bytes wait for the disk, at most {most} may")
+
+    async def admit_soon(self, size: int, seconds: float) -> None:
+        """Admit a write of `size` bytes, after up to `seconds` of waiting for room: else raise as `admit`.
+
+        For callers that may not come again. What is held so has the limit of what waits for the disk.
+        """
+        full = self.pending_bytes > self._max_pending and self.failure is None
+        if full and self._held + size <= self._max_pending:
+            self._held += size
+            try:
+                await asyncio.wait_for(self.room(), seconds)
+            except asyncio.TimeoutError:
+                self.admit()
+            finally:
+                self._held -= size
+        else:
+            self.admit()
 
     async def room(self) -> None:
         """Wait until less than the limit waits for the disk. For streams, which need not be refused."""

@@ -40,6 +40,9 @@ _BATCH = IngestSpansRequest.BATCH_FIELD_NUMBER
 ROLLOUT_KEYS = (ROLLOUT_ID, "x-lightning-rollout-id")
 ATTEMPT_KEYS = (ATTEMPT_ID, "x-lightning-attempt-id")
 SEQUENCE_KEYS = (SEQUENCE_ID, "x-lightning-span-sequence-id")
+#: How long an export waits for room before it is refused. Half of the 10 s that exporters wait by default: Node's
+#: repeats no refused call, and Go's first pause is up to 7.5 s, whatever RetryInfo says.
+HOLD_SECONDS = 5.0
 
 Owner = tuple[str, str, int]
 
@@ -47,14 +50,14 @@ Owner = tuple[str, str, int]
 def handler(store: Store) -> grpc.RpcMethodHandler[Any, Any]:
     """Return the handler of TraceService/Export."""
 
-    async def export(data: bytes, context: Context) -> bytes:
+    async def handle(data: bytes, context: Context) -> bytes:
         try:
             metadata = {
                 str(key): value
                 for key, value in context.invocation_metadata() or ()
                 if isinstance(value, str)
             }
-            return (await _export(store, data, metadata)).SerializeToString()
+            return (await export(store, data, metadata)).SerializeToString()
         except grpc.aio.AbortError:
             raise
         except Busy as error:
@@ -64,18 +67,31 @@ def handler(store: Store) -> grpc.RpcMethodHandler[Any, Any]:
             await fail(context, error, f"{SERVICE}/Export")
             raise
 
-    return grpc.unary_unary_rpc_method_handler(export)
+    return grpc.unary_unary_rpc_method_handler(handle)
 
 
-async def _export(
-    store: Store, data: bytes, metadata: dict[str, str]
-) -> ExportTraceServiceResponse:
-    store.committer.admit()
-    check_size(data, store.limits.message_bytes)
+async def export(store: Store, data: bytes, metadata: dict[str, str]) -> ExportTraceServiceResponse:
+    """Store the spans of a serialised request; `metadata` names the attempt where no attribute does.
+
+    Raises MalformedMessage, PayloadTooLarge, Busy, StorageFailed, ShuttingDown.
+    """
+    await admit(store, data)
     scopes = lenient.scopes(data)
     if scopes is None:
         raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name)
-    refused: Counter[str] = Counter()
+    return await export_scopes(store, scopes, metadata, Counter())
+
+
+async def admit(store: Store, data: bytes) -> None:
+    """Let an export in. Raises PayloadTooLarge, Busy, StorageFailed."""
+    check_size(data, store.limits.message_bytes)
+    await store.committer.admit_soon(len(data), HOLD_SECONDS)
+
+
+async def export_scopes(
+    store: Store, scopes: list[lenient.Scope], metadata: dict[str, str], refused: Counter[str]
+) -> ExportTraceServiceResponse:
+    """Store the spans of scopes, of which `refused` have been left out by reason. Raises as `export`."""
     default = _metadata_owner(metadata)
     # All is read before anything is stored: a request that is none must not be stored by half.
     batches = [

@@ -64,7 +64,7 @@ class AttemptOperations(ClaimOperations):
 
     async def update_attempt(self, request: UpdateAttemptRequest) -> UpdateAttemptResponse:
         """Report an outcome, or change what is known of an attempt."""
-        self.committer.admit()
+        self.committer.admit(report=True)
         given = request.attempt
         entry = await self.load(given.rollout_id, "attempt.rollout_id")
         attempt = self.attempt_of(entry, given.attempt_id, "attempt.attempt_id")

@@ -316,7 +316,7 @@ class RolloutOperations(Core):
 
     async def cancel_rollouts(self, request: CancelRolloutsRequest) -> CancelRolloutsResponse:
         """Cancel those that have not finished."""
-        self.committer.admit()
+        self.committer.admit(report=True)
         ids = request.rollout_ids
         self.check_batch("rollout_ids", len(ids))
         for i, rollout_id in enumerate(ids):

@@ -48,7 +48,7 @@ class WorkerOperations(ResourcesOperations):
 
     async def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
         """Stamp a worker and its attempts; tell which of them to stop."""
-        self.committer.admit()
+        self.committer.admit(report=True)
         check_id("worker_id", request.worker_id)
         check_json_object("stats_json", request.stats_json)
         self.check_batch("attempts", len(request.attempts))
