@@ -28,6 +28,11 @@ TRIES = {
     "replies lost": 300,
     "ingested megabytes": 1_000,
     "stall seconds": 45,
+    "connection resets": 200,
+    "calls under GOAWAY": 10_000,
+    "rolling restarts": 10,
+    "flood seconds": 5,
+    "connections": 20_000,
 }
 #: Tries of which fewer show nothing.
 LEAST = {
@@ -37,6 +42,10 @@ LEAST = {
     "stall seconds": 8,
     "ingested megabytes": 150,
     "soak seconds": 20,
+    "rolling restarts": 3,
+    "flood seconds": 3,
+    "connections": 1_000,
+    "connection resets": 20,
 }
 
 
@@ -61,6 +70,12 @@ def tries(request: pytest.FixtureRequest):
     """How often to try, by name."""
     scale = request.config.getoption("--scale")
     return lambda name: max(LEAST.get(name, 1), round(TRIES[name] * scale))
+
+
+@pytest.fixture
+def stride(request: pytest.FixtureRequest) -> int:
+    """How many steps to take at once, on average, where each would be tried at `--scale 1`."""
+    return max(1, round(1 / request.config.getoption("--scale")))
 
 
 @pytest.fixture

@@ -78,6 +78,36 @@ async def test_second_server_on_a_file_is_refused(tmp_path: Path) -> None:
     await again.close()
 
 
+async def test_file_that_cannot_be_read_is_not_kept_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = SqliteStorage(tmp_path / "s.db")
+    await storage.open()
+    await storage.close()
+
+    def fail(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.pread", fail)
+        with pytest.raises(StorageUnusable, match="Input/output error"):
+            await storage.open()
+    await storage.open()
+    await storage.close()
+
+
+async def test_new_store_takes_the_place_of_what_a_crash_left_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    path.touch(0o600)
+    for left in (".s.db.new", ".s.db.new-journal", ".s.db.new-wal", "s.db-wal"):
+        (tmp_path / left).write_bytes(b"half")
+    storage = SqliteStorage(path)
+    await storage.open()
+    assert path.stat().st_mode & 0o777 == 0o600
+    await storage.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["s.db"]
+
+
 async def test_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageUnusable, match="No such file or directory"):
         await SqliteStorage(tmp_path / "none" / "s.db").open()

@@ -37,10 +37,13 @@ class Lock:
             raise StorageUnusable(f"cannot open {path}: {error.strerror}") from None
         try:
             self._take(path)
-        except StorageUnusable:
+        except BaseException as error:
             if not existed:
                 path.unlink(missing_ok=True)
+            # Also where the disk does not answer: the lock would keep the file from who tries again.
             os.close(self._descriptor)
+            if isinstance(error, OSError):
+                raise StorageUnusable(f"cannot open {path}: {error.strerror}") from error
             raise
 
     def _take(self, path: Path) -> None:
@@ -50,8 +53,9 @@ class Lock:
             _check_header(path, os.pread(self._descriptor, 100, 0), size)
             return
         create(path)
+        made = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         os.close(self._descriptor)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._descriptor = made
         self._flock(path)
 
     def _flock(self, path: Path) -> None:
@@ -158,7 +162,10 @@ def prepare(connection: sqlite3.Connection, synchronous: str) -> None:
             _migrate(connection, version)
         # The header of the file is what the next start looks at, before it touches anything.
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    except sqlite3.Error as error:
+    except (
+        sqlite3.Error,
+        UnicodeDecodeError,
+    ) as error:  # the latter where it quotes a damaged schema
         path = connection.execute("PRAGMA database_list").fetchone()[2]
         raise StorageUnusable(f"{path} cannot be used: {error}; it is left as it is") from error
 

@@ -22,8 +22,9 @@ from typing import Any
 
 import aiosqlite
 import msgspec
+from google.protobuf.message import DecodeError
 from lightningstore.service import filters
-from lightningstore.service.errors import StorageFailed
+from lightningstore.service.errors import StorageFailed, StorageUnusable
 from lightningstore.service.records import nanoseconds
 from lightningstore.service.storage import datafile, queries
 from lightningstore.service.storage.base import (
@@ -87,6 +88,11 @@ class SqliteStorage:
             self._reader = sqlite3.connect(uri, uri=True, isolation_level=None)
             self._scanner = await aiosqlite.connect(uri, uri=True, isolation_level=None)
             return self._snapshot()
+        except (StorageFailed, DecodeError, ValueError, TypeError, LookupError) as error:
+            await self.close()
+            raise StorageUnusable(
+                f"{self.path} is damaged: {error}; `lightningstore check` may say more"
+            ) from error
         except BaseException:
             await self.close()
             raise

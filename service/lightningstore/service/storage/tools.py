@@ -9,12 +9,21 @@ import json
 import os
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
+from google.protobuf.message import DecodeError
 from lightningstore.service.errors import StorageUnusable
 from lightningstore.service.storage import datafile
+from lightningstore.service.storage.sqlite import ZLIB
+from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.resources_pb2 import Resources
+from lightningstore.v1.rollout_pb2 import Rollout
+from lightningstore.v1.span_pb2 import IngestSpansRequest
+from lightningstore.v1.worker_pb2 import Worker
 
 #: Pages that are copied between two reports of progress.
 PAGES_A_STEP = 2048
@@ -35,7 +44,10 @@ def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
                 "SELECT count(*) FROM meta"
             ).fetchone()  # from here on it stands still
             yield connection
-    except sqlite3.Error as error:
+    except (
+        sqlite3.Error,
+        UnicodeDecodeError,
+    ) as error:  # the latter where it quotes a damaged schema
         raise StorageUnusable(f"{path} cannot be read: {error}") from error
 
 
@@ -107,32 +119,107 @@ def vacuum(path: Path) -> tuple[int, int]:
 
 
 def check(path: Path) -> list[str]:
-    """Return what is wrong with a file: SQLite's own findings, and counters that disagree with rows.
+    """Return what is wrong with a file: SQLite's own findings, and counters or columns that disagree with rows.
 
     Raises StorageUnusable where it cannot be read at all.
     """
     with _snapshot(path) as connection:
         found = [row for (row,) in connection.execute("PRAGMA integrity_check") if row != "ok"]
-        if found:
-            return found
-        (text,) = connection.execute("SELECT value FROM meta WHERE name = 'counters'").fetchone()
-        counters = json.loads(text)
-        for name, query in _COUNTED.items():
-            counted = {str(key): count for key, count in connection.execute(query)}
-            kept = {key: count for key, count in counters.get(name, {}).items() if count}
-            if counted != kept:
-                found.append(f"{name} by status: {counted} in rows, {kept} in counters")
-        for what, query in _HIGHEST.items():
-            (highest,) = connection.execute(query).fetchone()
-            if (highest or 0) > counters.get(what, 0):
-                found.append(f"{what}: {highest} in rows, {counters.get(what, 0)} in counters")
-        for what, query in _NONE.items():
-            (count,) = connection.execute(query).fetchone()
-            if count:
-                found.append(f"{count} {what}")
+        if not found:
+            found += _check_counters(connection)
+            for what, query in _NONE.items():
+                (count,) = connection.execute(query).fetchone()
+                if count:
+                    found.append(f"{count} {what}")
+            found += _check_records(connection)
     return found
 
 
+def _check_counters(connection: sqlite3.Connection) -> Iterator[str]:
+    rows = connection.execute("SELECT value FROM meta WHERE name = 'counters'").fetchall()
+    try:
+        counters = dict(json.loads(rows[0][0]))
+        kept = {
+            name: {key: count for key, count in counters.get(name, {}).items() if count}
+            for name in _COUNTED
+        }
+        highest = {name: int(counters.get(name, 0)) for name in _HIGHEST}
+    except (ValueError, TypeError, AttributeError, IndexError):
+        yield "the counters cannot be read"
+        return
+    for name, query in _COUNTED.items():
+        counted = {str(key): count for key, count in connection.execute(query)}
+        if counted != kept[name]:
+            yield f"{name} by status: {counted} in rows, {kept[name]} in counters"
+    for what, query in _HIGHEST.items():
+        (there,) = connection.execute(query).fetchone()
+        if (there or 0) > highest[what]:
+            yield f"{what}: {there} in rows, {highest[what]} in counters"
+
+
+def _check_records(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield which records are no messages, or say something else than the columns beside them."""
+    for what, (query, said) in _RECORDS.items():
+        wrong = 0
+        for row in connection.execute(query):
+            try:
+                wrong += said(row[-1]) != row[:-1]
+            except (DecodeError, zlib.error):
+                wrong += 1
+        if wrong:
+            yield f"{wrong} {what} whose record disagrees with its columns"
+    for encoding, ids, data in connection.execute("SELECT encoding, span_ids, data FROM spans"):
+        try:
+            plain = zlib.decompress(data) if encoding == ZLIB else data
+            spans = IngestSpansRequest.FromString(plain).batch.spans
+        except (DecodeError, zlib.error):
+            spans = []
+        if b"".join(span.span_id for span in spans) != ids:
+            yield "a batch of spans that disagrees with the ids beside it"
+
+
+def _said_by_rollout(record: bytes) -> tuple[Any, ...]:
+    r = Rollout.FromString(record)
+    return (
+        *(r.rollout_id, r.status, r.mode, r.priority, r.group_id, r.resources_id),
+        *(r.start_time.ToNanoseconds(), r.end_time.ToNanoseconds()),
+        *(r.attempt_count, r.latest_attempt_id, r.completion_number),
+    )
+
+
+def _said_by_attempt(record: bytes) -> tuple[Any, ...]:
+    a = Attempt.FromString(record)
+    return (a.rollout_id, a.status, a.attempt_id)
+
+
+def _said_by_resources(record: bytes) -> tuple[Any, ...]:
+    r = Resources.FromString(record)
+    return (r.resources_id, r.version)
+
+
+#: What columns say and, last, the record; and what the record says of the same.
+_RECORDS: dict[str, tuple[str, Callable[[bytes], tuple[Any, ...]]]] = {
+    "rollouts": (
+        (
+            "SELECT rollout_id, status, mode, priority, group_id, resources_id, start_time, end_time,"
+            " attempt_count, latest_attempt_id, completion_number, record FROM rollouts"
+        ),
+        _said_by_rollout,
+    ),
+    "latest attempts": (
+        (
+            "SELECT r.rollout_id, a.status, r.latest_attempt_id, a.record FROM rollouts r JOIN attempts a"
+            " ON a.rollout_key = r.key AND a.key ="
+            " (SELECT max(key) FROM attempts WHERE rollout_key = r.key)"
+        ),
+        _said_by_attempt,
+    ),
+    "resources": ("SELECT resources_id, version, record FROM resources", _said_by_resources),
+    "workers": (
+        "SELECT worker_id, record FROM workers",
+        lambda record: (Worker.FromString(record).worker_id,),
+    ),
+}
 _COUNTED = {
     "rollouts": "SELECT status, count(*) FROM rollouts GROUP BY status",
     "attempts": "SELECT status, count(*) FROM attempts GROUP BY status",
