@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +18,15 @@ class Proxy:
 
     `hold_up` and `hold_down` stop the bytes towards server and client, as a connection does that is half open
     or whose reader does not read; `swallow` throws away what the server answers, and calls `swallowed`.
+    `latency` holds every piece back for so many seconds, `slices` cuts the bytes into pieces of at most so many,
+    `rate` lets so many bytes a second through, each way and connection.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(
+        self, port: int, *, latency: float = 0.0, slices: int = CHUNK, rate: float = math.inf
+    ) -> None:
         self._target = port
+        self._latency, self._slices, self._rate = latency, slices, rate
         self.port = 0
         self.swallow = False
         self.swallowed: Callable[[], None] = lambda: None
@@ -131,6 +137,16 @@ class Proxy:
                     self.swallowed()
                     continue
                 self.bytes_down += len(data)
-            writer.write(data)
-            await writer.drain()
+            await self._pass(data, writer)
         raise ConnectionResetError  # one end is gone: so is the other
+
+    async def _pass(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        if self._latency:
+            await asyncio.sleep(self._latency)
+        for start in range(0, len(data), self._slices):
+            part = data[start : start + self._slices]
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(
+                len(part) / self._rate
+            )  # at least a turn of the loop: pieces stay pieces
