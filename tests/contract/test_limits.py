@@ -92,6 +92,13 @@ async def test_inputs_that_no_answer_could_hold_are_refused_together(limited: Op
         await world.store.enqueue_rollouts([spec])
 
 
+async def test_smallest_limit_of_a_message_leaves_room_for_an_input(limited: Opener) -> None:
+    world = await limited(max_message_bytes=MIB)
+    await world.store.enqueue_rollout("x" * (MIB // 8 - 2))
+    async with refused(world, ResourceExhaustedError, "PAYLOAD_TOO_LARGE", str(MIB // 8)):
+        await world.store.enqueue_rollout("x" * (MIB // 8 - 1))
+
+
 async def test_claims_and_lists_of_large_inputs_stay_within_a_message(limited: Opener) -> None:
     world = await limited(max_message_bytes=8 * MIB)
     for n in range(6):

@@ -36,8 +36,8 @@ class Limits:
 
     @property
     def inputs_bytes(self) -> int:
-        """Largest sum of the inputs of one EnqueueRollouts: its answer repeats them."""
-        return self.message_bytes - 4 * MIB
+        """Largest sum of the inputs of one EnqueueRollouts: its answer repeats them, with all the rest."""
+        return max(self.message_bytes - 4 * MIB, self.message_bytes // 8)
 
     @property
     def answer_bytes(self) -> int:
