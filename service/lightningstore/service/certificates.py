@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 from pathlib import Path
@@ -25,6 +26,8 @@ class CertificateFiles:
         self._paths = [path for path in (cert, key, client_ca) if path is not None]
         self._seen = self._signatures()
         self._current = self._read()
+        #: What gRPC has been given last, and what the other contexts of TLS are made of.
+        self._given = self._current
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return credentials of gRPC that ask the files before each handshake."""
@@ -34,19 +37,51 @@ class CertificateFiles:
             require_client_authentication=self._client_ca is not None,
         )
 
+    def context(self) -> ssl.SSLContext:
+        """Return the same for asyncio, which asks the files before each handshake too."""
+        latest, of = self._context(), self._current
+
+        def renew(handshake: ssl.SSLObject, _name: str | None, _: ssl.SSLContext) -> None:
+            nonlocal latest, of
+            self._refresh()
+            if of is not self._current:
+                # If the files change under our hands, the next handshake looks again.
+                with contextlib.suppress(ssl.SSLError, OSError):
+                    latest, of = self._context(), self._current
+            handshake.context = latest
+
+        first = self._context()
+        first.sni_callback = renew  # called at every handshake, whether or not a name is asked for
+        return first
+
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self._cert, self._key, password="")
+        if self._client_ca is not None:
+            context.load_verify_locations(cadata=self._current[2].decode())
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
     def _changed(self) -> Any:
         """Return a new configuration if there is one. Called by gRPC in a thread of its own."""
+        self._refresh()
+        if self._given is self._current:
+            return None
+        self._given = self._current
+        return _configuration(self._given)
+
+    def _refresh(self) -> None:
+        """Read the files again if they have changed."""
         seen = self._signatures()
         if seen == self._seen:
-            return None
+            return
         self._seen = seen  # a bad state is complained of once
         try:
             self._current = self._read()
         except Misconfigured as error:
             logger.error("%s; the certificate read before stays in use", error)
-            return None
-        logger.info("the certificate in %s was read again", self._cert)
-        return _configuration(self._current)
+        else:
+            logger.info("the certificate in %s was read again", self._cert)
 
     def _signatures(self) -> list[Signature]:
         found: list[Signature] = []

@@ -65,6 +65,13 @@ class Config(BaseSettings):
     metrics_host: str = Field(
         "127.0.0.1", description="Address of --metrics-port; it has no tokens."
     )
+    otlp_http_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port for OTLP over HTTP (POST /v1/traces), on the address and with the TLS and tokens "
+        "of --port; 0 takes a free one. Others use 4318.",
+    )
     trace_calls: bool = Field(
         False,
         description="Trace the server's own calls by OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says "

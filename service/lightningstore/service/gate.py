@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
+from collections.abc import Callable
 from typing import NamedTuple
 
 import grpc
@@ -20,6 +22,8 @@ class Gate(NamedTuple):
 
     #: None: plain text.
     credentials: grpc.ServerCredentials | None
+    #: Makes the same for asyncio. None: plain text.
+    context: Callable[[], ssl.SSLContext] | None
     #: None: no tokens, and no cost to any call.
     guard: Guard | None
     #: Both in words, for people.
@@ -35,15 +39,17 @@ def open_gate(config: Config, clock: Clock) -> Gate:
         raise Misconfigured("--tls-client-ca needs --tls-cert and --tls-key")
     _check_exposure(config)
     words = []
-    credentials = guard = None
+    credentials = context = guard = None
     if config.tls_cert is not None and config.tls_key is not None:
         files = CertificateFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
-        credentials = files.credentials()
+        credentials, context = files.credentials(), files.context
         words.append("mutual TLS" if config.tls_client_ca else "TLS")
     if config.auth_tokens is not None:
         guard = Guard(TokenFile(config.auth_tokens, clock), clock)
         words.append("tokens")
-    return Gate(credentials, guard, " and ".join(words) or "everybody who reaches the port")
+    return Gate(
+        credentials, context, guard, " and ".join(words) or "everybody who reaches the port"
+    )
 
 
 def _check_exposure(config: Config) -> None:

@@ -157,6 +157,11 @@ class Metrics(grpc.aio.ServerInterceptor):
 
         return timed
 
+    def count(self, name: str, code: str, seconds: float) -> None:
+        """Count a call of a method that ended with a code, gRPC's name of it, after so many seconds."""
+        self._calls.labels(name, code).inc()
+        self._seconds.labels(name).observe(seconds)
+
     def _timed_stream(self, name: str, call: Any) -> Any:
         async def timed(request: Any, context: Any) -> Any:
             began = perf_counter()
@@ -172,5 +177,4 @@ class Metrics(grpc.aio.ServerInterceptor):
         code = context.code() or grpc.StatusCode.OK
         if context.cancelled():
             code = grpc.StatusCode.CANCELLED
-        self._calls.labels(name, getattr(code, "name", str(code))).inc()
-        self._seconds.labels(name).observe(seconds)
+        self.count(name, getattr(code, "name", str(code)), seconds)

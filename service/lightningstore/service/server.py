@@ -19,6 +19,7 @@ from lightningstore.service.gate import Gate, open_gate
 from lightningstore.service.limits import Retention
 from lightningstore.service.metrics import Metrics
 from lightningstore.service.rpc import handlers, otlp, wrap
+from lightningstore.service.rpc.otlp_http import OtlpHttp
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.service.storage.sqlite import SqliteStorage
@@ -94,6 +95,7 @@ class Server:
         tracing = tracer() if config.trace_calls else None
         interceptors = [i for i in (self.metrics, tracing, self.gate.guard) if i is not None]
         self._server = grpc.aio.server(interceptors=interceptors, options=_options(config))
+        self._otlp_http: OtlpHttp | None = None
         self.port = 0
         self._services: tuple[str, ...] = ()
         self._telling: asyncio.Task[None] | None = None
@@ -122,6 +124,7 @@ class Server:
             raise AddressInUse(
                 f"cannot listen on {address}: in use, or not an address here"
             ) from error
+        await self._serve_http(streams)
         if self.metrics is not None:
             self.metrics.serve(store, self._config.metrics_host, self._config.metrics_port or 0)
             logger.info(
@@ -131,6 +134,24 @@ class Server:
         self._services = ("", *services)
         await self._set_health(usable=True)
         store.on_usable = self._tell_health
+
+    async def _serve_http(self, streams: wrap.Streams) -> None:
+        """Listen for OTLP over HTTP if that is wanted. Raises AddressInUse."""
+        host, port = self._config.host, self._config.otlp_http_port
+        if port is None:
+            return
+        store, count = self._engine.store, self.metrics.count if self.metrics else None
+        context = self.gate.context() if self.gate.context else None
+        self._otlp_http = OtlpHttp(store, self.gate.guard, streams, count)
+        try:
+            await self._otlp_http.start(host, port, context)
+        except OSError as error:
+            raise AddressInUse(
+                f"cannot listen on {_bracketed(host)}:{port}: {error.strerror}"
+            ) from None
+        store.otlp_http_port = self._otlp_http.port
+        where = f"{'https' if context else 'http'}://{_bracketed(host)}:{self._otlp_http.port}"
+        logger.info("OTLP over HTTP on %s/v1/traces", where)
 
     def _tell_health(self, usable: bool) -> None:  # noqa: FBT001
         self._telling = asyncio.create_task(self._set_health(usable=usable))
@@ -149,7 +170,8 @@ class Server:
         """End waits and long polls, let other calls finish within `grace` seconds, then close."""
         await self._health.enter_graceful_shutdown()
         self._engine.store.stop_waiting()
-        await self._server.stop(grace)
+        http = [self._otlp_http.stop(grace)] if self._otlp_http is not None else []
+        await asyncio.gather(self._server.stop(grace), *http)
         if self.metrics is not None:
             self.metrics.close()
         await self._engine.close()
@@ -160,7 +182,9 @@ async def start_server(config: Config, clock: Clock | None = None) -> Server:
 
     Raises AddressInUse, Misconfigured, StorageUnusable.
     """
-    _probe(config.host, config.port)
+    for port in (config.port, config.otlp_http_port):
+        if port is not None:
+            _probe(config.host, port)
     gate = open_gate(config, clock or SystemClock())
     engine = await open_engine(config, clock)
     server = Server(engine, config, gate)

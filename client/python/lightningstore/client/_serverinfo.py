@@ -72,6 +72,11 @@ class ServerInfo(View[statistics_pb2.GetServerInfoResponse]):
         return list(self.message.capabilities)
 
     @property
+    def otlp_http_port(self) -> int | None:
+        """Port of OTLP over HTTP at the server's address; None: not served."""
+        return self.message.otlp_http_port or None
+
+    @property
     def limits(self) -> Limits:
         """The limits that it holds callers to."""
         return Limits(*(getattr(self.message.limits, name) for name in Limits._fields))

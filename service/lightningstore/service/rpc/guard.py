@@ -6,14 +6,14 @@ There only where tokens are configured; without them no call pays for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from lightningstore.service.auth import OPEN, PERMISSIONS, UNLISTED, Role
+from lightningstore.service.auth import OPEN, PERMISSIONS, UNLISTED, Role, Token
 from lightningstore.service.clock import Clock
 from lightningstore.service.errors import PermissionDenied, StoreError, TokenInvalid, TokenMissing
 from lightningstore.service.masking import holds_keys, mask_keys
@@ -55,17 +55,27 @@ class Guard(grpc.aio.ServerInterceptor):
         if method in OPEN:
             return await continuation(handler_call_details)
         try:
-            token = self._tokens.find(_bearer(handler_call_details))
+            token = self._tokens.find(_bearer(handler_call_details.invocation_metadata))
             handler = await continuation(handler_call_details)
             if handler is None:
                 return handler  # UNIMPLEMENTED, which is no secret from who has a token
-            if token.role not in PERMISSIONS.get(method, UNLISTED):
-                raise PermissionDenied(token.role.value, method.rpartition("/")[2])
+            _check_permission(token, method)
         except StoreError as error:
             return self._refusal(error)
         if token.role is Role.READ_ONLY and method in _WITH_KEYS:
             return _masked(handler, _WITH_KEYS[method])
         return handler
+
+    def check(self, metadata: Iterable[tuple[str, Any]], method: str, peer: str) -> None:
+        """Refuse a call that did not come by gRPC, or return.
+
+        Raises TokenMissing, TokenInvalid, TokenExpired, PermissionDenied.
+        """
+        try:
+            _check_permission(self._tokens.find(_bearer(metadata)), method)
+        except StoreError as error:
+            self._note(error, peer)
+            raise
 
     def _refusal(self, error: StoreError) -> Handler:
         async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
@@ -88,9 +98,14 @@ class Guard(grpc.aio.ServerInterceptor):
             )
 
 
-def _bearer(details: Details) -> str:
+def _check_permission(token: Token, method: str) -> None:
+    if token.role not in PERMISSIONS.get(method, UNLISTED):
+        raise PermissionDenied(token.role.value, method.rpartition("/")[2])
+
+
+def _bearer(metadata: Iterable[tuple[str, Any]]) -> str:
     """Return the token of a call. Raises TokenMissing, TokenInvalid."""
-    for key, value in details.invocation_metadata:
+    for key, value in metadata:
         if key == "authorization":
             scheme, _, secret = str(value).partition(" ")
             if scheme.lower() != "bearer":

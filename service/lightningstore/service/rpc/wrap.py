@@ -57,10 +57,14 @@ async def fail(context: Context, error: BaseException, method: str) -> None:
             raise error
         # Not the client's doing: a call that just vanished would leave it without a status.
         await abort(context, ShuttingDown())
+    await abort(context, internal(error, method))
+
+
+def internal(error: BaseException, method: str) -> InternalError:
+    """Return what callers are told of a defect, which is logged."""
     error_id = uuid.uuid4().hex[:12]
     logger.error("%s failed, error id %s", method, error_id, exc_info=error)
-    text = f"internal error {error_id}; the server's log has more"
-    await abort(context, InternalError(text, errorId=error_id))
+    return InternalError(f"internal error {error_id}; the server's log has more", errorId=error_id)
 
 
 def unary(

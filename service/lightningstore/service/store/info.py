@@ -28,6 +28,8 @@ class InfoOperations(WorkerOperations):
     #: What `open_engine` knows and GetServerInfo tells.
     backend = "memory"
     durability: int = DURABILITY_FULL
+    #: Port of OTLP over HTTP, which the server tells; 0: not served.
+    otlp_http_port = 0
 
     async def get_statistics(self, _request: GetStatisticsRequest) -> GetStatisticsResponse:
         """Return the counters."""
@@ -64,7 +66,7 @@ class InfoOperations(WorkerOperations):
             store_id=self.store_id,
             backend=self.backend,
             durability=self.durability,  # type: ignore[arg-type]
-            capabilities=CAPABILITIES,
+            capabilities=(*CAPABILITIES, *(("otlp-http",) if self.otlp_http_port else ())),
             limits=Limits(
                 message_bytes=limits.message_bytes,
                 input_bytes=limits.input_bytes,
@@ -77,4 +79,5 @@ class InfoOperations(WorkerOperations):
                 open_streams=limits.open_streams,
             ),
             start_time=stamp(self.opened_ns),
+            otlp_http_port=self.otlp_http_port,
         )

@@ -1,0 +1,147 @@
+"""OTLP as JSON: ProtoJSON, but with ids in hex, enums as numbers, and unknown fields ignored.
+
+A request is taken apart without looking into its spans, which then are read one by one: one that nests too
+deep is left out, as in protobuf. Source: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from binascii import unhexlify
+from collections import Counter
+from typing import Any, TypeVar
+
+import msgspec
+from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message import Message
+from lightningstore.service.errors import FieldInvalid, MalformedMessage, PayloadTooLarge
+from lightningstore.service.rpc.lenient import Scope
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
+
+#: Messages within messages; protobuf itself stops at 100, counted from the request.
+MOST_LEVELS = 90
+#: Characters of an error of the library's: it repeats the value.
+MOST_TEXT = 300
+TOO_DEEP = "nests too deep"
+_IDS = ("traceId", "spanId", "parentSpanId")
+_NONE = msgspec.Raw(b"null")
+
+M = TypeVar("M", bound=Message)
+
+
+class _Scope(msgspec.Struct, rename="camel"):
+    scope: msgspec.Raw = _NONE
+    spans: list[msgspec.Raw] | None = None
+    schema_url: str | None = None
+
+
+class _Group(msgspec.Struct, rename="camel"):
+    resource: msgspec.Raw = _NONE
+    scope_spans: list[_Scope] | None = None
+    schema_url: str | None = None
+
+
+class _Export(msgspec.Struct, rename="camel"):
+    resource_spans: list[_Group] | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Export)
+
+
+class _TooDeep(Exception):
+    """Messages within messages, more than can be stored."""
+
+
+def scopes(data: bytes, max_span_bytes: int) -> tuple[list[Scope], Counter[str]]:
+    """Return the scopes of an ExportTraceServiceRequest in JSON, and how many spans were left out by why.
+
+    A span's limit holds for its JSON too: what a library builds of a large one stops everything else.
+
+    Raises MalformedMessage, FieldInvalid, PayloadTooLarge.
+    """
+    try:
+        request = _DECODER.decode(data)
+    except msgspec.ValidationError as error:
+        raise FieldInvalid("body", str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise MalformedMessage(
+            f"{ExportTraceServiceRequest.DESCRIPTOR.full_name} in JSON"
+        ) from None
+    found: list[Scope] = []
+    refused: Counter[str] = Counter()
+    for i, group in enumerate(request.resource_spans or ()):
+        place = f"resourceSpans[{i}]"
+        resource = _whole(group.resource, Resource, f"{place}.resource", max_span_bytes)
+        for j, scope in enumerate(group.scope_spans or ()):
+            spans = _scope_spans(scope, f"{place}.scopeSpans[{j}]", refused, max_span_bytes)
+            found.append(Scope(resource, group.schema_url or "", spans.SerializeToString()))
+    return found, refused
+
+
+def _scope_spans(scope: _Scope, place: str, refused: Counter[str], most: int) -> ScopeSpans:
+    answer = ScopeSpans(schema_url=scope.schema_url or "")
+    named = _whole(scope.scope, InstrumentationScope, f"{place}.scope", most)
+    if named is not None:
+        answer.scope.CopyFrom(named)
+    for k, raw in enumerate(scope.spans or ()):
+        try:
+            span = _message(raw, Span, f"{place}.spans[{k}]", most)
+        except _TooDeep:
+            refused[TOO_DEEP] += 1
+            continue
+        except PayloadTooLarge as error:
+            refused[error.message] += 1
+            continue
+        answer.spans.append(span or Span())
+    return answer
+
+
+def _whole(raw: msgspec.Raw, kind: type[M], place: str, most: int) -> M | None:
+    """Return what belongs to many spans, which cannot be left out."""
+    try:
+        return _message(raw, kind, place, most)
+    except _TooDeep:
+        raise FieldInvalid(place, TOO_DEEP) from None
+
+
+def _message(raw: msgspec.Raw, kind: type[M], place: str, most: int) -> M | None:
+    """Return a value as message, None for null. Raises FieldInvalid, PayloadTooLarge, _TooDeep."""
+    if (size := memoryview(raw).nbytes) > most:
+        raise PayloadTooLarge(place, size, most)
+    try:
+        value = msgspec.json.decode(raw)
+    except RecursionError:
+        raise _TooDeep from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FieldInvalid(place, str(error)) from None
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise FieldInvalid(place, "an object is wanted")
+    if kind is Span:
+        _take_ids(value, place)
+        links = value.get("links")
+        for n, link in enumerate(links if isinstance(links, list) else ()):
+            _take_ids(link, f"{place}.links[{n}]")
+    message = kind()
+    try:
+        ParseDict(value, message, ignore_unknown_fields=True, max_recursion_depth=MOST_LEVELS)
+    except (ParseError, TypeError, ValueError, AttributeError) as error:
+        if "too deep" in str(error):
+            raise _TooDeep from None
+        raise FieldInvalid(place, str(error)[:MOST_TEXT]) from None
+    return message
+
+
+def _take_ids(value: Any, place: str) -> None:
+    """Turn ids from hex, which is OTLP's own, into the base64 that ProtoJSON has for bytes."""
+    for name in _IDS:
+        text = value.get(name) if isinstance(value, dict) else None
+        if isinstance(text, str):
+            try:
+                value[name] = b64encode(unhexlify(text)).decode()
+            except ValueError:
+                raise FieldInvalid(f"{place}.{name}", "hex digits are wanted") from None
