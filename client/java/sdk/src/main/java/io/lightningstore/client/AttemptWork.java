@@ -1,0 +1,258 @@
+package io.lightningstore.client;
+
+import com.google.protobuf.FieldMask;
+import io.grpc.Status;
+import io.lightningstore.v1.Attempt;
+import io.lightningstore.v1.AttemptStatus;
+import io.lightningstore.v1.Failure;
+import io.lightningstore.v1.GetAttemptRequest;
+import io.lightningstore.v1.GetResourcesRequest;
+import io.lightningstore.v1.Resources;
+import io.lightningstore.v1.StopReason;
+import io.lightningstore.v1.UpdateAttemptRequest;
+import io.lightningstore.v1.UpdateAttemptResponse;
+import io.opentelemetry.api.trace.Tracer;
+import io.opentelemetry.context.Context;
+import io.opentelemetry.sdk.common.CompletableResultCode;
+import java.time.Duration;
+import java.util.Map;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Supplier;
+import java.util.logging.Level;
+import java.util.logging.Logger;
+
+/** What a runner does for each of its claims, from its resources to its report. */
+final class AttemptWork<I> {
+  private static final Logger logger = Logger.getLogger(Runner.class.getName());
+
+  /** One try at something that the server has to answer. */
+  private static final Duration TRY = Duration.ofSeconds(5);
+
+  private static final Duration LONGEST_PAUSE = Duration.ofSeconds(5);
+  private static final Duration LAST_FLUSH = Duration.ofSeconds(1);
+
+  /** Resources kept, so that a batch of rollouts fetches them once. */
+  private static final int KEPT_RESOURCES = 4;
+
+  private record Version(String resourcesId, int version) {}
+
+  private record Outcome(AttemptStatus status, Failure failure) {
+    static final Outcome SUCCESS = new Outcome(AttemptStatus.ATTEMPT_STATUS_SUCCEEDED, null);
+  }
+
+  private final LightningStore store;
+  private final Class<I> inputType;
+  private final Agent<I> agent;
+  private final LightningStoreSpanExporter exporter;
+  private final Duration outage;
+  private final CountDownLatch hurried = new CountDownLatch(1);
+  private final Map<Version, Resources> kept = new ConcurrentHashMap<>();
+
+  /** Takes the agent, and for how long a server that is away is waited for. */
+  AttemptWork(
+      LightningStore store,
+      Class<I> inputType,
+      Agent<I> agent,
+      LightningStoreSpanExporter exporter,
+      Duration outage) {
+    this.store = store;
+    this.inputType = inputType;
+    this.agent = agent;
+    this.exporter = exporter;
+    this.outage = outage;
+  }
+
+  /** Waits for a server that is away no longer. */
+  void hurry() {
+    hurried.countDown();
+  }
+
+  /** Works on a claim. */
+  void work(Execution execution) throws InterruptedException {
+    AttemptContext context = execution.context();
+    AttemptTracing tracing = new AttemptTracing(context, exporter);
+    Outcome outcome;
+    try {
+      outcome = run(execution, resources(context), tracing.tracer());
+    } catch (LightningStoreException error) {
+      outcome = failed(context, error);
+    }
+    flush();
+    report(context, outcome, tracing.endedCount());
+  }
+
+  private AttemptResources resources(AttemptContext context) throws InterruptedException {
+    Attempt attempt = context.attempt();
+    if (attempt.getResourcesId().isEmpty()) {
+      return new AttemptResources(Map.of(), attempt);
+    }
+    Version version = new Version(attempt.getResourcesId(), attempt.getResourcesVersion());
+    Resources found = kept.get(version);
+    if (found == null) {
+      GetResourcesRequest request =
+          GetResourcesRequest.newBuilder().setResourcesId(attempt.getResourcesId()).build();
+      found = patiently(() -> store.call(TRY, stub -> stub.getResources(request))).getResources();
+      if (kept.size() >= KEPT_RESOURCES) {
+        kept.clear();
+      }
+      kept.put(new Version(found.getResourcesId(), found.getVersion()), found);
+    }
+    return new AttemptResources(found.getResourcesMap(), attempt);
+  }
+
+  private Outcome run(Execution execution, AttemptResources resources, Tracer tracer)
+      throws InterruptedException {
+    AttemptContext context = execution.context();
+    if (context.cancellation().isCancelled()) {
+      return cancelled(context);
+    }
+    try {
+      I input = input(context);
+      Number reward =
+          execution.run(
+              () -> agent.run(input, resources, tracer, context),
+              Context.root().with(Rewards.TRACER, tracer));
+      if (context.cancellation().isCancelled()) {
+        return cancelled(context); // whatever it returned: its word counts no more
+      }
+      if (reward != null) {
+        Rewards.emit(tracer, reward.doubleValue());
+      }
+      return Outcome.SUCCESS;
+    } catch (ExecutionException wrapped) {
+      return failed(context, wrapped.getCause());
+    } catch (NonRetryableException
+        | IllegalArgumentException error) { // of the input, of the reward
+      return failed(context, error);
+    }
+  }
+
+  private I input(AttemptContext context) throws NonRetryableException {
+    try {
+      return Json.decode(context.rollout().getInputJson(), inputType);
+    } catch (IllegalArgumentException error) { // it will not fit another time
+      throw new NonRetryableException("input: " + error.getMessage(), error);
+    }
+  }
+
+  /** Waits until the spans are stored, or given up: an outcome must not be there before them. */
+  private void flush() throws InterruptedException {
+    CompletableResultCode flushed = exporter.flush();
+    CountDownLatch over = new CountDownLatch(1);
+    flushed.whenComplete(over::countDown);
+    long until = System.nanoTime() + outage.toNanos();
+    while (!over.await(LAST_FLUSH.toNanos(), TimeUnit.NANOSECONDS)) {
+      if (hurried.getCount() == 0 || System.nanoTime() - until >= 0) {
+        logger.log(Level.WARNING, "reporting before all spans are stored");
+        return;
+      }
+    }
+  }
+
+  private void report(AttemptContext context, Outcome found, long sentCount)
+      throws InterruptedException {
+    Cancellation cancellation = context.cancellation();
+    // The server may have said so while the spans were flushed; a success stands against the
+    // runner's own stop.
+    boolean stopped =
+        cancellation.reason().isPresent()
+            || (cancellation.isCancelled() && found != Outcome.SUCCESS);
+    try {
+      if (stopped && !isLive(context)) {
+        return;
+      }
+      UpdateAttemptRequest request =
+          request(context, stopped ? cancelled(context) : found, sentCount);
+      UpdateAttemptResponse answer =
+          patiently(() -> store.call(TRY, stub -> stub.updateAttempt(request)));
+      if (answer.getMissingSpanCount() > 0) {
+        logger.log(
+            Level.WARNING,
+            "{0} lacks {1} span(s)",
+            new Object[] {context, answer.getMissingSpanCount()});
+      }
+      if (answer.getStopReason() != StopReason.STOP_REASON_UNSPECIFIED) {
+        context.cancellation().cancel(answer.getStopReason());
+        logger.log(
+            Level.INFO, "{0} decided nothing: {1}", new Object[] {context, answer.getStopReason()});
+      }
+    } catch (LightningStoreException error) {
+      logger.log(Level.WARNING, context + " is not reported", error);
+    }
+  }
+
+  private static UpdateAttemptRequest request(
+      AttemptContext context, Outcome outcome, long sentCount) {
+    Attempt.Builder attempt =
+        Attempt.newBuilder()
+            .setRolloutId(context.rolloutId())
+            .setAttemptId(context.attemptId())
+            .setStatus(outcome.status());
+    FieldMask.Builder mask = FieldMask.newBuilder().addPaths("status");
+    if (outcome.failure() != null) {
+      attempt.setFailure(outcome.failure());
+      mask.addPaths("failure");
+    }
+    return UpdateAttemptRequest.newBuilder()
+        .setAttempt(attempt)
+        .setUpdateMask(mask)
+        .setSentSpanCount(sentCount)
+        .setRequestId(CallInterceptor.newRequestId())
+        .build();
+  }
+
+  /** Tells whether a cancelled attempt still waits for its end: the watchdog's word stays. */
+  private boolean isLive(AttemptContext context) throws InterruptedException {
+    if (context.cancellation().reason().orElse(null) == StopReason.STOP_REASON_UNKNOWN_ATTEMPT) {
+      return false;
+    }
+    GetAttemptRequest request =
+        GetAttemptRequest.newBuilder()
+            .setRolloutId(context.rolloutId())
+            .setAttemptId(context.attemptId())
+            .build();
+    AttemptStatus status =
+        patiently(() -> store.call(TRY, stub -> stub.getAttempt(request))).getAttempt().getStatus();
+    return status == AttemptStatus.ATTEMPT_STATUS_PREPARING
+        || status == AttemptStatus.ATTEMPT_STATUS_RUNNING;
+  }
+
+  /** Does something that the server has to answer, again while it is away. */
+  private <T> T patiently(Supplier<T> call) throws InterruptedException {
+    long until = System.nanoTime() + outage.toNanos();
+    Backoff backoff = new Backoff(LONGEST_PAUSE);
+    while (true) {
+      try {
+        return call.get();
+      } catch (LightningStoreException error) {
+        if (error.code() == Status.Code.CANCELLED && Thread.interrupted()) {
+          throw new InterruptedException();
+        }
+        if (!error.mends() || System.nanoTime() - until >= 0) {
+          throw error;
+        }
+        if (hurried.await(backoff.after(error).toNanos(), TimeUnit.NANOSECONDS)) {
+          throw error;
+        }
+      }
+    }
+  }
+
+  private static Outcome cancelled(AttemptContext context) {
+    String why = context.cancellation().why();
+    return new Outcome(
+        AttemptStatus.ATTEMPT_STATUS_FAILED,
+        Failure.newBuilder().setType("Cancelled").setMessage(why).build());
+  }
+
+  private static Outcome failed(AttemptContext context, Throwable error) {
+    if (context.cancellation().isCancelled()) {
+      return cancelled(context);
+    }
+    logger.log(Level.WARNING, context + " failed", error);
+    return new Outcome(AttemptStatus.ATTEMPT_STATUS_FAILED, Failures.of(error));
+  }
+}

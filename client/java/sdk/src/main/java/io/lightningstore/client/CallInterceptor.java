@@ -1,0 +1,112 @@
+package io.lightningstore.client;
+
+import com.google.protobuf.DescriptorProtos.MethodOptions.IdempotencyLevel;
+import com.google.protobuf.Descriptors.FieldDescriptor;
+import com.google.protobuf.Message;
+import io.grpc.CallOptions;
+import io.grpc.Channel;
+import io.grpc.ClientCall;
+import io.grpc.ClientInterceptor;
+import io.grpc.ConnectivityState;
+import io.grpc.ForwardingClientCall.SimpleForwardingClientCall;
+import io.grpc.ForwardingClientCallListener.SimpleForwardingClientCallListener;
+import io.grpc.ManagedChannel;
+import io.grpc.Metadata;
+import io.grpc.MethodDescriptor;
+import io.grpc.Status;
+import io.grpc.protobuf.ProtoMethodDescriptorSupplier;
+import java.util.UUID;
+
+/**
+ * Sees to every call: gives writes that need one a request id, so that gRPC may repeat them, adds
+ * the token, has a lost connection made anew without delay, and tells a server that goes down from
+ * other failures.
+ */
+final class CallInterceptor implements ClientInterceptor {
+  private static final Metadata.Key<String> AUTHORIZATION =
+      Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
+
+  private final ManagedChannel connection;
+  private final String token;
+
+  /** Takes the connection beneath, and a token or null. */
+  CallInterceptor(ManagedChannel connection, String token) {
+    this.connection = connection;
+    this.token = token;
+  }
+
+  static String newRequestId() {
+    return UUID.randomUUID().toString();
+  }
+
+  @Override
+  public <Q, A> ClientCall<Q, A> interceptCall(
+      MethodDescriptor<Q, A> method, CallOptions options, Channel next) {
+    return new SimpleForwardingClientCall<>(next.newCall(method, options)) {
+      @Override
+      public void start(Listener<A> listener, Metadata headers) {
+        if (token != null) {
+          headers.put(AUTHORIZATION, "Bearer " + token);
+        }
+        // Left alone gRPC waits up to two minutes until it looks again for a server that was away.
+        if (connection.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {
+          connection.resetConnectBackoff();
+        }
+        super.start(
+            new SimpleForwardingClientCallListener<>(listener) {
+              @Override
+              public void onClose(Status status, Metadata trailers) {
+                super.onClose(meant(status), trailers);
+              }
+            },
+            headers);
+      }
+
+      @Override
+      public void sendMessage(Q message) {
+        super.sendMessage(isRepeatable(method) ? message : withRequestId(message));
+      }
+    };
+  }
+
+  /**
+   * Returns a status, but UNAVAILABLE for what a server that goes down makes of calls, for HTTP/2
+   * has stream resets of its own for that; and CANCELLED where the client was closed, which no
+   * waiting mends.
+   */
+  private Status meant(Status status) {
+    String description = status.getDescription() == null ? "" : status.getDescription();
+    return switch (status.getCode()) {
+      case UNAVAILABLE ->
+          connection.isShutdown()
+              ? Status.CANCELLED
+                  .withDescription("the client was closed")
+                  .withCause(status.getCause())
+              : status;
+      case CANCELLED, INTERNAL, UNKNOWN ->
+          description.contains("RST_STREAM")
+              ? Status.UNAVAILABLE.withDescription(description).withCause(status.getCause())
+              : status;
+      default -> status;
+    };
+  }
+
+  /** Tells whether the contract itself says that a repeat of the call is harmless. */
+  private static boolean isRepeatable(MethodDescriptor<?, ?> method) {
+    return method.getSchemaDescriptor() instanceof ProtoMethodDescriptorSupplier schema
+        && schema.getMethodDescriptor().getOptions().getIdempotencyLevel()
+            != IdempotencyLevel.IDEMPOTENCY_UNKNOWN;
+  }
+
+  @SuppressWarnings("unchecked") // a builder builds what it was made of
+  private static <Q> Q withRequestId(Q request) {
+    if (!(request instanceof Message message)) {
+      return request;
+    }
+    FieldDescriptor field = message.getDescriptorForType().findFieldByName("request_id");
+    if (field == null || !message.getField(field).equals("")) {
+      return request;
+    }
+    return (Q) message.toBuilder().setField(field, newRequestId()).build();
+  }
+}

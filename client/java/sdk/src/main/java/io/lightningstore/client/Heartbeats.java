@@ -1,0 +1,159 @@
+package io.lightningstore.client;
+
+import io.lightningstore.v1.AttemptRef;
+import io.lightningstore.v1.HeartbeatRequest;
+import io.lightningstore.v1.HeartbeatResponse;
+import io.lightningstore.v1.RolloutConfig;
+import io.lightningstore.v1.Stop;
+import java.time.Duration;
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
+import java.util.function.Supplier;
+import java.util.logging.Level;
+import java.util.logging.Logger;
+
+/**
+ * Beats for a worker and all that it works on, from a thread of its own that no agent can hold up.
+ */
+final class Heartbeats {
+  private static final Logger logger = Logger.getLogger(Runner.class.getName());
+
+  /** Beats within an unresponsive timeout: one or two may get lost. */
+  private static final int BEATS_PER_TIMEOUT = 3;
+
+  private static final Duration SHORTEST = Duration.ofMillis(50);
+
+  /** Between two tries at a server that does not answer. */
+  private static final Duration RETRY = Duration.ofSeconds(1);
+
+  private final LightningStore store;
+  private final String workerId;
+  private final Duration period;
+  private final Consumer<Stop> onStop;
+  private final Supplier<Map<String, ?>> stats;
+  private final Thread thread = new Thread(this::run, "lightningstore-heartbeats");
+
+  private final Object changed = new Object();
+  private final Map<AttemptRef, Duration> attempts = new LinkedHashMap<>();
+  private boolean ended;
+  private boolean failing;
+
+  /** Takes the time between two beats, at most; a short unresponsive timeout makes it less. */
+  Heartbeats(
+      LightningStore store,
+      String workerId,
+      Duration period,
+      Consumer<Stop> onStop,
+      Supplier<Map<String, ?>> stats) {
+    this.store = store;
+    this.workerId = workerId;
+    this.period = period;
+    this.onStop = onStop;
+    this.stats = stats;
+    thread.setDaemon(true);
+  }
+
+  void start() {
+    thread.start();
+  }
+
+  /** Beats no more; a beat that is under way is broken off. */
+  void stop() {
+    synchronized (changed) {
+      ended = true;
+    }
+    thread.interrupt();
+  }
+
+  void add(AttemptContext context) {
+    RolloutConfig config = context.rollout().getConfig();
+    Duration own = period;
+    if (config.hasUnresponsiveTimeout()) {
+      own =
+          shorter(own, Protos.toJava(config.getUnresponsiveTimeout()).dividedBy(BEATS_PER_TIMEOUT));
+      own = own.compareTo(SHORTEST) < 0 ? SHORTEST : own;
+    }
+    synchronized (changed) {
+      attempts.put(context.ref(), own);
+      changed.notifyAll();
+    }
+  }
+
+  void remove(AttemptContext context) {
+    synchronized (changed) {
+      attempts.remove(context.ref());
+    }
+  }
+
+  private static Duration shorter(Duration one, Duration other) {
+    return one.compareTo(other) < 0 ? one : other;
+  }
+
+  private Duration interval() {
+    return attempts.isEmpty() ? period : Collections.min(attempts.values());
+  }
+
+  private void run() {
+    long last = System.nanoTime() - period.toNanos(); // the first beat at once
+    try {
+      while (true) {
+        List<AttemptRef> due;
+        Duration interval;
+        synchronized (changed) {
+          for (long left; (left = last + interval().toNanos() - System.nanoTime()) > 0; ) {
+            TimeUnit.NANOSECONDS.timedWait(changed, left);
+          }
+          due = List.copyOf(attempts.keySet());
+          interval = interval();
+        }
+        last = System.nanoTime();
+        if (!beat(due, interval)) {
+          // The next one is due earlier than if all was well.
+          last = System.nanoTime() - interval.minus(shorter(interval, RETRY)).toNanos();
+        }
+        if (isEnded()) {
+          return;
+        }
+      }
+    } catch (InterruptedException interrupted) {
+      logger.log(Level.FINE, "heartbeats ended");
+    }
+  }
+
+  private boolean isEnded() {
+    synchronized (changed) {
+      return ended;
+    }
+  }
+
+  /** Sends one heartbeat. A failure is no reason to end: the server may come back. */
+  private boolean beat(List<AttemptRef> due, Duration interval) {
+    HeartbeatResponse answer;
+    try {
+      HeartbeatRequest request =
+          HeartbeatRequest.newBuilder()
+              .setWorkerId(workerId)
+              .setStatsJson(Json.encode(stats.get()))
+              .addAllAttempts(due)
+              .build();
+      Duration deadline = interval.compareTo(RETRY) < 0 ? RETRY : interval;
+      answer = store.call(deadline, stub -> stub.heartbeat(request));
+    } catch (LightningStoreException error) {
+      if (!failing && !isEnded()) {
+        logger.log(Level.WARNING, "heartbeats do not get through: {0}", error.getMessage());
+      }
+      failing = true;
+      return false;
+    }
+    if (failing) {
+      logger.log(Level.WARNING, "heartbeats get through again");
+      failing = false;
+    }
+    answer.getStopsList().forEach(onStop);
+    return true;
+  }
+}

@@ -1,0 +1,237 @@
+package io.lightningstore.client;
+
+import io.grpc.Channel;
+import io.grpc.ClientInterceptors;
+import io.grpc.ManagedChannel;
+import io.grpc.StatusRuntimeException;
+import io.lightningstore.v1.AddResourcesRequest;
+import io.lightningstore.v1.CancelRolloutsRequest;
+import io.lightningstore.v1.EnqueueRolloutsRequest;
+import io.lightningstore.v1.GetResourcesRequest;
+import io.lightningstore.v1.GetRolloutRequest;
+import io.lightningstore.v1.LightningStoreServiceGrpc;
+import io.lightningstore.v1.LightningStoreServiceGrpc.LightningStoreServiceBlockingStub;
+import io.lightningstore.v1.LightningStoreServiceGrpc.LightningStoreServiceFutureStub;
+import io.lightningstore.v1.LightningStoreServiceGrpc.LightningStoreServiceStub;
+import io.lightningstore.v1.ListTripletsRequest;
+import io.lightningstore.v1.QuerySpansRequest;
+import io.lightningstore.v1.Resource;
+import io.lightningstore.v1.Resources;
+import io.lightningstore.v1.Rollout;
+import io.lightningstore.v1.RolloutSpec;
+import io.lightningstore.v1.StartRolloutRequest;
+import io.lightningstore.v1.UpdateAttemptRequest;
+import io.lightningstore.v1.UpdateAttemptResponse;
+import io.lightningstore.v1.UpdateResourcesRequest;
+import io.lightningstore.v1.UpdateRolloutRequest;
+import io.lightningstore.v1.WaitForRolloutsRequest;
+import java.time.Duration;
+import java.util.Collection;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Function;
+
+/**
+ * A connection to a store, for any number of threads.
+ *
+ * <p>The methods here are what algorithms need most; they throw {@link LightningStoreException}.
+ * Everything else is in the generated stubs ({@link #blockingStub}, {@link #futureStub}, {@link
+ * #asyncStub}), over the same connection: there too each write gets a request id, unless the caller
+ * gave one, and is repeated while the server cannot be reached, at most five times.
+ */
+public final class LightningStore implements AutoCloseable {
+  private final ManagedChannel connection;
+  private final Channel channel;
+  private final Duration timeout;
+
+  LightningStore(ManagedChannel connection, String token, Duration timeout) {
+    this.connection = connection;
+    this.timeout = timeout;
+    channel = ClientInterceptors.intercept(connection, new CallInterceptor(connection, token));
+  }
+
+  /** Connects to the environment's LIGHTNINGSTORE_ADDRESS, else to 127.0.0.1:4747. */
+  public static LightningStore connect() {
+    return builder().build();
+  }
+
+  /**
+   * Connects to a server, {@code host:port} or {@code https://host:port}.
+   *
+   * @throws IllegalArgumentException for what is no address
+   */
+  public static LightningStore connect(String address) {
+    return builder().address(address).build();
+  }
+
+  /** Returns what sets address, TLS, token and timeout. */
+  public static LightningStoreBuilder builder() {
+    return new LightningStoreBuilder();
+  }
+
+  /**
+   * Returns a rollout to be made, to be added to as the contract allows.
+   *
+   * @param input what the agent is to do, as {@link Json#encode} takes it
+   */
+  public static RolloutSpec.Builder rollout(Object input) {
+    return RolloutSpec.newBuilder().setInputJson(Json.encode(input));
+  }
+
+  /** Puts rollouts at the end of the queue: all of them or, on an error, none. */
+  public List<Rollout> enqueue(Collection<RolloutSpec> rollouts) {
+    EnqueueRolloutsRequest request =
+        EnqueueRolloutsRequest.newBuilder().addAllRollouts(rollouts).build();
+    return call(stub -> stub.enqueueRollouts(request)).getRolloutsList();
+  }
+
+  /** Makes a rollout and claims it at once, for a worker or, if that is empty, for nobody. */
+  public Rollout start(RolloutSpec rollout, String workerId) {
+    StartRolloutRequest request =
+        StartRolloutRequest.newBuilder().setRollout(rollout).setWorkerId(workerId).build();
+    return call(stub -> stub.startRollout(request)).getRollout();
+  }
+
+  /** Returns a rollout as it stands, with its latest attempt. */
+  public Rollout getRollout(String rolloutId) {
+    GetRolloutRequest request = GetRolloutRequest.newBuilder().setRolloutId(rolloutId).build();
+    return call(stub -> stub.getRollout(request)).getRollout();
+  }
+
+  /** Waits for these rollouts: they come one by one as they finish. To be closed. */
+  public WaitStream waitFor(Collection<String> rolloutIds) {
+    return waitFor(WaitForRolloutsRequest.newBuilder().addAllRolloutIds(rolloutIds).build());
+  }
+
+  /** Waits for rollouts or groups, perhaps for some of them only or not for ever. To be closed. */
+  public WaitStream waitFor(WaitForRolloutsRequest request) {
+    return new WaitStream(this, request);
+  }
+
+  /**
+   * Returns the spans of an attempt: its id, {@code latest}, or empty for all attempts. To be
+   * closed.
+   */
+  public SpanStream querySpans(String rolloutId, String attemptId) {
+    return querySpans(
+        QuerySpansRequest.newBuilder().setRolloutId(rolloutId).setAttemptId(attemptId).build());
+  }
+
+  /** Returns the spans that a query matches, in its order. To be closed. */
+  public SpanStream querySpans(QuerySpansRequest request) {
+    return new SpanStream(this, request);
+  }
+
+  /**
+   * Returns the triplets of rollouts: of their latest attempts, as they are traced by default. To
+   * be closed.
+   */
+  public TripletStream listTriplets(Collection<String> rolloutIds) {
+    return listTriplets(
+        ListTripletsRequest.newBuilder()
+            .addAllRolloutIds(rolloutIds)
+            .setAttemptId("latest")
+            .build());
+  }
+
+  /** Returns the triplets that a request asks for. To be closed. */
+  public TripletStream listTriplets(ListTripletsRequest request) {
+    return new TripletStream(this, request);
+  }
+
+  /**
+   * Stores new resources, made by {@link NewResource}, under an id of the server's; they become the
+   * latest.
+   */
+  public Resources addResources(Map<String, Resource> resources) {
+    AddResourcesRequest request =
+        AddResourcesRequest.newBuilder().putAllResources(resources).build();
+    return call(stub -> stub.addResources(request)).getResources();
+  }
+
+  /** Replaces the resources of an id, or makes it; they become the latest. */
+  public Resources updateResources(String resourcesId, Map<String, Resource> resources) {
+    UpdateResourcesRequest request =
+        UpdateResourcesRequest.newBuilder()
+            .setResourcesId(resourcesId)
+            .putAllResources(resources)
+            .build();
+    return call(stub -> stub.updateResources(request)).getResources();
+  }
+
+  /** Returns resources in their current version; of an empty id: the latest. */
+  public Resources getResources(String resourcesId) {
+    GetResourcesRequest request =
+        GetResourcesRequest.newBuilder().setResourcesId(resourcesId).build();
+    return call(stub -> stub.getResources(request)).getResources();
+  }
+
+  /** Changes the fields of a rollout that the request's mask names. */
+  public Rollout updateRollout(UpdateRolloutRequest request) {
+    return call(stub -> stub.updateRollout(request)).getRollout();
+  }
+
+  /** Reports how an attempt ended, or changes its record. */
+  public UpdateAttemptResponse updateAttempt(UpdateAttemptRequest request) {
+    return call(stub -> stub.updateAttempt(request));
+  }
+
+  /**
+   * Cancels rollouts, and returns how each stands: those that had finished before stay as they are.
+   */
+  public List<Rollout> cancel(Collection<String> rolloutIds) {
+    CancelRolloutsRequest request =
+        CancelRolloutsRequest.newBuilder().addAllRolloutIds(rolloutIds).build();
+    return call(stub -> stub.cancelRollouts(request)).getRolloutsList();
+  }
+
+  /** Returns the connection, for stubs of one's own. */
+  public Channel channel() {
+    return channel;
+  }
+
+  /** Returns the generated stub that blocks. It has no deadline of its own. */
+  public LightningStoreServiceBlockingStub blockingStub() {
+    return LightningStoreServiceGrpc.newBlockingStub(channel);
+  }
+
+  /** Returns the generated stub that gives futures. It has no deadline of its own. */
+  public LightningStoreServiceFutureStub futureStub() {
+    return LightningStoreServiceGrpc.newFutureStub(channel);
+  }
+
+  /** Returns the generated stub that takes observers. It has no deadline of its own. */
+  public LightningStoreServiceStub asyncStub() {
+    return LightningStoreServiceGrpc.newStub(channel);
+  }
+
+  /** Closes the connection. Calls that are under way fail. */
+  @Override
+  public void close() {
+    connection.shutdownNow();
+    try {
+      connection.awaitTermination(1, TimeUnit.SECONDS);
+    } catch (InterruptedException interrupted) {
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  /** How long one call may take, and a stream that broke may go unheard. */
+  Duration timeout() {
+    return timeout;
+  }
+
+  <T> T call(Function<LightningStoreServiceBlockingStub, T> function) {
+    return call(timeout, function);
+  }
+
+  <T> T call(Duration deadline, Function<LightningStoreServiceBlockingStub, T> function) {
+    try {
+      return function.apply(
+          blockingStub().withDeadlineAfter(deadline.toNanos(), TimeUnit.NANOSECONDS));
+    } catch (StatusRuntimeException error) {
+      throw LightningStoreException.from(error);
+    }
+  }
+}

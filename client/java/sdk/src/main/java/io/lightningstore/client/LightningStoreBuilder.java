@@ -1,0 +1,165 @@
+package io.lightningstore.client;
+
+import io.grpc.ChannelCredentials;
+import io.grpc.InsecureChannelCredentials;
+import io.grpc.ManagedChannel;
+import io.grpc.TlsChannelCredentials;
+import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.concurrent.TimeUnit;
+
+/** Says where a store is and how to reach it; {@link #build} makes the client. */
+public final class LightningStoreBuilder {
+  private static final String DEFAULT_ADDRESS = "127.0.0.1:4747";
+  private static final String SECURE = "https://";
+  private static final int MIB = 1 << 20;
+
+  /** Messages of the server's limit, and what frames them. */
+  private static final int MAX_MESSAGE_BYTES = 65 * MIB;
+
+  private String address;
+  private String token;
+  private boolean insecureTokenAllowed;
+  private Path caCertificate;
+  private Path clientCertificate;
+  private Path clientKey;
+  private Duration timeout = Duration.ofSeconds(30);
+
+  LightningStoreBuilder() {}
+
+  /**
+   * Sets where the server is: {@code host:port}, or {@code https://host:port} for TLS with the
+   * certificate authorities of the system. Not set: the environment's LIGHTNINGSTORE_ADDRESS, else
+   * 127.0.0.1:4747.
+   */
+  public LightningStoreBuilder address(String value) {
+    address = Objects.requireNonNull(value, "address");
+    return this;
+  }
+
+  /**
+   * Sets the bearer token of every call. Not set: the environment's LIGHTNINGSTORE_TOKEN, else
+   * none.
+   */
+  public LightningStoreBuilder token(String value) {
+    token = Objects.requireNonNull(value, "token");
+    return this;
+  }
+
+  /** Allows a token over plain text, where anybody on the way can read it. */
+  public LightningStoreBuilder allowInsecureToken() {
+    insecureTokenAllowed = true;
+    return this;
+  }
+
+  /** Uses TLS, and trusts servers whose certificate one of this PEM file signed. */
+  public LightningStoreBuilder caCertificate(Path file) {
+    caCertificate = Objects.requireNonNull(file, "file");
+    return this;
+  }
+
+  /** Uses mutual TLS with this certificate chain and its unencrypted PKCS#8 key, both in PEM. */
+  public LightningStoreBuilder clientCertificate(Path certificate, Path key) {
+    clientCertificate = Objects.requireNonNull(certificate, "certificate");
+    clientKey = Objects.requireNonNull(key, "key");
+    return this;
+  }
+
+  /** Sets how long one call of the client may take, its repeats included. Default: 30 seconds. */
+  public LightningStoreBuilder timeout(Duration value) {
+    if (value.isNegative() || value.isZero()) {
+      throw new IllegalArgumentException("a timeout must be positive, not " + value);
+    }
+    timeout = value;
+    return this;
+  }
+
+  /**
+   * Makes the client. It connects with its first call.
+   *
+   * @throws IllegalArgumentException for a malformed address, or a token that would go over plain
+   *     text
+   * @throws UncheckedIOException for a certificate or key that cannot be read
+   */
+  public LightningStore build() {
+    String place = orEnvironment(address, "LIGHTNINGSTORE_ADDRESS", DEFAULT_ADDRESS);
+    String secret = orEnvironment(token, "LIGHTNINGSTORE_TOKEN", null);
+    boolean secure = place.startsWith(SECURE) || caCertificate != null || clientCertificate != null;
+    String target =
+        place.startsWith(SECURE) ? place.substring(SECURE.length()).replaceFirst("/$", "") : place;
+    if (target.isEmpty() || target.contains("://")) {
+      throw new IllegalArgumentException(
+          "an address like " + DEFAULT_ADDRESS + " or https://store:4747 is wanted, not " + place);
+    }
+    if (secret != null && !secure && !insecureTokenAllowed) {
+      throw new IllegalArgumentException(
+          "a token over plain text can be read on its way: use TLS, or allowInsecureToken()");
+    }
+    ChannelCredentials credentials = secure ? tls() : InsecureChannelCredentials.create();
+    return new LightningStore(connect(target, credentials), secret, timeout);
+  }
+
+  private static String orEnvironment(String given, String variable, String otherwise) {
+    if (given != null) {
+      return given;
+    }
+    String found = System.getenv(variable);
+    return found == null || found.isEmpty() ? otherwise : found;
+  }
+
+  private ChannelCredentials tls() {
+    TlsChannelCredentials.Builder tls = TlsChannelCredentials.newBuilder();
+    try {
+      if (caCertificate != null) {
+        tls.trustManager(caCertificate.toFile());
+      }
+      if (clientCertificate != null) {
+        tls.keyManager(clientCertificate.toFile(), clientKey.toFile());
+      }
+    } catch (IOException error) {
+      throw new UncheckedIOException(error);
+    }
+    return tls.build();
+  }
+
+  private static ManagedChannel connect(String target, ChannelCredentials credentials) {
+    return NettyChannelBuilder.forTarget(target, credentials)
+        // Without pings a peer that vanished goes unnoticed for ever.
+        .keepAliveTime(20, TimeUnit.SECONDS)
+        .keepAliveTimeout(10, TimeUnit.SECONDS)
+        .keepAliveWithoutCalls(true)
+        .maxInboundMessageSize(MAX_MESSAGE_BYTES)
+        // Else gRPC repeats no request above 1 MiB.
+        .perRpcBufferLimit(MAX_MESSAGE_BYTES)
+        .retryBufferSize(2L * MAX_MESSAGE_BYTES)
+        // A proxy of the environment is meant for the web; a store on this host is not behind it.
+        .proxyDetector(any -> null)
+        .defaultServiceConfig(serviceConfig())
+        .userAgent("lightningstore-java")
+        .build();
+  }
+
+  /** Every call may be repeated: by the contract, or by the request id that each write gets. */
+  private static Map<String, ?> serviceConfig() {
+    Map<String, ?> retry =
+        Map.of(
+            "maxAttempts",
+            5.0,
+            "initialBackoff",
+            "0.1s",
+            "maxBackoff",
+            "2s",
+            "backoffMultiplier",
+            3.0,
+            "retryableStatusCodes",
+            List.of("UNAVAILABLE"));
+    Map<String, ?> service = Map.of("service", "lightningstore.v1.LightningStoreService");
+    return Map.of("methodConfig", List.of(Map.of("name", List.of(service), "retryPolicy", retry)));
+  }
+}

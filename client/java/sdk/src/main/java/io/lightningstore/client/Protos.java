@@ -1,0 +1,19 @@
+package io.lightningstore.client;
+
+import java.time.Duration;
+
+/** Durations of the contract as Java's own, and back. */
+final class Protos {
+  private Protos() {}
+
+  static Duration toJava(com.google.protobuf.Duration duration) {
+    return Duration.ofSeconds(duration.getSeconds(), duration.getNanos());
+  }
+
+  static com.google.protobuf.Duration fromJava(Duration duration) {
+    return com.google.protobuf.Duration.newBuilder()
+        .setSeconds(duration.getSeconds())
+        .setNanos(duration.getNano())
+        .build();
+  }
+}

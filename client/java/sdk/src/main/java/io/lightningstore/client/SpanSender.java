@@ -1,0 +1,223 @@
+package io.lightningstore.client;
+
+import io.grpc.Status;
+import io.grpc.stub.ClientCallStreamObserver;
+import io.grpc.stub.StreamObserver;
+import io.lightningstore.client.Outbox.Item;
+import io.lightningstore.v1.BatchRejection;
+import io.lightningstore.v1.IngestResult;
+import io.lightningstore.v1.IngestSpansRequest;
+import io.lightningstore.v1.IngestSpansResponse;
+import io.lightningstore.v1.Stop;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
+import java.util.logging.Level;
+import java.util.logging.Logger;
+
+/**
+ * Sends spans over IngestSpans until each is stored or refused. Used by one thread; only {@link
+ * #finishBy} and {@link #cancel} are another's.
+ */
+final class SpanSender {
+  private static final Logger logger = Logger.getLogger(SpanSender.class.getName());
+  private static final Duration LONGEST_PAUSE = Duration.ofSeconds(2);
+  private static final Duration STREAM_TIMEOUT = Duration.ofSeconds(60);
+
+  /** A server that fails so often on the same spans will not take them. */
+  private static final int MOST_DEFECTS = 5;
+
+  private final LightningStore store;
+  private final Drops drops;
+  private final Consumer<Stop> onStop;
+  private final Object changed = new Object();
+  private ClientCallStreamObserver<IngestSpansRequest> call;
+  private boolean finishing;
+  private boolean cancelled;
+  private long deadline;
+
+  SpanSender(LightningStore store, Drops drops, Consumer<Stop> onStop) {
+    this.store = store;
+    this.drops = drops;
+    this.onStop = onStop;
+  }
+
+  /** Allows tries until then only, in System.nanoTime. */
+  void finishBy(long nanoTime) {
+    synchronized (changed) {
+      finishing = true;
+      deadline = nanoTime;
+      changed.notifyAll();
+    }
+  }
+
+  /** Ends the try that runs, and allows no other. */
+  void cancel() {
+    ClientCallStreamObserver<IngestSpansRequest> running;
+    synchronized (changed) {
+      cancelled = true;
+      running = call;
+      changed.notifyAll();
+    }
+    if (running != null) {
+      running.cancel("the exporter was shut down", null);
+    }
+  }
+
+  /**
+   * Sends spans; false if the time of a shutdown was over first. Lost ones are told to their
+   * tickets.
+   */
+  boolean deliver(List<Item> items) {
+    List<List<Item>> messages = Outbox.intoMessages(items);
+    while (!messages.isEmpty()) {
+      IngestResult result;
+      try {
+        result = send(messages);
+      } catch (LightningStoreException error) {
+        messages.forEach(members -> refuse(members, error.reason(), error.getMessage()));
+        return true;
+      }
+      if (result == null) {
+        return false;
+      }
+      result.getStopsList().forEach(onStop);
+      messages = sortOut(messages, result);
+    }
+    return true;
+  }
+
+  /** Returns what is to be sent again: a bad span fails its whole message, but only it is bad. */
+  private List<List<Item>> sortOut(List<List<Item>> messages, IngestResult result) {
+    List<List<Item>> again = new ArrayList<>();
+    long told = 0;
+    int last = 0;
+    for (BatchRejection rejection : result.getRejectionsList()) {
+      last = Math.toIntExact(rejection.getMessageIndex());
+      List<Item> members = messages.get(last);
+      told += members.size();
+      // An unknown attempt is what all of them have in common.
+      if (members.size() == 1 || rejection.getReason().name().endsWith("_NOT_FOUND")) {
+        refuse(members, rejection.getReason().name(), rejection.getMessage());
+      } else {
+        members.forEach(item -> again.add(List.of(item)));
+      }
+    }
+    if (told > 0 && told < result.getRejectedCount()) {
+      // Only the first refusals are told. What follows them goes again; what is stored, is skipped.
+      again.addAll(messages.subList(last + 1, messages.size()));
+    }
+    return again;
+  }
+
+  private void refuse(List<Item> items, String kind, String why) {
+    items.forEach(item -> item.ticket().lose());
+    drops.add(items.size(), kind, "refused by the server: " + why);
+  }
+
+  /** Sends messages over one stream until it is answered; null if a shutdown ended the tries. */
+  private IngestResult send(List<List<Item>> messages) {
+    Backoff backoff = new Backoff(LONGEST_PAUSE);
+    int defects = 0;
+    while (true) {
+      LightningStoreException failure;
+      try {
+        return attempt(messages);
+      } catch (LightningStoreException error) {
+        failure = error;
+      }
+      boolean perhaps = failure.code() == Status.Code.INTERNAL && ++defects < MOST_DEFECTS;
+      synchronized (changed) {
+        if (cancelled) {
+          return null;
+        }
+        if (!failure.mends() && !perhaps) {
+          throw failure;
+        }
+        logger.log(Level.FINE, "spans not stored yet: {0}", failure.getMessage());
+        if (!pause(backoff.after(failure))) {
+          return null;
+        }
+      }
+    }
+  }
+
+  /** Waits before another try; false if there is no time for one. Holds the lock. */
+  private boolean pause(Duration length) {
+    boolean hurried = finishing;
+    long until = System.nanoTime() + length.toNanos();
+    if (hurried && until - deadline >= 0) {
+      return false;
+    }
+    while (!cancelled && until - System.nanoTime() > 0) {
+      if (finishing && !hurried) {
+        return true; // a shutdown gets one more try
+      }
+      try {
+        TimeUnit.NANOSECONDS.timedWait(changed, until - System.nanoTime());
+      } catch (InterruptedException interrupted) {
+        return false; // nobody but the end of the program interrupts this thread
+      }
+    }
+    return !cancelled;
+  }
+
+  private IngestResult attempt(List<List<Item>> messages) {
+    CompletableFuture<IngestResult> answer = new CompletableFuture<>();
+    long nanos = STREAM_TIMEOUT.toNanos();
+    ClientCallStreamObserver<IngestSpansRequest> requests;
+    synchronized (changed) {
+      if (cancelled) {
+        throw LightningStoreException.of(Status.Code.CANCELLED, "shut down");
+      }
+      if (finishing) {
+        nanos = Math.min(nanos, Math.max(deadline - System.nanoTime(), 1));
+      }
+      requests =
+          (ClientCallStreamObserver<IngestSpansRequest>)
+              store
+                  .asyncStub()
+                  .withDeadlineAfter(nanos, TimeUnit.NANOSECONDS)
+                  .ingestSpans(new Answer(answer));
+      call = requests;
+    }
+    try {
+      for (List<Item> members : messages) { // bounded, so that none need wait for room
+        requests.onNext(Outbox.toRequest(members));
+      }
+      requests.onCompleted();
+      return answer.join();
+    } catch (IllegalStateException ended) { // cancelled before all was said
+      throw LightningStoreException.of(Status.Code.CANCELLED, ended.getMessage());
+    } catch (CompletionException error) {
+      throw LightningStoreException.from(error.getCause());
+    } finally {
+      synchronized (changed) {
+        call = null;
+      }
+    }
+  }
+
+  /** Takes the one answer of a stream. */
+  private record Answer(CompletableFuture<IngestResult> to)
+      implements StreamObserver<IngestSpansResponse> {
+    @Override
+    public void onNext(IngestSpansResponse response) {
+      to.complete(response.getResult());
+    }
+
+    @Override
+    public void onError(Throwable error) {
+      to.completeExceptionally(error);
+    }
+
+    @Override
+    public void onCompleted() {
+      to.completeExceptionally(Status.INTERNAL.withDescription("no answer").asRuntimeException());
+    }
+  }
+}
