@@ -46,6 +46,7 @@ LEAST = {
     "flood seconds": 3,
     "connections": 1_000,
     "connection resets": 20,
+    "calls under GOAWAY": 3_000,
 }
 
 

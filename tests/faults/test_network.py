@@ -22,10 +22,12 @@ from lightningstore.service.server import Server, open_engine
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from benchmarks.wire import connect
 from tests.faults.lab import Lab, until
 from tests.faults.proxy import Proxy
 
 CALLERS = 8
+INFO = b"/lightningstore.v1.LightningStoreService/GetServerInfo"
 ROOT = Path(__file__).parents[2]
 #: What a neighbour's call may take in the middle of a flood: the median of them, and 99 of 100. Seconds.
 UNHARMED_SECONDS = 0.02
@@ -72,12 +74,14 @@ def test_connections_reset_at_random_fail_no_call(lab: Lab, dice: random.Random,
     """Writes of the shipped client through a proxy that resets all connections again and again."""
     resets = tries("connection resets")
     lab.start()
-    done = threading.Event()
+    done, went_on = threading.Event(), threading.Event()
     with Proxy(lab.port, latency=0.001) as proxy, LightningStore(proxy.address) as store:
 
         def cut() -> None:
             for _ in range(resets):
-                time.sleep(dice.uniform(0.0, 0.05))
+                went_on.wait(30)
+                went_on.clear()
+                time.sleep(dice.uniform(0.0, 0.02))
                 proxy.cut()
             done.set()
 
@@ -89,6 +93,7 @@ def test_connections_reset_at_random_fail_no_call(lab: Lab, dice: random.Random,
             store.heartbeat("w", attempts=[(rollout.rollout_id, rollout.attempt.attempt_id)])
             store.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="succeeded")
             written += 1
+            went_on.set()
         thief.join()
         print(f"{resets} resets, {written} lives")
         found = list(store.iter_rollouts())
@@ -218,8 +223,9 @@ def test_connect_call_close_leaves_nothing_behind(lab: Lab, tries) -> None:
     lab.start()
 
     async def one() -> None:
-        async with AsyncLightningStore(lab.address, timeout=30) as store:
-            await store.get_server_info()
+        connection = await connect(lab.address)
+        assert await asyncio.wait_for(connection.call(INFO, b""), 30)
+        connection.close()
 
     async def some(number: int) -> None:
         for _ in range(number // 10):

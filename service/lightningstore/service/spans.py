@@ -6,7 +6,7 @@ as they are unless a filter or an order of its own asks for single spans.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -154,6 +154,21 @@ def pick(batch: SpanBatch, indexes: Sequence[int]) -> SpanBatch:
     if batch.HasField("scope"):
         part.scope.CopyFrom(batch.scope)
     return part
+
+
+def split(data: bytes, most: int) -> Iterator[bytes]:
+    """Yield a serialised batch in parts of at most `most` bytes, each with all that is not spans.
+
+    Where that alone is more than half of it, or a single span is larger, parts are larger too.
+    """
+    if len(data) > most:
+        batch = SpanBatch.FromString(data)
+        count = len(batch.spans)
+        if count > 1 and pick(batch, ()).ByteSize() * 2 < most:
+            for half in (range(count // 2), range(count // 2, count)):
+                yield from split(pick(batch, half).SerializeToString(), most)
+            return
+    yield data
 
 
 def span_filter(request: QuerySpansRequest) -> Callable[[Span], bool] | None:

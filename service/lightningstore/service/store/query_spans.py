@@ -47,14 +47,16 @@ class QueryOperations(IngestOperations):
         else:
             batches = self._sorted(rows, request, entry.key, attempt_key, through)
         window = _window(batches, request.offset, limit)
+        most = self.limits.answer_bytes
         chunk: list[bytes] = []
         size = 0
         async for batch in window:
-            chunk.append(wire.field(_BATCHES, batch))
-            size += len(batch)
-            if size >= CHUNK_BYTES:
-                yield b"".join(chunk)
-                chunk, size = [], 0
+            for part in spans.split(batch, most):
+                if chunk and size + len(part) > min(most, CHUNK_BYTES):
+                    yield b"".join(chunk)
+                    chunk, size = [], 0
+                chunk.append(wire.field(_BATCHES, part))
+                size += len(part)
         if chunk:
             yield b"".join(chunk)
 
