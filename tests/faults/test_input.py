@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
 import random
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -162,43 +165,70 @@ async def stream(messages: list[bytes]) -> Any:
         yield message
 
 
+class Job(NamedTuple):
+    """Inputs for one store, which chance begun at `seed` makes up."""
+
+    backend: str
+    folder: Path
+    seed: str
+    inputs: int
+
+
+class Found(NamedTuple):
+    """What became of them: answers by code, and the one that took longest, in seconds."""
+
+    codes: Counter[str]
+    slowest: tuple[float, str]
+
+
+def carry_out(job: Job) -> Found:
+    """Send the inputs of a job to a new store in this process. Raises AssertionError."""
+    return asyncio.run(_carry_out(job))
+
+
+async def _carry_out(job: Job) -> Found:
+    job.folder.mkdir()
+    engine, known = await furnished(job.backend, job.folder)
+    try:
+        return await _send(engine.store, Wild(random.Random(job.seed), known), job.inputs)
+    finally:
+        await engine.close()
+
+
+async def _send(store: Any, wild: Wild, inputs: int) -> Found:
+    handled = {**handlers.handlers(store, wrap.Streams(1000)), "Export": otlp.handler(store)}
+    names, codes, slowest = list(handled), Counter[str](), (0.0, "")
+    for _ in range(inputs):
+        name = wild.dice.choice(names)
+        before, began = fingerprint(store), time.perf_counter()
+        code = await once(handled, wild, name)
+        slowest = max(slowest, (time.perf_counter() - began, name))
+        if code and not handled[name].request_streaming:  # a stream's first messages may be good
+            assert fingerprint(store) == before, f"{name} was refused and changed something"
+        codes[code or "accepted"] += 1
+    return Found(codes, slowest)
+
+
 @pytest.mark.parametrize(("backend", "share"), [("memory", 0.9), ("sqlite", 0.1)])
 def test_wild_input_is_refused_by_name_and_changes_nothing(
-    dice: random.Random, tries, tmp_path: Path, backend: str, share: float
+    seed: int, tries, tmp_path: Path, backend: str, share: float
 ) -> None:
+    """In as many processes as there are cores; what each job does comes from the seed alone."""
     count = round(tries("fuzzed inputs") * share)
-    seen: Counter[str] = Counter()
-    slowest = [0.0, ""]
-
-    async def part(turn: int, inputs: int) -> None:
-        folder = tmp_path / str(turn)
-        folder.mkdir()
-        engine, known = await furnished(backend, folder)
-        try:
-            await send(engine.store, known, inputs)
-        finally:
-            await engine.close()
-
-    async def send(store: Any, known: list[str], inputs: int) -> None:
-        found = {**handlers.handlers(store, wrap.Streams(1000)), "Export": otlp.handler(store)}
-        wild = Wild(dice, known)
-        names = list(found)
-        for _ in range(inputs):
-            name = dice.choice(names)
-            before, began = fingerprint(store), time.perf_counter()
-            code = await once(found, wild, name)
-            took = time.perf_counter() - began
-            if took > slowest[0]:
-                slowest[:] = [took, name]
-            if code and not found[name].request_streaming:  # a stream's first messages may be good
-                assert fingerprint(store) == before, f"{name} was refused and changed something"
-            seen[code or "accepted"] += 1
-
-    for turn in range(-(-count // INPUTS_A_STORE)):
-        asyncio.run(part(turn, min(INPUTS_A_STORE, count - turn * INPUTS_A_STORE)))
-    print(dict(seen), f"slowest: {slowest[0] * 1e3:.0f} ms, {slowest[1]}")
+    jobs = [
+        Job(backend, tmp_path / str(n), f"{seed} {n}", min(INPUTS_A_STORE, count - start))
+        for n, start in enumerate(range(0, count, INPUTS_A_STORE))
+    ]
+    codes, slowest = Counter[str](), (0.0, "")
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process that uses gRPC may hang
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
+        for found in pool.map(carry_out, jobs):
+            codes += found.codes
+            slowest = max(slowest, found.slowest)
+    print(dict(codes), f"slowest: {slowest[0] * 1e3:.0f} ms, {slowest[1]}")
+    assert codes.total() == count
     assert slowest[0] < LONGEST_SECONDS
-    assert seen["accepted"] > count * 0.02, "most of them have to get past the first check"
+    assert codes["accepted"] > count * 0.02, "most of them have to get past the first check"
 
 
 def test_wild_input_over_the_wire_harms_nobody_else(lab: Lab, dice: random.Random, tries) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -163,6 +164,7 @@ class Wild:
         return value % 2**64 if unsigned else value
 
 
+@cache  # few depths, and the deep ones take long to build
 def nested(depth: int) -> bytes:
     """Return field 1, and in it field 1, and so on."""
     data = b""
