@@ -47,7 +47,7 @@ python-proto: .venv/stamp build/otlp.binpb
 serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.db
 	$(BIN)/lightningstore serve
 
-test: python-test ## Run all tests, of each language whose tools are here, and the conformance suite
+test: python-test agl-test ## Run all tests, of each language whose tools are here, and the conformance suite
 	$(call each-language,test,$(CLIENTS))
 	$(MAKE) --no-print-directory conformance
 
@@ -57,7 +57,7 @@ python-test: .venv/stamp
 test-faults: .venv/stamp ## Crashes, full disks, hostile clients; half an hour, SCALE=0.1 for minutes, 5 for a night
 	$(PY) -m pytest tests/faults --scale $(or $(SCALE),1) -s
 
-check: python-check ## Run all linters, of each language whose tools are here
+check: python-check agl-check ## Run all linters, of each language whose tools are here
 	$(call each-language,check,$(CLIENTS))
 
 python-check: format lint types imports buf

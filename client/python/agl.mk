@@ -1,0 +1,17 @@
+# The adapter of agentlightning, in an environment of its own: that package brings 160 others, 800 MB.
+# Included by the top Makefile, whose variables it uses.
+AGL_PY := .venv-agl/bin/python
+
+.PHONY: agl-test agl-check
+
+.venv-agl/stamp: pyproject.toml requirements-agentlightning.lock
+	$(PYTHON) -m venv .venv-agl
+	$(AGL_PY) -m pip $(PIP) -r requirements-agentlightning.lock
+	$(AGL_PY) -m pip $(PIP) --no-deps -e .
+	touch $@
+
+agl-test: .venv-agl/stamp ## Test the adapter of agentlightning with that package's own Trainer
+	$(AGL_PY) -m pytest tests/integrations/agentlightning
+
+agl-check: .venv-agl/stamp ## Check the types of the adapter against that package's
+	$(AGL_PY) -m mypy -p lightningstore.integrations

@@ -1,0 +1,1 @@
+"""What connects other packages to the store. Each needs that package installed."""

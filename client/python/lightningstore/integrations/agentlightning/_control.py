@@ -1,0 +1,434 @@
+"""Rollouts, claims, attempts and workers."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from agentlightning.store.base import UNSET, Unset
+from agentlightning.types import (
+    Attempt,
+    AttemptedRollout,
+    AttemptStatus,
+    EnqueueRolloutRequest,
+    PaginatedResult,
+    Rollout,
+    RolloutConfig,
+    RolloutMode,
+    RolloutStatus,
+    TaskInput,
+    Worker,
+    WorkerStatus,
+)
+from lightningstore import client
+from lightningstore.client import NotFoundError, RawJSON, RolloutSpec
+from lightningstore.integrations.agentlightning import _paging
+from lightningstore.integrations.agentlightning._connection import Connected, logger
+from lightningstore.integrations.agentlightning._errors import AWAY, refusals
+from lightningstore.integrations.agentlightning._records import (
+    from_config,
+    given,
+    given_json,
+    raw_json,
+    to_attempt,
+    to_attempted,
+    to_rollout,
+    to_worker,
+    with_attempt,
+)
+
+#: Rollouts, and bytes of their inputs, that one call puts in: well below the server's limits.
+ENQUEUED_AT_ONCE = 1000
+INPUT_BYTES_AT_ONCE = 16 << 20
+PAGE = 1000
+#: Seconds that a claim is tried for. A runner asks again, and should hear of the end of its training.
+CLAIM_TIMEOUT = 5.0
+#: The fields that the server sorts rollouts by as agentlightning does.
+SERVER_SORTS = (None, "rollout_id", "start_time")
+
+FilterLogic = Literal["and", "or"]
+SortOrder = Literal["asc", "desc"]
+
+
+class ControlMethods(Connected):
+    """The methods of the control plane."""
+
+    async def start_rollout(
+        self,
+        input: TaskInput,  # noqa: A002
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+        worker_id: str | None = None,
+    ) -> AttemptedRollout:
+        """Make a rollout with its first attempt, which is claimed at once.
+
+        Raises ValueError for unknown resources, and for what is no JSON.
+        """
+        with refusals():
+            rollout = await self._client.start_rollout(
+                raw_json(input),
+                mode=mode,
+                resources_id=resources_id or "",
+                config=from_config(config),
+                metadata=raw_json(metadata) if metadata else None,
+                worker_id=worker_id or "",
+            )
+        return to_attempted(rollout)
+
+    async def enqueue_rollout(
+        self,
+        input: TaskInput,  # noqa: A002
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Rollout:
+        """Put a rollout at the tail of the queue. Raises what `start_rollout` raises."""
+        request = EnqueueRolloutRequest(
+            input=input, mode=mode, resources_id=resources_id, config=config, metadata=metadata
+        )
+        return (await self.enqueue_many_rollouts([request]))[0]
+
+    async def enqueue_many_rollouts(
+        self, rollouts: Sequence[EnqueueRolloutRequest]
+    ) -> Sequence[Rollout]:
+        """Put rollouts at the tail of the queue, in order: 1,000 at a time, of these all or none.
+
+        Raises what `start_rollout` raises.
+        """
+        specs = [_spec(request) for request in rollouts]
+        stored: list[Rollout] = []
+        with refusals():
+            for part in _parts(specs):
+                stored.extend(map(to_rollout, await self._client.enqueue_rollouts(part)))
+        return stored
+
+    async def dequeue_rollout(self, worker_id: str | None = None) -> AttemptedRollout | None:
+        """Claim the next rollout of the queue; None if it is empty, or the server away for 5 seconds.
+
+        A claim whose answer was lost is what the worker's next call gets.
+        """
+        claimed = await self.dequeue_many_rollouts(limit=1, worker_id=worker_id)
+        return claimed[0] if claimed else None
+
+    async def dequeue_many_rollouts(
+        self, *, limit: int = 1, worker_id: str | None = None
+    ) -> Sequence[AttemptedRollout]:
+        """Claim up to `limit` rollouts of the queue, as `dequeue_rollout` does; none for a limit below 1."""
+        if limit < 1:
+            return []
+        who = (os.getpid(), worker_id)
+        request_id = self._unanswered.pop(who, None) or uuid.uuid4().hex
+        longest = CLAIM_TIMEOUT if self._timeout is None else min(self._timeout, CLAIM_TIMEOUT)
+        try:
+            with refusals():
+                claimed = await self._client.with_timeout(longest).dequeue_rollouts(
+                    limit, worker_id=worker_id or "", request_id=request_id
+                )
+        except AWAY as error:
+            self._unanswered[who] = request_id
+            logger.warning("no claim for worker %s, which may ask again: %s", worker_id, error)
+            return []
+        except BaseException:
+            self._unanswered[who] = request_id
+            raise
+        return [to_attempted(rollout) for rollout in claimed]
+
+    async def start_attempt(
+        self, rollout_id: str, worker_id: str | None = None
+    ) -> AttemptedRollout:
+        """Claim a rollout by its id, whatever its number of attempts.
+
+        Raises ValueError for an unknown rollout, and for a cancelled one.
+        """
+        with refusals():
+            return to_attempted(
+                await self._client.start_attempt(rollout_id, worker_id=worker_id or "")
+            )
+
+    async def query_rollouts(
+        self,
+        *,
+        status_in: Sequence[RolloutStatus] | None = None,
+        rollout_id_in: Sequence[str] | None = None,
+        rollout_id_contains: str | None = None,
+        filter_logic: FilterLogic = "and",
+        sort_by: str | None = None,
+        sort_order: SortOrder = "asc",
+        limit: int = -1,
+        offset: int = 0,
+        status: Sequence[RolloutStatus] | None = None,
+        rollout_ids: Sequence[str] | None = None,
+    ) -> PaginatedResult[Rollout]:
+        """Find rollouts, those with attempts as AttemptedRollout; in the order of enqueueing unless sorted.
+
+        Raises ValueError for arguments that mean nothing.
+        """
+        for name, value in (("status", status), ("rollout_ids", rollout_ids)):
+            if value is not None:
+                better = {"status": "status_in", "rollout_ids": "rollout_id_in"}[name]
+                warnings.warn(
+                    f"{name} is deprecated: use {better}", DeprecationWarning, stacklevel=2
+                )
+        _paging.check(
+            Rollout,
+            sort_by=sort_by,
+            sort_order=sort_order,
+            limit=limit,
+            offset=offset,
+            filter_logic=filter_logic,
+        )
+        filters = _filters(
+            filter_logic,
+            statuses=status if status_in is None else status_in,
+            rollout_ids=rollout_ids if rollout_id_in is None else rollout_id_in,
+            rollout_id_contains=rollout_id_contains,
+        )
+        if filters is None:
+            return _paging.page([], limit, offset)
+        with refusals():
+            if sort_by in SERVER_SORTS:
+                order = f"{sort_by} {sort_order}" if sort_by else ""
+                found, total = await self._some_rollouts(filters, order, limit, offset)
+                items = [with_attempt(rollout) for rollout in found]
+                return PaginatedResult(items=items, limit=limit, offset=offset, total=total)
+            everything, _ = await self._some_rollouts(filters, "", -1, 0)
+        models = _paging.sort(map(with_attempt, everything), sort_by, sort_order)
+        return _paging.page(models, limit, offset)
+
+    async def _some_rollouts(
+        self, filters: dict[str, Any], order_by: str, limit: int, offset: int
+    ) -> tuple[list[client.Rollout], int]:
+        """Return up to `limit` rollouts (-1: all) after the first `offset`, and how many match."""
+        found: list[client.Rollout] = []
+        token, total = "", 0
+        while True:
+            missing = PAGE if limit == -1 else min(limit - len(found), PAGE)
+            page = await self._client.list_rollouts(
+                **filters,
+                order_by=order_by,
+                page_size=max(missing, 1),
+                page_token=token,
+                skip=0 if token else offset,
+                include_total_size=not token,
+            )
+            total = total if page.total_size is None else page.total_size
+            found.extend(page)
+            token = page.next_page_token
+            if not token or (limit != -1 and len(found) >= limit):
+                return (found if limit == -1 else found[:limit]), total
+
+    async def query_attempts(
+        self,
+        rollout_id: str,
+        *,
+        sort_by: str | None = "sequence_id",
+        sort_order: SortOrder = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> PaginatedResult[Attempt]:
+        """Return the attempts at a rollout. Raises ValueError for an unknown rollout."""
+        _paging.check(Attempt, sort_by=sort_by, sort_order=sort_order, limit=limit, offset=offset)
+        attempts: list[Attempt] = []
+        token = ""
+        with refusals():
+            while True:
+                page = await self._client.list_attempts(
+                    rollout_id, page_size=PAGE, page_token=token
+                )
+                attempts.extend(map(to_attempt, page))
+                token = page.next_page_token
+                if not token:
+                    break
+        return _paging.page(_paging.sort(attempts, sort_by, sort_order), limit, offset)
+
+    async def get_rollout_by_id(self, rollout_id: str) -> Rollout | None:
+        """Return a rollout, with its newest attempt if it has one; None if it is unknown."""
+        if not rollout_id:
+            return None
+        with refusals():
+            try:
+                return with_attempt(await self._client.get_rollout(rollout_id))
+            except NotFoundError:
+                return None
+
+    async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
+        """Return the newest attempt at a rollout, None before the first.
+
+        Raises ValueError for an unknown rollout.
+        """
+        with refusals():
+            attempt = (await self._client.get_rollout(rollout_id)).latest_attempt
+        return None if attempt is None else to_attempt(attempt)
+
+    async def wait_for_rollouts(
+        self, *, rollout_ids: list[str], timeout: float | None = None
+    ) -> list[Rollout]:
+        """Return those of the rollouts that have finished, when all have or `timeout` seconds are over.
+
+        None: without limit; 0 or less: at once. In the order of `rollout_ids`. Raises ValueError if one is
+        unknown.
+        """
+        if not rollout_ids:
+            return []
+        longest = None if timeout is None else max(timeout, 0.0)
+        with refusals():
+            async with self._client.wait_for_rollouts(rollout_ids, timeout=longest) as waiting:
+                finished = {r.rollout_id: to_rollout(r) for r in await waiting.results()}
+        return [finished[rollout_id] for rollout_id in rollout_ids if rollout_id in finished]
+
+    async def update_rollout(
+        self,
+        rollout_id: str,
+        input: TaskInput | Unset = UNSET,  # noqa: A002
+        mode: RolloutMode | Unset | None = UNSET,
+        resources_id: str | Unset | None = UNSET,
+        status: RolloutStatus | Unset = UNSET,
+        config: RolloutConfig | Unset = UNSET,
+        metadata: dict[str, Any] | Unset | None = UNSET,
+    ) -> Rollout:
+        """Change a rollout: what is UNSET stays, None clears.
+
+        Raises ValueError for an unknown rollout and for a status that it cannot take: preparing and running
+        come of claims and spans alone, and a finished rollout takes no other end.
+        """
+        with refusals():
+            if status is None or config is None:
+                raise ValueError("status and config cannot be None")
+            rollout = await self._client.update_rollout(
+                rollout_id,
+                input=given(input) if isinstance(input, Unset) else raw_json(input),
+                mode=given(mode),
+                resources_id=given(resources_id),
+                status=given(status),
+                config=given(config) if isinstance(config, Unset) else from_config(config),
+                metadata=given_json(metadata),
+            )
+        return to_rollout(rollout)
+
+    async def update_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: str | Literal["latest"],  # noqa: PYI051
+        status: AttemptStatus | Unset = UNSET,
+        worker_id: str | Unset = UNSET,
+        last_heartbeat_time: float | Unset = UNSET,
+        metadata: dict[str, Any] | Unset | None = UNSET,
+    ) -> Attempt:
+        """Report where an attempt stands, or change it: what is UNSET stays.
+
+        A heartbeat time in the future counts as now. Raises ValueError for an unknown rollout or attempt,
+        and where the attempt has decided its rollout by another status.
+        """
+        heartbeat: Any = given(last_heartbeat_time)
+        if isinstance(heartbeat, int | float):
+            heartbeat = datetime.fromtimestamp(heartbeat, timezone.utc)
+        with refusals():
+            update = await self._client.update_attempt(
+                rollout_id,
+                attempt_id,
+                status=given(status),
+                worker_id=given(worker_id),
+                last_heartbeat_time=heartbeat,
+                metadata=given_json(metadata),
+            )
+        return to_attempt(update.attempt)
+
+    async def query_workers(
+        self,
+        *,
+        status_in: Sequence[WorkerStatus] | None = None,
+        worker_id_contains: str | None = None,
+        filter_logic: FilterLogic = "and",
+        sort_by: str | None = None,
+        sort_order: SortOrder = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> PaginatedResult[Worker]:
+        """Find workers, by id unless sorted. Raises ValueError for arguments that mean nothing."""
+        _paging.check(
+            Worker,
+            sort_by=sort_by,
+            sort_order=sort_order,
+            limit=limit,
+            offset=offset,
+            filter_logic=filter_logic,
+        )
+        filters = _filters(filter_logic, statuses=status_in, worker_id_contains=worker_id_contains)
+        workers: list[Worker] = []
+        token = ""
+        with refusals():
+            while filters is not None:
+                page = await self._client.list_workers(**filters, page_size=PAGE, page_token=token)
+                workers.extend(map(to_worker, page))
+                token = page.next_page_token
+                if not token:
+                    break
+        return _paging.page(_paging.sort(workers, sort_by, sort_order), limit, offset)
+
+    async def get_worker_by_id(self, worker_id: str) -> Worker | None:
+        """Return a worker, None if it is unknown."""
+        if not worker_id:
+            return None
+        with refusals():
+            try:
+                return to_worker(await self._client.get_worker(worker_id))
+            except NotFoundError:
+                return None
+
+    async def update_worker(
+        self, worker_id: str, heartbeat_stats: dict[str, Any] | Unset = UNSET
+    ) -> Worker:
+        """Tell that a worker lives, and what it says of itself. An unknown worker is created."""
+        if heartbeat_stats is None:
+            raise ValueError("heartbeat_stats: a dict is wanted, or UNSET to keep what is stored")
+        stats: RawJSON | None = None
+        if not isinstance(heartbeat_stats, Unset):
+            stats = raw_json(heartbeat_stats)
+        with refusals():
+            return to_worker((await self._client.heartbeat(worker_id, stats=stats)).worker)
+
+
+def _spec(request: EnqueueRolloutRequest) -> RolloutSpec:
+    return RolloutSpec(
+        raw_json(request.input),
+        mode=request.mode,
+        resources_id=request.resources_id or "",
+        config=from_config(request.config),
+        metadata=raw_json(request.metadata) if request.metadata else None,
+    )
+
+
+def _parts(specs: Sequence[RolloutSpec]) -> Iterator[list[RolloutSpec]]:
+    part: list[RolloutSpec] = []
+    size = 0
+    for spec in specs:
+        size += len(spec.input)
+        if part and (len(part) == ENQUEUED_AT_ONCE or size > INPUT_BYTES_AT_ONCE):
+            yield part
+            part, size = [], len(spec.input)
+        part.append(spec)
+    if part:
+        yield part
+
+
+def _filters(logic: str, **filters: Any) -> dict[str, Any] | None:
+    """Return filters as the client takes them; None where nothing can match.
+
+    Here an empty list matches nothing and an empty text everything; there neither takes part.
+    """
+    said = {name: value for name, value in filters.items() if value is not None}
+    everything = [name for name, value in said.items() if value == ""]
+    nothing = [name for name, value in said.items() if value != "" and not len(value)]
+    if logic == "or" and everything:
+        return {}
+    left = {k: v for k, v in said.items() if k not in everything and k not in nothing}
+    if nothing and (logic == "and" or not left):
+        return None
+    return {**left, "filter_logic": logic}
