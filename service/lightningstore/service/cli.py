@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 from lightningstore.service import logs, tuning
 from lightningstore.service.cli_connection import health
+from lightningstore.service.cli_datasets import export_command, import_command
 from lightningstore.service.cli_files import COMMANDS
 from lightningstore.service.cli_tokens import token
 from lightningstore.service.cli_views import VIEWS
@@ -96,7 +97,7 @@ def _greet(server: Server, config: Config) -> None:
 
 app.add_command(click.Command("serve", params=_serve_options(), callback=serve, help=serve.__doc__))
 app.add_command(token)
-for command in (*VIEWS, *COMMANDS, health):
+for command in (*VIEWS, *COMMANDS, export_command, import_command, health):
     app.add_command(command)
 
 

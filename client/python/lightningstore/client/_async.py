@@ -9,10 +9,8 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from lightningstore.client import _async_streams as streams
-from lightningstore.client._async_control import AsyncControlCalls
 from lightningstore.client._async_datasets import AsyncDatasetCalls
 from lightningstore.client._async_streams import AsyncWaitStream, AsyncWatchStream
-from lightningstore.client._async_traces import AsyncTraceCalls
 from lightningstore.client._base import DEFAULT_TIMEOUT, Call, Retry, repeats_are_harmless
 from lightningstore.client._calls_traces import ingest_messages, ingest_result
 from lightningstore.client._endpoint import FilePath, endpoint
@@ -28,7 +26,7 @@ Item = TypeVar("Item")
 T = TypeVar("T")
 
 
-class AsyncLightningStore(AsyncControlCalls, AsyncTraceCalls, AsyncDatasetCalls):
+class AsyncLightningStore(AsyncDatasetCalls):
     """A store behind gRPC, for asyncio.
 
     Connects with the first call, and again by itself whenever the connection breaks. What is safe to

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -207,7 +207,7 @@ class AsyncWatchStream(AsyncRolloutStream):
 
 async def query(
     transport: AsyncTransport, state: ReadState[T], timeout: float | None
-) -> AsyncIterator[T]:
+) -> AsyncGenerator[T, None]:
     """Iterate over what a query finds, asked again where it broke off."""
     retry = Retry(timeout)
     retry.heard()

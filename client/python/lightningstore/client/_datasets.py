@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from lightningstore.client._attempts import Attempt
+from lightningstore.client._rewards import may_hold, span_reward
 from lightningstore.client._spans import Span
 from lightningstore.client._triplets import AttemptTriplets
 from lightningstore.client.values import Rollout
@@ -69,6 +70,28 @@ class ExportedRollout:
             for batch in self.batches or ()
             for span, sequence_id in zip(batch.spans, batch.sequence_ids, strict=True)
         ]
+
+    @property
+    def reward(self) -> float | None:
+        """The last reward that was traced in the latest attempt; None if there is none, or no trace here."""
+        latest = self.rollout.latest_attempt_id
+        if self.batches is not None:
+            for batch in reversed(self.batches):
+                if batch.attempt_id == latest:
+                    for span, number in zip(
+                        reversed(batch.spans), reversed(batch.sequence_ids), strict=True
+                    ):
+                        found = span_reward(Span(span, batch, number)) if may_hold(span) else None
+                        if found is not None:
+                            return found
+            return None
+        rewards: list[tuple[int, float]] = []
+        for attempt in self.triplets or ():
+            if attempt.attempt_id == latest:
+                matched = (t.message.reward for t in attempt if t.reward is not None)
+                rewards += [(reward.sequence_id, reward.value) for reward in matched]
+                rewards += [(r.sequence_id, r.value) for r in attempt.unmatched_rewards]
+        return max(rewards)[1] if rewards else None
 
     def __repr__(self) -> str:
         return f"ExportedRollout({self.rollout!r}, {len(self.attempts)} attempts)"

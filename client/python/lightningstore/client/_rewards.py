@@ -10,6 +10,7 @@ from typing import Any
 from lightningstore.client._context import current
 from lightningstore.client._spans import Span
 from opentelemetry import trace
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 ANNOTATION = "agentlightning.annotation"
 REWARD = "agentlightning.reward"
@@ -107,6 +108,13 @@ def span_reward(span: Span) -> float | None:
     if span.name in (ANNOTATION, REWARD):
         return _value(attributes.get("reward"))
     return None
+
+
+def may_hold(span: trace_pb2.Span) -> bool:
+    """Tell at a glance whether a span can hold a reward: whether `span_reward` is worth its time."""
+    if span.name in (ANNOTATION, REWARD):
+        return True
+    return any(pair.key.startswith(REWARD) or pair.key in _OUTPUTS for pair in span.attributes)
 
 
 def _index(key: str) -> int | None:

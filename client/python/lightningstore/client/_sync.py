@@ -15,10 +15,8 @@ from lightningstore.client._endpoint import FilePath, endpoint
 from lightningstore.client._errors import LightningStoreError
 from lightningstore.client._grpc_sync import GrpcTransport
 from lightningstore.client._streams import QueryState, TripletState, WaitState, WatchState
-from lightningstore.client._sync_control import ControlCalls
 from lightningstore.client._sync_datasets import DatasetCalls
 from lightningstore.client._sync_streams import WaitStream, WatchStream
-from lightningstore.client._sync_traces import TraceCalls
 from lightningstore.client._transport import Transport
 from lightningstore.client.values import AttemptTriplets, IngestResult, Span
 from lightningstore.v1.span_pb2 import QuerySpansRequest, SpanBatch
@@ -28,7 +26,7 @@ Item = TypeVar("Item")
 T = TypeVar("T")
 
 
-class LightningStore(ControlCalls, TraceCalls, DatasetCalls):
+class LightningStore(DatasetCalls):
     """A store behind gRPC, for blocking code. Threads may share it.
 
     Connects with the first call, and again by itself whenever the connection breaks. What is safe to

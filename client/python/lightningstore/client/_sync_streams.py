@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -198,7 +198,9 @@ class WatchStream(RolloutStream):
             self._last = None
 
 
-def query(transport: Transport, state: ReadState[T], timeout: float | None) -> Iterator[T]:
+def query(
+    transport: Transport, state: ReadState[T], timeout: float | None
+) -> Generator[T, None, None]:
     """Iterate over what a query finds, asked again where it broke off."""
     retry = Retry(timeout)
     retry.heard()

@@ -46,7 +46,8 @@ class ImportRolloutsRequest(_message.Message):
 
         Its id is taken: the rollout is known if it is the same with the same attempts, and ALREADY_EXISTS if
         not. What may still happen to a finished rollout is not compared: completion_number, and of attempts
-        last_heartbeat_time, span_count and, of one that is sent as PREPARING or RUNNING, status and end_time.
+        last_heartbeat_time, span_count and, of one that is sent as PREPARING or RUNNING, status and end_time. Nor
+        are line breaks in JSON, which files of lines cannot keep.
         """
 
     @_builtins.property

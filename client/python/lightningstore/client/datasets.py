@@ -1,0 +1,162 @@
+"""Files of exported rollouts: JSON lines and Parquet. `docs/datasets.md` describes them.
+
+with LightningStore() as store, DatasetWriter("train.jsonl") as writer:
+for rollout in store.export_rollouts(triplets=True):
+writer.write(rollout)
+store.import_rollouts(read_dataset("train.jsonl"))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from lightningstore.client import _rows
+from lightningstore.client._datasets import ExportedRollout
+
+__all__ = ["DatasetWriter", "ExportedRollout", "Written", "decode", "encode", "read_dataset"]
+
+encode = _rows.encode
+decode = _rows.decode
+PARTIAL = ".partial"
+_BLOCK = 1 << 20
+
+
+class Written:
+    """A rollout that stands in a file already."""
+
+    def __init__(self, line: bytes) -> None:
+        """Take its line. Raises ValueError."""
+        row = _rows.row_of(line)
+        self.rollout_id: str = row["rollout_id"]
+        #: When it finished, as the file tells it: one that has finished anew since has another time.
+        self.end_time: str = row["end_time"]
+        self.has_spans = "spans" in row
+        self.has_triplets = "triplets" in row
+
+    def is_the_same_finish(self, rollout: object) -> bool:
+        """Tell whether the store's rollout still stands as it was written."""
+        record = rollout.message  # type: ignore[attr-defined]
+        return record.HasField("end_time") and _rows.time_text(record.end_time) == self.end_time
+
+
+class DatasetWriter:
+    """Writes a file, as a context manager: it is there under its name once it is complete.
+
+    Until then it is PATH.partial, always in JSON lines, which stays where the work breaks off and can be gone
+    on with. Parquet is made of it at the end.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        parquet: bool | None = None,
+        resume: bool = False,
+        replace: bool = False,
+    ) -> None:
+        """Take the file. `parquet`: the format; None: Parquet if the name ends so, else JSON lines.
+
+        `resume`: go on with the partial file of before, if there is one; what it has lies with `last_written`.
+        `replace`: write over what is there. Raises FileExistsError if there is something and neither was said,
+        ImportError for Parquet without pyarrow.
+        """
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + PARTIAL)
+        self._parquet = self.path.suffix == ".parquet" if parquet is None else parquet
+        if self._parquet:
+            from lightningstore.client import _parquet  # noqa: F401, PLC0415  (says what is missing)
+        if not replace:
+            if self.path.exists():
+                raise FileExistsError(f"{self.path} is there already")
+            if self.partial.exists() and not resume:
+                raise FileExistsError(f"{self.partial} is there from work that broke off")
+        self._file: BinaryIO = self.partial.open(
+            "r+b" if resume and self.partial.exists() else "w+b"
+        )
+        self._cut_torn_line()
+        self.count = 0
+
+    def _cut_torn_line(self) -> None:
+        end = self._file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK)
+            self._file.seek(start)
+            newline = self._file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        self._file.truncate(end)
+        self._file.seek(0, os.SEEK_END)
+
+    def written(self) -> Iterator[Written]:
+        """Yield what the file has already, the last one first. Not to be mixed with writing."""
+        end = self._file.seek(0, os.SEEK_END)
+        tail = b""
+        while end:
+            start = max(0, end - _BLOCK)
+            self._file.seek(start)
+            lines = (self._file.read(end - start) + tail).splitlines(keepends=True)
+            tail = lines.pop(0) if start else b""
+            for line in reversed(lines):
+                yield Written(line)
+            end = start
+        self._file.seek(0, os.SEEK_END)
+
+    def write(self, rollout: ExportedRollout) -> None:
+        """Add a rollout."""
+        self._file.write(encode(rollout))
+        self.count += 1
+
+    def __enter__(self) -> DatasetWriter:  # noqa: PYI034
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if kind is None:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._parquet:
+            self.partial.replace(self.path)
+            return
+        from lightningstore.client import _parquet  # noqa: PLC0415
+
+        made = self.path.with_name(self.path.name + ".making")
+        with self.partial.open("rb") as lines, made.open("wb") as file:
+            _parquet.convert(lines, file)
+            file.flush()
+            os.fsync(file.fileno())
+        made.replace(self.path)
+        self.partial.unlink()
+
+
+def read_dataset(path: str | os.PathLike[str]) -> Iterator[ExportedRollout]:
+    """Iterate over the rollouts of a file that was exported, without their triplets.
+
+    The first bytes tell the format. While iterating raises ValueError that names the line, or what else is
+    wrong, and ImportError for Parquet without pyarrow.
+    """
+    with Path(path).open("rb") as file:
+        if file.read(4) == b"PAR1":
+            from lightningstore.client import _parquet  # noqa: PLC0415
+
+            yield from _parquet.read(path)
+            return
+        file.seek(0)
+        for number, line in enumerate(file, 1):
+            try:
+                yield decode(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
