@@ -1,0 +1,37 @@
+# The examples, the tests and the conformance driver.
+find_package(GTest REQUIRED)
+find_package(nlohmann_json REQUIRED)
+include(GoogleTest)
+
+function(lightningstore_program name)
+  add_executable(${name} ${ARGN})
+  target_compile_options(${name} PRIVATE -Wall -Wextra)
+  target_link_libraries(${name} PRIVATE lightningstore::client nlohmann_json::nlohmann_json)
+endfunction()
+
+target_compile_options(lightningstore_client PRIVATE -Wall -Wextra)
+lightningstore_program(driver conformance/main.cc conformance/call.cc)
+# It finds methods by name, in the descriptor of the service, which nothing refers to.
+target_link_libraries(driver PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,lightningstore_stubs>)
+set_target_properties(driver PROPERTIES LINK_LIBRARY_OVERRIDE_lightningstore_stubs WHOLE_ARCHIVE)
+
+lightningstore_program(runner examples/runner.cc)
+lightningstore_program(algorithm examples/algorithm.cc)
+
+lightningstore_program(client_test test/client_test.cc test/runner_test.cc test/readme_test.cc test/server.cc)
+target_include_directories(client_test PRIVATE src)
+target_link_libraries(client_test PRIVATE GTest::gtest_main)
+target_compile_definitions(client_test PRIVATE
+  LIGHTNINGSTORE_CHECKOUT="${CMAKE_CURRENT_SOURCE_DIR}/../.."
+  LIGHTNINGSTORE_RUNNER="$<TARGET_FILE:runner>"
+  LIGHTNINGSTORE_ALGORITHM="$<TARGET_FILE:algorithm>")
+add_dependencies(client_test runner algorithm)
+gtest_discover_tests(client_test PROPERTIES TIMEOUT 60)
+
+# Another project takes the client in, and is told what is missing.
+set(consume ${CMAKE_COMMAND} -S "${CMAKE_CURRENT_SOURCE_DIR}/test/consumer" -G ${CMAKE_GENERATOR}
+  -DLIGHTNINGSTORE=${CMAKE_CURRENT_SOURCE_DIR}/../..)
+add_test(NAME consumer COMMAND ${consume} -B consumer -DLIGHTNINGSTORE_OTLP=${LIGHTNINGSTORE_OTLP})
+add_test(NAME consumer_without_otlp COMMAND ${consume} -B consumer_without_otlp)
+set_tests_properties(consumer_without_otlp PROPERTIES
+  PASS_REGULAR_EXPRESSION "set it with -DLIGHTNINGSTORE_OTLP=")

@@ -1,0 +1,215 @@
+#include "lightningstore/attempt.h"
+
+#include <utility>
+
+#include "pauses.h"
+
+namespace lightningstore {
+namespace {
+
+namespace otlp = opentelemetry::proto;
+using std::chrono::milliseconds;
+
+// How long a span waits for others to go with it.
+constexpr milliseconds kLinger{50};
+constexpr std::size_t kMessageBytes = 8 << 20;
+// Spans that wait for a server that is away; beyond, new ones are dropped.
+constexpr std::size_t kPendingBytes = 64 << 20;
+constexpr milliseconds kSendTimeout{60'000};
+constexpr milliseconds kLongestPause{2'000};
+// For which the spans of an attempt that this program gave up are still sent.
+constexpr milliseconds kGrace{5'000};
+
+std::uint64_t Now() {
+  const auto since = std::chrono::system_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
+}
+
+}  // namespace
+
+Span::Span(Attempt* attempt, otlp::trace::v1::Span span) : attempt_(attempt), span_(std::move(span)) {}
+
+Span::Span(Span&& other) noexcept
+    : attempt_(std::exchange(other.attempt_, nullptr)), span_(std::move(other.span_)) {}
+
+otlp::common::v1::AnyValue* Span::Value(const std::string& key) {
+  auto* attribute = span_.add_attributes();
+  attribute->set_key(key);
+  return attribute->mutable_value();
+}
+
+Span& Span::Set(const std::string& key, const std::string& value) {
+  Value(key)->set_string_value(value);
+  return *this;
+}
+
+Span& Span::Set(const std::string& key, std::int64_t value) {
+  Value(key)->set_int_value(value);
+  return *this;
+}
+
+Span& Span::Set(const std::string& key, double value) {
+  Value(key)->set_double_value(value);
+  return *this;
+}
+
+void Span::End() {
+  Attempt* attempt = std::exchange(attempt_, nullptr);
+  if (attempt == nullptr) return;
+  span_.set_end_time_unix_nano(std::max(Now(), span_.start_time_unix_nano()));
+  attempt->Add(span_);
+}
+
+Attempt::Attempt(v1::LightningStoreService::Stub* stub, v1::Rollout rollout, Resources resources)
+    : stub_(stub),
+      rollout_(std::move(rollout)),
+      resources_(std::move(resources)),
+      trace_id_(RandomBytes(16)),
+      sender_([this] { Send(); }) {}
+
+Attempt::~Attempt() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+    if (sending_ != nullptr) sending_->TryCancel();
+    changed_.notify_all();
+  }
+  sender_.join();
+}
+
+v1::AttemptRef Attempt::Ref() const {
+  v1::AttemptRef ref;
+  ref.set_rollout_id(rollout_.rollout_id());
+  ref.set_attempt_id(rollout_.latest_attempt().attempt_id());
+  return ref;
+}
+
+Span Attempt::StartSpan(const std::string& name, const Span* parent) {
+  otlp::trace::v1::Span span;
+  span.set_trace_id(trace_id_);
+  span.set_span_id(RandomBytes(8));
+  if (parent != nullptr) span.set_parent_span_id(parent->span_.span_id());
+  span.set_name(name);
+  span.set_kind(otlp::trace::v1::Span::SPAN_KIND_INTERNAL);
+  span.set_start_time_unix_nano(Now());
+  return Span(this, std::move(span));
+}
+
+void Attempt::EmitReward(double value) {
+  StartSpan("agentlightning.annotation")
+      .Set("agentlightning.reward.0.name", "primary")
+      .Set("agentlightning.reward.0.value", value);
+}
+
+bool Attempt::cancelled() const { return stop_reason().has_value(); }
+
+bool Attempt::WaitUntilCancelled(milliseconds timeout) const {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, timeout, [this] { return stop_.has_value(); });
+}
+
+void Attempt::Check() const {
+  if (const auto reason = stop_reason()) throw Cancelled("stopped: " + v1::StopReason_Name(*reason));
+}
+
+void Attempt::Cancel(v1::StopReason reason) {
+  const std::lock_guard lock(mutex_);
+  if (!stop_) stop_ = reason;
+  hurried_ = hurried_ || reason == v1::STOP_REASON_UNSPECIFIED;
+  changed_.notify_all();
+}
+
+std::optional<v1::StopReason> Attempt::stop_reason() const {
+  const std::lock_guard lock(mutex_);
+  return stop_;
+}
+
+std::int64_t Attempt::Flush(milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  const std::int64_t all = ended_;
+  const auto settled = [&] { return settled_ >= all; };
+  flushing_ = true;
+  changed_.notify_all();
+  if (!changed_.wait_for(lock, timeout, [&] { return settled() || hurried_; }) ||
+      !changed_.wait_for(lock, kGrace, settled)) {
+    Say(std::to_string(all - settled_) + " spans of " + rollout_.rollout_id() + " are not stored in time");
+  }
+  flushing_ = false;
+  return all;
+}
+
+void Attempt::Add(otlp::trace::v1::Span span) {
+  const std::size_t size = span.ByteSizeLong();
+  const std::lock_guard lock(mutex_);
+  ++ended_;
+  if (pending_bytes_ + size > kPendingBytes) {
+    ++settled_;
+    Say("too many spans wait for the server, one of " + rollout_.rollout_id() +
+        " is dropped: " + span.name());
+    return;
+  }
+  pending_bytes_ += size;
+  pending_.push_back(std::move(span));
+  changed_.notify_all();
+}
+
+void Attempt::Send() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return closing_ || !pending_.empty(); });
+    changed_.wait_for(lock, kLinger,
+                      [this] { return closing_ || flushing_ || pending_bytes_ >= kMessageBytes; });
+    if (closing_) return;
+    v1::IngestSpansRequest request = Cut();
+    Pauses pauses(kLongestPause);
+    while (auto failure = Deliver(request, lock)) {
+      changed_.wait_for(lock, pauses.Next(*failure), [this] { return closing_; });
+      if (closing_) return;
+    }
+    settled_ += request.batch().spans_size();
+    changed_.notify_all();
+  }
+}
+
+v1::IngestSpansRequest Attempt::Cut() {
+  v1::IngestSpansRequest request;
+  v1::SpanBatch& batch = *request.mutable_batch();
+  batch.set_rollout_id(rollout_.rollout_id());
+  batch.set_attempt_id(rollout_.latest_attempt().attempt_id());
+  batch.mutable_scope()->set_name("lightningstore/cpp");
+  std::size_t count = 0, bytes = 0;
+  while (count < pending_.size() && bytes < kMessageBytes) {
+    bytes += pending_[count].ByteSizeLong();
+    batch.add_spans()->Swap(&pending_[count++]);
+  }
+  pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(count));
+  pending_bytes_ -= bytes;
+  return request;
+}
+
+std::optional<Error> Attempt::Deliver(const v1::IngestSpansRequest& request,
+                                      std::unique_lock<std::mutex>& lock) {
+  grpc::ClientContext context;
+  SetTimeout(context, kSendTimeout);
+  v1::IngestSpansResponse answer;
+  sending_ = &context;
+  lock.unlock();
+  const auto writer = stub_->IngestSpans(&context, &answer);
+  writer->Write(request);  // where it fails, Finish says why
+  writer->WritesDone();
+  const grpc::Status status = writer->Finish();
+  for (const v1::Stop& stop : answer.result().stops()) Cancel(stop.reason());
+  for (const auto& rejection : answer.result().rejections()) {
+    Say("spans of " + rollout_.rollout_id() + " refused: " + rejection.message());
+  }
+  lock.lock();
+  sending_ = nullptr;
+  if (status.ok()) return std::nullopt;
+  Error failure(status);
+  // A server that goes down cancels what is open.
+  if (failure.IsTransient() || failure.code == grpc::StatusCode::CANCELLED) return failure;
+  Say("spans of " + rollout_.rollout_id() + " refused: " + failure.what());
+  return std::nullopt;
+}
+
+}  // namespace lightningstore

@@ -1,0 +1,335 @@
+#include "lightningstore/runner.h"
+
+#include <unistd.h>
+
+#include <csignal>
+#include <thread>
+#include <utility>
+
+#include "failure.h"
+#include "pauses.h"
+
+namespace lightningstore {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+// How long the server holds a claim back for a rollout to come, and how much longer it is waited for.
+constexpr int kPollSeconds = 20;
+constexpr milliseconds kPollTimeout{30'000};
+// In which a poll that was broken off at a stop is asked what it had claimed.
+constexpr milliseconds kLastAnswer{600};
+constexpr int kLastTries = 3;
+// One try at something that the server has to answer, and for how long it is tried.
+constexpr milliseconds kTryTimeout{5'000};
+constexpr milliseconds kOutage{600'000};
+constexpr milliseconds kLongestPause{5'000};
+// Beats within an unresponsive timeout: one or two may get lost.
+constexpr int kBeatsPerTimeout = 3;
+constexpr milliseconds kShortestPeriod{50};
+constexpr milliseconds kRetryPeriod{1'000};
+
+std::string NewWorkerId() {
+  char host[200] = "worker";
+  gethostname(host, sizeof host - 1);
+  return std::string(host) + "-" + std::to_string(getpid()) + "-" + NewRequestId().substr(0, 6);
+}
+
+bool MaySucceedLater(const Error& failure) {
+  // A server that goes down cancels what is open.
+  return failure.IsTransient() || failure.code == grpc::StatusCode::CANCELLED;
+}
+
+}  // namespace
+
+Runner::Runner(std::shared_ptr<grpc::Channel> channel, Agent agent, RunnerOptions options)
+    : stub_(v1::LightningStoreService::NewStub(std::move(channel))),
+      agent_(std::move(agent)),
+      options_(std::move(options)),
+      left_(options_.max_rollouts > 0 ? options_.max_rollouts : -1) {
+  if (options_.worker_id.empty()) options_.worker_id = NewWorkerId();
+}
+
+void Runner::Run() {
+  std::thread beats([this] { Beat(); });
+  std::vector<std::thread> workers;
+  for (int i = 0; i < std::max(options_.concurrency, 1); ++i) workers.emplace_back([this] { Work(); });
+  for (std::thread& worker : workers) worker.join();
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    if (beat_ != nullptr) beat_->TryCancel();
+    changed_.notify_all();
+  }
+  beats.join();
+  if (failure_) throw *failure_;
+}
+
+void Runner::Stop() {
+  const std::lock_guard lock(mutex_);
+  phase_ = phase_ == Phase::kRunning ? Phase::kStopping : Phase::kHurried;
+  for (grpc::ClientContext* poll : polls_) poll->TryCancel();
+  if (phase_ == Phase::kHurried) {
+    for (Attempt* attempt : running_) attempt->Cancel(v1::STOP_REASON_UNSPECIFIED);
+  }
+  changed_.notify_all();
+}
+
+void Runner::Work() {
+  try {
+    while (TakeTurn()) {
+      const auto rollout = Claim();
+      if (!rollout) return;
+      Execute(*rollout);
+    }
+  } catch (const Error& failure) {
+    const std::lock_guard lock(mutex_);
+    if (!failure_) failure_ = failure;
+    if (phase_ == Phase::kRunning) phase_ = Phase::kStopping;
+    for (grpc::ClientContext* poll : polls_) poll->TryCancel();
+    changed_.notify_all();
+  }
+}
+
+bool Runner::TakeTurn() {
+  const std::lock_guard lock(mutex_);
+  if (phase_ != Phase::kRunning || left_ == 0) return false;
+  if (left_ > 0) --left_;
+  return true;
+}
+
+// One request is repeated, word for word, until it is answered: a claim whose answer was lost is found again
+// by its request id.
+std::optional<v1::Rollout> Runner::Claim() {
+  v1::DequeueRolloutsRequest request;
+  request.set_limit(1);
+  request.mutable_modes()->Add(options_.modes.begin(), options_.modes.end());
+  request.set_worker_id(options_.worker_id);
+  request.mutable_wait()->set_seconds(kPollSeconds);
+  request.set_request_id(NewRequestId());
+  Pauses pauses(kLongestPause);
+  for (bool asked = false;; asked = true) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (phase_ != Phase::kRunning) break;
+    }
+    v1::DequeueRolloutsResponse answer;
+    const grpc::Status status = Poll(request, &answer);
+    if (status.ok() && answer.rollouts_size() > 0) return answer.rollouts(0);
+    if (status.ok()) {
+      request.set_request_id(NewRequestId());
+      continue;
+    }
+    const Error failure(status);
+    std::unique_lock lock(mutex_);
+    const auto stopping = [this] { return phase_ != Phase::kRunning; };
+    if (stopping()) {
+      lock.unlock();
+      return Rescue(request);
+    }
+    if (!MaySucceedLater(failure)) throw failure;
+    if (!asked) Say(std::string("no claims now, trying on: ") + failure.what());
+    if (changed_.wait_for(lock, pauses.Next(failure), stopping)) {
+      lock.unlock();
+      return Rescue(request);
+    }
+  }
+  return std::nullopt;
+}
+
+// Returns what a poll had claimed that was broken off.
+std::optional<v1::Rollout> Runner::Rescue(const v1::DequeueRolloutsRequest& request) {
+  for (int i = 0; i < kLastTries; ++i) {
+    grpc::ClientContext context;
+    SetTimeout(context, kLastAnswer);
+    v1::DequeueRolloutsResponse answer;
+    if (stub_->DequeueRollouts(&context, request, &answer).ok()) {
+      if (answer.rollouts_size() == 0) return std::nullopt;
+      return answer.rollouts(0);
+    }
+    std::this_thread::sleep_for(milliseconds(100));
+  }
+  Say("stopping without knowing what the last poll claimed");
+  return std::nullopt;
+}
+
+grpc::Status Runner::Poll(const v1::DequeueRolloutsRequest& request, v1::DequeueRolloutsResponse* answer) {
+  grpc::ClientContext context;
+  SetTimeout(context, kPollTimeout);
+  {
+    const std::lock_guard lock(mutex_);
+    polls_.insert(&context);
+    if (phase_ != Phase::kRunning) context.TryCancel();
+  }
+  const grpc::Status status = stub_->DequeueRollouts(&context, request, answer);
+  const std::lock_guard lock(mutex_);
+  polls_.erase(&context);
+  return status;
+}
+
+void Runner::Execute(const v1::Rollout& rollout) {
+  Resources resources;
+  const grpc::Status fetched = Fetch(rollout, &resources);
+  Attempt attempt(stub_.get(), rollout, std::move(resources));
+  {
+    const std::lock_guard lock(mutex_);
+    running_.insert(&attempt);
+    if (phase_ == Phase::kHurried) attempt.Cancel(v1::STOP_REASON_UNSPECIFIED);
+    changed_.notify_all();  // perhaps it wants more heartbeats
+  }
+  std::optional<v1::Failure> failure;
+  if (fetched.ok()) {
+    failure = RunAgent(attempt);
+  } else {
+    failure = MakeFailure("lightningstore::Error", fetched.error_message());
+  }
+  Report(attempt, std::move(failure), attempt.Flush(kOutage));
+  const std::lock_guard lock(mutex_);
+  running_.erase(&attempt);
+  ++finished_;
+}
+
+std::optional<v1::Failure> Runner::RunAgent(Attempt& attempt) {
+  if (attempt.cancelled()) return std::nullopt;  // Report says so
+  try {
+    const std::optional<double> reward = agent_(attempt);
+    if (reward && !attempt.cancelled()) attempt.EmitReward(*reward);
+    return std::nullopt;
+  } catch (const NonRetryable& thrown) {
+    v1::Failure failure = DescribeFailure(thrown);
+    failure.set_retryable(false);
+    return failure;
+  } catch (const std::exception& thrown) {
+    return DescribeFailure(thrown);
+  } catch (...) {
+    return MakeFailure("unknown", "the agent threw what is no std::exception");
+  }
+}
+
+grpc::Status Runner::Fetch(const v1::Rollout& rollout, Resources* resources) {
+  v1::GetResourcesRequest request;
+  request.set_resources_id(rollout.latest_attempt().resources_id());
+  if (request.resources_id().empty()) return grpc::Status::OK;
+  v1::GetResourcesResponse answer;
+  const grpc::Status status =
+      Insist([&](grpc::ClientContext* context) { return stub_->GetResources(context, request, &answer); });
+  for (const auto& [name, resource] : answer.resources().resources()) {
+    v1::Resource& kept = (*resources)[name] = resource;
+    if (!resource.has_proxy_llm()) continue;
+    *kept.mutable_llm() = resource.proxy_llm().llm();
+    kept.mutable_llm()->set_endpoint(RoutedEndpoint(resource.proxy_llm().llm().endpoint(), rollout));
+  }
+  return status;
+}
+
+void Runner::Report(Attempt& attempt, std::optional<v1::Failure> failure, std::int64_t spans) {
+  if (const auto reason = attempt.stop_reason()) {
+    // Whatever the agent said: its word counts no more.
+    failure = MakeFailure("Cancelled", *reason == v1::STOP_REASON_UNSPECIFIED ? "the runner was told to end"
+                                                                              : v1::StopReason_Name(*reason));
+    if (!IsLive(attempt)) return;
+  }
+  v1::UpdateAttemptRequest request;
+  v1::Attempt& record = *request.mutable_attempt();
+  record.set_rollout_id(attempt.Ref().rollout_id());
+  record.set_attempt_id(attempt.Ref().attempt_id());
+  record.set_status(failure ? v1::ATTEMPT_STATUS_FAILED : v1::ATTEMPT_STATUS_SUCCEEDED);
+  request.mutable_update_mask()->add_paths("status");
+  if (failure) {
+    *record.mutable_failure() = *failure;
+    request.mutable_update_mask()->add_paths("failure");
+    Say(record.rollout_id() + " failed: " + failure->type() + ": " + failure->message());
+  }
+  request.set_sent_span_count(spans);
+  request.set_request_id(NewRequestId());
+  v1::UpdateAttemptResponse answer;
+  const grpc::Status status =
+      Insist([&](grpc::ClientContext* context) { return stub_->UpdateAttempt(context, request, &answer); });
+  if (!status.ok()) Say(record.rollout_id() + " not reported: " + status.error_message());
+  if (answer.missing_span_count() > 0) {
+    Say(record.rollout_id() + " lacks " + std::to_string(answer.missing_span_count()) + " spans");
+  }
+}
+
+// Tells whether a cancelled attempt still waits for its end: the watchdog's word stays.
+bool Runner::IsLive(const Attempt& attempt) {
+  v1::GetAttemptRequest request;
+  request.set_rollout_id(attempt.Ref().rollout_id());
+  request.set_attempt_id(attempt.Ref().attempt_id());
+  v1::GetAttemptResponse answer;
+  Insist([&](grpc::ClientContext* context) { return stub_->GetAttempt(context, request, &answer); });
+  const v1::AttemptStatus status = answer.attempt().status();
+  return status == v1::ATTEMPT_STATUS_PREPARING || status == v1::ATTEMPT_STATUS_RUNNING;
+}
+
+// Makes a call that the server has to answer, again while it is away.
+grpc::Status Runner::Insist(const std::function<grpc::Status(grpc::ClientContext*)>& call) {
+  const auto until = steady_clock::now() + kOutage;
+  Pauses pauses(kLongestPause);
+  while (true) {
+    grpc::ClientContext context;
+    SetTimeout(context, kTryTimeout);
+    const grpc::Status status = call(&context);
+    if (status.ok()) return status;
+    const Error failure(status);
+    if (!MaySucceedLater(failure) || steady_clock::now() > until) return status;
+    std::unique_lock lock(mutex_);
+    if (changed_.wait_for(lock, pauses.Next(failure), [this] { return phase_ == Phase::kHurried; })) {
+      return status;
+    }
+  }
+}
+
+void Runner::Beat() {
+  std::unique_lock lock(mutex_);
+  while (!ended_) {
+    const auto began = steady_clock::now();
+    const v1::HeartbeatRequest request = BeatRequest();
+    grpc::ClientContext context;
+    SetTimeout(context, std::max(BeatPeriod(), kRetryPeriod));
+    beat_ = &context;
+    lock.unlock();
+    v1::HeartbeatResponse answer;
+    const bool got_through = stub_->Heartbeat(&context, request, &answer).ok();
+    lock.lock();
+    beat_ = nullptr;
+    for (const v1::Stop& stop : answer.stops()) {
+      for (Attempt* attempt : running_) {
+        if (attempt->Ref().rollout_id() == stop.attempt().rollout_id() &&
+            attempt->Ref().attempt_id() == stop.attempt().attempt_id()) {
+          attempt->Cancel(stop.reason());
+        }
+      }
+    }
+    // A claim that comes meanwhile may want the next beat sooner.
+    const auto due = [&] {
+      return began + (got_through ? BeatPeriod() : std::min(BeatPeriod(), kRetryPeriod));
+    };
+    while (!ended_ && steady_clock::now() < due()) changed_.wait_until(lock, due());
+  }
+}
+
+v1::HeartbeatRequest Runner::BeatRequest() const {
+  v1::HeartbeatRequest request;
+  request.set_worker_id(options_.worker_id);
+  for (const Attempt* attempt : running_) *request.add_attempts() = attempt->Ref();
+  request.set_stats_json("{\"running\": " + std::to_string(running_.size()) +
+                         ", \"finished\": " + std::to_string(finished_) +
+                         ", \"concurrency\": " + std::to_string(std::max(options_.concurrency, 1)) + "}");
+  return request;
+}
+
+milliseconds Runner::BeatPeriod() const {
+  milliseconds period = options_.heartbeat_period;
+  for (const Attempt* attempt : running_) {
+    const v1::RolloutConfig& config = attempt->rollout().config();
+    if (!config.has_unresponsive_timeout()) continue;
+    const milliseconds silence{config.unresponsive_timeout().seconds() * 1000 +
+                               config.unresponsive_timeout().nanos() / 1'000'000};
+    period = std::min(period, std::max(silence / kBeatsPerTimeout, kShortestPeriod));
+  }
+  return period;
+}
+
+}  // namespace lightningstore

@@ -1,0 +1,45 @@
+// The programs of README.md are those of examples/, and do what it says.
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <fstream>
+#include <sstream>
+
+#include "server.h"
+
+namespace lightningstore::test {
+namespace {
+
+std::string Read(const std::string& path) {
+  std::ifstream file(std::string(LIGHTNINGSTORE_CHECKOUT "/client/cpp/") + path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+TEST(Readme, PrintsTheProgramsThatAreBuilt) {
+  const std::string readme = Read("README.md");
+  for (const std::string name : {"runner", "algorithm"}) {
+    const std::string program = Read("examples/" + name + ".cc");
+    ASSERT_FALSE(program.empty());
+    EXPECT_NE(readme.find("```cpp\n" + program + "```\n"), std::string::npos) << name;
+  }
+  EXPECT_NE(readme.find("```cmake\n" + Read("test/consumer/CMakeLists.txt") + "```\n"), std::string::npos);
+}
+
+TEST(Readme, ProgramsRunAsPrinted) {
+  const Server server;
+  const Folder folder;
+  Program runner({LIGHTNINGSTORE_RUNNER}, folder.path(), server.address());
+  Program algorithm({LIGHTNINGSTORE_ALGORITHM}, folder.path(), server.address());
+  const std::string output = algorithm.ReadAll();
+  EXPECT_EQ(algorithm.Wait(), 0);
+  EXPECT_EQ(std::count(output.begin(), output.end(), '\n'), 8) << output;
+  EXPECT_NE(output.find("{\"question\":3} ROLLOUT_STATUS_SUCCEEDED 5 spans\n"), std::string::npos) << output;
+  EXPECT_NE(output.find("{\"question\":7} ROLLOUT_STATUS_FAILED 0 spans\n"), std::string::npos) << output;
+  runner.Signal(SIGTERM);
+  EXPECT_EQ(runner.Wait(), 0);
+}
+
+}  // namespace
+}  // namespace lightningstore::test
