@@ -31,7 +31,7 @@ build/otlp.binpb: proto/otlp_set.py .venv-proto/stamp
 	$(PROTOC_PY) proto/otlp_set.py $@
 
 proto: python-proto ## Generate what is under generated/ from proto/, for each language whose tools are here
-	$(call each-language,proto,go typescript)
+	$(call each-language,proto,go typescript rust)
 
 python-proto: .venv/stamp build/otlp.binpb
 	rm -rf $(GENERATED)/lightningstore && mkdir -p $(GENERATED)

@@ -1,0 +1,41 @@
+//! A thread for what must go on whatever the user's code does to its own runtime: the connection, heartbeats,
+//! the sending of spans.
+
+use std::future::Future;
+use std::thread;
+
+use hyper::rt::Executor;
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::CancellationToken;
+
+/// A thread with a small runtime.
+#[derive(Clone, Debug)]
+pub(crate) struct Background {
+    handle: Handle,
+}
+
+impl Background {
+    /// Starts the thread. It ends with the token, and what runs there ends with it. Panics, as the standard
+    /// library does, where the system has no room for a thread.
+    pub(crate) fn start(end: CancellationToken) -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let handle = runtime.handle().clone();
+        let body = move || {
+            runtime.block_on(end.cancelled());
+            runtime.shutdown_background(); // no waiting for names that are being resolved
+        };
+        thread::Builder::new().name("lightningstore".into()).spawn(body).expect("a thread");
+        Self { handle }
+    }
+
+    /// Lets a future run there. After the end it is dropped at once.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(work);
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Background {
+    fn execute(&self, work: F) {
+        self.spawn(work);
+    }
+}

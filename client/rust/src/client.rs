@@ -1,0 +1,337 @@
+//! The connection to a server.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use std::{env, fs};
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
+
+use crate::background::Background;
+use crate::backoff::Backoff;
+use crate::error::{Error, sources};
+use crate::proto::Unary;
+use crate::proto::lightning_store_service_client::LightningStoreServiceClient;
+
+const DEFAULT_ADDRESS: &str = "127.0.0.1:4747";
+const ADDRESS_VARIABLE: &str = "LIGHTNINGSTORE_ADDRESS";
+const TOKEN_VARIABLE: &str = "LIGHTNINGSTORE_TOKEN";
+
+const MIB: usize = 1 << 20;
+/// The server's limit, and what frames a message of that size.
+const MAX_MESSAGE_BYTES: usize = 65 * MIB;
+
+const KEEPALIVE_TIME: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Tries of one call, while the server is away.
+const MOST_TRIES: u32 = 5;
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What carries calls: a channel of tonic's that shows the token, if there is one.
+pub type Transport = InterceptedService<Channel, Bearer>;
+
+/// The generated stub.
+pub type Stub = LightningStoreServiceClient<Transport>;
+
+/// A connection to a server, cheap to clone. It connects with the first call, and again whenever the connection
+/// breaks. A thread of its own serves the connection, so that it may be used from any runtime of tokio's; thread
+/// and connection end with the last clone, and the last [`Stub`] that was made of it.
+///
+/// What its own methods call is called again where the server was away, up to 5 times within some seconds; every
+/// write gets a request id, by which the server knows a repeat. There is no deadline but the caller's, by
+/// [`tokio::time::timeout`]: to drop a future or a stream is to cancel its call.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    endpoint: Endpoint,
+    bearer: Bearer,
+    link: OnceLock<Link>,
+}
+
+#[derive(Debug)]
+struct Link {
+    background: Background,
+    transport: Transport,
+}
+
+/// Says how to connect; see [`Client::builder`].
+#[derive(Debug, Default)]
+pub struct ClientBuilder {
+    address: String,
+    tls: Option<ClientTlsConfig>,
+    token: String,
+    allow_insecure_token: bool,
+}
+
+impl ClientBuilder {
+    /// Where the server is: `host:port`, `https://host:port` or `unix:/path`. Empty, and by default:
+    /// `LIGHTNINGSTORE_ADDRESS`, else `127.0.0.1:4747`.
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.address = address.into();
+        self
+    }
+
+    /// Speak TLS, with these authorities and this certificate of the client's. Without it, an address that
+    /// begins with `https://` means TLS with the authorities of the system.
+    pub fn tls(mut self, tls: ClientTlsConfig) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Shown with every call, as `authorization: Bearer …`. Empty, and by default: `LIGHTNINGSTORE_TOKEN`, if
+    /// that is set.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = token.into();
+        self
+    }
+
+    /// Let the token travel over plain text, where everybody on the way can read it.
+    pub fn allow_insecure_token(mut self) -> Self {
+        self.allow_insecure_token = true;
+        self
+    }
+
+    /// Makes the client; nothing is connected yet.
+    ///
+    /// Fails for an address that is none, for TLS that cannot be used, and for a token that would go over plain
+    /// text.
+    pub fn build(self) -> Result<Client, Error> {
+        let address = first([self.address, variable(ADDRESS_VARIABLE), DEFAULT_ADDRESS.into()]);
+        let token = first([self.token, variable(TOKEN_VARIABLE), String::new()]);
+        let secure = self.tls.is_some() || address.starts_with("https://");
+        if !token.is_empty() && !secure && !self.allow_insecure_token {
+            return Err(Error::argument(format!(
+                "the token would go to {address} in plain text: use TLS, or allow_insecure_token"
+            )));
+        }
+        let mut endpoint = endpoint(&address, secure)?;
+        if secure {
+            let tls = self.tls.unwrap_or_else(|| ClientTlsConfig::new().with_native_roots());
+            endpoint = endpoint
+                .tls_config(tls)
+                .map_err(|error| Error::argument(format!("TLS: {}", root_of(&error))))?;
+        }
+        let bearer = Bearer::new(&token)?;
+        Ok(Client { inner: Arc::new(Inner { endpoint, bearer, link: OnceLock::new() }) })
+    }
+}
+
+fn first(found: [String; 3]) -> String {
+    found.into_iter().find(|text| !text.is_empty()).unwrap_or_default()
+}
+
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_default()
+}
+
+fn root_of(error: &(dyn std::error::Error + 'static)) -> String {
+    sources(error).last().unwrap_or(error).to_string()
+}
+
+fn endpoint(address: &str, secure: bool) -> Result<Endpoint, Error> {
+    let wanted = |_| {
+        Error::argument(format!(
+            "an address like {DEFAULT_ADDRESS} or https://store:4747 is wanted, not {address:?}"
+        ))
+    };
+    let uri = match address.split_once("://") {
+        _ if address.starts_with("unix:") => address.to_owned(),
+        Some(("https" | "unix", _)) => address.to_owned(),
+        Some(_) => return Err(wanted(())),
+        None if secure => format!("https://{address}"),
+        None => format!("http://{address}"),
+    };
+    Ok(Endpoint::from_shared(uri)
+        .and_then(|endpoint| endpoint.user_agent(concat!("lightningstore-rust/", env!("CARGO_PKG_VERSION"))))
+        .map_err(|_| wanted(()))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        // Without pings a peer that vanished goes unnoticed for ever.
+        .http2_keep_alive_interval(KEEPALIVE_TIME)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true))
+}
+
+impl Client {
+    /// A client of the server at an address; empty: `LIGHTNINGSTORE_ADDRESS`, else `127.0.0.1:4747`. Fails as
+    /// [`ClientBuilder::build`] does.
+    pub fn new(address: impl Into<String>) -> Result<Self, Error> {
+        Self::builder().address(address).build()
+    }
+
+    /// Says more of how to connect.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// What carries this client's calls, for stubs of other services of the same server.
+    pub fn transport(&self) -> Transport {
+        self.link().transport.clone()
+    }
+
+    /// The thread that serves the connection.
+    pub(crate) fn background(&self) -> &Background {
+        &self.link().background
+    }
+
+    fn link(&self) -> &Link {
+        self.inner.link.get_or_init(|| {
+            let Inner { endpoint, bearer, .. } = &*self.inner;
+            let background = Background::start(bearer.closed.clone());
+            let channel = endpoint.clone().executor(background.clone()).connect_lazy();
+            Link { background, transport: InterceptedService::new(channel, bearer.clone()) }
+        })
+    }
+
+    /// Ends the connection at once, for all clones of this client. Calls that are open fail, and so do later ones.
+    pub fn close(&self) {
+        self.inner.bearer.closed.cancel();
+    }
+
+    /// The generated stub, for streams and whatever else [`call`](Self::call) does not do. It tries once, and
+    /// leaves request ids to the caller.
+    pub fn stub(&self) -> Stub {
+        LightningStoreServiceClient::new(self.transport())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Calls the method that the request is for, whichever has one request and one answer:
+    /// `client.call(GetRolloutRequest { … })` answers a `GetRolloutResponse`.
+    pub async fn call<Q: Unary>(&self, mut request: Q) -> Result<Q::Answer, Error> {
+        request.identify();
+        let mut pauses = Backoff::new(LONGEST_PAUSE);
+        let mut tries = 1;
+        loop {
+            match self.once(request.clone(), None).await {
+                Err(error) if error.code() == Some(Code::Unavailable) && tries < MOST_TRIES => {
+                    pauses.pause(&error).await;
+                    tries += 1;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Makes one try of a call. `timeout`: how long it may take.
+    pub(crate) async fn once<Q: Unary>(
+        &self,
+        request: Q,
+        timeout: Option<Duration>,
+    ) -> Result<Q::Answer, Error> {
+        let mut grpc = Grpc::new(self.transport())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let mut request = Request::new(request);
+        if let Some(timeout) = timeout {
+            request.set_timeout(timeout); // for the server to know
+        }
+        let asked = async {
+            grpc.ready().await.map_err(unready)?;
+            let path = PathAndQuery::from_static(Q::PATH);
+            let answer = grpc.unary(request, path, ProstCodec::<Q, Q::Answer>::default()).await?;
+            Ok(answer.into_inner())
+        };
+        within(timeout, asked).await.map_err(|error| self.unless_closed(error))
+    }
+
+    /// The failure of a call over this client, which is another one if the client is closed.
+    pub(crate) fn unless_closed(&self, failure: Error) -> Error {
+        if self.inner.bearer.closed.is_cancelled() { Error::closed() } else { failure }
+    }
+}
+
+/// Gives a future so long to end; `None`: for ever.
+pub(crate) async fn within<T>(
+    timeout: Option<Duration>,
+    asked: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match timeout {
+        None => asked.await,
+        Some(timeout) => {
+            tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| Err(Error::deadline()))
+        }
+    }
+}
+
+fn unready(error: tonic::transport::Error) -> Status {
+    Status::unavailable(format!("no connection: {}", root_of(&error)))
+}
+
+/// Shows a token with every call, and keeps the connection.
+#[derive(Clone, Debug)]
+pub struct Bearer {
+    header: Option<MetadataValue<Ascii>>,
+    closed: CancellationToken,
+    _open: Arc<DropGuard>,
+}
+
+impl Bearer {
+    fn new(token: &str) -> Result<Self, Error> {
+        let closed = CancellationToken::new();
+        let _open = Arc::new(closed.clone().drop_guard());
+        if token.is_empty() {
+            return Ok(Self { header: None, closed, _open });
+        }
+        let mut header: MetadataValue<Ascii> = format!("Bearer {token}")
+            .parse()
+            .map_err(|_| Error::argument("the token holds characters that no token has"))?;
+        header.set_sensitive(true); // shown by no Debug
+        Ok(Self { header: Some(header), closed, _open })
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(header) = &self.header {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// Reads what [`ClientBuilder::tls`] takes from files in PEM. `authorities`: those that may have signed the
+/// server's certificate; `None`: those of the system. `identity`: certificate and key that the client shows, for
+/// mutual TLS. Fails for files that cannot be read, or hold something else.
+pub fn tls_from_files(
+    authorities: Option<&Path>,
+    identity: Option<(&Path, &Path)>,
+) -> Result<ClientTlsConfig, Error> {
+    let tls = ClientTlsConfig::new();
+    let mut tls = match authorities {
+        None => tls.with_native_roots(),
+        Some(path) => tls.ca_certificate(Certificate::from_pem(pem(path, "CERTIFICATE")?)),
+    };
+    if let Some((certificate, key)) = identity {
+        tls = tls.identity(Identity::from_pem(pem(certificate, "CERTIFICATE")?, pem(key, "PRIVATE KEY")?));
+    }
+    // What is inside shows when it is used: an endpoint of any name will do.
+    Endpoint::from_static("https://localhost")
+        .tls_config(tls.clone())
+        .map_err(|error| Error::argument(format!("TLS: {}", root_of(&error))))?;
+    Ok(tls)
+}
+
+fn pem(path: &Path, label: &str) -> Result<String, Error> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| Error::argument(format!("TLS: {}: {error}", path.display())))?;
+    if text.contains(&format!("{label}-----")) {
+        Ok(text)
+    } else {
+        Err(Error::argument(format!("TLS: {} holds no {} in PEM", path.display(), label.to_lowercase())))
+    }
+}

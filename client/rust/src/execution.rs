@@ -1,0 +1,143 @@
+//! Functions at work on attempts.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt::{self, Display, Formatter};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::failure::Failure;
+use crate::outbox::AttemptKey;
+use crate::proto::{Rollout, Stop, StopReason};
+use crate::task::Task;
+
+/// The user's function, whatever the types of its input and its future.
+pub(crate) type Agent = dyn Fn(Task<()>) -> AgentFuture + Send + Sync;
+pub(crate) type AgentFuture = Pin<Box<dyn Future<Output = Result<Option<f64>, Failure>> + Send>>;
+
+/// Why an attempt is to stop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stopped {
+    /// The runner stops.
+    Runner,
+    /// The server says so; the number of a reason.
+    Server(i32),
+}
+
+impl Stopped {
+    pub(crate) fn reason(self) -> StopReason {
+        match self {
+            Self::Runner => StopReason::Unspecified,
+            Self::Server(number) => StopReason::try_from(number).unwrap_or_default(),
+        }
+    }
+}
+
+impl Display for Stopped {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self::Server(number) = *self else { return f.write_str("the runner stops") };
+        f.write_str(match StopReason::try_from(number) {
+            Ok(StopReason::RolloutCancelled) => "the rollout was cancelled",
+            Ok(StopReason::RolloutFinished) => "the rollout has finished",
+            Ok(StopReason::Superseded) => "a newer attempt has taken over",
+            Ok(StopReason::UnknownAttempt) => "the server knows no such attempt",
+            Ok(StopReason::Unspecified) | Err(_) => return write!(f, "the server says stop ({number})"),
+        })
+    }
+}
+
+/// A function at work on an attempt.
+#[derive(Debug)]
+pub(crate) struct Execution {
+    pub(crate) rollout: Rollout,
+    pub(crate) key: AttemptKey,
+    /// For the function: it is to stop.
+    pub(crate) cancellation: CancellationToken,
+    /// Cancelled when the function is waited for no more.
+    pub(crate) abandoned: CancellationToken,
+    stopped: OnceLock<Stopped>,
+}
+
+impl Execution {
+    pub(crate) fn new(rollout: Rollout) -> Self {
+        let key = AttemptKey::new(&rollout.rollout_id, rollout.attempt_id());
+        let (cancellation, abandoned) = (CancellationToken::new(), CancellationToken::new());
+        Self { rollout, key, cancellation, abandoned, stopped: OnceLock::new() }
+    }
+
+    /// Why the attempt is to stop; `None` while it goes on.
+    pub(crate) fn stopped(&self) -> Option<Stopped> {
+        self.stopped.get().copied()
+    }
+
+    pub(crate) fn stop(&self, why: Stopped) {
+        let _ = self.stopped.set(why); // the first reason stays
+        self.cancellation.cancel();
+    }
+
+    /// Runs the function as a task of its own, and returns what it returns; a panic as a failure.
+    pub(crate) async fn call(&self, function: AgentFuture) -> Result<Option<f64>, Failure> {
+        // Dropped, it aborts the function: where that is left behind, and where the runner itself is dropped.
+        let task = AbortOnDropHandle::new(tokio::spawn(function));
+        tokio::select! {
+            ended = task => ended.unwrap_or_else(|error| Err(panicked(error))),
+            () = self.abandoned.cancelled() => Err(Failure::new("left behind")),
+        }
+    }
+}
+
+fn panicked(error: tokio::task::JoinError) -> Failure {
+    let message = match error.try_into_panic() {
+        Ok(panic) => message_of(&*panic),
+        Err(_) => "the runtime ended".into(),
+    };
+    Failure::new(message).kind("panic")
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
+}
+
+/// What a runner works on.
+#[derive(Debug, Default)]
+pub(crate) struct Running {
+    executions: Mutex<HashMap<AttemptKey, Arc<Execution>>>,
+    finished: AtomicU64,
+}
+
+impl Running {
+    fn executions(&self) -> MutexGuard<'_, HashMap<AttemptKey, Arc<Execution>>> {
+        self.executions.lock().expect("no panic inside")
+    }
+
+    pub(crate) fn add(&self, execution: Arc<Execution>) {
+        self.executions().insert(execution.key.clone(), execution);
+    }
+
+    pub(crate) fn remove(&self, key: &AttemptKey) {
+        self.executions().remove(key);
+        self.finished.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Passes on what the server said.
+    pub(crate) fn stop(&self, stop: &Stop) {
+        let of = stop.attempt.clone().unwrap_or_default();
+        let found = self.executions().get(&AttemptKey::new(of.rollout_id, of.attempt_id)).cloned();
+        if let Some(execution) = found {
+            execution.stop(Stopped::Server(stop.reason));
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Execution>> {
+        self.executions().values().cloned().collect()
+    }
+
+    pub(crate) fn finished(&self) -> u64 {
+        self.finished.load(Ordering::Relaxed)
+    }
+}

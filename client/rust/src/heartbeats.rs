@@ -1,0 +1,103 @@
+//! Heartbeats of a runner.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::execution::Running;
+use crate::outbox::AttemptKey;
+use crate::proto::{AttemptRef, HeartbeatRequest, Rollout};
+
+/// Beats within an unresponsive timeout: one or two may get lost.
+const BEATS_PER_TIMEOUT: u32 = 3;
+const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
+/// Between two tries at a server that does not answer.
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
+
+/// Beats for a worker and the attempts that it works on.
+pub(crate) struct Heartbeats {
+    pub(crate) client: Client,
+    pub(crate) worker_id: String,
+    pub(crate) period: Duration,
+    pub(crate) running: Arc<Running>,
+    pub(crate) stats: Box<dyn Fn() -> Value + Send + Sync>,
+    pub(crate) changed: Notify,
+    pub(crate) attempts: Mutex<HashMap<AttemptKey, Duration>>,
+}
+
+impl Heartbeats {
+    fn attempts(&self) -> MutexGuard<'_, HashMap<AttemptKey, Duration>> {
+        self.attempts.lock().expect("no panic inside")
+    }
+
+    /// Beats for a claim too.
+    pub(crate) fn add(&self, key: AttemptKey, rollout: &Rollout) {
+        let silence = rollout.config.as_ref().and_then(|config| config.unresponsive_timeout);
+        let period = silence
+            .and_then(|silence| Duration::try_from(silence).ok())
+            .map_or(self.period, |silence| self.period.min(silence / BEATS_PER_TIMEOUT).max(SHORTEST_PERIOD));
+        self.attempts().insert(key, period);
+        self.changed.notify_one();
+    }
+
+    /// Beats for an attempt no more.
+    pub(crate) fn remove(&self, key: &AttemptKey) {
+        self.attempts().remove(key);
+    }
+
+    /// The time from one beat to the next, as the most impatient attempt wants it.
+    fn interval(&self) -> Duration {
+        self.attempts().values().copied().fold(self.period, Duration::min)
+    }
+
+    /// Beats until it is dropped. A beat that fails is no reason to end: the server may come back.
+    pub(crate) async fn run(&self) {
+        let mut due = Instant::now();
+        let mut began = due;
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                () = sleep_until(due) => {}
+                () = self.changed.notified() => { // perhaps a shorter period
+                    due = due.min(began + self.interval());
+                    continue;
+                }
+            }
+            began = Instant::now();
+            let interval = self.interval();
+            due = began + interval;
+            match self.beat(interval.max(RETRY_PERIOD)).await {
+                Ok(()) if failing => tracing::warn!("heartbeats get through again"),
+                Ok(()) => {}
+                Err(error) => {
+                    due = Instant::now() + interval.min(RETRY_PERIOD);
+                    if !failing {
+                        tracing::warn!(%error, "heartbeats do not get through, trying on");
+                    }
+                    failing = true;
+                    continue;
+                }
+            }
+            failing = false;
+        }
+    }
+
+    async fn beat(&self, timeout: Duration) -> Result<(), Error> {
+        let attempts = self.attempts().keys().cloned().map(to_ref).collect();
+        let stats_json = serde_json::to_vec(&(self.stats)())?;
+        let request = HeartbeatRequest { worker_id: self.worker_id.clone(), stats_json, attempts };
+        let answer = self.client.once(request, Some(timeout)).await?;
+        answer.stops.iter().for_each(|stop| self.running.stop(stop));
+        Ok(())
+    }
+}
+
+fn to_ref(key: AttemptKey) -> AttemptRef {
+    AttemptRef { rollout_id: key.rollout_id, attempt_id: key.attempt_id }
+}

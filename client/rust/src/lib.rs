@@ -1,0 +1,48 @@
+//! The Rust client of LightningStore, the control plane and trace store of agent reinforcement learning.
+//!
+//! - [`Client`]: the algorithm's side, and every call of the contract.
+//! - [`Runner`]: claims rollouts, calls a function for each, reports.
+//! - [`SpanExporter`]: for any program that OpenTelemetry traces.
+//! - [`emit_reward`], [`find_final_reward`]: what an attempt was worth.
+//!
+//! Messages of the contract are in [`proto`], with some methods that make and read them.
+
+#![warn(missing_docs)]
+
+mod background;
+mod backoff;
+mod calls;
+mod claims;
+mod client;
+mod error;
+mod execution;
+mod exporter;
+mod failure;
+mod heartbeats;
+mod outbox;
+pub mod proto;
+mod resources;
+mod reward;
+mod runner;
+mod sender;
+mod spans;
+mod streams;
+mod task;
+mod templates;
+mod values;
+mod wait;
+mod work;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::{Bearer, Client, ClientBuilder, Stub, Transport, tls_from_files};
+pub use error::{CallError, Error, FieldViolation, TemplateProblem};
+pub use exporter::SpanExporter;
+pub use failure::Failure;
+pub use reward::{emit_reward, emit_rewards, find_final_reward};
+pub use runner::{Runner, RunnerHandle};
+pub use spans::{Span, Spans, Triplets};
+pub use task::Task;
+pub use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+pub use wait::{Waiting, Watching};

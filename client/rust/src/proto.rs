@@ -1,0 +1,36 @@
+//! Messages, enums and stubs of the contract `lightningstore.v1`, as they are generated. Spans, resources and
+//! scopes of OTLP are those of the crate [`opentelemetry_proto`].
+
+#![allow(missing_docs, clippy::all)]
+
+use rand::Rng;
+
+tonic::include_proto!("lightningstore.v1");
+
+/// A request of a method that has one request and one answer. Implemented for all of them.
+pub trait Unary: prost::Message + Clone + 'static {
+    /// What the method answers.
+    type Answer: prost::Message + Default + 'static;
+    /// Path of the method.
+    const PATH: &'static str;
+    /// Gives the request an id by which the server knows a repeat, if its type has one and it is empty.
+    fn identify(&mut self) {}
+}
+
+include!(concat!(env!("OUT_DIR"), "/calls.rs"));
+
+fn fill(request_id: &mut String) {
+    if request_id.is_empty() {
+        *request_id = format!("{:032x}", rand::rng().random::<u128>());
+    }
+}
+
+// Written by hand, for an endpoint's key belongs into no log.
+impl std::fmt::Debug for Llm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Llm")
+            .field("endpoint", &self.endpoint)
+            .field("model", &self.model)
+            .finish_non_exhaustive()
+    }
+}

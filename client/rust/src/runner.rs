@@ -1,0 +1,330 @@
+//! Claims rollouts and calls a function for each.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::claims::Claims;
+use crate::client::Client;
+use crate::error::Error;
+use crate::execution::{Agent, Execution, Running, Stopped};
+use crate::exporter::{LONGEST_SHUTDOWN, SpanExporter};
+use crate::failure::Failure;
+use crate::heartbeats::Heartbeats;
+use crate::proto::{Rollout, RolloutMode};
+use crate::task::Task;
+use crate::work::Work;
+
+const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
+/// For which cancelled functions are waited for when the runner stops.
+const GRACE: Duration = Duration::from_secs(5);
+/// Characters of a worker's id.
+const LONGEST_WORKER_ID: usize = 256;
+
+/// Claims rollouts and calls a function for each, several at a time.
+///
+/// The function takes a [`Task`] and returns the reward, or `None`, which is success. An error or a panic is a
+/// failure with its type and message, retried as the rollout's config says; one that is
+/// [`not_retryable`](Failure::not_retryable) is not. When the attempt is cancelled or superseded,
+/// [`Task::cancellation`] is cancelled; whatever the function then returns, the attempt is not reported as succeeded.
+///
+/// Heartbeats and spans go out whatever the functions do, even if they hold up the runtime. Spans are stored before
+/// an outcome is reported. While the server is away the runner goes on, keeps spans for up to 10 minutes, and reports
+/// when it is back; no claim is lost.
+pub struct Runner {
+    client: Client,
+    agent: Arc<Agent>,
+    worker_id: String,
+    concurrency: usize,
+    modes: Vec<i32>,
+    max_rollouts: Option<usize>,
+    heartbeat_period: Duration,
+    handle: RunnerHandle,
+}
+
+/// Stops a runner.
+#[derive(Clone, Debug, Default)]
+pub struct RunnerHandle {
+    stopping: CancellationToken,
+    hurried: CancellationToken,
+    running: Arc<Running>,
+}
+
+impl RunnerHandle {
+    /// Lets what runs finish, and claims no more. It does not wait: [`Runner::run`] returns when all is done.
+    pub fn stop(&self) {
+        self.stopping.cancel();
+    }
+
+    /// Claims no more, and cancels what runs. Functions that do not heed it are left behind after 5 seconds.
+    pub fn cancel(&self) {
+        self.stopping.cancel();
+        self.hurried.cancel();
+        self.running.all().iter().for_each(|execution| execution.stop(Stopped::Runner));
+    }
+}
+
+impl Runner {
+    /// A runner that works on one rollout at a time, for ever.
+    pub fn new<I, F, O, R>(client: &Client, agent: F) -> Self
+    where
+        I: DeserializeOwned + Send + 'static,
+        F: Fn(Task<I>) -> O + Send + Sync + 'static,
+        O: Future<Output = Result<R, Failure>> + Send + 'static,
+        R: Into<Option<f64>>,
+    {
+        let agent = Arc::new(agent);
+        let erased = move |task: Task<()>| -> crate::execution::AgentFuture {
+            let agent = agent.clone();
+            Box::pin(async move {
+                // What does not fit will not fit another time.
+                let input = task.rollout.input().map_err(|error| Failure::from(error).not_retryable())?;
+                agent(task.with_input(input)).await.map(Into::into)
+            })
+        };
+        Self {
+            client: client.clone(),
+            agent: Arc::new(erased),
+            worker_id: new_worker_id(),
+            concurrency: 1,
+            modes: Vec::new(),
+            max_rollouts: None,
+            heartbeat_period: HEARTBEAT_PERIOD,
+            handle: RunnerHandle::default(),
+        }
+    }
+
+    /// What the runner is called; by default made of process id and chance.
+    pub fn worker_id(mut self, worker_id: impl Into<String>) -> Self {
+        self.worker_id = worker_id.into();
+        self
+    }
+
+    /// Number of rollouts at a time, at least 1.
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.concurrency = concurrency.max(1);
+        self
+    }
+
+    /// Claims only rollouts of these modes; unspecified is for those without one. Any by default.
+    pub fn modes(mut self, modes: impl IntoIterator<Item = RolloutMode>) -> Self {
+        self.modes = modes.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Ends the runner after so many rollouts. No end by default.
+    pub fn max_rollouts(mut self, count: usize) -> Self {
+        self.max_rollouts = Some(count);
+        self
+    }
+
+    /// Between two heartbeats; or a third of the shortest unresponsive timeout, if that is less. By default 10 seconds.
+    pub fn heartbeat_period(mut self, period: Duration) -> Self {
+        self.heartbeat_period = period;
+        self
+    }
+
+    /// What stops the runner.
+    pub fn handle(&self) -> RunnerHandle {
+        self.handle.clone()
+    }
+
+    /// Works until it is stopped, or the rollouts are done. Fails for what waiting does not mend, after what runs has
+    /// finished. To drop the future is to abandon what runs: functions are aborted, and nothing is reported.
+    pub async fn run(self) -> Result<(), Error> {
+        let RunnerHandle { running, .. } = &self.handle;
+        let exporter = SpanExporter::for_runner(&self.client, Some(running.clone()));
+        let heartbeats = Arc::new(self.heartbeats(&exporter));
+        let dropped = CancellationToken::new();
+        let guard = dropped.clone().drop_guard();
+        let (beating, beats) = (dropped.clone(), heartbeats.clone());
+        self.client.background().spawn(async move {
+            beating.run_until_cancelled(beats.run()).await;
+        });
+        let work = Arc::new(Work {
+            client: self.client.clone(),
+            worker_id: self.worker_id.clone(),
+            agent: self.agent.clone(),
+            exporter: exporter.clone(),
+            hurried: self.handle.hurried.clone(),
+            kept: Default::default(),
+        });
+        let crew = Crew { running: running.clone(), heartbeats, work, tracker: TaskTracker::new(), dropped };
+        let ended = self.claim_and_start(&crew).await;
+        self.finish(&crew.tracker).await;
+        drop(guard);
+        exporter.shutdown(LONGEST_SHUTDOWN).await; // it says itself what is lost
+        ended
+    }
+
+    /// Does the same, and takes SIGINT and SIGTERM meanwhile: the first lets what runs finish and claims no more, the
+    /// second cancels it. (Where there are no such signals: Ctrl-C.)
+    pub async fn run_with_signals(self) -> Result<(), Error> {
+        let handle = self.handle();
+        let mut signals = Signals::new().map_err(|error| Error::argument(format!("signals: {error}")))?;
+        let running = self.run();
+        tokio::pin!(running);
+        loop {
+            tokio::select! {
+                ended = &mut running => return ended,
+                () = signals.next() => {
+                    if handle.stopping.is_cancelled() { handle.cancel() } else { handle.stop() }
+                }
+            }
+        }
+    }
+
+    fn heartbeats(&self, exporter: &SpanExporter) -> Heartbeats {
+        let (running, exporter) = (self.handle.running.clone(), exporter.clone());
+        let concurrency = self.concurrency;
+        let stats = move || {
+            serde_json::json!({
+                "running": running.all().len(),
+                "finished": running.finished(),
+                "concurrency": concurrency,
+                "dropped_spans": exporter.dropped(),
+            })
+        };
+        Heartbeats {
+            client: self.client.clone(),
+            worker_id: self.worker_id.clone(),
+            period: self.heartbeat_period,
+            running: self.handle.running.clone(),
+            stats: Box::new(stats),
+            changed: Default::default(),
+            attempts: Default::default(),
+        }
+    }
+
+    /// Claims as many rollouts as there are places, until it is to stop.
+    async fn claim_and_start(&self, crew: &Crew) -> Result<(), Error> {
+        let (client, worker_id) = (self.client.clone(), self.worker_id.clone());
+        let claims = Claims { client, worker_id, modes: self.modes.clone() };
+        let stopping = &self.handle.stopping;
+        let places = Arc::new(Semaphore::new(self.concurrency));
+        let mut left = self.max_rollouts;
+        while left != Some(0) {
+            let taken = stopping.run_until_cancelled(take_places(&places, left)).await;
+            let Some(mut taken) = taken else { break };
+            for rollout in claims.claim(stopping, taken.num_permits()).await? {
+                left = left.map(|left| left.saturating_sub(1));
+                let place = taken.split(1);
+                crew.start(rollout, place, &self.handle.hurried);
+            }
+            if stopping.is_cancelled() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for what runs; once that is cancelled, no longer than the grace for the functions.
+    async fn finish(&self, tracker: &TaskTracker) {
+        tracker.close();
+        tokio::select! {
+            () = tracker.wait() => return,
+            () = self.handle.hurried.cancelled() => {}
+        }
+        if timeout(GRACE, tracker.wait()).await.is_ok() {
+            return;
+        }
+        for execution in self.handle.running.all() {
+            tracing::warn!(attempt = ?execution.key, "attempt does not end though cancelled: left behind");
+            execution.abandoned.cancel();
+        }
+        tracker.wait().await;
+    }
+}
+
+/// Waits for a free place and takes all there are, at most as many as rollouts are wanted.
+async fn take_places(places: &Arc<Semaphore>, most: Option<usize>) -> OwnedSemaphorePermit {
+    let mut taken = places.clone().acquire_owned().await.expect("never closed");
+    while most.is_none_or(|most| taken.num_permits() < most)
+        && let Ok(another) = places.clone().try_acquire_owned()
+    {
+        taken.merge(another);
+    }
+    taken
+}
+
+/// What works on claims.
+struct Crew {
+    running: Arc<Running>,
+    heartbeats: Arc<Heartbeats>,
+    work: Arc<Work>,
+    tracker: TaskTracker,
+    /// Cancelled when the runner's future is dropped.
+    dropped: CancellationToken,
+}
+
+impl Crew {
+    /// Works on a claim in a task of its own.
+    fn start(&self, rollout: Rollout, place: Option<OwnedSemaphorePermit>, hurried: &CancellationToken) {
+        let execution = Arc::new(Execution::new(rollout));
+        self.running.add(execution.clone());
+        if hurried.is_cancelled() {
+            execution.stop(Stopped::Runner);
+        }
+        self.heartbeats.add(execution.key.clone(), &execution.rollout);
+        let (running, heartbeats) = (self.running.clone(), self.heartbeats.clone());
+        let (work, dropped) = (self.work.clone(), self.dropped.clone());
+        self.tracker.spawn(async move {
+            dropped.run_until_cancelled(work.run(&execution)).await;
+            heartbeats.remove(&execution.key);
+            running.remove(&execution.key);
+            drop(place);
+        });
+    }
+}
+
+fn new_worker_id() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "worker" } else { host.trim() };
+    let host: String = host.chars().take(LONGEST_WORKER_ID / 2).collect();
+    format!("{host}-{}-{:06x}", std::process::id(), rand::rng().random_range(0..0x100_0000))
+}
+
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
+        Ok(Self { interrupt: signal(interrupt)?, terminate: signal(terminate)? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What sends an exporter's spans.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use tokio::time::{Instant, sleep_until};
+use tonic::{Code, Request};
+
+use crate::backoff::Backoff;
+use crate::client::within;
+use crate::error::Error;
+use crate::exporter::Shared;
+use crate::outbox::{BATCH_BYTES, Item, into_messages, split};
+use crate::proto::{ErrorReason, IngestResult, IngestSpansRequest, SpanBatch};
+
+/// How long a span may wait for others to travel with.
+const LINGER: Duration = Duration::from_millis(200);
+/// A stream is closed, and thereby acknowledged, after so many bytes.
+const STREAM_BYTES: usize = 16 << 20;
+/// After which a stream that got no answer is sent again.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A server that fails so often on the same spans will not take them.
+const MOST_DEFECTS: u32 = 5;
+
+impl Shared {
+    /// Sends spans until the exporter is shut down, or its time is over.
+    pub(crate) async fn send_all(&self) {
+        self.hurry.run_until_cancelled(self.deliver_all()).await;
+    }
+
+    async fn deliver_all(&self) {
+        while let Some(items) = self.take().await {
+            let count = items.len() as u64;
+            let size: usize = items.iter().map(|item| item.size).sum();
+            self.deliver(into_messages(items)).await;
+            self.state().bytes -= size;
+            self.settled.send_modify(|settled| *settled += count);
+        }
+    }
+
+    /// Waits for spans and returns those of one stream; `None` at the end.
+    async fn take(&self) -> Option<Vec<Item>> {
+        let mut due = None;
+        loop {
+            {
+                let mut state = self.state();
+                let urgent = state.shut
+                    || *self.settled.borrow() < state.hurry_to
+                    || state.bytes >= BATCH_BYTES
+                    || due.is_some_and(|due| due <= Instant::now());
+                match state.queue.len() {
+                    0 if state.shut => return None,
+                    0 => due = None,
+                    _ if urgent => return Some(cut(&mut state.queue)),
+                    _ => due = due.or_else(|| Some(Instant::now() + LINGER)),
+                }
+            }
+            match due {
+                None => self.wake.notified().await,
+                Some(due) => tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = sleep_until(due) => {}
+                },
+            }
+        }
+    }
+
+    /// Sends messages until each span is stored or refused.
+    async fn deliver(&self, mut messages: Vec<Arc<SpanBatch>>) {
+        while !messages.is_empty() {
+            match self.send(&messages).await {
+                Ok(result) => {
+                    if let Some(running) = &self.running {
+                        result.stops.iter().for_each(|stop| running.stop(stop));
+                    }
+                    messages = self.sort_out(messages, &result);
+                }
+                Err(error) => {
+                    let count = messages.iter().map(|message| message.spans.len()).sum();
+                    return self.drop_spans(count, "refused", error);
+                }
+            }
+        }
+    }
+
+    /// Sends messages over one stream until it is answered. Fails for what waiting does not mend.
+    async fn send(&self, messages: &[Arc<SpanBatch>]) -> Result<IngestResult, Error> {
+        let mut pauses = Backoff::new(LONGEST_PAUSE);
+        let mut defects = 0;
+        loop {
+            let error = match self.try_once(messages).await {
+                Ok(result) => return Ok(result),
+                Err(error) => self.client.unless_closed(error),
+            };
+            let defect = error.code() == Some(Code::Internal);
+            defects += u32::from(defect);
+            if !error.mends() && (!defect || defects >= MOST_DEFECTS) {
+                return Err(error);
+            }
+            tracing::debug!(%error, "spans not sent yet");
+            pauses.pause(&error).await;
+        }
+    }
+
+    async fn try_once(&self, messages: &[Arc<SpanBatch>]) -> Result<IngestResult, Error> {
+        let to_request = |batch: Arc<SpanBatch>| IngestSpansRequest { batch: Some((*batch).clone()) };
+        let mut request = Request::new(stream::iter(messages.to_vec()).map(to_request));
+        request.set_timeout(STREAM_TIMEOUT);
+        let mut stub = self.client.stub();
+        let asked = async { Ok(stub.ingest_spans(request).await?.into_inner()) };
+        Ok(within(Some(STREAM_TIMEOUT), asked).await?.result.unwrap_or_default())
+    }
+
+    /// Returns what is to be sent again: a bad span fails its whole message, but only it is bad.
+    fn sort_out(&self, messages: Vec<Arc<SpanBatch>>, result: &IngestResult) -> Vec<Arc<SpanBatch>> {
+        let mut again = Vec::new();
+        let mut told = 0;
+        let mut last = 0;
+        for rejection in &result.rejections {
+            last = usize::try_from(rejection.message_index).unwrap_or(usize::MAX);
+            let Some(message) = messages.get(last) else { continue };
+            told += message.spans.len() as i64;
+            if message.spans.len() == 1 || is_about_attempt(rejection.reason()) {
+                self.drop_spans(message.spans.len(), "refused", &rejection.message);
+            } else {
+                again.extend(split(message));
+            }
+        }
+        if told < result.rejected_count && !result.rejections.is_empty() {
+            // Only the first refusals are told. What follows them goes again; what is stored, is skipped.
+            again.extend(messages.into_iter().skip(last.saturating_add(1)));
+        }
+        again
+    }
+}
+
+/// Takes the oldest spans out of the queue, as many as go over one stream.
+fn cut(queue: &mut std::collections::VecDeque<Item>) -> Vec<Item> {
+    let mut size = 0;
+    let mut items = Vec::new();
+    while size < STREAM_BYTES
+        && let Some(item) = queue.pop_front()
+    {
+        size += item.size;
+        items.push(item);
+    }
+    items
+}
+
+/// Whether all spans of a message are refused for what they have in common.
+fn is_about_attempt(reason: ErrorReason) -> bool {
+    matches!(reason, ErrorReason::RolloutNotFound | ErrorReason::AttemptNotFound)
+}

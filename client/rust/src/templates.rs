@@ -1,0 +1,101 @@
+//! Filling in prompt templates.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, TemplateProblem};
+use crate::proto::{PromptTemplate, TemplateEngine};
+
+impl PromptTemplate {
+    /// Fills the template in. `values`: an object that serde makes, with a value for each name of the template.
+    ///
+    /// F-strings have plain places, `{name}`, and doubled braces for braces; whole numbers and texts look as in every
+    /// language. Jinja is that of the crate minijinja, with undefined values refused and nothing escaped; it needs
+    /// the feature `jinja`, which is on by default. POML is refused: no Rust library has it.
+    ///
+    /// Fails with [`Error::Template`] for what cannot be filled in, and for values that are no object.
+    pub fn format<T: Serialize + ?Sized>(&self, values: &T) -> Result<String, Error> {
+        let Value::Object(values) = serde_json::to_value(values)? else {
+            return Err(Error::argument("an object is wanted, with a value for each name"));
+        };
+        match TemplateEngine::try_from(self.engine) {
+            Ok(TemplateEngine::FString) => f_string(&self.template, &values),
+            Ok(TemplateEngine::Jinja) => jinja(&self.template, &values),
+            Ok(TemplateEngine::Poml) => Err(unsupported("no Rust library knows POML")),
+            _ => Err(unsupported(&format!("no template engine {}", self.engine))),
+        }
+    }
+}
+
+fn unsupported(why: &str) -> Error {
+    Error::template(
+        TemplateProblem::Unsupported,
+        format!("{why}: this client fills in f-strings and, with the feature \"jinja\", Jinja"),
+    )
+}
+
+fn malformed(why: impl Into<String>) -> Error {
+    Error::template(TemplateProblem::Malformed, why)
+}
+
+fn f_string(template: &str, values: &Map<String, Value>) -> Result<String, Error> {
+    let mut text = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(at) = rest.find(['{', '}']) {
+        text += &rest[..at];
+        let brace = &rest[at..=at];
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix(brace) {
+            text += brace;
+            rest = after;
+        } else if brace == "}" {
+            return Err(malformed("a single }: }} is a brace"));
+        } else {
+            let (name, after) =
+                rest.split_once('}').ok_or_else(|| malformed(format!("{{{rest} is not closed")))?;
+            text += &shown(lookup(name, values)?);
+            rest = after;
+        }
+    }
+    Ok(text + rest)
+}
+
+fn lookup<'a>(name: &str, values: &'a Map<String, Value>) -> Result<&'a Value, Error> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    if !name.chars().all(is_name) || !name.starts_with(|c: char| c.is_alphabetic() || c == '_') {
+        return Err(malformed(format!("{{{name}}}: a plain name is wanted, {{question}} for instance")));
+    }
+    values
+        .get(name)
+        .ok_or_else(|| Error::template(TemplateProblem::Missing, format!("no value for {name:?} is given")))
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(feature = "jinja")]
+fn jinja(template: &str, values: &Map<String, Value>) -> Result<String, Error> {
+    use minijinja::syntax::SyntaxConfig;
+    use minijinja::value::Serde;
+    use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
+
+    let problem = |kind| match kind {
+        ErrorKind::UndefinedError => TemplateProblem::Missing,
+        _ => TemplateProblem::Malformed,
+    };
+    let refused = |error: minijinja::Error| Error::template(problem(error.kind()), error.to_string());
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_syntax(SyntaxConfig::builder().keep_trailing_newline(true).build().map_err(refused)?);
+    // A template without a file's name: nothing is escaped.
+    environment.render_str(template, Value::from(Serde(values))).map_err(refused)
+}
+
+#[cfg(not(feature = "jinja"))]
+fn jinja(_: &str, _: &Map<String, Value>) -> Result<String, Error> {
+    Err(unsupported("built without Jinja"))
+}

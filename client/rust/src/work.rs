@@ -1,0 +1,260 @@
+//! What a runner does for each of its claims: resources, function, spans, report.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_sdk::Resource as OtelResource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{
+    Sampler, SdkTracer, SdkTracerProvider, Span, SpanData, SpanLimits, SpanProcessor,
+};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::{Backoff, LONGEST, OUTAGE};
+use crate::client::Client;
+use crate::error::Error;
+use crate::execution::{Agent, Execution, Stopped};
+use crate::exporter::SpanExporter;
+use crate::failure::Failure;
+use crate::outbox::{ATTEMPT_ID, AttemptKey, ROLLOUT_ID};
+use crate::proto::{
+    Attempt, AttemptStatus, GetAttemptRequest, GetResourcesRequest, Resources, Rollout, StopReason, Unary,
+    UpdateAttemptRequest,
+};
+use crate::reward::emit_reward;
+use crate::task::Task;
+
+/// One try at something that the server has to answer.
+const TRY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Resources kept, so that a batch of rollouts fetches them once.
+const KEPT_RESOURCES: usize = 4;
+const SCOPE: &str = "lightningstore";
+
+/// Does what there is to do for a claim.
+pub(crate) struct Work {
+    pub(crate) client: Client,
+    pub(crate) worker_id: String,
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) exporter: SpanExporter,
+    /// Cancelled when a server that is away is waited for no longer.
+    pub(crate) hurried: CancellationToken,
+    /// The newest last.
+    pub(crate) kept: tokio::sync::Mutex<VecDeque<Resources>>,
+}
+
+impl Work {
+    pub(crate) async fn run(&self, execution: &Arc<Execution>) {
+        let filing = Filing::new(&self.exporter);
+        let outcome = self.outcome(execution, &filing).await;
+        log(execution, &outcome);
+        self.flush().await;
+        self.report(execution, outcome, filing.count.load(Ordering::Relaxed)).await;
+    }
+
+    async fn outcome(&self, execution: &Arc<Execution>, filing: &Filing) -> Result<(), Failure> {
+        let resources = self.resources(&execution.rollout).await?;
+        still_wanted(execution)?;
+        let provider = filing.provider(&execution.key);
+        let tracer: SdkTracer = provider.tracer(SCOPE);
+        let task = Task {
+            input: (),
+            rollout: execution.rollout.clone(),
+            resources,
+            tracer: tracer.clone(),
+            cancellation: execution.cancellation.clone(),
+            worker_id: self.worker_id.clone(),
+            execution: execution.clone(),
+        };
+        let returned = execution.call((self.agent)(task)).await;
+        still_wanted(execution)?; // whatever it returned: its word counts no more
+        if let Some(reward) = returned? {
+            emit_reward(&tracer, reward)?;
+        }
+        Ok(())
+    }
+
+    /// Returns what the attempt works with, out of those kept if they are the claim's version.
+    async fn resources(&self, rollout: &Rollout) -> Result<Resources, Error> {
+        let attempt = rollout.latest_attempt.clone().unwrap_or_default();
+        if attempt.resources_id.is_empty() {
+            return Ok(Resources::default());
+        }
+        let is_wanted = |kept: &&Resources| {
+            kept.resources_id == attempt.resources_id && kept.version == attempt.resources_version
+        };
+        let mut kept = self.kept.lock().await; // one fetch for all that start together
+        let found = match kept.iter().find(is_wanted) {
+            Some(found) => found.clone(),
+            None => {
+                let request = GetResourcesRequest { resources_id: attempt.resources_id.clone() };
+                let found = self.patiently(request).await?.resources.unwrap_or_default();
+                kept.push_back(found.clone());
+                if kept.len() > KEPT_RESOURCES {
+                    kept.pop_front();
+                }
+                found
+            }
+        };
+        drop(kept);
+        found.routed(&rollout.rollout_id, &attempt.attempt_id)
+    }
+
+    /// Waits until the spans are stored, for an outcome must not be there before them.
+    async fn flush(&self) {
+        let hurried = async {
+            self.hurried.cancelled().await;
+            sleep(TRY_TIMEOUT).await;
+        };
+        tokio::select! {
+            () = self.exporter.flush() => {}
+            () = sleep(OUTAGE) => tracing::warn!("reporting before all spans are stored"),
+            () = hurried => tracing::warn!("reporting before all spans are stored"),
+        }
+    }
+
+    async fn report(&self, execution: &Execution, outcome: Result<(), Failure>, sent: i64) {
+        let AttemptKey { rollout_id, attempt_id } = execution.key.clone();
+        let mut outcome = outcome;
+        if let Some(why) = execution.stopped() {
+            outcome = Err(cancelled(why)); // perhaps said while the spans were flushed
+            if !self.is_live(execution, why).await {
+                return;
+            }
+        }
+        let mut attempt = Attempt { rollout_id, attempt_id, ..Default::default() };
+        let mut paths = vec!["status".to_owned()];
+        attempt.set_status(AttemptStatus::Succeeded);
+        if let Err(failure) = outcome {
+            attempt.set_status(AttemptStatus::Failed);
+            attempt.failure = Some(failure.into_proto());
+            paths.push("failure".to_owned());
+        }
+        let request = UpdateAttemptRequest {
+            attempt: Some(attempt),
+            update_mask: Some(prost_types::FieldMask { paths }),
+            sent_span_count: Some(sent),
+            ..Default::default()
+        };
+        let AttemptKey { rollout_id, attempt_id } = &execution.key;
+        match self.patiently(request).await {
+            Err(error) => tracing::warn!(rollout_id, attempt_id, %error, "attempt not reported"),
+            Ok(answer) => {
+                if let Some(missing @ 1..) = answer.missing_span_count {
+                    tracing::warn!(rollout_id, attempt_id, missing, "attempt lacks spans");
+                }
+            }
+        }
+    }
+
+    /// Whether a cancelled attempt still waits for its end: the watchdog's word stays.
+    async fn is_live(&self, execution: &Execution, why: Stopped) -> bool {
+        if why.reason() == StopReason::UnknownAttempt {
+            return false;
+        }
+        let AttemptKey { rollout_id, attempt_id } = execution.key.clone();
+        match self.patiently(GetAttemptRequest { rollout_id, attempt_id }).await {
+            Ok(answer) => {
+                let status = answer.attempt.unwrap_or_default().status();
+                matches!(status, AttemptStatus::Preparing | AttemptStatus::Running)
+            }
+            Err(error) => {
+                tracing::warn!(attempt = ?execution.key, %error, "cancelled attempt not reported");
+                false
+            }
+        }
+    }
+
+    /// Asks what the server has to answer, again while it is away.
+    async fn patiently<Q: Unary>(&self, mut request: Q) -> Result<Q::Answer, Error> {
+        request.identify();
+        let began = Instant::now();
+        let mut pauses = Backoff::new(LONGEST);
+        loop {
+            let error = match self.client.once(request.clone(), Some(TRY_TIMEOUT)).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let goes_on = error.mends() && began.elapsed() < OUTAGE;
+            if !goes_on || self.hurried.run_until_cancelled(pauses.pause(&error)).await.is_none() {
+                return Err(error);
+            }
+        }
+    }
+}
+
+fn still_wanted(execution: &Execution) -> Result<(), Failure> {
+    execution.stopped().map_or(Ok(()), |why| Err(cancelled(why)))
+}
+
+fn cancelled(why: Stopped) -> Failure {
+    Failure::new(why).kind("Cancelled")
+}
+
+fn log(execution: &Execution, outcome: &Result<(), Failure>) {
+    let AttemptKey { rollout_id, attempt_id } = &execution.key;
+    match (execution.stopped(), outcome) {
+        (Some(why), _) => tracing::info!(rollout_id, attempt_id, %why, "attempt stopped"),
+        (None, Err(failure)) => tracing::warn!(rollout_id, attempt_id, %failure, "attempt failed"),
+        (None, Ok(())) => tracing::debug!(rollout_id, attempt_id, "attempt succeeded"),
+    }
+}
+
+/// Hands the spans of one attempt to an exporter as they end, and counts them.
+#[derive(Clone, Debug)]
+struct Filing {
+    exporter: SpanExporter,
+    count: Arc<AtomicI64>,
+}
+
+impl Filing {
+    fn new(exporter: &SpanExporter) -> Self {
+        Self { exporter: exporter.clone(), count: Arc::default() }
+    }
+
+    /// Makes the tracers of an attempt. Nothing is sampled away or cut: spans are training data.
+    fn provider(&self, key: &AttemptKey) -> SdkTracerProvider {
+        let ids = [
+            KeyValue::new(ROLLOUT_ID, key.rollout_id.clone()),
+            KeyValue::new(ATTEMPT_ID, key.attempt_id.clone()),
+        ];
+        let unlimited = SpanLimits {
+            max_events_per_span: u32::MAX,
+            max_attributes_per_span: u32::MAX,
+            max_links_per_span: u32::MAX,
+            max_attributes_per_event: u32::MAX,
+            max_attributes_per_link: u32::MAX,
+        };
+        SdkTracerProvider::builder()
+            .with_sampler(Sampler::AlwaysOn)
+            .with_resource(OtelResource::builder().with_attributes(ids).build())
+            .with_span_limits(unlimited)
+            .with_span_processor(self.clone())
+            .build()
+    }
+}
+
+impl SpanProcessor for Filing {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.exporter.add(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(()) // it is for the runner to flush
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(()) // the exporter is the runner's
+    }
+
+    fn set_resource(&mut self, resource: &OtelResource) {
+        self.exporter.file_under(resource);
+    }
+}
