@@ -3,7 +3,6 @@ package io.lightningstore.client;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import java.io.File;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -35,19 +34,9 @@ class ReadmeTest {
     return found;
   }
 
-  private static ProcessBuilder java(Path program, String address) {
-    String classPath =
-        System.getProperty("surefire.test.class.path", System.getProperty("java.class.path"));
-    String java =
-        System.getProperty("java.home") + File.separator + "bin" + File.separator + "java";
-    ProcessBuilder builder = new ProcessBuilder(java, "-cp", classPath, program.toString());
-    builder.environment().put("LIGHTNINGSTORE_ADDRESS", address);
-    return builder.redirectError(ProcessBuilder.Redirect.INHERIT);
-  }
-
   /** Runs a program to its end and returns the lines that it prints. */
   private static List<String> run(Path program, String address) throws Exception {
-    Process process = java(program, address).start();
+    Process process = JavaProcess.start(address, program.toString());
     String output = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
     assertTrue(process.waitFor(Events.PATIENCE_SECONDS, TimeUnit.SECONDS));
     assertEquals(0, process.exitValue(), output);
@@ -59,7 +48,8 @@ class ReadmeTest {
     Map<String, Path> programs = programs();
     assertEquals(List.of("RunnerProgram", "Algorithm", "Tracing"), List.copyOf(programs.keySet()));
     try (RealServer server = RealServer.start(folder, "--port", "0", "--backend", "memory")) {
-      Process runner = java(programs.get("RunnerProgram"), server.address()).start();
+      Process runner =
+          JavaProcess.start(server.address(), programs.get("RunnerProgram").toString());
       try {
         List<String> lines = run(programs.get("Algorithm"), server.address());
         assertEquals(8, lines.size(), lines.toString());

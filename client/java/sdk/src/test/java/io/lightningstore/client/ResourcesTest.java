@@ -87,10 +87,8 @@ public class ResourcesTest {
 
   @Test
   void jinjaWithoutItsLibrarySaysWhatToAdd() throws Exception {
-    String classPath =
-        System.getProperty("surefire.test.class.path", System.getProperty("java.class.path"));
     URL[] others =
-        Arrays.stream(classPath.split(File.pathSeparator))
+        Arrays.stream(JavaProcess.classPath().split(File.pathSeparator))
             .filter(entry -> !entry.contains("jinjava"))
             .map(ResourcesTest::url)
             .toArray(URL[]::new);
