@@ -25,22 +25,28 @@ def handlers(store: Store, streams: wrap.Streams) -> dict[str, grpc.RpcMethodHan
     """Return a handler for each method of the service: the store's method of the same name."""
     found: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     limit = store.limits.message_bytes
+
+    def closing() -> bool:
+        return store.closing
+
     for method in SERVICE.methods:
         request_type = GetMessageClass(method.input_type)
         call = getattr(store, snake_case(method.name))
         path = method.full_name
         if method.name == "IngestSpans":
-            found[method.name] = wrap.client_stream(path, _ingest(store), streams)
+            found[method.name] = wrap.client_stream(path, _ingest(store), streams, closing)
         elif method.client_streaming:
             found[method.name] = wrap.client_stream(
-                path, _decoded(call, request_type, limit), streams
+                path, _decoded(call, request_type, limit), streams, closing
             )
         elif method.name == "DequeueRollouts":
-            found[method.name] = wrap.long_poll(path, request_type, call, limit)
+            found[method.name] = wrap.long_poll(path, request_type, call, limit, closing)
         elif method.server_streaming:
-            found[method.name] = wrap.server_stream(path, request_type, call, streams, limit)
+            found[method.name] = wrap.server_stream(
+                path, request_type, call, streams, limit, closing
+            )
         else:
-            found[method.name] = wrap.unary(path, request_type, call, limit)
+            found[method.name] = wrap.unary(path, request_type, call, limit, closing)
     return found
 
 

@@ -64,7 +64,7 @@ def handler(store: Store) -> grpc.RpcMethodHandler[Any, Any]:
             await abort(context, error, code_pb2.UNAVAILABLE)
             raise
         except BaseException as error:
-            await fail(context, error, f"{SERVICE}/Export")
+            await fail(context, error, f"{SERVICE}/Export", closing=store.closing)
             raise
 
     return grpc.unary_unary_rpc_method_handler(handle)

@@ -27,6 +27,8 @@ from lightningstore.service.rpc.status import abort
 logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+#: Tells whether the server is going down.
+Closing = Callable[[], bool]
 
 
 class InternalError(StoreError):
@@ -48,12 +50,13 @@ def decode(message: type[Message], data: bytes, limit: int) -> Any:
         raise MalformedMessage(message.DESCRIPTOR.full_name) from None
 
 
-async def fail(context: Context, error: BaseException, method: str) -> None:
-    """End a call with what went wrong. Always raises."""
+async def fail(context: Context, error: BaseException, method: str, *, closing: bool) -> None:
+    """End a call with what went wrong; `closing` says that the server is going down. Always raises."""
     if isinstance(error, StoreError):
         await abort(context, error)
     if isinstance(error, asyncio.CancelledError):
-        if context.cancelled() or context.done():
+        # Where it was the client who went, a status would wait in gRPC for ever, about one time in six.
+        if not closing or context.cancelled() or context.done():
             raise error
         # Not the client's doing: a call that just vanished would leave it without a status.
         await abort(context, ShuttingDown())
@@ -68,7 +71,11 @@ def internal(error: BaseException, method: str) -> InternalError:
 
 
 def unary(
-    method: str, request_type: type[Message], call: Callable[..., Awaitable[Message]], limit: int
+    method: str,
+    request_type: type[Message],
+    call: Callable[..., Awaitable[Message]],
+    limit: int,
+    closing: Closing,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Wrap a call that takes a message, of at most `limit` bytes, and returns one."""
 
@@ -78,14 +85,18 @@ def unary(
         except grpc.aio.AbortError:
             raise
         except BaseException as error:
-            await fail(context, error, method)
+            await fail(context, error, method, closing=closing())
             raise
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
 def long_poll(
-    method: str, request_type: type[Message], call: Callable[..., Awaitable[Message]], limit: int
+    method: str,
+    request_type: type[Message],
+    call: Callable[..., Awaitable[Message]],
+    limit: int,
+    closing: Closing,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Wrap a call that wants to know how much time its caller leaves it."""
 
@@ -96,7 +107,7 @@ def long_poll(
         except grpc.aio.AbortError:
             raise
         except BaseException as error:
-            await fail(context, error, method)
+            await fail(context, error, method, closing=closing())
             raise
 
     return grpc.unary_unary_rpc_method_handler(handle)
@@ -108,6 +119,7 @@ def server_stream(
     call: Callable[..., AsyncIterator[bytes | None]],
     streams: Streams,
     limit: int,
+    closing: Closing,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Wrap a call that yields None once it stands, and then serialised messages."""
 
@@ -123,14 +135,17 @@ def server_stream(
         except (grpc.aio.AbortError, GeneratorExit):
             raise
         except BaseException as error:
-            await fail(context, error, method)
+            await fail(context, error, method, closing=closing())
             raise
 
     return grpc.unary_stream_rpc_method_handler(handle)
 
 
 def client_stream(
-    method: str, call: Callable[[AsyncIterator[bytes]], Awaitable[Message]], streams: Streams
+    method: str,
+    call: Callable[[AsyncIterator[bytes]], Awaitable[Message]],
+    streams: Streams,
+    closing: Closing,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Wrap a call that takes a stream of serialised messages and returns one message."""
 
@@ -141,7 +156,7 @@ def client_stream(
         except grpc.aio.AbortError:
             raise
         except BaseException as error:
-            await fail(context, error, method)
+            await fail(context, error, method, closing=closing())
             raise
 
     return grpc.stream_unary_rpc_method_handler(handle)
