@@ -112,7 +112,9 @@ func (x *execution) run(function agentFunc, attempt Attempt) outcome {
 		return failed(err)
 	}
 	if reward != nil {
-		emitRewards(x.ctx, attempt.Tracer, NamedReward{Name: primaryReward, Value: *reward})
+		if err := emitRewards(x.ctx, attempt.Tracer, NamedReward{primaryReward, *reward}); err != nil {
+			return failed(err)
+		}
 	}
 	return outcome{}
 }

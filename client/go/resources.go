@@ -1,7 +1,9 @@
 package lightningstore
 
 import (
+	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
@@ -54,20 +56,39 @@ func NewCustom(kind string, value any) (*pb.Resource, error) {
 	return &pb.Resource{Kind: &pb.Resource_Custom{Custom: &pb.CustomResource{Type: kind, ValueJson: text}}}, nil
 }
 
-// routed returns the resources of one attempt: a ProxyLLM as the LLM with "/rollout/{id}/attempt/{id}" before
-// a trailing "/v1" of its endpoint, or at the end where there is none.
+// BaseURL returns the base URL of a proxy for the calls of one attempt: "/rollout/{id}/attempt/{id}" stands
+// before a trailing "/v1" of its endpoint, or at the end where there is none. With both ids empty it is the
+// endpoint itself; one id without the other is an error.
+func BaseURL(proxy *pb.ProxyLLM, rolloutID, attemptID string) (string, error) {
+	endpoint := proxy.GetLlm().GetEndpoint()
+	if rolloutID == "" && attemptID == "" {
+		return endpoint, nil
+	}
+	if rolloutID == "" || attemptID == "" {
+		return "", errors.New("lightningstore: both a rollout id and an attempt id are wanted, or none")
+	}
+	base, isV1 := strings.CutSuffix(strings.TrimRight(endpoint, "/"), "/v1")
+	base += "/rollout/" + segment(rolloutID) + "/attempt/" + segment(attemptID)
+	if isV1 {
+		base += "/v1"
+	}
+	return base, nil
+}
+
+// segment escapes all that is not plain: url.PathEscape leaves marks that mean something to some proxies.
+func segment(id string) string { return strings.ReplaceAll(url.QueryEscape(id), "+", "%20") }
+
+// routed returns the resources of one attempt: a ProxyLLM as the LLM with the attempt's own endpoint. The
+// server never leaves an id of an attempt empty.
 func routed(resources map[string]*pb.Resource, rolloutID, attemptID string) Resources {
 	found := make(Resources, len(resources))
 	for name, resource := range resources {
 		if proxy := resource.GetProxyLlm(); proxy != nil {
-			llm := proto.CloneOf(proxy.GetLlm())
-			base := strings.TrimRight(llm.GetEndpoint(), "/")
-			base, isV1 := strings.CutSuffix(base, "/v1")
-			llm.Endpoint = base + "/rollout/" + rolloutID + "/attempt/" + attemptID
-			if isV1 {
-				llm.Endpoint += "/v1"
+			if endpoint, err := BaseURL(proxy, rolloutID, attemptID); err == nil {
+				llm := proto.CloneOf(proxy.GetLlm())
+				llm.Endpoint = endpoint
+				resource = &pb.Resource{Kind: &pb.Resource_Llm{Llm: llm}}
 			}
-			resource = &pb.Resource{Kind: &pb.Resource_Llm{Llm: llm}}
 		}
 		found[name] = resource
 	}

@@ -35,6 +35,7 @@ type scripted struct {
 	onEnqueue   func(*pb.EnqueueRolloutsRequest) (*pb.EnqueueRolloutsResponse, error)
 	onWait      func(*pb.WaitForRolloutsRequest, waitStream) error
 	onQuery     func(tries int, stream grpc.ServerStreamingServer[pb.QuerySpansResponse]) error
+	onTriplets  func(*pb.ListTripletsRequest, tripletStream) error
 
 	queue   chan *pb.Rollout
 	updates chan *pb.UpdateAttemptRequest
@@ -68,6 +69,10 @@ func connect(t *testing.T, address string) *Client {
 	}
 	t.Cleanup(func() { _ = client.Close() })
 	return client
+}
+
+func (s *scripted) ListTriplets(request *pb.ListTripletsRequest, stream tripletStream) error {
+	return s.onTriplets(request, stream)
 }
 
 func claimOf(id, input string) *pb.Rollout {
