@@ -14,6 +14,8 @@ HERE = Path(__file__).parent
 TRIES = {
     "kills": 200,
     "power cuts": 300,
+    "lost replies and requests": 10_000,
+    "simulated histories": 300,
     "power cuts, relaxed": 60,
     "backups": 100,
     "flipped bits": 1_000,

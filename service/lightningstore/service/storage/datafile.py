@@ -140,7 +140,10 @@ def _check_header(path: Path, header: bytes, size: int) -> None:
         raise StorageUnusable(
             f"{path} is cut short: {size} of {expected} bytes; it is left as it is"
         )
-    version = int.from_bytes(header[60:64], "big")
+    _check_version(path, int.from_bytes(header[60:64], "big"))
+
+
+def _check_version(path: Path, version: int) -> None:
     if version > SCHEMA_VERSION:
         raise StorageUnusable(
             f"{path} has schema version {version}, this server knows {SCHEMA_VERSION}: "
@@ -158,6 +161,8 @@ def prepare(connection: sqlite3.Connection, synchronous: str) -> None:
         connection.execute("PRAGMA journal_size_limit = 67108864")
         connection.execute("PRAGMA cache_size = -32768")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
+        # A crash may have left a newer version's migration in the log, which the header does not show.
+        _check_version(Path(connection.execute("PRAGMA database_list").fetchone()[2]), version)
         if version < SCHEMA_VERSION:
             _migrate(connection, version)
         # The header of the file is what the next start looks at, before it touches anything.
