@@ -16,6 +16,8 @@ TRIES = {
     "power cuts": 300,
     "lost replies and requests": 10_000,
     "simulated histories": 300,
+    "troubles of a watch": 100,
+    "lists": 20,
     "power cuts, relaxed": 60,
     "backups": 100,
     "flipped bits": 1_000,
@@ -35,6 +37,7 @@ TRIES = {
     "rolling restarts": 10,
     "flood seconds": 5,
     "connections": 20_000,
+    "overload seconds": 10,
 }
 #: Tries of which fewer show nothing.
 LEAST = {
@@ -47,6 +50,7 @@ LEAST = {
     "rolling restarts": 3,
     "flood seconds": 3,
     "connections": 1_000,
+    "overload seconds": 3,
     "connection resets": 20,
     "calls under GOAWAY": 3_000,
 }
