@@ -236,7 +236,7 @@ async def dump(store: Store) -> list[bytes]:
             spans = span_pb2.QuerySpansRequest(rollout_id=record.rollout_id)
             async for answer in store.query_spans(spans):
                 if answer is not None:
-                    found.append(span_pb2.QuerySpansResponse.FromString(answer))
+                    found.append(span_pb2.QuerySpansResponse.FromString(answer))  # noqa: PERF401
     found += (await store.list_workers(worker_pb2.ListWorkersRequest())).workers
     found += (await store.list_resources(resources_pb2.ListResourcesRequest())).resources
     statistics = await store.get_statistics(statistics_pb2.GetStatisticsRequest())
