@@ -46,8 +46,9 @@ impl Claims {
         };
         request.identify();
         let mut pauses = Backoff::new(LONGEST);
-        let mut asked = false;
+        let mut tries = 0;
         while !stopping.is_cancelled() {
+            tries += 1;
             let poll = self.client.once(request.clone(), Some(POLL_TIMEOUT));
             let error = match stopping.run_until_cancelled(poll).await {
                 None => break, // it may have claimed something
@@ -55,13 +56,13 @@ impl Claims {
                 Some(Err(error)) if !error.mends() => return Err(error),
                 Some(Err(error)) => error,
             };
-            if !asked {
+            if tries == 1 {
                 tracing::warn!(%error, "no claims now, trying on");
             }
-            asked = true;
             stopping.run_until_cancelled(pauses.pause(&error)).await;
         }
-        Ok(self.rescue(request).await)
+        // Where nothing was asked there is nothing to rescue, and a question would claim something new.
+        if tries == 0 { Ok(Vec::new()) } else { Ok(self.rescue(request).await) }
     }
 
     /// Returns what a poll had claimed that was broken off.

@@ -70,7 +70,7 @@ struct Link {
 }
 
 /// Says how to connect; see [`Client::builder`].
-#[derive(Debug, Default)]
+#[derive(Default)] // no Debug, for a token belongs into no log
 pub struct ClientBuilder {
     address: String,
     tls: Option<ClientTlsConfig>,

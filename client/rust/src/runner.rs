@@ -101,7 +101,7 @@ impl Runner {
         }
     }
 
-    /// What the runner is called; by default made of process id and chance.
+    /// What the runner is called; by default made of host name, process id and chance.
     pub fn worker_id(mut self, worker_id: impl Into<String>) -> Self {
         self.worker_id = worker_id.into();
         self

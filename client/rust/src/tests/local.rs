@@ -1,10 +1,13 @@
 //! What needs no server.
 
+use std::sync::Arc;
+
 use serde_json::json;
+use tonic::{Code, Status};
 
 use super::scripted::claim_of;
 use crate::client::Client;
-use crate::error::Error;
+use crate::error::{CallError, Error};
 use crate::proto::*;
 
 #[test]
@@ -28,6 +31,25 @@ fn addresses_that_are_none_are_refused() {
     }
     for address in ["127.0.0.1:1", "[::1]:1", "store:1", "https://store:1/", "unix:/tmp/store"] {
         Client::new(address).unwrap();
+    }
+}
+
+#[test]
+fn what_a_broken_connection_makes_of_calls_is_unavailable() {
+    let broken = "protocol error: missing grpc-status trailer, stream was terminated";
+    let mut reset = Status::internal("h2 protocol error");
+    reset.set_source(Arc::new(std::io::Error::other("reset by peer")));
+    for status in [
+        Status::cancelled("server goes down"),
+        Status::unknown(broken),
+        Status::internal("Unexpected EOF decoding stream."),
+        reset,
+    ] {
+        assert_eq!(CallError::from(status).code, Code::Unavailable);
+    }
+    for status in [Status::internal("a defect"), Status::unknown("who knows"), Status::not_found("nobody")] {
+        let code = status.code();
+        assert_eq!(CallError::from(status).code, code); // the server's own word
     }
 }
 

@@ -37,7 +37,12 @@ async fn a_lost_claim_is_found_by_its_request_id() {
     let tries = AtomicU32::new(0);
     let dequeue = move |request: DequeueRolloutsRequest| {
         asked.send(request.request_id).unwrap();
-        if tries.fetch_add(1, Ordering::Relaxed) < 6 { Err(away()) } else { Ok(one_claim()) }
+        match tries.fetch_add(1, Ordering::Relaxed) {
+            0 => Err(tonic::Status::cancelled("as a server says that goes down")),
+            1 => Err(tonic::Status::deadline_exceeded("late")),
+            2..6 => Err(away()),
+            _ => Ok(one_claim()),
+        }
     };
     let mut world = serve(|_| Script { dequeue: Some(Box::new(dequeue)), ..Default::default() });
     let ended = start(Runner::new(&world.client, idle).max_rollouts(1));
@@ -70,6 +75,20 @@ async fn a_claim_that_was_under_way_at_the_stop_is_worked_on() {
     soon(ended).await.unwrap().unwrap();
     assert_eq!(next(&mut ids).await, id);
     assert_eq!(world.outcome().await.status(), AttemptStatus::Succeeded);
+}
+
+#[tokio::test]
+async fn a_runner_that_was_stopped_before_claims_nothing() {
+    let (asked, mut ids) = unbounded_channel();
+    let dequeue = move |request: DequeueRolloutsRequest| {
+        asked.send(request.request_id).unwrap();
+        Ok(one_claim())
+    };
+    let world = serve(|_| Script { dequeue: Some(Box::new(dequeue)), ..Default::default() });
+    let runner = Runner::new(&world.client, idle);
+    runner.handle().stop();
+    soon(runner.run()).await.unwrap();
+    assert!(ids.try_recv().is_err());
 }
 
 #[tokio::test]
