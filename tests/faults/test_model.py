@@ -35,6 +35,8 @@ from tests.clock import START_NS, ManualClock
 from tests.faults.model import LIVE, Attempt, Model, Refused, Rollout
 
 STEPS = 50
+#: A file system in memory: what a disk does is no part of this.
+MEMORY = Path("/dev/shm")
 WORKERS = st.sampled_from(["", "a", "b", "c"])
 WORDS = ("succeeded", "failed", "timeout", "unresponsive")
 ENDS = st.sampled_from([*WORDS, "running"])
@@ -67,7 +69,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
         self.clock = ManualClock()
         self.model = Model(START_NS / 1e9)
         self.ids: dict[tuple[str, int], str] = {}
@@ -361,7 +363,7 @@ def test_random_operations_come_out_as_the_model_says(
         run_state_machine_as_test(
             from_seed(seed)(machine),
             settings=settings(
-                max_examples=200,
+                max_examples=max(20, min(200, (wanted - machine.steps) // STEPS)),
                 stateful_step_count=STEPS,
                 deadline=None,
                 database=None,

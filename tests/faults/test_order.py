@@ -15,7 +15,7 @@ from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 
 from tests.faults.lab import Lab, until
-from tests.faults.linear import MOST_ATTEMPTS, Operation, linearizable, start
+from tests.faults.linear import MOST_ATTEMPTS, Operation, linearizable, start, step
 from tests.faults.proxy import Proxy
 
 CLIENTS = 5
@@ -237,3 +237,46 @@ def test_checker_accepts(case: str) -> None:
 @pytest.mark.parametrize("case", BAD)
 def test_checker_rejects(case: str) -> None:
     assert not linearizable(start(NAMES), BAD[case])
+
+
+def made_history(dice: random.Random) -> list[Operation]:
+    """Return a history that is right by its making: each call happens at an instant between begin and end."""
+    names = [f"n{n}" for n in range(ROLLOUTS)]
+    state, history = start(names), []
+    for now in range(CLIENTS * CALLS):
+        what = dice.choice(["claim", "claim", "report", "report", "cancel"])
+        begin, end = now - 3 * dice.random(), now + 3 * dice.random()
+        operation = Operation(
+            *(begin, end, what, dice.choice(names), dice.choice([1, 1, 2])),
+            *(dice.choice(list(WORDS)), None),
+        )
+        after, answer = step(state, operation)
+        if answer == "impossible":
+            continue
+        if dice.random() < 0.04:  # its answer is lost; it took effect or not
+            state = dice.choice([state, after])
+            history.append(operation._replace(end=math.inf))
+        else:
+            state = after
+            history.append(operation._replace(answer=answer))
+    return history
+
+
+def damaged(history: list[Operation], dice: random.Random) -> list[Operation]:
+    """Return the history with one answer that cannot be: a claim given twice, or one that nobody made."""
+    claims = [n for n, o in enumerate(history) if o.what == "claim" and o.answer is not None]
+    given = [n for n in claims if history[n].answer != "empty"]
+    source = history[dice.choice(given)].answer
+    place = dice.choice([n for n in claims if history[n].answer != source])
+    wrong = dice.choice([source, (source[0], source[1] + MOST_ATTEMPTS)])
+    return [o._replace(answer=wrong) if n == place else o for n, o in enumerate(history)]
+
+
+def test_checker_accepts_made_histories_and_rejects_each_once_damaged(
+    dice: random.Random, tries
+) -> None:
+    names = [f"n{n}" for n in range(ROLLOUTS)]
+    for _ in range(tries("made histories")):
+        history = made_history(dice)
+        assert linearizable(start(names), history), history
+        assert not linearizable(start(names), damaged(history, dice))
