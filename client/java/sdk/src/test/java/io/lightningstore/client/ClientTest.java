@@ -259,10 +259,13 @@ class ClientTest {
     AtomicInteger tries = new AtomicInteger();
     server.onTriplets =
         (request, to) -> {
-          boolean breaks = tries.incrementAndGet() == 1;
+          if (tries.incrementAndGet() == 1) {
+            to.onNext(Answers.tripletsOf("at-1", 5, false));
+            throw away();
+          }
           to.onNext(Answers.tripletsOf("at-1", 1, true));
           to.onNext(Answers.tripletsOf("at-2", 2, false));
-          if (breaks) {
+          if (tries.get() == 2) {
             throw away();
           }
           to.onNext(Answers.tripletsOf("at-2", 1, true));
@@ -274,7 +277,7 @@ class ClientTest {
               .map(one -> one.getAttempt().getAttemptId() + " " + one.getTripletsCount())
               .toList());
     }
-    assertEquals(2, tries.get());
+    assertEquals(3, tries.get());
   }
 
   @Test

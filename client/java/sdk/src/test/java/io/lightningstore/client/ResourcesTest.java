@@ -75,6 +75,7 @@ public class ResourcesTest {
             "{{ user.class }}",
             "{{ ____int3rpr3t3r____.config }}",
             "{{ ____int3rpr3t3r____.getContext() }}",
+            "{% include 'logging.properties' %}",
             "{% from 'logging.properties' import x %}",
             "{% import 'logging.properties' as x %}",
             "{% extends 'logging.properties' %}")) {

@@ -301,12 +301,22 @@ class RunnerTest {
   }
 
   @Test
-  void cancellingTheFutureCancelsWhatRuns() throws Exception {
+  void cancellingTheFutureCancelsWhatRunsWhateverItThenReturns() throws Exception {
     BlockingQueue<Thread> working = new LinkedBlockingQueue<>();
-    CompletableFuture<Void> ended = startWaiting(working).start();
+    server.queue.add(claimOf("ro-1", "1"));
+    CompletableFuture<Void> ended =
+        builder(
+                (input, resources, tracer, context) -> {
+                  working.add(Thread.currentThread());
+                  context.cancellation().await(Duration.ofSeconds(Events.PATIENCE_SECONDS));
+                  return 1.0;
+                })
+            .build()
+            .start();
     next(working, "the agent");
     ended.cancel(true);
     checkCancelledByTheRunner();
+    assertEquals(List.of(), server.storedSpans(), "no reward");
   }
 
   @Test
