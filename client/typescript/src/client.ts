@@ -13,6 +13,8 @@ import { toConfig, toMode, toSpec, type RolloutSpec } from "./rollouts.js";
 import { Connection, type CallOptions, type Stubs } from "./rpc.js";
 import type { StoredSpan } from "./spans.js";
 import { querySpans, RolloutWait, type WaitOptions } from "./streams.js";
+import type { AttemptTriplets } from "./gen/lightningstore/v1/triplet_pb.js";
+import { listTriplets, toRequest, type TripletOptions } from "./triplets.js";
 
 /** What can be said of a write. */
 export interface WriteOptions extends CallOptions {
@@ -171,6 +173,18 @@ export class LightningStore {
       ...matches(query),
     });
     return querySpans(this.rpc, request, this.#timeoutMs, signal);
+  }
+
+  /**
+   * Reads each call of a model in the spans of rollouts, with prompt, response and reward: one message an
+   * attempt, in the order of the rollouts. Takes up a connection that breaks.
+   */
+  listTriplets(
+    rolloutIds: Iterable<string>,
+    options: TripletOptions = {},
+  ): AsyncGenerator<AttemptTriplets, void, undefined> {
+    const request = toRequest(rolloutIds, options);
+    return listTriplets(this.rpc, request, this.#timeoutMs, options.signal);
   }
 
   /** Stores new resources by name and makes them the latest. */

@@ -14,9 +14,11 @@ export { Code, LightningStoreError, type ErrorFields, type FieldViolation } from
 export type { Agent, AgentResources, Reward } from "./execution.js";
 export { SpanExporter, type SpanExporterOptions } from "./exporter.js";
 export { AttemptStatus, StopReason, type Attempt } from "./gen/lightningstore/v1/attempt_pb.js";
+export type { AttemptTriplets, Triplet } from "./gen/lightningstore/v1/triplet_pb.js";
 export { RolloutMode, RolloutStatus, type Rollout } from "./gen/lightningstore/v1/rollout_pb.js";
 export { decodeJson, encodeJson, RawJson } from "./json.js";
 export {
+  baseUrl,
   custom,
   llm,
   promptTemplate,
@@ -30,9 +32,11 @@ export {
   type Resource,
   type UnknownResource,
 } from "./resources.js";
-export { emitReward, findFinalReward } from "./rewards.js";
+export { emitReward, findFinalReward, type RewardSpan } from "./rewards.js";
 export type { RetriedEnd, RolloutConfig, RolloutSpec } from "./rollouts.js";
 export type { CallOptions, Stubs } from "./rpc.js";
 export { Runner, type RunnerOptions } from "./runner.js";
 export { StoredSpan, type AttributeValue } from "./spans.js";
 export type { RolloutWait, WaitOptions } from "./streams.js";
+export { formatPrompt, TemplateError, type TemplateErrorKind } from "./templates.js";
+export type { TripletOptions } from "./triplets.js";

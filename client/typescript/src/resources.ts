@@ -89,15 +89,37 @@ export function custom(value: unknown, type = ""): CustomResource {
 }
 
 /**
- * Returns the endpoint of one attempt: "/rollout/{rolloutId}/attempt/{attemptId}" stands before a trailing
- * "/v1" of the URL, or at its end where there is none.
+ * Returns the base URL of a proxy for the calls of one attempt: "/rollout/{rolloutId}/attempt/{attemptId}"
+ * stands before a trailing "/v1" of the endpoint, or at its end where there is none. Without ids it is the
+ * endpoint itself. Throws a TypeError for one id without the other.
  */
-export function routed(proxy: ProxyLlm, rolloutId: string, attemptId: string): Llm {
-  const base = proxy.endpoint.replace(/\/+$/, "");
+export function baseUrl(
+  { endpoint }: Pick<ProxyLlm, "endpoint">,
+  rolloutId = "",
+  attemptId = "",
+): string {
+  if (!rolloutId && !attemptId) return endpoint;
+  if (!rolloutId || !attemptId) {
+    throw new TypeError("both a rollout id and an attempt id are wanted, or none");
+  }
+  const base = endpoint.replace(/\/+$/, "");
   const tail = base.endsWith("/v1") ? "/v1" : "";
   const head = base.slice(0, base.length - tail.length);
-  const endpoint = `${head}/rollout/${rolloutId}/attempt/${attemptId}${tail}`;
-  return { ...proxy, kind: "llm", endpoint };
+  return `${head}/rollout/${escaped(rolloutId)}/attempt/${escaped(attemptId)}${tail}`;
+}
+
+/** Escapes all that is not plain: some of what encodeURIComponent leaves means something to some proxies. */
+function escaped(id: string): string {
+  return encodeURIComponent(id).replace(
+    /[!'()*]/g,
+    (mark) => `%${mark.charCodeAt(0).toString(16).toUpperCase()}`,
+  );
+}
+
+/** Returns the endpoint of one attempt, see `baseUrl`. Throws a TypeError for an id that is empty. */
+export function routed(proxy: ProxyLlm, rolloutId: string, attemptId: string): Llm {
+  if (!rolloutId || !attemptId) throw new TypeError("a rollout id and an attempt id are wanted");
+  return { ...proxy, kind: "llm", endpoint: baseUrl(proxy, rolloutId, attemptId) };
 }
 
 const ENGINES = {

@@ -6,8 +6,9 @@ import { currentAttempt } from "./context.js";
 
 /** Name of spans that carry a reward. */
 export const ANNOTATION = "agentlightning.annotation";
+const REWARD = "agentlightning.reward";
 
-const VALUE = /^agentlightning\.reward\.(\d+)\.value$/;
+const VALUE = /^agentlightning\.reward\.(\d{1,9})\.value$/;
 
 /** Tells whether an attribute is a reward, which is a double even where it is a whole number. */
 export function isRewardValue(key: string): boolean {
@@ -17,7 +18,8 @@ export function isRewardValue(key: string): boolean {
 /**
  * Writes down what the attempt was worth: a number, or several by the names of their dimensions, of which the
  * first is the primary one. `tracer`: absent, that of the attempt whose function is running. Throws a
- * TypeError for what is no number, and an Error outside of a function without a tracer.
+ * TypeError for what is no number, a RangeError for one that is not finite and for no dimension at all, and
+ * an Error outside of a function without a tracer.
  */
 export function emitReward(
   reward: number | Readonly<Record<string, number>>,
@@ -25,24 +27,89 @@ export function emitReward(
 ): void {
   const target = tracer ?? currentAttempt.getStore()?.tracer;
   if (!target) throw new Error("no attempt is being worked on here: give a tracer");
-  const dimensions = typeof reward === "number" ? { primary: reward } : reward;
+  const dimensions = Object.entries(typeof reward === "number" ? { primary: reward } : reward);
+  if (dimensions.length === 0) throw new RangeError("a reward needs at least one dimension");
   const attributes: Attributes = {};
-  Object.entries(dimensions).forEach(([name, value], index) => {
+  dimensions.forEach(([name, value], index) => {
     if (typeof value !== "number") throw new TypeError(`reward "${name}" is no number`);
-    attributes[`agentlightning.reward.${index}.name`] = name;
-    attributes[`agentlightning.reward.${index}.value`] = value;
+    if (!Number.isFinite(value)) {
+      throw new RangeError(`reward "${name}": a finite number is wanted, not ${value}`);
+    }
+    attributes[`${REWARD}.${index}.name`] = name;
+    attributes[`${REWARD}.${index}.value`] = value;
   });
   target.startSpan(ANNOTATION, { attributes }).end();
 }
 
-/** Returns the primary reward of the last span that has one; undefined if none has. */
-export function findFinalReward(
-  spans: Iterable<{ readonly attributes: Readonly<Record<string, unknown>> }>,
-): number | undefined {
+/** What of a span tells its reward and its place; a StoredSpan has it all. */
+export interface RewardSpan {
+  readonly name?: string;
+  readonly sequenceId?: bigint;
+  readonly spanId?: string;
+  readonly otlp?: { readonly startTimeUnixNano: bigint };
+  readonly attributes: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * Returns the primary reward of the last span that has one; undefined if none has. The last by sequence id;
+ * of spans without one, the last as they come.
+ */
+export function findFinalReward(spans: Iterable<RewardSpan>): number | undefined {
+  let last: RewardSpan | undefined;
   let final: number | undefined;
-  for (const { attributes } of spans) {
-    const value = attributes["agentlightning.reward.0.value"];
-    if (typeof value === "number" || typeof value === "bigint") final = Number(value);
+  for (const span of spans) {
+    if (last && isBefore(span, last)) continue;
+    const reward = spanReward(span);
+    if (reward !== undefined) [last, final] = [span, reward];
   }
   return final;
+}
+
+function isBefore(span: RewardSpan, other: RewardSpan): boolean {
+  const [a, b] = [span.sequenceId ?? 0n, other.sequenceId ?? 0n];
+  if (a !== b) return a < b;
+  const [c, d] = [span.otlp?.startTimeUnixNano ?? 0n, other.otlp?.startTimeUnixNano ?? 0n];
+  return c === d ? (span.spanId ?? "") < (other.spanId ?? "") : c < d;
+}
+
+/** Returns the primary reward that a span holds, however it was written down. */
+function spanReward({ name, attributes }: RewardSpan): number | undefined {
+  const indexes = Object.keys(attributes).flatMap((key) => VALUE.exec(key)?.[1] ?? []);
+  if (indexes.length > 0) {
+    const [first] = indexes.sort((a, b) => Number(a) - Number(b));
+    return finite(attributes[`${REWARD}.${first}.value`]);
+  }
+  if (attributes[REWARD] !== undefined) return oneReward(attributes[REWARD]);
+  for (const key of ["agentops.task.output", "agentops.entity.output"]) {
+    const output = parsed(attributes[key]);
+    if (member(output, "type") === "reward") return oneReward(member(output, "value"));
+  }
+  if (name === ANNOTATION || name === REWARD) return oneReward(attributes["reward"]);
+  return undefined;
+}
+
+/** Reads a reward given as one value: a number, a list of named ones, or the JSON text of either. */
+function oneReward(given: unknown): number | undefined {
+  const value = parsed(given);
+  const first: unknown = Array.isArray(value) ? value[0] : value;
+  return finite(typeof first === "object" ? member(first, "value") : first);
+}
+
+function finite(value: unknown): number | undefined {
+  const number = typeof value === "bigint" ? Number(value) : value;
+  return typeof number === "number" && Number.isFinite(number) ? number : undefined;
+}
+
+function member(value: unknown, name: string): unknown {
+  return typeof value === "object" && value !== null ? (value as never)[name] : undefined;
+}
+
+/** Returns what a text is the JSON of, undefined for one that is none, and what is no text as it is. */
+function parsed(value: unknown): unknown {
+  if (typeof value !== "string") return value;
+  try {
+    return JSON.parse(value);
+  } catch {
+    return undefined;
+  }
 }

@@ -33,7 +33,7 @@ export interface WaitOptions {
  * Repeats a stream that breaks until it comes to its end. `open` makes the next one, undefined if there is
  * nothing left to ask for; `patienceMs` is how long it is tried in vain.
  */
-async function* takenUp<T>(
+export async function* takenUp<T>(
   open: () => AsyncIterable<T> | undefined,
   hasEnded: () => boolean,
   patienceMs: number,
