@@ -97,6 +97,8 @@ def test_vacuum_gives_space_back(lab: Lab) -> None:
     ("damage", "told"),
     [
         ("UPDATE meta SET value = '{}' WHERE name = 'counters'", "counters"),
+        ("UPDATE meta SET value = 'x' WHERE name = 'counters'", "cannot be read"),
+        ("UPDATE rollouts SET resources_id = 'other'", "disagrees with its columns"),
         ("DELETE FROM inputs", "without an input"),
         ("UPDATE attempts SET rollout_key = 99", "without a rollout"),
     ],

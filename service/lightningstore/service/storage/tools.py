@@ -22,7 +22,7 @@ from lightningstore.service.storage.sqlite import ZLIB
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
-from lightningstore.v1.span_pb2 import IngestSpansRequest
+from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 from lightningstore.v1.worker_pb2 import Worker
 
 #: Pages that are copied between two reports of progress.
@@ -171,10 +171,10 @@ def _check_records(connection: sqlite3.Connection) -> Iterator[str]:
     for encoding, ids, data in connection.execute("SELECT encoding, span_ids, data FROM spans"):
         try:
             plain = zlib.decompress(data) if encoding == ZLIB else data
-            spans = IngestSpansRequest.FromString(plain).batch.spans
+            batch = IngestSpansRequest.FromString(plain).batch
         except (DecodeError, zlib.error):
-            spans = []
-        if b"".join(span.span_id for span in spans) != ids:
+            batch = SpanBatch()
+        if b"".join(span.span_id for span in batch.spans) != ids:
             yield "a batch of spans that disagrees with the ids beside it"
 
 
