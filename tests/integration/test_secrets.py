@@ -1,0 +1,128 @@
+"""Secrets in a whole process, old TLS, and the table of permissions against what the server itself lists."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from pathlib import Path
+from urllib.request import urlopen
+
+import grpc.aio
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from lightningstore.client import LLM, AsyncLightningStore, LightningStoreError
+from lightningstore.service import auth, tokens
+from lightningstore.service.auth import OPEN, PERMISSIONS, Role
+
+from tests.integration.process import serve
+from tests.integration.test_security import Certificates, Secured, bearer, secured, tls_server
+
+pytestmark = pytest.mark.asyncio
+__all__ = ["secured"]
+
+API_KEY = "sk-planted-in-a-process"
+
+
+async def test_secrets_are_in_no_log_no_error_and_no_metric_of_a_process(tmp_path: Path) -> None:
+    """At the most talkative log level, with metrics on, after calls that worked and calls that did not."""
+    secret, made = auth.new_token("admin", Role.ADMIN, None)
+    tokens.append(tmp_path / "tokens", made)
+    options = (
+        "--auth-tokens",
+        "tokens",
+        "--log-level",
+        "debug",
+        "--log-json",
+        "--metrics-port",
+        "0",
+    )
+    process = await serve("--port", "0", "--db", "s.db", *options, folder=tmp_path)
+    shown = [process.first_line]
+    assert process.process.stderr is not None
+    log = b""
+    while not (found := re.search(rb"metrics on (http://[^\" ]+)", log)):
+        log += await asyncio.wait_for(process.process.stderr.readline(), 20)
+    async with AsyncLightningStore(
+        process.address, token=secret, allow_insecure_token=True, timeout=10
+    ) as store:
+        await store.add_resources(
+            {"llm": LLM("http://x/v1", "m", api_key=API_KEY)}, resources_id="r"
+        )
+        for wrong in (store.get_resources("nope"), store.add_resources({"a" * 999: API_KEY})):
+            try:
+                await wrong
+            except LightningStoreError as error:
+                shown.append(repr(error) + str(error))
+    for wrong in (secret[:-1], secret + "x"):
+        async with AsyncLightningStore(
+            process.address, token=wrong, allow_insecure_token=True, timeout=10
+        ) as store:
+            with pytest.raises(LightningStoreError) as caught:
+                await store.get_server_info()
+            shown.append(repr(caught.value) + str(caught.value))
+    url = found[1].decode()
+    shown.append(await asyncio.to_thread(lambda: urlopen(url, timeout=10).read().decode()))
+    process.process.terminate()
+    out, errors = await asyncio.wait_for(process.process.communicate(), 20)
+    shown += [out.decode(), (log + errors).decode()]
+    assert "lightningstore_calls_total" in shown[-3]
+    for text in shown:
+        assert API_KEY not in text
+        assert secret[:-1] not in text
+    assert secret.encode() not in (tmp_path / "s.db").read_bytes()
+
+
+async def test_server_lists_no_method_that_the_table_of_permissions_forgets(
+    secured: Secured,
+) -> None:
+    async with secured.served(), grpc.aio.insecure_channel(secured.server.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        ask = reflection_pb2.ServerReflectionRequest
+
+        async def answers(*requests: reflection_pb2.ServerReflectionRequest) -> list:
+            call = stub.ServerReflectionInfo(
+                iter(requests), metadata=(bearer(secured.secrets["read-only"]),)
+            )
+            return [answer async for answer in call]
+
+        (listed,) = await answers(ask(list_services=""))
+        services = [service.name for service in listed.list_services_response.service]
+        files = await answers(*(ask(file_containing_symbol=name) for name in services))
+    found = set()
+    for answer in files:
+        for data in answer.file_descriptor_response.file_descriptor_proto:
+            file = descriptor_pb2.FileDescriptorProto.FromString(data)
+            for service in file.service:
+                name = f"{file.package}.{service.name}"
+                if name in services:
+                    found |= {f"/{name}/{method.name}" for method in service.method}
+    assert found == set(PERMISSIONS) | set(OPEN)
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+async def test_old_tls_and_tls_without_http2_get_nowhere(tmp_path: Path) -> None:
+    mine = Certificates(tmp_path / "mine")
+
+    async def connects(version: ssl.TLSVersion, *protocols: str) -> bool:
+        context = ssl.create_default_context(cafile=str(mine.ca))
+        context.minimum_version = context.maximum_version = version
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        if protocols:
+            context.set_alpn_protocols(list(protocols))
+        try:
+            reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
+            got = await asyncio.wait_for(reader.read(1), 10)  # the server's settings come first
+            writer.close()
+        except OSError:
+            return False
+        return bool(got)
+
+    async with tls_server(**mine.server()) as address:
+        port = int(address.rpartition(":")[2])
+        assert await connects(ssl.TLSVersion.TLSv1_2, "h2")
+        assert await connects(ssl.TLSVersion.TLSv1_3, "h2")
+        assert not await connects(ssl.TLSVersion.TLSv1, "h2")
+        assert not await connects(ssl.TLSVersion.TLSv1_1, "h2")
+        assert not await connects(ssl.TLSVersion.TLSv1_3, "http/1.1")
