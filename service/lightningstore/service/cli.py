@@ -14,6 +14,7 @@ from lightningstore.service.cli_connection import health
 from lightningstore.service.cli_datasets import export_command, import_command
 from lightningstore.service.cli_files import COMMANDS
 from lightningstore.service.cli_tokens import token
+from lightningstore.service.cli_trace import trace
 from lightningstore.service.cli_views import VIEWS
 from lightningstore.service.config import Config
 from lightningstore.service.errors import Misconfigured, StorageUnusable
@@ -97,7 +98,7 @@ def _greet(server: Server, config: Config) -> None:
 
 app.add_command(click.Command("serve", params=_serve_options(), callback=serve, help=serve.__doc__))
 app.add_command(token)
-for command in (*VIEWS, *COMMANDS, export_command, import_command, health):
+for command in (*VIEWS, trace, *COMMANDS, export_command, import_command, health):
     app.add_command(command)
 
 

@@ -58,10 +58,11 @@ def load(
     if per_trace and sent.unnamed:
         traces = _Traces(_batches(path))
         result = store.import_rollouts(traces.messages(_batches(path)))
+        # The messages of a trace need not follow each other, so what is known may be counted often.
         told += (
             f"; of {sent.unnamed} that name none: {result.imported_count} rollouts imported, "
-            f"{result.known_count} known, {result.accepted_span_count} spans stored, "
-            f"{result.duplicate_span_count} known"
+            f"{traces.count - result.imported_count} known, "
+            f"{result.accepted_span_count} spans stored, {result.duplicate_span_count} known"
         )
     elif sent.unnamed:
         told += f"; {sent.unnamed} left out that name none: --rollout-per-trace takes them"
@@ -134,6 +135,11 @@ class _Traces:
         for batch in batches:
             for span in _part(batch, named=False).spans:
                 self._note(span)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._times)
 
     def _note(self, span: Span) -> None:
         start = span.start_time_unix_nano

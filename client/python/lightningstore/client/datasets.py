@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from lightningstore.client import _rows
 from lightningstore.client._datasets import ExportedRollout
+from lightningstore.client.values import ROLLOUT_STATUS, Rollout
 
 __all__ = ["DatasetWriter", "ExportedRollout", "Written", "decode", "encode", "read_dataset"]
 
@@ -32,15 +33,18 @@ class Written:
         """Take its line. Raises ValueError."""
         row = _rows.row_of(line)
         self.rollout_id: str = row["rollout_id"]
-        #: When it finished, as the file tells it: one that has finished anew since has another time.
-        self.end_time: str = row["end_time"]
+        self._finish = (row["status"], row["end_time"], row["attempt_count"])
         self.has_spans = "spans" in row
         self.has_triplets = "triplets" in row
 
-    def is_the_same_finish(self, rollout: object) -> bool:
-        """Tell whether the store's rollout still stands as it was written."""
-        record = rollout.message  # type: ignore[attr-defined]
-        return record.HasField("end_time") and _rows.time_text(record.end_time) == self.end_time
+    def is_the_same_finish(self, rollout: Rollout) -> bool:
+        """Tell whether the store's rollout has not finished anew since, nor been reopened."""
+        record = rollout.message
+        return self._finish == (
+            _rows.word(ROLLOUT_STATUS, record.status),
+            _rows.time_text(record.end_time) if record.HasField("end_time") else None,
+            record.attempt_count,
+        )
 
 
 class DatasetWriter:

@@ -1,0 +1,249 @@
+"""`lightningstore export`, `import` and `trace` against running servers."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from lightningstore.client import AsyncLightningStore, ExportedRollout
+from lightningstore.client.datasets import read_dataset
+
+from tests.contract.conftest import World
+from tests.contract.helpers import batch
+from tests.finished import FINISHED, HOSTILE, fill
+from tests.integration.process import run
+
+pytestmark = pytest.mark.asyncio
+
+
+class Store:
+    """A server, its client, and the command line at it."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self.address, self.folder = address, folder
+        self.client = AsyncLightningStore(address, timeout=10)
+
+    async def run(self, *arguments: str) -> str:
+        code, out, errors = await run(*arguments, "--address", self.address, folder=self.folder)
+        assert code == 0, errors
+        return out or errors
+
+    async def error(self, *arguments: str) -> str:
+        code, out, errors = await run(*arguments, "--address", self.address, folder=self.folder)
+        assert (code, out, errors.count("\n")) == (1, "", 1), errors
+        return errors
+
+    async def export(self, name: str, *arguments: str) -> bytes:
+        await self.run("export", "-o", name, *arguments)
+        return (self.folder / name).read_bytes()
+
+
+@pytest_asyncio.fixture
+async def source(tmp_path: Path) -> AsyncIterator[Store]:
+    """A store in memory with finished rollouts of every kind, and one that is not finished."""
+    async for store in _opened("memory-grpc", tmp_path):
+        await fill(store.client)
+        yield store
+
+
+@pytest_asyncio.fixture
+async def target(tmp_path: Path) -> AsyncIterator[Store]:
+    """An empty store on disk."""
+    async for store in _opened("sqlite-grpc", tmp_path):
+        yield store
+
+
+async def _opened(way: str, folder: Path) -> AsyncIterator[Store]:
+    world = World(way, folder)
+    await world.start()
+    assert world.server is not None
+    store = Store(world.server.address, folder)
+    yield store
+    await store.client.close()
+    await world.stop()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+async def test_export_import_export_gives_the_same_bytes(
+    source: Store, target: Store, name: str
+) -> None:
+    first = await source.export(name, "--triplets")
+    told = await target.run("import", name)
+    assert f"{name}: {len(FINISHED)} rollouts imported, 0 known" in told
+    assert await target.export(f"again-{name}", "--triplets") == first
+    assert f"0 rollouts imported, {len(FINISHED)} known" in await target.run("import", name)
+
+
+async def test_stdout_has_the_lines_for_everybody_and_stderr_the_rest(source: Store) -> None:
+    code, out, errors = await run("export", "--address", source.address, folder=source.folder)
+    assert code == 0
+    last = len(FINISHED) + 1
+    assert re.fullmatch(
+        rf"9 rollouts and \d+ spans, through completion number {last}; "
+        rf"for what finishes later: --after {last}\n",
+        errors,
+    )
+    assert [json.loads(line)["rollout_id"] for line in out.split("\n")[:-1]] == FINISHED
+    assert out.encode() == await source.export("a.jsonl")
+    await source.client.cancel_rollouts(["ro-waiting"])
+    later = await source.export("b.jsonl", "--after", str(last))
+    assert [json.loads(line)["rollout_id"] for line in later.splitlines()] == ["ro-waiting"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+async def test_broken_export_is_gone_on_with(source: Store, name: str) -> None:
+    whole = await source.export(name)
+    lines = (await source.export("lines.jsonl")).splitlines(keepends=True)
+    (source.folder / name).unlink()
+    partial = source.folder / f"{name}.partial"
+    partial.write_bytes(b"".join(lines[:4]) + lines[4][:30])
+    assert "--resume" not in await source.run("export", "-o", name, "--resume")
+    assert (source.folder / name).read_bytes() == whole
+    assert not partial.exists()
+
+
+async def test_rollout_that_finished_anew_since_is_not_where_it_goes_on(source: Store) -> None:
+    lines = (await source.export("a.jsonl")).splitlines(keepends=True)
+    again = await source.client.start_attempt(FINISHED[2])
+    await source.client.update_attempt(FINISHED[2], again.attempt.attempt_id, status="failed")
+    (source.folder / "b.jsonl.partial").write_bytes(b"".join(lines[:3]))
+    got = (await source.export("b.jsonl", "--resume")).splitlines(keepends=True)
+    assert got[:-1] == lines
+    assert (json.loads(got[-1])["rollout_id"], json.loads(got[-1])["status"]) == (
+        FINISHED[2],
+        "failed",
+    )
+
+
+async def test_what_would_be_mixed_up_is_refused(source: Store, target: Store) -> None:
+    lines = await source.export("a.jsonl", "--status", "cancelled")
+    (source.folder / "b.jsonl.partial").write_bytes(lines)
+    for store, arguments, why in (
+        (source, ["-o", "b.jsonl", "--resume", "--triplets"], "other --spans or --triplets"),
+        (target, ["-o", "b.jsonl", "--resume"], "is it another store?"),
+        (source, ["-o", "b.jsonl"], "b.jsonl.partial is there"),
+        (source, ["-o", "a.jsonl"], "a.jsonl is there already"),
+        (source, ["--resume"], "need --output FILE"),
+    ):
+        assert why in await store.error("export", *arguments)
+    assert await source.export("a.jsonl", "--replace", "--any", "--mode", "val") == lines
+
+
+async def test_bad_line_and_bad_rollout_are_named(source: Store, target: Store) -> None:
+    lines = (await source.export("a.jsonl")).splitlines(keepends=True)
+    bad = source.folder / "bad.jsonl"
+    for text, why in (
+        (lines[2][:100], "line 3: "),
+        (
+            lines[2].replace(b'"status":"succeeded"', b'"status":"running"', 1),
+            "messages[2].rollout.status: ROLLOUT_STATUS_RUNNING is not finished",
+        ),
+    ):
+        bad.write_bytes(b"".join(lines[:2]) + text)
+        assert why in await target.error("import", "bad.jsonl")
+    assert "No such file" in await target.error("import", "none.jsonl")
+
+
+OTLP = """
+{"resourceSpans":[{"resource":{"attributes":[{"key":"agentlightning.rollout_id","value":{"stringValue":"ro-1"}},\
+{"key":"agentlightning.attempt_id","value":{"stringValue":"ATTEMPT"}}]},"scopeSpans":[{"scope":{"name":"lib"},\
+"spans":[{"traceId":"5b8efff798038103d269b633813fc60c","spanId":"eee19b7ec3c1b174","name":"named","kind":2,\
+"startTimeUnixNano":"1544712660000000000","endTimeUnixNano":"1544712661000000000",\
+"attributes":[{"key":"n","value":{"intValue":"9007199254740993"}}]}]}]}]}
+
+{"resourceSpans":[{"resource":{},"scopeSpans":[{"spans":[\
+{"traceId":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","spanId":"0000000000000001","parentSpanId":"","name":"root",\
+"startTimeUnixNano":"2000000000","endTimeUnixNano":"5000000000","status":{"code":2,"message":"no"}},\
+{"traceId":"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb","spanId":"0000000000000002","name":"other","futureField":1,\
+"startTimeUnixNano":"3000000000","endTimeUnixNano":"3000000001"},\
+{"traceId":"cccccccccccccccccccccccccccccccc","spanId":"0000000000000003","name":"nowhere",\
+"attributes":[{"key":"agentlightning.rollout_id","value":{"stringValue":"ro-none"}},\
+{"key":"agentlightning.attempt_id","value":{"stringValue":"at-none"}}]}]}]}]}
+{"resourceSpans":[{"scopeSpans":[{"spans":[\
+{"traceId":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","spanId":"0000000000000004","parentSpanId":"0000000000000001",\
+"name":"child","startTimeUnixNano":"1000000000","endTimeUnixNano":"2000000000"}]}]}]}
+""".lstrip().replace("\\\n", "")
+
+
+async def test_otlp_file_of_the_collector_is_imported(target: Store) -> None:
+    made = await target.client.start_rollout(None, rollout_id="ro-1")
+    file = target.folder / "traces.json"
+    file.write_text(OTLP.replace("ATTEMPT", made.attempt.attempt_id))
+    told = await target.run("import", "traces.json")
+    assert "1 spans that name their attempt stored or known; 1 refused: " in told
+    assert "no rollout 'ro-none'" in told
+    assert "3 left out that name none: --rollout-per-trace takes them" in told
+    (span,) = [s async for s in target.client.query_spans("ro-1")]
+    assert (span.name, span.trace_id, span.attributes) == (
+        "named",
+        "5b8efff798038103d269b633813fc60c",
+        {"n": 9007199254740993},
+    )
+    assert span.scope.name == "lib"
+    assert len(await target.client.list_rollouts()) == 1
+
+    told = await target.run("import", "traces.json", "--rollout-per-trace")
+    assert "of 3 that name none: 2 rollouts imported, 0 known, 3 spans stored, 0 known" in told
+    failed = await target.client.get_rollout("ro-" + "a" * 32)
+    assert (failed.status, failed.attempt.status, failed.input) == ("failed", "failed", None)
+    assert failed.message.start_time.ToNanoseconds() == 1_000_000_000
+    assert failed.message.end_time.ToNanoseconds() == 5_000_000_000
+    names = [s.name async for s in target.client.query_spans("ro-" + "a" * 32)]
+    assert names == ["root", "child"]
+    assert (await target.client.get_rollout("ro-" + "b" * 32)).status == "succeeded"
+    told = await target.run("import", "traces.json", "--rollout-per-trace")
+    assert "of 3 that name none: 0 rollouts imported, 2 known, 0 spans stored, 3 known" in told
+    file.write_text(file.read_text() + '{"resourceLogs":[]}\n')
+    assert "line 5: no request of traces" in await target.error("import", "traces.json")
+
+
+async def test_trace_is_shown_as_tree_and_as_pictures(source: Store) -> None:
+    made = await source.client.start_rollout(None, rollout_id="ro-shown")
+    ids = ("ro-shown", made.attempt.attempt_id)
+    sent = batch(*ids, "top", HOSTILE, "orphan")
+    sent.spans[1].parent_span_id = sent.spans[0].span_id
+    sent.spans[1].status.code, sent.spans[1].status.message = 2, HOSTILE
+    sent.spans[2].parent_span_id = b"\7" * 8
+    sent.spans[0].attributes.add(key="gen_ai.usage.input_tokens").value.int_value = 1234
+    sent.spans[0].attributes.add(key="gen_ai.usage.output_tokens").value.int_value = 56
+    sent.spans[0].attributes.add(key="agentlightning.reward").value.double_value = 0.5
+    await source.client.add_spans(sent)
+    out = await source.run("trace", "ro-shown", "--no-color")
+    assert re.search(r"├── top  \+0, 1 µs  1,234 → 56 tokens  reward 0.5\n│   └── a\"", out)
+    assert re.search(r"└── \(parent that never came\).*\n    └── orphan  \+2 ns, 1 µs\n", out)
+    assert "\x1b" not in out
+    assert "errors 1" in out
+    shown = json.loads(await source.run("trace", "ro-shown", "--attempt", ids[1], "--json"))
+    assert [(line["depth"], line["kind"]) for line in shown["lines"]] == [
+        (0, "reward"),
+        (1, "span"),
+        (0, "lost"),
+        (1, "span"),
+    ]
+    for name in ("t.svg", "t.html"):
+        await source.run("trace", "ro-shown", "-o", name)
+        text = (source.folder / name).read_text()
+        assert "</script>" not in text
+        picture = text[text.index("<svg") : text.index("</svg>") + 6]
+        assert {e.tag.rpartition("}")[2] for e in ET.fromstring(picture).iter()} == {
+            *("svg", "style", "rect", "text", "tspan", "g", "line", "title"),
+        }
+    assert "ends in .svg or .html" in await source.error("trace", "ro-shown", "-o", "t.png")
+    assert "no rollout 'ro-none'" in await source.error("trace", "ro-none")
+    assert "has no attempt" in await source.error("trace", "ro-waiting")
+
+
+async def test_files_are_read_back_alike(source: Store) -> None:
+    def told(rollout: ExportedRollout) -> tuple[object, ...]:
+        spans = [s.otlp.SerializeToString() for s in rollout.spans]
+        return rollout.rollout.message, [a.message for a in rollout.attempts], spans
+
+    await source.export("a.jsonl")
+    await source.export("a.parquet")
+    one, other = (list(read_dataset(source.folder / f"a.{kind}")) for kind in ("jsonl", "parquet"))
+    assert list(map(told, one)) == list(map(told, other))
