@@ -245,3 +245,17 @@ async fn a_stub_outlives_its_client() {
     let mut stub = Client::new(world.address.to_string()).unwrap().stub();
     soon(stub.enqueue_rollouts(EnqueueRolloutsRequest::default())).await.unwrap();
 }
+
+#[tokio::test]
+async fn the_thread_ends_with_the_last_clone() {
+    let world = serve(|_| Script::default());
+    let client = Client::new(world.address.to_string()).unwrap();
+    soon(client.enqueue([])).await.unwrap();
+    let (alive, mut ended) = unbounded_channel::<()>();
+    client.background().spawn(async move { alive.closed().await });
+    let clone = client.clone();
+    drop(client);
+    soon(clone.enqueue([])).await.unwrap();
+    drop(clone);
+    assert!(soon(ended.recv()).await.is_none()); // what ran there was dropped
+}

@@ -67,7 +67,7 @@ fn a_shutdown_holds_nobody_up_for_long() {
     provider.tracer("test").start("a").end();
     let began = Instant::now();
     provider.shutdown().unwrap_err();
-    assert!(began.elapsed() < LONGEST_SHUTDOWN + Duration::from_secs(2));
+    assert!(began.elapsed() < 3 * LONGEST_SHUTDOWN);
     assert_eq!(exporter.dropped(), 1);
 }
 
