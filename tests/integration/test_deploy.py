@@ -58,7 +58,17 @@ def test_image_installs_what_it_starts(tmp_path: Path) -> None:
     """The very line of the Dockerfile, over the files that git knows, in an environment that is new."""
     (line,) = (run for run in instructions("RUN") if "pip install" in run)
     files = subprocess.run(
-        ["git", "ls-files", "-z", "generated/python", "service", "client/python", "*.toml", "*.md"],
+        [
+            "git",
+            "ls-files",
+            "-coz",
+            "--exclude-standard",
+            "generated/python",
+            "service",
+            "client/python",
+            "*.toml",
+            "*.md",
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         check=False,
@@ -80,9 +90,9 @@ def test_image_installs_what_it_starts(tmp_path: Path) -> None:
         pytest.skip("no package registry to be reached")
     assert done.returncode == 0, done.stderr[-2000:]
     started = subprocess.run(
-        [target / "bin/lightningstore", "--version"], capture_output=True, text=True, check=True
+        [target / "bin/lightningstore", "--version"], capture_output=True, text=True, check=False
     )
-    assert "lightningstore" in started.stdout
+    assert "lightningstore" in started.stdout, started.stderr
 
 
 def test_health_check_of_the_image_tells_a_server_that_serves(tmp_path: Path) -> None:
