@@ -168,14 +168,22 @@ def _check_records(connection: sqlite3.Connection) -> Iterator[str]:
                 wrong += 1
         if wrong:
             yield f"{wrong} {what} whose record disagrees with its columns"
-    for encoding, ids, data in connection.execute("SELECT encoding, span_ids, data FROM spans"):
+    for encoding, count, ids, rollout_id, attempt, data in connection.execute(_SPANS):
         try:
+            attempt_id = Attempt.FromString(attempt).attempt_id
             plain = zlib.decompress(data) if encoding == ZLIB else data
             batch = IngestSpansRequest.FromString(plain).batch
         except (DecodeError, zlib.error):
-            batch = SpanBatch()
-        if b"".join(span.span_id for span in batch.spans) != ids:
-            yield "a batch of spans that disagrees with the ids beside it"
+            batch, attempt_id = SpanBatch(), ""
+        told = (batch.rollout_id, batch.attempt_id, b"".join(s.span_id for s in batch.spans))
+        if told != (rollout_id, attempt_id, ids) or len(batch.spans) != count:
+            yield "a batch of spans that disagrees with the columns beside it"
+
+
+_SPANS = (
+    "SELECT s.encoding, s.span_count, s.span_ids, r.rollout_id, a.record, s.data FROM spans s"
+    " JOIN rollouts r ON r.key = s.rollout_key JOIN attempts a ON a.key = s.attempt_key"
+)
 
 
 def _said_by_rollout(record: bytes) -> tuple[Any, ...]:
