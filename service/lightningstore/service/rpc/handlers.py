@@ -56,10 +56,12 @@ def snake_case(name: str) -> str:
 
 
 def _decoded(call: Any, request_type: type[Message], limit: int) -> Any:
-    async def take(requests: AsyncIterator[bytes]) -> Any:
-        return await call(wrap.decode(request_type, data, limit) async for data in requests)
+    async def decoded(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        # No generator expression: that would begin to read even where the call never asks.
+        async for data in requests:
+            yield wrap.decode(request_type, data, limit)
 
-    return take
+    return lambda requests: call(decoded(requests))
 
 
 def _ingest(store: Store) -> Any:
