@@ -335,6 +335,7 @@ async def test_body_above_the_limit_is_413_however_it_comes(world: World) -> Non
     port, most = port_of(world), MOST
     whole = field(15, bytes(most - 5))  # an unknown field: a request that says nothing
     assert len(whole) == most
+    unpacked: list[str] = []
     bombs = [gzip.compress(bytes(100 << 20)), zlib.compress(whole + b"\0")]
     assert (await post(port, whole)).status == 200
     assert (await post(port, chunks(whole))).status == 200
@@ -347,6 +348,10 @@ async def test_body_above_the_limit_is_413_however_it_comes(world: World) -> Non
         await post(port, bombs[0], JSON, **{"Content-Encoding": "gzip"}),
     ):
         assert (answer.status, answer.reason()) == (413, "PAYLOAD_TOO_LARGE")
+        if answer.read(status_pb2.Status()).message.startswith("unpacked"):
+            unpacked.append(answer.read(status_pb2.Status()).message)
+    # Not one byte more was unpacked than it takes to know that it is too much.
+    assert unpacked == [f"unpacked body: {most + 1} bytes, at most {most} are allowed"] * 3
 
 
 @pytest.mark.parametrize("kind", [PROTOBUF, JSON])
