@@ -25,7 +25,7 @@ async def fill(client: AsyncLightningStore) -> None:
         ids = (made.rollout_id, made.attempt.attempt_id)
         await client.add_spans(traces.batch(traces.load(name)["spans"], *ids))
         await client.update_attempt(*ids, status="succeeded")
-    text = RawJSON(b'{"b" : 1e2,\r\n "a": 12345678901234567890123, "\\u00e9": [-0, 1E-7]}')
+    text = RawJSON(b' {"b" : 1e2,\r\n "a": 12345678901234567890123, "\\u00e9": [-0, 1E-7]}')
     made = await client.start_rollout(
         text,
         rollout_id=f"ro-{HOSTILE}",

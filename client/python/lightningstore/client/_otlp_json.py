@@ -200,7 +200,9 @@ def request_batches(told: dict[str, Any]) -> list[SpanBatch]:
 
 def objects(told: dict[str, Any], key: str) -> list[dict[str, Any]]:
     """Return a list of objects; none where the key is missing. Raises ValueError."""
-    found = told.get(key) or []
+    found = told.get(key)
+    if found is None:
+        return []
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         raise ValueError(f"{key}: a list of objects is wanted")
     return found

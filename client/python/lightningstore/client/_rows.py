@@ -1,7 +1,8 @@
 """A rollout as one line of JSON, and back.
 
 What the caller gave as JSON (input, metadata) goes in and comes out as the text it was, so numbers keep all
-their digits and objects their order; only line breaks between tokens go. Keys stand in a fixed order.
+their digits and objects their order; only line breaks, and blanks around it, go.
+Keys stand in a fixed order.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def encode(exported: ExportedRollout) -> bytes:
 
 
 def one_line(data: bytes) -> str:
-    """Return a JSON text without its line breaks, which are never part of a value."""
-    return data.translate(None, b"\r\n").decode()
+    """Return a JSON text without line breaks and blanks around it, which are never part of a value."""
+    return data.translate(None, b"\r\n").strip(b" \t").decode()
 
 
 def word(descriptor: EnumDescriptor, number: int) -> str | int | None:
@@ -222,14 +223,17 @@ def rollout_from_json(row: dict[str, Any]) -> rollout_pb2.Rollout:
     record = _otlp_json.read(
         rollout_pb2.Rollout,
         {
-            "rolloutId": row["rollout_id"],
-            "priority": row.get("priority"),
-            "groupId": row.get("group_id"),
-            "resourcesId": row.get("resources_id"),
-            "startTime": row.get("start_time"),
-            "endTime": row.get("end_time"),
-            "attemptCount": row.get("attempt_count"),
-            "latestAttemptId": row.get("latest_attempt_id"),
+            name: row.get(name)
+            for name in (
+                "rollout_id",
+                "priority",
+                "group_id",
+                "resources_id",
+                "start_time",
+                "end_time",
+                "attempt_count",
+                "latest_attempt_id",
+            )
         },
     )
     record.status = _convert.to_number(ROLLOUT_STATUS, row["status"])  # type: ignore[assignment]

@@ -38,7 +38,7 @@ type ImportRolloutsRequest struct {
 	// Its id is taken: the rollout is known if it is the same with the same attempts, and ALREADY_EXISTS if
 	// not. What may still happen to a finished rollout is not compared: completion_number, and of attempts
 	// last_heartbeat_time, span_count and, of one that is sent as PREPARING or RUNNING, status and end_time. Nor
-	// are line breaks in JSON, which files of lines cannot keep.
+	// are line breaks in JSON and blanks around it, which files of lines do not keep.
 	Rollout *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	// All its attempts by sequence number, 1, 2, 3 and so on. Required of each: rollout_id, attempt_id, status,
 	// start_time, and end_time unless it is PREPARING or RUNNING. The watchdog ends such a one in its time, as

@@ -39,7 +39,7 @@ export type ImportRolloutsRequest = Message<"lightningstore.v1.ImportRolloutsReq
    * Its id is taken: the rollout is known if it is the same with the same attempts, and ALREADY_EXISTS if
    * not. What may still happen to a finished rollout is not compared: completion_number, and of attempts
    * last_heartbeat_time, span_count and, of one that is sent as PREPARING or RUNNING, status and end_time. Nor
-   * are line breaks in JSON, which files of lines cannot keep.
+   * are line breaks in JSON and blanks around it, which files of lines do not keep.
    *
    * @generated from field: lightningstore.v1.Rollout rollout = 1;
    */

@@ -255,5 +255,5 @@ def _without(record: Any, *names: str) -> Any:
 
 
 def _text(json: bytes) -> bytes:
-    """Return JSON without its line breaks, which are never part of a value: files of lines have none."""
-    return json.translate(None, b"\r\n")
+    """Return JSON without what is part of no value, and not kept by files of lines."""
+    return json.translate(None, b"\r\n").strip(b" \t")

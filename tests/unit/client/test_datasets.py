@@ -1,0 +1,237 @@
+"""Files of rollouts: lines that keep every digit, files that are whole or can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from lightningstore.client import ExportedRollout, Rollout, _otlp_json, datasets
+from lightningstore.client.datasets import DatasetWriter, decode, encode, read_dataset
+from lightningstore.v1.rollout_pb2 import Rollout as Record
+from lightningstore.v1.span_pb2 import SpanBatch
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+
+def exported(n: int, input_json: bytes = b"0", metadata_json: bytes = b"") -> ExportedRollout:
+    record = Record(
+        rollout_id=f"ro-{n}", input_json=input_json, metadata_json=metadata_json, status=4
+    )
+    record.start_time.FromNanoseconds(n)
+    record.end_time.FromNanoseconds(1_600_000_000_123_456_789)
+    record.config.max_attempts = 1
+    return ExportedRollout(Rollout(record), [])
+
+
+def lines(path: Path, count: int) -> list[bytes]:
+    with DatasetWriter(path, replace=True) as writer:
+        for n in range(count):
+            writer.write(exported(n))
+    return path.read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"null",
+        b'"\\ud800\\u0000"',
+        b"-0",
+        b"1e999",
+        b"0.10000000000000000000000001",
+        b"9" * 6000,
+        b'{"b":1,"a":2,"b":3}',
+        b"[" * 400 + b"]" * 400,
+        '"\u2028\x85ü😀"'.encode(),
+        b' { "rollout_id" : "}" } ',
+    ],
+)
+def test_json_of_the_caller_comes_back_to_the_byte(text: bytes) -> None:
+    metadata = b'{"m": ' + text + b"}"
+    sent = exported(1, text, metadata)
+    line = encode(sent)
+    assert line.count(b"\n") == 1
+    found = decode(line).rollout.message
+    assert found.input_json == text.strip(b" ")
+    assert found.metadata_json == metadata
+    assert encode(decode(line)) == line
+
+
+def test_line_breaks_between_tokens_are_all_that_goes() -> None:
+    found = decode(encode(exported(1, b'\t [1,\r\n "a\\nb",\n2]\r\n ')))
+    assert found.rollout.message.input_json == b'[1, "a\\nb",2]'
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"", "a JSON object is wanted"),
+        (b"[]", "a JSON object is wanted"),
+        (b"{}", "it has no rollout_id and no status and no input and no attempts"),
+        (b"{1:2}", "a key in quotation marks"),
+        (b'{"a" 1}', "a colon is wanted at character 5"),
+        (b'{"a":1 "b":2}', "a comma is wanted at character 7"),
+        (b'{"a":', "Expecting value"),
+        (b'{"a":1', "a comma is wanted"),
+        (b'{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "it nests too deep"),
+        (b"\xff", "utf-8"),
+    ],
+)
+def test_what_is_no_rollout_is_refused_with_a_reason(line: bytes, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        decode(line)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("status", "done", "'done' is no RolloutStatus"),
+        ("mode", "odd", "'odd' is no RolloutMode"),
+        ("start_time", "yesterday", "start"),
+        ("attempt_count", "many", "attempt_count"),
+        ("priority", 1.5, "priority"),
+        ("config", {"max_attempts": []}, "max_attempts"),
+        ("spans", {}, "spans: a list of objects"),
+        ("spans", [{"spans": [{"traceId": "xyz"}]}], "traceId: hex digits are wanted, not 'xyz'"),
+        ("spans", [{"spans": [{"spanId": 5}]}], "spanId: hex digits are wanted, not 5"),
+        ("spans", [{"spans": [{"links": [{"traceId": "0"}]}]}], "traceId: hex digits"),
+        ("attempts", [{"attempt_id": 5}], "attempt"),
+        ("attempts", [{"status": "odd"}], "'odd' is no AttemptStatus"),
+    ],
+)
+def test_bad_value_is_refused_with_its_name(key: str, value: object, why: str) -> None:
+    row = json.loads(encode(exported(1)))
+    row[key] = value
+    with pytest.raises(ValueError, match=why):
+        decode(json.dumps(row).encode())
+
+
+def test_spans_are_read_as_other_writers_of_otlp_spell_them() -> None:
+    told = {
+        "resourceSpans": [
+            {
+                "scopeSpans": [
+                    {
+                        "spans": [
+                            {
+                                "traceId": "AB" * 16,
+                                "spanId": "cd" * 8,
+                                "kind": "SPAN_KIND_SERVER",
+                                "startTimeUnixNano": 5,
+                                "endTimeUnixNano": "6",
+                                "attributes": [{"key": "n", "value": {"intValue": 7}}],
+                                "status": {"code": "STATUS_CODE_ERROR"},
+                                "somethingNew": {"a": 1},
+                            }
+                        ]
+                    }
+                ]
+            },
+            {"resource": {"attributes": []}},
+        ]
+    }
+    (batch,) = _otlp_json.request_batches(told)
+    (span,) = batch.spans
+    assert (span.trace_id, span.span_id) == (b"\xab" * 16, b"\xcd" * 8)
+    assert (span.kind, span.status.code) == (Span.SPAN_KIND_SERVER, 2)
+    assert (span.start_time_unix_nano, span.end_time_unix_nano) == (5, 6)
+    assert span.attributes[0].value.int_value == 7
+
+
+def test_groups_do_not_show_how_the_store_cut_its_batches() -> None:
+    whole = SpanBatch(attempt_id="at-1", sequence_ids=range(1, 5))
+    whole.spans.extend(Span(trace_id=b"1" * 16, span_id=bytes([n] * 8)) for n in range(1, 5))
+    record = Record(rollout_id="r", attempt_count=1, latest_attempt_id="at-1")
+    from lightningstore.client import Attempt
+    from lightningstore.client._datasets import slice_of
+    from lightningstore.client._exports import exported as put_together
+    from lightningstore.v1.attempt_pb2 import Attempt as AttemptRecord
+
+    for cuts in ([0, 4], [0, 1, 4], [0, 1, 2, 3, 4]):
+        parts = [slice_of(whole, a, b) for a, b in pairwise(cuts)]
+        attempt = Attempt(AttemptRecord(attempt_id="at-1"))
+        found = put_together(Rollout(record), [attempt], parts, None)
+        assert found.batches == [whole]
+        assert found.attempts[0].span_count == 4
+
+
+def test_torn_line_is_cut_off_and_what_stands_is_told_backwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = lines(tmp_path / "whole.jsonl", 20)
+    monkeypatch.setattr(datasets, "_BLOCK", 700)  # lines lie across blocks
+    partial = tmp_path / "a.jsonl.partial"
+    for kept in (0, 1, 7, 20):
+        for torn in (b"", whole[0][:-1], b"x" * 2000):
+            partial.write_bytes(b"".join(whole[:kept]) + torn)
+            with DatasetWriter(tmp_path / "a.jsonl", resume=True) as writer:
+                told = [written.rollout_id for written in writer.written()]
+                assert told == [f"ro-{n}" for n in reversed(range(kept))]
+                for n in range(kept, 20):
+                    writer.write(exported(n))
+            assert (tmp_path / "a.jsonl").read_bytes() == b"".join(whole)
+            (tmp_path / "a.jsonl").unlink()
+
+
+def test_file_has_its_name_when_it_is_whole_and_not_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with pytest.raises(KeyError), DatasetWriter(path) as writer:
+        writer.write(exported(1))
+        assert not path.exists()
+        raise KeyError
+    assert not path.exists()
+    assert (tmp_path / "a.jsonl.partial").read_bytes() == encode(exported(1))
+    with pytest.raises(FileExistsError, match="broke off"):
+        DatasetWriter(path)
+    with DatasetWriter(path, replace=True) as writer:
+        writer.write(exported(2))
+    assert path.read_bytes() == encode(exported(2))
+    with pytest.raises(FileExistsError, match="there already"):
+        DatasetWriter(path, resume=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_parquet_without_pyarrow_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "lightningstore.client._parquet", raising=False)
+    monkeypatch.delattr("lightningstore.client._parquet", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"lightningstore\[parquet\]"):
+        DatasetWriter(tmp_path / "a.parquet")
+    assert not list(tmp_path.iterdir())
+    with DatasetWriter(tmp_path / "a.jsonl") as writer:
+        writer.write(exported(1))
+
+
+def test_parquet_is_cut_into_groups_and_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightningstore.client import _parquet
+    from pyarrow import parquet
+
+    monkeypatch.setattr(_parquet, "GROUP_BYTES", 2000)
+    path = tmp_path / "a.parquet"
+    with DatasetWriter(path) as writer:
+        for n in range(40):
+            writer.write(exported(n))
+    with parquet.ParquetFile(path) as file:
+        assert 5 < file.num_row_groups < 20
+    found = [r.rollout.message for r in read_dataset(path)]
+    assert found == [exported(n).rollout.message for n in range(40)]
+    table = parquet.read_table(path)
+    assert table.column("start_time").cast("int64").to_pylist() == list(range(40))
+    assert table.column("spans").null_count == table.column("batches").null_count == 40
+
+
+def test_parquet_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"input": ["1"]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="no exported rollouts: no column attempt_count"):
+        list(read_dataset(tmp_path / "a.parquet"))
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(ValueError, match=r"."):
+        list(read_dataset(tmp_path / "b.parquet"))
