@@ -7,6 +7,9 @@ GENERATED := generated/python
 PROTOS := $(wildcard proto/lightningstore/v1/*.proto)
 # Stubs load on what is at least as new as what made them: the oldest tools, for the widest range.
 GRPC_TOOLS := 1.66.2
+# The languages of the demo's runners.
+RUNNERS ?= python
+comma := ,
 PIP := install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -106,9 +109,9 @@ drift: proto ## Fail if generated/ is not what proto/ makes
 compat: .venv/stamp ## Use the client on the oldest and the newest of its dependencies
 	$(PY) tests/compat/run.py
 
-demo: .venv/stamp ## Train CartPole through the store, in about a minute
+demo: .venv/stamp $(addsuffix -cartpole,$(filter go typescript,$(subst $(comma), ,$(RUNNERS)))) ## Train CartPole through the store, RUNNERS=python,go,typescript
 	$(PY) -m pip $(PIP) -r requirements-demo.lock
-	$(PY) examples/cartpole/train.py
+	$(PY) examples/cartpole/train.py --runners $(RUNNERS)
 
 bench: .venv/stamp ## Measure, SCENARIO=name for one
 	$(PY) -m benchmarks $(if $(SCENARIO),--scenario $(SCENARIO))

@@ -9,7 +9,7 @@ STATICCHECK := 0.8.2
 GO_RACE = command -v $$($(GO) env CC) >/dev/null && echo -race || true
 GO_MODULE := github.com/lightningstore/lightningstore/generated/go
 
-.PHONY: go-proto go-check go-test go-driver
+.PHONY: go-proto go-check go-test go-driver go-cartpole
 
 build/go-bin/stamp: client/go/go.mk
 	mkdir -p $(GO_BIN)
@@ -39,3 +39,6 @@ go-test: .venv/stamp ## Test the Go client, the snippets of its README too
 go-driver: ## Build the conformance driver of the Go client
 	mkdir -p build/conformance
 	cd client/go && $(GO) build -buildvcs=false -o $(CURDIR)/build/conformance/go ./conformance
+
+go-cartpole: ## Build the demo's runner in Go
+	cd client/go && $(GO) build -buildvcs=false -o $(CURDIR)/build/cartpole/go ./examples/cartpole

@@ -4,7 +4,7 @@ TS_GENERATED := generated/typescript
 TS_OTLP := $(foreach p,common/v1/common resource/v1/resource trace/v1/trace \
     collector/trace/v1/trace_service,opentelemetry/proto/$(p).proto)
 
-.PHONY: typescript-check typescript-test typescript-driver typescript-proto
+.PHONY: typescript-check typescript-test typescript-driver typescript-proto typescript-cartpole
 
 $(TS)/node_modules/.package-lock.json: $(TS)/package.json $(TS)/package-lock.json
 	cd $(TS) && npm ci --no-fund --no-audit
@@ -33,3 +33,7 @@ typescript-driver: $(TS)/node_modules/.package-lock.json ## Leave the conformanc
 	mkdir -p build/conformance
 	printf '#!/bin/sh\nexec node "%s" "$$@"\n' "$(CURDIR)/$(TS)/build/driver/driver/main.js" > build/conformance/typescript
 	chmod +x build/conformance/typescript
+
+typescript-cartpole: $(TS)/node_modules/.package-lock.json ## Build the demo's runner in TypeScript
+	cd $(TS) && npm run --silent gen
+	cd $(TS) && npx --no-install tsc --outDir build/cartpole

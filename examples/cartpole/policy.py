@@ -1,24 +1,20 @@
-"""A linear policy for CartPole, and how a round of episodes improves it. No libraries: lists of floats."""
+"""How a round of episodes improves the policy: what the algorithm knows and the runners need not."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 
-SIZE = 4  # one weight for each number that CartPole-v1 shows: position, speed, angle, turning
+SIZE = 4  # one weight for each number of CartPole's state
 
 
-def act(weights: Sequence[float], observation: Sequence[float], dice: random.Random) -> int:
-    """Return 1 to push the cart to the right, 0 to push it to the left: by chance, as the weights lean."""
-    lean = sum(w * float(x) for w, x in zip(weights, observation, strict=True))
-    return int(dice.random() < 1 / (1 + math.exp(-max(-50.0, min(50.0, lean)))))
-
-
-def perturb(mean: Sequence[float], spread: Sequence[float], seed: int) -> list[float]:
-    """Return weights drawn around the mean; the same seed draws the same ones anywhere."""
+def new_task(seed: int) -> dict[str, list[float]]:
+    """Return the input of an episode: how it varies the policy, and the state that it starts from."""
     dice = random.Random(seed)
-    return [m + s * dice.gauss(0, 1) for m, s in zip(mean, spread, strict=True)]
+    return {
+        "noise": [dice.gauss(0, 1) for _ in range(SIZE)],
+        "start": [dice.uniform(-0.05, 0.05) for _ in range(SIZE)],
+    }
 
 
 def improve(

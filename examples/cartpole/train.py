@@ -1,8 +1,9 @@
 """Train CartPole through the store: the algorithm of the demo, and what it takes to run it.
 
-Starts a server over a fresh SQLite file and four runner processes, then round after round publishes the
-policy as a resource, enqueues a batch of episodes, waits for them on the stream, reads the rewards from
-their spans, and improves the policy. Half-way it kills a runner: the store gives its rollout to another.
+Starts a server over a fresh SQLite file and four runner processes, of one language or of several, then round
+after round publishes the policy as a resource, enqueues a batch of episodes, waits for them on the stream, reads
+the rewards from their spans, and improves the policy. Half-way it kills a runner: the store gives its rollout to
+another. All randomness is in the inputs, so that the same is learned whoever plays.
 """
 
 from __future__ import annotations
@@ -14,18 +15,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from lightningstore.client import LightningStore, Rollout, RolloutConfig
-from policy import SIZE, improve, perturb
+from physics import vary
+from policy import SIZE, improve, new_task
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 HERE = Path(__file__).parent
-CURVE = HERE.parents[1] / "docs" / "images" / "learning-curve.png"
+ROOT = HERE.parents[1]
+CURVE = ROOT / "docs" / "images" / "learning-curve.png"
+#: What starts a runner; an address and a name follow. `make demo` builds those that need it.
+COMMANDS = {
+    "python": [sys.executable, str(HERE / "runner.py")],
+    "go": [str(ROOT / "build/cartpole/go")],
+    "typescript": [
+        "node",
+        str(ROOT / "client/typescript/build/cartpole/examples/cartpole/runner.js"),
+    ],
+}
 GOAL = 195.0
 RETRY = RolloutConfig(
     max_attempts=3,
@@ -50,20 +62,30 @@ def server() -> Iterator[str]:
 
 
 class Runners:
-    """The runner processes."""
+    """The runner processes. Their names, which are their workers' ids, begin with their languages."""
 
-    def __init__(self, address: str, count: int) -> None:
-        """Start them."""
+    def __init__(self, address: str, languages: list[str], count: int) -> None:
+        """Start them, of each language in turn."""
         self._address = address
-        self._processes = {f"runner-{n}": self._start(f"runner-{n}") for n in range(count)}
+        names = [f"{languages[n % len(languages)]}-{n}" for n in range(count)]
+        self._processes = {name: self._start(name) for name in names}
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, str(HERE / "runner.py"), self._address, name])  # noqa: S603
+        command = COMMANDS[language_of(name)]
+        return subprocess.Popen([*command, self._address, name])  # noqa: S603
 
-    def kill_one(self, name: str) -> None:
-        """Kill a runner as a crash would, and start one in its place."""
-        self._processes.pop(name).kill()
-        self._processes[f"{name}-again"] = self._start(f"{name}-again")
+    def kill_one(self, store: LightningStore) -> None:
+        """Kill a runner in the midst of an episode, as a crash would, and start one in its place."""
+        while True:
+            for worker in store.list_workers(statuses=["busy"]):
+                name = worker.worker_id
+                process = self._processes[name]
+                process.send_signal(signal.SIGSTOP)  # what it works on stays what it works on
+                if store.get_worker(name).status.value == "busy":
+                    self._processes.pop(name).kill()
+                    self._processes[f"{name}-again"] = self._start(f"{name}-again")
+                    return
+                process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Let them finish and go."""
@@ -76,9 +98,10 @@ class Runners:
 class Training:
     """The algorithm: a policy, and the rounds that improve it."""
 
-    def __init__(self, store: LightningStore, batch: int, seed: int) -> None:
+    def __init__(self, store: LightningStore, languages: list[str], batch: int, seed: int) -> None:
         """Start with a policy that knows nothing."""
         self.store = store
+        self.played = dict.fromkeys(languages, 0)
         self.batch = batch
         self.seed = seed
         self.mean, self.spread = [0.0] * SIZE, [1.0] * SIZE
@@ -94,7 +117,7 @@ class Training:
         first = self.seed + number * self.batch
         rollouts = self.store.enqueue_rollouts(
             {
-                "input": {"perturbation": first + i, "episode": first + i},
+                "input": new_task(first + i),
                 "mode": "train",
                 "group_id": f"round-{number}",
                 "resources_id": resources.resources_id,
@@ -102,23 +125,31 @@ class Training:
             }
             for i in range(self.batch)
         )
-        samples, retries = [], 0
+        samples: dict[str, tuple[Sequence[float], float]] = {}
+        retries, played = 0, dict.fromkeys(self.played, 0)
         for rollout in self.store.wait_for_rollouts([r.rollout_id for r in rollouts]):
             if runners is not None and len(samples) == self.batch // 4:
-                runners.kill_one(busy_runner(self.store))
+                runners.kill_one(self.store)
                 runners = None
             retries += rollout.attempt_count - 1
-            samples.append((self._weights(rollout), self._reward(rollout)))
-        self.returns.append(fmean(total for _, total in samples))
-        self.mean, self.spread = improve(samples, 0.2, 1.0 if number < 8 else 0.5)
+            samples[rollout.rollout_id] = (self._weights(rollout), self._reward(rollout))
+            if rollout.latest_attempt is not None:
+                played[language_of(rollout.latest_attempt.worker_id)] += 1
+        # Not in that of their ends: whoever plays them, the same is learned.
+        in_order = [samples[rollout.rollout_id] for rollout in rollouts]
+        self.returns.append(fmean(total for _, total in samples.values()))
+        self.mean, self.spread = improve(in_order, 0.2, 0.3)
         self.retried += retries
+        self.played = {name: count + played[name] for name, count in self.played.items()}
         seconds = time.perf_counter() - began
-        bar = "█" * round(self.returns[-1] / 500 * 30)
+        bar = "█" * round(self.returns[-1] / 500 * 10)
         rate = f"{self.batch / seconds:.0f}/s"
-        self.rows.append((str(number), f"{self.returns[-1]:.1f}", bar, rate, str(retries or "")))
+        counts = [str(count) for count in played.values()]
+        row = (str(number), f"{self.returns[-1]:.1f}", bar, rate, *counts, str(retries or ""))
+        self.rows.append(row)
 
-    def _weights(self, rollout: Rollout) -> list[float]:
-        return perturb(self.mean, self.spread, rollout.input["perturbation"])
+    def _weights(self, rollout: Rollout) -> tuple[float, ...]:
+        return vary(self.mean, self.spread, rollout.input["noise"])
 
     def _reward(self, rollout: Rollout) -> float:
         """Return the reward that the rollout's last attempt left among its spans."""
@@ -130,19 +161,30 @@ class Training:
 
     def table(self) -> Table:
         """Return the rounds so far, for the screen."""
-        table = Table(title="CartPole through the store", title_justify="left")
-        for column in ("round", "mean return", "of 500", "rollouts", "retried"):
+        table = Table(
+            title="CartPole through the store: mean return of a round", title_justify="left"
+        )
+        for column in ("round", "return", "of 500", "rollouts", *self.played, "retried"):
             table.add_column(column)
         for row in self.rows:
             table.add_row(*row)
         return table
 
 
-def busy_runner(store: LightningStore) -> str:
-    """Return the name of a runner that is at work, so that killing it hurts."""
-    while True:
-        for worker in store.list_workers(statuses=["busy"]):
-            return worker.worker_id
+def language_of(worker_id: str) -> str:
+    """Return the language of a runner."""
+    return worker_id.partition("-")[0]
+
+
+def languages(text: str) -> list[str]:
+    """Read a list of languages with commas."""
+    names = text.split(",")
+    unknown = [name for name in names if name not in COMMANDS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"no runner in {', '.join(map(repr, unknown))}; there is {', '.join(COMMANDS)}"
+        )
+    return list(dict.fromkeys(names))
 
 
 def draw(returns: list[float], killed_in: int | None) -> None:
@@ -169,9 +211,12 @@ def draw(returns: list[float], killed_in: int | None) -> None:
 def main() -> int:
     """Run the demo; 0 if it has learned."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=14)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--batch", type=int, default=60, help="episodes a round")
-    parser.add_argument("--runners", type=int, default=4, help="runner processes")
+    parser.add_argument(
+        "--runners", type=languages, default=["python"], help=f"some of {','.join(COMMANDS)}"
+    )
+    parser.add_argument("--processes", type=int, default=4, help="of all runners together")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-kill", action="store_true", help="leave all runners alive")
     options = parser.parse_args()
@@ -179,8 +224,9 @@ def main() -> int:
     began = time.perf_counter()
     killed_in = None if options.no_kill else options.rounds // 2
     with server() as address, LightningStore(address) as store:
-        runners = Runners(address, options.runners)
-        training = Training(store, options.batch, options.seed)
+        count = max(options.processes, len(options.runners))
+        runners = Runners(address, options.runners, count)
+        training = Training(store, options.runners, options.batch, options.seed)
         try:
             with Live(training.table(), console=console) as live:
                 for number in range(options.rounds):
@@ -191,10 +237,11 @@ def main() -> int:
         spans = store.get_statistics().span_count
     draw(training.returns, killed_in)
     first, last = training.returns[0], training.returns[-1]
+    played = ", ".join(f"{name} {count}" for name, count in training.played.items())
     console.print(
         f"{options.rounds} rounds, {spans} spans, {time.perf_counter() - began:.0f} s: "
-        f"mean return {first:.1f} → {last:.1f} (goal {GOAL:.0f}); {training.retried} rollouts retried "
-        f"after the kill; curve in {CURVE.relative_to(HERE.parents[1])}"
+        f"mean return {first:.1f} → {last:.1f} (goal {GOAL:.0f}); retried "
+        f"after the kill: {training.retried}; episodes played by {played}; curve in {CURVE.relative_to(ROOT)}"
     )
     return 0 if last > GOAL else 1
 
