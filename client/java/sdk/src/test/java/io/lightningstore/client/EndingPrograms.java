@@ -1,9 +1,11 @@
 package io.lightningstore.client;
 
 import com.google.gson.JsonElement;
+import io.opentelemetry.api.trace.Tracer;
 import io.opentelemetry.sdk.trace.SdkTracerProvider;
 import io.opentelemetry.sdk.trace.export.SimpleSpanProcessor;
 import java.time.Duration;
+import java.util.concurrent.TimeUnit;
 
 /** Programs that {@link EndOfProgramTest} ends. */
 final class EndingPrograms {
@@ -13,13 +15,16 @@ final class EndingPrograms {
     LightningStore store = LightningStore.connect(); // closed by nobody
     if (arguments[0].equals("exporter")) {
       var exporter = LightningStoreSpanExporter.create(store, "ro-1", "at-1");
-      SdkTracerProvider.builder()
-          .addSpanProcessor(SimpleSpanProcessor.create(exporter))
-          .build()
-          .get("test")
-          .spanBuilder("last")
-          .startSpan()
-          .end();
+      Tracer tracer =
+          SdkTracerProvider.builder()
+              .addSpanProcessor(SimpleSpanProcessor.create(exporter))
+              .build()
+              .get("test");
+      tracer.spanBuilder("first").startSpan().end();
+      exporter
+          .flush()
+          .join(Events.PATIENCE_SECONDS, TimeUnit.SECONDS); // all is loaded and connected
+      tracer.spanBuilder("last").startSpan().end();
       System.exit(0);
     }
     Runner.builder(

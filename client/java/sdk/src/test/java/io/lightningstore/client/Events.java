@@ -10,7 +10,7 @@ import java.util.concurrent.TimeoutException;
 
 /** Waiting for what has to come. */
 final class Events {
-  static final long PATIENCE_SECONDS = 30;
+  static final long PATIENCE_SECONDS = 60;
 
   private Events() {}
 
