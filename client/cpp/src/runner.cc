@@ -94,7 +94,7 @@ void Runner::Work() {
 
 bool Runner::TakeTurn() {
   const std::lock_guard lock(mutex_);
-  if (phase_ != Phase::kRunning || left_ == 0) return false;
+  if (left_ == 0) return false;
   if (left_ > 0) --left_;
   return true;
 }
