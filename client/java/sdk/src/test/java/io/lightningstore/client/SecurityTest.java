@@ -41,7 +41,8 @@ class SecurityTest {
             + store;
     Process keytool =
         new ProcessBuilder((System.getProperty("java.home") + "/bin/keytool " + command).split(" "))
-            .inheritIO()
+            .redirectErrorStream(true)
+            .redirectOutput(ProcessBuilder.Redirect.DISCARD)
             .start();
     assertEquals(0, keytool.waitFor());
     KeyStore keys = KeyStore.getInstance("PKCS12");
