@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -137,6 +138,65 @@ def test_spans_are_read_as_other_writers_of_otlp_spell_them() -> None:
     assert (span.kind, span.status.code) == (Span.SPAN_KIND_SERVER, 2)
     assert (span.start_time_unix_nano, span.end_time_unix_nano) == (5, 6)
     assert span.attributes[0].value.int_value == 7
+
+
+USUAL = {
+    "traceId": "AB" * 16,
+    "spanId": "cd" * 8,
+    "parentSpanId": "",
+    "name": "ü",
+    "kind": 3,
+    "flags": 257,
+    "startTimeUnixNano": str(2**64 - 1),
+    "attributes": [
+        {"key": "s", "value": {"stringValue": "v"}},
+        {"key": "i", "value": {"intValue": str(-(2**63))}},
+        {"key": "d", "value": {"doubleValue": 0.5}},
+        {"key": "b", "value": {"boolValue": False}},
+        {"key": "a", "value": {"arrayValue": {"values": [{"intValue": "1"}]}}},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"kind": "SPAN_KIND_CLIENT", "name": None, "attributes": []},
+        {"startTimeUnixNano": 5, "endTimeUnixNano": "7"},
+        {"startTimeUnixNano": "x"},
+        {"startTimeUnixNano": str(2**64)},
+        {"startTimeUnixNano": "--5"},
+        {"startTimeUnixNano": "\u0665"},
+        {"name": 5},
+        {"flags": True},
+        {"flags": 2**32},
+        {"kind": 2**40},
+        {"name": "\ud800"},
+        {"attributes": [{"key": "k", "value": {"intValue": 5}}, {"key": "k", "value": {}}]},
+        {"attributes": [{"key": "k", "value": {"intValue": str(2**63)}}]},
+        {"attributes": [{"key": "k", "value": {"doubleValue": "NaN"}}]},
+        {"attributes": [{"key": "k", "value": {"doubleValue": 1}}]},
+        {"attributes": [{"key": "k", "value": {"boolValue": "true"}}]},
+        {"attributes": [{"key": "k", "value": {"stringValue": 1}}]},
+        {"attributes": [{"key": "k", "value": None}, {"key": "k"}, {"value": {"intValue": "1"}}]},
+        {"attributes": [{"key": "k", "value": {"bytesValue": "AA=="}, "new": 1}]},
+        {"attributes": {"key": "value"}},
+        {"attributes": [5]},
+        {"events": [{"name": "e"}], "status": {"code": 2}},
+    ],
+)
+def test_quick_reading_is_protobufs_own(change: dict[str, object]) -> None:
+    def outcome(reader: Callable[[dict[str, object]], Span]) -> object:
+        try:
+            return reader({**USUAL, **change}).SerializeToString()
+        except ValueError:
+            return "refused"
+
+    def slow(told: dict[str, object]) -> Span:
+        return _otlp_json.read(Span, _otlp_json._with_base64(told))
+
+    assert outcome(_otlp_json.span_from_json) == outcome(slow)
 
 
 def test_groups_do_not_show_how_the_store_cut_its_batches() -> None:
