@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from agentlightning.store.base import LightningStore, LightningStoreCapabilities
@@ -61,8 +63,8 @@ class Connected(LightningStore):
         # By process, for a child of a fork gets a copy of its parent's and may not use what is in there.
         self._clients: dict[int, AsyncLightningStore] = {}
         self._otlp_urls: dict[int, str] = {}
-        #: Request ids of claims without an answer, by worker.
-        self._unanswered: dict[tuple[int, str | None], str] = {}
+        #: Request ids of claims without an answer, by worker and limit.
+        self._unanswered: dict[tuple[int, str | None, int], str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_endpoint": self._endpoint, "_timeout": self._timeout}
@@ -94,13 +96,16 @@ class Connected(LightningStore):
 
     @property
     def capabilities(self) -> LightningStoreCapabilities:
-        """Safe for threads and for asyncio, one copy for all processes; otlp_traces as the server has it.
+        """Safe for threads and for asyncio, one copy for all processes.
 
-        The first look asks the server, for 5 seconds at most. One that does not answer has no otlp_traces,
-        and spans go over gRPC.
+        otlp_traces: whether the tracers of agentlightning can send over HTTP; else spans go over gRPC. The
+        first look asks the server, for 5 seconds at most; one that does not answer has none.
         """
         return LightningStoreCapabilities(
-            thread_safe=True, async_safe=True, zero_copy=True, otlp_traces=bool(self._otlp_url)
+            thread_safe=True,
+            async_safe=True,
+            zero_copy=True,
+            otlp_traces=_exporter_follows() and bool(self._otlp_url),
         )
 
     def otlp_traces_endpoint(self) -> str:
@@ -136,8 +141,20 @@ class Connected(LightningStore):
                 return ""
 
 
+@cache
+def _exporter_follows() -> bool:
+    """Tell whether agentlightning can point its exporter at the store.
+
+    It does so by an attribute that OpenTelemetry's exporter reads no more from 1.45 on: spans would go to
+    port 4318 of this host, and be lost.
+    """
+    major, minor = version("opentelemetry-exporter-otlp-proto-http").split(".")[:2]
+    return (int(major), int(minor)) < (1, 45)
+
+
 def _otlp_url(address: str, info: ServerInfo) -> str:
     """Return where the server takes OTLP over HTTP, "" if it does not, or is on no network."""
     port = info.message.otlp_http_port
-    host = address.removeprefix("dns:///").rpartition(":")[0]
+    address = address.removeprefix("dns:///")
+    host = address.rpartition(":")[0] or address
     return f"http://{host}:{port}/v1/traces" if port and not host.startswith("unix") else ""

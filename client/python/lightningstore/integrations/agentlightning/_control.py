@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
 import warnings
@@ -123,7 +124,7 @@ class ControlMethods(Connected):
         """Claim up to `limit` rollouts of the queue, as `dequeue_rollout` does; none for a limit below 1."""
         if limit < 1:
             return []
-        who = (os.getpid(), worker_id)
+        who = (os.getpid(), worker_id, limit)
         request_id = self._unanswered.pop(who, None) or uuid.uuid4().hex
         longest = CLAIM_TIMEOUT if self._timeout is None else min(self._timeout, CLAIM_TIMEOUT)
         try:
@@ -131,13 +132,12 @@ class ControlMethods(Connected):
                 claimed = await self._client.with_timeout(longest).dequeue_rollouts(
                     limit, worker_id=worker_id or "", request_id=request_id
                 )
-        except AWAY as error:
+        except (*AWAY, asyncio.CancelledError) as error:
             self._unanswered[who] = request_id
+            if isinstance(error, asyncio.CancelledError):
+                raise
             logger.warning("no claim for worker %s, which may ask again: %s", worker_id, error)
             return []
-        except BaseException:
-            self._unanswered[who] = request_id
-            raise
         return [to_attempted(rollout) for rollout in claimed]
 
     async def start_attempt(

@@ -11,14 +11,15 @@ from lightningstore.client import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    ResourceExhaustedError,
     UnavailableError,
 )
 
 EVICTED = "ERROR_REASON_SPANS_EVICTED"
 NO_ATTEMPT = "ERROR_REASON_ATTEMPT_NOT_FOUND"
 
-#: The server could not be reached: the same call may succeed later.
-AWAY = (UnavailableError, DeadlineExceededError)
+#: The server could not be reached, or has too much to do: the same call may succeed later.
+AWAY = (UnavailableError, DeadlineExceededError, ResourceExhaustedError)
 
 
 @contextmanager
