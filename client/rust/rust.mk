@@ -22,7 +22,8 @@ rust-check: build/otlp.binpb ## Format and lint the Rust client
 rust-test: .venv/stamp ## Test the Rust client, the programs of its README too
 	cd client/rust && $(CARGO_RUST) test --quiet -j2 --workspace
 
+# With all targets, the driver is made of what the tests are made of, and little is built twice.
 rust-driver: ## Build the conformance driver of the Rust client
 	mkdir -p build/conformance
-	cd client/rust && $(CARGO_RUST) build --quiet -j2 -p conformance
+	cd client/rust && $(CARGO_RUST) build --quiet -j2 --workspace --all-targets
 	cp client/rust/target/debug/conformance build/conformance/rust

@@ -105,11 +105,11 @@ async fn a_wait_goes_on_where_it_broke() {
         let first = Ok(finished(&[&request.rollout_ids[0]]));
         let open_rollout_ids = request.rollout_ids[1..].to_vec();
         let summary = WaitSummary { finished_count: 1, open_count: 1, open_rollout_ids };
-        let last = match request.rollout_ids.len() {
-            3 => Err(away()),
-            _ => Ok(WaitForRolloutsResponse { rollouts: vec![], summary: Some(summary) }),
-        };
-        Ok(vec![first, last])
+        let last = Ok(WaitForRolloutsResponse { rollouts: vec![], summary: Some(summary) });
+        Ok(match request.rollout_ids.len() {
+            3 => vec![first, Err(away())],
+            _ => vec![first, last, Err(away())], // nothing is lost but the end
+        })
     };
     let world = serve(|_| Script { wait: Some(Box::new(wait)), ..Default::default() });
     let mut waiting = world.client.wait(WaitForRolloutsRequest {
@@ -128,6 +128,7 @@ async fn a_wait_goes_on_where_it_broke() {
     let again = next(&mut requests).await;
     assert_eq!((again.rollout_ids, again.min_count), (vec!["b".to_owned(), "c".to_owned()], Some(1)));
     assert!(again.timeout.unwrap().seconds < 3600);
+    assert!(requests.try_recv().is_err());
 }
 
 #[tokio::test]
