@@ -125,6 +125,32 @@ async fn a_graceful_stop_finishes_what_runs() {
 }
 
 #[tokio::test]
+async fn no_more_run_at_a_time_than_there_are_places() {
+    let mut world = serve(|_| Script::default());
+    let active = Arc::new((AtomicU32::new(0), AtomicU32::new(0)));
+    let seen = active.clone();
+    let agent = move |_: Task<Input>| {
+        let active = seen.clone();
+        async move {
+            let now = active.0.fetch_add(1, Ordering::SeqCst) + 1;
+            active.1.fetch_max(now, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(20)).await; // long enough to overlap
+            active.0.fetch_sub(1, Ordering::SeqCst);
+            Ok(None)
+        }
+    };
+    for number in 0..6 {
+        world.queue.send(claim_of(&format!("ro-{number}"), "1")).unwrap();
+    }
+    let runner = Runner::new(&world.client, agent).concurrency(2).max_rollouts(6);
+    soon(runner.run()).await.unwrap();
+    for _ in 0..6 {
+        assert_eq!(world.outcome().await.status(), AttemptStatus::Succeeded);
+    }
+    assert!(active.1.load(Ordering::SeqCst) <= 2);
+}
+
+#[tokio::test]
 async fn a_cancelled_runner_cancels_what_runs() {
     let mut world = serve(|_| Script::default());
     let (began, mut working) = unbounded_channel();
