@@ -121,6 +121,12 @@ async def test_brackets_are_shown_as_they_are(shown: Shown, text: str) -> None:
     assert json.dumps([text]) in line
 
 
+async def test_characters_that_move_the_cursor_are_shown_as_text(shown: Shown) -> None:
+    await shown.world.store.enqueue_rollout("x\x1b[2Jy\u202ez", rollout_id="ro-text")
+    line = next(s for s in (await shown.text("rollouts")).splitlines() if "ro-text" in s)
+    assert "x\\x1b[2Jy\\x202ez" in line
+
+
 async def test_rollouts_can_be_filtered_limited_and_turned_round(shown: Shown) -> None:
     async def ids(*arguments: str) -> list[str]:
         return [r["rollout_id"] for r in await shown.json("rollouts", *arguments)]

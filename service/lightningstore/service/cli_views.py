@@ -14,6 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from lightningstore.service.cli_connection import SECURITY, connect, options
 from lightningstore.service.masking import mask_keys
+from lightningstore.service.timeline import printable
 from lightningstore.v1 import (
     attempt_pb2,
     resources_pb2,
@@ -111,10 +112,10 @@ def _cell(value: Any) -> str:
         return EMPTY
     if isinstance(value, (dict, list)):
         text = json.dumps(value, ensure_ascii=False)
-        return escape(text if len(text) <= 80 else text[:77] + "…")
+        return escape(printable(text if len(text) <= 80 else text[:77] + "…"))
     text = str(value)
     color = COLORS.get(text)
-    return f"[{color}]{text}[/{color}]" if color else escape(text)
+    return f"[{color}]{text}[/{color}]" if color else escape(printable(text))
 
 
 def _time(value: Any) -> str:
