@@ -33,8 +33,8 @@ build/otlp.binpb: proto/otlp_set.py .venv-proto/stamp
 	mkdir -p build
 	$(PROTOC_PY) proto/otlp_set.py $@
 
-proto: python-proto ## Generate what is under generated/ from proto/, for each language whose tools are here
-	$(call each-language,proto,go typescript rust)
+proto: ## Generate what is under generated/ from proto/, for each language whose tools are here
+	$(call each-language,proto,go typescript rust,python-proto)
 
 python-proto: .venv/stamp build/otlp.binpb
 	rm -rf $(GENERATED)/lightningstore && mkdir -p $(GENERATED)
@@ -50,8 +50,8 @@ python-proto: .venv/stamp build/otlp.binpb
 serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.db
 	$(BIN)/lightningstore serve
 
-test: python-test agl-test ## Run all tests, of each language whose tools are here, and the conformance suite
-	$(call each-language,test,$(CLIENTS))
+test: ## Run all tests, of each language whose tools are here, and the conformance suite
+	$(call each-language,test,$(CLIENTS),python-test agl-test)
 	$(MAKE) --no-print-directory conformance
 
 python-test: .venv/stamp
@@ -60,8 +60,8 @@ python-test: .venv/stamp
 test-faults: .venv/stamp ## Crashes, full disks, hostile clients; half an hour, SCALE=0.1 for minutes, 5 for a night
 	$(PY) -m pytest tests/faults --scale $(or $(SCALE),1) -s
 
-check: python-check agl-check ## Run all linters, of each language whose tools are here
-	$(call each-language,check,$(CLIENTS))
+check: ## Run all linters, of each language whose tools are here
+	$(call each-language,check,$(CLIENTS),python-check agl-check)
 
 python-check: format lint types imports buf
 

@@ -5,11 +5,15 @@ CLIENTS := go typescript java rust cpp
 FIND_LANGUAGES := $(PYTHON) tests/conformance/languages.py --only $(LANGUAGES) \
     $(if $(REQUIRE_ALL),--require all)
 
-# Makes the goal <language>-$(1) for those of the languages $(2) that can be built here.
+# Two goals at a time. In a log, where make can do so, what each of them says stays together.
+LANES := --no-print-directory -j2 \
+    $(if $(MAKE_TERMOUT),,$(if $(filter output-sync,$(.FEATURES)),-Otarget))
+
+# Makes the goals $(3), and <language>-$(1) for those of the languages $(2) that can be built here.
 define each-language
-@found=$$($(FIND_LANGUAGES)) || exit 1; \
-for language in $$found; do case " $(2) " in *" $$language "*) \
-    echo "$$language-$(1)"; $(MAKE) --no-print-directory $$language-$(1) || exit 1;; esac; done
+@found=$$($(FIND_LANGUAGES)) || exit 1; goals="$(3)"; \
+for language in $$found; do case " $(2) " in *" $$language "*) goals="$$goals $$language-$(1)";; esac; done; \
+echo "two at a time: $$goals"; test -z "$$goals" || $(MAKE) $(LANES) $$goals
 endef
 
 # Plays the scenarios with every language that can be built here; $(1) are options of run.py.

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -100,10 +101,11 @@ class Suite:
         outcome = table.FAILED if problem else table.OK if cast else table.LEFT_OUT
         self.outcomes.setdefault((scenario.name, language), []).append(outcome)
         others = "+".join(player.name for player in (cast or {}).values()) or language
-        print(f"{outcome} {servers.backend:6} {others:10} {scenario.name}", end="  ")
-        print(f"{time.monotonic() - since:.2f} s", flush=True)
-        if problem:
-            print(f"    {problem}", flush=True)
+        seconds = f"{time.monotonic() - since:.2f} s"
+        why = f"\n    {problem}" if problem else ""
+        print(
+            f"{outcome} {servers.backend:6} {others:10} {scenario.name}  {seconds}{why}", flush=True
+        )
 
     def _play(self, scenario: Scenario, servers: Servers, cast: dict[str, Language]) -> str:
         """Run a scenario once; return what went wrong."""
@@ -137,9 +139,27 @@ class Suite:
             servers.forget(scenario.server)
         return problem
 
-    def cells(self) -> dict[tuple[str, str], str]:
-        """Return what came of each scenario in each language, over all back ends."""
-        return {key: table.join(found) for key, found in self.outcomes.items()}
+
+def play_all(
+    chosen: Sequence[Language], scenarios: Sequence[Scenario], backends: Sequence[str]
+) -> dict[tuple[str, str], str]:
+    """Return what came of each scenario in each language, over all back ends.
+
+    The back ends are tried side by side: most of the time is spent on waiting.
+    """
+
+    def over(backend: str) -> Suite:
+        with tempfile.TemporaryDirectory() as logs:
+            suite = Suite(chosen, Drivers(Path(logs)))
+            suite.run(scenarios, backend)
+        return suite
+
+    found: dict[tuple[str, str], list[str]] = {}
+    with ThreadPoolExecutor() as pool:
+        for suite in pool.map(over, backends):
+            for key, outcomes in suite.outcomes.items():
+                found.setdefault(key, []).extend(outcomes)
+    return {key: table.join(outcomes) for key, outcomes in found.items()}
 
 
 def choose(names: str, required: str) -> Iterator[Language]:
@@ -190,11 +210,7 @@ def main() -> None:
         sys.exit(f"unknown scenario: {', '.join(sorted(unknown))}")
     scenarios = [scenario for scenario in everything if scenario.name in names]
     chosen = list(choose(options.languages, options.require))
-    with tempfile.TemporaryDirectory() as logs:
-        suite = Suite(chosen, Drivers(Path(logs)))
-        for backend in options.backends.split(","):
-            suite.run(scenarios, backend)
-    cells = suite.cells()
+    cells = play_all(chosen, scenarios, options.backends.split(","))
     print("\n" + table.render(scenarios, chosen, cells))
     failed = [key for key, cell in cells.items() if cell == table.FAILED]
     if failed:
