@@ -40,6 +40,12 @@ class Ledger:
         self.finishes: dict[int, str] = {}
         self.answered = self.unanswered = 0
 
+    def successor(self) -> Ledger:
+        """Return a ledger for an empty store, which goes on counting."""
+        new = Ledger(self.dice)
+        new.answered, new.unanswered = self.answered, self.unanswered
+        return new
+
     # Working
 
     async def work(self, stub: LightningStoreServiceStub) -> None:

@@ -101,6 +101,10 @@ def test_vacuum_gives_space_back(lab: Lab) -> None:
         ("UPDATE rollouts SET resources_id = 'other'", "disagrees with its columns"),
         ("DELETE FROM inputs", "without an input"),
         ("UPDATE attempts SET rollout_key = 99", "without a rollout"),
+        ("UPDATE attempts SET last_sequence_id = 0", "have higher numbers"),
+        ("UPDATE spans SET last_sequence_id = 7", "disagrees with the columns"),
+        ("UPDATE spans SET contiguous = 0", "disagrees with the columns"),
+        ("DELETE FROM spans", "attempts whose record disagrees"),
     ],
 )
 def test_check_finds_damage_and_restore_refuses_it(
@@ -108,7 +112,8 @@ def test_check_finds_damage_and_restore_refuses_it(
 ) -> None:
     lab.start()
     with LightningStore(lab.address) as store:
-        store.start_rollout(1)
+        started = store.start_rollout(1)
+        store.add_spans(batch(started.rollout_id, started.attempt.attempt_id, "a", "b"))
     assert lab.end() == 0
     assert tools.check(lab.db) == []
     with closing(sqlite3.connect(lab.db)) as connection:

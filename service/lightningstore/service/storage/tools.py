@@ -17,6 +17,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 from lightningstore.service.errors import StorageUnusable
+from lightningstore.service.records import nanoseconds
 from lightningstore.service.storage import datafile
 from lightningstore.service.storage.sqlite import ZLIB
 from lightningstore.v1.attempt_pb2 import Attempt
@@ -168,29 +169,39 @@ def _check_records(connection: sqlite3.Connection) -> Iterator[str]:
                 wrong += 1
         if wrong:
             yield f"{wrong} {what} whose record disagrees with its columns"
-    for encoding, count, ids, rollout_id, attempt, data in connection.execute(_SPANS):
+    for encoding, rollout_id, attempt, data, *columns in connection.execute(_SPANS):
         try:
             attempt_id = Attempt.FromString(attempt).attempt_id
             plain = zlib.decompress(data) if encoding == ZLIB else data
             batch = IngestSpansRequest.FromString(plain).batch
         except (DecodeError, zlib.error):
             batch, attempt_id = SpanBatch(), ""
-        told = (batch.rollout_id, batch.attempt_id, b"".join(s.span_id for s in batch.spans))
-        if told != (rollout_id, attempt_id, ids) or len(batch.spans) != count:
+        if (batch.rollout_id, batch.attempt_id) != (rollout_id, attempt_id) or columns != (
+            _said_by_batch(batch, columns[0])
+        ):
             yield "a batch of spans that disagrees with the columns beside it"
 
 
 _SPANS = (
-    "SELECT s.encoding, s.span_count, s.span_ids, r.rollout_id, a.record, s.data FROM spans s"
+    "SELECT s.encoding, r.rollout_id, a.record, s.data, s.first_sequence_id, s.last_sequence_id,"
+    " s.contiguous, s.span_count, s.span_ids FROM spans s"
     " JOIN rollouts r ON r.key = s.rollout_key JOIN attempts a ON a.key = s.attempt_key"
 )
+
+
+def _said_by_batch(batch: SpanBatch, first: int) -> list[Any]:
+    """Return the columns that a batch must have; one without numbers counts up from its `first`."""
+    count = len(batch.spans)
+    numbers = batch.sequence_ids or range(first, first + count) or [0]
+    ids = b"".join(span.span_id for span in batch.spans)
+    return [min(numbers), max(numbers), not batch.sequence_ids, count, ids]
 
 
 def _said_by_rollout(record: bytes) -> tuple[Any, ...]:
     r = Rollout.FromString(record)
     return (
         *(r.rollout_id, r.status, r.mode, r.priority, r.group_id, r.resources_id),
-        *(r.start_time.ToNanoseconds(), r.end_time.ToNanoseconds()),
+        *(nanoseconds(r.start_time), nanoseconds(r.end_time)),
         *(r.attempt_count, r.latest_attempt_id, r.completion_number),
     )
 
@@ -198,6 +209,11 @@ def _said_by_rollout(record: bytes) -> tuple[Any, ...]:
 def _said_by_attempt(record: bytes) -> tuple[Any, ...]:
     a = Attempt.FromString(record)
     return (a.rollout_id, a.status, a.attempt_id)
+
+
+def _counted_by_attempt(record: bytes) -> tuple[Any, ...]:
+    a = Attempt.FromString(record)
+    return (a.status, a.span_count)
 
 
 def _said_by_resources(record: bytes) -> tuple[Any, ...]:
@@ -222,6 +238,13 @@ _RECORDS: dict[str, tuple[str, Callable[[bytes], tuple[Any, ...]]]] = {
         ),
         _said_by_attempt,
     ),
+    "attempts": (
+        (
+            "SELECT status, coalesce((SELECT sum(span_count) FROM spans s WHERE s.attempt_key = a.key"
+            " AND s.rollout_key = a.rollout_key), 0), record FROM attempts a"
+        ),
+        _counted_by_attempt,
+    ),
     "resources": ("SELECT resources_id, version, record FROM resources", _said_by_resources),
     "workers": (
         "SELECT worker_id, record FROM workers",
@@ -244,6 +267,9 @@ _NONE = {
     " ON r.key = a.rollout_key WHERE r.key IS NULL",
     "batches of spans without a rollout": "SELECT count(*) FROM spans s LEFT JOIN rollouts r"
     " ON r.key = s.rollout_key WHERE r.key IS NULL",
+    "attempts whose spans have higher numbers": "SELECT count(*) FROM attempts a WHERE last_sequence_id <"
+    " (SELECT max(last_sequence_id) FROM spans s WHERE s.attempt_key = a.key"
+    " AND s.rollout_key = a.rollout_key)",
     "rollouts without an input": "SELECT count(*) FROM rollouts r LEFT JOIN inputs i"
     " ON i.rollout_key = r.key WHERE i.rollout_key IS NULL",
 }
