@@ -148,6 +148,9 @@ def test_f_strings_are_filled_in() -> None:
             PromptTemplate(template).format(a=["x"])
     with pytest.raises(ValueError, match="needs a name"):
         PromptTemplate("{}").format(a=1)
+    for template in ("{a:>9999999999}", "{a:{b}}", "{a:.99999f}"):
+        with pytest.raises(ValueError, match="at most 9999"):
+            PromptTemplate(template).format(a=1.5, b=10**6)
 
 
 def test_jinja_is_filled_in_within_its_sandbox() -> None:

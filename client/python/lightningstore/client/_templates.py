@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Any
@@ -23,6 +24,10 @@ def fill(template: str, engine: int, values: Mapping[str, Any]) -> Any:
     raise ValueError(f"this client knows no template engine {engine}: f_string, jinja or poml")
 
 
+#: Widths that fill the memory.
+_HUGE = re.compile(r"\d{5}")
+
+
 class _Formatter(Formatter):
     """str.format, but what begins with an underscore cannot be reached: it leads to the whole process."""
 
@@ -39,6 +44,11 @@ class _Formatter(Formatter):
         if isinstance(key, int):
             raise ValueError("{}: every value needs a name, {question} for instance")  # noqa: TRY004
         return kwargs[key]
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if _HUGE.search(format_spec):
+            raise ValueError(f"{{:{format_spec}}}: a width or precision of at most 9999 is allowed")
+        return str(super().format_field(value, format_spec))
 
 
 _FORMATTER = _Formatter()
