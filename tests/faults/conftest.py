@@ -63,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of this folder."""
     parser.addoption("--seed", type=int, help="replay a random test")
     parser.addoption(
-        "--scale", type=float, default=1.0, help="how much is tried: 0.1 in CI, 5 in a night"
+        "--scale", type=float, default=1.0, help="how much is tried: 0.05 in CI, 5 in a night"
     )
 
 
