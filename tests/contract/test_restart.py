@@ -180,6 +180,25 @@ async def test_unresponsive_attempt_is_revived_after_a_restart(world: World) -> 
     assert await world.store.dequeue_rollouts(1) == []
 
 
+@pytest.mark.parametrize("jump", [7200, -7200])
+async def test_wall_clock_jump_after_a_restart_moves_no_timeout_of_a_revived_attempt(
+    world: World, jump: int
+) -> None:
+    config = RolloutConfig(
+        timeout=30, unresponsive_timeout=10, max_attempts=2, retry_condition=["unresponsive"]
+    )
+    rollout, attempt = await claim(world, config=config)
+    await world.advance(10.25)
+    await world.restart()
+    world.clock.jump_wall(jump)
+    for passed in (0, 9, 9):
+        await world.advance(passed)
+        await world.store.heartbeat("w", attempts=[attempt])
+    assert (await world.store.get_attempt(rollout.rollout_id)).status == "running"
+    await world.advance(2)
+    assert (await world.store.get_attempt(rollout.rollout_id)).status == "timeout"
+
+
 async def test_numbers_of_attempts_and_spans_go_on(world: World) -> None:
     rollout, attempt = await claim(world)
     names = (rollout.rollout_id, attempt.attempt_id)

@@ -83,6 +83,8 @@ class Core:
         self.store_id = ""
         self.opened_ns = clock.wall_ns()
         self.opened_at = clock.monotonic()
+        #: Wall clock and monotonic time when the records were last read from disk, and the last attempt among them.
+        self._read_at = (self.opened_ns, self.opened_at, 0)
         self._completions: deque[tuple[int, Completion]] = deque()
         self._loading: dict[str, asyncio.Future[None]] = {}
         self._closing = False
@@ -99,6 +101,11 @@ class Core:
     def _adopt(self, snapshot: Snapshot) -> None:
         self.store_id = snapshot.store_id
         state = self.state = State(snapshot.counters)
+        self._read_at = (
+            self.clock.wall_ns(),
+            self.clock.monotonic(),
+            snapshot.counters.attempt_key,
+        )
         self.deadlines, self.delays = Timers(), Timers()
         self.workforce = Workforce(snapshot.workers)
         self.requests = Requests(snapshot.requests)
@@ -428,8 +435,10 @@ class Core:
     def _started_at(self, attempt: AttemptState) -> float:
         """Return the monotonic time of an attempt's start: the wall clock may be set meanwhile."""
         if attempt.started_at is None:
-            passed = (self.clock.wall_ns() - nanoseconds(attempt.record.start_time)) / NANOS
-            attempt.started_at = self.clock.monotonic() - passed
+            wall_ns, at, last_key = self._read_at
+            if attempt.key > last_key:  # it began since, left memory and came back
+                wall_ns, at = self.clock.wall_ns(), self.clock.monotonic()
+            attempt.started_at = at - (wall_ns - nanoseconds(attempt.record.start_time)) / NANOS
         return attempt.started_at
 
     def deadline(self, attempt: AttemptState) -> float | None:
