@@ -11,6 +11,8 @@ import json
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import agentlightning as agl
@@ -25,9 +27,21 @@ def config(task: dict[str, Any]) -> agl.RolloutConfig:
     )
 
 
+def hold(folder: str) -> None:
+    """Leave word that this process is at work, and wait until it may go on."""
+    place, end = Path(folder), time.monotonic() + 120
+    (place / str(os.getpid())).touch()
+    while not (place / "go").exists():
+        if time.monotonic() > end:
+            raise TimeoutError("nobody said go")
+        time.sleep(0.02)
+
+
 @agl.rollout
 def agent(task: dict[str, Any], prompt_template: agl.PromptTemplate, rollout: Any) -> float:
     """Think, take a reward on the way, and return one."""
+    if "holds" in task:
+        hold(task["holds"])
     with agl.operation(question=task["question"]) as operation:
         answer = prompt_template.format(question=task["question"])
         operation.set_output(answer)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -77,9 +78,20 @@ def assert_all_done(lines: list[dict[str, Any]], tasks: list[Any]) -> None:
     assert {line["reward"] for line in lines} == {float(len("Why q0?"))}
 
 
-def test_several_runner_processes_do_all_tasks_over_sqlite(sqlite: str) -> None:
-    tasks = questions(9)
-    lines, log = train(sqlite, tasks, n_runners=3, strategy=DIRECT)
+def test_several_runner_processes_do_all_tasks_over_sqlite(sqlite: str, tmp_path: Path) -> None:
+    place = tmp_path / "runners"
+    place.mkdir()
+    tasks = [{**task, "holds": str(place)} for task in questions(9)]
+    process = start(sqlite, tasks, n_runners=3, strategy=DIRECT)
+    with LightningStore(sqlite) as client:
+        # One runner alone must not do all before the others have begun, and been heard of.
+        end = time.monotonic() + PROGRAM_SECONDS / 2
+        while len(list(place.iterdir())) < 3 or not all(w.stats for w in client.list_workers()):
+            assert time.monotonic() < end, ended(process)
+            assert process.poll() is None, ended(process)
+            time.sleep(0.05)
+    (place / "go").touch()
+    lines, log = ended(process)
     assert_all_done(lines, tasks)
     assert "Traceback" not in log
     with LightningStore(sqlite) as client:
@@ -87,8 +99,7 @@ def test_several_runner_processes_do_all_tasks_over_sqlite(sqlite: str) -> None:
         assert [rollout.input for rollout in rollouts] == tasks
         assert {rollout.status for rollout in rollouts} == {"succeeded"}
         workers = {rollout.attempt.worker_id for rollout in rollouts}
-        assert len(workers) > 1
-        assert workers <= {"Worker-0", "Worker-1", "Worker-2"}
+        assert workers == {"Worker-0", "Worker-1", "Worker-2"}
         known = client.list_workers()
         assert {worker.worker_id for worker in known} == {"Worker-0", "Worker-1", "Worker-2"}
         assert {worker.status for worker in known} == {"idle"}
