@@ -54,9 +54,10 @@ class AsyncDatasetCalls(AsyncControlCalls, AsyncTraceCalls):
         """Iterate over finished rollouts with their attempts and spans, in the order of completion numbers.
 
         The filters are those of `list_rollouts`. `after_completion_number`: where to go on;
-        `through_completion_number`: where to end, None: with the last finish before the call. `spans`: whether to bring the spans. `triplets`: whether to
-        bring triplets, or the options for them by name, as `list_triplets` takes them. `skip_evicted`: leave
-        out rollouts whose spans a store in memory has evicted. One rollout is held at a time, with its spans.
+        `through_completion_number`: where to end, None: with the last finish before the call. `spans`: whether
+        to bring the spans. `triplets`: whether to bring triplets, or the options for them by name, as
+        `list_triplets` takes them. `skip_evicted`: leave out rollouts whose spans a store in memory has
+        evicted. One rollout is held at a time, with its spans.
 
         Raises ValueError for an unknown word. While iterating raises InvalidArgumentError, and
         FailedPreconditionError if spans were evicted. A connection that breaks is taken up again; no rollout

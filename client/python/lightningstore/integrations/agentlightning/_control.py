@@ -235,17 +235,13 @@ class ControlMethods(Connected):
     ) -> PaginatedResult[Attempt]:
         """Return the attempts at a rollout. Raises ValueError for an unknown rollout."""
         _paging.check(Attempt, sort_by=sort_by, sort_order=sort_order, limit=limit, offset=offset)
-        attempts: list[Attempt] = []
-        token = ""
         with refusals():
-            while True:
-                page = await self._client.list_attempts(
+            found = await _paging.every(
+                lambda token: self._client.list_attempts(
                     rollout_id, page_size=PAGE, page_token=token
                 )
-                attempts.extend(map(to_attempt, page))
-                token = page.next_page_token
-                if not token:
-                    break
+            )
+        attempts = list(map(to_attempt, found))
         return _paging.page(_paging.sort(attempts, sort_by, sort_order), limit, offset)
 
     async def get_rollout_by_id(self, rollout_id: str) -> Rollout | None:
@@ -362,14 +358,14 @@ class ControlMethods(Connected):
         )
         filters = _filters(filter_logic, statuses=status_in, worker_id_contains=worker_id_contains)
         workers: list[Worker] = []
-        token = ""
-        with refusals():
-            while filters is not None:
-                page = await self._client.list_workers(**filters, page_size=PAGE, page_token=token)
-                workers.extend(map(to_worker, page))
-                token = page.next_page_token
-                if not token:
-                    break
+        if filters is not None:
+            with refusals():
+                found = await _paging.every(
+                    lambda token: self._client.list_workers(
+                        **filters, page_size=PAGE, page_token=token
+                    )
+                )
+            workers.extend(map(to_worker, found))
         return _paging.page(_paging.sort(workers, sort_by, sort_order), limit, offset)
 
     async def get_worker_by_id(self, worker_id: str) -> Worker | None:

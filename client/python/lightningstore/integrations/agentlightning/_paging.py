@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from agentlightning.types import Attempt, PaginatedResult, ResourcesUpdate, Rollout, Span, Worker
+from lightningstore.client import Page
 
 T = TypeVar("T")
 
@@ -80,3 +81,15 @@ def page(items: Sequence[T], limit: int, offset: int) -> PaginatedResult[T]:
     return PaginatedResult(
         items=cut(items, limit, offset), limit=limit, offset=offset, total=len(items)
     )
+
+
+async def every(fetch: Callable[[str], Awaitable[Page[T]]]) -> list[T]:
+    """Return the items of all pages; `fetch` returns the page of a token, that of "" first."""
+    found: list[T] = []
+    token = ""
+    while True:
+        part = await fetch(token)
+        found.extend(part)
+        token = part.next_page_token
+        if not token:
+            return found

@@ -207,24 +207,20 @@ class TraceMethods(Connected):
         _paging.check(
             ResourcesUpdate, sort_by=sort_by, sort_order=sort_order, limit=limit, offset=offset
         )
-        found: list[ResourcesUpdate] = []
-        token = ""
         with refusals():
-            while True:
-                page = await self._client.list_resources(
+            stored = await _paging.every(
+                lambda token: self._client.list_resources(
                     resources_id_contains=resources_id or resources_id_contains or "",
                     page_size=PAGE,
                     page_token=token,
                 )
-                found.extend(
-                    to_resources_update(resources)
-                    for resources in page
-                    if resources_id in (None, resources.resources_id)
-                    and (resources_id_contains or "") in resources.resources_id
-                )
-                token = page.next_page_token
-                if not token:
-                    break
+            )
+        found = [
+            to_resources_update(resources)
+            for resources in stored
+            if resources_id in (None, resources.resources_id)
+            and (resources_id_contains or "") in resources.resources_id
+        ]
         return _paging.page(_paging.sort(found, sort_by, sort_order), limit, offset)
 
     async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
