@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc.aio
 import pytest
 from lightningstore.client import AsyncLightningStore, LightningStore
 from lightningstore.service import server as server_module
@@ -215,6 +216,34 @@ def test_flood_of_frames_harms_no_neighbour(lab: Lab, tries, kind: str) -> None:
         assert grown < 64
         assert statistics.median(calls(1.0)) < max(2 * statistics.median(idle), 0.005)
     assert lab.end() == 0
+
+
+@pytest.mark.asyncio
+async def test_connections_that_never_close_do_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a flood of pings, which gRPC can go on reading for minutes. The file is free afterwards."""
+    stop, closed = grpc.aio._server.Server.stop, asyncio.Event()
+    monkeypatch.setattr(server_module, "CLOSING_SECONDS", 0.0)
+
+    async def late(server: grpc.aio.Server, grace: float | None) -> None:
+        await stop(server, grace)
+        await closed.wait()
+
+    monkeypatch.setattr(grpc.aio._server.Server, "stop", late)
+    config = Config(backend="sqlite", db=tmp_path / "held.db", port=0)
+    try:
+        for before in range(2):
+            server = Server(await open_engine(config), config)
+            await server.start()
+            async with AsyncLightningStore(server.address) as store:
+                assert len(await store.list_rollouts()) == before
+                await store.enqueue_rollout("kept")
+            await asyncio.wait_for(server.stop(0.5), 10)
+            assert "connections would not close" in caplog.text
+            caplog.clear()
+    finally:
+        closed.set()
 
 
 def test_connect_call_close_leaves_nothing_behind(lab: Lab, tries) -> None:
