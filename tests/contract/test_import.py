@@ -13,6 +13,7 @@ from lightningstore.client import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
+from lightningstore.service import state
 from lightningstore.v1 import attempt_pb2, rollout_pb2
 from lightningstore.v1.import_pb2 import ImportRolloutsRequest
 from lightningstore.v1.span_pb2 import SpanBatch
@@ -316,6 +317,19 @@ async def test_survives_a_restart(world: World) -> None:
     assert await names(world, "ro-1") == ["a", "b"]
     await world.store.import_rollouts([message("ro-2")])
     assert (await world.store.get_rollout("ro-2")).completion_number == 2
+
+
+async def test_attempts_with_more_span_ids_than_are_cached_are_known_together(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not world.durable:
+        pytest.skip("ids are loaded from a file only")
+    sent = message("ro-1", batch("ro-1", "at-1", *"abc"), batch("ro-1", "at-2", *"def"))
+    await world.store.import_rollouts([sent])
+    await world.restart()
+    monkeypatch.setattr(state, "CACHED_SPAN_IDS", 4)
+    again = await asyncio.wait_for(world.store.import_rollouts([sent]), 10)
+    assert tuple(again) == (0, 1, 0, 6)
 
 
 async def test_two_imports_of_the_same_at_once_store_it_once(world: World) -> None:

@@ -181,13 +181,16 @@ class State:
     # Span ids of attempts, for telling duplicates
 
     def keep_span_ids(self, attempt: AttemptState, added: int, durable_through: int) -> None:
-        """Count ids that were added to a set, and drop the sets used longest ago where there are many."""
+        """Count ids that were added to a set, and drop the sets used longest ago where there are many.
+
+        Never those of the same rollout: an import asks for several of its attempts at once.
+        """
         self._span_ids[attempt.key] = attempt
         self._span_ids.move_to_end(attempt.key)
         self._span_id_count += added
         while self._span_id_count > CACHED_SPAN_IDS and len(self._span_ids) > 1:
             oldest = next(iter(self._span_ids.values()))
-            if oldest.entry.changed > durable_through:
+            if oldest.entry is attempt.entry or oldest.entry.changed > durable_through:
                 break
             self.drop_span_ids(oldest)
 
