@@ -220,13 +220,17 @@ def test_flood_of_frames_harms_no_neighbour(lab: Lab, tries, kind: str) -> None:
 
 @pytest.mark.asyncio
 async def test_connections_that_never_close_do_not_hold_up_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a flood of pings, which gRPC can go on reading for minutes. The file is free afterwards."""
     stop, closed = grpc.aio._server.Server.stop, asyncio.Event()
     monkeypatch.setattr(server_module, "CLOSING_SECONDS", 0.0)
 
+    held = 0
+
     async def late(server: grpc.aio.Server, grace: float | None) -> None:
+        nonlocal held
+        held += 1
         await stop(server, grace)
         await closed.wait()
 
@@ -240,8 +244,7 @@ async def test_connections_that_never_close_do_not_hold_up_the_end(
                 assert len(await store.list_rollouts()) == before
                 await store.enqueue_rollout("kept")
             await asyncio.wait_for(server.stop(0.5), 10)
-            assert "connections would not close" in caplog.text
-            caplog.clear()
+            assert held == before + 1
     finally:
         closed.set()
 
