@@ -2,20 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
-#include <fstream>
-#include <sstream>
 
 #include "server.h"
 
 namespace lightningstore::test {
 namespace {
 
-std::string Read(const std::string& path) {
-  std::ifstream file(std::string(LIGHTNINGSTORE_CHECKOUT "/client/cpp/") + path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
+std::string Read(const std::string& path) { return ReadFile(LIGHTNINGSTORE_CHECKOUT "/client/cpp/" + path); }
 
 TEST(Readme, PrintsTheProgramsThatAreBuilt) {
   const std::string readme = Read("README.md");
@@ -24,6 +17,10 @@ TEST(Readme, PrintsTheProgramsThatAreBuilt) {
     ASSERT_FALSE(program.empty());
     EXPECT_NE(readme.find("```cpp\n" + program + "```\n"), std::string::npos) << name;
   }
+  const std::string security = Read("test/security_test.cc");
+  const size_t begin = security.find("std::shared_ptr<grpc::Channel> ConnectSecurely");
+  const std::string function = security.substr(begin, security.find("\n}\n", begin) + 3 - begin);
+  EXPECT_NE(readme.find("```cpp\n" + function + "```\n"), std::string::npos);
   EXPECT_NE(readme.find("```cmake\n" + Read("test/consumer/CMakeLists.txt") + "```\n"), std::string::npos);
 }
 

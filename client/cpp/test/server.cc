@@ -8,11 +8,12 @@
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <regex>
+#include <sstream>
 #include <stdexcept>
 
 namespace lightningstore::test {
-namespace {
 
 std::string ServerProgram() {
   if (const char* named = std::getenv("LIGHTNINGSTORE_SERVER")) return named;
@@ -23,8 +24,6 @@ std::string ServerProgram() {
   }
   return program;
 }
-
-}  // namespace
 
 Program::Program(const std::vector<std::string>& command, const std::string& folder,
                  const std::string& address) {
@@ -81,6 +80,13 @@ int Program::Wait() {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
 Folder::Folder() {
   std::string name = std::filesystem::temp_directory_path() / "lightningstore-XXXXXX";
   if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no folder " + name);
@@ -92,10 +98,14 @@ Folder::~Folder() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-Server::Server(const std::string& backend) : backend_(backend) { Start("0"); }
+Server::Server(const std::string& backend, const std::vector<std::string>& options)
+    : backend_(backend), options_(options) {
+  Start("0");
+}
 
 void Server::Start(const std::string& port) {
-  const std::vector<std::string> command = {ServerProgram(), "serve", "--port", port, "--backend", backend_};
+  std::vector<std::string> command = {ServerProgram(), "serve", "--port", port, "--backend", backend_};
+  command.insert(command.end(), options_.begin(), options_.end());
   program_ = std::make_unique<Program>(command, folder_.path());
   const std::string line = program_->ReadLine();
   std::smatch found;

@@ -32,6 +32,9 @@ class Program {
   int output_ = -1;
 };
 
+// Returns all that is in a file.
+std::string ReadFile(const std::string& path);
+
 // A folder that goes when the test does.
 class Folder {
  public:
@@ -45,11 +48,14 @@ class Folder {
   std::string path_;
 };
 
-// A server: LIGHTNINGSTORE_SERVER, else that of the checkout.
+// The command `lightningstore`: LIGHTNINGSTORE_SERVER, else that of the checkout.
+std::string ServerProgram();
+
+// A server that is run by that command.
 class Server {
  public:
   // `backend`: "memory", or "sqlite" for a file in the server's folder.
-  explicit Server(const std::string& backend = "memory");
+  explicit Server(const std::string& backend = "memory", const std::vector<std::string>& options = {});
 
   const std::string& address() const { return address_; }
   std::unique_ptr<v1::LightningStoreService::Stub> NewStub() const;
@@ -61,6 +67,7 @@ class Server {
 
   const Folder folder_;
   const std::string backend_;
+  const std::vector<std::string> options_;
   std::unique_ptr<Program> program_;
   std::string address_;
 };
