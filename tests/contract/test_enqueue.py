@@ -164,6 +164,18 @@ async def test_same_id_with_other_content_already_exists(world: World) -> None:
         )
 
 
+async def test_repeat_after_an_update_needs_the_request_id(world: World) -> None:
+    request = EnqueueRolloutsRequest(
+        rollouts=[Spec(input_json=b"1", rollout_id="mine")], request_id="r1"
+    )
+    await world.store.call("EnqueueRollouts", request)
+    await world.store.update_rollout("mine", metadata={"k": 1})
+    again = await world.store.call("EnqueueRollouts", request)
+    assert [r.metadata_json for r in again.rollouts] == [b'{"k":1}']
+    async with refused(world, AlreadyExistsError, "ROLLOUT_EXISTS", "mine"):
+        await world.store.enqueue_rollout(1, rollout_id="mine")
+
+
 async def test_id_of_a_rollout_that_left_memory_is_still_known(world: World) -> None:
     await world.store.enqueue_rollout(1, rollout_id="old")
     await world.store.cancel_rollouts(["old"])

@@ -554,7 +554,8 @@ type RolloutSpec struct {
 	// A JSON object of the caller's own, UTF-8. Empty means {}.
 	MetadataJson []byte `protobuf:"bytes,7,opt,name=metadata_json,json=metadataJson,proto3" json:"metadata_json,omitempty"`
 	// At most 256 characters, not "latest". Empty: the server makes one. Choose it to make a repeat of the
-	// call harmless: the same content again returns the stored rollout, other content is ALREADY_EXISTS.
+	// call harmless: the same content again returns the stored rollout, other content is ALREADY_EXISTS. What
+	// UpdateRollout has changed since is other content too; a request_id repeats the call in any case.
 	RolloutId     string `protobuf:"bytes,8,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -321,7 +321,8 @@ class RolloutSpec(_message.Message):
     """A JSON object of the caller's own, UTF-8. Empty means {}."""
     rollout_id: _builtins.str
     """At most 256 characters, not "latest". Empty: the server makes one. Choose it to make a repeat of the
-    call harmless: the same content again returns the stored rollout, other content is ALREADY_EXISTS.
+    call harmless: the same content again returns the stored rollout, other content is ALREADY_EXISTS. What
+    UpdateRollout has changed since is other content too; a request_id repeats the call in any case.
     """
     @_builtins.property
     def config(self) -> Global___RolloutConfig:

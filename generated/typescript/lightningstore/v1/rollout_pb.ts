@@ -285,7 +285,8 @@ export type RolloutSpec = Message<"lightningstore.v1.RolloutSpec"> & {
 
   /**
    * At most 256 characters, not "latest". Empty: the server makes one. Choose it to make a repeat of the
-   * call harmless: the same content again returns the stored rollout, other content is ALREADY_EXISTS.
+   * call harmless: the same content again returns the stored rollout, other content is ALREADY_EXISTS. What
+   * UpdateRollout has changed since is other content too; a request_id repeats the call in any case.
    *
    * @generated from field: string rollout_id = 8;
    */
