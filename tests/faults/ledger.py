@@ -26,7 +26,7 @@ class Ledger:
         #: Rollouts that must be there, with their inputs.
         self.rollouts: dict[str, bytes] = {}
         #: Batches without an answer: all or none of a batch may be there.
-        self.open_batches: list[list[rollout_pb2.RolloutSpec]] = []
+        self.open_batches: list[rollout_pb2.EnqueueRolloutsRequest] = []
         #: Attempts that were answered, and by which request id.
         self.claims: dict[tuple[str, str], str] = {}
         self.open_claims: list[claim_pb2.DequeueRolloutsRequest] = []
@@ -75,12 +75,16 @@ class Ledger:
             )
             for _ in range(size)
         ]
-        self.open_batches.append(specs)
-        await stub.EnqueueRollouts(
-            rollout_pb2.EnqueueRolloutsRequest(rollouts=specs), timeout=CALL_SECONDS
-        )
-        self.open_batches.remove(specs)
-        self.rollouts |= {spec.rollout_id: spec.input_json for spec in specs}
+        request = rollout_pb2.EnqueueRolloutsRequest(rollouts=specs)
+        if self.dice.random() < 0.5:
+            request.request_id = f"{self.dice.getrandbits(96):x}"
+        self.open_batches.append(request)
+        await stub.EnqueueRollouts(request, timeout=CALL_SECONDS)
+        self._note_batch(request)
+
+    def _note_batch(self, request: rollout_pb2.EnqueueRolloutsRequest) -> None:
+        self.open_batches.remove(request)
+        self.rollouts |= {spec.rollout_id: spec.input_json for spec in request.rollouts}
 
     async def _claim(self, stub: Any, mine: list[tuple[str, str]]) -> None:
         request = claim_pb2.DequeueRolloutsRequest(
@@ -152,23 +156,30 @@ class Ledger:
 
     async def settle(self, stub: LightningStoreServiceStub) -> None:
         """Repeat half of what had no answer: it must have its effect once. The rest stays open."""
-        for specs in list(self.open_batches):
+        for request in list(self.open_batches):
             if self.dice.random() < 0.5:
-                request = rollout_pb2.EnqueueRolloutsRequest(rollouts=specs)
-                await stub.EnqueueRollouts(request, timeout=CALL_SECONDS)
-                self.open_batches.remove(specs)
-                self.rollouts |= {spec.rollout_id: spec.input_json for spec in specs}
+                await self._enqueue_again(stub, request)
+                self._note_batch(request)
         for request in self.open_claims:
             self.note_claims(request, await stub.DequeueRollouts(request, timeout=CALL_SECONDS))
         self.open_claims.clear()
+
+    async def _enqueue_again(self, stub: Any, request: rollout_pb2.EnqueueRolloutsRequest) -> None:
+        """Repeat a batch: by its ids alone it is known while nobody has updated a rollout of it."""
+        try:
+            await stub.EnqueueRollouts(request, timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            assert error.code() == grpc.StatusCode.ALREADY_EXISTS, error
+            assert not request.request_id
+            assert any(spec.rollout_id in self.metadata for spec in request.rollouts)
 
     async def check(self, stub: LightningStoreServiceStub) -> None:
         """Compare all that was answered with all that is there."""
         stored = await self._stored(stub)
         for rollout_id, content in self.rollouts.items():
             assert stored[rollout_id].input_json == content
-        for specs in self.open_batches:
-            present = [spec.rollout_id in stored for spec in specs]
+        for request in self.open_batches:
+            present = [spec.rollout_id in stored for spec in request.rollouts]
             assert all(present) or not any(present), "half a batch"
         attempts = await self._attempts(stub, stored)
         missing = [name for name in self.claims if name not in attempts]
