@@ -213,7 +213,7 @@ def test_flood_of_frames_harms_no_neighbour(lab: Lab, tries, kind: str) -> None:
         assert counts[0] > 1000 * seconds
         assert p50 < max(5 * statistics.median(idle), UNHARMED_SECONDS)
         assert p99 < LONGEST_SECONDS
-        assert grown < 64
+        assert grown < 128  # of four million: what is under way, not what is left behind
         assert statistics.median(calls(1.0)) < max(2 * statistics.median(idle), 0.005)
     assert lab.end() == 0
 
