@@ -213,7 +213,7 @@ def test_flood_of_frames_harms_no_neighbour(lab: Lab, tries, kind: str) -> None:
         assert counts[0] > 1000 * seconds
         assert p50 < max(5 * statistics.median(idle), UNHARMED_SECONDS)
         assert p99 < LONGEST_SECONDS
-        assert grown < 128  # of four million: what is under way, not what is left behind
+        assert grown < 64
         assert statistics.median(calls(1.0)) < max(2 * statistics.median(idle), 0.005)
     assert lab.end() == 0
 
@@ -225,7 +225,6 @@ async def test_connections_that_never_close_do_not_hold_up_the_end(
     """As after a flood of pings, which gRPC can go on reading for minutes. The file is free afterwards."""
     stop, closed = grpc.aio._server.Server.stop, asyncio.Event()
     monkeypatch.setattr(server_module, "CLOSING_SECONDS", 0.0)
-
     held = 0
 
     async def late(server: grpc.aio.Server, grace: float | None) -> None:

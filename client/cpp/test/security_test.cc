@@ -18,8 +18,6 @@ std::shared_ptr<grpc::Channel> ConnectSecurely(const std::string& address, const
 namespace lightningstore::test {
 namespace {
 
-constexpr char kRunner[] = "runner";
-
 class Security : public testing::Test {
  protected:
   Security() {
@@ -27,7 +25,7 @@ class Security : public testing::Test {
     const std::string python = std::filesystem::path(program).replace_filename("python");
     Program certificates({python, "-m", "trustme", "-q"}, folder_.path());
     EXPECT_EQ(certificates.Wait(), 0);
-    Program tokens({program, "token", "new", "--file", Path("tokens"), "--name", "r", "--role", kRunner},
+    Program tokens({program, "token", "new", "--file", Path("tokens"), "--name", "r", "--role", "runner"},
                    folder_.path());
     token_ = tokens.ReadLine();
     EXPECT_EQ(tokens.Wait(), 0);

@@ -176,14 +176,12 @@ class Server:
         """
         await self._health.enter_graceful_shutdown()
         self._engine.store.stop_waiting()
-        ends = [asyncio.ensure_future(self._server.stop(grace))]
-        if self._otlp_http is not None:
-            ends.append(asyncio.ensure_future(self._otlp_http.stop(grace)))
-        _, late = await asyncio.wait(ends, timeout=grace + CLOSING_SECONDS)
-        if late:
-            logger.warning(
-                "some connections would not close, and are left to the end of the process"
-            )
+        http = [self._otlp_http.stop(grace)] if self._otlp_http is not None else []
+        closing = asyncio.gather(self._server.stop(grace), *http)
+        try:
+            await asyncio.wait_for(asyncio.shield(closing), grace + CLOSING_SECONDS)
+        except asyncio.TimeoutError:
+            logger.warning("some connections would not close: left to the end of the process")
         if self.metrics is not None:
             self.metrics.close()
         await self._engine.close()
