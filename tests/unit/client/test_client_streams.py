@@ -220,13 +220,14 @@ def take_all(request_iterator: Any) -> Any:
     return span_pb2.IngestSpansResponse(result={"accepted_count": count})
 
 
-def broken_first() -> Any:
+def broken_first(after: int = 1) -> Any:
     left = [1]
 
     def handle(request_iterator: Any) -> Any:
         if left[0]:
             left[0] -= 1
-            next(request_iterator)
+            for _ in range(after):
+                next(request_iterator)
             raise unavailable()
         return take_all(request_iterator)
 
@@ -244,6 +245,26 @@ async def test_a_list_of_batches_is_sent_again_after_a_break(
     result = await twin.call("ingest_spans", batches(3))
     assert result.accepted_count == 3
     assert len(server.requests("IngestSpans")) == 2
+
+
+async def test_a_break_at_the_end_of_sending_is_a_break_like_any_other(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """grpc.aio fails the half-close of a call that the server's end cuts off, before it knows of the end."""
+    server.on["IngestSpans"] = broken_first(after=3)
+    half_close, failures = grpc.aio._call.StreamUnaryCall.done_writing, [1]
+
+    async def fail_once(call: Any) -> None:
+        if failures:
+            failures.pop()
+            raise grpc.aio.InternalError('Failed "execute_batch"')
+        await half_close(call)
+
+    monkeypatch.setattr(grpc.aio._call.StreamUnaryCall, "done_writing", fail_once)
+    async with AsyncLightningStore(server.address) as store:
+        assert (await store.ingest_spans(batches(3))).accepted_count == 3
+    assert len(server.requests("IngestSpans")) == 2
+    assert not failures
 
 
 async def test_an_iterator_of_batches_is_not(twin: Twin, server: FakeServer) -> None:
