@@ -34,11 +34,12 @@ const (
 )
 
 // gRPC repeats what the server did not answer. That is harmless for every method: those that are not
-// idempotent get a request_id from the client.
+// idempotent get a request_id from the client. CANCELLED is what a server says to a call that reaches it as it
+// goes down.
 const serviceConfig = `{"methodConfig": [{
   "name": [{"service": "lightningstore.v1.LightningStoreService"}],
   "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s",
-                  "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}
+                  "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}
 }]}`
 
 // Options say how to connect. The zero value connects without encryption to LIGHTNINGSTORE_ADDRESS, else to

@@ -100,6 +100,25 @@ func TestLostAnswersAreAskedForAgainWithTheSameRequestID(t *testing.T) {
 	}
 }
 
+func TestServerThatGoesDownIsAskedAgain(t *testing.T) {
+	server := &scripted{}
+	var ids []string
+	server.onEnqueue = func(request *pb.EnqueueRolloutsRequest) (*pb.EnqueueRolloutsResponse, error) {
+		ids = append(ids, request.GetRequestId())
+		if len(ids) < 2 {
+			return nil, errGoingDown
+		}
+		return &pb.EnqueueRolloutsResponse{}, nil
+	}
+	request := &pb.EnqueueRolloutsRequest{Rollouts: []*pb.RolloutSpec{{InputJson: []byte("1")}}}
+	if _, err := serve(t, server).Service().EnqueueRollouts(context.Background(), request); err != nil {
+		t.Fatal(err)
+	}
+	if len(ids) != 2 || ids[0] == "" || ids[0] != ids[1] {
+		t.Fatal(ids)
+	}
+}
+
 func TestInputsArriveWhole(t *testing.T) {
 	server := &scripted{}
 	inputs := make(chan string, 1)

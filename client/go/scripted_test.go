@@ -19,7 +19,10 @@ import (
 // patience is how long tests wait for an event that has to come.
 const patience = 30 * time.Second
 
-var errAway = status.Error(codes.Unavailable, "away")
+var (
+	errAway      = status.Error(codes.Unavailable, "away")
+	errGoingDown = status.Error(codes.Canceled, "CANCELLED")
+)
 
 type waitStream = grpc.ServerStreamingServer[pb.WaitForRolloutsResponse]
 

@@ -8,6 +8,7 @@ import io.grpc.Channel;
 import io.grpc.ClientCall;
 import io.grpc.ClientInterceptor;
 import io.grpc.ConnectivityState;
+import io.grpc.Context;
 import io.grpc.ForwardingClientCall.SimpleForwardingClientCall;
 import io.grpc.ForwardingClientCallListener.SimpleForwardingClientCallListener;
 import io.grpc.ManagedChannel;
@@ -42,7 +43,16 @@ final class CallInterceptor implements ClientInterceptor {
   @Override
   public <Q, A> ClientCall<Q, A> interceptCall(
       MethodDescriptor<Q, A> method, CallOptions options, Channel next) {
+    Context context = Context.current();
     return new SimpleForwardingClientCall<>(next.newCall(method, options)) {
+      private volatile boolean cancelled;
+
+      @Override
+      public void cancel(String message, Throwable cause) {
+        cancelled = true;
+        super.cancel(message, cause);
+      }
+
       @Override
       public void start(Listener<A> listener, Metadata headers) {
         if (token != null) {
@@ -56,7 +66,7 @@ final class CallInterceptor implements ClientInterceptor {
             new SimpleForwardingClientCallListener<>(listener) {
               @Override
               public void onClose(Status status, Metadata trailers) {
-                super.onClose(meant(status), trailers);
+                super.onClose(meant(status, cancelled || context.isCancelled()), trailers);
               }
             },
             headers);
@@ -70,11 +80,11 @@ final class CallInterceptor implements ClientInterceptor {
   }
 
   /**
-   * Returns a status, but UNAVAILABLE for what a server that goes down makes of calls, for HTTP/2
-   * has stream resets of its own for that; and CANCELLED where the client was closed, which no
-   * waiting mends.
+   * Returns a status, but UNAVAILABLE for what a server that goes down makes of calls: CANCELLED of
+   * those that reach it at that moment, or HTTP/2's stream resets; and CANCELLED where the client
+   * was closed, which no waiting mends.
    */
-  private Status meant(Status status) {
+  private Status meant(Status status, boolean cancelledHere) {
     String description = status.getDescription() == null ? "" : status.getDescription();
     return switch (status.getCode()) {
       case UNAVAILABLE ->
@@ -83,7 +93,11 @@ final class CallInterceptor implements ClientInterceptor {
                   .withDescription("the client was closed")
                   .withCause(status.getCause())
               : status;
-      case CANCELLED, INTERNAL, UNKNOWN ->
+      case CANCELLED ->
+          cancelledHere || connection.isShutdown()
+              ? status
+              : Status.UNAVAILABLE.withDescription(description).withCause(status.getCause());
+      case INTERNAL, UNKNOWN ->
           description.contains("RST_STREAM")
               ? Status.UNAVAILABLE.withDescription(description).withCause(status.getCause())
               : status;

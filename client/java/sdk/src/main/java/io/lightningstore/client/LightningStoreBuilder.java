@@ -158,7 +158,8 @@ public final class LightningStoreBuilder {
             "backoffMultiplier",
             3.0,
             "retryableStatusCodes",
-            List.of("UNAVAILABLE"));
+            // CANCELLED is what a server says to a call that reaches it as it goes down.
+            List.of("UNAVAILABLE", "CANCELLED"));
     Map<String, ?> service = Map.of("service", "lightningstore.v1.LightningStoreService");
     return Map.of("methodConfig", List.of(Map.of("name", List.of(service), "retryPolicy", retry)));
   }

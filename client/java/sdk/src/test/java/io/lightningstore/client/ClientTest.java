@@ -13,6 +13,7 @@ import com.google.rpc.BadRequest;
 import com.google.rpc.ErrorInfo;
 import com.google.rpc.RetryInfo;
 import io.grpc.Status;
+import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.StatusProto;
 import io.lightningstore.client.LightningStoreException.FieldViolation;
 import io.lightningstore.v1.EnqueueRolloutsRequest;
@@ -161,6 +162,37 @@ class ClientTest {
     }
     assertEquals(List.of("a", "b", "c"), next(asked, "the first question"));
     assertEquals(List.of("b", "c"), next(asked, "the second"));
+  }
+
+  @Test
+  void serverThatGoesDownIsAskedAgain() throws Exception {
+    StatusRuntimeException goingDown =
+        Status.CANCELLED.withDescription("CANCELLED").asRuntimeException();
+    List<String> ids = new CopyOnWriteArrayList<>();
+    server.onEnqueue =
+        request -> {
+          ids.add(request.getRequestId());
+          if (ids.size() < 2) {
+            throw goingDown;
+          }
+          return EnqueueRolloutsResponse.getDefaultInstance();
+        };
+    store.blockingStub().enqueueRollouts(EnqueueRolloutsRequest.getDefaultInstance());
+    assertEquals(List.of(ids.get(0), ids.get(0)), ids);
+
+    server.onWait =
+        (request, to) -> {
+          to.onNext(Answers.finished(request.getRolloutIds(0)));
+          if (request.getRolloutIdsCount() > 1) {
+            throw goingDown;
+          }
+          to.onNext(Answers.waitEnded(List.of()));
+        };
+    WaitForRolloutsRequest request =
+        WaitForRolloutsRequest.newBuilder().addAllRolloutIds(List.of("a", "b")).build();
+    try (WaitStream waiting = store.waitFor(request)) {
+      assertEquals(List.of("a", "b"), waiting.stream().map(Rollout::getRolloutId).toList());
+    }
   }
 
   @Test
