@@ -16,6 +16,7 @@ import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
 import io.grpc.Status;
 import io.grpc.protobuf.ProtoMethodDescriptorSupplier;
+import java.nio.channels.ClosedChannelException;
 import java.util.UUID;
 
 /**
@@ -81,8 +82,9 @@ final class CallInterceptor implements ClientInterceptor {
 
   /**
    * Returns a status, but UNAVAILABLE for what a server that goes down makes of calls: CANCELLED of
-   * those that reach it at that moment, or HTTP/2's stream resets; and CANCELLED where the client
-   * was closed, which no waiting mends.
+   * those that reach it at that moment, HTTP/2's stream resets, or Netty's word for what was about
+   * to be written when the connection broke; and CANCELLED where the client was closed, which no
+   * waiting mends.
    */
   private Status meant(Status status, boolean cancelledHere) {
     String description = status.getDescription() == null ? "" : status.getDescription();
@@ -98,7 +100,7 @@ final class CallInterceptor implements ClientInterceptor {
               ? status
               : Status.UNAVAILABLE.withDescription(description).withCause(status.getCause());
       case INTERNAL, UNKNOWN ->
-          description.contains("RST_STREAM")
+          description.contains("RST_STREAM") || status.getCause() instanceof ClosedChannelException
               ? Status.UNAVAILABLE.withDescription(description).withCause(status.getCause())
               : status;
       default -> status;

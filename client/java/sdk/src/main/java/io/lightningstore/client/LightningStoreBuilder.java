@@ -158,8 +158,10 @@ public final class LightningStoreBuilder {
             "backoffMultiplier",
             3.0,
             "retryableStatusCodes",
-            // CANCELLED is what a server says to a call that reaches it as it goes down.
-            List.of("UNAVAILABLE", "CANCELLED"));
+            // CANCELLED is what a server says to a call that reaches it as it goes down, and
+            // UNKNOWN
+            // what Netty says of one that was not written yet when the connection broke.
+            List.of("UNAVAILABLE", "CANCELLED", "UNKNOWN"));
     Map<String, ?> service = Map.of("service", "lightningstore.v1.LightningStoreService");
     return Map.of("methodConfig", List.of(Map.of("name", List.of(service), "retryPolicy", retry)));
   }

@@ -1,0 +1,109 @@
+package io.lightningstore.client;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+
+import io.grpc.CallOptions;
+import io.grpc.Channel;
+import io.grpc.ClientCall;
+import io.grpc.ClientInterceptors;
+import io.grpc.ManagedChannel;
+import io.grpc.ManagedChannelBuilder;
+import io.grpc.Metadata;
+import io.grpc.MethodDescriptor;
+import io.grpc.Status;
+import io.grpc.StatusRuntimeException;
+import io.lightningstore.v1.GetRolloutRequest;
+import io.lightningstore.v1.LightningStoreServiceGrpc;
+import java.nio.channels.ClosedChannelException;
+import java.util.List;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Test;
+
+class CallInterceptorTest {
+  private final ManagedChannel connection =
+      ManagedChannelBuilder.forTarget("localhost:1").usePlaintext().build();
+
+  @AfterEach
+  void close() {
+    connection.shutdownNow();
+  }
+
+  /** Returns what a call that ends like this is told to have failed with. */
+  private Status.Code codeOf(Status status) {
+    Channel ending =
+        new Channel() {
+          @Override
+          public <Q, A> ClientCall<Q, A> newCall(
+              MethodDescriptor<Q, A> method, CallOptions options) {
+            return new EndedCall<>(status);
+          }
+
+          @Override
+          public String authority() {
+            return "nobody";
+          }
+        };
+    Channel channel = ClientInterceptors.intercept(ending, new CallInterceptor(connection, null));
+    return assertThrows(
+            StatusRuntimeException.class,
+            () ->
+                LightningStoreServiceGrpc.newBlockingStub(channel)
+                    .getRollout(GetRolloutRequest.getDefaultInstance()))
+        .getStatus()
+        .getCode();
+  }
+
+  private static final class EndedCall<Q, A> extends ClientCall<Q, A> {
+    private final Status status;
+
+    EndedCall(Status status) {
+      this.status = status;
+    }
+
+    @Override
+    public void start(Listener<A> listener, Metadata headers) {
+      listener.onClose(status, new Metadata());
+    }
+
+    @Override
+    public void request(int messages) {}
+
+    @Override
+    public void cancel(String message, Throwable cause) {}
+
+    @Override
+    public void halfClose() {}
+
+    @Override
+    public void sendMessage(Q message) {}
+  }
+
+  @Test
+  void whatABrokenConnectionMakesOfCallsIsUnavailable() {
+    List<Status> broken =
+        List.of(
+            Status.UNAVAILABLE.withDescription("io exception"),
+            Status.CANCELLED.withDescription("the server goes down"),
+            Status.INTERNAL.withDescription("RST_STREAM closed stream. HTTP/2 error code: CANCEL"),
+            // As Netty words it for a message that was on its way when the connection broke.
+            Status.UNKNOWN
+                .withDescription("channel closed")
+                .withCause(new ClosedChannelException()));
+    for (Status status : broken) {
+      assertEquals(Status.Code.UNAVAILABLE, codeOf(status), status.toString());
+    }
+  }
+
+  @Test
+  void whatTheServerSaysItselfIsLeftAlone() {
+    List<Status> said =
+        List.of(
+            Status.INTERNAL.withDescription("a defect"),
+            Status.UNKNOWN.withDescription("channel closed"),
+            Status.NOT_FOUND.withDescription("nobody"));
+    for (Status status : said) {
+      assertEquals(status.getCode(), codeOf(status), status.toString());
+    }
+  }
+}
