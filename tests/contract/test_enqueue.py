@@ -210,6 +210,20 @@ async def test_request_id_is_forgotten_after_ten_minutes(world: World) -> None:
     assert third.rollouts[0].rollout_id != first.rollouts[0].rollout_id
 
 
+@pytest.mark.parametrize("seconds", [3600, -3600])
+async def test_request_id_outlives_a_change_of_the_wall_clock(world: World, seconds: int) -> None:
+    request = EnqueueRolloutsRequest(rollouts=[Spec(input_json=b"1")], request_id="r1")
+    first = await world.store.call("EnqueueRollouts", request)
+    world.clock.jump_wall(seconds)
+    other = EnqueueRolloutsRequest(rollouts=[Spec(input_json=b"1")], request_id="r2")
+    await world.store.call("EnqueueRollouts", other)
+    for restarts in range(2 if world.durable else 1):
+        if restarts:
+            await world.restart(down=3600)
+        again = await world.store.call("EnqueueRollouts", request)
+        assert again.rollouts[0].rollout_id == first.rollouts[0].rollout_id
+
+
 async def test_request_id_too_long_is_refused(world: World) -> None:
     request = EnqueueRolloutsRequest(rollouts=[Spec(input_json=b"1")], request_id="x" * 65)
     async with refused(world, InvalidArgumentError, "FIELD_INVALID", "request_id"):

@@ -82,6 +82,7 @@ class RequestRow(NamedTuple):
     request_id: str
     digest: int
     answer: bytes
+    #: When, in the running time of servers; never of the wall clock.
     time_ns: int
 
 
@@ -115,7 +116,7 @@ class Changes:
     resources: dict[str, tuple[int, Resources]] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     requests: list[RequestRow] = field(default_factory=list)
-    #: Forget the request ids from before this wall-clock time in nanoseconds; 0: none.
+    #: Forget the request ids whose `time_ns` is below; 0: none.
     forget_requests_before_ns: int = 0
     #: Rollout keys whose spans are dropped.
     evicted: list[int] = field(default_factory=list)

@@ -108,7 +108,7 @@ class Core:
         )
         self.deadlines, self.delays = Timers(), Timers()
         self.workforce = Workforce(snapshot.workers)
-        self.requests = Requests(snapshot.requests)
+        self.requests = Requests(snapshot.requests, self.clock.monotonic())
         self._completions.clear()
         for resources_id, version, update in snapshot.resources:
             state.resources[resources_id] = (version, update)
@@ -464,11 +464,13 @@ class Core:
         """Keep what a request id was answered, if it has one."""
         request_id: str = request.request_id  # type: ignore[attr-defined]
         if request_id:
-            row = self.requests.add(method, request, answer, self.clock.wall_ns())
+            now = self.clock.monotonic()
+            row = self.requests.add(method, request, answer, now)
             changes = self.committer.changes
             changes.requests.append(row)
             changes.size += ROW_BYTES + len(row.answer)
-            changes.forget_requests_before_ns = self.requests.forget(self.clock.wall_ns())
+            if before_ns := self.requests.forget(now):
+                changes.forget_requests_before_ns = before_ns
 
     @staticmethod
     def dice() -> float:

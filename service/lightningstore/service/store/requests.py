@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from google.protobuf.message import Message
 from lightningstore.service.errors import RequestIdReused
@@ -15,13 +15,18 @@ SWEEP_NS = 10 * NANOS
 
 
 class Requests:
-    """Answers by method and request id. Rollouts are kept as ids alone, so an answer is small."""
+    """Answers by method and request id. Rollouts are kept as ids alone, so an answer is small.
 
-    def __init__(self, rows: Iterable[RequestRow] = ()) -> None:
-        """Take what an earlier process answered."""
+    Their time is the time that servers have run, by the monotonic clock, since the first answer: setting
+    the wall clock, or a server that was away for long, turns no repeat into a second write.
+    """
+
+    def __init__(self, rows: Sequence[RequestRow] = (), now: float = 0.0) -> None:
+        """Take what an earlier process answered, oldest first, and the monotonic time in seconds."""
         self._rows: dict[tuple[str, str], RequestRow] = {}
         self._by_age: deque[RequestRow] = deque()
-        self._swept_ns = 0
+        self._swept_ns = rows[-1].time_ns if rows else 0
+        self._offset_ns = self._swept_ns - int(now * NANOS)
         for row in rows:
             self._keep(row)
 
@@ -38,15 +43,17 @@ class Requests:
             raise RequestIdReused(request_id)
         return row.answer
 
-    def add(self, method: str, request: Message, answer: Message, now_ns: int) -> RequestRow:
-        """Keep an answer; returns it as it is stored."""
+    def add(self, method: str, request: Message, answer: Message, now: float) -> RequestRow:
+        """Keep an answer, given at a monotonic time in seconds; returns it as it is stored."""
         request_id: str = request.request_id  # type: ignore[attr-defined]
-        row = RequestRow(method, request_id, digest(request), answer.SerializeToString(), now_ns)
+        time_ns = self._time_ns(now)
+        row = RequestRow(method, request_id, digest(request), answer.SerializeToString(), time_ns)
         self._keep(row)
         return row
 
-    def forget(self, now_ns: int) -> int:
-        """Drop what is too old; returns the time before which the back end may drop it too, or 0."""
+    def forget(self, now: float) -> int:
+        """Drop what is too old; returns the time before which the back end shall drop it too, or 0."""
+        now_ns = self._time_ns(now)
         while self._by_age and self._by_age[0].time_ns < now_ns - KEPT_NS:
             row = self._by_age.popleft()
             if self._rows.get((row.method, row.request_id)) is row:
@@ -55,6 +62,9 @@ class Requests:
             return 0
         self._swept_ns = now_ns
         return now_ns - KEPT_NS
+
+    def _time_ns(self, now: float) -> int:
+        return self._offset_ns + int(now * NANOS)
 
     def _keep(self, row: RequestRow) -> None:
         self._rows[row.method, row.request_id] = row
