@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import subprocess
@@ -162,3 +163,28 @@ async def pour(store: AsyncLightningStore, rollout) -> int:
             yield made
 
     return (await store.ingest_spans(messages())).accepted_count
+
+
+def test_health_does_not_waver_while_the_disk_is_full(lab: Lab, small_disk: Path) -> None:
+    """With an empty log the store can be opened, and read, on a disk that has no byte left."""
+    lab.db = small_disk / "store.db"
+    ballast = small_disk / "ballast"
+    lab.start()
+    with grpc.insecure_channel(lab.address) as channel:
+        stub = LightningStoreServiceStub(channel)
+        assert enqueue(stub, "before")
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        for n in range(1000):
+            if not enqueue(stub, f"r-{n}", 100_000):
+                break
+        reopened = lab.log().count("still unusable")
+        until(
+            "it tried to recover three times",
+            lambda: not lab.healthy(channel) and lab.log().count("still unusable") > reopened + 2,
+        )
+        assert "usable again" not in lab.log()
+        ballast.unlink()
+        until("healthy again", lambda: lab.healthy(channel))
+        assert enqueue(stub, "after", 100_000)

@@ -43,6 +43,8 @@ class Committer:
         self.sealed = 0
         self.durable_through = 0
         self.failure: StoreError | None = None
+        #: Failed commits so far. Each may have lost what was sealed before it, even if `durable` returns.
+        self.failures = 0
         #: Commits so far, and bytes of changes in them.
         self.commits = self.committed_bytes = 0
         self._in_flight = self._held = 0
@@ -166,15 +168,16 @@ class Committer:
     async def _fail(self, error: Exception) -> None:
         """Fail all who wait, drop what is in memory and load it again; until then refuse everything."""
         self.failure = error if isinstance(error, StoreError) else StorageFailed(str(error))
+        self.failures += 1
         while self._waiters:
             waiter = self._waiters.popleft()[1]
             if not waiter.done():
                 waiter.set_exception(self.failure)
         self._room.set()
-        self._in_flight = 0
         if not await self._recover():
             return
         # Nothing was decided meanwhile: `admit` and `durable` refuse while there is a failure.
+        self._in_flight = 0
         self.changes = Changes()
         self.durable_through = self.sealed
         self.failure = None

@@ -99,6 +99,7 @@ async def export_scopes(
         for scope in scopes
         for item in _batches(scope, default, refused, store.limits.span_bytes)
     ]
+    failures = store.committer.failures
     for batch, framed in batches:
         try:
             await store.add_batch(batch, framed, Tally())
@@ -106,7 +107,7 @@ async def export_scopes(
             if store.committer.failure is not None:
                 raise
             refused[error.message] += len(batch.spans)
-    await store.barrier()
+    await store.barrier_since(failures)
     response = ExportTraceServiceResponse()
     if count := sum(refused.values()):
         response.partial_success.rejected_spans = count

@@ -39,7 +39,7 @@ from lightningstore.service.records import (
     stamp,
 )
 from lightningstore.service.state import AttemptState, Entry, State
-from lightningstore.service.storage.base import Changes, Counters, Snapshot, Storage
+from lightningstore.service.storage.base import Changes, Counters, RequestRow, Snapshot, Storage
 from lightningstore.service.store.requests import Requests
 from lightningstore.service.timers import Timers
 from lightningstore.service.waiters import Waiters
@@ -55,6 +55,8 @@ ROW_BYTES = 300
 #: Rollouts that are read from disk in one go.
 LOAD_AT_ONCE = 128
 RECOVERY_PAUSE = 0.5
+#: The storage is usable again when it takes as much as what it failed with, or this.
+PROBE_BYTES = 1 << 20
 
 
 class Core:
@@ -86,7 +88,6 @@ class Core:
         #: Wall clock and monotonic time when the records were last read from disk, and the last attempt among them.
         self._read_at = (self.opened_ns, self.opened_at, 0)
         self._completions: deque[tuple[int, Completion]] = deque()
-        self._loading: dict[str, asyncio.Future[None]] = {}
         self._closing = False
         #: Spans in memory, where the storage keeps them there.
         self.shelf = Shelf(limits.eviction_bytes or sys.maxsize, limits.safe_bytes or sys.maxsize)
@@ -139,6 +140,7 @@ class Core:
             try:
                 await self.storage.close()
                 self._adopt(await self.storage.open())
+                await self._probe(min(self.committer.pending_bytes, PROBE_BYTES))
             except Exception:
                 logger.exception(
                     "the storage is still unusable; trying again in %s s", RECOVERY_PAUSE
@@ -149,6 +151,12 @@ class Core:
                 self.on_usable(True)
                 return True
         return False
+
+    async def _probe(self, size: int) -> None:
+        """Write about what has failed and remove it: on a full disk opening and small writes may work."""
+        probe = RequestRow("", "probe", 0, bytes(size), -2)
+        await self.storage.commit(Changes(requests=[probe], size=size))
+        await self.storage.commit(Changes(forget_requests_before_ns=-1))
 
     def end_polls(self, error: Exception | None) -> None:
         """End all long polls: with an error, or empty-handed. The claims module knows how."""
@@ -205,6 +213,16 @@ class Core:
         committer = self.committer
         if committer.failure is not None or committer.sealed > committer.durable_through:
             await committer.durable(committer.sealed)
+
+    async def barrier_since(self, failures: int) -> None:
+        """Return when all is durable that was written since `committer.failures` was as given.
+
+        For those who write and wait by turns: after a recovery a barrier alone does not tell what was lost.
+        Raises StorageFailed.
+        """
+        await self.barrier()
+        if self.committer.failures != failures:
+            raise StorageFailed("a commit failed meanwhile")
 
     def _publish(self) -> None:
         ready = []

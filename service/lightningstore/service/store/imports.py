@@ -41,6 +41,7 @@ class ImportOperations(InfoOperations):
         """Store the rollouts of a stream, message by message; the first error ends it."""
         reply = ImportRolloutsResponse()
         index, before = 0, ""
+        failures = self.committer.failures
         async for request in requests:
             field = f"messages[{index}]"
             rollout_id = request.rollout.rollout_id
@@ -51,7 +52,7 @@ class ImportOperations(InfoOperations):
             index, before = index + 1, rollout_id
             del request  # parsed spans weigh more than their bytes: not while the next is awaited
             await self.committer.room()
-        await self.barrier()
+        await self.barrier_since(failures)
         return reply
 
     async def _import(

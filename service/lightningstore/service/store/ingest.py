@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
@@ -90,6 +91,7 @@ class IngestOperations(AttemptOperations):
         stream down.
         """
         tally = Tally()
+        failures = self.committer.failures
         async for item in batches:
             if isinstance(item, BadBatch):
                 tally.reject(item.span_count, item.error)
@@ -105,7 +107,7 @@ class IngestOperations(AttemptOperations):
                 item
             )  # parsed spans weigh more than their bytes: not while the next ones are awaited
             await self.committer.room()
-        await self.barrier()
+        await self.barrier_since(failures)
         return IngestSpansResponse(result=tally.finish())
 
     async def add_spans(self, request: AddSpansRequest) -> AddSpansResponse:
@@ -141,14 +143,23 @@ class IngestOperations(AttemptOperations):
         self._store_batch(batch, data, span_ids, attempt, tally)
 
     async def load_span_ids(self, attempt: AttemptState) -> None:
-        """Bring the ids of an attempt's spans into memory, from where they may be dropped at any await."""
-        stored = await self.storage.span_ids(attempt.key, attempt.entry.key)
-        # Only what is durable was read: whoever wrote meanwhile has filled the set.
-        if attempt.span_ids is None:
+        """Bring the ids of an attempt's spans into memory, from where they may be dropped at any await.
+
+        One reads for all: who read beside another could bring back what was true before spans were added.
+        """
+        if (reading := attempt.reading) is not None:
+            await reading.wait()
+            return  # callers look again
+        attempt.reading = asyncio.Event()
+        try:
+            stored = await self.storage.span_ids(attempt.key, attempt.entry.key)
             attempt.span_ids = {
                 packed[i : i + 8] for packed in stored for i in range(0, len(packed), 8)
             }
             self.state.keep_span_ids(attempt, len(attempt.span_ids), self.committer.durable_through)
+        finally:
+            attempt.reading.set()
+            attempt.reading = None
 
     def _store_batch(
         self,

@@ -1,0 +1,191 @@
+"""Calls that are under way while a commit fails, or while what they read changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from lightningstore.service.config import Config
+from lightningstore.service.errors import StorageFailed
+from lightningstore.service.rpc import otlp
+from lightningstore.service.server import open_engine
+from lightningstore.service.store import Store
+from lightningstore.service.store.ingest import Tally
+from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2
+from lightningstore.v1.import_pb2 import ImportRolloutsRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.contract.helpers import batch
+
+pytestmark = pytest.mark.asyncio
+
+Open = Callable[[], Any]
+
+
+@pytest_asyncio.fixture
+async def open_store(tmp_path: Path) -> AsyncIterator[Open]:
+    """Opens the store of the test; a second time: closes it, and opens it again."""
+    engines: list[Any] = []
+
+    async def open_it() -> Store:
+        if engines:
+            await engines.pop().close()
+        engines.append(await open_engine(Config(backend="sqlite", db=tmp_path / "store.db")))
+        return engines[0].store
+
+    yield open_it
+    await engines[0].close()
+
+
+def fail_next_commit(store: Store) -> asyncio.Event:
+    """Have the next commit fail; returns what is set once the store has recovered."""
+    commit = store.storage.commit
+    recovered = asyncio.Event()
+
+    async def failing(_changes: object) -> None:
+        store.storage.commit = commit
+        raise StorageFailed("disk on fire")
+
+    def usable(yes: bool) -> None:
+        if yes:
+            # What follows comes when the committer has taken up its work again.
+            asyncio.get_running_loop().call_soon(recovered.set)
+
+    store.storage.commit = failing
+    store.on_usable = usable
+    return recovered
+
+
+async def start(store: Store) -> tuple[str, str]:
+    """Start a rollout; returns its id and that of its attempt."""
+    spec = rollout_pb2.RolloutSpec(input_json=b"1")
+    answer = await store.start_rollout(claim_pb2.StartRolloutRequest(rollout=spec))
+    return answer.rollout.rollout_id, answer.rollout.latest_attempt.attempt_id
+
+
+async def names(store: Store, rollout_id: str) -> list[str]:
+    """Return the names of the spans that are stored."""
+    request = span_pb2.QuerySpansRequest(rollout_id=rollout_id)
+    answers = [part async for part in store.query_spans(request) if part is not None]
+    found = [span_pb2.QuerySpansResponse.FromString(part) for part in answers]
+    return [span.name for answer in found for b in answer.batches for span in b.spans]
+
+
+async def test_stream_of_spans_is_not_answered_when_a_commit_failed_meanwhile(
+    open_store: Open,
+) -> None:
+    store = await open_store()
+    ids = await start(store)
+    sent = [span_pb2.IngestSpansRequest(batch=batch(*ids, name)) for name in "abc"]
+
+    async def around_a_failure() -> AsyncIterator[span_pb2.IngestSpansRequest]:
+        yield sent[0]
+        await store.barrier()
+        recovered = fail_next_commit(store)
+        yield sent[1]
+        await recovered.wait()
+        yield sent[2]
+
+    async def again() -> AsyncIterator[span_pb2.IngestSpansRequest]:
+        for request in sent:
+            yield request
+
+    with pytest.raises(StorageFailed):
+        await store.ingest_spans(around_a_failure())
+    assert "b" not in await names(store, ids[0])
+    result = (await store.ingest_spans(again())).result
+    assert (result.accepted_count, result.duplicate_count) == (1, 2)
+    assert sorted(await names(store, ids[0])) == ["a", "b", "c"]
+
+
+async def test_import_is_not_answered_when_a_commit_failed_meanwhile(open_store: Open) -> None:
+    store = await open_store()
+
+    def finished(rollout_id: str) -> ImportRolloutsRequest:
+        request = ImportRolloutsRequest()
+        request.rollout.MergeFrom(
+            rollout_pb2.Rollout(
+                rollout_id=rollout_id,
+                input_json=b"1",
+                status=rollout_pb2.ROLLOUT_STATUS_CANCELLED,
+                start_time={"seconds": 1},
+                end_time={"seconds": 2},
+            )
+        )
+        return request
+
+    async def around_a_failure() -> AsyncIterator[ImportRolloutsRequest]:
+        recovered = fail_next_commit(store)
+        yield finished("a")
+        await recovered.wait()
+        yield finished("b")
+
+    async def again() -> AsyncIterator[ImportRolloutsRequest]:
+        for name in "ab":
+            yield finished(name)
+
+    with pytest.raises(StorageFailed):
+        await store.import_rollouts(around_a_failure())
+    answer = await store.import_rollouts(again())
+    assert (answer.imported_count, answer.known_count) == (1, 1)
+
+
+async def test_export_is_not_answered_when_a_commit_failed_meanwhile(open_store: Open) -> None:
+    store = await open_store()
+    owners = [await start(store) for _ in range(2)]
+    store = await open_store()  # span ids are on disk alone: the export waits for them
+    request = ExportTraceServiceRequest()
+    for owner in owners:
+        spans = request.resource_spans.add()
+        for key, value in zip((otlp.ROLLOUT_ID, otlp.ATTEMPT_ID), owner, strict=True):
+            spans.resource.attributes.add(key=key).value.string_value = value
+        spans.scope_spans.add().spans.extend(batch(*owner, "s").spans)
+    recovered = fail_next_commit(store)
+    read, reads = store.storage.span_ids, 0
+
+    async def slow(*keys: int) -> list[bytes]:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            await recovered.wait()
+        return await read(*keys)
+
+    store.storage.span_ids = slow
+    data = request.SerializeToString()
+    with pytest.raises(StorageFailed):
+        await otlp.export(store, data, {})
+    assert await names(store, owners[0][0]) == []
+    await otlp.export(store, data, {})
+    for rollout_id, _ in owners:
+        assert await names(store, rollout_id) == ["s"]
+
+
+async def test_repeat_that_reads_the_span_ids_slowly_adds_nothing_twice(open_store: Open) -> None:
+    store = await open_store()
+    ids = await start(store)
+    await store.add_batch(batch(*ids, "a"), None, Tally())
+    store = await open_store()  # span ids are on disk alone
+    read, reads, slow_read = store.storage.span_ids, 0, asyncio.Event()
+
+    async def slow(*keys: int) -> list[bytes]:
+        nonlocal reads
+        reads += 1
+        own, found = reads, await read(*keys)
+        if own == 2:
+            await slow_read.wait()
+        return found
+
+    store.storage.span_ids = slow
+    request = span_pb2.AddSpansRequest(batch=batch(*ids, "x"))
+    calls = [asyncio.create_task(store.add_spans(request)) for _ in range(2)]
+    await calls[0]
+    attempt = attempt_pb2.Attempt(rollout_id=ids[0], attempt_id=ids[1], status=3)
+    await store.update_attempt(attempt_pb2.UpdateAttemptRequest(attempt=attempt))
+    slow_read.set()
+    results = [(await call).result for call in calls]
+    assert sorted(result.accepted_count for result in results) == [0, 1]
+    assert await names(store, ids[0]) == ["a", "x"]
