@@ -31,15 +31,21 @@ class Ledger:
         #: Attempts that were answered, and by which request id.
         self.claims: dict[tuple[str, str], str] = {}
         self.open_claims: list[claim_pb2.DequeueRolloutsRequest] = []
+        #: Live attempts that nobody works on since the server went.
+        self.left: list[tuple[str, str]] = []
         #: Span ids by attempt that must be there; and groups of which all or none may be.
         self.spans: dict[tuple[str, str], set[bytes]] = {}
         self.open_spans: dict[tuple[str, str], list[set[bytes]]] = {}
+        #: Attempts that got spans since the last comparison.
+        self.fresh: set[tuple[str, str]] = set()
         #: Attempts' words that were answered, and those that were not.
         self.words: dict[tuple[str, str], int] = {}
         self.open_words: dict[tuple[str, str], int] = {}
         self.metadata: dict[str, set[bytes]] = {}
         self.finishes: dict[int, str] = {}
         self.answered = self.unanswered = 0
+        #: Set by every answer.
+        self.heard = asyncio.Event()
 
     def successor(self) -> Ledger:
         """Return a ledger for an empty store, which goes on counting."""
@@ -51,12 +57,13 @@ class Ledger:
 
     async def work(self, stub: LightningStoreServiceStub) -> None:
         """Write at random until the server is gone."""
-        mine: list[tuple[str, str]] = []
+        mine = [self.left.pop() for _ in range(min(4, len(self.left)))]
         acts = [self._enqueue, self._claim, self._ingest, self._ingest, self._finish, self._update]
         try:
             while True:
-                await self.dice.choice(acts)(stub, mine)
-                self.answered += 1
+                if await self.dice.choice(acts)(stub, mine):
+                    self.answered += 1
+                    self.heard.set()
         except grpc.aio.AioRpcError as error:
             assert error.code() in (
                 grpc.StatusCode.UNAVAILABLE,
@@ -65,8 +72,11 @@ class Ledger:
                 grpc.StatusCode.DEADLINE_EXCEEDED,
             ) or _is_of_a_late_write(error), error
             self.unanswered += 1
+        self.left += mine
 
-    async def _enqueue(self, stub: Any, _mine: list[tuple[str, str]]) -> None:
+    # Each returns whether there was something to do, which was then answered.
+
+    async def _enqueue(self, stub: Any, _mine: list[tuple[str, str]]) -> bool:
         size = self.dice.choice([1, 1, 5, 40])
         specs = [
             rollout_pb2.RolloutSpec(
@@ -82,12 +92,13 @@ class Ledger:
         self.open_batches.append(request)
         await stub.EnqueueRollouts(request, timeout=CALL_SECONDS)
         self._note_batch(request)
+        return True
 
     def _note_batch(self, request: rollout_pb2.EnqueueRolloutsRequest) -> None:
         self.open_batches.remove(request)
         self.rollouts |= {spec.rollout_id: spec.input_json for spec in request.rollouts}
 
-    async def _claim(self, stub: Any, mine: list[tuple[str, str]]) -> None:
+    async def _claim(self, stub: Any, mine: list[tuple[str, str]]) -> bool:
         request = claim_pb2.DequeueRolloutsRequest(
             limit=self.dice.choice([1, 1, 4]),
             request_id=f"{self.dice.getrandbits(96):x}",
@@ -97,6 +108,7 @@ class Ledger:
         answer = await stub.DequeueRollouts(request, timeout=CALL_SECONDS)
         self.open_claims.remove(request)
         mine += self.note_claims(request, answer)
+        return True
 
     def note_claims(self, request: Any, answer: Any) -> list[tuple[str, str]]:
         """Take an answered claim. Nobody else may have had one of its attempts."""
@@ -105,10 +117,11 @@ class Ledger:
             assert self.claims.setdefault(name, request.request_id) == request.request_id, name
         return names
 
-    async def _ingest(self, stub: Any, mine: list[tuple[str, str]]) -> None:
+    async def _ingest(self, stub: Any, mine: list[tuple[str, str]]) -> bool:
         if not mine:
-            return
+            return False
         name = self.dice.choice(mine)
+        self.fresh.add(name)
         groups = [{os.urandom(8) for _ in range(self.dice.choice([1, 10]))} for _ in range(2)]
         self.open_spans.setdefault(name, []).extend(groups)
         messages = [
@@ -126,10 +139,11 @@ class Ledger:
         for group in groups:
             self.open_spans[name].remove(group)
             self.spans.setdefault(name, set()).update(group)
+        return True
 
-    async def _finish(self, stub: Any, mine: list[tuple[str, str]]) -> None:
+    async def _finish(self, stub: Any, mine: list[tuple[str, str]]) -> bool:
         if not mine or self.dice.random() < 0.5:
-            return
+            return False
         name = mine.pop(self.dice.randrange(len(mine)))
         word = self.dice.choice([3, 4])
         self.open_words[name] = word
@@ -139,10 +153,11 @@ class Ledger:
         await stub.UpdateAttempt(request, timeout=CALL_SECONDS)
         del self.open_words[name]
         self.words[name] = word
+        return True
 
-    async def _update(self, stub: Any, mine: list[tuple[str, str]]) -> None:
+    async def _update(self, stub: Any, mine: list[tuple[str, str]]) -> bool:
         if not mine:
-            return
+            return False
         rollout_id = self.dice.choice(mine)[0]
         value = b'{"value": %d}' % self.dice.getrandbits(40)
         self.metadata.setdefault(rollout_id, {b"{}"}).add(value)
@@ -152,6 +167,7 @@ class Ledger:
         await stub.UpdateRollout(request, timeout=CALL_SECONDS)
         if rollout_id not in [name[0] for name in self.open_words]:
             self.metadata[rollout_id] = {value}
+        return True
 
     # Asking again, and comparing
 
@@ -174,8 +190,8 @@ class Ledger:
             assert not request.request_id
             assert any(spec.rollout_id in self.metadata for spec in request.rollouts)
 
-    async def check(self, stub: LightningStoreServiceStub) -> None:
-        """Compare all that was answered with all that is there."""
+    async def check(self, stub: LightningStoreServiceStub, *, all_spans: bool = False) -> None:
+        """Compare all that was answered with all that is there; of older spans a part, or all."""
         stored = await self._stored(stub)
         for rollout_id, content in self.rollouts.items():
             assert stored[rollout_id].input_json == content
@@ -197,8 +213,10 @@ class Ledger:
             assert stored[rollout_id].metadata_json in values
         self._check_completions(stored)
         touched = list(self.spans.keys() | self.open_spans.keys())
-        for name in self.dice.sample(touched, min(25, len(touched))):
+        older = touched if all_spans else self.dice.sample(touched, min(25, len(touched)))
+        for name in self.fresh.union(older):
             await self._check_spans(stub, name)
+        self.fresh.clear()
 
     async def _stored(self, stub: Any) -> dict[str, Any]:
         stored: dict[str, Any] = {}
@@ -293,10 +311,12 @@ def _is_of_a_late_write(error: grpc.aio.AioRpcError) -> bool:
 
 
 async def work_until(ledger: Ledger, address: str, seconds: float, end) -> None:
-    """Have eight clients work, and `end` the server after so many seconds."""
+    """Have eight clients work, and `end` the server so many seconds after the first answer."""
+    ledger.heard.clear()
     channels = [grpc.aio.insecure_channel(address) for _ in range(4)]
     stubs = [LightningStoreServiceStub(channel) for channel in channels]
     tasks = [asyncio.create_task(ledger.work(stub)) for stub in stubs * 2]
+    await asyncio.wait_for(ledger.heard.wait(), CALL_SECONDS)
     await asyncio.sleep(seconds)  # the moment of the crash: nothing waits for it
     end()
     await asyncio.gather(*tasks)
