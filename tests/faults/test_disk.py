@@ -137,13 +137,17 @@ def test_slow_disk_slows_streams_down_and_refuses_calls_in_bounded_memory(lab: L
                 try:
                     await store.with_timeout(0.2).enqueue_rollout("x" * 100_000)
                 except LightningStoreError as error:
-                    refused += error.reason.endswith("BUSY") if error.reason else 0
+                    if error.reason.endswith("BUSY"):
+                        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+                        assert error.retry_delay
+                        refused += 1
                 await asyncio.sleep(0.01)
             lab.heal()
             assert sum([await task for task in streams]) == 8 * 400
             print(
                 f"{time.monotonic() - started:.1f} s, {most >> 20} MiB more at most, {refused} refused"
             )
+            assert refused
             assert most < 12 * limit, f"{most >> 20} MiB"
 
     lab.start("--max-pending-bytes", str(limit), breakable=True)
