@@ -149,12 +149,23 @@ async def test_claim_by_poll_is_what_any_claim_is(world: World) -> None:
     assert worker.current_rollout_id == rollout_id
 
 
-async def test_same_request_id_waiting_twice_gets_one_claim(world: World) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+async def test_same_request_id_waiting_twice_gets_one_claim(world: World, count: int) -> None:
     first = await poll(world, limit=1, wait=60, request_id="q")
     second = await poll(world, limit=1, wait=60, request_id="q")
-    ids = await enqueue(world, 2)
+    ids = await enqueue(world, count)
     (one,), (other,) = await first, await second
     assert (one.rollout_id, one.attempt) == (other.rollout_id, other.attempt)
+    assert [r.rollout_id for r in await world.store.dequeue_rollouts(5)] == ids[1:]
+
+
+async def test_request_id_of_two_different_polls_is_the_pollers_error_alone(world: World) -> None:
+    first = await poll(world, limit=1, wait=60, request_id="q")
+    second = await poll(world, limit=2, wait=60, request_id="q")
+    ids = await enqueue(world, 2)
+    assert [r.rollout_id for r in await first] == ids[:1]
+    with pytest.raises(InvalidArgumentError, match="REQUEST_ID_REUSED"):
+        await second
     assert [r.rollout_id for r in await world.store.dequeue_rollouts(5)] == ids[1:]
 
 

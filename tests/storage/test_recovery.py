@@ -16,6 +16,12 @@ from lightningstore.service.server import open_engine
 from lightningstore.service.store import Store
 from lightningstore.service.store.ingest import Tally
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2
+from lightningstore.v1.completion_pb2 import (
+    WaitForRolloutsRequest,
+    WaitForRolloutsResponse,
+    WatchRolloutsRequest,
+    WatchRolloutsResponse,
+)
 from lightningstore.v1.import_pb2 import ImportRolloutsRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -65,6 +71,14 @@ async def start(store: Store) -> tuple[str, str]:
     spec = rollout_pb2.RolloutSpec(input_json=b"1")
     answer = await store.start_rollout(claim_pb2.StartRolloutRequest(rollout=spec))
     return answer.rollout.rollout_id, answer.rollout.latest_attempt.attempt_id
+
+
+def outcome(ids: tuple[str, str]) -> attempt_pb2.UpdateAttemptRequest:
+    """Return the report that an attempt has succeeded."""
+    attempt = attempt_pb2.Attempt(
+        rollout_id=ids[0], attempt_id=ids[1], status=attempt_pb2.ATTEMPT_STATUS_SUCCEEDED
+    )
+    return attempt_pb2.UpdateAttemptRequest(attempt=attempt)
 
 
 async def names(store: Store, rollout_id: str) -> list[str]:
@@ -183,9 +197,61 @@ async def test_repeat_that_reads_the_span_ids_slowly_adds_nothing_twice(open_sto
     request = span_pb2.AddSpansRequest(batch=batch(*ids, "x"))
     calls = [asyncio.create_task(store.add_spans(request)) for _ in range(2)]
     await calls[0]
-    attempt = attempt_pb2.Attempt(rollout_id=ids[0], attempt_id=ids[1], status=3)
-    await store.update_attempt(attempt_pb2.UpdateAttemptRequest(attempt=attempt))
+    await store.update_attempt(outcome(ids))
     slow_read.set()
     results = [(await call).result for call in calls]
     assert sorted(result.accepted_count for result in results) == [0, 1]
     assert await names(store, ids[0]) == ["a", "x"]
+
+
+def while_committing(store: Store, act: Callable[[], Any]) -> None:
+    """Have something done during the next commit, too late to be part of it."""
+    commit = store.storage.commit
+
+    async def slow(changes: object) -> None:
+        store.storage.commit = commit
+        await commit(changes)
+        await act()
+
+    store.storage.commit = slow
+
+
+async def test_wait_tells_of_a_finish_whose_rollout_changes_meanwhile(open_store: Open) -> None:
+    store = await open_store()
+    ids = await start(store)
+    await store.update_attempt(outcome(ids))
+    while_committing(store, lambda: store.add_batch(batch(*ids, "late"), None, Tally()))
+    enqueuing = asyncio.create_task(start(store))
+    await asyncio.sleep(0)  # it is being committed
+    request = WaitForRolloutsRequest(rollout_ids=[ids[0]])
+
+    async def wait() -> list[str]:
+        parts = [part async for part in store.wait_for_rollouts(request) if part]
+        answers = [WaitForRolloutsResponse.FromString(part) for part in parts]
+        return [rollout.rollout_id for answer in answers for rollout in answer.rollouts]
+
+    assert await asyncio.wait_for(wait(), 10) == [ids[0]]
+    await enqueuing
+
+
+async def test_watch_does_not_begin_after_a_finish_that_may_be_lost(open_store: Open) -> None:
+    store = await open_store()
+    ids = await start(store)
+    reports: list[asyncio.Task[Any]] = []
+
+    async def finish() -> None:
+        fail_next_commit(store)
+        reports.append(asyncio.create_task(store.update_attempt(outcome(ids))))
+        await asyncio.sleep(0)
+
+    while_committing(store, finish)
+    other = asyncio.create_task(start(store))
+    await asyncio.sleep(0)
+    watching = store.watch_rollouts(WatchRolloutsRequest())
+    told = [await anext(watching) for _ in range(2)][1]
+    assert told is not None
+    assert WatchRolloutsResponse.FromString(told).through_completion_number == 0
+    await other
+    with pytest.raises(StorageFailed):
+        await reports[0]
+    await watching.aclose()

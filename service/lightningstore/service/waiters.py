@@ -49,6 +49,8 @@ class Waiters:
         self._recent_bytes = 0
         self._reopened: set[int] = set()
         self.count = 0
+        #: Number of the last finish that everybody was told of: it, and all before it, are durable.
+        self.published = 0
         self._closed: StoreError | None = None
 
     def register(self, waiter: Waiter, rollout_ids: Iterable[str]) -> None:
@@ -93,6 +95,7 @@ class Waiters:
             for waiter in self._by_rollout.get(completion.rollout_id, ()):
                 waiter.finished.append(completion)
                 waiter.ready.set()
+        self.published = completions[-1].number
         while len(self._recent) > RECENT_COMPLETIONS or self._recent_bytes > RECENT_BYTES:
             oldest = self._recent.popleft()
             self._recent_bytes -= oldest.size

@@ -8,12 +8,18 @@ import random
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service import lifecycle
 from lightningstore.service.clock import Clock
-from lightningstore.service.errors import BatchTooLarge, FieldInvalid, RolloutExists
+from lightningstore.service.errors import (
+    BatchTooLarge,
+    FieldInvalid,
+    RequestIdReused,
+    RolloutExists,
+)
 from lightningstore.service.limits import Limits
 from lightningstore.service.records import (
     check_duration,
     check_enum,
     check_id,
+    digest,
     new_id,
     seconds,
 )
@@ -58,6 +64,8 @@ class ClaimOperations(RolloutOperations):
         """Take the parts; nobody waits yet."""
         super().__init__(storage, clock, limits)
         self.polls: dict[Poll, None] = {}  # first come first served
+        #: Polls by their request ids: of each more than one, where a caller has repeated its call.
+        self._named: dict[str, list[Poll]] = {}
 
     async def dequeue_rollouts(
         self, request: DequeueRolloutsRequest, time_remaining: float | None = None
@@ -75,7 +83,9 @@ class ClaimOperations(RolloutOperations):
         if not reply.rollouts and wait and request.limit and not self.closing:
             if time_remaining is not None:
                 wait = min(wait, time_remaining - DEADLINE_MARGIN)
+            failures = self.committer.failures
             reply = await self._poll(Poll(request, modes), wait)
+            await self.barrier_since(failures)  # whose operation served it has sealed it
         if not reply.rollouts and request.worker_id:
             self.workforce.asked(request.worker_id, self.now(), in_vain=True)
         await self.commit()
@@ -97,12 +107,19 @@ class ClaimOperations(RolloutOperations):
         """Wait until the poll is served, the time is over or the store closes."""
         jitter = 1 - WAIT_JITTER * random.random()  # noqa: S311
         until = self.clock.monotonic() + wait * jitter
+        request_id = poll.request.request_id
         self.polls[poll] = None
+        if request_id:
+            self._named.setdefault(request_id, []).append(poll)
         try:
             while not poll.ready.is_set():
                 await self.clock.wait(poll.ready, until)
         finally:
             self.polls.pop(poll, None)
+            if request_id:
+                self._named[request_id].remove(poll)
+                if not self._named[request_id]:
+                    del self._named[request_id]
         if poll.error is not None:
             raise poll.error
         return poll.reply or DequeueRolloutsResponse()
@@ -114,18 +131,17 @@ class ClaimOperations(RolloutOperations):
         for poll in list(self.polls):
             if not self.state.queue:
                 return
-            answer = self.requests.find("DequeueRollouts", poll.request)
-            if answer is not None:  # the same call waits twice: the first one was served
-                reply = DequeueRolloutsResponse.FromString(answer)
-                for rollout in reply.rollouts:
-                    entry = self.state.entries[rollout.rollout_id]
-                    entry.compose(rollout, entry.attempts[rollout.latest_attempt.attempt_id])
-            else:
-                reply = self._claim(poll.request, poll.modes)
+            if poll.ready.is_set():
+                continue  # served with the call that it repeats
+            reply = self._claim(poll.request, poll.modes)
             if reply.rollouts:
-                del self.polls[poll]
-                poll.reply = reply
-                poll.ready.set()
+                for same in self._named.get(poll.request.request_id) or [poll]:
+                    if same is poll or digest(same.request) == digest(poll.request):
+                        same.reply = reply
+                    else:
+                        same.error = RequestIdReused(poll.request.request_id)
+                    self.polls.pop(same, None)
+                    same.ready.set()
 
     def end_polls(self, error: Exception | None) -> None:
         """Let all long polls go, with an error or with an empty answer."""

@@ -95,18 +95,14 @@ class CompletionOperations(TripletOperations):
 
     async def _finished_already(self, ids: dict[str, None]) -> list[Completion]:
         """Return those that have finished, in the order of the request. Raises RolloutNotFound."""
-        await self.barrier()
         finished: dict[str, Completion] = {}
         stored: list[str] = []
         for rollout_id in ids:
             entry = self.state.entries.get(rollout_id)
             if entry is None:
                 stored.append(rollout_id)
-            # What is not durable yet will be published, to us too.
-            elif (
-                lifecycle.is_finished(entry.rollout)
-                and entry.changed <= self.committer.durable_through
-            ):
+            # A finish that was not published yet will be, to us too.
+            elif 0 < entry.rollout.completion_number <= self.waiters.published:
                 finished[rollout_id] = entry.completion()
         for start in range(0, len(stored), LOAD_AT_ONCE):
             await asyncio.sleep(0)
@@ -120,6 +116,7 @@ class CompletionOperations(TripletOperations):
                     raise RolloutNotFound(rollout_id)
                 if lifecycle.is_finished(loaded.row.rollout):
                     finished[rollout_id] = loaded.completion()
+        await self.barrier()  # what is told of a finish may have changed since
         return [finished[i] for i in ids if i in finished]
 
     async def watch_rollouts(self, request: WatchRolloutsRequest) -> AsyncIterator[bytes | None]:
@@ -127,7 +124,7 @@ class CompletionOperations(TripletOperations):
         if request.store_id and request.store_id != self.store_id:
             raise StoreIdMismatch(request.store_id, self.store_id)
         await self.barrier()
-        last = self.state.counters.completion_number
+        last = self.waiters.published
         through = request.after_completion_number
         if not request.HasField("after_completion_number"):
             through = last
@@ -166,7 +163,8 @@ class CompletionOperations(TripletOperations):
         if recent is not None:
             return recent
         stored = await self.storage.completions(number, CHUNK_ROLLOUTS)
-        return [loaded.completion() for loaded in stored]
+        found = [loaded.completion() for loaded in stored]
+        return [completion for completion in found if completion.number <= self.waiters.published]
 
 
 def _fresh(waiter: Waiter, open_ids: dict[str, None]) -> list[Completion]:

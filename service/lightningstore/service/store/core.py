@@ -111,6 +111,7 @@ class Core:
         self.workforce = Workforce(snapshot.workers)
         self.requests = Requests(snapshot.requests, self.clock.monotonic())
         self._completions.clear()
+        self.waiters.published = snapshot.counters.completion_number
         for resources_id, version, update in snapshot.resources:
             state.resources[resources_id] = (version, update)
         state.latest_resources_id = max(

@@ -33,18 +33,18 @@ class InfoOperations(WorkerOperations):
 
     async def get_statistics(self, _request: GetStatisticsRequest) -> GetStatisticsResponse:
         """Return the counters."""
-        await self.barrier()
+        file_bytes = await self.storage.file_bytes()
         counters, shelf = self.state.counters, self.shelf
         reply = GetStatisticsResponse(
             resources_count=len(self.state.resources),
             queue_depth=self.queue_depth,
-            last_completion_number=counters.completion_number,
+            last_completion_number=self.waiters.published,
             span_count=counters.spans,
             span_bytes=counters.span_bytes,
             evicted_span_count=shelf.evicted_count,
             eviction_threshold_bytes=self.limits.eviction_bytes,
             safe_threshold_bytes=self.limits.safe_bytes,
-            file_bytes=await self.storage.file_bytes(),
+            file_bytes=file_bytes,
             waiter_count=self.waiters.count + len(self.polls),
         )
         totals: list[tuple[Any, dict[int, int], Any]] = [
@@ -56,6 +56,7 @@ class InfoOperations(WorkerOperations):
             into.extend(kind(status=s, count=n) for s, n in sorted(counts.items()) if n)
         up = self.clock.monotonic() - self.opened_at
         reply.uptime.seconds, reply.uptime.nanos = int(up), int(up % 1 * NANOS)
+        await self.barrier()
         return reply
 
     async def get_server_info(self, _request: GetServerInfoRequest) -> GetServerInfoResponse:
