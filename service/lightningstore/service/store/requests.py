@@ -17,8 +17,8 @@ SWEEP_NS = 10 * NANOS
 class Requests:
     """Answers by method and request id. Rollouts are kept as ids alone, so an answer is small.
 
-    Their time is the time that servers have run, by the monotonic clock, since the first answer: setting
-    the wall clock, or a server that was away for long, turns no repeat into a second write.
+    Their time is the time that servers have run, by the monotonic clock, from the first answer to the last:
+    setting the wall clock, or a server that was away for long, turns no repeat into a second write.
     """
 
     def __init__(self, rows: Sequence[RequestRow] = (), now: float = 0.0) -> None:
