@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lightningstore.service.errors import StorageUnusable
-from lightningstore.service.storage import datafile
+from lightningstore.service.storage import datafile, tools
 from lightningstore.service.storage.sqlite import SqliteStorage
 
 pytestmark = pytest.mark.asyncio
@@ -52,6 +54,28 @@ async def test_file_that_is_not_ours_is_refused_untouched(
     with pytest.raises(StorageUnusable, match=text):
         await SqliteStorage(path).open()
     assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["s.db"]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        datafile.Lock,
+        tools.check,
+        tools.vacuum,
+        lambda path: tools.backup(path, path.with_name("copy.db")),
+        lambda path: tools.restore(path, path.with_name("new.db")),
+    ],
+    ids=["serve", "check", "vacuum", "backup", "restore"],
+)
+async def test_what_is_no_regular_file_is_refused_and_left(
+    tmp_path: Path, use: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "s.db"
+    os.mkfifo(path)
+    with pytest.raises(StorageUnusable, match="no regular file"):
+        use(path)
+    assert path.is_fifo()
     assert [p.name for p in tmp_path.iterdir()] == ["s.db"]
 
 

@@ -32,6 +32,7 @@ class Lock:
         """Lock the file, made empty if it is not there. Raises StorageUnusable."""
         try:
             existed = path.exists()
+            _check_kind(path)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StorageUnusable(f"cannot open {path}: {error.strerror}") from None
@@ -115,12 +116,21 @@ def _sync(path: Path) -> None:
 
 
 def inspect(path: Path) -> None:
-    """Refuse a file that is missing, foreign, cut short or too new. Raises StorageUnusable."""
+    """Refuse a file that is missing, none at all, foreign, cut short or too new. Raises StorageUnusable."""
     try:
+        _check_kind(path)
         with path.open("rb") as file:
             _check_header(path, file.read(100), path.stat().st_size)
     except OSError as error:
         raise StorageUnusable(f"cannot open {path}: {error.strerror}") from None
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what cannot be a data file before it is opened: a FIFO would wait for a writer for ever."""
+    if path.exists() and not path.is_file():
+        raise StorageUnusable(
+            f"{path} is no regular file, as a data file must be; it is left as it is"
+        )
 
 
 def _check_header(path: Path, header: bytes, size: int) -> None:
