@@ -103,8 +103,9 @@ def restore(source: Path, path: Path, *, replace: bool = False) -> None:
 def vacuum(path: Path) -> tuple[int, int]:
     """Give unused pages back to the file system; returns the bytes before and after.
 
-    Raises StorageUnusable, also where a server has the file.
+    Raises StorageUnusable, also where a server has the file or there is none.
     """
+    datafile.inspect(path)  # the lock would make a store of nothing
     lock = datafile.Lock(path)
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
