@@ -132,6 +132,21 @@ async def test_new_store_takes_the_place_of_what_a_crash_left_of_one(tmp_path: P
     assert [p.name for p in tmp_path.iterdir()] == ["s.db"]
 
 
+async def test_new_store_is_its_owners_alone_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    before = os.umask(0o022)  # what nearly everybody has
+    try:
+        for mode in (0o600, 0o644):
+            storage = SqliteStorage(path)
+            await storage.open()
+            modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()}
+            assert modes == dict.fromkeys(["s.db", "s.db-wal", "s.db-shm"], mode)
+            await storage.close()
+            path.chmod(0o644)
+    finally:
+        os.umask(before)
+
+
 async def test_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageUnusable, match="No such file or directory"):
         await SqliteStorage(tmp_path / "none" / "s.db").open()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import sqlite3
 import uuid
 from contextlib import closing
@@ -33,7 +32,7 @@ class Lock:
         try:
             existed = path.exists()
             _check_kind(path)
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StorageUnusable(f"cannot open {path}: {error.strerror}") from None
         try:
@@ -80,9 +79,9 @@ def create(path: Path) -> None:
     draft = place.with_name(f".{place.name}.new")
     forget(draft)  # what a crash left
     try:
+        make(draft, place.stat().st_mode)
         with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             prepare(connection, "FULL")
-        shutil.copymode(place, draft)
         # A log without its file belongs to nobody; beside the new file it would be replayed into it.
         forget(place, log_alone=True)
         publish(draft, place)
@@ -92,6 +91,16 @@ def create(path: Path) -> None:
         raise StorageUnusable(f"cannot create {path}: {error.__cause__}") from error
     finally:
         forget(draft)
+
+
+def make(path: Path, mode: int) -> None:
+    """Make an empty file for a store. Others may read and write it as `mode` lets them, its owner always.
+
+    What is in a store is for nobody else's eyes, keys of language models among it. SQLite gives logs the mode
+    of their file. Raises OSError.
+    """
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    path.chmod(0o600 | mode & 0o066)
 
 
 def forget(path: Path, *, log_alone: bool = False) -> None:
