@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import subprocess
 import sys
@@ -79,6 +80,26 @@ def test_backup_is_restored_and_served(lab: Lab, tmp_path: Path) -> None:
         assert lost.rollout_id != kept.rollout_id
     assert lab.end() == 0
     assert tools.check(lab.db) == []
+
+
+def test_full_disk_is_said_of_the_backup_that_is_written(lab: Lab, tmp_path: Path) -> None:
+    lab.start()
+    with LightningStore(lab.address) as store:
+        store.enqueue_rollouts([{"input": "x" * 10_000}] * 100)
+    target = tmp_path / "copy.db"
+    lab.hurt("write full at 9 once")  # the first ones remove what a crash may have left
+    done = subprocess.run(
+        [*CLI, "backup", str(target), "--db", str(lab.db)],
+        env={**os.environ, **lab.breaking(), "FAULT_PATH": target.name},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert lab.heal()
+    assert done.returncode == 1
+    assert f"{lab.db} cannot be copied to {target}: database or disk is full; " in done.stderr
+    assert list(tmp_path.glob("*copy.db*")) == []
+    tools.backup(lab.db, target)
 
 
 def test_vacuum_gives_space_back(lab: Lab) -> None:

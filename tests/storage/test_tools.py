@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from lightningstore.client import open_store
 from lightningstore.service.errors import StorageUnusable
 from lightningstore.service.storage import tools
+
+pytestmark = pytest.mark.asyncio
+
+COUNT = 50
+
+
+@pytest_asyncio.fixture
+async def folder(tmp_path: Path) -> AsyncIterator[Path]:
+    """A folder with `whole.db`, and the same store as a killed server leaves it: all is in the log."""
+    async with open_store(f"sqlite:///{tmp_path}/whole.db") as store:
+        await store.enqueue_rollouts([{"input": n} for n in range(COUNT)])
+        for ending in ("", "-wal"):
+            shutil.copy(tmp_path / f"whole.db{ending}", tmp_path / f"killed.db{ending}")
+    before = os.umask(0o022)  # what nearly everybody has
+    yield tmp_path
+    os.umask(before)
+
+
+def rollouts(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT count(*) FROM rollouts").fetchone()[0]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return what is in a folder, but for the memory that readers of a log share."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.endswith("-shm")}
 
 
 @pytest.mark.parametrize(
@@ -20,9 +52,85 @@ from lightningstore.service.storage import tools
     ],
     ids=["check", "vacuum", "backup", "restore"],
 )
-def test_file_that_is_missing_is_named_and_nothing_made(
+async def test_file_that_is_missing_is_named_and_nothing_made(
     tmp_path: Path, use: Callable[[Path], object]
 ) -> None:
     with pytest.raises(StorageUnusable, match=r"typo\.db: No such file"):
         use(tmp_path / "typo.db")
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_log_of_a_killed_server_is_restored_with_its_file(folder: Path) -> None:
+    tools.restore(folder / "killed.db", folder / "new.db")
+    assert rollouts(folder / "new.db") == COUNT
+    assert tools.check(folder / "new.db") == []
+
+
+@pytest.mark.parametrize("link", [None, "symlink_to", "hardlink_to"])
+async def test_store_is_not_restored_from_itself(folder: Path, link: str | None) -> None:
+    store = folder / "whole.db"
+    source = folder / "link.db" if link else store
+    if link:
+        getattr(source, link)(store)
+    before = store.read_bytes()
+    with pytest.raises(StorageUnusable, match="is the store itself"):
+        tools.restore(source, store, replace=True)
+    assert store.read_bytes() == before
+    assert rollouts(store) == COUNT
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage" * 1000, None], ids=["empty", "garbage", "torn"]
+)
+async def test_backup_takes_the_place_of_a_file_that_cannot_be_read(
+    folder: Path, content: bytes | None
+) -> None:
+    broken = folder / "broken.db"
+    broken.write_bytes((folder / "whole.db").read_bytes()[:9000] if content is None else content)
+    tools.restore(folder / "whole.db", broken, replace=True)
+    assert rollouts(broken) == COUNT
+
+
+async def test_restore_that_fails_costs_the_old_store_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools.check(folder / "whole.db")  # which leaves an empty log
+    before = files(folder)
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail)
+        with pytest.raises(StorageUnusable, match=r"killed\.db: Input/output error"):
+            tools.restore(folder / "whole.db", folder / "killed.db", replace=True)
+    assert files(folder) == before
+    assert rollouts(folder / "killed.db") == COUNT
+
+
+@pytest.mark.parametrize("place", ["none", "killed.db"], ids=["missing", "no folder"])
+async def test_backup_that_cannot_be_written_names_its_target(folder: Path, place: str) -> None:
+    target = folder / place / "copy.db"
+    before = files(folder)
+    with pytest.raises(StorageUnusable, match="cannot be copied to") as caught:
+        tools.backup(folder / "whole.db", target)
+    assert f"to {target}: " in str(caught.value)
+    assert f"{target.parent} must be a folder that can be written" in str(caught.value)
+    assert before.items() <= files(folder).items()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+async def test_copy_is_readable_to_no_more_than_the_file_it_is_of(folder: Path, mode: int) -> None:
+    store, copy, new, old = (folder / name for name in ("whole.db", "copy.db", "new.db", "old.db"))
+    store.chmod(mode)
+    tools.backup(store, copy)
+    tools.restore(copy, new)
+    assert [path.stat().st_mode & 0o777 for path in (copy, new)] == [mode, mode]
+    old.touch(0o600)
+    tools.restore(copy, old, replace=True)
+    assert old.stat().st_mode & 0o777 == 0o600
+    copy.chmod(
+        0o400
+    )  # as media that cannot be written say it: the store is to be written nevertheless
+    tools.restore(copy, new, replace=True)
+    assert new.stat().st_mode & 0o777 == 0o600

@@ -27,8 +27,11 @@ class Lock:
     descriptor of the same file that is closed in this process, so this one is closed last.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Lock the file, made empty if it is not there. Raises StorageUnusable."""
+    def __init__(self, path: Path, *, replaced: bool = False) -> None:
+        """Lock the file, made empty if it is not there. Raises StorageUnusable.
+
+        `replaced`: another file will take its place, so whatever is in it is good.
+        """
         try:
             existed = path.exists()
             _check_kind(path)
@@ -36,7 +39,9 @@ class Lock:
         except OSError as error:
             raise StorageUnusable(f"cannot open {path}: {error.strerror}") from None
         try:
-            self._take(path)
+            self._flock(path)
+            if not replaced:
+                self._take(path)
         except BaseException as error:
             if not existed:
                 path.unlink(missing_ok=True)
@@ -47,7 +52,6 @@ class Lock:
             raise
 
     def _take(self, path: Path) -> None:
-        self._flock(path)
         size = os.fstat(self._descriptor).st_size
         if size:
             _check_header(path, os.pread(self._descriptor, 100, 0), size)
@@ -82,8 +86,6 @@ def create(path: Path) -> None:
         make(draft, place.stat().st_mode)
         with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             prepare(connection, "FULL")
-        # A log without its file belongs to nobody; beside the new file it would be replayed into it.
-        forget(place, log_alone=True)
         publish(draft, place)
     except (sqlite3.Error, OSError) as error:
         raise StorageUnusable(f"cannot create {path}: {error}") from error
@@ -110,8 +112,11 @@ def forget(path: Path, *, log_alone: bool = False) -> None:
 
 
 def publish(draft: Path, target: Path) -> None:
-    """Give a finished file its name, once it is on disk."""
+    """Give a finished file its name, once it is on disk. What had the name goes, with its log."""
     _sync(draft)
+    # The log belongs to the file that goes, or to nobody: it would be replayed into the new one. It goes only
+    # now, for a sync that fails must leave the old file whole.
+    forget(target, log_alone=True)
     draft.replace(target)
     _sync(target.parent)
 

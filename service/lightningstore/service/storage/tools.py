@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
@@ -52,50 +51,82 @@ def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
         raise StorageUnusable(f"{path} cannot be read: {error}") from error
 
 
-def backup(path: Path, target: Path, progress: Progress = lambda _done, _all: None) -> int:
-    """Copy a store to a new file by SQLite's online backup, while it is served or not.
+def _silent(_done: int, _all: int) -> None:
+    """Report no progress."""
 
-    The copy is all that was answered when the backup began, and appears under its name only once it is
-    whole and on disk. Returns its size in bytes. Raises StorageUnusable, FileExistsError.
+
+def _copy(path: Path, target: Path, mode: int, progress: Progress = _silent) -> None:
+    """Put a store, as it is at this moment with its log, in the place of another, or leave that as it is.
+
+    Raises StorageUnusable.
     """
-    if target.exists():
-        raise FileExistsError(f"{target} is there already")
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with _snapshot(path) as source, closing(sqlite3.connect(draft)) as copy:
+        datafile.forget(draft)  # what a crash left
+        datafile.make(draft, mode)
+        try:
+            with _snapshot(path) as source:
+                _fill(draft, source, progress)
+            datafile.publish(draft, target)
+        finally:
+            datafile.forget(draft)
+    except OSError as error:
+        raise StorageUnusable(
+            f"{path} cannot be copied to {target}: {error.strerror or error}; "
+            f"{target.parent} must be a folder that can be written, with room for it"
+        ) from error
+
+
+def _fill(draft: Path, source: sqlite3.Connection, progress: Progress) -> None:
+    """Copy all pages. Raises OSError where a disk fails or is full, sqlite3.Error for a damaged source."""
+    try:
+        with closing(sqlite3.connect(draft)) as copy:
             source.backup(
                 copy,
                 pages=PAGES_A_STEP,
                 progress=lambda _status, left, total: progress(total - left, total),
                 sleep=0,
             )
-        datafile.publish(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    except sqlite3.OperationalError as error:
+        raise OSError(str(error)) from error
+
+
+def backup(path: Path, target: Path, progress: Progress = _silent) -> int:
+    """Copy a store to a new file by SQLite's online backup, while it is served or not.
+
+    The copy is all that was answered when the backup began, and appears under its name only once it is
+    whole and on disk, readable to no more than the store is. Returns its size in bytes. Raises
+    StorageUnusable, FileExistsError.
+    """
+    datafile.inspect(path)
+    if target.exists():
+        raise FileExistsError(f"{target} is there already")
+    _copy(path, target, path.stat().st_mode, progress)
     return target.stat().st_size
 
 
 def restore(source: Path, path: Path, *, replace: bool = False) -> None:
-    """Put a backup in a store's place, after a check of it. `replace`: also over a file that is there.
+    """Put a backup in a store's place, after a check of it. `replace`: also over whatever file is there.
 
-    Raises StorageUnusable (a bad backup, or a server has the file), FileExistsError.
+    The backup's log is part of it. The new file is readable to no more than the backup is, nor than the file
+    that goes. Raises StorageUnusable (a bad backup, the store itself, a full disk, or a server has the file),
+    FileExistsError.
     """
     found = check(source)
     if found:
         raise StorageUnusable(f"{source} is no good backup: {found[0]}")
+    mode = source.stat().st_mode
     lock = None
     if path.exists():
+        if path.samefile(source):
+            raise StorageUnusable(f"{source} is the store itself: give the file of a backup")
         if not replace:
             raise FileExistsError(f"{path} is there already")
-        lock = datafile.Lock(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+        lock = datafile.Lock(path, replaced=True)
+        mode &= path.stat().st_mode
     try:
-        shutil.copyfile(source, draft)
-        # The log belongs to the file that goes; beside the new one it would be replayed into it.
-        datafile.forget(path, log_alone=True)
-        datafile.publish(draft, path)
+        _copy(source, path, mode)
     finally:
-        draft.unlink(missing_ok=True)
         if lock is not None:
             lock.release()
 
