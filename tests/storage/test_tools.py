@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +16,8 @@ import pytest_asyncio
 from lightningstore.client import open_store
 from lightningstore.service.errors import StorageUnusable
 from lightningstore.service.storage import tools
+
+from tests.integration.process import COMMAND
 
 pytestmark = pytest.mark.asyncio
 
@@ -117,6 +121,64 @@ async def test_backup_that_cannot_be_written_names_its_target(folder: Path, plac
     assert f"to {target}: " in str(caught.value)
     assert f"{target.parent} must be a folder that can be written" in str(caught.value)
     assert before.items() <= files(folder).items()
+
+
+#: Runs a command as root is bound by modes too: prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE). Others are anyway.
+BOUND = (
+    "import ctypes, os, sys;"
+    "ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+async def cli(*arguments: object) -> str:
+    """Return what a command says, its errors too."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", BOUND, COMMAND, *map(str, arguments)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    return (await process.communicate())[0].decode()
+
+
+def media(folder: Path, name: str, *endings: str) -> Path:
+    """Return a copy of a store, with what is beside it, where nothing can be written."""
+    copy = folder / "media" / "copy.db"
+    copy.parent.mkdir()
+    for ending in ("", *endings):
+        shutil.copy(folder / f"{name}{ending}", f"{copy}{ending}")
+    copy.parent.chmod(0o500)
+    return copy
+
+
+@pytest.mark.parametrize("endings", [[], ["-wal"], ["-wal", "-shm"]], ids=len)
+async def test_backup_is_used_where_nothing_can_be_written(
+    folder: Path, endings: list[str]
+) -> None:
+    for ending in endings:
+        (folder / f"whole.db{ending}").touch()
+    copy = media(folder, "whole.db", *endings)
+    assert await cli("check", "--db", copy) == "ok\n"
+    await cli("restore", copy, "--db", folder / "new.db")
+    await cli("backup", folder / "again.db", "--db", copy)
+    assert (rollouts(folder / "new.db"), rollouts(folder / "again.db")) == (COUNT, COUNT)
+
+
+async def test_log_that_cannot_be_read_where_it_lies_is_not_left_out(folder: Path) -> None:
+    copy = media(folder, "killed.db", "-wal")
+    told = await cli("restore", copy, "--db", folder / "new.db")
+    assert f"{copy} has a log" in told
+    assert "copy both to a folder that can be written" in told
+    assert not (folder / "new.db").exists()
+
+
+async def test_file_that_is_written_to_while_it_is_read_without_locks_is_not_trusted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = folder / "whole.db"
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(StorageUnusable, match="written to meanwhile"):
+        tools.backup(store, folder / "copy.db", lambda *_: os.utime(store))
+    assert not (folder / "copy.db").exists()
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])

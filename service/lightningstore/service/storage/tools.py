@@ -34,8 +34,10 @@ Progress = Callable[[int, int], object]
 def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a file as it is at this moment, whatever is written meanwhile. Raises StorageUnusable."""
     datafile.inspect(path)
+    written = path.stat().st_mtime_ns
+    alone = _alone(path)
     try:
-        uri = f"{path.absolute().as_uri()}?mode=ro"
+        uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
         with closing(
             sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
         ) as connection:
@@ -44,11 +46,31 @@ def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
                 "SELECT count(*) FROM meta"
             ).fetchone()  # from here on it stands still
             yield connection
+        if alone and path.stat().st_mtime_ns != written:
+            raise StorageUnusable(f"{path} was written to meanwhile, by a server: try again")
     except (
         sqlite3.Error,
         UnicodeDecodeError,
     ) as error:  # the latter where it quotes a damaged schema
         raise StorageUnusable(f"{path} cannot be read: {error}") from error
+
+
+def _alone(path: Path) -> bool:
+    """Return whether a file has no log, and lies where SQLite could not make one to read it.
+
+    Raises StorageUnusable where it has one that cannot be read there.
+    """
+    place = path.resolve()
+    log, index = Path(f"{place}-wal"), Path(f"{place}-shm")
+    # With both there SQLite makes nothing, and a server may be at work.
+    if os.access(place.parent, os.W_OK) or (log.exists() and index.exists()):
+        return False
+    if log.exists() and log.stat().st_size:
+        raise StorageUnusable(
+            f"{path} has a log, which can be read only where a file can be made beside it: "
+            "copy both to a folder that can be written"
+        )
+    return True
 
 
 def _silent(_done: int, _all: int) -> None:
