@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
+import grpc
+import grpc.aio
 import pytest
 from lightningstore.client import AsyncLightningStore, LightningStoreError
 from lightningstore.service.config import Config
+from lightningstore.service.metrics import Metrics
 from lightningstore.service.server import Server, open_engine
 
 from tests.contract.helpers import batch
 from tests.integration.process import ENVIRONMENT, run, serve
+from tests.integration.test_security import METHODS, STORE, Secured, bearer, code_of, keep_spans
 
 pytestmark = pytest.mark.asyncio
 
@@ -65,6 +70,62 @@ async def test_metrics_tell_what_happened(tmp_path: Path, backend: str) -> None:
     assert {name: found.get(name) for name in expected} == expected
     assert found["lightningstore_commits_total"] >= 4
     assert found["lightningstore_committed_bytes_total"] > 0
+
+
+async def test_refusals_are_counted_by_code_and_made_up_names_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has no token can fill neither the metrics nor the traces with names."""
+    kept = keep_spans(monkeypatch)
+    secured = Secured(tmp_path, metrics_port=0, trace_calls=True)
+    made_up = [f"/lightningstore.v1.LightningStoreService/Nope{n}" for n in range(50)]
+    made_up += ["/elsewhere/GetRollout", "/a/b/c", "/", "/x"]
+    async with secured.served(), grpc.aio.insecure_channel(secured.server.address) as channel:
+        for path in [*made_up, *METHODS]:
+            assert await code_of(channel, path) == "UNAUTHENTICATED", path
+        runner = bearer(secured.secrets["runner"])
+        assert await code_of(channel, METHODS[0], runner) == "PERMISSION_DENIED"
+        assert secured.server.metrics is not None
+        found = await scrape(secured.server.metrics.port)
+    calls = {name: value for name, value in found.items() if "calls_total" in name}
+    refused = 'lightningstore_calls_total{code="UNAUTHENTICATED",method="%s"}'
+    denied = 'lightningstore_calls_total{code="PERMISSION_DENIED",method="EnqueueRollouts"}'
+    names = {path.rpartition("/")[2] for path in METHODS}
+    assert calls == {
+        refused % "other": len(made_up),
+        denied: 1,
+        **{refused % name: 1 for name in names},
+    }
+    assert {span.name for span in kept.get_finished_spans()} == set(METHODS)
+
+
+async def test_defects_are_counted_as_what_grpc_makes_of_them() -> None:
+    """Also in a call that nothing of ours is wrapped around."""
+
+    async def stream(_request: Any, _context: Any) -> Any:
+        raise ZeroDivisionError
+        yield
+
+    async def single(_request: Any, _context: Any) -> None:
+        raise ZeroDivisionError
+
+    handlers = {
+        "GetRollout": grpc.unary_unary_rpc_method_handler(single),
+        "QuerySpans": grpc.unary_stream_rpc_method_handler(stream),
+        "WatchRollouts": grpc.unary_stream_rpc_method_handler(single),
+    }
+    metrics = Metrics()
+    server = grpc.aio.server(interceptors=[metrics])
+    service = grpc.method_handlers_generic_handler(STORE.full_name, handlers)
+    server.add_generic_rpc_handlers((service,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for name in handlers:
+            assert await code_of(channel, f"/{STORE.full_name}/{name}") == "UNKNOWN"
+    await server.stop(None)
+    counted = {key: child._value.get() for key, child in metrics._calls._metrics.items()}
+    assert counted == dict.fromkeys(((name, "UNKNOWN") for name in handlers), 1)
 
 
 async def test_metrics_are_off_unless_asked_for_and_refuse_a_taken_port(tmp_path: Path) -> None:

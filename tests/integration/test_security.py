@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -35,6 +35,8 @@ from lightningstore.service.errors import Misconfigured
 from lightningstore.service.gate import open_gate
 from lightningstore.service.server import Server, open_engine
 from lightningstore.v1 import resources_pb2, service_pb2
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.clock import ManualClock
 from tests.contract.helpers import snapshot
@@ -91,6 +93,29 @@ def secured(tmp_path: Path) -> Secured:
     return Secured(tmp_path)
 
 
+def keep_spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """Return where --trace-calls leaves its spans from now on."""
+    kept = InMemorySpanExporter()
+    exporters = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
+    monkeypatch.setattr(f"{exporters}.OTLPSpanExporter", lambda: kept)
+    monkeypatch.setattr("opentelemetry.sdk.trace.export.BatchSpanProcessor", SimpleSpanProcessor)
+    return kept
+
+
+@pytest.fixture(params=["plain", "metrics", "metrics and tracing"])
+def watched(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[Secured]:
+    """The same, watched in every way: that changes no answer and leaves no traceback."""
+    keep_spans(monkeypatch)
+    port = None if request.param == "plain" else 0
+    yield Secured(tmp_path, metrics_port=port, trace_calls="tracing" in request.param)
+    assert not [record for record in caplog.get_records("call") if record.exc_info]
+
+
 async def code_of(channel: grpc.aio.Channel, path: str, *metadata: tuple[str, str]) -> str:
     """Call a method of whatever kind with an empty request; returns the status."""
     method = STORE.methods_by_name.get(path.rpartition("/")[2])
@@ -132,29 +157,29 @@ def credentials(secured: Secured) -> dict[str, tuple[tuple[str, str], ...]]:
     }
 
 
-async def test_no_call_works_without_a_good_token(secured: Secured) -> None:
+async def test_no_call_works_without_a_good_token(watched: Secured) -> None:
     async with (
-        secured.served(),
-        grpc.aio.insecure_channel(secured.server.address) as channel,
-        secured.client() as store,
+        watched.served(),
+        grpc.aio.insecure_channel(watched.server.address) as channel,
+        watched.client() as store,
     ):
         world: Any = SimpleNamespace(store=store)
         before = await snapshot(world)
-        for what, metadata in credentials(secured).items():
+        for what, metadata in credentials(watched).items():
             for path in METHODS:
                 found = await code_of(channel, path, *metadata)
                 assert found == "UNAUTHENTICATED", (what, path)
         assert await snapshot(world) == before
 
 
-async def test_each_role_may_call_what_the_table_says_and_nothing_else(secured: Secured) -> None:
-    async with secured.served(), grpc.aio.insecure_channel(secured.server.address) as channel:
+async def test_each_role_may_call_what_the_table_says_and_nothing_else(watched: Secured) -> None:
+    async with watched.served(), grpc.aio.insecure_channel(watched.server.address) as channel:
         for path in METHODS:
             for role in Role:
-                found = await code_of(channel, path, bearer(secured.secrets[role.value]))
+                found = await code_of(channel, path, bearer(watched.secrets[role.value]))
                 denied = role not in PERMISSIONS[path]
                 assert (found == "PERMISSION_DENIED") == denied, (role, path, found)
-                assert found != "UNAUTHENTICATED"
+                assert found not in ("UNAUTHENTICATED", "UNKNOWN", "INTERNAL"), (role, path)
 
 
 async def test_every_method_that_is_served_is_in_the_table() -> None:
@@ -173,11 +198,14 @@ async def test_table_of_the_docs_is_the_table_of_the_code() -> None:
     }
 
 
-async def test_health_is_open(secured: Secured) -> None:
-    async with secured.served(), grpc.aio.insecure_channel(secured.server.address) as channel:
+async def test_health_is_open(watched: Secured) -> None:
+    async with watched.served(), grpc.aio.insecure_channel(watched.server.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         answer = await stub.Check(health_pb2.HealthCheckRequest())
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        watch = stub.Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        watch.cancel()
         assert {path.rpartition("/")[0] for path in OPEN} == {"/grpc.health.v1.Health"}
 
 

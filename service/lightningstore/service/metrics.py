@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
 from typing import Any
 
 import grpc
 import grpc.aio
+from lightningstore.service.auth import OPEN, PERMISSIONS
 from lightningstore.service.errors import Misconfigured
 from lightningstore.service.store import Store
 from lightningstore.v1.attempt_pb2 import AttemptStatus
@@ -25,6 +27,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
+#: The methods that are served, by path, as their calls are labelled. Any other name is OTHER: whoever calls made-up
+#: ones must not be able to fill the memory with labels.
+METHODS = {path: path.rpartition("/")[2] for path in (*PERMISSIONS, *OPEN)}
+OTHER = "other"
+#: How a handler is made and where its call is, by whether requests and answers are streams.
+_KINDS: dict[tuple[bool, bool], tuple[Any, str]] = {
+    (False, False): (grpc.unary_unary_rpc_method_handler, "unary_unary"),
+    (False, True): (grpc.unary_stream_rpc_method_handler, "unary_stream"),
+    (True, False): (grpc.stream_unary_rpc_method_handler, "stream_unary"),
+    (True, True): (grpc.stream_stream_rpc_method_handler, "stream_stream"),
+}
 Details = grpc.HandlerCallDetails
 Handler = Any
 
@@ -124,36 +137,38 @@ class Metrics(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
-        name = handler_call_details.method.rpartition("/")[2]
-        if handler.response_streaming:
-            stream = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            return make(
-                self._timed_stream(name, stream),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        unary = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        make = (
-            grpc.stream_unary_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        return make(
-            self._timed(name, unary), handler.request_deserializer, handler.response_serializer
-        )
+        name = METHODS.get(handler_call_details.method, OTHER)
+        make, kind = _KINDS[handler.request_streaming, handler.response_streaming]
+        call = getattr(handler, kind)
+        # One that streams answers may also be a coroutine, which writes them to the context.
+        streams = handler.response_streaming and inspect.isasyncgenfunction(call)
+        timed = self._timed_stream if streams else self._timed
+        return make(timed(name, call), handler.request_deserializer, handler.response_serializer)
 
     def _timed(self, name: str, call: Any) -> Any:
         async def timed(request: Any, context: Any) -> Any:
-            began = perf_counter()
+            began, code = perf_counter(), grpc.StatusCode.OK
             try:
                 return await call(request, context)
+            except Exception:
+                code = grpc.StatusCode.UNKNOWN  # what gRPC answers where the call set no code
+                raise
             finally:
-                self._note(name, context, perf_counter() - began)
+                self._note(name, context, code, perf_counter() - began)
+
+        return timed
+
+    def _timed_stream(self, name: str, call: Any) -> Any:
+        async def timed(request: Any, context: Any) -> Any:
+            began, code = perf_counter(), grpc.StatusCode.OK
+            try:
+                async for answer in call(request, context):
+                    yield answer
+            except Exception:
+                code = grpc.StatusCode.UNKNOWN
+                raise
+            finally:
+                self._note(name, context, code, perf_counter() - began)
 
         return timed
 
@@ -162,19 +177,6 @@ class Metrics(grpc.aio.ServerInterceptor):
         self._calls.labels(name, code).inc()
         self._seconds.labels(name).observe(seconds)
 
-    def _timed_stream(self, name: str, call: Any) -> Any:
-        async def timed(request: Any, context: Any) -> Any:
-            began = perf_counter()
-            try:
-                async for answer in call(request, context):
-                    yield answer
-            finally:
-                self._note(name, context, perf_counter() - began)
-
-        return timed
-
-    def _note(self, name: str, context: Any, seconds: float) -> None:
-        code = context.code() or grpc.StatusCode.OK
-        if context.cancelled():
-            code = grpc.StatusCode.CANCELLED
+    def _note(self, name: str, context: Any, code: Any, seconds: float) -> None:
+        code = grpc.StatusCode.CANCELLED if context.cancelled() else context.code() or code
         self.count(name, getattr(code, "name", str(code)), seconds)

@@ -6,7 +6,7 @@ There only where tokens are configured; without them no call pays for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -78,9 +78,12 @@ class Guard(grpc.aio.ServerInterceptor):
             raise
 
     def _refusal(self, error: StoreError) -> Handler:
-        async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        async def refuse(
+            _: Any, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[bytes]:
             self._note(error, context.peer())
             await abort(context, error)
+            yield b""  # never: but tracing reads the answers of whatever streams
 
         # As a stream both ways, whatever the method is: this way nothing that was sent is read.
         return grpc.stream_stream_rpc_method_handler(refuse)
