@@ -12,7 +12,14 @@ import grpc.aio
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from lightningstore.client import LLM, AsyncLightningStore, LightningStoreError
+from lightningstore.client import (
+    LLM,
+    AlreadyExistsError,
+    AsyncLightningStore,
+    InvalidArgumentError,
+    NotFoundError,
+    UnauthenticatedError,
+)
 from lightningstore.service import auth, tokens
 from lightningstore.service.auth import OPEN, PERMISSIONS, Role
 
@@ -47,20 +54,23 @@ async def test_secrets_are_in_no_log_no_error_and_no_metric_of_a_process(tmp_pat
     async with AsyncLightningStore(
         process.address, token=secret, allow_insecure_token=True, timeout=10
     ) as store:
-        await store.add_resources(
-            {"llm": LLM("http://x/v1", "m", api_key=API_KEY)}, resources_id="r"
-        )
-        for wrong in (store.get_resources("nope"), store.add_resources({"a" * 999: API_KEY})):
-            try:
+        keeper = {"llm": LLM("http://x/v1", "m", api_key=API_KEY)}
+        await store.add_resources(keeper, resources_id="r")
+        for kind, wrong in (
+            (NotFoundError, store.get_resources("nope")),
+            (AlreadyExistsError, store.add_resources(keeper, resources_id="r")),
+            (InvalidArgumentError, store.add_resources(keeper, resources_id="a" * 999)),
+        ):
+            with pytest.raises(kind) as refused:
                 await wrong
-            except LightningStoreError as error:
-                shown.append(repr(error) + str(error))
+            shown.append(repr(refused.value) + str(refused.value))
     for wrong in (secret[:-1], secret + "x"):
         async with AsyncLightningStore(
             process.address, token=wrong, allow_insecure_token=True, timeout=10
         ) as store:
-            with pytest.raises(LightningStoreError) as caught:
+            with pytest.raises(UnauthenticatedError) as caught:
                 await store.get_server_info()
+            assert caught.value.reason == "ERROR_REASON_TOKEN_INVALID"
             shown.append(repr(caught.value) + str(caught.value))
     url = found[1].decode()
     shown.append(await asyncio.to_thread(lambda: urlopen(url, timeout=10).read().decode()))
@@ -68,7 +78,9 @@ async def test_secrets_are_in_no_log_no_error_and_no_metric_of_a_process(tmp_pat
     out, errors = await asyncio.wait_for(process.process.communicate(), 20)
     shown += [out.decode(), (log + errors).decode()]
     assert "lightningstore_calls_total" in shown[-3]
+    assert 'code="UNAUTHENTICATED",method="GetServerInfo"} 2.0' in shown[-3]
     for text in shown:
+        assert "Traceback" not in text
         assert API_KEY not in text
         assert secret[:-1] not in text
     assert secret.encode() not in (tmp_path / "s.db").read_bytes()
