@@ -272,6 +272,9 @@ async def test_bad_tokens_file_changes_nothing_while_serving(secured: Secured) -
         ({"host": "0.0.0.0"}, "--auth-tokens"),
         ({"host": "::"}, "--auth-tokens"),
         ({"host": "0.0.0.0", "auth_tokens": "tokens"}, "plain text"),
+        ({"host": "0.0.0.0", "otlp_http_port": 0}, "--auth-tokens"),
+        ({"metrics_host": "0.0.0.0", "metrics_port": 0}, "--metrics-host 0.0.0.0"),
+        ({"metrics_host": "::", "metrics_port": 0, "auth_tokens": "tokens"}, "--metrics-host ::"),
         ({"tls_cert": "cert"}, "--tls-key"),
         ({"tls_client_ca": "ca"}, "--tls-cert"),
         ({"tls_cert": "missing", "tls_key": "missing"}, "cannot be read"),
@@ -280,19 +283,24 @@ async def test_bad_tokens_file_changes_nothing_while_serving(secured: Secured) -
 async def test_unsafe_settings_are_refused_at_start(
     tmp_path: Path, settings: dict[str, Any], told: str
 ) -> None:
-    paths = {
-        name: tmp_path / value if name != "host" else value for name, value in settings.items()
-    }
+    files = ("auth_tokens", "tls_cert", "tls_key", "tls_client_ca")
+    paths = {name: tmp_path / value if name in files else value for name, value in settings.items()}
     with pytest.raises(Misconfigured, match=re.escape(told)):
         open_gate(Config(**paths), ManualClock())
 
 
 async def test_open_server_needs_to_be_asked_for_by_name(tmp_path: Path) -> None:
-    options = ("--backend", "memory", "--host", "0.0.0.0", "--port", "0")
-    code, out, errors = await run("serve", *options, folder=tmp_path)
-    assert code == 1
-    assert "--insecure" in errors
-    assert "Traceback" not in errors + out
+    options = ("--backend", "memory", "--port", "0", "--host", "0.0.0.0")
+    metrics = ("--metrics-port", "0", "--metrics-host", "0.0.0.0")
+    for exposed in (options, (*options[:-2], *metrics)):
+        code, out, errors = await run("serve", *exposed, folder=tmp_path)
+        assert code == 1
+        assert "--insecure" in errors
+        assert errors.count("\n") == 1
+        assert out == ""
+    # An address that nothing listens on harms nobody.
+    open_gate(Config(metrics_host="0.0.0.0"), ManualClock())
+    options += metrics
     process = await serve(*options, "--insecure", folder=tmp_path)
     assert await process.stop() == 0
 

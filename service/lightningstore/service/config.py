@@ -49,7 +49,8 @@ class Config(BaseSettings):
     )
     insecure: bool = Field(
         False,
-        description="Listen on other addresses than loopback without tokens over TLS or mutual TLS.",
+        description="Listen on other addresses than loopback without tokens over TLS or mutual TLS, for "
+        "metrics too.",
     )
     retain_finished: timedelta | None = Field(
         None,
@@ -63,7 +64,8 @@ class Config(BaseSettings):
         None, ge=0, le=65535, description="Port for Prometheus to scrape; 0 takes a free one."
     )
     metrics_host: str = Field(
-        "127.0.0.1", description="Address of --metrics-port; it has no tokens."
+        "127.0.0.1",
+        description="Address of --metrics-port, which asks for no token: any but loopback wants --insecure.",
     )
     otlp_http_port: int | None = Field(
         None,

@@ -54,7 +54,14 @@ def open_gate(config: Config, clock: Clock) -> Gate:
 
 def _check_exposure(config: Config) -> None:
     """Refuse to stand open to the network. Raises Misconfigured."""
-    if config.insecure or is_loopback(config.host):
+    if config.insecure:
+        return
+    if config.metrics_port is not None and not is_loopback(config.metrics_host):
+        raise Misconfigured(
+            f"--metrics-host {config.metrics_host} shows the metrics to everybody who reaches it, for "
+            "they ask for no token: leave it at 127.0.0.1, or --insecure if something else guards that port"
+        )
+    if is_loopback(config.host):
         return
     where = f"listening on {config.host}"
     if config.auth_tokens is None and config.tls_client_ca is None:
