@@ -24,6 +24,8 @@ SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
 OTLP = "opentelemetry.proto.collector.trace.v1.TraceService"
 METHODS = [f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods]
 ALL_METHODS = [*METHODS, f"/{OTLP}/Export"]
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+STANDARD = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", REFLECTION]
 GARBAGE = [b"\xff", b"\x0a\xff", b"garbage, and not of protobuf", b"\x00" * 9, b"\x0b\x0b"]
 
 
@@ -32,8 +34,10 @@ async def call(channel: grpc.aio.Channel, path: str, data: bytes) -> list[bytes]
     if path.endswith("IngestSpans"):
         streaming = channel.stream_unary(path)
         return [await streaming(iter([data]))]
+    if path == REFLECTION:
+        return [answer async for answer in channel.stream_stream(path)(iter([data]))]
     method = SERVICE.methods_by_name.get(path.rsplit("/", 1)[1])
-    if method is not None and method.server_streaming:
+    if path.endswith("/Watch") or (method is not None and method.server_streaming):
         return [answer async for answer in channel.unary_stream(path)(data)]
     return [await channel.unary_unary(path)(data)]
 
@@ -48,9 +52,9 @@ def details(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
     return info
 
 
-@pytest.mark.parametrize("path", ALL_METHODS, ids=lambda path: path.rsplit("/", 1)[1])
+@pytest.mark.parametrize("path", [*ALL_METHODS, *STANDARD], ids=lambda path: path.rsplit("/", 1)[1])
 async def test_garbage_is_a_malformed_message(
-    world: World, channel: grpc.aio.Channel, path: str
+    world: World, channel: grpc.aio.Channel, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = await snapshot(world)
     for data in GARBAGE:
@@ -61,6 +65,7 @@ async def test_garbage_is_a_malformed_message(
         assert info.reason == "ERROR_REASON_MALFORMED_MESSAGE"
         assert info.metadata["message"]
     assert await snapshot(world) == before
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def store_method(path: str) -> str:
@@ -119,10 +124,14 @@ async def test_defect_is_internal_and_says_nothing_but_its_id(
     assert any(error_id in record.getMessage() and record.exc_info for record in caplog.records)
 
 
-async def test_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
+@pytest.mark.parametrize("path", [f"/{SERVICE.full_name}/Nope", "/grpc.health.v1.Health/List"])
+async def test_unknown_method_is_unimplemented(
+    channel: grpc.aio.Channel, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await channel.unary_unary(f"/{SERVICE.full_name}/Nope")(b"")
+        await channel.unary_unary(path)(b"")
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_empty_bytes_are_a_message(channel: grpc.aio.Channel) -> None:

@@ -9,16 +9,16 @@ import os
 import socket
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
+from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as aio_health
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection import aio as aio_reflection
 from lightningstore.service.clock import Clock, SystemClock
 from lightningstore.service.config import Config
 from lightningstore.service.gate import Gate, open_gate
 from lightningstore.service.limits import Retention
 from lightningstore.service.metrics import Metrics
-from lightningstore.service.rpc import handlers, otlp, wrap
+from lightningstore.service.rpc import handlers, otlp, standard, wrap
 from lightningstore.service.rpc.otlp_http import OtlpHttp
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.memory import MemoryStorage
@@ -31,6 +31,8 @@ from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_NONE, D
 
 logger = logging.getLogger(__name__)
 
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 KEEPALIVE_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 MIN_PING_INTERVAL_MS = 10_000
@@ -108,15 +110,16 @@ class Server:
         store = self._engine.store
         streams = wrap.Streams(self._config.max_open_streams)
         name = handlers.SERVICE.full_name
+        services = (name, otlp.SERVICE, HEALTH.full_name)
+        reflector = aio_reflection.ReflectionServicer((*services, REFLECTION.full_name))
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(name, handlers.handlers(store, streams)),
                 grpc.method_handlers_generic_handler(otlp.SERVICE, {"Export": otlp.handler(store)}),
+                standard.handler(HEALTH, self._health, store),
+                standard.handler(REFLECTION, reflector, store),
             )
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        services = (name, otlp.SERVICE, HEALTH_SERVICE)
-        reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), self._server)
         address = f"{_bracketed(self._config.host)}:{self._config.port}"
         try:
             if self.gate.credentials is None:
