@@ -39,7 +39,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.clock import ManualClock
-from tests.contract.helpers import snapshot
+from tests.contract.helpers import poll, snapshot
 from tests.integration.process import run, serve
 
 pytestmark = pytest.mark.asyncio
@@ -240,6 +240,23 @@ async def test_revoked_token_is_refused_and_a_new_one_works_without_a_restart(
             await store.dequeue_rollouts(1)
         async with secured.client("second") as other:
             assert await other.dequeue_rollouts(1) == []
+
+
+async def test_what_was_open_when_a_token_was_revoked_goes_on(secured: Secured) -> None:
+    """As docs/security.md says: a token is asked for when a call begins."""
+    async with secured.served(), secured.client("runner") as store, secured.client() as admin:
+        world: Any = SimpleNamespace(store=store)
+        watch = store.watch_rollouts()
+        await watch.registered()
+        waiting = await poll(world, limit=1, wait=60)
+        tokens.remove(secured.file, "runner")
+        await secured.clock.advance(tokens.LOOK_SECONDS)
+        with pytest.raises(UnauthenticatedError):
+            await store.get_statistics()
+        (rollout,) = await admin.enqueue_rollouts([{"input": 1}])
+        assert [r.rollout_id for r in await waiting] == [rollout.rollout_id]
+        await admin.update_attempt(rollout.rollout_id, "latest", status="succeeded")
+        assert (await anext(watch)).rollout_id == rollout.rollout_id
 
 
 async def test_token_ends_at_its_time(secured: Secured) -> None:
