@@ -137,7 +137,7 @@ def append(path: Path, token: Token) -> None:
 
 
 def remove(path: Path, name: str) -> None:
-    """Take the token of a name out of a file, in one step. Raises Misconfigured if there is none."""
+    """Take the token of a name out of a file, in one step; mode and owner stay. Raises Misconfigured."""
     tokens, _ = read_tokens(path)
     if all(token.name != name for token in tokens):
         raise Misconfigured(f"{path} has no token named {name}")
@@ -148,8 +148,11 @@ def remove(path: Path, name: str) -> None:
     # The last one leaves a comment: an empty file would be taken for one that is being written.
     text = "".join(kept) or "# no tokens\n"
     try:
-        mode = stat.S_IMODE(target.stat().st_mode)
+        old = target.stat()
+        mode = stat.S_IMODE(old.st_mode)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+            # A file of root's that the server cannot read would leave the token in force.
+            os.fchown(file.fileno(), old.st_uid, old.st_gid)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
