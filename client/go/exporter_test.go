@@ -12,6 +12,7 @@ import (
 
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
 	"go.opentelemetry.io/otel/attribute"
+	otelcodes "go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
@@ -164,7 +165,7 @@ func TestOneBadSpanCostsNoOther(t *testing.T) {
 	}
 	exporter := NewSpanExporter(serve(t, server), &ExporterOptions{RolloutID: "ro-1", AttemptID: "at-1"})
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter)) // all in one batch
-	for _, name := range []string{"a", "bad", "b"} {
+	for _, name := range []string{"a", "bad", "caf\xc3", "b"} {
 		_, span := tracer.Tracer("test").Start(context.Background(), name)
 		span.End()
 	}
@@ -172,8 +173,48 @@ func TestOneBadSpanCostsNoOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	flush(t, exporter)
-	if got := server.stored(); !slices.Equal(got, []string{"a", "b"}) || exporter.Dropped() != 1 {
+	if got := server.stored(); !slices.Equal(got, []string{"a", "caf\ufffd", "b"}) || exporter.Dropped() != 1 {
 		t.Fatal(got, exporter.Dropped())
+	}
+}
+
+func TestEveryTextIsSentAsUTF8(t *testing.T) {
+	server := &scripted{}
+	sent := make(chan *pb.SpanBatch, 1)
+	server.onIngest = func(batches []*pb.SpanBatch) (*pb.IngestResult, error) {
+		sent <- batches[0]
+		return server.keep(batches), nil
+	}
+	exporter := NewSpanExporter(serve(t, server), &ExporterOptions{RolloutID: "ro-1", AttemptID: "at-1"})
+	const broken, mended = "\xff", "\ufffd"
+	bad := attribute.String(broken, broken)
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter),
+		sdktrace.WithResource(resource.NewWithAttributes(broken, bad)))
+	tracer := provider.Tracer(broken, trace.WithInstrumentationVersion(broken), trace.WithSchemaURL(broken))
+	_, span := tracer.Start(context.Background(), broken, trace.WithAttributes(bad),
+		trace.WithLinks(trace.Link{Attributes: []attribute.KeyValue{bad}}))
+	span.AddEvent(broken, trace.WithAttributes(attribute.StringSlice("list", []string{broken})))
+	span.SetStatus(otelcodes.Error, broken)
+	span.End()
+	flush(t, exporter)
+	batch := next(t, sent, "the span")
+	got := batch.GetSpans()[0]
+	for place, text := range map[string]string{
+		"resource":        batch.GetResource().GetAttributes()[0].GetValue().GetStringValue(),
+		"resource schema": batch.GetResourceSchemaUrl(),
+		"scope":           batch.GetScope().GetName() + batch.GetScope().GetVersion() + batch.GetSchemaUrl(),
+		"name":            got.GetName(),
+		"key":             got.GetAttributes()[0].GetKey(),
+		"value":           got.GetAttributes()[0].GetValue().GetStringValue(),
+		"link":            got.GetLinks()[0].GetAttributes()[0].GetKey(),
+		"event":           got.GetEvents()[0].GetName(),
+		"list": got.GetEvents()[0].GetAttributes()[0].GetValue().GetArrayValue().GetValues()[0].
+			GetStringValue(),
+		"status": got.GetStatus().GetMessage(),
+	} {
+		if strings.ReplaceAll(text, mended, "") != "" || text == "" {
+			t.Errorf("%s: %q", place, text)
+		}
 	}
 }
 

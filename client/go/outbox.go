@@ -2,6 +2,8 @@ package lightningstore
 
 import (
 	"context"
+	"strings"
+	"unicode/utf8"
 
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
@@ -10,6 +12,7 @@ import (
 	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 const (
@@ -66,6 +69,7 @@ func encode(spans []sdktrace.ReadOnlySpan, fallback attemptKey) ([]item, error) 
 	}
 	items := make([]item, 0, len(spans))
 	for _, ofResource := range encoded.spans {
+		makeValid(ofResource.ProtoReflect())
 		byResource, _ := filed(ofResource.GetResource().GetAttributes(), fallback)
 		for _, ofScope := range ofResource.GetScopeSpans() {
 			common := &origin{
@@ -97,6 +101,26 @@ func toItem(span *tracepb.Span, common *origin) item {
 		found.origin = nil
 	}
 	return found
+}
+
+// makeValid replaces what is no UTF-8 in the strings of a message, for one such string would keep all that
+// travels with it from being sent.
+func makeValid(message protoreflect.Message) {
+	message.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		switch isMessage := field.Kind() == protoreflect.MessageKind; {
+		case isMessage && field.IsList():
+			for i := range value.List().Len() {
+				makeValid(value.List().Get(i).Message())
+			}
+		case isMessage:
+			makeValid(value.Message())
+		case field.Kind() == protoreflect.StringKind && !field.IsList():
+			if text := value.String(); !utf8.ValidString(text) {
+				message.Set(field, protoreflect.ValueOfString(strings.ToValidUTF8(text, "\ufffd")))
+			}
+		}
+		return true
+	})
 }
 
 // filed returns the attempt that attributes name, and the sequence id; 0 without one.
