@@ -100,22 +100,80 @@ func TestLostAnswersAreAskedForAgainWithTheSameRequestID(t *testing.T) {
 	}
 }
 
-func TestServerThatGoesDownIsAskedAgain(t *testing.T) {
-	server := &scripted{}
-	var ids []string
-	server.onEnqueue = func(request *pb.EnqueueRolloutsRequest) (*pb.EnqueueRolloutsResponse, error) {
-		ids = append(ids, request.GetRequestId())
-		if len(ids) < 2 {
-			return nil, errGoingDown
+func TestCallsThatBrokeAreMadeAgain(t *testing.T) {
+	for name, broken := range map[string]struct {
+		err   error
+		bytes int
+	}{
+		"server goes down": {errGoingDown, 1},
+		"stream reset":     {errReset, 1},
+		"1 MiB":            {errAway, mib},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := &scripted{}
+			var ids []string
+			server.onEnqueue = func(request *pb.EnqueueRolloutsRequest) (*pb.EnqueueRolloutsResponse, error) {
+				ids = append(ids, request.GetRequestId())
+				if len(ids) < 2 {
+					return nil, broken.err
+				}
+				return &pb.EnqueueRolloutsResponse{}, nil
+			}
+			input := strings.Repeat("1", broken.bytes)
+			request := &pb.EnqueueRolloutsRequest{Rollouts: []*pb.RolloutSpec{{InputJson: []byte(input)}}}
+			if _, err := serve(t, server).Service().EnqueueRollouts(context.Background(), request); err != nil {
+				t.Fatal(err)
+			}
+			if len(ids) != 2 || ids[0] == "" || ids[0] != ids[1] {
+				t.Fatal(ids)
+			}
+		})
+	}
+}
+
+func TestWhatIsAlwaysBrokenIsNotTriedForEver(t *testing.T) {
+	for _, broken := range []error{errAway, errGoingDown, errReset} {
+		server := &scripted{}
+		tries := 0
+		server.onEnqueue = func(*pb.EnqueueRolloutsRequest) (*pb.EnqueueRolloutsResponse, error) {
+			tries++
+			return nil, broken
 		}
-		return &pb.EnqueueRolloutsResponse{}, nil
+		_, err := serve(t, server).Enqueue(context.Background(), RolloutSpec{Input: 1})
+		if !errors.Is(err, ErrUnavailable) || tries != mostTries {
+			t.Error(broken, err, tries)
+		}
 	}
-	request := &pb.EnqueueRolloutsRequest{Rollouts: []*pb.RolloutSpec{{InputJson: []byte("1")}}}
-	if _, err := serve(t, server).Service().EnqueueRollouts(context.Background(), request); err != nil {
-		t.Fatal(err)
+}
+
+func TestWhatTheTransportSaysIsUnavailable(t *testing.T) {
+	const reset = "stream terminated by RST_STREAM with error code: "
+	for _, from := range []*status.Status{
+		status.New(codes.Internal, reset+"INTERNAL_ERROR"),
+		status.New(codes.ResourceExhausted, reset+"ENHANCE_YOUR_CALM"),
+		status.New(codes.Internal, "unexpected EOF"),
+		status.New(codes.Internal, "server closed the stream without sending trailers"),
+		status.New(codes.Unknown, ""),
+		status.New(codes.Canceled, "CANCELLED"),
+	} {
+		if err := convert(context.Background(), from.Err()); !errors.Is(err, ErrUnavailable) {
+			t.Error(err)
+		}
+		said, err := from.WithDetails(&errdetails.ErrorInfo{Reason: "ERROR_REASON_BUSY", Domain: "lightningstore"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := convert(context.Background(), said.Err()); status.Code(err) != from.Code() {
+			t.Error(err) // the server's own words
+		}
 	}
-	if len(ids) != 2 || ids[0] == "" || ids[0] != ids[1] {
-		t.Fatal(ids)
+	for _, from := range []*status.Status{
+		status.New(codes.ResourceExhausted, "grpc: received message larger than max (2 vs. 1)"),
+		status.New(codes.Internal, "grpc: failed to unmarshal the received message"),
+	} {
+		if err := convert(context.Background(), from.Err()); status.Code(err) != from.Code() {
+			t.Error(err)
+		}
 	}
 }
 

@@ -123,17 +123,23 @@ func convert(ctx context.Context, err error) error {
 	return found
 }
 
-// codeOf returns a status' code, but Unavailable for what a broken connection or a server that goes down
-// makes of calls: HTTP/2 has stream resets of its own for that.
+// codeOf returns a status' code, but Unavailable for what gRPC makes of a call whose connection broke, or whose
+// server goes down. Every error of the server itself has details.
 func codeOf(ctx context.Context, from *status.Status) codes.Code {
-	code := from.Code()
+	code, message := from.Code(), from.Message()
+	if len(from.Details()) > 0 {
+		return code
+	}
 	switch code {
 	case codes.Canceled:
-		if ctx.Err() == nil && !strings.Contains(from.Message(), "client connection is closing") {
+		if ctx.Err() == nil && !strings.Contains(message, "client connection is closing") {
 			return codes.Unavailable
 		}
-	case codes.Internal, codes.Unknown:
-		if strings.Contains(from.Message(), "RST_STREAM") {
+	case codes.Internal, codes.Unknown, codes.ResourceExhausted:
+		if strings.Contains(message, "RST_STREAM") ||
+			message == "unexpected EOF" || // within a message
+			strings.Contains(message, "without sending trailers") ||
+			message == "" { // trailers without a status
 			return codes.Unavailable
 		}
 	}

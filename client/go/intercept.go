@@ -6,10 +6,19 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// Those of the service config.
+const (
+	mostTries         = 5
+	longestRetryDelay = 2 * time.Second
 )
 
 // newRequestID returns an id that no other request has.
@@ -41,10 +50,22 @@ func withRequestID(request any) any {
 	return to.Interface()
 }
 
+// interceptUnary makes a call. gRPC repeats by codes alone; what only its words tell to be a broken connection
+// is repeated here, as often.
 func interceptUnary(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn,
 	invoke grpc.UnaryInvoker, options ...grpc.CallOption,
 ) error {
-	return convert(ctx, invoke(ctx, method, withRequestID(request), reply, conn, options...))
+	request = withRequestID(request)
+	pauses := newDelays(longestRetryDelay)
+	for tries := 1; ; tries++ {
+		ended := invoke(ctx, method, request, reply, conn, options...)
+		err := convert(ctx, ended)
+		code := status.Code(ended)
+		isRepeated := code == codes.Unavailable || code == codes.Canceled // as the service config says
+		if isRepeated || !errors.Is(err, ErrUnavailable) || tries == mostTries || pauses.pause(ctx, err) != nil {
+			return err
+		}
+	}
 }
 
 func interceptStream(ctx context.Context, description *grpc.StreamDesc, conn *grpc.ClientConn, method string,
