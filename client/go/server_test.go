@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -191,15 +192,20 @@ func TestCancelledRolloutIsNotSucceeded(t *testing.T) {
 	}
 }
 
-// freePort returns a port for a server that has to come back at the same address.
+// freePort returns a port for a server that has to come back at the same address: below those that systems
+// give to outgoing connections, one of which might take it while the server is away.
 func freePort(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := strconv.Itoa(20_000 + rand.IntN(12_000))
+		listener, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			_ = listener.Close()
+			return port
+		}
 	}
-	defer func() { _ = listener.Close() }()
-	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
+	t.Fatal("no port is free")
+	panic("not reached")
 }
 
 func TestKilledServerCostsNothing(t *testing.T) {
