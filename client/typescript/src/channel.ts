@@ -2,14 +2,7 @@
 
 import { readFileSync } from "node:fs";
 
-import {
-  credentials,
-  type ChannelCredentials,
-  type ChannelOptions,
-  type ServiceConfig,
-} from "@grpc/grpc-js";
-
-import { LightningStoreService } from "./gen/lightningstore/v1/service_pb.js";
+import { credentials, type ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
 
 /** Where a client connects if neither it nor LIGHTNINGSTORE_ADDRESS says. */
 export const DEFAULT_ADDRESS = "127.0.0.1:4747";
@@ -111,31 +104,8 @@ export function channelOptions(): ChannelOptions {
     "grpc.use_local_subchannel_pool": 1,
     // An http_proxy of the environment is meant for the web; a store on this host is not behind it.
     "grpc.enable_http_proxy": 0,
-    // The server's word on retries does not come over DNS.
+    // What is repeated, and how, does not come over DNS.
     "grpc.service_config_disable_resolution": 1,
-    "grpc.service_config": JSON.stringify(SERVICE_CONFIG),
     "grpc.primary_user_agent": "lightningstore-typescript",
   };
 }
-
-/**
- * gRPC itself repeats unary calls. That is harmless: reads change nothing, and writes carry a request id
- * by which the server knows them again. Streams are taken up where they broke, by what reads them.
- */
-const SERVICE_CONFIG: ServiceConfig = {
-  loadBalancingConfig: [],
-  methodConfig: [
-    {
-      name: LightningStoreService.methods
-        .filter((method) => method.methodKind === "unary")
-        .map((method) => ({ service: LightningStoreService.typeName, method: method.name })),
-      retryPolicy: {
-        maxAttempts: 5,
-        initialBackoff: "0.1s",
-        maxBackoff: "2s",
-        backoffMultiplier: 2,
-        retryableStatusCodes: ["UNAVAILABLE"],
-      },
-    },
-  ],
-};

@@ -16,7 +16,10 @@ export { Code };
 const DETAILS_KEY = "grpc-status-details-bin";
 
 /** How gRPC words a connection that broke under a call, where it does not say UNAVAILABLE itself. */
-const BROKEN = /RST_STREAM|ECONNRESET|EPIPE|Connection dropped|socket hang up|GOAWAY/i;
+const BROKEN =
+  /RST_STREAM|ECONNRESET|EPIPE|Connection dropped|socket hang up|GOAWAY|Bandwidth exhausted|HTTP status code 200/i;
+/** The codes that it gives to that. */
+const VAGUE: readonly Code[] = [Code.UNKNOWN, Code.INTERNAL, Code.RESOURCE_EXHAUSTED];
 
 /** How gRPC words what this side has cancelled. */
 const CANCELLED_HERE = "Cancelled on client";
@@ -102,9 +105,7 @@ export function toStoreError(error: unknown, signal?: AbortSignal): LightningSto
     }
   }
   let code: Code = error.code;
-  if ((code === Code.UNKNOWN || code === Code.INTERNAL) && BROKEN.test(error.details)) {
-    code = Code.UNAVAILABLE;
-  }
+  if (VAGUE.includes(code) && BROKEN.test(error.details)) code = Code.UNAVAILABLE;
   if (code === Code.CANCELLED && error.details !== CANCELLED_HERE) {
     code = Code.UNAVAILABLE; // by a server that goes down, or by what lies before it
   }

@@ -15,6 +15,7 @@ import {
 } from "@bufbuild/protobuf";
 import { Client, Metadata, type CallOptions as GrpcOptions } from "@grpc/grpc-js";
 
+import { Backoff, pause } from "./backoff.js";
 import { channelOptions, resolveEndpoint, type ConnectOptions } from "./channel.js";
 import { Code, LightningStoreError, toStoreError } from "./errors.js";
 import { LightningStoreService } from "./gen/lightningstore/v1/service_pb.js";
@@ -63,6 +64,9 @@ export type Stubs = {
     : never;
 };
 
+/** How often a call is made before it fails. */
+const MOST_TRIES = 5;
+
 interface Cancellable {
   cancel: () => void;
 }
@@ -73,7 +77,7 @@ export class Connection {
   readonly #metadata: Readonly<Record<string, string>>;
   readonly #timeoutMs: number;
   readonly #open = new Set<Cancellable>();
-  #closed = false;
+  readonly #closing = new AbortController();
 
   constructor(options: ConnectOptions) {
     const endpoint = resolveEndpoint(options);
@@ -84,7 +88,7 @@ export class Connection {
 
   /** Closes the connection; calls that are open fail with CANCELLED. Harmless if closed already. */
   close(): void {
-    this.#closed = true;
+    this.#closing.abort();
     for (const call of this.#open) call.cancel();
     this.#client.close();
   }
@@ -116,9 +120,37 @@ export class Connection {
     }
   }
 
-  #unary(
+  /**
+   * Makes a call, again where a connection or a server was lost: gRPC's own repeats go by codes, which do not
+   * tell. That is harmless: reads change nothing, and writes carry a request id by which the server knows
+   * them again. Streams are taken up where they broke, by what reads them.
+   */
+  async #unary(
     method: DescMethod,
     init: MessageInitShape<DescMessage>,
+    options: CallOptions,
+  ): Promise<Message> {
+    const request = withRequestId(create(method.input, init));
+    const until = Date.now() + (options.timeoutMs ?? this.#timeoutMs);
+    const ends = [this.#closing.signal, ...(options.signal ? [options.signal] : [])];
+    const backoff = new Backoff(100, 2_000);
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.#once(method, request, until, options);
+      } catch (error) {
+        const failure = toStoreError(error, options.signal);
+        const delay = backoff.next(failure.retryDelayMs);
+        const isLast = tries === MOST_TRIES || Date.now() + delay >= until;
+        if (failure.code !== Code.UNAVAILABLE || isLast) throw failure;
+        await pause(delay, AbortSignal.any(ends));
+      }
+    }
+  }
+
+  #once(
+    method: DescMethod,
+    request: Message,
+    until: number,
     options: CallOptions,
   ): Promise<Message> {
     return new Promise((resolve, reject) => {
@@ -127,9 +159,9 @@ export class Connection {
         path(method),
         serializer(method.input),
         deserializer(method.output),
-        withRequestId(create(method.input, init)),
+        request,
         this.#headers(options),
-        deadline(options.timeoutMs ?? this.#timeoutMs),
+        { deadline: until },
         (error, answer) => {
           done();
           if (error || !answer) reject(toStoreError(error, options.signal));
@@ -196,7 +228,9 @@ export class Connection {
   }
 
   #check(signal: AbortSignal | undefined): void {
-    if (this.#closed) throw new LightningStoreError(Code.CANCELLED, "the client is closed");
+    if (this.#closing.signal.aborted) {
+      throw new LightningStoreError(Code.CANCELLED, "the client is closed");
+    }
     if (signal?.aborted) {
       throw new LightningStoreError(Code.CANCELLED, "aborted", { cause: signal.reason });
     }

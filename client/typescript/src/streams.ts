@@ -59,7 +59,7 @@ export async function* takenUp<T>(
     brokenSince ??= performance.now();
     const delay = backoff.next(failure.retryDelayMs);
     const isOver = performance.now() + delay - brokenSince >= patienceMs;
-    if (failure.code !== Code.UNAVAILABLE || isOver) throw failure;
+    if (!failure.isTemporary || isOver) throw failure;
     await pause(delay, signal);
   }
 }

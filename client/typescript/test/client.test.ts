@@ -2,7 +2,9 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
 import { create } from "@bufbuild/protobuf";
+import { anyPack } from "@bufbuild/protobuf/wkt";
 
+import { ErrorInfoSchema, RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
 import {
   Code,
   custom,
@@ -189,6 +191,85 @@ test("a server that stays UNAVAILABLE is asked five times", async () => {
   const nobody = new LightningStore("127.0.0.1:1");
   assert.equal((await failureOf(nobody.getRollout("x"))).code, Code.UNAVAILABLE);
   nobody.close();
+});
+
+const RESET = "Received RST_STREAM with code 2 (Internal server error)";
+
+/** What gRPC says of its own accord, without details: a server's word has some. */
+const BROKEN: [Code, string][] = [
+  [Code.CANCELLED, "CANCELLED"], // by a server that goes down
+  [Code.INTERNAL, RESET],
+  [Code.RESOURCE_EXHAUSTED, "Bandwidth exhausted or memory limit exceeded"],
+  [Code.UNKNOWN, "Received HTTP status code 200"],
+];
+const info = (reason: string) =>
+  anyPack(ErrorInfoSchema, create(ErrorInfoSchema, { reason, domain: "lightningstore" }));
+
+for (const [code, words] of BROKEN) {
+  test(`${Code[code]} of a broken connection is repeated, of the server itself is not`, async () => {
+    const ids: string[] = [];
+    using scripted = await ScriptedServer.start({
+      enqueueRollouts: (request) => {
+        ids.push(request.requestId);
+        if (ids.length === 1) throw new Refusal(code, words);
+        return {};
+      },
+      getRollout: () => {
+        ids.push("once");
+        throw new Refusal(code, words, [info("ERROR_REASON_INTERNAL")]);
+      },
+    });
+    const client = new LightningStore(scripted.address);
+    await client.enqueue([{ input: 1 }]);
+    assert.equal(ids[0], ids[1]);
+    assert.equal((await failureOf(client.getRollout("x"))).code, code);
+    assert.deepEqual(ids.slice(2), ["once"]);
+    client.close();
+  });
+}
+
+test("close ends what waits to be repeated", async () => {
+  const busy = anyPack(RetryInfoSchema, create(RetryInfoSchema, { retryDelay: { seconds: 20n } }));
+  let client: LightningStore | undefined = undefined;
+  using scripted = await ScriptedServer.start({
+    getRollout: () => {
+      setTimeout(() => client?.close(), 50);
+      throw new Refusal(Code.UNAVAILABLE, "later", [busy]);
+    },
+  });
+  client = new LightningStore(scripted.address);
+  assert.equal((await failureOf(client.getRollout("x"))).code, Code.CANCELLED);
+});
+
+test("a wait and a query that the server has no room for wait as long as it says", async () => {
+  const nanos = 200_000_000;
+  const details = [
+    info("ERROR_REASON_BUSY"),
+    anyPack(RetryInfoSchema, create(RetryInfoSchema, { retryDelay: { nanos } })),
+  ];
+  const times: number[] = [];
+  const busyOnce = (): void => {
+    times.push(performance.now());
+    if (times.length % 2) throw new Refusal(Code.RESOURCE_EXHAUSTED, "busy", details);
+  };
+  using scripted = await ScriptedServer.start({
+    waitForRollouts: async function* () {
+      busyOnce();
+      yield { rollouts: [{ rolloutId: "ro" }], summary: {} };
+    },
+    querySpans: async function* () {
+      busyOnce();
+      yield {};
+    },
+  });
+  const client = new LightningStore(scripted.address);
+  for await (const { rolloutId } of client.waitForRollouts({ rolloutIds: ["ro"] })) {
+    assert.equal(rolloutId, "ro");
+  }
+  for await (const _ of client.querySpans("ro"));
+  const [first = 0, second = 0, third = 0, fourth = 0] = times;
+  assert(second - first >= 195 && fourth - third >= 195, String(times));
+  client.close();
 });
 
 async function finish(rolloutId: string): Promise<void> {

@@ -9,6 +9,7 @@ import {
   type MessageInitShape,
   type MessageShape,
 } from "@bufbuild/protobuf";
+import type { Any } from "@bufbuild/protobuf/wkt";
 import {
   Metadata,
   Server,
@@ -20,6 +21,7 @@ import {
   type ServerWritableStream,
 } from "@grpc/grpc-js";
 
+import { StatusSchema } from "../src/gen/google/rpc/status_pb.js";
 import { LightningStoreService } from "../src/proto.js";
 import { Proxy } from "./proxy.js";
 
@@ -45,18 +47,27 @@ export type Script = {
       : (request: In<K>, peer: Peer) => Out<K> | Promise<Out<K>>;
 };
 
-/** Ends a call with a status. */
+/** Ends a call with a status, with details as the server itself gives them or, as gRPC, without. */
 export class Refusal extends Error {
-  constructor(readonly code: Code) {
-    super(`refused with ${Code[code]}`);
+  readonly metadata = new Metadata();
+
+  constructor(
+    readonly code: Code,
+    message = `refused with ${Code[code]}`,
+    details: Any[] = [],
+  ) {
+    super(message);
+    if (details.length === 0) return;
+    const status = toBinary(StatusSchema, create(StatusSchema, { code, message, details }));
+    this.metadata.set("grpc-status-details-bin", Buffer.from(status));
   }
 }
 
 type Handler = (request: unknown, peer: Peer) => unknown;
 
 function failure(error: unknown) {
-  const code = error instanceof Refusal ? error.code : Code.INTERNAL;
-  return { code, details: String(error), metadata: new Metadata() };
+  const { code, metadata } = error instanceof Refusal ? error : new Refusal(Code.INTERNAL);
+  return { code, details: String(error), metadata };
 }
 
 function abortOf(call: NodeJS.EventEmitter): AbortSignal {
