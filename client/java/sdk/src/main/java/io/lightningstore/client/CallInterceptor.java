@@ -17,6 +17,7 @@ import io.grpc.MethodDescriptor;
 import io.grpc.Status;
 import io.grpc.protobuf.ProtoMethodDescriptorSupplier;
 import java.nio.channels.ClosedChannelException;
+import java.util.List;
 import java.util.UUID;
 
 /**
@@ -27,6 +28,14 @@ import java.util.UUID;
 final class CallInterceptor implements ClientInterceptor {
   private static final Metadata.Key<String> AUTHORIZATION =
       Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
+
+  /** What every error of the server itself has, and no status that gRPC made up. */
+  private static final Metadata.Key<byte[]> DETAILS =
+      Metadata.Key.of("grpc-status-details-bin", Metadata.BINARY_BYTE_MARSHALLER);
+
+  /** How gRPC words a connection that broke, where it does not say UNAVAILABLE. */
+  private static final List<String> BROKEN =
+      List.of("HTTP/2 error code", "http2 exception", "unexpected EOS", "missing GRPC status");
 
   private final ManagedChannel connection;
   private final String token;
@@ -67,7 +76,10 @@ final class CallInterceptor implements ClientInterceptor {
             new SimpleForwardingClientCallListener<>(listener) {
               @Override
               public void onClose(Status status, Metadata trailers) {
-                super.onClose(meant(status, cancelled || context.isCancelled()), trailers);
+                boolean cancelledHere = cancelled || context.isCancelled();
+                super.onClose(
+                    trailers.containsKey(DETAILS) ? status : meant(status, cancelledHere),
+                    trailers);
               }
             },
             headers);
@@ -81,10 +93,10 @@ final class CallInterceptor implements ClientInterceptor {
   }
 
   /**
-   * Returns a status, but UNAVAILABLE for what a server that goes down makes of calls: CANCELLED of
-   * those that reach it at that moment, HTTP/2's stream resets, or Netty's word for what was about
-   * to be written when the connection broke; and CANCELLED where the client was closed, which no
-   * waiting mends.
+   * Returns a status without details, but UNAVAILABLE for what a server that goes down makes of
+   * calls: CANCELLED of those that reach it at that moment, what HTTP/2 has for a stream or a
+   * connection that ends too early, or Netty's word for what was about to be written when the
+   * connection broke; and CANCELLED where the client was closed, which no waiting mends.
    */
   private Status meant(Status status, boolean cancelledHere) {
     String description = status.getDescription() == null ? "" : status.getDescription();
@@ -99,8 +111,9 @@ final class CallInterceptor implements ClientInterceptor {
           cancelledHere || connection.isShutdown()
               ? status
               : Status.UNAVAILABLE.withDescription(description).withCause(status.getCause());
-      case INTERNAL, UNKNOWN ->
-          description.contains("RST_STREAM") || status.getCause() instanceof ClosedChannelException
+      case INTERNAL, UNKNOWN, RESOURCE_EXHAUSTED ->
+          BROKEN.stream().anyMatch(description::contains)
+                  || status.getCause() instanceof ClosedChannelException
               ? Status.UNAVAILABLE.withDescription(description).withCause(status.getCause())
               : status;
       default -> status;

@@ -158,8 +158,7 @@ public final class LightningStoreBuilder {
             "backoffMultiplier",
             3.0,
             "retryableStatusCodes",
-            // CANCELLED is what a server says to a call that reaches it as it goes down, and
-            // UNKNOWN
+            // CANCELLED is what a server says to a call that reaches it as it goes down; UNKNOWN,
             // what Netty says of one that was not written yet when the connection broke.
             List.of("UNAVAILABLE", "CANCELLED", "UNKNOWN"));
     Map<String, ?> service = Map.of("service", "lightningstore.v1.LightningStoreService");

@@ -30,13 +30,13 @@ class CallInterceptorTest {
   }
 
   /** Returns what a call that ends like this is told to have failed with. */
-  private Status.Code codeOf(Status status) {
+  private Status.Code codeOf(Status status, Metadata trailers) {
     Channel ending =
         new Channel() {
           @Override
           public <Q, A> ClientCall<Q, A> newCall(
               MethodDescriptor<Q, A> method, CallOptions options) {
-            return new EndedCall<>(status);
+            return new EndedCall<>(status, trailers);
           }
 
           @Override
@@ -56,14 +56,16 @@ class CallInterceptorTest {
 
   private static final class EndedCall<Q, A> extends ClientCall<Q, A> {
     private final Status status;
+    private final Metadata trailers;
 
-    EndedCall(Status status) {
+    EndedCall(Status status, Metadata trailers) {
       this.status = status;
+      this.trailers = trailers;
     }
 
     @Override
     public void start(Listener<A> listener, Metadata headers) {
-      listener.onClose(status, new Metadata());
+      listener.onClose(status, trailers);
     }
 
     @Override
@@ -79,19 +81,25 @@ class CallInterceptorTest {
     public void sendMessage(Q message) {}
   }
 
+  private static final List<Status> BROKEN =
+      List.of(
+          Status.UNAVAILABLE.withDescription("io exception"),
+          Status.CANCELLED.withDescription("the server goes down"),
+          Status.INTERNAL.withDescription("RST_STREAM closed stream. HTTP/2 error code: CANCEL"),
+          Status.INTERNAL.withDescription(
+              "Connection closed after GOAWAY. HTTP/2 error code: INTERNAL_ERROR"),
+          Status.RESOURCE_EXHAUSTED.withDescription(
+              "Connection closed after GOAWAY. HTTP/2 error code: ENHANCE_YOUR_CALM"),
+          Status.INTERNAL.withDescription("Received unexpected EOS on empty DATA frame"),
+          Status.UNKNOWN.withDescription("missing GRPC status in response"),
+          Status.INTERNAL.withDescription("http2 exception"),
+          // As Netty words it for a message that was on its way when the connection broke.
+          Status.UNKNOWN.withDescription("channel closed").withCause(new ClosedChannelException()));
+
   @Test
   void whatABrokenConnectionMakesOfCallsIsUnavailable() {
-    List<Status> broken =
-        List.of(
-            Status.UNAVAILABLE.withDescription("io exception"),
-            Status.CANCELLED.withDescription("the server goes down"),
-            Status.INTERNAL.withDescription("RST_STREAM closed stream. HTTP/2 error code: CANCEL"),
-            // As Netty words it for a message that was on its way when the connection broke.
-            Status.UNKNOWN
-                .withDescription("channel closed")
-                .withCause(new ClosedChannelException()));
-    for (Status status : broken) {
-      assertEquals(Status.Code.UNAVAILABLE, codeOf(status), status.toString());
+    for (Status status : BROKEN) {
+      assertEquals(Status.Code.UNAVAILABLE, codeOf(status, new Metadata()), status.toString());
     }
   }
 
@@ -101,9 +109,16 @@ class CallInterceptorTest {
         List.of(
             Status.INTERNAL.withDescription("a defect"),
             Status.UNKNOWN.withDescription("channel closed"),
+            Status.RESOURCE_EXHAUSTED.withDescription("gRPC message exceeds maximum size"),
             Status.NOT_FOUND.withDescription("nobody"));
     for (Status status : said) {
-      assertEquals(status.getCode(), codeOf(status), status.toString());
+      assertEquals(status.getCode(), codeOf(status, new Metadata()), status.toString());
+    }
+    Metadata details = new Metadata();
+    details.put(
+        Metadata.Key.of("grpc-status-details-bin", Metadata.BINARY_BYTE_MARSHALLER), new byte[0]);
+    for (Status status : BROKEN) {
+      assertEquals(status.getCode(), codeOf(status, details), status.toString());
     }
   }
 }

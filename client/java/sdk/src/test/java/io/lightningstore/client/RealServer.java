@@ -14,6 +14,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ThreadLocalRandom;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
@@ -69,11 +70,20 @@ final class RealServer implements AutoCloseable {
     return own.toString();
   }
 
-  /** Returns a port for a server that has to come back at the same address. */
-  static String freePort() throws IOException {
-    try (ServerSocket socket = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
-      return String.valueOf(socket.getLocalPort());
+  /**
+   * Returns a port for a server that has to come back at the same address: below those that systems
+   * give to outgoing connections, one of which might take it while the server is away.
+   */
+  static String freePort() {
+    for (int tries = 0; tries < 100; tries++) {
+      int port = ThreadLocalRandom.current().nextInt(20_000, 32_000);
+      try (ServerSocket socket = new ServerSocket(port, 1, InetAddress.getLoopbackAddress())) {
+        return String.valueOf(socket.getLocalPort());
+      } catch (IOException taken) {
+        // another one, then
+      }
     }
+    return fail("no port is free");
   }
 
   String address() {
