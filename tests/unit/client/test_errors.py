@@ -84,12 +84,23 @@ def test_status_without_details_and_unknown_codes() -> None:
     [
         (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
         (grpc.StatusCode.UNKNOWN, "Stream removed"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Stream removed (RST_STREAM with error code 11)"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Error in HTTP transport completing operation: x"),
+        (grpc.StatusCode.UNKNOWN, "No status received"),
     ],
 )
 def test_a_broken_connection_is_unavailable_whatever_grpc_calls_it(
     code: grpc.StatusCode, text: str
 ) -> None:
     assert type(_errors.from_ending(code, text, ())) is UnavailableError
+    _, _, trailers = rich(code, "ERROR_REASON_BUSY")
+    assert _errors.from_ending(code, text, trailers).code is code  # the server's own words
+
+
+def test_what_this_side_finds_too_large_stays_so() -> None:
+    text = "CLIENT: Received message larger than max (6 vs. 4)"
+    error = _errors.from_ending(grpc.StatusCode.RESOURCE_EXHAUSTED, text, ())
+    assert type(error) is ResourceExhaustedError
 
 
 def test_a_defect_of_the_server_is_internal() -> None:

@@ -270,6 +270,14 @@ def test_a_bad_span_takes_no_other_along(make: Any, sink: Sink) -> None:
     assert exporter.dropped_count == 2
 
 
+def test_a_span_that_has_no_encoding_takes_no_other_along(make: Any, sink: Sink) -> None:
+    exporter = make()
+    exporter.export(finished("good", "half a pair: \ud800", "fine"))
+    assert exporter.force_flush(5000)
+    assert sink.names() == ["good", "fine"]
+    assert exporter.dropped_count == 1
+
+
 def test_more_refusals_than_the_server_tells_of_are_sorted_out_too(make: Any, sink: Sink) -> None:
     sink.bad = {f"bad{n}" for n in range(30)}
     exporter = make(delay=60.0)

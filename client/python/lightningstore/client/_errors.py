@@ -37,6 +37,14 @@ _BROKEN = (
     "Socket closed",
     "Connection reset",
     "Internal error from Core",  # what grpc.aio says of a write after the end
+    "Error in HTTP transport",
+    "No status received",
+)
+#: The codes that gRPC gives to that.
+_VAGUE = (
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,  # HTTP/2's ENHANCE_YOUR_CALM
 )
 
 
@@ -244,8 +252,7 @@ def from_ending(
                 return from_status(status_pb2.Status.FromString(value))
             except DecodeError:
                 break
-    vague = code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
-    if vague and any(sign in text for sign in _BROKEN):
+    if code in _VAGUE and any(sign in text for sign in _BROKEN):
         code = grpc.StatusCode.UNAVAILABLE
     if code == grpc.StatusCode.CANCELLED and not any(sign in text for sign in _GIVEN_UP_HERE):
         code = grpc.StatusCode.UNAVAILABLE  # by a server that goes down, or by what lies before it

@@ -166,6 +166,8 @@ class SpanExporter(sdk.SpanExporter):
                 else:
                     found.append(item)
         except Exception:
+            if len(spans) > 1:  # one spoils all: the others go without it
+                return [item for span in spans for item in self._encode([span])]
             self._drop(len(spans) - len(found), "no OTLP", "cannot be encoded")
             logger.exception("spans could not be encoded")
         return found
