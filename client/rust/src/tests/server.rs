@@ -145,10 +145,20 @@ async fn a_cancelled_rollout_is_not_succeeded() {
     assert_eq!(rollout.latest_attempt.unwrap().status(), AttemptStatus::Failed);
 }
 
+/// A port for a server that has to come back at the same address: below those that systems give to outgoing
+/// connections, one of which might take it while the server is away.
+fn free_port() -> u16 {
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| rand::random_range(20_000..32_000))
+        .take(100)
+        .find(is_free)
+        .expect("a free port")
+}
+
 #[tokio::test]
 async fn a_killed_server_costs_nothing() {
     const COUNT: i64 = 12;
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = free_port().to_string();
     let folder = std::env::temp_dir().join(format!("lightningstore-killed-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let file = folder.join("store.db");
