@@ -16,6 +16,16 @@ std::string FullName(const google::protobuf::Any& any) {
   return any.type_url().substr(any.type_url().rfind('/') + 1);
 }
 
+// Tells whether gRPC speaks of a connection that broke under a call.
+bool IsBreak(grpc::StatusCode code, const std::string& message) {
+  if (code != grpc::StatusCode::INTERNAL && code != grpc::StatusCode::UNKNOWN &&
+      code != grpc::StatusCode::RESOURCE_EXHAUSTED) {
+    return false;
+  }
+  return message.find("RST_STREAM") != std::string::npos ||
+         message.find("Stream removed") != std::string::npos;
+}
+
 }  // namespace
 
 std::shared_ptr<grpc::Channel> Connect(std::string address,
@@ -86,8 +96,11 @@ Error::Error(const grpc::Status& status)
 }
 
 bool Error::IsTransient() const {
-  return code == grpc::StatusCode::UNAVAILABLE || code == grpc::StatusCode::DEADLINE_EXCEEDED ||
-         retry_delay.has_value();
+  if (code == grpc::StatusCode::UNAVAILABLE || code == grpc::StatusCode::DEADLINE_EXCEEDED || retry_delay) {
+    return true;
+  }
+  if (!reason.empty()) return false;  // the server's word; the rest gRPC makes up
+  return code == grpc::StatusCode::CANCELLED || IsBreak(code, what());
 }
 
 void Check(const grpc::Status& status) {

@@ -36,11 +36,6 @@ std::string NewWorkerId() {
   return std::string(host) + "-" + std::to_string(getpid()) + "-" + NewRequestId().substr(0, 6);
 }
 
-bool MaySucceedLater(const Error& failure) {
-  // A server that goes down cancels what is open.
-  return failure.IsTransient() || failure.code == grpc::StatusCode::CANCELLED;
-}
-
 }  // namespace
 
 Runner::Runner(std::shared_ptr<grpc::Channel> channel, Agent agent, RunnerOptions options)
@@ -128,7 +123,7 @@ std::optional<v1::Rollout> Runner::Claim() {
       lock.unlock();
       return Rescue(request);
     }
-    if (!MaySucceedLater(failure)) throw failure;
+    if (!failure.IsTransient()) throw failure;
     if (!asked) Say(std::string("no claims now, trying on: ") + failure.what());
     if (changed_.wait_for(lock, pauses.Next(failure), stopping)) {
       lock.unlock();
@@ -273,7 +268,7 @@ grpc::Status Runner::Insist(const std::function<grpc::Status(grpc::ClientContext
     const grpc::Status status = call(&context);
     if (status.ok()) return status;
     const Error failure(status);
-    if (!MaySucceedLater(failure) || steady_clock::now() > until) return status;
+    if (!failure.IsTransient() || steady_clock::now() > until) return status;
     std::unique_lock lock(mutex_);
     if (changed_.wait_for(lock, pauses.Next(failure), [this] { return phase_ == Phase::kHurried; })) {
       return status;

@@ -46,7 +46,9 @@ class Error : public std::runtime_error {
   // How long the server wants to be left alone before the call is repeated.
   std::optional<std::chrono::nanoseconds> retry_delay;
 
-  // Tells whether the same call may do better later. Writes need a request id to be repeated.
+  // Tells whether the same call may do better later: the server is away or goes down, asks for a repeat, or
+  // the connection broke. CANCELLED counts too, though calls that their caller cancelled end with it as well.
+  // Writes need a request id to be repeated.
   bool IsTransient() const;
 };
 
