@@ -104,7 +104,8 @@ std::optional<v1::Rollout> Runner::Claim() {
   request.mutable_wait()->set_seconds(kPollSeconds);
   request.set_request_id(NewRequestId());
   Pauses pauses(kLongestPause);
-  for (bool asked = false;; asked = true) {
+  bool is_open = false;  // it was asked, and had no answer: it may have claimed something
+  while (true) {
     {
       const std::lock_guard lock(mutex_);
       if (phase_ != Phase::kRunning) break;
@@ -114,23 +115,18 @@ std::optional<v1::Rollout> Runner::Claim() {
     if (status.ok() && answer.rollouts_size() > 0) return answer.rollouts(0);
     if (status.ok()) {
       request.set_request_id(NewRequestId());
+      is_open = false;
       continue;
     }
     const Error failure(status);
     std::unique_lock lock(mutex_);
     const auto stopping = [this] { return phase_ != Phase::kRunning; };
-    if (stopping()) {
-      lock.unlock();
-      return Rescue(request);
-    }
-    if (!failure.IsTransient()) throw failure;
-    if (!asked) Say(std::string("no claims now, trying on: ") + failure.what());
-    if (changed_.wait_for(lock, pauses.Next(failure), stopping)) {
-      lock.unlock();
-      return Rescue(request);
-    }
+    if (!stopping() && !failure.IsTransient()) throw failure;
+    if (!stopping() && !is_open) Say(std::string("no claims now, trying on: ") + failure.what());
+    is_open = true;
+    changed_.wait_for(lock, pauses.Next(failure), stopping);
   }
-  return std::nullopt;
+  return is_open ? Rescue(request) : std::nullopt;
 }
 
 // Returns what a poll had claimed that was broken off.

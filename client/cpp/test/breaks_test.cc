@@ -208,5 +208,17 @@ TEST(Break, CostsTheRunnerNothing) {
   EXPECT_TRUE(store.update.empty());  // it was repeated until it was answered
 }
 
+TEST(Break, StopInThePauseLeavesNoClaimBehind) {
+  Script store;
+  store.dequeue = {kReset};
+  Runner runner(Connect(store.address()), LeavesASpan);
+  auto running = std::async(std::launch::async, [&] { runner.Run(); });
+  store.claimed.get_future().wait();
+  std::this_thread::sleep_for(milliseconds(20));
+  runner.Stop();
+  running.get();
+  EXPECT_EQ(store.outcome.attempt().status(), v1::ATTEMPT_STATUS_SUCCEEDED);
+}
+
 }  // namespace
 }  // namespace lightningstore
