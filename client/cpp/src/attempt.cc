@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "pauses.h"
+#include "text.h"
 
 namespace lightningstore {
 namespace {
@@ -10,19 +11,31 @@ namespace {
 namespace otlp = opentelemetry::proto;
 using std::chrono::milliseconds;
 
+constexpr std::size_t kShownName = 100;
 // How long a span waits for others to go with it.
 constexpr milliseconds kLinger{50};
 constexpr std::size_t kMessageBytes = 8 << 20;
+// The server's limit of one span.
+constexpr std::size_t kSpanBytes = 4 << 20;
 // Spans that wait for a server that is away; beyond, new ones are dropped.
 constexpr std::size_t kPendingBytes = 64 << 20;
 constexpr milliseconds kSendTimeout{60'000};
 constexpr milliseconds kLongestPause{2'000};
 // For which the spans of an attempt that this program gave up are still sent.
 constexpr milliseconds kGrace{5'000};
+// A server that fails so often on the same spans will not take them.
+constexpr int kMostDefects = 5;
 
 std::uint64_t Now() {
   const auto since = std::chrono::system_clock::now().time_since_epoch();
   return std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
+}
+
+// Tells whether spans are refused for what they do not all have in common.
+bool IsAboutSpan(const v1::IngestResult& result) {
+  if (result.rejections().empty()) return false;
+  const v1::ErrorReason reason = result.rejections(0).reason();
+  return reason != v1::ERROR_REASON_ROLLOUT_NOT_FOUND && reason != v1::ERROR_REASON_ATTEMPT_NOT_FOUND;
 }
 
 }  // namespace
@@ -138,19 +151,32 @@ std::int64_t Attempt::Flush(milliseconds timeout) {
   return all;
 }
 
+std::int64_t Attempt::dropped_spans() const {
+  const std::lock_guard lock(mutex_);
+  return dropped_;
+}
+
 void Attempt::Add(otlp::trace::v1::Span span) {
   const std::size_t size = span.ByteSizeLong();
+  if (size <= kSpanBytes) CleanStrings(&span);
   const std::lock_guard lock(mutex_);
   ++ended_;
-  if (pending_bytes_ + size > kPendingBytes) {
+  if (size > kSpanBytes || pending_bytes_ + size > kPendingBytes) {
     ++settled_;
-    Say("too many spans wait for the server, one of " + rollout_.rollout_id() +
-        " is dropped: " + span.name());
+    const std::string why = size > kSpanBytes
+                                ? std::to_string(size) + " bytes, " + std::to_string(kSpanBytes) + " at most"
+                                : "too many wait for the server";
+    Drop(1, why + ": " + Clean(span.name(), kShownName));
     return;
   }
   pending_bytes_ += size;
   pending_.push_back(std::move(span));
   changed_.notify_all();
+}
+
+void Attempt::Drop(std::int64_t count, const std::string& why) {
+  dropped_ += count;
+  Say(std::to_string(count) + " spans of " + rollout_.rollout_id() + " dropped: " + why);
 }
 
 void Attempt::Send() {
@@ -160,56 +186,88 @@ void Attempt::Send() {
     changed_.wait_for(lock, kLinger,
                       [this] { return closing_ || flushing_ || pending_bytes_ >= kMessageBytes; });
     if (closing_) return;
-    v1::IngestSpansRequest request = Cut();
-    Pauses pauses(kLongestPause);
-    while (auto failure = Deliver(request, lock)) {
-      changed_.wait_for(lock, pauses.Next(*failure), [this] { return closing_; });
-      if (closing_) return;
+    std::vector<v1::IngestSpansRequest> messages{Cut()};
+    const int count = messages[0].batch().spans_size();
+    auto result = Deliver(messages, lock);
+    if (!closing_ && count > 1 && result && IsAboutSpan(*result)) {
+      // A bad span fails its whole message, but only it is bad.
+      messages = Singly(std::move(messages[0]));
+      result = Deliver(messages, lock);
     }
-    settled_ += request.batch().spans_size();
+    if (closing_) return;
+    if (result && !result->rejections().empty()) {
+      Drop(result->rejected_count(), result->rejections(0).message());
+    }
+    settled_ += count;
     changed_.notify_all();
   }
 }
 
-v1::IngestSpansRequest Attempt::Cut() {
-  v1::IngestSpansRequest request;
-  v1::SpanBatch& batch = *request.mutable_batch();
+v1::IngestSpansRequest Attempt::NewMessage() const {
+  v1::IngestSpansRequest message;
+  v1::SpanBatch& batch = *message.mutable_batch();
   batch.set_rollout_id(rollout_.rollout_id());
   batch.set_attempt_id(rollout_.latest_attempt().attempt_id());
   batch.mutable_scope()->set_name("lightningstore/cpp");
+  return message;
+}
+
+v1::IngestSpansRequest Attempt::Cut() {
+  v1::IngestSpansRequest message = NewMessage();
   std::size_t count = 0, bytes = 0;
   while (count < pending_.size() && bytes < kMessageBytes) {
     bytes += pending_[count].ByteSizeLong();
-    batch.add_spans()->Swap(&pending_[count++]);
+    message.mutable_batch()->add_spans()->Swap(&pending_[count++]);
   }
   pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(count));
   pending_bytes_ -= bytes;
-  return request;
+  return message;
 }
 
-std::optional<Error> Attempt::Deliver(const v1::IngestSpansRequest& request,
-                                      std::unique_lock<std::mutex>& lock) {
+std::vector<v1::IngestSpansRequest> Attempt::Singly(v1::IngestSpansRequest message) const {
+  std::vector<v1::IngestSpansRequest> messages;
+  for (otlp::trace::v1::Span& span : *message.mutable_batch()->mutable_spans()) {
+    messages.push_back(NewMessage());
+    messages.back().mutable_batch()->add_spans()->Swap(&span);
+  }
+  return messages;
+}
+
+std::optional<v1::IngestResult> Attempt::Deliver(const std::vector<v1::IngestSpansRequest>& messages,
+                                                 std::unique_lock<std::mutex>& lock) {
+  Pauses pauses(kLongestPause);
+  for (int defects = 0;;) {
+    v1::IngestSpansResponse answer;
+    const grpc::Status status = TryOnce(messages, &answer, lock);
+    if (status.ok()) return answer.result();
+    const Error failure(status);
+    const bool is_defect = failure.code == grpc::StatusCode::INTERNAL;
+    if (!failure.IsTransient() && (!is_defect || ++defects >= kMostDefects)) {
+      std::int64_t count = 0;
+      for (const auto& message : messages) count += message.batch().spans_size();
+      Drop(count, failure.what());
+      return std::nullopt;
+    }
+    if (changed_.wait_for(lock, pauses.Next(failure), [this] { return closing_; })) return std::nullopt;
+  }
+}
+
+grpc::Status Attempt::TryOnce(const std::vector<v1::IngestSpansRequest>& messages,
+                              v1::IngestSpansResponse* answer, std::unique_lock<std::mutex>& lock) {
   grpc::ClientContext context;
   SetTimeout(context, kSendTimeout);
-  v1::IngestSpansResponse answer;
   sending_ = &context;
   lock.unlock();
-  const auto writer = stub_->IngestSpans(&context, &answer);
-  writer->Write(request);  // where it fails, Finish says why
+  const auto writer = stub_->IngestSpans(&context, answer);
+  for (const auto& message : messages) {
+    if (!writer->Write(message)) break;  // Finish says why
+  }
   writer->WritesDone();
   const grpc::Status status = writer->Finish();
-  for (const v1::Stop& stop : answer.result().stops()) Cancel(stop.reason());
-  for (const auto& rejection : answer.result().rejections()) {
-    Say("spans of " + rollout_.rollout_id() + " refused: " + rejection.message());
-  }
+  for (const v1::Stop& stop : answer->result().stops()) Cancel(stop.reason());
   lock.lock();
   sending_ = nullptr;
-  if (status.ok()) return std::nullopt;
-  Error failure(status);
-  // A server that goes down cancels what is open.
-  if (failure.IsTransient() || failure.code == grpc::StatusCode::CANCELLED) return failure;
-  Say("spans of " + rollout_.rollout_id() + " refused: " + failure.what());
-  return std::nullopt;
+  return status;
 }
 
 }  // namespace lightningstore

@@ -179,6 +179,7 @@ void Runner::Execute(const v1::Rollout& rollout) {
   const std::lock_guard lock(mutex_);
   running_.erase(&attempt);
   ++finished_;
+  dropped_spans_ += attempt.dropped_spans();
 }
 
 std::optional<v1::Failure> Runner::RunAgent(Attempt& attempt) {
@@ -304,10 +305,15 @@ void Runner::Beat() {
 v1::HeartbeatRequest Runner::BeatRequest() const {
   v1::HeartbeatRequest request;
   request.set_worker_id(options_.worker_id);
-  for (const Attempt* attempt : running_) *request.add_attempts() = attempt->Ref();
+  std::int64_t dropped = dropped_spans_;
+  for (const Attempt* attempt : running_) {
+    *request.add_attempts() = attempt->Ref();
+    dropped += attempt->dropped_spans();
+  }
   request.set_stats_json("{\"running\": " + std::to_string(running_.size()) +
                          ", \"finished\": " + std::to_string(finished_) +
-                         ", \"concurrency\": " + std::to_string(std::max(options_.concurrency, 1)) + "}");
+                         ", \"concurrency\": " + std::to_string(std::max(options_.concurrency, 1)) +
+                         ", \"dropped_spans\": " + std::to_string(dropped) + "}");
   return request;
 }
 

@@ -128,6 +128,7 @@ class Script final : public v1::LightningStoreService::Service {
   std::deque<grpc::Status> dequeue, resources, ingest, update;
   std::promise<void> claimed;
   int spans = 0;
+  int ingests = 0;
   v1::UpdateAttemptRequest outcome;
 
  private:
@@ -165,6 +166,7 @@ class Script final : public v1::LightningStoreService::Service {
                            v1::IngestSpansResponse*) override {
     int count = 0;
     for (v1::IngestSpansRequest request; reader->Read(&request);) count += request.batch().spans_size();
+    ++ingests;
     const grpc::Status status = Next(ingest);
     if (status.ok()) spans += count;
     return status;
@@ -195,6 +197,7 @@ const grpc::Status kReset(StatusCode::INTERNAL, "Received RST_STREAM with error 
 const grpc::Status kCalm(StatusCode::RESOURCE_EXHAUSTED, "Received RST_STREAM with error code 11");
 const grpc::Status kRemoved(StatusCode::UNKNOWN, "Stream removed");
 const grpc::Status kCancelled(StatusCode::CANCELLED, "CANCELLED");
+const grpc::Status kDefect(StatusCode::INTERNAL, "a defect");
 
 TEST(Break, CostsTheRunnerNothing) {
   Script store;
@@ -217,6 +220,30 @@ TEST(Break, StopInThePauseLeavesNoClaimBehind) {
   std::this_thread::sleep_for(milliseconds(20));
   runner.Stop();
   running.get();
+  EXPECT_EQ(store.outcome.attempt().status(), v1::ATTEMPT_STATUS_SUCCEEDED);
+}
+
+TEST(Defect, MayPassWithinSomeTries) {
+  Script store;
+  store.ingest = {kDefect, kDefect, kDefect, kDefect};
+  Runner(Connect(store.address()), LeavesASpan, One()).Run();
+  EXPECT_EQ(store.spans, 1);
+}
+
+TEST(Defect, ThatStaysCostsTheSpansAlone) {
+  Script store;
+  store.ingest = std::deque<grpc::Status>(100, kDefect);
+  Runner(
+      Connect(store.address()),
+      [](Attempt& attempt) {
+        attempt.StartSpan("s");
+        attempt.Flush(seconds(10));
+        EXPECT_EQ(attempt.dropped_spans(), 1);
+        return std::nullopt;
+      },
+      One())
+      .Run();
+  EXPECT_EQ(store.ingests, 5);
   EXPECT_EQ(store.outcome.attempt().status(), v1::ATTEMPT_STATUS_SUCCEEDED);
 }
 

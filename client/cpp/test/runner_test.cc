@@ -134,6 +134,63 @@ TEST_F(RunnerTest, StoresSpansAndRewardBeforeTheOutcome) {
   EXPECT_TRUE(Ended());  // after its one rollout
 }
 
+TEST_F(RunnerTest, TextThatIsNoUtf8CostsItsBytesAlone) {
+  Enqueue({Spec("a")});
+  Start([](Attempt& attempt) {
+    for (int i = 0; i < 5; ++i) attempt.StartSpan("good");
+    auto span = attempt.StartSpan("half a letter \xd0");
+    span.Set("overlong \xe0\x80\x80", "surrogate \xed\xa0\x80").Set("kept", "ж\xff𝄞");
+    span.otlp().mutable_status()->set_message("\xc0");
+    auto* event = span.otlp().add_events();
+    event->set_name("beyond \xf4\x90\x80\x80");
+    event->add_attributes()->mutable_value()->mutable_array_value()->add_values()->set_string_value("\xfe");
+    span.otlp().add_links()->set_trace_id(span.otlp().trace_id());
+    span.End();
+    attempt.Flush(kPatience);
+    EXPECT_EQ(attempt.dropped_spans(), 0);
+    return 1.0;
+  });
+  EXPECT_EQ(WaitFor({"a"})["a"].status(), v1::ROLLOUT_STATUS_SUCCEEDED);
+  const auto spans = Spans("a");
+  ASSERT_EQ(spans.size(), 7U);
+  const auto& span = spans[5];
+  EXPECT_EQ(span.name(), "half a letter ?");
+  EXPECT_EQ(span.attributes(0).key(), "overlong ???");
+  EXPECT_EQ(span.attributes(0).value().string_value(), "surrogate ???");
+  EXPECT_EQ(span.attributes(1).value().string_value(), "ж?𝄞");
+  EXPECT_EQ(span.status().message(), "?");
+  EXPECT_EQ(span.events(0).name(), "beyond ????");
+  EXPECT_EQ(span.events(0).attributes(0).value().array_value().values(0).string_value(), "?");
+}
+
+TEST_F(RunnerTest, SpanThatIsTooLargeIsLostAlone) {
+  Enqueue({Spec("a")});
+  Start([](Attempt& attempt) {
+    attempt.StartSpan("before");
+    attempt.StartSpan("large").Set("text", std::string(5 << 20, 'x'));
+    EXPECT_EQ(attempt.dropped_spans(), 1);
+    attempt.StartSpan("after").Set("text", std::string(3 << 20, 'x'));
+    return 1.0;
+  });
+  EXPECT_EQ(WaitFor({"a"})["a"].status(), v1::ROLLOUT_STATUS_SUCCEEDED);
+  EXPECT_EQ(Spans("a").size(), 3U);
+}
+
+TEST_F(RunnerTest, SpansThatAreRefusedAreLostAlone) {
+  Enqueue({Spec("a")});
+  Start([](Attempt& attempt) {
+    for (int i = 0; i < 40; ++i) {
+      auto span = attempt.StartSpan("s");
+      if (i % 2 == 0) span.otlp().set_span_id("short");
+    }
+    attempt.Flush(kPatience);
+    EXPECT_EQ(attempt.dropped_spans(), 20);
+    return 1.0;
+  });
+  EXPECT_EQ(WaitFor({"a"})["a"].status(), v1::ROLLOUT_STATUS_SUCCEEDED);
+  EXPECT_EQ(Spans("a").size(), 21U);
+}
+
 TEST_F(RunnerTest, FailuresAreRetriedUnlessMarked) {
   Enqueue({Spec("again", 3), Spec("never", 3)});
   Start([](Attempt& attempt) -> std::optional<double> {

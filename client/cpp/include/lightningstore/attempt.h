@@ -92,17 +92,29 @@ class Attempt {
   void Cancel(v1::StopReason reason);
   // Why it is to stop; nothing while it goes on.
   std::optional<v1::StopReason> stop_reason() const;
-  // Waits until all spans so far are stored or refused, or the time is over; returns how many ended so far.
+  // Waits until all spans so far are stored or dropped, or the time is over; returns how many ended so far.
   std::int64_t Flush(std::chrono::milliseconds timeout);
+  // Number of spans lost so far: larger than the server takes, too many while it is away, or refused.
+  std::int64_t dropped_spans() const;
 
  private:
   friend class Span;
   void Add(opentelemetry::proto::trace::v1::Span span);
+  // Counts lost spans and says so. With the lock, as all that follows.
+  void Drop(std::int64_t count, const std::string& why);
   void Send();
+  // Returns a message of this attempt without spans.
+  v1::IngestSpansRequest NewMessage() const;
   // Takes the oldest spans, as many as go into one message.
   v1::IngestSpansRequest Cut();
-  // Sends a message once, without the lock meanwhile; returns a failure after which it has to be sent again.
-  std::optional<Error> Deliver(const v1::IngestSpansRequest& request, std::unique_lock<std::mutex>& lock);
+  // Takes a message apart, into one for each of its spans.
+  std::vector<v1::IngestSpansRequest> Singly(v1::IngestSpansRequest message) const;
+  // Sends messages over one stream until it is answered; nothing if they are given up.
+  std::optional<v1::IngestResult> Deliver(const std::vector<v1::IngestSpansRequest>& messages,
+                                          std::unique_lock<std::mutex>& lock);
+  // Makes one try, without the lock meanwhile.
+  grpc::Status TryOnce(const std::vector<v1::IngestSpansRequest>& messages, v1::IngestSpansResponse* answer,
+                       std::unique_lock<std::mutex>& lock);
 
   v1::LightningStoreService::Stub* const stub_;
   const v1::Rollout rollout_;
@@ -114,7 +126,8 @@ class Attempt {
   std::vector<opentelemetry::proto::trace::v1::Span> pending_;
   std::size_t pending_bytes_ = 0;
   std::int64_t ended_ = 0;    // spans
-  std::int64_t settled_ = 0;  // of these stored, refused or dropped
+  std::int64_t settled_ = 0;  // of these stored or dropped
+  std::int64_t dropped_ = 0;
   bool flushing_ = false;
   bool closing_ = false;
   bool hurried_ = false;  // given up by this program: a server that is away is waited for no longer

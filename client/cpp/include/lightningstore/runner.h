@@ -76,8 +76,9 @@ class Runner {
   std::condition_variable changed_;
   Phase phase_ = Phase::kRunning;
   std::set<Attempt*> running_;
-  int left_;          // turns that are not taken yet; negative: no end
-  int finished_ = 0;  // attempts
+  int left_;                        // turns that are not taken yet; negative: no end
+  int finished_ = 0;                // attempts
+  std::int64_t dropped_spans_ = 0;  // theirs
   bool ended_ = false;
   std::set<grpc::ClientContext*> polls_;
   grpc::ClientContext* beat_ = nullptr;
