@@ -14,7 +14,8 @@ using std::chrono::milliseconds;
 constexpr std::size_t kShownName = 100;
 // How long a span waits for others to go with it.
 constexpr milliseconds kLinger{50};
-constexpr std::size_t kMessageBytes = 8 << 20;
+// A message ends before it passes this size, unless one span alone does: small enough for every limit.
+constexpr std::size_t kMessageBytes = 1 << 20;
 // The server's limit of one span.
 constexpr std::size_t kSpanBytes = 4 << 20;
 // Spans that wait for a server that is away; beyond, new ones are dropped.
@@ -215,8 +216,10 @@ v1::IngestSpansRequest Attempt::NewMessage() const {
 v1::IngestSpansRequest Attempt::Cut() {
   v1::IngestSpansRequest message = NewMessage();
   std::size_t count = 0, bytes = 0;
-  while (count < pending_.size() && bytes < kMessageBytes) {
-    bytes += pending_[count].ByteSizeLong();
+  while (count < pending_.size()) {
+    const std::size_t size = pending_[count].ByteSizeLong();
+    if (count > 0 && bytes + size > kMessageBytes) break;
+    bytes += size;
     message.mutable_batch()->add_spans()->Swap(&pending_[count++]);
   }
   pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(count));
