@@ -6,7 +6,6 @@ finished ones are cached. Everything else is read from the back end.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 
 from lightningstore.service.completion import Completion
@@ -29,7 +28,6 @@ class AttemptState:
         "heard_at",
         "key",
         "last_sequence_id",
-        "reading",
         "record",
         "span_ids",
         "started_at",
@@ -50,8 +48,6 @@ class AttemptState:
         self.timeout_at: float | None = None
         #: The ids of its spans, None while they are not loaded.
         self.span_ids: set[bytes] | None = None
-        #: Set when the ids that somebody reads are there; None while nobody does.
-        self.reading: asyncio.Event | None = None
 
     def row(self) -> AttemptRow:
         """Return it as it is stored."""

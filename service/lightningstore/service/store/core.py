@@ -88,6 +88,8 @@ class Core:
         #: Wall clock and monotonic time when the records were last read from disk, and the last attempt among them.
         self._read_at = (self.opened_ns, self.opened_at, 0)
         self._completions: deque[tuple[int, Completion]] = deque()
+        #: Of the attempts whose span ids somebody reads: set when they are there.
+        self.reading: dict[AttemptState, asyncio.Event] = {}
         self._closing = False
         #: Spans in memory, where the storage keeps them there.
         self.shelf = Shelf(limits.eviction_bytes or sys.maxsize, limits.safe_bytes or sys.maxsize)

@@ -147,10 +147,10 @@ class IngestOperations(AttemptOperations):
 
         One reads for all: who read beside another could bring back what was true before spans were added.
         """
-        if (reading := attempt.reading) is not None:
-            await reading.wait()
+        if attempt in self.reading:
+            await self.reading[attempt].wait()
             return  # callers look again
-        attempt.reading = asyncio.Event()
+        self.reading[attempt] = asyncio.Event()
         try:
             stored = await self.storage.span_ids(attempt.key, attempt.entry.key)
             attempt.span_ids = {
@@ -158,8 +158,7 @@ class IngestOperations(AttemptOperations):
             }
             self.state.keep_span_ids(attempt, len(attempt.span_ids), self.committer.durable_through)
         finally:
-            attempt.reading.set()
-            attempt.reading = None
+            self.reading.pop(attempt).set()
 
     def _store_batch(
         self,
