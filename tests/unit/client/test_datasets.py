@@ -77,6 +77,9 @@ def test_line_breaks_between_tokens_are_all_that_goes() -> None:
         (b'{"a":1', "a comma is wanted"),
         (b'{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "it nests too deep"),
         (b"\xff", "utf-8"),
+        (encode(exported(1)).strip() + encode(exported(2)), "text behind the object, from char"),
+        (encode(exported(1)).strip() + b" x\n", "one object a line is wanted"),
+        (b"{} ]", "text behind the object, from character 3"),
     ],
 )
 def test_what_is_no_rollout_is_refused_with_a_reason(line: bytes, why: str) -> None:

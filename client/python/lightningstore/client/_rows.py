@@ -170,7 +170,7 @@ def row_of(line: bytes) -> dict[str, Any]:
 
 
 def members(text: str) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values of an object; of RAW_KEYS the text. Raises ValueError."""
+    """Yield the keys and values of an object; of RAW_KEYS the text. Raises ValueError, also for text behind it."""
     at = _SPACE.match(text, 0).end()  # type: ignore[union-attr]
     if text[at : at + 1] != "{":
         raise ValueError("a JSON object is wanted")
@@ -192,6 +192,11 @@ def members(text: str) -> Iterator[tuple[str, Any]]:
             break
         if text[at : at + 1] != ",":
             raise ValueError(f"a comma is wanted at character {at}")
+    end = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]
+    if end < len(text):
+        raise ValueError(
+            f"text behind the object, from character {end} on: one object a line is wanted"
+        )
 
 
 def decode(line: bytes) -> ExportedRollout:
