@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from lightningstore.client import ExportedRollout, Rollout, _otlp_json, datasets
 from lightningstore.client.datasets import DatasetWriter, decode, encode, read_dataset
 from lightningstore.v1.rollout_pb2 import Rollout as Record
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from pyarrow import parquet
 
 
 def exported(n: int, input_json: bytes = b"0", metadata_json: bytes = b"") -> ExportedRollout:
@@ -102,6 +105,17 @@ def test_what_is_no_rollout_is_refused_with_a_reason(line: bytes, why: str) -> N
         ("spans", [{"spans": [{"links": [{"traceId": "0"}]}]}], "traceId: hex digits"),
         ("attempts", [{"attempt_id": 5}], "attempt"),
         ("attempts", [{"status": "odd"}], "'odd' is no AttemptStatus"),
+        ("attempts", 5, "attempts: a list of objects is wanted, not '5'"),
+        ("attempts", None, "attempts: a list of objects is wanted, not 'null'"),
+        ("attempts", [{}, 1], "attempts: a list of objects is wanted"),
+        ("rollout_id", 5, "rollout_id: a string is wanted, not 5"),
+        ("status", [1], r"status: a word is wanted, not \[1\]"),
+        ("mode", {}, "mode: a word is wanted, not {}"),
+        ("config", [1], r"config: an object is wanted, not \[1\]"),
+        ("config", {"retry_condition": 5}, "config.retry_condition: a list is wanted, not 5"),
+        ("config", {"retry_condition": ["no"]}, "config.retry_condition: 'no' is no AttemptStat"),
+        ("spans", [{"protobuf": "//////8="}], "protobuf: a SpanBatch in base64 is wanted"),
+        ("spans", [{"protobuf": 5}], "protobuf: a SpanBatch in base64 is wanted"),
     ],
 )
 def test_bad_value_is_refused_with_its_name(key: str, value: object, why: str) -> None:
@@ -109,6 +123,35 @@ def test_bad_value_is_refused_with_its_name(key: str, value: object, why: str) -
     row[key] = value
     with pytest.raises(ValueError, match=why):
         decode(json.dumps(row).encode())
+
+
+ODD = (None, True, -1, 1.5, 1e999, 10**30, "", "x", "\ud800", [], [1], [None], {}, {"a": 1}, [{}])
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_no_value_in_any_place_is_more_than_a_value_error(odd: object) -> None:
+    row = json.loads(encode(exported(1)))
+    row["config"]["retry_condition"] = ["failed"]
+    row["attempts"] = [{"attempt_id": "a", "status": "failed", "failure": {"type": "t"}}]
+    pair = {"key": "k", "value": {"arrayValue": {"values": [{"intValue": "1"}]}}}
+    span = {**USUAL, "attributes": [pair], "events": [{"name": "e"}], "status": {"code": 1}}
+    row["spans"] = [{"attemptId": "a", "sequenceIds": ["1"], "resource": {}, "spans": [span]}]
+    decode(json.dumps(row).encode())
+    for holder, key in list(places(row)):
+        kept, holder[key] = holder[key], odd
+        try:
+            decode(json.dumps(row).encode())
+        except ValueError as error:
+            assert str(error)
+        holder[key] = kept
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield where there is something: what holds it, and its key or index there."""
+    keys = value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
+    for key in keys:
+        yield value, key
+        yield from places(value[key])
 
 
 def test_spans_are_read_as_other_writers_of_otlp_spell_them() -> None:
@@ -272,7 +315,6 @@ def test_parquet_is_cut_into_groups_and_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lightningstore.client import _parquet
-    from pyarrow import parquet
 
     monkeypatch.setattr(_parquet, "GROUP_BYTES", 2000)
     path = tmp_path / "a.parquet"
@@ -289,12 +331,68 @@ def test_parquet_is_cut_into_groups_and_read_back(
 
 
 def test_parquet_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
     parquet.write_table(pa.table({"input": ["1"]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="no exported rollouts: no column attempt_count"):
         list(read_dataset(tmp_path / "a.parquet"))
     (tmp_path / "b.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(ValueError, match=r"."):
         list(read_dataset(tmp_path / "b.parquet"))
+
+
+INTS, STRUCT = pa.array([1, 2]), "struct<attempt_id: string"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "why"),
+    [
+        ("rollout_id", INTS, "column rollout_id: its type is int64, it must be string"),
+        ("metadata", INTS, "column metadata: its type is int64, it must be string"),
+        ("attempts", INTS, f"column attempts: its type is int64, it must be list<item: {STRUCT}"),
+        ("attempts", pa.array([[1], []]), f"its type is list<.*>, it must be list<item: {STRUCT}"),
+        ("batches", INTS, "column batches: its type is int64, it must be list<item: binary>"),
+        (
+            "start_time",
+            pa.array([1, 2], pa.timestamp("us", tz="UTC")),
+            r"its type is timestamp\[us, tz=UTC\], it must be timestamp\[ns, tz=UTC\]",
+        ),
+        ("rollout_id", ["ro-1", None], "row 2: rollout_id: it is null, but every rollout has one"),
+        ("status", [None, None], "row 1: status: it is null"),
+        ("input", ["1", None], "row 2: input: it is null"),
+        ("config", ["{}", None], "row 2: config: it is null"),
+        ("config", ["{}", "{"], "row 2: config: JSON is wanted: Expecting"),
+        ("config", ["{}", "[" * 100_000], "row 2: config: JSON is wanted"),
+        ("config", ["{}", "[1]"], r"row 2: config: an object is wanted, not \[1\]"),
+        ("attempts", [[], None], "row 2: attempts: it is null"),
+        ("attempts", [[], [None]], "row 2: attempts: one is null"),
+        ("batches", [[b"\xff\xff"], None], "row 1: batches: a SpanBatch in protobuf's bytes"),
+        ("batches", [[None], None], "row 1: batches: a SpanBatch in protobuf's bytes"),
+    ],
+)
+def test_parquet_column_or_row_that_is_wrong_is_named(
+    tmp_path: Path, column: str, values: Any, why: str
+) -> None:
+    with DatasetWriter(tmp_path / "a.parquet") as writer:
+        for n in (1, 2):
+            writer.write(exported(n))
+    table = parquet.read_table(tmp_path / "a.parquet")
+    at = table.schema.get_field_index(column)
+    if isinstance(values, list):
+        values = pa.array(values, table.schema.field(column).type)
+    parquet.write_table(table.set_column(at, column, values), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=why):
+        list(read_dataset(tmp_path / "b.parquet"))
+
+
+def test_parquet_of_a_writer_of_large_texts_is_read(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "a.parquet") as writer:
+        writer.write(exported(1))
+    table = parquet.read_table(tmp_path / "a.parquet")
+    for name, kind in (
+        ("input", pa.large_string()),
+        ("batches", pa.large_list(pa.large_binary())),
+    ):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, name, table.column(name).cast(kind))
+    parquet.write_table(table, tmp_path / "b.parquet")
+    (found,) = read_dataset(tmp_path / "b.parquet")
+    assert encode(found) == encode(exported(1))

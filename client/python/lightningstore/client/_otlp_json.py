@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -48,7 +48,10 @@ def batch_to_json(batch: SpanBatch) -> dict[str, Any]:
 def batch_from_json(told: dict[str, Any], rollout_id: str) -> SpanBatch:
     """Return the batch. Raises ValueError."""
     if "protobuf" in told:
-        batch = SpanBatch.FromString(base64.b64decode(told["protobuf"]))
+        try:
+            batch = SpanBatch.FromString(base64.b64decode(told["protobuf"]))
+        except (TypeError, ValueError, DecodeError):
+            raise ValueError("spans: protobuf: a SpanBatch in base64 is wanted") from None
     else:
         batch = read(SpanBatch, {key: value for key, value in told.items() if key != "spans"})
         batch.spans.extend(map(span_from_json, objects(told, "spans")))
@@ -65,6 +68,8 @@ def read(kind: type[M], told: Any) -> M:
         return json_format.ParseDict(told, kind(), ignore_unknown_fields=True)
     except json_format.ParseError as error:
         raise ValueError(str(error)) from None
+    except Exception as error:  # an infinite number, or half a character where a name belongs
+        raise ValueError(f"{kind.DESCRIPTOR.name}: {error}") from None
 
 
 def span_to_json(span: Span) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.client import _otlp_json, _rows
 from lightningstore.client._datasets import ExportedRollout
@@ -114,6 +115,7 @@ SCHEMA = pa.schema(
 )
 #: What an import does not need.
 _SHOWN_ONLY = ("reward", "triplets", "unmatched_rewards", "triplet_warning_count", "spans")
+_READ = [name for name in SCHEMA.names if name not in _SHOWN_ONLY]
 _TRIPLET_TEXTS = (
     "prompt",
     "response",
@@ -210,19 +212,45 @@ _HEX: Callable[[bytes], str] = bytes.hex
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[ExportedRollout]:
-    """Iterate over the rollouts of a file. Raises ValueError for a file that is none of ours."""
+    """Iterate over the rollouts of a file.
+
+    Raises ValueError for a file that is none of ours, and with its number for a row that is no rollout.
+    """
     try:
         with parquet.ParquetFile(path) as file:
-            missing = set(SCHEMA.names) - set(file.schema_arrow.names)
-            if missing:
-                raise ValueError(f"no exported rollouts: no column {', '.join(sorted(missing))}")
-            columns = [name for name in SCHEMA.names if name not in _SHOWN_ONLY]
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=columns)
-                for batch in table.to_batches(max_chunksize=64):
-                    yield from map(_exported, _records(batch))
-    except pa.ArrowInvalid as error:
+            _check(file.schema_arrow)
+            for number, row in enumerate(_rows_of(file), 1):
+                try:
+                    rollout = _exported(row)
+                except ValueError as error:
+                    raise ValueError(f"row {number}: {error}") from None
+                yield rollout
+    except pa.ArrowException as error:
         raise ValueError(str(error)) from None
+
+
+def _check(found: Any) -> None:
+    """Raise ValueError if the columns of a file are not those that an import reads."""
+    missing = set(SCHEMA.names) - set(found.names)
+    if missing:
+        raise ValueError(f"no exported rollouts: no column {', '.join(sorted(missing))}")
+    for name in _READ:
+        kind, wanted = found.field(name).type, SCHEMA.field(name).type
+        if _form(kind) != _form(wanted):
+            raise ValueError(f"column {name}: its type is {kind}, it must be {wanted}")
+
+
+def _form(kind: Any) -> str:
+    """Return a type as text, without what other writers of Parquet have their own words for."""
+    text = str(kind).replace("large_", "").replace(" not null", "")
+    return text.replace("<element: ", "<item: ")
+
+
+def _rows_of(file: Any) -> Iterator[dict[str, Any]]:
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group, columns=_READ)
+        for batch in table.to_batches(max_chunksize=64):
+            yield from _records(batch)
 
 
 def _records(batch: Any) -> Iterator[dict[str, Any]]:
@@ -241,18 +269,31 @@ _WITH_NUMBERS = pa.list_(
 
 
 def _exported(row: dict[str, Any]) -> ExportedRollout:
+    for name in ("rollout_id", "status", "input", "config", "attempts"):
+        if row[name] is None:
+            raise ValueError(f"{name}: it is null, but every rollout has one")
     for name in ("start_time", "end_time"):
         row[name] = _time_text(row[name])
-    row["config"] = json.loads(row["config"])
-    rollout_id = row["rollout_id"]
+    try:
+        row["config"] = json.loads(row["config"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"config: JSON is wanted: {error}") from None
+    rollout = Rollout(_rows.rollout_from_json(row))
     attempts = []
     for told in row["attempts"]:
+        if told is None:
+            raise ValueError("attempts: one is null")
         told |= {name: _time_text(told[name]) for name in _rows.TIMES}
-        attempts.append(_rows.attempt_from_json(rollout_id, told))
-    batches = None
-    if row["batches"] is not None:
-        batches = [SpanBatch.FromString(data) for data in row["batches"]]
-    return ExportedRollout(Rollout(_rows.rollout_from_json(row)), attempts, batches)
+        attempts.append(_rows.attempt_from_json(rollout.rollout_id, told))
+    batches = None if row["batches"] is None else list(map(_batch, row["batches"]))
+    return ExportedRollout(rollout, attempts, batches)
+
+
+def _batch(data: bytes | None) -> SpanBatch:
+    try:
+        return SpanBatch.FromString(data)  # type: ignore[arg-type]
+    except (TypeError, DecodeError):
+        raise ValueError("batches: a SpanBatch in protobuf's bytes is wanted") from None
 
 
 def _time_text(nanoseconds: int | None) -> str | None:

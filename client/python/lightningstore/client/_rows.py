@@ -30,6 +30,7 @@ _parsed = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 #: Times of an attempt.
 TIMES = ("start_time", "end_time", "last_heartbeat_time")
+_INT32 = 1 << 31
 #: Values that are taken as text: the caller's own, and what is read by itself where it is wanted.
 RAW_KEYS = frozenset({"input", "metadata", "attempts", "triplets"})
 
@@ -166,7 +167,15 @@ def row_of(line: bytes) -> dict[str, Any]:
     missing = [key for key in ("rollout_id", "status", "input", "attempts") if key not in row]
     if missing:
         raise ValueError(f"no exported rollout: it has no {' and no '.join(missing)}")
+    if type(row["rollout_id"]) is not str:
+        raise ValueError(f"rollout_id: a string is wanted, not {shown(row['rollout_id'])}")
     return row
+
+
+def shown(value: Any) -> str:
+    """Return a value that is wrong as an error shows it: cut, for it may be anything."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def members(text: str) -> Iterator[tuple[str, Any]]:
@@ -202,7 +211,8 @@ def members(text: str) -> Iterator[tuple[str, Any]]:
 def decode(line: bytes) -> ExportedRollout:
     """Return the rollout of a line, without its triplets. Raises ValueError."""
     row = row_of(line)
-    rollout_id = row["rollout_id"]
+    rollout = Rollout(rollout_from_json(row))
+    rollout_id = rollout.rollout_id
     attempts = [attempt_from_json(rollout_id, one) for one in attempts_of(row["attempts"])]
     batches = None
     if "spans" in row:
@@ -210,17 +220,19 @@ def decode(line: bytes) -> ExportedRollout:
             _otlp_json.batch_from_json(told, rollout_id)
             for told in _otlp_json.objects(row, "spans")
         ]
-    return ExportedRollout(Rollout(rollout_from_json(row)), attempts, batches)
+    return ExportedRollout(rollout, attempts, batches)
 
 
 def attempts_of(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the attempts of a row, their metadata as text."""
+    """Yield the attempts of a row, their metadata as text. Raises ValueError."""
     at = _SPACE.match(text, 1).end()  # type: ignore[union-attr]
-    while text[at] == "{":
+    while text[0] == "[" and text[at] == "{":
         _, end = _raw.raw_decode(text, at)
         yield dict(members(text[at:end]))
         at = _SPACE.match(text, end).end()  # type: ignore[union-attr]
         at = _SPACE.match(text, at + 1).end() if text[at] == "," else at  # type: ignore[union-attr]
+    if text[0] != "[" or text[at] != "]":
+        raise ValueError(f"attempts: a list of objects is wanted, not {shown(text)}")
 
 
 def rollout_from_json(row: dict[str, Any]) -> rollout_pb2.Rollout:
@@ -241,15 +253,37 @@ def rollout_from_json(row: dict[str, Any]) -> rollout_pb2.Rollout:
             )
         },
     )
-    record.status = _convert.to_number(ROLLOUT_STATUS, row["status"])  # type: ignore[assignment]
-    record.mode = _convert.to_number(ROLLOUT_MODE, row.get("mode"))  # type: ignore[assignment]
-    config = dict(row.get("config") or {})
-    statuses = _convert.to_numbers(ATTEMPT_STATUS, config.pop("retry_condition", ()))
-    record.config.CopyFrom(_otlp_json.read(rollout_pb2.RolloutConfig, config))
-    record.config.retry_condition.extend(statuses)
+    record.status = _number("status", ROLLOUT_STATUS, row["status"])
+    record.mode = _number("mode", ROLLOUT_MODE, row.get("mode"))
+    record.config.CopyFrom(_config(row.get("config")))
     record.input_json = row["input"].encode()
     record.metadata_json = _metadata(row)
     return record
+
+
+def _config(told: Any) -> rollout_pb2.RolloutConfig:
+    if told is not None and not isinstance(told, dict):
+        raise ValueError(f"config: an object is wanted, not {shown(told)}")
+    config = dict(told or {})
+    words = config.pop("retry_condition", None)
+    if words is not None and not isinstance(words, list):
+        raise ValueError(f"config.retry_condition: a list is wanted, not {shown(words)}")
+    record = _otlp_json.read(rollout_pb2.RolloutConfig, config)
+    for status in words or ():
+        record.retry_condition.append(_number("config.retry_condition", ATTEMPT_STATUS, status))
+    return record
+
+
+def _number(name: str, descriptor: EnumDescriptor, told: Any) -> Any:
+    """Return the number of an enum's value, which is told as a word, or as the number of a newer one."""
+    named = isinstance(told, str) and told.isascii()
+    number = type(told) is int and -_INT32 <= told < _INT32
+    if told is not None and not named and not number:
+        raise ValueError(f"{name}: a word is wanted, not {shown(told)}")
+    try:
+        return _convert.to_number(descriptor, told)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def attempt_from_json(rollout_id: str, told: dict[str, Any]) -> Attempt:
@@ -260,7 +294,7 @@ def attempt_from_json(rollout_id: str, told: dict[str, Any]) -> Attempt:
         attempt_pb2.Attempt, {k: v for k, v in told.items() if k != "metadata"}
     )
     record.rollout_id = rollout_id
-    record.status = _convert.to_number(ATTEMPT_STATUS, status)  # type: ignore[assignment]
+    record.status = _number("attempts: status", ATTEMPT_STATUS, status)
     record.metadata_json = metadata
     return Attempt(record)
 

@@ -33,7 +33,7 @@ class Written:
         """Take its line. Raises ValueError."""
         row = _rows.row_of(line)
         self.rollout_id: str = row["rollout_id"]
-        self._finish = (row["status"], row["end_time"], row["attempt_count"])
+        self._finish = tuple(row.get(key) for key in ("status", "end_time", "attempt_count"))
         self.has_spans = "spans" in row
         self.has_triplets = "triplets" in row
 
