@@ -52,18 +52,21 @@ async def serve(*options: str, folder: Path) -> Process:
     return Process(process, line.decode().rstrip("\n"))
 
 
-async def run(*arguments: str, folder: Path, **environment: str) -> tuple[int, str, str]:
+async def run(
+    *arguments: str, folder: Path, stdin: bytes | None = None, **environment: str
+) -> tuple[int, str, str]:
     """Run a command to its end; returns exit code, stdout and stderr."""
     process = await asyncio.create_subprocess_exec(
         COMMAND,
         *arguments,
         cwd=folder,
         env={**ENVIRONMENT, "COLUMNS": "250", **environment},
+        stdin=None if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, errors = await asyncio.wait_for(process.communicate(), START_SECONDS)
+        out, errors = await asyncio.wait_for(process.communicate(stdin), START_SECONDS)
     except asyncio.TimeoutError:
         process.kill()
         await process.communicate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -199,7 +200,139 @@ async def test_otlp_file_of_the_collector_is_imported(target: Store) -> None:
     told = await target.run("import", "traces.json", "--rollout-per-trace")
     assert "of 3 that name none: 0 rollouts imported, 2 known, 0 spans stored, 3 known" in told
     file.write_text(file.read_text() + '{"resourceLogs":[]}\n')
-    assert "line 5: no request of traces" in await target.error("import", "traces.json")
+    assert "; 1 lines of metrics or logs passed over" in await target.run("import", "traces.json")
+
+
+def otlp(*spans: dict[str, object]) -> str:
+    """Return a request that names no attempt, as a line of JSON."""
+    usual = {"traceId": "ab" * 16, "startTimeUnixNano": "1", "endTimeUnixNano": "2"}
+    told = [{**usual, **span} for span in spans]
+    return json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": told}]}]}) + "\n"
+
+
+def ids(number: int, **more: object) -> dict[str, object]:
+    return {"spanId": f"{number:016x}", **more}
+
+
+async def test_trace_over_files_that_rotate_and_grow_is_one_rollout(target: Store) -> None:
+    one, two = target.folder / "one.json", target.folder / "two.json"
+    take = ("import", "--rollout-per-trace")
+    one.write_text(otlp(ids(1)))
+    two.write_text(otlp(ids(2, endTimeUnixNano="9", status={"code": 2})))
+    told = await target.run(*take, "one.json", "two.json")
+    assert "of 2 that name none: 1 rollouts imported, 0 known, 2 spans stored, 0 known" in told
+    stored = await target.client.get_rollout("ro-" + "ab" * 16)
+    assert (stored.status, stored.message.end_time.ToNanoseconds()) == ("failed", 9)
+    # One that was imported before keeps its record, and takes what is new of its spans.
+    two.write_text(
+        two.read_text() + otlp(ids(3, endTimeUnixNano="20"), {**ids(4), "traceId": "cd" * 16})
+    )
+    told = await target.run(*take, "two.json")
+    assert "of 3 that name none: 1 rollouts imported, 1 known, 2 spans stored, 1 known" in told
+    told = await target.run(*take, "one.json", "two.json")
+    assert "of 4 that name none: 0 rollouts imported, 2 known, 0 spans stored, 4 known" in told
+    kept = await target.client.get_rollout("ro-" + "ab" * 16)
+    assert (kept.status, kept.message.end_time) == ("failed", stored.message.end_time)
+    assert len([s async for s in target.client.query_spans("ro-" + "ab" * 16)]) == 3
+    # An attempt more does not stand in the way, and a rollout that has not finished is not written to.
+    again = await target.client.start_attempt("ro-" + "ab" * 16)
+    code, _, errors = await run(
+        *take, "one.json", "--address", target.address, folder=target.folder
+    )
+    assert (code, "ALREADY_EXISTS" in errors) == (1, True)
+    await target.client.update_attempt("ro-" + "ab" * 16, again.attempt.attempt_id, status="failed")
+    one.write_text(otlp(ids(7, endTimeUnixNano=str(2**64 - 1)), {**ids(8), "traceId": "ef" * 16}))
+    assert "1 rollouts imported, 1 known, 2 spans stored" in await target.run(*take, "one.json")
+
+
+async def test_what_is_no_span_is_left_out_and_named_by_its_line(target: Store) -> None:
+    text = (
+        "\n  \n"
+        + otlp(ids(1), {"spanId": "zz"})
+        + otlp({"spanId": "00"}, {"spanId": "0" * 16}, ids(2))
+        + '{"resourceMetrics":[]}\n{"resourceLogs":[]}\n{"other":1}\n'
+        + otlp(ids(3))[:60]
+        + "\n"
+        + otlp(ids(4, traceId="zz"), ids(5, attributes=5), ids(6, name="x" * (5 << 20)))
+    )
+    (target.folder / "a.json.gz").write_bytes(gzip.compress(text.encode()))
+    told = await target.run("import", "--rollout-per-trace", "a.json.gz")
+    for part in (
+        "a.json.gz: 0 spans that name their attempt stored or known; ",
+        "; 1 refused: line 3: spanId: hex digits are wanted, not 'zz'",
+        "; 1 refused: line 4: span_id: 1 bytes, must be 8",
+        "; 1 refused: line 4: span_id: all zero",
+        "refused for other reasons",
+        "; 1 lines left out: line 7: no request of traces: it has no resourceSpans",
+        "; 1 lines left out: line 8: ",
+        "; 2 lines of metrics or logs passed over",
+        "\nof 2 that name none: 1 rollouts imported, 0 known, 2 spans stored, 0 known\n",
+    ):
+        assert part in told
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (otlp({"spanId": "zz"}), "1 refused: line 1: spanId: hex digits are wanted"),
+        (otlp(ids(1)), "1 left out that name none: --rollout-per-trace takes them"),
+        ('{"resourceMetrics":[]}\n', "1 lines of metrics or logs passed over"),
+        ('{"resourceSpans":5}\n', "1 lines left out: line 1: resourceSpans: a list"),
+    ],
+)
+async def test_file_of_which_nothing_was_taken_is_an_error(
+    target: Store, data: str, why: str
+) -> None:
+    (target.folder / "a.json").write_text(data)
+    code, _, errors = await run(
+        "import", "a.json", "--address", target.address, folder=target.folder
+    )
+    assert code == 1
+    assert re.fullmatch(
+        rf"a\.json: 0 spans .*{why}.*\nlightningstore: no span could be taken.*\n", errors
+    )
+
+
+async def test_file_that_cannot_be_read_is_named_with_what_would_be_right(target: Store) -> None:
+    packed = gzip.compress(otlp(ids(1)).encode() * 1000)
+    files = {
+        "pretty.json": (
+            json.dumps({"resourceSpans": []}, indent=1),
+            "line 1: one JSON object a line",
+        ),
+        "cut.gz": (packed[:-20], "gzip cannot unpack it"),
+        "a.zst": (b"\x28\xb5\x2f\xfd....", "it is packed by zstd: plain lines of JSON"),
+        "collector.zst": (b"\0\0\1\0\x28\xb5\x2f\xfd..", "it is packed by zstd"),
+        "a.jsonl": ("\n{}\n", "line 2: no exported rollout"),
+    }
+    (target.folder / "good.json").write_text(otlp())
+    for name, (data, why) in files.items():
+        (target.folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+        code, _, errors = await run(
+            *("import", "good.json", name, "--address", target.address), folder=target.folder
+        )
+        assert (code, errors.count("\n")) == (1, 2), errors
+        assert f"\nlightningstore: {name}: {'' if name == 'cut.gz' else why}" in errors
+        assert why in errors
+
+
+async def test_import_reads_stdin_and_gzip(source: Store, target: Store) -> None:
+    for name, pack in (("a.jsonl", bytes), ("a.jsonl", gzip.compress), ("a.parquet", bytes)):
+        (target.folder / name).unlink(missing_ok=True)
+        data = pack(await source.export(name))
+        code, _, errors = await run(
+            *("import", "-", "--address", target.address), folder=target.folder, stdin=data
+        )
+        assert code == 0
+        assert errors.startswith("-: ")
+    assert f"0 rollouts imported, {len(FINISHED)} known" in errors
+    data = otlp(ids(1)).encode()
+    code, _, errors = await run(
+        *("import", "-", "--rollout-per-trace", "--address", target.address),
+        folder=target.folder,
+        stdin=data,
+    )
+    assert "1 rollouts imported, 0 known, 1 spans stored" in errors
 
 
 async def test_trace_is_shown_as_tree_and_as_pictures(source: Store) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -239,19 +241,46 @@ export_command = click.Command(
 def _import(
     address: str, files: tuple[Path, ...], *, rollout_per_trace: bool, **given: Any
 ) -> None:
-    """Bring exported FILES into the store, or OTLP JSON files of the OpenTelemetry collector.
+    """Bring exported FILES into the store, or OTLP JSON files of the OpenTelemetry collector; - is stdin.
 
     What is there already with the same content is known, so an import may be repeated.
     """
-    from lightningstore.service import cli_otlp_file  # noqa: PLC0415
+    from lightningstore.service.cli_otlp_file import OtlpFiles, is_otlp  # noqa: PLC0415
 
-    with opened(address, **given) as store:
-        for path in files:
-            if cli_otlp_file.is_otlp(path):
-                told = cli_otlp_file.load(store, address, given, path, per_trace=rollout_per_trace)
-            else:
-                told = _load(store, path)
-            click.echo(f"{path}: {told}", err=True)
+    with opened(address, **given) as store, ExitStack() as kept:
+        otlp = OtlpFiles(store, address, given, per_trace=rollout_per_trace)
+        for given_path in files:
+            with _named(given_path):
+                path = kept.enter_context(_on_disk(given_path))
+                told = otlp.load(path) if is_otlp(path) else _load(store, path)
+            click.echo(f"{given_path}: {told}", err=True)
+        if told := otlp.make_rollouts():
+            click.echo(told, err=True)
+    if otlp.took_nothing:
+        raise click.ClickException("no span could be taken of what is OTLP")
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let errors name the file, of which there may be several."""
+    from lightningstore.client import LightningStoreError  # noqa: PLC0415
+
+    try:
+        yield
+    except (LightningStoreError, ValueError) as error:
+        raise click.ClickException(f"{path}: {error}") from None
+
+
+@contextmanager
+def _on_disk(path: Path) -> Iterator[Path]:
+    """Yield the file, for - a copy of stdin: Parquet is read from its end, and OTLP twice."""
+    if str(path) != "-":
+        yield path
+        return
+    with NamedTemporaryFile() as copy:
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.flush()
+        yield Path(copy.name)
 
 
 def _load(store: LightningStore, path: Path) -> str:

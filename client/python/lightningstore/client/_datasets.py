@@ -100,7 +100,7 @@ class ExportedRollout:
         """Yield the messages that import it: one, or several where it has many spans."""
         message, size = self._message(), 0
         for batch in self.batches or ():
-            for part in _parts(batch):
+            for part in parts(batch):
                 added = part.ByteSize()
                 if size and size + added > MESSAGE_BYTES:
                     yield message
@@ -115,8 +115,8 @@ class ExportedRollout:
         )
 
 
-def _parts(batch: span_pb2.SpanBatch) -> Iterator[span_pb2.SpanBatch]:
-    """Cut a batch that is too large for a message."""
+def parts(batch: span_pb2.SpanBatch) -> Iterator[span_pb2.SpanBatch]:
+    """Yield a batch, in parts if it is too large for a message."""
     if batch.ByteSize() <= MESSAGE_BYTES:
         yield batch
         return

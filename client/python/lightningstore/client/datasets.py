@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from lightningstore.client import _rows
 from lightningstore.client._datasets import ExportedRollout
+from lightningstore.client._lines import lines
 from lightningstore.client.values import ROLLOUT_STATUS, Rollout
 
 __all__ = ["DatasetWriter", "ExportedRollout", "Written", "decode", "encode", "read_dataset"]
@@ -149,18 +150,18 @@ class DatasetWriter:
 def read_dataset(path: str | os.PathLike[str]) -> Iterator[ExportedRollout]:
     """Iterate over the rollouts of a file that was exported, without their triplets.
 
-    The first bytes tell the format. While iterating raises ValueError that names the line, or what else is
-    wrong, and ImportError for Parquet without pyarrow.
+    The first bytes tell the format; lines of JSON may be packed by gzip. While iterating raises ValueError that
+    names the line, or what else is wrong, and ImportError for Parquet without pyarrow.
     """
     with Path(path).open("rb") as file:
-        if file.read(4) == b"PAR1":
-            from lightningstore.client import _parquet  # noqa: PLC0415
+        is_parquet = file.read(4) == b"PAR1"
+    if is_parquet:
+        from lightningstore.client import _parquet  # noqa: PLC0415
 
-            yield from _parquet.read(path)
-            return
-        file.seek(0)
-        for number, line in enumerate(file, 1):
-            try:
-                yield decode(line)
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from None
+        yield from _parquet.read(path)
+        return
+    for number, line in lines(path):
+        try:
+            yield decode(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
