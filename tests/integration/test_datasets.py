@@ -278,6 +278,7 @@ async def test_what_is_no_span_is_left_out_and_named_by_its_line(target: Store) 
         (otlp(ids(1)), "1 left out that name none: --rollout-per-trace takes them"),
         ('{"resourceMetrics":[]}\n', "1 lines of metrics or logs passed over"),
         ('{"resourceSpans":5}\n', "1 lines left out: line 1: resourceSpans: a list"),
+        (otlp({"spanId": "z" * 5000}), "1 refused: line 1: .{159}…"),
     ],
 )
 async def test_file_of_which_nothing_was_taken_is_an_error(
@@ -305,7 +306,7 @@ async def test_file_that_cannot_be_read_is_named_with_what_would_be_right(target
         "collector.zst": (b"\0\0\1\0\x28\xb5\x2f\xfd..", "it is packed by zstd"),
         "a.jsonl": ("\n{}\n", "line 2: no exported rollout"),
     }
-    (target.folder / "good.json").write_text(otlp())
+    (target.folder / "good.json").write_text(otlp())  # has nothing that could be taken or not
     for name, (data, why) in files.items():
         (target.folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
         code, _, errors = await run(

@@ -25,6 +25,7 @@ from lightningstore.client._exports import attempts_at_hand
 from lightningstore.client._lines import lines
 from lightningstore.service.cli_datasets import DEADLINE, FINISHED
 from lightningstore.service.spans import span_error
+from lightningstore.service.timeline import cut, printable
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_FAILED, ATTEMPT_STATUS_SUCCEEDED
 from lightningstore.v1.import_pb2 import ImportRolloutsRequest
 from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_FAILED, ROLLOUT_STATUS_SUCCEEDED
@@ -70,12 +71,12 @@ class OtlpFiles:
         self._traces = _Traces() if per_trace else None
         self._again: list[Path] = []
         self._unnamed = 0
-        self._lines = self._taken = 0
+        self._seen, self._taken = False, 0
 
     @property
     def took_nothing(self) -> bool:
         """Whether there was something, and none of it was a span that the store has now."""
-        return self._lines > 0 and self._taken == 0
+        return self._seen and not self._taken
 
     def load(self, path: Path) -> str:
         """Bring the spans that name their attempt into the store, and note the traces of the others.
@@ -103,7 +104,7 @@ class OtlpFiles:
                     self._traces.note(batch)
         self._taken += taken
         self._unnamed += unnamed
-        self._lines += reading.lines
+        self._seen |= bool(taken or unnamed or reading.told())
         told = f"{taken} spans that name their attempt stored or known{reading.told()}"
         if self._traces is not None:
             self._again.append(path)
@@ -139,6 +140,7 @@ class _Refused:
     def add(self, line: int, why: str, count: int = 1) -> None:
         if not count:
             return
+        why = cut(printable(why))
         if len(self._whys) >= _KEPT and why not in self._whys:
             why = "other reasons"
         self._whys.setdefault(why, [0, line])[0] += count
@@ -160,7 +162,6 @@ class _Reading:
         """Take the file, and how many bytes a span may have."""
         self._path = path
         self._most = most
-        self.lines = 0
         self.refused = _Refused("refused")
         self._bad = _Refused("lines left out")
         self._others = 0
@@ -173,7 +174,6 @@ class _Reading:
                 keys = told if isinstance(told, dict) else ()
                 if "resourceSpans" in keys:
                     found = _otlp_json.request_batches(told, partial(self._span, number))
-                    self.lines += bool(told["resourceSpans"])
                     yield from ((number, batch) for batch in found if batch.spans)
                     continue
                 if not any(key in keys for key in _OTHERS):
@@ -181,7 +181,6 @@ class _Reading:
                 self._others += 1
             except (ValueError, RecursionError) as error:
                 self._bad.add(number, str(error))
-            self.lines += 1
 
     def _span(self, line: int, told: dict[str, Any]) -> Span | None:
         try:
