@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from lightningstore.client import AsyncLightningStore, ExportedRollout
 from lightningstore.client.datasets import read_dataset
+from lightningstore.service.cli_datasets import _Begun, export_command
 
 from tests.contract.conftest import World
 from tests.contract.helpers import batch
@@ -38,6 +39,13 @@ class Store:
         code, out, errors = await run(*arguments, "--address", self.address, folder=self.folder)
         assert (code, out, errors.count("\n")) == (1, "", 1), errors
         return errors
+
+    def begun(self, name: str, data: bytes, *arguments: str) -> None:
+        """Leave what an export leaves that breaks off."""
+        given = export_command.make_context("export", [*arguments]).params
+        partial = self.folder / f"{name}.partial"
+        partial.write_bytes(data)
+        _Begun(partial, given).write()
 
     async def export(self, name: str, *arguments: str) -> bytes:
         await self.run("export", "-o", name, *arguments)
@@ -101,18 +109,17 @@ async def test_broken_export_is_gone_on_with(source: Store, name: str) -> None:
     whole = await source.export(name)
     lines = (await source.export("lines.jsonl")).splitlines(keepends=True)
     (source.folder / name).unlink()
-    partial = source.folder / f"{name}.partial"
-    partial.write_bytes(b"".join(lines[:4]) + lines[4][:30])
+    source.begun(name, b"".join(lines[:4]) + lines[4][:30])
     assert "--resume" not in await source.run("export", "-o", name, "--resume")
     assert (source.folder / name).read_bytes() == whole
-    assert not partial.exists()
+    assert not list(source.folder.glob(f"{name}.*"))
 
 
 async def test_rollout_that_finished_anew_since_is_not_where_it_goes_on(source: Store) -> None:
     lines = (await source.export("a.jsonl")).splitlines(keepends=True)
     again = await source.client.start_attempt(FINISHED[2])
     await source.client.update_attempt(FINISHED[2], again.attempt.attempt_id, status="failed")
-    (source.folder / "b.jsonl.partial").write_bytes(b"".join(lines[:3]))
+    source.begun("b.jsonl", b"".join(lines[:3]))
     got = (await source.export("b.jsonl", "--resume")).splitlines(keepends=True)
     assert got[:-1] == lines
     assert (json.loads(got[-1])["rollout_id"], json.loads(got[-1])["status"]) == (
@@ -123,16 +130,46 @@ async def test_rollout_that_finished_anew_since_is_not_where_it_goes_on(source: 
 
 async def test_what_would_be_mixed_up_is_refused(source: Store, target: Store) -> None:
     lines = await source.export("a.jsonl", "--status", "cancelled")
-    (source.folder / "b.jsonl.partial").write_bytes(lines)
+    options = ["--triplets", "--status", "failed", "--status", "cancelled", "--source", "tracer"]
+    source.begun("b.jsonl", lines, *options)
+    (source.folder / "c.jsonl.partial").write_bytes(lines)
+    resumed = [
+        "-o",
+        "b.jsonl",
+        "--resume",
+        "--triplets",
+        "--status",
+        "cancelled",
+        "--status",
+        "failed",
+    ]
     for store, arguments, why in (
-        (source, ["-o", "b.jsonl", "--resume", "--triplets"], "other --spans or --triplets"),
-        (target, ["-o", "b.jsonl", "--resume"], "is it another store?"),
+        (
+            source,
+            [*resumed, "--source", "proxy"],
+            '--source was "tracer", now it is "proxy"; --repl',
+        ),
+        (source, [*resumed, "--status", "succeeded"], '--status was ["cancelled", "failed"], now'),
+        (source, ["-o", "b.jsonl", "--resume"], "--triplets was true, now it is false; "),
+        (source, ["-o", "c.jsonl", "--resume"], "c.jsonl.partial was begun, is missing: --repl"),
+        (target, resumed, "is it another store?"),
         (source, ["-o", "b.jsonl"], "b.jsonl.partial is there"),
         (source, ["-o", "a.jsonl"], "a.jsonl is there already"),
         (source, ["--resume"], "need --output FILE"),
     ):
         assert why in await store.error("export", *arguments)
     assert await source.export("a.jsonl", "--replace", "--any", "--mode", "val") == lines
+
+
+async def test_options_without_use_and_bad_ones_leave_nothing_behind(source: Store) -> None:
+    for option in ("--source", "tracer"), ("--llm-call-match", "x"), ("--skip-without-tokens",):
+        told = await source.error("export", "-o", "a.jsonl", *option)
+        assert f"without --triplets there is no use for {option[0]}" in told
+    bad = await source.error("export", "-o", "a.jsonl", "--triplets", "--llm-call-match", "[")
+    assert "INVALID_ARGUMENT" in bad
+    assert not list(source.folder.glob("a.jsonl*"))
+    assert await source.export("a.jsonl", "--triplets", "--llm-call-match", "[a]")
+    assert [path.name for path in source.folder.glob("a.jsonl*")] == ["a.jsonl"]
 
 
 async def test_bad_line_and_bad_rollout_are_named(source: Store, target: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,18 @@ FORMATS = ("jsonl", "parquet")
 FINISHED = ("succeeded", "failed", "cancelled")
 #: Seconds that a call may take, its retries included.
 DEADLINE = 60.0
+#: What triplets are made by, and what else says what an export holds.
+TRIPLET_OPTIONS = (
+    "source",
+    "llm_call_match",
+    "agent_match",
+    "skip_without_tokens",
+    "reward_policy",
+)
+CONTENT = (
+    *("spans", "triplets", *TRIPLET_OPTIONS, "skip_evicted", "after"),
+    *("status", "id", "id_contains", "mode", "group", "any"),
+)
 
 
 @contextmanager
@@ -75,6 +88,11 @@ def _export(address: str, **given: Any) -> None:
     target: Path | None = given.pop("output")
     if target is None and (given["format"] == "parquet" or given["resume"]):
         raise click.ClickException("--format parquet and --resume need --output FILE")
+    idle = [_flag(name) for name in TRIPLET_OPTIONS if given[name]]
+    if idle and not given["triplets"]:
+        raise click.ClickException(f"without --triplets there is no use for {', '.join(idle)}")
+    if given["triplets"]:
+        given["source"] = given["source"] or "tracer"
     with opened(address, **security) as store:
         export = _Export(store, given)
         if target is None:
@@ -112,20 +130,25 @@ class _Export:
             resume=given["resume"],
             replace=given["replace"] and not given["resume"],
         )
-        with writer:
-            if given["resume"]:
-                self._after = max(self._after, self._resumed(writer))
-            self._run(writer.write)
+        begun = _Begun(writer.partial, given)
+        try:
+            with writer:
+                if given["resume"]:
+                    self._after = max(self._after, self._resumed(writer, begun))
+                begun.write()
+                self._run(writer.write)
+        finally:
+            begun.tidy()
         self._tell()
 
-    def _resumed(self, writer: DatasetWriter) -> int:
+    def _resumed(self, writer: DatasetWriter, begun: _Begun) -> int:
         """Return the number of the last finish that the file has, as the store counts it."""
         from lightningstore.client import NotFoundError  # noqa: PLC0415
 
         empty = True
         for written in writer.written():
             if empty:
-                self._check_same_parts(written.has_spans, written.has_triplets)
+                begun.check()
             empty = False
             try:
                 rollout = self._store.get_rollout(written.rollout_id)
@@ -140,24 +163,11 @@ class _Export:
             "is it another store? --replace begins anew"
         )
 
-    def _check_same_parts(self, *has: bool) -> None:
-        wanted = (self._given["spans"], self._options() is not None)
-        if has != wanted:
-            raise click.ClickException(
-                "the partial file was begun with other --spans or --triplets; --replace begins anew"
-            )
-
     def _options(self) -> dict[str, Any] | None:
         given = self._given
         if not given["triplets"]:
             return None
-        return {
-            "source": given["source"],
-            "llm_call_match": given["llm_call_match"],
-            "agent_match": given["agent_match"],
-            "skip_without_tokens": given["skip_without_tokens"],
-            "reward_policy": given["reward_policy"],
-        }
+        return {name: given[name] for name in TRIPLET_OPTIONS if given[name]}
 
     def _run(self, write: Callable[[Any], Any]) -> None:
         given = self._given
@@ -189,6 +199,54 @@ class _Export:
             f"{self._through}; for what finishes later: --after {self._through}",
             err=True,
         )
+
+
+class _Begun:
+    """The options of an export, kept beside its partial file, so that nobody goes on with other ones."""
+
+    def __init__(self, partial: Path, given: dict[str, Any]) -> None:
+        self._partial = partial
+        self._path = partial.with_name(f"{partial.name}.options")
+        self._given = {name: _plain(given[name]) for name in CONTENT}
+
+    def check(self) -> None:
+        """Refuse options that are not those with which the partial file was begun."""
+        again = "--replace begins anew"
+        try:
+            before = dict(json.loads(self._path.read_bytes()))
+        except FileNotFoundError:
+            raise click.ClickException(
+                f"{self._path}, which says how {self._partial} was begun, is missing: {again}"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise click.ClickException(f"{self._path}: {error}; {again}") from None
+        other = [
+            f"{_flag(name)} was {json.dumps(before.get(name))}, now it is {json.dumps(now)}"
+            for name, now in self._given.items()
+            if before.get(name) != now
+        ]
+        if other:
+            raise click.ClickException(
+                f"{self._partial} was begun with other options: {'; '.join(other)}; {again}"
+            )
+
+    def write(self) -> None:
+        """Keep the options."""
+        self._path.write_text(json.dumps(self._given) + "\n")
+
+    def tidy(self) -> None:
+        """Remove them if the partial file has gone."""
+        if not self._partial.exists():
+            self._path.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return the value of an option as JSON gives it back; of a list the order says nothing."""
+    return sorted(value) if isinstance(value, tuple) else value
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -224,8 +282,7 @@ export_command = click.Command(
         click.Option(
             ["--source"],
             type=click.Choice(_words(triplet_pb2.TripletSource, "TRIPLET_SOURCE_")),
-            default="tracer",
-            help="Of triplets, as the options below.",
+            help="Of triplets, as the options below; default tracer.",
         ),
         click.Option(["--llm-call-match"], default="", help="Names of calls, as RE2."),
         click.Option(["--agent-match"], default="", help="Names of agents, as RE2."),

@@ -295,6 +295,8 @@ def test_file_has_its_name_when_it_is_whole_and_not_before(tmp_path: Path) -> No
     assert path.read_bytes() == encode(exported(2))
     with pytest.raises(FileExistsError, match="there already"):
         DatasetWriter(path, resume=True)
+    with pytest.raises(KeyError), DatasetWriter(tmp_path / "b.jsonl"):
+        raise KeyError  # nothing is written: nothing stays that could be in the way
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
 
 

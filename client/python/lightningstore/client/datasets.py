@@ -35,8 +35,6 @@ class Written:
         row = _rows.row_of(line)
         self.rollout_id: str = row["rollout_id"]
         self._finish = tuple(row.get(key) for key in ("status", "end_time", "attempt_count"))
-        self.has_spans = "spans" in row
-        self.has_triplets = "triplets" in row
 
     def is_the_same_finish(self, rollout: Rollout) -> bool:
         """Tell whether the store's rollout has not finished anew since, nor been reopened."""
@@ -52,7 +50,7 @@ class DatasetWriter:
     """Writes a file, as a context manager: it is there under its name once it is complete.
 
     Until then it is PATH.partial, always in JSON lines, which stays where the work breaks off and can be gone
-    on with. Parquet is made of it at the end.
+    on with, unless it is empty. Parquet is made of it at the end.
     """
 
     def __init__(
@@ -128,9 +126,12 @@ class DatasetWriter:
     ) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
+        size = os.fstat(self._file.fileno()).st_size
         self._file.close()
         if kind is None:
             self._finish()
+        elif not size:
+            self.partial.unlink()  # else the same work, put right, would find it in its way
 
     def _finish(self) -> None:
         if not self._parquet:
