@@ -406,7 +406,18 @@ async def test_trace_is_shown_as_tree_and_as_pictures(source: Store) -> None:
         }
     assert "ends in .svg or .html" in await source.error("trace", "ro-shown", "-o", "t.png")
     assert "no rollout 'ro-none'" in await source.error("trace", "ro-none")
-    assert "has no attempt" in await source.error("trace", "ro-waiting")
+    for name in ("ro-waiting", "ro-cancelled"):
+        assert f"rollout '{name}' has no attempt yet" in await source.error("trace", name)
+
+
+async def test_trace_counts_a_response_once_and_cuts_long_names(source: Store) -> None:
+    out = await source.run("trace", "ro-agentops", "--no-color")
+    assert ", prompt tokens 1, response tokens 1, " in out
+    made = await source.client.start_rollout(None, rollout_id="ro-long")
+    await source.client.add_spans(batch("ro-long", made.attempt.attempt_id, "x" * 1000))
+    assert f"└── {'x' * 159}…  +0" in await source.run("trace", "ro-long", "--no-color")
+    await source.run("trace", "ro-long", "-o", "t.svg")
+    assert "x" * 1000 in (source.folder / "t.svg").read_text()
 
 
 async def test_files_are_read_back_alike(source: Store) -> None:

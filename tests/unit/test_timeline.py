@@ -76,6 +76,18 @@ def test_tokens_and_rewards_are_told(attributes: dict[str, object], notes: str) 
     assert ", ".join(shown.lines[0].notes) == notes
 
 
+def test_response_that_two_spans_tell_of_is_counted_once() -> None:
+    shown = timeline.read(traces.numbered("agentops"))
+    assert [line.notes for line in shown.lines if line.notes][:2] == [["1 → 1 tokens"]] * 2
+    assert (shown.total("prompt_tokens"), shown.total("response_tokens")) == (1, 1)
+    usage = {"gen_ai.usage.input_tokens": 2}
+    nameless = read(
+        {"word": "a", "name": "n", "attributes": usage},
+        {"word": "b", "name": "n", "attributes": usage},
+    )
+    assert (nameless.total("prompt_tokens"), nameless.total("response_tokens")) == (4, None)
+
+
 def test_error_is_the_status_or_else_the_exception() -> None:
     span = Span(trace_id=b"1" * 16, span_id=b"1" * 8)
     assert timeline.read([(1, span)]).lines[0].error == ""

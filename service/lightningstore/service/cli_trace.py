@@ -27,6 +27,8 @@ def trace(view: View, rollout_id: str, attempt: str, output: Path | None) -> Non
     found = view.stub.GetRollout(
         rollout_pb2.GetRolloutRequest(rollout_id=rollout_id), timeout=DEADLINE
     ).rollout
+    if not found.attempt_count:
+        raise click.ClickException(f"rollout {rollout_id!r} has no attempt yet")
     record = view.stub.GetAttempt(
         attempt_pb2.GetAttemptRequest(rollout_id=rollout_id, attempt_id=attempt), timeout=DEADLINE
     ).attempt
@@ -70,10 +72,11 @@ def _facts(
         ("spans", f"{sum(line.kind != 'lost' for line in shown.lines):,}"),
         ("duration", duration_text(shown.duration)),
     ]
-    for name in ("prompt_tokens", "response_tokens"):
-        counts = [n for line in shown.lines if (n := getattr(line, name)) is not None]
-        if counts:
-            facts.append((name.replace("_", " "), f"{sum(counts):,}"))
+    facts += [
+        (name.replace("_", " "), f"{total:,}")
+        for name in ("prompt_tokens", "response_tokens")
+        if (total := shown.total(name)) is not None
+    ]
     rewards = [line.rewards[0][1] for line in shown.lines if line.rewards]
     if rewards:
         facts.append(("rewards", ", ".join(f"{value:g}" for value in rewards[:20])))
@@ -111,7 +114,7 @@ def _tree(title: str, facts: list[tuple[str, str]], shown: Timeline) -> Tree:
 
 
 def _label(line: Line) -> Text:
-    label = Text(line.name, style=STYLES.get(line.kind, ""))
+    label = Text(timeline.cut(line.name), style=STYLES.get(line.kind, ""))
     label.append(f"  +{duration_text(line.start)}, {duration_text(line.duration)}", "dim not bold")
     for note in line.notes:
         label.append(f"  {note}", "yellow not bold" if note.startswith("reward") else "not bold")

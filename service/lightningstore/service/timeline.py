@@ -32,6 +32,8 @@ class Line(NamedTuple):
     #: Tokens of prompt and response; None where nothing tells them.
     prompt_tokens: int | None
     response_tokens: int | None
+    #: What the provider calls the response; more than one span may tell of it. Empty: nothing.
+    response_id: str
     #: Name and value of each dimension, the primary one first.
     rewards: tuple[tuple[str, float], ...]
     #: What went wrong; empty: nothing.
@@ -60,6 +62,17 @@ class Timeline(NamedTuple):
     lines: Sequence[Line]
     #: From the first start to the last end, in nanoseconds.
     duration: int
+
+    def total(self, name: str) -> int | None:
+        """Return the sum of prompt_tokens or response_tokens, None where no line tells any.
+
+        Each response counts once: an agent's library and what lies below it may both tell of a call.
+        """
+        of: dict[object, int] = {}
+        for at, line in enumerate(self.lines):
+            if (count := getattr(line, name)) is not None:
+                of.setdefault(line.response_id or at, count)
+        return sum(of.values()) if of else None
 
 
 def read(spans: Iterable[tuple[int, Span]]) -> Timeline:
@@ -91,7 +104,7 @@ def read(spans: Iterable[tuple[int, Span]]) -> Timeline:
 def _line(node: Node, span: Span | None, depth: int, zero: int) -> Line:
     start, duration = node.begin - zero, max(0, node.finish - node.begin)
     if span is None:
-        return Line(depth, LOST, start, duration, "lost", None, None, (), "", ())
+        return Line(depth, LOST, start, duration, "lost", None, None, "", (), "", ())
     found = payload.attributes(span)
     prompt, response = _tokens(span, found)
     kind = "span"
@@ -109,6 +122,7 @@ def _line(node: Node, span: Span | None, depth: int, zero: int) -> Line:
         kind,
         prompt,
         response,
+        node.response_id,
         tuple(node.reward or ()),
         _error(span),
         _details(node, found),
