@@ -261,6 +261,19 @@ def test_a_span_is_never_put_below_itself() -> None:
     assert [t.response_id for t in of(*spans)] == ["a", "skewed", "b"]
 
 
+def test_a_call_under_a_skewed_clock_goes_to_the_next_span_around_it() -> None:
+    spans = [
+        span("session", "x", "", (1, 100)),
+        span("alpha", "x", "session", (5, 50), {"agent.name": "alpha"}),
+        call("a", "session", (10, 20)),
+        span("http a", "x", "a", (9, 21)),
+        call("b", "session", (10.5, 20.5)),
+        span("http b", "x", "b", (9.5, 21.5)),
+    ]
+    assert [t.response_id for t in of(*spans[:4], agent_match="alpha")] == ["a"]
+    assert [t.response_id for t in of(*spans, agent_match="alpha")] == ["b", "a"]
+
+
 def tree(shape: list[tuple[int, int, int]]) -> list[Node]:
     nodes = []
     for number, (parent, start, length) in enumerate(shape, 1):
@@ -285,8 +298,9 @@ def naive(root: Node) -> None:
             if n.start <= child.start
             and n.end >= child.end
             and (n.start, n.end) != (child.start, child.end)
+            and id(n) not in own
         }
-        if slack and id(slack[min(slack)]) not in own:
+        if slack:
             node.children.remove(child)
             slack[min(slack)].children.append(child)
     for n in preorder(root):
@@ -329,7 +343,7 @@ def test_numbers_by_arrival_change_nothing_where_times_tell() -> None:
         assert [t.response_id for t in found] == order
 
 
-@pytest.mark.parametrize("shape", ["deep", "wide", "loose", "cycles", "nested"])
+@pytest.mark.parametrize("shape", ["deep", "wide", "loose", "cycles", "nested", "skewed"])
 def test_large_traces_take_time_in_proportion(shape: str) -> None:
     count = 20_000
     spans = []
@@ -343,6 +357,8 @@ def test_large_traces_take_time_in_proportion(shape: str) -> None:
             parent = str(i ^ 1)
         elif shape == "nested":
             at = (1 + i * 1e-3, 1000 - i * 1e-3)
+        elif shape == "skewed":
+            spans.append(span(f"s{i}", "x", str(i), (1, 3.0 * count + i)))
         spans.append(call(str(i), parent, at))
         if i % 4 == 0:
             spans.append(reward(f"r{i}", i, parent, at[1] + 0.01))

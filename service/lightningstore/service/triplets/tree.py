@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 
 from lightningstore.service.triplets.nodes import Node
 from lightningstore.service.triplets.steps import SLICE, Steps
@@ -115,7 +115,7 @@ def repair(root: Node) -> Steps[None]:
     """Put each span that hangs beside others under the tightest one that encloses it in time.
 
     Only the children of the first node from above that has not just one are moved. The tightest is the
-    shortest: slack is the difference of two durations.
+    shortest: slack is the difference of two durations. What is below a span already is left out.
     """
     node = root
     while len(node.children) == 1:
@@ -145,6 +145,7 @@ def repair(root: Node) -> Steps[None]:
             span_id = over
         return span_id
 
+    others: _Others | None = None
     count = len(loose)
     touched: dict[bytes, Node] = {}
     for at, child in enumerate(loose):
@@ -153,11 +154,17 @@ def repair(root: Node) -> Steps[None]:
         if count == 1:
             break
         found = best.get(child.span_id)
+        if found is not None and top(under[found]) == child.span_id:
+            # Its own descendant: clocks differ. A span cannot be below itself, so the next one counts.
+            if others is None:
+                others = _Others(nodes, [top(loose_id) for loose_id in under])
+                yield
+            found = yield from others.find(child)
         if found is None:
             continue
         parent, over = nodes[found], top(under[found])
-        if over == child.span_id:
-            continue  # its own descendant: clocks differ, and a span cannot be below itself
+        if others is not None:
+            yield from others.join(child.span_id, over)
         moved[child.span_id] = over
         parent.children.append(child)
         touched[parent.span_id] = parent
@@ -219,3 +226,79 @@ def _tightest(nodes: list[Node], loose: list[Node]) -> Steps[dict[bytes, int]]:
         if done % SLICE == 0:
             yield
     return best
+
+
+#: The shortest spans of a stretch of time, of two families at most: length and place, and whose family.
+_Pair = tuple[tuple[tuple[int, int], int], ...]
+
+
+def _shorter(one: _Pair, other: _Pair) -> _Pair:
+    if not one or not other:
+        return one or other
+    first, *rest = sorted(one + other)
+    return (first, *[span for span in rest if span[1] != first[1]][:1])
+
+
+class _Others:
+    """The shortest span around another that is not of its family: all that hangs below one loose span.
+
+    Needed where clocks differ. Families join, the smaller changes its number: n log n twice, however the
+    spans lie. A tree over the ends holds the spans that have begun.
+    """
+
+    def __init__(self, nodes: list[Node], families: list[bytes]) -> None:
+        """`families`: the loose span that each node is below."""
+        self._nodes = nodes
+        timed = [at for at, node in enumerate(nodes) if node.start and node.end]
+        self._starts = sorted(timed, key=lambda at: nodes[at].start, reverse=True)
+        timed.sort(key=lambda at: (nodes[at].end, -nodes[at].start))
+        self._ends = [(nodes[at].end, -nodes[at].start) for at in timed]
+        self._leaf = {at: len(timed) + leaf for leaf, at in enumerate(timed)}
+        self._tree: list[_Pair] = [()] * (2 * len(timed))
+        self._number = {family: number for number, family in enumerate(dict.fromkeys(families))}
+        self._members: list[list[int]] = [[] for _ in self._number]
+        self._family = [self._number[family] for family in families]
+        for at in timed:
+            self._members[self._family[at]].append(at)
+
+    def _set(self, at: int) -> None:
+        node, leaf, tree = self._nodes[at], self._leaf[at], self._tree
+        tree[leaf] = (((node.end - node.start, at), self._family[at]),)
+        while leaf > 1:
+            leaf >>= 1
+            tree[leaf] = _shorter(tree[2 * leaf], tree[2 * leaf + 1])
+
+    def find(self, child: Node) -> Steps[int | None]:
+        """Return the place of the shortest one; to be asked in the order of starts."""
+        while self._starts and self._nodes[self._starts[-1]].start <= child.start:
+            self._set(self._starts.pop())
+            if len(self._starts) % SLICE == 0:
+                yield
+        found: _Pair = ()
+        size = len(self._ends)
+        # Behind all that take exactly the same time.
+        low, high = size + bisect_right(self._ends, (child.end, -child.start)), 2 * size
+        while low < high:
+            if low & 1:
+                found = _shorter(found, self._tree[low])
+                low += 1
+            if high & 1:
+                high -= 1
+                found = _shorter(found, self._tree[high])
+            low, high = low >> 1, high >> 1
+        own = self._number[child.span_id]
+        return next((at for (_, at), family in found if family != own), None)
+
+    def join(self, one: bytes, other: bytes) -> Steps[None]:
+        """Make the families of two loose spans one, named by the second."""
+        small, large = sorted(
+            (self._number[one], self._number[other]), key=lambda n: len(self._members[n])
+        )
+        self._number[other] = large
+        for done, at in enumerate(self._members[small], 1):
+            self._family[at] = large
+            if self._tree[self._leaf[at]]:
+                self._set(at)
+            if done % SLICE == 0:
+                yield
+        self._members[large] += self._members[small]
