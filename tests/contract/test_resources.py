@@ -82,6 +82,35 @@ async def test_update_replaces_the_map_and_counts_the_version(world: World) -> N
     assert (await world.store.get_resources("r")).resources == {}
 
 
+async def test_resources_keep_the_order_in_which_they_were_given(world: World) -> None:
+    given = ["main", "judge", "embed", "ä", "b", "a"]
+    made = await world.store.add_resources(dict.fromkeys(given, 1), resources_id="r")
+    assert list(made.resources) == given
+    if world.durable:
+        await world.restart()
+    assert list((await world.store.get_resources("r")).resources) == given
+    assert [list(r.resources) for r in await world.store.list_resources()] == [given]
+    changed = await world.store.update_resources("r", dict.fromkeys(given[::-1], 2))
+    assert list(changed.resources) == given[::-1]
+    assert list((await world.store.get_resources("r")).resources) == given[::-1]
+
+
+async def test_names_are_kept_as_they_are_and_others_follow_by_name(world: World) -> None:
+    resource = pb.Resource(custom=pb.CustomResource(value_json=b"1"))
+    resources = dict.fromkeys("dcbae", resource)
+    names = ["b", "gone", "d", "b", ""]
+    request = pb.AddResourcesRequest(resources_id="r", resources=resources, names=names)
+    await world.store.call("AddResources", request)
+    stored = await world.store.get_resources("r")
+    assert stored.message.names == names
+    assert list(stored.resources) == list("bdace")
+    update = pb.UpdateResourcesRequest(resources_id="r", resources=resources)
+    await world.store.call("UpdateResources", update)
+    stored = await world.store.get_resources("r")
+    assert stored.message.names == []
+    assert list(stored.resources) == list("abcde")
+
+
 async def test_update_of_an_unknown_id_creates_it(world: World) -> None:
     made = await world.store.update_resources("new", {"a": 1})
     assert (made.resources_id, made.version) == ("new", 1)
@@ -279,6 +308,9 @@ async def test_resources_larger_than_an_answer_can_be_are_refused(way: str, tmp_
         text = "x" * (1 << 20)
         async with refused(world, ResourceExhaustedError, "PAYLOAD_TOO_LARGE", "resources"):
             await world.store.update_resources("r", {"a": text, "b": text})
+        async with refused(world, ResourceExhaustedError, "PAYLOAD_TOO_LARGE", "resources"):
+            request = pb.UpdateResourcesRequest(resources_id="r", names=[text, text])
+            await world.store.call("UpdateResources", request)
     finally:
         await world.stop()
 
@@ -305,6 +337,8 @@ async def test_page_of_large_resources_holds_fewer(way: str, tmp_path: Path) -> 
 async def test_too_many_resources_in_one_map_are_refused(world: World) -> None:
     async with refused(world, ResourceExhaustedError, "BATCH_TOO_LARGE", "resources"):
         await world.store.add_resources({str(n): n for n in range(10_001)})
+    async with refused(world, ResourceExhaustedError, "BATCH_TOO_LARGE", "names"):
+        await world.store.call("AddResources", pb.AddResourcesRequest(names=[""] * 10_001))
 
 
 async def test_what_was_given_and_got_is_not_the_stores_own(world: World) -> None:

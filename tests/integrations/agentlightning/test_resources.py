@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import sys
 
 import pytest
 from agentlightning.types import LLM, PromptTemplate, ProxyLLM, ResourcesUpdate
@@ -38,6 +41,51 @@ async def test_added_resources_are_the_latest_and_come_back_as_they_were(
     assert type(stored.resources["llm"]) is LLM
     assert caplog.text == ""  # a ProxyLLM warns those who read its endpoint
     assert await store.get_resources_by_id(added.resources_id) == added
+
+
+#: Prints the models that an agent gets.
+AGENT = """
+import asyncio, sys
+import agentlightning as agl
+from lightningstore.integrations.agentlightning import GrpcLightningStore
+
+@agl.rollout
+def agent(task, llm):
+    print("model", llm.model)
+
+async def main():
+    store = GrpcLightningStore(sys.argv[1])
+    rollout = await store.start_rollout(1)
+    for resources_id in sys.argv[2:]:
+        found = await store.get_resources_by_id(resources_id)
+        agent.rollout("task", found.resources, rollout)
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.timeout(240)  # two processes import agentlightning
+async def test_runners_in_any_process_take_the_first_model_that_was_given(
+    store: GrpcLightningStore, address: str
+) -> None:
+    names = ["main", "judge", "embed", "draft", "big"]
+    llms = {name: LLM(endpoint="http://h/v1", model=name) for name in names}
+    added = await store.add_resources(llms)
+    assert list(added.resources) == names
+    turned = await store.update_resources(f"turned-{id(store)}", dict(reversed(llms.items())))
+    runners = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", AGENT, address, added.resources_id, turned.resources_id),
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        for seed in ("1", "2")
+    ]
+    for runner in runners:
+        out, _ = await runner.communicate()
+        models = [line.split()[1] for line in out.decode().splitlines() if "model " in line]
+        assert models == ["main", "big"]
 
 
 async def test_an_update_replaces_and_becomes_the_latest(store: GrpcLightningStore) -> None:

@@ -118,6 +118,7 @@ def add_resources(
     """AddResources."""
     request = resources_pb2.AddResourcesRequest(
         resources=to_resources(resources),
+        names=list(resources),
         resources_id=resources_id,
         request_id=request_id(given_id),
     )
@@ -131,6 +132,7 @@ def update_resources(
     request = resources_pb2.UpdateResourcesRequest(
         resources_id=resources_id,
         resources=to_resources(resources),
+        names=list(resources),
         request_id=request_id(given_id),
     )
     return Call("UpdateResources", request, _resources)

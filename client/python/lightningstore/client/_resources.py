@@ -187,8 +187,14 @@ class Resources(View[resources_pb2.Resources]):
 
     @cached_property
     def resources(self) -> dict[str, Any]:
-        """LLM, ProxyLLM, PromptTemplate or CustomResource by name."""
-        return {name: from_resource(value) for name, value in self.message.resources.items()}
+        """LLM, ProxyLLM, PromptTemplate or CustomResource by name, in the order in which they were given.
+
+        Those whose order nobody told come last, by name.
+        """
+        found = self.message.resources
+        # A map of protobuf has no order, and another one in each process.
+        names = dict.fromkeys((*self.message.names, *sorted(found)))
+        return {name: from_resource(found[name]) for name in names if name in found}
 
     def __getitem__(self, name: str) -> Any:
         return self.resources[name]

@@ -91,7 +91,11 @@ type Resources struct {
 	// When this version was made.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// The resources by the names that agents know them by. May be empty.
-	Resources     map[string]*Resource `protobuf:"bytes,5,rep,name=resources,proto3" json:"resources,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Resources map[string]*Resource `protobuf:"bytes,5,rep,name=resources,proto3" json:"resources,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The names of the resources in the order in which they were given, for agents that take the first of a
+	// kind: a map has no order. As the caller sent it. Names that are not in the map count for nothing; those
+	// that are not listed come after the others, by name.
+	Names         []string `protobuf:"bytes,6,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -157,6 +161,13 @@ func (x *Resources) GetUpdateTime() *timestamppb.Timestamp {
 func (x *Resources) GetResources() map[string]*Resource {
 	if x != nil {
 		return x.Resources
+	}
+	return nil
+}
+
+func (x *Resources) GetNames() []string {
+	if x != nil {
+		return x.Names
 	}
 	return nil
 }
@@ -520,7 +531,9 @@ type AddResourcesRequest struct {
 	// At most 256 characters, not "latest". Empty: the server makes one. One that exists: ALREADY_EXISTS.
 	ResourcesId string `protobuf:"bytes,2,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
 	// Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
-	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The order of the resources, kept as it is. May be empty, at most 10,000 by default.
+	Names         []string `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -574,6 +587,13 @@ func (x *AddResourcesRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *AddResourcesRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
 }
 
 // Answers AddResources.
@@ -631,7 +651,9 @@ type UpdateResourcesRequest struct {
 	// The new map, at most 10,000 entries by default.
 	Resources map[string]*Resource `protobuf:"bytes,2,rep,name=resources,proto3" json:"resources,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
-	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The order of the new map, in place of the one before. May be empty, at most 10,000 by default.
+	Names         []string `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -685,6 +707,13 @@ func (x *UpdateResourcesRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *UpdateResourcesRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
 }
 
 // Answers UpdateResources.
@@ -950,7 +979,7 @@ var File_lightningstore_v1_resources_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_resources_proto_rawDesc = "" +
 	"\n" +
-	"!lightningstore/v1/resources.proto\x12\x11lightningstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe8\x02\n" +
+	"!lightningstore/v1/resources.proto\x12\x11lightningstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x02\n" +
 	"\tResources\x12!\n" +
 	"\fresources_id\x18\x01 \x01(\tR\vresourcesId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x05R\aversion\x12;\n" +
@@ -958,7 +987,8 @@ const file_lightningstore_v1_resources_proto_rawDesc = "" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12I\n" +
-	"\tresources\x18\x05 \x03(\v2+.lightningstore.v1.Resources.ResourcesEntryR\tresources\x1aY\n" +
+	"\tresources\x18\x05 \x03(\v2+.lightningstore.v1.Resources.ResourcesEntryR\tresources\x12\x14\n" +
+	"\x05names\x18\x06 \x03(\tR\x05names\x1aY\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.lightningstore.v1.ResourceR\x05value:\x028\x01\"\x85\x02\n" +
@@ -981,22 +1011,24 @@ const file_lightningstore_v1_resources_proto_rawDesc = "" +
 	"\x0eCustomResource\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x1d\n" +
 	"\n" +
-	"value_json\x18\x02 \x01(\fR\tvalueJson\"\x87\x02\n" +
+	"value_json\x18\x02 \x01(\fR\tvalueJson\"\x9d\x02\n" +
 	"\x13AddResourcesRequest\x12S\n" +
 	"\tresources\x18\x01 \x03(\v25.lightningstore.v1.AddResourcesRequest.ResourcesEntryR\tresources\x12!\n" +
 	"\fresources_id\x18\x02 \x01(\tR\vresourcesId\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\x1aY\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12\x14\n" +
+	"\x05names\x18\x04 \x03(\tR\x05names\x1aY\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.lightningstore.v1.ResourceR\x05value:\x028\x01\"R\n" +
 	"\x14AddResourcesResponse\x12:\n" +
-	"\tresources\x18\x01 \x01(\v2\x1c.lightningstore.v1.ResourcesR\tresources\"\x8d\x02\n" +
+	"\tresources\x18\x01 \x01(\v2\x1c.lightningstore.v1.ResourcesR\tresources\"\xa3\x02\n" +
 	"\x16UpdateResourcesRequest\x12!\n" +
 	"\fresources_id\x18\x01 \x01(\tR\vresourcesId\x12V\n" +
 	"\tresources\x18\x02 \x03(\v28.lightningstore.v1.UpdateResourcesRequest.ResourcesEntryR\tresources\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\x1aY\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12\x14\n" +
+	"\x05names\x18\x04 \x03(\tR\x05names\x1aY\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.lightningstore.v1.ResourceR\x05value:\x028\x01\"U\n" +

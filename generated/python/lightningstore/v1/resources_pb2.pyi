@@ -80,6 +80,7 @@ class Resources(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
     resources_id: _builtins.str
     """"rs-" and 12 hex digits unless the caller chose it. Always set."""
     version: _builtins.int
@@ -96,6 +97,13 @@ class Resources(_message.Message):
     def resources(self) -> _containers.MessageMap[_builtins.str, Global___Resource]:
         """The resources by the names that agents know them by. May be empty."""
 
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the resources in the order in which they were given, for agents that take the first of a
+        kind: a map has no order. As the caller sent it. Names that are not in the map count for nothing; those
+        that are not listed come after the others, by name.
+        """
+
     def __init__(
         self,
         *,
@@ -104,10 +112,11 @@ class Resources(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         resources: _abc.Mapping[_builtins.str, Global___Resource] | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "resources", b"resources", "resources_id", b"resources_id", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "names", b"names", "resources", b"resources", "resources_id", b"resources_id", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,6 +308,7 @@ class AddResourcesRequest(_message.Message):
     RESOURCES_FIELD_NUMBER: _builtins.int
     RESOURCES_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
     resources_id: _builtins.str
     """At most 256 characters, not "latest". Empty: the server makes one. One that exists: ALREADY_EXISTS."""
     request_id: _builtins.str
@@ -307,16 +317,21 @@ class AddResourcesRequest(_message.Message):
     def resources(self) -> _containers.MessageMap[_builtins.str, Global___Resource]:
         """The resources by name, at most 10,000 by default."""
 
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The order of the resources, kept as it is. May be empty, at most 10,000 by default."""
+
     def __init__(
         self,
         *,
         resources: _abc.Mapping[_builtins.str, Global___Resource] | None = ...,
         resources_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "resources", b"resources", "resources_id", b"resources_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "request_id", b"request_id", "resources", b"resources", "resources_id", b"resources_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -378,6 +393,7 @@ class UpdateResourcesRequest(_message.Message):
     RESOURCES_ID_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
     resources_id: _builtins.str
     """Id of the resources. Required. At most 256 characters, not "latest"."""
     request_id: _builtins.str
@@ -386,16 +402,21 @@ class UpdateResourcesRequest(_message.Message):
     def resources(self) -> _containers.MessageMap[_builtins.str, Global___Resource]:
         """The new map, at most 10,000 entries by default."""
 
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The order of the new map, in place of the one before. May be empty, at most 10,000 by default."""
+
     def __init__(
         self,
         *,
         resources_id: _builtins.str = ...,
         resources: _abc.Mapping[_builtins.str, Global___Resource] | None = ...,
         request_id: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "resources", b"resources", "resources_id", b"resources_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "request_id", b"request_id", "resources", b"resources", "resources_id", b"resources_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

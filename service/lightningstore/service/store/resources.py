@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightningstore.service.errors import (
     FieldInvalid,
     PayloadTooLarge,
@@ -36,6 +34,8 @@ from lightningstore.v1.resources_pb2 import (
     UpdateResourcesResponse,
 )
 
+_Request = AddResourcesRequest | UpdateResourcesRequest
+
 
 class ResourcesOperations(CompletionOperations):
     """The calls of resources.proto."""
@@ -43,7 +43,7 @@ class ResourcesOperations(CompletionOperations):
     async def add_resources(self, request: AddResourcesRequest) -> AddResourcesResponse:
         """Store new resources and make them the latest."""
         self.committer.admit()
-        self._check(request.resources)
+        self._check(request)
         check_id("resources_id", request.resources_id, required=False)
         if (answer := self.requests.find("AddResources", request)) is not None:
             kept = AddResourcesResponse.FromString(answer).resources.resources_id
@@ -51,7 +51,7 @@ class ResourcesOperations(CompletionOperations):
         if request.resources_id in self.state.resources:
             raise ResourcesExist(request.resources_id)
         resources_id = request.resources_id or new_id("rs-", 12)
-        reply = AddResourcesResponse(resources=self._put(resources_id, request.resources, None))
+        reply = AddResourcesResponse(resources=self._put(resources_id, request, None))
         if request.request_id:
             short = AddResourcesResponse(resources=Resources(resources_id=resources_id))
             self.remember("AddResources", request, short)
@@ -61,7 +61,7 @@ class ResourcesOperations(CompletionOperations):
     async def update_resources(self, request: UpdateResourcesRequest) -> UpdateResourcesResponse:
         """Replace resources and make them the latest; creates an id that is not there yet."""
         self.committer.admit()
-        self._check(request.resources)
+        self._check(request)
         resources_id = request.resources_id
         check_id("resources_id", resources_id)
         old = None
@@ -70,14 +70,14 @@ class ResourcesOperations(CompletionOperations):
         if (answer := self.requests.find("UpdateResources", request)) is not None:
             kept = UpdateResourcesResponse.FromString(answer).resources.resources_id
             return UpdateResourcesResponse(resources=await self._current(kept))
-        reply = UpdateResourcesResponse(resources=self._put(resources_id, request.resources, old))
+        reply = UpdateResourcesResponse(resources=self._put(resources_id, request, old))
         if request.request_id:
             short = UpdateResourcesResponse(resources=Resources(resources_id=resources_id))
             self.remember("UpdateResources", request, short)
         await self.commit()
         return reply
 
-    def _put(self, resources_id: str, resources: Any, old: Resources | None) -> Resources:
+    def _put(self, resources_id: str, request: _Request, old: Resources | None) -> Resources:
         # The version comes from memory: another update may have passed since `old` was read.
         version = self.state.resources.get(resources_id, (0, 0))[0] + 1
         now = self.now()
@@ -86,8 +86,9 @@ class ResourcesOperations(CompletionOperations):
             version=version,
             create_time=old.create_time if old is not None else now,
             update_time=now,
+            names=request.names,
         )
-        record.resources.MergeFrom(resources)
+        record.resources.MergeFrom(request.resources)
         counters, changes = self.state.counters, self.committer.changes
         counters.resources_updates += 1
         self.state.resources[resources_id] = (version, counters.resources_updates)
@@ -132,10 +133,11 @@ class ResourcesOperations(CompletionOperations):
             after = place
         return reply
 
-    def _check(self, resources: Any) -> None:
-        self.check_batch("resources", len(resources))
-        total = 0
-        for name, resource in resources.items():
+    def _check(self, request: _Request) -> None:
+        self.check_batch("resources", len(request.resources))
+        self.check_batch("names", len(request.names))
+        total = sum(len(name.encode()) for name in request.names)
+        for name, resource in request.resources.items():
             _check_resource(f"resources[{name!r}]", resource)
             total += resource.ByteSize()
         if total > self.limits.inputs_bytes:
