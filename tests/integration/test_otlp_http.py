@@ -247,11 +247,10 @@ BAD_JSON = [
     b"\xff",
     b'{"resourceSpans":5}',
     b'{"resourceSpans":[null]}',
-    as_json(("r", "a"), json_span("x", traceId="zz")),
-    as_json(("r", "a"), json_span("x", links=[{"spanId": "g"}])),
-    as_json(("r", "a"), json_span("x", startTimeUnixNano=-1)),
-    as_json(("r", "a"), json_span("x", kind={})),
     as_json(("r", "a"), json_span("\ud800")),
+    b'{"resourceSpans":[{"resource":{"attributes":5}}]}',
+    b'{"resourceSpans":[{"scopeSpans":[{"spans":5}]}]}',
+    b'{"resourceSpans":[{"scopeSpans":[{"scope":[]}]}]}',
 ]
 
 
@@ -260,12 +259,50 @@ async def test_bad_json_is_400_and_stores_nothing(world: World, body: bytes) -> 
     own = await ids(world)
     before = await snapshot(world)
     good = as_json(own, json_span("good"))
-    if body.startswith(b'{"resourceSpans": [{'):  # in one request with a good one
-        body = good[:-2] + b", " + body[len(b'{"resourceSpans": [') :]
+    body = body.replace(b'{"resourceSpans": [', b'{"resourceSpans":[')
+    if body.startswith(b'{"resourceSpans":['):  # in one request with a good one
+        body = good[:-2] + b", " + body[len(b'{"resourceSpans":[') :]
     answer = await post(port_of(world), body, JSON)
     assert answer.status == 400
     assert answer.reason() in ("MALFORMED_MESSAGE", "FIELD_INVALID")
     assert await snapshot(world) == before
+
+
+BAD_SPANS: list[tuple[Any, str]] = [
+    (json_span("x", traceId="zz"), "span.traceId: hex digits are wanted"),
+    (json_span("x", spanId="abc"), "span.spanId: hex digits are wanted"),
+    (json_span("x", parentSpanId="é"), "span.parentSpanId: hex digits are wanted"),
+    (json_span("x", links=[{"spanId": "g"}]), "span.links[0].spanId: hex digits are wanted"),
+    (json_span("x", startTimeUnixNano=-1), "span: "),
+    (json_span("x", kind={}), "span: "),
+    (json_span("x", attributes=[{"key": "n", "value": {"intValue": 1 << 63}}]), "span: "),
+    (5, "span: an object is wanted"),
+    (None, "trace_id"),
+]
+
+
+@pytest.mark.parametrize(("bad", "why"), BAD_SPANS, ids=range(len(BAD_SPANS)))
+async def test_bad_spans_in_json_are_left_out_and_the_rest_stored(
+    world: World, bad: Any, why: str
+) -> None:
+    own = await ids(world)
+    body = as_json(own, json_span("a"), bad, bad, json_span("b"))
+    answer = await post(port_of(world), body, JSON)
+    partial = answer.read(ExportTraceServiceResponse()).partial_success
+    assert (answer.status, partial.rejected_spans) == (200, 2)
+    assert partial.error_message.startswith(f"2 spans: {why}")
+    assert await names(world, own[0]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("empty", [0, 1, 100_000])
+async def test_packed_bodies_may_have_several_members(world: World, empty: int) -> None:
+    own = await ids(world)
+    body = as_json(own, json_span("a"), json_span("b" * 20_000))
+    half = len(body) // 2
+    packed = gzip.compress(body[:half]) + gzip.compress(b"") * empty + gzip.compress(body[half:])
+    answer = await post(port_of(world), packed, JSON, **{"Content-Encoding": "gzip"})
+    assert (answer.status, answer.body) == (200, b"{}")
+    assert await names(world, own[0]) == ["a", "b" * 20_000]
 
 
 STATUSES: list[tuple[str, int, str, str, bytes, dict[str, str]]] = [
@@ -296,11 +333,11 @@ STATUSES: list[tuple[str, int, str, str, bytes, dict[str, str]]] = [
         {"Content-Type": JSON, "Content-Encoding": "gzip"},
     ),
     (
-        "two gzips",
+        "a gzip and more",
         400,
         "POST",
         "/v1/traces",
-        gzip.compress(b"{}") * 2,
+        gzip.compress(b"{}") + b"{}",
         {"Content-Type": JSON, "Content-Encoding": "gzip"},
     ),
     ("GET", 405, "GET", "/v1/traces", b"", {}),
@@ -346,12 +383,13 @@ async def test_body_above_the_limit_is_413_however_it_comes(world: World) -> Non
         await post(port, bombs[0], **{"Content-Encoding": "gzip"}),
         await post(port, bombs[1], **{"Content-Encoding": "deflate"}),
         await post(port, bombs[0], JSON, **{"Content-Encoding": "gzip"}),
+        await post(port, gzip.compress(whole) * 2, **{"Content-Encoding": "gzip"}),
     ):
         assert (answer.status, answer.reason()) == (413, "PAYLOAD_TOO_LARGE")
         if answer.read(status_pb2.Status()).message.startswith("unpacked"):
             unpacked.append(answer.read(status_pb2.Status()).message)
     # Not one byte more was unpacked than it takes to know that it is too much.
-    assert unpacked == [f"unpacked body: {most + 1} bytes, at most {most} are allowed"] * 3
+    assert unpacked == [f"unpacked body: {most + 1} bytes, at most {most} are allowed"] * 4
 
 
 @pytest.mark.parametrize("kind", [PROTOBUF, JSON])

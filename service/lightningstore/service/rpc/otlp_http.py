@@ -48,6 +48,7 @@ FORCE_SECONDS = 0.1
 #: zlib's number for "gzip or zlib, whichever it is".
 _ANY_HEADER = 47
 _PACKED = ("gzip", "deflate")
+_PIECE_BYTES = 8192
 #: aiohttp complains of whatever is no HTTP, with a traceback; anybody could fill the log with that.
 _silent = logging.getLogger(f"{__name__}.aiohttp")
 _silent.disabled = True
@@ -228,20 +229,28 @@ async def _body(request: web.BaseRequest, limit: int) -> bytes:
 
 
 def unpack(data: bytes, limit: int) -> bytes:
-    """Return the bytes of a body packed by gzip or zlib, of at most `limit`.
+    """Return the bytes of a body packed by gzip or zlib, in one member or several, of at most `limit`.
 
     Raises PayloadTooLarge, FieldInvalid.
     """
+    found = bytearray()
     reader = zlib.decompressobj(_ANY_HEADER)
-    try:
-        found = reader.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise FieldInvalid("body", f"is not packed as content-encoding says: {error}") from None
-    if len(found) > limit:
-        raise PayloadTooLarge("unpacked body", len(found), limit)
-    if not reader.eof or reader.unused_data:
-        raise FieldInvalid("body", "is not all of a packed body, or more than one")
-    return found
+    at = 0
+    # In pieces, for what follows the end of a member is copied: there may be a member every 20 bytes.
+    while at < len(data):
+        if reader.eof:
+            reader = zlib.decompressobj(_ANY_HEADER)
+        part = data[at : at + _PIECE_BYTES]
+        try:
+            found += reader.decompress(part, limit + 1 - len(found))
+        except zlib.error as error:
+            raise FieldInvalid("body", f"is not packed as content-encoding says: {error}") from None
+        if len(found) > limit:
+            raise PayloadTooLarge("unpacked body", len(found), limit)
+        at += len(part) - len(reader.unused_data)
+    if not reader.eof:
+        raise FieldInvalid("body", "is not all of a packed body")
+    return bytes(found)
 
 
 def _refusal(error: StoreError, code: int | None) -> tuple[Message, int, dict[str, str]]:

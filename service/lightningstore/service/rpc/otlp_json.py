@@ -1,7 +1,7 @@
 """OTLP as JSON: ProtoJSON, but with ids in hex, enums as numbers, and unknown fields ignored.
 
 A request is taken apart without looking into its spans, which then are read one by one: one that nests too
-deep is left out, as in protobuf. Source: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding.
+deep or is no span is left out. Source: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ def _scope_spans(scope: _Scope, place: str, refused: Counter[str], most: int) ->
     named = _whole(scope.scope, InstrumentationScope, f"{place}.scope", most)
     if named is not None:
         answer.scope.CopyFrom(named)
-    for k, raw in enumerate(scope.spans or ()):
+    for raw in scope.spans or ():
         try:
-            span = _message(raw, Span, f"{place}.spans[{k}]", most)
+            span = _message(raw, Span, "span", most)
         except _TooDeep:
             refused[TOO_DEEP] += 1
             continue
-        except PayloadTooLarge as error:
+        except (FieldInvalid, PayloadTooLarge) as error:
             refused[error.message] += 1
             continue
         answer.spans.append(span or Span())
