@@ -144,6 +144,9 @@ async def test_arguments_that_mean_nothing_are_value_errors(
     ):
         with pytest.raises(ValueError, match="filter_logic"):
             await query
+    for query in (store.query_rollouts(status_in=["x"]), store.query_workers(status_in=["x"])):
+        with pytest.raises(ValueError, match="'x' is no"):
+            await query
 
 
 async def test_attempts_come_sorted_page_by_page(store: GrpcLightningStore) -> None:
@@ -193,6 +196,7 @@ async def test_a_worker_says_of_itself_what_it_said_last(store: GrpcLightningSto
     assert worker.last_heartbeat_time is not None
     worker = await store.update_worker(name, {"cpu": 0.5, "gpus": [1]})
     assert worker.heartbeat_stats == {"cpu": 0.5, "gpus": [1]}
+    assert (worker.status, worker.last_idle_time is None) == ("idle", False)
     later = await store.update_worker(name)
     assert later.heartbeat_stats == worker.heartbeat_stats
     assert later.last_heartbeat_time is not None

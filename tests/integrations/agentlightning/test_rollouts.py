@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 import pytest
@@ -82,6 +83,18 @@ async def test_unknown_resources_are_a_value_error(store: GrpcLightningStore) ->
         await store.enqueue_rollout(1, resources_id="rs-nobody")
     with pytest.raises(ValueError, match="rs-nobody"):
         await store.start_rollout(1, resources_id="rs-nobody")
+    rollout = await store.start_rollout(1)
+    with pytest.raises(ValueError, match="rs-nobody"):
+        await store.update_rollout(rollout.rollout_id, resources_id="rs-nobody")
+
+
+@pytest.mark.parametrize("seconds", [math.inf, -math.inf, math.nan, 1e18])
+async def test_a_heartbeat_at_no_time_is_a_value_error(
+    store: GrpcLightningStore, seconds: float
+) -> None:
+    rollout = await store.start_rollout(1)
+    with pytest.raises(ValueError, match="last_heartbeat_time: seconds since 1970"):
+        await store.update_attempt(rollout.rollout_id, "latest", last_heartbeat_time=seconds)
 
 
 async def test_enqueue_many_keeps_the_order_of_thousands(store: GrpcLightningStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -210,7 +211,15 @@ async def test_spans_of_nobody_are_value_errors(store: GrpcLightningStore) -> No
         await store.add_span(a_span(rollout, span_id="span-1"))
     with pytest.raises(ValueError, match="trace_id: 32 hex digits"):
         await store.add_span(a_span(rollout, trace_id="0" * 32))
+    for number in (1 << 63, -(1 << 63) - 1):
+        with pytest.raises(ValueError, match="out of range"):
+            await store.add_span(a_span(rollout, attributes={"n": number}))
+    for time in (math.inf, -math.inf, math.nan, -1.0, 2e10):
+        with pytest.raises(ValueError, match="seconds since 1970"):
+            await store.add_span(a_span(rollout, start_time=time))
     assert list(await store.query_spans(rollout.rollout_id)) == []
+    await store.add_span(a_span(rollout, parent_id=""))
+    assert (await store.query_spans(rollout.rollout_id))[0].parent_id is None
 
 
 def recorded() -> ReadableSpan:

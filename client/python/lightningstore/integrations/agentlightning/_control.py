@@ -324,7 +324,7 @@ class ControlMethods(Connected):
         """
         heartbeat: Any = given(last_heartbeat_time)
         if isinstance(heartbeat, int | float):
-            heartbeat = datetime.fromtimestamp(heartbeat, timezone.utc)
+            heartbeat = _time(heartbeat)
         with refusals():
             update = await self._client.update_attempt(
                 rollout_id,
@@ -389,6 +389,15 @@ class ControlMethods(Connected):
             stats = raw_json(heartbeat_stats)
         with refusals():
             return to_worker((await self._client.heartbeat(worker_id, stats=stats)).worker)
+
+
+def _time(seconds: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc)
+    except (OverflowError, OSError, ValueError):
+        raise ValueError(
+            f"last_heartbeat_time: seconds since 1970 are wanted, not {seconds!r}"
+        ) from None
 
 
 def _spec(request: EnqueueRolloutRequest) -> RolloutSpec:

@@ -24,6 +24,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from pydantic_core import to_json
 
 NANOS = 1_000_000_000
+#: The first second that OTLP has no number for.
+_END = (1 << 64) // NANOS
 #: Holds the extra fields of a span.
 EXTRA = "agentlightning.extra"
 #: Extra fields that tell of the SDK's own objects, or that OTLP has a field for.
@@ -39,7 +41,13 @@ _IS_REMOTE = 0x200
 
 
 def _nanos(seconds: float | None) -> int:
-    return round(Fraction(seconds) * NANOS) if seconds else 0
+    if not seconds:
+        return 0
+    if not 0 < seconds < _END:
+        raise ValueError(
+            f"{seconds!r} is no time of a span: seconds since 1970 are wanted, below {_END}"
+        )
+    return round(Fraction(seconds) * NANOS)
 
 
 def _seconds(nanos: int) -> float | None:
