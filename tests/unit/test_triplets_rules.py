@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightningstore.client import AttemptTriplets
-from lightningstore.service.triplets import run
+from lightningstore.service.triplets import payload, run
 from lightningstore.service.triplets.nodes import Node
 from lightningstore.service.triplets.tree import grow, preorder, repair
 
@@ -235,6 +235,68 @@ def test_malformed_values_are_left_out_with_a_warning(attributes: Any, key: str 
     found = of(span("a", CALL, "", (1, 2), attributes))
     assert len(found) == 1
     assert [warning[0] for warning in found.warnings] == ([] if key is None else [key])
+
+
+#: Numbers of every length on the wire, and what looks like the wire format within numbers and texts.
+NUMBERS = [
+    0,
+    2,
+    3,
+    10,
+    24,
+    126,
+    127,
+    128,
+    1304,
+    1 << 14,
+    1 << 21,
+    (1 << 28) - 1,
+    1 << 28,
+    (1 << 31) - 1,
+]
+NO_TOKENS = [
+    -1,
+    1 << 31,
+    True,
+    1.5,
+    "",
+    "\n\x02\x18",
+    "\x18x",
+    "\n\x02\x18\x01\n\x03\x18\x02",
+    {},
+]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.sampled_from(NUMBERS), max_size=40), st.sampled_from([None, *NO_TOKENS]))
+def test_token_ids_come_back_as_they_were_or_not_at_all(ids: list[int], odd: Any) -> None:
+    values = ids if odd is None else [*ids, odd, *ids[:3]]
+    attributes = {"prompt_token_ids": [1, 2], "response_token_ids": values}
+    found = of(span("a", CALL, "", (1, 2), attributes))
+    assert found[0].prompt_token_ids == [1, 2]
+    assert found[0].response_token_ids == (ids if odd is None else [])
+    assert found.warning_count == (0 if odd is None else 1)
+
+
+def test_spans_with_the_same_keys_keep_their_own_values() -> None:
+    keys = ["gen_ai.prompt.0.content", "gen_ai.prompt.1.content", "gen_ai.request.model"]
+    spans = [
+        call(word, "", (at, at + 0.5), **{key: f"{word} {key}" for key in keys})
+        for at, word in enumerate("abc", 1)
+    ]
+    for triplet in of(*spans):
+        word = triplet.response_id
+        assert triplet.prompt == [{"content": f"{word} {key}"} for key in keys[:2]]
+        assert triplet.request_metadata == {"model": f"{word} {keys[2]}"}
+
+
+def test_keys_of_any_length_are_read_and_only_short_ones_kept() -> None:
+    kept = payload._layouts.cache_info().currsize
+    long = "x" * 10_000
+    for at in range(3):
+        (found,) = of(call("a", "", (1, 2), **{f"gen_ai.prompt.{long}{at}": "y"}))
+        assert found.prompt == {f"{long}{at}": "y"}
+    assert payload._layouts.cache_info().currsize == kept
 
 
 def test_repair_puts_loose_calls_under_the_tightest_span() -> None:

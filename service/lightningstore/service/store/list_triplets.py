@@ -33,6 +33,7 @@ HELD_BYTES = 16 << 20
 #: Span bytes that are looked at before others get the event loop.
 SLICE_BYTES = 128 << 10
 _ATTEMPTS = ListTripletsResponse.ATTEMPTS_FIELD_NUMBER
+_TRIPLETS = AttemptTriplets.TRIPLETS_FIELD_NUMBER
 
 
 class _Target(NamedTuple):
@@ -64,8 +65,7 @@ class TripletOperations(QueryOperations):
             final = None
             if target.rollout_id in request.final_rewards:
                 final = request.final_rewards[target.rollout_id]
-            async for part in self._attempt(target, options, final, through):
-                data = part.SerializeToString()
+            async for data in self._attempt(target, options, final, through):
                 chunk.append(wire.field(_ATTEMPTS, data))
                 size += len(data)
                 if size >= CHUNK_BYTES:
@@ -115,31 +115,33 @@ class TripletOperations(QueryOperations):
 
     async def _attempt(
         self, target: _Target, options: Options, final: float | None, through: int
-    ) -> AsyncIterator[AttemptTriplets]:
-        """Yield the parts of an attempt's answer, of about 1 MiB each."""
+    ) -> AsyncIterator[bytes]:
+        """Yield the parts of an attempt's answer, of about 1 MiB each, serialised."""
         warnings = Warnings()
         part = _part(target)
         if target.attempt_key is None:
             part.complete = True
-            yield part
+            yield part.SerializeToString()
             return
         batches = _Batches(self, target, through)
         nodes = await self._nodes(batches, options, warnings)
         trace = await _in_slices(triplets.find_calls(nodes, options))
         del nodes
+        # Triplets go out as bytes: put into a message each would be copied.
+        made: list[bytes] = []
         size = looked_at = 0
         for at, call in enumerate(trace.calls):
             span = await batches.span(_place(call.node))
             triplet = triplets.triplet_of(call, span, options, warnings)
             if final is not None and at == len(trace.calls) - 1:
                 triplet.reward.CopyFrom(triplets.final_reward(final))
-            part.triplets.append(triplet)
-            added = triplet.ByteSize()
-            size += added
-            looked_at += added + 512
+            data = triplet.SerializeToString()
+            made.append(wire.field(_TRIPLETS, data))
+            size += len(data)
+            looked_at += len(data) + 512
             if size >= CHUNK_BYTES:
-                yield part
-                part, size = _part(target), 0
+                yield _joined(part, made)
+                made, size = [], 0
             if looked_at >= SLICE_BYTES:
                 await asyncio.sleep(0)
                 looked_at = 0
@@ -149,12 +151,12 @@ class TripletOperations(QueryOperations):
             part.unmatched_rewards.append(triplets.reward_message(node))
             size += 64
             if size >= CHUNK_BYTES:
-                yield part
-                part, size = _part(target), 0
+                yield _joined(part, made)
+                part, made, size = _part(target), [], 0
         part.warnings.extend(warnings.messages())
         part.warning_count = warnings.count
         part.complete = True
-        yield part
+        yield _joined(part, made)
 
     async def _nodes(self, batches: _Batches, options: Options, warnings: Warnings) -> list[Node]:
         found: list[Node] = []
@@ -224,6 +226,11 @@ class _Batches:
 def _part(target: _Target) -> AttemptTriplets:
     ids = AttemptRef(rollout_id=target.rollout_id, attempt_id=target.attempt_id)
     return AttemptTriplets(attempt=ids)
+
+
+def _joined(part: AttemptTriplets, made: list[bytes]) -> bytes:
+    """Return a part with the serialised triplets that belong to it."""
+    return b"".join((part.SerializeToString(), *made))
 
 
 def _place(node: Node) -> Place:

@@ -107,24 +107,22 @@ class Node:
             node.is_call = name in (payload.RAW_REQUEST, payload.PROXY_REQUEST)
         else:
             node.is_call = options.is_call(name)
-        found: dict[str, AnyValue] = {}
-        for pair in span.attributes:
-            key = pair.key
-            if key in _WANTED or key.startswith(rewards.PREFIX):
-                found[key] = pair.value
+        with_tokens = node.is_call and (options.proxy or options.skip_without_tokens)
+        found: Attributes = payload.attributes(span) if with_tokens else _wanted(span)
         if found:
             node._read(name, found, warnings)
-        if node.is_call and (options.proxy or options.skip_without_tokens):
-            node._look_for_tokens(span, options, warnings)
+        if with_tokens:
+            node._look_for_tokens(name, found, options, warnings)
         return node
 
-    def _look_for_tokens(self, span: Span, options: Options, warnings: Warnings) -> None:
+    def _look_for_tokens(
+        self, name: str, found: Attributes, options: Options, warnings: Warnings
+    ) -> None:
         def warn(key: str, message: str) -> None:
             warnings.add(self.where, key, message)
 
-        found = payload.attributes(span)
         if options.proxy:
-            prompt, response = payload.proxy_tokens(span.name, found, warn)
+            prompt, response = payload.proxy_tokens(name, found, warn)
             self.response_id = ""
             for key in payload.PROXY_RESPONSE_IDS:
                 self.response_id = self.response_id or text(found, key)
@@ -145,6 +143,16 @@ class Node:
     def where(self) -> tuple[int, bytes]:
         """Its sequence id and span id."""
         return self.sequence_id, self.span_id
+
+
+def _wanted(span: Span) -> dict[str, AnyValue]:
+    """Return the attributes that a node is made of."""
+    found: dict[str, AnyValue] = {}
+    for pair in span.attributes:
+        key = pair.key
+        if key in _WANTED or key.startswith(rewards.PREFIX):
+            found[key] = pair.value
+    return found
 
 
 def text(found: Attributes, key: str) -> str:

@@ -20,7 +20,6 @@ from lightningstore.service.triplets.values import (
     write_json,
 )
 from lightningstore.v1.triplet_pb2 import Triplet, TripletPrompt
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 PROMPT_TOKENS = ("prompt_token_ids", "agentlightning.operation.output.prompt_token_ids")
@@ -35,6 +34,8 @@ _OPERATION = "agentlightning.operation."
 _INPUT = f"{_OPERATION}input"
 _OUTPUT = f"{_OPERATION}output"
 _ROOTS = ("gen_ai.", _OPERATION)
+#: Characters of a span's keys above which their layout is not kept.
+_KEPT_TEXT = 8192
 _TOKEN_IDS = TripletPrompt.TOKEN_IDS_FIELD_NUMBER
 
 
@@ -46,6 +47,17 @@ class _Place(NamedTuple):
     only: str = ""
     #: The parts of it that go elsewhere.
     without: tuple[str, ...] = ()
+
+
+class _Layout(NamedTuple):
+    """Where a span holds a content, which its keys alone decide."""
+
+    #: The one attribute that has all of it, empty where it is spread over several.
+    whole: str
+    #: Maps and lists, with the keys of attributes where their values belong.
+    shape: Any = None
+    #: Keys that found no place.
+    refused: tuple[str, ...] = ()
 
 
 # The first that is there is taken.
@@ -74,8 +86,8 @@ _VLLM_CHOICES = "llm.hosted_vllm.choices"
 PROXY_RESPONSE_IDS = ("gen_ai.response.id", "llm.hosted_vllm.id")
 
 Warn = Callable[[str, str], None]
-#: By prefix: what follows it in the keys, and the values.
-Groups = dict[str, list[tuple[str, AnyValue]]]
+#: By prefix: what follows it in the keys, and the keys.
+Groups = dict[str, list[tuple[str, str]]]
 NO_TOKENS = "no list of token ids: integers from 0 to 2147483647 are wanted"
 
 
@@ -151,43 +163,61 @@ def put_tokens(triplet: Triplet, prompt: Tokens, response: Tokens) -> None:
 def fill(triplet: Triplet, found: Attributes, warn: Warn) -> None:
     """Write what the span of a tracer's call tells into a triplet."""
     prompt, response = triplet.prompt, triplet.response
-    groups = _groups(found)
-    messages = _content(groups, found, _PROMPTS, warn)
+    asked, answered, request, told = _layouts_of(found)
+    messages = _content(asked, found, warn)
     if messages is not None:
         prompt.content_json = _json(messages, "prompt", warn)
         if urls := image_urls(messages, warn):
             prompt.image_urls.extend(urls)
-    completions = _content(groups, found, _COMPLETIONS, warn)
+    completions = _content(answered, found, warn)
     if completions is not None:
         response.content_json = _json(completions, "completion", warn)
-    if told := _content(groups, found, _REQUESTS, warn):
-        triplet.request_json = _json(told, "request", warn)
-    if told := _content(groups, found, _RESPONSES, warn):
-        triplet.response_json = _json(told, "response", warn)
+    if more := _content(request, found, warn):
+        triplet.request_json = _json(more, "request", warn)
+    if more := _content(told, found, warn):
+        triplet.response_json = _json(more, "response", warn)
     if LOGPROBS in found:
         _logprobs(triplet, found[LOGPROBS].string_value, warn)
 
 
-def _groups(found: Attributes) -> Groups:
-    """Return the attributes that may be content, by the prefix that says which."""
+def _layouts_of(found: Attributes) -> tuple[_Layout | None, ...]:
+    keys = tuple(found)
+    # Spans of one kind have the same keys. What is kept of them is bounded.
+    read = _layouts if sum(map(len, keys)) <= _KEPT_TEXT else _layouts.__wrapped__
+    return read(keys)
+
+
+@lru_cache(512)
+def _layouts(keys: tuple[str, ...]) -> tuple[_Layout | None, ...]:
+    """Return where a span with these keys holds prompt, completion, request and response."""
     groups: Groups = {}
-    for key, value in found.items():
-        parts = _split(key)
-        if parts is not None:
-            prefix, rest = parts
-            if prefix in groups:
-                groups[prefix].append((rest, value))
-            else:
-                groups[prefix] = [(rest, value)]
-    return groups
+    for key in keys:
+        root = next((root for root in _ROOTS if key.startswith(root)), None)
+        end = -1 if root is None else key.find(".", len(root))
+        if end > 0:
+            groups.setdefault(key[:end], []).append((key[end + 1 :], key))
+    whole = frozenset(keys)
+    return tuple(
+        _layout(groups, whole, places) for places in (_PROMPTS, _COMPLETIONS, _REQUESTS, _RESPONSES)
+    )
 
 
-@lru_cache(4096)  # spans of one kind have the same keys
-def _split(key: str) -> tuple[str, str] | None:
-    """Return the prefix of a key and what follows it, None for a key that holds no content."""
-    root = next((root for root in _ROOTS if key.startswith(root)), None)
-    end = -1 if root is None else key.find(".", len(root))
-    return (key[:end], key[end + 1 :]) if end > 0 else None
+def _layout(groups: Groups, keys: frozenset[str], places: Iterable[_Place]) -> _Layout | None:
+    """Return where a content is, in the first place that is there; None if none is."""
+    for prefix, only, without in places:
+        whole = f"{prefix}.{only}" if only else prefix
+        if whole in keys:
+            return _Layout(whole)
+        pairs = groups.get(prefix, [])
+        if only:
+            start = len(only) + 1
+            pairs = [(key[start:], full) for key, full in pairs if key.startswith(f"{only}.")]
+        elif without:
+            pairs = [pair for pair in pairs if pair[0].partition(".")[0] not in without]
+        if pairs:
+            shape, refused = unflatten(pairs)
+            return _Layout("", shape, tuple(f"{whole}.{key}" for key in refused))
+    return None
 
 
 def _json(value: Any, what: str, warn: Warn) -> bytes:
@@ -197,29 +227,24 @@ def _json(value: Any, what: str, warn: Warn) -> bytes:
     return written or b""
 
 
-def _content(groups: Groups, found: Attributes, places: Iterable[_Place], warn: Warn) -> Any:
-    """Return what the first place that is there holds, None if none is."""
-    for prefix, only, without in places:
-        whole = f"{prefix}.{only}" if only else prefix
-        if whole in found:
-            return _whole(found, whole)
-        pairs = groups.get(prefix)
-        if pairs is None:
-            continue
-        if only:
-            start = len(only) + 1
-            pairs = [(key[start:], value) for key, value in pairs if key.startswith(f"{only}.")]
-        elif without:
-            pairs = [pair for pair in pairs if pair[0].partition(".")[0] not in without]
-        if pairs:
-            made, refused = unflatten((key, plain(value)) for key, value in pairs)
-            for key in refused:
-                warn(
-                    f"{whole}.{key}",
-                    "nests too deep, or is a value where other keys say it is a map",
-                )
-            return made
-    return None
+def _content(layout: _Layout | None, found: Attributes, warn: Warn) -> Any:
+    """Return a content, None if there is none."""
+    if layout is None:
+        return None
+    if layout.whole:
+        return _whole(found, layout.whole)
+    for key in layout.refused:
+        warn(key, "nests too deep, or is a value where other keys say it is a map")
+    return _filled(layout.shape, found)
+
+
+def _filled(shape: Any, found: Attributes) -> Any:
+    """Return maps and lists with the values of the keys that stand in them."""
+    if isinstance(shape, str):
+        return plain(found[shape])
+    if isinstance(shape, list):
+        return [_filled(item, found) for item in shape]
+    return {key: _filled(item, found) for key, item in shape.items()}
 
 
 def _whole(found: Attributes, key: str) -> Any:

@@ -65,10 +65,18 @@ def grow(nodes: list[Node]) -> Steps[Node | None]:
 
 def _span_over(node: Node) -> None:
     """Give a stand-in the times that its children span."""
-    node.start = min((child.start for child in node.children if child.start), default=0)
-    node.end = max(child.end for child in node.children)
-    node.begin = min(child.begin for child in node.children)
-    node.finish = max(child.finish for child in node.children)
+    first, *others = node.children
+    node.start, node.end, node.begin, node.finish = (
+        first.start,
+        first.end,
+        first.begin,
+        first.finish,
+    )
+    for child in others:
+        node.start = min(node.start or child.start, child.start or node.start)
+        node.end = max(node.end, child.end)
+        node.begin = min(node.begin, child.begin)
+        node.finish = max(node.finish, child.finish)
     node.order = (node.begin, node.sequence_id, node.span_id)
 
 
