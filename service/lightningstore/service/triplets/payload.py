@@ -35,7 +35,7 @@ _INPUT = f"{_OPERATION}input"
 _OUTPUT = f"{_OPERATION}output"
 _ROOTS = ("gen_ai.", _OPERATION)
 #: Characters of a span's keys above which their layout is not kept.
-_KEPT_TEXT = 8192
+_KEPT_TEXT = 4096
 _TOKEN_IDS = TripletPrompt.TOKEN_IDS_FIELD_NUMBER
 
 
@@ -182,12 +182,12 @@ def fill(triplet: Triplet, found: Attributes, warn: Warn) -> None:
 
 def _layouts_of(found: Attributes) -> tuple[_Layout | None, ...]:
     keys = tuple(found)
-    # Spans of one kind have the same keys. What is kept of them is bounded.
+    # Spans of one kind have the same keys. What is kept is bounded: hostile keys nest, a map every two letters.
     read = _layouts if sum(map(len, keys)) <= _KEPT_TEXT else _layouts.__wrapped__
     return read(keys)
 
 
-@lru_cache(512)
+@lru_cache(128)
 def _layouts(keys: tuple[str, ...]) -> tuple[_Layout | None, ...]:
     """Return where a span with these keys holds prompt, completion, request and response."""
     groups: Groups = {}
