@@ -29,14 +29,4 @@ v1::Failure DescribeFailure(const std::exception& thrown) {
   return MakeFailure(name ? name.get() : mangled, thrown.what());
 }
 
-std::string RoutedEndpoint(std::string endpoint, const v1::Rollout& rollout) {
-  const std::string version = "/v1";
-  endpoint.erase(endpoint.find_last_not_of('/') + 1);
-  const bool versioned = endpoint.size() >= version.size() &&
-                         endpoint.compare(endpoint.size() - version.size(), version.size(), version) == 0;
-  if (versioned) endpoint.erase(endpoint.size() - version.size());
-  return endpoint + "/rollout/" + rollout.rollout_id() + "/attempt/" + rollout.latest_attempt().attempt_id() +
-         (versioned ? version : "");
-}
-
 }  // namespace lightningstore

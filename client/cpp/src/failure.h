@@ -12,7 +12,4 @@ namespace lightningstore {
 v1::Failure MakeFailure(const std::string& type, const std::string& message);
 v1::Failure DescribeFailure(const std::exception& thrown);
 
-// Inserts the attempt before a trailing "/v1" of a proxy's URL.
-std::string RoutedEndpoint(std::string endpoint, const v1::Rollout& rollout);
-
 }  // namespace lightningstore

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "failure.h"
+#include "lightningstore/resources.h"
 #include "pauses.h"
 
 namespace lightningstore {
@@ -210,7 +211,9 @@ grpc::Status Runner::Fetch(const v1::Rollout& rollout, Resources* resources) {
     v1::Resource& kept = (*resources)[name] = resource;
     if (!resource.has_proxy_llm()) continue;
     *kept.mutable_llm() = resource.proxy_llm().llm();
-    kept.mutable_llm()->set_endpoint(RoutedEndpoint(resource.proxy_llm().llm().endpoint(), rollout));
+    // The server leaves no id empty, so it is always the attempt's own.
+    kept.mutable_llm()->set_endpoint(
+        BaseUrl(resource.proxy_llm(), rollout.rollout_id(), rollout.latest_attempt().attempt_id()));
   }
   return status;
 }

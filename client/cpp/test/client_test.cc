@@ -94,14 +94,5 @@ TEST(Failure, TypeIsThatOfTheException) {
   EXPECT_EQ(DescribeFailure(std::out_of_range("far")).type(), "std::out_of_range");
 }
 
-TEST(RoutedEndpoint, AttemptGoesBeforeTheVersion) {
-  v1::Rollout rollout;
-  rollout.set_rollout_id("r");
-  rollout.mutable_latest_attempt()->set_attempt_id("a");
-  EXPECT_EQ(RoutedEndpoint("http://h/v1", rollout), "http://h/rollout/r/attempt/a/v1");
-  EXPECT_EQ(RoutedEndpoint("http://h/v1/", rollout), "http://h/rollout/r/attempt/a/v1");
-  EXPECT_EQ(RoutedEndpoint("http://h", rollout), "http://h/rollout/r/attempt/a");
-}
-
 }  // namespace
 }  // namespace lightningstore

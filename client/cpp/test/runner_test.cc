@@ -7,6 +7,7 @@
 #include <map>
 #include <thread>
 
+#include "lightningstore/resources.h"
 #include "server.h"
 
 namespace lightningstore {
@@ -132,6 +133,26 @@ TEST_F(RunnerTest, StoresSpansAndRewardBeforeTheOutcome) {
   EXPECT_GE(spans["outer"].end_time_unix_nano(), spans["inner"].end_time_unix_nano());
   EXPECT_EQ(spans["agentlightning.annotation"].attributes(1).value().double_value(), 1.5);
   EXPECT_TRUE(Ended());  // after its one rollout
+}
+
+TEST_F(RunnerTest, ProxyIsTheEndpointOfTheAttempt) {
+  v1::AddResourcesRequest resources;
+  auto& proxy = *(*resources.mutable_resources())["model"].mutable_proxy_llm();
+  proxy.mutable_llm()->set_endpoint("http://h/v1");
+  v1::AddResourcesResponse answer;
+  grpc::ClientContext context;
+  Check(stub_->AddResources(&context, resources, &answer));
+  Enqueue({Spec("a b")});
+  std::string endpoint;
+  Start(
+      [&](Attempt& attempt) -> std::optional<double> {
+        endpoint = attempt.resources().at("model").llm().endpoint();
+        return std::nullopt;
+      },
+      Quick(1));
+  EXPECT_TRUE(Ended());
+  EXPECT_EQ(endpoint, BaseUrl(proxy, "a b", GetAttempt("a b").attempt_id()));
+  EXPECT_EQ(endpoint.find("http://h/rollout/a%20b/attempt/"), 0U);
 }
 
 TEST_F(RunnerTest, TextThatIsNoUtf8CostsItsBytesAlone) {
