@@ -109,12 +109,6 @@ Span Attempt::StartSpan(const std::string& name, const Span* parent) {
   return Span(this, std::move(span));
 }
 
-void Attempt::EmitReward(double value) {
-  StartSpan("agentlightning.annotation")
-      .Set("agentlightning.reward.0.name", "primary")
-      .Set("agentlightning.reward.0.value", value);
-}
-
 bool Attempt::cancelled() const { return stop_reason().has_value(); }
 
 bool Attempt::WaitUntilCancelled(milliseconds timeout) const {

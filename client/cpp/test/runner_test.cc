@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
 #include <future>
 #include <map>
 #include <thread>
@@ -153,6 +154,14 @@ TEST_F(RunnerTest, ProxyIsTheEndpointOfTheAttempt) {
   EXPECT_TRUE(Ended());
   EXPECT_EQ(endpoint, BaseUrl(proxy, "a b", GetAttempt("a b").attempt_id()));
   EXPECT_EQ(endpoint.find("http://h/rollout/a%20b/attempt/"), 0U);
+}
+
+TEST_F(RunnerTest, RewardThatIsNoNumberIsAFailure) {
+  Enqueue({Spec("a")});
+  Start([](Attempt&) { return std::nan(""); }, Quick(1));
+  EXPECT_EQ(WaitFor({"a"})["a"].status(), v1::ROLLOUT_STATUS_FAILED);
+  EXPECT_EQ(GetAttempt("a").failure().type(), "std::invalid_argument");
+  EXPECT_TRUE(Spans("a").empty());
 }
 
 TEST_F(RunnerTest, TextThatIsNoUtf8CostsItsBytesAlone) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "lightningstore/client.h"
+#include "lightningstore/reward.h"
 
 namespace lightningstore {
 
@@ -77,8 +78,12 @@ class Attempt {
 
   // Begins a span, the child of `parent` if there is one.
   Span StartSpan(const std::string& name, const Span* parent = nullptr);
-  // Stores a reward, as a span `agentlightning.annotation`.
+  // Stores a reward, as a span `agentlightning.annotation`. Throws std::invalid_argument, and stores nothing,
+  // for a number that is not finite.
   void EmitReward(double value);
+  // Does the same for several dimensions, in one span. The first is the reward that counts where one number
+  // is wanted. Throws std::invalid_argument also for no dimension, an empty name and one that is given twice.
+  void EmitReward(const std::vector<NamedReward>& dimensions);
 
   // Tells whether to stop: the rollout was cancelled or finished, another attempt took over, or the runner
   // was told to end.
