@@ -1,4 +1,5 @@
 #include <lightningstore/client.h>
+#include <lightningstore/reward.h>
 
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -49,14 +50,15 @@ int main() {
       query.set_rollout_id(rollout.rollout_id());
       query.set_attempt_id("latest");
       grpc::ClientContext reading;
-      const auto spans = store->QuerySpans(&reading, query);
-      int count = 0;
-      for (v1::QuerySpansResponse part; spans->Read(&part);) {
-        for (const auto& one : part.batches()) count += one.spans_size();
+      const auto answer = store->QuerySpans(&reading, query);
+      std::vector<v1::SpanBatch> spans;
+      for (v1::QuerySpansResponse part; answer->Read(&part);) {
+        spans.insert(spans.end(), part.batches().begin(), part.batches().end());
       }
-      Check(spans->Finish());
-      std::cout << rollout.input_json() << " " << v1::RolloutStatus_Name(rollout.status()) << " " << count
-                << " spans" << std::endl;
+      Check(answer->Finish());
+      const std::optional<double> reward = lightningstore::FindFinalReward(spans);
+      std::cout << rollout.input_json() << " " << v1::RolloutStatus_Name(rollout.status()) << " "
+                << (reward ? std::to_string(*reward) : "no reward") << std::endl;
     }
   }
   Check(finished->Finish());

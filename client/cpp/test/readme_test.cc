@@ -32,8 +32,8 @@ TEST(Readme, ProgramsRunAsPrinted) {
   const std::string output = algorithm.ReadAll();
   EXPECT_EQ(algorithm.Wait(), 0);
   EXPECT_EQ(std::count(output.begin(), output.end(), '\n'), 8) << output;
-  EXPECT_NE(output.find("{\"question\":3} ROLLOUT_STATUS_SUCCEEDED 5 spans\n"), std::string::npos) << output;
-  EXPECT_NE(output.find("{\"question\":7} ROLLOUT_STATUS_FAILED 0 spans\n"), std::string::npos) << output;
+  EXPECT_NE(output.find("{\"question\":3} ROLLOUT_STATUS_SUCCEEDED 6.000000\n"), std::string::npos) << output;
+  EXPECT_NE(output.find("{\"question\":7} ROLLOUT_STATUS_FAILED no reward\n"), std::string::npos) << output;
   runner.Signal(SIGTERM);
   EXPECT_EQ(runner.Wait(), 0);
 }
