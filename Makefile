@@ -13,7 +13,7 @@ comma := ,
 PIP := install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help proto python-proto serve test python-test test-faults check python-check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
+.PHONY: help proto python-proto serve test python-test python-core-test python-integration-test test-faults check python-check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,8 +54,14 @@ test: ## Run all tests, of each language whose tools are here, and the conforman
 	$(call each-language,test,$(CLIENTS),python-test agl-test)
 	$(MAKE) --no-print-directory conformance
 
-python-test: .venv/stamp
-	$(PY) -m pytest --ignore tests/faults
+# Two parts, for two cores.
+python-test: python-core-test python-integration-test
+
+python-core-test: .venv/stamp
+	$(PY) -m pytest --ignore tests/faults --ignore tests/integration
+
+python-integration-test: .venv/stamp
+	$(PY) -m pytest tests/integration
 
 test-faults: .venv/stamp ## Crashes, full disks, hostile clients; a quarter of an hour, SCALE=1 for all of it, 5 for a night
 	$(PY) -m pytest tests/faults --scale $(or $(SCALE),0.2) -s
