@@ -53,6 +53,12 @@ class ManualClock:
         self._move(target - self._monotonic)
         await self._settle()
 
+    async def until_asleep(self, seconds: float) -> None:
+        """Return once somebody wants to be woken in so many seconds: a server may take its time to get there."""
+        target = self._monotonic + seconds
+        while not any(abs(until - target) < 1e-6 for until, _ in self._sleepers.values()):
+            await asyncio.sleep(0.001)
+
     def jump(self, seconds: float) -> None:
         """Let time pass with nobody there: while the server is down."""
         self._move(seconds)

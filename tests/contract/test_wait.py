@@ -138,6 +138,7 @@ async def test_quiet_stream_ticks_every_fifteen_seconds(world: World) -> None:
     await answers.ready()
     for _ in range(3):
         waiting = asyncio.ensure_future(answers.__anext__())
+        await world.clock.until_asleep(15)
         await world.advance(14)
         assert not waiting.done()
         await world.advance(1)
