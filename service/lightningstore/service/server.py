@@ -9,8 +9,6 @@ import os
 import socket
 
 import grpc
-from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio as aio_health
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as aio_reflection
 from lightningstore.service.clock import Clock, SystemClock
@@ -18,7 +16,7 @@ from lightningstore.service.config import Config
 from lightningstore.service.gate import Gate, open_gate
 from lightningstore.service.limits import Retention
 from lightningstore.service.metrics import Metrics
-from lightningstore.service.rpc import handlers, otlp, standard, wrap
+from lightningstore.service.rpc import handlers, health, otlp, standard, wrap
 from lightningstore.service.rpc.otlp_http import OtlpHttp
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.memory import MemoryStorage
@@ -31,7 +29,6 @@ from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_NONE, D
 
 logger = logging.getLogger(__name__)
 
-HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 KEEPALIVE_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 10_000
@@ -95,28 +92,26 @@ class Server:
         self._engine = engine
         self._config = config
         self.gate = gate or open_gate(config, engine.store.clock)
-        self._health = aio_health.HealthServicer()
+        self._health = health.Health()
         self.metrics = Metrics() if config.metrics_port is not None else None
         tracing = tracer() if config.trace_calls else None
         interceptors = [i for i in (self.metrics, tracing, self.gate.guard) if i is not None]
         self._server = grpc.aio.server(interceptors=interceptors, options=_options(config))
         self._otlp_http: OtlpHttp | None = None
         self.port = 0
-        self._services: tuple[str, ...] = ()
-        self._telling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen. Raises AddressInUse."""
         store = self._engine.store
         streams = wrap.Streams(self._config.max_open_streams)
         name = handlers.SERVICE.full_name
-        services = (name, otlp.SERVICE, HEALTH.full_name)
+        services = (name, otlp.SERVICE, health.SERVICE)
         reflector = aio_reflection.ReflectionServicer((*services, REFLECTION.full_name))
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(name, handlers.handlers(store, streams)),
                 grpc.method_handlers_generic_handler(otlp.SERVICE, {"Export": otlp.handler(store)}),
-                standard.handler(HEALTH, self._health, store),
+                health.handler(self._health, store),
                 standard.handler(REFLECTION, reflector, store),
             )
         )
@@ -137,9 +132,8 @@ class Server:
                 "metrics on http://%s:%s/metrics", self._config.metrics_host, self.metrics.port
             )
         await self._server.start()
-        self._services = ("", *services)
-        await self._set_health(usable=True)
-        store.on_usable = self._tell_health
+        self._health.serve(("", *services))
+        store.on_usable = lambda usable: self._health.set(usable=usable)
 
     async def _serve_http(self, streams: wrap.Streams) -> None:
         """Listen for OTLP over HTTP if that is wanted. Raises AddressInUse."""
@@ -159,14 +153,6 @@ class Server:
         where = f"{'https' if context else 'http'}://{_bracketed(host)}:{self._otlp_http.port}"
         logger.info("OTLP over HTTP on %s/v1/traces", where)
 
-    def _tell_health(self, usable: bool) -> None:  # noqa: FBT001
-        self._telling = asyncio.create_task(self._set_health(usable=usable))
-
-    async def _set_health(self, *, usable: bool) -> None:
-        answer = health_pb2.HealthCheckResponse
-        for service in self._services:
-            await self._health.set(service, answer.SERVING if usable else answer.NOT_SERVING)
-
     @property
     def address(self) -> str:
         """Where it listens, as clients write it."""
@@ -177,7 +163,7 @@ class Server:
 
         Takes CLOSING_SECONDS more at most, though connections be left: what was accepted gets committed.
         """
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         self._engine.store.stop_waiting()
         http = [self._otlp_http.stop(grace)] if self._otlp_http is not None else []
         closing = asyncio.gather(self._server.stop(grace), *http)

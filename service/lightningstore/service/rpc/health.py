@@ -1,0 +1,115 @@
+"""grpc.health.v1.Health. It needs no token, so nothing that a caller does, or leaves undone, may hold up anybody.
+
+gRPC's own servicer writes to each watcher under a lock that a change of status needs too: one watcher that
+reads nothing then stops every change, and with it the shutdown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+from grpc_health.v1 import health_pb2
+from lightningstore.service.errors import ShuttingDown
+from lightningstore.service.rpc import wrap
+from lightningstore.service.store import Store
+
+SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+#: Open watches of the server. They count apart from the streams that need a token.
+MAX_WATCHES = 1000
+
+_Response = health_pb2.HealthCheckResponse
+
+
+class Health:
+    """The status of each service, and who watches it."""
+
+    def __init__(self) -> None:
+        """Start without services."""
+        self._services: frozenset[str] = frozenset()
+        self._usable = True
+        self._stopping = False
+        #: One event a watcher, set when there may be a status to send. What is sent is read when the watcher
+        #: gets to it, so a slow one skips statuses and holds nothing.
+        self._changes: set[asyncio.Event] = set()
+
+    def serve(self, services: tuple[str, ...]) -> None:
+        """Report these services as SERVING, and any other as unknown."""
+        self._services = frozenset(services)
+        self.set(usable=True)
+
+    def set(self, *, usable: bool) -> None:
+        """Report all services as SERVING or NOT_SERVING. Waits for no watcher."""
+        self._usable = usable
+        self._wake()
+
+    def stop(self) -> None:
+        """Report NOT_SERVING from now on; watches end once they have sent it."""
+        self._stopping = True
+        self._wake()
+
+    def status(self, service: str) -> _Response.ServingStatus | None:
+        """Return the status of a service; None where there is no such service."""
+        if service not in self._services:
+            return None
+        serving = self._usable and not self._stopping
+        return _Response.SERVING if serving else _Response.NOT_SERVING
+
+    async def watch(self, request: health_pb2.HealthCheckRequest) -> AsyncIterator[bytes]:
+        """Yield the status of a service, serialised, now and after each change. Raises ShuttingDown."""
+        change = asyncio.Event()
+        self._changes.add(change)
+        sent = None
+        try:
+            while True:
+                change.clear()
+                status = self.status(request.service)
+                if status is None:
+                    status = _Response.SERVICE_UNKNOWN
+                if status != sent:
+                    sent = status
+                    yield _Response(status=status).SerializeToString()
+                elif self._stopping:
+                    raise ShuttingDown
+                else:
+                    await change.wait()
+        finally:
+            self._changes.discard(change)
+
+    def _wake(self) -> None:
+        for change in self._changes:
+            change.set()
+
+
+def handler(health: Health, store: Store) -> grpc.GenericRpcHandler:
+    """Return the handler of the service."""
+    limit = store.limits.message_bytes
+    request_type = health_pb2.HealthCheckRequest
+
+    def closing() -> bool:
+        return store.closing
+
+    async def check(data: bytes, context: wrap.Context) -> bytes:
+        path = f"{SERVICE}/Check"
+        try:
+            status = health.status(wrap.decode(request_type, data, limit).service)
+            if status is None:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "the server has no such service")
+            return _Response(status=status).SerializeToString()
+        except grpc.aio.AbortError:
+            raise
+        except BaseException as error:
+            await wrap.fail(context, error, path, closing=closing())
+            raise
+
+    watches = wrap.Streams(MAX_WATCHES)
+    return grpc.method_handlers_generic_handler(
+        SERVICE,
+        {
+            "Check": grpc.unary_unary_rpc_method_handler(check),
+            "Watch": wrap.server_stream(
+                f"{SERVICE}/Watch", request_type, health.watch, watches, limit, closing
+            ),
+        },
+    )

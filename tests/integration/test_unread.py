@@ -1,0 +1,122 @@
+"""Answers that nobody reads: they hold up nobody else, and not the end of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+from lightningstore.service.rpc import health
+from lightningstore.service.server import CLOSING_SECONDS, Server
+from lightningstore.v1.completion_pb2 import WatchRolloutsRequest
+from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest
+
+from tests.contract.conftest import World
+from tests.integration.process import serve
+from tests.integration.unread import Peer, connect
+
+pytestmark = pytest.mark.asyncio
+
+SERVICE = "/lightningstore.v1.LightningStoreService/"
+WATCH = "/grpc.health.v1.Health/Watch"
+EVERYTHING = health_pb2.HealthCheckRequest(service="").SerializeToString()
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest_asyncio.fixture
+async def peer(world: World) -> AsyncIterator[Peer]:
+    """A peer that takes no byte of an answer."""
+    assert world.server is not None
+    peer = await connect(world.server.address)
+    yield peer
+    await peer.close()
+
+
+async def test_unread_health_watch_holds_up_no_other(
+    world: World, peer: Peer, channel: grpc.aio.Channel
+) -> None:
+    assert world.engine is not None
+    await peer.begin(WATCH, EVERYTHING)
+    stub = health_pb2_grpc.HealthStub(channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=""))
+    assert (await watch.read()).status == SERVING
+    for usable, status in ((False, NOT_SERVING), (True, SERVING)):
+        world.engine.store.on_usable(usable)
+        assert (await asyncio.wait_for(watch.read(), 5)).status == status
+        assert (await stub.Check(health_pb2.HealthCheckRequest())).status == status
+    watch.cancel()
+
+
+async def test_health_watches_are_bounded_apart_from_other_streams(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert world.engine is not None
+    monkeypatch.setattr(health, "MAX_WATCHES", 2)
+    server = Server(world.engine, world.config)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(server.address) as own:
+            stub = health_pb2_grpc.HealthStub(own)
+            watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+            assert [(await watch.read()).status for watch in watches] == [SERVING, SERVING]
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Watch(health_pb2.HealthCheckRequest()).read()
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (await stub.Check(health_pb2.HealthCheckRequest())).status == SERVING
+            rollouts = own.unary_stream(SERVICE + "WatchRollouts")(b"")
+            await rollouts.initial_metadata()
+            rollouts.cancel()
+    finally:
+        await server._server.stop(0)
+
+
+async def test_health_watch_ends_with_not_serving_and_unavailable(
+    world: World, channel: grpc.aio.Channel
+) -> None:
+    assert world.server is not None
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
+    assert (await watch.read()).status == SERVING
+    stopping = asyncio.create_task(world.server.stop(600))
+    assert (await watch.read()).status == NOT_SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await watch.read()
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    await asyncio.wait_for(stopping, 30)  # and not the 600 s of the grace: no call is left
+    world.server = world.engine = None
+
+
+async def test_unread_answers_do_not_keep_the_server_from_ending(tmp_path: Path) -> None:
+    grace = 0.5
+    running = await serve("--port", "0", "--grace", str(grace), folder=tmp_path)
+    many = EnqueueRolloutsRequest()
+    for _ in range(100):
+        many.rollouts.add(input_json=b'"%s"' % (b"x" * 10_000))
+    host = f"lightningstore://{running.address}"
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        await channel.unary_unary(SERVICE + "EnqueueRollouts")(many.SerializeToString())
+    reflection = reflection_pb2.ServerReflectionRequest(host=host, list_services="")
+    peers = [await connect(running.address) for _ in range(4)]
+    for peer in peers:
+        await peer.begin(WATCH, EVERYTHING)
+        await peer.begin("/grpc.health.v1.Health/Check", EVERYTHING)
+        await peer.begin(SERVICE + "ListRollouts", b"")
+        await peer.begin(SERVICE + "WatchRollouts", WatchRolloutsRequest().SerializeToString())
+        await peer.begin(
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            reflection.SerializeToString(),
+            half_close=False,
+        )
+    began = time.monotonic()
+    assert await running.stop() == 0
+    # Twice the bound, for a busy machine: without one it takes what the test gives it, and fails.
+    assert time.monotonic() - began < 2 * (grace + CLOSING_SECONDS) + 2
+    for peer in peers:
+        await peer.close()
