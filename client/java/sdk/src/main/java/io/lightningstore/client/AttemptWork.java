@@ -18,7 +18,6 @@ import java.time.Duration;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Supplier;
 import java.util.logging.Level;
@@ -70,18 +69,24 @@ final class AttemptWork<I> {
     hurried.countDown();
   }
 
-  /** Works on a claim. */
+  /** Works on a claim. Whatever is thrown on the way to the report is what is reported. */
   void work(Execution execution) throws InterruptedException {
     AttemptContext context = execution.context();
-    AttemptTracing tracing = new AttemptTracing(context, exporter);
+    AttemptTracing tracing = null;
     Outcome outcome;
     try {
+      tracing = new AttemptTracing(context, exporter);
       outcome = run(execution, resources(context), tracing.tracer());
-    } catch (LightningStoreException error) {
+    } catch (Throwable error) {
       outcome = failed(context, error);
     }
     flush();
-    report(context, outcome, tracing.endedCount());
+    report(context, outcome, tracing == null ? 0 : tracing.endedCount());
+  }
+
+  /** Reports a claim that cannot be worked on as failed. */
+  void fail(Execution execution, Throwable why) throws InterruptedException {
+    report(execution.context(), failed(execution.context(), why), 0);
   }
 
   private AttemptResources resources(AttemptContext context) throws InterruptedException {
@@ -104,30 +109,26 @@ final class AttemptWork<I> {
   }
 
   private Outcome run(Execution execution, AttemptResources resources, Tracer tracer)
-      throws InterruptedException {
+      throws InterruptedException, NonRetryableException {
     AttemptContext context = execution.context();
     if (context.cancellation().isCancelled()) {
       return cancelled(context);
     }
-    try {
-      I input = input(context);
-      Number reward =
-          execution.run(
-              () -> agent.run(input, resources, tracer, context),
-              Context.root().with(Rewards.TRACER, tracer));
-      if (context.cancellation().isCancelled()) {
-        return cancelled(context); // whatever it returned: its word counts no more
-      }
-      if (reward != null) {
-        Rewards.emit(tracer, reward.doubleValue());
-      }
-      return Outcome.SUCCESS;
-    } catch (ExecutionException wrapped) {
-      return failed(context, wrapped.getCause());
-    } catch (NonRetryableException
-        | IllegalArgumentException error) { // of the input, of the reward
-      return failed(context, error);
+    I input = input(context);
+    Execution.Ending ending =
+        execution.run(
+            () -> agent.run(input, resources, tracer, context),
+            Context.root().with(Rewards.TRACER, tracer));
+    if (context.cancellation().isCancelled()) {
+      return cancelled(context); // whatever it returned: its word counts no more
     }
+    if (ending.error() != null) {
+      return failed(context, ending.error());
+    }
+    if (ending.reward() != null) {
+      Rewards.emit(tracer, ending.reward().doubleValue());
+    }
+    return Outcome.SUCCESS;
   }
 
   private I input(AttemptContext context) throws NonRetryableException {
@@ -164,10 +165,8 @@ final class AttemptWork<I> {
       if (stopped && !isLive(context)) {
         return;
       }
-      UpdateAttemptRequest request =
-          request(context, stopped ? cancelled(context) : found, sentCount);
       UpdateAttemptResponse answer =
-          patiently(() -> store.call(TRY, stub -> stub.updateAttempt(request)));
+          update(context, stopped ? cancelled(context) : found, sentCount);
       if (answer.getMissingSpanCount() > 0) {
         logger.log(
             Level.WARNING,
@@ -181,6 +180,24 @@ final class AttemptWork<I> {
       }
     } catch (LightningStoreException error) {
       logger.log(Level.WARNING, context + " is not reported", error);
+    }
+  }
+
+  /** Reports an outcome, and one that the server refuses once more as a plain failure. */
+  private UpdateAttemptResponse update(AttemptContext context, Outcome outcome, long sentCount)
+      throws InterruptedException {
+    try {
+      UpdateAttemptRequest request = request(context, outcome, sentCount);
+      return patiently(() -> store.call(TRY, stub -> stub.updateAttempt(request)));
+    } catch (LightningStoreException error) {
+      if (error.code() != Status.Code.INVALID_ARGUMENT) {
+        throw error;
+      }
+      log(context + ": the server refuses the report, which is repeated as a failure", error);
+      Failure plain = Failures.ofRefusedReport(outcome.failure(), error);
+      UpdateAttemptRequest request =
+          request(context, new Outcome(AttemptStatus.ATTEMPT_STATUS_FAILED, plain), sentCount);
+      return patiently(() -> store.call(TRY, stub -> stub.updateAttempt(request)));
     }
   }
 
@@ -248,11 +265,21 @@ final class AttemptWork<I> {
         Failure.newBuilder().setType("Cancelled").setMessage(why).build());
   }
 
+  /** Logs an exception of the agent's, which may throw as it is printed. */
+  private static void log(String what, Throwable error) {
+    try {
+      logger.log(Level.WARNING, what, error);
+    } catch (Throwable thrown) {
+      logger.log(
+          Level.WARNING, "{0}: {1} cannot be printed", new Object[] {what, error.getClass()});
+    }
+  }
+
   private static Outcome failed(AttemptContext context, Throwable error) {
     if (context.cancellation().isCancelled()) {
       return cancelled(context);
     }
-    logger.log(Level.WARNING, context + " failed", error);
+    log(context + " failed", error);
     return new Outcome(AttemptStatus.ATTEMPT_STATUS_FAILED, Failures.of(error));
   }
 }

@@ -46,6 +46,7 @@ final class CallInterceptor implements ClientInterceptor {
     this.token = token;
   }
 
+  /** Returns an id of 122 bits from SecureRandom: no program can make it repeat ids by a seed. */
   static String newRequestId() {
     return UUID.randomUUID().toString();
   }
@@ -87,6 +88,9 @@ final class CallInterceptor implements ClientInterceptor {
 
       @Override
       public void sendMessage(Q message) {
+        if (message instanceof Message request) {
+          Texts.checkIds(request);
+        }
         super.sendMessage(isRepeatable(method) ? message : withRequestId(message));
       }
     };

@@ -1,31 +1,71 @@
 package io.lightningstore.client;
 
-import java.util.HashMap;
+import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
+import java.util.function.LongSupplier;
 import java.util.logging.Level;
 import java.util.logging.Logger;
 
-/** Counts lost spans, and warns about each kind of loss at most every ten seconds. */
+/**
+ * Counts lost spans, and logs each kind of loss: the first at once, what follows as a summary once
+ * a minute at most.
+ */
 final class Drops {
   private static final Logger logger = Logger.getLogger(LightningStoreSpanExporter.class.getName());
-  private static final long QUIET_NANOS = TimeUnit.SECONDS.toNanos(10);
+  private static final long QUIET_NANOS = TimeUnit.MINUTES.toNanos(1);
 
-  private final Map<String, Long> warned = new HashMap<>();
+  /** A kind of loss: how many spans are not logged yet, and why the last of them was lost. */
+  private static final class Kind {
+    private long loggedAt;
+    private long unlogged;
+    private String why;
+  }
+
+  private final LongSupplier nanoTime;
+  private final Map<String, Kind> kinds = new LinkedHashMap<>();
   private long count;
+
+  Drops() {
+    this(System::nanoTime);
+  }
+
+  Drops(LongSupplier nanoTime) {
+    this.nanoTime = nanoTime;
+  }
 
   synchronized long count() {
     return count;
   }
 
-  synchronized void add(int spans, String kind, String why) {
+  synchronized void add(long spans, String name, String why) {
     count += spans;
-    long now = System.nanoTime();
-    Long before = warned.get(kind);
-    if (before == null || now - before >= QUIET_NANOS) {
-      warned.put(kind, now);
-      logger.log(
-          Level.WARNING, "dropped {0} span(s): {1}; {2} so far", new Object[] {spans, why, count});
+    Kind kind = kinds.get(name);
+    if (kind == null) {
+      kind = new Kind();
+      kind.loggedAt = nanoTime.getAsLong() - QUIET_NANOS;
+      kinds.put(name, kind);
     }
+    kind.unlogged += spans;
+    kind.why = why;
+    log(kind, false);
+  }
+
+  /** Logs the summaries that are due, or all of them at the end. */
+  synchronized void summarize(boolean atEnd) {
+    kinds.values().forEach(kind -> log(kind, atEnd));
+  }
+
+  private void log(Kind kind, boolean atOnce) {
+    long now = nanoTime.getAsLong();
+    if (kind.unlogged == 0 || (!atOnce && now - kind.loggedAt < QUIET_NANOS)) {
+      return;
+    }
+    logger.log(
+        Level.WARNING,
+        "dropped {0} span(s): {1}; {2} so far",
+        new Object[] {kind.unlogged, kind.why, count});
+    kind.loggedAt = now;
+    kind.unlogged = 0;
   }
 }

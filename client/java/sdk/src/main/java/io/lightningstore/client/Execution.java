@@ -9,8 +9,14 @@ import java.util.concurrent.ExecutionException;
 
 /** An agent at work on an attempt, in a thread of its own. */
 final class Execution {
+  /**
+   * What an agent returned, or threw. Not an exception around the agent's own: the constructor of
+   * that calls toString of its cause, which may throw.
+   */
+  record Ending(Number reward, Throwable error) {}
+
   private final AttemptContext context;
-  private final CompletableFuture<Number> ended = new CompletableFuture<>();
+  private final CompletableFuture<Ending> ended = new CompletableFuture<>();
   private Thread thread;
 
   Execution(AttemptContext context) {
@@ -36,16 +42,11 @@ final class Execution {
 
   /** Waits for the agent no more. */
   void abandon() {
-    ended.completeExceptionally(new CancellationException("left behind"));
+    ended.complete(new Ending(null, new CancellationException("left behind")));
   }
 
-  /**
-   * Runs the agent and returns what it returns.
-   *
-   * @throws ExecutionException for what it throws
-   */
-  Number run(Callable<Number> agent, Context tracing)
-      throws ExecutionException, InterruptedException {
+  /** Runs the agent and returns how it ended. */
+  Ending run(Callable<Number> agent, Context tracing) throws InterruptedException {
     // A daemon: one that is stuck for good must not keep the program from ending.
     Thread started =
         new Thread(() -> work(agent, tracing), "lightningstore-" + context.attemptId());
@@ -59,16 +60,16 @@ final class Execution {
     }
     try {
       return ended.get();
-    } catch (CancellationException left) {
-      throw new ExecutionException(left);
+    } catch (ExecutionException impossible) {
+      throw new IllegalStateException(impossible);
     }
   }
 
   private void work(Callable<Number> agent, Context tracing) {
     try {
-      ended.complete(tracing.wrap(agent).call());
+      ended.complete(new Ending(tracing.wrap(agent).call(), null));
     } catch (Throwable error) { // an Error of one agent is no end of the others
-      ended.completeExceptionally(error);
+      ended.complete(new Ending(null, error));
     } finally {
       synchronized (this) {
         thread = null;

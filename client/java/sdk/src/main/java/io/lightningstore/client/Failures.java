@@ -1,15 +1,18 @@
 package io.lightningstore.client;
 
 import io.lightningstore.v1.Failure;
-import java.util.Objects;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.ExecutionException;
-import java.util.stream.Stream;
 
-/** What an agent throws as the contract's words. */
+/**
+ * What an agent throws as the contract's words. Never throws, whatever the methods of the agent's
+ * exceptions do: without a report an attempt would stay running.
+ */
 final class Failures {
-  /** Characters of a message that are kept. */
-  private static final int LONGEST_MESSAGE = 16_384;
+  private static final int MAXIMUM_MESSAGE_BYTES = 16_384;
+  private static final int MAXIMUM_TYPE_BYTES = 256;
 
   /** Causes looked at: a chain may be a ring. */
   private static final int MOST_CAUSES = 100;
@@ -17,26 +20,65 @@ final class Failures {
   private Failures() {}
 
   static Failure of(Throwable error) {
+    List<Throwable> causes = causes(error);
     Failure.Builder failure = Failure.newBuilder();
-    if (causes(error).anyMatch(NonRetryableException.class::isInstance)) {
+    if (causes.stream().anyMatch(NonRetryableException.class::isInstance)) {
       failure.setRetryable(false);
     }
-    String message = error.getMessage() == null ? error.toString() : error.getMessage();
-    return failure.setType(typeOf(error)).setMessage(shorten(message)).build();
+    return failure
+        .setType(Texts.shorten(typeOf(causes), MAXIMUM_TYPE_BYTES))
+        .setMessage(Texts.shorten(messageOf(error), MAXIMUM_MESSAGE_BYTES))
+        .build();
   }
 
-  private static Stream<Throwable> causes(Throwable error) {
-    return Stream.iterate(error, Objects::nonNull, Throwable::getCause).limit(MOST_CAUSES);
+  /** Returns what replaces an outcome that the server refused: nothing in it can be refused. */
+  static Failure ofRefusedReport(Failure refused, LightningStoreException error) {
+    Failure.Builder failure = Failure.newBuilder();
+    if (refused != null && refused.hasRetryable()) {
+      failure.setRetryable(refused.getRetryable());
+    }
+    String why = error.getMessage().replaceAll("[^ -~]", "?");
+    return failure
+        .setType("ReportRefused")
+        .setMessage(
+            "the server refused the report: " + why.substring(0, Math.min(500, why.length())))
+        .build();
+  }
+
+  private static List<Throwable> causes(Throwable error) {
+    List<Throwable> found = new ArrayList<>();
+    for (Throwable one = error; one != null && found.size() < MOST_CAUSES; one = causeOf(one)) {
+      found.add(one);
+    }
+    return found;
+  }
+
+  private static Throwable causeOf(Throwable error) {
+    try {
+      return error.getCause();
+    } catch (Throwable thrown) { // the chain ends here
+      return null;
+    }
+  }
+
+  private static String messageOf(Throwable error) {
+    try {
+      String message = error.getMessage() == null ? error.toString() : error.getMessage();
+      return message == null ? "" : message;
+    } catch (Throwable thrown) {
+      return error.getClass().getName()
+          + ", whose message cannot be read: that throws "
+          + thrown.getClass().getName();
+    }
   }
 
   /** Returns the type that says most: not what only wraps another exception. */
-  private static String typeOf(Throwable error) {
-    Throwable telling =
-        causes(error)
-            .filter(one -> !isWrapper(one) || one.getCause() == null)
-            .findFirst()
-            .orElse(error);
-    Class<?> type = telling.getClass();
+  private static String typeOf(List<Throwable> causes) {
+    int telling = 0;
+    while (isWrapper(causes.get(telling)) && telling + 1 < causes.size()) {
+      telling++;
+    }
+    Class<?> type = causes.get(telling).getClass();
     return type.isAnonymousClass() ? type.getName() : type.getSimpleName();
   }
 
@@ -44,13 +86,5 @@ final class Failures {
     return error instanceof NonRetryableException
         || error instanceof ExecutionException
         || error instanceof CompletionException;
-  }
-
-  private static String shorten(String message) {
-    if (message.length() <= LONGEST_MESSAGE) {
-      return message;
-    }
-    boolean splits = Character.isHighSurrogate(message.charAt(LONGEST_MESSAGE - 1));
-    return message.substring(0, splits ? LONGEST_MESSAGE - 1 : LONGEST_MESSAGE);
   }
 }

@@ -2,13 +2,19 @@ package io.lightningstore.client;
 
 import com.google.gson.Gson;
 import com.google.gson.GsonBuilder;
+import com.google.gson.JsonElement;
 import com.google.gson.JsonParseException;
+import com.google.gson.JsonPrimitive;
+import com.google.gson.Strictness;
 import com.google.gson.ToNumberStrategy;
 import com.google.gson.stream.JsonReader;
+import com.google.gson.stream.JsonWriter;
 import com.google.protobuf.ByteString;
 import java.io.IOException;
+import java.io.StringWriter;
 import java.math.BigDecimal;
 import java.math.BigInteger;
+import java.util.Map;
 
 /**
  * Java values as JSON and back: inputs, metadata and custom resources. Integers of any size stay
@@ -34,6 +40,10 @@ public final class Json {
           .setNumberToNumberStrategy(EXACT)
           .create();
 
+  /** Finds where a number is that JSON has not. */
+  private static final Gson ANY_NUMBER =
+      GSON.newBuilder().serializeSpecialFloatingPointValues().create();
+
   private Json() {}
 
   private static Number decimal(JsonReader reader, String text) throws IOException {
@@ -47,12 +57,59 @@ public final class Json {
 
   /**
    * Returns a value as JSON in UTF-8: maps, lists, records, beans, texts, numbers, Booleans, null,
-   * or a {@link com.google.gson.JsonElement}.
+   * or a {@link com.google.gson.JsonElement}. Half a surrogate pair becomes U+FFFD.
    *
-   * @throws IllegalArgumentException for what JSON cannot hold, a NaN for instance
+   * @throws IllegalArgumentException for what JSON cannot hold, a NaN for instance; it says where
    */
   public static ByteString encode(Object value) {
-    return ByteString.copyFromUtf8(GSON.toJson(value));
+    return encode("value", value);
+  }
+
+  static ByteString encode(String field, Object value) {
+    StringWriter text = new StringWriter();
+    try {
+      JsonWriter writer = GSON.newJsonWriter(text);
+      writer.setStrictness(Strictness.STRICT); // else Gson writes the NaN of a JsonElement
+      GSON.toJson(value, value == null ? Object.class : value.getClass(), writer);
+    } catch (StackOverflowError error) {
+      throw new IllegalArgumentException(field + " holds itself, or is nested too deeply", error);
+    } catch (IOException | RuntimeException error) {
+      String place = endless(field, value);
+      throw new IllegalArgumentException(
+          place == null
+              ? field + " cannot be written as JSON: " + error.getMessage()
+              : place + ", which JSON cannot hold: give null, or a text",
+          error);
+    }
+    return ByteString.copyFromUtf8(Texts.valid(text.toString()));
+  }
+
+  /** Returns the place of the first number that is not finite, and that number. */
+  private static String endless(String field, Object value) {
+    try {
+      return endless(field, ANY_NUMBER.toJsonTree(value));
+    } catch (RuntimeException error) { // it is for another reason that it cannot be written
+      return null;
+    }
+  }
+
+  private static String endless(String path, JsonElement element) {
+    if (element instanceof JsonPrimitive one && one.isNumber()) {
+      return Double.isFinite(one.getAsDouble()) || one.getAsString().matches("[-+.0-9eE]+")
+          ? null
+          : path + " is " + one.getAsString();
+    }
+    String found = null;
+    if (element.isJsonArray()) {
+      for (int i = 0; i < element.getAsJsonArray().size() && found == null; i++) {
+        found = endless(path + "[" + i + "]", element.getAsJsonArray().get(i));
+      }
+    } else if (element.isJsonObject()) {
+      for (Map.Entry<String, JsonElement> member : element.getAsJsonObject().entrySet()) {
+        found = found == null ? endless(path + "." + member.getKey(), member.getValue()) : found;
+      }
+    }
+    return found;
   }
 
   /**

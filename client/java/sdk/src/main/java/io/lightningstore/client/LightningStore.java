@@ -76,7 +76,7 @@ public final class LightningStore implements AutoCloseable {
    * @param input what the agent is to do, as {@link Json#encode} takes it
    */
   public static RolloutSpec.Builder rollout(Object input) {
-    return RolloutSpec.newBuilder().setInputJson(Json.encode(input));
+    return RolloutSpec.newBuilder().setInputJson(Json.encode("input", input));
   }
 
   /** Puts rollouts at the end of the queue: all of them or, on an error, none. */

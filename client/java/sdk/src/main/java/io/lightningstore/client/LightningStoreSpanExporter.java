@@ -91,11 +91,15 @@ public final class LightningStoreSpanExporter implements SpanExporter {
    * Makes an exporter for an attempt.
    *
    * @param store what the spans go to; it stays the caller's to close, after the exporter
+   * @throws IllegalArgumentException for an id that is not valid Unicode
    */
   public static LightningStoreSpanExporter create(
       LightningStore store, String rolloutId, String attemptId) {
     AttemptRef attempt =
-        AttemptRef.newBuilder().setRolloutId(rolloutId).setAttemptId(attemptId).build();
+        AttemptRef.newBuilder()
+            .setRolloutId(Texts.checkId("rolloutId", rolloutId))
+            .setAttemptId(Texts.checkId("attemptId", attemptId))
+            .build();
     return new LightningStoreSpanExporter(store, attempt, BUFFER_BYTES, stop -> {}, true);
   }
 
@@ -135,16 +139,31 @@ public final class LightningStoreSpanExporter implements SpanExporter {
   private List<Item> encode(Collection<SpanData> spans, Ticket ticket) {
     List<Item> items = new ArrayList<>(spans.size());
     for (SpanData span : spans) {
-      Item item = Outbox.encode(span, attempt, ticket);
-      if (item == null) {
-        lose(ticket, "no attempt", span.getName() + " has no rollout and attempt id");
-      } else if (item.span().getSerializedSize() > SPAN_BYTES) {
-        lose(ticket, "too large", span.getName() + " has more than " + SPAN_BYTES + " bytes");
-      } else {
-        items.add(item);
+      try {
+        Item item = Outbox.encode(span, attempt, ticket);
+        if (item == null) {
+          lose(ticket, "no attempt", unfiled(span));
+        } else if (item.span().getSerializedSize() > SPAN_BYTES) {
+          lose(ticket, "too large", span.getName() + " has more than " + SPAN_BYTES + " bytes");
+        } else {
+          items.add(item);
+        }
+      } catch (RuntimeException | Error error) { // the agent that ends the span must not get it
+        lose(ticket, "not encoded", "a span cannot be encoded: " + Failures.of(error).getMessage());
       }
     }
     return items;
+  }
+
+  private static String unfiled(SpanData span) {
+    String why = span.getName() + " has no rollout and attempt id";
+    int lost = span.getTotalAttributeCount() - span.getAttributes().size();
+    return lost == 0
+        ? why
+        : why
+            + "; its tracer provider dropped "
+            + lost
+            + " attributes over its limit: set the ids on the resource, or first";
   }
 
   private void lose(Ticket ticket, String kind, String why) {
@@ -174,6 +193,7 @@ public final class LightningStoreSpanExporter implements SpanExporter {
   /** Sends what there is without delay. The result is done when all is stored, or given up. */
   @Override
   public CompletableResultCode flush() {
+    drops.summarize(false);
     synchronized (changed) {
       if (settled >= added) {
         return CompletableResultCode.ofSuccess();
@@ -224,7 +244,7 @@ public final class LightningStoreSpanExporter implements SpanExporter {
       boolean delivered;
       try {
         delivered = sender.deliver(items);
-      } catch (RuntimeException error) {
+      } catch (RuntimeException | Error error) {
         logger.log(Level.SEVERE, "spans could not be sent", error);
         drops.add(items.size(), "defect", "see the log");
         items.forEach(item -> item.ticket().lose());
@@ -295,6 +315,7 @@ public final class LightningStoreSpanExporter implements SpanExporter {
     while (!queue.isEmpty()) {
       loseAtEnd(queue.remove());
     }
+    drops.summarize(true);
     flushes.forEach(flush -> flush.code().fail());
     flushes.clear();
     if (complete) {

@@ -21,7 +21,7 @@ import io.opentelemetry.sdk.trace.data.StatusData;
 import java.util.ArrayList;
 import java.util.List;
 
-/** Spans of OpenTelemetry's SDK as messages of OTLP. */
+/** Spans of OpenTelemetry's SDK as messages of OTLP, whose text is made valid here. */
 final class OtlpEncoding {
   private OtlpEncoding() {}
 
@@ -33,7 +33,7 @@ final class OtlpEncoding {
             .setSpanId(ByteString.copyFrom(context.getSpanIdBytes()))
             .setTraceState(traceState(context))
             .setFlags(flags(context, data.getParentSpanContext()))
-            .setName(data.getName())
+            .setName(Texts.valid(data.getName()))
             .setKind(kind(data.getKind()))
             .setStartTimeUnixNano(data.getStartEpochNanos())
             .setEndTimeUnixNano(data.getEndEpochNanos())
@@ -56,19 +56,19 @@ final class OtlpEncoding {
 
   static InstrumentationScope scope(InstrumentationScopeInfo scope) {
     return InstrumentationScope.newBuilder()
-        .setName(scope.getName())
+        .setName(Texts.valid(scope.getName()))
         .setVersion(orEmpty(scope.getVersion()))
         .addAllAttributes(attributes(scope.getAttributes()))
         .build();
   }
 
   static String orEmpty(String text) {
-    return text == null ? "" : text;
+    return text == null ? "" : Texts.valid(text);
   }
 
   private static Span.Event event(EventData event) {
     return Span.Event.newBuilder()
-        .setName(event.getName())
+        .setName(Texts.valid(event.getName()))
         .setTimeUnixNano(event.getEpochNanos())
         .addAllAttributes(attributes(event.getAttributes()))
         .setDroppedAttributesCount(event.getDroppedAttributesCount())
@@ -97,7 +97,7 @@ final class OtlpEncoding {
   private static String traceState(SpanContext context) {
     List<String> entries = new ArrayList<>();
     context.getTraceState().forEach((key, value) -> entries.add(key + "=" + value));
-    return String.join(",", entries);
+    return Texts.valid(String.join(",", entries));
   }
 
   private static Span.SpanKind kind(SpanKind kind) {
@@ -117,21 +117,28 @@ final class OtlpEncoding {
           case OK -> Status.StatusCode.STATUS_CODE_OK;
           case ERROR -> Status.StatusCode.STATUS_CODE_ERROR;
         };
-    return Status.newBuilder().setCode(code).setMessage(status.getDescription()).build();
+    return Status.newBuilder()
+        .setCode(code)
+        .setMessage(Texts.valid(status.getDescription()))
+        .build();
   }
 
   private static List<KeyValue> attributes(Attributes attributes) {
     List<KeyValue> found = new ArrayList<>(attributes.size());
     attributes.forEach(
         (AttributeKey<?> key, Object value) ->
-            found.add(KeyValue.newBuilder().setKey(key.getKey()).setValue(value(value)).build()));
+            found.add(
+                KeyValue.newBuilder()
+                    .setKey(Texts.valid(key.getKey()))
+                    .setValue(value(value))
+                    .build()));
     return found;
   }
 
   private static AnyValue value(Object value) {
     AnyValue.Builder built = AnyValue.newBuilder();
     if (value instanceof String text) {
-      built.setStringValue(text);
+      built.setStringValue(Texts.valid(text));
     } else if (value instanceof Boolean truth) {
       built.setBoolValue(truth);
     } else if (value instanceof Long whole) {
@@ -143,7 +150,7 @@ final class OtlpEncoding {
       list.forEach(one -> array.addValues(value(one)));
       built.setArrayValue(array);
     } else { // of a kind that came after this client
-      built.setStringValue(String.valueOf(value));
+      built.setStringValue(Texts.valid(String.valueOf(value)));
     }
     return built.build();
   }

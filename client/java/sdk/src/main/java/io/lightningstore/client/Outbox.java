@@ -44,13 +44,15 @@ final class Outbox {
   /**
    * Encodes a span: filed under the attempt that its own attributes name, else its resource's, else
    * the one given; null if none of them does.
+   *
+   * @throws IllegalArgumentException for an id that is not valid Unicode
    */
   static Item encode(SpanData data, AttemptRef otherwise, Ticket ticket) {
     Attributes own = data.getAttributes();
     AttemptRef attempt =
         AttemptRef.newBuilder()
-            .setRolloutId(named(ROLLOUT_ID, data, otherwise.getRolloutId()))
-            .setAttemptId(named(ATTEMPT_ID, data, otherwise.getAttemptId()))
+            .setRolloutId(id(ROLLOUT_ID, data, otherwise.getRolloutId()))
+            .setAttemptId(id(ATTEMPT_ID, data, otherwise.getAttemptId()))
             .build();
     if (attempt.getRolloutId().isEmpty() || attempt.getAttemptId().isEmpty()) {
       return null;
@@ -63,13 +65,12 @@ final class Outbox {
         ticket);
   }
 
-  private static String named(AttributeKey<String> key, SpanData data, String otherwise) {
-    String own = data.getAttributes().get(key);
-    if (own != null) {
-      return own;
+  private static String id(AttributeKey<String> key, SpanData data, String otherwise) {
+    String id = data.getAttributes().get(key);
+    if (id == null) {
+      id = data.getResource().getAttribute(key);
     }
-    String shared = data.getResource().getAttribute(key);
-    return shared != null ? shared : otherwise;
+    return id == null ? otherwise : Texts.checkId("attribute " + key.getKey(), id);
   }
 
   /**

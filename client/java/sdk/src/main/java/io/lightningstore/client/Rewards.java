@@ -1,6 +1,7 @@
 package io.lightningstore.client;
 
 import io.opentelemetry.api.GlobalOpenTelemetry;
+import io.opentelemetry.api.trace.Span;
 import io.opentelemetry.api.trace.SpanBuilder;
 import io.opentelemetry.api.trace.Tracer;
 import io.opentelemetry.context.Context;
@@ -10,6 +11,10 @@ import java.util.Collection;
 import java.util.List;
 import java.util.Map;
 import java.util.OptionalDouble;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicLong;
+import java.util.logging.Level;
+import java.util.logging.Logger;
 
 /** Rewards: what an attempt was worth, written down as spans. */
 public final class Rewards {
@@ -19,6 +24,13 @@ public final class Rewards {
   /** Where the tracer of the attempt is found that the running code works on. */
   static final ContextKey<Tracer> TRACER = ContextKey.named("lightningstore-tracer");
 
+  private static final Logger logger = Logger.getLogger(Rewards.class.getName());
+
+  /** Between two warnings of rewards that are lost. */
+  private static final long QUIET_NANOS = TimeUnit.MINUTES.toNanos(1);
+
+  private static final AtomicLong warnedAt = new AtomicLong(System.nanoTime() - QUIET_NANOS);
+
   private static final String PRIMARY = "primary";
   private static final String SCOPE = "io.lightningstore.client";
 
@@ -27,7 +39,8 @@ public final class Rewards {
   /**
    * Writes a reward down with the current tracer: that of the Runner's agent, in its thread and
    * where its OpenTelemetry context was taken to, else the global one. The span hangs under the
-   * current one.
+   * current one. Where the global one records nothing, as without an SDK, the reward is lost, and a
+   * warning is logged, once a minute at most.
    *
    * @throws IllegalArgumentException for a number that is not finite
    */
@@ -74,16 +87,31 @@ public final class Rewards {
     List<String> names = new ArrayList<>(dimensions.keySet());
     names.remove(primary);
     names.add(0, primary);
-    SpanBuilder span = tracer.spanBuilder(ANNOTATION);
+    SpanBuilder builder = tracer.spanBuilder(ANNOTATION);
     for (int i = 0; i < names.size(); i++) {
       double value = dimensions.get(names.get(i)).doubleValue();
       if (!Double.isFinite(value)) {
         throw new IllegalArgumentException("a finite number is wanted as reward, not " + value);
       }
-      span.setAttribute(REWARD + "." + i + ".name", names.get(i));
-      span.setAttribute(REWARD + "." + i + ".value", value);
+      builder.setAttribute(REWARD + "." + i + ".name", names.get(i));
+      builder.setAttribute(REWARD + "." + i + ".value", value);
     }
-    span.startSpan().end();
+    Span span = builder.startSpan();
+    if (!span.isRecording()) {
+      warnOfLoss();
+    }
+    span.end();
+  }
+
+  private static void warnOfLoss() {
+    long before = warnedAt.get();
+    long now = System.nanoTime();
+    if (now - before >= QUIET_NANOS && warnedAt.compareAndSet(before, now)) {
+      logger.log(
+          Level.WARNING,
+          "a reward is lost: it is emitted outside of a runner's agent, and the global"
+              + " OpenTelemetry records no spans; see the README on threads of an agent's own");
+    }
   }
 
   /**

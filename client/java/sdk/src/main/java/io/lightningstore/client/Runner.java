@@ -226,13 +226,22 @@ public final class Runner {
       execution.cancel(StopReason.STOP_REASON_UNSPECIFIED);
     }
     heartbeats.add(execution.context());
-    threads.execute(() -> work(execution));
+    try {
+      threads.execute(() -> work(execution, null));
+    } catch (RuntimeException | Error error) { // no thread can be had: reported from this one
+      work(execution, error);
+    }
   }
 
-  private void work(Execution execution) {
+  /** Works on a claim, or reports why that cannot be begun. */
+  private void work(Execution execution, Throwable obstacle) {
     try {
-      work.work(execution);
-    } catch (RuntimeException | InterruptedException defect) {
+      if (obstacle == null) {
+        work.work(execution);
+      } else {
+        work.fail(execution, obstacle);
+      }
+    } catch (RuntimeException | Error | InterruptedException defect) {
       logger.log(Level.SEVERE, execution.context() + " is lost by a defect", defect);
     } finally {
       heartbeats.remove(execution.context());

@@ -6,7 +6,6 @@ import java.net.UnknownHostException;
 import java.time.Duration;
 import java.util.List;
 import java.util.Objects;
-import java.util.concurrent.ThreadLocalRandom;
 
 /**
  * Says how a {@link Runner} works; {@link #build} makes it.
@@ -39,8 +38,8 @@ public final class RunnerBuilder<I> {
     }
     String id =
         String.format(
-            "%s-%d-%06x",
-            host, ProcessHandle.current().pid(), ThreadLocalRandom.current().nextInt(1 << 24));
+            "%s-%d-%s",
+            host, ProcessHandle.current().pid(), CallInterceptor.newRequestId().substring(0, 6));
     return id.substring(Math.max(0, id.length() - 256)); // what the contract allows
   }
 

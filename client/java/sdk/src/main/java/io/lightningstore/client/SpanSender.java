@@ -110,6 +110,9 @@ final class SpanSender {
     if (told > 0 && told < result.getRejectedCount()) {
       // Only the first refusals are told. What follows them goes again; what is stored, is skipped.
       again.addAll(messages.subList(last + 1, messages.size()));
+    } else if (told < result.getRejectedCount()) {
+      messages.forEach(members -> members.forEach(item -> item.ticket().lose()));
+      drops.add(result.getRejectedCount(), "unexplained", "refused by the server without a reason");
     }
     return again;
   }

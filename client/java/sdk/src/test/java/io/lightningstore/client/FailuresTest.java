@@ -1,10 +1,10 @@
 package io.lightningstore.client;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.lightningstore.v1.Failure;
+import java.nio.charset.StandardCharsets;
 import java.util.concurrent.CompletionException;
 import org.junit.jupiter.api.Test;
 
@@ -57,10 +57,14 @@ class FailuresTest {
   }
 
   @Test
+  void messagesAreValidUnicode() {
+    check(new Exception("half \ud83d"), "Exception", "half \ufffd", false);
+  }
+
+  @Test
   void longMessagesAreCutBetweenCharacters() {
     String message = Failures.of(new Exception("x" + "🙂".repeat(10_000))).getMessage();
-    assertEquals(16_383, message.length());
-    assertFalse(Character.isHighSurrogate(message.charAt(message.length() - 1)));
+    assertEquals(16_381, message.getBytes(StandardCharsets.UTF_8).length);
     assertTrue(message.endsWith("🙂"));
   }
 }

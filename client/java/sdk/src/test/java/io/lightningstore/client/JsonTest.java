@@ -3,10 +3,14 @@ package io.lightningstore.client;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.google.gson.JsonElement;
+import com.google.gson.JsonObject;
 import com.google.protobuf.ByteString;
+import java.math.BigDecimal;
 import java.math.BigInteger;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import org.junit.jupiter.api.Test;
@@ -44,6 +48,38 @@ class JsonTest {
     assertEquals(
         Map.of("a", 1L, "b", 1.5, "c", new BigInteger("9223372036854775808")),
         Json.decode(bytes("{\"a\": 1, \"b\": 1.5, \"c\": 9223372036854775808}"), Object.class));
+  }
+
+  private static void checkRefused(String message, Object value) {
+    IllegalArgumentException error =
+        assertThrows(IllegalArgumentException.class, () -> LightningStore.rollout(value));
+    assertTrue(error.getMessage().startsWith(message), error.getMessage());
+  }
+
+  @Test
+  void numbersThatJsonHasNotAreRefusedByTheirPlace() {
+    checkRefused("input is NaN,", Double.NaN);
+    checkRefused(
+        "input.options[1].rate is -Infinity,",
+        Map.of("options", List.of(1, Map.of("rate", Float.NEGATIVE_INFINITY))));
+    JsonObject element = new JsonObject();
+    element.addProperty("rate", Double.NaN);
+    checkRefused("input.rate is NaN,", element);
+    checkRefused("input.a.rate is NaN,", Map.of("a", element));
+    assertEquals("[1E+400]", Json.encode(List.of(new BigDecimal("1e400"))).toStringUtf8());
+  }
+
+  @Test
+  void valuesThatCannotBeWrittenAreRefused() {
+    List<Object> ring = new ArrayList<>();
+    ring.add(ring);
+    checkRefused("input holds itself", ring);
+    checkRefused("input cannot be written as JSON", String.class);
+  }
+
+  @Test
+  void textIsWrittenAsValidUnicode() {
+    assertEquals("\"half \ufffd\"", Json.encode("half \ud83d").toStringUtf8());
   }
 
   @Test

@@ -24,6 +24,7 @@ import java.time.Duration;
 import java.util.List;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.LinkedBlockingQueue;
@@ -179,7 +180,7 @@ class RunnerTest {
         };
     AtomicInteger updates = new AtomicInteger();
     server.onUpdate =
-        () -> {
+        request -> {
           if (updates.incrementAndGet() <= MANY) {
             throw away();
           }
@@ -409,6 +410,44 @@ class RunnerTest {
     server.queue.add(claimOf("ro-1", "1"));
     assertEquals(1, outcome().getSentSpanCount());
     assertEquals(List.of(Rewards.ANNOTATION), server.storedSpans());
+  }
+
+  @Test
+  void rewardsThatNobodyRecordsAreMissedAloud() {
+    try (Warnings warnings = new Warnings(Rewards.class)) {
+      Rewards.emitReward(2.5);
+      assertEquals(1, warnings.with("a reward is lost").size());
+      Rewards.emitReward(2.5);
+      assertEquals(1, warnings.with("a reward is lost").size(), "once a minute");
+    }
+  }
+
+  @Test
+  void spansOfARunnerHaveNoLimitOfAttributes() throws Exception {
+    System.setProperty("otel.sdk.disabled", "true"); // which is for OpenTelemetry's autoconfigure
+    List<Integer> counts = new CopyOnWriteArrayList<>();
+    server.onIngest =
+        batches -> {
+          batches.forEach(
+              batch -> batch.getSpansList().forEach(span -> counts.add(span.getAttributesCount())));
+          return server.keep(batches);
+        };
+    builder(
+            (input, resources, tracer, context) -> {
+              var span = tracer.spanBuilder("crowded").startSpan();
+              for (int i = 0; i < 1000; i++) {
+                span.setAttribute("key " + i, i);
+              }
+              span.end();
+              return null;
+            })
+        .maxRollouts(1)
+        .build()
+        .start();
+    server.queue.add(claimOf("ro-1", "1"));
+    assertEquals(1, outcome().getSentSpanCount());
+    assertEquals(List.of(1000), counts);
+    System.clearProperty("otel.sdk.disabled");
   }
 
   @Test

@@ -47,6 +47,7 @@ import java.util.concurrent.LinkedBlockingDeque;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.function.BiConsumer;
+import java.util.function.Consumer;
 import java.util.function.Function;
 import java.util.function.Supplier;
 
@@ -59,7 +60,7 @@ final class ScriptedServer extends LightningStoreServiceImplBase implements Auto
   volatile Function<HeartbeatRequest, HeartbeatResponse> onHeartbeat =
       request -> HeartbeatResponse.getDefaultInstance();
   volatile Function<List<SpanBatch>, IngestResult> onIngest = this::keep;
-  volatile Runnable onUpdate = () -> {};
+  volatile Consumer<UpdateAttemptRequest> onUpdate = request -> {};
   volatile Function<EnqueueRolloutsRequest, EnqueueRolloutsResponse> onEnqueue;
   volatile BiConsumer<WaitForRolloutsRequest, StreamObserver<WaitForRolloutsResponse>> onWait;
   volatile BiConsumer<QuerySpansRequest, StreamObserver<QuerySpansResponse>> onQuery;
@@ -229,7 +230,7 @@ final class ScriptedServer extends LightningStoreServiceImplBase implements Auto
     answer(
         to,
         () -> {
-          onUpdate.run();
+          onUpdate.accept(request);
           notes.add("update " + request.getAttempt().getStatus());
           updates.add(request);
           return UpdateAttemptResponse.newBuilder().setAttempt(request.getAttempt()).build();

@@ -3,6 +3,7 @@ package io.lightningstore.client;
 import static io.lightningstore.client.ScriptedServer.away;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.lightningstore.v1.BatchRejection;
@@ -10,15 +11,21 @@ import io.lightningstore.v1.ErrorReason;
 import io.lightningstore.v1.IngestResult;
 import io.lightningstore.v1.SpanBatch;
 import io.opentelemetry.api.common.Attributes;
+import io.opentelemetry.api.trace.StatusCode;
 import io.opentelemetry.api.trace.Tracer;
 import io.opentelemetry.context.Scope;
 import io.opentelemetry.proto.trace.v1.Span;
 import io.opentelemetry.sdk.common.CompletableResultCode;
 import io.opentelemetry.sdk.resources.Resource;
 import io.opentelemetry.sdk.trace.SdkTracerProvider;
+import io.opentelemetry.sdk.trace.data.DelegatingSpanData;
+import io.opentelemetry.sdk.trace.data.EventData;
+import io.opentelemetry.sdk.trace.data.SpanData;
 import io.opentelemetry.sdk.trace.export.BatchSpanProcessor;
 import io.opentelemetry.sdk.trace.export.SimpleSpanProcessor;
+import io.opentelemetry.sdk.trace.export.SpanExporter;
 import java.util.ArrayList;
+import java.util.Collection;
 import java.util.List;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
@@ -233,6 +240,112 @@ class SpanExporterTest {
       assertEquals(
           List.of("a", "b", "c"), server.storedSpans().stream().distinct().sorted().toList());
     }
+  }
+
+  @Test
+  void refusalsWithoutAReasonAreCounted() {
+    server.onIngest = batches -> IngestResult.newBuilder().setRejectedCount(2).build();
+    makeSpans(exporter, "a", "b");
+    flush(exporter);
+    assertEquals(2, exporter.droppedCount());
+  }
+
+  @Test
+  void textOfSpansIsSentAsValidUnicode() {
+    String half = "\ud83d";
+    List<Span> spans = new CopyOnWriteArrayList<>();
+    server.onIngest =
+        batches -> {
+          batches.forEach(batch -> spans.addAll(batch.getSpansList()));
+          return server.keep(batches);
+        };
+    var span = over(exporter).get("test").spanBuilder("name " + half).startSpan();
+    span.setAttribute("key " + half, "value " + half);
+    span.setStatus(StatusCode.ERROR, "status " + half);
+    span.addEvent("event " + half);
+    span.end();
+    flush(exporter);
+    assertEquals("name \ufffd", spans.get(0).getName());
+    assertEquals("key \ufffd", spans.get(0).getAttributes(0).getKey());
+    assertEquals("value \ufffd", spans.get(0).getAttributes(0).getValue().getStringValue());
+    assertEquals("status \ufffd", spans.get(0).getStatus().getMessage());
+    assertEquals("event \ufffd", spans.get(0).getEvents(0).getName());
+  }
+
+  @Test
+  void idsThatAreNotValidAreRefusedByName() {
+    try (Warnings warnings = new Warnings(LightningStoreSpanExporter.class)) {
+      var span = over(exporter).get("test").spanBuilder("a").startSpan();
+      span.setAttribute(Outbox.ROLLOUT_ID, "ro-\ud83d").end();
+      assertEquals(1, exporter.droppedCount());
+      assertEquals(
+          1, warnings.with("attribute agentlightning.rollout_id must be valid Unicode").size());
+      IllegalArgumentException error =
+          assertThrows(
+              IllegalArgumentException.class,
+              () -> LightningStoreSpanExporter.create(store, "ro-1", "\ud83d"));
+      assertTrue(error.getMessage().startsWith("attemptId must be"), error.getMessage());
+    }
+  }
+
+  @Test
+  void idsBeyondTheLimitOfAttributesAreMissedAloud() {
+    try (Warnings warnings = new Warnings(LightningStoreSpanExporter.class);
+        LightningStoreSpanExporter any = LightningStoreSpanExporter.create(store)) {
+      var span = over(any).get("test").spanBuilder("crowded").startSpan();
+      for (int i = 0; i < 128; i++) {
+        span.setAttribute("key " + i, i);
+      }
+      span.setAttribute(Outbox.ROLLOUT_ID, "ro-1").setAttribute(Outbox.ATTEMPT_ID, "at-1").end();
+      assertEquals(1, any.droppedCount());
+      assertEquals(1, warnings.with("crowded").size());
+      assertEquals(1, warnings.with("dropped 2 attributes over its limit").size());
+    }
+  }
+
+  /** A span whose data cannot be read. */
+  private static final class Unreadable extends DelegatingSpanData {
+    Unreadable(SpanData data) {
+      super(data);
+    }
+
+    @Override
+    public List<EventData> getEvents() {
+      throw new StackOverflowError();
+    }
+  }
+
+  @Test
+  void spanThatCannotBeEncodedIsLostAlone() {
+    SpanExporter broken =
+        new SpanExporter() {
+          @Override
+          public CompletableResultCode export(Collection<SpanData> spans) {
+            List<SpanData> both = new ArrayList<>(spans);
+            spans.forEach(span -> both.add(0, new Unreadable(span)));
+            return exporter.export(both);
+          }
+
+          @Override
+          public CompletableResultCode flush() {
+            return exporter.flush();
+          }
+
+          @Override
+          public CompletableResultCode shutdown() {
+            return exporter.shutdown();
+          }
+        };
+    SdkTracerProvider.builder()
+        .addSpanProcessor(SimpleSpanProcessor.create(broken))
+        .build()
+        .get("test")
+        .spanBuilder("a")
+        .startSpan()
+        .end();
+    flush(exporter);
+    assertEquals(List.of("a"), server.storedSpans());
+    assertEquals(1, exporter.droppedCount());
   }
 
   @Test
