@@ -41,13 +41,18 @@ class Figure:
             return None
         return self.median >= self.goal if self.at_least else self.median <= self.goal
 
-    def far_off(self, recorded: float) -> bool:
-        """Tell whether even the best repetition is below half of goal and record: no noise does that.
+    def far_off(self, recorded: float | None) -> bool:
+        """Tell whether even the best repetition is off goal and record by a factor of two: no noise does that.
 
-        `recorded` is the median of the committed run: where the goal is not met yet, losing half of what
-        there is counts as much.
+        `recorded` is the median of the committed run, if it has one: where the goal is not met yet, losing half
+        of what there is counts as much.
         """
-        return self.goal is not None and max(self.samples) < min(self.goal, recorded) / 2
+        if self.goal is None:
+            return False
+        known = self.goal if recorded is None else recorded
+        if self.at_least:
+            return max(self.samples) < min(self.goal, known) / 2
+        return min(self.samples) > max(self.goal, known) * 2
 
 
 @dataclass
@@ -63,6 +68,8 @@ class Bench:
     #: Rollouts of the past in row 9 and 11.
     finished: int = 1_000_000
     running: int = 10_000
+    #: Whether sizes shrink too.
+    quick: bool = False
     figures: list[Figure] = field(default_factory=list)
     trials: list[dict[str, Any]] = field(default_factory=list)
     _shared: dict[str, Any] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -46,6 +47,12 @@ class Server:
         """Return its resident memory."""
         return self._view.memory_info().rss
 
+    def report(self) -> dict[str, float]:
+        """Return what a watched server has measured since the last report."""
+        self._process.send_signal(signal.SIGUSR1)
+        found: dict[str, float] = json.loads(_line(self._process))
+        return found
+
     def stop(self) -> None:
         """End it, cleanly if it can."""
         self._process.send_signal(signal.SIGTERM)
@@ -63,6 +70,16 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
+def watch(db: Path, *flags: str, **more: str) -> Iterator[Server]:
+    """Start a server over a data file that measures how long its loop is held, and end it."""
+    server = _start("benchmarks.watched", "--db", str(db), *flags, **more)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
 def serve(kind: str, folder: Path, *flags: str) -> Iterator[Server]:
     """Start a contender: echo, sink, keep, memory, sqlite (its file in `folder`) or peer. Ends it too."""
     if kind == "peer":
@@ -71,26 +88,26 @@ def serve(kind: str, folder: Path, *flags: str) -> Iterator[Server]:
         if kind == "sqlite" and "--db" not in flags:
             place = tempfile.mkdtemp(dir=folder)
             flags = (*flags, "--db", f"{place}/store.db")
-        server = _start(kind, flags)
+        server = _start("benchmarks.servers", kind, *flags)
     try:
         yield server
     finally:
         server.stop()
 
 
-def _start(kind: str, flags: tuple[str, ...]) -> Server:
+def _start(module: str, *arguments: str, **more: str) -> Server:
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.servers", kind, *flags],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
-        env=environment(),
+        env=environment(**more),
         stdout=subprocess.PIPE,
         text=True,
     )
     line = _line(process)
     found = re.search(r"on ([\d.]+:\d+)", line)
     if found is None:
-        raise Failed(f"{kind} said {line!r}")
+        raise Failed(f"{module} said {line!r}")
     return Server(process, found[1], time.perf_counter() - started)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.bench import Bench
-from benchmarks.scenarios import calls, spans, state
+from benchmarks.scenarios import calls, spans, stalls, state
 
 Scenario = Callable[[Bench], None]
 
@@ -25,6 +25,7 @@ SCENARIOS: dict[int, tuple[str, Scenario]] = {
     12: ("file-size", spans.file_size),
     13: ("life", calls.life),
     14: ("in-process", state.in_process),
+    15: ("stalls", stalls.stalls),
 }
 #: The rows of the regression guard.
 QUICK = frozenset({1, 2, 4, 5})
