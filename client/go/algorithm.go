@@ -2,6 +2,7 @@ package lightningstore
 
 import (
 	"context"
+	"fmt"
 
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
 )
@@ -11,7 +12,7 @@ import (
 func (c *Client) Enqueue(ctx context.Context, specs ...RolloutSpec) ([]*pb.Rollout, error) {
 	request := &pb.EnqueueRolloutsRequest{Rollouts: make([]*pb.RolloutSpec, len(specs))}
 	for i, spec := range specs {
-		message, err := spec.message()
+		message, err := spec.message(fmt.Sprintf("rollouts[%d]", i))
 		if err != nil {
 			return nil, err
 		}

@@ -129,18 +129,31 @@ func (w *work) report(x *execution, ended outcome, sent int64) {
 		request.Attempt.Failure = ended.failure
 		request.UpdateMask.Paths = append(request.UpdateMask.Paths, "failure")
 	}
-	var answer *pb.UpdateAttemptResponse
-	err := w.patiently(func(ctx context.Context) (err error) {
-		answer, err = w.client.service.UpdateAttempt(ctx, request)
-		return err
-	})
 	log := w.client.log.With("rollout", x.key.rolloutID, "attempt", x.key.attemptID)
+	answer, err := w.update(request)
+	if isRefused(err) {
+		// Without a report the attempt would go on for good.
+		log.Warn("report refused, reporting a plain failure instead", "error", err)
+		request.Attempt.Status = pb.AttemptStatus_ATTEMPT_STATUS_FAILED
+		request.Attempt.Failure = refusedFailure(err)
+		request.UpdateMask = &fieldmaskpb.FieldMask{Paths: []string{"status", "failure"}}
+		request.RequestId = newRequestID()
+		answer, err = w.update(request)
+	}
 	if err != nil {
 		log.Warn("attempt not reported", "error", err)
 	}
 	if missing := answer.GetMissingSpanCount(); missing > 0 {
 		log.Warn("attempt lacks spans", "missing", missing)
 	}
+}
+
+func (w *work) update(request *pb.UpdateAttemptRequest) (answer *pb.UpdateAttemptResponse, err error) {
+	err = w.patiently(func(ctx context.Context) (err error) {
+		answer, err = w.client.service.UpdateAttempt(ctx, request)
+		return err
+	})
+	return answer, err
 }
 
 // isLive tells whether a cancelled attempt still waits for its end: the watchdog's word stays.

@@ -111,7 +111,8 @@ func dialOptions(transport *tls.Config, token string) []grpc.DialOption {
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes),
-			grpc.MaxRetryRPCBufferSize(maxMessageBytes)), // else gRPC repeats no request above 256 KiB
+			grpc.MaxRetryRPCBufferSize(maxMessageBytes), // else gRPC repeats no request above 256 KiB
+			grpc.ForceCodecV2(newTextCodec())),
 		// Without pings a peer that vanished goes unnoticed for ever.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true}),

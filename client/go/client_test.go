@@ -205,7 +205,7 @@ func TestInputsArriveWhole(t *testing.T) {
 	if err := DecodeJSON([]byte("[18446744073709551617]"), &back); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := encodeJSON(back); err != nil || string(again) != "[18446744073709551617]" {
+	if again, err := encodeJSON("input", back); err != nil || string(again) != "[18446744073709551617]" {
 		t.Fatal(string(again), err)
 	}
 	for _, bad := range []any{func() {}, json.RawMessage("{")} {

@@ -95,6 +95,9 @@ func convert(ctx context.Context, err error) error {
 	if !ok {
 		return err // io.EOF at the end of a stream, for instance
 	}
+	if local := localError(from); local != nil {
+		return local
+	}
 	if code := codeOf(ctx, from); code != from.Code() {
 		from = status.New(code, from.Message())
 	}
@@ -121,6 +124,30 @@ func convert(ctx context.Context, err error) error {
 		}
 	}
 	return found
+}
+
+// localError returns what gRPC itself refused to send or to take, in words that say what would be right; nil for
+// any other status.
+func localError(from *status.Status) error {
+	message := from.Message()
+	switch {
+	case len(from.Details()) > 0: // the server's
+	case from.Code() == codes.Internal:
+		if _, field, found := strings.Cut(message, notUTF8); found {
+			const rule = "must be valid UTF-8: it names something, so nothing in it is replaced"
+			return &Error{Code: codes.InvalidArgument, Message: field + " " + rule,
+				Fields: []FieldViolation{{Field: field, Description: rule}}}
+		}
+	case from.Code() != codes.ResourceExhausted:
+	case strings.Contains(message, "trying to send message larger than max"):
+		return &Error{Code: codes.ResourceExhausted, Message: message +
+			": the request does not fit into one message; nothing was sent, so give the call fewer or smaller items"}
+	case strings.Contains(strings.ToLower(message), "message larger than max"):
+		return &Error{Code: codes.ResourceExhausted, Message: message +
+			": the answer does not fit into one message; a write has taken place all the same, so read what it " +
+			"changed page by page, and give such a call fewer items"}
+	}
+	return nil
 }
 
 // codeOf returns a status' code, but Unavailable for what gRPC makes of a call whose connection broke, or whose

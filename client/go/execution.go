@@ -3,28 +3,11 @@ package lightningstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime/debug"
-	"strings"
 
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
 	"go.opentelemetry.io/otel/trace"
-	"google.golang.org/protobuf/proto"
 )
-
-// Bytes of a failure's message that are kept.
-const longestMessage = 16_384
-
-// errAbandoned ends the wait for a function that does not end though cancelled.
-var errAbandoned = errors.New("left behind")
-
-// panicError is a panic of the user's function.
-type panicError struct {
-	value any
-	stack string
-}
-
-func (e *panicError) Error() string { return fmt.Sprint(e.value) }
 
 // execution is a function at work on an attempt.
 type execution struct {
@@ -55,31 +38,36 @@ func (x *execution) stopped() *StopError {
 	return why
 }
 
-// call runs the function in a goroutine of its own and returns what it returns; a panic as an error.
-func (x *execution) call(function agentFunc, attempt Attempt) (*float64, error) {
-	type result struct {
-		reward *float64
-		err    error
-	}
-	done := make(chan result, 1)
+// call runs the function in a goroutine of its own and says how it ended. What describes the end runs there
+// too, for the methods of an error or of a panic's value are code of the function's: they may panic, end the
+// goroutine, or never return.
+func (x *execution) call(function agentFunc, attempt Attempt) outcome {
+	done := make(chan outcome, 1)
 	go func() {
 		// Stays if the goroutine is ended from within, by runtime.Goexit.
-		ended := result{err: &panicError{value: "the function ended its goroutine"}}
+		ended := outcome{failure: &pb.Failure{Type: "panic", Message: "the function ended its goroutine"}}
+		defer func() { done <- ended }()
 		defer func() {
 			if value := recover(); value != nil {
-				ended = result{err: &panicError{value: value, stack: string(debug.Stack())}}
+				ended = failed(&panicError{text: panicText(value), stack: string(debug.Stack())})
 			}
-			done <- ended
 		}()
 		ctx := context.WithValue(x.ctx, tracerKey{}, attempt.Tracer)
 		reward, err := function(ctx, attempt)
-		ended = result{reward, err}
+		if err == nil && reward != nil && x.stopped() == nil {
+			err = emitRewards(x.ctx, attempt.Tracer, NamedReward{primaryReward, *reward})
+		}
+		if err != nil {
+			ended = failed(err)
+		} else {
+			ended = outcome{}
+		}
 	}()
 	select {
 	case ended := <-done:
-		return ended.reward, ended.err
+		return ended
 	case <-x.abandoned:
-		return nil, errAbandoned
+		return outcome{} // it was stopped, which is what is reported
 	}
 }
 
@@ -92,9 +80,10 @@ type outcome struct {
 
 func failed(err error) outcome {
 	ended := outcome{failure: failureOf(err)}
-	var paniced *panicError
-	if errors.As(err, &paniced) {
-		ended.stack = paniced.stack
+	for _, one := range chain(err) {
+		if paniced, is := one.(*panicError); is {
+			ended.stack = paniced.stack
+		}
 	}
 	return ended
 }
@@ -104,58 +93,13 @@ func (x *execution) run(function agentFunc, attempt Attempt) outcome {
 	if why := x.stopped(); why != nil {
 		return stoppedOutcome(why)
 	}
-	reward, err := x.call(function, attempt)
+	ended := x.call(function, attempt)
 	if why := x.stopped(); why != nil {
-		return stoppedOutcome(why) // whatever it returned: its word counts no more
+		return stoppedOutcome(why) // whatever it returned does not count
 	}
-	if err != nil {
-		return failed(err)
-	}
-	if reward != nil {
-		if err := emitRewards(x.ctx, attempt.Tracer, NamedReward{primaryReward, *reward}); err != nil {
-			return failed(err)
-		}
-	}
-	return outcome{}
+	return ended
 }
 
 func stoppedOutcome(why *StopError) outcome {
 	return outcome{failure: &pb.Failure{Type: "Cancelled", Message: why.Error()}}
-}
-
-func failureOf(err error) *pb.Failure {
-	message := err.Error()
-	if message == "" {
-		message = fmt.Sprintf("%T", err)
-	}
-	failure := &pb.Failure{Type: typeOf(err), Message: shorten(strings.ToValidUTF8(message, "\uFFFD"))}
-	if !isRetryable(err) {
-		failure.Retryable = proto.Bool(false)
-	}
-	return failure
-}
-
-// shorten cuts a message to what is kept, at the boundary of a character.
-func shorten(message string) string {
-	if len(message) <= longestMessage {
-		return message
-	}
-	return strings.ToValidUTF8(message[:longestMessage], "")
-}
-
-// typeOf returns the type of an error that says most: not what only wraps another one.
-func typeOf(err error) string {
-	for {
-		inner := errors.Unwrap(err)
-		switch err.(type) {
-		case *panicError:
-			return "panic"
-		case *NonRetryableError: // its Err is what counts
-		default:
-			if name := fmt.Sprintf("%T", err); name != "*fmt.wrapError" {
-				return name
-			}
-		}
-		err = inner
-	}
 }

@@ -17,8 +17,6 @@ const (
 	linger = 200 * time.Millisecond
 	// How long Shutdown may hold a program up if its context does not say.
 	longestShutdown = 5 * time.Second
-	// Between two warnings of the same kind.
-	quiet = 10 * time.Second
 )
 
 // ExporterOptions say where the spans of a SpanExporter belong. The zero value takes the attempt from each
@@ -35,7 +33,8 @@ type ExporterOptions struct {
 //
 // A goroutine sends the spans, keeps them until the server says that they are stored, and sends them again
 // after a break: stored twice they count once. So nothing is lost while a server restarts. Spans beyond the
-// buffer, and such as the server refuses, are dropped, counted and warned about.
+// buffer, and such as the server refuses, are dropped and counted. The log says so: at once the first time, then in
+// summaries, at most one a minute.
 //
 // Which attempt: the attributes agentlightning.rollout_id and agentlightning.attempt_id of the span, else
 // those of its resource, else the options'.
@@ -49,6 +48,7 @@ type SpanExporter struct {
 	ended    chan struct{}   // closed by the sender
 	sending  context.Context // ends when the time of Shutdown is over
 	endSends context.CancelFunc
+	lost     *losses
 
 	mu      sync.Mutex
 	started bool // there is a sender
@@ -59,8 +59,6 @@ type SpanExporter struct {
 	settled int64
 	hurryTo int64         // send without delay until so many are settled
 	moved   chan struct{} // closed, and replaced, when settled grows
-	dropped int64
-	warned  map[string]time.Time
 }
 
 var _ sdktrace.SpanExporter = (*SpanExporter)(nil)
@@ -79,7 +77,7 @@ func NewSpanExporter(client *Client, options *ExporterOptions) *SpanExporter {
 		stopping: make(chan struct{}),
 		ended:    make(chan struct{}),
 		moved:    make(chan struct{}),
-		warned:   map[string]time.Time{},
+		lost:     newLosses(client.log),
 	}
 	if e.maxBytes == 0 {
 		e.maxBytes = defaultBufferBytes
@@ -99,7 +97,7 @@ func (e *SpanExporter) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlyS
 	for _, next := range items {
 		switch {
 		case next.origin == nil:
-			e.drop(1, "no rollout and attempt named", "span", next.span.GetName())
+			e.drop(1, next.wrong, "span", next.span.GetName())
 		case next.size > maxSpanBytes:
 			e.drop(1, "too large", "span", next.span.GetName(), "bytes", next.size, "limit", maxSpanBytes)
 		default:
@@ -135,9 +133,7 @@ func (e *SpanExporter) add(next item) {
 // Dropped returns the number of spans lost so far: beyond the buffer, too large, refused by the server,
 // without an attempt, or not stored at the shutdown.
 func (e *SpanExporter) Dropped() int64 {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.dropped
+	return e.lost.count()
 }
 
 // ForceFlush waits until all that was exported so far is stored, or given up. It fails when ctx ends first;
@@ -194,6 +190,7 @@ func (e *SpanExporter) Shutdown(ctx context.Context) error {
 	if left > 0 {
 		e.drop(int(left), "not stored before the shutdown")
 	}
+	e.lost.summarize()
 	return err
 }
 
@@ -211,17 +208,7 @@ func (e *SpanExporter) announce() {
 	e.moved = make(chan struct{})
 }
 
-// drop counts lost spans, and warns now and then, with the details given as slog takes them.
+// drop counts lost spans and logs them, with the details given as slog takes them.
 func (e *SpanExporter) drop(count int, why string, details ...any) {
-	e.mu.Lock()
-	e.dropped += int64(count)
-	total, now := e.dropped, time.Now()
-	silent := now.Sub(e.warned[why]) < quiet
-	if !silent {
-		e.warned[why] = now
-	}
-	e.mu.Unlock()
-	if !silent {
-		e.client.log.Warn("spans dropped", append(details, "why", why, "count", count, "total", total)...)
-	}
+	e.lost.add(int64(count), why, details...)
 }

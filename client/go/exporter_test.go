@@ -18,9 +18,13 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
+func tracerOf(exporter *SpanExporter) trace.Tracer {
+	return sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)).Tracer("test")
+}
+
 // makeSpans ends a span of each name with an exporter.
 func makeSpans(exporter *SpanExporter, names ...string) {
-	tracer := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)).Tracer("test")
+	tracer := tracerOf(exporter)
 	for _, name := range names {
 		_, span := tracer.Start(context.Background(), name)
 		span.End()

@@ -2,7 +2,6 @@ package lightningstore
 
 import (
 	"context"
-	"strings"
 	"unicode/utf8"
 
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
@@ -12,7 +11,6 @@ import (
 	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 const (
@@ -42,8 +40,9 @@ func (o *origin) equals(other *origin) bool {
 	return o.attempt == other.attempt && o.identity == other.identity
 }
 
-// item is one encoded span. Its origin is nil if it belongs to no attempt.
+// item is one encoded span. Its origin is nil if it belongs to no attempt, which wrong explains.
 type item struct {
+	wrong      string
 	origin     *origin
 	span       *tracepb.Span
 	size       int
@@ -69,7 +68,6 @@ func encode(spans []sdktrace.ReadOnlySpan, fallback attemptKey) ([]item, error) 
 	}
 	items := make([]item, 0, len(spans))
 	for _, ofResource := range encoded.spans {
-		makeValid(ofResource.ProtoReflect())
 		byResource, _ := filed(ofResource.GetResource().GetAttributes(), fallback)
 		for _, ofScope := range ofResource.GetScopeSpans() {
 			common := &origin{
@@ -97,30 +95,24 @@ func toItem(span *tracepb.Span, common *origin) item {
 		own.attempt = attempt
 		found.origin = &own
 	}
-	if attempt.rolloutID == "" || attempt.attemptID == "" {
+	if found.wrong = wrongAttempt(attempt); found.wrong != "" {
 		found.origin = nil
 	}
 	return found
 }
 
-// makeValid replaces what is no UTF-8 in the strings of a message, for one such string would keep all that
-// travels with it from being sent.
-func makeValid(message protoreflect.Message) {
-	message.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
-		switch isMessage := field.Kind() == protoreflect.MessageKind; {
-		case isMessage && field.IsList():
-			for i := range value.List().Len() {
-				makeValid(value.List().Get(i).Message())
-			}
-		case isMessage:
-			makeValid(value.Message())
-		case field.Kind() == protoreflect.StringKind && !field.IsList():
-			if text := value.String(); !utf8.ValidString(text) {
-				message.Set(field, protoreflect.ValueOfString(strings.ToValidUTF8(text, "\ufffd")))
-			}
-		}
-		return true
-	})
+// wrongAttempt says why ids name no attempt, "" if they may. An id that is not UTF-8 cannot be sent: replaced, it
+// would name another attempt.
+func wrongAttempt(attempt attemptKey) string {
+	switch {
+	case attempt.rolloutID == "" || attempt.attemptID == "":
+		return "no rollout and attempt named"
+	case !utf8.ValidString(attempt.rolloutID):
+		return rolloutIDKey + " is not valid UTF-8"
+	case !utf8.ValidString(attempt.attemptID):
+		return attemptIDKey + " is not valid UTF-8"
+	}
+	return ""
 }
 
 // filed returns the attempt that attributes name, and the sequence id; 0 without one.
@@ -141,12 +133,21 @@ func filed(attributes []*commonpb.KeyValue, fallback attemptKey) (attemptKey, in
 
 // identity returns bytes that are equal for what comes from the same resource and scope.
 func identity(ofResource *tracepb.ResourceSpans, ofScope *tracepb.ScopeSpans) string {
-	options := proto.MarshalOptions{Deterministic: true}
 	text := []byte(ofResource.GetSchemaUrl() + "\x00" + ofScope.GetSchemaUrl() + "\x00")
-	// What does not marshal is refused when it is sent.
-	text, _ = options.MarshalAppend(text, ofResource.GetResource())
-	text, _ = options.MarshalAppend(append(text, 0), ofScope.GetScope())
+	text = appendMessage(text, ofResource.GetResource())
+	text = appendMessage(append(text, 0), ofScope.GetScope())
 	return string(text)
+}
+
+func appendMessage(text []byte, message proto.Message) []byte {
+	options := proto.MarshalOptions{Deterministic: true}
+	if longer, err := options.MarshalAppend(text, message); err == nil {
+		return longer
+	}
+	valid := proto.Clone(message)
+	_ = makeValid(valid.ProtoReflect()) // all texts of OTLP may be replaced
+	longer, _ := options.MarshalAppend(text, valid)
+	return longer
 }
 
 // intoMessages groups items into messages of about batchBytes, each of one origin, in the order of each

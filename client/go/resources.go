@@ -49,9 +49,9 @@ func NewPromptTemplate(template string, engine pb.TemplateEngine) *pb.Resource {
 
 // NewCustom returns a resource of the caller's own kind. value: anything that encoding/json takes.
 func NewCustom(kind string, value any) (*pb.Resource, error) {
-	text, err := encodeJSON(value)
+	text, err := encodeJSON("value", value)
 	if err != nil {
-		return nil, fmt.Errorf("lightningstore: custom resource: %w", err)
+		return nil, err
 	}
 	return &pb.Resource{Kind: &pb.Resource_Custom{Custom: &pb.CustomResource{Type: kind, ValueJson: text}}}, nil
 }

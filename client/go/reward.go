@@ -30,7 +30,8 @@ func Reward(value float64) *float64 { return &value }
 
 // EmitReward writes down what an attempt was worth, as a span of the current tracer: that of the Runner's
 // function in its context, else that of the context's span, else OpenTelemetry's global one. A reward that
-// is not finite is an error, and no span.
+// is not finite is an error, and no span. So is a reward that the tracer does not record, because no provider is
+// set up or because the provider samples the span away.
 func EmitReward(ctx context.Context, value float64) error {
 	return EmitRewards(ctx, NamedReward{Name: primaryReward, Value: value})
 }
@@ -55,7 +56,11 @@ func emitRewards(ctx context.Context, tracer trace.Tracer, rewards ...NamedRewar
 			attribute.String(prefix+".name", reward.Name), attribute.Float64(prefix+".value", reward.Value))
 	}
 	_, span := tracer.Start(ctx, annotation, trace.WithAttributes(attributes...))
-	span.End()
+	defer span.End()
+	if !span.IsRecording() {
+		return errors.New("lightningstore: the reward is lost, since the tracer records no spans: call EmitReward with " +
+			"the context of a Runner's function, or with that of a span of a recording provider")
+	}
 	return nil
 }
 

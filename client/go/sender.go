@@ -161,22 +161,30 @@ func (e *SpanExporter) try(messages [][]item) (*pb.IngestResult, error) {
 // sortOut returns what is to be sent again: a bad span fails its whole batch, but only it is bad.
 func (e *SpanExporter) sortOut(messages [][]item, result *pb.IngestResult) [][]item {
 	var again [][]item
-	told := int64(0)
-	rejections := result.GetRejections()
-	for _, rejection := range rejections {
-		members := messages[rejection.GetMessageIndex()]
+	told, next := int64(0), 0 // next: the first message after those told of
+	for _, rejection := range result.GetRejections() {
+		index := rejection.GetMessageIndex()
+		if index < 0 || index >= int64(len(messages)) {
+			continue // no message of this stream: counted below
+		}
+		members := messages[index]
+		next = int(index) + 1
 		told += int64(len(members))
 		if len(members) == 1 || isAboutAttempt(rejection.GetReason()) {
-			e.drop(len(members), "refused", "error", rejection.GetMessage())
+			e.drop(len(members), "refused: "+rejection.GetReason().String(), "error", rejection.GetMessage())
 			continue
 		}
 		for i := range members {
 			again = append(again, members[i:i+1])
 		}
 	}
-	if told < result.GetRejectedCount() && len(rejections) > 0 {
+	switch untold := result.GetRejectedCount() - told; {
+	case untold <= 0:
+	case next > 0:
 		// Only the first refusals are told. What follows them goes again; what is stored, is skipped.
-		again = append(again, messages[rejections[len(rejections)-1].GetMessageIndex()+1:]...)
+		again = append(again, messages[next:]...)
+	default:
+		e.drop(int(untold), "refused without a reason")
 	}
 	return again
 }

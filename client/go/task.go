@@ -1,8 +1,6 @@
 package lightningstore
 
 import (
-	"errors"
-
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -79,9 +77,4 @@ func NonRetryable(err error) error {
 		return nil
 	}
 	return &NonRetryableError{Err: err}
-}
-
-func isRetryable(err error) bool {
-	var marked *NonRetryableError
-	return !errors.As(err, &marked)
 }

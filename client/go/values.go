@@ -2,9 +2,13 @@ package lightningstore
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"reflect"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -46,10 +50,11 @@ type RolloutConfig struct {
 	RetryBackoff *pb.RetryBackoff
 }
 
-func (s RolloutSpec) message() (*pb.RolloutSpec, error) {
-	input, err := encodeJSON(s.Input)
+// message returns the message of the contract. path is where it stands in the request, for errors.
+func (s RolloutSpec) message(path string) (*pb.RolloutSpec, error) {
+	input, err := encodeJSON(path+".input", s.Input)
 	if err != nil {
-		return nil, fmt.Errorf("lightningstore: input: %w", err)
+		return nil, err
 	}
 	message := &pb.RolloutSpec{
 		InputJson:   input,
@@ -61,8 +66,8 @@ func (s RolloutSpec) message() (*pb.RolloutSpec, error) {
 		RolloutId:   s.RolloutID,
 	}
 	if s.Metadata != nil {
-		if message.MetadataJson, err = encodeJSON(s.Metadata); err != nil {
-			return nil, fmt.Errorf("lightningstore: metadata: %w", err)
+		if message.MetadataJson, err = encodeJSON(path+".metadata", s.Metadata); err != nil {
+			return nil, err
 		}
 	}
 	return message, nil
@@ -83,11 +88,15 @@ func (c RolloutConfig) message() *pb.RolloutConfig {
 	return message
 }
 
-// encodeJSON returns a value as JSON, without the detours that encoding/json makes for web pages.
-func encodeJSON(value any) ([]byte, error) {
+// encodeJSON returns a value as JSON, without the detours that encoding/json makes for web pages. It fails for
+// what JSON has no place for, NaN for instance, and names the part by its path, which begins with name.
+func encodeJSON(name string, value any) ([]byte, error) {
 	if raw, ok := value.(json.RawMessage); ok {
 		if !json.Valid(raw) {
-			return nil, fmt.Errorf("no JSON: %.40q", []byte(raw))
+			return nil, fmt.Errorf("lightningstore: %s: no JSON: %.40q", name, []byte(raw))
+		}
+		if !utf8.Valid(raw) {
+			return nil, fmt.Errorf("lightningstore: %s: JSON must be valid UTF-8", name)
 		}
 		return raw, nil
 	}
@@ -95,9 +104,66 @@ func encodeJSON(value any) ([]byte, error) {
 	encoder := json.NewEncoder(&buffer)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(value); err != nil {
-		return nil, err
+		path, _ := unencodable(reflect.ValueOf(value), name, 0)
+		return nil, fmt.Errorf("lightningstore: %s: %w", cmp.Or(path, name), err)
 	}
 	return bytes.TrimSuffix(buffer.Bytes(), []byte("\n")), nil
+}
+
+// Levels of a value in which a part without a place in JSON is looked for: a value may hold itself.
+const maxSearchDepth = 100
+
+// unencodable finds the first part of a value that JSON has no place for and returns its path. What encodes
+// itself (json.Marshaler) is not looked into.
+func unencodable(value reflect.Value, path string, depth int) (string, bool) {
+	if !value.IsValid() || depth > maxSearchDepth || value.Type().Implements(reflect.TypeFor[json.Marshaler]()) {
+		return "", false
+	}
+	switch value.Kind() {
+	case reflect.Float32, reflect.Float64:
+		_, is := finite(value.Float())
+		return path, !is
+	case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128, reflect.UnsafePointer:
+		return path, true
+	case reflect.Pointer, reflect.Interface:
+		return unencodable(value.Elem(), path, depth+1)
+	case reflect.Slice, reflect.Array:
+		for i := range value.Len() {
+			if found, is := unencodable(value.Index(i), fmt.Sprintf("%s[%d]", path, i), depth+1); is {
+				return found, true
+			}
+		}
+	case reflect.Map:
+		for entries := value.MapRange(); entries.Next(); {
+			if found, is := unencodable(entries.Value(), fmt.Sprintf("%s.%v", path, entries.Key()), depth+1); is {
+				return found, true
+			}
+		}
+	case reflect.Struct:
+		return unencodableField(value, path, depth)
+	}
+	return "", false
+}
+
+func unencodableField(value reflect.Value, path string, depth int) (string, bool) {
+	for i := range value.NumField() {
+		field := value.Type().Field(i)
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		switch {
+		case name == "-" || !field.IsExported() && !field.Anonymous:
+			continue
+		case name != "":
+			name = path + "." + name
+		case field.Anonymous:
+			name = path // its fields stand beside the others
+		default:
+			name = path + "." + field.Name
+		}
+		if found, is := unencodable(value.Field(i), name, depth+1); is {
+			return found, true
+		}
+	}
+	return "", false
 }
 
 // DecodeJSON reads a value out of a field that holds JSON, such as input_json or metadata_json. Where the
