@@ -36,6 +36,10 @@ MIN_PING_INTERVAL_MS = 10_000
 METADATA_BYTES = 16_384
 #: Messages up to this much above the limit are refused by us, who can say why.
 MESSAGE_SLACK_BYTES = 16 << 20
+#: Calls that may wait for the event loop, which takes them one by one: from here on gRPC cancels some, from twice
+#: as many on all. Its own limits of 1,000 and 3,000 are passed when a server that was stopped for two seconds goes
+#: on beside a few dozen clients, and nobody repeats a call that was CANCELLED. One that waits costs 16 KB.
+MAX_PENDING_CALLS = 20_000
 #: How long connections may take to close once their calls have been cut off. gRPC waits for the last of them,
 #: whatever it takes: after a flood of pings that is minutes.
 CLOSING_SECONDS = 2.0
@@ -223,6 +227,8 @@ def _options(config: Config) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", config.max_message_bytes + MESSAGE_SLACK_BYTES),
         ("grpc.max_send_message_length", config.max_message_bytes),
         ("grpc.max_concurrent_streams", config.max_connection_streams),
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
