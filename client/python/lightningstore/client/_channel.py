@@ -15,10 +15,12 @@ import asyncio
 import os
 import threading
 import weakref
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
+from google.protobuf.message_factory import GetMessageClass
+from lightningstore.client._base import SERVICE, method_descriptor, method_path
 
 if TYPE_CHECKING:  # it needs `resolve`
     from lightningstore.client._endpoint import Endpoint
@@ -45,6 +47,7 @@ def aio_is_lost() -> bool:
     return _aio_lost
 
 
+@cache  # reading it parses the metadata of the package, which costs more than the channel
 def _version() -> str:
     try:
         return version("lightningstore")
@@ -77,6 +80,37 @@ def options() -> list[tuple[str, Any]]:
         ("grpc.enable_http_proxy", 0),
         ("grpc.primary_user_agent", f"lightningstore-python/{_version()}"),
     ]
+
+
+class Stub:
+    """The calls of the service on one channel, each made when it is first used.
+
+    The generated stub makes all of them at once, 30 for a client that needs three. Under a large heap, as
+    in a forked runner, that many objects are enough to set off a full garbage collection.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        """Take a channel, blocking or of asyncio."""
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        """Make the call of a method. It becomes an attribute, so this runs once a method."""
+        if name not in SERVICE.methods_by_name:
+            raise AttributeError(f"{SERVICE.full_name} has no method {name!r}")
+        method = method_descriptor(name)
+        shape = f"{_side(method.client_streaming)}_{_side(method.server_streaming)}"
+        call = getattr(self._channel, shape)(
+            method_path(name),
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+            _registered_method=True,
+        )
+        setattr(self, name, call)
+        return call
+
+
+def _side(streaming: bool) -> str:  # noqa: FBT001
+    return "stream" if streaming else "unary"
 
 
 def resolve(address: str | None) -> str:
@@ -156,7 +190,7 @@ class BlockingHolder(Holder):
         with self._lock:
             if self._stub is None:
                 self._channel = self.endpoint.blocking_channel(options())
-                self._stub = LightningStoreServiceStub(self._channel)
+                self._stub = Stub(self._channel)
             return self._stub
 
     def close(self) -> None:
@@ -182,7 +216,7 @@ class AsyncHolder(Holder):
         if self._loop is not loop:
             # One of another loop closes when it is let go of; `close` would need that loop to run.
             self._channel = self.endpoint.async_channel(options())
-            self._stub = LightningStoreServiceStub(self._channel)
+            self._stub = Stub(self._channel)
             self._loop = loop
         return self._stub
 
