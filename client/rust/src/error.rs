@@ -180,6 +180,9 @@ fn has_timed_out(status: &Status) -> bool {
     sources(status).any(|source| source.is::<TimeoutExpired>())
 }
 
+/// Causes that are looked at: an error may be its own cause.
+const MOST_SOURCES: usize = 100;
+
 /// What caused an error, one after the other.
 pub(crate) fn sources<'a>(
     error: &'a (dyn StdError + 'static),
@@ -190,6 +193,7 @@ pub(crate) fn sources<'a>(
         next = found.source();
         Some(found)
     })
+    .take(MOST_SOURCES)
 }
 
 /// The status' message, with what is at the bottom of it.

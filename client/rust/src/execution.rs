@@ -1,6 +1,5 @@
 //! Functions at work on attempts.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
 use std::pin::Pin;
@@ -91,16 +90,10 @@ impl Execution {
 }
 
 fn panicked(error: tokio::task::JoinError) -> Failure {
-    let message = match error.try_into_panic() {
-        Ok(panic) => message_of(&*panic),
-        Err(_) => "the runtime ended".into(),
-    };
-    Failure::new(message).kind("panic")
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
+    match error.try_into_panic() {
+        Ok(payload) => Failure::of_panic(payload),
+        Err(_) => Failure::new("the runtime ended").kind("panic"),
+    }
 }
 
 /// What a runner works on.

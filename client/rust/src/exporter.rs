@@ -1,9 +1,9 @@
 //! The exporter of spans for OpenTelemetry's SDK.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::execution::Running;
+use crate::losses::Losses;
 use crate::outbox::{AttemptKey, Encoder, Item};
 
 const MIB: usize = 1 << 20;
@@ -24,8 +25,6 @@ const DEFAULT_BUFFER_BYTES: usize = 64 * MIB;
 const MAX_SPAN_BYTES: usize = 4 * MIB;
 /// How long a shutdown may hold a program up if nobody says.
 pub(crate) const LONGEST_SHUTDOWN: Duration = Duration::from_secs(5);
-/// Between two warnings of the same kind.
-const QUIET: Duration = Duration::from_secs(10);
 
 /// Streams spans to a store, each to the attempt that it belongs to, and holds nobody up. It is an exporter of
 /// OpenTelemetry's SDK; use it with `with_simple_exporter`, for it has a buffer of its own.
@@ -57,7 +56,7 @@ pub(crate) struct Shared {
     /// Number of spans that are stored, or given up.
     pub(crate) settled: watch::Sender<u64>,
     max_bytes: AtomicUsize,
-    dropped: AtomicU64,
+    losses: Losses,
     state: Mutex<State>,
 }
 
@@ -72,7 +71,6 @@ pub(crate) struct State {
     /// There is a sender.
     started: bool,
     pub(crate) shut: bool,
-    warned: HashMap<&'static str, Instant>,
 }
 
 impl SpanExporter {
@@ -89,7 +87,7 @@ impl SpanExporter {
             hurry: CancellationToken::new(),
             settled: watch::Sender::new(0),
             max_bytes: AtomicUsize::new(DEFAULT_BUFFER_BYTES),
-            dropped: AtomicU64::new(0),
+            losses: Losses::default(),
             state: Mutex::default(),
         });
         let _last = Arc::new(Last(shared.clone()));
@@ -111,7 +109,7 @@ impl SpanExporter {
     /// Number of spans lost so far: beyond the buffer, too large, refused by the server, without an attempt, or not
     /// stored at the shutdown.
     pub fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
+        self.shared.losses.total()
     }
 
     /// Waits until all that was exported so far is stored, or given up. There is no limit but the caller's, by
@@ -130,7 +128,13 @@ impl SpanExporter {
         let item = self.encoder.encode(span);
         let (shared, name) = (&self.shared, &item.span.name);
         if !item.is_filed() {
-            shared.drop_spans(1, "no rollout and attempt named", format_args!("span {name}"));
+            let limit = match item.span.dropped_attributes_count {
+                0 => "",
+                _ => {
+                    ", whose provider dropped attributes over its limit: set the ids on the resource, or first"
+                }
+            };
+            shared.drop_spans(1, "no rollout and attempt named", format_args!("span {name}{limit}"));
         } else if item.size > MAX_SPAN_BYTES {
             let detail = format_args!("span {name} of {} bytes, {MAX_SPAN_BYTES} at most", item.size);
             shared.drop_spans(1, "too large", detail);
@@ -205,6 +209,7 @@ impl Shared {
     }
 
     async fn flush(&self) {
+        self.losses.summarize(Instant::now(), false);
         let target = {
             let mut state = self.state();
             state.hurry_to = state.hurry_to.max(state.added);
@@ -216,12 +221,12 @@ impl Shared {
 
     async fn shut_down(self: Arc<Self>, longest: Duration) -> u64 {
         self.state().shut = true;
-        let before = self.dropped.load(Ordering::Relaxed);
+        let before = self.losses.total();
         if timeout(longest, self.flush()).await.is_err() {
             self.hurry.cancel();
             self.flush().await; // what is left is given up
         }
-        self.dropped.load(Ordering::Relaxed) - before
+        self.losses.total() - before
     }
 
     /// Runs something in the background and waits for it, blocking; `None` if nothing runs there any more.
@@ -233,16 +238,9 @@ impl Shared {
         receive.recv().ok()
     }
 
-    /// Counts lost spans, and warns now and then.
+    /// Counts lost spans, and says so.
     pub(crate) fn drop_spans(&self, count: usize, why: &'static str, detail: impl Display) {
-        let total = self.dropped.fetch_add(count as u64, Ordering::Relaxed) + count as u64;
-        let now = Instant::now();
-        let mut state = self.state();
-        if state.warned.get(why).is_none_or(|&last| now - last >= QUIET) {
-            state.warned.insert(why, now);
-            drop(state);
-            tracing::warn!(why, count, total, %detail, "spans dropped");
-        }
+        self.losses.add(count as u64, why, detail, Instant::now());
     }
 }
 
@@ -266,6 +264,7 @@ impl Drop for Sending {
         if left > 0 {
             self.0.drop_spans(left as usize, "not stored at the end", "");
         }
+        self.0.losses.summarize(Instant::now(), true);
         self.0.settled.send_replace(added);
     }
 }

@@ -19,6 +19,9 @@ mod execution;
 mod exporter;
 mod failure;
 mod heartbeats;
+mod ids;
+mod json;
+mod losses;
 mod outbox;
 pub mod proto;
 mod resources;
@@ -40,6 +43,7 @@ pub use client::{Bearer, Client, ClientBuilder, Stub, Transport, tls_from_files}
 pub use error::{CallError, Error, FieldViolation, TemplateProblem};
 pub use exporter::SpanExporter;
 pub use failure::Failure;
+pub use ids::SystemIds;
 pub use reward::{emit_reward, emit_rewards, find_final_reward};
 pub use runner::{Runner, RunnerHandle};
 pub use spans::{Span, Spans, Triplets};

@@ -3,8 +3,6 @@
 
 #![allow(missing_docs, clippy::all)]
 
-use rand::Rng;
-
 tonic::include_proto!("lightningstore.v1");
 
 /// A request of a method that has one request and one answer. Implemented for all of them.
@@ -21,7 +19,7 @@ include!(concat!(env!("OUT_DIR"), "/calls.rs"));
 
 fn fill(request_id: &mut String) {
     if request_id.is_empty() {
-        *request_id = format!("{:032x}", rand::rng().random::<u128>());
+        *request_id = crate::ids::new_request_id();
     }
 }
 

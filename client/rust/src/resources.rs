@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::json::to_json;
 use crate::proto::resource::Kind;
 use crate::proto::{CustomResource, Llm, PromptTemplate, ProxyLlm, Resource, Resources, TemplateEngine};
 
@@ -30,7 +31,7 @@ impl Resource {
 
     /// A resource of the caller's own kind. `value`: anything that serde makes JSON of. Fails for what is no JSON.
     pub fn custom<T: Serialize + ?Sized>(kind: impl Into<String>, value: &T) -> Result<Self, Error> {
-        Ok(CustomResource { r#type: kind.into(), value_json: serde_json::to_vec(value)? }.into())
+        Ok(CustomResource { r#type: kind.into(), value_json: to_json("value", value)? }.into())
     }
 }
 

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -18,6 +17,7 @@ use crate::execution::{Agent, Execution, Running, Stopped};
 use crate::exporter::{LONGEST_SHUTDOWN, SpanExporter};
 use crate::failure::Failure;
 use crate::heartbeats::Heartbeats;
+use crate::ids::new_request_id;
 use crate::proto::{Rollout, RolloutMode};
 use crate::task::Task;
 use crate::work::Work;
@@ -288,7 +288,7 @@ fn new_worker_id() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = if host.trim().is_empty() { "worker" } else { host.trim() };
     let host: String = host.chars().take(LONGEST_WORKER_ID / 2).collect();
-    format!("{host}-{}-{:06x}", std::process::id(), rand::rng().random_range(0..0x100_0000))
+    format!("{host}-{}-{}", std::process::id(), &new_request_id()[..6])
 }
 
 #[cfg(unix)]

@@ -132,6 +132,9 @@ impl Shared {
         if told < result.rejected_count && !result.rejections.is_empty() {
             // Only the first refusals are told. What follows them goes again; what is stored, is skipped.
             again.extend(messages.into_iter().skip(last.saturating_add(1)));
+        } else if told < result.rejected_count {
+            let count = usize::try_from(result.rejected_count).unwrap_or_default();
+            self.drop_spans(count, "refused without a reason", "");
         }
         again
     }

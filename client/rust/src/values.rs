@@ -6,13 +6,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::json::to_json;
 use crate::proto::{AttemptStatus, RetryBackoff, Rollout, RolloutConfig, RolloutMode, RolloutSpec};
 
 impl RolloutSpec {
     /// A rollout to be made. `input` says what the agent is to do: anything that serde makes JSON of; a
-    /// [`RawValue`](serde_json::value::RawValue) goes byte for byte. Fails for what is no JSON.
+    /// [`RawValue`](serde_json::value::RawValue) goes byte for byte. Fails for what is no JSON: a NaN or an infinity
+    /// is named by its place, `input.rates[1]` for instance.
     pub fn new<T: Serialize + ?Sized>(input: &T) -> Result<Self, Error> {
-        Ok(Self { input_json: serde_json::to_vec(input)?, ..Default::default() })
+        Ok(Self { input_json: to_json("input", input)?, ..Default::default() })
     }
 
     /// Says what the rollout is for.
@@ -47,7 +49,7 @@ impl RolloutSpec {
 
     /// Adds a JSON object of the caller's own. Fails for what is no JSON.
     pub fn with_metadata<T: Serialize + ?Sized>(mut self, metadata: &T) -> Result<Self, Error> {
-        self.metadata_json = serde_json::to_vec(metadata)?;
+        self.metadata_json = to_json("metadata", metadata)?;
         Ok(self)
     }
 

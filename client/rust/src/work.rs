@@ -1,10 +1,12 @@
 //! What a runner does for each of its claims: resources, function, spans, report.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::Resource as OtelResource;
@@ -14,6 +16,7 @@ use opentelemetry_sdk::trace::{
 };
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
 use crate::backoff::{Backoff, LONGEST, OUTAGE};
 use crate::client::Client;
@@ -21,10 +24,11 @@ use crate::error::Error;
 use crate::execution::{Agent, Execution, Stopped};
 use crate::exporter::SpanExporter;
 use crate::failure::Failure;
+use crate::ids::SystemIds;
 use crate::outbox::{ATTEMPT_ID, AttemptKey, ROLLOUT_ID};
 use crate::proto::{
-    Attempt, AttemptStatus, GetAttemptRequest, GetResourcesRequest, Resources, Rollout, StopReason, Unary,
-    UpdateAttemptRequest,
+    self, Attempt, AttemptStatus, GetAttemptRequest, GetResourcesRequest, Resources, Rollout, StopReason,
+    Unary, UpdateAttemptRequest, UpdateAttemptResponse,
 };
 use crate::reward::emit_reward;
 use crate::task::Task;
@@ -48,12 +52,15 @@ pub(crate) struct Work {
 }
 
 impl Work {
+    /// Works on a claim. Never panics, and reports whatever happens on the way: an attempt without a report would
+    /// stay running. A subscriber of `tracing` may panic, and so may what the function left behind.
     pub(crate) async fn run(&self, execution: &Arc<Execution>) {
         let filing = Filing::new(&self.exporter);
-        let outcome = self.outcome(execution, &filing).await;
-        log(execution, &outcome);
-        self.flush().await;
-        self.report(execution, outcome, filing.count.load(Ordering::Relaxed)).await;
+        let outcome = guarded(self.outcome(execution, &filing)).await.unwrap_or_else(Err);
+        let _ = guarded(async { log(execution, &outcome) }).await;
+        let _ = guarded(self.flush()).await;
+        let sent = filing.count.load(Ordering::Relaxed);
+        let _ = guarded(self.report(execution, outcome, sent)).await;
     }
 
     async fn outcome(&self, execution: &Arc<Execution>, filing: &Filing) -> Result<(), Failure> {
@@ -118,7 +125,6 @@ impl Work {
     }
 
     async fn report(&self, execution: &Execution, outcome: Result<(), Failure>, sent: i64) {
-        let AttemptKey { rollout_id, attempt_id } = execution.key.clone();
         let mut outcome = outcome;
         if let Some(why) = execution.stopped() {
             outcome = Err(cancelled(why)); // perhaps said while the spans were flushed
@@ -126,28 +132,33 @@ impl Work {
                 return;
             }
         }
-        let mut attempt = Attempt { rollout_id, attempt_id, ..Default::default() };
-        let mut paths = vec!["status".to_owned()];
-        attempt.set_status(AttemptStatus::Succeeded);
-        if let Err(failure) = outcome {
-            attempt.set_status(AttemptStatus::Failed);
-            attempt.failure = Some(failure.into_proto());
-            paths.push("failure".to_owned());
-        }
-        let request = UpdateAttemptRequest {
-            attempt: Some(attempt),
-            update_mask: Some(prost_types::FieldMask { paths }),
-            sent_span_count: Some(sent),
-            ..Default::default()
-        };
         let AttemptKey { rollout_id, attempt_id } = &execution.key;
-        match self.patiently(request).await {
+        match self.update(&execution.key, outcome.err().map(Failure::into_proto), sent).await {
             Err(error) => tracing::warn!(rollout_id, attempt_id, %error, "attempt not reported"),
             Ok(answer) => {
                 if let Some(missing @ 1..) = answer.missing_span_count {
                     tracing::warn!(rollout_id, attempt_id, missing, "attempt lacks spans");
                 }
             }
+        }
+    }
+
+    /// Reports an outcome, and one that the server refuses once more as a plain failure.
+    async fn update(
+        &self,
+        key: &AttemptKey,
+        failure: Option<proto::Failure>,
+        sent: i64,
+    ) -> Result<UpdateAttemptResponse, Error> {
+        let answer = self.patiently(outcome_request(key, failure.clone(), sent)).await;
+        match answer {
+            Err(error) if error.code() == Some(Code::InvalidArgument) => {
+                let plain = Failure::of_refused_report(failure.as_ref(), &error).into_proto();
+                let answer = self.patiently(outcome_request(key, Some(plain), sent)).await;
+                tracing::warn!(attempt = ?key, %error, "report refused, and repeated as a failure");
+                answer
+            }
+            answer => answer,
         }
     }
 
@@ -184,6 +195,29 @@ impl Work {
                 return Err(error);
             }
         }
+    }
+}
+
+/// Returns what a future returns, and what it panics with as a failure.
+async fn guarded<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(Failure::of_panic)
+}
+
+fn outcome_request(key: &AttemptKey, failure: Option<proto::Failure>, sent: i64) -> UpdateAttemptRequest {
+    let AttemptKey { rollout_id, attempt_id } = key.clone();
+    let status = if failure.is_some() { AttemptStatus::Failed } else { AttemptStatus::Succeeded };
+    let paths = ["status", "failure"][..1 + usize::from(failure.is_some())].iter().map(|&path| path.into());
+    UpdateAttemptRequest {
+        update_mask: Some(prost_types::FieldMask { paths: paths.collect() }),
+        attempt: Some(Attempt {
+            rollout_id,
+            attempt_id,
+            status: status.into(),
+            failure,
+            ..Default::default()
+        }),
+        sent_span_count: Some(sent),
+        ..Default::default()
     }
 }
 
@@ -233,6 +267,7 @@ impl Filing {
             .with_sampler(Sampler::AlwaysOn)
             .with_resource(OtelResource::builder().with_attributes(ids).build())
             .with_span_limits(unlimited)
+            .with_id_generator(SystemIds)
             .with_span_processor(self.clone())
             .build()
     }

@@ -11,6 +11,7 @@ use opentelemetry_sdk::trace::{SdkTracerProvider, Span, SpanData, SpanExporter a
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 
+use super::local::logged;
 use super::scripted::{Script, World, away, serve};
 use super::{make_spans, next, soon};
 use crate::client::Client;
@@ -197,6 +198,33 @@ async fn a_bad_span_costs_no_other() {
     soon(exporter.flush()).await;
     assert_eq!(world.kept.all(), ["span a", "span b"]);
     assert_eq!(exporter.dropped(), 1);
+}
+
+#[tokio::test]
+async fn ids_beyond_the_limit_of_attributes_are_missed_aloud() {
+    let world = serve(|_| Script::default());
+    let exporter = SpanExporter::new(&world.client);
+    let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+    let lines = logged(|| {
+        let mut span = provider.tracer("test").start("crowded");
+        (0..128).for_each(|n| span.set_attribute(KeyValue::new(format!("key {n}"), n)));
+        span.set_attribute(KeyValue::new("agentlightning.rollout_id", "ro-1"));
+        span.set_attribute(KeyValue::new("agentlightning.attempt_id", "at-1"));
+        span.end();
+    });
+    assert_eq!(exporter.dropped(), 1);
+    let told = lines.iter().any(|line| line.contains("span crowded, whose provider dropped attributes"));
+    assert!(told, "{lines:?}");
+}
+
+#[tokio::test]
+async fn refusals_without_a_reason_are_counted() {
+    let ingest = |_| Ok(IngestResult { rejected_count: 2, ..Default::default() });
+    let world = serve(|_| Script { ingest: Some(Box::new(ingest)), ..Default::default() });
+    let exporter = exporter_of(&world);
+    make_spans(&exporter, &["a", "b"]);
+    soon(exporter.flush()).await;
+    assert_eq!(exporter.dropped(), 2);
 }
 
 #[tokio::test]

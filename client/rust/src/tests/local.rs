@@ -1,13 +1,22 @@
 //! What needs no server.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use opentelemetry::trace::noop::NoopTracer;
+use opentelemetry_sdk::trace::IdGenerator;
+use serde::Serialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 use tonic::{Code, Status};
 
 use super::scripted::claim_of;
 use crate::client::Client;
 use crate::error::{CallError, Error};
+use crate::ids::SystemIds;
+use crate::losses::Losses;
 use crate::proto::*;
 
 #[test]
@@ -69,6 +78,109 @@ fn resources_are_found_by_kind() {
     assert!(resources.llm("prompt").is_none() && resources.prompt_template("none").is_none());
     assert!(resources.custom::<f64>("llm").unwrap_err().to_string().contains("\"llm\""));
     assert!(matches!(resources.custom::<f64>("weights"), Err(Error::Json(_))));
+}
+
+fn refusal<T: std::fmt::Debug>(made: Result<T, Error>) -> String {
+    match made {
+        Err(Error::Argument(message)) => message,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[derive(Serialize)]
+enum Kind {
+    One(f64),
+    Several { rates: (u8, f32) },
+}
+
+#[test]
+fn numbers_that_json_has_not_are_refused_by_their_place() {
+    let tail = ", which JSON cannot hold: give null, or a text";
+    let rates = HashMap::from([("rates", vec![Some(1.0), None, Some(f64::NAN)])]);
+    assert_eq!(refusal(RolloutSpec::new(&rates)), format!("input.rates[2] is NaN{tail}"));
+    let several = [Kind::One(1.0), Kind::Several { rates: (1, f32::NEG_INFINITY) }];
+    assert_eq!(refusal(RolloutSpec::new(&several)), format!("input[1].Several.rates[1] is -inf{tail}"));
+    let numbered = HashMap::from([(7, Kind::One(f64::INFINITY))]);
+    let spec = RolloutSpec::new(&1).unwrap();
+    assert_eq!(refusal(spec.with_metadata(&numbered)), format!("metadata.7.One is inf{tail}"));
+    assert_eq!(refusal(Resource::custom("kind", &f64::NAN)), format!("value is NaN{tail}"));
+}
+
+#[test]
+fn values_are_written_as_serde_json_does() {
+    let raw = RawValue::from_string("1e400".into()).unwrap();
+    assert_eq!(RolloutSpec::new(&raw).unwrap().input_json, b"1e400");
+    let value = json!({"a": [1, -2.5, null, "x", {"b": true}], "c": u128::from(u64::MAX)});
+    assert_eq!(RolloutSpec::new(&value).unwrap().input_json, serde_json::to_vec(&value).unwrap());
+    assert_eq!(RolloutSpec::new(&i128::MAX).unwrap().input_json, i128::MAX.to_string().as_bytes());
+    assert!(matches!(RolloutSpec::new(&HashMap::from([(vec![1], 1)])), Err(Error::Json(_))));
+}
+
+/// A log in memory.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(part)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is logged while something runs, a line each.
+pub(super) fn logged(work: impl FnOnce()) -> Vec<String> {
+    let log = Log::default();
+    let writer = log.clone();
+    let format = tracing_subscriber::fmt().without_time().with_ansi(false);
+    let subscriber = format.with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    text.lines().map(Into::into).collect()
+}
+
+#[test]
+fn losses_are_logged_at_once_and_then_once_a_minute() {
+    let losses = Losses::default();
+    let began = Instant::now();
+    let at = |seconds| began + Duration::from_secs(seconds);
+    let lines = logged(|| {
+        losses.add(1, "full", "first", began);
+        losses.add(2, "full", "second", at(59));
+        losses.add(1, "refused", "third", at(59));
+    });
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("count=1 total=1 detail=\"first\""), "{lines:?}");
+    let lines = logged(|| losses.summarize(at(60), false));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("count=2 total=4 detail=\"second\""), "{lines:?}");
+    let lines = logged(|| {
+        losses.add(1, "full", "last", at(61));
+        losses.summarize(at(61), true);
+        losses.summarize(at(200), true);
+    });
+    assert_eq!((lines.len(), losses.total()), (1, 5), "{lines:?}");
+}
+
+#[test]
+fn a_reward_that_nobody_records_is_missed_aloud() {
+    let lines = logged(|| {
+        for _ in 0..2 {
+            crate::emit_reward(&NoopTracer::new(), 1.0).unwrap();
+        }
+    });
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("a reward is lost"), "{lines:?}");
+}
+
+#[test]
+fn system_ids_are_new_each_time() {
+    let ids: HashSet<_> = (0..1000).map(|_| SystemIds.new_span_id()).collect();
+    assert_eq!(ids.len(), 1000);
+    assert_ne!(SystemIds.new_trace_id(), SystemIds.new_trace_id());
+    assert_ne!(crate::ids::new_request_id(), crate::ids::new_request_id());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a runner reports.
 
+use std::fmt::{self, Display, Formatter};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -119,6 +120,144 @@ async fn failures_have_type_and_message() {
         let failure = attempt.failure.unwrap();
         assert_eq!((failure.r#type.as_str(), failure.message.as_str()), (kind, message));
         assert_eq!(failure.retryable, retryable);
+    }
+}
+
+/// A panic's payload that panics when it is dropped, with another one.
+struct Explosive(u32);
+
+impl Drop for Explosive {
+    fn drop(&mut self) {
+        if self.0 > 0 {
+            std::panic::panic_any(Explosive(self.0 - 1));
+        }
+    }
+}
+
+/// An error that is its own cause, and can or cannot be formatted.
+#[derive(Debug)]
+enum Wild {
+    Ring,
+    Silent,
+    Shy,
+    Endless,
+}
+
+impl Display for Wild {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ring => f.write_str("ring"),
+            Self::Silent => panic!("no text"),
+            Self::Shy => Err(fmt::Error),
+            Self::Endless => loop {
+                f.write_str("é")?;
+            },
+        }
+    }
+}
+
+impl std::error::Error for Wild {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Shy => panic!("no source"),
+            _ => Some(self),
+        }
+    }
+}
+
+async fn is_wild(task: Task<String>) -> Result<Option<f64>, Failure> {
+    match task.input.as_str() {
+        "payload" => std::panic::panic_any(7),
+        "explosive" => std::panic::panic_any(Explosive(3)),
+        "ring" => Err(Wild::Ring)?,
+        "silent" => Err(Wild::Silent)?,
+        "shy" => Err(Wild::Shy)?,
+        "endless" => Err(Wild::Endless)?,
+        "silent text" => Err(Failure::new(Wild::Silent)),
+        "infinite" => Ok(Some(f64::NEG_INFINITY)),
+        other => Err(Failure::new("long").kind(other.repeat(1000))),
+    }
+}
+
+#[tokio::test]
+async fn whatever_a_function_does_is_reported() {
+    let wild = std::any::type_name::<Wild>();
+    let (unformatted, endless) = ("a message that cannot be formatted", "é".repeat(8_192));
+    for (input, kind, message) in [
+        ("payload", "panic", "a panic whose payload is no text"),
+        ("explosive", "panic", "a panic whose payload is no text"),
+        ("ring", wild, "ring"),
+        ("silent", wild, unformatted),
+        ("shy", wild, unformatted),
+        ("endless", wild, &endless),
+        ("silent text", "Failure", unformatted),
+        ("infinite", "lightningstore::error::Error", "a finite number is wanted as reward, not -inf"),
+        ("kind", &"kind".repeat(64), "long"),
+    ] {
+        let mut world = serve(|_| Script::default());
+        let ended = start(Runner::new(&world.client, is_wild).max_rollouts(1));
+        world.queue.send(claim_of("ro-1", &format!("{input:?}"))).unwrap();
+        let failure = world.failure().await;
+        assert_eq!((failure.r#type.as_str(), failure.message.as_str()), (kind, message), "{input}");
+        super::soon(ended).await.unwrap().unwrap();
+    }
+}
+
+/// A log that breaks over each failure of an attempt.
+struct Broken;
+
+impl tracing::Subscriber for Broken {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        assert!(!event.metadata().target().starts_with("lightningstore::work"), "the log is broken");
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test] // whose one thread has the log
+async fn a_log_that_panics_costs_no_report() {
+    let _log = tracing::subscriber::set_default(Broken);
+    let mut world = serve(|_| Script::default());
+    let ended = start(Runner::new(&world.client, fails).max_rollouts(1));
+    world.queue.send(claim_of("ro-1", "\"text\"")).unwrap();
+    assert_eq!(world.failure().await.message, "text");
+    super::soon(ended).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_report_that_is_refused_is_repeated_as_a_plain_failure() {
+    for (input, retryable) in [("\"final\"", Some(false)), ("\"fine\"", None)] {
+        let (told, mut reports) = unbounded_channel();
+        let refuse = move |request: UpdateAttemptRequest| {
+            let failure = request.attempt.unwrap_or_default().failure;
+            let is_plain = failure.as_ref().is_some_and(|failure| failure.r#type == "ReportRefused");
+            told.send(failure).unwrap();
+            if is_plain { Ok(()) } else { Err(tonic::Status::invalid_argument("täglich")) }
+        };
+        let mut world = serve(|_| Script { update: Some(Box::new(refuse)), ..Default::default() });
+        let agent = |task: Task<String>| async move {
+            if task.input == "fine" { Ok(None) } else { fails(task).await }
+        };
+        start(Runner::new(&world.client, agent).max_rollouts(1));
+        world.queue.send(claim_of("ro-1", input)).unwrap();
+        let failure = world.failure().await;
+        assert_eq!(next(&mut reports).await.is_none(), retryable.is_none());
+        let message = "the server refused the report: InvalidArgument: t\\u{e4}glich";
+        assert_eq!((failure.message.as_str(), failure.retryable), (message, retryable));
     }
 }
 

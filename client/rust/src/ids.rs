@@ -1,0 +1,36 @@
+//! Ids out of the operating system's randomness.
+
+use opentelemetry::trace::{SpanId, TraceId};
+use opentelemetry_sdk::trace::IdGenerator;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+
+/// Makes ids of spans and traces out of the operating system's randomness, so that a forked child never repeats those
+/// of its parent, as the SDK's own generator does. A [`Runner`](crate::Runner)'s tracers use it; give it to a tracer
+/// provider of your own by `with_id_generator`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemIds;
+
+impl IdGenerator for SystemIds {
+    fn new_trace_id(&self) -> TraceId {
+        TraceId::from_bytes(random_bytes())
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        SpanId::from_bytes(random_bytes())
+    }
+}
+
+/// Returns a new id for a request.
+pub(crate) fn new_request_id() -> String {
+    format!("{:032x}", u128::from_ne_bytes(random_bytes()))
+}
+
+/// Returns random bytes that are not all zero. Panics where the system has none, for ids that repeat lose data.
+fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    while bytes == [0; N] {
+        OsRng.try_fill_bytes(&mut bytes).expect("randomness of the operating system");
+    }
+    bytes
+}
