@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from lightningstore.client import InvalidArgumentError, ResourceExhaustedError
@@ -191,3 +192,42 @@ async def test_worker_busy_on_another_stays_busy_while_it_polls(world: World) ->
     assert await waiting == []
     worker = await world.store.get_worker("w1")
     assert (worker.status, worker.current_attempt_id) == ("busy", attempt.attempt_id)
+
+
+async def test_reports_cost_the_same_whoever_waits_beside_whatever_priorities(world: World) -> None:
+    rollout, attempt = await claim(world)
+    for priority in range(300):
+        await world.store.enqueue_rollout(1, mode="train", priority=priority)
+    waiting = [await poll(world, limit=1, modes=["val"], wait=60) for _ in range(20)]
+    assert world.engine is not None
+    looked: list[str] = []
+    queue = world.engine.store.state.queue
+    for name in ("holds", "pop"):
+        original = getattr(queue, name)
+
+        def counted(*args: object, _original: Any = original, _name: str = name) -> object:
+            looked.append(_name)
+            return _original(*args)
+
+        setattr(queue, name, counted)
+    await world.store.update_attempt(rollout.rollout_id, attempt.attempt_id, metadata={"step": 1})
+    assert looked == []  # nothing has entered the queue
+    await world.store.enqueue_rollout(1, mode="train")
+    assert len(looked) <= 1
+    await world.store.enqueue_rollout(1, mode="val")
+    assert len(looked) < 10
+    assert len(await waiting[0]) == 1
+    for task in waiting[1:]:
+        task.cancel()
+
+
+async def test_polls_for_several_modes_are_served_in_the_order_in_which_they_came(
+    world: World,
+) -> None:
+    either = await poll(world, limit=1, modes=["val", "test"], wait=60)
+    val = await poll(world, limit=1, modes=["val"], wait=60)
+    any_mode = await poll(world, limit=1, wait=60)
+    specs = [{"input": n, "mode": mode} for n, mode in enumerate(["val", "test", "val"])]
+    made = await world.store.enqueue_rollouts(specs)
+    claimed = [(await task)[0].rollout_id for task in (either, val, any_mode)]
+    assert claimed == [made[0].rollout_id, made[2].rollout_id, made[1].rollout_id]

@@ -54,7 +54,7 @@ def test_queue_forgets_what_has_left_it() -> None:
         queue.push("same", n, n % 3, 0)
         queue.push(f"r{n}", n, 0, 0)
         queue.discard(f"r{n}")
-    entries = sum(len(lane) for lanes in queue._lanes.values() for lane in lanes.values())
+    entries = sum(len(lane) for lane in queue._lanes.values())
     assert entries < 200
 
 
@@ -118,3 +118,14 @@ def test_field_is_what_protobuf_writes(payload: bytes) -> None:
     assert data[start:] == batch.SerializeToString()
     assert wire.frame(data + b"\x10\x01", 1) is None
     assert wire.frame(data, 2) is None
+
+
+def test_claim_of_one_mode_never_walks_the_priorities_of_another() -> None:
+    queue = RolloutQueue()
+    for n in range(10_000):
+        queue.push(f"r{n}", n, n, 1)
+    assert len(queue._lanes) == 1  # a claim compares the heads of as many lanes
+    assert not queue.holds(2)
+    assert queue.pop({2}) is None
+    assert queue.pop({1, 2}) == "r9999"
+    assert queue.pop(()) == "r9998"

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import bisect
 import heapq
 from collections.abc import Collection
+
+#: What a lane holds: minus the priority, the position, the rollout id. The smallest is claimed first.
+Item = tuple[int, int, str]
 
 
 class RolloutQueue:
     """Rollout ids that wait to be claimed, each at most once.
 
-    A lane is a heap of positions for one priority and mode. What leaves out of turn stays in its lane as
-    a dead entry until it surfaces, or until dead ones outnumber the living and the lane is rebuilt.
+    A lane holds the rollouts of one mode in one heap, whatever their priorities. A claim compares the heads
+    of the lanes that it may take from, so its cost is O(lanes named + log n). A rollout that leaves out of turn
+    stays in its lane as a dead item until it surfaces, or until dead items outnumber the living ones and
+    the lanes are rebuilt.
     """
 
     def __init__(self) -> None:
         """Start empty."""
-        self._places: dict[str, tuple[int, int, int]] = {}  # id → position, priority, mode
-        self._lanes: dict[int, dict[int, list[tuple[int, str]]]] = {}  # -priority → mode → heap
-        self._priorities: list[int] = []  # the keys of _lanes, ascending: highest priority first
+        self._places: dict[str, tuple[int, Item]] = {}  # id → lane, item
+        self._lanes: dict[int, list[Item]] = {}  # mode → heap
         self._dead = 0
+        #: Lanes that a rollout has entered since whoever serves waiting claims last emptied this.
+        self.fed: set[int] = set()
 
     def __len__(self) -> int:
         """Return how many can be claimed."""
@@ -31,16 +36,18 @@ class RolloutQueue:
 
     def push(self, rollout_id: str, position: int, priority: int, mode: int) -> None:
         """Put a rollout in its place, from wherever it was before."""
-        place = (position, priority, mode)
-        if self._places.get(rollout_id) == place:
-            return
-        self.discard(rollout_id)
-        self._places[rollout_id] = place
-        lanes = self._lanes.get(-priority)
-        if lanes is None:
-            lanes = self._lanes[-priority] = {}
-            bisect.insort(self._priorities, -priority)
-        heapq.heappush(lanes.setdefault(mode, []), (position, rollout_id))
+        item = (-priority, position, rollout_id)
+        known = self._places.get(rollout_id)
+        if known is not None:
+            if known == (mode, item):
+                return
+            self.discard(rollout_id)
+        self._places[rollout_id] = (mode, item)
+        lane = self._lanes.get(mode)
+        if lane is None:
+            lane = self._lanes[mode] = []
+        heapq.heappush(lane, item)
+        self.fed.add(mode)
 
     def discard(self, rollout_id: str) -> None:
         """Take a rollout out, if it is in."""
@@ -50,43 +57,42 @@ class RolloutQueue:
         if self._dead > 64 + len(self._places):
             self._rebuild()
 
+    def holds(self, mode: int) -> bool:
+        """Tell whether a rollout of this mode can be claimed."""
+        return self._head(mode) is not None
+
     def pop(self, modes: Collection[int]) -> str | None:
         """Take out and return the first rollout of these modes (empty: any), None if there is none."""
-        for priority in list(self._priorities):
-            lanes = self._lanes[priority]
-            first: tuple[int, str] | None = None
-            first_mode = 0
-            for mode in list(lanes):
-                if modes and mode not in modes:
-                    continue
-                head = self._head(lanes, priority, mode)
-                if head is not None and (first is None or head < first):
-                    first, first_mode = head, mode
-            if first is not None:
-                heapq.heappop(lanes[first_mode])
-                del self._places[first[1]]
-                return first[1]
-            if not lanes:
-                del self._lanes[priority]
-                self._priorities.remove(priority)
-        return None
+        first: Item | None = None
+        lane = 0
+        for mode in modes or tuple(self._lanes):
+            head = self._head(mode)
+            if head is not None and (first is None or head < first):
+                first, lane = head, mode
+        if first is None:
+            return None
+        heapq.heappop(self._lanes[lane])
+        del self._places[first[2]]
+        return first[2]
 
-    def _head(
-        self, lanes: dict[int, list[tuple[int, str]]], priority: int, mode: int
-    ) -> tuple[int, str] | None:
-        """Return the first living entry of a lane; drops dead ones, and the lane when it is empty."""
-        lane = lanes[mode]
+    def _head(self, mode: int) -> Item | None:
+        """Return the first living item of a lane; drops dead ones, and the lane when it is empty."""
+        lane = self._lanes.get(mode)
+        if lane is None:
+            return None
         while lane:
-            position, rollout_id = lane[0]
-            if self._places.get(rollout_id) == (position, -priority, mode):
-                return lane[0]
+            item = lane[0]
+            known = self._places.get(item[2])
+            if known is not None and known[1] is item:
+                return item
             heapq.heappop(lane)
             self._dead -= 1
-        del lanes[mode]
+        del self._lanes[mode]
         return None
 
     def _rebuild(self) -> None:
-        places, self._places, self._lanes, self._priorities = self._places, {}, {}, []
-        self._dead = 0
-        for rollout_id, (position, priority, mode) in places.items():
-            self.push(rollout_id, position, priority, mode)
+        self._lanes, self._dead = {}, 0
+        for mode, item in self._places.values():
+            self._lanes.setdefault(mode, []).append(item)
+        for lane in self._lanes.values():
+            heapq.heapify(lane)

@@ -39,6 +39,8 @@ from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_PREPARING, RolloutMode
 
 #: A long poll answers this many seconds before the call's deadline.
 DEADLINE_MARGIN = 0.2
+#: The lanes of a claim that names no mode.
+ALL_MODES = frozenset(RolloutMode.values())
 #: Share of its wait by which a long poll may end early, so that many do not come back at once.
 WAIT_JITTER = 0.05
 
@@ -46,12 +48,16 @@ WAIT_JITTER = 0.05
 class Poll:
     """A DequeueRollouts that waits. `ready` is set when it has its answer, or none to come."""
 
-    __slots__ = ("error", "modes", "ready", "reply", "request")
+    __slots__ = ("error", "lanes", "modes", "number", "ready", "reply", "request")
 
     def __init__(self, request: DequeueRolloutsRequest, modes: frozenset[int]) -> None:
         """Take the call."""
         self.request = request
         self.modes = modes
+        #: The lanes of the queue that it may be served from.
+        self.lanes = modes or ALL_MODES
+        #: Counts the polls: the lowest number is served first.
+        self.number = 0
         self.ready = asyncio.Event()
         self.reply: DequeueRolloutsResponse | None = None
         self.error: Exception | None = None
@@ -63,7 +69,11 @@ class ClaimOperations(RolloutOperations):
     def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
         """Take the parts; nobody waits yet."""
         super().__init__(storage, clock, limits)
-        self.polls: dict[Poll, None] = {}  # first come first served
+        self.polls: dict[Poll, None] = {}
+        #: The same by the lanes that they may be served from, in each first come first served. No rollout can
+        #: be claimed in a lane for which somebody waits, except those that have just come.
+        self._waiting: dict[int, dict[Poll, None]] = {}
+        self._poll_count = 0
         #: Polls by their request ids: of each more than one, where a caller has repeated its call.
         self._named: dict[str, list[Poll]] = {}
 
@@ -108,14 +118,18 @@ class ClaimOperations(RolloutOperations):
         jitter = 1 - WAIT_JITTER * random.random()  # noqa: S311
         until = self.clock.monotonic() + wait * jitter
         request_id = poll.request.request_id
+        self._poll_count += 1
+        poll.number = self._poll_count
         self.polls[poll] = None
+        for lane in poll.lanes:
+            self._waiting.setdefault(lane, {})[poll] = None
         if request_id:
             self._named.setdefault(request_id, []).append(poll)
         try:
             while not poll.ready.is_set():
                 await self.clock.wait(poll.ready, until)
         finally:
-            self.polls.pop(poll, None)
+            self._leave(poll)
             if request_id:
                 self._named[request_id].remove(poll)
                 if not self._named[request_id]:
@@ -124,24 +138,45 @@ class ClaimOperations(RolloutOperations):
             raise poll.error
         return poll.reply or DequeueRolloutsResponse()
 
+    def _leave(self, poll: Poll) -> None:
+        """Have a poll wait no longer, if it still does."""
+        if self.polls.pop(poll, poll) is None:
+            for lane in poll.lanes:
+                del self._waiting[lane][poll]
+
     def serve_polls(self) -> None:
-        """Claim for those who wait, first come first served: the one place that does."""
-        if not self.polls or not self.state.queue:
-            return
-        for poll in list(self.polls):
-            if not self.state.queue:
-                return
-            if poll.ready.is_set():
-                continue  # served with the call that it repeats
+        """Claim for those who wait, first come first served: the one place that does.
+
+        Looks only at lanes that rollouts have entered since the last time, so the cost follows what can be
+        claimed and not who waits.
+        """
+        fed = self.state.queue.fed
+        while fed and self.polls:
+            poll = self._first_poll(fed)
+            if poll is None:
+                break
             reply = self._claim(poll.request, poll.modes)
-            if reply.rollouts:
-                for same in self._named.get(poll.request.request_id) or [poll]:
-                    if same is poll or digest(same.request) == digest(poll.request):
-                        same.reply = reply
-                    else:
-                        same.error = RequestIdReused(poll.request.request_id)
-                    self.polls.pop(same, None)
-                    same.ready.set()
+            for same in self._named.get(poll.request.request_id) or [poll]:
+                if same is poll or digest(same.request) == digest(poll.request):
+                    same.reply = reply
+                else:
+                    same.error = RequestIdReused(poll.request.request_id)
+                self._leave(same)
+                same.ready.set()
+        fed.clear()
+
+    def _first_poll(self, fed: set[int]) -> Poll | None:
+        """Return who has waited longest for one of these lanes; drops lanes that can serve nobody."""
+        first: Poll | None = None
+        for lane in tuple(fed):
+            waiting = self._waiting.get(lane)
+            if not waiting or not self.state.queue.holds(lane):
+                fed.discard(lane)
+                continue
+            poll = next(iter(waiting))
+            if first is None or poll.number < first.number:
+                first = poll
+        return first
 
     def end_polls(self, error: Exception | None) -> None:
         """Let all long polls go, with an error or with an empty answer."""
@@ -149,6 +184,7 @@ class ClaimOperations(RolloutOperations):
             poll.error = error
             poll.ready.set()
         self.polls.clear()
+        self._waiting.clear()
 
     def _claim(
         self, request: DequeueRolloutsRequest, modes: frozenset[int]
