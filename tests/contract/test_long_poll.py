@@ -202,7 +202,7 @@ async def test_reports_cost_the_same_whoever_waits_beside_whatever_priorities(wo
     assert world.engine is not None
     looked: list[str] = []
     queue = world.engine.store.state.queue
-    for name in ("holds", "pop"):
+    for name in ("holds", "first"):
         original = getattr(queue, name)
 
         def counted(*args: object, _original: Any = original, _name: str = name) -> object:

@@ -42,7 +42,8 @@ def test_queue_is_by_priority_then_position_whatever_leaves_it(steps: list[tuple
         else:
             fitting = [(p, i) for i, p in model.items() if not step[1] or p[2] in step[1]]
             expected = min(fitting)[1] if fitting else None
-            assert queue.pop(step[1]) == expected
+            assert queue.first(step[1]) == expected
+            queue.discard(expected or "")
             model.pop(expected, None)
         assert len(queue) == len(model)
         assert all(i in queue for i in model)
@@ -126,6 +127,7 @@ def test_claim_of_one_mode_never_walks_the_priorities_of_another() -> None:
         queue.push(f"r{n}", n, n, 1)
     assert len(queue._lanes) == 1  # a claim compares the heads of as many lanes
     assert not queue.holds(2)
-    assert queue.pop({2}) is None
-    assert queue.pop({1, 2}) == "r9999"
-    assert queue.pop(()) == "r9998"
+    assert queue.first({2}) is None
+    assert queue.first({1, 2}) == "r9999"
+    queue.discard("r9999")
+    assert queue.first(()) == "r9998"

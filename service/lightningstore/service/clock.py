@@ -6,6 +6,32 @@ import asyncio
 import time
 from typing import Protocol
 
+#: How long an operation over many items keeps the event loop before others get a turn. Seconds.
+TURN_SECONDS = 0.005
+
+
+class Turn:
+    """The turn that an operation over many items has on the event loop.
+
+    After each item: `if turn.over(): await turn.next()`. Only where nothing that the operation has done so
+    far can be seen, and nothing that it has read has to stay true.
+    """
+
+    __slots__ = ("_until",)
+
+    def __init__(self) -> None:
+        """Begin a turn."""
+        self._until = time.perf_counter() + TURN_SECONDS
+
+    def over(self) -> bool:
+        """Tell whether others should have the loop."""
+        return time.perf_counter() >= self._until
+
+    async def next(self) -> None:
+        """Let others have the loop, and begin the next turn."""
+        await asyncio.sleep(0)
+        self._until = time.perf_counter() + TURN_SECONDS
+
 
 class Clock(Protocol):
     """What the store needs to know of time."""

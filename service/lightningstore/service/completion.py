@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.service.shown import Shown
 from lightningstore.v1.rollout_pb2 import Rollout
 
 
 class Completion:
     """A rollout that finished, as it is told to waiters: serialised once, if anybody waits."""
 
-    __slots__ = ("_attempt", "_input_json", "_rollout", "_wire", "number", "rollout_id", "size")
+    __slots__ = ("_wire", "number", "rollout_id", "shown", "size")
 
-    def __init__(self, rollout: Rollout, input_json: bytes, attempt: Attempt | None) -> None:
-        """Take the records, which never change, and the input."""
-        self.number = rollout.completion_number
-        self.rollout_id = rollout.rollout_id
-        self.size = len(input_json) + 512
-        self._rollout = rollout
-        self._input_json = input_json
-        self._attempt = attempt
+    def __init__(self, shown: Shown) -> None:
+        """Take the rollout with input and latest attempt."""
+        self.number = shown.rollout.completion_number
+        self.rollout_id = shown.rollout.rollout_id
+        self.shown = shown
+        #: Bytes that it takes in a message, rounded up.
+        self.size = shown.size()
         self._wire: bytes | None = None
 
-    @property
-    def wire(self) -> bytes:
-        """The rollout with input and latest attempt, serialised."""
+    def wire(self, limit: int) -> bytes:
+        """Return the rollout serialised, without payloads where they pass the limit."""
         if self._wire is None:
-            whole = Rollout(input_json=self._input_json, latest_attempt=self._attempt)
-            self._wire = self._rollout.SerializeToString() + whole.SerializeToString()
+            rollout, input_json, attempt = self.shown
+            if self.size > limit:
+                bare = Rollout()
+                self.shown.compose_bare(bare)
+                self._wire = bare.SerializeToString()
+            else:
+                whole = Rollout(input_json=input_json, latest_attempt=attempt)
+                self._wire = rollout.SerializeToString() + whole.SerializeToString()
         return self._wire

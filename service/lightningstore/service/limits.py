@@ -41,8 +41,16 @@ class Limits:
 
     @property
     def answer_bytes(self) -> int:
-        """Inputs at which the answer to a claim or a list is full."""
+        """Bytes at which the answer to a claim or a list is full."""
         return self.message_bytes // 2
+
+    @property
+    def metadata_bytes(self) -> int:
+        """Largest metadata of a rollout or an attempt, and largest stats of a worker.
+
+        A rollout with the largest input, its metadata and its latest attempt's fits into one message.
+        """
+        return self.message_bytes // 4
 
 
 class Retention(NamedTuple):

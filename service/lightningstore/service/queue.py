@@ -61,19 +61,14 @@ class RolloutQueue:
         """Tell whether a rollout of this mode can be claimed."""
         return self._head(mode) is not None
 
-    def pop(self, modes: Collection[int]) -> str | None:
-        """Take out and return the first rollout of these modes (empty: any), None if there is none."""
+    def first(self, modes: Collection[int]) -> str | None:
+        """Return the first rollout of these modes (empty: any), None if there is none."""
         first: Item | None = None
-        lane = 0
         for mode in modes or tuple(self._lanes):
             head = self._head(mode)
             if head is not None and (first is None or head < first):
-                first, lane = head, mode
-        if first is None:
-            return None
-        heapq.heappop(self._lanes[lane])
-        del self._places[first[2]]
-        return first[2]
+                first = head
+        return first[2] if first is not None else None
 
     def _head(self, mode: int) -> Item | None:
         """Return the first living item of a lane; drops dead ones, and the lane when it is empty."""

@@ -14,13 +14,17 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from lightningstore.service.errors import FieldInvalid, PageTokenMismatch
+from lightningstore.service.errors import FieldInvalid, PageTokenMismatch, PayloadTooLarge
 from lightningstore.v1 import attempt_pb2, rollout_pb2
 
 LATEST = "latest"
 MAX_ID_LENGTH = 256
 MAX_REQUEST_ID_LENGTH = 64
 NANOS = 1_000_000_000
+MAX_FAILURE_TYPE_BYTES = 1 << 10
+MAX_FAILURE_MESSAGE_BYTES = 64 << 10
+#: Room for the words that stand where text was left out.
+_MARKER_BYTES = 40
 MAX_DURATION_SECONDS = 100 * 365 * 86_400
 
 RETRIABLE = (
@@ -116,6 +120,38 @@ def check_json_object(field: str, data: bytes) -> None:
         raise FieldInvalid(field, f"not UTF-8 at byte {error.start}") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise FieldInvalid(field, f"not a JSON object: {error}") from None
+
+
+def check_metadata(field: str, data: bytes, limit: int) -> None:
+    """Refuse metadata with more than `limit` bytes, and what `check_json_object` refuses."""
+    if len(data) > limit:
+        raise PayloadTooLarge(field, len(data), limit)
+    check_json_object(field, data)
+
+
+def bounded_failure(failure: attempt_pb2.Failure) -> attempt_pb2.Failure:
+    """Return a failure whose texts are short enough to be stored: itself, or a copy with cut texts.
+
+    A long text is cut and not refused: a refused report would leave its rollout running.
+    """
+    kind = shortened(failure.type, MAX_FAILURE_TYPE_BYTES)
+    message = shortened(failure.message, MAX_FAILURE_MESSAGE_BYTES)
+    if kind == failure.type and message == failure.message:
+        return failure
+    return evolve(failure, type=kind, message=message)
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return a text of at most `limit` bytes of UTF-8: of a longer one its beginning and its end."""
+    if len(text) <= limit // 4:
+        return text
+    data = text.encode()
+    if len(data) <= limit:
+        return text
+    half = (limit - _MARKER_BYTES) // 2
+    left_out = len(data) - 2 * half
+    beginning, end = data[:half].decode(errors="ignore"), data[-half:].decode(errors="ignore")
+    return f"{beginning} [{left_out} bytes left out] {end}"
 
 
 def check_id(field: str, value: str, *, required: bool = True) -> None:

@@ -7,16 +7,21 @@ finished ones are cached. Everything else is read from the back end.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lightningstore.service.completion import Completion
 from lightningstore.service.lifecycle import is_finished, is_live
 from lightningstore.service.queue import RolloutQueue
+from lightningstore.service.shown import Shown
 from lightningstore.service.storage.base import AttemptRow, Counters, LoadedRollout, RolloutRow
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.rollout_pb2 import Rollout
 
 CACHED_ROLLOUTS = 4096
 CACHED_BYTES = 32 << 20
+#: Entries that may leave memory with one operation: more than an operation brings there, but for large batches.
+TRIMMED_AT_ONCE = 512
 CACHED_SPAN_IDS = 4_000_000
 
 
@@ -88,19 +93,14 @@ class Entry:
         """Return it as it is stored."""
         return RolloutRow(self.key, self.rollout, self.position, self.available_ns)
 
-    def compose(self, into: Rollout, attempt: AttemptState | None = None) -> Rollout:
-        """Fill a message of an answer: the record, the input, and the latest or the given attempt."""
-        into.CopyFrom(self.rollout)
-        into.input_json = self.input_json
-        shown = attempt or self.latest
-        if shown is not None:
-            into.latest_attempt.CopyFrom(shown.record)
-        return into
+    def shown(self, attempt: AttemptState | None = None) -> Shown:
+        """Return it as an answer shows it: the record, the input, and the latest or the given attempt."""
+        chosen = attempt or self.latest
+        return Shown(self.rollout, self.input_json, chosen.record if chosen is not None else None)
 
     def completion(self) -> Completion:
         """Return its finish, as waiters are told."""
-        latest = self.latest.record if self.latest is not None else None
-        return Completion(self.rollout, self.input_json, latest)
+        return Completion(self.shown())
 
     def is_live(self) -> bool:
         """Tell whether it has to stay in memory."""
@@ -123,6 +123,7 @@ class State:
         self.queue = RolloutQueue()
         self.resources: dict[str, tuple[int, int]] = {}  # id → version, number of its last update
         self.latest_resources_id = ""
+        self._holders = 0
         self._span_ids: OrderedDict[int, AttemptState] = OrderedDict()
         self._span_id_count = 0
 
@@ -166,11 +167,22 @@ class State:
             self.drop_span_ids(attempt)
         self.going[rollout_id] = with_commit
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep in memory what is there, for an operation that looks at many rollouts in several turns."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+
     def trim(self, durable_through: int) -> None:
-        """Let the finished entries go that were used longest ago, where there are many."""
+        """Let the finished entries go that were used longest ago, where there are many: a few at a time."""
         if self.going:
             self.going = {i: n for i, n in self.going.items() if n > durable_through}
-        while len(self.cache) > CACHED_ROLLOUTS or self.cached_bytes > CACHED_BYTES:
+        for _ in range(0 if self._holders else TRIMMED_AT_ONCE):
+            if len(self.cache) <= CACHED_ROLLOUTS and self.cached_bytes <= CACHED_BYTES:
+                return
             oldest = next(iter(self.cache))
             if self.entries[oldest].changed > durable_through:
                 return  # the back end does not have its last change yet

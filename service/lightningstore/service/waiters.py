@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import islice
 
-from lightningstore.service.clock import Clock
+from lightningstore.service.clock import Clock, Turn
 from lightningstore.service.completion import Completion
 from lightningstore.service.errors import StoreError
 
 RECENT_COMPLETIONS = 4096
 RECENT_BYTES = 32 << 20
+#: Who waited for more rollouts is forgotten by a task of its own, which lets others have the loop.
+FORGOTTEN_AT_ONCE = 1000
 
 
 class Waiter:
@@ -44,28 +46,53 @@ class Waiters:
     def __init__(self) -> None:
         """Start with nobody."""
         self._by_rollout: dict[str, dict[Waiter, None]] = {}
+        self._entered: dict[Waiter, None] = {}
         self._watchers: dict[Waiter, None] = {}
         self._recent: deque[Completion] = deque()
         self._recent_bytes = 0
         self._reopened: set[int] = set()
+        self._forgetting: set[asyncio.Task[None]] = set()
         self.count = 0
         #: Number of the last finish that everybody was told of: it, and all before it, are durable.
         self.published = 0
         self._closed: StoreError | None = None
 
-    def register(self, waiter: Waiter, rollout_ids: Iterable[str]) -> None:
-        """Tell the waiter of each of these rollouts when it finishes."""
+    def enter(self, waiter: Waiter) -> None:
+        """Count a waiter, which `unregister` forgets. Raises what ended the store's waits."""
         if self._closed is not None:
             raise self._closed
         self.count += 1
+        self._entered[waiter] = None
+
+    async def register(self, waiter: Waiter, rollout_ids: Iterable[str]) -> None:
+        """Tell the waiter of each of these rollouts when it finishes, from when this returns."""
+        turn = Turn()
         for rollout_id in rollout_ids:
             self._by_rollout.setdefault(rollout_id, {})[waiter] = None
+            if turn.over():
+                await turn.next()
+                if waiter.error is not None:
+                    raise waiter.error
 
-    def unregister(self, waiter: Waiter, rollout_ids: Iterable[str]) -> None:
-        """Forget a waiter."""
+    def unregister(self, waiter: Waiter, rollout_ids: Collection[str]) -> None:
+        """Forget a waiter: at once, or where it waited for many rollouts, soon."""
         self.count -= 1
+        self._entered.pop(waiter, None)
+        if len(rollout_ids) > FORGOTTEN_AT_ONCE:
+            forgetting = self._forget_all(waiter, rollout_ids)
+            task = asyncio.get_running_loop().create_task(forgetting)
+            self._forgetting.add(task)
+            task.add_done_callback(self._forgetting.discard)
+            return
         for rollout_id in rollout_ids:
             self.forget(waiter, rollout_id)
+
+    async def _forget_all(self, waiter: Waiter, rollout_ids: Collection[str]) -> None:
+        turn = Turn()
+        for rollout_id in rollout_ids:
+            self.forget(waiter, rollout_id)
+            if turn.over():
+                await turn.next()
 
     def forget(self, waiter: Waiter, rollout_id: str) -> None:
         """Stop telling the waiter of one rollout."""
@@ -121,9 +148,7 @@ class Waiters:
 
     def fail(self, error: StoreError) -> None:
         """End everybody's wait with an error, and forget what was recent."""
-        for waiter in {w for waiting in self._by_rollout.values() for w in waiting} | set(
-            self._watchers
-        ):
+        for waiter in (*self._entered, *self._watchers):
             waiter.error = error
             waiter.ready.set()
         self._recent.clear()

@@ -182,7 +182,8 @@ type Attempt struct {
 	LastHeartbeatTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_heartbeat_time,json=lastHeartbeatTime,proto3" json:"last_heartbeat_time,omitempty"`
 	// Number of spans stored for it, duplicates not counted; evicted ones stay counted.
 	SpanCount int64 `protobuf:"varint,12,opt,name=span_count,json=spanCount,proto3" json:"span_count,omitempty"`
-	// A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}.
+	// A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}. At most a
+	// quarter of the largest message, 16 MiB by default.
 	MetadataJson  []byte `protobuf:"bytes,13,opt,name=metadata_json,json=metadataJson,proto3" json:"metadata_json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -312,9 +313,10 @@ func (x *Attempt) GetMetadataJson() []byte {
 // Why an attempt failed.
 type Failure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Class of the failure, an exception's name for instance. May be empty.
+	// Class of the failure, an exception's name for instance. May be empty. Kept up to 1 KiB.
 	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
-	// What a person should read. May be empty.
+	// What a person should read. May be empty. Kept up to 64 KiB: of a longer text the server keeps beginning
+	// and end, and says between them how much is left out.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// Whether another attempt could do better. Absent means true; false overrules the rollout's
 	// retry condition.
@@ -723,8 +725,9 @@ type UpdateAttemptRequest struct {
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// How many spans the runner has sent for the attempt. Absent: the answer does not count what is missing.
 	SentSpanCount *int64 `protobuf:"varint,3,opt,name=sent_span_count,json=sentSpanCount,proto3,oneof" json:"sent_span_count,omitempty"`
-	// Makes a repeat within 10 minutes harmless: it has no second effect and gets the first answer.
-	// At most 64 characters, a UUID for instance. Empty: not deduplicated.
+	// Makes a repeat within 10 minutes harmless: it has no second effect and gets the first answer, with the
+	// metadata and the failure that the attempt has by then. At most 64 characters, a UUID for instance.
+	// Empty: not deduplicated.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

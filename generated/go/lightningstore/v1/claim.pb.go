@@ -25,7 +25,8 @@ const (
 // Claims rollouts from the queue: each gets a new attempt, which no other caller ever gets.
 type DequeueRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Most rollouts to claim; fewer where the queue holds fewer or their inputs together pass 32 MiB.
+	// Most rollouts to claim; fewer where the queue holds fewer, or where the answer would pass 32 MiB with
+	// all that it holds: inputs, metadata, ids. One call claims at most 1,000: ask again for more.
 	// 0: none; negative: INVALID_ARGUMENT; at most 10,000 by default.
 	Limit int32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
 	// Only rollouts of these modes; unspecified matches rollouts without a mode. Empty: any.

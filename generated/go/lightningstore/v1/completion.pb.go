@@ -25,7 +25,8 @@ const (
 // Waits for rollouts to finish. At least one id or group is required; both together are joined.
 type WaitForRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Ids of rollouts, 10,000 and more. An unknown one: NOT_FOUND before anything is sent.
+	// Ids of rollouts, at most ten times as many as in other calls: 100,000 by default. An unknown one:
+	// NOT_FOUND before anything is sent.
 	RolloutIds []string `protobuf:"bytes,1,rep,name=rollout_ids,json=rolloutIds,proto3" json:"rollout_ids,omitempty"`
 	// All rollouts that are in these groups when the call arrives. A group without any: NOT_FOUND.
 	GroupIds []string `protobuf:"bytes,2,rep,name=group_ids,json=groupIds,proto3" json:"group_ids,omitempty"`
@@ -161,7 +162,7 @@ type WaitSummary struct {
 	FinishedCount int32 `protobuf:"varint,1,opt,name=finished_count,json=finishedCount,proto3" json:"finished_count,omitempty"`
 	// Number of rollouts that are still open.
 	OpenCount int32 `protobuf:"varint,2,opt,name=open_count,json=openCount,proto3" json:"open_count,omitempty"`
-	// Their ids, in the order of the request.
+	// Their ids, in the order of the request; as many as fit into half of the largest message.
 	OpenRolloutIds []string `protobuf:"bytes,3,rep,name=open_rollout_ids,json=openRolloutIds,proto3" json:"open_rollout_ids,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache

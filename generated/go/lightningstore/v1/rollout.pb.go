@@ -226,7 +226,8 @@ type Rollout struct {
 	Status RolloutStatus `protobuf:"varint,7,opt,name=status,proto3,enum=lightningstore.v1.RolloutStatus" json:"status,omitempty"`
 	// When an attempt is given up, and whether it is tried again. Always set.
 	Config *RolloutConfig `protobuf:"bytes,8,opt,name=config,proto3" json:"config,omitempty"`
-	// A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}.
+	// A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}. At most a
+	// quarter of the largest message, 16 MiB by default.
 	MetadataJson []byte `protobuf:"bytes,9,opt,name=metadata_json,json=metadataJson,proto3" json:"metadata_json,omitempty"`
 	// When it was enqueued, or started.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
@@ -241,8 +242,13 @@ type Rollout struct {
 	CompletionNumber int64 `protobuf:"varint,14,opt,name=completion_number,json=completionNumber,proto3" json:"completion_number,omitempty"`
 	// The newest attempt. Absent before the first claim. In the answer to a claim: the claimed attempt.
 	LatestAttempt *Attempt `protobuf:"bytes,15,opt,name=latest_attempt,json=latestAttempt,proto3" json:"latest_attempt,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Set where this answer leaves out input_json and metadata_json, and metadata_json and failure of
+	// latest_attempt, because it would not fit into a message with them: GetRollout and GetAttempt have them.
+	// Happens in the answers of CancelRollouts and of calls repeated with their request_id, and with rollouts
+	// stored by servers that did not limit metadata.
+	PayloadsOmitted bool `protobuf:"varint,16,opt,name=payloads_omitted,json=payloadsOmitted,proto3" json:"payloads_omitted,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Rollout) Reset() {
@@ -378,6 +384,13 @@ func (x *Rollout) GetLatestAttempt() *Attempt {
 		return x.LatestAttempt
 	}
 	return nil
+}
+
+func (x *Rollout) GetPayloadsOmitted() bool {
+	if x != nil {
+		return x.PayloadsOmitted
+	}
+	return false
 }
 
 // When an attempt is given up, and whether the rollout is then tried again.
@@ -551,7 +564,7 @@ type RolloutSpec struct {
 	ResourcesId string `protobuf:"bytes,5,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
 	// Absent: no time limits, one attempt.
 	Config *RolloutConfig `protobuf:"bytes,6,opt,name=config,proto3" json:"config,omitempty"`
-	// A JSON object of the caller's own, UTF-8. Empty means {}.
+	// A JSON object of the caller's own, UTF-8, at most 16 MiB by default. Empty means {}.
 	MetadataJson []byte `protobuf:"bytes,7,opt,name=metadata_json,json=metadataJson,proto3" json:"metadata_json,omitempty"`
 	// At most 256 characters, not "latest". Empty: the server makes one. Choose it to make a repeat of the
 	// call harmless: the same content again returns the stored rollout, other content is ALREADY_EXISTS. What
@@ -650,7 +663,8 @@ func (x *RolloutSpec) GetRolloutId() string {
 // Puts rollouts at the tail of the queue. All of them or, on any error, none.
 type EnqueueRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 10,000 by default, inputs together at most 60 MiB.
+	// At most 10,000 by default, inputs together at most 60 MiB. The answer repeats all of it and has to fit
+	// into a message too: else RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE), and nothing is enqueued.
 	Rollouts []*RolloutSpec `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
 	// Makes a repeat within 10 minutes harmless: it has no second effect and gets the same rollouts, as they
 	// are now. At most 64 characters. Empty: not deduplicated, unless every item names its rollout_id.
@@ -1226,7 +1240,8 @@ func (x *CancelRolloutsRequest) GetRequestId() string {
 // Answers CancelRollouts.
 type CancelRolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// After the change, in the order of the request.
+	// After the change, in the order of the request. Where they do not fit into a message together, all of
+	// them come without their payloads: see Rollout.payloads_omitted.
 	Rollouts      []*Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1273,7 +1288,7 @@ var File_lightningstore_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/rollout.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\"\xa1\x05\n" +
+	"\x1flightningstore/v1/rollout.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\"\xcc\x05\n" +
 	"\aRollout\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1d\n" +
@@ -1293,7 +1308,8 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\rattempt_count\x18\f \x01(\x05R\fattemptCount\x12*\n" +
 	"\x11latest_attempt_id\x18\r \x01(\tR\x0flatestAttemptId\x12+\n" +
 	"\x11completion_number\x18\x0e \x01(\x03R\x10completionNumber\x12A\n" +
-	"\x0elatest_attempt\x18\x0f \x01(\v2\x1a.lightningstore.v1.AttemptR\rlatestAttempt\"\xc6\x02\n" +
+	"\x0elatest_attempt\x18\x0f \x01(\v2\x1a.lightningstore.v1.AttemptR\rlatestAttempt\x12)\n" +
+	"\x10payloads_omitted\x18\x10 \x01(\bR\x0fpayloadsOmitted\"\xc6\x02\n" +
 	"\rRolloutConfig\x123\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12L\n" +
 	"\x14unresponsive_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x13unresponsiveTimeout\x12!\n" +

@@ -203,7 +203,8 @@ type HeartbeatRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The worker. Required, at most 256 characters. An unknown one is created, with status UNKNOWN.
 	WorkerId string `protobuf:"bytes,1,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// A JSON object about the worker, its load for instance. Empty: what is stored stays.
+	// A JSON object about the worker, its load for instance, at most 16 MiB by default. Empty: what is stored
+	// stays.
 	StatsJson []byte `protobuf:"bytes,2,opt,name=stats_json,json=statsJson,proto3" json:"stats_json,omitempty"`
 	// The attempts that it works on; last_heartbeat_time of each becomes now. Unknown ones are no error: the
 	// answer says to stop them. At most 10,000 by default.

@@ -135,7 +135,9 @@ class Attempt(_message.Message):
     span_count: _builtins.int
     """Number of spans stored for it, duplicates not counted; evicted ones stay counted."""
     metadata_json: _builtins.bytes
-    """A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}."""
+    """A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}. At most a
+    quarter of the largest message, 16 MiB by default.
+    """
     @_builtins.property
     def failure(self) -> Global___Failure:
         """Why it failed. Absent unless the status is FAILED and the runner said why."""
@@ -187,9 +189,11 @@ class Failure(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """Class of the failure, an exception's name for instance. May be empty."""
+    """Class of the failure, an exception's name for instance. May be empty. Kept up to 1 KiB."""
     message: _builtins.str
-    """What a person should read. May be empty."""
+    """What a person should read. May be empty. Kept up to 64 KiB: of a longer text the server keeps beginning
+    and end, and says between them how much is left out.
+    """
     retryable: _builtins.bool
     """Whether another attempt could do better. Absent means true; false overrules the rollout's
     retry condition.
@@ -396,8 +400,9 @@ class UpdateAttemptRequest(_message.Message):
     sent_span_count: _builtins.int
     """How many spans the runner has sent for the attempt. Absent: the answer does not count what is missing."""
     request_id: _builtins.str
-    """Makes a repeat within 10 minutes harmless: it has no second effect and gets the first answer.
-    At most 64 characters, a UUID for instance. Empty: not deduplicated.
+    """Makes a repeat within 10 minutes harmless: it has no second effect and gets the first answer, with the
+    metadata and the failure that the attempt has by then. At most 64 characters, a UUID for instance.
+    Empty: not deduplicated.
     """
     @_builtins.property
     def attempt(self) -> Global___Attempt:

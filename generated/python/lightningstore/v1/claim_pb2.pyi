@@ -32,7 +32,8 @@ class DequeueRolloutsRequest(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
-    """Most rollouts to claim; fewer where the queue holds fewer or their inputs together pass 32 MiB.
+    """Most rollouts to claim; fewer where the queue holds fewer, or where the answer would pass 32 MiB with
+    all that it holds: inputs, metadata, ids. One call claims at most 1,000: ask again for more.
     0: none; negative: INVALID_ARGUMENT; at most 10,000 by default.
     """
     worker_id: _builtins.str

@@ -36,7 +36,9 @@ class WaitForRolloutsRequest(_message.Message):
     """
     @_builtins.property
     def rollout_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of rollouts, 10,000 and more. An unknown one: NOT_FOUND before anything is sent."""
+        """Ids of rollouts, at most ten times as many as in other calls: 100,000 by default. An unknown one:
+        NOT_FOUND before anything is sent.
+        """
 
     @_builtins.property
     def group_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -115,7 +117,7 @@ class WaitSummary(_message.Message):
     """Number of rollouts that are still open."""
     @_builtins.property
     def open_rollout_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Their ids, in the order of the request."""
+        """Their ids, in the order of the request; as many as fit into half of the largest message."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from lightningstore.v1 import attempt_pb2 as lightningstore_dot_v1_dot_attempt__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flightningstore/v1/rollout.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\"\xf3\x03\n\x07Rollout\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\ninput_json\x18\x02 \x01(\x0c\x12,\n\x04mode\x18\x03 \x01(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x10\n\x08group_id\x18\x05 \x01(\t\x12\x14\n\x0cresources_id\x18\x06 \x01(\t\x12\x30\n\x06status\x18\x07 \x01(\x0e\x32 .lightningstore.v1.RolloutStatus\x12\x30\n\x06\x63onfig\x18\x08 \x01(\x0b\x32 .lightningstore.v1.RolloutConfig\x12\x15\n\rmetadata_json\x18\t \x01(\x0c\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rattempt_count\x18\x0c \x01(\x05\x12\x19\n\x11latest_attempt_id\x18\r \x01(\t\x12\x19\n\x11\x63ompletion_number\x18\x0e \x01(\x03\x12\x32\n\x0elatest_attempt\x18\x0f \x01(\x0b\x32\x1a.lightningstore.v1.Attempt\"\xfd\x01\n\rRolloutConfig\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14unresponsive_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmax_attempts\x18\x03 \x01(\x05\x12\x39\n\x0fretry_condition\x18\x04 \x03(\x0e\x32 .lightningstore.v1.AttemptStatus\x12\x36\n\rretry_backoff\x18\x05 \x01(\x0b\x32\x1f.lightningstore.v1.RetryBackoff\"\x8e\x01\n\x0cRetryBackoff\x12\x30\n\rinitial_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\x12,\n\tmax_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06jitter\x18\x04 \x01(\x01\"\xe6\x01\n\x0bRolloutSpec\x12\x12\n\ninput_json\x18\x01 \x01(\x0c\x12,\n\x04mode\x18\x02 \x01(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x10\n\x08group_id\x18\x04 \x01(\t\x12\x14\n\x0cresources_id\x18\x05 \x01(\t\x12\x30\n\x06\x63onfig\x18\x06 \x01(\x0b\x32 .lightningstore.v1.RolloutConfig\x12\x15\n\rmetadata_json\x18\x07 \x01(\x0c\x12\x12\n\nrollout_id\x18\x08 \x01(\t\"^\n\x16\x45nqueueRolloutsRequest\x12\x30\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1e.lightningstore.v1.RolloutSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"G\n\x17\x45nqueueRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\"\'\n\x11GetRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\"A\n\x12GetRolloutResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"\xd6\x02\n\x13ListRolloutsRequest\x12\x32\n\x08statuses\x18\x01 \x03(\x0e\x32 .lightningstore.v1.RolloutStatus\x12\x13\n\x0brollout_ids\x18\x02 \x03(\t\x12\x1b\n\x13rollout_id_contains\x18\x03 \x01(\t\x12-\n\x05modes\x18\x04 \x03(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x11\n\tgroup_ids\x18\x05 \x03(\t\x12\x34\n\x0c\x66ilter_logic\x18\x06 \x01(\x0e\x32\x1e.lightningstore.v1.FilterLogic\x12\x10\n\x08order_by\x18\x07 \x01(\t\x12\x11\n\tpage_size\x18\x08 \x01(\x05\x12\x12\n\npage_token\x18\t \x01(\t\x12\x0c\n\x04skip\x18\n \x01(\x05\x12\x1a\n\x12include_total_size\x18\x0b \x01(\x08\"\x85\x01\n\x14ListRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x17\n\ntotal_size\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_total_size\"\x88\x01\n\x14UpdateRolloutRequest\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"D\n\x15UpdateRolloutResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"@\n\x15\x43\x61ncelRolloutsRequest\x12\x13\n\x0brollout_ids\x18\x01 \x03(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"F\n\x16\x43\x61ncelRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout*\xfa\x01\n\rRolloutStatus\x12\x1e\n\x1aROLLOUT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16ROLLOUT_STATUS_QUEUING\x10\x01\x12\x1c\n\x18ROLLOUT_STATUS_PREPARING\x10\x02\x12\x1a\n\x16ROLLOUT_STATUS_RUNNING\x10\x03\x12\x1c\n\x18ROLLOUT_STATUS_SUCCEEDED\x10\x04\x12\x19\n\x15ROLLOUT_STATUS_FAILED\x10\x05\x12\x1c\n\x18ROLLOUT_STATUS_CANCELLED\x10\x06\x12\x1c\n\x18ROLLOUT_STATUS_REQUEUING\x10\x07*p\n\x0bRolloutMode\x12\x1c\n\x18ROLLOUT_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12ROLLOUT_MODE_TRAIN\x10\x01\x12\x14\n\x10ROLLOUT_MODE_VAL\x10\x02\x12\x15\n\x11ROLLOUT_MODE_TEST\x10\x03*V\n\x0b\x46ilterLogic\x12\x1c\n\x18\x46ILTER_LOGIC_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46ILTER_LOGIC_AND\x10\x01\x12\x13\n\x0f\x46ILTER_LOGIC_OR\x10\x02\x42\x80\x01\n\x14io.lightningstore.v1B\x0cRolloutProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flightningstore/v1/rollout.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\"\x8d\x04\n\x07Rollout\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\ninput_json\x18\x02 \x01(\x0c\x12,\n\x04mode\x18\x03 \x01(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x10\n\x08group_id\x18\x05 \x01(\t\x12\x14\n\x0cresources_id\x18\x06 \x01(\t\x12\x30\n\x06status\x18\x07 \x01(\x0e\x32 .lightningstore.v1.RolloutStatus\x12\x30\n\x06\x63onfig\x18\x08 \x01(\x0b\x32 .lightningstore.v1.RolloutConfig\x12\x15\n\rmetadata_json\x18\t \x01(\x0c\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rattempt_count\x18\x0c \x01(\x05\x12\x19\n\x11latest_attempt_id\x18\r \x01(\t\x12\x19\n\x11\x63ompletion_number\x18\x0e \x01(\x03\x12\x32\n\x0elatest_attempt\x18\x0f \x01(\x0b\x32\x1a.lightningstore.v1.Attempt\x12\x18\n\x10payloads_omitted\x18\x10 \x01(\x08\"\xfd\x01\n\rRolloutConfig\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14unresponsive_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmax_attempts\x18\x03 \x01(\x05\x12\x39\n\x0fretry_condition\x18\x04 \x03(\x0e\x32 .lightningstore.v1.AttemptStatus\x12\x36\n\rretry_backoff\x18\x05 \x01(\x0b\x32\x1f.lightningstore.v1.RetryBackoff\"\x8e\x01\n\x0cRetryBackoff\x12\x30\n\rinitial_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\x12,\n\tmax_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06jitter\x18\x04 \x01(\x01\"\xe6\x01\n\x0bRolloutSpec\x12\x12\n\ninput_json\x18\x01 \x01(\x0c\x12,\n\x04mode\x18\x02 \x01(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x10\n\x08group_id\x18\x04 \x01(\t\x12\x14\n\x0cresources_id\x18\x05 \x01(\t\x12\x30\n\x06\x63onfig\x18\x06 \x01(\x0b\x32 .lightningstore.v1.RolloutConfig\x12\x15\n\rmetadata_json\x18\x07 \x01(\x0c\x12\x12\n\nrollout_id\x18\x08 \x01(\t\"^\n\x16\x45nqueueRolloutsRequest\x12\x30\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1e.lightningstore.v1.RolloutSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"G\n\x17\x45nqueueRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\"\'\n\x11GetRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\"A\n\x12GetRolloutResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"\xd6\x02\n\x13ListRolloutsRequest\x12\x32\n\x08statuses\x18\x01 \x03(\x0e\x32 .lightningstore.v1.RolloutStatus\x12\x13\n\x0brollout_ids\x18\x02 \x03(\t\x12\x1b\n\x13rollout_id_contains\x18\x03 \x01(\t\x12-\n\x05modes\x18\x04 \x03(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x11\n\tgroup_ids\x18\x05 \x03(\t\x12\x34\n\x0c\x66ilter_logic\x18\x06 \x01(\x0e\x32\x1e.lightningstore.v1.FilterLogic\x12\x10\n\x08order_by\x18\x07 \x01(\t\x12\x11\n\tpage_size\x18\x08 \x01(\x05\x12\x12\n\npage_token\x18\t \x01(\t\x12\x0c\n\x04skip\x18\n \x01(\x05\x12\x1a\n\x12include_total_size\x18\x0b \x01(\x08\"\x85\x01\n\x14ListRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x17\n\ntotal_size\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_total_size\"\x88\x01\n\x14UpdateRolloutRequest\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"D\n\x15UpdateRolloutResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"@\n\x15\x43\x61ncelRolloutsRequest\x12\x13\n\x0brollout_ids\x18\x01 \x03(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"F\n\x16\x43\x61ncelRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout*\xfa\x01\n\rRolloutStatus\x12\x1e\n\x1aROLLOUT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16ROLLOUT_STATUS_QUEUING\x10\x01\x12\x1c\n\x18ROLLOUT_STATUS_PREPARING\x10\x02\x12\x1a\n\x16ROLLOUT_STATUS_RUNNING\x10\x03\x12\x1c\n\x18ROLLOUT_STATUS_SUCCEEDED\x10\x04\x12\x19\n\x15ROLLOUT_STATUS_FAILED\x10\x05\x12\x1c\n\x18ROLLOUT_STATUS_CANCELLED\x10\x06\x12\x1c\n\x18ROLLOUT_STATUS_REQUEUING\x10\x07*p\n\x0bRolloutMode\x12\x1c\n\x18ROLLOUT_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12ROLLOUT_MODE_TRAIN\x10\x01\x12\x14\n\x10ROLLOUT_MODE_VAL\x10\x02\x12\x15\n\x11ROLLOUT_MODE_TEST\x10\x03*V\n\x0b\x46ilterLogic\x12\x1c\n\x18\x46ILTER_LOGIC_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46ILTER_LOGIC_AND\x10\x01\x12\x13\n\x0f\x46ILTER_LOGIC_OR\x10\x02\x42\x80\x01\n\x14io.lightningstore.v1B\x0cRolloutProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,38 +36,38 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lightningstore.v1.rollout_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024io.lightningstore.v1B\014RolloutProtoP\001ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1'
-  _globals['_ROLLOUTSTATUS']._serialized_start=2428
-  _globals['_ROLLOUTSTATUS']._serialized_end=2678
-  _globals['_ROLLOUTMODE']._serialized_start=2680
-  _globals['_ROLLOUTMODE']._serialized_end=2792
-  _globals['_FILTERLOGIC']._serialized_start=2794
-  _globals['_FILTERLOGIC']._serialized_end=2880
+  _globals['_ROLLOUTSTATUS']._serialized_start=2454
+  _globals['_ROLLOUTSTATUS']._serialized_end=2704
+  _globals['_ROLLOUTMODE']._serialized_start=2706
+  _globals['_ROLLOUTMODE']._serialized_end=2818
+  _globals['_FILTERLOGIC']._serialized_start=2820
+  _globals['_FILTERLOGIC']._serialized_end=2906
   _globals['_ROLLOUT']._serialized_start=187
-  _globals['_ROLLOUT']._serialized_end=686
-  _globals['_ROLLOUTCONFIG']._serialized_start=689
-  _globals['_ROLLOUTCONFIG']._serialized_end=942
-  _globals['_RETRYBACKOFF']._serialized_start=945
-  _globals['_RETRYBACKOFF']._serialized_end=1087
-  _globals['_ROLLOUTSPEC']._serialized_start=1090
-  _globals['_ROLLOUTSPEC']._serialized_end=1320
-  _globals['_ENQUEUEROLLOUTSREQUEST']._serialized_start=1322
-  _globals['_ENQUEUEROLLOUTSREQUEST']._serialized_end=1416
-  _globals['_ENQUEUEROLLOUTSRESPONSE']._serialized_start=1418
-  _globals['_ENQUEUEROLLOUTSRESPONSE']._serialized_end=1489
-  _globals['_GETROLLOUTREQUEST']._serialized_start=1491
-  _globals['_GETROLLOUTREQUEST']._serialized_end=1530
-  _globals['_GETROLLOUTRESPONSE']._serialized_start=1532
-  _globals['_GETROLLOUTRESPONSE']._serialized_end=1597
-  _globals['_LISTROLLOUTSREQUEST']._serialized_start=1600
-  _globals['_LISTROLLOUTSREQUEST']._serialized_end=1942
-  _globals['_LISTROLLOUTSRESPONSE']._serialized_start=1945
-  _globals['_LISTROLLOUTSRESPONSE']._serialized_end=2078
-  _globals['_UPDATEROLLOUTREQUEST']._serialized_start=2081
-  _globals['_UPDATEROLLOUTREQUEST']._serialized_end=2217
-  _globals['_UPDATEROLLOUTRESPONSE']._serialized_start=2219
-  _globals['_UPDATEROLLOUTRESPONSE']._serialized_end=2287
-  _globals['_CANCELROLLOUTSREQUEST']._serialized_start=2289
-  _globals['_CANCELROLLOUTSREQUEST']._serialized_end=2353
-  _globals['_CANCELROLLOUTSRESPONSE']._serialized_start=2355
-  _globals['_CANCELROLLOUTSRESPONSE']._serialized_end=2425
+  _globals['_ROLLOUT']._serialized_end=712
+  _globals['_ROLLOUTCONFIG']._serialized_start=715
+  _globals['_ROLLOUTCONFIG']._serialized_end=968
+  _globals['_RETRYBACKOFF']._serialized_start=971
+  _globals['_RETRYBACKOFF']._serialized_end=1113
+  _globals['_ROLLOUTSPEC']._serialized_start=1116
+  _globals['_ROLLOUTSPEC']._serialized_end=1346
+  _globals['_ENQUEUEROLLOUTSREQUEST']._serialized_start=1348
+  _globals['_ENQUEUEROLLOUTSREQUEST']._serialized_end=1442
+  _globals['_ENQUEUEROLLOUTSRESPONSE']._serialized_start=1444
+  _globals['_ENQUEUEROLLOUTSRESPONSE']._serialized_end=1515
+  _globals['_GETROLLOUTREQUEST']._serialized_start=1517
+  _globals['_GETROLLOUTREQUEST']._serialized_end=1556
+  _globals['_GETROLLOUTRESPONSE']._serialized_start=1558
+  _globals['_GETROLLOUTRESPONSE']._serialized_end=1623
+  _globals['_LISTROLLOUTSREQUEST']._serialized_start=1626
+  _globals['_LISTROLLOUTSREQUEST']._serialized_end=1968
+  _globals['_LISTROLLOUTSRESPONSE']._serialized_start=1971
+  _globals['_LISTROLLOUTSRESPONSE']._serialized_end=2104
+  _globals['_UPDATEROLLOUTREQUEST']._serialized_start=2107
+  _globals['_UPDATEROLLOUTREQUEST']._serialized_end=2243
+  _globals['_UPDATEROLLOUTRESPONSE']._serialized_start=2245
+  _globals['_UPDATEROLLOUTRESPONSE']._serialized_end=2313
+  _globals['_CANCELROLLOUTSREQUEST']._serialized_start=2315
+  _globals['_CANCELROLLOUTSREQUEST']._serialized_end=2379
+  _globals['_CANCELROLLOUTSRESPONSE']._serialized_start=2381
+  _globals['_CANCELROLLOUTSRESPONSE']._serialized_end=2451
 # @@protoc_insertion_point(module_scope)

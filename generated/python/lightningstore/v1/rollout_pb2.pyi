@@ -140,6 +140,7 @@ class Rollout(_message.Message):
     LATEST_ATTEMPT_ID_FIELD_NUMBER: _builtins.int
     COMPLETION_NUMBER_FIELD_NUMBER: _builtins.int
     LATEST_ATTEMPT_FIELD_NUMBER: _builtins.int
+    PAYLOADS_OMITTED_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
     """"ro-" and 12 hex digits unless the caller chose it. Always set."""
     input_json: _builtins.bytes
@@ -155,7 +156,9 @@ class Rollout(_message.Message):
     status: Global___RolloutStatus.ValueType
     """Never unspecified."""
     metadata_json: _builtins.bytes
-    """A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}."""
+    """A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}. At most a
+    quarter of the largest message, 16 MiB by default.
+    """
     attempt_count: _builtins.int
     """Number of attempts so far."""
     latest_attempt_id: _builtins.str
@@ -163,6 +166,12 @@ class Rollout(_message.Message):
     completion_number: _builtins.int
     """Its place among all finishes of this store, from 1. 0 unless it is finished. A rollout that is
     reopened and finishes again gets a new number.
+    """
+    payloads_omitted: _builtins.bool
+    """Set where this answer leaves out input_json and metadata_json, and metadata_json and failure of
+    latest_attempt, because it would not fit into a message with them: GetRollout and GetAttempt have them.
+    Happens in the answers of CancelRollouts and of calls repeated with their request_id, and with rollouts
+    stored by servers that did not limit metadata.
     """
     @_builtins.property
     def config(self) -> Global___RolloutConfig:
@@ -198,10 +207,11 @@ class Rollout(_message.Message):
         latest_attempt_id: _builtins.str = ...,
         completion_number: _builtins.int = ...,
         latest_attempt: _attempt_pb2.Attempt | None = ...,
+        payloads_omitted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "end_time", b"end_time", "latest_attempt", b"latest_attempt", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "completion_number", b"completion_number", "config", b"config", "end_time", b"end_time", "group_id", b"group_id", "input_json", b"input_json", "latest_attempt", b"latest_attempt", "latest_attempt_id", b"latest_attempt_id", "metadata_json", b"metadata_json", "mode", b"mode", "priority", b"priority", "resources_id", b"resources_id", "rollout_id", b"rollout_id", "start_time", b"start_time", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "completion_number", b"completion_number", "config", b"config", "end_time", b"end_time", "group_id", b"group_id", "input_json", b"input_json", "latest_attempt", b"latest_attempt", "latest_attempt_id", b"latest_attempt_id", "metadata_json", b"metadata_json", "mode", b"mode", "payloads_omitted", b"payloads_omitted", "priority", b"priority", "resources_id", b"resources_id", "rollout_id", b"rollout_id", "start_time", b"start_time", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -318,7 +328,7 @@ class RolloutSpec(_message.Message):
     resources_id: _builtins.str
     """The resources that the agent works with. Empty: the latest there are. Unknown: NOT_FOUND."""
     metadata_json: _builtins.bytes
-    """A JSON object of the caller's own, UTF-8. Empty means {}."""
+    """A JSON object of the caller's own, UTF-8, at most 16 MiB by default. Empty means {}."""
     rollout_id: _builtins.str
     """At most 256 characters, not "latest". Empty: the server makes one. Choose it to make a repeat of the
     call harmless: the same content again returns the stored rollout, other content is ALREADY_EXISTS. What
@@ -362,7 +372,9 @@ class EnqueueRolloutsRequest(_message.Message):
     """
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutSpec]:
-        """At most 10,000 by default, inputs together at most 60 MiB."""
+        """At most 10,000 by default, inputs together at most 60 MiB. The answer repeats all of it and has to fit
+        into a message too: else RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE), and nothing is enqueued.
+        """
 
     def __init__(
         self,
@@ -670,7 +682,9 @@ class CancelRolloutsResponse(_message.Message):
     ROLLOUTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rollout]:
-        """After the change, in the order of the request."""
+        """After the change, in the order of the request. Where they do not fit into a message together, all of
+        them come without their payloads: see Rollout.payloads_omitted.
+        """
 
     def __init__(
         self,

@@ -128,7 +128,9 @@ class HeartbeatRequest(_message.Message):
     worker_id: _builtins.str
     """The worker. Required, at most 256 characters. An unknown one is created, with status UNKNOWN."""
     stats_json: _builtins.bytes
-    """A JSON object about the worker, its load for instance. Empty: what is stored stays."""
+    """A JSON object about the worker, its load for instance, at most 16 MiB by default. Empty: what is stored
+    stays.
+    """
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_attempt_pb2.AttemptRef]:
         """The attempts that it works on; last_heartbeat_time of each becomes now. Unknown ones are no error: the

@@ -106,7 +106,8 @@ export type Attempt = Message<"lightningstore.v1.Attempt"> & {
   spanCount: bigint;
 
   /**
-   * A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}.
+   * A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}. At most a
+   * quarter of the largest message, 16 MiB by default.
    *
    * @generated from field: bytes metadata_json = 13;
    */
@@ -127,14 +128,15 @@ export const AttemptSchema: GenMessage<Attempt> = /*@__PURE__*/
  */
 export type Failure = Message<"lightningstore.v1.Failure"> & {
   /**
-   * Class of the failure, an exception's name for instance. May be empty.
+   * Class of the failure, an exception's name for instance. May be empty. Kept up to 1 KiB.
    *
    * @generated from field: string type = 1;
    */
   type: string;
 
   /**
-   * What a person should read. May be empty.
+   * What a person should read. May be empty. Kept up to 64 KiB: of a longer text the server keeps beginning
+   * and end, and says between them how much is left out.
    *
    * @generated from field: string message = 2;
    */
@@ -362,8 +364,9 @@ export type UpdateAttemptRequest = Message<"lightningstore.v1.UpdateAttemptReque
   sentSpanCount?: bigint | undefined;
 
   /**
-   * Makes a repeat within 10 minutes harmless: it has no second effect and gets the first answer.
-   * At most 64 characters, a UUID for instance. Empty: not deduplicated.
+   * Makes a repeat within 10 minutes harmless: it has no second effect and gets the first answer, with the
+   * metadata and the failure that the attempt has by then. At most 64 characters, a UUID for instance.
+   * Empty: not deduplicated.
    *
    * @generated from field: string request_id = 4;
    */

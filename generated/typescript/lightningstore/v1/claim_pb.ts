@@ -23,7 +23,8 @@ export const file_lightningstore_v1_claim: GenFile = /*@__PURE__*/
  */
 export type DequeueRolloutsRequest = Message<"lightningstore.v1.DequeueRolloutsRequest"> & {
   /**
-   * Most rollouts to claim; fewer where the queue holds fewer or their inputs together pass 32 MiB.
+   * Most rollouts to claim; fewer where the queue holds fewer, or where the answer would pass 32 MiB with
+   * all that it holds: inputs, metadata, ids. One call claims at most 1,000: ask again for more.
    * 0: none; negative: INVALID_ARGUMENT; at most 10,000 by default.
    *
    * @generated from field: int32 limit = 1;

@@ -23,7 +23,8 @@ export const file_lightningstore_v1_completion: GenFile = /*@__PURE__*/
  */
 export type WaitForRolloutsRequest = Message<"lightningstore.v1.WaitForRolloutsRequest"> & {
   /**
-   * Ids of rollouts, 10,000 and more. An unknown one: NOT_FOUND before anything is sent.
+   * Ids of rollouts, at most ten times as many as in other calls: 100,000 by default. An unknown one:
+   * NOT_FOUND before anything is sent.
    *
    * @generated from field: repeated string rollout_ids = 1;
    */
@@ -111,7 +112,7 @@ export type WaitSummary = Message<"lightningstore.v1.WaitSummary"> & {
   openCount: number;
 
   /**
-   * Their ids, in the order of the request.
+   * Their ids, in the order of the request; as many as fit into half of the largest message.
    *
    * @generated from field: repeated string open_rollout_ids = 3;
    */

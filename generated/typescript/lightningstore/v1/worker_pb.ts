@@ -109,7 +109,8 @@ export type HeartbeatRequest = Message<"lightningstore.v1.HeartbeatRequest"> & {
   workerId: string;
 
   /**
-   * A JSON object about the worker, its load for instance. Empty: what is stored stays.
+   * A JSON object about the worker, its load for instance, at most 16 MiB by default. Empty: what is stored
+   * stays.
    *
    * @generated from field: bytes stats_json = 2;
    */

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from lightningstore.service.completion import Completion
+from lightningstore.service.shown import Shown
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
@@ -63,16 +64,12 @@ class LoadedRollout(NamedTuple):
 
     def completion(self) -> Completion:
         """Return its finish, as waiters are told."""
-        latest = self.attempts[-1].attempt if self.attempts else None
-        return Completion(self.row.rollout, self.input_json, latest)
+        return Completion(self.shown())
 
-    def compose(self, into: Rollout) -> Rollout:
-        """Fill a message of an answer: record, input and latest attempt."""
-        into.CopyFrom(self.row.rollout)
-        into.input_json = self.input_json
-        if self.attempts:
-            into.latest_attempt.CopyFrom(self.attempts[-1].attempt)
-        return into
+    def shown(self) -> Shown:
+        """Return it as an answer shows it: record, input and latest attempt."""
+        latest = self.attempts[-1].attempt if self.attempts else None
+        return Shown(self.row.rollout, self.input_json, latest)
 
 
 class RequestRow(NamedTuple):

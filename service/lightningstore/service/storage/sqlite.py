@@ -243,6 +243,8 @@ class SqliteStorage:
     def _loaded(self, by: str, wanted: Sequence[Any], attempts_of: str) -> list[LoadedRollout]:
         """Return rollouts by key or id, in the order of `wanted` for keys, with attempts."""
         rows = self._read(by, wanted, marks=filters.marks(len(wanted)))
+        if not rows:
+            return []  # the usual case where a new id is looked for
         keys = [row[0] for row in rows]
         attempts: dict[int, list[AttemptRow]] = {key: [] for key in keys}
         found = self._read(attempts_of, keys, marks=filters.marks(len(keys)))

@@ -8,9 +8,10 @@ from lightningstore.service.errors import FieldInvalid
 from lightningstore.service.lifecycle import Transition
 from lightningstore.service.records import (
     NANOS,
+    bounded_failure,
     check_enum,
     check_id,
-    check_json_object,
+    check_metadata,
     evolve,
     mask_paths,
     nanoseconds,
@@ -56,9 +57,15 @@ class AttemptOperations(ClaimOperations):
             after = parse_page_token(request.page_token, digest, (int,))[0]
         entry = await self.load(request.rollout_id)
         records = [a.record for a in entry.attempts.values() if a.record.sequence_number > after]
-        reply = ListAttemptsResponse(attempts=records[:size])
-        if len(records) > size:
-            reply.next_page_token = page_token(digest, [records[size - 1].sequence_number])
+        reply = ListAttemptsResponse()
+        room = self.limits.answer_bytes
+        for record in records:
+            room -= record.ByteSize()
+            if len(reply.attempts) == size or (reply.attempts and room < 0):
+                last = reply.attempts[-1].sequence_number
+                reply.next_page_token = page_token(digest, [last])
+                break
+            reply.attempts.append(record)
         await self.barrier()
         return reply
 
@@ -69,8 +76,7 @@ class AttemptOperations(ClaimOperations):
         entry = await self.load(given.rollout_id, "attempt.rollout_id")
         attempt = self.attempt_of(entry, given.attempt_id, "attempt.attempt_id")
         if (answer := self.requests.find("UpdateAttempt", request)) is not None:
-            await self.barrier()
-            return UpdateAttemptResponse.FromString(answer)
+            return await self._replay_update(UpdateAttemptResponse.FromString(answer), attempt)
         mask = request.update_mask if request.HasField("update_mask") else None
         paths = mask_paths(mask, given, UPDATABLE)
         self._check_attempt_update(request, attempt.record, paths)
@@ -87,14 +93,27 @@ class AttemptOperations(ClaimOperations):
         if request.HasField("sent_span_count"):
             reply.missing_span_count = max(0, request.sent_span_count - attempt.record.span_count)
         if request.request_id:
-            self.remember("UpdateAttempt", request, reply)
+            kept = UpdateAttemptResponse()
+            kept.CopyFrom(reply)
+            kept.attempt.ClearField("metadata_json")
+            kept.attempt.ClearField("failure")
+            self.remember("UpdateAttempt", request, kept)
         self.serve_polls()
         await self.commit()
         return reply
 
-    @staticmethod
+    async def _replay_update(
+        self, answer: UpdateAttemptResponse, attempt: AttemptState
+    ) -> UpdateAttemptResponse:
+        """Return the answer to a report that was answered before, with what it may say at length."""
+        answer.attempt.metadata_json = attempt.record.metadata_json
+        if attempt.record.HasField("failure") and answer.attempt.status == ATTEMPT_STATUS_FAILED:
+            answer.attempt.failure.CopyFrom(attempt.record.failure)
+        await self.barrier()
+        return answer
+
     def _check_attempt_update(
-        request: UpdateAttemptRequest, record: Attempt, paths: list[str]
+        self, request: UpdateAttemptRequest, record: Attempt, paths: list[str]
     ) -> None:
         given = request.attempt
         if "status" in paths:
@@ -108,7 +127,7 @@ class AttemptOperations(ClaimOperations):
         if "worker_id" in paths:
             check_id("attempt.worker_id", given.worker_id, required=False)
         if "metadata_json" in paths:
-            check_json_object("attempt.metadata_json", given.metadata_json)
+            check_metadata("attempt.metadata_json", given.metadata_json, self.limits.metadata_bytes)
         if "last_heartbeat_time" in paths and not 0 <= given.last_heartbeat_time.nanos < NANOS:
             raise FieldInvalid("attempt.last_heartbeat_time.nanos", "from 0 to 999999999")
         if request.HasField("sent_span_count") and request.sent_span_count < 0:
@@ -118,7 +137,7 @@ class AttemptOperations(ClaimOperations):
         now = self.now()
         failure = None
         if "failure" in paths and given.HasField("failure"):
-            failure = given.failure
+            failure = bounded_failure(given.failure)
         transition = Transition()
         if "status" in paths:
             transition = lifecycle.report(

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 from lightningstore.service import lifecycle, wire
+from lightningstore.service.clock import Turn
 from lightningstore.service.completion import Completion
 from lightningstore.service.errors import (
+    BatchTooLarge,
     CompletionNumberBeyondEnd,
     FieldInvalid,
     GroupNotFound,
@@ -15,8 +17,8 @@ from lightningstore.service.errors import (
     StoreIdMismatch,
 )
 from lightningstore.service.records import check_duration, seconds
-from lightningstore.service.store.core import LOAD_AT_ONCE
 from lightningstore.service.store.list_triplets import TripletOperations
+from lightningstore.service.store.pace import Pace
 from lightningstore.service.waiters import Waiter
 from lightningstore.v1.completion_pb2 import (
     WaitForRolloutsRequest,
@@ -30,6 +32,8 @@ from lightningstore.v1.completion_pb2 import (
 TICK = 15.0
 CHUNK_BYTES = 1 << 20
 CHUNK_ROLLOUTS = 256
+#: One wait takes as many ids as so many batches hold.
+WAIT_BATCHES = 10
 _WAITED = WaitForRolloutsResponse.ROLLOUTS_FIELD_NUMBER
 _WATCHED = WatchRolloutsResponse.ROLLOUTS_FIELD_NUMBER
 
@@ -44,20 +48,15 @@ class CompletionOperations(TripletOperations):
         if request.HasField("timeout"):
             check_duration("timeout", request.timeout)
         waiter = Waiter()
-        ids: dict[str, None] = dict.fromkeys(request.rollout_ids)
-        for group_id in dict.fromkeys(request.group_ids):
-            await self.barrier()
-            members = await self.storage.group_members(group_id)
-            if not members:
-                raise GroupNotFound(group_id)
-            ids.update(dict.fromkeys(members))
+        ids = await self._awaited(request)
         wanted = self._check_wait(request, ids)
         until = None
         if request.HasField("timeout"):
             until = self.clock.monotonic() + seconds(request.timeout)
-        # Registered first and read then: the other order loses what finishes in between.
-        self.waiters.register(waiter, ids)
+        self.waiters.enter(waiter)
         try:
+            # Registered first and read then: the other order loses what finishes in between.
+            await self.waiters.register(waiter, ids)
             waiter.finished[:0] = await self._finished_already(ids)
             yield None
             open_ids = dict.fromkeys(ids)
@@ -67,7 +66,7 @@ class CompletionOperations(TripletOperations):
                     sent += len(chunk)
                     for completion in chunk:
                         self.waiters.forget(waiter, completion.rollout_id)
-                    yield b"".join(wire.field(_WAITED, c.wire) for c in chunk)
+                    yield self._serialised(_WAITED, chunk)
                 now = self.clock.monotonic()
                 if sent >= wanted or (until is not None and now >= until):
                     break
@@ -75,12 +74,46 @@ class CompletionOperations(TripletOperations):
                 await waiter.wait(self.clock, tick if until is None else min(tick, until))
                 if not waiter.finished and self.clock.monotonic() >= tick:
                     yield b""
-            summary = WaitSummary(
-                finished_count=sent, open_count=len(open_ids), open_rollout_ids=open_ids
-            )
-            yield WaitForRolloutsResponse(summary=summary).SerializeToString()
+            yield self._summary(sent, open_ids)
         finally:
             self.waiters.unregister(waiter, ids)
+
+    async def _awaited(self, request: WaitForRolloutsRequest) -> dict[str, None]:
+        """Return the ids that a request names by id or group. Raises BatchTooLarge, GroupNotFound."""
+        for field, named in (
+            ("rollout_ids", request.rollout_ids),
+            ("group_ids", request.group_ids),
+        ):
+            if len(named) > WAIT_BATCHES * self.limits.batch_items:
+                raise BatchTooLarge(field, len(named), WAIT_BATCHES * self.limits.batch_items)
+        ids: dict[str, None] = dict.fromkeys(request.rollout_ids)
+        turn = Turn()
+        for group_id in dict.fromkeys(request.group_ids):
+            await self.barrier()
+            members = await self.storage.group_members(group_id)
+            if not members:
+                raise GroupNotFound(group_id)
+            for member in members:
+                ids[member] = None
+                if turn.over():
+                    await turn.next()
+        return ids
+
+    def _serialised(self, field: int, completions: list[Completion]) -> bytes:
+        """Return finishes as a repeated field of a message."""
+        most = self.limits.message_bytes - CHUNK_BYTES
+        return b"".join(wire.field(field, completion.wire(most)) for completion in completions)
+
+    def _summary(self, sent: int, open_ids: dict[str, None]) -> bytes:
+        """Return the last message of a wait, with as many open ids as half a message holds."""
+        summary = WaitSummary(finished_count=sent, open_count=len(open_ids))
+        room = self.limits.answer_bytes
+        for rollout_id in open_ids:
+            room -= 4 * len(rollout_id) + 4  # at most, in UTF-8, with tag and length
+            if room < 0:
+                break
+            summary.open_rollout_ids.append(rollout_id)
+        return WaitForRolloutsResponse(summary=summary).SerializeToString()
 
     @staticmethod
     def _check_wait(request: WaitForRolloutsRequest, ids: dict[str, None]) -> int:
@@ -97,19 +130,25 @@ class CompletionOperations(TripletOperations):
         """Return those that have finished, in the order of the request. Raises RolloutNotFound."""
         finished: dict[str, Completion] = {}
         stored: list[str] = []
+        turn = Turn()
         for rollout_id in ids:
+            if turn.over():
+                await turn.next()
             entry = self.state.entries.get(rollout_id)
             if entry is None:
                 stored.append(rollout_id)
             # A finish that was not published yet will be, to us too.
             elif 0 < entry.rollout.completion_number <= self.waiters.published:
                 finished[rollout_id] = entry.completion()
-        for start in range(0, len(stored), LOAD_AT_ONCE):
+        pace, start = Pace(), 0
+        while start < len(stored):
             await asyncio.sleep(0)
-            part = stored[start : start + LOAD_AT_ONCE]
+            part = stored[start : start + pace.count]
+            start += len(part)
             found = {
                 loaded.row.rollout.rollout_id: loaded for loaded in await self.storage.load(part)
             }
+            pace.note(loaded.input_json for loaded in found.values())
             for rollout_id in part:
                 loaded = found.get(rollout_id)
                 if loaded is None:
@@ -133,18 +172,18 @@ class CompletionOperations(TripletOperations):
         if through > last:
             raise CompletionNumberBeyondEnd(through, last)
         waiter = Waiter()
+        pace = Pace()
         self.waiters.watch(waiter)
         try:
             yield None
             yield self._progress(through)
             while True:
                 waiter.ready.clear()
-                completions = await self._completions_after(through)
+                completions = await self._completions_after(through, pace)
                 if completions:
                     for chunk in _chunks(completions):
                         through = chunk[-1].number
-                        rollouts = b"".join(wire.field(_WATCHED, c.wire) for c in chunk)
-                        yield rollouts + self._progress(through)
+                        yield self._serialised(_WATCHED, chunk) + self._progress(through)
                     continue
                 tick = self.clock.monotonic() + TICK
                 await waiter.wait(self.clock, tick)
@@ -158,11 +197,12 @@ class CompletionOperations(TripletOperations):
             through_completion_number=through, store_id=self.store_id
         ).SerializeToString()
 
-    async def _completions_after(self, number: int) -> list[Completion]:
+    async def _completions_after(self, number: int, pace: Pace) -> list[Completion]:
         recent = self.waiters.recent(number, CHUNK_ROLLOUTS)
         if recent is not None:
             return recent
-        stored = await self.storage.completions(number, CHUNK_ROLLOUTS)
+        stored = await self.storage.completions(number, pace.count)
+        pace.note(loaded.input_json for loaded in stored)
         found = [loaded.completion() for loaded in stored]
         return [completion for completion in found if completion.number <= self.waiters.published]
 
@@ -179,14 +219,14 @@ def _fresh(waiter: Waiter, open_ids: dict[str, None]) -> list[Completion]:
 
 
 def _chunks(completions: Iterable[Completion]) -> Iterator[list[Completion]]:
-    """Cut a list into messages of about 1 MiB."""
+    """Cut a list into messages of up to 1 MiB; a larger rollout has a message of its own."""
     chunk: list[Completion] = []
     size = 0
     for completion in completions:
-        chunk.append(completion)
-        size += completion.size
-        if size >= CHUNK_BYTES:
+        if chunk and size + completion.size > CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
+        chunk.append(completion)
+        size += completion.size
     if chunk:
         yield chunk

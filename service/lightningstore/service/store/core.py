@@ -34,12 +34,12 @@ from lightningstore.service.records import (
     LATEST,
     NANOS,
     check_id,
-    nanoseconds,
-    seconds,
     stamp,
 )
 from lightningstore.service.state import AttemptState, Entry, State
 from lightningstore.service.storage.base import Changes, Counters, RequestRow, Snapshot, Storage
+from lightningstore.service.store.deadlines import Deadlines
+from lightningstore.service.store.pace import Pace
 from lightningstore.service.store.requests import Requests
 from lightningstore.service.timers import Timers
 from lightningstore.service.waiters import Waiters
@@ -49,17 +49,13 @@ from lightningstore.v1.rollout_pb2 import Rollout
 
 logger = logging.getLogger(__name__)
 
-#: Silence after which a live attempt without a deadline ends, once its rollout has finished. Seconds.
-ORPHAN_SILENCE = 600.0
 ROW_BYTES = 300
-#: Rollouts that are read from disk in one go.
-LOAD_AT_ONCE = 128
 RECOVERY_PAUSE = 0.5
 #: The storage is usable again when it takes as much as what it failed with, or this.
 PROBE_BYTES = 1 << 20
 
 
-class Core:
+class Core(Deadlines):
     """Memory, committer and waiters of one open store."""
 
     def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
@@ -211,6 +207,27 @@ class Core:
         self.state.trim(self.committer.durable_through)
         return number
 
+    def seal_changes(self) -> int:
+        """Number the operation's changes, if it has any, for `durable_since`."""
+        changed = self.committer.changes.size or self.workforce.touched
+        return self.seal() if changed else self.committer.sealed
+
+    async def durable_since(self, number: int, failures: int) -> None:
+        """Return when a number is durable that was sealed when there were so many failed commits.
+
+        Raises StorageFailed.
+        """
+        if self.committer.failure is not None or number > self.committer.durable_through:
+            await self.committer.durable(number)
+        self.check_unbroken(failures)
+
+    def check_unbroken(self, failures: int) -> None:
+        """Refuse to go on where memory was loaded anew since there were so many failed commits."""
+        if self.committer.failure is not None:
+            raise self.committer.failure
+        if self.committer.failures != failures:
+            raise StorageFailed("a commit failed meanwhile")
+
     async def barrier(self) -> None:
         """Return when everything that a read can have seen is durable."""
         committer = self.committer
@@ -224,8 +241,7 @@ class Core:
         Raises StorageFailed.
         """
         await self.barrier()
-        if self.committer.failures != failures:
-            raise StorageFailed("a commit failed meanwhile")
+        self.check_unbroken(failures)
 
     def _publish(self) -> None:
         ready = []
@@ -267,11 +283,15 @@ class Core:
         absent: set[str] = set()
         self.state.trim(self.committer.durable_through)
         while missing := [i for i in ids if i not in entries and i not in absent]:
-            for start in range(0, len(missing), LOAD_AT_ONCE):
+            pace, start = Pace(), 0
+            while start < len(missing):
                 if start:
                     await asyncio.sleep(0)  # let others have the loop
-                part = missing[start : start + LOAD_AT_ONCE]
-                for loaded in await self.storage.load(part):
+                part = missing[start : start + pace.count]
+                start += len(part)
+                found_here = await self.storage.load(part)
+                pace.note(loaded.input_json for loaded in found_here)
+                for loaded in found_here:
                     if loaded.row.rollout.rollout_id not in self.state.going:
                         self.state.touch(self.state.install(loaded))
                 absent.update(i for i in part if i not in entries)
@@ -337,9 +357,9 @@ class Core:
         entry.rollout = record
         self.shelf.move(entry.key, finished=lifecycle.is_finished(record))
         if queue is Queue.OUT:
-            self._leave_queue(entry)
+            self.leave_queue(entry)
         elif queue is Queue.TAIL:
-            self._leave_queue(entry)
+            self.leave_queue(entry)
             self.state.counters.position += 1
             entry.position = self.state.counters.position
             entry.available_ns = self.clock.wall_ns() + int(delay * NANOS) if delay > 0 else 0
@@ -359,7 +379,15 @@ class Core:
         counters.completion_number += 1
         # The record is this operation's own copy, nobody has seen it yet.
         entry.rollout.completion_number = counters.completion_number
-        self._completions.append((self.committer.sealed + 1, entry.completion()))
+        self.note_finish(self.committer.sealed + 1, entry.completion())
+        self.settle_finished(entry)
+
+    def note_finish(self, number: int, completion: Completion) -> None:
+        """Have waiters told of a finish once the commit of this number is durable."""
+        self._completions.append((number, completion))
+
+    def settle_finished(self, entry: Entry) -> None:
+        """See to the attempts that are left live under a finished rollout."""
         for attempt in entry.attempts.values():
             if lifecycle.is_live(attempt.record):
                 self.arm(attempt)
@@ -373,7 +401,8 @@ class Core:
         rollout = entry.rollout
         self.state.queue.push(rollout.rollout_id, entry.position, rollout.priority, rollout.mode)
 
-    def _leave_queue(self, entry: Entry) -> None:
+    def leave_queue(self, entry: Entry) -> None:
+        """Take a rollout out of the queue, if it is in."""
         if entry.position:
             entry.position = entry.available_ns = 0
             self.delays.discard(entry)
@@ -440,44 +469,6 @@ class Core:
         self.arm(attempt)
         self.save_attempt(attempt)
         return attempt
-
-    # Deadlines
-
-    def arm(self, attempt: AttemptState) -> None:
-        """Have the watchdog look after a live attempt, if it has a deadline."""
-        config = attempt.entry.rollout.config
-        attempt.timeout_at = None
-        if config.HasField("timeout"):
-            attempt.timeout_at = self._started_at(attempt) + seconds(config.timeout)
-        deadline = self.deadline(attempt)
-        if deadline is not None and self.deadlines.push(deadline, attempt):
-            self.earlier.set()
-
-    def _started_at(self, attempt: AttemptState) -> float:
-        """Return the monotonic time of an attempt's start: the wall clock may be set meanwhile."""
-        if attempt.started_at is None:
-            wall_ns, at, last_key = self._read_at
-            if attempt.key > last_key:  # it began since, left memory and came back
-                wall_ns, at = self.clock.wall_ns(), self.clock.monotonic()
-            attempt.started_at = at - (wall_ns - nanoseconds(attempt.record.start_time)) / NANOS
-        return attempt.started_at
-
-    def deadline(self, attempt: AttemptState) -> float | None:
-        """Return the monotonic time at which a live attempt is overdue, None if never."""
-        silent_at = self.silent_at(attempt)
-        if attempt.timeout_at is None or silent_at is None:
-            return silent_at if attempt.timeout_at is None else attempt.timeout_at
-        return min(attempt.timeout_at, silent_at)
-
-    def silent_at(self, attempt: AttemptState) -> float | None:
-        """Return the monotonic time at which a live attempt has been silent for too long."""
-        rollout = attempt.entry.rollout
-        heard_at = max(attempt.heard_at, self.deaf_until)
-        if rollout.config.HasField("unresponsive_timeout"):
-            return heard_at + seconds(rollout.config.unresponsive_timeout)
-        if lifecycle.is_finished(rollout) and attempt.timeout_at is None:
-            return heard_at + ORPHAN_SILENCE
-        return None
 
     # Request ids
 

@@ -13,11 +13,12 @@ from lightningstore.service.records import (
     FINISHED,
     MAX_ID_LENGTH,
     NANOS,
+    bounded_failure,
     check_config,
     check_enum,
     check_id,
     check_json,
-    check_json_object,
+    check_metadata,
     evolve,
     nanoseconds,
 )
@@ -100,7 +101,11 @@ class ImportOperations(InfoOperations):
     def _add_finished(self, request: ImportRolloutsRequest) -> Entry:
         """Put a new rollout with its attempts into the store; it finishes now, by its number."""
         record = evolve(
-            request.rollout, input_json=None, latest_attempt=None, completion_number=None
+            request.rollout,
+            input_json=None,
+            latest_attempt=None,
+            completion_number=None,
+            payloads_omitted=None,
         )
         record.config.max_attempts = record.config.max_attempts or 1
         entry = Entry(0, record, request.rollout.input_json)
@@ -139,7 +144,7 @@ class ImportOperations(InfoOperations):
         if size > self.limits.input_bytes:
             raise PayloadTooLarge(f"{field}.input_json", size, self.limits.input_bytes)
         check_json(f"{field}.input_json", record.input_json)
-        check_json_object(f"{field}.metadata_json", record.metadata_json)
+        check_metadata(f"{field}.metadata_json", record.metadata_json, self.limits.metadata_bytes)
         check_enum(f"{field}.mode", RolloutMode, record.mode, unspecified=True)
         for name in ("group_id", "resources_id"):
             if len(value := getattr(record, name)) > MAX_ID_LENGTH:
@@ -164,7 +169,13 @@ class ImportOperations(InfoOperations):
         self.check_batch(f"{field}.attempts", len(request.attempts))
         seen: set[str] = set()
         for i, attempt in enumerate(request.attempts):
-            _check_attempt(f"{field}.attempts[{i}]", attempt, request.rollout.rollout_id, i + 1)
+            place = f"{field}.attempts[{i}]"
+            _check_attempt(place, attempt, request.rollout.rollout_id, i + 1)
+            check_metadata(
+                f"{place}.metadata_json", attempt.metadata_json, self.limits.metadata_bytes
+            )
+            if attempt.HasField("failure"):
+                attempt.failure.CopyFrom(bounded_failure(attempt.failure))
             if attempt.attempt_id in seen:
                 problem = f"{attempt.attempt_id!r} stands there twice"
                 raise FieldInvalid(f"{field}.attempts[{i}].attempt_id", problem)
@@ -197,7 +208,6 @@ def _check_attempt(field: str, record: Attempt, rollout_id: str, number: int) ->
         raise FieldInvalid(f"{field}.resources_id", problem)
     if record.resources_version < 0:
         raise FieldInvalid(f"{field}.resources_version", "must not be negative")
-    check_json_object(f"{field}.metadata_json", record.metadata_json)
     if lifecycle.is_live(record):
         if record.HasField("end_time"):
             name = AttemptStatus.Name(record.status)
@@ -242,7 +252,9 @@ def _same_content(request: ImportRolloutsRequest, entry: Entry) -> bool:
 
 
 def _comparable(record: Rollout) -> Rollout:
-    copy: Rollout = _without(record, "input_json", "latest_attempt", "completion_number")
+    copy: Rollout = _without(
+        record, "input_json", "latest_attempt", "completion_number", "payloads_omitted"
+    )
     copy.config.max_attempts = copy.config.max_attempts or 1
     return copy
 
@@ -250,9 +262,12 @@ def _comparable(record: Rollout) -> Rollout:
 def _without(record: Any, *names: str) -> Any:
     """Return a copy without these fields, its metadata in the form in which it is compared."""
     metadata = _text(record.metadata_json)
-    return evolve(
+    copy = evolve(
         record, metadata_json=b"" if metadata == b"{}" else metadata, **dict.fromkeys(names)
     )
+    if isinstance(copy, Attempt) and copy.HasField("failure"):
+        copy.failure.CopyFrom(bounded_failure(copy.failure))  # older servers cut no texts
+    return copy
 
 
 def _text(json: bytes) -> bytes:

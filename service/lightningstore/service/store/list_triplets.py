@@ -15,7 +15,7 @@ from lightningstore.service.errors import (
 from lightningstore.service.records import LATEST, check_id
 from lightningstore.service.state import Entry
 from lightningstore.service.storage.base import SpanRow
-from lightningstore.service.store.core import LOAD_AT_ONCE
+from lightningstore.service.store.pace import LOAD_AT_ONCE
 from lightningstore.service.store.query_spans import QueryOperations
 from lightningstore.service.triplets import Node, Options, Place, Steps, T, Warnings
 from lightningstore.v1.attempt_pb2 import AttemptRef

@@ -125,11 +125,12 @@ class ResourcesOperations(CompletionOperations):
         reply = ListResourcesResponse()
         total = 0
         for place, record in await self.storage.resources(query):
-            if len(reply.resources) == size or total > self.limits.answer_bytes:
+            total += record.ByteSize()
+            full = reply.resources and total > self.limits.answer_bytes
+            if len(reply.resources) == size or full:
                 reply.next_page_token = page_token(digest, [after])
                 break
             reply.resources.append(record)
-            total += record.ByteSize()
             after = place
         return reply
 

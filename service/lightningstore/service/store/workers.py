@@ -11,7 +11,7 @@ from lightningstore.service.filters import parse_order
 from lightningstore.service.records import (
     check_enum,
     check_id,
-    check_json_object,
+    check_metadata,
     nanoseconds,
     page_token,
     parse_page_token,
@@ -50,7 +50,7 @@ class WorkerOperations(ResourcesOperations):
         """Stamp a worker and its attempts; tell which of them to stop."""
         self.committer.admit(report=True)
         check_id("worker_id", request.worker_id)
-        check_json_object("stats_json", request.stats_json)
+        check_metadata("stats_json", request.stats_json, self.limits.metadata_bytes)
         self.check_batch("attempts", len(request.attempts))
         for i, reference in enumerate(request.attempts):
             check_id(f"attempts[{i}].rollout_id", reference.rollout_id)
@@ -104,9 +104,14 @@ class WorkerOperations(ResourcesOperations):
             kind = type(get(Worker()))
             place = tuple(parse_page_token(request.page_token, digest, (kind, str)))
             found = [i for i in found if (i[:2] < place if descending else i[:2] > place)]
-        reply = ListWorkersResponse(workers=[worker for *_, worker in found[:size]])
-        if len(found) > size:
-            reply.next_page_token = page_token(digest, list(found[size - 1][:2]))
+        reply = ListWorkersResponse()
+        room = self.limits.answer_bytes
+        for i, (_, _, worker) in enumerate(found):
+            room -= worker.ByteSize()
+            if len(reply.workers) == size or (reply.workers and room < 0):
+                reply.next_page_token = page_token(digest, list(found[i - 1][:2]))
+                break
+            reply.workers.append(worker)
         await self.barrier()
         return reply
 
