@@ -331,3 +331,24 @@ async def test_unknown_rollout_is_not_found(world: World) -> None:
         await world.store.get_rollout("ro-none")
     async with refused(world, InvalidArgumentError, "FIELD_INVALID", "rollout_id"):
         await world.store.get_rollout("")
+
+
+async def test_server_made_id_that_is_taken_is_made_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = ["ro-000000000001", "ro-000000000002"]
+    for rollout_id in taken:
+        await world.store.enqueue_rollout(1, rollout_id=rollout_id)
+    assert world.engine is not None
+    await world.store.cancel_rollouts(taken[:1])
+    state = world.engine.store.state
+    state.cache.pop(taken[0])
+    del state.entries[taken[0]]  # it left memory, and is on disk alone
+    coming = [*taken, "ro-000000000003", taken[0], "ro-000000000004"]
+    monkeypatch.setattr("lightningstore.service.store.enqueue.new_id", lambda *_: coming.pop(0))
+    spec = Spec(input_json=b"2")
+    first = await world.store.call("EnqueueRollouts", EnqueueRolloutsRequest(rollouts=[spec]))
+    started = await world.store.call("StartRollout", StartRolloutRequest(rollout=spec))
+    assert first.rollouts[0].rollout_id == "ro-000000000003"
+    assert started.rollout.rollout_id == "ro-000000000004"
+    assert (await world.store.get_rollout(taken[0])).input == 1

@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from lightningstore.client import LightningStoreError, ResourceExhaustedError
+from lightningstore.client import (
+    InvalidArgumentError,
+    LightningStoreError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
 from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, RolloutSpec
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -368,3 +373,39 @@ async def test_nothing_is_seen_before_it_is_on_the_disk(
     assert (await write).status == "succeeded"
     assert len(await woken) == 1
     await read
+
+
+DIGITS = "7" * 4301
+
+
+@pytest.mark.parametrize("json", [DIGITS, f'{{"a": "{DIGITS}", "b": [-{DIGITS}]}}'])
+async def test_integer_that_no_client_could_read_is_refused(world: World, json: str) -> None:
+    spec = RolloutSpec(input_json=json.encode())
+    async with refused(world, InvalidArgumentError, "FIELD_INVALID", "4300 digits"):
+        await world.store.call("EnqueueRollouts", EnqueueRolloutsRequest(rollouts=[spec]))
+    spec = RolloutSpec(input_json=b"1", metadata_json=f'{{"a": {DIGITS}}}'.encode())
+    async with refused(world, InvalidArgumentError, "FIELD_INVALID", "[0].metadata_json"):
+        await world.store.call("EnqueueRollouts", EnqueueRolloutsRequest(rollouts=[spec]))
+
+
+@pytest.mark.parametrize("json", [f'"{DIGITS}"', f"0.{DIGITS}", f"1e-{DIGITS}", DIGITS[1:]])
+async def test_many_digits_are_taken_where_they_are_no_integer(world: World, json: str) -> None:
+    request = EnqueueRolloutsRequest(rollouts=[RolloutSpec(input_json=json.encode())])
+    reply = await world.store.call("EnqueueRollouts", request)
+    assert reply.rollouts[0].input_json == json.encode()
+
+
+@pytest.mark.parametrize("text", ["x" * 100_000, "\N{SNOWMAN}" * 100_000])
+async def test_long_ids_are_not_found_and_echoed_in_part(world: World, text: str) -> None:
+    rollout, _ = await claim(world)
+    for call in (
+        world.store.get_rollout(text),
+        world.store.get_attempt(rollout.rollout_id, text),
+        world.store.get_resources(text),
+        world.store.cancel_rollouts([text[:256]]),
+    ):
+        with pytest.raises(NotFoundError) as caught:
+            await call
+        assert len(str(caught.value).encode()) < 1500
+    with pytest.raises(InvalidArgumentError):
+        await world.store.get_worker(text)

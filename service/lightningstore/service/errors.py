@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from lightningstore.service.texts import shortened
 from lightningstore.v1 import error_reason_pb2 as reasons
+
+#: Longest text of an error, and longest fact in its metadata.
+MAX_MESSAGE_BYTES = 1000
+MAX_VALUE_BYTES = 300
+
+
+def quoted(value: str) -> str:
+    """Return an id as a message shows it: whole, unless it is longer than ids may be."""
+    return repr(shortened(value, MAX_VALUE_BYTES))
 
 
 class StoreError(Exception):
@@ -18,9 +28,11 @@ class StoreError(Exception):
 
     def __init__(self, message: str, /, **metadata: object) -> None:
         """Take the text for people and the facts for machines (keys in lowerCamelCase)."""
-        super().__init__(message)
-        self.message = message
-        self.metadata = {key: str(value) for key, value in metadata.items()}
+        # All of it travels in trailers, of which gRPC takes 8 KiB by default: what a caller wrote is echoed
+        # in parts.
+        self.message = shortened(message, MAX_MESSAGE_BYTES)
+        super().__init__(self.message)
+        self.metadata = {k: shortened(str(v), MAX_VALUE_BYTES) for k, v in metadata.items()}
         #: Seconds after which a repeat has a chance; None where repeating is no use.
         self.retry_delay: float | None = None
 
@@ -33,8 +45,8 @@ class FieldInvalid(StoreError):
     def __init__(self, field: str, description: str) -> None:
         """Take the path of the field in the request, and what would be right."""
         super().__init__(f"{field}: {description}", field=field)
-        self.field = field
-        self.description = description
+        self.field = shortened(field, MAX_VALUE_BYTES)
+        self.description = shortened(description, MAX_MESSAGE_BYTES)
 
 
 class MalformedMessage(StoreError):
@@ -77,7 +89,7 @@ class RolloutNotFound(StoreError):
 
     def __init__(self, rollout_id: str) -> None:
         """Take the unknown id."""
-        super().__init__(f"no rollout {rollout_id!r}", rolloutId=rollout_id)
+        super().__init__(f"no rollout {quoted(rollout_id)}", rolloutId=rollout_id)
 
 
 class AttemptNotFound(StoreError):
@@ -88,7 +100,7 @@ class AttemptNotFound(StoreError):
     def __init__(self, rollout_id: str, attempt_id: str) -> None:
         """Take the ids asked for."""
         super().__init__(
-            f"rollout {rollout_id!r} has no attempt {attempt_id!r}",
+            f"rollout {quoted(rollout_id)} has no attempt {quoted(attempt_id)}",
             rolloutId=rollout_id,
             attemptId=attempt_id,
         )
@@ -102,7 +114,9 @@ class ResourcesNotFound(StoreError):
     def __init__(self, resources_id: str) -> None:
         """Take the unknown id, or nothing where the latest was asked for."""
         text = (
-            f"no resources {resources_id!r}" if resources_id else "no resources have been added yet"
+            f"no resources {quoted(resources_id)}"
+            if resources_id
+            else "no resources have been added yet"
         )
         super().__init__(text, resourcesId=resources_id)
 
@@ -114,7 +128,7 @@ class WorkerNotFound(StoreError):
 
     def __init__(self, worker_id: str) -> None:
         """Take the unknown id."""
-        super().__init__(f"no worker {worker_id!r}", workerId=worker_id)
+        super().__init__(f"no worker {quoted(worker_id)}", workerId=worker_id)
 
 
 class GroupNotFound(StoreError):
@@ -124,7 +138,7 @@ class GroupNotFound(StoreError):
 
     def __init__(self, group_id: str) -> None:
         """Take the unknown id."""
-        super().__init__(f"no rollout is in group {group_id!r}", groupId=group_id)
+        super().__init__(f"no rollout is in group {quoted(group_id)}", groupId=group_id)
 
 
 class RolloutExists(StoreError):
@@ -134,7 +148,9 @@ class RolloutExists(StoreError):
 
     def __init__(self, rollout_id: str) -> None:
         """Take the id."""
-        super().__init__(f"rollout {rollout_id!r} exists with other content", rolloutId=rollout_id)
+        super().__init__(
+            f"rollout {quoted(rollout_id)} exists with other content", rolloutId=rollout_id
+        )
 
 
 class ResourcesExist(StoreError):
@@ -145,7 +161,7 @@ class ResourcesExist(StoreError):
     def __init__(self, resources_id: str) -> None:
         """Take the id."""
         super().__init__(
-            f"resources {resources_id!r} exist; UpdateResources replaces them",
+            f"resources {quoted(resources_id)} exist; UpdateResources replaces them",
             resourcesId=resources_id,
         )
 
@@ -168,7 +184,8 @@ class SpansEvicted(StoreError):
     def __init__(self, rollout_id: str) -> None:
         """Take the rollout's id."""
         super().__init__(
-            f"the spans of rollout {rollout_id!r} were evicted from memory", rolloutId=rollout_id
+            f"the spans of rollout {quoted(rollout_id)} were evicted from memory",
+            rolloutId=rollout_id,
         )
 
 
@@ -180,7 +197,8 @@ class StoreIdMismatch(StoreError):
     def __init__(self, given: str, own: str) -> None:
         """Take both store ids."""
         super().__init__(
-            f"store_id: this is store {own!r}, the completion number is from {given!r}", storeId=own
+            f"store_id: this is store {own!r}, the completion number is from {quoted(given)}",
+            storeId=own,
         )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import random
+import re
 import zlib
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -15,16 +17,20 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.errors import FieldInvalid, PageTokenMismatch, PayloadTooLarge
+from lightningstore.service.texts import shortened
 from lightningstore.v1 import attempt_pb2, rollout_pb2
 
 LATEST = "latest"
 MAX_ID_LENGTH = 256
 MAX_REQUEST_ID_LENGTH = 64
 NANOS = 1_000_000_000
+#: What Python's int() reads by default; other languages read less.
+MAX_INTEGER_DIGITS = 4300
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_RUN = re.compile(b"0+")
+_TOO_LONG = b"0" * (MAX_INTEGER_DIGITS + 1)
 MAX_FAILURE_TYPE_BYTES = 1 << 10
 MAX_FAILURE_MESSAGE_BYTES = 64 << 10
-#: Room for the words that stand where text was left out.
-_MARKER_BYTES = 40
 MAX_DURATION_SECONDS = 100 * 365 * 86_400
 
 RETRIABLE = (
@@ -42,14 +48,21 @@ QUEUED = (rollout_pb2.ROLLOUT_STATUS_QUEUING, rollout_pb2.ROLLOUT_STATUS_REQUEUI
 
 M = TypeVar("M", bound=Message)
 
+#: For jitter: its own generator, seeded by the operating system, so that nobody's seed repeats it.
+DICE = random.Random()  # noqa: S311
+
 # Raw values are checked, not built: 9 us for 14 KB against 66 us of json.loads.
 _any_json = msgspec.json.Decoder(msgspec.Raw)
 _object_json = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def new_id(prefix: str, hex_digits: int) -> str:
-    """Return `prefix` and that many random hex digits."""
-    return f"{prefix}{random.getrandbits(4 * hex_digits):0{hex_digits}x}"
+    """Return `prefix` and that many random hex digits, an even number.
+
+    They come from the operating system: a program that seeds Python's generator, or forks, must not make
+    ids that another one has made.
+    """
+    return prefix + os.urandom(hex_digits // 2).hex()
 
 
 def evolve(record: M, **changes: Any) -> M:
@@ -103,6 +116,7 @@ def check_json(field: str, data: bytes) -> None:
     try:
         data.decode()
         _any_json.decode(data)
+        check_integers(field, data)
     except UnicodeDecodeError as error:
         raise FieldInvalid(field, f"not UTF-8 at byte {error.start}") from None
     except (msgspec.DecodeError, RecursionError) as error:
@@ -116,10 +130,39 @@ def check_json_object(field: str, data: bytes) -> None:
     try:
         data.decode()
         _object_json.decode(data)
+        check_integers(field, data)
     except UnicodeDecodeError as error:
         raise FieldInvalid(field, f"not UTF-8 at byte {error.start}") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise FieldInvalid(field, f"not a JSON object: {error}") from None
+
+
+def check_integers(field: str, data: bytes) -> None:
+    """Refuse valid JSON with an integer of more digits than Python reads: whoever claims it would fail.
+
+    Digits in strings, fractions and exponents may be as many as there are.
+    """
+    # So many digits in a row fill at least one block of half as many.
+    step = MAX_INTEGER_DIGITS // 2
+    if not any(data[at : at + step].isdigit() for at in range(0, len(data) - step, step)):
+        return
+    digits = data.translate(_DIGITS)
+    parts, kept = [], 0
+    at = digits.find(_TOO_LONG)
+    while at >= 0:
+        run = _RUN.match(digits, at)
+        end = run.end() if run is not None else at
+        before, after = data[max(0, at - 2) : at].rstrip(b"+-")[-1:], data[end : end + 1]
+        if before not in (b".", b"e", b"E") and after not in (b".", b"e", b"E"):
+            # A letter in its place leaves JSON valid in a string alone.
+            parts += [data[kept:at], b"x"]
+            kept = end
+        at = digits.find(_TOO_LONG, end)
+    try:
+        _any_json.decode(b"".join([*parts, data[kept:]]))
+    except msgspec.DecodeError:
+        problem = f"holds an integer of more than {MAX_INTEGER_DIGITS} digits; write it as a string"
+        raise FieldInvalid(field, problem) from None
 
 
 def check_metadata(field: str, data: bytes, limit: int) -> None:
@@ -139,19 +182,6 @@ def bounded_failure(failure: attempt_pb2.Failure) -> attempt_pb2.Failure:
     if kind == failure.type and message == failure.message:
         return failure
     return evolve(failure, type=kind, message=message)
-
-
-def shortened(text: str, limit: int) -> str:
-    """Return a text of at most `limit` bytes of UTF-8: of a longer one its beginning and its end."""
-    if len(text) <= limit // 4:
-        return text
-    data = text.encode()
-    if len(data) <= limit:
-        return text
-    half = (limit - _MARKER_BYTES) // 2
-    left_out = len(data) - 2 * half
-    beginning, end = data[:half].decode(errors="ignore"), data[-half:].decode(errors="ignore")
-    return f"{beginning} [{left_out} bytes left out] {end}"
 
 
 def check_id(field: str, value: str, *, required: bool = True) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service import lifecycle
@@ -121,7 +120,7 @@ class ClaimOperations(RolloutOperations):
 
     async def _poll(self, poll: Poll, wait: float) -> DequeueRolloutsResponse:
         """Wait until the poll is served, the time is over or the store closes."""
-        jitter = 1 - WAIT_JITTER * random.random()  # noqa: S311
+        jitter = 1 - WAIT_JITTER * self.dice()
         until = self.clock.monotonic() + wait * jitter
         request_id = poll.request.request_id
         self._poll_count += 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -31,6 +30,7 @@ from lightningstore.service.eviction import Shelf
 from lightningstore.service.lifecycle import Queue, Transition
 from lightningstore.service.limits import Limits
 from lightningstore.service.records import (
+    DICE,
     LATEST,
     NANOS,
     check_id,
@@ -486,5 +486,5 @@ class Core(Deadlines):
 
     @staticmethod
     def dice() -> float:
-        """Return a random number from 0 to 1."""
-        return random.random()  # noqa: S311  (jitter, no secret)
+        """Return a random number from 0 to 1, for jitter."""
+        return DICE.random()

@@ -114,10 +114,8 @@ class EnqueueOperations(Bulk):
             raise PayloadTooLarge("rollouts[].input_json", inputs, self.limits.inputs_bytes)
         if answer > self.limits.message_bytes:
             raise PayloadTooLarge("rollouts (answer)", answer, self.limits.message_bytes)
-        if self.storage.durable:  # an id that the server made may be that of a rollout on disk
-            await self.load_many(
-                kept.rollout_id for kept in prepared.kept.rollouts if kept.rollout_id
-            )
+        # An id that the server made may be, by chance, that of a rollout which has left memory.
+        await self.load_many(kept.rollout_id for kept in prepared.kept.rollouts if kept.rollout_id)
         return prepared
 
     def _settle_ids(self, request: EnqueueRolloutsRequest, prepared: Prepared) -> None:

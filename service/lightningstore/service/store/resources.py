@@ -50,7 +50,9 @@ class ResourcesOperations(CompletionOperations):
             return AddResourcesResponse(resources=await self._current(kept))
         if request.resources_id in self.state.resources:
             raise ResourcesExist(request.resources_id)
-        resources_id = request.resources_id or new_id("rs-", 12)
+        resources_id = request.resources_id
+        while not resources_id or (resources_id in self.state.resources):
+            resources_id = new_id("rs-", 12)
         reply = AddResourcesResponse(resources=self._put(resources_id, request, None))
         if request.request_id:
             short = AddResourcesResponse(resources=Resources(resources_id=resources_id))
