@@ -33,6 +33,10 @@ _NOT_KEPT = {
     *("kind", "instrumentation_info", "instrumentation_scope", "sampler", "trace_config"),
     *("record_exception", "set_status_on_exception", "limits", "lock", "record_end_metrics"),
 }
+#: The fields that a span has anyway: an extra field of such a name makes it another writer's attribute.
+_FIELDS = frozenset(Span.model_fields)
+_KINDS = trace_pb2.Span.SpanKind.DESCRIPTOR.values_by_number
+_CODES = trace_pb2.Status.StatusCode.DESCRIPTOR.values_by_number
 _SCOPE = re.compile(r"InstrumentationScope\(([^,]*), ([^,)]*)")
 _HEX = re.compile(r"[0-9a-f]+")
 #: Bits of OTLP's flags.
@@ -197,13 +201,14 @@ def from_client(span: client.Span) -> Span:
     """Return a stored span as agentlightning's."""
     otlp = span.otlp
     attributes = _attributes(otlp.attributes)
-    extra = json.loads(attributes.pop(EXTRA, "{}"))
-    if otlp.kind:
-        extra["kind"] = f"SpanKind.{trace_pb2.Span.SpanKind.Name(otlp.kind)[len('SPAN_KIND_') :]}"
+    extra = _pop_extra(attributes, otlp.attributes) if EXTRA in attributes else {}
+    if (kind := _KINDS.get(otlp.kind)) is not None and kind.number:
+        extra["kind"] = f"SpanKind.{kind.name[len('SPAN_KIND_') :]}"
     if span.scope.name:
         named = f"{span.scope.name}, {span.scope.version}"
         extra["instrumentation_scope"] = f"InstrumentationScope({named}, , {{}})"
-    code: Any = trace_pb2.Status.StatusCode.Name(otlp.status.code)[len("STATUS_CODE_") :]
+    # OTLP's enums are open: a number that this release does not know reads as unset.
+    code: Any = _CODES.get(otlp.status.code, _CODES[0]).name[len("STATUS_CODE_") :]
     parent_id = span.parent_span_id or None
     return Span(
         rollout_id=span.rollout_id,
@@ -239,6 +244,25 @@ def from_client(span: client.Span) -> Span:
         ),
         **extra,
     )
+
+
+def _pop_extra(attributes: dict[str, Any], pairs: Iterable[KeyValue]) -> dict[str, Any]:
+    """Take the extra fields of a span out of its attributes.
+
+    Any OpenTelemetry SDK may set an attribute of that name. One that `to_otlp` cannot have written stays.
+    """
+    text = next(pair.value.string_value for pair in pairs if pair.key == EXTRA)
+    try:
+        extra = json.loads(text)
+        if not isinstance(extra, dict) or not _FIELDS.isdisjoint(extra):
+            return {}
+        # Half a surrogate pair, which JSON can write, could be sent nowhere.
+        if "\\u" in text:
+            to_json(extra)
+    except (ValueError, RecursionError):
+        return {}
+    del attributes[EXTRA]
+    return extra
 
 
 def _from_event(event: trace_pb2.Span.Event) -> Event:
