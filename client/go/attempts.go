@@ -135,7 +135,7 @@ func (w *work) report(x *execution, ended outcome, sent int64) {
 		// Without a report the attempt would go on for good.
 		log.Warn("report refused, reporting a plain failure instead", "error", err)
 		request.Attempt.Status = pb.AttemptStatus_ATTEMPT_STATUS_FAILED
-		request.Attempt.Failure = refusedFailure(err)
+		request.Attempt.Failure = refusedFailure(err, ended.failure)
 		request.UpdateMask = &fieldmaskpb.FieldMask{Paths: []string{"status", "failure"}}
 		request.RequestId = newRequestID()
 		answer, err = w.update(request)

@@ -171,10 +171,14 @@ func isRefused(err error) bool {
 }
 
 // refusedFailure is reported in place of an outcome that the server refused, so that the attempt ends all the
-// same. It holds nothing of the function's.
-func refusedFailure(refusal error) *pb.Failure {
-	return &pb.Failure{
+// same. Of the function's own failure it says only whether another attempt could do better.
+func refusedFailure(refusal error, refused *pb.Failure) *pb.Failure {
+	failure := &pb.Failure{
 		Type:    "ReportRefused",
 		Message: cutText("the server refused the report of the outcome: "+refusal.Error(), 1_024),
 	}
+	if refused != nil {
+		failure.Retryable = refused.Retryable
+	}
+	return failure
 }

@@ -117,7 +117,7 @@ func TestRefusedReportIsRepeatedOnceAsAPlainFailure(t *testing.T) {
 		"large":   status.Error(codes.ResourceExhausted, "attempt.failure.message: too large"),
 	}
 	functions := map[string]Func[input]{
-		"failed":    func(context.Context, *Task[input]) (*float64, error) { return nil, errors.New("help") },
+		"failed":    func(context.Context, *Task[input]) (*float64, error) { return nil, NonRetryable(errors.New("help")) },
 		"succeeded": func(context.Context, *Task[input]) (*float64, error) { return nil, nil },
 	}
 	for kind, refusal := range refusals {
@@ -139,6 +139,9 @@ func TestRefusedReportIsRepeatedOnceAsAPlainFailure(t *testing.T) {
 				if attempt.GetStatus() != pb.AttemptStatus_ATTEMPT_STATUS_FAILED ||
 					attempt.GetFailure().GetType() != "ReportRefused" ||
 					!strings.Contains(attempt.GetFailure().GetMessage(), "attempt.failure.message") {
+					t.Fatal(attempt)
+				}
+				if isFinal := attempt.GetFailure().Retryable != nil; isFinal != (end == "failed") {
 					t.Fatal(attempt)
 				}
 				if next(t, ids, "a report") == next(t, ids, "another report") {

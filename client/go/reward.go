@@ -57,7 +57,7 @@ func emitRewards(ctx context.Context, tracer trace.Tracer, rewards ...NamedRewar
 	}
 	_, span := tracer.Start(ctx, annotation, trace.WithAttributes(attributes...))
 	defer span.End()
-	if !span.IsRecording() {
+	if !span.IsRecording() || !span.SpanContext().IsSampled() {
 		return errors.New("lightningstore: the reward is lost, since the tracer records no spans: call EmitReward with " +
 			"the context of a Runner's function, or with that of a span of a recording provider")
 	}

@@ -1,6 +1,12 @@
 /** Waiting between two tries, and what to say meanwhile. */
 
+import { randomInt } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+
+import { stackOf } from "./failures.js";
+
+/** Steps of a varied delay. */
+const STEPS = 1 << 20;
 
 /** Growing, varied delays, in milliseconds. */
 export class Backoff {
@@ -16,7 +22,8 @@ export class Backoff {
 
   /** Returns the next delay, at least `leastMs`: between a half and the whole, so that clients spread. */
   next(leastMs = 0): number {
-    const delay = this.#next * (0.5 + 0.5 * Math.random());
+    // Not Math.random: clients whose programs seed it alike would not spread.
+    const delay = this.#next * (0.5 + (0.5 * randomInt(STEPS)) / STEPS);
     this.#next = Math.min(this.#next * 2, this.#longest);
     return Math.max(delay, leastMs);
   }
@@ -34,7 +41,7 @@ export async function pause(ms: number, signal?: AbortSignal, ref = true): Promi
 
 /** Warns the way Node.js does: on stderr, or to who listens to the process' "warning" events. */
 export function warn(message: string, cause?: unknown): void {
-  const detail = cause instanceof Error ? (cause.stack ?? cause.message) : undefined;
+  const detail = stackOf(cause);
   process.emitWarning(message, {
     type: "LightningStoreWarning",
     ...(detail === undefined ? {} : { detail }),

@@ -136,8 +136,8 @@ export class LightningStore {
       resourcesId: changes.resourcesId ?? "",
     });
     if (changes.status) rollout.status = STATUSES[changes.status];
-    if (changes.input !== undefined) rollout.inputJson = encodeJson(changes.input);
-    if (changes.metadata) rollout.metadataJson = encodeJson(changes.metadata);
+    if (changes.input !== undefined) rollout.inputJson = encodeJson(changes.input, "input");
+    if (changes.metadata) rollout.metadataJson = encodeJson(changes.metadata, "metadata");
     if (changes.config) rollout.config = toConfig(changes.config);
     const updateMask = create(FieldMaskSchema, { paths: named.map((name) => PATHS[name]) });
     const answer = await this.rpc.updateRollout({ rollout, updateMask, requestId }, call);

@@ -21,6 +21,10 @@ const BROKEN =
 /** The codes that it gives to that. */
 const VAGUE: readonly Code[] = [Code.UNKNOWN, Code.INTERNAL, Code.RESOURCE_EXHAUSTED];
 
+/** How gRPC words a message that is too large to be sent, or to be taken. */
+const REQUEST_TOO_LARGE = /^Attempted to send message/;
+const ANSWER_TOO_LARGE = /^(Received|Sent) message .*larger than/i;
+
 /** How gRPC words what this side has cancelled. */
 const CANCELLED_HERE = "Cancelled on client";
 
@@ -110,7 +114,24 @@ export function toStoreError(error: unknown, signal?: AbortSignal): LightningSto
     code = Code.UNAVAILABLE; // by a server that goes down, or by what lies before it
   }
   const given = code === Code.CANCELLED && signal?.aborted ? (signal.reason as unknown) : error;
-  return new LightningStoreError(code, error.details, { cause: given });
+  return new LightningStoreError(code, error.details + advice(code, error.details), {
+    cause: given,
+  });
+}
+
+/** Returns what would be right where gRPC itself refused a message for its size. */
+function advice(code: Code, details: string): string {
+  if (code !== Code.RESOURCE_EXHAUSTED) return "";
+  if (REQUEST_TOO_LARGE.test(details)) {
+    return ": the request does not fit into one message; nothing was sent, so give the call fewer or smaller items";
+  }
+  if (ANSWER_TOO_LARGE.test(details)) {
+    return (
+      ": the answer does not fit into one message; a write has taken place all the same, so read what it changed " +
+      "page by page, and give such a call fewer items"
+    );
+  }
+  return "";
 }
 
 function fromStatus(bytes: Uint8Array, error: ServiceError): LightningStoreError {

@@ -5,19 +5,23 @@ import { setMaxListeners } from "node:events";
 
 import { create } from "@bufbuild/protobuf";
 import { FieldMaskSchema } from "@bufbuild/protobuf/wkt";
-import type { Tracer } from "@opentelemetry/api";
+import { context as otel, type Tracer } from "@opentelemetry/api";
+
+import { unsuppressTracing } from "@opentelemetry/core";
 
 import { Backoff, pause, warn } from "./backoff.js";
 import type { LightningStore } from "./client.js";
-import { AttemptCancelled, currentAttempt, NonRetryable, type RunContext } from "./context.js";
+import { AttemptCancelled, currentAttempt, type RunContext } from "./context.js";
 import { toStoreError } from "./errors.js";
 import type { SpanExporter } from "./exporter.js";
+import { failureOf, isRefusal, refusedFailure } from "./failures.js";
 import {
   AttemptSchema,
   AttemptStatus,
   FailureSchema,
   StopReason,
   type Failure,
+  type UpdateAttemptResponse,
 } from "./gen/lightningstore/v1/attempt_pb.js";
 import { decodeJson } from "./json.js";
 import { routed, type Resource } from "./resources.js";
@@ -26,8 +30,6 @@ import { attemptTracer } from "./tracing.js";
 
 /** Milliseconds of one try at something that the server has to answer. */
 const TRY_MS = 5_000;
-/** Characters of a failure's message that are kept. */
-const LONGEST_MESSAGE = 16_384;
 /** Resources kept, so that a batch of rollouts fetches them once. */
 const KEPT_RESOURCES = 4;
 
@@ -89,8 +91,7 @@ export class Work {
 
   /** Works on a claim, from its resources to its report. */
   async do(context: RunContext): Promise<void> {
-    const tracer = attemptTracer(context, this.#exporter);
-    const outcome = await this.#outcome(context, tracer);
+    const outcome = await this.#outcome(context);
     try {
       // An outcome must not be there before the spans.
       await this.#patiently(() => this.#exporter.forceFlush(1_000));
@@ -104,9 +105,10 @@ export class Work {
     }
   }
 
-  async #outcome(context: RunContext, tracer: Tracer): Promise<Outcome> {
+  async #outcome(context: RunContext): Promise<Outcome> {
     let error: unknown;
     try {
+      const tracer = attemptTracer(context, this.#exporter);
       const resources = await this.#getResources(context);
       const before = cancelledOutcome(context);
       if (before) return before;
@@ -120,15 +122,20 @@ export class Work {
     }
     const stopped = cancelledOutcome(context);
     if (stopped) return stopped;
+    const failure = failureOf(error);
     warn(`attempt ${context.attemptId} of rollout ${context.rolloutId} failed`, error);
-    return { status: AttemptStatus.FAILED, failure: failureOf(error) };
+    return { status: AttemptStatus.FAILED, failure };
   }
 
   /** Runs the function; rejects if it is left behind. */
   async #call(context: RunContext, resources: AgentResources, tracer: Tracer): Promise<unknown> {
     const { signal } = this.#abandoned;
+    // Where the runner was started with tracing suppressed, no span of the attempt would be made.
+    const recording = unsuppressTracing(otel.active());
     const result = currentAttempt.run({ context, tracer }, async () =>
-      this.#agent(decodeJson(context.rollout.inputJson), resources, tracer, context),
+      otel.with(recording, () =>
+        this.#agent(decodeJson(context.rollout.inputJson), resources, tracer, context),
+      ),
     );
     let leave: () => void = () => undefined;
     const left = new Promise<never>((_resolve, reject) => {
@@ -173,6 +180,24 @@ export class Work {
     const { status, failure } = cancelledOutcome(context) ?? outcome;
     if (cancellation && !(await this.#isLive(context, cancellation))) return;
     const { rolloutId, attemptId } = context;
+    let answer: UpdateAttemptResponse;
+    try {
+      answer = await this.#update(context, { status, ...(failure && { failure }) });
+    } catch (error) {
+      const refusal = toStoreError(error);
+      if (!isRefusal(refusal)) throw refusal;
+      // Without a report the attempt would go on for good.
+      warn(`report of attempt ${attemptId} refused, reporting a plain failure instead`, refusal);
+      const plain = refusedFailure(refusal, failure);
+      answer = await this.#update(context, { status: AttemptStatus.FAILED, failure: plain });
+    }
+    if (answer.missingSpanCount) {
+      warn(`attempt ${attemptId} of ${rolloutId} lacks ${String(answer.missingSpanCount)} span(s)`);
+    }
+  }
+
+  #update(context: RunContext, { status, failure }: Outcome): Promise<UpdateAttemptResponse> {
+    const { rolloutId, attemptId } = context;
     const attempt = create(AttemptSchema, { rolloutId, attemptId, status });
     if (failure) attempt.failure = failure;
     const request = {
@@ -181,12 +206,7 @@ export class Work {
       sentSpanCount: BigInt(this.#exporter.sentCount(rolloutId, attemptId)),
       requestId: randomUUID(),
     };
-    const answer = await this.#patiently(() =>
-      this.#store.rpc.updateAttempt(request, { timeoutMs: TRY_MS }),
-    );
-    if (answer.missingSpanCount) {
-      warn(`attempt ${attemptId} of ${rolloutId} lacks ${String(answer.missingSpanCount)} span(s)`);
-    }
+    return this.#patiently(() => this.#store.rpc.updateAttempt(request, { timeoutMs: TRY_MS }));
   }
 
   /** Tells whether a cancelled attempt still waits for its end: the watchdog's word stays. */
@@ -227,25 +247,4 @@ function cancelledOutcome({ cancellation }: RunContext): Outcome | undefined {
 function asReward(value: unknown): number {
   if (typeof value === "number") return value;
   throw new TypeError(`nothing or a number is wanted as reward, not ${typeof value}`);
-}
-
-function failureOf(thrown: unknown): Failure {
-  const isFinal = thrown instanceof NonRetryable;
-  const kind = isFinal && thrown.cause !== undefined ? thrown.cause : thrown;
-  const failure = create(FailureSchema, {
-    type: typeName(kind),
-    message: messageOf(thrown).slice(0, LONGEST_MESSAGE),
-  });
-  if (isFinal) failure.retryable = false;
-  return failure;
-}
-
-function typeName(thrown: unknown): string {
-  if (!(thrown instanceof Error)) return typeof thrown;
-  // Classes of errors seldom set a name of their own.
-  return thrown.name === "Error" ? thrown.constructor.name : thrown.name;
-}
-
-function messageOf(thrown: unknown): string {
-  return (thrown instanceof Error ? thrown.message : String(thrown)) || typeName(thrown);
 }

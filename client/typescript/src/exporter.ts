@@ -12,7 +12,17 @@ import { holdAtExit, letGo } from "./exit.js";
 import type { Stop } from "./gen/lightningstore/v1/attempt_pb.js";
 import { ErrorReason } from "./gen/lightningstore/v1/error_reason_pb.js";
 import type { BatchRejection, IngestResult } from "./gen/lightningstore/v1/span_pb.js";
-import { encode, intoMessages, MESSAGE_BYTES, toBatch, type Item } from "./outbox.js";
+import { messageOf } from "./failures.js";
+import { Losses } from "./losses.js";
+import {
+  attemptOf,
+  encode,
+  intoMessages,
+  MESSAGE_BYTES,
+  toBatch,
+  wrongAttempt,
+  type Item,
+} from "./outbox.js";
 
 const MIB = 1 << 20;
 /** Milliseconds that a span may wait for others to travel with. */
@@ -30,8 +40,6 @@ const SHUTDOWN_MS = 2_900;
 const MOST_DEFECTS = 5;
 /** Attempts whose spans are counted; the oldest are forgotten. */
 const MOST_COUNTS = 10_000;
-/** Milliseconds between two warnings of the same kind. */
-const QUIET_MS = 10_000;
 
 /** What an exporter can be told. */
 export interface SpanExporterOptions extends ConnectOptions {
@@ -53,21 +61,19 @@ export interface SpanExporterOptions extends ConnectOptions {
  *
  * `export` encodes the spans and puts them into a buffer; they are sent over IngestSpans, kept until the
  * server says that they are stored, and sent again after a break: stored twice they count once. Beyond
- * `maxBufferBytes` new spans are dropped, counted in `droppedCount` and warned about. At the end of the
- * program (not after process.exit) what is left is sent within 5 seconds.
+ * `maxBufferBytes` new spans are dropped. Whatever is dropped is counted in `droppedCount` and warned about: at
+ * once the first time, then in summaries, at most one a minute. At the end of the program (not after process.exit) what is left is sent within 5 seconds.
  *
  * Which attempt: the attributes `agentlightning.rollout_id` and `agentlightning.attempt_id` of the span, else
  * those of its resource, else the ids given here. Use it with a SimpleSpanProcessor: the buffer of a
  * BatchSpanProcessor would only drop spans of its own.
  */
 export class SpanExporter implements SdkExporter {
-  /** Spans lost so far: beyond the buffer, too large, refused, or without an attempt. */
-  droppedCount = 0;
   readonly #store: LightningStore;
   readonly #options: SpanExporterOptions;
   readonly #silent: Context = suppressTracing(context.active());
   readonly #counts = new Map<string, number>();
-  readonly #warned = new Map<string, number>();
+  readonly #losses = new Losses();
   readonly #waiting = new Set<() => void>();
   #queue: Item[] = [];
   #bytes = 0; // in the queue and on their way
@@ -86,9 +92,15 @@ export class SpanExporter implements SdkExporter {
     this.#store = options.store ?? new LightningStore(options);
   }
 
+  /** Spans lost so far: beyond the buffer, too large, refused, without an attempt, or after the shutdown. */
+  get droppedCount(): number {
+    return this.#losses.count;
+  }
+
   /** Queues spans; never waits for the network. Fails only after `shutdown`. */
   export(spans: ReadableSpan[], resultCallback: (result: ExportResult) => void): void {
     if (this.#stopAt !== undefined) {
+      if (spans.length > 0) this.#drop(spans.length, "after shutdown", "the exporter is shut down");
       resultCallback({ code: ExportResultCode.FAILED, error: new Error("shut down") });
       return;
     }
@@ -149,30 +161,35 @@ export class SpanExporter implements SdkExporter {
     letGo(this);
     if (!this.#options.store) this.#store.close();
     const left = this.#added - this.#settled;
-    if (left > 0) this.#drop(left, "shutdown", "not stored before the exporter was shut down");
+    if (left > 0)
+      this.#drop(left, "left at the shutdown", "not stored before the exporter was shut down");
+    this.#losses.summarize();
     this.#settle(left, this.#bytes);
   }
 
   #add(span: ReadableSpan): void {
     const { rolloutId = "", attemptId = "" } = this.#options;
     const { maxBufferBytes = 64 * MIB, maxSpanBytes = 4 * MIB } = this.#options;
-    let item: Item | undefined;
+    const filed = attemptOf(span, { rolloutId, attemptId });
+    const wrong = wrongAttempt(filed);
+    if (wrong) {
+      this.#drop(1, "without an attempt", wrong);
+      return;
+    }
+    this.#count(`${filed.rolloutId} ${filed.attemptId}`);
+    let item: Item;
     try {
-      item = encode(span, rolloutId, attemptId);
+      item = encode(span, filed);
     } catch (error) {
-      this.#drop(1, "no OTLP", `${span.name} cannot be encoded: ${String(error)}`);
+      const name = messageOf(span.name); // JavaScript lets it be anything
+      this.#drop(1, "that cannot be encoded", `"${name}" cannot be encoded: ${messageOf(error)}`);
       return;
     }
-    if (!item) {
-      this.#drop(1, "no attempt", "no rollout and attempt id");
-      return;
-    }
-    this.#count(`${item.rolloutId} ${item.attemptId}`);
     if (item.size > maxSpanBytes) {
       const sizes = `${item.size} bytes, over the limit of ${maxSpanBytes}`;
-      this.#drop(1, "too large", `"${span.name}" has ${sizes}`);
+      this.#drop(1, "that are too large", `"${messageOf(span.name)}" has ${sizes}`);
     } else if (this.#bytes + item.size > maxBufferBytes) {
-      this.#drop(1, "buffer full", `the buffer of ${maxBufferBytes} bytes is full`);
+      this.#drop(1, "beyond the buffer", `the buffer of ${maxBufferBytes} bytes is full`);
     } else {
       this.#queue.push(item);
       this.#bytes += item.size;
@@ -193,11 +210,7 @@ export class SpanExporter implements SdkExporter {
   }
 
   #drop(count: number, kind: string, why: string): void {
-    this.droppedCount += count;
-    const now = performance.now();
-    if (now - (this.#warned.get(kind) ?? -QUIET_MS) < QUIET_MS) return;
-    this.#warned.set(kind, now);
-    warn(`dropped ${count} span(s): ${why}; ${this.droppedCount} so far`);
+    this.#losses.add(count, kind, why);
   }
 
   #settle(count: number, bytes: number): void {
@@ -225,7 +238,7 @@ export class SpanExporter implements SdkExporter {
       try {
         if (!(await this.#deliver(items))) break;
       } catch (error) {
-        this.#drop(items.length, "defect", String(error));
+        this.#drop(items.length, "lost by a defect", messageOf(error));
       }
       this.#settle(items.length, total(items));
     }
@@ -274,18 +287,24 @@ export class SpanExporter implements SdkExporter {
     let told = 0;
     let last = -1;
     for (const rejection of result.rejections) {
+      const members = messages[Number(rejection.messageIndex)];
+      if (!members) continue; // no message of this stream: counted below
       last = Number(rejection.messageIndex);
-      const members = messages[last] ?? [];
       told += members.length;
       if (members.length === 1 || isAboutAttempt(rejection)) {
         const why = `refused by the server: ${rejection.message}`;
-        this.#drop(members.length, ErrorReason[rejection.reason], why);
+        this.#drop(members.length, `refused (${ErrorReason[rejection.reason]})`, why);
       } else {
         again.push(...members.map((item) => [item]));
       }
     }
-    // Only the first refusals are told. What follows them goes again; what is stored, is skipped.
-    if (told < Number(result.rejectedCount)) again.push(...messages.slice(last + 1));
+    const untold = Number(result.rejectedCount) - told;
+    if (untold > 0 && last >= 0) {
+      // Only the first refusals are told. What follows them goes again; what is stored, is skipped.
+      again.push(...messages.slice(last + 1));
+    } else if (untold > 0) {
+      this.#drop(untold, "refused without a reason", "refused by the server without a reason");
+    }
     return again;
   }
 

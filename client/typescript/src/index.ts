@@ -16,6 +16,7 @@ export { SpanExporter, type SpanExporterOptions } from "./exporter.js";
 export { AttemptStatus, StopReason, type Attempt } from "./gen/lightningstore/v1/attempt_pb.js";
 export type { AttemptTriplets, Triplet } from "./gen/lightningstore/v1/triplet_pb.js";
 export { RolloutMode, RolloutStatus, type Rollout } from "./gen/lightningstore/v1/rollout_pb.js";
+export { SecureIdGenerator } from "./ids.js";
 export { decodeJson, encodeJson, RawJson } from "./json.js";
 export {
   baseUrl,

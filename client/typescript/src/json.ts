@@ -3,6 +3,8 @@
  * doubles, as everywhere in JavaScript.
  */
 
+import { messageOf } from "./failures.js";
+
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
@@ -10,6 +12,8 @@ const decoder = new TextDecoder("utf-8", { fatal: true });
 const MARK = `bigint:${crypto.randomUUID()}:`;
 const WRITTEN = new RegExp(`"${MARK}(-?\\d+)"`, "g");
 const LONG_INTEGER = /\d{16}/;
+/** How JSON.stringify writes half a surrogate pair, after any number of escaped backslashes. */
+const HALF_PAIR = /(?<!\\)((?:\\\\)*)\\ud[89a-f][0-9a-f]{2}/g;
 
 /** JSON that is there already and goes to the server byte for byte. */
 export class RawJson {
@@ -32,16 +36,17 @@ export class RawJson {
 }
 
 /**
- * Returns a value as JSON in UTF-8. A RawJson stays as it is; bigints become integers at any depth. Throws a
- * TypeError for what is no JSON: undefined, functions, NaN and infinities,
- * and for bytes: JSON that is bytes already is a RawJson.
+ * Returns a value as JSON in UTF-8. A RawJson stays as it is; bigints become integers at any depth, and half a
+ * surrogate pair becomes U+FFFD. Throws a TypeError for what is no JSON: undefined, functions, NaN and
+ * infinities, what holds itself or cannot be read, and for bytes: JSON that is bytes already is a RawJson. The
+ * error says where it was found; `name` is what the value is called there.
  */
-export function encodeJson(value: unknown): Uint8Array {
+export function encodeJson(value: unknown, name = "value"): Uint8Array {
   if (value instanceof RawJson) return value.bytes;
   if (value instanceof Uint8Array)
-    throw new TypeError("give JSON that is bytes already as RawJson");
+    throw new TypeError(`${name}: give JSON that is bytes already as RawJson`);
   const found = { big: false };
-  const text = JSON.stringify(value, (_key, part: unknown) => {
+  const replace = (_key: string, part: unknown): unknown => {
     if (typeof part === "bigint") {
       found.big = true;
       return MARK + part.toString();
@@ -50,9 +55,58 @@ export function encodeJson(value: unknown): Uint8Array {
       throw new TypeError(`${part} has no place in JSON`);
     }
     return part;
-  }) as string | undefined;
-  if (text === undefined) throw new TypeError(`${typeof value} has no place in JSON`);
-  return encoder.encode(found.big ? text.replace(WRITTEN, "$1") : text);
+  };
+  let text = written(value, name, replace);
+  if (text === undefined) throw new TypeError(`${name}: ${typeof value} has no place in JSON`);
+  if (found.big) text = text.replace(WRITTEN, "$1");
+  if (text.includes("\\ud")) text = text.replace(HALF_PAIR, "$1\ufffd");
+  return encoder.encode(text);
+}
+
+function written(
+  value: unknown,
+  name: string,
+  replace: (key: string, part: unknown) => unknown,
+): string | undefined {
+  try {
+    return JSON.stringify(value, replace);
+  } catch (error) {
+    throw new TypeError(`${culprit(value, name) ?? name}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+/** Levels of a value in which the part that is no JSON is looked for. */
+const MOST_LEVELS = 1_000;
+
+/** Returns the path of the first part of a value that cannot be written; undefined if none is found. */
+function culprit(value: unknown, path: string, above: readonly unknown[] = []): string | undefined {
+  if (typeof value === "number") return Number.isFinite(value) ? undefined : path;
+  if (typeof value !== "object" || value === null) return undefined;
+  if (above.includes(value) || above.length > MOST_LEVELS) return path;
+  const levels = [...above, value];
+  try {
+    const { toJSON } = value as { toJSON?: unknown };
+    if (typeof toJSON === "function") return culprit(toJSON.call(value, ""), path, levels);
+    for (const key of Object.keys(value)) {
+      const place = Array.isArray(value) ? `${path}[${key}]` : `${path}.${key}`;
+      const part = read(value, key);
+      if (!part) return place;
+      const found = culprit(part.value, place, levels);
+      if (found !== undefined) return found;
+    }
+  } catch {
+    return path;
+  }
+  return undefined;
+}
+
+/** Returns a property; undefined if its getter throws. */
+function read(holder: object, key: string): { readonly value: unknown } | undefined {
+  try {
+    return { value: (holder as Record<string, unknown>)[key] };
+  } catch {
+    return undefined;
+  }
 }
 
 /** Reads JSON in UTF-8; integers beyond 2^53 become bigints. Empty bytes: undefined. */

@@ -124,7 +124,10 @@ function toCase(value: unknown): AnyValue["value"] {
     case "boolean":
       return { case: "boolValue", value };
     case "bigint":
-      return { case: "intValue", value };
+      // OTLP has integers of 64 bits; one beyond them would cost the whole span.
+      return BigInt.asIntN(64, value) === value
+        ? { case: "intValue", value }
+        : { case: "stringValue", value: value.toString() };
     case "number":
       return Number.isSafeInteger(value)
         ? { case: "intValue", value: BigInt(value) }

@@ -35,18 +35,33 @@ export interface Item {
 const resources = new WeakMap<object, Resource>();
 const scopes = new WeakMap<object, InstrumentationScope>();
 
-/**
- * Encodes a span; undefined if it belongs to no attempt. Its ids are its own attributes, else those of its
- * resource, else the ones given.
- */
-export function encode(span: ReadableSpan, rolloutId: string, attemptId: string): Item | undefined {
-  const filed = {
-    rolloutId:
-      text(span.attributes, ROLLOUT_ID) ?? text(span.resource.attributes, ROLLOUT_ID) ?? rolloutId,
-    attemptId:
-      text(span.attributes, ATTEMPT_ID) ?? text(span.resource.attributes, ATTEMPT_ID) ?? attemptId,
+/** The attempt that a span belongs to. */
+export interface Filed {
+  readonly rolloutId: string;
+  readonly attemptId: string;
+}
+
+/** Returns the attempt of a span: by its own attributes, else those of its resource, else the one given. */
+export function attemptOf(span: ReadableSpan, given: Filed): Filed {
+  const own = span.attributes;
+  const shared = span.resource.attributes;
+  return {
+    rolloutId: text(own, ROLLOUT_ID) ?? text(shared, ROLLOUT_ID) ?? given.rolloutId,
+    attemptId: text(own, ATTEMPT_ID) ?? text(shared, ATTEMPT_ID) ?? given.attemptId,
   };
-  if (!filed.rolloutId || !filed.attemptId) return undefined;
+}
+
+/** Says why ids name no attempt; undefined if they may. */
+export function wrongAttempt({ rolloutId, attemptId }: Filed): string | undefined {
+  if (!rolloutId || !attemptId) return "no rollout and attempt id";
+  // Replaced, it would name another attempt.
+  if (!rolloutId.isWellFormed()) return `${ROLLOUT_ID} has half a surrogate pair`;
+  if (!attemptId.isWellFormed()) return `${ATTEMPT_ID} has half a surrogate pair`;
+  return undefined;
+}
+
+/** Encodes a span of an attempt. Throws for one that cannot be encoded. */
+export function encode(span: ReadableSpan, filed: Filed): Item {
   const encoded = toOtlpSpan(span);
   const number = span.attributes[SEQUENCE_ID];
   const isNumbered = typeof number === "number" && Number.isSafeInteger(number) && number > 0;

@@ -1,6 +1,7 @@
 /** Rewards: spans that say what an attempt was worth. */
 
-import type { Attributes, Tracer } from "@opentelemetry/api";
+import { context, TraceFlags, type Attributes, type Tracer } from "@opentelemetry/api";
+import { unsuppressTracing } from "@opentelemetry/core";
 
 import { currentAttempt } from "./context.js";
 
@@ -19,7 +20,7 @@ export function isRewardValue(key: string): boolean {
  * Writes down what the attempt was worth: a number, or several by the names of their dimensions, of which the
  * first is the primary one. `tracer`: absent, that of the attempt whose function is running. Throws a
  * TypeError for what is no number, a RangeError for one that is not finite and for no dimension at all, and
- * an Error outside of a function without a tracer.
+ * an Error outside of a function without a tracer, and where the tracer does not record the span.
  */
 export function emitReward(
   reward: number | Readonly<Record<string, number>>,
@@ -38,7 +39,15 @@ export function emitReward(
     attributes[`${REWARD}.${index}.name`] = name;
     attributes[`${REWARD}.${index}.value`] = value;
   });
-  target.startSpan(ANNOTATION, { attributes }).end();
+  const span = target.startSpan(ANNOTATION, { attributes }, unsuppressTracing(context.active()));
+  const isRecorded =
+    span.isRecording() && (span.spanContext().traceFlags & TraceFlags.SAMPLED) !== 0;
+  span.end();
+  if (!isRecorded) {
+    throw new Error(
+      "the reward is lost, since the tracer records no spans: give one of a provider that records all of them",
+    );
+  }
 }
 
 /** What of a span tells its reward and its place; a StoredSpan has it all. */

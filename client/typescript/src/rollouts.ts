@@ -107,17 +107,21 @@ export function toConfig(config: RolloutConfig): ConfigMessage {
   return message;
 }
 
-/** Returns a rollout to be made as message of the contract. Throws a TypeError for what is no JSON. */
-export function toSpec(spec: RolloutSpec): SpecMessage {
+/**
+ * Returns a rollout to be made as message of the contract, at its place in a request. Throws a TypeError for what
+ * is no JSON.
+ */
+export function toSpec(spec: RolloutSpec, index: number): SpecMessage {
   const message = create(RolloutSpecSchema, {
-    inputJson: encodeJson(spec.input),
+    inputJson: encodeJson(spec.input, `rollouts[${index}].input`),
     mode: toMode(spec.mode),
     priority: spec.priority ?? 0,
     groupId: spec.groupId ?? "",
     resourcesId: spec.resourcesId ?? "",
     rolloutId: spec.rolloutId ?? "",
   });
-  if (spec.metadata) message.metadataJson = encodeJson(spec.metadata);
+  if (spec.metadata)
+    message.metadataJson = encodeJson(spec.metadata, `rollouts[${index}].metadata`);
   if (spec.config) message.config = toConfig(spec.config);
   return message;
 }

@@ -18,7 +18,10 @@ import { Client, Metadata, type CallOptions as GrpcOptions } from "@grpc/grpc-js
 import { Backoff, pause } from "./backoff.js";
 import { channelOptions, resolveEndpoint, type ConnectOptions } from "./channel.js";
 import { Code, LightningStoreError, toStoreError } from "./errors.js";
+import { messageOf } from "./failures.js";
 import { LightningStoreService } from "./gen/lightningstore/v1/service_pb.js";
+
+import { malformedName } from "./text.js";
 
 /** What can be said of a single call. */
 export interface CallOptions {
@@ -130,7 +133,7 @@ export class Connection {
     init: MessageInitShape<DescMessage>,
     options: CallOptions,
   ): Promise<Message> {
-    const request = withRequestId(create(method.input, init));
+    const request = encode(method, withRequestId(create(method.input, init)));
     const until = Date.now() + (options.timeoutMs ?? this.#timeoutMs);
     const ends = [this.#closing.signal, ...(options.signal ? [options.signal] : [])];
     const backoff = new Backoff(100, 2_000);
@@ -149,7 +152,7 @@ export class Connection {
 
   #once(
     method: DescMethod,
-    request: Message,
+    request: Buffer,
     until: number,
     options: CallOptions,
   ): Promise<Message> {
@@ -157,7 +160,7 @@ export class Connection {
       this.#check(options.signal);
       const call = this.#client.makeUnaryRequest(
         path(method),
-        serializer(method.input),
+        asItIs,
         deserializer(method.output),
         request,
         this.#headers(options),
@@ -180,9 +183,9 @@ export class Connection {
     this.#check(options.signal);
     const call = this.#client.makeServerStreamRequest(
       path(method),
-      serializer(method.input),
+      asItIs,
       deserializer(method.output),
-      create(method.input, init),
+      encode(method, create(method.input, init)),
       this.#headers(options),
       deadline(options.timeoutMs),
     );
@@ -208,7 +211,7 @@ export class Connection {
       this.#check(options.signal);
       const call = this.#client.makeClientStreamRequest(
         path(method),
-        serializer(method.input),
+        asItIs,
         deserializer(method.output),
         this.#headers(options),
         deadline(options.timeoutMs),
@@ -220,10 +223,12 @@ export class Connection {
       );
       const done = this.#track(call, options);
       call.on("error", () => undefined);
-      send(call, requests, (init) => create(method.input, init)).catch((error: unknown) => {
-        reject(error instanceof Error ? error : new Error(String(error)));
-        call.cancel();
-      });
+      send(call, requests, (init) => encode(method, create(method.input, init))).catch(
+        (error: unknown) => {
+          reject(error instanceof Error ? error : new Error(String(error)));
+          call.cancel();
+        },
+      );
     });
   }
 
@@ -263,7 +268,7 @@ export class Connection {
 }
 
 interface Writer extends NodeJS.EventEmitter {
-  write: (message: Message) => boolean;
+  write: (message: Buffer) => boolean;
   end: () => void;
   readonly destroyed: boolean;
 }
@@ -272,7 +277,7 @@ interface Writer extends NodeJS.EventEmitter {
 async function send<T>(
   call: Writer,
   requests: Iterable<T> | AsyncIterable<T>,
-  make: (init: T) => Message,
+  make: (init: T) => Buffer,
 ): Promise<void> {
   const ended = new AbortController();
   call.once("status", () => {
@@ -291,11 +296,29 @@ function path(method: DescMethod): string {
   return `/${method.parent.typeName}/${method.name}`;
 }
 
-function serializer(schema: DescMessage): (message: Message) => Buffer {
-  return (message) => {
-    const bytes = toBinary(schema, message);
+/**
+ * Returns the bytes of a request. Half a surrogate pair in text that describes something becomes U+FFFD, as
+ * everywhere in UTF-8; in text that names something it is refused, and so is a value that its field cannot have.
+ */
+function encode({ input }: DescMethod, message: Message): Buffer {
+  const field = malformedName(input, message);
+  if (field !== undefined) {
+    const description =
+      "must have no half of a surrogate pair: it names something, so nothing is replaced";
+    throw new LightningStoreError(Code.INVALID_ARGUMENT, `${field} ${description}`, {
+      fieldViolations: [{ field, description }],
+    });
+  }
+  try {
+    const bytes = toBinary(input, message);
     return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  };
+  } catch (error) {
+    throw new LightningStoreError(Code.INVALID_ARGUMENT, messageOf(error), { cause: error });
+  }
+}
+
+function asItIs(bytes: Buffer): Buffer {
+  return bytes;
 }
 
 function deserializer(schema: DescMessage): (bytes: Buffer) => Message {

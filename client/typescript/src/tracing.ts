@@ -11,6 +11,7 @@ import {
 
 import type { RunContext } from "./context.js";
 import type { SpanExporter } from "./exporter.js";
+import { SecureIdGenerator } from "./ids.js";
 import { ATTEMPT_ID, ROLLOUT_ID } from "./outbox.js";
 
 /** Nothing is cut off: spans are training data. */
@@ -29,6 +30,7 @@ export function attemptTracer(context: RunContext, exporter: SpanExporter): Trac
   const ids = { [ROLLOUT_ID]: context.rolloutId, [ATTEMPT_ID]: context.attemptId };
   const provider = new BasicTracerProvider({
     sampler: new AlwaysOnSampler(),
+    idGenerator: new SecureIdGenerator(),
     resource: defaultResource().merge(resourceFromAttributes(ids)),
     spanLimits: NO_LIMITS,
     generalLimits: { attributeCountLimit: Infinity, attributeValueLengthLimit: Infinity },

@@ -1,0 +1,33 @@
+/** Ids out of the operating system's randomness. */
+
+import { randomFillSync } from "node:crypto";
+
+import type { IdGenerator } from "@opentelemetry/sdk-trace-base";
+
+const SPAN_BYTES = 8;
+const TRACE_BYTES = 16;
+
+/** Random bytes are asked for in advance: a span would else wait for a call of the system. */
+const pool = Buffer.alloc(4096);
+let used = pool.length;
+
+function randomHex(length: number): string {
+  for (;;) {
+    if (used + length > pool.length) {
+      randomFillSync(pool);
+      used = 0;
+    }
+    const id = pool.toString("hex", used, used + length);
+    used += length;
+    if (!/^0+$/.test(id)) return id; // all zero is no id
+  }
+}
+
+/**
+ * Makes the ids of traces and spans. OpenTelemetry's own generator takes Math.random, which a program may have
+ * seeded: then ids repeat, and of two spans of an attempt with the same id the store keeps the first.
+ */
+export class SecureIdGenerator implements IdGenerator {
+  readonly generateTraceId = (): string => randomHex(TRACE_BYTES);
+  readonly generateSpanId = (): string => randomHex(SPAN_BYTES);
+}

@@ -1,0 +1,108 @@
+/** Text on its way out. UTF-8 has no place for half a surrogate pair, which a string of JavaScript may hold. */
+
+import { ScalarType, type DescField, type DescMessage, type Message } from "@bufbuild/protobuf";
+
+const encoder = new TextEncoder();
+
+/** What is replaced by U+FFFD when it is encoded: it describes something. All of OTLP does too. */
+const DESCRIPTIONS: ReadonlySet<string> = new Set([
+  "lightningstore.v1.Failure.type",
+  "lightningstore.v1.Failure.message",
+  "lightningstore.v1.PromptTemplate.template",
+  "lightningstore.v1.SpanBatch.schema_url",
+  "lightningstore.v1.SpanBatch.resource_schema_url",
+]);
+
+/** Returns the path of the first bad text within a value, undefined if there is none. */
+type Check = (value: unknown, path: string) => string | undefined;
+
+/** Checks by the type of the message; undefined where no text of it could be bad. */
+const checks = new Map<string, Check | undefined>();
+
+/**
+ * Returns the path of the first text of a message that names something, an id for instance, and is not well
+ * formed: replaced, it would name something else. Undefined if there is none.
+ */
+export function malformedName(schema: DescMessage, message: Message): string | undefined {
+  const wrong = checkOf(schema)?.(message, "");
+  return wrong?.slice(1); // without the dot before the first field
+}
+
+function checkOf(schema: DescMessage): Check | undefined {
+  if (!checks.has(schema.typeName)) {
+    checks.set(schema.typeName, undefined); // for messages that hold themselves
+    checks.set(schema.typeName, makeCheck(schema));
+  }
+  return checks.get(schema.typeName);
+}
+
+function makeCheck(schema: DescMessage): Check | undefined {
+  if (!schema.typeName.startsWith("lightningstore.")) return undefined;
+  const fields = schema.fields.flatMap((field) => {
+    const check = fieldCheck(field);
+    return check ? [{ field, check }] : [];
+  });
+  if (fields.length === 0) return undefined;
+  return (message, path) => {
+    for (const { field, check } of fields) {
+      const value = valueOf(message as Record<string, unknown>, field);
+      const wrong = value === undefined ? undefined : check(value, `${path}.${field.name}`);
+      if (wrong !== undefined) return wrong;
+    }
+    return undefined;
+  };
+}
+
+function valueOf(message: Record<string, unknown>, field: DescField): unknown {
+  if (!field.oneof) return message[field.localName];
+  const chosen = message[field.oneof.localName] as { case?: string; value?: unknown };
+  return chosen.case === field.localName ? chosen.value : undefined;
+}
+
+function fieldCheck(field: DescField): Check | undefined {
+  const isText = !DESCRIPTIONS.has(`${field.parent.typeName}.${field.name}`);
+  switch (field.fieldKind) {
+    case "list": {
+      const check = field.message
+        ? checkOf(field.message)
+        : field.scalar === ScalarType.STRING && textCheck;
+      if (!check) return undefined;
+      return (list, path) => first(list as unknown[], (item, i) => check(item, `${path}[${i}]`));
+    }
+    case "map": {
+      const check = field.message
+        ? checkOf(field.message)
+        : field.scalar === ScalarType.STRING && textCheck;
+      return (map, path) =>
+        first(Object.entries(map as object), ([key, value]) => {
+          const at = `${path}[${JSON.stringify(key)}]`;
+          return textCheck(key, at) ?? (check ? check(value, at) : undefined);
+        });
+    }
+    case "message":
+      return checkOf(field.message);
+    case "scalar":
+      return field.scalar === ScalarType.STRING && isText ? textCheck : undefined;
+    case "enum":
+      return undefined;
+  }
+}
+
+const textCheck: Check = (text, path) => ((text as string).isWellFormed() ? undefined : path);
+
+function first<T>(
+  items: readonly T[],
+  find: (item: T, index: number) => string | undefined,
+): string | undefined {
+  for (const [index, item] of items.entries()) {
+    const found = find(item, index);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+/** Returns the beginning of a text, well formed and of at most `bytes` bytes in UTF-8. */
+export function cut(text: string, bytes: number): string {
+  const { read } = encoder.encodeInto(text, new Uint8Array(bytes));
+  return text.slice(0, read).toWellFormed();
+}
