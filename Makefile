@@ -7,13 +7,16 @@ GENERATED := generated/python
 PROTOS := $(wildcard proto/lightningstore/v1/*.proto)
 # Stubs load on what is at least as new as what made them: the oldest tools, for the widest range.
 GRPC_TOOLS := 1.66.2
+# What others call a gRPC server with, as Go programs.
+GRPCURL := 1.9.3
+GHZ := 0.120.0
 # The languages of the demo's runners.
 RUNNERS ?= python
 comma := ,
 PIP := install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help proto python-proto serve test python-test python-core-test python-integration-test test-faults check python-check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
+.PHONY: help proto python-proto serve test python-test python-core-test python-integration-test grpc-tools test-faults check python-check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,8 +63,18 @@ python-test: python-core-test python-integration-test
 python-core-test: .venv/stamp
 	$(PY) -m pytest --ignore tests/faults --ignore tests/integration
 
-python-integration-test: .venv/stamp
+python-integration-test: .venv/stamp $(if $(shell command -v go),grpc-tools)
 	$(PY) -m pytest tests/integration
+
+build/go-bin/grpcurl: Makefile
+	GOBIN=$(GO_BIN) $(GO) install github.com/fullstorydev/grpcurl/cmd/grpcurl@v$(GRPCURL)
+	touch $@
+
+build/go-bin/ghz: Makefile
+	GOBIN=$(GO_BIN) $(GO) install github.com/bojand/ghz/cmd/ghz@v$(GHZ)
+	touch $@
+
+grpc-tools: build/go-bin/grpcurl build/go-bin/ghz ## Build grpcurl and ghz, which the tests call the server with; needs Go
 
 test-faults: .venv/stamp ## Crashes, full disks, hostile clients; a quarter of an hour, SCALE=1 for all of it, 5 for a night
 	$(PY) -m pytest tests/faults --scale $(or $(SCALE),0.2) -s

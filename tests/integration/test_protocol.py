@@ -9,9 +9,10 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from lightningstore.client import AsyncLightningStore, UnavailableError
 from lightningstore.v1 import service_pb2
 
@@ -24,8 +25,11 @@ SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
 OTLP = "opentelemetry.proto.collector.trace.v1.TraceService"
 METHODS = [f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods]
 ALL_METHODS = [*METHODS, f"/{OTLP}/Export"]
-REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-STANDARD = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", REFLECTION]
+REFLECTION = [
+    f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+    for version in ("v1", "v1alpha")
+]
+STANDARD = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", *REFLECTION]
 GARBAGE = [b"\xff", b"\x0a\xff", b"garbage, and not of protobuf", b"\x00" * 9, b"\x0b\x0b"]
 
 
@@ -34,7 +38,7 @@ async def call(channel: grpc.aio.Channel, path: str, data: bytes) -> list[bytes]
     if path.endswith("IngestSpans"):
         streaming = channel.stream_unary(path)
         return [await streaming(iter([data]))]
-    if path == REFLECTION:
+    if path in REFLECTION:
         return [answer async for answer in channel.stream_stream(path)(iter([data]))]
     method = SERVICE.methods_by_name.get(path.rsplit("/", 1)[1])
     if path.endswith("/Watch") or (method is not None and method.server_streaming):
@@ -52,7 +56,7 @@ def details(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
     return info
 
 
-@pytest.mark.parametrize("path", [*ALL_METHODS, *STANDARD], ids=lambda path: path.rsplit("/", 1)[1])
+@pytest.mark.parametrize("path", [*ALL_METHODS, *STANDARD], ids=lambda path: path[1:])
 async def test_garbage_is_a_malformed_message(
     world: World, channel: grpc.aio.Channel, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -139,17 +143,68 @@ async def test_empty_bytes_are_a_message(channel: grpc.aio.Channel) -> None:
     assert await call(channel, f"/{SERVICE.full_name}/EnqueueRollouts", b"") == [b""]
 
 
-async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    asked = [
-        reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE.full_name),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol=OTLP),
-    ]
-    answers = [answer async for answer in stub.ServerReflectionInfo(iter(asked))]
-    services = {service.name for service in answers[0].list_services_response.service}
-    assert {SERVICE.full_name, OTLP, "grpc.health.v1.Health"} <= services
-    assert all(a.file_descriptor_response.file_descriptor_proto for a in answers[1:])
+async def reflect(
+    channel: grpc.aio.Channel, path: str, *asked: reflection_pb2.ServerReflectionRequest
+) -> list[reflection_pb2.ServerReflectionResponse]:
+    call = channel.stream_stream(
+        path,
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    return [answer async for answer in call(iter(asked))]
+
+
+@pytest.mark.parametrize("path", REFLECTION)
+async def test_reflection_lists_the_services(channel: grpc.aio.Channel, path: str) -> None:
+    (answer,) = await reflect(
+        channel, path, reflection_pb2.ServerReflectionRequest(list_services="")
+    )
+    services = {service.name for service in answer.list_services_response.service}
+    own = {path.split("/")[1] for path in REFLECTION}
+    assert {SERVICE.full_name, OTLP, "grpc.health.v1.Health"} | own == services
+
+
+#: Names, methods and values of enums among them, and the files that they are in.
+SYMBOLS = {
+    SERVICE.full_name: SERVICE.file.name,
+    **{method.full_name: SERVICE.file.name for method in SERVICE.methods},
+    f"{OTLP}.Export": "opentelemetry/proto/collector/trace/v1/trace_service.proto",
+    "grpc.health.v1.Health.Watch": "grpc_health/v1/health.proto",
+    "grpc.reflection.v1.ServerReflection": "grpc/reflection/v1/reflection.proto",
+    "grpc.reflection.v1.ServerReflection.ServerReflectionInfo": "grpc/reflection/v1/reflection.proto",
+    "lightningstore.v1.Rollout": "lightningstore/v1/rollout.proto",
+    "lightningstore.v1.Rollout.rollout_id": "lightningstore/v1/rollout.proto",
+    "lightningstore.v1.RolloutStatus": "lightningstore/v1/rollout.proto",
+    "lightningstore.v1.ROLLOUT_STATUS_RUNNING": "lightningstore/v1/rollout.proto",
+}
+
+
+@pytest.mark.parametrize("path", REFLECTION)
+async def test_reflection_knows_whatever_has_a_name(channel: grpc.aio.Channel, path: str) -> None:
+    ask = reflection_pb2.ServerReflectionRequest
+    asked = [ask(file_containing_symbol=symbol) for symbol in SYMBOLS]
+    asked += [ask(file_by_filename=name) for name in SYMBOLS.values()]
+    answers = await reflect(channel, path, *asked)
+    names = [*SYMBOLS.values(), *SYMBOLS.values()]
+    for request, answer, name in zip(asked, answers, names, strict=True):
+        files = [
+            descriptor_pb2.FileDescriptorProto.FromString(data)
+            for data in answer.file_descriptor_response.file_descriptor_proto
+        ]
+        assert files, request
+        assert files[0].name == name
+        sent = {file.name for file in files}
+        assert all(set(file.dependency) <= sent for file in files)
+
+
+@pytest.mark.parametrize("path", REFLECTION)
+@pytest.mark.parametrize("symbol", ["", "nope", f"{SERVICE.full_name}.Nope", "nope.Nope"])
+async def test_reflection_of_an_unknown_name_is_not_found(
+    channel: grpc.aio.Channel, path: str, symbol: str
+) -> None:
+    ask = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+    (answer,) = await reflect(channel, path, ask)
+    assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 @pytest.mark.parametrize("service", ["", SERVICE.full_name, OTLP])

@@ -46,8 +46,11 @@ pytestmark = pytest.mark.asyncio
 
 STORE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
 TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-METHODS = [f"/{STORE.full_name}/{method.name}" for method in STORE.methods] + [TRACES, REFLECTION]
+REFLECTION = [
+    f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+    for version in ("v1", "v1alpha")
+]
+METHODS = [f"/{STORE.full_name}/{method.name}" for method in STORE.methods] + [TRACES, *REFLECTION]
 API_KEY = "sk-planted-and-searched-for"
 DOCS = Path(__file__).parents[2] / "docs" / "security.md"
 
@@ -120,7 +123,7 @@ async def code_of(channel: grpc.aio.Channel, path: str, *metadata: tuple[str, st
     """Call a method of whatever kind with an empty request; returns the status."""
     method = STORE.methods_by_name.get(path.rpartition("/")[2])
     try:
-        if path == REFLECTION:
+        if path in REFLECTION:
             async for _ in channel.stream_stream(path)(iter([b""]), metadata=metadata, timeout=10):
                 break
         elif path.endswith("IngestSpans"):

@@ -58,6 +58,7 @@ PERMISSIONS: dict[str, frozenset[Role]] = {
     _STORE + "GetStatistics": _ALL,
     _STORE + "GetServerInfo": _ALL,
     "/opentelemetry.proto.collector.trace.v1.TraceService/Export": _WORK,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _ALL,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ALL,
 }
 

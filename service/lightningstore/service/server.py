@@ -9,15 +9,14 @@ import os
 import socket
 
 import grpc
-from grpc_reflection.v1alpha import reflection_pb2
-from grpc_reflection.v1alpha.reflection import aio as aio_reflection
 from lightningstore.service.clock import Clock, SystemClock
 from lightningstore.service.config import Config
 from lightningstore.service.gate import Gate, open_gate
 from lightningstore.service.limits import Retention
 from lightningstore.service.metrics import Metrics
-from lightningstore.service.rpc import handlers, health, otlp, standard, wrap
+from lightningstore.service.rpc import handlers, health, otlp, wrap
 from lightningstore.service.rpc.otlp_http import OtlpHttp
+from lightningstore.service.rpc.reflection import reflection
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.service.storage.sqlite import SqliteStorage
@@ -29,7 +28,6 @@ from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_NONE, D
 
 logger = logging.getLogger(__name__)
 
-REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 KEEPALIVE_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 MIN_PING_INTERVAL_MS = 10_000
@@ -110,13 +108,12 @@ class Server:
         streams = wrap.Streams(self._config.max_open_streams)
         name = handlers.SERVICE.full_name
         services = (name, otlp.SERVICE, health.SERVICE)
-        reflector = aio_reflection.ReflectionServicer((*services, REFLECTION.full_name))
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(name, handlers.handlers(store, streams)),
                 grpc.method_handlers_generic_handler(otlp.SERVICE, {"Export": otlp.handler(store)}),
                 health.handler(self._health, store),
-                standard.handler(REFLECTION, reflector, store),
+                *reflection(services, store, streams),
             )
         )
         address = f"{_bracketed(self._config.host)}:{self._config.port}"
