@@ -87,14 +87,19 @@ async def test_refusals_are_counted_by_code_and_made_up_names_as_one(
         assert await code_of(channel, METHODS[0], runner) == "PERMISSION_DENIED"
         assert secured.server.metrics is not None
         found = await scrape(secured.server.metrics.port)
-    calls = {name: value for name, value in found.items() if "calls_total" in name}
+    calls = {name: value for name, value in found.items() if "store_calls_total" in name}
+    reasons = 'lightningstore_refused_calls_total{reason="%s"}'
+    assert found[reasons % "token_missing"] == len([*made_up, *METHODS])
+    assert found[reasons % "permission_denied"] == 1
+    assert found["lightningstore_tokens_usable"] == 1
     refused = 'lightningstore_calls_total{code="UNAUTHENTICATED",method="%s"}'
     denied = 'lightningstore_calls_total{code="PERMISSION_DENIED",method="EnqueueRollouts"}'
     names = {path.rpartition("/")[2] for path in METHODS}
     assert calls == {
         refused % "other": len(made_up),
         denied: 1,
-        **{refused % name: 1 for name in names},
+        **{refused % name: 1 for name in names - {"ServerReflectionInfo"}},
+        refused % "ServerReflectionInfo": 2,  # v1 and v1alpha
     }
     assert {span.name for span in kept.get_finished_spans()} == set(METHODS)
 

@@ -276,16 +276,6 @@ async def test_token_ends_at_its_time(secured: Secured) -> None:
             await store.dequeue_rollouts(1)
 
 
-async def test_bad_tokens_file_changes_nothing_while_serving(secured: Secured) -> None:
-    async with secured.served(), secured.client("runner") as store:
-        good = secured.file.read_text()
-        for bad in ("", "runner runner never sha256:abc\n", "\x00"):
-            secured.file.write_text(bad)
-            await secured.clock.advance(1)
-            await store.dequeue_rollouts(1)
-        secured.file.write_text(good)
-
-
 @pytest.mark.parametrize(
     ("settings", "told"),
     [

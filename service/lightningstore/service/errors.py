@@ -302,6 +302,18 @@ class TokenInvalid(StoreError):
         super().__init__("the token is none of this server's")
 
 
+class TokensUnreadable(StoreError):
+    """The server cannot read its tokens, so it cannot tell a token from one that was revoked."""
+
+    reason = reasons.ERROR_REASON_TOKEN_INVALID
+
+    def __init__(self) -> None:
+        """Take nothing."""
+        super().__init__(
+            "the server cannot read its tokens file: its log says why; no token is let in"
+        )
+
+
 class TokenExpired(StoreError):
     """The token of the call has come to its end."""
 

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from lightningstore.service.auth import OPEN, PERMISSIONS
 from lightningstore.service.errors import Misconfigured
+from lightningstore.service.rpc.guard import Guard
 from lightningstore.service.store import Store
 from lightningstore.v1.attempt_pb2 import AttemptStatus
 from lightningstore.v1.rollout_pb2 import RolloutStatus
@@ -92,6 +93,30 @@ def _by_status(name: str, counts: dict[int, int], enum: Any, prefix: str) -> Met
     return family
 
 
+class GuardCollector(Collector):
+    """Reads at each scrape what became of tokens."""
+
+    def __init__(self, guard: Guard) -> None:
+        """Take what checks the tokens."""
+        self._guard = guard
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics. Called by the scrape's thread."""
+        refused = CounterMetricFamily(
+            "lightningstore_refused_calls",
+            "Calls refused for want of a good token or of permission",
+            labels=["reason"],
+        )
+        for reason, count in list(self._guard.refused.items()):
+            refused.add_metric([reason.removeprefix("ERROR_REASON_").lower()], count)
+        yield refused
+        yield GaugeMetricFamily(
+            "lightningstore_tokens_usable",
+            "1 unless the tokens file cannot be read",
+            float(self._guard.tokens_usable),
+        )
+
+
 class Metrics(grpc.aio.ServerInterceptor):
     """Counts and times calls, and serves all metrics over HTTP."""
 
@@ -113,9 +138,11 @@ class Metrics(grpc.aio.ServerInterceptor):
         self._server: Any = None
         self.port = 0
 
-    def serve(self, store: Store, host: str, port: int) -> None:
+    def serve(self, store: Store, guard: Guard | None, host: str, port: int) -> None:
         """Listen. Raises Misconfigured."""
         self._registry.register(StoreCollector(store))
+        if guard is not None:
+            self._registry.register(GuardCollector(guard))
         try:
             self._server, _ = start_http_server(port, host, registry=self._registry)
         except OSError as error:

@@ -128,7 +128,8 @@ class Server:
             ) from error
         await self._serve_http(streams)
         if self.metrics is not None:
-            self.metrics.serve(store, self._config.metrics_host, self._config.metrics_port or 0)
+            host, port = self._config.metrics_host, self._config.metrics_port or 0
+            self.metrics.serve(store, self.gate.guard, host, port)
             logger.info(
                 "metrics on http://%s:%s/metrics", self._config.metrics_host, self.metrics.port
             )

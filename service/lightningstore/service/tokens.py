@@ -11,7 +11,12 @@ from pathlib import Path
 
 from lightningstore.service.auth import Token, digest_of, parse_tokens
 from lightningstore.service.clock import Clock
-from lightningstore.service.errors import Misconfigured, TokenExpired, TokenInvalid
+from lightningstore.service.errors import (
+    Misconfigured,
+    TokenExpired,
+    TokenInvalid,
+    TokensUnreadable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +27,11 @@ _TOO_OPEN = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
 _INDEX_BYTES = 8
 #: Seconds between two looks at the file: a look at every call would take half of what a token costs it.
 LOOK_SECONDS = 0.02
+#: Seconds between two attempts to read a file that cannot be used: why it cannot need not show in its signature.
+RETRY_SECONDS = 1.0
+#: Seconds for which the tokens read before stay in force while the file cannot be used: enough to save it, or to
+#: mend it. After that nobody is let in, for nobody can be revoked.
+STALE_SECONDS = 60.0
 
 Signature = tuple[int, ...]
 
@@ -70,6 +80,9 @@ class TokenFile:
         self._clock = clock
         self._seen: Signature = ()
         self._look_at = clock.monotonic() + LOOK_SECONDS
+        #: When the file was found to be unusable; None while it is good.
+        self._unusable_since: float | None = None
+        self._locked = False
         self._by_index: dict[bytes, Token] = {}
         #: Tokens seen and found good, so that each is hashed once. Python's hash of a string is keyed with
         #: chance, so the time that a look-up takes says nothing about them.
@@ -83,7 +96,7 @@ class TokenFile:
         logger.info("%d tokens in %s", len(tokens), self._path)
 
     def _look(self) -> None:
-        """Take up what has changed. A file that cannot be used changes nothing, but for a line in the log."""
+        """Load the file if it has changed. One that cannot be used is logged, and read again every second."""
         now = self._clock.monotonic()
         if now < self._look_at:
             return
@@ -92,17 +105,35 @@ class TokenFile:
             seen = signature(self._path.stat())
         except OSError:
             seen = ()
-        if seen == self._seen:
+        if seen == self._seen and self._unusable_since is None:
             return
-        self._seen = seen  # a bad state is complained of once
         try:
             self._take(*read_tokens(self._path))
+            self._unusable_since, self._locked = None, False
         except Misconfigured as error:
-            logger.error("%s; the tokens read before stay in force", error)
+            self._look_at = now + RETRY_SECONDS
+            if self._unusable_since is None:
+                self._unusable_since = now
+                logger.error(
+                    "%s; the tokens read before stay in force for %.0f s", error, STALE_SECONDS
+                )
+        if self._unusable_since is not None and not self._locked:
+            self._locked = now - self._unusable_since >= STALE_SECONDS
+            if self._locked:
+                logger.error(
+                    "the tokens file %s is still unusable: all calls are refused", self._path
+                )
+
+    @property
+    def usable(self) -> bool:
+        """Whether the file could be read when it was last looked at."""
+        return self._unusable_since is None
 
     def find(self, secret: str) -> Token:
-        """Return what a token is. Raises TokenInvalid, TokenExpired."""
+        """Return what a token is. Raises TokenInvalid, TokenExpired, TokensUnreadable."""
         self._look()
+        if self._locked:
+            raise TokensUnreadable
         token = self._verified.get(secret)
         if token is None:
             token = self._verified[secret] = self._verify(secret)

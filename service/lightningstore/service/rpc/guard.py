@@ -6,6 +6,7 @@ There only where tokens are configured; without them no call pays for it.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
@@ -20,6 +21,7 @@ from lightningstore.service.masking import holds_keys, mask_keys
 from lightningstore.service.rpc.status import abort
 from lightningstore.service.tokens import TokenFile
 from lightningstore.v1 import service_pb2
+from lightningstore.v1.error_reason_pb2 import ErrorReason
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ class Guard(grpc.aio.ServerInterceptor):
         """Take the tokens."""
         self._tokens = tokens
         self._clock = clock
-        self._refused = 0
+        #: Calls refused so far, by reason.
+        self.refused: Counter[str] = Counter()
         self._warned_at = float("-inf")
 
     async def intercept_service(
@@ -69,13 +72,18 @@ class Guard(grpc.aio.ServerInterceptor):
     def check(self, metadata: Iterable[tuple[str, Any]], method: str, peer: str) -> None:
         """Refuse a call that did not come by gRPC, or return.
 
-        Raises TokenMissing, TokenInvalid, TokenExpired, PermissionDenied.
+        Raises TokenMissing, TokenInvalid, TokenExpired, TokensUnreadable, PermissionDenied.
         """
         try:
             _check_permission(self._tokens.find(_bearer(metadata)), method)
         except StoreError as error:
             self._note(error, peer)
             raise
+
+    @property
+    def tokens_usable(self) -> bool:
+        """Whether the tokens file can be read."""
+        return self._tokens.usable
 
     def _refusal(self, error: StoreError) -> Handler:
         async def refuse(
@@ -89,13 +97,13 @@ class Guard(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(refuse)
 
     def _note(self, error: StoreError, peer: str) -> None:
-        self._refused += 1
+        self.refused[ErrorReason.Name(error.reason)] += 1  # type: ignore[arg-type]
         now = self._clock.monotonic()
         if now - self._warned_at >= QUIET:
             self._warned_at = now
             logger.warning(
                 "%d call(s) refused so far, the latest from %s: %s",
-                self._refused,
+                self.refused.total(),
                 peer,
                 error.message,
             )
