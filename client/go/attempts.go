@@ -44,7 +44,11 @@ type work struct {
 func (w *work) do(x *execution) {
 	spans := &filing{exporter: w.exporter}
 	var ended outcome
-	resources, err := w.resources(x.rollout)
+	err := w.fill(x.rollout)
+	var resources Resources
+	if err == nil {
+		resources, err = w.resources(x.rollout)
+	}
 	if err != nil {
 		ended = failed(err)
 	} else {
@@ -71,6 +75,22 @@ func (w *work) log(x *execution, ended outcome) {
 	case ended.failure != nil:
 		log.Warn("attempt failed", "type", ended.failure.GetType(), "message", ended.failure.GetMessage())
 	}
+}
+
+// fill fetches the payloads of a claim that came without them, as a repeated answer may.
+func (w *work) fill(rollout *pb.Rollout) error {
+	if !rollout.GetPayloadsOmitted() {
+		return nil
+	}
+	return w.patiently(func(ctx context.Context) error {
+		whole, err := w.client.Rollout(ctx, rollout.GetRolloutId())
+		if err != nil {
+			return err
+		}
+		rollout.InputJson, rollout.MetadataJson = whole.GetInputJson(), whole.GetMetadataJson()
+		rollout.PayloadsOmitted = false
+		return nil
+	})
 }
 
 // resources returns what the attempt works with, out of those kept if they are the claim's version.

@@ -186,6 +186,28 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+func TestClaimWithoutItsInputIsFilled(t *testing.T) {
+	server := &scripted{}
+	tries := atomic.Int32{}
+	server.onRollout = func(request *pb.GetRolloutRequest) (*pb.GetRolloutResponse, error) {
+		if tries.Add(1) == 1 {
+			return nil, errAway
+		}
+		return &pb.GetRolloutResponse{Rollout: &pb.Rollout{RolloutId: request.GetRolloutId(),
+			InputJson: []byte("7"), MetadataJson: []byte(`{"a":1}`)}}, nil
+	}
+	got := make(chan string, 1)
+	start(t, NewRunner(serve(t, server), func(_ context.Context, task *Task[int]) (*float64, error) {
+		got <- fmt.Sprint(task.Input, string(task.Rollout.GetMetadataJson()), task.AttemptID())
+		return nil, nil
+	}, &RunnerOptions{MaxRollouts: 1}))
+	server.queue <- &pb.Rollout{RolloutId: "ro-1", PayloadsOmitted: true,
+		LatestAttempt: &pb.Attempt{RolloutId: "ro-1", AttemptId: "at-1"}}
+	if text := next(t, got, "the function"); text != `7{"a":1}at-1` {
+		t.Fatal(text)
+	}
+}
+
 func TestInputThatDoesNotFitIsNotRetried(t *testing.T) {
 	server := &scripted{}
 	start(t, NewRunner(serve(t, server), func(context.Context, *Task[int]) (*float64, error) {

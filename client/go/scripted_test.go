@@ -37,6 +37,7 @@ type scripted struct {
 	onIngest    func([]*pb.SpanBatch) (*pb.IngestResult, error)
 	onUpdate    func(*pb.UpdateAttemptRequest) (*pb.UpdateAttemptResponse, error)
 	onEnqueue   func(*pb.EnqueueRolloutsRequest) (*pb.EnqueueRolloutsResponse, error)
+	onRollout   func(*pb.GetRolloutRequest) (*pb.GetRolloutResponse, error)
 	onWait      func(*pb.WaitForRolloutsRequest, waitStream) error
 	onQuery     func(tries int, stream grpc.ServerStreamingServer[pb.QuerySpansResponse]) error
 	onTriplets  func(*pb.ListTripletsRequest, tripletStream) error
@@ -180,6 +181,10 @@ func (s *scripted) UpdateAttempt(_ context.Context, request *pb.UpdateAttemptReq
 	s.note("update " + request.GetAttempt().GetStatus().String())
 	s.updates <- request
 	return &pb.UpdateAttemptResponse{Attempt: request.GetAttempt()}, nil
+}
+
+func (s *scripted) GetRollout(_ context.Context, request *pb.GetRolloutRequest) (*pb.GetRolloutResponse, error) {
+	return s.onRollout(request)
 }
 
 func (s *scripted) EnqueueRollouts(_ context.Context, request *pb.EnqueueRolloutsRequest,

@@ -23,6 +23,7 @@ import {
   type Failure,
   type UpdateAttemptResponse,
 } from "./gen/lightningstore/v1/attempt_pb.js";
+import type { Rollout } from "./gen/lightningstore/v1/rollout_pb.js";
 import { decodeJson } from "./json.js";
 import { routed, type Resource } from "./resources.js";
 import { emitReward } from "./rewards.js";
@@ -109,6 +110,7 @@ export class Work {
     let error: unknown;
     try {
       const tracer = attemptTracer(context, this.#exporter);
+      await this.#fill(context.rollout);
       const resources = await this.#getResources(context);
       const before = cancelledOutcome(context);
       if (before) return before;
@@ -150,6 +152,17 @@ export class Work {
     } finally {
       signal.removeEventListener("abort", leave);
     }
+  }
+
+  /** Fetches the payloads of a claim that came without them, as a repeated answer may. */
+  async #fill(rollout: Rollout): Promise<void> {
+    if (!rollout.payloadsOmitted) return;
+    const whole = await this.#patiently(() =>
+      this.#store.getRollout(rollout.rolloutId, { timeoutMs: TRY_MS }),
+    );
+    rollout.inputJson = whole.inputJson;
+    rollout.metadataJson = whole.metadataJson;
+    rollout.payloadsOmitted = false;
   }
 
   async #getResources(context: RunContext): Promise<AgentResources> {

@@ -60,6 +60,22 @@ test("a claim whose answer was lost is asked for again by its id", async () => {
   assert.equal(new Set(ids).size, 1);
 });
 
+test("a claim that comes without its payloads is filled", async () => {
+  const got: unknown[] = [];
+  const rollouts = [{ rolloutId: "ro", payloadsOmitted: true, latestAttempt: ATTEMPT }];
+  using server = await withOneClaim({
+    dequeueRollouts: () => ({ rollouts }),
+    getRollout: ({ rolloutId }) => ({
+      rollout: { rolloutId, inputJson: Buffer.from("7"), metadataJson: Buffer.from('{"a":1}') },
+    }),
+  });
+  const agent = (input: unknown, _1: unknown, _2: unknown, { rollout }: RunContext): void => {
+    got.push(input, decodeJson(rollout.metadataJson));
+  };
+  await new Runner(agent, { address: server.address, maxRollouts: 1 }).run();
+  assert.deepEqual(got, [7, { a: 1 }]);
+});
+
 test("what a poll had claimed that a stop broke off is found and finished", async () => {
   const ids: string[] = [];
   const updates: UpdateAttemptRequest[] = [];
