@@ -8,6 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
 )
 
@@ -69,6 +73,38 @@ func TestRefusalsWithoutAReasonAreCounted(t *testing.T) {
 	flush(t, exporter)
 	if exporter.Dropped() != 2 {
 		t.Fatal(exporter.Dropped())
+	}
+}
+
+func TestSingleRefusedSpansOfABatchAreToldAndTheOthersNotSentAgain(t *testing.T) {
+	server := &scripted{}
+	streams := 0
+	server.onIngest = func(batches []*pb.SpanBatch) (*pb.IngestResult, error) {
+		streams++
+		return &pb.IngestResult{AcceptedCount: 1, RejectedCount: 2, Rejections: []*pb.BatchRejection{
+			{Message: "another span has the id", SpanCount: 2}}}, nil
+	}
+	exporter := NewSpanExporter(serve(t, server), &ExporterOptions{RolloutID: "ro-1", AttemptID: "at-1"})
+	lost, log, _ := recorded()
+	exporter.lost = lost
+	makeSpans(exporter, "a", "b", "c")
+	flush(t, exporter)
+	if text := log.String(); exporter.Dropped() != 2 || streams != 1 ||
+		!strings.Contains(text, "another span has the id") || !strings.Contains(text, "count=2") {
+		t.Fatal(exporter.Dropped(), streams, text)
+	}
+}
+
+func TestTooLargeAResourceCostsItsSpansAndNothingIsSent(t *testing.T) {
+	server := &scripted{}
+	exporter := NewSpanExporter(serve(t, server), &ExporterOptions{RolloutID: "ro-1", AttemptID: "at-1"})
+	large := resource.NewSchemaless(attribute.String("text", strings.Repeat("x", maxSpanBytes)))
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter), sdktrace.WithResource(large))
+	_, span := provider.Tracer("test").Start(context.Background(), "s")
+	span.End()
+	flush(t, exporter)
+	if got := server.stored(); len(got) != 0 || exporter.Dropped() != 1 {
+		t.Fatal(got, exporter.Dropped())
 	}
 }
 

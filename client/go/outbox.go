@@ -40,7 +40,7 @@ func (o *origin) equals(other *origin) bool {
 	return o.attempt == other.attempt && o.identity == other.identity
 }
 
-// item is one encoded span. Its origin is nil if it belongs to no attempt, which wrong explains.
+// item is one encoded span. Its origin is nil if it cannot be sent, which wrong explains.
 type item struct {
 	wrong      string
 	origin     *origin
@@ -95,7 +95,10 @@ func toItem(span *tracepb.Span, common *origin) item {
 		own.attempt = attempt
 		found.origin = &own
 	}
-	if found.wrong = wrongAttempt(attempt); found.wrong != "" {
+	if found.wrong = wrongAttempt(attempt); found.wrong == "" && len(common.identity) > maxSpanBytes {
+		found.wrong = "resource and scope too large" // the server limits them like a span
+	}
+	if found.wrong != "" {
 		found.origin = nil
 	}
 	return found

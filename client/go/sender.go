@@ -169,9 +169,13 @@ func (e *SpanExporter) sortOut(messages [][]item, result *pb.IngestResult) [][]i
 		}
 		members := messages[index]
 		next = int(index) + 1
-		told += int64(len(members))
-		if len(members) == 1 || isAboutAttempt(rejection.GetReason()) {
-			e.drop(len(members), "refused: "+rejection.GetReason().String(), "error", rejection.GetMessage())
+		refused := len(members)
+		if count := int(rejection.GetSpanCount()); count > 0 && count < refused {
+			refused = count // single spans, as those whose ids are taken: the others are stored
+		}
+		told += int64(refused)
+		if len(members) == 1 || refused < len(members) || isAboutAttempt(rejection.GetReason()) {
+			e.drop(refused, "refused: "+rejection.GetReason().String(), "error", rejection.GetMessage())
 			continue
 		}
 		for i := range members {

@@ -185,7 +185,11 @@ export class SpanExporter implements SdkExporter {
       this.#drop(1, "that cannot be encoded", `"${name}" cannot be encoded: ${messageOf(error)}`);
       return;
     }
-    if (item.size > maxSpanBytes) {
+    if (item.originSize > maxSpanBytes) {
+      const sizes = `${item.originSize} bytes, over the limit of ${maxSpanBytes}`;
+      const what = `resource and scope of "${messageOf(span.name)}"`;
+      this.#drop(1, "with a resource that is too large", `${what} have ${sizes}`);
+    } else if (item.size > maxSpanBytes) {
       const sizes = `${item.size} bytes, over the limit of ${maxSpanBytes}`;
       this.#drop(1, "that are too large", `"${messageOf(span.name)}" has ${sizes}`);
     } else if (this.#bytes + item.size > maxBufferBytes) {
@@ -290,10 +294,12 @@ export class SpanExporter implements SdkExporter {
       const members = messages[Number(rejection.messageIndex)];
       if (!members) continue; // no message of this stream: counted below
       last = Number(rejection.messageIndex);
-      told += members.length;
-      if (members.length === 1 || isAboutAttempt(rejection)) {
+      // Fewer than all: single spans, as those whose ids are taken. The others are stored.
+      const refused = Math.min(rejection.spanCount || members.length, members.length);
+      told += refused;
+      if (members.length === 1 || refused < members.length || isAboutAttempt(rejection)) {
         const why = `refused by the server: ${rejection.message}`;
-        this.#drop(members.length, `refused (${ErrorReason[rejection.reason]})`, why);
+        this.#drop(refused, `refused (${ErrorReason[rejection.reason]})`, why);
       } else {
         again.push(...members.map((item) => [item]));
       }

@@ -5,8 +5,14 @@ import type { Attributes } from "@opentelemetry/api";
 import type { ReadableSpan } from "@opentelemetry/sdk-trace-base";
 
 import { SpanBatchSchema, type SpanBatch } from "./gen/lightningstore/v1/span_pb.js";
-import type { InstrumentationScope } from "./gen/opentelemetry/proto/common/v1/common_pb.js";
-import type { Resource } from "./gen/opentelemetry/proto/resource/v1/resource_pb.js";
+import {
+  InstrumentationScopeSchema,
+  type InstrumentationScope,
+} from "./gen/opentelemetry/proto/common/v1/common_pb.js";
+import {
+  ResourceSchema,
+  type Resource,
+} from "./gen/opentelemetry/proto/resource/v1/resource_pb.js";
 import { SpanSchema, type Span } from "./gen/opentelemetry/proto/trace/v1/trace_pb.js";
 import { toOtlpResource, toOtlpScope, toOtlpSpan } from "./otlp.js";
 
@@ -29,11 +35,15 @@ export interface Item {
   readonly sequenceId: bigint;
   /** Bytes of the span. */
   readonly size: number;
+  /** Bytes of the resource and of the scope, which the server limits like a span. */
+  readonly originSize: number;
 }
 
 // An SDK shares these among spans, so each is encoded once.
 const resources = new WeakMap<object, Resource>();
 const scopes = new WeakMap<object, InstrumentationScope>();
+const resourceSizes = new WeakMap<Resource, number>();
+const scopeSizes = new WeakMap<InstrumentationScope, number>();
 
 /** The attempt that a span belongs to. */
 export interface Filed {
@@ -65,15 +75,20 @@ export function encode(span: ReadableSpan, filed: Filed): Item {
   const encoded = toOtlpSpan(span);
   const number = span.attributes[SEQUENCE_ID];
   const isNumbered = typeof number === "number" && Number.isSafeInteger(number) && number > 0;
+  const resource = kept(resources, span.resource, toOtlpResource);
+  const scope = kept(scopes, span.instrumentationScope, toOtlpScope);
   return {
     ...filed,
-    resource: kept(resources, span.resource, toOtlpResource),
+    resource,
     resourceSchemaUrl: span.resource.schemaUrl ?? "",
-    scope: kept(scopes, span.instrumentationScope, toOtlpScope),
+    scope,
     schemaUrl: span.instrumentationScope.schemaUrl ?? "",
     span: encoded,
     sequenceId: isNumbered ? BigInt(number) : 0n,
     size: toBinary(SpanSchema, encoded).length,
+    originSize:
+      kept(resourceSizes, resource, (one) => toBinary(ResourceSchema, one).length) +
+      kept(scopeSizes, scope, (one) => toBinary(InstrumentationScopeSchema, one).length),
   };
 }
 

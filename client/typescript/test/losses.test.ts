@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 
 import { trace, type Span } from "@opentelemetry/api";
+import { resourceFromAttributes } from "@opentelemetry/resources";
 import {
   AlwaysOffSampler,
   BasicTracerProvider,
@@ -75,6 +76,37 @@ test("refusals without a reason, or of no message of the stream, are told", asyn
   await exporter.forceFlush();
   assert.equal(exporter.droppedCount, 2);
   assert.match(told.join(), /without a reason/);
+  await exporter.shutdown();
+});
+
+test("single refused spans of a batch are told, and the others not sent again", async (t) => {
+  const told = warnings(t);
+  let streams = 0;
+  using server = await ScriptedServer.start({
+    ingestSpans: async (requests) => {
+      streams++;
+      for await (const _ of requests);
+      const rejections = [{ message: "another span has the id", spanCount: 2 }];
+      return { result: { acceptedCount: 1n, rejectedCount: 2n, rejections } };
+    },
+  });
+  const exporter = new SpanExporter({ address: server.address, ...ATTEMPT });
+  const tracer = tracerOf(exporter);
+  for (const name of ["a", "b", "c"]) tracer.startSpan(name).end();
+  await exporter.forceFlush();
+  assert.deepEqual([exporter.droppedCount, streams], [2, 1]);
+  assert.match(told.join(), /dropped 2 span\(s\): .*another span has the id/);
+  await exporter.shutdown();
+});
+
+test("a resource that is too large costs its spans, and nothing is sent", async (t) => {
+  const told = warnings(t);
+  const exporter = new SpanExporter({ address: "127.0.0.1:1", ...ATTEMPT, maxSpanBytes: 1000 });
+  const resource = resourceFromAttributes({ text: "x".repeat(1000) });
+  const spanProcessors = [new SimpleSpanProcessor(exporter)];
+  new BasicTracerProvider({ resource, spanProcessors }).getTracer("t").startSpan("s").end();
+  assert.equal(exporter.droppedCount, 1);
+  assert.match(told.join(), /resource and scope of "s" have \d+ bytes, over the limit of 1000/);
   await exporter.shutdown();
 });
 
