@@ -92,7 +92,8 @@ def _tidy(value: Any, name: str = "") -> Any:
         tidy = {}
         for key, item in value.items():
             if key.endswith("_json") and isinstance(item, str):  # not a resource of such a name
-                tidy[key[:-5]] = json.loads(base64.b64decode(item) or b"null")
+                text = base64.b64decode(item) or b"null"
+                tidy[key[:-5]] = json.loads(text, parse_int=_integer)
             else:
                 tidy[key] = _tidy(item, key)
         return tidy
@@ -105,6 +106,14 @@ def _tidy(value: Any, name: str = "") -> Any:
             value = value.removeprefix(prefix)
         return value.lower()
     return value
+
+
+def _integer(digits: str) -> int | str:
+    """Return an integer; one of more digits than Python reads stays the text that it is."""
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
 
 
 def _cell(value: Any) -> str:

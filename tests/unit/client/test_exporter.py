@@ -15,6 +15,7 @@ from lightningstore.v1.span_pb2 import IngestSpansResponse
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
+from opentelemetry.trace import Link, StatusCode
 
 from .fakes import FakeServer, Fault, RealServer, rich, unavailable
 
@@ -272,10 +273,54 @@ def test_a_bad_span_takes_no_other_along(make: Any, sink: Sink) -> None:
 
 def test_a_span_that_has_no_encoding_takes_no_other_along(make: Any, sink: Sink) -> None:
     exporter = make()
-    exporter.export(finished("good", "half a pair: \ud800", "fine"))
+    bad = finished("good", "bad", "fine")
+    bad[1]._start_time = -1  # no uint64
+    exporter.export(bad)
     assert exporter.force_flush(5000)
     assert sink.names() == ["good", "fine"]
     assert exporter.dropped_count == 1
+
+
+def test_every_text_of_a_span_arrives_as_valid_utf8(
+    make: Any, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:
+    half, mended = "half \ud800.", "half \ufffd."
+    tracer = TracerProvider(resource=Resource({"r": half})).get_tracer("scope " + half)
+    other = tracer.start_span("link")
+    span = tracer.start_span(half, links=[Link(other.get_span_context(), {half: half})])
+    span.set_attribute(half, half)
+    span.set_attribute("pair", "\ud834\udd1e")
+    span.set_attribute("list", [half, "\udfff"])
+    span.set_attribute("huge", 10**30)
+    span.set_attribute("endless", 10**5000)
+    span.add_event(half, {"e": half})
+    span.set_status(StatusCode.ERROR, half)
+    span.end()
+    exporter = make()
+    exporter.export([span])
+    assert exporter.force_flush(5000)
+    [batch] = sink.batches
+    [stored] = batch.spans
+    values = {pair.key: pair.value for pair in stored.attributes}
+    assert stored.name == stored.status.message == values[mended].string_value == mended
+    assert values["pair"].string_value == "\U0001d11e"
+    assert [v.string_value for v in values["list"].array_value.values] == [mended, "\ufffd"]
+    assert values["huge"].string_value == str(10**30)
+    assert int(values["endless"].string_value, 16) == 10**5000
+    [event], [link] = stored.events, stored.links
+    assert event.name == event.attributes[0].value.string_value == mended
+    assert (link.attributes[0].key, link.attributes[0].value.string_value) == (mended, mended)
+    assert batch.resource.attributes[0].value.string_value == mended
+    assert batch.scope.name == "scope " + mended
+    assert exporter.dropped_count == 0
+    assert not caplog.records
+
+
+def test_ids_of_an_exporter_are_valid_utf8() -> None:
+    with pytest.raises(
+        ValueError, match="attempt_id must be valid UTF-8: the character at index 2"
+    ):
+        SpanExporter("127.0.0.1:1", rollout_id="ro", attempt_id="at\ud800")
 
 
 def test_more_refusals_than_the_server_tells_of_are_sorted_out_too(make: Any, sink: Sink) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lightningstore.client import _convert
 from lightningstore.client._enums import AttemptStatus, StopReason
+from lightningstore.client._text import valid
 from lightningstore.client._view import View
 from lightningstore.v1 import attempt_pb2
 
@@ -29,8 +30,10 @@ class Failure:
     retryable: bool | None = None
 
     def to_message(self) -> attempt_pb2.Failure:
-        """Return it as message of the contract."""
-        return attempt_pb2.Failure(type=self.type, message=self.message, retryable=self.retryable)
+        """Return it as message of the contract, its texts made valid UTF-8."""
+        return attempt_pb2.Failure(
+            type=valid(self.type), message=valid(self.message), retryable=self.retryable
+        )
 
     @classmethod
     def from_message(cls, message: attempt_pb2.Failure) -> Failure:

@@ -10,6 +10,7 @@ from lightningstore.client import _convert
 from lightningstore.client._attempts import ATTEMPT_STATUS, STOP_REASON
 from lightningstore.client._base import Call
 from lightningstore.client._enums import StopReason, Unset
+from lightningstore.client._text import names_fields, naming
 from lightningstore.client._workers import WORKER_STATUS
 from lightningstore.client.values import (
     ROLLOUT_MODE,
@@ -31,9 +32,9 @@ from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, worker_pb2
 FILTER_LOGIC = rollout_pb2.FilterLogic.DESCRIPTOR
 
 
-def request_id(given: str | None) -> str:
+def or_new(request_id: str | None) -> str:
     """Return the caller's request id, or a new one: never shared by two calls."""
-    return _convert.new_request_id() if given is None else given
+    return _convert.new_request_id() if request_id is None else request_id
 
 
 def _rollouts(answer: Any) -> list[Rollout]:
@@ -44,60 +45,66 @@ def _rollout(answer: Any) -> Rollout:
     return Rollout(answer.rollout)
 
 
+@names_fields
 def enqueue_rollouts(
-    specs: Iterable[RolloutSpec | Mapping[str, Any]], given_id: str | None
+    specs: Iterable[RolloutSpec | Mapping[str, Any]], request_id: str | None
 ) -> Call[list[Rollout]]:
     """EnqueueRollouts, each with an id."""
-    request = rollout_pb2.EnqueueRolloutsRequest(request_id=request_id(given_id))
-    for spec in specs:
-        message = RolloutSpec.of(spec).to_message()
+    request = rollout_pb2.EnqueueRolloutsRequest(request_id=or_new(request_id))
+    for index, spec in enumerate(specs):
+        with naming(f"rollouts[{index}]"):
+            message = RolloutSpec.of(spec).to_message()
         if not message.rollout_id:
             message.rollout_id = _convert.new_rollout_id()
         request.rollouts.append(message)
     return Call("EnqueueRollouts", request, _rollouts)
 
 
-def start_rollout(spec: RolloutSpec, worker_id: str, given_id: str | None) -> Call[Rollout]:
+@names_fields
+def start_rollout(spec: RolloutSpec, worker_id: str, request_id: str | None) -> Call[Rollout]:
     """StartRollout. Its id is left to the server: the request id makes it safe to repeat."""
     request = claim_pb2.StartRolloutRequest(
-        rollout=spec.to_message(), worker_id=worker_id, request_id=request_id(given_id)
+        rollout=spec.to_message(), worker_id=worker_id, request_id=or_new(request_id)
     )
     return Call("StartRollout", request, _rollout)
 
 
+@names_fields
 def dequeue_rollouts(
     limit: int,
     modes: Iterable[str | int | None],
     worker_id: str,
     wait: float,
-    given_id: str | None,
+    request_id: str | None,
 ) -> Call[list[Rollout]]:
     """DequeueRollouts."""
     request = claim_pb2.DequeueRolloutsRequest(
         limit=limit,
         modes=_convert.to_numbers(ROLLOUT_MODE, modes),
         worker_id=worker_id,
-        request_id=request_id(given_id),
+        request_id=or_new(request_id),
     )
     if wait:
         request.wait.CopyFrom(_convert.to_duration(wait))
     return Call("DequeueRollouts", request, _rollouts, wait=max(wait, 0.0))
 
 
-def start_attempt(rollout_id: str, worker_id: str, given_id: str | None) -> Call[Rollout]:
+@names_fields
+def start_attempt(rollout_id: str, worker_id: str, request_id: str | None) -> Call[Rollout]:
     """StartAttempt."""
     request = claim_pb2.StartAttemptRequest(
-        rollout_id=rollout_id, worker_id=worker_id, request_id=request_id(given_id)
+        rollout_id=rollout_id, worker_id=worker_id, request_id=or_new(request_id)
     )
     return Call("StartAttempt", request, _rollout)
 
 
+@names_fields
 def update_attempt(
     rollout_id: str,
     attempt_id: str,
     fields: Mapping[str, Any],
     sent_span_count: int | None,
-    given_id: str | None,
+    request_id: str | None,
 ) -> Call[AttemptUpdate]:
     """UpdateAttempt. `fields` are those by name, UNSET where they stay; an empty request id by default.
 
@@ -106,7 +113,7 @@ def update_attempt(
     request = attempt_pb2.UpdateAttemptRequest(
         attempt=attempt_pb2.Attempt(rollout_id=rollout_id, attempt_id=attempt_id),
         sent_span_count=sent_span_count,
-        request_id=given_id or "",
+        request_id=request_id or "",
     )
     _set_attempt(request, fields)
     return Call("UpdateAttempt", request, _attempt_update)
@@ -131,7 +138,7 @@ def _set_attempt(request: attempt_pb2.UpdateAttemptRequest, fields: Mapping[str,
             record.last_heartbeat_time.CopyFrom(_convert.to_timestamp(heartbeat))
         paths.append("last_heartbeat_time")
     if fields["metadata"] is not UNSET:
-        record.metadata_json = _convert.to_json_object(fields["metadata"])
+        record.metadata_json = _convert.to_json_object(fields["metadata"], "metadata")
         paths.append("metadata_json")
     if not paths:
         request.ClearField("update_mask")
@@ -145,6 +152,7 @@ def _attempt_update(answer: attempt_pb2.UpdateAttemptResponse) -> AttemptUpdate:
     return AttemptUpdate(Attempt(answer.attempt), missing, stop)
 
 
+@names_fields
 def list_attempts(rollout_id: str, page_size: int, page_token: str) -> Call[Page[Attempt]]:
     """ListAttempts."""
     request = attempt_pb2.ListAttemptsRequest(
@@ -157,17 +165,20 @@ def list_attempts(rollout_id: str, page_size: int, page_token: str) -> Call[Page
     )
 
 
+@names_fields
 def get_attempt(rollout_id: str, attempt_id: str) -> Call[Attempt]:
     """GetAttempt."""
     request = attempt_pb2.GetAttemptRequest(rollout_id=rollout_id, attempt_id=attempt_id)
     return Call("GetAttempt", request, lambda answer: Attempt(answer.attempt))
 
 
+@names_fields
 def get_rollout(rollout_id: str) -> Call[Rollout]:
     """GetRollout."""
     return Call("GetRollout", rollout_pb2.GetRolloutRequest(rollout_id=rollout_id), _rollout)
 
 
+@names_fields
 def list_rollouts(
     *,
     statuses: Iterable[str | int],
@@ -204,11 +215,12 @@ def _rollout_page(answer: rollout_pb2.ListRolloutsResponse) -> Page[Rollout]:
     return Page(_rollouts(answer), answer.next_page_token, total)
 
 
+@names_fields
 def update_rollout(
-    rollout_id: str, fields: Mapping[str, Any], given_id: str | None
+    rollout_id: str, fields: Mapping[str, Any], request_id: str | None
 ) -> Call[Rollout]:
     """UpdateRollout. `fields` are those by name, UNSET where they stay."""
-    request = rollout_pb2.UpdateRolloutRequest(request_id=request_id(given_id))
+    request = rollout_pb2.UpdateRolloutRequest(request_id=or_new(request_id))
     record, paths = request.rollout, request.update_mask.paths
     record.rollout_id = rollout_id
     for name, value in fields.items():
@@ -228,11 +240,11 @@ def _set_config(record: rollout_pb2.Rollout, value: RolloutConfig | None) -> Non
 
 
 def _set_input(record: rollout_pb2.Rollout, value: Any) -> None:
-    record.input_json = _convert.to_json(value)
+    record.input_json = _convert.to_json(value, "input")
 
 
 def _set_metadata(record: rollout_pb2.Rollout, value: Any) -> None:
-    record.metadata_json = _convert.to_json_object(value)
+    record.metadata_json = _convert.to_json_object(value, "metadata")
 
 
 def _set_status(record: rollout_pb2.Rollout, value: Any) -> None:
@@ -267,20 +279,22 @@ _ROLLOUT_FIELDS: dict[str, tuple[str, Any]] = {
 }
 
 
-def cancel_rollouts(rollout_ids: Iterable[str], given_id: str | None) -> Call[list[Rollout]]:
+@names_fields
+def cancel_rollouts(rollout_ids: Iterable[str], request_id: str | None) -> Call[list[Rollout]]:
     """CancelRollouts; a repeat is harmless without a request id."""
     request = rollout_pb2.CancelRolloutsRequest(
-        rollout_ids=_convert.ids(rollout_ids, "rollout_ids"), request_id=given_id or ""
+        rollout_ids=_convert.ids(rollout_ids, "rollout_ids"), request_id=request_id or ""
     )
     return Call("CancelRollouts", request, _rollouts)
 
 
+@names_fields
 def heartbeat(
     worker_id: str, stats: Any, attempts: Iterable[Attempt | Rollout | Sequence[str]]
 ) -> Call[HeartbeatReply]:
     """Heartbeat."""
     request = worker_pb2.HeartbeatRequest(
-        worker_id=worker_id, stats_json=b"" if stats is None else _convert.to_json(stats)
+        worker_id=worker_id, stats_json=b"" if stats is None else _convert.to_json(stats, "stats")
     )
     for attempt in attempts:
         rollout_id, attempt_id = _reference(attempt)
@@ -301,12 +315,14 @@ def _heartbeat_reply(answer: worker_pb2.HeartbeatResponse) -> HeartbeatReply:
     return HeartbeatReply(Worker(answer.worker), [Stop.from_message(s) for s in answer.stops])
 
 
+@names_fields
 def get_worker(worker_id: str) -> Call[Worker]:
     """GetWorker."""
     request = worker_pb2.GetWorkerRequest(worker_id=worker_id)
     return Call("GetWorker", request, lambda answer: Worker(answer.worker))
 
 
+@names_fields
 def list_workers(
     *,
     statuses: Iterable[str | int],

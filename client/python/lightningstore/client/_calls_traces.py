@@ -7,8 +7,9 @@ from typing import Any
 
 from lightningstore.client import _convert
 from lightningstore.client._base import Call
-from lightningstore.client._calls_control import FILTER_LOGIC, request_id
+from lightningstore.client._calls_control import FILTER_LOGIC, or_new
 from lightningstore.client._resources import to_resources
+from lightningstore.client._text import names_fields
 from lightningstore.client.values import (
     IngestResult,
     Page,
@@ -23,9 +24,10 @@ TRIPLET_SOURCE = triplet_pb2.TripletSource.DESCRIPTOR
 REWARD_POLICY = triplet_pb2.RewardPolicy.DESCRIPTOR
 
 
-def add_spans(batch: span_pb2.SpanBatch, given_id: str | None) -> Call[IngestResult]:
+@names_fields
+def add_spans(batch: span_pb2.SpanBatch, request_id: str | None) -> Call[IngestResult]:
     """AddSpans; a repeat is harmless without a request id."""
-    request = span_pb2.AddSpansRequest(batch=batch, request_id=given_id or "")
+    request = span_pb2.AddSpansRequest(batch=batch, request_id=request_id or "")
     return Call("AddSpans", request, ingest_result)
 
 
@@ -39,11 +41,12 @@ def ingest_result(answer: Any) -> IngestResult:
     return IngestResult.from_message(answer.result)
 
 
+@names_fields
 def allocate_sequence_ids(
-    demands: Iterable[tuple[str, str, int]], given_id: str | None
+    demands: Iterable[tuple[str, str, int]], request_id: str | None
 ) -> Call[list[SequenceIdRange]]:
     """AllocateSequenceIds."""
-    request = span_pb2.AllocateSequenceIdsRequest(request_id=request_id(given_id))
+    request = span_pb2.AllocateSequenceIdsRequest(request_id=or_new(request_id))
     for rollout_id, attempt_id, count in demands:
         request.demands.add(rollout_id=rollout_id, attempt_id=attempt_id, count=count)
     return Call(
@@ -53,6 +56,7 @@ def allocate_sequence_ids(
     )
 
 
+@names_fields
 def query_spans(
     rollout_id: str,
     attempt_id: str,
@@ -85,6 +89,7 @@ def query_spans(
     return request
 
 
+@names_fields
 def list_triplets(
     rollout_ids: Iterable[str],
     attempt_id: str,
@@ -112,38 +117,42 @@ def _resources(answer: Any) -> Resources:
     return Resources(answer.resources)
 
 
+@names_fields
 def add_resources(
-    resources: Mapping[str, Any], resources_id: str, given_id: str | None
+    resources: Mapping[str, Any], resources_id: str, request_id: str | None
 ) -> Call[Resources]:
     """AddResources."""
     request = resources_pb2.AddResourcesRequest(
         resources=to_resources(resources),
         names=list(resources),
         resources_id=resources_id,
-        request_id=request_id(given_id),
+        request_id=or_new(request_id),
     )
     return Call("AddResources", request, _resources)
 
 
+@names_fields
 def update_resources(
-    resources_id: str, resources: Mapping[str, Any], given_id: str | None
+    resources_id: str, resources: Mapping[str, Any], request_id: str | None
 ) -> Call[Resources]:
     """UpdateResources."""
     request = resources_pb2.UpdateResourcesRequest(
         resources_id=resources_id,
         resources=to_resources(resources),
         names=list(resources),
-        request_id=request_id(given_id),
+        request_id=or_new(request_id),
     )
     return Call("UpdateResources", request, _resources)
 
 
+@names_fields
 def get_resources(resources_id: str) -> Call[Resources]:
     """GetResources."""
     request = resources_pb2.GetResourcesRequest(resources_id=resources_id)
     return Call("GetResources", request, _resources)
 
 
+@names_fields
 def list_resources(
     resources_id_contains: str, page_size: int, page_token: str
 ) -> Call[Page[Resources]]:

@@ -53,6 +53,9 @@ class RunContext:
         """Id of the attempt."""
         return self.attempt.attempt_id
 
+    def __str__(self) -> str:
+        return f"attempt {self.attempt_id} of rollout {self.rollout_id}"
+
     def check(self) -> None:
         """Raise AttemptCancelled if the attempt is to stop. To be called often by plain functions."""
         if self.cancelled.is_set():

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from functools import lru_cache
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from lightningstore.client._text import check, valid_utf8
 
 NANOS = 1_000_000_000
 # NaN is no JSON, and characters are shorter than their escapes. Made once: it takes as long as to use it.
@@ -32,27 +33,86 @@ class RawJSON(bytes):
     """
 
 
-def to_json(value: object) -> bytes:
-    """Return a value as JSON. Raises TypeError or ValueError if it cannot be one (NaN, a set)."""
+def to_json(value: object, field: str = "value") -> bytes:
+    """Return a value as JSON text in UTF-8.
+
+    A half of a surrogate pair in a text becomes U+FFFD: JSON in UTF-8 cannot carry it.
+
+    Args:
+        value: What the text says.
+        field: What the value is called in an error.
+
+    Raises:
+        TypeError: A part of the value has no JSON (a set, for instance). The message names it.
+        ValueError: The same for a number (NaN, an integer with more digits than Python prints) and for a
+            value that contains itself or is nested too deeply.
+
+    """
     if isinstance(value, RawJSON):
         return bytes(value)
-    return _ENCODER.encode(value).encode()
+    try:
+        return valid_utf8(_ENCODER.encode(value))
+    except TypeError as error:
+        raise TypeError(_fault_in(value, field, error)) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_fault_in(value, field, error)) from None
 
 
-def to_json_object(value: Mapping[str, Any] | RawJSON | None) -> bytes:
-    """Return a mapping as JSON; nothing for None or an empty one, which the contract reads as {}."""
+def to_json_object(value: Mapping[str, Any] | RawJSON | None, field: str = "value") -> bytes:
+    """Return a mapping as JSON; nothing for None or an empty one, which the contract reads as {}.
+
+    Raises what `to_json` raises, and TypeError for what is not a mapping.
+    """
     if isinstance(value, RawJSON):
         return bytes(value)
     if not value:
         return b""
     if not isinstance(value, Mapping):
-        raise TypeError(f"a mapping is wanted, not {type(value).__name__}")
-    return to_json(dict(value))
+        raise TypeError(f"{field} must be a mapping, not {type(value).__name__}")
+    return to_json(dict(value), field)
 
 
-def from_json(data: bytes) -> Any:
-    """Return the value of a JSON text; None for an empty one."""
-    return json.loads(data) if data else None
+def _fault_in(value: object, field: str, error: Exception) -> str:
+    """Return which part of a value has no JSON, and why."""
+    parts: list[tuple[str, object]] = [(field, value)]
+    seen: set[int] = set()
+    while parts:
+        path, part = parts.pop()
+        if isinstance(part, float):
+            if not math.isfinite(part):
+                return f"{path} is {part!r}: JSON has finite numbers only"
+        elif isinstance(part, int):
+            try:
+                int.__repr__(part)
+            except ValueError as too_long:
+                return f"{path}: {too_long}; write it as a string"
+        elif isinstance(part, Mapping | Sequence) and not isinstance(part, str | bytes):
+            if id(part) not in seen:
+                seen.add(id(part))
+                parts.extend(reversed(_parts(path, part)))
+        elif not isinstance(part, str | None):
+            return f"{path} is of type {type(part).__name__}, which has no JSON"
+    return f"{field}: {error}"
+
+
+def _parts(path: str, value: Mapping[Any, Any] | Sequence[Any]) -> list[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        return [(f"{path}[{key!r:.100}]", item) for key, item in value.items()]
+    return [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+
+
+def from_json(data: bytes, field: str = "value") -> Any:
+    """Return the value of a JSON text; None for an empty one.
+
+    Raises ValueError for a number that Python does not read: an integer of more digits than
+    `sys.get_int_max_str_digits`.
+    """
+    try:
+        return json.loads(data) if data else None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
 
 
 def from_json_object(data: bytes) -> dict[str, Any]:
@@ -142,10 +202,20 @@ def _words(descriptor: EnumDescriptor) -> list[str]:
 
 
 def ids(values: Iterable[str], name: str) -> list[str]:
-    """Return a list of ids. Raises TypeError for a bare string, which would be a list of letters."""
+    """Return a list of ids.
+
+    Raises TypeError for a bare string, which would be a list of letters, and ValueError for an id that is
+    not valid UTF-8.
+    """
     if isinstance(values, str):
         raise TypeError(f"{name}: a list of strings is wanted, not one string")
-    return list(values)
+    found = list(values)
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError:
+        for index, value in enumerate(found):
+            check(f"{name}[{index}]", value)
+    return found
 
 
 def new_request_id() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import logging
@@ -13,13 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from lightningstore.client import _context
-from lightningstore.client._context import AttemptCancelled, NonRetryable, RunContext
+from lightningstore.client._context import AttemptCancelled, RunContext
 from lightningstore.client._errors import (
     DeadlineExceededError,
+    FailedPreconditionError,
     LightningStoreError,
+    NotFoundError,
     UnavailableError,
 )
-from lightningstore.client._rewards import emit_reward
+from lightningstore.client._failures import failure_of, minimal
+from lightningstore.client._rewards import emit_reward, finite
 from lightningstore.client._sync import LightningStore
 from lightningstore.client._tracing import Tracing
 from lightningstore.client.exporter import SpanExporter
@@ -39,11 +43,15 @@ T = TypeVar("T")
 
 #: Seconds of one try at something that the server has to answer.
 TRY = 5.0
-#: Characters of a failure's message that are kept.
-LONGEST_MESSAGE = 16_384
+#: Seconds between two tries, at least: an answer may come at once and name no delay.
+PAUSE = 0.1
 #: Resources kept, so that a batch of rollouts fetches them once.
 KEPT_RESOURCES = 4
 LIVE = (AttemptStatus.PREPARING, AttemptStatus.RUNNING)
+
+
+#: The reward of a function and what it raised, or None for each.
+_Ending = tuple[float | None, BaseException | None]
 
 
 class Outcome(NamedTuple):
@@ -60,8 +68,8 @@ class Execution:
         """Take the claim."""
         self.context = context
         self._loop = loop
-        self._ended: asyncio.Future[Any] = loop.create_future()
-        self._task: asyncio.Task[Any] | None = None
+        self._ended: asyncio.Future[_Ending] = loop.create_future()
+        self._task: asyncio.Task[_Ending] | None = None
 
     def cancel(self, reason: StopReason | None) -> None:
         """Tell the function to stop, from any thread. `reason`: the server's; None: the runner's."""
@@ -79,8 +87,12 @@ class Execution:
         """Wait for the function no more."""
         self._later(self._settle, None, AttemptCancelled("left behind"))
 
-    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what the function returns, and what it raises, or None."""
+    async def run(self, function: Callable[..., Any], *arguments: Any) -> _Ending:
+        """Run the function, and return its reward and what it raised, or None for each.
+
+        The reward is read where the function runs, since that may run code of the agent too: it may take
+        long, and raise anything.
+        """
         context = contextvars.copy_context()
         context.run(_context.current.set, self.context)
         if _is_coroutine_function(function):
@@ -95,41 +107,49 @@ class Execution:
             ).start()
         return await self._ended
 
-    def _start_task(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def _start_task(self, coroutine: Coroutine[Any, Any, _Ending]) -> None:
         self._task = self._loop.create_task(coroutine)
         self._task.add_done_callback(self._take_from_task)
         if self.context.cancelled.is_set():
             self._task.cancel()
 
-    def _take_from_task(self, task: asyncio.Task[Any]) -> None:
+    def _take_from_task(self, task: asyncio.Task[_Ending]) -> None:
         if task.cancelled():
             self._settle(None, AttemptCancelled("cancelled"))
+        elif (error := task.exception()) is not None:
+            self._settle(None, error)
         else:
-            self._settle(task.result() if task.exception() is None else None, task.exception())
+            self._settle(*task.result())
 
     def _run_in_thread(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         try:
-            result = function(*arguments)
+            reward = _reward(function(*arguments))
         except BaseException as error:
             self._later(self._settle, None, error)
         else:
-            self._later(self._settle, result, None)
+            self._later(self._settle, reward, None)
 
     def _later(self, function: Callable[..., Any], *arguments: Any) -> None:
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def _settle(self, result: Any, error: BaseException | None) -> None:
-        if self._ended.done():
-            return
-        self._ended.set_result((result, error))
+    def _settle(self, reward: float | None, error: BaseException | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result((reward, error))
 
 
-async def _guarded(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+async def _guarded(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Ending:
     try:
-        return await function(*arguments)
-    except SystemExit as error:  # would end the runner's event loop
-        raise RuntimeError(f"sys.exit({error.code!r}) was called") from error
+        return _reward(await function(*arguments)), None
+    except asyncio.CancelledError:
+        raise
+    except SystemExit as error:
+        wrong = RuntimeError(f"sys.exit({error.code!r}) was called")
+        wrong.__cause__ = error
+        return None, wrong
+    except BaseException as error:
+        # Returned, not raised: a task that raises KeyboardInterrupt ends the event loop of all attempts.
+        return None, error
 
 
 def _is_coroutine_function(function: Any) -> bool:
@@ -168,17 +188,48 @@ class Work:
         self._threads.shutdown(wait=False)
 
     async def do(self, execution: Execution) -> None:
-        """Work on a claim, from its resources to its report."""
-        context = execution.context
-        tracer = context.tracer = self._tracing.tracer(context)
+        """Work on a claim, from its resources to its report.
+
+        Whatever goes wrong on the way is reported as the outcome. A cancelled task reports too: nobody
+        else would.
+        """
+        outcome = await self._outcome(execution)
         try:
+            await self._flush()
+        except asyncio.CancelledError:
+            execution.cancel(None)
+        except Exception:
+            logger.exception("the spans of %s could not be flushed", execution.context)
+        for _ in range(2):
+            try:
+                await self._report(execution.context, outcome)
+                return
+            except asyncio.CancelledError:  # sent again: the same report changes nothing
+                execution.cancel(None)
+        logger.error("the outcome of %s is not reported: cancelled twice", execution.context)
+
+    async def _outcome(self, execution: Execution) -> Outcome:
+        context = execution.context
+        try:
+            tracer = context.tracer = self._tracing.tracer(context)
             resources = await self._get_resources(context)
-        except LightningStoreError as error:
-            outcome = Outcome(AttemptStatus.FAILED, _failure_of(error))
-        else:
-            outcome = await self._run(execution, resources, tracer)
-        await self._flush()
-        await self._report(context, outcome)
+            reward, error = await self._run(execution, resources, tracer)
+        except asyncio.CancelledError:
+            execution.cancel(None)
+            return _cancelled(context)
+        except Exception as wrong:
+            error = wrong
+        if context.cancelled.is_set():
+            return _cancelled(context)  # whatever it returned: its word counts no more
+        if error is None:
+            try:
+                if reward is not None:
+                    emit_reward(reward, tracer=tracer)
+                return Outcome(AttemptStatus.SUCCEEDED)
+            except Exception as wrong:
+                error = wrong
+        _log_failure(context, error)
+        return Outcome(AttemptStatus.FAILED, failure_of(error))
 
     async def _get_resources(self, context: RunContext) -> Mapping[str, Any]:
         attempt = context.attempt
@@ -200,29 +251,13 @@ class Work:
 
     async def _run(
         self, execution: Execution, resources: Mapping[str, Any], tracer: Tracer
-    ) -> Outcome:
+    ) -> _Ending:
         context = execution.context
         if context.cancelled.is_set():
-            return _cancelled(context)
-        result, error = await execution.run(
+            return None, AttemptCancelled(context.why)
+        return await execution.run(
             self._function, context.rollout.input, resources, tracer, context
         )
-        if context.cancelled.is_set():
-            return _cancelled(context)  # whatever it returned: its word counts no more
-        if error is None:
-            try:
-                if result is not None:
-                    emit_reward(_reward(result), tracer=tracer)
-                return Outcome(AttemptStatus.SUCCEEDED)
-            except TypeError as wrong:
-                error = wrong
-        logger.warning(
-            "attempt %s of rollout %s failed",
-            context.attempt_id,
-            context.rollout_id,
-            exc_info=error,
-        )
-        return Outcome(AttemptStatus.FAILED, _failure_of(error))
 
     async def _flush(self) -> None:
         """Wait until the spans are stored, for an outcome must not be there before them."""
@@ -237,29 +272,45 @@ class Work:
             logger.warning("reporting before all spans are stored")
 
     async def _report(self, context: RunContext, outcome: Outcome) -> None:
-        ids = (context.rollout_id, context.attempt_id)
         if context.stop_reason is not None:  # perhaps said while the spans were flushed
             outcome = _cancelled(context)
         try:
             if context.cancelled.is_set() and not await self._is_live(context):
                 return
-            update = await self._patiently(
-                lambda: self._store.update_attempt(
-                    *ids,
-                    status=outcome.status,
-                    failure=UNSET if outcome.failure is None else outcome.failure,
-                    sent_span_count=self._exporter.sent_count(*ids),
-                )
+            try:
+                await self._send(context, outcome)
+            except (NotFoundError, FailedPreconditionError):
+                raise
+            except Exception as error:
+                if isinstance(error, LightningStoreError) and _mends(error):
+                    raise
+                logger.warning("the report of %s was refused: %s", context, error)
+                if outcome.failure is not None:
+                    outcome = Outcome(outcome.status, minimal(outcome.failure, error))
+                await self._send(context, outcome)
+        except Exception as error:
+            # Without a traceback for what the server answered: its text says it all.
+            known = isinstance(error, LightningStoreError)
+            logger.log(
+                logging.WARNING if known else logging.ERROR,
+                "the outcome of %s is not reported: %s",
+                context,
+                error,
+                exc_info=None if known else error,
             )
-        except LightningStoreError as error:
-            logger.warning("attempt %s of rollout %s not reported: %s", ids[1], ids[0], error)
-            return
+
+    async def _send(self, context: RunContext, outcome: Outcome) -> None:
+        ids = (context.rollout_id, context.attempt_id)
+        update = await self._patiently(
+            lambda: self._store.update_attempt(
+                *ids,
+                status=outcome.status,
+                failure=UNSET if outcome.failure is None else outcome.failure,
+                sent_span_count=self._exporter.sent_count(*ids),
+            )
+        )
         if update.missing_span_count:
-            logger.warning(
-                "attempt %s of rollout %s lacks %d span(s)",
-                *reversed(ids),
-                update.missing_span_count,
-            )
+            logger.warning("%s lacks %d span(s)", context, update.missing_span_count)
 
     async def _is_live(self, context: RunContext) -> bool:
         """Tell whether a cancelled attempt still waits for its end: the watchdog's word stays."""
@@ -280,6 +331,7 @@ class Work:
             except LightningStoreError as error:
                 if not _mends(error) or self._hurried or time.monotonic() >= until:
                     raise
+                await asyncio.sleep(max(error.retry_delay or 0.0, PAUSE))
 
 
 def _mends(error: LightningStoreError) -> bool:
@@ -292,17 +344,12 @@ def _cancelled(context: RunContext) -> Outcome:
     return Outcome(AttemptStatus.FAILED, Failure("Cancelled", context.why))
 
 
-def _reward(value: Any) -> float:
-    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
-        raise TypeError(f"None or a number is wanted as reward, not {type(value).__name__}")
-    return float(value)
+def _reward(value: Any) -> float | None:
+    return None if value is None else finite(value, "None or a finite number")
 
 
-def _failure_of(error: BaseException) -> Failure:
-    kind: BaseException = error
-    retryable = None
-    if isinstance(error, NonRetryable):
-        kind = error.__cause__ or error
-        retryable = False
-    message = str(error) or repr(error)
-    return Failure(type(kind).__qualname__, message[:LONGEST_MESSAGE], retryable)
+def _log_failure(context: RunContext, error: BaseException) -> None:
+    try:
+        logger.warning("%s failed", context, exc_info=(type(error), error, error.__traceback__))
+    except Exception:  # a handler that cannot print the exception
+        logger.warning("%s failed; its traceback cannot be printed", context)

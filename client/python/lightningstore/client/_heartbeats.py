@@ -94,18 +94,30 @@ class Heartbeats:
                 last = time.monotonic() - interval + min(interval, RETRY_PERIOD)
 
     def _beat(self, attempts: list[tuple[str, str]], interval: float) -> bool:
-        """Send one heartbeat. A failure is no reason to end: the server may come back."""
+        """Send one heartbeat.
+
+        No failure ends the thread: the server may come back, and without heartbeats the attempts of a
+        healthy worker are given up.
+        """
         try:
             store = self._store.with_timeout(max(interval, RETRY_PERIOD))
             reply = store.heartbeat(self._worker_id, stats=self._stats(), attempts=attempts)
-        except (LightningStoreError, RuntimeError) as error:  # RuntimeError: closed meanwhile
+        except Exception as error:
             if not self._failing and not self._ended:
-                logger.warning("heartbeats do not get through, trying on: %s", error)
+                expected = isinstance(error, LightningStoreError)
+                logger.warning(
+                    "heartbeats do not get through, trying on: %s",
+                    error,
+                    exc_info=None if expected else error,
+                )
             self._failing = True
             return False
         if self._failing:
             logger.warning("heartbeats get through again")
             self._failing = False
         for stop in reply.stops:
-            self._on_stop(stop)
+            try:
+                self._on_stop(stop)
+            except Exception:
+                logger.exception("%s could not be passed on", stop)
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lightningstore.client._span_text import repaired
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope, KeyValue
@@ -52,7 +53,7 @@ def encode(
 
     Its ids are the span's own attributes, else those of its resource, else the ones given.
     """
-    for of_resource in encode_spans(spans).resource_spans:
+    for of_resource in encode_spans(list(map(repaired, spans))).resource_spans:
         ids = _ids(of_resource.resource.attributes)
         resource = of_resource.resource.SerializeToString()
         for of_scope in of_resource.scope_spans:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from lightningstore.client import _convert, _templates
 from lightningstore.client._convert import RawJSON
 from lightningstore.client._enums import TemplateEngine
+from lightningstore.client._text import check, names_fields, naming, valid
 from lightningstore.client._view import View
 from lightningstore.v1 import resources_pb2
 
@@ -31,12 +32,15 @@ class LLM:
     #: JSON object of sampling parameters.
     sampling_parameters: Mapping[str, Any] | RawJSON = field(default_factory=dict)
 
+    @names_fields
     def _to_llm(self) -> resources_pb2.LLM:
         return resources_pb2.LLM(
             endpoint=self.endpoint,
             model=self.model,
             api_key=self.api_key,
-            sampling_parameters_json=_convert.to_json_object(self.sampling_parameters),
+            sampling_parameters_json=_convert.to_json_object(
+                self.sampling_parameters, "sampling_parameters"
+            ),
         )
 
     def to_message(self) -> resources_pb2.Resource:
@@ -101,7 +105,7 @@ class PromptTemplate:
     def to_message(self) -> resources_pb2.Resource:
         """Return it as message of the contract. Raises ValueError for an unknown engine."""
         engine = _convert.to_number(TEMPLATE_ENGINE, self.engine)
-        template = resources_pb2.PromptTemplate(template=self.template, engine=engine)  # type: ignore[arg-type]
+        template = resources_pb2.PromptTemplate(template=valid(self.template), engine=engine)  # type: ignore[arg-type]
         return resources_pb2.Resource(prompt_template=template)
 
 
@@ -117,7 +121,7 @@ class CustomResource:
     def to_message(self) -> resources_pb2.Resource:
         """Return it as message of the contract. Raises TypeError or ValueError for what is no JSON."""
         custom = resources_pb2.CustomResource(
-            type=self.type, value_json=_convert.to_json(self.value)
+            type=valid(self.type), value_json=_convert.to_json(self.value)
         )
         return resources_pb2.Resource(custom=custom)
 
@@ -135,8 +139,16 @@ def to_resource(value: Any) -> resources_pb2.Resource:
 
 
 def to_resources(values: Mapping[str, Any]) -> dict[str, resources_pb2.Resource]:
-    """Return named resources as messages. Raises TypeError or ValueError for what is no JSON."""
-    return {name: to_resource(value) for name, value in values.items()}
+    """Return named resources as messages.
+
+    Raises TypeError or ValueError for what has no JSON and for a name that is not valid UTF-8.
+    """
+    found: dict[str, resources_pb2.Resource] = {}
+    for name, value in values.items():
+        with naming(f"resources[{name!r:.100}]"):
+            check("the name", name)
+            found[name] = to_resource(value)
+    return found
 
 
 def from_resource(message: resources_pb2.Resource) -> Kind | resources_pb2.Resource:

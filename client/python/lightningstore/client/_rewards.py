@@ -54,7 +54,7 @@ def _dimensions(
     if not isinstance(reward, Mapping):
         if primary_key is not None:
             raise ValueError("primary_key is for a mapping of rewards")
-        return [(PRIMARY, _finite(reward))]
+        return [(PRIMARY, finite(reward))]
     if not reward:
         raise ValueError("a reward needs at least one dimension")
     if primary_key is None and len(reward) > 1:
@@ -63,15 +63,25 @@ def _dimensions(
     if first not in reward:
         raise ValueError(f"primary_key {first!r} is none of {', '.join(map(str, reward))}")
     names = [first, *(name for name in reward if name != first)]
-    return [(str(name), _finite(reward[name])) for name in names]
+    return [(str(name), finite(reward[name])) for name in names]
 
 
-def _finite(value: Any) -> float:
+def finite(value: Any, wanted: str = "a finite number") -> float:
+    """Return a reward as a float.
+
+    Raises TypeError for what is not a number, ValueError for one that is not finite, and whatever else
+    `float` raises.
+    """
     if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
-        raise TypeError(f"a number is wanted as reward, not {type(value).__name__}")
-    number = float(value)
+        raise TypeError(f"the reward must be {wanted}, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(
+            f"the reward must be {wanted}: this one is too large for a double"
+        ) from None
     if not math.isfinite(number):
-        raise ValueError(f"a finite number is wanted as reward, not {number}")
+        raise ValueError(f"the reward must be {wanted}, not {number}")
     return number
 
 

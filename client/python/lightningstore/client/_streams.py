@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from google.protobuf.message import Message
 from lightningstore.client import _convert
 from lightningstore.client._spans import Span, spans_of
+from lightningstore.client._text import check
 from lightningstore.client._triplets import AttemptTriplets
 from lightningstore.client.values import Rollout
 from lightningstore.v1 import completion_pb2, span_pb2, triplet_pb2
@@ -99,6 +100,7 @@ class WatchState:
 
     def __init__(self, after_completion_number: int | None, store_id: str) -> None:
         """Take where to begin; None: from now on."""
+        check("store_id", store_id)
         #: All finishes up to this number have been passed on. None: the server has not said yet.
         self.through_completion_number = after_completion_number
         self.store_id = store_id

@@ -22,6 +22,7 @@ from lightningstore.client._errors import (
 )
 from lightningstore.client._outbox import Item
 from lightningstore.client._sync import LightningStore
+from lightningstore.client._text import check
 from lightningstore.client.values import IngestResult, Rejection, Stop
 from lightningstore.v1.span_pb2 import IngestSpansRequest
 from opentelemetry import context as otel_context
@@ -83,7 +84,11 @@ class SpanExporter(sdk.SpanExporter):
         seconds that a span may wait for others to travel with. `on_stop`: called, in the sending thread,
         for each attempt that the server wants stopped. `metadata` and what follows go with an address, as
         for LightningStore.
+
+        Raises ValueError for an id that is not valid UTF-8, and what LightningStore raises.
         """
+        check("rollout_id", rollout_id)
+        check("attempt_id", attempt_id)
         self._owns_store = not isinstance(store, LightningStore)
         self._store = (
             store

@@ -16,9 +16,11 @@ from typing import Any
 from lightningstore.client._claims import Claims
 from lightningstore.client._context import AttemptCancelled, NonRetryable, RunContext
 from lightningstore.client._endpoint import FilePath
+from lightningstore.client._errors import LightningStoreError
 from lightningstore.client._execution import Execution, Work
 from lightningstore.client._heartbeats import Heartbeats
 from lightningstore.client._sync import LightningStore
+from lightningstore.client._text import check, valid
 from lightningstore.client._tracing import Tracing
 from lightningstore.client.exporter import SpanExporter
 from lightningstore.client.values import Rollout, RolloutMode, Stop
@@ -81,7 +83,7 @@ class Runner:
         the global one that instrumentation uses. `token` and what follows go with an address, as for
         LightningStore.
 
-        Raises ValueError for a concurrency below 1.
+        Raises ValueError for a concurrency below 1 and a worker id that is not valid UTF-8.
         """
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
@@ -99,7 +101,7 @@ class Runner:
             )
         )
         #: What the runner is called.
-        self.worker_id = worker_id or _new_worker_id()
+        self.worker_id = _worker_id(worker_id)
         self._concurrency = concurrency
         self._left = max_rollouts
         self._exporter = SpanExporter(self._store, on_stop=self._stop_attempt)
@@ -143,17 +145,27 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._heartbeats.start()
         try:
-            await self._claim_and_start()
-            await self._finish()
+            await self._claim_and_finish()
         except asyncio.CancelledError:
             self.stop()
             self.stop()
-            for rollout in await self._claims.rescue():
-                self._start(rollout)
+            self._start_all(await self._claims.rescue())
             await self._finish()
             raise
         finally:
             await asyncio.shield(self._close())
+
+    async def _claim_and_finish(self) -> None:
+        try:
+            await self._claim_and_start()
+        except Exception as error:
+            # What runs has outcomes to report: it ends first, then the error ends the runner.
+            logger.error("no more claims, for this ends the runner: %s", error)
+            if not isinstance(error, LightningStoreError):
+                self._start_all(await self._claims.rescue())
+            await self._finish()
+            raise
+        await self._finish()
 
     def stop(self) -> None:
         """Let what runs finish, and claim no more; called again: cancel what runs. From any thread."""
@@ -182,12 +194,18 @@ class Runner:
             if free <= 0:
                 await self._wait_for_wakeup()
                 continue
-            for rollout in await self._claims.claim(free):
-                self._start(rollout)
+            self._start_all(await self._claims.claim(free))
 
     async def _wait_for_wakeup(self) -> None:
         await self._wakeup.wait()
         self._wakeup.clear()
+
+    def _start_all(self, rollouts: Iterable[Rollout]) -> None:
+        for rollout in rollouts:
+            try:
+                self._start(rollout)
+            except Exception:  # the other claims of the answer must not be lost with it
+                logger.exception("the claim %r cannot be worked on", rollout)
 
     def _start(self, rollout: Rollout) -> None:
         if self._left is not None:
@@ -209,7 +227,7 @@ class Runner:
         try:
             await self._work.do(execution)
         except Exception:
-            logger.exception("attempt %s of rollout %s was lost by a defect", key[1], key[0])
+            logger.exception("the outcome of %s is lost by a defect", execution.context)
         finally:
             self._heartbeats.remove(*key)
             with self._lock:
@@ -274,8 +292,12 @@ class Runner:
             self._store.close()
 
 
-def _new_worker_id() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"[-256:]
+def _worker_id(given: str | None) -> str:
+    """Return the worker id given, or a new one. Raises ValueError for one that is not valid UTF-8."""
+    if given:
+        check("worker_id", given)
+        return given
+    return f"{valid(socket.gethostname())}-{os.getpid()}-{uuid.uuid4().hex[:6]}"[-256:]
 
 
 @contextlib.contextmanager

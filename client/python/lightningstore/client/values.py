@@ -41,6 +41,7 @@ from lightningstore.client._resources import (
 )
 from lightningstore.client._serverinfo import Limits, ServerInfo, Statistics
 from lightningstore.client._spans import IngestResult, Rejection, SequenceIdRange, Span
+from lightningstore.client._text import names_fields
 from lightningstore.client._triplets import (
     AttemptTriplets,
     Triplet,
@@ -207,16 +208,20 @@ class RolloutSpec:
     #: Empty: the client makes one.
     rollout_id: str = ""
 
+    @names_fields
     def to_message(self) -> rollout_pb2.RolloutSpec:
-        """Return it as message of the contract, its rollout id as given."""
+        """Return it as message of the contract, its rollout id as given.
+
+        Raises TypeError or ValueError, which names the field, for what the contract cannot carry.
+        """
         return rollout_pb2.RolloutSpec(
-            input_json=_convert.to_json(self.input),
+            input_json=_convert.to_json(self.input, "input"),
             mode=_convert.to_number(ROLLOUT_MODE, self.mode),  # type: ignore[arg-type]
             priority=self.priority,
             group_id=self.group_id,
             resources_id=self.resources_id,
             config=None if self.config is None else self.config.to_message(),
-            metadata_json=_convert.to_json_object(self.metadata),
+            metadata_json=_convert.to_json_object(self.metadata, "metadata"),
             rollout_id=self.rollout_id,
         )
 
@@ -248,7 +253,7 @@ class Rollout(View[rollout_pb2.Rollout]):
     @cached_property
     def input(self) -> Any:
         """What the agent is to do. Parsed once; the text is `message.input_json`."""
-        return _convert.from_json(self.message.input_json)
+        return _convert.from_json(self.message.input_json, "input")
 
     @property
     def mode(self) -> RolloutMode | None:
