@@ -95,6 +95,12 @@ def queue(place: Ground) -> None:
             )
 
 
+def empty_rollouts(place: Ground) -> None:
+    """Enqueue as many empty rollouts as fit into a message."""
+    with place.row("EnqueueRollouts, 60 MiB of empty rollouts"):
+        place.call("EnqueueRollouts", b"\x0a\x00" * (30 * MIB))
+
+
 def waits(place: Ground) -> None:
     """Wait for a million rollouts that there are not."""
     unknown = WaitForRolloutsRequest(rollout_ids=[f"ro-{n:012x}" for n in range(1_000_000)])
@@ -313,6 +319,7 @@ def _import_finished(place: Ground, rollouts: int, spans_each: int) -> int:
 
 LOADS: tuple[Callable[[Ground], None], ...] = (
     queue,
+    empty_rollouts,
     waits,
     strangers,
     empty_spans,

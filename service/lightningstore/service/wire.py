@@ -6,7 +6,12 @@ messages can be put together, and extended, as bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+VARINT = 0
 LENGTH_DELIMITED = 2
+#: Bytes of the wire types of fixed length.
+FIXED = {1: 8, 5: 4}
 
 
 def varint(number: int) -> bytes:
@@ -33,7 +38,12 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 def field(number: int, payload: bytes) -> bytes:
     """Return one length-delimited field (bytes, string, message, packed numbers)."""
-    return varint(number << 3 | LENGTH_DELIMITED) + varint(len(payload)) + payload
+    return header(number, len(payload)) + payload
+
+
+def header(number: int, size: int) -> bytes:
+    """Return what comes before the payload of a length-delimited field."""
+    return varint(number << 3 | LENGTH_DELIMITED) + varint(size)
 
 
 def frame(data: bytes, number: int) -> int | None:
@@ -42,3 +52,38 @@ def frame(data: bytes, number: int) -> int | None:
         return None
     length, at = read_varint(data, 1)
     return at if at + length == len(data) else None
+
+
+def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield number, begin, start of the payload and end of each field of a message, in order.
+
+    The message lies between two places of the data. Raises ValueError if it is malformed.
+    """
+    try:
+        while at < end:
+            begin = at
+            key = data[at]
+            at += 1
+            if key > 0x7F:
+                key, at = read_varint(data, begin)
+            kind = key & 7
+            if kind == LENGTH_DELIMITED:
+                length = data[at]
+                at += 1
+                if length > 0x7F:
+                    length, at = read_varint(data, at - 1)
+                start, at = at, at + length
+            elif kind == VARINT:
+                start = at
+                while data[at] > 0x7F:
+                    at += 1
+                at += 1
+            elif kind in FIXED:
+                start, at = at, at + FIXED[kind]
+            else:
+                raise ValueError(f"wire type {kind} at byte {begin}")
+            if at > end:
+                raise ValueError(f"the field at byte {begin} ends after its message")
+            yield key >> 3, begin, start, at
+    except IndexError:
+        raise ValueError("the message ends within a field") from None

@@ -59,7 +59,7 @@ def _decoded(call: Any, request_type: type[Message], limit: int) -> Any:
     async def decoded(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
         # No generator expression: that would begin to read even where the call never asks.
         async for data in requests:
-            yield wrap.decode(request_type, data, limit)
+            yield await wrap.read(request_type, data, limit)
 
     return lambda requests: call(decoded(requests))
 

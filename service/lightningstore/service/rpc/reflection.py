@@ -98,7 +98,7 @@ def _handler(
     request_type, limit = reflection_pb2.ServerReflectionRequest, store.limits.message_bytes
 
     async def handle(requests: AsyncIterator[bytes], context: wrap.Context) -> AsyncIterator[bytes]:
-        decoded = (wrap.decode(request_type, data, limit) async for data in requests)
+        decoded = (await wrap.read(request_type, data, limit) async for data in requests)
         try:
             with streams:
                 async for answer in servicer.ServerReflectionInfo(decoded, context):

@@ -22,6 +22,7 @@ from lightningstore.service.errors import (
     ShuttingDown,
     StoreError,
 )
+from lightningstore.service.rpc import density
 from lightningstore.service.rpc.status import abort
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,14 @@ def decode(message: type[Message], data: bytes, limit: int) -> Any:
         return message.FromString(data)
     except DecodeError:
         raise MalformedMessage(message.DESCRIPTOR.full_name) from None
+
+
+async def read(message: type[Message], data: bytes, limit: int) -> Any:
+    """Return the message; a large one is counted first. Raises MalformedMessage, PayloadTooLarge, BatchTooLarge."""
+    check_size(data, limit)
+    if len(data) > density.LARGE_BYTES:
+        await density.check(data, message.DESCRIPTOR)  # type: ignore[arg-type]
+    return decode(message, data, limit)
 
 
 async def fail(context: Context, error: BaseException, method: str, *, closing: bool) -> None:
@@ -81,7 +90,7 @@ def unary(
 
     async def handle(data: bytes, context: Context) -> bytes:
         try:
-            return (await call(decode(request_type, data, limit))).SerializeToString()
+            return (await call(await read(request_type, data, limit))).SerializeToString()
         except grpc.aio.AbortError:
             raise
         except BaseException as error:
@@ -102,7 +111,7 @@ def long_poll(
 
     async def handle(data: bytes, context: Context) -> bytes:
         try:
-            request = decode(request_type, data, limit)
+            request = await read(request_type, data, limit)
             return (await call(request, context.time_remaining())).SerializeToString()
         except grpc.aio.AbortError:
             raise
@@ -126,7 +135,8 @@ def server_stream(
     async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
             with streams:
-                async with aclosing(call(decode(request_type, data, limit))) as answers:  # type: ignore[type-var]
+                request = await read(request_type, data, limit)
+                async with aclosing(call(request)) as answers:  # type: ignore[type-var]
                     async for answer in answers:
                         if answer is None:  # tells the client that from here on it misses nothing
                             await context.send_initial_metadata(())
