@@ -17,9 +17,11 @@ from lightningstore.service.rpc import health
 from lightningstore.service.server import CLOSING_SECONDS, Server
 from lightningstore.v1.completion_pb2 import WatchRolloutsRequest
 from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest
+from lightningstore.v1.statistics_pb2 import GetServerInfoResponse
 
+from benchmarks.wire import PREFACE, SETTINGS, frame
 from tests.contract.conftest import World
-from tests.integration.process import serve
+from tests.integration.process import Process, serve
 from tests.integration.unread import Peer, connect
 
 pytestmark = pytest.mark.asyncio
@@ -114,9 +116,47 @@ async def test_unread_answers_do_not_keep_the_server_from_ending(tmp_path: Path)
             reflection.SerializeToString(),
             half_close=False,
         )
-    began = time.monotonic()
-    assert await running.stop() == 0
-    # Twice the bound, for a busy machine: without one it takes what the test gives it, and fails.
-    assert time.monotonic() - began < 2 * (grace + CLOSING_SECONDS) + 2
+    await ends_in_time(running, grace)
     for peer in peers:
         await peer.close()
+
+
+async def test_half_requests_do_not_keep_the_server_from_ending(tmp_path: Path) -> None:
+    grace = 0.5
+    running = await serve(
+        *("--port", "0", "--otlp-http-port", "0", "--metrics-port", "0"),
+        *("--grace", str(grace)),
+        folder=tmp_path,
+    )
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        answer = await channel.unary_unary(SERVICE + "GetServerInfo")(b"")
+    http_port = GetServerInfoResponse.FromString(answer).otlp_http_port
+    head = b"POST /v1/traces HTTP/1.1\r\nHost: store\r\nContent-Type: application/x-protobuf\r\n"
+    begun = [
+        (running.address.rsplit(":", 1)[1], b""),
+        (running.address.rsplit(":", 1)[1], PREFACE[:10]),
+        (running.address.rsplit(":", 1)[1], PREFACE + frame(SETTINGS, 0, 0)[:5]),
+        (http_port, b""),
+        (http_port, head),
+        (http_port, head + b"Content-Length: 1000\r\n\r\n" + b"x" * 10),
+        (http_port, head + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhe"),
+    ]
+    writers = []
+    for port, data in begun:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        writer.write(data)
+        await writer.drain()
+        writers.append(writer)
+    peer = await connect(running.address)
+    await peer.begin(SERVICE + "IngestSpans", b"", half_close=False, answered=False)
+    await ends_in_time(running, grace)
+    await peer.close()
+    for writer in writers:
+        writer.close()
+
+
+async def ends_in_time(running: Process, grace: float) -> None:
+    """Send SIGTERM and wait for the end. Twice the bound, for a busy machine: without one it never comes."""
+    began = time.monotonic()
+    assert await running.stop() == 0
+    assert time.monotonic() - began < 2 * (grace + CLOSING_SECONDS) + 2

@@ -29,8 +29,13 @@ class Peer:
         self._answered: dict[int, asyncio.Event] = {}
         self._reading = asyncio.create_task(self._read())
 
-    async def begin(self, path: str, message: bytes, *, half_close: bool = True) -> None:
-        """Begin a call; returns once its headers are answered, so that its message is what is held back."""
+    async def begin(
+        self, path: str, message: bytes, *, half_close: bool = True, answered: bool = True
+    ) -> None:
+        """Begin a call; returns once its headers are answered, so that its message is what is held back.
+
+        With `answered` false it returns once the frames are sent.
+        """
         stream, self._stream = self._stream, self._stream + 2
         self._answered[stream] = asyncio.Event()
         fields = {
@@ -46,7 +51,10 @@ class Peer:
         body = b"\0" + len(message).to_bytes(4, "big") + message
         self._writer.write(frame(HEADERS, END_HEADERS, stream, block))
         self._writer.write(frame(DATA, END_STREAM if half_close else 0, stream, body))
-        await asyncio.wait_for(self._answered[stream].wait(), 10)
+        if answered:
+            await asyncio.wait_for(self._answered[stream].wait(), 10)
+        else:
+            await self._writer.drain()
 
     async def _read(self) -> None:
         while True:
