@@ -221,6 +221,13 @@ async def test_health_of_an_unknown_service_is_not_found(channel: grpc.aio.Chann
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
+async def test_large_health_request_is_not_read(channel: grpc.aio.Channel) -> None:
+    for path in STANDARD[:2]:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(channel, path, b"\x12\x80\x20" + b"x" * 4096)
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 @pytest.mark.parametrize("service", ["", SERVICE.full_name, OTLP])
 async def test_health_is_not_serving_while_calls_drain(
     world: World, channel: grpc.aio.Channel, service: str

@@ -18,6 +18,8 @@ from lightningstore.service.store import Store
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 #: Open watches of the server. They count apart from the streams that need a token.
 MAX_WATCHES = 1000
+#: Largest request, which holds the name of a service.
+MAX_REQUEST_BYTES = 4096
 
 _Response = health_pb2.HealthCheckResponse
 
@@ -84,7 +86,7 @@ class Health:
 
 def handler(health: Health, store: Store) -> grpc.GenericRpcHandler:
     """Return the handler of the service."""
-    limit = store.limits.message_bytes
+    limit = MAX_REQUEST_BYTES
     request_type = health_pb2.HealthCheckRequest
 
     def closing() -> bool:
