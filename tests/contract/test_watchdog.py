@@ -297,3 +297,51 @@ async def test_reading_in_a_tight_loop_does_not_keep_the_watchdog_from_its_work(
             break
     assert "timeout" in seen
     await passing
+
+
+@pytest.mark.parametrize("end", ["report", "cancel", "update"])
+async def test_attempt_superseded_by_its_own_worker_ends_with_its_rollout(
+    world: World, end: str
+) -> None:
+    rollout = await world.store.start_rollout(1, worker_id="w1")
+    assert rollout.latest_attempt is not None
+    old = rollout.latest_attempt.attempt_id
+    await world.store.start_attempt(rollout.rollout_id, worker_id="w1")
+    if end == "report":
+        await world.store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
+    elif end == "cancel":
+        await world.store.cancel_rollouts([rollout.rollout_id])
+        await world.store.update_attempt(rollout.rollout_id, "latest", status="failed")
+    else:
+        await world.store.update_rollout(rollout.rollout_id, status="failed")
+        await world.store.update_attempt(rollout.rollout_id, "latest", status="failed")
+    ended = await world.store.get_attempt(rollout.rollout_id, old)
+    assert (ended.status, ended.end_time is None) == ("unresponsive", False)
+    worker = await world.store.get_worker("w1")
+    assert (worker.status, worker.current_attempt_id) == ("idle", "")
+    late = await world.store.update_attempt(rollout.rollout_id, old, status="succeeded")
+    assert (late.attempt.status, late.stop_reason is None) == ("succeeded", False)
+
+
+async def test_nothing_ends_before_it_began_where_the_clock_is_set_back(world: World) -> None:
+    rollout, attempt = await claim(world, config=TIMED)
+    queued = await world.store.enqueue_rollout(1)
+    world.clock.jump_wall(-3600)
+    await world.advance(10 + WITHIN)
+    ended = await world.store.get_rollout(rollout.rollout_id)
+    assert (ended.status, ended.attempt.status) == ("failed", "timeout")
+    assert ended.attempt.message.end_time == attempt.message.start_time
+    assert ended.message.end_time == rollout.message.start_time
+    (cancelled,) = await world.store.cancel_rollouts([queued.rollout_id])
+    assert cancelled.message.end_time == queued.message.start_time
+
+
+async def test_lag_of_the_watchdog_can_be_read_after_a_stall(world: World) -> None:
+    assert world.engine is not None
+    await world.advance(1)
+    assert world.engine.store.watchdog_lag < 0.01
+    await world.clock.stall(3)
+    await world.advance(30)
+    assert 1.9 < world.engine.store.watchdog_lag <= 3
+    await world.advance(121)
+    assert world.engine.store.watchdog_lag < 0.01

@@ -11,7 +11,14 @@ from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.errors import TransitionNotAllowed
-from lightningstore.service.records import FINISHED, LIVE_ATTEMPT, QUEUED, evolve, seconds
+from lightningstore.service.records import (
+    FINISHED,
+    LIVE_ATTEMPT,
+    QUEUED,
+    evolve,
+    nanoseconds,
+    seconds,
+)
 from lightningstore.v1.attempt_pb2 import (
     ATTEMPT_STATUS_FAILED,
     ATTEMPT_STATUS_PREPARING,
@@ -129,7 +136,7 @@ def report(
         return _report_running(rollout, attempt)
     if status not in _ENDED or _is_final(rollout, attempt):
         raise _attempt_stays(attempt, status)
-    changed = evolve(attempt, status=status, end_time=now, failure=failure)
+    changed = _ended(attempt, status, now, failure)
     if rollout.latest_attempt_id != attempt.attempt_id or is_finished(rollout):
         return Transition(changed)
     if status == ATTEMPT_STATUS_SUCCEEDED:
@@ -150,6 +157,27 @@ def expire(
     if not is_live(attempt):
         return NOTHING
     return report(rollout, attempt, status, None, now, dice)
+
+
+def finish_superseded(
+    rollout: Rollout, attempt: Attempt, latest: Attempt, now: Timestamp
+) -> Transition:
+    """A rollout has finished under a live attempt whose own worker has superseded it.
+
+    Without a deadline it ends with the rollout, UNRESPONSIVE: its worker has gone on to the latest attempt, and
+    would be busy with this one until nothing was heard of it for long. Its late word is still recorded.
+    """
+    config = rollout.config
+    if (
+        not is_live(attempt)
+        or attempt.attempt_id == latest.attempt_id
+        or not attempt.worker_id
+        or attempt.worker_id != latest.worker_id
+        or config.HasField("timeout")
+        or config.HasField("unresponsive_timeout")
+    ):
+        return NOTHING
+    return Transition(_ended(attempt, ATTEMPT_STATUS_UNRESPONSIVE, now))
 
 
 def set_status(rollout: Rollout, status: int, now: Timestamp) -> Transition:
@@ -234,8 +262,17 @@ def _with_rollout_running(rollout: Rollout, attempt: Attempt) -> Transition:
 
 
 def _finish(rollout: Rollout, status: int, now: Timestamp, attempt: Attempt | None) -> Transition:
-    changed = evolve(rollout, status=status, end_time=now)
+    # The clock may have been set back meanwhile: nothing ends before it began.
+    begun = (rollout.start_time, attempt.end_time) if attempt is not None else (rollout.start_time,)
+    changed = evolve(rollout, status=status, end_time=max((now, *begun), key=nanoseconds))
     return Transition(attempt, changed, Queue.OUT, finished=True)
+
+
+def _ended(
+    attempt: Attempt, status: int, now: Timestamp, failure: Failure | None = None
+) -> Attempt:
+    end_time = max((now, attempt.start_time), key=nanoseconds)
+    return evolve(attempt, status=status, end_time=end_time, failure=failure)
 
 
 def _attempt_stays(attempt: Attempt, status: int) -> TransitionNotAllowed:

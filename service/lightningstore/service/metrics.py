@@ -71,7 +71,11 @@ class StoreCollector(Collector):
             ("span_bytes", "Bytes of the spans stored", counters.span_bytes),
             ("pending_bytes", "Bytes that wait for the disk", committer.pending_bytes),
             ("storage_usable", "1 unless the storage has failed", float(committer.failure is None)),
-            ("watchdog_lag_seconds", "How late the watchdog last woke", store.watchdog_lag),
+            (
+                "watchdog_lag_seconds",
+                "How late the watchdog woke: the worst of the last one to two minutes",
+                store.watchdog_lag,
+            ),
         ):
             yield GaugeMetricFamily(f"lightningstore_{name}", text, value)
         for name, text, value in (

@@ -9,6 +9,34 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
+#: How long the worst value of a `Worst` is remembered at least. Seconds.
+WORST_SECONDS = 60.0
+
+
+class Worst:
+    """The largest of the values noted in the last one to two minutes."""
+
+    def __init__(self) -> None:
+        """Start with nothing noted."""
+        self._period = 0
+        self._now = self._before = 0.0
+
+    def note(self, value: float, now: float) -> None:
+        """Note a value at a monotonic time in seconds."""
+        self._now = max(self._roll(now), value)
+
+    def value(self, now: float) -> float:
+        """Return the largest value, 0 without any."""
+        return max(self._roll(now), self._before)
+
+    def _roll(self, now: float) -> float:
+        """Begin a new period where its time has come; returns the largest value of this one."""
+        period = int(now / WORST_SECONDS)
+        if period != self._period:
+            self._before = self._now if period == self._period + 1 else 0.0
+            self._period, self._now = period, 0.0
+        return self._now
+
 
 class Timers(Generic[T]):
     """Items by deadline, each at most once.

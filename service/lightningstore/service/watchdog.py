@@ -11,12 +11,14 @@ logger = logging.getLogger(__name__)
 
 #: The watchdog looks up at least this often while an attempt may fall silent. Seconds.
 TICK = 0.25
+#: It looks up as often while nothing can fall silent: what holds the event loop shows all the same. Seconds.
+IDLE_TICK = 1.0
 #: Waking up this much later than planned means that the server could not hear. Seconds.
 STALL = 0.5
 
 
 async def watch(store: Store) -> None:
-    """Expire what is due, until cancelled. Costs what is due, and nothing while nothing can be."""
+    """Expire what is due, until cancelled. Costs what is due, and a look a second while nothing can be."""
     while True:
         store.earlier.clear()
         now = store.clock.monotonic()
@@ -25,11 +27,11 @@ async def watch(store: Store) -> None:
             for deadline in (store.deadlines.next_deadline(), store.delays.next_deadline())
             if deadline is not None
         ]
-        # The tick is there to notice stalls, which matter only to those who may fall silent.
-        wake = min([*due, now + TICK]) if due else None
+        # The tick is there to notice stalls, which matter most to those who may fall silent.
+        wake = min([*due, now + (TICK if due else IDLE_TICK)])
         await store.clock.wait(store.earlier, wake)
-        late = store.clock.monotonic() - max(wake, now) if wake is not None else 0.0
-        store.watchdog_lag = max(0.0, late)
+        late = store.clock.monotonic() - max(wake, now)
+        store.lag.note(late, store.clock.monotonic())
         if late > STALL:
             logger.warning("the server was stalled for %.1f s: nobody's silence counts", late)
             store.deaf_until = store.clock.monotonic()

@@ -128,13 +128,17 @@ class Bulk(Core):
     async def _settle(self, prepared: Sequence[Cancelled]) -> None:
         turn = Turn()
         for entry, *_ in prepared:
+            if self.committer.failure is not None:
+                return  # what is read from disk anew is seen to by whoever reads it
             known = self.state.entries.get(entry.rollout.rollout_id) is entry
             if known and lifecycle.is_finished(entry.rollout):
                 self.shelf.move(entry.key, finished=True)
                 self.settle_finished(entry)
                 self.state.touch(entry)
             if turn.over():
+                self.seal_changes()
                 await turn.next()
+        self.seal_changes()
 
 
 @contextmanager

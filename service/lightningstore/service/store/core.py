@@ -41,7 +41,7 @@ from lightningstore.service.storage.base import Changes, Counters, RequestRow, S
 from lightningstore.service.store.deadlines import Deadlines
 from lightningstore.service.store.pace import Pace
 from lightningstore.service.store.requests import Requests
-from lightningstore.service.timers import Timers
+from lightningstore.service.timers import Timers, Worst
 from lightningstore.service.waiters import Waiters
 from lightningstore.service.workforce import Workforce
 from lightningstore.v1.attempt_pb2 import Attempt
@@ -74,8 +74,8 @@ class Core(Deadlines):
         self.earlier = asyncio.Event()
         #: No silence counts from before this monotonic time: the server could not hear.
         self.deaf_until = 0.0
-        #: How much later than planned the watchdog last woke, in seconds.
-        self.watchdog_lag = 0.0
+        #: How much later than planned the watchdog woke, in seconds: what others held up.
+        self.lag = Worst()
         #: Told whenever the storage stops or begins to be usable.
         self.on_usable: Callable[[bool], None] = lambda _usable: None
         self.store_id = ""
@@ -177,6 +177,11 @@ class Core(Deadlines):
     def closing(self) -> bool:
         """Whether the store is being closed."""
         return self._closing
+
+    @property
+    def watchdog_lag(self) -> float:
+        """How late the watchdog woke, in seconds: the worst of the last one to two minutes."""
+        return self.lag.value(self.clock.monotonic())
 
     # Commit and barrier
 
@@ -387,9 +392,17 @@ class Core(Deadlines):
         self._completions.append((number, completion))
 
     def settle_finished(self, entry: Entry) -> None:
-        """See to the attempts that are left live under a finished rollout."""
+        """End or watch the attempts that are left live under a finished rollout."""
         for attempt in entry.attempts.values():
-            if lifecycle.is_live(attempt.record):
+            if not lifecycle.is_live(attempt.record):
+                continue
+            now, latest = self.now(), entry.latest or attempt
+            transition = lifecycle.finish_superseded(
+                entry.rollout, attempt.record, latest.record, now
+            )
+            if transition.attempt is not None:
+                self.put_attempt(attempt, transition.attempt, now)
+            else:
                 self.arm(attempt)
 
     def _queue(self, entry: Entry) -> None:
