@@ -13,6 +13,7 @@ class ManualClock:
     def __init__(self) -> None:
         self._wall_ns = START_NS
         self._monotonic = 1000.0
+        self.boot_id = "this boot"
         self._sleepers: dict[object, tuple[float, asyncio.Event]] = {}
 
     def wall_ns(self) -> int:
@@ -20,6 +21,9 @@ class ManualClock:
 
     def monotonic(self) -> float:
         return self._monotonic
+
+    def boot(self) -> tuple[str, int]:
+        return self.boot_id, int(self._monotonic * 1e9)
 
     async def wait(self, event: asyncio.Event, until: float | None) -> None:
         if until is None:

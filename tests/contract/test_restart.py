@@ -259,3 +259,65 @@ async def test_request_ids_are_forgotten_ten_minutes_of_running_after_the_call_n
     await world.store.cancel_rollouts([], request_id="sweep")
     (other,) = await world.store.dequeue_rollouts(1, request_id="q")
     assert other.rollout_id != first.rollout_id
+
+
+@pytest.mark.parametrize("jump", [-86_400, -3600, 3600, 86_400])
+async def test_clock_set_over_a_restart_moves_no_deadline(world: World, jump: float) -> None:
+    timed = await world.store.start_rollout(1, config=RolloutConfig(timeout=30))
+    retried = RolloutConfig(
+        max_attempts=2,
+        retry_condition=["failed"],
+        retry_backoff=RetryBackoff(initial_delay=40, jitter=0),
+    )
+    failing = await world.store.start_rollout(2, config=retried)
+    await world.store.update_attempt(failing.rollout_id, "latest", status="failed")
+    await world.advance(5)
+    await world.stop()
+    world.clock.jump_wall(jump)
+    world.clock.jump(15)
+    await world.start()
+    await world.advance(9.5)
+    assert (await world.store.get_attempt(timed.rollout_id)).status == "preparing"
+    assert await world.store.dequeue_rollouts(1) == []
+    await world.advance(0.8)
+    assert (await world.store.get_attempt(timed.rollout_id)).status == "timeout"
+    await world.advance(10)
+    assert [r.rollout_id for r in await world.store.dequeue_rollouts(1)] == [failing.rollout_id]
+
+
+@pytest.mark.parametrize("jump", [-3600, 3600])
+async def test_clock_set_while_the_server_runs_moves_no_deadline_of_the_next(
+    world: World, jump: float
+) -> None:
+    before = await world.store.start_rollout(1, config=RolloutConfig(timeout=30))
+    await world.advance(10)
+    world.clock.jump_wall(jump)
+    after = await world.store.start_rollout(2, config=RolloutConfig(timeout=30))
+    await world.advance(5)
+    await world.restart(down=5)
+    await world.advance(9.5)
+    for rollout in (before, after):
+        assert (await world.store.get_attempt(rollout.rollout_id)).status == "preparing"
+    await world.advance(0.8)
+    assert (await world.store.get_attempt(before.rollout_id)).status == "timeout"
+    assert (await world.store.get_attempt(after.rollout_id)).status == "preparing"
+    await world.advance(10)
+    assert (await world.store.get_attempt(after.rollout_id)).status == "timeout"
+
+
+@pytest.mark.parametrize(("jump", "left"), [(-86_400, 20), (0, 10), (5, 5)])
+async def test_after_a_boot_the_wall_clock_tells_the_time_down_and_never_runs_back(
+    world: World, jump: float, left: float
+) -> None:
+    rollout = await world.store.start_rollout(1, config=RolloutConfig(timeout=30))
+    await world.advance(10)
+    await world.store.heartbeat("w")  # the last commit is from now
+    await world.stop()
+    world.clock.boot_id = "another boot"
+    world.clock.jump_wall(jump)
+    world.clock.jump(10)
+    await world.start()
+    await world.advance(left - 0.5)
+    assert (await world.store.get_attempt(rollout.rollout_id)).status == "preparing"
+    await world.advance(0.8)
+    assert (await world.store.get_attempt(rollout.rollout_id)).status == "timeout"

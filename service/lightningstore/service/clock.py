@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 #: How long an operation over many items keeps the event loop before others get a turn. Seconds.
@@ -33,6 +35,15 @@ class Turn:
         self._until = time.perf_counter() + TURN_SECONDS
 
 
+@lru_cache(maxsize=1)
+def _boot_id() -> str:
+    """Return Linux's name of the present boot, "" on other systems."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 class Clock(Protocol):
     """What the store needs to know of time."""
 
@@ -41,6 +52,12 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Return seconds that never jump: for intervals and for deadlines in memory."""
+
+    def boot(self) -> tuple[str, int]:
+        """Return which boot of which machine this is, and the nanoseconds since; "" where nobody knows.
+
+        Unlike `monotonic` it counts on while a machine sleeps, and means the same in the next process.
+        """
 
     async def wait(self, event: asyncio.Event, until: float | None) -> None:
         """Return when the event is set or `monotonic` reaches `until` (None: the event alone)."""
@@ -56,6 +73,11 @@ class SystemClock:
     def monotonic(self) -> float:
         """Return seconds that never jump."""
         return time.monotonic()
+
+    def boot(self) -> tuple[str, int]:
+        """Return which boot this is, and the nanoseconds since."""
+        boot_id = _boot_id()
+        return boot_id, time.clock_gettime_ns(time.CLOCK_BOOTTIME) if boot_id else 0
 
     async def wait(self, event: asyncio.Event, until: float | None) -> None:
         """Return when the event is set or the time has come."""

@@ -97,6 +97,9 @@ class Counters:
     span_bytes: int = 0
     rollouts: dict[int, int] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
+    #: How the clocks stood at the last commit: see store_time.py. A list, since servers of earlier versions take
+    #: every object in here for counts by status.
+    clock: list[Any] = field(default_factory=list)
 
 
 @dataclass

@@ -41,6 +41,7 @@ from lightningstore.service.storage.base import Changes, Counters, RequestRow, S
 from lightningstore.service.store.deadlines import Deadlines
 from lightningstore.service.store.pace import Pace
 from lightningstore.service.store.requests import Requests
+from lightningstore.service.store_time import StoreTime
 from lightningstore.service.timers import Timers, Worst
 from lightningstore.service.waiters import Waiters
 from lightningstore.service.workforce import Workforce
@@ -70,19 +71,15 @@ class Core(Deadlines):
         self.committer = Committer(storage, self._publish, self._recover, limits.pending_bytes)
         self.deadlines: Timers[AttemptState] = Timers()
         self.delays: Timers[Entry] = Timers()
-        #: Set when the watchdog should look at its timers again.
         self.earlier = asyncio.Event()
-        #: No silence counts from before this monotonic time: the server could not hear.
         self.deaf_until = 0.0
-        #: How much later than planned the watchdog woke, in seconds: what others held up.
         self.lag = Worst()
         #: Told whenever the storage stops or begins to be usable.
         self.on_usable: Callable[[bool], None] = lambda _usable: None
         self.store_id = ""
         self.opened_ns = clock.wall_ns()
         self.opened_at = clock.monotonic()
-        #: Wall clock and monotonic time when the records were last read from disk, and the last attempt among them.
-        self._read_at = (self.opened_ns, self.opened_at, 0)
+        self.time = StoreTime(clock, Counters())
         self._completions: deque[tuple[int, Completion]] = deque()
         #: Of the attempts whose span ids somebody reads: set when they are there.
         self.reading: dict[AttemptState, asyncio.Event] = {}
@@ -100,11 +97,7 @@ class Core(Deadlines):
     def _adopt(self, snapshot: Snapshot) -> None:
         self.store_id = snapshot.store_id
         state = self.state = State(snapshot.counters)
-        self._read_at = (
-            self.clock.wall_ns(),
-            self.clock.monotonic(),
-            snapshot.counters.attempt_key,
-        )
+        self.time = StoreTime(self.clock, snapshot.counters)
         self.deadlines, self.delays = Timers(), Timers()
         self.workforce = Workforce(snapshot.workers)
         self.requests = Requests(snapshot.requests, self.clock.monotonic())
@@ -178,11 +171,6 @@ class Core(Deadlines):
         """Whether the store is being closed."""
         return self._closing
 
-    @property
-    def watchdog_lag(self) -> float:
-        """How late the watchdog woke, in seconds: the worst of the last one to two minutes."""
-        return self.lag.value(self.clock.monotonic())
-
     # Commit and barrier
 
     @property
@@ -203,6 +191,8 @@ class Core(Deadlines):
         """Number the operation's changes, for those who wait for them later."""
         changes = self.committer.changes
         changes.counters = self.state.counters
+        if self.storage.durable:
+            self.time.save(self.state.counters)
         touched = self.workforce.touched
         if touched:
             changes.workers.update(touched)
@@ -365,9 +355,13 @@ class Core(Deadlines):
             self.leave_queue(entry)
         elif queue is Queue.TAIL:
             self.leave_queue(entry)
+            if delay > 0:
+                self.time.note(self.state.counters)
             self.state.counters.position += 1
             entry.position = self.state.counters.position
-            entry.available_ns = self.clock.wall_ns() + int(delay * NANOS) if delay > 0 else 0
+            entry.available_ns = 0
+            if delay > 0:
+                entry.available_ns = self.clock.wall_ns() + int(delay * NANOS)
             self._queue(entry)
         self.save(entry)
 
@@ -406,7 +400,9 @@ class Core(Deadlines):
                 self.arm(attempt)
 
     def _queue(self, entry: Entry) -> None:
-        delay = (entry.available_ns - self.clock.wall_ns()) / NANOS if entry.available_ns else 0.0
+        delay = 0.0
+        if entry.available_ns:
+            delay = self.time.until_position(entry.position, entry.available_ns)
         if delay > 0:
             if self.delays.push(self.clock.monotonic() + delay, entry):
                 self.earlier.set()
@@ -471,6 +467,7 @@ class Core(Deadlines):
     def new_attempt(self, entry: Entry, record: Attempt, now: Timestamp) -> AttemptState:
         """Add an attempt to a rollout, its latest one."""
         counters = self.state.counters
+        self.time.note(counters)
         counters.attempt_key += 1
         attempt = AttemptState(entry, counters.attempt_key, record)
         entry.attempts[record.attempt_id] = attempt

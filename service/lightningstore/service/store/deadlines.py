@@ -6,9 +6,10 @@ import asyncio
 
 from lightningstore.service import lifecycle
 from lightningstore.service.clock import Clock
-from lightningstore.service.records import NANOS, nanoseconds, seconds
+from lightningstore.service.records import nanoseconds, seconds
 from lightningstore.service.state import AttemptState
-from lightningstore.service.timers import Timers
+from lightningstore.service.store_time import StoreTime
+from lightningstore.service.timers import Timers, Worst
 
 #: Silence after which a live attempt without a deadline ends, once its rollout has finished. Seconds.
 ORPHAN_SILENCE = 600.0
@@ -23,8 +24,15 @@ class Deadlines:
     earlier: asyncio.Event
     #: No silence counts from before this monotonic time: the server could not hear.
     deaf_until: float
-    #: Wall clock and monotonic time when the records were last read from disk, and the last attempt among them.
-    _read_at: tuple[int, float, int]
+    #: The wall clock without its jumps.
+    time: StoreTime
+    #: How much later than planned the watchdog woke, in seconds: what others held up.
+    lag: Worst
+
+    @property
+    def watchdog_lag(self) -> float:
+        """How late the watchdog woke, in seconds: the worst of the last one to two minutes."""
+        return self.lag.value(self.clock.monotonic())
 
     def arm(self, attempt: AttemptState) -> None:
         """Have the watchdog look after a live attempt, if it has a deadline."""
@@ -39,10 +47,9 @@ class Deadlines:
     def _started_at(self, attempt: AttemptState) -> float:
         """Return the monotonic time of an attempt's start: the wall clock may be set meanwhile."""
         if attempt.started_at is None:
-            wall_ns, at, last_key = self._read_at
-            if attempt.key > last_key:  # it began since, left memory and came back
-                wall_ns, at = self.clock.wall_ns(), self.clock.monotonic()
-            attempt.started_at = at - (wall_ns - nanoseconds(attempt.record.start_time)) / NANOS
+            start_ns = nanoseconds(attempt.record.start_time)
+            since = self.time.since_attempt(attempt.key, start_ns)
+            attempt.started_at = self.clock.monotonic() - since
         return attempt.started_at
 
     def deadline(self, attempt: AttemptState) -> float | None:
