@@ -9,6 +9,8 @@ import (
 )
 
 const (
+	// Rollouts that one call claims at most.
+	mostClaims = 1_000
 	// How long the server holds a claim back for a rollout to come.
 	pollWait = 20 * time.Second
 	// Beyond the wait, after which a long poll is given up, and asked again.
@@ -30,7 +32,7 @@ type claims struct {
 // under way had claimed. It fails for what waiting does not mend.
 func (c *claims) claim(ctx context.Context, limit int) ([]*pb.Rollout, error) {
 	request := &pb.DequeueRolloutsRequest{
-		Limit:     int32(limit),
+		Limit:     int32(min(limit, mostClaims)),
 		Modes:     c.modes,
 		WorkerId:  c.workerID,
 		Wait:      durationpb.New(pollWait),

@@ -15,6 +15,8 @@ const (
 	// Beats within an unresponsive timeout: one or two may get lost.
 	beatsPerTimeout = 3
 	shortestPeriod  = 50 * time.Millisecond
+	// Attempts in one call: a server may limit them to 10,000, or to less.
+	attemptsPerBeat = 1_000
 	// Between two tries at a server that does not answer.
 	retryPeriod = time.Second
 )
@@ -108,20 +110,27 @@ func (h *heartbeats) beat(ctx context.Context, timeout time.Duration) error {
 	h.mu.Lock()
 	keys := slices.Collect(maps.Keys(h.attempts))
 	h.mu.Unlock()
-	request := &pb.HeartbeatRequest{WorkerId: h.workerID}
-	for _, key := range keys {
-		request.Attempts = append(request.Attempts,
-			&pb.AttemptRef{RolloutId: key.rolloutID, AttemptId: key.attemptID})
-	}
-	var err error
-	if request.StatsJson, err = json.Marshal(h.stats()); err != nil {
+	stats, err := json.Marshal(h.stats())
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	answer, err := h.client.service.Heartbeat(ctx, request)
-	for _, stop := range answer.GetStops() {
-		h.onStop(stop)
+	for first := true; first || len(keys) > 0; first = false {
+		request := &pb.HeartbeatRequest{WorkerId: h.workerID, StatsJson: stats}
+		part := keys[:min(len(keys), attemptsPerBeat)]
+		for _, key := range part {
+			request.Attempts = append(request.Attempts,
+				&pb.AttemptRef{RolloutId: key.rolloutID, AttemptId: key.attemptID})
+		}
+		keys = keys[len(part):]
+		answer, err := h.client.service.Heartbeat(ctx, request)
+		if err != nil {
+			return err
+		}
+		for _, stop := range answer.GetStops() {
+			h.onStop(stop)
+		}
 	}
-	return err
+	return nil
 }

@@ -15,25 +15,40 @@ import (
 // Triplets yields the calls of a model in the spans of rollouts, with prompt, response and reward: one
 // message an attempt, whole however the server cuts it, in the order of the request's rollouts. A list that
 // breaks is asked for again from where it was, for as long as the context lasts. Any other failure ends it
-// with an error.
+// with an error. More than 10,000 rollouts are asked for in several calls; an id that the server does not know
+// then fails the list where its call begins.
 func (c *Client) Triplets(
 	ctx context.Context, request *pb.ListTripletsRequest,
 ) iter.Seq2[*pb.AttemptTriplets, error] {
 	return func(yield func(*pb.AttemptTriplets, error) bool) {
-		list := tripletList{client: c, request: request, left: request.GetRolloutIds(), seen: map[listedAttempt]bool{}}
-		pauses := newDelays(longestDelay)
-		for {
-			more, err := list.follow(ctx, yield)
-			if !more {
-				return
-			}
-			if !mends(err) || ctx.Err() != nil || pauses.pause(ctx, err) != nil {
-				yield(nil, orEnded(ctx, err))
+		list := tripletList{client: c, request: request, seen: map[listedAttempt]bool{}}
+		for rest := request.GetRolloutIds(); ; {
+			list.left = rest[:min(len(rest), mostListed)]
+			rest = rest[len(list.left):]
+			if !list.through(ctx, yield) || len(rest) == 0 {
 				return
 			}
 		}
 	}
 }
+
+// through yields what is left. False if the caller wants no more, or was given an error.
+func (l *tripletList) through(ctx context.Context, yield func(*pb.AttemptTriplets, error) bool) bool {
+	pauses := newDelays(longestDelay)
+	for {
+		more, err := l.follow(ctx, yield)
+		if !more {
+			return !l.unwanted
+		}
+		if !mends(err) || ctx.Err() != nil || pauses.pause(ctx, err) != nil {
+			yield(nil, orEnded(ctx, err))
+			return false
+		}
+	}
+}
+
+// Rollouts of one call: the server's limit by default.
+const mostListed = 10_000
 
 type listedAttempt struct{ rolloutID, attemptID string }
 
@@ -44,6 +59,8 @@ type tripletList struct {
 	left    []string
 	seen    map[listedAttempt]bool
 	part    *pb.AttemptTriplets
+	// unwanted: the caller has left the loop.
+	unwanted bool
 }
 
 func (l *tripletList) follow(
@@ -66,6 +83,7 @@ func (l *tripletList) follow(
 		}
 		for _, part := range answer.GetAttempts() {
 			if whole := l.add(part); whole != nil && !yield(whole, nil) {
+				l.unwanted = true
 				return false, nil
 			}
 		}

@@ -14,6 +14,8 @@ import {
 import type { Rollout, RolloutMode } from "./gen/lightningstore/v1/rollout_pb.js";
 import { toDuration } from "./rollouts.js";
 
+/** Rollouts that one call claims at most. */
+const MOST_CLAIMS = 1_000;
 /** Milliseconds beyond the wait after which a long poll is given up, and asked again. */
 const MARGIN_MS = 10_000;
 /** Milliseconds in which a poll that was broken off at a stop is asked what it had claimed. */
@@ -56,7 +58,7 @@ export class Claims {
    */
   async claim(limit: number): Promise<Rollout[]> {
     const request = create(DequeueRolloutsRequestSchema, {
-      limit,
+      limit: Math.min(limit, MOST_CLAIMS),
       modes: [...this.#modes],
       workerId: this.#workerId,
       wait: toDuration(this.#waitMs),

@@ -177,7 +177,8 @@ export class LightningStore {
 
   /**
    * Reads each call of a model in the spans of rollouts, with prompt, response and reward: one message an
-   * attempt, in the order of the rollouts. Takes up a connection that breaks.
+   * attempt, in the order of the rollouts. Takes up a connection that breaks. More than 10,000 rollouts are
+   * asked for in several calls; an id that the server does not know then fails the list where its call begins.
    */
   listTriplets(
     rolloutIds: Iterable<string>,

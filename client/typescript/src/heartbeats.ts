@@ -10,6 +10,8 @@ import { fromDuration } from "./rollouts.js";
 /** Beats within an unresponsive timeout: one or two may get lost. */
 const BEATS_PER_TIMEOUT = 3;
 const SHORTEST_PERIOD_MS = 50;
+/** Attempts in one call: a server may limit them to 10,000, or to less. */
+const ATTEMPTS_PER_BEAT = 1_000;
 /** Milliseconds between two tries at a server that does not answer. */
 const RETRY_MS = 1_000;
 
@@ -87,11 +89,14 @@ export class Heartbeats {
       rolloutId,
       attemptId,
     }));
+    const call = { timeoutMs: Math.max(periodMs, RETRY_MS), signal: this.#ended.signal };
     try {
-      const request = { workerId, statsJson: encodeJson(stats()), attempts };
-      const timeoutMs = Math.max(periodMs, RETRY_MS);
-      const answer = await store.rpc.heartbeat(request, { timeoutMs, signal: this.#ended.signal });
-      answer.stops.forEach(onStop);
+      const statsJson = encodeJson(stats(), "stats");
+      do {
+        const request = { workerId, statsJson, attempts: attempts.splice(0, ATTEMPTS_PER_BEAT) };
+        const answer = await store.rpc.heartbeat(request, call);
+        answer.stops.forEach(onStop);
+      } while (attempts.length > 0);
     } catch (error) {
       if (!this.#isFailing && !this.#ended.signal.aborted) {
         warn("heartbeats do not get through, trying on", error);

@@ -13,8 +13,11 @@ const DESCRIPTIONS: ReadonlySet<string> = new Set([
   "lightningstore.v1.SpanBatch.resource_schema_url",
 ]);
 
-/** Returns the path of the first bad text within a value, undefined if there is none. */
-type Check = (value: unknown, path: string) => string | undefined;
+/**
+ * Returns the path from a value to the first bad text within it, "" if it is one itself, undefined if there is
+ * none. Paths are made on the way back, so that valid values cost none.
+ */
+type Check = (value: unknown) => string | undefined;
 
 /** Checks by the type of the message; undefined where no text of it could be bad. */
 const checks = new Map<string, Check | undefined>();
@@ -24,7 +27,7 @@ const checks = new Map<string, Check | undefined>();
  * formed: replaced, it would name something else. Undefined if there is none.
  */
 export function malformedName(schema: DescMessage, message: Message): string | undefined {
-  const wrong = checkOf(schema)?.(message, "");
+  const wrong = checkOf(schema)?.(message);
   return wrong?.slice(1); // without the dot before the first field
 }
 
@@ -43,11 +46,11 @@ function makeCheck(schema: DescMessage): Check | undefined {
     return check ? [{ field, check }] : [];
   });
   if (fields.length === 0) return undefined;
-  return (message, path) => {
+  return (message) => {
     for (const { field, check } of fields) {
       const value = valueOf(message as Record<string, unknown>, field);
-      const wrong = value === undefined ? undefined : check(value, `${path}.${field.name}`);
-      if (wrong !== undefined) return wrong;
+      const wrong = value === undefined ? undefined : check(value);
+      if (wrong !== undefined) return `.${field.name}${wrong}`;
     }
     return undefined;
   };
@@ -63,40 +66,37 @@ function fieldCheck(field: DescField): Check | undefined {
   const isText = !DESCRIPTIONS.has(`${field.parent.typeName}.${field.name}`);
   switch (field.fieldKind) {
     case "list": {
-      const check = field.message
-        ? checkOf(field.message)
-        : field.scalar === ScalarType.STRING && textCheck;
-      if (!check) return undefined;
-      return (list, path) => first(list as unknown[], (item, i) => check(item, `${path}[${i}]`));
+      const check = field.message ? checkOf(field.message) : isString(field) && textCheck;
+      return check ? (list) => first((list as unknown[]).entries(), check) : undefined;
     }
     case "map": {
-      const check = field.message
-        ? checkOf(field.message)
-        : field.scalar === ScalarType.STRING && textCheck;
-      return (map, path) =>
-        first(Object.entries(map as object), ([key, value]) => {
-          const at = `${path}[${JSON.stringify(key)}]`;
-          return textCheck(key, at) ?? (check ? check(value, at) : undefined);
-        });
+      const check = field.message ? checkOf(field.message) : isString(field) && textCheck;
+      return (map) => first(Object.entries(map as object), check || undefined, textCheck);
     }
     case "message":
       return checkOf(field.message);
     case "scalar":
-      return field.scalar === ScalarType.STRING && isText ? textCheck : undefined;
+      return isString(field) && isText ? textCheck : undefined;
     case "enum":
       return undefined;
   }
 }
 
-const textCheck: Check = (text, path) => ((text as string).isWellFormed() ? undefined : path);
+function isString({ scalar }: DescField): boolean {
+  return scalar === ScalarType.STRING;
+}
 
-function first<T>(
-  items: readonly T[],
-  find: (item: T, index: number) => string | undefined,
+const textCheck: Check = (text) => ((text as string).isWellFormed() ? undefined : "");
+
+/** Looks through the entries of a list or a map. */
+function first(
+  entries: Iterable<[string | number, unknown]>,
+  check: Check | undefined,
+  keyCheck?: Check,
 ): string | undefined {
-  for (const [index, item] of items.entries()) {
-    const found = find(item, index);
-    if (found !== undefined) return found;
+  for (const [key, value] of entries) {
+    const wrong = keyCheck?.(key) ?? check?.(value);
+    if (wrong !== undefined) return `[${JSON.stringify(key)}]${wrong}`;
   }
   return undefined;
 }

@@ -12,6 +12,9 @@ import {
 import type { Stubs } from "./rpc.js";
 import { takenUp } from "./streams.js";
 
+/** Rollouts of one call: the server's limit by default. */
+const MOST_LISTED = 10_000;
+
 /** How triplets are made of spans; docs/triplets.md tells more. What is absent is as the server has it. */
 export interface TripletOptions {
   /** "latest", or of a single rollout the id of an attempt. Absent: all attempts. */
@@ -67,7 +70,7 @@ export function toRequest(
   return create(ListTripletsRequestSchema, init);
 }
 
-/** Yields attempts, each whole. A list that broke is asked for again, without the rollouts that are through. */
+/** Yields attempts, each whole. More rollouts than one call takes are asked for in several. */
 export async function* listTriplets(
   rpc: Stubs,
   request: ListTripletsRequest,
@@ -75,6 +78,22 @@ export async function* listTriplets(
   signal: AbortSignal | undefined,
 ): AsyncGenerator<AttemptTriplets, void, undefined> {
   const ids = request.rolloutIds;
+  let start = 0;
+  do {
+    const part = ids.slice(start, start + MOST_LISTED);
+    yield* listPart(rpc, request, part, patienceMs, signal);
+    start += MOST_LISTED;
+  } while (start < ids.length);
+}
+
+/** Yields the attempts of some rollouts. A list that broke is asked for again, without those that are through. */
+async function* listPart(
+  rpc: Stubs,
+  request: ListTripletsRequest,
+  ids: string[],
+  patienceMs: number,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<AttemptTriplets, void, undefined> {
   const seen = new Set<string>();
   let place = 0;
   let whole: AttemptTriplets | undefined;

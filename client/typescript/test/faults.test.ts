@@ -60,6 +60,33 @@ test("a claim whose answer was lost is asked for again by its id", async () => {
   assert.equal(new Set(ids).size, 1);
 });
 
+test("a heartbeat for many attempts goes out in parts, and a claim asks for no more than a call may", async () => {
+  const sizes: number[] = [];
+  const limits: number[] = [];
+  let enough: () => void = () => undefined;
+  const beaten = new Promise<void>((resolve) => (enough = resolve));
+  const rollouts = Array.from({ length: 1500 }, (_, n) => ({
+    rolloutId: `ro-${n}`,
+    inputJson: Buffer.from("1"),
+    latestAttempt: { rolloutId: `ro-${n}`, attemptId: "at" },
+  }));
+  using server = await withOneClaim({
+    dequeueRollouts: ({ limit }) => {
+      limits.push(limit);
+      return { rollouts: rollouts.splice(0, limit) };
+    },
+    heartbeat: ({ attempts }) => {
+      sizes.push(attempts.length);
+      if (sizes.at(-2) === 1000 && sizes.at(-1) === 500) enough();
+      return {};
+    },
+  });
+  const options = { maxRollouts: 1500, concurrency: 1500, heartbeatPeriodMs: 50 };
+  await new Runner(() => beaten, { address: server.address, ...options }).run();
+  assert.deepEqual(limits, [1000, 500]);
+  assert(sizes.every((size) => size <= 1000));
+});
+
 test("a claim that comes without its payloads is filled", async () => {
   const got: unknown[] = [];
   const rollouts = [{ rolloutId: "ro", payloadsOmitted: true, latestAttempt: ATTEMPT }];

@@ -20,6 +20,29 @@ function part(rolloutId: string, complete: boolean, ...numbers: bigint[]) {
   return { attempt: { rolloutId, attemptId: "at" }, triplets, complete };
 }
 
+test("triplets of many rollouts are asked for in parts", async () => {
+  const sizes: number[] = [];
+  const rewards: unknown[] = [];
+  using scripted = await ScriptedServer.start({
+    listTriplets: async function* ({ rolloutIds, finalRewards }) {
+      await Promise.resolve();
+      sizes.push(rolloutIds.length);
+      rewards.push(finalRewards);
+      yield { attempts: [part(rolloutIds[0] ?? "", true, 1n)] };
+    },
+  });
+  const client = new LightningStore(scripted.address);
+  const ids = Array.from({ length: 20_001 }, (_, n) => `${n}`);
+  const found = [];
+  for await (const { attempt } of client.listTriplets(ids, { finalRewards: { 10000: 2 } })) {
+    found.push(attempt?.rolloutId);
+  }
+  assert.deepEqual(found, ["0", "10000", "20000"]);
+  assert.deepEqual(sizes, [10_000, 10_000, 1]);
+  assert.deepEqual(rewards, [{}, { 10000: 2 }, {}]);
+  client.close();
+});
+
 test("a list of triplets that breaks goes on where it was, each attempt whole", async () => {
   const asked: ListTripletsRequest[] = [];
   let arrived: () => void = () => undefined;
