@@ -227,6 +227,9 @@ def _options(config: Config) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", config.max_connection_streams),
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
+        # gRPC would count a call against the limit until Python has let go of it, well after its answer, and refuse
+        # what a client rightly begins: a third of the calls of one that keeps 100 open.
+        ("grpc.http.overload_protection", 0),
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
