@@ -1,7 +1,11 @@
 #include "lightningstore/attempt.h"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <utility>
 
+#include "losses.h"
 #include "pauses.h"
 #include "text.h"
 
@@ -79,6 +83,7 @@ Attempt::Attempt(v1::LightningStoreService::Stub* stub, v1::Rollout rollout, Res
       rollout_(std::move(rollout)),
       resources_(std::move(resources)),
       trace_id_(RandomBytes(16)),
+      process_(getpid()),
       sender_([this] { Send(); }) {}
 
 Attempt::~Attempt() {
@@ -152,16 +157,23 @@ std::int64_t Attempt::dropped_spans() const {
 }
 
 void Attempt::Add(otlp::trace::v1::Span span) {
+  if (getpid() != process_) {
+    static std::atomic<bool> said{false};
+    if (!said.exchange(true)) Say("spans that end in a forked child of an agent are lost");
+    return;
+  }
   const std::size_t size = span.ByteSizeLong();
-  if (size <= kSpanBytes) CleanStrings(&span);
+  if (size <= kSpanBytes) MakeValid(&span);  // a span has no ids of text
   const std::lock_guard lock(mutex_);
   ++ended_;
   if (size > kSpanBytes || pending_bytes_ + size > kPendingBytes) {
     ++settled_;
-    const std::string why = size > kSpanBytes
-                                ? std::to_string(size) + " bytes, " + std::to_string(kSpanBytes) + " at most"
-                                : "too many wait for the server";
-    Drop(1, why + ": " + Clean(span.name(), kShownName));
+    const std::string name = Clean(span.name(), kShownName);
+    if (size > kSpanBytes) {
+      Drop(1, "size", std::to_string(size) + " bytes, " + std::to_string(kSpanBytes) + " at most: " + name);
+    } else {
+      Drop(1, "pending", "too many wait for the server: " + name);
+    }
     return;
   }
   pending_bytes_ += size;
@@ -169,9 +181,9 @@ void Attempt::Add(otlp::trace::v1::Span span) {
   changed_.notify_all();
 }
 
-void Attempt::Drop(std::int64_t count, const std::string& why) {
+void Attempt::Drop(std::int64_t count, const std::string& kind, const std::string& why) {
   dropped_ += count;
-  Say(std::to_string(count) + " spans of " + rollout_.rollout_id() + " dropped: " + why);
+  Losses::OfProgram().Add(count, kind, rollout_.rollout_id() + ": " + why, std::chrono::steady_clock::now());
 }
 
 void Attempt::Send() {
@@ -190,8 +202,11 @@ void Attempt::Send() {
       result = Deliver(messages, lock);
     }
     if (closing_) return;
-    if (result && !result->rejections().empty()) {
-      Drop(result->rejected_count(), result->rejections(0).message());
+    if (result && result->rejected_count() > 0) {
+      const bool has_reason = !result->rejections().empty();
+      Drop(result->rejected_count(),
+           has_reason ? v1::ErrorReason_Name(result->rejections(0).reason()) : "refused",
+           "refused by the server, " + (has_reason ? result->rejections(0).message() : "without a reason"));
     }
     settled_ += count;
     changed_.notify_all();
@@ -242,7 +257,7 @@ std::optional<v1::IngestResult> Attempt::Deliver(const std::vector<v1::IngestSpa
     if (!failure.IsTransient() && (!is_defect || ++defects >= kMostDefects)) {
       std::int64_t count = 0;
       for (const auto& message : messages) count += message.batch().spans_size();
-      Drop(count, failure.what());
+      Drop(count, "not sent", failure.what());
       return std::nullopt;
     }
     if (changed_.wait_for(lock, pauses.Next(failure), [this] { return closing_; })) return std::nullopt;

@@ -1,7 +1,11 @@
 #include "lightningstore/client.h"
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
 #include <cstdlib>
-#include <random>
+#include <system_error>
 
 #include "status_details.pb.h"
 
@@ -48,11 +52,14 @@ std::shared_ptr<grpc::Channel> Connect(std::string address,
 }
 
 std::string RandomBytes(int count) {
-  thread_local std::random_device device;
-  std::string bytes;
+  constexpr std::size_t kMostAtOnce = 256;  // that getentropy gives
+  std::string bytes(static_cast<std::size_t>(count), '\0');
   do {
-    bytes.clear();
-    for (int i = 0; i < count; ++i) bytes.push_back(static_cast<char>(device()));
+    for (std::size_t i = 0; i < bytes.size(); i += kMostAtOnce) {
+      if (getentropy(&bytes[i], std::min(kMostAtOnce, bytes.size() - i)) != 0) {
+        throw std::system_error(errno, std::generic_category(), "no random bytes for ids");
+      }
+    }
   } while (bytes.find_first_not_of('\0') == std::string::npos);
   return bytes;
 }

@@ -3,12 +3,16 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 
 #include "failure.h"
 #include "lightningstore/resources.h"
+#include "losses.h"
 #include "pauses.h"
+#include "text.h"
 
 namespace lightningstore {
 namespace {
@@ -34,10 +38,67 @@ constexpr milliseconds kRetryPeriod{1'000};
 std::string NewWorkerId() {
   char host[200] = "worker";
   gethostname(host, sizeof host - 1);
-  return std::string(host) + "-" + std::to_string(getpid()) + "-" + NewRequestId().substr(0, 6);
+  return Clean(host) + "-" + std::to_string(getpid()) + "-" + NewRequestId().substr(0, 6);
+}
+
+// Ends a child that an agent forked and that comes back from the agent: it must not report, nor go on
+// claiming, beside its parent.
+class NoForkedChild {
+ public:
+  NoForkedChild() : process_(getpid()) {}
+  ~NoForkedChild() {
+    if (getpid() == process_) return;
+    Say("a child that an agent forked came back from the agent, and is ended: let it call _exit");
+    _exit(EXIT_FAILURE);
+  }
+  NoForkedChild(const NoForkedChild&) = delete;
+  NoForkedChild& operator=(const NoForkedChild&) = delete;
+
+ private:
+  const pid_t process_;
+};
+
+v1::UpdateAttemptRequest OutcomeRequest(const v1::AttemptRef& ref, const std::optional<v1::Failure>& failure,
+                                        std::int64_t spans) {
+  v1::UpdateAttemptRequest request;
+  v1::Attempt& record = *request.mutable_attempt();
+  record.set_rollout_id(ref.rollout_id());
+  record.set_attempt_id(ref.attempt_id());
+  record.set_status(failure ? v1::ATTEMPT_STATUS_FAILED : v1::ATTEMPT_STATUS_SUCCEEDED);
+  request.mutable_update_mask()->add_paths("status");
+  if (failure) {
+    *record.mutable_failure() = *failure;
+    request.mutable_update_mask()->add_paths("failure");
+  }
+  request.set_sent_span_count(spans);
+  request.set_request_id(NewRequestId());
+  return request;
 }
 
 }  // namespace
+
+// Makes an attempt known to heartbeats and to Stop, from its making to its end.
+class Runner::Presence {
+ public:
+  Presence(Runner* runner, Attempt* attempt) : runner_(runner), attempt_(attempt) {
+    const std::lock_guard lock(runner_->mutex_);
+    runner_->running_.insert(attempt_);
+    if (runner_->phase_ == Phase::kHurried) attempt_->Cancel(v1::STOP_REASON_UNSPECIFIED);
+    runner_->changed_.notify_all();  // perhaps it wants more heartbeats
+  }
+  ~Presence() {
+    const std::lock_guard lock(runner_->mutex_);
+    runner_->running_.erase(attempt_);
+    ++runner_->finished_;
+    runner_->dropped_spans_ += attempt_->dropped_spans();
+  }
+  Presence(const Presence&) = delete;
+  Presence& operator=(const Presence&) = delete;
+
+ private:
+  Runner* const runner_;
+  Attempt* const attempt_;
+};
 
 Runner::Runner(std::shared_ptr<grpc::Channel> channel, Agent agent, RunnerOptions options)
     : stub_(v1::LightningStoreService::NewStub(std::move(channel))),
@@ -45,6 +106,7 @@ Runner::Runner(std::shared_ptr<grpc::Channel> channel, Agent agent, RunnerOption
       options_(std::move(options)),
       left_(options_.max_rollouts > 0 ? options_.max_rollouts : -1) {
   if (options_.worker_id.empty()) options_.worker_id = NewWorkerId();
+  if (!IsClean(options_.worker_id)) throw std::invalid_argument("worker_id must be valid UTF-8");
 }
 
 void Runner::Run() {
@@ -59,6 +121,7 @@ void Runner::Run() {
     changed_.notify_all();
   }
   beats.join();
+  Losses::OfProgram().Summarize(steady_clock::now(), true);
   if (failure_) throw *failure_;
 }
 
@@ -161,42 +224,42 @@ grpc::Status Runner::Poll(const v1::DequeueRolloutsRequest& request, v1::Dequeue
 }
 
 void Runner::Execute(const v1::Rollout& rollout) {
-  Resources resources;
-  const grpc::Status fetched = Fetch(rollout, &resources);
-  Attempt attempt(stub_.get(), rollout, std::move(resources));
-  {
-    const std::lock_guard lock(mutex_);
-    running_.insert(&attempt);
-    if (phase_ == Phase::kHurried) attempt.Cancel(v1::STOP_REASON_UNSPECIFIED);
-    changed_.notify_all();  // perhaps it wants more heartbeats
-  }
+  // Whatever is thrown on the way is what is reported: an attempt without a report would stay running.
   std::optional<v1::Failure> failure;
-  if (fetched.ok()) {
-    failure = RunAgent(attempt);
-  } else {
-    failure = MakeFailure("lightningstore::Error", fetched.error_message());
+  try {
+    Resources resources;
+    const grpc::Status fetched = Fetch(rollout, &resources);
+    Attempt attempt(stub_.get(), rollout, std::move(resources));
+    const Presence presence(this, &attempt);
+    if (fetched.ok()) {
+      failure = RunAgent(attempt);
+    } else {
+      failure = MakeFailure("lightningstore::Error", fetched.error_message());
+    }
+    const std::int64_t spans = attempt.Flush(kOutage);
+    Report(attempt.Ref(), attempt.stop_reason(), std::move(failure), spans);
+    return;
+  } catch (...) {
+    failure = CurrentFailure();
   }
-  Report(attempt, std::move(failure), attempt.Flush(kOutage));
-  const std::lock_guard lock(mutex_);
-  running_.erase(&attempt);
-  ++finished_;
-  dropped_spans_ += attempt.dropped_spans();
+  v1::AttemptRef ref;
+  ref.set_rollout_id(rollout.rollout_id());
+  ref.set_attempt_id(rollout.latest_attempt().attempt_id());
+  Report(ref, std::nullopt, std::move(failure), 0);
 }
 
 std::optional<v1::Failure> Runner::RunAgent(Attempt& attempt) {
   if (attempt.cancelled()) return std::nullopt;  // Report says so
   try {
-    const std::optional<double> reward = agent_(attempt);
+    std::optional<double> reward;
+    {
+      const NoForkedChild here;
+      reward = agent_(attempt);
+    }
     if (reward && !attempt.cancelled()) attempt.EmitReward(*reward);
     return std::nullopt;
-  } catch (const NonRetryable& thrown) {
-    v1::Failure failure = DescribeFailure(thrown);
-    failure.set_retryable(false);
-    return failure;
-  } catch (const std::exception& thrown) {
-    return DescribeFailure(thrown);
   } catch (...) {
-    return MakeFailure("unknown", "the agent threw what is no std::exception");
+    return CurrentFailure();
   }
 }
 
@@ -218,40 +281,39 @@ grpc::Status Runner::Fetch(const v1::Rollout& rollout, Resources* resources) {
   return status;
 }
 
-void Runner::Report(Attempt& attempt, std::optional<v1::Failure> failure, std::int64_t spans) {
-  if (const auto reason = attempt.stop_reason()) {
+void Runner::Report(const v1::AttemptRef& ref, std::optional<v1::StopReason> stop,
+                    std::optional<v1::Failure> failure, std::int64_t spans) {
+  if (stop) {
     // Whatever the agent said: its word counts no more.
-    failure = MakeFailure("Cancelled", *reason == v1::STOP_REASON_UNSPECIFIED ? "the runner was told to end"
-                                                                              : v1::StopReason_Name(*reason));
-    if (!IsLive(attempt)) return;
+    failure = MakeFailure("Cancelled", *stop == v1::STOP_REASON_UNSPECIFIED ? "the runner was told to end"
+                                                                            : v1::StopReason_Name(*stop));
+    if (!IsLive(ref)) return;
   }
-  v1::UpdateAttemptRequest request;
-  v1::Attempt& record = *request.mutable_attempt();
-  record.set_rollout_id(attempt.Ref().rollout_id());
-  record.set_attempt_id(attempt.Ref().attempt_id());
-  record.set_status(failure ? v1::ATTEMPT_STATUS_FAILED : v1::ATTEMPT_STATUS_SUCCEEDED);
-  request.mutable_update_mask()->add_paths("status");
-  if (failure) {
-    *record.mutable_failure() = *failure;
-    request.mutable_update_mask()->add_paths("failure");
-    Say(record.rollout_id() + " failed: " + failure->type() + ": " + failure->message());
-  }
-  request.set_sent_span_count(spans);
-  request.set_request_id(NewRequestId());
+  if (failure) Say(ref.rollout_id() + " failed: " + failure->type() + ": " + failure->message());
   v1::UpdateAttemptResponse answer;
-  const grpc::Status status =
-      Insist([&](grpc::ClientContext* context) { return stub_->UpdateAttempt(context, request, &answer); });
-  if (!status.ok()) Say(record.rollout_id() + " not reported: " + status.error_message());
+  const auto update = [&] {
+    const v1::UpdateAttemptRequest request = OutcomeRequest(ref, failure, spans);
+    return Insist(
+        [&](grpc::ClientContext* context) { return stub_->UpdateAttempt(context, request, &answer); });
+  };
+  grpc::Status status = update();
+  if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT) {
+    Say(ref.rollout_id() +
+        ": the server refuses the report, which is repeated as a failure: " + status.error_message());
+    failure = RefusedReport(failure, status.error_message());
+    status = update();
+  }
+  if (!status.ok()) Say(ref.rollout_id() + " not reported: " + status.error_message());
   if (answer.missing_span_count() > 0) {
-    Say(record.rollout_id() + " lacks " + std::to_string(answer.missing_span_count()) + " spans");
+    Say(ref.rollout_id() + " lacks " + std::to_string(answer.missing_span_count()) + " spans");
   }
 }
 
 // Tells whether a cancelled attempt still waits for its end: the watchdog's word stays.
-bool Runner::IsLive(const Attempt& attempt) {
+bool Runner::IsLive(const v1::AttemptRef& ref) {
   v1::GetAttemptRequest request;
-  request.set_rollout_id(attempt.Ref().rollout_id());
-  request.set_attempt_id(attempt.Ref().attempt_id());
+  request.set_rollout_id(ref.rollout_id());
+  request.set_attempt_id(ref.attempt_id());
   v1::GetAttemptResponse answer;
   Insist([&](grpc::ClientContext* context) { return stub_->GetAttempt(context, request, &answer); });
   const v1::AttemptStatus status = answer.attempt().status();

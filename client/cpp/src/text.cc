@@ -1,7 +1,11 @@
 #include "text.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string_view>
 #include <vector>
+
+#include "lightningstore/client.h"
 
 namespace lightningstore {
 namespace {
@@ -29,6 +33,68 @@ std::size_t CharacterLength(const std::string& text, std::size_t i) {
   return is_outside ? 0 : length;
 }
 
+// Where the text of a message is wrong; the path is put together from the inside on the way out.
+struct WrongField {
+  std::string path;
+};
+
+// An id that is repaired would be another one, and so would the key of a map.
+bool IsRepairable(const FieldDescriptor& field) {
+  if (field.containing_type()->options().map_entry() && field.number() == 1) return false;
+  const std::string& name = field.name();
+  for (const std::string_view ending : {"_id", "_ids"}) {
+    if (name.size() >= ending.size() &&
+        name.compare(name.size() - ending.size(), ending.size(), ending) == 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void Repair(Message* message);
+
+// Repairs one value of a field; `index` is negative where the field is no list.
+void RepairValue(Message* message, const FieldDescriptor* field, int index) {
+  const auto* reflection = message->GetReflection();
+  const bool is_list = index >= 0;
+  if (field->type() == FieldDescriptor::TYPE_MESSAGE) {
+    try {
+      Repair(is_list ? reflection->MutableRepeatedMessage(message, field, index)
+                     : reflection->MutableMessage(message, field));
+    } catch (const WrongField& wrong) {
+      throw WrongField{field->name() + (is_list ? "[" + std::to_string(index) + "]." : ".") + wrong.path};
+    }
+    return;
+  }
+  std::string copy;
+  const std::string& text = is_list ? reflection->GetRepeatedStringReference(*message, field, index, &copy)
+                                    : reflection->GetStringReference(*message, field, &copy);
+  if (IsClean(text)) return;
+  if (!IsRepairable(*field)) {
+    throw WrongField{field->name() + (is_list ? "[" + std::to_string(index) + "]" : "")};
+  }
+  if (is_list) {
+    reflection->SetRepeatedString(message, field, index, Clean(text));
+  } else {
+    reflection->SetString(message, field, Clean(text));
+  }
+}
+
+void Repair(Message* message) {
+  std::vector<const FieldDescriptor*> fields;
+  message->GetReflection()->ListFields(*message, &fields);
+  for (const FieldDescriptor* field : fields) {
+    if (field->type() != FieldDescriptor::TYPE_MESSAGE && field->type() != FieldDescriptor::TYPE_STRING) {
+      continue;
+    }
+    if (!field->is_repeated()) RepairValue(message, field, -1);
+    const int count = field->is_repeated() ? message->GetReflection()->FieldSize(*message, field) : 0;
+    for (int i = 0; i < count; ++i) RepairValue(message, field, i);
+  }
+}
+
+}  // namespace
+
 bool IsClean(const std::string& text) {
   for (std::size_t i = 0; i < text.size();) {
     const std::size_t length = CharacterLength(text, i);
@@ -37,8 +103,6 @@ bool IsClean(const std::string& text) {
   }
   return true;
 }
-
-}  // namespace
 
 std::string Clean(const std::string& text, std::size_t longest) {
   std::string clean;
@@ -51,29 +115,11 @@ std::string Clean(const std::string& text, std::size_t longest) {
   return clean;
 }
 
-void CleanStrings(Message* message) {
-  const auto* reflection = message->GetReflection();
-  std::vector<const FieldDescriptor*> fields;
-  reflection->ListFields(*message, &fields);
-  for (const FieldDescriptor* field : fields) {
-    const bool is_list = field->is_repeated();
-    const int count = is_list ? reflection->FieldSize(*message, field) : 1;
-    for (int i = 0; i < count; ++i) {
-      if (field->type() == FieldDescriptor::TYPE_MESSAGE) {
-        CleanStrings(is_list ? reflection->MutableRepeatedMessage(message, field, i)
-                             : reflection->MutableMessage(message, field));
-      } else if (field->type() == FieldDescriptor::TYPE_STRING) {
-        std::string copy;
-        const std::string& text = is_list ? reflection->GetRepeatedStringReference(*message, field, i, &copy)
-                                          : reflection->GetStringReference(*message, field, &copy);
-        if (IsClean(text)) continue;
-        if (is_list) {
-          reflection->SetRepeatedString(message, field, i, Clean(text));
-        } else {
-          reflection->SetString(message, field, Clean(text));
-        }
-      }
-    }
+void MakeValid(Message* message) {
+  try {
+    Repair(message);
+  } catch (const WrongField& wrong) {
+    throw std::invalid_argument(wrong.path + " must be valid UTF-8");
   }
 }
 

@@ -10,7 +10,7 @@ namespace lightningstore {
 // Returns the text, cut to `longest` bytes, with a "?" for each byte that belongs to no character.
 std::string Clean(const std::string& text, std::size_t longest = std::string::npos);
 
-// Does so to all strings of a message.
-void CleanStrings(google::protobuf::Message* message);
+// Tells whether the text is valid UTF-8.
+bool IsClean(const std::string& text);
 
 }  // namespace lightningstore

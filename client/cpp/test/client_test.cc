@@ -90,9 +90,5 @@ TEST(Failure, TextsAreCutAndMadeValid) {
   EXPECT_EQ(longest, std::string(16'383, 'x'));
 }
 
-TEST(Failure, TypeIsThatOfTheException) {
-  EXPECT_EQ(DescribeFailure(std::out_of_range("far")).type(), "std::out_of_range");
-}
-
 }  // namespace
 }  // namespace lightningstore

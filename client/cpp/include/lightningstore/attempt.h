@@ -1,6 +1,8 @@
 // What an agent works on, and the spans that it leaves.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -59,7 +61,8 @@ class Span {
   opentelemetry::proto::trace::v1::Span span_;
 };
 
-// A claimed rollout. A thread of its own sends the spans as they end. May be used by several threads.
+// A claimed rollout. A thread of its own sends the spans as they end. May be used by several threads, but not
+// by forked children, which have no such thread: spans that end there are lost, and that is said on stderr.
 class Attempt {
  public:
   // Starts to send. `stub` has to outlive it.
@@ -106,7 +109,7 @@ class Attempt {
   friend class Span;
   void Add(opentelemetry::proto::trace::v1::Span span);
   // Counts lost spans and says so. With the lock, as all that follows.
-  void Drop(std::int64_t count, const std::string& why);
+  void Drop(std::int64_t count, const std::string& kind, const std::string& why);
   void Send();
   // Returns a message of this attempt without spans.
   v1::IngestSpansRequest NewMessage() const;
@@ -125,6 +128,7 @@ class Attempt {
   const v1::Rollout rollout_;
   const Resources resources_;
   const std::string trace_id_;
+  const pid_t process_;
 
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;

@@ -25,8 +25,14 @@ std::shared_ptr<grpc::Channel> Connect(std::string address = "",
 // Returns a new random id for a request: repeated with the same id, a write has its effect once.
 std::string NewRequestId();
 
-// Returns `count` random bytes that are not all zero, as ids of traces (16) and spans (8) are.
+// Returns `count` bytes, at least one, that are not all zero, as ids of traces (16) and spans (8) are. They
+// come from the operating system, so that no seed and no fork of the program repeats them.
 std::string RandomBytes(int count);
+
+// Makes the text of a message valid UTF-8: one with other text is refused as a whole. Each byte that belongs
+// to no character becomes a "?". Throws std::invalid_argument, which names the field, where that is an id or
+// the key of a map: "rollouts[1].group_id" for instance.
+void MakeValid(google::protobuf::Message* message);
 
 // Sets the deadline of a call from now on.
 void SetTimeout(grpc::ClientContext& context, std::chrono::milliseconds timeout);

@@ -17,9 +17,10 @@ namespace lightningstore {
 
 // Works on one attempt and returns the reward, or nothing for none.
 //
-// Returning is success. An exception is a failure with its type and message, retried as the rollout's config
-// says; a NonRetryable is not. When the attempt is cancelled or superseded, `cancelled()` tells so; whatever
-// the function then returns or throws, the attempt is not reported as succeeded.
+// Returning is success. An exception, of whatever type, is a failure with its type and message, retried as
+// the rollout's config says; a NonRetryable, also a nested one, is not. When the attempt is cancelled or
+// superseded, `cancelled()` tells so; whatever the function then returns or throws, the attempt is not
+// reported as succeeded.
 using Agent = std::function<std::optional<double>(Attempt& attempt)>;
 
 struct RunnerOptions {
@@ -40,6 +41,7 @@ struct RunnerOptions {
 // was lost is found again by its request id. What it cannot do it says on stderr.
 class Runner {
  public:
+  // Throws std::invalid_argument for a worker id that is not valid UTF-8.
   Runner(std::shared_ptr<grpc::Channel> channel, Agent agent, RunnerOptions options = {});
 
   // Works until Stop is called or max_rollouts are done. Throws the Error of a claim that waiting does not
@@ -52,6 +54,7 @@ class Runner {
 
  private:
   enum class Phase { kRunning, kStopping, kHurried };
+  class Presence;
 
   void Work();
   bool TakeTurn();
@@ -61,8 +64,9 @@ class Runner {
   void Execute(const v1::Rollout& rollout);
   std::optional<v1::Failure> RunAgent(Attempt& attempt);
   grpc::Status Fetch(const v1::Rollout& rollout, Resources* resources);
-  void Report(Attempt& attempt, std::optional<v1::Failure> failure, std::int64_t spans);
-  bool IsLive(const Attempt& attempt);
+  void Report(const v1::AttemptRef& ref, std::optional<v1::StopReason> stop,
+              std::optional<v1::Failure> failure, std::int64_t spans);
+  bool IsLive(const v1::AttemptRef& ref);
   grpc::Status Insist(const std::function<grpc::Status(grpc::ClientContext*)>& call);
   void Beat();
   v1::HeartbeatRequest BeatRequest() const;
