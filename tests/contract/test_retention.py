@@ -21,6 +21,14 @@ async def ids(world: World) -> list[str]:
     return [r.rollout_id async for r in world.store.iter_rollouts()]
 
 
+async def later(world: World, seconds: float) -> None:
+    """Let time pass, and a look at what may go end."""
+    await world.advance(seconds)
+    assert world.engine is not None
+    await world.engine.store.retain(world.config.retention())
+    await world.settle()
+
+
 @pytest_asyncio.fixture
 async def world(way: str, tmp_path: Path) -> AsyncIterator[World]:
     """A world that keeps what has finished for an hour."""
@@ -28,6 +36,14 @@ async def world(way: str, tmp_path: Path) -> AsyncIterator[World]:
     await world.start()
     yield world
     await world.stop()
+
+
+async def test_server_looks_for_what_may_go_on_its_own(world: World) -> None:
+    await world.store.enqueue_rollouts([{"input": n, "rollout_id": f"r{n}"} for n in range(2)])
+    await world.store.cancel_rollouts(["r0"])
+    await world.advance(3600)
+    while await ids(world) != ["r1"]:
+        await world.advance(LOOK_SECONDS)
 
 
 async def test_finished_rollouts_go_at_their_age_and_live_ones_never(world: World) -> None:
@@ -39,7 +55,7 @@ async def test_finished_rollouts_go_at_their_age_and_live_ones_never(world: Worl
     await finish(world, "r1")
     await world.store.cancel_rollouts(["r2"])
     (running,) = await world.store.dequeue_rollouts(1)  # r3, and r4 waits
-    await world.advance(1800 + LOOK_SECONDS)
+    await later(world, 1800 + LOOK_SECONDS)
     assert await ids(world) == ["r1", "r2", "r3", "r4"]
     with pytest.raises(NotFoundError):
         await world.store.get_rollout("r0")
@@ -47,7 +63,7 @@ async def test_finished_rollouts_go_at_their_age_and_live_ones_never(world: Worl
         _ = [span async for span in world.store.query_spans("r0")]
     statistics = await world.store.get_statistics()
     assert (statistics.span_count, statistics.message.span_bytes) == (0, 0)
-    await world.advance(1800 + LOOK_SECONDS)
+    await later(world, 1800 + LOOK_SECONDS)
     assert await ids(world) == ["r3", "r4"]
     if world.durable:
         await world.restart()
@@ -63,7 +79,7 @@ async def test_what_was_removed_may_be_enqueued_anew_and_pages_stay_whole(world:
     await world.store.enqueue_rollouts([{"input": 1, "rollout_id": i} for i in names])
     await world.store.cancel_rollouts(names[5:25])
     first = await world.store.list_rollouts(page_size=8)
-    await world.advance(3600 + LOOK_SECONDS)
+    await later(world, 3600 + LOOK_SECONDS)
     rest = await world.store.list_rollouts(page_size=100, page_token=first.next_page_token)
     assert [r.rollout_id for r in rest] == names[25:]
     await world.store.enqueue_rollouts([{"input": 2, "rollout_id": "r7"}])
@@ -99,7 +115,7 @@ async def test_watch_passes_over_what_was_removed(world: World) -> None:
     names = [f"r{n}" for n in range(4)]
     await world.store.enqueue_rollouts([{"input": 1, "rollout_id": i} for i in names])
     await world.store.cancel_rollouts(names[:2])
-    await world.advance(3600 + LOOK_SECONDS)
+    await later(world, 3600 + LOOK_SECONDS)
     await world.store.cancel_rollouts(names[2:])
     if world.durable:
         await world.restart()
@@ -125,7 +141,7 @@ async def overfill(world: World) -> None:
         made = await world.store.enqueue_rollouts([{"input": "x" * 50_000}] * 20)
         if start:
             await world.store.cancel_rollouts([r.rollout_id for r in made])
-        await world.advance(LOOK_SECONDS)
+        await later(world, LOOK_SECONDS)
     assert world.engine is not None
     assert await world.engine.store.storage.used_bytes() <= 4_000_000
     left = [r async for r in world.store.iter_rollouts()]

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from lightningstore.service.config import Config
 from lightningstore.service.errors import StorageUnusable
-from lightningstore.service.storage import tools
+from lightningstore.service.storage import repair, tools
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 MIB = 1 << 20
@@ -63,8 +63,17 @@ def restore(source: Path, db: Path, *, replace: bool) -> None:
 
 @click.command()
 @_db_option
-def check(db: Path) -> None:
-    """Look for damage, while the store is served or not. Exit code 1 if there is any."""
+@click.option(
+    "--repair",
+    "mend",
+    is_flag=True,
+    help="Remove what cannot be read and correct the rest; a copy is kept. No server may run on the file.",
+)
+def check(db: Path, *, mend: bool) -> None:
+    """Look for damage, while the store is served or not. Exit code 1 if there is any left."""
+    if mend:
+        for line in _told(lambda: repair.repair(db)):
+            click.echo(line)
     found = _told(lambda: tools.check(db))
     for line in found or ["ok"]:
         click.echo(line)

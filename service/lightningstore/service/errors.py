@@ -282,6 +282,40 @@ class StorageFailed(StoreError):
         self.retry_delay = 1.0
 
 
+class ReadFailed(StorageFailed):
+    """The storage does not answer a read. Other reads and writes may succeed."""
+
+    def __init__(self, cause: str) -> None:
+        """Take what the storage said."""
+        StoreError.__init__(self, f"the storage could not be read ({cause}); repeat the call")
+        self.retry_delay = 1.0
+
+
+class DataFileLost(StorageFailed):
+    """The data file is no longer at its path, or has lost its end."""
+
+    def __init__(self, description: str) -> None:
+        """Take what happened, where the data is, and what to do."""
+        StoreError.__init__(self, description)
+        self.retry_delay = 1.0
+
+
+class DataDamaged(StoreError):
+    """What is asked for is stored, and damaged."""
+
+    reason = reasons.ERROR_REASON_DATA_DAMAGED
+
+    def __init__(self, cause: object, rollout_id: str = "") -> None:
+        """Take what is wrong, and the rollout where it is known."""
+        where = f"rollout {rollout_id!r}" if rollout_id else "what this call reads"
+        super().__init__(
+            f"{where} is damaged in the data file ({cause}): repeating the call does not help; "
+            "`lightningstore check` on the server says more",
+            **({"rolloutId": rollout_id} if rollout_id else {}),
+        )
+        self.cause = cause
+
+
 class TokenMissing(StoreError):
     """The server wants a token, and the call has none."""
 

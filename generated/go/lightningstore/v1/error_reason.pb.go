@@ -72,9 +72,13 @@ const (
 	ErrorReason_ERROR_REASON_BUSY ErrorReason = 53
 	// UNAVAILABLE: the server is going down; another one, or the same one later, will answer.
 	ErrorReason_ERROR_REASON_SHUTTING_DOWN ErrorReason = 60
-	// UNAVAILABLE: the storage failed and is being recovered. Whether the write took place is open: repeat it
-	// with the same ids.
+	// UNAVAILABLE: the storage failed, and the message says how: a write failed and the storage is being
+	// recovered, a read failed, or the data file is gone. Whether a write took place is open: repeat it with the
+	// same ids.
 	ErrorReason_ERROR_REASON_STORAGE_FAILED ErrorReason = 61
+	// DATA_LOSS, no use to retry: what is asked for is stored, and damaged. Other records are not affected; lists,
+	// watches and exports leave damaged rollouts out. Metadata: rolloutId, where it is known.
+	ErrorReason_ERROR_REASON_DATA_DAMAGED ErrorReason = 62
 	// INTERNAL: a defect of the server. Metadata: errorId, which is in its log.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 70
 	// UNAUTHENTICATED: the server wants a bearer token, and the call has none.
@@ -112,6 +116,7 @@ var (
 		53: "ERROR_REASON_BUSY",
 		60: "ERROR_REASON_SHUTTING_DOWN",
 		61: "ERROR_REASON_STORAGE_FAILED",
+		62: "ERROR_REASON_DATA_DAMAGED",
 		70: "ERROR_REASON_INTERNAL",
 		80: "ERROR_REASON_TOKEN_MISSING",
 		81: "ERROR_REASON_TOKEN_INVALID",
@@ -141,6 +146,7 @@ var (
 		"ERROR_REASON_BUSY":                         53,
 		"ERROR_REASON_SHUTTING_DOWN":                60,
 		"ERROR_REASON_STORAGE_FAILED":               61,
+		"ERROR_REASON_DATA_DAMAGED":                 62,
 		"ERROR_REASON_INTERNAL":                     70,
 		"ERROR_REASON_TOKEN_MISSING":                80,
 		"ERROR_REASON_TOKEN_INVALID":                81,
@@ -180,7 +186,7 @@ var File_lightningstore_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xa6\a\n" +
+	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xc5\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_FIELD_INVALID\x10\x01\x12\"\n" +
@@ -204,7 +210,8 @@ const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\x17ERROR_REASON_QUEUE_FULL\x104\x12\x15\n" +
 	"\x11ERROR_REASON_BUSY\x105\x12\x1e\n" +
 	"\x1aERROR_REASON_SHUTTING_DOWN\x10<\x12\x1f\n" +
-	"\x1bERROR_REASON_STORAGE_FAILED\x10=\x12\x19\n" +
+	"\x1bERROR_REASON_STORAGE_FAILED\x10=\x12\x1d\n" +
+	"\x19ERROR_REASON_DATA_DAMAGED\x10>\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10F\x12\x1e\n" +
 	"\x1aERROR_REASON_TOKEN_MISSING\x10P\x12\x1e\n" +
 	"\x1aERROR_REASON_TOKEN_INVALID\x10Q\x12\x1e\n" +

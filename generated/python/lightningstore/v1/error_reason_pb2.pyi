@@ -69,8 +69,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 60
     """UNAVAILABLE: the server is going down; another one, or the same one later, will answer."""
     ERROR_REASON_STORAGE_FAILED: _ErrorReason.ValueType  # 61
-    """UNAVAILABLE: the storage failed and is being recovered. Whether the write took place is open: repeat it
-    with the same ids.
+    """UNAVAILABLE: the storage failed, and the message says how: a write failed and the storage is being
+    recovered, a read failed, or the data file is gone. Whether a write took place is open: repeat it with the
+    same ids.
+    """
+    ERROR_REASON_DATA_DAMAGED: _ErrorReason.ValueType  # 62
+    """DATA_LOSS, no use to retry: what is asked for is stored, and damaged. Other records are not affected; lists,
+    watches and exports leave damaged rollouts out. Metadata: rolloutId, where it is known.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 70
     """INTERNAL: a defect of the server. Metadata: errorId, which is in its log."""
@@ -137,8 +142,13 @@ streams are open.
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 60
 """UNAVAILABLE: the server is going down; another one, or the same one later, will answer."""
 ERROR_REASON_STORAGE_FAILED: ErrorReason.ValueType  # 61
-"""UNAVAILABLE: the storage failed and is being recovered. Whether the write took place is open: repeat it
-with the same ids.
+"""UNAVAILABLE: the storage failed, and the message says how: a write failed and the storage is being
+recovered, a read failed, or the data file is gone. Whether a write took place is open: repeat it with the
+same ids.
+"""
+ERROR_REASON_DATA_DAMAGED: ErrorReason.ValueType  # 62
+"""DATA_LOSS, no use to retry: what is asked for is stored, and damaged. Other records are not affected; lists,
+watches and exports leave damaged rollouts out. Metadata: rolloutId, where it is known.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 70
 """INTERNAL: a defect of the server. Metadata: errorId, which is in its log."""

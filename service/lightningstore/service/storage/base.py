@@ -120,8 +120,12 @@ class Changes:
     forget_requests_before_ns: int = 0
     #: Rollout keys whose spans are dropped.
     evicted: list[int] = field(default_factory=list)
-    #: Rollout keys of which everything goes, before anything of this commit comes.
+    #: Rollout keys of which everything is deleted, what this commit itself holds of them included. Deleted
+    #: before anything is written: a new rollout may have the id of one that goes. Their batches of spans
+    #: may be many: they stay, unseen, until commits name them in `swept`.
     removed: list[int] = field(default_factory=list)
+    #: Keys of batches of spans, from `Storage.leftover`, that are deleted.
+    swept: list[int] = field(default_factory=list)
     counters: Counters | None = None
     #: Bytes that it holds, roughly.
     size: int = 0
@@ -131,10 +135,30 @@ class Changes:
         for items in (self.inputs, self.rollouts, self.attempts, self.spans, self.workers):
             if items:
                 items.clear()
-        for rare in (self.resources, self.requests, self.evicted, self.removed):
+        for rare in (self.resources, self.requests, self.evicted, self.removed, self.swept):
             if rare:
                 rare.clear()
         self.forget_requests_before_ns = self.size = 0
+
+    def exclude_removed(self) -> None:
+        """Drop what the commit holds of rollouts that it removes.
+
+        A change recorded beside the removal, before or after it, would bring back a row without the rest.
+        """
+        gone = set(self.removed)
+        self.inputs = [item for item in self.inputs if item[0] not in gone]
+        self.rollouts = {key: row for key, row in self.rollouts.items() if key not in gone}
+        self.attempts = {k: row for k, row in self.attempts.items() if row.rollout_key not in gone}
+        self.spans = [row for row in self.spans if row.rollout_key not in gone]
+
+
+class FinishedRow(NamedTuple):
+    """A finished rollout that may be removed."""
+
+    #: Place in the order of the query, for the next page.
+    place: tuple[int, int]
+    rollout_id: str
+    input_bytes: int
 
 
 @dataclass
@@ -185,6 +209,10 @@ class Storage(Protocol):
     #: Whether commits outlive the process. If not, `commit_now` takes the place of `commit`.
     durable: bool
 
+    @property
+    def damaged_records(self) -> int:
+        """Damaged records found so far, each counted once."""
+
     async def open(self) -> Snapshot:
         """Open or create the store. Raises StorageUnusable with one line for people."""
 
@@ -195,13 +223,18 @@ class Storage(Protocol):
         """The same at once, for back ends that are not durable."""
 
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
-        """Return what is stored of these few rollouts; unknown ids are left out.
+        """Return what is stored of some of these few rollouts; none only where none is stored.
 
+        Large ones come in parts, so that reading them does not hold the event loop: ask again for the rest.
         What it returns must be current when it returns: nothing may be committed after it has read.
+        Raises DataDamaged where one of them cannot be read.
         """
 
     def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
-        """Yield matching rollouts with their latest attempts alone, up to the query's limit."""
+        """Yield matching rollouts with their latest attempts alone, up to the query's limit.
+
+        Rollouts that are removed meanwhile, and damaged ones, are left out; the latter are counted.
+        """
 
     async def count_rollouts(self, query: RolloutQuery) -> int:
         """Return how many rollouts match, whatever the query's place and limit."""
@@ -210,7 +243,25 @@ class Storage(Protocol):
         """Return the ids of the group's rollouts in enqueue order."""
 
     async def completions(self, after: int, limit: int) -> list[LoadedRollout]:
-        """Return finished rollouts by completion number, with their latest attempts alone."""
+        """Return finished rollouts by completion number, with their latest attempts alone.
+
+        Fewer than there are where they are large; none only where none is left. Damaged ones are left out.
+        """
+
+    async def finished(
+        self, after: tuple[int, int], limit: int, ended_by_ns: int | None = None
+    ) -> list[FinishedRow]:
+        """Return finished rollouts in the order in which they are removed, from a place on.
+
+        Those that had ended by a time, however many others finished before them; without a time all, by
+        completion number.
+        """
+
+    async def leftover(self) -> list[int]:
+        """Return keys of some batches of spans of removed rollouts, to be named in `Changes.swept`.
+
+        Few enough that deleting them takes milliseconds. None: nothing is left.
+        """
 
     async def span_ids(self, attempt_key: int, rollout_key: int) -> list[bytes]:
         """Return the stored span ids of an attempt, packed 8 bytes each, batch by batch."""

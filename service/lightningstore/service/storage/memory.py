@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import bisect
 import heapq
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
 
 from lightningstore.service import filters
-from lightningstore.service.records import new_id
+from lightningstore.service.records import nanoseconds, new_id
 from lightningstore.service.storage.base import (
     AttemptRow,
     Changes,
     Counters,
+    FinishedRow,
     LoadedRollout,
     ResourcesQuery,
     RolloutQuery,
@@ -21,11 +24,20 @@ from lightningstore.service.storage.base import (
 )
 from lightningstore.v1.resources_pb2 import Resources
 
+#: Rollouts that a scan looks at before it lets others have the event loop.
+SCAN_AT_ONCE = 2000
+#: Candidates up to which an index narrows a scan down. Sorting more of them would hold the event loop.
+SORTED_AT_ONCE = 20_000
+#: Dropped batches of spans that one commit frees: freeing millions at once would hold the event loop.
+FREED_A_COMMIT = 256
+SWEPT_AT_ONCE = 4000
+
 
 class MemoryStorage:
     """Keeps rows as they come: records are never changed, only replaced."""
 
     durable = False
+    damaged_records = 0
 
     def __init__(self) -> None:
         """Start empty."""
@@ -36,7 +48,9 @@ class MemoryStorage:
         self._by_status: dict[int, dict[int, None]] = {}
         self._by_group: dict[str, dict[int, None]] = {}
         self._completed: list[tuple[int, int]] = []  # completion number, key: ascending
+        self._ended: list[tuple[int, int]] = []  # end time, key: ascending
         self._spans: dict[int, list[tuple[int, int, SpanRow]]] = {}  # first id, key, row: ascending
+        self._dropped: list[tuple[int, int, SpanRow]] = []  # no longer stored, not yet freed
         self._resources: dict[str, tuple[int, Resources]] = {}
         self._order: list[str] = []
 
@@ -51,7 +65,10 @@ class MemoryStorage:
     def commit_now(self, changes: Changes) -> None:
         """Take the changes."""
         if changes.removed:
+            changes.exclude_removed()
             self._remove(changes.removed)
+        if self._dropped:
+            del self._dropped[-max(FREED_A_COMMIT, len(changes.swept)) :]
         for key, data in changes.inputs:
             self._inputs[key] = data
         for row in changes.rollouts.values():
@@ -70,21 +87,25 @@ class MemoryStorage:
                 self._order.append(resources_id)
             self._resources[resources_id] = (len(self._order), record)
         for key in changes.evicted:
-            self._spans.pop(key, None)
+            self._dropped += self._spans.pop(key, ())
 
     def _remove(self, keys: Sequence[int]) -> None:
         for key in keys:
-            rollout = self._rollouts.pop(key).rollout
+            row = self._rollouts.pop(key, None)
+            if row is None:
+                continue
+            rollout = row.rollout
             del self._keys[rollout.rollout_id], self._inputs[key]
             del self._by_status[rollout.status][key]
             if rollout.group_id:
                 del self._by_group[rollout.group_id][key]
             self._attempts.pop(key, None)
-            self._spans.pop(key, None)
-        gone = 0
-        while gone < len(self._completed) and self._completed[gone][1] not in self._rollouts:
-            gone += 1
-        del self._completed[:gone]
+            self._dropped += self._spans.pop(key, ())
+        for places in (self._completed, self._ended):
+            gone = 0
+            while gone < len(places) and places[gone][1] not in self._rollouts:
+                gone += 1
+            del places[:gone]
 
     def _put_rollout(self, row: RolloutRow) -> None:
         new, old = row.rollout, self._rollouts.get(row.key)
@@ -103,6 +124,7 @@ class MemoryStorage:
             old is None or old.rollout.completion_number != new.completion_number
         ):
             self._completed.append((new.completion_number, row.key))
+            bisect.insort(self._ended, (nanoseconds(new.end_time), row.key))
         self._rollouts[row.key] = row
 
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
@@ -117,66 +139,100 @@ class MemoryStorage:
 
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
         """Yield matching rollouts."""
-        rows: Iterable[RolloutRow] = self._matching(query)
-        if query.order_by != "key":
-            rows = self._sorted(rows, query)
-        skip = query.skip
-        left = query.limit
-        for row in rows:
+        rows = self._matching(query) if query.order_by == "key" else self._sorted(query)
+        skip, left = query.skip, query.limit
+        async for row in rows:
             if skip:
                 skip -= 1
                 continue
             if not left:
                 return
             left -= 1
-            yield self._shown(row)
+            if row.key in self._rollouts:  # not removed meanwhile
+                yield self._shown(row)
 
     async def count_rollouts(self, query: RolloutQuery) -> int:
         """Return how many match."""
         match = filters.matches(query)
-        return sum(match(row.rollout) for row in self._rollouts.values())
+        count = 0
+        for i, key in enumerate(list(self._rollouts), 1):
+            row = self._rollouts.get(key)
+            count += row is not None and match(row.rollout)
+            if i % SCAN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return count
 
-    def _matching(self, query: RolloutQuery) -> Iterator[RolloutRow]:
-        """Yield matching rows by key, from the query's place on if that is a key."""
+    async def _matching(self, query: RolloutQuery) -> AsyncIterator[RolloutRow]:
+        """Yield matching rows by key, from the query's place on if that is a key.
+
+        Others have the event loop now and then: rollouts may go meanwhile.
+        """
         match = filters.matches(query)
         after = query.after[1] if query.after is not None and query.order_by == "key" else None
-        for key in self._candidates(query, after):
-            row = self._rollouts[key]
-            if match(row.rollout):
+        for i, key in enumerate(self._candidates(query, after), 1):
+            if i % SCAN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            row = self._rollouts.get(key)
+            if row is not None and match(row.rollout):
                 yield row
 
     def _candidates(self, query: RolloutQuery, after: int | None) -> Iterable[int]:
         """Return keys among which all matches are, in the direction of the query."""
-        chosen: Iterable[int] | None = None
-        if not query.any_of:
-            if query.rollout_ids:
-                chosen = [self._keys[i] for i in query.rollout_ids if i in self._keys]
-            elif query.group_ids and "" not in query.group_ids:
-                chosen = [k for g in query.group_ids for k in self._by_group.get(g, ())]
-            elif query.statuses:
-                chosen = [k for s in query.statuses for k in self._by_status.get(s, ())]
+        chosen = None if query.any_of else self._indexed(query)
         if chosen is None:
             last = next(reversed(self._rollouts), 0)
-            if last != len(self._rollouts):  # some were removed
-                keys = list(self._rollouts)
-                if query.descending:
-                    keys.reverse()
-                return keys if after is None else _beyond(keys, after, query)
-            # Keys count up from 1 without gaps.
-            if query.descending and query.order_by == "key":
-                return range((after or last + 1) - 1, 0, -1)
-            return range((after or 0) + 1, last + 1)
-        keys = sorted(chosen, reverse=query.descending)
-        return keys if after is None else _beyond(keys, after, query)
+            if last == len(self._rollouts):  # keys count up from 1 without gaps: none was removed
+                if query.descending and query.order_by == "key":
+                    return range((after or last + 1) - 1, 0, -1)
+                return range((after or 0) + 1, last + 1)
+            keys = list(self._rollouts)
+        else:
+            keys = sorted(chosen)
+        if query.descending:
+            del keys[bisect.bisect_left(keys, after) if after is not None else len(keys) :]
+            keys.reverse()
+        elif after is not None:
+            del keys[: bisect.bisect_right(keys, after)]
+        return keys
 
-    def _sorted(self, rows: Iterable[RolloutRow], query: RolloutQuery) -> list[RolloutRow]:
-        places = [(filters.sort_value(query, row), row.key) for row in rows]
-        if query.after is not None:
-            after = query.after
-            places = [p for p in places if (p < after if query.descending else p > after)]
+    def _indexed(self, query: RolloutQuery) -> list[int] | None:
+        """Return the keys that an index narrows the query down to, None where they are many."""
+        if query.rollout_ids:
+            return [self._keys[i] for i in query.rollout_ids if i in self._keys]
+        index: list[dict[int, None]] = []
+        if query.group_ids and "" not in query.group_ids:
+            index = [self._by_group[g] for g in query.group_ids if g in self._by_group]
+        elif query.statuses:
+            index = [self._by_status[s] for s in query.statuses if s in self._by_status]
+        else:
+            return None
+        if sum(map(len, index)) > SORTED_AT_ONCE:
+            return None
+        return [key for part in index for key in part]
+
+    async def _sorted(self, query: RolloutQuery) -> AsyncIterator[RolloutRow]:
+        """Yield matching rows in the order of a column, as many as the query can want.
+
+        Sorted in runs that are merged as far as they are read: one sort of all would hold the event loop.
+        """
         wanted = query.skip + query.limit
-        pick = heapq.nlargest if query.descending else heapq.nsmallest
-        return [self._rollouts[key] for _, key in pick(wanted, places)]
+        runs: list[list[tuple[Any, int]]] = []
+        run: list[tuple[Any, int]] = []
+        async for row in self._matching(query):
+            place = (filters.sort_value(query, row), row.key)
+            after = query.after
+            if after is None or (place < after if query.descending else place > after):
+                run.append(place)
+            if len(run) == SCAN_AT_ONCE:
+                runs.append(sorted(run, reverse=query.descending)[:wanted])
+                run = []
+        runs.append(sorted(run, reverse=query.descending)[:wanted])
+        for i, (_, key) in enumerate(heapq.merge(*runs, reverse=query.descending), 1):
+            if i % SCAN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            found = self._rollouts.get(key)
+            if found is not None:
+                yield found
 
     def _shown(self, row: RolloutRow) -> LoadedRollout:
         """Return a rollout with its latest attempt alone."""
@@ -204,6 +260,30 @@ class MemoryStorage:
             if len(found) == limit:
                 break
         return found
+
+    async def finished(
+        self, after: tuple[int, int], limit: int, ended_by_ns: int | None = None
+    ) -> list[FinishedRow]:
+        """Return finished rollouts by completion number, or by the time at which they had ended."""
+        places = self._completed if ended_by_ns is None else self._ended
+        rows: list[FinishedRow] = []
+        for i in range(bisect.bisect_right(places, after), len(places)):
+            value, key = places[i]
+            if len(rows) == limit or (ended_by_ns is not None and value > ended_by_ns):
+                break
+            row = self._rollouts.get(key)
+            if row is None or not row.rollout.completion_number:
+                continue  # removed or reopened since
+            record = row.rollout
+            own = record.completion_number if ended_by_ns is None else nanoseconds(record.end_time)
+            if own == value:
+                size = len(self._inputs[key])
+                rows.append(FinishedRow((value, key), record.rollout_id, size))
+        return rows
+
+    async def leftover(self) -> list[int]:
+        """Return the keys of batches that a commit has yet to free."""
+        return [row.key for _, _, row in self._dropped[-SWEPT_AT_ONCE:]]
 
     async def span_ids(self, attempt_key: int, rollout_key: int) -> list[bytes]:
         """Return the packed span ids of an attempt, batch by batch."""
@@ -246,7 +326,3 @@ class MemoryStorage:
 
     async def close(self) -> None:
         """Do nothing."""
-
-
-def _beyond(keys: list[int], after: int, query: RolloutQuery) -> list[int]:
-    return [k for k in keys if (k < after if query.descending else k > after)]

@@ -13,24 +13,22 @@ import json
 import logging
 import sqlite3
 import zlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from itertools import chain
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
-import msgspec
 from google.protobuf.message import DecodeError
 from lightningstore.service import filters
-from lightningstore.service.errors import StorageFailed, StorageUnusable
-from lightningstore.service.records import nanoseconds
-from lightningstore.service.storage import datafile, queries
+from lightningstore.service.errors import DataDamaged, StorageFailed, StorageUnusable, StoreError
+from lightningstore.service.storage import datafile
 from lightningstore.service.storage.base import (
     AttemptRow,
     Changes,
     Counters,
+    FinishedRow,
     LoadedRollout,
     RequestRow,
     ResourcesQuery,
@@ -39,6 +37,16 @@ from lightningstore.service.storage.base import (
     Snapshot,
     SpanRow,
 )
+from lightningstore.service.storage.commits import (
+    SQL,
+    ZLIB,
+    commit,
+    fold_log,
+    statements,
+    write,
+    write_and_commit,
+)
+from lightningstore.service.storage.damage import Damage
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
@@ -46,15 +54,19 @@ from lightningstore.v1.worker_pb2 import Worker
 
 logger = logging.getLogger(__name__)
 
-SQL = queries.load("sqlite.sql")
-#: Reads of up to this many rollouts are done on the event loop.
+#: Reads of up to this many rollouts, and of about so many bytes, are done on the event loop at a time.
 INLINE_ROWS = 128
+READ_BYTES = 8 << 20
+#: Batches of spans, and about their bytes, that one commit deletes of what removed rollouts left behind.
+SWEPT_AT_ONCE = 1000
+SWEPT_BYTES = 16 << 20
+#: Statements that are prepared, each of up to 64 rows, before others have the event loop.
+STATEMENTS_AT_ONCE = 16
 SPAN_ROWS_A_READ = 16
 #: Commits of up to this many bytes are prepared on the event loop, and only made durable in the thread.
 INLINE_BYTES = 64 << 10
 #: The log is folded back into the file after this many bytes of changes.
 CHECKPOINT_BYTES = 32 << 20
-PLAIN, ZLIB = 0, 1
 
 
 class SqliteStorage:
@@ -73,6 +85,14 @@ class SqliteStorage:
         self._scanner: aiosqlite.Connection | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._unfolded = 0
+        self._damage = Damage()
+        #: Keys of removed rollouts whose batches of spans may still be there, oldest first.
+        self._leaving: list[int] = []
+
+    @property
+    def damaged_records(self) -> int:
+        """How many damaged records were found."""
+        return self._damage.count
 
     # Opening and closing
 
@@ -87,8 +107,8 @@ class SqliteStorage:
             uri = f"{self.path.absolute().as_uri()}?mode=ro"
             self._reader = sqlite3.connect(uri, uri=True, isolation_level=None)
             self._scanner = await aiosqlite.connect(uri, uri=True, isolation_level=None)
-            return self._snapshot()
-        except (StorageFailed, DecodeError, ValueError, TypeError, LookupError) as error:
+            return await self._snapshot()
+        except (StoreError, DecodeError, ValueError, TypeError, LookupError) as error:
             await self.close()
             raise StorageUnusable(
                 f"{self.path} is damaged: {error}; `lightningstore check` may say more"
@@ -126,24 +146,30 @@ class SqliteStorage:
             self._lock.release()
             self._lock = None
 
-    def _snapshot(self) -> Snapshot:
-        keys = [key for (key,) in self._read("live_keys")]
+    async def _snapshot(self) -> Snapshot:
+        """Read what the engine needs, in parts that let others have the event loop."""
+        keys = [key for (key,) in await self._scan("live_keys")]
         live: list[LoadedRollout] = []
-        for start in range(0, len(keys), 1000):
-            part = keys[start : start + 1000]
+        while keys:
+            part = keys[: self._readable(keys)]
             live += self._loaded("rollouts_by_key", part, "attempts_by_rollout")
+            del keys[: len(part)]
+            await asyncio.sleep(0)
         counters = Counters()
         for name, value in json.loads(self._read("get_meta", ["counters"])[0][0]).items():
             if isinstance(value, dict):
                 value = {int(status): count for status, count in value.items()}  # noqa: PLW2901
             setattr(counters, name, value)
+        leaving = self._read("get_meta", ["leaving"])
+        self._leaving = [int(key) for key in json.loads(leaving[0][0])] if leaving else []
+        requests = await self._scan("recent_requests")
         return Snapshot(
             store_id=self._read("get_meta", ["store_id"])[0][0],
             counters=counters,
             live=live,
-            workers=[Worker.FromString(record) for (record,) in self._read("all_workers")],
-            resources=list(self._read("all_resources")),
-            requests=[RequestRow(*row) for row in self._read("recent_requests")],
+            workers=[Worker.FromString(record) for (record,) in await self._scan("all_workers")],
+            resources=list(await self._scan("all_resources")),
+            requests=[RequestRow(*row) for row in requests],
         )
 
     # Writing
@@ -157,66 +183,28 @@ class SqliteStorage:
         writer, thread = self._writer, self._thread
         if writer is None or thread is None:
             raise StorageFailed("the data file is closed")
-        statements = list(self._statements(changes))
+        # What goes may be much, whatever the size of the commit: deleting it is nothing for the event loop.
+        deletes = changes.removed or changes.swept or changes.forget_requests_before_ns
+        if changes.removed:
+            changes.exclude_removed()
+            self._leaving += changes.removed
+        written = []
+        for statement in statements(changes, self._leaving, compress=self._compress):
+            written.append(statement)
+            if len(written) % STATEMENTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
         self._unfolded += changes.size
         fold = self._unfolded > CHECKPOINT_BYTES
         if fold:
             self._unfolded = 0
         loop = asyncio.get_running_loop()
-        if changes.size <= INLINE_BYTES:
-            _write(writer, statements)
-            await loop.run_in_executor(thread, _commit, writer)
+        if changes.size <= INLINE_BYTES and not deletes:
+            write(writer, written)
+            await loop.run_in_executor(thread, commit, writer)
         else:
-            await loop.run_in_executor(thread, _write_and_commit, writer, statements)
+            await loop.run_in_executor(thread, write_and_commit, writer, written)
         if fold:
-            await loop.run_in_executor(thread, _fold, writer)
-
-    def _statements(self, changes: Changes) -> Iterable[tuple[str, list[Any]]]:
-        """Yield the statements of a commit with their parameters."""
-        if changes.removed:
-            marks = filters.marks(len(changes.removed))
-            for name in ("remove_spans", "remove_attempts", "remove_inputs", "remove_rollouts"):
-                yield SQL[name].format(marks=marks), changes.removed
-        yield from _rows("put_inputs", changes.inputs)
-        yield from _rows("put_rollouts", map(_rollout_values, changes.rollouts.values()))
-        yield from _rows("put_attempts", map(_attempt_values, changes.attempts.values()))
-        yield from _rows("put_spans", map(self._span_values, changes.spans))
-        yield from _rows(
-            "put_resources",
-            (
-                (None, i, record.version, updated, record.SerializeToString())
-                for i, (updated, record) in changes.resources.items()
-            ),
-        )
-        yield from _rows(
-            "put_workers", ((i, w.SerializeToString()) for i, w in changes.workers.items())
-        )
-        yield from _rows(
-            "put_requests",
-            ((r.method, r.request_id, r.digest, r.time_ns, r.answer) for r in changes.requests),
-        )
-        if changes.forget_requests_before_ns:
-            yield SQL["forget_requests"], [changes.forget_requests_before_ns]
-        if changes.counters is not None:
-            counters = msgspec.json.encode(changes.counters).decode()
-            yield from _rows("put_meta", [("counters", counters)])
-
-    def _span_values(self, row: SpanRow) -> tuple[Any, ...]:
-        data, encoding = row.data, PLAIN
-        if self._compress:
-            data, encoding = zlib.compress(row.data, 1), ZLIB
-        return (
-            row.key,
-            row.rollout_key,
-            row.attempt_key,
-            row.first_sequence_id,
-            row.last_sequence_id,
-            row.span_count,
-            row.contiguous,
-            encoding,
-            row.span_ids,
-            data,
-        )
+            await loop.run_in_executor(thread, fold_log, writer)
 
     # Reading
 
@@ -228,7 +216,19 @@ class SqliteStorage:
         try:
             return self._reader.execute(text, parameters).fetchall()
         except sqlite3.Error as error:
-            raise StorageFailed(str(error)) from error
+            raise self._damage.failed_read(name, error) from error
+
+    @contextmanager
+    def _one_view(self) -> Iterator[None]:
+        """Let short queries see the same commit, whatever the writer does between them."""
+        if self._reader is None:
+            raise StorageFailed("the data file is closed")
+        self._reader.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._reader.in_transaction:  # an error may have ended it
+                self._reader.execute("ROLLBACK")
 
     async def _scan(self, name: str, parameters: Sequence[Any] = (), **parts: str) -> list[Any]:
         """Run a query that may take a while on the reading thread."""
@@ -238,36 +238,71 @@ class SqliteStorage:
         try:
             return list(await self._scanner.execute_fetchall(text, parameters))
         except sqlite3.Error as error:
-            raise StorageFailed(str(error)) from error
+            raise self._damage.failed_read(name, error) from error
 
-    def _loaded(self, by: str, wanted: Sequence[Any], attempts_of: str) -> list[LoadedRollout]:
-        """Return rollouts by key or id, in the order of `wanted` for keys, with attempts."""
-        rows = self._read(by, wanted, marks=filters.marks(len(wanted)))
-        if not rows:
-            return []  # the usual case where a new id is looked for
-        keys = [row[0] for row in rows]
-        attempts: dict[int, list[AttemptRow]] = {key: [] for key in keys}
-        found = self._read(attempts_of, keys, marks=filters.marks(len(keys)))
-        for rollout_key, key, last_sequence_id, record in found:
-            attempt = Attempt.FromString(record)
-            attempts[rollout_key].append(AttemptRow(key, rollout_key, attempt, last_sequence_id))
-        return [
-            LoadedRollout(
-                RolloutRow(key, Rollout.FromString(record), position, available_ns),
-                input_json,
-                attempts[key],
-            )
-            for key, position, available_ns, record, input_json in rows
-        ]
+    def _loaded(
+        self, by: str, wanted: Sequence[Any], attempts_of: str, *, skip: bool = False
+    ) -> list[LoadedRollout]:
+        """Return rollouts by key or id with attempts, in any order. Raises DataDamaged, unless told to `skip`."""
+        with self._one_view():
+            rows = self._read(by, wanted, marks=filters.marks(len(wanted)))
+            if not rows:
+                return []  # the usual case where a new id is looked for
+            keys = [row[0] for row in rows]
+            attempts: dict[int, list[Sequence[Any]]] = {key: [] for key in keys}
+            for attempt in self._read(attempts_of, keys, marks=filters.marks(len(keys))):
+                attempts[attempt[0]].append(attempt[1:])
+        loaded = []
+        for row in rows:
+            try:
+                loaded.append(_parsed(row, attempts[row[0]]))
+            except (DecodeError, ValueError) as error:
+                if not skip:
+                    raise DataDamaged(error, row[1]) from error
+                self._damage.skip(f"rollout {row[1]!r} (key {row[0]})", error)
+        return loaded
 
     def _latest(self, keys: Sequence[int]) -> list[LoadedRollout]:
-        """Return rollouts with their latest attempts, in the order of the keys."""
-        found = {r.row.key: r for r in self._loaded("rollouts_by_key", keys, "latest_attempts")}
-        return [found[key] for key in keys]
+        """Return rollouts with their latest attempts, in the order of the keys.
+
+        Those that were removed since their keys were read are left out, and damaged ones.
+        """
+        try:
+            loaded = self._loaded("rollouts_by_key", keys, "latest_attempts", skip=True)
+        except DataDamaged as error:
+            if len(keys) == 1:
+                self._damage.skip(f"rollout with key {keys[0]}", error.cause)
+                return []
+            return [loaded for key in keys for loaded in self._latest([key])]
+        found = {rollout.row.key: rollout for rollout in loaded}
+        return [found[key] for key in keys if key in found]
+
+    def _readable(self, keys: Sequence[int]) -> int:
+        """Return how many rollouts, from the first on, may be read on the event loop at a time."""
+        part = keys[:INLINE_ROWS]
+        try:
+            sizes = dict(self._read("sizes_by_key", part, marks=filters.marks(len(part))))
+        except DataDamaged:
+            return 1
+        total = 0
+        for i, key in enumerate(part):
+            total += sizes.get(key, 0)
+            if total > READ_BYTES:
+                return max(1, i)
+        return len(part)
 
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
-        """Return what is stored of these rollouts."""
-        return self._loaded("rollouts_by_id", rollout_ids, "attempts_by_rollout")
+        """Return what is stored of some of these rollouts."""
+        if len(rollout_ids) == 1:
+            return self._loaded("rollouts_by_id", rollout_ids, "attempts_by_rollout")
+        marks = filters.marks(len(rollout_ids))
+        keys = [key for key, _ in self._read("sizes_by_id", rollout_ids, marks=marks)]
+        while keys:
+            part = keys[: self._readable(keys)]
+            if loaded := self._loaded("rollouts_by_key", part, "attempts_by_rollout"):
+                return loaded
+            del keys[: len(part)]  # removed just now
+        return []
 
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
         """Yield matching rollouts."""
@@ -275,9 +310,11 @@ class SqliteStorage:
         page, more = filters.page(query)
         rows = await self._scan("scan_rollouts", [*parameters, *more], where=where, page=page)
         keys = [key for (key,) in rows]
-        for start in range(0, len(keys), INLINE_ROWS):
-            for loaded in self._latest(keys[start : start + INLINE_ROWS]):
+        while keys:
+            part = keys[: self._readable(keys)]
+            for loaded in self._latest(part):
                 yield loaded
+            del keys[: len(part)]
             await asyncio.sleep(0)
 
     async def count_rollouts(self, query: RolloutQuery) -> int:
@@ -291,8 +328,42 @@ class SqliteStorage:
 
     async def completions(self, after: int, limit: int) -> list[LoadedRollout]:
         """Return finished rollouts by completion number."""
-        keys = [key for (key,) in self._read("completions", [after, limit])]
-        return self._latest(keys)
+        while rows := self._read("completions", [after, limit]):
+            keys = [key for key, _ in rows]
+            count = self._readable(keys)
+            if loaded := self._latest(keys[:count]):
+                return loaded
+            after = rows[count - 1][1]  # all of these are damaged, or were removed just now
+        return []
+
+    async def finished(
+        self, after: tuple[int, int], limit: int, ended_by_ns: int | None = None
+    ) -> list[FinishedRow]:
+        """Return finished rollouts by completion number, or those that had ended by a time."""
+        if ended_by_ns is None:
+            rows = await self._scan("finished", [after[0], limit])
+        else:
+            rows = await self._scan("finished_by", [ended_by_ns, *after, limit])
+        return [
+            FinishedRow((value, key), rollout_id, size) for value, key, rollout_id, size in rows
+        ]
+
+    async def leftover(self) -> list[int]:
+        """Return the keys of batches that a commit has yet to delete."""
+        while self._leaving:
+            part = self._leaving[:INLINE_ROWS]
+            marks = filters.marks(len(part))
+            rows = await self._scan("leftover", part, marks=marks, limit=str(SWEPT_AT_ONCE))
+            total = 0
+            for i, (_, size) in enumerate(rows):
+                total += size
+                if total > SWEPT_BYTES:
+                    del rows[max(1, i) :]
+                    break
+            if rows:
+                return [key for key, _ in rows]
+            self._leaving = [key for key in self._leaving if key not in part]
+        return []
 
     async def span_ids(self, attempt_key: int, rollout_key: int) -> list[bytes]:
         """Return the packed span ids of an attempt, batch by batch."""
@@ -341,84 +412,16 @@ class SqliteStorage:
         return sum(path.stat().st_size for path in parts if path.exists())
 
 
-def _write(connection: sqlite3.Connection, statements: list[tuple[str, list[Any]]]) -> None:
-    """Run a transaction's statements: they change pages in memory, and wait for no disk."""
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        for text, parameters in statements:
-            connection.execute(text, parameters)
-    except sqlite3.Error as error:
-        raise StorageFailed(str(error)) from error
-
-
-def _commit(connection: sqlite3.Connection) -> None:
-    """End a transaction: its pages go to disk. On the writer's thread."""
-    try:
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        raise StorageFailed(str(error)) from error
-
-
-def _write_and_commit(
-    connection: sqlite3.Connection, statements: list[tuple[str, list[Any]]]
-) -> None:
-    """Do both. On the writer's thread."""
-    _write(connection, statements)
-    _commit(connection)
-
-
-def _fold(connection: sqlite3.Connection) -> None:
-    """Fold the log back into the file. On the writer's thread."""
-    try:
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-    except sqlite3.Error:
-        logger.exception("the log could not be folded back into the file; trying again later")
-
-
-def _rows(name: str, rows: Iterable[Sequence[Any]]) -> Iterable[tuple[str, list[Any]]]:
-    """Yield a statement for many rows, in few shapes so that each stays prepared."""
-    left = list(rows)
-    start = 0
-    while start < len(left):
-        count = min(64, 1 << (len(left) - start).bit_length() - 1)
-        part = left[start : start + count]
-        start += count
-        yield _text(name, count, len(part[0])), list(chain.from_iterable(part))
-
-
-@lru_cache(maxsize=256)
-def _text(name: str, count: int, width: int) -> str:
-    """Return the statement for so many rows of so many values."""
-    return SQL[name].format(rows=",".join([f"({filters.marks(width)})"] * count))
-
-
-def _rollout_values(row: RolloutRow) -> tuple[Any, ...]:
-    record = row.rollout
-    return (
-        row.key,
-        record.rollout_id,
-        record.status,
-        record.mode,
-        record.priority,
-        record.group_id,
-        record.resources_id,
-        nanoseconds(record.start_time),
-        nanoseconds(record.end_time),
-        record.attempt_count,
-        record.latest_attempt_id,
-        record.completion_number,
-        row.position,
-        row.available_ns,
-        record.SerializeToString(),
-    )
-
-
-def _attempt_values(row: AttemptRow) -> tuple[Any, ...]:
-    record = row.attempt
-    return (
-        row.key,
-        row.rollout_key,
-        record.status,
-        row.last_sequence_id,
-        record.SerializeToString(),
+def _parsed(row: Sequence[Any], attempts: Iterable[Sequence[Any]]) -> LoadedRollout:
+    """Return a rollout from its columns. Raises DecodeError, ValueError for a damaged one."""
+    key, rollout_id, position, available_ns, record, input_json = row
+    if input_json is None:
+        raise ValueError("its input is missing")
+    rollout = Rollout.FromString(record)
+    if rollout.rollout_id != rollout_id:
+        raise ValueError("its record is of another rollout")
+    return LoadedRollout(
+        RolloutRow(key, rollout, position, available_ns),
+        input_json,
+        [AttemptRow(own, key, Attempt.FromString(data), last) for own, last, data in attempts],
     )

@@ -42,7 +42,7 @@ INSERT OR REPLACE INTO meta VALUES {rows}
 
 -- name: forget_requests
 -- Request ids that nobody repeats any more.
-DELETE FROM requests WHERE time_ns < ?
+DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE time_ns < ?1 LIMIT ?2)
 
 -- name: get_meta
 -- A fact about the store.
@@ -54,14 +54,24 @@ SELECT key FROM rollouts WHERE status IN (1, 2, 3, 7)
 UNION SELECT rollout_key FROM attempts WHERE status IN (1, 2)
 
 -- name: rollouts_by_key
--- Rollouts with their inputs.
-SELECT r.key, r.position, r.available_ns, r.record, i.input_json
-FROM rollouts r JOIN inputs i ON i.rollout_key = r.key WHERE r.key IN ({marks})
+-- Rollouts with their inputs; a rollout without one is damaged.
+SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, i.input_json
+FROM rollouts r LEFT JOIN inputs i ON i.rollout_key = r.key WHERE r.key IN ({marks})
 
 -- name: rollouts_by_id
 -- Rollouts with their inputs.
-SELECT r.key, r.position, r.available_ns, r.record, i.input_json
-FROM rollouts r JOIN inputs i ON i.rollout_key = r.key WHERE r.rollout_id IN ({marks})
+SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, i.input_json
+FROM rollouts r LEFT JOIN inputs i ON i.rollout_key = r.key WHERE r.rollout_id IN ({marks})
+
+-- name: sizes_by_key
+-- How many bytes some rollouts have.
+SELECT r.key, length(r.record) + coalesce(length(i.input_json), 0)
+FROM rollouts r LEFT JOIN inputs i ON i.rollout_key = r.key WHERE r.key IN ({marks})
+
+-- name: sizes_by_id
+-- How many bytes some rollouts have.
+SELECT r.key, length(r.record) + coalesce(length(i.input_json), 0)
+FROM rollouts r LEFT JOIN inputs i ON i.rollout_key = r.key WHERE r.rollout_id IN ({marks})
 
 -- name: attempts_by_rollout
 -- All attempts at some rollouts, oldest first.
@@ -87,8 +97,31 @@ SELECT rollout_id FROM rollouts WHERE group_id <> '' AND group_id = ? ORDER BY k
 
 -- name: completions
 -- Rollouts by completion number.
-SELECT key FROM rollouts WHERE completion_number > 0 AND completion_number > ?
+SELECT key, completion_number FROM rollouts WHERE completion_number > 0 AND completion_number > ?
 ORDER BY completion_number LIMIT ?
+
+-- name: finished
+-- Finished rollouts by completion number, with the bytes of their inputs.
+SELECT completion_number, key, rollout_id,
+    coalesce((SELECT length(input_json) FROM inputs WHERE rollout_key = rollouts.key), 0)
+FROM rollouts WHERE completion_number > 0 AND completion_number > ?1
+ORDER BY completion_number LIMIT ?2
+
+-- name: finished_by
+-- Finished rollouts that had ended by a time. None of them began later: the index on that leads to them.
+SELECT start_time, key, rollout_id,
+    coalesce((SELECT length(input_json) FROM inputs WHERE rollout_key = rollouts.key), 0)
+FROM rollouts WHERE start_time <= ?1 AND (start_time, key) > (?2, ?3)
+    AND completion_number > 0 AND end_time <= ?1
+ORDER BY start_time, key LIMIT ?4
+
+-- name: leftover
+-- Some batches of spans of rollouts that were removed.
+SELECT key, length(data) FROM spans WHERE rollout_key IN ({marks}) LIMIT {limit}
+
+-- name: sweep
+-- Batches of spans of rollouts that were removed.
+DELETE FROM spans WHERE key IN ({marks})
 
 -- name: span_ids
 -- The packed span ids of an attempt.
@@ -127,10 +160,6 @@ SELECT record FROM workers
 -- name: recent_requests
 -- What request ids were answered, oldest first.
 SELECT method, request_id, digest, answer, time_ns FROM requests ORDER BY time_ns
-
--- name: remove_spans
--- Everything of some rollouts that go.
-DELETE FROM spans WHERE rollout_key IN ({marks});
 
 -- name: remove_attempts
 -- Everything of some rollouts that go.

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from lightningstore.service.errors import StorageUnusable
 from lightningstore.service.records import nanoseconds
 from lightningstore.service.storage import datafile
-from lightningstore.service.storage.sqlite import ZLIB
+from lightningstore.service.storage.commits import ZLIB
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
@@ -164,6 +164,7 @@ def vacuum(path: Path) -> tuple[int, int]:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             before = path.stat().st_size
+            _sweep(connection)
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return before, path.stat().st_size
@@ -171,6 +172,15 @@ def vacuum(path: Path) -> tuple[int, int]:
         raise StorageUnusable(f"{path} cannot be vacuumed: {error}") from error
     finally:
         lock.release()
+
+
+def _sweep(connection: sqlite3.Connection) -> None:
+    """Delete what a killed server had not deleted yet of rollouts that it removed."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(_LEAVING)
+    connection.execute("DELETE FROM spans WHERE rollout_key IN (SELECT key FROM leaving)")
+    connection.execute("DELETE FROM meta WHERE name = 'leaving'")
+    connection.execute("COMMIT")
 
 
 def check(path: Path) -> list[str]:
@@ -181,6 +191,7 @@ def check(path: Path) -> list[str]:
     with _snapshot(path) as connection:
         found = [row for (row,) in connection.execute("PRAGMA integrity_check") if row != "ok"]
         if not found:
+            connection.execute(_LEAVING)
             found += _check_counters(connection)
             for what, query in _NONE.items():
                 (count,) = connection.execute(query).fetchone()
@@ -231,7 +242,7 @@ def _check_records(connection: sqlite3.Connection) -> Iterator[str]:
         except (DecodeError, zlib.error):
             batch, attempt_id = SpanBatch(), ""
         if (batch.rollout_id, batch.attempt_id) != (rollout_id, attempt_id) or columns != (
-            _said_by_batch(batch, columns[0])
+            batch_columns(batch, columns[0])
         ):
             yield "a batch of spans that disagrees with the columns beside it"
 
@@ -243,7 +254,7 @@ _SPANS = (
 )
 
 
-def _said_by_batch(batch: SpanBatch, first: int) -> list[Any]:
+def batch_columns(batch: SpanBatch, first: int) -> list[Any]:
     """Return the columns that a batch must have; one without numbers counts up from its `first`."""
     count = len(batch.spans)
     numbers = batch.sequence_ids or range(first, first + count) or [0]
@@ -305,6 +316,11 @@ _RECORDS: dict[str, tuple[str, Callable[[bytes], tuple[Any, ...]]]] = {
         lambda record: (Worker.FromString(record).worker_id,),
     ),
 }
+#: Rollouts that were removed and whose spans the server still deletes, a little at a time.
+_LEAVING = (
+    "CREATE TEMP VIEW leaving AS SELECT e.value AS key"
+    " FROM meta m, json_each(m.value) e WHERE m.name = 'leaving'"
+)
 _COUNTED = {
     "rollouts": "SELECT status, count(*) FROM rollouts GROUP BY status",
     "attempts": "SELECT status, count(*) FROM attempts GROUP BY status",
@@ -314,13 +330,15 @@ _HIGHEST = {
     "attempt_key": "SELECT max(key) FROM attempts",
     "span_key": "SELECT max(key) FROM spans",
     "completion_number": "SELECT max(completion_number) FROM rollouts",
-    "spans": "SELECT sum(span_count) FROM spans",
+    "spans": "SELECT sum(span_count) FROM spans WHERE rollout_key NOT IN (SELECT key FROM leaving)",
 }
 _NONE = {
     "attempts without a rollout": "SELECT count(*) FROM attempts a LEFT JOIN rollouts r"
     " ON r.key = a.rollout_key WHERE r.key IS NULL",
     "batches of spans without a rollout": "SELECT count(*) FROM spans s LEFT JOIN rollouts r"
-    " ON r.key = s.rollout_key WHERE r.key IS NULL",
+    " ON r.key = s.rollout_key WHERE r.key IS NULL AND s.rollout_key NOT IN (SELECT key FROM leaving)",
+    "inputs without a rollout": "SELECT count(*) FROM inputs i LEFT JOIN rollouts r"
+    " ON r.key = i.rollout_key WHERE r.key IS NULL",
     "attempts whose spans have higher numbers": "SELECT count(*) FROM attempts a WHERE last_sequence_id <"
     " (SELECT max(last_sequence_id) FROM spans s WHERE s.attempt_key = a.key"
     " AND s.rollout_key = a.rollout_key)",

@@ -21,7 +21,8 @@ from lightningstore.service.lifecycle import Queue
 from lightningstore.service.limits import Limits
 from lightningstore.service.state import Entry
 from lightningstore.service.storage.base import RolloutRow, Storage
-from lightningstore.service.store.core import ROW_BYTES, Core
+from lightningstore.service.store.core import ROW_BYTES
+from lightningstore.service.store.recovery import RecoveryOperations
 from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_CANCELLED, Rollout
 
 
@@ -35,7 +36,7 @@ class Cancelled(NamedTuple):
     completion: Completion
 
 
-class Bulk(Core):
+class Bulk(RecoveryOperations):
     """Applies many changes of one kind."""
 
     def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:

@@ -145,9 +145,7 @@ class CompletionOperations(TripletOperations):
             await asyncio.sleep(0)
             part = stored[start : start + pace.count]
             start += len(part)
-            found = {
-                loaded.row.rollout.rollout_id: loaded for loaded in await self.storage.load(part)
-            }
+            found = {r.row.rollout.rollout_id: r for r in await self.stored(part)}
             pace.note(loaded.input_json for loaded in found.values())
             for rollout_id in part:
                 loaded = found.get(rollout_id)

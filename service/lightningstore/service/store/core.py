@@ -8,10 +8,10 @@ for the committer; its answer goes out when they are durable.
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -37,9 +37,9 @@ from lightningstore.service.records import (
     stamp,
 )
 from lightningstore.service.state import AttemptState, Entry, State
-from lightningstore.service.storage.base import Changes, Counters, RequestRow, Snapshot, Storage
+from lightningstore.service.storage.base import Changes, Counters, LoadedRollout, Storage
 from lightningstore.service.store.deadlines import Deadlines
-from lightningstore.service.store.pace import Pace
+from lightningstore.service.store.pace import LOAD_AT_ONCE
 from lightningstore.service.store.requests import Requests
 from lightningstore.service.store_time import StoreTime
 from lightningstore.service.timers import Timers, Worst
@@ -48,12 +48,7 @@ from lightningstore.service.workforce import Workforce
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.rollout_pb2 import Rollout
 
-logger = logging.getLogger(__name__)
-
 ROW_BYTES = 300
-RECOVERY_PAUSE = 0.5
-#: The storage is usable again when it takes as much as what it failed with, or this.
-PROBE_BYTES = 1 << 20
 
 
 class Core(Deadlines):
@@ -87,68 +82,11 @@ class Core(Deadlines):
         #: Spans in memory, where the storage keeps them there.
         self.shelf = Shelf(limits.eviction_bytes or sys.maxsize, limits.safe_bytes or sys.maxsize)
 
-    # Opening, recovering, closing
-
-    async def open(self) -> None:
-        """Load what is live. Raises StorageUnusable."""
-        self._adopt(await self.storage.open())
-        self.committer.start()
-
-    def _adopt(self, snapshot: Snapshot) -> None:
-        self.store_id = snapshot.store_id
-        state = self.state = State(snapshot.counters)
-        self.time = StoreTime(self.clock, snapshot.counters)
-        self.deadlines, self.delays = Timers(), Timers()
-        self.workforce = Workforce(snapshot.workers)
-        self.requests = Requests(snapshot.requests, self.clock.monotonic())
-        self._completions.clear()
-        self.waiters.published = snapshot.counters.completion_number
-        for resources_id, version, update in snapshot.resources:
-            state.resources[resources_id] = (version, update)
-        state.latest_resources_id = max(
-            state.resources, key=lambda i: state.resources[i][1], default=""
-        )
-        entries = [state.install(loaded) for loaded in snapshot.live]
-        for attempt in sorted(
-            (a for entry in entries for a in entry.attempts.values()), key=lambda a: a.key
-        ):
-            if lifecycle.is_live(attempt.record):
-                self._started_at(attempt)
-                attempt.heard_at = self.clock.monotonic()  # a fresh interval after every restart
-                self.arm(attempt)
-                self.workforce.resume(attempt)
-        for entry in entries:
-            if entry.position:
-                self._queue(entry)
-        self.earlier.set()
+    # Recovering, closing
 
     async def _recover(self) -> bool:
-        """Drop what is in memory and load it again, as often as it takes; False if the store closes."""
-        error = self.committer.failure or StorageFailed("unknown")
-        self.on_usable(False)
-        self.waiters.fail(error)
-        self.end_polls(error)
-        while not self._closing:
-            try:
-                await self.storage.close()
-                self._adopt(await self.storage.open())
-                await self._probe(min(self.committer.pending_bytes, PROBE_BYTES))
-            except Exception:
-                logger.exception(
-                    "the storage is still unusable; trying again in %s s", RECOVERY_PAUSE
-                )
-                await self.clock.wait(asyncio.Event(), self.clock.monotonic() + RECOVERY_PAUSE)
-            else:
-                logger.info("the storage is usable again")
-                self.on_usable(True)
-                return True
-        return False
-
-    async def _probe(self, size: int) -> None:
-        """Write about what has failed and remove it: on a full disk opening and small writes may work."""
-        probe = RequestRow("", "probe", 0, bytes(size), -2)
-        await self.storage.commit(Changes(requests=[probe], size=size))
-        await self.storage.commit(Changes(forget_requests_before_ns=-1))
+        """Drop what is in memory and load it again; False if the store closes. `recovery` knows how."""
+        raise NotImplementedError
 
     def end_polls(self, error: Exception | None) -> None:
         """End all long polls: with an error, or empty-handed. The claims module knows how."""
@@ -274,26 +212,46 @@ class Core(Deadlines):
     async def load_many(self, rollout_ids: Iterable[str]) -> list[Entry]:
         """Return those of the rollouts that exist, all in memory at once, in the order given."""
         ids = list(dict.fromkeys(rollout_ids))
-        entries = self.state.entries
         absent: set[str] = set()
         self.state.trim(self.committer.durable_through)
-        while missing := [i for i in ids if i not in entries and i not in absent]:
-            pace, start = Pace(), 0
-            while start < len(missing):
-                if start:
-                    await asyncio.sleep(0)  # let others have the loop
-                part = missing[start : start + pace.count]
-                start += len(part)
-                found_here = await self.storage.load(part)
-                pace.note(loaded.input_json for loaded in found_here)
-                for loaded in found_here:
-                    if loaded.row.rollout.rollout_id not in self.state.going:
-                        self.state.touch(self.state.install(loaded))
-                absent.update(i for i in part if i not in entries)
-            entries = self.state.entries
-        found = [entries[i] for i in ids if i in entries]
+        with ExitStack() as stack:
+            while missing := [i for i in ids if i not in self.state.entries and i not in absent]:
+                for start in range(0, len(missing), LOAD_AT_ONCE):
+                    if start:
+                        await asyncio.sleep(0)  # let others have the loop
+                    absent.update(await self._load_part(missing[start : start + LOAD_AT_ONCE]))
+                # More than are kept in memory would push one another out, pass after pass.
+                stack.enter_context(self.state.held())
+        found = [self.state.entries[i] for i in ids if i in self.state.entries]
         for entry in found:
             self.state.touch(entry)
+        return found
+
+    async def _load_part(self, rollout_ids: list[str]) -> list[str]:
+        """Bring a few rollouts into memory; returns those that do not exist, or are about to go."""
+        missing = dict.fromkeys(rollout_ids)
+        going: list[str] = []
+        while missing and (loaded := await self.storage.load(list(missing))):
+            for item in loaded:
+                rollout_id = item.row.rollout.rollout_id
+                del missing[rollout_id]
+                if rollout_id in self.state.going:
+                    going.append(rollout_id)
+                else:
+                    self.state.touch(self.state.install(item))
+            if missing:
+                await asyncio.sleep(0)
+        return [*missing, *going]
+
+    async def stored(self, rollout_ids: list[str]) -> list[LoadedRollout]:
+        """Return what the back end holds of a few rollouts, as it is or was during the call."""
+        missing, found = dict.fromkeys(rollout_ids), []
+        while missing and (loaded := await self.storage.load(list(missing))):
+            found += loaded
+            for item in loaded:
+                del missing[item.row.rollout.rollout_id]
+            if missing:
+                await asyncio.sleep(0)
         return found
 
     def attempt_of(self, entry: Entry, attempt_id: str, field: str = "attempt_id") -> AttemptState:

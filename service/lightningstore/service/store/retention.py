@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
+from lightningstore.service.errors import DataDamaged
 from lightningstore.service.limits import Retention
 from lightningstore.service.records import NANOS, nanoseconds
 from lightningstore.service.state import Entry
+from lightningstore.service.storage.base import FinishedRow
 from lightningstore.service.store.imports import ImportOperations
 
 logger = logging.getLogger(__name__)
 
-#: Rollouts that go with one commit: few enough that nobody waits for it.
+#: Rollouts, and bytes of their inputs, that go with one commit: few enough that nobody waits for it.
 GO_AT_ONCE = 100
+GO_BYTES = 8 << 20
+#: Bytes that deleting a batch of spans adds to a commit.
+SWEPT_BYTES = 64
 #: Where there was no room, so much of the limit is free afterwards.
 HEADROOM = 0.05
 #: Seconds between two looks.
@@ -27,37 +31,72 @@ class RetentionOperations(ImportOperations):
     async def retain(self, keep: Retention) -> int:
         """Remove what need not be kept; returns how many rollouts went.
 
-        A rollout that is unfinished, or has a live attempt, never goes. Completion numbers stay what they are:
-        who watches from before a rollout that is gone is told of those that are left.
+        A rollout that is unfinished, or has a live attempt, never goes, nor one that changes at this moment.
+        Completion numbers stay what they are: a watch from before a removed rollout reports those that are
+        left.
         """
         gone = 0
+        await self._sweep()  # what a server that was killed had not swept yet
         if keep.finished_seconds is not None:
             before_ns = self.clock.wall_ns() - int(keep.finished_seconds * NANOS)
-            gone += await self._remove_while(lambda entry: _ended_ns(entry) <= before_ns, None)
+            gone += await self._remove_while(before_ns, None)
         if keep.data_bytes is not None and await self.storage.used_bytes() > keep.data_bytes:
-            goal = int(keep.data_bytes * (1 - HEADROOM))
-            gone += await self._remove_while(lambda _: True, goal)
+            gone += await self._remove_while(None, int(keep.data_bytes * (1 - HEADROOM)))
         if gone:
             logger.info("%d finished rollouts were removed to keep within the limits", gone)
         return gone
 
-    async def _remove_while(self, is_due: Callable[[Entry], bool], goal: int | None) -> int:
-        """Remove finished rollouts from the oldest on, as long as they are due and above the goal."""
-        gone = after = 0
+    async def _remove_while(self, ended_by_ns: int | None, goal: int | None) -> int:
+        """Remove finished rollouts, oldest first: all that had ended by a time, or until data meets the goal."""
+        gone, place = 0, (0, 0)
         while True:
-            found = await self.storage.completions(after, GO_AT_ONCE)
-            if not found or (goal is not None and await self.storage.used_bytes() <= goal):
+            rows = await self.storage.finished(place, GO_AT_ONCE, ended_by_ns)
+            if not rows or (goal is not None and await self.storage.used_bytes() <= goal):
                 return gone
-            after = found[-1].row.rollout.completion_number
-            entries = await self.load_many(loaded.row.rollout.rollout_id for loaded in found)
-            due = [entry for entry in entries if not entry.is_live() and is_due(entry)]
+            rows = rows[: _prefix(rows)]
+            place = rows[-1].place
+            due = [
+                entry
+                for entry in await self._sound([row.rollout_id for row in rows])
+                if self._may_go(entry, ended_by_ns)
+            ]
+            if self.committer.failure is not None:
+                raise self.committer.failure
             for entry in due:
                 self._remove(entry)
             if due:
                 gone += len(due)
                 await self.commit()
-            elif goal is None:
-                return gone
+                await self._sweep()
+            await asyncio.sleep(0)
+
+    async def _sound(self, rollout_ids: list[str]) -> list[Entry]:
+        """Return those of some rollouts that exist and are not damaged."""
+        try:
+            return await self.load_many(rollout_ids)
+        except DataDamaged:
+            if len(rollout_ids) == 1:
+                return []  # `check --repair` removes it
+        sound = [rollout_id for rollout_id in rollout_ids if await self._sound([rollout_id])]
+        return await self.load_many(sound)
+
+    def _may_go(self, entry: Entry, ended_by_ns: int | None) -> bool:
+        """Tell whether a rollout may be removed at this moment.
+
+        Not while changes of it are on their way to disk: the next look removes it.
+        """
+        if entry.is_live() or entry.changed > self.committer.durable_through:
+            return False
+        return ended_by_ns is None or nanoseconds(entry.rollout.end_time) <= ended_by_ns
+
+    async def _sweep(self) -> None:
+        """Delete the spans that removed rollouts left behind, a little with each commit."""
+        while batches := await self.storage.leftover():
+            if self.committer.failure is not None:
+                raise self.committer.failure
+            self.changes.swept += batches
+            self.changes.size += SWEPT_BYTES * len(batches)
+            await self.commit()
             await asyncio.sleep(0)
 
     def _remove(self, entry: Entry) -> None:
@@ -81,8 +120,14 @@ class RetentionOperations(ImportOperations):
         changes.size += 300
 
 
-def _ended_ns(entry: Entry) -> int:
-    return nanoseconds(entry.rollout.end_time)
+def _prefix(rows: list[FinishedRow]) -> int:
+    """Return how many rows, from the first on, go with one commit."""
+    total = 0
+    for i, row in enumerate(rows):
+        total += row.input_bytes
+        if total > GO_BYTES:
+            return max(1, i)
+    return len(rows)
 
 
 async def keep_up(store: RetentionOperations, keep: Retention) -> None:

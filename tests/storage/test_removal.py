@@ -1,0 +1,343 @@
+"""Removal of finished rollouts beside everything else that may happen to them at the same moment."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lightningstore.service.config import Config
+from lightningstore.service.errors import DataDamaged, StoreError
+from lightningstore.service.limits import Retention
+from lightningstore.service.server import open_engine
+from lightningstore.service.storage import tools
+from lightningstore.service.storage.base import Changes, Counters, RolloutQuery, Storage
+from lightningstore.service.storage.memory import MemoryStorage
+from lightningstore.service.storage.repair import repair
+from lightningstore.service.storage.sqlite import SqliteStorage
+from lightningstore.service.store import Store
+from lightningstore.service.store.ingest import Tally
+from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2, worker_pb2
+from lightningstore.v1.completion_pb2 import WatchRolloutsRequest, WatchRolloutsResponse
+
+from tests.clock import ManualClock
+from tests.contract.helpers import batch
+from tests.storage.test_storage import attempt, found, put, rollout, spans
+
+pytestmark = pytest.mark.asyncio
+
+ALL = Retention(finished_seconds=0.0)
+BACKENDS = pytest.mark.parametrize("backend", ["memory", "sqlite"])
+
+
+@asynccontextmanager
+async def opened(backend: str, folder: Path) -> AsyncIterator[Storage]:
+    storage = MemoryStorage() if backend == "memory" else SqliteStorage(folder / "s.db")
+    await storage.open()
+    yield storage
+    await storage.close()
+
+
+@asynccontextmanager
+async def store_in(folder: Path, backend: str = "sqlite") -> AsyncIterator[Store]:
+    config = Config(backend=backend, db=folder / "s.db")
+    engine = await open_engine(config, ManualClock())
+    yield engine.store
+    await engine.close()
+
+
+async def listed(store: Store) -> list[rollout_pb2.Rollout]:
+    return list((await store.list_rollouts(rollout_pb2.ListRolloutsRequest())).rollouts)
+
+
+async def watched(store: Store) -> list[str]:
+    """Return the ids of the finishes that a watch from the beginning reports, up to one made for it."""
+    spec = rollout_pb2.RolloutSpec(input_json=b"1")
+    request = rollout_pb2.EnqueueRolloutsRequest(rollouts=[spec])
+    ((end,),) = [(await store.enqueue_rollouts(request)).rollouts]
+    ends = rollout_pb2.CancelRolloutsRequest(rollout_ids=[end.rollout_id])
+    await store.cancel_rollouts(ends)
+    told: list[str] = []
+    async for part in store.watch_rollouts(WatchRolloutsRequest(after_completion_number=0)):
+        told += [r.rollout_id for r in WatchRolloutsResponse.FromString(part or b"").rollouts]
+        if end.rollout_id in told:
+            break
+    return told
+
+
+async def finished(store: Store, *names: str) -> None:
+    """Enqueue rollouts and cancel them; the first has an attempt that succeeded, with a span."""
+    specs = [rollout_pb2.RolloutSpec(rollout_id=name, input_json=b"1") for name in names]
+    await store.enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=specs))
+    request = claim_pb2.StartAttemptRequest(rollout_id=names[0], worker_id="w")
+    made = (await store.start_attempt(request)).rollout.latest_attempt
+    await store.add_batch(batch(names[0], made.attempt_id, "s"), None, Tally())
+    word = attempt_pb2.Attempt(rollout_id=names[0], attempt_id=made.attempt_id, status=3)
+    await store.update_attempt(attempt_pb2.UpdateAttemptRequest(attempt=word))
+    await store.cancel_rollouts(rollout_pb2.CancelRolloutsRequest(rollout_ids=names[1:]))
+
+
+# What a commit removes
+
+
+@BACKENDS
+async def test_commit_that_removes_a_rollout_holds_nothing_else_of_it(
+    backend: str, tmp_path: Path
+) -> None:
+    async with opened(backend, tmp_path) as storage:
+        await put(storage, rollout(1), rollout(2), attempt(1, 1), spans(1, 1, 3))
+        changed = [rollout(1, priority=3), attempt(1, 1, status=3), spans(2, 4, 5)]
+        await put(storage, *changed, removed=[1])
+        assert await found(storage) == ["r2"]
+        assert await storage.load(["r1"]) == []
+        swept = await storage.leftover()
+        await storage.commit(Changes(swept=swept, counters=Counters()))
+        assert await storage.leftover() == []
+        assert [row.key async for row in storage.scan_spans(1, None, 99)] == []
+    if backend == "sqlite":
+        with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+            for table in ("attempts", "spans"):
+                assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+@BACKENDS
+async def test_new_rollout_takes_the_id_of_one_that_the_same_commit_removes(
+    backend: str, tmp_path: Path
+) -> None:
+    async with opened(backend, tmp_path) as storage:
+        await put(storage, rollout(1))
+        again = rollout(2)
+        again.rollout.rollout_id = "r1"
+        await put(storage, again, removed=[1])
+        (loaded,) = await storage.load(["r1"])
+        assert (loaded.row.key, loaded.input_json) == (2, b"input 2")
+
+
+@BACKENDS
+async def test_removal_of_many_spans_takes_many_small_commits(backend: str, tmp_path: Path) -> None:
+    async with opened(backend, tmp_path) as storage:
+        await put(storage, rollout(1), *(spans(k, k, k) for k in range(1, 10_001)))
+        await put(storage, removed=[1])
+        sweeps = []
+        while keys := await storage.leftover():
+            sweeps.append(len(keys))
+            await storage.commit(Changes(swept=keys, counters=Counters()))
+        assert len(sweeps) >= 3
+        assert max(sweeps) <= 4000
+
+
+async def test_spans_of_removed_rollouts_that_a_killed_server_left_are_deleted_later(
+    tmp_path: Path,
+) -> None:
+    async with store_in(tmp_path) as store:
+        await finished(store, "a", "b")
+        leftover, store.storage.leftover = store.storage.leftover, nothing_left
+        assert await store.retain(ALL) == 2
+        store.storage.leftover = leftover
+    assert tools.check(tmp_path / "s.db") == []
+    async with store_in(tmp_path) as store:
+        assert await store.storage.leftover() == [1]
+        await store.retain(ALL)
+        assert await store.storage.leftover() == []
+    assert tools.check(tmp_path / "s.db") == []
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM spans").fetchone() == (0,)
+
+
+async def nothing_left() -> list[int]:
+    return []
+
+
+# Calls beside a removal
+
+
+def update(store: Store) -> Awaitable[Any]:
+    record = rollout_pb2.Rollout(rollout_id="a", priority=9)
+    return store.update_rollout(rollout_pb2.UpdateRolloutRequest(rollout=record))
+
+
+def late_span(store: Store) -> Awaitable[Any]:
+    return store.add_spans(span_pb2.AddSpansRequest(batch=batch("a", "latest", "late")))
+
+
+def heartbeat(store: Store) -> Awaitable[Any]:
+    reference = attempt_pb2.AttemptRef(rollout_id="a", attempt_id="latest")
+    return store.heartbeat(worker_pb2.HeartbeatRequest(worker_id="w", attempts=[reference]))
+
+
+def enqueue(store: Store) -> Awaitable[Any]:
+    spec = rollout_pb2.RolloutSpec(rollout_id="a", input_json=b"1")
+    return store.enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=[spec]))
+
+
+def reopen(store: Store) -> Awaitable[Any]:
+    return store.start_attempt(claim_pb2.StartAttemptRequest(rollout_id="a"))
+
+
+def numbers(store: Store) -> Awaitable[Any]:
+    demand = span_pb2.SequenceIdDemand(rollout_id="a", attempt_id="latest", count=3)
+    return store.allocate_sequence_ids(span_pb2.AllocateSequenceIdsRequest(demands=[demand]))
+
+
+def cancel(store: Store) -> Awaitable[Any]:
+    return store.cancel_rollouts(rollout_pb2.CancelRolloutsRequest(rollout_ids=["a", "b"]))
+
+
+def remove(store: Store) -> Awaitable[Any]:
+    return store.retain(ALL)
+
+
+CALLS: list[Callable[[Store], Awaitable[Any]]] = [
+    *(update, late_span, heartbeat, enqueue, reopen, numbers, cancel, remove),
+]
+
+
+async def consistent(store: Store) -> None:
+    """Show that whatever is listed can be read, and that nothing else is there."""
+    for record in await listed(store):
+        assert record.input_json
+        assert record.attempt_count == 0 or record.latest_attempt.attempt_id
+        request = rollout_pb2.GetRolloutRequest(rollout_id=record.rollout_id)
+        await store.get_rollout(request)
+    assert set(await watched(store)) <= {r.rollout_id for r in await listed(store)}
+    counts = store.state.counters.rollouts
+    assert sum(counts.values()) == len(await listed(store))
+
+
+@BACKENDS
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("call", CALLS[:-1], ids=lambda call: call.__name__)
+async def test_call_in_the_same_commit_as_a_removal_leaves_no_half_rollout(
+    tmp_path: Path, backend: str, call: Callable[[Store], Awaitable[Any]], first: bool
+) -> None:
+    async with store_in(tmp_path, backend) as store:
+        await finished(store, "a", "b", "c")
+        calls = [call(store), remove(store)] if first else [remove(store), call(store)]
+        await asyncio.gather(*calls, return_exceptions=True)
+        await consistent(store)
+    if backend == "sqlite":
+        assert tools.check(tmp_path / "s.db") == []
+
+
+@BACKENDS
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(rounds=st.lists(st.lists(st.tuples(st.sampled_from(CALLS), st.integers(0, 6)), max_size=6)))
+async def test_calls_in_any_order_beside_removals_leave_no_half_rollout(
+    tmp_path_factory: pytest.TempPathFactory, backend: str, rounds: list[list[tuple[Any, int]]]
+) -> None:
+    """Each call starts after some turns of the loop: between, within and after the commits of others."""
+    folder = tmp_path_factory.mktemp("store")
+
+    async def later(store: Store, call: Callable[[Store], Awaitable[Any]], turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        with suppress(StoreError):
+            await call(store)
+
+    async with store_in(folder, backend) as store:
+        await finished(store, "a", "b")
+        for calls in rounds:
+            await asyncio.gather(*(later(store, *one) for one in calls))
+            await consistent(store)
+    if backend == "sqlite":
+        assert tools.check(folder / "s.db") == []
+
+
+@BACKENDS
+async def test_list_beside_removals_shows_whole_rollouts(tmp_path: Path, backend: str) -> None:
+    async with opened(backend, tmp_path) as storage:
+        keys = range(1, 301)
+        await put(storage, *(rollout(k) for k in keys), *(attempt(k, k) for k in keys))
+
+        async def remove_them() -> None:
+            for key in range(1, 301, 5):
+                removed = list(range(key, key + 5))
+                await storage.commit(Changes(removed=removed, counters=Counters()))
+                await asyncio.sleep(0)
+
+        removing = asyncio.create_task(remove_them())
+        while not removing.done():
+            async for loaded in storage.scan_rollouts(RolloutQuery(limit=5000)):
+                assert loaded.input_json
+                assert [row.key for row in loaded.attempts] == [loaded.row.key]
+            await asyncio.sleep(0)
+        await removing
+
+
+# Damaged files
+
+
+def tear(path: Path, name: str) -> None:
+    """Leave of a rollout what an upsert after its removal left: its row, and nothing else."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        where = "(SELECT key FROM rollouts WHERE rollout_id = ?)"
+        for table in ("inputs", "attempts", "spans"):
+            connection.execute(f"DELETE FROM {table} WHERE rollout_key = {where}", [name])
+
+
+async def test_half_a_rollout_takes_down_no_list_no_watch_and_no_retention(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with store_in(tmp_path) as store:
+        await finished(store, "a", "torn", "c")
+    tear(tmp_path / "s.db", "torn")
+    with caplog.at_level(logging.ERROR):
+        async with store_in(tmp_path) as store:
+            assert [r.rollout_id for r in await listed(store)] == ["a", "c"]
+            assert (await watched(store))[:-1] == ["a", "c"]
+            with pytest.raises(DataDamaged, match="'torn' is damaged"):
+                await store.get_rollout(rollout_pb2.GetRolloutRequest(rollout_id="torn"))
+            assert store.storage.damaged_records == 1
+            assert await store.retain(ALL) == 3  # with the one that ended the watch
+            assert await listed(store) == []
+    told = [r.message for r in caplog.records if "is damaged" in r.message]
+    assert len(told) == 1
+    assert "'torn'" in told[0]
+    assert "check --repair" in told[0]
+
+
+async def test_repair_removes_half_rollouts_and_keeps_a_copy(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    async with store_in(tmp_path) as store:
+        await finished(store, "a", "torn", "c")
+        await finished(store, "garbled")
+    tear(path, "torn")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE rollouts SET record = x'ff' WHERE rollout_id = 'garbled'")
+        connection.execute("UPDATE rollouts SET status = 1 WHERE rollout_id = 'c'")
+        connection.execute("INSERT INTO attempts VALUES (99, 99, 3, 0, x'')")
+    assert tools.check(path) != []
+    done = repair(path)
+    assert any("'torn'" in line and "input is missing" in line for line in done)
+    assert any("'garbled'" in line and "cannot be read" in line for line in done)
+    assert tools.check(path) == []
+    assert tools.check(tmp_path / "s.db.before-repair") != []
+    async with store_in(tmp_path) as store:
+        assert [r.rollout_id for r in await listed(store)] == ["a", "c"]
+        assert store.state.counters.spans == 1
+        await finished(store, "torn")
+    assert repair(path) == []
+
+
+async def test_repair_leaves_a_file_with_damaged_pages_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    async with store_in(tmp_path) as store:
+        await finished(store, "a")
+    with closing(sqlite3.connect(path)) as connection:
+        query = "SELECT rootpage FROM sqlite_schema WHERE name = 'spans'"
+        ((page,),) = connection.execute(query).fetchall()
+        ((size,),) = connection.execute("PRAGMA page_size").fetchall()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * 100)
+    with pytest.raises(Exception, match="restore a backup"):
+        repair(path)
