@@ -135,7 +135,7 @@ demo: .venv/stamp $(addsuffix -cartpole,$(filter go typescript,$(subst $(comma),
 bench: .venv/stamp ## Measure, SCENARIO=name for one
 	$(PY) -m benchmarks $(if $(SCENARIO),--scenario $(SCENARIO))
 
-bench-guard: .venv/stamp ## Fail if calls or spans have become half as fast, in a minute
+bench-guard: .venv/stamp ## Fail if calls or spans have become half as fast, or anything holds the event loop, in two minutes
 	$(PY) -m benchmarks --quick
 
 bench-peer: .venv/stamp ## Measure the peer beside us

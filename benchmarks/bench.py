@@ -28,6 +28,8 @@ class Figure:
     goal: float | None = None
     #: Whether more is better; else the goal is a most.
     at_least: bool = True
+    #: How far off goal and record the best repetition may be before the guard fails: no noise does that.
+    slack: float = 2.0
 
     @property
     def median(self) -> float:
@@ -42,7 +44,7 @@ class Figure:
         return self.median >= self.goal if self.at_least else self.median <= self.goal
 
     def far_off(self, recorded: float | None) -> bool:
-        """Tell whether even the best repetition is off goal and record by a factor of two: no noise does that.
+        """Tell whether even the best repetition is off both goal and record by more than the slack.
 
         `recorded` is the median of the committed run, if it has one: where the goal is not met yet, losing half
         of what there is counts as much.
@@ -51,8 +53,8 @@ class Figure:
             return False
         known = self.goal if recorded is None else recorded
         if self.at_least:
-            return max(self.samples) < min(self.goal, known) / 2
-        return min(self.samples) > max(self.goal, known) * 2
+            return max(self.samples) < min(self.goal, known) / self.slack
+        return min(self.samples) > max(self.goal, known) * self.slack
 
 
 @dataclass
@@ -129,9 +131,10 @@ class Bench:
         goal: float | None = None,
         *,
         at_least: bool = True,
+        slack: float = 2.0,
     ) -> None:
         """Add a figure."""
-        self.figures.append(Figure(row, label, unit, list(samples), goal, at_least))
+        self.figures.append(Figure(row, label, unit, list(samples), goal, at_least, slack))
 
     def compare(
         self,
