@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from lightningstore.client import RolloutConfig
+from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_FAILED
 
 from tests.contract.conftest import World
 from tests.contract.helpers import batch, claim, enqueue, finish, poll
@@ -345,3 +346,34 @@ async def test_lag_of_the_watchdog_can_be_read_after_a_stall(world: World) -> No
     assert 1.9 < world.engine.store.watchdog_lag <= 3
     await world.advance(121)
     assert world.engine.store.watchdog_lag < 0.01
+
+
+async def test_many_that_are_due_at_once_let_others_have_the_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightningstore.service.clock.TURN_SECONDS", 0.0)
+    ids = await enqueue(world, 300, config=TIMED)
+    claimed = await world.store.dequeue_rollouts(300)
+    assert world.engine is not None
+    store = world.engine.store
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    task = asyncio.create_task(others())
+    references = [(r.rollout_id, r.latest_attempt_id) for r in claimed]
+    await world.store.heartbeat("w", attempts=references)
+    assert turns >= 250
+    turns = 0
+    await world.advance(10 + WITHIN)
+    while store.state.counters.rollouts.get(ROLLOUT_STATUS_FAILED, 0) < 300:
+        await asyncio.sleep(0)
+    assert turns >= 250
+    task.cancel()
+    await world.settle()
+    failed = [r.rollout_id async for r in world.store.iter_rollouts(statuses=["failed"])]
+    assert failed == ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from lightningstore.service.errors import StorageFailed
 from lightningstore.service.store import Store
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ async def watch(store: Store) -> None:
             await store.clock.wait(asyncio.Event(), store.clock.monotonic() + TICK)
             continue
         try:
-            store.expire()
+            await store.expire()
+        except StorageFailed:
+            continue  # what was read from disk anew has its deadlines again
         except Exception:
             logger.exception("the watchdog stumbled")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service import lifecycle
+from lightningstore.service.clock import Turn
 from lightningstore.service.errors import FieldInvalid
 from lightningstore.service.lifecycle import Transition
 from lightningstore.service.records import (
@@ -166,9 +167,35 @@ class AttemptOperations(ClaimOperations):
         attempt.heard_at = max(attempt.heard_at, self.clock.monotonic() - ago)
         return given.last_heartbeat_time if ago else now
 
-    def expire(self) -> None:
-        """End what is overdue and let claim what has waited for its back-off. The watchdog's hand."""
-        now, changed = self.clock.monotonic(), False
+    async def expire(self) -> None:
+        """End what is overdue and let claim what has waited for its back-off. The watchdog's hand.
+
+        Where much is due at once, others get the loop in between.
+        """
+        now, turn = self.clock.monotonic(), Turn()
+        failures, deadlines = self.committer.failures, self.deadlines
+        due = self._overdue(now)
+        due.reverse()
+        try:
+            while due:
+                *_, attempt = due.pop()
+                deadline = self.deadline(attempt)
+                if lifecycle.is_live(attempt.record) and deadline is not None and deadline <= now:
+                    self._expire(attempt, now)
+                await self._next_turn(turn, failures)
+            for entry in self.delays.pop_due(now):
+                self.queue_due(entry)
+                await self._next_turn(turn, failures)
+            self._serve_and_seal()
+        finally:
+            for planned, _, attempt in due:
+                deadlines.push(planned, attempt)
+
+    def _overdue(self, now: float) -> list[tuple[float, int, AttemptState]]:
+        """Take out the attempts that are overdue, in the order of their deadlines.
+
+        After a stall many are, and the order decides what becomes of them.
+        """
         due: list[tuple[float, int, AttemptState]] = []
         for attempt in self.deadlines.pop_due(now):
             deadline = self.deadline(attempt)
@@ -176,19 +203,20 @@ class AttemptOperations(ClaimOperations):
                 continue
             if deadline > now:
                 self.deadlines.push(deadline, attempt)
-                continue
-            due.append((deadline, attempt.key, attempt))
-        for *_, attempt in sorted(
-            due
-        ):  # after a stall many are, and the order decides what they are
-            self._expire(attempt, now)
-            changed = True
-        for entry in self.delays.pop_due(now):
-            self.queue_due(entry)
-            changed = True
-        if changed:
-            self.serve_polls()
-            self.seal()
+            else:
+                due.append((deadline, attempt.key, attempt))
+        return sorted(due)
+
+    async def _next_turn(self, turn: Turn, failures: int) -> None:
+        """Let others have the loop if it is time. Raises StorageFailed where memory was loaded anew."""
+        if turn.over():
+            self._serve_and_seal()
+            await turn.next()
+            self.check_unbroken(failures)
+
+    def _serve_and_seal(self) -> None:
+        self.serve_polls()
+        self.seal_changes()
 
     def _expire(self, attempt: AttemptState, now: float) -> None:
         timed_out = attempt.timeout_at is not None and attempt.timeout_at <= now

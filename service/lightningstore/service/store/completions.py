@@ -86,8 +86,12 @@ class CompletionOperations(TripletOperations):
         ):
             if len(named) > WAIT_BATCHES * self.limits.batch_items:
                 raise BatchTooLarge(field, len(named), WAIT_BATCHES * self.limits.batch_items)
-        ids: dict[str, None] = dict.fromkeys(request.rollout_ids)
+        ids: dict[str, None] = {}
         turn = Turn()
+        for rollout_id in request.rollout_ids:
+            ids[rollout_id] = None
+            if turn.over():
+                await turn.next()
         for group_id in dict.fromkeys(request.group_ids):
             await self.barrier()
             members = await self.storage.group_members(group_id)

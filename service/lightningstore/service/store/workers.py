@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lightningstore.service import lifecycle
+from lightningstore.service.clock import Turn
 from lightningstore.service.errors import AttemptNotFound, RolloutNotFound, WorkerNotFound
 from lightningstore.service.filters import parse_order
 from lightningstore.service.records import (
@@ -56,13 +57,19 @@ class WorkerOperations(ResourcesOperations):
             check_id(f"attempts[{i}].rollout_id", reference.rollout_id)
             if not reference.attempt_id:
                 check_id(f"attempts[{i}].attempt_id", reference.attempt_id)
-        await self.load_many(reference.rollout_id for reference in request.attempts)
-        reply = HeartbeatResponse()
-        now = self.now()
-        for reference in request.attempts:
-            stop = self._beat(reference, now)
-            if stop is not None:
-                reply.stops.append(stop)
+        failures, reply, turn = self.committer.failures, HeartbeatResponse(), Turn()
+        with self.state.held():
+            await self.load_many(reference.rollout_id for reference in request.attempts)
+            self.check_unbroken(failures)
+            now = self.now()
+            for reference in request.attempts:
+                stop = self._beat(reference, now)
+                if stop is not None:
+                    reply.stops.append(stop)
+                if turn.over():
+                    self.seal_changes()
+                    await turn.next()
+                    self.check_unbroken(failures)
         reply.worker.CopyFrom(self.workforce.beat(request.worker_id, request.stats_json, now))
         await self.commit()
         return reply
