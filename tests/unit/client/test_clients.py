@@ -25,6 +25,7 @@ from lightningstore.client import (
 from lightningstore.v1 import (
     attempt_pb2,
     claim_pb2,
+    completion_pb2,
     resources_pb2,
     rollout_pb2,
     span_pb2,
@@ -340,3 +341,32 @@ async def test_the_address_comes_from_the_environment(
     assert _channel.resolve("other:2") == "other:2"
     with pytest.raises(ValueError, match="http://store"):
         LightningStore("http://store:1")
+
+
+async def test_an_export_fetches_payloads_that_were_left_out(
+    twin: Twin, server: FakeServer
+) -> None:
+    attempt = {"rollout_id": "r1", "attempt_id": "at-1", "status": 3}
+    told = {"rollout_id": "r1", "status": 5, "attempt_count": 1, "completion_number": 1}
+
+    def watch(request: Any) -> Any:
+        del request
+        yield completion_pb2.WatchRolloutsResponse(through_completion_number=0, store_id="s")
+        yield completion_pb2.WatchRolloutsResponse(
+            rollouts=[{**told, "payloads_omitted": True, "latest_attempt": attempt}],
+            through_completion_number=1,
+        )
+
+    server.on["GetStatistics"] = lambda _: statistics_pb2.GetStatisticsResponse(
+        last_completion_number=1
+    )
+    server.on["WatchRollouts"] = watch
+    server.on["GetRollout"] = lambda _: rollout_pb2.GetRolloutResponse(
+        rollout={**told, "input_json": b"7", "metadata_json": b'{"a":1}'}
+    )
+    server.on["ListAttempts"] = lambda _: attempt_pb2.ListAttemptsResponse(
+        attempts=[{**attempt, "metadata_json": b'{"b":2}'}]
+    )
+    [found] = await twin.call("export_rollouts", spans=False)
+    assert (found.rollout.input, found.rollout.metadata) == (7, {"a": 1})
+    assert [attempt.metadata for attempt in found.attempts] == [{"b": 2}]

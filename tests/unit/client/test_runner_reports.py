@@ -18,13 +18,21 @@ from lightningstore.client import (
     LightningStore,
     NonRetryable,
     PermissionDeniedError,
+    RunContext,
     Runner,
 )
 from lightningstore.client._execution import Work
 from lightningstore.client._failures import MESSAGE_LENGTH
-from lightningstore.v1 import attempt_pb2, claim_pb2, resources_pb2, span_pb2, worker_pb2
+from lightningstore.v1 import (
+    attempt_pb2,
+    claim_pb2,
+    resources_pb2,
+    rollout_pb2,
+    span_pb2,
+    worker_pb2,
+)
 
-from .fakes import FakeServer, Fault, rich
+from .fakes import FakeServer, Fault, faults_first, rich
 from .runners import Holding, Start, ended, plain
 
 
@@ -255,6 +263,7 @@ class Reports:
     def __init__(
         self, server: FakeServer, *faults: Fault, task: bytes = b"1", resources_id: str = ""
     ) -> None:
+        self.more: dict[str, Any] = {}
         self.seen: list[Any] = []
         self._task, self._resources_id = task, resources_id
         self._faults = list(faults)
@@ -269,6 +278,7 @@ class Reports:
         self.claimed += 1
         number = self.claimed
         rollout: dict[str, Any] = {"rollout_id": f"ro-{number}", "input_json": self._task}
+        rollout |= self.more
         attempt = {"attempt_id": "at-1", "status": 1, "resources_id": self._resources_id}
         rollout["latest_attempt"] = {"rollout_id": rollout["rollout_id"], **attempt}
         return claim_pb2.DequeueRolloutsResponse(rollouts=[rollout])
@@ -294,6 +304,22 @@ def test_an_input_that_python_does_not_read_is_a_failure(server: FakeServer, sta
     [report] = reports.seen
     assert report.attempt.failure.type == "ValueError"
     assert report.attempt.failure.message.startswith("input: Exceeds the limit")
+
+
+def test_a_claim_that_came_without_its_input_is_filled(server: FakeServer, start: Start) -> None:
+    reports = Reports(server, task=b"")
+    reports.more = {"payloads_omitted": True}
+    whole = rollout_pb2.Rollout(rollout_id="ro-1", input_json=b"7", metadata_json=b'{"a":1}')
+    server.on["GetRollout"] = faults_first(1, rollout_pb2.GetRolloutResponse(rollout=whole))
+    got: list[Any] = []
+
+    def agent(task: Any, resources: Any, tracer: Any, context: RunContext) -> None:
+        del resources, tracer
+        got.extend((task, context.rollout.metadata))
+
+    start(agent, address=server.address, max_rollouts=1).join()
+    assert got == [7, {"a": 1}]
+    assert reports.seen[0].attempt.status == attempt_pb2.ATTEMPT_STATUS_SUCCEEDED
 
 
 def test_resources_that_python_does_not_read_are_a_failure(

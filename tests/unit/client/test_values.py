@@ -267,3 +267,12 @@ def test_a_pickled_span_takes_its_resource_along_and_no_other_span() -> None:
     assert back == span
     assert back.resource_attributes == {"service.name": "agent"}
     assert not back._batch.spans
+
+
+def test_payloads_that_an_answer_left_out_are_not_taken_for_empty_ones() -> None:
+    rollout = Rollout(rollout_pb2.Rollout(rollout_id="ro-1", payloads_omitted=True))
+    for field in ("input", "metadata"):
+        with pytest.raises(LookupError, match=r"ro-1 out, .* get_rollout has them"):
+            getattr(rollout, field)
+    rollout.fill(Rollout(rollout_pb2.Rollout(input_json=b"[1]", metadata_json=b'{"a":2}')))
+    assert (rollout.payloads_omitted, rollout.input, rollout.metadata) == (False, [1], {"a": 2})

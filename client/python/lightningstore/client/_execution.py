@@ -212,6 +212,10 @@ class Work:
         context = execution.context
         try:
             tracer = context.tracer = self._tracing.tracer(context)
+            if context.rollout.payloads_omitted:
+                context.rollout.fill(
+                    await self._patiently(lambda: self._store.get_rollout(context.rollout_id))
+                )
             resources = await self._get_resources(context)
             reward, error = await self._run(execution, resources, tracer)
         except asyncio.CancelledError:

@@ -121,7 +121,9 @@ def attempts_at_hand(rollout: Rollout) -> list[Attempt] | None:
     record = rollout.message
     if record.attempt_count == 0:
         return []
-    return [Attempt(record.latest_attempt)] if record.attempt_count == 1 else None
+    if record.attempt_count > 1 or record.payloads_omitted:
+        return None
+    return [Attempt(record.latest_attempt)]
 
 
 def exported(

@@ -103,6 +103,8 @@ class DatasetCalls(ControlCalls, TraceCalls):
                     rollout_id, page_size=1000, page_token=page.next_page_token
                 )
                 attempts.extend(page)
+        if rollout.payloads_omitted:
+            rollout.fill(self.get_rollout(rollout_id))
         batches = triplets = None
         if parts.spans:
             state = exports.BatchState(rollout_id)

@@ -252,7 +252,11 @@ class Rollout(View[rollout_pb2.Rollout]):
 
     @cached_property
     def input(self) -> Any:
-        """What the agent is to do. Parsed once; the text is `message.input_json`."""
+        """What the agent is to do. Parsed once; the text is `message.input_json`.
+
+        Raises LookupError where the answer left it out (see `payloads_omitted`).
+        """
+        self._check_payloads()
         return _convert.from_json(self.message.input_json, "input")
 
     @property
@@ -294,8 +298,31 @@ class Rollout(View[rollout_pb2.Rollout]):
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """The caller's own."""
+        """The caller's own. Raises LookupError where the answer left it out."""
+        self._check_payloads()
         return _convert.from_json_object(self.message.metadata_json)
+
+    @property
+    def payloads_omitted(self) -> bool:
+        """Whether the answer left out input and metadata, and metadata and failure of the latest attempt.
+
+        They did not fit into a message, as in the answer to the cancellation of many rollouts.
+        `get_rollout` and `get_attempt` have them.
+        """
+        return self.message.payloads_omitted
+
+    def _check_payloads(self) -> None:
+        if self.message.payloads_omitted:
+            raise LookupError(
+                f"this answer left the payloads of rollout {self.rollout_id} out, since they did not fit "
+                "into a message: get_rollout has them"
+            )
+
+    def fill(self, whole: Rollout) -> None:
+        """Take the payloads that this one lacks from the same rollout as `get_rollout` returns it."""
+        self.message.input_json = whole.message.input_json
+        self.message.metadata_json = whole.message.metadata_json
+        self.message.payloads_omitted = False
 
     @property
     def start_time(self) -> datetime:
