@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from lightningstore.client import LightningStore, Runner
+from lightningstore.client import LightningStore, Runner, SpanExporter
 
 from .fakes import FakeServer, RealServer
 from .runners import Running, Start
+from .sinks import Sink
 from .twins import Twin
 
 
@@ -78,3 +79,25 @@ def start(shared: RealServer) -> Iterator[Start]:
     yield start
     for running in started:
         running.stop()
+
+
+@pytest.fixture
+def sink(server: FakeServer) -> Sink:
+    sink = Sink()
+    server.on["IngestSpans"] = sink
+    return sink
+
+
+@pytest.fixture
+def make(server: FakeServer) -> Iterator[Callable[..., SpanExporter]]:
+    """Makes exporters to the fake server, which are shut down in the end."""
+    made: list[SpanExporter] = []
+
+    def make(**options: Any) -> SpanExporter:
+        options = {"rollout_id": "ro-1", "attempt_id": "at-1", "delay": 0.01, **options}
+        made.append(SpanExporter(server.address, **options))
+        return made[-1]
+
+    yield make
+    for exporter in made:
+        exporter.shutdown(100)

@@ -2,98 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 import pytest
 from lightningstore.client import LightningStore, SpanExporter, Stop, StopReason
-from lightningstore.v1.span_pb2 import IngestSpansResponse
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
-from opentelemetry.trace import Link, StatusCode
 
 from .fakes import FakeServer, Fault, RealServer, rich, unavailable
-
-
-class Sink:
-    """Takes spans as a store would: each once, those of unknown attempts and bad ones refused."""
-
-    def __init__(self) -> None:
-        self.batches: list[Any] = []
-        self.streams = 0
-        self.known: dict[tuple[str, str, bytes], Any] = {}
-        self.bad: set[str] = set()
-        self.unknown: set[str] = set()
-        self.stops: list[dict[str, Any]] = []
-
-    def __call__(self, request_iterator: Any) -> IngestSpansResponse:
-        self.streams += 1
-        answer = IngestSpansResponse()
-        result = answer.result
-        for index, request in enumerate(request_iterator):
-            batch = request.batch
-            self.batches.append(batch)
-            reason = 0
-            if batch.attempt_id in self.unknown:
-                reason = 11
-            elif any(span.name in self.bad for span in batch.spans):
-                reason = 1
-            if reason:
-                result.rejected_count += len(batch.spans)
-                if len(result.rejections) < 10:
-                    result.rejections.add(
-                        message_index=index, reason=reason, span_count=len(batch.spans)
-                    )
-                continue
-            for span in batch.spans:
-                key = (batch.rollout_id, batch.attempt_id, span.span_id)
-                result.duplicate_count += key in self.known
-                result.accepted_count += key not in self.known
-                self.known[key] = span
-        for stop in self.stops:
-            result.stops.add(**stop)
-        return answer
-
-    def names(self) -> list[str]:
-        return [span.name for span in self.known.values()]
-
-
-@pytest.fixture
-def sink(server: FakeServer) -> Sink:
-    sink = Sink()
-    server.on["IngestSpans"] = sink
-    return sink
-
-
-@pytest.fixture
-def make(server: FakeServer) -> Iterator[Callable[..., SpanExporter]]:
-    """Makes exporters to the fake server, which are shut down in the end."""
-    made: list[SpanExporter] = []
-
-    def make(**options: Any) -> SpanExporter:
-        options = {"rollout_id": "ro-1", "attempt_id": "at-1", "delay": 0.01, **options}
-        made.append(SpanExporter(server.address, **options))
-        return made[-1]
-
-    yield make
-    for exporter in made:
-        exporter.shutdown(100)
-
-
-def finished(*names: str, attributes: Any = None, **resource: str) -> list[ReadableSpan]:
-    tracer = TracerProvider(resource=Resource(resource)).get_tracer("scope", "1.0")
-    spans: list[ReadableSpan] = []
-    for name in names:
-        span = tracer.start_span(name, attributes=attributes)
-        span.end()
-        assert isinstance(span, ReadableSpan)
-        spans.append(span)
-    return spans
+from .sinks import Sink, finished
 
 
 def test_spans_arrive_with_resource_and_scope(make: Any, sink: Sink) -> None:
@@ -137,18 +57,6 @@ def test_sequence_ids_of_the_caller_are_kept(make: Any, sink: Sink) -> None:
     exporter.export(finished("b"))
     assert exporter.force_flush(5000)
     assert [n for batch in sink.batches for n in batch.sequence_ids] in ([7], [7, 0])
-
-
-def test_spans_of_no_attempt_are_dropped_and_counted(
-    make: Any, sink: Sink, caplog: pytest.LogCaptureFixture
-) -> None:
-    exporter = make(rollout_id="", attempt_id="")
-    exporter.export(finished("a", "b"))
-    assert exporter.force_flush(5000)
-    assert exporter.dropped_count == 2
-    assert len(caplog.records) == 1
-    assert "no rollout and attempt id" in caplog.text
-    assert not sink.batches
 
 
 def test_spans_of_an_attempt_keep_their_order(make: Any, sink: Sink) -> None:
@@ -218,40 +126,6 @@ def test_an_agent_is_not_held_up_by_a_silent_server(make: Any, server: FakeServe
     done.set()
 
 
-def test_beyond_the_buffer_spans_are_dropped_with_one_counted_warning(
-    make: Any, server: FakeServer, sink: Sink, caplog: pytest.LogCaptureFixture
-) -> None:
-    server.stop()
-    exporter = make(max_buffer_bytes=2000)
-    for number in range(100):
-        exporter.export(finished(str(number)))
-    dropped = exporter.dropped_count
-    assert 0 < dropped < 100
-    assert len([r for r in caplog.records if "buffer" in r.getMessage()]) == 1
-    assert exporter.sent_count("ro-1", "at-1") == 100
-    server.start()
-    assert exporter.force_flush(10_000)
-    # The oldest stay: they may be on their way already.
-    assert sink.names() == [str(number) for number in range(100 - dropped)]
-    exporter.export(finished("after"))
-    assert exporter.force_flush(5000)
-    assert "after" in sink.names()
-
-
-def test_a_span_over_the_limit_is_dropped_alone(
-    make: Any, sink: Sink, caplog: pytest.LogCaptureFixture
-) -> None:
-    exporter = make(max_span_bytes=1000)
-    exporter.export(finished("small", "also small"))
-    exporter.export(finished("large", attributes={"text": "x" * 1000}))
-    assert exporter.force_flush(5000)
-    assert sink.names() == ["small", "also small"]
-    assert exporter.dropped_count == 1
-    [record] = caplog.records
-    assert record.levelno == logging.ERROR
-    assert "'large'" in record.getMessage()
-
-
 def test_what_is_over_the_message_limit_is_split(make: Any, sink: Sink) -> None:
     exporter = make(delay=60.0)
     for number in range(40):
@@ -279,48 +153,6 @@ def test_a_span_that_has_no_encoding_takes_no_other_along(make: Any, sink: Sink)
     assert exporter.force_flush(5000)
     assert sink.names() == ["good", "fine"]
     assert exporter.dropped_count == 1
-
-
-def test_every_text_of_a_span_arrives_as_valid_utf8(
-    make: Any, sink: Sink, caplog: pytest.LogCaptureFixture
-) -> None:
-    half, mended = "half \ud800.", "half \ufffd."
-    tracer = TracerProvider(resource=Resource({"r": half})).get_tracer("scope " + half)
-    other = tracer.start_span("link")
-    span = tracer.start_span(half, links=[Link(other.get_span_context(), {half: half})])
-    span.set_attribute(half, half)
-    span.set_attribute("pair", "\ud834\udd1e")
-    span.set_attribute("list", [half, "\udfff"])
-    span.set_attribute("huge", 10**30)
-    span.set_attribute("endless", 10**5000)
-    span.add_event(half, {"e": half})
-    span.set_status(StatusCode.ERROR, half)
-    span.end()
-    exporter = make()
-    exporter.export([span])
-    assert exporter.force_flush(5000)
-    [batch] = sink.batches
-    [stored] = batch.spans
-    values = {pair.key: pair.value for pair in stored.attributes}
-    assert stored.name == stored.status.message == values[mended].string_value == mended
-    assert values["pair"].string_value == "\U0001d11e"
-    assert [v.string_value for v in values["list"].array_value.values] == [mended, "\ufffd"]
-    assert values["huge"].string_value == str(10**30)
-    assert int(values["endless"].string_value, 16) == 10**5000
-    [event], [link] = stored.events, stored.links
-    assert event.name == event.attributes[0].value.string_value == mended
-    assert (link.attributes[0].key, link.attributes[0].value.string_value) == (mended, mended)
-    assert batch.resource.attributes[0].value.string_value == mended
-    assert batch.scope.name == "scope " + mended
-    assert exporter.dropped_count == 0
-    assert not caplog.records
-
-
-def test_ids_of_an_exporter_are_valid_utf8() -> None:
-    with pytest.raises(
-        ValueError, match="attempt_id must be valid UTF-8: the character at index 2"
-    ):
-        SpanExporter("127.0.0.1:1", rollout_id="ro", attempt_id="at\ud800")
 
 
 def test_more_refusals_than_the_server_tells_of_are_sorted_out_too(make: Any, sink: Sink) -> None:
@@ -413,9 +245,10 @@ def test_shutdown_sends_what_is_left(make: Any, sink: Sink) -> None:
     exporter.export(finished("a"))
     exporter.shutdown()
     assert sink.names() == ["a"]
+    assert exporter.dropped_count == 0
     assert exporter.export(finished("b")) is SpanExportResult.FAILURE
     exporter.shutdown()
-    assert exporter.dropped_count == 0
+    assert exporter.dropped_count == 1
 
 
 def test_shutdown_without_a_server_ends_in_time_and_says_what_is_lost(

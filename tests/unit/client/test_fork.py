@@ -89,6 +89,73 @@ names = sorted(s.name for s in LightningStore(address).query_spans(attempt.rollo
 assert names == ["child", "first", "parent"], names
 """
 
+# An agent whose children end at once: by os._exit, as multiprocessing ends them, and by a signal.
+RUNNER = """
+import functools, multiprocessing
+
+def step(tracer, name):
+    tracer.start_span(name).end()
+
+def pooled(name):
+    step(held[0], name)
+
+held = []
+
+def agent(task, resources, tracer, context):
+    held.append(tracer)
+    forked = multiprocessing.get_context("fork")
+    assert wait([fork(functools.partial(step, tracer, "os.fork"))]) == [0]
+    child = forked.Process(target=step, args=(tracer, "process"))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    with forked.Pool(2) as pool:  # terminates its processes
+        pool.map(pooled, ["pool-1", "pool-2"])
+    emit_reward(1.0)
+
+store = LightningStore(address)
+rollout = store.enqueue_rollout(1)
+Runner(address, agent, max_rollouts=1).run()
+assert store.get_rollout(rollout.rollout_id).status == "succeeded"
+names = sorted(s.name for s in store.query_spans(rollout.rollout_id))
+assert names == ["agentlightning.annotation", "os.fork", "pool-1", "pool-2", "process"], names
+"""
+
+# Exporters made in a child that ends as soon as its work is done.
+MADE_THERE = """
+import multiprocessing
+from tests.unit.client.forked import export_and_end
+
+store = LightningStore(address)
+attempt = store.start_rollout(1).attempt
+for method in ("fork", "forkserver", "spawn"):
+    child = multiprocessing.get_context(method).Process(
+        target=export_and_end, args=(address, attempt.rollout_id, attempt.attempt_id, method)
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == 0, method
+names = sorted(s.name for s in store.query_spans(attempt.rollout_id))
+assert names == ["fork", "forkserver", "spawn"], names
+"""
+
+AWAY = """
+import logging
+logging.basicConfig(format="%(message)s")
+import lightningstore.client.exporter as module
+module.CHILD_WAIT = 200.0
+from opentelemetry.sdk.trace import TracerProvider
+exporter = SpanExporter("127.0.0.1:1", rollout_id="r", attempt_id="a")
+
+def child():
+    for _ in range(3):
+        span = TracerProvider(shutdown_on_exit=False).get_tracer("t").start_span("s")
+        span.end()
+        exporter.export([span])
+
+assert wait([fork(child)]) == [0]
+"""
+
 FRAME = """
 import faulthandler, os, sys, traceback
 faulthandler.enable()
@@ -115,14 +182,31 @@ def wait(pids):
     "script", [BLOCKING, ASYNCIO, EXPORTER], ids=["blocking", "asyncio", "exporter"]
 )
 def test_a_child_has_a_connection_of_its_own(shared: RealServer, script: str) -> None:
+    run(shared, script)
+
+
+def test_spans_of_children_that_end_at_once_are_stored(shared: RealServer) -> None:
+    run(shared, RUNNER)
+
+
+def test_an_exporter_is_flushed_at_the_end_of_a_child(shared: RealServer) -> None:
+    run(shared, MADE_THERE)
+
+
+def test_a_child_says_once_that_its_spans_are_not_stored(shared: RealServer) -> None:
+    assert run(shared, AWAY).count("the child of a fork, are not stored yet") == 1
+
+
+def run(server: RealServer, script: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FRAME + script, shared.address],
+        [sys.executable, "-W", "ignore", "-c", FRAME + script, server.address],
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def test_a_child_by_spawn_takes_a_pickled_client(shared: RealServer) -> None:

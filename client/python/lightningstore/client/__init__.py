@@ -22,6 +22,7 @@ from lightningstore.client._errors import (
     UnavailableError,
     UnimplementedError,
 )
+from lightningstore.client._ids import SystemIdGenerator
 from lightningstore.client._rewards import emit_reward, find_final_reward
 from lightningstore.client._sync import LightningStore
 from lightningstore.client._sync_streams import WaitStream, WatchStream
@@ -125,6 +126,7 @@ __all__ = [
     "Statistics",
     "Stop",
     "StopReason",
+    "SystemIdGenerator",
     "TemplateEngine",
     "Triplet",
     "TripletWarning",

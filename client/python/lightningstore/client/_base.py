@@ -22,6 +22,10 @@ LONGEST_DELAY = 2.0
 #: Deadline in seconds of calls for which nothing else is said, their retries included.
 DEFAULT_TIMEOUT = 30.0
 
+#: Not the generator of the process: an agent that seeds that would make all clients wait alike, and the
+#: client must not use up the agent's numbers.
+_DICE = random.SystemRandom()
+
 T = TypeVar("T")
 
 
@@ -87,7 +91,7 @@ class Retry:
         *,
         safe: bool = True,
         now: Callable[[], float] = time.monotonic,
-        dice: Callable[[], float] = random.random,
+        dice: Callable[[], float] = _DICE.random,
     ) -> None:
         """Take the seconds until the deadline (None: no limit) and whether a repeat is harmless."""
         self._timeout = timeout

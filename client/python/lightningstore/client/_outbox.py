@@ -47,23 +47,27 @@ class Item(NamedTuple):
 
 
 def encode(
-    spans: Sequence[ReadableSpan], rollout_id: str, attempt_id: str
+    spans: Sequence[ReadableSpan],
+    rollout_id: str,
+    attempt_id: str,
+    filed: Mapping[str, str] | None = None,
 ) -> Iterator[Item | None]:
     """Encode spans; None for one that belongs to no attempt.
 
-    Its ids are the span's own attributes, else those of its resource, else the ones given.
+    Its ids are the span's own attributes, else those that it was filed under when it began, else those of
+    its resource, else the ones given.
     """
     for of_resource in encode_spans(list(map(repaired, spans))).resource_spans:
-        ids = _ids(of_resource.resource.attributes)
+        ids = {**_ids(of_resource.resource.attributes), **(filed or {})}
         resource = of_resource.resource.SerializeToString()
         for of_scope in of_resource.scope_spans:
             scope = of_scope.scope.SerializeToString()
             for span in of_scope.spans:
                 own = _ids(span.attributes)
-                filed = {**ids, **own}
+                names = {**ids, **own}
                 origin = Origin(
-                    str(filed.get(ROLLOUT_ID, rollout_id)),
-                    str(filed.get(ATTEMPT_ID, attempt_id)),
+                    str(names.get(ROLLOUT_ID, rollout_id)),
+                    str(names.get(ATTEMPT_ID, attempt_id)),
                     resource,
                     of_resource.schema_url,
                     scope,

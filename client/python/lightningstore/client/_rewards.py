@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,6 +12,8 @@ from lightningstore.client._context import current
 from lightningstore.client._spans import Span
 from opentelemetry import trace
 from opentelemetry.proto.trace.v1 import trace_pb2
+
+logger = logging.getLogger(__name__)
 
 ANNOTATION = "agentlightning.annotation"
 REWARD = "agentlightning.reward"
@@ -30,7 +33,9 @@ def emit_reward(
     the reward, and the others come along. A single dimension needs none.
 
     `tracer`: the one that a runner gave; unset, that of the attempt that the calling code works on, and
-    outside of a runner the global provider's. The span hangs under the current span.
+    outside of a runner the global provider's. The span hangs under the current span. A tracer that records
+    nothing loses the reward, which is logged as a warning: in a process or thread that does not know the
+    attempt, for instance, and where no provider is set up.
 
     Raises TypeError for what is no number, ValueError for one that is not finite, and for several
     dimensions without a primary one.
@@ -45,7 +50,15 @@ def emit_reward(
         tracer = context.tracer if context is not None else None
     if tracer is None:
         tracer = trace.get_tracer("lightningstore.client")
-    tracer.start_span(ANNOTATION, attributes=attributes).end()
+    span = tracer.start_span(ANNOTATION, attributes=attributes)
+    if not span.is_recording():
+        logger.warning(
+            "the reward %s is lost: this code runs outside of an attempt (in a process or thread of its own, "
+            "perhaps), and OpenTelemetry's global tracer provider records nothing; give emit_reward the "
+            "tracer of the attempt, or set up a provider with a SpanExporter",
+            reward,
+        )
+    span.end()
 
 
 def _dimensions(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -20,6 +22,7 @@ from lightningstore.client._errors import (
     LightningStoreError,
     UnavailableError,
 )
+from lightningstore.client._losses import Losses
 from lightningstore.client._outbox import Item
 from lightningstore.client._sync import LightningStore
 from lightningstore.client._text import check
@@ -42,8 +45,16 @@ LONGEST_DELAY = 2.0
 MOST_DEFECTS = 5
 #: Attempts whose spans are counted; the oldest are forgotten.
 MOST_COUNTS = 10_000
-#: Seconds between two warnings of the same kind.
-QUIET = 10.0
+#: Milliseconds that a span in the child of a fork waits until it is stored.
+CHILD_WAIT = 5_000.0
+#: Milliseconds that the end of a process waits for spans.
+EXIT_WAIT = 4_000.0
+
+_NO_ATTEMPT = (
+    "no rollout and attempt id; those in a span's attributes may have fallen victim to its limit of "
+    "attributes, in a resource they cannot"
+)
+_OVER_LIMIT = "has lost attributes to the limit of its tracer provider: OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT raises it"
 
 _exporters: weakref.WeakSet[SpanExporter] = weakref.WeakSet()
 
@@ -53,8 +64,12 @@ class SpanExporter(sdk.SpanExporter):
 
     `export` encodes the spans and puts them into a buffer; a thread sends them over IngestSpans, keeps them
     until the server says that they are stored, and sends them again after a break: stored twice they count
-    once. So nothing is lost while a server restarts. Beyond `max_buffer_bytes` new spans are dropped,
-    counted in `dropped_count` and warned about.
+    once. So nothing is lost while a server restarts. Beyond `max_buffer_bytes` new spans are dropped.
+    Dropped spans are counted in `dropped_count` and logged: the first of a kind at once, then a summary a
+    minute.
+
+    In the child of a fork `export` waits until the spans are stored, for at most 5 seconds: such a child
+    may end at any moment, without running anything that could send them.
 
     Which attempt: the attributes `agentlightning.rollout_id` and `agentlightning.attempt_id` of the span,
     else those of its resource, else the ids given here. Use it with SimpleSpanProcessor: the buffer of a
@@ -108,13 +123,13 @@ class SpanExporter(sdk.SpanExporter):
         self._max_span_bytes = max_span_bytes
         self._delay = delay
         self._on_stop = on_stop
+        self._child_wait = 0.0
         self._reset()
         _exporters.add(self)
 
     def _reset(self) -> None:
         """Begin empty: at first, and in the child of a fork, whose parent sends what it had."""
         self._changed = threading.Condition()
-        self._drop_lock = threading.Lock()
         self._queue: deque[Item] = deque()
         self._bytes = 0  # in the queue and on their way
         self._added = 0
@@ -123,17 +138,27 @@ class SpanExporter(sdk.SpanExporter):
         self._stop_at: float | None = None
         self._thread: threading.Thread | None = None
         self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._warned: dict[str, float] = {}
-        #: Spans lost so far: beyond the buffer, too large, refused, or without an attempt.
-        self.dropped_count = 0
+        self._losses = Losses()
+
+    @property
+    def dropped_count(self) -> int:
+        """Spans lost so far: beyond the buffer, too large, refused, or without an attempt."""
+        return self._losses.dropped
 
     # --- the agent's side -----------------------------------------------------------------------
 
     def export(self, spans: Sequence[ReadableSpan]) -> sdk.SpanExportResult:
-        """Queue spans; never waits for the network. FAILURE only after `shutdown`."""
+        """Queue spans, without waiting but in the child of a fork. FAILURE only after `shutdown`."""
+        return self.file(spans, None)
+
+    def file(
+        self, spans: Sequence[ReadableSpan], ids: Mapping[str, str] | None
+    ) -> sdk.SpanExportResult:
+        """Queue spans, those without ids of their own under these."""
         if self._stop_at is not None:
+            self._losses.drop(len(spans), "shutdown", "the exporter is shut down")
             return sdk.SpanExportResult.FAILURE
-        items = self._encode(spans)
+        items = self._encode(spans, ids)
         with self._changed:
             for item in items:
                 attempt = (item.origin.rollout_id, item.origin.attempt_id)
@@ -151,15 +176,35 @@ class SpanExporter(sdk.SpanExporter):
                     target=self._run, name="lightningstore-exporter", daemon=True
                 )
                 self._thread.start()
+                _at_exit(self)
             self._changed.notify_all()
+        if self._child_wait and items:
+            self._wait_in_child()
         return sdk.SpanExportResult.SUCCESS
 
-    def _encode(self, spans: Sequence[ReadableSpan]) -> list[Item]:
+    def _wait_in_child(self) -> None:
+        if not self.force_flush(self._child_wait):
+            # Once: the agent must not be held up for each span while the server is away.
+            self._child_wait = 0.0
+            logger.warning(
+                "the spans of process %d, the child of a fork, are not stored yet: they are lost if it "
+                "ends before the server is back",
+                os.getpid(),
+            )
+
+    def send_in_background(self) -> None:
+        """Do not wait in `export`, not in the child of a fork either: its owner flushes."""
+        self._child_wait = 0.0
+
+    def _encode(self, spans: Sequence[ReadableSpan], ids: Mapping[str, str] | None) -> list[Item]:
         found: list[Item] = []
+        for span in spans:
+            if span.dropped_attributes:
+                self._losses.note(1, "attributes", "cut", f"{span.name!r} {_OVER_LIMIT}")
         try:
-            for item in _outbox.encode(spans, *self._ids):
+            for item in _outbox.encode(spans, *self._ids, ids):
                 if item is None:
-                    self._drop(1, "no attempt", "no rollout and attempt id")
+                    self._drop(1, "no attempt", _NO_ATTEMPT)
                 elif len(item.span) > self._max_span_bytes:
                     self._drop(
                         1,
@@ -172,7 +217,7 @@ class SpanExporter(sdk.SpanExporter):
                     found.append(item)
         except Exception:
             if len(spans) > 1:  # one spoils all: the others go without it
-                return [item for span in spans for item in self._encode([span])]
+                return [item for span in spans for item in self._encode([span], ids)]
             self._drop(len(spans) - len(found), "no OTLP", "cannot be encoded")
             logger.exception("spans could not be encoded")
         return found
@@ -211,15 +256,10 @@ class SpanExporter(sdk.SpanExporter):
             left = self._added - self._settled
         if left:
             self._drop(left, "shutdown", "not stored before the exporter was shut down")
+        self._losses.summarize(everything=True)
 
     def _drop(self, count: int, kind: str, why: str, level: int = logging.WARNING) -> None:
-        with self._drop_lock:
-            self.dropped_count += count
-            now = time.monotonic()
-            if now - self._warned.get(kind, -QUIET) < QUIET:
-                return
-            self._warned[kind] = now
-        logger.log(level, "dropped %d span(s): %s; %d so far", count, why, self.dropped_count)
+        self._losses.drop(count, kind, why, level)
 
     # --- the sending thread -----------------------------------------------------------------------
 
@@ -243,7 +283,10 @@ class SpanExporter(sdk.SpanExporter):
     def _take(self) -> list[Item] | None:
         """Wait for spans and return those of one stream; None at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._stop_at is not None)
+            while not self._changed.wait_for(
+                lambda: self._queue or self._stop_at is not None, self._losses.until_summary()
+            ):
+                self._losses.summarize()
             self._changed.wait_for(self._is_urgent, self._delay)
             if self._stop_at is not None and (not self._queue or self._is_late()):
                 return None
@@ -293,10 +336,13 @@ class SpanExporter(sdk.SpanExporter):
         told = 0
         for rejection in result.rejections:
             members = messages[rejection.message_index]
-            told += len(members)
-            if len(members) == 1 or _is_about_attempt(rejection):
+            # Fewer than all: single spans, such as those whose ids are taken; the others are stored.
+            some = 0 < rejection.span_count < len(members)
+            refused = rejection.span_count if some else len(members)
+            told += refused
+            if len(members) == 1 or some or _is_about_attempt(rejection):
                 self._drop(
-                    len(members),
+                    refused,
                     rejection.reason,
                     f"refused by the server: {rejection.message}",
                     logging.ERROR,
@@ -305,7 +351,16 @@ class SpanExporter(sdk.SpanExporter):
                 again.extend([item] for item in members)
         if told < result.rejected_count:
             # Only the first refusals are told. What follows them goes again; what is stored, is skipped.
-            again.extend(messages[result.rejections[-1].message_index + 1 :])
+            last = max((r.message_index for r in result.rejections), default=len(messages) - 1)
+            rest = messages[last + 1 :]
+            again.extend(rest)
+            if not rest:
+                self._drop(
+                    result.rejected_count - told,
+                    "no reason",
+                    "refused by the server without a reason",
+                    logging.ERROR,
+                )
         return again
 
     def _send(self, messages: list[list[Item]]) -> IngestResult | None:
@@ -368,9 +423,29 @@ def _is_about_attempt(rejection: Rejection) -> bool:
     return rejection.reason.endswith("_NOT_FOUND")
 
 
+def _at_exit(exporter: SpanExporter) -> None:
+    """Flush an exporter when this process ends, if nobody has shut it down by then.
+
+    A child of multiprocessing ends without the functions of atexit, but with its own finalizers.
+    """
+    known = weakref.ref(exporter)
+
+    def flush() -> None:
+        found = known()
+        if found is not None and found._stop_at is None and not found.force_flush(EXIT_WAIT):
+            logger.warning("the process ends before its spans are stored")
+
+    atexit.register(flush)
+    # Not imported for those who do not use it: it takes milliseconds.
+    process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, flush, exitpriority=10)
+
+
 def _after_fork() -> None:
     for exporter in list(_exporters):
         exporter._reset()
+        exporter._child_wait = CHILD_WAIT
 
 
 if hasattr(os, "register_at_fork"):

@@ -143,6 +143,7 @@ class Runner:
         Cancelling it cancels what runs. A runner runs once.
         """
         self._loop = asyncio.get_running_loop()
+        self._exporter.send_in_background()  # it is flushed before each report
         self._heartbeats.start()
         try:
             await self._claim_and_finish()
