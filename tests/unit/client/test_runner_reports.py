@@ -23,6 +23,7 @@ from lightningstore.client import (
 )
 from lightningstore.client._execution import Work
 from lightningstore.client._failures import MESSAGE_LENGTH
+from lightningstore.client._heartbeats import Heartbeats
 from lightningstore.v1 import (
     attempt_pb2,
     claim_pb2,
@@ -436,6 +437,38 @@ def test_a_heartbeat_that_fails_in_any_way_is_followed_by_others(
     for _ in range(3):
         assert beats.acquire(timeout=10)
     holding.go.set()
+
+
+def test_heartbeats_for_many_attempts_go_out_in_parts(server: FakeServer) -> None:
+    seen: list[int] = []
+
+    def beat(request: Any) -> Any:
+        seen.append(len(request.attempts))
+        return worker_pb2.HeartbeatResponse(stops=[{"attempt": request.attempts[0], "reason": 1}])
+
+    server.on["Heartbeat"] = beat
+    stops: list[Any] = []
+    with LightningStore(server.address) as store:
+        beats = Heartbeats(store, "w", period=9.0, on_stop=stops.append, stats=dict)
+        assert beats._beat([("ro-1", str(number)) for number in range(2500)], 9.0)
+    assert seen == [1000, 1000, 500]
+    assert [stop.attempt_id for stop in stops] == ["0", "1000", "2000"]
+
+
+def test_one_call_claims_no_more_than_it_may(server: FakeServer, start: Start) -> None:
+    asked = threading.Event()
+    limits: list[int] = []
+
+    def claim(request: Any) -> Any:
+        limits.append(request.limit)
+        asked.set()
+        return claim_pb2.DequeueRolloutsResponse()
+
+    Reports(server)
+    server.on["DequeueRollouts"] = claim
+    start(plain(), address=server.address, concurrency=20_000)
+    assert asked.wait(10)
+    assert limits[0] == 1000
 
 
 def test_a_worker_id_is_valid_utf8() -> None:

@@ -132,3 +132,26 @@ async def test_triplets_show_their_message_and_survive_pickling() -> None:
     copied = pickle.loads(pickle.dumps(attempt))
     assert copied == attempt
     assert copied.rollout_id == "r"
+
+
+async def test_triplets_of_many_rollouts_are_asked_for_in_parts(
+    twin: Twin, server: FakeServer
+) -> None:
+    def handle(request: Any) -> Any:
+        first = request.rollout_ids[0]
+        attempt = {"rollout_id": first, "attempt_id": "at-1"}
+        yield triplet_pb2.ListTripletsResponse(attempts=[{"attempt": attempt, "complete": True}])
+
+    server.on["ListTriplets"] = handle
+    ids = [str(number) for number in range(20_001)]
+    found = await twin.call(
+        "list_triplets", ids, final_rewards={"0": 1.0, "10000": 2.0, "20000": 3.0}
+    )
+    assert [attempt.rollout_id for attempt in found] == ["0", "10000", "20000"]
+    requests = server.requests("ListTriplets")
+    assert [len(request.rollout_ids) for request in requests] == [10_000, 10_000, 1]
+    assert [dict(request.final_rewards) for request in requests] == [
+        {"0": 1.0},
+        {"10000": 2.0},
+        {"20000": 3.0},
+    ]

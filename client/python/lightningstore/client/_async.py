@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from lightningstore.client import _async_streams as streams
 from lightningstore.client._async_datasets import AsyncDatasetCalls
 from lightningstore.client._async_streams import AsyncWaitStream, AsyncWatchStream
 from lightningstore.client._base import DEFAULT_TIMEOUT, Call, Retry, repeats_are_harmless
-from lightningstore.client._calls_traces import ingest_messages, ingest_result
+from lightningstore.client._calls_traces import ingest_messages, ingest_result, triplet_parts
 from lightningstore.client._endpoint import FilePath, endpoint
 from lightningstore.client._errors import LightningStoreError
 from lightningstore.client._grpc_async import AsyncGrpcTransport
@@ -198,8 +199,12 @@ class AsyncLightningStore(AsyncDatasetCalls):
     def _query(self, request: QuerySpansRequest) -> AsyncIterator[Span]:
         return streams.query(self._transport, QueryState(request), self._timeout)
 
-    def _triplets(self, request: ListTripletsRequest) -> AsyncIterator[AttemptTriplets]:
-        return streams.query(self._transport, TripletState(request), self._timeout)
+    async def _triplets(self, request: ListTripletsRequest) -> AsyncIterator[AttemptTriplets]:
+        for part in triplet_parts(request):
+            state = TripletState(part)
+            async with aclosing(streams.query(self._transport, state, self._timeout)) as found:
+                async for attempt in found:
+                    yield attempt
 
 
 async def _requests(

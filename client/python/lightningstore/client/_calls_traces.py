@@ -20,6 +20,8 @@ from lightningstore.client.values import (
 )
 from lightningstore.v1 import resources_pb2, span_pb2, statistics_pb2, triplet_pb2
 
+#: Rollouts of one ListTriplets, by the server's default limit.
+TRIPLET_ROLLOUTS = 10_000
 TRIPLET_SOURCE = triplet_pb2.TripletSource.DESCRIPTOR
 REWARD_POLICY = triplet_pb2.RewardPolicy.DESCRIPTOR
 
@@ -111,6 +113,29 @@ def list_triplets(
         final_rewards=final_rewards or {},
         **options,
     )
+
+
+def triplet_parts(
+    request: triplet_pb2.ListTripletsRequest,
+) -> list[triplet_pb2.ListTripletsRequest]:
+    """Return requests that ask together for the same, each for as many rollouts as one call takes."""
+    ids = list(dict.fromkeys(request.rollout_ids))
+    if len(ids) <= TRIPLET_ROLLOUTS:
+        return [request]
+    common, rewards = triplet_pb2.ListTripletsRequest(), dict(request.final_rewards)
+    common.CopyFrom(request)
+    common.ClearField("rollout_ids")
+    common.ClearField("final_rewards")
+    parts = []
+    for first in range(0, len(ids), TRIPLET_ROLLOUTS):
+        part = triplet_pb2.ListTripletsRequest()
+        part.CopyFrom(common)
+        part.rollout_ids.extend(ids[first : first + TRIPLET_ROLLOUTS])
+        for rollout_id in part.rollout_ids:
+            if rollout_id in rewards:
+                part.final_rewards[rollout_id] = rewards[rollout_id]
+        parts.append(part)
+    return parts
 
 
 def _resources(answer: Any) -> Resources:

@@ -21,6 +21,8 @@ from lightningstore.client.values import Rollout
 
 logger = logging.getLogger(__name__)
 
+#: Rollouts that one call claims, at most.
+MOST_CLAIMS = 1_000
 #: Seconds beyond the wait after which a long poll is given up, and asked again.
 MARGIN = 10.0
 #: Seconds in which a poll that was broken off at a stop is asked what it had claimed.
@@ -67,6 +69,7 @@ class Claims:
         task's too, `rescue` tells what may have been claimed all the same.
         """
         self._loop = asyncio.get_running_loop()
+        limit = min(limit, MOST_CLAIMS)
         call = calls.dequeue_rollouts(limit, self._modes, self._worker_id, self._wait, None)
         delay = FIRST_DELAY
         while not self._stopped:

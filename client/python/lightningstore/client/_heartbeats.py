@@ -14,6 +14,8 @@ from lightningstore.client.values import Rollout, Stop
 
 logger = logging.getLogger(__name__)
 
+#: Attempts in one call. The server's limit is 10,000 by default, and may be set lower.
+ATTEMPTS_PER_CALL = 1_000
 #: Beats within an unresponsive timeout: one or two may get lost.
 BEATS_PER_TIMEOUT = 3
 SHORTEST_PERIOD = 0.05
@@ -101,7 +103,11 @@ class Heartbeats:
         """
         try:
             store = self._store.with_timeout(max(interval, RETRY_PERIOD))
-            reply = store.heartbeat(self._worker_id, stats=self._stats(), attempts=attempts)
+            stats = self._stats()
+            stops: list[Stop] = []
+            for first in range(0, max(len(attempts), 1), ATTEMPTS_PER_CALL):
+                part = attempts[first : first + ATTEMPTS_PER_CALL]
+                stops += store.heartbeat(self._worker_id, stats=stats, attempts=part).stops
         except Exception as error:
             if not self._failing and not self._ended:
                 expected = isinstance(error, LightningStoreError)
@@ -115,7 +121,7 @@ class Heartbeats:
         if self._failing:
             logger.warning("heartbeats get through again")
             self._failing = False
-        for stop in reply.stops:
+        for stop in stops:
             try:
                 self._on_stop(stop)
             except Exception:

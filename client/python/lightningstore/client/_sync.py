@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from lightningstore.client import _sync_streams as streams
 from lightningstore.client._base import DEFAULT_TIMEOUT, Call, Retry, repeats_are_harmless
-from lightningstore.client._calls_traces import ingest_messages, ingest_result
+from lightningstore.client._calls_traces import ingest_messages, ingest_result, triplet_parts
 from lightningstore.client._endpoint import FilePath, endpoint
 from lightningstore.client._errors import LightningStoreError
 from lightningstore.client._grpc_sync import GrpcTransport
@@ -194,4 +194,5 @@ class LightningStore(DatasetCalls):
         return streams.query(self._transport, QueryState(request), self._timeout)
 
     def _triplets(self, request: ListTripletsRequest) -> Iterator[AttemptTriplets]:
-        return streams.query(self._transport, TripletState(request), self._timeout)
+        for part in triplet_parts(request):
+            yield from streams.query(self._transport, TripletState(part), self._timeout)
