@@ -1,8 +1,5 @@
 //! Rewards in spans: writing them, and finding the last one.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use opentelemetry::KeyValue;
 use opentelemetry::trace::{Span as _, Tracer};
 use opentelemetry_proto::tonic::common::v1::AnyValue;
@@ -16,12 +13,8 @@ pub(crate) const ANNOTATION: &str = "agentlightning.annotation";
 const REWARD: &str = "agentlightning.reward";
 const OUTPUTS: [&str; 2] = ["agentops.task.output", "agentops.entity.output"];
 
-/// Between two warnings of rewards that are lost.
-const QUIET: Duration = Duration::from_secs(60);
-
 /// Writes down what an attempt was worth, as a span of the tracer, under OpenTelemetry's current span. Fails for a
-/// number that is not finite. A tracer that records nothing, as the global one without an SDK, loses the reward: a
-/// warning says so, once a minute at most.
+/// number that is not finite, and for a tracer that records nothing, as the global one without an SDK.
 pub fn emit_reward(tracer: &impl Tracer, value: f64) -> Result<(), Error> {
     emit_rewards(tracer, &[("primary", value)], None)
 }
@@ -51,20 +44,14 @@ pub fn emit_rewards(
         attributes.push(KeyValue::new(format!("{REWARD}.{index}.value"), value));
     }
     let mut span = tracer.span_builder(ANNOTATION).with_attributes(attributes).start(tracer);
-    if !span.is_recording() {
-        warn_of_loss(Instant::now());
-    }
+    let is_recorded = span.is_recording() && span.span_context().is_sampled();
     span.end();
-    Ok(())
-}
-
-fn warn_of_loss(now: Instant) {
-    static WARNED: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
-    if warned.is_none_or(|warned| now - warned >= QUIET) {
-        *warned = Some(now);
-        drop(warned);
-        tracing::warn!("a reward is lost: its tracer records no spans; use the tracer of the task");
+    if is_recorded {
+        Ok(())
+    } else {
+        Err(Error::argument(
+            "the reward is lost, since the tracer records no spans: give the tracer of the task",
+        ))
     }
 }
 

@@ -122,9 +122,15 @@ impl Shared {
         for rejection in &result.rejections {
             last = usize::try_from(rejection.message_index).unwrap_or(usize::MAX);
             let Some(message) = messages.get(last) else { continue };
-            told += message.spans.len() as i64;
-            if message.spans.len() == 1 || is_about_attempt(rejection.reason()) {
-                self.drop_spans(message.spans.len(), "refused", &rejection.message);
+            let all = message.spans.len();
+            // Fewer than all: single spans, as those whose ids are taken. The others are stored.
+            let refused = match usize::try_from(rejection.span_count) {
+                Ok(count @ 1..) => count.min(all),
+                _ => all,
+            };
+            told += refused as i64;
+            if all == 1 || refused < all || is_about_attempt(rejection.reason()) {
+                self.drop_spans(refused, "refused", &rejection.message);
             } else {
                 again.extend(split(message));
             }

@@ -27,8 +27,8 @@ use crate::failure::Failure;
 use crate::ids::SystemIds;
 use crate::outbox::{ATTEMPT_ID, AttemptKey, ROLLOUT_ID};
 use crate::proto::{
-    self, Attempt, AttemptStatus, GetAttemptRequest, GetResourcesRequest, Resources, Rollout, StopReason,
-    Unary, UpdateAttemptRequest, UpdateAttemptResponse,
+    self, Attempt, AttemptStatus, GetAttemptRequest, GetResourcesRequest, GetRolloutRequest, Resources,
+    Rollout, StopReason, Unary, UpdateAttemptRequest, UpdateAttemptResponse,
 };
 use crate::reward::emit_reward;
 use crate::task::Task;
@@ -64,13 +64,14 @@ impl Work {
     }
 
     async fn outcome(&self, execution: &Arc<Execution>, filing: &Filing) -> Result<(), Failure> {
-        let resources = self.resources(&execution.rollout).await?;
+        let rollout = self.whole(&execution.rollout).await?;
+        let resources = self.resources(&rollout).await?;
         still_wanted(execution)?;
         let provider = filing.provider(&execution.key);
         let tracer: SdkTracer = provider.tracer(SCOPE);
         let task = Task {
             input: (),
-            rollout: execution.rollout.clone(),
+            rollout,
             resources,
             tracer: tracer.clone(),
             cancellation: execution.cancellation.clone(),
@@ -83,6 +84,21 @@ impl Work {
             emit_reward(&tracer, reward)?;
         }
         Ok(())
+    }
+
+    /// Returns the claim with its payloads, which the answer of a repeated call may leave out.
+    async fn whole(&self, claimed: &Rollout) -> Result<Rollout, Error> {
+        if !claimed.payloads_omitted {
+            return Ok(claimed.clone());
+        }
+        let request = GetRolloutRequest { rollout_id: claimed.rollout_id.clone() };
+        let whole = self.patiently(request).await?.rollout.unwrap_or_default();
+        Ok(Rollout {
+            input_json: whole.input_json,
+            metadata_json: whole.metadata_json,
+            payloads_omitted: false,
+            ..claimed.clone()
+        })
     }
 
     /// Returns what the attempt works with, out of those kept if they are the claim's version.

@@ -218,6 +218,23 @@ async fn ids_beyond_the_limit_of_attributes_are_missed_aloud() {
 }
 
 #[tokio::test]
+async fn spans_of_a_batch_that_are_refused_are_counted_and_the_others_not_sent_again() {
+    let (asked, mut streams) = unbounded_channel();
+    let ingest = move |batches: Vec<SpanBatch>| {
+        asked.send(batches.len()).unwrap();
+        let rejections = vec![BatchRejection { span_count: 2, ..Default::default() }];
+        Ok(IngestResult { accepted_count: 1, rejected_count: 2, rejections, ..Default::default() })
+    };
+    let world = serve(|_| Script { ingest: Some(Box::new(ingest)), ..Default::default() });
+    let exporter = exporter_of(&world);
+    make_spans(&exporter, &["a", "b", "c"]);
+    soon(exporter.flush()).await;
+    assert_eq!(exporter.dropped(), 2);
+    next(&mut streams).await;
+    streams.try_recv().unwrap_err();
+}
+
+#[tokio::test]
 async fn refusals_without_a_reason_are_counted() {
     let ingest = |_| Ok(IngestResult { rejected_count: 2, ..Default::default() });
     let world = serve(|_| Script { ingest: Some(Box::new(ingest)), ..Default::default() });

@@ -262,6 +262,23 @@ async fn a_report_that_is_refused_is_repeated_as_a_plain_failure() {
 }
 
 #[tokio::test]
+async fn a_claim_without_its_input_is_filled() {
+    let tries = AtomicU32::new(0);
+    let rollout = move |request: GetRolloutRequest| match tries.fetch_add(1, Ordering::Relaxed) {
+        0 => Err(away()),
+        _ => Ok(GetRolloutResponse { rollout: Some(claim_of(&request.rollout_id, "7")) }),
+    };
+    let mut world = serve(|_| Script { rollout: Some(Box::new(rollout)), ..Default::default() });
+    let agent = |task: Task<i32>| async move {
+        assert_eq!((task.input, task.attempt_id()), (7, "at-1"));
+        Ok(None)
+    };
+    start(Runner::new(&world.client, agent).max_rollouts(1));
+    world.queue.send(Rollout { payloads_omitted: true, ..claim_of("ro-1", "") }).unwrap();
+    assert_eq!(world.outcome().await.status(), AttemptStatus::Succeeded);
+}
+
+#[tokio::test]
 async fn an_input_that_does_not_fit_is_not_retried() {
     let mut world = serve(|_| Script::default());
     start(Runner::new(&world.client, |_: Task<i32>| async { Ok(None) }).max_rollouts(1));

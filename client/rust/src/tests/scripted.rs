@@ -34,6 +34,7 @@ pub(crate) struct Script {
     pub(crate) ingest: Handler<Vec<SpanBatch>, IngestResult>,
     pub(crate) update: Handler<UpdateAttemptRequest, ()>,
     pub(crate) enqueue: Handler<EnqueueRolloutsRequest, EnqueueRolloutsResponse>,
+    pub(crate) rollout: Handler<GetRolloutRequest, GetRolloutResponse>,
     pub(crate) wait: Handler<WaitForRolloutsRequest, Messages<WaitForRolloutsResponse>>,
     pub(crate) watch: Handler<WatchRolloutsRequest, Messages<WatchRolloutsResponse>>,
     pub(crate) query: Handler<QuerySpansRequest, Messages<QuerySpansResponse>>,
@@ -188,6 +189,13 @@ impl LightningStoreService for Scripted {
             let _ = metadata.send(request.metadata().clone());
         }
         say(&self.script.heartbeat, request.into_inner())
+    }
+
+    async fn get_rollout(
+        &self,
+        request: Request<GetRolloutRequest>,
+    ) -> Result<Response<GetRolloutResponse>, Status> {
+        say(&self.script.rollout, request.into_inner())
     }
 
     async fn get_attempt(

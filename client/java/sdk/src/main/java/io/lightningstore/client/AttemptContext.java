@@ -6,7 +6,7 @@ import io.lightningstore.v1.Rollout;
 
 /** What an agent knows of the attempt that it works on. */
 public final class AttemptContext {
-  private final Rollout rollout;
+  private volatile Rollout rollout;
   private final String workerId;
   private final Cancellation cancellation = new Cancellation();
 
@@ -48,6 +48,16 @@ public final class AttemptContext {
   /** Returns what tells that the attempt is to stop. */
   public Cancellation cancellation() {
     return cancellation;
+  }
+
+  /** Takes the payloads out of the whole rollout; the attempt stays the one that was claimed. */
+  void addPayloads(Rollout whole) {
+    rollout =
+        rollout.toBuilder()
+            .setInputJson(whole.getInputJson())
+            .setMetadataJson(whole.getMetadataJson())
+            .clearPayloadsOmitted()
+            .build();
   }
 
   AttemptRef ref() {

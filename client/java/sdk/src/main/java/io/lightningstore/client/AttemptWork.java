@@ -7,6 +7,7 @@ import io.lightningstore.v1.AttemptStatus;
 import io.lightningstore.v1.Failure;
 import io.lightningstore.v1.GetAttemptRequest;
 import io.lightningstore.v1.GetResourcesRequest;
+import io.lightningstore.v1.GetRolloutRequest;
 import io.lightningstore.v1.Resources;
 import io.lightningstore.v1.StopReason;
 import io.lightningstore.v1.UpdateAttemptRequest;
@@ -76,6 +77,7 @@ final class AttemptWork<I> {
     Outcome outcome;
     try {
       tracing = new AttemptTracing(context, exporter);
+      fetchPayloads(context);
       outcome = run(execution, resources(context), tracing.tracer());
     } catch (Throwable error) {
       outcome = failed(context, error);
@@ -87,6 +89,16 @@ final class AttemptWork<I> {
   /** Reports a claim that cannot be worked on as failed. */
   void fail(Execution execution, Throwable why) throws InterruptedException {
     report(execution.context(), failed(execution.context(), why), 0);
+  }
+
+  /** Fetches the input of a claim that came without it, as the answer of a repeated call may. */
+  private void fetchPayloads(AttemptContext context) throws InterruptedException {
+    if (context.rollout().getPayloadsOmitted()) {
+      GetRolloutRequest request =
+          GetRolloutRequest.newBuilder().setRolloutId(context.rolloutId()).build();
+      context.addPayloads(
+          patiently(() -> store.call(TRY, stub -> stub.getRollout(request))).getRollout());
+    }
   }
 
   private AttemptResources resources(AttemptContext context) throws InterruptedException {

@@ -11,10 +11,6 @@ import java.util.Collection;
 import java.util.List;
 import java.util.Map;
 import java.util.OptionalDouble;
-import java.util.concurrent.TimeUnit;
-import java.util.concurrent.atomic.AtomicLong;
-import java.util.logging.Level;
-import java.util.logging.Logger;
 
 /** Rewards: what an attempt was worth, written down as spans. */
 public final class Rewards {
@@ -24,13 +20,6 @@ public final class Rewards {
   /** Where the tracer of the attempt is found that the running code works on. */
   static final ContextKey<Tracer> TRACER = ContextKey.named("lightningstore-tracer");
 
-  private static final Logger logger = Logger.getLogger(Rewards.class.getName());
-
-  /** Between two warnings of rewards that are lost. */
-  private static final long QUIET_NANOS = TimeUnit.MINUTES.toNanos(1);
-
-  private static final AtomicLong warnedAt = new AtomicLong(System.nanoTime() - QUIET_NANOS);
-
   private static final String PRIMARY = "primary";
   private static final String SCOPE = "io.lightningstore.client";
 
@@ -39,9 +28,9 @@ public final class Rewards {
   /**
    * Writes a reward down with the current tracer: that of the Runner's agent, in its thread and
    * where its OpenTelemetry context was taken to, else the global one. The span hangs under the
-   * current one. Where the global one records nothing, as without an SDK, the reward is lost, and a
-   * warning is logged, once a minute at most.
+   * current one.
    *
+   * @throws IllegalStateException if that tracer records nothing, as the global one without an SDK
    * @throws IllegalArgumentException for a number that is not finite
    */
   public static void emitReward(double value) {
@@ -97,20 +86,12 @@ public final class Rewards {
       builder.setAttribute(REWARD + "." + i + ".value", value);
     }
     Span span = builder.startSpan();
-    if (!span.isRecording()) {
-      warnOfLoss();
-    }
+    boolean isRecorded = span.isRecording() && span.getSpanContext().isSampled();
     span.end();
-  }
-
-  private static void warnOfLoss() {
-    long before = warnedAt.get();
-    long now = System.nanoTime();
-    if (now - before >= QUIET_NANOS && warnedAt.compareAndSet(before, now)) {
-      logger.log(
-          Level.WARNING,
-          "a reward is lost: it is emitted outside of a runner's agent, and the global"
-              + " OpenTelemetry records no spans; see the README on threads of an agent's own");
+    if (!isRecorded) {
+      throw new IllegalStateException(
+          "the reward is lost, since the tracer records no spans: emit it in a runner's agent, in a"
+              + " thread that has the agent's OpenTelemetry context");
     }
   }
 

@@ -79,7 +79,8 @@ final class SpanSender {
       try {
         result = send(messages);
       } catch (LightningStoreException error) {
-        messages.forEach(members -> refuse(members, error.reason(), error.getMessage()));
+        messages.forEach(
+            members -> refuse(members, members.size(), error.reason(), error.getMessage()));
         return true;
       }
       if (result == null) {
@@ -99,10 +100,13 @@ final class SpanSender {
     for (BatchRejection rejection : result.getRejectionsList()) {
       last = Math.toIntExact(rejection.getMessageIndex());
       List<Item> members = messages.get(last);
-      told += members.size();
-      // An unknown attempt is what all of them have in common.
-      if (members.size() == 1 || rejection.getReason().name().endsWith("_NOT_FOUND")) {
-        refuse(members, rejection.getReason().name(), rejection.getMessage());
+      boolean isPartial = rejection.getSpanCount() > 0 && rejection.getSpanCount() < members.size();
+      long refused = isPartial ? rejection.getSpanCount() : members.size();
+      told += refused;
+      // An unknown attempt is what all of them have in common. Where only some are refused, for ids
+      // that are taken, the others are stored.
+      if (members.size() == 1 || isPartial || rejection.getReason().name().endsWith("_NOT_FOUND")) {
+        refuse(members, refused, rejection.getReason().name(), rejection.getMessage());
       } else {
         members.forEach(item -> again.add(List.of(item)));
       }
@@ -117,9 +121,12 @@ final class SpanSender {
     return again;
   }
 
-  private void refuse(List<Item> items, String kind, String why) {
+  /**
+   * Counts spans of a message as lost. The server does not say which, so no export of it is whole.
+   */
+  private void refuse(List<Item> items, long count, String kind, String why) {
     items.forEach(item -> item.ticket().lose());
-    drops.add(items.size(), kind, "refused by the server: " + why);
+    drops.add(count, kind, "refused by the server: " + why);
   }
 
   /** Sends messages over one stream until it is answered; null if a shutdown ended the tries. */

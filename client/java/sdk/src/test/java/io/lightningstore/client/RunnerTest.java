@@ -413,13 +413,34 @@ class RunnerTest {
   }
 
   @Test
-  void rewardsThatNobodyRecordsAreMissedAloud() {
-    try (Warnings warnings = new Warnings(Rewards.class)) {
-      Rewards.emitReward(2.5);
-      assertEquals(1, warnings.with("a reward is lost").size());
-      Rewards.emitReward(2.5);
-      assertEquals(1, warnings.with("a reward is lost").size(), "once a minute");
-    }
+  void rewardsThatNobodyRecordsAreErrors() {
+    IllegalStateException error =
+        assertThrows(IllegalStateException.class, () -> Rewards.emitReward(2.5));
+    assertTrue(error.getMessage().startsWith("the reward is lost"), error.getMessage());
+  }
+
+  @Test
+  void claimWithoutItsInputIsFilled() throws Exception {
+    AtomicInteger tries = new AtomicInteger();
+    server.onGetRollout =
+        request -> {
+          if (tries.incrementAndGet() <= MANY) {
+            throw away();
+          }
+          return claimOf(request.getRolloutId(), "7");
+        };
+    BlockingQueue<JsonElement> inputs = new LinkedBlockingQueue<>();
+    builder(
+            (input, resources, tracer, context) -> {
+              inputs.add(input);
+              return null;
+            })
+        .maxRollouts(1)
+        .build()
+        .start();
+    server.queue.add(claimOf("ro-1", "").toBuilder().setPayloadsOmitted(true).build());
+    assertEquals(7, next(inputs, "an input").getAsInt());
+    assertEquals(SUCCEEDED, outcome().getAttempt().getStatus());
   }
 
   @Test

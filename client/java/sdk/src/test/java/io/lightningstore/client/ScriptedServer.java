@@ -18,6 +18,8 @@ import io.lightningstore.v1.EnqueueRolloutsRequest;
 import io.lightningstore.v1.EnqueueRolloutsResponse;
 import io.lightningstore.v1.GetAttemptRequest;
 import io.lightningstore.v1.GetAttemptResponse;
+import io.lightningstore.v1.GetRolloutRequest;
+import io.lightningstore.v1.GetRolloutResponse;
 import io.lightningstore.v1.HeartbeatRequest;
 import io.lightningstore.v1.HeartbeatResponse;
 import io.lightningstore.v1.IngestResult;
@@ -62,6 +64,7 @@ final class ScriptedServer extends LightningStoreServiceImplBase implements Auto
   volatile Function<List<SpanBatch>, IngestResult> onIngest = this::keep;
   volatile Consumer<UpdateAttemptRequest> onUpdate = request -> {};
   volatile Function<EnqueueRolloutsRequest, EnqueueRolloutsResponse> onEnqueue;
+  volatile Function<GetRolloutRequest, Rollout> onGetRollout;
   volatile BiConsumer<WaitForRolloutsRequest, StreamObserver<WaitForRolloutsResponse>> onWait;
   volatile BiConsumer<QuerySpansRequest, StreamObserver<QuerySpansResponse>> onQuery;
   volatile BiConsumer<ListTripletsRequest, StreamObserver<ListTripletsResponse>> onTriplets;
@@ -189,6 +192,12 @@ final class ScriptedServer extends LightningStoreServiceImplBase implements Auto
   @Override
   public void heartbeat(HeartbeatRequest request, StreamObserver<HeartbeatResponse> to) {
     answer(to, () -> onHeartbeat.apply(request));
+  }
+
+  @Override
+  public void getRollout(GetRolloutRequest request, StreamObserver<GetRolloutResponse> to) {
+    answer(
+        to, () -> GetRolloutResponse.newBuilder().setRollout(onGetRollout.apply(request)).build());
   }
 
   @Override

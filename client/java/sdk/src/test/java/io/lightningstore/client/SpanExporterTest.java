@@ -243,6 +243,31 @@ class SpanExporterTest {
   }
 
   @Test
+  void spansOfABatchThatAreRefusedAreCountedAndTheOthersNotSentAgain() {
+    AtomicInteger streams = new AtomicInteger();
+    server.onIngest =
+        batches -> {
+          streams.incrementAndGet();
+          return IngestResult.newBuilder()
+              .setAcceptedCount(1)
+              .setRejectedCount(2)
+              .addRejections(BatchRejection.newBuilder().setSpanCount(2))
+              .build();
+        };
+    try (SdkTracerProvider provider =
+        SdkTracerProvider.builder()
+            .addSpanProcessor(BatchSpanProcessor.builder(exporter).build())
+            .build()) {
+      for (String name : List.of("a", "b", "c")) {
+        provider.get("test").spanBuilder(name).startSpan().end();
+      }
+      provider.forceFlush().join(Events.PATIENCE_SECONDS, TimeUnit.SECONDS);
+      assertEquals(2, exporter.droppedCount());
+      assertEquals(1, streams.get());
+    }
+  }
+
+  @Test
   void refusalsWithoutAReasonAreCounted() {
     server.onIngest = batches -> IngestResult.newBuilder().setRejectedCount(2).build();
     makeSpans(exporter, "a", "b");
