@@ -11,6 +11,8 @@ use crate::error::Error;
 use crate::proto::{DequeueRolloutsRequest, Rollout, Unary};
 use crate::values::to_proto;
 
+/// Rollouts that one call claims at most.
+const MOST_CLAIMS: i32 = 1_000;
 /// How long the server holds a claim back for a rollout to come.
 const POLL_WAIT: Duration = Duration::from_secs(20);
 /// After which a long poll is given up, and asked again.
@@ -38,7 +40,7 @@ impl Claims {
         limit: usize,
     ) -> Result<Vec<Rollout>, Error> {
         let mut request = DequeueRolloutsRequest {
-            limit: i32::try_from(limit).unwrap_or(i32::MAX),
+            limit: i32::try_from(limit).unwrap_or(i32::MAX).min(MOST_CLAIMS),
             modes: self.modes.clone(),
             worker_id: self.worker_id.clone(),
             wait: Some(to_proto(POLL_WAIT)),

@@ -16,6 +16,8 @@ use crate::proto::{AttemptRef, HeartbeatRequest, Rollout};
 
 /// Beats within an unresponsive timeout: one or two may get lost.
 const BEATS_PER_TIMEOUT: u32 = 3;
+/// Attempts in one call: a server may limit them to 10,000, or to less.
+const ATTEMPTS_PER_CALL: usize = 1_000;
 const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
 /// Between two tries at a server that does not answer.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
@@ -89,12 +91,19 @@ impl Heartbeats {
     }
 
     async fn beat(&self, timeout: Duration) -> Result<(), Error> {
-        let attempts = self.attempts().keys().cloned().map(to_ref).collect();
+        let mut attempts: Vec<_> = self.attempts().keys().cloned().map(to_ref).collect();
         let stats_json = serde_json::to_vec(&(self.stats)())?;
-        let request = HeartbeatRequest { worker_id: self.worker_id.clone(), stats_json, attempts };
-        let answer = self.client.once(request, Some(timeout)).await?;
-        answer.stops.iter().for_each(|stop| self.running.stop(stop));
-        Ok(())
+        loop {
+            let rest = attempts.split_off(attempts.len().min(ATTEMPTS_PER_CALL));
+            let (worker_id, stats_json) = (self.worker_id.clone(), stats_json.clone());
+            let request = HeartbeatRequest { worker_id, stats_json, attempts };
+            let answer = self.client.once(request, Some(timeout)).await?;
+            answer.stops.iter().for_each(|stop| self.running.stop(stop));
+            if rest.is_empty() {
+                return Ok(());
+            }
+            attempts = rest;
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use super::scripted::{Script, away, claim_of, serve};
 use super::{PATIENCE, next, soon};
 use crate::error::Error;
 use crate::failure::Failure;
+use crate::heartbeats::Heartbeats;
+use crate::outbox::AttemptKey;
 use crate::proto::*;
 use crate::runner::Runner;
 use crate::task::Task;
@@ -232,6 +234,49 @@ async fn a_dropped_runner_aborts_its_functions_and_falls_silent() {
         assert!(late < 3, "heartbeats go on");
     }
     assert!(world.updates.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn heartbeats_of_many_attempts_are_split() {
+    let (beaten, mut beats) = unbounded_channel();
+    let heartbeat = move |request: HeartbeatRequest| {
+        beaten.send(request.attempts.len()).unwrap();
+        Ok(HeartbeatResponse::default())
+    };
+    let world = serve(|_| Script { heartbeat: Some(Box::new(heartbeat)), ..Default::default() });
+    let beating = Heartbeats {
+        client: world.client.clone(),
+        worker_id: "w".into(),
+        period: Duration::from_secs(3600),
+        running: Default::default(),
+        stats: Box::new(|| serde_json::json!({})),
+        changed: Default::default(),
+        attempts: Default::default(),
+    };
+    for number in 0..2_500 {
+        let rollout = claim_of(&format!("ro-{number}"), "1");
+        beating.add(AttemptKey::new(&rollout.rollout_id, "at-1"), &rollout);
+    }
+    let beaten = tokio::spawn(async move { beating.run().await });
+    for expected in [1_000, 1_000, 500] {
+        assert_eq!(next(&mut beats).await, expected);
+    }
+    beaten.abort();
+}
+
+#[tokio::test]
+async fn a_claim_asks_for_no_more_than_one_call_gives() {
+    let (asked, mut limits) = unbounded_channel();
+    let dequeue = move |request: DequeueRolloutsRequest| {
+        asked.send(request.limit).unwrap();
+        Ok(one_claim())
+    };
+    let world = serve(|_| Script { dequeue: Some(Box::new(dequeue)), ..Default::default() });
+    let runner = Runner::new(&world.client, idle).concurrency(20_000);
+    let handle = runner.handle();
+    start(runner);
+    assert_eq!(next(&mut limits).await, 1_000);
+    handle.cancel();
 }
 
 #[tokio::test] // a single thread, which the function holds up

@@ -20,6 +20,10 @@ import java.util.logging.Logger;
  */
 final class Claims {
   private static final Logger logger = Logger.getLogger(Runner.class.getName());
+
+  /** Rollouts that one call claims at most. */
+  private static final int MOST_CLAIMS = 1_000;
+
   private static final Duration WAIT = Duration.ofSeconds(20);
   private static final Duration LONGEST_PAUSE = Duration.ofSeconds(5);
 
@@ -69,7 +73,10 @@ final class Claims {
    */
   List<Rollout> claim(int limit) throws InterruptedException {
     DequeueRolloutsRequest request =
-        template.toBuilder().setLimit(limit).setRequestId(CallInterceptor.newRequestId()).build();
+        template.toBuilder()
+            .setLimit(Math.min(limit, MOST_CLAIMS))
+            .setRequestId(CallInterceptor.newRequestId())
+            .build();
     Backoff backoff = new Backoff(LONGEST_PAUSE);
     while (!isStopped()) {
       try {

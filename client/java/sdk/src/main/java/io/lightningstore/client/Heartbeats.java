@@ -2,10 +2,10 @@ package io.lightningstore.client;
 
 import io.lightningstore.v1.AttemptRef;
 import io.lightningstore.v1.HeartbeatRequest;
-import io.lightningstore.v1.HeartbeatResponse;
 import io.lightningstore.v1.RolloutConfig;
 import io.lightningstore.v1.Stop;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -26,6 +26,9 @@ final class Heartbeats {
   private static final int BEATS_PER_TIMEOUT = 3;
 
   private static final Duration SHORTEST = Duration.ofMillis(50);
+
+  /** Attempts in one call: a server may limit them to 10,000, or to less. */
+  private static final int ATTEMPTS_PER_CALL = 1_000;
 
   /** Between two tries at a server that does not answer. */
   private static final Duration RETRY = Duration.ofSeconds(1);
@@ -132,16 +135,21 @@ final class Heartbeats {
 
   /** Sends one heartbeat. A failure is no reason to end: the server may come back. */
   private boolean beat(List<AttemptRef> due, Duration interval) {
-    HeartbeatResponse answer;
+    List<Stop> stops = new ArrayList<>();
     try {
-      HeartbeatRequest request =
-          HeartbeatRequest.newBuilder()
-              .setWorkerId(workerId)
-              .setStatsJson(Json.encode(stats.get()))
-              .addAllAttempts(due)
-              .build();
       Duration deadline = interval.compareTo(RETRY) < 0 ? RETRY : interval;
-      answer = store.call(deadline, stub -> stub.heartbeat(request));
+      int sent = 0;
+      do { // once where there are none
+        List<AttemptRef> part = due.subList(sent, Math.min(sent + ATTEMPTS_PER_CALL, due.size()));
+        HeartbeatRequest request =
+            HeartbeatRequest.newBuilder()
+                .setWorkerId(workerId)
+                .setStatsJson(Json.encode(stats.get()))
+                .addAllAttempts(part)
+                .build();
+        stops.addAll(store.call(deadline, stub -> stub.heartbeat(request)).getStopsList());
+        sent += part.size();
+      } while (sent < due.size());
     } catch (LightningStoreException error) {
       if (!failing && !isEnded()) {
         logger.log(Level.WARNING, "heartbeats do not get through: {0}", error.getMessage());
@@ -153,7 +161,7 @@ final class Heartbeats {
       logger.log(Level.WARNING, "heartbeats get through again");
       failing = false;
     }
-    answer.getStopsList().forEach(onStop);
+    stops.forEach(onStop);
     return true;
   }
 }

@@ -22,6 +22,7 @@ import io.lightningstore.v1.StopReason;
 import io.lightningstore.v1.UpdateAttemptRequest;
 import java.time.Duration;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CopyOnWriteArrayList;
@@ -107,6 +108,18 @@ class RunnerTest {
     } catch (InterruptedException interrupted) {
       throw new IllegalStateException(interrupted);
     }
+  }
+
+  @Test
+  void claimAsksForNoMoreThanOneCallGives() throws Exception {
+    BlockingQueue<Integer> limits = new LinkedBlockingQueue<>();
+    server.onDequeue =
+        request -> {
+          limits.add(request.getLimit());
+          return claims(claimOf("ro-1", "1"));
+        };
+    assertEquals(1, new Claims(store, "w", List.of()).claim(20_000).size());
+    assertEquals(1_000, next(limits, "a claim"));
   }
 
   @Test
@@ -376,6 +389,25 @@ class RunnerTest {
     }
     over.set(true);
     assertTrue(last - first < Duration.ofSeconds(10).toNanos(), "the default period of one");
+  }
+
+  @Test
+  void heartbeatsOfManyAttemptsAreSplit() throws Exception {
+    BlockingQueue<Integer> counts = new LinkedBlockingQueue<>();
+    server.onHeartbeat =
+        request -> {
+          counts.add(request.getAttemptsCount());
+          return HeartbeatResponse.getDefaultInstance();
+        };
+    Heartbeats beats = new Heartbeats(store, "w", Duration.ofHours(1), stop -> {}, Map::of);
+    for (int i = 0; i < 2_500; i++) {
+      beats.add(new AttemptContext(claimOf("ro-" + i, "1"), "w"));
+    }
+    beats.start();
+    assertEquals(1_000, next(counts, "a heartbeat"));
+    assertEquals(1_000, next(counts, "its second part"));
+    assertEquals(500, next(counts, "its last part"));
+    beats.stop();
   }
 
   @Test
