@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightningstore.service import wire
 from lightningstore.service.eviction import Shelf
 from lightningstore.service.queue import RolloutQueue
+from lightningstore.service.records import digest
+from lightningstore.service.store import enqueue
 from lightningstore.service.timers import Timers
+from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, RolloutSpec
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=150)
@@ -131,3 +136,9 @@ def test_claim_of_one_mode_never_walks_the_priorities_of_another() -> None:
     assert queue.first({1, 2}) == "r9999"
     queue.discard("r9999")
     assert queue.first(()) == "r9998"
+
+
+def test_digest_in_turns_is_the_digest_of_the_whole() -> None:
+    specs = [RolloutSpec(input_json=b"1", metadata_json=b"{}"), RolloutSpec(input_json=b"x" * 300)]
+    request = EnqueueRolloutsRequest(rollouts=specs, request_id="a")
+    assert asyncio.run(enqueue._digest(request)) == digest(request)

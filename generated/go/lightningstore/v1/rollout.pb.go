@@ -1240,8 +1240,8 @@ func (x *CancelRolloutsRequest) GetRequestId() string {
 // Answers CancelRollouts.
 type CancelRolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// After the change, in the order of the request. Where they do not fit into a message together, all of
-	// them come without their payloads: see Rollout.payloads_omitted.
+	// After the change, in the order of the request. Where they pass half of the largest message together,
+	// 32 MiB by default, all of them come without their payloads: see Rollout.payloads_omitted.
 	Rollouts      []*Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -682,8 +682,8 @@ class CancelRolloutsResponse(_message.Message):
     ROLLOUTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rollout]:
-        """After the change, in the order of the request. Where they do not fit into a message together, all of
-        them come without their payloads: see Rollout.payloads_omitted.
+        """After the change, in the order of the request. Where they pass half of the largest message together,
+        32 MiB by default, all of them come without their payloads: see Rollout.payloads_omitted.
         """
 
     def __init__(

@@ -638,8 +638,8 @@ export const CancelRolloutsRequestSchema: GenMessage<CancelRolloutsRequest> = /*
  */
 export type CancelRolloutsResponse = Message<"lightningstore.v1.CancelRolloutsResponse"> & {
   /**
-   * After the change, in the order of the request. Where they do not fit into a message together, all of
-   * them come without their payloads: see Rollout.payloads_omitted.
+   * After the change, in the order of the request. Where they pass half of the largest message together,
+   * 32 MiB by default, all of them come without their payloads: see Rollout.payloads_omitted.
    *
    * @generated from field: repeated lightningstore.v1.Rollout rollouts = 1;
    */

@@ -150,7 +150,7 @@ class CompletionOperations(TripletOperations):
             part = stored[start : start + pace.count]
             start += len(part)
             found = {r.row.rollout.rollout_id: r for r in await self.stored(part)}
-            pace.note(loaded.input_json for loaded in found.values())
+            pace.note(len(loaded.input_json) for loaded in found.values())
             for rollout_id in part:
                 loaded = found.get(rollout_id)
                 if loaded is None:
@@ -204,7 +204,7 @@ class CompletionOperations(TripletOperations):
         if recent is not None:
             return recent
         stored = await self.storage.completions(number, pace.count)
-        pace.note(loaded.input_json for loaded in stored)
+        pace.note(len(loaded.input_json) for loaded in stored)
         found = [loaded.completion() for loaded in stored]
         return [completion for completion in found if completion.number <= self.waiters.published]
 

@@ -440,12 +440,14 @@ class Core(Deadlines):
 
     # Request ids
 
-    def remember(self, method: str, request: Message, answer: Message) -> None:
-        """Keep what a request id was answered, if it has one."""
+    def remember(
+        self, method: str, request: Message, answer: Message, known: int | None = None
+    ) -> None:
+        """Keep what a request id was answered, if it has one; `known` is the request's digest."""
         request_id: str = request.request_id  # type: ignore[attr-defined]
         if request_id:
             now = self.clock.monotonic()
-            row = self.requests.add(method, request, answer, now)
+            row = self.requests.add(method, request, answer, now, known)
             changes = self.committer.changes
             changes.requests.append(row)
             changes.size += ROW_BYTES + len(row.answer)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, NamedTuple, TypeVar, cast
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from lightningstore.service import wire
 from lightningstore.service.clock import Turn
 from lightningstore.service.errors import (
     FieldInvalid,
@@ -60,12 +62,15 @@ class EnqueueOperations(Bulk):
         failures = self.committer.failures
         with self.state.held():
             await self.load_many(spec.rollout_id for spec in request.rollouts if spec.rollout_id)
-            if (answer := self.requests.find("EnqueueRollouts", request)) is not None:
+            digest = await _digest(request)
+            answer = self.requests.find("EnqueueRollouts", request, digest)
+            if answer is not None:
                 return await self._replay_enqueue(request, answer)
             prepared = await self._prepare(request)
             self.check_unbroken(failures)
             # From here to the seal nobody else has the loop.
-            if (answer := self.requests.find("EnqueueRollouts", request)) is not None:
+            answer = self.requests.find("EnqueueRollouts", request, digest)
+            if answer is not None:
                 return await self._replay_enqueue(request, answer)
             self._settle_ids(request, prepared)
             length = self.queue_depth + len(prepared.new)
@@ -74,7 +79,7 @@ class EnqueueOperations(Bulk):
             shown = [entry.shown() for entry in prepared.entries]
             self.enqueue_all(prepared.new)
             if request.request_id:
-                self.remember("EnqueueRollouts", request, prepared.kept)
+                self.remember("EnqueueRollouts", request, prepared.kept, digest)
             self.serve_polls()
             number = self.seal_changes()
         reply = EnqueueRolloutsResponse()
@@ -193,10 +198,11 @@ class EnqueueOperations(Bulk):
         """Hand rollouts that can be claimed to those who wait for them. See claims.py."""
         raise NotImplementedError
 
-    async def replay(self, answer: R) -> R:
+    async def replay(self, answer: R, limit: int = 0) -> R:
         """Return the answer to a request id that was answered before: its rollouts as they are now.
 
-        A claim keeps the attempt that it made, also where a newer one has taken over.
+        A claim keeps the attempt that it made, also where a newer one has taken over. Payloads are left out where
+        they pass the limit, by default that of a message.
         """
         targets = rollouts_of(answer)
         shown: list[Shown] = []
@@ -212,8 +218,20 @@ class EnqueueOperations(Bulk):
                 else:
                     shown.append(entry.shown(entry.attempts.get(target.latest_attempt.attempt_id)))
         await self.barrier()
-        await compose_all(shown, targets, self.limits.message_bytes)
+        await compose_all(shown, targets, limit or self.limits.message_bytes)
         return answer
+
+
+async def _digest(request: EnqueueRolloutsRequest) -> int:
+    """Return what `records.digest` does, without a copy of the whole; 0 without a request id."""
+    number = 0
+    if request.request_id:
+        turn, tag = Turn(), EnqueueRolloutsRequest.ROLLOUTS_FIELD_NUMBER
+        for spec in request.rollouts:
+            number = zlib.crc32(wire.field(tag, spec.SerializeToString(deterministic=True)), number)
+            if turn.over():
+                await turn.next()
+    return number
 
 
 def check_group(field: str, value: str) -> None:

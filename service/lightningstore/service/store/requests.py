@@ -12,6 +12,8 @@ from lightningstore.service.storage.base import RequestRow
 
 KEPT_NS = 600 * NANOS
 SWEEP_NS = 10 * NANOS
+#: Each answer that is kept lets as many old ones go, so that after a rest nobody waits for all of them.
+FORGOTTEN_AT_ONCE = 1000
 
 
 class Requests:
@@ -30,8 +32,11 @@ class Requests:
         for row in rows:
             self._keep(row)
 
-    def find(self, method: str, request: Message) -> bytes | None:
-        """Return what was answered, None for a new request id. Raises RequestIdReused, FieldInvalid."""
+    def find(self, method: str, request: Message, known: int | None = None) -> bytes | None:
+        """Return what was answered, None for a new request id. Raises RequestIdReused, FieldInvalid.
+
+        `known` is the digest of the request, where the caller has it.
+        """
         request_id: str = request.request_id  # type: ignore[attr-defined]
         if not request_id:
             return None
@@ -39,22 +44,27 @@ class Requests:
         row = self._rows.get((method, request_id))
         if row is None:
             return None
-        if row.digest != digest(request):
+        if row.digest != (digest(request) if known is None else known):
             raise RequestIdReused(request_id)
         return row.answer
 
-    def add(self, method: str, request: Message, answer: Message, now: float) -> RequestRow:
+    def add(
+        self, method: str, request: Message, answer: Message, now: float, known: int | None = None
+    ) -> RequestRow:
         """Keep an answer, given at a monotonic time in seconds; returns it as it is stored."""
         request_id: str = request.request_id  # type: ignore[attr-defined]
         time_ns = self._time_ns(now)
-        row = RequestRow(method, request_id, digest(request), answer.SerializeToString(), time_ns)
+        number = digest(request) if known is None else known
+        row = RequestRow(method, request_id, number, answer.SerializeToString(), time_ns)
         self._keep(row)
         return row
 
     def forget(self, now: float) -> int:
         """Drop what is too old; returns the time before which the back end shall drop it too, or 0."""
         now_ns = self._time_ns(now)
-        while self._by_age and self._by_age[0].time_ns < now_ns - KEPT_NS:
+        for _ in range(FORGOTTEN_AT_ONCE):
+            if not self._by_age or self._by_age[0].time_ns >= now_ns - KEPT_NS:
+                break
             row = self._by_age.popleft()
             if self._rows.get((row.method, row.request_id)) is row:
                 del self._rows[row.method, row.request_id]

@@ -20,6 +20,7 @@ from lightningstore.service.records import (
 )
 from lightningstore.service.storage.base import ResourcesQuery
 from lightningstore.service.store.completions import CompletionOperations
+from lightningstore.service.store.pace import Pace
 from lightningstore.v1.resources_pb2 import (
     AddResourcesRequest,
     AddResourcesResponse,
@@ -123,18 +124,23 @@ class ResourcesOperations(CompletionOperations):
         if request.page_token:
             after = parse_page_token(request.page_token, digest, (int,))[0]
         await self.barrier()
-        query = ResourcesQuery(request.resources_id_contains, after, size + 1)
         reply = ListResourcesResponse()
-        total = 0
-        for place, record in await self.storage.resources(query):
-            total += record.ByteSize()
-            full = reply.resources and total > self.limits.answer_bytes
-            if len(reply.resources) == size or full:
-                reply.next_page_token = page_token(digest, [after])
-                break
-            reply.resources.append(record)
-            after = place
-        return reply
+        total, pace = 0, Pace()
+        while True:
+            query = ResourcesQuery(request.resources_id_contains, after, pace.count)
+            found = await self.storage.resources(query)
+            sizes = [record.ByteSize() for _, record in found]
+            for (place, record), record_bytes in zip(found, sizes, strict=True):
+                total += record_bytes
+                full = reply.resources and total > self.limits.answer_bytes
+                if len(reply.resources) == size or full:
+                    reply.next_page_token = page_token(digest, [after])
+                    return reply
+                reply.resources.append(record)
+                after = place
+            if len(found) < query.limit:
+                return reply
+            pace.note(sizes)
 
     def _check(self, request: _Request) -> None:
         self.check_batch("resources", len(request.resources))

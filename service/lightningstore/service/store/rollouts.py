@@ -229,7 +229,7 @@ class RolloutOperations(EnqueueOperations):
                 if not reply.rollouts:  # it is kept without the ids that are in the request
                     for rollout_id in ids:
                         reply.rollouts.add().rollout_id = rollout_id
-                return await self.replay(reply)
+                return await self.replay(reply, self.limits.answer_bytes)
             self.cancel_all(cancelled, self.now())
             shown = [entries[rollout_id].shown() for rollout_id in ids]
             if request.request_id:
@@ -238,6 +238,6 @@ class RolloutOperations(EnqueueOperations):
         reply = CancelRolloutsResponse()
         targets = [reply.rollouts.add() for _ in ids]
         await self.settle_cancelled(cancelled)
-        await compose_all(shown, targets, self.limits.message_bytes)
+        await compose_all(shown, targets, self.limits.answer_bytes)
         await self.durable_since(number, failures)
         return reply
