@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from lightningstore.client import Failure, ResourceExhaustedError
+from lightningstore.service.errors import Busy
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
 from lightningstore.v1.rollout_pb2 import CancelRolloutsRequest, EnqueueRolloutsRequest, RolloutSpec
 
 from tests.contract.conftest import World
-from tests.contract.helpers import claim, finish, refused
+from tests.contract.helpers import claim, enqueue, finish, refused
 
 pytestmark = pytest.mark.asyncio
 
@@ -234,3 +235,26 @@ async def test_items_that_change_between_the_turns_of_a_batch_are_seen(
     assert [r.completion_number for r in cancelled.rollouts] == list(range(1, 51))
     shown = [r.latest_attempt.attempt_id for r in cancelled.rollouts if r.latest_attempt_id]
     assert all(shown)
+
+
+async def test_batches_that_are_prepared_count_as_waiting_for_the_disk(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightningstore.service.clock.TURN_SECONDS", 0.0)
+    world = World(way, tmp_path, max_pending_bytes=MIB)
+    await world.start()
+    assert world.engine is not None
+    store = world.engine.store
+    specs = [RolloutSpec(input_json=b'"' + b"x" * (100 << 10) + b'"')] * 8
+    batches = [store.enqueue_rollouts(EnqueueRolloutsRequest(rollouts=specs)) for _ in range(20)]
+    answers = await asyncio.gather(*batches, return_exceptions=True)
+    refused_ = [answer for answer in answers if isinstance(answer, Busy)]
+    assert len(refused_) >= 17
+    assert store.committer.pending_bytes == 0
+    await world.stop()
+
+
+async def test_one_call_claims_a_thousand_at_most(world: World) -> None:
+    await enqueue(world, 1200)
+    assert len(await world.store.dequeue_rollouts(1200)) == 1000
+    assert len(await world.store.dequeue_rollouts(1200)) == 200

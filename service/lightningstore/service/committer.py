@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from lightningstore.service.errors import Busy, StorageFailed, StoreError
 from lightningstore.service.storage.base import Changes, Storage
@@ -47,7 +48,7 @@ class Committer:
         self.failures = 0
         #: Commits so far, and bytes of changes in them.
         self.commits = self.committed_bytes = 0
-        self._in_flight = self._held = 0
+        self._in_flight = self._held = self._reserved = 0
         #: Who waits for which number; the numbers never fall.
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
@@ -63,8 +64,19 @@ class Committer:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes that wait for the disk."""
-        return self.changes.size + self._in_flight
+        """Bytes that wait for the disk, or soon will."""
+        return self.changes.size + self._in_flight + self._reserved
+
+    @contextmanager
+    def reserved(self, size: int) -> Iterator[None]:
+        """Count bytes of a write that is prepared in several turns: it was admitted before it is among the changes."""
+        self._reserved += size
+        try:
+            yield
+        finally:
+            self._reserved -= size
+            if not self._room.is_set() and self.pending_bytes <= self._max_pending:
+                self._room.set()
 
     def admit(self, *, report: bool = False) -> None:
         """Refuse a unary write: Busy while too much waits for the disk, StorageFailed without one.

@@ -60,7 +60,7 @@ class EnqueueOperations(Bulk):
         self.committer.admit()
         self.check_batch("rollouts", len(request.rollouts))
         failures = self.committer.failures
-        with self.state.held():
+        with self.state.held(), self.committer.reserved(request.ByteSize()):
             await self.load_many(spec.rollout_id for spec in request.rollouts if spec.rollout_id)
             digest = await _digest(request)
             answer = self.requests.find("EnqueueRollouts", request, digest)
