@@ -121,6 +121,32 @@ names = sorted(s.name for s in store.query_spans(rollout.rollout_id))
 assert names == ["agentlightning.annotation", "os.fork", "pool-1", "pool-2", "process"], names
 """
 
+# A child that comes back from the function, with a reward and with an exception.
+RETURNING = """
+async def asynchronous(*arguments):
+    return plain(*arguments)
+
+def plain(task, *_):
+    codes = []
+    for reward in (0.25, None):
+        pid = os.fork()
+        if not pid:
+            if reward is None:
+                raise ValueError("in the child")
+            return reward
+        codes += wait([pid])
+    assert codes == [0, 1], codes
+    return 1.0
+
+store = LightningStore(address)
+for agent in (plain, asynchronous):
+    rollout = store.enqueue_rollout(1)
+    Runner(address, agent, max_rollouts=1).run()
+    assert store.get_rollout(rollout.rollout_id).status == "succeeded"
+    spans = list(store.query_spans(rollout.rollout_id))
+    assert [s.attributes["agentlightning.reward.0.value"] for s in spans] == [1.0], spans
+"""
+
 # Exporters made in a child that ends as soon as its work is done.
 MADE_THERE = """
 import multiprocessing
@@ -187,6 +213,10 @@ def test_a_child_has_a_connection_of_its_own(shared: RealServer, script: str) ->
 
 def test_spans_of_children_that_end_at_once_are_stored(shared: RealServer) -> None:
     run(shared, RUNNER)
+
+
+def test_a_child_that_comes_back_from_the_function_reports_nothing(shared: RealServer) -> None:
+    assert "ValueError: in the child" in run(shared, RETURNING)
 
 
 def test_an_exporter_is_flushed_at_the_end_of_a_child(shared: RealServer) -> None:

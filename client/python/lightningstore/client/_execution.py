@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import inspect
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -70,6 +71,7 @@ class Execution:
         self._loop = loop
         self._ended: asyncio.Future[_Ending] = loop.create_future()
         self._task: asyncio.Task[_Ending] | None = None
+        self._pid = os.getpid()
 
     def cancel(self, reason: StopReason | None) -> None:
         """Tell the function to stop, from any thread. `reason`: the server's; None: the runner's."""
@@ -96,7 +98,7 @@ class Execution:
         context = contextvars.copy_context()
         context.run(_context.current.set, self.context)
         if _is_coroutine_function(function):
-            context.run(self._start_task, _guarded(function, arguments))
+            context.run(self._start_task, self._guarded(function, arguments))
         else:
             # Daemon threads: one that is stuck for good must not keep the process from ending.
             threading.Thread(
@@ -121,13 +123,45 @@ class Execution:
         else:
             self._settle(*task.result())
 
+    async def _guarded(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Ending:
+        reward, raised = None, None
+        try:
+            reward = _reward(await function(*arguments))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            # Returned, not raised: a task that raises KeyboardInterrupt ends the loop of all attempts.
+            raised = error
+        self._end_child(raised)
+        if isinstance(raised, SystemExit):
+            exited, raised = raised, RuntimeError(f"sys.exit({raised.code!r}) was called")
+            raised.__cause__ = exited
+        return reward, raised
+
     def _run_in_thread(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        reward, raised = None, None
         try:
             reward = _reward(function(*arguments))
         except BaseException as error:
-            self._later(self._settle, None, error)
+            raised = error
+        self._end_child(raised)
+        self._later(self._settle, reward, raised)
+
+    def _end_child(self, error: BaseException | None) -> None:
+        """End this process if the function has forked it: the attempt is the parent's to report.
+
+        The child has a copy of the runner, which would report too, and claim rollouts.
+        """
+        if os.getpid() == self._pid:
+            return
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
         else:
-            self._later(self._settle, reward, None)
+            code = int(error is not None)
+        if error is not None and code:
+            _log_failure(f"process {os.getpid()}, forked in {self.context},", error)
+        logging.shutdown()
+        os._exit(code)
 
     def _later(self, function: Callable[..., Any], *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
@@ -136,20 +170,6 @@ class Execution:
     def _settle(self, reward: float | None, error: BaseException | None) -> None:
         if not self._ended.done():
             self._ended.set_result((reward, error))
-
-
-async def _guarded(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Ending:
-    try:
-        return _reward(await function(*arguments)), None
-    except asyncio.CancelledError:
-        raise
-    except SystemExit as error:
-        wrong = RuntimeError(f"sys.exit({error.code!r}) was called")
-        wrong.__cause__ = error
-        return None, wrong
-    except BaseException as error:
-        # Returned, not raised: a task that raises KeyboardInterrupt ends the event loop of all attempts.
-        return None, error
 
 
 def _is_coroutine_function(function: Any) -> bool:
@@ -352,8 +372,8 @@ def _reward(value: Any) -> float | None:
     return None if value is None else finite(value, "None or a finite number")
 
 
-def _log_failure(context: RunContext, error: BaseException) -> None:
+def _log_failure(what: object, error: BaseException) -> None:
     try:
-        logger.warning("%s failed", context, exc_info=(type(error), error, error.__traceback__))
+        logger.warning("%s failed", what, exc_info=(type(error), error, error.__traceback__))
     except Exception:  # a handler that cannot print the exception
-        logger.warning("%s failed; its traceback cannot be printed", context)
+        logger.warning("%s failed; its traceback cannot be printed", what)

@@ -124,6 +124,7 @@ class SpanExporter(sdk.SpanExporter):
         self._delay = delay
         self._on_stop = on_stop
         self._child_wait = 0.0
+        self._flush_at_exit: Callable[[], object] | None = None
         self._reset()
         _exporters.add(self)
 
@@ -250,6 +251,8 @@ class SpanExporter(sdk.SpanExporter):
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_millis / 1000)
+        if self._flush_at_exit is not None:
+            atexit.unregister(self._flush_at_exit)
         if self._owns_store:
             self._store.close()  # ends a call that still runs
         with self._changed:
@@ -435,7 +438,7 @@ def _at_exit(exporter: SpanExporter) -> None:
         if found is not None and found._stop_at is None and not found.force_flush(EXIT_WAIT):
             logger.warning("the process ends before its spans are stored")
 
-    atexit.register(flush)
+    exporter._flush_at_exit = atexit.register(flush)
     # Not imported for those who do not use it: it takes milliseconds.
     process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
     if process is not None and util is not None and process.parent_process() is not None:
