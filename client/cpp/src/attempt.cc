@@ -36,9 +36,12 @@ std::uint64_t Now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
 }
 
-// Tells whether spans are refused for what they do not all have in common.
-bool IsAboutSpan(const v1::IngestResult& result) {
-  if (result.rejections().empty()) return false;
+// Tells whether all `count` spans of a message are refused for what they do not all have in common. Where
+// fewer are refused, as those whose ids are taken, the others are stored.
+bool IsAboutSpan(const v1::IngestResult& result, int count) {
+  if (result.rejections().empty() || count < 2) return false;
+  const std::int64_t refused = result.rejections(0).span_count();
+  if (refused > 0 && refused < count) return false;
   const v1::ErrorReason reason = result.rejections(0).reason();
   return reason != v1::ERROR_REASON_ROLLOUT_NOT_FOUND && reason != v1::ERROR_REASON_ATTEMPT_NOT_FOUND;
 }
@@ -196,7 +199,7 @@ void Attempt::Send() {
     std::vector<v1::IngestSpansRequest> messages{Cut()};
     const int count = messages[0].batch().spans_size();
     auto result = Deliver(messages, lock);
-    if (!closing_ && count > 1 && result && IsAboutSpan(*result)) {
+    if (!closing_ && result && IsAboutSpan(*result, count)) {
       // A bad span fails its whole message, but only it is bad.
       messages = Singly(std::move(messages[0]));
       result = Deliver(messages, lock);

@@ -223,12 +223,13 @@ grpc::Status Runner::Poll(const v1::DequeueRolloutsRequest& request, v1::Dequeue
   return status;
 }
 
-void Runner::Execute(const v1::Rollout& rollout) {
+void Runner::Execute(v1::Rollout rollout) {
   // Whatever is thrown on the way is what is reported: an attempt without a report would stay running.
   std::optional<v1::Failure> failure;
   try {
     Resources resources;
-    const grpc::Status fetched = Fetch(rollout, &resources);
+    grpc::Status fetched = FetchPayloads(&rollout);
+    if (fetched.ok()) fetched = Fetch(rollout, &resources);
     Attempt attempt(stub_.get(), rollout, std::move(resources));
     const Presence presence(this, &attempt);
     if (fetched.ok()) {
@@ -261,6 +262,20 @@ std::optional<v1::Failure> Runner::RunAgent(Attempt& attempt) {
   } catch (...) {
     return CurrentFailure();
   }
+}
+
+// Fetches the input of a claim that came without it, as the answer of a repeated call may.
+grpc::Status Runner::FetchPayloads(v1::Rollout* rollout) {
+  if (!rollout->payloads_omitted()) return grpc::Status::OK;
+  v1::GetRolloutRequest request;
+  request.set_rollout_id(rollout->rollout_id());
+  v1::GetRolloutResponse answer;
+  const grpc::Status status =
+      Insist([&](grpc::ClientContext* context) { return stub_->GetRollout(context, request, &answer); });
+  rollout->set_input_json(answer.rollout().input_json());
+  rollout->set_metadata_json(answer.rollout().metadata_json());
+  rollout->clear_payloads_omitted();
+  return status;
 }
 
 grpc::Status Runner::Fetch(const v1::Rollout& rollout, Resources* resources) {

@@ -40,8 +40,19 @@ class Scripted final : public v1::LightningStoreService::Service {
                                v1::DequeueRolloutsResponse* answer) override {
     v1::Rollout& rollout = *answer->add_rollouts();
     rollout.set_rollout_id("ro-1");
-    rollout.set_input_json("{}");
+    if (leaves_out_input) {
+      rollout.set_payloads_omitted(true);
+    } else {
+      rollout.set_input_json("{}");
+    }
     rollout.mutable_latest_attempt()->set_attempt_id("at-1");
+    return grpc::Status::OK;
+  }
+
+  grpc::Status GetRollout(grpc::ServerContext*, const v1::GetRolloutRequest* request,
+                          v1::GetRolloutResponse* answer) override {
+    answer->mutable_rollout()->set_rollout_id(request->rollout_id());
+    answer->mutable_rollout()->set_input_json("7");
     return grpc::Status::OK;
   }
 
@@ -58,7 +69,8 @@ class Scripted final : public v1::LightningStoreService::Service {
       }
     }
     const std::lock_guard lock(mutex_);
-    if (refuses_spans) answer->mutable_result()->set_rejected_count(static_cast<std::int64_t>(spans_.size()));
+    ++streams_;
+    *answer->mutable_result() = result;
     return grpc::Status::OK;
   }
 
@@ -80,13 +92,20 @@ class Scripted final : public v1::LightningStoreService::Service {
     return spans_;
   }
 
+  int streams() {
+    const std::lock_guard lock(mutex_);
+    return streams_;
+  }
+
   std::size_t refused_reports = 0;
-  bool refuses_spans = false;
+  bool leaves_out_input = false;
+  v1::IngestResult result;  // of each stream of spans
 
  private:
   std::mutex mutex_;
   std::vector<v1::Attempt> reports_;
   std::vector<std::string> spans_;
+  int streams_ = 0;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
 };
@@ -245,13 +264,39 @@ TEST(Outcomes, ForkedChildMakesOtherIds) {
 
 TEST(Outcomes, SpansThatAreRefusedWithoutAReasonAreCounted) {
   Scripted server;
-  server.refuses_spans = true;
+  server.result.set_rejected_count(1);
   RunOnce(server, [](Attempt& attempt) -> std::optional<double> {
     attempt.StartSpan("a");
     attempt.Flush(kPatience);
     EXPECT_EQ(attempt.dropped_spans(), 1);
     return std::nullopt;
   });
+}
+
+TEST(Outcomes, SpansOfABatchThatAreRefusedAreCountedAndTheOthersNotSentAgain) {
+  Scripted server;
+  server.result.set_rejected_count(1);
+  server.result.add_rejections()->set_span_count(1);
+  std::int64_t dropped = 0;
+  RunOnce(server, [&](Attempt& attempt) -> std::optional<double> {
+    for (int i = 0; i < 10; ++i) attempt.StartSpan("s");
+    attempt.Flush(kPatience);
+    dropped = attempt.dropped_spans();
+    return std::nullopt;
+  });
+  EXPECT_EQ(server.spans().size(), 10U);
+  EXPECT_EQ(dropped, server.streams());  // one of each, however many went together
+}
+
+TEST(Outcomes, ClaimWithoutItsInputIsFilled) {
+  Scripted server;
+  server.leaves_out_input = true;
+  std::string input;
+  RunOnce(server, [&](Attempt& attempt) -> std::optional<double> {
+    input = attempt.input_json();
+    return std::nullopt;
+  });
+  EXPECT_EQ(input, "7");
 }
 
 TEST(Losses, FirstIsSaidAtOnceAndTheOthersOnceAMinute) {

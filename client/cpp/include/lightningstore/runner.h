@@ -61,8 +61,9 @@ class Runner {
   std::optional<v1::Rollout> Claim();
   std::optional<v1::Rollout> Rescue(const v1::DequeueRolloutsRequest& request);
   grpc::Status Poll(const v1::DequeueRolloutsRequest& request, v1::DequeueRolloutsResponse* answer);
-  void Execute(const v1::Rollout& rollout);
+  void Execute(v1::Rollout rollout);
   std::optional<v1::Failure> RunAgent(Attempt& attempt);
+  grpc::Status FetchPayloads(v1::Rollout* rollout);
   grpc::Status Fetch(const v1::Rollout& rollout, Resources* resources);
   void Report(const v1::AttemptRef& ref, std::optional<v1::StopReason> stop,
               std::optional<v1::Failure> failure, std::int64_t spans);
