@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import grpc
 import pytest
 import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lightningstore.client import AsyncLightningStore, LightningStoreError, UnavailableError
 from lightningstore.v1.span_pb2 import SpanBatch
 
@@ -101,6 +103,23 @@ async def test_signal_ends_an_idle_server_cleanly(start: Start, number: signal.S
     process, store = await start()
     await store.get_server_info()
     assert await process.stop(number) == 0
+
+
+async def test_end_after_the_data_file_was_deleted_is_no_good_end(
+    start: Start, tmp_path: Path
+) -> None:
+    server, store = await start()
+    await store.enqueue_rollout(1)
+    (data,) = tmp_path.rglob("*.db")
+    for path in data.parent.glob(f"{data.name}*"):
+        path.unlink()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        serving = health_pb2.HealthCheckResponse.SERVING
+        while (await health.Check(health_pb2.HealthCheckRequest())).status == serving:
+            await asyncio.sleep(0.05)
+    assert await server.stop() == 1
+    assert len(list(data.parent.glob(f"{data.name}.rescued-*"))) == 1
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "memory"])

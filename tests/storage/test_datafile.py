@@ -139,7 +139,7 @@ async def test_new_store_is_its_owners_alone_and_an_old_one_keeps_its_mode(tmp_p
         for mode in (0o600, 0o644):
             storage = SqliteStorage(path)
             await storage.open()
-            modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()}
+            modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.glob("s.db*")}
             assert modes == dict.fromkeys(["s.db", "s.db-wal", "s.db-shm"], mode)
             await storage.close()
             path.chmod(0o644)

@@ -82,6 +82,8 @@ async def _serve(config: Config) -> None:
     tuning.settle_garbage()
     await stop.wait()
     await server.stop(config.grace)
+    if not server.is_usable:  # a supervisor must not take this for a good end
+        raise SystemExit(1)
 
 
 def _greet(server: Server, config: Config) -> None:

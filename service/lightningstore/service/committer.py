@@ -55,6 +55,7 @@ class Committer:
         self._room = asyncio.Event()
         self._room.set()
         self._closing = False
+        self._lost: StoreError | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -139,6 +140,11 @@ class Committer:
             self._waiters.append((number, waiter))
             await waiter
 
+    def fail(self, error: StoreError) -> None:
+        """Refuse everything from now on, and recover: the storage is unusable, though no commit failed."""
+        self._lost = error
+        self._wake.set()
+
     async def drain(self) -> None:
         """Commit what is there and end the task."""
         self._closing = True
@@ -150,6 +156,10 @@ class Committer:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if (lost := self._lost) is not None:
+                self._lost = None
+                logger.error("the storage cannot be used: %s", lost)
+                await self._fail(lost)
             while self.durable_through < self.sealed and self.failure is None:
                 await self._commit()
             if self._closing:

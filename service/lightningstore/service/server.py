@@ -21,6 +21,7 @@ from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.service.storage.sqlite import SqliteStorage
 from lightningstore.service.store import Store
+from lightningstore.service.store.recovery import watch_file
 from lightningstore.service.store.retention import keep_up
 from lightningstore.service.tracing import tracer
 from lightningstore.service.watchdog import watch
@@ -54,6 +55,8 @@ class Engine:
         """Take the store, and what is kept in it."""
         self.store = store
         self._tasks = [asyncio.create_task(watch(store), name="watchdog")]
+        if isinstance(store.storage, SqliteStorage):
+            self._tasks.append(asyncio.create_task(watch_file(store), name="data file"))
         if not keep.keeps_everything:
             self._tasks.append(asyncio.create_task(keep_up(store, keep), name="retention"))
 
@@ -154,6 +157,11 @@ class Server:
         store.otlp_http_port = self._otlp_http.port
         where = f"{'https' if context else 'http'}://{_bracketed(host)}:{self._otlp_http.port}"
         logger.info("OTLP over HTTP on %s/v1/traces", where)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the storage answers. If it does not when the server has stopped, data may be elsewhere."""
+        return self._engine.store.committer.failure is None
 
     @property
     def address(self) -> str:

@@ -287,5 +287,11 @@ class Storage(Protocol):
     async def used_bytes(self) -> int:
         """Return the bytes on disk that hold data; 0 without a disk."""
 
+    def check_place(self, *, log: bool = True) -> None:
+        """Raise DataFileLost where the data, or its `log`, is no longer where it was opened."""
+
+    async def secure(self) -> None:
+        """Bring all data into one file, before it is closed and wherever it is."""
+
     async def close(self) -> None:
         """Close everything. May be called twice."""

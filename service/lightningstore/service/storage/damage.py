@@ -40,12 +40,19 @@ class Damage:
                 cause,
             )
 
-    def failed_read(self, what: str, error: sqlite3.Error) -> StoreError:
-        """Log a read that failed, at the 1st, 2nd, 4th, 8th … time; returns the error for the caller."""
+    def failed_read(
+        self, what: str, error: sqlite3.Error, disk: OSError | None = None
+    ) -> StoreError:
+        """Log a read that failed, at the 1st, 2nd, 4th, 8th … time; returns the error for the caller.
+
+        `disk`: how the disk itself fails, where SQLite took that for damage.
+        """
         kind = f"{what}: {error}"
         self._reads[kind] = count = self._reads.get(kind, 0) + 1
         if count & (count - 1) == 0:
             logger.error("the data file could not be read (%s), %d times so far", kind, count)
+        if disk is not None:
+            return ReadFailed(str(disk))
         return DataDamaged(str(error)) if is_damage(error) else ReadFailed(str(error))
 
 

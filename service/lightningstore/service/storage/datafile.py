@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 import uuid
@@ -11,6 +13,8 @@ from pathlib import Path
 
 from lightningstore.service.errors import StorageUnusable
 from lightningstore.service.storage import queries
+
+logger = logging.getLogger(__name__)
 
 MAGIC = b"SQLite format 3\x00"
 #: "LSTR": marks a file as ours. Source: https://www.sqlite.org/pragma.html#pragma_application_id
@@ -21,7 +25,10 @@ SCHEMA_VERSION = max(version for version, _ in queries.migrations())
 
 
 class Lock:
-    """Keeps a second server off the file, and anything that is not ours untouched.
+    """Keeps a second server off the file and off its path, and anything that is not ours untouched.
+
+    Two locks: one on the file, whatever its names are, and one on a small file beside it, for the path. A server
+    whose file was moved away still has the path, and nobody else may begin a new file there.
 
     The file stays open for as long as the lock is held: SQLite's own locks would be lost with any other
     descriptor of the same file that is closed in this process, so this one is closed last.
@@ -35,9 +42,15 @@ class Lock:
         try:
             existed = path.exists()
             _check_kind(path)
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._beside = _lock_path(path)
         except OSError as error:
             raise StorageUnusable(f"cannot open {path}: {error.strerror}") from None
+        try:
+            self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            _unlock_path(path, self._beside)
+            raise StorageUnusable(f"cannot open {path}: {error.strerror}") from None
+        self._path = path
         try:
             self._flock(path)
             if not replaced:
@@ -46,31 +59,62 @@ class Lock:
             if not existed:
                 path.unlink(missing_ok=True)
             # Also where the disk does not answer: the lock would keep the file from who tries again.
-            os.close(self._descriptor)
+            self.release()
             if isinstance(error, OSError):
                 raise StorageUnusable(f"cannot open {path}: {error.strerror}") from error
             raise
 
     def _take(self, path: Path) -> None:
-        size = os.fstat(self._descriptor).st_size
+        size = os.fstat(self.descriptor).st_size
         if size:
-            _check_header(path, os.pread(self._descriptor, 100, 0), size)
+            _check_header(path, os.pread(self.descriptor, 100, 0), size)
             return
         create(path)
         made = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        os.close(self._descriptor)
-        self._descriptor = made
+        os.close(self.descriptor)
+        self.descriptor = made
         self._flock(path)
 
     def _flock(self, path: Path) -> None:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StorageUnusable(f"{path} is in use by another server") from None
 
     def release(self) -> None:
         """Give the file up."""
-        os.close(self._descriptor)
+        os.close(self.descriptor)
+        _unlock_path(self._path, self._beside)
+
+
+def _beside(path: Path) -> Path:
+    place = path.resolve()
+    return place.with_name(f".{place.name}.lock")
+
+
+def _lock_path(path: Path) -> int:
+    """Lock a path, whatever file is there; returns the descriptor. Raises StorageUnusable, OSError."""
+    beside = _beside(path)
+    while True:
+        try:
+            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except PermissionError:  # another user's, who was killed: reading is enough for a lock
+            descriptor = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.fstat(descriptor)
+            if beside.exists() and os.path.samestat(held, beside.stat()):
+                return descriptor
+        except OSError:
+            os.close(descriptor)
+            raise StorageUnusable(f"{path} is in use by another server") from None
+        os.close(descriptor)  # its owner removed it just now
+
+
+def _unlock_path(path: Path, descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        _beside(path).unlink(missing_ok=True)  # while it is locked: who waits for it looks again
+    os.close(descriptor)
 
 
 def create(path: Path) -> None:
@@ -127,6 +171,24 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def rescue(descriptor: int, path: Path) -> None:
+    """Copy a deleted file that is still open to a new one beside its path: it would end with the process."""
+    target = path.with_name(f"{path.name}.rescued-{os.getpid()}")
+    try:
+        with target.open("xb") as file:
+            target.chmod(0o600)
+            offset = 0
+            while part := os.pread(descriptor, 1 << 20, offset):
+                file.write(part)
+                offset += len(part)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        logger.error("the deleted data file could not be copied to %s: %s", target, error)
+    else:
+        logger.error("the deleted data file was copied to %s", target)
 
 
 def inspect(path: Path) -> None:

@@ -324,5 +324,11 @@ class MemoryStorage:
         """Return 0: there is no file."""
         return 0
 
+    def check_place(self, *, log: bool = True) -> None:
+        """Do nothing: there is no file."""
+
+    async def secure(self) -> None:
+        """Do nothing: there is no file."""
+
     async def close(self) -> None:
         """Do nothing."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sqlite3
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ import aiosqlite
 from google.protobuf.message import DecodeError
 from lightningstore.service import filters
 from lightningstore.service.errors import DataDamaged, StorageFailed, StorageUnusable, StoreError
-from lightningstore.service.storage import datafile
+from lightningstore.service.storage import datafile, place
 from lightningstore.service.storage.base import (
     AttemptRow,
     Changes,
@@ -46,7 +47,7 @@ from lightningstore.service.storage.commits import (
     write,
     write_and_commit,
 )
-from lightningstore.service.storage.damage import Damage
+from lightningstore.service.storage.damage import Damage, is_damage
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
@@ -80,6 +81,7 @@ class SqliteStorage:
         self._synchronous = "FULL" if full_sync else "NORMAL"
         self._compress = compress
         self._lock: datafile.Lock | None = None
+        self._place: place.Place | None = None
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._scanner: aiosqlite.Connection | None = None
@@ -100,6 +102,7 @@ class SqliteStorage:
         """Open or create the file and load what is live. Raises StorageUnusable."""
         try:
             if self._lock is None:
+                place.refuse_single_mount(self.path)
                 self._lock = datafile.Lock(self.path)
             self._thread = ThreadPoolExecutor(1, "sqlite-writer")
             loop = asyncio.get_running_loop()
@@ -107,7 +110,9 @@ class SqliteStorage:
             uri = f"{self.path.absolute().as_uri()}?mode=ro"
             self._reader = sqlite3.connect(uri, uri=True, isolation_level=None)
             self._scanner = await aiosqlite.connect(uri, uri=True, isolation_level=None)
-            return await self._snapshot()
+            snapshot = await self._snapshot()
+            self._place = place.Place(self.path, self._lock.descriptor)
+            return snapshot
         except (StoreError, DecodeError, ValueError, TypeError, LookupError) as error:
             await self.close()
             raise StorageUnusable(
@@ -128,23 +133,46 @@ class SqliteStorage:
             raise
         return connection
 
+    def check_place(self, *, log: bool = True) -> None:
+        """Raise DataFileLost where the file, or its log, is no longer where it was opened."""
+        if self._place is not None:
+            self._place.check(log=log)
+
+    async def secure(self) -> None:
+        """Bring what is in the log into the file that is held, which may lie elsewhere by now."""
+        writer, thread, held = self._writer, self._thread, self._place
+        if writer is None or thread is None or held is None or held.is_cut_short:
+            return
+        await asyncio.get_running_loop().run_in_executor(thread, fold_log, writer)
+
     async def close(self) -> None:
-        """Close all connections and give up the file."""
-        if self._scanner is not None:
-            await self._scanner.close()
-            self._scanner = None
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        """Close all connections and give up the file; a deleted one is copied first."""
+        held, self._place = self._place, None
+        lock, self._lock = self._lock, None
+        try:
+            if held is not None and held.is_cut_short:
+                # The last connection folds the log into the file, unless it can only read.
+                await self._close_writer()
+            scanner, self._scanner = self._scanner, None
+            if scanner is not None:
+                await scanner.close()
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+            await self._close_writer()
+        finally:
+            if lock is not None:
+                if held is not None and held.is_deleted:
+                    await asyncio.to_thread(datafile.rescue, lock.descriptor, self.path)
+                lock.release()
+
+    async def _close_writer(self) -> None:
         if self._thread is not None:
             writer, self._writer = self._writer, None
             if writer is not None:
                 await asyncio.get_running_loop().run_in_executor(self._thread, writer.close)
             self._thread.shutdown()
             self._thread = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
 
     async def _snapshot(self) -> Snapshot:
         """Read what the engine needs, in parts that let others have the event loop."""
@@ -204,6 +232,7 @@ class SqliteStorage:
         else:
             await loop.run_in_executor(thread, write_and_commit, writer, written)
         if fold:
+            self.check_place()  # folding the log into a file that was cut short would hide that
             await loop.run_in_executor(thread, fold_log, writer)
 
     # Reading
@@ -215,8 +244,13 @@ class SqliteStorage:
         text = SQL[name].format(**parts) if parts else SQL[name]
         try:
             return self._reader.execute(text, parameters).fetchall()
+        except sqlite3.Error as first:
+            if not is_damage(first):
+                raise self._damage.failed_read(name, first) from first
+        try:  # a disk that failed for a moment looks like damage, too
+            return self._reader.execute(text, parameters).fetchall()
         except sqlite3.Error as error:
-            raise self._damage.failed_read(name, error) from error
+            raise self._damage.failed_read(name, error, self._disk_error()) from error
 
     @contextmanager
     def _one_view(self) -> Iterator[None]:
@@ -237,8 +271,24 @@ class SqliteStorage:
         text = SQL[name].format(**parts) if parts else SQL[name]
         try:
             return list(await self._scanner.execute_fetchall(text, parameters))
+        except sqlite3.Error as first:
+            if not is_damage(first):
+                raise self._damage.failed_read(name, first) from first
+        if self._scanner is None:
+            raise StorageFailed("the data file is closed")
+        try:
+            return list(await self._scanner.execute_fetchall(text, parameters))
         except sqlite3.Error as error:
-            raise self._damage.failed_read(name, error) from error
+            raise self._damage.failed_read(name, error, self._disk_error()) from error
+
+    def _disk_error(self) -> OSError | None:
+        """Return how the disk fails, None where it can be read."""
+        try:
+            if self._lock is not None:
+                os.pread(self._lock.descriptor, 1, 0)
+        except OSError as error:
+            return error
+        return None
 
     def _loaded(
         self, by: str, wanted: Sequence[Any], attempts_of: str, *, skip: bool = False

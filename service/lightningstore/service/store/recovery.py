@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from lightningstore.service import lifecycle
-from lightningstore.service.errors import StorageFailed
+from lightningstore.service.errors import DataFileLost, StorageFailed
 from lightningstore.service.state import Entry, State
 from lightningstore.service.storage.base import Changes, RequestRow, Snapshot
 from lightningstore.service.store.core import Core
@@ -22,6 +22,8 @@ RECOVERY_PAUSE = 0.5
 LOGGED_TRIES = 120
 #: The storage is usable again when it takes as much as what it failed with, or this.
 PROBE_BYTES = 1 << 20
+#: Seconds between two looks for the data file.
+FILE_SECONDS = 0.4
 #: Rollouts that are taken over before others get the event loop.
 ADOPTED_AT_ONCE = 1000
 
@@ -77,9 +79,15 @@ class RecoveryOperations(Core):
         self.waiters.fail(error)
         self.end_polls(error)
         tries = 0
+        lost = isinstance(error, DataFileLost)
+        if lost:
+            await self.storage.secure()
         while not self._closing:
             try:
+                if lost:  # closed, a file that has no name any more would be gone
+                    self.storage.check_place(log=False)
                 await self.storage.close()
+                lost = False
                 await self._adopt(await self.storage.open())
                 await self._probe(min(self.committer.pending_bytes, PROBE_BYTES))
             except Exception as failure:
@@ -97,6 +105,20 @@ class RecoveryOperations(Core):
         probe = RequestRow("", "probe", 0, bytes(size), -2)
         await self.storage.commit(Changes(requests=[probe], size=size))
         await self.storage.commit(Changes(forget_requests_before_ns=-1))
+
+
+async def watch_file(store: RecoveryOperations) -> None:
+    """Stop a store from answering once its file is no longer where it was opened, until cancelled.
+
+    By the machine's own time: it is about the file, and about no rule of the store.
+    """
+    while True:
+        await asyncio.sleep(FILE_SECONDS)
+        if store.committer.failure is None:
+            try:
+                store.storage.check_place()
+            except DataFileLost as error:
+                store.committer.fail(error)
 
 
 def _log_try(tries: int, failure: Exception) -> None:
