@@ -82,6 +82,7 @@ class Config(BaseSettings):
     max_message_bytes: int = Field(64 * MIB, ge=MIB, le=2047 * MIB, description="Largest message.")
     max_input_bytes: int = Field(16 * MIB, ge=1, description="Largest input of a rollout.")
     max_span_bytes: int = Field(4 * MIB, ge=1, description="Largest span.")
+    max_message_spans: int = Field(50_000, ge=1, description="Most spans of one message.")
     max_batch_items: int = Field(10_000, ge=1, le=30_000, description="Most items of one call.")
     max_page_size: int = Field(1000, ge=1, le=30_000, description="Most items of one page.")
     max_queue_length: int = Field(0, ge=0, description="Most rollouts in the queue; 0: no limit.")
@@ -146,6 +147,7 @@ class Config(BaseSettings):
             message_bytes=self.max_message_bytes,
             input_bytes=self.max_input_bytes,
             span_bytes=self.max_span_bytes,
+            message_spans=self.max_message_spans,
             batch_items=self.max_batch_items,
             page_size=self.max_page_size,
             queue_length=self.max_queue_length,

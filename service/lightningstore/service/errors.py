@@ -166,6 +166,20 @@ class ResourcesExist(StoreError):
         )
 
 
+class SpanExists(StoreError):
+    """A span id of the attempt is taken by a span with other content."""
+
+    reason = reasons.ERROR_REASON_SPAN_EXISTS
+
+    def __init__(self, span_id: bytes, count: int) -> None:
+        """Take the span id, and how many spans of the batch are like it."""
+        super().__init__(
+            f"span_id {span_id.hex()} is stored with other content; {count} such span(s) in the batch: "
+            "use random span ids",
+            spanId=span_id.hex(),
+        )
+
+
 class TransitionNotAllowed(StoreError):
     """The status cannot change in this way."""
 
@@ -219,7 +233,7 @@ class BatchTooLarge(StoreError):
 
     reason = reasons.ERROR_REASON_BATCH_TOO_LARGE
 
-    def __init__(self, field: str, count: int, limit: int) -> None:
+    def __init__(self, field: str, count: int | str, limit: int) -> None:
         """Take the field, how many items it has and how many it may have."""
         super().__init__(
             f"{field}: {count} items, at most {limit} are allowed", field=field, limit=limit

@@ -18,6 +18,8 @@ class Limits:
     input_bytes: int = 16 * MIB
     #: Largest span in bytes.
     span_bytes: int = 4 * MIB
+    #: Most spans of one message.
+    message_spans: int = 50_000
     #: Most items of one call.
     batch_items: int = 10_000
     #: Most items of one page.

@@ -88,6 +88,12 @@ class StoreCollector(Collector):
             ("evicted_spans", "Spans evicted from memory", store.shelf.evicted_count),
         ):
             yield CounterMetricFamily(f"lightningstore_{name}", text, value)
+        refused = CounterMetricFamily(
+            "lightningstore_refused_spans", "Spans refused, by reason", labels=["reason"]
+        )
+        for reason, count in list(store.refused_spans.total.items()):
+            refused.add_metric([reason], count)
+        yield refused
 
 
 def _by_status(name: str, counts: dict[int, int], enum: Any, prefix: str) -> Metric:

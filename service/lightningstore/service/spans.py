@@ -45,33 +45,41 @@ _TEXTS: dict[str, Callable[[Span], str]] = {
 
 
 def check_batch(
-    batch: SpanBatch, size: int, max_span_bytes: int, field: str = "batch"
+    batch: SpanBatch, size: int, max_span_bytes: int, field: str = "batch", first: int = 0
 ) -> list[bytes]:
-    """Return the span ids of a batch of `size` bytes. Raises FieldInvalid, PayloadTooLarge.
+    """Return the span ids of a batch. Raises FieldInvalid, PayloadTooLarge.
 
-    `field` is the place of the batch in its request, for errors.
+    No span may be larger than `size`. `field` is the place of the batch in its request, and `first` the index
+    of its first span there, for errors.
     """
     spans = batch.spans
     pairs = list(map(_ids, spans))
     trace_ids = {trace_id for trace_id, _ in pairs}
     span_ids = [span_id for _, span_id in pairs]
     if _NO_TRACE in trace_ids or any(len(i) != TRACE_ID_BYTES for i in trace_ids):
-        _blame(field, batch, "trace_id", _trace_id, TRACE_ID_BYTES)
+        _blame(field, first, batch, "trace_id", _trace_id, TRACE_ID_BYTES)
     if set(map(len, span_ids)) - {SPAN_ID_BYTES} or _NO_SPAN in span_ids:
-        _blame(field, batch, "span_id", _span_id, SPAN_ID_BYTES)
+        _blame(field, first, batch, "span_id", _span_id, SPAN_ID_BYTES)
     if batch.sequence_ids:
-        if len(batch.sequence_ids) != len(spans):
-            raise FieldInvalid(
-                f"{field}.sequence_ids",
-                f"{len(batch.sequence_ids)} numbers for {len(spans)} spans; one for each, or none",
-            )
-        if min(batch.sequence_ids) < 0 or max(batch.sequence_ids) > MAX_SEQUENCE_ID:
-            raise FieldInvalid(f"{field}.sequence_ids", f"from 0 to {MAX_SEQUENCE_ID}")
+        check_sequence_ids(field, batch.sequence_ids, len(spans))
     if size > max_span_bytes:
-        for i, span in enumerate(spans):
+        for i, span in enumerate(spans, first):
             if (found := span.ByteSize()) > max_span_bytes:
                 raise PayloadTooLarge(f"{field}.spans[{i}]", found, max_span_bytes)
     return span_ids
+
+
+def check_sequence_ids(field: str, given: Sequence[int], count: int) -> None:
+    """Refuse the sequence ids of a batch unless there is one for each span, or none. Raises FieldInvalid."""
+    if not given:
+        return
+    if len(given) != count:
+        raise FieldInvalid(
+            f"{field}.sequence_ids",
+            f"{len(given)} numbers for {count} spans; one for each, or none",
+        )
+    if min(given) < 0 or max(given) > MAX_SEQUENCE_ID:
+        raise FieldInvalid(f"{field}.sequence_ids", f"from 0 to {MAX_SEQUENCE_ID}")
 
 
 def span_error(span: Span, max_span_bytes: int) -> StoreError | None:
@@ -87,9 +95,14 @@ def span_error(span: Span, max_span_bytes: int) -> StoreError | None:
 
 
 def _blame(
-    field: str, batch: SpanBatch, name: str, get: Callable[[Span], bytes], length: int
+    field: str,
+    first: int,
+    batch: SpanBatch,
+    name: str,
+    get: Callable[[Span], bytes],
+    length: int,
 ) -> None:
-    for i, span in enumerate(batch.spans):
+    for i, span in enumerate(batch.spans, first):
         value = get(span)
         if len(value) != length or not any(value):
             raise _bad_id(f"{field}.spans[{i}].{name}", value, length)

@@ -31,8 +31,9 @@ type SpanBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The instrumentation scope of the spans. May be absent.
 	Scope *v1.InstrumentationScope `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
-	// The spans, untouched. Each needs a trace_id of 16 bytes and a span_id of 8 bytes, neither all zero; a
-	// span is at most 4 MiB by default. Attributes may nest as deep as protobuf's limit of 100 levels allows,
+	// The spans, untouched. Each needs a trace_id of 16 bytes and a span_id of 8 bytes, neither all zero. By
+	// default a message holds at most 50,000 spans of at most 4 MiB each; more: RESOURCE_EXHAUSTED
+	// (BATCH_TOO_LARGE, PAYLOAD_TOO_LARGE). The resource and the scope together are limited like a span. Attributes may nest as deep as protobuf's limit of 100 levels allows,
 	// which is about 30 maps.
 	Spans []*v11.Span `protobuf:"bytes,2,rep,name=spans,proto3" json:"spans,omitempty"`
 	// Schema URL of the scope and the spans. May be empty.
@@ -341,14 +342,17 @@ type IngestResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Spans stored.
 	AcceptedCount int64 `protobuf:"varint,1,opt,name=accepted_count,json=acceptedCount,proto3" json:"accepted_count,omitempty"`
-	// Spans that were stored before, by span_id within the attempt. Skipped; not an error.
+	// Spans that were stored before, with the same span_id within the attempt and the same content. Skipped;
+	// not an error.
 	DuplicateCount int64 `protobuf:"varint,2,opt,name=duplicate_count,json=duplicateCount,proto3" json:"duplicate_count,omitempty"`
 	// Spans refused.
 	RejectedCount int64 `protobuf:"varint,3,opt,name=rejected_count,json=rejectedCount,proto3" json:"rejected_count,omitempty"`
 	// The first 10 refusals.
 	Rejections []*BatchRejection `protobuf:"bytes,4,rep,name=rejections,proto3" json:"rejections,omitempty"`
 	// The attempts that their runners should stop, once each.
-	Stops         []*Stop `protobuf:"bytes,5,rep,name=stops,proto3" json:"stops,omitempty"`
+	Stops []*Stop `protobuf:"bytes,5,rep,name=stops,proto3" json:"stops,omitempty"`
+	// The spans among rejected_count whose span_id the attempt has with other content. The stored span stays.
+	ConflictCount int64 `protobuf:"varint,6,opt,name=conflict_count,json=conflictCount,proto3" json:"conflict_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -418,6 +422,13 @@ func (x *IngestResult) GetStops() []*Stop {
 	return nil
 }
 
+func (x *IngestResult) GetConflictCount() int64 {
+	if x != nil {
+		return x.ConflictCount
+	}
+	return 0
+}
+
 // Why a batch was refused.
 type BatchRejection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -427,7 +438,8 @@ type BatchRejection struct {
 	Reason ErrorReason `protobuf:"varint,2,opt,name=reason,proto3,enum=lightningstore.v1.ErrorReason" json:"reason,omitempty"`
 	// What was wrong, for people; names the field.
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	// Number of spans refused with the batch.
+	// Number of spans refused for this reason; the other spans of the batch are stored if the reason is
+	// ERROR_REASON_SPAN_EXISTS.
 	SpanCount     int32 `protobuf:"varint,4,opt,name=span_count,json=spanCount,proto3" json:"span_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1010,7 +1022,7 @@ const file_lightningstore_v1_span_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tR\trequestId\"K\n" +
 	"\x10AddSpansResponse\x127\n" +
-	"\x06result\x18\x01 \x01(\v2\x1f.lightningstore.v1.IngestResultR\x06result\"\xf7\x01\n" +
+	"\x06result\x18\x01 \x01(\v2\x1f.lightningstore.v1.IngestResultR\x06result\"\x9e\x02\n" +
 	"\fIngestResult\x12%\n" +
 	"\x0eaccepted_count\x18\x01 \x01(\x03R\racceptedCount\x12'\n" +
 	"\x0fduplicate_count\x18\x02 \x01(\x03R\x0eduplicateCount\x12%\n" +
@@ -1018,7 +1030,8 @@ const file_lightningstore_v1_span_proto_rawDesc = "" +
 	"\n" +
 	"rejections\x18\x04 \x03(\v2!.lightningstore.v1.BatchRejectionR\n" +
 	"rejections\x12-\n" +
-	"\x05stops\x18\x05 \x03(\v2\x17.lightningstore.v1.StopR\x05stops\"\xa6\x01\n" +
+	"\x05stops\x18\x05 \x03(\v2\x17.lightningstore.v1.StopR\x05stops\x12%\n" +
+	"\x0econflict_count\x18\x06 \x01(\x03R\rconflictCount\"\xa6\x01\n" +
 	"\x0eBatchRejection\x12#\n" +
 	"\rmessage_index\x18\x01 \x01(\x03R\fmessageIndex\x126\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1e.lightningstore.v1.ErrorReasonR\x06reason\x12\x18\n" +

@@ -46,6 +46,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS: the rollout id is taken by other content. Metadata: rolloutId."""
     ERROR_REASON_RESOURCES_EXISTS: _ErrorReason.ValueType  # 21
     """ALREADY_EXISTS: the resources id is taken. Metadata: resourcesId."""
+    ERROR_REASON_SPAN_EXISTS: _ErrorReason.ValueType  # 22
+    """Only among the rejections of an IngestResult: the attempt has another span with this span id. Metadata:
+    spanId.
+    """
     ERROR_REASON_TRANSITION_NOT_ALLOWED: _ErrorReason.ValueType  # 30
     """FAILED_PRECONDITION: the status cannot change in this way. Metadata: from, to."""
     ERROR_REASON_SPANS_EVICTED: _ErrorReason.ValueType  # 31
@@ -119,6 +123,10 @@ ERROR_REASON_ROLLOUT_EXISTS: ErrorReason.ValueType  # 20
 """ALREADY_EXISTS: the rollout id is taken by other content. Metadata: rolloutId."""
 ERROR_REASON_RESOURCES_EXISTS: ErrorReason.ValueType  # 21
 """ALREADY_EXISTS: the resources id is taken. Metadata: resourcesId."""
+ERROR_REASON_SPAN_EXISTS: ErrorReason.ValueType  # 22
+"""Only among the rejections of an IngestResult: the attempt has another span with this span id. Metadata:
+spanId.
+"""
 ERROR_REASON_TRANSITION_NOT_ALLOWED: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION: the status cannot change in this way. Metadata: from, to."""
 ERROR_REASON_SPANS_EVICTED: ErrorReason.ValueType  # 31

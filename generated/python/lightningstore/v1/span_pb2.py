@@ -30,7 +30,7 @@ from opentelemetry.proto.resource.v1 import resource_pb2 as opentelemetry_dot_pr
 from opentelemetry.proto.trace.v1 import trace_pb2 as opentelemetry_dot_proto_dot_trace_dot_v1_dot_trace__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clightningstore/v1/span.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a$lightningstore/v1/error_reason.proto\x1a\x1flightningstore/v1/rollout.proto\x1a*opentelemetry/proto/common/v1/common.proto\x1a.opentelemetry/proto/resource/v1/resource.proto\x1a(opentelemetry/proto/trace/v1/trace.proto\"\xb4\x02\n\tSpanBatch\x12\x42\n\x05scope\x18\x01 \x01(\x0b\x32\x33.opentelemetry.proto.common.v1.InstrumentationScope\x12\x31\n\x05spans\x18\x02 \x03(\x0b\x32\".opentelemetry.proto.trace.v1.Span\x12\x12\n\nschema_url\x18\x03 \x01(\t\x12\x12\n\nrollout_id\x18\x0b \x01(\t\x12\x12\n\nattempt_id\x18\x0c \x01(\t\x12;\n\x08resource\x18\r \x01(\x0b\x32).opentelemetry.proto.resource.v1.Resource\x12\x1b\n\x13resource_schema_url\x18\x0e \x01(\t\x12\x14\n\x0csequence_ids\x18\x0f \x03(\x03J\x04\x08\x04\x10\x0b\"A\n\x12IngestSpansRequest\x12+\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.SpanBatch\"F\n\x13IngestSpansResponse\x12/\n\x06result\x18\x01 \x01(\x0b\x32\x1f.lightningstore.v1.IngestResult\"R\n\x0f\x41\x64\x64SpansRequest\x12+\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.SpanBatch\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"C\n\x10\x41\x64\x64SpansResponse\x12/\n\x06result\x18\x01 \x01(\x0b\x32\x1f.lightningstore.v1.IngestResult\"\xb6\x01\n\x0cIngestResult\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x01 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x02 \x01(\x03\x12\x16\n\x0erejected_count\x18\x03 \x01(\x03\x12\x35\n\nrejections\x18\x04 \x03(\x0b\x32!.lightningstore.v1.BatchRejection\x12&\n\x05stops\x18\x05 \x03(\x0b\x32\x17.lightningstore.v1.Stop\"|\n\x0e\x42\x61tchRejection\x12\x15\n\rmessage_index\x18\x01 \x01(\x03\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.lightningstore.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x12\n\nspan_count\x18\x04 \x01(\x05\"f\n\x1a\x41llocateSequenceIdsRequest\x12\x34\n\x07\x64\x65mands\x18\x01 \x03(\x0b\x32#.lightningstore.v1.SequenceIdDemand\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"I\n\x10SequenceIdDemand\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"Q\n\x1b\x41llocateSequenceIdsResponse\x12\x32\n\x06ranges\x18\x01 \x03(\x0b\x32\".lightningstore.v1.SequenceIdRange\"k\n\x0fSequenceIdRange\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.lightningstore.v1.AttemptRef\x12\x19\n\x11\x66irst_sequence_id\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"\xf2\x02\n\x11QuerySpansRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12.\n\x08trace_id\x18\x03 \x01(\x0b\x32\x1c.lightningstore.v1.TextMatch\x12-\n\x07span_id\x18\x04 \x01(\x0b\x32\x1c.lightningstore.v1.TextMatch\x12\x34\n\x0eparent_span_id\x18\x05 \x01(\x0b\x32\x1c.lightningstore.v1.TextMatch\x12*\n\x04name\x18\x06 \x01(\x0b\x32\x1c.lightningstore.v1.TextMatch\x12\x34\n\x0c\x66ilter_logic\x18\x07 \x01(\x0e\x32\x1e.lightningstore.v1.FilterLogic\x12\x10\n\x08order_by\x18\x08 \x01(\t\x12\x12\n\x05limit\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06offset\x18\n \x01(\x05\x42\x08\n\x06_limit\":\n\tTextMatch\x12\x10\n\x06\x65quals\x18\x01 \x01(\tH\x00\x12\x12\n\x08\x63ontains\x18\x02 \x01(\tH\x00\x42\x07\n\x05match\"C\n\x12QuerySpansResponse\x12-\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1c.lightningstore.v1.SpanBatchB}\n\x14io.lightningstore.v1B\tSpanProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clightningstore/v1/span.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a$lightningstore/v1/error_reason.proto\x1a\x1flightningstore/v1/rollout.proto\x1a*opentelemetry/proto/common/v1/common.proto\x1a.opentelemetry/proto/resource/v1/resource.proto\x1a(opentelemetry/proto/trace/v1/trace.proto\"\xb4\x02\n\tSpanBatch\x12\x42\n\x05scope\x18\x01 \x01(\x0b\x32\x33.opentelemetry.proto.common.v1.InstrumentationScope\x12\x31\n\x05spans\x18\x02 \x03(\x0b\x32\".opentelemetry.proto.trace.v1.Span\x12\x12\n\nschema_url\x18\x03 \x01(\t\x12\x12\n\nrollout_id\x18\x0b \x01(\t\x12\x12\n\nattempt_id\x18\x0c \x01(\t\x12;\n\x08resource\x18\r \x01(\x0b\x32).opentelemetry.proto.resource.v1.Resource\x12\x1b\n\x13resource_schema_url\x18\x0e \x01(\t\x12\x14\n\x0csequence_ids\x18\x0f \x03(\x03J\x04\x08\x04\x10\x0b\"A\n\x12IngestSpansRequest\x12+\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.SpanBatch\"F\n\x13IngestSpansResponse\x12/\n\x06result\x18\x01 \x01(\x0b\x32\x1f.lightningstore.v1.IngestResult\"R\n\x0f\x41\x64\x64SpansRequest\x12+\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.SpanBatch\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"C\n\x10\x41\x64\x64SpansResponse\x12/\n\x06result\x18\x01 \x01(\x0b\x32\x1f.lightningstore.v1.IngestResult\"\xce\x01\n\x0cIngestResult\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x01 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x02 \x01(\x03\x12\x16\n\x0erejected_count\x18\x03 \x01(\x03\x12\x35\n\nrejections\x18\x04 \x03(\x0b\x32!.lightningstore.v1.BatchRejection\x12&\n\x05stops\x18\x05 \x03(\x0b\x32\x17.lightningstore.v1.Stop\x12\x16\n\x0e\x63onflict_count\x18\x06 \x01(\x03\"|\n\x0e\x42\x61tchRejection\x12\x15\n\rmessage_index\x18\x01 \x01(\x03\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.lightningstore.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x12\n\nspan_count\x18\x04 \x01(\x05\"f\n\x1a\x41llocateSequenceIdsRequest\x12\x34\n\x07\x64\x65mands\x18\x01 \x03(\x0b\x32#.lightningstore.v1.SequenceIdDemand\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"I\n\x10SequenceIdDemand\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"Q\n\x1b\x41llocateSequenceIdsResponse\x12\x32\n\x06ranges\x18\x01 \x03(\x0b\x32\".lightningstore.v1.SequenceIdRange\"k\n\x0fSequenceIdRange\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.lightningstore.v1.AttemptRef\x12\x19\n\x11\x66irst_sequence_id\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"\xf2\x02\n\x11QuerySpansRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12.\n\x08trace_id\x18\x03 \x01(\x0b\x32\x1c.lightningstore.v1.TextMatch\x12-\n\x07span_id\x18\x04 \x01(\x0b\x32\x1c.lightningstore.v1.TextMatch\x12\x34\n\x0eparent_span_id\x18\x05 \x01(\x0b\x32\x1c.lightningstore.v1.TextMatch\x12*\n\x04name\x18\x06 \x01(\x0b\x32\x1c.lightningstore.v1.TextMatch\x12\x34\n\x0c\x66ilter_logic\x18\x07 \x01(\x0e\x32\x1e.lightningstore.v1.FilterLogic\x12\x10\n\x08order_by\x18\x08 \x01(\t\x12\x12\n\x05limit\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06offset\x18\n \x01(\x05\x42\x08\n\x06_limit\":\n\tTextMatch\x12\x10\n\x06\x65quals\x18\x01 \x01(\tH\x00\x12\x12\n\x08\x63ontains\x18\x02 \x01(\tH\x00\x42\x07\n\x05match\"C\n\x12QuerySpansResponse\x12-\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x1c.lightningstore.v1.SpanBatchB}\n\x14io.lightningstore.v1B\tSpanProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,21 +49,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDSPANSRESPONSE']._serialized_start=823
   _globals['_ADDSPANSRESPONSE']._serialized_end=890
   _globals['_INGESTRESULT']._serialized_start=893
-  _globals['_INGESTRESULT']._serialized_end=1075
-  _globals['_BATCHREJECTION']._serialized_start=1077
-  _globals['_BATCHREJECTION']._serialized_end=1201
-  _globals['_ALLOCATESEQUENCEIDSREQUEST']._serialized_start=1203
-  _globals['_ALLOCATESEQUENCEIDSREQUEST']._serialized_end=1305
-  _globals['_SEQUENCEIDDEMAND']._serialized_start=1307
-  _globals['_SEQUENCEIDDEMAND']._serialized_end=1380
-  _globals['_ALLOCATESEQUENCEIDSRESPONSE']._serialized_start=1382
-  _globals['_ALLOCATESEQUENCEIDSRESPONSE']._serialized_end=1463
-  _globals['_SEQUENCEIDRANGE']._serialized_start=1465
-  _globals['_SEQUENCEIDRANGE']._serialized_end=1572
-  _globals['_QUERYSPANSREQUEST']._serialized_start=1575
-  _globals['_QUERYSPANSREQUEST']._serialized_end=1945
-  _globals['_TEXTMATCH']._serialized_start=1947
-  _globals['_TEXTMATCH']._serialized_end=2005
-  _globals['_QUERYSPANSRESPONSE']._serialized_start=2007
-  _globals['_QUERYSPANSRESPONSE']._serialized_end=2074
+  _globals['_INGESTRESULT']._serialized_end=1099
+  _globals['_BATCHREJECTION']._serialized_start=1101
+  _globals['_BATCHREJECTION']._serialized_end=1225
+  _globals['_ALLOCATESEQUENCEIDSREQUEST']._serialized_start=1227
+  _globals['_ALLOCATESEQUENCEIDSREQUEST']._serialized_end=1329
+  _globals['_SEQUENCEIDDEMAND']._serialized_start=1331
+  _globals['_SEQUENCEIDDEMAND']._serialized_end=1404
+  _globals['_ALLOCATESEQUENCEIDSRESPONSE']._serialized_start=1406
+  _globals['_ALLOCATESEQUENCEIDSRESPONSE']._serialized_end=1487
+  _globals['_SEQUENCEIDRANGE']._serialized_start=1489
+  _globals['_SEQUENCEIDRANGE']._serialized_end=1596
+  _globals['_QUERYSPANSREQUEST']._serialized_start=1599
+  _globals['_QUERYSPANSREQUEST']._serialized_end=1969
+  _globals['_TEXTMATCH']._serialized_start=1971
+  _globals['_TEXTMATCH']._serialized_end=2029
+  _globals['_QUERYSPANSRESPONSE']._serialized_start=2031
+  _globals['_QUERYSPANSRESPONSE']._serialized_end=2098
 # @@protoc_insertion_point(module_scope)

@@ -55,8 +55,9 @@ class SpanBatch(_message.Message):
 
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[_trace_pb2.Span]:
-        """The spans, untouched. Each needs a trace_id of 16 bytes and a span_id of 8 bytes, neither all zero; a
-        span is at most 4 MiB by default. Attributes may nest as deep as protobuf's limit of 100 levels allows,
+        """The spans, untouched. Each needs a trace_id of 16 bytes and a span_id of 8 bytes, neither all zero. By
+        default a message holds at most 50,000 spans of at most 4 MiB each; more: RESOURCE_EXHAUSTED
+        (BATCH_TOO_LARGE, PAYLOAD_TOO_LARGE). The resource and the scope together are limited like a span. Attributes may nest as deep as protobuf's limit of 100 levels allows,
         which is about 30 maps.
         """
 
@@ -210,12 +211,17 @@ class IngestResult(_message.Message):
     REJECTED_COUNT_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
     STOPS_FIELD_NUMBER: _builtins.int
+    CONFLICT_COUNT_FIELD_NUMBER: _builtins.int
     accepted_count: _builtins.int
     """Spans stored."""
     duplicate_count: _builtins.int
-    """Spans that were stored before, by span_id within the attempt. Skipped; not an error."""
+    """Spans that were stored before, with the same span_id within the attempt and the same content. Skipped;
+    not an error.
+    """
     rejected_count: _builtins.int
     """Spans refused."""
+    conflict_count: _builtins.int
+    """The spans among rejected_count whose span_id the attempt has with other content. The stored span stays."""
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchRejection]:
         """The first 10 refusals."""
@@ -232,10 +238,11 @@ class IngestResult(_message.Message):
         rejected_count: _builtins.int = ...,
         rejections: _abc.Iterable[Global___BatchRejection] | None = ...,
         stops: _abc.Iterable[_attempt_pb2.Stop] | None = ...,
+        conflict_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_count", b"accepted_count", "duplicate_count", b"duplicate_count", "rejected_count", b"rejected_count", "rejections", b"rejections", "stops", b"stops"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_count", b"accepted_count", "conflict_count", b"conflict_count", "duplicate_count", b"duplicate_count", "rejected_count", b"rejected_count", "rejections", b"rejections", "stops", b"stops"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -258,7 +265,9 @@ class BatchRejection(_message.Message):
     message: _builtins.str
     """What was wrong, for people; names the field."""
     span_count: _builtins.int
-    """Number of spans refused with the batch."""
+    """Number of spans refused for this reason; the other spans of the batch are stored if the reason is
+    ERROR_REASON_SPAN_EXISTS.
+    """
     def __init__(
         self,
         *,

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
-from lightningstore.service import wire
+from lightningstore.service import pieces, wire
 from lightningstore.service.errors import MalformedMessage
+from lightningstore.service.pieces import Cut
 from lightningstore.service.rpc import lenient, wrap
 from lightningstore.service.store import Store
 from lightningstore.service.store.ingest import BadBatch
 from lightningstore.v1 import service_pb2
-from lightningstore.v1.span_pb2 import IngestSpansRequest, IngestSpansResponse, SpanBatch
+from lightningstore.v1.span_pb2 import (
+    AddSpansRequest,
+    AddSpansResponse,
+    IngestSpansRequest,
+    IngestSpansResponse,
+    SpanBatch,
+)
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
 _BATCH = IngestSpansRequest.BATCH_FIELD_NUMBER
+_ADDED_BATCH = AddSpansRequest.BATCH_FIELD_NUMBER
 
 
 def handlers(store: Store, streams: wrap.Streams) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
@@ -35,6 +44,8 @@ def handlers(store: Store, streams: wrap.Streams) -> dict[str, grpc.RpcMethodHan
         path = method.full_name
         if method.name == "IngestSpans":
             found[method.name] = wrap.client_stream(path, _ingest(store), streams, closing)
+        elif method.name == "AddSpans":
+            found[method.name] = wrap.unary_bytes(path, _add_spans(store), closing)
         elif method.client_streaming:
             found[method.name] = wrap.client_stream(
                 path, _decoded(call, request_type, limit), streams, closing
@@ -66,16 +77,19 @@ def _decoded(call: Any, request_type: type[Message], limit: int) -> Any:
 
 def _ingest(store: Store) -> Any:
     async def ingest(requests: AsyncIterator[bytes]) -> IngestSpansResponse:
-        return await store.ingest_batches(
-            _read(data, store.limits.message_bytes) async for data in requests
-        )
+        return await store.ingest_batches(_read(data, store) async for data in requests)
 
     return ingest
 
 
-def _read(data: bytes, limit: int) -> tuple[SpanBatch, bytes | None] | BadBatch:
-    """Return the batch of a message, and the message's bytes if they hold nothing else."""
-    wrap.check_size(data, limit)
+def _read(data: bytes, store: Store) -> tuple[SpanBatch, bytes | None] | Cut | BadBatch:
+    """Return the batch of a message, and the message's bytes if they hold nothing else.
+
+    A large batch is not parsed. Raises PayloadTooLarge, BatchTooLarge, MalformedMessage.
+    """
+    large = _large(data, store, _BATCH)
+    if large is not None:
+        return large[0]
     try:
         # Read whole, so that what is stored can be read by everybody; then kept as it came.
         batch = IngestSpansRequest.FromString(data).batch
@@ -86,3 +100,29 @@ def _read(data: bytes, limit: int) -> tuple[SpanBatch, bytes | None] | BadBatch:
             raise error from None
         return BadBatch(count, error)
     return batch, data if wire.frame(data, _BATCH) is not None else None
+
+
+def _large(data: bytes, store: Store, number: int) -> tuple[Cut, bytes] | None:
+    """Return the batch in a field of a message, and the other fields, if it is too large to be parsed at once."""
+    wrap.check_size(data, store.limits.message_bytes)
+    if pieces.is_small(data):
+        return None
+    batch, others = pieces.split_request(data, number)
+    found = store.cut(batch)
+    return None if found.is_small else (found, others)
+
+
+def _add_spans(store: Store) -> Any:
+    limit = store.limits.message_bytes
+
+    async def add_spans(data: bytes) -> AddSpansResponse:
+        large = _large(data, store, _ADDED_BATCH)
+        if large is None:
+            return await store.add_spans(wrap.decode(AddSpansRequest, data, limit))
+        batch, others = large
+        request = wrap.decode(AddSpansRequest, others, limit)
+        # Stands for the batch where a repeated request is told from another one with its request id.
+        request.batch.schema_url = f"{len(batch.data)} bytes, checksum {zlib.crc32(batch.data)}"
+        return await store.add_spans(request, batch)
+
+    return add_spans

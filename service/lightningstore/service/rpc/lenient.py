@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
+from lightningstore.service import pieces
+from lightningstore.service.errors import MalformedMessage, StoreError
+from lightningstore.service.limits import Limits
+from lightningstore.service.store.ingest import reason_name
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -54,6 +58,20 @@ _ExportTwin = _twin(
 )
 
 
+class Refusal(NamedTuple):
+    """Why spans were left out."""
+
+    #: One of a few words, for metrics.
+    reason: str
+    #: For people.
+    message: str
+
+    @classmethod
+    def of(cls, error: StoreError) -> Refusal:
+        """Return what an error says."""
+        return cls(reason_name(error.reason), error.message)
+
+
 class Scope(NamedTuple):
     """The spans of one scope of an export, and where they come from."""
 
@@ -61,6 +79,8 @@ class Scope(NamedTuple):
     resource_schema_url: str
     #: A serialised ScopeSpans, and so the beginning of a SpanBatch.
     data: bytes
+    #: Number of the spans; 0 if they are few and have not been counted.
+    span_count: int = 0
 
 
 def count_spans(data: bytes) -> int | None:
@@ -84,6 +104,25 @@ def scopes(data: bytes) -> list[Scope] | None:
         for group in export.resource_spans
         for scope in group.scope_spans
     ]
+
+
+def large_scopes(data: bytes, limits: Limits) -> list[Scope]:
+    """Return the scopes of a large ExportTraceServiceRequest, which is counted before anything is built.
+
+    Raises MalformedMessage, BatchTooLarge, PayloadTooLarge.
+    """
+    found = []
+    previous: tuple[bytes, ResourceSpans] | None = None
+    for head, scope, count in pieces.scopes(data, limits.message_spans, limits.span_bytes):
+        if previous is None or previous[0] is not head:
+            try:
+                previous = (head, ResourceSpans.FromString(head))
+            except DecodeError:
+                raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name) from None
+        group = previous[1]
+        resource = group.resource if group.HasField("resource") else None
+        found.append(Scope(resource, group.schema_url, scope, count))
+    return found
 
 
 def readable_part(data: bytes) -> tuple[SpanBatch, int] | None:

@@ -8,20 +8,23 @@ Source: https://opentelemetry.io/docs/specs/otlp/.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
-from lightningstore.service import wire
-from lightningstore.service.errors import Busy, MalformedMessage, StoreError
+from lightningstore.service import pieces, wire
+from lightningstore.service.errors import Busy, MalformedMessage, PayloadTooLarge, StoreError
+from lightningstore.service.limits import Limits
 from lightningstore.service.rpc import lenient
 from lightningstore.service.rpc.status import abort
 from lightningstore.service.rpc.wrap import Context, check_size, fail
+from lightningstore.service.slices import Slices
 from lightningstore.service.spans import MAX_SEQUENCE_ID, check_batch, span_error
 from lightningstore.service.store import Store
-from lightningstore.service.store.ingest import Tally
+from lightningstore.service.store.ingest import Tally, reason_name
+from lightningstore.v1.error_reason_pb2 import ERROR_REASON_SPAN_EXISTS
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -43,6 +46,9 @@ SEQUENCE_KEYS = (SEQUENCE_ID, "x-lightning-span-sequence-id")
 #: How long an export waits for room before it is refused. Half of the 10 s that exporters wait by default: Node's
 #: repeats no refused call, and Go's first pause is up to 7.5 s, whatever RetryInfo says.
 HOLD_SECONDS = 5.0
+
+#: Characters of a reason in an answer: it may hold what was sent.
+MAX_REASON_LENGTH = 300
 
 Owner = tuple[str, str, int]
 
@@ -73,13 +79,17 @@ def handler(store: Store) -> grpc.RpcMethodHandler[Any, Any]:
 async def export(store: Store, data: bytes, metadata: dict[str, str]) -> ExportTraceServiceResponse:
     """Store the spans of a serialised request; `metadata` names the attempt where no attribute does.
 
-    Raises MalformedMessage, PayloadTooLarge, Busy, StorageFailed, ShuttingDown.
+    Raises MalformedMessage, PayloadTooLarge, BatchTooLarge, Busy, StorageFailed, ShuttingDown.
     """
     await admit(store, data)
-    scopes = lenient.scopes(data)
-    if scopes is None:
-        raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name)
-    return await export_scopes(store, scopes, metadata, Counter())
+    if pieces.is_small(data):
+        scopes = lenient.scopes(data)
+        if scopes is None:
+            raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name)
+        return await export_scopes(store, scopes, metadata, Counter())
+    async with store.intake.hold(len(data), HOLD_SECONDS):
+        scopes = lenient.large_scopes(data, store.limits)
+        return await export_scopes(store, scopes, metadata, Counter())
 
 
 async def admit(store: Store, data: bytes) -> None:
@@ -89,31 +99,83 @@ async def admit(store: Store, data: bytes) -> None:
 
 
 async def export_scopes(
-    store: Store, scopes: list[lenient.Scope], metadata: dict[str, str], refused: Counter[str]
+    store: Store,
+    scopes: list[lenient.Scope],
+    metadata: dict[str, str],
+    refused: Counter[lenient.Refusal],
 ) -> ExportTraceServiceResponse:
-    """Store the spans of scopes, of which `refused` have been left out by reason. Raises as `export`."""
+    """Store the spans of scopes, of which `refused` have been left out. Raises as `export`."""
     default = _metadata_owner(metadata)
-    # All is read before anything is stored: a request that is none must not be stored by half.
-    batches = [
-        item
-        for scope in scopes
-        for item in _batches(scope, default, refused, store.limits.span_bytes)
-    ]
     failures = store.committer.failures
-    for batch, framed in batches:
-        try:
-            await store.add_batch(batch, framed, Tally())
-        except StoreError as error:
-            if store.committer.failure is not None:
-                raise
-            refused[error.message] += len(batch.spans)
+    size = sum([len(scope.data) for scope in scopes])
+    count = sum([scope.span_count for scope in scopes])
+    if size <= pieces.PIECE_BYTES and count <= pieces.PIECE_SPANS:
+        # All is read before anything is stored: a request that is none must not be stored by half.
+        read = [(scope, _parse(scope.data, refused)) for scope in scopes]
+        await _store(store, read, default, refused)
+    else:
+        await _store_large(store, scopes, default, refused)
     await store.barrier_since(failures)
     response = ExportTraceServiceResponse()
-    if count := sum(refused.values()):
-        response.partial_success.rejected_spans = count
-        reasons = [f"{n} spans: {why}" for why, n in refused.most_common(5)]
+    if total := sum(refused.values()):
+        response.partial_success.rejected_spans = total
+        reasons = [
+            f"{n} spans: {why.message[:MAX_REASON_LENGTH]}" for why, n in refused.most_common(5)
+        ]
         response.partial_success.error_message = "; ".join(reasons)
+        for why, n in refused.items():
+            if why.reason != CONFLICT:  # noted when it was found
+                store.refused_spans.note(why.reason, n, why.message)
     return response
+
+
+async def _store_large(
+    store: Store, scopes: list[lenient.Scope], default: Owner, refused: Counter[lenient.Refusal]
+) -> None:
+    """Store large scopes, one piece at a time: what a piece becomes in memory is needed once."""
+    async with store.taking_apart:
+        slices = Slices()
+        cuts = [(scope, store.cut(scope.data)) for scope in scopes]
+        for _, cut in cuts:
+            for piece in cut.pieces():
+                _parse(cut.head + cut.spans(piece), Counter())
+                await slices.pause()
+        for scope, cut in cuts:
+            for piece in cut.pieces():
+                part = scope._replace(data=cut.head + cut.spans(piece))
+                await _store(store, [(part, _parse(part.data, refused))], default, refused)
+                await slices.pause()
+
+
+async def _store(
+    store: Store,
+    scopes: list[tuple[lenient.Scope, tuple[SpanBatch, bool]]],
+    default: Owner,
+    refused: Counter[lenient.Refusal],
+) -> None:
+    """Store the spans of scopes that have been parsed."""
+    slices = Slices()
+    for scope, parsed in scopes:
+        for batch, framed in _batches(scope, parsed, default, refused, store.limits):
+            tally = Tally()
+            try:
+                await store.add_batch((batch, framed), tally)
+            except StoreError as error:
+                if store.committer.failure is not None:
+                    raise
+                refused[lenient.Refusal.of(error)] += len(batch.spans)
+            for rejection in tally.result.rejections:
+                refused[lenient.Refusal(reason_name(rejection.reason), rejection.message)] += (
+                    rejection.span_count
+                )
+            await slices.pause()
+
+
+NO_ATTEMPT = lenient.Refusal(
+    "no_attempt", f"no {ROLLOUT_ID} and {ATTEMPT_ID} among attributes and metadata"
+)
+CONFLICT = reason_name(ERROR_REASON_SPAN_EXISTS)
+UNREADABLE = lenient.Refusal("unreadable", "nests too deep, or is malformed")
 
 
 def _metadata_owner(metadata: dict[str, str]) -> Owner:
@@ -146,42 +208,51 @@ def _owner(attributes: Iterable[KeyValue], default: Owner) -> Owner:
 
 
 def _batches(
-    scope: lenient.Scope, default: Owner, refused: Counter[str], max_span_bytes: int
-) -> list[tuple[SpanBatch, bytes | None]]:
-    """Return the good spans of a scope as one batch an attempt, serialised where that costs nothing."""
+    scope: lenient.Scope,
+    parsed: tuple[SpanBatch, bool],
+    default: Owner,
+    refused: Counter[lenient.Refusal],
+    limits: Limits,
+) -> Iterator[tuple[SpanBatch, bytes | None]]:
+    """Yield the good spans of a scope as one batch an attempt, serialised where that costs nothing."""
     head = SpanBatch(resource=scope.resource, resource_schema_url=scope.resource_schema_url)
     owner = _owner(head.resource.attributes, default)
-    whole, is_whole = _parse(scope.data, refused)
+    whole, is_whole = parsed
     # Where its bytes never name an attempt, no span has to be asked whether it does.
     if is_whole and _MARK not in scope.data and owner[0] and owner[1] and not owner[2]:
         try:
-            check_batch(whole, len(scope.data), max_span_bytes)
+            check_batch(whole, len(scope.data), limits.span_bytes)
         except StoreError:
             pass  # the good spans are picked out below
         else:
             head.rollout_id, head.attempt_id = owner[:2]
             added = head.SerializeToString()
             whole.MergeFromString(added)
-            return [(whole, wire.field(_BATCH, scope.data + added))]
+            yield whole, wire.field(_BATCH, scope.data + added)
+            return
     groups: dict[tuple[str, str], tuple[list[Span], list[int]]] = {}
     for span in whole.spans:
-        if (error := span_error(span, max_span_bytes)) is not None:
-            refused[error.message] += 1
+        if (error := span_error(span, limits.span_bytes)) is not None:
+            refused[lenient.Refusal.of(error)] += 1
             continue
         rollout_id, attempt_id, sequence_id = _owner(span.attributes, owner)
         if not rollout_id or not attempt_id:
-            refused[f"no {ROLLOUT_ID} and {ATTEMPT_ID} among attributes and metadata"] += 1
+            refused[NO_ATTEMPT] += 1
             continue
         spans, numbers = groups.setdefault((rollout_id, attempt_id), ([], []))
         spans.append(span)
         numbers.append(sequence_id if 0 <= sequence_id <= MAX_SEQUENCE_ID else 0)
-    return [
-        (_batch(head, whole, names, spans, numbers), None)
-        for names, (spans, numbers) in groups.items()
-    ]
+    # Each group is stored with the resource and the scope.
+    largest = limits.message_bytes // max(1, len(groups))
+    if len(groups) > 1 and (size := _batch(head, whole, ("", ""), [], []).ByteSize()) > largest:
+        error = PayloadTooLarge(f"resource and scope of {len(groups)} attempts", size, largest)
+        refused[lenient.Refusal.of(error)] += sum(len(spans) for spans, _ in groups.values())
+        return
+    for names, (spans, numbers) in groups.items():
+        yield _batch(head, whole, names, spans, numbers), None
 
 
-def _parse(data: bytes, refused: Counter[str]) -> tuple[SpanBatch, bool]:
+def _parse(data: bytes, refused: Counter[lenient.Refusal]) -> tuple[SpanBatch, bool]:
     """Return a ScopeSpans as a batch, and whether that is all of it; spans that nest too deep are left out.
 
     Raises MalformedMessage.
@@ -192,7 +263,8 @@ def _parse(data: bytes, refused: Counter[str]) -> tuple[SpanBatch, bool]:
         part = lenient.readable_part(data)
         if part is None:
             raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name) from None
-        refused["nests too deep"] += part[1]
+        if part[1]:
+            refused[UNREADABLE] += part[1]
         return part[0], False
 
 

@@ -23,6 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from google.rpc import code_pb2
+from lightningstore.service import pieces
 from lightningstore.service.errors import (
     Busy,
     FieldInvalid,
@@ -41,6 +42,8 @@ METHOD = f"/{otlp.SERVICE}/Export"
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 #: Bodies above this are read in the thread: unpacking or parsing so many takes a millisecond or two.
 INLINE_BYTES = 16 * 1024
+#: Bytes that zlib makes of one at most.
+MOST_UNPACKED = 1032
 #: A client may take so long for its headers, for its body, or between two requests.
 IDLE_SECONDS = 60.0
 #: What is still open at the end of the grace is cut off within twice this.
@@ -166,16 +169,31 @@ class OtlpHttp:
         if self._guard is not None:
             self._guard.check(metadata.items(), METHOD, request.remote or "somebody")
         packed = _check_encoding(request)
-        limit = self._store.limits.message_bytes
+        store, limit = self._store, self._store.limits.message_bytes
         data = await _body(request, limit)
-        if packed:
-            data = await self._read(len(data), lambda: unpack(data, limit))
+        if not packed and len(data) <= pieces.UNCOUNTED_BYTES:
+            return await self._store_body(request, data, metadata)
+        held = min(limit, MOST_UNPACKED * len(data)) if packed else len(data)
+        await store.bodies.take(held, otlp.HOLD_SECONDS)
+        try:
+            if packed:
+                data = await self._read(4 * len(data), lambda: unpack(data, limit))
+                store.bodies.give(held - len(data))
+                held = len(data)
+            return await self._store_body(request, data, metadata)
+        finally:
+            store.bodies.give(held)
+
+    async def _store_body(
+        self, request: web.BaseRequest, data: bytes, metadata: dict[str, str]
+    ) -> Message:
+        """Store the spans of a body that has been unpacked."""
+        store = self._store
         if request.content_type == PROTOBUF:
-            return await otlp.export(self._store, data, metadata)
-        await otlp.admit(self._store, data)
-        most = self._store.limits.span_bytes
-        scopes, refused = await self._read(len(data), lambda: otlp_json.scopes(data, most))
-        return await otlp.export_scopes(self._store, scopes, metadata, refused)
+            return await otlp.export(store, data, metadata)
+        await otlp.admit(store, data)
+        scopes, refused = await self._read(len(data), lambda: otlp_json.scopes(data, store.limits))
+        return await otlp.export_scopes(store, scopes, metadata, refused)
 
     async def _read(self, size: int, read: Callable[[], T]) -> T:
         if size <= INLINE_BYTES:

@@ -6,6 +6,7 @@ deep or is no span is left out. Source: https://opentelemetry.io/docs/specs/otlp
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from binascii import unhexlify
 from collections import Counter
@@ -14,8 +15,14 @@ from typing import Any, TypeVar
 import msgspec
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
-from lightningstore.service.errors import FieldInvalid, MalformedMessage, PayloadTooLarge
-from lightningstore.service.rpc.lenient import Scope
+from lightningstore.service.errors import (
+    BatchTooLarge,
+    FieldInvalid,
+    MalformedMessage,
+    PayloadTooLarge,
+)
+from lightningstore.service.limits import Limits
+from lightningstore.service.rpc.lenient import Refusal, Scope
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -26,6 +33,10 @@ MOST_LEVELS = 90
 #: Characters of an error of the library's: it repeats the value.
 MOST_TEXT = 300
 TOO_DEEP = "nests too deep"
+#: Values of a body. A span with 50 attributes has about 100.
+MAX_VALUES = 400_000
+_QUOTE = ord('"')
+_TEXT_OR_NOT = re.compile(rb'[^"]++|"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _IDS = ("traceId", "spanId", "parentSpanId")
 _NONE = msgspec.Raw(b"null")
 
@@ -55,13 +66,14 @@ class _TooDeep(Exception):
     """Messages within messages, more than can be stored."""
 
 
-def scopes(data: bytes, max_span_bytes: int) -> tuple[list[Scope], Counter[str]]:
+def scopes(data: bytes, limits: Limits) -> tuple[list[Scope], Counter[Refusal]]:
     """Return the scopes of an ExportTraceServiceRequest in JSON, and how many spans were left out by why.
 
     A span's limit holds for its JSON too: what a library builds of a large one stops everything else.
 
-    Raises MalformedMessage, FieldInvalid, PayloadTooLarge.
+    Raises MalformedMessage, FieldInvalid, PayloadTooLarge, BatchTooLarge.
     """
+    check_values(data)
     try:
         request = _DECODER.decode(data)
     except msgspec.ValidationError as error:
@@ -70,18 +82,42 @@ def scopes(data: bytes, max_span_bytes: int) -> tuple[list[Scope], Counter[str]]
         raise MalformedMessage(
             f"{ExportTraceServiceRequest.DESCRIPTOR.full_name} in JSON"
         ) from None
+    count = sum(
+        len(scope.spans or ())
+        for group in request.resource_spans or ()
+        for scope in group.scope_spans or ()
+    )
+    if count > limits.message_spans:
+        raise BatchTooLarge("spans", count, limits.message_spans)
+    max_span_bytes = limits.span_bytes
     found: list[Scope] = []
-    refused: Counter[str] = Counter()
+    refused: Counter[Refusal] = Counter()
     for i, group in enumerate(request.resource_spans or ()):
         place = f"resourceSpans[{i}]"
         resource = _whole(group.resource, Resource, f"{place}.resource", max_span_bytes)
         for j, scope in enumerate(group.scope_spans or ()):
             spans = _scope_spans(scope, f"{place}.scopeSpans[{j}]", refused, max_span_bytes)
-            found.append(Scope(resource, group.schema_url or "", spans.SerializeToString()))
+            found.append(
+                Scope(resource, group.schema_url or "", spans.SerializeToString(), len(spans.spans))
+            )
     return found, refused
 
 
-def _scope_spans(scope: _Scope, place: str, refused: Counter[str], most: int) -> ScopeSpans:
+def check_values(data: bytes) -> None:
+    """Refuse JSON with too many values: each takes 100 bytes of memory. Raises BatchTooLarge."""
+    # Values in arrays and objects are preceded by one of these. Texts may hold commas too.
+    if data.count(b",") + data.count(b"[") <= MAX_VALUES:
+        return
+    count = 0
+    for part in _TEXT_OR_NOT.finditer(data):
+        if data[part.start()] == _QUOTE:
+            continue
+        count += data.count(b",", *part.span()) + data.count(b"[", *part.span())
+        if count > MAX_VALUES:
+            raise BatchTooLarge("values in the body", f"more than {MAX_VALUES}", MAX_VALUES)
+
+
+def _scope_spans(scope: _Scope, place: str, refused: Counter[Refusal], most: int) -> ScopeSpans:
     answer = ScopeSpans(schema_url=scope.schema_url or "")
     named = _whole(scope.scope, InstrumentationScope, f"{place}.scope", most)
     if named is not None:
@@ -90,10 +126,10 @@ def _scope_spans(scope: _Scope, place: str, refused: Counter[str], most: int) ->
         try:
             span = _message(raw, Span, "span", most)
         except _TooDeep:
-            refused[TOO_DEEP] += 1
+            refused[Refusal("unreadable", TOO_DEEP)] += 1
             continue
         except (FieldInvalid, PayloadTooLarge) as error:
-            refused[error.message] += 1
+            refused[Refusal.of(error)] += 1
             continue
         answer.spans.append(span or Span())
     return answer

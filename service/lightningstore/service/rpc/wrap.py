@@ -100,6 +100,23 @@ def unary(
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
+def unary_bytes(
+    method: str, call: Callable[[bytes], Awaitable[Message]], closing: Closing
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """Wrap a call that takes a serialised message, whose size it checks, and returns a message."""
+
+    async def handle(data: bytes, context: Context) -> bytes:
+        try:
+            return (await call(data)).SerializeToString()
+        except grpc.aio.AbortError:
+            raise
+        except BaseException as error:
+            await fail(context, error, method, closing=closing())
+            raise
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
 def long_poll(
     method: str,
     request_type: type[Message],

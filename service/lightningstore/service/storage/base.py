@@ -83,6 +83,11 @@ class RequestRow(NamedTuple):
     time_ns: int
 
 
+def holds_any(packed: bytes, span_ids: set[bytes]) -> bool:
+    """Tell whether any of the span ids is among packed ones."""
+    return any(packed[i : i + 8] in span_ids for i in range(0, len(packed), 8))
+
+
 @dataclass
 class Counters:
     """Running totals, saved with each commit so that nobody ever has to count."""
@@ -265,6 +270,11 @@ class Storage(Protocol):
 
     async def span_ids(self, attempt_key: int, rollout_key: int) -> list[bytes]:
         """Return the stored span ids of an attempt, packed 8 bytes each, batch by batch."""
+
+    def rows_with(
+        self, attempt_key: int, rollout_key: int, span_ids: set[bytes]
+    ) -> AsyncIterator[SpanRow]:
+        """Yield the batches of an attempt that hold any of these spans, the last one first."""
 
     def scan_spans(
         self, rollout_key: int, attempt_key: int | None, max_key: int, only: int | None = None

@@ -21,6 +21,7 @@ from lightningstore.service.storage.base import (
     RolloutRow,
     Snapshot,
     SpanRow,
+    holds_any,
 )
 from lightningstore.v1.resources_pb2 import Resources
 
@@ -289,6 +290,14 @@ class MemoryStorage:
         """Return the packed span ids of an attempt, batch by batch."""
         batches = self._spans.get(rollout_key, ())
         return [row.span_ids for _, _, row in batches if row.attempt_key == attempt_key]
+
+    async def rows_with(
+        self, attempt_key: int, rollout_key: int, span_ids: set[bytes]
+    ) -> AsyncIterator[SpanRow]:
+        """Yield the batches of an attempt that hold any of these spans."""
+        for _, _, row in reversed(list(self._spans.get(rollout_key, ()))):
+            if row.attempt_key == attempt_key and holds_any(row.span_ids, span_ids):
+                yield row
 
     async def scan_spans(
         self, rollout_key: int, attempt_key: int | None, max_key: int, only: int | None = None

@@ -37,6 +37,7 @@ from lightningstore.service.storage.base import (
     RolloutRow,
     Snapshot,
     SpanRow,
+    holds_any,
 )
 from lightningstore.service.storage.commits import (
     SQL,
@@ -418,6 +419,15 @@ class SqliteStorage:
     async def span_ids(self, attempt_key: int, rollout_key: int) -> list[bytes]:
         """Return the packed span ids of an attempt, batch by batch."""
         return [ids for (ids,) in await self._scan("span_ids", [rollout_key, attempt_key])]
+
+    async def rows_with(
+        self, attempt_key: int, rollout_key: int, span_ids: set[bytes]
+    ) -> AsyncIterator[SpanRow]:
+        """Yield the batches of an attempt that hold any of these spans."""
+        for key, packed in reversed(await self._scan("batch_ids", [rollout_key, attempt_key])):
+            if holds_any(packed, span_ids):
+                async for row in self.scan_spans(rollout_key, attempt_key, key, key):
+                    yield row._replace(span_ids=packed)
 
     async def scan_spans(
         self, rollout_key: int, attempt_key: int | None, max_key: int, only: int | None = None

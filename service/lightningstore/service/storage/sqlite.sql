@@ -127,6 +127,10 @@ DELETE FROM spans WHERE key IN ({marks})
 -- The packed span ids of an attempt.
 SELECT span_ids FROM spans WHERE rollout_key = ? AND attempt_key = ?
 
+-- name: batch_ids
+-- The packed span ids of an attempt, by batch.
+SELECT key, span_ids FROM spans WHERE rollout_key = ? AND attempt_key = ? ORDER BY key
+
 -- name: scan_spans
 -- A few batches of a rollout in order, from a place on; attempt key NULL: of all attempts.
 SELECT key, attempt_key, first_sequence_id, last_sequence_id, span_count, contiguous, encoding, data

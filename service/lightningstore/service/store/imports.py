@@ -126,7 +126,7 @@ class ImportOperations(InfoOperations):
 
     def _add_spans(self, attempt: AttemptState, batch: SpanBatch, span_ids: list[bytes]) -> int:
         """Store the spans of a batch that are new; returns how many."""
-        fresh = self.append_new(attempt, batch, None, span_ids)
+        fresh = self.append_new(attempt, batch, span_ids)
         if fresh:
             count = attempt.record.span_count + fresh
             attempt.record = evolve(attempt.record, span_count=count)

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from lightningstore.service import lifecycle, spans, wire
-from lightningstore.service.errors import FieldInvalid, StoreError
-from lightningstore.service.records import check_request_id, evolve, nanoseconds
+from google.protobuf.message import DecodeError
+from lightningstore.service import lifecycle, pieces, spans
+from lightningstore.service.budget import Budget
+from lightningstore.service.clock import Clock
+from lightningstore.service.errors import (
+    Busy,
+    FieldInvalid,
+    MalformedMessage,
+    SpanExists,
+    StoreError,
+)
+from lightningstore.service.limits import Limits
+from lightningstore.service.notices import Notices
+from lightningstore.service.pieces import Cut
+from lightningstore.service.records import check_request_id, nanoseconds
+from lightningstore.service.slices import Slices
 from lightningstore.service.state import AttemptState, Entry
-from lightningstore.service.storage.base import SpanRow
+from lightningstore.service.storage.base import SpanRow, Storage
 from lightningstore.service.store.attempts import AttemptOperations
+from lightningstore.service.store.parts import FromPiece, Parsed, Part, is_same, stored_spans
 from lightningstore.v1.attempt_pb2 import AttemptRef, Stop
+from lightningstore.v1.error_reason_pb2 import ErrorReason
 from lightningstore.v1.span_pb2 import (
     AddSpansRequest,
     AddSpansResponse,
@@ -26,9 +43,19 @@ from lightningstore.v1.span_pb2 import (
     SpanBatch,
 )
 
+logger = logging.getLogger(__name__)
+
 SHOWN_REJECTIONS = 10
-_BATCH = IngestSpansRequest.BATCH_FIELD_NUMBER
+#: How long a large message waits for room before the call is refused.
+HOLD_SECONDS = 5.0
 MAX_SEQUENCE_IDS = 1_000_000
+
+
+class Found(NamedTuple):
+    """The attempt of a batch and, by part and index, the spans it has: whether their content is the same."""
+
+    attempt: AttemptState
+    verdicts: dict[tuple[int, int], bool] | None
 
 
 class BadBatch(NamedTuple):
@@ -55,8 +82,10 @@ class Tally:
             self._stops[stop.attempt.rollout_id, stop.attempt.attempt_id] = stop
 
     def reject(self, count: int, error: StoreError) -> None:
-        """Count a batch that was refused."""
+        """Count spans that were refused."""
         self.result.rejected_count += count
+        if isinstance(error, SpanExists):
+            self.result.conflict_count += count
         if len(self.result.rejections) < SHOWN_REJECTIONS:
             self.result.rejections.append(
                 BatchRejection(
@@ -76,14 +105,27 @@ class Tally:
 class IngestOperations(AttemptOperations):
     """The calls of span.proto that write."""
 
+    def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
+        """Take the parts."""
+        super().__init__(storage, clock, limits)
+        #: Bytes of large messages of spans that have arrived and are not stored yet.
+        self.intake = Budget(limits.pending_bytes, "spans")
+        #: Bytes of large HTTP bodies, unpacked.
+        self.bodies = Budget(limits.pending_bytes, "request bodies")
+        #: Held while a large message is taken apart: what that needs in memory is needed once.
+        self.taking_apart = asyncio.Lock()
+        self.refused_spans = Notices(logger, "span(s) refused")
+
     async def ingest_spans(
         self, requests: AsyncIterator[IngestSpansRequest]
     ) -> IngestSpansResponse:
         """Store the batches of a stream; refused ones are counted."""
-        return await self.ingest_batches((request.batch, None) async for request in requests)
+        return await self.ingest_batches(
+            self._large(request.batch) or (request.batch, None) async for request in requests
+        )
 
     async def ingest_batches(
-        self, batches: AsyncIterator[tuple[SpanBatch, bytes | None] | BadBatch]
+        self, batches: AsyncIterator[tuple[SpanBatch, bytes | None] | Cut | BadBatch]
     ) -> IngestSpansResponse:
         """Store batches, each with its serialised IngestSpansRequest where that is at hand.
 
@@ -94,14 +136,14 @@ class IngestOperations(AttemptOperations):
         failures = self.committer.failures
         async for item in batches:
             if isinstance(item, BadBatch):
-                tally.reject(item.span_count, item.error)
+                self.reject(tally, item.span_count, item.error)
             else:
                 try:
-                    await self.add_batch(*item, tally)
+                    await self.add_batch(item, tally)
                 except StoreError as error:
-                    if self.committer.failure is not None:
+                    if self.committer.failure is not None or isinstance(error, Busy):
                         raise
-                    tally.reject(len(item[0].spans), error)
+                    self.reject(tally, _span_count(item), error)
             tally.messages += 1
             del (
                 item
@@ -110,15 +152,33 @@ class IngestOperations(AttemptOperations):
         await self.barrier_since(failures)
         return IngestSpansResponse(result=tally.finish())
 
-    async def add_spans(self, request: AddSpansRequest) -> AddSpansResponse:
-        """Store one batch; a bad one fails the call."""
+    async def add_spans(
+        self, request: AddSpansRequest, large: Cut | None = None
+    ) -> AddSpansResponse:
+        """Store one batch; a bad one fails the call.
+
+        A `large` one takes the place of the request's batch.
+        """
         self.committer.admit()
         check_request_id(request.request_id)
         if (answer := self.requests.find("AddSpans", request)) is not None:
             await self.barrier()
             return AddSpansResponse.FromString(answer)
+        if large is None:
+            large = self._large(request.batch)
+        if large is None:
+            return await self._add_parts(request, [self._parsed(request.batch, None)])
+        async with self._apart(large) as parts:
+            return await self._add_parts(request, parts)
+
+    async def _add_parts(self, request: AddSpansRequest, parts: list[Part]) -> AddSpansResponse:
+        found = await self._find(parts)
+        # Nothing is awaited from here to the answer, so calls with one request id get one answer.
+        if (answer := self.requests.find("AddSpans", request)) is not None:
+            await self.barrier()
+            return AddSpansResponse.FromString(answer)
         tally = Tally()
-        await self.add_batch(request.batch, None, tally)
+        self._store(parts, found, tally)
         reply = AddSpansResponse(result=tally.finish())
         if request.request_id:
             self.remember("AddSpans", request, reply)
@@ -126,21 +186,61 @@ class IngestOperations(AttemptOperations):
         await self.barrier()
         return reply
 
-    async def add_batch(self, batch: SpanBatch, data: bytes | None, tally: Tally) -> None:
+    async def add_batch(self, item: tuple[SpanBatch, bytes | None] | Cut, tally: Tally) -> None:
         """Store a batch without waiting for the disk.
 
-        `data` is the serialised IngestSpansRequest where the caller has it. Raises FieldInvalid, PayloadTooLarge,
-        RolloutNotFound, AttemptNotFound: then nothing of it is stored.
+        A parsed one comes with its serialised IngestSpansRequest where the caller has it. Raises FieldInvalid,
+        PayloadTooLarge, RolloutNotFound, AttemptNotFound: then nothing of it is stored. A large one waits for
+        room, and raises Busy.
         """
+        if isinstance(item, Cut):
+            async with self._apart(item) as parts:
+                self._store(parts, await self._find(parts), tally)
+        else:
+            batch = [self._parsed(*item)]
+            self._store(batch, await self._find(batch), tally)
+
+    def reject(self, tally: Tally, count: int, error: StoreError) -> None:
+        """Count spans that are refused, in the answer, the metrics and the log."""
+        tally.reject(count, error)
+        self.refused_spans.note(reason_name(error.reason), count, error.message)
+
+    def cut(self, data: bytes) -> Cut:
+        """Find the spans of a serialised batch. Raises MalformedMessage, BatchTooLarge, PayloadTooLarge."""
+        return pieces.cut(data, self.limits.message_spans, self.limits.span_bytes)
+
+    def _large(self, batch: SpanBatch) -> Cut | None:
+        """Return a batch as bytes if it is too large to be stored as one row."""
+        if len(batch.spans) <= pieces.PIECE_SPANS and batch.ByteSize() <= pieces.PIECE_BYTES:
+            return None
+        return self.cut(batch.SerializeToString())
+
+    def _parsed(self, batch: SpanBatch, data: bytes | None) -> Part:
         size = len(data) if data is not None else batch.ByteSize()
-        span_ids = spans.check_batch(batch, size, self.limits.span_bytes)
-        entry = await self.load(batch.rollout_id, "batch.rollout_id")
-        attempt = self.attempt_of(entry, batch.attempt_id, "batch.attempt_id")
-        while attempt.span_ids is None:
-            await self.load_span_ids(attempt)
-            entry = await self.load(batch.rollout_id)
-            attempt = self.attempt_of(entry, batch.attempt_id)
-        self._store_batch(batch, data, span_ids, attempt, tally)
+        return Parsed(batch, data, spans.check_batch(batch, size, self.limits.span_bytes))
+
+    @asynccontextmanager
+    async def _apart(self, large: Cut) -> AsyncIterator[list[Part]]:
+        """Check a large batch and hand it out as what its rows are made of."""
+        async with self.intake.hold(len(large.data), HOLD_SECONDS), self.taking_apart:
+            yield await self._take_apart(large)
+
+    async def _take_apart(self, whole: Cut) -> list[Part]:
+        """Check a large batch piece by piece. Of each piece only the span ids are kept."""
+        head = decode_batch(whole.head)
+        given = list(head.sequence_ids)
+        spans.check_sequence_ids("batch", given, len(whole.begins))
+        del head.sequence_ids[:]
+        most, slices = self.limits.span_bytes, Slices()
+        parts: list[Part] = []
+        for indexes in whole.pieces():
+            batch = decode_batch(whole.spans(indexes))
+            largest = max(whole.ends[i] - whole.begins[i] for i in indexes)
+            ids = spans.check_batch(batch, largest, most, first=indexes.start)
+            parts.append(FromPiece(whole, head, indexes, ids, given[indexes.start : indexes.stop]))
+            del batch
+            await slices.pause()
+        return parts
 
     async def load_span_ids(self, attempt: AttemptState) -> None:
         """Bring the ids of an attempt's spans into memory, from where they may be dropped at any await.
@@ -160,16 +260,84 @@ class IngestOperations(AttemptOperations):
         finally:
             self.reading.pop(attempt).set()
 
-    def _store_batch(
-        self,
-        batch: SpanBatch,
-        data: bytes | None,
-        span_ids: list[bytes],
-        attempt: AttemptState,
-        tally: Tally,
-    ) -> None:
-        count = len(span_ids)
-        accepted = self.append_new(attempt, batch, data, span_ids)
+    async def _find(self, parts: list[Part]) -> Found:
+        """Return the attempt of a batch and those of its spans that it has; valid until the next await.
+
+        Raises FieldInvalid, RolloutNotFound, AttemptNotFound.
+        """
+        rollout_id, attempt_id = parts[0].rollout_id, parts[0].attempt_id
+        verdicts: dict[tuple[int, int], bool] = {}
+        while True:
+            entry = await self.load(rollout_id, "batch.rollout_id")
+            attempt = self.attempt_of(entry, attempt_id, "batch.attempt_id")
+            known = attempt.span_ids
+            if known is None:
+                await self.load_span_ids(attempt)
+                continue
+            fresh = set(parts[0].span_ids).union(*[part.span_ids for part in parts[1:]])
+            count = sum([len(part.span_ids) for part in parts])
+            if len(fresh) == count and known.isdisjoint(fresh):
+                return Found(attempt, None)  # the usual case
+            unknown = await self._compare(attempt, parts, verdicts)
+            if not unknown and attempt.span_ids is known:
+                return Found(attempt, verdicts)
+
+    async def _compare(
+        self, attempt: AttemptState, parts: list[Part], verdicts: dict[tuple[int, int], bool]
+    ) -> bool:
+        """Tell of each span whose id the attempt has, or an earlier span, whether the content is the same.
+
+        Returns whether something was awaited, so that more spans may be stored by now.
+        """
+        known = attempt.span_ids
+        assert known is not None  # noqa: S101  (loaded by the caller)
+        seen: dict[bytes, tuple[int, int]] = {}
+        asked: dict[bytes, list[tuple[int, int]]] = {}
+        for p, part in enumerate(parts):
+            for i, span_id in enumerate(part.span_ids):
+                if (p, i) in verdicts:
+                    continue
+                if span_id in known:
+                    asked.setdefault(span_id, []).append((p, i))
+                elif span_id in seen:
+                    first = seen[span_id]
+                    verdicts[p, i] = is_same(part.span(i), parts[first[0]].span(first[1]))
+                else:
+                    seen[span_id] = (p, i)
+        if not asked:
+            return False
+        await self.barrier()  # what was stored before is read from the back end
+        slices = Slices()
+        wanted = set(asked)
+        async for row in self.storage.rows_with(attempt.key, attempt.entry.key, wanted):
+            for span_id, stored in stored_spans(row.data, row.span_ids, wanted).items():
+                for p, i in asked.pop(span_id, ()):
+                    verdicts[p, i] = is_same(parts[p].span(i), stored)
+            await slices.pause()
+        for places in asked.values():  # evicted meanwhile: there is nothing to compare with
+            verdicts.update(dict.fromkeys(places, True))
+        return True
+
+    def _store(self, parts: list[Part], found: Found, tally: Tally) -> None:
+        """Store the new spans of a batch: a row for each part."""
+        attempt, verdicts = found
+        count = accepted = conflicts = 0
+        example = b""
+        for p, part in enumerate(parts):
+            count += len(part.span_ids)
+            fresh: list[int] | None = None
+            if verdicts:
+                fresh = []
+                for i in range(len(part.span_ids)):
+                    same = verdicts.get((p, i))
+                    if same is None:
+                        fresh.append(i)
+                    elif not same:
+                        conflicts += 1
+                        example = example or part.span_ids[i]
+            accepted += self._append(attempt, part, fresh)
+        if conflicts:
+            self.reject(tally, conflicts, SpanExists(example, conflicts))
         if count:
             self.heard_from(attempt, self.now(), by_span=True, added=accepted)
         reason = lifecycle.stop_reason(attempt.entry.rollout, attempt.record)
@@ -179,59 +347,59 @@ class IngestOperations(AttemptOperations):
                 rollout_id=attempt.record.rollout_id, attempt_id=attempt.record.attempt_id
             )
             stop = Stop(attempt=reference, reason=reason)  # type: ignore[arg-type]
-        tally.store(accepted, count - accepted, stop)
+        tally.store(accepted, count - accepted - conflicts, stop)
         if count:
             self.seal()
 
-    def append_new(
-        self, attempt: AttemptState, batch: SpanBatch, data: bytes | None, span_ids: list[bytes]
-    ) -> int:
-        """Have those spans of a batch stored that the attempt does not have yet; returns how many."""
+    def append_new(self, attempt: AttemptState, batch: SpanBatch, span_ids: list[bytes]) -> int:
+        """Have those spans of a batch stored whose ids the attempt does not have yet; returns how many."""
         known = attempt.span_ids
         assert known is not None  # noqa: S101  (loaded by the caller)
-        fresh = set(span_ids)
-        if len(fresh) != len(span_ids) or not known.isdisjoint(fresh):
-            batch, span_ids = _without_duplicates(batch, span_ids, known)
-            fresh, data = set(span_ids), None
-        if span_ids:
-            self._append(batch, data, span_ids, attempt)
-            known |= fresh
-            self.state.keep_span_ids(attempt, len(fresh), self.committer.durable_through)
-        return len(span_ids)
+        fresh: dict[bytes, int] = {}
+        for i, span_id in enumerate(span_ids):
+            if span_id not in known:
+                fresh.setdefault(span_id, i)
+        indexes = None if len(fresh) == len(span_ids) else list(fresh.values())
+        return self._append(attempt, Parsed(batch, None, span_ids), indexes)
 
-    def _append(
-        self, batch: SpanBatch, data: bytes | None, span_ids: list[bytes], attempt: AttemptState
-    ) -> None:
-        """Number the spans of a batch and have it stored as one row."""
-        given = batch.sequence_ids
-        numbers = spans.number(given, len(span_ids), attempt.last_sequence_id)
-        contiguous = not given
-        if (given and 0 in given) or batch.attempt_id != attempt.record.attempt_id:
-            batch, data = evolve(batch, attempt_id=attempt.record.attempt_id), None
-            del batch.sequence_ids[:]
-            batch.sequence_ids.extend(numbers)
-            contiguous = False
-        if data is None:
-            data = wire.field(_BATCH, batch.SerializeToString())
+    def _append(self, attempt: AttemptState, part: Part, indexes: list[int] | None) -> int:
+        """Number some spans of a part, None for all, and have them stored as one row; returns how many."""
+        span_ids, given = part.span_ids, part.given
+        if indexes is not None:
+            span_ids = [span_ids[i] for i in indexes]
+            if given:
+                given = [given[i] for i in indexes]
+        if not span_ids:
+            return 0
+        count, last = len(span_ids), attempt.last_sequence_id
+        numbers: Sequence[int] = range(last + 1, last + 1 + count)
+        if given:
+            numbers = spans.number(given, count, last)
+        data = part.row(attempt.record.attempt_id, indexes, numbers)
         state, changes = self.state, self.committer.changes
         state.counters.span_key += 1
         row = SpanRow(
             state.counters.span_key,
             attempt.entry.key,
             attempt.key,
-            min(numbers) if given else numbers[0],
-            max(numbers) if given else numbers[-1],
-            len(span_ids),
+            min(numbers) if given else last + 1,
+            max(numbers) if given else last + count,
+            count,
             b"".join(span_ids),
             data,
-            contiguous,
+            not given,
         )
         changes.spans.append(row)
         changes.size += len(data)
-        attempt.last_sequence_id = max(attempt.last_sequence_id, row.last_sequence_id)
-        state.counters.spans += row.span_count
+        attempt.last_sequence_id = max(last, row.last_sequence_id)
+        state.counters.spans += count
         state.counters.span_bytes += len(data)
-        self._evict(attempt.entry, len(data), row.span_count)
+        self._evict(attempt.entry, len(data), count)
+        known = attempt.span_ids
+        assert known is not None  # noqa: S101  (loaded by the caller)
+        known.update(span_ids)
+        state.keep_span_ids(attempt, count, self.committer.durable_through)
+        return count
 
     def _evict(self, entry: Entry, size: int, count: int) -> None:
         """Make room in memory, where spans are kept there."""
@@ -280,20 +448,18 @@ class IngestOperations(AttemptOperations):
         return reply
 
 
-def _without_duplicates(
-    batch: SpanBatch, span_ids: list[bytes], known: set[bytes]
-) -> tuple[SpanBatch, list[bytes]]:
-    """Return the batch with only the spans that are new, and their ids."""
-    seen = set(known)
-    fresh = []
-    for i, span_id in enumerate(span_ids):
-        if span_id not in seen:
-            seen.add(span_id)
-            fresh.append(i)
-    part = evolve(batch)
-    del part.spans[:]
-    part.spans.extend(batch.spans[i] for i in fresh)
-    if batch.sequence_ids:
-        del part.sequence_ids[:]
-        part.sequence_ids.extend(batch.sequence_ids[i] for i in fresh)
-    return part, [span_ids[i] for i in fresh]
+def reason_name(reason: int) -> str:
+    """Return a reason as metrics label it."""
+    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_").lower()  # type: ignore[arg-type]
+
+
+def _span_count(item: tuple[SpanBatch, bytes | None] | Cut) -> int:
+    return len(item.begins) if isinstance(item, Cut) else len(item[0].spans)
+
+
+def decode_batch(data: bytes) -> SpanBatch:
+    """Return a batch. Raises MalformedMessage."""
+    try:
+        return SpanBatch.FromString(data)
+    except DecodeError:
+        raise MalformedMessage(SpanBatch.DESCRIPTOR.full_name) from None

@@ -1,0 +1,60 @@
+"""Log lines about what may happen thousands of times a second: the first at once, then a summary a minute."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+
+#: Seconds between two lines.
+QUIET = 60.0
+#: Characters of an example: it may hold what a caller sent.
+EXAMPLE_LENGTH = 300
+
+
+class Notices:
+    """Counts events of one kind by reason, and logs the counts at most once in QUIET seconds."""
+
+    def __init__(self, logger: logging.Logger, what: str) -> None:
+        """Take the logger, and what happened, such as "spans were refused"."""
+        self._logger = logger
+        self._what = what
+        #: Events by reason since the start, for metrics.
+        self.total: Counter[str] = Counter()
+        self._unsaid: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def note(self, reason: str, count: int, example: str) -> None:
+        """Count events; `reason` is one of a few words, `example` is for people."""
+        self.total[reason] += count
+        self._unsaid[reason] += count
+        self._examples[reason] = example[:EXAMPLE_LENGTH]
+        if self._timer is None:
+            self.flush()
+            self._timer = asyncio.get_running_loop().call_later(QUIET, self._due)
+
+    def flush(self) -> None:
+        """Log what has not been logged yet."""
+        if not self._unsaid:
+            return
+        count = self._unsaid.total()
+        reasons = "; ".join(
+            f"{n} {reason} ({self._examples[reason]})" for reason, n in self._unsaid.most_common()
+        )
+        self._logger.warning("%d %s: %s", count, self._what, reasons)
+        self._unsaid.clear()
+        self._examples.clear()
+
+    def close(self) -> None:
+        """Log what is left, and wait for nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.flush()
+
+    def _due(self) -> None:
+        self._timer = None
+        if self._unsaid:
+            self.flush()
+            self._timer = asyncio.get_running_loop().call_later(QUIET, self._due)
