@@ -58,6 +58,13 @@ class Budget:
                 self.waiting_bytes -= size
                 self._wake()
 
+    def try_take(self, size: int) -> bool:
+        """Take `size` bytes if there is room now; the caller gives them back."""
+        if self._waiting or self.used + size > self._limit:
+            return False
+        self.used += size
+        return True
+
     def give(self, size: int) -> None:
         """Give bytes back."""
         self.used -= size

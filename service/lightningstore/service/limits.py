@@ -42,6 +42,11 @@ class Limits:
         return max(self.message_bytes - 4 * MIB, self.message_bytes // 8)
 
     @property
+    def unread_bytes(self) -> int:
+        """Bytes that all answers of spans may hold while they are being read."""
+        return 8 * self.pending_bytes
+
+    @property
     def answer_bytes(self) -> int:
         """Bytes at which the answer to a claim or a list is full."""
         return self.message_bytes // 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightningstore.service import wire
 from lightningstore.service.errors import FieldInvalid, PayloadTooLarge, StoreError
@@ -128,21 +128,18 @@ def number(given: Sequence[int], count: int, last: int) -> list[int]:
     return numbers
 
 
+def batch_bytes(row: SpanRow) -> bytes:
+    """Return a stored batch as it is stored: without sequence ids if they are contiguous."""
+    return row.data[wire.frame(row.data, IngestSpansRequest.BATCH_FIELD_NUMBER) :]
+
+
 def wire_batch(row: SpanRow) -> bytes:
     """Return a stored batch as the bytes of a complete SpanBatch."""
-    data = row.data[wire.frame(row.data, IngestSpansRequest.BATCH_FIELD_NUMBER) :]
+    data = batch_bytes(row)
     if not row.contiguous:
         return data
     numbers = SpanBatch(sequence_ids=range(row.first_sequence_id, row.last_sequence_id + 1))
     return data + numbers.SerializeToString()
-
-
-class Place(NamedTuple):
-    """One span of a stored batch, and what it is sorted by."""
-
-    sort: tuple[Any, ...]
-    row: int
-    place: int
 
 
 def parse(row: SpanRow) -> SpanBatch:

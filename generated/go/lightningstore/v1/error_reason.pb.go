@@ -52,6 +52,9 @@ const (
 	ErrorReason_ERROR_REASON_ROLLOUT_EXISTS ErrorReason = 20
 	// ALREADY_EXISTS: the resources id is taken. Metadata: resourcesId.
 	ErrorReason_ERROR_REASON_RESOURCES_EXISTS ErrorReason = 21
+	// Only among the rejections of an IngestResult: the attempt has another span with this span id. Metadata:
+	// spanId.
+	ErrorReason_ERROR_REASON_SPAN_EXISTS ErrorReason = 22
 	// FAILED_PRECONDITION: the status cannot change in this way. Metadata: from, to.
 	ErrorReason_ERROR_REASON_TRANSITION_NOT_ALLOWED ErrorReason = 30
 	// FAILED_PRECONDITION: the spans were evicted to make room. Metadata: rolloutId.
@@ -106,6 +109,7 @@ var (
 		14: "ERROR_REASON_GROUP_NOT_FOUND",
 		20: "ERROR_REASON_ROLLOUT_EXISTS",
 		21: "ERROR_REASON_RESOURCES_EXISTS",
+		22: "ERROR_REASON_SPAN_EXISTS",
 		30: "ERROR_REASON_TRANSITION_NOT_ALLOWED",
 		31: "ERROR_REASON_SPANS_EVICTED",
 		32: "ERROR_REASON_STORE_ID_MISMATCH",
@@ -136,6 +140,7 @@ var (
 		"ERROR_REASON_GROUP_NOT_FOUND":              14,
 		"ERROR_REASON_ROLLOUT_EXISTS":               20,
 		"ERROR_REASON_RESOURCES_EXISTS":             21,
+		"ERROR_REASON_SPAN_EXISTS":                  22,
 		"ERROR_REASON_TRANSITION_NOT_ALLOWED":       30,
 		"ERROR_REASON_SPANS_EVICTED":                31,
 		"ERROR_REASON_STORE_ID_MISMATCH":            32,
@@ -186,7 +191,7 @@ var File_lightningstore_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xc5\a\n" +
+	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xe3\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_FIELD_INVALID\x10\x01\x12\"\n" +
@@ -200,7 +205,8 @@ const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\x1dERROR_REASON_WORKER_NOT_FOUND\x10\r\x12 \n" +
 	"\x1cERROR_REASON_GROUP_NOT_FOUND\x10\x0e\x12\x1f\n" +
 	"\x1bERROR_REASON_ROLLOUT_EXISTS\x10\x14\x12!\n" +
-	"\x1dERROR_REASON_RESOURCES_EXISTS\x10\x15\x12'\n" +
+	"\x1dERROR_REASON_RESOURCES_EXISTS\x10\x15\x12\x1c\n" +
+	"\x18ERROR_REASON_SPAN_EXISTS\x10\x16\x12'\n" +
 	"#ERROR_REASON_TRANSITION_NOT_ALLOWED\x10\x1e\x12\x1e\n" +
 	"\x1aERROR_REASON_SPANS_EVICTED\x10\x1f\x12\"\n" +
 	"\x1eERROR_REASON_STORE_ID_MISMATCH\x10 \x12-\n" +

@@ -175,7 +175,7 @@ NO_ATTEMPT = lenient.Refusal(
     "no_attempt", f"no {ROLLOUT_ID} and {ATTEMPT_ID} among attributes and metadata"
 )
 CONFLICT = reason_name(ERROR_REASON_SPAN_EXISTS)
-UNREADABLE = lenient.Refusal("unreadable", "nests too deep, or is malformed")
+UNREADABLE = lenient.Refusal("unreadable", "nests too deep")
 
 
 def _metadata_owner(metadata: dict[str, str]) -> Owner:

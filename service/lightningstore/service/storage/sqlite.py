@@ -17,6 +17,7 @@ import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ SWEPT_AT_ONCE = 1000
 SWEPT_BYTES = 16 << 20
 #: Statements that are prepared, each of up to 64 rows, before others have the event loop.
 STATEMENTS_AT_ONCE = 16
+#: Batches of spans that are read at a time end with the one that passes these bytes.
 SPAN_ROWS_A_READ = 16
+SPAN_BYTES_A_READ = 1 << 20
 #: Commits of up to this many bytes are prepared on the event loop, and only made durable in the thread.
 INLINE_BYTES = 64 << 10
 #: The log is folded back into the file after this many bytes of changes.
@@ -435,18 +438,23 @@ class SqliteStorage:
         """Yield the batches of a rollout or an attempt, by first sequence id."""
         place, most = (-1, 0), 2
         while True:
+            parameters = [rollout_key, *place, max_key, attempt_key, most]
             if only is not None:
-                rows = await self._scan("one_batch", [only])
+                rows, more = await self._scan("one_batch", [only]), False
             else:
-                parameters = [rollout_key, *place, max_key, attempt_key, most]
-                rows = await self._scan("scan_spans", parameters)
+                sizes = [size for (size,) in self._read("span_sizes", parameters)]
+                few = sum(
+                    before < SPAN_BYTES_A_READ for before in accumulate(sizes[:-1], initial=0)
+                )
+                rows = await self._scan("scan_spans", [*parameters[:-1], few]) if sizes else []
+                more = len(sizes) == most or few < len(sizes)
             for key, owner, first, last, count, contiguous, encoding, data in rows:
                 plain = zlib.decompress(data) if encoding == ZLIB else data
                 yield SpanRow(
                     key, rollout_key, owner, first, last, count, b"", plain, bool(contiguous)
                 )
                 place = (first, key)
-            if only is not None or len(rows) < most:
+            if not more:
                 return
             most = min(2 * most, SPAN_ROWS_A_READ)  # few at first: the reader may want no more
 

@@ -131,6 +131,13 @@ SELECT span_ids FROM spans WHERE rollout_key = ? AND attempt_key = ?
 -- The packed span ids of an attempt, by batch.
 SELECT key, span_ids FROM spans WHERE rollout_key = ? AND attempt_key = ? ORDER BY key
 
+-- name: span_sizes
+-- The bytes of a few batches of a rollout in order, from a place on; attempt key NULL: of all attempts.
+SELECT length(data) FROM spans
+WHERE rollout_key = ?1 AND (first_sequence_id, key) > (?2, ?3) AND key <= ?4
+    AND (?5 IS NULL OR attempt_key = ?5)
+ORDER BY first_sequence_id, key LIMIT ?6
+
 -- name: scan_spans
 -- A few batches of a rollout in order, from a place on; attempt key NULL: of all attempts.
 SELECT key, attempt_key, first_sequence_id, last_sequence_id, span_count, contiguous, encoding, data

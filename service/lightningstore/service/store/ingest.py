@@ -306,7 +306,7 @@ class IngestOperations(AttemptOperations):
                     seen[span_id] = (p, i)
         if not asked:
             return False
-        await self.barrier()  # what was stored before is read from the back end
+        await self.committer.durable(self.committer.sealed)  # then the back end has all of them
         slices = Slices()
         wanted = set(asked)
         async for row in self.storage.rows_with(attempt.key, attempt.entry.key, wanted):

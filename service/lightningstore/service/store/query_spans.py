@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterator
-from itertools import groupby, pairwise
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, closing
+from itertools import pairwise
+from operator import attrgetter
 
 from lightningstore.service import spans, wire
+from lightningstore.service.budget import Budget
+from lightningstore.service.clock import Clock
 from lightningstore.service.errors import FieldInvalid, SpansEvicted
+from lightningstore.service.limits import Limits
+from lightningstore.service.pieces import PIECE_BYTES
 from lightningstore.service.records import check_enum
-from lightningstore.service.spans import Place
-from lightningstore.service.storage.base import SpanRow
-from lightningstore.service.store.ingest import IngestOperations
+from lightningstore.service.storage.base import SpanRow, Storage
+from lightningstore.service.store.ingest import HOLD_SECONDS, IngestOperations
+from lightningstore.service.store.rows import OpenRow, Place, Rows, Run, Sorted
 from lightningstore.v1.rollout_pb2 import FilterLogic
-from lightningstore.v1.span_pb2 import QuerySpansRequest, QuerySpansResponse, SpanBatch
+from lightningstore.v1.span_pb2 import QuerySpansRequest, QuerySpansResponse
 
 CHUNK_BYTES = 1 << 20
+#: What a query is reckoned to hold while its answer is being read.
+HELD_BYTES = 4 << 20
+#: Places that are kept beyond those wanted before they are sorted.
+FEW_PLACES = 10_000
 _BATCHES = QuerySpansResponse.BATCHES_FIELD_NUMBER
+_by_sort = attrgetter("sort")
 
 
 class QueryOperations(IngestOperations):
     """QuerySpans."""
+
+    def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
+        """Take the parts."""
+        super().__init__(storage, clock, limits)
+        #: Bytes that answers hold which are being read.
+        self.unread = Budget(limits.unread_bytes, "answers being read")
 
     async def query_spans(self, request: QuerySpansRequest) -> AsyncIterator[bytes | None]:
         """Yield None once the query stands, then serialised QuerySpansResponses of about 1 MiB."""
@@ -41,135 +58,144 @@ class QueryOperations(IngestOperations):
         through = self.state.counters.span_key
         await self.barrier()
         yield None
-        rows = self.storage.scan_spans(entry.key, attempt_key, through)
+        rows = Rows(self.storage, self.unread, entry.key, attempt_key, through)
         if key is None and not descending:
-            batches = _in_order(rows, request)
+            runs = _in_order(rows, request)
         else:
-            batches = self._sorted(rows, request, entry.key, attempt_key, through)
-        window = _window(batches, request.offset, limit)
-        most = self.limits.answer_bytes
-        chunk: list[bytes] = []
-        size = 0
-        async for batch in window:
-            for part in spans.split(batch, most):
-                if chunk and size + len(part) > min(most, CHUNK_BYTES):
-                    yield b"".join(chunk)
-                    chunk, size = [], 0
-                chunk.append(wire.field(_BATCHES, part))
-                size += len(part)
-        if chunk:
+            wanted = None if limit is None else request.offset + limit
+            runs = _sorted(rows, request, wanted)
+        # Held while the answer is sent, for a reader may stop reading at any time.
+        async with self.unread.hold(HELD_BYTES, HOLD_SECONDS):
+            most = min(self.limits.answer_bytes, CHUNK_BYTES)
+            parts = _parts(_window(runs, request.offset, limit), self.limits.answer_bytes)
+            with closing(rows):
+                async with aclosing(_chunks(parts, most)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+
+
+async def _chunks(parts: AsyncIterator[bytes], most: int) -> AsyncGenerator[bytes, None]:
+    """Yield serialised batches as QuerySpansResponses of at most `most` bytes, a larger batch alone."""
+    chunk: list[bytes] = []
+    size = 0
+    async for part in parts:
+        if chunk and size + len(part) > most:
             yield b"".join(chunk)
-
-    async def _sorted(
-        self,
-        rows: AsyncIterator[SpanRow],
-        request: QuerySpansRequest,
-        rollout_key: int,
-        attempt_key: int | None,
-        through: int,
-    ) -> AsyncIterator[tuple[int, SpanBatch | bytes]]:
-        """Yield spans in an order of their own: what they are sorted by is held, the spans are not."""
-        keep = spans.span_filter(request)
-        key, descending = spans.span_order(request.order_by)
-        places: list[Place] = []
-        async for row in rows:
-            batch = spans.parse(row)
-            for i, span in enumerate(batch.spans):
-                if keep is None or keep(span):
-                    own = (key(span),) if key is not None else ()
-                    order = (*own, batch.sequence_ids[i], span.start_time_unix_nano, span.span_id)
-                    places.append(Place(order, row.key, i))
-        places.sort(key=lambda place: place.sort, reverse=descending)
-        parsed: dict[int, SpanBatch] = {}
-        for row_key, group in groupby(places, key=lambda place: place.row):
-            if row_key not in parsed:
-                if len(parsed) > 64:
-                    parsed.clear()
-                async for row in self.storage.scan_spans(
-                    rollout_key, attempt_key, through, row_key
-                ):
-                    parsed[row_key] = spans.parse(row)
-            if row_key in parsed:  # not evicted meanwhile
-                indexes = [place.place for place in group]
-                yield len(indexes), spans.pick(parsed[row_key], indexes)
+            chunk, size = [], 0
+        chunk.append(wire.field(_BATCHES, part))
+        size += len(part)
+    if chunk:
+        yield b"".join(chunk)
 
 
-async def _in_order(
-    rows: AsyncIterator[SpanRow], request: QuerySpansRequest
-) -> AsyncIterator[tuple[int, SpanBatch | bytes]]:
+async def _parts(runs: AsyncIterator[Run | SpanRow], most: int) -> AsyncIterator[bytes]:
+    """Yield runs as serialised batches of at most about `most` bytes."""
+    async for run in runs:
+        if isinstance(run, SpanRow):
+            for part in spans.split(spans.wire_batch(run), most):
+                yield part
+            continue
+        start = size = 0
+        for i, span in enumerate(run.spans):
+            if i > start and size + len(span) + len(run.head) > most:
+                yield run.slice(start, i).serialize()
+                start, size = i, 0
+            size += len(span)
+        yield run.slice(start, len(run.spans)).serialize()
+
+
+async def _sorted(
+    rows: Rows, request: QuerySpansRequest, wanted: int | None
+) -> AsyncIterator[Run | SpanRow]:
+    """Yield spans in an order of their own, at least the first `wanted`.
+
+    What they are sorted by is held, the spans are not.
+    """
+    keep = spans.span_filter(request)
+    key, descending = spans.span_order(request.order_by)
+    places: list[Place] = []
+    async for row in rows.scan():
+        places += await rows.places(row, keep, key)
+        if wanted is not None and len(places) > 2 * wanted + FEW_PLACES:
+            places.sort(key=_by_sort, reverse=descending)
+            del places[wanted:]
+    places.sort(key=_by_sort, reverse=descending)
+    async for run in rows.runs(places):
+        yield run
+
+
+async def _in_order(rows: Rows, request: QuerySpansRequest) -> AsyncIterator[Run | SpanRow]:
     """Yield spans by sequence id, then start time.
 
     Rows come by their first sequence id. A row that ends before the next one begins goes out as it is;
-    rows that overlap are taken apart and merged, holding no more than what overlaps.
+    rows that overlap are taken apart and merged.
     """
     keep = spans.span_filter(request)
-    merging: list[tuple[Place, SpanBatch]] = []
+    merging: list[tuple[Place, Iterator[Place]]] = []
     held: SpanRow | None = None
-    async for row in rows:
+    async for row in _and_end(rows.scan()):
         if held is not None:
-            apart = merging or held.last_sequence_id >= row.first_sequence_id or not _ascends(held)
-            if apart or keep is not None:
-                _take_apart(held, keep, merging)
-                for item in _merged(merging, row.first_sequence_id):
-                    yield item
+            before = None if row is None else row.first_sequence_id
+            overlaps = before is not None and held.last_sequence_id >= before
+            if keep is None and not merging and not overlaps and _ascends(rows, held):
+                yield held
             else:
-                yield held.span_count, spans.wire_batch(held)
+                places = iter(Sorted(held.key, await rows.places(held, keep)))
+                _push(merging, places)
+                async for run in rows.runs(_merged(merging, before)):
+                    yield run
         held = row
-    if held is not None:
-        if merging or keep is not None or not _ascends(held):
-            _take_apart(held, keep, merging)
-            for item in _merged(merging, None):
-                yield item
-        else:
-            yield held.span_count, spans.wire_batch(held)
 
 
-def _ascends(row: SpanRow) -> bool:
+async def _and_end(rows: AsyncIterator[SpanRow]) -> AsyncIterator[SpanRow | None]:
+    """Yield rows, and None after the last one."""
+    async for row in rows:
+        yield row
+    yield None
+
+
+def _ascends(rows: Rows, row: SpanRow) -> bool:
     """Tell whether the sequence ids of a row rise from span to span."""
     if row.contiguous:
         return True
-    numbers = list(spans.parse(row).sequence_ids)
+    small = len(row.data) <= PIECE_BYTES
+    numbers = list((spans.parse(row) if small else rows.open(row)).sequence_ids)
     return all(a < b for a, b in pairwise(numbers))
 
 
-def _take_apart(row: SpanRow, keep: object, merging: list[tuple[Place, SpanBatch]]) -> None:
-    batch = spans.parse(row)
-    for i, span in enumerate(batch.spans):
-        if keep is None or keep(span):  # type: ignore[operator]
-            order = (batch.sequence_ids[i], span.start_time_unix_nano, span.span_id)
-            heapq.heappush(merging, (Place(order, row.key, i), batch))
+def _push(merging: list[tuple[Place, Iterator[Place]]], places: Iterator[Place]) -> None:
+    first = next(places, None)
+    if first is not None:
+        heapq.heappush(merging, (first, places))
 
 
-def _merged(
-    merging: list[tuple[Place, SpanBatch]], before: int | None
-) -> list[tuple[int, SpanBatch | bytes]]:
-    """Take the spans below a sequence id off the heap, in runs of one batch each."""
-    taken: list[tuple[Place, SpanBatch]] = []
+def _merged(merging: list[tuple[Place, Iterator[Place]]], before: int | None) -> Iterator[Place]:
+    """Take the places below a sequence id off the heap. Places of one row and index are equal in nothing else."""
     while merging and (before is None or merging[0][0].sort[0] < before):
-        taken.append(heapq.heappop(merging))
-    runs: list[tuple[int, SpanBatch | bytes]] = []
-    for _, run in groupby(taken, key=lambda item: item[0].row):
-        items = list(run)
-        indexes = [place.place for place, _ in items]
-        runs.append((len(indexes), spans.pick(items[0][1], indexes)))
-    return runs
+        place, rest = heapq.heappop(merging)
+        _push(merging, rest)
+        yield place
 
 
 async def _window(
-    batches: AsyncIterator[tuple[int, SpanBatch | bytes]], offset: int, limit: int | None
-) -> AsyncIterator[bytes]:
-    """Yield the serialised batches of spans `offset` to `offset + limit`."""
-    async for count, batch in batches:
-        if limit is not None and limit <= 0:
-            return
+    runs: AsyncIterator[Run | SpanRow], offset: int, limit: int | None
+) -> AsyncIterator[Run | SpanRow]:
+    """Yield spans `offset` to `offset + limit`."""
+    if limit == 0:
+        return
+    async for run in runs:
+        count = run.span_count if isinstance(run, SpanRow) else len(run.spans)
         if offset >= count:
             offset -= count
             continue
         taken = count - offset if limit is None else min(limit, count - offset)
-        if taken < count:
-            message = SpanBatch.FromString(batch) if isinstance(batch, bytes) else batch
-            batch = spans.pick(message, range(offset, offset + taken))  # noqa: PLW2901
+        if taken == count:
+            yield run
+        else:
+            part = OpenRow.of(run).run() if isinstance(run, SpanRow) else run
+            yield part.slice(offset, offset + taken)
         offset = 0
         if limit is not None:
             limit -= taken
-        yield batch if isinstance(batch, bytes) else batch.SerializeToString()
+            if not limit:
+                return
