@@ -94,6 +94,9 @@ def _read(data: bytes, store: Store) -> tuple[SpanBatch, bytes | None] | Cut | B
         # Read whole, so that what is stored can be read by everybody; then kept as it came.
         batch = IngestSpansRequest.FromString(data).batch
     except DecodeError:
+        request = lenient.repaired(IngestSpansRequest, data)
+        if request is not None:
+            return request.batch, None
         error = MalformedMessage(IngestSpansRequest.DESCRIPTOR.full_name)
         count = lenient.count_spans(data)
         if count is None:
@@ -118,7 +121,13 @@ def _add_spans(store: Store) -> Any:
     async def add_spans(data: bytes) -> AddSpansResponse:
         large = _large(data, store, _ADDED_BATCH)
         if large is None:
-            return await store.add_spans(wrap.decode(AddSpansRequest, data, limit))
+            try:
+                request = AddSpansRequest.FromString(data)
+            except DecodeError:
+                request = lenient.repaired(AddSpansRequest, data) or wrap.decode(
+                    AddSpansRequest, data, limit
+                )
+            return await store.add_spans(request)
         batch, others = large
         request = wrap.decode(AddSpansRequest, others, limit)
         # Stands for the batch where a repeated request is told from another one with its request id.

@@ -6,18 +6,24 @@ one that protobuf refuses because of a single span that nests too deep can be re
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections import Counter
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError
-from lightningstore.service import pieces
+from google.protobuf.message import DecodeError, Message
+from lightningstore.service import pieces, repair
 from lightningstore.service.errors import MalformedMessage, StoreError
 from lightningstore.service.limits import Limits
 from lightningstore.service.store.ingest import reason_name
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+
+UNREADABLE = "unreadable"
+TOO_DEEP = "nests too deep"
+
+M = TypeVar("M", bound=Message)
 
 _BYTES = descriptor_pb2.FieldDescriptorProto.TYPE_BYTES
 
@@ -96,7 +102,12 @@ def scopes(data: bytes) -> list[Scope] | None:
     try:
         export = _ExportTwin.FromString(data)
     except DecodeError:
-        return None
+        try:
+            export = _ExportTwin.FromString(
+                repair.message(data, ExportTraceServiceRequest.DESCRIPTOR).data
+            )
+        except DecodeError:
+            return None
     return [
         Scope(
             group.resource if group.HasField("resource") else None, group.schema_url, bytes(scope)
@@ -115,31 +126,58 @@ def large_scopes(data: bytes, limits: Limits) -> list[Scope]:
     previous: tuple[bytes, ResourceSpans] | None = None
     for head, scope, count in pieces.scopes(data, limits.message_spans, limits.span_bytes):
         if previous is None or previous[0] is not head:
-            try:
-                previous = (head, ResourceSpans.FromString(head))
-            except DecodeError:
-                raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name) from None
+            previous = (head, _group(head))
         group = previous[1]
         resource = group.resource if group.HasField("resource") else None
         found.append(Scope(resource, group.schema_url, scope, count))
     return found
 
 
-def readable_part(data: bytes) -> tuple[SpanBatch, int] | None:
-    """Return a ScopeSpans as a batch without the spans that cannot be read, and how many those are.
+def _group(head: bytes) -> ResourceSpans:
+    """Return a ResourceSpans, its text repaired if need be. Raises MalformedMessage."""
+    try:
+        return ResourceSpans.FromString(head)
+    except DecodeError:
+        pass
+    try:
+        return ResourceSpans.FromString(repair.message(head, ResourceSpans.DESCRIPTOR).data)
+    except DecodeError:
+        raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name) from None
+
+
+def readable_part(data: bytes, refused: Counter[Refusal]) -> SpanBatch | None:
+    """Return a ScopeSpans as a batch, its text repaired, without the spans that cannot be read all the same.
 
     None if the rest cannot be read either.
     """
     try:
         twin = _BatchTwin.FromString(data)
     except DecodeError:
-        return None
-    good = [span for span in twin.spans if _is_readable(span)]
-    refused = len(twin.spans) - len(good)
+        try:
+            twin = _BatchTwin.FromString(repair.message(data, ScopeSpans.DESCRIPTOR).data)
+        except DecodeError:
+            return None
+    good = []
+    for span in twin.spans:
+        field = ""
+        if not _is_readable(span):
+            span, field = repair.message(span, Span.DESCRIPTOR)  # noqa: PLW2901
+            if not _is_readable(span):
+                refused[Refusal(UNREADABLE, f"{field}: not UTF-8" if field else TOO_DEEP)] += 1
+                continue
+        good.append(span)
     del twin.spans[:]
     twin.spans.extend(good)
     try:
-        return SpanBatch.FromString(twin.SerializeToString()), refused
+        return SpanBatch.FromString(twin.SerializeToString())
+    except DecodeError:
+        return None
+
+
+def repaired(message: type[M], data: bytes) -> M | None:
+    """Return a message that protobuf has refused with its text repaired, None if that was not the reason."""
+    try:
+        return message.FromString(repair.message(data, message.DESCRIPTOR).data)  # type: ignore[arg-type]
     except DecodeError:
         return None
 

@@ -175,7 +175,6 @@ NO_ATTEMPT = lenient.Refusal(
     "no_attempt", f"no {ROLLOUT_ID} and {ATTEMPT_ID} among attributes and metadata"
 )
 CONFLICT = reason_name(ERROR_REASON_SPAN_EXISTS)
-UNREADABLE = lenient.Refusal("unreadable", "nests too deep")
 
 
 def _metadata_owner(metadata: dict[str, str]) -> Owner:
@@ -253,19 +252,17 @@ def _batches(
 
 
 def _parse(data: bytes, refused: Counter[lenient.Refusal]) -> tuple[SpanBatch, bool]:
-    """Return a ScopeSpans as a batch, and whether that is all of it; spans that nest too deep are left out.
+    """Return a ScopeSpans as a batch, and whether that is all of it; spans that cannot be read are left out.
 
     Raises MalformedMessage.
     """
     try:
         return SpanBatch.FromString(data), True
     except DecodeError:
-        part = lenient.readable_part(data)
+        part = lenient.readable_part(data, refused)
         if part is None:
             raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name) from None
-        if part[1]:
-            refused[UNREADABLE] += part[1]
-        return part[0], False
+        return part, False
 
 
 def _batch(

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
+from lightningstore.service import repair
 from lightningstore.service.errors import (
     BatchTooLarge,
     FieldInvalid,
@@ -22,7 +23,7 @@ from lightningstore.service.errors import (
     PayloadTooLarge,
 )
 from lightningstore.service.limits import Limits
-from lightningstore.service.rpc.lenient import Refusal, Scope
+from lightningstore.service.rpc.lenient import TOO_DEEP, UNREADABLE, Refusal, Scope
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -32,7 +33,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 MOST_LEVELS = 90
 #: Characters of an error of the library's: it repeats the value.
 MOST_TEXT = 300
-TOO_DEEP = "nests too deep"
 #: Values of a body. A span with 50 attributes has about 100.
 MAX_VALUES = 400_000
 _QUOTE = ord('"')
@@ -74,14 +74,7 @@ def scopes(data: bytes, limits: Limits) -> tuple[list[Scope], Counter[Refusal]]:
     Raises MalformedMessage, FieldInvalid, PayloadTooLarge, BatchTooLarge.
     """
     check_values(data)
-    try:
-        request = _DECODER.decode(data)
-    except msgspec.ValidationError as error:
-        raise FieldInvalid("body", str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise MalformedMessage(
-            f"{ExportTraceServiceRequest.DESCRIPTOR.full_name} in JSON"
-        ) from None
+    request = _decode(data)
     count = sum(
         len(scope.spans or ())
         for group in request.resource_spans or ()
@@ -101,6 +94,21 @@ def scopes(data: bytes, limits: Limits) -> tuple[list[Scope], Counter[Refusal]]:
                 Scope(resource, group.schema_url or "", spans.SerializeToString(), len(spans.spans))
             )
     return found, refused
+
+
+def _decode(data: bytes) -> _Export:
+    """Return a request, its text repaired if need be. Raises MalformedMessage, FieldInvalid."""
+    try:
+        return _DECODER.decode(data)
+    except msgspec.ValidationError as error:
+        raise FieldInvalid("body", str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        repaired = repair.json(data) if not isinstance(error, RecursionError) else data
+        if repaired != data:
+            return _decode(repaired)
+        raise MalformedMessage(
+            f"{ExportTraceServiceRequest.DESCRIPTOR.full_name} in JSON"
+        ) from None
 
 
 def check_values(data: bytes) -> None:
@@ -126,7 +134,7 @@ def _scope_spans(scope: _Scope, place: str, refused: Counter[Refusal], most: int
         try:
             span = _message(raw, Span, "span", most)
         except _TooDeep:
-            refused[Refusal("unreadable", TOO_DEEP)] += 1
+            refused[Refusal(UNREADABLE, TOO_DEEP)] += 1
             continue
         except (FieldInvalid, PayloadTooLarge) as error:
             refused[Refusal.of(error)] += 1

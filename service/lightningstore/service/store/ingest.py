@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
-from lightningstore.service import lifecycle, pieces, spans
+from lightningstore.service import lifecycle, pieces, repair, spans
 from lightningstore.service.budget import Budget
 from lightningstore.service.clock import Clock
 from lightningstore.service.errors import (
@@ -234,10 +234,16 @@ class IngestOperations(AttemptOperations):
         most, slices = self.limits.span_bytes, Slices()
         parts: list[Part] = []
         for indexes in whole.pieces():
-            batch = decode_batch(whole.spans(indexes))
+            cut, own = whole, indexes
+            data = whole.spans(indexes)
+            try:
+                batch = SpanBatch.FromString(data)
+            except DecodeError:
+                batch = decode_batch(data)
+                cut, own = self.cut(batch.SerializeToString()), range(len(indexes))
             largest = max(whole.ends[i] - whole.begins[i] for i in indexes)
             ids = spans.check_batch(batch, largest, most, first=indexes.start)
-            parts.append(FromPiece(whole, head, indexes, ids, given[indexes.start : indexes.stop]))
+            parts.append(FromPiece(cut, head, own, ids, given[indexes.start : indexes.stop]))
             del batch
             await slices.pause()
         return parts
@@ -458,8 +464,12 @@ def _span_count(item: tuple[SpanBatch, bytes | None] | Cut) -> int:
 
 
 def decode_batch(data: bytes) -> SpanBatch:
-    """Return a batch. Raises MalformedMessage."""
+    """Return a batch, its text repaired if need be. Raises MalformedMessage."""
     try:
         return SpanBatch.FromString(data)
+    except DecodeError:
+        pass
+    try:
+        return SpanBatch.FromString(repair.message(data, SpanBatch.DESCRIPTOR).data)
     except DecodeError:
         raise MalformedMessage(SpanBatch.DESCRIPTOR.full_name) from None
