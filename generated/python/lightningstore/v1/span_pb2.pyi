@@ -58,7 +58,7 @@ class SpanBatch(_message.Message):
         """The spans, untouched. Each needs a trace_id of 16 bytes and a span_id of 8 bytes, neither all zero. By
         default a message holds at most 50,000 spans of at most 4 MiB each; more: RESOURCE_EXHAUSTED
         (BATCH_TOO_LARGE, PAYLOAD_TOO_LARGE). The resource and the scope together are limited like a span. Attributes may nest as deep as protobuf's limit of 100 levels allows,
-        which is about 30 maps.
+        which is about 30 maps. Text that is not UTF-8 is stored with U+FFFD in place of what cannot be read.
         """
 
     @_builtins.property

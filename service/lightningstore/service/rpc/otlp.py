@@ -15,12 +15,12 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 from lightningstore.service import pieces, wire
+from lightningstore.service.clock import Turn
 from lightningstore.service.errors import Busy, MalformedMessage, PayloadTooLarge, StoreError
 from lightningstore.service.limits import Limits
 from lightningstore.service.rpc import lenient
 from lightningstore.service.rpc.status import abort
 from lightningstore.service.rpc.wrap import Context, check_size, fail
-from lightningstore.service.slices import Slices
 from lightningstore.service.spans import MAX_SEQUENCE_ID, check_batch, span_error
 from lightningstore.service.store import Store
 from lightningstore.service.store.ingest import Tally, reason_name
@@ -134,17 +134,19 @@ async def _store_large(
 ) -> None:
     """Store large scopes, one piece at a time: what a piece becomes in memory is needed once."""
     async with store.taking_apart:
-        slices = Slices()
+        turn = Turn()
         cuts = [(scope, store.cut(scope.data)) for scope in scopes]
         for _, cut in cuts:
             for piece in cut.pieces():
                 _parse(cut.head + cut.spans(piece), Counter())
-                await slices.pause()
+                if turn.over():
+                    await turn.next()
         for scope, cut in cuts:
             for piece in cut.pieces():
                 part = scope._replace(data=cut.head + cut.spans(piece))
                 await _store(store, [(part, _parse(part.data, refused))], default, refused)
-                await slices.pause()
+                if turn.over():
+                    await turn.next()
 
 
 async def _store(
@@ -154,7 +156,7 @@ async def _store(
     refused: Counter[lenient.Refusal],
 ) -> None:
     """Store the spans of scopes that have been parsed."""
-    slices = Slices()
+    turn = Turn()
     for scope, parsed in scopes:
         for batch, framed in _batches(scope, parsed, default, refused, store.limits):
             tally = Tally()
@@ -168,7 +170,8 @@ async def _store(
                 refused[lenient.Refusal(reason_name(rejection.reason), rejection.message)] += (
                     rejection.span_count
                 )
-            await slices.pause()
+            if turn.over():
+                await turn.next()
 
 
 NO_ATTEMPT = lenient.Refusal(

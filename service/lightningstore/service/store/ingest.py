@@ -11,7 +11,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 from lightningstore.service import lifecycle, pieces, repair, spans
 from lightningstore.service.budget import Budget
-from lightningstore.service.clock import Clock
+from lightningstore.service.clock import Clock, Turn
 from lightningstore.service.errors import (
     Busy,
     FieldInvalid,
@@ -23,7 +23,6 @@ from lightningstore.service.limits import Limits
 from lightningstore.service.notices import Notices
 from lightningstore.service.pieces import Cut
 from lightningstore.service.records import check_request_id, nanoseconds
-from lightningstore.service.slices import Slices
 from lightningstore.service.state import AttemptState, Entry
 from lightningstore.service.storage.base import SpanRow, Storage
 from lightningstore.service.store.attempts import AttemptOperations
@@ -231,7 +230,7 @@ class IngestOperations(AttemptOperations):
         given = list(head.sequence_ids)
         spans.check_sequence_ids("batch", given, len(whole.begins))
         del head.sequence_ids[:]
-        most, slices = self.limits.span_bytes, Slices()
+        most, turn = self.limits.span_bytes, Turn()
         parts: list[Part] = []
         for indexes in whole.pieces():
             cut, own = whole, indexes
@@ -245,7 +244,8 @@ class IngestOperations(AttemptOperations):
             ids = spans.check_batch(batch, largest, most, first=indexes.start)
             parts.append(FromPiece(cut, head, own, ids, given[indexes.start : indexes.stop]))
             del batch
-            await slices.pause()
+            if turn.over():
+                await turn.next()
         return parts
 
     async def load_span_ids(self, attempt: AttemptState) -> None:
@@ -313,13 +313,14 @@ class IngestOperations(AttemptOperations):
         if not asked:
             return False
         await self.committer.durable(self.committer.sealed)  # then the back end has all of them
-        slices = Slices()
+        turn = Turn()
         wanted = set(asked)
         async for row in self.storage.rows_with(attempt.key, attempt.entry.key, wanted):
             for span_id, stored in stored_spans(row.data, row.span_ids, wanted).items():
                 for p, i in asked.pop(span_id, ()):
                     verdicts[p, i] = is_same(parts[p].span(i), stored)
-            await slices.pause()
+            if turn.over():
+                await turn.next()
         for places in asked.values():  # evicted meanwhile: there is nothing to compare with
             verdicts.update(dict.fromkeys(places, True))
         return True

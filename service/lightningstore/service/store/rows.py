@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from lightningstore.service import pieces, spans, wire
 from lightningstore.service.budget import Budget
+from lightningstore.service.clock import Turn
 from lightningstore.service.pieces import Cut
-from lightningstore.service.slices import Slices
 from lightningstore.service.storage.base import SpanRow, Storage
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -102,7 +102,7 @@ class Rows:
         self._kept: OrderedDict[int, OpenRow] = OrderedDict()
         self._bytes = 0
         self._room = CACHED_BYTES
-        self.slices = Slices()
+        self.turn = Turn()
 
     def scan(self) -> AsyncIterator[SpanRow]:
         """Yield all, by first sequence id and key."""
@@ -154,7 +154,8 @@ class Rows:
                     own = (key(span),) if key is not None else ()
                     sort = (*own, numbers[i], span.start_time_unix_nano, span.span_id)
                     found.append(Place(sort, row.key, i, cut.ends[i] - cut.begins[i]))
-            await self.slices.pause()
+            if self.turn.over():
+                await self.turn.next()
         return found
 
     async def runs(self, places: Iterable[Place]) -> AsyncIterator[Run]:
@@ -184,7 +185,8 @@ class Rows:
                 for at in members:
                     i = window[at].place
                     taken[at] = (opened.head, opened.cut.spans((i,)), opened.sequence_ids[i])
-            await self.slices.pause()
+            if self.turn.over():
+                await self.turn.next()
         run: Run | None = None
         for item in taken:
             if item is None:
@@ -193,7 +195,8 @@ class Rows:
             if run is None or (run.head is not head and run.head != head):
                 if run is not None:
                     yield run
-                    await self.slices.pause()
+                    if self.turn.over():
+                        await self.turn.next()
                 run = Run(head, [], [])
             run.spans.append(span)
             run.sequence_ids.append(number)
