@@ -181,7 +181,7 @@ async def test_export_is_not_answered_when_a_commit_failed_meanwhile(open_store:
 async def test_repeat_that_reads_the_span_ids_slowly_adds_nothing_twice(open_store: Open) -> None:
     store = await open_store()
     ids = await start(store)
-    await store.add_batch((batch(*ids, "a"), None), Tally())
+    await store.add_batch(batch(*ids, "a"), None, Tally())
     store = await open_store()  # span ids are on disk alone
     read, reads, slow_read = store.storage.span_ids, 0, asyncio.Event()
 
@@ -220,7 +220,7 @@ async def test_wait_tells_of_a_finish_whose_rollout_changes_meanwhile(open_store
     store = await open_store()
     ids = await start(store)
     await store.update_attempt(outcome(ids))
-    while_committing(store, lambda: store.add_batch((batch(*ids, "late"), None), Tally()))
+    while_committing(store, lambda: store.add_batch(batch(*ids, "late"), None, Tally()))
     enqueuing = asyncio.create_task(start(store))
     await asyncio.sleep(0)  # it is being committed
     request = WaitForRolloutsRequest(rollout_ids=[ids[0]])

@@ -161,7 +161,7 @@ async def _store(
         for batch, framed in _batches(scope, parsed, default, refused, store.limits):
             tally = Tally()
             try:
-                await store.add_batch((batch, framed), tally)
+                await store.add_batch(batch, framed, tally)
             except StoreError as error:
                 if store.committer.failure is not None:
                     raise

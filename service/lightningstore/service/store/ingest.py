@@ -138,7 +138,10 @@ class IngestOperations(AttemptOperations):
                 self.reject(tally, item.span_count, item.error)
             else:
                 try:
-                    await self.add_batch(item, tally)
+                    if isinstance(item, Cut):
+                        await self.add_large(item, tally)
+                    else:
+                        await self.add_batch(*item, tally)
                 except StoreError as error:
                     if self.committer.failure is not None or isinstance(error, Busy):
                         raise
@@ -185,19 +188,19 @@ class IngestOperations(AttemptOperations):
         await self.barrier()
         return reply
 
-    async def add_batch(self, item: tuple[SpanBatch, bytes | None] | Cut, tally: Tally) -> None:
+    async def add_batch(self, batch: SpanBatch, data: bytes | None, tally: Tally) -> None:
         """Store a batch without waiting for the disk.
 
-        A parsed one comes with its serialised IngestSpansRequest where the caller has it. Raises FieldInvalid,
-        PayloadTooLarge, RolloutNotFound, AttemptNotFound: then nothing of it is stored. A large one waits for
-        room, and raises Busy.
+        `data` is the serialised IngestSpansRequest where the caller has it. Raises FieldInvalid,
+        PayloadTooLarge, RolloutNotFound, AttemptNotFound: then nothing of it is stored.
         """
-        if isinstance(item, Cut):
-            async with self._apart(item) as parts:
-                self._store(parts, await self._find(parts), tally)
-        else:
-            batch = [self._parsed(*item)]
-            self._store(batch, await self._find(batch), tally)
+        parts = [self._parsed(batch, data)]
+        self._store(parts, await self._find(parts), tally)
+
+    async def add_large(self, large: Cut, tally: Tally) -> None:
+        """Store a large batch in the same way, once there is room for it. Raises Busy if there is none."""
+        async with self._apart(large) as parts:
+            self._store(parts, await self._find(parts), tally)
 
     def reject(self, tally: Tally, count: int, error: StoreError) -> None:
         """Count spans that are refused, in the answer, the metrics and the log."""
