@@ -273,6 +273,21 @@ async def test_list_beside_removals_shows_whole_rollouts(tmp_path: Path, backend
         await removing
 
 
+async def test_imports_that_end_in_the_future_hold_up_no_removal(tmp_path: Path) -> None:
+    """However many there are, and though they finished first by their numbers."""
+    for backend in ("memory", "sqlite"):
+        async with opened(backend, tmp_path) as storage:
+            rows = [rollout(k, completion_number=k) for k in range(1, 301)]
+            for row in rows:
+                row.rollout.end_time.seconds = 10_000 if row.key <= 250 else row.key
+            await put(storage, *rows)
+            due = await storage.finished((0, 0), 100, 1_000_000_000_000)
+            assert sorted(row.rollout_id for row in due) == [f"r{k}" for k in range(251, 301)]
+            assert await storage.finished(due[-1].place, 100, 1_000_000_000_000) == []
+            first = await storage.finished((0, 0), 2)
+            assert [row.rollout_id for row in first] == ["r1", "r2"]
+
+
 # Damaged files
 
 
@@ -303,6 +318,51 @@ async def test_half_a_rollout_takes_down_no_list_no_watch_and_no_retention(
     assert len(told) == 1
     assert "'torn'" in told[0]
     assert "check --repair" in told[0]
+
+
+async def test_damaged_page_costs_what_lies_on_it_and_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with store_in(tmp_path) as store:
+        specs = [
+            rollout_pb2.RolloutSpec(rollout_id=f"r{n}", input_json=b'"%s"' % (b"x" * 30_000))
+            for n in range(8)
+        ]
+        await store.enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=specs))
+        ids = [spec.rollout_id for spec in specs]
+        await store.cancel_rollouts(rollout_pb2.CancelRolloutsRequest(rollout_ids=ids))
+    overwrite_leaf(tmp_path / "s.db", "inputs", 1)
+    usable: list[bool] = []
+    with caplog.at_level(logging.ERROR):
+        async with store_in(tmp_path) as store:
+            store.on_usable = usable.append
+            left = [r.rollout_id for r in await listed(store)]
+            assert 0 < len(left) < 8
+            lost = sorted(set(ids) - set(left))
+            for _ in range(20):
+                with pytest.raises(DataDamaged):
+                    await store.get_rollout(rollout_pb2.GetRolloutRequest(rollout_id=lost[0]))
+            assert set(await watched(store)) >= set(left)
+            assert store.committer.failure is None
+    assert usable == []
+    told = [r for r in caplog.records if "could not be read" in r.message]
+    assert 1 <= len(told) < 20
+
+
+def overwrite_leaf(path: Path, table: str, which: int) -> None:
+    """Overwrite the header of a page that holds rows of a table."""
+    with closing(sqlite3.connect(path)) as connection:
+        query = "SELECT rootpage FROM sqlite_schema WHERE name = ?"
+        ((root,),) = connection.execute(query, [table]).fetchall()
+        ((size,),) = connection.execute("PRAGMA page_size").fetchall()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        page = file.read(size)
+        assert page[0] == 5, "an interior page of a table: https://www.sqlite.org/fileformat.html"
+        cell = int.from_bytes(page[12 + 2 * which : 14 + 2 * which], "big")
+        leaf = int.from_bytes(page[cell : cell + 4], "big")
+        file.seek((leaf - 1) * size)
+        file.write(b"\xff" * 100)
 
 
 async def test_repair_removes_half_rollouts_and_keeps_a_copy(tmp_path: Path) -> None:

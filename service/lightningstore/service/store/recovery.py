@@ -127,7 +127,7 @@ def _log_try(tries: int, failure: Exception) -> None:
         logger.error(
             "the storage is still unusable; trying again every %s s",
             RECOVERY_PAUSE,
-            exc_info=failure,
+            exc_info=None if isinstance(failure, DataFileLost) else failure,  # that was logged
         )
     elif tries & (tries - 1) == 0 or tries % LOGGED_TRIES == 0:
         logger.error("the storage is still unusable after %d tries: %s", tries, failure)
