@@ -147,6 +147,25 @@ for agent in (plain, asynchronous):
     assert [s.attributes["agentlightning.reward.0.value"] for s in spans] == [1.0], spans
 """
 
+# A child that is ended by a signal, while the runner of its parent handles that signal.
+SIGNALLED = """
+import signal
+
+def agent(task, resources, tracer, context):
+    for number in (signal.SIGTERM, signal.SIGTERM):
+        begun, begins = os.pipe()
+        pid = fork(lambda: (os.write(begins, b"."), signal.sigtimedwait([signal.SIGUSR1], 20)))
+        os.read(begun, 1)
+        os.kill(pid, number)
+        assert wait([pid]) == [-number]
+    assert not context.cancelled.wait(0.2)
+
+store = LightningStore(address)
+rollout = store.enqueue_rollout(1)
+Runner(address, agent, max_rollouts=1).run()
+assert store.get_rollout(rollout.rollout_id).status == "succeeded"
+"""
+
 # Exporters made in a child that ends as soon as its work is done.
 MADE_THERE = """
 import multiprocessing
@@ -217,6 +236,10 @@ def test_spans_of_children_that_end_at_once_are_stored(shared: RealServer) -> No
 
 def test_a_child_that_comes_back_from_the_function_reports_nothing(shared: RealServer) -> None:
     assert "ValueError: in the child" in run(shared, RETURNING)
+
+
+def test_a_signal_to_a_child_does_not_stop_the_runner(shared: RealServer) -> None:
+    run(shared, SIGNALLED)
 
 
 def test_an_exporter_is_flushed_at_the_end_of_a_child(shared: RealServer) -> None:

@@ -31,6 +31,9 @@ __all__ = ["AttemptCancelled", "NonRetryable", "RunContext", "Runner"]
 
 logger = logging.getLogger(__name__)
 
+#: Signals that a runner of this process handles.
+_handled: set[int] = set()
+
 Agent = Callable[[Any, Mapping[str, Any], Tracer, RunContext], Any | Awaitable[Any]]
 
 
@@ -310,8 +313,29 @@ def _signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Itera
             with contextlib.suppress(NotImplementedError):  # Windows
                 loop.add_signal_handler(number, stop)
                 taken.append(number)
+    _handled.update(taken)
     try:
         yield
     finally:
+        _handled.difference_update(taken)
         for number in taken:
             loop.remove_signal_handler(number)
+
+
+def _leave_signals_to_the_parent() -> None:
+    """Give the child of a fork the handling of signals that a process has at first.
+
+    asyncio learns of signals by a socket that the child shares: a signal to the child, as
+    multiprocessing.Pool sends to its processes at the end, would stop the runner of the parent.
+    """
+    if _handled:
+        with contextlib.suppress(ValueError, OSError):
+            signal.set_wakeup_fd(-1)
+            for number in _handled:
+                first = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                signal.signal(number, first)
+        _handled.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_signals_to_the_parent)
