@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import agentlightning as agl
+from lightningstore.client import LightningStore
 from lightningstore.integrations.agentlightning import GrpcLightningStore
 
 
@@ -37,6 +38,13 @@ def hold(folder: str) -> None:
         time.sleep(0.02)
 
 
+def wait_for_span(rollout_id: str) -> None:
+    """Wait until what has been recorded is stored, which a runner that is killed takes with it else."""
+    with LightningStore(sys.argv[1]) as client:
+        while not list(client.query_spans(rollout_id)):
+            time.sleep(0.02)
+
+
 @agl.rollout
 def agent(task: dict[str, Any], prompt_template: agl.PromptTemplate, rollout: Any) -> float:
     """Think, take a reward on the way, and return one."""
@@ -48,6 +56,7 @@ def agent(task: dict[str, Any], prompt_template: agl.PromptTemplate, rollout: An
     if rollout.attempt.sequence_id <= task.get("fails", 0):
         raise RuntimeError("as the task wants it")
     if rollout.attempt.sequence_id <= task.get("dies", 0):
+        wait_for_span(rollout.rollout_id)
         os.kill(os.getpid(), signal.SIGKILL)
     agl.emit_reward(0.25)
     return float(len(answer))

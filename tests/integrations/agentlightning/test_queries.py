@@ -203,5 +203,5 @@ async def test_a_worker_says_of_itself_what_it_said_last(store: GrpcLightningSto
     assert worker.last_heartbeat_time is not None
     assert later.last_heartbeat_time >= worker.last_heartbeat_time
     assert (await store.update_worker(name, {})).heartbeat_stats == {}
-    with pytest.raises(ValueError, match="heartbeat_stats"):
+    with pytest.raises(TypeError, match="heartbeat_stats"):
         await store.update_worker(name, None)

@@ -138,7 +138,7 @@ async def test_resources_of_other_kinds_are_left_out_aloud(
     assert latest is not None
     assert latest.resources == {}
     assert "weights" in caplog.text
-    with pytest.raises(TypeError, match="weights"):
+    with pytest.raises(ValueError, match="weights"):
         await store.add_resources({"weights": [0.5]})
 
 

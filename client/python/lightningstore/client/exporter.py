@@ -160,6 +160,12 @@ class SpanExporter(sdk.SpanExporter):
             self._losses.drop(len(spans), "shutdown", "the exporter is shut down")
             return sdk.SpanExportResult.FAILURE
         items = self._encode(spans, ids)
+        self._put(items)
+        if self._child_wait and items:
+            self._wait_in_child()
+        return sdk.SpanExportResult.SUCCESS
+
+    def _put(self, items: Sequence[Item]) -> None:
         with self._changed:
             for item in items:
                 attempt = (item.origin.rollout_id, item.origin.attempt_id)
@@ -179,9 +185,6 @@ class SpanExporter(sdk.SpanExporter):
                 self._thread.start()
                 _at_exit(self)
             self._changed.notify_all()
-        if self._child_wait and items:
-            self._wait_in_child()
-        return sdk.SpanExportResult.SUCCESS
 
     def _wait_in_child(self) -> None:
         if not self.force_flush(self._child_wait):
@@ -282,6 +285,10 @@ class SpanExporter(sdk.SpanExporter):
                 self._settled += len(items)
                 self._bytes -= sum(item.size for item in items)
                 self._changed.notify_all()
+                self._on_settled()
+
+    def _on_settled(self) -> None:
+        """Is called, with the lock held, when spans were stored or given up."""
 
     def _take(self) -> list[Item] | None:
         """Wait for spans and return those of one stream; None at the end."""

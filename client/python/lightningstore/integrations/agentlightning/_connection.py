@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentlightning.store.base import LightningStore, LightningStoreCapabilities
 from lightningstore.client import AsyncLightningStore, LightningStoreError, ServerInfo
 from lightningstore.client import LightningStore as BlockingStore
 from lightningstore.client._base import DEFAULT_TIMEOUT
-from lightningstore.client._bridge import ThreadedTransport
 from lightningstore.client._endpoint import Endpoint, FilePath, endpoint
-from lightningstore.client._grpc_sync import GrpcTransport
+from lightningstore.integrations.agentlightning import _links
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that a question about the server itself may take: it is asked from within event loops.
 INFO_TIMEOUT = 5.0
+
+
+class _Held(NamedTuple):
+    """What a store has of a connection."""
+
+    link: _links.Link
+    client: AsyncLightningStore
+    #: Gives the link back, once.
+    let_go: weakref.finalize[..., Any]
 
 
 class Connected(LightningStore):
@@ -61,7 +70,7 @@ class Connected(LightningStore):
 
     def _begin(self) -> None:
         # By process, for a child of a fork gets a copy of its parent's and may not use what is in there.
-        self._clients: dict[int, AsyncLightningStore] = {}
+        self._held: dict[int, _Held] = {}
         self._otlp_urls: dict[int, str] = {}
         #: Request ids of claims without an answer, by worker and limit.
         self._unanswered: dict[tuple[int, str | None, int], str] = {}
@@ -77,22 +86,35 @@ class Connected(LightningStore):
         return f"{type(self).__name__}({self._endpoint.address!r})"
 
     @property
-    def _client(self) -> AsyncLightningStore:
+    def _holding(self) -> _Held:
         pid = os.getpid()
-        found = self._clients.get(pid)
-        if found is None:
-            # Over a blocking channel: grpc.aio has one event loop a process, and agentlightning has several,
-            # in its runner, its heartbeats, its tracer, its HTTP server.
-            transport = ThreadedTransport(GrpcTransport(self._endpoint))
-            made = AsyncLightningStore.over(transport, timeout=self._timeout)
-            found = self._clients.setdefault(pid, made)
-        return found
+        held = self._held.get(pid)
+        if held is None:
+            made = self._hold()
+            held = self._held.setdefault(pid, made)
+            if held is not made:  # another thread was faster
+                made.let_go()
+        return held
+
+    def _hold(self) -> _Held:
+        link = _links.acquire(self._endpoint)
+        let_go = weakref.finalize(self, _links.release, link)
+        let_go.atexit = False
+        return _Held(link, AsyncLightningStore.over(link.transport, timeout=self._timeout), let_go)
+
+    @property
+    def _client(self) -> AsyncLightningStore:
+        return self._holding.client
 
     async def close(self) -> None:
-        """Close the connection of this process; a later call opens another one."""
-        found = self._clients.pop(os.getpid(), None)
-        if found is not None:
-            await found.close()
+        """Send the spans that wait, and let go of the connection of this process.
+
+        It is closed 5 seconds after the last store of its address has let go. A later call connects again.
+        """
+        held = self._held.pop(os.getpid(), None)
+        if held is not None:
+            await held.link.buffer.settled(self._timeout)
+            held.let_go()
 
     @property
     def capabilities(self) -> LightningStoreCapabilities:
@@ -132,13 +154,12 @@ class Connected(LightningStore):
     def _ask_otlp_url(self) -> str:
         if self._endpoint.secure or self._endpoint.metadata:
             return ""
-        transport = GrpcTransport(self._endpoint)
-        with BlockingStore.over(transport, timeout=INFO_TIMEOUT) as store:
-            try:
-                return _otlp_url(self._endpoint.address, store.get_server_info())
-            except LightningStoreError as error:
-                logger.warning("%r does not say whether it takes OTLP over HTTP: %s", self, error)
-                return ""
+        store = BlockingStore.over(self._holding.link.blocking, timeout=INFO_TIMEOUT)
+        try:
+            return _otlp_url(self._endpoint.address, store.get_server_info())
+        except LightningStoreError as error:
+            logger.warning("%r does not say whether it takes OTLP over HTTP: %s", self, error)
+            return ""
 
 
 @cache

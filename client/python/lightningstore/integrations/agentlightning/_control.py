@@ -6,7 +6,7 @@ import asyncio
 import os
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -107,7 +107,8 @@ class ControlMethods(Connected):
         stored: list[Rollout] = []
         with refusals():
             for part in _parts(specs):
-                stored.extend(map(to_rollout, await self._client.enqueue_rollouts(part)))
+                found = await self._whole(await self._client.enqueue_rollouts(part))
+                stored.extend(map(to_rollout, found))
         return stored
 
     async def dequeue_rollout(self, worker_id: str | None = None) -> AttemptedRollout | None:
@@ -122,15 +123,26 @@ class ControlMethods(Connected):
         self, *, limit: int = 1, worker_id: str | None = None
     ) -> Sequence[AttemptedRollout]:
         """Claim up to `limit` rollouts of the queue, as `dequeue_rollout` does; none for a limit below 1."""
-        if limit < 1:
-            return []
+        claimed: list[client.Rollout] = []
+        while len(claimed) < limit:
+            found = await self._claim(limit - len(claimed), worker_id)
+            claimed.extend(found)
+            # An answer is cut at 1,000 rollouts, or where one more input would make it too large.
+            size = sum(rollout.message.ByteSize() for rollout in found)
+            if len(found) < PAGE and size < INPUT_BYTES_AT_ONCE:
+                break
+        return [to_attempted(rollout) for rollout in claimed]
+
+    async def _claim(self, limit: int, worker_id: str | None) -> Sequence[client.Rollout]:
         who = (os.getpid(), worker_id, limit)
         request_id = self._unanswered.pop(who, None) or uuid.uuid4().hex
         longest = CLAIM_TIMEOUT if self._timeout is None else min(self._timeout, CLAIM_TIMEOUT)
         try:
             with refusals():
-                claimed = await self._client.with_timeout(longest).dequeue_rollouts(
-                    limit, worker_id=worker_id or "", request_id=request_id
+                return await self._whole(
+                    await self._client.with_timeout(longest).dequeue_rollouts(
+                        limit, worker_id=worker_id or "", request_id=request_id
+                    )
                 )
         except (*AWAY, asyncio.CancelledError) as error:
             self._unanswered[who] = request_id
@@ -138,7 +150,15 @@ class ControlMethods(Connected):
                 raise
             logger.warning("no claim for worker %s, which may ask again: %s", worker_id, error)
             return []
-        return [to_attempted(rollout) for rollout in claimed]
+
+    async def _whole(self, rollouts: Iterable[client.Rollout]) -> list[client.Rollout]:
+        """Return rollouts with their inputs, which an answer to a repeated call may come without."""
+        return [
+            await self._client.get_rollout(rollout.rollout_id)
+            if rollout.message.payloads_omitted
+            else rollout
+            for rollout in rollouts
+        ]
 
     async def start_attempt(
         self, rollout_id: str, worker_id: str | None = None
@@ -147,7 +167,7 @@ class ControlMethods(Connected):
 
         Raises ValueError for an unknown rollout, and for a cancelled one.
         """
-        with refusals():
+        with refusals(rollout_id):
             return to_attempted(
                 await self._client.start_attempt(rollout_id, worker_id=worker_id or "")
             )
@@ -219,7 +239,7 @@ class ControlMethods(Connected):
                 include_total_size=not token,
             )
             total = total if page.total_size is None else page.total_size
-            found.extend(page)
+            found.extend(await self._whole(page))
             token = page.next_page_token
             if not token or (limit != -1 and len(found) >= limit):
                 return (found if limit == -1 else found[:limit]), total
@@ -235,7 +255,7 @@ class ControlMethods(Connected):
     ) -> PaginatedResult[Attempt]:
         """Return the attempts at a rollout. Raises ValueError for an unknown rollout."""
         _paging.check(Attempt, sort_by=sort_by, sort_order=sort_order, limit=limit, offset=offset)
-        with refusals():
+        with refusals(rollout_id):
             found = await _paging.every(
                 lambda token: self._client.list_attempts(
                     rollout_id, page_size=PAGE, page_token=token
@@ -259,7 +279,7 @@ class ControlMethods(Connected):
 
         Raises ValueError for an unknown rollout.
         """
-        with refusals():
+        with refusals(rollout_id):
             attempt = (await self._client.get_rollout(rollout_id)).latest_attempt
         return None if attempt is None else to_attempt(attempt)
 
@@ -276,7 +296,8 @@ class ControlMethods(Connected):
         longest = None if timeout is None else max(timeout, 0.0)
         with refusals():
             async with self._client.wait_for_rollouts(rollout_ids, timeout=longest) as waiting:
-                finished = {r.rollout_id: to_rollout(r) for r in await waiting.results()}
+                found = await self._whole(await waiting.results())
+        finished = {rollout.rollout_id: to_rollout(rollout) for rollout in found}
         return [finished[rollout_id] for rollout_id in rollout_ids if rollout_id in finished]
 
     async def update_rollout(
@@ -294,7 +315,7 @@ class ControlMethods(Connected):
         Raises ValueError for an unknown rollout and for a status that it cannot take: preparing and running
         come of claims and spans alone, and a finished rollout takes no other end.
         """
-        with refusals():
+        with refusals(rollout_id):
             if status is None or config is None:
                 raise ValueError("status and config cannot be None")
             rollout = await self._client.update_rollout(
@@ -325,7 +346,7 @@ class ControlMethods(Connected):
         heartbeat: Any = given(last_heartbeat_time)
         if isinstance(heartbeat, int | float):
             heartbeat = _time(heartbeat)
-        with refusals():
+        with refusals(rollout_id, attempt_id):
             update = await self._client.update_attempt(
                 rollout_id,
                 attempt_id,
@@ -381,9 +402,12 @@ class ControlMethods(Connected):
     async def update_worker(
         self, worker_id: str, heartbeat_stats: dict[str, Any] | Unset = UNSET
     ) -> Worker:
-        """Tell that a worker lives, and what it says of itself. An unknown worker is created."""
+        """Tell that a worker lives, and what it says of itself. An unknown worker is created.
+
+        Raises TypeError for None as heartbeat_stats, ValueError for an empty id.
+        """
         if heartbeat_stats is None:
-            raise ValueError("heartbeat_stats: a dict is wanted, or UNSET to keep what is stored")
+            raise TypeError("heartbeat_stats: a dict is wanted, or UNSET to keep what is stored")
         stats: RawJSON | None = None
         if not isinstance(heartbeat_stats, Unset):
             stats = raw_json(heartbeat_stats)

@@ -16,6 +16,7 @@ from lightningstore.client import (
 )
 
 EVICTED = "ERROR_REASON_SPANS_EVICTED"
+NO_ROLLOUT = "ERROR_REASON_ROLLOUT_NOT_FOUND"
 NO_ATTEMPT = "ERROR_REASON_ATTEMPT_NOT_FOUND"
 
 #: The server could not be reached, or has too much to do: the same call may succeed later.
@@ -23,15 +24,28 @@ AWAY = (UnavailableError, DeadlineExceededError, ResourceExhaustedError)
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def refusals(rollout_id: str = "", attempt_id: str = "") -> Iterator[None]:
     """Turn what the server refuses into ValueError, and evicted spans into RuntimeError.
 
-    What is nobody's mistake (no server, no permission, over a limit) stays a LightningStoreError.
+    Unknown ids are told in agentlightning's words, where the caller says which ones it sends. What is
+    nobody's mistake (no server, no permission, over a limit) stays a LightningStoreError.
     """
     try:
         yield
     except FailedPreconditionError as error:
         kind = RuntimeError if error.reason == EVICTED else ValueError
         raise kind(error.message) from error
-    except (AlreadyExistsError, InvalidArgumentError, NotFoundError) as error:
+    except NotFoundError as error:
+        raise ValueError(_unknown(error, rollout_id, attempt_id)) from error
+    except (AlreadyExistsError, InvalidArgumentError) as error:
         raise ValueError(error.message) from error
+
+
+def _unknown(error: NotFoundError, rollout_id: str, attempt_id: str) -> str:
+    if error.reason == NO_ROLLOUT and rollout_id:
+        return f"Rollout {rollout_id} not found"
+    if error.reason == NO_ATTEMPT and attempt_id == "latest":
+        return f"No attempts found for rollout {rollout_id}"
+    if error.reason == NO_ATTEMPT and attempt_id:
+        return f"Attempt {attempt_id} not found for rollout {rollout_id}"
+    return error.message

@@ -146,7 +146,7 @@ def to_worker(worker: client.Worker) -> Worker:
 
 
 def from_resources(resources: Mapping[str, Any]) -> dict[str, Any]:
-    """Return named resources as the client's. Raises TypeError for what is no resource."""
+    """Return named resources as the client's. Raises ValueError for what is no resource."""
     return {name: _from_resource(name, value) for name, value in resources.items()}
 
 
@@ -155,7 +155,7 @@ def _from_resource(name: str, value: Any) -> client.LLM | client.PromptTemplate:
         engine = client.TemplateEngine(value.engine.replace("-", "_"))
         return client.PromptTemplate(value.template, engine)
     if not isinstance(value, LLM):
-        raise TypeError(
+        raise ValueError(  # noqa: TRY004 - pydantic's, which agentlightning's own stores raise, is one
             f"resources[{name!r}]: LLM, ProxyLLM or PromptTemplate is wanted, "
             f"not {type(value).__name__}"
         )

@@ -10,7 +10,8 @@ from agentlightning.types import NamedResources, PaginatedResult, ResourcesUpdat
 from lightningstore import client
 from lightningstore.client import NotFoundError
 from lightningstore.integrations.agentlightning import _paging, _spans
-from lightningstore.integrations.agentlightning._connection import Connected
+from lightningstore.integrations.agentlightning._buffer import is_tracer
+from lightningstore.integrations.agentlightning._connection import Connected, logger
 from lightningstore.integrations.agentlightning._errors import NO_ATTEMPT, refusals
 from lightningstore.integrations.agentlightning._records import (
     from_resources,
@@ -40,26 +41,29 @@ class TraceMethods(Connected):
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         """Store spans, of any attempts, and return those that were not stored before, in order.
 
+        They are the objects given, but for those without a number. An error in the log names the others.
+
         Up to 1,000 spans of one attempt are stored together or not at all. Raises what `add_span` raises.
         """
         numbered = await self._numbered(spans)
         new: set[int] = set()
-        with refusals():
-            for batch, indices in _batches(numbered):
+        for batch, indices in _batches(numbered):
+            with refusals(batch.rollout_id, batch.attempt_id):
                 result = await self._client.add_spans(batch)
                 if not result.duplicate_count:
                     new.update(indices)
                 elif result.accepted_count:
                     new.update(await self._found(batch, indices))
+        for index, span in enumerate(numbered):
+            if index not in new:
+                _log_duplicate(span.rollout_id, span.attempt_id, span.span_id)
         return [span for index, span in enumerate(numbered) if index in new]
 
     async def _numbered(self, spans: Sequence[Span]) -> list[Span]:
         without = [(span.rollout_id, span.attempt_id) for span in spans if span.sequence_id < 1]
         numbers = iter(await self.get_many_span_sequence_ids(without) if without else ())
         return [
-            span.model_copy(
-                update={"sequence_id": next(numbers) if span.sequence_id < 1 else span.sequence_id}
-            )
+            span if span.sequence_id > 0 else span.model_copy(update={"sequence_id": next(numbers)})
             for span in spans
         ]
 
@@ -86,14 +90,22 @@ class TraceMethods(Connected):
 
         Without a sequence_id, or with one below 1, it gets the attempt's next. Raises ValueError for an
         unknown rollout or attempt.
+
+        A tracer's span is put into a buffer instead, and is stored 0.2 seconds later, or before the next
+        call of a store of this process: an agent does not wait for its spans. What the server refuses is
+        logged then. Its sequence_id is the number that it gets if this process alone adds to the attempt.
         """
+        if sequence_id is None and is_tracer():
+            number = self._holding.link.buffer.put(rollout_id, attempt_id, readable_span)
+            return Span.from_opentelemetry(readable_span, rollout_id, attempt_id, number)
         if sequence_id is None or sequence_id < 1:
             sequence_id = await self.get_next_span_sequence_id(rollout_id, attempt_id)
         batch = _spans.of_readable(rollout_id, attempt_id, readable_span)
         batch.sequence_ids.append(sequence_id)
-        with refusals():
+        with refusals(rollout_id, attempt_id):
             result = await self._client.add_spans(batch)
         if not result.accepted_count:
+            _log_duplicate(rollout_id, attempt_id, batch.spans[0].span_id.hex())
             return None
         return Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id)
 
@@ -113,7 +125,9 @@ class TraceMethods(Connected):
             counts[rollout_id, attempt_id] = counts.get((rollout_id, attempt_id), 0) + 1
         if not counts:
             return []
-        with refusals():
+        # Of several attempts the server's words name the unknown one.
+        alone = next(iter(counts)) if len(counts) == 1 else ()
+        with refusals(*alone):
             ranges = await self._client.allocate_sequence_ids(
                 [(*pair, count) for pair, count in counts.items()]
             )
@@ -179,7 +193,7 @@ class TraceMethods(Connected):
         asked: dict[str, Any] = {
             key.replace("parent_id", "parent_span_id"): value for key, value in said.items()
         }
-        with refusals():
+        with refusals(rollout_id, attempt_id or ""):
             try:
                 spans = self._client.query_spans(
                     rollout_id, attempt_id or "", filter_logic=logic, **asked
@@ -270,6 +284,16 @@ class TraceMethods(Connected):
             counts["eviction_threshold_bytes"] = found.eviction_threshold_bytes
             counts["safe_threshold_bytes"] = found.safe_threshold_bytes
         return counts
+
+
+def _log_duplicate(rollout_id: str, attempt_id: str, span_id: str) -> None:
+    """Say in agentlightning's words that a span was stored before."""
+    logger.error(
+        "Duplicated span added for rollout=%s, attempt=%s, span=%s. Skipping.",
+        rollout_id,
+        attempt_id,
+        span_id,
+    )
 
 
 def _batches(spans: Sequence[Span]) -> Iterator[tuple[SpanBatch, list[int]]]:

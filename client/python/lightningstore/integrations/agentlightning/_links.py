@@ -1,0 +1,103 @@
+"""Connections of this process, shared by the stores that go to the same place.
+
+agentlightning makes stores freely, one for each call even. A channel costs more than a call, so one that
+nobody uses any more is kept for the next store for a while.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+from lightningstore.client import LightningStore as BlockingStore
+from lightningstore.client._bridge import ThreadedTransport
+from lightningstore.client._endpoint import Endpoint
+from lightningstore.client._grpc_sync import GrpcTransport
+from lightningstore.integrations.agentlightning._buffer import InOrder, SpanBuffer
+
+#: Seconds that a connection without users is kept.
+LINGER = 5.0
+
+_links: dict[Endpoint, Link] = {}
+# A store that is collected lets go of its link, in whatever the thread does at that moment.
+_lock = threading.RLock()
+_timer: threading.Timer | None = None
+
+
+class Link:
+    """A connection, and the spans that wait to go over it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Take where to connect; the channel is made with the first call."""
+        self.pid = os.getpid()
+        #: Blocking, for all threads. grpc.aio has one event loop a process, and agentlightning has several, in
+        #: its runner, its heartbeats, its tracer, its HTTP server.
+        self.blocking = GrpcTransport(endpoint)
+        self.buffer = SpanBuffer(BlockingStore.over(self.blocking))
+        self.transport = InOrder(ThreadedTransport(self.blocking), self.buffer)
+        self.users = 0
+        self.idle_since = 0.0
+
+    def close(self) -> None:
+        """Send what is left, and close the channel."""
+        self.buffer.shutdown()
+        self.blocking.close()
+
+
+def acquire(endpoint: Endpoint) -> Link:
+    """Return the connection to a place, for `release` to give back."""
+    with _lock:
+        link = _links.get(endpoint)
+        if link is None:
+            link = _links[endpoint] = Link(endpoint)
+        link.users += 1
+        return link
+
+
+def release(link: Link) -> None:
+    """Give a connection back; it is closed if nobody acquires it again within LINGER seconds."""
+    with _lock:
+        if link.pid != os.getpid():  # a copy of the parent's, in a child of a fork
+            return
+        link.users -= 1
+        if not link.users:
+            link.idle_since = time.monotonic()
+            _look_later()
+
+
+def _look_later() -> None:
+    global _timer  # noqa: PLW0603
+    if _timer is None:
+        _timer = threading.Timer(LINGER, _close_idle)
+        _timer.daemon = True
+        _timer.start()
+
+
+def _close_idle() -> None:
+    global _timer  # noqa: PLW0603
+    with _lock:
+        _timer = None
+        idle = {place: link for place, link in _links.items() if not link.users}
+        late = time.monotonic() - LINGER
+        closing = [_links.pop(place) for place, link in idle.items() if link.idle_since <= late]
+        if len(closing) < len(idle):
+            _look_later()
+    for link in closing:
+        link.close()
+
+
+#: Links of the parent process. Kept, for letting go of one closes its channel.
+_abandoned: list[Any] = []
+
+
+def _forget_links() -> None:
+    global _lock, _timer
+    _abandoned.extend(_links.values())
+    _links.clear()
+    _lock, _timer = threading.RLock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_links)
