@@ -80,10 +80,12 @@ def watch(db: Path, *flags: str, **more: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def serve(kind: str, folder: Path, *flags: str) -> Iterator[Server]:
+def serve(
+    kind: str, folder: Path, *flags: str, peer_bin: Path = PEER_VENV / "bin"
+) -> Iterator[Server]:
     """Start a contender: echo, sink, keep, memory, sqlite (its file in `folder`) or peer. Ends it too."""
     if kind == "peer":
-        server = _start_peer()
+        server = _start_peer(peer_bin)
     else:
         if kind == "sqlite" and "--db" not in flags:
             place = tempfile.mkdtemp(dir=folder)
@@ -111,14 +113,14 @@ def _start(module: str, *arguments: str, **more: str) -> Server:
     return Server(process, found[1], time.perf_counter() - started)
 
 
-def _start_peer() -> Server:
+def _start_peer(commands: Path) -> Server:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     started = time.perf_counter()
     process = subprocess.Popen(
         [
-            *(PEER_VENV / "bin" / "agl", "store", "--backend", "memory", "--log-level", "ERROR"),
+            *(commands / "agl", "store", "--backend", "memory", "--log-level", "ERROR"),
             *("--host", "127.0.0.1", "--port", str(port)),
         ],
         env=environment(LITELLM_LOCAL_MODEL_COST_MAP="True"),

@@ -2,7 +2,7 @@
 # Included by the top Makefile, whose variables it uses.
 AGL_PY := .venv-agl/bin/python
 
-.PHONY: agl-test agl-check
+.PHONY: agl-test agl-check agl-bench
 
 .venv-agl/stamp: pyproject.toml requirements-agentlightning.lock
 	$(PYTHON) -m venv .venv-agl
@@ -15,3 +15,6 @@ agl-test: .venv-agl/stamp ## Test the adapter of agentlightning with that packag
 
 agl-check: .venv-agl/stamp ## Check the types of the adapter against that package's
 	$(AGL_PY) -m mypy -p lightningstore.integrations
+
+agl-bench: .venv-agl/stamp ## Measure the adapter of agentlightning beside that package's own store
+	$(AGL_PY) -m benchmarks.agl
