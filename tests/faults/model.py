@@ -18,11 +18,10 @@ class Refused(Exception):
 
 @dataclass
 class Attempt:
-    """One try. Times are monotonic, but for `started_wall`."""
+    """One try. Times are monotonic."""
 
     worker: str
     started: float
-    started_wall: float
     heard: float
     status: str = "preparing"
     spans: int = 0
@@ -41,7 +40,6 @@ class Rollout:
     status: str = "queuing"
     place: int = 0
     ready: float = 0.0
-    ready_wall: float = 0.0
     attempts: list[Attempt] = field(default_factory=list)
     #: Completion number; 0 while it has none.
     number: int = 0
@@ -55,8 +53,8 @@ class Rollout:
 class Model:
     """A store. Every method is an event, at the time `now`."""
 
-    def __init__(self, wall: float) -> None:
-        self.now, self.wall = 0.0, wall
+    def __init__(self) -> None:
+        self.now = 0.0
         self.rollouts: dict[str, Rollout] = {}
         self.workers: dict[str, str] = {}
         self.instant = 0  # events so far
@@ -83,7 +81,7 @@ class Model:
             raise Refused
         self._out(rollout)
         rollout.status, rollout.number = "preparing", 0
-        rollout.attempts.append(Attempt(worker, self.now, self.wall, self.now))
+        rollout.attempts.append(Attempt(worker, self.now, self.now))
         if worker:
             self.workers[worker] = "busy"
 
@@ -169,7 +167,6 @@ class Model:
         """Let time pass with the watchdog awake."""
         until = self.now + seconds
         while (due := self._next_deadline()) is not None and due <= until:
-            self.wall += max(0.0, due - self.now)
             self.now = max(self.now, due)
             self.expire()
         self._move(until - self.now)
@@ -185,12 +182,10 @@ class Model:
         self.expire()
 
     def restart(self, down: float) -> None:
-        """Stop and start again: starts and back-offs are known by the wall clock alone."""
+        """Stop and start again: time goes on, whatever the wall clock says."""
         self._move(down)
         for rollout in self.rollouts.values():
-            rollout.ready = self.now + max(0.0, rollout.ready_wall - self.wall)
             for attempt in rollout.attempts:
-                attempt.started = self.now - (self.wall - attempt.started_wall)
                 attempt.heard = self.now
         self.expire()
 
@@ -214,7 +209,6 @@ class Model:
 
     def _move(self, seconds: float) -> None:
         self.now += seconds
-        self.wall += seconds
 
     def _end(
         self, rollout: Rollout, attempt: Attempt, word: str, *, retryable: bool, verdict: bool
@@ -257,11 +251,16 @@ class Model:
         self.finishes += 1
         rollout.status, rollout.number = status, self.finishes
         self._out(rollout)
+        latest = rollout.attempts[-1] if rollout.attempts else None
+        for attempt in rollout.attempts[:-1]:
+            left = attempt.status in LIVE and attempt.worker and attempt.worker == latest.worker
+            if left and rollout.timeout is None and rollout.silence is None:
+                self._status(attempt, "unresponsive")  # its worker has gone on to the latest
 
     def _tail(self, rollout: Rollout, delay: float = 0.0, *, verdict: bool = False) -> None:
         self.instant += not verdict
         rollout.place = self.instant
-        rollout.ready, rollout.ready_wall = self.now + delay, self.wall + delay if delay else 0.0
+        rollout.ready = self.now + delay
 
     def _out(self, rollout: Rollout) -> None:
-        rollout.place, rollout.ready, rollout.ready_wall = 0, 0.0, 0.0
+        rollout.place, rollout.ready = 0, 0.0

@@ -31,7 +31,7 @@ from lightningstore.v1 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.clock import START_NS, ManualClock
+from tests.clock import ManualClock
 from tests.faults.model import LIVE, Attempt, Model, Refused, Rollout
 
 STEPS = 50
@@ -71,7 +71,7 @@ class Machine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
         self.clock = ManualClock()
-        self.model = Model(START_NS / 1e9)
+        self.model = Model()
         self.ids: dict[tuple[str, int], str] = {}
         self.turn = 0
         self.open()
@@ -287,7 +287,6 @@ class Machine(RuleBasedStateMachine):
     def set_wall_clock(self, seconds: float) -> None:
         self.count()
         self.clock.jump_wall(seconds)
-        self.model.wall += seconds
 
     @rule()
     def check_all(self) -> None:

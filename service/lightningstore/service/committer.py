@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 
 from lightningstore.service.errors import Busy, StorageFailed, StoreError
 from lightningstore.service.storage.base import Changes, Storage
@@ -15,6 +14,25 @@ logger = logging.getLogger(__name__)
 
 #: Reports are taken while less than so many times the limit waits for the disk.
 REPORT_SHARE = 2
+
+
+class Reserved:
+    """A context in which bytes count as waiting for the disk."""
+
+    __slots__ = ("_committer", "_size")
+
+    def __init__(self, committer: Committer, size: int) -> None:
+        """Take both."""
+        self._committer = committer
+        self._size = size
+
+    def __enter__(self) -> None:
+        """Count them."""
+        self._committer.reserve(self._size)
+
+    def __exit__(self, *_: object) -> None:
+        """Count them no longer."""
+        self._committer.reserve(-self._size)
 
 
 class Committer:
@@ -68,16 +86,15 @@ class Committer:
         """Bytes that wait for the disk, or soon will."""
         return self.changes.size + self._in_flight + self._reserved
 
-    @contextmanager
-    def reserved(self, size: int) -> Iterator[None]:
+    def reserved(self, size: int) -> Reserved:
         """Count bytes of a write that is prepared in several turns: it was admitted before it is among the changes."""
+        return Reserved(self, size)
+
+    def reserve(self, size: int) -> None:
+        """Count bytes, or with a negative size no longer."""
         self._reserved += size
-        try:
-            yield
-        finally:
-            self._reserved -= size
-            if not self._room.is_set() and self.pending_bytes <= self._max_pending:
-                self._room.set()
+        if size < 0 and not self._room.is_set() and self.pending_bytes <= self._max_pending:
+            self._room.set()
 
     def admit(self, *, report: bool = False) -> None:
         """Refuse a unary write: Busy while too much waits for the disk, StorageFailed without one.

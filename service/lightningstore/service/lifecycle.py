@@ -263,16 +263,25 @@ def _with_rollout_running(rollout: Rollout, attempt: Attempt) -> Transition:
 
 def _finish(rollout: Rollout, status: int, now: Timestamp, attempt: Attempt | None) -> Transition:
     # The clock may have been set back meanwhile: nothing ends before it began.
-    begun = (rollout.start_time, attempt.end_time) if attempt is not None else (rollout.start_time,)
-    changed = evolve(rollout, status=status, end_time=max((now, *begun), key=nanoseconds))
+    end_time = _not_before(rollout.start_time, now)
+    if attempt is not None:
+        end_time = _not_before(attempt.end_time, end_time)
+    changed = evolve(rollout, status=status, end_time=end_time)
     return Transition(attempt, changed, Queue.OUT, finished=True)
 
 
 def _ended(
     attempt: Attempt, status: int, now: Timestamp, failure: Failure | None = None
 ) -> Attempt:
-    end_time = max((now, attempt.start_time), key=nanoseconds)
+    end_time = _not_before(attempt.start_time, now)
     return evolve(attempt, status=status, end_time=end_time, failure=failure)
+
+
+def _not_before(start: Timestamp, now: Timestamp) -> Timestamp:
+    """Return the later of two times."""
+    if now.seconds > start.seconds:
+        return now  # the usual case
+    return max(now, start, key=nanoseconds)
 
 
 def _attempt_stays(attempt: Attempt, status: int) -> TransitionNotAllowed:

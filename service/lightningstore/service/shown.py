@@ -57,14 +57,17 @@ class Shown(NamedTuple):
             self.compose(into)
 
 
-async def compose_all(rollouts: Sequence[Shown], targets: Sequence[Rollout], limit: int) -> None:
-    """Fill the rollouts of an answer; all of them without payloads where they do not fit together."""
+async def compose_all(
+    rollouts: Sequence[Shown], targets: Sequence[Rollout], limit: int | None
+) -> None:
+    """Fill the rollouts of an answer; all of them without payloads where they pass the limit together."""
     turn, total = Turn(), 0
-    for shown in rollouts:
-        total += shown.size()
-        if turn.over():
-            await turn.next()
-    fill = Shown.compose if total <= limit else Shown.compose_bare
+    if limit is not None:
+        for shown in rollouts:
+            total += shown.size()
+            if turn.over():
+                await turn.next()
+    fill = Shown.compose if limit is None or total <= limit else Shown.compose_bare
     for shown, target in zip(rollouts, targets, strict=True):
         fill(shown, target)
         if turn.over():

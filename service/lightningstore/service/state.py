@@ -7,8 +7,6 @@ finished ones are cached. Everything else is read from the back end.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from lightningstore.service.completion import Completion
 from lightningstore.service.lifecycle import is_finished, is_live
@@ -109,6 +107,24 @@ class Entry:
         return any(is_live(attempt.record) for attempt in self.attempts.values())
 
 
+class Hold:
+    """A context that counts who is in it."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        """Start with nobody."""
+        self.count = 0
+
+    def __enter__(self) -> None:
+        """Come in."""
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Go out."""
+        self.count -= 1
+
+
 class State:
     """All that the engine holds in memory."""
 
@@ -123,7 +139,8 @@ class State:
         self.queue = RolloutQueue()
         self.resources: dict[str, tuple[int, int]] = {}  # id → version, number of its last update
         self.latest_resources_id = ""
-        self._holders = 0
+        #: Keeps in memory what is there while an operation looks at many rollouts in several turns.
+        self.held = Hold()
         self._span_ids: OrderedDict[int, AttemptState] = OrderedDict()
         self._span_id_count = 0
 
@@ -167,20 +184,11 @@ class State:
             self.drop_span_ids(attempt)
         self.going[rollout_id] = with_commit
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep in memory what is there, for an operation that looks at many rollouts in several turns."""
-        self._holders += 1
-        try:
-            yield
-        finally:
-            self._holders -= 1
-
     def trim(self, durable_through: int) -> None:
         """Let the finished entries go that were used longest ago, where there are many: a few at a time."""
         if self.going:
             self.going = {i: n for i, n in self.going.items() if n > durable_through}
-        for _ in range(0 if self._holders else TRIMMED_AT_ONCE):
+        for _ in range(0 if self.held.count else TRIMMED_AT_ONCE):
             if len(self.cache) <= CACHED_ROLLOUTS and self.cached_bytes <= CACHED_BYTES:
                 return
             oldest = next(iter(self.cache))

@@ -33,7 +33,7 @@ async def watch(store: Store) -> None:
         await store.clock.wait(store.earlier, wake)
         late = store.clock.monotonic() - max(wake, now)
         store.lag.note(late, store.clock.monotonic())
-        if late > STALL:
+        if late > STALL and due:
             logger.warning("the server was stalled for %.1f s: nobody's silence counts", late)
             store.deaf_until = store.clock.monotonic()
         if store.committer.failure is not None:

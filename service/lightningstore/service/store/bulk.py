@@ -10,7 +10,7 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -61,7 +61,7 @@ class Bulk(RecoveryOperations):
         counters, known, queue = state.counters, state.entries, state.queue
         number = self.committer.sealed + 1
         key, position, size = counters.rollout_key, counters.position, 0
-        with uncollected():
+        with uncollected(len(entries)):
             for entry in entries:
                 key += 1
                 position += 1
@@ -95,7 +95,7 @@ class Bulk(RecoveryOperations):
         state, changes = self.state, self.committer.changes
         counters, number = state.counters, self.committer.sealed + 1
         statuses: Counter[int] = Counter()
-        with uncollected():
+        with uncollected(len(prepared)):
             for entry, before, told in prepared:
                 completion = told
                 latest = entry.latest.record if entry.latest is not None else None
@@ -142,9 +142,13 @@ class Bulk(RecoveryOperations):
         self.seal_changes()
 
 
+def uncollected(count: int) -> AbstractContextManager[None]:
+    """Put off the garbage collector for so many items: it would walk all that is new in the midst of a turn."""
+    return _uncollected() if count > 1000 else nullcontext()
+
+
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Put off the garbage collector: it would walk all that is new in the midst of a turn."""
+def _uncollected() -> Iterator[None]:
     enabled = gc.isenabled()
     gc.disable()
     try:

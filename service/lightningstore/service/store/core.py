@@ -221,7 +221,7 @@ class Core(Deadlines):
                         await asyncio.sleep(0)  # let others have the loop
                     absent.update(await self._load_part(missing[start : start + LOAD_AT_ONCE]))
                 # More than are kept in memory would push one another out, pass after pass.
-                stack.enter_context(self.state.held())
+                stack.enter_context(self.state.held)
         found = [self.state.entries[i] for i in ids if i in self.state.entries]
         for entry in found:
             self.state.touch(entry)

@@ -60,8 +60,9 @@ class EnqueueOperations(Bulk):
         self.committer.admit()
         self.check_batch("rollouts", len(request.rollouts))
         failures = self.committer.failures
-        with self.state.held(), self.committer.reserved(request.ByteSize()):
-            await self.load_many(spec.rollout_id for spec in request.rollouts if spec.rollout_id)
+        with self.state.held, self.committer.reserved(request.ByteSize()):
+            if named := [spec.rollout_id for spec in request.rollouts if spec.rollout_id]:
+                await self.load_many(named)
             digest = await _digest(request)
             answer = self.requests.find("EnqueueRollouts", request, digest)
             if answer is not None:
@@ -84,7 +85,8 @@ class EnqueueOperations(Bulk):
             number = self.seal_changes()
         reply = EnqueueRolloutsResponse()
         targets = [reply.rollouts.add() for _ in shown]
-        await compose_all(shown, targets, self.limits.message_bytes)
+        all_new = len(prepared.new) == len(shown)  # then they were found to fit
+        await compose_all(shown, targets, None if all_new else self.limits.message_bytes)
         await self.durable_since(number, failures)
         return reply
 
@@ -120,7 +122,8 @@ class EnqueueOperations(Bulk):
         if answer > self.limits.message_bytes:
             raise PayloadTooLarge("rollouts (answer)", answer, self.limits.message_bytes)
         # An id that the server made may be, by chance, that of a rollout which has left memory.
-        await self.load_many(kept.rollout_id for kept in prepared.kept.rollouts if kept.rollout_id)
+        if made := [kept.rollout_id for kept in prepared.kept.rollouts if kept.rollout_id]:
+            await self.load_many(made)
         return prepared
 
     def _settle_ids(self, request: EnqueueRolloutsRequest, prepared: Prepared) -> None:
@@ -206,7 +209,7 @@ class EnqueueOperations(Bulk):
         """
         targets = rollouts_of(answer)
         shown: list[Shown] = []
-        with self.state.held():
+        with self.state.held:
             found = await self.load_many(target.rollout_id for target in targets)
             entries = {entry.rollout.rollout_id: entry for entry in found}
             for target in targets:

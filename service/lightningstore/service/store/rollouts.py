@@ -216,7 +216,7 @@ class RolloutOperations(EnqueueOperations):
         for i, rollout_id in enumerate(ids):
             check_id(f"rollout_ids[{i}]", rollout_id)
         failures = self.committer.failures
-        with self.state.held():
+        with self.state.held:
             entries = {e.rollout.rollout_id: e for e in await self.load_many(ids)}
             for rollout_id in ids:
                 if rollout_id not in entries:

@@ -58,7 +58,7 @@ class WorkerOperations(ResourcesOperations):
             if not reference.attempt_id:
                 check_id(f"attempts[{i}].attempt_id", reference.attempt_id)
         failures, reply, turn = self.committer.failures, HeartbeatResponse(), Turn()
-        with self.state.held():
+        with self.state.held:
             await self.load_many(reference.rollout_id for reference in request.attempts)
             self.check_unbroken(failures)
             now = self.now()
