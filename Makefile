@@ -16,7 +16,7 @@ comma := ,
 PIP := install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help proto python-proto serve test python-test python-core-test python-integration-test grpc-tools test-faults check python-check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
+.PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-faults check python-check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -122,8 +122,11 @@ buf: .venv/stamp build/otlp.binpb ## Lint the contract, and compare it with main
 	    $(BIN)/buf breaking build/contract.binpb --against build/main.binpb --config proto/buf.yaml; \
 	else echo "no earlier contract at hand: nothing to compare with"; fi
 
-drift: proto ## Fail if generated/ is not what proto/ makes
-	@git status --porcelain generated | tee build/drift; test ! -s build/drift
+blocking: .venv/stamp ## Generate the blocking Python client from the asyncio one
+	$(PY) client/python/make_blocking.py
+
+drift: proto blocking ## Fail if generated/, or the blocking client, is not what its source makes
+	@git status --porcelain generated client/python | tee build/drift; test ! -s build/drift
 
 compat: .venv/stamp ## Use the client on the oldest and the newest of its dependencies
 	$(PY) tests/compat/run.py

@@ -19,6 +19,7 @@ from lightningstore.client._errors import LightningStoreError
 from lightningstore.client._grpc_async import AsyncGrpcTransport
 from lightningstore.client._streams import QueryState, TripletState, WaitState, WatchState
 from lightningstore.client._transport import AsyncTransport
+from lightningstore.client._uploads import async_is_repeatable, async_requests
 from lightningstore.client.values import AttemptTriplets, IngestResult, Span
 from lightningstore.v1.span_pb2 import QuerySpansRequest, SpanBatch
 from lightningstore.v1.triplet_pb2 import ListTripletsRequest
@@ -177,16 +178,13 @@ class AsyncLightningStore(AsyncDatasetCalls):
         messages: Callable[[Item], Iterable[Message]],
         shape: Callable[[Any], T],
     ) -> T:
-        # An iterator is its own iterator, and what it gave is gone.
-        again = items is not (
-            items.__aiter__() if isinstance(items, AsyncIterable) else iter(items)
-        )
+        again = async_is_repeatable(items)
         retry = Retry(self._timeout)
         retry.heard()
         while True:
             try:
                 answer = await self._transport.client_stream(
-                    method, _requests(items, messages), None
+                    method, async_requests(items, messages), None
                 )
             except LightningStoreError as error:
                 delay = retry.delay_after(error) if again else None
@@ -205,16 +203,3 @@ class AsyncLightningStore(AsyncDatasetCalls):
             async with aclosing(streams.query(self._transport, state, self._timeout)) as found:
                 async for attempt in found:
                     yield attempt
-
-
-async def _requests(
-    items: Iterable[Item] | AsyncIterable[Item], messages: Callable[[Item], Iterable[Message]]
-) -> AsyncIterator[Message]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            for message in messages(item):
-                yield message
-    else:
-        for item in items:
-            for message in messages(item):
-                yield message

@@ -1,9 +1,11 @@
+# Generated from _async.py by make_blocking.py. Edit that file, then run `make blocking`.
 """The blocking client."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from lightningstore.client._streams import QueryState, TripletState, WaitState, 
 from lightningstore.client._sync_datasets import DatasetCalls
 from lightningstore.client._sync_streams import WaitStream, WatchStream
 from lightningstore.client._transport import Transport
+from lightningstore.client._uploads import is_repeatable, requests
 from lightningstore.client.values import AttemptTriplets, IngestResult, Span
 from lightningstore.v1.span_pb2 import QuerySpansRequest, SpanBatch
 from lightningstore.v1.triplet_pb2 import ListTripletsRequest
@@ -174,14 +177,12 @@ class LightningStore(DatasetCalls):
         messages: Callable[[Item], Iterable[Message]],
         shape: Callable[[Any], T],
     ) -> T:
-        # An iterator is its own iterator, and what it gave is gone.
-        again = items is not iter(items)
+        again = is_repeatable(items)
         retry = Retry(self._timeout)
         retry.heard()
         while True:
             try:
-                requests = (message for item in items for message in messages(item))
-                answer = self._transport.client_stream(method, requests, None)
+                answer = self._transport.client_stream(method, requests(items, messages), None)
             except LightningStoreError as error:
                 delay = retry.delay_after(error) if again else None
                 if delay is None:
@@ -195,4 +196,6 @@ class LightningStore(DatasetCalls):
 
     def _triplets(self, request: ListTripletsRequest) -> Iterator[AttemptTriplets]:
         for part in triplet_parts(request):
-            yield from streams.query(self._transport, TripletState(part), self._timeout)
+            state = TripletState(part)
+            with closing(streams.query(self._transport, state, self._timeout)) as found:
+                yield from found

@@ -1,3 +1,4 @@
+# Generated from _async_control.py by make_blocking.py. Edit that file, then run `make blocking`.
 """Rollouts, claims, attempts and workers of the blocking client."""
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class ControlCalls:
         spec = RolloutSpec(
             input, mode, priority, group_id, resources_id, config, metadata, rollout_id
         )
-        return (self.enqueue_rollouts([spec], request_id=request_id))[0]
+        return self.enqueue_rollouts([spec], request_id=request_id)[0]
 
     def start_rollout(
         self,

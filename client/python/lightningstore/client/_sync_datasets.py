@@ -1,3 +1,4 @@
+# Generated from _async_datasets.py by make_blocking.py. Edit that file, then run `make blocking`.
 """Export and import, of the blocking client."""
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class DatasetCalls(ControlCalls, TraceCalls):
         through: int | None,
         parts: exports.Parts,
     ) -> Iterator[ExportedRollout]:
-        last = (self.get_statistics()).last_completion_number
+        last = self.get_statistics().last_completion_number
         state = exports.FinishState(wanted, after, last if through is None else min(through, last))
         if state.done:
             return
@@ -116,7 +117,8 @@ class DatasetCalls(ControlCalls, TraceCalls):
         return exports.exported(rollout, attempts, batches, triplets)
 
     def import_rollouts(
-        self, rollouts: Iterable[ExportedRollout | ImportRolloutsRequest]
+        self,
+        rollouts: Iterable[ExportedRollout | ImportRolloutsRequest],
     ) -> ImportResult:
         """Store finished rollouts of another store, with their attempts and spans, over one stream.
 

@@ -1,3 +1,4 @@
+# Generated from _async_streams.py by make_blocking.py. Edit that file, then run `make blocking`.
 """Waits, watches and queries of the blocking client. Each goes on by itself where it broke off."""
 
 from __future__ import annotations

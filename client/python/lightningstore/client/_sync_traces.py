@@ -1,3 +1,4 @@
+# Generated from _async_traces.py by make_blocking.py. Edit that file, then run `make blocking`.
 """Spans, resources and the server itself, of the blocking client."""
 
 from __future__ import annotations
