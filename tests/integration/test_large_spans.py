@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from lightningstore.service import wire
+from lightningstore.service.budget import Budget
 from lightningstore.service.config import Config
-from lightningstore.service.errors import BatchTooLarge, FieldInvalid
+from lightningstore.service.errors import BatchTooLarge, Busy, FieldInvalid
 from lightningstore.service.rpc import handlers, otlp, otlp_json
 from lightningstore.service.server import open_engine
 from lightningstore.service.store import Store
@@ -213,3 +214,27 @@ async def test_commas_in_texts_are_no_values(store: Store) -> None:
     found, refused = otlp_json.scopes(body.encode(), store.limits)
     assert [scope.span_count for scope in found] == [1]
     assert not refused
+
+
+async def test_streams_together_hold_no_more_than_what_may_wait_for_the_disk(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = await start(store)
+    message = wire.field(1, head(own) + span(wire.field(5, b"x" * 200_000)))
+    monkeypatch.setattr(store, "intake", Budget(300_000, "spans"))
+    disk = asyncio.Event()
+
+    async def room() -> None:
+        await disk.wait()
+
+    monkeypatch.setattr(store.committer, "room", room)
+    calls = [asyncio.create_task(ingest(store, message)) for _ in range(5)]
+    done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    while len(waiting) > 2:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    assert store.intake.used == len(message)
+    assert store.intake.waiting_bytes == len(message)
+    disk.set()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results].count(Busy) == 3
+    assert store.intake.used == store.intake.waiting_bytes == 0

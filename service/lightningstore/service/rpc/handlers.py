@@ -15,7 +15,7 @@ from lightningstore.service.errors import MalformedMessage
 from lightningstore.service.pieces import Cut
 from lightningstore.service.rpc import lenient, wrap
 from lightningstore.service.store import Store
-from lightningstore.service.store.ingest import BadBatch
+from lightningstore.service.store.ingest import HOLD_SECONDS, BadBatch
 from lightningstore.v1 import service_pb2
 from lightningstore.v1.span_pb2 import (
     AddSpansRequest,
@@ -77,9 +77,21 @@ def _decoded(call: Any, request_type: type[Message], limit: int) -> Any:
 
 def _ingest(store: Store) -> Any:
     async def ingest(requests: AsyncIterator[bytes]) -> IngestSpansResponse:
-        return await store.ingest_batches(_read(data, store) async for data in requests)
+        return await store.ingest_batches(_messages(requests, store))
 
     return ingest
+
+
+async def _messages(
+    requests: AsyncIterator[bytes], store: Store
+) -> AsyncIterator[tuple[SpanBatch, bytes | None] | Cut | BadBatch]:
+    """Yield what the messages of a stream hold; a large one is looked at once there is room for it."""
+    async for data in requests:
+        if pieces.is_small(data):
+            yield _read(data, store)
+        else:
+            async with store.intake.hold(len(data)):
+                yield _read(data, store)
 
 
 def _read(data: bytes, store: Store) -> tuple[SpanBatch, bytes | None] | Cut | BadBatch:
@@ -119,6 +131,12 @@ def _add_spans(store: Store) -> Any:
     limit = store.limits.message_bytes
 
     async def add_spans(data: bytes) -> AddSpansResponse:
+        if pieces.is_small(data):
+            return await add(data)
+        async with store.intake.hold(len(data), HOLD_SECONDS):
+            return await add(data)
+
+    async def add(data: bytes) -> AddSpansResponse:
         large = _large(data, store, _ADDED_BATCH)
         if large is None:
             try:

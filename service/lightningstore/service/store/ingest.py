@@ -45,7 +45,7 @@ from lightningstore.v1.span_pb2 import (
 logger = logging.getLogger(__name__)
 
 SHOWN_REJECTIONS = 10
-#: How long a large message waits for room before the call is refused.
+#: How long a large unary request waits for room before it is refused.
 HOLD_SECONDS = 5.0
 MAX_SEQUENCE_IDS = 1_000_000
 
@@ -114,6 +114,11 @@ class IngestOperations(AttemptOperations):
         #: Held while a large message is taken apart: what that needs in memory is needed once.
         self.taking_apart = asyncio.Lock()
         self.refused_spans = Notices(logger, "span(s) refused")
+
+    async def close(self) -> None:
+        """End all waits, commit what was accepted, close the storage. May be called twice."""
+        await super().close()
+        self.refused_spans.close()
 
     async def ingest_spans(
         self, requests: AsyncIterator[IngestSpansRequest]
@@ -198,7 +203,7 @@ class IngestOperations(AttemptOperations):
         self._store(parts, await self._find(parts), tally)
 
     async def add_large(self, large: Cut, tally: Tally) -> None:
-        """Store a large batch in the same way, once there is room for it. Raises Busy if there is none."""
+        """Store a large batch in the same way. One is taken apart at a time."""
         async with self._apart(large) as parts:
             self._store(parts, await self._find(parts), tally)
 
@@ -224,7 +229,8 @@ class IngestOperations(AttemptOperations):
     @asynccontextmanager
     async def _apart(self, large: Cut) -> AsyncIterator[list[Part]]:
         """Check a large batch and hand it out as what its rows are made of."""
-        async with self.intake.hold(len(large.data), HOLD_SECONDS), self.taking_apart:
+        async with self.taking_apart:
+            await self.committer.room()  # others may have filled it since this one was read
             yield await self._take_apart(large)
 
     async def _take_apart(self, whole: Cut) -> list[Part]:
