@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -196,3 +197,42 @@ async def test_copy_is_readable_to_no_more_than_the_file_it_is_of(folder: Path, 
     )  # as media that cannot be written say it: the store is to be written nevertheless
     tools.restore(copy, new, replace=True)
     assert new.stat().st_mode & 0o777 == 0o600
+
+
+async def guard(pid: int, log: Path, draft: Path) -> asyncio.subprocess.Process:
+    """Start what looks after a backup, with half a second of patience."""
+    module = "lightningstore.service.storage.guardian"
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, str(pid), str(log), str(draft), "0.5"),
+        stdin=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def test_backup_that_is_stopped_while_the_log_grows_is_ended(tmp_path: Path) -> None:
+    log, draft = tmp_path / "s.db-wal", tmp_path / ".copy.db.1"
+    draft.touch()
+    log.touch()
+    backup = await asyncio.create_subprocess_exec("sleep", "600")
+    watching = await guard(backup.pid, log, draft)
+    backup.send_signal(signal.SIGSTOP)
+    os.truncate(log, 200 << 20)
+    assert await backup.wait() == -signal.SIGKILL
+    _, told = await watching.communicate()
+    assert "log" in told.decode()
+    assert "grew to 200 MiB" in told.decode()
+    assert not draft.exists()
+
+
+async def test_backup_that_ends_ends_what_looks_after_it(tmp_path: Path) -> None:
+    watching = await guard(os.getpid(), tmp_path / "s.db-wal", tmp_path / "draft")
+    assert watching.stdin is not None
+    watching.stdin.write(b"...")
+    watching.stdin.close()
+    assert await watching.wait() == 0
+
+
+async def test_command_makes_a_backup_under_guard(folder: Path) -> None:
+    told = await cli("backup", folder / "copy.db", "--db", folder / "whole.db")
+    assert "copy.db" in told
+    assert rollouts(folder / "copy.db") == COUNT

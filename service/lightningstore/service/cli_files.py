@@ -10,7 +10,7 @@ from typing import Any
 import click
 from lightningstore.service.config import Config
 from lightningstore.service.errors import StorageUnusable
-from lightningstore.service.storage import repair, tools
+from lightningstore.service.storage import guardian, repair, tools
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 MIB = 1 << 20
@@ -43,11 +43,17 @@ def backup(target: Path, db: Path) -> None:
     """Copy the store to TARGET, a new file, while it is served or not."""
     with click.progressbar(length=1, label="pages", file=sys.stderr) as bar:
 
-        def show(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
+        def copy() -> int:
+            with guardian.guarded(db, tools.draft_of(target)) as alive:
 
-        size = _told(lambda: tools.backup(db, target, show))
+                def show(done: int, total: int) -> None:
+                    alive(done, total)
+                    bar.length = total
+                    bar.update(done - bar.pos)
+
+                return tools.backup(db, target, show)
+
+        size = _told(copy)
     click.echo(f"{target}: {size / MIB:.1f} MiB")
 
 

@@ -25,8 +25,8 @@ from lightningstore.v1.rollout_pb2 import Rollout
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 from lightningstore.v1.worker_pb2 import Worker
 
-#: Pages that are copied between two reports of progress.
-PAGES_A_STEP = 2048
+#: Pages that are copied between two reports of progress: 2 MiB.
+PAGES_A_STEP = 256
 Progress = Callable[[int, int], object]
 
 
@@ -77,12 +77,17 @@ def _silent(_done: int, _all: int) -> None:
     """Report no progress."""
 
 
+def draft_of(target: Path) -> Path:
+    """Return where a copy is made before it gets its name."""
+    return target.with_name(f".{target.name}.{os.getpid()}")
+
+
 def _copy(path: Path, target: Path, mode: int, progress: Progress = _silent) -> None:
     """Put a store, as it is at this moment with its log, in the place of another, or leave that as it is.
 
     Raises StorageUnusable.
     """
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    draft = draft_of(target)
     try:
         datafile.forget(draft)  # what a crash left
         datafile.make(draft, mode)
