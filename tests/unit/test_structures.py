@@ -142,3 +142,18 @@ def test_digest_in_turns_is_the_digest_of_the_whole() -> None:
     specs = [RolloutSpec(input_json=b"1", metadata_json=b"{}"), RolloutSpec(input_json=b"x" * 300)]
     request = EnqueueRolloutsRequest(rollouts=specs, request_id="a")
     assert asyncio.run(enqueue._digest(request)) == digest(request)
+
+
+def test_eviction_of_thousands_goes_down_to_the_safe_threshold_in_steps() -> None:
+    shelf = Shelf(10_000, 5_000)
+    for key in range(10_000):
+        shelf.add(key, key, 1, 1, finished=True)
+    assert shelf.evict() == []
+    shelf.add(10_000, 10_000, 1, 1, finished=True)
+    steps = []
+    while gone := shelf.evict():
+        steps.append(len(gone))
+    assert max(steps) <= 300
+    assert shelf.total == 5_000
+    shelf.add(10_001, 10_001, 1, 1, finished=True)
+    assert shelf.evict() == []

@@ -5,6 +5,9 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
+#: Rollouts that lose their spans at a time, once there is room: thousands would hold the event loop.
+EVICTED_AT_ONCE = 256
+
 
 @dataclass
 class Shelved:
@@ -27,6 +30,7 @@ class Shelf:
         self.total = 0
         self.evicted_count = 0
         self.evicted: set[int] = set()
+        self._evicting = False
         self._items: dict[int, Shelved] = {}
         self._heaps: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
 
@@ -56,13 +60,20 @@ class Shelf:
             heapq.heappush(self._heaps[finished], (item.start_ns, key))
 
     def evict(self) -> list[Shelved]:
-        """Return the rollouts that lose their spans now; empty while there is room."""
-        if self.total <= self.threshold:
+        """Return the rollouts that lose their spans now; empty while there is room.
+
+        As many as it takes to get below the threshold, and a few more: later calls go on to the safe one.
+        """
+        if self.total <= (self.safe if self._evicting else self.threshold):
+            self._evicting = False
             return []
-        gone = []
+        self._evicting = True
+        gone: list[Shelved] = []
         for finished in (True, False):
             heap = self._heaps[finished]
             while heap and self.total > self.safe:
+                if self.total <= self.threshold and len(gone) >= EVICTED_AT_ONCE:
+                    return gone
                 _, key = heapq.heappop(heap)
                 item = self._items.get(key)
                 if item is None or item.finished != finished:
@@ -72,4 +83,5 @@ class Shelf:
                 self.evicted_count += item.count
                 self.evicted.add(key)
                 gone.append(item)
+        self._evicting = False
         return gone

@@ -85,6 +85,7 @@ class StoreCollector(Collector):
             ("ingested_batches", "Batches of spans stored", counters.span_key),
             ("commits", "Commits", committer.commits),
             ("committed_bytes", "Bytes of changes committed", committer.committed_bytes),
+            ("damaged_records", "Damaged records found", store.storage.damaged_records),
             ("evicted_spans", "Spans evicted from memory", store.shelf.evicted_count),
         ):
             yield CounterMetricFamily(f"lightningstore_{name}", text, value)
