@@ -10,6 +10,9 @@ from typing import Protocol
 
 #: How long an operation over many items keeps the event loop before others get a turn. Seconds.
 TURN_SECONDS = 0.005
+#: How long others then have it, at least. One round of the loop is not enough: grpc.aio takes up one call in two
+#: rounds, so calls would wait for the end of the operation where more than a hundred a second come.
+REST_SECONDS = 0.002
 
 
 class Turn:
@@ -31,7 +34,7 @@ class Turn:
 
     async def next(self) -> None:
         """Let others have the loop, and begin the next turn."""
-        await asyncio.sleep(0)
+        await asyncio.sleep(REST_SECONDS)
         self._until = time.perf_counter() + TURN_SECONDS
 
 
