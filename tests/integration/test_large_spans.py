@@ -134,7 +134,7 @@ async def test_as_many_spans_as_allowed_are_stored_in_slices(store: Store) -> No
     data = wire.field(1, head(own) + b"".join(span() for _ in range(50_000)))
     answer, longest, turns = await longest_turn(lambda: handlers._add_spans(store)(data))
     assert answer.result.accepted_count == 50_000
-    assert turns > 10
+    assert turns >= 3
     assert longest < LONGEST_TURN
     answer, longest, turns = await longest_turn(lambda: handlers._add_spans(store)(data))
     assert (answer.result.accepted_count, answer.result.duplicate_count) == (0, 50_000)
@@ -153,7 +153,7 @@ async def test_spans_of_unknown_rollouts_are_refused_in_slices(store: Store) -> 
     data = export_of(own, unknown)
     answer, longest, turns = await longest_turn(lambda: otlp.export(store, data, {}))
     assert answer.partial_success.rejected_spans == 10_000
-    assert turns > 20
+    assert turns >= 3
     assert longest < LONGEST_TURN
     assert store.refused_spans.total == {"rollout_not_found": 10_000}
 
@@ -220,8 +220,8 @@ async def test_streams_together_hold_no_more_than_what_may_wait_for_the_disk(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = await start(store)
-    message = wire.field(1, head(own) + span(wire.field(5, b"x" * 200_000)))
-    monkeypatch.setattr(store, "intake", Budget(300_000, "spans"))
+    message = wire.field(1, head(own) + span(wire.field(5, b"x" * 300_000)))
+    monkeypatch.setattr(store, "intake", Budget(450_000, "spans"))
     disk = asyncio.Event()
 
     async def room() -> None:

@@ -87,7 +87,7 @@ async def _messages(
 ) -> AsyncIterator[tuple[SpanBatch, bytes | None] | Cut | BadBatch]:
     """Yield what the messages of a stream hold; a large one is looked at once there is room for it."""
     async for data in requests:
-        if pieces.is_small(data):
+        if len(data) <= pieces.UNCOUNTED_BYTES:
             yield _read(data, store)
         else:
             async with store.intake.hold(len(data)):
@@ -114,13 +114,15 @@ def _read(data: bytes, store: Store) -> tuple[SpanBatch, bytes | None] | Cut | B
         if count is None:
             raise error from None
         return BadBatch(count, error)
+    if len(batch.spans) > pieces.PIECE_SPANS:
+        return store.cut(pieces.split_request(data, _BATCH)[0])
     return batch, data if wire.frame(data, _BATCH) is not None else None
 
 
 def _large(data: bytes, store: Store, number: int) -> tuple[Cut, bytes] | None:
     """Return the batch in a field of a message, and the other fields, if it is too large to be parsed at once."""
     wrap.check_size(data, store.limits.message_bytes)
-    if pieces.is_small(data):
+    if len(data) <= pieces.UNCOUNTED_BYTES:
         return None
     batch, others = pieces.split_request(data, number)
     found = store.cut(batch)
@@ -131,7 +133,7 @@ def _add_spans(store: Store) -> Any:
     limit = store.limits.message_bytes
 
     async def add_spans(data: bytes) -> AddSpansResponse:
-        if pieces.is_small(data):
+        if len(data) <= pieces.UNCOUNTED_BYTES:
             return await add(data)
         async with store.intake.hold(len(data), HOLD_SECONDS):
             return await add(data)

@@ -82,7 +82,7 @@ async def export(store: Store, data: bytes, metadata: dict[str, str]) -> ExportT
     Raises MalformedMessage, PayloadTooLarge, BatchTooLarge, Busy, StorageFailed, ShuttingDown.
     """
     await admit(store, data)
-    if pieces.is_small(data):
+    if len(data) <= pieces.UNCOUNTED_BYTES:
         scopes = lenient.scopes(data)
         if scopes is None:
             raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name)
@@ -111,9 +111,14 @@ async def export_scopes(
     count = sum([scope.span_count for scope in scopes])
     if size <= pieces.PIECE_BYTES and count <= pieces.PIECE_SPANS:
         # All is read before anything is stored: a request that is none must not be stored by half.
-        read = [(scope, _parse(scope.data, refused)) for scope in scopes]
-        await _store(store, read, default, refused)
-    else:
+        unread: Counter[lenient.Refusal] = Counter()
+        read = [(scope, _parse(scope.data, unread)) for scope in scopes]
+        count = sum([len(batch.spans) for _, (batch, _) in read])
+        if count <= pieces.PIECE_SPANS:
+            refused.update(unread)
+            await _store(store, read, default, refused)
+        del read
+    if size > pieces.PIECE_BYTES or count > pieces.PIECE_SPANS:
         await _store_large(store, scopes, default, refused)
     await store.barrier_since(failures)
     response = ExportTraceServiceResponse()

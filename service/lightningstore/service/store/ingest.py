@@ -125,7 +125,8 @@ class IngestOperations(AttemptOperations):
     ) -> IngestSpansResponse:
         """Store the batches of a stream; refused ones are counted."""
         return await self.ingest_batches(
-            self._large(request.batch) or (request.batch, None) async for request in requests
+            self._large(request.batch, request.batch.ByteSize()) or (request.batch, None)
+            async for request in requests
         )
 
     async def ingest_batches(
@@ -172,9 +173,11 @@ class IngestOperations(AttemptOperations):
             await self.barrier()
             return AddSpansResponse.FromString(answer)
         if large is None:
-            large = self._large(request.batch)
+            size = request.batch.ByteSize()
+            large = self._large(request.batch, size)
         if large is None:
-            return await self._add_parts(request, [self._parsed(request.batch, None)])
+            ids = spans.check_batch(request.batch, size, self.limits.span_bytes)
+            return await self._add_parts(request, [Parsed(request.batch, None, ids)])
         async with self._apart(large) as parts:
             return await self._add_parts(request, parts)
 
@@ -216,9 +219,9 @@ class IngestOperations(AttemptOperations):
         """Find the spans of a serialised batch. Raises MalformedMessage, BatchTooLarge, PayloadTooLarge."""
         return pieces.cut(data, self.limits.message_spans, self.limits.span_bytes)
 
-    def _large(self, batch: SpanBatch) -> Cut | None:
-        """Return a batch as bytes if it is too large to be stored as one row."""
-        if len(batch.spans) <= pieces.PIECE_SPANS and batch.ByteSize() <= pieces.PIECE_BYTES:
+    def _large(self, batch: SpanBatch, size: int) -> Cut | None:
+        """Return a batch of `size` bytes as bytes if it is too large to be stored as one row."""
+        if len(batch.spans) <= pieces.PIECE_SPANS and size <= pieces.PIECE_BYTES:
             return None
         return self.cut(batch.SerializeToString())
 
