@@ -1,7 +1,7 @@
 """An engine under virtual time over a disk of dictionaries, in one thread: whatever it does follows from a seed.
 
-Ids come out of `random`, time out of a ManualClock, faults and delays out of the dice of the disk. Nothing else
-decides what happens, so that a seed replays a history to the bit.
+Ids, jitter and turns on the loop come from a seed under `seeded`, time from a ManualClock, faults and delays from the disk's generator.
+Nothing else decides what happens, so that a seed replays a history to the bit.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ import asyncio
 import copy
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 from google.protobuf.message import Message
+from lightningstore.service import records
+from lightningstore.service.clock import Turn
 from lightningstore.service.config import Config
 from lightningstore.service.errors import StorageFailed
 from lightningstore.service.lifecycle import is_finished, is_live
@@ -41,7 +45,28 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.clock import ManualClock
 
+#: How often an operation over many items finds that its turn on the event loop is over.
+OVER = 0.05
 ENDS = [3, 3, 4, 4, 2]  # succeeded, failed, running
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Derive ids, jitter and the ends of turns from a seed: the operating system and the time decide otherwise."""
+    ids, turns = random.Random(seed), random.Random(seed)
+
+    def over(turn: Turn) -> bool:
+        return turns.random() < OVER
+
+    with (
+        mock.patch.object(records, "random_bytes", ids.randbytes),
+        mock.patch.object(Turn, "over", over),
+    ):
+        records.DICE.seed(seed)
+        try:
+            yield
+        finally:
+            records.DICE.seed()
 
 
 class SimulatedDisk(MemoryStorage):

@@ -22,6 +22,7 @@ from tests.faults.simulation import (
     dump,
     engine_over,
     frozen,
+    seeded,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,6 @@ class History:
     """One history: what was asked and answered, in order, and a digest of all of it."""
 
     def __init__(self, seed: int) -> None:
-        random.seed(seed)  # the engine's ids and jitter come from here
         self.dice = random.Random(seed)
         self.clock = ManualClock()
         self.disk = SimulatedDisk(random.Random(seed + 1), FAILING)
@@ -137,7 +137,8 @@ class History:
 
 def play(seed: int) -> History:
     history = History(seed)
-    asyncio.run(history.play())
+    with seeded(seed):
+        asyncio.run(history.play())
     return history
 
 

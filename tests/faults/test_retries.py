@@ -22,6 +22,7 @@ from tests.faults.simulation import (
     dump,
     engine_over,
     frozen,
+    seeded,
     writes,
 )
 
@@ -43,13 +44,13 @@ class World:
 
     async def call(self, method: str, request: Message, ids_from: int) -> Message | str:
         """Call it with ids that follow from a number; returns the answer, or the name of the refusal."""
-        random.seed(ids_from)
         copied = type(request)()
         copied.CopyFrom(request)
-        try:
-            return await getattr(self.engine.store, method)(copied)
-        except StoreError as error:
-            return type(error).__name__
+        with seeded(ids_from):
+            try:
+                return await getattr(self.engine.store, method)(copied)
+            except StoreError as error:
+                return type(error).__name__
 
     async def crash(self) -> None:
         await crash(self.engine)
