@@ -17,14 +17,10 @@ NOTICE = (
     "# Generated from {source} by make_blocking.py. Edit that file, then run `make blocking`.\n"
 )
 
-#: Source → target, below the package.
-MODULES = {
-    "_async.py": "_sync.py",
-    "_async_control.py": "_sync_control.py",
-    "_async_datasets.py": "_sync_datasets.py",
-    "_async_streams.py": "_sync_streams.py",
-    "_async_traces.py": "_sync_traces.py",
-}
+#: The packages of the asyncio modules, and of their twins.
+SOURCES, TARGETS = PACKAGE / "_async", PACKAGE / "_sync"
+#: Written by hand: it says what the package is.
+BY_HAND = "__init__.py"
 
 #: Words, whole ones, in this order.
 WORDS = {
@@ -42,7 +38,6 @@ WORDS = {
     r"\bAsync([A-Z]\w+)": r"\1",
     r"\basync_": "",
     r"_async(\w*)": r"_sync\1",
-    r"_grpc_async\b": "_grpc_sync",
     r"__aenter__": "__enter__",
     r"__aexit__": "__exit__",
     r"__aiter__": "__iter__",
@@ -95,11 +90,15 @@ def main() -> None:
     """Write all modules, and fail where a phrase was not met."""
     used: set[str] = set()
     targets = []
-    for source, target in MODULES.items():
-        path = PACKAGE / target
-        notice = NOTICE.format(source=source)
-        path.write_text(notice + blocking((PACKAGE / source).read_text(), used))
-        targets.append(str(path))
+    sources = [path for path in sorted(SOURCES.glob("*.py")) if path.name != BY_HAND]
+    for stale in {path.name for path in TARGETS.glob("*.py")} - {p.name for p in sources}:
+        if stale != BY_HAND:
+            (TARGETS / stale).unlink()
+    for source in sources:
+        target = TARGETS / source.name
+        notice = NOTICE.format(source=f"{SOURCES.name}/{source.name}")
+        target.write_text(notice + blocking(source.read_text(), used))
+        targets.append(str(target))
     ruff = [sys.executable, "-m", "ruff"]
     # I: order of imports. UP028: `yield from`. C4: list(…) for a comprehension that copies.
     fixes = "I,UP028,C4,UP034,F401"

@@ -12,8 +12,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from lightningstore.client import LightningStore
-from lightningstore.client._errors import DETAILS_KEY, from_rpc_error
-from lightningstore.client._grpc_sync import GrpcTransport
+from lightningstore.client._transport.grpc_sync import GrpcTransport
+from lightningstore.client.errors import DETAILS_KEY, from_rpc_error
 from lightningstore.v1 import service_pb2
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]

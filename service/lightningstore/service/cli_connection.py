@@ -46,7 +46,7 @@ def options() -> list[click.Parameter]:
 def connect(address: str, **security: Any) -> tuple[grpc.Channel, Any]:
     """Return a channel to a server, and its calls. Raises click.ClickException for bad options."""
     # Here and not above: the client brings OpenTelemetry's SDK, which `serve` does not need.
-    from lightningstore.client._endpoint import endpoint  # noqa: PLC0415
+    from lightningstore.client.connection import endpoint  # noqa: PLC0415
 
     try:
         where = endpoint(address, **security)

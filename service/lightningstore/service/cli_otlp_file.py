@@ -17,12 +17,13 @@ from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from lightningstore.client import ExportedRollout, LightningStore, _otlp_json
-from lightningstore.client._datasets import like, parts
-from lightningstore.client._endpoint import endpoint
-from lightningstore.client._errors import from_rpc_error
-from lightningstore.client._exports import attempts_at_hand
-from lightningstore.client._lines import lines
+from lightningstore.client import ExportedRollout, LightningStore
+from lightningstore.client._datasets import otlp_json
+from lightningstore.client._datasets.exported import like, parts
+from lightningstore.client._datasets.lines import lines
+from lightningstore.client._datasets.selection import attempts_at_hand
+from lightningstore.client.connection import endpoint
+from lightningstore.client.errors import from_rpc_error
 from lightningstore.service.cli_datasets import DEADLINE, FINISHED
 from lightningstore.service.spans import span_error
 from lightningstore.service.timeline import cut, printable
@@ -173,7 +174,7 @@ class _Reading:
                 told = json.loads(line)
                 keys = told if isinstance(told, dict) else ()
                 if "resourceSpans" in keys:
-                    found = _otlp_json.request_batches(told, partial(self._span, number))
+                    found = otlp_json.request_batches(told, partial(self._span, number))
                     yield from ((number, batch) for batch in found if batch.spans)
                     continue
                 if not any(key in keys for key in _OTHERS):
@@ -184,7 +185,7 @@ class _Reading:
 
     def _span(self, line: int, told: dict[str, Any]) -> Span | None:
         try:
-            span = _otlp_json.span_from_json(told)
+            span = otlp_json.span_from_json(told)
         except ValueError as error:
             self.refused.add(line, str(error))
             return None

@@ -14,7 +14,7 @@ import agentlightning as agl
 import pytest
 from agentlightning.types import AttemptedRollout, Span
 from lightningstore.client import AsyncLightningStore
-from lightningstore.client._grpc_sync import GrpcTransport
+from lightningstore.client._transport.grpc_sync import GrpcTransport
 from lightningstore.integrations.agentlightning import GrpcLightningStore, _links
 from lightningstore.integrations.agentlightning._buffer import TRACER_THREAD
 from opentelemetry.sdk.resources import Resource

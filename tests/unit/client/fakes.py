@@ -14,8 +14,8 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
-from lightningstore.client._base import SERVICE
-from lightningstore.client._errors import DETAILS_KEY
+from lightningstore.client._transport.methods import SERVICE
+from lightningstore.client.errors import DETAILS_KEY
 from lightningstore.v1 import completion_pb2
 
 

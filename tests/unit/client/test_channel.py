@@ -5,11 +5,11 @@ from __future__ import annotations
 import grpc
 import grpc.aio
 import pytest
-from lightningstore.client import _channel
-from lightningstore.client._base import SERVICE
-from lightningstore.client._endpoint import endpoint
-from lightningstore.client._grpc_async import AsyncGrpcTransport
-from lightningstore.client._grpc_sync import GrpcTransport
+from lightningstore.client._transport.channel import Stub
+from lightningstore.client._transport.grpc_async import AsyncGrpcTransport
+from lightningstore.client._transport.grpc_sync import GrpcTransport
+from lightningstore.client._transport.methods import SERVICE
+from lightningstore.client.connection import endpoint
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 from lightningstore.v1.span_pb2 import AddSpansRequest
 
@@ -42,7 +42,7 @@ async def test_an_asyncio_call_makes_its_own_stub_alone() -> None:
 
 def test_each_call_is_the_one_of_the_generated_stub() -> None:
     with grpc.insecure_channel("127.0.0.1:1") as channel:
-        ours, generated = _channel.Stub(channel), LightningStoreServiceStub(channel)
+        ours, generated = Stub(channel), LightningStoreServiceStub(channel)
         for name in SERVICE.methods_by_name:
             call, wanted = getattr(ours, name), getattr(generated, name)
             assert type(call) is type(wanted)
@@ -55,4 +55,4 @@ def test_an_unknown_method_is_an_attribute_error() -> None:
         grpc.insecure_channel("127.0.0.1:1") as channel,
         pytest.raises(AttributeError, match="no method 'Sing'"),
     ):
-        _channel.Stub(channel).Sing  # noqa: B018
+        Stub(channel).Sing  # noqa: B018

@@ -20,8 +20,8 @@ from lightningstore.client import (
     RolloutConfig,
     SpanBatch,
     UnavailableError,
-    _channel,
 )
+from lightningstore.client.connection import resolve
 from lightningstore.v1 import (
     attempt_pb2,
     claim_pb2,
@@ -335,10 +335,10 @@ async def test_the_address_comes_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     del kind
-    assert _channel.resolve(None) == "127.0.0.1:4747"
+    assert resolve(None) == "127.0.0.1:4747"
     monkeypatch.setenv("LIGHTNINGSTORE_ADDRESS", "store:1")
-    assert _channel.resolve(None) == "store:1"
-    assert _channel.resolve("other:2") == "other:2"
+    assert resolve(None) == "store:1"
+    assert resolve("other:2") == "other:2"
     with pytest.raises(ValueError, match="http://store"):
         LightningStore("http://store:1")
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from lightningstore.client import ExportedRollout, Rollout, _otlp_json, datasets
+from lightningstore.client import ExportedRollout, Rollout, datasets
+from lightningstore.client._datasets import otlp_json
 from lightningstore.client.datasets import DatasetWriter, decode, encode, read_dataset
 from lightningstore.v1.rollout_pb2 import Rollout as Record
 from lightningstore.v1.span_pb2 import SpanBatch
@@ -178,7 +179,7 @@ def test_spans_are_read_as_other_writers_of_otlp_spell_them() -> None:
             {"resource": {"attributes": []}},
         ]
     }
-    (batch,) = _otlp_json.request_batches(told)
+    (batch,) = otlp_json.request_batches(told)
     (span,) = batch.spans
     assert (span.trace_id, span.span_id) == (b"\xab" * 16, b"\xcd" * 8)
     assert (span.kind, span.status.code) == (Span.SPAN_KIND_SERVER, 2)
@@ -240,9 +241,9 @@ def test_quick_reading_is_protobufs_own(change: dict[str, object]) -> None:
             return "refused"
 
     def slow(told: dict[str, object]) -> Span:
-        return _otlp_json.read(Span, _otlp_json._with_base64(told))
+        return otlp_json.read(Span, otlp_json._with_base64(told))
 
-    assert outcome(_otlp_json.span_from_json) == outcome(slow)
+    assert outcome(otlp_json.span_from_json) == outcome(slow)
 
 
 def test_groups_do_not_show_how_the_store_cut_its_batches() -> None:
@@ -250,8 +251,8 @@ def test_groups_do_not_show_how_the_store_cut_its_batches() -> None:
     whole.spans.extend(Span(trace_id=b"1" * 16, span_id=bytes([n] * 8)) for n in range(1, 5))
     record = Record(rollout_id="r", attempt_count=1, latest_attempt_id="at-1")
     from lightningstore.client import Attempt
-    from lightningstore.client._datasets import slice_of
-    from lightningstore.client._exports import exported as put_together
+    from lightningstore.client._datasets.exported import slice_of
+    from lightningstore.client._datasets.selection import exported as put_together
     from lightningstore.v1.attempt_pb2 import Attempt as AttemptRecord
 
     for cuts in ([0, 4], [0, 1, 4], [0, 1, 2, 3, 4]):
@@ -303,8 +304,8 @@ def test_file_has_its_name_when_it_is_whole_and_not_before(tmp_path: Path) -> No
 def test_parquet_without_pyarrow_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "lightningstore.client._parquet", raising=False)
-    monkeypatch.delattr("lightningstore.client._parquet", raising=False)
+    monkeypatch.delitem(sys.modules, "lightningstore.client._datasets.parquet", raising=False)
+    monkeypatch.delattr("lightningstore.client._datasets.parquet", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"lightningstore\[parquet\]"):
         DatasetWriter(tmp_path / "a.parquet")
@@ -316,9 +317,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
 def test_parquet_is_cut_into_groups_and_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightningstore.client import _parquet
-
-    monkeypatch.setattr(_parquet, "GROUP_BYTES", 2000)
+    monkeypatch.setattr("lightningstore.client._datasets.parquet.GROUP_BYTES", 2000)
     path = tmp_path / "a.parquet"
     with DatasetWriter(path) as writer:
         for n in range(40):

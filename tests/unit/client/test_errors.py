@@ -14,7 +14,7 @@ from lightningstore.client import (
     NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
-    _errors,
+    errors,
 )
 
 from .fakes import rich
@@ -22,17 +22,17 @@ from .fakes import rich
 
 def test_every_code_but_the_vague_ones_has_a_class() -> None:
     vague = {grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
-    assert set(_errors._CLASSES) == set(grpc.StatusCode) - vague
-    for code, kind in _errors._CLASSES.items():
+    assert set(errors._CLASSES) == set(grpc.StatusCode) - vague
+    for code, kind in errors._CLASSES.items():
         assert kind.code is code
-        assert kind.__name__ in (_errors.__doc__ or "")
+        assert kind.__name__ in (errors.__doc__ or "")
 
 
 def test_rich_status_is_read_from_the_trailers() -> None:
     code, text, trailers = rich(
         grpc.StatusCode.NOT_FOUND, "ERROR_REASON_ROLLOUT_NOT_FOUND", rolloutId="ro-1"
     )
-    error = _errors.from_ending(code, text, trailers)
+    error = errors.from_ending(code, text, trailers)
     assert type(error) is NotFoundError
     assert error.reason == "ERROR_REASON_ROLLOUT_NOT_FOUND"
     assert error.metadata == {"rolloutId": "ro-1"}
@@ -42,7 +42,7 @@ def test_rich_status_is_read_from_the_trailers() -> None:
 
 def test_retry_delay_is_read() -> None:
     ending = rich(grpc.StatusCode.RESOURCE_EXHAUSTED, "ERROR_REASON_BUSY", retry=0.25)
-    error = _errors.from_ending(*ending)
+    error = errors.from_ending(*ending)
     assert type(error) is ResourceExhaustedError
     assert error.retry_delay == 0.25
 
@@ -52,14 +52,14 @@ def test_field_violations_are_read() -> None:
     request.field_violations.add(field="items[3].mode", description="unknown")
     status = status_pb2.Status(code=3, message="bad")
     status.details.add().Pack(request)
-    error = _errors.from_status(status)
+    error = errors.from_status(status)
     assert type(error) is InvalidArgumentError
     assert error.field_violations == (FieldViolation("items[3].mode", "unknown"),)
 
 
 def test_details_that_cannot_be_read_hide_nothing() -> None:
-    ending = (grpc.StatusCode.NOT_FOUND, "gone", ((_errors.DETAILS_KEY, b"\xff\xff"),))
-    error = _errors.from_ending(*ending)
+    ending = (grpc.StatusCode.NOT_FOUND, "gone", ((errors.DETAILS_KEY, b"\xff\xff"),))
+    error = errors.from_ending(*ending)
     assert type(error) is NotFoundError
     assert error.message == "gone"
     status = status_pb2.Status(code=5, message="gone")
@@ -67,14 +67,14 @@ def test_details_that_cannot_be_read_hide_nothing() -> None:
     detail.Pack(error_details_pb2.ErrorInfo(reason="R"))
     broken = status.details.add(type_url="type.googleapis.com/google.rpc.RetryInfo", value=b"\xff")
     assert broken.value
-    assert _errors.from_status(status).reason == "R"
+    assert errors.from_status(status).reason == "R"
 
 
 def test_status_without_details_and_unknown_codes() -> None:
-    error = _errors.from_ending(grpc.StatusCode.DEADLINE_EXCEEDED, "late", None)
+    error = errors.from_ending(grpc.StatusCode.DEADLINE_EXCEEDED, "late", None)
     assert type(error) is DeadlineExceededError
     assert (error.reason, error.metadata, error.field_violations) == ("", {}, ())
-    unknown = _errors.from_status(status_pb2.Status(code=99, message="?"))
+    unknown = errors.from_status(status_pb2.Status(code=99, message="?"))
     assert type(unknown) is LightningStoreError
     assert unknown.code is grpc.StatusCode.UNKNOWN
 
@@ -92,26 +92,26 @@ def test_status_without_details_and_unknown_codes() -> None:
 def test_a_broken_connection_is_unavailable_whatever_grpc_calls_it(
     code: grpc.StatusCode, text: str
 ) -> None:
-    assert type(_errors.from_ending(code, text, ())) is UnavailableError
+    assert type(errors.from_ending(code, text, ())) is UnavailableError
     _, _, trailers = rich(code, "ERROR_REASON_BUSY")
-    assert _errors.from_ending(code, text, trailers).code is code  # the server's own words
+    assert errors.from_ending(code, text, trailers).code is code  # the server's own words
 
 
 def test_what_this_side_finds_too_large_stays_so() -> None:
     text = "CLIENT: Received message larger than max (6 vs. 4)"
-    error = _errors.from_ending(grpc.StatusCode.RESOURCE_EXHAUSTED, text, ())
+    error = errors.from_ending(grpc.StatusCode.RESOURCE_EXHAUSTED, text, ())
     assert type(error) is ResourceExhaustedError
 
 
 def test_a_defect_of_the_server_is_internal() -> None:
     ending = rich(grpc.StatusCode.INTERNAL, "ERROR_REASON_INTERNAL", errorId="abc")
-    error = _errors.from_ending(*ending)
+    error = errors.from_ending(*ending)
     assert type(error) is InternalError
     assert error.metadata["errorId"] == "abc"
 
 
 def test_errors_survive_pickling() -> None:
-    error = _errors.from_ending(*rich(grpc.StatusCode.NOT_FOUND, "R", retry=1.0, a="b"))
+    error = errors.from_ending(*rich(grpc.StatusCode.NOT_FOUND, "R", retry=1.0, a="b"))
     back = pickle.loads(pickle.dumps(error))
     assert type(back) is type(error)
     assert back.__dict__ == error.__dict__

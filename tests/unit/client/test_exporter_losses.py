@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from lightningstore.client import SpanExporter
-from lightningstore.client._losses import Losses
+from lightningstore.client._exporter.losses import Losses
 from lightningstore.v1.span_pb2 import IngestSpansResponse
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider

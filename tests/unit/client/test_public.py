@@ -11,9 +11,10 @@ from typing import Any
 import lightningstore.client as package
 import pytest
 from lightningstore.client import AsyncLightningStore, LightningStore
-from lightningstore.client._base import SERVICE
+from lightningstore.client._transport.methods import SERVICE
 
 FOLDER = Path(inspect.getfile(package)).parent
+SOURCES = sorted(FOLDER.rglob("*.py"))
 SAME_CALLS_ELSEWHERE = {"enqueue_rollout": "enqueue_rollouts", "iter_rollouts": "list_rollouts"}
 
 
@@ -74,7 +75,7 @@ def test_the_twins_are_described_alike() -> None:
             assert text(method) == text(getattr(LightningStore, name)), name
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_files_fit_the_eye(path: Path) -> None:
     source = path.read_text()
     assert len(source.splitlines()) <= 500
@@ -85,12 +86,12 @@ def test_files_fit_the_eye(path: Path) -> None:
             assert length <= 60, f"{path.name}: {node.name} has {length} lines"
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_only_the_embedded_store_knows_the_server(path: Path) -> None:
     tree = ast.parse(path.read_text())
     names = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
     knows = [name for name in names if name.startswith("lightningstore.service")]
-    assert not knows or path.name == "embedded.py"
+    assert not knows or path == FOLDER / "embedded.py"
     top = [n.module or "" for n in tree.body if isinstance(n, ast.ImportFrom)]
     assert not [name for name in top if name.startswith("lightningstore.service")]
 

@@ -8,14 +8,13 @@ from lightningstore.client import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from lightningstore.client._base import (
-    LONGEST_DELAY,
+from lightningstore.client._transport.methods import (
     SERVICE,
-    Retry,
     answer_type,
     method_path,
     repeats_are_harmless,
 )
+from lightningstore.client._transport.retries import LONGEST_DELAY, Retry
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2
 
 

@@ -21,9 +21,9 @@ from lightningstore.client import (
     RunContext,
     Runner,
 )
-from lightningstore.client._execution import Work
-from lightningstore.client._failures import MESSAGE_LENGTH
-from lightningstore.client._heartbeats import Heartbeats
+from lightningstore.client._runner.execution import Work
+from lightningstore.client._runner.failures import MESSAGE_LENGTH
+from lightningstore.client._runner.heartbeats import Heartbeats
 from lightningstore.v1 import (
     attempt_pb2,
     claim_pb2,
@@ -211,7 +211,7 @@ def test_a_tracer_that_cannot_be_made_is_a_failure(
     def fail(*_: Any) -> None:
         raise LookupError("no tracer")
 
-    monkeypatch.setattr("lightningstore.client._tracing.Tracing.tracer", fail)
+    monkeypatch.setattr("lightningstore.client._runner.tracing.Tracing.tracer", fail)
     assert failure_of(store, start, plain(1.0)) == Failure("LookupError", "no tracer")
 
 
@@ -223,7 +223,7 @@ def test_a_log_that_cannot_print_the_exception_keeps_no_report_back(
             if record.exc_info:
                 raise ValueError("no tracebacks here")
 
-    logger = logging.getLogger("lightningstore.client._execution")
+    logger = logging.getLogger("lightningstore.client._runner.execution")
     handler = Refusing()
     logger.addHandler(handler)
     try:

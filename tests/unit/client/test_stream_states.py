@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lightningstore.client._streams import QueryState, WaitState, WatchState
+from lightningstore.client._calls.streams import QueryState, WaitState, WatchState
 from lightningstore.v1 import span_pb2
 from lightningstore.v1.completion_pb2 import (
     WaitForRolloutsResponse,

@@ -15,8 +15,8 @@ from lightningstore.client import (
     PromptTemplate,
     RolloutSpec,
 )
-from lightningstore.client._convert import from_json, to_json
-from lightningstore.client._text import valid
+from lightningstore.client._values.convert import from_json, to_json
+from lightningstore.client._values.text import valid
 from lightningstore.v1 import rollout_pb2
 
 from .fakes import FakeServer

@@ -17,8 +17,8 @@ from lightningstore.client import (
     UnavailableError,
     emit_reward,
 )
-from lightningstore.client._base import Retry
-from lightningstore.client._ids import take_from_system
+from lightningstore.client._runner.ids import take_from_system
+from lightningstore.client._transport.retries import Retry
 from opentelemetry.sdk.trace import RandomIdGenerator, TracerProvider
 
 from .runners import Start, results
@@ -106,7 +106,7 @@ def test_a_switched_off_sdk_takes_no_span_and_no_reward(
 
 
 def test_limits_of_the_environment_cut_no_training_data() -> None:
-    script = "from lightningstore.client._tracing import _NO_LIMITS; print(vars(_NO_LIMITS))"
+    script = "from lightningstore.client._runner.tracing import _NO_LIMITS; print(vars(_NO_LIMITS))"
     limits = ("ATTRIBUTE_VALUE_LENGTH", "ATTRIBUTE_COUNT", "SPAN_ATTRIBUTE_VALUE_LENGTH")
     done = subprocess.run(
         [sys.executable, "-c", script],

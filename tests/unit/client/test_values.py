@@ -26,29 +26,29 @@ from lightningstore.client import (
     StopReason,
     Worker,
     WorkerStatus,
-    _convert,
 )
-from lightningstore.client._resources import from_resource, to_resource
+from lightningstore.client._values import convert
+from lightningstore.client._values.resources import from_resource, to_resource
 from lightningstore.v1 import attempt_pb2, resources_pb2, rollout_pb2, span_pb2, worker_pb2
 
 
 def test_json_keeps_integers_text_and_order() -> None:
     value = {"b": 2**60 + 1, "a": "ü\u2028", "c": [1, 1.5, None, True]}
-    text = _convert.to_json(value)
+    text = convert.to_json(value)
     assert text == '{"b":1152921504606846977,"a":"ü\u2028","c":[1,1.5,null,true]}'.encode()
-    assert _convert.from_json(text) == value
+    assert convert.from_json(text) == value
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"x": float("-inf")}])
 def test_json_refuses_what_other_languages_cannot_read(value: object) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        _convert.to_json(value)
+        convert.to_json(value)
 
 
 @pytest.mark.parametrize("value", [{1, 2}, b"bytes", object()])
 def test_json_refuses_what_is_no_json(value: object) -> None:
     with pytest.raises(TypeError):
-        _convert.to_json(value)
+        convert.to_json(value)
 
 
 def test_raw_json_goes_out_as_it_is() -> None:
@@ -68,27 +68,27 @@ def test_empty_metadata_is_left_out_and_read_as_empty_dict() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.25, 1.5, 90.000000001, -1.5, 1e9])
 def test_durations_survive_the_way_there_and_back(seconds: float) -> None:
-    assert _convert.from_duration(_convert.to_duration(seconds)) == seconds
+    assert convert.from_duration(convert.to_duration(seconds)) == seconds
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
 def test_durations_are_finite(seconds: float) -> None:
     with pytest.raises(ValueError, match="finite"):
-        _convert.to_duration(seconds)
+        convert.to_duration(seconds)
 
 
 def test_times_are_utc_whatever_the_zone_they_came_in() -> None:
     east = datetime(2026, 1, 15, 10, 30, 45, 123456, timezone(timedelta(hours=2)))
-    back = _convert.from_timestamp(_convert.to_timestamp(east))
+    back = convert.from_timestamp(convert.to_timestamp(east))
     assert back == east
     assert back.tzinfo is timezone.utc
     before = datetime(1969, 12, 31, 23, 59, 59, 500000, timezone.utc)
-    assert _convert.from_timestamp(_convert.to_timestamp(before)) == before
+    assert convert.from_timestamp(convert.to_timestamp(before)) == before
 
 
 def test_naive_times_are_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
-        _convert.to_timestamp(datetime(2026, 1, 15))  # noqa: DTZ001
+        convert.to_timestamp(datetime(2026, 1, 15))  # noqa: DTZ001
 
 
 def test_statuses_are_their_words() -> None:
@@ -127,7 +127,7 @@ def test_a_string_is_no_list_of_words() -> None:
         RolloutConfig(retry_condition="failed")
     assert RolloutConfig(retry_condition=["failed"]) == RolloutConfig(retry_condition=("failed",))
     with pytest.raises(TypeError, match="not one string"):
-        _convert.ids("ro-1", "rollout_ids")
+        convert.ids("ro-1", "rollout_ids")
 
 
 def test_specs_are_taken_as_mappings() -> None:

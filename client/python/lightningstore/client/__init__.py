@@ -1,10 +1,16 @@
 """Clients of the lightning store, and what runs rollouts and exports spans on top of them."""
 
-from lightningstore.client._async import AsyncLightningStore
-from lightningstore.client._async_streams import AsyncWaitStream, AsyncWatchStream
-from lightningstore.client._context import AttemptCancelled, NonRetryable, RunContext
-from lightningstore.client._datasets import ExportedRollout, ImportResult
-from lightningstore.client._errors import (
+from lightningstore.client._async.store import AsyncLightningStore
+from lightningstore.client._async.streams import AsyncWaitStream, AsyncWatchStream
+from lightningstore.client._datasets.exported import ExportedRollout, ImportResult
+from lightningstore.client._runner.context import AttemptCancelled, NonRetryable, RunContext
+from lightningstore.client._runner.ids import SystemIdGenerator
+from lightningstore.client._runner.rewards import emit_reward
+from lightningstore.client._sync.store import LightningStore
+from lightningstore.client._sync.streams import WaitStream, WatchStream
+from lightningstore.client._values.rewards import find_final_reward
+from lightningstore.client.embedded import open_store
+from lightningstore.client.errors import (
     AbortedError,
     AlreadyExistsError,
     CancelledCallError,
@@ -22,11 +28,6 @@ from lightningstore.client._errors import (
     UnavailableError,
     UnimplementedError,
 )
-from lightningstore.client._ids import SystemIdGenerator
-from lightningstore.client._rewards import emit_reward, find_final_reward
-from lightningstore.client._sync import LightningStore
-from lightningstore.client._sync_streams import WaitStream, WatchStream
-from lightningstore.client.embedded import open_store
 from lightningstore.client.exporter import SpanExporter
 from lightningstore.client.runner import Runner
 from lightningstore.client.values import (

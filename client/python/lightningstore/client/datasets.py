@@ -14,15 +14,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from lightningstore.client import _rows
-from lightningstore.client._datasets import ExportedRollout
-from lightningstore.client._lines import lines
-from lightningstore.client.values import ROLLOUT_STATUS, Rollout
+from lightningstore.client._datasets import rows
+from lightningstore.client._datasets.exported import ExportedRollout
+from lightningstore.client._datasets.lines import lines
+from lightningstore.client._values.rollouts import ROLLOUT_STATUS
+from lightningstore.client.values import Rollout
 
 __all__ = ["DatasetWriter", "ExportedRollout", "Written", "decode", "encode", "read_dataset"]
 
-encode = _rows.encode
-decode = _rows.decode
+encode = rows.encode
+decode = rows.decode
 PARTIAL = ".partial"
 _BLOCK = 1 << 20
 
@@ -32,7 +33,7 @@ class Written:
 
     def __init__(self, line: bytes) -> None:
         """Take its line. Raises ValueError."""
-        row = _rows.row_of(line)
+        row = rows.row_of(line)
         self.rollout_id: str = row["rollout_id"]
         self._finish = tuple(row.get(key) for key in ("status", "end_time", "attempt_count"))
 
@@ -40,8 +41,8 @@ class Written:
         """Tell whether the store's rollout has not finished anew since, nor been reopened."""
         record = rollout.message
         return self._finish == (
-            _rows.word(ROLLOUT_STATUS, record.status),
-            _rows.time_text(record.end_time) if record.HasField("end_time") else None,
+            rows.word(ROLLOUT_STATUS, record.status),
+            rows.time_text(record.end_time) if record.HasField("end_time") else None,
             record.attempt_count,
         )
 
@@ -71,7 +72,7 @@ class DatasetWriter:
         self.partial = self.path.with_name(self.path.name + PARTIAL)
         self._parquet = self.path.suffix == ".parquet" if parquet is None else parquet
         if self._parquet:
-            from lightningstore.client import _parquet  # noqa: F401, PLC0415  (says what is missing)
+            import lightningstore.client._datasets.parquet  # noqa: F401, PLC0415  (says what is missing)
         if not replace:
             if self.path.exists():
                 raise FileExistsError(f"{self.path} is there already")
@@ -137,11 +138,11 @@ class DatasetWriter:
         if not self._parquet:
             self.partial.replace(self.path)
             return
-        from lightningstore.client import _parquet  # noqa: PLC0415
+        from lightningstore.client._datasets import parquet  # noqa: PLC0415
 
         made = self.path.with_name(self.path.name + ".making")
         with self.partial.open("rb") as lines, made.open("wb") as file:
-            _parquet.convert(lines, file)
+            parquet.convert(lines, file)
             file.flush()
             os.fsync(file.fileno())
         made.replace(self.path)
@@ -157,9 +158,9 @@ def read_dataset(path: str | os.PathLike[str]) -> Iterator[ExportedRollout]:
     with Path(path).open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     if is_parquet:
-        from lightningstore.client import _parquet  # noqa: PLC0415
+        from lightningstore.client._datasets import parquet  # noqa: PLC0415
 
-        yield from _parquet.read(path)
+        yield from parquet.read(path)
         return
     for number, line in lines(path):
         try:

@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from google.protobuf.message import Message
-from lightningstore.client._async import AsyncLightningStore
-from lightningstore.client._base import DEFAULT_TIMEOUT, answer_type
-from lightningstore.client._errors import (
+from lightningstore.client._async.store import AsyncLightningStore
+from lightningstore.client._transport.methods import answer_type
+from lightningstore.client.connection import DEFAULT_TIMEOUT
+from lightningstore.client.errors import (
     DeadlineExceededError,
     InternalError,
     LightningStoreError,

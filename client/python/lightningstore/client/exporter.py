@@ -13,19 +13,19 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from lightningstore.client import _outbox
-from lightningstore.client._endpoint import FilePath
-from lightningstore.client._errors import (
+from lightningstore.client._exporter import outbox
+from lightningstore.client._exporter.losses import Losses
+from lightningstore.client._exporter.outbox import Item
+from lightningstore.client._sync.store import LightningStore
+from lightningstore.client._values.text import check
+from lightningstore.client.connection import FilePath
+from lightningstore.client.errors import (
     CancelledCallError,
     DeadlineExceededError,
     InternalError,
     LightningStoreError,
     UnavailableError,
 )
-from lightningstore.client._losses import Losses
-from lightningstore.client._outbox import Item
-from lightningstore.client._sync import LightningStore
-from lightningstore.client._text import check
 from lightningstore.client.values import IngestResult, Rejection, Stop
 from lightningstore.v1.span_pb2 import IngestSpansRequest
 from opentelemetry import context as otel_context
@@ -206,7 +206,7 @@ class SpanExporter(sdk.SpanExporter):
             if span.dropped_attributes:
                 self._losses.note(1, "attributes", "cut", f"{span.name!r} {_OVER_LIMIT}")
         try:
-            for item in _outbox.encode(spans, *self._ids, ids):
+            for item in outbox.encode(spans, *self._ids, ids):
                 if item is None:
                     self._drop(1, "no attempt", _NO_ATTEMPT)
                 elif len(item.span) > self._max_span_bytes:
@@ -311,7 +311,7 @@ class SpanExporter(sdk.SpanExporter):
         return (
             self._stop_at is not None
             or self._settled < self._hurry_to
-            or self._bytes >= _outbox.BATCH_BYTES
+            or self._bytes >= outbox.BATCH_BYTES
         )
 
     def _is_late(self) -> bool:
@@ -319,7 +319,7 @@ class SpanExporter(sdk.SpanExporter):
 
     def _deliver(self, items: list[Item]) -> bool:
         """Send spans until each is stored or refused; False if the time of a shutdown is over."""
-        messages = _outbox.into_messages(items)
+        messages = outbox.into_messages(items)
         while messages:
             try:
                 result = self._send(messages)
@@ -418,7 +418,7 @@ class SpanExporter(sdk.SpanExporter):
 
         def requests() -> Iterator[IngestSpansRequest]:
             for members in messages:
-                yield IngestSpansRequest(batch=_outbox.to_batch(members))
+                yield IngestSpansRequest(batch=outbox.to_batch(members))
 
         answer: Any = self._store._transport.client_stream("IngestSpans", requests(), timeout)
         return IngestResult.from_message(answer.result)

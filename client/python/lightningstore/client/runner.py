@@ -13,15 +13,15 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from lightningstore.client._claims import Claims
-from lightningstore.client._context import AttemptCancelled, NonRetryable, RunContext
-from lightningstore.client._endpoint import FilePath
-from lightningstore.client._errors import LightningStoreError
-from lightningstore.client._execution import Execution, Work
-from lightningstore.client._heartbeats import Heartbeats
-from lightningstore.client._sync import LightningStore
-from lightningstore.client._text import check, valid
-from lightningstore.client._tracing import Tracing
+from lightningstore.client._runner.claims import Claims
+from lightningstore.client._runner.context import AttemptCancelled, NonRetryable, RunContext
+from lightningstore.client._runner.execution import Execution, Work
+from lightningstore.client._runner.heartbeats import Heartbeats
+from lightningstore.client._runner.tracing import Tracing
+from lightningstore.client._sync.store import LightningStore
+from lightningstore.client._values.text import check, valid
+from lightningstore.client.connection import FilePath
+from lightningstore.client.errors import LightningStoreError
 from lightningstore.client.exporter import SpanExporter
 from lightningstore.client.values import Rollout, RolloutMode, Stop
 from opentelemetry.sdk.trace import TracerProvider

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from agentlightning.store.base import LightningStore, LightningStoreCapabilities
 from lightningstore.client import AsyncLightningStore, LightningStoreError, ServerInfo
 from lightningstore.client import LightningStore as BlockingStore
-from lightningstore.client._base import DEFAULT_TIMEOUT
-from lightningstore.client._endpoint import Endpoint, FilePath, endpoint
+from lightningstore.client.connection import DEFAULT_TIMEOUT, Endpoint, FilePath, endpoint
 from lightningstore.integrations.agentlightning import _links
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ import time
 from typing import Any
 
 from lightningstore.client import LightningStore as BlockingStore
-from lightningstore.client._bridge import ThreadedTransport
-from lightningstore.client._endpoint import Endpoint
-from lightningstore.client._grpc_sync import GrpcTransport
+from lightningstore.client._transport.bridge import ThreadedTransport
+from lightningstore.client._transport.grpc_sync import GrpcTransport
+from lightningstore.client.connection import Endpoint
 from lightningstore.integrations.agentlightning._buffer import InOrder, SpanBuffer
 
 #: Seconds that a connection without users is kept.

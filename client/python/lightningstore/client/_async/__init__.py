@@ -1,0 +1,1 @@
+"""The asyncio client, by hand. The blocking one is generated from it."""

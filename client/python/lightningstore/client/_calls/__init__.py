@@ -1,0 +1,1 @@
+"""The requests of calls and what their answers become, without I/O."""

@@ -1,0 +1,1 @@
+"""Finished rollouts outside of a store: which are exported, and their files."""

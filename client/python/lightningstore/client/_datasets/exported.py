@@ -1,0 +1,160 @@
+"""Rollouts on their way out of a store and into one, without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from lightningstore.client._values.attempts import Attempt
+from lightningstore.client._values.rewards import may_hold, span_reward
+from lightningstore.client._values.spans import Span
+from lightningstore.client._values.triplets import AttemptTriplets
+from lightningstore.client.values import Rollout
+from lightningstore.v1 import import_pb2, span_pb2
+
+#: Bytes of spans in one message of an import.
+MESSAGE_BYTES = 4 << 20
+
+
+class ImportResult(NamedTuple):
+    """What became of imported rollouts. All that is counted here is durable."""
+
+    #: Rollouts that are new in the store.
+    imported_count: int
+    #: Rollouts that it had before, with the same content.
+    known_count: int
+    #: Spans stored.
+    accepted_span_count: int
+    #: Spans that were stored before.
+    duplicate_span_count: int
+
+    @classmethod
+    def from_message(cls, message: import_pb2.ImportRolloutsResponse) -> ImportResult:
+        """Read it from a message of the contract."""
+        return cls(
+            message.imported_count,
+            message.known_count,
+            message.accepted_span_count,
+            message.duplicate_span_count,
+        )
+
+
+class ExportedRollout:
+    """A finished rollout with its attempts and, where they were asked for, its spans and triplets.
+
+    What `export_rollouts` yields and `import_rollouts` takes.
+    """
+
+    def __init__(
+        self,
+        rollout: Rollout,
+        attempts: Sequence[Attempt],
+        batches: Sequence[span_pb2.SpanBatch] | None = None,
+        triplets: Sequence[AttemptTriplets] | None = None,
+    ) -> None:
+        """Take the parts; None for spans or triplets that were not asked for."""
+        #: The rollout.
+        self.rollout = rollout
+        #: All its attempts, in the order of their sequence numbers.
+        self.attempts = list(attempts)
+        #: Its spans as messages of the contract, by sequence id; None if they were not asked for.
+        self.batches = None if batches is None else list(batches)
+        #: The triplets of each attempt; None if they were not asked for.
+        self.triplets = None if triplets is None else list(triplets)
+
+    @property
+    def spans(self) -> list[Span]:
+        """Its spans, in the order of their sequence ids; none if they were not asked for."""
+        return [
+            Span(span, batch, sequence_id)
+            for batch in self.batches or ()
+            for span, sequence_id in zip(batch.spans, batch.sequence_ids, strict=True)
+        ]
+
+    @property
+    def reward(self) -> float | None:
+        """The last reward that was traced in the latest attempt; None if there is none, or no trace here."""
+        latest = self.rollout.latest_attempt_id
+        if self.batches is not None:
+            for batch in reversed(self.batches):
+                if batch.attempt_id == latest:
+                    for span, number in zip(
+                        reversed(batch.spans), reversed(batch.sequence_ids), strict=True
+                    ):
+                        found = span_reward(Span(span, batch, number)) if may_hold(span) else None
+                        if found is not None:
+                            return found
+            return None
+        rewards: list[tuple[int, float]] = []
+        for attempt in self.triplets or ():
+            if attempt.attempt_id == latest:
+                matched = (t.message.reward for t in attempt if t.reward is not None)
+                rewards += [(reward.sequence_id, reward.value) for reward in matched]
+                rewards += [(r.sequence_id, r.value) for r in attempt.unmatched_rewards]
+        return max(rewards)[1] if rewards else None
+
+    def __repr__(self) -> str:
+        return f"ExportedRollout({self.rollout!r}, {len(self.attempts)} attempts)"
+
+    def messages(self) -> Iterator[import_pb2.ImportRolloutsRequest]:
+        """Yield the messages that import it: one, or several where it has many spans."""
+        message, size = self._message(), 0
+        for batch in self.batches or ():
+            for part in parts(batch):
+                added = part.ByteSize()
+                if size and size + added > MESSAGE_BYTES:
+                    yield message
+                    message, size = self._message(), 0
+                message.batches.append(part)
+                size += added
+        yield message
+
+    def _message(self) -> import_pb2.ImportRolloutsRequest:
+        return import_pb2.ImportRolloutsRequest(
+            rollout=self.rollout.message, attempts=[attempt.message for attempt in self.attempts]
+        )
+
+
+def parts(batch: span_pb2.SpanBatch) -> Iterator[span_pb2.SpanBatch]:
+    """Yield a batch, in parts if it is too large for a message."""
+    if batch.ByteSize() <= MESSAGE_BYTES:
+        yield batch
+        return
+    start = size = 0
+    for end, span in enumerate(batch.spans):
+        added = span.ByteSize()
+        if size and size + added > MESSAGE_BYTES:
+            yield slice_of(batch, start, end)
+            start, size = end, 0
+        size += added
+    yield slice_of(batch, start, len(batch.spans))
+
+
+def slice_of(batch: span_pb2.SpanBatch, start: int, end: int) -> span_pb2.SpanBatch:
+    """Return the spans of a batch from one place up to another, as a batch of their own."""
+    part = like(batch)
+    part.spans.extend(batch.spans[start:end])
+    part.sequence_ids.extend(batch.sequence_ids[start:end])
+    return part
+
+
+def like(batch: span_pb2.SpanBatch) -> span_pb2.SpanBatch:
+    """Return a batch of the same attempt, resource and scope, without spans."""
+    part = span_pb2.SpanBatch(
+        rollout_id=batch.rollout_id,
+        attempt_id=batch.attempt_id,
+        schema_url=batch.schema_url,
+        resource_schema_url=batch.resource_schema_url,
+    )
+    if batch.HasField("resource"):
+        part.resource.CopyFrom(batch.resource)
+    if batch.HasField("scope"):
+        part.scope.CopyFrom(batch.scope)
+    return part
+
+
+def import_messages(
+    rollout: ExportedRollout | import_pb2.ImportRolloutsRequest,
+) -> Iterable[import_pb2.ImportRolloutsRequest]:
+    """Return the messages that import a rollout, which may be one already."""
+    return rollout.messages() if isinstance(rollout, ExportedRollout) else [rollout]

@@ -1,0 +1,146 @@
+"""Claims of a runner: long polls that lose no claim, whatever becomes of server, network or runner."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+from lightningstore.client._calls import control as calls
+from lightningstore.client._calls.call import Call
+from lightningstore.client._sync.store import LightningStore
+from lightningstore.client._transport.protocols import PendingCall
+from lightningstore.client._transport.retries import FIRST_DELAY, LONGEST_DELAY
+from lightningstore.client.errors import (
+    CancelledCallError,
+    DeadlineExceededError,
+    LightningStoreError,
+    UnavailableError,
+)
+from lightningstore.client.values import Rollout
+
+logger = logging.getLogger(__name__)
+
+#: Rollouts that one call claims, at most.
+MOST_CLAIMS = 1_000
+#: Seconds beyond the wait after which a long poll is given up, and asked again.
+MARGIN = 10.0
+#: Seconds in which a poll that was broken off at a stop is asked what it had claimed.
+LAST_ANSWER = 0.6
+LAST_TRIES = 3
+
+
+class Claims:
+    """Claims rollouts for a worker.
+
+    A claim whose answer was lost is found again by its request id. So one call is repeated, word for word,
+    until it is answered.
+    """
+
+    def __init__(
+        self, store: LightningStore, worker_id: str, modes: tuple[Any, ...], wait: float
+    ) -> None:
+        """Take who claims what, and how many seconds a long poll lasts."""
+        self._store = store
+        self._worker_id = worker_id
+        self._modes = modes
+        self._wait = wait
+        self._lock = threading.Lock()
+        self._pending: PendingCall | None = None
+        self._open: Call[list[Rollout]] | None = None
+        self._stopped = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken = asyncio.Event()
+
+    def stop(self) -> None:
+        """End the poll that runs. From any thread."""
+        with self._lock:
+            self._stopped = True
+            pending, loop = self._pending, self._loop
+        if pending is not None:
+            pending.cancel()
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._woken.set)
+
+    async def claim(self, limit: int) -> list[Rollout]:
+        """Return up to `limit` claims; none when the wait is over, or after `stop`.
+
+        Raises LightningStoreError for what waiting does not mend. After any other exception, a cancelled
+        task's too, `rescue` tells what may have been claimed all the same.
+        """
+        self._loop = asyncio.get_running_loop()
+        limit = min(limit, MOST_CLAIMS)
+        call = calls.dequeue_rollouts(limit, self._modes, self._worker_id, self._wait, None)
+        delay = FIRST_DELAY
+        while not self._stopped:
+            try:
+                self._open = call
+                return self._settled(await self._ask(call, self._wait + MARGIN))
+            except CancelledCallError:
+                if not self._stopped:
+                    raise
+            except LightningStoreError as error:
+                if not _mends(error):
+                    raise
+                if delay == FIRST_DELAY:
+                    logger.warning("no claims now, trying on: %s", error)
+                await self._pause(max(delay, error.retry_delay or 0.0))
+                delay = min(delay * 2, LONGEST_DELAY)
+        return await self.rescue()
+
+    async def rescue(self) -> list[Rollout]:
+        """Return what a poll had claimed that was broken off."""
+        call = self._open
+        if call is None:
+            return []
+        failure: LightningStoreError | None = None
+        for _ in range(LAST_TRIES):
+            try:
+                return self._settled(await self._ask(call, LAST_ANSWER))
+            except LightningStoreError as error:
+                failure = error
+                await asyncio.sleep(FIRST_DELAY)
+        logger.warning("stopping without knowing what the last poll claimed: %s", failure)
+        return []
+
+    def _settled(self, answer: Any) -> list[Rollout]:
+        call, self._open = self._open, None
+        return [] if call is None else call.shape(answer)
+
+    async def _ask(self, call: Call[Any], timeout: float) -> Any:
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+        pending = self._store._transport.begin(call.method, call.request, timeout)
+        with self._lock:
+            self._pending = pending
+            stopped = self._stopped and timeout != LAST_ANSWER
+        if stopped:  # between the question and here
+            pending.cancel()
+        pending.when_done(lambda: _set(loop, done))
+        try:
+            await done.wait()
+        except asyncio.CancelledError:
+            pending.cancel()
+            raise
+        finally:
+            with self._lock:
+                self._pending = None
+        return pending.result()
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._woken.wait(), seconds)
+        except asyncio.TimeoutError:
+            return
+
+
+def _set(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(event.set)
+
+
+def _mends(error: LightningStoreError) -> bool:
+    return (
+        isinstance(error, UnavailableError | DeadlineExceededError) or error.retry_delay is not None
+    )

@@ -1,0 +1,379 @@
+"""One attempt in a runner: run the function, flush its spans, report how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+from lightningstore.client._runner.context import AttemptCancelled, RunContext, current
+from lightningstore.client._runner.failures import failure_of, minimal
+from lightningstore.client._runner.rewards import emit_reward
+from lightningstore.client._runner.tracing import Tracing
+from lightningstore.client._sync.store import LightningStore
+from lightningstore.client._values.rewards import finite
+from lightningstore.client.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    LightningStoreError,
+    NotFoundError,
+    UnavailableError,
+)
+from lightningstore.client.exporter import SpanExporter
+from lightningstore.client.values import (
+    UNSET,
+    AttemptStatus,
+    Failure,
+    ProxyLLM,
+    Resources,
+    StopReason,
+)
+from opentelemetry.trace import Tracer
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds of one try at something that the server has to answer.
+TRY = 5.0
+#: Seconds between two tries, at least: an answer may come at once and name no delay.
+PAUSE = 0.1
+#: Resources kept, so that a batch of rollouts fetches them once.
+KEPT_RESOURCES = 4
+LIVE = (AttemptStatus.PREPARING, AttemptStatus.RUNNING)
+
+
+#: The reward of a function and what it raised, or None for each.
+_Ending = tuple[float | None, BaseException | None]
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended."""
+
+    status: AttemptStatus
+    failure: Failure | None = None
+
+
+class Execution:
+    """A function at work on an attempt."""
+
+    def __init__(self, context: RunContext, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the claim."""
+        self.context = context
+        self._loop = loop
+        self._ended: asyncio.Future[_Ending] = loop.create_future()
+        self._task: asyncio.Task[_Ending] | None = None
+        self._pid = os.getpid()
+
+    def cancel(self, reason: StopReason | None) -> None:
+        """Tell the function to stop, from any thread. `reason`: the server's; None: the runner's."""
+        if self.context.cancelled.is_set():
+            return
+        self.context.stop_reason = reason
+        self.context.cancelled.set()
+        self._later(self._cancel_task)
+
+    def _cancel_task(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def abandon(self) -> None:
+        """Wait for the function no more."""
+        self._later(self._settle, None, AttemptCancelled("left behind"))
+
+    async def run(self, function: Callable[..., Any], *arguments: Any) -> _Ending:
+        """Run the function, and return its reward and what it raised, or None for each.
+
+        The reward is read where the function runs, since that may run code of the agent too: it may take
+        long, and raise anything.
+        """
+        context = contextvars.copy_context()
+        context.run(current.set, self.context)
+        if _is_coroutine_function(function):
+            context.run(self._start_task, self._guarded(function, arguments))
+        else:
+            # Daemon threads: one that is stuck for good must not keep the process from ending.
+            threading.Thread(
+                target=context.run,
+                args=(self._run_in_thread, function, arguments),
+                name=f"lightningstore-{self.context.attempt_id}",
+                daemon=True,
+            ).start()
+        return await self._ended
+
+    def _start_task(self, coroutine: Coroutine[Any, Any, _Ending]) -> None:
+        self._task = self._loop.create_task(coroutine)
+        self._task.add_done_callback(self._take_from_task)
+        if self.context.cancelled.is_set():
+            self._task.cancel()
+
+    def _take_from_task(self, task: asyncio.Task[_Ending]) -> None:
+        if task.cancelled():
+            self._settle(None, AttemptCancelled("cancelled"))
+        elif (error := task.exception()) is not None:
+            self._settle(None, error)
+        else:
+            self._settle(*task.result())
+
+    async def _guarded(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Ending:
+        reward, raised = None, None
+        try:
+            reward = _reward(await function(*arguments))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            # Returned, not raised: a task that raises KeyboardInterrupt ends the loop of all attempts.
+            raised = error
+        self._end_child(raised)
+        if isinstance(raised, SystemExit):
+            exited, raised = raised, RuntimeError(f"sys.exit({raised.code!r}) was called")
+            raised.__cause__ = exited
+        return reward, raised
+
+    def _run_in_thread(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        reward, raised = None, None
+        try:
+            reward = _reward(function(*arguments))
+        except BaseException as error:
+            raised = error
+        self._end_child(raised)
+        self._later(self._settle, reward, raised)
+
+    def _end_child(self, error: BaseException | None) -> None:
+        """End this process if the function has forked it: the attempt is the parent's to report.
+
+        The child has a copy of the runner, which would report too, and claim rollouts.
+        """
+        if os.getpid() == self._pid:
+            return
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        else:
+            code = int(error is not None)
+        if error is not None and code:
+            _log_failure(f"process {os.getpid()}, forked in {self.context},", error)
+        logging.shutdown()
+        os._exit(code)
+
+    def _later(self, function: Callable[..., Any], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _settle(self, reward: float | None, error: BaseException | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result((reward, error))
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004
+    )
+
+
+class Work:
+    """What a runner does for each of its claims."""
+
+    def __init__(
+        self,
+        store: LightningStore,
+        function: Callable[..., Any],
+        exporter: SpanExporter,
+        tracing: Tracing,
+        outage: float,
+    ) -> None:
+        """Take the function, and the seconds for which a server that is away is waited for."""
+        self._store = store.with_timeout(TRY)
+        self._function = function
+        self._exporter = exporter
+        self._tracing = tracing
+        self._outage = outage
+        self._hurried = False
+        self._resources: dict[tuple[str, int], Resources] = {}
+        self._threads = ThreadPoolExecutor(32, thread_name_prefix="lightningstore-runner")
+
+    def hurry(self) -> None:
+        """Wait for a server that is away no longer."""
+        self._hurried = True
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._threads.shutdown(wait=False)
+
+    async def do(self, execution: Execution) -> None:
+        """Work on a claim, from its resources to its report.
+
+        Whatever goes wrong on the way is reported as the outcome. A cancelled task reports too: nobody
+        else would.
+        """
+        outcome = await self._outcome(execution)
+        try:
+            await self._flush()
+        except asyncio.CancelledError:
+            execution.cancel(None)
+        except Exception:
+            logger.exception("the spans of %s could not be flushed", execution.context)
+        for _ in range(2):
+            try:
+                await self._report(execution.context, outcome)
+                return
+            except asyncio.CancelledError:  # sent again: the same report changes nothing
+                execution.cancel(None)
+        logger.error("the outcome of %s is not reported: cancelled twice", execution.context)
+
+    async def _outcome(self, execution: Execution) -> Outcome:
+        context = execution.context
+        try:
+            tracer = context.tracer = self._tracing.tracer(context)
+            if context.rollout.payloads_omitted:
+                context.rollout.fill(
+                    await self._patiently(lambda: self._store.get_rollout(context.rollout_id))
+                )
+            resources = await self._get_resources(context)
+            reward, error = await self._run(execution, resources, tracer)
+        except asyncio.CancelledError:
+            execution.cancel(None)
+            return _cancelled(context)
+        except Exception as wrong:
+            error = wrong
+        if context.cancelled.is_set():
+            return _cancelled(context)  # whatever it returned: its word counts no more
+        if error is None:
+            try:
+                if reward is not None:
+                    emit_reward(reward, tracer=tracer)
+                return Outcome(AttemptStatus.SUCCEEDED)
+            except Exception as wrong:
+                error = wrong
+        _log_failure(context, error)
+        return Outcome(AttemptStatus.FAILED, failure_of(error))
+
+    async def _get_resources(self, context: RunContext) -> Mapping[str, Any]:
+        attempt = context.attempt
+        if not attempt.resources_id:
+            return {}
+        key = (attempt.resources_id, attempt.resources_version)
+        found = self._resources.get(key)
+        if found is None:
+            found = await self._patiently(lambda: self._store.get_resources(attempt.resources_id))
+            self._resources[found.resources_id, found.version] = found
+            while len(self._resources) > KEPT_RESOURCES:
+                del self._resources[next(iter(self._resources))]
+        return {
+            name: value.routed(context.rollout_id, context.attempt_id)
+            if isinstance(value, ProxyLLM)
+            else value
+            for name, value in Resources(found.message).resources.items()
+        }
+
+    async def _run(
+        self, execution: Execution, resources: Mapping[str, Any], tracer: Tracer
+    ) -> _Ending:
+        context = execution.context
+        if context.cancelled.is_set():
+            return None, AttemptCancelled(context.why)
+        return await execution.run(
+            self._function, context.rollout.input, resources, tracer, context
+        )
+
+    async def _flush(self) -> None:
+        """Wait until the spans are stored, for an outcome must not be there before them."""
+
+        def flush() -> None:
+            if not self._exporter.force_flush(1000):
+                raise UnavailableError("spans are not stored yet")
+
+        try:
+            await self._patiently(flush)
+        except LightningStoreError:
+            logger.warning("reporting before all spans are stored")
+
+    async def _report(self, context: RunContext, outcome: Outcome) -> None:
+        if context.stop_reason is not None:  # perhaps said while the spans were flushed
+            outcome = _cancelled(context)
+        try:
+            if context.cancelled.is_set() and not await self._is_live(context):
+                return
+            try:
+                await self._send(context, outcome)
+            except (NotFoundError, FailedPreconditionError):
+                raise
+            except Exception as error:
+                if isinstance(error, LightningStoreError) and _mends(error):
+                    raise
+                logger.warning("the report of %s was refused: %s", context, error)
+                if outcome.failure is not None:
+                    outcome = Outcome(outcome.status, minimal(outcome.failure, error))
+                await self._send(context, outcome)
+        except Exception as error:
+            # Without a traceback for what the server answered: its text says it all.
+            known = isinstance(error, LightningStoreError)
+            logger.log(
+                logging.WARNING if known else logging.ERROR,
+                "the outcome of %s is not reported: %s",
+                context,
+                error,
+                exc_info=None if known else error,
+            )
+
+    async def _send(self, context: RunContext, outcome: Outcome) -> None:
+        ids = (context.rollout_id, context.attempt_id)
+        update = await self._patiently(
+            lambda: self._store.update_attempt(
+                *ids,
+                status=outcome.status,
+                failure=UNSET if outcome.failure is None else outcome.failure,
+                sent_span_count=self._exporter.sent_count(*ids),
+            )
+        )
+        if update.missing_span_count:
+            logger.warning("%s lacks %d span(s)", context, update.missing_span_count)
+
+    async def _is_live(self, context: RunContext) -> bool:
+        """Tell whether a cancelled attempt still waits for its end: the watchdog's word stays."""
+        if context.stop_reason is StopReason.UNKNOWN_ATTEMPT:
+            return False
+        attempt = await self._patiently(
+            lambda: self._store.get_attempt(context.rollout_id, context.attempt_id)
+        )
+        return attempt.status in LIVE
+
+    async def _patiently(self, function: Callable[[], T]) -> T:
+        """Do something that the server has to answer, again while it is away."""
+        until = time.monotonic() + self._outage
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return await loop.run_in_executor(self._threads, function)
+            except LightningStoreError as error:
+                if not _mends(error) or self._hurried or time.monotonic() >= until:
+                    raise
+                await asyncio.sleep(max(error.retry_delay or 0.0, PAUSE))
+
+
+def _mends(error: LightningStoreError) -> bool:
+    return (
+        isinstance(error, UnavailableError | DeadlineExceededError) or error.retry_delay is not None
+    )
+
+
+def _cancelled(context: RunContext) -> Outcome:
+    return Outcome(AttemptStatus.FAILED, Failure("Cancelled", context.why))
+
+
+def _reward(value: Any) -> float | None:
+    return None if value is None else finite(value, "None or a finite number")
+
+
+def _log_failure(what: object, error: BaseException) -> None:
+    try:
+        logger.warning("%s failed", what, exc_info=(type(error), error, error.__traceback__))
+    except Exception:  # a handler that cannot print the exception
+        logger.warning("%s failed; its traceback cannot be printed", what)

@@ -1,0 +1,129 @@
+"""Heartbeats of a runner, on a thread of their own: however busy or stuck its functions are."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightningstore.client._sync.store import LightningStore
+from lightningstore.client.errors import LightningStoreError
+from lightningstore.client.values import Rollout, Stop
+
+logger = logging.getLogger(__name__)
+
+#: Attempts in one call. The server's limit is 10,000 by default, and may be set lower.
+ATTEMPTS_PER_CALL = 1_000
+#: Beats within an unresponsive timeout: one or two may get lost.
+BEATS_PER_TIMEOUT = 3
+SHORTEST_PERIOD = 0.05
+#: Seconds between two tries at a server that does not answer.
+RETRY_PERIOD = 1.0
+
+
+class Heartbeats:
+    """Beats for a worker and the attempts that it works on."""
+
+    def __init__(
+        self,
+        store: LightningStore,
+        worker_id: str,
+        *,
+        period: float,
+        on_stop: Callable[[Stop], object],
+        stats: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """Take the seconds between two beats, at most; a short unresponsive timeout makes it less."""
+        self._store = store
+        self._worker_id = worker_id
+        self._period = period
+        self._on_stop = on_stop
+        self._stats = stats
+        self._changed = threading.Condition()
+        self._attempts: dict[tuple[str, str], float] = {}
+        self._ended = False
+        self._failing = False
+        self._thread = threading.Thread(
+            target=self._run, name="lightningstore-heartbeats", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Beat no more; a beat that is under way ends by itself."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def add(self, rollout: Rollout) -> None:
+        """Beat for a claim too."""
+        silence = rollout.config.unresponsive_timeout
+        period = self._period
+        if silence is not None:
+            period = max(min(period, silence / BEATS_PER_TIMEOUT), SHORTEST_PERIOD)
+        with self._changed:
+            self._attempts[rollout.rollout_id, rollout.attempt.attempt_id] = period
+            self._changed.notify_all()
+
+    def remove(self, rollout_id: str, attempt_id: str) -> None:
+        """Beat for an attempt no more."""
+        with self._changed:
+            self._attempts.pop((rollout_id, attempt_id), None)
+
+    def _interval(self) -> float:
+        return min(self._attempts.values(), default=self._period)
+
+    def _run(self) -> None:
+        last = 0.0
+        while True:
+            with self._changed:
+                while not self._ended:
+                    left = last + self._interval() - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._changed.wait(left)
+                if self._ended:
+                    return
+                attempts = list(self._attempts)
+                interval = self._interval()
+            last = time.monotonic()
+            if not self._beat(attempts, interval):
+                # The next one is due earlier than if all was well.
+                last = time.monotonic() - interval + min(interval, RETRY_PERIOD)
+
+    def _beat(self, attempts: list[tuple[str, str]], interval: float) -> bool:
+        """Send one heartbeat.
+
+        No failure ends the thread: the server may come back, and without heartbeats the attempts of a
+        healthy worker are given up.
+        """
+        try:
+            store = self._store.with_timeout(max(interval, RETRY_PERIOD))
+            stats = self._stats()
+            stops: list[Stop] = []
+            for first in range(0, max(len(attempts), 1), ATTEMPTS_PER_CALL):
+                part = attempts[first : first + ATTEMPTS_PER_CALL]
+                stops += store.heartbeat(self._worker_id, stats=stats, attempts=part).stops
+        except Exception as error:
+            if not self._failing and not self._ended:
+                expected = isinstance(error, LightningStoreError)
+                logger.warning(
+                    "heartbeats do not get through, trying on: %s",
+                    error,
+                    exc_info=None if expected else error,
+                )
+            self._failing = True
+            return False
+        if self._failing:
+            logger.warning("heartbeats get through again")
+            self._failing = False
+        for stop in stops:
+            try:
+                self._on_stop(stop)
+            except Exception:
+                logger.exception("%s could not be passed on", stop)
+        return True

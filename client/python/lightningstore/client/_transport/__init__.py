@@ -1,0 +1,1 @@
+"""How calls reach a server: channels of gRPC, retries, and the protocols of transports."""

@@ -1,0 +1,117 @@
+"""Asyncio calls over a blocking channel, for processes in which grpc.aio cannot work: see `channel`.
+
+Unary calls take no thread; a stream takes one while it lasts. A queue between a loop and a thread knows no
+event that both can wait for, so its rare full moments are slept away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from google.protobuf.message import Message
+from lightningstore.client._transport.grpc_sync import GrpcTransport
+from lightningstore.client._transport.protocols import ServerStream
+from lightningstore.client.errors import LightningStoreError
+
+MOST_STREAMS = 1000
+#: Messages of a client stream that may wait for the network.
+AHEAD = 16
+
+
+class ThreadedTransport:
+    """Carries asyncio calls over a blocking transport."""
+
+    def __init__(self, inner: GrpcTransport) -> None:
+        """Take the transport, which this one closes."""
+        self._inner = inner
+        self._threads = ThreadPoolExecutor(MOST_STREAMS, thread_name_prefix="lightningstore")
+
+    async def unary(self, method: str, request: Message, timeout: float | None) -> Any:
+        """Make a call with one message each way."""
+        call = self._inner.begin(method, request, timeout)
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+        call.when_done(lambda: loop.call_soon_threadsafe(done.set))
+        try:
+            await done.wait()
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        return call.result()
+
+    def server_stream(self, method: str, request: Message, timeout: float | None) -> _Answers:
+        """Begin a call that is answered by a stream."""
+        return _Answers(self._inner.server_stream(method, request, timeout), self._threads)
+
+    async def client_stream(
+        self, method: str, requests: AsyncIterable[Message], timeout: float | None
+    ) -> Any:
+        """Make a call that sends a stream."""
+        loop = asyncio.get_running_loop()
+        ahead: queue.Queue[Message | None] = queue.Queue(AHEAD)
+        answer = loop.run_in_executor(
+            self._threads, self._inner.client_stream, method, _drain(ahead), timeout
+        )
+        try:
+            async for request in requests:
+                while not answer.done() and not _offer(ahead, request):  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+                if answer.done():  # refused early
+                    break
+        finally:
+            while not answer.done() and not _offer(ahead, None):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        return await answer
+
+    async def close(self) -> None:
+        """Close the channel."""
+        self._inner.close()
+        self._threads.shutdown(wait=False)
+
+
+def _offer(ahead: queue.Queue[Message | None], item: Message | None) -> bool:
+    try:
+        ahead.put_nowait(item)
+    except queue.Full:
+        return False
+    return True
+
+
+def _drain(ahead: queue.Queue[Message | None]) -> Iterator[Message]:
+    while (item := ahead.get()) is not None:
+        yield item
+
+
+class _Answers:
+    """The answers of one call, each read by a thread."""
+
+    def __init__(self, answers: ServerStream, threads: ThreadPoolExecutor) -> None:
+        self._answers = answers
+        self._threads = threads
+
+    async def _wait_for(self, function: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, function)
+        except (LightningStoreError, asyncio.CancelledError):
+            self._answers.close()
+            raise
+
+    async def ready(self) -> None:
+        await self._wait_for(self._answers.ready)
+
+    def __aiter__(self) -> _Answers:
+        return self
+
+    async def __anext__(self) -> Any:
+        answer = await self._wait_for(lambda: next(self._answers, None))
+        if answer is None:
+            raise StopAsyncIteration
+        return answer
+
+    async def aclose(self) -> None:
+        self._answers.close()

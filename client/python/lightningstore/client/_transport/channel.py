@@ -1,0 +1,209 @@
+"""Channels of gRPC: their options, and how they outlive forks, pickling and event loops.
+
+A channel belongs to the process and, for asyncio, to the event loop that made it. A child of a fork must
+neither use nor close its parent's: it is left alone for good, and a fresh one is made when it is needed.
+An Endpoint says with what credentials.
+
+gRPC's asyncio engine is one a process, driven by a thread that a fork does not copy. Tried: a child whose
+parent had an asyncio channel open hangs or crashes in its first asyncio call, while blocking calls work. So
+there asyncio calls take a blocking channel (`aio_is_lost`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from google.protobuf.message_factory import GetMessageClass
+from lightningstore.client._transport.methods import SERVICE, method_descriptor, method_path
+from lightningstore.client.connection import Endpoint
+
+MIB = 1 << 20
+#: Messages of the server's limit, and what frames them.
+MAX_MESSAGE_BYTES = 64 * MIB + MIB
+KEEPALIVE_MS = 20_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+FIRST_RECONNECT_MS = 100
+LONGEST_RECONNECT_MS = 2_000
+
+#: Channels of the parent process. Kept, for letting go of one closes it.
+_abandoned: list[Any] = []
+_holders: weakref.WeakSet[Holder] = weakref.WeakSet()
+_aio_lost = False
+
+
+def aio_is_lost() -> bool:
+    """Tell whether this process is a fork of one that had asyncio channels open."""
+    return _aio_lost
+
+
+@cache  # reading it parses the metadata of the package, which costs more than the channel
+def _version() -> str:
+    try:
+        return version("lightningstore")
+    except PackageNotFoundError:  # run from its sources
+        return "0"
+
+
+def options() -> list[tuple[str, Any]]:
+    """Return the options of every channel.
+
+    There is no retry policy of gRPC's own among them: the client's knows the deadline, the ids that make a
+    repeat harmless and the server's RetryInfo, and two policies would multiply.
+    """
+    return [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        # Without pings a peer that vanished goes unnoticed for ever.
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A server that restarts is found again within moments, not after gRPC's two minutes.
+        ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),
+        ("grpc.min_reconnect_backoff_ms", FIRST_RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
+        # Clients of one process to one server each get a connection of their own: closing one must not
+        # touch another, and a hundred streams are the limit of one.
+        ("grpc.use_local_subchannel_pool", 1),
+        # An http_proxy of the environment is meant for the web; a store on this host is not behind it.
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.primary_user_agent", f"lightningstore-python/{_version()}"),
+    ]
+
+
+class Stub:
+    """The calls of the service on one channel, each made when it is first used.
+
+    The generated stub makes all of them at once, 30 for a client that needs three. Under a large heap, as
+    in a forked runner, that many objects are enough to set off a full garbage collection.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        """Take a channel, blocking or of asyncio."""
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        """Make the call of a method. It becomes an attribute, so this runs once a method."""
+        if name not in SERVICE.methods_by_name:
+            raise AttributeError(f"{SERVICE.full_name} has no method {name!r}")
+        method = method_descriptor(name)
+        shape = f"{_side(method.client_streaming)}_{_side(method.server_streaming)}"
+        call = getattr(self._channel, shape)(
+            method_path(name),
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+            _registered_method=True,
+        )
+        setattr(self, name, call)
+        return call
+
+
+def _side(streaming: bool) -> str:  # noqa: FBT001
+    return "stream" if streaming else "unary"
+
+
+class Holder:
+    """Holds one channel of this process, made when it is first needed."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Take where to connect, and the metadata of every call with it."""
+        self.endpoint = endpoint
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._channel: Any = None
+        self._stub: Any = None
+        self._closed = False
+        self._pid = os.getpid()
+        _holders.add(self)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"endpoint": self.endpoint}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    def _after_fork(self) -> None:
+        global _aio_lost  # noqa: PLW0603
+        closed = self._closed
+        if self._channel is not None:
+            _abandoned.append((self._channel, self._stub))
+            _aio_lost = _aio_lost or isinstance(self, AsyncHolder)
+        self._reset()
+        self._closed = closed
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():  # a fork that Python was not told of
+            self._after_fork()
+        if self._closed:
+            raise RuntimeError("the client is closed")
+
+
+def _forget_channels() -> None:
+    for holder in list(_holders):
+        holder._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    # Not only when next used: a lock that another thread of the parent held stays locked in the child.
+    os.register_at_fork(after_in_child=_forget_channels)
+
+
+class BlockingHolder(Holder):
+    """Holds a blocking channel. Threads share it."""
+
+    def stub(self) -> Any:
+        """Return the calls of the service. Raises RuntimeError if the client is closed."""
+        self._check()
+        with self._lock:
+            if self._stub is None:
+                self._channel = self.endpoint.blocking_channel(options())
+                self._stub = Stub(self._channel)
+            return self._stub
+
+    def close(self) -> None:
+        """Close the channel; calls that run fail."""
+        with self._lock:
+            channel, self._channel, self._stub = self._channel, None, None
+            self._closed = True
+        if channel is not None:
+            channel.close()
+
+
+class AsyncHolder(Holder):
+    """Holds an asyncio channel of the running event loop."""
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def stub(self) -> Any:
+        """Return the calls of the service. Raises RuntimeError if closed, or outside of a loop."""
+        self._check()
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            # One of another loop closes when it is let go of; `close` would need that loop to run.
+            self._channel = self.endpoint.async_channel(options())
+            self._stub = Stub(self._channel)
+            self._loop = loop
+        return self._stub
+
+    async def close(self) -> None:
+        """Close the channel; calls that run fail."""
+        channel, self._channel, self._stub = self._channel, None, None
+        self._closed = True
+        if channel is not None and self._loop is asyncio.get_running_loop():
+            await channel.close()

@@ -1,0 +1,172 @@
+"""Calls over a grpc.aio channel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+from lightningstore.client._transport.bridge import ThreadedTransport
+from lightningstore.client._transport.channel import AsyncHolder, aio_is_lost
+from lightningstore.client._transport.grpc_sync import GrpcTransport
+from lightningstore.client._transport.protocols import AsyncServerStream
+from lightningstore.client.connection import Endpoint
+from lightningstore.client.errors import (
+    CancelledCallError,
+    LightningStoreError,
+    from_ending,
+    from_rpc_error,
+)
+
+#: Seconds between two looks at a call whose status is on its way, and how many.
+STATUS_DELAY = 0.005
+STATUS_TRIES = 10
+
+
+class AsyncGrpcTransport:
+    """Carries calls over gRPC; the channel is made with the first one."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Take where to connect."""
+        self._holder = AsyncHolder(endpoint)
+        self._bridge: ThreadedTransport | None = None
+
+    def _begin(self, method: str, *request: Message, timeout: float | None) -> Any:
+        call = getattr(self._holder.stub(), method)
+        return call(*request, timeout=timeout, metadata=self._holder.endpoint.metadata)
+
+    def _instead(self) -> ThreadedTransport | None:
+        """Return what carries the calls where grpc.aio cannot."""
+        if not aio_is_lost():
+            return None
+        if self._bridge is None:
+            self._bridge = ThreadedTransport(GrpcTransport(self._holder.endpoint))
+        return self._bridge
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_holder": self._holder, "_bridge": None}
+
+    async def unary(self, method: str, request: Message, timeout: float | None) -> Any:
+        """Make a call with one message each way."""
+        if (bridge := self._instead()) is not None:
+            return await bridge.unary(method, request, timeout)
+        call = self._begin(method, request, timeout=timeout)
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        except asyncio.CancelledError:
+            raise _cancelled(call, self._holder) from None
+
+    def server_stream(
+        self, method: str, request: Message, timeout: float | None
+    ) -> AsyncServerStream:
+        """Begin a call that is answered by a stream."""
+        if (bridge := self._instead()) is not None:
+            return bridge.server_stream(method, request, timeout)
+        return _Answers(self._begin(method, request, timeout=timeout), self._holder)
+
+    async def client_stream(
+        self, method: str, requests: AsyncIterable[Message], timeout: float | None
+    ) -> Any:
+        """Make a call that sends a stream."""
+        if (bridge := self._instead()) is not None:
+            return await bridge.client_stream(method, requests, timeout)
+        call = self._begin(method, timeout=timeout)
+        try:
+            async for request in requests:
+                try:
+                    await call.write(request)
+                except asyncio.InvalidStateError:
+                    break  # the server has answered already
+            # In a call that ends at this moment this fails, with an error that tells nothing: the call does.
+            with contextlib.suppress(grpc.aio.InternalError):
+                await call.done_writing()
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise await _true_failure(call, error) from None
+        except asyncio.CancelledError:
+            raise _cancelled(call, self._holder) from None
+        except BaseException:
+            call.cancel()
+            raise
+
+    async def close(self) -> None:
+        """Close the channel."""
+        if self._bridge is not None:
+            await self._bridge.close()
+        await self._holder.close()
+
+
+class _Answers:
+    """The answers of one call."""
+
+    def __init__(self, call: Any, holder: AsyncHolder) -> None:
+        self._call = call
+        self._holder = holder
+
+    async def ready(self) -> None:
+        try:
+            await self._call.initial_metadata()
+        except asyncio.CancelledError:
+            raise _cancelled(self._call, self._holder) from None
+        if self._call.done() and await self._call.code() != grpc.StatusCode.OK:
+            raise await _failure(self._call)
+
+    def __aiter__(self) -> _Answers:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            answer = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        except asyncio.CancelledError:
+            raise _cancelled(self._call, self._holder) from None
+        if answer is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return answer
+
+    async def aclose(self) -> None:
+        self._call.cancel()
+
+
+async def _true_failure(call: Any, error: grpc.aio.AioRpcError) -> LightningStoreError:
+    """Return how a client stream ended.
+
+    A write that comes after the end fails with an INTERNAL of grpc.aio's own; the server's status is in
+    the call moments later, almost always.
+    """
+    for _ in range(STATUS_TRIES):
+        if await call.details() != error.details():
+            return await _failure(call)
+        if error.code() != grpc.StatusCode.INTERNAL:
+            break
+        await asyncio.sleep(STATUS_DELAY)
+    return from_rpc_error(error)
+
+
+async def _failure(call: Any) -> LightningStoreError:
+    return from_ending(await call.code(), await call.details(), await call.trailing_metadata())
+
+
+def _cancelled(call: Any, holder: AsyncHolder) -> BaseException:
+    """Return what a CancelledError out of a call means: the task's own, or the channel was closed.
+
+    gRPC raises the same for both. The channel's end must not look like the task's.
+    """
+    if call.done() and not _task_is_cancelled(unless=holder.is_closed):
+        return CancelledCallError("the client was closed, or gave the call up")
+    call.cancel()
+    return asyncio.CancelledError()
+
+
+def _task_is_cancelled(*, unless: bool) -> bool:
+    task = asyncio.current_task()
+    cancelling = getattr(task, "cancelling", None)
+    # Before Python 3.11 a task does not tell.
+    return not unless if cancelling is None else cancelling() > 0

@@ -1,0 +1,128 @@
+"""Calls over a blocking channel of gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from lightningstore.client._transport.channel import BlockingHolder
+from lightningstore.client.connection import Endpoint
+from lightningstore.client.errors import CancelledCallError, LightningStoreError, from_rpc_error
+
+
+class GrpcTransport:
+    """Carries calls over gRPC; the channel is made with the first one. Threads may share it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Take where to connect."""
+        self._holder = BlockingHolder(endpoint)
+
+    def _call(self, method: str) -> Any:
+        return getattr(self._holder.stub(), method)
+
+    def unary(self, method: str, request: Message, timeout: float | None) -> Any:
+        """Make a call with one message each way."""
+        call = self._call(method)
+        try:
+            return call(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
+        except (grpc.RpcError, ValueError) as error:
+            raise _error(error) from None
+
+    def begin(self, method: str, request: Message, timeout: float | None) -> PendingCall:
+        """Begin a call with one message each way, which another thread may give up."""
+        call = self._call(method)
+        try:
+            return PendingCall(
+                call.future(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
+            )
+        except (grpc.RpcError, ValueError) as error:
+            raise _error(error) from None
+
+    def server_stream(self, method: str, request: Message, timeout: float | None) -> _Answers:
+        """Begin a call that is answered by a stream."""
+        call = self._call(method)
+        try:
+            return _Answers(call(request, timeout=timeout, metadata=self._holder.endpoint.metadata))
+        except (grpc.RpcError, ValueError) as error:
+            raise _error(error) from None
+
+    def client_stream(self, method: str, requests: Iterable[Message], timeout: float | None) -> Any:
+        """Make a call that sends a stream."""
+        call = self._call(method)
+        fault: list[BaseException] = []
+
+        def guarded() -> Iterator[Message]:
+            try:
+                yield from requests
+            except Exception as error:
+                fault.append(error)  # gRPC would only log it
+                raise
+
+        try:
+            return call(guarded(), timeout=timeout, metadata=self._holder.endpoint.metadata)
+        except (grpc.RpcError, ValueError) as error:
+            if fault:
+                raise fault[0] from None
+            raise _error(error) from None
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._holder.close()
+
+
+class PendingCall:
+    """A call that is under way."""
+
+    def __init__(self, future: Any) -> None:
+        """Take gRPC's future."""
+        self._future = future
+
+    def result(self) -> Any:
+        """Return the answer when it is there. Raises CancelledCallError after `cancel`."""
+        try:
+            return self._future.result()
+        except grpc.FutureCancelledError:
+            raise CancelledCallError("the call was given up") from None
+        except grpc.RpcError as error:
+            raise _error(error) from None
+
+    def when_done(self, function: Callable[[], object]) -> None:
+        """Call a function, in a thread of gRPC, when the answer or an error is there."""
+        self._future.add_done_callback(lambda _: function())
+
+    def cancel(self) -> None:
+        """Give the call up, from any thread."""
+        self._future.cancel()
+
+
+class _Answers:
+    """The answers of one call."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def ready(self) -> None:
+        self._call.initial_metadata()
+        if self._call.done() and self._call.code() != grpc.StatusCode.OK:
+            raise from_rpc_error(self._call)
+
+    def __iter__(self) -> _Answers:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._call)
+        except grpc.RpcError as error:
+            raise _error(error) from None
+
+    def close(self) -> None:
+        self._call.cancel()
+
+
+def _error(error: Exception) -> LightningStoreError:
+    if isinstance(error, grpc.RpcError):
+        return from_rpc_error(error)
+    # ValueError: the channel was closed by another thread a moment ago.
+    return CancelledCallError(str(error))

@@ -1,0 +1,45 @@
+"""The methods of the contract, by their names there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from lightningstore.v1 import service_pb2
+
+SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
+
+
+def method_descriptor(name: str) -> MethodDescriptor:
+    """Return the contract's description of a method. Raises ValueError for an unknown one."""
+    found: MethodDescriptor | None = SERVICE.methods_by_name.get(name)
+    if found is None:
+        raise ValueError(f"{name!r} is no method of {SERVICE.full_name}")
+    return found
+
+
+def method_path(name: str) -> str:
+    """Return the path of a method on the wire."""
+    return f"/{SERVICE.full_name}/{method_descriptor(name).name}"
+
+
+def answer_type(name: str) -> type[Message]:
+    """Return the class of a method's answers."""
+    return GetMessageClass(method_descriptor(name).output_type)
+
+
+def repeats_are_harmless(name: str, request: Any) -> bool:
+    """Tell whether a call whose answer was lost may be made again.
+
+    The contract says it of a method, or the request carries ids by which the server knows it again.
+    """
+    level = method_descriptor(name).GetOptions().idempotency_level
+    if level != MethodOptions.IDEMPOTENCY_UNKNOWN:
+        return True
+    if getattr(request, "request_id", ""):
+        return True
+    specs = getattr(request, "rollouts", ())
+    return bool(specs) and all(spec.rollout_id for spec in specs)

@@ -1,0 +1,1 @@
+"""The values that users see and make, and their conversion to and from messages."""
