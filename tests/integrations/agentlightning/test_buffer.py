@@ -215,3 +215,18 @@ async def test_a_duplicate_is_an_error_in_the_log_in_agentlightnings_words(
     assert words[0] == (
         f"Duplicated span added for rollout={ids[0]}, attempt={ids[1]}, span={span.span_id}. Skipping."
     )
+
+
+async def test_of_a_batch_those_are_returned_that_were_stored_now(
+    store: GrpcLightningStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    rollout = await store.start_rollout("x")
+    old, other = a_span(rollout, sequence_id=1), a_span(rollout, sequence_id=2)
+    await store.add_many_spans([old, other])
+    new = a_span(rollout, sequence_id=3)
+    changed = other.model_copy(update={"name": "another"})
+    with caplog.at_level(logging.ERROR):
+        assert list(await store.add_many_spans([changed, new])) == [new]
+        assert list(await store.add_many_spans([changed])) == []
+    assert len(caplog.records) == 2
+    assert {s.name for s in await store.query_spans(rollout.rollout_id)} == {"step"}

@@ -50,7 +50,8 @@ class TraceMethods(Connected):
         for batch, indices in _batches(numbered):
             with refusals(batch.rollout_id, batch.attempt_id):
                 result = await self._client.add_spans(batch)
-                if not result.duplicate_count:
+                # Rejected is what has the id of a stored span, and other content.
+                if not result.duplicate_count + result.rejected_count:
                     new.update(indices)
                 elif result.accepted_count:
                     new.update(await self._found(batch, indices))
@@ -70,12 +71,12 @@ class TraceMethods(Connected):
     async def _found(self, batch: SpanBatch, indices: Sequence[int]) -> Iterable[int]:
         """Return which spans of a batch are stored as they were sent: the server only counts."""
         stored = {
-            span.message.span_id: span.sequence_id
+            span.message.span_id: (span.sequence_id, span.otlp.SerializeToString())
             async for span in self._client.query_spans(batch.rollout_id, batch.attempt_id)
         }
         first: dict[bytes, int] = {}
         for index, span, number in zip(indices, batch.spans, batch.sequence_ids, strict=True):
-            if stored.get(span.span_id) == number:
+            if stored.get(span.span_id) == (number, span.SerializeToString()):
                 first.setdefault(span.span_id, index)
         return first.values()
 
