@@ -137,7 +137,7 @@ def _scenario(kind: str, address: str, sizes: Sizes) -> tuple[int, float]:
         store=_open(kind, address),
         algorithm=algorithm,
         n_runners=sizes["runners"],
-        strategy=agl.ClientServerExecutionStrategy(managed_store=False),
+        strategy={"type": "cs", "managed_store": False},
     )
     trainer.fit(_agent(sizes["rounds"], sizes["sleep"]))
     return sizes["total"], algorithm.last - algorithm.first
