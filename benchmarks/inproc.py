@@ -17,11 +17,12 @@ from typing import Any
 
 from lightningstore.service import tuning
 from lightningstore.service.config import Config
-from lightningstore.service.server import open_engine
+from lightningstore.service.server import open_store
 from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, GetRolloutRequest, RolloutSpec
 
 from benchmarks import history
 from benchmarks.loop import drive
+from tests.calls import Calls
 
 INPUT = b'{"question": "What is the capital of France?", "seed": 1}'
 PAST = 50_000
@@ -33,8 +34,8 @@ async def main(backend: str, seconds: float, path: Path) -> dict[str, Any]:
     if backend == "sqlite":
         await history.fill(path, PAST, 0)
     config = Config(backend=backend, db=path, port=0)  # type: ignore[arg-type]
-    engine = await open_engine(config)
-    store = engine.store
+    service = await open_store(config)
+    store = Calls(service)
     tuning.settle_garbage()
     enqueue = EnqueueRolloutsRequest(rollouts=[RolloutSpec(input_json=INPUT)])
     made: list[str] = []
@@ -59,7 +60,7 @@ async def main(backend: str, seconds: float, path: Path) -> dict[str, Any]:
             past = [history.rollout_id(number * 7919 % PAST) for number in range(PAST)]
             found["reads from disk"] = await _best(reader(past), 1, seconds)
     finally:
-        await engine.close()
+        await service.close()
     return found
 
 

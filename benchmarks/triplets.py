@@ -21,7 +21,7 @@ from typing import Any
 
 from lightningstore.service import tuning
 from lightningstore.service.config import Config
-from lightningstore.service.server import open_engine
+from lightningstore.service.server import open_store
 from lightningstore.v1.claim_pb2 import StartRolloutRequest
 from lightningstore.v1.rollout_pb2 import RolloutSpec
 from lightningstore.v1.span_pb2 import AddSpansRequest, SpanBatch
@@ -29,6 +29,7 @@ from lightningstore.v1.triplet_pb2 import ListTripletsRequest, ListTripletsRespo
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from benchmarks import spans as texts
+from tests.calls import Calls
 from tests.traces import span
 
 SPANS = 1000
@@ -111,8 +112,8 @@ TRACES = {"agent": agent, "calls": calls, "proxy": proxy}
 
 async def measure(backend: str, path: Path, repeats: int, tokens: int) -> dict[str, Any]:
     """Return CPU milliseconds by trace."""
-    engine = await open_engine(Config(backend=backend, db=path, port=0))  # type: ignore[arg-type]
-    store = engine.store
+    service = await open_store(Config(backend=backend, db=path, port=0))  # type: ignore[arg-type]
+    store = Calls(service)
     found: dict[str, Any] = {}
     try:
         for name, make in TRACES.items():
@@ -147,7 +148,7 @@ async def measure(backend: str, path: Path, repeats: int, tokens: int) -> dict[s
                 "worst_ms": round(max(taken), 1),
             }
     finally:
-        await engine.close()
+        await service.close()
     return found
 
 

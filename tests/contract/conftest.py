@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from lightningstore.client import AsyncLightningStore
-from lightningstore.client.embedded import EngineTransport
+from lightningstore.client.embedded import StoreTransport
 from lightningstore.service.config import Config
-from lightningstore.service.server import Engine, Server, open_engine
+from lightningstore.service.server import Server, open_store
+from lightningstore.service.store.store import Store
 
 from tests.clock import ManualClock
 
@@ -29,7 +30,7 @@ class World:
         self.config = Config(
             backend=self.backend, db=folder / "contract.db", port=0, grace=0.1, **settings
         )
-        self.engine: Engine | None = None
+        self.service: Store | None = None
         self.server: Server | None = None
 
     @property
@@ -39,13 +40,13 @@ class World:
 
     async def start(self) -> None:
         """Open the store."""
-        self.engine = await open_engine(self.config, self.clock)
+        self.service = await open_store(self.config, self.clock)
         if self.how == "grpc":
-            self.server = Server(self.engine, self.config)
+            self.server = Server(self.service, self.config)
             await self.server.start()
             self.store = AsyncLightningStore(self.server.address, timeout=10)
         else:
-            self.store = AsyncLightningStore.over(EngineTransport(self.engine.store), timeout=10)
+            self.store = AsyncLightningStore.over(StoreTransport(self.service.table), timeout=10)
 
     async def stop(self) -> None:
         """Close the store."""
@@ -53,9 +54,9 @@ class World:
         if self.server is not None:
             await self.server.stop(0.1)
             self.server = None
-        elif self.engine is not None:
-            await self.engine.close()
-        self.engine = None
+        elif self.service is not None:
+            await self.service.close()
+        self.service = None
 
     async def restart(self, down: float = 0.0) -> None:
         """Close the store and open it again, `down` seconds later."""
@@ -65,10 +66,10 @@ class World:
 
     async def settle(self) -> None:
         """Return when the loop is idle and everything sealed is durable."""
-        assert self.engine is not None
+        assert self.service is not None
         for _ in range(3):
             await asyncio.sleep(0)
-            await self.engine.store.barrier()
+            await self.service.engine.barrier()
 
     async def advance(self, seconds: float) -> None:
         """Let time pass: what comes due meanwhile happens."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 
 import pytest
-from lightningstore.service.store.ingest import IngestOperations
 from lightningstore.v1.error_reason_pb2 import ERROR_REASON_SPAN_EXISTS
 from lightningstore.v1.span_pb2 import AddSpansRequest, IngestResult, SpanBatch
 
@@ -103,13 +102,12 @@ async def test_refused_spans_are_logged_once_and_counted(
     assert len(lines) == 1
     assert "rollout_not_found" in lines[0]
     assert "ro-nope" in lines[0]
-    assert world.engine is not None
-    store = world.engine.store
-    assert isinstance(store, IngestOperations)
-    assert store.refused_spans.total == {"rollout_not_found": 10, "attempt_not_found": 1}
+    assert world.service is not None
+    store = world.service
+    assert store.ingest.refused_spans.total == {"rollout_not_found": 10, "attempt_not_found": 1}
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        store.refused_spans.flush()
+        store.ingest.refused_spans.flush()
     (record,) = caplog.records
     assert record.getMessage().startswith("9 span(s) refused: 8 rollout_not_found")
 

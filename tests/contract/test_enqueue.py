@@ -339,9 +339,9 @@ async def test_server_made_id_that_is_taken_is_made_anew(
     taken = ["ro-000000000001", "ro-000000000002"]
     for rollout_id in taken:
         await world.store.enqueue_rollout(1, rollout_id=rollout_id)
-    assert world.engine is not None
+    assert world.service is not None
     await world.store.cancel_rollouts(taken[:1])
-    state = world.engine.store.state
+    state = world.service.engine.live.state
     state.cache.pop(taken[0])
     del state.entries[taken[0]]  # it left memory, and is on disk alone
     coming = [*taken, "ro-000000000003", taken[0], "ro-000000000004"]

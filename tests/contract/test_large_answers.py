@@ -13,6 +13,7 @@ from lightningstore.service.errors import Busy
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
 from lightningstore.v1.rollout_pb2 import CancelRolloutsRequest, EnqueueRolloutsRequest, RolloutSpec
 
+from tests.calls import Calls
 from tests.contract.conftest import World
 from tests.contract.helpers import claim, enqueue, finish, refused
 
@@ -141,23 +142,23 @@ async def test_long_failure_is_kept_by_its_beginning_and_its_end(world: World) -
 async def test_report_is_repeated_with_the_metadata_that_the_attempt_has(world: World) -> None:
     rollout, attempt = await claim(world)
     names = (rollout.rollout_id, attempt.attempt_id)
-    assert world.engine is not None
+    assert world.service is not None
     await world.store.update_attempt(*names, metadata=HEAVY, request_id="report")
     again = await world.store.update_attempt(*names, metadata=HEAVY, request_id="report")
     assert again.attempt.metadata == HEAVY
-    kept = world.engine.store.requests
+    kept = world.service.engine.requests
     assert sum(len(row.answer) for row in kept._rows.values()) < 1000
 
 
 async def test_answers_kept_for_repeats_hold_no_ids_that_the_request_names(world: World) -> None:
-    assert world.engine is not None
+    assert world.service is not None
     ids = [f"{'i' * 200}{n}" for n in range(100)]
     specs = [RolloutSpec(input_json=b"1", rollout_id=rollout_id) for rollout_id in ids]
     enqueue = EnqueueRolloutsRequest(rollouts=specs, request_id="enqueue")
     cancel = CancelRolloutsRequest(rollout_ids=ids, request_id="cancel")
     made = await world.store.call("EnqueueRollouts", enqueue)
     gone = await world.store.call("CancelRollouts", cancel)
-    kept = world.engine.store.requests
+    kept = world.service.engine.requests
     assert sum(len(row.answer) for row in kept._rows.values()) < 1000
     repeated = await world.store.call("EnqueueRollouts", enqueue)
     assert [r.rollout_id for r in repeated.rollouts] == [r.rollout_id for r in made.rollouts]
@@ -175,8 +176,8 @@ async def test_long_batches_let_others_have_the_loop(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lightningstore.service.clock.TURN_SECONDS", 0.0)
-    assert world.engine is not None
-    store = world.engine.store
+    assert world.service is not None
+    store = world.service
     turns = 0
 
     async def others() -> None:
@@ -186,12 +187,12 @@ async def test_long_batches_let_others_have_the_loop(
             turns += 1
 
     task = asyncio.create_task(others())
-    made = await store.enqueue_rollouts(
+    made = await Calls(store).enqueue_rollouts(
         EnqueueRolloutsRequest(rollouts=[RolloutSpec(input_json=b"1")] * 500)
     )
     assert turns >= 1000  # a turn after every item while it is checked, and while it is composed
     turns = 0
-    await store.cancel_rollouts(
+    await Calls(store).cancel_rollouts(
         CancelRolloutsRequest(rollout_ids=[r.rollout_id for r in made.rollouts])
     )
     assert turns >= 1500
@@ -202,13 +203,15 @@ async def test_items_that_change_between_the_turns_of_a_batch_are_seen(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lightningstore.service.clock.TURN_SECONDS", 0.0)
-    assert world.engine is not None
-    store = world.engine.store
+    assert world.service is not None
+    store = world.service
     specs = [RolloutSpec(input_json=b"1", rollout_id=f"r{n}") for n in range(50)]
     batch = EnqueueRolloutsRequest(rollouts=specs)
     other = EnqueueRolloutsRequest(rollouts=[RolloutSpec(input_json=b"2", rollout_id="r7")])
     answers = await asyncio.gather(
-        store.enqueue_rollouts(batch), store.enqueue_rollouts(other), return_exceptions=True
+        Calls(store).enqueue_rollouts(batch),
+        Calls(store).enqueue_rollouts(other),
+        return_exceptions=True,
     )
     assert [type(answer).__name__ for answer in answers] == [
         "RolloutExists",
@@ -217,7 +220,7 @@ async def test_items_that_change_between_the_turns_of_a_batch_are_seen(
     assert (await world.store.get_statistics()).queue_depth == 1
     twice = await asyncio.gather(
         *(
-            store.enqueue_rollouts(
+            Calls(store).enqueue_rollouts(
                 EnqueueRolloutsRequest(
                     rollouts=[s for s in specs if s.rollout_id != "r7"], request_id="same"
                 )
@@ -229,7 +232,7 @@ async def test_items_that_change_between_the_turns_of_a_batch_are_seen(
     assert (await world.store.get_statistics()).queue_depth == 50
     ids = [f"r{n}" for n in range(50)]
     cancelled, _ = await asyncio.gather(
-        store.cancel_rollouts(CancelRolloutsRequest(rollout_ids=ids)),
+        Calls(store).cancel_rollouts(CancelRolloutsRequest(rollout_ids=ids)),
         world.store.dequeue_rollouts(3, worker_id="w"),
     )
     assert [r.completion_number for r in cancelled.rollouts] == list(range(1, 51))
@@ -243,14 +246,16 @@ async def test_batches_that_are_prepared_count_as_waiting_for_the_disk(
     monkeypatch.setattr("lightningstore.service.clock.TURN_SECONDS", 0.0)
     world = World(way, tmp_path, max_pending_bytes=MIB)
     await world.start()
-    assert world.engine is not None
-    store = world.engine.store
+    assert world.service is not None
+    store = world.service
     specs = [RolloutSpec(input_json=b'"' + b"x" * (100 << 10) + b'"')] * 8
-    batches = [store.enqueue_rollouts(EnqueueRolloutsRequest(rollouts=specs)) for _ in range(20)]
+    batches = [
+        Calls(store).enqueue_rollouts(EnqueueRolloutsRequest(rollouts=specs)) for _ in range(20)
+    ]
     answers = await asyncio.gather(*batches, return_exceptions=True)
     refused_ = [answer for answer in answers if isinstance(answer, Busy)]
     assert len(refused_) >= 17
-    assert store.committer.pending_bytes == 0
+    assert store.engine.committer.pending_bytes == 0
     await world.stop()
 
 

@@ -247,8 +247,8 @@ async def slow(limited: Opener) -> AsyncIterator[tuple[World, asyncio.Event]]:
     world = await limited(max_pending_bytes=MIB)
     if not world.durable:
         pytest.skip("no disk")
-    assert world.engine is not None
-    storage = world.engine.store.storage
+    assert world.service is not None
+    storage = world.service.engine.storage
     commit, go = storage.commit, asyncio.Event()
     go.set()
 
@@ -278,7 +278,7 @@ async def test_slow_disk_refuses_unary_writes_and_slows_streams_down(
 
     ingest = asyncio.create_task(world.store.with_timeout(30).ingest_spans(batches()))
     hasty = world.store.with_timeout(0.4)
-    committer = world.engine.store.committer
+    committer = world.service.engine.committer
     while committer.pending_bytes <= MIB:  # pytest's own timeout ends it
         await asyncio.sleep(0)
     for write in (
@@ -312,7 +312,7 @@ async def test_slow_disk_takes_reports_of_what_runs_before_new_work(
     other, _ = await claim(world)
     ids = rollout.rollout_id, attempt.attempt_id
     go.clear()
-    patient, committer = world.store.with_timeout(30), world.engine.store.committer
+    patient, committer = world.store.with_timeout(30), world.service.engine.committer
     held = [asyncio.create_task(patient.add_spans(heavy(batch(*ids, "a"), MIB)))]
     while committer.pending_bytes <= MIB:
         await asyncio.sleep(0)
@@ -342,7 +342,7 @@ async def test_reports_too_are_refused_at_twice_the_limit(
     go.clear()
     sent = heavy(batch(rollout.rollout_id, attempt.attempt_id, "a"), 2 * MIB)
     held = asyncio.create_task(world.store.with_timeout(30).add_spans(sent))
-    while world.engine.store.committer.pending_bytes <= 2 * MIB:
+    while world.service.engine.committer.pending_bytes <= 2 * MIB:
         await asyncio.sleep(0)
     with impatient(world), pytest.raises(ResourceExhaustedError) as caught:
         await world.store.heartbeat("w")

@@ -181,7 +181,7 @@ async def test_lost_answer_of_a_poll_is_given_again(world: World) -> None:
 
 async def test_poll_ends_empty_when_the_server_goes_down(world: World) -> None:
     waiting = await poll(world, limit=1, wait=60)
-    world.engine.store.stop_waiting()
+    world.service.engine.stop_waiting()
     assert await waiting == []
 
 
@@ -199,9 +199,9 @@ async def test_reports_cost_the_same_whoever_waits_beside_whatever_priorities(wo
     for priority in range(300):
         await world.store.enqueue_rollout(1, mode="train", priority=priority)
     waiting = [await poll(world, limit=1, modes=["val"], wait=60) for _ in range(20)]
-    assert world.engine is not None
+    assert world.service is not None
     looked: list[str] = []
-    queue = world.engine.store.state.queue
+    queue = world.service.engine.live.state.queue
     for name in ("holds", "first"):
         original = getattr(queue, name)
 

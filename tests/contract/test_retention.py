@@ -24,8 +24,8 @@ async def ids(world: World) -> list[str]:
 async def later(world: World, seconds: float) -> None:
     """Let time pass, and a look at what may go end."""
     await world.advance(seconds)
-    assert world.engine is not None
-    await world.engine.store.retain(world.config.retention())
+    assert world.service is not None
+    await world.service.removal.retain(world.config.retention())
     await world.settle()
 
 
@@ -94,18 +94,18 @@ async def test_reopened_rollout_and_one_with_a_live_attempt_stay(world: World) -
     await finish(world, "r0")
     await world.store.start_attempt("r1")
     await world.store.cancel_rollouts(["r1"])  # its attempt goes on for ten silent minutes at most
-    assert world.engine is not None
+    assert world.service is not None
     await world.advance(300)
     await world.store.update_rollout("r0", status="queuing")
-    assert await world.engine.store.retain(Retention(finished_seconds=0.0)) == 0
+    assert await world.service.removal.retain(Retention(finished_seconds=0.0)) == 0
     assert await ids(world) == ["r0", "r1"]
 
 
 async def test_answer_of_a_repeat_survives_the_removal(world: World) -> None:
     (made,) = await world.store.enqueue_rollouts([{"input": 1, "rollout_id": "r"}], request_id="q")
     await world.store.cancel_rollouts([made.rollout_id])
-    assert world.engine is not None
-    assert await world.engine.store.retain(Retention(finished_seconds=0.0)) == 1
+    assert world.service is not None
+    assert await world.service.removal.retain(Retention(finished_seconds=0.0)) == 1
     (again,) = await world.store.enqueue_rollouts([{"input": 1, "rollout_id": "r"}], request_id="q")
     assert again.rollout_id == made.rollout_id
     assert await ids(world) == []
@@ -142,8 +142,8 @@ async def overfill(world: World) -> None:
         if start:
             await world.store.cancel_rollouts([r.rollout_id for r in made])
         await later(world, LOOK_SECONDS)
-    assert world.engine is not None
-    assert await world.engine.store.storage.used_bytes() <= 4_000_000
+    assert world.service is not None
+    assert await world.service.engine.storage.used_bytes() <= 4_000_000
     left = [r async for r in world.store.iter_rollouts()]
     assert len([r for r in left if r.status == "queuing"]) == 20  # these never finished
     numbers = [r.completion_number for r in left if r.completion_number]

@@ -182,9 +182,9 @@ async def test_unknown_ids_are_told_before_anything_is_sent(world: World) -> Non
 
 async def test_evicted_spans_are_refused(world: World) -> None:
     rollout_id = await traced(world, call("a"))
-    assert world.engine is not None
-    store = world.engine.store
-    store.shelf.evicted.add(store.state.entries[rollout_id].key)
+    assert world.service is not None
+    store = world.service
+    store.engine.live.shelf.evicted.add(store.engine.live.state.entries[rollout_id].key)
     with pytest.raises(FailedPreconditionError) as caught:
         await listed(world, [rollout_id])
     assert caught.value.reason == "ERROR_REASON_SPANS_EVICTED"

@@ -283,7 +283,7 @@ async def test_ended_attempts_leave_nothing_for_the_watchdog(world: World) -> No
     await world.advance(20)
     done = [r async for r in world.store.iter_rollouts()]
     assert {(r.status, r.attempt.status) for r in done} == {("succeeded", "succeeded")}
-    assert len(world.engine.store.deadlines) == 0
+    assert len(world.service.engine.live.deadlines.attempts) == 0
 
 
 async def test_reading_in_a_tight_loop_does_not_keep_the_watchdog_from_its_work(
@@ -338,14 +338,14 @@ async def test_nothing_ends_before_it_began_where_the_clock_is_set_back(world: W
 
 
 async def test_lag_of_the_watchdog_can_be_read_after_a_stall(world: World) -> None:
-    assert world.engine is not None
+    assert world.service is not None
     await world.advance(1)
-    assert world.engine.store.watchdog_lag < 0.01
+    assert world.service.engine.live.deadlines.watchdog_lag < 0.01
     await world.clock.stall(3)
     await world.advance(30)
-    assert 1.9 < world.engine.store.watchdog_lag <= 3
+    assert 1.9 < world.service.engine.live.deadlines.watchdog_lag <= 3
     await world.advance(121)
-    assert world.engine.store.watchdog_lag < 0.01
+    assert world.service.engine.live.deadlines.watchdog_lag < 0.01
 
 
 async def test_many_that_are_due_at_once_let_others_have_the_loop(
@@ -354,8 +354,8 @@ async def test_many_that_are_due_at_once_let_others_have_the_loop(
     monkeypatch.setattr("lightningstore.service.clock.TURN_SECONDS", 0.0)
     ids = await enqueue(world, 300, config=TIMED)
     claimed = await world.store.dequeue_rollouts(300)
-    assert world.engine is not None
-    store = world.engine.store
+    assert world.service is not None
+    store = world.service
     turns = 0
 
     async def others() -> None:
@@ -370,7 +370,7 @@ async def test_many_that_are_due_at_once_let_others_have_the_loop(
     assert turns >= 250
     turns = 0
     await world.advance(10 + WITHIN)
-    while store.state.counters.rollouts.get(ROLLOUT_STATUS_FAILED, 0) < 300:
+    while store.engine.live.state.counters.rollouts.get(ROLLOUT_STATUS_FAILED, 0) < 300:
         await asyncio.sleep(0)
     assert turns >= 250
     task.cancel()

@@ -21,7 +21,6 @@ from lightningstore.service.config import Config
 from lightningstore.service.errors import StorageFailed
 from lightningstore.service.lifecycle import is_finished, is_live
 from lightningstore.service.rpc.handlers import SERVICE
-from lightningstore.service.server import Engine
 from lightningstore.service.storage.base import (
     Changes,
     Counters,
@@ -30,7 +29,8 @@ from lightningstore.service.storage.base import (
     Snapshot,
 )
 from lightningstore.service.storage.memory import MemoryStorage
-from lightningstore.service.store import Store
+from lightningstore.service.store.engine import Engine
+from lightningstore.service.store.store import Store
 from lightningstore.v1 import (
     attempt_pb2,
     claim_pb2,
@@ -125,16 +125,17 @@ class SimulatedDisk(MemoryStorage):
             raise StorageFailed("simulated: written, and told that it was not")
 
 
-def engine_over(storage: Any, clock: ManualClock) -> Engine:
-    """Return an engine that is not open yet."""
-    store = Store(storage, clock, Config(backend="sqlite").limits())
-    return Engine(store, Config().retention())
+def store_over(storage: Any, clock: ManualClock) -> Store:
+    """Return a store that is not open yet."""
+    store = Store(Engine(storage, clock, Config(backend="sqlite").limits()))
+    store.start(Config().retention())
+    return store
 
 
-async def crash(engine: Engine) -> None:
-    """End an engine as a kill does: nothing more is committed, nobody is told."""
-    committing = engine.store.committer._task
-    for task in (*engine._tasks, committing):
+async def crash(store: Store) -> None:
+    """End a store as a kill does: nothing more is committed, nobody is told."""
+    committing = store.engine.committer._task
+    for task in (*store._tasks, committing):
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

@@ -64,10 +64,10 @@ class Busyness(World):
 
     async def start(self) -> None:
         await super().start()
-        assert self.engine is not None
+        assert self.service is not None
         self.commits = asyncio.Event()
         self.commits.set()
-        storage, committer = self.engine.store.storage, self.engine.store.committer
+        storage, committer = self.service.engine.storage, self.service.engine.committer
         commit, admit = storage.commit, committer.admit_soon
         #: When exports asked, and the delays that they are still to be refused with.
         self.asked: list[float] = []
@@ -89,13 +89,13 @@ class Busyness(World):
 
     async def fill(self, name: Name) -> asyncio.Task[Any]:
         """Hold the disk up and have more wait for it than may; returns the call that does."""
-        assert self.engine is not None
+        assert self.service is not None
         self.commits.clear()
         span = Span(trace_id=b"t" * 16, span_id=os.urandom(8), name="x" * MIB)
         big = SpanBatch(rollout_id=name[0], attempt_id=name[1], spans=[span])
-        store = self.engine.store
+        store = self.service
         call = asyncio.create_task(store.add_spans(AddSpansRequest(batch=big)))
-        while store.committer.pending_bytes <= MIB:
+        while store.engine.committer.pending_bytes <= MIB:
             await asyncio.sleep(0)
         return call
 

@@ -20,11 +20,12 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from lightningstore.service.config import Config
 from lightningstore.service.rpc import handlers, otlp, wrap
-from lightningstore.service.server import open_engine
+from lightningstore.service.server import open_store
 from lightningstore.v1 import claim_pb2, resources_pb2, rollout_pb2, service_pb2, statistics_pb2
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.calls import Calls
 from tests.clock import ManualClock
 from tests.faults.lab import Lab
 from tests.faults.wild import Wild
@@ -81,18 +82,18 @@ class Context:
 
 def fingerprint(store: Any) -> tuple[Any, ...]:
     """Return what every change moves."""
-    committer = store.committer
-    return committer.sealed, committer.changes.size, len(store.workforce.touched)
+    committer = store.engine.committer
+    return committer.sealed, committer.changes.size, len(store.engine.live.workforce.touched)
 
 
 async def furnished(backend: str, folder: Path) -> tuple[Any, list[str]]:
     """Return an open store with a few records, and their ids."""
     config = Config(backend=backend, db=folder / "wild.db", message_bytes=4 << 20)
-    engine = await open_engine(config, ManualClock())
+    store = await open_store(config, ManualClock())
     try:
-        return engine, await furnish(engine.store)
+        return store, await furnish(Calls(store))
     except BaseException:
-        await engine.close()
+        await store.close()
         raise
 
 
@@ -195,11 +196,11 @@ def carry_out(job: Job) -> Found:
 
 async def _carry_out(job: Job) -> Found:
     job.folder.mkdir()
-    engine, known = await furnished(job.backend, job.folder)
+    store, known = await furnished(job.backend, job.folder)
     try:
-        return await _send(engine.store, Wild(random.Random(job.seed), known), job.inputs)
+        return await _send(store, Wild(random.Random(job.seed), known), job.inputs)
     finally:
-        await engine.close()
+        await store.close()
 
 
 async def _send(store: Any, wild: Wild, inputs: int) -> Found:

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 from lightningstore.service.config import Config
 from lightningstore.service.errors import TransitionNotAllowed
-from lightningstore.service.server import open_engine
+from lightningstore.service.server import open_store
 from lightningstore.v1 import (
     attempt_pb2,
     claim_pb2,
@@ -31,6 +31,7 @@ from lightningstore.v1 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.calls import Calls
 from tests.clock import ManualClock
 from tests.faults.model import LIVE, Attempt, Model, Refused, Rollout
 
@@ -78,14 +79,14 @@ class Machine(RuleBasedStateMachine):
 
     def open(self) -> None:
         config = Config(backend=self.backend, db=Path(self.folder.name) / "model.db")
-        self.engine = self.loop.run_until_complete(open_engine(config, self.clock))
-        self.store = self.engine.store
+        self.service = self.loop.run_until_complete(open_store(config, self.clock))
+        self.store = Calls(self.service)
 
     def teardown(self) -> None:
         try:
             self.check_all()
         finally:
-            self.loop.run_until_complete(self.engine.close())
+            self.loop.run_until_complete(self.service.close())
             self.loop.close()
             self.folder.cleanup()
 
@@ -330,7 +331,7 @@ class DurableMachine(Machine):
     @rule(down=st.sampled_from([0.0, 10.0, 300.0]))
     def restart(self, down: float) -> None:
         self.count()
-        self.loop.run_until_complete(self.engine.close())
+        self.loop.run_until_complete(self.service.close())
         self.clock.jump(down)
         self.open()
         self.loop.run_until_complete(self.clock.advance(0))

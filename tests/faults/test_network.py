@@ -19,7 +19,7 @@ import pytest
 from lightningstore.client import AsyncLightningStore, LightningStore
 from lightningstore.service import server as server_module
 from lightningstore.service.config import Config
-from lightningstore.service.server import Server, open_engine
+from lightningstore.service.server import Server, open_store
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -123,7 +123,7 @@ def test_goaway_by_connection_age_fails_no_call(
 
     async def main() -> None:
         config = Config(backend="sqlite", db=tmp_path / "age.db", port=0, grace=0.1)
-        server = Server(await open_engine(config), config)
+        server = Server(await open_store(config), config)
         await server.start()
         done = asyncio.Event()
         callers = [
@@ -243,7 +243,7 @@ async def test_connections_that_never_close_do_not_hold_up_the_end(
     config = Config(backend="sqlite", db=tmp_path / "held.db", port=0)
     try:
         for before in range(2):
-            server = Server(await open_engine(config), config)
+            server = Server(await open_store(config), config)
             await server.start()
             async with AsyncLightningStore(server.address) as store:
                 assert len(await store.list_rollouts()) == before

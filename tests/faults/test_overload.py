@@ -12,7 +12,7 @@ import grpc
 import pytest
 from lightningstore.client import AsyncLightningStore
 from lightningstore.service.config import Config
-from lightningstore.service.server import Server, open_engine
+from lightningstore.service.server import Server, open_store
 from lightningstore.v1 import rollout_pb2
 
 from benchmarks.wire import CallFailed, Connection, connect
@@ -169,7 +169,7 @@ def test_calls_that_were_given_up_leave_no_status_waiting_to_be_sent() -> None:
 
     async def main() -> None:
         config = Config(backend="memory", port=0, grace=0.1)
-        server = Server(await open_engine(config), config)
+        server = Server(await open_store(config), config)
         await server.start()
         async with AsyncLightningStore(server.address) as store:
             rollout = await store.start_rollout(1)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import grpc
 import pytest
 from lightningstore.service.config import Config
-from lightningstore.service.server import open_engine
+from lightningstore.service.server import open_store
 from lightningstore.service.storage import tools
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
@@ -99,8 +99,8 @@ async def live(lab: Lab, log: Path, dice: random.Random, *options: str) -> list[
 
 async def missing(path: Path, facts: list[Fact]) -> list[Fact]:
     """Open a store as the next start would, which must be whole; returns those facts that it lost."""
-    engine = await open_engine(Config(db=path))
-    await engine.close()
+    store = await open_store(Config(db=path))
+    await store.close()
     assert tools.check(path) == []
     with closing(sqlite3.connect(path)) as connection:
         rollouts = dict(connection.execute("SELECT rollout_id, status FROM rollouts"))

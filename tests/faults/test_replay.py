@@ -14,15 +14,16 @@ from typing import Any
 from google.protobuf.message import Message
 from lightningstore.service.errors import StoreError
 
+from tests.calls import Calls
 from tests.clock import ManualClock
 from tests.faults.simulation import (
     Requests,
     SimulatedDisk,
     crash,
     dump,
-    engine_over,
     frozen,
     seeded,
+    store_over,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -50,14 +51,14 @@ class History:
     async def play(self) -> None:
         """Open an engine, let clients work, crash it; and again. Then compare and write all down."""
         for _ in range(LIVES):
-            engine = engine_over(self.disk, self.clock)
+            store = store_over(self.disk, self.clock)
             while True:
                 try:
-                    await engine.store.open()
+                    await store.engine.open()
                 except StoreError:
                     continue
                 break
-            clients = [asyncio.create_task(self._work(engine.store)) for _ in range(CLIENTS)]
+            clients = [asyncio.create_task(self._work(Calls(store))) for _ in range(CLIENTS)]
             for _ in range(self.dice.randrange(200)):
                 await self.clock.advance(self.dice.choice([0, 0, 0.01, 0.6, 5]))
                 if all(client.done() for client in clients):
@@ -65,12 +66,12 @@ class History:
             for client in clients:
                 client.cancel()
             await asyncio.gather(*clients, return_exceptions=True)
-            await crash(engine)
+            await crash(store)
         self.disk.failing = 0
-        engine = engine_over(self.disk, self.clock)
-        await engine.store.open()
-        await self._check(engine.store)
-        await crash(engine)
+        store = store_over(self.disk, self.clock)
+        await store.engine.open()
+        await self._check(Calls(store))
+        await crash(store)
 
     async def _work(self, store: Any) -> None:
         for _ in range(CALLS):

@@ -14,15 +14,16 @@ from google.protobuf.message import Message
 from lightningstore.service.errors import StoreError
 from lightningstore.service.storage.sqlite import SqliteStorage
 
+from tests.calls import Calls
 from tests.clock import ManualClock
 from tests.faults.simulation import (
     Requests,
     SimulatedDisk,
     crash,
     dump,
-    engine_over,
     frozen,
     seeded,
+    store_over,
     writes,
 )
 
@@ -39,8 +40,8 @@ class World:
         self.storage = make()
 
     async def open(self) -> None:
-        self.engine = engine_over(self.storage, self.clock)
-        await self.engine.store.open()
+        self.service = store_over(self.storage, self.clock)
+        await self.service.engine.open()
 
     async def call(self, method: str, request: Message, ids_from: int) -> Message | str:
         """Call it with ids that follow from a number; returns the answer, or the name of the refusal."""
@@ -48,12 +49,12 @@ class World:
         copied.CopyFrom(request)
         with seeded(ids_from):
             try:
-                return await getattr(self.engine.store, method)(copied)
+                return await getattr(Calls(self.service), method)(copied)
             except StoreError as error:
                 return type(error).__name__
 
     async def crash(self) -> None:
-        await crash(self.engine)
+        await crash(self.service)
         await self.storage.close()
         await self.open()
 
@@ -119,7 +120,7 @@ class Twins:
             del self.late[:-50]
 
     async def compare(self) -> None:
-        even, odd = await dump(self.even.engine.store), await dump(self.odd.engine.store)
+        even, odd = await dump(Calls(self.even.service)), await dump(Calls(self.odd.service))
         assert even == odd
 
 
@@ -146,7 +147,7 @@ async def test_repeated_write_has_its_effect_once_and_the_same_answer(
             await twins.compare()
     await twins.compare()
     for world in (twins.even, twins.odd):
-        await world.engine.close()
+        await world.service.close()
     names = {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in writes()}
     assert {name for name in twins.lost if "_" in name} == names, "a write was not tried"
     print(dict(twins.lost))

@@ -23,14 +23,16 @@ from lightningstore.service.budget import Budget
 from lightningstore.service.config import Config
 from lightningstore.service.errors import BatchTooLarge, Busy, FieldInvalid
 from lightningstore.service.rpc import handlers, otlp, otlp_json
-from lightningstore.service.server import open_engine
-from lightningstore.service.store import Store
+from lightningstore.service.server import open_store
+from lightningstore.service.store.store import Store
 from lightningstore.v1.claim_pb2 import StartRolloutRequest
 from lightningstore.v1.rollout_pb2 import RolloutSpec
 from lightningstore.v1.span_pb2 import QuerySpansRequest, QuerySpansResponse, SpanBatch
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+
+from tests.calls import Calls
 
 pytestmark = pytest.mark.asyncio
 MIB = 1 << 20
@@ -39,14 +41,14 @@ LONGEST_TURN = 0.15
 
 @pytest_asyncio.fixture(params=["memory", "sqlite"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    engine = await open_engine(Config(backend=request.param, db=tmp_path / "large.db"))
-    yield engine.store
-    await engine.close()
+    service = await open_store(Config(backend=request.param, db=tmp_path / "large.db"))
+    yield service
+    await service.close()
 
 
 async def start(store: Store) -> tuple[str, str]:
     request = StartRolloutRequest(rollout=RolloutSpec(input_json=b"1"))
-    rollout = (await store.start_rollout(request)).rollout
+    rollout = (await Calls(store).start_rollout(request)).rollout
     return rollout.rollout_id, rollout.latest_attempt.attempt_id
 
 
@@ -103,7 +105,7 @@ async def ingest(store: Store, *messages: bytes) -> Any:
 
 async def stored(store: Store, rollout_id: str) -> list[int]:
     numbers: list[int] = []
-    async for data in store.query_spans(QuerySpansRequest(rollout_id=rollout_id)):
+    async for data in Calls(store).query_spans(QuerySpansRequest(rollout_id=rollout_id)):
         if data is not None:
             for batch in QuerySpansResponse.FromString(data).batches:
                 numbers.extend(batch.sequence_ids)
@@ -116,7 +118,7 @@ async def test_empty_spans_are_refused_by_their_number(store: Store, way: str) -
     exported, added = export_of(own, empty), wire.field(1, head(own) + empty)
     calls: dict[str, Callable[[], Awaitable[Any]]] = {
         "export": lambda: otlp.export(store, exported, {}),
-        "add": lambda: handlers._add_spans(store)(added),
+        "add": lambda: handlers._add_spans(store.ingest.add_spans, store)(added),
         "ingest": lambda: ingest(store, added),
     }
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -132,11 +134,15 @@ async def test_empty_spans_are_refused_by_their_number(store: Store, way: str) -
 async def test_as_many_spans_as_allowed_are_stored_in_slices(store: Store) -> None:
     own = await start(store)
     data = wire.field(1, head(own) + b"".join(span() for _ in range(50_000)))
-    answer, longest, turns = await longest_turn(lambda: handlers._add_spans(store)(data))
+    answer, longest, turns = await longest_turn(
+        lambda: handlers._add_spans(store.ingest.add_spans, store)(data)
+    )
     assert answer.result.accepted_count == 50_000
     assert turns >= 3
     assert longest < LONGEST_TURN
-    answer, longest, turns = await longest_turn(lambda: handlers._add_spans(store)(data))
+    answer, longest, turns = await longest_turn(
+        lambda: handlers._add_spans(store.ingest.add_spans, store)(data)
+    )
     assert (answer.result.accepted_count, answer.result.duplicate_count) == (0, 50_000)
     assert await stored(store, own[0]) == list(range(1, 50_001))
 
@@ -155,7 +161,7 @@ async def test_spans_of_unknown_rollouts_are_refused_in_slices(store: Store) -> 
     assert answer.partial_success.rejected_spans == 10_000
     assert turns >= 3
     assert longest < LONGEST_TURN
-    assert store.refused_spans.total == {"rollout_not_found": 10_000}
+    assert store.ingest.refused_spans.total == {"rollout_not_found": 10_000}
 
 
 async def test_spans_without_ids_are_refused_in_slices(store: Store) -> None:
@@ -171,7 +177,7 @@ async def test_large_batch_with_one_bad_span_is_stored_not_at_all(store: Store) 
     spans[3_999] = wire.field(2, b"\x0a\x10" + os.urandom(16))
     data = wire.field(1, head(own) + b"".join(spans))
     with pytest.raises(FieldInvalid, match=r"batch\.spans\[3999\]\.span_id"):
-        await handlers._add_spans(store)(data)
+        await handlers._add_spans(store.ingest.add_spans, store)(data)
     assert await stored(store, own[0]) == []
     result = (await ingest(store, data, wire.field(1, head(own) + span()))).result
     assert (result.accepted_count, result.rejected_count) == (1, 4_000)
@@ -181,7 +187,7 @@ async def test_sequence_ids_of_a_large_batch_are_kept(store: Store) -> None:
     own = await start(store)
     numbers = SpanBatch(sequence_ids=[2 * i + 1 for i in range(4_500)]).SerializeToString()
     data = wire.field(1, head(own) + b"".join(span() for _ in range(4_500)) + numbers)
-    await handlers._add_spans(store)(data)
+    await handlers._add_spans(store.ingest.add_spans, store)(data)
     assert await stored(store, own[0]) == list(range(1, 9_001, 2))
 
 
@@ -189,7 +195,7 @@ async def test_repeat_of_a_large_request_gets_the_first_answer(store: Store) -> 
     own = await start(store)
     body = head(own) + b"".join(span() for _ in range(3_000))
     data = wire.field(1, body) + wire.field(2, b"id")
-    add = handlers._add_spans(store)
+    add = handlers._add_spans(store.ingest.add_spans, store)
     first = await add(data)
     assert first.result.accepted_count == 3_000
     assert await add(data) == first
@@ -199,9 +205,9 @@ async def test_small_bodies_of_many_spans_are_refused_over_http(store: Store) ->
     body = b'{"resourceSpans":[{"scopeSpans":[{"spans":[' + b",".join([b"{}"] * 300_000) + b"]}]}]}"
     assert len(gzip.compress(body)) < 4_096
     with pytest.raises(BatchTooLarge):
-        otlp_json.scopes(body, store.limits)
+        otlp_json.scopes(body, store.engine.limits)
     with pytest.raises(BatchTooLarge):
-        otlp_json.scopes(b'{"x":[' + b"0," * 500_000 + b"0]}", store.limits)
+        otlp_json.scopes(b'{"x":[' + b"0," * 500_000 + b"0]}", store.engine.limits)
 
 
 async def test_commas_in_texts_are_no_values(store: Store) -> None:
@@ -211,7 +217,7 @@ async def test_commas_in_texts_are_no_values(store: Store) -> None:
         + str(value).replace("'", '"')
         + "}]}]}]}]}"
     )
-    found, refused = otlp_json.scopes(body.encode(), store.limits)
+    found, refused = otlp_json.scopes(body.encode(), store.engine.limits)
     assert [scope.span_count for scope in found] == [1]
     assert not refused
 
@@ -221,20 +227,20 @@ async def test_streams_together_hold_no_more_than_what_may_wait_for_the_disk(
 ) -> None:
     own = await start(store)
     message = wire.field(1, head(own) + span(wire.field(5, b"x" * 300_000)))
-    monkeypatch.setattr(store, "intake", Budget(450_000, "spans"))
+    monkeypatch.setattr(store.ingest, "intake", Budget(450_000, "spans"))
     disk = asyncio.Event()
 
     async def room() -> None:
         await disk.wait()
 
-    monkeypatch.setattr(store.committer, "room", room)
+    monkeypatch.setattr(store.engine.committer, "room", room)
     calls = [asyncio.create_task(ingest(store, message)) for _ in range(5)]
     done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
     while len(waiting) > 2:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    assert store.intake.used == len(message)
-    assert store.intake.waiting_bytes == len(message)
+    assert store.ingest.intake.used == len(message)
+    assert store.ingest.intake.waiting_bytes == len(message)
     disk.set()
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(result) for result in results].count(Busy) == 3
-    assert store.intake.used == store.intake.waiting_bytes == 0
+    assert store.ingest.intake.used == store.ingest.intake.waiting_bytes == 0

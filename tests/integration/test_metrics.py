@@ -14,7 +14,7 @@ import pytest
 from lightningstore.client import AsyncLightningStore, LightningStoreError
 from lightningstore.service.config import Config
 from lightningstore.service.metrics import Metrics
-from lightningstore.service.server import Server, open_engine
+from lightningstore.service.server import Server, open_store
 
 from tests.contract.helpers import batch
 from tests.integration.process import ENVIRONMENT, run, serve
@@ -38,7 +38,7 @@ async def scrape(port: int) -> dict[str, float]:
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
 async def test_metrics_tell_what_happened(tmp_path: Path, backend: str) -> None:
     config = Config(backend=backend, db=tmp_path / "m.db", port=0, grace=0.1, metrics_port=0)
-    server = Server(await open_engine(config), config)
+    server = Server(await open_store(config), config)
     await server.start()
     assert server.metrics is not None
     async with AsyncLightningStore(server.address, timeout=10) as store:
@@ -149,7 +149,7 @@ async def test_server_traces_its_calls_into_another_store(
 ) -> None:
     """A second server takes the traces: it refuses them for want of an attempt, and so shows they came."""
     config = Config(backend="memory", port=0, grace=0.1, metrics_port=0)
-    collector = Server(await open_engine(config), config)
+    collector = Server(await open_store(config), config)
     await collector.start()
     assert collector.metrics is not None
     monkeypatch.setitem(ENVIRONMENT, "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{collector.address}")

@@ -52,8 +52,8 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 def port_of(world: World) -> int:
-    assert world.engine is not None
-    return world.engine.store.otlp_http_port
+    assert world.service is not None
+    return world.service.info.otlp_http_port
 
 
 async def ids(world: World) -> tuple[str, str]:
@@ -413,14 +413,14 @@ async def test_span_above_its_limit_is_left_out_and_the_rest_stored(
 async def test_what_may_be_repeated_is_503_with_the_time_to_wait(
     world: World, kind: str, error: Any
 ) -> None:
-    assert world.engine is not None
+    assert world.service is not None
 
     async def refuse(*_: Any) -> None:
         raise error
 
-    world.engine.store.barrier = refuse  # type: ignore[method-assign]
+    world.service.engine.barrier = refuse  # type: ignore[method-assign]
     answer = await post(port_of(world), b"" if kind == PROTOBUF else b"{}", kind)
-    del world.engine.store.barrier
+    del world.service.engine.barrier
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
     status = answer.read(status_pb2.Status())
     assert status.code == code_pb2.UNAVAILABLE
@@ -429,9 +429,9 @@ async def test_what_may_be_repeated_is_503_with_the_time_to_wait(
 
 async def test_exporter_waits_as_long_as_busy_says_and_loses_nothing(world: World) -> None:
     own = await ids(world)
-    assert world.engine is not None
-    store, tries = world.engine.store, []
-    barrier = store.barrier
+    assert world.service is not None
+    store, tries = world.service, []
+    barrier = store.engine.barrier
 
     async def refuse_once() -> None:
         tries.append(time.monotonic())
@@ -439,9 +439,9 @@ async def test_exporter_waits_as_long_as_busy_says_and_loses_nothing(world: Worl
             raise Busy("the disk does not keep up")
         await barrier()
 
-    store.barrier = refuse_once  # type: ignore[method-assign]
+    store.engine.barrier = refuse_once  # type: ignore[method-assign]
     results = await export(port_of(world), spans("a", "b"), owner(own))
-    del store.barrier
+    del store.engine.barrier
     assert results == [SpanExportResult.SUCCESS]
     assert await names(world, own[0]) == ["a", "b"]
     assert len(tries) == 2
@@ -451,14 +451,14 @@ async def test_exporter_waits_as_long_as_busy_says_and_loses_nothing(world: Worl
 async def test_defect_is_500_with_an_id_that_the_log_has(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert world.engine is not None
+    assert world.service is not None
 
     async def fail() -> None:
         raise RuntimeError("planted")
 
-    world.engine.store.barrier = fail  # type: ignore[method-assign]
+    world.service.engine.barrier = fail  # type: ignore[method-assign]
     answer = await post(port_of(world), b"")
-    del world.engine.store.barrier
+    del world.service.engine.barrier
     assert (answer.status, answer.reason()) == (500, "INTERNAL")
     assert b"planted" not in answer.body
     assert "planted" in caplog.text

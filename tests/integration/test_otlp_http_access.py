@@ -15,7 +15,7 @@ import trustme
 from lightningstore.client import AsyncLightningStore
 from lightningstore.service.auth import PERMISSIONS, Role
 from lightningstore.service.config import Config
-from lightningstore.service.server import AddressInUse, Server, open_engine, start_server
+from lightningstore.service.server import AddressInUse, Server, open_store, start_server
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from tests.contract.helpers import names, snapshot
@@ -43,7 +43,7 @@ async def claimed(store: AsyncLightningStore) -> tuple[str, str]:
 
 async def test_nothing_is_stored_without_a_good_token(secured: Secured) -> None:
     async with secured.served(), secured.client() as store:
-        own, port = await claimed(store), secured.engine.store.otlp_http_port
+        own, port = await claimed(store), secured.service.info.otlp_http_port
         world: Any = SimpleNamespace(store=store)
         before = await snapshot(world)
         for what, metadata in credentials(secured).items():
@@ -57,7 +57,7 @@ async def test_nothing_is_stored_without_a_good_token(secured: Secured) -> None:
 
 async def test_roles_are_those_of_the_grpc_call(secured: Secured) -> None:
     async with secured.served(), secured.client() as store:
-        own, port = await claimed(store), secured.engine.store.otlp_http_port
+        own, port = await claimed(store), secured.service.info.otlp_http_port
         stored = []
         for role in Role:
             headers = {"Authorization": f"bearer {secured.secrets[role.value]}"}
@@ -73,7 +73,7 @@ async def test_roles_are_those_of_the_grpc_call(secured: Secured) -> None:
 
 async def test_body_without_a_token_is_not_waited_for(secured: Secured) -> None:
     async with secured.served():
-        port = secured.engine.store.otlp_http_port
+        port = secured.service.info.otlp_http_port
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         head = "POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: 1000\r\n\r\n".encode())
@@ -85,7 +85,7 @@ async def test_exporter_unchanged_gets_in_with_its_token(secured: Secured) -> No
     async with secured.served(), secured.client() as store:
         own = await claimed(store)
         headers = {"authorization": f"Bearer {secured.secrets['runner']}"}
-        port = secured.engine.store.otlp_http_port
+        port = secured.service.info.otlp_http_port
         results = await export(port, spans("a"), owner(own), headers=headers)
         assert results == [SpanExportResult.SUCCESS]
         assert await names(SimpleNamespace(store=store), own[0]) == ["a"]  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ def ask(port: int, authority: Path, own: tuple[Path, Path] | None = None) -> int
 
 async def secure_server(folder: Path, **settings: Any) -> Server:
     config = Config(backend="memory", port=0, otlp_http_port=0, grace=0.1, **settings)
-    server = Server(await open_engine(config), config)
+    server = Server(await open_store(config), config)
     await server.start()
     return server
 
@@ -128,7 +128,7 @@ async def test_tls_is_that_of_the_grpc_port_and_takes_up_a_new_certificate(
         authority.cert_pem.write_to_path(str(tmp_path / name))
     cert, key = certify(old, tmp_path, "server")
     server = await secure_server(tmp_path, tls_cert=cert, tls_key=key)
-    port = server._engine.store.otlp_http_port
+    port = server._store.info.otlp_http_port
     try:
         async with AsyncLightningStore(
             f"https://{server.address}", tls_ca=tmp_path / "old"
@@ -160,7 +160,7 @@ async def test_mutual_tls_wants_a_certificate_of_the_authority(tmp_path: Path) -
     server = await secure_server(
         tmp_path, tls_cert=cert, tls_key=key, tls_client_ca=tmp_path / "ca"
     )
-    port = server._engine.store.otlp_http_port
+    port = server._store.info.otlp_http_port
     try:
         good, bad = certify(authority, tmp_path, "good"), certify(other, tmp_path, "bad")
         assert await asyncio.to_thread(ask, port, tmp_path / "ca", good) == 200
@@ -174,7 +174,7 @@ async def test_mutual_tls_wants_a_certificate_of_the_authority(tmp_path: Path) -
 async def test_off_unless_asked_for_and_told_by_the_server(tmp_path: Path) -> None:
     for wanted in (None, 0):
         config = Config(backend="memory", port=0, grace=0.1, otlp_http_port=wanted)
-        server = Server(await open_engine(config), config)
+        server = Server(await open_store(config), config)
         await server.start()
         async with AsyncLightningStore(server.address, timeout=10) as store:
             info = await store.get_server_info()
@@ -208,11 +208,11 @@ async def test_both_cannot_have_one_port(tmp_path: Path) -> None:
 
 async def test_calls_are_counted_with_those_over_grpc(tmp_path: Path) -> None:
     config = Config(backend="memory", port=0, otlp_http_port=0, metrics_port=0, grace=0.1)
-    server = Server(await open_engine(config), config)
+    server = Server(await open_store(config), config)
     await server.start()
     assert server.metrics is not None
     for body in (b"{}", b"{}", b"["):
-        await post(server._engine.store.otlp_http_port, body, JSON)
+        await post(server._store.info.otlp_http_port, body, JSON)
     found = await scrape(server.metrics.port)
     await server.stop(0.1)
     assert found['lightningstore_calls_total{code="OK",method="Export"}'] == 2

@@ -229,8 +229,8 @@ async def test_spans_without_attempt_do_not_fail_the_exporter(world: World) -> N
 
 async def test_exporter_waits_as_long_as_busy_says_and_loses_nothing(world: World) -> None:
     own = await ids(world)
-    assert world.engine is not None
-    committer = world.engine.store.committer
+    assert world.service is not None
+    committer = world.service.engine.committer
     admit, tries = committer.admit, []
 
     def refuse_once() -> None:

@@ -248,15 +248,15 @@ async def test_busy_is_unavailable_with_retry_info_twice(
     world: World, channel: grpc.aio.Channel
 ) -> None:
     own = await ids(world)
-    assert world.engine is not None
+    assert world.service is not None
 
     def refuse() -> None:
         raise Busy("the disk does not keep up")
 
-    admit, world.engine.store.committer.admit = world.engine.store.committer.admit, refuse
+    admit, world.service.engine.committer.admit = world.service.engine.committer.admit, refuse
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await send(channel, request(span("a"), resource=owner(own)))
-    world.engine.store.committer.admit = admit
+    world.service.engine.committer.admit = admit
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     trailers = dict(caught.value.trailing_metadata() or ())
     status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])

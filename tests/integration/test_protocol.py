@@ -72,11 +72,6 @@ async def test_garbage_is_a_malformed_message(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def store_method(path: str) -> str:
-    name = path.rsplit("/", 1)[1]
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name)[1:]
-
-
 @pytest.mark.parametrize("path", ALL_METHODS, ids=lambda path: path.rsplit("/", 1)[1])
 async def test_defect_is_internal_and_says_nothing_but_its_id(
     world: World,
@@ -84,8 +79,8 @@ async def test_defect_is_internal_and_says_nothing_but_its_id(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert world.engine is not None
-    store = world.engine.store
+    assert world.service is not None
+    store = world.service
 
     async def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("secret text")
@@ -99,16 +94,18 @@ async def test_defect_is_internal_and_says_nothing_but_its_id(
 
     method = SERVICE.methods_by_name.get(path.rsplit("/", 1)[1])
     if path.endswith("Export"):
-        monkeypatch.setattr(store.committer, "admit", broken_at_once)
+        monkeypatch.setattr(store.engine.committer, "admit", broken_at_once)
     elif path.endswith("IngestSpans"):
-        monkeypatch.setattr(store, "add_batch", broken)
+        monkeypatch.setattr(store.ingest, "add_batch", broken)
     else:
         streams = method is not None and method.server_streaming
-        monkeypatch.setattr(store, store_method(path), broken_stream if streams else broken)
+        name = path.rsplit("/", 1)[1]
+        defect = store.table[name]._replace(call=broken_stream if streams else broken)
+        monkeypatch.setitem(store.table, name, defect)
     # Handlers are bound when the server is made.
     from lightningstore.service.server import Server
 
-    server = Server(world.engine, world.config)
+    server = Server(world.service, world.config)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(server.address) as channel:
@@ -240,7 +237,7 @@ async def test_health_is_not_serving_while_calls_drain(
     assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
     watch.cancel()
     await asyncio.wait_for(stopping, 10)
-    world.server = world.engine = None
+    world.server = world.service = None
 
 
 async def test_shutdown_ends_waits_and_answers_long_polls(world: World) -> None:
@@ -255,7 +252,7 @@ async def test_shutdown_ends_waits_and_answers_long_polls(world: World) -> None:
     while (await world.store.get_statistics()).waiter_count < 3:
         await asyncio.sleep(0)
     await asyncio.wait_for(world.server.stop(5), 10)
-    world.server = world.engine = None
+    world.server = world.service = None
     assert await asyncio.wait_for(poll, 5) == []
     for stream in (wait, watch):
         with pytest.raises(UnavailableError):

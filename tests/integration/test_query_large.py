@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from lightningstore.service.errors import Busy
 from lightningstore.service.storage.base import SpanRow
-from lightningstore.service.store import Store, query_spans, rows
+from lightningstore.service.store import query_spans, rows
+from lightningstore.service.store.store import Store
 from lightningstore.v1.span_pb2 import (
     AddSpansRequest,
     QuerySpansRequest,
@@ -19,6 +20,7 @@ from lightningstore.v1.span_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.calls import Calls
 from tests.integration.test_large_spans import longest_turn, start, store, text
 
 __all__ = ["store"]  # the fixture
@@ -35,13 +37,13 @@ async def add(store: Store, own: tuple[str, str], numbers: list[int], resource: 
         batch.spans.append(Span(**ids, name=name, start_time_unix_nano=10**6 - number))
     if resource:
         batch.resource.attributes.append(text("r", resource))
-    await store.add_spans(AddSpansRequest(batch=batch))
+    await Calls(store).add_spans(AddSpansRequest(batch=batch))
 
 
 async def query(store: Store, own: tuple[str, str], **options: Any) -> list[tuple[int, str, int]]:
     """Return sequence id, name and size of the resource of each span."""
     found = []
-    async for data in store.query_spans(QuerySpansRequest(rollout_id=own[0], **options)):
+    async for data in Calls(store).query_spans(QuerySpansRequest(rollout_id=own[0], **options)):
         for batch in QuerySpansResponse.FromString(data or b"").batches:
             assert len(batch.spans) == len(batch.sequence_ids)
             assert (batch.rollout_id, batch.attempt_id) == own
@@ -94,7 +96,7 @@ async def test_batches_with_one_resource_are_merged_into_one(store: Store) -> No
     await add(store, own, list(range(1, 401, 2)), "r")
     await add(store, own, list(range(2, 401, 2)), "r")
     batches = 0
-    async for data in store.query_spans(QuerySpansRequest(rollout_id=own[0])):
+    async for data in Calls(store).query_spans(QuerySpansRequest(rollout_id=own[0])):
         batches += len(QuerySpansResponse.FromString(data or b"").batches)
     assert batches < 10  # not one a span
 
@@ -124,8 +126,8 @@ async def test_answers_that_nobody_reads_have_a_limit(
     monkeypatch.setattr(query_spans, "HOLD_SECONDS", 0.01)
     own = await start(store)
     await add(store, own, [1])
-    most = store.limits.unread_bytes // query_spans.HELD_BYTES
-    readers = [store.query_spans(QuerySpansRequest(rollout_id=own[0])) for _ in range(most)]
+    most = store.engine.limits.unread_bytes // query_spans.HELD_BYTES
+    readers = [Calls(store).query_spans(QuerySpansRequest(rollout_id=own[0])) for _ in range(most)]
     for reader in readers:
         assert await anext(reader) is None
         assert await anext(reader)
@@ -135,4 +137,4 @@ async def test_answers_that_nobody_reads_have_a_limit(
     assert len(await query(store, own)) == 1
     for reader in readers:
         await reader.aclose()
-    assert store.unread.used == 0
+    assert store.spans.unread.used == 0

@@ -33,7 +33,7 @@ from lightningstore.service.auth import OPEN, PERMISSIONS, Role
 from lightningstore.service.config import Config
 from lightningstore.service.errors import Misconfigured
 from lightningstore.service.gate import open_gate
-from lightningstore.service.server import Server, open_engine
+from lightningstore.service.server import Server, open_store
 from lightningstore.v1 import resources_pb2, service_pb2
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -77,8 +77,8 @@ class Secured:
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[Secured]:
-        self.engine = await open_engine(self.config, self.clock)
-        self.server = Server(self.engine, self.config)
+        self.service = await open_store(self.config, self.clock)
+        self.server = Server(self.service, self.config)
         await self.server.start()
         try:
             yield self
@@ -395,7 +395,7 @@ class Certificates:
 @asynccontextmanager
 async def tls_server(**settings: Any) -> AsyncIterator[str]:
     config = Config(backend="memory", port=0, grace=0.1, **settings)
-    server = Server(await open_engine(config), config)
+    server = Server(await open_store(config), config)
     await server.start()
     try:
         yield f"localhost:{server.port}"

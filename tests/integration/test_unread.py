@@ -45,13 +45,13 @@ async def peer(world: World) -> AsyncIterator[Peer]:
 async def test_unread_health_watch_holds_up_no_other(
     world: World, peer: Peer, channel: grpc.aio.Channel
 ) -> None:
-    assert world.engine is not None
+    assert world.service is not None
     await peer.begin(WATCH, EVERYTHING)
     stub = health_pb2_grpc.HealthStub(channel)
     watch = stub.Watch(health_pb2.HealthCheckRequest(service=""))
     assert (await watch.read()).status == SERVING
     for usable, status in ((False, NOT_SERVING), (True, SERVING)):
-        world.engine.store.on_usable(usable)
+        world.service.engine._report_usability(usable=usable)
         assert (await asyncio.wait_for(watch.read(), 5)).status == status
         assert (await stub.Check(health_pb2.HealthCheckRequest())).status == status
     watch.cancel()
@@ -60,9 +60,9 @@ async def test_unread_health_watch_holds_up_no_other(
 async def test_health_watches_are_bounded_apart_from_other_streams(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert world.engine is not None
+    assert world.service is not None
     monkeypatch.setattr(health, "MAX_WATCHES", 2)
-    server = Server(world.engine, world.config)
+    server = Server(world.service, world.config)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(server.address) as own:
@@ -92,7 +92,7 @@ async def test_health_watch_ends_with_not_serving_and_unavailable(
         await watch.read()
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     await asyncio.wait_for(stopping, 30)  # and not the 600 s of the grace: no call is left
-    world.server = world.engine = None
+    world.server = world.service = None
 
 
 async def test_unread_answers_do_not_keep_the_server_from_ending(tmp_path: Path) -> None:

@@ -14,109 +14,111 @@ import pytest
 import pytest_asyncio
 from lightningstore.service.config import Config
 from lightningstore.service.errors import DataFileLost, StorageFailed, StorageUnusable
-from lightningstore.service.server import Engine, open_engine
+from lightningstore.service.server import open_store
 from lightningstore.service.storage import tools
 from lightningstore.service.storage.place import refuse_single_mount
 from lightningstore.service.storage.sqlite import SqliteStorage
-from lightningstore.service.store import Store
+from lightningstore.service.store.store import Store
 from lightningstore.v1 import rollout_pb2
+
+from tests.calls import Calls
 
 pytestmark = pytest.mark.asyncio
 
 
 @pytest_asyncio.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    engine = await open_engine(Config(backend="sqlite", db=tmp_path / "s.db"))
-    await enqueue(engine.store, "before")
-    yield engine
-    await engine.close()
+async def service(tmp_path: Path) -> AsyncIterator[Store]:
+    service = await open_store(Config(backend="sqlite", db=tmp_path / "s.db"))
+    await enqueue(service, "before")
+    yield service
+    await service.close()
 
 
 async def enqueue(store: Store, name: str) -> None:
     spec = rollout_pb2.RolloutSpec(rollout_id=name, input_json=b"1")
-    await store.enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=[spec]))
+    await Calls(store).enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=[spec]))
 
 
 async def names(store: Store) -> list[str]:
-    answer = await store.list_rollouts(rollout_pb2.ListRolloutsRequest())
+    answer = await Calls(store).list_rollouts(rollout_pb2.ListRolloutsRequest())
     return [record.rollout_id for record in answer.rollouts]
 
 
 async def usable(store: Store, *, yes: bool) -> None:
     """Return once the store is usable, or is not."""
     changed = asyncio.Event()
-    store.on_usable = lambda now: changed.set() if now is yes else None
-    while (store.committer.failure is None) is not yes:
+    store.engine.watch_usability(lambda now: changed.set() if now is yes else None)
+    while (store.engine.committer.failure is None) is not yes:
         await asyncio.wait_for(changed.wait(), 30)
         await asyncio.sleep(0)
 
 
 async def stored_in(path: Path) -> list[str]:
-    engine = await open_engine(Config(backend="sqlite", db=path))
+    service = await open_store(Config(backend="sqlite", db=path))
     try:
-        return await names(engine.store)
+        return await names(service)
     finally:
-        await engine.close()
+        await service.close()
 
 
 async def test_moved_file_stops_the_store_and_is_named_until_it_is_back(
-    engine: Engine, tmp_path: Path
+    service: Store, tmp_path: Path
 ) -> None:
     path, moved = tmp_path / "s.db", tmp_path / "elsewhere.db"
     path.rename(moved)
-    await usable(engine.store, yes=False)
+    await usable(service, yes=False)
     with pytest.raises(DataFileLost, match=f"was moved .*{moved}"):
-        await enqueue(engine.store, "during")
+        await enqueue(service, "during")
     with pytest.raises(StorageFailed):
-        await names(engine.store)
+        await names(service)
     copy = tmp_path / "copy.db"
     while not copy.exists() or await stored_in(copy) != ["before"]:  # its log is being folded in
         shutil.copy(moved, copy)
     assert tools.check(copy) == []
     moved.rename(path)
-    await usable(engine.store, yes=True)
-    await enqueue(engine.store, "after")
-    assert await names(engine.store) == ["before", "after"]
+    await usable(service, yes=True)
+    await enqueue(service, "after")
+    assert await names(service) == ["before", "after"]
 
 
 async def test_deleted_file_stops_the_store_and_is_rescued_at_its_end(tmp_path: Path) -> None:
-    engine = await open_engine(Config(backend="sqlite", db=tmp_path / "s.db"))
-    await enqueue(engine.store, "before")
+    service = await open_store(Config(backend="sqlite", db=tmp_path / "s.db"))
+    await enqueue(service, "before")
     for path in tmp_path.glob("s.db*"):
         path.unlink()
-    await usable(engine.store, yes=False)
+    await usable(service, yes=False)
     with pytest.raises(DataFileLost, match=f"was deleted .*cp /proc/{os.getpid()}/fd/"):
-        await enqueue(engine.store, "during")
-    await engine.close()
+        await enqueue(service, "during")
+    await service.close()
     (rescued,) = tmp_path.glob("s.db.rescued-*")
     assert tools.check(rescued) == []
     assert await stored_in(rescued) == ["before"]
 
 
-async def test_removed_log_costs_nothing_that_was_answered(engine: Engine, tmp_path: Path) -> None:
+async def test_removed_log_costs_nothing_that_was_answered(service: Store, tmp_path: Path) -> None:
     (tmp_path / "s.db-wal").unlink()
-    await usable(engine.store, yes=False)
-    await usable(engine.store, yes=True)
-    await enqueue(engine.store, "after")
-    assert await names(engine.store) == ["before", "after"]
-    await engine.close()
+    await usable(service, yes=False)
+    await usable(service, yes=True)
+    await enqueue(service, "after")
+    assert await names(service) == ["before", "after"]
+    await service.close()
     assert await stored_in(tmp_path / "s.db") == ["before", "after"]
 
 
 async def test_file_cut_short_stops_the_store_and_is_not_made_longer(
-    engine: Engine, tmp_path: Path
+    service: Store, tmp_path: Path
 ) -> None:
     path = tmp_path / "s.db"
     os.truncate(path, 16384)
-    await usable(engine.store, yes=False)
+    await usable(service, yes=False)
     with pytest.raises(DataFileLost, match=r"was cut short .* to 16384 bytes.*restore a backup"):
-        await enqueue(engine.store, "during")
-    await engine.close()
+        await enqueue(service, "during")
+    await service.close()
     assert path.stat().st_size == 16384
 
 
 async def test_path_of_a_lost_file_is_not_served_a_second_time(
-    engine: Engine, tmp_path: Path
+    service: Store, tmp_path: Path
 ) -> None:
     path = tmp_path / "s.db"
     path.rename(tmp_path / "elsewhere.db")
@@ -124,7 +126,7 @@ async def test_path_of_a_lost_file_is_not_served_a_second_time(
         with pytest.raises(StorageUnusable, match="in use by another server"):
             await SqliteStorage(path).open()
         assert not path.exists()
-        await usable(engine.store, yes=False)
+        await usable(service, yes=False)
 
 
 async def test_closed_store_leaves_no_lock_behind(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from lightningstore.service import server as service
 from lightningstore.service.config import Config
 from lightningstore.service.errors import StorageFailed
 from lightningstore.service.rpc import otlp
-from lightningstore.service.server import open_engine
-from lightningstore.service.store import Store
 from lightningstore.service.store.ingest import Tally
+from lightningstore.service.store.store import Store
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2
 from lightningstore.v1.completion_pb2 import (
     WaitForRolloutsRequest,
@@ -25,6 +25,7 @@ from lightningstore.v1.completion_pb2 import (
 from lightningstore.v1.import_pb2 import ImportRolloutsRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.calls import Calls
 from tests.contract.helpers import batch
 
 pytestmark = pytest.mark.asyncio
@@ -35,25 +36,25 @@ Open = Callable[[], Any]
 @pytest_asyncio.fixture
 async def open_store(tmp_path: Path) -> AsyncIterator[Open]:
     """Opens the store of the test; a second time: closes it, and opens it again."""
-    engines: list[Any] = []
+    opened: list[Any] = []
 
     async def open_it() -> Store:
-        if engines:
-            await engines.pop().close()
-        engines.append(await open_engine(Config(backend="sqlite", db=tmp_path / "store.db")))
-        return engines[0].store
+        if opened:
+            await opened.pop().close()
+        opened.append(await service.open_store(Config(backend="sqlite", db=tmp_path / "store.db")))
+        return opened[0]
 
     yield open_it
-    await engines[0].close()
+    await opened[0].close()
 
 
 def fail_next_commit(store: Store) -> asyncio.Event:
     """Have the next commit fail; returns what is set once the store has recovered."""
-    commit = store.storage.commit
+    commit = store.engine.storage.commit
     recovered = asyncio.Event()
 
     async def failing(_changes: object) -> None:
-        store.storage.commit = commit
+        store.engine.storage.commit = commit
         raise StorageFailed("disk on fire")
 
     def usable(yes: bool) -> None:
@@ -61,15 +62,15 @@ def fail_next_commit(store: Store) -> asyncio.Event:
             # What follows comes when the committer has taken up its work again.
             asyncio.get_running_loop().call_soon(recovered.set)
 
-    store.storage.commit = failing
-    store.on_usable = usable
+    store.engine.storage.commit = failing
+    store.engine.watch_usability(usable)
     return recovered
 
 
 async def start(store: Store) -> tuple[str, str]:
     """Start a rollout; returns its id and that of its attempt."""
     spec = rollout_pb2.RolloutSpec(input_json=b"1")
-    answer = await store.start_rollout(claim_pb2.StartRolloutRequest(rollout=spec))
+    answer = await Calls(store).start_rollout(claim_pb2.StartRolloutRequest(rollout=spec))
     return answer.rollout.rollout_id, answer.rollout.latest_attempt.attempt_id
 
 
@@ -84,7 +85,7 @@ def outcome(ids: tuple[str, str]) -> attempt_pb2.UpdateAttemptRequest:
 async def names(store: Store, rollout_id: str) -> list[str]:
     """Return the names of the spans that are stored."""
     request = span_pb2.QuerySpansRequest(rollout_id=rollout_id)
-    answers = [part async for part in store.query_spans(request) if part is not None]
+    answers = [part async for part in Calls(store).query_spans(request) if part is not None]
     found = [span_pb2.QuerySpansResponse.FromString(part) for part in answers]
     return [span.name for answer in found for b in answer.batches for span in b.spans]
 
@@ -98,7 +99,7 @@ async def test_stream_of_spans_is_not_answered_when_a_commit_failed_meanwhile(
 
     async def around_a_failure() -> AsyncIterator[span_pb2.IngestSpansRequest]:
         yield sent[0]
-        await store.barrier()
+        await store.engine.barrier()
         recovered = fail_next_commit(store)
         yield sent[1]
         await recovered.wait()
@@ -109,9 +110,9 @@ async def test_stream_of_spans_is_not_answered_when_a_commit_failed_meanwhile(
             yield request
 
     with pytest.raises(StorageFailed):
-        await store.ingest_spans(around_a_failure())
+        await Calls(store).ingest_spans(around_a_failure())
     assert "b" not in await names(store, ids[0])
-    result = (await store.ingest_spans(again())).result
+    result = (await Calls(store).ingest_spans(again())).result
     assert (result.accepted_count, result.duplicate_count) == (1, 2)
     assert sorted(await names(store, ids[0])) == ["a", "b", "c"]
 
@@ -143,8 +144,8 @@ async def test_import_is_not_answered_when_a_commit_failed_meanwhile(open_store:
             yield finished(name)
 
     with pytest.raises(StorageFailed):
-        await store.import_rollouts(around_a_failure())
-    answer = await store.import_rollouts(again())
+        await Calls(store).import_rollouts(around_a_failure())
+    answer = await Calls(store).import_rollouts(again())
     assert (answer.imported_count, answer.known_count) == (1, 1)
 
 
@@ -159,7 +160,7 @@ async def test_export_is_not_answered_when_a_commit_failed_meanwhile(open_store:
             spans.resource.attributes.add(key=key).value.string_value = value
         spans.scope_spans.add().spans.extend(batch(*owner, "s").spans)
     recovered = fail_next_commit(store)
-    read, reads = store.storage.span_ids, 0
+    read, reads = store.engine.storage.span_ids, 0
 
     async def slow(*keys: int) -> list[bytes]:
         nonlocal reads
@@ -168,7 +169,7 @@ async def test_export_is_not_answered_when_a_commit_failed_meanwhile(open_store:
             await recovered.wait()
         return await read(*keys)
 
-    store.storage.span_ids = slow
+    store.engine.storage.span_ids = slow
     data = request.SerializeToString()
     with pytest.raises(StorageFailed):
         await otlp.export(store, data, {})
@@ -181,9 +182,9 @@ async def test_export_is_not_answered_when_a_commit_failed_meanwhile(open_store:
 async def test_repeat_that_reads_the_span_ids_slowly_adds_nothing_twice(open_store: Open) -> None:
     store = await open_store()
     ids = await start(store)
-    await store.add_batch(batch(*ids, "a"), None, Tally())
+    await store.ingest.add_batch(batch(*ids, "a"), None, Tally())
     store = await open_store()  # span ids are on disk alone
-    read, reads, slow_read = store.storage.span_ids, 0, asyncio.Event()
+    read, reads, slow_read = store.engine.storage.span_ids, 0, asyncio.Event()
 
     async def slow(*keys: int) -> list[bytes]:
         nonlocal reads
@@ -193,11 +194,11 @@ async def test_repeat_that_reads_the_span_ids_slowly_adds_nothing_twice(open_sto
             await slow_read.wait()
         return found
 
-    store.storage.span_ids = slow
+    store.engine.storage.span_ids = slow
     request = span_pb2.AddSpansRequest(batch=batch(*ids, "x"))
-    calls = [asyncio.create_task(store.add_spans(request)) for _ in range(2)]
+    calls = [asyncio.create_task(Calls(store).add_spans(request)) for _ in range(2)]
     await calls[0]
-    await store.update_attempt(outcome(ids))
+    await Calls(store).update_attempt(outcome(ids))
     slow_read.set()
     results = [(await call).result for call in calls]
     assert sorted(result.accepted_count for result in results) == [0, 1]
@@ -206,27 +207,27 @@ async def test_repeat_that_reads_the_span_ids_slowly_adds_nothing_twice(open_sto
 
 def while_committing(store: Store, act: Callable[[], Any]) -> None:
     """Have something done during the next commit, too late to be part of it."""
-    commit = store.storage.commit
+    commit = store.engine.storage.commit
 
     async def slow(changes: object) -> None:
-        store.storage.commit = commit
+        store.engine.storage.commit = commit
         await commit(changes)
         await act()
 
-    store.storage.commit = slow
+    store.engine.storage.commit = slow
 
 
 async def test_wait_tells_of_a_finish_whose_rollout_changes_meanwhile(open_store: Open) -> None:
     store = await open_store()
     ids = await start(store)
-    await store.update_attempt(outcome(ids))
-    while_committing(store, lambda: store.add_batch(batch(*ids, "late"), None, Tally()))
+    await Calls(store).update_attempt(outcome(ids))
+    while_committing(store, lambda: store.ingest.add_batch(batch(*ids, "late"), None, Tally()))
     enqueuing = asyncio.create_task(start(store))
     await asyncio.sleep(0)  # it is being committed
     request = WaitForRolloutsRequest(rollout_ids=[ids[0]])
 
     async def wait() -> list[str]:
-        parts = [part async for part in store.wait_for_rollouts(request) if part]
+        parts = [part async for part in Calls(store).wait_for_rollouts(request) if part]
         answers = [WaitForRolloutsResponse.FromString(part) for part in parts]
         return [rollout.rollout_id for answer in answers for rollout in answer.rollouts]
 
@@ -241,13 +242,13 @@ async def test_watch_does_not_begin_after_a_finish_that_may_be_lost(open_store: 
 
     async def finish() -> None:
         fail_next_commit(store)
-        reports.append(asyncio.create_task(store.update_attempt(outcome(ids))))
+        reports.append(asyncio.create_task(Calls(store).update_attempt(outcome(ids))))
         await asyncio.sleep(0)
 
     while_committing(store, finish)
     other = asyncio.create_task(start(store))
     await asyncio.sleep(0)
-    watching = store.watch_rollouts(WatchRolloutsRequest())
+    watching = Calls(store).watch_rollouts(WatchRolloutsRequest())
     told = [await anext(watching) for _ in range(2)][1]
     assert told is not None
     assert WatchRolloutsResponse.FromString(told).through_completion_number == 0

@@ -16,17 +16,18 @@ from hypothesis import strategies as st
 from lightningstore.service.config import Config
 from lightningstore.service.errors import DataDamaged, StoreError
 from lightningstore.service.limits import Retention
-from lightningstore.service.server import open_engine
+from lightningstore.service.server import open_store
 from lightningstore.service.storage import tools
 from lightningstore.service.storage.base import Changes, Counters, RolloutQuery, Storage
 from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.service.storage.repair import repair
 from lightningstore.service.storage.sqlite import SqliteStorage
-from lightningstore.service.store import Store
 from lightningstore.service.store.ingest import Tally
+from lightningstore.service.store.store import Store
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2, worker_pb2
 from lightningstore.v1.completion_pb2 import WatchRolloutsRequest, WatchRolloutsResponse
 
+from tests.calls import Calls
 from tests.clock import ManualClock
 from tests.contract.helpers import batch
 from tests.storage.test_storage import attempt, found, put, rollout, spans
@@ -48,24 +49,24 @@ async def opened(backend: str, folder: Path) -> AsyncIterator[Storage]:
 @asynccontextmanager
 async def store_in(folder: Path, backend: str = "sqlite") -> AsyncIterator[Store]:
     config = Config(backend=backend, db=folder / "s.db")
-    engine = await open_engine(config, ManualClock())
-    yield engine.store
-    await engine.close()
+    service = await open_store(config, ManualClock())
+    yield service
+    await service.close()
 
 
 async def listed(store: Store) -> list[rollout_pb2.Rollout]:
-    return list((await store.list_rollouts(rollout_pb2.ListRolloutsRequest())).rollouts)
+    return list((await Calls(store).list_rollouts(rollout_pb2.ListRolloutsRequest())).rollouts)
 
 
 async def watched(store: Store) -> list[str]:
     """Return the ids of the finishes that a watch from the beginning reports, up to one made for it."""
     spec = rollout_pb2.RolloutSpec(input_json=b"1")
     request = rollout_pb2.EnqueueRolloutsRequest(rollouts=[spec])
-    ((end,),) = [(await store.enqueue_rollouts(request)).rollouts]
+    ((end,),) = [(await Calls(store).enqueue_rollouts(request)).rollouts]
     ends = rollout_pb2.CancelRolloutsRequest(rollout_ids=[end.rollout_id])
-    await store.cancel_rollouts(ends)
+    await Calls(store).cancel_rollouts(ends)
     told: list[str] = []
-    async for part in store.watch_rollouts(WatchRolloutsRequest(after_completion_number=0)):
+    async for part in Calls(store).watch_rollouts(WatchRolloutsRequest(after_completion_number=0)):
         told += [r.rollout_id for r in WatchRolloutsResponse.FromString(part or b"").rollouts]
         if end.rollout_id in told:
             break
@@ -75,13 +76,13 @@ async def watched(store: Store) -> list[str]:
 async def finished(store: Store, *names: str) -> None:
     """Enqueue rollouts and cancel them; the first has an attempt that succeeded, with a span."""
     specs = [rollout_pb2.RolloutSpec(rollout_id=name, input_json=b"1") for name in names]
-    await store.enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=specs))
+    await Calls(store).enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=specs))
     request = claim_pb2.StartAttemptRequest(rollout_id=names[0], worker_id="w")
-    made = (await store.start_attempt(request)).rollout.latest_attempt
-    await store.add_batch(batch(names[0], made.attempt_id, "s"), None, Tally())
+    made = (await Calls(store).start_attempt(request)).rollout.latest_attempt
+    await store.ingest.add_batch(batch(names[0], made.attempt_id, "s"), None, Tally())
     word = attempt_pb2.Attempt(rollout_id=names[0], attempt_id=made.attempt_id, status=3)
-    await store.update_attempt(attempt_pb2.UpdateAttemptRequest(attempt=word))
-    await store.cancel_rollouts(rollout_pb2.CancelRolloutsRequest(rollout_ids=names[1:]))
+    await Calls(store).update_attempt(attempt_pb2.UpdateAttemptRequest(attempt=word))
+    await Calls(store).cancel_rollouts(rollout_pb2.CancelRolloutsRequest(rollout_ids=names[1:]))
 
 
 # What a commit removes
@@ -138,14 +139,14 @@ async def test_spans_of_removed_rollouts_that_a_killed_server_left_are_deleted_l
 ) -> None:
     async with store_in(tmp_path) as store:
         await finished(store, "a", "b")
-        leftover, store.storage.leftover = store.storage.leftover, nothing_left
-        assert await store.retain(ALL) == 2
-        store.storage.leftover = leftover
+        leftover, store.engine.storage.leftover = store.engine.storage.leftover, nothing_left
+        assert await store.removal.retain(ALL) == 2
+        store.engine.storage.leftover = leftover
     assert tools.check(tmp_path / "s.db") == []
     async with store_in(tmp_path) as store:
-        assert await store.storage.leftover() == [1]
-        await store.retain(ALL)
-        assert await store.storage.leftover() == []
+        assert await store.engine.storage.leftover() == [1]
+        await store.removal.retain(ALL)
+        assert await store.engine.storage.leftover() == []
     assert tools.check(tmp_path / "s.db") == []
     with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
         assert connection.execute("SELECT count(*) FROM spans").fetchone() == (0,)
@@ -160,38 +161,38 @@ async def nothing_left() -> list[int]:
 
 def update(store: Store) -> Awaitable[Any]:
     record = rollout_pb2.Rollout(rollout_id="a", priority=9)
-    return store.update_rollout(rollout_pb2.UpdateRolloutRequest(rollout=record))
+    return Calls(store).update_rollout(rollout_pb2.UpdateRolloutRequest(rollout=record))
 
 
 def late_span(store: Store) -> Awaitable[Any]:
-    return store.add_spans(span_pb2.AddSpansRequest(batch=batch("a", "latest", "late")))
+    return Calls(store).add_spans(span_pb2.AddSpansRequest(batch=batch("a", "latest", "late")))
 
 
 def heartbeat(store: Store) -> Awaitable[Any]:
     reference = attempt_pb2.AttemptRef(rollout_id="a", attempt_id="latest")
-    return store.heartbeat(worker_pb2.HeartbeatRequest(worker_id="w", attempts=[reference]))
+    return Calls(store).heartbeat(worker_pb2.HeartbeatRequest(worker_id="w", attempts=[reference]))
 
 
 def enqueue(store: Store) -> Awaitable[Any]:
     spec = rollout_pb2.RolloutSpec(rollout_id="a", input_json=b"1")
-    return store.enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=[spec]))
+    return Calls(store).enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=[spec]))
 
 
 def reopen(store: Store) -> Awaitable[Any]:
-    return store.start_attempt(claim_pb2.StartAttemptRequest(rollout_id="a"))
+    return Calls(store).start_attempt(claim_pb2.StartAttemptRequest(rollout_id="a"))
 
 
 def numbers(store: Store) -> Awaitable[Any]:
     demand = span_pb2.SequenceIdDemand(rollout_id="a", attempt_id="latest", count=3)
-    return store.allocate_sequence_ids(span_pb2.AllocateSequenceIdsRequest(demands=[demand]))
+    return Calls(store).allocate_sequence_ids(span_pb2.AllocateSequenceIdsRequest(demands=[demand]))
 
 
 def cancel(store: Store) -> Awaitable[Any]:
-    return store.cancel_rollouts(rollout_pb2.CancelRolloutsRequest(rollout_ids=["a", "b"]))
+    return Calls(store).cancel_rollouts(rollout_pb2.CancelRolloutsRequest(rollout_ids=["a", "b"]))
 
 
 def remove(store: Store) -> Awaitable[Any]:
-    return store.retain(ALL)
+    return store.removal.retain(ALL)
 
 
 CALLS: list[Callable[[Store], Awaitable[Any]]] = [
@@ -205,9 +206,9 @@ async def consistent(store: Store) -> None:
         assert record.input_json
         assert record.attempt_count == 0 or record.latest_attempt.attempt_id
         request = rollout_pb2.GetRolloutRequest(rollout_id=record.rollout_id)
-        await store.get_rollout(request)
+        await Calls(store).get_rollout(request)
     assert set(await watched(store)) <= {r.rollout_id for r in await listed(store)}
-    counts = store.state.counters.rollouts
+    counts = store.engine.live.state.counters.rollouts
     assert sum(counts.values()) == len(await listed(store))
 
 
@@ -310,9 +311,9 @@ async def test_half_a_rollout_takes_down_no_list_no_watch_and_no_retention(
             assert [r.rollout_id for r in await listed(store)] == ["a", "c"]
             assert (await watched(store))[:-1] == ["a", "c"]
             with pytest.raises(DataDamaged, match="'torn' is damaged"):
-                await store.get_rollout(rollout_pb2.GetRolloutRequest(rollout_id="torn"))
-            assert store.storage.damaged_records == 1
-            assert await store.retain(ALL) == 3  # with the one that ended the watch
+                await Calls(store).get_rollout(rollout_pb2.GetRolloutRequest(rollout_id="torn"))
+            assert store.engine.storage.damaged_records == 1
+            assert await store.removal.retain(ALL) == 3  # with the one that ended the watch
             assert await listed(store) == []
     told = [r.message for r in caplog.records if "is damaged" in r.message]
     assert len(told) == 1
@@ -328,22 +329,24 @@ async def test_damaged_page_costs_what_lies_on_it_and_is_logged(
             rollout_pb2.RolloutSpec(rollout_id=f"r{n}", input_json=b'"%s"' % (b"x" * 30_000))
             for n in range(8)
         ]
-        await store.enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=specs))
+        await Calls(store).enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=specs))
         ids = [spec.rollout_id for spec in specs]
-        await store.cancel_rollouts(rollout_pb2.CancelRolloutsRequest(rollout_ids=ids))
+        await Calls(store).cancel_rollouts(rollout_pb2.CancelRolloutsRequest(rollout_ids=ids))
     overwrite_leaf(tmp_path / "s.db", "inputs", 1)
     usable: list[bool] = []
     with caplog.at_level(logging.ERROR):
         async with store_in(tmp_path) as store:
-            store.on_usable = usable.append
+            store.engine.watch_usability(usable.append)
             left = [r.rollout_id for r in await listed(store)]
             assert 0 < len(left) < 8
             lost = sorted(set(ids) - set(left))
             for _ in range(20):
                 with pytest.raises(DataDamaged):
-                    await store.get_rollout(rollout_pb2.GetRolloutRequest(rollout_id=lost[0]))
+                    await Calls(store).get_rollout(
+                        rollout_pb2.GetRolloutRequest(rollout_id=lost[0])
+                    )
             assert set(await watched(store)) >= set(left)
-            assert store.committer.failure is None
+            assert store.engine.committer.failure is None
     assert usable == []
     told = [r for r in caplog.records if "could not be read" in r.message]
     assert 1 <= len(told) < 20
@@ -383,7 +386,7 @@ async def test_repair_removes_half_rollouts_and_keeps_a_copy(tmp_path: Path) -> 
     assert tools.check(tmp_path / "s.db.before-repair") != []
     async with store_in(tmp_path) as store:
         assert [r.rollout_id for r in await listed(store)] == ["a", "c"]
-        assert store.state.counters.spans == 1
+        assert store.engine.live.state.counters.spans == 1
         await finished(store, "torn")
     assert repair(path) == []
 

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lightningstore.service.rpc.handlers import SERVICE, snake_case
+from lightningstore.service.rpc.handlers import SERVICE
 from lightningstore.service.rpc.status import CODES
 from lightningstore.v1.error_reason_pb2 import ErrorReason
+
+from tests.calls import snake_case
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("service", "client", "tests", "benchmarks", "examples")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lightningstore.service.errors import FieldInvalid
+
 MIB = 1 << 20
+DEFAULT_PAGE_SIZE = 100
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,12 @@ class Limits:
     #: Span bytes above which the memory back end evicts, and down to which; 0: never.
     eviction_bytes: int = 0
     safe_bytes: int = 0
+
+    def page_length(self, requested: int) -> int:
+        """Return how many items a page holds. Raises FieldInvalid for a negative number."""
+        if requested < 0:
+            raise FieldInvalid("page_size", f"must not be negative; 0 means {DEFAULT_PAGE_SIZE}")
+        return min(requested or DEFAULT_PAGE_SIZE, self.page_size)
 
     @property
     def inputs_bytes(self) -> int:

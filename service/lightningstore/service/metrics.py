@@ -12,7 +12,7 @@ import grpc.aio
 from lightningstore.service.auth import OPEN, PERMISSIONS
 from lightningstore.service.errors import Misconfigured
 from lightningstore.service.rpc.guard import Guard
-from lightningstore.service.store import Store
+from lightningstore.service.store.store import Store
 from lightningstore.v1.attempt_pb2 import AttemptStatus
 from lightningstore.v1.rollout_pb2 import RolloutStatus
 from prometheus_client import (
@@ -52,20 +52,20 @@ class StoreCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics. Called by the scrape's thread; reads numbers that the event loop writes."""
-        store, counters = self._store, self._store.state.counters
+        store, counters = self._store, self._store.engine.live.state.counters
         yield _by_status("rollouts", counters.rollouts, RolloutStatus, "ROLLOUT_STATUS_")
         yield _by_status("attempts", counters.attempts, AttemptStatus, "ATTEMPT_STATUS_")
-        committer = store.committer
+        committer = store.engine.committer
         for name, text, value in (
             (
                 "queue_depth",
                 "Rollouts in the queue, those in their back-off included",
-                store.queue_depth,
+                store.engine.live.queue_depth,
             ),
             (
                 "waiters",
                 "Open long polls, waits and watches",
-                store.waiters.count + len(store.polls),
+                store.engine.waiters.count + len(store.engine.polls),
             ),
             ("spans", "Spans stored", counters.spans),
             ("span_bytes", "Bytes of the spans stored", counters.span_bytes),
@@ -74,7 +74,7 @@ class StoreCollector(Collector):
             (
                 "watchdog_lag_seconds",
                 "How late the watchdog woke: the worst of the last one to two minutes",
-                store.watchdog_lag,
+                store.engine.live.deadlines.watchdog_lag,
             ),
         ):
             yield GaugeMetricFamily(f"lightningstore_{name}", text, value)
@@ -85,14 +85,14 @@ class StoreCollector(Collector):
             ("ingested_batches", "Batches of spans stored", counters.span_key),
             ("commits", "Commits", committer.commits),
             ("committed_bytes", "Bytes of changes committed", committer.committed_bytes),
-            ("damaged_records", "Damaged records found", store.storage.damaged_records),
-            ("evicted_spans", "Spans evicted from memory", store.shelf.evicted_count),
+            ("damaged_records", "Damaged records found", store.engine.storage.damaged_records),
+            ("evicted_spans", "Spans evicted from memory", store.engine.live.shelf.evicted_count),
         ):
             yield CounterMetricFamily(f"lightningstore_{name}", text, value)
         refused = CounterMetricFamily(
             "lightningstore_refused_spans", "Spans refused, by reason", labels=["reason"]
         )
-        for reason, count in list(store.refused_spans.total.items()):
+        for reason, count in list(store.ingest.refused_spans.total.items()):
             refused.add_metric([reason], count)
         yield refused
 

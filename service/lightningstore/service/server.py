@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -12,7 +11,6 @@ import grpc
 from lightningstore.service.clock import Clock, SystemClock
 from lightningstore.service.config import Config
 from lightningstore.service.gate import Gate, open_gate
-from lightningstore.service.limits import Retention
 from lightningstore.service.metrics import Metrics
 from lightningstore.service.rpc import handlers, health, otlp, wrap
 from lightningstore.service.rpc.otlp_http import OtlpHttp
@@ -20,12 +18,9 @@ from lightningstore.service.rpc.reflection import reflection
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.service.storage.sqlite import SqliteStorage
-from lightningstore.service.store import Store
-from lightningstore.service.store.recovery import watch_file
-from lightningstore.service.store.retention import keep_up
+from lightningstore.service.store.store import Store
+from lightningstore.service.store.store import open_store as opened
 from lightningstore.service.tracing import tracer
-from lightningstore.service.watchdog import watch
-from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_NONE, DURABILITY_RELAXED
 
 logger = logging.getLogger(__name__)
 
@@ -48,37 +43,11 @@ class AddressInUse(Exception):
     """The port cannot be listened on."""
 
 
-class Engine:
-    """An open store with what works on its own: the watchdog, and the removal of what has finished."""
-
-    def __init__(self, store: Store, keep: Retention) -> None:
-        """Take the store, and what is kept in it."""
-        self.store = store
-        self._tasks = [asyncio.create_task(watch(store), name="watchdog")]
-        if isinstance(store.storage, SqliteStorage):
-            self._tasks.append(asyncio.create_task(watch_file(store), name="data file"))
-        if not keep.keeps_everything:
-            self._tasks.append(asyncio.create_task(keep_up(store, keep), name="retention"))
-
-    async def close(self) -> None:
-        """Stop that, commit what was accepted, close the file."""
-        for task in self._tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        await self.store.close()
-
-
-async def open_engine(config: Config, clock: Clock | None = None) -> Engine:
+async def open_store(config: Config, clock: Clock | None = None) -> Store:
     """Open a store in this process. Raises StorageUnusable."""
-    store = Store(_storage(config), clock or SystemClock(), config.limits())
-    store.backend = config.backend
-    if config.backend == "sqlite":
-        store.durability = DURABILITY_FULL if config.durability == "full" else DURABILITY_RELAXED
-    else:
-        store.durability = DURABILITY_NONE
-    await store.open()
-    return Engine(store, config.retention())
+    return await opened(
+        _storage(config), clock or SystemClock(), config.limits(), config.retention()
+    )
 
 
 def _storage(config: Config) -> Storage:
@@ -90,13 +59,13 @@ def _storage(config: Config) -> Storage:
 
 
 class Server:
-    """A gRPC server over an engine."""
+    """A gRPC server over a store."""
 
-    def __init__(self, engine: Engine, config: Config, gate: Gate | None = None) -> None:
-        """Take the engine; `start` begins to listen. Raises Misconfigured."""
-        self._engine = engine
+    def __init__(self, store: Store, config: Config, gate: Gate | None = None) -> None:
+        """Take the store; `start` begins to listen. Raises Misconfigured."""
+        self._store = store
         self._config = config
-        self.gate = gate or open_gate(config, engine.store.clock)
+        self.gate = gate or open_gate(config, store.engine.clock)
         self._health = health.Health()
         self.metrics = Metrics() if config.metrics_port is not None else None
         tracing = tracer() if config.trace_calls else None
@@ -107,7 +76,7 @@ class Server:
 
     async def start(self) -> None:
         """Listen. Raises AddressInUse."""
-        store = self._engine.store
+        store = self._store
         streams = wrap.Streams(self._config.max_open_streams)
         name = handlers.SERVICE.full_name
         services = (name, otlp.SERVICE, health.SERVICE)
@@ -138,14 +107,14 @@ class Server:
             )
         await self._server.start()
         self._health.serve(("", *services))
-        store.on_usable = lambda usable: self._health.set(usable=usable)
+        store.engine.watch_usability(lambda usable: self._health.set(usable=usable))
 
     async def _serve_http(self, streams: wrap.Streams) -> None:
         """Listen for OTLP over HTTP if that is wanted. Raises AddressInUse."""
         host, port = self._config.host, self._config.otlp_http_port
         if port is None:
             return
-        store, count = self._engine.store, self.metrics.count if self.metrics else None
+        store, count = self._store, self.metrics.count if self.metrics else None
         context = self.gate.context() if self.gate.context else None
         self._otlp_http = OtlpHttp(store, self.gate.guard, streams, count)
         try:
@@ -154,14 +123,14 @@ class Server:
             raise AddressInUse(
                 f"cannot listen on {_bracketed(host)}:{port}: {error.strerror}"
             ) from None
-        store.otlp_http_port = self._otlp_http.port
+        store.info.announce(otlp_http_port=self._otlp_http.port)
         where = f"{'https' if context else 'http'}://{_bracketed(host)}:{self._otlp_http.port}"
         logger.info("OTLP over HTTP on %s/v1/traces", where)
 
     @property
     def is_usable(self) -> bool:
         """Whether the storage answers. If it does not when the server has stopped, data may be elsewhere."""
-        return self._engine.store.committer.failure is None
+        return self._store.engine.committer.failure is None
 
     @property
     def address(self) -> str:
@@ -174,7 +143,7 @@ class Server:
         Takes CLOSING_SECONDS more at most, though connections be left: what was accepted gets committed.
         """
         self._health.stop()
-        self._engine.store.stop_waiting()
+        self._store.engine.stop_waiting()
         http = [self._otlp_http.stop(grace)] if self._otlp_http is not None else []
         closing = asyncio.gather(self._server.stop(grace), *http)
         try:
@@ -183,7 +152,7 @@ class Server:
             logger.warning("some connections would not close: left to the end of the process")
         if self.metrics is not None:
             self.metrics.close()
-        await self._engine.close()
+        await self._store.close()
 
 
 async def start_server(config: Config, clock: Clock | None = None) -> Server:
@@ -195,12 +164,12 @@ async def start_server(config: Config, clock: Clock | None = None) -> Server:
         if port is not None:
             _probe(config.host, port)
     gate = open_gate(config, clock or SystemClock())
-    engine = await open_engine(config, clock)
-    server = Server(engine, config, gate)
+    store = await open_store(config, clock)
+    server = Server(store, config, gate)
     try:
         await server.start()
     except BaseException:
-        await engine.close()
+        await store.close()
         raise
     logger.debug("process %s serves on %s", os.getpid(), server.address)
     return server

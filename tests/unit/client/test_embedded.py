@@ -14,10 +14,10 @@ from lightningstore.client import (
     InternalError,
     NotFoundError,
     SpanBatch,
-    embedded,
     open_store,
 )
 from lightningstore.client.embedded import store_over
+from lightningstore.service.store.table import Kind, Operation
 
 pytestmark = pytest.mark.asyncio
 
@@ -85,8 +85,16 @@ async def test_what_the_callers_iterator_raises_is_the_callers() -> None:
             await store.ingest_spans(bad())
 
 
-class Engine:
+class Broken:
     """A store with defects."""
+
+    @property
+    def table(self) -> dict[str, Operation]:
+        return {
+            "GetRollout": Operation(self.get_rollout),
+            "GetAttempt": Operation(self.get_attempt),
+            "WatchRollouts": Operation(self.watch_rollouts, Kind.SERVER_STREAM),
+        }
 
     async def get_rollout(self, request: Any) -> Any:
         raise KeyError(request.rollout_id)
@@ -101,8 +109,8 @@ class Engine:
         raise KeyError("x")
 
 
-async def test_a_defect_of_the_engine_is_an_internal_error() -> None:
-    store = store_over(Engine())
+async def test_a_defect_of_the_store_is_an_internal_error() -> None:
+    store = store_over(Broken())
     with pytest.raises(InternalError, match="KeyError") as caught:
         await store.get_rollout("ro-1")
     assert isinstance(caught.value.__cause__, KeyError)
@@ -114,7 +122,7 @@ async def test_a_defect_of_the_engine_is_an_internal_error() -> None:
 
 async def test_calls_have_deadlines() -> None:
     with pytest.raises(DeadlineExceededError):
-        await store_over(Engine(), timeout=0.01).get_attempt("ro-1")
+        await store_over(Broken(), timeout=0.01).get_attempt("ro-1")
 
 
 async def test_a_wait_can_be_given_up() -> None:
@@ -141,7 +149,3 @@ async def test_a_read_that_is_given_up_loses_nothing() -> None:
             await store.cancel_rollouts([two.rollout_id])
             assert [r.rollout_id async for r in stream] == [two.rollout_id]
             assert (stream.finished_count, stream.open_rollout_ids) == (2, [])
-
-
-async def test_names_are_those_of_the_engine() -> None:
-    assert embedded._snake_case("WaitForRollouts") == "wait_for_rollouts"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -45,7 +44,7 @@ async def open_store(
     backend, path = _parse(url)
     try:
         from lightningstore.service.config import Config  # noqa: PLC0415
-        from lightningstore.service.server import open_engine  # noqa: PLC0415
+        from lightningstore.service.server import open_store as open_service  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(MISSING) from error
     unknown = sorted(set(options) - set(Config.model_fields))
@@ -54,18 +53,18 @@ async def open_store(
     options["backend"] = backend
     if path:
         options["db"] = path
-    engine = await open_engine(Config(**options), clock)
-    store = store_over(engine.store, timeout=timeout)
+    service = await open_service(Config(**options), clock)
+    store = store_over(service, timeout=timeout)
     try:
         yield store
     finally:
         await store.close()
-        await engine.close()
+        await service.close()
 
 
-def store_over(engine: Any, *, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncLightningStore:
-    """Return a client of a `lightningstore.service.store.Store`, which stays its owner's to close."""
-    return AsyncLightningStore.over(EngineTransport(engine), timeout=timeout)
+def store_over(service: Any, *, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncLightningStore:
+    """Return a client of a `lightningstore.service.store.store.Store`, which stays its owner's to close."""
+    return AsyncLightningStore.over(StoreTransport(service.table), timeout=timeout)
 
 
 def _parse(url: str) -> tuple[str, str]:
@@ -74,10 +73,6 @@ def _parse(url: str) -> tuple[str, str]:
     if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
         return "sqlite", url[len("sqlite:///") :]
     raise ValueError(f'"memory://" or "sqlite:///path/to/file.db" is wanted, not {url!r}')
-
-
-def _snake_case(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _error(error: Exception) -> LightningStoreError:
@@ -92,36 +87,36 @@ def _error(error: Exception) -> LightningStoreError:
     return InternalError(f"{type(error).__name__}: {error}", reason="ERROR_REASON_INTERNAL")
 
 
-class EngineTransport:
-    """Carries calls into an engine on this event loop.
+class StoreTransport:
+    """Carries calls into a store on this event loop.
 
-    Messages are serialised both ways, as gRPC would: records of the engine must not be the caller's.
+    Messages are serialised both ways, as gRPC would: records of the store must not be the caller's.
     """
 
-    def __init__(self, engine: Any) -> None:
-        """Take the engine."""
-        self._engine = engine
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        #: `Operation`s by the contract's method names.
+        self._table = table
         self._closed = False
         self._calls = 0
 
-    def _method(self, method: str) -> Any:
+    def _operation(self, method: str) -> Any:
         if self._closed:
             raise RuntimeError("the client is closed")
-        return getattr(self._engine, _snake_case(method))
+        return self._table[method]
 
     async def unary(self, method: str, request: Message, timeout: float | None) -> Any:
         """Make a call with one message each way."""
-        call = self._method(method)
+        operation = self._operation(method)
         self._calls += 1
         if self._calls % CALLS_A_TURN == 0:
             # A call that need not wait does not suspend: without this a loop of them would keep the
             # watchdog, and everybody else, from the event loop.
             await asyncio.sleep(0)
         arguments = (_copy(request),)
-        if method == "DequeueRollouts":  # a long poll wants to know how much time it has
+        if operation.takes_time_remaining:
             arguments += (timeout,)  # type: ignore[assignment]
         try:
-            return _copy(await _within(timeout, call(*arguments)))
+            return _copy(await _within(timeout, operation.call(*arguments)))
         except asyncio.TimeoutError:
             raise DeadlineExceededError(f"no answer within {timeout} s") from None
         except Exception as error:
@@ -130,14 +125,14 @@ class EngineTransport:
     def server_stream(self, method: str, request: Message, timeout: float | None) -> _Answers:
         """Begin a call that is answered by a stream."""
         del timeout  # streams have none
-        return _Answers(self._method(method)(_copy(request)), answer_type(method))
+        return _Answers(self._operation(method).call(_copy(request)), answer_type(method))
 
     async def client_stream(
         self, method: str, requests: AsyncIterable[Message], timeout: float | None
     ) -> Any:
         """Make a call that sends a stream."""
         del timeout
-        call = self._method(method)
+        call = self._operation(method).call
         fault: list[Exception] = []
 
         async def copies() -> AsyncIterator[Message]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -14,8 +13,9 @@ from lightningstore.service import pieces, wire
 from lightningstore.service.errors import MalformedMessage
 from lightningstore.service.pieces import Cut
 from lightningstore.service.rpc import lenient, wrap
-from lightningstore.service.store import Store
 from lightningstore.service.store.ingest import HOLD_SECONDS, BadBatch
+from lightningstore.service.store.store import Store
+from lightningstore.service.store.table import Kind
 from lightningstore.v1 import service_pb2
 from lightningstore.v1.span_pb2 import (
     AddSpansRequest,
@@ -33,37 +33,31 @@ _ADDED_BATCH = AddSpansRequest.BATCH_FIELD_NUMBER
 def handlers(store: Store, streams: wrap.Streams) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     """Return a handler for each method of the service: the store's method of the same name."""
     found: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-    limit = store.limits.message_bytes
+    limit = store.engine.limits.message_bytes
 
     def closing() -> bool:
-        return store.closing
+        return store.engine.closing
 
     for method in SERVICE.methods:
         request_type = GetMessageClass(method.input_type)
-        call = getattr(store, snake_case(method.name))
-        path = method.full_name
-        if method.name == "IngestSpans":
-            found[method.name] = wrap.client_stream(path, _ingest(store), streams, closing)
-        elif method.name == "AddSpans":
-            found[method.name] = wrap.unary_bytes(path, _add_spans(store), closing)
-        elif method.client_streaming:
-            found[method.name] = wrap.client_stream(
-                path, _decoded(call, request_type, limit), streams, closing
-            )
-        elif method.name == "DequeueRollouts":
-            found[method.name] = wrap.long_poll(path, request_type, call, limit, closing)
-        elif method.server_streaming:
-            found[method.name] = wrap.server_stream(
-                path, request_type, call, streams, limit, closing
-            )
-        else:
-            found[method.name] = wrap.unary(path, request_type, call, limit, closing)
+        operation = store.table[method.name]
+        call, path = operation.call, method.full_name
+        match operation.kind:
+            case Kind.UNARY:
+                handler = wrap.unary(path, request_type, call, limit, closing)
+            case Kind.LONG_POLL:
+                handler = wrap.long_poll(path, request_type, call, limit, closing)
+            case Kind.SERVER_STREAM:
+                handler = wrap.server_stream(path, request_type, call, streams, limit, closing)
+            case Kind.CLIENT_STREAM:
+                read = _decoded(call, request_type, limit)
+                handler = wrap.client_stream(path, read, streams, closing)
+            case Kind.SPAN_BATCH:
+                handler = wrap.unary_bytes(path, _add_spans(call, store), closing)
+            case Kind.SPAN_STREAM:
+                handler = wrap.client_stream(path, _ingest(store), streams, closing)
+        found[method.name] = handler
     return found
-
-
-def snake_case(name: str) -> str:
-    """Return a method's name as the store spells it: EnqueueRollouts → enqueue_rollouts."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _decoded(call: Any, request_type: type[Message], limit: int) -> Any:
@@ -77,7 +71,7 @@ def _decoded(call: Any, request_type: type[Message], limit: int) -> Any:
 
 def _ingest(store: Store) -> Any:
     async def ingest(requests: AsyncIterator[bytes]) -> IngestSpansResponse:
-        return await store.ingest_batches(_messages(requests, store))
+        return await store.ingest.ingest_batches(_messages(requests, store))
 
     return ingest
 
@@ -90,7 +84,7 @@ async def _messages(
         if len(data) <= pieces.UNCOUNTED_BYTES:
             yield _read(data, store)
         else:
-            async with store.intake.hold(len(data)):
+            async with store.ingest.intake.hold(len(data)):
                 yield _read(data, store)
 
 
@@ -115,27 +109,27 @@ def _read(data: bytes, store: Store) -> tuple[SpanBatch, bytes | None] | Cut | B
             raise error from None
         return BadBatch(count, error)
     if len(batch.spans) > pieces.PIECE_SPANS:
-        return store.cut(pieces.split_request(data, _BATCH)[0])
+        return store.ingest.cut(pieces.split_request(data, _BATCH)[0])
     return batch, data if wire.frame(data, _BATCH) is not None else None
 
 
 def _large(data: bytes, store: Store, number: int) -> tuple[Cut, bytes] | None:
     """Return the batch in a field of a message, and the other fields, if it is too large to be parsed at once."""
-    wrap.check_size(data, store.limits.message_bytes)
+    wrap.check_size(data, store.engine.limits.message_bytes)
     if len(data) <= pieces.UNCOUNTED_BYTES:
         return None
     batch, others = pieces.split_request(data, number)
-    found = store.cut(batch)
+    found = store.ingest.cut(batch)
     return None if found.is_small else (found, others)
 
 
-def _add_spans(store: Store) -> Any:
-    limit = store.limits.message_bytes
+def _add_spans(call: Callable[..., Awaitable[AddSpansResponse]], store: Store) -> Any:
+    limit = store.engine.limits.message_bytes
 
     async def add_spans(data: bytes) -> AddSpansResponse:
         if len(data) <= pieces.UNCOUNTED_BYTES:
             return await add(data)
-        async with store.intake.hold(len(data), HOLD_SECONDS):
+        async with store.ingest.intake.hold(len(data), HOLD_SECONDS):
             return await add(data)
 
     async def add(data: bytes) -> AddSpansResponse:
@@ -147,11 +141,11 @@ def _add_spans(store: Store) -> Any:
                 request = lenient.repaired(AddSpansRequest, data) or wrap.decode(
                     AddSpansRequest, data, limit
                 )
-            return await store.add_spans(request)
+            return await call(request)
         batch, others = large
         request = wrap.decode(AddSpansRequest, others, limit)
         # Stands for the batch where a repeated request is told from another one with its request id.
         request.batch.schema_url = f"{len(batch.data)} bytes, checksum {zlib.crc32(batch.data)}"
-        return await store.add_spans(request, batch)
+        return await call(request, batch)
 
     return add_spans

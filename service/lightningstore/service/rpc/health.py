@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 from lightningstore.service.errors import ShuttingDown
 from lightningstore.service.rpc import wrap
-from lightningstore.service.store import Store
+from lightningstore.service.store.store import Store
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 #: Open watches of the server. They count apart from the streams that need a token.
@@ -90,7 +90,7 @@ def handler(health: Health, store: Store) -> grpc.GenericRpcHandler:
     request_type = health_pb2.HealthCheckRequest
 
     def closing() -> bool:
-        return store.closing
+        return store.engine.closing
 
     async def check(data: bytes, context: wrap.Context) -> bytes:
         path = f"{SERVICE}/Check"

@@ -22,8 +22,8 @@ from lightningstore.service.rpc import lenient
 from lightningstore.service.rpc.status import abort
 from lightningstore.service.rpc.wrap import Context, check_size, fail
 from lightningstore.service.spans import MAX_SEQUENCE_ID, check_batch, span_error
-from lightningstore.service.store import Store
 from lightningstore.service.store.ingest import Tally, reason_name
+from lightningstore.service.store.store import Store
 from lightningstore.v1.error_reason_pb2 import ERROR_REASON_SPAN_EXISTS
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -70,7 +70,7 @@ def handler(store: Store) -> grpc.RpcMethodHandler[Any, Any]:
             await abort(context, error, code_pb2.UNAVAILABLE)
             raise
         except BaseException as error:
-            await fail(context, error, f"{SERVICE}/Export", closing=store.closing)
+            await fail(context, error, f"{SERVICE}/Export", closing=store.engine.closing)
             raise
 
     return grpc.unary_unary_rpc_method_handler(handle)
@@ -87,15 +87,15 @@ async def export(store: Store, data: bytes, metadata: dict[str, str]) -> ExportT
         if scopes is None:
             raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name)
         return await export_scopes(store, scopes, metadata, Counter())
-    async with store.intake.hold(len(data), HOLD_SECONDS):
-        scopes = lenient.large_scopes(data, store.limits)
+    async with store.ingest.intake.hold(len(data), HOLD_SECONDS):
+        scopes = lenient.large_scopes(data, store.engine.limits)
         return await export_scopes(store, scopes, metadata, Counter())
 
 
 async def admit(store: Store, data: bytes) -> None:
     """Let an export in. Raises PayloadTooLarge, Busy, StorageFailed."""
-    check_size(data, store.limits.message_bytes)
-    await store.committer.admit_soon(len(data), HOLD_SECONDS)
+    check_size(data, store.engine.limits.message_bytes)
+    await store.engine.committer.admit_soon(len(data), HOLD_SECONDS)
 
 
 async def export_scopes(
@@ -106,7 +106,7 @@ async def export_scopes(
 ) -> ExportTraceServiceResponse:
     """Store the spans of scopes, of which `refused` have been left out. Raises as `export`."""
     default = _metadata_owner(metadata)
-    failures = store.committer.failures
+    failures = store.engine.committer.failures
     size = sum([len(scope.data) for scope in scopes])
     count = sum([scope.span_count for scope in scopes])
     if size <= pieces.PIECE_BYTES and count <= pieces.PIECE_SPANS:
@@ -120,7 +120,7 @@ async def export_scopes(
         del read
     if size > pieces.PIECE_BYTES or count > pieces.PIECE_SPANS:
         await _store_large(store, scopes, default, refused)
-    await store.barrier_since(failures)
+    await store.engine.barrier_since(failures)
     response = ExportTraceServiceResponse()
     if total := sum(refused.values()):
         response.partial_success.rejected_spans = total
@@ -130,7 +130,7 @@ async def export_scopes(
         response.partial_success.error_message = "; ".join(reasons)
         for why, n in refused.items():
             if why.reason != CONFLICT:  # noted when it was found
-                store.refused_spans.note(why.reason, n, why.message)
+                store.ingest.refused_spans.note(why.reason, n, why.message)
     return response
 
 
@@ -138,9 +138,9 @@ async def _store_large(
     store: Store, scopes: list[lenient.Scope], default: Owner, refused: Counter[lenient.Refusal]
 ) -> None:
     """Store large scopes, one piece at a time: what a piece becomes in memory is needed once."""
-    async with store.taking_apart:
+    async with store.ingest.taking_apart:
         turn = Turn()
-        cuts = [(scope, store.cut(scope.data)) for scope in scopes]
+        cuts = [(scope, store.ingest.cut(scope.data)) for scope in scopes]
         for _, cut in cuts:
             for piece in cut.pieces():
                 _parse(cut.head + cut.spans(piece), Counter())
@@ -163,12 +163,12 @@ async def _store(
     """Store the spans of scopes that have been parsed."""
     turn = Turn()
     for scope, parsed in scopes:
-        for batch, framed in _batches(scope, parsed, default, refused, store.limits):
+        for batch, framed in _batches(scope, parsed, default, refused, store.engine.limits):
             tally = Tally()
             try:
-                await store.add_batch(batch, framed, tally)
+                await store.ingest.add_batch(batch, framed, tally)
             except StoreError as error:
-                if store.committer.failure is not None:
+                if store.engine.committer.failure is not None:
                     raise
                 refused[lenient.Refusal.of(error)] += len(batch.spans)
             for rejection in tally.result.rejections:

@@ -35,7 +35,7 @@ from lightningstore.service.rpc import otlp, otlp_json
 from lightningstore.service.rpc.guard import Guard
 from lightningstore.service.rpc.status import to_status
 from lightningstore.service.rpc.wrap import Streams, internal
-from lightningstore.service.store import Store
+from lightningstore.service.store.store import Store
 
 PATH = "/v1/traces"
 METHOD = f"/{otlp.SERVICE}/Export"
@@ -169,20 +169,20 @@ class OtlpHttp:
         if self._guard is not None:
             self._guard.check(metadata.items(), METHOD, request.remote or "somebody")
         packed = _check_encoding(request)
-        store, limit = self._store, self._store.limits.message_bytes
+        store, limit = self._store, self._store.engine.limits.message_bytes
         data = await _body(request, limit)
         if not packed and len(data) <= pieces.UNCOUNTED_BYTES:
             return await self._store_body(request, data, metadata)
         held = min(limit, MOST_UNPACKED * len(data)) if packed else len(data)
-        await store.bodies.take(held, otlp.HOLD_SECONDS)
+        await store.ingest.bodies.take(held, otlp.HOLD_SECONDS)
         try:
             if packed:
                 data = await self._read(4 * len(data), lambda: unpack(data, limit))
-                store.bodies.give(held - len(data))
+                store.ingest.bodies.give(held - len(data))
                 held = len(data)
             return await self._store_body(request, data, metadata)
         finally:
-            store.bodies.give(held)
+            store.ingest.bodies.give(held)
 
     async def _store_body(
         self, request: web.BaseRequest, data: bytes, metadata: dict[str, str]
@@ -192,7 +192,9 @@ class OtlpHttp:
         if request.content_type == PROTOBUF:
             return await otlp.export(store, data, metadata)
         await otlp.admit(store, data)
-        scopes, refused = await self._read(len(data), lambda: otlp_json.scopes(data, store.limits))
+        scopes, refused = await self._read(
+            len(data), lambda: otlp_json.scopes(data, store.engine.limits)
+        )
         return await otlp.export_scopes(store, scopes, metadata, refused)
 
     async def _read(self, size: int, read: Callable[[], T]) -> T:

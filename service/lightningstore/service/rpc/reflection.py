@@ -15,7 +15,7 @@ from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
 from lightningstore.service.rpc import wrap
-from lightningstore.service.store import Store
+from lightningstore.service.store.store import Store
 
 METHOD = "ServerReflectionInfo"
 V1ALPHA = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
@@ -95,7 +95,7 @@ def _handler(
     service: str, servicer: aio.ReflectionServicer, store: Store, streams: wrap.Streams
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Wrap the call: messages are decoded here, as those of all other calls are."""
-    request_type, limit = reflection_pb2.ServerReflectionRequest, store.limits.message_bytes
+    request_type, limit = reflection_pb2.ServerReflectionRequest, store.engine.limits.message_bytes
 
     async def handle(requests: AsyncIterator[bytes], context: wrap.Context) -> AsyncIterator[bytes]:
         decoded = (await wrap.read(request_type, data, limit) async for data in requests)
@@ -106,7 +106,7 @@ def _handler(
         except (grpc.aio.AbortError, GeneratorExit):
             raise
         except BaseException as error:
-            await wrap.fail(context, error, f"{service}/{METHOD}", closing=store.closing)
+            await wrap.fail(context, error, f"{service}/{METHOD}", closing=store.engine.closing)
             raise
 
     return grpc.stream_stream_rpc_method_handler(handle)

@@ -11,6 +11,7 @@ from lightningstore.service.shown import Shown
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
+from lightningstore.v1.statistics_pb2 import Durability
 from lightningstore.v1.worker_pb2 import Worker
 
 
@@ -211,6 +212,10 @@ class ResourcesQuery:
 class Storage(Protocol):
     """A back end. Its methods raise StorageFailed where the medium does not answer."""
 
+    #: Name of the back end, as GetServerInfo returns it.
+    name: str
+    #: What an answered write survives, as GetServerInfo returns it.
+    durability: Durability.ValueType
     #: Whether commits outlive the process. If not, `commit_now` takes the place of `commit`.
     durable: bool
 

@@ -24,6 +24,7 @@ from lightningstore.service.storage.base import (
     holds_any,
 )
 from lightningstore.v1.resources_pb2 import Resources
+from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 
 #: Rollouts that a scan looks at before it lets others have the event loop.
 SCAN_AT_ONCE = 2000
@@ -37,6 +38,8 @@ SWEPT_AT_ONCE = 4000
 class MemoryStorage:
     """Keeps rows as they come: records are never changed, only replaced."""
 
+    name = "memory"
+    durability = DURABILITY_NONE
     durable = False
     damaged_records = 0
 

@@ -53,6 +53,7 @@ from lightningstore.service.storage.damage import Damage, is_damage
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
+from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_RELAXED
 from lightningstore.v1.worker_pb2 import Worker
 
 logger = logging.getLogger(__name__)
@@ -77,12 +78,14 @@ CHECKPOINT_BYTES = 32 << 20
 class SqliteStorage:
     """A store in one file. `compress` stores spans with zlib: a third of the size, half the speed."""
 
+    name = "sqlite"
     durable = True
 
     def __init__(self, path: Path, *, full_sync: bool = True, compress: bool = False) -> None:
         """Take the file; `full_sync` makes answered writes survive a power cut."""
         self.path = path
         self._synchronous = "FULL" if full_sync else "NORMAL"
+        self.durability = DURABILITY_FULL if full_sync else DURABILITY_RELAXED
         self._compress = compress
         self._lock: datafile.Lock | None = None
         self._place: place.Place | None = None

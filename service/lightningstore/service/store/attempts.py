@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service import lifecycle
-from lightningstore.service.clock import Turn
 from lightningstore.service.errors import FieldInvalid
 from lightningstore.service.lifecycle import Transition
 from lightningstore.service.records import (
@@ -21,11 +20,9 @@ from lightningstore.service.records import (
     query_digest,
 )
 from lightningstore.service.state import AttemptState
-from lightningstore.service.store.claims import ClaimOperations
+from lightningstore.service.store.engine import Engine
 from lightningstore.v1.attempt_pb2 import (
     ATTEMPT_STATUS_FAILED,
-    ATTEMPT_STATUS_TIMEOUT,
-    ATTEMPT_STATUS_UNRESPONSIVE,
     Attempt,
     AttemptStatus,
     GetAttemptRequest,
@@ -39,27 +36,31 @@ from lightningstore.v1.attempt_pb2 import (
 UPDATABLE = ("status", "failure", "worker_id", "last_heartbeat_time", "metadata_json")
 
 
-class AttemptOperations(ClaimOperations):
+class Attempts:
     """The calls of attempt.proto."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
 
     async def get_attempt(self, request: GetAttemptRequest) -> GetAttemptResponse:
         """Return one attempt."""
-        entry = await self.load(request.rollout_id)
-        reply = GetAttemptResponse(attempt=self.attempt_of(entry, request.attempt_id).record)
-        await self.barrier()
+        entry = await self._engine.load(request.rollout_id)
+        reply = GetAttemptResponse(attempt=self._live.attempt_of(entry, request.attempt_id).record)
+        await self._engine.barrier()
         return reply
 
     async def list_attempts(self, request: ListAttemptsRequest) -> ListAttemptsResponse:
         """Return one page of a rollout's attempts."""
         digest = query_digest(request, "page_size", "page_token")
-        size = self.page_size(request.page_size)
+        size = self._engine.limits.page_length(request.page_size)
         after = 0
         if request.page_token:
             after = parse_page_token(request.page_token, digest, (int,))[0]
-        entry = await self.load(request.rollout_id)
+        entry = await self._engine.load(request.rollout_id)
         records = [a.record for a in entry.attempts.values() if a.record.sequence_number > after]
         reply = ListAttemptsResponse()
-        room = self.limits.answer_bytes
+        room = self._engine.limits.answer_bytes
         for record in records:
             room -= record.ByteSize()
             if len(reply.attempts) == size or (reply.attempts and room < 0):
@@ -67,16 +68,16 @@ class AttemptOperations(ClaimOperations):
                 reply.next_page_token = page_token(digest, [last])
                 break
             reply.attempts.append(record)
-        await self.barrier()
+        await self._engine.barrier()
         return reply
 
     async def update_attempt(self, request: UpdateAttemptRequest) -> UpdateAttemptResponse:
         """Report an outcome, or change what is known of an attempt."""
-        self.committer.admit(report=True)
+        self._engine.committer.admit(report=True)
         given = request.attempt
-        entry = await self.load(given.rollout_id, "attempt.rollout_id")
-        attempt = self.attempt_of(entry, given.attempt_id, "attempt.attempt_id")
-        if (answer := self.requests.find("UpdateAttempt", request)) is not None:
+        entry = await self._engine.load(given.rollout_id, "attempt.rollout_id")
+        attempt = self._live.attempt_of(entry, given.attempt_id, "attempt.attempt_id")
+        if (answer := self._engine.requests.find("UpdateAttempt", request)) is not None:
             return await self._replay_update(UpdateAttemptResponse.FromString(answer), attempt)
         mask = request.update_mask if request.HasField("update_mask") else None
         paths = mask_paths(mask, given, UPDATABLE)
@@ -98,9 +99,9 @@ class AttemptOperations(ClaimOperations):
             kept.CopyFrom(reply)
             kept.attempt.ClearField("metadata_json")
             kept.attempt.ClearField("failure")
-            self.remember("UpdateAttempt", request, kept)
-        self.serve_polls()
-        await self.commit()
+            self._engine.remember("UpdateAttempt", request, kept)
+        self._engine.polls.serve()
+        await self._engine.commit()
         return reply
 
     async def _replay_update(
@@ -110,7 +111,7 @@ class AttemptOperations(ClaimOperations):
         answer.attempt.metadata_json = attempt.record.metadata_json
         if attempt.record.HasField("failure") and answer.attempt.status == ATTEMPT_STATUS_FAILED:
             answer.attempt.failure.CopyFrom(attempt.record.failure)
-        await self.barrier()
+        await self._engine.barrier()
         return answer
 
     def _check_attempt_update(
@@ -128,21 +129,28 @@ class AttemptOperations(ClaimOperations):
         if "worker_id" in paths:
             check_id("attempt.worker_id", given.worker_id, required=False)
         if "metadata_json" in paths:
-            check_metadata("attempt.metadata_json", given.metadata_json, self.limits.metadata_bytes)
+            check_metadata(
+                "attempt.metadata_json", given.metadata_json, self._engine.limits.metadata_bytes
+            )
         if "last_heartbeat_time" in paths and not 0 <= given.last_heartbeat_time.nanos < NANOS:
             raise FieldInvalid("attempt.last_heartbeat_time.nanos", "from 0 to 999999999")
         if request.HasField("sent_span_count") and request.sent_span_count < 0:
             raise FieldInvalid("sent_span_count", "must not be negative")
 
     def _update(self, attempt: AttemptState, given: Attempt, paths: list[str]) -> None:
-        now = self.now()
+        now = self._live.now()
         failure = None
         if "failure" in paths and given.HasField("failure"):
             failure = bounded_failure(given.failure)
         transition = Transition()
         if "status" in paths:
             transition = lifecycle.report(
-                attempt.entry.rollout, attempt.record, given.status, failure, now, self.dice()
+                attempt.entry.rollout,
+                attempt.record,
+                given.status,
+                failure,
+                now,
+                self._engine.dice(),
             )
         changes = {
             path: getattr(given, path) for path in paths if path in ("worker_id", "metadata_json")
@@ -154,8 +162,8 @@ class AttemptOperations(ClaimOperations):
         if changes:
             record = evolve(transition.attempt or attempt.record, **changes)
             transition = transition._replace(attempt=record)
-        self.apply(attempt.entry, attempt, transition, now)
-        self.workforce.heard_from(attempt.record.worker_id, now)
+        self._live.apply(attempt.entry, attempt, transition, now)
+        self._live.workforce.heard_from(attempt.record.worker_id, now)
 
     def _note_heartbeat(
         self, attempt: AttemptState, given: Attempt, now: Timestamp
@@ -164,67 +172,5 @@ class AttemptOperations(ClaimOperations):
         if not given.HasField("last_heartbeat_time"):
             return None
         ago = max(0, nanoseconds(now) - nanoseconds(given.last_heartbeat_time)) / NANOS
-        attempt.heard_at = max(attempt.heard_at, self.clock.monotonic() - ago)
+        attempt.heard_at = max(attempt.heard_at, self._engine.clock.monotonic() - ago)
         return given.last_heartbeat_time if ago else now
-
-    async def expire(self) -> None:
-        """End what is overdue and let claim what has waited for its back-off. The watchdog's hand.
-
-        Where much is due at once, others get the loop in between.
-        """
-        now, turn = self.clock.monotonic(), Turn()
-        failures, deadlines = self.committer.failures, self.deadlines
-        due = self._overdue(now)
-        due.reverse()
-        try:
-            while due:
-                *_, attempt = due.pop()
-                deadline = self.deadline(attempt)
-                if lifecycle.is_live(attempt.record) and deadline is not None and deadline <= now:
-                    self._expire(attempt, now)
-                await self._next_turn(turn, failures)
-            for entry in self.delays.pop_due(now):
-                self.queue_due(entry)
-                await self._next_turn(turn, failures)
-            self._serve_and_seal()
-        finally:
-            for planned, _, attempt in due:
-                deadlines.push(planned, attempt)
-
-    def _overdue(self, now: float) -> list[tuple[float, int, AttemptState]]:
-        """Take out the attempts that are overdue, in the order of their deadlines.
-
-        After a stall many are, and the order decides what becomes of them.
-        """
-        due: list[tuple[float, int, AttemptState]] = []
-        for attempt in self.deadlines.pop_due(now):
-            deadline = self.deadline(attempt)
-            if deadline is None or not lifecycle.is_live(attempt.record):
-                continue
-            if deadline > now:
-                self.deadlines.push(deadline, attempt)
-            else:
-                due.append((deadline, attempt.key, attempt))
-        return sorted(due)
-
-    async def _next_turn(self, turn: Turn, failures: int) -> None:
-        """Let others have the loop if it is time. Raises StorageFailed where memory was loaded anew."""
-        if turn.over():
-            self._serve_and_seal()
-            await turn.next()
-            self.check_unbroken(failures)
-
-    def _serve_and_seal(self) -> None:
-        self.serve_polls()
-        self.seal_changes()
-
-    def _expire(self, attempt: AttemptState, now: float) -> None:
-        timed_out = attempt.timeout_at is not None and attempt.timeout_at <= now
-        if lifecycle.is_finished(attempt.entry.rollout):
-            timed_out = False  # nobody waits for it any more: it is just not heard of
-        status = ATTEMPT_STATUS_TIMEOUT if timed_out else ATTEMPT_STATUS_UNRESPONSIVE
-        wall = self.now()
-        transition = lifecycle.expire(
-            attempt.entry.rollout, attempt.record, status, wall, self.dice()
-        )
-        self.apply(attempt.entry, attempt, transition, wall, verdict=True)

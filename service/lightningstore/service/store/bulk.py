@@ -15,14 +15,12 @@ from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service import lifecycle
-from lightningstore.service.clock import Clock, Turn
+from lightningstore.service.clock import Turn
 from lightningstore.service.completion import Completion
-from lightningstore.service.lifecycle import Queue
-from lightningstore.service.limits import Limits
 from lightningstore.service.state import Entry
-from lightningstore.service.storage.base import RolloutRow, Storage
-from lightningstore.service.store.core import ROW_BYTES
-from lightningstore.service.store.recovery import RecoveryOperations
+from lightningstore.service.storage.base import RolloutRow
+from lightningstore.service.store.engine import Engine
+from lightningstore.service.store.live import ROW_BYTES
 from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_CANCELLED, Rollout
 
 
@@ -36,30 +34,19 @@ class Cancelled(NamedTuple):
     completion: Completion
 
 
-class Bulk(RecoveryOperations):
+class Bulk:
     """Applies many changes of one kind."""
 
-    def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
-        """Take the parts."""
-        super().__init__(storage, clock, limits)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
         self._settling: set[asyncio.Task[None]] = set()
-
-    def add_rollout(self, entry: Entry, *, queued: bool) -> None:
-        """Put a new rollout into the store, and into the queue if `queued`."""
-        counters, changes = self.state.counters, self.committer.changes
-        counters.rollout_key += 1
-        entry.key = counters.rollout_key
-        self.state.entries[entry.rollout.rollout_id] = entry
-        self.state.count_rollout(0, entry.rollout.status)
-        changes.inputs.append((entry.key, entry.input_json))
-        changes.size += len(entry.input_json) + ROW_BYTES
-        self.put_rollout(entry, entry.rollout, Queue.TAIL if queued else Queue.KEEP)
 
     def enqueue_all(self, entries: Sequence[Entry]) -> None:
         """Put new rollouts, which all are QUEUING, at the tail of the queue: `add_rollout` for many."""
-        state, changes = self.state, self.committer.changes
+        state, changes = self._live.state, self._engine.committer.changes
         counters, known, queue = state.counters, state.entries, state.queue
-        number = self.committer.sealed + 1
+        number = self._engine.committer.sealed + 1
         key, position, size = counters.rollout_key, counters.position, 0
         with uncollected(len(entries)):
             for entry in entries:
@@ -81,7 +68,7 @@ class Bulk(RecoveryOperations):
 
     async def prepare_cancelled(self, entries: Sequence[Entry]) -> list[Cancelled]:
         """Make the records of rollouts that will be cancelled; leaves out those that have finished."""
-        now, turn = self.now(), Turn()
+        now, turn = self._live.now(), Turn()
         prepared: list[Cancelled] = []
         for entry in dict.fromkeys(entries):
             if not lifecycle.is_finished(entry.rollout):
@@ -92,8 +79,8 @@ class Bulk(RecoveryOperations):
 
     def cancel_all(self, prepared: Sequence[Cancelled], now: Timestamp) -> None:
         """Cancel rollouts, in this order. What can wait for later turns is left to `settle_cancelled`."""
-        state, changes = self.state, self.committer.changes
-        counters, number = state.counters, self.committer.sealed + 1
+        state, changes = self._live.state, self._engine.committer.changes
+        counters, number = state.counters, self._engine.committer.sealed + 1
         statuses: Counter[int] = Counter()
         with uncollected(len(prepared)):
             for entry, before, told in prepared:
@@ -108,9 +95,9 @@ class Bulk(RecoveryOperations):
                 counters.completion_number += 1
                 # The record is this operation's own copy, nobody has seen it yet.
                 record.completion_number = completion.number = counters.completion_number
-                self.note_finish(number, completion)
+                self._live.note_finish(number, completion)
                 if entry.position:
-                    self.leave_queue(entry)
+                    self._live.leave_queue(entry)
                 changes.rollouts[entry.key] = RolloutRow(entry.key, record, 0, 0)
                 entry.changed = number
         changes.size += ROW_BYTES * statuses.total()
@@ -129,17 +116,17 @@ class Bulk(RecoveryOperations):
     async def _settle(self, prepared: Sequence[Cancelled]) -> None:
         turn = Turn()
         for entry, *_ in prepared:
-            if self.committer.failure is not None:
+            if self._engine.committer.failure is not None:
                 return  # what is read from disk anew is seen to by whoever reads it
-            known = self.state.entries.get(entry.rollout.rollout_id) is entry
+            known = self._live.state.entries.get(entry.rollout.rollout_id) is entry
             if known and lifecycle.is_finished(entry.rollout):
-                self.shelf.move(entry.key, finished=True)
-                self.settle_finished(entry)
-                self.state.touch(entry)
+                self._live.shelf.move(entry.key, finished=True)
+                self._live.settle_finished(entry)
+                self._live.state.touch(entry)
             if turn.over():
-                self.seal_changes()
+                self._engine.seal_changes()
                 await turn.next()
-        self.seal_changes()
+        self._engine.seal_changes()
 
 
 def uncollected(count: int) -> AbstractContextManager[None]:

@@ -17,7 +17,7 @@ from lightningstore.service.errors import (
     StoreIdMismatch,
 )
 from lightningstore.service.records import check_duration, seconds
-from lightningstore.service.store.list_triplets import TripletOperations
+from lightningstore.service.store.engine import Engine
 from lightningstore.service.store.pace import Pace
 from lightningstore.service.waiters import Waiter
 from lightningstore.v1.completion_pb2 import (
@@ -38,8 +38,12 @@ _WAITED = WaitForRolloutsResponse.ROLLOUTS_FIELD_NUMBER
 _WATCHED = WatchRolloutsResponse.ROLLOUTS_FIELD_NUMBER
 
 
-class CompletionOperations(TripletOperations):
+class Completions:
     """The calls of completion.proto."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
 
     async def wait_for_rollouts(
         self, request: WaitForRolloutsRequest
@@ -52,11 +56,11 @@ class CompletionOperations(TripletOperations):
         wanted = self._check_wait(request, ids)
         until = None
         if request.HasField("timeout"):
-            until = self.clock.monotonic() + seconds(request.timeout)
-        self.waiters.enter(waiter)
+            until = self._engine.clock.monotonic() + seconds(request.timeout)
+        self._engine.waiters.enter(waiter)
         try:
             # Registered first and read then: the other order loses what finishes in between.
-            await self.waiters.register(waiter, ids)
+            await self._engine.waiters.register(waiter, ids)
             waiter.finished[:0] = await self._finished_already(ids)
             yield None
             open_ids = dict.fromkeys(ids)
@@ -65,18 +69,18 @@ class CompletionOperations(TripletOperations):
                 for chunk in _chunks(_fresh(waiter, open_ids)):
                     sent += len(chunk)
                     for completion in chunk:
-                        self.waiters.forget(waiter, completion.rollout_id)
+                        self._engine.waiters.forget(waiter, completion.rollout_id)
                     yield self._serialised(_WAITED, chunk)
-                now = self.clock.monotonic()
+                now = self._engine.clock.monotonic()
                 if sent >= wanted or (until is not None and now >= until):
                     break
                 tick = now + TICK
-                await waiter.wait(self.clock, tick if until is None else min(tick, until))
-                if not waiter.finished and self.clock.monotonic() >= tick:
+                await waiter.wait(self._engine.clock, tick if until is None else min(tick, until))
+                if not waiter.finished and self._engine.clock.monotonic() >= tick:
                     yield b""
             yield self._summary(sent, open_ids)
         finally:
-            self.waiters.unregister(waiter, ids)
+            self._engine.waiters.unregister(waiter, ids)
 
     async def _awaited(self, request: WaitForRolloutsRequest) -> dict[str, None]:
         """Return the ids that a request names by id or group. Raises BatchTooLarge, GroupNotFound."""
@@ -84,8 +88,10 @@ class CompletionOperations(TripletOperations):
             ("rollout_ids", request.rollout_ids),
             ("group_ids", request.group_ids),
         ):
-            if len(named) > WAIT_BATCHES * self.limits.batch_items:
-                raise BatchTooLarge(field, len(named), WAIT_BATCHES * self.limits.batch_items)
+            if len(named) > WAIT_BATCHES * self._engine.limits.batch_items:
+                raise BatchTooLarge(
+                    field, len(named), WAIT_BATCHES * self._engine.limits.batch_items
+                )
         ids: dict[str, None] = {}
         turn = Turn()
         for rollout_id in request.rollout_ids:
@@ -93,8 +99,8 @@ class CompletionOperations(TripletOperations):
             if turn.over():
                 await turn.next()
         for group_id in dict.fromkeys(request.group_ids):
-            await self.barrier()
-            members = await self.storage.group_members(group_id)
+            await self._engine.barrier()
+            members = await self._engine.storage.group_members(group_id)
             if not members:
                 raise GroupNotFound(group_id)
             for member in members:
@@ -105,13 +111,13 @@ class CompletionOperations(TripletOperations):
 
     def _serialised(self, field: int, completions: list[Completion]) -> bytes:
         """Return finishes as a repeated field of a message."""
-        most = self.limits.message_bytes - CHUNK_BYTES
+        most = self._engine.limits.message_bytes - CHUNK_BYTES
         return b"".join(wire.field(field, completion.wire(most)) for completion in completions)
 
     def _summary(self, sent: int, open_ids: dict[str, None]) -> bytes:
         """Return the last message of a wait, with as many open ids as half a message holds."""
         summary = WaitSummary(finished_count=sent, open_count=len(open_ids))
-        room = self.limits.answer_bytes
+        room = self._engine.limits.answer_bytes
         for rollout_id in open_ids:
             room -= 4 * len(rollout_id) + 4  # at most, in UTF-8, with tag and length
             if room < 0:
@@ -138,18 +144,18 @@ class CompletionOperations(TripletOperations):
         for rollout_id in ids:
             if turn.over():
                 await turn.next()
-            entry = self.state.entries.get(rollout_id)
+            entry = self._live.state.entries.get(rollout_id)
             if entry is None:
                 stored.append(rollout_id)
             # A finish that was not published yet will be, to us too.
-            elif 0 < entry.rollout.completion_number <= self.waiters.published:
+            elif 0 < entry.rollout.completion_number <= self._engine.waiters.published:
                 finished[rollout_id] = entry.completion()
         pace, start = Pace(), 0
         while start < len(stored):
             await asyncio.sleep(0)
             part = stored[start : start + pace.count]
             start += len(part)
-            found = {r.row.rollout.rollout_id: r for r in await self.stored(part)}
+            found = {r.row.rollout.rollout_id: r for r in await self._engine.stored(part)}
             pace.note(len(loaded.input_json) for loaded in found.values())
             for rollout_id in part:
                 loaded = found.get(rollout_id)
@@ -157,15 +163,15 @@ class CompletionOperations(TripletOperations):
                     raise RolloutNotFound(rollout_id)
                 if lifecycle.is_finished(loaded.row.rollout):
                     finished[rollout_id] = loaded.completion()
-        await self.barrier()  # what is told of a finish may have changed since
+        await self._engine.barrier()  # what is told of a finish may have changed since
         return [finished[i] for i in ids if i in finished]
 
     async def watch_rollouts(self, request: WatchRolloutsRequest) -> AsyncIterator[bytes | None]:
         """Yield None once the watch stands, then serialised WatchRolloutsResponses."""
-        if request.store_id and request.store_id != self.store_id:
-            raise StoreIdMismatch(request.store_id, self.store_id)
-        await self.barrier()
-        last = self.waiters.published
+        if request.store_id and request.store_id != self._engine.store_id:
+            raise StoreIdMismatch(request.store_id, self._engine.store_id)
+        await self._engine.barrier()
+        last = self._engine.waiters.published
         through = request.after_completion_number
         if not request.HasField("after_completion_number"):
             through = last
@@ -175,7 +181,7 @@ class CompletionOperations(TripletOperations):
             raise CompletionNumberBeyondEnd(through, last)
         waiter = Waiter()
         pace = Pace()
-        self.waiters.watch(waiter)
+        self._engine.waiters.watch(waiter)
         try:
             yield None
             yield self._progress(through)
@@ -187,26 +193,30 @@ class CompletionOperations(TripletOperations):
                         through = chunk[-1].number
                         yield self._serialised(_WATCHED, chunk) + self._progress(through)
                     continue
-                tick = self.clock.monotonic() + TICK
-                await waiter.wait(self.clock, tick)
-                if self.clock.monotonic() >= tick:
+                tick = self._engine.clock.monotonic() + TICK
+                await waiter.wait(self._engine.clock, tick)
+                if self._engine.clock.monotonic() >= tick:
                     yield self._progress(through)
         finally:
-            self.waiters.unwatch(waiter)
+            self._engine.waiters.unwatch(waiter)
 
     def _progress(self, through: int) -> bytes:
         return WatchRolloutsResponse(
-            through_completion_number=through, store_id=self.store_id
+            through_completion_number=through, store_id=self._engine.store_id
         ).SerializeToString()
 
     async def _completions_after(self, number: int, pace: Pace) -> list[Completion]:
-        recent = self.waiters.recent(number, CHUNK_ROLLOUTS)
+        recent = self._engine.waiters.recent(number, CHUNK_ROLLOUTS)
         if recent is not None:
             return recent
-        stored = await self.storage.completions(number, pace.count)
+        stored = await self._engine.storage.completions(number, pace.count)
         pace.note(len(loaded.input_json) for loaded in stored)
         found = [loaded.completion() for loaded in stored]
-        return [completion for completion in found if completion.number <= self.waiters.published]
+        return [
+            completion
+            for completion in found
+            if completion.number <= self._engine.waiters.published
+        ]
 
 
 def _fresh(waiter: Waiter, open_ids: dict[str, None]) -> list[Completion]:

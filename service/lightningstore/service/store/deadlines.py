@@ -1,4 +1,4 @@
-"""When live attempts are overdue."""
+"""When live attempts are overdue, and when retries may be claimed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import asyncio
 from lightningstore.service import lifecycle
 from lightningstore.service.clock import Clock
 from lightningstore.service.records import nanoseconds, seconds
-from lightningstore.service.state import AttemptState
+from lightningstore.service.state import AttemptState, Entry
+from lightningstore.service.storage.base import Counters
 from lightningstore.service.store_time import StoreTime
 from lightningstore.service.timers import Timers, Worst
 
@@ -16,40 +17,59 @@ ORPHAN_SILENCE = 600.0
 
 
 class Deadlines:
-    """The deadlines of live attempts, in monotonic time."""
+    """Timers of one store, in monotonic time."""
 
-    clock: Clock
-    deadlines: Timers[AttemptState]
-    #: Set when the watchdog should look at its timers again.
-    earlier: asyncio.Event
-    #: No silence counts from before this monotonic time: the server could not hear.
-    deaf_until: float
-    #: The wall clock without its jumps.
-    time: StoreTime
-    #: How much later than planned the watchdog woke, in seconds: what others held up.
-    lag: Worst
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        #: Live attempts by the time at which they are overdue.
+        self.attempts: Timers[AttemptState] = Timers()
+        #: Rollouts in their back-off, by the time at which they may be claimed.
+        self.delays: Timers[Entry] = Timers()
+        #: Set when the watchdog should look at the timers again.
+        self.earlier = asyncio.Event()
+        #: Silence before this monotonic time does not count: the server could not receive anything.
+        self.deaf_until = 0.0
+        #: How much later than planned the watchdog woke, in seconds: what others held up.
+        self.lag = Worst()
+        #: The wall clock without its jumps.
+        self.time = StoreTime(clock, Counters())
+
+    def adopt(self, counters: Counters) -> None:
+        """Start again without timers, at the time that was saved in the counters."""
+        self.time = StoreTime(self._clock, counters)
+        self.attempts, self.delays = Timers(), Timers()
 
     @property
     def watchdog_lag(self) -> float:
         """How late the watchdog woke, in seconds: the worst of the last one to two minutes."""
-        return self.lag.value(self.clock.monotonic())
+        return self.lag.value(self._clock.monotonic())
+
+    def next(self) -> float | None:
+        """Return the monotonic time of the next timer, None if there is none."""
+        due = (self.attempts.next_deadline(), self.delays.next_deadline())
+        return min((time for time in due if time is not None), default=None)
+
+    def delay(self, entry: Entry, seconds_left: float) -> None:
+        """Have the watchdog put a rollout into the queue after so many seconds."""
+        if self.delays.push(self._clock.monotonic() + seconds_left, entry):
+            self.earlier.set()
 
     def arm(self, attempt: AttemptState) -> None:
         """Have the watchdog look after a live attempt, if it has a deadline."""
         config = attempt.entry.rollout.config
         attempt.timeout_at = None
         if config.HasField("timeout"):
-            attempt.timeout_at = self._started_at(attempt) + seconds(config.timeout)
+            attempt.timeout_at = self.started_at(attempt) + seconds(config.timeout)
         deadline = self.deadline(attempt)
-        if deadline is not None and self.deadlines.push(deadline, attempt):
+        if deadline is not None and self.attempts.push(deadline, attempt):
             self.earlier.set()
 
-    def _started_at(self, attempt: AttemptState) -> float:
+    def started_at(self, attempt: AttemptState) -> float:
         """Return the monotonic time of an attempt's start: the wall clock may be set meanwhile."""
         if attempt.started_at is None:
             start_ns = nanoseconds(attempt.record.start_time)
             since = self.time.since_attempt(attempt.key, start_ns)
-            attempt.started_at = self.clock.monotonic() - since
+            attempt.started_at = self._clock.monotonic() - since
         return attempt.started_at
 
     def deadline(self, attempt: AttemptState) -> float | None:

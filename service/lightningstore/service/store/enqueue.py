@@ -29,6 +29,7 @@ from lightningstore.service.records import (
 from lightningstore.service.shown import Shown, compose_all
 from lightningstore.service.state import Entry
 from lightningstore.service.store.bulk import Bulk
+from lightningstore.service.store.engine import Engine
 from lightningstore.v1.rollout_pb2 import (
     ROLLOUT_STATUS_QUEUING,
     EnqueueRolloutsRequest,
@@ -52,54 +53,59 @@ class Prepared(NamedTuple):
     kept: EnqueueRolloutsResponse
 
 
-class EnqueueOperations(Bulk):
+class Enqueue:
     """EnqueueRollouts."""
+
+    def __init__(self, engine: Engine, bulk: Bulk) -> None:
+        self._engine = engine
+        self._live = engine.live
+        self._bulk = bulk
 
     async def enqueue_rollouts(self, request: EnqueueRolloutsRequest) -> EnqueueRolloutsResponse:
         """Put rollouts at the tail of the queue, all or none."""
-        self.committer.admit()
-        self.check_batch("rollouts", len(request.rollouts))
-        failures = self.committer.failures
-        with self.state.held, self.committer.reserved(request.ByteSize()):
+        self._engine.committer.admit()
+        self._engine.check_batch("rollouts", len(request.rollouts))
+        failures = self._engine.committer.failures
+        with self._live.state.held, self._engine.committer.reserved(request.ByteSize()):
             if named := [spec.rollout_id for spec in request.rollouts if spec.rollout_id]:
-                await self.load_many(named)
+                await self._engine.load_many(named)
             digest = await _digest(request)
-            answer = self.requests.find("EnqueueRollouts", request, digest)
+            answer = self._engine.requests.find("EnqueueRollouts", request, digest)
             if answer is not None:
                 return await self._replay_enqueue(request, answer)
             prepared = await self._prepare(request)
-            self.check_unbroken(failures)
+            self._engine.check_unbroken(failures)
             # From here to the seal nobody else has the loop.
-            answer = self.requests.find("EnqueueRollouts", request, digest)
+            answer = self._engine.requests.find("EnqueueRollouts", request, digest)
             if answer is not None:
                 return await self._replay_enqueue(request, answer)
             self._settle_ids(request, prepared)
-            length = self.queue_depth + len(prepared.new)
-            if prepared.new and 0 < self.limits.queue_length < length:
-                raise QueueFull(self.limits.queue_length)
+            length = self._live.queue_depth + len(prepared.new)
+            if prepared.new and 0 < self._engine.limits.queue_length < length:
+                raise QueueFull(self._engine.limits.queue_length)
             shown = [entry.shown() for entry in prepared.entries]
-            self.enqueue_all(prepared.new)
+            self._bulk.enqueue_all(prepared.new)
             if request.request_id:
-                self.remember("EnqueueRollouts", request, prepared.kept, digest)
-            self.serve_polls()
-            number = self.seal_changes()
+                self._engine.remember("EnqueueRollouts", request, prepared.kept, digest)
+            self._engine.polls.serve()
+            number = self._engine.seal_changes()
         reply = EnqueueRolloutsResponse()
         targets = [reply.rollouts.add() for _ in shown]
         all_new = len(prepared.new) == len(shown)  # then they were found to fit
-        await compose_all(shown, targets, None if all_new else self.limits.message_bytes)
-        await self.durable_since(number, failures)
+        await compose_all(shown, targets, None if all_new else self._engine.limits.message_bytes)
+        await self._engine.durable_since(number, failures)
         return reply
 
     async def _prepare(self, request: EnqueueRolloutsRequest) -> Prepared:
         """Check all items and make the new rollouts; changes nothing."""
-        now, turn = self.now(), Turn()
+        now, turn = self._live.now(), Turn()
         prepared = Prepared([], [], EnqueueRolloutsResponse())
         named: dict[str, Entry] = {}
         inputs = answer = 0
         for i, spec in enumerate(request.rollouts):
             known = None
             if spec.rollout_id:
-                known = self.state.entries.get(spec.rollout_id) or named.get(spec.rollout_id)
+                known = self._live.state.entries.get(spec.rollout_id) or named.get(spec.rollout_id)
             entry = known
             if entry is None:
                 rollout_id = spec.rollout_id or self.free_id()
@@ -117,18 +123,18 @@ class EnqueueOperations(Bulk):
             inputs += len(spec.input_json)
             if turn.over():
                 await turn.next()
-        if inputs > self.limits.inputs_bytes:
-            raise PayloadTooLarge("rollouts[].input_json", inputs, self.limits.inputs_bytes)
-        if answer > self.limits.message_bytes:
-            raise PayloadTooLarge("rollouts (answer)", answer, self.limits.message_bytes)
+        if inputs > self._engine.limits.inputs_bytes:
+            raise PayloadTooLarge("rollouts[].input_json", inputs, self._engine.limits.inputs_bytes)
+        if answer > self._engine.limits.message_bytes:
+            raise PayloadTooLarge("rollouts (answer)", answer, self._engine.limits.message_bytes)
         # An id that the server made may be, by chance, that of a rollout which has left memory.
         if made := [kept.rollout_id for kept in prepared.kept.rollouts if kept.rollout_id]:
-            await self.load_many(made)
+            await self._engine.load_many(made)
         return prepared
 
     def _settle_ids(self, request: EnqueueRolloutsRequest, prepared: Prepared) -> None:
         """Make up for ids that were taken since, or by chance before. Raises RolloutExists."""
-        taken = self.state.entries
+        taken = self._live.state.entries
         if not any(entry.rollout.rollout_id in taken for entry in prepared.new):
             return
         for i, (spec, entry) in enumerate(zip(request.rollouts, prepared.entries, strict=True)):
@@ -148,7 +154,7 @@ class EnqueueOperations(Bulk):
 
     def free_id(self) -> str:
         """Return a new rollout id that nothing in memory has."""
-        while (rollout_id := new_id("ro-", 12)) in self.state.entries:
+        while (rollout_id := new_id("ro-", 12)) in self._live.state.entries:
             pass
         return rollout_id
 
@@ -165,21 +171,23 @@ class EnqueueOperations(Bulk):
         """Check a specification and make its rollout of this id, which is not in the store yet."""
         if not spec.input_json:
             raise FieldInvalid(f"{field}.input_json", "required: a JSON value, null for none")
-        if len(spec.input_json) > self.limits.input_bytes:
+        if len(spec.input_json) > self._engine.limits.input_bytes:
             raise PayloadTooLarge(
-                f"{field}.input_json", len(spec.input_json), self.limits.input_bytes
+                f"{field}.input_json", len(spec.input_json), self._engine.limits.input_bytes
             )
         check_json(f"{field}.input_json", spec.input_json)
         if spec.metadata_json:
-            check_metadata(f"{field}.metadata_json", spec.metadata_json, self.limits.metadata_bytes)
+            check_metadata(
+                f"{field}.metadata_json", spec.metadata_json, self._engine.limits.metadata_bytes
+            )
         check_id(f"{field}.rollout_id", spec.rollout_id, required=False)
         check_group(f"{field}.group_id", spec.group_id)
         check_enum(f"{field}.mode", RolloutMode, spec.mode, unspecified=True)
         config = spec.config if spec.HasField("config") else None
         if config is not None:
             check_config(f"{field}.config", config)
-        resources_id = spec.resources_id or self.state.latest_resources_id
-        if resources_id and resources_id not in self.state.resources:
+        resources_id = spec.resources_id or self._live.state.latest_resources_id
+        if resources_id and resources_id not in self._live.state.resources:
             raise ResourcesNotFound(resources_id)
         record = Rollout()  # keywords cost three times as much as assignments
         record.rollout_id = rollout_id
@@ -197,10 +205,6 @@ class EnqueueOperations(Bulk):
             stored.max_attempts = 1
         return Entry(0, record, spec.input_json)
 
-    def serve_polls(self) -> None:
-        """Hand rollouts that can be claimed to those who wait for them. See claims.py."""
-        raise NotImplementedError
-
     async def replay(self, answer: R, limit: int = 0) -> R:
         """Return the answer to a request id that was answered before: its rollouts as they are now.
 
@@ -209,8 +213,8 @@ class EnqueueOperations(Bulk):
         """
         targets = rollouts_of(answer)
         shown: list[Shown] = []
-        with self.state.held:
-            found = await self.load_many(target.rollout_id for target in targets)
+        with self._live.state.held:
+            found = await self._engine.load_many(target.rollout_id for target in targets)
             entries = {entry.rollout.rollout_id: entry for entry in found}
             for target in targets:
                 entry = entries.get(target.rollout_id)
@@ -220,8 +224,8 @@ class EnqueueOperations(Bulk):
                     shown.append(Shown(kept, b"", None))
                 else:
                     shown.append(entry.shown(entry.attempts.get(target.latest_attempt.attempt_id)))
-        await self.barrier()
-        await compose_all(shown, targets, limit or self.limits.message_bytes)
+        await self._engine.barrier()
+        await compose_all(shown, targets, limit or self._engine.limits.message_bytes)
         return answer
 
 

@@ -23,7 +23,8 @@ from lightningstore.service.records import (
     nanoseconds,
 )
 from lightningstore.service.state import AttemptState, Entry
-from lightningstore.service.store.info import InfoOperations
+from lightningstore.service.store.engine import Engine
+from lightningstore.service.store.ingest import SpanIngest
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_FAILED, Attempt, AttemptStatus
 from lightningstore.v1.import_pb2 import ImportRolloutsRequest, ImportRolloutsResponse
 from lightningstore.v1.rollout_pb2 import Rollout, RolloutMode, RolloutStatus
@@ -33,8 +34,13 @@ from lightningstore.v1.span_pb2 import SpanBatch
 _LAST_NS = (1 << 63) - 1
 
 
-class ImportOperations(InfoOperations):
+class Imports:
     """The call of import.proto."""
+
+    def __init__(self, engine: Engine, ingest: SpanIngest) -> None:
+        self._engine = engine
+        self._live = engine.live
+        self._ingest = ingest
 
     async def import_rollouts(
         self, requests: AsyncIterator[ImportRolloutsRequest]
@@ -42,7 +48,7 @@ class ImportOperations(InfoOperations):
         """Store the rollouts of a stream, message by message; the first error ends it."""
         reply = ImportRolloutsResponse()
         index, before = 0, ""
-        failures = self.committer.failures
+        failures = self._engine.committer.failures
         async for request in requests:
             field = f"messages[{index}]"
             rollout_id = request.rollout.rollout_id
@@ -52,8 +58,8 @@ class ImportOperations(InfoOperations):
                 reply.imported_count += not known
             index, before = index + 1, rollout_id
             del request  # parsed spans weigh more than their bytes: not while the next is awaited
-            await self.committer.room()
-        await self.barrier_since(failures)
+            await self._engine.committer.room()
+        await self._engine.barrier_since(failures)
         return reply
 
     async def _import(
@@ -62,7 +68,7 @@ class ImportOperations(InfoOperations):
         """Store one message, all of it or on an error none; returns whether the rollout was known."""
         self._check_rollout(f"{field}.rollout", request)
         self._check_attempts(field, request)
-        self.check_batch(f"{field}.batches", len(request.batches))
+        self._engine.check_batch(f"{field}.batches", len(request.batches))
         span_ids = [
             self._check_spans(f"{field}.batches[{i}]", batch, request)
             for i, batch in enumerate(request.batches)
@@ -77,8 +83,8 @@ class ImportOperations(InfoOperations):
             accepted = self._add_spans(entry.attempts[batch.attempt_id], batch, ids)
             reply.accepted_span_count += accepted
             reply.duplicate_span_count += len(ids) - accepted
-        if self.changes.size:
-            self.seal()
+        if self._engine.changes.size:
+            self._engine.seal()
         return known
 
     async def _known(self, request: ImportRolloutsRequest) -> Entry | None:
@@ -86,9 +92,9 @@ class ImportOperations(InfoOperations):
         rollout_id = request.rollout.rollout_id
         wanted = dict.fromkeys(batch.attempt_id for batch in request.batches)
         while True:
-            found = await self.load_many([rollout_id])
-            if self.committer.failure is not None:
-                raise self.committer.failure
+            found = await self._engine.load_many([rollout_id])
+            if self._engine.committer.failure is not None:
+                raise self._engine.committer.failure
             if not found:
                 return None
             attempts = [found[0].attempts[i] for i in wanted if i in found[0].attempts]
@@ -96,7 +102,7 @@ class ImportOperations(InfoOperations):
             if not missing:
                 return found[0]
             for attempt in missing:
-                await self.load_span_ids(attempt)
+                await self._ingest.load_span_ids(attempt)
 
     def _add_finished(self, request: ImportRolloutsRequest) -> Entry:
         """Put a new rollout with its attempts into the store; it finishes now, by its number."""
@@ -110,27 +116,27 @@ class ImportOperations(InfoOperations):
         record.config.max_attempts = record.config.max_attempts or 1
         entry = Entry(0, record, request.rollout.input_json)
         for given in request.attempts:
-            self.state.counters.attempt_key += 1
+            self._live.state.counters.attempt_key += 1
             copy = evolve(given, span_count=None)
-            attempt = AttemptState(entry, self.state.counters.attempt_key, copy)
+            attempt = AttemptState(entry, self._live.state.counters.attempt_key, copy)
             attempt.span_ids = set()
-            attempt.heard_at = self.clock.monotonic()
+            attempt.heard_at = self._engine.clock.monotonic()
             entry.attempts[given.attempt_id] = entry.latest = attempt
-            self.state.count_attempt(0, given.status)
-        self.add_rollout(entry, queued=False)
-        self.finish(entry)
+            self._live.state.count_attempt(0, given.status)
+        self._live.add_rollout(entry, queued=False)
+        self._live.finish(entry)
         for attempt in entry.attempts.values():
-            self.save_attempt(attempt)
-        self.state.touch(entry)
+            self._live.save_attempt(attempt)
+        self._live.state.touch(entry)
         return entry
 
     def _add_spans(self, attempt: AttemptState, batch: SpanBatch, span_ids: list[bytes]) -> int:
         """Store the spans of a batch that are new; returns how many."""
-        fresh = self.append_new(attempt, batch, span_ids)
+        fresh = self._ingest.append_new(attempt, batch, span_ids)
         if fresh:
             count = attempt.record.span_count + fresh
             attempt.record = evolve(attempt.record, span_count=count)
-            self.save_attempt(attempt)
+            self._live.save_attempt(attempt)
         return fresh
 
     # Checks
@@ -141,10 +147,12 @@ class ImportOperations(InfoOperations):
         if not record.input_json:
             raise FieldInvalid(f"{field}.input_json", "required: a JSON value, null for none")
         size = len(record.input_json)
-        if size > self.limits.input_bytes:
-            raise PayloadTooLarge(f"{field}.input_json", size, self.limits.input_bytes)
+        if size > self._engine.limits.input_bytes:
+            raise PayloadTooLarge(f"{field}.input_json", size, self._engine.limits.input_bytes)
         check_json(f"{field}.input_json", record.input_json)
-        check_metadata(f"{field}.metadata_json", record.metadata_json, self.limits.metadata_bytes)
+        check_metadata(
+            f"{field}.metadata_json", record.metadata_json, self._engine.limits.metadata_bytes
+        )
         check_enum(f"{field}.mode", RolloutMode, record.mode, unspecified=True)
         for name in ("group_id", "resources_id"):
             if len(value := getattr(record, name)) > MAX_ID_LENGTH:
@@ -166,13 +174,13 @@ class ImportOperations(InfoOperations):
             raise FieldInvalid(f"{field}.latest_attempt_id", problem)
 
     def _check_attempts(self, field: str, request: ImportRolloutsRequest) -> None:
-        self.check_batch(f"{field}.attempts", len(request.attempts))
+        self._engine.check_batch(f"{field}.attempts", len(request.attempts))
         seen: set[str] = set()
         for i, attempt in enumerate(request.attempts):
             place = f"{field}.attempts[{i}]"
             _check_attempt(place, attempt, request.rollout.rollout_id, i + 1)
             check_metadata(
-                f"{place}.metadata_json", attempt.metadata_json, self.limits.metadata_bytes
+                f"{place}.metadata_json", attempt.metadata_json, self._engine.limits.metadata_bytes
             )
             if attempt.HasField("failure"):
                 attempt.failure.CopyFrom(bounded_failure(attempt.failure))
@@ -189,7 +197,7 @@ class ImportOperations(InfoOperations):
         if batch.attempt_id not in {attempt.attempt_id for attempt in request.attempts}:
             problem = f"{batch.attempt_id!r} is none of the attempts given"
             raise FieldInvalid(f"{field}.attempt_id", problem)
-        return spans.check_batch(batch, batch.ByteSize(), self.limits.span_bytes, field)
+        return spans.check_batch(batch, batch.ByteSize(), self._engine.limits.span_bytes, field)
 
 
 def _check_attempt(field: str, record: Attempt, rollout_id: str, number: int) -> None:

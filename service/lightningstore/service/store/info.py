@@ -6,9 +6,8 @@ from importlib.metadata import version
 from typing import Any
 
 from lightningstore.service.records import NANOS, stamp
-from lightningstore.service.store.workers import WorkerOperations
+from lightningstore.service.store.engine import Engine
 from lightningstore.v1.statistics_pb2 import (
-    DURABILITY_FULL,
     AttemptStatusCount,
     GetServerInfoRequest,
     GetServerInfoResponse,
@@ -22,51 +21,55 @@ from lightningstore.v1.statistics_pb2 import (
 CAPABILITIES = ("otlp-grpc", "long-poll", "watch", "request-ids")
 
 
-class InfoOperations(WorkerOperations):
+class Info:
     """The calls of statistics.proto."""
 
-    #: What `open_engine` knows and GetServerInfo tells.
-    backend = "memory"
-    durability: int = DURABILITY_FULL
-    #: Port of OTLP over HTTP, which the server tells; 0: not served.
-    otlp_http_port = 0
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
+        #: Port of OTLP over HTTP; 0: not served.
+        self.otlp_http_port = 0
+
+    def announce(self, *, otlp_http_port: int) -> None:
+        """Have GetServerInfo return the port of OTLP over HTTP."""
+        self.otlp_http_port = otlp_http_port
 
     async def get_statistics(self, _request: GetStatisticsRequest) -> GetStatisticsResponse:
         """Return the counters."""
-        file_bytes = await self.storage.file_bytes()
-        counters, shelf = self.state.counters, self.shelf
+        file_bytes = await self._engine.storage.file_bytes()
+        counters, shelf = self._live.state.counters, self._live.shelf
         reply = GetStatisticsResponse(
-            resources_count=len(self.state.resources),
-            queue_depth=self.queue_depth,
-            last_completion_number=self.waiters.published,
+            resources_count=len(self._live.state.resources),
+            queue_depth=self._live.queue_depth,
+            last_completion_number=self._engine.waiters.published,
             span_count=counters.spans,
             span_bytes=counters.span_bytes,
             evicted_span_count=shelf.evicted_count,
-            eviction_threshold_bytes=self.limits.eviction_bytes,
-            safe_threshold_bytes=self.limits.safe_bytes,
+            eviction_threshold_bytes=self._engine.limits.eviction_bytes,
+            safe_threshold_bytes=self._engine.limits.safe_bytes,
             file_bytes=file_bytes,
-            waiter_count=self.waiters.count + len(self.polls),
+            waiter_count=self._engine.waiters.count + len(self._engine.polls),
         )
         totals: list[tuple[Any, dict[int, int], Any]] = [
             (RolloutStatusCount, counters.rollouts, reply.rollouts),
             (AttemptStatusCount, counters.attempts, reply.attempts),
-            (WorkerStatusCount, self.workforce.counts, reply.workers),
+            (WorkerStatusCount, self._live.workforce.counts, reply.workers),
         ]
         for kind, counts, into in totals:
             into.extend(kind(status=s, count=n) for s, n in sorted(counts.items()) if n)
-        up = self.clock.monotonic() - self.opened_at
+        up = self._engine.clock.monotonic() - self._engine.opened_at
         reply.uptime.seconds, reply.uptime.nanos = int(up), int(up % 1 * NANOS)
-        await self.barrier()
+        await self._engine.barrier()
         return reply
 
     async def get_server_info(self, _request: GetServerInfoRequest) -> GetServerInfoResponse:
         """Return what this server is."""
-        limits = self.limits
+        limits = self._engine.limits
         return GetServerInfoResponse(
             version=version("lightningstore"),
-            store_id=self.store_id,
-            backend=self.backend,
-            durability=self.durability,  # type: ignore[arg-type]
+            store_id=self._engine.store_id,
+            backend=self._engine.storage.name,
+            durability=self._engine.storage.durability,
             capabilities=(*CAPABILITIES, *(("otlp-http",) if self.otlp_http_port else ())),
             limits=Limits(
                 message_bytes=limits.message_bytes,
@@ -79,6 +82,6 @@ class InfoOperations(WorkerOperations):
                 pending_bytes=limits.pending_bytes,
                 open_streams=limits.open_streams,
             ),
-            start_time=stamp(self.opened_ns),
+            start_time=stamp(self._engine.opened_ns),
             otlp_http_port=self.otlp_http_port,
         )

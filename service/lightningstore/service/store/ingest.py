@@ -11,7 +11,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 from lightningstore.service import lifecycle, pieces, repair, spans
 from lightningstore.service.budget import Budget
-from lightningstore.service.clock import Clock, Turn
+from lightningstore.service.clock import Turn
 from lightningstore.service.errors import (
     Busy,
     FieldInvalid,
@@ -19,13 +19,12 @@ from lightningstore.service.errors import (
     SpanExists,
     StoreError,
 )
-from lightningstore.service.limits import Limits
 from lightningstore.service.notices import Notices
 from lightningstore.service.pieces import Cut
 from lightningstore.service.records import check_request_id, nanoseconds
 from lightningstore.service.state import AttemptState, Entry
-from lightningstore.service.storage.base import SpanRow, Storage
-from lightningstore.service.store.attempts import AttemptOperations
+from lightningstore.service.storage.base import SpanRow
+from lightningstore.service.store.engine import Engine
 from lightningstore.service.store.parts import FromPiece, Parsed, Part, is_same, stored_spans
 from lightningstore.v1.attempt_pb2 import AttemptRef, Stop
 from lightningstore.v1.error_reason_pb2 import ErrorReason
@@ -101,23 +100,22 @@ class Tally:
         return self.result
 
 
-class IngestOperations(AttemptOperations):
+class SpanIngest:
     """The calls of span.proto that write."""
 
-    def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
-        """Take the parts."""
-        super().__init__(storage, clock, limits)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
         #: Bytes of large messages of spans that have arrived and are not stored yet.
-        self.intake = Budget(limits.pending_bytes, "spans")
+        self.intake = Budget(engine.limits.pending_bytes, "spans")
         #: Bytes of large HTTP bodies, unpacked.
-        self.bodies = Budget(limits.pending_bytes, "request bodies")
+        self.bodies = Budget(engine.limits.pending_bytes, "request bodies")
         #: Held while a large message is taken apart: what that needs in memory is needed once.
         self.taking_apart = asyncio.Lock()
         self.refused_spans = Notices(logger, "span(s) refused")
 
-    async def close(self) -> None:
-        """End all waits, commit what was accepted, close the storage. May be called twice."""
-        await super().close()
+    def close(self) -> None:
+        """Log what was refused since the last notice. May be called twice."""
         self.refused_spans.close()
 
     async def ingest_spans(
@@ -138,7 +136,7 @@ class IngestOperations(AttemptOperations):
         stream down.
         """
         tally = Tally()
-        failures = self.committer.failures
+        failures = self._engine.committer.failures
         async for item in batches:
             if isinstance(item, BadBatch):
                 self.reject(tally, item.span_count, item.error)
@@ -149,15 +147,15 @@ class IngestOperations(AttemptOperations):
                     else:
                         await self.add_batch(*item, tally)
                 except StoreError as error:
-                    if self.committer.failure is not None or isinstance(error, Busy):
+                    if self._engine.committer.failure is not None or isinstance(error, Busy):
                         raise
                     self.reject(tally, _span_count(item), error)
             tally.messages += 1
             del (
                 item
             )  # parsed spans weigh more than their bytes: not while the next ones are awaited
-            await self.committer.room()
-        await self.barrier_since(failures)
+            await self._engine.committer.room()
+        await self._engine.barrier_since(failures)
         return IngestSpansResponse(result=tally.finish())
 
     async def add_spans(
@@ -167,16 +165,16 @@ class IngestOperations(AttemptOperations):
 
         A `large` one takes the place of the request's batch.
         """
-        self.committer.admit()
+        self._engine.committer.admit()
         check_request_id(request.request_id)
-        if (answer := self.requests.find("AddSpans", request)) is not None:
-            await self.barrier()
+        if (answer := self._engine.requests.find("AddSpans", request)) is not None:
+            await self._engine.barrier()
             return AddSpansResponse.FromString(answer)
         if large is None:
             size = request.batch.ByteSize()
             large = self._large(request.batch, size)
         if large is None:
-            ids = spans.check_batch(request.batch, size, self.limits.span_bytes)
+            ids = spans.check_batch(request.batch, size, self._engine.limits.span_bytes)
             return await self._add_parts(request, [Parsed(request.batch, None, ids)])
         async with self._apart(large) as parts:
             return await self._add_parts(request, parts)
@@ -184,16 +182,16 @@ class IngestOperations(AttemptOperations):
     async def _add_parts(self, request: AddSpansRequest, parts: list[Part]) -> AddSpansResponse:
         found = await self._find(parts)
         # Nothing is awaited from here to the answer, so calls with one request id get one answer.
-        if (answer := self.requests.find("AddSpans", request)) is not None:
-            await self.barrier()
+        if (answer := self._engine.requests.find("AddSpans", request)) is not None:
+            await self._engine.barrier()
             return AddSpansResponse.FromString(answer)
         tally = Tally()
         self._store(parts, found, tally)
         reply = AddSpansResponse(result=tally.finish())
         if request.request_id:
-            self.remember("AddSpans", request, reply)
-            self.seal()
-        await self.barrier()
+            self._engine.remember("AddSpans", request, reply)
+            self._engine.seal()
+        await self._engine.barrier()
         return reply
 
     async def add_batch(self, batch: SpanBatch, data: bytes | None, tally: Tally) -> None:
@@ -217,7 +215,7 @@ class IngestOperations(AttemptOperations):
 
     def cut(self, data: bytes) -> Cut:
         """Find the spans of a serialised batch. Raises MalformedMessage, BatchTooLarge, PayloadTooLarge."""
-        return pieces.cut(data, self.limits.message_spans, self.limits.span_bytes)
+        return pieces.cut(data, self._engine.limits.message_spans, self._engine.limits.span_bytes)
 
     def _large(self, batch: SpanBatch, size: int) -> Cut | None:
         """Return a batch of `size` bytes as bytes if it is too large to be stored as one row."""
@@ -227,13 +225,13 @@ class IngestOperations(AttemptOperations):
 
     def _parsed(self, batch: SpanBatch, data: bytes | None) -> Part:
         size = len(data) if data is not None else batch.ByteSize()
-        return Parsed(batch, data, spans.check_batch(batch, size, self.limits.span_bytes))
+        return Parsed(batch, data, spans.check_batch(batch, size, self._engine.limits.span_bytes))
 
     @asynccontextmanager
     async def _apart(self, large: Cut) -> AsyncIterator[list[Part]]:
         """Check a large batch and hand it out as what its rows are made of."""
         async with self.taking_apart:
-            await self.committer.room()  # others may have filled it since this one was read
+            await self._engine.committer.room()  # others may have filled it since this one was read
             yield await self._take_apart(large)
 
     async def _take_apart(self, whole: Cut) -> list[Part]:
@@ -242,7 +240,7 @@ class IngestOperations(AttemptOperations):
         given = list(head.sequence_ids)
         spans.check_sequence_ids("batch", given, len(whole.begins))
         del head.sequence_ids[:]
-        most, turn = self.limits.span_bytes, Turn()
+        most, turn = self._engine.limits.span_bytes, Turn()
         parts: list[Part] = []
         for indexes in whole.pieces():
             cut, own = whole, indexes
@@ -265,18 +263,20 @@ class IngestOperations(AttemptOperations):
 
         One reads for all: who read beside another could bring back what was true before spans were added.
         """
-        if attempt in self.reading:
-            await self.reading[attempt].wait()
+        if attempt in self._engine.reading:
+            await self._engine.reading[attempt].wait()
             return  # callers look again
-        self.reading[attempt] = asyncio.Event()
+        self._engine.reading[attempt] = asyncio.Event()
         try:
-            stored = await self.storage.span_ids(attempt.key, attempt.entry.key)
+            stored = await self._engine.storage.span_ids(attempt.key, attempt.entry.key)
             attempt.span_ids = {
                 packed[i : i + 8] for packed in stored for i in range(0, len(packed), 8)
             }
-            self.state.keep_span_ids(attempt, len(attempt.span_ids), self.committer.durable_through)
+            self._live.state.keep_span_ids(
+                attempt, len(attempt.span_ids), self._engine.committer.durable_through
+            )
         finally:
-            self.reading.pop(attempt).set()
+            self._engine.reading.pop(attempt).set()
 
     async def _find(self, parts: list[Part]) -> Found:
         """Return the attempt of a batch and those of its spans that it has; valid until the next await.
@@ -286,8 +286,8 @@ class IngestOperations(AttemptOperations):
         rollout_id, attempt_id = parts[0].rollout_id, parts[0].attempt_id
         verdicts: dict[tuple[int, int], bool] = {}
         while True:
-            entry = await self.load(rollout_id, "batch.rollout_id")
-            attempt = self.attempt_of(entry, attempt_id, "batch.attempt_id")
+            entry = await self._engine.load(rollout_id, "batch.rollout_id")
+            attempt = self._live.attempt_of(entry, attempt_id, "batch.attempt_id")
             known = attempt.span_ids
             if known is None:
                 await self.load_span_ids(attempt)
@@ -324,10 +324,12 @@ class IngestOperations(AttemptOperations):
                     seen[span_id] = (p, i)
         if not asked:
             return False
-        await self.committer.durable(self.committer.sealed)  # then the back end has all of them
+        await self._engine.committer.durable(
+            self._engine.committer.sealed
+        )  # then the back end has all of them
         turn = Turn()
         wanted = set(asked)
-        async for row in self.storage.rows_with(attempt.key, attempt.entry.key, wanted):
+        async for row in self._engine.storage.rows_with(attempt.key, attempt.entry.key, wanted):
             for span_id, stored in stored_spans(row.data, row.span_ids, wanted).items():
                 for p, i in asked.pop(span_id, ()):
                     verdicts[p, i] = is_same(parts[p].span(i), stored)
@@ -358,7 +360,7 @@ class IngestOperations(AttemptOperations):
         if conflicts:
             self.reject(tally, conflicts, SpanExists(example, conflicts))
         if count:
-            self.heard_from(attempt, self.now(), by_span=True, added=accepted)
+            self._live.heard_from(attempt, self._live.now(), by_span=True, added=accepted)
         reason = lifecycle.stop_reason(attempt.entry.rollout, attempt.record)
         stop = None
         if reason:
@@ -368,7 +370,7 @@ class IngestOperations(AttemptOperations):
             stop = Stop(attempt=reference, reason=reason)  # type: ignore[arg-type]
         tally.store(accepted, count - accepted - conflicts, stop)
         if count:
-            self.seal()
+            self._engine.seal()
 
     def append_new(self, attempt: AttemptState, batch: SpanBatch, span_ids: list[bytes]) -> int:
         """Have those spans of a batch stored whose ids the attempt does not have yet; returns how many."""
@@ -395,7 +397,7 @@ class IngestOperations(AttemptOperations):
         if given:
             numbers = spans.number(given, count, last)
         data = part.row(attempt.record.attempt_id, indexes, numbers)
-        state, changes = self.state, self.committer.changes
+        state, changes = self._live.state, self._engine.committer.changes
         state.counters.span_key += 1
         row = SpanRow(
             state.counters.span_key,
@@ -417,19 +419,19 @@ class IngestOperations(AttemptOperations):
         known = attempt.span_ids
         assert known is not None  # noqa: S101  (loaded by the caller)
         known.update(span_ids)
-        state.keep_span_ids(attempt, count, self.committer.durable_through)
+        state.keep_span_ids(attempt, count, self._engine.committer.durable_through)
         return count
 
     def _evict(self, entry: Entry, size: int, count: int) -> None:
         """Make room in memory, where spans are kept there."""
-        if self.storage.durable:
+        if self._engine.storage.durable:
             return
         start_ns = nanoseconds(entry.rollout.start_time)
         finished = lifecycle.is_finished(entry.rollout)
-        self.shelf.add(entry.key, start_ns, size, count, finished=finished)
-        counters = self.state.counters
-        for item in self.shelf.evict():
-            self.committer.changes.evicted.append(item.key)
+        self._live.shelf.add(entry.key, start_ns, size, count, finished=finished)
+        counters = self._live.state.counters
+        for item in self._live.shelf.evict():
+            self._engine.committer.changes.evicted.append(item.key)
             counters.spans -= item.count
             counters.span_bytes -= item.bytes
 
@@ -437,17 +439,17 @@ class IngestOperations(AttemptOperations):
         self, request: AllocateSequenceIdsRequest
     ) -> AllocateSequenceIdsResponse:
         """Hand out the next sequence ids of some attempts."""
-        self.committer.admit()
-        self.check_batch("demands", len(request.demands))
+        self._engine.committer.admit()
+        self._engine.check_batch("demands", len(request.demands))
         for i, demand in enumerate(request.demands):
             if not 1 <= demand.count <= MAX_SEQUENCE_IDS:
                 raise FieldInvalid(f"demands[{i}].count", f"from 1 to {MAX_SEQUENCE_IDS}")
-        await self.load_many(d.rollout_id for d in request.demands)
-        if (answer := self.requests.find("AllocateSequenceIds", request)) is not None:
-            await self.barrier()
+        await self._engine.load_many(d.rollout_id for d in request.demands)
+        if (answer := self._engine.requests.find("AllocateSequenceIds", request)) is not None:
+            await self._engine.barrier()
             return AllocateSequenceIdsResponse.FromString(answer)
         attempts = [
-            self.loaded_attempt(d.rollout_id, d.attempt_id, f"demands[{i}].")
+            self._live.loaded_attempt(d.rollout_id, d.attempt_id, f"demands[{i}].")
             for i, d in enumerate(request.demands)
         ]
         reply = AllocateSequenceIdsResponse()
@@ -460,10 +462,10 @@ class IngestOperations(AttemptOperations):
             reply.ranges.append(
                 SequenceIdRange(attempt=reference, first_sequence_id=first, count=demand.count)
             )
-            self.save_attempt(attempt)
+            self._live.save_attempt(attempt)
         if request.request_id:
-            self.remember("AllocateSequenceIds", request, reply)
-        await self.commit()
+            self._engine.remember("AllocateSequenceIds", request, reply)
+        await self._engine.commit()
         return reply
 
 

@@ -15,8 +15,8 @@ from lightningstore.service.errors import (
 from lightningstore.service.records import LATEST, check_id
 from lightningstore.service.state import Entry
 from lightningstore.service.storage.base import SpanRow
+from lightningstore.service.store.engine import Engine
 from lightningstore.service.store.pace import LOAD_AT_ONCE
-from lightningstore.service.store.query_spans import QueryOperations
 from lightningstore.service.triplets import Node, Options, Place, Steps, T, Warnings
 from lightningstore.v1.attempt_pb2 import AttemptRef
 from lightningstore.v1.span_pb2 import SpanBatch
@@ -45,8 +45,12 @@ class _Target(NamedTuple):
     attempt_key: int | None
 
 
-class TripletOperations(QueryOperations):
+class Triplets:
     """The call of triplet.proto."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
 
     async def list_triplets(self, request: ListTripletsRequest) -> AsyncIterator[bytes | None]:
         """Yield None once all rollouts are found, then ListTripletsResponses of about 1 MiB."""
@@ -54,13 +58,13 @@ class TripletOperations(QueryOperations):
         self._check_list(request, ids)
         options = Options.of(request)
         targets = await self._targets(ids, request.attempt_id)
-        through = self.state.counters.span_key
-        await self.barrier()
+        through = self._live.state.counters.span_key
+        await self._engine.barrier()
         yield None
         chunk: list[bytes] = []
         size = 0
         for target in targets:
-            if target.rollout_key in self.shelf.evicted:
+            if target.rollout_key in self._live.shelf.evicted:
                 raise SpansEvicted(target.rollout_id)
             final = None
             if target.rollout_id in request.final_rewards:
@@ -78,7 +82,7 @@ class TripletOperations(QueryOperations):
     def _check_list(self, request: ListTripletsRequest, ids: list[str]) -> None:
         if not ids:
             raise FieldInvalid("rollout_ids", "at least one is required")
-        self.check_batch("rollout_ids", len(request.rollout_ids))
+        self._engine.check_batch("rollout_ids", len(request.rollout_ids))
         for rollout_id in ids:
             check_id("rollout_ids", rollout_id)
         if request.attempt_id not in ("", LATEST) and len(ids) > 1:
@@ -91,12 +95,12 @@ class TripletOperations(QueryOperations):
         targets: list[_Target] = []
         for start in range(0, len(ids), LOAD_AT_ONCE):
             part = ids[start : start + LOAD_AT_ONCE]
-            found = {e.rollout.rollout_id: e for e in await self.load_many(part)}
+            found = {e.rollout.rollout_id: e for e in await self._engine.load_many(part)}
             for rollout_id in part:
                 entry = found.get(rollout_id)
                 if entry is None:
                     raise RolloutNotFound(rollout_id)
-                if entry.key in self.shelf.evicted:
+                if entry.key in self._live.shelf.evicted:
                     raise SpansEvicted(rollout_id)
                 targets.extend(self._attempts(entry, attempt_id))
             await asyncio.sleep(0)
@@ -110,7 +114,7 @@ class TripletOperations(QueryOperations):
             if not chosen:
                 return [_Target(rollout_id, key, "", None)]
         else:
-            chosen = (self.attempt_of(entry, attempt_id),)
+            chosen = (self._live.attempt_of(entry, attempt_id),)
         return [_Target(rollout_id, key, a.record.attempt_id, a.key) for a in chosen]
 
     async def _attempt(
@@ -123,7 +127,7 @@ class TripletOperations(QueryOperations):
             part.complete = True
             yield part.SerializeToString()
             return
-        batches = _Batches(self, target, through)
+        batches = _Batches(self._engine, target, through)
         nodes = await self._nodes(batches, options, warnings)
         trace = await _in_slices(triplets.find_calls(nodes, options))
         del nodes
@@ -177,8 +181,8 @@ class TripletOperations(QueryOperations):
 class _Batches:
     """The stored batches of an attempt, of which no more than HELD_BYTES are held."""
 
-    def __init__(self, store: QueryOperations, target: _Target, through: int) -> None:
-        self._store = store
+    def __init__(self, engine: Engine, target: _Target, through: int) -> None:
+        self._engine = engine
         self._target = target
         self._through = through
         self._held: dict[int, SpanBatch] = {}
@@ -188,7 +192,7 @@ class _Batches:
     async def all(self) -> AsyncIterator[tuple[SpanRow, SpanBatch]]:
         """Yield each with its row."""
         target = self._target
-        async for row in self._store.storage.scan_spans(
+        async for row in self._engine.storage.scan_spans(
             target.rollout_key, target.attempt_key, self._through
         ):
             yield row, self._hold(row)
@@ -199,7 +203,7 @@ class _Batches:
         target = self._target
         batch = self._held.get(place.row)
         if batch is None:
-            async for row in self._store.storage.scan_spans(
+            async for row in self._engine.storage.scan_spans(
                 target.rollout_key, target.attempt_key, self._through, place.row
             ):
                 batch = self._hold(row)
@@ -219,7 +223,7 @@ class _Batches:
         return batch
 
     def _check_evicted(self) -> None:
-        if self._target.rollout_key in self._store.shelf.evicted:
+        if self._target.rollout_key in self._engine.live.shelf.evicted:
             raise SpansEvicted(self._target.rollout_id)
 
 

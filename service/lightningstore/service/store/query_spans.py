@@ -10,13 +10,12 @@ from operator import attrgetter
 
 from lightningstore.service import spans, wire
 from lightningstore.service.budget import Budget
-from lightningstore.service.clock import Clock
 from lightningstore.service.errors import FieldInvalid, SpansEvicted
-from lightningstore.service.limits import Limits
 from lightningstore.service.pieces import PIECE_BYTES
 from lightningstore.service.records import check_enum
-from lightningstore.service.storage.base import SpanRow, Storage
-from lightningstore.service.store.ingest import HOLD_SECONDS, IngestOperations
+from lightningstore.service.storage.base import SpanRow
+from lightningstore.service.store.engine import Engine
+from lightningstore.service.store.ingest import HOLD_SECONDS
 from lightningstore.service.store.rows import OpenRow, Place, Rows, Run, Sorted
 from lightningstore.v1.rollout_pb2 import FilterLogic
 from lightningstore.v1.span_pb2 import QuerySpansRequest, QuerySpansResponse
@@ -30,14 +29,14 @@ _BATCHES = QuerySpansResponse.BATCHES_FIELD_NUMBER
 _by_sort = attrgetter("sort")
 
 
-class QueryOperations(IngestOperations):
+class SpanQueries:
     """QuerySpans."""
 
-    def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
-        """Take the parts."""
-        super().__init__(storage, clock, limits)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
         #: Bytes that answers hold which are being read.
-        self.unread = Budget(limits.unread_bytes, "answers being read")
+        self.unread = Budget(engine.limits.unread_bytes, "answers being read")
 
     async def query_spans(self, request: QuerySpansRequest) -> AsyncIterator[bytes | None]:
         """Yield None once the query stands, then serialised QuerySpansResponses of about 1 MiB."""
@@ -49,16 +48,16 @@ class QueryOperations(IngestOperations):
         check_enum("filter_logic", FilterLogic, request.filter_logic, unspecified=True)
         spans.span_filter(request)
         key, descending = spans.span_order(request.order_by)
-        entry = await self.load(request.rollout_id)
+        entry = await self._engine.load(request.rollout_id)
         attempt_key = None
         if request.attempt_id:
-            attempt_key = self.attempt_of(entry, request.attempt_id).key
-        if entry.key in self.shelf.evicted:
+            attempt_key = self._live.attempt_of(entry, request.attempt_id).key
+        if entry.key in self._live.shelf.evicted:
             raise SpansEvicted(request.rollout_id)
-        through = self.state.counters.span_key
-        await self.barrier()
+        through = self._live.state.counters.span_key
+        await self._engine.barrier()
         yield None
-        rows = Rows(self.storage, self.unread, entry.key, attempt_key, through)
+        rows = Rows(self._engine.storage, self.unread, entry.key, attempt_key, through)
         if key is None and not descending:
             runs = _in_order(rows, request)
         else:
@@ -66,8 +65,8 @@ class QueryOperations(IngestOperations):
             runs = _sorted(rows, request, wanted)
         # Held while the answer is sent, for a reader may stop reading at any time.
         async with self.unread.hold(HELD_BYTES, HOLD_SECONDS):
-            most = min(self.limits.answer_bytes, CHUNK_BYTES)
-            parts = _parts(_window(runs, request.offset, limit), self.limits.answer_bytes)
+            most = min(self._engine.limits.answer_bytes, CHUNK_BYTES)
+            parts = _parts(_window(runs, request.offset, limit), self._engine.limits.answer_bytes)
             with closing(rows):
                 async with aclosing(_chunks(parts, most)) as chunks:
                     async for chunk in chunks:

@@ -10,7 +10,7 @@ from lightningstore.service.limits import Retention
 from lightningstore.service.records import NANOS, nanoseconds
 from lightningstore.service.state import Entry
 from lightningstore.service.storage.base import FinishedRow
-from lightningstore.service.store.imports import ImportOperations
+from lightningstore.service.store.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,23 @@ HEADROOM = 0.05
 LOOK_SECONDS = 30.0
 
 
-class RetentionOperations(ImportOperations):
+class Removal:
     """Not a call: what the server does on its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
+
+    async def run(self, keep: Retention) -> None:
+        """Remove what need not be kept, every LOOK_SECONDS, until cancelled."""
+        clock = self._engine.clock
+        while True:
+            await clock.wait(asyncio.Event(), clock.monotonic() + LOOK_SECONDS)
+            if self._engine.committer.failure is None:
+                try:
+                    await self.retain(keep)
+                except Exception:
+                    logger.exception("finished rollouts could not be removed; trying again later")
 
     async def retain(self, keep: Retention) -> int:
         """Remove what need not be kept; returns how many rollouts went.
@@ -38,9 +53,12 @@ class RetentionOperations(ImportOperations):
         gone = 0
         await self._sweep()  # what a server that was killed had not swept yet
         if keep.finished_seconds is not None:
-            before_ns = self.clock.wall_ns() - int(keep.finished_seconds * NANOS)
+            before_ns = self._engine.clock.wall_ns() - int(keep.finished_seconds * NANOS)
             gone += await self._remove_while(before_ns, None)
-        if keep.data_bytes is not None and await self.storage.used_bytes() > keep.data_bytes:
+        if (
+            keep.data_bytes is not None
+            and await self._engine.storage.used_bytes() > keep.data_bytes
+        ):
             gone += await self._remove_while(None, int(keep.data_bytes * (1 - HEADROOM)))
         if gone:
             logger.info("%d finished rollouts were removed to keep within the limits", gone)
@@ -50,8 +68,8 @@ class RetentionOperations(ImportOperations):
         """Remove finished rollouts, oldest first: all that had ended by a time, or until data meets the goal."""
         gone, place = 0, (0, 0)
         while True:
-            rows = await self.storage.finished(place, GO_AT_ONCE, ended_by_ns)
-            if not rows or (goal is not None and await self.storage.used_bytes() <= goal):
+            rows = await self._engine.storage.finished(place, GO_AT_ONCE, ended_by_ns)
+            if not rows or (goal is not None and await self._engine.storage.used_bytes() <= goal):
                 return gone
             rows = rows[: _prefix(rows)]
             place = rows[-1].place
@@ -60,50 +78,50 @@ class RetentionOperations(ImportOperations):
                 for entry in await self._sound([row.rollout_id for row in rows])
                 if self._may_go(entry, ended_by_ns)
             ]
-            if self.committer.failure is not None:
-                raise self.committer.failure
+            if self._engine.committer.failure is not None:
+                raise self._engine.committer.failure
             for entry in due:
                 self._remove(entry)
             if due:
                 gone += len(due)
-                await self.commit()
+                await self._engine.commit()
                 await self._sweep()
             await asyncio.sleep(0)
 
     async def _sound(self, rollout_ids: list[str]) -> list[Entry]:
         """Return those of some rollouts that exist and are not damaged."""
         try:
-            return await self.load_many(rollout_ids)
+            return await self._engine.load_many(rollout_ids)
         except DataDamaged:
             if len(rollout_ids) == 1:
                 return []  # `check --repair` removes it
         sound = [rollout_id for rollout_id in rollout_ids if await self._sound([rollout_id])]
-        return await self.load_many(sound)
+        return await self._engine.load_many(sound)
 
     def _may_go(self, entry: Entry, ended_by_ns: int | None) -> bool:
         """Tell whether a rollout may be removed at this moment.
 
         Not while changes of it are on their way to disk: the next look removes it.
         """
-        if entry.is_live() or entry.changed > self.committer.durable_through:
+        if entry.is_live() or entry.changed > self._engine.committer.durable_through:
             return False
         return ended_by_ns is None or nanoseconds(entry.rollout.end_time) <= ended_by_ns
 
     async def _sweep(self) -> None:
         """Delete the spans that removed rollouts left behind, a little with each commit."""
-        while batches := await self.storage.leftover():
-            if self.committer.failure is not None:
-                raise self.committer.failure
-            self.changes.swept += batches
-            self.changes.size += SWEPT_BYTES * len(batches)
-            await self.commit()
+        while batches := await self._engine.storage.leftover():
+            if self._engine.committer.failure is not None:
+                raise self._engine.committer.failure
+            self._engine.changes.swept += batches
+            self._engine.changes.size += SWEPT_BYTES * len(batches)
+            await self._engine.commit()
             await asyncio.sleep(0)
 
     def _remove(self, entry: Entry) -> None:
-        state, changes = self.state, self.changes
+        state, changes = self._live.state, self._engine.changes
         counters = state.counters
-        shelved = self.shelf.remove(entry.key)
-        if not self.storage.durable:
+        shelved = self._live.shelf.remove(entry.key)
+        if not self._engine.storage.durable:
             spans, size = (shelved.count, shelved.bytes) if shelved is not None else (0, 0)
         else:
             spans = sum(attempt.record.span_count for attempt in entry.attempts.values())
@@ -111,11 +129,13 @@ class RetentionOperations(ImportOperations):
             size = counters.span_bytes * spans // max(1, counters.spans)
         counters.spans -= spans
         counters.span_bytes -= size
-        self.waiters.reopen(entry.rollout.completion_number)  # nobody is told of it any more
+        self._engine.waiters.reopen(
+            entry.rollout.completion_number
+        )  # nobody is told of it any more
         state.count_rollout(entry.rollout.status, 0)
         for attempt in entry.attempts.values():
             state.count_attempt(attempt.record.status, 0)
-        state.remove(entry, self.committer.sealed + 1)
+        state.remove(entry, self._engine.committer.sealed + 1)
         changes.removed.append(entry.key)
         changes.size += 300
 
@@ -128,14 +148,3 @@ def _prefix(rows: list[FinishedRow]) -> int:
         if total > GO_BYTES:
             return max(1, i)
     return len(rows)
-
-
-async def keep_up(store: RetentionOperations, keep: Retention) -> None:
-    """Remove what need not be kept, every half a minute, until cancelled."""
-    while True:
-        await store.clock.wait(asyncio.Event(), store.clock.monotonic() + LOOK_SECONDS)
-        if store.committer.failure is None:
-            try:
-                await store.retain(keep)
-            except Exception:
-                logger.exception("finished rollouts could not be removed; trying again later")

@@ -27,7 +27,9 @@ from lightningstore.service.records import (
 )
 from lightningstore.service.shown import compose_all
 from lightningstore.service.storage.base import RolloutQuery
-from lightningstore.service.store.enqueue import EnqueueOperations, check_group, references
+from lightningstore.service.store.bulk import Bulk
+from lightningstore.service.store.engine import Engine
+from lightningstore.service.store.enqueue import Enqueue, check_group, references
 from lightningstore.v1.rollout_pb2 import (
     FILTER_LOGIC_OR,
     CancelRolloutsRequest,
@@ -59,31 +61,37 @@ UPDATABLE = (
 )
 
 
-class RolloutOperations(EnqueueOperations):
+class Rollouts:
     """The calls of rollout.proto."""
+
+    def __init__(self, engine: Engine, bulk: Bulk, enqueue: Enqueue) -> None:
+        self._engine = engine
+        self._live = engine.live
+        self._bulk = bulk
+        self._enqueue = enqueue
 
     async def get_rollout(self, request: GetRolloutRequest) -> GetRolloutResponse:
         """Return one rollout with its latest attempt."""
-        entry = await self.load(request.rollout_id)
+        entry = await self._engine.load(request.rollout_id)
         reply = GetRolloutResponse()
-        entry.shown().compose_within(reply.rollout, self.limits.message_bytes)
-        await self.barrier()
+        entry.shown().compose_within(reply.rollout, self._engine.limits.message_bytes)
+        await self._engine.barrier()
         return reply
 
     async def list_rollouts(self, request: ListRolloutsRequest) -> ListRolloutsResponse:
         """Return one page of the rollouts that match."""
         query, digest = self._rollout_query(request)
-        await self.barrier()
+        await self._engine.barrier()
         reply = ListRolloutsResponse()
         size, last, more = 0, None, False
-        async for loaded in self.storage.scan_rollouts(query):
+        async for loaded in self._engine.storage.scan_rollouts(query):
             shown = loaded.shown()
             size += shown.size()
-            full = reply.rollouts and size > self.limits.answer_bytes
+            full = reply.rollouts and size > self._engine.limits.answer_bytes
             if len(reply.rollouts) == query.limit - 1 or full:
                 more = True
                 break
-            shown.compose_within(reply.rollouts.add(), self.limits.message_bytes)
+            shown.compose_within(reply.rollouts.add(), self._engine.limits.message_bytes)
             last = loaded.row
         if more and last is not None:
             values = [last.key]
@@ -101,8 +109,8 @@ class RolloutOperations(EnqueueOperations):
         for i, mode in enumerate(request.modes):
             check_enum(f"modes[{i}]", RolloutMode, mode, unspecified=True)
         check_enum("filter_logic", FilterLogic, request.filter_logic, unspecified=True)
-        self.check_batch("rollout_ids", len(request.rollout_ids))
-        self.check_batch("group_ids", len(request.group_ids))
+        self._engine.check_batch("rollout_ids", len(request.rollout_ids))
+        self._engine.check_batch("group_ids", len(request.group_ids))
         if request.skip < 0:
             raise FieldInvalid("skip", "must not be negative")
         column, descending = filters.parse_order(request.order_by, filters.COLUMNS)
@@ -124,55 +132,53 @@ class RolloutOperations(EnqueueOperations):
             descending=descending,
             after=after,
             skip=request.skip,
-            limit=self.page_size(request.page_size) + 1,
+            limit=self._engine.limits.page_length(request.page_size) + 1,
         )
         return query, digest
 
-    def page_size(self, asked: int) -> int:
-        """Return how many items a page may hold."""
-        if asked < 0:
-            raise FieldInvalid("page_size", "must not be negative; 0 means 100")
-        return min(asked or DEFAULT_PAGE_SIZE, self.limits.page_size)
-
     async def _total_size(self, query: RolloutQuery) -> int:
-        counts = self.state.counters.rollouts
+        counts = self._live.state.counters.rollouts
         if not (query.rollout_ids or query.rollout_id_contains or query.modes or query.group_ids):
             chosen = query.statuses or counts
             return sum(counts.get(status, 0) for status in chosen)
-        return await self.storage.count_rollouts(query)
+        return await self._engine.storage.count_rollouts(query)
 
     async def update_rollout(self, request: UpdateRolloutRequest) -> UpdateRolloutResponse:
         """Change fields of a rollout."""
-        self.committer.admit()
+        self._engine.committer.admit()
         given = request.rollout
-        entry = await self.load(given.rollout_id, "rollout.rollout_id")
-        if (answer := self.requests.find("UpdateRollout", request)) is not None:
-            return await self.replay(UpdateRolloutResponse.FromString(answer))
+        entry = await self._engine.load(given.rollout_id, "rollout.rollout_id")
+        if (answer := self._engine.requests.find("UpdateRollout", request)) is not None:
+            return await self._enqueue.replay(UpdateRolloutResponse.FromString(answer))
         mask = request.update_mask if request.HasField("update_mask") else None
         paths = mask_paths(mask, given, UPDATABLE)
         self._check_rollout_update(given, paths)
-        now = self.now()
+        now = self._live.now()
         transition = Transition()
         if "status" in paths:
             transition = lifecycle.set_status(entry.rollout, given.status, now)
         record = self._updated(transition.rollout or entry.rollout, given, paths)
-        self.apply(entry, None, transition._replace(rollout=record), now)
+        self._live.apply(entry, None, transition._replace(rollout=record), now)
         if "input_json" in paths:
             entry.input_json = given.input_json
-            self.changes.inputs.append((entry.key, entry.input_json))
-            self.changes.size += len(entry.input_json)
-        if entry.position and {"priority", "mode"} & set(paths) and entry not in self.delays:
-            self.queue_due(entry)  # to another lane, in the place that it has
+            self._engine.changes.inputs.append((entry.key, entry.input_json))
+            self._engine.changes.size += len(entry.input_json)
+        if (
+            entry.position
+            and {"priority", "mode"} & set(paths)
+            and entry not in self._live.deadlines.delays
+        ):
+            self._live.queue_due(entry)  # to another lane, in the place that it has
         if "config" in paths:
             for attempt in entry.attempts.values():
                 if lifecycle.is_live(attempt.record):
-                    self.arm(attempt)
+                    self._live.deadlines.arm(attempt)
         reply = UpdateRolloutResponse()
-        entry.shown().compose_within(reply.rollout, self.limits.message_bytes)
+        entry.shown().compose_within(reply.rollout, self._engine.limits.message_bytes)
         if request.request_id:
-            self.remember("UpdateRollout", request, references(reply))
-        self.serve_polls()
-        await self.commit()
+            self._engine.remember("UpdateRollout", request, references(reply))
+        self._engine.polls.serve()
+        await self._engine.commit()
         return reply
 
     def _check_rollout_update(self, given: Rollout, paths: list[str]) -> None:
@@ -181,9 +187,9 @@ class RolloutOperations(EnqueueOperations):
         if "input_json" in paths:
             if not given.input_json:
                 raise FieldInvalid("rollout.input_json", "cannot be cleared; null is a JSON value")
-            if len(given.input_json) > self.limits.input_bytes:
+            if len(given.input_json) > self._engine.limits.input_bytes:
                 raise PayloadTooLarge(
-                    "rollout.input_json", len(given.input_json), self.limits.input_bytes
+                    "rollout.input_json", len(given.input_json), self._engine.limits.input_bytes
                 )
             check_json("rollout.input_json", given.input_json)
         if "mode" in paths:
@@ -193,9 +199,11 @@ class RolloutOperations(EnqueueOperations):
         if "config" in paths:
             check_config("rollout.config", given.config)
         if "metadata_json" in paths:
-            check_metadata("rollout.metadata_json", given.metadata_json, self.limits.metadata_bytes)
+            check_metadata(
+                "rollout.metadata_json", given.metadata_json, self._engine.limits.metadata_bytes
+            )
         resources_id = given.resources_id if "resources_id" in paths else ""
-        if resources_id and resources_id not in self.state.resources:
+        if resources_id and resources_id not in self._live.state.resources:
             raise ResourcesNotFound(resources_id)
 
     @staticmethod
@@ -210,34 +218,34 @@ class RolloutOperations(EnqueueOperations):
 
     async def cancel_rollouts(self, request: CancelRolloutsRequest) -> CancelRolloutsResponse:
         """Cancel those that have not finished."""
-        self.committer.admit(report=True)
+        self._engine.committer.admit(report=True)
         ids = list(request.rollout_ids)
-        self.check_batch("rollout_ids", len(ids))
+        self._engine.check_batch("rollout_ids", len(ids))
         for i, rollout_id in enumerate(ids):
             check_id(f"rollout_ids[{i}]", rollout_id)
-        failures = self.committer.failures
-        with self.state.held:
-            entries = {e.rollout.rollout_id: e for e in await self.load_many(ids)}
+        failures = self._engine.committer.failures
+        with self._live.state.held:
+            entries = {e.rollout.rollout_id: e for e in await self._engine.load_many(ids)}
             for rollout_id in ids:
                 if rollout_id not in entries:
                     raise RolloutNotFound(rollout_id)
-            cancelled = await self.prepare_cancelled([entries[i] for i in ids])
-            self.check_unbroken(failures)
+            cancelled = await self._bulk.prepare_cancelled([entries[i] for i in ids])
+            self._engine.check_unbroken(failures)
             # From here to the seal nobody else has the loop.
-            if (answer := self.requests.find("CancelRollouts", request)) is not None:
+            if (answer := self._engine.requests.find("CancelRollouts", request)) is not None:
                 reply = CancelRolloutsResponse.FromString(answer)
                 if not reply.rollouts:  # it is kept without the ids that are in the request
                     for rollout_id in ids:
                         reply.rollouts.add().rollout_id = rollout_id
-                return await self.replay(reply, self.limits.answer_bytes)
-            self.cancel_all(cancelled, self.now())
+                return await self._enqueue.replay(reply, self._engine.limits.answer_bytes)
+            self._bulk.cancel_all(cancelled, self._live.now())
             shown = [entries[rollout_id].shown() for rollout_id in ids]
             if request.request_id:
-                self.remember("CancelRollouts", request, CancelRolloutsResponse())
-            number = self.seal_changes()
+                self._engine.remember("CancelRollouts", request, CancelRolloutsResponse())
+            number = self._engine.seal_changes()
         reply = CancelRolloutsResponse()
         targets = [reply.rollouts.add() for _ in ids]
-        await self.settle_cancelled(cancelled)
-        await compose_all(shown, targets, self.limits.answer_bytes)
-        await self.durable_since(number, failures)
+        await self._bulk.settle_cancelled(cancelled)
+        await compose_all(shown, targets, self._engine.limits.answer_bytes)
+        await self._engine.durable_since(number, failures)
         return reply

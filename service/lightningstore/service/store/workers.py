@@ -18,7 +18,7 @@ from lightningstore.service.records import (
     parse_page_token,
     query_digest,
 )
-from lightningstore.service.store.resources import ResourcesOperations
+from lightningstore.service.store.engine import Engine
 from lightningstore.v1.attempt_pb2 import STOP_REASON_UNKNOWN_ATTEMPT, AttemptRef, Stop
 from lightningstore.v1.rollout_pb2 import FILTER_LOGIC_OR, FilterLogic
 from lightningstore.v1.worker_pb2 import (
@@ -44,42 +44,46 @@ _FIELDS: dict[str, Callable[[Worker], Any]] = {
 }
 
 
-class WorkerOperations(ResourcesOperations):
+class Workers:
     """The calls of worker.proto."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
 
     async def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
         """Stamp a worker and its attempts; tell which of them to stop."""
-        self.committer.admit(report=True)
+        self._engine.committer.admit(report=True)
         check_id("worker_id", request.worker_id)
-        check_metadata("stats_json", request.stats_json, self.limits.metadata_bytes)
-        self.check_batch("attempts", len(request.attempts))
+        check_metadata("stats_json", request.stats_json, self._engine.limits.metadata_bytes)
+        self._engine.check_batch("attempts", len(request.attempts))
         for i, reference in enumerate(request.attempts):
             check_id(f"attempts[{i}].rollout_id", reference.rollout_id)
             if not reference.attempt_id:
                 check_id(f"attempts[{i}].attempt_id", reference.attempt_id)
-        failures, reply, turn = self.committer.failures, HeartbeatResponse(), Turn()
-        with self.state.held:
-            await self.load_many(reference.rollout_id for reference in request.attempts)
-            self.check_unbroken(failures)
-            now = self.now()
+        failures, reply, turn = self._engine.committer.failures, HeartbeatResponse(), Turn()
+        with self._live.state.held:
+            await self._engine.load_many(reference.rollout_id for reference in request.attempts)
+            self._engine.check_unbroken(failures)
+            now = self._live.now()
             for reference in request.attempts:
                 stop = self._beat(reference, now)
                 if stop is not None:
                     reply.stops.append(stop)
                 if turn.over():
-                    self.seal_changes()
+                    self._engine.seal_changes()
                     await turn.next()
-                    self.check_unbroken(failures)
-        reply.worker.CopyFrom(self.workforce.beat(request.worker_id, request.stats_json, now))
-        await self.commit()
+                    self._engine.check_unbroken(failures)
+        reply.worker.CopyFrom(self._live.workforce.beat(request.worker_id, request.stats_json, now))
+        await self._engine.commit()
         return reply
 
     def _beat(self, reference: AttemptRef, now: Any) -> Stop | None:
         try:
-            attempt = self.loaded_attempt(reference.rollout_id, reference.attempt_id)
+            attempt = self._live.loaded_attempt(reference.rollout_id, reference.attempt_id)
         except (RolloutNotFound, AttemptNotFound):
             return Stop(attempt=reference, reason=STOP_REASON_UNKNOWN_ATTEMPT)
-        self.heard_from(attempt, now, by_span=False)
+        self._live.heard_from(attempt, now, by_span=False)
         reason = lifecycle.stop_reason(attempt.entry.rollout, attempt.record)
         if not reason:
             return None
@@ -89,11 +93,11 @@ class WorkerOperations(ResourcesOperations):
     async def get_worker(self, request: GetWorkerRequest) -> GetWorkerResponse:
         """Return one worker."""
         check_id("worker_id", request.worker_id)
-        record = self.workforce.find(request.worker_id)
+        record = self._live.workforce.find(request.worker_id)
         if record is None:
             raise WorkerNotFound(request.worker_id)
         reply = GetWorkerResponse(worker=record)
-        await self.barrier()
+        await self._engine.barrier()
         return reply
 
     async def list_workers(self, request: ListWorkersRequest) -> ListWorkersResponse:
@@ -104,7 +108,7 @@ class WorkerOperations(ResourcesOperations):
         name, descending = parse_order(request.order_by, _FIELDS)
         get = _FIELDS[name or "worker_id"]
         digest = query_digest(request, "page_size", "page_token")
-        size = self.page_size(request.page_size)
+        size = self._engine.limits.page_length(request.page_size)
         found = [(get(w), w.worker_id, w) for w in self._matching(request)]
         found.sort(key=lambda item: item[:2], reverse=descending)
         if request.page_token:
@@ -112,14 +116,14 @@ class WorkerOperations(ResourcesOperations):
             place = tuple(parse_page_token(request.page_token, digest, (kind, str)))
             found = [i for i in found if (i[:2] < place if descending else i[:2] > place)]
         reply = ListWorkersResponse()
-        room = self.limits.answer_bytes
+        room = self._engine.limits.answer_bytes
         for i, (_, _, worker) in enumerate(found):
             room -= worker.ByteSize()
             if len(reply.workers) == size or (reply.workers and room < 0):
                 reply.next_page_token = page_token(digest, list(found[i - 1][:2]))
                 break
             reply.workers.append(worker)
-        await self.barrier()
+        await self._engine.barrier()
         return reply
 
     def _matching(self, request: ListWorkersRequest) -> list[Worker]:
@@ -129,7 +133,7 @@ class WorkerOperations(ResourcesOperations):
             tests.append(lambda w: w.status in statuses)
         if request.worker_id_contains:
             tests.append(lambda w: request.worker_id_contains in w.worker_id)
-        workers = [worker.record for worker in self.workforce.workers.values()]
+        workers = [worker.record for worker in self._live.workforce.workers.values()]
         if not tests:
             return workers
         combine = any if request.filter_logic == FILTER_LOGIC_OR else all
