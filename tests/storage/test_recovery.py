@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from lightningstore.service import server as service
 from lightningstore.service.config import Config
-from lightningstore.service.errors import StorageFailed
+from lightningstore.service.errors import ReadFailed, StorageFailed
 from lightningstore.service.rpc import otlp
 from lightningstore.service.store.ingest import Tally
 from lightningstore.service.store.store import Store
@@ -48,13 +48,15 @@ async def open_store(tmp_path: Path) -> AsyncIterator[Open]:
     await opened[0].close()
 
 
-def fail_next_commit(store: Store) -> asyncio.Event:
-    """Have the next commit fail; returns what is set once the store has recovered."""
+def fail_next_commit(store: Store, when: asyncio.Event | None = None) -> asyncio.Event:
+    """Have the next commit fail, not before `when`; returns what is set once the store has recovered."""
     commit = store.engine.storage.commit
     recovered = asyncio.Event()
 
     async def failing(_changes: object) -> None:
         store.engine.storage.commit = commit
+        if when is not None:
+            await when.wait()
         raise StorageFailed("disk on fire")
 
     def usable(yes: bool) -> None:
@@ -80,6 +82,17 @@ def outcome(ids: tuple[str, str]) -> attempt_pb2.UpdateAttemptRequest:
         rollout_id=ids[0], attempt_id=ids[1], status=attempt_pb2.ATTEMPT_STATUS_SUCCEEDED
     )
     return attempt_pb2.UpdateAttemptRequest(attempt=attempt)
+
+
+def export_of(owners: Iterable[tuple[str, str]]) -> ExportTraceServiceRequest:
+    """Return an export of one span for each attempt."""
+    request = ExportTraceServiceRequest()
+    for owner in owners:
+        spans = request.resource_spans.add()
+        for key, value in zip((otlp.ROLLOUT_ID, otlp.ATTEMPT_ID), owner, strict=True):
+            spans.resource.attributes.add(key=key).value.string_value = value
+        spans.scope_spans.add().spans.extend(batch(*owner, "s").spans)
+    return request
 
 
 async def names(store: Store, rollout_id: str) -> list[str]:
@@ -153,19 +166,16 @@ async def test_export_is_not_answered_when_a_commit_failed_meanwhile(open_store:
     store = await open_store()
     owners = [await start(store) for _ in range(2)]
     store = await open_store()  # span ids are on disk alone: the export waits for them
-    request = ExportTraceServiceRequest()
-    for owner in owners:
-        spans = request.resource_spans.add()
-        for key, value in zip((otlp.ROLLOUT_ID, otlp.ATTEMPT_ID), owner, strict=True):
-            spans.resource.attributes.add(key=key).value.string_value = value
-        spans.scope_spans.add().spans.extend(batch(*owner, "s").spans)
-    recovered = fail_next_commit(store)
+    request = export_of(owners)
+    second_read = asyncio.Event()
+    recovered = fail_next_commit(store, second_read)
     read, reads = store.engine.storage.span_ids, 0
 
     async def slow(*keys: int) -> list[bytes]:
         nonlocal reads
         reads += 1
         if reads == 2:
+            second_read.set()
             await recovered.wait()
         return await read(*keys)
 
@@ -203,6 +213,35 @@ async def test_repeat_that_reads_the_span_ids_slowly_adds_nothing_twice(open_sto
     results = [(await call).result for call in calls]
     assert sorted(result.accepted_count for result in results) == [0, 1]
     assert await names(store, ids[0]) == ["a", "x"]
+
+
+@pytest.mark.parametrize("call", ["IngestSpans", "Export"])
+async def test_failed_read_of_span_ids_fails_the_call_and_rejects_no_span(
+    open_store: Open, call: str
+) -> None:
+    store = await open_store()
+    ids = await start(store)
+    store = await open_store()  # span ids are on disk alone
+    read = store.engine.storage.span_ids
+
+    async def failing(*_keys: int) -> list[bytes]:
+        raise ReadFailed("disk I/O error")
+
+    async def requests() -> AsyncIterator[span_pb2.IngestSpansRequest]:
+        yield span_pb2.IngestSpansRequest(batch=batch(*ids, "s"))
+
+    async def send() -> None:
+        if call == "IngestSpans":
+            await store.ingest.ingest_spans(requests())
+        else:
+            await otlp.export(store, export_of([ids]).SerializeToString(), {})
+
+    store.engine.storage.span_ids = failing
+    with pytest.raises(ReadFailed):
+        await send()
+    store.engine.storage.span_ids = read
+    await send()
+    assert await names(store, ids[0]) == ["s"]
 
 
 def while_committing(store: Store, act: Callable[[], Any]) -> None:

@@ -168,7 +168,8 @@ async def _store(
             try:
                 await store.ingest.add_batch(batch, framed, tally)
             except StoreError as error:
-                if store.engine.committer.failure is not None:
+                # Not the spans' fault: a repeat may store them.
+                if store.engine.committer.failure is not None or error.retry_delay is not None:
                     raise
                 refused[lenient.Refusal.of(error)] += len(batch.spans)
             for rejection in tally.result.rejections:

@@ -13,7 +13,6 @@ from lightningstore.service import lifecycle, pieces, repair, spans
 from lightningstore.service.budget import Budget
 from lightningstore.service.clock import Turn
 from lightningstore.service.errors import (
-    Busy,
     FieldInvalid,
     MalformedMessage,
     SpanExists,
@@ -147,7 +146,8 @@ class SpanIngest:
                     else:
                         await self.add_batch(*item, tally)
                 except StoreError as error:
-                    if self._engine.committer.failure is not None or isinstance(error, Busy):
+                    # Not the batch's fault: a repeat may store it.
+                    if self._engine.committer.failure is not None or error.retry_delay is not None:
                         raise
                     self.reject(tally, _span_count(item), error)
             tally.messages += 1
