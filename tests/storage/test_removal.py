@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightningstore.service.config import Config
-from lightningstore.service.errors import DataDamaged, StoreError
+from lightningstore.service.errors import DataDamaged, RolloutNotFound, StoreError
 from lightningstore.service.limits import Retention
 from lightningstore.service.server import open_store
 from lightningstore.service.storage import tools
@@ -24,7 +24,7 @@ from lightningstore.service.storage.repair import repair
 from lightningstore.service.storage.sqlite import SqliteStorage
 from lightningstore.service.store.ingest import Tally
 from lightningstore.service.store.store import Store
-from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2, worker_pb2
+from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2, triplet_pb2, worker_pb2
 from lightningstore.v1.completion_pb2 import WatchRolloutsRequest, WatchRolloutsResponse
 
 from tests.calls import Calls
@@ -83,6 +83,37 @@ async def finished(store: Store, *names: str) -> None:
     word = attempt_pb2.Attempt(rollout_id=names[0], attempt_id=made.attempt_id, status=3)
     await Calls(store).update_attempt(attempt_pb2.UpdateAttemptRequest(attempt=word))
     await Calls(store).cancel_rollouts(rollout_pb2.CancelRolloutsRequest(rollout_ids=names[1:]))
+
+
+# Reads
+
+
+@BACKENDS
+@pytest.mark.parametrize("order_by", ["", "name"])
+async def test_query_of_spans_that_are_removed_meanwhile_fails(
+    tmp_path: Path, backend: str, order_by: str
+) -> None:
+    async with store_in(tmp_path, backend) as store:
+        await finished(store, "a")
+        request = span_pb2.QuerySpansRequest(rollout_id="a", order_by=order_by)
+        answers = Calls(store).query_spans(request)
+        assert await anext(answers) is None  # it stands, and no row is read yet
+        assert await store.removal.retain(ALL) == 1
+        with pytest.raises(RolloutNotFound):
+            _ = [answer async for answer in answers]
+
+
+@BACKENDS
+async def test_triplets_of_a_rollout_that_is_removed_meanwhile_fail(
+    tmp_path: Path, backend: str
+) -> None:
+    async with store_in(tmp_path, backend) as store:
+        await finished(store, "a")
+        answers = Calls(store).list_triplets(triplet_pb2.ListTripletsRequest(rollout_ids=["a"]))
+        assert await anext(answers) is None
+        assert await store.removal.retain(ALL) == 1
+        with pytest.raises(RolloutNotFound):
+            _ = [answer async for answer in answers]
 
 
 # What a commit removes

@@ -737,7 +737,7 @@ func (x *SequenceIdRange) GetCount() int32 {
 type QuerySpansRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the rollout. Required. Unknown: NOT_FOUND; its spans were evicted: FAILED_PRECONDITION
-	// (SPANS_EVICTED).
+	// (SPANS_EVICTED). Either also ends an answer that has begun, if it happens meanwhile.
 	RolloutId string `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
 	// Id of an attempt, or "latest". Empty: all attempts. Unknown: NOT_FOUND.
 	AttemptId string `protobuf:"bytes,2,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`

@@ -418,7 +418,7 @@ class QuerySpansRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
     """Id of the rollout. Required. Unknown: NOT_FOUND; its spans were evicted: FAILED_PRECONDITION
-    (SPANS_EVICTED).
+    (SPANS_EVICTED). Either also ends an answer that has begun, if it happens meanwhile.
     """
     attempt_id: _builtins.str
     """Id of an attempt, or "latest". Empty: all attempts. Unknown: NOT_FOUND."""

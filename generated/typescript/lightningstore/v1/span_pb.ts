@@ -424,7 +424,7 @@ export const SequenceIdRangeSchema: GenMessage<SequenceIdRange> = /*@__PURE__*/
 export type QuerySpansRequest = Message<"lightningstore.v1.QuerySpansRequest"> & {
   /**
    * Id of the rollout. Required. Unknown: NOT_FOUND; its spans were evicted: FAILED_PRECONDITION
-   * (SPANS_EVICTED).
+   * (SPANS_EVICTED). Either also ends an answer that has begun, if it happens meanwhile.
    *
    * @generated from field: string rollout_id = 1;
    */

@@ -17,6 +17,7 @@ from lightningstore.service.state import Entry
 from lightningstore.service.storage.base import SpanRow
 from lightningstore.service.store.engine import Engine
 from lightningstore.service.store.pace import LOAD_AT_ONCE
+from lightningstore.service.store.query_spans import check_whole
 from lightningstore.service.triplets import Node, Options, Place, Steps, T, Warnings
 from lightningstore.v1.attempt_pb2 import AttemptRef
 from lightningstore.v1.span_pb2 import SpanBatch
@@ -196,7 +197,7 @@ class _Batches:
             target.rollout_key, target.attempt_key, self._through
         ):
             yield row, self._hold(row)
-        self._check_evicted()
+        await check_whole(self._engine, target.rollout_id, target.rollout_key)
 
     async def span(self, place: Place) -> Span:
         """Return a span, read again if need be. Raises SpansEvicted."""
@@ -221,10 +222,6 @@ class _Batches:
             del self._held[oldest]
             self._size -= self._sizes.pop(oldest)
         return batch
-
-    def _check_evicted(self) -> None:
-        if self._target.rollout_key in self._engine.live.shelf.evicted:
-            raise SpansEvicted(self._target.rollout_id)
 
 
 def _part(target: _Target) -> AttemptTriplets:

@@ -10,7 +10,7 @@ from operator import attrgetter
 
 from lightningstore.service import spans, wire
 from lightningstore.service.budget import Budget
-from lightningstore.service.errors import FieldInvalid, SpansEvicted
+from lightningstore.service.errors import FieldInvalid, RolloutNotFound, SpansEvicted
 from lightningstore.service.pieces import PIECE_BYTES
 from lightningstore.service.records import check_enum
 from lightningstore.service.storage.base import SpanRow
@@ -71,6 +71,18 @@ class SpanQueries:
                 async with aclosing(_chunks(parts, most)) as chunks:
                     async for chunk in chunks:
                         yield chunk
+        await check_whole(self._engine, request.rollout_id, entry.key)
+
+
+async def check_whole(engine: Engine, rollout_id: str, key: int) -> None:
+    """Raise RolloutNotFound or SpansEvicted if the spans that were just read may not be all of them."""
+    entry = engine.live.state.entries.get(rollout_id)
+    if entry is None:  # removed, or only dropped from memory
+        entry = await engine.load(rollout_id)
+    if entry.key != key:
+        raise RolloutNotFound(rollout_id)
+    if key in engine.live.shelf.evicted:
+        raise SpansEvicted(rollout_id)
 
 
 async def _chunks(parts: AsyncIterator[bytes], most: int) -> AsyncGenerator[bytes, None]:
