@@ -228,7 +228,7 @@ def test_waiting_client_finds_out_about_a_silent_connection(
 
 
 AGENT = """
-import sys, time
+import statistics, sys, time
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from lightningstore.client import SpanExporter
@@ -237,34 +237,38 @@ provider = TracerProvider()
 exporter = SpanExporter(sys.argv[1], rollout_id="r", attempt_id="a")
 provider.add_span_processor(SimpleSpanProcessor(exporter))
 tracer = provider.get_tracer("agent")
-started = time.monotonic()
+ends = []
 for n in range(400):
-    with tracer.start_as_current_span("step") as span:
-        span.set_attribute("text", "x" * 2000)
-        time.sleep(0.01)
-print(time.monotonic() - started, flush=True)
+    span = tracer.start_span("step", attributes={"text": "x" * 2000})
+    time.sleep(0.01)
+    began = time.monotonic()
+    span.end()
+    ends.append(time.monotonic() - began)
+print(statistics.median(ends), max(ends), flush=True)
 """
 
 
-def run_agent(folder: Path, address: str) -> tuple[float, float]:
-    """Run the agent above; returns the seconds that it took, and those that its exit took."""
+def run_agent(folder: Path, address: str) -> tuple[float, float, float]:
+    """Run the agent above; returns what the end of a span took, in seconds: median and maximum; and its exit."""
     script = folder / "agent.py"
     script.write_text(AGENT)
     command = [sys.executable, str(script), address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ, text=True) as process:
         assert process.stdout is not None
-        took = float(process.stdout.readline())
+        median, longest = map(float, process.stdout.readline().split())
         ended = time.monotonic()
         process.wait(60)
-    return took, time.monotonic() - ended
+    return median, longest, time.monotonic() - ended
 
 
 def test_agent_is_not_slowed_by_a_server_that_never_answers(lab: Lab, tmp_path: Path) -> None:
     lab.start()
     with Proxy(lab.port) as proxy:
-        served, _ = run_agent(tmp_path, proxy.address)
+        served, _, _ = run_agent(tmp_path, proxy.address)
         proxy.hold()
-        took, exiting = run_agent(tmp_path, proxy.address)
-    print(f"{served:.2f} s served, {took:.2f} s with a black hole, exit within {exiting:.1f} s")
-    assert took < served * 1.05
-    assert exiting < 5
+        took, longest, exiting = run_agent(tmp_path, proxy.address)
+    print(f"{1e6 * served:.0f} us a span served, {1e6 * took:.0f} us with a black hole,")
+    print(f"{1e3 * longest:.0f} ms at most; exit within {exiting:.1f} s")
+    assert took < served + 0.0005  # a twentieth of the agent's own time
+    assert longest < 1  # it never waits for an answer
+    assert exiting < 6  # 4 s, and the end of the interpreter on a loaded machine

@@ -137,6 +137,7 @@ class SpanExporter(sdk.SpanExporter):
         self._settled = 0
         self._hurry_to = 0  # send without delay until so many are settled
         self._stop_at: float | None = None
+        self._exit_timed_out = False  # the end of the process has waited for spans in vain
         self._thread: threading.Thread | None = None
         self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._losses = Losses()
@@ -249,6 +250,8 @@ class SpanExporter(sdk.SpanExporter):
         with self._changed:
             if self._stop_at is not None:
                 return
+            if self._exit_timed_out:
+                timeout_millis = 0
             self._stop_at = time.monotonic() + timeout_millis / 1000
             self._changed.notify_all()
             thread = self._thread
@@ -443,6 +446,8 @@ def _at_exit(exporter: SpanExporter) -> None:
     def flush() -> None:
         found = known()
         if found is not None and found._stop_at is None and not found.force_flush(EXIT_WAIT):
+            # A tracer provider may shut the exporter down after this: it does not wait as long again.
+            found._exit_timed_out = True
             logger.warning("the process ends before its spans are stored")
 
     exporter._flush_at_exit = atexit.register(flush)
