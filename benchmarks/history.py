@@ -12,14 +12,9 @@ import sys
 from pathlib import Path
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from lightningstore.service.storage.base import (
-    AttemptRow,
-    Changes,
-    Counters,
-    RolloutRow,
-    SpanRow,
-)
-from lightningstore.service.storage.sqlite import SqliteStorage
+from lightningstore.service.rules.rows import AttemptRow, RolloutRow, SpanRow
+from lightningstore.service.storage.base import Changes, Counters
+from lightningstore.service.storage.sqlite.store import SqliteStorage
 from lightningstore.v1.attempt_pb2 import (
     ATTEMPT_STATUS_RUNNING,
     ATTEMPT_STATUS_SUCCEEDED,

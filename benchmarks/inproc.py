@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from lightningstore.service import tuning
-from lightningstore.service.config import Config
-from lightningstore.service.server import open_store
+from lightningstore.service.server import tuning
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import open_store
 from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, GetRolloutRequest, RolloutSpec
 
 from benchmarks import history

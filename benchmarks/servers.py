@@ -19,9 +19,10 @@ from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from lightningstore.service import cli, tuning
-from lightningstore.service.config import Config
-from lightningstore.service.server import _options
+from lightningstore.service.cli.main import main as cli
+from lightningstore.service.server import tuning
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import _options
 from lightningstore.v1.attempt_pb2 import (
     ATTEMPT_STATUS_PREPARING,
     Attempt,

@@ -195,7 +195,7 @@ def ground(folder: Path, scale: float, *flags: str, db: Path | None = None) -> I
 def paused_backup(ground: Ground) -> Iterator[None]:
     """Begin a backup of the data file and stop its process in the middle of the copy."""
     target = ground.db.with_name("copy.db")
-    command = [sys.executable, "-c", "from lightningstore.service.entry import main; main()"]
+    command = [sys.executable, "-c", "from lightningstore.service.cli.entry import main; main()"]
     process = subprocess.Popen(
         [*command, "backup", str(target), "--db", str(ground.db)],
         cwd=contenders.ROOT,

@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lightningstore.service import tuning
-from lightningstore.service.config import Config
-from lightningstore.service.server import open_store
+from lightningstore.service.server import tuning
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import open_store
 from lightningstore.v1.claim_pb2 import StartRolloutRequest
 from lightningstore.v1.rollout_pb2 import RolloutSpec
 from lightningstore.v1.span_pb2 import AddSpansRequest, SpanBatch

@@ -18,7 +18,8 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from lightningstore.service import cli, tuning
+from lightningstore.service.cli.main import main as cli
+from lightningstore.service.server import tuning
 
 BEAT_SECONDS = 0.003
 
@@ -74,7 +75,7 @@ def main() -> None:
     if (
         "RETENTION_LOOK_SECONDS" in os.environ
     ):  # a benchmark must not wait half a minute for the first look
-        from lightningstore.service.store import retention
+        from lightningstore.service.operations import retention
 
         retention.LOOK_SECONDS = float(os.environ["RETENTION_LOOK_SECONDS"])
     sys.argv[1:] = ["serve", "--port", "0", "--log-level", "error", *sys.argv[1:]]

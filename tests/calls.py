@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lightningstore.service.store.store import Store
+from lightningstore.service.operations.store import Store
 
 
 def snake_case(name: str) -> str:

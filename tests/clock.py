@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from lightningstore.service import clock
+from lightningstore.service.engine import clock
 
 #: Whoever moves the clock waits for rounds of the loop until all is done, and for no real time.
 clock.REST_SECONDS = 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from lightningstore.service.wire import field
+from lightningstore.service.rules.wire import field
 from lightningstore.v1.attempt_pb2 import (
     ATTEMPT_STATUS_SUCCEEDED,
     Attempt,

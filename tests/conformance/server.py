@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from lightningstore.service.auth import Role, new_token
+from lightningstore.service.security.permissions import Role, new_token
 from lightningstore.v1 import rollout_pb2 as rollouts
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 

@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 from lightningstore.client import AsyncLightningStore
 from lightningstore.client.embedded import StoreTransport
-from lightningstore.service.config import Config
-from lightningstore.service.server import Server, open_store
-from lightningstore.service.store.store import Store
+from lightningstore.service.operations.store import Store
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import Server, open_store
 
 from tests.clock import ManualClock
 

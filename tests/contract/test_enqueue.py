@@ -345,7 +345,9 @@ async def test_server_made_id_that_is_taken_is_made_anew(
     state.cache.pop(taken[0])
     del state.entries[taken[0]]  # it left memory, and is on disk alone
     coming = [*taken, "ro-000000000003", taken[0], "ro-000000000004"]
-    monkeypatch.setattr("lightningstore.service.store.enqueue.new_id", lambda *_: coming.pop(0))
+    monkeypatch.setattr(
+        "lightningstore.service.operations.enqueue.new_id", lambda *_: coming.pop(0)
+    )
     spec = Spec(input_json=b"2")
     first = await world.store.call("EnqueueRollouts", EnqueueRolloutsRequest(rollouts=[spec]))
     started = await world.store.call("StartRollout", StartRolloutRequest(rollout=spec))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from lightningstore.client import FailedPreconditionError
-from lightningstore.service.config import Config, memory_bytes
+from lightningstore.service.server.config import Config, memory_bytes
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from pydantic import ValidationError

@@ -13,7 +13,7 @@ from lightningstore.client import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
-from lightningstore.service import state
+from lightningstore.service.engine import state
 from lightningstore.v1 import attempt_pb2, rollout_pb2
 from lightningstore.v1.import_pb2 import ImportRolloutsRequest
 from lightningstore.v1.span_pb2 import SpanBatch

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from lightningstore.client import Failure, ResourceExhaustedError
-from lightningstore.service.errors import Busy
+from lightningstore.service.rules.errors import Busy
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
 from lightningstore.v1.rollout_pb2 import CancelRolloutsRequest, EnqueueRolloutsRequest, RolloutSpec
 
@@ -175,7 +175,7 @@ async def test_wait_for_too_many_ids_is_refused(world: World) -> None:
 async def test_long_batches_let_others_have_the_loop(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightningstore.service.clock.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("lightningstore.service.engine.clock.TURN_SECONDS", 0.0)
     assert world.service is not None
     store = world.service
     turns = 0
@@ -202,7 +202,7 @@ async def test_long_batches_let_others_have_the_loop(
 async def test_items_that_change_between_the_turns_of_a_batch_are_seen(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightningstore.service.clock.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("lightningstore.service.engine.clock.TURN_SECONDS", 0.0)
     assert world.service is not None
     store = world.service
     specs = [RolloutSpec(input_json=b"1", rollout_id=f"r{n}") for n in range(50)]
@@ -243,7 +243,7 @@ async def test_items_that_change_between_the_turns_of_a_batch_are_seen(
 async def test_batches_that_are_prepared_count_as_waiting_for_the_disk(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightningstore.service.clock.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("lightningstore.service.engine.clock.TURN_SECONDS", 0.0)
     world = World(way, tmp_path, max_pending_bytes=MIB)
     await world.start()
     assert world.service is not None

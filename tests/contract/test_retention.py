@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from lightningstore.client import NotFoundError
-from lightningstore.service.limits import Retention
-from lightningstore.service.store.retention import LOOK_SECONDS
+from lightningstore.service.operations.retention import LOOK_SECONDS
+from lightningstore.service.rules.limits import Retention
 
 from tests.contract.conftest import World
 from tests.contract.helpers import batch, finish

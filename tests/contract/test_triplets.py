@@ -14,7 +14,7 @@ from lightningstore.client import (
     NotFoundError,
     ResourceExhaustedError,
 )
-from lightningstore.service.store import list_triplets
+from lightningstore.service.operations import triplets as list_triplets
 from lightningstore.v1.span_pb2 import SpanBatch
 from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 

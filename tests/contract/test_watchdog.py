@@ -351,7 +351,7 @@ async def test_lag_of_the_watchdog_can_be_read_after_a_stall(world: World) -> No
 async def test_many_that_are_due_at_once_let_others_have_the_loop(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightningstore.service.clock.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("lightningstore.service.engine.clock.TURN_SECONDS", 0.0)
     ids = await enqueue(world, 300, config=TIMED)
     claimed = await world.store.dequeue_rollouts(300)
     assert world.service is not None

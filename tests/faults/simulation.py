@@ -15,22 +15,17 @@ from typing import Any
 from unittest import mock
 
 from google.protobuf.message import Message
-from lightningstore.service import records
-from lightningstore.service.clock import Turn
-from lightningstore.service.config import Config
-from lightningstore.service.errors import StorageFailed
-from lightningstore.service.lifecycle import is_finished, is_live
+from lightningstore.service.engine.clock import Turn
+from lightningstore.service.engine.engine import Engine
+from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc.handlers import SERVICE
-from lightningstore.service.storage.base import (
-    Changes,
-    Counters,
-    LoadedRollout,
-    RequestRow,
-    Snapshot,
-)
+from lightningstore.service.rules import ids as server_ids
+from lightningstore.service.rules.errors import StorageFailed
+from lightningstore.service.rules.lifecycle import is_finished, is_live
+from lightningstore.service.rules.rows import LoadedRollout, RequestRow
+from lightningstore.service.server.config import Config
+from lightningstore.service.storage.base import Changes, Counters, Snapshot
 from lightningstore.service.storage.memory import MemoryStorage
-from lightningstore.service.store.engine import Engine
-from lightningstore.service.store.store import Store
 from lightningstore.v1 import (
     attempt_pb2,
     claim_pb2,
@@ -59,14 +54,14 @@ def seeded(seed: int) -> Iterator[None]:
         return turns.random() < OVER
 
     with (
-        mock.patch.object(records, "random_bytes", ids.randbytes),
+        mock.patch.object(server_ids, "random_bytes", ids.randbytes),
         mock.patch.object(Turn, "over", over),
     ):
-        records.DICE.seed(seed)
+        server_ids.DICE.seed(seed)
         try:
             yield
         finally:
-            records.DICE.seed()
+            server_ids.DICE.seed()
 
 
 class SimulatedDisk(MemoryStorage):

@@ -18,8 +18,9 @@ from contextlib import closing
 from pathlib import Path
 
 from lightningstore.client import open_store
-from lightningstore.service.errors import StorageUnusable
-from lightningstore.service.storage import datafile, queries, tools
+from lightningstore.service.rules.errors import StorageUnusable
+from lightningstore.service.storage.sqlite import file as datafile
+from lightningstore.service.storage.sqlite import queries, tools
 
 REAL = queries.migrations()
 #: What a next version might do: a table, a column that is filled, an index.

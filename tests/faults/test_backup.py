@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from google.protobuf.message import DecodeError
 from lightningstore.client import LLM, LightningStore, LightningStoreError, open_store
-from lightningstore.service.errors import StorageUnusable
-from lightningstore.service.storage import datafile, tools
+from lightningstore.service.rules.errors import StorageUnusable
+from lightningstore.service.storage.sqlite import file as datafile
+from lightningstore.service.storage.sqlite import tools
 
 from tests.contract.helpers import batch
 from tests.faults.lab import COMMAND, Lab

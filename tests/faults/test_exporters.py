@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from lightningstore.service.errors import Busy
+from lightningstore.service.rules.errors import Busy
 from lightningstore.v1.span_pb2 import AddSpansRequest, SpanBatch
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 

@@ -18,9 +18,10 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from lightningstore.service.config import Config
-from lightningstore.service.rpc import handlers, otlp, wrap
-from lightningstore.service.server import open_store
+from lightningstore.service.rpc import calls as wrap
+from lightningstore.service.rpc import handlers, otlp
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import open_store
 from lightningstore.v1 import claim_pb2, resources_pb2, rollout_pb2, service_pb2, statistics_pb2
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest

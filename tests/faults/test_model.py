@@ -18,9 +18,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from lightningstore.service.config import Config
-from lightningstore.service.errors import TransitionNotAllowed
-from lightningstore.service.server import open_store
+from lightningstore.service.rules.errors import TransitionNotAllowed
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import open_store
 from lightningstore.v1 import (
     attempt_pb2,
     claim_pb2,

@@ -17,9 +17,9 @@ from pathlib import Path
 import grpc.aio
 import pytest
 from lightningstore.client import AsyncLightningStore, LightningStore
-from lightningstore.service import server as server_module
-from lightningstore.service.config import Config
-from lightningstore.service.server import Server, open_store
+from lightningstore.service.server import server as server_module
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import Server, open_store
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 

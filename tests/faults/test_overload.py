@@ -11,8 +11,8 @@ import time
 import grpc
 import pytest
 from lightningstore.client import AsyncLightningStore
-from lightningstore.service.config import Config
-from lightningstore.service.server import Server, open_store
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import Server, open_store
 from lightningstore.v1 import rollout_pb2
 
 from benchmarks.wire import CallFailed, Connection, connect

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import grpc
 import pytest
-from lightningstore.service.config import Config
-from lightningstore.service.server import open_store
-from lightningstore.service.storage import tools
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import open_store
+from lightningstore.service.storage.sqlite import tools
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 from opentelemetry.proto.trace.v1.trace_pb2 import Span

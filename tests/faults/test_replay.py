@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import Message
-from lightningstore.service.errors import StoreError
+from lightningstore.service.rules.errors import StoreError
 
 from tests.calls import Calls
 from tests.clock import ManualClock

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from lightningstore.service.errors import StoreError
-from lightningstore.service.storage.sqlite import SqliteStorage
+from lightningstore.service.rules.errors import StoreError
+from lightningstore.service.storage.sqlite.store import SqliteStorage
 
 from tests.calls import Calls
 from tests.clock import ManualClock

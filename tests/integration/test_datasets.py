@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from lightningstore.client import AsyncLightningStore, ExportedRollout
 from lightningstore.client.datasets import read_dataset
-from lightningstore.service.cli_datasets import _Begun, export_command
+from lightningstore.service.cli.datasets import _Begun, export_command
 
 from tests.contract.conftest import World
 from tests.contract.helpers import batch

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from lightningstore.service import auth, tokens
+from lightningstore.service.security import permissions as auth
+from lightningstore.service.security import tokens
 
 from tests.integration.process import COMMAND, ENVIRONMENT
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from lightningstore.service import wire
-from lightningstore.service.budget import Budget
-from lightningstore.service.config import Config
-from lightningstore.service.errors import BatchTooLarge, Busy, FieldInvalid
-from lightningstore.service.rpc import handlers, otlp, otlp_json
-from lightningstore.service.server import open_store
-from lightningstore.service.store.store import Store
+from lightningstore.service.engine.budget import Budget
+from lightningstore.service.http import otlp_json
+from lightningstore.service.operations.store import Store
+from lightningstore.service.rpc import handlers, otlp
+from lightningstore.service.rules import wire
+from lightningstore.service.rules.errors import BatchTooLarge, Busy, FieldInvalid
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import open_store
 from lightningstore.v1.claim_pb2 import StartRolloutRequest
 from lightningstore.v1.rollout_pb2 import RolloutSpec
 from lightningstore.v1.span_pb2 import QuerySpansRequest, QuerySpansResponse, SpanBatch

@@ -12,9 +12,9 @@ import grpc
 import grpc.aio
 import pytest
 from lightningstore.client import AsyncLightningStore, LightningStoreError
-from lightningstore.service.config import Config
-from lightningstore.service.metrics import Metrics
-from lightningstore.service.server import Server, open_store
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.metrics import Metrics
+from lightningstore.service.server.server import Server, open_store
 
 from tests.contract.helpers import batch
 from tests.integration.process import ENVIRONMENT, run, serve

@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf import json_format
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from lightningstore.service.errors import Busy, StorageFailed
+from lightningstore.service.rules.errors import Busy, StorageFailed
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (

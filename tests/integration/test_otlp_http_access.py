@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import trustme
 from lightningstore.client import AsyncLightningStore
-from lightningstore.service.auth import PERMISSIONS, Role
-from lightningstore.service.config import Config
-from lightningstore.service.server import AddressInUse, Server, open_store, start_server
+from lightningstore.service.security.permissions import PERMISSIONS, Role
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import AddressInUse, Server, open_store, start_server
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from tests.contract.helpers import names, snapshot

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from lightningstore.service.errors import Busy
+from lightningstore.service.rules.errors import Busy
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider

@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from lightningstore.service.errors import Busy
+from lightningstore.service.rules.errors import Busy
 from lightningstore.v1.error_reason_pb2 import ERROR_REASON_MALFORMED_MESSAGE
 from lightningstore.v1.span_pb2 import IngestSpansResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (

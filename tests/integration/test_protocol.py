@@ -103,7 +103,7 @@ async def test_defect_is_internal_and_says_nothing_but_its_id(
         defect = store.table[name]._replace(call=broken_stream if streams else broken)
         monkeypatch.setitem(store.table, name, defect)
     # Handlers are bound when the server is made.
-    from lightningstore.service.server import Server
+    from lightningstore.service.server.server import Server
 
     server = Server(world.service, world.config)
     await server.start()

@@ -7,10 +7,11 @@ import random
 from typing import Any
 
 import pytest
-from lightningstore.service.errors import Busy
-from lightningstore.service.storage.base import SpanRow
-from lightningstore.service.store import query_spans, rows
-from lightningstore.service.store.store import Store
+from lightningstore.service.operations import batches as rows
+from lightningstore.service.operations import spans as query_spans
+from lightningstore.service.operations.store import Store
+from lightningstore.service.rules.errors import Busy
+from lightningstore.service.rules.rows import SpanRow
 from lightningstore.v1.span_pb2 import (
     AddSpansRequest,
     QuerySpansRequest,

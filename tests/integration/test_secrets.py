@@ -20,8 +20,9 @@ from lightningstore.client import (
     NotFoundError,
     UnauthenticatedError,
 )
-from lightningstore.service import auth, tokens
-from lightningstore.service.auth import OPEN, PERMISSIONS, Role
+from lightningstore.service.security import permissions as auth
+from lightningstore.service.security import tokens
+from lightningstore.service.security.permissions import OPEN, PERMISSIONS, Role
 
 from tests.integration.process import serve
 from tests.integration.test_security import Certificates, Secured, bearer, secured, tls_server

@@ -28,12 +28,13 @@ from lightningstore.client import (
     UnauthenticatedError,
     UnavailableError,
 )
-from lightningstore.service import auth, tokens
-from lightningstore.service.auth import OPEN, PERMISSIONS, Role
-from lightningstore.service.config import Config
-from lightningstore.service.errors import Misconfigured
-from lightningstore.service.gate import open_gate
-from lightningstore.service.server import Server, open_store
+from lightningstore.service.rules.errors import Misconfigured
+from lightningstore.service.security import permissions as auth
+from lightningstore.service.security import tokens
+from lightningstore.service.security.permissions import OPEN, PERMISSIONS, Role
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.gate import open_gate
+from lightningstore.service.server.server import Server, open_store
 from lightningstore.v1 import resources_pb2, service_pb2
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from lightningstore.client import UnauthenticatedError
-from lightningstore.service import auth, tokens
-from lightningstore.service.auth import Role
-from lightningstore.service.errors import Misconfigured
+from lightningstore.service.rules.errors import Misconfigured
+from lightningstore.service.security import permissions as auth
+from lightningstore.service.security import tokens
+from lightningstore.service.security.permissions import Role
 
 from tests.integration.test_security import Secured
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from lightningstore.service.rpc import health
-from lightningstore.service.server import CLOSING_SECONDS, Server
+from lightningstore.service.server.server import CLOSING_SECONDS, Server
 from lightningstore.v1.completion_pb2 import WatchRolloutsRequest
 from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest
 from lightningstore.v1.statistics_pb2 import GetServerInfoResponse

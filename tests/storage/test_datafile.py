@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lightningstore.service.errors import StorageUnusable
-from lightningstore.service.storage import datafile, tools
-from lightningstore.service.storage.sqlite import SqliteStorage
+from lightningstore.service.rules.errors import StorageUnusable
+from lightningstore.service.storage.sqlite import file as datafile
+from lightningstore.service.storage.sqlite import tools
+from lightningstore.service.storage.sqlite.store import SqliteStorage
 
 pytestmark = pytest.mark.asyncio
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from lightningstore.service.config import Config
-from lightningstore.service.errors import DataFileLost, StorageFailed, StorageUnusable
-from lightningstore.service.server import open_store
-from lightningstore.service.storage import tools
-from lightningstore.service.storage.place import refuse_single_mount
-from lightningstore.service.storage.sqlite import SqliteStorage
-from lightningstore.service.store.store import Store
+from lightningstore.service.operations.store import Store
+from lightningstore.service.rules.errors import DataFileLost, StorageFailed, StorageUnusable
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import open_store
+from lightningstore.service.storage.sqlite import tools
+from lightningstore.service.storage.sqlite.place import refuse_single_mount
+from lightningstore.service.storage.sqlite.store import SqliteStorage
 from lightningstore.v1 import rollout_pb2
 
 from tests.calls import Calls

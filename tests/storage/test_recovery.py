@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from lightningstore.service import server as service
-from lightningstore.service.config import Config
-from lightningstore.service.errors import ReadFailed, StorageFailed
+from lightningstore.service.operations.ingest import Tally
+from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc import otlp
-from lightningstore.service.store.ingest import Tally
-from lightningstore.service.store.store import Store
+from lightningstore.service.rules.errors import ReadFailed, StorageFailed
+from lightningstore.service.server import server as service
+from lightningstore.service.server.config import Config
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2
 from lightningstore.v1.completion_pb2 import (
     WaitForRolloutsRequest,

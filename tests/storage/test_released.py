@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from lightningstore.client import open_store
-from lightningstore.service.storage import datafile, tools
+from lightningstore.service.storage.sqlite import file as datafile
+from lightningstore.service.storage.sqlite import tools
 
 RELEASED = sorted((Path(__file__).parent / "released").glob("schema-*.db.gz"))
 

@@ -13,17 +13,18 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lightningstore.service.config import Config
-from lightningstore.service.errors import DataDamaged, RolloutNotFound, StoreError
-from lightningstore.service.limits import Retention
-from lightningstore.service.server import open_store
-from lightningstore.service.storage import tools
-from lightningstore.service.storage.base import Changes, Counters, RolloutQuery, Storage
+from lightningstore.service.operations.ingest import Tally
+from lightningstore.service.operations.store import Store
+from lightningstore.service.rules.errors import DataDamaged, RolloutNotFound, StoreError
+from lightningstore.service.rules.limits import Retention
+from lightningstore.service.rules.rows import RolloutQuery
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import open_store
+from lightningstore.service.storage.base import Changes, Counters, Storage
 from lightningstore.service.storage.memory import MemoryStorage
-from lightningstore.service.storage.repair import repair
-from lightningstore.service.storage.sqlite import SqliteStorage
-from lightningstore.service.store.ingest import Tally
-from lightningstore.service.store.store import Store
+from lightningstore.service.storage.sqlite import tools
+from lightningstore.service.storage.sqlite.repair import repair
+from lightningstore.service.storage.sqlite.store import SqliteStorage
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2, triplet_pb2, worker_pb2
 from lightningstore.v1.completion_pb2 import WatchRolloutsRequest, WatchRolloutsResponse
 

@@ -8,20 +8,18 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from lightningstore.service.errors import StorageFailed
-from lightningstore.service.storage.base import (
+from lightningstore.service.rules.errors import StorageFailed
+from lightningstore.service.rules.rows import (
     AttemptRow,
-    Changes,
-    Counters,
     RequestRow,
     ResourcesQuery,
     RolloutQuery,
     RolloutRow,
     SpanRow,
-    Storage,
 )
+from lightningstore.service.storage.base import Changes, Counters, Storage
 from lightningstore.service.storage.memory import MemoryStorage
-from lightningstore.service.storage.sqlite import SqliteStorage
+from lightningstore.service.storage.sqlite.store import SqliteStorage
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from lightningstore.client import open_store
-from lightningstore.service.errors import StorageUnusable
-from lightningstore.service.storage import tools
+from lightningstore.service.rules.errors import StorageUnusable
+from lightningstore.service.storage.sqlite import tools
 
 from tests.integration.process import COMMAND
 
@@ -201,7 +201,7 @@ async def test_copy_is_readable_to_no_more_than_the_file_it_is_of(folder: Path, 
 
 async def guard(pid: int, log: Path, draft: Path) -> asyncio.subprocess.Process:
     """Start what looks after a backup, with half a second of patience."""
-    module = "lightningstore.service.storage.guardian"
+    module = "lightningstore.service.storage.sqlite.guardian"
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, str(pid), str(log), str(draft), "0.5"),
         stdin=asyncio.subprocess.PIPE,

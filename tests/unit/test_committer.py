@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from lightningstore.service.committer import Committer
-from lightningstore.service.errors import Busy, StorageFailed
-from lightningstore.service.storage.base import Changes, RequestRow
+from lightningstore.service.engine.committer import Committer
+from lightningstore.service.rules.errors import Busy, StorageFailed
+from lightningstore.service.rules.rows import RequestRow
+from lightningstore.service.storage.base import Changes
 
 pytestmark = pytest.mark.asyncio
 

@@ -6,9 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from lightningstore.service.errors import BatchTooLarge, MalformedMessage, PayloadTooLarge
-from lightningstore.service.rpc import density, wrap
-from lightningstore.service.wire import field
+from lightningstore.service.rpc import calls as wrap
+from lightningstore.service.rpc import density
+from lightningstore.service.rules.errors import BatchTooLarge, MalformedMessage, PayloadTooLarge
+from lightningstore.service.rules.wire import field
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.completion_pb2 import WaitForRolloutsRequest
 from lightningstore.v1.import_pb2 import ImportRolloutsRequest

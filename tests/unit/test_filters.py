@@ -6,8 +6,8 @@ import sqlite3
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightningstore.service import filters
-from lightningstore.service.storage.base import RolloutQuery, RolloutRow
+from lightningstore.service.rules import filters
+from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
 from lightningstore.v1.rollout_pb2 import Rollout
 
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=150)

@@ -8,9 +8,9 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
-from lightningstore.service import lifecycle
-from lightningstore.service.errors import TransitionNotAllowed
-from lightningstore.service.lifecycle import Queue, Transition
+from lightningstore.service.rules import lifecycle
+from lightningstore.service.rules.errors import TransitionNotAllowed
+from lightningstore.service.rules.lifecycle import Queue, Transition
 from lightningstore.v1.attempt_pb2 import Attempt, Failure
 from lightningstore.v1.rollout_pb2 import RetryBackoff, Rollout, RolloutConfig
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from lightningstore.service import pieces, wire
-from lightningstore.service.errors import BatchTooLarge, MalformedMessage, PayloadTooLarge
+from lightningstore.service.rules import pieces, wire
+from lightningstore.service.rules.errors import BatchTooLarge, MalformedMessage, PayloadTooLarge
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource

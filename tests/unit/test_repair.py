@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from lightningstore.service import repair, wire
+from lightningstore.service.rules import text_repair as repair
+from lightningstore.service.rules import wire
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status

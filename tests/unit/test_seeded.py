@@ -6,7 +6,7 @@ import random
 
 import pytest
 from lightningstore.client.embedded import open_store
-from lightningstore.service.records import new_id
+from lightningstore.service.rules.ids import new_id
 
 pytestmark = pytest.mark.asyncio
 

@@ -6,12 +6,12 @@ import asyncio
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightningstore.service import wire
-from lightningstore.service.eviction import Shelf
-from lightningstore.service.queue import RolloutQueue
-from lightningstore.service.records import digest
-from lightningstore.service.store import enqueue
-from lightningstore.service.timers import Timers
+from lightningstore.service.engine.eviction import Shelf
+from lightningstore.service.engine.queue import RolloutQueue
+from lightningstore.service.engine.timers import Timers
+from lightningstore.service.operations import enqueue
+from lightningstore.service.rules import wire
+from lightningstore.service.rules.ids import digest
 from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, RolloutSpec
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 

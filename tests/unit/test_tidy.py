@@ -50,9 +50,9 @@ def test_namespace_package_has_no_init() -> None:
 
 
 def test_every_statement_is_used() -> None:
-    folder = ROOT / "service/lightningstore/service/storage"
+    folder = ROOT / "service/lightningstore/service/storage/sqlite"
     named = re.findall(r"^-- name: (\w+)$", (folder / "sqlite.sql").read_text(), re.MULTILINE)
-    code = "".join((folder / name).read_text() for name in ("sqlite.py", "commits.py"))
+    code = "".join((folder / name).read_text() for name in ("store.py", "commits.py"))
     assert [name for name in named if f'"{name}"' not in code] == []
     assert len(named) == len(set(named))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from html.parser import HTMLParser
 
 import pytest
-from lightningstore.service import timeline, waterfall
+from lightningstore.service.traces import timeline, waterfall
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests import traces

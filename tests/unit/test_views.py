@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightningstore.service.cli_views import plain
+from lightningstore.service.cli.views import plain
 from lightningstore.v1 import rollout_pb2
 
 

@@ -3,8 +3,8 @@
 import random
 from typing import NamedTuple
 
-from lightningstore.service.records import stamp
-from lightningstore.service.workforce import Workforce
+from lightningstore.service.engine.workers import Workforce
+from lightningstore.service.rules.times import stamp
 from lightningstore.v1.attempt_pb2 import Attempt
 
 NOW = stamp(1)

@@ -143,8 +143,8 @@ class FakeServer:
 
 _SERVE = """
 import asyncio, signal, sys
-from lightningstore.service.config import Config
-from lightningstore.service.server import start_server
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import start_server
 
 async def main(port, db):
     server = await start_server(Config(backend="sqlite", port=port, db=db, durability="relaxed"))

@@ -17,7 +17,7 @@ from lightningstore.client import (
     open_store,
 )
 from lightningstore.client.embedded import store_over
-from lightningstore.service.store.table import Kind, Operation
+from lightningstore.service.operations.table import Kind, Operation
 
 pytestmark = pytest.mark.asyncio
 
@@ -62,7 +62,7 @@ async def test_unknown_options_are_refused() -> None:
 async def test_without_the_servers_parts_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "lightningstore.service.server", None)
+    monkeypatch.setitem(sys.modules, "lightningstore.service.server.server", None)
     with pytest.raises(ImportError, match=r"pip install 'lightningstore\[server\]'"):
         async with open_store("memory://"):
             pass

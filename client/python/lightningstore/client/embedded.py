@@ -39,12 +39,12 @@ async def open_store(
     `durability="relaxed"` for instance. `clock` is for tests.
 
     Raises ImportError if the server's parts are not installed, ValueError for another url or an unknown
-    option, and `lightningstore.service.errors.StorageUnusable` for a file that cannot be used.
+    option, and `lightningstore.service.rules.errors.StorageUnusable` for a file that cannot be used.
     """
     backend, path = _parse(url)
     try:
-        from lightningstore.service.config import Config  # noqa: PLC0415
-        from lightningstore.service.server import open_store as open_service  # noqa: PLC0415
+        from lightningstore.service.server.config import Config  # noqa: PLC0415
+        from lightningstore.service.server.server import open_store as open_service  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(MISSING) from error
     unknown = sorted(set(options) - set(Config.model_fields))
@@ -63,7 +63,7 @@ async def open_store(
 
 
 def store_over(service: Any, *, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncLightningStore:
-    """Return a client of a `lightningstore.service.store.store.Store`, which stays its owner's to close."""
+    """Return a client of a `lightningstore.service.operations.store.Store`, which stays its owner's to close."""
     return AsyncLightningStore.over(StoreTransport(service.table), timeout=timeout)
 
 
@@ -77,8 +77,8 @@ def _parse(url: str) -> tuple[str, str]:
 
 def _error(error: Exception) -> LightningStoreError:
     """Return what the same error would be over gRPC."""
-    from lightningstore.service.errors import StoreError  # noqa: PLC0415
     from lightningstore.service.rpc.status import to_status  # noqa: PLC0415
+    from lightningstore.service.rules.errors import StoreError  # noqa: PLC0415
 
     if isinstance(error, LightningStoreError):
         return error

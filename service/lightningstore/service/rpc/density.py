@@ -11,8 +11,8 @@ import asyncio
 from functools import cache
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from lightningstore.service import wire
-from lightningstore.service.errors import BatchTooLarge, MalformedMessage
+from lightningstore.service.rules import wire
+from lightningstore.service.rules.errors import BatchTooLarge, MalformedMessage
 from lightningstore.v1.span_pb2 import SpanBatch
 
 #: Parsing so many bytes of the smallest messages takes 11 ms.

@@ -9,13 +9,14 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
-from lightningstore.service import pieces, wire
-from lightningstore.service.errors import MalformedMessage
-from lightningstore.service.pieces import Cut
-from lightningstore.service.rpc import lenient, wrap
-from lightningstore.service.store.ingest import HOLD_SECONDS, BadBatch
-from lightningstore.service.store.store import Store
-from lightningstore.service.store.table import Kind
+from lightningstore.service.operations.ingest import HOLD_SECONDS, BadBatch
+from lightningstore.service.operations.store import Store
+from lightningstore.service.operations.table import Kind
+from lightningstore.service.rpc import calls as wrap
+from lightningstore.service.rpc import lenient
+from lightningstore.service.rules import pieces, wire
+from lightningstore.service.rules.errors import MalformedMessage
+from lightningstore.service.rules.pieces import Cut
 from lightningstore.v1 import service_pb2
 from lightningstore.v1.span_pb2 import (
     AddSpansRequest,

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 
 import grpc
 from grpc_health.v1 import health_pb2
-from lightningstore.service.errors import ShuttingDown
-from lightningstore.service.rpc import wrap
-from lightningstore.service.store.store import Store
+from lightningstore.service.operations.store import Store
+from lightningstore.service.rpc import calls as wrap
+from lightningstore.service.rules.errors import ShuttingDown
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 #: Open watches of the server. They count apart from the streams that need a token.

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
-from lightningstore.service import pieces, repair
-from lightningstore.service.errors import MalformedMessage, StoreError
-from lightningstore.service.limits import Limits
-from lightningstore.service.store.ingest import reason_name
+from lightningstore.service.operations.ingest import reason_name
+from lightningstore.service.rules import pieces
+from lightningstore.service.rules import text_repair as repair
+from lightningstore.service.rules.errors import MalformedMessage, StoreError
+from lightningstore.service.rules.limits import Limits
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource

@@ -14,16 +14,16 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
-from lightningstore.service import pieces, wire
-from lightningstore.service.clock import Turn
-from lightningstore.service.errors import Busy, MalformedMessage, PayloadTooLarge, StoreError
-from lightningstore.service.limits import Limits
+from lightningstore.service.engine.clock import Turn
+from lightningstore.service.operations.ingest import Tally, reason_name
+from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc import lenient
+from lightningstore.service.rpc.calls import Context, check_size, fail
 from lightningstore.service.rpc.status import abort
-from lightningstore.service.rpc.wrap import Context, check_size, fail
-from lightningstore.service.spans import MAX_SEQUENCE_ID, check_batch, span_error
-from lightningstore.service.store.ingest import Tally, reason_name
-from lightningstore.service.store.store import Store
+from lightningstore.service.rules import pieces, wire
+from lightningstore.service.rules.errors import Busy, MalformedMessage, PayloadTooLarge, StoreError
+from lightningstore.service.rules.limits import Limits
+from lightningstore.service.rules.spans import MAX_SEQUENCE_ID, check_batch, span_error
 from lightningstore.v1.error_reason_pb2 import ERROR_REASON_SPAN_EXISTS
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (

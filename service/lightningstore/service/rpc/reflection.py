@@ -14,8 +14,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
-from lightningstore.service.rpc import wrap
-from lightningstore.service.store.store import Store
+from lightningstore.service.operations.store import Store
+from lightningstore.service.rpc import calls as wrap
 
 METHOD = "ServerReflectionInfo"
 V1ALPHA = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name

@@ -9,7 +9,7 @@ from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
-from lightningstore.service.errors import FieldInvalid, StoreError
+from lightningstore.service.rules.errors import FieldInvalid, StoreError
 from lightningstore.v1 import error_reason_pb2 as reasons
 
 DOMAIN = "lightningstore"

@@ -8,21 +8,18 @@ import heapq
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
-from lightningstore.service import filters
-from lightningstore.service.records import nanoseconds, new_id
-from lightningstore.service.storage.base import (
+from lightningstore.service.rules import filters
+from lightningstore.service.rules.ids import new_id
+from lightningstore.service.rules.rows import (
     AttemptRow,
-    Changes,
-    Counters,
-    FinishedRow,
     LoadedRollout,
     ResourcesQuery,
     RolloutQuery,
     RolloutRow,
-    Snapshot,
     SpanRow,
-    holds_any,
 )
+from lightningstore.service.rules.times import nanoseconds
+from lightningstore.service.storage.base import Changes, Counters, FinishedRow, Snapshot, holds_any
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 

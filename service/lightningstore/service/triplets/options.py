@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import re2
-from lightningstore.service.errors import FieldInvalid
-from lightningstore.service.records import check_enum
+from lightningstore.service.rules.checks import check_enum
+from lightningstore.service.rules.errors import FieldInvalid
 from lightningstore.v1.triplet_pb2 import (
     REWARD_POLICY_BY_SEQUENCE,
     REWARD_POLICY_FIRST_OCCURRENCE,

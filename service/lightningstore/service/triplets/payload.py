@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from lightningstore.service import wire
+from lightningstore.service.rules import wire
 from lightningstore.service.triplets.values import (
     Attributes,
     Tokens,

@@ -1,0 +1,1 @@
+"""The command line: `lightningstore serve`, views of a running server, files and tokens."""

@@ -1,0 +1,1 @@
+"""The live state of one store: memory, group commit, waiting."""

@@ -1,0 +1,26 @@
+"""Large answers, composed in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightningstore.service.engine.clock import Turn
+from lightningstore.service.rules.shown import Shown
+from lightningstore.v1.rollout_pb2 import Rollout
+
+
+async def compose_all(
+    rollouts: Sequence[Shown], targets: Sequence[Rollout], limit: int | None
+) -> None:
+    """Fill the rollouts of an answer; all of them without payloads where they pass the limit together."""
+    turn, total = Turn(), 0
+    if limit is not None:
+        for shown in rollouts:
+            total += shown.size()
+            if turn.over():
+                await turn.next()
+    fill = Shown.compose if limit is None or total <= limit else Shown.compose_bare
+    for shown, target in zip(rollouts, targets, strict=True):
+        fill(shown, target)
+        if turn.over():
+            await turn.next()

@@ -1,0 +1,336 @@
+"""What all operations share: finding records, applying transitions, commit and barrier.
+
+An operation runs without an await from its first read to its last write, so it is atomic and the order of
+operations is the order of the event loop. What it needs from disk is loaded before. It writes its changes
+for the committer; its answer goes out when they are durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+
+from google.protobuf.message import Message
+from lightningstore.service.engine.clock import Clock
+from lightningstore.service.engine.committer import Committer
+from lightningstore.service.engine.eviction import Shelf
+from lightningstore.service.engine.live import ROW_BYTES, Live
+from lightningstore.service.engine.pace import LOAD_AT_ONCE
+from lightningstore.service.engine.polls import Polls
+from lightningstore.service.engine.requests import Requests
+from lightningstore.service.engine.state import AttemptState, Entry
+from lightningstore.service.engine.waiters import Waiters
+from lightningstore.service.rules.errors import (
+    BatchTooLarge,
+    DataFileLost,
+    RolloutNotFound,
+    ShuttingDown,
+    StorageFailed,
+)
+from lightningstore.service.rules.ids import DICE, check_id
+from lightningstore.service.rules.limits import Limits
+from lightningstore.service.rules.rows import LoadedRollout, RequestRow
+from lightningstore.service.storage.base import Changes, Snapshot, Storage
+
+logger = logging.getLogger(__name__)
+
+RECOVERY_PAUSE = 0.5
+#: A storage that stays unusable is logged at the 1st, 2nd, 4th, 8th … try, and then every so many tries: a minute.
+LOGGED_TRIES = 120
+#: The storage is usable again when it takes as much as what it failed with, or this.
+PROBE_BYTES = 1 << 20
+#: Seconds between two looks for the data file.
+FILE_SECONDS = 0.4
+
+
+class Engine:
+    """Memory, group commit and waiting of one open store.
+
+    Operations load what they need, change `live`, and commit.
+    """
+
+    def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
+        """Take the parts; `open` brings them to life."""
+        self.storage = storage
+        self.clock = clock
+        self.limits = limits
+        self.waiters = Waiters()
+        self.committer = Committer(storage, self._publish, self._recover, limits.pending_bytes)
+        shelf = Shelf(limits.eviction_bytes or sys.maxsize, limits.safe_bytes or sys.maxsize)
+        self.live = Live(clock, self.committer, self.waiters, shelf)
+        self.polls = Polls(self.live, self._serve_rest)
+        self.requests = Requests()
+        self.store_id = ""
+        self.opened_ns = clock.wall_ns()
+        self.opened_at = clock.monotonic()
+        #: Attempts whose span ids are being loaded, each with the event set when loading ends.
+        self.reading: dict[AttemptState, asyncio.Event] = {}
+        self._closing = False
+        self._usability_watchers: list[Callable[[bool], None]] = []
+
+    def watch_usability(self, watcher: Callable[[bool], None]) -> None:
+        """Call `watcher` with False when the storage fails, and with True when it is usable again."""
+        self._usability_watchers.append(watcher)
+
+    def _report_usability(self, *, usable: bool) -> None:
+        for watcher in self._usability_watchers:
+            watcher(usable)
+
+    def _serve_rest(self) -> None:
+        """Go on where `polls.serve` let other tasks run."""
+        if self.committer.failure is None:
+            self.polls.serve()
+            self.seal_changes()
+
+    async def open(self) -> None:
+        """Load what is live. Raises StorageUnusable."""
+        await self._adopt(await self.storage.open())
+        self.committer.start()
+
+    async def _adopt(self, snapshot: Snapshot) -> None:
+        self.store_id = snapshot.store_id
+        self.requests = Requests(snapshot.requests, self.clock.monotonic())
+        self.waiters.published = snapshot.counters.completion_number
+        await self.live.adopt(snapshot)
+
+    async def _recover(self) -> bool:
+        """Drop what is in memory and load it again, as often as it takes; False if the store closes."""
+        error = self.committer.failure or StorageFailed("unknown")
+        self._report_usability(usable=False)
+        self.waiters.fail(error)
+        self.polls.end(error)
+        tries = 0
+        lost = isinstance(error, DataFileLost)
+        if lost:
+            await self.storage.secure()
+        while not self._closing:
+            try:
+                if lost:  # closed, a file that has no name any more would be gone
+                    self.storage.check_place(log=False)
+                await self.storage.close()
+                lost = False
+                await self._adopt(await self.storage.open())
+                await self._probe(min(self.committer.pending_bytes, PROBE_BYTES))
+            except Exception as failure:
+                tries += 1
+                _log_try(tries, failure)
+                await self.clock.wait(asyncio.Event(), self.clock.monotonic() + RECOVERY_PAUSE)
+            else:
+                logger.info("the storage is usable again, after %d failed tries", tries)
+                self._report_usability(usable=True)
+                return True
+        return False
+
+    async def _probe(self, size: int) -> None:
+        """Write about what has failed and remove it: on a full disk opening and small writes may work."""
+        probe = RequestRow("", "probe", 0, bytes(size), -2)
+        await self.storage.commit(Changes(requests=[probe], size=size))
+        await self.storage.commit(Changes(forget_requests_before_ns=-1))
+
+    async def watch_file(self) -> None:
+        """Stop a store from answering once its file is no longer where it was opened, until cancelled.
+
+        By the machine's own time: it is about the file, and about no rule of the self.
+        """
+        while True:
+            await asyncio.sleep(FILE_SECONDS)
+            if self.committer.failure is None:
+                try:
+                    self.storage.check_place()
+                except DataFileLost as error:
+                    self.committer.fail(error)
+
+    async def close(self) -> None:
+        """End all waits, commit what was accepted, close the storage. May be called twice."""
+        self.stop_waiting()
+        await self.committer.drain()
+        await self.storage.close()
+
+    def stop_waiting(self) -> None:
+        """Answer long polls, end waits and watches, take no new ones."""
+        self._closing = True
+        self.waiters.close(ShuttingDown())
+        self.polls.end(None)
+
+    @property
+    def closing(self) -> bool:
+        """Whether the store is being closed."""
+        return self._closing
+
+    @property
+    def changes(self) -> Changes:
+        """Where operations write."""
+        return self.committer.changes
+
+    async def commit(self) -> None:
+        """Number the operation's changes and return when they are durable."""
+        if not self.committer.changes.size and not self.live.workforce.touched:
+            await self.barrier()  # it changed nothing
+            return
+        number = self.seal()
+        if number > self.committer.durable_through:
+            await self.committer.durable(number)
+
+    def seal(self) -> int:
+        """Number the operation's changes, for those who wait for them later."""
+        changes = self.committer.changes
+        changes.counters = self.live.state.counters
+        if self.storage.durable:
+            self.live.deadlines.time.save(self.live.state.counters)
+        touched = self.live.workforce.touched
+        if touched:
+            changes.workers.update(touched)
+            changes.size += ROW_BYTES * len(touched)
+            touched.clear()
+        number = self.committer.seal()
+        self.live.state.trim(self.committer.durable_through)
+        return number
+
+    def seal_changes(self) -> int:
+        """Number the operation's changes, if it has any, for `durable_since`."""
+        changed = self.committer.changes.size or self.live.workforce.touched
+        return self.seal() if changed else self.committer.sealed
+
+    async def durable_since(self, number: int, failures: int) -> None:
+        """Return when a number is durable that was sealed when there were so many failed commits.
+
+        Raises StorageFailed.
+        """
+        if self.committer.failure is not None or number > self.committer.durable_through:
+            await self.committer.durable(number)
+        self.check_unbroken(failures)
+
+    def check_unbroken(self, failures: int) -> None:
+        """Refuse to go on where memory was loaded anew since there were so many failed commits."""
+        if self.committer.failure is not None:
+            raise self.committer.failure
+        if self.committer.failures != failures:
+            raise StorageFailed("a commit failed meanwhile")
+
+    async def barrier(self) -> None:
+        """Return when everything that a read can have seen is durable."""
+        committer = self.committer
+        if committer.failure is not None or committer.sealed > committer.durable_through:
+            await committer.durable(committer.sealed)
+
+    async def barrier_since(self, failures: int) -> None:
+        """Return when all is durable that was written since `committer.failures` was as given.
+
+        For those who write and wait by turns: after a recovery a barrier alone does not tell what was lost.
+        Raises StorageFailed.
+        """
+        await self.barrier()
+        self.check_unbroken(failures)
+
+    def _publish(self) -> None:
+        ready = self.live.take_completions(self.committer.durable_through)
+        if ready:
+            self.waiters.publish(ready)
+            self.live.drop_span_ids(ready, self.committer.durable_through)
+
+    # Finding
+
+    async def load(self, rollout_id: str, field: str = "rollout_id") -> Entry:
+        """Return a rollout, from disk if need be. Raises FieldInvalid, RolloutNotFound.
+
+        What follows without an await finds it in memory, and current.
+        """
+        if not rollout_id:
+            check_id(field, rollout_id)
+        entry = self.live.state.entries.get(rollout_id)
+        if entry is None:
+            found = await self.load_many([rollout_id])
+            if not found:
+                raise RolloutNotFound(rollout_id)
+            entry = found[0]
+        else:
+            self.live.state.touch(entry)
+        if self.committer.failure is not None:
+            raise self.committer.failure
+        return entry
+
+    async def load_many(self, rollout_ids: Iterable[str]) -> list[Entry]:
+        """Return those of the rollouts that exist, all in memory at once, in the order given."""
+        ids = list(dict.fromkeys(rollout_ids))
+        absent: set[str] = set()
+        self.live.state.trim(self.committer.durable_through)
+        with ExitStack() as stack:
+            while missing := [
+                i for i in ids if i not in self.live.state.entries and i not in absent
+            ]:
+                for start in range(0, len(missing), LOAD_AT_ONCE):
+                    if start:
+                        await asyncio.sleep(0)  # let others have the loop
+                    absent.update(await self._load_part(missing[start : start + LOAD_AT_ONCE]))
+                # More than are kept in memory would push one another out, pass after pass.
+                stack.enter_context(self.live.state.held)
+        found = [self.live.state.entries[i] for i in ids if i in self.live.state.entries]
+        for entry in found:
+            self.live.state.touch(entry)
+        return found
+
+    async def _load_part(self, rollout_ids: list[str]) -> list[str]:
+        """Bring a few rollouts into memory; returns those that do not exist, or are about to go."""
+        missing = dict.fromkeys(rollout_ids)
+        going: list[str] = []
+        while missing and (loaded := await self.storage.load(list(missing))):
+            for item in loaded:
+                rollout_id = item.row.rollout.rollout_id
+                del missing[rollout_id]
+                if rollout_id in self.live.state.going:
+                    going.append(rollout_id)
+                else:
+                    self.live.state.touch(self.live.state.install(item))
+            if missing:
+                await asyncio.sleep(0)
+        return [*missing, *going]
+
+    async def stored(self, rollout_ids: list[str]) -> list[LoadedRollout]:
+        """Return what the back end holds of a few rollouts, as it is or was during the call."""
+        missing, found = dict.fromkeys(rollout_ids), []
+        while missing and (loaded := await self.storage.load(list(missing))):
+            found += loaded
+            for item in loaded:
+                del missing[item.row.rollout.rollout_id]
+            if missing:
+                await asyncio.sleep(0)
+        return found
+
+    def check_batch(self, field: str, count: int) -> None:
+        """Refuse a batch with more items than the limit."""
+        if count > self.limits.batch_items:
+            raise BatchTooLarge(field, count, self.limits.batch_items)
+
+    def remember(
+        self, method: str, request: Message, answer: Message, known: int | None = None
+    ) -> None:
+        """Keep what a request id was answered, if it has one; `known` is the request's digest."""
+        request_id: str = request.request_id  # type: ignore[attr-defined]
+        if request_id:
+            now = self.clock.monotonic()
+            row = self.requests.add(method, request, answer, now, known)
+            changes = self.committer.changes
+            changes.requests.append(row)
+            changes.size += ROW_BYTES + len(row.answer)
+            if before_ns := self.requests.forget(now):
+                changes.forget_requests_before_ns = before_ns
+
+    @staticmethod
+    def dice() -> float:
+        """Return a random number from 0 to 1, for jitter."""
+        return DICE.random()
+
+
+def _log_try(tries: int, failure: Exception) -> None:
+    """Log a failed try to recover: the first with its traceback, the others seldom."""
+    if tries == 1:
+        logger.error(
+            "the storage is still unusable; trying again every %s s",
+            RECOVERY_PAUSE,
+            exc_info=None if isinstance(failure, DataFileLost) else failure,  # that was logged
+        )
+    elif tries & (tries - 1) == 0 or tries % LOGGED_TRIES == 0:
+        logger.error("the storage is still unusable after %d tries: %s", tries, failure)

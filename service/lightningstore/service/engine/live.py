@@ -1,0 +1,282 @@
+"""What all operations share: finding records, applying transitions, commit and barrier.
+
+An operation runs without an await from its first read to its last write, so it is atomic and the order of
+operations is the order of the event loop. What it needs from disk is loaded before. It writes its changes
+for the committer; its answer goes out when they are durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from lightningstore.service.engine.clock import Clock
+from lightningstore.service.engine.committer import Committer
+from lightningstore.service.engine.deadlines import Deadlines
+from lightningstore.service.engine.eviction import Shelf
+from lightningstore.service.engine.state import AttemptState, Entry, State
+from lightningstore.service.engine.waiters import Waiters
+from lightningstore.service.engine.workers import Workforce
+from lightningstore.service.rules import lifecycle
+from lightningstore.service.rules.completion import Completion
+from lightningstore.service.rules.errors import AttemptNotFound, RolloutNotFound
+from lightningstore.service.rules.ids import LATEST, check_id
+from lightningstore.service.rules.lifecycle import Queue, Transition
+from lightningstore.service.rules.times import NANOS, stamp
+from lightningstore.service.storage.base import Counters, Snapshot
+from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.rollout_pb2 import Rollout
+
+ROW_BYTES = 300
+#: Rollouts that are adopted before other tasks run.
+ADOPTED_AT_ONCE = 1000
+
+
+class Live:
+    """Records in memory, and how transitions change them."""
+
+    def __init__(self, clock: Clock, committer: Committer, waiters: Waiters, shelf: Shelf) -> None:
+        self._clock = clock
+        self._committer = committer
+        self._waiters = waiters
+        #: Spans in memory, where the storage keeps them there.
+        self.shelf = shelf
+        self.state = State(Counters())
+        self.workforce = Workforce()
+        self.deadlines = Deadlines(clock)
+        self._completions: deque[tuple[int, Completion]] = deque()
+
+    async def adopt(self, snapshot: Snapshot) -> None:
+        """Replace everything. No operation may decide anything meanwhile: the store is new, or has failed."""
+        state = self.state = State(snapshot.counters)
+        self.deadlines.adopt(snapshot.counters)
+        self.workforce = Workforce(snapshot.workers)
+        self._completions.clear()
+        for resources_id, version, update in snapshot.resources:
+            state.resources[resources_id] = (version, update)
+        state.latest_resources_id = max(
+            state.resources, key=lambda i: state.resources[i][1], default=""
+        )
+        entries: list[Entry] = []
+        for i, loaded in enumerate(snapshot.live, 1):
+            entries.append(state.install(loaded))
+            if i % ADOPTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        attempts = [a for e in entries for a in e.attempts.values() if lifecycle.is_live(a.record)]
+        attempts.sort(key=lambda attempt: attempt.key)
+        for i, attempt in enumerate(attempts, 1):
+            self.deadlines.started_at(attempt)
+            attempt.heard_at = self._clock.monotonic()  # a fresh interval after every restart
+            self.deadlines.arm(attempt)
+            self.workforce.resume(attempt)
+            if i % ADOPTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        for i, entry in enumerate(entries, 1):
+            if entry.position:
+                self._queue(entry)
+            if i % ADOPTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self.deadlines.earlier.set()
+
+    def take_completions(self, through: int) -> list[Completion]:
+        """Take out what finished with commits up to the given one, in completion order."""
+        ready = []
+        while self._completions and self._completions[0][0] <= through:
+            ready.append(self._completions.popleft()[1])
+        return ready
+
+    def drop_span_ids(self, completions: list[Completion], durable_through: int) -> None:
+        """Drop the span ids of rollouts that have finished: few spans will follow."""
+        for completion in completions:
+            entry = self.state.entries.get(completion.rollout_id)
+            if entry is not None and entry.changed <= durable_through:
+                for attempt in entry.attempts.values():
+                    self.state.drop_span_ids(attempt)
+
+    def attempt_of(self, entry: Entry, attempt_id: str, field: str = "attempt_id") -> AttemptState:
+        """Return an attempt by its id or "latest". Raises FieldInvalid, AttemptNotFound."""
+        if not attempt_id:
+            check_id(field, attempt_id)
+        attempt = entry.latest if attempt_id == LATEST else entry.attempts.get(attempt_id)
+        if attempt is None:
+            raise AttemptNotFound(entry.rollout.rollout_id, attempt_id)
+        return attempt
+
+    def loaded_attempt(self, rollout_id: str, attempt_id: str, field: str = "") -> AttemptState:
+        """Return an attempt of a rollout that `load_many` was asked for."""
+        check_id(f"{field}rollout_id", rollout_id)
+        entry = self.state.entries.get(rollout_id)
+        if entry is None:
+            raise RolloutNotFound(rollout_id)
+        return self.attempt_of(entry, attempt_id, f"{field}attempt_id")
+
+    def now(self) -> Timestamp:
+        """Return the wall-clock time."""
+        return stamp(self._clock.wall_ns())
+
+    def apply(
+        self,
+        entry: Entry,
+        attempt: AttemptState | None,
+        transition: Transition,
+        now: Timestamp,
+        *,
+        verdict: bool = False,
+    ) -> None:
+        """Make a transition true. `verdict` says that the watchdog gave it."""
+        if transition.attempt is not None and attempt is not None:
+            self.put_attempt(attempt, transition.attempt, now, verdict=verdict)
+        if transition.rollout is not None:
+            self.put_rollout(entry, transition.rollout, transition.queue, transition.delay)
+            if transition.finished:
+                self.finish(entry)
+        self.state.touch(entry)
+
+    def add_rollout(self, entry: Entry, *, queued: bool) -> None:
+        """Put a new rollout into the store, and into the queue if `queued`."""
+        counters, changes = self.state.counters, self._committer.changes
+        counters.rollout_key += 1
+        entry.key = counters.rollout_key
+        self.state.entries[entry.rollout.rollout_id] = entry
+        self.state.count_rollout(0, entry.rollout.status)
+        changes.inputs.append((entry.key, entry.input_json))
+        changes.size += len(entry.input_json) + ROW_BYTES
+        self.put_rollout(entry, entry.rollout, Queue.TAIL if queued else Queue.KEEP)
+
+    def put_rollout(
+        self, entry: Entry, record: Rollout, queue: Queue = Queue.KEEP, delay: float = 0.0
+    ) -> None:
+        """Replace the record of a rollout and its place in the queue."""
+        self.state.count_rollout(entry.rollout.status, record.status)
+        if entry.rollout.completion_number and not record.completion_number:
+            self._waiters.reopen(entry.rollout.completion_number)
+        entry.rollout = record
+        self.shelf.move(entry.key, finished=lifecycle.is_finished(record))
+        if queue is Queue.OUT:
+            self.leave_queue(entry)
+        elif queue is Queue.TAIL:
+            self.leave_queue(entry)
+            if delay > 0:
+                self.deadlines.time.note(self.state.counters)
+            self.state.counters.position += 1
+            entry.position = self.state.counters.position
+            entry.available_ns = 0
+            if delay > 0:
+                entry.available_ns = self._clock.wall_ns() + int(delay * NANOS)
+            self._queue(entry)
+        self.save(entry)
+
+    def save(self, entry: Entry) -> None:
+        """Have the rollout written with the next commit."""
+        changes = self._committer.changes
+        changes.rollouts[entry.key] = entry.row()
+        changes.size += ROW_BYTES
+        entry.changed = self._committer.sealed + 1
+
+    def finish(self, entry: Entry) -> None:
+        """Give a finished rollout, whose record nobody has seen yet, its completion number."""
+        counters = self.state.counters
+        counters.completion_number += 1
+        # The record is this operation's own copy, nobody has seen it yet.
+        entry.rollout.completion_number = counters.completion_number
+        self.note_finish(self._committer.sealed + 1, entry.completion())
+        self.settle_finished(entry)
+
+    def note_finish(self, number: int, completion: Completion) -> None:
+        """Have waiters told of a finish once the commit of this number is durable."""
+        self._completions.append((number, completion))
+
+    def settle_finished(self, entry: Entry) -> None:
+        """End or watch the attempts that are left live under a finished rollout."""
+        for attempt in entry.attempts.values():
+            if not lifecycle.is_live(attempt.record):
+                continue
+            now, latest = self.now(), entry.latest or attempt
+            transition = lifecycle.finish_superseded(
+                entry.rollout, attempt.record, latest.record, now
+            )
+            if transition.attempt is not None:
+                self.put_attempt(attempt, transition.attempt, now)
+            else:
+                self.deadlines.arm(attempt)
+
+    def _queue(self, entry: Entry) -> None:
+        delay = 0.0
+        if entry.available_ns:
+            delay = self.deadlines.time.until_position(entry.position, entry.available_ns)
+        if delay > 0:
+            self.deadlines.delay(entry, delay)
+            return
+        rollout = entry.rollout
+        self.state.queue.push(rollout.rollout_id, entry.position, rollout.priority, rollout.mode)
+
+    def leave_queue(self, entry: Entry) -> None:
+        """Take a rollout out of the queue, if it is in."""
+        if entry.position:
+            entry.position = entry.available_ns = 0
+            self.deadlines.delays.discard(entry)
+            self.state.queue.discard(entry.rollout.rollout_id)
+
+    def queue_due(self, entry: Entry) -> None:
+        """Let a rollout be claimed whose back-off is over."""
+        rollout = entry.rollout
+        self.state.queue.push(rollout.rollout_id, entry.position, rollout.priority, rollout.mode)
+
+    @property
+    def queue_depth(self) -> int:
+        """Rollouts in the queue, those that wait for their back-off included."""
+        return len(self.state.queue) + len(self.deadlines.delays)
+
+    def put_attempt(
+        self, attempt: AttemptState, record: Attempt, now: Timestamp, *, verdict: bool = False
+    ) -> None:
+        """Replace the record of an attempt; its worker and its deadline follow."""
+        old, attempt.record = attempt.record, record
+        self.state.count_attempt(old.status, record.status)
+        was_live, is_live = lifecycle.is_live(old), lifecycle.is_live(record)
+        if was_live and (not is_live or old.worker_id != record.worker_id):
+            self.workforce.release(attempt, old.worker_id, now, verdict=verdict)
+        if is_live and (not was_live or old.worker_id != record.worker_id):
+            self.workforce.assign(attempt, now)
+        if is_live and not was_live:
+            attempt.heard_at = self._clock.monotonic()
+            self.deadlines.arm(attempt)
+        elif was_live and not is_live:
+            self.deadlines.attempts.discard(attempt)
+        self.save_attempt(attempt)
+
+    def heard_from(
+        self, attempt: AttemptState, now: Timestamp, *, by_span: bool, added: int = 0
+    ) -> None:
+        """A sign of life: stamp the attempt, count `added` spans, revive what it revives."""
+        attempt.heard_at = self._clock.monotonic()
+        entry = attempt.entry
+        transition = lifecycle.heard_from(entry.rollout, attempt.record, now, by_span=by_span)
+        if added and transition.attempt is not None:
+            transition.attempt.span_count += added  # its own copy, nobody has seen it yet
+        self.apply(entry, attempt, transition, now)
+        self.workforce.heard_from(attempt.record.worker_id, now)
+
+    def save_attempt(self, attempt: AttemptState) -> None:
+        """Have the attempt written with the next commit."""
+        changes = self._committer.changes
+        changes.attempts[attempt.key] = attempt.row()
+        changes.size += ROW_BYTES
+        attempt.entry.changed = self._committer.sealed + 1
+
+    def new_attempt(self, entry: Entry, record: Attempt, now: Timestamp) -> AttemptState:
+        """Add an attempt to a rollout, its latest one."""
+        counters = self.state.counters
+        self.deadlines.time.note(counters)
+        counters.attempt_key += 1
+        attempt = AttemptState(entry, counters.attempt_key, record)
+        entry.attempts[record.attempt_id] = attempt
+        entry.latest = attempt
+        attempt.span_ids = set()
+        self.state.count_attempt(0, record.status)
+        self.workforce.assign(attempt, now)
+        attempt.heard_at = attempt.started_at = self._clock.monotonic()
+        self.deadlines.arm(attempt)
+        self.save_attempt(attempt)
+        return attempt

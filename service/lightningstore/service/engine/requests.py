@@ -1,0 +1,82 @@
+"""Request ids and what they were answered, for as long as a caller may repeat them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+from lightningstore.service.rules.errors import RequestIdReused
+from lightningstore.service.rules.ids import check_request_id, digest
+from lightningstore.service.rules.rows import RequestRow
+from lightningstore.service.rules.times import NANOS
+
+KEPT_NS = 600 * NANOS
+SWEEP_NS = 10 * NANOS
+#: Each answer that is kept lets as many old ones go, so that after a rest nobody waits for all of them.
+FORGOTTEN_AT_ONCE = 1000
+
+
+class Requests:
+    """Answers by method and request id. Rollouts are kept as ids alone, so an answer is small.
+
+    Their time is the time that servers have run, by the monotonic clock, from the first answer to the last:
+    setting the wall clock, or a server that was away for long, turns no repeat into a second write.
+    """
+
+    def __init__(self, rows: Sequence[RequestRow] = (), now: float = 0.0) -> None:
+        """Take what an earlier process answered, oldest first, and the monotonic time in seconds."""
+        self._rows: dict[tuple[str, str], RequestRow] = {}
+        self._by_age: deque[RequestRow] = deque()
+        self._swept_ns = rows[-1].time_ns if rows else 0
+        self._offset_ns = self._swept_ns - int(now * NANOS)
+        for row in rows:
+            self._keep(row)
+
+    def find(self, method: str, request: Message, known: int | None = None) -> bytes | None:
+        """Return what was answered, None for a new request id. Raises RequestIdReused, FieldInvalid.
+
+        `known` is the digest of the request, where the caller has it.
+        """
+        request_id: str = request.request_id  # type: ignore[attr-defined]
+        if not request_id:
+            return None
+        check_request_id(request_id)
+        row = self._rows.get((method, request_id))
+        if row is None:
+            return None
+        if row.digest != (digest(request) if known is None else known):
+            raise RequestIdReused(request_id)
+        return row.answer
+
+    def add(
+        self, method: str, request: Message, answer: Message, now: float, known: int | None = None
+    ) -> RequestRow:
+        """Keep an answer, given at a monotonic time in seconds; returns it as it is stored."""
+        request_id: str = request.request_id  # type: ignore[attr-defined]
+        time_ns = self._time_ns(now)
+        number = digest(request) if known is None else known
+        row = RequestRow(method, request_id, number, answer.SerializeToString(), time_ns)
+        self._keep(row)
+        return row
+
+    def forget(self, now: float) -> int:
+        """Drop what is too old; returns the time before which the back end shall drop it too, or 0."""
+        now_ns = self._time_ns(now)
+        for _ in range(FORGOTTEN_AT_ONCE):
+            if not self._by_age or self._by_age[0].time_ns >= now_ns - KEPT_NS:
+                break
+            row = self._by_age.popleft()
+            if self._rows.get((row.method, row.request_id)) is row:
+                del self._rows[row.method, row.request_id]
+        if now_ns - self._swept_ns < SWEEP_NS:
+            return 0
+        self._swept_ns = now_ns
+        return now_ns - KEPT_NS
+
+    def _time_ns(self, now: float) -> int:
+        return self._offset_ns + int(now * NANOS)
+
+    def _keep(self, row: RequestRow) -> None:
+        self._rows[row.method, row.request_id] = row
+        self._by_age.append(row)

@@ -1,0 +1,242 @@
+"""Live records and what hangs on them: queue, caches, counters. Structures, no rules.
+
+Records of unfinished rollouts, and of finished ones that still have a live attempt, are always here; other
+finished ones are cached. Everything else is read from the back end.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from lightningstore.service.engine.queue import RolloutQueue
+from lightningstore.service.rules.completion import Completion
+from lightningstore.service.rules.lifecycle import is_finished, is_live
+from lightningstore.service.rules.rows import AttemptRow, LoadedRollout, RolloutRow
+from lightningstore.service.rules.shown import Shown
+from lightningstore.service.storage.base import Counters
+from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.rollout_pb2 import Rollout
+
+CACHED_ROLLOUTS = 4096
+CACHED_BYTES = 32 << 20
+#: Entries that may leave memory with one operation: more than an operation brings there, but for large batches.
+TRIMMED_AT_ONCE = 512
+CACHED_SPAN_IDS = 4_000_000
+
+
+class AttemptState:
+    """An attempt and what the engine knows of it. The record is replaced, never changed."""
+
+    __slots__ = (
+        "entry",
+        "heard_at",
+        "key",
+        "last_sequence_id",
+        "record",
+        "span_ids",
+        "started_at",
+        "timeout_at",
+    )
+
+    def __init__(self, entry: Entry, key: int, record: Attempt, last_sequence_id: int = 0) -> None:
+        """Take what a row holds."""
+        self.entry = entry
+        self.key = key
+        self.record = record
+        self.last_sequence_id = last_sequence_id
+        #: Monotonic seconds of its start; None until somebody asks after its record was loaded.
+        self.started_at: float | None = None
+        #: Monotonic seconds of the last sign of life.
+        self.heard_at = 0.0
+        #: Monotonic seconds at which its time is over; None without a limit.
+        self.timeout_at: float | None = None
+        #: The ids of its spans, None while they are not loaded.
+        self.span_ids: set[bytes] | None = None
+
+    def row(self) -> AttemptRow:
+        """Return it as it is stored."""
+        return AttemptRow(self.key, self.entry.key, self.record, self.last_sequence_id)
+
+
+class Entry:
+    """A rollout with its attempts. The record holds neither input nor latest attempt."""
+
+    __slots__ = (
+        "attempts",
+        "available_ns",
+        "cached",
+        "changed",
+        "input_json",
+        "key",
+        "latest",
+        "position",
+        "rollout",
+    )
+
+    def __init__(self, key: int, rollout: Rollout, input_json: bytes) -> None:
+        """Take what a row holds."""
+        self.key = key
+        self.rollout = rollout
+        self.input_json = input_json
+        self.attempts: dict[str, AttemptState] = {}
+        self.latest: AttemptState | None = None
+        #: Place in the queue, 0 if in none; and the wall-clock time from which it may be claimed.
+        self.position = 0
+        self.available_ns = 0
+        #: Whether it is among the finished ones that may leave memory.
+        self.cached = False
+        #: Number of the last commit that writes it.
+        self.changed = 0
+
+    def row(self) -> RolloutRow:
+        """Return it as it is stored."""
+        return RolloutRow(self.key, self.rollout, self.position, self.available_ns)
+
+    def shown(self, attempt: AttemptState | None = None) -> Shown:
+        """Return it as an answer shows it: the record, the input, and the latest or the given attempt."""
+        chosen = attempt or self.latest
+        return Shown(self.rollout, self.input_json, chosen.record if chosen is not None else None)
+
+    def completion(self) -> Completion:
+        """Return its finish, as waiters are told."""
+        return Completion(self.shown())
+
+    def is_live(self) -> bool:
+        """Tell whether it has to stay in memory."""
+        if not is_finished(self.rollout):
+            return True
+        return any(is_live(attempt.record) for attempt in self.attempts.values())
+
+
+class Hold:
+    """A context that counts who is in it."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        """Start with nobody."""
+        self.count = 0
+
+    def __enter__(self) -> None:
+        """Come in."""
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Go out."""
+        self.count -= 1
+
+
+class State:
+    """All that the engine holds in memory."""
+
+    def __init__(self, counters: Counters) -> None:
+        """Start empty, with the totals of the back end."""
+        self.counters = counters
+        self.entries: dict[str, Entry] = {}
+        self.cache: OrderedDict[str, int] = OrderedDict()  # finished entries → bytes, oldest first
+        self.cached_bytes = 0
+        #: Rollouts that were removed and may still be in the back end, with the commit that ends that.
+        self.going: dict[str, int] = {}
+        self.queue = RolloutQueue()
+        self.resources: dict[str, tuple[int, int]] = {}  # id → version, number of its last update
+        self.latest_resources_id = ""
+        #: Keeps in memory what is there while an operation looks at many rollouts in several turns.
+        self.held = Hold()
+        self._span_ids: OrderedDict[int, AttemptState] = OrderedDict()
+        self._span_id_count = 0
+
+    # Rollouts
+
+    def install(self, loaded: LoadedRollout) -> Entry:
+        """Bring what the back end holds of a rollout into memory, unless it is there."""
+        rollout_id = loaded.row.rollout.rollout_id
+        entry = self.entries.get(rollout_id)
+        if entry is not None:
+            return entry
+        entry = Entry(loaded.row.key, loaded.row.rollout, loaded.input_json)
+        entry.position, entry.available_ns = loaded.row.position, loaded.row.available_ns
+        for row in loaded.attempts:
+            attempt = AttemptState(entry, row.key, row.attempt, row.last_sequence_id)
+            entry.attempts[row.attempt.attempt_id] = attempt
+        entry.latest = entry.attempts.get(entry.rollout.latest_attempt_id)
+        self.entries[rollout_id] = entry
+        return entry
+
+    def touch(self, entry: Entry) -> None:
+        """Note that an entry was used: a finished one moves to the fresh end of the cache."""
+        if not is_finished(entry.rollout) and not entry.cached:
+            return  # the usual case
+        rollout_id = entry.rollout.rollout_id
+        if entry.cached:
+            self.cached_bytes -= self.cache.pop(rollout_id)
+        entry.cached = not entry.is_live()
+        if entry.cached:
+            size = len(entry.input_json) + 1024 * (1 + len(entry.attempts))
+            self.cache[rollout_id] = size
+            self.cached_bytes += size
+
+    def remove(self, entry: Entry, with_commit: int) -> None:
+        """Forget a finished rollout for good; the back end loses it with the commit of this number."""
+        rollout_id = entry.rollout.rollout_id
+        del self.entries[rollout_id]
+        if entry.cached:
+            self.cached_bytes -= self.cache.pop(rollout_id)
+        for attempt in entry.attempts.values():
+            self.drop_span_ids(attempt)
+        self.going[rollout_id] = with_commit
+
+    def trim(self, durable_through: int) -> None:
+        """Let the finished entries go that were used longest ago, where there are many: a few at a time."""
+        if self.going:
+            self.going = {i: n for i, n in self.going.items() if n > durable_through}
+        for _ in range(0 if self.held.count else TRIMMED_AT_ONCE):
+            if len(self.cache) <= CACHED_ROLLOUTS and self.cached_bytes <= CACHED_BYTES:
+                return
+            oldest = next(iter(self.cache))
+            if self.entries[oldest].changed > durable_through:
+                return  # the back end does not have its last change yet
+            self.cached_bytes -= self.cache.pop(oldest)
+            for attempt in self.entries.pop(oldest).attempts.values():
+                self.drop_span_ids(attempt)
+
+    # Span ids of attempts, for telling duplicates
+
+    def keep_span_ids(self, attempt: AttemptState, added: int, durable_through: int) -> None:
+        """Count ids that were added to a set, and drop the sets used longest ago where there are many.
+
+        Never those of the same rollout: an import asks for several of its attempts at once.
+        """
+        self._span_ids[attempt.key] = attempt
+        self._span_ids.move_to_end(attempt.key)
+        self._span_id_count += added
+        while self._span_id_count > CACHED_SPAN_IDS and len(self._span_ids) > 1:
+            oldest = next(iter(self._span_ids.values()))
+            if oldest.entry is attempt.entry or oldest.entry.changed > durable_through:
+                break
+            self.drop_span_ids(oldest)
+
+    def drop_span_ids(self, attempt: AttemptState) -> None:
+        """Forget the loaded span ids of an attempt."""
+        if attempt.span_ids is not None:
+            self._span_id_count -= len(attempt.span_ids)
+            attempt.span_ids = None
+            self._span_ids.pop(attempt.key, None)
+
+    # Counters
+
+    def count_rollout(self, old: int, new: int) -> None:
+        """Move one rollout from a status to another; 0 stands for none."""
+        _move(self.counters.rollouts, old, new)
+
+    def count_attempt(self, old: int, new: int) -> None:
+        """Move one attempt from a status to another; 0 stands for none."""
+        _move(self.counters.attempts, old, new)
+
+
+def _move(counts: dict[int, int], old: int, new: int) -> None:
+    if old == new:
+        return
+    if old:
+        counts[old] -= 1
+    if new:
+        counts[new] = counts.get(new, 0) + 1

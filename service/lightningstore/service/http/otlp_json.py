@@ -1,0 +1,191 @@
+"""OTLP as JSON: ProtoJSON, but with ids in hex, enums as numbers, and unknown fields ignored.
+
+A request is taken apart without looking into its spans, which then are read one by one: one that nests too
+deep or is no span is left out. Source: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from binascii import unhexlify
+from collections import Counter
+from typing import Any, TypeVar
+
+import msgspec
+from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message import Message
+from lightningstore.service.rpc.lenient import TOO_DEEP, UNREADABLE, Refusal, Scope
+from lightningstore.service.rules import text_repair as repair
+from lightningstore.service.rules.errors import (
+    BatchTooLarge,
+    FieldInvalid,
+    MalformedMessage,
+    PayloadTooLarge,
+)
+from lightningstore.service.rules.limits import Limits
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
+
+#: Messages within messages; protobuf itself stops at 100, counted from the request.
+MOST_LEVELS = 90
+#: Characters of an error of the library's: it repeats the value.
+MOST_TEXT = 300
+#: Values of a body. A span with 50 attributes has about 100.
+MAX_VALUES = 400_000
+_QUOTE = ord('"')
+_TEXT_OR_NOT = re.compile(rb'[^"]++|"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_IDS = ("traceId", "spanId", "parentSpanId")
+_NONE = msgspec.Raw(b"null")
+
+M = TypeVar("M", bound=Message)
+
+
+class _Scope(msgspec.Struct, rename="camel"):
+    scope: msgspec.Raw = _NONE
+    spans: list[msgspec.Raw] | None = None
+    schema_url: str | None = None
+
+
+class _Group(msgspec.Struct, rename="camel"):
+    resource: msgspec.Raw = _NONE
+    scope_spans: list[_Scope] | None = None
+    schema_url: str | None = None
+
+
+class _Export(msgspec.Struct, rename="camel"):
+    resource_spans: list[_Group] | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Export)
+
+
+class _TooDeep(Exception):
+    """Messages within messages, more than can be stored."""
+
+
+def scopes(data: bytes, limits: Limits) -> tuple[list[Scope], Counter[Refusal]]:
+    """Return the scopes of an ExportTraceServiceRequest in JSON, and how many spans were left out by why.
+
+    A span's limit holds for its JSON too: what a library builds of a large one stops everything else.
+
+    Raises MalformedMessage, FieldInvalid, PayloadTooLarge, BatchTooLarge.
+    """
+    check_values(data)
+    request = _decode(data)
+    count = sum(
+        len(scope.spans or ())
+        for group in request.resource_spans or ()
+        for scope in group.scope_spans or ()
+    )
+    if count > limits.message_spans:
+        raise BatchTooLarge("spans", count, limits.message_spans)
+    max_span_bytes = limits.span_bytes
+    found: list[Scope] = []
+    refused: Counter[Refusal] = Counter()
+    for i, group in enumerate(request.resource_spans or ()):
+        place = f"resourceSpans[{i}]"
+        resource = _whole(group.resource, Resource, f"{place}.resource", max_span_bytes)
+        for j, scope in enumerate(group.scope_spans or ()):
+            spans = _scope_spans(scope, f"{place}.scopeSpans[{j}]", refused, max_span_bytes)
+            found.append(
+                Scope(resource, group.schema_url or "", spans.SerializeToString(), len(spans.spans))
+            )
+    return found, refused
+
+
+def _decode(data: bytes) -> _Export:
+    """Return a request, its text repaired if need be. Raises MalformedMessage, FieldInvalid."""
+    try:
+        return _DECODER.decode(data)
+    except msgspec.ValidationError as error:
+        raise FieldInvalid("body", str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        repaired = repair.json(data) if not isinstance(error, RecursionError) else data
+        if repaired != data:
+            return _decode(repaired)
+        raise MalformedMessage(
+            f"{ExportTraceServiceRequest.DESCRIPTOR.full_name} in JSON"
+        ) from None
+
+
+def check_values(data: bytes) -> None:
+    """Refuse JSON with too many values: each takes 100 bytes of memory. Raises BatchTooLarge."""
+    # Values in arrays and objects are preceded by one of these. Texts may hold commas too.
+    if data.count(b",") + data.count(b"[") <= MAX_VALUES:
+        return
+    count = 0
+    for part in _TEXT_OR_NOT.finditer(data):
+        if data[part.start()] == _QUOTE:
+            continue
+        count += data.count(b",", *part.span()) + data.count(b"[", *part.span())
+        if count > MAX_VALUES:
+            raise BatchTooLarge("values in the body", f"more than {MAX_VALUES}", MAX_VALUES)
+
+
+def _scope_spans(scope: _Scope, place: str, refused: Counter[Refusal], most: int) -> ScopeSpans:
+    answer = ScopeSpans(schema_url=scope.schema_url or "")
+    named = _whole(scope.scope, InstrumentationScope, f"{place}.scope", most)
+    if named is not None:
+        answer.scope.CopyFrom(named)
+    for raw in scope.spans or ():
+        try:
+            span = _message(raw, Span, "span", most)
+        except _TooDeep:
+            refused[Refusal(UNREADABLE, TOO_DEEP)] += 1
+            continue
+        except (FieldInvalid, PayloadTooLarge) as error:
+            refused[Refusal.of(error)] += 1
+            continue
+        answer.spans.append(span or Span())
+    return answer
+
+
+def _whole(raw: msgspec.Raw, kind: type[M], place: str, most: int) -> M | None:
+    """Return what belongs to many spans, which cannot be left out."""
+    try:
+        return _message(raw, kind, place, most)
+    except _TooDeep:
+        raise FieldInvalid(place, TOO_DEEP) from None
+
+
+def _message(raw: msgspec.Raw, kind: type[M], place: str, most: int) -> M | None:
+    """Return a value as message, None for null. Raises FieldInvalid, PayloadTooLarge, _TooDeep."""
+    if (size := memoryview(raw).nbytes) > most:
+        raise PayloadTooLarge(place, size, most)
+    try:
+        value = msgspec.json.decode(raw)
+    except RecursionError:
+        raise _TooDeep from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FieldInvalid(place, str(error)) from None
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise FieldInvalid(place, "an object is wanted")
+    if kind is Span:
+        _take_ids(value, place)
+        links = value.get("links")
+        for n, link in enumerate(links if isinstance(links, list) else ()):
+            _take_ids(link, f"{place}.links[{n}]")
+    message = kind()
+    try:
+        ParseDict(value, message, ignore_unknown_fields=True, max_recursion_depth=MOST_LEVELS)
+    except (ParseError, TypeError, ValueError, AttributeError) as error:
+        if "too deep" in str(error):
+            raise _TooDeep from None
+        raise FieldInvalid(place, str(error)[:MOST_TEXT]) from None
+    return message
+
+
+def _take_ids(value: Any, place: str) -> None:
+    """Turn ids from hex, which is OTLP's own, into the base64 that ProtoJSON has for bytes."""
+    for name in _IDS:
+        text = value.get(name) if isinstance(value, dict) else None
+        if isinstance(text, str):
+            try:
+                value[name] = b64encode(unhexlify(text)).decode()
+            except ValueError:
+                raise FieldInvalid(f"{place}.{name}", "hex digits are wanted") from None

@@ -1,0 +1,151 @@
+"""Changes to thousands of rollouts at once: prepared in turns, applied in one.
+
+Whatever can be made before is: the turn in which a batch comes true must stay short, since it holds the
+event loop. Between the turns others change the store, so what is prepared is compared with what is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from lightningstore.service.engine.clock import Turn
+from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.live import ROW_BYTES
+from lightningstore.service.engine.state import Entry
+from lightningstore.service.rules import lifecycle
+from lightningstore.service.rules.completion import Completion
+from lightningstore.service.rules.rows import RolloutRow
+from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_CANCELLED, Rollout
+
+
+class Cancelled(NamedTuple):
+    """A rollout as it will be once it is cancelled, unless it has changed by then."""
+
+    entry: Entry
+    #: The record of which this was made.
+    before: Rollout
+    #: Tells waiters; its record has no completion number yet.
+    completion: Completion
+
+
+class Bulk:
+    """Applies many changes of one kind."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
+        self._settling: set[asyncio.Task[None]] = set()
+
+    def enqueue_all(self, entries: Sequence[Entry]) -> None:
+        """Put new rollouts, which all are QUEUING, at the tail of the queue: `add_rollout` for many."""
+        state, changes = self._live.state, self._engine.committer.changes
+        counters, known, queue = state.counters, state.entries, state.queue
+        number = self._engine.committer.sealed + 1
+        key, position, size = counters.rollout_key, counters.position, 0
+        with uncollected(len(entries)):
+            for entry in entries:
+                key += 1
+                position += 1
+                record, input_json = entry.rollout, entry.input_json
+                rollout_id = record.rollout_id
+                entry.key, entry.position, entry.changed = key, position, number
+                known[rollout_id] = entry
+                queue.push(rollout_id, position, record.priority, record.mode)
+                changes.inputs.append((key, input_json))
+                changes.rollouts[key] = RolloutRow(key, record, position, 0)
+                size += len(input_json) + 2 * ROW_BYTES
+        counters.rollout_key, counters.position = key, position
+        changes.size += size
+        for entry in entries[:1]:
+            status = entry.rollout.status
+            counters.rollouts[status] = counters.rollouts.get(status, 0) + len(entries)
+
+    async def prepare_cancelled(self, entries: Sequence[Entry]) -> list[Cancelled]:
+        """Make the records of rollouts that will be cancelled; leaves out those that have finished."""
+        now, turn = self._live.now(), Turn()
+        prepared: list[Cancelled] = []
+        for entry in dict.fromkeys(entries):
+            if not lifecycle.is_finished(entry.rollout):
+                prepared.append(_cancelled(entry, now))
+            if turn.over():
+                await turn.next()
+        return prepared
+
+    def cancel_all(self, prepared: Sequence[Cancelled], now: Timestamp) -> None:
+        """Cancel rollouts, in this order. What can wait for later turns is left to `settle_cancelled`."""
+        state, changes = self._live.state, self._engine.committer.changes
+        counters, number = state.counters, self._engine.committer.sealed + 1
+        statuses: Counter[int] = Counter()
+        with uncollected(len(prepared)):
+            for entry, before, told in prepared:
+                completion = told
+                latest = entry.latest.record if entry.latest is not None else None
+                if entry.rollout is not before or completion.shown.attempt is not latest:
+                    if lifecycle.is_finished(entry.rollout):
+                        continue
+                    completion = _cancelled(entry, now).completion
+                statuses[entry.rollout.status] += 1
+                record = entry.rollout = completion.shown.rollout
+                counters.completion_number += 1
+                # The record is this operation's own copy, nobody has seen it yet.
+                record.completion_number = completion.number = counters.completion_number
+                self._live.note_finish(number, completion)
+                if entry.position:
+                    self._live.leave_queue(entry)
+                changes.rollouts[entry.key] = RolloutRow(entry.key, record, 0, 0)
+                entry.changed = number
+        changes.size += ROW_BYTES * statuses.total()
+        for status, count in statuses.items():
+            counters.rollouts[status] -= count
+        cancelled = counters.rollouts.get(ROLLOUT_STATUS_CANCELLED, 0) + statuses.total()
+        counters.rollouts[ROLLOUT_STATUS_CANCELLED] = cancelled
+
+    async def settle_cancelled(self, prepared: Sequence[Cancelled]) -> None:
+        """Do what follows from a cancellation and may come after it; goes on if the caller gives up."""
+        task = asyncio.create_task(self._settle(prepared))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        await asyncio.shield(task)
+
+    async def _settle(self, prepared: Sequence[Cancelled]) -> None:
+        turn = Turn()
+        for entry, *_ in prepared:
+            if self._engine.committer.failure is not None:
+                return  # what is read from disk anew is seen to by whoever reads it
+            known = self._live.state.entries.get(entry.rollout.rollout_id) is entry
+            if known and lifecycle.is_finished(entry.rollout):
+                self._live.shelf.move(entry.key, finished=True)
+                self._live.settle_finished(entry)
+                self._live.state.touch(entry)
+            if turn.over():
+                self._engine.seal_changes()
+                await turn.next()
+        self._engine.seal_changes()
+
+
+def uncollected(count: int) -> AbstractContextManager[None]:
+    """Put off the garbage collector for so many items: it would walk all that is new in the midst of a turn."""
+    return _uncollected() if count > 1000 else nullcontext()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _cancelled(entry: Entry, now: Timestamp) -> Cancelled:
+    transition = lifecycle.set_status(entry.rollout, ROLLOUT_STATUS_CANCELLED, now)
+    record = transition.rollout or entry.rollout
+    return Cancelled(entry, entry.rollout, Completion(entry.shown()._replace(rollout=record)))

@@ -1,0 +1,176 @@
+"""Claims: DequeueRollouts with its long polls, StartRollout, StartAttempt."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.polls import Poll
+from lightningstore.service.engine.state import AttemptState, Entry
+from lightningstore.service.operations.enqueue import Enqueue, references
+from lightningstore.service.rules import lifecycle
+from lightningstore.service.rules.checks import check_enum
+from lightningstore.service.rules.errors import BatchTooLarge, FieldInvalid, RolloutExists
+from lightningstore.service.rules.ids import check_id, new_id
+from lightningstore.service.rules.times import check_duration, seconds
+from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_PREPARING, Attempt
+from lightningstore.v1.claim_pb2 import (
+    DequeueRolloutsRequest,
+    DequeueRolloutsResponse,
+    StartAttemptRequest,
+    StartAttemptResponse,
+    StartRolloutRequest,
+    StartRolloutResponse,
+)
+from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_PREPARING, RolloutMode
+
+#: Most rollouts that one call claims: so many hold the event loop for about 20 ms.
+CLAIMED_AT_ONCE = 1000
+#: What an attempt that is made adds to an answer, roughly.
+ATTEMPT_BYTES = 512
+#: A long poll answers this many seconds before the call's deadline.
+DEADLINE_MARGIN = 0.2
+#: Share of its wait by which a long poll may end early, so that many do not come back at once.
+WAIT_JITTER = 0.05
+
+
+class Claims:
+    """The calls of claim.proto."""
+
+    def __init__(self, engine: Engine, enqueue: Enqueue) -> None:
+        self._engine = engine
+        self._live = engine.live
+        self._enqueue = enqueue
+
+    async def dequeue_rollouts(
+        self, request: DequeueRolloutsRequest, time_remaining: float | None = None
+    ) -> DequeueRolloutsResponse:
+        """Claim up to `limit` rollouts, waiting for one if asked to.
+
+        `time_remaining` is the time in seconds until the call's deadline, None without one.
+        """
+        self._engine.committer.admit()
+        modes = self._check_dequeue(request)
+        if (answer := self._engine.requests.find("DequeueRollouts", request)) is not None:
+            return await self._enqueue.replay(DequeueRolloutsResponse.FromString(answer))
+        reply = self._claim(request, modes)
+        wait = seconds(request.wait)
+        if not reply.rollouts and wait and request.limit and not self._engine.closing:
+            if time_remaining is not None:
+                wait = min(wait, time_remaining - DEADLINE_MARGIN)
+            failures = self._engine.committer.failures
+            reply = await self._poll(
+                Poll(request, modes, lambda: self._claim(request, modes)), wait
+            )
+            await self._engine.barrier_since(failures)  # whose operation served it has sealed it
+        if not reply.rollouts and request.worker_id:
+            self._live.workforce.asked(request.worker_id, self._live.now(), in_vain=True)
+        await self._engine.commit()
+        return reply
+
+    def _check_dequeue(self, request: DequeueRolloutsRequest) -> frozenset[int]:
+        if request.limit < 0:
+            raise FieldInvalid("limit", "must not be negative")
+        if request.limit > self._engine.limits.batch_items:
+            raise BatchTooLarge("limit", request.limit, self._engine.limits.batch_items)
+        for i, mode in enumerate(request.modes):
+            check_enum(f"modes[{i}]", RolloutMode, mode, unspecified=True)
+        check_id("worker_id", request.worker_id, required=False)
+        if request.HasField("wait"):
+            check_duration("wait", request.wait)
+        return frozenset(request.modes)
+
+    async def _poll(self, poll: Poll, wait: float) -> DequeueRolloutsResponse:
+        """Wait until the poll is served, the time is over or the store closes."""
+        jitter = 1 - WAIT_JITTER * self._engine.dice()
+        until = self._engine.clock.monotonic() + wait * jitter
+        return await self._engine.polls.wait(poll, self._engine.clock, until)
+
+    def _claim(
+        self, request: DequeueRolloutsRequest, modes: frozenset[int]
+    ) -> DequeueRolloutsResponse:
+        """Claim what is there now."""
+        reply = DequeueRolloutsResponse()
+        now, room = self._live.now(), self._engine.limits.answer_bytes
+        while len(reply.rollouts) < min(request.limit, CLAIMED_AT_ONCE):
+            rollout_id = self._live.state.queue.first(modes)
+            if rollout_id is None:
+                break
+            entry = self._live.state.entries[rollout_id]
+            room -= entry.shown().size() + ATTEMPT_BYTES
+            if reply.rollouts and room < 0:
+                break
+            attempt = self._start(entry, request.worker_id, now)
+            shown = entry.shown(attempt)
+            shown.compose_within(reply.rollouts.add(), self._engine.limits.message_bytes)
+        if not reply.rollouts:
+            return reply
+        if request.worker_id:
+            self._live.workforce.asked(request.worker_id, now, in_vain=False)
+        if request.request_id:
+            self._engine.remember("DequeueRollouts", request, references(reply))
+        return reply
+
+    def _start(self, entry: Entry, worker_id: str, now: Timestamp) -> AttemptState:
+        """Give the rollout a new attempt. Raises TransitionNotAllowed."""
+        resources_id = entry.rollout.resources_id
+        attempt = Attempt()  # keywords cost three times as much as assignments
+        attempt.rollout_id = entry.rollout.rollout_id
+        attempt.attempt_id = self._attempt_id(entry)
+        attempt.sequence_number = entry.rollout.attempt_count + 1
+        attempt.status = ATTEMPT_STATUS_PREPARING
+        attempt.start_time.CopyFrom(now)
+        if worker_id:
+            attempt.worker_id = worker_id
+        if resources_id:
+            attempt.resources_id = resources_id
+            attempt.resources_version = self._live.state.resources.get(resources_id, (0, 0))[0]
+        transition = lifecycle.claim(entry.rollout, attempt)
+        # The rollout's record first: deadlines are read off the state that it is in.
+        self._live.apply(entry, None, transition, now)
+        return self._live.new_attempt(entry, attempt, now)
+
+    @staticmethod
+    def _attempt_id(entry: Entry) -> str:
+        while (attempt_id := new_id("at-", 8)) in entry.attempts:
+            pass
+        return attempt_id
+
+    async def start_rollout(self, request: StartRolloutRequest) -> StartRolloutResponse:
+        """Make a rollout and claim it; it never enters the queue."""
+        self._engine.committer.admit()
+        spec = request.rollout
+        check_id("worker_id", request.worker_id, required=False)
+        rollout_id = spec.rollout_id or self._enqueue.free_id()
+        await self._engine.load_many([rollout_id])
+        if (answer := self._engine.requests.find("StartRollout", request)) is not None:
+            return await self._enqueue.replay(StartRolloutResponse.FromString(answer))
+        now = self._live.now()
+        entry = self._enqueue.new_entry("rollout", spec, now, rollout_id)
+        if entry.rollout.rollout_id in self._live.state.entries:
+            if spec.rollout_id:
+                raise RolloutExists(spec.rollout_id)
+            entry.rollout.rollout_id = self._enqueue.free_id()
+        entry.rollout.status = ROLLOUT_STATUS_PREPARING
+        self._live.add_rollout(entry, queued=False)
+        reply = StartRolloutResponse()
+        shown = entry.shown(self._start(entry, request.worker_id, now))
+        shown.compose_within(reply.rollout, self._engine.limits.message_bytes)
+        if request.request_id:
+            self._engine.remember("StartRollout", request, references(reply))
+        await self._engine.commit()
+        return reply
+
+    async def start_attempt(self, request: StartAttemptRequest) -> StartAttemptResponse:
+        """Claim one rollout by its id, whatever its number of attempts."""
+        self._engine.committer.admit()
+        check_id("worker_id", request.worker_id, required=False)
+        entry = await self._engine.load(request.rollout_id)
+        if (answer := self._engine.requests.find("StartAttempt", request)) is not None:
+            return await self._enqueue.replay(StartAttemptResponse.FromString(answer))
+        reply = StartAttemptResponse()
+        shown = entry.shown(self._start(entry, request.worker_id, self._live.now()))
+        shown.compose_within(reply.rollout, self._engine.limits.message_bytes)
+        if request.request_id:
+            self._engine.remember("StartAttempt", request, references(reply))
+        await self._engine.commit()
+        return reply

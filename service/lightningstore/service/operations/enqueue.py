@@ -1,0 +1,273 @@
+"""EnqueueRollouts, and what makes a rollout of its specification."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, NamedTuple, TypeVar, cast
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from lightningstore.service.engine.answers import compose_all
+from lightningstore.service.engine.clock import Turn
+from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.state import Entry
+from lightningstore.service.operations.bulk import Bulk
+from lightningstore.service.rules import wire
+from lightningstore.service.rules.checks import check_config, check_enum, check_json, check_metadata
+from lightningstore.service.rules.copies import evolve
+from lightningstore.service.rules.errors import (
+    FieldInvalid,
+    PayloadTooLarge,
+    QueueFull,
+    ResourcesNotFound,
+    RolloutExists,
+)
+from lightningstore.service.rules.ids import MAX_ID_LENGTH, check_id, new_id
+from lightningstore.service.rules.shown import Shown
+from lightningstore.v1.rollout_pb2 import (
+    ROLLOUT_STATUS_QUEUING,
+    EnqueueRolloutsRequest,
+    EnqueueRolloutsResponse,
+    Rollout,
+    RolloutMode,
+    RolloutSpec,
+)
+
+R = TypeVar("R", bound=Message)
+
+
+class Prepared(NamedTuple):
+    """The items of an EnqueueRollouts, checked; nothing of it is in the store yet."""
+
+    #: In the order of the request; known ones have a key.
+    entries: list[Entry]
+    #: The new ones among them, each once.
+    new: list[Entry]
+    #: What is kept of the answer: an id for each item that names none.
+    kept: EnqueueRolloutsResponse
+
+
+class Enqueue:
+    """EnqueueRollouts."""
+
+    def __init__(self, engine: Engine, bulk: Bulk) -> None:
+        self._engine = engine
+        self._live = engine.live
+        self._bulk = bulk
+
+    async def enqueue_rollouts(self, request: EnqueueRolloutsRequest) -> EnqueueRolloutsResponse:
+        """Put rollouts at the tail of the queue, all or none."""
+        self._engine.committer.admit()
+        self._engine.check_batch("rollouts", len(request.rollouts))
+        failures = self._engine.committer.failures
+        with self._live.state.held, self._engine.committer.reserved(request.ByteSize()):
+            if named := [spec.rollout_id for spec in request.rollouts if spec.rollout_id]:
+                await self._engine.load_many(named)
+            digest = await _digest(request)
+            answer = self._engine.requests.find("EnqueueRollouts", request, digest)
+            if answer is not None:
+                return await self._replay_enqueue(request, answer)
+            prepared = await self._prepare(request)
+            self._engine.check_unbroken(failures)
+            # From here to the seal nobody else has the loop.
+            answer = self._engine.requests.find("EnqueueRollouts", request, digest)
+            if answer is not None:
+                return await self._replay_enqueue(request, answer)
+            self._settle_ids(request, prepared)
+            length = self._live.queue_depth + len(prepared.new)
+            if prepared.new and 0 < self._engine.limits.queue_length < length:
+                raise QueueFull(self._engine.limits.queue_length)
+            shown = [entry.shown() for entry in prepared.entries]
+            self._bulk.enqueue_all(prepared.new)
+            if request.request_id:
+                self._engine.remember("EnqueueRollouts", request, prepared.kept, digest)
+            self._engine.polls.serve()
+            number = self._engine.seal_changes()
+        reply = EnqueueRolloutsResponse()
+        targets = [reply.rollouts.add() for _ in shown]
+        all_new = len(prepared.new) == len(shown)  # then they were found to fit
+        await compose_all(shown, targets, None if all_new else self._engine.limits.message_bytes)
+        await self._engine.durable_since(number, failures)
+        return reply
+
+    async def _prepare(self, request: EnqueueRolloutsRequest) -> Prepared:
+        """Check all items and make the new rollouts; changes nothing."""
+        now, turn = self._live.now(), Turn()
+        prepared = Prepared([], [], EnqueueRolloutsResponse())
+        named: dict[str, Entry] = {}
+        inputs = answer = 0
+        for i, spec in enumerate(request.rollouts):
+            known = None
+            if spec.rollout_id:
+                known = self._live.state.entries.get(spec.rollout_id) or named.get(spec.rollout_id)
+            entry = known
+            if entry is None:
+                rollout_id = spec.rollout_id or self.free_id()
+                entry = self.new_entry(f"rollouts[{i}]", spec, now, rollout_id)
+                prepared.new.append(entry)
+                answer += entry.shown().size()
+            elif not _same_content(spec, entry):
+                raise RolloutExists(spec.rollout_id)
+            reference = prepared.kept.rollouts.add()
+            if spec.rollout_id:
+                named[spec.rollout_id] = entry
+            else:
+                reference.rollout_id = entry.rollout.rollout_id
+            prepared.entries.append(entry)
+            inputs += len(spec.input_json)
+            if turn.over():
+                await turn.next()
+        if inputs > self._engine.limits.inputs_bytes:
+            raise PayloadTooLarge("rollouts[].input_json", inputs, self._engine.limits.inputs_bytes)
+        if answer > self._engine.limits.message_bytes:
+            raise PayloadTooLarge("rollouts (answer)", answer, self._engine.limits.message_bytes)
+        # An id that the server made may be, by chance, that of a rollout which has left memory.
+        if made := [kept.rollout_id for kept in prepared.kept.rollouts if kept.rollout_id]:
+            await self._engine.load_many(made)
+        return prepared
+
+    def _settle_ids(self, request: EnqueueRolloutsRequest, prepared: Prepared) -> None:
+        """Make up for ids that were taken since, or by chance before. Raises RolloutExists."""
+        taken = self._live.state.entries
+        if not any(entry.rollout.rollout_id in taken for entry in prepared.new):
+            return
+        for i, (spec, entry) in enumerate(zip(request.rollouts, prepared.entries, strict=True)):
+            known = taken.get(entry.rollout.rollout_id)
+            if known is None or known is entry:
+                continue
+            if not spec.rollout_id:
+                # The record is this operation's own, nobody has seen it yet.
+                entry.rollout.rollout_id = self.free_id()
+                prepared.kept.rollouts[i].rollout_id = entry.rollout.rollout_id
+            elif _same_content(spec, known):
+                prepared.entries[i] = known
+                if entry in prepared.new:
+                    prepared.new.remove(entry)
+            else:
+                raise RolloutExists(spec.rollout_id)
+
+    def free_id(self) -> str:
+        """Return a new rollout id that nothing in memory has."""
+        while (rollout_id := new_id("ro-", 12)) in self._live.state.entries:
+            pass
+        return rollout_id
+
+    async def _replay_enqueue(
+        self, request: EnqueueRolloutsRequest, answer: bytes
+    ) -> EnqueueRolloutsResponse:
+        reply = EnqueueRolloutsResponse.FromString(answer)
+        for spec, reference in zip(request.rollouts, reply.rollouts, strict=True):
+            if spec.rollout_id:
+                reference.rollout_id = spec.rollout_id
+        return await self.replay(reply)
+
+    def new_entry(self, field: str, spec: RolloutSpec, now: Timestamp, rollout_id: str) -> Entry:
+        """Check a specification and make its rollout of this id, which is not in the store yet."""
+        if not spec.input_json:
+            raise FieldInvalid(f"{field}.input_json", "required: a JSON value, null for none")
+        if len(spec.input_json) > self._engine.limits.input_bytes:
+            raise PayloadTooLarge(
+                f"{field}.input_json", len(spec.input_json), self._engine.limits.input_bytes
+            )
+        check_json(f"{field}.input_json", spec.input_json)
+        if spec.metadata_json:
+            check_metadata(
+                f"{field}.metadata_json", spec.metadata_json, self._engine.limits.metadata_bytes
+            )
+        check_id(f"{field}.rollout_id", spec.rollout_id, required=False)
+        check_group(f"{field}.group_id", spec.group_id)
+        check_enum(f"{field}.mode", RolloutMode, spec.mode, unspecified=True)
+        config = spec.config if spec.HasField("config") else None
+        if config is not None:
+            check_config(f"{field}.config", config)
+        resources_id = spec.resources_id or self._live.state.latest_resources_id
+        if resources_id and resources_id not in self._live.state.resources:
+            raise ResourcesNotFound(resources_id)
+        record = Rollout()  # keywords cost three times as much as assignments
+        record.rollout_id = rollout_id
+        record.status = ROLLOUT_STATUS_QUEUING
+        record.start_time.CopyFrom(now)
+        for name in ("mode", "priority", "group_id", "metadata_json"):
+            if value := getattr(spec, name):
+                setattr(record, name, value)
+        if resources_id:
+            record.resources_id = resources_id
+        stored = record.config
+        if config is not None:
+            stored.CopyFrom(config)
+        if not stored.max_attempts:
+            stored.max_attempts = 1
+        return Entry(0, record, spec.input_json)
+
+    async def replay(self, answer: R, limit: int = 0) -> R:
+        """Return the answer to a request id that was answered before: its rollouts as they are now.
+
+        A claim keeps the attempt that it made, also where a newer one has taken over. Payloads are left out where
+        they pass the limit, by default that of a message.
+        """
+        targets = rollouts_of(answer)
+        shown: list[Shown] = []
+        with self._live.state.held:
+            found = await self._engine.load_many(target.rollout_id for target in targets)
+            entries = {entry.rollout.rollout_id: entry for entry in found}
+            for target in targets:
+                entry = entries.get(target.rollout_id)
+                if entry is None:  # it was removed since: its ids are what is left of it
+                    kept = Rollout()
+                    kept.CopyFrom(target)
+                    shown.append(Shown(kept, b"", None))
+                else:
+                    shown.append(entry.shown(entry.attempts.get(target.latest_attempt.attempt_id)))
+        await self._engine.barrier()
+        await compose_all(shown, targets, limit or self._engine.limits.message_bytes)
+        return answer
+
+
+async def _digest(request: EnqueueRolloutsRequest) -> int:
+    """Return what `records.digest` does, without a copy of the whole; 0 without a request id."""
+    number = 0
+    if request.request_id:
+        turn, tag = Turn(), EnqueueRolloutsRequest.ROLLOUTS_FIELD_NUMBER
+        for spec in request.rollouts:
+            number = zlib.crc32(wire.field(tag, spec.SerializeToString(deterministic=True)), number)
+            if turn.over():
+                await turn.next()
+    return number
+
+
+def check_group(field: str, value: str) -> None:
+    """Refuse a group id that is too long."""
+    if len(value) > MAX_ID_LENGTH:
+        raise FieldInvalid(field, f"{len(value)} characters, at most {MAX_ID_LENGTH} are allowed")
+
+
+def _same_content(spec: RolloutSpec, entry: Entry) -> bool:
+    """Tell whether a specification is the one that the rollout was made of."""
+    record = entry.rollout
+    config = evolve(spec.config, max_attempts=spec.config.max_attempts or 1)
+    return (
+        spec.input_json == entry.input_json
+        and spec.mode == record.mode
+        and spec.priority == record.priority
+        and spec.group_id == record.group_id
+        and (not spec.resources_id or spec.resources_id == record.resources_id)
+        and spec.metadata_json == record.metadata_json
+        and config == record.config
+    )
+
+
+def rollouts_of(answer: Message) -> list[Rollout]:
+    """Return the rollouts of an answer that holds one or many."""
+    named: Any = answer
+    return list(named.rollouts) if hasattr(named, "rollouts") else [named.rollout]
+
+
+def references(reply: R) -> R:
+    """Return the answer with its rollouts reduced to the ids of rollout and attempt."""
+    kept: Any = type(reply)()
+    for rollout in rollouts_of(reply):
+        reference = kept.rollouts.add() if hasattr(kept, "rollouts") else kept.rollout
+        reference.rollout_id = rollout.rollout_id
+        if rollout.latest_attempt_id:
+            reference.latest_attempt.attempt_id = rollout.latest_attempt_id
+    return cast("R", kept)

@@ -1,0 +1,87 @@
+"""GetStatistics and GetServerInfo."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from lightningstore.service.engine.engine import Engine
+from lightningstore.service.rules.times import NANOS, stamp
+from lightningstore.v1.statistics_pb2 import (
+    AttemptStatusCount,
+    GetServerInfoRequest,
+    GetServerInfoResponse,
+    GetStatisticsRequest,
+    GetStatisticsResponse,
+    Limits,
+    RolloutStatusCount,
+    WorkerStatusCount,
+)
+
+CAPABILITIES = ("otlp-grpc", "long-poll", "watch", "request-ids")
+
+
+class Info:
+    """The calls of statistics.proto."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
+        #: Port of OTLP over HTTP; 0: not served.
+        self.otlp_http_port = 0
+
+    def announce(self, *, otlp_http_port: int) -> None:
+        """Have GetServerInfo return the port of OTLP over HTTP."""
+        self.otlp_http_port = otlp_http_port
+
+    async def get_statistics(self, _request: GetStatisticsRequest) -> GetStatisticsResponse:
+        """Return the counters."""
+        file_bytes = await self._engine.storage.file_bytes()
+        counters, shelf = self._live.state.counters, self._live.shelf
+        reply = GetStatisticsResponse(
+            resources_count=len(self._live.state.resources),
+            queue_depth=self._live.queue_depth,
+            last_completion_number=self._engine.waiters.published,
+            span_count=counters.spans,
+            span_bytes=counters.span_bytes,
+            evicted_span_count=shelf.evicted_count,
+            eviction_threshold_bytes=self._engine.limits.eviction_bytes,
+            safe_threshold_bytes=self._engine.limits.safe_bytes,
+            file_bytes=file_bytes,
+            waiter_count=self._engine.waiters.count + len(self._engine.polls),
+        )
+        totals: list[tuple[Any, dict[int, int], Any]] = [
+            (RolloutStatusCount, counters.rollouts, reply.rollouts),
+            (AttemptStatusCount, counters.attempts, reply.attempts),
+            (WorkerStatusCount, self._live.workforce.counts, reply.workers),
+        ]
+        for kind, counts, into in totals:
+            into.extend(kind(status=s, count=n) for s, n in sorted(counts.items()) if n)
+        up = self._engine.clock.monotonic() - self._engine.opened_at
+        reply.uptime.seconds, reply.uptime.nanos = int(up), int(up % 1 * NANOS)
+        await self._engine.barrier()
+        return reply
+
+    async def get_server_info(self, _request: GetServerInfoRequest) -> GetServerInfoResponse:
+        """Return what this server is."""
+        limits = self._engine.limits
+        return GetServerInfoResponse(
+            version=version("lightningstore"),
+            store_id=self._engine.store_id,
+            backend=self._engine.storage.name,
+            durability=self._engine.storage.durability,
+            capabilities=(*CAPABILITIES, *(("otlp-http",) if self.otlp_http_port else ())),
+            limits=Limits(
+                message_bytes=limits.message_bytes,
+                input_bytes=limits.input_bytes,
+                span_bytes=limits.span_bytes,
+                batch_items=limits.batch_items,
+                page_size=limits.page_size,
+                queue_length=limits.queue_length,
+                connection_streams=limits.connection_streams,
+                pending_bytes=limits.pending_bytes,
+                open_streams=limits.open_streams,
+            ),
+            start_time=stamp(self._engine.opened_ns),
+            otlp_http_port=self.otlp_http_port,
+        )

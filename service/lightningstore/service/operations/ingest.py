@@ -1,0 +1,492 @@
+"""Spans in: IngestSpans, AddSpans, OTLP's Export and AllocateSequenceIds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+from lightningstore.service.engine.budget import Budget
+from lightningstore.service.engine.clock import Turn
+from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.notices import Notices
+from lightningstore.service.engine.state import AttemptState, Entry
+from lightningstore.service.operations.parts import FromPiece, Parsed, Part, is_same, stored_spans
+from lightningstore.service.rules import lifecycle, pieces, spans
+from lightningstore.service.rules import text_repair as repair
+from lightningstore.service.rules.errors import (
+    FieldInvalid,
+    MalformedMessage,
+    SpanExists,
+    StoreError,
+)
+from lightningstore.service.rules.ids import check_request_id
+from lightningstore.service.rules.pieces import Cut
+from lightningstore.service.rules.rows import SpanRow
+from lightningstore.service.rules.times import nanoseconds
+from lightningstore.v1.attempt_pb2 import AttemptRef, Stop
+from lightningstore.v1.error_reason_pb2 import ErrorReason
+from lightningstore.v1.span_pb2 import (
+    AddSpansRequest,
+    AddSpansResponse,
+    AllocateSequenceIdsRequest,
+    AllocateSequenceIdsResponse,
+    BatchRejection,
+    IngestResult,
+    IngestSpansRequest,
+    IngestSpansResponse,
+    SequenceIdRange,
+    SpanBatch,
+)
+
+logger = logging.getLogger(__name__)
+
+SHOWN_REJECTIONS = 10
+#: How long a large unary request waits for room before it is refused.
+HOLD_SECONDS = 5.0
+MAX_SEQUENCE_IDS = 1_000_000
+
+
+class Found(NamedTuple):
+    """The attempt of a batch and, by part and index, the spans it has: whether their content is the same."""
+
+    attempt: AttemptState
+    verdicts: dict[tuple[int, int], bool] | None
+
+
+class BadBatch(NamedTuple):
+    """A batch that could not even be read."""
+
+    span_count: int
+    error: StoreError
+
+
+class Tally:
+    """Counts what becomes of the spans of one call."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self.result = IngestResult()
+        self.messages = 0
+        self._stops: dict[tuple[str, str], Stop] = {}
+
+    def store(self, accepted: int, duplicates: int, stop: Stop | None) -> None:
+        """Count a batch that was taken."""
+        self.result.accepted_count += accepted
+        self.result.duplicate_count += duplicates
+        if stop is not None:
+            self._stops[stop.attempt.rollout_id, stop.attempt.attempt_id] = stop
+
+    def reject(self, count: int, error: StoreError) -> None:
+        """Count spans that were refused."""
+        self.result.rejected_count += count
+        if isinstance(error, SpanExists):
+            self.result.conflict_count += count
+        if len(self.result.rejections) < SHOWN_REJECTIONS:
+            self.result.rejections.append(
+                BatchRejection(
+                    message_index=self.messages,
+                    reason=error.reason,  # type: ignore[arg-type]
+                    message=error.message,
+                    span_count=count,
+                )
+            )
+
+    def finish(self) -> IngestResult:
+        """Return the result, with the attempts to stop."""
+        self.result.stops.extend(self._stops.values())
+        return self.result
+
+
+class SpanIngest:
+    """The calls of span.proto that write."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
+        #: Bytes of large messages of spans that have arrived and are not stored yet.
+        self.intake = Budget(engine.limits.pending_bytes, "spans")
+        #: Bytes of large HTTP bodies, unpacked.
+        self.bodies = Budget(engine.limits.pending_bytes, "request bodies")
+        #: Held while a large message is taken apart: what that needs in memory is needed once.
+        self.taking_apart = asyncio.Lock()
+        self.refused_spans = Notices(logger, "span(s) refused")
+
+    def close(self) -> None:
+        """Log what was refused since the last notice. May be called twice."""
+        self.refused_spans.close()
+
+    async def ingest_spans(
+        self, requests: AsyncIterator[IngestSpansRequest]
+    ) -> IngestSpansResponse:
+        """Store the batches of a stream; refused ones are counted."""
+        return await self.ingest_batches(
+            self._large(request.batch, request.batch.ByteSize()) or (request.batch, None)
+            async for request in requests
+        )
+
+    async def ingest_batches(
+        self, batches: AsyncIterator[tuple[SpanBatch, bytes | None] | Cut | BadBatch]
+    ) -> IngestSpansResponse:
+        """Store batches, each with its serialised IngestSpansRequest where that is at hand.
+
+        The next one is taken when there is room among what waits for the disk: so a slow disk slows the
+        stream down.
+        """
+        tally = Tally()
+        failures = self._engine.committer.failures
+        async for item in batches:
+            if isinstance(item, BadBatch):
+                self.reject(tally, item.span_count, item.error)
+            else:
+                try:
+                    if isinstance(item, Cut):
+                        await self.add_large(item, tally)
+                    else:
+                        await self.add_batch(*item, tally)
+                except StoreError as error:
+                    # Not the batch's fault: a repeat may store it.
+                    if self._engine.committer.failure is not None or error.retry_delay is not None:
+                        raise
+                    self.reject(tally, _span_count(item), error)
+            tally.messages += 1
+            del (
+                item
+            )  # parsed spans weigh more than their bytes: not while the next ones are awaited
+            await self._engine.committer.room()
+        await self._engine.barrier_since(failures)
+        return IngestSpansResponse(result=tally.finish())
+
+    async def add_spans(
+        self, request: AddSpansRequest, large: Cut | None = None
+    ) -> AddSpansResponse:
+        """Store one batch; a bad one fails the call.
+
+        A `large` one takes the place of the request's batch.
+        """
+        self._engine.committer.admit()
+        check_request_id(request.request_id)
+        if (answer := self._engine.requests.find("AddSpans", request)) is not None:
+            await self._engine.barrier()
+            return AddSpansResponse.FromString(answer)
+        if large is None:
+            size = request.batch.ByteSize()
+            large = self._large(request.batch, size)
+        if large is None:
+            ids = spans.check_batch(request.batch, size, self._engine.limits.span_bytes)
+            return await self._add_parts(request, [Parsed(request.batch, None, ids)])
+        async with self._apart(large) as parts:
+            return await self._add_parts(request, parts)
+
+    async def _add_parts(self, request: AddSpansRequest, parts: list[Part]) -> AddSpansResponse:
+        found = await self._find(parts)
+        # Nothing is awaited from here to the answer, so calls with one request id get one answer.
+        if (answer := self._engine.requests.find("AddSpans", request)) is not None:
+            await self._engine.barrier()
+            return AddSpansResponse.FromString(answer)
+        tally = Tally()
+        self._store(parts, found, tally)
+        reply = AddSpansResponse(result=tally.finish())
+        if request.request_id:
+            self._engine.remember("AddSpans", request, reply)
+            self._engine.seal()
+        await self._engine.barrier()
+        return reply
+
+    async def add_batch(self, batch: SpanBatch, data: bytes | None, tally: Tally) -> None:
+        """Store a batch without waiting for the disk.
+
+        `data` is the serialised IngestSpansRequest where the caller has it. Raises FieldInvalid,
+        PayloadTooLarge, RolloutNotFound, AttemptNotFound: then nothing of it is stored.
+        """
+        parts = [self._parsed(batch, data)]
+        self._store(parts, await self._find(parts), tally)
+
+    async def add_large(self, large: Cut, tally: Tally) -> None:
+        """Store a large batch in the same way. One is taken apart at a time."""
+        async with self._apart(large) as parts:
+            self._store(parts, await self._find(parts), tally)
+
+    def reject(self, tally: Tally, count: int, error: StoreError) -> None:
+        """Count spans that are refused, in the answer, the metrics and the log."""
+        tally.reject(count, error)
+        self.refused_spans.note(reason_name(error.reason), count, error.message)
+
+    def cut(self, data: bytes) -> Cut:
+        """Find the spans of a serialised batch. Raises MalformedMessage, BatchTooLarge, PayloadTooLarge."""
+        return pieces.cut(data, self._engine.limits.message_spans, self._engine.limits.span_bytes)
+
+    def _large(self, batch: SpanBatch, size: int) -> Cut | None:
+        """Return a batch of `size` bytes as bytes if it is too large to be stored as one row."""
+        if len(batch.spans) <= pieces.PIECE_SPANS and size <= pieces.PIECE_BYTES:
+            return None
+        return self.cut(batch.SerializeToString())
+
+    def _parsed(self, batch: SpanBatch, data: bytes | None) -> Part:
+        size = len(data) if data is not None else batch.ByteSize()
+        return Parsed(batch, data, spans.check_batch(batch, size, self._engine.limits.span_bytes))
+
+    @asynccontextmanager
+    async def _apart(self, large: Cut) -> AsyncIterator[list[Part]]:
+        """Check a large batch and hand it out as what its rows are made of."""
+        async with self.taking_apart:
+            await self._engine.committer.room()  # others may have filled it since this one was read
+            yield await self._take_apart(large)
+
+    async def _take_apart(self, whole: Cut) -> list[Part]:
+        """Check a large batch piece by piece. Of each piece only the span ids are kept."""
+        head = decode_batch(whole.head)
+        given = list(head.sequence_ids)
+        spans.check_sequence_ids("batch", given, len(whole.begins))
+        del head.sequence_ids[:]
+        most, turn = self._engine.limits.span_bytes, Turn()
+        parts: list[Part] = []
+        for indexes in whole.pieces():
+            cut, own = whole, indexes
+            data = whole.spans(indexes)
+            try:
+                batch = SpanBatch.FromString(data)
+            except DecodeError:
+                batch = decode_batch(data)
+                cut, own = self.cut(batch.SerializeToString()), range(len(indexes))
+            largest = max(whole.ends[i] - whole.begins[i] for i in indexes)
+            ids = spans.check_batch(batch, largest, most, first=indexes.start)
+            parts.append(FromPiece(cut, head, own, ids, given[indexes.start : indexes.stop]))
+            del batch
+            if turn.over():
+                await turn.next()
+        return parts
+
+    async def load_span_ids(self, attempt: AttemptState) -> None:
+        """Bring the ids of an attempt's spans into memory, from where they may be dropped at any await.
+
+        One reads for all: who read beside another could bring back what was true before spans were added.
+        """
+        if attempt in self._engine.reading:
+            await self._engine.reading[attempt].wait()
+            return  # callers look again
+        self._engine.reading[attempt] = asyncio.Event()
+        try:
+            stored = await self._engine.storage.span_ids(attempt.key, attempt.entry.key)
+            attempt.span_ids = {
+                packed[i : i + 8] for packed in stored for i in range(0, len(packed), 8)
+            }
+            self._live.state.keep_span_ids(
+                attempt, len(attempt.span_ids), self._engine.committer.durable_through
+            )
+        finally:
+            self._engine.reading.pop(attempt).set()
+
+    async def _find(self, parts: list[Part]) -> Found:
+        """Return the attempt of a batch and those of its spans that it has; valid until the next await.
+
+        Raises FieldInvalid, RolloutNotFound, AttemptNotFound.
+        """
+        rollout_id, attempt_id = parts[0].rollout_id, parts[0].attempt_id
+        verdicts: dict[tuple[int, int], bool] = {}
+        while True:
+            entry = await self._engine.load(rollout_id, "batch.rollout_id")
+            attempt = self._live.attempt_of(entry, attempt_id, "batch.attempt_id")
+            known = attempt.span_ids
+            if known is None:
+                await self.load_span_ids(attempt)
+                continue
+            fresh = set(parts[0].span_ids).union(*[part.span_ids for part in parts[1:]])
+            count = sum([len(part.span_ids) for part in parts])
+            if len(fresh) == count and known.isdisjoint(fresh):
+                return Found(attempt, None)  # the usual case
+            unknown = await self._compare(attempt, parts, verdicts)
+            if not unknown and attempt.span_ids is known:
+                return Found(attempt, verdicts)
+
+    async def _compare(
+        self, attempt: AttemptState, parts: list[Part], verdicts: dict[tuple[int, int], bool]
+    ) -> bool:
+        """Tell of each span whose id the attempt has, or an earlier span, whether the content is the same.
+
+        Returns whether something was awaited, so that more spans may be stored by now.
+        """
+        known = attempt.span_ids
+        assert known is not None  # noqa: S101  (loaded by the caller)
+        seen: dict[bytes, tuple[int, int]] = {}
+        asked: dict[bytes, list[tuple[int, int]]] = {}
+        for p, part in enumerate(parts):
+            for i, span_id in enumerate(part.span_ids):
+                if (p, i) in verdicts:
+                    continue
+                if span_id in known:
+                    asked.setdefault(span_id, []).append((p, i))
+                elif span_id in seen:
+                    first = seen[span_id]
+                    verdicts[p, i] = is_same(part.span(i), parts[first[0]].span(first[1]))
+                else:
+                    seen[span_id] = (p, i)
+        if not asked:
+            return False
+        await self._engine.committer.durable(
+            self._engine.committer.sealed
+        )  # then the back end has all of them
+        turn = Turn()
+        wanted = set(asked)
+        async for row in self._engine.storage.rows_with(attempt.key, attempt.entry.key, wanted):
+            for span_id, stored in stored_spans(row.data, row.span_ids, wanted).items():
+                for p, i in asked.pop(span_id, ()):
+                    verdicts[p, i] = is_same(parts[p].span(i), stored)
+            if turn.over():
+                await turn.next()
+        for places in asked.values():  # evicted meanwhile: there is nothing to compare with
+            verdicts.update(dict.fromkeys(places, True))
+        return True
+
+    def _store(self, parts: list[Part], found: Found, tally: Tally) -> None:
+        """Store the new spans of a batch: a row for each part."""
+        attempt, verdicts = found
+        count = accepted = conflicts = 0
+        example = b""
+        for p, part in enumerate(parts):
+            count += len(part.span_ids)
+            fresh: list[int] | None = None
+            if verdicts:
+                fresh = []
+                for i in range(len(part.span_ids)):
+                    same = verdicts.get((p, i))
+                    if same is None:
+                        fresh.append(i)
+                    elif not same:
+                        conflicts += 1
+                        example = example or part.span_ids[i]
+            accepted += self._append(attempt, part, fresh)
+        if conflicts:
+            self.reject(tally, conflicts, SpanExists(example, conflicts))
+        if count:
+            self._live.heard_from(attempt, self._live.now(), by_span=True, added=accepted)
+        reason = lifecycle.stop_reason(attempt.entry.rollout, attempt.record)
+        stop = None
+        if reason:
+            reference = AttemptRef(
+                rollout_id=attempt.record.rollout_id, attempt_id=attempt.record.attempt_id
+            )
+            stop = Stop(attempt=reference, reason=reason)  # type: ignore[arg-type]
+        tally.store(accepted, count - accepted - conflicts, stop)
+        if count:
+            self._engine.seal()
+
+    def append_new(self, attempt: AttemptState, batch: SpanBatch, span_ids: list[bytes]) -> int:
+        """Have those spans of a batch stored whose ids the attempt does not have yet; returns how many."""
+        known = attempt.span_ids
+        assert known is not None  # noqa: S101  (loaded by the caller)
+        fresh: dict[bytes, int] = {}
+        for i, span_id in enumerate(span_ids):
+            if span_id not in known:
+                fresh.setdefault(span_id, i)
+        indexes = None if len(fresh) == len(span_ids) else list(fresh.values())
+        return self._append(attempt, Parsed(batch, None, span_ids), indexes)
+
+    def _append(self, attempt: AttemptState, part: Part, indexes: list[int] | None) -> int:
+        """Number some spans of a part, None for all, and have them stored as one row; returns how many."""
+        span_ids, given = part.span_ids, part.given
+        if indexes is not None:
+            span_ids = [span_ids[i] for i in indexes]
+            if given:
+                given = [given[i] for i in indexes]
+        if not span_ids:
+            return 0
+        count, last = len(span_ids), attempt.last_sequence_id
+        numbers: Sequence[int] = range(last + 1, last + 1 + count)
+        if given:
+            numbers = spans.number(given, count, last)
+        data = part.row(attempt.record.attempt_id, indexes, numbers)
+        state, changes = self._live.state, self._engine.committer.changes
+        state.counters.span_key += 1
+        row = SpanRow(
+            state.counters.span_key,
+            attempt.entry.key,
+            attempt.key,
+            min(numbers) if given else last + 1,
+            max(numbers) if given else last + count,
+            count,
+            b"".join(span_ids),
+            data,
+            not given,
+        )
+        changes.spans.append(row)
+        changes.size += len(data)
+        attempt.last_sequence_id = max(last, row.last_sequence_id)
+        state.counters.spans += count
+        state.counters.span_bytes += len(data)
+        self._evict(attempt.entry, len(data), count)
+        known = attempt.span_ids
+        assert known is not None  # noqa: S101  (loaded by the caller)
+        known.update(span_ids)
+        state.keep_span_ids(attempt, count, self._engine.committer.durable_through)
+        return count
+
+    def _evict(self, entry: Entry, size: int, count: int) -> None:
+        """Make room in memory, where spans are kept there."""
+        if self._engine.storage.durable:
+            return
+        start_ns = nanoseconds(entry.rollout.start_time)
+        finished = lifecycle.is_finished(entry.rollout)
+        self._live.shelf.add(entry.key, start_ns, size, count, finished=finished)
+        counters = self._live.state.counters
+        for item in self._live.shelf.evict():
+            self._engine.committer.changes.evicted.append(item.key)
+            counters.spans -= item.count
+            counters.span_bytes -= item.bytes
+
+    async def allocate_sequence_ids(
+        self, request: AllocateSequenceIdsRequest
+    ) -> AllocateSequenceIdsResponse:
+        """Hand out the next sequence ids of some attempts."""
+        self._engine.committer.admit()
+        self._engine.check_batch("demands", len(request.demands))
+        for i, demand in enumerate(request.demands):
+            if not 1 <= demand.count <= MAX_SEQUENCE_IDS:
+                raise FieldInvalid(f"demands[{i}].count", f"from 1 to {MAX_SEQUENCE_IDS}")
+        await self._engine.load_many(d.rollout_id for d in request.demands)
+        if (answer := self._engine.requests.find("AllocateSequenceIds", request)) is not None:
+            await self._engine.barrier()
+            return AllocateSequenceIdsResponse.FromString(answer)
+        attempts = [
+            self._live.loaded_attempt(d.rollout_id, d.attempt_id, f"demands[{i}].")
+            for i, d in enumerate(request.demands)
+        ]
+        reply = AllocateSequenceIdsResponse()
+        for demand, attempt in zip(request.demands, attempts, strict=True):
+            reference = AttemptRef(
+                rollout_id=demand.rollout_id, attempt_id=attempt.record.attempt_id
+            )
+            first = attempt.last_sequence_id + 1
+            attempt.last_sequence_id += demand.count
+            reply.ranges.append(
+                SequenceIdRange(attempt=reference, first_sequence_id=first, count=demand.count)
+            )
+            self._live.save_attempt(attempt)
+        if request.request_id:
+            self._engine.remember("AllocateSequenceIds", request, reply)
+        await self._engine.commit()
+        return reply
+
+
+def reason_name(reason: int) -> str:
+    """Return a reason as metrics label it."""
+    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_").lower()  # type: ignore[arg-type]
+
+
+def _span_count(item: tuple[SpanBatch, bytes | None] | Cut) -> int:
+    return len(item.begins) if isinstance(item, Cut) else len(item[0].spans)
+
+
+def decode_batch(data: bytes) -> SpanBatch:
+    """Return a batch, its text repaired if need be. Raises MalformedMessage."""
+    try:
+        return SpanBatch.FromString(data)
+    except DecodeError:
+        pass
+    try:
+        return SpanBatch.FromString(repair.message(data, SpanBatch.DESCRIPTOR).data)
+    except DecodeError:
+        raise MalformedMessage(SpanBatch.DESCRIPTOR.full_name) from None

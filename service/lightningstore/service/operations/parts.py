@@ -1,0 +1,132 @@
+"""What is stored as one row: spans of one attempt with a common resource and scope. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lightningstore.service.rules import pieces, wire
+from lightningstore.service.rules.copies import evolve
+from lightningstore.service.rules.pieces import Cut
+from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+_BATCH = IngestSpansRequest.BATCH_FIELD_NUMBER
+
+
+class Part(Protocol):
+    """Spans of a batch that are stored as one row."""
+
+    #: The ids of the spans, checked.
+    span_ids: list[bytes]
+    #: A sequence id for each span, 0 for the next one; or empty.
+    given: Sequence[int]
+    rollout_id: str
+    attempt_id: str
+
+    def span(self, index: int) -> bytes:
+        """Return a span, serialised."""
+
+    def row(self, attempt_id: str, indexes: Sequence[int] | None, numbers: Sequence[int]) -> bytes:
+        """Return an IngestSpansRequest with some of the spans, None for all, and with these numbers."""
+
+
+class Parsed:
+    """A batch that was parsed as a whole; with its serialised IngestSpansRequest where that is at hand."""
+
+    __slots__ = ("_batch", "_data", "attempt_id", "given", "rollout_id", "span_ids")
+
+    def __init__(self, batch: SpanBatch, data: bytes | None, span_ids: list[bytes]) -> None:
+        """Take the batch and the ids of its spans."""
+        self._batch = batch
+        self._data = data
+        self.span_ids = span_ids
+        self.given: Sequence[int] = batch.sequence_ids
+        self.rollout_id = batch.rollout_id
+        self.attempt_id = batch.attempt_id
+
+    def span(self, index: int) -> bytes:
+        """Return a span, serialised."""
+        return self._batch.spans[index].SerializeToString()
+
+    def row(self, attempt_id: str, indexes: Sequence[int] | None, numbers: Sequence[int]) -> bytes:
+        """Return an IngestSpansRequest with some of the spans."""
+        batch = self._batch
+        same = attempt_id == batch.attempt_id and not (self.given and 0 in self.given)
+        if indexes is None and same:
+            return self._data or wire.field(_BATCH, batch.SerializeToString())
+        copy = evolve(batch, attempt_id=attempt_id)
+        if indexes is not None:
+            del copy.spans[:]
+            copy.spans.extend(batch.spans[i] for i in indexes)
+        del copy.sequence_ids[:]
+        if self.given:
+            copy.sequence_ids.extend(numbers)
+        return wire.field(_BATCH, copy.SerializeToString())
+
+
+class FromPiece:
+    """A piece of a large batch, which is never parsed as a whole."""
+
+    __slots__ = ("_cut", "_head", "_indexes", "attempt_id", "given", "rollout_id", "span_ids")
+
+    def __init__(
+        self,
+        cut: Cut,
+        head: SpanBatch,
+        indexes: range,
+        span_ids: list[bytes],
+        given: Sequence[int],
+    ) -> None:
+        """Take the batch, everything of it but spans and sequence ids, and which spans these are."""
+        self._cut = cut
+        self._head = head
+        self._indexes = indexes
+        self.span_ids = span_ids
+        self.given = given
+        self.rollout_id = head.rollout_id
+        self.attempt_id = head.attempt_id
+
+    def span(self, index: int) -> bytes:
+        """Return a span, serialised."""
+        return _payload(self._cut.spans((self._indexes[index],)))
+
+    def row(self, attempt_id: str, indexes: Sequence[int] | None, numbers: Sequence[int]) -> bytes:
+        """Return an IngestSpansRequest with some of the spans."""
+        head = evolve(self._head, attempt_id=attempt_id, sequence_ids=None)
+        if self.given:
+            head.sequence_ids.extend(numbers)
+        chosen = self._indexes if indexes is None else [self._indexes[i] for i in indexes]
+        views = self._cut.views(chosen)
+        rest = head.SerializeToString()
+        size = sum(map(len, views)) + len(rest)
+        # Copied once: this is done for all rows of a message in one go.
+        return b"".join((wire.header(_BATCH, size), *views, rest))
+
+
+def is_same(one: bytes, other: bytes) -> bool:
+    """Tell whether two serialised spans have the same content."""
+    if one == other:
+        return True
+    canonical = [
+        Span.FromString(data).SerializeToString(deterministic=True) for data in (one, other)
+    ]
+    return canonical[0] == canonical[1]
+
+
+def stored_spans(data: bytes, span_ids: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
+    """Return those of the wanted spans that a stored row holds, serialised, by span id."""
+    start = wire.frame(data, _BATCH)
+    batch = data[start:]
+    found = pieces.cut(batch, len(batch), len(batch))
+    spans: dict[bytes, bytes] = {}
+    for i in range(len(found.begins)):
+        span_id = span_ids[8 * i : 8 * i + 8]
+        if span_id in wanted:
+            spans[span_id] = _payload(found.spans((i,)))
+    return spans
+
+
+def _payload(field: bytes) -> bytes:
+    _, _, start, end = next(wire.fields(field, 0, len(field)))
+    return field[start:end]

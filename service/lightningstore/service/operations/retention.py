@@ -1,0 +1,150 @@
+"""Lets finished rollouts go that are older than wanted, or for which there is no room, oldest finish first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.state import Entry
+from lightningstore.service.rules.errors import DataDamaged
+from lightningstore.service.rules.limits import Retention
+from lightningstore.service.rules.times import NANOS, nanoseconds
+from lightningstore.service.storage.base import FinishedRow
+
+logger = logging.getLogger(__name__)
+
+#: Rollouts, and bytes of their inputs, that go with one commit: few enough that nobody waits for it.
+GO_AT_ONCE = 100
+GO_BYTES = 8 << 20
+#: Bytes that deleting a batch of spans adds to a commit.
+SWEPT_BYTES = 64
+#: Where there was no room, so much of the limit is free afterwards.
+HEADROOM = 0.05
+#: Seconds between two looks.
+LOOK_SECONDS = 30.0
+
+
+class Removal:
+    """Not a call: what the server does on its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._live = engine.live
+
+    async def run(self, keep: Retention) -> None:
+        """Remove what need not be kept, every LOOK_SECONDS, until cancelled."""
+        clock = self._engine.clock
+        while True:
+            await clock.wait(asyncio.Event(), clock.monotonic() + LOOK_SECONDS)
+            if self._engine.committer.failure is None:
+                try:
+                    await self.retain(keep)
+                except Exception:
+                    logger.exception("finished rollouts could not be removed; trying again later")
+
+    async def retain(self, keep: Retention) -> int:
+        """Remove what need not be kept; returns how many rollouts went.
+
+        A rollout that is unfinished, or has a live attempt, never goes, nor one that changes at this moment.
+        Completion numbers stay what they are: a watch from before a removed rollout reports those that are
+        left.
+        """
+        gone = 0
+        await self._sweep()  # what a server that was killed had not swept yet
+        if keep.finished_seconds is not None:
+            before_ns = self._engine.clock.wall_ns() - int(keep.finished_seconds * NANOS)
+            gone += await self._remove_while(before_ns, None)
+        if (
+            keep.data_bytes is not None
+            and await self._engine.storage.used_bytes() > keep.data_bytes
+        ):
+            gone += await self._remove_while(None, int(keep.data_bytes * (1 - HEADROOM)))
+        if gone:
+            logger.info("%d finished rollouts were removed to keep within the limits", gone)
+        return gone
+
+    async def _remove_while(self, ended_by_ns: int | None, goal: int | None) -> int:
+        """Remove finished rollouts, oldest first: all that had ended by a time, or until data meets the goal."""
+        gone, place = 0, (0, 0)
+        while True:
+            rows = await self._engine.storage.finished(place, GO_AT_ONCE, ended_by_ns)
+            if not rows or (goal is not None and await self._engine.storage.used_bytes() <= goal):
+                return gone
+            rows = rows[: _prefix(rows)]
+            place = rows[-1].place
+            due = [
+                entry
+                for entry in await self._sound([row.rollout_id for row in rows])
+                if self._may_go(entry, ended_by_ns)
+            ]
+            if self._engine.committer.failure is not None:
+                raise self._engine.committer.failure
+            for entry in due:
+                self._remove(entry)
+            if due:
+                gone += len(due)
+                await self._engine.commit()
+                await self._sweep()
+            await asyncio.sleep(0)
+
+    async def _sound(self, rollout_ids: list[str]) -> list[Entry]:
+        """Return those of some rollouts that exist and are not damaged."""
+        try:
+            return await self._engine.load_many(rollout_ids)
+        except DataDamaged:
+            if len(rollout_ids) == 1:
+                return []  # `check --repair` removes it
+        sound = [rollout_id for rollout_id in rollout_ids if await self._sound([rollout_id])]
+        return await self._engine.load_many(sound)
+
+    def _may_go(self, entry: Entry, ended_by_ns: int | None) -> bool:
+        """Tell whether a rollout may be removed at this moment.
+
+        Not while changes of it are on their way to disk: the next look removes it.
+        """
+        if entry.is_live() or entry.changed > self._engine.committer.durable_through:
+            return False
+        return ended_by_ns is None or nanoseconds(entry.rollout.end_time) <= ended_by_ns
+
+    async def _sweep(self) -> None:
+        """Delete the spans that removed rollouts left behind, a little with each commit."""
+        while batches := await self._engine.storage.leftover():
+            if self._engine.committer.failure is not None:
+                raise self._engine.committer.failure
+            self._engine.changes.swept += batches
+            self._engine.changes.size += SWEPT_BYTES * len(batches)
+            await self._engine.commit()
+            await asyncio.sleep(0)
+
+    def _remove(self, entry: Entry) -> None:
+        state, changes = self._live.state, self._engine.changes
+        counters = state.counters
+        shelved = self._live.shelf.remove(entry.key)
+        if not self._engine.storage.durable:
+            spans, size = (shelved.count, shelved.bytes) if shelved is not None else (0, 0)
+        else:
+            spans = sum(attempt.record.span_count for attempt in entry.attempts.values())
+            # Nothing tells the bytes of these spans, which may be compressed: the average does.
+            size = counters.span_bytes * spans // max(1, counters.spans)
+        counters.spans -= spans
+        counters.span_bytes -= size
+        self._engine.waiters.reopen(
+            entry.rollout.completion_number
+        )  # nobody is told of it any more
+        state.count_rollout(entry.rollout.status, 0)
+        for attempt in entry.attempts.values():
+            state.count_attempt(attempt.record.status, 0)
+        state.remove(entry, self._engine.committer.sealed + 1)
+        changes.removed.append(entry.key)
+        changes.size += 300
+
+
+def _prefix(rows: list[FinishedRow]) -> int:
+    """Return how many rows, from the first on, go with one commit."""
+    total = 0
+    for i, row in enumerate(rows):
+        total += row.input_bytes
+        if total > GO_BYTES:
+            return max(1, i)
+    return len(rows)

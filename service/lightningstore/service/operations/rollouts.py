@@ -1,0 +1,249 @@
+"""Rollouts: get, list, update, cancel."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+from lightningstore.service.engine.answers import compose_all
+from lightningstore.service.engine.engine import Engine
+from lightningstore.service.operations.bulk import Bulk
+from lightningstore.service.operations.enqueue import Enqueue, check_group, references
+from lightningstore.service.rules import filters, lifecycle
+from lightningstore.service.rules.checks import (
+    check_config,
+    check_enum,
+    check_json,
+    check_metadata,
+    mask_paths,
+)
+from lightningstore.service.rules.copies import evolve
+from lightningstore.service.rules.errors import (
+    FieldInvalid,
+    PayloadTooLarge,
+    ResourcesNotFound,
+    RolloutNotFound,
+)
+from lightningstore.service.rules.ids import check_id
+from lightningstore.service.rules.lifecycle import Transition
+from lightningstore.service.rules.pages import page_token, parse_page_token, query_digest
+from lightningstore.service.rules.rows import RolloutQuery
+from lightningstore.v1.rollout_pb2 import (
+    FILTER_LOGIC_OR,
+    CancelRolloutsRequest,
+    CancelRolloutsResponse,
+    FilterLogic,
+    GetRolloutRequest,
+    GetRolloutResponse,
+    ListRolloutsRequest,
+    ListRolloutsResponse,
+    Rollout,
+    RolloutMode,
+    RolloutStatus,
+    UpdateRolloutRequest,
+    UpdateRolloutResponse,
+)
+
+R = TypeVar("R", bound=Message)
+
+DEFAULT_PAGE_SIZE = 100
+UPDATABLE = (
+    "status",
+    "input_json",
+    "mode",
+    "priority",
+    "group_id",
+    "resources_id",
+    "config",
+    "metadata_json",
+)
+
+
+class Rollouts:
+    """The calls of rollout.proto."""
+
+    def __init__(self, engine: Engine, bulk: Bulk, enqueue: Enqueue) -> None:
+        self._engine = engine
+        self._live = engine.live
+        self._bulk = bulk
+        self._enqueue = enqueue
+
+    async def get_rollout(self, request: GetRolloutRequest) -> GetRolloutResponse:
+        """Return one rollout with its latest attempt."""
+        entry = await self._engine.load(request.rollout_id)
+        reply = GetRolloutResponse()
+        entry.shown().compose_within(reply.rollout, self._engine.limits.message_bytes)
+        await self._engine.barrier()
+        return reply
+
+    async def list_rollouts(self, request: ListRolloutsRequest) -> ListRolloutsResponse:
+        """Return one page of the rollouts that match."""
+        query, digest = self._rollout_query(request)
+        await self._engine.barrier()
+        reply = ListRolloutsResponse()
+        size, last, more = 0, None, False
+        async for loaded in self._engine.storage.scan_rollouts(query):
+            shown = loaded.shown()
+            size += shown.size()
+            full = reply.rollouts and size > self._engine.limits.answer_bytes
+            if len(reply.rollouts) == query.limit - 1 or full:
+                more = True
+                break
+            shown.compose_within(reply.rollouts.add(), self._engine.limits.message_bytes)
+            last = loaded.row
+        if more and last is not None:
+            values = [last.key]
+            if query.order_by != "key":
+                values.insert(0, filters.sort_value(query, last))
+            reply.next_page_token = page_token(digest, values)
+        if request.include_total_size:
+            reply.total_size = await self._total_size(query)
+        return reply
+
+    def _rollout_query(self, request: ListRolloutsRequest) -> tuple[RolloutQuery, int]:
+        """Check a list request; the query asks for one row more than the page holds."""
+        for i, status in enumerate(request.statuses):
+            check_enum(f"statuses[{i}]", RolloutStatus, status)
+        for i, mode in enumerate(request.modes):
+            check_enum(f"modes[{i}]", RolloutMode, mode, unspecified=True)
+        check_enum("filter_logic", FilterLogic, request.filter_logic, unspecified=True)
+        self._engine.check_batch("rollout_ids", len(request.rollout_ids))
+        self._engine.check_batch("group_ids", len(request.group_ids))
+        if request.skip < 0:
+            raise FieldInvalid("skip", "must not be negative")
+        column, descending = filters.parse_order(request.order_by, filters.COLUMNS)
+        digest = query_digest(request, "page_size", "page_token", "skip", "include_total_size")
+        after: tuple[Any, int] | None = None
+        if request.page_token:
+            kind = type(filters.COLUMNS[column](Rollout())) if column else int
+            types = (kind, int) if column else (int,)
+            values = parse_page_token(request.page_token, digest, types)
+            after = (values[0], values[-1])
+        query = RolloutQuery(
+            statuses=frozenset(request.statuses),
+            rollout_ids=frozenset(request.rollout_ids),
+            rollout_id_contains=request.rollout_id_contains,
+            modes=frozenset(request.modes),
+            group_ids=frozenset(request.group_ids),
+            any_of=request.filter_logic == FILTER_LOGIC_OR,
+            order_by=column or "key",
+            descending=descending,
+            after=after,
+            skip=request.skip,
+            limit=self._engine.limits.page_length(request.page_size) + 1,
+        )
+        return query, digest
+
+    async def _total_size(self, query: RolloutQuery) -> int:
+        counts = self._live.state.counters.rollouts
+        if not (query.rollout_ids or query.rollout_id_contains or query.modes or query.group_ids):
+            chosen = query.statuses or counts
+            return sum(counts.get(status, 0) for status in chosen)
+        return await self._engine.storage.count_rollouts(query)
+
+    async def update_rollout(self, request: UpdateRolloutRequest) -> UpdateRolloutResponse:
+        """Change fields of a rollout."""
+        self._engine.committer.admit()
+        given = request.rollout
+        entry = await self._engine.load(given.rollout_id, "rollout.rollout_id")
+        if (answer := self._engine.requests.find("UpdateRollout", request)) is not None:
+            return await self._enqueue.replay(UpdateRolloutResponse.FromString(answer))
+        mask = request.update_mask if request.HasField("update_mask") else None
+        paths = mask_paths(mask, given, UPDATABLE)
+        self._check_rollout_update(given, paths)
+        now = self._live.now()
+        transition = Transition()
+        if "status" in paths:
+            transition = lifecycle.set_status(entry.rollout, given.status, now)
+        record = self._updated(transition.rollout or entry.rollout, given, paths)
+        self._live.apply(entry, None, transition._replace(rollout=record), now)
+        if "input_json" in paths:
+            entry.input_json = given.input_json
+            self._engine.changes.inputs.append((entry.key, entry.input_json))
+            self._engine.changes.size += len(entry.input_json)
+        if (
+            entry.position
+            and {"priority", "mode"} & set(paths)
+            and entry not in self._live.deadlines.delays
+        ):
+            self._live.queue_due(entry)  # to another lane, in the place that it has
+        if "config" in paths:
+            for attempt in entry.attempts.values():
+                if lifecycle.is_live(attempt.record):
+                    self._live.deadlines.arm(attempt)
+        reply = UpdateRolloutResponse()
+        entry.shown().compose_within(reply.rollout, self._engine.limits.message_bytes)
+        if request.request_id:
+            self._engine.remember("UpdateRollout", request, references(reply))
+        self._engine.polls.serve()
+        await self._engine.commit()
+        return reply
+
+    def _check_rollout_update(self, given: Rollout, paths: list[str]) -> None:
+        if "status" in paths:
+            check_enum("rollout.status", RolloutStatus, given.status)
+        if "input_json" in paths:
+            if not given.input_json:
+                raise FieldInvalid("rollout.input_json", "cannot be cleared; null is a JSON value")
+            if len(given.input_json) > self._engine.limits.input_bytes:
+                raise PayloadTooLarge(
+                    "rollout.input_json", len(given.input_json), self._engine.limits.input_bytes
+                )
+            check_json("rollout.input_json", given.input_json)
+        if "mode" in paths:
+            check_enum("rollout.mode", RolloutMode, given.mode, unspecified=True)
+        if "group_id" in paths:
+            check_group("rollout.group_id", given.group_id)
+        if "config" in paths:
+            check_config("rollout.config", given.config)
+        if "metadata_json" in paths:
+            check_metadata(
+                "rollout.metadata_json", given.metadata_json, self._engine.limits.metadata_bytes
+            )
+        resources_id = given.resources_id if "resources_id" in paths else ""
+        if resources_id and resources_id not in self._live.state.resources:
+            raise ResourcesNotFound(resources_id)
+
+    @staticmethod
+    def _updated(record: Rollout, given: Rollout, paths: list[str]) -> Rollout:
+        changes: dict[str, Any] = {
+            path: getattr(given, path) for path in paths if path not in ("status", "input_json")
+        }
+        changed = evolve(record, **changes)
+        if not changed.config.max_attempts:
+            changed.config.max_attempts = 1
+        return changed
+
+    async def cancel_rollouts(self, request: CancelRolloutsRequest) -> CancelRolloutsResponse:
+        """Cancel those that have not finished."""
+        self._engine.committer.admit(report=True)
+        ids = list(request.rollout_ids)
+        self._engine.check_batch("rollout_ids", len(ids))
+        for i, rollout_id in enumerate(ids):
+            check_id(f"rollout_ids[{i}]", rollout_id)
+        failures = self._engine.committer.failures
+        with self._live.state.held:
+            entries = {e.rollout.rollout_id: e for e in await self._engine.load_many(ids)}
+            for rollout_id in ids:
+                if rollout_id not in entries:
+                    raise RolloutNotFound(rollout_id)
+            cancelled = await self._bulk.prepare_cancelled([entries[i] for i in ids])
+            self._engine.check_unbroken(failures)
+            # From here to the seal nobody else has the loop.
+            if (answer := self._engine.requests.find("CancelRollouts", request)) is not None:
+                reply = CancelRolloutsResponse.FromString(answer)
+                if not reply.rollouts:  # it is kept without the ids that are in the request
+                    for rollout_id in ids:
+                        reply.rollouts.add().rollout_id = rollout_id
+                return await self._enqueue.replay(reply, self._engine.limits.answer_bytes)
+            self._bulk.cancel_all(cancelled, self._live.now())
+            shown = [entries[rollout_id].shown() for rollout_id in ids]
+            if request.request_id:
+                self._engine.remember("CancelRollouts", request, CancelRolloutsResponse())
+            number = self._engine.seal_changes()
+        reply = CancelRolloutsResponse()
+        targets = [reply.rollouts.add() for _ in ids]
+        await self._bulk.settle_cancelled(cancelled)
+        await compose_all(shown, targets, self._engine.limits.answer_bytes)
+        await self._engine.durable_since(number, failures)
+        return reply

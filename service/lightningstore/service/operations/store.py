@@ -1,0 +1,81 @@
+"""One open store: its engine, its operations and what runs on a timer.
+
+Operations take and return the contract's messages; server streams are async generators that yield None once
+they stand, and then serialised responses. All raise StoreError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from lightningstore.service.engine.clock import Clock
+from lightningstore.service.engine.engine import Engine
+from lightningstore.service.operations.attempts import Attempts
+from lightningstore.service.operations.bulk import Bulk
+from lightningstore.service.operations.claims import Claims
+from lightningstore.service.operations.completions import Completions
+from lightningstore.service.operations.enqueue import Enqueue
+from lightningstore.service.operations.imports import Imports
+from lightningstore.service.operations.info import Info
+from lightningstore.service.operations.ingest import SpanIngest
+from lightningstore.service.operations.resources import ResourceVersions
+from lightningstore.service.operations.retention import Removal
+from lightningstore.service.operations.rollouts import Rollouts
+from lightningstore.service.operations.spans import SpanQueries
+from lightningstore.service.operations.table import table
+from lightningstore.service.operations.triplets import Triplets
+from lightningstore.service.operations.watchdog import Watchdog
+from lightningstore.service.operations.workers import Workers
+from lightningstore.service.rules.limits import Limits, Retention
+from lightningstore.service.storage.base import Storage
+
+
+class Store:
+    """An open store. Made by `open_store`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        bulk = Bulk(engine)
+        self.enqueue = Enqueue(engine, bulk)
+        self.rollouts = Rollouts(engine, bulk, self.enqueue)
+        self.claims = Claims(engine, self.enqueue)
+        self.attempts = Attempts(engine)
+        self.ingest = SpanIngest(engine)
+        self.spans = SpanQueries(engine)
+        self.triplets = Triplets(engine)
+        self.completions = Completions(engine)
+        self.resources = ResourceVersions(engine)
+        self.workers = Workers(engine)
+        self.imports = Imports(engine, self.ingest)
+        self.info = Info(engine)
+        self.removal = Removal(engine)
+        self.watchdog = Watchdog(engine)
+        self.table = table(self)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, keep: Retention) -> None:
+        """Start the watchdogs of deadlines and of the data file, and the removal of what need not be kept."""
+        self._tasks.append(asyncio.create_task(self.watchdog.run(), name="watchdog"))
+        if self.engine.storage.durable:
+            self._tasks.append(asyncio.create_task(self.engine.watch_file(), name="data file"))
+        if not keep.keeps_everything:
+            self._tasks.append(asyncio.create_task(self.removal.run(keep), name="retention"))
+
+    async def close(self) -> None:
+        """Stop them, commit what was accepted and close the storage. May be called twice."""
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self.engine.close()
+        self.ingest.close()
+
+
+async def open_store(storage: Storage, clock: Clock, limits: Limits, keep: Retention) -> Store:
+    """Open a store over a back end. Raises StorageUnusable."""
+    engine = Engine(storage, clock, limits)
+    await engine.open()
+    store = Store(engine)
+    store.start(keep)
+    return store

@@ -1,0 +1,73 @@
+"""Which operation serves which method of the contract, and in what way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from lightningstore.service.operations.store import Store
+
+
+class Kind(Enum):
+    """How a method is called."""
+
+    #: One message in, one out.
+    UNARY = 1
+    #: The same; the operation also takes the seconds until the call's deadline, None without one.
+    LONG_POLL = 2
+    #: One message in; yields None once the stream stands, then serialised messages.
+    SERVER_STREAM = 3
+    #: An async iterator of messages in, one message out.
+    CLIENT_STREAM = 4
+    #: As UNARY and CLIENT_STREAM, with batches of spans, whose bytes are stored as they came.
+    SPAN_BATCH = 5
+    SPAN_STREAM = 6
+
+
+class Operation(NamedTuple):
+    """An operation bound to its store."""
+
+    call: Callable[..., Any]
+    kind: Kind = Kind.UNARY
+
+    @property
+    def takes_time_remaining(self) -> bool:
+        """Whether the second argument is the time in seconds until the call's deadline."""
+        return self.kind is Kind.LONG_POLL
+
+
+def table(store: Store) -> dict[str, Operation]:
+    """Return the operation of each method of LightningStoreService, by its name in the contract."""
+    ingest = store.ingest
+    return {
+        "EnqueueRollouts": Operation(store.enqueue.enqueue_rollouts),
+        "GetRollout": Operation(store.rollouts.get_rollout),
+        "ListRollouts": Operation(store.rollouts.list_rollouts),
+        "UpdateRollout": Operation(store.rollouts.update_rollout),
+        "CancelRollouts": Operation(store.rollouts.cancel_rollouts),
+        "DequeueRollouts": Operation(store.claims.dequeue_rollouts, Kind.LONG_POLL),
+        "StartRollout": Operation(store.claims.start_rollout),
+        "StartAttempt": Operation(store.claims.start_attempt),
+        "UpdateAttempt": Operation(store.attempts.update_attempt),
+        "GetAttempt": Operation(store.attempts.get_attempt),
+        "ListAttempts": Operation(store.attempts.list_attempts),
+        "WaitForRollouts": Operation(store.completions.wait_for_rollouts, Kind.SERVER_STREAM),
+        "WatchRollouts": Operation(store.completions.watch_rollouts, Kind.SERVER_STREAM),
+        "IngestSpans": Operation(ingest.ingest_spans, Kind.SPAN_STREAM),
+        "AddSpans": Operation(ingest.add_spans, Kind.SPAN_BATCH),
+        "AllocateSequenceIds": Operation(ingest.allocate_sequence_ids),
+        "QuerySpans": Operation(store.spans.query_spans, Kind.SERVER_STREAM),
+        "ListTriplets": Operation(store.triplets.list_triplets, Kind.SERVER_STREAM),
+        "ImportRollouts": Operation(store.imports.import_rollouts, Kind.CLIENT_STREAM),
+        "AddResources": Operation(store.resources.add_resources),
+        "UpdateResources": Operation(store.resources.update_resources),
+        "GetResources": Operation(store.resources.get_resources),
+        "ListResources": Operation(store.resources.list_resources),
+        "Heartbeat": Operation(store.workers.heartbeat),
+        "GetWorker": Operation(store.workers.get_worker),
+        "ListWorkers": Operation(store.workers.list_workers),
+        "GetStatistics": Operation(store.info.get_statistics),
+        "GetServerInfo": Operation(store.info.get_server_info),
+    }

@@ -1,0 +1,1 @@
+"""The rules of the contract: pure functions, free of clocks and I/O."""

@@ -1,0 +1,114 @@
+"""Filters and orders: a query becomes a predicate on records and a WHERE with parameters. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lightningstore.service.rules.errors import FieldInvalid
+from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
+from lightningstore.service.rules.times import nanoseconds
+from lightningstore.v1.rollout_pb2 import Rollout
+
+#: What a rollout can be sorted and filtered by: column → value of a record. Missing values are 0 or "", so
+#: that they sort first and compare.
+COLUMNS: dict[str, Callable[[Rollout], Any]] = {
+    "rollout_id": lambda r: r.rollout_id,
+    "mode": lambda r: r.mode,
+    "priority": lambda r: r.priority,
+    "group_id": lambda r: r.group_id,
+    "resources_id": lambda r: r.resources_id,
+    "status": lambda r: r.status,
+    "start_time": lambda r: nanoseconds(r.start_time),
+    "end_time": lambda r: nanoseconds(r.end_time),
+    "attempt_count": lambda r: r.attempt_count,
+    "latest_attempt_id": lambda r: r.latest_attempt_id,
+    "completion_number": lambda r: r.completion_number,
+}
+
+
+def parse_order(order_by: str, fields: Iterable[str]) -> tuple[str, bool]:
+    """Return field and "descending" of an `order_by` such as "start_time desc" ("" for no order)."""
+    words = order_by.split()
+    if not words:
+        return "", False
+    allowed = tuple(fields)
+    if words[0] not in allowed or len(words) > 2 or words[1:] not in ([], ["asc"], ["desc"]):
+        raise FieldInvalid(
+            "order_by", f"{order_by!r} is no field and direction; fields: {', '.join(allowed)}"
+        )
+    return words[0], words[1:] == ["desc"]
+
+
+def sort_value(query: RolloutQuery, row: RolloutRow) -> Any:
+    """Return the value that the query sorts the row by."""
+    return row.key if query.order_by == "key" else COLUMNS[query.order_by](row.rollout)
+
+
+def matches(query: RolloutQuery) -> Callable[[Rollout], bool]:
+    """Return a predicate for the filters of the query."""
+    tests: list[Callable[[Rollout], bool]] = []
+    if query.statuses:
+        tests.append(lambda r: r.status in query.statuses)
+    if query.rollout_ids:
+        tests.append(lambda r: r.rollout_id in query.rollout_ids)
+    if query.rollout_id_contains:
+        tests.append(lambda r: query.rollout_id_contains in r.rollout_id)
+    if query.modes:
+        tests.append(lambda r: r.mode in query.modes)
+    if query.group_ids:
+        tests.append(lambda r: r.group_id in query.group_ids)
+    if not tests:
+        return lambda _: True
+    combine = any if query.any_of else all
+    return lambda r: combine(test(r) for test in tests)
+
+
+def where(query: RolloutQuery) -> tuple[str, list[Any]]:
+    """Return the filters of the query as SQL over the columns, and its parameters.
+
+    The text is put together from constants and question marks alone.
+    """
+    parts: list[str] = []
+    parameters: list[Any] = []
+    for column, values in (
+        ("status", query.statuses),
+        ("rollout_id", query.rollout_ids),
+        ("mode", query.modes),
+    ):
+        if values:
+            parts.append(f"{column} IN ({marks(len(values))})")
+            parameters.extend(values)
+    if query.group_ids:
+        # The second half lets the partial index on group_id serve.
+        proper = query.group_ids - {""}
+        clause = f"(group_id <> '' AND group_id IN ({marks(len(proper))}))"
+        parts.append(f"({clause} OR group_id = '')" if "" in query.group_ids else clause)
+        parameters.extend(proper)
+    if query.rollout_id_contains:
+        parts.append("instr(rollout_id, ?) > 0")
+        parameters.append(query.rollout_id_contains)
+    if not parts:
+        return "TRUE", parameters
+    return "(" + (" OR " if query.any_of else " AND ").join(parts) + ")", parameters
+
+
+def marks(count: int) -> str:
+    """Return that many question marks for an SQL list."""
+    return ",".join("?" * count)
+
+
+def page(query: RolloutQuery) -> tuple[str, list[Any]]:
+    """Return the place and order of the query as SQL (`AND … ORDER BY … LIMIT … OFFSET …`)."""
+    sign, direction = ("<", "DESC") if query.descending else (">", "ASC")
+    text, parameters = "", []
+    column = query.order_by
+    if column == "key":
+        if query.after is not None:
+            text, parameters = f" AND key {sign} ?", [query.after[1]]
+        order = f" ORDER BY key {direction}"
+    else:
+        if query.after is not None:
+            text, parameters = f" AND ({column}, key) {sign} (?, ?)", list(query.after)
+        order = f" ORDER BY {column} {direction}, key {direction}"
+    return f"{text}{order} LIMIT ? OFFSET ?", [*parameters, query.limit, query.skip]

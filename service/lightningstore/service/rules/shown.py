@@ -1,0 +1,55 @@
+"""Rollouts as answers show them: how large they are, and what is left out where they do not fit."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.rollout_pb2 import Rollout
+
+#: Tags and lengths around the parts of a rollout, and the fields that a change adds to its record.
+FRAME_BYTES = 64
+
+
+class Shown(NamedTuple):
+    """A rollout with input and attempt. Its records never change, so it may be composed later."""
+
+    rollout: Rollout
+    input_json: bytes
+    attempt: Attempt | None
+
+    def size(self) -> int:
+        """Return how many bytes it takes in an answer, rounded up."""
+        size = len(self.input_json) + self.rollout.ByteSize() + FRAME_BYTES
+        return size + self.attempt.ByteSize() if self.attempt is not None else size
+
+    def bare_size(self) -> int:
+        """Return the same without payloads."""
+        size = self.size() - len(self.input_json) - len(self.rollout.metadata_json)
+        if self.attempt is not None:
+            size -= len(self.attempt.metadata_json) + self.attempt.failure.ByteSize()
+        return size
+
+    def compose(self, into: Rollout) -> None:
+        """Fill a message of an answer."""
+        into.CopyFrom(self.rollout)
+        into.input_json = self.input_json
+        if self.attempt is not None:
+            into.latest_attempt.CopyFrom(self.attempt)
+
+    def compose_bare(self, into: Rollout) -> None:
+        """Fill a message of an answer without payloads."""
+        into.CopyFrom(self.rollout)
+        into.ClearField("metadata_json")
+        into.payloads_omitted = True
+        if self.attempt is not None:
+            into.latest_attempt.CopyFrom(self.attempt)
+            into.latest_attempt.ClearField("metadata_json")
+            into.latest_attempt.ClearField("failure")
+
+    def compose_within(self, into: Rollout, limit: int) -> None:
+        """Fill a message of an answer, without payloads where they do not fit."""
+        if self.size() > limit:
+            self.compose_bare(into)
+        else:
+            self.compose(into)

@@ -1,0 +1,141 @@
+"""Asks every call for a token, and its role for permission, before anything of the call is read.
+
+There only where tokens are configured; without them no call pays for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from lightningstore.service.engine.clock import Clock
+from lightningstore.service.rpc.status import abort
+from lightningstore.service.rules.errors import (
+    PermissionDenied,
+    StoreError,
+    TokenInvalid,
+    TokenMissing,
+)
+from lightningstore.service.security.masking import holds_keys, mask_keys
+from lightningstore.service.security.permissions import OPEN, PERMISSIONS, UNLISTED, Role, Token
+from lightningstore.service.security.tokens import TokenFile
+from lightningstore.v1 import service_pb2
+from lightningstore.v1.error_reason_pb2 import ErrorReason
+
+logger = logging.getLogger(__name__)
+
+Details = grpc.HandlerCallDetails
+Handler = Any  # grpc.RpcMethodHandler cannot be subscripted at run time
+
+_SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
+#: Methods whose answers can hold keys, with the class of the answers.
+_WITH_KEYS: dict[str, type[Message]] = {
+    f"/{_SERVICE.full_name}/{method.name}": GetMessageClass(method.output_type)
+    for method in _SERVICE.methods
+    if holds_keys(method.output_type)
+}
+#: Seconds between two warnings: whoever is refused must not be able to fill the disk with them.
+QUIET = 10.0
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Lets a call through or refuses it."""
+
+    def __init__(self, tokens: TokenFile, clock: Clock) -> None:
+        """Take the tokens."""
+        self._tokens = tokens
+        self._clock = clock
+        #: Calls refused so far, by reason.
+        self.refused: Counter[str] = Counter()
+        self._warned_at = float("-inf")
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Handler]], handler_call_details: Details
+    ) -> Handler:
+        """Return the handler of a call, or one that refuses it."""
+        method = handler_call_details.method
+        if method in OPEN:
+            return await continuation(handler_call_details)
+        try:
+            token = self._tokens.find(_bearer(handler_call_details.invocation_metadata))
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return handler  # UNIMPLEMENTED, which is no secret from who has a token
+            _check_permission(token, method)
+        except StoreError as error:
+            return self._refusal(error)
+        if token.role is Role.READ_ONLY and method in _WITH_KEYS:
+            return _masked(handler, _WITH_KEYS[method])
+        return handler
+
+    def check(self, metadata: Iterable[tuple[str, Any]], method: str, peer: str) -> None:
+        """Refuse a call that did not come by gRPC, or return.
+
+        Raises TokenMissing, TokenInvalid, TokenExpired, TokensUnreadable, PermissionDenied.
+        """
+        try:
+            _check_permission(self._tokens.find(_bearer(metadata)), method)
+        except StoreError as error:
+            self._note(error, peer)
+            raise
+
+    @property
+    def tokens_usable(self) -> bool:
+        """Whether the tokens file can be read."""
+        return self._tokens.usable
+
+    def _refusal(self, error: StoreError) -> Handler:
+        async def refuse(
+            _: Any, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[bytes]:
+            self._note(error, context.peer())
+            await abort(context, error)
+            yield b""  # never: but tracing reads the answers of whatever streams
+
+        # As a stream both ways, whatever the method is: this way nothing that was sent is read.
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    def _note(self, error: StoreError, peer: str) -> None:
+        self.refused[ErrorReason.Name(error.reason)] += 1  # type: ignore[arg-type]
+        now = self._clock.monotonic()
+        if now - self._warned_at >= QUIET:
+            self._warned_at = now
+            logger.warning(
+                "%d call(s) refused so far, the latest from %s: %s",
+                self.refused.total(),
+                peer,
+                error.message,
+            )
+
+
+def _check_permission(token: Token, method: str) -> None:
+    if token.role not in PERMISSIONS.get(method, UNLISTED):
+        raise PermissionDenied(token.role.value, method.rpartition("/")[2])
+
+
+def _bearer(metadata: Iterable[tuple[str, Any]]) -> str:
+    """Return the token of a call. Raises TokenMissing, TokenInvalid."""
+    for key, value in metadata:
+        if key == "authorization":
+            scheme, _, secret = str(value).partition(" ")
+            if scheme.lower() != "bearer":
+                raise TokenInvalid
+            return secret.strip()
+    raise TokenMissing
+
+
+def _masked(handler: Handler, kind: type[Message]) -> Handler:
+    """Return a handler whose answers hold no keys."""
+
+    async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        message = kind.FromString(await handler.unary_unary(request, context))
+        mask_keys(message)
+        return message.SerializeToString()
+
+    return grpc.unary_unary_rpc_method_handler(answer)

@@ -1,0 +1,1 @@
+"""Builds a server from its configuration, and starts, drains and stops it."""

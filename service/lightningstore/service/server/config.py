@@ -1,0 +1,168 @@
+"""Settings of the server: flags over environment variables over defaults."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from lightningstore.service.rules.limits import MIB, Limits, Retention
+from lightningstore.service.security.permissions import lifetime
+from pydantic import ByteSize, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+class Config(BaseSettings):
+    """One field an option: `--db` is `db` is the environment variable LIGHTNINGSTORE_DB."""
+
+    model_config = SettingsConfigDict(env_prefix="LIGHTNINGSTORE_", extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(4747, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    backend: Literal["sqlite", "memory"] = Field("sqlite", description="Where the data lives.")
+    db: Path = Field(Path("lightningstore.db"), description="Data file of the sqlite back end.")
+    durability: Literal["full", "relaxed"] = Field(
+        "full",
+        description="full: answered writes survive a power cut; relaxed: a crash of the process.",
+    )
+    compress_spans: bool = Field(False, description="Store spans compressed: a third of the size.")
+    grace: float = Field(10.0, ge=0, description="Seconds that calls may take to end at shutdown.")
+    log_json: bool = Field(False, description="Log one JSON object a line.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level."
+    )
+    tls_cert: Path | None = Field(
+        None, description="Certificate chain in PEM; the server then speaks TLS alone."
+    )
+    tls_key: Path | None = Field(None, description="Private key of --tls-cert, PEM, unencrypted.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="Mutual TLS: only clients with a certificate signed by one of these (PEM).",
+    )
+    auth_tokens: Path | None = Field(
+        None,
+        description="File of tokens, made by `lightningstore token new`; every call needs one.",
+    )
+    insecure: bool = Field(
+        False,
+        description="Listen on other addresses than loopback without tokens over TLS or mutual TLS, for "
+        "metrics too.",
+    )
+    retain_finished: timedelta | None = Field(
+        None,
+        description="How long finished rollouts are kept: 7d, 12h or 45m. Live ones always are.",
+    )
+    max_db_size: ByteSize | None = Field(
+        None,
+        description="sqlite back end: above it the rollouts go that finished first: 500MB, 20GiB.",
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port for Prometheus to scrape; 0 takes a free one."
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address of --metrics-port, which asks for no token: any but loopback wants --insecure.",
+    )
+    otlp_http_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port for OTLP over HTTP (POST /v1/traces), on the address and with the TLS and tokens "
+        "of --port; 0 takes a free one. Others use 4318.",
+    )
+    trace_calls: bool = Field(
+        False,
+        description="Trace the server's own calls by OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says "
+        "where to. Wants lightningstore[tracing].",
+    )
+    max_message_bytes: int = Field(64 * MIB, ge=MIB, le=2047 * MIB, description="Largest message.")
+    max_input_bytes: int = Field(16 * MIB, ge=1, description="Largest input of a rollout.")
+    max_span_bytes: int = Field(4 * MIB, ge=1, description="Largest span.")
+    max_message_spans: int = Field(50_000, ge=1, description="Most spans of one message.")
+    max_batch_items: int = Field(10_000, ge=1, le=30_000, description="Most items of one call.")
+    max_page_size: int = Field(1000, ge=1, le=30_000, description="Most items of one page.")
+    max_queue_length: int = Field(0, ge=0, description="Most rollouts in the queue; 0: no limit.")
+    max_connection_streams: int = Field(
+        100, ge=1, description="Most concurrent calls of one connection."
+    )
+    max_open_streams: int = Field(10_000, ge=1, description="Most open streams of the server.")
+    max_pending_bytes: int = Field(64 * MIB, ge=MIB, description="Most bytes waiting for the disk.")
+    eviction_threshold: float = Field(
+        0.7,
+        description="memory back end: spans above this are evicted, the oldest first; up to 1 a share of "
+        "the machine's memory, above it bytes.",
+    )
+    safe_threshold: float = Field(
+        0.8, description="Eviction stops at this share of the threshold, or at these bytes."
+    )
+
+    @field_validator("retain_finished", mode="before")
+    @classmethod
+    def _parse_lifetime(cls, value: object) -> object:
+        return lifetime(value) if isinstance(value, str) else value
+
+    @field_validator("eviction_threshold", "safe_threshold")
+    @classmethod
+    def _check_threshold(cls, value: float) -> float:
+        if not 0 < value < math.inf or (value > 1 and value != int(value)):
+            raise ValueError("must be a ratio above 0 and up to 1, or a whole number of bytes")
+        return value
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Config:
+        if self.safe_bytes >= self.eviction_bytes:
+            raise ValueError(
+                f"safe_threshold ({self.safe_bytes} bytes) must be below "
+                f"eviction_threshold ({self.eviction_bytes} bytes)"
+            )
+        return self
+
+    @property
+    def eviction_bytes(self) -> int:
+        """Span bytes above which the memory back end evicts."""
+        if self.eviction_threshold <= 1:
+            return int(self.eviction_threshold * memory_bytes())
+        return int(self.eviction_threshold)
+
+    @property
+    def safe_bytes(self) -> int:
+        """Span bytes at which eviction stops."""
+        if self.safe_threshold <= 1:
+            return int(self.safe_threshold * self.eviction_bytes)
+        return int(self.safe_threshold)
+
+    def retention(self) -> Retention:
+        """Return what is kept of what has finished."""
+        kept = self.retain_finished
+        return Retention(kept.total_seconds() if kept is not None else None, self.max_db_size)
+
+    def limits(self) -> Limits:
+        """Return the limits that the store enforces."""
+        evicts = self.backend == "memory"
+        return Limits(
+            message_bytes=self.max_message_bytes,
+            input_bytes=self.max_input_bytes,
+            span_bytes=self.max_span_bytes,
+            message_spans=self.max_message_spans,
+            batch_items=self.max_batch_items,
+            page_size=self.max_page_size,
+            queue_length=self.max_queue_length,
+            connection_streams=self.max_connection_streams,
+            pending_bytes=self.max_pending_bytes,
+            open_streams=self.max_open_streams,
+            eviction_bytes=self.eviction_bytes if evicts else 0,
+            safe_bytes=self.safe_bytes if evicts else 0,
+        )
+
+
+def memory_bytes() -> int:
+    """Return the bytes of memory that this process may use: the machine's, or its cgroup's if less."""
+    total: int = psutil.virtual_memory().total
+    try:
+        return min(total, int(CGROUP_LIMIT.read_text()))
+    except (OSError, ValueError):  # no cgroup, or "max"
+        return total

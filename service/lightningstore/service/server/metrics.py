@@ -1,0 +1,220 @@
+"""Prometheus metrics on a port of their own: calls as they end, everything else read when it is asked for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from time import perf_counter
+from typing import Any
+
+import grpc
+import grpc.aio
+from lightningstore.service.operations.store import Store
+from lightningstore.service.rules.errors import Misconfigured
+from lightningstore.service.security.interceptor import Guard
+from lightningstore.service.security.permissions import OPEN, PERMISSIONS
+from lightningstore.v1.attempt_pb2 import AttemptStatus
+from lightningstore.v1.rollout_pb2 import RolloutStatus
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
+#: The methods that are served, by path, as their calls are labelled. Any other name is OTHER: whoever calls made-up
+#: ones must not be able to fill the memory with labels.
+METHODS = {path: path.rpartition("/")[2] for path in (*PERMISSIONS, *OPEN)}
+OTHER = "other"
+#: How a handler is made and where its call is, by whether requests and answers are streams.
+_KINDS: dict[tuple[bool, bool], tuple[Any, str]] = {
+    (False, False): (grpc.unary_unary_rpc_method_handler, "unary_unary"),
+    (False, True): (grpc.unary_stream_rpc_method_handler, "unary_stream"),
+    (True, False): (grpc.stream_unary_rpc_method_handler, "stream_unary"),
+    (True, True): (grpc.stream_stream_rpc_method_handler, "stream_stream"),
+}
+Details = grpc.HandlerCallDetails
+Handler = Any
+
+
+class StoreCollector(Collector):
+    """Reads a store at each scrape: what nobody asks for costs nothing."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the store."""
+        self._store = store
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics. Called by the scrape's thread; reads numbers that the event loop writes."""
+        store, counters = self._store, self._store.engine.live.state.counters
+        yield _by_status("rollouts", counters.rollouts, RolloutStatus, "ROLLOUT_STATUS_")
+        yield _by_status("attempts", counters.attempts, AttemptStatus, "ATTEMPT_STATUS_")
+        committer = store.engine.committer
+        for name, text, value in (
+            (
+                "queue_depth",
+                "Rollouts in the queue, those in their back-off included",
+                store.engine.live.queue_depth,
+            ),
+            (
+                "waiters",
+                "Open long polls, waits and watches",
+                store.engine.waiters.count + len(store.engine.polls),
+            ),
+            ("spans", "Spans stored", counters.spans),
+            ("span_bytes", "Bytes of the spans stored", counters.span_bytes),
+            ("pending_bytes", "Bytes that wait for the disk", committer.pending_bytes),
+            ("storage_usable", "1 unless the storage has failed", float(committer.failure is None)),
+            (
+                "watchdog_lag_seconds",
+                "How late the watchdog woke: the worst of the last one to two minutes",
+                store.engine.live.deadlines.watchdog_lag,
+            ),
+        ):
+            yield GaugeMetricFamily(f"lightningstore_{name}", text, value)
+        for name, text, value in (
+            ("enqueued", "Rollouts enqueued or started", counters.rollout_key),
+            ("claims", "Attempts started", counters.attempt_key),
+            ("completions", "Rollouts finished", counters.completion_number),
+            ("ingested_batches", "Batches of spans stored", counters.span_key),
+            ("commits", "Commits", committer.commits),
+            ("committed_bytes", "Bytes of changes committed", committer.committed_bytes),
+            ("damaged_records", "Damaged records found", store.engine.storage.damaged_records),
+            ("evicted_spans", "Spans evicted from memory", store.engine.live.shelf.evicted_count),
+        ):
+            yield CounterMetricFamily(f"lightningstore_{name}", text, value)
+        refused = CounterMetricFamily(
+            "lightningstore_refused_spans", "Spans refused, by reason", labels=["reason"]
+        )
+        for reason, count in list(store.ingest.refused_spans.total.items()):
+            refused.add_metric([reason], count)
+        yield refused
+
+
+def _by_status(name: str, counts: dict[int, int], enum: Any, prefix: str) -> Metric:
+    family = GaugeMetricFamily(f"lightningstore_{name}", f"{name} by status", labels=["status"])
+    for status, count in list(counts.items()):
+        family.add_metric([enum.Name(status).removeprefix(prefix).lower()], count)
+    return family
+
+
+class GuardCollector(Collector):
+    """Reads at each scrape what became of tokens."""
+
+    def __init__(self, guard: Guard) -> None:
+        """Take what checks the tokens."""
+        self._guard = guard
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics. Called by the scrape's thread."""
+        refused = CounterMetricFamily(
+            "lightningstore_refused_calls",
+            "Calls refused for want of a good token or of permission",
+            labels=["reason"],
+        )
+        for reason, count in list(self._guard.refused.items()):
+            refused.add_metric([reason.removeprefix("ERROR_REASON_").lower()], count)
+        yield refused
+        yield GaugeMetricFamily(
+            "lightningstore_tokens_usable",
+            "1 unless the tokens file cannot be read",
+            float(self._guard.tokens_usable),
+        )
+
+
+class Metrics(grpc.aio.ServerInterceptor):
+    """Counts and times calls, and serves all metrics over HTTP."""
+
+    def __init__(self) -> None:
+        """Start with nothing counted."""
+        self._registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._registry)
+        self._calls = Counter(
+            "lightningstore_calls", "Calls by status", ["method", "code"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "lightningstore_call_seconds",
+            "Time from a call's first byte to its end, waiting included",
+            ["method"],
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        self._server: Any = None
+        self.port = 0
+
+    def serve(self, store: Store, guard: Guard | None, host: str, port: int) -> None:
+        """Listen. Raises Misconfigured."""
+        self._registry.register(StoreCollector(store))
+        if guard is not None:
+            self._registry.register(GuardCollector(guard))
+        try:
+            self._server, _ = start_http_server(port, host, registry=self._registry)
+        except OSError as error:
+            raise Misconfigured(
+                f"cannot listen for metrics on {host}:{port}: {error.strerror}"
+            ) from None
+        self.port = self._server.server_port
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Handler]], handler_call_details: Details
+    ) -> Handler:
+        """Return a handler that is timed."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        name = METHODS.get(handler_call_details.method, OTHER)
+        make, kind = _KINDS[handler.request_streaming, handler.response_streaming]
+        call = getattr(handler, kind)
+        # One that streams answers may also be a coroutine, which writes them to the context.
+        streams = handler.response_streaming and inspect.isasyncgenfunction(call)
+        timed = self._timed_stream if streams else self._timed
+        return make(timed(name, call), handler.request_deserializer, handler.response_serializer)
+
+    def _timed(self, name: str, call: Any) -> Any:
+        async def timed(request: Any, context: Any) -> Any:
+            began, code = perf_counter(), grpc.StatusCode.OK
+            try:
+                return await call(request, context)
+            except Exception:
+                code = grpc.StatusCode.UNKNOWN  # what gRPC answers where the call set no code
+                raise
+            finally:
+                self._note(name, context, code, perf_counter() - began)
+
+        return timed
+
+    def _timed_stream(self, name: str, call: Any) -> Any:
+        async def timed(request: Any, context: Any) -> Any:
+            began, code = perf_counter(), grpc.StatusCode.OK
+            try:
+                async for answer in call(request, context):
+                    yield answer
+            except Exception:
+                code = grpc.StatusCode.UNKNOWN
+                raise
+            finally:
+                self._note(name, context, code, perf_counter() - began)
+
+        return timed
+
+    def count(self, name: str, code: str, seconds: float) -> None:
+        """Count a call of a method that ended with a code, gRPC's name of it, after so many seconds."""
+        self._calls.labels(name, code).inc()
+        self._seconds.labels(name).observe(seconds)
+
+    def _note(self, name: str, context: Any, code: Any, seconds: float) -> None:
+        code = grpc.StatusCode.CANCELLED if context.cancelled() else context.code() or code
+        self.count(name, getattr(code, "name", str(code)), seconds)

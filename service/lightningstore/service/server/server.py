@@ -1,0 +1,217 @@
+"""Builds everything from a Config; starts, drains and stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+
+import grpc
+from lightningstore.service.engine.clock import Clock, SystemClock
+from lightningstore.service.http.otlp import OtlpHttp
+from lightningstore.service.operations.store import Store
+from lightningstore.service.operations.store import open_store as opened
+from lightningstore.service.rpc import calls as wrap
+from lightningstore.service.rpc import handlers, health, otlp
+from lightningstore.service.rpc.reflection import reflection
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.gate import Gate, open_gate
+from lightningstore.service.server.metrics import Metrics
+from lightningstore.service.server.tracing import tracer
+from lightningstore.service.storage.base import Storage
+from lightningstore.service.storage.memory import MemoryStorage
+from lightningstore.service.storage.sqlite.store import SqliteStorage
+
+logger = logging.getLogger(__name__)
+
+KEEPALIVE_MS = 20_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+MIN_PING_INTERVAL_MS = 10_000
+METADATA_BYTES = 16_384
+#: Messages up to this much above the limit are refused by us, who can say why.
+MESSAGE_SLACK_BYTES = 16 << 20
+#: Calls that may wait for the event loop, which takes them one by one: from here on gRPC cancels some, from twice
+#: as many on all. Its own limits of 1,000 and 3,000 are passed when a server that was stopped for two seconds goes
+#: on beside a few dozen clients, and nobody repeats a call that was CANCELLED. One that waits costs 16 KB.
+MAX_PENDING_CALLS = 20_000
+#: How long connections may take to close once their calls have been cut off. gRPC waits for the last of them,
+#: whatever it takes: after a flood of pings that is minutes.
+CLOSING_SECONDS = 2.0
+
+
+class AddressInUse(Exception):
+    """The port cannot be listened on."""
+
+
+async def open_store(config: Config, clock: Clock | None = None) -> Store:
+    """Open a store in this process. Raises StorageUnusable."""
+    return await opened(
+        _storage(config), clock or SystemClock(), config.limits(), config.retention()
+    )
+
+
+def _storage(config: Config) -> Storage:
+    if config.backend == "memory":
+        return MemoryStorage()
+    return SqliteStorage(
+        config.db, full_sync=config.durability == "full", compress=config.compress_spans
+    )
+
+
+class Server:
+    """A gRPC server over a store."""
+
+    def __init__(self, store: Store, config: Config, gate: Gate | None = None) -> None:
+        """Take the store; `start` begins to listen. Raises Misconfigured."""
+        self._store = store
+        self._config = config
+        self.gate = gate or open_gate(config, store.engine.clock)
+        self._health = health.Health()
+        self.metrics = Metrics() if config.metrics_port is not None else None
+        tracing = tracer() if config.trace_calls else None
+        interceptors = [i for i in (self.metrics, tracing, self.gate.guard) if i is not None]
+        self._server = grpc.aio.server(interceptors=interceptors, options=_options(config))
+        self._otlp_http: OtlpHttp | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen. Raises AddressInUse."""
+        store = self._store
+        streams = wrap.Streams(self._config.max_open_streams)
+        name = handlers.SERVICE.full_name
+        services = (name, otlp.SERVICE, health.SERVICE)
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(name, handlers.handlers(store, streams)),
+                grpc.method_handlers_generic_handler(otlp.SERVICE, {"Export": otlp.handler(store)}),
+                health.handler(self._health, store),
+                *reflection(services, store, streams),
+            )
+        )
+        address = f"{_bracketed(self._config.host)}:{self._config.port}"
+        try:
+            if self.gate.credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, self.gate.credentials)
+        except RuntimeError as error:
+            raise AddressInUse(
+                f"cannot listen on {address}: in use, or not an address here"
+            ) from error
+        await self._serve_http(streams)
+        if self.metrics is not None:
+            host, port = self._config.metrics_host, self._config.metrics_port or 0
+            self.metrics.serve(store, self.gate.guard, host, port)
+            logger.info(
+                "metrics on http://%s:%s/metrics", self._config.metrics_host, self.metrics.port
+            )
+        await self._server.start()
+        self._health.serve(("", *services))
+        store.engine.watch_usability(lambda usable: self._health.set(usable=usable))
+
+    async def _serve_http(self, streams: wrap.Streams) -> None:
+        """Listen for OTLP over HTTP if that is wanted. Raises AddressInUse."""
+        host, port = self._config.host, self._config.otlp_http_port
+        if port is None:
+            return
+        store, count = self._store, self.metrics.count if self.metrics else None
+        context = self.gate.context() if self.gate.context else None
+        self._otlp_http = OtlpHttp(store, self.gate.guard, streams, count)
+        try:
+            await self._otlp_http.start(host, port, context)
+        except OSError as error:
+            raise AddressInUse(
+                f"cannot listen on {_bracketed(host)}:{port}: {error.strerror}"
+            ) from None
+        store.info.announce(otlp_http_port=self._otlp_http.port)
+        where = f"{'https' if context else 'http'}://{_bracketed(host)}:{self._otlp_http.port}"
+        logger.info("OTLP over HTTP on %s/v1/traces", where)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the storage answers. If it does not when the server has stopped, data may be elsewhere."""
+        return self._store.engine.committer.failure is None
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as clients write it."""
+        return f"{_bracketed(self._config.host)}:{self.port}"
+
+    async def stop(self, grace: float) -> None:
+        """End waits and long polls, let other calls finish within `grace` seconds, then close.
+
+        Takes CLOSING_SECONDS more at most, though connections be left: what was accepted gets committed.
+        """
+        self._health.stop()
+        self._store.engine.stop_waiting()
+        http = [self._otlp_http.stop(grace)] if self._otlp_http is not None else []
+        closing = asyncio.gather(self._server.stop(grace), *http)
+        try:
+            await asyncio.wait_for(asyncio.shield(closing), grace + CLOSING_SECONDS)
+        except asyncio.TimeoutError:
+            logger.warning("some connections would not close: left to the end of the process")
+        if self.metrics is not None:
+            self.metrics.close()
+        await self._store.close()
+
+
+async def start_server(config: Config, clock: Clock | None = None) -> Server:
+    """Open the store and listen; nothing is left behind on failure.
+
+    Raises AddressInUse, Misconfigured, StorageUnusable.
+    """
+    for port in (config.port, config.otlp_http_port):
+        if port is not None:
+            _probe(config.host, port)
+    gate = open_gate(config, clock or SystemClock())
+    store = await open_store(config, clock)
+    server = Server(store, config, gate)
+    try:
+        await server.start()
+    except BaseException:
+        await store.close()
+        raise
+    logger.debug("process %s serves on %s", os.getpid(), server.address)
+    return server
+
+
+def _probe(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on before any file is touched. Raises AddressInUse."""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+                probe.listen(1)
+    except OSError as error:
+        where = f"{_bracketed(host)}:{port}"
+        raise AddressInUse(f"cannot listen on {where}: {error.strerror}") from None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _options(config: Config) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", config.max_message_bytes + MESSAGE_SLACK_BYTES),
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.max_concurrent_streams", config.max_connection_streams),
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
+        # gRPC would count a call against the limit until Python has let go of it, well after its answer, and refuse
+        # what a client rightly begins: a third of the calls of one that keeps 100 open.
+        ("grpc.http.overload_protection", 0),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+    ]

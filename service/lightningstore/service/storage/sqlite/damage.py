@@ -1,0 +1,64 @@
+"""What a failing read means: damaged data, or a disk that does not answer. Logged seldom, and counted."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+
+from lightningstore.service.rules.errors import DataDamaged, ReadFailed, StoreError
+
+logger = logging.getLogger(__name__)
+
+#: SQLITE_CORRUPT and SQLITE_NOTADB. Source: https://www.sqlite.org/rescode.html
+_DAMAGED = (11, 26)
+#: Records whose damage is logged and told apart. More are neither.
+MOST_RECORDS = 10_000
+
+
+class Damage:
+    """The damaged records and failing reads of one store."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._records: set[str] = set()
+        #: How many reads have failed, by what they read and why.
+        self._reads: dict[str, int] = {}
+
+    @property
+    def count(self) -> int:
+        """How many damaged records were found."""
+        return len(self._records)
+
+    def skip(self, record: str, cause: object) -> None:
+        """Note that a record was left out of an answer, because it is damaged."""
+        if record not in self._records and len(self._records) < MOST_RECORDS:
+            self._records.add(record)
+            logger.error(
+                "%s is damaged (%s): it is left out of lists, watches and exports; "
+                "`lightningstore check` lists what is damaged, `check --repair` removes it",
+                record,
+                cause,
+            )
+
+    def failed_read(
+        self, what: str, error: sqlite3.Error, disk: OSError | None = None
+    ) -> StoreError:
+        """Log a read that failed, at the 1st, 2nd, 4th, 8th … time; returns the error for the caller.
+
+        `disk`: how the disk itself fails, where SQLite took that for damage.
+        """
+        kind = f"{what}: {error}"
+        self._reads[kind] = count = self._reads.get(kind, 0) + 1
+        if count & (count - 1) == 0:
+            logger.error("the data file could not be read (%s), %d times so far", kind, count)
+        if disk is not None:
+            return ReadFailed(str(disk))
+        return DataDamaged(str(error)) if is_damage(error) else ReadFailed(str(error))
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Tell whether the file says something impossible, so that reading it again is no use."""
+    code = getattr(error, "sqlite_errorcode", None)  # Python 3.11 and later
+    if code is not None:
+        return code & 0xFF in _DAMAGED
+    return "malformed" in str(error) or "not a database" in str(error)

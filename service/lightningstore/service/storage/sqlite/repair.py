@@ -1,0 +1,234 @@
+"""Repairs a data file: removes records that nothing can read, and makes columns and counters agree with the rest.
+
+For files in which a removal and a change of the same rollout once left half a rollout behind, and for records
+damaged by a disk. The record is the truth: columns beside it are written anew, never the other way round.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+from lightningstore.service.rules.errors import StorageUnusable
+from lightningstore.service.rules.rows import AttemptRow, RolloutRow
+from lightningstore.service.storage.sqlite import file as datafile
+from lightningstore.service.storage.sqlite import tools
+from lightningstore.service.storage.sqlite.commits import ZLIB, attempt_values, rollout_values
+from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.resources_pb2 import Resources
+from lightningstore.v1.rollout_pb2 import Rollout
+from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
+from lightningstore.v1.worker_pb2 import Worker
+
+#: What a copy of the file, as it was before, is called.
+COPY_ENDING = ".before-repair"
+_OWNED = {"attempts": "rollout_key", "inputs": "rollout_key", "spans": "rollout_key"}
+
+
+def repair(path: Path) -> list[str]:
+    """Repair a file that no server has open; returns a line for each thing done, none for a good file.
+
+    A copy of the file as it was is kept beside it. Raises StorageUnusable where pages are damaged that no
+    index can be rebuilt from: a backup has to be restored then. Raises FileExistsError for an older copy.
+    """
+    try:
+        if not tools.check(path):
+            return []
+    except StorageUnusable as error:
+        raise StorageUnusable(f"{error}; restore a backup") from error
+    copy = path.with_name(path.name + COPY_ENDING)
+    lock = datafile.Lock(path)
+    try:
+        tools.backup(path, copy)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            done = [f"{copy}: the file as it was", *_repair(path, connection)]
+            connection.execute("COMMIT")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return done
+    except sqlite3.Error as error:
+        raise StorageUnusable(
+            f"{path} cannot be repaired: {error}; restore a backup. It is left as it is"
+        ) from error
+    finally:
+        lock.release()
+
+
+def _repair(path: Path, connection: sqlite3.Connection) -> list[str]:
+    done = _rebuild_indexes(path, connection)
+    done += _remove_rollouts(connection)
+    for table, owner in _OWNED.items():
+        where = f"{owner} NOT IN (SELECT key FROM rollouts)"
+        done += _delete(connection, table, where, "without a rollout")
+    orphans = "attempt_key NOT IN (SELECT key FROM attempts)"
+    done += _delete(connection, "spans", orphans, "without an attempt")
+    done += _correct_batches(connection)
+    for table, key, kind in (
+        ("resources", "resources_id", Resources),
+        ("workers", "worker_id", Worker),
+    ):
+        done += _remove_records(connection, table, key, kind)
+    done += _correct_columns(connection)
+    return done + _correct_counters(connection)
+
+
+def _rebuild_indexes(path: Path, connection: sqlite3.Connection) -> list[str]:
+    """Rebuild the indexes where they disagree with their tables. Raises StorageUnusable if that is no use."""
+
+    def whole() -> bool:
+        return connection.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
+
+    if whole():
+        return []
+    connection.execute("REINDEX")
+    if not whole():
+        raise StorageUnusable(f"{path} has damaged pages: restore a backup. It is left as it is")
+    return ["the indexes were rebuilt"]
+
+
+def _remove_rollouts(connection: sqlite3.Connection) -> list[str]:
+    """Remove rollouts without an input, or whose own record or that of an attempt cannot be read."""
+    damaged: dict[int, str] = {}
+    for key, rollout_id, record in connection.execute(
+        "SELECT key, rollout_id, record FROM rollouts"
+    ):
+        rollout = _read(Rollout, record)
+        if rollout is None or rollout.rollout_id != rollout_id:
+            damaged[key] = f"rollout {rollout_id!r} was removed: its record cannot be read"
+    for key, rollout_id in connection.execute(
+        "SELECT key, rollout_id FROM rollouts WHERE key NOT IN (SELECT rollout_key FROM inputs)"
+    ):
+        damaged.setdefault(key, f"rollout {rollout_id!r} was removed: its input is missing")
+    for key, rollout_id, record in connection.execute(
+        "SELECT r.key, r.rollout_id, a.record FROM attempts a JOIN rollouts r ON r.key = a.rollout_key"
+    ):
+        attempt = _read(Attempt, record)
+        if attempt is None or attempt.rollout_id != rollout_id:
+            damaged.setdefault(
+                key, f"rollout {rollout_id!r} was removed: an attempt cannot be read"
+            )
+    keys = [(key,) for key in damaged]
+    connection.executemany("DELETE FROM rollouts WHERE key = ?", keys)
+    for table, owner in _OWNED.items():
+        connection.executemany(f"DELETE FROM {table} WHERE {owner} = ?", keys)
+    return list(damaged.values())
+
+
+def _correct_batches(connection: sqlite3.Connection) -> list[str]:
+    """Remove batches of spans that cannot be read or are of another attempt; correct the columns of others."""
+    removed: list[tuple[Any, ...]] = []
+    corrected: list[tuple[Any, ...]] = []
+    for key, encoding, rollout_id, record, data, *columns in connection.execute(
+        "SELECT s.key, s.encoding, r.rollout_id, a.record, s.data, s.first_sequence_id,"
+        " s.last_sequence_id, s.contiguous, s.span_count, s.span_ids FROM spans s"
+        " JOIN rollouts r ON r.key = s.rollout_key JOIN attempts a ON a.key = s.attempt_key"
+    ):
+        batch = _batch(encoding, data)
+        attempt_id = Attempt.FromString(record).attempt_id
+        if batch is None or (batch.rollout_id, batch.attempt_id) != (rollout_id, attempt_id):
+            removed.append((key,))
+        elif (right := tools.batch_columns(batch, columns[0])) != columns:
+            corrected.append((*right, key))
+    connection.executemany("DELETE FROM spans WHERE key = ?", removed)
+    connection.executemany(
+        "UPDATE spans SET first_sequence_id = ?, last_sequence_id = ?, contiguous = ?,"
+        " span_count = ?, span_ids = ? WHERE key = ?",
+        corrected,
+    )
+    done = _told(len(removed), "batches of spans", "that could not be read")
+    return done + ([f"{len(corrected)} batches of spans were corrected"] if corrected else [])
+
+
+def _batch(encoding: int, data: bytes) -> SpanBatch | None:
+    try:
+        plain = zlib.decompress(data) if encoding == ZLIB else data
+    except zlib.error:
+        return None
+    request = _read(IngestSpansRequest, plain)
+    return request.batch if request is not None else None
+
+
+def _remove_records(
+    connection: sqlite3.Connection, table: str, key: str, kind: type[Message]
+) -> list[str]:
+    rows = connection.execute(f"SELECT {key}, record FROM {table}").fetchall()
+    damaged = [(name,) for name, record in rows if _read(kind, record) is None]
+    connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", damaged)
+    return _told(len(damaged), table, "that could not be read")
+
+
+def _delete(connection: sqlite3.Connection, table: str, where: str, why: str) -> list[str]:
+    count = connection.execute(f"DELETE FROM {table} WHERE {where}").rowcount
+    return _told(count, "batches of spans" if table == "spans" else table, why)
+
+
+def _told(count: int, what: str, why: str) -> list[str]:
+    return [f"{count} {what} {why} were removed"] if count else []
+
+
+def _correct_columns(connection: sqlite3.Connection) -> list[str]:
+    """Write the columns of rollouts and attempts anew where they disagree with the records."""
+    rollouts, attempts = [], []
+    for *columns, position, available_ns, record in connection.execute("SELECT * FROM rollouts"):
+        row = RolloutRow(columns[0], Rollout.FromString(record), position, available_ns)
+        if (values := rollout_values(row)) != (*columns, position, available_ns, record):
+            rollouts.append(values)
+    for *columns, record, spans, last in connection.execute(
+        "SELECT a.*, coalesce(sum(s.span_count), 0), coalesce(max(s.last_sequence_id), 0)"
+        " FROM attempts a LEFT JOIN spans s ON s.attempt_key = a.key GROUP BY a.key"
+    ):
+        attempt = Attempt.FromString(record)
+        attempt.span_count = spans
+        row_ = AttemptRow(columns[0], columns[1], attempt, max(columns[3], last))
+        if (values := attempt_values(row_)) != (*columns, record):
+            attempts.append(values)
+    for table, changed in (("rollouts", rollouts), ("attempts", attempts)):
+        for values in changed:
+            marks = ",".join("?" * len(values))
+            connection.execute(f"REPLACE INTO {table} VALUES ({marks})", values)
+    count = len(rollouts) + len(attempts)
+    return [f"{count} records and their columns were made to agree"] if count else []
+
+
+def _correct_counters(connection: sqlite3.Connection) -> list[str]:
+    """Count everything anew. Keys and numbers that were given out stay given out."""
+    (text,) = connection.execute("SELECT value FROM meta WHERE name = 'counters'").fetchone()
+    try:
+        old: dict[str, Any] = dict(json.loads(text))
+    except (ValueError, TypeError):
+        old = {}
+    new = dict(old)
+    for name in ("rollouts", "attempts"):
+        query = f"SELECT status, count(*) FROM {name} GROUP BY status"
+        new[name] = {str(status): count for status, count in connection.execute(query)}
+    for name, query in (
+        ("rollout_key", "SELECT max(key) FROM rollouts"),
+        ("attempt_key", "SELECT max(key) FROM attempts"),
+        ("span_key", "SELECT max(key) FROM spans"),
+        ("position", "SELECT max(position) FROM rollouts"),
+        ("completion_number", "SELECT max(completion_number) FROM rollouts"),
+        ("resources_updates", "SELECT max(updated) FROM resources"),
+    ):
+        (highest,) = connection.execute(query).fetchone()
+        new[name] = max(int(old.get(name) or 0), highest or 0)
+    (spans, size) = connection.execute(
+        "SELECT coalesce(sum(span_count), 0), coalesce(sum(length(data)), 0) FROM spans"
+    ).fetchone()
+    if spans != old.get("spans"):
+        new["spans"], new["span_bytes"] = spans, size
+    connection.execute("DELETE FROM meta WHERE name = 'leaving'")  # their spans are gone by now
+    connection.execute("UPDATE meta SET value = ? WHERE name = 'counters'", [json.dumps(new)])
+    return ["the counters were corrected"] if new != old else []
+
+
+def _read(kind: type[Message], record: bytes) -> Any:
+    """Return a stored message, None where the bytes are none."""
+    try:
+        return kind.FromString(record)
+    except (DecodeError, TypeError):
+        return None

@@ -1,0 +1,500 @@
+"""The SQLite back end: one file, one connection that writes and checkpoints, others read only.
+
+The writer has a thread of its own and gets a commit as a few large statements: each statement gives up the
+interpreter lock and has to queue for it again beside a busy event loop, so a row a statement would be slow.
+Reads of a few rows are done where they are asked for: they take 10 us, a thread hop 120. Everything
+longer goes through aiosqlite. Every read is one short statement, so no reader holds the log back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sqlite3
+import zlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+from google.protobuf.message import DecodeError
+from lightningstore.service.rules import filters
+from lightningstore.service.rules.errors import (
+    DataDamaged,
+    StorageFailed,
+    StorageUnusable,
+    StoreError,
+)
+from lightningstore.service.rules.rows import (
+    AttemptRow,
+    LoadedRollout,
+    RequestRow,
+    ResourcesQuery,
+    RolloutQuery,
+    RolloutRow,
+    SpanRow,
+)
+from lightningstore.service.storage.base import Changes, Counters, FinishedRow, Snapshot, holds_any
+from lightningstore.service.storage.sqlite import file as datafile
+from lightningstore.service.storage.sqlite import place
+from lightningstore.service.storage.sqlite.commits import (
+    SQL,
+    ZLIB,
+    commit,
+    fold_log,
+    statements,
+    write,
+    write_and_commit,
+)
+from lightningstore.service.storage.sqlite.damage import Damage, is_damage
+from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.resources_pb2 import Resources
+from lightningstore.v1.rollout_pb2 import Rollout
+from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_RELAXED
+from lightningstore.v1.worker_pb2 import Worker
+
+logger = logging.getLogger(__name__)
+
+#: Reads of up to this many rollouts, and of about so many bytes, are done on the event loop at a time.
+INLINE_ROWS = 128
+READ_BYTES = 8 << 20
+#: Batches of spans, and about their bytes, that one commit deletes of what removed rollouts left behind.
+SWEPT_AT_ONCE = 1000
+SWEPT_BYTES = 16 << 20
+#: Statements that are prepared, each of up to 64 rows, before others have the event loop.
+STATEMENTS_AT_ONCE = 16
+#: Batches of spans that are read at a time end with the one that passes these bytes.
+SPAN_ROWS_A_READ = 16
+SPAN_BYTES_A_READ = 1 << 20
+#: Commits of up to this many bytes are prepared on the event loop, and only made durable in the thread.
+INLINE_BYTES = 64 << 10
+#: The log is folded back into the file after this many bytes of changes.
+CHECKPOINT_BYTES = 32 << 20
+
+
+class SqliteStorage:
+    """A store in one file. `compress` stores spans with zlib: a third of the size, half the speed."""
+
+    name = "sqlite"
+    durable = True
+
+    def __init__(self, path: Path, *, full_sync: bool = True, compress: bool = False) -> None:
+        """Take the file; `full_sync` makes answered writes survive a power cut."""
+        self.path = path
+        self._synchronous = "FULL" if full_sync else "NORMAL"
+        self.durability = DURABILITY_FULL if full_sync else DURABILITY_RELAXED
+        self._compress = compress
+        self._lock: datafile.Lock | None = None
+        self._place: place.Place | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._scanner: aiosqlite.Connection | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._unfolded = 0
+        self._damage = Damage()
+        #: Keys of removed rollouts whose batches of spans may still be there, oldest first.
+        self._leaving: list[int] = []
+
+    @property
+    def damaged_records(self) -> int:
+        """How many damaged records were found."""
+        return self._damage.count
+
+    # Opening and closing
+
+    async def open(self) -> Snapshot:
+        """Open or create the file and load what is live. Raises StorageUnusable."""
+        try:
+            if self._lock is None:
+                place.refuse_single_mount(self.path)
+                self._lock = datafile.Lock(self.path)
+            self._thread = ThreadPoolExecutor(1, "sqlite-writer")
+            loop = asyncio.get_running_loop()
+            self._writer = await loop.run_in_executor(self._thread, self._open_writer)
+            uri = f"{self.path.absolute().as_uri()}?mode=ro"
+            self._reader = sqlite3.connect(uri, uri=True, isolation_level=None)
+            self._scanner = await aiosqlite.connect(uri, uri=True, isolation_level=None)
+            snapshot = await self._snapshot()
+            self._place = place.Place(self.path, self._lock.descriptor)
+            return snapshot
+        except (StoreError, DecodeError, ValueError, TypeError, LookupError) as error:
+            await self.close()
+            raise StorageUnusable(
+                f"{self.path} is damaged: {error}; `lightningstore check` may say more"
+            ) from error
+        except BaseException:
+            await self.close()
+            raise
+
+    def _open_writer(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, cached_statements=256, check_same_thread=False
+        )
+        try:
+            datafile.prepare(connection, self._synchronous)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def check_place(self, *, log: bool = True) -> None:
+        """Raise DataFileLost where the file, or its log, is no longer where it was opened."""
+        if self._place is not None:
+            self._place.check(log=log)
+
+    async def secure(self) -> None:
+        """Bring what is in the log into the file that is held, which may lie elsewhere by now."""
+        writer, thread, held = self._writer, self._thread, self._place
+        if writer is None or thread is None or held is None or held.is_cut_short:
+            return
+        await asyncio.get_running_loop().run_in_executor(thread, fold_log, writer)
+
+    async def close(self) -> None:
+        """Close all connections and give up the file; a deleted one is copied first."""
+        held, self._place = self._place, None
+        lock, self._lock = self._lock, None
+        try:
+            if held is not None and held.is_cut_short:
+                # The last connection folds the log into the file, unless it can only read.
+                await self._close_writer()
+            scanner, self._scanner = self._scanner, None
+            if scanner is not None:
+                await scanner.close()
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+            await self._close_writer()
+        finally:
+            if lock is not None:
+                if held is not None and held.is_deleted:
+                    await asyncio.to_thread(datafile.rescue, lock.descriptor, self.path)
+                lock.release()
+
+    async def _close_writer(self) -> None:
+        if self._thread is not None:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                await asyncio.get_running_loop().run_in_executor(self._thread, writer.close)
+            self._thread.shutdown()
+            self._thread = None
+
+    async def _snapshot(self) -> Snapshot:
+        """Read what the engine needs, in parts that let others have the event loop."""
+        keys = [key for (key,) in await self._scan("live_keys")]
+        live: list[LoadedRollout] = []
+        while keys:
+            part = keys[: self._readable(keys)]
+            live += self._loaded("rollouts_by_key", part, "attempts_by_rollout")
+            del keys[: len(part)]
+            await asyncio.sleep(0)
+        counters = Counters()
+        for name, value in json.loads(self._read("get_meta", ["counters"])[0][0]).items():
+            if isinstance(value, dict):
+                value = {int(status): count for status, count in value.items()}  # noqa: PLW2901
+            setattr(counters, name, value)
+        leaving = self._read("get_meta", ["leaving"])
+        self._leaving = [int(key) for key in json.loads(leaving[0][0])] if leaving else []
+        requests = await self._scan("recent_requests")
+        return Snapshot(
+            store_id=self._read("get_meta", ["store_id"])[0][0],
+            counters=counters,
+            live=live,
+            workers=[Worker.FromString(record) for (record,) in await self._scan("all_workers")],
+            resources=list(await self._scan("all_resources")),
+            requests=[RequestRow(*row) for row in requests],
+        )
+
+    # Writing
+
+    def commit_now(self, changes: Changes) -> None:
+        """Never called: this back end is durable."""
+        raise NotImplementedError
+
+    async def commit(self, changes: Changes) -> None:
+        """Write all changes in one transaction."""
+        writer, thread = self._writer, self._thread
+        if writer is None or thread is None:
+            raise StorageFailed("the data file is closed")
+        # What goes may be much, whatever the size of the commit: deleting it is nothing for the event loop.
+        deletes = changes.removed or changes.swept or changes.forget_requests_before_ns
+        if changes.removed:
+            changes.exclude_removed()
+            self._leaving += changes.removed
+        written = []
+        for statement in statements(changes, self._leaving, compress=self._compress):
+            written.append(statement)
+            if len(written) % STATEMENTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self._unfolded += changes.size
+        fold = self._unfolded > CHECKPOINT_BYTES
+        if fold:
+            self._unfolded = 0
+        loop = asyncio.get_running_loop()
+        if changes.size <= INLINE_BYTES and not deletes:
+            write(writer, written)
+            await loop.run_in_executor(thread, commit, writer)
+        else:
+            await loop.run_in_executor(thread, write_and_commit, writer, written)
+        if fold:
+            self.check_place()  # folding the log into a file that was cut short would hide that
+            await loop.run_in_executor(thread, fold_log, writer)
+
+    # Reading
+
+    def _read(self, name: str, parameters: Sequence[Any] = (), **parts: str) -> list[Any]:
+        """Run a short query here and now."""
+        if self._reader is None:
+            raise StorageFailed("the data file is closed")
+        text = SQL[name].format(**parts) if parts else SQL[name]
+        try:
+            return self._reader.execute(text, parameters).fetchall()
+        except sqlite3.Error as first:
+            if not is_damage(first):
+                raise self._damage.failed_read(name, first) from first
+        try:  # a disk that failed for a moment looks like damage, too
+            return self._reader.execute(text, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._damage.failed_read(name, error, self._disk_error()) from error
+
+    @contextmanager
+    def _one_view(self) -> Iterator[None]:
+        """Let short queries see the same commit, whatever the writer does between them."""
+        if self._reader is None:
+            raise StorageFailed("the data file is closed")
+        self._reader.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._reader.in_transaction:  # an error may have ended it
+                self._reader.execute("ROLLBACK")
+
+    async def _scan(self, name: str, parameters: Sequence[Any] = (), **parts: str) -> list[Any]:
+        """Run a query that may take a while on the reading thread."""
+        if self._scanner is None:
+            raise StorageFailed("the data file is closed")
+        text = SQL[name].format(**parts) if parts else SQL[name]
+        try:
+            return list(await self._scanner.execute_fetchall(text, parameters))
+        except sqlite3.Error as first:
+            if not is_damage(first):
+                raise self._damage.failed_read(name, first) from first
+        if self._scanner is None:
+            raise StorageFailed("the data file is closed")
+        try:
+            return list(await self._scanner.execute_fetchall(text, parameters))
+        except sqlite3.Error as error:
+            raise self._damage.failed_read(name, error, self._disk_error()) from error
+
+    def _disk_error(self) -> OSError | None:
+        """Return how the disk fails, None where it can be read."""
+        try:
+            if self._lock is not None:
+                os.pread(self._lock.descriptor, 1, 0)
+        except OSError as error:
+            return error
+        return None
+
+    def _loaded(
+        self, by: str, wanted: Sequence[Any], attempts_of: str, *, skip: bool = False
+    ) -> list[LoadedRollout]:
+        """Return rollouts by key or id with attempts, in any order. Raises DataDamaged, unless told to `skip`."""
+        with self._one_view():
+            rows = self._read(by, wanted, marks=filters.marks(len(wanted)))
+            if not rows:
+                return []  # the usual case where a new id is looked for
+            keys = [row[0] for row in rows]
+            attempts: dict[int, list[Sequence[Any]]] = {key: [] for key in keys}
+            for attempt in self._read(attempts_of, keys, marks=filters.marks(len(keys))):
+                attempts[attempt[0]].append(attempt[1:])
+        loaded = []
+        for row in rows:
+            try:
+                loaded.append(_parsed(row, attempts[row[0]]))
+            except (DecodeError, ValueError) as error:
+                if not skip:
+                    raise DataDamaged(error, row[1]) from error
+                self._damage.skip(f"rollout {row[1]!r} (key {row[0]})", error)
+        return loaded
+
+    def _latest(self, keys: Sequence[int]) -> list[LoadedRollout]:
+        """Return rollouts with their latest attempts, in the order of the keys.
+
+        Those that were removed since their keys were read are left out, and damaged ones.
+        """
+        try:
+            loaded = self._loaded("rollouts_by_key", keys, "latest_attempts", skip=True)
+        except DataDamaged as error:
+            if len(keys) == 1:
+                self._damage.skip(f"rollout with key {keys[0]}", error.cause)
+                return []
+            return [loaded for key in keys for loaded in self._latest([key])]
+        found = {rollout.row.key: rollout for rollout in loaded}
+        return [found[key] for key in keys if key in found]
+
+    def _readable(self, keys: Sequence[int]) -> int:
+        """Return how many rollouts, from the first on, may be read on the event loop at a time."""
+        part = keys[:INLINE_ROWS]
+        try:
+            sizes = dict(self._read("sizes_by_key", part, marks=filters.marks(len(part))))
+        except DataDamaged:
+            return 1
+        total = 0
+        for i, key in enumerate(part):
+            total += sizes.get(key, 0)
+            if total > READ_BYTES:
+                return max(1, i)
+        return len(part)
+
+    async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
+        """Return what is stored of some of these rollouts."""
+        if len(rollout_ids) == 1:
+            return self._loaded("rollouts_by_id", rollout_ids, "attempts_by_rollout")
+        marks = filters.marks(len(rollout_ids))
+        keys = [key for key, _ in self._read("sizes_by_id", rollout_ids, marks=marks)]
+        while keys:
+            part = keys[: self._readable(keys)]
+            if loaded := self._loaded("rollouts_by_key", part, "attempts_by_rollout"):
+                return loaded
+            del keys[: len(part)]  # removed just now
+        return []
+
+    async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
+        """Yield matching rollouts."""
+        where, parameters = filters.where(query)
+        page, more = filters.page(query)
+        rows = await self._scan("scan_rollouts", [*parameters, *more], where=where, page=page)
+        keys = [key for (key,) in rows]
+        while keys:
+            part = keys[: self._readable(keys)]
+            for loaded in self._latest(part):
+                yield loaded
+            del keys[: len(part)]
+            await asyncio.sleep(0)
+
+    async def count_rollouts(self, query: RolloutQuery) -> int:
+        """Return how many match."""
+        where, parameters = filters.where(query)
+        return int((await self._scan("count_rollouts", parameters, where=where))[0][0])
+
+    async def group_members(self, group_id: str) -> list[str]:
+        """Return the ids of the group's rollouts in enqueue order."""
+        return [i for (i,) in await self._scan("group_members", [group_id])]
+
+    async def completions(self, after: int, limit: int) -> list[LoadedRollout]:
+        """Return finished rollouts by completion number."""
+        while rows := self._read("completions", [after, limit]):
+            keys = [key for key, _ in rows]
+            count = self._readable(keys)
+            if loaded := self._latest(keys[:count]):
+                return loaded
+            after = rows[count - 1][1]  # all of these are damaged, or were removed just now
+        return []
+
+    async def finished(
+        self, after: tuple[int, int], limit: int, ended_by_ns: int | None = None
+    ) -> list[FinishedRow]:
+        """Return finished rollouts by completion number, or those that had ended by a time."""
+        if ended_by_ns is None:
+            rows = await self._scan("finished", [after[0], limit])
+        else:
+            rows = await self._scan("finished_by", [ended_by_ns, *after, limit])
+        return [
+            FinishedRow((value, key), rollout_id, size) for value, key, rollout_id, size in rows
+        ]
+
+    async def leftover(self) -> list[int]:
+        """Return the keys of batches that a commit has yet to delete."""
+        while self._leaving:
+            part = self._leaving[:INLINE_ROWS]
+            marks = filters.marks(len(part))
+            rows = await self._scan("leftover", part, marks=marks, limit=str(SWEPT_AT_ONCE))
+            total = 0
+            for i, (_, size) in enumerate(rows):
+                total += size
+                if total > SWEPT_BYTES:
+                    del rows[max(1, i) :]
+                    break
+            if rows:
+                return [key for key, _ in rows]
+            self._leaving = [key for key in self._leaving if key not in part]
+        return []
+
+    async def span_ids(self, attempt_key: int, rollout_key: int) -> list[bytes]:
+        """Return the packed span ids of an attempt, batch by batch."""
+        return [ids for (ids,) in await self._scan("span_ids", [rollout_key, attempt_key])]
+
+    async def rows_with(
+        self, attempt_key: int, rollout_key: int, span_ids: set[bytes]
+    ) -> AsyncIterator[SpanRow]:
+        """Yield the batches of an attempt that hold any of these spans."""
+        for key, packed in reversed(await self._scan("batch_ids", [rollout_key, attempt_key])):
+            if holds_any(packed, span_ids):
+                async for row in self.scan_spans(rollout_key, attempt_key, key, key):
+                    yield row._replace(span_ids=packed)
+
+    async def scan_spans(
+        self, rollout_key: int, attempt_key: int | None, max_key: int, only: int | None = None
+    ) -> AsyncIterator[SpanRow]:
+        """Yield the batches of a rollout or an attempt, by first sequence id."""
+        place, most = (-1, 0), 2
+        while True:
+            parameters = [rollout_key, *place, max_key, attempt_key, most]
+            if only is not None:
+                rows, more = await self._scan("one_batch", [only]), False
+            else:
+                sizes = [size for (size,) in self._read("span_sizes", parameters)]
+                few = sum(
+                    before < SPAN_BYTES_A_READ for before in accumulate(sizes[:-1], initial=0)
+                )
+                rows = await self._scan("scan_spans", [*parameters[:-1], few]) if sizes else []
+                more = len(sizes) == most or few < len(sizes)
+            for key, owner, first, last, count, contiguous, encoding, data in rows:
+                plain = zlib.decompress(data) if encoding == ZLIB else data
+                yield SpanRow(
+                    key, rollout_key, owner, first, last, count, b"", plain, bool(contiguous)
+                )
+                place = (first, key)
+            if not more:
+                return
+            most = min(2 * most, SPAN_ROWS_A_READ)  # few at first: the reader may want no more
+
+    async def resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
+        """Return matching resources."""
+        parameters = [query.after, query.id_contains, query.limit]
+        rows = await self._scan("scan_resources", parameters)
+        return [(key, Resources.FromString(record)) for key, record in rows]
+
+    async def get_resources(self, resources_id: str) -> Resources | None:
+        """Return one record."""
+        rows = self._read("get_resources", [resources_id])
+        return Resources.FromString(rows[0][0]) if rows else None
+
+    async def used_bytes(self) -> int:
+        """Return the bytes of the file's pages that are in use."""
+        ((bytes_,),) = self._read("used_bytes")
+        return int(bytes_)
+
+    async def file_bytes(self) -> int:
+        """Return the size of the file and its log."""
+        parts = (self.path, Path(f"{self.path}-wal"))
+        return sum(path.stat().st_size for path in parts if path.exists())
+
+
+def _parsed(row: Sequence[Any], attempts: Iterable[Sequence[Any]]) -> LoadedRollout:
+    """Return a rollout from its columns. Raises DecodeError, ValueError for a damaged one."""
+    key, rollout_id, position, available_ns, record, input_json = row
+    if input_json is None:
+        raise ValueError("its input is missing")
+    rollout = Rollout.FromString(record)
+    if rollout.rollout_id != rollout_id:
+        raise ValueError("its record is of another rollout")
+    return LoadedRollout(
+        RolloutRow(key, rollout, position, available_ns),
+        input_json,
+        [AttemptRow(own, key, Attempt.FromString(data), last) for own, last, data in attempts],
+    )

@@ -1,0 +1,352 @@
+"""What is done to a data file from outside: backup, restore, check, vacuum. None of them needs the server.
+
+Backup and check read a file that a server has open, over a connection that never writes or checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from lightningstore.service.rules.errors import StorageUnusable
+from lightningstore.service.rules.times import nanoseconds
+from lightningstore.service.storage.sqlite import file as datafile
+from lightningstore.service.storage.sqlite.commits import ZLIB
+from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.resources_pb2 import Resources
+from lightningstore.v1.rollout_pb2 import Rollout
+from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
+from lightningstore.v1.worker_pb2 import Worker
+
+#: Pages that are copied between two reports of progress: 2 MiB.
+PAGES_A_STEP = 256
+Progress = Callable[[int, int], object]
+
+
+@contextmanager
+def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a file as it is at this moment, whatever is written meanwhile. Raises StorageUnusable."""
+    datafile.inspect(path)
+    written = path.stat().st_mtime_ns
+    alone = _alone(path)
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
+        with closing(
+            sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
+        ) as connection:
+            connection.execute("BEGIN")
+            connection.execute(
+                "SELECT count(*) FROM meta"
+            ).fetchone()  # from here on it stands still
+            yield connection
+        if alone and path.stat().st_mtime_ns != written:
+            raise StorageUnusable(f"{path} was written to meanwhile, by a server: try again")
+    except (
+        sqlite3.Error,
+        UnicodeDecodeError,
+    ) as error:  # the latter where it quotes a damaged schema
+        raise StorageUnusable(f"{path} cannot be read: {error}") from error
+
+
+def _alone(path: Path) -> bool:
+    """Return whether a file has no log, and lies where SQLite could not make one to read it.
+
+    Raises StorageUnusable where it has one that cannot be read there.
+    """
+    place = path.resolve()
+    log, index = Path(f"{place}-wal"), Path(f"{place}-shm")
+    # With both there SQLite makes nothing, and a server may be at work.
+    if os.access(place.parent, os.W_OK) or (log.exists() and index.exists()):
+        return False
+    if log.exists() and log.stat().st_size:
+        raise StorageUnusable(
+            f"{path} has a log, which can be read only where a file can be made beside it: "
+            "copy both to a folder that can be written"
+        )
+    return True
+
+
+def _silent(_done: int, _all: int) -> None:
+    """Report no progress."""
+
+
+def draft_of(target: Path) -> Path:
+    """Return where a copy is made before it gets its name."""
+    return target.with_name(f".{target.name}.{os.getpid()}")
+
+
+def _copy(path: Path, target: Path, mode: int, progress: Progress = _silent) -> None:
+    """Put a store, as it is at this moment with its log, in the place of another, or leave that as it is.
+
+    Raises StorageUnusable.
+    """
+    draft = draft_of(target)
+    try:
+        datafile.forget(draft)  # what a crash left
+        datafile.make(draft, mode)
+        try:
+            with _snapshot(path) as source:
+                _fill(draft, source, progress)
+            datafile.publish(draft, target)
+        finally:
+            datafile.forget(draft)
+    except OSError as error:
+        raise StorageUnusable(
+            f"{path} cannot be copied to {target}: {error.strerror or error}; "
+            f"{target.parent} must be a folder that can be written, with room for it"
+        ) from error
+
+
+def _fill(draft: Path, source: sqlite3.Connection, progress: Progress) -> None:
+    """Copy all pages. Raises OSError where a disk fails or is full, sqlite3.Error for a damaged source."""
+    try:
+        with closing(sqlite3.connect(draft)) as copy:
+            source.backup(
+                copy,
+                pages=PAGES_A_STEP,
+                progress=lambda _status, left, total: progress(total - left, total),
+                sleep=0,
+            )
+    except sqlite3.OperationalError as error:
+        raise OSError(str(error)) from error
+
+
+def backup(path: Path, target: Path, progress: Progress = _silent) -> int:
+    """Copy a store to a new file by SQLite's online backup, while it is served or not.
+
+    The copy is all that was answered when the backup began, and appears under its name only once it is
+    whole and on disk, readable to no more than the store is. Returns its size in bytes. Raises
+    StorageUnusable, FileExistsError.
+    """
+    datafile.inspect(path)
+    if target.exists():
+        raise FileExistsError(f"{target} is there already")
+    _copy(path, target, path.stat().st_mode, progress)
+    return target.stat().st_size
+
+
+def restore(source: Path, path: Path, *, replace: bool = False) -> None:
+    """Put a backup in a store's place, after a check of it. `replace`: also over whatever file is there.
+
+    The backup's log is part of it. The new file is readable to no more than the backup is, nor than the file
+    that goes. Raises StorageUnusable (a bad backup, the store itself, a full disk, or a server has the file),
+    FileExistsError.
+    """
+    found = check(source)
+    if found:
+        raise StorageUnusable(f"{source} is no good backup: {found[0]}")
+    mode = source.stat().st_mode
+    lock = None
+    if path.exists():
+        if path.samefile(source):
+            raise StorageUnusable(f"{source} is the store itself: give the file of a backup")
+        if not replace:
+            raise FileExistsError(f"{path} is there already")
+        lock = datafile.Lock(path, replaced=True)
+        mode &= path.stat().st_mode
+    try:
+        _copy(source, path, mode)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def vacuum(path: Path) -> tuple[int, int]:
+    """Give unused pages back to the file system; returns the bytes before and after.
+
+    Raises StorageUnusable, also where a server has the file or there is none.
+    """
+    datafile.inspect(path)  # the lock would make a store of nothing
+    lock = datafile.Lock(path)
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            before = path.stat().st_size
+            _sweep(connection)
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return before, path.stat().st_size
+    except sqlite3.Error as error:
+        raise StorageUnusable(f"{path} cannot be vacuumed: {error}") from error
+    finally:
+        lock.release()
+
+
+def _sweep(connection: sqlite3.Connection) -> None:
+    """Delete what a killed server had not deleted yet of rollouts that it removed."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(_LEAVING)
+    connection.execute("DELETE FROM spans WHERE rollout_key IN (SELECT key FROM leaving)")
+    connection.execute("DELETE FROM meta WHERE name = 'leaving'")
+    connection.execute("COMMIT")
+
+
+def check(path: Path) -> list[str]:
+    """Return what is wrong with a file: SQLite's own findings, and counters or columns that disagree with rows.
+
+    Raises StorageUnusable where it cannot be read at all.
+    """
+    with _snapshot(path) as connection:
+        found = [row for (row,) in connection.execute("PRAGMA integrity_check") if row != "ok"]
+        if not found:
+            connection.execute(_LEAVING)
+            found += _check_counters(connection)
+            for what, query in _NONE.items():
+                (count,) = connection.execute(query).fetchone()
+                if count:
+                    found.append(f"{count} {what}")
+            found += _check_records(connection)
+    return found
+
+
+def _check_counters(connection: sqlite3.Connection) -> Iterator[str]:
+    rows = connection.execute("SELECT value FROM meta WHERE name = 'counters'").fetchall()
+    try:
+        counters = dict(json.loads(rows[0][0]))
+        kept = {
+            name: {key: count for key, count in counters.get(name, {}).items() if count}
+            for name in _COUNTED
+        }
+        highest = {name: int(counters.get(name, 0)) for name in _HIGHEST}
+    except (ValueError, TypeError, AttributeError, IndexError):
+        yield "the counters cannot be read"
+        return
+    for name, query in _COUNTED.items():
+        counted = {str(key): count for key, count in connection.execute(query)}
+        if counted != kept[name]:
+            yield f"{name} by status: {counted} in rows, {kept[name]} in counters"
+    for what, query in _HIGHEST.items():
+        (there,) = connection.execute(query).fetchone()
+        if (there or 0) > highest[what]:
+            yield f"{what}: {there} in rows, {highest[what]} in counters"
+
+
+def _check_records(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield which records are no messages, or say something else than the columns beside them."""
+    for what, (query, said) in _RECORDS.items():
+        wrong = 0
+        for row in connection.execute(query):
+            try:
+                wrong += said(row[-1]) != row[:-1]
+            except (DecodeError, zlib.error):
+                wrong += 1
+        if wrong:
+            yield f"{wrong} {what} whose record disagrees with its columns"
+    for encoding, rollout_id, attempt, data, *columns in connection.execute(_SPANS):
+        try:
+            attempt_id = Attempt.FromString(attempt).attempt_id
+            plain = zlib.decompress(data) if encoding == ZLIB else data
+            batch = IngestSpansRequest.FromString(plain).batch
+        except (DecodeError, zlib.error):
+            batch, attempt_id = SpanBatch(), ""
+        if (batch.rollout_id, batch.attempt_id) != (rollout_id, attempt_id) or columns != (
+            batch_columns(batch, columns[0])
+        ):
+            yield "a batch of spans that disagrees with the columns beside it"
+
+
+_SPANS = (
+    "SELECT s.encoding, r.rollout_id, a.record, s.data, s.first_sequence_id, s.last_sequence_id,"
+    " s.contiguous, s.span_count, s.span_ids FROM spans s"
+    " JOIN rollouts r ON r.key = s.rollout_key JOIN attempts a ON a.key = s.attempt_key"
+)
+
+
+def batch_columns(batch: SpanBatch, first: int) -> list[Any]:
+    """Return the columns that a batch must have; one without numbers counts up from its `first`."""
+    count = len(batch.spans)
+    numbers = batch.sequence_ids or range(first, first + count) or [0]
+    ids = b"".join(span.span_id for span in batch.spans)
+    return [min(numbers), max(numbers), not batch.sequence_ids, count, ids]
+
+
+def _said_by_rollout(record: bytes) -> tuple[Any, ...]:
+    r = Rollout.FromString(record)
+    return (
+        *(r.rollout_id, r.status, r.mode, r.priority, r.group_id, r.resources_id),
+        *(nanoseconds(r.start_time), nanoseconds(r.end_time)),
+        *(r.attempt_count, r.latest_attempt_id, r.completion_number),
+    )
+
+
+def _said_by_attempt(record: bytes) -> tuple[Any, ...]:
+    a = Attempt.FromString(record)
+    return (a.rollout_id, a.status, a.attempt_id)
+
+
+def _counted_by_attempt(record: bytes) -> tuple[Any, ...]:
+    a = Attempt.FromString(record)
+    return (a.status, a.span_count)
+
+
+def _said_by_resources(record: bytes) -> tuple[Any, ...]:
+    r = Resources.FromString(record)
+    return (r.resources_id, r.version)
+
+
+#: What columns say and, last, the record; and what the record says of the same.
+_RECORDS: dict[str, tuple[str, Callable[[bytes], tuple[Any, ...]]]] = {
+    "rollouts": (
+        (
+            "SELECT rollout_id, status, mode, priority, group_id, resources_id, start_time, end_time,"
+            " attempt_count, latest_attempt_id, completion_number, record FROM rollouts"
+        ),
+        _said_by_rollout,
+    ),
+    "latest attempts": (
+        (
+            "SELECT r.rollout_id, a.status, r.latest_attempt_id, a.record FROM rollouts r JOIN attempts a"
+            " ON a.rollout_key = r.key AND a.key ="
+            " (SELECT max(key) FROM attempts WHERE rollout_key = r.key)"
+        ),
+        _said_by_attempt,
+    ),
+    "attempts": (
+        (
+            "SELECT status, coalesce((SELECT sum(span_count) FROM spans s WHERE s.attempt_key = a.key"
+            " AND s.rollout_key = a.rollout_key), 0), record FROM attempts a"
+        ),
+        _counted_by_attempt,
+    ),
+    "resources": ("SELECT resources_id, version, record FROM resources", _said_by_resources),
+    "workers": (
+        "SELECT worker_id, record FROM workers",
+        lambda record: (Worker.FromString(record).worker_id,),
+    ),
+}
+#: Rollouts that were removed and whose spans the server still deletes, a little at a time.
+_LEAVING = (
+    "CREATE TEMP VIEW leaving AS SELECT e.value AS key"
+    " FROM meta m, json_each(m.value) e WHERE m.name = 'leaving'"
+)
+_COUNTED = {
+    "rollouts": "SELECT status, count(*) FROM rollouts GROUP BY status",
+    "attempts": "SELECT status, count(*) FROM attempts GROUP BY status",
+}
+_HIGHEST = {
+    "rollout_key": "SELECT max(key) FROM rollouts",
+    "attempt_key": "SELECT max(key) FROM attempts",
+    "span_key": "SELECT max(key) FROM spans",
+    "completion_number": "SELECT max(completion_number) FROM rollouts",
+    "spans": "SELECT sum(span_count) FROM spans WHERE rollout_key NOT IN (SELECT key FROM leaving)",
+}
+_NONE = {
+    "attempts without a rollout": "SELECT count(*) FROM attempts a LEFT JOIN rollouts r"
+    " ON r.key = a.rollout_key WHERE r.key IS NULL",
+    "batches of spans without a rollout": "SELECT count(*) FROM spans s LEFT JOIN rollouts r"
+    " ON r.key = s.rollout_key WHERE r.key IS NULL AND s.rollout_key NOT IN (SELECT key FROM leaving)",
+    "inputs without a rollout": "SELECT count(*) FROM inputs i LEFT JOIN rollouts r"
+    " ON r.key = i.rollout_key WHERE r.key IS NULL",
+    "attempts whose spans have higher numbers": "SELECT count(*) FROM attempts a WHERE last_sequence_id <"
+    " (SELECT max(last_sequence_id) FROM spans s WHERE s.attempt_key = a.key"
+    " AND s.rollout_key = a.rollout_key)",
+    "rollouts without an input": "SELECT count(*) FROM rollouts r LEFT JOIN inputs i"
+    " ON i.rollout_key = r.key WHERE i.rollout_key IS NULL",
+}
