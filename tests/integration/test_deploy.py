@@ -70,7 +70,7 @@ def test_image_copies_what_exists_and_runs_as_nobody_special() -> None:
 def test_context_of_the_image_holds_what_exists_and_no_keys_or_environments() -> None:
     assert [name for name in context() if not (ROOT / name).exists()] == []
     kept = {Path(name).parts[0] for name in context()}
-    assert kept == {"pyproject.toml", "README.md", "generated", "service", "client"}
+    assert kept == {"pyproject.toml", "README.md", "LICENSE", "generated", "service", "client"}
 
 
 @pytest.mark.timeout(300)

@@ -69,3 +69,55 @@ def test_every_call_is_in_the_contract_suite() -> None:
     suite = "".join(p.read_text() for p in (ROOT / "tests/contract").glob("*.py"))
     calls = [snake_case(method.name) for method in SERVICE.methods]
     assert [call for call in calls if f".{call}(" not in suite] == []
+
+
+def test_architecture_names_every_module_of_the_server() -> None:
+    package = ROOT / "service/lightningstore/service"
+    page = (ROOT / "docs/architecture.md").read_text()
+    modules = [p for p in package.rglob("*.py") if p.name != "__init__.py"]
+    assert len(modules) > 80
+    named = [f"`{p.relative_to(package)}`" for p in modules]
+    assert [name for name in named if name not in page] == []
+
+
+def test_readme_links_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    pages = list((ROOT / "docs").rglob("*.md")) + list((ROOT / "client").glob("*/README.md"))
+    named = [str(p.relative_to(ROOT)) for p in pages]
+    assert [name for name in named if f"]({name})" not in readme] == []
+
+
+#: Phrases of the voice that this project had, as regular expressions, and what to say instead.
+BANNED = {
+    r"\bfor ever\b": "without end, unlimited",
+    r"\bby and by\b": "gradually",
+    r"\bso many (seconds|bytes|times)\b": "a number of …",
+    r"\b[Ww]hat is no\b": "invalid",
+}
+
+
+def test_no_constructor_says_only_that_it_takes_its_arguments() -> None:
+    empty = re.compile(r"(Take|Start|Begin|Keep|Hold)\b[^.;:]{0,40}\.")
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and node.name == "__init__"
+        and empty.fullmatch(ast.get_docstring(node) or "")
+    ]
+    assert found == []
+
+
+def test_texts_are_plain_english() -> None:
+    found = []
+    for path in (*sources(), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"):
+        if path.name == "test_tidy.py":
+            continue
+        text = path.read_text()
+        found += [
+            f"{path.relative_to(ROOT)}: {match[0]!r}, say {better}"
+            for phrase, better in BANNED.items()
+            for match in re.finditer(phrase, text)
+        ]
+    assert found == []
