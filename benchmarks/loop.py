@@ -98,6 +98,6 @@ class Stage:
 
 
 def slices(seconds: float, length: float) -> list[float]:
-    """Return about as long slices that make up so many seconds, two at least."""
+    """Return slices of about the same length that make up a duration in seconds, at least two."""
     count = max(2, round(seconds / length))
     return [seconds / count] * count

@@ -107,7 +107,7 @@ def _by_part(
 
 
 def as_json(bench: Bench, seconds: float) -> dict[str, Any]:
-    """Return all that is known of a run that took so many seconds."""
+    """Return all that is known of a run; its duration is in seconds."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds),

@@ -63,7 +63,7 @@ class ManualClock:
         await self._settle()
 
     async def until_asleep(self, seconds: float) -> None:
-        """Return once somebody wants to be woken in so many seconds: a server may take its time to get there."""
+        """Return once somebody waits for a time that many seconds ahead: a server may take its time to get there."""
         target = self._monotonic + seconds
         while not any(abs(until - target) < 1e-6 for until, _ in self._sleepers.values()):
             await asyncio.sleep(0.001)

@@ -65,7 +65,6 @@ class Runners:
     """The runner processes. Their names, which are their workers' ids, begin with their languages."""
 
     def __init__(self, address: str, languages: list[str], count: int) -> None:
-        """Start them, of each language in turn."""
         self._address = address
         names = [f"{languages[n % len(languages)]}-{n}" for n in range(count)]
         self._processes = {name: self._start(name) for name in names}
@@ -99,7 +98,6 @@ class Training:
     """The algorithm: a policy, and the rounds that improve it."""
 
     def __init__(self, store: LightningStore, languages: list[str], batch: int, seed: int) -> None:
-        """Start with a policy that knows nothing."""
         self.store = store
         self.played = dict.fromkeys(languages, 0)
         self.batch = batch

@@ -40,7 +40,6 @@ class ProcessDriver:
     """A driver in a process of its own."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
-        """Start it. `log`: where its stderr goes."""
         self._log = log
         self._stderr = log.open("w")
         self._process = subprocess.Popen(
@@ -69,7 +68,7 @@ class ProcessDriver:
                     self._answers[found["id"]].append(found)
                     self._changed.notify_all()
             except (ValueError, KeyError, TypeError):
-                fault = f"wrote what is no answer: {line[:200]!r}"
+                fault = f"wrote an invalid answer: {line[:200]!r}"
                 break
         with self._changed:
             self._fault = fault

@@ -33,7 +33,6 @@ class Drivers:
     """Drivers by language and server, each started when it is first needed."""
 
     def __init__(self, logs: Path) -> None:
-        """Take the folder for what they write to stderr."""
         self._logs = logs
         self._running: dict[tuple[str, str], ProcessDriver] = {}
         self._numbers = itertools.count()
@@ -62,7 +61,6 @@ class Suite:
     """All runs of all scenarios, and what came of them."""
 
     def __init__(self, chosen: Sequence[Language], drivers: Drivers) -> None:
-        """Take the languages to run."""
         self._languages = chosen
         self._drivers = drivers
         self._numbers = itertools.count(1)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,13 @@ _OPEN = (
     rollouts.ROLLOUT_STATUS_RUNNING,
     rollouts.ROLLOUT_STATUS_REQUEUING,
 )
-_LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class Server:
     """A server over one back end, with some options."""
 
     def __init__(self, backend: str, settings: dict[str, Any]) -> None:
-        """Take the options as scenarios write them."""
         self._folder = tempfile.TemporaryDirectory(prefix="lightningstore-conformance-")
         self._options = ["--backend", backend, "--db", str(self._path("store.db")), "--grace", "2"]
         #: What scenarios may name: the tokens.
@@ -129,7 +128,6 @@ class Servers:
     """Servers by their settings, each started when it is first needed."""
 
     def __init__(self, backend: str) -> None:
-        """Take the back end of them all."""
         self.backend = backend
         self._shared: dict[tuple[tuple[str, Any], ...], Server] = {}
 

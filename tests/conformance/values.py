@@ -8,7 +8,7 @@ list. Generators:
 | `{"$json": value}` | that value as compact JSON text in UTF-8, in base64 |
 | `{"$text": text}` | that text in UTF-8, in base64 |
 | `{"$hex": digits}` | these bytes, in base64 |
-| `{"$repeat": [text, count]}` | the text so many times |
+| `{"$repeat": [text, count]}` | the text, `count` times |
 | `{"$list": [count, item]}` | a list of so many items, `${index}` in each from 0 |
 | `{"$concat": [a, b, …]}` | lists, or texts, one after the other |
 """

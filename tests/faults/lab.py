@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import grpc
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from typing_extensions import Self
 
 HERE = Path(__file__).parent
 COMMAND = str(Path(sys.executable).parent / "lightningstore")

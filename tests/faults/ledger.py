@@ -311,7 +311,7 @@ def _is_of_a_late_write(error: grpc.aio.AioRpcError) -> bool:
 
 
 async def work_until(ledger: Ledger, address: str, seconds: float, end) -> None:
-    """Have eight clients work, and `end` the server so many seconds after the first answer."""
+    """Have eight clients work, and `end` the server that many seconds after the first answer."""
     ledger.heard.clear()
     channels = [grpc.aio.insecure_channel(address) for _ in range(4)]
     stubs = [LightningStoreServiceStub(channel) for channel in channels]

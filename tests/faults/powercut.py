@@ -46,7 +46,6 @@ class Disk:
     """The files of a store: what is surely on disk of each, and what was written since."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
-        """Take the files as they are at the start, by their letters."""
         self._synced = {file: bytearray(data) for file, data in files.items()}
         self._unsynced: dict[str, list[Event]] = {file: [] for file in LETTERS}
 

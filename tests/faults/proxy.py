@@ -6,9 +6,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 CHUNK = 1 << 16
 
@@ -18,8 +16,8 @@ class Proxy:
 
     `hold_up` and `hold_down` stop the bytes towards server and client, as a connection does that is half open
     or whose reader does not read; `swallow` throws away what the server answers, and calls `swallowed`.
-    `latency` holds every piece back for so many seconds, `slices` cuts the bytes into pieces of at most so many,
-    `rate` lets so many bytes a second through, each way and connection.
+    `latency` is the delay of every piece in seconds, `slices` the maximum length of a piece in bytes,
+    `rate` the bytes per second, each way and connection.
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class Proxy:
         self._run(self._gates(up=True, down=True))
 
     def abandon(self) -> None:
-        """Leave the connections that are open half open for ever; new ones get through."""
+        """Leave the connections that are open half open for good; new ones get through."""
         self._run(self._abandon())
 
     def cut(self) -> None:

@@ -94,7 +94,7 @@ class History:
             self.digest.update(len(part).to_bytes(4, "big") + part)
 
     def _note(self, method: str, request: Any, answer: Any) -> None:
-        """Keep what has to be there for ever, and refuse what was given twice."""
+        """Keep what must never go, and refuse what was given twice."""
         if method in ("enqueue_rollouts", "dequeue_rollouts"):
             self.rollouts.update(r.rollout_id for r in answer.rollouts)
         claimed = list(answer.rollouts) if method == "dequeue_rollouts" else []

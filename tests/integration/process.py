@@ -67,7 +67,7 @@ async def run(
     )
     try:
         out, errors = await asyncio.wait_for(process.communicate(stdin), START_SECONDS)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         process.kill()
         await process.communicate()
         raise

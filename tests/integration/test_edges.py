@@ -44,7 +44,7 @@ LONGEST_SECONDS = 2.0
 
 
 def field(number: int, *parts: bytes) -> list[bytes]:
-    """Return a field of bytes in pieces: in these depths copying each level would take for ever."""
+    """Return a field of bytes in pieces: in these depths copying each level would take too long."""
     size, head = sum(map(len, parts)), bytes([number << 3 | 2])
     while size > 127:
         head += bytes([size & 127 | 128])
@@ -148,7 +148,7 @@ async def narrow(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 def pad(request: Any, span: Span, size: int) -> None:
-    """Make the request exactly so many bytes long, by the name of a span in it."""
+    """Make the request exactly that long, in bytes, by the name of a span in it."""
     span.name = "x" * 1000  # from here on lengths take two bytes
     while missing := size - request.ByteSize():
         span.name = "x" * (len(span.name) + missing)

@@ -260,7 +260,7 @@ def test_driver_is_held_to_the_protocol(tmp_path: Path) -> None:
         driver.answer(driver.send("call", text=""), ["started"], 0)
     driver.close()
     driver = start()
-    with pytest.raises(DriverError, match="what is no answer"):
+    with pytest.raises(DriverError, match="an invalid answer"):
         driver.answer(driver.send("garble"), ["ok"], time.monotonic() + SECONDS)
     driver.close()
     driver = start()

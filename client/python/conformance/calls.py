@@ -29,7 +29,6 @@ class Call:
     """One call."""
 
     def __init__(self, client: LightningStore, command: dict[str, Any]) -> None:
-        """Take the connection and what to call."""
         self._client = client
         self._command = command
         self._method = SERVICE.FindMethodByName(command["method"])

@@ -21,7 +21,6 @@ class Driver:
     """One connection, and what is under way over it."""
 
     def __init__(self, address: str) -> None:
-        """Take the server's address."""
         self._address = address
         self._lock = threading.Lock()
         self._client = LightningStore(address)

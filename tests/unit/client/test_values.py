@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pickle
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from lightningstore.client import (
@@ -81,8 +81,8 @@ def test_times_are_utc_whatever_the_zone_they_came_in() -> None:
     east = datetime(2026, 1, 15, 10, 30, 45, 123456, timezone(timedelta(hours=2)))
     back = convert.from_timestamp(convert.to_timestamp(east))
     assert back == east
-    assert back.tzinfo is timezone.utc
-    before = datetime(1969, 12, 31, 23, 59, 59, 500000, timezone.utc)
+    assert back.tzinfo is UTC
+    before = datetime(1969, 12, 31, 23, 59, 59, 500000, UTC)
     assert convert.from_timestamp(convert.to_timestamp(before)) == before
 
 

@@ -32,7 +32,6 @@ class Written:
     """A rollout that stands in a file already."""
 
     def __init__(self, line: bytes) -> None:
-        """Take its line. Raises ValueError."""
         row = rows.row_of(line)
         self.rollout_id: str = row["rollout_id"]
         self._finish = tuple(row.get(key) for key in ("status", "end_time", "attempt_count"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -117,7 +116,7 @@ class StoreTransport:
             arguments += (timeout,)  # type: ignore[assignment]
         try:
             return _copy(await _within(timeout, operation.call(*arguments)))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise DeadlineExceededError(f"no answer within {timeout} s") from None
         except Exception as error:
             raise _error(error) from error
@@ -156,12 +155,9 @@ class StoreTransport:
 
 
 async def _within(timeout: float | None, answer: Awaitable[Message]) -> Message:
-    """Await an answer. Raises asyncio.TimeoutError."""
-    if sys.version_info >= (3, 11):
-        async with asyncio.timeout(timeout):  # a tenth of the cost of wait_for, which makes a task
-            return await answer
-    else:
-        return await asyncio.wait_for(answer, timeout)
+    """Await an answer. Raises TimeoutError."""
+    async with asyncio.timeout(timeout):  # a tenth of the cost of wait_for, which makes a task
+        return await answer
 
 
 def _copy(message: Message) -> Message:

@@ -73,7 +73,6 @@ class LightningStoreError(Exception):
         retry_delay: float | None = None,
         field_violations: Iterable[FieldViolation] = (),
     ) -> None:
-        """Take what the server said."""
         super().__init__(message)
         #: What went wrong, for people.
         self.message = message

@@ -35,7 +35,7 @@ from opentelemetry.sdk.trace import export as sdk
 logger = logging.getLogger(__name__)
 
 MIB = 1 << 20
-#: A stream is closed, and thereby acknowledged, after so many bytes.
+#: A stream is closed, and thereby acknowledged, after this number of bytes.
 STREAM_BYTES = 16 * MIB
 #: Seconds after which a stream that got no answer is sent again.
 STREAM_TIMEOUT = 60.0

@@ -1,4 +1,4 @@
-"""Works on rollouts: claim, run a function, report, for ever."""
+"""Works on rollouts: claim, run a function, report, repeat."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ class Runner:
                 await asyncio.wait_for(
                     self._wait_for_wakeup(), None if left == float("inf") else left
                 )
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 continue
 
     def _abandon(self) -> None:

@@ -2,7 +2,7 @@
 
 Spans that name their attempt go there by OTLP's own call. The others belong nowhere, unless a rollout is made
 of each of their traces: then the files are read twice, first all of them for what a rollout must know of its
-trace, which may be spread over files that rotate. What is no span is left out and counted, as OTLP itself does:
+trace, which may be spread over files that rotate. Whatever is not a span is left out and counted, as OTLP itself does:
 the rest of a trace is worth more than an error.
 """
 
@@ -160,7 +160,6 @@ class _Reading:
     """One file on its way in."""
 
     def __init__(self, path: Path, most: int) -> None:
-        """Take the file, and how many bytes a span may have."""
         self._path = path
         self._most = most
         self.refused = _Refused("refused")

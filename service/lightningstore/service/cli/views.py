@@ -56,7 +56,6 @@ class View:
     """A connection to the server and a way to show what it says."""
 
     def __init__(self, address: str, *, as_json: bool, color: bool, **security: Any) -> None:
-        """Take the options that all views have."""
         self.channel, self.stub = connect(address, **security)
         self.as_json = as_json
         self.console = Console(no_color=not color, highlight=False)

@@ -46,7 +46,7 @@ class Budget:
         self.waiting_bytes += size
         try:
             await asyncio.wait_for(place[1], seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise self._busy() from None
         except BaseException:
             if place[1].done() and not place[1].cancelled():

@@ -25,7 +25,6 @@ class Turn:
     __slots__ = ("_until",)
 
     def __init__(self) -> None:
-        """Begin a turn."""
         self._until = time.perf_counter() + TURN_SECONDS
 
     def over(self) -> bool:

@@ -12,7 +12,7 @@ from lightningstore.service.storage.base import Changes, Storage
 
 logger = logging.getLogger(__name__)
 
-#: Reports are taken while less than so many times the limit waits for the disk.
+#: Reports are accepted while the bytes that wait for the disk are below this multiple of the limit.
 REPORT_SHARE = 2
 
 
@@ -22,7 +22,6 @@ class Reserved:
     __slots__ = ("_committer", "_size")
 
     def __init__(self, committer: Committer, size: int) -> None:
-        """Take both."""
         self._committer = committer
         self._size = size
 
@@ -118,7 +117,7 @@ class Committer:
             self._held += size
             try:
                 await asyncio.wait_for(self.room(), seconds)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 self.admit()
             finally:
                 self._held -= size

@@ -50,7 +50,7 @@ class Deadlines:
         return min((time for time in due if time is not None), default=None)
 
     def delay(self, entry: Entry, seconds_left: float) -> None:
-        """Have the watchdog put a rollout into the queue after so many seconds."""
+        """Have the watchdog put a rollout into the queue after that time, in seconds."""
         if self.delays.push(self._clock.monotonic() + seconds_left, entry):
             self.earlier.set()
 

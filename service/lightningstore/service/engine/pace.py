@@ -13,7 +13,6 @@ class Pace:
     """How many records to read next: few large ones, so that nobody waits long and memory holds."""
 
     def __init__(self) -> None:
-        """Begin with a few: nothing is known yet."""
         self.count = 8
 
     def note(self, read: Iterable[int]) -> None:

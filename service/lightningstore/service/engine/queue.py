@@ -19,7 +19,6 @@ class RolloutQueue:
     """
 
     def __init__(self) -> None:
-        """Start empty."""
         self._places: dict[str, tuple[int, Item]] = {}  # id → lane, item
         self._lanes: dict[int, list[Item]] = {}  # mode → heap
         self._dead = 0

@@ -39,7 +39,6 @@ class AttemptState:
     )
 
     def __init__(self, entry: Entry, key: int, record: Attempt, last_sequence_id: int = 0) -> None:
-        """Take what a row holds."""
         self.entry = entry
         self.key = key
         self.record = record
@@ -74,7 +73,6 @@ class Entry:
     )
 
     def __init__(self, key: int, rollout: Rollout, input_json: bytes) -> None:
-        """Take what a row holds."""
         self.key = key
         self.rollout = rollout
         self.input_json = input_json
@@ -114,7 +112,6 @@ class Hold:
     __slots__ = ("count",)
 
     def __init__(self) -> None:
-        """Start with nobody."""
         self.count = 0
 
     def __enter__(self) -> None:
@@ -130,7 +127,6 @@ class State:
     """All that the engine holds in memory."""
 
     def __init__(self, counters: Counters) -> None:
-        """Start empty, with the totals of the back end."""
         self.counters = counters
         self.entries: dict[str, Entry] = {}
         self.cache: OrderedDict[str, int] = OrderedDict()  # finished entries → bytes, oldest first

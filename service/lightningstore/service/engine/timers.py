@@ -17,7 +17,6 @@ class Worst:
     """The largest of the values noted in the last one to two minutes."""
 
     def __init__(self) -> None:
-        """Start with nothing noted."""
         self._period = 0
         self._now = self._before = 0.0
 
@@ -47,7 +46,6 @@ class Timers(Generic[T]):
     """
 
     def __init__(self) -> None:
-        """Start empty."""
         self._heap: list[tuple[float, int, T]] = []
         self._armed: dict[T, float] = {}
         self._ties = count()

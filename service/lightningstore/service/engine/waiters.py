@@ -27,7 +27,6 @@ class Waiter:
     __slots__ = ("error", "finished", "ready")
 
     def __init__(self) -> None:
-        """Start with nothing."""
         self.ready = asyncio.Event()
         self.finished: list[Completion] = []
         self.error: StoreError | None = None
@@ -44,7 +43,6 @@ class Waiters:
     """The registry of those who wait for rollouts to finish."""
 
     def __init__(self) -> None:
-        """Start with nobody."""
         self._by_rollout: dict[str, dict[Waiter, None]] = {}
         self._entered: dict[Waiter, None] = {}
         self._watchers: dict[Waiter, None] = {}

@@ -33,7 +33,6 @@ class WorkerState:
     __slots__ = ("attempts", "record")
 
     def __init__(self, record: Worker) -> None:
-        """Take its record."""
         self.record = record
         #: The live attempts that name it, by key, the newest last.
         self.attempts: dict[int, Assignment] = {}

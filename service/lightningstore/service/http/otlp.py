@@ -242,7 +242,7 @@ async def _body(request: web.BaseRequest, limit: int) -> bytes:
 
     try:
         await asyncio.wait_for(read(), IDLE_SECONDS)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise _Unsuited(408, FieldInvalid("body", f"not here in {IDLE_SECONDS:g} s")) from None
     except _BROKEN as error:
         raise FieldInvalid("body", f"cannot be read: {type(error).__name__}") from None

@@ -209,7 +209,6 @@ class Sorted:
     """The places of a row by sequence id, start time and span id, in 40 bytes each."""
 
     def __init__(self, key: int, places: list[Place]) -> None:
-        """Take them in any order."""
         places.sort()
         self._key = key
         self._numbers = array("q", [place.sort[0] for place in places])

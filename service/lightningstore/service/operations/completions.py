@@ -28,7 +28,7 @@ from lightningstore.v1.completion_pb2 import (
     WatchRolloutsResponse,
 )
 
-#: A stream that has nothing to say shows every so many seconds that it lives.
+#: Seconds after which a quiet stream shows that it is alive.
 TICK = 15.0
 CHUNK_BYTES = 1 << 20
 CHUNK_ROLLOUTS = 256

@@ -68,7 +68,6 @@ class Tally:
     """Counts what becomes of the spans of one call."""
 
     def __init__(self) -> None:
-        """Start at nothing."""
         self.result = IngestResult()
         self.messages = 0
         self._stops: dict[tuple[str, str], Stop] = {}

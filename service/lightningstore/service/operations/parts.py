@@ -37,7 +37,6 @@ class Parsed:
     __slots__ = ("_batch", "_data", "attempt_id", "given", "rollout_id", "span_ids")
 
     def __init__(self, batch: SpanBatch, data: bytes | None, span_ids: list[bytes]) -> None:
-        """Take the batch and the ids of its spans."""
         self._batch = batch
         self._data = data
         self.span_ids = span_ids

@@ -64,7 +64,7 @@ async def fail(context: Context, error: BaseException, method: str, *, closing: 
     if isinstance(error, StoreError):
         await abort(context, error)
     if isinstance(error, asyncio.CancelledError):
-        # Where it was the client who went, a status would wait in gRPC for ever, about one time in six.
+        # Where it was the client who went, a status would never leave gRPC, about one time in six.
         if not closing or context.cancelled() or context.done():
             raise error
         # Not the client's doing: a call that just vanished would leave it without a status.
@@ -193,7 +193,6 @@ class Streams:
     """Counts the open streams of the server and refuses those above the limit."""
 
     def __init__(self, most: int) -> None:
-        """Take the limit."""
         self._most = most
         self._open = 0
 

@@ -15,7 +15,7 @@ from lightningstore.service.rules import wire
 from lightningstore.service.rules.errors import BatchTooLarge, MalformedMessage
 from lightningstore.v1.span_pb2 import SpanBatch
 
-#: Parsing so many bytes of the smallest messages takes 11 ms.
+#: Parsing this number of bytes, in the smallest messages, takes 11 ms.
 LARGE_BYTES = 256 << 10
 #: Bytes of nested messages, and of packed numbers, that are not looked into. Parsing them takes 40 ms at most, and
 #: the small rollouts of a large batch need no walk of their own.

@@ -28,7 +28,6 @@ class Health:
     """The status of each service, and who watches it."""
 
     def __init__(self) -> None:
-        """Start without services."""
         self._services: frozenset[str] = frozenset()
         self._usable = True
         self._stopping = False

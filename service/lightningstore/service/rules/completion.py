@@ -12,7 +12,6 @@ class Completion:
     __slots__ = ("_wire", "number", "rollout_id", "shown", "size")
 
     def __init__(self, shown: Shown) -> None:
-        """Take the rollout with input and latest attempt."""
         self.number = shown.rollout.completion_number
         self.rollout_id = shown.rollout.rollout_id
         self.shown = shown

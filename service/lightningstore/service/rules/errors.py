@@ -55,7 +55,6 @@ class MalformedMessage(StoreError):
     reason = reasons.ERROR_REASON_MALFORMED_MESSAGE
 
     def __init__(self, message_name: str) -> None:
-        """Take the full name of the expected message."""
         super().__init__(f"the bytes are no valid {message_name}", message=message_name)
 
 
@@ -65,7 +64,6 @@ class PageTokenMismatch(StoreError):
     reason = reasons.ERROR_REASON_PAGE_TOKEN_MISMATCH
 
     def __init__(self) -> None:
-        """Take nothing: a token is opaque."""
         super().__init__("page_token: not from a page of this query; start again without it")
 
 
@@ -75,7 +73,6 @@ class RequestIdReused(StoreError):
     reason = reasons.ERROR_REASON_REQUEST_ID_REUSED
 
     def __init__(self, request_id: str) -> None:
-        """Take the request id."""
         super().__init__(
             f"request_id {request_id!r} was used for another request; make a new one for each",
             requestId=request_id,
@@ -88,7 +85,6 @@ class RolloutNotFound(StoreError):
     reason = reasons.ERROR_REASON_ROLLOUT_NOT_FOUND
 
     def __init__(self, rollout_id: str) -> None:
-        """Take the unknown id."""
         super().__init__(f"no rollout {quoted(rollout_id)}", rolloutId=rollout_id)
 
 
@@ -98,7 +94,6 @@ class AttemptNotFound(StoreError):
     reason = reasons.ERROR_REASON_ATTEMPT_NOT_FOUND
 
     def __init__(self, rollout_id: str, attempt_id: str) -> None:
-        """Take the ids asked for."""
         super().__init__(
             f"rollout {quoted(rollout_id)} has no attempt {quoted(attempt_id)}",
             rolloutId=rollout_id,
@@ -127,7 +122,6 @@ class WorkerNotFound(StoreError):
     reason = reasons.ERROR_REASON_WORKER_NOT_FOUND
 
     def __init__(self, worker_id: str) -> None:
-        """Take the unknown id."""
         super().__init__(f"no worker {quoted(worker_id)}", workerId=worker_id)
 
 
@@ -137,7 +131,6 @@ class GroupNotFound(StoreError):
     reason = reasons.ERROR_REASON_GROUP_NOT_FOUND
 
     def __init__(self, group_id: str) -> None:
-        """Take the unknown id."""
         super().__init__(f"no rollout is in group {quoted(group_id)}", groupId=group_id)
 
 
@@ -147,7 +140,6 @@ class RolloutExists(StoreError):
     reason = reasons.ERROR_REASON_ROLLOUT_EXISTS
 
     def __init__(self, rollout_id: str) -> None:
-        """Take the id."""
         super().__init__(
             f"rollout {quoted(rollout_id)} exists with other content", rolloutId=rollout_id
         )
@@ -159,7 +151,6 @@ class ResourcesExist(StoreError):
     reason = reasons.ERROR_REASON_RESOURCES_EXISTS
 
     def __init__(self, resources_id: str) -> None:
-        """Take the id."""
         super().__init__(
             f"resources {quoted(resources_id)} exist; UpdateResources replaces them",
             resourcesId=resources_id,
@@ -186,7 +177,6 @@ class TransitionNotAllowed(StoreError):
     reason = reasons.ERROR_REASON_TRANSITION_NOT_ALLOWED
 
     def __init__(self, what: str, old: str, new: str) -> None:
-        """Take what it is about and the names of both statuses."""
         super().__init__(f"{what} is {old} and cannot become {new}", **{"from": old, "to": new})
 
 
@@ -196,7 +186,6 @@ class SpansEvicted(StoreError):
     reason = reasons.ERROR_REASON_SPANS_EVICTED
 
     def __init__(self, rollout_id: str) -> None:
-        """Take the rollout's id."""
         super().__init__(
             f"the spans of rollout {quoted(rollout_id)} were evicted from memory",
             rolloutId=rollout_id,
@@ -209,7 +198,6 @@ class StoreIdMismatch(StoreError):
     reason = reasons.ERROR_REASON_STORE_ID_MISMATCH
 
     def __init__(self, given: str, own: str) -> None:
-        """Take both store ids."""
         super().__init__(
             f"store_id: this is store {own!r}, the completion number is from {quoted(given)}",
             storeId=own,
@@ -222,7 +210,6 @@ class CompletionNumberBeyondEnd(StoreError):
     reason = reasons.ERROR_REASON_COMPLETION_NUMBER_BEYOND_END
 
     def __init__(self, given: int, last: int) -> None:
-        """Take the number asked for and the last one."""
         super().__init__(
             f"after_completion_number: {given} is above the last one, {last}", last=last
         )
@@ -246,7 +233,6 @@ class PayloadTooLarge(StoreError):
     reason = reasons.ERROR_REASON_PAYLOAD_TOO_LARGE
 
     def __init__(self, field: str, size: int, limit: int) -> None:
-        """Take the field, its bytes and how many it may have."""
         super().__init__(
             f"{field}: {size} bytes, at most {limit} are allowed", field=field, limitBytes=limit
         )
@@ -258,7 +244,6 @@ class QueueFull(StoreError):
     reason = reasons.ERROR_REASON_QUEUE_FULL
 
     def __init__(self, limit: int) -> None:
-        """Take the limit of the queue's length."""
         super().__init__(f"the queue is full: at most {limit} rollouts", limit=limit)
         self.retry_delay = 1.0
 
@@ -269,7 +254,6 @@ class Busy(StoreError):
     reason = reasons.ERROR_REASON_BUSY
 
     def __init__(self, message: str) -> None:
-        """Take what there is too much of."""
         super().__init__(message)
         self.retry_delay = 0.5
 
@@ -280,7 +264,6 @@ class ShuttingDown(StoreError):
     reason = reasons.ERROR_REASON_SHUTTING_DOWN
 
     def __init__(self) -> None:
-        """Take nothing."""
         super().__init__("the server is shutting down; repeat the call")
         self.retry_delay = 1.0
 
@@ -291,7 +274,6 @@ class StorageFailed(StoreError):
     reason = reasons.ERROR_REASON_STORAGE_FAILED
 
     def __init__(self, cause: str) -> None:
-        """Take what the storage said."""
         super().__init__(f"the storage failed ({cause}) and is being recovered; repeat the call")
         self.retry_delay = 1.0
 
@@ -300,7 +282,6 @@ class ReadFailed(StorageFailed):
     """The storage does not answer a read. Other reads and writes may succeed."""
 
     def __init__(self, cause: str) -> None:
-        """Take what the storage said."""
         StoreError.__init__(self, f"the storage could not be read ({cause}); repeat the call")
         self.retry_delay = 1.0
 
@@ -309,7 +290,6 @@ class DataFileLost(StorageFailed):
     """The data file is no longer at its path, or has lost its end."""
 
     def __init__(self, description: str) -> None:
-        """Take what happened, where the data is, and what to do."""
         StoreError.__init__(self, description)
         self.retry_delay = 1.0
 
@@ -320,7 +300,6 @@ class DataDamaged(StoreError):
     reason = reasons.ERROR_REASON_DATA_DAMAGED
 
     def __init__(self, cause: object, rollout_id: str = "") -> None:
-        """Take what is wrong, and the rollout where it is known."""
         where = f"rollout {rollout_id!r}" if rollout_id else "what this call reads"
         super().__init__(
             f"{where} is damaged in the data file ({cause}): repeating the call does not help; "
@@ -336,7 +315,6 @@ class TokenMissing(StoreError):
     reason = reasons.ERROR_REASON_TOKEN_MISSING
 
     def __init__(self) -> None:
-        """Take nothing."""
         super().__init__("this server wants a token: metadata authorization, Bearer and the token")
 
 
@@ -346,7 +324,6 @@ class TokenInvalid(StoreError):
     reason = reasons.ERROR_REASON_TOKEN_INVALID
 
     def __init__(self) -> None:
-        """Take nothing: not even a part of the token may be repeated."""
         super().__init__("the token is none of this server's")
 
 
@@ -356,7 +333,6 @@ class TokensUnreadable(StoreError):
     reason = reasons.ERROR_REASON_TOKEN_INVALID
 
     def __init__(self) -> None:
-        """Take nothing."""
         super().__init__(
             "the server cannot read its tokens file: its log says why; no token is let in"
         )
@@ -368,7 +344,6 @@ class TokenExpired(StoreError):
     reason = reasons.ERROR_REASON_TOKEN_EXPIRED
 
     def __init__(self) -> None:
-        """Take nothing."""
         super().__init__("the token has expired")
 
 
@@ -378,7 +353,6 @@ class PermissionDenied(StoreError):
     reason = reasons.ERROR_REASON_PERMISSION_DENIED
 
     def __init__(self, role: str, method: str) -> None:
-        """Take the role and the name of the method."""
         super().__init__(f"the role {role} may not call {method}", role=role, method=method)
 
 

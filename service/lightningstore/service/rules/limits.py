@@ -70,7 +70,7 @@ class Limits:
 
 
 class Retention(NamedTuple):
-    """What is kept: finished rollouts for so many seconds, data of so many bytes. None: everything."""
+    """What is kept: finished rollouts by age in seconds, data by size in bytes. None: unlimited."""
 
     finished_seconds: float | None = None
     data_bytes: int | None = None

@@ -17,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 #: Messages of up to this many bytes are parsed before their spans are counted. Parsing takes 25 ms at most.
 UNCOUNTED_BYTES = 256 << 10
-#: What is parsed at a time: a little more than the batches of clients. Parsing so many bytes of the smallest
+#: What is parsed at a time: a little more than the batches of clients. Parsing that number of bytes of the smallest
 #: attributes takes 20 ms.
 PIECE_BYTES = 17 << 16
 PIECE_SPANS = 2_000

@@ -48,7 +48,6 @@ class Guard(grpc.aio.ServerInterceptor):
     """Lets a call through or refuses it."""
 
     def __init__(self, tokens: TokenFile, clock: Clock) -> None:
-        """Take the tokens."""
         self._tokens = tokens
         self._clock = clock
         #: Calls refused so far, by reason.

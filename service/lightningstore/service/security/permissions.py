@@ -6,7 +6,7 @@ import hashlib
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 
 
@@ -152,7 +152,7 @@ def _parse(words: list[str]) -> Token:
     end = None
     if expires != _NEVER:
         try:
-            end = datetime.strptime(expires, _TIME).replace(tzinfo=timezone.utc)
+            end = datetime.strptime(expires, _TIME).replace(tzinfo=UTC)
         except ValueError:
             raise ValueError("the end must be never, or like 2027-01-31T00:00:00Z") from None
     return Token(name, Role(role), bytes.fromhex(found[1]), end)

@@ -6,7 +6,7 @@ import hmac
 import logging
 import os
 import stat
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from lightningstore.service.engine.clock import Clock
@@ -151,7 +151,7 @@ class TokenFile:
 
 def utc(clock: Clock) -> datetime:
     """Return the time of a clock."""
-    return datetime.fromtimestamp(clock.wall_ns() / 1e9, timezone.utc)
+    return datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC)
 
 
 def append(path: Path, token: Token) -> None:

@@ -47,7 +47,6 @@ class StoreCollector(Collector):
     """Reads a store at each scrape: what nobody asks for costs nothing."""
 
     def __init__(self, store: Store) -> None:
-        """Take the store."""
         self._store = store
 
     def collect(self) -> Iterable[Metric]:
@@ -108,7 +107,6 @@ class GuardCollector(Collector):
     """Reads at each scrape what became of tokens."""
 
     def __init__(self, guard: Guard) -> None:
-        """Take what checks the tokens."""
         self._guard = guard
 
     def collect(self) -> Iterable[Metric]:
@@ -132,7 +130,6 @@ class Metrics(grpc.aio.ServerInterceptor):
     """Counts and times calls, and serves all metrics over HTTP."""
 
     def __init__(self) -> None:
-        """Start with nothing counted."""
         self._registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
@@ -211,7 +208,7 @@ class Metrics(grpc.aio.ServerInterceptor):
         return timed
 
     def count(self, name: str, code: str, seconds: float) -> None:
-        """Count a call of a method that ended with a code, gRPC's name of it, after so many seconds."""
+        """Count a call of a method that ended with a code, gRPC's name of it, and its duration in seconds."""
         self._calls.labels(name, code).inc()
         self._seconds.labels(name).observe(seconds)
 

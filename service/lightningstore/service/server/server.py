@@ -149,7 +149,7 @@ class Server:
         closing = asyncio.gather(self._server.stop(grace), *http)
         try:
             await asyncio.wait_for(asyncio.shield(closing), grace + CLOSING_SECONDS)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             logger.warning("some connections would not close: left to the end of the process")
         if self.metrics is not None:
             self.metrics.close()

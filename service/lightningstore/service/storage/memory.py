@@ -41,7 +41,6 @@ class MemoryStorage:
     damaged_records = 0
 
     def __init__(self) -> None:
-        """Start empty."""
         self._rollouts: dict[int, RolloutRow] = {}  # by key, and so in enqueue order
         self._keys: dict[str, int] = {}
         self._inputs: dict[int, bytes] = {}

@@ -37,7 +37,6 @@ class Warnings:
     """What could not be read in a trace: all of it counted, the first by sequence id listed."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self.count = 0
         self._kept: list[tuple[int, str, str, str]] = []
 
@@ -120,7 +119,7 @@ def _packed(array: ArrayValue) -> bytes | None:
     ):
         return packed
     packed = b"".join(_ITEMS(data))
-    # Three bytes of header each: what is no small integer was passed over and makes a difference.
+    # Three bytes of header each: anything but a small integer was passed over and makes a difference.
     return packed if len(packed) + 3 * count == len(data) else None
 
 

@@ -139,7 +139,6 @@ class AsyncWaitStream(AsyncRolloutStream):
     """Rollouts waited for, each once, as they finish."""
 
     def __init__(self, transport: AsyncTransport, state: WaitState, timeout: float | None) -> None:
-        """Take what is waited for."""
         super().__init__(transport, "WaitForRollouts", timeout)
         self._state = state
 
@@ -171,7 +170,6 @@ class AsyncWatchStream(AsyncRolloutStream):
     """Rollouts in the order of their completion numbers. Never ends by itself."""
 
     def __init__(self, transport: AsyncTransport, state: WatchState, timeout: float | None) -> None:
-        """Take where to begin."""
         super().__init__(transport, "WatchRollouts", timeout)
         self._state = state
         self._last: Any = None

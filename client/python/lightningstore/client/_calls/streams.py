@@ -126,7 +126,6 @@ class TripletState:
     method = "ListTriplets"
 
     def __init__(self, request: triplet_pb2.ListTripletsRequest) -> None:
-        """Take what is asked for."""
         self._asked = request
         self._ids = list(dict.fromkeys(request.rollout_ids))
         self._place = 0
@@ -170,7 +169,6 @@ class QueryState:
     method = "QuerySpans"
 
     def __init__(self, request: span_pb2.QuerySpansRequest) -> None:
-        """Take the query."""
         self._request = request
         self._seen: set[tuple[str, bytes]] = set()
 

@@ -101,7 +101,6 @@ class BatchState:
     method = "QuerySpans"
 
     def __init__(self, rollout_id: str) -> None:
-        """Take the rollout."""
         self._request = span_pb2.QuerySpansRequest(rollout_id=rollout_id)
         self.batches: list[span_pb2.SpanBatch] = []
 

@@ -27,7 +27,6 @@ class Losses:
     """Counts what spans suffer, and logs it without flooding the log. Threads may share it."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """Take the clock."""
         self._now = now
         self._lock = threading.Lock()
         self._kinds: dict[str, _Kind] = {}

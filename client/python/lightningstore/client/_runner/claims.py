@@ -131,7 +131,7 @@ class Claims:
     async def _pause(self, seconds: float) -> None:
         try:
             await asyncio.wait_for(self._woken.wait(), seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return
 
 

@@ -29,7 +29,6 @@ class RunContext:
     """What a function that works on a rollout knows of it."""
 
     def __init__(self, rollout: Rollout, worker_id: str) -> None:
-        """Take a claimed rollout."""
         #: The rollout, as it was claimed.
         self.rollout = rollout
         #: The claim that is being worked on.

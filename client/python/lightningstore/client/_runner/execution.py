@@ -66,7 +66,6 @@ class Execution:
     """A function at work on an attempt."""
 
     def __init__(self, context: RunContext, loop: asyncio.AbstractEventLoop) -> None:
-        """Take the claim."""
         self.context = context
         self._loop = loop
         self._ended: asyncio.Future[_Ending] = loop.create_future()

@@ -28,7 +28,7 @@ def emit_reward(
     nothing loses the reward, which is logged as a warning: in a process or thread that does not know the
     attempt, for instance, and where no provider is set up.
 
-    Raises TypeError for what is no number, ValueError for one that is not finite, and for several
+    Raises TypeError for anything but a number, ValueError for one that is not finite, and for several
     dimensions without a primary one.
     """
     dimensions = _dimensions(reward, primary_key)

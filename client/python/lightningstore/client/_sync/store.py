@@ -144,7 +144,7 @@ class LightningStore(DatasetCalls):
     def watch_rollouts(
         self, after_completion_number: int | None = None, *, store_id: str = ""
     ) -> WatchStream:
-        """Iterate over the finishes of all rollouts, in the order of their completion numbers, for ever.
+        """Iterate over the finishes of all rollouts, in the order of their completion numbers, without end.
 
         `after_completion_number`: the last one already seen; 0: from the beginning; None: from now on. The
         stream's `through_completion_number` and `store_id` are what to begin with the next time.

@@ -133,7 +133,6 @@ class WaitStream(RolloutStream):
     """Rollouts waited for, each once, as they finish."""
 
     def __init__(self, transport: Transport, state: WaitState, timeout: float | None) -> None:
-        """Take what is waited for."""
         super().__init__(transport, "WaitForRollouts", timeout)
         self._state = state
 
@@ -165,7 +164,6 @@ class WatchStream(RolloutStream):
     """Rollouts in the order of their completion numbers. Never ends by itself."""
 
     def __init__(self, transport: Transport, state: WatchState, timeout: float | None) -> None:
-        """Take where to begin."""
         super().__init__(transport, "WatchRollouts", timeout)
         self._state = state
         self._last: Any = None

@@ -26,7 +26,6 @@ class ThreadedTransport:
     """Carries asyncio calls over a blocking transport."""
 
     def __init__(self, inner: GrpcTransport) -> None:
-        """Take the transport, which this one closes."""
         self._inner = inner
         self._threads = ThreadPoolExecutor(MOST_STREAMS, thread_name_prefix="lightningstore")
 

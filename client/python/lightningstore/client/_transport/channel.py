@@ -59,7 +59,7 @@ def options() -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        # Without pings a peer that vanished goes unnoticed for ever.
+        # Without pings a peer that vanished is never noticed.
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -85,7 +85,6 @@ class Stub:
     """
 
     def __init__(self, channel: Any) -> None:
-        """Take a channel, blocking or of asyncio."""
         self._channel = channel
 
     def __getattr__(self, name: str) -> Any:

@@ -31,7 +31,6 @@ class AsyncGrpcTransport:
     """Carries calls over gRPC; the channel is made with the first one."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Take where to connect."""
         self._holder = AsyncHolder(endpoint)
         self._bridge: ThreadedTransport | None = None
 

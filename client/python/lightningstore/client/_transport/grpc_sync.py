@@ -16,7 +16,6 @@ class GrpcTransport:
     """Carries calls over gRPC; the channel is made with the first one. Threads may share it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Take where to connect."""
         self._holder = BlockingHolder(endpoint)
 
     def _call(self, method: str) -> Any:
@@ -76,7 +75,6 @@ class PendingCall:
     """A call that is under way."""
 
     def __init__(self, future: Any) -> None:
-        """Take gRPC's future."""
         self._future = future
 
     def result(self) -> Any:

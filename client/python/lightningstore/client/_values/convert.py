@@ -7,7 +7,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from lightningstore.client._values.text import check, valid_utf8
 NANOS = 1_000_000_000
 # NaN is no JSON, and characters are shorter than their escapes. Made once: it takes as long as to use it.
 _ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 E = TypeVar("E", bound=Enum)
 

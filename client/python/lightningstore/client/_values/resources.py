@@ -119,7 +119,7 @@ class CustomResource:
     value: Any
 
     def to_message(self) -> resources_pb2.Resource:
-        """Return it as message of the contract. Raises TypeError or ValueError for what is no JSON."""
+        """Return it as message of the contract. Raises TypeError or ValueError for invalid JSON."""
         custom = resources_pb2.CustomResource(
             type=valid(self.type), value_json=convert.to_json(self.value)
         )

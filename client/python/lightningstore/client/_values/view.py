@@ -18,7 +18,6 @@ class View(Generic[M]):
     _shown: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, message: M) -> None:
-        """Take the message, which is not copied."""
         #: The message of the contract that this shows.
         self.message: M = message
 
@@ -54,7 +53,6 @@ class Page(list[T]):
     def __init__(
         self, items: list[T], next_page_token: str = "", total_size: int | None = None
     ) -> None:
-        """Take the items of the page."""
         super().__init__(items)
         self.next_page_token = next_page_token
         self.total_size = total_size

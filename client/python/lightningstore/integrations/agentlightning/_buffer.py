@@ -72,7 +72,7 @@ class SpanBuffer(SpanExporter):
             self._changed.notify_all()
         try:
             await asyncio.wait_for(waiter[1].wait(), timeout)
-        except (asyncio.TimeoutError, TimeoutError):
+        except TimeoutError:
             logger.warning("spans are not stored after %s seconds; they are tried on", timeout)
         finally:
             with self._changed:
@@ -89,7 +89,6 @@ class InOrder:
     """Carries asyncio calls, each after the spans that were put into a buffer before it."""
 
     def __init__(self, inner: AsyncTransport, buffer: SpanBuffer) -> None:
-        """Take what carries the calls, and the buffer."""
         self._inner = inner
         self._buffer = buffer
 

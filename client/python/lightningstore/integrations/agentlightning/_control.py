@@ -7,7 +7,7 @@ import os
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from agentlightning.store.base import UNSET, Unset
@@ -69,7 +69,7 @@ class ControlMethods(Connected):
     ) -> AttemptedRollout:
         """Make a rollout with its first attempt, which is claimed at once.
 
-        Raises ValueError for unknown resources, and for what is no JSON.
+        Raises ValueError for unknown resources, and for invalid JSON.
         """
         with refusals():
             rollout = await self._client.start_rollout(
@@ -417,7 +417,7 @@ class ControlMethods(Connected):
 
 def _time(seconds: float) -> datetime:
     try:
-        return datetime.fromtimestamp(seconds, timezone.utc)
+        return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, OSError, ValueError):
         raise ValueError(
             f"last_heartbeat_time: seconds since 1970 are wanted, not {seconds!r}"

@@ -146,7 +146,7 @@ def to_worker(worker: client.Worker) -> Worker:
 
 
 def from_resources(resources: Mapping[str, Any]) -> dict[str, Any]:
-    """Return named resources as the client's. Raises ValueError for what is no resource."""
+    """Return named resources as the client's. Raises ValueError for an invalid resource."""
     return {name: _from_resource(name, value) for name, value in resources.items()}
 
 

@@ -19,7 +19,6 @@ class Damage:
     """The damaged records and failing reads of one store."""
 
     def __init__(self) -> None:
-        """Start with none."""
         self._records: set[str] = set()
         #: How many reads have failed, by what they read and why.
         self._reads: dict[str, int] = {}

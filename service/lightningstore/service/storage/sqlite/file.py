@@ -202,7 +202,7 @@ def inspect(path: Path) -> None:
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse what cannot be a data file before it is opened: a FIFO would wait for a writer for ever."""
+    """Refuse what cannot be a data file before it is opened: a FIFO would wait for a writer without end."""
     if path.exists() and not path.is_file():
         raise StorageUnusable(
             f"{path} is no regular file, as a data file must be; it is left as it is"

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from lightningstore.service.storage.sqlite import file as datafile
 
-#: A backup without progress for so many seconds is ended, if the log is that large by then.
+#: A backup without progress for this time, in seconds, is ended, if the log is that large by then.
 PAUSE_SECONDS = 5.0
 LOG_BYTES = 128 << 20
 

@@ -60,7 +60,7 @@ from lightningstore.v1.worker_pb2 import Worker
 
 logger = logging.getLogger(__name__)
 
-#: Reads of up to this many rollouts, and of about so many bytes, are done on the event loop at a time.
+#: Reads of up to this many rollouts, and of about this size in bytes, are done on the event loop at a time.
 INLINE_ROWS = 128
 READ_BYTES = 8 << 20
 #: Batches of spans, and about their bytes, that one commit deletes of what removed rollouts left behind.
