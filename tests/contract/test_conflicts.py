@@ -46,6 +46,15 @@ async def test_span_with_a_known_id_and_other_content_is_no_duplicate(world: Wor
     assert await names(world, rollout.rollout_id) == ["a", "b", "new"]
 
 
+async def test_client_is_told_of_conflicts(world: World) -> None:
+    rollout, attempt = await claim(world)
+    sent = batch(rollout.rollout_id, attempt.attempt_id, "a", "b")
+    assert (await world.store.add_spans(sent)).conflict_count == 0
+    sent.spans[0].name = "other"
+    result = await world.store.add_spans(sent)
+    assert (result.duplicate_count, result.rejected_count, result.conflict_count) == (1, 1, 1)
+
+
 async def test_conflict_within_a_batch_is_seen(world: World) -> None:
     rollout, attempt = await claim(world)
     sent = batch(rollout.rollout_id, attempt.attempt_id, "a", "b", "c")

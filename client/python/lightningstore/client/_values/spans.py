@@ -157,6 +157,8 @@ class IngestResult(NamedTuple):
     rejections: list[Rejection]
     #: The attempts that their runners should stop.
     stops: list[Stop]
+    #: The spans among those refused whose span_id the attempt has with other content.
+    conflict_count: int = 0
 
     @classmethod
     def from_message(cls, message: span_pb2.IngestResult) -> IngestResult:
@@ -170,6 +172,7 @@ class IngestResult(NamedTuple):
                 for r in message.rejections
             ],
             [Stop.from_message(stop) for stop in message.stops],
+            message.conflict_count,
         )
 
 
