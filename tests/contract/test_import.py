@@ -85,7 +85,7 @@ async def test_rollout_keeps_all_but_its_completion_number(world: World) -> None
     sent = message("ro-old", batch("ro-old", "at-1", "a", "b"), batch("ro-old", "at-2", "c"))
     sent.rollout.completion_number = 77
     sent.rollout.latest_attempt.attempt_id = "at-nonsense"
-    assert tuple(await world.store.import_rollouts([sent])) == (1, 0, 3, 0)
+    assert tuple(await world.store.import_rollouts([sent])) == (1, 0, 3, 0, 0)
     stored = (await world.store.get_rollout("ro-old")).message
     attempts = [a.message for a in await world.store.list_attempts("ro-old")]
     assert stored.latest_attempt == attempts[1]
@@ -155,15 +155,15 @@ async def test_repeat_is_known_and_changes_nothing(world: World) -> None:
     sent[1].rollout.config.max_attempts = 0  # stands for 1
     await world.store.import_rollouts(sent)
     before = await snapshot(world)
-    assert tuple(await world.store.import_rollouts(sent)) == (0, 2, 0, 2)
+    assert tuple(await world.store.import_rollouts(sent)) == (0, 2, 0, 2, 0)
     assert await snapshot(world) == before
 
 
 async def test_messages_of_one_rollout_bring_its_spans_bit_by_bit(world: World) -> None:
     parts = [batch("ro-1", "at-1", f"s{n}", numbers=(n,)) for n in range(1, 5)]
     sent = [message("ro-1", part) for part in parts]
-    assert tuple(await world.store.import_rollouts([*sent[:2], message("ro-2")])) == (2, 0, 2, 0)
-    assert tuple(await world.store.import_rollouts(sent)) == (0, 1, 2, 2)
+    assert tuple(await world.store.import_rollouts([*sent[:2], message("ro-2")])) == (2, 0, 2, 0, 0)
+    assert tuple(await world.store.import_rollouts(sent)) == (0, 1, 2, 2, 0)
     assert await names(world, "ro-1") == ["s1", "s2", "s3", "s4"]
     assert (await world.store.get_attempt("ro-1", "at-1")).span_count == 4
 
@@ -174,7 +174,7 @@ async def test_known_after_a_restart_and_after_late_signs_of_life(world: World) 
     await world.store.add_spans(batch("ro-1", "at-2", "late"))
     if world.durable:
         await world.restart()
-    assert tuple(await world.store.import_rollouts([sent])) == (0, 1, 0, 1)
+    assert tuple(await world.store.import_rollouts([sent])) == (0, 1, 0, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ async def test_what_came_before_the_bad_message_is_stored(world: World) -> None:
 
 
 async def test_empty_stream_is_an_import_of_nothing(world: World) -> None:
-    assert tuple(await world.store.import_rollouts([])) == (0, 0, 0, 0)
+    assert tuple(await world.store.import_rollouts([])) == (0, 0, 0, 0, 0)
 
 
 async def test_limits_hold_here_too(world: World) -> None:
@@ -297,7 +297,7 @@ async def test_attempt_left_live_ends_in_its_time_and_stays_the_same_content(wor
     assert (await world.store.get_attempt("ro-old")).status == "unresponsive"
     assert (await world.store.get_rollout("ro-old")).status == "cancelled"
     assert not await world.store.list_workers()
-    assert tuple(await world.store.import_rollouts([sent])) == (0, 1, 0, 0)
+    assert tuple(await world.store.import_rollouts([sent])) == (0, 1, 0, 0, 0)
 
 
 async def test_imported_rollout_can_be_claimed_again(world: World) -> None:
@@ -329,7 +329,33 @@ async def test_attempts_with_more_span_ids_than_are_cached_are_known_together(
     await world.restart()
     monkeypatch.setattr(state, "CACHED_SPAN_IDS", 4)
     again = await asyncio.wait_for(world.store.import_rollouts([sent]), 10)
-    assert tuple(again) == (0, 1, 0, 6)
+    assert tuple(again) == (0, 1, 0, 6, 0)
+
+
+async def test_span_with_a_known_id_and_other_content_is_refused_and_counted(world: World) -> None:
+    first = batch("ro-old", "at-1", "a", "b")
+    await world.store.import_rollouts([message("ro-old", first)])
+    if world.durable:
+        await world.restart()
+    second = batch("ro-old", "at-1", "other", "b", "new", "newer")
+    for span, span_id in zip(second.spans[:2], [s.span_id for s in first.spans], strict=True):
+        span.span_id = span_id
+    second.spans[1].CopyFrom(first.spans[1])
+    second.spans[3].span_id = second.spans[2].span_id
+    result = await world.store.import_rollouts([message("ro-old", second)])
+    assert (result.accepted_span_count, result.duplicate_span_count) == (1, 1)
+    assert result.conflict_span_count == 2
+    assert await names(world, "ro-old") == ["a", "b", "new"]
+    assert (await world.store.get_attempt("ro-old", "at-1")).span_count == 3
+
+
+async def test_spans_of_a_new_rollout_may_conflict_with_each_other(world: World) -> None:
+    sent = batch("ro-new", "at-1", "a", "b", "c")
+    sent.spans[1].CopyFrom(sent.spans[0])
+    sent.spans[2].span_id = sent.spans[0].span_id
+    result = await world.store.import_rollouts([message("ro-new", sent)])
+    assert tuple(result) == (1, 0, 1, 1, 1)
+    assert await names(world, "ro-new") == ["a"]
 
 
 async def test_two_imports_of_the_same_at_once_store_it_once(world: World) -> None:

@@ -276,7 +276,7 @@ async def test_stream_carries_batches_of_many_attempts(world: World) -> None:
 
 async def test_empty_stream_is_no_error(world: World) -> None:
     result = await world.store.ingest_spans([])
-    assert result == (0, 0, 0, [], [])
+    assert result == (0, 0, 0, [], [], 0)
 
 
 async def test_stream_sent_again_is_all_duplicates(world: World) -> None:

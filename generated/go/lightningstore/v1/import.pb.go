@@ -45,7 +45,8 @@ type ImportRolloutsRequest struct {
 	// it does any that is left under a finished rollout. Not read: span_count, which the server counts.
 	Attempts []*Attempt `protobuf:"bytes,2,rep,name=attempts,proto3" json:"attempts,omitempty"`
 	// Some or all of its spans, under the rules of AddSpans except that each batch names its attempt by id.
-	// They are no sign of life. Those that the attempt has already, by span_id, are skipped and counted.
+	// They are no sign of life. Those that the attempt has already, by span_id, are skipped and counted, apart if
+	// their content is another.
 	Batches       []*SpanBatch `protobuf:"bytes,3,rep,name=batches,proto3" json:"batches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -111,10 +112,12 @@ type ImportRolloutsResponse struct {
 	KnownCount int64 `protobuf:"varint,2,opt,name=known_count,json=knownCount,proto3" json:"known_count,omitempty"`
 	// Spans stored.
 	AcceptedSpanCount int64 `protobuf:"varint,3,opt,name=accepted_span_count,json=acceptedSpanCount,proto3" json:"accepted_span_count,omitempty"`
-	// Spans that were stored before.
+	// Spans that were stored before, with the same span_id within the attempt and the same content.
 	DuplicateSpanCount int64 `protobuf:"varint,4,opt,name=duplicate_span_count,json=duplicateSpanCount,proto3" json:"duplicate_span_count,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Spans refused, because the attempt has another span with this span_id. The stored span stays.
+	ConflictSpanCount int64 `protobuf:"varint,5,opt,name=conflict_span_count,json=conflictSpanCount,proto3" json:"conflict_span_count,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ImportRolloutsResponse) Reset() {
@@ -175,6 +178,13 @@ func (x *ImportRolloutsResponse) GetDuplicateSpanCount() int64 {
 	return 0
 }
 
+func (x *ImportRolloutsResponse) GetConflictSpanCount() int64 {
+	if x != nil {
+		return x.ConflictSpanCount
+	}
+	return 0
+}
+
 var File_lightningstore_v1_import_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_import_proto_rawDesc = "" +
@@ -183,13 +193,14 @@ const file_lightningstore_v1_import_proto_rawDesc = "" +
 	"\x15ImportRolloutsRequest\x124\n" +
 	"\arollout\x18\x01 \x01(\v2\x1a.lightningstore.v1.RolloutR\arollout\x126\n" +
 	"\battempts\x18\x02 \x03(\v2\x1a.lightningstore.v1.AttemptR\battempts\x126\n" +
-	"\abatches\x18\x03 \x03(\v2\x1c.lightningstore.v1.SpanBatchR\abatches\"\xc2\x01\n" +
+	"\abatches\x18\x03 \x03(\v2\x1c.lightningstore.v1.SpanBatchR\abatches\"\xf2\x01\n" +
 	"\x16ImportRolloutsResponse\x12%\n" +
 	"\x0eimported_count\x18\x01 \x01(\x03R\rimportedCount\x12\x1f\n" +
 	"\vknown_count\x18\x02 \x01(\x03R\n" +
 	"knownCount\x12.\n" +
 	"\x13accepted_span_count\x18\x03 \x01(\x03R\x11acceptedSpanCount\x120\n" +
-	"\x14duplicate_span_count\x18\x04 \x01(\x03R\x12duplicateSpanCountB\x7f\n" +
+	"\x14duplicate_span_count\x18\x04 \x01(\x03R\x12duplicateSpanCount\x12.\n" +
+	"\x13conflict_span_count\x18\x05 \x01(\x03R\x11conflictSpanCountB\x7f\n" +
 	"\x14io.lightningstore.v1B\vImportProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3"
 
 var (

@@ -27,7 +27,7 @@ from lightningstore.v1 import rollout_pb2 as lightningstore_dot_v1_dot_rollout__
 from lightningstore.v1 import span_pb2 as lightningstore_dot_v1_dot_span__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elightningstore/v1/import.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1clightningstore/v1/span.proto\"\xa1\x01\n\x15ImportRolloutsRequest\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\x12,\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32\x1a.lightningstore.v1.Attempt\x12-\n\x07\x62\x61tches\x18\x03 \x03(\x0b\x32\x1c.lightningstore.v1.SpanBatch\"\x80\x01\n\x16ImportRolloutsResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x13\n\x0bknown_count\x18\x02 \x01(\x03\x12\x1b\n\x13\x61\x63\x63\x65pted_span_count\x18\x03 \x01(\x03\x12\x1c\n\x14\x64uplicate_span_count\x18\x04 \x01(\x03\x42\x7f\n\x14io.lightningstore.v1B\x0bImportProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elightningstore/v1/import.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1clightningstore/v1/span.proto\"\xa1\x01\n\x15ImportRolloutsRequest\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\x12,\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32\x1a.lightningstore.v1.Attempt\x12-\n\x07\x62\x61tches\x18\x03 \x03(\x0b\x32\x1c.lightningstore.v1.SpanBatch\"\x9d\x01\n\x16ImportRolloutsResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x13\n\x0bknown_count\x18\x02 \x01(\x03\x12\x1b\n\x13\x61\x63\x63\x65pted_span_count\x18\x03 \x01(\x03\x12\x1c\n\x14\x64uplicate_span_count\x18\x04 \x01(\x03\x12\x1b\n\x13\x63onflict_span_count\x18\x05 \x01(\x03\x42\x7f\n\x14io.lightningstore.v1B\x0bImportProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,5 +38,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTROLLOUTSREQUEST']._serialized_start=150
   _globals['_IMPORTROLLOUTSREQUEST']._serialized_end=311
   _globals['_IMPORTROLLOUTSRESPONSE']._serialized_start=314
-  _globals['_IMPORTROLLOUTSRESPONSE']._serialized_end=442
+  _globals['_IMPORTROLLOUTSRESPONSE']._serialized_end=471
 # @@protoc_insertion_point(module_scope)

@@ -60,7 +60,8 @@ class ImportRolloutsRequest(_message.Message):
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[_span_pb2.SpanBatch]:
         """Some or all of its spans, under the rules of AddSpans except that each batch names its attempt by id.
-        They are no sign of life. Those that the attempt has already, by span_id, are skipped and counted.
+        They are no sign of life. Those that the attempt has already, by span_id, are skipped and counted, apart if
+        their content is another.
         """
 
     def __init__(
@@ -88,6 +89,7 @@ class ImportRolloutsResponse(_message.Message):
     KNOWN_COUNT_FIELD_NUMBER: _builtins.int
     ACCEPTED_SPAN_COUNT_FIELD_NUMBER: _builtins.int
     DUPLICATE_SPAN_COUNT_FIELD_NUMBER: _builtins.int
+    CONFLICT_SPAN_COUNT_FIELD_NUMBER: _builtins.int
     imported_count: _builtins.int
     """Rollouts that are new. Messages of one rollout that follow each other count it once."""
     known_count: _builtins.int
@@ -95,7 +97,9 @@ class ImportRolloutsResponse(_message.Message):
     accepted_span_count: _builtins.int
     """Spans stored."""
     duplicate_span_count: _builtins.int
-    """Spans that were stored before."""
+    """Spans that were stored before, with the same span_id within the attempt and the same content."""
+    conflict_span_count: _builtins.int
+    """Spans refused, because the attempt has another span with this span_id. The stored span stays."""
     def __init__(
         self,
         *,
@@ -103,10 +107,11 @@ class ImportRolloutsResponse(_message.Message):
         known_count: _builtins.int = ...,
         accepted_span_count: _builtins.int = ...,
         duplicate_span_count: _builtins.int = ...,
+        conflict_span_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_span_count", b"accepted_span_count", "duplicate_span_count", b"duplicate_span_count", "imported_count", b"imported_count", "known_count", b"known_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_span_count", b"accepted_span_count", "conflict_span_count", b"conflict_span_count", "duplicate_span_count", b"duplicate_span_count", "imported_count", b"imported_count", "known_count", b"known_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

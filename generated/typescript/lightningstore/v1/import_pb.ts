@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lightningstore/v1/import.proto.
  */
 export const file_lightningstore_v1_import: GenFile = /*@__PURE__*/
-  fileDesc("Ch5saWdodG5pbmdzdG9yZS92MS9pbXBvcnQucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxIqEBChVJbXBvcnRSb2xsb3V0c1JlcXVlc3QSKwoHcm9sbG91dBgBIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQSLAoIYXR0ZW1wdHMYAiADKAsyGi5saWdodG5pbmdzdG9yZS52MS5BdHRlbXB0Ei0KB2JhdGNoZXMYAyADKAsyHC5saWdodG5pbmdzdG9yZS52MS5TcGFuQmF0Y2gigAEKFkltcG9ydFJvbGxvdXRzUmVzcG9uc2USFgoOaW1wb3J0ZWRfY291bnQYASABKAMSEwoLa25vd25fY291bnQYAiABKAMSGwoTYWNjZXB0ZWRfc3Bhbl9jb3VudBgDIAEoAxIcChRkdXBsaWNhdGVfc3Bhbl9jb3VudBgEIAEoA0J/ChRpby5saWdodG5pbmdzdG9yZS52MUILSW1wb3J0UHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_lightningstore_v1_attempt, file_lightningstore_v1_rollout, file_lightningstore_v1_span]);
+  fileDesc("Ch5saWdodG5pbmdzdG9yZS92MS9pbXBvcnQucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxIqEBChVJbXBvcnRSb2xsb3V0c1JlcXVlc3QSKwoHcm9sbG91dBgBIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQSLAoIYXR0ZW1wdHMYAiADKAsyGi5saWdodG5pbmdzdG9yZS52MS5BdHRlbXB0Ei0KB2JhdGNoZXMYAyADKAsyHC5saWdodG5pbmdzdG9yZS52MS5TcGFuQmF0Y2ginQEKFkltcG9ydFJvbGxvdXRzUmVzcG9uc2USFgoOaW1wb3J0ZWRfY291bnQYASABKAMSEwoLa25vd25fY291bnQYAiABKAMSGwoTYWNjZXB0ZWRfc3Bhbl9jb3VudBgDIAEoAxIcChRkdXBsaWNhdGVfc3Bhbl9jb3VudBgEIAEoAxIbChNjb25mbGljdF9zcGFuX2NvdW50GAUgASgDQn8KFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgtJbXBvcnRQcm90b1ABWlhnaXRodWIuY29tL2xpZ2h0bmluZ3N0b3JlL2xpZ2h0bmluZ3N0b3JlL2dlbmVyYXRlZC9nby9saWdodG5pbmdzdG9yZS92MTtsaWdodG5pbmdzdG9yZXYxYgZwcm90bzM", [file_lightningstore_v1_attempt, file_lightningstore_v1_rollout, file_lightningstore_v1_span]);
 
 /**
  * One message of the stream that imports rollouts: one finished rollout with its attempts and spans. Each
@@ -56,7 +56,8 @@ export type ImportRolloutsRequest = Message<"lightningstore.v1.ImportRolloutsReq
 
   /**
    * Some or all of its spans, under the rules of AddSpans except that each batch names its attempt by id.
-   * They are no sign of life. Those that the attempt has already, by span_id, are skipped and counted.
+   * They are no sign of life. Those that the attempt has already, by span_id, are skipped and counted, apart if
+   * their content is another.
    *
    * @generated from field: repeated lightningstore.v1.SpanBatch batches = 3;
    */
@@ -98,11 +99,18 @@ export type ImportRolloutsResponse = Message<"lightningstore.v1.ImportRolloutsRe
   acceptedSpanCount: bigint;
 
   /**
-   * Spans that were stored before.
+   * Spans that were stored before, with the same span_id within the attempt and the same content.
    *
    * @generated from field: int64 duplicate_span_count = 4;
    */
   duplicateSpanCount: bigint;
+
+  /**
+   * Spans refused, because the attempt has another span with this span_id. The stored span stays.
+   *
+   * @generated from field: int64 conflict_span_count = 5;
+   */
+  conflictSpanCount: bigint;
 };
 
 /**

@@ -17,7 +17,7 @@ from lightningstore.v1 import rollout_pb2, triplet_pb2
 
 if TYPE_CHECKING:
     # At run time it is imported where it is used: it brings OpenTelemetry's SDK, which `serve` does not need.
-    from lightningstore.client import LightningStore
+    from lightningstore.client import ImportResult, LightningStore
     from lightningstore.client.datasets import DatasetWriter
 
 FORMATS = ("jsonl", "parquet")
@@ -353,8 +353,18 @@ def _load(store: LightningStore, path: Path) -> str:
         result = store.import_rollouts(counted())
     return (
         f"{result.imported_count} rollouts imported, {result.known_count} known; "
-        f"{result.accepted_span_count} spans stored, {result.duplicate_span_count} known"
+        f"{spans_told(result)}"
     )
+
+
+def spans_told(result: ImportResult) -> str:
+    """Return what became of the spans of an import."""
+    told = f"{result.accepted_span_count} spans stored, {result.duplicate_span_count} known"
+    if result.conflict_span_count:
+        told += (
+            f", {result.conflict_span_count} refused: another span of the attempt has their span_id"
+        )
+    return told
 
 
 import_command = click.Command(

@@ -24,7 +24,7 @@ from lightningstore.client._datasets.lines import lines
 from lightningstore.client._datasets.selection import attempts_at_hand
 from lightningstore.client.connection import endpoint
 from lightningstore.client.errors import from_rpc_error
-from lightningstore.service.cli.datasets import DEADLINE, FINISHED
+from lightningstore.service.cli.datasets import DEADLINE, FINISHED, spans_told
 from lightningstore.service.rules.spans import span_error
 from lightningstore.service.traces.timeline import cut, printable
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_FAILED, ATTEMPT_STATUS_SUCCEEDED
@@ -127,7 +127,7 @@ class OtlpFiles:
         return (
             f"of {self._unnamed} that name none: {result.imported_count} rollouts imported, "
             f"{self._traces.count - result.imported_count} known, "
-            f"{result.accepted_span_count} spans stored, {result.duplicate_span_count} known"
+            f"{spans_told(result)}"
         )
 
 

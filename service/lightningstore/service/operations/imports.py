@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.state import AttemptState, Entry
 from lightningstore.service.operations.ingest import SpanIngest
+from lightningstore.service.operations.parts import Parsed, Part, Verdicts, compare_parts
 from lightningstore.service.rules import lifecycle, spans
 from lightningstore.service.rules.checks import (
     bounded_failure,
@@ -19,7 +20,12 @@ from lightningstore.service.rules.checks import (
     check_metadata,
 )
 from lightningstore.service.rules.copies import evolve
-from lightningstore.service.rules.errors import FieldInvalid, PayloadTooLarge, RolloutExists
+from lightningstore.service.rules.errors import (
+    FieldInvalid,
+    PayloadTooLarge,
+    RolloutExists,
+    SpanExists,
+)
 from lightningstore.service.rules.ids import MAX_ID_LENGTH, check_id
 from lightningstore.service.rules.statuses import FINISHED
 from lightningstore.service.rules.times import NANOS, nanoseconds
@@ -71,36 +77,52 @@ class Imports:
             self._check_spans(f"{field}.batches[{i}]", batch, request)
             for i, batch in enumerate(request.batches)
         ]
-        entry = await self._known(request)
+        parts: dict[str, list[Part]] = {}
+        for batch, ids in zip(request.batches, span_ids, strict=True):
+            parts.setdefault(batch.attempt_id, []).append(Parsed(batch, None, ids))
+        entry, verdicts = await self._known(request, parts)
         known = entry is not None
         if entry is None:
             entry = self._add_finished(request)
-        elif not _same_content(request, entry):
-            raise RolloutExists(request.rollout.rollout_id)
-        for batch, ids in zip(request.batches, span_ids, strict=True):
-            accepted = self._add_spans(entry.attempts[batch.attempt_id], batch, ids)
-            reply.accepted_span_count += accepted
-            reply.duplicate_span_count += len(ids) - accepted
+        for attempt_id, own in parts.items():
+            self._add_spans(entry.attempts[attempt_id], own, verdicts[attempt_id], reply)
         if self._engine.changes.size:
             self._engine.seal()
         return known
 
-    async def _known(self, request: ImportRolloutsRequest) -> Entry | None:
-        """Return the rollout if there is one, with the span ids of the attempts that get spans."""
-        rollout_id = request.rollout.rollout_id
-        wanted = dict.fromkeys(batch.attempt_id for batch in request.batches)
+    async def _known(
+        self, request: ImportRolloutsRequest, parts: dict[str, list[Part]]
+    ) -> tuple[Entry | None, dict[str, Verdicts]]:
+        """Return the rollout if there is one, and by attempt which of the spans it has.
+
+        Raises RolloutExists if it has another content.
+        """
+        key: int | None = None
+        verdicts: dict[str, Verdicts] = {attempt_id: {} for attempt_id in parts}
         while True:
-            found = await self._engine.load_many([rollout_id])
+            found = await self._engine.load_many([request.rollout.rollout_id])
             if self._engine.committer.failure is not None:
                 raise self._engine.committer.failure
+            if key is not None and (not found or found[0].key != key):
+                # It was removed meanwhile, with the spans that these were compared with.
+                verdicts = {attempt_id: {} for attempt_id in parts}
             if not found:
-                return None
-            attempts = [found[0].attempts[i] for i in wanted if i in found[0].attempts]
-            missing = [attempt for attempt in attempts if attempt.span_ids is None]
-            if not missing:
-                return found[0]
-            for attempt in missing:
-                await self._ingest.load_span_ids(attempt)
+                for attempt_id, own in parts.items():
+                    compare_parts(set(), own, verdicts[attempt_id])
+                return None, verdicts
+            key = found[0].key
+            if not _same_content(request, found[0]):
+                raise RolloutExists(request.rollout.rollout_id)
+            awaited = False
+            for attempt_id, own in parts.items():
+                attempt = found[0].attempts[attempt_id]
+                if attempt.span_ids is None:
+                    await self._ingest.load_span_ids(attempt)
+                    awaited = True
+                elif await self._ingest.compare(attempt, own, verdicts[attempt_id]):
+                    awaited = True
+            if not awaited:
+                return found[0], verdicts
 
     def _add_finished(self, request: ImportRolloutsRequest) -> Entry:
         """Put a new rollout with its attempts into the store; it finishes now, by its number."""
@@ -128,14 +150,25 @@ class Imports:
         self._live.state.touch(entry)
         return entry
 
-    def _add_spans(self, attempt: AttemptState, batch: SpanBatch, span_ids: list[bytes]) -> int:
-        """Store the spans of a batch that are new; returns how many."""
-        fresh = self._ingest.append_new(attempt, batch, span_ids)
+    def _add_spans(
+        self,
+        attempt: AttemptState,
+        parts: list[Part],
+        verdicts: Verdicts,
+        reply: ImportRolloutsResponse,
+    ) -> None:
+        """Store the spans of an attempt that are new, and count all."""
+        fresh, conflicts, example = self._ingest.append_new(attempt, parts, verdicts)
         if fresh:
             count = attempt.record.span_count + fresh
             attempt.record = evolve(attempt.record, span_count=count)
             self._live.save_attempt(attempt)
-        return fresh
+        if conflicts:
+            self._ingest.note_refused(conflicts, SpanExists(example, conflicts))
+        total = sum([len(part.span_ids) for part in parts])
+        reply.accepted_span_count += fresh
+        reply.duplicate_span_count += total - fresh - conflicts
+        reply.conflict_span_count += conflicts
 
     # Checks
 

@@ -14,7 +14,15 @@ from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.notices import Notices
 from lightningstore.service.engine.state import AttemptState, Entry
-from lightningstore.service.operations.parts import FromPiece, Parsed, Part, is_same, stored_spans
+from lightningstore.service.operations.parts import (
+    FromPiece,
+    Parsed,
+    Part,
+    Verdicts,
+    compare_parts,
+    is_same,
+    stored_spans,
+)
 from lightningstore.service.rules import lifecycle, pieces, spans
 from lightningstore.service.rules import text_repair as repair
 from lightningstore.service.rules.errors import (
@@ -54,7 +62,7 @@ class Found(NamedTuple):
     """The attempt of a batch and, by part and index, the spans it has: whether their content is the same."""
 
     attempt: AttemptState
-    verdicts: dict[tuple[int, int], bool] | None
+    verdicts: Verdicts | None
 
 
 class BadBatch(NamedTuple):
@@ -212,6 +220,10 @@ class SpanIngest:
     def reject(self, tally: Tally, count: int, error: StoreError) -> None:
         """Count spans that are refused, in the answer, the metrics and the log."""
         tally.reject(count, error)
+        self.note_refused(count, error)
+
+    def note_refused(self, count: int, error: StoreError) -> None:
+        """Count spans that are refused, in the metrics and the log."""
         self.refused_spans.note(reason_name(error.reason), count, error.message)
 
     def cut(self, data: bytes) -> Cut:
@@ -285,7 +297,7 @@ class SpanIngest:
         Raises FieldInvalid, RolloutNotFound, AttemptNotFound.
         """
         rollout_id, attempt_id = parts[0].rollout_id, parts[0].attempt_id
-        verdicts: dict[tuple[int, int], bool] = {}
+        verdicts: Verdicts = {}
         while True:
             entry = await self._engine.load(rollout_id, "batch.rollout_id")
             attempt = self._live.attempt_of(entry, attempt_id, "batch.attempt_id")
@@ -297,32 +309,18 @@ class SpanIngest:
             count = sum([len(part.span_ids) for part in parts])
             if len(fresh) == count and known.isdisjoint(fresh):
                 return Found(attempt, None)  # the usual case
-            unknown = await self._compare(attempt, parts, verdicts)
+            unknown = await self.compare(attempt, parts, verdicts)
             if not unknown and attempt.span_ids is known:
                 return Found(attempt, verdicts)
 
-    async def _compare(
-        self, attempt: AttemptState, parts: list[Part], verdicts: dict[tuple[int, int], bool]
-    ) -> bool:
+    async def compare(self, attempt: AttemptState, parts: list[Part], verdicts: Verdicts) -> bool:
         """Tell of each span whose id the attempt has, or an earlier span, whether the content is the same.
 
         Returns whether something was awaited, so that more spans may be stored by now.
         """
         known = attempt.span_ids
         assert known is not None  # noqa: S101  (loaded by the caller)
-        seen: dict[bytes, tuple[int, int]] = {}
-        asked: dict[bytes, list[tuple[int, int]]] = {}
-        for p, part in enumerate(parts):
-            for i, span_id in enumerate(part.span_ids):
-                if (p, i) in verdicts:
-                    continue
-                if span_id in known:
-                    asked.setdefault(span_id, []).append((p, i))
-                elif span_id in seen:
-                    first = seen[span_id]
-                    verdicts[p, i] = is_same(part.span(i), parts[first[0]].span(first[1]))
-                else:
-                    seen[span_id] = (p, i)
+        asked = compare_parts(known, parts, verdicts)
         if not asked:
             return False
         await self._engine.committer.durable(
@@ -343,21 +341,8 @@ class SpanIngest:
     def _store(self, parts: list[Part], found: Found, tally: Tally) -> None:
         """Store the new spans of a batch: a row for each part."""
         attempt, verdicts = found
-        count = accepted = conflicts = 0
-        example = b""
-        for p, part in enumerate(parts):
-            count += len(part.span_ids)
-            fresh: list[int] | None = None
-            if verdicts:
-                fresh = []
-                for i in range(len(part.span_ids)):
-                    same = verdicts.get((p, i))
-                    if same is None:
-                        fresh.append(i)
-                    elif not same:
-                        conflicts += 1
-                        example = example or part.span_ids[i]
-            accepted += self._append(attempt, part, fresh)
+        count = sum([len(part.span_ids) for part in parts])
+        accepted, conflicts, example = self.append_new(attempt, parts, verdicts)
         if conflicts:
             self.reject(tally, conflicts, SpanExists(example, conflicts))
         if count:
@@ -373,16 +358,28 @@ class SpanIngest:
         if count:
             self._engine.seal()
 
-    def append_new(self, attempt: AttemptState, batch: SpanBatch, span_ids: list[bytes]) -> int:
-        """Have those spans of a batch stored whose ids the attempt does not have yet; returns how many."""
-        known = attempt.span_ids
-        assert known is not None  # noqa: S101  (loaded by the caller)
-        fresh: dict[bytes, int] = {}
-        for i, span_id in enumerate(span_ids):
-            if span_id not in known:
-                fresh.setdefault(span_id, i)
-        indexes = None if len(fresh) == len(span_ids) else list(fresh.values())
-        return self._append(attempt, Parsed(batch, None, span_ids), indexes)
+    def append_new(
+        self, attempt: AttemptState, parts: list[Part], verdicts: Verdicts | None
+    ) -> tuple[int, int, bytes]:
+        """Have the spans without a verdict stored, a row for each part.
+
+        Returns how many they are, how many have an id that stands for other content, and one such id.
+        """
+        accepted = conflicts = 0
+        example = b""
+        for p, part in enumerate(parts):
+            fresh: list[int] | None = None
+            if verdicts:
+                fresh = []
+                for i in range(len(part.span_ids)):
+                    same = verdicts.get((p, i))
+                    if same is None:
+                        fresh.append(i)
+                    elif not same:
+                        conflicts += 1
+                        example = example or part.span_ids[i]
+            accepted += self._append(attempt, part, fresh)
+        return accepted, conflicts, example
 
     def _append(self, attempt: AttemptState, part: Part, indexes: list[int] | None) -> int:
         """Number some spans of a part, None for all, and have them stored as one row; returns how many."""

@@ -13,6 +13,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 _BATCH = IngestSpansRequest.BATCH_FIELD_NUMBER
 
+#: By part and index, of spans whose id another span has: whether the content is the same.
+Verdicts = dict[tuple[int, int], bool]
+
 
 class Part(Protocol):
     """Spans of a batch that are stored as one row."""
@@ -101,6 +104,29 @@ class FromPiece:
         size = sum(map(len, views)) + len(rest)
         # Copied once: this is done for all rows of a message in one go.
         return b"".join((wire.header(_BATCH, size), *views, rest))
+
+
+def compare_parts(
+    known: set[bytes], parts: Sequence[Part], verdicts: Verdicts
+) -> dict[bytes, list[tuple[int, int]]]:
+    """Compare the spans that have no verdict yet with earlier ones of the same id.
+
+    Returns the places of those whose ids are known already, by id: their verdicts are still to be found.
+    """
+    seen: dict[bytes, tuple[int, int]] = {}
+    asked: dict[bytes, list[tuple[int, int]]] = {}
+    for p, part in enumerate(parts):
+        for i, span_id in enumerate(part.span_ids):
+            if (p, i) in verdicts:
+                continue
+            if span_id in known:
+                asked.setdefault(span_id, []).append((p, i))
+            elif span_id in seen:
+                first = seen[span_id]
+                verdicts[p, i] = is_same(part.span(i), parts[first[0]].span(first[1]))
+            else:
+                seen[span_id] = (p, i)
+    return asked
 
 
 def is_same(one: bytes, other: bytes) -> bool:

@@ -27,6 +27,8 @@ class ImportResult(NamedTuple):
     accepted_span_count: int
     #: Spans that were stored before.
     duplicate_span_count: int
+    #: Spans refused, because the attempt has another span with this span_id.
+    conflict_span_count: int = 0
 
     @classmethod
     def from_message(cls, message: import_pb2.ImportRolloutsResponse) -> ImportResult:
@@ -36,6 +38,7 @@ class ImportResult(NamedTuple):
             message.known_count,
             message.accepted_span_count,
             message.duplicate_span_count,
+            message.conflict_span_count,
         )
 
 
