@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from lightningstore.service.cli.main import main as cli
+from lightningstore.service.cli.main import main as run_cli
 from lightningstore.service.server import tuning
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import _options
@@ -154,7 +154,7 @@ def main() -> None:
         tuning.run(_serve(LIMITS[kind]()))
         return
     sys.argv[1:] = ["serve", "--port", "0", "--backend", kind, *sys.argv[2:]]
-    cli.main()
+    run_cli()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from lightningstore.service.cli.main import main as cli
+from lightningstore.service.cli.main import main as run_cli
 from lightningstore.service.server import tuning
 
 BEAT_SECONDS = 0.003
@@ -79,7 +79,7 @@ def main() -> None:
 
         retention.LOOK_SECONDS = float(os.environ["RETENTION_LOOK_SECONDS"])
     sys.argv[1:] = ["serve", "--port", "0", "--log-level", "error", *sys.argv[1:]]
-    cli.main()
+    run_cli()
 
 
 if __name__ == "__main__":
