@@ -22,7 +22,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.cli.main import main as run_cli
 from lightningstore.service.server import tuning
 from lightningstore.service.server.config import Config
-from lightningstore.service.server.server import _options
+from lightningstore.service.server.server import grpc_options
 from lightningstore.v1.attempt_pb2 import (
     ATTEMPT_STATUS_PREPARING,
     Attempt,
@@ -128,7 +128,7 @@ class Keep(Sink):
 
 
 async def _serve(service: Echo) -> None:
-    server = grpc.aio.server(options=_options(Config()))
+    server = grpc.aio.server(options=grpc_options(Config()))
     add_LightningStoreServiceServicer_to_server(service, server)
     if isinstance(service, Keep):  # its messages come as bytes
         raw = {"IngestSpans": grpc.stream_unary_rpc_method_handler(service.ingest)}

@@ -49,6 +49,44 @@ def test_namespace_package_has_no_init() -> None:
         assert not (ROOT / root / "lightningstore" / "__init__.py").exists()
 
 
+def distribution(module: str) -> str:
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "lightningstore" else parts[0]
+
+
+def private_imports(path: Path, own: str) -> Iterator[str]:
+    """Yield the imports of names with an underscore from another distribution than its own."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            elsewhere = parts[0] == "lightningstore" and distribution(name) != own
+            if elsewhere and any(part.startswith("_") for part in parts):
+                yield f"{path.relative_to(ROOT)}: {name}"
+
+
+def test_no_distribution_imports_private_names_of_another() -> None:
+    homes = {
+        "lightningstore.service": "service",
+        "lightningstore.client": "client/python/lightningstore/client",
+        "lightningstore.integrations": "client/python/lightningstore/integrations",
+        "conformance": "client/python/conformance",
+        "benchmarks": "benchmarks",
+        "examples": "examples",
+    }
+    assert [
+        name
+        for own, folder in homes.items()
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for name in private_imports(path, own)
+    ] == []
+
+
 def test_every_statement_is_used() -> None:
     folder = ROOT / "service/lightningstore/service/storage/sqlite"
     named = re.findall(r"^-- name: (\w+)$", (folder / "sqlite.sql").read_text(), re.MULTILINE)

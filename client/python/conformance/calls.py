@@ -11,9 +11,8 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
-from lightningstore.client import LightningStore
-from lightningstore.client._transport.grpc_sync import GrpcTransport
 from lightningstore.client.errors import DETAILS_KEY, from_rpc_error
+from lightningstore.client.transports import GrpcTransport
 from lightningstore.v1 import service_pb2
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
@@ -28,8 +27,8 @@ def is_method(name: str) -> bool:
 class Call:
     """One call."""
 
-    def __init__(self, client: LightningStore, command: dict[str, Any]) -> None:
-        self._client = client
+    def __init__(self, transport: GrpcTransport, command: dict[str, Any]) -> None:
+        self._transport = transport
         self._command = command
         self._method = SERVICE.FindMethodByName(command["method"])
         self._begun = threading.Event()
@@ -63,12 +62,10 @@ class Call:
 
     def _begin(self) -> None:
         try:
-            transport = self._client._transport
-            assert isinstance(transport, GrpcTransport)  # noqa: S101
             kind = GetMessageClass(self._method.input_type)
             requests = [json_format.ParseDict(r, kind()) for r in self._command["requests"]]
             sent: Any = iter(requests) if self._method.client_streaming else requests[0]
-            entry = getattr(transport._holder.stub(), self._method.name)
+            entry = getattr(self._transport.stub(), self._method.name)
             begin = entry if self._method.server_streaming else entry.future
             self._call = begin(
                 sent,

@@ -10,7 +10,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from lightningstore.client import LightningStore, Runner
+from lightningstore.client import Runner
+from lightningstore.client.connection import endpoint
+from lightningstore.client.transports import GrpcTransport
 
 from conformance import agent, calls, export
 
@@ -23,7 +25,7 @@ class Driver:
     def __init__(self, address: str) -> None:
         self._address = address
         self._lock = threading.Lock()
-        self._client = LightningStore(address)
+        self._transport = GrpcTransport(endpoint(address))
         self._calls: dict[Any, calls.Call] = {}
         self._runners: dict[Any, Runner] = {}
 
@@ -43,7 +45,7 @@ class Driver:
         if work is None or not known:
             return lambda: self.answer(command, unsupported="no such op or method")
         if command["op"] == "call":
-            self._calls[command["id"]] = calls.Call(self._client, command)
+            self._calls[command["id"]] = calls.Call(self._transport, command)
         elif command["op"] == "runner":
             self._runners[command["id"]] = self._runner(command)
         return lambda: self._guarded(work, command)
@@ -77,7 +79,7 @@ class Driver:
         self.answer(command, ok=True)
 
     def _reconnect(self, command: Command) -> None:
-        old, self._client = self._client, LightningStore(self._address)
+        old, self._transport = self._transport, GrpcTransport(endpoint(self._address))
         old.close()
         self.answer(command, ok=True)
 

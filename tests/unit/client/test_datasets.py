@@ -251,7 +251,7 @@ def test_groups_do_not_show_how_the_store_cut_its_batches() -> None:
     whole.spans.extend(Span(trace_id=b"1" * 16, span_id=bytes([n] * 8)) for n in range(1, 5))
     record = Record(rollout_id="r", attempt_count=1, latest_attempt_id="at-1")
     from lightningstore.client import Attempt
-    from lightningstore.client._datasets.exported import slice_of
+    from lightningstore.client._datasets.batches import slice_of
     from lightningstore.client._datasets.selection import exported as put_together
     from lightningstore.v1.attempt_pb2 import Attempt as AttemptRecord
 

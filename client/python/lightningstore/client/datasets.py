@@ -16,11 +16,21 @@ from typing import BinaryIO
 
 from lightningstore.client._datasets import rows
 from lightningstore.client._datasets.exported import ExportedRollout
-from lightningstore.client._datasets.lines import lines
+from lightningstore.client._datasets.lines import read_lines
+from lightningstore.client._datasets.selection import attempts_at_hand
 from lightningstore.client._values.rollouts import ROLLOUT_STATUS
 from lightningstore.client.values import Rollout
 
-__all__ = ["DatasetWriter", "ExportedRollout", "Written", "decode", "encode", "read_dataset"]
+__all__ = [
+    "DatasetWriter",
+    "ExportedRollout",
+    "Written",
+    "attempts_at_hand",
+    "decode",
+    "encode",
+    "read_dataset",
+    "read_lines",
+]
 
 encode = rows.encode
 decode = rows.decode
@@ -161,7 +171,7 @@ def read_dataset(path: str | os.PathLike[str]) -> Iterator[ExportedRollout]:
 
         yield from parquet.read(path)
         return
-    for number, line in lines(path):
+    for number, line in read_lines(path):
         try:
             yield decode(line)
         except ValueError as error:

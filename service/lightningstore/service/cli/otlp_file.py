@@ -17,13 +17,11 @@ from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from lightningstore.client import ExportedRollout, LightningStore
-from lightningstore.client._datasets import otlp_json
-from lightningstore.client._datasets.exported import like, parts
-from lightningstore.client._datasets.lines import lines
-from lightningstore.client._datasets.selection import attempts_at_hand
+from lightningstore.client import ExportedRollout, LightningStore, otlp
 from lightningstore.client.connection import endpoint
+from lightningstore.client.datasets import attempts_at_hand, read_lines
 from lightningstore.client.errors import from_rpc_error
+from lightningstore.client.otlp import batch_like, split_batch
 from lightningstore.service.cli.datasets import DEADLINE, FINISHED, spans_told
 from lightningstore.service.rules.spans import span_error
 from lightningstore.service.traces.timeline import cut, printable
@@ -51,7 +49,7 @@ def is_otlp(path: Path) -> bool:
 
     Raises ValueError for JSON over several lines, which is neither that nor exported rollouts.
     """
-    for number, line in lines(path):
+    for number, line in read_lines(path):
         if line.strip() in (b"{", b"["):
             raise ValueError(f"line {number}: one JSON object a line is wanted, whole")
         first = line.split(b":", 1)[0]
@@ -168,12 +166,12 @@ class _Reading:
 
     def batches(self) -> Iterator[tuple[int, SpanBatch]]:
         """Yield the spans that a store may take, each batch with the number of its line."""
-        for number, line in lines(self._path):
+        for number, line in read_lines(self._path):
             try:
                 told = json.loads(line)
                 keys = told if isinstance(told, dict) else ()
                 if "resourceSpans" in keys:
-                    found = otlp_json.request_batches(told, partial(self._span, number))
+                    found = otlp.request_batches(told, partial(self._span, number))
                     yield from ((number, batch) for batch in found if batch.spans)
                     continue
                 if not any(key in keys for key in _OTHERS):
@@ -184,7 +182,7 @@ class _Reading:
 
     def _span(self, line: int, told: dict[str, Any]) -> Span | None:
         try:
-            span = otlp_json.span_from_json(told)
+            span = otlp.span_from_json(told)
         except ValueError as error:
             self.refused.add(line, str(error))
             return None
@@ -203,7 +201,7 @@ class _Reading:
 def _part(batch: SpanBatch, *, named: bool) -> SpanBatch:
     """Return the spans of a batch that name an attempt, or those that do not."""
     by_resource = _names_attempt(batch.resource)
-    part = like(batch)
+    part = batch_like(batch)
     part.spans.extend(s for s in batch.spans if (by_resource or _names_attempt(s)) == named)
     return part
 
@@ -268,10 +266,10 @@ class _Traces:
                 if span.trace_id not in self._times:
                     continue  # written to the file since
                 if span.trace_id not in of:
-                    of[span.trace_id] = like(batch)
+                    of[span.trace_id] = batch_like(batch)
                 of[span.trace_id].spans.append(span)
             for trace_id, whole in of.items():
-                for part in parts(whole):
+                for part in split_batch(whole):
                     request = self._request(trace_id)
                     part.rollout_id, part.attempt_id = _rollout_id(trace_id), _attempt_id(trace_id)
                     request.batches.append(part)

@@ -71,7 +71,7 @@ class Server:
         self.metrics = Metrics() if config.metrics_port is not None else None
         tracing = tracer() if config.trace_calls else None
         interceptors = [i for i in (self.metrics, tracing, self.gate.guard) if i is not None]
-        self._server = grpc.aio.server(interceptors=interceptors, options=_options(config))
+        self._server = grpc.aio.server(interceptors=interceptors, options=grpc_options(config))
         self._otlp_http: OtlpHttp | None = None
         self.port = 0
 
@@ -197,7 +197,8 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _options(config: Config) -> list[tuple[str, int]]:
+def grpc_options(config: Config) -> list[tuple[str, int]]:
+    """Return the options of the gRPC server."""
     return [
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", config.max_message_bytes + MESSAGE_SLACK_BYTES),

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from lightningstore.client._datasets.batches import MESSAGE_BYTES, split_batch
 from lightningstore.client._values.attempts import Attempt
 from lightningstore.client._values.rewards import may_hold, span_reward
 from lightningstore.client._values.spans import Span
 from lightningstore.client._values.triplets import AttemptTriplets
 from lightningstore.client.values import Rollout
 from lightningstore.v1 import import_pb2, span_pb2
-
-#: Bytes of spans in one message of an import.
-MESSAGE_BYTES = 4 << 20
 
 
 class ImportResult(NamedTuple):
@@ -103,7 +101,7 @@ class ExportedRollout:
         """Yield the messages that import it: one, or several where it has many spans."""
         message, size = self._message(), 0
         for batch in self.batches or ():
-            for part in parts(batch):
+            for part in split_batch(batch):
                 added = part.ByteSize()
                 if size and size + added > MESSAGE_BYTES:
                     yield message
@@ -116,44 +114,6 @@ class ExportedRollout:
         return import_pb2.ImportRolloutsRequest(
             rollout=self.rollout.message, attempts=[attempt.message for attempt in self.attempts]
         )
-
-
-def parts(batch: span_pb2.SpanBatch) -> Iterator[span_pb2.SpanBatch]:
-    """Yield a batch, in parts if it is too large for a message."""
-    if batch.ByteSize() <= MESSAGE_BYTES:
-        yield batch
-        return
-    start = size = 0
-    for end, span in enumerate(batch.spans):
-        added = span.ByteSize()
-        if size and size + added > MESSAGE_BYTES:
-            yield slice_of(batch, start, end)
-            start, size = end, 0
-        size += added
-    yield slice_of(batch, start, len(batch.spans))
-
-
-def slice_of(batch: span_pb2.SpanBatch, start: int, end: int) -> span_pb2.SpanBatch:
-    """Return the spans of a batch from one place up to another, as a batch of their own."""
-    part = like(batch)
-    part.spans.extend(batch.spans[start:end])
-    part.sequence_ids.extend(batch.sequence_ids[start:end])
-    return part
-
-
-def like(batch: span_pb2.SpanBatch) -> span_pb2.SpanBatch:
-    """Return a batch of the same attempt, resource and scope, without spans."""
-    part = span_pb2.SpanBatch(
-        rollout_id=batch.rollout_id,
-        attempt_id=batch.attempt_id,
-        schema_url=batch.schema_url,
-        resource_schema_url=batch.resource_schema_url,
-    )
-    if batch.HasField("resource"):
-        part.resource.CopyFrom(batch.resource)
-    if batch.HasField("scope"):
-        part.scope.CopyFrom(batch.scope)
-    return part
 
 
 def import_messages(

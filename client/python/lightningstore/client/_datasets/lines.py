@@ -12,7 +12,7 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
-def lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
     """Iterate over the lines that are not blank, each with its number.
 
     Raises ValueError for data that gzip cannot unpack, or that another program has packed.

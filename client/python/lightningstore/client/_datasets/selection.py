@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lightningstore.client._datasets.exported import ExportedRollout, like
+from lightningstore.client._datasets.batches import batch_like
+from lightningstore.client._datasets.exported import ExportedRollout
 from lightningstore.client._values import convert
 from lightningstore.client._values.rollouts import FILTER_LOGIC, ROLLOUT_MODE, ROLLOUT_STATUS
 from lightningstore.client._values.spans import Span
@@ -153,7 +154,7 @@ def _joined(
         joined = of.get(batch.attempt_id)
         if joined is None:
             continue  # of an attempt that has been made since
-        source = like(batch).SerializeToString(deterministic=True)
+        source = batch_like(batch).SerializeToString(deterministic=True)
         if joined and sources[batch.attempt_id] == source:
             joined[-1].MergeFrom(span_pb2.SpanBatch(spans=batch.spans))
             joined[-1].sequence_ids.extend(batch.sequence_ids)

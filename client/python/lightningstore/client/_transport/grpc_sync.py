@@ -18,6 +18,10 @@ class GrpcTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._holder = BlockingHolder(endpoint)
 
+    def stub(self) -> Any:
+        """Return the calls of the service on this channel, for what the other methods do not offer."""
+        return self._holder.stub()
+
     def _call(self, method: str) -> Any:
         return getattr(self._holder.stub(), method)
 

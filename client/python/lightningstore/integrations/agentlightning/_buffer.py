@@ -12,9 +12,9 @@ from typing import Any
 
 from google.protobuf.message import Message
 from lightningstore.client import LightningStore as BlockingStore
-from lightningstore.client._exporter import outbox
-from lightningstore.client._transport.protocols import AsyncServerStream, AsyncTransport
 from lightningstore.client.exporter import SpanExporter
+from lightningstore.client.otlp import ATTEMPT_ID, ROLLOUT_ID
+from lightningstore.client.transports import AsyncServerStream, AsyncTransport
 from opentelemetry.sdk.trace import ReadableSpan
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class SpanBuffer(SpanExporter):
 
     def put(self, rollout_id: str, attempt_id: str, span: ReadableSpan) -> int:
         """Queue a span and return how many its attempt has had of this process, it included."""
-        named = {outbox.ROLLOUT_ID: rollout_id, outbox.ATTEMPT_ID: attempt_id}
+        named = {ROLLOUT_ID: rollout_id, ATTEMPT_ID: attempt_id}
         # A span may name another attempt: here the caller decides.
         self._put(
             [

@@ -12,9 +12,8 @@ import time
 from typing import Any
 
 from lightningstore.client import LightningStore as BlockingStore
-from lightningstore.client._transport.bridge import ThreadedTransport
-from lightningstore.client._transport.grpc_sync import GrpcTransport
 from lightningstore.client.connection import Endpoint
+from lightningstore.client.transports import GrpcTransport, ThreadedTransport
 from lightningstore.integrations.agentlightning._buffer import InOrder, SpanBuffer
 
 #: Seconds that a connection without users is kept.

@@ -14,7 +14,7 @@ from typing import Any
 
 from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, TraceStatus
 from lightningstore import client
-from lightningstore.client._values.spans import from_any_value
+from lightningstore.client.otlp import from_any_value
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
