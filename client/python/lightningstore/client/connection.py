@@ -11,10 +11,13 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import grpc
 import grpc.aio
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Deadline in seconds of calls for which nothing else is said, their retries included.
 DEFAULT_TIMEOUT = 30.0
@@ -31,6 +34,33 @@ HTTPS = "https://"
 AUTHORIZATION = "authorization"
 
 FilePath = str | os.PathLike[str]
+
+
+class ConnectionOptions(TypedDict, total=False):
+    """The keyword arguments of a connection, of whatever takes an address: clients, runners, exporters.
+
+    What is unset, or None, comes from the environment.
+    """
+
+    #: gRPC metadata sent with every call, keys in lower case.
+    metadata: Mapping[str, str] | None
+    #: What `lightningstore token new` printed. Unset: LIGHTNINGSTORE_TOKEN; "": none.
+    token: str | None
+    #: File of the authorities that may have signed the server's certificate, in PEM. Unset:
+    #: LIGHTNINGSTORE_TLS_CA, or the well-known authorities.
+    tls_ca: FilePath | None
+    #: The client's own certificate, in PEM, for mutual TLS. Unset: LIGHTNINGSTORE_TLS_CERT.
+    tls_cert: FilePath | None
+    #: Its key, in PEM. Unset: LIGHTNINGSTORE_TLS_KEY.
+    tls_key: FilePath | None
+    #: Whether the token may go over plain text.
+    allow_insecure_token: bool
+
+
+def check_names(options: Mapping[str, object]) -> None:
+    """Raise TypeError for a keyword argument that is not one of ConnectionOptions."""
+    if unknown := sorted(set(options) - ConnectionOptions.__optional_keys__):
+        raise TypeError(f"unexpected keyword argument: {', '.join(unknown)}")
 
 
 @dataclass(frozen=True)
@@ -86,37 +116,31 @@ class Endpoint:
                 ) from None
 
 
-def endpoint(
-    address: str | None,
-    metadata: Mapping[str, str] | None = None,
-    *,
-    token: str | None = None,
-    tls_ca: FilePath | None = None,
-    tls_cert: FilePath | None = None,
-    tls_key: FilePath | None = None,
-    allow_insecure_token: bool = False,
-) -> Endpoint:
+def endpoint(address: str | None, **options: Unpack[ConnectionOptions]) -> Endpoint:
     """Return what the arguments of a client, and the environment where they are unset, come to.
 
     Raises ValueError for a bad address, for files and tokens that are none, and for a token that would go
-    over plain text; OSError for files that cannot be read.
+    over plain text; OSError for files that cannot be read; TypeError for an unknown option.
     """
+    check_names(options)
     target = resolve(address)
     files = [
         os.fspath(given) if given is not None else os.environ.get(variable, "")
         for given, variable in (
-            (tls_ca, CA_VARIABLE),
-            (tls_cert, CERT_VARIABLE),
-            (tls_key, KEY_VARIABLE),
+            (options.get("tls_ca"), CA_VARIABLE),
+            (options.get("tls_cert"), CERT_VARIABLE),
+            (options.get("tls_key"), KEY_VARIABLE),
         )
     ]
     secure = target.startswith(HTTPS) or any(files)
-    pairs = {key.lower(): value for key, value in (metadata or {}).items()}
+    pairs = {key.lower(): value for key, value in (options.get("metadata") or {}).items()}
+    token = options.get("token")
     if secret := (os.environ.get(TOKEN_VARIABLE, "") if token is None else token).strip():
         pairs[AUTHORIZATION] = f"Bearer {secret}"
     if not (sent := pairs.get(AUTHORIZATION, "")).isascii() or not sent.isprintable():
         raise ValueError("a token is printable ASCII")  # gRPC would refuse it too, and print it
-    allowed = allow_insecure_token or os.environ.get(ALLOW_VARIABLE, "").lower() in ("1", "true")
+    plain_text = os.environ.get(ALLOW_VARIABLE, "").lower() in ("1", "true")
+    allowed = options.get("allow_insecure_token") or plain_text
     if sent and not secure and not allowed:
         raise ValueError(
             f"the token would go to {target} in plain text: use https://{target}, or say "

@@ -11,14 +11,14 @@ import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightningstore.client._exporter import outbox
 from lightningstore.client._exporter.losses import Losses
 from lightningstore.client._exporter.outbox import Item
 from lightningstore.client._sync.store import LightningStore
 from lightningstore.client._values.text import check
-from lightningstore.client.connection import FilePath
+from lightningstore.client.connection import ConnectionOptions, check_names
 from lightningstore.client.errors import (
     CancelledCallError,
     DeadlineExceededError,
@@ -31,6 +31,9 @@ from lightningstore.v1.span_pb2 import IngestSpansRequest
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace import export as sdk
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -86,37 +89,23 @@ class SpanExporter(sdk.SpanExporter):
         max_span_bytes: int = 4 * MIB,
         delay: float = 0.2,
         on_stop: Callable[[Stop], object] | None = None,
-        metadata: Mapping[str, str] | None = None,
-        token: str | None = None,
-        tls_ca: FilePath | None = None,
-        tls_cert: FilePath | None = None,
-        tls_key: FilePath | None = None,
-        allow_insecure_token: bool = False,
+        **connection: Unpack[ConnectionOptions],
     ) -> None:
         """Take an address as LightningStore does, or a client, which then stays the caller's to close.
 
         `max_span_bytes`: the server's limit; a larger span is dropped with an error in the log. `delay`:
         seconds that a span may wait for others to travel with. `on_stop`: called, in the sending thread,
-        for each attempt that the server wants stopped. `metadata` and what follows go with an address, as
-        for LightningStore.
+        for each attempt that the server wants stopped. `connection`: what goes with an address, as for
+        LightningStore.
 
         Raises ValueError for an id that is not valid UTF-8, and what LightningStore raises.
         """
         check("rollout_id", rollout_id)
         check("attempt_id", attempt_id)
+        check_names(connection)
         self._owns_store = not isinstance(store, LightningStore)
         self._store = (
-            store
-            if isinstance(store, LightningStore)
-            else LightningStore(
-                store,
-                metadata=metadata,
-                token=token,
-                tls_ca=tls_ca,
-                tls_cert=tls_cert,
-                tls_key=tls_key,
-                allow_insecure_token=allow_insecure_token,
-            )
+            store if isinstance(store, LightningStore) else LightningStore(store, **connection)
         )
         self._ids = (rollout_id, attempt_id)
         self._max_buffer_bytes = max_buffer_bytes

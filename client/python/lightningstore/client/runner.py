@@ -11,7 +11,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightningstore.client._runner.claims import Claims
 from lightningstore.client._runner.context import AttemptCancelled, NonRetryable, RunContext
@@ -20,12 +20,15 @@ from lightningstore.client._runner.heartbeats import Heartbeats
 from lightningstore.client._runner.tracing import Tracing
 from lightningstore.client._sync.store import LightningStore
 from lightningstore.client._values.text import check, valid
-from lightningstore.client.connection import FilePath
+from lightningstore.client.connection import ConnectionOptions, check_names
 from lightningstore.client.errors import LightningStoreError
 from lightningstore.client.exporter import SpanExporter
 from lightningstore.client.values import Rollout, RolloutMode, Stop
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Tracer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["AttemptCancelled", "NonRetryable", "RunContext", "Runner"]
 
@@ -69,11 +72,7 @@ class Runner:
         outage: float = 600.0,
         grace: float = 5.0,
         tracer_provider: TracerProvider | None = None,
-        token: str | None = None,
-        tls_ca: FilePath | None = None,
-        tls_cert: FilePath | None = None,
-        tls_key: FilePath | None = None,
-        allow_insecure_token: bool = False,
+        **connection: Unpack[ConnectionOptions],
     ) -> None:
         """Take an address as LightningStore does, or a client, which then stays the caller's to close.
 
@@ -83,25 +82,16 @@ class Runner:
         the shortest unresponsive timeout if that is less. `outage`: seconds for which a result waits for a
         server that is away. `grace`: seconds that cancelled functions get at a second `stop`.
         `tracer_provider`: one whose spans are filed too if they begin in the function's context, such as
-        the global one that instrumentation uses. `token` and what follows go with an address, as for
-        LightningStore.
+        the global one that instrumentation uses. `connection`: what goes with an address, as for LightningStore.
 
         Raises ValueError for a concurrency below 1 and a worker id that is not valid UTF-8.
         """
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        check_names(connection)
         self._owns_store = not isinstance(store, LightningStore)
         self._store = (
-            store
-            if isinstance(store, LightningStore)
-            else LightningStore(
-                store,
-                token=token,
-                tls_ca=tls_ca,
-                tls_cert=tls_cert,
-                tls_key=tls_key,
-                allow_insecure_token=allow_insecure_token,
-            )
+            store if isinstance(store, LightningStore) else LightningStore(store, **connection)
         )
         #: What the runner is called.
         self.worker_id = _worker_id(worker_id)

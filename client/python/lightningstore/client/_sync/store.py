@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 from lightningstore.client._calls.call import Call
@@ -21,11 +21,14 @@ from lightningstore.client._transport.grpc_sync import GrpcTransport
 from lightningstore.client._transport.methods import repeats_are_harmless
 from lightningstore.client._transport.protocols import Transport
 from lightningstore.client._transport.retries import Retry
-from lightningstore.client.connection import DEFAULT_TIMEOUT, FilePath, endpoint
+from lightningstore.client.connection import DEFAULT_TIMEOUT, ConnectionOptions, endpoint
 from lightningstore.client.errors import LightningStoreError
 from lightningstore.client.values import AttemptTriplets, IngestResult, Span
 from lightningstore.v1.span_pb2 import QuerySpansRequest, SpanBatch
 from lightningstore.v1.triplet_pb2 import ListTripletsRequest
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -47,12 +50,7 @@ class LightningStore(DatasetCalls):
         address: str | None = None,
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
-        metadata: Mapping[str, str] | None = None,
-        token: str | None = None,
-        tls_ca: FilePath | None = None,
-        tls_cert: FilePath | None = None,
-        tls_key: FilePath | None = None,
-        allow_insecure_token: bool = False,
+        **connection: Unpack[ConnectionOptions],
     ) -> None:
         """Take the address, "host:port", or "https://host:port" for TLS.
 
@@ -67,17 +65,7 @@ class LightningStore(DatasetCalls):
         plain text; OSError for files that cannot be read.
         """
         self._timeout = timeout
-        self._transport: Transport = GrpcTransport(
-            endpoint(
-                address,
-                metadata,
-                token=token,
-                tls_ca=tls_ca,
-                tls_cert=tls_cert,
-                tls_key=tls_key,
-                allow_insecure_token=allow_insecure_token,
-            )
-        )
+        self._transport: Transport = GrpcTransport(endpoint(address, **connection))
 
     @classmethod
     def over(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentlightning.store.base import LightningStore, LightningStoreCapabilities
 from lightningstore.client import AsyncLightningStore, LightningStoreError, ServerInfo
 from lightningstore.client import LightningStore as BlockingStore
-from lightningstore.client.connection import DEFAULT_TIMEOUT, Endpoint, FilePath, endpoint
+from lightningstore.client.connection import DEFAULT_TIMEOUT, ConnectionOptions, Endpoint, endpoint
 from lightningstore.integrations.agentlightning import _links
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +41,7 @@ class Connected(LightningStore):
         address: str | None = None,
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
-        metadata: Mapping[str, str] | None = None,
-        token: str | None = None,
-        tls_ca: FilePath | None = None,
-        tls_cert: FilePath | None = None,
-        tls_key: FilePath | None = None,
-        allow_insecure_token: bool = False,
+        **connection: Unpack[ConnectionOptions],
     ) -> None:
         """Take the address of a `lightningstore serve`, "host:port", or "https://host:port" for TLS.
 
@@ -56,15 +53,7 @@ class Connected(LightningStore):
         """
         super().__init__()
         self._timeout = timeout
-        self._endpoint: Endpoint = endpoint(
-            address,
-            metadata,
-            token=token,
-            tls_ca=tls_ca,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            allow_insecure_token=allow_insecure_token,
-        )
+        self._endpoint: Endpoint = endpoint(address, **connection)
         self._begin()
 
     def _begin(self) -> None:
