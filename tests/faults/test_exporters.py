@@ -19,6 +19,7 @@ from lightningstore.service.rules.errors import Busy
 from lightningstore.v1.span_pb2 import AddSpansRequest, SpanBatch
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.calls import Calls
 from tests.conformance.driver import ProcessDriver
 from tests.conformance.languages import load
 from tests.contract.conftest import World
@@ -94,7 +95,7 @@ class Busyness(World):
         span = Span(trace_id=b"t" * 16, span_id=os.urandom(8), name="x" * MIB)
         big = SpanBatch(rollout_id=name[0], attempt_id=name[1], spans=[span])
         store = self.service
-        call = asyncio.create_task(store.add_spans(AddSpansRequest(batch=big)))
+        call = asyncio.create_task(Calls(store).add_spans(AddSpansRequest(batch=big)))
         while store.engine.committer.pending_bytes <= MIB:
             await asyncio.sleep(0)
         return call
