@@ -98,7 +98,7 @@ async def test_pages_are_complete_and_without_doubles_while_others_write(
 ) -> None:
     url = "memory://" if backend == "memory" else f"sqlite:///{tmp_path}/store.db"
     async with open_store(url) as store:
-        engine = store._transport._engine
+        list_rollouts = store._transport._table["ListRollouts"].call
         stay = [f"stay-{n}" for n in range(100)]
         await store.enqueue_rollouts([{"input": 1, "rollout_id": i, "mode": "val"} for i in stay])
 
@@ -114,7 +114,7 @@ async def test_pages_are_complete_and_without_doubles_while_others_write(
             found: list[str] = []
             request = rollout_pb2.ListRolloutsRequest(page_size=9, order_by=order_by)
             while True:
-                page = await engine.list_rollouts(request)
+                page = await list_rollouts(request)
                 found += [r.rollout_id for r in page.rollouts]
                 await asyncio.sleep(0)
                 if not page.next_page_token or set(stay) <= set(found):
