@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -184,7 +183,6 @@ def test_an_exception_is_reported_whatever_it_is(
     assert failure_of(store, start, kind(fail)) == expected
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no exception groups")
 def test_a_group_of_exceptions_names_its_members(store: LightningStore, start: Start) -> None:
     group: Any = vars(builtins)["ExceptionGroup"]
 

@@ -70,7 +70,7 @@ def _members_of(group: BaseException) -> list[str]:
 
 
 def _is_group(error: BaseException) -> bool:
-    # Python 3.10 has no groups of its own; a backport has the same names.
+    # By name, so that groups of the backport package count too.
     return any(base.__name__ == "BaseExceptionGroup" for base in type(error).__mro__)
 
 
