@@ -23,24 +23,24 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Where an attempt stands. More values may come: treat an unknown one as not finished.
+// Status of an attempt. More values may be added: treat an unknown one as not finished.
 type AttemptStatus int32
 
 const (
-	// Never sent by the server; refused in requests.
+	// Never sent by the server; rejected in requests.
 	AttemptStatus_ATTEMPT_STATUS_UNSPECIFIED AttemptStatus = 0
-	// Claimed, nothing heard of it yet.
+	// Claimed. No span has arrived yet.
 	AttemptStatus_ATTEMPT_STATUS_PREPARING AttemptStatus = 1
 	// A span has arrived.
 	AttemptStatus_ATTEMPT_STATUS_RUNNING AttemptStatus = 2
-	// Its runner says that it succeeded.
+	// Its runner reported success.
 	AttemptStatus_ATTEMPT_STATUS_SUCCEEDED AttemptStatus = 3
-	// Its runner says that it failed.
+	// Its runner reported a failure.
 	AttemptStatus_ATTEMPT_STATUS_FAILED AttemptStatus = 4
-	// It took longer than the rollout's timeout.
+	// It exceeded the rollout's timeout.
 	AttemptStatus_ATTEMPT_STATUS_TIMEOUT AttemptStatus = 5
-	// Nothing was heard of it for the rollout's unresponsive timeout. The next sign of life revives it
-	// unless its rollout has finished.
+	// Neither a span nor a heartbeat arrived within the rollout's unresponsive timeout. The next span or
+	// heartbeat sets it to RUNNING again, unless its rollout has finished.
 	AttemptStatus_ATTEMPT_STATUS_UNRESPONSIVE AttemptStatus = 6
 )
 
@@ -93,19 +93,19 @@ func (AttemptStatus) EnumDescriptor() ([]byte, []int) {
 	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{0}
 }
 
-// Why a runner should stop working on an attempt. More values may come: stop on an unknown one too.
+// Why a runner should stop working on an attempt. More values may be added: stop on an unknown one too.
 type StopReason int32
 
 const (
-	// Go on.
+	// The runner should continue.
 	StopReason_STOP_REASON_UNSPECIFIED StopReason = 0
 	// The rollout was cancelled.
 	StopReason_STOP_REASON_ROLLOUT_CANCELLED StopReason = 1
 	// The rollout has succeeded or failed.
 	StopReason_STOP_REASON_ROLLOUT_FINISHED StopReason = 2
-	// A newer attempt has taken over.
+	// A newer attempt has replaced this one.
 	StopReason_STOP_REASON_SUPERSEDED StopReason = 3
-	// The server knows no such attempt.
+	// The server has no such attempt.
 	StopReason_STOP_REASON_UNKNOWN_ATTEMPT StopReason = 4
 )
 
@@ -154,36 +154,36 @@ func (StopReason) EnumDescriptor() ([]byte, []int) {
 	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{1}
 }
 
-// One try of a worker at a rollout.
+// One execution of a rollout by a worker.
 type Attempt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The rollout that this is an attempt at. Always set.
+	// Id of the rollout. Always set.
 	RolloutId string `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
-	// "at-" and 8 hex digits, unique within the rollout. It is the fencing token of the claim: what is
-	// reported under it can be told from what a later attempt reports. Always set.
+	// "at-" and 8 hex digits, unique within the rollout. It is the fencing token of the claim: reports under
+	// this id can be distinguished from those of a later attempt. Always set.
 	AttemptId string `protobuf:"bytes,2,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
-	// Counts the attempts at the rollout, from 1.
+	// Position among the attempts of the rollout, counted from 1.
 	SequenceNumber int32 `protobuf:"varint,3,opt,name=sequence_number,json=sequenceNumber,proto3" json:"sequence_number,omitempty"`
 	// Never unspecified.
 	Status AttemptStatus `protobuf:"varint,4,opt,name=status,proto3,enum=lightningstore.v1.AttemptStatus" json:"status,omitempty"`
-	// Why it failed. Absent unless the status is FAILED and the runner said why.
+	// Why it failed. Absent unless the status is FAILED and the runner reported a failure.
 	Failure *Failure `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
-	// The worker that claimed it. Empty if the claim named none.
+	// The worker that claimed it. Empty if the claim did not name a worker.
 	WorkerId string `protobuf:"bytes,6,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// The resources that the rollout pointed to when it was claimed. Empty if there were none.
+	// Id of the resources that the rollout referred to at the claim. Empty if there were none.
 	ResourcesId string `protobuf:"bytes,7,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
-	// The version of these resources at the claim, from 1. 0 if there were none.
+	// Version of those resources at the claim, counted from 1. 0 if there were none.
 	ResourcesVersion int32 `protobuf:"varint,8,opt,name=resources_version,json=resourcesVersion,proto3" json:"resources_version,omitempty"`
-	// When it was claimed.
+	// Time of the claim.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	// When it ended. Absent while it is PREPARING or RUNNING.
+	// Time at which it ended. Absent while it is PREPARING or RUNNING.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
-	// When a span or a heartbeat for it last arrived, or what UpdateAttempt said of it. Absent until then.
+	// Time at which its last span or heartbeat arrived, or the time that UpdateAttempt set. Absent until then.
 	LastHeartbeatTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_heartbeat_time,json=lastHeartbeatTime,proto3" json:"last_heartbeat_time,omitempty"`
-	// Number of spans stored for it, duplicates not counted; evicted ones stay counted.
+	// Number of spans stored for it. Duplicates are not counted; evicted spans remain counted.
 	SpanCount int64 `protobuf:"varint,12,opt,name=span_count,json=spanCount,proto3" json:"span_count,omitempty"`
-	// A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}. At most a
-	// quarter of the largest message, 16 MiB by default.
+	// A JSON object of the caller in UTF-8, stored and returned byte for byte. Empty means {}. Limited to a
+	// quarter of the maximum message size, 16 MiB by default.
 	MetadataJson  []byte `protobuf:"bytes,13,opt,name=metadata_json,json=metadataJson,proto3" json:"metadata_json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -313,13 +313,12 @@ func (x *Attempt) GetMetadataJson() []byte {
 // Why an attempt failed.
 type Failure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Class of the failure, an exception's name for instance. May be empty. Kept up to 1 KiB.
+	// Class of the failure, for example the name of an exception. May be empty. Truncated to 1 KiB.
 	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
-	// What a person should read. May be empty. Kept up to 64 KiB: of a longer text the server keeps beginning
-	// and end, and says between them how much is left out.
+	// Description for people. May be empty. Truncated to 64 KiB: the server keeps the beginning and the end of
+	// a longer text, and states between them how much is omitted.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// Whether another attempt could do better. Absent means true; false overrules the rollout's
-	// retry condition.
+	// Whether another attempt could succeed. Absent means true. False overrides the rollout's retry condition.
 	Retryable     *bool `protobuf:"varint,3,opt,name=retryable,proto3,oneof" json:"retryable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -376,7 +375,7 @@ func (x *Failure) GetRetryable() bool {
 	return false
 }
 
-// Names one attempt.
+// Identifies one attempt.
 type AttemptRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the rollout. Required.
@@ -434,9 +433,9 @@ func (x *AttemptRef) GetAttemptId() string {
 // Tells a runner to stop working on an attempt.
 type Stop struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The attempt to stop, by its id even where the caller wrote "latest".
+	// The attempt to stop. Contains the attempt's id even if the caller sent "latest".
 	Attempt *AttemptRef `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// Why. Never unspecified.
+	// The reason. Never unspecified.
 	Reason        StopReason `protobuf:"varint,2,opt,name=reason,proto3,enum=lightningstore.v1.StopReason" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -486,7 +485,7 @@ func (x *Stop) GetReason() StopReason {
 	return StopReason_STOP_REASON_UNSPECIFIED
 }
 
-// Asks for one attempt. Unknown rollout or attempt: NOT_FOUND.
+// Request of GetAttempt. An unknown rollout or attempt is NOT_FOUND.
 type GetAttemptRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the rollout. Required.
@@ -541,7 +540,7 @@ func (x *GetAttemptRequest) GetAttemptId() string {
 	return ""
 }
 
-// Answers GetAttempt.
+// Response of GetAttempt.
 type GetAttemptResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The attempt, as last committed.
@@ -587,14 +586,15 @@ func (x *GetAttemptResponse) GetAttempt() *Attempt {
 	return nil
 }
 
-// Asks for the attempts at one rollout. Unknown rollout: NOT_FOUND.
+// Request of ListAttempts. An unknown rollout is NOT_FOUND.
 type ListAttemptsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the rollout. Required.
 	RolloutId string `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
-	// Most attempts in the answer. 0: 100; above the server's cap: the cap; negative: INVALID_ARGUMENT.
+	// Maximum number of attempts in the response. 0: 100. Values above the server's maximum are reduced to it.
+	// Negative: INVALID_ARGUMENT.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The next_page_token of the page before. Empty for the first page.
+	// The next_page_token of the previous page. Empty for the first page.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -651,12 +651,12 @@ func (x *ListAttemptsRequest) GetPageToken() string {
 	return ""
 }
 
-// Answers ListAttempts.
+// Response of ListAttempts.
 type ListAttemptsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order of their sequence numbers.
+	// The attempts, in the order of their sequence numbers.
 	Attempts []*Attempt `protobuf:"bytes,1,rep,name=attempts,proto3" json:"attempts,omitempty"`
-	// Asks for the next page. Empty at the end, and only there.
+	// Token of the next page. Empty only on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -706,27 +706,29 @@ func (x *ListAttemptsResponse) GetNextPageToken() string {
 	return ""
 }
 
-// Reports the outcome of an attempt, or changes what is known about it.
+// Reports the outcome of an attempt, or changes its record. Safe to repeat.
 //
-// Allowed paths of the mask: status, failure, worker_id, last_heartbeat_time, metadata_json. Any other
-// path is refused with INVALID_ARGUMENT.
+// The update mask may contain status, failure, worker_id, last_heartbeat_time and metadata_json. Any other
+// path is rejected with INVALID_ARGUMENT.
 //
-// A status is one of RUNNING, SUCCEEDED, FAILED, TIMEOUT and UNRESPONSIVE, and on the latest attempt it
-// moves the rollout: SUCCEEDED finishes it, the other three ends finish it or put it back in the queue.
-// An attempt that decided its rollout is final: the same status again is a no-op that succeeds, another
-// one is FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED). An attempt that the watchdog ended, or that a
-// newer one superseded, may still be corrected. Safe to repeat.
+// The status must be RUNNING, SUCCEEDED, FAILED, TIMEOUT or UNRESPONSIVE. On the latest attempt it also
+// changes the rollout: SUCCEEDED finishes the rollout; FAILED, TIMEOUT and UNRESPONSIVE finish it or put it
+// back into the queue.
+//
+// An attempt whose reported outcome decided its rollout is final: the same status again is a no-op, and
+// another status is FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED). The record of an attempt that the watchdog
+// ended, or that a newer attempt superseded, may still be corrected.
 type UpdateAttemptRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names the attempt by rollout_id and attempt_id (or "latest") and holds the new values.
+	// The attempt to change, named by rollout_id and attempt_id (or "latest"), with the new values.
 	Attempt *Attempt `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// The fields to change; a named path with no value clears it. Absent: all allowed fields that have a
-	// value. A last_heartbeat_time in the future counts as now.
+	// The fields to change. A path whose field has no value clears the field. Absent: all allowed fields that
+	// have a value. A last_heartbeat_time in the future is replaced by the current time.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
-	// How many spans the runner has sent for the attempt. Absent: the answer does not count what is missing.
+	// Number of spans that the runner has sent for the attempt. Absent: the response has no missing_span_count.
 	SentSpanCount *int64 `protobuf:"varint,3,opt,name=sent_span_count,json=sentSpanCount,proto3,oneof" json:"sent_span_count,omitempty"`
-	// Makes a repeat within 10 minutes harmless: it has no second effect and gets the first answer, with the
-	// metadata and the failure that the attempt has by then. At most 64 characters, a UUID for instance.
+	// Makes the call safe to repeat within 10 minutes: a repeat has no second effect and returns the first
+	// response, with the attempt's current metadata and failure. At most 64 characters, for example a UUID.
 	// Empty: not deduplicated.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -791,15 +793,15 @@ func (x *UpdateAttemptRequest) GetRequestId() string {
 	return ""
 }
 
-// Answers UpdateAttempt.
+// Response of UpdateAttempt.
 type UpdateAttemptResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The attempt after the change.
 	Attempt *Attempt `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// sent_span_count less the spans stored, never negative. Absent unless sent_span_count was given.
+	// sent_span_count minus the number of stored spans, never negative. Absent unless sent_span_count was set.
 	MissingSpanCount *int64 `protobuf:"varint,2,opt,name=missing_span_count,json=missingSpanCount,proto3,oneof" json:"missing_span_count,omitempty"`
-	// Set where the runner should stop: the rollout is cancelled, finished, or another attempt's.
-	// Unspecified where the report was the rollout's outcome or the attempt goes on.
+	// Set if the runner should stop because the rollout is cancelled, finished, or claimed by a newer attempt.
+	// Unspecified if the report decided the rollout or the attempt continues.
 	StopReason    StopReason `protobuf:"varint,3,opt,name=stop_reason,json=stopReason,proto3,enum=lightningstore.v1.StopReason" json:"stop_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -22,25 +22,26 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Claims rollouts from the queue: each gets a new attempt, which no other caller ever gets.
+// Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller.
 type DequeueRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Most rollouts to claim; fewer where the queue holds fewer, or where the answer would pass 32 MiB with
-	// all that it holds: inputs, metadata, ids. One call claims at most 1,000: ask again for more.
-	// 0: none; negative: INVALID_ARGUMENT; at most 10,000 by default.
+	// Maximum number of rollouts to claim, at most 10,000 by default. The response holds fewer if the queue
+	// does, or if their inputs, metadata and ids would exceed 32 MiB. One call claims at most 1,000; call again
+	// for more. 0: none. Negative: INVALID_ARGUMENT.
 	Limit int32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Only rollouts of these modes; unspecified matches rollouts without a mode. Empty: any.
+	// Claims only rollouts with one of these modes. Unspecified matches rollouts without a mode. Empty: any
+	// mode.
 	Modes []RolloutMode `protobuf:"varint,2,rep,packed,name=modes,proto3,enum=lightningstore.v1.RolloutMode" json:"modes,omitempty"`
-	// The worker that claims. It becomes busy, or idle where there is nothing to claim. Empty: none.
-	// At most 256 characters.
+	// The worker that claims. It becomes busy, or idle if there is nothing to claim. Empty: none. At most 256
+	// characters.
 	WorkerId string `protobuf:"bytes,3,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// How long to wait for a rollout if the queue has none (long poll). The call answers as soon as one can
-	// be claimed, and with an empty list, status OK, when the time is over, at the latest 0.2 s before the
-	// call's deadline. Absent or 0: answer at once. Negative: INVALID_ARGUMENT.
+	// Maximum time to wait for a rollout if the queue has none (long poll). The call returns as soon as a
+	// rollout can be claimed. It returns an empty list with status OK when this time is over, or 0.2 s before
+	// the call's deadline, whichever comes first. Absent or 0: do not wait. Negative: INVALID_ARGUMENT.
 	Wait *durationpb.Duration `protobuf:"bytes,4,opt,name=wait,proto3" json:"wait,omitempty"`
-	// Makes a repeat within 10 minutes harmless: a call that claimed something gives the same claims again
-	// (rollouts and attempts as they are now), so that an answer lost on its way loses no claim. At most 64
-	// characters. Empty: not deduplicated.
+	// Makes the call safe to repeat within 10 minutes: a repeat of a call that claimed something returns the
+	// same claims, with rollouts and attempts in their current state. A lost response therefore loses no claim.
+	// At most 64 characters. Empty: not deduplicated.
 	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -111,10 +112,11 @@ func (x *DequeueRolloutsRequest) GetRequestId() string {
 	return ""
 }
 
-// Answers DequeueRollouts.
+// Response of DequeueRollouts.
 type DequeueRolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Each with the claimed attempt as its latest_attempt; by priority, then in the order of enqueueing.
+	// The rollouts, each with the claimed attempt as its latest_attempt. Ordered by priority, then by the order
+	// in which they were enqueued.
 	Rollouts      []*Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -157,15 +159,15 @@ func (x *DequeueRolloutsResponse) GetRollouts() []*Rollout {
 	return nil
 }
 
-// Makes a rollout and claims it at once: it never enters the queue.
+// Creates a rollout and claims it at once. The rollout never enters the queue.
 type StartRolloutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The rollout to make. With a rollout_id that exists: ALREADY_EXISTS, unless request_id says that this
-	// is a repeat.
+	// The rollout to create. A rollout_id that exists is ALREADY_EXISTS, unless request_id identifies the call
+	// as a repeat.
 	Rollout *RolloutSpec `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	// The worker that claims it. Empty: none. At most 256 characters.
 	WorkerId string `protobuf:"bytes,2,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
+	// Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -222,10 +224,10 @@ func (x *StartRolloutRequest) GetRequestId() string {
 	return ""
 }
 
-// Answers StartRollout.
+// Response of StartRollout.
 type StartRolloutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// With the claimed attempt as its latest_attempt.
+	// The rollout, with the claimed attempt as its latest_attempt.
 	Rollout       *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -268,16 +270,16 @@ func (x *StartRolloutResponse) GetRollout() *Rollout {
 	return nil
 }
 
-// Claims one rollout by its id, whatever its number of attempts: takes it out of the queue, supersedes an
-// attempt that still runs, reopens it where it has succeeded or failed. A cancelled one is
-// FAILED_PRECONDITION. Unknown: NOT_FOUND.
+// Claims one rollout by its id, regardless of its number of attempts. The call removes the rollout from the
+// queue, supersedes an attempt that is still running, and reopens a rollout that has succeeded or failed. A
+// cancelled rollout is FAILED_PRECONDITION; an unknown one is NOT_FOUND.
 type StartAttemptRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the rollout. Required.
 	RolloutId string `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
 	// The worker that claims it. Empty: none. At most 256 characters.
 	WorkerId string `protobuf:"bytes,2,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
+	// Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -334,10 +336,10 @@ func (x *StartAttemptRequest) GetRequestId() string {
 	return ""
 }
 
-// Answers StartAttempt.
+// Response of StartAttempt.
 type StartAttemptResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// With the claimed attempt as its latest_attempt.
+	// The rollout, with the claimed attempt as its latest_attempt.
 	Rollout       *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -22,19 +22,20 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Waits for rollouts to finish. At least one id or group is required; both together are joined.
+// Waits for rollouts to finish. At least one id or group is required. If both are set, the call waits for all
+// of them.
 type WaitForRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Ids of rollouts, at most ten times as many as in other calls: 100,000 by default. An unknown one:
+	// Ids of rollouts. The limit is ten times that of other calls, 100,000 by default. An unknown id is
 	// NOT_FOUND before anything is sent.
 	RolloutIds []string `protobuf:"bytes,1,rep,name=rollout_ids,json=rolloutIds,proto3" json:"rollout_ids,omitempty"`
-	// All rollouts that are in these groups when the call arrives. A group without any: NOT_FOUND.
+	// Adds all rollouts that are in these groups when the call arrives. A group without rollouts is NOT_FOUND.
 	GroupIds []string `protobuf:"bytes,2,rep,name=group_ids,json=groupIds,proto3" json:"group_ids,omitempty"`
-	// Ends the stream once this many have finished. Absent: all of them. Negative, or more than are waited
-	// for: INVALID_ARGUMENT.
+	// Number of finished rollouts at which the stream ends. Absent: all. Negative, or greater than the number
+	// of rollouts: INVALID_ARGUMENT.
 	MinCount *int32 `protobuf:"varint,3,opt,name=min_count,json=minCount,proto3,oneof" json:"min_count,omitempty"`
-	// Ends the stream, with status OK, after this long. 0: answer at once with what has finished. Absent:
-	// no limit. Negative: INVALID_ARGUMENT.
+	// Time after which the stream ends, with status OK. 0: return the rollouts that are already finished.
+	// Absent: no limit. Negative: INVALID_ARGUMENT.
 	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -98,14 +99,14 @@ func (x *WaitForRolloutsRequest) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
-// A message of the stream that answers WaitForRollouts. One without rollouts and summary only shows that
-// the connection lives; the server sends one after 15 quiet seconds.
+// One message of the response stream of WaitForRollouts. A message without rollouts and without a summary is
+// a keep-alive, which the server sends after 15 seconds without another message.
 type WaitForRolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Rollouts that have finished since the last message, each of them once. Those already finished when the
-	// call arrived come first.
+	// Rollouts that have finished since the last message, each of them once. The stream begins with those that
+	// were finished when the call arrived.
 	Rollouts []*Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
-	// Absent in all messages but the last.
+	// Only in the last message.
 	Summary       *WaitSummary `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -155,14 +156,15 @@ func (x *WaitForRolloutsResponse) GetSummary() *WaitSummary {
 	return nil
 }
 
-// Ends the stream of WaitForRollouts.
+// Last part of the response of WaitForRollouts.
 type WaitSummary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Number of rollouts waited for that were sent.
+	// Number of finished rollouts that were sent.
 	FinishedCount int32 `protobuf:"varint,1,opt,name=finished_count,json=finishedCount,proto3" json:"finished_count,omitempty"`
-	// Number of rollouts that are still open.
+	// Number of rollouts that have not finished.
 	OpenCount int32 `protobuf:"varint,2,opt,name=open_count,json=openCount,proto3" json:"open_count,omitempty"`
-	// Their ids, in the order of the request; as many as fit into half of the largest message.
+	// Ids of the rollouts that have not finished, in the order of the request. Truncated to what fits into half
+	// of the maximum message size.
 	OpenRolloutIds []string `protobuf:"bytes,3,rep,name=open_rollout_ids,json=openRolloutIds,proto3" json:"open_rollout_ids,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -219,15 +221,16 @@ func (x *WaitSummary) GetOpenRolloutIds() []string {
 	return nil
 }
 
-// Follows the finishes of all rollouts, in the order of their completion numbers. A client that lost its
-// connection passes the last through_completion_number and store_id that it got, and misses none.
+// Follows the finishes of all rollouts in the order of their completion numbers. After a lost connection, a
+// client that sends the last through_completion_number and store_id it received misses no rollout.
 type WatchRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The last completion number already seen. 0: from the beginning. Absent: from now on. Above the last
-	// one there is: OUT_OF_RANGE; negative: INVALID_ARGUMENT.
+	// The last completion number that the client has seen. 0: from the beginning. Absent: only finishes from
+	// now on. Greater than the store's last number: OUT_OF_RANGE. Negative: INVALID_ARGUMENT.
 	AfterCompletionNumber *int64 `protobuf:"varint,1,opt,name=after_completion_number,json=afterCompletionNumber,proto3,oneof" json:"after_completion_number,omitempty"`
-	// The store that the number comes from. Another store's: FAILED_PRECONDITION (STORE_ID_MISMATCH), since
-	// its numbers mean other rollouts here. Empty: not checked.
+	// Id of the store that the completion number comes from. The id of another store is FAILED_PRECONDITION
+	// (STORE_ID_MISMATCH), because completion numbers of different stores cannot be compared. Empty: not
+	// checked.
 	StoreId       string `protobuf:"bytes,2,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -277,16 +280,17 @@ func (x *WatchRolloutsRequest) GetStoreId() string {
 	return ""
 }
 
-// A message of the stream that answers WatchRollouts. One without rollouts tells where the stream stands:
-// the first message may be one, and the server sends one after 15 quiet seconds.
+// One message of the response stream of WatchRollouts. A message without rollouts only reports the position
+// of the stream: the first message may be one, and the server sends one after 15 seconds without another
+// message.
 type WatchRolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Finished rollouts in completion order, with their latest attempts. A rollout reopened before it could
-	// be sent is left out: it comes again, under its new number, when it finishes again.
+	// Finished rollouts in completion order, with their latest attempts. A rollout that was reopened before it
+	// could be sent is left out; it is sent under its new number when it finishes again.
 	Rollouts []*Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
-	// All finishes up to this completion number have been sent.
+	// All finishes up to and including this completion number have been sent.
 	ThroughCompletionNumber int64 `protobuf:"varint,2,opt,name=through_completion_number,json=throughCompletionNumber,proto3" json:"through_completion_number,omitempty"`
-	// Names the store. Made when a store is created, kept as long as its data.
+	// Id of the store. Generated when the store is created, and kept as long as its data.
 	StoreId       string `protobuf:"bytes,3,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -21,74 +21,74 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Why a call failed. Every error carries one google.rpc.ErrorInfo whose domain is "lightningstore", whose
-// reason is the name of one of these values, and whose metadata repeats what the message names. More values
-// may come: fall back on the status code. What gRPC itself refuses before the server sees it has no
-// ErrorInfo: a message far above the limit, metadata that is too large.
+// Why a call failed. Every error carries one google.rpc.ErrorInfo. Its domain is "lightningstore", its reason
+// is the name of one of these values, and its metadata repeats the values that the message names. More values
+// may be added: fall back on the status code. Errors that gRPC itself raises before the server sees the call
+// have no ErrorInfo, for example for a message far above the limit or for oversized metadata.
 type ErrorReason int32
 
 const (
 	// Never sent.
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
-	// INVALID_ARGUMENT: a field has a value that it cannot have. BadRequest names each. Metadata: field.
+	// INVALID_ARGUMENT: a field has an invalid value. BadRequest lists each one. Metadata: field.
 	ErrorReason_ERROR_REASON_FIELD_INVALID ErrorReason = 1
-	// INVALID_ARGUMENT: the bytes are no message of the call's type. Metadata: message.
+	// INVALID_ARGUMENT: the bytes are not a valid message of the call's type. Metadata: message.
 	ErrorReason_ERROR_REASON_MALFORMED_MESSAGE ErrorReason = 2
-	// INVALID_ARGUMENT: the page token belongs to other filters or another order, or is none.
+	// INVALID_ARGUMENT: the page token is malformed, or belongs to other filters or another order.
 	ErrorReason_ERROR_REASON_PAGE_TOKEN_MISMATCH ErrorReason = 3
-	// INVALID_ARGUMENT: the request id was used for another request. Metadata: requestId.
+	// INVALID_ARGUMENT: the request id was used for a different request. Metadata: requestId.
 	ErrorReason_ERROR_REASON_REQUEST_ID_REUSED ErrorReason = 4
-	// NOT_FOUND: no such rollout. Metadata: rolloutId.
+	// NOT_FOUND: there is no such rollout. Metadata: rolloutId.
 	ErrorReason_ERROR_REASON_ROLLOUT_NOT_FOUND ErrorReason = 10
-	// NOT_FOUND: the rollout has no such attempt, or none yet. Metadata: rolloutId, attemptId.
+	// NOT_FOUND: the rollout has no such attempt, or no attempt yet. Metadata: rolloutId, attemptId.
 	ErrorReason_ERROR_REASON_ATTEMPT_NOT_FOUND ErrorReason = 11
-	// NOT_FOUND: no such resources, or none yet. Metadata: resourcesId.
+	// NOT_FOUND: there are no such resources, or no resources yet. Metadata: resourcesId.
 	ErrorReason_ERROR_REASON_RESOURCES_NOT_FOUND ErrorReason = 12
-	// NOT_FOUND: no such worker. Metadata: workerId.
+	// NOT_FOUND: there is no such worker. Metadata: workerId.
 	ErrorReason_ERROR_REASON_WORKER_NOT_FOUND ErrorReason = 13
-	// NOT_FOUND: no rollout is in the group. Metadata: groupId.
+	// NOT_FOUND: the group has no rollouts. Metadata: groupId.
 	ErrorReason_ERROR_REASON_GROUP_NOT_FOUND ErrorReason = 14
-	// ALREADY_EXISTS: the rollout id is taken by other content. Metadata: rolloutId.
+	// ALREADY_EXISTS: a rollout with this id and other content exists. Metadata: rolloutId.
 	ErrorReason_ERROR_REASON_ROLLOUT_EXISTS ErrorReason = 20
-	// ALREADY_EXISTS: the resources id is taken. Metadata: resourcesId.
+	// ALREADY_EXISTS: resources with this id exist. Metadata: resourcesId.
 	ErrorReason_ERROR_REASON_RESOURCES_EXISTS ErrorReason = 21
-	// Only among the rejections of an IngestResult: the attempt has another span with this span id. Metadata:
+	// Only in the rejections of an IngestResult: the attempt has another span with this span id. Metadata:
 	// spanId.
 	ErrorReason_ERROR_REASON_SPAN_EXISTS ErrorReason = 22
-	// FAILED_PRECONDITION: the status cannot change in this way. Metadata: from, to.
+	// FAILED_PRECONDITION: this status change is not allowed. Metadata: from, to.
 	ErrorReason_ERROR_REASON_TRANSITION_NOT_ALLOWED ErrorReason = 30
-	// FAILED_PRECONDITION: the spans were evicted to make room. Metadata: rolloutId.
+	// FAILED_PRECONDITION: the spans were evicted to free memory. Metadata: rolloutId.
 	ErrorReason_ERROR_REASON_SPANS_EVICTED ErrorReason = 31
 	// FAILED_PRECONDITION: the completion number comes from another store. Metadata: storeId.
 	ErrorReason_ERROR_REASON_STORE_ID_MISMATCH ErrorReason = 32
-	// OUT_OF_RANGE: the completion number is above the last one. Metadata: last.
+	// OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last.
 	ErrorReason_ERROR_REASON_COMPLETION_NUMBER_BEYOND_END ErrorReason = 40
-	// RESOURCE_EXHAUSTED, no use to retry: too many items. Metadata: field, limit.
+	// RESOURCE_EXHAUSTED, not retryable: too many items. Metadata: field, limit.
 	ErrorReason_ERROR_REASON_BATCH_TOO_LARGE ErrorReason = 50
-	// RESOURCE_EXHAUSTED, no use to retry: an input, a span or an answer is too large. Metadata: field,
+	// RESOURCE_EXHAUSTED, not retryable: an input, a span or a response is too large. Metadata: field,
 	// limitBytes.
 	ErrorReason_ERROR_REASON_PAYLOAD_TOO_LARGE ErrorReason = 51
 	// RESOURCE_EXHAUSTED with RetryInfo: the queue is full. Metadata: limit.
 	ErrorReason_ERROR_REASON_QUEUE_FULL ErrorReason = 52
-	// RESOURCE_EXHAUSTED with RetryInfo (OTLP Export: UNAVAILABLE): the disk does not keep up, or too many
-	// streams are open.
+	// RESOURCE_EXHAUSTED with RetryInfo (OTLP Export: UNAVAILABLE): writes arrive faster than the disk stores
+	// them, or too many streams are open.
 	ErrorReason_ERROR_REASON_BUSY ErrorReason = 53
-	// UNAVAILABLE: the server is going down; another one, or the same one later, will answer.
+	// UNAVAILABLE: the server is shutting down. Retry, with this server later or with another one.
 	ErrorReason_ERROR_REASON_SHUTTING_DOWN ErrorReason = 60
-	// UNAVAILABLE: the storage failed, and the message says how: a write failed and the storage is being
-	// recovered, a read failed, or the data file is gone. Whether a write took place is open: repeat it with the
+	// UNAVAILABLE: the storage failed. The message says how: a write failed and the storage is being recovered,
+	// a read failed, or the data file is missing. A write may or may not have taken effect: repeat it with the
 	// same ids.
 	ErrorReason_ERROR_REASON_STORAGE_FAILED ErrorReason = 61
-	// DATA_LOSS, no use to retry: what is asked for is stored, and damaged. Other records are not affected; lists,
-	// watches and exports leave damaged rollouts out. Metadata: rolloutId, where it is known.
+	// DATA_LOSS, not retryable: the requested record is stored but damaged. Other records are not affected;
+	// lists, watches and exports leave damaged rollouts out. Metadata: rolloutId, if known.
 	ErrorReason_ERROR_REASON_DATA_DAMAGED ErrorReason = 62
-	// INTERNAL: a defect of the server. Metadata: errorId, which is in its log.
+	// INTERNAL: a defect of the server. Metadata: errorId, which is in the server's log.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 70
-	// UNAUTHENTICATED: the server wants a bearer token, and the call has none.
+	// UNAUTHENTICATED: the server requires a bearer token and the call has none.
 	ErrorReason_ERROR_REASON_TOKEN_MISSING ErrorReason = 80
-	// UNAUTHENTICATED: the token is none of this server's, or no bearer token.
+	// UNAUTHENTICATED: the token is unknown to this server or is not a bearer token.
 	ErrorReason_ERROR_REASON_TOKEN_INVALID ErrorReason = 81
-	// UNAUTHENTICATED: the token has come to its end.
+	// UNAUTHENTICATED: the token has expired.
 	ErrorReason_ERROR_REASON_TOKEN_EXPIRED ErrorReason = 82
 	// PERMISSION_DENIED: the role of the token does not allow the call. Metadata: role, method.
 	ErrorReason_ERROR_REASON_PERMISSION_DENIED ErrorReason = 90

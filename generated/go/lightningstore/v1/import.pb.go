@@ -22,31 +22,33 @@ const (
 )
 
 // One message of the stream that imports rollouts: one finished rollout with its attempts and spans. Each
-// stands for itself and is stored as a whole or not at all, so a broken stream can be sent again from any
-// message, or from the start: what is stored already is counted as known.
+// message is independent and is stored as a whole or not at all. After a broken stream, the client can resume
+// from any message or from the start: rollouts that are already stored are counted as known.
 //
-// Ids, times, statuses and sequence ids are kept; no worker comes of it, and no queue is touched. The first
-// error ends the call; what messages before it brought is stored. Its field path begins with the place of
-// the message in the stream: messages[3].rollout.status.
+// Ids, times, statuses and sequence ids are kept. An import creates no workers and does not touch the queue.
+// The first error ends the call; the messages before it remain stored. The field path of the error begins
+// with the index of the message in the stream, for example messages[3].rollout.status.
 type ImportRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The rollout as GetRollout answers it. Required: rollout_id, input_json, start_time, end_time, and a
-	// status that is SUCCEEDED, FAILED or CANCELLED. attempt_count and latest_attempt_id must be those of
-	// attempts. The resources_id need not be known here. Not read: latest_attempt and completion_number; a new
+	// The rollout as GetRollout returns it. Required: rollout_id, input_json, start_time, end_time, and a
+	// status of SUCCEEDED, FAILED or CANCELLED. attempt_count and latest_attempt_id must agree with attempts.
+	// The resources_id need not exist in this store. latest_attempt and completion_number are ignored: a new
 	// rollout gets the next number of this store, as if it had just finished.
 	//
-	// Its id is taken: the rollout is known if it is the same with the same attempts, and ALREADY_EXISTS if
-	// not. What may still happen to a finished rollout is not compared: completion_number, and of attempts
-	// last_heartbeat_time, span_count and, of one that is sent as PREPARING or RUNNING, status and end_time. Nor
-	// are line breaks in JSON and blanks around it, which files of lines do not keep.
+	// If a rollout with this id exists, it counts as known if it and its attempts are the same; otherwise the
+	// call fails with ALREADY_EXISTS. Fields that may still change on a finished rollout are not compared:
+	// completion_number, and of attempts last_heartbeat_time, span_count and, if the attempt is sent as
+	// PREPARING or RUNNING, status and end_time. Line breaks within JSON and blanks around it are not compared
+	// either, because line-based files do not keep them.
 	Rollout *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	// All its attempts by sequence number, 1, 2, 3 and so on. Required of each: rollout_id, attempt_id, status,
-	// start_time, and end_time unless it is PREPARING or RUNNING. The watchdog ends such a one in its time, as
-	// it does any that is left under a finished rollout. Not read: span_count, which the server counts.
+	// All its attempts by sequence number: 1, 2, 3 and so on. Required of each: rollout_id, attempt_id, status,
+	// start_time, and end_time unless it is PREPARING or RUNNING. The watchdog later ends an attempt that is
+	// PREPARING or RUNNING, as it does for any attempt left under a finished rollout. span_count is ignored;
+	// the server counts the spans.
 	Attempts []*Attempt `protobuf:"bytes,2,rep,name=attempts,proto3" json:"attempts,omitempty"`
-	// Some or all of its spans, under the rules of AddSpans except that each batch names its attempt by id.
-	// They are no sign of life. Those that the attempt has already, by span_id, are skipped and counted, apart if
-	// their content is another.
+	// Some or all of its spans, under the rules of AddSpans, except that each batch must name its attempt by
+	// id. They do not count as heartbeats. Spans whose span_id the attempt already has are skipped and counted:
+	// as duplicates if their content is the same, as conflicts if not.
 	Batches       []*SpanBatch `protobuf:"bytes,3,rep,name=batches,proto3" json:"batches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -103,18 +105,19 @@ func (x *ImportRolloutsRequest) GetBatches() []*SpanBatch {
 	return nil
 }
 
-// Answers ImportRollouts, once, when the client has finished its stream. All that is counted is durable.
+// Response of ImportRollouts, sent once, when the client has finished its stream. Everything counted here is
+// durable.
 type ImportRolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Rollouts that are new. Messages of one rollout that follow each other count it once.
+	// Rollouts that are new. Consecutive messages of one rollout count it once.
 	ImportedCount int64 `protobuf:"varint,1,opt,name=imported_count,json=importedCount,proto3" json:"imported_count,omitempty"`
-	// Rollouts that were stored before.
+	// Rollouts that were already stored.
 	KnownCount int64 `protobuf:"varint,2,opt,name=known_count,json=knownCount,proto3" json:"known_count,omitempty"`
 	// Spans stored.
 	AcceptedSpanCount int64 `protobuf:"varint,3,opt,name=accepted_span_count,json=acceptedSpanCount,proto3" json:"accepted_span_count,omitempty"`
-	// Spans that were stored before, with the same span_id within the attempt and the same content.
+	// Spans that were already stored, with the same span_id within the attempt and the same content.
 	DuplicateSpanCount int64 `protobuf:"varint,4,opt,name=duplicate_span_count,json=duplicateSpanCount,proto3" json:"duplicate_span_count,omitempty"`
-	// Spans refused, because the attempt has another span with this span_id. The stored span stays.
+	// Spans rejected because the attempt has another span with this span_id. The stored span is kept.
 	ConflictSpanCount int64 `protobuf:"varint,5,opt,name=conflict_span_count,json=conflictSpanCount,proto3" json:"conflict_span_count,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache

@@ -22,11 +22,11 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// How a prompt template is filled in. More values may come.
+// Syntax of a prompt template. More values may be added.
 type TemplateEngine int32
 
 const (
-	// Never sent by the server; refused in requests.
+	// Never sent by the server; rejected in requests.
 	TemplateEngine_TEMPLATE_ENGINE_UNSPECIFIED TemplateEngine = 0
 	// Python's str.format: {name}.
 	TemplateEngine_TEMPLATE_ENGINE_F_STRING TemplateEngine = 1
@@ -79,22 +79,22 @@ func (TemplateEngine) EnumDescriptor() ([]byte, []int) {
 	return file_lightningstore_v1_resources_proto_rawDescGZIP(), []int{0}
 }
 
-// What agents work with: weights, prompts, endpoints. A named, versioned map.
+// A named, versioned map of what agents use: model weights, prompts, endpoints.
 type Resources struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "rs-" and 12 hex digits unless the caller chose it. Always set.
+	// "rs-" and 12 hex digits, unless the caller chose the id. Always set.
 	ResourcesId string `protobuf:"bytes,1,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
-	// Counts the updates, from 1.
+	// Version of the map, counted from 1. Each update increments it.
 	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	// When version 1 was made.
+	// Time at which version 1 was created.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When this version was made.
+	// Time at which this version was created.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// The resources by the names that agents know them by. May be empty.
+	// The resources by name. May be empty.
 	Resources map[string]*Resource `protobuf:"bytes,5,rep,name=resources,proto3" json:"resources,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// The names of the resources in the order in which they were given, for agents that take the first of a
-	// kind: a map has no order. As the caller sent it. Names that are not in the map count for nothing; those
-	// that are not listed come after the others, by name.
+	// The names of the resources in the caller's order, because a map has no order and some agents use the
+	// first resource of a kind. Returned as the caller sent it. Names that are not in the map are ignored.
+	// Resources that are not listed follow the others, ordered by name.
 	Names         []string `protobuf:"bytes,6,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -175,7 +175,7 @@ func (x *Resources) GetNames() []string {
 // One resource.
 type Resource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What it is. Required; more kinds may come.
+	// Kind of the resource. Required. More kinds may be added.
 	//
 	// Types that are valid to be assigned to Kind:
 	//
@@ -271,7 +271,7 @@ type Resource_Llm struct {
 }
 
 type Resource_ProxyLlm struct {
-	// A language model endpoint whose URL is routed per attempt.
+	// A language model endpoint with a URL for each attempt.
 	ProxyLlm *ProxyLLM `protobuf:"bytes,2,opt,name=proxy_llm,json=proxyLlm,proto3,oneof"`
 }
 
@@ -281,7 +281,7 @@ type Resource_PromptTemplate struct {
 }
 
 type Resource_Custom struct {
-	// Anything else.
+	// Any other resource.
 	Custom *CustomResource `protobuf:"bytes,4,opt,name=custom,proto3,oneof"`
 }
 
@@ -296,11 +296,11 @@ func (*Resource_Custom) isResource_Kind() {}
 // A language model endpoint.
 type LLM struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Base URL, "http://host:8000/v1" for instance.
+	// Base URL, for example "http://host:8000/v1".
 	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	// Name of the model at the endpoint.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
-	// Key for the endpoint. Empty: none needed.
+	// API key of the endpoint. Empty if none is needed.
 	ApiKey string `protobuf:"bytes,3,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
 	// A JSON object of sampling parameters, UTF-8. Empty means {}.
 	SamplingParametersJson []byte `protobuf:"bytes,4,opt,name=sampling_parameters_json,json=samplingParametersJson,proto3" json:"sampling_parameters_json,omitempty"`
@@ -366,11 +366,11 @@ func (x *LLM) GetSamplingParametersJson() []byte {
 	return nil
 }
 
-// A language model endpoint behind a proxy that files each call under its attempt.
+// A language model endpoint behind a proxy that assigns each call to its attempt.
 type ProxyLLM struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The same as a plain endpoint, but clients insert "/rollout/{rollout_id}/attempt/{attempt_id}" before a
-	// trailing "/v1" of its URL.
+	// The endpoint. Clients insert "/rollout/{rollout_id}/attempt/{attempt_id}" before a trailing "/v1" of its
+	// URL.
 	Llm           *LLM `protobuf:"bytes,1,opt,name=llm,proto3" json:"llm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -416,9 +416,9 @@ func (x *ProxyLLM) GetLlm() *LLM {
 // A template that agents fill in.
 type PromptTemplate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The text.
+	// Text of the template.
 	Template string `protobuf:"bytes,1,opt,name=template,proto3" json:"template,omitempty"`
-	// How it is filled in. Required.
+	// Syntax of the template. Required.
 	Engine        TemplateEngine `protobuf:"varint,2,opt,name=engine,proto3,enum=lightningstore.v1.TemplateEngine" json:"engine,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -468,12 +468,12 @@ func (x *PromptTemplate) GetEngine() TemplateEngine {
 	return TemplateEngine_TEMPLATE_ENGINE_UNSPECIFIED
 }
 
-// A resource of the caller's own kind: weights, a checkpoint, anything.
+// A resource of a kind defined by the caller: weights, a checkpoint, or any other value.
 type CustomResource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What it is, in the caller's words. May be empty.
+	// Kind of the resource, chosen by the caller. May be empty.
 	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
-	// Any JSON value, UTF-8, byte for byte as it was given. Required.
+	// Any JSON value in UTF-8, stored and returned byte for byte. Required.
 	ValueJson     []byte `protobuf:"bytes,2,opt,name=value_json,json=valueJson,proto3" json:"value_json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -528,11 +528,12 @@ type AddResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The resources by name, at most 10,000 by default.
 	Resources map[string]*Resource `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// At most 256 characters, not "latest". Empty: the server makes one. One that exists: ALREADY_EXISTS.
+	// Id of the resources, at most 256 characters, not "latest". Empty: the server generates one. An existing
+	// id is ALREADY_EXISTS.
 	ResourcesId string `protobuf:"bytes,2,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
-	// Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
+	// Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The order of the resources, kept as it is. May be empty, at most 10,000 by default.
+	// Order of the resources, stored as sent. May be empty, at most 10,000 names by default.
 	Names         []string `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -596,10 +597,10 @@ func (x *AddResourcesRequest) GetNames() []string {
 	return nil
 }
 
-// Answers AddResources.
+// Response of AddResources.
 type AddResourcesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As stored, version 1.
+	// The stored resources, at version 1.
 	Resources     *Resources `protobuf:"bytes,1,opt,name=resources,proto3" json:"resources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -642,17 +643,17 @@ func (x *AddResourcesResponse) GetResources() *Resources {
 	return nil
 }
 
-// Replaces the whole map of an id, counts its version up and makes it the latest. An id that is not there
-// yet is created with version 1.
+// Replaces the whole map of an id, increments its version and makes it the latest. An id that does not exist
+// is created with version 1.
 type UpdateResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the resources. Required. At most 256 characters, not "latest".
 	ResourcesId string `protobuf:"bytes,1,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
 	// The new map, at most 10,000 entries by default.
 	Resources map[string]*Resource `protobuf:"bytes,2,rep,name=resources,proto3" json:"resources,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
+	// Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The order of the new map, in place of the one before. May be empty, at most 10,000 by default.
+	// Order of the new map, replacing the previous one. May be empty, at most 10,000 names by default.
 	Names         []string `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -716,10 +717,10 @@ func (x *UpdateResourcesRequest) GetNames() []string {
 	return nil
 }
 
-// Answers UpdateResources.
+// Response of UpdateResources.
 type UpdateResourcesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As stored.
+	// The stored resources.
 	Resources     *Resources `protobuf:"bytes,1,opt,name=resources,proto3" json:"resources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -762,11 +763,11 @@ func (x *UpdateResourcesResponse) GetResources() *Resources {
 	return nil
 }
 
-// Asks for resources in their current version.
+// Request of GetResources: resources in their current version.
 type GetResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Id of the resources. Empty: the latest, that is, those added or updated last. Unknown, or none there
-	// yet: NOT_FOUND.
+	// Id of the resources. Empty: the latest, which are those added or updated last. An unknown id, or an empty
+	// one while there are no resources, is NOT_FOUND.
 	ResourcesId   string `protobuf:"bytes,1,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -809,7 +810,7 @@ func (x *GetResourcesRequest) GetResourcesId() string {
 	return ""
 }
 
-// Answers GetResources.
+// Response of GetResources.
 type GetResourcesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The resources.
@@ -855,15 +856,15 @@ func (x *GetResourcesResponse) GetResources() *Resources {
 	return nil
 }
 
-// Asks for all resources.
+// Request of ListResources.
 type ListResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Id contains this, case and all. Empty: any.
+	// Matches ids that contain this text, case-sensitive. Empty: all.
 	ResourcesIdContains string `protobuf:"bytes,1,opt,name=resources_id_contains,json=resourcesIdContains,proto3" json:"resources_id_contains,omitempty"`
-	// Most resources in the answer; a page of large ones may hold fewer. 0: 100; above the server's cap: the
-	// cap; negative: INVALID_ARGUMENT.
+	// Maximum number of resources in the response. A page of large ones may hold fewer. 0: 100. Values above
+	// the server's maximum are reduced to it. Negative: INVALID_ARGUMENT.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The next_page_token of the page before, for the same filter. Empty for the first page.
+	// The next_page_token of the previous page, for the same filter. Empty for the first page.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -920,12 +921,12 @@ func (x *ListResourcesRequest) GetPageToken() string {
 	return ""
 }
 
-// Answers ListResources.
+// Response of ListResources.
 type ListResourcesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order in which they were first added.
+	// The resources, in the order in which they were first added.
 	Resources []*Resources `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
-	// Asks for the next page. Empty at the end, and only there.
+	// Token of the next page. Empty only on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

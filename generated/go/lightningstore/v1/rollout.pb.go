@@ -24,25 +24,25 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Where a rollout stands. More values may come: treat an unknown one as not finished.
+// Status of a rollout. More values may be added: treat an unknown one as not finished.
 type RolloutStatus int32
 
 const (
-	// Never sent by the server; refused in requests.
+	// Never sent by the server; rejected in requests.
 	RolloutStatus_ROLLOUT_STATUS_UNSPECIFIED RolloutStatus = 0
 	// In the queue for the first time, or put back by UpdateRollout.
 	RolloutStatus_ROLLOUT_STATUS_QUEUING RolloutStatus = 1
-	// Claimed, nothing heard of it yet.
+	// Claimed: its latest attempt is PREPARING.
 	RolloutStatus_ROLLOUT_STATUS_PREPARING RolloutStatus = 2
 	// Its latest attempt is running.
 	RolloutStatus_ROLLOUT_STATUS_RUNNING RolloutStatus = 3
 	// Final: its latest attempt succeeded.
 	RolloutStatus_ROLLOUT_STATUS_SUCCEEDED RolloutStatus = 4
-	// Final: its latest attempt ended otherwise, and is not retried.
+	// Final: its latest attempt ended without success and is not retried.
 	RolloutStatus_ROLLOUT_STATUS_FAILED RolloutStatus = 5
-	// Final: cancelled by the caller.
+	// Final: cancelled by a caller.
 	RolloutStatus_ROLLOUT_STATUS_CANCELLED RolloutStatus = 6
-	// In the queue again for a retry, perhaps waiting for its back-off.
+	// In the queue again for a retry, possibly still waiting for its back-off delay.
 	RolloutStatus_ROLLOUT_STATUS_REQUEUING RolloutStatus = 7
 )
 
@@ -97,11 +97,11 @@ func (RolloutStatus) EnumDescriptor() ([]byte, []int) {
 	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{0}
 }
 
-// What a rollout is for. More values may come.
+// Purpose of a rollout. More values may be added.
 type RolloutMode int32
 
 const (
-	// The caller did not say.
+	// The caller did not set a mode.
 	RolloutMode_ROLLOUT_MODE_UNSPECIFIED RolloutMode = 0
 	// Training.
 	RolloutMode_ROLLOUT_MODE_TRAIN RolloutMode = 1
@@ -154,15 +154,15 @@ func (RolloutMode) EnumDescriptor() ([]byte, []int) {
 	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{1}
 }
 
-// How several filters are joined.
+// How several filters are combined.
 type FilterLogic int32
 
 const (
 	// The same as AND.
 	FilterLogic_FILTER_LOGIC_UNSPECIFIED FilterLogic = 0
-	// All of them hold.
+	// A record matches if all filters match.
 	FilterLogic_FILTER_LOGIC_AND FilterLogic = 1
-	// At least one of them holds.
+	// A record matches if at least one filter matches.
 	FilterLogic_FILTER_LOGIC_OR FilterLogic = 2
 )
 
@@ -210,42 +210,44 @@ func (FilterLogic) EnumDescriptor() ([]byte, []int) {
 // One task for an agent, from the queue to its outcome.
 type Rollout struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "ro-" and 12 hex digits unless the caller chose it. Always set.
+	// "ro-" and 12 hex digits, unless the caller chose the id. Always set.
 	RolloutId string `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
-	// What the agent is to do: any JSON value, UTF-8, byte for byte as it was given.
+	// Input of the agent: any JSON value in UTF-8, stored and returned byte for byte.
 	InputJson []byte `protobuf:"bytes,2,opt,name=input_json,json=inputJson,proto3" json:"input_json,omitempty"`
-	// What the rollout is for. Unspecified where the caller did not say.
+	// Purpose of the rollout. Unspecified if the caller did not set it.
 	Mode RolloutMode `protobuf:"varint,3,opt,name=mode,proto3,enum=lightningstore.v1.RolloutMode" json:"mode,omitempty"`
-	// Higher is claimed first. Default 0.
+	// Rollouts with a higher priority are claimed first. Default 0.
 	Priority int32 `protobuf:"varint,4,opt,name=priority,proto3" json:"priority,omitempty"`
-	// Names the rollouts that belong together, the samples of one task for instance. May be empty.
+	// Groups rollouts that belong together, for example the samples of one task. May be empty.
 	GroupId string `protobuf:"bytes,5,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
-	// The resources that the agent works with. Empty if there were none when it was enqueued.
+	// Id of the resources that the agent uses. Empty if the store had no resources when the rollout was
+	// enqueued.
 	ResourcesId string `protobuf:"bytes,6,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
 	// Never unspecified.
 	Status RolloutStatus `protobuf:"varint,7,opt,name=status,proto3,enum=lightningstore.v1.RolloutStatus" json:"status,omitempty"`
-	// When an attempt is given up, and whether it is tried again. Always set.
+	// Time limits and retries of its attempts. Always set.
 	Config *RolloutConfig `protobuf:"bytes,8,opt,name=config,proto3" json:"config,omitempty"`
-	// A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}. At most a
-	// quarter of the largest message, 16 MiB by default.
+	// A JSON object of the caller in UTF-8, stored and returned byte for byte. Empty means {}. Limited to a
+	// quarter of the maximum message size, 16 MiB by default.
 	MetadataJson []byte `protobuf:"bytes,9,opt,name=metadata_json,json=metadataJson,proto3" json:"metadata_json,omitempty"`
-	// When it was enqueued, or started.
+	// Time at which it was enqueued, or created by StartRollout.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	// When it finished. Absent unless it is SUCCEEDED, FAILED or CANCELLED.
+	// Time at which it finished. Absent unless it is SUCCEEDED, FAILED or CANCELLED.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// Number of attempts so far.
 	AttemptCount int32 `protobuf:"varint,12,opt,name=attempt_count,json=attemptCount,proto3" json:"attempt_count,omitempty"`
 	// Id of the newest attempt. Empty before the first claim.
 	LatestAttemptId string `protobuf:"bytes,13,opt,name=latest_attempt_id,json=latestAttemptId,proto3" json:"latest_attempt_id,omitempty"`
-	// Its place among all finishes of this store, from 1. 0 unless it is finished. A rollout that is
-	// reopened and finishes again gets a new number.
+	// Position among all finishes of this store, counted from 1. 0 unless the rollout is finished. A rollout
+	// that is reopened and finishes again gets a new number.
 	CompletionNumber int64 `protobuf:"varint,14,opt,name=completion_number,json=completionNumber,proto3" json:"completion_number,omitempty"`
-	// The newest attempt. Absent before the first claim. In the answer to a claim: the claimed attempt.
+	// The newest attempt. Absent before the first claim. In the response to a claim, this is the claimed
+	// attempt.
 	LatestAttempt *Attempt `protobuf:"bytes,15,opt,name=latest_attempt,json=latestAttempt,proto3" json:"latest_attempt,omitempty"`
-	// Set where this answer leaves out input_json and metadata_json, and metadata_json and failure of
-	// latest_attempt, because it would not fit into a message with them: GetRollout and GetAttempt have them.
-	// Happens in the answers of CancelRollouts and of calls repeated with their request_id, and with rollouts
-	// stored by servers that did not limit metadata.
+	// True if this response omits input_json and metadata_json, and metadata_json and failure of
+	// latest_attempt, because they would not fit into the message. GetRollout and GetAttempt return them. This
+	// happens in responses of CancelRollouts, in responses to calls repeated with their request_id, and with
+	// rollouts stored by servers that did not limit metadata.
 	PayloadsOmitted bool `protobuf:"varint,16,opt,name=payloads_omitted,json=payloadsOmitted,proto3" json:"payloads_omitted,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -393,19 +395,20 @@ func (x *Rollout) GetPayloadsOmitted() bool {
 	return false
 }
 
-// When an attempt is given up, and whether the rollout is then tried again.
+// Time limits of an attempt, and the rules for retrying it.
 type RolloutConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Longest time from an attempt's start to its end. Absent: no limit. Must be positive.
+	// Maximum time from the start of an attempt to its end. Absent: no limit. Must be positive.
 	Timeout *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	// Longest silence of an attempt, from its last sign of life or else its start. Time in which the server
-	// could not hear does not count. Absent: no limit. Must be positive.
+	// Maximum time since the last heartbeat or span of an attempt, or since its start if there was none. Time
+	// in which the server could not receive heartbeats does not count. Absent: no limit. Must be positive.
 	UnresponsiveTimeout *durationpb.Duration `protobuf:"bytes,2,opt,name=unresponsive_timeout,json=unresponsiveTimeout,proto3" json:"unresponsive_timeout,omitempty"`
-	// Most attempts made by retrying. 0 means 1; negative: INVALID_ARGUMENT. StartAttempt is not bound by it.
+	// Maximum number of attempts, retries included. 0 means 1; negative: INVALID_ARGUMENT. StartAttempt ignores
+	// this limit.
 	MaxAttempts int32 `protobuf:"varint,3,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
-	// The ends of an attempt that are retried: FAILED, TIMEOUT, UNRESPONSIVE. Empty: none.
+	// Outcomes of an attempt that are retried: FAILED, TIMEOUT, UNRESPONSIVE. Empty: none.
 	RetryCondition []AttemptStatus `protobuf:"varint,4,rep,packed,name=retry_condition,json=retryCondition,proto3,enum=lightningstore.v1.AttemptStatus" json:"retry_condition,omitempty"`
-	// How long a retry waits in the queue before it may be claimed. Absent: not at all.
+	// Delay of a retry: it waits in the queue this long before it can be claimed. Absent: no delay.
 	RetryBackoff  *RetryBackoff `protobuf:"bytes,5,opt,name=retry_backoff,json=retryBackoff,proto3" json:"retry_backoff,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -479,13 +482,13 @@ func (x *RolloutConfig) GetRetryBackoff() *RetryBackoff {
 // Delay before the n-th retry: initial_delay * factor^(n-1), at most max_delay, varied by jitter.
 type RetryBackoff struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Delay of the first retry. Absent: 0. Must not be negative.
+	// Delay before the first retry. Absent: 0. Must not be negative.
 	InitialDelay *durationpb.Duration `protobuf:"bytes,1,opt,name=initial_delay,json=initialDelay,proto3" json:"initial_delay,omitempty"`
-	// Growth from one retry to the next. 0 means 1; else at least 1.
+	// Factor by which the delay grows with each retry. 0 means 1; otherwise at least 1.
 	Factor float64 `protobuf:"fixed64,2,opt,name=factor,proto3" json:"factor,omitempty"`
-	// Upper bound of the delay, before jitter. Absent: 1 hour. Must not be negative.
+	// Maximum delay, before jitter. Absent: 1 hour. Must not be negative.
 	MaxDelay *durationpb.Duration `protobuf:"bytes,3,opt,name=max_delay,json=maxDelay,proto3" json:"max_delay,omitempty"`
-	// Random share of the delay that is added or taken away, from 0 to 1.
+	// Jitter: the maximum random fraction of the delay that is added or subtracted, from 0 to 1.
 	Jitter        float64 `protobuf:"fixed64,4,opt,name=jitter,proto3" json:"jitter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -549,26 +552,28 @@ func (x *RetryBackoff) GetJitter() float64 {
 	return 0
 }
 
-// A rollout to be made.
+// A rollout to create.
 type RolloutSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What the agent is to do: any JSON value in UTF-8, at most 16 MiB by default. Required.
+	// Input of the agent: any JSON value in UTF-8, at most 16 MiB by default. Required.
 	InputJson []byte `protobuf:"bytes,1,opt,name=input_json,json=inputJson,proto3" json:"input_json,omitempty"`
-	// What the rollout is for. May be unspecified.
+	// Purpose of the rollout. May be unspecified.
 	Mode RolloutMode `protobuf:"varint,2,opt,name=mode,proto3,enum=lightningstore.v1.RolloutMode" json:"mode,omitempty"`
-	// Higher is claimed first.
+	// Rollouts with a higher priority are claimed first. Default 0.
 	Priority int32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
-	// Names the rollouts that belong together. At most 256 characters. May be empty.
+	// Groups rollouts that belong together. At most 256 characters. May be empty.
 	GroupId string `protobuf:"bytes,4,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
-	// The resources that the agent works with. Empty: the latest there are. Unknown: NOT_FOUND.
+	// Id of the resources that the agent uses. Empty: the latest resources of the store, if any. Unknown:
+	// NOT_FOUND.
 	ResourcesId string `protobuf:"bytes,5,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
-	// Absent: no time limits, one attempt.
+	// Time limits and retries. Absent: no time limits, one attempt.
 	Config *RolloutConfig `protobuf:"bytes,6,opt,name=config,proto3" json:"config,omitempty"`
-	// A JSON object of the caller's own, UTF-8, at most 16 MiB by default. Empty means {}.
+	// A JSON object of the caller in UTF-8, at most 16 MiB by default. Empty means {}.
 	MetadataJson []byte `protobuf:"bytes,7,opt,name=metadata_json,json=metadataJson,proto3" json:"metadata_json,omitempty"`
-	// At most 256 characters, not "latest". Empty: the server makes one. Choose it to make a repeat of the
-	// call harmless: the same content again returns the stored rollout, other content is ALREADY_EXISTS. What
-	// UpdateRollout has changed since is other content too; a request_id repeats the call in any case.
+	// Id of the rollout, at most 256 characters, not "latest". Empty: the server generates one. An id chosen by
+	// the caller makes the call safe to repeat: the same content returns the stored rollout, other content is
+	// ALREADY_EXISTS. Fields that UpdateRollout has changed since count as other content; a request_id makes
+	// the call safe to repeat in that case too.
 	RolloutId     string `protobuf:"bytes,8,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -660,14 +665,16 @@ func (x *RolloutSpec) GetRolloutId() string {
 	return ""
 }
 
-// Puts rollouts at the tail of the queue. All of them or, on any error, none.
+// Adds rollouts to the tail of the queue. On any error, none of them is added.
 type EnqueueRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 10,000 by default, inputs together at most 60 MiB. The answer repeats all of it and has to fit
-	// into a message too: else RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE), and nothing is enqueued.
+	// At most 10,000 by default, with at most 60 MiB of inputs in total. The response repeats the rollouts and
+	// must fit into a message too; otherwise the call fails with RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE) and
+	// nothing is enqueued.
 	Rollouts []*RolloutSpec `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
-	// Makes a repeat within 10 minutes harmless: it has no second effect and gets the same rollouts, as they
-	// are now. At most 64 characters. Empty: not deduplicated, unless every item names its rollout_id.
+	// Makes the call safe to repeat within 10 minutes: a repeat has no second effect and returns the same
+	// rollouts in their current state. At most 64 characters. Empty: not deduplicated, unless every item sets
+	// its rollout_id.
 	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -717,10 +724,10 @@ func (x *EnqueueRolloutsRequest) GetRequestId() string {
 	return ""
 }
 
-// Answers EnqueueRollouts.
+// Response of EnqueueRollouts.
 type EnqueueRolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As stored, in the order of the request.
+	// The stored rollouts, in the order of the request.
 	Rollouts      []*Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -763,7 +770,7 @@ func (x *EnqueueRolloutsResponse) GetRollouts() []*Rollout {
 	return nil
 }
 
-// Asks for one rollout. Unknown: NOT_FOUND.
+// Request of GetRollout. An unknown rollout is NOT_FOUND.
 type GetRolloutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the rollout. Required.
@@ -809,10 +816,10 @@ func (x *GetRolloutRequest) GetRolloutId() string {
 	return ""
 }
 
-// Answers GetRollout.
+// Response of GetRollout.
 type GetRolloutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// With its latest attempt.
+	// The rollout with its latest attempt.
 	Rollout       *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -855,35 +862,35 @@ func (x *GetRolloutResponse) GetRollout() *Rollout {
 	return nil
 }
 
-// Asks for rollouts. A filter that is empty takes part in nothing; without any filter all match.
+// Request of ListRollouts. An empty filter is ignored. Without filters, all rollouts match.
 type ListRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Status is one of these.
+	// Matches rollouts with one of these statuses.
 	Statuses []RolloutStatus `protobuf:"varint,1,rep,packed,name=statuses,proto3,enum=lightningstore.v1.RolloutStatus" json:"statuses,omitempty"`
-	// Id is one of these. Unknown ids match nothing.
+	// Matches rollouts with one of these ids. Unknown ids match nothing.
 	RolloutIds []string `protobuf:"bytes,2,rep,name=rollout_ids,json=rolloutIds,proto3" json:"rollout_ids,omitempty"`
-	// Id contains this, case and all.
+	// Matches ids that contain this text, case-sensitive.
 	RolloutIdContains string `protobuf:"bytes,3,opt,name=rollout_id_contains,json=rolloutIdContains,proto3" json:"rollout_id_contains,omitempty"`
-	// Mode is one of these; unspecified matches rollouts without a mode.
+	// Matches rollouts with one of these modes. Unspecified matches rollouts without a mode.
 	Modes []RolloutMode `protobuf:"varint,4,rep,packed,name=modes,proto3,enum=lightningstore.v1.RolloutMode" json:"modes,omitempty"`
-	// Group is one of these.
+	// Matches rollouts of one of these groups.
 	GroupIds []string `protobuf:"bytes,5,rep,name=group_ids,json=groupIds,proto3" json:"group_ids,omitempty"`
-	// How the filters are joined. Unspecified: AND.
+	// How the filters are combined. Unspecified: AND.
 	FilterLogic FilterLogic `protobuf:"varint,6,opt,name=filter_logic,json=filterLogic,proto3,enum=lightningstore.v1.FilterLogic" json:"filter_logic,omitempty"`
-	// A field and a direction, "start_time desc" for instance; the direction defaults to asc. Fields:
+	// A field and a direction, for example "start_time desc". The direction defaults to asc. Fields:
 	// rollout_id, mode, priority, group_id, resources_id, status, start_time, end_time, attempt_count,
-	// latest_attempt_id, completion_number. A missing value sorts first. Empty: the order of enqueueing. A
-	// page costs the same however many there are for rollout_id, status, start_time and the empty order; the
-	// other fields sort all that match.
+	// latest_attempt_id, completion_number. A missing value sorts first. Empty: the order in which the rollouts
+	// were enqueued. With rollout_id, status, start_time and the empty order, the cost of a page does not
+	// depend on the number of rollouts; the other fields sort all matching rollouts.
 	OrderBy string `protobuf:"bytes,7,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
-	// Most rollouts in the answer; a page of large inputs may hold fewer. 0: 100; above the server's cap:
-	// the cap; negative: INVALID_ARGUMENT.
+	// Maximum number of rollouts in the response. A page of large inputs may hold fewer. 0: 100. Values above
+	// the server's maximum are reduced to it. Negative: INVALID_ARGUMENT.
 	PageSize int32 `protobuf:"varint,8,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The next_page_token of the page before, for the same filters and order. Empty for the first page.
+	// The next_page_token of the previous page, for the same filters and order. Empty for the first page.
 	PageToken string `protobuf:"bytes,9,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Rollouts to pass over before the page starts. Negative: INVALID_ARGUMENT.
+	// Number of rollouts to skip before the page starts. Negative: INVALID_ARGUMENT.
 	Skip int32 `protobuf:"varint,10,opt,name=skip,proto3" json:"skip,omitempty"`
-	// Whether to count all that match. Costs a scan where the filter is more than a status.
+	// Whether to count all matching rollouts. Requires a scan unless the only filter is a status.
 	IncludeTotalSize bool `protobuf:"varint,11,opt,name=include_total_size,json=includeTotalSize,proto3" json:"include_total_size,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -996,15 +1003,15 @@ func (x *ListRolloutsRequest) GetIncludeTotalSize() bool {
 	return false
 }
 
-// Answers ListRollouts.
+// Response of ListRollouts.
 type ListRolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// With their latest attempts, in the order asked for.
+	// The rollouts with their latest attempts, in the requested order.
 	Rollouts []*Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
-	// Asks for the next page. Empty at the end, and only there. Pages are complete and without doubles
-	// among the rollouts that match throughout, whatever else is written meanwhile.
+	// Token of the next page. Empty only on the last page. While other calls write, the pages still contain
+	// each rollout that matches throughout exactly once.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// All that match, on all pages. Absent unless it was asked for.
+	// Number of matching rollouts on all pages. Absent unless it was requested.
 	TotalSize     *int64 `protobuf:"varint,3,opt,name=total_size,json=totalSize,proto3,oneof" json:"total_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1063,21 +1070,25 @@ func (x *ListRolloutsResponse) GetTotalSize() int64 {
 
 // Changes a rollout.
 //
-// Allowed paths of the mask: status, input_json, mode, priority, group_id, resources_id, config,
-// metadata_json. Any other path is refused with INVALID_ARGUMENT.
+// The update mask may contain status, input_json, mode, priority, group_id, resources_id, config and
+// metadata_json. Any other path is rejected with INVALID_ARGUMENT.
 //
-// QUEUING and REQUEUING put the rollout at the tail of the queue, where it stands exactly once, and
-// reopen a finished one. SUCCEEDED, FAILED and CANCELLED finish it; one that has finished already takes no
-// other final status (FAILED_PRECONDITION). PREPARING and RUNNING are refused too: only a claim and a sign
-// of life lead there. The status that it has already is no change, and keeps its place in the queue.
+// A status has these effects:
+//
+//   - QUEUING and REQUEUING put the rollout at the tail of the queue, where it appears exactly once. They reopen a
+//     finished rollout.
+//   - SUCCEEDED, FAILED and CANCELLED finish the rollout. A rollout that is already finished does not accept
+//     another final status (FAILED_PRECONDITION).
+//   - PREPARING and RUNNING are rejected: only a claim, a span or a heartbeat sets them.
+//   - The current status is a no-op and keeps the queue position.
 type UpdateRolloutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names the rollout by rollout_id and holds the new values.
+	// The rollout to change, named by rollout_id, with the new values.
 	Rollout *Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
-	// The fields to change; a named path with no value clears it. Absent: all allowed fields that have a
-	// value.
+	// The fields to change. A path whose field has no value clears the field. Absent: all allowed fields that
+	// have a value.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
-	// Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
+	// Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1134,7 +1145,7 @@ func (x *UpdateRolloutRequest) GetRequestId() string {
 	return ""
 }
 
-// Answers UpdateRollout.
+// Response of UpdateRollout.
 type UpdateRolloutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The rollout after the change.
@@ -1180,14 +1191,15 @@ func (x *UpdateRolloutResponse) GetRollout() *Rollout {
 	return nil
 }
 
-// Cancels rollouts: out of the queue, finished, their runners told to stop at the next sign of life.
-// Those that have finished before stay as they are, whatever their outcome: the answer shows it. So
-// a rollout that finishes while the call is on its way is no error.
+// Cancels rollouts: removes them from the queue and finishes them. The server tells their runners to stop in
+// its response to their next heartbeat, spans or report. Rollouts that are already finished keep their
+// status, which the response shows. A rollout that finishes while the call is under way is therefore not an
+// error.
 type CancelRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Ids of the rollouts, at most 10,000 by default. Unknown: NOT_FOUND.
 	RolloutIds []string `protobuf:"bytes,1,rep,name=rollout_ids,json=rolloutIds,proto3" json:"rollout_ids,omitempty"`
-	// Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
+	// Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated.
 	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1237,11 +1249,12 @@ func (x *CancelRolloutsRequest) GetRequestId() string {
 	return ""
 }
 
-// Answers CancelRollouts.
+// Response of CancelRollouts.
 type CancelRolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// After the change, in the order of the request. Where they pass half of the largest message together,
-	// 32 MiB by default, all of them come without their payloads: see Rollout.payloads_omitted.
+	// The rollouts after the change, in the order of the request. If together they exceed half of the maximum
+	// message size (32 MiB by default), all of them are returned without payloads; see
+	// Rollout.payloads_omitted.
 	Rollouts      []*Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -53,29 +53,33 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait
-// for them; runners claim them as attempts, stream spans and report outcomes.
+// The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait for
+// them. Runners claim rollouts as attempts, stream spans and report outcomes.
 //
-// Four promises bind every method. What is answered is stored, and nothing that a crash can undo is ever
-// seen. Times are the server's, except inside spans. Every write may be repeated: by the ids in it or by
-// its request_id. Every error carries a google.rpc.ErrorInfo with a reason out of ErrorReason, and a call
-// that fails has changed nothing, except UNAVAILABLE and a deadline passed, which leave it open.
+// Four promises hold for every method:
+//
+//   - An answered write is stored, and no reader sees a write that a crash can still undo.
+//   - Times are the server's, except inside spans.
+//   - Every write is safe to repeat, because of the ids in it or because of its request_id.
+//   - Every error carries a google.rpc.ErrorInfo whose reason is a value of ErrorReason. A call that fails has
+//     changed nothing. The exceptions are UNAVAILABLE and DEADLINE_EXCEEDED, after which the call may or may
+//     not have taken effect.
 type LightningStoreServiceClient interface {
-	// Puts rollouts into the queue.
+	// Adds rollouts to the queue.
 	EnqueueRollouts(ctx context.Context, in *EnqueueRolloutsRequest, opts ...grpc.CallOption) (*EnqueueRolloutsResponse, error)
-	// Makes a rollout and claims it at once.
+	// Creates a rollout and claims it at once.
 	StartRollout(ctx context.Context, in *StartRolloutRequest, opts ...grpc.CallOption) (*StartRolloutResponse, error)
-	// Claims rollouts from the queue, waiting for one if asked to.
+	// Claims rollouts from the queue, and can wait for one (long poll).
 	DequeueRollouts(ctx context.Context, in *DequeueRolloutsRequest, opts ...grpc.CallOption) (*DequeueRolloutsResponse, error)
 	// Claims one rollout by its id.
 	StartAttempt(ctx context.Context, in *StartAttemptRequest, opts ...grpc.CallOption) (*StartAttemptResponse, error)
 	// Reports the outcome of an attempt, or changes its record.
 	UpdateAttempt(ctx context.Context, in *UpdateAttemptRequest, opts ...grpc.CallOption) (*UpdateAttemptResponse, error)
-	// Lists the attempts at a rollout.
+	// Lists the attempts of a rollout.
 	ListAttempts(ctx context.Context, in *ListAttemptsRequest, opts ...grpc.CallOption) (*ListAttemptsResponse, error)
 	// Gets one attempt.
 	GetAttempt(ctx context.Context, in *GetAttemptRequest, opts ...grpc.CallOption) (*GetAttemptResponse, error)
-	// Gets one rollout.
+	// Lists rollouts by filter, in pages.
 	GetRollout(ctx context.Context, in *GetRolloutRequest, opts ...grpc.CallOption) (*GetRolloutResponse, error)
 	// Lists rollouts by filter, page by page.
 	ListRollouts(ctx context.Context, in *ListRolloutsRequest, opts ...grpc.CallOption) (*ListRolloutsResponse, error)
@@ -83,21 +87,21 @@ type LightningStoreServiceClient interface {
 	UpdateRollout(ctx context.Context, in *UpdateRolloutRequest, opts ...grpc.CallOption) (*UpdateRolloutResponse, error)
 	// Cancels rollouts.
 	CancelRollouts(ctx context.Context, in *CancelRolloutsRequest, opts ...grpc.CallOption) (*CancelRolloutsResponse, error)
-	// Streams given rollouts as they finish.
+	// Streams the given rollouts as they finish.
 	WaitForRollouts(ctx context.Context, in *WaitForRolloutsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WaitForRolloutsResponse], error)
-	// Streams all rollouts as they finish, in completion order, from any point on.
+	// Streams all rollouts as they finish, in completion order, from any completion number on.
 	WatchRollouts(ctx context.Context, in *WatchRolloutsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchRolloutsResponse], error)
 	// Stores spans from a stream of batches.
 	IngestSpans(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[IngestSpansRequest, IngestSpansResponse], error)
 	// Stores one batch of spans.
 	AddSpans(ctx context.Context, in *AddSpansRequest, opts ...grpc.CallOption) (*AddSpansResponse, error)
-	// Hands out sequence ids for spans.
+	// Reserves sequence ids for spans.
 	AllocateSequenceIds(ctx context.Context, in *AllocateSequenceIdsRequest, opts ...grpc.CallOption) (*AllocateSequenceIdsResponse, error)
 	// Streams the spans of a rollout.
 	QuerySpans(ctx context.Context, in *QuerySpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[QuerySpansResponse], error)
-	// Streams the triplets of rollouts: their spans as training data.
+	// Streams the triplets of rollouts: training data derived from their spans.
 	ListTriplets(ctx context.Context, in *ListTripletsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTripletsResponse], error)
-	// Stores finished rollouts of another store, with their spans, from a stream.
+	// Stores finished rollouts from another store, with their spans, from a stream.
 	ImportRollouts(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportRolloutsRequest, ImportRolloutsResponse], error)
 	// Stores new resources and makes them the latest.
 	AddResources(ctx context.Context, in *AddResourcesRequest, opts ...grpc.CallOption) (*AddResourcesResponse, error)
@@ -107,15 +111,15 @@ type LightningStoreServiceClient interface {
 	GetResources(ctx context.Context, in *GetResourcesRequest, opts ...grpc.CallOption) (*GetResourcesResponse, error)
 	// Lists resources.
 	ListResources(ctx context.Context, in *ListResourcesRequest, opts ...grpc.CallOption) (*ListResourcesResponse, error)
-	// Tells that a worker and its attempts live, and learns which of them to stop.
+	// Reports that a worker and its attempts are alive, and returns the attempts that it should stop.
 	Heartbeat(ctx context.Context, in *HeartbeatRequest, opts ...grpc.CallOption) (*HeartbeatResponse, error)
 	// Gets one worker.
 	GetWorker(ctx context.Context, in *GetWorkerRequest, opts ...grpc.CallOption) (*GetWorkerResponse, error)
 	// Lists workers by filter.
 	ListWorkers(ctx context.Context, in *ListWorkersRequest, opts ...grpc.CallOption) (*ListWorkersResponse, error)
-	// Counts what there is.
+	// Returns counts of rollouts, attempts, workers and spans.
 	GetStatistics(ctx context.Context, in *GetStatisticsRequest, opts ...grpc.CallOption) (*GetStatisticsResponse, error)
-	// Tells what this server is.
+	// Returns the server's version, store id, back end, capabilities and limits.
 	GetServerInfo(ctx context.Context, in *GetServerInfoRequest, opts ...grpc.CallOption) (*GetServerInfoResponse, error)
 }
 
@@ -453,29 +457,33 @@ func (c *lightningStoreServiceClient) GetServerInfo(ctx context.Context, in *Get
 // All implementations must embed UnimplementedLightningStoreServiceServer
 // for forward compatibility.
 //
-// The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait
-// for them; runners claim them as attempts, stream spans and report outcomes.
+// The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait for
+// them. Runners claim rollouts as attempts, stream spans and report outcomes.
 //
-// Four promises bind every method. What is answered is stored, and nothing that a crash can undo is ever
-// seen. Times are the server's, except inside spans. Every write may be repeated: by the ids in it or by
-// its request_id. Every error carries a google.rpc.ErrorInfo with a reason out of ErrorReason, and a call
-// that fails has changed nothing, except UNAVAILABLE and a deadline passed, which leave it open.
+// Four promises hold for every method:
+//
+//   - An answered write is stored, and no reader sees a write that a crash can still undo.
+//   - Times are the server's, except inside spans.
+//   - Every write is safe to repeat, because of the ids in it or because of its request_id.
+//   - Every error carries a google.rpc.ErrorInfo whose reason is a value of ErrorReason. A call that fails has
+//     changed nothing. The exceptions are UNAVAILABLE and DEADLINE_EXCEEDED, after which the call may or may
+//     not have taken effect.
 type LightningStoreServiceServer interface {
-	// Puts rollouts into the queue.
+	// Adds rollouts to the queue.
 	EnqueueRollouts(context.Context, *EnqueueRolloutsRequest) (*EnqueueRolloutsResponse, error)
-	// Makes a rollout and claims it at once.
+	// Creates a rollout and claims it at once.
 	StartRollout(context.Context, *StartRolloutRequest) (*StartRolloutResponse, error)
-	// Claims rollouts from the queue, waiting for one if asked to.
+	// Claims rollouts from the queue, and can wait for one (long poll).
 	DequeueRollouts(context.Context, *DequeueRolloutsRequest) (*DequeueRolloutsResponse, error)
 	// Claims one rollout by its id.
 	StartAttempt(context.Context, *StartAttemptRequest) (*StartAttemptResponse, error)
 	// Reports the outcome of an attempt, or changes its record.
 	UpdateAttempt(context.Context, *UpdateAttemptRequest) (*UpdateAttemptResponse, error)
-	// Lists the attempts at a rollout.
+	// Lists the attempts of a rollout.
 	ListAttempts(context.Context, *ListAttemptsRequest) (*ListAttemptsResponse, error)
 	// Gets one attempt.
 	GetAttempt(context.Context, *GetAttemptRequest) (*GetAttemptResponse, error)
-	// Gets one rollout.
+	// Lists rollouts by filter, in pages.
 	GetRollout(context.Context, *GetRolloutRequest) (*GetRolloutResponse, error)
 	// Lists rollouts by filter, page by page.
 	ListRollouts(context.Context, *ListRolloutsRequest) (*ListRolloutsResponse, error)
@@ -483,21 +491,21 @@ type LightningStoreServiceServer interface {
 	UpdateRollout(context.Context, *UpdateRolloutRequest) (*UpdateRolloutResponse, error)
 	// Cancels rollouts.
 	CancelRollouts(context.Context, *CancelRolloutsRequest) (*CancelRolloutsResponse, error)
-	// Streams given rollouts as they finish.
+	// Streams the given rollouts as they finish.
 	WaitForRollouts(*WaitForRolloutsRequest, grpc.ServerStreamingServer[WaitForRolloutsResponse]) error
-	// Streams all rollouts as they finish, in completion order, from any point on.
+	// Streams all rollouts as they finish, in completion order, from any completion number on.
 	WatchRollouts(*WatchRolloutsRequest, grpc.ServerStreamingServer[WatchRolloutsResponse]) error
 	// Stores spans from a stream of batches.
 	IngestSpans(grpc.ClientStreamingServer[IngestSpansRequest, IngestSpansResponse]) error
 	// Stores one batch of spans.
 	AddSpans(context.Context, *AddSpansRequest) (*AddSpansResponse, error)
-	// Hands out sequence ids for spans.
+	// Reserves sequence ids for spans.
 	AllocateSequenceIds(context.Context, *AllocateSequenceIdsRequest) (*AllocateSequenceIdsResponse, error)
 	// Streams the spans of a rollout.
 	QuerySpans(*QuerySpansRequest, grpc.ServerStreamingServer[QuerySpansResponse]) error
-	// Streams the triplets of rollouts: their spans as training data.
+	// Streams the triplets of rollouts: training data derived from their spans.
 	ListTriplets(*ListTripletsRequest, grpc.ServerStreamingServer[ListTripletsResponse]) error
-	// Stores finished rollouts of another store, with their spans, from a stream.
+	// Stores finished rollouts from another store, with their spans, from a stream.
 	ImportRollouts(grpc.ClientStreamingServer[ImportRolloutsRequest, ImportRolloutsResponse]) error
 	// Stores new resources and makes them the latest.
 	AddResources(context.Context, *AddResourcesRequest) (*AddResourcesResponse, error)
@@ -507,15 +515,15 @@ type LightningStoreServiceServer interface {
 	GetResources(context.Context, *GetResourcesRequest) (*GetResourcesResponse, error)
 	// Lists resources.
 	ListResources(context.Context, *ListResourcesRequest) (*ListResourcesResponse, error)
-	// Tells that a worker and its attempts live, and learns which of them to stop.
+	// Reports that a worker and its attempts are alive, and returns the attempts that it should stop.
 	Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error)
 	// Gets one worker.
 	GetWorker(context.Context, *GetWorkerRequest) (*GetWorkerResponse, error)
 	// Lists workers by filter.
 	ListWorkers(context.Context, *ListWorkersRequest) (*ListWorkersResponse, error)
-	// Counts what there is.
+	// Returns counts of rollouts, attempts, workers and spans.
 	GetStatistics(context.Context, *GetStatisticsRequest) (*GetStatisticsResponse, error)
-	// Tells what this server is.
+	// Returns the server's version, store id, back end, capabilities and limits.
 	GetServerInfo(context.Context, *GetServerInfoRequest) (*GetServerInfoResponse, error)
 	mustEmbedUnimplementedLightningStoreServiceServer()
 }

@@ -24,31 +24,33 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// OpenTelemetry spans of one attempt that share a resource and a scope. What is ingested, stored and
-// returned. Times inside spans are the clients' own. The first three fields are those of OTLP's ScopeSpans,
-// numbers included, so that the bytes of one begin a SpanBatch; 4 to 10 are left for what it may still get.
+// OpenTelemetry spans of one attempt that share a resource and a scope. This is the unit in which spans are
+// ingested, stored and returned. Times inside spans are those of the clients. The first three fields have the
+// numbers and types of OTLP's ScopeSpans, so the bytes of a ScopeSpans are the beginning of a SpanBatch; 4 to
+// 10 are reserved for fields that ScopeSpans may add.
 type SpanBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The instrumentation scope of the spans. May be absent.
 	Scope *v1.InstrumentationScope `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
-	// The spans, untouched. Each needs a trace_id of 16 bytes and a span_id of 8 bytes, neither all zero. By
-	// default a message holds at most 50,000 spans of at most 4 MiB each; more: RESOURCE_EXHAUSTED
-	// (BATCH_TOO_LARGE, PAYLOAD_TOO_LARGE). The resource and the scope together are limited like a span. Attributes may nest as deep as protobuf's limit of 100 levels allows,
-	// which is about 30 maps. Text that is not UTF-8 is stored with U+FFFD in place of what cannot be read.
+	// The spans, stored unchanged. Each needs a trace_id of 16 bytes and a span_id of 8 bytes, neither all
+	// zero. By default a message holds at most 50,000 spans of at most 4 MiB each; more is RESOURCE_EXHAUSTED
+	// (BATCH_TOO_LARGE, PAYLOAD_TOO_LARGE). The limit of a span also applies to the resource and the scope
+	// together. Attributes may nest up to protobuf's limit of 100 levels, which is about 30 maps. Text that is
+	// not valid UTF-8 is stored with U+FFFD for each invalid sequence.
 	Spans []*v11.Span `protobuf:"bytes,2,rep,name=spans,proto3" json:"spans,omitempty"`
 	// Schema URL of the scope and the spans. May be empty.
 	SchemaUrl string `protobuf:"bytes,3,opt,name=schema_url,json=schemaUrl,proto3" json:"schema_url,omitempty"`
 	// Id of the rollout. Required.
 	RolloutId string `protobuf:"bytes,11,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
-	// Id of the attempt, or "latest". Required. Returned batches always hold the id.
+	// Id of the attempt, or "latest". Required. Returned batches always contain the id.
 	AttemptId string `protobuf:"bytes,12,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
-	// What produced the spans. May be absent.
+	// The entity that produced the spans. May be absent.
 	Resource *v12.Resource `protobuf:"bytes,13,opt,name=resource,proto3" json:"resource,omitempty"`
 	// Schema URL of the resource. May be empty.
 	ResourceSchemaUrl string `protobuf:"bytes,14,opt,name=resource_schema_url,json=resourceSchemaUrl,proto3" json:"resource_schema_url,omitempty"`
-	// Sequence id of each span, parallel to spans. Sent empty: all get the next numbers of the attempt, in
-	// order. Sent with a 0: that one gets the next number. Negative, or of another length than spans:
-	// the batch is bad. Returned: one for each span, from 1.
+	// Sequence id of each span, parallel to spans. If empty, the spans get the next numbers of the attempt, in
+	// order. A 0 gets the next number. A negative number, or a length other than that of spans, makes the batch
+	// invalid. In responses, one for each span, counted from 1.
 	SequenceIds   []int64 `protobuf:"varint,15,rep,packed,name=sequence_ids,json=sequenceIds,proto3" json:"sequence_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -140,12 +142,12 @@ func (x *SpanBatch) GetSequenceIds() []int64 {
 	return nil
 }
 
-// One message of the stream that ingests spans. Each stands for itself, so a broken stream can be sent
-// again from any message.
+// One message of the stream that ingests spans. Each message is independent, so a client can resume a broken
+// stream from any message.
 type IngestSpansRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The spans. A batch for an unknown attempt, or with a bad span, is rejected as a whole and counted; the
-	// stream goes on.
+	// The spans. A batch for an unknown attempt or with an invalid span is rejected as a whole and counted, and
+	// the stream continues.
 	Batch         *SpanBatch `protobuf:"bytes,1,opt,name=batch,proto3" json:"batch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -188,10 +190,10 @@ func (x *IngestSpansRequest) GetBatch() *SpanBatch {
 	return nil
 }
 
-// Answers IngestSpans, once, when the client has finished its stream.
+// Response of IngestSpans, sent once, when the client has finished its stream.
 type IngestSpansResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What became of all spans of the stream.
+	// The result for all spans of the stream.
 	Result        *IngestResult `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -234,14 +236,14 @@ func (x *IngestSpansResponse) GetResult() *IngestResult {
 	return nil
 }
 
-// Stores one batch of spans. Unlike on a stream a bad batch fails the call: NOT_FOUND for an unknown
-// attempt, INVALID_ARGUMENT for a bad span, and nothing is stored.
+// Stores one batch of spans. Unlike on a stream, an invalid batch fails the call and nothing is stored:
+// NOT_FOUND for an unknown attempt, INVALID_ARGUMENT for an invalid span.
 type AddSpansRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The spans. Required.
 	Batch *SpanBatch `protobuf:"bytes,1,opt,name=batch,proto3" json:"batch,omitempty"`
-	// Makes a repeat within 10 minutes get the first answer. At most 64 characters. Empty: a repeat is
-	// harmless all the same, its spans are counted as duplicates.
+	// A repeat within 10 minutes returns the first response. At most 64 characters. Empty: the call is still
+	// safe to repeat, but the repeated spans are counted as duplicates.
 	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -291,10 +293,10 @@ func (x *AddSpansRequest) GetRequestId() string {
 	return ""
 }
 
-// Answers AddSpans.
+// Response of AddSpans.
 type AddSpansResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What became of the spans.
+	// The result for the spans.
 	Result        *IngestResult `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -337,21 +339,22 @@ func (x *AddSpansResponse) GetResult() *IngestResult {
 	return nil
 }
 
-// What became of ingested spans. All that is counted here is durable.
+// Result of ingesting spans. Everything counted here is durable.
 type IngestResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Spans stored.
 	AcceptedCount int64 `protobuf:"varint,1,opt,name=accepted_count,json=acceptedCount,proto3" json:"accepted_count,omitempty"`
-	// Spans that were stored before, with the same span_id within the attempt and the same content. Skipped;
-	// not an error.
+	// Spans that were already stored, with the same span_id within the attempt and the same content. They are
+	// skipped, without an error.
 	DuplicateCount int64 `protobuf:"varint,2,opt,name=duplicate_count,json=duplicateCount,proto3" json:"duplicate_count,omitempty"`
-	// Spans refused.
+	// Spans rejected.
 	RejectedCount int64 `protobuf:"varint,3,opt,name=rejected_count,json=rejectedCount,proto3" json:"rejected_count,omitempty"`
-	// The first 10 refusals.
+	// The first 10 rejections.
 	Rejections []*BatchRejection `protobuf:"bytes,4,rep,name=rejections,proto3" json:"rejections,omitempty"`
-	// The attempts that their runners should stop, once each.
+	// Attempts that their runners should stop, each of them once.
 	Stops []*Stop `protobuf:"bytes,5,rep,name=stops,proto3" json:"stops,omitempty"`
-	// The spans among rejected_count whose span_id the attempt has with other content. The stored span stays.
+	// Those of rejected_count whose span_id the attempt already has with other content. The stored span is
+	// kept.
 	ConflictCount int64 `protobuf:"varint,6,opt,name=conflict_count,json=conflictCount,proto3" json:"conflict_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -429,17 +432,17 @@ func (x *IngestResult) GetConflictCount() int64 {
 	return 0
 }
 
-// Why a batch was refused.
+// Why a batch was rejected.
 type BatchRejection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which message of the stream, from 0.
+	// Index of the message in the stream, from 0.
 	MessageIndex int64 `protobuf:"varint,1,opt,name=message_index,json=messageIndex,proto3" json:"message_index,omitempty"`
-	// The same reasons as in errors.
+	// The reason, as in errors.
 	Reason ErrorReason `protobuf:"varint,2,opt,name=reason,proto3,enum=lightningstore.v1.ErrorReason" json:"reason,omitempty"`
-	// What was wrong, for people; names the field.
+	// Description for people, which names the field.
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	// Number of spans refused for this reason; the other spans of the batch are stored if the reason is
-	// ERROR_REASON_SPAN_EXISTS.
+	// Number of spans rejected for this reason. If the reason is ERROR_REASON_SPAN_EXISTS, the other spans of
+	// the batch are stored.
 	SpanCount     int32 `protobuf:"varint,4,opt,name=span_count,json=spanCount,proto3" json:"span_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -503,12 +506,13 @@ func (x *BatchRejection) GetSpanCount() int32 {
 	return 0
 }
 
-// Hands out sequence ids, for clients that number spans before they send them.
+// Reserves sequence ids, for clients that number spans before they send them.
 type AllocateSequenceIdsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The attempts, at most 10,000 by default; the same one may occur more than once. Unknown: NOT_FOUND.
+	// The attempts, at most 10,000 by default. An attempt may occur more than once. Unknown: NOT_FOUND.
 	Demands []*SequenceIdDemand `protobuf:"bytes,1,rep,name=demands,proto3" json:"demands,omitempty"`
-	// Makes a repeat within 10 minutes get the same numbers. At most 64 characters. Empty: not deduplicated.
+	// Makes the call safe to repeat within 10 minutes: a repeat returns the same numbers. At most 64
+	// characters. Empty: not deduplicated.
 	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -558,14 +562,14 @@ func (x *AllocateSequenceIdsRequest) GetRequestId() string {
 	return ""
 }
 
-// How many sequence ids are wanted for which attempt.
+// Number of sequence ids requested for an attempt.
 type SequenceIdDemand struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the rollout. Required.
 	RolloutId string `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
 	// Id of the attempt, or "latest". Required.
 	AttemptId string `protobuf:"bytes,2,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
-	// How many, from 1 to 1,000,000.
+	// Number of sequence ids, from 1 to 1,000,000.
 	Count         int32 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -622,10 +626,10 @@ func (x *SequenceIdDemand) GetCount() int32 {
 	return 0
 }
 
-// Answers AllocateSequenceIds.
+// Response of AllocateSequenceIds.
 type AllocateSequenceIdsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order of the request.
+	// The ranges, in the order of the request.
 	Ranges        []*SequenceIdRange `protobuf:"bytes,1,rep,name=ranges,proto3" json:"ranges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -668,15 +672,15 @@ func (x *AllocateSequenceIdsResponse) GetRanges() []*SequenceIdRange {
 	return nil
 }
 
-// A run of sequence ids that belongs to the caller: none is handed out twice, each is above all numbers
-// stored or handed out before.
+// A range of sequence ids reserved for the caller. No number is assigned twice, and each is greater than all
+// numbers of the attempt that were stored or assigned before.
 type SequenceIdRange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The attempt, by its id.
+	// The attempt. Contains the attempt's id even if the caller sent "latest".
 	Attempt *AttemptRef `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// The first number, from 1.
+	// The first number, at least 1.
 	FirstSequenceId int64 `protobuf:"varint,2,opt,name=first_sequence_id,json=firstSequenceId,proto3" json:"first_sequence_id,omitempty"`
-	// How many follow each other, the first included.
+	// The count of consecutive numbers, including the first.
 	Count         int32 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -733,31 +737,32 @@ func (x *SequenceIdRange) GetCount() int32 {
 	return 0
 }
 
-// Asks for spans of one rollout. A filter that is absent takes part in nothing.
+// Request of QuerySpans: spans of one rollout. An absent filter is ignored.
 type QuerySpansRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Id of the rollout. Required. Unknown: NOT_FOUND; its spans were evicted: FAILED_PRECONDITION
-	// (SPANS_EVICTED). Either also ends an answer that has begun, if it happens meanwhile.
+	// Id of the rollout. Required. An unknown rollout is NOT_FOUND; a rollout whose spans were evicted is
+	// FAILED_PRECONDITION (SPANS_EVICTED). Either error also ends a response stream if it occurs while the
+	// stream is open.
 	RolloutId string `protobuf:"bytes,1,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
 	// Id of an attempt, or "latest". Empty: all attempts. Unknown: NOT_FOUND.
 	AttemptId string `protobuf:"bytes,2,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
-	// On the trace id as 32 lower-case hex digits.
+	// Condition on the trace id as 32 lower-case hex digits.
 	TraceId *TextMatch `protobuf:"bytes,3,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
-	// On the span id as 16 lower-case hex digits.
+	// Condition on the span id as 16 lower-case hex digits.
 	SpanId *TextMatch `protobuf:"bytes,4,opt,name=span_id,json=spanId,proto3" json:"span_id,omitempty"`
-	// On the parent's span id as 16 lower-case hex digits; a root's is empty.
+	// Condition on the parent's span id as 16 lower-case hex digits. It is empty for a root span.
 	ParentSpanId *TextMatch `protobuf:"bytes,5,opt,name=parent_span_id,json=parentSpanId,proto3" json:"parent_span_id,omitempty"`
-	// On the name.
+	// Condition on the name.
 	Name *TextMatch `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
-	// How the four filters are joined. Unspecified: AND. The rollout and the attempt are always AND.
+	// How the four conditions are combined. Unspecified: AND. The rollout and the attempt must always match.
 	FilterLogic FilterLogic `protobuf:"varint,7,opt,name=filter_logic,json=filterLogic,proto3,enum=lightningstore.v1.FilterLogic" json:"filter_logic,omitempty"`
-	// A field and a direction, "start_time desc" for instance; the direction defaults to asc. Fields:
+	// A field and a direction, for example "start_time desc". The direction defaults to asc. Fields:
 	// sequence_id, start_time, end_time, name, trace_id, span_id, parent_span_id. Empty: sequence_id, then
 	// start_time.
 	OrderBy string `protobuf:"bytes,8,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
-	// Most spans in the answer. Absent or -1: all; 0: none; below -1: INVALID_ARGUMENT.
+	// Maximum number of spans in the response. Absent or -1: all. 0: none. Below -1: INVALID_ARGUMENT.
 	Limit *int32 `protobuf:"varint,9,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
-	// Spans to pass over first. Negative: INVALID_ARGUMENT.
+	// Number of spans to skip first. Negative: INVALID_ARGUMENT.
 	Offset        int32 `protobuf:"varint,10,opt,name=offset,proto3" json:"offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -866,7 +871,7 @@ func (x *QuerySpansRequest) GetOffset() int32 {
 // A condition on a text. One of the two is required.
 type TextMatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How to compare.
+	// The comparison.
 	//
 	// Types that are valid to be assigned to Match:
 	//
@@ -937,12 +942,12 @@ type isTextMatch_Match interface {
 }
 
 type TextMatch_Equals struct {
-	// The text is this.
+	// The text equals this value.
 	Equals string `protobuf:"bytes,1,opt,name=equals,proto3,oneof"`
 }
 
 type TextMatch_Contains struct {
-	// The text contains this, case and all.
+	// The text contains this value, case-sensitive.
 	Contains string `protobuf:"bytes,2,opt,name=contains,proto3,oneof"`
 }
 
@@ -950,10 +955,10 @@ func (*TextMatch_Equals) isTextMatch_Match() {}
 
 func (*TextMatch_Contains) isTextMatch_Match() {}
 
-// A message of the stream that answers QuerySpans.
+// One message of the response stream of QuerySpans.
 type QuerySpansResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order asked for: batch after batch, and within a batch span after span. About 1 MiB a message.
+	// The spans in the requested order: by batch, and by span within a batch. About 1 MiB per message.
 	Batches       []*SpanBatch `protobuf:"bytes,1,rep,name=batches,proto3" json:"batches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

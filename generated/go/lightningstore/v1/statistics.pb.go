@@ -23,17 +23,17 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What an answered write survives.
+// The failures that an answered write survives.
 type Durability int32
 
 const (
 	// Never sent by the server.
 	Durability_DURABILITY_UNSPECIFIED Durability = 0
-	// Nothing: the store lives in memory.
+	// None: the store is in memory.
 	Durability_DURABILITY_NONE Durability = 1
-	// The end of the process; a power cut may take the last moments.
+	// The end of the process. A power failure may lose the most recent writes.
 	Durability_DURABILITY_RELAXED Durability = 2
-	// A power cut too.
+	// The end of the process and a power failure.
 	Durability_DURABILITY_FULL Durability = 3
 )
 
@@ -80,7 +80,7 @@ func (Durability) EnumDescriptor() ([]byte, []int) {
 	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{0}
 }
 
-// Asks how much of everything there is.
+// Request of GetStatistics.
 type GetStatisticsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -117,36 +117,36 @@ func (*GetStatisticsRequest) Descriptor() ([]byte, []int) {
 	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{0}
 }
 
-// Answers GetStatistics. Taken from counters, so it costs the same whatever is stored.
+// Response of GetStatistics. Read from counters, so the cost does not depend on how much is stored.
 type GetStatisticsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Rollouts by status; a status without any is left out.
+	// Rollouts by status. Statuses without rollouts are omitted.
 	Rollouts []*RolloutStatusCount `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
-	// Attempts by status; a status without any is left out.
+	// Attempts by status. Statuses without attempts are omitted.
 	Attempts []*AttemptStatusCount `protobuf:"bytes,2,rep,name=attempts,proto3" json:"attempts,omitempty"`
-	// Workers by status; a status without any is left out.
+	// Workers by status. Statuses without workers are omitted.
 	Workers []*WorkerStatusCount `protobuf:"bytes,3,rep,name=workers,proto3" json:"workers,omitempty"`
 	// Number of resources ids.
 	ResourcesCount int64 `protobuf:"varint,4,opt,name=resources_count,json=resourcesCount,proto3" json:"resources_count,omitempty"`
-	// Rollouts in the queue, those that wait for their back-off included.
+	// Rollouts in the queue, including those that wait for their back-off delay.
 	QueueDepth int64 `protobuf:"varint,5,opt,name=queue_depth,json=queueDepth,proto3" json:"queue_depth,omitempty"`
-	// The last completion number given out, 0 if none.
+	// The last completion number assigned. 0 if there is none.
 	LastCompletionNumber int64 `protobuf:"varint,6,opt,name=last_completion_number,json=lastCompletionNumber,proto3" json:"last_completion_number,omitempty"`
-	// Spans stored, evicted ones not counted.
+	// Spans stored, not counting evicted ones.
 	SpanCount int64 `protobuf:"varint,7,opt,name=span_count,json=spanCount,proto3" json:"span_count,omitempty"`
-	// Their serialised size in bytes, before compression.
+	// Serialised size of the stored spans in bytes, before compression.
 	SpanBytes int64 `protobuf:"varint,8,opt,name=span_bytes,json=spanBytes,proto3" json:"span_bytes,omitempty"`
-	// Spans that were evicted since the store was opened. 0 on back ends that never evict.
+	// Spans evicted since the store was opened. 0 on back ends that never evict.
 	EvictedSpanCount int64 `protobuf:"varint,9,opt,name=evicted_span_count,json=evictedSpanCount,proto3" json:"evicted_span_count,omitempty"`
-	// Span bytes above which the oldest are evicted. 0 on back ends that never evict.
+	// Size of all spans in bytes above which the oldest are evicted. 0 on back ends that never evict.
 	EvictionThresholdBytes int64 `protobuf:"varint,10,opt,name=eviction_threshold_bytes,json=evictionThresholdBytes,proto3" json:"eviction_threshold_bytes,omitempty"`
-	// Span bytes at which eviction stops. 0 on back ends that never evict.
+	// Size of all spans in bytes at which eviction stops. 0 on back ends that never evict.
 	SafeThresholdBytes int64 `protobuf:"varint,11,opt,name=safe_threshold_bytes,json=safeThresholdBytes,proto3" json:"safe_threshold_bytes,omitempty"`
 	// Size of the data file and its write-ahead log in bytes. 0 on back ends without a file.
 	FileBytes int64 `protobuf:"varint,12,opt,name=file_bytes,json=fileBytes,proto3" json:"file_bytes,omitempty"`
 	// Time since the server started.
 	Uptime *durationpb.Duration `protobuf:"bytes,13,opt,name=uptime,proto3" json:"uptime,omitempty"`
-	// Calls that wait for rollouts to claim or to finish.
+	// Calls that wait for rollouts to claim or for rollouts to finish.
 	WaiterCount   int64 `protobuf:"varint,14,opt,name=waiter_count,json=waiterCount,proto3" json:"waiter_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -285,7 +285,7 @@ type RolloutStatusCount struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The status.
 	Status RolloutStatus `protobuf:"varint,1,opt,name=status,proto3,enum=lightningstore.v1.RolloutStatus" json:"status,omitempty"`
-	// How many.
+	// The number of rollouts.
 	Count         int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -340,7 +340,7 @@ type AttemptStatusCount struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The status.
 	Status AttemptStatus `protobuf:"varint,1,opt,name=status,proto3,enum=lightningstore.v1.AttemptStatus" json:"status,omitempty"`
-	// How many.
+	// The number of attempts.
 	Count         int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -395,7 +395,7 @@ type WorkerStatusCount struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The status.
 	Status WorkerStatus `protobuf:"varint,1,opt,name=status,proto3,enum=lightningstore.v1.WorkerStatus" json:"status,omitempty"`
-	// How many.
+	// The number of workers.
 	Count         int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -445,7 +445,7 @@ func (x *WorkerStatusCount) GetCount() int64 {
 	return 0
 }
 
-// Asks what this server is.
+// Request of GetServerInfo.
 type GetServerInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -482,25 +482,25 @@ func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
 	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{5}
 }
 
-// Answers GetServerInfo.
+// Response of GetServerInfo.
 type GetServerInfoResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Version of the server, "0.1.0" for instance.
+	// Version of the server, for example "0.1.0".
 	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	// Names the store. Made when a store is created, kept as long as its data.
+	// Id of the store. Generated when the store is created, and kept as long as its data.
 	StoreId string `protobuf:"bytes,2,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
 	// "memory" or "sqlite".
 	Backend string `protobuf:"bytes,3,opt,name=backend,proto3" json:"backend,omitempty"`
-	// What an answered write survives.
+	// The failures that an answered write survives.
 	Durability Durability `protobuf:"varint,4,opt,name=durability,proto3,enum=lightningstore.v1.Durability" json:"durability,omitempty"`
-	// What this server can do beyond the calls of the contract, "otlp-grpc" for instance.
+	// Features beyond the calls of the contract, for example "otlp-grpc".
 	Capabilities []string `protobuf:"bytes,5,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
-	// The limits that it holds callers to.
+	// Limits that the server enforces.
 	Limits *Limits `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
 	// When the server started.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	// Port of OTLP over HTTP, POST /v1/traces, on the address of this service and with its TLS and tokens.
-	// 0: not served.
+	// Port of OTLP over HTTP (POST /v1/traces), on the same address and with the same TLS and tokens as this
+	// service. 0: not served.
 	OtlpHttpPort  int32 `protobuf:"varint,8,opt,name=otlp_http_port,json=otlpHttpPort,proto3" json:"otlp_http_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -592,26 +592,26 @@ func (x *GetServerInfoResponse) GetOtlpHttpPort() int32 {
 	return 0
 }
 
-// The limits that a server holds its callers to.
+// Limits that a server enforces.
 type Limits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Largest message, in bytes, in and out.
+	// Maximum size of a message in bytes, in both directions.
 	MessageBytes int64 `protobuf:"varint,1,opt,name=message_bytes,json=messageBytes,proto3" json:"message_bytes,omitempty"`
-	// Largest input of a rollout, in bytes.
+	// Maximum size of a rollout's input in bytes.
 	InputBytes int64 `protobuf:"varint,2,opt,name=input_bytes,json=inputBytes,proto3" json:"input_bytes,omitempty"`
-	// Largest span, in bytes.
+	// Maximum size of a span in bytes.
 	SpanBytes int64 `protobuf:"varint,3,opt,name=span_bytes,json=spanBytes,proto3" json:"span_bytes,omitempty"`
-	// Most items of one call.
+	// Maximum number of items in one call.
 	BatchItems int32 `protobuf:"varint,4,opt,name=batch_items,json=batchItems,proto3" json:"batch_items,omitempty"`
-	// Most items of one page.
+	// Maximum number of items in one page.
 	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// Most rollouts in the queue. 0: no limit.
+	// Maximum number of rollouts in the queue. 0: no limit.
 	QueueLength int64 `protobuf:"varint,6,opt,name=queue_length,json=queueLength,proto3" json:"queue_length,omitempty"`
-	// Most concurrent streams of one connection.
+	// Maximum number of concurrent streams of one connection.
 	ConnectionStreams int32 `protobuf:"varint,7,opt,name=connection_streams,json=connectionStreams,proto3" json:"connection_streams,omitempty"`
-	// Most bytes of answered and unanswered writes that wait for the disk.
+	// Maximum size in bytes of the writes that wait for the disk, answered or not.
 	PendingBytes int64 `protobuf:"varint,8,opt,name=pending_bytes,json=pendingBytes,proto3" json:"pending_bytes,omitempty"`
-	// Most open streams of the whole server.
+	// Maximum number of open streams of the whole server.
 	OpenStreams   int32 `protobuf:"varint,9,opt,name=open_streams,json=openStreams,proto3" json:"open_streams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

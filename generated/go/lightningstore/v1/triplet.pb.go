@@ -21,16 +21,16 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Where the calls of a model were traced. More values may come.
+// How the calls of a model are traced. More values may be added.
 type TripletSource int32
 
 const (
-	// TRACER.
+	// The same as TRACER.
 	TripletSource_TRIPLET_SOURCE_UNSPECIFIED TripletSource = 0
-	// In the agent's process: a tree of spans.
+	// In the agent's process: the spans form a tree.
 	TripletSource_TRIPLET_SOURCE_TRACER TripletSource = 1
-	// In a LiteLLM proxy before vLLM: raw_gen_ai_request and litellm_request spans, ordered by sequence id
-	// alone, for the clocks of agent and proxy may differ.
+	// In a LiteLLM proxy in front of vLLM: raw_gen_ai_request and litellm_request spans, ordered by sequence id
+	// only, because the clocks of the agent and the proxy may differ.
 	TripletSource_TRIPLET_SOURCE_PROXY TripletSource = 2
 )
 
@@ -75,18 +75,20 @@ func (TripletSource) EnumDescriptor() ([]byte, []int) {
 	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{0}
 }
 
-// How rewards find their calls. A call gets one reward at most, a reward goes to one call at most. More
-// values may come.
+// How rewards are matched with calls. A call gets at most one reward, and a reward goes to at most one call.
+// More values may be added.
 type RewardPolicy int32
 
 const (
-	// As the source wants it.
+	// The default of the source.
 	RewardPolicy_REWARD_POLICY_UNSPECIFIED RewardPolicy = 0
-	// In order of time, to the call begun last among those that ended before the reward and have none yet.
+	// In order of time, a reward goes to the call without a reward that started last among those that ended
+	// before the reward.
 	RewardPolicy_REWARD_POLICY_FIRST_OCCURRENCE RewardPolicy = 1
-	// The same among the children of one span.
+	// The same, but only among the children of one span.
 	RewardPolicy_REWARD_POLICY_FIRST_SIBLING RewardPolicy = 2
-	// In order of sequence ids, to the call with the highest smaller one that has none yet.
+	// In order of sequence ids, a reward goes to the call without a reward that has the highest smaller
+	// sequence id.
 	RewardPolicy_REWARD_POLICY_BY_SEQUENCE RewardPolicy = 3
 )
 
@@ -133,25 +135,27 @@ func (RewardPolicy) EnumDescriptor() ([]byte, []int) {
 	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{1}
 }
 
-// One call of a language model as training wants it: prompt, response, reward. Derived from the spans of
-// an attempt whenever it is asked for; stored nowhere.
+// One call of a language model as training data: prompt, response, reward. The server derives triplets from
+// the spans of an attempt on every request; it does not store them.
 type Triplet struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What the model was given. Always set.
+	// Input of the model. Always set.
 	Prompt *TripletPrompt `protobuf:"bytes,1,opt,name=prompt,proto3" json:"prompt,omitempty"`
-	// What it answered. Always set.
+	// Output of the model. Always set.
 	Response *TripletResponse `protobuf:"bytes,2,opt,name=response,proto3" json:"response,omitempty"`
-	// What the call was worth. Absent if no reward was matched with it.
+	// Reward of the call. Absent if no reward was matched with it.
 	Reward *TripletReward `protobuf:"bytes,3,opt,name=reward,proto3" json:"reward,omitempty"`
-	// Id that the model's server gave the response. Empty if the span has none.
+	// Id that the model's server assigned to the response. Empty if the span has none.
 	ResponseId string `protobuf:"bytes,4,opt,name=response_id,json=responseId,proto3" json:"response_id,omitempty"`
-	// Name of the agent that the call was made under; "*" outside of any named one. Empty from the proxy.
+	// Name of the agent that made the call; "*" for a call outside any named agent. Empty with source PROXY.
 	AgentName string `protobuf:"bytes,5,opt,name=agent_name,json=agentName,proto3" json:"agent_name,omitempty"`
-	// JSON object of what else the span tells of the request: model, temperature and so on. Empty if nothing.
+	// JSON object of the span's other attributes of the request, for example model and temperature. Empty if
+	// there are none.
 	RequestJson []byte `protobuf:"bytes,6,opt,name=request_json,json=requestJson,proto3" json:"request_json,omitempty"`
-	// JSON object of what else the span tells of the response: model, usage and so on. Empty if nothing.
+	// JSON object of the span's other attributes of the response, for example model and usage. Empty if there
+	// are none.
 	ResponseJson []byte `protobuf:"bytes,7,opt,name=response_json,json=responseJson,proto3" json:"response_json,omitempty"`
-	// The span of the call, as 16 lower-case hex digits.
+	// Id of the span of the call, as 16 lower-case hex digits.
 	SpanId string `protobuf:"bytes,8,opt,name=span_id,json=spanId,proto3" json:"span_id,omitempty"`
 	// Sequence id of that span.
 	SequenceId    int64 `protobuf:"varint,9,opt,name=sequence_id,json=sequenceId,proto3" json:"sequence_id,omitempty"`
@@ -255,11 +259,11 @@ func (x *Triplet) GetSequenceId() int64 {
 // The prompt of a call.
 type TripletPrompt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Empty if the span has none.
+	// Token ids. Empty if the span has none.
 	TokenIds []int32 `protobuf:"varint,1,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
-	// JSON of the messages as they were traced, usually a list of objects. Empty if there are none.
+	// JSON of the messages as traced, usually a list of objects. Empty if there are none.
 	ContentJson []byte `protobuf:"bytes,2,opt,name=content_json,json=contentJson,proto3" json:"content_json,omitempty"`
-	// URLs of the images in the messages, in their order. Data URLs come whole.
+	// URLs of the images in the messages, in order. Data URLs are included in full.
 	ImageUrls     []string `protobuf:"bytes,3,rep,name=image_urls,json=imageUrls,proto3" json:"image_urls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -319,13 +323,13 @@ func (x *TripletPrompt) GetImageUrls() []string {
 // The response of a call.
 type TripletResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Empty if the span has none.
+	// Token ids. Empty if the span has none.
 	TokenIds []int32 `protobuf:"varint,1,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
-	// JSON of the completions as they were traced, usually a list of objects. Empty if there are none.
+	// JSON of the completions as traced, usually a list of objects. Empty if there are none.
 	ContentJson []byte `protobuf:"bytes,2,opt,name=content_json,json=contentJson,proto3" json:"content_json,omitempty"`
-	// JSON of logprobs.content, a list with an object a token. Empty if there is none.
+	// JSON of logprobs.content, a list with one object per token. Empty if there is none.
 	LogprobsJson []byte `protobuf:"bytes,3,opt,name=logprobs_json,json=logprobsJson,proto3" json:"logprobs_json,omitempty"`
-	// The logprob of each object in logprobs_json. Empty unless all of them have one.
+	// The logprob of each object in logprobs_json. Empty unless every object has one.
 	Logprobs      []float64 `protobuf:"fixed64,4,rep,packed,name=logprobs,proto3" json:"logprobs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -389,14 +393,14 @@ func (x *TripletResponse) GetLogprobs() []float64 {
 	return nil
 }
 
-// A reward that was traced, or the final one of the request.
+// A reward from the trace, or the final reward from the request.
 type TripletReward struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The primary dimension.
+	// Value of the primary dimension.
 	Value float64 `protobuf:"fixed64,1,opt,name=value,proto3" json:"value,omitempty"`
 	// All dimensions, the primary one first.
 	Dimensions []*RewardDimension `protobuf:"bytes,2,rep,name=dimensions,proto3" json:"dimensions,omitempty"`
-	// The span that holds it, as 16 lower-case hex digits. Empty for a final reward.
+	// Id of the span that holds the reward, as 16 lower-case hex digits. Empty for a final reward.
 	SpanId string `protobuf:"bytes,3,opt,name=span_id,json=spanId,proto3" json:"span_id,omitempty"`
 	// Sequence id of that span. 0 for a final reward.
 	SequenceId    int64 `protobuf:"varint,4,opt,name=sequence_id,json=sequenceId,proto3" json:"sequence_id,omitempty"`
@@ -462,10 +466,10 @@ func (x *TripletReward) GetSequenceId() int64 {
 	return 0
 }
 
-// One number of a reward.
+// One dimension of a reward.
 type RewardDimension struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its name, "primary" where nothing else is said.
+	// Name of the dimension. Default "primary".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Always finite.
 	Value         float64 `protobuf:"fixed64,2,opt,name=value,proto3" json:"value,omitempty"`
@@ -517,16 +521,16 @@ func (x *RewardDimension) GetValue() float64 {
 	return 0
 }
 
-// Something in a trace that could not be read. It was left out; all else of the trace is there.
+// A part of a trace that could not be read. It is omitted; the rest of the trace is present.
 type TripletWarning struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The span, as 16 lower-case hex digits. Empty where it is about the whole attempt.
+	// Id of the span, as 16 lower-case hex digits. Empty if the warning concerns the whole attempt.
 	SpanId string `protobuf:"bytes,1,opt,name=span_id,json=spanId,proto3" json:"span_id,omitempty"`
-	// Sequence id of that span. 0 where it is about the whole attempt.
+	// Sequence id of that span. 0 if the warning concerns the whole attempt.
 	SequenceId int64 `protobuf:"varint,2,opt,name=sequence_id,json=sequenceId,proto3" json:"sequence_id,omitempty"`
 	// Key of the attribute. May be empty.
 	Attribute string `protobuf:"bytes,3,opt,name=attribute,proto3" json:"attribute,omitempty"`
-	// What is wrong, for people.
+	// Description for people.
 	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -590,21 +594,21 @@ func (x *TripletWarning) GetMessage() string {
 	return ""
 }
 
-// Triplets of one attempt. One attempt may take several messages; they follow each other.
+// Triplets of one attempt. An attempt may take several messages, which follow each other directly.
 type AttemptTriplets struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The attempt. A rollout that has none yet comes once with an empty attempt_id.
+	// The attempt. A rollout without attempts is returned once, with an empty attempt_id.
 	Attempt *AttemptRef `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// From the tracer: the calls as the tree of the trace is read from above, a caller before what it called,
-	// siblings by start time. From the proxy: by sequence id.
+	// The triplets. With source TRACER in depth-first order of the trace tree: a caller before its callees,
+	// siblings by start time. With source PROXY by sequence id.
 	Triplets []*Triplet `protobuf:"bytes,2,rep,name=triplets,proto3" json:"triplets,omitempty"`
-	// Rewards that no call was found for, by sequence id.
+	// Rewards that were not matched with a call, by sequence id.
 	UnmatchedRewards []*TripletReward `protobuf:"bytes,3,rep,name=unmatched_rewards,json=unmatchedRewards,proto3" json:"unmatched_rewards,omitempty"`
 	// The first 100 warnings, by sequence id.
 	Warnings []*TripletWarning `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	// All that could not be read in this attempt, those counted that are not listed. Only in its last part.
+	// Total number of warnings of this attempt, including those not listed. Only in its last message.
 	WarningCount int32 `protobuf:"varint,5,opt,name=warning_count,json=warningCount,proto3" json:"warning_count,omitempty"`
-	// Whether this is the attempt's last part.
+	// Whether this is the last message of the attempt.
 	Complete      bool `protobuf:"varint,6,opt,name=complete,proto3" json:"complete,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -682,41 +686,41 @@ func (x *AttemptTriplets) GetComplete() bool {
 	return false
 }
 
-// Asks for the triplets of rollouts. Regular expressions are RE2's (no look-around, no back-references), at
-// most 512 characters, and match anywhere unless anchored.
+// Request of ListTriplets. Regular expressions use RE2 syntax (no look-around, no back-references), have at
+// most 512 characters, and match anywhere in the text unless anchored.
 type ListTripletsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Ids of rollouts, at least one, at most 10,000 by default; repeated ones count once. An unknown one:
-	// NOT_FOUND; the spans of one were evicted: FAILED_PRECONDITION (SPANS_EVICTED). Both before anything is
-	// sent, unless it happens meanwhile.
+	// Ids of rollouts, at least one and at most 10,000 by default. Repeated ids count once. An unknown rollout
+	// is NOT_FOUND; a rollout whose spans were evicted is FAILED_PRECONDITION (SPANS_EVICTED). Both are
+	// reported before anything is sent, unless they occur while the stream is open.
 	RolloutIds []string `protobuf:"bytes,1,rep,name=rollout_ids,json=rolloutIds,proto3" json:"rollout_ids,omitempty"`
-	// "latest", or with a single rollout the id of an attempt. Empty: all attempts, each on its own. Unknown:
-	// NOT_FOUND.
+	// "latest", or the id of an attempt if there is a single rollout. Empty: all attempts, each separately.
+	// Unknown: NOT_FOUND.
 	AttemptId string `protobuf:"bytes,2,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
-	// Which of the two ways agents are traced is read. Unspecified: TRACER.
+	// Which spans are read, depending on how the agents are traced. Unspecified: TRACER.
 	Source TripletSource `protobuf:"varint,3,opt,name=source,proto3,enum=lightningstore.v1.TripletSource" json:"source,omitempty"`
-	// Spans whose name matches are calls of a model. Empty: "openai\.chat\.completion". TRACER only.
+	// Pattern for the names of spans that are calls of a model. Empty: "openai\.chat\.completion". TRACER only.
 	LlmCallMatch string `protobuf:"bytes,4,opt,name=llm_call_match,json=llmCallMatch,proto3" json:"llm_call_match,omitempty"`
-	// Only calls under an agent whose name matches, the nearest agent above the call deciding. Empty: all
+	// Pattern for the name of the agent: includes only calls whose nearest enclosing agent matches. Empty: all
 	// calls. TRACER only.
 	AgentMatch string `protobuf:"bytes,5,opt,name=agent_match,json=agentMatch,proto3" json:"agent_match,omitempty"`
-	// Leaves out calls under a span that holds a reward: a judge's own calls. Absent: true. No effect on the
-	// proxy.
+	// Omits calls under a span that holds a reward, such as the calls of a judge. Absent: true. No effect with
+	// source PROXY.
 	ExcludeCallsUnderRewards *bool `protobuf:"varint,6,opt,name=exclude_calls_under_rewards,json=excludeCallsUnderRewards,proto3,oneof" json:"exclude_calls_under_rewards,omitempty"`
-	// Takes one call per response id, the first, and no call without one that lies under another call.
-	// Absent: true.
+	// Keeps only the first call of each response id, and omits calls without a response id that lie under
+	// another call. Absent: true.
 	Deduplicate *bool `protobuf:"varint,7,opt,name=deduplicate,proto3,oneof" json:"deduplicate,omitempty"`
-	// Puts spans that hang loose beside others under the tightest one that encloses them in time. Absent:
-	// true. No effect on the proxy.
+	// Moves call spans that hang directly under the root under the shortest span that encloses them in time.
+	// Absent: true. No effect with source PROXY.
 	RepairHierarchy *bool `protobuf:"varint,8,opt,name=repair_hierarchy,json=repairHierarchy,proto3,oneof" json:"repair_hierarchy,omitempty"`
-	// Leaves out calls that have no prompt or no response token ids; they get no reward either. The proxy's
-	// always are.
+	// Omits calls without prompt token ids or without response token ids, before rewards are matched. Source
+	// PROXY always does so.
 	SkipWithoutTokens bool `protobuf:"varint,9,opt,name=skip_without_tokens,json=skipWithoutTokens,proto3" json:"skip_without_tokens,omitempty"`
-	// Which call gets which reward. Unspecified: FIRST_OCCURRENCE, from the proxy BY_SEQUENCE, which is all
-	// that it can do.
+	// How rewards are matched with calls. Unspecified: FIRST_OCCURRENCE with source TRACER. Source PROXY
+	// supports only BY_SEQUENCE, its default.
 	RewardPolicy RewardPolicy `protobuf:"varint,10,opt,name=reward_policy,json=rewardPolicy,proto3,enum=lightningstore.v1.RewardPolicy" json:"reward_policy,omitempty"`
-	// By rollout id: the reward of its last triplet, in place of what was traced. Finite. An id that is not
-	// among rollout_ids: INVALID_ARGUMENT.
+	// Final rewards by rollout id. Replaces the traced reward of the rollout's last triplet. Values must be
+	// finite. A key that is not in rollout_ids is INVALID_ARGUMENT.
 	FinalRewards  map[string]float64 `protobuf:"bytes,11,rep,name=final_rewards,json=finalRewards,proto3" json:"final_rewards,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -829,10 +833,10 @@ func (x *ListTripletsRequest) GetFinalRewards() map[string]float64 {
 	return nil
 }
 
-// A message of the stream that answers ListTriplets.
+// One message of the response stream of ListTriplets.
 type ListTripletsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Rollouts in the order asked for, the attempts of each in their order. About 1 MiB a message.
+	// Attempts, by rollout in the order of the request, then by sequence number. About 1 MiB per message.
 	Attempts      []*AttemptTriplets `protobuf:"bytes,1,rep,name=attempts,proto3" json:"attempts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -22,18 +22,18 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What a worker does. More values may come: treat an unknown one as UNKNOWN.
+// Status of a worker. More values may be added: treat an unknown one as UNKNOWN.
 type WorkerStatus int32
 
 const (
-	// Never sent by the server; refused in requests.
+	// Never sent by the server; rejected in requests.
 	WorkerStatus_WORKER_STATUS_UNSPECIFIED WorkerStatus = 0
-	// Nothing is known: it has only ever sent one heartbeat, or the watchdog gave up its last attempt and
-	// nothing was heard of it since.
+	// Not known: it has sent a single heartbeat so far, or the watchdog ended its last attempt and it has not
+	// been seen since.
 	WorkerStatus_WORKER_STATUS_UNKNOWN WorkerStatus = 1
 	// It has no attempt that is PREPARING or RUNNING.
 	WorkerStatus_WORKER_STATUS_IDLE WorkerStatus = 2
-	// It has one.
+	// It has at least one attempt that is PREPARING or RUNNING.
 	WorkerStatus_WORKER_STATUS_BUSY WorkerStatus = 3
 )
 
@@ -83,23 +83,24 @@ func (WorkerStatus) EnumDescriptor() ([]byte, []int) {
 // A process that claims rollouts and works on them.
 type Worker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Chosen by the worker. Always set.
+	// Id chosen by the worker. Always set.
 	WorkerId string `protobuf:"bytes,1,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
 	// Never unspecified.
 	Status WorkerStatus `protobuf:"varint,2,opt,name=status,proto3,enum=lightningstore.v1.WorkerStatus" json:"status,omitempty"`
-	// What the worker last said about itself: a JSON object, UTF-8, byte for byte. Empty if it never did.
+	// The last statistics that the worker reported: a JSON object in UTF-8, returned byte for byte. Empty if it
+	// never reported any.
 	StatsJson []byte `protobuf:"bytes,3,opt,name=stats_json,json=statsJson,proto3" json:"stats_json,omitempty"`
-	// When it last sent a heartbeat. Absent if never.
+	// Time of its last heartbeat. Absent if there was none.
 	LastHeartbeatTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_heartbeat_time,json=lastHeartbeatTime,proto3" json:"last_heartbeat_time,omitempty"`
-	// When it last asked for rollouts. Absent if never.
+	// Time at which it last called DequeueRollouts. Absent if it never did.
 	LastDequeueTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_dequeue_time,json=lastDequeueTime,proto3" json:"last_dequeue_time,omitempty"`
-	// When it last became busy. Absent if never.
+	// Time at which it last became busy. Absent if it never did.
 	LastBusyTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_busy_time,json=lastBusyTime,proto3" json:"last_busy_time,omitempty"`
-	// When it last became idle. Absent if never.
+	// Time at which it last became idle. Absent if it never did.
 	LastIdleTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_idle_time,json=lastIdleTime,proto3" json:"last_idle_time,omitempty"`
-	// The rollout it works on, the newest where there are several. Empty unless it is busy.
+	// Id of the rollout it works on; the newest if there are several. Empty unless it is busy.
 	CurrentRolloutId string `protobuf:"bytes,8,opt,name=current_rollout_id,json=currentRolloutId,proto3" json:"current_rollout_id,omitempty"`
-	// The attempt it works on, the newest where there are several. Empty unless it is busy.
+	// Id of the attempt it works on; the newest if there are several. Empty unless it is busy.
 	CurrentAttemptId string `protobuf:"bytes,9,opt,name=current_attempt_id,json=currentAttemptId,proto3" json:"current_attempt_id,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -198,16 +199,16 @@ func (x *Worker) GetCurrentAttemptId() string {
 	return ""
 }
 
-// Tells that a worker lives, and what it works on.
+// Reports that a worker is alive, and which attempts it works on.
 type HeartbeatRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The worker. Required, at most 256 characters. An unknown one is created, with status UNKNOWN.
+	// Id of the worker. Required, at most 256 characters. An unknown worker is created with status UNKNOWN.
 	WorkerId string `protobuf:"bytes,1,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// A JSON object about the worker, its load for instance, at most 16 MiB by default. Empty: what is stored
-	// stays.
+	// Statistics of the worker, for example its load: a JSON object in UTF-8, at most 16 MiB by default. Empty:
+	// the stored value is kept.
 	StatsJson []byte `protobuf:"bytes,2,opt,name=stats_json,json=statsJson,proto3" json:"stats_json,omitempty"`
-	// The attempts that it works on; last_heartbeat_time of each becomes now. Unknown ones are no error: the
-	// answer says to stop them. At most 10,000 by default.
+	// The attempts that the worker works on. Sets the last_heartbeat_time of each to the current time. Unknown
+	// attempts are not an error; the response requests to stop them. At most 10,000 by default.
 	Attempts      []*AttemptRef `protobuf:"bytes,3,rep,name=attempts,proto3" json:"attempts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -264,12 +265,12 @@ func (x *HeartbeatRequest) GetAttempts() []*AttemptRef {
 	return nil
 }
 
-// Answers Heartbeat.
+// Response of Heartbeat.
 type HeartbeatResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The worker after the heartbeat.
 	Worker *Worker `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
-	// The attempts of the request that it should stop, in the order of the request.
+	// The attempts of the request that the worker should stop, in the order of the request.
 	Stops         []*Stop `protobuf:"bytes,2,rep,name=stops,proto3" json:"stops,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -319,10 +320,10 @@ func (x *HeartbeatResponse) GetStops() []*Stop {
 	return nil
 }
 
-// Asks for one worker. Unknown: NOT_FOUND.
+// Request of GetWorker. An unknown worker is NOT_FOUND.
 type GetWorkerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The worker. Required.
+	// Id of the worker. Required.
 	WorkerId      string `protobuf:"bytes,1,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -365,7 +366,7 @@ func (x *GetWorkerRequest) GetWorkerId() string {
 	return ""
 }
 
-// Answers GetWorker.
+// Response of GetWorker.
 type GetWorkerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The worker.
@@ -411,22 +412,23 @@ func (x *GetWorkerResponse) GetWorker() *Worker {
 	return nil
 }
 
-// Asks for workers. A filter that is empty takes part in nothing; without any filter all match.
+// Request of ListWorkers. An empty filter is ignored. Without filters, all workers match.
 type ListWorkersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Status is one of these.
+	// Matches workers with one of these statuses.
 	Statuses []WorkerStatus `protobuf:"varint,1,rep,packed,name=statuses,proto3,enum=lightningstore.v1.WorkerStatus" json:"statuses,omitempty"`
-	// Id contains this, case and all.
+	// Matches ids that contain this text, case-sensitive.
 	WorkerIdContains string `protobuf:"bytes,2,opt,name=worker_id_contains,json=workerIdContains,proto3" json:"worker_id_contains,omitempty"`
-	// How the filters are joined. Unspecified: AND.
+	// How the filters are combined. Unspecified: AND.
 	FilterLogic FilterLogic `protobuf:"varint,3,opt,name=filter_logic,json=filterLogic,proto3,enum=lightningstore.v1.FilterLogic" json:"filter_logic,omitempty"`
-	// A field and a direction, "last_heartbeat_time desc" for instance; the direction defaults to asc.
-	// Fields: worker_id, status, last_heartbeat_time, last_dequeue_time, last_busy_time, last_idle_time,
+	// A field and a direction, for example "last_heartbeat_time desc". The direction defaults to asc. Fields:
+	// worker_id, status, last_heartbeat_time, last_dequeue_time, last_busy_time, last_idle_time,
 	// current_rollout_id, current_attempt_id. A missing value sorts first. Empty: worker_id.
 	OrderBy string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
-	// Most workers in the answer. 0: 100; above the server's cap: the cap; negative: INVALID_ARGUMENT.
+	// Maximum number of workers in the response. 0: 100. Values above the server's maximum are reduced to it.
+	// Negative: INVALID_ARGUMENT.
 	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The next_page_token of the page before, for the same filters and order. Empty for the first page.
+	// The next_page_token of the previous page, for the same filters and order. Empty for the first page.
 	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -504,12 +506,12 @@ func (x *ListWorkersRequest) GetPageToken() string {
 	return ""
 }
 
-// Answers ListWorkers.
+// Response of ListWorkers.
 type ListWorkersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order asked for.
+	// The workers, in the requested order.
 	Workers []*Worker `protobuf:"bytes,1,rep,name=workers,proto3" json:"workers,omitempty"`
-	// Asks for the next page. Empty at the end, and only there.
+	// Token of the next page. Empty only on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -28,40 +28,40 @@ class _AttemptStatus:
 class _AttemptStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ATTEMPT_STATUS_UNSPECIFIED: _AttemptStatus.ValueType  # 0
-    """Never sent by the server; refused in requests."""
+    """Never sent by the server; rejected in requests."""
     ATTEMPT_STATUS_PREPARING: _AttemptStatus.ValueType  # 1
-    """Claimed, nothing heard of it yet."""
+    """Claimed. No span has arrived yet."""
     ATTEMPT_STATUS_RUNNING: _AttemptStatus.ValueType  # 2
     """A span has arrived."""
     ATTEMPT_STATUS_SUCCEEDED: _AttemptStatus.ValueType  # 3
-    """Its runner says that it succeeded."""
+    """Its runner reported success."""
     ATTEMPT_STATUS_FAILED: _AttemptStatus.ValueType  # 4
-    """Its runner says that it failed."""
+    """Its runner reported a failure."""
     ATTEMPT_STATUS_TIMEOUT: _AttemptStatus.ValueType  # 5
-    """It took longer than the rollout's timeout."""
+    """It exceeded the rollout's timeout."""
     ATTEMPT_STATUS_UNRESPONSIVE: _AttemptStatus.ValueType  # 6
-    """Nothing was heard of it for the rollout's unresponsive timeout. The next sign of life revives it
-    unless its rollout has finished.
+    """Neither a span nor a heartbeat arrived within the rollout's unresponsive timeout. The next span or
+    heartbeat sets it to RUNNING again, unless its rollout has finished.
     """
 
 class AttemptStatus(_AttemptStatus, metaclass=_AttemptStatusEnumTypeWrapper):
-    """Where an attempt stands. More values may come: treat an unknown one as not finished."""
+    """Status of an attempt. More values may be added: treat an unknown one as not finished."""
 
 ATTEMPT_STATUS_UNSPECIFIED: AttemptStatus.ValueType  # 0
-"""Never sent by the server; refused in requests."""
+"""Never sent by the server; rejected in requests."""
 ATTEMPT_STATUS_PREPARING: AttemptStatus.ValueType  # 1
-"""Claimed, nothing heard of it yet."""
+"""Claimed. No span has arrived yet."""
 ATTEMPT_STATUS_RUNNING: AttemptStatus.ValueType  # 2
 """A span has arrived."""
 ATTEMPT_STATUS_SUCCEEDED: AttemptStatus.ValueType  # 3
-"""Its runner says that it succeeded."""
+"""Its runner reported success."""
 ATTEMPT_STATUS_FAILED: AttemptStatus.ValueType  # 4
-"""Its runner says that it failed."""
+"""Its runner reported a failure."""
 ATTEMPT_STATUS_TIMEOUT: AttemptStatus.ValueType  # 5
-"""It took longer than the rollout's timeout."""
+"""It exceeded the rollout's timeout."""
 ATTEMPT_STATUS_UNRESPONSIVE: AttemptStatus.ValueType  # 6
-"""Nothing was heard of it for the rollout's unresponsive timeout. The next sign of life revives it
-unless its rollout has finished.
+"""Neither a span nor a heartbeat arrived within the rollout's unresponsive timeout. The next span or
+heartbeat sets it to RUNNING again, unless its rollout has finished.
 """
 Global___AttemptStatus: _TypeAlias = AttemptStatus  # noqa: Y015
 
@@ -72,34 +72,34 @@ class _StopReason:
 class _StopReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     STOP_REASON_UNSPECIFIED: _StopReason.ValueType  # 0
-    """Go on."""
+    """The runner should continue."""
     STOP_REASON_ROLLOUT_CANCELLED: _StopReason.ValueType  # 1
     """The rollout was cancelled."""
     STOP_REASON_ROLLOUT_FINISHED: _StopReason.ValueType  # 2
     """The rollout has succeeded or failed."""
     STOP_REASON_SUPERSEDED: _StopReason.ValueType  # 3
-    """A newer attempt has taken over."""
+    """A newer attempt has replaced this one."""
     STOP_REASON_UNKNOWN_ATTEMPT: _StopReason.ValueType  # 4
-    """The server knows no such attempt."""
+    """The server has no such attempt."""
 
 class StopReason(_StopReason, metaclass=_StopReasonEnumTypeWrapper):
-    """Why a runner should stop working on an attempt. More values may come: stop on an unknown one too."""
+    """Why a runner should stop working on an attempt. More values may be added: stop on an unknown one too."""
 
 STOP_REASON_UNSPECIFIED: StopReason.ValueType  # 0
-"""Go on."""
+"""The runner should continue."""
 STOP_REASON_ROLLOUT_CANCELLED: StopReason.ValueType  # 1
 """The rollout was cancelled."""
 STOP_REASON_ROLLOUT_FINISHED: StopReason.ValueType  # 2
 """The rollout has succeeded or failed."""
 STOP_REASON_SUPERSEDED: StopReason.ValueType  # 3
-"""A newer attempt has taken over."""
+"""A newer attempt has replaced this one."""
 STOP_REASON_UNKNOWN_ATTEMPT: StopReason.ValueType  # 4
-"""The server knows no such attempt."""
+"""The server has no such attempt."""
 Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
 
 @_typing.final
 class Attempt(_message.Message):
-    """One try of a worker at a rollout."""
+    """One execution of a rollout by a worker."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -117,42 +117,42 @@ class Attempt(_message.Message):
     SPAN_COUNT_FIELD_NUMBER: _builtins.int
     METADATA_JSON_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
-    """The rollout that this is an attempt at. Always set."""
+    """Id of the rollout. Always set."""
     attempt_id: _builtins.str
-    """"at-" and 8 hex digits, unique within the rollout. It is the fencing token of the claim: what is
-    reported under it can be told from what a later attempt reports. Always set.
+    """"at-" and 8 hex digits, unique within the rollout. It is the fencing token of the claim: reports under
+    this id can be distinguished from those of a later attempt. Always set.
     """
     sequence_number: _builtins.int
-    """Counts the attempts at the rollout, from 1."""
+    """Position among the attempts of the rollout, counted from 1."""
     status: Global___AttemptStatus.ValueType
     """Never unspecified."""
     worker_id: _builtins.str
-    """The worker that claimed it. Empty if the claim named none."""
+    """The worker that claimed it. Empty if the claim did not name a worker."""
     resources_id: _builtins.str
-    """The resources that the rollout pointed to when it was claimed. Empty if there were none."""
+    """Id of the resources that the rollout referred to at the claim. Empty if there were none."""
     resources_version: _builtins.int
-    """The version of these resources at the claim, from 1. 0 if there were none."""
+    """Version of those resources at the claim, counted from 1. 0 if there were none."""
     span_count: _builtins.int
-    """Number of spans stored for it, duplicates not counted; evicted ones stay counted."""
+    """Number of spans stored for it. Duplicates are not counted; evicted spans remain counted."""
     metadata_json: _builtins.bytes
-    """A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}. At most a
-    quarter of the largest message, 16 MiB by default.
+    """A JSON object of the caller in UTF-8, stored and returned byte for byte. Empty means {}. Limited to a
+    quarter of the maximum message size, 16 MiB by default.
     """
     @_builtins.property
     def failure(self) -> Global___Failure:
-        """Why it failed. Absent unless the status is FAILED and the runner said why."""
+        """Why it failed. Absent unless the status is FAILED and the runner reported a failure."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was claimed."""
+        """Time of the claim."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ended. Absent while it is PREPARING or RUNNING."""
+        """Time at which it ended. Absent while it is PREPARING or RUNNING."""
 
     @_builtins.property
     def last_heartbeat_time(self) -> _timestamp_pb2.Timestamp:
-        """When a span or a heartbeat for it last arrived, or what UpdateAttempt said of it. Absent until then."""
+        """Time at which its last span or heartbeat arrived, or the time that UpdateAttempt set. Absent until then."""
 
     def __init__(
         self,
@@ -189,15 +189,13 @@ class Failure(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """Class of the failure, an exception's name for instance. May be empty. Kept up to 1 KiB."""
+    """Class of the failure, for example the name of an exception. May be empty. Truncated to 1 KiB."""
     message: _builtins.str
-    """What a person should read. May be empty. Kept up to 64 KiB: of a longer text the server keeps beginning
-    and end, and says between them how much is left out.
+    """Description for people. May be empty. Truncated to 64 KiB: the server keeps the beginning and the end of
+    a longer text, and states between them how much is omitted.
     """
     retryable: _builtins.bool
-    """Whether another attempt could do better. Absent means true; false overrules the rollout's
-    retry condition.
-    """
+    """Whether another attempt could succeed. Absent means true. False overrides the rollout's retry condition."""
     def __init__(
         self,
         *,
@@ -217,7 +215,7 @@ Global___Failure: _TypeAlias = Failure  # noqa: Y015
 
 @_typing.final
 class AttemptRef(_message.Message):
-    """Names one attempt."""
+    """Identifies one attempt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -250,10 +248,10 @@ class Stop(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     reason: Global___StopReason.ValueType
-    """Why. Never unspecified."""
+    """The reason. Never unspecified."""
     @_builtins.property
     def attempt(self) -> Global___AttemptRef:
-        """The attempt to stop, by its id even where the caller wrote "latest"."""
+        """The attempt to stop. Contains the attempt's id even if the caller sent "latest"."""
 
     def __init__(
         self,
@@ -271,7 +269,7 @@ Global___Stop: _TypeAlias = Stop  # noqa: Y015
 
 @_typing.final
 class GetAttemptRequest(_message.Message):
-    """Asks for one attempt. Unknown rollout or attempt: NOT_FOUND."""
+    """Request of GetAttempt. An unknown rollout or attempt is NOT_FOUND."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -297,7 +295,7 @@ Global___GetAttemptRequest: _TypeAlias = GetAttemptRequest  # noqa: Y015
 
 @_typing.final
 class GetAttemptResponse(_message.Message):
-    """Answers GetAttempt."""
+    """Response of GetAttempt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -321,7 +319,7 @@ Global___GetAttemptResponse: _TypeAlias = GetAttemptResponse  # noqa: Y015
 
 @_typing.final
 class ListAttemptsRequest(_message.Message):
-    """Asks for the attempts at one rollout. Unknown rollout: NOT_FOUND."""
+    """Request of ListAttempts. An unknown rollout is NOT_FOUND."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -331,9 +329,11 @@ class ListAttemptsRequest(_message.Message):
     rollout_id: _builtins.str
     """Id of the rollout. Required."""
     page_size: _builtins.int
-    """Most attempts in the answer. 0: 100; above the server's cap: the cap; negative: INVALID_ARGUMENT."""
+    """Maximum number of attempts in the response. 0: 100. Values above the server's maximum are reduced to it.
+    Negative: INVALID_ARGUMENT.
+    """
     page_token: _builtins.str
-    """The next_page_token of the page before. Empty for the first page."""
+    """The next_page_token of the previous page. Empty for the first page."""
     def __init__(
         self,
         *,
@@ -351,17 +351,17 @@ Global___ListAttemptsRequest: _TypeAlias = ListAttemptsRequest  # noqa: Y015
 
 @_typing.final
 class ListAttemptsResponse(_message.Message):
-    """Answers ListAttempts."""
+    """Response of ListAttempts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page. Empty at the end, and only there."""
+    """Token of the next page. Empty only on the last page."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
-        """In the order of their sequence numbers."""
+        """The attempts, in the order of their sequence numbers."""
 
     def __init__(
         self,
@@ -379,16 +379,18 @@ Global___ListAttemptsResponse: _TypeAlias = ListAttemptsResponse  # noqa: Y015
 
 @_typing.final
 class UpdateAttemptRequest(_message.Message):
-    """Reports the outcome of an attempt, or changes what is known about it.
+    """Reports the outcome of an attempt, or changes its record. Safe to repeat.
 
-    Allowed paths of the mask: status, failure, worker_id, last_heartbeat_time, metadata_json. Any other
-    path is refused with INVALID_ARGUMENT.
+    The update mask may contain status, failure, worker_id, last_heartbeat_time and metadata_json. Any other
+    path is rejected with INVALID_ARGUMENT.
 
-    A status is one of RUNNING, SUCCEEDED, FAILED, TIMEOUT and UNRESPONSIVE, and on the latest attempt it
-    moves the rollout: SUCCEEDED finishes it, the other three ends finish it or put it back in the queue.
-    An attempt that decided its rollout is final: the same status again is a no-op that succeeds, another
-    one is FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED). An attempt that the watchdog ended, or that a
-    newer one superseded, may still be corrected. Safe to repeat.
+    The status must be RUNNING, SUCCEEDED, FAILED, TIMEOUT or UNRESPONSIVE. On the latest attempt it also
+    changes the rollout: SUCCEEDED finishes the rollout; FAILED, TIMEOUT and UNRESPONSIVE finish it or put it
+    back into the queue.
+
+    An attempt whose reported outcome decided its rollout is final: the same status again is a no-op, and
+    another status is FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED). The record of an attempt that the watchdog
+    ended, or that a newer attempt superseded, may still be corrected.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -398,20 +400,20 @@ class UpdateAttemptRequest(_message.Message):
     SENT_SPAN_COUNT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     sent_span_count: _builtins.int
-    """How many spans the runner has sent for the attempt. Absent: the answer does not count what is missing."""
+    """Number of spans that the runner has sent for the attempt. Absent: the response has no missing_span_count."""
     request_id: _builtins.str
-    """Makes a repeat within 10 minutes harmless: it has no second effect and gets the first answer, with the
-    metadata and the failure that the attempt has by then. At most 64 characters, a UUID for instance.
+    """Makes the call safe to repeat within 10 minutes: a repeat has no second effect and returns the first
+    response, with the attempt's current metadata and failure. At most 64 characters, for example a UUID.
     Empty: not deduplicated.
     """
     @_builtins.property
     def attempt(self) -> Global___Attempt:
-        """Names the attempt by rollout_id and attempt_id (or "latest") and holds the new values."""
+        """The attempt to change, named by rollout_id and attempt_id (or "latest"), with the new values."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change; a named path with no value clears it. Absent: all allowed fields that have a
-        value. A last_heartbeat_time in the future counts as now.
+        """The fields to change. A path whose field has no value clears the field. Absent: all allowed fields that
+        have a value. A last_heartbeat_time in the future is replaced by the current time.
         """
 
     def __init__(
@@ -434,7 +436,7 @@ Global___UpdateAttemptRequest: _TypeAlias = UpdateAttemptRequest  # noqa: Y015
 
 @_typing.final
 class UpdateAttemptResponse(_message.Message):
-    """Answers UpdateAttempt."""
+    """Response of UpdateAttempt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -442,10 +444,10 @@ class UpdateAttemptResponse(_message.Message):
     MISSING_SPAN_COUNT_FIELD_NUMBER: _builtins.int
     STOP_REASON_FIELD_NUMBER: _builtins.int
     missing_span_count: _builtins.int
-    """sent_span_count less the spans stored, never negative. Absent unless sent_span_count was given."""
+    """sent_span_count minus the number of stored spans, never negative. Absent unless sent_span_count was set."""
     stop_reason: Global___StopReason.ValueType
-    """Set where the runner should stop: the rollout is cancelled, finished, or another attempt's.
-    Unspecified where the report was the rollout's outcome or the attempt goes on.
+    """Set if the runner should stop because the rollout is cancelled, finished, or claimed by a newer attempt.
+    Unspecified if the report decided the rollout or the attempt continues.
     """
     @_builtins.property
     def attempt(self) -> Global___Attempt:

@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class DequeueRolloutsRequest(_message.Message):
-    """Claims rollouts from the queue: each gets a new attempt, which no other caller ever gets."""
+    """Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,28 +32,30 @@ class DequeueRolloutsRequest(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
-    """Most rollouts to claim; fewer where the queue holds fewer, or where the answer would pass 32 MiB with
-    all that it holds: inputs, metadata, ids. One call claims at most 1,000: ask again for more.
-    0: none; negative: INVALID_ARGUMENT; at most 10,000 by default.
+    """Maximum number of rollouts to claim, at most 10,000 by default. The response holds fewer if the queue
+    does, or if their inputs, metadata and ids would exceed 32 MiB. One call claims at most 1,000; call again
+    for more. 0: none. Negative: INVALID_ARGUMENT.
     """
     worker_id: _builtins.str
-    """The worker that claims. It becomes busy, or idle where there is nothing to claim. Empty: none.
-    At most 256 characters.
+    """The worker that claims. It becomes busy, or idle if there is nothing to claim. Empty: none. At most 256
+    characters.
     """
     request_id: _builtins.str
-    """Makes a repeat within 10 minutes harmless: a call that claimed something gives the same claims again
-    (rollouts and attempts as they are now), so that an answer lost on its way loses no claim. At most 64
-    characters. Empty: not deduplicated.
+    """Makes the call safe to repeat within 10 minutes: a repeat of a call that claimed something returns the
+    same claims, with rollouts and attempts in their current state. A lost response therefore loses no claim.
+    At most 64 characters. Empty: not deduplicated.
     """
     @_builtins.property
     def modes(self) -> _containers.RepeatedScalarFieldContainer[_rollout_pb2.RolloutMode.ValueType]:
-        """Only rollouts of these modes; unspecified matches rollouts without a mode. Empty: any."""
+        """Claims only rollouts with one of these modes. Unspecified matches rollouts without a mode. Empty: any
+        mode.
+        """
 
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """How long to wait for a rollout if the queue has none (long poll). The call answers as soon as one can
-        be claimed, and with an empty list, status OK, when the time is over, at the latest 0.2 s before the
-        call's deadline. Absent or 0: answer at once. Negative: INVALID_ARGUMENT.
+        """Maximum time to wait for a rollout if the queue has none (long poll). The call returns as soon as a
+        rollout can be claimed. It returns an empty list with status OK when this time is over, or 0.2 s before
+        the call's deadline, whichever comes first. Absent or 0: do not wait. Negative: INVALID_ARGUMENT.
         """
 
     def __init__(
@@ -75,14 +77,16 @@ Global___DequeueRolloutsRequest: _TypeAlias = DequeueRolloutsRequest  # noqa: Y0
 
 @_typing.final
 class DequeueRolloutsResponse(_message.Message):
-    """Answers DequeueRollouts."""
+    """Response of DequeueRollouts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLLOUTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[_rollout_pb2.Rollout]:
-        """Each with the claimed attempt as its latest_attempt; by priority, then in the order of enqueueing."""
+        """The rollouts, each with the claimed attempt as its latest_attempt. Ordered by priority, then by the order
+        in which they were enqueued.
+        """
 
     def __init__(
         self,
@@ -99,7 +103,7 @@ Global___DequeueRolloutsResponse: _TypeAlias = DequeueRolloutsResponse  # noqa: 
 
 @_typing.final
 class StartRolloutRequest(_message.Message):
-    """Makes a rollout and claims it at once: it never enters the queue."""
+    """Creates a rollout and claims it at once. The rollout never enters the queue."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -109,11 +113,11 @@ class StartRolloutRequest(_message.Message):
     worker_id: _builtins.str
     """The worker that claims it. Empty: none. At most 256 characters."""
     request_id: _builtins.str
-    """Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated."""
+    """Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated."""
     @_builtins.property
     def rollout(self) -> _rollout_pb2.RolloutSpec:
-        """The rollout to make. With a rollout_id that exists: ALREADY_EXISTS, unless request_id says that this
-        is a repeat.
+        """The rollout to create. A rollout_id that exists is ALREADY_EXISTS, unless request_id identifies the call
+        as a repeat.
         """
 
     def __init__(
@@ -133,14 +137,14 @@ Global___StartRolloutRequest: _TypeAlias = StartRolloutRequest  # noqa: Y015
 
 @_typing.final
 class StartRolloutResponse(_message.Message):
-    """Answers StartRollout."""
+    """Response of StartRollout."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLLOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollout(self) -> _rollout_pb2.Rollout:
-        """With the claimed attempt as its latest_attempt."""
+        """The rollout, with the claimed attempt as its latest_attempt."""
 
     def __init__(
         self,
@@ -157,9 +161,9 @@ Global___StartRolloutResponse: _TypeAlias = StartRolloutResponse  # noqa: Y015
 
 @_typing.final
 class StartAttemptRequest(_message.Message):
-    """Claims one rollout by its id, whatever its number of attempts: takes it out of the queue, supersedes an
-    attempt that still runs, reopens it where it has succeeded or failed. A cancelled one is
-    FAILED_PRECONDITION. Unknown: NOT_FOUND.
+    """Claims one rollout by its id, regardless of its number of attempts. The call removes the rollout from the
+    queue, supersedes an attempt that is still running, and reopens a rollout that has succeeded or failed. A
+    cancelled rollout is FAILED_PRECONDITION; an unknown one is NOT_FOUND.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -172,7 +176,7 @@ class StartAttemptRequest(_message.Message):
     worker_id: _builtins.str
     """The worker that claims it. Empty: none. At most 256 characters."""
     request_id: _builtins.str
-    """Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated."""
+    """Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated."""
     def __init__(
         self,
         *,
@@ -190,14 +194,14 @@ Global___StartAttemptRequest: _TypeAlias = StartAttemptRequest  # noqa: Y015
 
 @_typing.final
 class StartAttemptResponse(_message.Message):
-    """Answers StartAttempt."""
+    """Response of StartAttempt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLLOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollout(self) -> _rollout_pb2.Rollout:
-        """With the claimed attempt as its latest_attempt."""
+        """The rollout, with the claimed attempt as its latest_attempt."""
 
     def __init__(
         self,

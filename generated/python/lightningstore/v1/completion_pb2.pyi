@@ -22,7 +22,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class WaitForRolloutsRequest(_message.Message):
-    """Waits for rollouts to finish. At least one id or group is required; both together are joined."""
+    """Waits for rollouts to finish. At least one id or group is required. If both are set, the call waits for all
+    of them.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -31,23 +33,23 @@ class WaitForRolloutsRequest(_message.Message):
     MIN_COUNT_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     min_count: _builtins.int
-    """Ends the stream once this many have finished. Absent: all of them. Negative, or more than are waited
-    for: INVALID_ARGUMENT.
+    """Number of finished rollouts at which the stream ends. Absent: all. Negative, or greater than the number
+    of rollouts: INVALID_ARGUMENT.
     """
     @_builtins.property
     def rollout_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of rollouts, at most ten times as many as in other calls: 100,000 by default. An unknown one:
+        """Ids of rollouts. The limit is ten times that of other calls, 100,000 by default. An unknown id is
         NOT_FOUND before anything is sent.
         """
 
     @_builtins.property
     def group_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """All rollouts that are in these groups when the call arrives. A group without any: NOT_FOUND."""
+        """Adds all rollouts that are in these groups when the call arrives. A group without rollouts is NOT_FOUND."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """Ends the stream, with status OK, after this long. 0: answer at once with what has finished. Absent:
-        no limit. Negative: INVALID_ARGUMENT.
+        """Time after which the stream ends, with status OK. 0: return the rollouts that are already finished.
+        Absent: no limit. Negative: INVALID_ARGUMENT.
         """
 
     def __init__(
@@ -70,8 +72,8 @@ Global___WaitForRolloutsRequest: _TypeAlias = WaitForRolloutsRequest  # noqa: Y0
 
 @_typing.final
 class WaitForRolloutsResponse(_message.Message):
-    """A message of the stream that answers WaitForRollouts. One without rollouts and summary only shows that
-    the connection lives; the server sends one after 15 quiet seconds.
+    """One message of the response stream of WaitForRollouts. A message without rollouts and without a summary is
+    a keep-alive, which the server sends after 15 seconds without another message.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -80,13 +82,13 @@ class WaitForRolloutsResponse(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[_rollout_pb2.Rollout]:
-        """Rollouts that have finished since the last message, each of them once. Those already finished when the
-        call arrived come first.
+        """Rollouts that have finished since the last message, each of them once. The stream begins with those that
+        were finished when the call arrived.
         """
 
     @_builtins.property
     def summary(self) -> Global___WaitSummary:
-        """Absent in all messages but the last."""
+        """Only in the last message."""
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ Global___WaitForRolloutsResponse: _TypeAlias = WaitForRolloutsResponse  # noqa: 
 
 @_typing.final
 class WaitSummary(_message.Message):
-    """Ends the stream of WaitForRollouts."""
+    """Last part of the response of WaitForRollouts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -112,12 +114,14 @@ class WaitSummary(_message.Message):
     OPEN_COUNT_FIELD_NUMBER: _builtins.int
     OPEN_ROLLOUT_IDS_FIELD_NUMBER: _builtins.int
     finished_count: _builtins.int
-    """Number of rollouts waited for that were sent."""
+    """Number of finished rollouts that were sent."""
     open_count: _builtins.int
-    """Number of rollouts that are still open."""
+    """Number of rollouts that have not finished."""
     @_builtins.property
     def open_rollout_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Their ids, in the order of the request; as many as fit into half of the largest message."""
+        """Ids of the rollouts that have not finished, in the order of the request. Truncated to what fits into half
+        of the maximum message size.
+        """
 
     def __init__(
         self,
@@ -136,8 +140,8 @@ Global___WaitSummary: _TypeAlias = WaitSummary  # noqa: Y015
 
 @_typing.final
 class WatchRolloutsRequest(_message.Message):
-    """Follows the finishes of all rollouts, in the order of their completion numbers. A client that lost its
-    connection passes the last through_completion_number and store_id that it got, and misses none.
+    """Follows the finishes of all rollouts in the order of their completion numbers. After a lost connection, a
+    client that sends the last through_completion_number and store_id it received misses no rollout.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -145,12 +149,13 @@ class WatchRolloutsRequest(_message.Message):
     AFTER_COMPLETION_NUMBER_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
     after_completion_number: _builtins.int
-    """The last completion number already seen. 0: from the beginning. Absent: from now on. Above the last
-    one there is: OUT_OF_RANGE; negative: INVALID_ARGUMENT.
+    """The last completion number that the client has seen. 0: from the beginning. Absent: only finishes from
+    now on. Greater than the store's last number: OUT_OF_RANGE. Negative: INVALID_ARGUMENT.
     """
     store_id: _builtins.str
-    """The store that the number comes from. Another store's: FAILED_PRECONDITION (STORE_ID_MISMATCH), since
-    its numbers mean other rollouts here. Empty: not checked.
+    """Id of the store that the completion number comes from. The id of another store is FAILED_PRECONDITION
+    (STORE_ID_MISMATCH), because completion numbers of different stores cannot be compared. Empty: not
+    checked.
     """
     def __init__(
         self,
@@ -170,8 +175,9 @@ Global___WatchRolloutsRequest: _TypeAlias = WatchRolloutsRequest  # noqa: Y015
 
 @_typing.final
 class WatchRolloutsResponse(_message.Message):
-    """A message of the stream that answers WatchRollouts. One without rollouts tells where the stream stands:
-    the first message may be one, and the server sends one after 15 quiet seconds.
+    """One message of the response stream of WatchRollouts. A message without rollouts only reports the position
+    of the stream: the first message may be one, and the server sends one after 15 seconds without another
+    message.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -180,13 +186,13 @@ class WatchRolloutsResponse(_message.Message):
     THROUGH_COMPLETION_NUMBER_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
     through_completion_number: _builtins.int
-    """All finishes up to this completion number have been sent."""
+    """All finishes up to and including this completion number have been sent."""
     store_id: _builtins.str
-    """Names the store. Made when a store is created, kept as long as its data."""
+    """Id of the store. Generated when the store is created, and kept as long as its data."""
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[_rollout_pb2.Rollout]:
-        """Finished rollouts in completion order, with their latest attempts. A rollout reopened before it could
-        be sent is left out: it comes again, under its new number, when it finishes again.
+        """Finished rollouts in completion order, with their latest attempts. A rollout that was reopened before it
+        could be sent is left out; it is sent under its new number when it finishes again.
         """
 
     def __init__(

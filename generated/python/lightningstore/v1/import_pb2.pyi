@@ -24,12 +24,12 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class ImportRolloutsRequest(_message.Message):
     """One message of the stream that imports rollouts: one finished rollout with its attempts and spans. Each
-    stands for itself and is stored as a whole or not at all, so a broken stream can be sent again from any
-    message, or from the start: what is stored already is counted as known.
+    message is independent and is stored as a whole or not at all. After a broken stream, the client can resume
+    from any message or from the start: rollouts that are already stored are counted as known.
 
-    Ids, times, statuses and sequence ids are kept; no worker comes of it, and no queue is touched. The first
-    error ends the call; what messages before it brought is stored. Its field path begins with the place of
-    the message in the stream: messages[3].rollout.status.
+    Ids, times, statuses and sequence ids are kept. An import creates no workers and does not touch the queue.
+    The first error ends the call; the messages before it remain stored. The field path of the error begins
+    with the index of the message in the stream, for example messages[3].rollout.status.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -39,29 +39,31 @@ class ImportRolloutsRequest(_message.Message):
     BATCHES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollout(self) -> _rollout_pb2.Rollout:
-        """The rollout as GetRollout answers it. Required: rollout_id, input_json, start_time, end_time, and a
-        status that is SUCCEEDED, FAILED or CANCELLED. attempt_count and latest_attempt_id must be those of
-        attempts. The resources_id need not be known here. Not read: latest_attempt and completion_number; a new
+        """The rollout as GetRollout returns it. Required: rollout_id, input_json, start_time, end_time, and a
+        status of SUCCEEDED, FAILED or CANCELLED. attempt_count and latest_attempt_id must agree with attempts.
+        The resources_id need not exist in this store. latest_attempt and completion_number are ignored: a new
         rollout gets the next number of this store, as if it had just finished.
 
-        Its id is taken: the rollout is known if it is the same with the same attempts, and ALREADY_EXISTS if
-        not. What may still happen to a finished rollout is not compared: completion_number, and of attempts
-        last_heartbeat_time, span_count and, of one that is sent as PREPARING or RUNNING, status and end_time. Nor
-        are line breaks in JSON and blanks around it, which files of lines do not keep.
+        If a rollout with this id exists, it counts as known if it and its attempts are the same; otherwise the
+        call fails with ALREADY_EXISTS. Fields that may still change on a finished rollout are not compared:
+        completion_number, and of attempts last_heartbeat_time, span_count and, if the attempt is sent as
+        PREPARING or RUNNING, status and end_time. Line breaks within JSON and blanks around it are not compared
+        either, because line-based files do not keep them.
         """
 
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_attempt_pb2.Attempt]:
-        """All its attempts by sequence number, 1, 2, 3 and so on. Required of each: rollout_id, attempt_id, status,
-        start_time, and end_time unless it is PREPARING or RUNNING. The watchdog ends such a one in its time, as
-        it does any that is left under a finished rollout. Not read: span_count, which the server counts.
+        """All its attempts by sequence number: 1, 2, 3 and so on. Required of each: rollout_id, attempt_id, status,
+        start_time, and end_time unless it is PREPARING or RUNNING. The watchdog later ends an attempt that is
+        PREPARING or RUNNING, as it does for any attempt left under a finished rollout. span_count is ignored;
+        the server counts the spans.
         """
 
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[_span_pb2.SpanBatch]:
-        """Some or all of its spans, under the rules of AddSpans except that each batch names its attempt by id.
-        They are no sign of life. Those that the attempt has already, by span_id, are skipped and counted, apart if
-        their content is another.
+        """Some or all of its spans, under the rules of AddSpans, except that each batch must name its attempt by
+        id. They do not count as heartbeats. Spans whose span_id the attempt already has are skipped and counted:
+        as duplicates if their content is the same, as conflicts if not.
         """
 
     def __init__(
@@ -81,7 +83,9 @@ Global___ImportRolloutsRequest: _TypeAlias = ImportRolloutsRequest  # noqa: Y015
 
 @_typing.final
 class ImportRolloutsResponse(_message.Message):
-    """Answers ImportRollouts, once, when the client has finished its stream. All that is counted is durable."""
+    """Response of ImportRollouts, sent once, when the client has finished its stream. Everything counted here is
+    durable.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -91,15 +95,15 @@ class ImportRolloutsResponse(_message.Message):
     DUPLICATE_SPAN_COUNT_FIELD_NUMBER: _builtins.int
     CONFLICT_SPAN_COUNT_FIELD_NUMBER: _builtins.int
     imported_count: _builtins.int
-    """Rollouts that are new. Messages of one rollout that follow each other count it once."""
+    """Rollouts that are new. Consecutive messages of one rollout count it once."""
     known_count: _builtins.int
-    """Rollouts that were stored before."""
+    """Rollouts that were already stored."""
     accepted_span_count: _builtins.int
     """Spans stored."""
     duplicate_span_count: _builtins.int
-    """Spans that were stored before, with the same span_id within the attempt and the same content."""
+    """Spans that were already stored, with the same span_id within the attempt and the same content."""
     conflict_span_count: _builtins.int
-    """Spans refused, because the attempt has another span with this span_id. The stored span stays."""
+    """Spans rejected because the attempt has another span with this span_id. The stored span is kept."""
     def __init__(
         self,
         *,

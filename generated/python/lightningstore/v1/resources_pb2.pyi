@@ -27,7 +27,7 @@ class _TemplateEngine:
 class _TemplateEngineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TemplateEngine.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TEMPLATE_ENGINE_UNSPECIFIED: _TemplateEngine.ValueType  # 0
-    """Never sent by the server; refused in requests."""
+    """Never sent by the server; rejected in requests."""
     TEMPLATE_ENGINE_F_STRING: _TemplateEngine.ValueType  # 1
     """Python's str.format: {name}."""
     TEMPLATE_ENGINE_JINJA: _TemplateEngine.ValueType  # 2
@@ -36,10 +36,10 @@ class _TemplateEngineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Templa
     """POML."""
 
 class TemplateEngine(_TemplateEngine, metaclass=_TemplateEngineEnumTypeWrapper):
-    """How a prompt template is filled in. More values may come."""
+    """Syntax of a prompt template. More values may be added."""
 
 TEMPLATE_ENGINE_UNSPECIFIED: TemplateEngine.ValueType  # 0
-"""Never sent by the server; refused in requests."""
+"""Never sent by the server; rejected in requests."""
 TEMPLATE_ENGINE_F_STRING: TemplateEngine.ValueType  # 1
 """Python's str.format: {name}."""
 TEMPLATE_ENGINE_JINJA: TemplateEngine.ValueType  # 2
@@ -50,7 +50,7 @@ Global___TemplateEngine: _TypeAlias = TemplateEngine  # noqa: Y015
 
 @_typing.final
 class Resources(_message.Message):
-    """What agents work with: weights, prompts, endpoints. A named, versioned map."""
+    """A named, versioned map of what agents use: model weights, prompts, endpoints."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -82,26 +82,26 @@ class Resources(_message.Message):
     RESOURCES_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
     resources_id: _builtins.str
-    """"rs-" and 12 hex digits unless the caller chose it. Always set."""
+    """"rs-" and 12 hex digits, unless the caller chose the id. Always set."""
     version: _builtins.int
-    """Counts the updates, from 1."""
+    """Version of the map, counted from 1. Each update increments it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When version 1 was made."""
+        """Time at which version 1 was created."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When this version was made."""
+        """Time at which this version was created."""
 
     @_builtins.property
     def resources(self) -> _containers.MessageMap[_builtins.str, Global___Resource]:
-        """The resources by the names that agents know them by. May be empty."""
+        """The resources by name. May be empty."""
 
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the resources in the order in which they were given, for agents that take the first of a
-        kind: a map has no order. As the caller sent it. Names that are not in the map count for nothing; those
-        that are not listed come after the others, by name.
+        """The names of the resources in the caller's order, because a map has no order and some agents use the
+        first resource of a kind. Returned as the caller sent it. Names that are not in the map are ignored.
+        Resources that are not listed follow the others, ordered by name.
         """
 
     def __init__(
@@ -138,7 +138,7 @@ class Resource(_message.Message):
 
     @_builtins.property
     def proxy_llm(self) -> Global___ProxyLLM:
-        """A language model endpoint whose URL is routed per attempt."""
+        """A language model endpoint with a URL for each attempt."""
 
     @_builtins.property
     def prompt_template(self) -> Global___PromptTemplate:
@@ -146,7 +146,7 @@ class Resource(_message.Message):
 
     @_builtins.property
     def custom(self) -> Global___CustomResource:
-        """Anything else."""
+        """Any other resource."""
 
     def __init__(
         self,
@@ -177,11 +177,11 @@ class LLM(_message.Message):
     API_KEY_FIELD_NUMBER: _builtins.int
     SAMPLING_PARAMETERS_JSON_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
-    """Base URL, "http://host:8000/v1" for instance."""
+    """Base URL, for example "http://host:8000/v1"."""
     model: _builtins.str
     """Name of the model at the endpoint."""
     api_key: _builtins.str
-    """Key for the endpoint. Empty: none needed."""
+    """API key of the endpoint. Empty if none is needed."""
     sampling_parameters_json: _builtins.bytes
     """A JSON object of sampling parameters, UTF-8. Empty means {}."""
     def __init__(
@@ -202,15 +202,15 @@ Global___LLM: _TypeAlias = LLM  # noqa: Y015
 
 @_typing.final
 class ProxyLLM(_message.Message):
-    """A language model endpoint behind a proxy that files each call under its attempt."""
+    """A language model endpoint behind a proxy that assigns each call to its attempt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LLM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def llm(self) -> Global___LLM:
-        """The same as a plain endpoint, but clients insert "/rollout/{rollout_id}/attempt/{attempt_id}" before a
-        trailing "/v1" of its URL.
+        """The endpoint. Clients insert "/rollout/{rollout_id}/attempt/{attempt_id}" before a trailing "/v1" of its
+        URL.
         """
 
     def __init__(
@@ -235,9 +235,9 @@ class PromptTemplate(_message.Message):
     TEMPLATE_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     template: _builtins.str
-    """The text."""
+    """Text of the template."""
     engine: Global___TemplateEngine.ValueType
-    """How it is filled in. Required."""
+    """Syntax of the template. Required."""
     def __init__(
         self,
         *,
@@ -254,16 +254,16 @@ Global___PromptTemplate: _TypeAlias = PromptTemplate  # noqa: Y015
 
 @_typing.final
 class CustomResource(_message.Message):
-    """A resource of the caller's own kind: weights, a checkpoint, anything."""
+    """A resource of a kind defined by the caller: weights, a checkpoint, or any other value."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TYPE_FIELD_NUMBER: _builtins.int
     VALUE_JSON_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """What it is, in the caller's words. May be empty."""
+    """Kind of the resource, chosen by the caller. May be empty."""
     value_json: _builtins.bytes
-    """Any JSON value, UTF-8, byte for byte as it was given. Required."""
+    """Any JSON value in UTF-8, stored and returned byte for byte. Required."""
     def __init__(
         self,
         *,
@@ -310,16 +310,18 @@ class AddResourcesRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
     resources_id: _builtins.str
-    """At most 256 characters, not "latest". Empty: the server makes one. One that exists: ALREADY_EXISTS."""
+    """Id of the resources, at most 256 characters, not "latest". Empty: the server generates one. An existing
+    id is ALREADY_EXISTS.
+    """
     request_id: _builtins.str
-    """Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated."""
+    """Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated."""
     @_builtins.property
     def resources(self) -> _containers.MessageMap[_builtins.str, Global___Resource]:
         """The resources by name, at most 10,000 by default."""
 
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The order of the resources, kept as it is. May be empty, at most 10,000 by default."""
+        """Order of the resources, stored as sent. May be empty, at most 10,000 names by default."""
 
     def __init__(
         self,
@@ -339,14 +341,14 @@ Global___AddResourcesRequest: _TypeAlias = AddResourcesRequest  # noqa: Y015
 
 @_typing.final
 class AddResourcesResponse(_message.Message):
-    """Answers AddResources."""
+    """Response of AddResources."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESOURCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def resources(self) -> Global___Resources:
-        """As stored, version 1."""
+        """The stored resources, at version 1."""
 
     def __init__(
         self,
@@ -363,8 +365,8 @@ Global___AddResourcesResponse: _TypeAlias = AddResourcesResponse  # noqa: Y015
 
 @_typing.final
 class UpdateResourcesRequest(_message.Message):
-    """Replaces the whole map of an id, counts its version up and makes it the latest. An id that is not there
-    yet is created with version 1.
+    """Replaces the whole map of an id, increments its version and makes it the latest. An id that does not exist
+    is created with version 1.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -397,14 +399,14 @@ class UpdateResourcesRequest(_message.Message):
     resources_id: _builtins.str
     """Id of the resources. Required. At most 256 characters, not "latest"."""
     request_id: _builtins.str
-    """Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated."""
+    """Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated."""
     @_builtins.property
     def resources(self) -> _containers.MessageMap[_builtins.str, Global___Resource]:
         """The new map, at most 10,000 entries by default."""
 
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The order of the new map, in place of the one before. May be empty, at most 10,000 by default."""
+        """Order of the new map, replacing the previous one. May be empty, at most 10,000 names by default."""
 
     def __init__(
         self,
@@ -424,14 +426,14 @@ Global___UpdateResourcesRequest: _TypeAlias = UpdateResourcesRequest  # noqa: Y0
 
 @_typing.final
 class UpdateResourcesResponse(_message.Message):
-    """Answers UpdateResources."""
+    """Response of UpdateResources."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESOURCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def resources(self) -> Global___Resources:
-        """As stored."""
+        """The stored resources."""
 
     def __init__(
         self,
@@ -448,14 +450,14 @@ Global___UpdateResourcesResponse: _TypeAlias = UpdateResourcesResponse  # noqa: 
 
 @_typing.final
 class GetResourcesRequest(_message.Message):
-    """Asks for resources in their current version."""
+    """Request of GetResources: resources in their current version."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESOURCES_ID_FIELD_NUMBER: _builtins.int
     resources_id: _builtins.str
-    """Id of the resources. Empty: the latest, that is, those added or updated last. Unknown, or none there
-    yet: NOT_FOUND.
+    """Id of the resources. Empty: the latest, which are those added or updated last. An unknown id, or an empty
+    one while there are no resources, is NOT_FOUND.
     """
     def __init__(
         self,
@@ -472,7 +474,7 @@ Global___GetResourcesRequest: _TypeAlias = GetResourcesRequest  # noqa: Y015
 
 @_typing.final
 class GetResourcesResponse(_message.Message):
-    """Answers GetResources."""
+    """Response of GetResources."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -496,7 +498,7 @@ Global___GetResourcesResponse: _TypeAlias = GetResourcesResponse  # noqa: Y015
 
 @_typing.final
 class ListResourcesRequest(_message.Message):
-    """Asks for all resources."""
+    """Request of ListResources."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -504,13 +506,13 @@ class ListResourcesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     resources_id_contains: _builtins.str
-    """Id contains this, case and all. Empty: any."""
+    """Matches ids that contain this text, case-sensitive. Empty: all."""
     page_size: _builtins.int
-    """Most resources in the answer; a page of large ones may hold fewer. 0: 100; above the server's cap: the
-    cap; negative: INVALID_ARGUMENT.
+    """Maximum number of resources in the response. A page of large ones may hold fewer. 0: 100. Values above
+    the server's maximum are reduced to it. Negative: INVALID_ARGUMENT.
     """
     page_token: _builtins.str
-    """The next_page_token of the page before, for the same filter. Empty for the first page."""
+    """The next_page_token of the previous page, for the same filter. Empty for the first page."""
     def __init__(
         self,
         *,
@@ -528,17 +530,17 @@ Global___ListResourcesRequest: _TypeAlias = ListResourcesRequest  # noqa: Y015
 
 @_typing.final
 class ListResourcesResponse(_message.Message):
-    """Answers ListResources."""
+    """Response of ListResources."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESOURCES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page. Empty at the end, and only there."""
+    """Token of the next page. Empty only on the last page."""
     @_builtins.property
     def resources(self) -> _containers.RepeatedCompositeFieldContainer[Global___Resources]:
-        """In the order in which they were first added."""
+        """The resources, in the order in which they were first added."""
 
     def __init__(
         self,

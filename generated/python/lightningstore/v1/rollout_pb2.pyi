@@ -30,41 +30,41 @@ class _RolloutStatus:
 class _RolloutStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROLLOUT_STATUS_UNSPECIFIED: _RolloutStatus.ValueType  # 0
-    """Never sent by the server; refused in requests."""
+    """Never sent by the server; rejected in requests."""
     ROLLOUT_STATUS_QUEUING: _RolloutStatus.ValueType  # 1
     """In the queue for the first time, or put back by UpdateRollout."""
     ROLLOUT_STATUS_PREPARING: _RolloutStatus.ValueType  # 2
-    """Claimed, nothing heard of it yet."""
+    """Claimed: its latest attempt is PREPARING."""
     ROLLOUT_STATUS_RUNNING: _RolloutStatus.ValueType  # 3
     """Its latest attempt is running."""
     ROLLOUT_STATUS_SUCCEEDED: _RolloutStatus.ValueType  # 4
     """Final: its latest attempt succeeded."""
     ROLLOUT_STATUS_FAILED: _RolloutStatus.ValueType  # 5
-    """Final: its latest attempt ended otherwise, and is not retried."""
+    """Final: its latest attempt ended without success and is not retried."""
     ROLLOUT_STATUS_CANCELLED: _RolloutStatus.ValueType  # 6
-    """Final: cancelled by the caller."""
+    """Final: cancelled by a caller."""
     ROLLOUT_STATUS_REQUEUING: _RolloutStatus.ValueType  # 7
-    """In the queue again for a retry, perhaps waiting for its back-off."""
+    """In the queue again for a retry, possibly still waiting for its back-off delay."""
 
 class RolloutStatus(_RolloutStatus, metaclass=_RolloutStatusEnumTypeWrapper):
-    """Where a rollout stands. More values may come: treat an unknown one as not finished."""
+    """Status of a rollout. More values may be added: treat an unknown one as not finished."""
 
 ROLLOUT_STATUS_UNSPECIFIED: RolloutStatus.ValueType  # 0
-"""Never sent by the server; refused in requests."""
+"""Never sent by the server; rejected in requests."""
 ROLLOUT_STATUS_QUEUING: RolloutStatus.ValueType  # 1
 """In the queue for the first time, or put back by UpdateRollout."""
 ROLLOUT_STATUS_PREPARING: RolloutStatus.ValueType  # 2
-"""Claimed, nothing heard of it yet."""
+"""Claimed: its latest attempt is PREPARING."""
 ROLLOUT_STATUS_RUNNING: RolloutStatus.ValueType  # 3
 """Its latest attempt is running."""
 ROLLOUT_STATUS_SUCCEEDED: RolloutStatus.ValueType  # 4
 """Final: its latest attempt succeeded."""
 ROLLOUT_STATUS_FAILED: RolloutStatus.ValueType  # 5
-"""Final: its latest attempt ended otherwise, and is not retried."""
+"""Final: its latest attempt ended without success and is not retried."""
 ROLLOUT_STATUS_CANCELLED: RolloutStatus.ValueType  # 6
-"""Final: cancelled by the caller."""
+"""Final: cancelled by a caller."""
 ROLLOUT_STATUS_REQUEUING: RolloutStatus.ValueType  # 7
-"""In the queue again for a retry, perhaps waiting for its back-off."""
+"""In the queue again for a retry, possibly still waiting for its back-off delay."""
 Global___RolloutStatus: _TypeAlias = RolloutStatus  # noqa: Y015
 
 class _RolloutMode:
@@ -74,7 +74,7 @@ class _RolloutMode:
 class _RolloutModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROLLOUT_MODE_UNSPECIFIED: _RolloutMode.ValueType  # 0
-    """The caller did not say."""
+    """The caller did not set a mode."""
     ROLLOUT_MODE_TRAIN: _RolloutMode.ValueType  # 1
     """Training."""
     ROLLOUT_MODE_VAL: _RolloutMode.ValueType  # 2
@@ -83,10 +83,10 @@ class _RolloutModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutMo
     """Testing."""
 
 class RolloutMode(_RolloutMode, metaclass=_RolloutModeEnumTypeWrapper):
-    """What a rollout is for. More values may come."""
+    """Purpose of a rollout. More values may be added."""
 
 ROLLOUT_MODE_UNSPECIFIED: RolloutMode.ValueType  # 0
-"""The caller did not say."""
+"""The caller did not set a mode."""
 ROLLOUT_MODE_TRAIN: RolloutMode.ValueType  # 1
 """Training."""
 ROLLOUT_MODE_VAL: RolloutMode.ValueType  # 2
@@ -104,19 +104,19 @@ class _FilterLogicEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FilterLog
     FILTER_LOGIC_UNSPECIFIED: _FilterLogic.ValueType  # 0
     """The same as AND."""
     FILTER_LOGIC_AND: _FilterLogic.ValueType  # 1
-    """All of them hold."""
+    """A record matches if all filters match."""
     FILTER_LOGIC_OR: _FilterLogic.ValueType  # 2
-    """At least one of them holds."""
+    """A record matches if at least one filter matches."""
 
 class FilterLogic(_FilterLogic, metaclass=_FilterLogicEnumTypeWrapper):
-    """How several filters are joined."""
+    """How several filters are combined."""
 
 FILTER_LOGIC_UNSPECIFIED: FilterLogic.ValueType  # 0
 """The same as AND."""
 FILTER_LOGIC_AND: FilterLogic.ValueType  # 1
-"""All of them hold."""
+"""A record matches if all filters match."""
 FILTER_LOGIC_OR: FilterLogic.ValueType  # 2
-"""At least one of them holds."""
+"""A record matches if at least one filter matches."""
 Global___FilterLogic: _TypeAlias = FilterLogic  # noqa: Y015
 
 @_typing.final
@@ -142,52 +142,56 @@ class Rollout(_message.Message):
     LATEST_ATTEMPT_FIELD_NUMBER: _builtins.int
     PAYLOADS_OMITTED_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
-    """"ro-" and 12 hex digits unless the caller chose it. Always set."""
+    """"ro-" and 12 hex digits, unless the caller chose the id. Always set."""
     input_json: _builtins.bytes
-    """What the agent is to do: any JSON value, UTF-8, byte for byte as it was given."""
+    """Input of the agent: any JSON value in UTF-8, stored and returned byte for byte."""
     mode: Global___RolloutMode.ValueType
-    """What the rollout is for. Unspecified where the caller did not say."""
+    """Purpose of the rollout. Unspecified if the caller did not set it."""
     priority: _builtins.int
-    """Higher is claimed first. Default 0."""
+    """Rollouts with a higher priority are claimed first. Default 0."""
     group_id: _builtins.str
-    """Names the rollouts that belong together, the samples of one task for instance. May be empty."""
+    """Groups rollouts that belong together, for example the samples of one task. May be empty."""
     resources_id: _builtins.str
-    """The resources that the agent works with. Empty if there were none when it was enqueued."""
+    """Id of the resources that the agent uses. Empty if the store had no resources when the rollout was
+    enqueued.
+    """
     status: Global___RolloutStatus.ValueType
     """Never unspecified."""
     metadata_json: _builtins.bytes
-    """A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}. At most a
-    quarter of the largest message, 16 MiB by default.
+    """A JSON object of the caller in UTF-8, stored and returned byte for byte. Empty means {}. Limited to a
+    quarter of the maximum message size, 16 MiB by default.
     """
     attempt_count: _builtins.int
     """Number of attempts so far."""
     latest_attempt_id: _builtins.str
     """Id of the newest attempt. Empty before the first claim."""
     completion_number: _builtins.int
-    """Its place among all finishes of this store, from 1. 0 unless it is finished. A rollout that is
-    reopened and finishes again gets a new number.
+    """Position among all finishes of this store, counted from 1. 0 unless the rollout is finished. A rollout
+    that is reopened and finishes again gets a new number.
     """
     payloads_omitted: _builtins.bool
-    """Set where this answer leaves out input_json and metadata_json, and metadata_json and failure of
-    latest_attempt, because it would not fit into a message with them: GetRollout and GetAttempt have them.
-    Happens in the answers of CancelRollouts and of calls repeated with their request_id, and with rollouts
-    stored by servers that did not limit metadata.
+    """True if this response omits input_json and metadata_json, and metadata_json and failure of
+    latest_attempt, because they would not fit into the message. GetRollout and GetAttempt return them. This
+    happens in responses of CancelRollouts, in responses to calls repeated with their request_id, and with
+    rollouts stored by servers that did not limit metadata.
     """
     @_builtins.property
     def config(self) -> Global___RolloutConfig:
-        """When an attempt is given up, and whether it is tried again. Always set."""
+        """Time limits and retries of its attempts. Always set."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was enqueued, or started."""
+        """Time at which it was enqueued, or created by StartRollout."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it finished. Absent unless it is SUCCEEDED, FAILED or CANCELLED."""
+        """Time at which it finished. Absent unless it is SUCCEEDED, FAILED or CANCELLED."""
 
     @_builtins.property
     def latest_attempt(self) -> _attempt_pb2.Attempt:
-        """The newest attempt. Absent before the first claim. In the answer to a claim: the claimed attempt."""
+        """The newest attempt. Absent before the first claim. In the response to a claim, this is the claimed
+        attempt.
+        """
 
     def __init__(
         self,
@@ -219,7 +223,7 @@ Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
 
 @_typing.final
 class RolloutConfig(_message.Message):
-    """When an attempt is given up, and whether the rollout is then tried again."""
+    """Time limits of an attempt, and the rules for retrying it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -229,24 +233,26 @@ class RolloutConfig(_message.Message):
     RETRY_CONDITION_FIELD_NUMBER: _builtins.int
     RETRY_BACKOFF_FIELD_NUMBER: _builtins.int
     max_attempts: _builtins.int
-    """Most attempts made by retrying. 0 means 1; negative: INVALID_ARGUMENT. StartAttempt is not bound by it."""
+    """Maximum number of attempts, retries included. 0 means 1; negative: INVALID_ARGUMENT. StartAttempt ignores
+    this limit.
+    """
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """Longest time from an attempt's start to its end. Absent: no limit. Must be positive."""
+        """Maximum time from the start of an attempt to its end. Absent: no limit. Must be positive."""
 
     @_builtins.property
     def unresponsive_timeout(self) -> _duration_pb2.Duration:
-        """Longest silence of an attempt, from its last sign of life or else its start. Time in which the server
-        could not hear does not count. Absent: no limit. Must be positive.
+        """Maximum time since the last heartbeat or span of an attempt, or since its start if there was none. Time
+        in which the server could not receive heartbeats does not count. Absent: no limit. Must be positive.
         """
 
     @_builtins.property
     def retry_condition(self) -> _containers.RepeatedScalarFieldContainer[_attempt_pb2.AttemptStatus.ValueType]:
-        """The ends of an attempt that are retried: FAILED, TIMEOUT, UNRESPONSIVE. Empty: none."""
+        """Outcomes of an attempt that are retried: FAILED, TIMEOUT, UNRESPONSIVE. Empty: none."""
 
     @_builtins.property
     def retry_backoff(self) -> Global___RetryBackoff:
-        """How long a retry waits in the queue before it may be claimed. Absent: not at all."""
+        """Delay of a retry: it waits in the queue this long before it can be claimed. Absent: no delay."""
 
     def __init__(
         self,
@@ -276,16 +282,16 @@ class RetryBackoff(_message.Message):
     MAX_DELAY_FIELD_NUMBER: _builtins.int
     JITTER_FIELD_NUMBER: _builtins.int
     factor: _builtins.float
-    """Growth from one retry to the next. 0 means 1; else at least 1."""
+    """Factor by which the delay grows with each retry. 0 means 1; otherwise at least 1."""
     jitter: _builtins.float
-    """Random share of the delay that is added or taken away, from 0 to 1."""
+    """Jitter: the maximum random fraction of the delay that is added or subtracted, from 0 to 1."""
     @_builtins.property
     def initial_delay(self) -> _duration_pb2.Duration:
-        """Delay of the first retry. Absent: 0. Must not be negative."""
+        """Delay before the first retry. Absent: 0. Must not be negative."""
 
     @_builtins.property
     def max_delay(self) -> _duration_pb2.Duration:
-        """Upper bound of the delay, before jitter. Absent: 1 hour. Must not be negative."""
+        """Maximum delay, before jitter. Absent: 1 hour. Must not be negative."""
 
     def __init__(
         self,
@@ -305,7 +311,7 @@ Global___RetryBackoff: _TypeAlias = RetryBackoff  # noqa: Y015
 
 @_typing.final
 class RolloutSpec(_message.Message):
-    """A rollout to be made."""
+    """A rollout to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -318,25 +324,28 @@ class RolloutSpec(_message.Message):
     METADATA_JSON_FIELD_NUMBER: _builtins.int
     ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     input_json: _builtins.bytes
-    """What the agent is to do: any JSON value in UTF-8, at most 16 MiB by default. Required."""
+    """Input of the agent: any JSON value in UTF-8, at most 16 MiB by default. Required."""
     mode: Global___RolloutMode.ValueType
-    """What the rollout is for. May be unspecified."""
+    """Purpose of the rollout. May be unspecified."""
     priority: _builtins.int
-    """Higher is claimed first."""
+    """Rollouts with a higher priority are claimed first. Default 0."""
     group_id: _builtins.str
-    """Names the rollouts that belong together. At most 256 characters. May be empty."""
+    """Groups rollouts that belong together. At most 256 characters. May be empty."""
     resources_id: _builtins.str
-    """The resources that the agent works with. Empty: the latest there are. Unknown: NOT_FOUND."""
+    """Id of the resources that the agent uses. Empty: the latest resources of the store, if any. Unknown:
+    NOT_FOUND.
+    """
     metadata_json: _builtins.bytes
-    """A JSON object of the caller's own, UTF-8, at most 16 MiB by default. Empty means {}."""
+    """A JSON object of the caller in UTF-8, at most 16 MiB by default. Empty means {}."""
     rollout_id: _builtins.str
-    """At most 256 characters, not "latest". Empty: the server makes one. Choose it to make a repeat of the
-    call harmless: the same content again returns the stored rollout, other content is ALREADY_EXISTS. What
-    UpdateRollout has changed since is other content too; a request_id repeats the call in any case.
+    """Id of the rollout, at most 256 characters, not "latest". Empty: the server generates one. An id chosen by
+    the caller makes the call safe to repeat: the same content returns the stored rollout, other content is
+    ALREADY_EXISTS. Fields that UpdateRollout has changed since count as other content; a request_id makes
+    the call safe to repeat in that case too.
     """
     @_builtins.property
     def config(self) -> Global___RolloutConfig:
-        """Absent: no time limits, one attempt."""
+        """Time limits and retries. Absent: no time limits, one attempt."""
 
     def __init__(
         self,
@@ -360,20 +369,22 @@ Global___RolloutSpec: _TypeAlias = RolloutSpec  # noqa: Y015
 
 @_typing.final
 class EnqueueRolloutsRequest(_message.Message):
-    """Puts rollouts at the tail of the queue. All of them or, on any error, none."""
+    """Adds rollouts to the tail of the queue. On any error, none of them is added."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLLOUTS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes a repeat within 10 minutes harmless: it has no second effect and gets the same rollouts, as they
-    are now. At most 64 characters. Empty: not deduplicated, unless every item names its rollout_id.
+    """Makes the call safe to repeat within 10 minutes: a repeat has no second effect and returns the same
+    rollouts in their current state. At most 64 characters. Empty: not deduplicated, unless every item sets
+    its rollout_id.
     """
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutSpec]:
-        """At most 10,000 by default, inputs together at most 60 MiB. The answer repeats all of it and has to fit
-        into a message too: else RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE), and nothing is enqueued.
+        """At most 10,000 by default, with at most 60 MiB of inputs in total. The response repeats the rollouts and
+        must fit into a message too; otherwise the call fails with RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE) and
+        nothing is enqueued.
         """
 
     def __init__(
@@ -392,14 +403,14 @@ Global___EnqueueRolloutsRequest: _TypeAlias = EnqueueRolloutsRequest  # noqa: Y0
 
 @_typing.final
 class EnqueueRolloutsResponse(_message.Message):
-    """Answers EnqueueRollouts."""
+    """Response of EnqueueRollouts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLLOUTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rollout]:
-        """As stored, in the order of the request."""
+        """The stored rollouts, in the order of the request."""
 
     def __init__(
         self,
@@ -416,7 +427,7 @@ Global___EnqueueRolloutsResponse: _TypeAlias = EnqueueRolloutsResponse  # noqa: 
 
 @_typing.final
 class GetRolloutRequest(_message.Message):
-    """Asks for one rollout. Unknown: NOT_FOUND."""
+    """Request of GetRollout. An unknown rollout is NOT_FOUND."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -438,14 +449,14 @@ Global___GetRolloutRequest: _TypeAlias = GetRolloutRequest  # noqa: Y015
 
 @_typing.final
 class GetRolloutResponse(_message.Message):
-    """Answers GetRollout."""
+    """Response of GetRollout."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLLOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollout(self) -> Global___Rollout:
-        """With its latest attempt."""
+        """The rollout with its latest attempt."""
 
     def __init__(
         self,
@@ -462,7 +473,7 @@ Global___GetRolloutResponse: _TypeAlias = GetRolloutResponse  # noqa: Y015
 
 @_typing.final
 class ListRolloutsRequest(_message.Message):
-    """Asks for rollouts. A filter that is empty takes part in nothing; without any filter all match."""
+    """Request of ListRollouts. An empty filter is ignored. Without filters, all rollouts match."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -478,41 +489,41 @@ class ListRolloutsRequest(_message.Message):
     SKIP_FIELD_NUMBER: _builtins.int
     INCLUDE_TOTAL_SIZE_FIELD_NUMBER: _builtins.int
     rollout_id_contains: _builtins.str
-    """Id contains this, case and all."""
+    """Matches ids that contain this text, case-sensitive."""
     filter_logic: Global___FilterLogic.ValueType
-    """How the filters are joined. Unspecified: AND."""
+    """How the filters are combined. Unspecified: AND."""
     order_by: _builtins.str
-    """A field and a direction, "start_time desc" for instance; the direction defaults to asc. Fields:
+    """A field and a direction, for example "start_time desc". The direction defaults to asc. Fields:
     rollout_id, mode, priority, group_id, resources_id, status, start_time, end_time, attempt_count,
-    latest_attempt_id, completion_number. A missing value sorts first. Empty: the order of enqueueing. A
-    page costs the same however many there are for rollout_id, status, start_time and the empty order; the
-    other fields sort all that match.
+    latest_attempt_id, completion_number. A missing value sorts first. Empty: the order in which the rollouts
+    were enqueued. With rollout_id, status, start_time and the empty order, the cost of a page does not
+    depend on the number of rollouts; the other fields sort all matching rollouts.
     """
     page_size: _builtins.int
-    """Most rollouts in the answer; a page of large inputs may hold fewer. 0: 100; above the server's cap:
-    the cap; negative: INVALID_ARGUMENT.
+    """Maximum number of rollouts in the response. A page of large inputs may hold fewer. 0: 100. Values above
+    the server's maximum are reduced to it. Negative: INVALID_ARGUMENT.
     """
     page_token: _builtins.str
-    """The next_page_token of the page before, for the same filters and order. Empty for the first page."""
+    """The next_page_token of the previous page, for the same filters and order. Empty for the first page."""
     skip: _builtins.int
-    """Rollouts to pass over before the page starts. Negative: INVALID_ARGUMENT."""
+    """Number of rollouts to skip before the page starts. Negative: INVALID_ARGUMENT."""
     include_total_size: _builtins.bool
-    """Whether to count all that match. Costs a scan where the filter is more than a status."""
+    """Whether to count all matching rollouts. Requires a scan unless the only filter is a status."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___RolloutStatus.ValueType]:
-        """Status is one of these."""
+        """Matches rollouts with one of these statuses."""
 
     @_builtins.property
     def rollout_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Id is one of these. Unknown ids match nothing."""
+        """Matches rollouts with one of these ids. Unknown ids match nothing."""
 
     @_builtins.property
     def modes(self) -> _containers.RepeatedScalarFieldContainer[Global___RolloutMode.ValueType]:
-        """Mode is one of these; unspecified matches rollouts without a mode."""
+        """Matches rollouts with one of these modes. Unspecified matches rollouts without a mode."""
 
     @_builtins.property
     def group_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Group is one of these."""
+        """Matches rollouts of one of these groups."""
 
     def __init__(
         self,
@@ -539,7 +550,7 @@ Global___ListRolloutsRequest: _TypeAlias = ListRolloutsRequest  # noqa: Y015
 
 @_typing.final
 class ListRolloutsResponse(_message.Message):
-    """Answers ListRollouts."""
+    """Response of ListRollouts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -547,14 +558,14 @@ class ListRolloutsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     TOTAL_SIZE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page. Empty at the end, and only there. Pages are complete and without doubles
-    among the rollouts that match throughout, whatever else is written meanwhile.
+    """Token of the next page. Empty only on the last page. While other calls write, the pages still contain
+    each rollout that matches throughout exactly once.
     """
     total_size: _builtins.int
-    """All that match, on all pages. Absent unless it was asked for."""
+    """Number of matching rollouts on all pages. Absent unless it was requested."""
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rollout]:
-        """With their latest attempts, in the order asked for."""
+        """The rollouts with their latest attempts, in the requested order."""
 
     def __init__(
         self,
@@ -577,13 +588,17 @@ Global___ListRolloutsResponse: _TypeAlias = ListRolloutsResponse  # noqa: Y015
 class UpdateRolloutRequest(_message.Message):
     """Changes a rollout.
 
-    Allowed paths of the mask: status, input_json, mode, priority, group_id, resources_id, config,
-    metadata_json. Any other path is refused with INVALID_ARGUMENT.
+    The update mask may contain status, input_json, mode, priority, group_id, resources_id, config and
+    metadata_json. Any other path is rejected with INVALID_ARGUMENT.
 
-    QUEUING and REQUEUING put the rollout at the tail of the queue, where it stands exactly once, and
-    reopen a finished one. SUCCEEDED, FAILED and CANCELLED finish it; one that has finished already takes no
-    other final status (FAILED_PRECONDITION). PREPARING and RUNNING are refused too: only a claim and a sign
-    of life lead there. The status that it has already is no change, and keeps its place in the queue.
+    A status has these effects:
+
+    - QUEUING and REQUEUING put the rollout at the tail of the queue, where it appears exactly once. They reopen a
+      finished rollout.
+    - SUCCEEDED, FAILED and CANCELLED finish the rollout. A rollout that is already finished does not accept
+      another final status (FAILED_PRECONDITION).
+    - PREPARING and RUNNING are rejected: only a claim, a span or a heartbeat sets them.
+    - The current status is a no-op and keeps the queue position.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -592,15 +607,15 @@ class UpdateRolloutRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated."""
+    """Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated."""
     @_builtins.property
     def rollout(self) -> Global___Rollout:
-        """Names the rollout by rollout_id and holds the new values."""
+        """The rollout to change, named by rollout_id, with the new values."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change; a named path with no value clears it. Absent: all allowed fields that have a
-        value.
+        """The fields to change. A path whose field has no value clears the field. Absent: all allowed fields that
+        have a value.
         """
 
     def __init__(
@@ -620,7 +635,7 @@ Global___UpdateRolloutRequest: _TypeAlias = UpdateRolloutRequest  # noqa: Y015
 
 @_typing.final
 class UpdateRolloutResponse(_message.Message):
-    """Answers UpdateRollout."""
+    """Response of UpdateRollout."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -644,9 +659,10 @@ Global___UpdateRolloutResponse: _TypeAlias = UpdateRolloutResponse  # noqa: Y015
 
 @_typing.final
 class CancelRolloutsRequest(_message.Message):
-    """Cancels rollouts: out of the queue, finished, their runners told to stop at the next sign of life.
-    Those that have finished before stay as they are, whatever their outcome: the answer shows it. So
-    a rollout that finishes while the call is on its way is no error.
+    """Cancels rollouts: removes them from the queue and finishes them. The server tells their runners to stop in
+    its response to their next heartbeat, spans or report. Rollouts that are already finished keep their
+    status, which the response shows. A rollout that finishes while the call is under way is therefore not an
+    error.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -654,7 +670,7 @@ class CancelRolloutsRequest(_message.Message):
     ROLLOUT_IDS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated."""
+    """Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated."""
     @_builtins.property
     def rollout_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the rollouts, at most 10,000 by default. Unknown: NOT_FOUND."""
@@ -675,15 +691,16 @@ Global___CancelRolloutsRequest: _TypeAlias = CancelRolloutsRequest  # noqa: Y015
 
 @_typing.final
 class CancelRolloutsResponse(_message.Message):
-    """Answers CancelRollouts."""
+    """Response of CancelRollouts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLLOUTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rollout]:
-        """After the change, in the order of the request. Where they pass half of the largest message together,
-        32 MiB by default, all of them come without their payloads: see Rollout.payloads_omitted.
+        """The rollouts after the change, in the order of the request. If together they exceed half of the maximum
+        message size (32 MiB by default), all of them are returned without payloads; see
+        Rollout.payloads_omitted.
         """
 
     def __init__(

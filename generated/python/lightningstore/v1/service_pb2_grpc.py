@@ -35,13 +35,17 @@ if _version_not_supported:
 
 
 class LightningStoreServiceStub(object):
-    """The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait
-    for them; runners claim them as attempts, stream spans and report outcomes.
+    """The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait for
+    them. Runners claim rollouts as attempts, stream spans and report outcomes.
 
-    Four promises bind every method. What is answered is stored, and nothing that a crash can undo is ever
-    seen. Times are the server's, except inside spans. Every write may be repeated: by the ids in it or by
-    its request_id. Every error carries a google.rpc.ErrorInfo with a reason out of ErrorReason, and a call
-    that fails has changed nothing, except UNAVAILABLE and a deadline passed, which leave it open.
+    Four promises hold for every method:
+
+    - An answered write is stored, and no reader sees a write that a crash can still undo.
+    - Times are the server's, except inside spans.
+    - Every write is safe to repeat, because of the ids in it or because of its request_id.
+    - Every error carries a google.rpc.ErrorInfo whose reason is a value of ErrorReason. A call that fails has
+    changed nothing. The exceptions are UNAVAILABLE and DEADLINE_EXCEEDED, after which the call may or may
+    not have taken effect.
     """
 
     def __init__(self, channel):
@@ -193,31 +197,35 @@ class LightningStoreServiceStub(object):
 
 
 class LightningStoreServiceServicer(object):
-    """The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait
-    for them; runners claim them as attempts, stream spans and report outcomes.
+    """The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait for
+    them. Runners claim rollouts as attempts, stream spans and report outcomes.
 
-    Four promises bind every method. What is answered is stored, and nothing that a crash can undo is ever
-    seen. Times are the server's, except inside spans. Every write may be repeated: by the ids in it or by
-    its request_id. Every error carries a google.rpc.ErrorInfo with a reason out of ErrorReason, and a call
-    that fails has changed nothing, except UNAVAILABLE and a deadline passed, which leave it open.
+    Four promises hold for every method:
+
+    - An answered write is stored, and no reader sees a write that a crash can still undo.
+    - Times are the server's, except inside spans.
+    - Every write is safe to repeat, because of the ids in it or because of its request_id.
+    - Every error carries a google.rpc.ErrorInfo whose reason is a value of ErrorReason. A call that fails has
+    changed nothing. The exceptions are UNAVAILABLE and DEADLINE_EXCEEDED, after which the call may or may
+    not have taken effect.
     """
 
     def EnqueueRollouts(self, request, context):
-        """Puts rollouts into the queue.
+        """Adds rollouts to the queue.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartRollout(self, request, context):
-        """Makes a rollout and claims it at once.
+        """Creates a rollout and claims it at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DequeueRollouts(self, request, context):
-        """Claims rollouts from the queue, waiting for one if asked to.
+        """Claims rollouts from the queue, and can wait for one (long poll).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,7 +246,7 @@ class LightningStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAttempts(self, request, context):
-        """Lists the attempts at a rollout.
+        """Lists the attempts of a rollout.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,7 +260,7 @@ class LightningStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetRollout(self, request, context):
-        """Gets one rollout.
+        """Lists rollouts by filter, in pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -280,14 +288,14 @@ class LightningStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WaitForRollouts(self, request, context):
-        """Streams given rollouts as they finish.
+        """Streams the given rollouts as they finish.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchRollouts(self, request, context):
-        """Streams all rollouts as they finish, in completion order, from any point on.
+        """Streams all rollouts as they finish, in completion order, from any completion number on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -308,7 +316,7 @@ class LightningStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AllocateSequenceIds(self, request, context):
-        """Hands out sequence ids for spans.
+        """Reserves sequence ids for spans.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -322,14 +330,14 @@ class LightningStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListTriplets(self, request, context):
-        """Streams the triplets of rollouts: their spans as training data.
+        """Streams the triplets of rollouts: training data derived from their spans.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportRollouts(self, request_iterator, context):
-        """Stores finished rollouts of another store, with their spans, from a stream.
+        """Stores finished rollouts from another store, with their spans, from a stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -364,7 +372,7 @@ class LightningStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """Tells that a worker and its attempts live, and learns which of them to stop.
+        """Reports that a worker and its attempts are alive, and returns the attempts that it should stop.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -385,14 +393,14 @@ class LightningStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetStatistics(self, request, context):
-        """Counts what there is.
+        """Returns counts of rollouts, attempts, workers and spans.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """Tells what this server is.
+        """Returns the server's version, store id, back end, capabilities and limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -550,13 +558,17 @@ def add_LightningStoreServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LightningStoreService(object):
-    """The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait
-    for them; runners claim them as attempts, stream spans and report outcomes.
+    """The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait for
+    them. Runners claim rollouts as attempts, stream spans and report outcomes.
 
-    Four promises bind every method. What is answered is stored, and nothing that a crash can undo is ever
-    seen. Times are the server's, except inside spans. Every write may be repeated: by the ids in it or by
-    its request_id. Every error carries a google.rpc.ErrorInfo with a reason out of ErrorReason, and a call
-    that fails has changed nothing, except UNAVAILABLE and a deadline passed, which leave it open.
+    Four promises hold for every method:
+
+    - An answered write is stored, and no reader sees a write that a crash can still undo.
+    - Times are the server's, except inside spans.
+    - Every write is safe to repeat, because of the ids in it or because of its request_id.
+    - Every error carries a google.rpc.ErrorInfo whose reason is a value of ErrorReason. A call that fails has
+    changed nothing. The exceptions are UNAVAILABLE and DEADLINE_EXCEEDED, after which the call may or may
+    not have taken effect.
     """
 
     @staticmethod

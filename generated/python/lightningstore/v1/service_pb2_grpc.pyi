@@ -36,13 +36,17 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LightningStoreServiceStub:
-    """The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait
-    for them; runners claim them as attempts, stream spans and report outcomes.
+    """The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait for
+    them. Runners claim rollouts as attempts, stream spans and report outcomes.
 
-    Four promises bind every method. What is answered is stored, and nothing that a crash can undo is ever
-    seen. Times are the server's, except inside spans. Every write may be repeated: by the ids in it or by
-    its request_id. Every error carries a google.rpc.ErrorInfo with a reason out of ErrorReason, and a call
-    that fails has changed nothing, except UNAVAILABLE and a deadline passed, which leave it open.
+    Four promises hold for every method:
+
+    - An answered write is stored, and no reader sees a write that a crash can still undo.
+    - Times are the server's, except inside spans.
+    - Every write is safe to repeat, because of the ids in it or because of its request_id.
+    - Every error carries a google.rpc.ErrorInfo whose reason is a value of ErrorReason. A call that fails has
+      changed nothing. The exceptions are UNAVAILABLE and DEADLINE_EXCEEDED, after which the call may or may
+      not have taken effect.
     """
 
     @_typing.overload
@@ -50,21 +54,21 @@ class LightningStoreServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LightningStoreServiceAsyncStub: ...
     EnqueueRollouts: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.EnqueueRolloutsRequest, _rollout_pb2.EnqueueRolloutsResponse]
-    """Puts rollouts into the queue."""
+    """Adds rollouts to the queue."""
     StartRollout: _grpc.UnaryUnaryMultiCallable[_claim_pb2.StartRolloutRequest, _claim_pb2.StartRolloutResponse]
-    """Makes a rollout and claims it at once."""
+    """Creates a rollout and claims it at once."""
     DequeueRollouts: _grpc.UnaryUnaryMultiCallable[_claim_pb2.DequeueRolloutsRequest, _claim_pb2.DequeueRolloutsResponse]
-    """Claims rollouts from the queue, waiting for one if asked to."""
+    """Claims rollouts from the queue, and can wait for one (long poll)."""
     StartAttempt: _grpc.UnaryUnaryMultiCallable[_claim_pb2.StartAttemptRequest, _claim_pb2.StartAttemptResponse]
     """Claims one rollout by its id."""
     UpdateAttempt: _grpc.UnaryUnaryMultiCallable[_attempt_pb2.UpdateAttemptRequest, _attempt_pb2.UpdateAttemptResponse]
     """Reports the outcome of an attempt, or changes its record."""
     ListAttempts: _grpc.UnaryUnaryMultiCallable[_attempt_pb2.ListAttemptsRequest, _attempt_pb2.ListAttemptsResponse]
-    """Lists the attempts at a rollout."""
+    """Lists the attempts of a rollout."""
     GetAttempt: _grpc.UnaryUnaryMultiCallable[_attempt_pb2.GetAttemptRequest, _attempt_pb2.GetAttemptResponse]
     """Gets one attempt."""
     GetRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutRequest, _rollout_pb2.GetRolloutResponse]
-    """Gets one rollout."""
+    """Lists rollouts by filter, in pages."""
     ListRollouts: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.ListRolloutsRequest, _rollout_pb2.ListRolloutsResponse]
     """Lists rollouts by filter, page by page."""
     UpdateRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.UpdateRolloutRequest, _rollout_pb2.UpdateRolloutResponse]
@@ -72,21 +76,21 @@ class LightningStoreServiceStub:
     CancelRollouts: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.CancelRolloutsRequest, _rollout_pb2.CancelRolloutsResponse]
     """Cancels rollouts."""
     WaitForRollouts: _grpc.UnaryStreamMultiCallable[_completion_pb2.WaitForRolloutsRequest, _completion_pb2.WaitForRolloutsResponse]
-    """Streams given rollouts as they finish."""
+    """Streams the given rollouts as they finish."""
     WatchRollouts: _grpc.UnaryStreamMultiCallable[_completion_pb2.WatchRolloutsRequest, _completion_pb2.WatchRolloutsResponse]
-    """Streams all rollouts as they finish, in completion order, from any point on."""
+    """Streams all rollouts as they finish, in completion order, from any completion number on."""
     IngestSpans: _grpc.StreamUnaryMultiCallable[_span_pb2.IngestSpansRequest, _span_pb2.IngestSpansResponse]
     """Stores spans from a stream of batches."""
     AddSpans: _grpc.UnaryUnaryMultiCallable[_span_pb2.AddSpansRequest, _span_pb2.AddSpansResponse]
     """Stores one batch of spans."""
     AllocateSequenceIds: _grpc.UnaryUnaryMultiCallable[_span_pb2.AllocateSequenceIdsRequest, _span_pb2.AllocateSequenceIdsResponse]
-    """Hands out sequence ids for spans."""
+    """Reserves sequence ids for spans."""
     QuerySpans: _grpc.UnaryStreamMultiCallable[_span_pb2.QuerySpansRequest, _span_pb2.QuerySpansResponse]
     """Streams the spans of a rollout."""
     ListTriplets: _grpc.UnaryStreamMultiCallable[_triplet_pb2.ListTripletsRequest, _triplet_pb2.ListTripletsResponse]
-    """Streams the triplets of rollouts: their spans as training data."""
+    """Streams the triplets of rollouts: training data derived from their spans."""
     ImportRollouts: _grpc.StreamUnaryMultiCallable[_import_pb2.ImportRolloutsRequest, _import_pb2.ImportRolloutsResponse]
-    """Stores finished rollouts of another store, with their spans, from a stream."""
+    """Stores finished rollouts from another store, with their spans, from a stream."""
     AddResources: _grpc.UnaryUnaryMultiCallable[_resources_pb2.AddResourcesRequest, _resources_pb2.AddResourcesResponse]
     """Stores new resources and makes them the latest."""
     UpdateResources: _grpc.UnaryUnaryMultiCallable[_resources_pb2.UpdateResourcesRequest, _resources_pb2.UpdateResourcesResponse]
@@ -96,44 +100,48 @@ class LightningStoreServiceStub:
     ListResources: _grpc.UnaryUnaryMultiCallable[_resources_pb2.ListResourcesRequest, _resources_pb2.ListResourcesResponse]
     """Lists resources."""
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_worker_pb2.HeartbeatRequest, _worker_pb2.HeartbeatResponse]
-    """Tells that a worker and its attempts live, and learns which of them to stop."""
+    """Reports that a worker and its attempts are alive, and returns the attempts that it should stop."""
     GetWorker: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerRequest, _worker_pb2.GetWorkerResponse]
     """Gets one worker."""
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ListWorkersRequest, _worker_pb2.ListWorkersResponse]
     """Lists workers by filter."""
     GetStatistics: _grpc.UnaryUnaryMultiCallable[_statistics_pb2.GetStatisticsRequest, _statistics_pb2.GetStatisticsResponse]
-    """Counts what there is."""
+    """Returns counts of rollouts, attempts, workers and spans."""
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_statistics_pb2.GetServerInfoRequest, _statistics_pb2.GetServerInfoResponse]
-    """Tells what this server is."""
+    """Returns the server's version, store id, back end, capabilities and limits."""
 
 @_typing.type_check_only
 class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
-    """The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait
-    for them; runners claim them as attempts, stream spans and report outcomes.
+    """The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait for
+    them. Runners claim rollouts as attempts, stream spans and report outcomes.
 
-    Four promises bind every method. What is answered is stored, and nothing that a crash can undo is ever
-    seen. Times are the server's, except inside spans. Every write may be repeated: by the ids in it or by
-    its request_id. Every error carries a google.rpc.ErrorInfo with a reason out of ErrorReason, and a call
-    that fails has changed nothing, except UNAVAILABLE and a deadline passed, which leave it open.
+    Four promises hold for every method:
+
+    - An answered write is stored, and no reader sees a write that a crash can still undo.
+    - Times are the server's, except inside spans.
+    - Every write is safe to repeat, because of the ids in it or because of its request_id.
+    - Every error carries a google.rpc.ErrorInfo whose reason is a value of ErrorReason. A call that fails has
+      changed nothing. The exceptions are UNAVAILABLE and DEADLINE_EXCEEDED, after which the call may or may
+      not have taken effect.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     EnqueueRollouts: _aio.UnaryUnaryMultiCallable[_rollout_pb2.EnqueueRolloutsRequest, _rollout_pb2.EnqueueRolloutsResponse]  # type: ignore[assignment]
-    """Puts rollouts into the queue."""
+    """Adds rollouts to the queue."""
     StartRollout: _aio.UnaryUnaryMultiCallable[_claim_pb2.StartRolloutRequest, _claim_pb2.StartRolloutResponse]  # type: ignore[assignment]
-    """Makes a rollout and claims it at once."""
+    """Creates a rollout and claims it at once."""
     DequeueRollouts: _aio.UnaryUnaryMultiCallable[_claim_pb2.DequeueRolloutsRequest, _claim_pb2.DequeueRolloutsResponse]  # type: ignore[assignment]
-    """Claims rollouts from the queue, waiting for one if asked to."""
+    """Claims rollouts from the queue, and can wait for one (long poll)."""
     StartAttempt: _aio.UnaryUnaryMultiCallable[_claim_pb2.StartAttemptRequest, _claim_pb2.StartAttemptResponse]  # type: ignore[assignment]
     """Claims one rollout by its id."""
     UpdateAttempt: _aio.UnaryUnaryMultiCallable[_attempt_pb2.UpdateAttemptRequest, _attempt_pb2.UpdateAttemptResponse]  # type: ignore[assignment]
     """Reports the outcome of an attempt, or changes its record."""
     ListAttempts: _aio.UnaryUnaryMultiCallable[_attempt_pb2.ListAttemptsRequest, _attempt_pb2.ListAttemptsResponse]  # type: ignore[assignment]
-    """Lists the attempts at a rollout."""
+    """Lists the attempts of a rollout."""
     GetAttempt: _aio.UnaryUnaryMultiCallable[_attempt_pb2.GetAttemptRequest, _attempt_pb2.GetAttemptResponse]  # type: ignore[assignment]
     """Gets one attempt."""
     GetRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutRequest, _rollout_pb2.GetRolloutResponse]  # type: ignore[assignment]
-    """Gets one rollout."""
+    """Lists rollouts by filter, in pages."""
     ListRollouts: _aio.UnaryUnaryMultiCallable[_rollout_pb2.ListRolloutsRequest, _rollout_pb2.ListRolloutsResponse]  # type: ignore[assignment]
     """Lists rollouts by filter, page by page."""
     UpdateRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.UpdateRolloutRequest, _rollout_pb2.UpdateRolloutResponse]  # type: ignore[assignment]
@@ -141,21 +149,21 @@ class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
     CancelRollouts: _aio.UnaryUnaryMultiCallable[_rollout_pb2.CancelRolloutsRequest, _rollout_pb2.CancelRolloutsResponse]  # type: ignore[assignment]
     """Cancels rollouts."""
     WaitForRollouts: _aio.UnaryStreamMultiCallable[_completion_pb2.WaitForRolloutsRequest, _completion_pb2.WaitForRolloutsResponse]  # type: ignore[assignment]
-    """Streams given rollouts as they finish."""
+    """Streams the given rollouts as they finish."""
     WatchRollouts: _aio.UnaryStreamMultiCallable[_completion_pb2.WatchRolloutsRequest, _completion_pb2.WatchRolloutsResponse]  # type: ignore[assignment]
-    """Streams all rollouts as they finish, in completion order, from any point on."""
+    """Streams all rollouts as they finish, in completion order, from any completion number on."""
     IngestSpans: _aio.StreamUnaryMultiCallable[_span_pb2.IngestSpansRequest, _span_pb2.IngestSpansResponse]  # type: ignore[assignment]
     """Stores spans from a stream of batches."""
     AddSpans: _aio.UnaryUnaryMultiCallable[_span_pb2.AddSpansRequest, _span_pb2.AddSpansResponse]  # type: ignore[assignment]
     """Stores one batch of spans."""
     AllocateSequenceIds: _aio.UnaryUnaryMultiCallable[_span_pb2.AllocateSequenceIdsRequest, _span_pb2.AllocateSequenceIdsResponse]  # type: ignore[assignment]
-    """Hands out sequence ids for spans."""
+    """Reserves sequence ids for spans."""
     QuerySpans: _aio.UnaryStreamMultiCallable[_span_pb2.QuerySpansRequest, _span_pb2.QuerySpansResponse]  # type: ignore[assignment]
     """Streams the spans of a rollout."""
     ListTriplets: _aio.UnaryStreamMultiCallable[_triplet_pb2.ListTripletsRequest, _triplet_pb2.ListTripletsResponse]  # type: ignore[assignment]
-    """Streams the triplets of rollouts: their spans as training data."""
+    """Streams the triplets of rollouts: training data derived from their spans."""
     ImportRollouts: _aio.StreamUnaryMultiCallable[_import_pb2.ImportRolloutsRequest, _import_pb2.ImportRolloutsResponse]  # type: ignore[assignment]
-    """Stores finished rollouts of another store, with their spans, from a stream."""
+    """Stores finished rollouts from another store, with their spans, from a stream."""
     AddResources: _aio.UnaryUnaryMultiCallable[_resources_pb2.AddResourcesRequest, _resources_pb2.AddResourcesResponse]  # type: ignore[assignment]
     """Stores new resources and makes them the latest."""
     UpdateResources: _aio.UnaryUnaryMultiCallable[_resources_pb2.UpdateResourcesRequest, _resources_pb2.UpdateResourcesResponse]  # type: ignore[assignment]
@@ -165,24 +173,28 @@ class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
     ListResources: _aio.UnaryUnaryMultiCallable[_resources_pb2.ListResourcesRequest, _resources_pb2.ListResourcesResponse]  # type: ignore[assignment]
     """Lists resources."""
     Heartbeat: _aio.UnaryUnaryMultiCallable[_worker_pb2.HeartbeatRequest, _worker_pb2.HeartbeatResponse]  # type: ignore[assignment]
-    """Tells that a worker and its attempts live, and learns which of them to stop."""
+    """Reports that a worker and its attempts are alive, and returns the attempts that it should stop."""
     GetWorker: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerRequest, _worker_pb2.GetWorkerResponse]  # type: ignore[assignment]
     """Gets one worker."""
     ListWorkers: _aio.UnaryUnaryMultiCallable[_worker_pb2.ListWorkersRequest, _worker_pb2.ListWorkersResponse]  # type: ignore[assignment]
     """Lists workers by filter."""
     GetStatistics: _aio.UnaryUnaryMultiCallable[_statistics_pb2.GetStatisticsRequest, _statistics_pb2.GetStatisticsResponse]  # type: ignore[assignment]
-    """Counts what there is."""
+    """Returns counts of rollouts, attempts, workers and spans."""
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_statistics_pb2.GetServerInfoRequest, _statistics_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Tells what this server is."""
+    """Returns the server's version, store id, back end, capabilities and limits."""
 
 class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait
-    for them; runners claim them as attempts, stream spans and report outcomes.
+    """The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait for
+    them. Runners claim rollouts as attempts, stream spans and report outcomes.
 
-    Four promises bind every method. What is answered is stored, and nothing that a crash can undo is ever
-    seen. Times are the server's, except inside spans. Every write may be repeated: by the ids in it or by
-    its request_id. Every error carries a google.rpc.ErrorInfo with a reason out of ErrorReason, and a call
-    that fails has changed nothing, except UNAVAILABLE and a deadline passed, which leave it open.
+    Four promises hold for every method:
+
+    - An answered write is stored, and no reader sees a write that a crash can still undo.
+    - Times are the server's, except inside spans.
+    - Every write is safe to repeat, because of the ids in it or because of its request_id.
+    - Every error carries a google.rpc.ErrorInfo whose reason is a value of ErrorReason. A call that fails has
+      changed nothing. The exceptions are UNAVAILABLE and DEADLINE_EXCEEDED, after which the call may or may
+      not have taken effect.
     """
 
     @_abc_1.abstractmethod
@@ -191,7 +203,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.EnqueueRolloutsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.EnqueueRolloutsResponse, _abc.Awaitable[_rollout_pb2.EnqueueRolloutsResponse]]:
-        """Puts rollouts into the queue."""
+        """Adds rollouts to the queue."""
 
     @_abc_1.abstractmethod
     def StartRollout(
@@ -199,7 +211,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _claim_pb2.StartRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_claim_pb2.StartRolloutResponse, _abc.Awaitable[_claim_pb2.StartRolloutResponse]]:
-        """Makes a rollout and claims it at once."""
+        """Creates a rollout and claims it at once."""
 
     @_abc_1.abstractmethod
     def DequeueRollouts(
@@ -207,7 +219,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _claim_pb2.DequeueRolloutsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_claim_pb2.DequeueRolloutsResponse, _abc.Awaitable[_claim_pb2.DequeueRolloutsResponse]]:
-        """Claims rollouts from the queue, waiting for one if asked to."""
+        """Claims rollouts from the queue, and can wait for one (long poll)."""
 
     @_abc_1.abstractmethod
     def StartAttempt(
@@ -231,7 +243,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _attempt_pb2.ListAttemptsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_attempt_pb2.ListAttemptsResponse, _abc.Awaitable[_attempt_pb2.ListAttemptsResponse]]:
-        """Lists the attempts at a rollout."""
+        """Lists the attempts of a rollout."""
 
     @_abc_1.abstractmethod
     def GetAttempt(
@@ -247,7 +259,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.GetRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.GetRolloutResponse, _abc.Awaitable[_rollout_pb2.GetRolloutResponse]]:
-        """Gets one rollout."""
+        """Lists rollouts by filter, in pages."""
 
     @_abc_1.abstractmethod
     def ListRollouts(
@@ -279,7 +291,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _completion_pb2.WaitForRolloutsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_completion_pb2.WaitForRolloutsResponse], _abc.AsyncIterator[_completion_pb2.WaitForRolloutsResponse]]:
-        """Streams given rollouts as they finish."""
+        """Streams the given rollouts as they finish."""
 
     @_abc_1.abstractmethod
     def WatchRollouts(
@@ -287,7 +299,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _completion_pb2.WatchRolloutsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_completion_pb2.WatchRolloutsResponse], _abc.AsyncIterator[_completion_pb2.WatchRolloutsResponse]]:
-        """Streams all rollouts as they finish, in completion order, from any point on."""
+        """Streams all rollouts as they finish, in completion order, from any completion number on."""
 
     @_abc_1.abstractmethod
     def IngestSpans(
@@ -311,7 +323,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _span_pb2.AllocateSequenceIdsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_span_pb2.AllocateSequenceIdsResponse, _abc.Awaitable[_span_pb2.AllocateSequenceIdsResponse]]:
-        """Hands out sequence ids for spans."""
+        """Reserves sequence ids for spans."""
 
     @_abc_1.abstractmethod
     def QuerySpans(
@@ -327,7 +339,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _triplet_pb2.ListTripletsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_triplet_pb2.ListTripletsResponse], _abc.AsyncIterator[_triplet_pb2.ListTripletsResponse]]:
-        """Streams the triplets of rollouts: their spans as training data."""
+        """Streams the triplets of rollouts: training data derived from their spans."""
 
     @_abc_1.abstractmethod
     def ImportRollouts(
@@ -335,7 +347,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_import_pb2.ImportRolloutsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_import_pb2.ImportRolloutsResponse, _abc.Awaitable[_import_pb2.ImportRolloutsResponse]]:
-        """Stores finished rollouts of another store, with their spans, from a stream."""
+        """Stores finished rollouts from another store, with their spans, from a stream."""
 
     @_abc_1.abstractmethod
     def AddResources(
@@ -375,7 +387,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.HeartbeatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.HeartbeatResponse, _abc.Awaitable[_worker_pb2.HeartbeatResponse]]:
-        """Tells that a worker and its attempts live, and learns which of them to stop."""
+        """Reports that a worker and its attempts are alive, and returns the attempts that it should stop."""
 
     @_abc_1.abstractmethod
     def GetWorker(
@@ -399,7 +411,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _statistics_pb2.GetStatisticsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_statistics_pb2.GetStatisticsResponse, _abc.Awaitable[_statistics_pb2.GetStatisticsResponse]]:
-        """Counts what there is."""
+        """Returns counts of rollouts, attempts, workers and spans."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(
@@ -407,6 +419,6 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _statistics_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_statistics_pb2.GetServerInfoResponse, _abc.Awaitable[_statistics_pb2.GetServerInfoResponse]]:
-        """Tells what this server is."""
+        """Returns the server's version, store id, back end, capabilities and limits."""
 
 def add_LightningStoreServiceServicer_to_server(servicer: LightningStoreServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,9 +26,10 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SpanBatch(_message.Message):
-    """OpenTelemetry spans of one attempt that share a resource and a scope. What is ingested, stored and
-    returned. Times inside spans are the clients' own. The first three fields are those of OTLP's ScopeSpans,
-    numbers included, so that the bytes of one begin a SpanBatch; 4 to 10 are left for what it may still get.
+    """OpenTelemetry spans of one attempt that share a resource and a scope. This is the unit in which spans are
+    ingested, stored and returned. Times inside spans are those of the clients. The first three fields have the
+    numbers and types of OTLP's ScopeSpans, so the bytes of a ScopeSpans are the beginning of a SpanBatch; 4 to
+    10 are reserved for fields that ScopeSpans may add.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -46,7 +47,7 @@ class SpanBatch(_message.Message):
     rollout_id: _builtins.str
     """Id of the rollout. Required."""
     attempt_id: _builtins.str
-    """Id of the attempt, or "latest". Required. Returned batches always hold the id."""
+    """Id of the attempt, or "latest". Required. Returned batches always contain the id."""
     resource_schema_url: _builtins.str
     """Schema URL of the resource. May be empty."""
     @_builtins.property
@@ -55,21 +56,22 @@ class SpanBatch(_message.Message):
 
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[_trace_pb2.Span]:
-        """The spans, untouched. Each needs a trace_id of 16 bytes and a span_id of 8 bytes, neither all zero. By
-        default a message holds at most 50,000 spans of at most 4 MiB each; more: RESOURCE_EXHAUSTED
-        (BATCH_TOO_LARGE, PAYLOAD_TOO_LARGE). The resource and the scope together are limited like a span. Attributes may nest as deep as protobuf's limit of 100 levels allows,
-        which is about 30 maps. Text that is not UTF-8 is stored with U+FFFD in place of what cannot be read.
+        """The spans, stored unchanged. Each needs a trace_id of 16 bytes and a span_id of 8 bytes, neither all
+        zero. By default a message holds at most 50,000 spans of at most 4 MiB each; more is RESOURCE_EXHAUSTED
+        (BATCH_TOO_LARGE, PAYLOAD_TOO_LARGE). The limit of a span also applies to the resource and the scope
+        together. Attributes may nest up to protobuf's limit of 100 levels, which is about 30 maps. Text that is
+        not valid UTF-8 is stored with U+FFFD for each invalid sequence.
         """
 
     @_builtins.property
     def resource(self) -> _resource_pb2.Resource:
-        """What produced the spans. May be absent."""
+        """The entity that produced the spans. May be absent."""
 
     @_builtins.property
     def sequence_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Sequence id of each span, parallel to spans. Sent empty: all get the next numbers of the attempt, in
-        order. Sent with a 0: that one gets the next number. Negative, or of another length than spans:
-        the batch is bad. Returned: one for each span, from 1.
+        """Sequence id of each span, parallel to spans. If empty, the spans get the next numbers of the attempt, in
+        order. A 0 gets the next number. A negative number, or a length other than that of spans, makes the batch
+        invalid. In responses, one for each span, counted from 1.
         """
 
     def __init__(
@@ -94,8 +96,8 @@ Global___SpanBatch: _TypeAlias = SpanBatch  # noqa: Y015
 
 @_typing.final
 class IngestSpansRequest(_message.Message):
-    """One message of the stream that ingests spans. Each stands for itself, so a broken stream can be sent
-    again from any message.
+    """One message of the stream that ingests spans. Each message is independent, so a client can resume a broken
+    stream from any message.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -103,8 +105,8 @@ class IngestSpansRequest(_message.Message):
     BATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def batch(self) -> Global___SpanBatch:
-        """The spans. A batch for an unknown attempt, or with a bad span, is rejected as a whole and counted; the
-        stream goes on.
+        """The spans. A batch for an unknown attempt or with an invalid span is rejected as a whole and counted, and
+        the stream continues.
         """
 
     def __init__(
@@ -122,14 +124,14 @@ Global___IngestSpansRequest: _TypeAlias = IngestSpansRequest  # noqa: Y015
 
 @_typing.final
 class IngestSpansResponse(_message.Message):
-    """Answers IngestSpans, once, when the client has finished its stream."""
+    """Response of IngestSpans, sent once, when the client has finished its stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def result(self) -> Global___IngestResult:
-        """What became of all spans of the stream."""
+        """The result for all spans of the stream."""
 
     def __init__(
         self,
@@ -146,8 +148,8 @@ Global___IngestSpansResponse: _TypeAlias = IngestSpansResponse  # noqa: Y015
 
 @_typing.final
 class AddSpansRequest(_message.Message):
-    """Stores one batch of spans. Unlike on a stream a bad batch fails the call: NOT_FOUND for an unknown
-    attempt, INVALID_ARGUMENT for a bad span, and nothing is stored.
+    """Stores one batch of spans. Unlike on a stream, an invalid batch fails the call and nothing is stored:
+    NOT_FOUND for an unknown attempt, INVALID_ARGUMENT for an invalid span.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -155,8 +157,8 @@ class AddSpansRequest(_message.Message):
     BATCH_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes a repeat within 10 minutes get the first answer. At most 64 characters. Empty: a repeat is
-    harmless all the same, its spans are counted as duplicates.
+    """A repeat within 10 minutes returns the first response. At most 64 characters. Empty: the call is still
+    safe to repeat, but the repeated spans are counted as duplicates.
     """
     @_builtins.property
     def batch(self) -> Global___SpanBatch:
@@ -178,14 +180,14 @@ Global___AddSpansRequest: _TypeAlias = AddSpansRequest  # noqa: Y015
 
 @_typing.final
 class AddSpansResponse(_message.Message):
-    """Answers AddSpans."""
+    """Response of AddSpans."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def result(self) -> Global___IngestResult:
-        """What became of the spans."""
+        """The result for the spans."""
 
     def __init__(
         self,
@@ -202,7 +204,7 @@ Global___AddSpansResponse: _TypeAlias = AddSpansResponse  # noqa: Y015
 
 @_typing.final
 class IngestResult(_message.Message):
-    """What became of ingested spans. All that is counted here is durable."""
+    """Result of ingesting spans. Everything counted here is durable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -215,20 +217,22 @@ class IngestResult(_message.Message):
     accepted_count: _builtins.int
     """Spans stored."""
     duplicate_count: _builtins.int
-    """Spans that were stored before, with the same span_id within the attempt and the same content. Skipped;
-    not an error.
+    """Spans that were already stored, with the same span_id within the attempt and the same content. They are
+    skipped, without an error.
     """
     rejected_count: _builtins.int
-    """Spans refused."""
+    """Spans rejected."""
     conflict_count: _builtins.int
-    """The spans among rejected_count whose span_id the attempt has with other content. The stored span stays."""
+    """Those of rejected_count whose span_id the attempt already has with other content. The stored span is
+    kept.
+    """
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchRejection]:
-        """The first 10 refusals."""
+        """The first 10 rejections."""
 
     @_builtins.property
     def stops(self) -> _containers.RepeatedCompositeFieldContainer[_attempt_pb2.Stop]:
-        """The attempts that their runners should stop, once each."""
+        """Attempts that their runners should stop, each of them once."""
 
     def __init__(
         self,
@@ -250,7 +254,7 @@ Global___IngestResult: _TypeAlias = IngestResult  # noqa: Y015
 
 @_typing.final
 class BatchRejection(_message.Message):
-    """Why a batch was refused."""
+    """Why a batch was rejected."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -259,14 +263,14 @@ class BatchRejection(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     SPAN_COUNT_FIELD_NUMBER: _builtins.int
     message_index: _builtins.int
-    """Which message of the stream, from 0."""
+    """Index of the message in the stream, from 0."""
     reason: _error_reason_pb2.ErrorReason.ValueType
-    """The same reasons as in errors."""
+    """The reason, as in errors."""
     message: _builtins.str
-    """What was wrong, for people; names the field."""
+    """Description for people, which names the field."""
     span_count: _builtins.int
-    """Number of spans refused for this reason; the other spans of the batch are stored if the reason is
-    ERROR_REASON_SPAN_EXISTS.
+    """Number of spans rejected for this reason. If the reason is ERROR_REASON_SPAN_EXISTS, the other spans of
+    the batch are stored.
     """
     def __init__(
         self,
@@ -286,17 +290,19 @@ Global___BatchRejection: _TypeAlias = BatchRejection  # noqa: Y015
 
 @_typing.final
 class AllocateSequenceIdsRequest(_message.Message):
-    """Hands out sequence ids, for clients that number spans before they send them."""
+    """Reserves sequence ids, for clients that number spans before they send them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEMANDS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes a repeat within 10 minutes get the same numbers. At most 64 characters. Empty: not deduplicated."""
+    """Makes the call safe to repeat within 10 minutes: a repeat returns the same numbers. At most 64
+    characters. Empty: not deduplicated.
+    """
     @_builtins.property
     def demands(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceIdDemand]:
-        """The attempts, at most 10,000 by default; the same one may occur more than once. Unknown: NOT_FOUND."""
+        """The attempts, at most 10,000 by default. An attempt may occur more than once. Unknown: NOT_FOUND."""
 
     def __init__(
         self,
@@ -314,7 +320,7 @@ Global___AllocateSequenceIdsRequest: _TypeAlias = AllocateSequenceIdsRequest  # 
 
 @_typing.final
 class SequenceIdDemand(_message.Message):
-    """How many sequence ids are wanted for which attempt."""
+    """Number of sequence ids requested for an attempt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -326,7 +332,7 @@ class SequenceIdDemand(_message.Message):
     attempt_id: _builtins.str
     """Id of the attempt, or "latest". Required."""
     count: _builtins.int
-    """How many, from 1 to 1,000,000."""
+    """Number of sequence ids, from 1 to 1,000,000."""
     def __init__(
         self,
         *,
@@ -344,14 +350,14 @@ Global___SequenceIdDemand: _TypeAlias = SequenceIdDemand  # noqa: Y015
 
 @_typing.final
 class AllocateSequenceIdsResponse(_message.Message):
-    """Answers AllocateSequenceIds."""
+    """Response of AllocateSequenceIds."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RANGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceIdRange]:
-        """In the order of the request."""
+        """The ranges, in the order of the request."""
 
     def __init__(
         self,
@@ -368,8 +374,8 @@ Global___AllocateSequenceIdsResponse: _TypeAlias = AllocateSequenceIdsResponse  
 
 @_typing.final
 class SequenceIdRange(_message.Message):
-    """A run of sequence ids that belongs to the caller: none is handed out twice, each is above all numbers
-    stored or handed out before.
+    """A range of sequence ids reserved for the caller. No number is assigned twice, and each is greater than all
+    numbers of the attempt that were stored or assigned before.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -378,12 +384,12 @@ class SequenceIdRange(_message.Message):
     FIRST_SEQUENCE_ID_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     first_sequence_id: _builtins.int
-    """The first number, from 1."""
+    """The first number, at least 1."""
     count: _builtins.int
-    """How many follow each other, the first included."""
+    """The count of consecutive numbers, including the first."""
     @_builtins.property
     def attempt(self) -> _attempt_pb2.AttemptRef:
-        """The attempt, by its id."""
+        """The attempt. Contains the attempt's id even if the caller sent "latest"."""
 
     def __init__(
         self,
@@ -402,7 +408,7 @@ Global___SequenceIdRange: _TypeAlias = SequenceIdRange  # noqa: Y015
 
 @_typing.final
 class QuerySpansRequest(_message.Message):
-    """Asks for spans of one rollout. A filter that is absent takes part in nothing."""
+    """Request of QuerySpans: spans of one rollout. An absent filter is ignored."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -417,37 +423,38 @@ class QuerySpansRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
-    """Id of the rollout. Required. Unknown: NOT_FOUND; its spans were evicted: FAILED_PRECONDITION
-    (SPANS_EVICTED). Either also ends an answer that has begun, if it happens meanwhile.
+    """Id of the rollout. Required. An unknown rollout is NOT_FOUND; a rollout whose spans were evicted is
+    FAILED_PRECONDITION (SPANS_EVICTED). Either error also ends a response stream if it occurs while the
+    stream is open.
     """
     attempt_id: _builtins.str
     """Id of an attempt, or "latest". Empty: all attempts. Unknown: NOT_FOUND."""
     filter_logic: _rollout_pb2.FilterLogic.ValueType
-    """How the four filters are joined. Unspecified: AND. The rollout and the attempt are always AND."""
+    """How the four conditions are combined. Unspecified: AND. The rollout and the attempt must always match."""
     order_by: _builtins.str
-    """A field and a direction, "start_time desc" for instance; the direction defaults to asc. Fields:
+    """A field and a direction, for example "start_time desc". The direction defaults to asc. Fields:
     sequence_id, start_time, end_time, name, trace_id, span_id, parent_span_id. Empty: sequence_id, then
     start_time.
     """
     limit: _builtins.int
-    """Most spans in the answer. Absent or -1: all; 0: none; below -1: INVALID_ARGUMENT."""
+    """Maximum number of spans in the response. Absent or -1: all. 0: none. Below -1: INVALID_ARGUMENT."""
     offset: _builtins.int
-    """Spans to pass over first. Negative: INVALID_ARGUMENT."""
+    """Number of spans to skip first. Negative: INVALID_ARGUMENT."""
     @_builtins.property
     def trace_id(self) -> Global___TextMatch:
-        """On the trace id as 32 lower-case hex digits."""
+        """Condition on the trace id as 32 lower-case hex digits."""
 
     @_builtins.property
     def span_id(self) -> Global___TextMatch:
-        """On the span id as 16 lower-case hex digits."""
+        """Condition on the span id as 16 lower-case hex digits."""
 
     @_builtins.property
     def parent_span_id(self) -> Global___TextMatch:
-        """On the parent's span id as 16 lower-case hex digits; a root's is empty."""
+        """Condition on the parent's span id as 16 lower-case hex digits. It is empty for a root span."""
 
     @_builtins.property
     def name(self) -> Global___TextMatch:
-        """On the name."""
+        """Condition on the name."""
 
     def __init__(
         self,
@@ -482,9 +489,9 @@ class TextMatch(_message.Message):
     EQUALS_FIELD_NUMBER: _builtins.int
     CONTAINS_FIELD_NUMBER: _builtins.int
     equals: _builtins.str
-    """The text is this."""
+    """The text equals this value."""
     contains: _builtins.str
-    """The text contains this, case and all."""
+    """The text contains this value, case-sensitive."""
     def __init__(
         self,
         *,
@@ -503,14 +510,14 @@ Global___TextMatch: _TypeAlias = TextMatch  # noqa: Y015
 
 @_typing.final
 class QuerySpansResponse(_message.Message):
-    """A message of the stream that answers QuerySpans."""
+    """One message of the response stream of QuerySpans."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCHES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpanBatch]:
-        """In the order asked for: batch after batch, and within a batch span after span. About 1 MiB a message."""
+        """The spans in the requested order: by batch, and by span within a batch. About 1 MiB per message."""
 
     def __init__(
         self,

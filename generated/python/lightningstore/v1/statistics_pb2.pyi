@@ -33,28 +33,28 @@ class _DurabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Durability
     DURABILITY_UNSPECIFIED: _Durability.ValueType  # 0
     """Never sent by the server."""
     DURABILITY_NONE: _Durability.ValueType  # 1
-    """Nothing: the store lives in memory."""
+    """None: the store is in memory."""
     DURABILITY_RELAXED: _Durability.ValueType  # 2
-    """The end of the process; a power cut may take the last moments."""
+    """The end of the process. A power failure may lose the most recent writes."""
     DURABILITY_FULL: _Durability.ValueType  # 3
-    """A power cut too."""
+    """The end of the process and a power failure."""
 
 class Durability(_Durability, metaclass=_DurabilityEnumTypeWrapper):
-    """What an answered write survives."""
+    """The failures that an answered write survives."""
 
 DURABILITY_UNSPECIFIED: Durability.ValueType  # 0
 """Never sent by the server."""
 DURABILITY_NONE: Durability.ValueType  # 1
-"""Nothing: the store lives in memory."""
+"""None: the store is in memory."""
 DURABILITY_RELAXED: Durability.ValueType  # 2
-"""The end of the process; a power cut may take the last moments."""
+"""The end of the process. A power failure may lose the most recent writes."""
 DURABILITY_FULL: Durability.ValueType  # 3
-"""A power cut too."""
+"""The end of the process and a power failure."""
 Global___Durability: _TypeAlias = Durability  # noqa: Y015
 
 @_typing.final
 class GetStatisticsRequest(_message.Message):
-    """Asks how much of everything there is."""
+    """Request of GetStatistics."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -71,7 +71,7 @@ Global___GetStatisticsRequest: _TypeAlias = GetStatisticsRequest  # noqa: Y015
 
 @_typing.final
 class GetStatisticsResponse(_message.Message):
-    """Answers GetStatistics. Taken from counters, so it costs the same whatever is stored."""
+    """Response of GetStatistics. Read from counters, so the cost does not depend on how much is stored."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -92,34 +92,34 @@ class GetStatisticsResponse(_message.Message):
     resources_count: _builtins.int
     """Number of resources ids."""
     queue_depth: _builtins.int
-    """Rollouts in the queue, those that wait for their back-off included."""
+    """Rollouts in the queue, including those that wait for their back-off delay."""
     last_completion_number: _builtins.int
-    """The last completion number given out, 0 if none."""
+    """The last completion number assigned. 0 if there is none."""
     span_count: _builtins.int
-    """Spans stored, evicted ones not counted."""
+    """Spans stored, not counting evicted ones."""
     span_bytes: _builtins.int
-    """Their serialised size in bytes, before compression."""
+    """Serialised size of the stored spans in bytes, before compression."""
     evicted_span_count: _builtins.int
-    """Spans that were evicted since the store was opened. 0 on back ends that never evict."""
+    """Spans evicted since the store was opened. 0 on back ends that never evict."""
     eviction_threshold_bytes: _builtins.int
-    """Span bytes above which the oldest are evicted. 0 on back ends that never evict."""
+    """Size of all spans in bytes above which the oldest are evicted. 0 on back ends that never evict."""
     safe_threshold_bytes: _builtins.int
-    """Span bytes at which eviction stops. 0 on back ends that never evict."""
+    """Size of all spans in bytes at which eviction stops. 0 on back ends that never evict."""
     file_bytes: _builtins.int
     """Size of the data file and its write-ahead log in bytes. 0 on back ends without a file."""
     waiter_count: _builtins.int
-    """Calls that wait for rollouts to claim or to finish."""
+    """Calls that wait for rollouts to claim or for rollouts to finish."""
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutStatusCount]:
-        """Rollouts by status; a status without any is left out."""
+        """Rollouts by status. Statuses without rollouts are omitted."""
 
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptStatusCount]:
-        """Attempts by status; a status without any is left out."""
+        """Attempts by status. Statuses without attempts are omitted."""
 
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerStatusCount]:
-        """Workers by status; a status without any is left out."""
+        """Workers by status. Statuses without workers are omitted."""
 
     @_builtins.property
     def uptime(self) -> _duration_pb2.Duration:
@@ -162,7 +162,7 @@ class RolloutStatusCount(_message.Message):
     status: _rollout_pb2.RolloutStatus.ValueType
     """The status."""
     count: _builtins.int
-    """How many."""
+    """The number of rollouts."""
     def __init__(
         self,
         *,
@@ -188,7 +188,7 @@ class AttemptStatusCount(_message.Message):
     status: _attempt_pb2.AttemptStatus.ValueType
     """The status."""
     count: _builtins.int
-    """How many."""
+    """The number of attempts."""
     def __init__(
         self,
         *,
@@ -214,7 +214,7 @@ class WorkerStatusCount(_message.Message):
     status: _worker_pb2.WorkerStatus.ValueType
     """The status."""
     count: _builtins.int
-    """How many."""
+    """The number of workers."""
     def __init__(
         self,
         *,
@@ -231,7 +231,7 @@ Global___WorkerStatusCount: _TypeAlias = WorkerStatusCount  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):
-    """Asks what this server is."""
+    """Request of GetServerInfo."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -248,7 +248,7 @@ Global___GetServerInfoRequest: _TypeAlias = GetServerInfoRequest  # noqa: Y015
 
 @_typing.final
 class GetServerInfoResponse(_message.Message):
-    """Answers GetServerInfo."""
+    """Response of GetServerInfo."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -261,24 +261,24 @@ class GetServerInfoResponse(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     OTLP_HTTP_PORT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    """Version of the server, "0.1.0" for instance."""
+    """Version of the server, for example "0.1.0"."""
     store_id: _builtins.str
-    """Names the store. Made when a store is created, kept as long as its data."""
+    """Id of the store. Generated when the store is created, and kept as long as its data."""
     backend: _builtins.str
     """"memory" or "sqlite"."""
     durability: Global___Durability.ValueType
-    """What an answered write survives."""
+    """The failures that an answered write survives."""
     otlp_http_port: _builtins.int
-    """Port of OTLP over HTTP, POST /v1/traces, on the address of this service and with its TLS and tokens.
-    0: not served.
+    """Port of OTLP over HTTP (POST /v1/traces), on the same address and with the same TLS and tokens as this
+    service. 0: not served.
     """
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What this server can do beyond the calls of the contract, "otlp-grpc" for instance."""
+        """Features beyond the calls of the contract, for example "otlp-grpc"."""
 
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """The limits that it holds callers to."""
+        """Limits that the server enforces."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -306,7 +306,7 @@ Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
-    """The limits that a server holds its callers to."""
+    """Limits that a server enforces."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -320,23 +320,23 @@ class Limits(_message.Message):
     PENDING_BYTES_FIELD_NUMBER: _builtins.int
     OPEN_STREAMS_FIELD_NUMBER: _builtins.int
     message_bytes: _builtins.int
-    """Largest message, in bytes, in and out."""
+    """Maximum size of a message in bytes, in both directions."""
     input_bytes: _builtins.int
-    """Largest input of a rollout, in bytes."""
+    """Maximum size of a rollout's input in bytes."""
     span_bytes: _builtins.int
-    """Largest span, in bytes."""
+    """Maximum size of a span in bytes."""
     batch_items: _builtins.int
-    """Most items of one call."""
+    """Maximum number of items in one call."""
     page_size: _builtins.int
-    """Most items of one page."""
+    """Maximum number of items in one page."""
     queue_length: _builtins.int
-    """Most rollouts in the queue. 0: no limit."""
+    """Maximum number of rollouts in the queue. 0: no limit."""
     connection_streams: _builtins.int
-    """Most concurrent streams of one connection."""
+    """Maximum number of concurrent streams of one connection."""
     pending_bytes: _builtins.int
-    """Most bytes of answered and unanswered writes that wait for the disk."""
+    """Maximum size in bytes of the writes that wait for the disk, answered or not."""
     open_streams: _builtins.int
-    """Most open streams of the whole server."""
+    """Maximum number of open streams of the whole server."""
     def __init__(
         self,
         *,

@@ -27,24 +27,24 @@ class _TripletSource:
 class _TripletSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TripletSource.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TRIPLET_SOURCE_UNSPECIFIED: _TripletSource.ValueType  # 0
-    """TRACER."""
+    """The same as TRACER."""
     TRIPLET_SOURCE_TRACER: _TripletSource.ValueType  # 1
-    """In the agent's process: a tree of spans."""
+    """In the agent's process: the spans form a tree."""
     TRIPLET_SOURCE_PROXY: _TripletSource.ValueType  # 2
-    """In a LiteLLM proxy before vLLM: raw_gen_ai_request and litellm_request spans, ordered by sequence id
-    alone, for the clocks of agent and proxy may differ.
+    """In a LiteLLM proxy in front of vLLM: raw_gen_ai_request and litellm_request spans, ordered by sequence id
+    only, because the clocks of the agent and the proxy may differ.
     """
 
 class TripletSource(_TripletSource, metaclass=_TripletSourceEnumTypeWrapper):
-    """Where the calls of a model were traced. More values may come."""
+    """How the calls of a model are traced. More values may be added."""
 
 TRIPLET_SOURCE_UNSPECIFIED: TripletSource.ValueType  # 0
-"""TRACER."""
+"""The same as TRACER."""
 TRIPLET_SOURCE_TRACER: TripletSource.ValueType  # 1
-"""In the agent's process: a tree of spans."""
+"""In the agent's process: the spans form a tree."""
 TRIPLET_SOURCE_PROXY: TripletSource.ValueType  # 2
-"""In a LiteLLM proxy before vLLM: raw_gen_ai_request and litellm_request spans, ordered by sequence id
-alone, for the clocks of agent and proxy may differ.
+"""In a LiteLLM proxy in front of vLLM: raw_gen_ai_request and litellm_request spans, ordered by sequence id
+only, because the clocks of the agent and the proxy may differ.
 """
 Global___TripletSource: _TypeAlias = TripletSource  # noqa: Y015
 
@@ -55,33 +55,41 @@ class _RewardPolicy:
 class _RewardPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RewardPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     REWARD_POLICY_UNSPECIFIED: _RewardPolicy.ValueType  # 0
-    """As the source wants it."""
+    """The default of the source."""
     REWARD_POLICY_FIRST_OCCURRENCE: _RewardPolicy.ValueType  # 1
-    """In order of time, to the call begun last among those that ended before the reward and have none yet."""
+    """In order of time, a reward goes to the call without a reward that started last among those that ended
+    before the reward.
+    """
     REWARD_POLICY_FIRST_SIBLING: _RewardPolicy.ValueType  # 2
-    """The same among the children of one span."""
+    """The same, but only among the children of one span."""
     REWARD_POLICY_BY_SEQUENCE: _RewardPolicy.ValueType  # 3
-    """In order of sequence ids, to the call with the highest smaller one that has none yet."""
+    """In order of sequence ids, a reward goes to the call without a reward that has the highest smaller
+    sequence id.
+    """
 
 class RewardPolicy(_RewardPolicy, metaclass=_RewardPolicyEnumTypeWrapper):
-    """How rewards find their calls. A call gets one reward at most, a reward goes to one call at most. More
-    values may come.
+    """How rewards are matched with calls. A call gets at most one reward, and a reward goes to at most one call.
+    More values may be added.
     """
 
 REWARD_POLICY_UNSPECIFIED: RewardPolicy.ValueType  # 0
-"""As the source wants it."""
+"""The default of the source."""
 REWARD_POLICY_FIRST_OCCURRENCE: RewardPolicy.ValueType  # 1
-"""In order of time, to the call begun last among those that ended before the reward and have none yet."""
+"""In order of time, a reward goes to the call without a reward that started last among those that ended
+before the reward.
+"""
 REWARD_POLICY_FIRST_SIBLING: RewardPolicy.ValueType  # 2
-"""The same among the children of one span."""
+"""The same, but only among the children of one span."""
 REWARD_POLICY_BY_SEQUENCE: RewardPolicy.ValueType  # 3
-"""In order of sequence ids, to the call with the highest smaller one that has none yet."""
+"""In order of sequence ids, a reward goes to the call without a reward that has the highest smaller
+sequence id.
+"""
 Global___RewardPolicy: _TypeAlias = RewardPolicy  # noqa: Y015
 
 @_typing.final
 class Triplet(_message.Message):
-    """One call of a language model as training wants it: prompt, response, reward. Derived from the spans of
-    an attempt whenever it is asked for; stored nowhere.
+    """One call of a language model as training data: prompt, response, reward. The server derives triplets from
+    the spans of an attempt on every request; it does not store them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -96,28 +104,32 @@ class Triplet(_message.Message):
     SPAN_ID_FIELD_NUMBER: _builtins.int
     SEQUENCE_ID_FIELD_NUMBER: _builtins.int
     response_id: _builtins.str
-    """Id that the model's server gave the response. Empty if the span has none."""
+    """Id that the model's server assigned to the response. Empty if the span has none."""
     agent_name: _builtins.str
-    """Name of the agent that the call was made under; "*" outside of any named one. Empty from the proxy."""
+    """Name of the agent that made the call; "*" for a call outside any named agent. Empty with source PROXY."""
     request_json: _builtins.bytes
-    """JSON object of what else the span tells of the request: model, temperature and so on. Empty if nothing."""
+    """JSON object of the span's other attributes of the request, for example model and temperature. Empty if
+    there are none.
+    """
     response_json: _builtins.bytes
-    """JSON object of what else the span tells of the response: model, usage and so on. Empty if nothing."""
+    """JSON object of the span's other attributes of the response, for example model and usage. Empty if there
+    are none.
+    """
     span_id: _builtins.str
-    """The span of the call, as 16 lower-case hex digits."""
+    """Id of the span of the call, as 16 lower-case hex digits."""
     sequence_id: _builtins.int
     """Sequence id of that span."""
     @_builtins.property
     def prompt(self) -> Global___TripletPrompt:
-        """What the model was given. Always set."""
+        """Input of the model. Always set."""
 
     @_builtins.property
     def response(self) -> Global___TripletResponse:
-        """What it answered. Always set."""
+        """Output of the model. Always set."""
 
     @_builtins.property
     def reward(self) -> Global___TripletReward:
-        """What the call was worth. Absent if no reward was matched with it."""
+        """Reward of the call. Absent if no reward was matched with it."""
 
     def __init__(
         self,
@@ -150,14 +162,14 @@ class TripletPrompt(_message.Message):
     CONTENT_JSON_FIELD_NUMBER: _builtins.int
     IMAGE_URLS_FIELD_NUMBER: _builtins.int
     content_json: _builtins.bytes
-    """JSON of the messages as they were traced, usually a list of objects. Empty if there are none."""
+    """JSON of the messages as traced, usually a list of objects. Empty if there are none."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Empty if the span has none."""
+        """Token ids. Empty if the span has none."""
 
     @_builtins.property
     def image_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """URLs of the images in the messages, in their order. Data URLs come whole."""
+        """URLs of the images in the messages, in order. Data URLs are included in full."""
 
     def __init__(
         self,
@@ -185,16 +197,16 @@ class TripletResponse(_message.Message):
     LOGPROBS_JSON_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     content_json: _builtins.bytes
-    """JSON of the completions as they were traced, usually a list of objects. Empty if there are none."""
+    """JSON of the completions as traced, usually a list of objects. Empty if there are none."""
     logprobs_json: _builtins.bytes
-    """JSON of logprobs.content, a list with an object a token. Empty if there is none."""
+    """JSON of logprobs.content, a list with one object per token. Empty if there is none."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Empty if the span has none."""
+        """Token ids. Empty if the span has none."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The logprob of each object in logprobs_json. Empty unless all of them have one."""
+        """The logprob of each object in logprobs_json. Empty unless every object has one."""
 
     def __init__(
         self,
@@ -214,7 +226,7 @@ Global___TripletResponse: _TypeAlias = TripletResponse  # noqa: Y015
 
 @_typing.final
 class TripletReward(_message.Message):
-    """A reward that was traced, or the final one of the request."""
+    """A reward from the trace, or the final reward from the request."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -223,9 +235,9 @@ class TripletReward(_message.Message):
     SPAN_ID_FIELD_NUMBER: _builtins.int
     SEQUENCE_ID_FIELD_NUMBER: _builtins.int
     value: _builtins.float
-    """The primary dimension."""
+    """Value of the primary dimension."""
     span_id: _builtins.str
-    """The span that holds it, as 16 lower-case hex digits. Empty for a final reward."""
+    """Id of the span that holds the reward, as 16 lower-case hex digits. Empty for a final reward."""
     sequence_id: _builtins.int
     """Sequence id of that span. 0 for a final reward."""
     @_builtins.property
@@ -250,14 +262,14 @@ Global___TripletReward: _TypeAlias = TripletReward  # noqa: Y015
 
 @_typing.final
 class RewardDimension(_message.Message):
-    """One number of a reward."""
+    """One dimension of a reward."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, "primary" where nothing else is said."""
+    """Name of the dimension. Default "primary"."""
     value: _builtins.float
     """Always finite."""
     def __init__(
@@ -276,7 +288,7 @@ Global___RewardDimension: _TypeAlias = RewardDimension  # noqa: Y015
 
 @_typing.final
 class TripletWarning(_message.Message):
-    """Something in a trace that could not be read. It was left out; all else of the trace is there."""
+    """A part of a trace that could not be read. It is omitted; the rest of the trace is present."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -285,13 +297,13 @@ class TripletWarning(_message.Message):
     ATTRIBUTE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     span_id: _builtins.str
-    """The span, as 16 lower-case hex digits. Empty where it is about the whole attempt."""
+    """Id of the span, as 16 lower-case hex digits. Empty if the warning concerns the whole attempt."""
     sequence_id: _builtins.int
-    """Sequence id of that span. 0 where it is about the whole attempt."""
+    """Sequence id of that span. 0 if the warning concerns the whole attempt."""
     attribute: _builtins.str
     """Key of the attribute. May be empty."""
     message: _builtins.str
-    """What is wrong, for people."""
+    """Description for people."""
     def __init__(
         self,
         *,
@@ -310,7 +322,7 @@ Global___TripletWarning: _TypeAlias = TripletWarning  # noqa: Y015
 
 @_typing.final
 class AttemptTriplets(_message.Message):
-    """Triplets of one attempt. One attempt may take several messages; they follow each other."""
+    """Triplets of one attempt. An attempt may take several messages, which follow each other directly."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -321,22 +333,22 @@ class AttemptTriplets(_message.Message):
     WARNING_COUNT_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     warning_count: _builtins.int
-    """All that could not be read in this attempt, those counted that are not listed. Only in its last part."""
+    """Total number of warnings of this attempt, including those not listed. Only in its last message."""
     complete: _builtins.bool
-    """Whether this is the attempt's last part."""
+    """Whether this is the last message of the attempt."""
     @_builtins.property
     def attempt(self) -> _attempt_pb2.AttemptRef:
-        """The attempt. A rollout that has none yet comes once with an empty attempt_id."""
+        """The attempt. A rollout without attempts is returned once, with an empty attempt_id."""
 
     @_builtins.property
     def triplets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Triplet]:
-        """From the tracer: the calls as the tree of the trace is read from above, a caller before what it called,
-        siblings by start time. From the proxy: by sequence id.
+        """The triplets. With source TRACER in depth-first order of the trace tree: a caller before its callees,
+        siblings by start time. With source PROXY by sequence id.
         """
 
     @_builtins.property
     def unmatched_rewards(self) -> _containers.RepeatedCompositeFieldContainer[Global___TripletReward]:
-        """Rewards that no call was found for, by sequence id."""
+        """Rewards that were not matched with a call, by sequence id."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___TripletWarning]:
@@ -362,8 +374,8 @@ Global___AttemptTriplets: _TypeAlias = AttemptTriplets  # noqa: Y015
 
 @_typing.final
 class ListTripletsRequest(_message.Message):
-    """Asks for the triplets of rollouts. Regular expressions are RE2's (no look-around, no back-references), at
-    most 512 characters, and match anywhere unless anchored.
+    """Request of ListTriplets. Regular expressions use RE2 syntax (no look-around, no back-references), have at
+    most 512 characters, and match anywhere in the text unless anchored.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -400,48 +412,48 @@ class ListTripletsRequest(_message.Message):
     REWARD_POLICY_FIELD_NUMBER: _builtins.int
     FINAL_REWARDS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
-    """"latest", or with a single rollout the id of an attempt. Empty: all attempts, each on its own. Unknown:
-    NOT_FOUND.
+    """"latest", or the id of an attempt if there is a single rollout. Empty: all attempts, each separately.
+    Unknown: NOT_FOUND.
     """
     source: Global___TripletSource.ValueType
-    """Which of the two ways agents are traced is read. Unspecified: TRACER."""
+    """Which spans are read, depending on how the agents are traced. Unspecified: TRACER."""
     llm_call_match: _builtins.str
-    """Spans whose name matches are calls of a model. Empty: "openai\\.chat\\.completion". TRACER only."""
+    """Pattern for the names of spans that are calls of a model. Empty: "openai\\.chat\\.completion". TRACER only."""
     agent_match: _builtins.str
-    """Only calls under an agent whose name matches, the nearest agent above the call deciding. Empty: all
+    """Pattern for the name of the agent: includes only calls whose nearest enclosing agent matches. Empty: all
     calls. TRACER only.
     """
     exclude_calls_under_rewards: _builtins.bool
-    """Leaves out calls under a span that holds a reward: a judge's own calls. Absent: true. No effect on the
-    proxy.
+    """Omits calls under a span that holds a reward, such as the calls of a judge. Absent: true. No effect with
+    source PROXY.
     """
     deduplicate: _builtins.bool
-    """Takes one call per response id, the first, and no call without one that lies under another call.
-    Absent: true.
+    """Keeps only the first call of each response id, and omits calls without a response id that lie under
+    another call. Absent: true.
     """
     repair_hierarchy: _builtins.bool
-    """Puts spans that hang loose beside others under the tightest one that encloses them in time. Absent:
-    true. No effect on the proxy.
+    """Moves call spans that hang directly under the root under the shortest span that encloses them in time.
+    Absent: true. No effect with source PROXY.
     """
     skip_without_tokens: _builtins.bool
-    """Leaves out calls that have no prompt or no response token ids; they get no reward either. The proxy's
-    always are.
+    """Omits calls without prompt token ids or without response token ids, before rewards are matched. Source
+    PROXY always does so.
     """
     reward_policy: Global___RewardPolicy.ValueType
-    """Which call gets which reward. Unspecified: FIRST_OCCURRENCE, from the proxy BY_SEQUENCE, which is all
-    that it can do.
+    """How rewards are matched with calls. Unspecified: FIRST_OCCURRENCE with source TRACER. Source PROXY
+    supports only BY_SEQUENCE, its default.
     """
     @_builtins.property
     def rollout_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of rollouts, at least one, at most 10,000 by default; repeated ones count once. An unknown one:
-        NOT_FOUND; the spans of one were evicted: FAILED_PRECONDITION (SPANS_EVICTED). Both before anything is
-        sent, unless it happens meanwhile.
+        """Ids of rollouts, at least one and at most 10,000 by default. Repeated ids count once. An unknown rollout
+        is NOT_FOUND; a rollout whose spans were evicted is FAILED_PRECONDITION (SPANS_EVICTED). Both are
+        reported before anything is sent, unless they occur while the stream is open.
         """
 
     @_builtins.property
     def final_rewards(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """By rollout id: the reward of its last triplet, in place of what was traced. Finite. An id that is not
-        among rollout_ids: INVALID_ARGUMENT.
+        """Final rewards by rollout id. Replaces the traced reward of the rollout's last triplet. Values must be
+        finite. A key that is not in rollout_ids is INVALID_ARGUMENT.
         """
 
     def __init__(
@@ -480,14 +492,14 @@ Global___ListTripletsRequest: _TypeAlias = ListTripletsRequest  # noqa: Y015
 
 @_typing.final
 class ListTripletsResponse(_message.Message):
-    """A message of the stream that answers ListTriplets."""
+    """One message of the response stream of ListTriplets."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptTriplets]:
-        """Rollouts in the order asked for, the attempts of each in their order. About 1 MiB a message."""
+        """Attempts, by rollout in the order of the request, then by sequence number. About 1 MiB per message."""
 
     def __init__(
         self,

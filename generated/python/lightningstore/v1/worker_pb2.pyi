@@ -29,29 +29,29 @@ class _WorkerStatus:
 class _WorkerStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WORKER_STATUS_UNSPECIFIED: _WorkerStatus.ValueType  # 0
-    """Never sent by the server; refused in requests."""
+    """Never sent by the server; rejected in requests."""
     WORKER_STATUS_UNKNOWN: _WorkerStatus.ValueType  # 1
-    """Nothing is known: it has only ever sent one heartbeat, or the watchdog gave up its last attempt and
-    nothing was heard of it since.
+    """Not known: it has sent a single heartbeat so far, or the watchdog ended its last attempt and it has not
+    been seen since.
     """
     WORKER_STATUS_IDLE: _WorkerStatus.ValueType  # 2
     """It has no attempt that is PREPARING or RUNNING."""
     WORKER_STATUS_BUSY: _WorkerStatus.ValueType  # 3
-    """It has one."""
+    """It has at least one attempt that is PREPARING or RUNNING."""
 
 class WorkerStatus(_WorkerStatus, metaclass=_WorkerStatusEnumTypeWrapper):
-    """What a worker does. More values may come: treat an unknown one as UNKNOWN."""
+    """Status of a worker. More values may be added: treat an unknown one as UNKNOWN."""
 
 WORKER_STATUS_UNSPECIFIED: WorkerStatus.ValueType  # 0
-"""Never sent by the server; refused in requests."""
+"""Never sent by the server; rejected in requests."""
 WORKER_STATUS_UNKNOWN: WorkerStatus.ValueType  # 1
-"""Nothing is known: it has only ever sent one heartbeat, or the watchdog gave up its last attempt and
-nothing was heard of it since.
+"""Not known: it has sent a single heartbeat so far, or the watchdog ended its last attempt and it has not
+been seen since.
 """
 WORKER_STATUS_IDLE: WorkerStatus.ValueType  # 2
 """It has no attempt that is PREPARING or RUNNING."""
 WORKER_STATUS_BUSY: WorkerStatus.ValueType  # 3
-"""It has one."""
+"""It has at least one attempt that is PREPARING or RUNNING."""
 Global___WorkerStatus: _TypeAlias = WorkerStatus  # noqa: Y015
 
 @_typing.final
@@ -70,30 +70,32 @@ class Worker(_message.Message):
     CURRENT_ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     CURRENT_ATTEMPT_ID_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
-    """Chosen by the worker. Always set."""
+    """Id chosen by the worker. Always set."""
     status: Global___WorkerStatus.ValueType
     """Never unspecified."""
     stats_json: _builtins.bytes
-    """What the worker last said about itself: a JSON object, UTF-8, byte for byte. Empty if it never did."""
+    """The last statistics that the worker reported: a JSON object in UTF-8, returned byte for byte. Empty if it
+    never reported any.
+    """
     current_rollout_id: _builtins.str
-    """The rollout it works on, the newest where there are several. Empty unless it is busy."""
+    """Id of the rollout it works on; the newest if there are several. Empty unless it is busy."""
     current_attempt_id: _builtins.str
-    """The attempt it works on, the newest where there are several. Empty unless it is busy."""
+    """Id of the attempt it works on; the newest if there are several. Empty unless it is busy."""
     @_builtins.property
     def last_heartbeat_time(self) -> _timestamp_pb2.Timestamp:
-        """When it last sent a heartbeat. Absent if never."""
+        """Time of its last heartbeat. Absent if there was none."""
 
     @_builtins.property
     def last_dequeue_time(self) -> _timestamp_pb2.Timestamp:
-        """When it last asked for rollouts. Absent if never."""
+        """Time at which it last called DequeueRollouts. Absent if it never did."""
 
     @_builtins.property
     def last_busy_time(self) -> _timestamp_pb2.Timestamp:
-        """When it last became busy. Absent if never."""
+        """Time at which it last became busy. Absent if it never did."""
 
     @_builtins.property
     def last_idle_time(self) -> _timestamp_pb2.Timestamp:
-        """When it last became idle. Absent if never."""
+        """Time at which it last became idle. Absent if it never did."""
 
     def __init__(
         self,
@@ -118,7 +120,7 @@ Global___Worker: _TypeAlias = Worker  # noqa: Y015
 
 @_typing.final
 class HeartbeatRequest(_message.Message):
-    """Tells that a worker lives, and what it works on."""
+    """Reports that a worker is alive, and which attempts it works on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -126,15 +128,15 @@ class HeartbeatRequest(_message.Message):
     STATS_JSON_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
-    """The worker. Required, at most 256 characters. An unknown one is created, with status UNKNOWN."""
+    """Id of the worker. Required, at most 256 characters. An unknown worker is created with status UNKNOWN."""
     stats_json: _builtins.bytes
-    """A JSON object about the worker, its load for instance, at most 16 MiB by default. Empty: what is stored
-    stays.
+    """Statistics of the worker, for example its load: a JSON object in UTF-8, at most 16 MiB by default. Empty:
+    the stored value is kept.
     """
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_attempt_pb2.AttemptRef]:
-        """The attempts that it works on; last_heartbeat_time of each becomes now. Unknown ones are no error: the
-        answer says to stop them. At most 10,000 by default.
+        """The attempts that the worker works on. Sets the last_heartbeat_time of each to the current time. Unknown
+        attempts are not an error; the response requests to stop them. At most 10,000 by default.
         """
 
     def __init__(
@@ -154,7 +156,7 @@ Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
 
 @_typing.final
 class HeartbeatResponse(_message.Message):
-    """Answers Heartbeat."""
+    """Response of Heartbeat."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -166,7 +168,7 @@ class HeartbeatResponse(_message.Message):
 
     @_builtins.property
     def stops(self) -> _containers.RepeatedCompositeFieldContainer[_attempt_pb2.Stop]:
-        """The attempts of the request that it should stop, in the order of the request."""
+        """The attempts of the request that the worker should stop, in the order of the request."""
 
     def __init__(
         self,
@@ -184,13 +186,13 @@ Global___HeartbeatResponse: _TypeAlias = HeartbeatResponse  # noqa: Y015
 
 @_typing.final
 class GetWorkerRequest(_message.Message):
-    """Asks for one worker. Unknown: NOT_FOUND."""
+    """Request of GetWorker. An unknown worker is NOT_FOUND."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
-    """The worker. Required."""
+    """Id of the worker. Required."""
     def __init__(
         self,
         *,
@@ -206,7 +208,7 @@ Global___GetWorkerRequest: _TypeAlias = GetWorkerRequest  # noqa: Y015
 
 @_typing.final
 class GetWorkerResponse(_message.Message):
-    """Answers GetWorker."""
+    """Response of GetWorker."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -230,7 +232,7 @@ Global___GetWorkerResponse: _TypeAlias = GetWorkerResponse  # noqa: Y015
 
 @_typing.final
 class ListWorkersRequest(_message.Message):
-    """Asks for workers. A filter that is empty takes part in nothing; without any filter all match."""
+    """Request of ListWorkers. An empty filter is ignored. Without filters, all workers match."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -241,21 +243,23 @@ class ListWorkersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     worker_id_contains: _builtins.str
-    """Id contains this, case and all."""
+    """Matches ids that contain this text, case-sensitive."""
     filter_logic: _rollout_pb2.FilterLogic.ValueType
-    """How the filters are joined. Unspecified: AND."""
+    """How the filters are combined. Unspecified: AND."""
     order_by: _builtins.str
-    """A field and a direction, "last_heartbeat_time desc" for instance; the direction defaults to asc.
-    Fields: worker_id, status, last_heartbeat_time, last_dequeue_time, last_busy_time, last_idle_time,
+    """A field and a direction, for example "last_heartbeat_time desc". The direction defaults to asc. Fields:
+    worker_id, status, last_heartbeat_time, last_dequeue_time, last_busy_time, last_idle_time,
     current_rollout_id, current_attempt_id. A missing value sorts first. Empty: worker_id.
     """
     page_size: _builtins.int
-    """Most workers in the answer. 0: 100; above the server's cap: the cap; negative: INVALID_ARGUMENT."""
+    """Maximum number of workers in the response. 0: 100. Values above the server's maximum are reduced to it.
+    Negative: INVALID_ARGUMENT.
+    """
     page_token: _builtins.str
-    """The next_page_token of the page before, for the same filters and order. Empty for the first page."""
+    """The next_page_token of the previous page, for the same filters and order. Empty for the first page."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___WorkerStatus.ValueType]:
-        """Status is one of these."""
+        """Matches workers with one of these statuses."""
 
     def __init__(
         self,
@@ -277,17 +281,17 @@ Global___ListWorkersRequest: _TypeAlias = ListWorkersRequest  # noqa: Y015
 
 @_typing.final
 class ListWorkersResponse(_message.Message):
-    """Answers ListWorkers."""
+    """Response of ListWorkers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page. Empty at the end, and only there."""
+    """Token of the next page. Empty only on the last page."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
-        """In the order asked for."""
+        """The workers, in the requested order."""
 
     def __init__(
         self,

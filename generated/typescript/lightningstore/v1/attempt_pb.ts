@@ -15,28 +15,28 @@ export const file_lightningstore_v1_attempt: GenFile = /*@__PURE__*/
   fileDesc("Ch9saWdodG5pbmdzdG9yZS92MS9hdHRlbXB0LnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSKvAwoHQXR0ZW1wdBISCgpyb2xsb3V0X2lkGAEgASgJEhIKCmF0dGVtcHRfaWQYAiABKAkSFwoPc2VxdWVuY2VfbnVtYmVyGAMgASgFEjAKBnN0YXR1cxgEIAEoDjIgLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRTdGF0dXMSKwoHZmFpbHVyZRgFIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLkZhaWx1cmUSEQoJd29ya2VyX2lkGAYgASgJEhQKDHJlc291cmNlc19pZBgHIAEoCRIZChFyZXNvdXJjZXNfdmVyc2lvbhgIIAEoBRIuCgpzdGFydF90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNwoTbGFzdF9oZWFydGJlYXRfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKc3Bhbl9jb3VudBgMIAEoAxIVCg1tZXRhZGF0YV9qc29uGA0gASgMIk4KB0ZhaWx1cmUSDAoEdHlwZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEhYKCXJldHJ5YWJsZRgDIAEoCEgAiAEBQgwKCl9yZXRyeWFibGUiNAoKQXR0ZW1wdFJlZhISCgpyb2xsb3V0X2lkGAEgASgJEhIKCmF0dGVtcHRfaWQYAiABKAkiZQoEU3RvcBIuCgdhdHRlbXB0GAEgASgLMh0ubGlnaHRuaW5nc3RvcmUudjEuQXR0ZW1wdFJlZhItCgZyZWFzb24YAiABKA4yHS5saWdodG5pbmdzdG9yZS52MS5TdG9wUmVhc29uIjsKEUdldEF0dGVtcHRSZXF1ZXN0EhIKCnJvbGxvdXRfaWQYASABKAkSEgoKYXR0ZW1wdF9pZBgCIAEoCSJBChJHZXRBdHRlbXB0UmVzcG9uc2USKwoHYXR0ZW1wdBgBIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHQiUAoTTGlzdEF0dGVtcHRzUmVxdWVzdBISCgpyb2xsb3V0X2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIl0KFExpc3RBdHRlbXB0c1Jlc3BvbnNlEiwKCGF0dGVtcHRzGAEgAygLMhoubGlnaHRuaW5nc3RvcmUudjEuQXR0ZW1wdBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiugEKFFVwZGF0ZUF0dGVtcHRSZXF1ZXN0EisKB2F0dGVtcHQYASABKAsyGi5saWdodG5pbmdzdG9yZS52MS5BdHRlbXB0Ei8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIcCg9zZW50X3NwYW5fY291bnQYAyABKANIAIgBARISCgpyZXF1ZXN0X2lkGAQgASgJQhIKEF9zZW50X3NwYW5fY291bnQisAEKFVVwZGF0ZUF0dGVtcHRSZXNwb25zZRIrCgdhdHRlbXB0GAEgASgLMhoubGlnaHRuaW5nc3RvcmUudjEuQXR0ZW1wdBIfChJtaXNzaW5nX3NwYW5fY291bnQYAiABKANIAIgBARIyCgtzdG9wX3JlYXNvbhgDIAEoDjIdLmxpZ2h0bmluZ3N0b3JlLnYxLlN0b3BSZWFzb25CFQoTX21pc3Npbmdfc3Bhbl9jb3VudCrfAQoNQXR0ZW1wdFN0YXR1cxIeChpBVFRFTVBUX1NUQVRVU19VTlNQRUNJRklFRBAAEhwKGEFUVEVNUFRfU1RBVFVTX1BSRVBBUklORxABEhoKFkFUVEVNUFRfU1RBVFVTX1JVTk5JTkcQAhIcChhBVFRFTVBUX1NUQVRVU19TVUNDRUVERUQQAxIZChVBVFRFTVBUX1NUQVRVU19GQUlMRUQQBBIaChZBVFRFTVBUX1NUQVRVU19USU1FT1VUEAUSHwobQVRURU1QVF9TVEFUVVNfVU5SRVNQT05TSVZFEAYqqwEKClN0b3BSZWFzb24SGwoXU1RPUF9SRUFTT05fVU5TUEVDSUZJRUQQABIhCh1TVE9QX1JFQVNPTl9ST0xMT1VUX0NBTkNFTExFRBABEiAKHFNUT1BfUkVBU09OX1JPTExPVVRfRklOSVNIRUQQAhIaChZTVE9QX1JFQVNPTl9TVVBFUlNFREVEEAMSHwobU1RPUF9SRUFTT05fVU5LTk9XTl9BVFRFTVBUEARCgAEKFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgxBdHRlbXB0UHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
 
 /**
- * One try of a worker at a rollout.
+ * One execution of a rollout by a worker.
  *
  * @generated from message lightningstore.v1.Attempt
  */
 export type Attempt = Message<"lightningstore.v1.Attempt"> & {
   /**
-   * The rollout that this is an attempt at. Always set.
+   * Id of the rollout. Always set.
    *
    * @generated from field: string rollout_id = 1;
    */
   rolloutId: string;
 
   /**
-   * "at-" and 8 hex digits, unique within the rollout. It is the fencing token of the claim: what is
-   * reported under it can be told from what a later attempt reports. Always set.
+   * "at-" and 8 hex digits, unique within the rollout. It is the fencing token of the claim: reports under
+   * this id can be distinguished from those of a later attempt. Always set.
    *
    * @generated from field: string attempt_id = 2;
    */
   attemptId: string;
 
   /**
-   * Counts the attempts at the rollout, from 1.
+   * Position among the attempts of the rollout, counted from 1.
    *
    * @generated from field: int32 sequence_number = 3;
    */
@@ -50,64 +50,64 @@ export type Attempt = Message<"lightningstore.v1.Attempt"> & {
   status: AttemptStatus;
 
   /**
-   * Why it failed. Absent unless the status is FAILED and the runner said why.
+   * Why it failed. Absent unless the status is FAILED and the runner reported a failure.
    *
    * @generated from field: lightningstore.v1.Failure failure = 5;
    */
   failure?: Failure | undefined;
 
   /**
-   * The worker that claimed it. Empty if the claim named none.
+   * The worker that claimed it. Empty if the claim did not name a worker.
    *
    * @generated from field: string worker_id = 6;
    */
   workerId: string;
 
   /**
-   * The resources that the rollout pointed to when it was claimed. Empty if there were none.
+   * Id of the resources that the rollout referred to at the claim. Empty if there were none.
    *
    * @generated from field: string resources_id = 7;
    */
   resourcesId: string;
 
   /**
-   * The version of these resources at the claim, from 1. 0 if there were none.
+   * Version of those resources at the claim, counted from 1. 0 if there were none.
    *
    * @generated from field: int32 resources_version = 8;
    */
   resourcesVersion: number;
 
   /**
-   * When it was claimed.
+   * Time of the claim.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 9;
    */
   startTime?: Timestamp | undefined;
 
   /**
-   * When it ended. Absent while it is PREPARING or RUNNING.
+   * Time at which it ended. Absent while it is PREPARING or RUNNING.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 10;
    */
   endTime?: Timestamp | undefined;
 
   /**
-   * When a span or a heartbeat for it last arrived, or what UpdateAttempt said of it. Absent until then.
+   * Time at which its last span or heartbeat arrived, or the time that UpdateAttempt set. Absent until then.
    *
    * @generated from field: google.protobuf.Timestamp last_heartbeat_time = 11;
    */
   lastHeartbeatTime?: Timestamp | undefined;
 
   /**
-   * Number of spans stored for it, duplicates not counted; evicted ones stay counted.
+   * Number of spans stored for it. Duplicates are not counted; evicted spans remain counted.
    *
    * @generated from field: int64 span_count = 12;
    */
   spanCount: bigint;
 
   /**
-   * A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}. At most a
-   * quarter of the largest message, 16 MiB by default.
+   * A JSON object of the caller in UTF-8, stored and returned byte for byte. Empty means {}. Limited to a
+   * quarter of the maximum message size, 16 MiB by default.
    *
    * @generated from field: bytes metadata_json = 13;
    */
@@ -128,23 +128,22 @@ export const AttemptSchema: GenMessage<Attempt> = /*@__PURE__*/
  */
 export type Failure = Message<"lightningstore.v1.Failure"> & {
   /**
-   * Class of the failure, an exception's name for instance. May be empty. Kept up to 1 KiB.
+   * Class of the failure, for example the name of an exception. May be empty. Truncated to 1 KiB.
    *
    * @generated from field: string type = 1;
    */
   type: string;
 
   /**
-   * What a person should read. May be empty. Kept up to 64 KiB: of a longer text the server keeps beginning
-   * and end, and says between them how much is left out.
+   * Description for people. May be empty. Truncated to 64 KiB: the server keeps the beginning and the end of
+   * a longer text, and states between them how much is omitted.
    *
    * @generated from field: string message = 2;
    */
   message: string;
 
   /**
-   * Whether another attempt could do better. Absent means true; false overrules the rollout's
-   * retry condition.
+   * Whether another attempt could succeed. Absent means true. False overrides the rollout's retry condition.
    *
    * @generated from field: optional bool retryable = 3;
    */
@@ -159,7 +158,7 @@ export const FailureSchema: GenMessage<Failure> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_attempt, 1);
 
 /**
- * Names one attempt.
+ * Identifies one attempt.
  *
  * @generated from message lightningstore.v1.AttemptRef
  */
@@ -193,14 +192,14 @@ export const AttemptRefSchema: GenMessage<AttemptRef> = /*@__PURE__*/
  */
 export type Stop = Message<"lightningstore.v1.Stop"> & {
   /**
-   * The attempt to stop, by its id even where the caller wrote "latest".
+   * The attempt to stop. Contains the attempt's id even if the caller sent "latest".
    *
    * @generated from field: lightningstore.v1.AttemptRef attempt = 1;
    */
   attempt?: AttemptRef | undefined;
 
   /**
-   * Why. Never unspecified.
+   * The reason. Never unspecified.
    *
    * @generated from field: lightningstore.v1.StopReason reason = 2;
    */
@@ -215,7 +214,7 @@ export const StopSchema: GenMessage<Stop> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_attempt, 3);
 
 /**
- * Asks for one attempt. Unknown rollout or attempt: NOT_FOUND.
+ * Request of GetAttempt. An unknown rollout or attempt is NOT_FOUND.
  *
  * @generated from message lightningstore.v1.GetAttemptRequest
  */
@@ -243,7 +242,7 @@ export const GetAttemptRequestSchema: GenMessage<GetAttemptRequest> = /*@__PURE_
   messageDesc(file_lightningstore_v1_attempt, 4);
 
 /**
- * Answers GetAttempt.
+ * Response of GetAttempt.
  *
  * @generated from message lightningstore.v1.GetAttemptResponse
  */
@@ -264,7 +263,7 @@ export const GetAttemptResponseSchema: GenMessage<GetAttemptResponse> = /*@__PUR
   messageDesc(file_lightningstore_v1_attempt, 5);
 
 /**
- * Asks for the attempts at one rollout. Unknown rollout: NOT_FOUND.
+ * Request of ListAttempts. An unknown rollout is NOT_FOUND.
  *
  * @generated from message lightningstore.v1.ListAttemptsRequest
  */
@@ -277,14 +276,15 @@ export type ListAttemptsRequest = Message<"lightningstore.v1.ListAttemptsRequest
   rolloutId: string;
 
   /**
-   * Most attempts in the answer. 0: 100; above the server's cap: the cap; negative: INVALID_ARGUMENT.
+   * Maximum number of attempts in the response. 0: 100. Values above the server's maximum are reduced to it.
+   * Negative: INVALID_ARGUMENT.
    *
    * @generated from field: int32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * The next_page_token of the page before. Empty for the first page.
+   * The next_page_token of the previous page. Empty for the first page.
    *
    * @generated from field: string page_token = 3;
    */
@@ -299,20 +299,20 @@ export const ListAttemptsRequestSchema: GenMessage<ListAttemptsRequest> = /*@__P
   messageDesc(file_lightningstore_v1_attempt, 6);
 
 /**
- * Answers ListAttempts.
+ * Response of ListAttempts.
  *
  * @generated from message lightningstore.v1.ListAttemptsResponse
  */
 export type ListAttemptsResponse = Message<"lightningstore.v1.ListAttemptsResponse"> & {
   /**
-   * In the order of their sequence numbers.
+   * The attempts, in the order of their sequence numbers.
    *
    * @generated from field: repeated lightningstore.v1.Attempt attempts = 1;
    */
   attempts: Attempt[];
 
   /**
-   * Asks for the next page. Empty at the end, and only there.
+   * Token of the next page. Empty only on the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -327,45 +327,47 @@ export const ListAttemptsResponseSchema: GenMessage<ListAttemptsResponse> = /*@_
   messageDesc(file_lightningstore_v1_attempt, 7);
 
 /**
- * Reports the outcome of an attempt, or changes what is known about it.
+ * Reports the outcome of an attempt, or changes its record. Safe to repeat.
  *
- * Allowed paths of the mask: status, failure, worker_id, last_heartbeat_time, metadata_json. Any other
- * path is refused with INVALID_ARGUMENT.
+ * The update mask may contain status, failure, worker_id, last_heartbeat_time and metadata_json. Any other
+ * path is rejected with INVALID_ARGUMENT.
  *
- * A status is one of RUNNING, SUCCEEDED, FAILED, TIMEOUT and UNRESPONSIVE, and on the latest attempt it
- * moves the rollout: SUCCEEDED finishes it, the other three ends finish it or put it back in the queue.
- * An attempt that decided its rollout is final: the same status again is a no-op that succeeds, another
- * one is FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED). An attempt that the watchdog ended, or that a
- * newer one superseded, may still be corrected. Safe to repeat.
+ * The status must be RUNNING, SUCCEEDED, FAILED, TIMEOUT or UNRESPONSIVE. On the latest attempt it also
+ * changes the rollout: SUCCEEDED finishes the rollout; FAILED, TIMEOUT and UNRESPONSIVE finish it or put it
+ * back into the queue.
+ *
+ * An attempt whose reported outcome decided its rollout is final: the same status again is a no-op, and
+ * another status is FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED). The record of an attempt that the watchdog
+ * ended, or that a newer attempt superseded, may still be corrected.
  *
  * @generated from message lightningstore.v1.UpdateAttemptRequest
  */
 export type UpdateAttemptRequest = Message<"lightningstore.v1.UpdateAttemptRequest"> & {
   /**
-   * Names the attempt by rollout_id and attempt_id (or "latest") and holds the new values.
+   * The attempt to change, named by rollout_id and attempt_id (or "latest"), with the new values.
    *
    * @generated from field: lightningstore.v1.Attempt attempt = 1;
    */
   attempt?: Attempt | undefined;
 
   /**
-   * The fields to change; a named path with no value clears it. Absent: all allowed fields that have a
-   * value. A last_heartbeat_time in the future counts as now.
+   * The fields to change. A path whose field has no value clears the field. Absent: all allowed fields that
+   * have a value. A last_heartbeat_time in the future is replaced by the current time.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
   updateMask?: FieldMask | undefined;
 
   /**
-   * How many spans the runner has sent for the attempt. Absent: the answer does not count what is missing.
+   * Number of spans that the runner has sent for the attempt. Absent: the response has no missing_span_count.
    *
    * @generated from field: optional int64 sent_span_count = 3;
    */
   sentSpanCount?: bigint | undefined;
 
   /**
-   * Makes a repeat within 10 minutes harmless: it has no second effect and gets the first answer, with the
-   * metadata and the failure that the attempt has by then. At most 64 characters, a UUID for instance.
+   * Makes the call safe to repeat within 10 minutes: a repeat has no second effect and returns the first
+   * response, with the attempt's current metadata and failure. At most 64 characters, for example a UUID.
    * Empty: not deduplicated.
    *
    * @generated from field: string request_id = 4;
@@ -381,7 +383,7 @@ export const UpdateAttemptRequestSchema: GenMessage<UpdateAttemptRequest> = /*@_
   messageDesc(file_lightningstore_v1_attempt, 8);
 
 /**
- * Answers UpdateAttempt.
+ * Response of UpdateAttempt.
  *
  * @generated from message lightningstore.v1.UpdateAttemptResponse
  */
@@ -394,15 +396,15 @@ export type UpdateAttemptResponse = Message<"lightningstore.v1.UpdateAttemptResp
   attempt?: Attempt | undefined;
 
   /**
-   * sent_span_count less the spans stored, never negative. Absent unless sent_span_count was given.
+   * sent_span_count minus the number of stored spans, never negative. Absent unless sent_span_count was set.
    *
    * @generated from field: optional int64 missing_span_count = 2;
    */
   missingSpanCount?: bigint | undefined;
 
   /**
-   * Set where the runner should stop: the rollout is cancelled, finished, or another attempt's.
-   * Unspecified where the report was the rollout's outcome or the attempt goes on.
+   * Set if the runner should stop because the rollout is cancelled, finished, or claimed by a newer attempt.
+   * Unspecified if the report decided the rollout or the attempt continues.
    *
    * @generated from field: lightningstore.v1.StopReason stop_reason = 3;
    */
@@ -417,20 +419,20 @@ export const UpdateAttemptResponseSchema: GenMessage<UpdateAttemptResponse> = /*
   messageDesc(file_lightningstore_v1_attempt, 9);
 
 /**
- * Where an attempt stands. More values may come: treat an unknown one as not finished.
+ * Status of an attempt. More values may be added: treat an unknown one as not finished.
  *
  * @generated from enum lightningstore.v1.AttemptStatus
  */
 export enum AttemptStatus {
   /**
-   * Never sent by the server; refused in requests.
+   * Never sent by the server; rejected in requests.
    *
    * @generated from enum value: ATTEMPT_STATUS_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * Claimed, nothing heard of it yet.
+   * Claimed. No span has arrived yet.
    *
    * @generated from enum value: ATTEMPT_STATUS_PREPARING = 1;
    */
@@ -444,29 +446,29 @@ export enum AttemptStatus {
   RUNNING = 2,
 
   /**
-   * Its runner says that it succeeded.
+   * Its runner reported success.
    *
    * @generated from enum value: ATTEMPT_STATUS_SUCCEEDED = 3;
    */
   SUCCEEDED = 3,
 
   /**
-   * Its runner says that it failed.
+   * Its runner reported a failure.
    *
    * @generated from enum value: ATTEMPT_STATUS_FAILED = 4;
    */
   FAILED = 4,
 
   /**
-   * It took longer than the rollout's timeout.
+   * It exceeded the rollout's timeout.
    *
    * @generated from enum value: ATTEMPT_STATUS_TIMEOUT = 5;
    */
   TIMEOUT = 5,
 
   /**
-   * Nothing was heard of it for the rollout's unresponsive timeout. The next sign of life revives it
-   * unless its rollout has finished.
+   * Neither a span nor a heartbeat arrived within the rollout's unresponsive timeout. The next span or
+   * heartbeat sets it to RUNNING again, unless its rollout has finished.
    *
    * @generated from enum value: ATTEMPT_STATUS_UNRESPONSIVE = 6;
    */
@@ -480,13 +482,13 @@ export const AttemptStatusSchema: GenEnum<AttemptStatus> = /*@__PURE__*/
   enumDesc(file_lightningstore_v1_attempt, 0);
 
 /**
- * Why a runner should stop working on an attempt. More values may come: stop on an unknown one too.
+ * Why a runner should stop working on an attempt. More values may be added: stop on an unknown one too.
  *
  * @generated from enum lightningstore.v1.StopReason
  */
 export enum StopReason {
   /**
-   * Go on.
+   * The runner should continue.
    *
    * @generated from enum value: STOP_REASON_UNSPECIFIED = 0;
    */
@@ -507,14 +509,14 @@ export enum StopReason {
   ROLLOUT_FINISHED = 2,
 
   /**
-   * A newer attempt has taken over.
+   * A newer attempt has replaced this one.
    *
    * @generated from enum value: STOP_REASON_SUPERSEDED = 3;
    */
   SUPERSEDED = 3,
 
   /**
-   * The server knows no such attempt.
+   * The server has no such attempt.
    *
    * @generated from enum value: STOP_REASON_UNKNOWN_ATTEMPT = 4;
    */

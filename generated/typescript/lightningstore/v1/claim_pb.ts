@@ -17,48 +17,49 @@ export const file_lightningstore_v1_claim: GenFile = /*@__PURE__*/
   fileDesc("Ch1saWdodG5pbmdzdG9yZS92MS9jbGFpbS5wcm90bxIRbGlnaHRuaW5nc3RvcmUudjEipgEKFkRlcXVldWVSb2xsb3V0c1JlcXVlc3QSDQoFbGltaXQYASABKAUSLQoFbW9kZXMYAiADKA4yHi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0TW9kZRIRCgl3b3JrZXJfaWQYAyABKAkSJwoEd2FpdBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgpyZXF1ZXN0X2lkGAUgASgJIkcKF0RlcXVldWVSb2xsb3V0c1Jlc3BvbnNlEiwKCHJvbGxvdXRzGAEgAygLMhoubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dCJtChNTdGFydFJvbGxvdXRSZXF1ZXN0Ei8KB3JvbGxvdXQYASABKAsyHi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0U3BlYxIRCgl3b3JrZXJfaWQYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCSJDChRTdGFydFJvbGxvdXRSZXNwb25zZRIrCgdyb2xsb3V0GAEgASgLMhoubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dCJQChNTdGFydEF0dGVtcHRSZXF1ZXN0EhIKCnJvbGxvdXRfaWQYASABKAkSEQoJd29ya2VyX2lkGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkiQwoUU3RhcnRBdHRlbXB0UmVzcG9uc2USKwoHcm9sbG91dBgBIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRCfgoUaW8ubGlnaHRuaW5nc3RvcmUudjFCCkNsYWltUHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_duration, file_lightningstore_v1_rollout]);
 
 /**
- * Claims rollouts from the queue: each gets a new attempt, which no other caller ever gets.
+ * Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller.
  *
  * @generated from message lightningstore.v1.DequeueRolloutsRequest
  */
 export type DequeueRolloutsRequest = Message<"lightningstore.v1.DequeueRolloutsRequest"> & {
   /**
-   * Most rollouts to claim; fewer where the queue holds fewer, or where the answer would pass 32 MiB with
-   * all that it holds: inputs, metadata, ids. One call claims at most 1,000: ask again for more.
-   * 0: none; negative: INVALID_ARGUMENT; at most 10,000 by default.
+   * Maximum number of rollouts to claim, at most 10,000 by default. The response holds fewer if the queue
+   * does, or if their inputs, metadata and ids would exceed 32 MiB. One call claims at most 1,000; call again
+   * for more. 0: none. Negative: INVALID_ARGUMENT.
    *
    * @generated from field: int32 limit = 1;
    */
   limit: number;
 
   /**
-   * Only rollouts of these modes; unspecified matches rollouts without a mode. Empty: any.
+   * Claims only rollouts with one of these modes. Unspecified matches rollouts without a mode. Empty: any
+   * mode.
    *
    * @generated from field: repeated lightningstore.v1.RolloutMode modes = 2;
    */
   modes: RolloutMode[];
 
   /**
-   * The worker that claims. It becomes busy, or idle where there is nothing to claim. Empty: none.
-   * At most 256 characters.
+   * The worker that claims. It becomes busy, or idle if there is nothing to claim. Empty: none. At most 256
+   * characters.
    *
    * @generated from field: string worker_id = 3;
    */
   workerId: string;
 
   /**
-   * How long to wait for a rollout if the queue has none (long poll). The call answers as soon as one can
-   * be claimed, and with an empty list, status OK, when the time is over, at the latest 0.2 s before the
-   * call's deadline. Absent or 0: answer at once. Negative: INVALID_ARGUMENT.
+   * Maximum time to wait for a rollout if the queue has none (long poll). The call returns as soon as a
+   * rollout can be claimed. It returns an empty list with status OK when this time is over, or 0.2 s before
+   * the call's deadline, whichever comes first. Absent or 0: do not wait. Negative: INVALID_ARGUMENT.
    *
    * @generated from field: google.protobuf.Duration wait = 4;
    */
   wait?: Duration | undefined;
 
   /**
-   * Makes a repeat within 10 minutes harmless: a call that claimed something gives the same claims again
-   * (rollouts and attempts as they are now), so that an answer lost on its way loses no claim. At most 64
-   * characters. Empty: not deduplicated.
+   * Makes the call safe to repeat within 10 minutes: a repeat of a call that claimed something returns the
+   * same claims, with rollouts and attempts in their current state. A lost response therefore loses no claim.
+   * At most 64 characters. Empty: not deduplicated.
    *
    * @generated from field: string request_id = 5;
    */
@@ -73,13 +74,14 @@ export const DequeueRolloutsRequestSchema: GenMessage<DequeueRolloutsRequest> = 
   messageDesc(file_lightningstore_v1_claim, 0);
 
 /**
- * Answers DequeueRollouts.
+ * Response of DequeueRollouts.
  *
  * @generated from message lightningstore.v1.DequeueRolloutsResponse
  */
 export type DequeueRolloutsResponse = Message<"lightningstore.v1.DequeueRolloutsResponse"> & {
   /**
-   * Each with the claimed attempt as its latest_attempt; by priority, then in the order of enqueueing.
+   * The rollouts, each with the claimed attempt as its latest_attempt. Ordered by priority, then by the order
+   * in which they were enqueued.
    *
    * @generated from field: repeated lightningstore.v1.Rollout rollouts = 1;
    */
@@ -94,14 +96,14 @@ export const DequeueRolloutsResponseSchema: GenMessage<DequeueRolloutsResponse> 
   messageDesc(file_lightningstore_v1_claim, 1);
 
 /**
- * Makes a rollout and claims it at once: it never enters the queue.
+ * Creates a rollout and claims it at once. The rollout never enters the queue.
  *
  * @generated from message lightningstore.v1.StartRolloutRequest
  */
 export type StartRolloutRequest = Message<"lightningstore.v1.StartRolloutRequest"> & {
   /**
-   * The rollout to make. With a rollout_id that exists: ALREADY_EXISTS, unless request_id says that this
-   * is a repeat.
+   * The rollout to create. A rollout_id that exists is ALREADY_EXISTS, unless request_id identifies the call
+   * as a repeat.
    *
    * @generated from field: lightningstore.v1.RolloutSpec rollout = 1;
    */
@@ -115,7 +117,7 @@ export type StartRolloutRequest = Message<"lightningstore.v1.StartRolloutRequest
   workerId: string;
 
   /**
-   * Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
+   * Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated.
    *
    * @generated from field: string request_id = 3;
    */
@@ -130,13 +132,13 @@ export const StartRolloutRequestSchema: GenMessage<StartRolloutRequest> = /*@__P
   messageDesc(file_lightningstore_v1_claim, 2);
 
 /**
- * Answers StartRollout.
+ * Response of StartRollout.
  *
  * @generated from message lightningstore.v1.StartRolloutResponse
  */
 export type StartRolloutResponse = Message<"lightningstore.v1.StartRolloutResponse"> & {
   /**
-   * With the claimed attempt as its latest_attempt.
+   * The rollout, with the claimed attempt as its latest_attempt.
    *
    * @generated from field: lightningstore.v1.Rollout rollout = 1;
    */
@@ -151,9 +153,9 @@ export const StartRolloutResponseSchema: GenMessage<StartRolloutResponse> = /*@_
   messageDesc(file_lightningstore_v1_claim, 3);
 
 /**
- * Claims one rollout by its id, whatever its number of attempts: takes it out of the queue, supersedes an
- * attempt that still runs, reopens it where it has succeeded or failed. A cancelled one is
- * FAILED_PRECONDITION. Unknown: NOT_FOUND.
+ * Claims one rollout by its id, regardless of its number of attempts. The call removes the rollout from the
+ * queue, supersedes an attempt that is still running, and reopens a rollout that has succeeded or failed. A
+ * cancelled rollout is FAILED_PRECONDITION; an unknown one is NOT_FOUND.
  *
  * @generated from message lightningstore.v1.StartAttemptRequest
  */
@@ -173,7 +175,7 @@ export type StartAttemptRequest = Message<"lightningstore.v1.StartAttemptRequest
   workerId: string;
 
   /**
-   * Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
+   * Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated.
    *
    * @generated from field: string request_id = 3;
    */
@@ -188,13 +190,13 @@ export const StartAttemptRequestSchema: GenMessage<StartAttemptRequest> = /*@__P
   messageDesc(file_lightningstore_v1_claim, 4);
 
 /**
- * Answers StartAttempt.
+ * Response of StartAttempt.
  *
  * @generated from message lightningstore.v1.StartAttemptResponse
  */
 export type StartAttemptResponse = Message<"lightningstore.v1.StartAttemptResponse"> & {
   /**
-   * With the claimed attempt as its latest_attempt.
+   * The rollout, with the claimed attempt as its latest_attempt.
    *
    * @generated from field: lightningstore.v1.Rollout rollout = 1;
    */

@@ -17,13 +17,14 @@ export const file_lightningstore_v1_completion: GenFile = /*@__PURE__*/
   fileDesc("CiJsaWdodG5pbmdzdG9yZS92MS9jb21wbGV0aW9uLnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSKSAQoWV2FpdEZvclJvbGxvdXRzUmVxdWVzdBITCgtyb2xsb3V0X2lkcxgBIAMoCRIRCglncm91cF9pZHMYAiADKAkSFgoJbWluX2NvdW50GAMgASgFSACIAQESKgoHdGltZW91dBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIMCgpfbWluX2NvdW50IngKF1dhaXRGb3JSb2xsb3V0c1Jlc3BvbnNlEiwKCHJvbGxvdXRzGAEgAygLMhoubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dBIvCgdzdW1tYXJ5GAIgASgLMh4ubGlnaHRuaW5nc3RvcmUudjEuV2FpdFN1bW1hcnkiUwoLV2FpdFN1bW1hcnkSFgoOZmluaXNoZWRfY291bnQYASABKAUSEgoKb3Blbl9jb3VudBgCIAEoBRIYChBvcGVuX3JvbGxvdXRfaWRzGAMgAygJImoKFFdhdGNoUm9sbG91dHNSZXF1ZXN0EiQKF2FmdGVyX2NvbXBsZXRpb25fbnVtYmVyGAEgASgDSACIAQESEAoIc3RvcmVfaWQYAiABKAlCGgoYX2FmdGVyX2NvbXBsZXRpb25fbnVtYmVyInoKFVdhdGNoUm9sbG91dHNSZXNwb25zZRIsCghyb2xsb3V0cxgBIAMoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQSIQoZdGhyb3VnaF9jb21wbGV0aW9uX251bWJlchgCIAEoAxIQCghzdG9yZV9pZBgDIAEoCUKDAQoUaW8ubGlnaHRuaW5nc3RvcmUudjFCD0NvbXBsZXRpb25Qcm90b1ABWlhnaXRodWIuY29tL2xpZ2h0bmluZ3N0b3JlL2xpZ2h0bmluZ3N0b3JlL2dlbmVyYXRlZC9nby9saWdodG5pbmdzdG9yZS92MTtsaWdodG5pbmdzdG9yZXYxYgZwcm90bzM", [file_google_protobuf_duration, file_lightningstore_v1_rollout]);
 
 /**
- * Waits for rollouts to finish. At least one id or group is required; both together are joined.
+ * Waits for rollouts to finish. At least one id or group is required. If both are set, the call waits for all
+ * of them.
  *
  * @generated from message lightningstore.v1.WaitForRolloutsRequest
  */
 export type WaitForRolloutsRequest = Message<"lightningstore.v1.WaitForRolloutsRequest"> & {
   /**
-   * Ids of rollouts, at most ten times as many as in other calls: 100,000 by default. An unknown one:
+   * Ids of rollouts. The limit is ten times that of other calls, 100,000 by default. An unknown id is
    * NOT_FOUND before anything is sent.
    *
    * @generated from field: repeated string rollout_ids = 1;
@@ -31,23 +32,23 @@ export type WaitForRolloutsRequest = Message<"lightningstore.v1.WaitForRolloutsR
   rolloutIds: string[];
 
   /**
-   * All rollouts that are in these groups when the call arrives. A group without any: NOT_FOUND.
+   * Adds all rollouts that are in these groups when the call arrives. A group without rollouts is NOT_FOUND.
    *
    * @generated from field: repeated string group_ids = 2;
    */
   groupIds: string[];
 
   /**
-   * Ends the stream once this many have finished. Absent: all of them. Negative, or more than are waited
-   * for: INVALID_ARGUMENT.
+   * Number of finished rollouts at which the stream ends. Absent: all. Negative, or greater than the number
+   * of rollouts: INVALID_ARGUMENT.
    *
    * @generated from field: optional int32 min_count = 3;
    */
   minCount?: number | undefined;
 
   /**
-   * Ends the stream, with status OK, after this long. 0: answer at once with what has finished. Absent:
-   * no limit. Negative: INVALID_ARGUMENT.
+   * Time after which the stream ends, with status OK. 0: return the rollouts that are already finished.
+   * Absent: no limit. Negative: INVALID_ARGUMENT.
    *
    * @generated from field: google.protobuf.Duration timeout = 4;
    */
@@ -62,22 +63,22 @@ export const WaitForRolloutsRequestSchema: GenMessage<WaitForRolloutsRequest> = 
   messageDesc(file_lightningstore_v1_completion, 0);
 
 /**
- * A message of the stream that answers WaitForRollouts. One without rollouts and summary only shows that
- * the connection lives; the server sends one after 15 quiet seconds.
+ * One message of the response stream of WaitForRollouts. A message without rollouts and without a summary is
+ * a keep-alive, which the server sends after 15 seconds without another message.
  *
  * @generated from message lightningstore.v1.WaitForRolloutsResponse
  */
 export type WaitForRolloutsResponse = Message<"lightningstore.v1.WaitForRolloutsResponse"> & {
   /**
-   * Rollouts that have finished since the last message, each of them once. Those already finished when the
-   * call arrived come first.
+   * Rollouts that have finished since the last message, each of them once. The stream begins with those that
+   * were finished when the call arrived.
    *
    * @generated from field: repeated lightningstore.v1.Rollout rollouts = 1;
    */
   rollouts: Rollout[];
 
   /**
-   * Absent in all messages but the last.
+   * Only in the last message.
    *
    * @generated from field: lightningstore.v1.WaitSummary summary = 2;
    */
@@ -92,27 +93,28 @@ export const WaitForRolloutsResponseSchema: GenMessage<WaitForRolloutsResponse> 
   messageDesc(file_lightningstore_v1_completion, 1);
 
 /**
- * Ends the stream of WaitForRollouts.
+ * Last part of the response of WaitForRollouts.
  *
  * @generated from message lightningstore.v1.WaitSummary
  */
 export type WaitSummary = Message<"lightningstore.v1.WaitSummary"> & {
   /**
-   * Number of rollouts waited for that were sent.
+   * Number of finished rollouts that were sent.
    *
    * @generated from field: int32 finished_count = 1;
    */
   finishedCount: number;
 
   /**
-   * Number of rollouts that are still open.
+   * Number of rollouts that have not finished.
    *
    * @generated from field: int32 open_count = 2;
    */
   openCount: number;
 
   /**
-   * Their ids, in the order of the request; as many as fit into half of the largest message.
+   * Ids of the rollouts that have not finished, in the order of the request. Truncated to what fits into half
+   * of the maximum message size.
    *
    * @generated from field: repeated string open_rollout_ids = 3;
    */
@@ -127,23 +129,24 @@ export const WaitSummarySchema: GenMessage<WaitSummary> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_completion, 2);
 
 /**
- * Follows the finishes of all rollouts, in the order of their completion numbers. A client that lost its
- * connection passes the last through_completion_number and store_id that it got, and misses none.
+ * Follows the finishes of all rollouts in the order of their completion numbers. After a lost connection, a
+ * client that sends the last through_completion_number and store_id it received misses no rollout.
  *
  * @generated from message lightningstore.v1.WatchRolloutsRequest
  */
 export type WatchRolloutsRequest = Message<"lightningstore.v1.WatchRolloutsRequest"> & {
   /**
-   * The last completion number already seen. 0: from the beginning. Absent: from now on. Above the last
-   * one there is: OUT_OF_RANGE; negative: INVALID_ARGUMENT.
+   * The last completion number that the client has seen. 0: from the beginning. Absent: only finishes from
+   * now on. Greater than the store's last number: OUT_OF_RANGE. Negative: INVALID_ARGUMENT.
    *
    * @generated from field: optional int64 after_completion_number = 1;
    */
   afterCompletionNumber?: bigint | undefined;
 
   /**
-   * The store that the number comes from. Another store's: FAILED_PRECONDITION (STORE_ID_MISMATCH), since
-   * its numbers mean other rollouts here. Empty: not checked.
+   * Id of the store that the completion number comes from. The id of another store is FAILED_PRECONDITION
+   * (STORE_ID_MISMATCH), because completion numbers of different stores cannot be compared. Empty: not
+   * checked.
    *
    * @generated from field: string store_id = 2;
    */
@@ -158,29 +161,30 @@ export const WatchRolloutsRequestSchema: GenMessage<WatchRolloutsRequest> = /*@_
   messageDesc(file_lightningstore_v1_completion, 3);
 
 /**
- * A message of the stream that answers WatchRollouts. One without rollouts tells where the stream stands:
- * the first message may be one, and the server sends one after 15 quiet seconds.
+ * One message of the response stream of WatchRollouts. A message without rollouts only reports the position
+ * of the stream: the first message may be one, and the server sends one after 15 seconds without another
+ * message.
  *
  * @generated from message lightningstore.v1.WatchRolloutsResponse
  */
 export type WatchRolloutsResponse = Message<"lightningstore.v1.WatchRolloutsResponse"> & {
   /**
-   * Finished rollouts in completion order, with their latest attempts. A rollout reopened before it could
-   * be sent is left out: it comes again, under its new number, when it finishes again.
+   * Finished rollouts in completion order, with their latest attempts. A rollout that was reopened before it
+   * could be sent is left out; it is sent under its new number when it finishes again.
    *
    * @generated from field: repeated lightningstore.v1.Rollout rollouts = 1;
    */
   rollouts: Rollout[];
 
   /**
-   * All finishes up to this completion number have been sent.
+   * All finishes up to and including this completion number have been sent.
    *
    * @generated from field: int64 through_completion_number = 2;
    */
   throughCompletionNumber: bigint;
 
   /**
-   * Names the store. Made when a store is created, kept as long as its data.
+   * Id of the store. Generated when the store is created, and kept as long as its data.
    *
    * @generated from field: string store_id = 3;
    */

@@ -12,10 +12,10 @@ export const file_lightningstore_v1_error_reason: GenFile = /*@__PURE__*/
   fileDesc("CiRsaWdodG5pbmdzdG9yZS92MS9lcnJvcl9yZWFzb24ucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxKuMHCgtFcnJvclJlYXNvbhIcChhFUlJPUl9SRUFTT05fVU5TUEVDSUZJRUQQABIeChpFUlJPUl9SRUFTT05fRklFTERfSU5WQUxJRBABEiIKHkVSUk9SX1JFQVNPTl9NQUxGT1JNRURfTUVTU0FHRRACEiQKIEVSUk9SX1JFQVNPTl9QQUdFX1RPS0VOX01JU01BVENIEAMSIgoeRVJST1JfUkVBU09OX1JFUVVFU1RfSURfUkVVU0VEEAQSIgoeRVJST1JfUkVBU09OX1JPTExPVVRfTk9UX0ZPVU5EEAoSIgoeRVJST1JfUkVBU09OX0FUVEVNUFRfTk9UX0ZPVU5EEAsSJAogRVJST1JfUkVBU09OX1JFU09VUkNFU19OT1RfRk9VTkQQDBIhCh1FUlJPUl9SRUFTT05fV09SS0VSX05PVF9GT1VORBANEiAKHEVSUk9SX1JFQVNPTl9HUk9VUF9OT1RfRk9VTkQQDhIfChtFUlJPUl9SRUFTT05fUk9MTE9VVF9FWElTVFMQFBIhCh1FUlJPUl9SRUFTT05fUkVTT1VSQ0VTX0VYSVNUUxAVEhwKGEVSUk9SX1JFQVNPTl9TUEFOX0VYSVNUUxAWEicKI0VSUk9SX1JFQVNPTl9UUkFOU0lUSU9OX05PVF9BTExPV0VEEB4SHgoaRVJST1JfUkVBU09OX1NQQU5TX0VWSUNURUQQHxIiCh5FUlJPUl9SRUFTT05fU1RPUkVfSURfTUlTTUFUQ0gQIBItCilFUlJPUl9SRUFTT05fQ09NUExFVElPTl9OVU1CRVJfQkVZT05EX0VORBAoEiAKHEVSUk9SX1JFQVNPTl9CQVRDSF9UT09fTEFSR0UQMhIiCh5FUlJPUl9SRUFTT05fUEFZTE9BRF9UT09fTEFSR0UQMxIbChdFUlJPUl9SRUFTT05fUVVFVUVfRlVMTBA0EhUKEUVSUk9SX1JFQVNPTl9CVVNZEDUSHgoaRVJST1JfUkVBU09OX1NIVVRUSU5HX0RPV04QPBIfChtFUlJPUl9SRUFTT05fU1RPUkFHRV9GQUlMRUQQPRIdChlFUlJPUl9SRUFTT05fREFUQV9EQU1BR0VEED4SGQoVRVJST1JfUkVBU09OX0lOVEVSTkFMEEYSHgoaRVJST1JfUkVBU09OX1RPS0VOX01JU1NJTkcQUBIeChpFUlJPUl9SRUFTT05fVE9LRU5fSU5WQUxJRBBREh4KGkVSUk9SX1JFQVNPTl9UT0tFTl9FWFBJUkVEEFISIgoeRVJST1JfUkVBU09OX1BFUk1JU1NJT05fREVOSUVEEFpChAEKFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQhBFcnJvclJlYXNvblByb3RvUAFaWGdpdGh1Yi5jb20vbGlnaHRuaW5nc3RvcmUvbGlnaHRuaW5nc3RvcmUvZ2VuZXJhdGVkL2dvL2xpZ2h0bmluZ3N0b3JlL3YxO2xpZ2h0bmluZ3N0b3JldjFiBnByb3RvMw");
 
 /**
- * Why a call failed. Every error carries one google.rpc.ErrorInfo whose domain is "lightningstore", whose
- * reason is the name of one of these values, and whose metadata repeats what the message names. More values
- * may come: fall back on the status code. What gRPC itself refuses before the server sees it has no
- * ErrorInfo: a message far above the limit, metadata that is too large.
+ * Why a call failed. Every error carries one google.rpc.ErrorInfo. Its domain is "lightningstore", its reason
+ * is the name of one of these values, and its metadata repeats the values that the message names. More values
+ * may be added: fall back on the status code. Errors that gRPC itself raises before the server sees the call
+ * have no ErrorInfo, for example for a message far above the limit or for oversized metadata.
  *
  * @generated from enum lightningstore.v1.ErrorReason
  */
@@ -28,84 +28,84 @@ export enum ErrorReason {
   UNSPECIFIED = 0,
 
   /**
-   * INVALID_ARGUMENT: a field has a value that it cannot have. BadRequest names each. Metadata: field.
+   * INVALID_ARGUMENT: a field has an invalid value. BadRequest lists each one. Metadata: field.
    *
    * @generated from enum value: ERROR_REASON_FIELD_INVALID = 1;
    */
   FIELD_INVALID = 1,
 
   /**
-   * INVALID_ARGUMENT: the bytes are no message of the call's type. Metadata: message.
+   * INVALID_ARGUMENT: the bytes are not a valid message of the call's type. Metadata: message.
    *
    * @generated from enum value: ERROR_REASON_MALFORMED_MESSAGE = 2;
    */
   MALFORMED_MESSAGE = 2,
 
   /**
-   * INVALID_ARGUMENT: the page token belongs to other filters or another order, or is none.
+   * INVALID_ARGUMENT: the page token is malformed, or belongs to other filters or another order.
    *
    * @generated from enum value: ERROR_REASON_PAGE_TOKEN_MISMATCH = 3;
    */
   PAGE_TOKEN_MISMATCH = 3,
 
   /**
-   * INVALID_ARGUMENT: the request id was used for another request. Metadata: requestId.
+   * INVALID_ARGUMENT: the request id was used for a different request. Metadata: requestId.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_ID_REUSED = 4;
    */
   REQUEST_ID_REUSED = 4,
 
   /**
-   * NOT_FOUND: no such rollout. Metadata: rolloutId.
+   * NOT_FOUND: there is no such rollout. Metadata: rolloutId.
    *
    * @generated from enum value: ERROR_REASON_ROLLOUT_NOT_FOUND = 10;
    */
   ROLLOUT_NOT_FOUND = 10,
 
   /**
-   * NOT_FOUND: the rollout has no such attempt, or none yet. Metadata: rolloutId, attemptId.
+   * NOT_FOUND: the rollout has no such attempt, or no attempt yet. Metadata: rolloutId, attemptId.
    *
    * @generated from enum value: ERROR_REASON_ATTEMPT_NOT_FOUND = 11;
    */
   ATTEMPT_NOT_FOUND = 11,
 
   /**
-   * NOT_FOUND: no such resources, or none yet. Metadata: resourcesId.
+   * NOT_FOUND: there are no such resources, or no resources yet. Metadata: resourcesId.
    *
    * @generated from enum value: ERROR_REASON_RESOURCES_NOT_FOUND = 12;
    */
   RESOURCES_NOT_FOUND = 12,
 
   /**
-   * NOT_FOUND: no such worker. Metadata: workerId.
+   * NOT_FOUND: there is no such worker. Metadata: workerId.
    *
    * @generated from enum value: ERROR_REASON_WORKER_NOT_FOUND = 13;
    */
   WORKER_NOT_FOUND = 13,
 
   /**
-   * NOT_FOUND: no rollout is in the group. Metadata: groupId.
+   * NOT_FOUND: the group has no rollouts. Metadata: groupId.
    *
    * @generated from enum value: ERROR_REASON_GROUP_NOT_FOUND = 14;
    */
   GROUP_NOT_FOUND = 14,
 
   /**
-   * ALREADY_EXISTS: the rollout id is taken by other content. Metadata: rolloutId.
+   * ALREADY_EXISTS: a rollout with this id and other content exists. Metadata: rolloutId.
    *
    * @generated from enum value: ERROR_REASON_ROLLOUT_EXISTS = 20;
    */
   ROLLOUT_EXISTS = 20,
 
   /**
-   * ALREADY_EXISTS: the resources id is taken. Metadata: resourcesId.
+   * ALREADY_EXISTS: resources with this id exist. Metadata: resourcesId.
    *
    * @generated from enum value: ERROR_REASON_RESOURCES_EXISTS = 21;
    */
   RESOURCES_EXISTS = 21,
 
   /**
-   * Only among the rejections of an IngestResult: the attempt has another span with this span id. Metadata:
+   * Only in the rejections of an IngestResult: the attempt has another span with this span id. Metadata:
    * spanId.
    *
    * @generated from enum value: ERROR_REASON_SPAN_EXISTS = 22;
@@ -113,14 +113,14 @@ export enum ErrorReason {
   SPAN_EXISTS = 22,
 
   /**
-   * FAILED_PRECONDITION: the status cannot change in this way. Metadata: from, to.
+   * FAILED_PRECONDITION: this status change is not allowed. Metadata: from, to.
    *
    * @generated from enum value: ERROR_REASON_TRANSITION_NOT_ALLOWED = 30;
    */
   TRANSITION_NOT_ALLOWED = 30,
 
   /**
-   * FAILED_PRECONDITION: the spans were evicted to make room. Metadata: rolloutId.
+   * FAILED_PRECONDITION: the spans were evicted to free memory. Metadata: rolloutId.
    *
    * @generated from enum value: ERROR_REASON_SPANS_EVICTED = 31;
    */
@@ -134,21 +134,21 @@ export enum ErrorReason {
   STORE_ID_MISMATCH = 32,
 
   /**
-   * OUT_OF_RANGE: the completion number is above the last one. Metadata: last.
+   * OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last.
    *
    * @generated from enum value: ERROR_REASON_COMPLETION_NUMBER_BEYOND_END = 40;
    */
   COMPLETION_NUMBER_BEYOND_END = 40,
 
   /**
-   * RESOURCE_EXHAUSTED, no use to retry: too many items. Metadata: field, limit.
+   * RESOURCE_EXHAUSTED, not retryable: too many items. Metadata: field, limit.
    *
    * @generated from enum value: ERROR_REASON_BATCH_TOO_LARGE = 50;
    */
   BATCH_TOO_LARGE = 50,
 
   /**
-   * RESOURCE_EXHAUSTED, no use to retry: an input, a span or an answer is too large. Metadata: field,
+   * RESOURCE_EXHAUSTED, not retryable: an input, a span or a response is too large. Metadata: field,
    * limitBytes.
    *
    * @generated from enum value: ERROR_REASON_PAYLOAD_TOO_LARGE = 51;
@@ -163,23 +163,23 @@ export enum ErrorReason {
   QUEUE_FULL = 52,
 
   /**
-   * RESOURCE_EXHAUSTED with RetryInfo (OTLP Export: UNAVAILABLE): the disk does not keep up, or too many
-   * streams are open.
+   * RESOURCE_EXHAUSTED with RetryInfo (OTLP Export: UNAVAILABLE): writes arrive faster than the disk stores
+   * them, or too many streams are open.
    *
    * @generated from enum value: ERROR_REASON_BUSY = 53;
    */
   BUSY = 53,
 
   /**
-   * UNAVAILABLE: the server is going down; another one, or the same one later, will answer.
+   * UNAVAILABLE: the server is shutting down. Retry, with this server later or with another one.
    *
    * @generated from enum value: ERROR_REASON_SHUTTING_DOWN = 60;
    */
   SHUTTING_DOWN = 60,
 
   /**
-   * UNAVAILABLE: the storage failed, and the message says how: a write failed and the storage is being
-   * recovered, a read failed, or the data file is gone. Whether a write took place is open: repeat it with the
+   * UNAVAILABLE: the storage failed. The message says how: a write failed and the storage is being recovered,
+   * a read failed, or the data file is missing. A write may or may not have taken effect: repeat it with the
    * same ids.
    *
    * @generated from enum value: ERROR_REASON_STORAGE_FAILED = 61;
@@ -187,36 +187,36 @@ export enum ErrorReason {
   STORAGE_FAILED = 61,
 
   /**
-   * DATA_LOSS, no use to retry: what is asked for is stored, and damaged. Other records are not affected; lists,
-   * watches and exports leave damaged rollouts out. Metadata: rolloutId, where it is known.
+   * DATA_LOSS, not retryable: the requested record is stored but damaged. Other records are not affected;
+   * lists, watches and exports leave damaged rollouts out. Metadata: rolloutId, if known.
    *
    * @generated from enum value: ERROR_REASON_DATA_DAMAGED = 62;
    */
   DATA_DAMAGED = 62,
 
   /**
-   * INTERNAL: a defect of the server. Metadata: errorId, which is in its log.
+   * INTERNAL: a defect of the server. Metadata: errorId, which is in the server's log.
    *
    * @generated from enum value: ERROR_REASON_INTERNAL = 70;
    */
   INTERNAL = 70,
 
   /**
-   * UNAUTHENTICATED: the server wants a bearer token, and the call has none.
+   * UNAUTHENTICATED: the server requires a bearer token and the call has none.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_MISSING = 80;
    */
   TOKEN_MISSING = 80,
 
   /**
-   * UNAUTHENTICATED: the token is none of this server's, or no bearer token.
+   * UNAUTHENTICATED: the token is unknown to this server or is not a bearer token.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_INVALID = 81;
    */
   TOKEN_INVALID = 81,
 
   /**
-   * UNAUTHENTICATED: the token has come to its end.
+   * UNAUTHENTICATED: the token has expired.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_EXPIRED = 82;
    */

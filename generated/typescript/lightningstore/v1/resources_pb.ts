@@ -15,50 +15,50 @@ export const file_lightningstore_v1_resources: GenFile = /*@__PURE__*/
   fileDesc("CiFsaWdodG5pbmdzdG9yZS92MS9yZXNvdXJjZXMucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxIrICCglSZXNvdXJjZXMSFAoMcmVzb3VyY2VzX2lkGAEgASgJEg8KB3ZlcnNpb24YAiABKAUSLwoLY3JlYXRlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI+CglyZXNvdXJjZXMYBSADKAsyKy5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMuUmVzb3VyY2VzRW50cnkSDQoFbmFtZXMYBiADKAkaTQoOUmVzb3VyY2VzRW50cnkSCwoDa2V5GAEgASgJEioKBXZhbHVlGAIgASgLMhsubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2U6AjgBIt4BCghSZXNvdXJjZRIlCgNsbG0YASABKAsyFi5saWdodG5pbmdzdG9yZS52MS5MTE1IABIwCglwcm94eV9sbG0YAiABKAsyGy5saWdodG5pbmdzdG9yZS52MS5Qcm94eUxMTUgAEjwKD3Byb21wdF90ZW1wbGF0ZRgDIAEoCzIhLmxpZ2h0bmluZ3N0b3JlLnYxLlByb21wdFRlbXBsYXRlSAASMwoGY3VzdG9tGAQgASgLMiEubGlnaHRuaW5nc3RvcmUudjEuQ3VzdG9tUmVzb3VyY2VIAEIGCgRraW5kIlkKA0xMTRIQCghlbmRwb2ludBgBIAEoCRINCgVtb2RlbBgCIAEoCRIPCgdhcGlfa2V5GAMgASgJEiAKGHNhbXBsaW5nX3BhcmFtZXRlcnNfanNvbhgEIAEoDCIvCghQcm94eUxMTRIjCgNsbG0YASABKAsyFi5saWdodG5pbmdzdG9yZS52MS5MTE0iVQoOUHJvbXB0VGVtcGxhdGUSEAoIdGVtcGxhdGUYASABKAkSMQoGZW5naW5lGAIgASgOMiEubGlnaHRuaW5nc3RvcmUudjEuVGVtcGxhdGVFbmdpbmUiMgoOQ3VzdG9tUmVzb3VyY2USDAoEdHlwZRgBIAEoCRISCgp2YWx1ZV9qc29uGAIgASgMIucBChNBZGRSZXNvdXJjZXNSZXF1ZXN0EkgKCXJlc291cmNlcxgBIAMoCzI1LmxpZ2h0bmluZ3N0b3JlLnYxLkFkZFJlc291cmNlc1JlcXVlc3QuUmVzb3VyY2VzRW50cnkSFAoMcmVzb3VyY2VzX2lkGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSDQoFbmFtZXMYBCADKAkaTQoOUmVzb3VyY2VzRW50cnkSCwoDa2V5GAEgASgJEioKBXZhbHVlGAIgASgLMhsubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2U6AjgBIkcKFEFkZFJlc291cmNlc1Jlc3BvbnNlEi8KCXJlc291cmNlcxgBIAEoCzIcLmxpZ2h0bmluZ3N0b3JlLnYxLlJlc291cmNlcyLtAQoWVXBkYXRlUmVzb3VyY2VzUmVxdWVzdBIUCgxyZXNvdXJjZXNfaWQYASABKAkSSwoJcmVzb3VyY2VzGAIgAygLMjgubGlnaHRuaW5nc3RvcmUudjEuVXBkYXRlUmVzb3VyY2VzUmVxdWVzdC5SZXNvdXJjZXNFbnRyeRISCgpyZXF1ZXN0X2lkGAMgASgJEg0KBW5hbWVzGAQgAygJGk0KDlJlc291cmNlc0VudHJ5EgsKA2tleRgBIAEoCRIqCgV2YWx1ZRgCIAEoCzIbLmxpZ2h0bmluZ3N0b3JlLnYxLlJlc291cmNlOgI4ASJKChdVcGRhdGVSZXNvdXJjZXNSZXNwb25zZRIvCglyZXNvdXJjZXMYASABKAsyHC5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMiKwoTR2V0UmVzb3VyY2VzUmVxdWVzdBIUCgxyZXNvdXJjZXNfaWQYASABKAkiRwoUR2V0UmVzb3VyY2VzUmVzcG9uc2USLwoJcmVzb3VyY2VzGAEgASgLMhwubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2VzIlwKFExpc3RSZXNvdXJjZXNSZXF1ZXN0Eh0KFXJlc291cmNlc19pZF9jb250YWlucxgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJhChVMaXN0UmVzb3VyY2VzUmVzcG9uc2USLwoJcmVzb3VyY2VzGAEgAygLMhwubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2VzEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSqEAQoOVGVtcGxhdGVFbmdpbmUSHwobVEVNUExBVEVfRU5HSU5FX1VOU1BFQ0lGSUVEEAASHAoYVEVNUExBVEVfRU5HSU5FX0ZfU1RSSU5HEAESGQoVVEVNUExBVEVfRU5HSU5FX0pJTkpBEAISGAoUVEVNUExBVEVfRU5HSU5FX1BPTUwQA0KCAQoUaW8ubGlnaHRuaW5nc3RvcmUudjFCDlJlc291cmNlc1Byb3RvUAFaWGdpdGh1Yi5jb20vbGlnaHRuaW5nc3RvcmUvbGlnaHRuaW5nc3RvcmUvZ2VuZXJhdGVkL2dvL2xpZ2h0bmluZ3N0b3JlL3YxO2xpZ2h0bmluZ3N0b3JldjFiBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
- * What agents work with: weights, prompts, endpoints. A named, versioned map.
+ * A named, versioned map of what agents use: model weights, prompts, endpoints.
  *
  * @generated from message lightningstore.v1.Resources
  */
 export type Resources = Message<"lightningstore.v1.Resources"> & {
   /**
-   * "rs-" and 12 hex digits unless the caller chose it. Always set.
+   * "rs-" and 12 hex digits, unless the caller chose the id. Always set.
    *
    * @generated from field: string resources_id = 1;
    */
   resourcesId: string;
 
   /**
-   * Counts the updates, from 1.
+   * Version of the map, counted from 1. Each update increments it.
    *
    * @generated from field: int32 version = 2;
    */
   version: number;
 
   /**
-   * When version 1 was made.
+   * Time at which version 1 was created.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 3;
    */
   createTime?: Timestamp | undefined;
 
   /**
-   * When this version was made.
+   * Time at which this version was created.
    *
    * @generated from field: google.protobuf.Timestamp update_time = 4;
    */
   updateTime?: Timestamp | undefined;
 
   /**
-   * The resources by the names that agents know them by. May be empty.
+   * The resources by name. May be empty.
    *
    * @generated from field: map<string, lightningstore.v1.Resource> resources = 5;
    */
   resources: { [key: string]: Resource };
 
   /**
-   * The names of the resources in the order in which they were given, for agents that take the first of a
-   * kind: a map has no order. As the caller sent it. Names that are not in the map count for nothing; those
-   * that are not listed come after the others, by name.
+   * The names of the resources in the caller's order, because a map has no order and some agents use the
+   * first resource of a kind. Returned as the caller sent it. Names that are not in the map are ignored.
+   * Resources that are not listed follow the others, ordered by name.
    *
    * @generated from field: repeated string names = 6;
    */
@@ -79,7 +79,7 @@ export const ResourcesSchema: GenMessage<Resources> = /*@__PURE__*/
  */
 export type Resource = Message<"lightningstore.v1.Resource"> & {
   /**
-   * What it is. Required; more kinds may come.
+   * Kind of the resource. Required. More kinds may be added.
    *
    * @generated from oneof lightningstore.v1.Resource.kind
    */
@@ -93,7 +93,7 @@ export type Resource = Message<"lightningstore.v1.Resource"> & {
     case: "llm";
   } | {
     /**
-     * A language model endpoint whose URL is routed per attempt.
+     * A language model endpoint with a URL for each attempt.
      *
      * @generated from field: lightningstore.v1.ProxyLLM proxy_llm = 2;
      */
@@ -109,7 +109,7 @@ export type Resource = Message<"lightningstore.v1.Resource"> & {
     case: "promptTemplate";
   } | {
     /**
-     * Anything else.
+     * Any other resource.
      *
      * @generated from field: lightningstore.v1.CustomResource custom = 4;
      */
@@ -132,7 +132,7 @@ export const ResourceSchema: GenMessage<Resource> = /*@__PURE__*/
  */
 export type LLM = Message<"lightningstore.v1.LLM"> & {
   /**
-   * Base URL, "http://host:8000/v1" for instance.
+   * Base URL, for example "http://host:8000/v1".
    *
    * @generated from field: string endpoint = 1;
    */
@@ -146,7 +146,7 @@ export type LLM = Message<"lightningstore.v1.LLM"> & {
   model: string;
 
   /**
-   * Key for the endpoint. Empty: none needed.
+   * API key of the endpoint. Empty if none is needed.
    *
    * @generated from field: string api_key = 3;
    */
@@ -168,14 +168,14 @@ export const LLMSchema: GenMessage<LLM> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_resources, 2);
 
 /**
- * A language model endpoint behind a proxy that files each call under its attempt.
+ * A language model endpoint behind a proxy that assigns each call to its attempt.
  *
  * @generated from message lightningstore.v1.ProxyLLM
  */
 export type ProxyLLM = Message<"lightningstore.v1.ProxyLLM"> & {
   /**
-   * The same as a plain endpoint, but clients insert "/rollout/{rollout_id}/attempt/{attempt_id}" before a
-   * trailing "/v1" of its URL.
+   * The endpoint. Clients insert "/rollout/{rollout_id}/attempt/{attempt_id}" before a trailing "/v1" of its
+   * URL.
    *
    * @generated from field: lightningstore.v1.LLM llm = 1;
    */
@@ -196,14 +196,14 @@ export const ProxyLLMSchema: GenMessage<ProxyLLM> = /*@__PURE__*/
  */
 export type PromptTemplate = Message<"lightningstore.v1.PromptTemplate"> & {
   /**
-   * The text.
+   * Text of the template.
    *
    * @generated from field: string template = 1;
    */
   template: string;
 
   /**
-   * How it is filled in. Required.
+   * Syntax of the template. Required.
    *
    * @generated from field: lightningstore.v1.TemplateEngine engine = 2;
    */
@@ -218,20 +218,20 @@ export const PromptTemplateSchema: GenMessage<PromptTemplate> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_resources, 4);
 
 /**
- * A resource of the caller's own kind: weights, a checkpoint, anything.
+ * A resource of a kind defined by the caller: weights, a checkpoint, or any other value.
  *
  * @generated from message lightningstore.v1.CustomResource
  */
 export type CustomResource = Message<"lightningstore.v1.CustomResource"> & {
   /**
-   * What it is, in the caller's words. May be empty.
+   * Kind of the resource, chosen by the caller. May be empty.
    *
    * @generated from field: string type = 1;
    */
   type: string;
 
   /**
-   * Any JSON value, UTF-8, byte for byte as it was given. Required.
+   * Any JSON value in UTF-8, stored and returned byte for byte. Required.
    *
    * @generated from field: bytes value_json = 2;
    */
@@ -259,21 +259,22 @@ export type AddResourcesRequest = Message<"lightningstore.v1.AddResourcesRequest
   resources: { [key: string]: Resource };
 
   /**
-   * At most 256 characters, not "latest". Empty: the server makes one. One that exists: ALREADY_EXISTS.
+   * Id of the resources, at most 256 characters, not "latest". Empty: the server generates one. An existing
+   * id is ALREADY_EXISTS.
    *
    * @generated from field: string resources_id = 2;
    */
   resourcesId: string;
 
   /**
-   * Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
+   * Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * The order of the resources, kept as it is. May be empty, at most 10,000 by default.
+   * Order of the resources, stored as sent. May be empty, at most 10,000 names by default.
    *
    * @generated from field: repeated string names = 4;
    */
@@ -288,13 +289,13 @@ export const AddResourcesRequestSchema: GenMessage<AddResourcesRequest> = /*@__P
   messageDesc(file_lightningstore_v1_resources, 6);
 
 /**
- * Answers AddResources.
+ * Response of AddResources.
  *
  * @generated from message lightningstore.v1.AddResourcesResponse
  */
 export type AddResourcesResponse = Message<"lightningstore.v1.AddResourcesResponse"> & {
   /**
-   * As stored, version 1.
+   * The stored resources, at version 1.
    *
    * @generated from field: lightningstore.v1.Resources resources = 1;
    */
@@ -309,8 +310,8 @@ export const AddResourcesResponseSchema: GenMessage<AddResourcesResponse> = /*@_
   messageDesc(file_lightningstore_v1_resources, 7);
 
 /**
- * Replaces the whole map of an id, counts its version up and makes it the latest. An id that is not there
- * yet is created with version 1.
+ * Replaces the whole map of an id, increments its version and makes it the latest. An id that does not exist
+ * is created with version 1.
  *
  * @generated from message lightningstore.v1.UpdateResourcesRequest
  */
@@ -330,14 +331,14 @@ export type UpdateResourcesRequest = Message<"lightningstore.v1.UpdateResourcesR
   resources: { [key: string]: Resource };
 
   /**
-   * Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
+   * Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * The order of the new map, in place of the one before. May be empty, at most 10,000 by default.
+   * Order of the new map, replacing the previous one. May be empty, at most 10,000 names by default.
    *
    * @generated from field: repeated string names = 4;
    */
@@ -352,13 +353,13 @@ export const UpdateResourcesRequestSchema: GenMessage<UpdateResourcesRequest> = 
   messageDesc(file_lightningstore_v1_resources, 8);
 
 /**
- * Answers UpdateResources.
+ * Response of UpdateResources.
  *
  * @generated from message lightningstore.v1.UpdateResourcesResponse
  */
 export type UpdateResourcesResponse = Message<"lightningstore.v1.UpdateResourcesResponse"> & {
   /**
-   * As stored.
+   * The stored resources.
    *
    * @generated from field: lightningstore.v1.Resources resources = 1;
    */
@@ -373,14 +374,14 @@ export const UpdateResourcesResponseSchema: GenMessage<UpdateResourcesResponse> 
   messageDesc(file_lightningstore_v1_resources, 9);
 
 /**
- * Asks for resources in their current version.
+ * Request of GetResources: resources in their current version.
  *
  * @generated from message lightningstore.v1.GetResourcesRequest
  */
 export type GetResourcesRequest = Message<"lightningstore.v1.GetResourcesRequest"> & {
   /**
-   * Id of the resources. Empty: the latest, that is, those added or updated last. Unknown, or none there
-   * yet: NOT_FOUND.
+   * Id of the resources. Empty: the latest, which are those added or updated last. An unknown id, or an empty
+   * one while there are no resources, is NOT_FOUND.
    *
    * @generated from field: string resources_id = 1;
    */
@@ -395,7 +396,7 @@ export const GetResourcesRequestSchema: GenMessage<GetResourcesRequest> = /*@__P
   messageDesc(file_lightningstore_v1_resources, 10);
 
 /**
- * Answers GetResources.
+ * Response of GetResources.
  *
  * @generated from message lightningstore.v1.GetResourcesResponse
  */
@@ -416,28 +417,28 @@ export const GetResourcesResponseSchema: GenMessage<GetResourcesResponse> = /*@_
   messageDesc(file_lightningstore_v1_resources, 11);
 
 /**
- * Asks for all resources.
+ * Request of ListResources.
  *
  * @generated from message lightningstore.v1.ListResourcesRequest
  */
 export type ListResourcesRequest = Message<"lightningstore.v1.ListResourcesRequest"> & {
   /**
-   * Id contains this, case and all. Empty: any.
+   * Matches ids that contain this text, case-sensitive. Empty: all.
    *
    * @generated from field: string resources_id_contains = 1;
    */
   resourcesIdContains: string;
 
   /**
-   * Most resources in the answer; a page of large ones may hold fewer. 0: 100; above the server's cap: the
-   * cap; negative: INVALID_ARGUMENT.
+   * Maximum number of resources in the response. A page of large ones may hold fewer. 0: 100. Values above
+   * the server's maximum are reduced to it. Negative: INVALID_ARGUMENT.
    *
    * @generated from field: int32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * The next_page_token of the page before, for the same filter. Empty for the first page.
+   * The next_page_token of the previous page, for the same filter. Empty for the first page.
    *
    * @generated from field: string page_token = 3;
    */
@@ -452,20 +453,20 @@ export const ListResourcesRequestSchema: GenMessage<ListResourcesRequest> = /*@_
   messageDesc(file_lightningstore_v1_resources, 12);
 
 /**
- * Answers ListResources.
+ * Response of ListResources.
  *
  * @generated from message lightningstore.v1.ListResourcesResponse
  */
 export type ListResourcesResponse = Message<"lightningstore.v1.ListResourcesResponse"> & {
   /**
-   * In the order in which they were first added.
+   * The resources, in the order in which they were first added.
    *
    * @generated from field: repeated lightningstore.v1.Resources resources = 1;
    */
   resources: Resources[];
 
   /**
-   * Asks for the next page. Empty at the end, and only there.
+   * Token of the next page. Empty only on the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -480,13 +481,13 @@ export const ListResourcesResponseSchema: GenMessage<ListResourcesResponse> = /*
   messageDesc(file_lightningstore_v1_resources, 13);
 
 /**
- * How a prompt template is filled in. More values may come.
+ * Syntax of a prompt template. More values may be added.
  *
  * @generated from enum lightningstore.v1.TemplateEngine
  */
 export enum TemplateEngine {
   /**
-   * Never sent by the server; refused in requests.
+   * Never sent by the server; rejected in requests.
    *
    * @generated from enum value: TEMPLATE_ENGINE_UNSPECIFIED = 0;
    */

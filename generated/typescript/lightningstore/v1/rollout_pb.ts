@@ -23,42 +23,43 @@ export const file_lightningstore_v1_rollout: GenFile = /*@__PURE__*/
  */
 export type Rollout = Message<"lightningstore.v1.Rollout"> & {
   /**
-   * "ro-" and 12 hex digits unless the caller chose it. Always set.
+   * "ro-" and 12 hex digits, unless the caller chose the id. Always set.
    *
    * @generated from field: string rollout_id = 1;
    */
   rolloutId: string;
 
   /**
-   * What the agent is to do: any JSON value, UTF-8, byte for byte as it was given.
+   * Input of the agent: any JSON value in UTF-8, stored and returned byte for byte.
    *
    * @generated from field: bytes input_json = 2;
    */
   inputJson: Uint8Array;
 
   /**
-   * What the rollout is for. Unspecified where the caller did not say.
+   * Purpose of the rollout. Unspecified if the caller did not set it.
    *
    * @generated from field: lightningstore.v1.RolloutMode mode = 3;
    */
   mode: RolloutMode;
 
   /**
-   * Higher is claimed first. Default 0.
+   * Rollouts with a higher priority are claimed first. Default 0.
    *
    * @generated from field: int32 priority = 4;
    */
   priority: number;
 
   /**
-   * Names the rollouts that belong together, the samples of one task for instance. May be empty.
+   * Groups rollouts that belong together, for example the samples of one task. May be empty.
    *
    * @generated from field: string group_id = 5;
    */
   groupId: string;
 
   /**
-   * The resources that the agent works with. Empty if there were none when it was enqueued.
+   * Id of the resources that the agent uses. Empty if the store had no resources when the rollout was
+   * enqueued.
    *
    * @generated from field: string resources_id = 6;
    */
@@ -72,29 +73,29 @@ export type Rollout = Message<"lightningstore.v1.Rollout"> & {
   status: RolloutStatus;
 
   /**
-   * When an attempt is given up, and whether it is tried again. Always set.
+   * Time limits and retries of its attempts. Always set.
    *
    * @generated from field: lightningstore.v1.RolloutConfig config = 8;
    */
   config?: RolloutConfig | undefined;
 
   /**
-   * A JSON object of the caller's own, UTF-8, byte for byte as it was given. Empty means {}. At most a
-   * quarter of the largest message, 16 MiB by default.
+   * A JSON object of the caller in UTF-8, stored and returned byte for byte. Empty means {}. Limited to a
+   * quarter of the maximum message size, 16 MiB by default.
    *
    * @generated from field: bytes metadata_json = 9;
    */
   metadataJson: Uint8Array;
 
   /**
-   * When it was enqueued, or started.
+   * Time at which it was enqueued, or created by StartRollout.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 10;
    */
   startTime?: Timestamp | undefined;
 
   /**
-   * When it finished. Absent unless it is SUCCEEDED, FAILED or CANCELLED.
+   * Time at which it finished. Absent unless it is SUCCEEDED, FAILED or CANCELLED.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 11;
    */
@@ -115,25 +116,26 @@ export type Rollout = Message<"lightningstore.v1.Rollout"> & {
   latestAttemptId: string;
 
   /**
-   * Its place among all finishes of this store, from 1. 0 unless it is finished. A rollout that is
-   * reopened and finishes again gets a new number.
+   * Position among all finishes of this store, counted from 1. 0 unless the rollout is finished. A rollout
+   * that is reopened and finishes again gets a new number.
    *
    * @generated from field: int64 completion_number = 14;
    */
   completionNumber: bigint;
 
   /**
-   * The newest attempt. Absent before the first claim. In the answer to a claim: the claimed attempt.
+   * The newest attempt. Absent before the first claim. In the response to a claim, this is the claimed
+   * attempt.
    *
    * @generated from field: lightningstore.v1.Attempt latest_attempt = 15;
    */
   latestAttempt?: Attempt | undefined;
 
   /**
-   * Set where this answer leaves out input_json and metadata_json, and metadata_json and failure of
-   * latest_attempt, because it would not fit into a message with them: GetRollout and GetAttempt have them.
-   * Happens in the answers of CancelRollouts and of calls repeated with their request_id, and with rollouts
-   * stored by servers that did not limit metadata.
+   * True if this response omits input_json and metadata_json, and metadata_json and failure of
+   * latest_attempt, because they would not fit into the message. GetRollout and GetAttempt return them. This
+   * happens in responses of CancelRollouts, in responses to calls repeated with their request_id, and with
+   * rollouts stored by servers that did not limit metadata.
    *
    * @generated from field: bool payloads_omitted = 16;
    */
@@ -148,42 +150,43 @@ export const RolloutSchema: GenMessage<Rollout> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_rollout, 0);
 
 /**
- * When an attempt is given up, and whether the rollout is then tried again.
+ * Time limits of an attempt, and the rules for retrying it.
  *
  * @generated from message lightningstore.v1.RolloutConfig
  */
 export type RolloutConfig = Message<"lightningstore.v1.RolloutConfig"> & {
   /**
-   * Longest time from an attempt's start to its end. Absent: no limit. Must be positive.
+   * Maximum time from the start of an attempt to its end. Absent: no limit. Must be positive.
    *
    * @generated from field: google.protobuf.Duration timeout = 1;
    */
   timeout?: Duration | undefined;
 
   /**
-   * Longest silence of an attempt, from its last sign of life or else its start. Time in which the server
-   * could not hear does not count. Absent: no limit. Must be positive.
+   * Maximum time since the last heartbeat or span of an attempt, or since its start if there was none. Time
+   * in which the server could not receive heartbeats does not count. Absent: no limit. Must be positive.
    *
    * @generated from field: google.protobuf.Duration unresponsive_timeout = 2;
    */
   unresponsiveTimeout?: Duration | undefined;
 
   /**
-   * Most attempts made by retrying. 0 means 1; negative: INVALID_ARGUMENT. StartAttempt is not bound by it.
+   * Maximum number of attempts, retries included. 0 means 1; negative: INVALID_ARGUMENT. StartAttempt ignores
+   * this limit.
    *
    * @generated from field: int32 max_attempts = 3;
    */
   maxAttempts: number;
 
   /**
-   * The ends of an attempt that are retried: FAILED, TIMEOUT, UNRESPONSIVE. Empty: none.
+   * Outcomes of an attempt that are retried: FAILED, TIMEOUT, UNRESPONSIVE. Empty: none.
    *
    * @generated from field: repeated lightningstore.v1.AttemptStatus retry_condition = 4;
    */
   retryCondition: AttemptStatus[];
 
   /**
-   * How long a retry waits in the queue before it may be claimed. Absent: not at all.
+   * Delay of a retry: it waits in the queue this long before it can be claimed. Absent: no delay.
    *
    * @generated from field: lightningstore.v1.RetryBackoff retry_backoff = 5;
    */
@@ -204,28 +207,28 @@ export const RolloutConfigSchema: GenMessage<RolloutConfig> = /*@__PURE__*/
  */
 export type RetryBackoff = Message<"lightningstore.v1.RetryBackoff"> & {
   /**
-   * Delay of the first retry. Absent: 0. Must not be negative.
+   * Delay before the first retry. Absent: 0. Must not be negative.
    *
    * @generated from field: google.protobuf.Duration initial_delay = 1;
    */
   initialDelay?: Duration | undefined;
 
   /**
-   * Growth from one retry to the next. 0 means 1; else at least 1.
+   * Factor by which the delay grows with each retry. 0 means 1; otherwise at least 1.
    *
    * @generated from field: double factor = 2;
    */
   factor: number;
 
   /**
-   * Upper bound of the delay, before jitter. Absent: 1 hour. Must not be negative.
+   * Maximum delay, before jitter. Absent: 1 hour. Must not be negative.
    *
    * @generated from field: google.protobuf.Duration max_delay = 3;
    */
   maxDelay?: Duration | undefined;
 
   /**
-   * Random share of the delay that is added or taken away, from 0 to 1.
+   * Jitter: the maximum random fraction of the delay that is added or subtracted, from 0 to 1.
    *
    * @generated from field: double jitter = 4;
    */
@@ -240,64 +243,66 @@ export const RetryBackoffSchema: GenMessage<RetryBackoff> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_rollout, 2);
 
 /**
- * A rollout to be made.
+ * A rollout to create.
  *
  * @generated from message lightningstore.v1.RolloutSpec
  */
 export type RolloutSpec = Message<"lightningstore.v1.RolloutSpec"> & {
   /**
-   * What the agent is to do: any JSON value in UTF-8, at most 16 MiB by default. Required.
+   * Input of the agent: any JSON value in UTF-8, at most 16 MiB by default. Required.
    *
    * @generated from field: bytes input_json = 1;
    */
   inputJson: Uint8Array;
 
   /**
-   * What the rollout is for. May be unspecified.
+   * Purpose of the rollout. May be unspecified.
    *
    * @generated from field: lightningstore.v1.RolloutMode mode = 2;
    */
   mode: RolloutMode;
 
   /**
-   * Higher is claimed first.
+   * Rollouts with a higher priority are claimed first. Default 0.
    *
    * @generated from field: int32 priority = 3;
    */
   priority: number;
 
   /**
-   * Names the rollouts that belong together. At most 256 characters. May be empty.
+   * Groups rollouts that belong together. At most 256 characters. May be empty.
    *
    * @generated from field: string group_id = 4;
    */
   groupId: string;
 
   /**
-   * The resources that the agent works with. Empty: the latest there are. Unknown: NOT_FOUND.
+   * Id of the resources that the agent uses. Empty: the latest resources of the store, if any. Unknown:
+   * NOT_FOUND.
    *
    * @generated from field: string resources_id = 5;
    */
   resourcesId: string;
 
   /**
-   * Absent: no time limits, one attempt.
+   * Time limits and retries. Absent: no time limits, one attempt.
    *
    * @generated from field: lightningstore.v1.RolloutConfig config = 6;
    */
   config?: RolloutConfig | undefined;
 
   /**
-   * A JSON object of the caller's own, UTF-8, at most 16 MiB by default. Empty means {}.
+   * A JSON object of the caller in UTF-8, at most 16 MiB by default. Empty means {}.
    *
    * @generated from field: bytes metadata_json = 7;
    */
   metadataJson: Uint8Array;
 
   /**
-   * At most 256 characters, not "latest". Empty: the server makes one. Choose it to make a repeat of the
-   * call harmless: the same content again returns the stored rollout, other content is ALREADY_EXISTS. What
-   * UpdateRollout has changed since is other content too; a request_id repeats the call in any case.
+   * Id of the rollout, at most 256 characters, not "latest". Empty: the server generates one. An id chosen by
+   * the caller makes the call safe to repeat: the same content returns the stored rollout, other content is
+   * ALREADY_EXISTS. Fields that UpdateRollout has changed since count as other content; a request_id makes
+   * the call safe to repeat in that case too.
    *
    * @generated from field: string rollout_id = 8;
    */
@@ -312,22 +317,24 @@ export const RolloutSpecSchema: GenMessage<RolloutSpec> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_rollout, 3);
 
 /**
- * Puts rollouts at the tail of the queue. All of them or, on any error, none.
+ * Adds rollouts to the tail of the queue. On any error, none of them is added.
  *
  * @generated from message lightningstore.v1.EnqueueRolloutsRequest
  */
 export type EnqueueRolloutsRequest = Message<"lightningstore.v1.EnqueueRolloutsRequest"> & {
   /**
-   * At most 10,000 by default, inputs together at most 60 MiB. The answer repeats all of it and has to fit
-   * into a message too: else RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE), and nothing is enqueued.
+   * At most 10,000 by default, with at most 60 MiB of inputs in total. The response repeats the rollouts and
+   * must fit into a message too; otherwise the call fails with RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE) and
+   * nothing is enqueued.
    *
    * @generated from field: repeated lightningstore.v1.RolloutSpec rollouts = 1;
    */
   rollouts: RolloutSpec[];
 
   /**
-   * Makes a repeat within 10 minutes harmless: it has no second effect and gets the same rollouts, as they
-   * are now. At most 64 characters. Empty: not deduplicated, unless every item names its rollout_id.
+   * Makes the call safe to repeat within 10 minutes: a repeat has no second effect and returns the same
+   * rollouts in their current state. At most 64 characters. Empty: not deduplicated, unless every item sets
+   * its rollout_id.
    *
    * @generated from field: string request_id = 2;
    */
@@ -342,13 +349,13 @@ export const EnqueueRolloutsRequestSchema: GenMessage<EnqueueRolloutsRequest> = 
   messageDesc(file_lightningstore_v1_rollout, 4);
 
 /**
- * Answers EnqueueRollouts.
+ * Response of EnqueueRollouts.
  *
  * @generated from message lightningstore.v1.EnqueueRolloutsResponse
  */
 export type EnqueueRolloutsResponse = Message<"lightningstore.v1.EnqueueRolloutsResponse"> & {
   /**
-   * As stored, in the order of the request.
+   * The stored rollouts, in the order of the request.
    *
    * @generated from field: repeated lightningstore.v1.Rollout rollouts = 1;
    */
@@ -363,7 +370,7 @@ export const EnqueueRolloutsResponseSchema: GenMessage<EnqueueRolloutsResponse> 
   messageDesc(file_lightningstore_v1_rollout, 5);
 
 /**
- * Asks for one rollout. Unknown: NOT_FOUND.
+ * Request of GetRollout. An unknown rollout is NOT_FOUND.
  *
  * @generated from message lightningstore.v1.GetRolloutRequest
  */
@@ -384,13 +391,13 @@ export const GetRolloutRequestSchema: GenMessage<GetRolloutRequest> = /*@__PURE_
   messageDesc(file_lightningstore_v1_rollout, 6);
 
 /**
- * Answers GetRollout.
+ * Response of GetRollout.
  *
  * @generated from message lightningstore.v1.GetRolloutResponse
  */
 export type GetRolloutResponse = Message<"lightningstore.v1.GetRolloutResponse"> & {
   /**
-   * With its latest attempt.
+   * The rollout with its latest attempt.
    *
    * @generated from field: lightningstore.v1.Rollout rollout = 1;
    */
@@ -405,88 +412,88 @@ export const GetRolloutResponseSchema: GenMessage<GetRolloutResponse> = /*@__PUR
   messageDesc(file_lightningstore_v1_rollout, 7);
 
 /**
- * Asks for rollouts. A filter that is empty takes part in nothing; without any filter all match.
+ * Request of ListRollouts. An empty filter is ignored. Without filters, all rollouts match.
  *
  * @generated from message lightningstore.v1.ListRolloutsRequest
  */
 export type ListRolloutsRequest = Message<"lightningstore.v1.ListRolloutsRequest"> & {
   /**
-   * Status is one of these.
+   * Matches rollouts with one of these statuses.
    *
    * @generated from field: repeated lightningstore.v1.RolloutStatus statuses = 1;
    */
   statuses: RolloutStatus[];
 
   /**
-   * Id is one of these. Unknown ids match nothing.
+   * Matches rollouts with one of these ids. Unknown ids match nothing.
    *
    * @generated from field: repeated string rollout_ids = 2;
    */
   rolloutIds: string[];
 
   /**
-   * Id contains this, case and all.
+   * Matches ids that contain this text, case-sensitive.
    *
    * @generated from field: string rollout_id_contains = 3;
    */
   rolloutIdContains: string;
 
   /**
-   * Mode is one of these; unspecified matches rollouts without a mode.
+   * Matches rollouts with one of these modes. Unspecified matches rollouts without a mode.
    *
    * @generated from field: repeated lightningstore.v1.RolloutMode modes = 4;
    */
   modes: RolloutMode[];
 
   /**
-   * Group is one of these.
+   * Matches rollouts of one of these groups.
    *
    * @generated from field: repeated string group_ids = 5;
    */
   groupIds: string[];
 
   /**
-   * How the filters are joined. Unspecified: AND.
+   * How the filters are combined. Unspecified: AND.
    *
    * @generated from field: lightningstore.v1.FilterLogic filter_logic = 6;
    */
   filterLogic: FilterLogic;
 
   /**
-   * A field and a direction, "start_time desc" for instance; the direction defaults to asc. Fields:
+   * A field and a direction, for example "start_time desc". The direction defaults to asc. Fields:
    * rollout_id, mode, priority, group_id, resources_id, status, start_time, end_time, attempt_count,
-   * latest_attempt_id, completion_number. A missing value sorts first. Empty: the order of enqueueing. A
-   * page costs the same however many there are for rollout_id, status, start_time and the empty order; the
-   * other fields sort all that match.
+   * latest_attempt_id, completion_number. A missing value sorts first. Empty: the order in which the rollouts
+   * were enqueued. With rollout_id, status, start_time and the empty order, the cost of a page does not
+   * depend on the number of rollouts; the other fields sort all matching rollouts.
    *
    * @generated from field: string order_by = 7;
    */
   orderBy: string;
 
   /**
-   * Most rollouts in the answer; a page of large inputs may hold fewer. 0: 100; above the server's cap:
-   * the cap; negative: INVALID_ARGUMENT.
+   * Maximum number of rollouts in the response. A page of large inputs may hold fewer. 0: 100. Values above
+   * the server's maximum are reduced to it. Negative: INVALID_ARGUMENT.
    *
    * @generated from field: int32 page_size = 8;
    */
   pageSize: number;
 
   /**
-   * The next_page_token of the page before, for the same filters and order. Empty for the first page.
+   * The next_page_token of the previous page, for the same filters and order. Empty for the first page.
    *
    * @generated from field: string page_token = 9;
    */
   pageToken: string;
 
   /**
-   * Rollouts to pass over before the page starts. Negative: INVALID_ARGUMENT.
+   * Number of rollouts to skip before the page starts. Negative: INVALID_ARGUMENT.
    *
    * @generated from field: int32 skip = 10;
    */
   skip: number;
 
   /**
-   * Whether to count all that match. Costs a scan where the filter is more than a status.
+   * Whether to count all matching rollouts. Requires a scan unless the only filter is a status.
    *
    * @generated from field: bool include_total_size = 11;
    */
@@ -501,28 +508,28 @@ export const ListRolloutsRequestSchema: GenMessage<ListRolloutsRequest> = /*@__P
   messageDesc(file_lightningstore_v1_rollout, 8);
 
 /**
- * Answers ListRollouts.
+ * Response of ListRollouts.
  *
  * @generated from message lightningstore.v1.ListRolloutsResponse
  */
 export type ListRolloutsResponse = Message<"lightningstore.v1.ListRolloutsResponse"> & {
   /**
-   * With their latest attempts, in the order asked for.
+   * The rollouts with their latest attempts, in the requested order.
    *
    * @generated from field: repeated lightningstore.v1.Rollout rollouts = 1;
    */
   rollouts: Rollout[];
 
   /**
-   * Asks for the next page. Empty at the end, and only there. Pages are complete and without doubles
-   * among the rollouts that match throughout, whatever else is written meanwhile.
+   * Token of the next page. Empty only on the last page. While other calls write, the pages still contain
+   * each rollout that matches throughout exactly once.
    *
    * @generated from field: string next_page_token = 2;
    */
   nextPageToken: string;
 
   /**
-   * All that match, on all pages. Absent unless it was asked for.
+   * Number of matching rollouts on all pages. Absent unless it was requested.
    *
    * @generated from field: optional int64 total_size = 3;
    */
@@ -539,34 +546,38 @@ export const ListRolloutsResponseSchema: GenMessage<ListRolloutsResponse> = /*@_
 /**
  * Changes a rollout.
  *
- * Allowed paths of the mask: status, input_json, mode, priority, group_id, resources_id, config,
- * metadata_json. Any other path is refused with INVALID_ARGUMENT.
+ * The update mask may contain status, input_json, mode, priority, group_id, resources_id, config and
+ * metadata_json. Any other path is rejected with INVALID_ARGUMENT.
  *
- * QUEUING and REQUEUING put the rollout at the tail of the queue, where it stands exactly once, and
- * reopen a finished one. SUCCEEDED, FAILED and CANCELLED finish it; one that has finished already takes no
- * other final status (FAILED_PRECONDITION). PREPARING and RUNNING are refused too: only a claim and a sign
- * of life lead there. The status that it has already is no change, and keeps its place in the queue.
+ * A status has these effects:
+ *
+ * - QUEUING and REQUEUING put the rollout at the tail of the queue, where it appears exactly once. They reopen a
+ *   finished rollout.
+ * - SUCCEEDED, FAILED and CANCELLED finish the rollout. A rollout that is already finished does not accept
+ *   another final status (FAILED_PRECONDITION).
+ * - PREPARING and RUNNING are rejected: only a claim, a span or a heartbeat sets them.
+ * - The current status is a no-op and keeps the queue position.
  *
  * @generated from message lightningstore.v1.UpdateRolloutRequest
  */
 export type UpdateRolloutRequest = Message<"lightningstore.v1.UpdateRolloutRequest"> & {
   /**
-   * Names the rollout by rollout_id and holds the new values.
+   * The rollout to change, named by rollout_id, with the new values.
    *
    * @generated from field: lightningstore.v1.Rollout rollout = 1;
    */
   rollout?: Rollout | undefined;
 
   /**
-   * The fields to change; a named path with no value clears it. Absent: all allowed fields that have a
-   * value.
+   * The fields to change. A path whose field has no value clears the field. Absent: all allowed fields that
+   * have a value.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
   updateMask?: FieldMask | undefined;
 
   /**
-   * Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
+   * Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated.
    *
    * @generated from field: string request_id = 3;
    */
@@ -581,7 +592,7 @@ export const UpdateRolloutRequestSchema: GenMessage<UpdateRolloutRequest> = /*@_
   messageDesc(file_lightningstore_v1_rollout, 10);
 
 /**
- * Answers UpdateRollout.
+ * Response of UpdateRollout.
  *
  * @generated from message lightningstore.v1.UpdateRolloutResponse
  */
@@ -602,9 +613,10 @@ export const UpdateRolloutResponseSchema: GenMessage<UpdateRolloutResponse> = /*
   messageDesc(file_lightningstore_v1_rollout, 11);
 
 /**
- * Cancels rollouts: out of the queue, finished, their runners told to stop at the next sign of life.
- * Those that have finished before stay as they are, whatever their outcome: the answer shows it. So
- * a rollout that finishes while the call is on its way is no error.
+ * Cancels rollouts: removes them from the queue and finishes them. The server tells their runners to stop in
+ * its response to their next heartbeat, spans or report. Rollouts that are already finished keep their
+ * status, which the response shows. A rollout that finishes while the call is under way is therefore not an
+ * error.
  *
  * @generated from message lightningstore.v1.CancelRolloutsRequest
  */
@@ -617,7 +629,7 @@ export type CancelRolloutsRequest = Message<"lightningstore.v1.CancelRolloutsReq
   rolloutIds: string[];
 
   /**
-   * Makes a repeat within 10 minutes harmless. At most 64 characters. Empty: not deduplicated.
+   * Makes the call safe to repeat within 10 minutes. At most 64 characters. Empty: not deduplicated.
    *
    * @generated from field: string request_id = 2;
    */
@@ -632,14 +644,15 @@ export const CancelRolloutsRequestSchema: GenMessage<CancelRolloutsRequest> = /*
   messageDesc(file_lightningstore_v1_rollout, 12);
 
 /**
- * Answers CancelRollouts.
+ * Response of CancelRollouts.
  *
  * @generated from message lightningstore.v1.CancelRolloutsResponse
  */
 export type CancelRolloutsResponse = Message<"lightningstore.v1.CancelRolloutsResponse"> & {
   /**
-   * After the change, in the order of the request. Where they pass half of the largest message together,
-   * 32 MiB by default, all of them come without their payloads: see Rollout.payloads_omitted.
+   * The rollouts after the change, in the order of the request. If together they exceed half of the maximum
+   * message size (32 MiB by default), all of them are returned without payloads; see
+   * Rollout.payloads_omitted.
    *
    * @generated from field: repeated lightningstore.v1.Rollout rollouts = 1;
    */
@@ -654,13 +667,13 @@ export const CancelRolloutsResponseSchema: GenMessage<CancelRolloutsResponse> = 
   messageDesc(file_lightningstore_v1_rollout, 13);
 
 /**
- * Where a rollout stands. More values may come: treat an unknown one as not finished.
+ * Status of a rollout. More values may be added: treat an unknown one as not finished.
  *
  * @generated from enum lightningstore.v1.RolloutStatus
  */
 export enum RolloutStatus {
   /**
-   * Never sent by the server; refused in requests.
+   * Never sent by the server; rejected in requests.
    *
    * @generated from enum value: ROLLOUT_STATUS_UNSPECIFIED = 0;
    */
@@ -674,7 +687,7 @@ export enum RolloutStatus {
   QUEUING = 1,
 
   /**
-   * Claimed, nothing heard of it yet.
+   * Claimed: its latest attempt is PREPARING.
    *
    * @generated from enum value: ROLLOUT_STATUS_PREPARING = 2;
    */
@@ -695,21 +708,21 @@ export enum RolloutStatus {
   SUCCEEDED = 4,
 
   /**
-   * Final: its latest attempt ended otherwise, and is not retried.
+   * Final: its latest attempt ended without success and is not retried.
    *
    * @generated from enum value: ROLLOUT_STATUS_FAILED = 5;
    */
   FAILED = 5,
 
   /**
-   * Final: cancelled by the caller.
+   * Final: cancelled by a caller.
    *
    * @generated from enum value: ROLLOUT_STATUS_CANCELLED = 6;
    */
   CANCELLED = 6,
 
   /**
-   * In the queue again for a retry, perhaps waiting for its back-off.
+   * In the queue again for a retry, possibly still waiting for its back-off delay.
    *
    * @generated from enum value: ROLLOUT_STATUS_REQUEUING = 7;
    */
@@ -723,13 +736,13 @@ export const RolloutStatusSchema: GenEnum<RolloutStatus> = /*@__PURE__*/
   enumDesc(file_lightningstore_v1_rollout, 0);
 
 /**
- * What a rollout is for. More values may come.
+ * Purpose of a rollout. More values may be added.
  *
  * @generated from enum lightningstore.v1.RolloutMode
  */
 export enum RolloutMode {
   /**
-   * The caller did not say.
+   * The caller did not set a mode.
    *
    * @generated from enum value: ROLLOUT_MODE_UNSPECIFIED = 0;
    */
@@ -764,7 +777,7 @@ export const RolloutModeSchema: GenEnum<RolloutMode> = /*@__PURE__*/
   enumDesc(file_lightningstore_v1_rollout, 1);
 
 /**
- * How several filters are joined.
+ * How several filters are combined.
  *
  * @generated from enum lightningstore.v1.FilterLogic
  */
@@ -777,14 +790,14 @@ export enum FilterLogic {
   UNSPECIFIED = 0,
 
   /**
-   * All of them hold.
+   * A record matches if all filters match.
    *
    * @generated from enum value: FILTER_LOGIC_AND = 1;
    */
   AND = 1,
 
   /**
-   * At least one of them holds.
+   * A record matches if at least one filter matches.
    *
    * @generated from enum value: FILTER_LOGIC_OR = 2;
    */

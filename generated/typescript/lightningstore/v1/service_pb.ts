@@ -32,19 +32,23 @@ export const file_lightningstore_v1_service: GenFile = /*@__PURE__*/
   fileDesc("Ch9saWdodG5pbmdzdG9yZS92MS9zZXJ2aWNlLnByb3RvEhFsaWdodG5pbmdzdG9yZS52MTLEFgoVTGlnaHRuaW5nU3RvcmVTZXJ2aWNlEmgKD0VucXVldWVSb2xsb3V0cxIpLmxpZ2h0bmluZ3N0b3JlLnYxLkVucXVldWVSb2xsb3V0c1JlcXVlc3QaKi5saWdodG5pbmdzdG9yZS52MS5FbnF1ZXVlUm9sbG91dHNSZXNwb25zZRJfCgxTdGFydFJvbGxvdXQSJi5saWdodG5pbmdzdG9yZS52MS5TdGFydFJvbGxvdXRSZXF1ZXN0GicubGlnaHRuaW5nc3RvcmUudjEuU3RhcnRSb2xsb3V0UmVzcG9uc2USaAoPRGVxdWV1ZVJvbGxvdXRzEikubGlnaHRuaW5nc3RvcmUudjEuRGVxdWV1ZVJvbGxvdXRzUmVxdWVzdBoqLmxpZ2h0bmluZ3N0b3JlLnYxLkRlcXVldWVSb2xsb3V0c1Jlc3BvbnNlEl8KDFN0YXJ0QXR0ZW1wdBImLmxpZ2h0bmluZ3N0b3JlLnYxLlN0YXJ0QXR0ZW1wdFJlcXVlc3QaJy5saWdodG5pbmdzdG9yZS52MS5TdGFydEF0dGVtcHRSZXNwb25zZRJnCg1VcGRhdGVBdHRlbXB0EicubGlnaHRuaW5nc3RvcmUudjEuVXBkYXRlQXR0ZW1wdFJlcXVlc3QaKC5saWdodG5pbmdzdG9yZS52MS5VcGRhdGVBdHRlbXB0UmVzcG9uc2UiA5ACAhJkCgxMaXN0QXR0ZW1wdHMSJi5saWdodG5pbmdzdG9yZS52MS5MaXN0QXR0ZW1wdHNSZXF1ZXN0GicubGlnaHRuaW5nc3RvcmUudjEuTGlzdEF0dGVtcHRzUmVzcG9uc2UiA5ACARJeCgpHZXRBdHRlbXB0EiQubGlnaHRuaW5nc3RvcmUudjEuR2V0QXR0ZW1wdFJlcXVlc3QaJS5saWdodG5pbmdzdG9yZS52MS5HZXRBdHRlbXB0UmVzcG9uc2UiA5ACARJeCgpHZXRSb2xsb3V0EiQubGlnaHRuaW5nc3RvcmUudjEuR2V0Um9sbG91dFJlcXVlc3QaJS5saWdodG5pbmdzdG9yZS52MS5HZXRSb2xsb3V0UmVzcG9uc2UiA5ACARJkCgxMaXN0Um9sbG91dHMSJi5saWdodG5pbmdzdG9yZS52MS5MaXN0Um9sbG91dHNSZXF1ZXN0GicubGlnaHRuaW5nc3RvcmUudjEuTGlzdFJvbGxvdXRzUmVzcG9uc2UiA5ACARJiCg1VcGRhdGVSb2xsb3V0EicubGlnaHRuaW5nc3RvcmUudjEuVXBkYXRlUm9sbG91dFJlcXVlc3QaKC5saWdodG5pbmdzdG9yZS52MS5VcGRhdGVSb2xsb3V0UmVzcG9uc2USagoOQ2FuY2VsUm9sbG91dHMSKC5saWdodG5pbmdzdG9yZS52MS5DYW5jZWxSb2xsb3V0c1JlcXVlc3QaKS5saWdodG5pbmdzdG9yZS52MS5DYW5jZWxSb2xsb3V0c1Jlc3BvbnNlIgOQAgISbwoPV2FpdEZvclJvbGxvdXRzEikubGlnaHRuaW5nc3RvcmUudjEuV2FpdEZvclJvbGxvdXRzUmVxdWVzdBoqLmxpZ2h0bmluZ3N0b3JlLnYxLldhaXRGb3JSb2xsb3V0c1Jlc3BvbnNlIgOQAgEwARJpCg1XYXRjaFJvbGxvdXRzEicubGlnaHRuaW5nc3RvcmUudjEuV2F0Y2hSb2xsb3V0c1JlcXVlc3QaKC5saWdodG5pbmdzdG9yZS52MS5XYXRjaFJvbGxvdXRzUmVzcG9uc2UiA5ACATABEmMKC0luZ2VzdFNwYW5zEiUubGlnaHRuaW5nc3RvcmUudjEuSW5nZXN0U3BhbnNSZXF1ZXN0GiYubGlnaHRuaW5nc3RvcmUudjEuSW5nZXN0U3BhbnNSZXNwb25zZSIDkAICKAESWAoIQWRkU3BhbnMSIi5saWdodG5pbmdzdG9yZS52MS5BZGRTcGFuc1JlcXVlc3QaIy5saWdodG5pbmdzdG9yZS52MS5BZGRTcGFuc1Jlc3BvbnNlIgOQAgISdAoTQWxsb2NhdGVTZXF1ZW5jZUlkcxItLmxpZ2h0bmluZ3N0b3JlLnYxLkFsbG9jYXRlU2VxdWVuY2VJZHNSZXF1ZXN0Gi4ubGlnaHRuaW5nc3RvcmUudjEuQWxsb2NhdGVTZXF1ZW5jZUlkc1Jlc3BvbnNlEmAKClF1ZXJ5U3BhbnMSJC5saWdodG5pbmdzdG9yZS52MS5RdWVyeVNwYW5zUmVxdWVzdBolLmxpZ2h0bmluZ3N0b3JlLnYxLlF1ZXJ5U3BhbnNSZXNwb25zZSIDkAIBMAESZgoMTGlzdFRyaXBsZXRzEiYubGlnaHRuaW5nc3RvcmUudjEuTGlzdFRyaXBsZXRzUmVxdWVzdBonLmxpZ2h0bmluZ3N0b3JlLnYxLkxpc3RUcmlwbGV0c1Jlc3BvbnNlIgOQAgEwARJsCg5JbXBvcnRSb2xsb3V0cxIoLmxpZ2h0bmluZ3N0b3JlLnYxLkltcG9ydFJvbGxvdXRzUmVxdWVzdBopLmxpZ2h0bmluZ3N0b3JlLnYxLkltcG9ydFJvbGxvdXRzUmVzcG9uc2UiA5ACAigBEl8KDEFkZFJlc291cmNlcxImLmxpZ2h0bmluZ3N0b3JlLnYxLkFkZFJlc291cmNlc1JlcXVlc3QaJy5saWdodG5pbmdzdG9yZS52MS5BZGRSZXNvdXJjZXNSZXNwb25zZRJoCg9VcGRhdGVSZXNvdXJjZXMSKS5saWdodG5pbmdzdG9yZS52MS5VcGRhdGVSZXNvdXJjZXNSZXF1ZXN0GioubGlnaHRuaW5nc3RvcmUudjEuVXBkYXRlUmVzb3VyY2VzUmVzcG9uc2USZAoMR2V0UmVzb3VyY2VzEiYubGlnaHRuaW5nc3RvcmUudjEuR2V0UmVzb3VyY2VzUmVxdWVzdBonLmxpZ2h0bmluZ3N0b3JlLnYxLkdldFJlc291cmNlc1Jlc3BvbnNlIgOQAgESZwoNTGlzdFJlc291cmNlcxInLmxpZ2h0bmluZ3N0b3JlLnYxLkxpc3RSZXNvdXJjZXNSZXF1ZXN0GigubGlnaHRuaW5nc3RvcmUudjEuTGlzdFJlc291cmNlc1Jlc3BvbnNlIgOQAgESWwoJSGVhcnRiZWF0EiMubGlnaHRuaW5nc3RvcmUudjEuSGVhcnRiZWF0UmVxdWVzdBokLmxpZ2h0bmluZ3N0b3JlLnYxLkhlYXJ0YmVhdFJlc3BvbnNlIgOQAgISWwoJR2V0V29ya2VyEiMubGlnaHRuaW5nc3RvcmUudjEuR2V0V29ya2VyUmVxdWVzdBokLmxpZ2h0bmluZ3N0b3JlLnYxLkdldFdvcmtlclJlc3BvbnNlIgOQAgESYQoLTGlzdFdvcmtlcnMSJS5saWdodG5pbmdzdG9yZS52MS5MaXN0V29ya2Vyc1JlcXVlc3QaJi5saWdodG5pbmdzdG9yZS52MS5MaXN0V29ya2Vyc1Jlc3BvbnNlIgOQAgESZwoNR2V0U3RhdGlzdGljcxInLmxpZ2h0bmluZ3N0b3JlLnYxLkdldFN0YXRpc3RpY3NSZXF1ZXN0GigubGlnaHRuaW5nc3RvcmUudjEuR2V0U3RhdGlzdGljc1Jlc3BvbnNlIgOQAgESZwoNR2V0U2VydmVySW5mbxInLmxpZ2h0bmluZ3N0b3JlLnYxLkdldFNlcnZlckluZm9SZXF1ZXN0GigubGlnaHRuaW5nc3RvcmUudjEuR2V0U2VydmVySW5mb1Jlc3BvbnNlIgOQAgFCgAEKFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgxTZXJ2aWNlUHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_lightningstore_v1_attempt, file_lightningstore_v1_claim, file_lightningstore_v1_completion, file_lightningstore_v1_import, file_lightningstore_v1_resources, file_lightningstore_v1_rollout, file_lightningstore_v1_span, file_lightningstore_v1_statistics, file_lightningstore_v1_triplet, file_lightningstore_v1_worker]);
 
 /**
- * The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait
- * for them; runners claim them as attempts, stream spans and report outcomes.
+ * The control plane and trace store of agent reinforcement learning. Algorithms enqueue rollouts and wait for
+ * them. Runners claim rollouts as attempts, stream spans and report outcomes.
  *
- * Four promises bind every method. What is answered is stored, and nothing that a crash can undo is ever
- * seen. Times are the server's, except inside spans. Every write may be repeated: by the ids in it or by
- * its request_id. Every error carries a google.rpc.ErrorInfo with a reason out of ErrorReason, and a call
- * that fails has changed nothing, except UNAVAILABLE and a deadline passed, which leave it open.
+ * Four promises hold for every method:
+ *
+ * - An answered write is stored, and no reader sees a write that a crash can still undo.
+ * - Times are the server's, except inside spans.
+ * - Every write is safe to repeat, because of the ids in it or because of its request_id.
+ * - Every error carries a google.rpc.ErrorInfo whose reason is a value of ErrorReason. A call that fails has
+ *   changed nothing. The exceptions are UNAVAILABLE and DEADLINE_EXCEEDED, after which the call may or may
+ *   not have taken effect.
  *
  * @generated from service lightningstore.v1.LightningStoreService
  */
 export const LightningStoreService: GenService<{
   /**
-   * Puts rollouts into the queue.
+   * Adds rollouts to the queue.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.EnqueueRollouts
    */
@@ -54,7 +58,7 @@ export const LightningStoreService: GenService<{
     output: typeof EnqueueRolloutsResponseSchema;
   },
   /**
-   * Makes a rollout and claims it at once.
+   * Creates a rollout and claims it at once.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.StartRollout
    */
@@ -64,7 +68,7 @@ export const LightningStoreService: GenService<{
     output: typeof StartRolloutResponseSchema;
   },
   /**
-   * Claims rollouts from the queue, waiting for one if asked to.
+   * Claims rollouts from the queue, and can wait for one (long poll).
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.DequeueRollouts
    */
@@ -94,7 +98,7 @@ export const LightningStoreService: GenService<{
     output: typeof UpdateAttemptResponseSchema;
   },
   /**
-   * Lists the attempts at a rollout.
+   * Lists the attempts of a rollout.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.ListAttempts
    */
@@ -114,7 +118,7 @@ export const LightningStoreService: GenService<{
     output: typeof GetAttemptResponseSchema;
   },
   /**
-   * Gets one rollout.
+   * Lists rollouts by filter, in pages.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.GetRollout
    */
@@ -154,7 +158,7 @@ export const LightningStoreService: GenService<{
     output: typeof CancelRolloutsResponseSchema;
   },
   /**
-   * Streams given rollouts as they finish.
+   * Streams the given rollouts as they finish.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.WaitForRollouts
    */
@@ -164,7 +168,7 @@ export const LightningStoreService: GenService<{
     output: typeof WaitForRolloutsResponseSchema;
   },
   /**
-   * Streams all rollouts as they finish, in completion order, from any point on.
+   * Streams all rollouts as they finish, in completion order, from any completion number on.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.WatchRollouts
    */
@@ -194,7 +198,7 @@ export const LightningStoreService: GenService<{
     output: typeof AddSpansResponseSchema;
   },
   /**
-   * Hands out sequence ids for spans.
+   * Reserves sequence ids for spans.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.AllocateSequenceIds
    */
@@ -214,7 +218,7 @@ export const LightningStoreService: GenService<{
     output: typeof QuerySpansResponseSchema;
   },
   /**
-   * Streams the triplets of rollouts: their spans as training data.
+   * Streams the triplets of rollouts: training data derived from their spans.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.ListTriplets
    */
@@ -224,7 +228,7 @@ export const LightningStoreService: GenService<{
     output: typeof ListTripletsResponseSchema;
   },
   /**
-   * Stores finished rollouts of another store, with their spans, from a stream.
+   * Stores finished rollouts from another store, with their spans, from a stream.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.ImportRollouts
    */
@@ -274,7 +278,7 @@ export const LightningStoreService: GenService<{
     output: typeof ListResourcesResponseSchema;
   },
   /**
-   * Tells that a worker and its attempts live, and learns which of them to stop.
+   * Reports that a worker and its attempts are alive, and returns the attempts that it should stop.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.Heartbeat
    */
@@ -304,7 +308,7 @@ export const LightningStoreService: GenService<{
     output: typeof ListWorkersResponseSchema;
   },
   /**
-   * Counts what there is.
+   * Returns counts of rollouts, attempts, workers and spans.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.GetStatistics
    */
@@ -314,7 +318,7 @@ export const LightningStoreService: GenService<{
     output: typeof GetStatisticsResponseSchema;
   },
   /**
-   * Tells what this server is.
+   * Returns the server's version, store id, back end, capabilities and limits.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.GetServerInfo
    */

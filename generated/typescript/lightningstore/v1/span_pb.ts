@@ -25,9 +25,10 @@ export const file_lightningstore_v1_span: GenFile = /*@__PURE__*/
   fileDesc("ChxsaWdodG5pbmdzdG9yZS92MS9zcGFuLnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSK0AgoJU3BhbkJhdGNoEkIKBXNjb3BlGAEgASgLMjMub3BlbnRlbGVtZXRyeS5wcm90by5jb21tb24udjEuSW5zdHJ1bWVudGF0aW9uU2NvcGUSMQoFc3BhbnMYAiADKAsyIi5vcGVudGVsZW1ldHJ5LnByb3RvLnRyYWNlLnYxLlNwYW4SEgoKc2NoZW1hX3VybBgDIAEoCRISCgpyb2xsb3V0X2lkGAsgASgJEhIKCmF0dGVtcHRfaWQYDCABKAkSOwoIcmVzb3VyY2UYDSABKAsyKS5vcGVudGVsZW1ldHJ5LnByb3RvLnJlc291cmNlLnYxLlJlc291cmNlEhsKE3Jlc291cmNlX3NjaGVtYV91cmwYDiABKAkSFAoMc2VxdWVuY2VfaWRzGA8gAygDSgQIBBALIkEKEkluZ2VzdFNwYW5zUmVxdWVzdBIrCgViYXRjaBgBIAEoCzIcLmxpZ2h0bmluZ3N0b3JlLnYxLlNwYW5CYXRjaCJGChNJbmdlc3RTcGFuc1Jlc3BvbnNlEi8KBnJlc3VsdBgBIAEoCzIfLmxpZ2h0bmluZ3N0b3JlLnYxLkluZ2VzdFJlc3VsdCJSCg9BZGRTcGFuc1JlcXVlc3QSKwoFYmF0Y2gYASABKAsyHC5saWdodG5pbmdzdG9yZS52MS5TcGFuQmF0Y2gSEgoKcmVxdWVzdF9pZBgCIAEoCSJDChBBZGRTcGFuc1Jlc3BvbnNlEi8KBnJlc3VsdBgBIAEoCzIfLmxpZ2h0bmluZ3N0b3JlLnYxLkluZ2VzdFJlc3VsdCLOAQoMSW5nZXN0UmVzdWx0EhYKDmFjY2VwdGVkX2NvdW50GAEgASgDEhcKD2R1cGxpY2F0ZV9jb3VudBgCIAEoAxIWCg5yZWplY3RlZF9jb3VudBgDIAEoAxI1CgpyZWplY3Rpb25zGAQgAygLMiEubGlnaHRuaW5nc3RvcmUudjEuQmF0Y2hSZWplY3Rpb24SJgoFc3RvcHMYBSADKAsyFy5saWdodG5pbmdzdG9yZS52MS5TdG9wEhYKDmNvbmZsaWN0X2NvdW50GAYgASgDInwKDkJhdGNoUmVqZWN0aW9uEhUKDW1lc3NhZ2VfaW5kZXgYASABKAMSLgoGcmVhc29uGAIgASgOMh4ubGlnaHRuaW5nc3RvcmUudjEuRXJyb3JSZWFzb24SDwoHbWVzc2FnZRgDIAEoCRISCgpzcGFuX2NvdW50GAQgASgFImYKGkFsbG9jYXRlU2VxdWVuY2VJZHNSZXF1ZXN0EjQKB2RlbWFuZHMYASADKAsyIy5saWdodG5pbmdzdG9yZS52MS5TZXF1ZW5jZUlkRGVtYW5kEhIKCnJlcXVlc3RfaWQYAiABKAkiSQoQU2VxdWVuY2VJZERlbWFuZBISCgpyb2xsb3V0X2lkGAEgASgJEhIKCmF0dGVtcHRfaWQYAiABKAkSDQoFY291bnQYAyABKAUiUQobQWxsb2NhdGVTZXF1ZW5jZUlkc1Jlc3BvbnNlEjIKBnJhbmdlcxgBIAMoCzIiLmxpZ2h0bmluZ3N0b3JlLnYxLlNlcXVlbmNlSWRSYW5nZSJrCg9TZXF1ZW5jZUlkUmFuZ2USLgoHYXR0ZW1wdBgBIAEoCzIdLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRSZWYSGQoRZmlyc3Rfc2VxdWVuY2VfaWQYAiABKAMSDQoFY291bnQYAyABKAUi8gIKEVF1ZXJ5U3BhbnNSZXF1ZXN0EhIKCnJvbGxvdXRfaWQYASABKAkSEgoKYXR0ZW1wdF9pZBgCIAEoCRIuCgh0cmFjZV9pZBgDIAEoCzIcLmxpZ2h0bmluZ3N0b3JlLnYxLlRleHRNYXRjaBItCgdzcGFuX2lkGAQgASgLMhwubGlnaHRuaW5nc3RvcmUudjEuVGV4dE1hdGNoEjQKDnBhcmVudF9zcGFuX2lkGAUgASgLMhwubGlnaHRuaW5nc3RvcmUudjEuVGV4dE1hdGNoEioKBG5hbWUYBiABKAsyHC5saWdodG5pbmdzdG9yZS52MS5UZXh0TWF0Y2gSNAoMZmlsdGVyX2xvZ2ljGAcgASgOMh4ubGlnaHRuaW5nc3RvcmUudjEuRmlsdGVyTG9naWMSEAoIb3JkZXJfYnkYCCABKAkSEgoFbGltaXQYCSABKAVIAIgBARIOCgZvZmZzZXQYCiABKAVCCAoGX2xpbWl0IjoKCVRleHRNYXRjaBIQCgZlcXVhbHMYASABKAlIABISCghjb250YWlucxgCIAEoCUgAQgcKBW1hdGNoIkMKElF1ZXJ5U3BhbnNSZXNwb25zZRItCgdiYXRjaGVzGAEgAygLMhwubGlnaHRuaW5nc3RvcmUudjEuU3BhbkJhdGNoQn0KFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQglTcGFuUHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_lightningstore_v1_attempt, file_lightningstore_v1_error_reason, file_lightningstore_v1_rollout, file_opentelemetry_proto_common_v1_common, file_opentelemetry_proto_resource_v1_resource, file_opentelemetry_proto_trace_v1_trace]);
 
 /**
- * OpenTelemetry spans of one attempt that share a resource and a scope. What is ingested, stored and
- * returned. Times inside spans are the clients' own. The first three fields are those of OTLP's ScopeSpans,
- * numbers included, so that the bytes of one begin a SpanBatch; 4 to 10 are left for what it may still get.
+ * OpenTelemetry spans of one attempt that share a resource and a scope. This is the unit in which spans are
+ * ingested, stored and returned. Times inside spans are those of the clients. The first three fields have the
+ * numbers and types of OTLP's ScopeSpans, so the bytes of a ScopeSpans are the beginning of a SpanBatch; 4 to
+ * 10 are reserved for fields that ScopeSpans may add.
  *
  * @generated from message lightningstore.v1.SpanBatch
  */
@@ -40,10 +41,11 @@ export type SpanBatch = Message<"lightningstore.v1.SpanBatch"> & {
   scope?: InstrumentationScope | undefined;
 
   /**
-   * The spans, untouched. Each needs a trace_id of 16 bytes and a span_id of 8 bytes, neither all zero. By
-   * default a message holds at most 50,000 spans of at most 4 MiB each; more: RESOURCE_EXHAUSTED
-   * (BATCH_TOO_LARGE, PAYLOAD_TOO_LARGE). The resource and the scope together are limited like a span. Attributes may nest as deep as protobuf's limit of 100 levels allows,
-   * which is about 30 maps. Text that is not UTF-8 is stored with U+FFFD in place of what cannot be read.
+   * The spans, stored unchanged. Each needs a trace_id of 16 bytes and a span_id of 8 bytes, neither all
+   * zero. By default a message holds at most 50,000 spans of at most 4 MiB each; more is RESOURCE_EXHAUSTED
+   * (BATCH_TOO_LARGE, PAYLOAD_TOO_LARGE). The limit of a span also applies to the resource and the scope
+   * together. Attributes may nest up to protobuf's limit of 100 levels, which is about 30 maps. Text that is
+   * not valid UTF-8 is stored with U+FFFD for each invalid sequence.
    *
    * @generated from field: repeated opentelemetry.proto.trace.v1.Span spans = 2;
    */
@@ -64,14 +66,14 @@ export type SpanBatch = Message<"lightningstore.v1.SpanBatch"> & {
   rolloutId: string;
 
   /**
-   * Id of the attempt, or "latest". Required. Returned batches always hold the id.
+   * Id of the attempt, or "latest". Required. Returned batches always contain the id.
    *
    * @generated from field: string attempt_id = 12;
    */
   attemptId: string;
 
   /**
-   * What produced the spans. May be absent.
+   * The entity that produced the spans. May be absent.
    *
    * @generated from field: opentelemetry.proto.resource.v1.Resource resource = 13;
    */
@@ -85,9 +87,9 @@ export type SpanBatch = Message<"lightningstore.v1.SpanBatch"> & {
   resourceSchemaUrl: string;
 
   /**
-   * Sequence id of each span, parallel to spans. Sent empty: all get the next numbers of the attempt, in
-   * order. Sent with a 0: that one gets the next number. Negative, or of another length than spans:
-   * the batch is bad. Returned: one for each span, from 1.
+   * Sequence id of each span, parallel to spans. If empty, the spans get the next numbers of the attempt, in
+   * order. A 0 gets the next number. A negative number, or a length other than that of spans, makes the batch
+   * invalid. In responses, one for each span, counted from 1.
    *
    * @generated from field: repeated int64 sequence_ids = 15;
    */
@@ -102,15 +104,15 @@ export const SpanBatchSchema: GenMessage<SpanBatch> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_span, 0);
 
 /**
- * One message of the stream that ingests spans. Each stands for itself, so a broken stream can be sent
- * again from any message.
+ * One message of the stream that ingests spans. Each message is independent, so a client can resume a broken
+ * stream from any message.
  *
  * @generated from message lightningstore.v1.IngestSpansRequest
  */
 export type IngestSpansRequest = Message<"lightningstore.v1.IngestSpansRequest"> & {
   /**
-   * The spans. A batch for an unknown attempt, or with a bad span, is rejected as a whole and counted; the
-   * stream goes on.
+   * The spans. A batch for an unknown attempt or with an invalid span is rejected as a whole and counted, and
+   * the stream continues.
    *
    * @generated from field: lightningstore.v1.SpanBatch batch = 1;
    */
@@ -125,13 +127,13 @@ export const IngestSpansRequestSchema: GenMessage<IngestSpansRequest> = /*@__PUR
   messageDesc(file_lightningstore_v1_span, 1);
 
 /**
- * Answers IngestSpans, once, when the client has finished its stream.
+ * Response of IngestSpans, sent once, when the client has finished its stream.
  *
  * @generated from message lightningstore.v1.IngestSpansResponse
  */
 export type IngestSpansResponse = Message<"lightningstore.v1.IngestSpansResponse"> & {
   /**
-   * What became of all spans of the stream.
+   * The result for all spans of the stream.
    *
    * @generated from field: lightningstore.v1.IngestResult result = 1;
    */
@@ -146,8 +148,8 @@ export const IngestSpansResponseSchema: GenMessage<IngestSpansResponse> = /*@__P
   messageDesc(file_lightningstore_v1_span, 2);
 
 /**
- * Stores one batch of spans. Unlike on a stream a bad batch fails the call: NOT_FOUND for an unknown
- * attempt, INVALID_ARGUMENT for a bad span, and nothing is stored.
+ * Stores one batch of spans. Unlike on a stream, an invalid batch fails the call and nothing is stored:
+ * NOT_FOUND for an unknown attempt, INVALID_ARGUMENT for an invalid span.
  *
  * @generated from message lightningstore.v1.AddSpansRequest
  */
@@ -160,8 +162,8 @@ export type AddSpansRequest = Message<"lightningstore.v1.AddSpansRequest"> & {
   batch?: SpanBatch | undefined;
 
   /**
-   * Makes a repeat within 10 minutes get the first answer. At most 64 characters. Empty: a repeat is
-   * harmless all the same, its spans are counted as duplicates.
+   * A repeat within 10 minutes returns the first response. At most 64 characters. Empty: the call is still
+   * safe to repeat, but the repeated spans are counted as duplicates.
    *
    * @generated from field: string request_id = 2;
    */
@@ -176,13 +178,13 @@ export const AddSpansRequestSchema: GenMessage<AddSpansRequest> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_span, 3);
 
 /**
- * Answers AddSpans.
+ * Response of AddSpans.
  *
  * @generated from message lightningstore.v1.AddSpansResponse
  */
 export type AddSpansResponse = Message<"lightningstore.v1.AddSpansResponse"> & {
   /**
-   * What became of the spans.
+   * The result for the spans.
    *
    * @generated from field: lightningstore.v1.IngestResult result = 1;
    */
@@ -197,7 +199,7 @@ export const AddSpansResponseSchema: GenMessage<AddSpansResponse> = /*@__PURE__*
   messageDesc(file_lightningstore_v1_span, 4);
 
 /**
- * What became of ingested spans. All that is counted here is durable.
+ * Result of ingesting spans. Everything counted here is durable.
  *
  * @generated from message lightningstore.v1.IngestResult
  */
@@ -210,36 +212,37 @@ export type IngestResult = Message<"lightningstore.v1.IngestResult"> & {
   acceptedCount: bigint;
 
   /**
-   * Spans that were stored before, with the same span_id within the attempt and the same content. Skipped;
-   * not an error.
+   * Spans that were already stored, with the same span_id within the attempt and the same content. They are
+   * skipped, without an error.
    *
    * @generated from field: int64 duplicate_count = 2;
    */
   duplicateCount: bigint;
 
   /**
-   * Spans refused.
+   * Spans rejected.
    *
    * @generated from field: int64 rejected_count = 3;
    */
   rejectedCount: bigint;
 
   /**
-   * The first 10 refusals.
+   * The first 10 rejections.
    *
    * @generated from field: repeated lightningstore.v1.BatchRejection rejections = 4;
    */
   rejections: BatchRejection[];
 
   /**
-   * The attempts that their runners should stop, once each.
+   * Attempts that their runners should stop, each of them once.
    *
    * @generated from field: repeated lightningstore.v1.Stop stops = 5;
    */
   stops: Stop[];
 
   /**
-   * The spans among rejected_count whose span_id the attempt has with other content. The stored span stays.
+   * Those of rejected_count whose span_id the attempt already has with other content. The stored span is
+   * kept.
    *
    * @generated from field: int64 conflict_count = 6;
    */
@@ -254,35 +257,35 @@ export const IngestResultSchema: GenMessage<IngestResult> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_span, 5);
 
 /**
- * Why a batch was refused.
+ * Why a batch was rejected.
  *
  * @generated from message lightningstore.v1.BatchRejection
  */
 export type BatchRejection = Message<"lightningstore.v1.BatchRejection"> & {
   /**
-   * Which message of the stream, from 0.
+   * Index of the message in the stream, from 0.
    *
    * @generated from field: int64 message_index = 1;
    */
   messageIndex: bigint;
 
   /**
-   * The same reasons as in errors.
+   * The reason, as in errors.
    *
    * @generated from field: lightningstore.v1.ErrorReason reason = 2;
    */
   reason: ErrorReason;
 
   /**
-   * What was wrong, for people; names the field.
+   * Description for people, which names the field.
    *
    * @generated from field: string message = 3;
    */
   message: string;
 
   /**
-   * Number of spans refused for this reason; the other spans of the batch are stored if the reason is
-   * ERROR_REASON_SPAN_EXISTS.
+   * Number of spans rejected for this reason. If the reason is ERROR_REASON_SPAN_EXISTS, the other spans of
+   * the batch are stored.
    *
    * @generated from field: int32 span_count = 4;
    */
@@ -297,20 +300,21 @@ export const BatchRejectionSchema: GenMessage<BatchRejection> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_span, 6);
 
 /**
- * Hands out sequence ids, for clients that number spans before they send them.
+ * Reserves sequence ids, for clients that number spans before they send them.
  *
  * @generated from message lightningstore.v1.AllocateSequenceIdsRequest
  */
 export type AllocateSequenceIdsRequest = Message<"lightningstore.v1.AllocateSequenceIdsRequest"> & {
   /**
-   * The attempts, at most 10,000 by default; the same one may occur more than once. Unknown: NOT_FOUND.
+   * The attempts, at most 10,000 by default. An attempt may occur more than once. Unknown: NOT_FOUND.
    *
    * @generated from field: repeated lightningstore.v1.SequenceIdDemand demands = 1;
    */
   demands: SequenceIdDemand[];
 
   /**
-   * Makes a repeat within 10 minutes get the same numbers. At most 64 characters. Empty: not deduplicated.
+   * Makes the call safe to repeat within 10 minutes: a repeat returns the same numbers. At most 64
+   * characters. Empty: not deduplicated.
    *
    * @generated from field: string request_id = 2;
    */
@@ -325,7 +329,7 @@ export const AllocateSequenceIdsRequestSchema: GenMessage<AllocateSequenceIdsReq
   messageDesc(file_lightningstore_v1_span, 7);
 
 /**
- * How many sequence ids are wanted for which attempt.
+ * Number of sequence ids requested for an attempt.
  *
  * @generated from message lightningstore.v1.SequenceIdDemand
  */
@@ -345,7 +349,7 @@ export type SequenceIdDemand = Message<"lightningstore.v1.SequenceIdDemand"> & {
   attemptId: string;
 
   /**
-   * How many, from 1 to 1,000,000.
+   * Number of sequence ids, from 1 to 1,000,000.
    *
    * @generated from field: int32 count = 3;
    */
@@ -360,13 +364,13 @@ export const SequenceIdDemandSchema: GenMessage<SequenceIdDemand> = /*@__PURE__*
   messageDesc(file_lightningstore_v1_span, 8);
 
 /**
- * Answers AllocateSequenceIds.
+ * Response of AllocateSequenceIds.
  *
  * @generated from message lightningstore.v1.AllocateSequenceIdsResponse
  */
 export type AllocateSequenceIdsResponse = Message<"lightningstore.v1.AllocateSequenceIdsResponse"> & {
   /**
-   * In the order of the request.
+   * The ranges, in the order of the request.
    *
    * @generated from field: repeated lightningstore.v1.SequenceIdRange ranges = 1;
    */
@@ -381,28 +385,28 @@ export const AllocateSequenceIdsResponseSchema: GenMessage<AllocateSequenceIdsRe
   messageDesc(file_lightningstore_v1_span, 9);
 
 /**
- * A run of sequence ids that belongs to the caller: none is handed out twice, each is above all numbers
- * stored or handed out before.
+ * A range of sequence ids reserved for the caller. No number is assigned twice, and each is greater than all
+ * numbers of the attempt that were stored or assigned before.
  *
  * @generated from message lightningstore.v1.SequenceIdRange
  */
 export type SequenceIdRange = Message<"lightningstore.v1.SequenceIdRange"> & {
   /**
-   * The attempt, by its id.
+   * The attempt. Contains the attempt's id even if the caller sent "latest".
    *
    * @generated from field: lightningstore.v1.AttemptRef attempt = 1;
    */
   attempt?: AttemptRef | undefined;
 
   /**
-   * The first number, from 1.
+   * The first number, at least 1.
    *
    * @generated from field: int64 first_sequence_id = 2;
    */
   firstSequenceId: bigint;
 
   /**
-   * How many follow each other, the first included.
+   * The count of consecutive numbers, including the first.
    *
    * @generated from field: int32 count = 3;
    */
@@ -417,14 +421,15 @@ export const SequenceIdRangeSchema: GenMessage<SequenceIdRange> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_span, 10);
 
 /**
- * Asks for spans of one rollout. A filter that is absent takes part in nothing.
+ * Request of QuerySpans: spans of one rollout. An absent filter is ignored.
  *
  * @generated from message lightningstore.v1.QuerySpansRequest
  */
 export type QuerySpansRequest = Message<"lightningstore.v1.QuerySpansRequest"> & {
   /**
-   * Id of the rollout. Required. Unknown: NOT_FOUND; its spans were evicted: FAILED_PRECONDITION
-   * (SPANS_EVICTED). Either also ends an answer that has begun, if it happens meanwhile.
+   * Id of the rollout. Required. An unknown rollout is NOT_FOUND; a rollout whose spans were evicted is
+   * FAILED_PRECONDITION (SPANS_EVICTED). Either error also ends a response stream if it occurs while the
+   * stream is open.
    *
    * @generated from field: string rollout_id = 1;
    */
@@ -438,42 +443,42 @@ export type QuerySpansRequest = Message<"lightningstore.v1.QuerySpansRequest"> &
   attemptId: string;
 
   /**
-   * On the trace id as 32 lower-case hex digits.
+   * Condition on the trace id as 32 lower-case hex digits.
    *
    * @generated from field: lightningstore.v1.TextMatch trace_id = 3;
    */
   traceId?: TextMatch | undefined;
 
   /**
-   * On the span id as 16 lower-case hex digits.
+   * Condition on the span id as 16 lower-case hex digits.
    *
    * @generated from field: lightningstore.v1.TextMatch span_id = 4;
    */
   spanId?: TextMatch | undefined;
 
   /**
-   * On the parent's span id as 16 lower-case hex digits; a root's is empty.
+   * Condition on the parent's span id as 16 lower-case hex digits. It is empty for a root span.
    *
    * @generated from field: lightningstore.v1.TextMatch parent_span_id = 5;
    */
   parentSpanId?: TextMatch | undefined;
 
   /**
-   * On the name.
+   * Condition on the name.
    *
    * @generated from field: lightningstore.v1.TextMatch name = 6;
    */
   name?: TextMatch | undefined;
 
   /**
-   * How the four filters are joined. Unspecified: AND. The rollout and the attempt are always AND.
+   * How the four conditions are combined. Unspecified: AND. The rollout and the attempt must always match.
    *
    * @generated from field: lightningstore.v1.FilterLogic filter_logic = 7;
    */
   filterLogic: FilterLogic;
 
   /**
-   * A field and a direction, "start_time desc" for instance; the direction defaults to asc. Fields:
+   * A field and a direction, for example "start_time desc". The direction defaults to asc. Fields:
    * sequence_id, start_time, end_time, name, trace_id, span_id, parent_span_id. Empty: sequence_id, then
    * start_time.
    *
@@ -482,14 +487,14 @@ export type QuerySpansRequest = Message<"lightningstore.v1.QuerySpansRequest"> &
   orderBy: string;
 
   /**
-   * Most spans in the answer. Absent or -1: all; 0: none; below -1: INVALID_ARGUMENT.
+   * Maximum number of spans in the response. Absent or -1: all. 0: none. Below -1: INVALID_ARGUMENT.
    *
    * @generated from field: optional int32 limit = 9;
    */
   limit?: number | undefined;
 
   /**
-   * Spans to pass over first. Negative: INVALID_ARGUMENT.
+   * Number of spans to skip first. Negative: INVALID_ARGUMENT.
    *
    * @generated from field: int32 offset = 10;
    */
@@ -510,13 +515,13 @@ export const QuerySpansRequestSchema: GenMessage<QuerySpansRequest> = /*@__PURE_
  */
 export type TextMatch = Message<"lightningstore.v1.TextMatch"> & {
   /**
-   * How to compare.
+   * The comparison.
    *
    * @generated from oneof lightningstore.v1.TextMatch.match
    */
   match: {
     /**
-     * The text is this.
+     * The text equals this value.
      *
      * @generated from field: string equals = 1;
      */
@@ -524,7 +529,7 @@ export type TextMatch = Message<"lightningstore.v1.TextMatch"> & {
     case: "equals";
   } | {
     /**
-     * The text contains this, case and all.
+     * The text contains this value, case-sensitive.
      *
      * @generated from field: string contains = 2;
      */
@@ -541,13 +546,13 @@ export const TextMatchSchema: GenMessage<TextMatch> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_span, 12);
 
 /**
- * A message of the stream that answers QuerySpans.
+ * One message of the response stream of QuerySpans.
  *
  * @generated from message lightningstore.v1.QuerySpansResponse
  */
 export type QuerySpansResponse = Message<"lightningstore.v1.QuerySpansResponse"> & {
   /**
-   * In the order asked for: batch after batch, and within a batch span after span. About 1 MiB a message.
+   * The spans in the requested order: by batch, and by span within a batch. About 1 MiB per message.
    *
    * @generated from field: repeated lightningstore.v1.SpanBatch batches = 1;
    */

@@ -21,7 +21,7 @@ export const file_lightningstore_v1_statistics: GenFile = /*@__PURE__*/
   fileDesc("CiJsaWdodG5pbmdzdG9yZS92MS9zdGF0aXN0aWNzLnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSIWChRHZXRTdGF0aXN0aWNzUmVxdWVzdCLnAwoVR2V0U3RhdGlzdGljc1Jlc3BvbnNlEjcKCHJvbGxvdXRzGAEgAygLMiUubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dFN0YXR1c0NvdW50EjcKCGF0dGVtcHRzGAIgAygLMiUubGlnaHRuaW5nc3RvcmUudjEuQXR0ZW1wdFN0YXR1c0NvdW50EjUKB3dvcmtlcnMYAyADKAsyJC5saWdodG5pbmdzdG9yZS52MS5Xb3JrZXJTdGF0dXNDb3VudBIXCg9yZXNvdXJjZXNfY291bnQYBCABKAMSEwoLcXVldWVfZGVwdGgYBSABKAMSHgoWbGFzdF9jb21wbGV0aW9uX251bWJlchgGIAEoAxISCgpzcGFuX2NvdW50GAcgASgDEhIKCnNwYW5fYnl0ZXMYCCABKAMSGgoSZXZpY3RlZF9zcGFuX2NvdW50GAkgASgDEiAKGGV2aWN0aW9uX3RocmVzaG9sZF9ieXRlcxgKIAEoAxIcChRzYWZlX3RocmVzaG9sZF9ieXRlcxgLIAEoAxISCgpmaWxlX2J5dGVzGAwgASgDEikKBnVwdGltZRgNIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIUCgx3YWl0ZXJfY291bnQYDiABKAMiVQoSUm9sbG91dFN0YXR1c0NvdW50EjAKBnN0YXR1cxgBIAEoDjIgLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRTdGF0dXMSDQoFY291bnQYAiABKAMiVQoSQXR0ZW1wdFN0YXR1c0NvdW50EjAKBnN0YXR1cxgBIAEoDjIgLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRTdGF0dXMSDQoFY291bnQYAiABKAMiUwoRV29ya2VyU3RhdHVzQ291bnQSLwoGc3RhdHVzGAEgASgOMh8ubGlnaHRuaW5nc3RvcmUudjEuV29ya2VyU3RhdHVzEg0KBWNvdW50GAIgASgDIhYKFEdldFNlcnZlckluZm9SZXF1ZXN0IocCChVHZXRTZXJ2ZXJJbmZvUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoCRIQCghzdG9yZV9pZBgCIAEoCRIPCgdiYWNrZW5kGAMgASgJEjEKCmR1cmFiaWxpdHkYBCABKA4yHS5saWdodG5pbmdzdG9yZS52MS5EdXJhYmlsaXR5EhQKDGNhcGFiaWxpdGllcxgFIAMoCRIpCgZsaW1pdHMYBiABKAsyGS5saWdodG5pbmdzdG9yZS52MS5MaW1pdHMSLgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOb3RscF9odHRwX3BvcnQYCCABKAUizwEKBkxpbWl0cxIVCg1tZXNzYWdlX2J5dGVzGAEgASgDEhMKC2lucHV0X2J5dGVzGAIgASgDEhIKCnNwYW5fYnl0ZXMYAyABKAMSEwoLYmF0Y2hfaXRlbXMYBCABKAUSEQoJcGFnZV9zaXplGAUgASgFEhQKDHF1ZXVlX2xlbmd0aBgGIAEoAxIaChJjb25uZWN0aW9uX3N0cmVhbXMYByABKAUSFQoNcGVuZGluZ19ieXRlcxgIIAEoAxIUCgxvcGVuX3N0cmVhbXMYCSABKAUqagoKRHVyYWJpbGl0eRIaChZEVVJBQklMSVRZX1VOU1BFQ0lGSUVEEAASEwoPRFVSQUJJTElUWV9OT05FEAESFgoSRFVSQUJJTElUWV9SRUxBWEVEEAISEwoPRFVSQUJJTElUWV9GVUxMEANCgwEKFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQg9TdGF0aXN0aWNzUHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_lightningstore_v1_attempt, file_lightningstore_v1_rollout, file_lightningstore_v1_worker]);
 
 /**
- * Asks how much of everything there is.
+ * Request of GetStatistics.
  *
  * @generated from message lightningstore.v1.GetStatisticsRequest
  */
@@ -36,27 +36,27 @@ export const GetStatisticsRequestSchema: GenMessage<GetStatisticsRequest> = /*@_
   messageDesc(file_lightningstore_v1_statistics, 0);
 
 /**
- * Answers GetStatistics. Taken from counters, so it costs the same whatever is stored.
+ * Response of GetStatistics. Read from counters, so the cost does not depend on how much is stored.
  *
  * @generated from message lightningstore.v1.GetStatisticsResponse
  */
 export type GetStatisticsResponse = Message<"lightningstore.v1.GetStatisticsResponse"> & {
   /**
-   * Rollouts by status; a status without any is left out.
+   * Rollouts by status. Statuses without rollouts are omitted.
    *
    * @generated from field: repeated lightningstore.v1.RolloutStatusCount rollouts = 1;
    */
   rollouts: RolloutStatusCount[];
 
   /**
-   * Attempts by status; a status without any is left out.
+   * Attempts by status. Statuses without attempts are omitted.
    *
    * @generated from field: repeated lightningstore.v1.AttemptStatusCount attempts = 2;
    */
   attempts: AttemptStatusCount[];
 
   /**
-   * Workers by status; a status without any is left out.
+   * Workers by status. Statuses without workers are omitted.
    *
    * @generated from field: repeated lightningstore.v1.WorkerStatusCount workers = 3;
    */
@@ -70,49 +70,49 @@ export type GetStatisticsResponse = Message<"lightningstore.v1.GetStatisticsResp
   resourcesCount: bigint;
 
   /**
-   * Rollouts in the queue, those that wait for their back-off included.
+   * Rollouts in the queue, including those that wait for their back-off delay.
    *
    * @generated from field: int64 queue_depth = 5;
    */
   queueDepth: bigint;
 
   /**
-   * The last completion number given out, 0 if none.
+   * The last completion number assigned. 0 if there is none.
    *
    * @generated from field: int64 last_completion_number = 6;
    */
   lastCompletionNumber: bigint;
 
   /**
-   * Spans stored, evicted ones not counted.
+   * Spans stored, not counting evicted ones.
    *
    * @generated from field: int64 span_count = 7;
    */
   spanCount: bigint;
 
   /**
-   * Their serialised size in bytes, before compression.
+   * Serialised size of the stored spans in bytes, before compression.
    *
    * @generated from field: int64 span_bytes = 8;
    */
   spanBytes: bigint;
 
   /**
-   * Spans that were evicted since the store was opened. 0 on back ends that never evict.
+   * Spans evicted since the store was opened. 0 on back ends that never evict.
    *
    * @generated from field: int64 evicted_span_count = 9;
    */
   evictedSpanCount: bigint;
 
   /**
-   * Span bytes above which the oldest are evicted. 0 on back ends that never evict.
+   * Size of all spans in bytes above which the oldest are evicted. 0 on back ends that never evict.
    *
    * @generated from field: int64 eviction_threshold_bytes = 10;
    */
   evictionThresholdBytes: bigint;
 
   /**
-   * Span bytes at which eviction stops. 0 on back ends that never evict.
+   * Size of all spans in bytes at which eviction stops. 0 on back ends that never evict.
    *
    * @generated from field: int64 safe_threshold_bytes = 11;
    */
@@ -133,7 +133,7 @@ export type GetStatisticsResponse = Message<"lightningstore.v1.GetStatisticsResp
   uptime?: Duration | undefined;
 
   /**
-   * Calls that wait for rollouts to claim or to finish.
+   * Calls that wait for rollouts to claim or for rollouts to finish.
    *
    * @generated from field: int64 waiter_count = 14;
    */
@@ -161,7 +161,7 @@ export type RolloutStatusCount = Message<"lightningstore.v1.RolloutStatusCount">
   status: RolloutStatus;
 
   /**
-   * How many.
+   * The number of rollouts.
    *
    * @generated from field: int64 count = 2;
    */
@@ -189,7 +189,7 @@ export type AttemptStatusCount = Message<"lightningstore.v1.AttemptStatusCount">
   status: AttemptStatus;
 
   /**
-   * How many.
+   * The number of attempts.
    *
    * @generated from field: int64 count = 2;
    */
@@ -217,7 +217,7 @@ export type WorkerStatusCount = Message<"lightningstore.v1.WorkerStatusCount"> &
   status: WorkerStatus;
 
   /**
-   * How many.
+   * The number of workers.
    *
    * @generated from field: int64 count = 2;
    */
@@ -232,7 +232,7 @@ export const WorkerStatusCountSchema: GenMessage<WorkerStatusCount> = /*@__PURE_
   messageDesc(file_lightningstore_v1_statistics, 4);
 
 /**
- * Asks what this server is.
+ * Request of GetServerInfo.
  *
  * @generated from message lightningstore.v1.GetServerInfoRequest
  */
@@ -247,20 +247,20 @@ export const GetServerInfoRequestSchema: GenMessage<GetServerInfoRequest> = /*@_
   messageDesc(file_lightningstore_v1_statistics, 5);
 
 /**
- * Answers GetServerInfo.
+ * Response of GetServerInfo.
  *
  * @generated from message lightningstore.v1.GetServerInfoResponse
  */
 export type GetServerInfoResponse = Message<"lightningstore.v1.GetServerInfoResponse"> & {
   /**
-   * Version of the server, "0.1.0" for instance.
+   * Version of the server, for example "0.1.0".
    *
    * @generated from field: string version = 1;
    */
   version: string;
 
   /**
-   * Names the store. Made when a store is created, kept as long as its data.
+   * Id of the store. Generated when the store is created, and kept as long as its data.
    *
    * @generated from field: string store_id = 2;
    */
@@ -274,21 +274,21 @@ export type GetServerInfoResponse = Message<"lightningstore.v1.GetServerInfoResp
   backend: string;
 
   /**
-   * What an answered write survives.
+   * The failures that an answered write survives.
    *
    * @generated from field: lightningstore.v1.Durability durability = 4;
    */
   durability: Durability;
 
   /**
-   * What this server can do beyond the calls of the contract, "otlp-grpc" for instance.
+   * Features beyond the calls of the contract, for example "otlp-grpc".
    *
    * @generated from field: repeated string capabilities = 5;
    */
   capabilities: string[];
 
   /**
-   * The limits that it holds callers to.
+   * Limits that the server enforces.
    *
    * @generated from field: lightningstore.v1.Limits limits = 6;
    */
@@ -302,8 +302,8 @@ export type GetServerInfoResponse = Message<"lightningstore.v1.GetServerInfoResp
   startTime?: Timestamp | undefined;
 
   /**
-   * Port of OTLP over HTTP, POST /v1/traces, on the address of this service and with its TLS and tokens.
-   * 0: not served.
+   * Port of OTLP over HTTP (POST /v1/traces), on the same address and with the same TLS and tokens as this
+   * service. 0: not served.
    *
    * @generated from field: int32 otlp_http_port = 8;
    */
@@ -318,69 +318,69 @@ export const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse> = /*
   messageDesc(file_lightningstore_v1_statistics, 6);
 
 /**
- * The limits that a server holds its callers to.
+ * Limits that a server enforces.
  *
  * @generated from message lightningstore.v1.Limits
  */
 export type Limits = Message<"lightningstore.v1.Limits"> & {
   /**
-   * Largest message, in bytes, in and out.
+   * Maximum size of a message in bytes, in both directions.
    *
    * @generated from field: int64 message_bytes = 1;
    */
   messageBytes: bigint;
 
   /**
-   * Largest input of a rollout, in bytes.
+   * Maximum size of a rollout's input in bytes.
    *
    * @generated from field: int64 input_bytes = 2;
    */
   inputBytes: bigint;
 
   /**
-   * Largest span, in bytes.
+   * Maximum size of a span in bytes.
    *
    * @generated from field: int64 span_bytes = 3;
    */
   spanBytes: bigint;
 
   /**
-   * Most items of one call.
+   * Maximum number of items in one call.
    *
    * @generated from field: int32 batch_items = 4;
    */
   batchItems: number;
 
   /**
-   * Most items of one page.
+   * Maximum number of items in one page.
    *
    * @generated from field: int32 page_size = 5;
    */
   pageSize: number;
 
   /**
-   * Most rollouts in the queue. 0: no limit.
+   * Maximum number of rollouts in the queue. 0: no limit.
    *
    * @generated from field: int64 queue_length = 6;
    */
   queueLength: bigint;
 
   /**
-   * Most concurrent streams of one connection.
+   * Maximum number of concurrent streams of one connection.
    *
    * @generated from field: int32 connection_streams = 7;
    */
   connectionStreams: number;
 
   /**
-   * Most bytes of answered and unanswered writes that wait for the disk.
+   * Maximum size in bytes of the writes that wait for the disk, answered or not.
    *
    * @generated from field: int64 pending_bytes = 8;
    */
   pendingBytes: bigint;
 
   /**
-   * Most open streams of the whole server.
+   * Maximum number of open streams of the whole server.
    *
    * @generated from field: int32 open_streams = 9;
    */
@@ -395,7 +395,7 @@ export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_statistics, 7);
 
 /**
- * What an answered write survives.
+ * The failures that an answered write survives.
  *
  * @generated from enum lightningstore.v1.Durability
  */
@@ -408,21 +408,21 @@ export enum Durability {
   UNSPECIFIED = 0,
 
   /**
-   * Nothing: the store lives in memory.
+   * None: the store is in memory.
    *
    * @generated from enum value: DURABILITY_NONE = 1;
    */
   NONE = 1,
 
   /**
-   * The end of the process; a power cut may take the last moments.
+   * The end of the process. A power failure may lose the most recent writes.
    *
    * @generated from enum value: DURABILITY_RELAXED = 2;
    */
   RELAXED = 2,
 
   /**
-   * A power cut too.
+   * The end of the process and a power failure.
    *
    * @generated from enum value: DURABILITY_FULL = 3;
    */

@@ -15,63 +15,65 @@ export const file_lightningstore_v1_triplet: GenFile = /*@__PURE__*/
   fileDesc("Ch9saWdodG5pbmdzdG9yZS92MS90cmlwbGV0LnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSKfAgoHVHJpcGxldBIwCgZwcm9tcHQYASABKAsyIC5saWdodG5pbmdzdG9yZS52MS5UcmlwbGV0UHJvbXB0EjQKCHJlc3BvbnNlGAIgASgLMiIubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldFJlc3BvbnNlEjAKBnJld2FyZBgDIAEoCzIgLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXRSZXdhcmQSEwoLcmVzcG9uc2VfaWQYBCABKAkSEgoKYWdlbnRfbmFtZRgFIAEoCRIUCgxyZXF1ZXN0X2pzb24YBiABKAwSFQoNcmVzcG9uc2VfanNvbhgHIAEoDBIPCgdzcGFuX2lkGAggASgJEhMKC3NlcXVlbmNlX2lkGAkgASgDIkwKDVRyaXBsZXRQcm9tcHQSEQoJdG9rZW5faWRzGAEgAygFEhQKDGNvbnRlbnRfanNvbhgCIAEoDBISCgppbWFnZV91cmxzGAMgAygJImMKD1RyaXBsZXRSZXNwb25zZRIRCgl0b2tlbl9pZHMYASADKAUSFAoMY29udGVudF9qc29uGAIgASgMEhUKDWxvZ3Byb2JzX2pzb24YAyABKAwSEAoIbG9ncHJvYnMYBCADKAEifAoNVHJpcGxldFJld2FyZBINCgV2YWx1ZRgBIAEoARI2CgpkaW1lbnNpb25zGAIgAygLMiIubGlnaHRuaW5nc3RvcmUudjEuUmV3YXJkRGltZW5zaW9uEg8KB3NwYW5faWQYAyABKAkSEwoLc2VxdWVuY2VfaWQYBCABKAMiLgoPUmV3YXJkRGltZW5zaW9uEgwKBG5hbWUYASABKAkSDQoFdmFsdWUYAiABKAEiWgoOVHJpcGxldFdhcm5pbmcSDwoHc3Bhbl9pZBgBIAEoCRITCgtzZXF1ZW5jZV9pZBgCIAEoAxIRCglhdHRyaWJ1dGUYAyABKAkSDwoHbWVzc2FnZRgEIAEoCSKKAgoPQXR0ZW1wdFRyaXBsZXRzEi4KB2F0dGVtcHQYASABKAsyHS5saWdodG5pbmdzdG9yZS52MS5BdHRlbXB0UmVmEiwKCHRyaXBsZXRzGAIgAygLMhoubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldBI7ChF1bm1hdGNoZWRfcmV3YXJkcxgDIAMoCzIgLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXRSZXdhcmQSMwoId2FybmluZ3MYBCADKAsyIS5saWdodG5pbmdzdG9yZS52MS5UcmlwbGV0V2FybmluZxIVCg13YXJuaW5nX2NvdW50GAUgASgFEhAKCGNvbXBsZXRlGAYgASgIIqAEChNMaXN0VHJpcGxldHNSZXF1ZXN0EhMKC3JvbGxvdXRfaWRzGAEgAygJEhIKCmF0dGVtcHRfaWQYAiABKAkSMAoGc291cmNlGAMgASgOMiAubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldFNvdXJjZRIWCg5sbG1fY2FsbF9tYXRjaBgEIAEoCRITCgthZ2VudF9tYXRjaBgFIAEoCRIoChtleGNsdWRlX2NhbGxzX3VuZGVyX3Jld2FyZHMYBiABKAhIAIgBARIYCgtkZWR1cGxpY2F0ZRgHIAEoCEgBiAEBEh0KEHJlcGFpcl9oaWVyYXJjaHkYCCABKAhIAogBARIbChNza2lwX3dpdGhvdXRfdG9rZW5zGAkgASgIEjYKDXJld2FyZF9wb2xpY3kYCiABKA4yHy5saWdodG5pbmdzdG9yZS52MS5SZXdhcmRQb2xpY3kSTwoNZmluYWxfcmV3YXJkcxgLIAMoCzI4LmxpZ2h0bmluZ3N0b3JlLnYxLkxpc3RUcmlwbGV0c1JlcXVlc3QuRmluYWxSZXdhcmRzRW50cnkaMwoRRmluYWxSZXdhcmRzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgBOgI4AUIeChxfZXhjbHVkZV9jYWxsc191bmRlcl9yZXdhcmRzQg4KDF9kZWR1cGxpY2F0ZUITChFfcmVwYWlyX2hpZXJhcmNoeSJMChRMaXN0VHJpcGxldHNSZXNwb25zZRI0CghhdHRlbXB0cxgBIAMoCzIiLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRUcmlwbGV0cypkCg1UcmlwbGV0U291cmNlEh4KGlRSSVBMRVRfU09VUkNFX1VOU1BFQ0lGSUVEEAASGQoVVFJJUExFVF9TT1VSQ0VfVFJBQ0VSEAESGAoUVFJJUExFVF9TT1VSQ0VfUFJPWFkQAiqRAQoMUmV3YXJkUG9saWN5Eh0KGVJFV0FSRF9QT0xJQ1lfVU5TUEVDSUZJRUQQABIiCh5SRVdBUkRfUE9MSUNZX0ZJUlNUX09DQ1VSUkVOQ0UQARIfChtSRVdBUkRfUE9MSUNZX0ZJUlNUX1NJQkxJTkcQAhIdChlSRVdBUkRfUE9MSUNZX0JZX1NFUVVFTkNFEANCgAEKFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgxUcmlwbGV0UHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_lightningstore_v1_attempt]);
 
 /**
- * One call of a language model as training wants it: prompt, response, reward. Derived from the spans of
- * an attempt whenever it is asked for; stored nowhere.
+ * One call of a language model as training data: prompt, response, reward. The server derives triplets from
+ * the spans of an attempt on every request; it does not store them.
  *
  * @generated from message lightningstore.v1.Triplet
  */
 export type Triplet = Message<"lightningstore.v1.Triplet"> & {
   /**
-   * What the model was given. Always set.
+   * Input of the model. Always set.
    *
    * @generated from field: lightningstore.v1.TripletPrompt prompt = 1;
    */
   prompt?: TripletPrompt | undefined;
 
   /**
-   * What it answered. Always set.
+   * Output of the model. Always set.
    *
    * @generated from field: lightningstore.v1.TripletResponse response = 2;
    */
   response?: TripletResponse | undefined;
 
   /**
-   * What the call was worth. Absent if no reward was matched with it.
+   * Reward of the call. Absent if no reward was matched with it.
    *
    * @generated from field: lightningstore.v1.TripletReward reward = 3;
    */
   reward?: TripletReward | undefined;
 
   /**
-   * Id that the model's server gave the response. Empty if the span has none.
+   * Id that the model's server assigned to the response. Empty if the span has none.
    *
    * @generated from field: string response_id = 4;
    */
   responseId: string;
 
   /**
-   * Name of the agent that the call was made under; "*" outside of any named one. Empty from the proxy.
+   * Name of the agent that made the call; "*" for a call outside any named agent. Empty with source PROXY.
    *
    * @generated from field: string agent_name = 5;
    */
   agentName: string;
 
   /**
-   * JSON object of what else the span tells of the request: model, temperature and so on. Empty if nothing.
+   * JSON object of the span's other attributes of the request, for example model and temperature. Empty if
+   * there are none.
    *
    * @generated from field: bytes request_json = 6;
    */
   requestJson: Uint8Array;
 
   /**
-   * JSON object of what else the span tells of the response: model, usage and so on. Empty if nothing.
+   * JSON object of the span's other attributes of the response, for example model and usage. Empty if there
+   * are none.
    *
    * @generated from field: bytes response_json = 7;
    */
   responseJson: Uint8Array;
 
   /**
-   * The span of the call, as 16 lower-case hex digits.
+   * Id of the span of the call, as 16 lower-case hex digits.
    *
    * @generated from field: string span_id = 8;
    */
@@ -99,21 +101,21 @@ export const TripletSchema: GenMessage<Triplet> = /*@__PURE__*/
  */
 export type TripletPrompt = Message<"lightningstore.v1.TripletPrompt"> & {
   /**
-   * Empty if the span has none.
+   * Token ids. Empty if the span has none.
    *
    * @generated from field: repeated int32 token_ids = 1;
    */
   tokenIds: number[];
 
   /**
-   * JSON of the messages as they were traced, usually a list of objects. Empty if there are none.
+   * JSON of the messages as traced, usually a list of objects. Empty if there are none.
    *
    * @generated from field: bytes content_json = 2;
    */
   contentJson: Uint8Array;
 
   /**
-   * URLs of the images in the messages, in their order. Data URLs come whole.
+   * URLs of the images in the messages, in order. Data URLs are included in full.
    *
    * @generated from field: repeated string image_urls = 3;
    */
@@ -134,28 +136,28 @@ export const TripletPromptSchema: GenMessage<TripletPrompt> = /*@__PURE__*/
  */
 export type TripletResponse = Message<"lightningstore.v1.TripletResponse"> & {
   /**
-   * Empty if the span has none.
+   * Token ids. Empty if the span has none.
    *
    * @generated from field: repeated int32 token_ids = 1;
    */
   tokenIds: number[];
 
   /**
-   * JSON of the completions as they were traced, usually a list of objects. Empty if there are none.
+   * JSON of the completions as traced, usually a list of objects. Empty if there are none.
    *
    * @generated from field: bytes content_json = 2;
    */
   contentJson: Uint8Array;
 
   /**
-   * JSON of logprobs.content, a list with an object a token. Empty if there is none.
+   * JSON of logprobs.content, a list with one object per token. Empty if there is none.
    *
    * @generated from field: bytes logprobs_json = 3;
    */
   logprobsJson: Uint8Array;
 
   /**
-   * The logprob of each object in logprobs_json. Empty unless all of them have one.
+   * The logprob of each object in logprobs_json. Empty unless every object has one.
    *
    * @generated from field: repeated double logprobs = 4;
    */
@@ -170,13 +172,13 @@ export const TripletResponseSchema: GenMessage<TripletResponse> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_triplet, 2);
 
 /**
- * A reward that was traced, or the final one of the request.
+ * A reward from the trace, or the final reward from the request.
  *
  * @generated from message lightningstore.v1.TripletReward
  */
 export type TripletReward = Message<"lightningstore.v1.TripletReward"> & {
   /**
-   * The primary dimension.
+   * Value of the primary dimension.
    *
    * @generated from field: double value = 1;
    */
@@ -190,7 +192,7 @@ export type TripletReward = Message<"lightningstore.v1.TripletReward"> & {
   dimensions: RewardDimension[];
 
   /**
-   * The span that holds it, as 16 lower-case hex digits. Empty for a final reward.
+   * Id of the span that holds the reward, as 16 lower-case hex digits. Empty for a final reward.
    *
    * @generated from field: string span_id = 3;
    */
@@ -212,13 +214,13 @@ export const TripletRewardSchema: GenMessage<TripletReward> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_triplet, 3);
 
 /**
- * One number of a reward.
+ * One dimension of a reward.
  *
  * @generated from message lightningstore.v1.RewardDimension
  */
 export type RewardDimension = Message<"lightningstore.v1.RewardDimension"> & {
   /**
-   * Its name, "primary" where nothing else is said.
+   * Name of the dimension. Default "primary".
    *
    * @generated from field: string name = 1;
    */
@@ -240,20 +242,20 @@ export const RewardDimensionSchema: GenMessage<RewardDimension> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_triplet, 4);
 
 /**
- * Something in a trace that could not be read. It was left out; all else of the trace is there.
+ * A part of a trace that could not be read. It is omitted; the rest of the trace is present.
  *
  * @generated from message lightningstore.v1.TripletWarning
  */
 export type TripletWarning = Message<"lightningstore.v1.TripletWarning"> & {
   /**
-   * The span, as 16 lower-case hex digits. Empty where it is about the whole attempt.
+   * Id of the span, as 16 lower-case hex digits. Empty if the warning concerns the whole attempt.
    *
    * @generated from field: string span_id = 1;
    */
   spanId: string;
 
   /**
-   * Sequence id of that span. 0 where it is about the whole attempt.
+   * Sequence id of that span. 0 if the warning concerns the whole attempt.
    *
    * @generated from field: int64 sequence_id = 2;
    */
@@ -267,7 +269,7 @@ export type TripletWarning = Message<"lightningstore.v1.TripletWarning"> & {
   attribute: string;
 
   /**
-   * What is wrong, for people.
+   * Description for people.
    *
    * @generated from field: string message = 4;
    */
@@ -282,28 +284,28 @@ export const TripletWarningSchema: GenMessage<TripletWarning> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_triplet, 5);
 
 /**
- * Triplets of one attempt. One attempt may take several messages; they follow each other.
+ * Triplets of one attempt. An attempt may take several messages, which follow each other directly.
  *
  * @generated from message lightningstore.v1.AttemptTriplets
  */
 export type AttemptTriplets = Message<"lightningstore.v1.AttemptTriplets"> & {
   /**
-   * The attempt. A rollout that has none yet comes once with an empty attempt_id.
+   * The attempt. A rollout without attempts is returned once, with an empty attempt_id.
    *
    * @generated from field: lightningstore.v1.AttemptRef attempt = 1;
    */
   attempt?: AttemptRef | undefined;
 
   /**
-   * From the tracer: the calls as the tree of the trace is read from above, a caller before what it called,
-   * siblings by start time. From the proxy: by sequence id.
+   * The triplets. With source TRACER in depth-first order of the trace tree: a caller before its callees,
+   * siblings by start time. With source PROXY by sequence id.
    *
    * @generated from field: repeated lightningstore.v1.Triplet triplets = 2;
    */
   triplets: Triplet[];
 
   /**
-   * Rewards that no call was found for, by sequence id.
+   * Rewards that were not matched with a call, by sequence id.
    *
    * @generated from field: repeated lightningstore.v1.TripletReward unmatched_rewards = 3;
    */
@@ -317,14 +319,14 @@ export type AttemptTriplets = Message<"lightningstore.v1.AttemptTriplets"> & {
   warnings: TripletWarning[];
 
   /**
-   * All that could not be read in this attempt, those counted that are not listed. Only in its last part.
+   * Total number of warnings of this attempt, including those not listed. Only in its last message.
    *
    * @generated from field: int32 warning_count = 5;
    */
   warningCount: number;
 
   /**
-   * Whether this is the attempt's last part.
+   * Whether this is the last message of the attempt.
    *
    * @generated from field: bool complete = 6;
    */
@@ -339,45 +341,45 @@ export const AttemptTripletsSchema: GenMessage<AttemptTriplets> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_triplet, 6);
 
 /**
- * Asks for the triplets of rollouts. Regular expressions are RE2's (no look-around, no back-references), at
- * most 512 characters, and match anywhere unless anchored.
+ * Request of ListTriplets. Regular expressions use RE2 syntax (no look-around, no back-references), have at
+ * most 512 characters, and match anywhere in the text unless anchored.
  *
  * @generated from message lightningstore.v1.ListTripletsRequest
  */
 export type ListTripletsRequest = Message<"lightningstore.v1.ListTripletsRequest"> & {
   /**
-   * Ids of rollouts, at least one, at most 10,000 by default; repeated ones count once. An unknown one:
-   * NOT_FOUND; the spans of one were evicted: FAILED_PRECONDITION (SPANS_EVICTED). Both before anything is
-   * sent, unless it happens meanwhile.
+   * Ids of rollouts, at least one and at most 10,000 by default. Repeated ids count once. An unknown rollout
+   * is NOT_FOUND; a rollout whose spans were evicted is FAILED_PRECONDITION (SPANS_EVICTED). Both are
+   * reported before anything is sent, unless they occur while the stream is open.
    *
    * @generated from field: repeated string rollout_ids = 1;
    */
   rolloutIds: string[];
 
   /**
-   * "latest", or with a single rollout the id of an attempt. Empty: all attempts, each on its own. Unknown:
-   * NOT_FOUND.
+   * "latest", or the id of an attempt if there is a single rollout. Empty: all attempts, each separately.
+   * Unknown: NOT_FOUND.
    *
    * @generated from field: string attempt_id = 2;
    */
   attemptId: string;
 
   /**
-   * Which of the two ways agents are traced is read. Unspecified: TRACER.
+   * Which spans are read, depending on how the agents are traced. Unspecified: TRACER.
    *
    * @generated from field: lightningstore.v1.TripletSource source = 3;
    */
   source: TripletSource;
 
   /**
-   * Spans whose name matches are calls of a model. Empty: "openai\.chat\.completion". TRACER only.
+   * Pattern for the names of spans that are calls of a model. Empty: "openai\.chat\.completion". TRACER only.
    *
    * @generated from field: string llm_call_match = 4;
    */
   llmCallMatch: string;
 
   /**
-   * Only calls under an agent whose name matches, the nearest agent above the call deciding. Empty: all
+   * Pattern for the name of the agent: includes only calls whose nearest enclosing agent matches. Empty: all
    * calls. TRACER only.
    *
    * @generated from field: string agent_match = 5;
@@ -385,48 +387,48 @@ export type ListTripletsRequest = Message<"lightningstore.v1.ListTripletsRequest
   agentMatch: string;
 
   /**
-   * Leaves out calls under a span that holds a reward: a judge's own calls. Absent: true. No effect on the
-   * proxy.
+   * Omits calls under a span that holds a reward, such as the calls of a judge. Absent: true. No effect with
+   * source PROXY.
    *
    * @generated from field: optional bool exclude_calls_under_rewards = 6;
    */
   excludeCallsUnderRewards?: boolean | undefined;
 
   /**
-   * Takes one call per response id, the first, and no call without one that lies under another call.
-   * Absent: true.
+   * Keeps only the first call of each response id, and omits calls without a response id that lie under
+   * another call. Absent: true.
    *
    * @generated from field: optional bool deduplicate = 7;
    */
   deduplicate?: boolean | undefined;
 
   /**
-   * Puts spans that hang loose beside others under the tightest one that encloses them in time. Absent:
-   * true. No effect on the proxy.
+   * Moves call spans that hang directly under the root under the shortest span that encloses them in time.
+   * Absent: true. No effect with source PROXY.
    *
    * @generated from field: optional bool repair_hierarchy = 8;
    */
   repairHierarchy?: boolean | undefined;
 
   /**
-   * Leaves out calls that have no prompt or no response token ids; they get no reward either. The proxy's
-   * always are.
+   * Omits calls without prompt token ids or without response token ids, before rewards are matched. Source
+   * PROXY always does so.
    *
    * @generated from field: bool skip_without_tokens = 9;
    */
   skipWithoutTokens: boolean;
 
   /**
-   * Which call gets which reward. Unspecified: FIRST_OCCURRENCE, from the proxy BY_SEQUENCE, which is all
-   * that it can do.
+   * How rewards are matched with calls. Unspecified: FIRST_OCCURRENCE with source TRACER. Source PROXY
+   * supports only BY_SEQUENCE, its default.
    *
    * @generated from field: lightningstore.v1.RewardPolicy reward_policy = 10;
    */
   rewardPolicy: RewardPolicy;
 
   /**
-   * By rollout id: the reward of its last triplet, in place of what was traced. Finite. An id that is not
-   * among rollout_ids: INVALID_ARGUMENT.
+   * Final rewards by rollout id. Replaces the traced reward of the rollout's last triplet. Values must be
+   * finite. A key that is not in rollout_ids is INVALID_ARGUMENT.
    *
    * @generated from field: map<string, double> final_rewards = 11;
    */
@@ -441,13 +443,13 @@ export const ListTripletsRequestSchema: GenMessage<ListTripletsRequest> = /*@__P
   messageDesc(file_lightningstore_v1_triplet, 7);
 
 /**
- * A message of the stream that answers ListTriplets.
+ * One message of the response stream of ListTriplets.
  *
  * @generated from message lightningstore.v1.ListTripletsResponse
  */
 export type ListTripletsResponse = Message<"lightningstore.v1.ListTripletsResponse"> & {
   /**
-   * Rollouts in the order asked for, the attempts of each in their order. About 1 MiB a message.
+   * Attempts, by rollout in the order of the request, then by sequence number. About 1 MiB per message.
    *
    * @generated from field: repeated lightningstore.v1.AttemptTriplets attempts = 1;
    */
@@ -462,28 +464,28 @@ export const ListTripletsResponseSchema: GenMessage<ListTripletsResponse> = /*@_
   messageDesc(file_lightningstore_v1_triplet, 8);
 
 /**
- * Where the calls of a model were traced. More values may come.
+ * How the calls of a model are traced. More values may be added.
  *
  * @generated from enum lightningstore.v1.TripletSource
  */
 export enum TripletSource {
   /**
-   * TRACER.
+   * The same as TRACER.
    *
    * @generated from enum value: TRIPLET_SOURCE_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * In the agent's process: a tree of spans.
+   * In the agent's process: the spans form a tree.
    *
    * @generated from enum value: TRIPLET_SOURCE_TRACER = 1;
    */
   TRACER = 1,
 
   /**
-   * In a LiteLLM proxy before vLLM: raw_gen_ai_request and litellm_request spans, ordered by sequence id
-   * alone, for the clocks of agent and proxy may differ.
+   * In a LiteLLM proxy in front of vLLM: raw_gen_ai_request and litellm_request spans, ordered by sequence id
+   * only, because the clocks of the agent and the proxy may differ.
    *
    * @generated from enum value: TRIPLET_SOURCE_PROXY = 2;
    */
@@ -497,35 +499,37 @@ export const TripletSourceSchema: GenEnum<TripletSource> = /*@__PURE__*/
   enumDesc(file_lightningstore_v1_triplet, 0);
 
 /**
- * How rewards find their calls. A call gets one reward at most, a reward goes to one call at most. More
- * values may come.
+ * How rewards are matched with calls. A call gets at most one reward, and a reward goes to at most one call.
+ * More values may be added.
  *
  * @generated from enum lightningstore.v1.RewardPolicy
  */
 export enum RewardPolicy {
   /**
-   * As the source wants it.
+   * The default of the source.
    *
    * @generated from enum value: REWARD_POLICY_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * In order of time, to the call begun last among those that ended before the reward and have none yet.
+   * In order of time, a reward goes to the call without a reward that started last among those that ended
+   * before the reward.
    *
    * @generated from enum value: REWARD_POLICY_FIRST_OCCURRENCE = 1;
    */
   FIRST_OCCURRENCE = 1,
 
   /**
-   * The same among the children of one span.
+   * The same, but only among the children of one span.
    *
    * @generated from enum value: REWARD_POLICY_FIRST_SIBLING = 2;
    */
   FIRST_SIBLING = 2,
 
   /**
-   * In order of sequence ids, to the call with the highest smaller one that has none yet.
+   * In order of sequence ids, a reward goes to the call without a reward that has the highest smaller
+   * sequence id.
    *
    * @generated from enum value: REWARD_POLICY_BY_SEQUENCE = 3;
    */

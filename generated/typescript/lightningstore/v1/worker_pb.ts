@@ -25,7 +25,7 @@ export const file_lightningstore_v1_worker: GenFile = /*@__PURE__*/
  */
 export type Worker = Message<"lightningstore.v1.Worker"> & {
   /**
-   * Chosen by the worker. Always set.
+   * Id chosen by the worker. Always set.
    *
    * @generated from field: string worker_id = 1;
    */
@@ -39,49 +39,50 @@ export type Worker = Message<"lightningstore.v1.Worker"> & {
   status: WorkerStatus;
 
   /**
-   * What the worker last said about itself: a JSON object, UTF-8, byte for byte. Empty if it never did.
+   * The last statistics that the worker reported: a JSON object in UTF-8, returned byte for byte. Empty if it
+   * never reported any.
    *
    * @generated from field: bytes stats_json = 3;
    */
   statsJson: Uint8Array;
 
   /**
-   * When it last sent a heartbeat. Absent if never.
+   * Time of its last heartbeat. Absent if there was none.
    *
    * @generated from field: google.protobuf.Timestamp last_heartbeat_time = 4;
    */
   lastHeartbeatTime?: Timestamp | undefined;
 
   /**
-   * When it last asked for rollouts. Absent if never.
+   * Time at which it last called DequeueRollouts. Absent if it never did.
    *
    * @generated from field: google.protobuf.Timestamp last_dequeue_time = 5;
    */
   lastDequeueTime?: Timestamp | undefined;
 
   /**
-   * When it last became busy. Absent if never.
+   * Time at which it last became busy. Absent if it never did.
    *
    * @generated from field: google.protobuf.Timestamp last_busy_time = 6;
    */
   lastBusyTime?: Timestamp | undefined;
 
   /**
-   * When it last became idle. Absent if never.
+   * Time at which it last became idle. Absent if it never did.
    *
    * @generated from field: google.protobuf.Timestamp last_idle_time = 7;
    */
   lastIdleTime?: Timestamp | undefined;
 
   /**
-   * The rollout it works on, the newest where there are several. Empty unless it is busy.
+   * Id of the rollout it works on; the newest if there are several. Empty unless it is busy.
    *
    * @generated from field: string current_rollout_id = 8;
    */
   currentRolloutId: string;
 
   /**
-   * The attempt it works on, the newest where there are several. Empty unless it is busy.
+   * Id of the attempt it works on; the newest if there are several. Empty unless it is busy.
    *
    * @generated from field: string current_attempt_id = 9;
    */
@@ -96,29 +97,29 @@ export const WorkerSchema: GenMessage<Worker> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_worker, 0);
 
 /**
- * Tells that a worker lives, and what it works on.
+ * Reports that a worker is alive, and which attempts it works on.
  *
  * @generated from message lightningstore.v1.HeartbeatRequest
  */
 export type HeartbeatRequest = Message<"lightningstore.v1.HeartbeatRequest"> & {
   /**
-   * The worker. Required, at most 256 characters. An unknown one is created, with status UNKNOWN.
+   * Id of the worker. Required, at most 256 characters. An unknown worker is created with status UNKNOWN.
    *
    * @generated from field: string worker_id = 1;
    */
   workerId: string;
 
   /**
-   * A JSON object about the worker, its load for instance, at most 16 MiB by default. Empty: what is stored
-   * stays.
+   * Statistics of the worker, for example its load: a JSON object in UTF-8, at most 16 MiB by default. Empty:
+   * the stored value is kept.
    *
    * @generated from field: bytes stats_json = 2;
    */
   statsJson: Uint8Array;
 
   /**
-   * The attempts that it works on; last_heartbeat_time of each becomes now. Unknown ones are no error: the
-   * answer says to stop them. At most 10,000 by default.
+   * The attempts that the worker works on. Sets the last_heartbeat_time of each to the current time. Unknown
+   * attempts are not an error; the response requests to stop them. At most 10,000 by default.
    *
    * @generated from field: repeated lightningstore.v1.AttemptRef attempts = 3;
    */
@@ -133,7 +134,7 @@ export const HeartbeatRequestSchema: GenMessage<HeartbeatRequest> = /*@__PURE__*
   messageDesc(file_lightningstore_v1_worker, 1);
 
 /**
- * Answers Heartbeat.
+ * Response of Heartbeat.
  *
  * @generated from message lightningstore.v1.HeartbeatResponse
  */
@@ -146,7 +147,7 @@ export type HeartbeatResponse = Message<"lightningstore.v1.HeartbeatResponse"> &
   worker?: Worker | undefined;
 
   /**
-   * The attempts of the request that it should stop, in the order of the request.
+   * The attempts of the request that the worker should stop, in the order of the request.
    *
    * @generated from field: repeated lightningstore.v1.Stop stops = 2;
    */
@@ -161,13 +162,13 @@ export const HeartbeatResponseSchema: GenMessage<HeartbeatResponse> = /*@__PURE_
   messageDesc(file_lightningstore_v1_worker, 2);
 
 /**
- * Asks for one worker. Unknown: NOT_FOUND.
+ * Request of GetWorker. An unknown worker is NOT_FOUND.
  *
  * @generated from message lightningstore.v1.GetWorkerRequest
  */
 export type GetWorkerRequest = Message<"lightningstore.v1.GetWorkerRequest"> & {
   /**
-   * The worker. Required.
+   * Id of the worker. Required.
    *
    * @generated from field: string worker_id = 1;
    */
@@ -182,7 +183,7 @@ export const GetWorkerRequestSchema: GenMessage<GetWorkerRequest> = /*@__PURE__*
   messageDesc(file_lightningstore_v1_worker, 3);
 
 /**
- * Answers GetWorker.
+ * Response of GetWorker.
  *
  * @generated from message lightningstore.v1.GetWorkerResponse
  */
@@ -203,35 +204,35 @@ export const GetWorkerResponseSchema: GenMessage<GetWorkerResponse> = /*@__PURE_
   messageDesc(file_lightningstore_v1_worker, 4);
 
 /**
- * Asks for workers. A filter that is empty takes part in nothing; without any filter all match.
+ * Request of ListWorkers. An empty filter is ignored. Without filters, all workers match.
  *
  * @generated from message lightningstore.v1.ListWorkersRequest
  */
 export type ListWorkersRequest = Message<"lightningstore.v1.ListWorkersRequest"> & {
   /**
-   * Status is one of these.
+   * Matches workers with one of these statuses.
    *
    * @generated from field: repeated lightningstore.v1.WorkerStatus statuses = 1;
    */
   statuses: WorkerStatus[];
 
   /**
-   * Id contains this, case and all.
+   * Matches ids that contain this text, case-sensitive.
    *
    * @generated from field: string worker_id_contains = 2;
    */
   workerIdContains: string;
 
   /**
-   * How the filters are joined. Unspecified: AND.
+   * How the filters are combined. Unspecified: AND.
    *
    * @generated from field: lightningstore.v1.FilterLogic filter_logic = 3;
    */
   filterLogic: FilterLogic;
 
   /**
-   * A field and a direction, "last_heartbeat_time desc" for instance; the direction defaults to asc.
-   * Fields: worker_id, status, last_heartbeat_time, last_dequeue_time, last_busy_time, last_idle_time,
+   * A field and a direction, for example "last_heartbeat_time desc". The direction defaults to asc. Fields:
+   * worker_id, status, last_heartbeat_time, last_dequeue_time, last_busy_time, last_idle_time,
    * current_rollout_id, current_attempt_id. A missing value sorts first. Empty: worker_id.
    *
    * @generated from field: string order_by = 4;
@@ -239,14 +240,15 @@ export type ListWorkersRequest = Message<"lightningstore.v1.ListWorkersRequest">
   orderBy: string;
 
   /**
-   * Most workers in the answer. 0: 100; above the server's cap: the cap; negative: INVALID_ARGUMENT.
+   * Maximum number of workers in the response. 0: 100. Values above the server's maximum are reduced to it.
+   * Negative: INVALID_ARGUMENT.
    *
    * @generated from field: int32 page_size = 5;
    */
   pageSize: number;
 
   /**
-   * The next_page_token of the page before, for the same filters and order. Empty for the first page.
+   * The next_page_token of the previous page, for the same filters and order. Empty for the first page.
    *
    * @generated from field: string page_token = 6;
    */
@@ -261,20 +263,20 @@ export const ListWorkersRequestSchema: GenMessage<ListWorkersRequest> = /*@__PUR
   messageDesc(file_lightningstore_v1_worker, 5);
 
 /**
- * Answers ListWorkers.
+ * Response of ListWorkers.
  *
  * @generated from message lightningstore.v1.ListWorkersResponse
  */
 export type ListWorkersResponse = Message<"lightningstore.v1.ListWorkersResponse"> & {
   /**
-   * In the order asked for.
+   * The workers, in the requested order.
    *
    * @generated from field: repeated lightningstore.v1.Worker workers = 1;
    */
   workers: Worker[];
 
   /**
-   * Asks for the next page. Empty at the end, and only there.
+   * Token of the next page. Empty only on the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -289,21 +291,21 @@ export const ListWorkersResponseSchema: GenMessage<ListWorkersResponse> = /*@__P
   messageDesc(file_lightningstore_v1_worker, 6);
 
 /**
- * What a worker does. More values may come: treat an unknown one as UNKNOWN.
+ * Status of a worker. More values may be added: treat an unknown one as UNKNOWN.
  *
  * @generated from enum lightningstore.v1.WorkerStatus
  */
 export enum WorkerStatus {
   /**
-   * Never sent by the server; refused in requests.
+   * Never sent by the server; rejected in requests.
    *
    * @generated from enum value: WORKER_STATUS_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * Nothing is known: it has only ever sent one heartbeat, or the watchdog gave up its last attempt and
-   * nothing was heard of it since.
+   * Not known: it has sent a single heartbeat so far, or the watchdog ended its last attempt and it has not
+   * been seen since.
    *
    * @generated from enum value: WORKER_STATUS_UNKNOWN = 1;
    */
@@ -317,7 +319,7 @@ export enum WorkerStatus {
   IDLE = 2,
 
   /**
-   * It has one.
+   * It has at least one attempt that is PREPARING or RUNNING.
    *
    * @generated from enum value: WORKER_STATUS_BUSY = 3;
    */
