@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +32,35 @@ def public(cls: type) -> dict[str, Any]:
 def test_all_names_are_there_and_all_that_is_there_is_named() -> None:
     assert len(package.__all__) == len(set(package.__all__))
     tree = ast.parse((FOLDER / "__init__.py").read_text())
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
     imported = {
-        alias.asname or alias.name
-        for node in tree.body
+        alias.asname or alias.name: node.module
+        for node in typed.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert imported == set(package.__all__)
+    assert set(imported) == set(package.__all__)
+    for name, module in imported.items():
+        assert getattr(package, name) is getattr(import_module(module), name)
+
+
+def test_modules_are_imported_when_they_are_first_used() -> None:
+    def imported(statement: str) -> set[str]:
+        program = f"{statement}; import sys; print(*sys.modules)"
+        ran = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, check=True, text=True
+        )
+        return set(ran.stdout.split())
+
+    assert "grpc" not in imported("import lightningstore.client")
+    store = imported("from lightningstore.client import LightningStore")
+    assert "lightningstore.client._sync.store" in store
+    assert "opentelemetry.sdk" not in store
+    assert "opentelemetry.sdk" in imported(
+        "import lightningstore.client as c; c.exporter.SpanExporter"
+    )
+    with pytest.raises(AttributeError, match="no attribute 'Nope'"):
+        package.Nope  # noqa: B018
 
 
 def test_each_method_of_the_contract_is_a_method_of_both_clients() -> None:
