@@ -1,4 +1,4 @@
-"""The first five minutes of README.md: a server, a runner and an algorithm, run as they are printed."""
+"""The getting-started section of README.md: a server, a runner and an algorithm, run as printed."""
 
 from __future__ import annotations
 

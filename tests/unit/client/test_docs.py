@@ -35,4 +35,4 @@ def test_the_page_runs_as_printed(real: RealServer, tmp_path: Path) -> None:
     assert "['succeeded']" in out
     assert "['step']" in out
     assert "sqlite" in out
-    assert "ERROR_REASON_ROLLOUT_NOT_FOUND {'rolloutId': 'ro-nobody'}" in out
+    assert "ERROR_REASON_ROLLOUT_NOT_FOUND {'rolloutId': 'ro-unknown'}" in out
