@@ -197,6 +197,7 @@ _MODULES = frozenset(
         "embedded",
         "errors",
         "exporter",
+        "message_json",
         "otlp",
         "runner",
         "transports",

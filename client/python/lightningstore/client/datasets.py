@@ -19,6 +19,7 @@ from lightningstore.client._datasets.exported import ExportedRollout
 from lightningstore.client._datasets.lines import read_lines
 from lightningstore.client._datasets.selection import attempts_at_hand
 from lightningstore.client._values.rollouts import ROLLOUT_STATUS
+from lightningstore.client.message_json import time_text, word
 from lightningstore.client.values import Rollout
 
 __all__ = [
@@ -50,8 +51,8 @@ class Written:
         """Tell whether the store's rollout has not finished anew since, nor been reopened."""
         record = rollout.message
         return self._finish == (
-            rows.word(ROLLOUT_STATUS, record.status),
-            rows.time_text(record.end_time) if record.HasField("end_time") else None,
+            word(ROLLOUT_STATUS, record.status),
+            time_text(record.end_time) if record.HasField("end_time") else None,
             record.attempt_count,
         )
 

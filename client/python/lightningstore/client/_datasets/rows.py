@@ -13,15 +13,14 @@ from collections.abc import Iterator, Sequence
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
-from google.protobuf import json_format
 from google.protobuf.descriptor import EnumDescriptor
-from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.client._datasets import otlp_json
 from lightningstore.client._datasets.exported import ExportedRollout
 from lightningstore.client._values import convert
 from lightningstore.client._values.attempts import ATTEMPT_STATUS, Attempt
 from lightningstore.client._values.rollouts import ROLLOUT_MODE, ROLLOUT_STATUS
 from lightningstore.client._values.triplets import AttemptTriplets, Triplet
+from lightningstore.client.message_json import message_to_json, time_text, word
 from lightningstore.client.values import Rollout
 from lightningstore.v1 import attempt_pb2, rollout_pb2
 
@@ -32,6 +31,10 @@ _parsed = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 #: Times of an attempt.
 TIMES = ("start_time", "end_time", "last_heartbeat_time")
+ATTEMPT_KEYS = (
+    *("attempt_id", "sequence_number", "status", "worker_id", "resources_id", "resources_version"),
+    *("span_count", *TIMES, "failure"),
+)
 _INT32 = 1 << 31
 #: Values that are taken as text: the caller's own, and what is read by itself where it is wanted.
 RAW_KEYS = frozenset({"input", "metadata", "attempts", "triplets"})
@@ -70,47 +73,15 @@ def one_line(data: bytes) -> str:
     return data.translate(None, b"\r\n").strip(b" \t").decode()
 
 
-def word(descriptor: EnumDescriptor, number: int) -> str | int | None:
-    """Return an enum value as this client calls it; None for unspecified, the number for an unknown one."""
-    if not number:
-        return None
-    value = descriptor.values_by_number.get(number)
-    if value is None:
-        return number
-    prefix = descriptor.values_by_number[0].name[: -len("UNSPECIFIED")]
-    return str(value.name)[len(prefix) :].lower()
-
-
-def time_text(time: Timestamp) -> str:
-    """Return a time as RFC 3339 has it, in UTC, with all its digits."""
-    return time.ToJsonString()
-
-
 def config_to_json(config: rollout_pb2.RolloutConfig) -> dict[str, Any]:
     """Return a configuration."""
-    told: dict[str, Any] = json_format.MessageToDict(config, preserving_proto_field_name=True)
-    if config.retry_condition:
-        told["retry_condition"] = [word(ATTEMPT_STATUS, n) for n in config.retry_condition]
-    return told
+    return message_to_json(config)
 
 
 def attempt_to_json(record: attempt_pb2.Attempt) -> dict[str, Any]:
-    """Return an attempt without its metadata."""
-    told: dict[str, Any] = {
-        "attempt_id": record.attempt_id,
-        "sequence_number": record.sequence_number,
-        "status": word(ATTEMPT_STATUS, record.status),
-        "worker_id": record.worker_id,
-        "resources_id": record.resources_id,
-        "resources_version": record.resources_version,
-        "span_count": record.span_count,
-    }
-    for name in TIMES:
-        told[name] = time_text(getattr(record, name)) if record.HasField(name) else None  # type: ignore[arg-type]
-    told["failure"] = None
-    if record.HasField("failure"):
-        told["failure"] = json_format.MessageToDict(record.failure)
-    return told
+    """Return an attempt without its metadata, keys in the order of an export."""
+    told = message_to_json(record, without=("rollout_id", "metadata_json"))
+    return {key: told[key] for key in ATTEMPT_KEYS}
 
 
 def _attempt(record: attempt_pb2.Attempt) -> str:
