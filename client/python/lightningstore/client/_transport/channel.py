@@ -12,6 +12,7 @@ there asyncio calls take a blocking channel (`aio_is_lost`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import weakref
@@ -19,7 +20,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import grpc
+import grpc.aio
 from google.protobuf.message_factory import GetMessageClass
+from lightningstore.client._transport.contact import FIRST_ANSWER, Contact
 from lightningstore.client._transport.methods import SERVICE, method_descriptor, method_path
 from lightningstore.client.connection import Endpoint
 
@@ -121,6 +125,8 @@ class Holder:
         self._stub: Any = None
         self._closed = False
         self._pid = os.getpid()
+        #: Whether the server has answered yet.
+        self.contact = Contact(self.endpoint.address)
         _holders.add(self)
 
     @property
@@ -171,15 +177,35 @@ class BlockingHolder(Holder):
             if self._stub is None:
                 self._channel = self.endpoint.blocking_channel(options())
                 self._stub = Stub(self._channel)
+                self._time_first_answer()
             return self._stub
+
+    def _time_first_answer(self) -> None:
+        timer = threading.Timer(FIRST_ANSWER, _report_state, (self._channel, self.contact))
+        timer.daemon = True
+        timer.start()
+        self.contact.time_with(timer.cancel)
 
     def close(self) -> None:
         """Close the channel; calls that run fail."""
+        self.contact.close()
         with self._lock:
             channel, self._channel, self._stub = self._channel, None, None
             self._closed = True
         if channel is not None:
             channel.close()
+
+
+def _report_state(channel: grpc.Channel, contact: Contact) -> None:
+    """Pass the state of a blocking channel to the contact. gRPC tells it in a callback only."""
+
+    def report(state: grpc.ChannelConnectivity) -> None:
+        with contextlib.suppress(ValueError):  # the channel is closed
+            channel.unsubscribe(report)
+        contact.report(state)
+
+    with contextlib.suppress(ValueError):
+        channel.subscribe(report)
 
 
 class AsyncHolder(Holder):
@@ -198,10 +224,18 @@ class AsyncHolder(Holder):
             self._channel = self.endpoint.async_channel(options())
             self._stub = Stub(self._channel)
             self._loop = loop
+            if not self.contact.is_timed:
+                timer = loop.call_later(FIRST_ANSWER, self._report_state, self._channel)
+                self.contact.time_with(timer.cancel)
         return self._stub
+
+    def _report_state(self, channel: grpc.aio.Channel) -> None:
+        if channel is self._channel:
+            self.contact.report(channel.get_state())
 
     async def close(self) -> None:
         """Close the channel; calls that run fail."""
+        self.contact.close()
         channel, self._channel, self._stub = self._channel, None, None
         self._closed = True
         if channel is not None and self._loop is asyncio.get_running_loop():

@@ -12,6 +12,7 @@ import grpc.aio
 from google.protobuf.message import Message
 from lightningstore.client._transport.bridge import ThreadedTransport
 from lightningstore.client._transport.channel import AsyncHolder, aio_is_lost
+from lightningstore.client._transport.contact import Contact
 from lightningstore.client._transport.grpc_sync import GrpcTransport
 from lightningstore.client._transport.protocols import AsyncServerStream
 from lightningstore.client.connection import Endpoint
@@ -54,12 +55,16 @@ class AsyncGrpcTransport:
         if (bridge := self._instead()) is not None:
             return await bridge.unary(method, request, timeout)
         call = self._begin(method, request, timeout=timeout)
+        contact = self._holder.contact
         try:
-            return await call
+            answer = await call
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            raise contact.explain(from_rpc_error(error)) from None
         except asyncio.CancelledError:
-            raise _cancelled(call, self._holder) from None
+            raise _cancelled(call) from None
+        if not contact.made:
+            contact.heard()
+        return answer
 
     def server_stream(
         self, method: str, request: Message, timeout: float | None
@@ -67,7 +72,7 @@ class AsyncGrpcTransport:
         """Begin a call that is answered by a stream."""
         if (bridge := self._instead()) is not None:
             return bridge.server_stream(method, request, timeout)
-        return _Answers(self._begin(method, request, timeout=timeout), self._holder)
+        return _Answers(self._begin(method, request, timeout=timeout), self._holder.contact)
 
     async def client_stream(
         self, method: str, requests: AsyncIterable[Message], timeout: float | None
@@ -85,14 +90,16 @@ class AsyncGrpcTransport:
             # In a call that ends at this moment this fails, with an error that tells nothing: the call does.
             with contextlib.suppress(grpc.aio.InternalError):
                 await call.done_writing()
-            return await call
+            answer = await call
         except grpc.aio.AioRpcError as error:
-            raise await _true_failure(call, error) from None
+            raise self._holder.contact.explain(await _true_failure(call, error)) from None
         except asyncio.CancelledError:
-            raise _cancelled(call, self._holder) from None
+            raise _cancelled(call) from None
         except BaseException:
             call.cancel()
             raise
+        self._holder.contact.heard()
+        return answer
 
     async def close(self) -> None:
         """Close the channel."""
@@ -104,17 +111,18 @@ class AsyncGrpcTransport:
 class _Answers:
     """The answers of one call."""
 
-    def __init__(self, call: Any, holder: AsyncHolder) -> None:
+    def __init__(self, call: Any, contact: Contact) -> None:
         self._call = call
-        self._holder = holder
+        self._contact = contact
 
     async def ready(self) -> None:
         try:
             await self._call.initial_metadata()
         except asyncio.CancelledError:
-            raise _cancelled(self._call, self._holder) from None
+            raise _cancelled(self._call) from None
         if self._call.done() and await self._call.code() != grpc.StatusCode.OK:
-            raise await _failure(self._call)
+            raise self._contact.explain(await _failure(self._call))
+        self._contact.heard()
 
     def __aiter__(self) -> _Answers:
         return self
@@ -123,9 +131,11 @@ class _Answers:
         try:
             answer = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._contact.explain(from_rpc_error(error)) from None
         except asyncio.CancelledError:
-            raise _cancelled(self._call, self._holder) from None
+            raise _cancelled(self._call) from None
+        if not self._contact.made:
+            self._contact.heard()
         if answer is grpc.aio.EOF:
             raise StopAsyncIteration
         return answer
@@ -153,19 +163,13 @@ async def _failure(call: Any) -> LightningStoreError:
     return from_ending(await call.code(), await call.details(), await call.trailing_metadata())
 
 
-def _cancelled(call: Any, holder: AsyncHolder) -> BaseException:
+def _cancelled(call: Any) -> BaseException:
     """Return what a CancelledError out of a call means: the task's own, or the channel was closed.
 
-    gRPC raises the same for both. The channel's end must not look like the task's.
+    gRPC raises the same for both. A closed channel must not look like a cancelled task.
     """
-    if call.done() and not _task_is_cancelled(unless=holder.is_closed):
-        return CancelledCallError("the client was closed, or gave the call up")
+    task = asyncio.current_task()
+    if call.done() and (task is None or not task.cancelling()):
+        return CancelledCallError("the client was closed, or cancelled the call")
     call.cancel()
     return asyncio.CancelledError()
-
-
-def _task_is_cancelled(*, unless: bool) -> bool:
-    task = asyncio.current_task()
-    cancelling = getattr(task, "cancelling", None)
-    # Before Python 3.11 a task does not tell.
-    return not unless if cancelling is None else cancelling() > 0

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 from lightningstore.client._transport.channel import BlockingHolder
+from lightningstore.client._transport.contact import Contact
 from lightningstore.client.connection import Endpoint
 from lightningstore.client.errors import CancelledCallError, LightningStoreError, from_rpc_error
 
@@ -28,28 +29,34 @@ class GrpcTransport:
     def unary(self, method: str, request: Message, timeout: float | None) -> Any:
         """Make a call with one message each way."""
         call = self._call(method)
+        contact = self._holder.contact
         try:
-            return call(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
+            answer = call(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
         except (grpc.RpcError, ValueError) as error:
-            raise _error(error) from None
+            raise contact.explain(_error(error)) from None
+        if not contact.made:
+            contact.heard()
+        return answer
 
     def begin(self, method: str, request: Message, timeout: float | None) -> PendingCall:
         """Begin a call with one message each way, which another thread may give up."""
         call = self._call(method)
         try:
-            return PendingCall(
-                call.future(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
+            future = call.future(
+                request, timeout=timeout, metadata=self._holder.endpoint.metadata
             )
         except (grpc.RpcError, ValueError) as error:
             raise _error(error) from None
+        return PendingCall(future, self._holder.contact)
 
     def server_stream(self, method: str, request: Message, timeout: float | None) -> _Answers:
         """Begin a call that is answered by a stream."""
         call = self._call(method)
         try:
-            return _Answers(call(request, timeout=timeout, metadata=self._holder.endpoint.metadata))
+            answers = call(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
         except (grpc.RpcError, ValueError) as error:
             raise _error(error) from None
+        return _Answers(answers, self._holder.contact)
 
     def client_stream(self, method: str, requests: Iterable[Message], timeout: float | None) -> Any:
         """Make a call that sends a stream."""
@@ -64,11 +71,13 @@ class GrpcTransport:
                 raise
 
         try:
-            return call(guarded(), timeout=timeout, metadata=self._holder.endpoint.metadata)
+            answer = call(guarded(), timeout=timeout, metadata=self._holder.endpoint.metadata)
         except (grpc.RpcError, ValueError) as error:
             if fault:
                 raise fault[0] from None
-            raise _error(error) from None
+            raise self._holder.contact.explain(_error(error)) from None
+        self._holder.contact.heard()
+        return answer
 
     def close(self) -> None:
         """Close the channel."""
@@ -78,17 +87,21 @@ class GrpcTransport:
 class PendingCall:
     """A call that is under way."""
 
-    def __init__(self, future: Any) -> None:
+    def __init__(self, future: Any, contact: Contact) -> None:
         self._future = future
+        self._contact = contact
 
     def result(self) -> Any:
         """Return the answer when it is there. Raises CancelledCallError after `cancel`."""
         try:
-            return self._future.result()
+            answer = self._future.result()
         except grpc.FutureCancelledError:
-            raise CancelledCallError("the call was given up") from None
+            raise CancelledCallError("the call was cancelled by this client") from None
         except grpc.RpcError as error:
-            raise _error(error) from None
+            raise self._contact.explain(_error(error)) from None
+        if not self._contact.made:
+            self._contact.heard()
+        return answer
 
     def when_done(self, function: Callable[[], object]) -> None:
         """Call a function, in a thread of gRPC, when the answer or an error is there."""
@@ -102,22 +115,27 @@ class PendingCall:
 class _Answers:
     """The answers of one call."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, contact: Contact) -> None:
         self._call = call
+        self._contact = contact
 
     def ready(self) -> None:
         self._call.initial_metadata()
         if self._call.done() and self._call.code() != grpc.StatusCode.OK:
-            raise from_rpc_error(self._call)
+            raise self._contact.explain(from_rpc_error(self._call))
+        self._contact.heard()
 
     def __iter__(self) -> _Answers:
         return self
 
     def __next__(self) -> Any:
         try:
-            return next(self._call)
+            answer = next(self._call)
         except grpc.RpcError as error:
-            raise _error(error) from None
+            raise self._contact.explain(_error(error)) from None
+        if not self._contact.made:
+            self._contact.heard()
+        return answer
 
     def close(self) -> None:
         self._call.cancel()
