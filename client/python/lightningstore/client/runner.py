@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from lightningstore.client._runner.claims import Claims
 from lightningstore.client._runner.context import AttemptCancelled, NonRetryable, RunContext
 from lightningstore.client._runner.execution import Execution, Work
+from lightningstore.client._runner.finishes import Finishes
 from lightningstore.client._runner.heartbeats import Heartbeats
+from lightningstore.client._runner.signature import check_function
 from lightningstore.client._runner.tracing import Tracing
 from lightningstore.client._sync.store import LightningStore
 from lightningstore.client._values.text import check, valid
@@ -88,6 +91,7 @@ class Runner:
         """
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        check_function(fn)
         check_names(connection)
         self._owns_store = not isinstance(store, LightningStore)
         self._store = (
@@ -105,6 +109,7 @@ class Runner:
             on_stop=self._stop_attempt,
             stats=self._stats,
         )
+        self._finishes = Finishes(self._store, self._on_finish)
         self._claims = Claims(self._store, self.worker_id, tuple(modes), poll_wait)
         self._work = Work(
             self._store, fn, self._exporter, Tracing(self._exporter, tracer_provider), outage
@@ -124,7 +129,15 @@ class Runner:
         The first signal lets what runs finish and claims no more; the second cancels it. Raises
         LightningStoreError for an error that waiting does not mend.
         """
-        asyncio.run(self._run_with_signals())
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(self._run_with_signals())
+        else:
+            raise RuntimeError(
+                "an event loop already runs in this thread, as in a notebook: use `await runner.arun()` "
+                "instead of `runner.run()`"
+            )
 
     async def _run_with_signals(self) -> None:
         with _signals(asyncio.get_running_loop(), self.stop):
@@ -136,6 +149,7 @@ class Runner:
         Cancelling it cancels what runs. A runner runs once.
         """
         self._loop = asyncio.get_running_loop()
+        self._announce()
         self._exporter.send_in_background()  # it is flushed before each report
         self._heartbeats.start()
         try:
@@ -148,6 +162,18 @@ class Runner:
             raise
         finally:
             await asyncio.shield(self._close())
+
+    def _announce(self) -> None:
+        """Log what the runner does, or print it to stderr where no logging is set up."""
+        line = (
+            f"runner {self.worker_id}: claiming from {self._store.address or 'its store'}, "
+            f"concurrency {self._concurrency}, modes {self._claims.modes}, "
+            + ("until stopped" if self._left is None else f"up to {self._left} rollouts")
+        )
+        if logger.hasHandlers():
+            logger.info(line)
+        else:
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     async def _claim_and_finish(self) -> None:
         try:
@@ -213,6 +239,8 @@ class Runner:
         if forced:
             execution.cancel(None)
         self._heartbeats.add(rollout)
+        self._finishes.add(rollout)
+        execution.when_ended(lambda: self._finishes.remove(*key))
         task = asyncio.create_task(self._run_one(key, execution))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -224,6 +252,7 @@ class Runner:
             logger.exception("the outcome of %s is lost by a defect", execution.context)
         finally:
             self._heartbeats.remove(*key)
+            self._finishes.remove(*key)
             with self._lock:
                 del self._running[key]
                 self._finished += 1
@@ -269,6 +298,13 @@ class Runner:
         if execution is not None:
             execution.cancel(stop.reason)
 
+    def _on_finish(self, rollout_id: str) -> None:
+        """Ask by a heartbeat why a rollout has finished that is still worked on. From any thread."""
+        with self._lock:
+            running = list(self._running.items())
+        if any(key[0] == rollout_id and execution.is_at_work for key, execution in running):
+            self._heartbeats.hurry()
+
     def _stats(self) -> dict[str, Any]:
         return {
             "running": len(self._running),
@@ -279,6 +315,7 @@ class Runner:
 
     async def _close(self) -> None:
         self._heartbeats.stop()
+        self._finishes.stop()
         self._claims.stop()
         await asyncio.to_thread(self._exporter.shutdown)
         self._work.close()

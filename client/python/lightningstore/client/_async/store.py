@@ -64,7 +64,9 @@ class AsyncLightningStore(AsyncDatasetCalls):
         plain text; OSError for files that cannot be read.
         """
         self._timeout = timeout
-        self._transport: AsyncTransport = AsyncGrpcTransport(endpoint(address, **connection))
+        server = endpoint(address, **connection)
+        self._address = server.address
+        self._transport: AsyncTransport = AsyncGrpcTransport(server)
 
     @classmethod
     def over(
@@ -73,6 +75,7 @@ class AsyncLightningStore(AsyncDatasetCalls):
         """Return a client that sends through a transport: how `open_store` works."""
         store = cls.__new__(cls)
         store._timeout = timeout
+        store._address = ""
         store._transport = transport
         return store
 
@@ -81,7 +84,14 @@ class AsyncLightningStore(AsyncDatasetCalls):
 
         Closing one closes both.
         """
-        return type(self).over(self._transport, timeout=timeout)
+        store = type(self).over(self._transport, timeout=timeout)
+        store._address = self._address
+        return store
+
+    @property
+    def address(self) -> str:
+        """Address of the server, "host:port". Empty for a client over a transport of the caller's own."""
+        return self._address
 
     async def close(self) -> None:
         """Close the connection; calls that run fail. Harmless to repeat."""

@@ -53,6 +53,12 @@ class Claims:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
 
+    @property
+    def modes(self) -> str:
+        """The modes that are claimed, in words."""
+        words = ["none" if mode is None else getattr(mode, "value", mode) for mode in self._modes]
+        return ", ".join(map(str, words)) or "any"
+
     def stop(self) -> None:
         """End the poll that runs. From any thread."""
         with self._lock:

@@ -80,6 +80,15 @@ class Execution:
         self.context.cancelled.set()
         self._later(self._cancel_task)
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the function has yet to end."""
+        return not self._ended.done()
+
+    def when_ended(self, function: Callable[[], object]) -> None:
+        """Call a function on the event loop when the agent's function has ended, before its report."""
+        self._ended.add_done_callback(lambda _: function())
+
     def _cancel_task(self) -> None:
         if self._task is not None:
             self._task.cancel()

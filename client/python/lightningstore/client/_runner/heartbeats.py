@@ -44,6 +44,7 @@ class Heartbeats:
         self._changed = threading.Condition()
         self._attempts: dict[tuple[str, str], float] = {}
         self._ended = False
+        self._hurried = False
         self._failing = False
         self._thread = threading.Thread(
             target=self._run, name="lightningstore-heartbeats", daemon=True
@@ -57,6 +58,12 @@ class Heartbeats:
         """Beat no more; a beat that is under way ends by itself."""
         with self._changed:
             self._ended = True
+            self._changed.notify_all()
+
+    def hurry(self) -> None:
+        """Send the next heartbeat now: something has happened that its answer explains."""
+        with self._changed:
+            self._hurried = True
             self._changed.notify_all()
 
     def add(self, rollout: Rollout) -> None:
@@ -81,13 +88,14 @@ class Heartbeats:
         last = 0.0
         while True:
             with self._changed:
-                while not self._ended:
-                    left = last + self._interval() - time.monotonic()
-                    if left <= 0:
+                while not self._ended and not self._hurried:
+                    remaining = last + self._interval() - time.monotonic()
+                    if remaining <= 0:
                         break
-                    self._changed.wait(left)
+                    self._changed.wait(remaining)
                 if self._ended:
                     return
+                self._hurried = False
                 attempts = list(self._attempts)
                 interval = self._interval()
             last = time.monotonic()

@@ -65,7 +65,9 @@ class LightningStore(DatasetCalls):
         plain text; OSError for files that cannot be read.
         """
         self._timeout = timeout
-        self._transport: Transport = GrpcTransport(endpoint(address, **connection))
+        server = endpoint(address, **connection)
+        self._address = server.address
+        self._transport: Transport = GrpcTransport(server)
 
     @classmethod
     def over(
@@ -74,6 +76,7 @@ class LightningStore(DatasetCalls):
         """Return a client that sends through a transport, for tests."""
         store = cls.__new__(cls)
         store._timeout = timeout
+        store._address = ""
         store._transport = transport
         return store
 
@@ -82,7 +85,14 @@ class LightningStore(DatasetCalls):
 
         Closing one closes both.
         """
-        return type(self).over(self._transport, timeout=timeout)
+        store = type(self).over(self._transport, timeout=timeout)
+        store._address = self._address
+        return store
+
+    @property
+    def address(self) -> str:
+        """Address of the server, "host:port". Empty for a client over a transport of the caller's own."""
+        return self._address
 
     def close(self) -> None:
         """Close the connection; calls that run fail. Harmless to repeat."""
