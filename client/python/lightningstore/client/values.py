@@ -12,7 +12,7 @@ from lightningstore.client._values.attempts import (
     Failure,
     Stop,
 )
-from lightningstore.client._values.convert import RawJSON
+from lightningstore.client._values.convert import JSONObject, RawJSON
 from lightningstore.client._values.enums import (
     UNSET,
     AttemptStatus,
@@ -55,6 +55,7 @@ __all__ = [
     "Failure",
     "HeartbeatReply",
     "IngestResult",
+    "JSONObject",
     "Limits",
     "Page",
     "PromptTemplate",

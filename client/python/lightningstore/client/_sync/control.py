@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from lightningstore.client._calls import control as calls
 from lightningstore.client._calls.call import Call
-from lightningstore.client._values.convert import RawJSON
+from lightningstore.client._values.convert import JSONObject
 from lightningstore.client.values import (
     UNSET,
     Attempt,
@@ -64,7 +64,7 @@ class ControlCalls:
         group_id: str = "",
         resources_id: str = "",
         config: RolloutConfig | None = None,
-        metadata: Mapping[str, Any] | RawJSON | None = None,
+        metadata: JSONObject | None = None,
         rollout_id: str = "",
         request_id: str | None = None,
     ) -> Rollout:
@@ -86,7 +86,7 @@ class ControlCalls:
         group_id: str = "",
         resources_id: str = "",
         config: RolloutConfig | None = None,
-        metadata: Mapping[str, Any] | RawJSON | None = None,
+        metadata: JSONObject | None = None,
         rollout_id: str = "",
         worker_id: str = "",
         request_id: str | None = None,
@@ -140,7 +140,7 @@ class ControlCalls:
         failure: Failure | Unset | None = UNSET,
         worker_id: str | Unset | None = UNSET,
         last_heartbeat_time: datetime | Unset | None = UNSET,
-        metadata: Mapping[str, Any] | RawJSON | Unset | None = UNSET,
+        metadata: JSONObject | Unset | None = UNSET,
         sent_span_count: int | None = None,
         request_id: str | None = None,
     ) -> AttemptUpdate:
@@ -268,7 +268,7 @@ class ControlCalls:
         group_id: str | Unset | None = UNSET,
         resources_id: str | Unset | None = UNSET,
         config: RolloutConfig | Unset | None = UNSET,
-        metadata: Mapping[str, Any] | RawJSON | Unset | None = UNSET,
+        metadata: JSONObject | Unset | None = UNSET,
         request_id: str | None = None,
     ) -> Rollout:
         """Change a rollout. What is left out stays, None clears; `input=None` is the JSON value null.
@@ -303,7 +303,7 @@ class ControlCalls:
         self,
         worker_id: str,
         *,
-        stats: Mapping[str, Any] | RawJSON | None = None,
+        stats: JSONObject | None = None,
         attempts: Iterable[Attempt | Rollout | Sequence[str]] = (),
     ) -> HeartbeatReply:
         """Tell that a worker lives, and what it works on.

@@ -42,9 +42,7 @@ class GrpcTransport:
         """Begin a call with one message each way, which another thread may give up."""
         call = self._call(method)
         try:
-            future = call.future(
-                request, timeout=timeout, metadata=self._holder.endpoint.metadata
-            )
+            future = call.future(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
         except (grpc.RpcError, ValueError) as error:
             raise _error(error) from None
         return PendingCall(future, self._holder.contact)

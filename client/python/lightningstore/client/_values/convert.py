@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -18,11 +19,22 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.client._values.text import check, valid_utf8
 
 NANOS = 1_000_000_000
-# NaN is no JSON, and characters are shorter than their escapes. Made once: it takes as long as to use it.
-_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 E = TypeVar("E", bound=Enum)
+
+
+class DataclassInstance(Protocol):
+    """An instance of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class PydanticModel(Protocol):
+    """A model of pydantic, version 2."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Return the fields of the model by name."""
 
 
 class RawJSON(bytes):
@@ -33,20 +45,66 @@ class RawJSON(bytes):
     """
 
 
+#: What can be sent as a JSON object.
+JSONObject = Mapping[str, Any] | RawJSON | DataclassInstance | PydanticModel
+
+
+def plain(value: object) -> object:
+    """Return a value in terms of the types that have JSON, one level deep.
+
+    Dataclasses become dicts of their fields, pydantic models what `model_dump` returns. Numpy scalars and arrays, and
+    other values with a `dtype`, become numbers and lists.
+
+    Args:
+        value: A value that the JSON encoder does not know.
+
+    Returns:
+        The value, or the same object if it is of no such type.
+
+    Raises:
+        ValueError: A pydantic model cannot be dumped.
+    """
+    if isinstance(value, type):
+        return value
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    # By their methods: neither pydantic nor numpy is imported for this.
+    unknown: Any = value
+    if callable(getattr(value, "model_dump", None)):
+        return unknown.model_dump(mode="json")
+    if hasattr(value, "dtype") and callable(getattr(value, "tolist", None)):
+        return unknown.tolist()
+    return value
+
+
+def _encodable(value: object) -> object:
+    """Return what the JSON encoder writes instead of a value that it does not know."""
+    found = plain(value)
+    if found is value:
+        raise TypeError(f"{type(value).__name__} has no JSON")
+    return found
+
+
+# JSON has no NaN, and characters are shorter than their escapes. Built once: building it takes as long as using it.
+_ENCODER = json.JSONEncoder(
+    allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_encodable
+)
+
+
 def to_json(value: object, field: str = "value") -> bytes:
     """Return a value as JSON text in UTF-8.
 
-    A half of a surrogate pair in a text becomes U+FFFD: JSON in UTF-8 cannot carry it.
+    Half of a surrogate pair in a text becomes U+FFFD, because UTF-8 cannot encode it. Dataclasses, pydantic models and
+    numpy values are converted, see `plain`.
 
     Args:
-        value: What the text says.
-        field: What the value is called in an error.
+        value: The value to encode.
+        field: Name of the value in errors.
 
     Raises:
         TypeError: A part of the value has no JSON (a set, for instance). The message names it.
         ValueError: The same for a number (NaN, an integer with more digits than Python prints) and for a
             value that contains itself or is nested too deeply.
-
     """
     if isinstance(value, RawJSON):
         return bytes(value)
@@ -58,24 +116,25 @@ def to_json(value: object, field: str = "value") -> bytes:
         raise ValueError(_fault_in(value, field, error)) from None
 
 
-def to_json_object(value: Mapping[str, Any] | RawJSON | None, field: str = "value") -> bytes:
+def to_json_object(value: JSONObject | None, field: str = "value") -> bytes:
     """Return a mapping as JSON; nothing for None or an empty one, which the contract reads as {}.
 
     Raises what `to_json` raises, and TypeError for what is not a mapping.
     """
     if isinstance(value, RawJSON):
         return bytes(value)
-    if not value:
+    if value is None or (isinstance(value, Mapping | Sequence) and not value):
         return b""
-    if not isinstance(value, Mapping):
+    mapping = value if isinstance(value, Mapping) else plain(value)
+    if not isinstance(mapping, Mapping):
         raise TypeError(f"{field} must be a mapping, not {type(value).__name__}")
-    return to_json(dict(value), field)
+    return to_json(dict(mapping), field) if mapping else b""
 
 
 def _fault_in(value: object, field: str, error: Exception) -> str:
     """Return which part of a value has no JSON, and why."""
     parts: list[tuple[str, object]] = [(field, value)]
-    seen: set[int] = set()
+    seen: dict[int, object] = {}  # by id, and kept: the id of a freed object could be another's
     while parts:
         path, part = parts.pop()
         if isinstance(part, float):
@@ -86,12 +145,18 @@ def _fault_in(value: object, field: str, error: Exception) -> str:
                 int.__repr__(part)
             except ValueError as too_long:
                 return f"{path}: {too_long}; write it as a string"
-        elif isinstance(part, Mapping | Sequence) and not isinstance(part, str | bytes):
-            if id(part) not in seen:
-                seen.add(id(part))
+        elif not isinstance(part, str | None) and id(part) not in seen:
+            seen[id(part)] = part
+            if isinstance(part, Mapping | Sequence) and not isinstance(part, bytes):
                 parts.extend(reversed(_parts(path, part)))
-        elif not isinstance(part, str | None):
-            return f"{path} is of type {type(part).__name__}, which has no JSON"
+                continue
+            try:
+                encodable = _encodable(part)
+            except TypeError:
+                return f"{path} is of type {type(part).__name__}, which has no JSON"
+            except ValueError as fault:
+                return f"{path}: {fault}"
+            parts.append((path, encodable))
     return f"{field}: {error}"
 
 

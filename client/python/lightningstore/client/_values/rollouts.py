@@ -10,7 +10,7 @@ from typing import Any
 
 from lightningstore.client._values import convert
 from lightningstore.client._values.attempts import ATTEMPT_STATUS, Attempt
-from lightningstore.client._values.convert import RawJSON
+from lightningstore.client._values.convert import JSONObject
 from lightningstore.client._values.enums import AttemptStatus, RolloutMode, RolloutStatus
 from lightningstore.client._values.text import names_fields
 from lightningstore.client._values.view import View
@@ -129,7 +129,7 @@ class RolloutSpec:
     #: None: no time limits, one attempt.
     config: RolloutConfig | None = None
     #: A JSON object of the caller's own.
-    metadata: Mapping[str, Any] | RawJSON | None = None
+    metadata: JSONObject | None = None
     #: Empty: the client makes one.
     rollout_id: str = ""
 
