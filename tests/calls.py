@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from lightningstore.service.operations.store import Store
+from lightningstore.service.operations.table import table
 
 
 def snake_case(name: str) -> str:
@@ -18,7 +19,7 @@ class Calls:
 
     def __init__(self, store: Store) -> None:
         self._calls = {
-            snake_case(method): operation.call for method, operation in store.table.items()
+            snake_case(method): operation.call for method, operation in table(store).items()
         }
 
     def __getattr__(self, name: str) -> Any:

@@ -11,6 +11,7 @@ import pytest_asyncio
 from lightningstore.client import AsyncLightningStore
 from lightningstore.client.embedded import StoreTransport
 from lightningstore.service.operations.store import Store
+from lightningstore.service.operations.table import table
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import Server, open_store
 
@@ -46,7 +47,7 @@ class World:
             await self.server.start()
             self.store = AsyncLightningStore(self.server.address, timeout=10)
         else:
-            self.store = AsyncLightningStore.over(StoreTransport(self.service.table), timeout=10)
+            self.store = AsyncLightningStore.over(StoreTransport(table(self.service)), timeout=10)
 
     async def stop(self) -> None:
         """Close the store."""

@@ -205,7 +205,9 @@ async def _carry_out(job: Job) -> Found:
 
 
 async def _send(store: Any, wild: Wild, inputs: int) -> Found:
-    handled = {**handlers.handlers(store, wrap.Streams(1000)), "Export": otlp.handler(store)}
+    limit = store.engine.limits.message_bytes
+    calls = wrap.Calls(limit, wrap.Streams(1000), closing=lambda: False)
+    handled = {**handlers.handlers(store, calls), "Export": otlp.handler(store, calls)}
     names, codes, slowest = list(handled), Counter[str](), (0.0, "")
     for _ in range(inputs):
         name = wild.dice.choice(names)

@@ -14,6 +14,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from lightningstore.client import AsyncLightningStore, UnavailableError
+from lightningstore.service.operations.table import table
+from lightningstore.service.rpc import handlers
 from lightningstore.v1 import service_pb2
 
 from tests.contract.conftest import World
@@ -100,9 +102,10 @@ async def test_defect_is_internal_and_says_nothing_but_its_id(
     else:
         streams = method is not None and method.server_streaming
         name = path.rsplit("/", 1)[1]
-        defect = store.table[name]._replace(call=broken_stream if streams else broken)
-        monkeypatch.setitem(store.table, name, defect)
-    # Handlers are bound when the server is made.
+        operations = table(store)
+        defect = operations[name]._replace(call=broken_stream if streams else broken)
+        monkeypatch.setattr(handlers, "table", lambda _: {**operations, name: defect})
+    # Handlers are bound when the server starts.
     from lightningstore.service.server.server import Server
 
     server = Server(world.service, world.config)

@@ -103,6 +103,12 @@ def test_every_error_reason_has_a_code_and_is_documented() -> None:
     assert [word for word in words if word not in page] == []
 
 
+def test_errors_end_calls_in_one_place() -> None:
+    package = ROOT / "service/lightningstore/service"
+    found = [p for p in package.rglob("*.py") if "AbortError" in p.read_text()]
+    assert [str(p.relative_to(package)) for p in found] == ["rpc/calls.py"]
+
+
 def test_every_call_is_in_the_contract_suite() -> None:
     suite = "".join(p.read_text() for p in (ROOT / "tests/contract").glob("*.py"))
     calls = [snake_case(method.name) for method in SERVICE.methods]

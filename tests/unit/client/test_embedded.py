@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from lightningstore.client import (
+    AsyncLightningStore,
     DeadlineExceededError,
     InternalError,
     NotFoundError,
     SpanBatch,
     open_store,
 )
-from lightningstore.client.embedded import store_over
+from lightningstore.client.embedded import StoreTransport
 from lightningstore.service.operations.table import Kind, Operation
 
 pytestmark = pytest.mark.asyncio
@@ -110,7 +111,7 @@ class Broken:
 
 
 async def test_a_defect_of_the_store_is_an_internal_error() -> None:
-    store = store_over(Broken())
+    store = AsyncLightningStore.over(StoreTransport(Broken().table))
     with pytest.raises(InternalError, match="KeyError") as caught:
         await store.get_rollout("ro-1")
     assert isinstance(caught.value.__cause__, KeyError)
@@ -121,8 +122,9 @@ async def test_a_defect_of_the_store_is_an_internal_error() -> None:
 
 
 async def test_calls_have_deadlines() -> None:
+    store = AsyncLightningStore.over(StoreTransport(Broken().table), timeout=0.01)
     with pytest.raises(DeadlineExceededError):
-        await store_over(Broken(), timeout=0.01).get_attempt("ro-1")
+        await store.get_attempt("ro-1")
 
 
 async def test_a_wait_can_be_given_up() -> None:

@@ -63,7 +63,9 @@ async def open_store(
 
 def store_over(service: Any, *, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncLightningStore:
     """Return a client of a `lightningstore.service.operations.store.Store`, which stays its owner's to close."""
-    return AsyncLightningStore.over(StoreTransport(service.table), timeout=timeout)
+    from lightningstore.service.operations.table import table  # noqa: PLC0415
+
+    return AsyncLightningStore.over(StoreTransport(table(service)), timeout=timeout)
 
 
 def _parse(url: str) -> tuple[str, str]:

@@ -27,10 +27,9 @@ from lightningstore.service.http import otlp_json
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc import otlp
 from lightningstore.service.rpc.calls import Streams, internal
-from lightningstore.service.rpc.status import to_status
+from lightningstore.service.rpc.status import EXPORT_CODES, to_status
 from lightningstore.service.rules import pieces
 from lightningstore.service.rules.errors import (
-    Busy,
     FieldInvalid,
     PayloadTooLarge,
     ShuttingDown,
@@ -151,10 +150,9 @@ class OtlpHttp:
             status, headers = unsuited.status, unsuited.headers
             answer = to_status(unsuited.error)
         except StoreError as error:
-            busy = code_pb2.UNAVAILABLE if isinstance(error, Busy) else None
-            answer, status, headers = _refusal(error, busy)
+            answer, status, headers = _refusal(error)
         except Exception as error:
-            answer, status, headers = _refusal(internal(error, METHOD), None)
+            answer, status, headers = _refusal(internal(error, METHOD))
         if status != 200:
             code = answer.code  # type: ignore[attr-defined]
         if self._count is not None:
@@ -274,8 +272,8 @@ def unpack(data: bytes, limit: int) -> bytes:
     return bytes(found)
 
 
-def _refusal(error: StoreError, code: int | None) -> tuple[Message, int, dict[str, str]]:
-    answer = to_status(error, code)
+def _refusal(error: StoreError) -> tuple[Message, int, dict[str, str]]:
+    answer = to_status(error, EXPORT_CODES)
     status = STATUSES.get(answer.code, 500)
     headers = {}
     if status == 401:

@@ -23,7 +23,6 @@ from lightningstore.service.operations.resources import ResourceVersions
 from lightningstore.service.operations.retention import Removal
 from lightningstore.service.operations.rollouts import Rollouts
 from lightningstore.service.operations.spans import SpanQueries
-from lightningstore.service.operations.table import table
 from lightningstore.service.operations.triplets import Triplets
 from lightningstore.service.operations.watchdog import Watchdog
 from lightningstore.service.operations.workers import Workers
@@ -51,7 +50,6 @@ class Store:
         self.info = Info(engine)
         self.removal = Removal(engine)
         self.watchdog = Watchdog(engine)
-        self.table = table(self)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, keep: Retention) -> None:

@@ -1,13 +1,12 @@
-"""Which operation serves which method of the contract, and in what way."""
+"""Maps each method of the contract to its operation and kind (unary, long poll, stream)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from lightningstore.service.operations.store import Store
+from lightningstore.service.operations.store import Store
 
 
 class Kind(Enum):

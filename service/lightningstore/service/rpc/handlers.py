@@ -1,19 +1,18 @@
-"""All methods of LightningStoreService, by the contract's own descriptor."""
+"""The gRPC handlers of LightningStoreService: each method of its descriptor, bound to its operation."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
-import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from lightningstore.service.operations.ingest import HOLD_SECONDS, BadBatch
 from lightningstore.service.operations.store import Store
-from lightningstore.service.operations.table import Kind
-from lightningstore.service.rpc import calls as wrap
+from lightningstore.service.operations.table import Kind, Operation, table
 from lightningstore.service.rpc import lenient
+from lightningstore.service.rpc.calls import Calls, Handler, check_size, decode
 from lightningstore.service.rules import pieces, wire
 from lightningstore.service.rules.errors import MalformedMessage
 from lightningstore.service.rules.pieces import Cut
@@ -31,46 +30,39 @@ _BATCH = IngestSpansRequest.BATCH_FIELD_NUMBER
 _ADDED_BATCH = AddSpansRequest.BATCH_FIELD_NUMBER
 
 
-def handlers(store: Store, streams: wrap.Streams) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-    """Return a handler for each method of the service: the store's method of the same name."""
-    found: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-    limit = store.engine.limits.message_bytes
-
-    def closing() -> bool:
-        return store.engine.closing
-
-    for method in SERVICE.methods:
-        request_type = GetMessageClass(method.input_type)
-        operation = store.table[method.name]
-        call, path = operation.call, method.full_name
-        match operation.kind:
-            case Kind.UNARY:
-                handler = wrap.unary(path, request_type, call, limit, closing)
-            case Kind.LONG_POLL:
-                handler = wrap.long_poll(path, request_type, call, limit, closing)
-            case Kind.SERVER_STREAM:
-                handler = wrap.server_stream(path, request_type, call, streams, limit, closing)
-            case Kind.CLIENT_STREAM:
-                read = _decoded(call, request_type, limit)
-                handler = wrap.client_stream(path, read, streams, closing)
-            case Kind.SPAN_BATCH:
-                handler = wrap.unary_bytes(path, _add_spans(call, store), closing)
-            case Kind.SPAN_STREAM:
-                handler = wrap.client_stream(path, _ingest(store), streams, closing)
-        found[method.name] = handler
-    return found
+def handlers(store: Store, calls: Calls) -> dict[str, Handler]:
+    """Return a handler for each method of the service, by its name."""
+    operations = table(store)
+    return {
+        method.name: _handler(store, calls, method, operations[method.name])
+        for method in SERVICE.methods
+    }
 
 
-def _decoded(call: Any, request_type: type[Message], limit: int) -> Any:
-    async def decoded(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-        # No generator expression: that would begin to read even where the call never asks.
-        async for data in requests:
-            yield await wrap.read(request_type, data, limit)
+def _handler(store: Store, calls: Calls, method: MethodDescriptor, operation: Operation) -> Handler:
+    request_type = GetMessageClass(method.input_type)
+    path, call = method.full_name, operation.call
+    match operation.kind:
+        case Kind.UNARY:
+            return calls.unary(path, request_type, call)
+        case Kind.LONG_POLL:
+            return calls.long_poll(path, request_type, call)
+        case Kind.SERVER_STREAM:
+            return calls.server_stream(path, request_type, call)
+        case Kind.CLIENT_STREAM:
+            return calls.client_stream(
+                path, lambda requests: call(calls.decoded(request_type, requests))
+            )
+        case Kind.SPAN_BATCH:
+            add = _add_spans(call, store)
+            return calls.unary_bytes(path, lambda data, _: add(data))
+        case Kind.SPAN_STREAM:
+            return calls.client_stream(path, _ingest(store))
 
-    return lambda requests: call(decoded(requests))
 
+def _ingest(store: Store) -> Callable[[AsyncIterator[bytes]], Awaitable[IngestSpansResponse]]:
+    """Return IngestSpans over serialised requests: a large batch is stored without being parsed."""
 
-def _ingest(store: Store) -> Any:
     async def ingest(requests: AsyncIterator[bytes]) -> IngestSpansResponse:
         return await store.ingest.ingest_batches(_messages(requests, store))
 
@@ -80,7 +72,7 @@ def _ingest(store: Store) -> Any:
 async def _messages(
     requests: AsyncIterator[bytes], store: Store
 ) -> AsyncIterator[tuple[SpanBatch, bytes | None] | Cut | BadBatch]:
-    """Yield what the messages of a stream hold; a large one is looked at once there is room for it."""
+    """Yield the batches of a stream; a large message is read once there is room for it."""
     async for data in requests:
         if len(data) <= pieces.UNCOUNTED_BYTES:
             yield _read(data, store)
@@ -98,7 +90,7 @@ def _read(data: bytes, store: Store) -> tuple[SpanBatch, bytes | None] | Cut | B
     if large is not None:
         return large[0]
     try:
-        # Read whole, so that what is stored can be read by everybody; then kept as it came.
+        # Parsed whole, to be sure that every client can read what is stored; stored as it came.
         batch = IngestSpansRequest.FromString(data).batch
     except DecodeError:
         request = lenient.repaired(IngestSpansRequest, data)
@@ -116,7 +108,7 @@ def _read(data: bytes, store: Store) -> tuple[SpanBatch, bytes | None] | Cut | B
 
 def _large(data: bytes, store: Store, number: int) -> tuple[Cut, bytes] | None:
     """Return the batch in a field of a message, and the other fields, if it is too large to be parsed at once."""
-    wrap.check_size(data, store.engine.limits.message_bytes)
+    check_size(data, store.engine.limits.message_bytes)
     if len(data) <= pieces.UNCOUNTED_BYTES:
         return None
     batch, others = pieces.split_request(data, number)
@@ -124,7 +116,10 @@ def _large(data: bytes, store: Store, number: int) -> tuple[Cut, bytes] | None:
     return None if found.is_small else (found, others)
 
 
-def _add_spans(call: Callable[..., Awaitable[AddSpansResponse]], store: Store) -> Any:
+def _add_spans(
+    call: Callable[..., Awaitable[AddSpansResponse]], store: Store
+) -> Callable[[bytes], Awaitable[AddSpansResponse]]:
+    """Return AddSpans over serialised requests: a large batch is stored without being parsed."""
     limit = store.engine.limits.message_bytes
 
     async def add_spans(data: bytes) -> AddSpansResponse:
@@ -139,13 +134,13 @@ def _add_spans(call: Callable[..., Awaitable[AddSpansResponse]], store: Store) -
             try:
                 request = AddSpansRequest.FromString(data)
             except DecodeError:
-                request = lenient.repaired(AddSpansRequest, data) or wrap.decode(
+                request = lenient.repaired(AddSpansRequest, data) or decode(
                     AddSpansRequest, data, limit
                 )
             return await call(request)
         batch, others = large
-        request = wrap.decode(AddSpansRequest, others, limit)
-        # Stands for the batch where a repeated request is told from another one with its request id.
+        request = decode(AddSpansRequest, others, limit)
+        # Stands for the batch where a repeated request is compared with the first one of its request id.
         request.batch.schema_url = f"{len(batch.data)} bytes, checksum {zlib.crc32(batch.data)}"
         return await call(request, batch)
 

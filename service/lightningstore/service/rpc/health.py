@@ -1,38 +1,37 @@
-"""grpc.health.v1.Health. It needs no token, so nothing that a caller does, or leaves undone, may hold up anybody.
+"""grpc.health.v1.Health. It needs no token, so no caller may be able to delay others.
 
-gRPC's own servicer writes to each watcher under a lock that a change of status needs too: one watcher that
-reads nothing then stops every change, and with it the shutdown.
+gRPC's own servicer writes to each watcher under a lock that a change of status needs too: one watcher that reads
+nothing then blocks every change, and with it the shutdown.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 from grpc_health.v1 import health_pb2
-from lightningstore.service.operations.store import Store
-from lightningstore.service.rpc import calls as wrap
+from lightningstore.service.rpc.calls import Calls, Context, Streams, decode
 from lightningstore.service.rules.errors import ShuttingDown
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-#: Open watches of the server. They count apart from the streams that need a token.
+#: Maximum of open watches, which count apart from the streams that need a token.
 MAX_WATCHES = 1000
-#: Largest request, which holds the name of a service.
+#: Size limit of a request, which holds the name of a service.
 MAX_REQUEST_BYTES = 4096
 
 _Response = health_pb2.HealthCheckResponse
 
 
 class Health:
-    """The status of each service, and who watches it."""
+    """The status of each service, and its watchers."""
 
     def __init__(self) -> None:
         self._services: frozenset[str] = frozenset()
         self._usable = True
         self._stopping = False
-        #: One event a watcher, set when there may be a status to send. What is sent is read when the watcher
-        #: gets to it, so a slow one skips statuses and holds nothing.
+        #: One event a watcher, set when there may be a status to send. The status is read when the watcher is ready
+        #: to send it: a slow watcher skips statuses, and no queue grows.
         self._changes: set[asyncio.Event] = set()
 
     def serve(self, services: tuple[str, ...]) -> None:
@@ -83,34 +82,22 @@ class Health:
             change.set()
 
 
-def handler(health: Health, store: Store) -> grpc.GenericRpcHandler:
-    """Return the handler of the service."""
-    limit = MAX_REQUEST_BYTES
+def handler(health: Health, closing: Callable[[], bool]) -> grpc.GenericRpcHandler:
+    """Return the handler of the service. `closing` tells whether the server is shutting down."""
     request_type = health_pb2.HealthCheckRequest
+    calls = Calls(MAX_REQUEST_BYTES, Streams(MAX_WATCHES), closing)
 
-    def closing() -> bool:
-        return store.engine.closing
+    async def check(data: bytes, context: Context) -> bytes:
+        status = health.status(decode(request_type, data, MAX_REQUEST_BYTES).service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "the server has no such service")
+        return _Response(status=status).SerializeToString()
 
-    async def check(data: bytes, context: wrap.Context) -> bytes:
-        path = f"{SERVICE}/Check"
-        try:
-            status = health.status(wrap.decode(request_type, data, limit).service)
-            if status is None:
-                await context.abort(grpc.StatusCode.NOT_FOUND, "the server has no such service")
-            return _Response(status=status).SerializeToString()
-        except grpc.aio.AbortError:
-            raise
-        except BaseException as error:
-            await wrap.fail(context, error, path, closing=closing())
-            raise
-
-    watches = wrap.Streams(MAX_WATCHES)
+    checked = calls.answered(f"{SERVICE}/Check", check)
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
-            "Check": grpc.unary_unary_rpc_method_handler(check),
-            "Watch": wrap.server_stream(
-                f"{SERVICE}/Watch", request_type, health.watch, watches, limit, closing
-            ),
+            "Check": grpc.unary_unary_rpc_method_handler(checked),
+            "Watch": calls.server_stream(f"{SERVICE}/Watch", request_type, health.watch),
         },
     )

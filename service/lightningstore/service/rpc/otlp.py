@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import code_pb2
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.operations.ingest import Tally, reason_name
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc import lenient
-from lightningstore.service.rpc.calls import Context, check_size, fail
-from lightningstore.service.rpc.status import abort
+from lightningstore.service.rpc.calls import Calls, Context, Handler, check_size
+from lightningstore.service.rpc.status import EXPORT_CODES
 from lightningstore.service.rules import pieces, wire
-from lightningstore.service.rules.errors import Busy, MalformedMessage, PayloadTooLarge, StoreError
+from lightningstore.service.rules.errors import MalformedMessage, PayloadTooLarge, StoreError
 from lightningstore.service.rules.limits import Limits
 from lightningstore.service.rules.spans import MAX_SEQUENCE_ID, check_batch, span_error
 from lightningstore.v1.error_reason_pb2 import ERROR_REASON_SPAN_EXISTS
@@ -53,27 +50,18 @@ MAX_REASON_LENGTH = 300
 Owner = tuple[str, str, int]
 
 
-def handler(store: Store) -> grpc.RpcMethodHandler[Any, Any]:
+def handler(store: Store, calls: Calls) -> Handler:
     """Return the handler of TraceService/Export."""
 
-    async def handle(data: bytes, context: Context) -> bytes:
-        try:
-            metadata = {
-                str(key): value
-                for key, value in context.invocation_metadata() or ()
-                if isinstance(value, str)
-            }
-            return (await export(store, data, metadata)).SerializeToString()
-        except grpc.aio.AbortError:
-            raise
-        except Busy as error:
-            await abort(context, error, code_pb2.UNAVAILABLE)
-            raise
-        except BaseException as error:
-            await fail(context, error, f"{SERVICE}/Export", closing=store.engine.closing)
-            raise
+    async def call(data: bytes, context: Context) -> ExportTraceServiceResponse:
+        metadata = {
+            str(key): value
+            for key, value in context.invocation_metadata() or ()
+            if isinstance(value, str)
+        }
+        return await export(store, data, metadata)
 
-    return grpc.unary_unary_rpc_method_handler(handle)
+    return calls.unary_bytes(f"{SERVICE}/Export", call, EXPORT_CODES)
 
 
 async def export(store: Store, data: bytes, metadata: dict[str, str]) -> ExportTraceServiceResponse:

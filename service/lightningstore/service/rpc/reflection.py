@@ -1,6 +1,6 @@
-"""gRPC's server reflection, v1 and v1alpha: grpcurl, ghz and their like need no .proto files.
+"""gRPC's server reflection, v1 and v1alpha, so that grpcurl, ghz and similar tools need no .proto files.
 
-The two versions differ in their names alone, so gRPC's own servicer of v1alpha answers both.
+The two versions differ in their names only, so gRPC's own servicer of v1alpha answers both.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
-import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
-from lightningstore.service.operations.store import Store
-from lightningstore.service.rpc import calls as wrap
+from lightningstore.service.rpc.calls import Calls, Context
 
 METHOD = "ServerReflectionInfo"
 V1ALPHA = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
@@ -23,14 +21,14 @@ V1 = V1ALPHA.replace("v1alpha", "v1")
 
 
 class Symbols:
-    """What a reflection servicer asks of a descriptor pool: the default pool, and what that one leaves out."""
+    """The descriptor pool of the reflection servicer: the default pool, and the names that it lacks."""
 
     def __init__(self) -> None:
-        """Add the descriptors of v1, which the package of v1alpha does not have."""
+        """Build the descriptors of v1, which the package of v1alpha does not have."""
         self._pool = descriptor_pool.Default()
         file = descriptor_pb2.FileDescriptorProto()
         reflection_pb2.DESCRIPTOR.CopyToProto(file)
-        # Here and not in the default pool: a package that brings them must find no others of the same name.
+        # Not in the default pool, where they would collide with a package that defines them.
         self._v1 = descriptor_pool.DescriptorPool()
         self._v1.AddSerializedFile(_renamed(file).SerializeToString())
 
@@ -40,7 +38,7 @@ class Symbols:
         return file
 
     def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802
-        """Return the file of whatever has a full name, methods too. Raises KeyError."""
+        """Return the file that defines a full name, which may be a method's. Raises KeyError."""
         file: FileDescriptor
         try:
             file = self._either(lambda pool: pool.FindFileContainingSymbol(symbol))
@@ -53,7 +51,7 @@ class Symbols:
         return file
 
     def __getattr__(self, name: str) -> Any:
-        """Leave everything else, which is about extensions, to the default pool."""
+        """Return everything else, which is about extensions, from the default pool."""
         return getattr(self._pool, name)
 
     def _either(self, find: Callable[[Any], Any]) -> Any:
@@ -78,35 +76,18 @@ def _renamed(file: descriptor_pb2.FileDescriptorProto) -> descriptor_pb2.FileDes
     return file
 
 
-def reflection(
-    services: tuple[str, ...], store: Store, streams: wrap.Streams
-) -> tuple[grpc.GenericRpcHandler, ...]:
+def reflection(services: tuple[str, ...], calls: Calls) -> tuple[grpc.GenericRpcHandler, ...]:
     """Return the handlers of both versions, for these services and their own."""
     servicer = aio.ReflectionServicer((*services, V1, V1ALPHA), pool=Symbols())
+
+    async def answers(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[bytes]:
+        async for answer in servicer.ServerReflectionInfo(requests, context):
+            yield answer.SerializeToString()
+
+    request_type = reflection_pb2.ServerReflectionRequest
     return tuple(
         grpc.method_handlers_generic_handler(
-            name, {METHOD: _handler(name, servicer, store, streams)}
+            name, {METHOD: calls.both_streams(f"{name}/{METHOD}", request_type, answers)}
         )
         for name in (V1, V1ALPHA)
     )
-
-
-def _handler(
-    service: str, servicer: aio.ReflectionServicer, store: Store, streams: wrap.Streams
-) -> grpc.RpcMethodHandler[Any, Any]:
-    """Wrap the call: messages are decoded here, as those of all other calls are."""
-    request_type, limit = reflection_pb2.ServerReflectionRequest, store.engine.limits.message_bytes
-
-    async def handle(requests: AsyncIterator[bytes], context: wrap.Context) -> AsyncIterator[bytes]:
-        decoded = (await wrap.read(request_type, data, limit) async for data in requests)
-        try:
-            with streams:
-                async for answer in servicer.ServerReflectionInfo(decoded, context):
-                    yield answer.SerializeToString()
-        except (grpc.aio.AbortError, GeneratorExit):
-            raise
-        except BaseException as error:
-            await wrap.fail(context, error, f"{service}/{METHOD}", closing=store.engine.closing)
-            raise
-
-    return grpc.stream_stream_rpc_method_handler(handle)

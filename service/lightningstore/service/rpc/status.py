@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -13,9 +14,10 @@ from lightningstore.service.rules.errors import FieldInvalid, StoreError
 from lightningstore.v1 import error_reason_pb2 as reasons
 
 DOMAIN = "lightningstore"
-#: The one place from which Python's OTLP exporter reads how long to wait.
+#: Trailer with the time to wait before a retry: Python's OTLP exporter reads it from nowhere else.
 RETRY_INFO_KEY = "google.rpc.retryinfo-bin"
 
+#: Status codes of errors, by their reason.
 CODES: dict[int, int] = {
     reasons.ERROR_REASON_FIELD_INVALID: code_pb2.INVALID_ARGUMENT,
     reasons.ERROR_REASON_MALFORMED_MESSAGE: code_pb2.INVALID_ARGUMENT,
@@ -46,10 +48,12 @@ CODES: dict[int, int] = {
     reasons.ERROR_REASON_PERMISSION_DENIED: code_pb2.PERMISSION_DENIED,
     reasons.ERROR_REASON_INTERNAL: code_pb2.INTERNAL,
 }
+#: The same for exports of OTLP: exporters drop what is answered with RESOURCE_EXHAUSTED, and retry UNAVAILABLE.
+EXPORT_CODES: dict[int, int] = {**CODES, reasons.ERROR_REASON_BUSY: code_pb2.UNAVAILABLE}
 
 
-def to_status(error: StoreError, code: int | None = None) -> status_pb2.Status:
-    """Return an error as a status with its details; `code` overrules the reason's own."""
+def to_status(error: StoreError, codes: Mapping[int, int] = CODES) -> status_pb2.Status:
+    """Return an error as a status with its details."""
     details: list[Message] = [
         error_details_pb2.ErrorInfo(
             reason=reasons.ErrorReason.Name(error.reason),  # type: ignore[arg-type]
@@ -69,9 +73,7 @@ def to_status(error: StoreError, code: int | None = None) -> status_pb2.Status:
         holder = any_pb2.Any()
         holder.Pack(detail)
         packed.append(holder)
-    return status_pb2.Status(
-        code=CODES[error.reason] if code is None else code, message=error.message, details=packed
-    )
+    return status_pb2.Status(code=codes[error.reason], message=error.message, details=packed)
 
 
 def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
@@ -81,10 +83,12 @@ def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
 
 
 async def abort(
-    context: grpc.aio.ServicerContext[Any, Any], error: StoreError, code: int | None = None
+    context: grpc.aio.ServicerContext[Any, Any],
+    error: StoreError,
+    codes: Mapping[int, int] = CODES,
 ) -> None:
-    """End a call with an error. Always raises."""
-    status = rpc_status.to_status(to_status(error, code))
+    """End a call with the status of an error. Always raises."""
+    status = rpc_status.to_status(to_status(error, codes))
     trailers = tuple(status.trailing_metadata)
     if error.retry_delay is not None:
         trailers += ((RETRY_INFO_KEY, _retry_info(error.retry_delay).SerializeToString()),)

@@ -12,8 +12,8 @@ from lightningstore.service.engine.clock import Clock, SystemClock
 from lightningstore.service.http.otlp import OtlpHttp
 from lightningstore.service.operations.store import Store
 from lightningstore.service.operations.store import open_store as opened
-from lightningstore.service.rpc import calls as wrap
 from lightningstore.service.rpc import handlers, health, otlp
+from lightningstore.service.rpc.calls import Calls, Streams
 from lightningstore.service.rpc.reflection import reflection
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.gate import Gate, open_gate
@@ -78,15 +78,19 @@ class Server:
     async def start(self) -> None:
         """Listen. Raises AddressInUse."""
         store = self._store
-        streams = wrap.Streams(self._config.max_open_streams)
+        streams = Streams(self._config.max_open_streams)
+        calls = Calls(
+            store.engine.limits.message_bytes, streams, closing=lambda: store.engine.closing
+        )
         name = handlers.SERVICE.full_name
         services = (name, otlp.SERVICE, health.SERVICE)
+        generic = grpc.method_handlers_generic_handler
         self._server.add_generic_rpc_handlers(
             (
-                grpc.method_handlers_generic_handler(name, handlers.handlers(store, streams)),
-                grpc.method_handlers_generic_handler(otlp.SERVICE, {"Export": otlp.handler(store)}),
-                health.handler(self._health, store),
-                *reflection(services, store, streams),
+                generic(name, handlers.handlers(store, calls)),
+                generic(otlp.SERVICE, {"Export": otlp.handler(store, calls)}),
+                health.handler(self._health, lambda: store.engine.closing),
+                *reflection(services, calls),
             )
         )
         address = f"{_bracketed(self._config.host)}:{self._config.port}"
@@ -110,7 +114,7 @@ class Server:
         self._health.serve(("", *services))
         store.engine.watch_usability(lambda usable: self._health.set(usable=usable))
 
-    async def _serve_http(self, streams: wrap.Streams) -> None:
+    async def _serve_http(self, streams: Streams) -> None:
         """Listen for OTLP over HTTP if that is wanted. Raises AddressInUse."""
         host, port = self._config.host, self._config.otlp_http_port
         if port is None:
