@@ -7,7 +7,7 @@ import (
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
 )
 
-// Enqueue puts rollouts into the queue, all of them or, on an error, none. It returns them as stored, in the
+// Enqueue adds rollouts to the queue, all of them or, on an error, none. It returns them as stored, in the
 // same order.
 func (c *Client) Enqueue(ctx context.Context, specs ...RolloutSpec) ([]*pb.Rollout, error) {
 	request := &pb.EnqueueRolloutsRequest{Rollouts: make([]*pb.RolloutSpec, len(specs))}
@@ -22,34 +22,34 @@ func (c *Client) Enqueue(ctx context.Context, specs ...RolloutSpec) ([]*pb.Rollo
 	return answer.GetRollouts(), err
 }
 
-// Rollout returns a rollout, with its latest attempt.
+// Rollout returns a rollout with its latest attempt.
 func (c *Client) Rollout(ctx context.Context, rolloutID string) (*pb.Rollout, error) {
 	answer, err := c.service.GetRollout(ctx, &pb.GetRolloutRequest{RolloutId: rolloutID})
 	return answer.GetRollout(), err
 }
 
-// Cancel cancels rollouts: their runners are told to stop. Those that have finished before stay as they are.
-// It returns all of them after the change, in the same order.
+// Cancel cancels rollouts; their runners are asked to stop. Rollouts that have already finished do not
+// change. It returns all of them after the change, in the same order.
 func (c *Client) Cancel(ctx context.Context, rolloutIDs ...string) ([]*pb.Rollout, error) {
 	answer, err := c.service.CancelRollouts(ctx, &pb.CancelRolloutsRequest{RolloutIds: rolloutIDs})
 	return answer.GetRollouts(), err
 }
 
-// Update changes a rollout and returns it. The request names the fields in its mask; see
+// Update changes a rollout and returns it. The update mask of the request names the fields; see
 // UpdateRolloutRequest.
 func (c *Client) Update(ctx context.Context, request *pb.UpdateRolloutRequest) (*pb.Rollout, error) {
 	answer, err := c.service.UpdateRollout(ctx, request)
 	return answer.GetRollout(), err
 }
 
-// AddResources stores new resources and makes them the latest: rollouts that are enqueued from now on get
-// them unless they name others.
+// AddResources stores new resources and makes them the latest: rollouts enqueued from now on use them unless
+// they name others.
 func (c *Client) AddResources(ctx context.Context, resources Resources) (*pb.Resources, error) {
 	answer, err := c.service.AddResources(ctx, &pb.AddResourcesRequest{Resources: resources})
 	return answer.GetResources(), err
 }
 
-// Resources returns the resources of an id in their current version; with an empty id, the latest.
+// Resources returns the current version of resources by id, or the latest resources if the id is empty.
 func (c *Client) Resources(ctx context.Context, resourcesID string) (*pb.Resources, error) {
 	answer, err := c.service.GetResources(ctx, &pb.GetResourcesRequest{ResourcesId: resourcesID})
 	return answer.GetResources(), err

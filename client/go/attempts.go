@@ -17,24 +17,24 @@ import (
 )
 
 const (
-	// One try at something that the server has to answer.
+	// Timeout of one try of a call that is retried.
 	tryTimeout = 5 * time.Second
-	// For which a result waits for a server that is away.
+	// Maximum time to retry a report while the server is down.
 	outage = 10 * time.Minute
-	// Resources kept, so that a batch of rollouts fetches them once.
+	// Number of cached resources, so that a batch of rollouts loads them once.
 	keptResources = 4
 )
 
-// agentFunc is the user's function, whatever the type of its input.
+// agentFunc is the user's function without the type of its input.
 type agentFunc func(context.Context, Attempt) (*float64, error)
 
-// work does what there is to do for a claim, from its resources to its report.
+// work handles a claim, from loading its resources to reporting its outcome.
 type work struct {
 	client   *Client
 	workerID string
 	function agentFunc
 	exporter *SpanExporter
-	// hurried ends when a server that is away is waited for no longer.
+	// hurried ends when the runner no longer waits for a server that is down.
 	hurried context.Context
 
 	mu   sync.Mutex
@@ -77,7 +77,7 @@ func (w *work) log(x *execution, ended outcome) {
 	}
 }
 
-// fill fetches the payloads of a claim that came without them, as a repeated answer may.
+// fill loads the payloads of a claim that were omitted from its response, as in repeated responses.
 func (w *work) fill(rollout *pb.Rollout) error {
 	if !rollout.GetPayloadsOmitted() {
 		return nil
@@ -93,7 +93,7 @@ func (w *work) fill(rollout *pb.Rollout) error {
 	})
 }
 
-// resources returns what the attempt works with, out of those kept if they are the claim's version.
+// resources returns the resources of the attempt, from the cache if it has the claim's version.
 func (w *work) resources(rollout *pb.Rollout) (Resources, error) {
 	attempt := rollout.GetLatestAttempt()
 	id := attempt.GetResourcesId()
@@ -122,7 +122,7 @@ func (w *work) resources(rollout *pb.Rollout) (Resources, error) {
 	return routed(found.GetResources(), rollout.GetRolloutId(), attempt.GetAttemptId()), nil
 }
 
-// flush waits until the spans are stored, for an outcome must not be there before them.
+// flush waits until the spans are stored, because an outcome must not be reported before them.
 func (w *work) flush() {
 	err := w.patiently(func(ctx context.Context) error { return w.exporter.ForceFlush(ctx) })
 	if err != nil {
@@ -152,8 +152,8 @@ func (w *work) report(x *execution, ended outcome, sent int64) {
 	log := w.client.log.With("rollout", x.key.rolloutID, "attempt", x.key.attemptID)
 	answer, err := w.update(request)
 	if isRefused(err) {
-		// Without a report the attempt would go on for good.
-		log.Warn("report refused, reporting a plain failure instead", "error", err)
+		// Without a report the attempt would stay live.
+		log.Warn("report rejected, reporting a minimal failure instead", "error", err)
 		request.Attempt.Status = pb.AttemptStatus_ATTEMPT_STATUS_FAILED
 		request.Attempt.Failure = refusedFailure(err, ended.failure)
 		request.UpdateMask = &fieldmaskpb.FieldMask{Paths: []string{"status", "failure"}}
@@ -164,7 +164,7 @@ func (w *work) report(x *execution, ended outcome, sent int64) {
 		log.Warn("attempt not reported", "error", err)
 	}
 	if missing := answer.GetMissingSpanCount(); missing > 0 {
-		log.Warn("attempt lacks spans", "missing", missing)
+		log.Warn("attempt has missing spans", "missing", missing)
 	}
 }
 
@@ -176,7 +176,7 @@ func (w *work) update(request *pb.UpdateAttemptRequest) (answer *pb.UpdateAttemp
 	return answer, err
 }
 
-// isLive tells whether a cancelled attempt still waits for its end: the watchdog's word stays.
+// isLive reports whether a cancelled attempt must still be ended. An expiry set by the watchdog is kept.
 func (w *work) isLive(x *execution, why *StopError) bool {
 	if why.Reason == pb.StopReason_STOP_REASON_UNKNOWN_ATTEMPT {
 		return false
@@ -196,30 +196,31 @@ func (w *work) isLive(x *execution, why *StopError) bool {
 	return status == pb.AttemptStatus_ATTEMPT_STATUS_PREPARING || status == pb.AttemptStatus_ATTEMPT_STATUS_RUNNING
 }
 
-// patiently does something that the server has to answer, again while it is away.
+// patiently repeats a call while the server is down.
 func (w *work) patiently(do func(context.Context) error) error {
 	until := time.Now().Add(outage)
-	pauses := newDelays(longestDelay)
+	pauses := newDelays(maxDelay)
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 		err := do(ctx)
 		cancel()
-		if err == nil || !mends(err) || w.hurried.Err() != nil || time.Now().After(until) {
+		if err == nil || !isRetryable(err) || w.hurried.Err() != nil || time.Now().After(until) {
 			return err
 		}
 		if pauses.pause(w.hurried, err) != nil {
-			return errors.Join(err, errors.New("the runner stops"))
+			return errors.Join(err, errors.New("the runner is stopping"))
 		}
 	}
 }
 
-// filing hands the spans of one attempt to an exporter as they end, and counts them.
+// filing passes the spans of one attempt to an exporter as they end, and counts them.
 type filing struct {
 	exporter *SpanExporter
 	count    atomic.Int64
 }
 
-// tracer returns the tracer of an attempt. Nothing is sampled away or cut: spans are training data.
+// tracer returns the tracer of an attempt. It neither samples nor truncates, because its spans are training
+// data.
 func (f *filing) tracer(key attemptKey) trace.Tracer {
 	ids := resource.NewSchemaless(
 		attribute.String(rolloutIDKey, key.rolloutID), attribute.String(attemptIDKey, key.attemptID))

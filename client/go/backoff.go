@@ -7,23 +7,24 @@ import (
 )
 
 const (
-	firstDelay   = 100 * time.Millisecond
-	longestDelay = 5 * time.Second
+	firstDelay = 100 * time.Millisecond
+	maxDelay   = 5 * time.Second
 )
 
-// delays counts up the pauses between tries: from firstDelay, doubling, to longest.
+// delays computes the pauses between tries: from firstDelay, doubling, up to maxDelay.
 type delays struct {
-	next    time.Duration
-	longest time.Duration
+	next  time.Duration
+	limit time.Duration
 }
 
-func newDelays(longest time.Duration) *delays { return &delays{next: firstDelay, longest: longest} }
+func newDelays(limit time.Duration) *delays { return &delays{next: firstDelay, limit: limit} }
 
-// pause waits after a failure, at least as long as the server asked for. It fails when ctx ends.
+// pause waits after a failure, at least for the delay that the server requested. It returns an error when ctx
+// ends.
 func (d *delays) pause(ctx context.Context, failure error) error {
-	// Between a half and the whole: enough to spread many clients, and never near to zero.
+	// Jitter between half and the full delay spreads clients, without delays near zero.
 	delay := time.Duration(float64(d.next) * (0.5 + 0.5*rand.Float64()))
-	d.next = min(d.next*2, d.longest)
+	d.next = min(d.next*2, d.limit)
 	return sleep(ctx, max(delay, retryDelay(failure)))
 }
 

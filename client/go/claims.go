@@ -9,36 +9,36 @@ import (
 )
 
 const (
-	// Rollouts that one call claims at most.
-	mostClaims = 1_000
-	// How long the server holds a claim back for a rollout to come.
+	// Maximum number of rollouts that one call claims.
+	maxClaims = 1_000
+	// Maximum time that the server waits for a claimable rollout.
 	pollWait = 20 * time.Second
-	// Beyond the wait, after which a long poll is given up, and asked again.
+	// Additional time after which a long poll is cancelled and repeated.
 	pollMargin = 10 * time.Second
-	// In which a poll that was broken off at a stop is asked what it had claimed.
+	// Time limit for asking what a poll had claimed when it was interrupted by a stop.
 	lastAnswer = 600 * time.Millisecond
 	lastTries  = 3
 )
 
-// claims claims rollouts for a worker. A claim whose answer was lost is found again by its request id, so one
-// request is repeated, word for word, until it is answered.
+// claims claims rollouts for a worker. A claim whose response was lost is recovered by its request id, so the
+// same request is repeated unchanged until it is answered.
 type claims struct {
 	client   *Client
 	workerID string
 	modes    []pb.RolloutMode
 }
 
-// claim returns up to limit claims, none when the wait is over. When ctx ends it returns what a poll that was
-// under way had claimed. It fails for what waiting does not mend.
+// claim returns up to limit claims, or none when the wait is over. When ctx ends, it returns what the
+// interrupted poll had claimed. It returns errors that are not retryable.
 func (c *claims) claim(ctx context.Context, limit int) ([]*pb.Rollout, error) {
 	request := &pb.DequeueRolloutsRequest{
-		Limit:     int32(min(limit, mostClaims)),
+		Limit:     int32(min(limit, maxClaims)),
 		Modes:     c.modes,
 		WorkerId:  c.workerID,
 		Wait:      durationpb.New(pollWait),
 		RequestId: newRequestID(),
 	}
-	pauses := newDelays(longestDelay)
+	pauses := newDelays(maxDelay)
 	tries := 0
 	for ; ctx.Err() == nil; tries++ {
 		rollouts, err := c.ask(ctx, request, pollWait+pollMargin)
@@ -48,11 +48,11 @@ func (c *claims) claim(ctx context.Context, limit int) ([]*pb.Rollout, error) {
 		if ctx.Err() != nil {
 			continue
 		}
-		if !mends(err) {
+		if !isRetryable(err) {
 			return nil, err
 		}
 		if tries == 0 {
-			c.client.log.Warn("no claims now, trying on", "error", err)
+			c.client.log.Warn("claim failed, retrying", "error", err)
 		}
 		_ = pauses.pause(ctx, err) // the loop looks at ctx
 	}
@@ -62,7 +62,7 @@ func (c *claims) claim(ctx context.Context, limit int) ([]*pb.Rollout, error) {
 	return c.rescue(request), nil
 }
 
-// rescue returns what a poll had claimed that was broken off.
+// rescue returns what an interrupted poll had claimed.
 func (c *claims) rescue(request *pb.DequeueRolloutsRequest) []*pb.Rollout {
 	var failure error
 	for range lastTries {
@@ -73,7 +73,7 @@ func (c *claims) rescue(request *pb.DequeueRolloutsRequest) []*pb.Rollout {
 		failure = err
 		time.Sleep(firstDelay)
 	}
-	c.client.log.Warn("stopping without knowing what the last poll claimed", "error", failure)
+	c.client.log.Warn("stopping; the result of the last poll is not known", "error", failure)
 	return nil
 }
 

@@ -26,48 +26,48 @@ const (
 	tokenVariable   = "LIGHTNINGSTORE_TOKEN"
 
 	mib = 1 << 20
-	// The server's limit, and what frames a message of that size.
+	// The server's limit, plus the overhead of a message of that size.
 	maxMessageBytes = 64*mib + mib
 
 	keepaliveTime    = 20 * time.Second
 	keepaliveTimeout = 10 * time.Second
 )
 
-// gRPC repeats what the server did not answer. That is harmless for every method: those that are not
-// idempotent get a request_id from the client. CANCELLED is what a server says to a call that reaches it as it
-// goes down.
+// gRPC retries calls that the server did not answer. That is safe for every method, because the client adds a
+// request_id to those that are not idempotent. A server that is shutting down answers new calls with
+// CANCELLED.
 const serviceConfig = `{"methodConfig": [{
   "name": [{"service": "lightningstore.v1.LightningStoreService"}],
   "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s",
                   "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}
 }]}`
 
-// Options say how to connect. The zero value connects without encryption to LIGHTNINGSTORE_ADDRESS, else to
-// 127.0.0.1:4747.
+// Options configure a connection. The zero value connects without encryption to LIGHTNINGSTORE_ADDRESS, else
+// to 127.0.0.1:4747.
 type Options struct {
-	// TLS to speak, with the server's authorities and the client's certificate; see [TLSFromFiles]. Nil:
-	// plain text, unless the address begins with "https://".
+	// TLS has the CA certificates that verify the server and the client's certificate; see [TLSFromFiles]. Nil:
+	// no encryption, unless the address begins with "https://".
 	TLS *tls.Config
 	// Token is sent with every call as "authorization: Bearer ...". Empty: LIGHTNINGSTORE_TOKEN, if set.
 	Token string
-	// AllowInsecureToken lets the token travel over plain text, where everybody on the way can read it.
+	// AllowInsecureToken allows sending the token over an unencrypted connection, where others can read it.
 	AllowInsecureToken bool
-	// Logger gets what is worth a warning. Nil: slog.Default().
+	// Logger receives warnings. Nil: slog.Default().
 	Logger *slog.Logger
 }
 
-// Client is a connection to a server. It may be used by many goroutines; it connects with the first call, and
-// again whenever the connection breaks. Calls whose answer was lost are made again, up to 5 times within some
-// seconds; every write gets a request_id, by which the server knows a repeat.
+// Client is a connection to a server. It is safe for concurrent use by multiple goroutines. It connects with
+// the first call and reconnects when the connection breaks. Calls whose response was lost are retried, up to
+// 5 times within a few seconds. Every write gets a request_id, by which the server recognises a repeat.
 type Client struct {
 	conn    *grpc.ClientConn
 	service pb.LightningStoreServiceClient
 	log     *slog.Logger
 }
 
-// New returns a client of the server at an address: "host:port", "https://host:port" or "unix:path"; empty:
-// LIGHTNINGSTORE_ADDRESS, else 127.0.0.1:4747. It fails for an address that is none, and for a token that
-// would go over plain text. options may be nil.
+// New returns a client of the server at an address: "host:port", "https://host:port" or "unix:path". Empty:
+// LIGHTNINGSTORE_ADDRESS, else 127.0.0.1:4747. It returns an error for an invalid address, and for a token
+// that would be sent over an unencrypted connection. options may be nil.
 func New(address string, options *Options) (*Client, error) {
 	if options == nil {
 		options = &Options{}
@@ -81,11 +81,11 @@ func New(address string, options *Options) (*Client, error) {
 		}
 	}
 	if scheme, _, found := strings.Cut(target, "://"); found && scheme != "dns" && scheme != "unix" {
-		return nil, fmt.Errorf("lightningstore: an address like %s or https://store:4747 is wanted, not %q",
+		return nil, fmt.Errorf("lightningstore: the address must be like %s or https://store:4747, not %q",
 			defaultAddress, target)
 	}
 	if token != "" && transport == nil && !options.AllowInsecureToken {
-		return nil, fmt.Errorf("lightningstore: the token would go to %s in plain text: use TLS, or set "+
+		return nil, fmt.Errorf("lightningstore: the token would be sent to %s unencrypted: use TLS, or set "+
 			"AllowInsecureToken", target)
 	}
 	conn, err := grpc.NewClient(target, dialOptions(transport, token)...)
@@ -113,12 +113,12 @@ func dialOptions(transport *tls.Config, token string) []grpc.DialOption {
 			grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes),
 			grpc.MaxRetryRPCBufferSize(maxMessageBytes), // else gRPC repeats no request above 256 KiB
 			grpc.ForceCodecV2(newTextCodec())),
-		// Without pings a peer that vanished goes unnoticed for ever.
+		// Without pings, a lost peer would never be noticed.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
-		// A server that restarts is found again within moments, not after gRPC's two minutes.
+		// Reconnect to a restarted server within seconds; gRPC's default is up to two minutes.
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: 5 * time.Second}),
-		// A proxy of the environment is meant for the web; a store on this host is not behind it.
+		// A proxy from the environment is meant for web traffic, not for a store on this host.
 		grpc.WithNoProxy(),
 		grpc.WithUserAgent("lightningstore-go"),
 		grpc.WithUnaryInterceptor(interceptUnary),
@@ -130,19 +130,19 @@ func dialOptions(transport *tls.Config, token string) []grpc.DialOption {
 	return options
 }
 
-// Service returns the generated stubs, for every call of the contract. They take part in what the client
-// promises: retries, request ids, errors that are an *Error.
+// Service returns the generated stubs, for every call of the contract. They have the same retries, request
+// ids and errors (*Error) as the methods of Client.
 func (c *Client) Service() pb.LightningStoreServiceClient { return c.service }
 
 // Conn returns the connection, for stubs of other services of the same server.
 func (c *Client) Conn() *grpc.ClientConn { return c.conn }
 
-// Close ends the connection. Calls that are open fail.
+// Close closes the connection. Calls in progress fail.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// TLSFromFiles returns a configuration of TLS from files in PEM. ca: the authorities that may have signed the
-// server's certificate; empty: those of the system. certificate and key: what the client shows, for mutual
-// TLS; both may be empty.
+// TLSFromFiles returns a TLS configuration from PEM files. ca holds the CA certificates that verify the
+// server; empty: those of the system. certificate and key are the client's own, for mutual TLS; both may be
+// empty.
 func TLSFromFiles(ca, certificate, key string) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if ca != "" {
@@ -152,11 +152,11 @@ func TLSFromFiles(ca, certificate, key string) (*tls.Config, error) {
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("lightningstore: %s holds no certificate in PEM", ca)
+			return nil, fmt.Errorf("lightningstore: %s contains no PEM certificate", ca)
 		}
 	}
 	if (certificate == "") != (key == "") {
-		return nil, errors.New("lightningstore: a client certificate and its key go together")
+		return nil, errors.New("lightningstore: a client certificate requires its key, and the key a certificate")
 	}
 	if certificate != "" {
 		pair, err := tls.LoadX509KeyPair(certificate, key)
@@ -168,7 +168,7 @@ func TLSFromFiles(ca, certificate, key string) (*tls.Config, error) {
 	return config, nil
 }
 
-// bearer shows a token with every call.
+// bearer adds a token to every call.
 type bearer struct {
 	token  string
 	secure bool

@@ -105,9 +105,9 @@ func TestCallsThatBrokeAreMadeAgain(t *testing.T) {
 		err   error
 		bytes int
 	}{
-		"server goes down": {errGoingDown, 1},
-		"stream reset":     {errReset, 1},
-		"1 MiB":            {errAway, mib},
+		"server shuts down": {errShuttingDown, 1},
+		"stream reset":      {errReset, 1},
+		"1 MiB":             {errAway, mib},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := &scripted{}
@@ -132,7 +132,7 @@ func TestCallsThatBrokeAreMadeAgain(t *testing.T) {
 }
 
 func TestWhatIsAlwaysBrokenIsNotTriedForEver(t *testing.T) {
-	for _, broken := range []error{errAway, errGoingDown, errReset} {
+	for _, broken := range []error{errAway, errShuttingDown, errReset} {
 		server := &scripted{}
 		tries := 0
 		server.onEnqueue = func(*pb.EnqueueRolloutsRequest) (*pb.EnqueueRolloutsResponse, error) {
@@ -140,7 +140,7 @@ func TestWhatIsAlwaysBrokenIsNotTriedForEver(t *testing.T) {
 			return nil, broken
 		}
 		_, err := serve(t, server).Enqueue(context.Background(), RolloutSpec{Input: 1})
-		if !errors.Is(err, ErrUnavailable) || tries != mostTries {
+		if !errors.Is(err, ErrUnavailable) || tries != maxTries {
 			t.Error(broken, err, tries)
 		}
 	}

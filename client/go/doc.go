@@ -2,8 +2,8 @@
 // reinforcement learning.
 //
 // An algorithm enqueues rollouts and waits for them with a [Client]. A [Runner] claims rollouts and calls a
-// function for each. A [SpanExporter] sends the spans of any OpenTelemetry program. What the helpers do not
-// cover is reached through [Client.Service], the generated stubs.
+// function for each. A [SpanExporter] sends the spans of any OpenTelemetry program. [Client.Service] returns
+// the generated stubs, for calls without a helper.
 //
-// Every error of a call is an [*Error], which has the reason and the details that the server gave.
+// Every error of a call is an [*Error] with the reason and the details from the server.
 package lightningstore

@@ -13,50 +13,50 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Error tells why a call failed. It has changed nothing, unless the code is Unavailable, DeadlineExceeded,
-// Canceled or Internal, which leave that open.
+// Error is the failure of a call. The call has changed nothing, unless the code is Unavailable,
+// DeadlineExceeded, Canceled or Internal: then it may or may not have taken effect.
 //
-// It is found with errors.As. With errors.Is it matches an *Error of the same Code and, if that one names a
-// Reason, the same Reason; and context.Canceled or context.DeadlineExceeded where the caller's context ended
-// the call. status.Code and status.FromError of gRPC understand it too.
+// Use errors.As to get it. With errors.Is it matches an *Error of the same Code and, if the target names a
+// Reason, the same Reason. It also matches context.Canceled or context.DeadlineExceeded if the caller's
+// context ended the call. gRPC's status.Code and status.FromError understand it.
 type Error struct {
 	// Code is gRPC's status code.
 	Code codes.Code
-	// Reason is the name of an ErrorReason, "ERROR_REASON_ROLLOUT_NOT_FOUND" for instance. Empty if the
-	// server, or what stands before it, gave none.
+	// Reason is the name of an ErrorReason, for example "ERROR_REASON_ROLLOUT_NOT_FOUND". Empty if the server,
+	// or a proxy in front of it, sent none.
 	Reason string
 	// Domain of the reason, "lightningstore".
 	Domain string
-	// Message is for people.
+	// Message is a description for people.
 	Message string
-	// Metadata holds what the message names, for machines; keys in lowerCamelCase.
+	// Metadata holds the values that the message names, for programs. Keys are in lowerCamelCase.
 	Metadata map[string]string
-	// Fields are those of the request that have a value which they cannot have.
+	// Fields are the fields of the request with an invalid value.
 	Fields []FieldViolation
-	// RetryDelay is how long to wait before trying again. Nil: the server did not say that it would help.
+	// RetryDelay is the minimum time before a retry. Nil if the server did not request one.
 	RetryDelay *time.Duration
 
 	status *status.Status
 	cause  error
 }
 
-// FieldViolation is a field with a value that it cannot have.
+// FieldViolation is a field with an invalid value.
 type FieldViolation struct {
-	// Field is its path in the request, "items[3].config.max_attempts" for instance.
+	// Field is its path in the request, for example "items[3].config.max_attempts".
 	Field string
-	// Description says what would be right.
+	// Description says which values are valid.
 	Description string
 }
 
-// What errors.Is asks for most.
+// Targets for errors.Is.
 var (
-	// ErrNotFound matches every error about an unknown rollout, attempt, resources, worker or group.
+	// ErrNotFound matches errors about an unknown rollout, attempt, resources, worker or group.
 	ErrNotFound = &Error{Code: codes.NotFound}
-	// ErrAlreadyExists matches errors about an id that is taken by other content.
+	// ErrAlreadyExists matches errors about an id that exists with other content.
 	ErrAlreadyExists = &Error{Code: codes.AlreadyExists}
 	// ErrFailedPrecondition matches errors about a state that does not allow the call.
 	ErrFailedPrecondition = &Error{Code: codes.FailedPrecondition}
-	// ErrUnavailable matches errors about a server that is away or goes down.
+	// ErrUnavailable matches errors about a server that is unreachable or shutting down.
 	ErrUnavailable = &Error{Code: codes.Unavailable}
 )
 
@@ -68,16 +68,16 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("lightningstore: %s (%s): %s", e.Code, e.Reason, e.Message)
 }
 
-// Is tells whether target is an *Error of the same code and, if it names one, the same reason.
+// Is reports whether target is an *Error of the same code and, if target names a reason, the same reason.
 func (e *Error) Is(target error) bool {
 	wanted, ok := target.(*Error)
 	return ok && wanted.Code == e.Code && (wanted.Reason == "" || wanted.Reason == e.Reason)
 }
 
-// Unwrap returns the end of the caller's context if that is what ended the call.
+// Unwrap returns the error of the caller's context if that ended the call.
 func (e *Error) Unwrap() error { return e.cause }
 
-// GRPCStatus returns the status of gRPC, for status.Code and the like.
+// GRPCStatus returns the gRPC status, for functions such as status.Code.
 func (e *Error) GRPCStatus() *status.Status {
 	if e.status == nil {
 		return status.New(e.Code, e.Message)
@@ -85,7 +85,7 @@ func (e *Error) GRPCStatus() *status.Status {
 	return e.status
 }
 
-// convert makes an *Error of what a call of gRPC returned. ctx is the call's.
+// convert returns an *Error for the error of a gRPC call. ctx is the context of the call.
 func convert(ctx context.Context, err error) error {
 	var known *Error
 	if err == nil || errors.As(err, &known) {
@@ -126,32 +126,32 @@ func convert(ctx context.Context, err error) error {
 	return found
 }
 
-// localError returns what gRPC itself refused to send or to take, in words that say what would be right; nil for
-// any other status.
+// localError describes an error that gRPC itself raised for a message it could not send or receive, and says
+// what would be right. It returns nil for any other status.
 func localError(from *status.Status) error {
 	message := from.Message()
 	switch {
 	case len(from.Details()) > 0: // the server's
 	case from.Code() == codes.Internal:
 		if _, field, found := strings.Cut(message, notUTF8); found {
-			const rule = "must be valid UTF-8: it names something, so nothing in it is replaced"
+			const rule = "must be valid UTF-8, because it names something and is not repaired"
 			return &Error{Code: codes.InvalidArgument, Message: field + " " + rule,
 				Fields: []FieldViolation{{Field: field, Description: rule}}}
 		}
 	case from.Code() != codes.ResourceExhausted:
 	case strings.Contains(message, "trying to send message larger than max"):
 		return &Error{Code: codes.ResourceExhausted, Message: message +
-			": the request does not fit into one message; nothing was sent, so give the call fewer or smaller items"}
+			": the request does not fit into one message and was not sent; send fewer or smaller items"}
 	case strings.Contains(strings.ToLower(message), "message larger than max"):
 		return &Error{Code: codes.ResourceExhausted, Message: message +
-			": the answer does not fit into one message; a write has taken place all the same, so read what it " +
-			"changed page by page, and give such a call fewer items"}
+			": the response does not fit into one message, but a write has taken effect; read the changed records " +
+			"in pages, and send fewer items in such a call"}
 	}
 	return nil
 }
 
-// codeOf returns a status' code, but Unavailable for what gRPC makes of a call whose connection broke, or whose
-// server goes down. Every error of the server itself has details.
+// codeOf returns the code of a status. It returns Unavailable for the codes that gRPC reports when the
+// connection broke or the server is shutting down. Errors of the server itself always have details.
 func codeOf(ctx context.Context, from *status.Status) codes.Code {
 	code, message := from.Code(), from.Message()
 	if len(from.Details()) > 0 {
@@ -173,8 +173,8 @@ func codeOf(ctx context.Context, from *status.Status) codes.Code {
 	return code
 }
 
-// mends tells whether waiting may help.
-func mends(err error) bool {
+// isRetryable reports whether a retry may succeed.
+func isRetryable(err error) bool {
 	var found *Error
 	if !errors.As(err, &found) {
 		return errors.Is(err, context.DeadlineExceeded)
@@ -182,7 +182,7 @@ func mends(err error) bool {
 	return found.Code == codes.Unavailable || found.Code == codes.DeadlineExceeded || found.RetryDelay != nil
 }
 
-// orEnded returns the failure, which is also one of ctx if that has ended.
+// orEnded returns the failure, joined with the error of ctx if ctx has ended.
 func orEnded(ctx context.Context, failure error) error {
 	if ended := ctx.Err(); ended != nil && !errors.Is(failure, ended) {
 		return fmt.Errorf("%w: %w", ended, failure)
@@ -190,7 +190,7 @@ func orEnded(ctx context.Context, failure error) error {
 	return failure
 }
 
-// retryDelay returns how long the server wants to be left alone, at least.
+// retryDelay returns the minimum delay before a retry that the server requested.
 func retryDelay(err error) time.Duration {
 	var found *Error
 	if errors.As(err, &found) && found.RetryDelay != nil {

@@ -9,19 +9,20 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// execution is a function at work on an attempt.
+// execution is one run of the user's function for an attempt.
 type execution struct {
 	rollout *pb.Rollout
 	key     attemptKey
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
-	// abandoned is closed when the function is waited for no more.
+	// abandoned is closed when the runner stops waiting for the function.
 	abandoned chan struct{}
 }
 
-// newExecution takes a claim. The function's context has the values of parent, but ends by itself.
+// newExecution returns the execution of a claim. The function's context has the values of parent, but is
+// cancelled independently.
 func newExecution(parent context.Context, rollout *pb.Rollout) *execution {
-	// A span of the program around the runner is no parent: the store does not have it.
+	// The current span of the program must not become the parent, because it is not in the store.
 	parent = trace.ContextWithSpanContext(context.WithoutCancel(parent), trace.SpanContext{})
 	ctx, cancel := context.WithCancelCause(parent)
 	return &execution{rollout: rollout, key: keyOf(rollout), ctx: ctx, cancel: cancel, abandoned: make(chan struct{})}
@@ -31,21 +32,21 @@ func keyOf(rollout *pb.Rollout) attemptKey {
 	return attemptKey{rollout.GetRolloutId(), rollout.GetLatestAttempt().GetAttemptId()}
 }
 
-// stopped returns why the attempt is to stop; nil while it goes on.
+// stopped returns why the attempt must stop, or nil while it continues.
 func (x *execution) stopped() *StopError {
 	var why *StopError
 	errors.As(context.Cause(x.ctx), &why)
 	return why
 }
 
-// call runs the function in a goroutine of its own and says how it ended. What describes the end runs there
-// too, for the methods of an error or of a panic's value are code of the function's: they may panic, end the
+// call runs the function in a separate goroutine and returns its outcome. The failure is described in that
+// goroutine too, because the methods of an error or of a panic's value are user code: they may panic, end the
 // goroutine, or never return.
 func (x *execution) call(function agentFunc, attempt Attempt) outcome {
 	done := make(chan outcome, 1)
 	go func() {
-		// Stays if the goroutine is ended from within, by runtime.Goexit.
-		ended := outcome{failure: &pb.Failure{Type: "panic", Message: "the function ended its goroutine"}}
+		// Remains if the goroutine is ended from within, by runtime.Goexit.
+		ended := outcome{failure: &pb.Failure{Type: "panic", Message: "the function ended its goroutine (runtime.Goexit)"}}
 		defer func() { done <- ended }()
 		defer func() {
 			if value := recover(); value != nil {
@@ -71,10 +72,10 @@ func (x *execution) call(function agentFunc, attempt Attempt) outcome {
 	}
 }
 
-// outcome is how an attempt ended. Without a failure: well.
+// outcome is the result of an attempt. Without a failure, the attempt succeeded.
 type outcome struct {
 	failure *pb.Failure
-	// stack of a panic, for the log.
+	// stack trace of a panic, for the log.
 	stack string
 }
 
@@ -88,7 +89,7 @@ func failed(err error) outcome {
 	return ended
 }
 
-// run runs the function and says how it ended.
+// run runs the function and returns its outcome.
 func (x *execution) run(function agentFunc, attempt Attempt) outcome {
 	if why := x.stopped(); why != nil {
 		return stoppedOutcome(why)

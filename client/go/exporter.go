@@ -11,33 +11,32 @@ import (
 
 const (
 	defaultBufferBytes = 64 * mib
-	// The server's limit of one span.
+	// The server's limit for one span.
 	maxSpanBytes = 4 * mib
-	// How long a span may wait for others to travel with.
+	// Maximum time that a span waits to be sent together with others.
 	linger = 200 * time.Millisecond
-	// How long Shutdown may hold a program up if its context does not say.
-	longestShutdown = 5 * time.Second
+	// Maximum duration of Shutdown if its context has no deadline.
+	maxShutdown = 5 * time.Second
 )
 
-// ExporterOptions say where the spans of a SpanExporter belong. The zero value takes the attempt from each
-// span.
+// ExporterOptions configure a SpanExporter. With the zero value, each span names its attempt.
 type ExporterOptions struct {
-	// RolloutID and AttemptID of spans that do not say themselves.
+	// RolloutID and AttemptID of spans that do not name an attempt.
 	RolloutID, AttemptID string
-	// MaxBufferBytes of spans that are not stored yet; new ones beyond it are dropped. 0: 64 MiB.
+	// MaxBufferBytes is the maximum size of spans that are not stored yet; further ones are dropped. 0: 64 MiB.
 	MaxBufferBytes int
 }
 
-// SpanExporter streams spans to a store, each to the attempt that it belongs to, and holds nobody up. It is an
-// exporter of OpenTelemetry's SDK; use it with sdktrace.WithSyncer, for it has a buffer of its own.
+// SpanExporter streams spans to a store, each to its attempt, without blocking the program. It is an exporter
+// of the OpenTelemetry SDK. Use it with sdktrace.WithSyncer, because it has its own buffer.
 //
-// A goroutine sends the spans, keeps them until the server says that they are stored, and sends them again
-// after a break: stored twice they count once. So nothing is lost while a server restarts. Spans beyond the
-// buffer, and such as the server refuses, are dropped and counted. The log says so: at once the first time, then in
-// summaries, at most one a minute.
+// A goroutine sends the spans, keeps them until the server has stored them, and sends them again after a
+// broken connection; the server counts repeats once. No span is lost while a server restarts. Spans beyond
+// the buffer, and spans that the server rejects, are dropped and counted. The first loss of a kind is logged
+// at once, later ones in summaries, at most one per minute.
 //
-// Which attempt: the attributes agentlightning.rollout_id and agentlightning.attempt_id of the span, else
-// those of its resource, else the options'.
+// The attempt of a span is named by the attributes agentlightning.rollout_id and agentlightning.attempt_id of
+// the span, else of its resource, else by the options.
 type SpanExporter struct {
 	client   *Client
 	fallback attemptKey
@@ -63,7 +62,7 @@ type SpanExporter struct {
 
 var _ sdktrace.SpanExporter = (*SpanExporter)(nil)
 
-// NewSpanExporter returns an exporter over a client, which stays the caller's to close. options may be nil.
+// NewSpanExporter returns an exporter that uses a client. The caller closes the client. options may be nil.
 func NewSpanExporter(client *Client, options *ExporterOptions) *SpanExporter {
 	if options == nil {
 		options = &ExporterOptions{}
@@ -86,8 +85,8 @@ func NewSpanExporter(client *Client, options *ExporterOptions) *SpanExporter {
 	return e
 }
 
-// ExportSpans queues spans; it never waits for the network, and never fails: what cannot be sent is dropped,
-// counted and warned about.
+// ExportSpans queues spans. It does not wait for the network and returns no error: spans that cannot be sent
+// are dropped, counted and logged.
 func (e *SpanExporter) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpan) error {
 	items, err := encode(spans, e.fallback)
 	if err != nil {
@@ -108,7 +107,7 @@ func (e *SpanExporter) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlyS
 	return nil
 }
 
-// add puts an item into the queue.
+// add appends an item to the queue.
 func (e *SpanExporter) add(next item) {
 	e.mu.Lock()
 	shut, full := e.shut, e.bytes+next.size > e.maxBytes
@@ -130,14 +129,14 @@ func (e *SpanExporter) add(next item) {
 	}
 }
 
-// Dropped returns the number of spans lost so far: beyond the buffer, too large, refused by the server,
-// without an attempt, or not stored at the shutdown.
+// Dropped returns the number of spans lost so far: beyond the buffer, too large, rejected by the server,
+// without an attempt, or not stored before the shutdown.
 func (e *SpanExporter) Dropped() int64 {
 	return e.lost.count()
 }
 
-// ForceFlush waits until all that was exported so far is stored, or given up. It fails when ctx ends first;
-// the spans are kept then.
+// ForceFlush waits until all spans exported so far are stored or dropped. It returns an error if ctx ends
+// first; the spans are kept then.
 func (e *SpanExporter) ForceFlush(ctx context.Context) error {
 	e.mu.Lock()
 	target := e.added
@@ -159,10 +158,10 @@ func (e *SpanExporter) ForceFlush(ctx context.Context) error {
 	}
 }
 
-// Shutdown sends what is left and ends. It fails when ctx ends first, and after 5 seconds in any case: what is
-// not stored then is lost, and warned about.
+// Shutdown sends the remaining spans and stops the exporter. It returns an error if ctx ends first, and after
+// 5 seconds in any case. Spans that are not stored by then are lost, and the loss is logged.
 func (e *SpanExporter) Shutdown(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, longestShutdown)
+	ctx, cancel := context.WithTimeout(ctx, maxShutdown)
 	defer cancel()
 	e.mu.Lock()
 	if !e.shut {
@@ -194,7 +193,7 @@ func (e *SpanExporter) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// poke makes the sender look again.
+// poke wakes the sender.
 func (e *SpanExporter) poke() {
 	select {
 	case e.wake <- struct{}{}:
@@ -202,13 +201,13 @@ func (e *SpanExporter) poke() {
 	}
 }
 
-// announce wakes those who wait for settled. The lock is held.
+// announce wakes the goroutines that wait for settled. The caller holds the lock.
 func (e *SpanExporter) announce() {
 	close(e.moved)
 	e.moved = make(chan struct{})
 }
 
-// drop counts lost spans and logs them, with the details given as slog takes them.
+// drop counts lost spans and logs them, with details in the form of slog's arguments.
 func (e *SpanExporter) drop(count int, why string, details ...any) {
 	e.lost.add(int64(count), why, details...)
 }

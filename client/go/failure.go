@@ -12,13 +12,13 @@ import (
 )
 
 const (
-	// Bytes of a failure's type and message that are reported.
+	// Maximum size in bytes of a failure's type and message.
 	maxFailureType    = 256
 	maxFailureMessage = 16_384
-	// Errors of a chain that are looked at: a chain that leads back to itself has no end.
+	// Maximum number of errors of a chain that are examined, because a chain may lead back to itself.
 	maxCauses = 100
-	// Parts of a panic's value that are printed: a value that holds itself would be printed until the stack
-	// overflows, which ends the program.
+	// Maximum number of parts of a panic's value that are printed. Printing a value that contains itself would
+	// overflow the stack and end the program.
 	maxPanicParts = 1_000
 )
 
@@ -30,7 +30,7 @@ type panicError struct {
 
 func (e *panicError) Error() string { return e.text }
 
-// failureOf describes an error. Its methods are the caller's code, and each of them may panic.
+// failureOf describes an error. The methods of the error are user code and may panic.
 func failureOf(err error) *pb.Failure {
 	failure := &pb.Failure{
 		Type:    cutText(typeOf(err), maxFailureType),
@@ -42,7 +42,7 @@ func failureOf(err error) *pb.Failure {
 	return failure
 }
 
-// messageOf returns the text of an error, its type if it has none or cannot say.
+// messageOf returns the text of an error, or its type if the text is empty or cannot be read.
 func messageOf(err error) (message string) {
 	defer func() {
 		if value := recover(); value != nil {
@@ -54,7 +54,7 @@ func messageOf(err error) (message string) {
 	return err.Error()
 }
 
-// panicText returns the value of a panic as text; only its type if it has too many parts.
+// panicText returns the value of a panic as text, or only its type if it has too many parts.
 func panicText(value any) string {
 	switch value.(type) {
 	case error, fmt.Stringer: // fmt survives methods that panic
@@ -67,7 +67,7 @@ func panicText(value any) string {
 	return fmt.Sprint(value)
 }
 
-// hasFewer tells whether a value has fewer parts than are left of the limit, and counts them off.
+// hasFewer reports whether a value has fewer parts than left, and subtracts them.
 func hasFewer(left *int, value reflect.Value) bool {
 	if *left--; *left < 0 {
 		return false
@@ -97,7 +97,7 @@ func hasFewer(left *int, value reflect.Value) bool {
 	return true
 }
 
-// typeOf returns the type of an error that says most: not what only wraps another one.
+// typeOf returns the most specific type of an error, ignoring errors that only wrap another one.
 func typeOf(err error) string {
 	for _, one := range chain(err) {
 		switch one.(type) {
@@ -113,7 +113,7 @@ func typeOf(err error) string {
 	return fmt.Sprintf("%T", err)
 }
 
-// isFinal tells whether an error, or one that it wraps, is marked by NonRetryable.
+// isFinal reports whether an error, or one that it wraps, is marked by NonRetryable.
 func isFinal(err error) bool {
 	return slices.ContainsFunc(chain(err), func(one error) bool {
 		_, is := one.(*NonRetryableError)
@@ -121,7 +121,7 @@ func isFinal(err error) bool {
 	})
 }
 
-// claimsToBeFinal asks an error that has a method As, as errors.As does.
+// claimsToBeFinal calls the error's As method, as errors.As does.
 func claimsToBeFinal(err error) (is bool) {
 	defer func() { is = recover() == nil && is }()
 	var marked *NonRetryableError
@@ -129,7 +129,7 @@ func claimsToBeFinal(err error) (is bool) {
 	return has && custom.As(&marked)
 }
 
-// chain returns an error and those that it wraps, in the order of errors.As, but maxCauses of them at most.
+// chain returns an error and those that it wraps, in the order of errors.As, up to maxCauses.
 func chain(err error) []error {
 	var found []error
 	for pending := []error{err}; len(pending) > 0 && len(found) < maxCauses; {
@@ -161,7 +161,7 @@ func unwrap(err error) (inner []error) {
 	return nil
 }
 
-// isRefused tells whether the server will never take a request as it is.
+// isRefused reports whether the server rejects a request permanently.
 func isRefused(err error) bool {
 	var found *Error
 	if !errors.As(err, &found) {
@@ -170,12 +170,12 @@ func isRefused(err error) bool {
 	return found.Code == codes.InvalidArgument || found.Code == codes.ResourceExhausted && found.RetryDelay == nil
 }
 
-// refusedFailure is reported in place of an outcome that the server refused, so that the attempt ends all the
-// same. Of the function's own failure it says only whether another attempt could do better.
+// refusedFailure replaces an outcome that the server rejected, so that the attempt still ends. Of the
+// original failure it keeps only whether it is retryable.
 func refusedFailure(refusal error, refused *pb.Failure) *pb.Failure {
 	failure := &pb.Failure{
 		Type:    "ReportRefused",
-		Message: cutText("the server refused the report of the outcome: "+refusal.Error(), 1_024),
+		Message: cutText("the server rejected the report of the outcome: "+refusal.Error(), 1_024),
 	}
 	if refused != nil {
 		failure.Retryable = refused.Retryable

@@ -60,10 +60,10 @@ func TestWhateverEndsTheFunctionIsReportedAsAFailure(t *testing.T) {
 	}{
 		"reward that is not a number": {func(context.Context, *Task[input]) (*float64, error) {
 			return Reward(math.NaN()), nil
-		}, "*", "a finite number is wanted, not NaN"},
+		}, "*", "must be a finite number, not NaN"},
 		"infinite reward": {func(context.Context, *Task[input]) (*float64, error) {
 			return Reward(math.Inf(-1)), nil
-		}, "*", "a finite number is wanted, not -Inf"},
+		}, "*", "must be a finite number, not -Inf"},
 		"nil pointer as error":            {returned((*nilError)(nil)), "*lightningstore.nilError", "nil pointer"},
 		"Error panics":                    {returned(panickingError{"help"}), "lightningstore.panickingError", "help"},
 		"Error panics with itself":        {returned(panickingError{panickingError{nil}}), "lightningstore.panickingError", ""},

@@ -10,8 +10,8 @@ import (
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 )
 
-// FindFinalReward returns the primary reward of the last span that has one, the last by sequence id, in
-// whatever order they come. False if none has.
+// FindFinalReward returns the primary reward of the last span that has a reward, by sequence id, regardless
+// of the order of the argument. It returns false if no span has one.
 func FindFinalReward(spans []*Span) (float64, bool) {
 	var last *Span
 	var final float64
@@ -36,7 +36,7 @@ func isLater(span, other *Span) bool {
 	return bytes.Compare(span.GetSpanId(), other.GetSpanId()) > 0
 }
 
-// spanReward returns the primary reward that a span holds, however it was written down.
+// spanReward returns the primary reward of a span, in any of the supported forms.
 func spanReward(span *Span) (float64, bool) {
 	if value := lowestDimension(span); value != nil {
 		return finite(plain(value))
@@ -59,7 +59,7 @@ func spanReward(span *Span) (float64, bool) {
 	return 0, false
 }
 
-// lowestDimension returns the value of the dimension with the lowest index, nil if the span has none.
+// lowestDimension returns the value of the dimension with the lowest index, or nil if the span has none.
 func lowestDimension(span *Span) *commonpb.AnyValue {
 	var lowest *commonpb.AnyValue
 	var at uint64
@@ -77,7 +77,8 @@ func lowestDimension(span *Span) *commonpb.AnyValue {
 	return lowest
 }
 
-// oneReward reads a reward given as one value: a number, a list of named ones, or the JSON text of either.
+// oneReward parses a reward given as one value: a number, a list of named rewards, or the JSON text of
+// either.
 func oneReward(value any) (float64, bool) {
 	if text, is := value.(string); is {
 		value = fromText(text)
@@ -106,7 +107,8 @@ func fromText(text string) (value any) {
 	return value
 }
 
-// plain returns a value as encoding/json would; other clients may have written a whole reward as an integer.
+// plain returns a value as encoding/json would decode it. Other clients may have stored a whole number as an
+// integer.
 func plain(value *commonpb.AnyValue) any {
 	switch value := value.GetValue().(type) {
 	case *commonpb.AnyValue_StringValue:

@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	// Beats within an unresponsive timeout: one or two may get lost.
+	// Heartbeats per unresponsive timeout, so that one or two may get lost.
 	beatsPerTimeout = 3
 	shortestPeriod  = 50 * time.Millisecond
-	// Attempts in one call: a server may limit them to 10,000, or to less.
+	// Attempts per call. A server may limit them to 10,000 or fewer.
 	attemptsPerBeat = 1_000
-	// Between two tries at a server that does not answer.
+	// Time between two tries while the server does not answer.
 	retryPeriod = time.Second
 )
 
-// heartbeats beats for a worker and the attempts that it works on.
+// heartbeats sends the heartbeats of a worker and of the attempts that it works on.
 type heartbeats struct {
 	client   *Client
 	workerID string
@@ -34,7 +34,7 @@ type heartbeats struct {
 	attempts map[attemptKey]time.Duration
 }
 
-// add beats for a claim too.
+// add includes a claim in the heartbeats.
 func (h *heartbeats) add(rollout *pb.Rollout) {
 	period := h.period
 	if silence := rollout.GetConfig().GetUnresponsiveTimeout(); silence != nil {
@@ -49,14 +49,14 @@ func (h *heartbeats) add(rollout *pb.Rollout) {
 	}
 }
 
-// remove beats for an attempt no more.
+// remove excludes an attempt from the heartbeats.
 func (h *heartbeats) remove(key attemptKey) {
 	h.mu.Lock()
 	delete(h.attempts, key)
 	h.mu.Unlock()
 }
 
-// interval returns the time from one beat to the next, as the most impatient attempt wants it.
+// interval returns the time between heartbeats, which depends on the shortest unresponsive timeout.
 func (h *heartbeats) interval() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -67,7 +67,8 @@ func (h *heartbeats) interval() time.Duration {
 	return shortest
 }
 
-// run beats until ctx ends. A beat that fails is no reason to end: the server may come back.
+// run sends heartbeats until ctx ends. It continues after a failed heartbeat, because the server may come
+// back.
 func (h *heartbeats) run(ctx context.Context) {
 	due := time.Now()
 	began, failing := due, false
@@ -89,11 +90,11 @@ func (h *heartbeats) run(ctx context.Context) {
 		if err := h.beat(ctx, max(interval, retryPeriod)); err != nil {
 			due = time.Now().Add(min(interval, retryPeriod))
 			if !failing && ctx.Err() == nil {
-				h.client.log.Warn("heartbeats do not get through, trying on", "error", err)
+				h.client.log.Warn("heartbeat failed, retrying", "error", err)
 			}
 			failing = true
 		} else if failing {
-			h.client.log.Warn("heartbeats get through again")
+			h.client.log.Warn("heartbeats succeed again")
 			failing = false
 		}
 	}

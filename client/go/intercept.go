@@ -15,21 +15,22 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// Those of the service config.
+// The values of the service config.
 const (
-	mostTries         = 5
-	longestRetryDelay = 2 * time.Second
+	maxTries      = 5
+	maxRetryDelay = 2 * time.Second
 )
 
-// newRequestID returns an id that no other request has.
+// newRequestID returns a random id.
 func newRequestID() string {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails
 	return hex.EncodeToString(id[:])
 }
 
-// withRequestID returns the request with a request_id, if its type has one and the caller gave none. It is a
-// shallow copy then: the caller's message, which may be sent again on purpose, stays as it is.
+// withRequestID returns the request with a request_id, if its type has one and the caller did not set it. In
+// that case it returns a shallow copy: the caller's message, which may be sent again on purpose, does not
+// change.
 func withRequestID(request any) any {
 	message, ok := request.(proto.Message)
 	if !ok {
@@ -50,19 +51,19 @@ func withRequestID(request any) any {
 	return to.Interface()
 }
 
-// interceptUnary makes a call. gRPC repeats by codes alone; what only its words tell to be a broken connection
-// is repeated here, as often.
+// interceptUnary makes a call. gRPC retries by status codes only. This function retries, equally often, the
+// calls whose error message shows that the connection broke.
 func interceptUnary(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn,
 	invoke grpc.UnaryInvoker, options ...grpc.CallOption,
 ) error {
 	request = withRequestID(request)
-	pauses := newDelays(longestRetryDelay)
+	pauses := newDelays(maxRetryDelay)
 	for tries := 1; ; tries++ {
 		ended := invoke(ctx, method, request, reply, conn, options...)
 		err := convert(ctx, ended)
 		code := status.Code(ended)
 		isRepeated := code == codes.Unavailable || code == codes.Canceled // as the service config says
-		if isRepeated || !errors.Is(err, ErrUnavailable) || tries == mostTries || pauses.pause(ctx, err) != nil {
+		if isRepeated || !errors.Is(err, ErrUnavailable) || tries == maxTries || pauses.pause(ctx, err) != nil {
 			return err
 		}
 	}
@@ -78,8 +79,8 @@ func interceptStream(ctx context.Context, description *grpc.StreamDesc, conn *gr
 	return convertingStream{stream, ctx}, nil
 }
 
-// convertingStream turns the errors of a stream into ours. ctx is the caller's: gRPC ends the one of the
-// stream with the stream.
+// convertingStream converts the errors of a stream. ctx is the context of the caller, because gRPC cancels
+// the stream's own context when the stream ends.
 type convertingStream struct {
 	grpc.ClientStream
 	ctx context.Context

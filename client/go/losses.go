@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// Between two summaries of lost spans, at least.
+// Minimum time between two summaries of lost spans.
 const summaryPeriod = time.Minute
 
-// losses counts lost spans and says so in the log: the first loss of a kind at once, all others in a summary, of
-// which there is at most one a minute. So a flood of losses is no flood of lines, and none goes unsaid.
+// losses counts lost spans and logs them: the first loss of a kind at once, all others in a summary, at most
+// one per minute. Many losses therefore cause few log lines, and every loss is counted in one.
 type losses struct {
 	log *slog.Logger
-	// after calls a function once a time is over: time.AfterFunc, but in tests.
+	// after calls a function after a duration: time.AfterFunc, or a replacement in tests.
 	after func(time.Duration, func())
 
 	mu      sync.Mutex
@@ -29,7 +29,7 @@ func newLosses(log *slog.Logger) *losses {
 		after: func(delay time.Duration, do func()) { time.AfterFunc(delay, do) }}
 }
 
-// add counts lost spans of one kind. The details are given as slog takes them.
+// add counts lost spans of one kind. The details have the form of slog's arguments.
 func (l *losses) add(count int64, why string, details ...any) {
 	l.mu.Lock()
 	l.total += count
@@ -51,7 +51,7 @@ func (l *losses) add(count int64, why string, details ...any) {
 	}
 }
 
-// summarize says what was counted since the last summary.
+// summarize logs what was counted since the last summary.
 func (l *losses) summarize() {
 	l.mu.Lock()
 	l.pending = false

@@ -108,8 +108,8 @@ func TestTooLargeAResourceCostsItsSpansAndNothingIsSent(t *testing.T) {
 	}
 }
 
-func TestRewardThatNobodyRecordsIsAnError(t *testing.T) {
-	if err := EmitReward(context.Background(), 1); err == nil || !strings.Contains(err.Error(), "records no spans") {
+func TestRewardOfATracerThatDoesNotRecordIsAnError(t *testing.T) {
+	if err := EmitReward(context.Background(), 1); err == nil || !strings.Contains(err.Error(), "does not record") {
 		t.Fatal(err)
 	}
 }

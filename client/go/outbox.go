@@ -18,17 +18,17 @@ const (
 	attemptIDKey  = "agentlightning.attempt_id"
 	sequenceIDKey = "agentlightning.span_sequence_id"
 
-	// Messages are closed once they pass this size: small enough for every limit, large enough to be cheap.
+	// A message is closed when it exceeds this size: small enough for every limit, large enough to be efficient.
 	batchBytes = mib
 )
 
-// attemptKey names an attempt.
+// attemptKey identifies an attempt.
 type attemptKey struct{ rolloutID, attemptID string }
 
-// origin is what the spans of one batch have in common.
+// origin holds what the spans of one batch have in common.
 type origin struct {
 	attempt attemptKey
-	// identity holds resource, scope and schemas as bytes, to compare them by.
+	// identity holds resource, scope and schema URLs as bytes, for comparison.
 	identity          string
 	resource          *resourcepb.Resource
 	resourceSchemaURL string
@@ -40,7 +40,7 @@ func (o *origin) equals(other *origin) bool {
 	return o.attempt == other.attempt && o.identity == other.identity
 }
 
-// item is one encoded span. Its origin is nil if it cannot be sent, which wrong explains.
+// item is one encoded span. If it cannot be sent, its origin is nil and wrong says why.
 type item struct {
 	wrong      string
 	origin     *origin
@@ -49,7 +49,7 @@ type item struct {
 	sequenceID int64
 }
 
-// collector stands where OTLP's exporter has its connection: it keeps what that one has encoded.
+// collector replaces the connection of OTLP's exporter and keeps the encoded spans.
 type collector struct{ spans []*tracepb.ResourceSpans }
 
 func (*collector) Start(context.Context) error { return nil }
@@ -59,8 +59,8 @@ func (c *collector) UploadTraces(_ context.Context, spans []*tracepb.ResourceSpa
 	return nil
 }
 
-// encode turns spans into OTLP and files each under its attempt: that of its own attributes, else of its
-// resource's, else the one given.
+// encode converts spans to OTLP and assigns each to an attempt: the one named by its attributes, else by its
+// resource's, else the fallback.
 func encode(spans []sdktrace.ReadOnlySpan, fallback attemptKey) ([]item, error) {
 	var encoded collector
 	if err := otlptrace.NewUnstarted(&encoded).ExportSpans(context.Background(), spans); err != nil {
@@ -88,7 +88,7 @@ func encode(spans []sdktrace.ReadOnlySpan, fallback attemptKey) ([]item, error) 
 
 func toItem(span *tracepb.Span, common *origin) item {
 	attempt, number := filed(span.GetAttributes(), common.attempt)
-	// What frames a span in a message comes to some bytes.
+	// The framing of a span within a message takes a few bytes.
 	found := item{origin: common, span: span, size: proto.Size(span) + 12, sequenceID: max(number, 0)}
 	if attempt != common.attempt {
 		own := *common
@@ -104,12 +104,12 @@ func toItem(span *tracepb.Span, common *origin) item {
 	return found
 }
 
-// wrongAttempt says why ids name no attempt, "" if they may. An id that is not UTF-8 cannot be sent: replaced, it
-// would name another attempt.
+// wrongAttempt returns why ids cannot name an attempt, or "" if they can. An id that is not UTF-8 cannot be
+// sent, and a repaired id would name another attempt.
 func wrongAttempt(attempt attemptKey) string {
 	switch {
 	case attempt.rolloutID == "" || attempt.attemptID == "":
-		return "no rollout and attempt named"
+		return "no rollout id and attempt id"
 	case !utf8.ValidString(attempt.rolloutID):
 		return rolloutIDKey + " is not valid UTF-8"
 	case !utf8.ValidString(attempt.attemptID):
@@ -118,7 +118,7 @@ func wrongAttempt(attempt attemptKey) string {
 	return ""
 }
 
-// filed returns the attempt that attributes name, and the sequence id; 0 without one.
+// filed returns the attempt that the attributes name, and the sequence id, or 0 without one.
 func filed(attributes []*commonpb.KeyValue, fallback attemptKey) (attemptKey, int64) {
 	found, number := fallback, int64(0)
 	for _, attribute := range attributes {
@@ -134,7 +134,7 @@ func filed(attributes []*commonpb.KeyValue, fallback attemptKey) (attemptKey, in
 	return found, number
 }
 
-// identity returns bytes that are equal for what comes from the same resource and scope.
+// identity returns bytes that are equal for spans with the same resource and scope.
 func identity(ofResource *tracepb.ResourceSpans, ofScope *tracepb.ScopeSpans) string {
 	text := []byte(ofResource.GetSchemaUrl() + "\x00" + ofScope.GetSchemaUrl() + "\x00")
 	text = appendMessage(text, ofResource.GetResource())
@@ -153,7 +153,7 @@ func appendMessage(text []byte, message proto.Message) []byte {
 	return longer
 }
 
-// intoMessages groups items into messages of about batchBytes, each of one origin, in the order of each
+// intoMessages groups items into messages of about batchBytes, each with one origin, in the order of each
 // attempt's spans.
 func intoMessages(items []item) [][]item {
 	type place struct{ message, size int }

@@ -10,18 +10,18 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Resources are what agents work with, by name.
+// Resources are what agents use, by name.
 type Resources map[string]*pb.Resource
 
-// LLM returns the language model endpoint of that name, nil if there is none. In a Runner's function a
-// ProxyLLM is one too, with an endpoint of the attempt's own.
+// LLM returns the language model endpoint with that name, or nil. In a Runner's function this includes a
+// ProxyLLM, with the URL of the attempt.
 func (r Resources) LLM(name string) *pb.LLM { return r[name].GetLlm() }
 
-// PromptTemplate returns the template of that name, nil if there is none.
+// PromptTemplate returns the template with that name, or nil.
 func (r Resources) PromptTemplate(name string) *pb.PromptTemplate { return r[name].GetPromptTemplate() }
 
-// Custom reads the custom resource of that name into target, a pointer, as [DecodeJSON] does. It fails if
-// there is none, and if its value does not fit.
+// Custom decodes the custom resource with that name into target, a pointer, as [DecodeJSON] does. It returns
+// an error if there is none, or if its value does not fit.
 func (r Resources) Custom(name string, target any) error {
 	custom := r[name].GetCustom()
 	if custom == nil {
@@ -30,12 +30,12 @@ func (r Resources) Custom(name string, target any) error {
 	return DecodeJSON(custom.GetValueJson(), target)
 }
 
-// NewLLM returns a language model endpoint. endpoint: its base URL, "http://host:8000/v1" for instance.
+// NewLLM returns a language model endpoint. endpoint is its base URL, for example "http://host:8000/v1".
 func NewLLM(endpoint, model string) *pb.Resource {
 	return &pb.Resource{Kind: &pb.Resource_Llm{Llm: &pb.LLM{Endpoint: endpoint, Model: model}}}
 }
 
-// NewProxyLLM returns an endpoint behind a proxy that files each call under its attempt.
+// NewProxyLLM returns an endpoint behind a proxy that assigns each call to its attempt.
 func NewProxyLLM(endpoint, model string) *pb.Resource {
 	llm := &pb.LLM{Endpoint: endpoint, Model: model}
 	return &pb.Resource{Kind: &pb.Resource_ProxyLlm{ProxyLlm: &pb.ProxyLLM{Llm: llm}}}
@@ -47,7 +47,8 @@ func NewPromptTemplate(template string, engine pb.TemplateEngine) *pb.Resource {
 	return &pb.Resource{Kind: &pb.Resource_PromptTemplate{PromptTemplate: prompt}}
 }
 
-// NewCustom returns a resource of the caller's own kind. value: anything that encoding/json takes.
+// NewCustom returns a resource of a kind defined by the caller. value is any value that encoding/json can
+// encode.
 func NewCustom(kind string, value any) (*pb.Resource, error) {
 	text, err := encodeJSON("value", value)
 	if err != nil {
@@ -56,16 +57,16 @@ func NewCustom(kind string, value any) (*pb.Resource, error) {
 	return &pb.Resource{Kind: &pb.Resource_Custom{Custom: &pb.CustomResource{Type: kind, ValueJson: text}}}, nil
 }
 
-// BaseURL returns the base URL of a proxy for the calls of one attempt: "/rollout/{id}/attempt/{id}" stands
-// before a trailing "/v1" of its endpoint, or at the end where there is none. With both ids empty it is the
-// endpoint itself; one id without the other is an error.
+// BaseURL returns the base URL of a proxy for the calls of one attempt: its endpoint with
+// "/rollout/{id}/attempt/{id}" before a trailing "/v1", or at the end if there is none. With both ids empty
+// it returns the endpoint unchanged. One id without the other is an error.
 func BaseURL(proxy *pb.ProxyLLM, rolloutID, attemptID string) (string, error) {
 	endpoint := proxy.GetLlm().GetEndpoint()
 	if rolloutID == "" && attemptID == "" {
 		return endpoint, nil
 	}
 	if rolloutID == "" || attemptID == "" {
-		return "", errors.New("lightningstore: both a rollout id and an attempt id are wanted, or none")
+		return "", errors.New("lightningstore: set both the rollout id and the attempt id, or neither")
 	}
 	base, isV1 := strings.CutSuffix(strings.TrimRight(endpoint, "/"), "/v1")
 	base += "/rollout/" + segment(rolloutID) + "/attempt/" + segment(attemptID)
@@ -75,11 +76,11 @@ func BaseURL(proxy *pb.ProxyLLM, rolloutID, attemptID string) (string, error) {
 	return base, nil
 }
 
-// segment escapes all that is not plain: url.PathEscape leaves marks that mean something to some proxies.
+// segment escapes every character that is not unreserved: url.PathEscape keeps some that proxies interpret.
 func segment(id string) string { return strings.ReplaceAll(url.QueryEscape(id), "+", "%20") }
 
-// routed returns the resources of one attempt: a ProxyLLM as the LLM with the attempt's own endpoint. The
-// server never leaves an id of an attempt empty.
+// routed returns the resources of one attempt, with each ProxyLLM as an LLM with the attempt's URL. The
+// server never sends an empty attempt id.
 func routed(resources map[string]*pb.Resource, rolloutID, attemptID string) Resources {
 	found := make(Resources, len(resources))
 	for name, resource := range resources {

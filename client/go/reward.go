@@ -25,19 +25,19 @@ type NamedReward struct {
 	Value float64
 }
 
-// Reward returns what a Runner's function returns to give a reward.
+// Reward returns a reward for a Runner's function to return.
 func Reward(value float64) *float64 { return &value }
 
-// EmitReward writes down what an attempt was worth, as a span of the current tracer: that of the Runner's
-// function in its context, else that of the context's span, else OpenTelemetry's global one. A reward that
-// is not finite is an error, and no span. So is a reward that the tracer does not record, because no provider is
-// set up or because the provider samples the span away.
+// EmitReward records a reward of the attempt as a span of the current tracer: that of the Runner's function
+// in ctx, else that of the span in ctx, else OpenTelemetry's global one. It returns an error, and records no
+// span, if the reward is not finite. It also returns an error if the tracer does not record, because no
+// provider is set up or because the provider samples the span out.
 func EmitReward(ctx context.Context, value float64) error {
 	return EmitRewards(ctx, NamedReward{Name: primaryReward, Value: value})
 }
 
-// EmitRewards does the same for several dimensions, in one span. The first is the reward that counts where
-// one number is wanted; there must be one.
+// EmitRewards records a reward with several dimensions in one span. The first one is the primary dimension.
+// At least one is required.
 func EmitRewards(ctx context.Context, rewards ...NamedReward) error {
 	return emitRewards(ctx, currentTracer(ctx), rewards...)
 }
@@ -49,7 +49,7 @@ func emitRewards(ctx context.Context, tracer trace.Tracer, rewards ...NamedRewar
 	attributes := make([]attribute.KeyValue, 0, 2*len(rewards))
 	for i, reward := range rewards {
 		if _, is := finite(reward.Value); !is {
-			return fmt.Errorf("lightningstore: reward %q: a finite number is wanted, not %v", reward.Name, reward.Value)
+			return fmt.Errorf("lightningstore: reward %q: must be a finite number, not %v", reward.Name, reward.Value)
 		}
 		prefix := rewardPrefix + strconv.Itoa(i)
 		attributes = append(attributes,
@@ -58,13 +58,13 @@ func emitRewards(ctx context.Context, tracer trace.Tracer, rewards ...NamedRewar
 	_, span := tracer.Start(ctx, annotation, trace.WithAttributes(attributes...))
 	defer span.End()
 	if !span.IsRecording() || !span.SpanContext().IsSampled() {
-		return errors.New("lightningstore: the reward is lost, since the tracer records no spans: call EmitReward with " +
-			"the context of a Runner's function, or with that of a span of a recording provider")
+		return errors.New("lightningstore: the reward is lost, because the tracer does not record: call EmitReward with " +
+			"the context of a Runner's function, or of a span of a recording provider")
 	}
 	return nil
 }
 
-// tracerKey marks the tracer of the attempt that a context belongs to.
+// tracerKey is the context key of an attempt's tracer.
 type tracerKey struct{}
 
 func currentTracer(ctx context.Context) trace.Tracer {

@@ -16,38 +16,38 @@ import (
 
 const (
 	defaultHeartbeatPeriod = 10 * time.Second
-	// For which cancelled functions are waited for when the runner stops.
+	// Maximum time to wait for cancelled functions when the runner stops.
 	grace = 5 * time.Second
 )
 
 // Func works on one rollout. It returns the reward ([Reward]), or nil for none.
 //
-// Returning no error is success. An error or a panic is a failure with its type and message, retried as the
-// rollout's config says; one marked by [NonRetryable] is not. When the attempt is cancelled or superseded ctx
-// ends, with a [*StopError] as its cause; whatever the function then returns, the attempt is not reported as
-// succeeded.
+// A nil error is success. An error or a panic is a failure with its type and message. It is retried according
+// to the rollout's config, unless it is marked by [NonRetryable]. When the attempt is cancelled or
+// superseded, ctx is cancelled with a [*StopError] as its cause; then the attempt is not reported as
+// succeeded, whatever the function returns.
 type Func[I any] func(ctx context.Context, task *Task[I]) (*float64, error)
 
-// RunnerOptions say how a Runner works. The zero value works on one rollout at a time, for ever.
+// RunnerOptions configure a Runner. The zero value works on one rollout at a time, without end.
 type RunnerOptions struct {
-	// WorkerID is what the runner is called. Empty: made of host name, process id and chance.
+	// WorkerID is the id of the runner. Empty: generated from host name, process id and random digits.
 	WorkerID string
-	// Concurrency is the number of rollouts at a time. 0 means 1.
+	// Concurrency is the maximum number of rollouts at a time. 0 means 1.
 	Concurrency int
-	// Modes of the rollouts to claim; unspecified is for those without one. Empty: any.
+	// Modes of the rollouts to claim. Unspecified matches rollouts without a mode. Empty: any.
 	Modes []pb.RolloutMode
-	// MaxRollouts ends the runner after so many. 0: no end.
+	// MaxRollouts is the number of rollouts after which the runner ends. 0: no limit.
 	MaxRollouts int
-	// HeartbeatPeriod between two heartbeats, or a third of the shortest unresponsive timeout if that is
-	// less. 0 means 10 seconds.
+	// HeartbeatPeriod is the maximum time between heartbeats, which is reduced to a third of the shortest
+	// unresponsive timeout. 0 means 10 seconds.
 	HeartbeatPeriod time.Duration
 }
 
-// Runner claims rollouts and calls a function for each, several at a time. It runs once.
+// Runner claims rollouts and calls a function for each, several at a time. A Runner runs once.
 //
-// Heartbeats go out whatever the functions do. Spans are stored before an outcome is reported. While the
-// server is away the runner goes on, keeps spans for up to 10 minutes, and reports when it is back; no claim
-// is lost.
+// It sends heartbeats independently of the functions. It stores spans before it reports an outcome. While the
+// server is down, it continues, keeps spans for up to 10 minutes, and reports when the server is back. No
+// claim is lost.
 type Runner struct {
 	client      *Client
 	workerID    string
@@ -62,14 +62,14 @@ type Runner struct {
 	claiming   context.Context
 	hurry      context.CancelFunc
 	hurried    context.Context
-	places     chan struct{} // holds one token for each rollout that is worked on
+	slots      chan struct{} // holds one token for each rollout that is worked on
 
 	mu       sync.Mutex
 	running  map[attemptKey]*execution
 	finished int
 }
 
-// NewRunner returns a runner over a client, which stays the caller's to close. options may be nil.
+// NewRunner returns a runner that uses a client. The caller closes the client. options may be nil.
 func NewRunner[I any](client *Client, function Func[I], options *RunnerOptions) *Runner {
 	if options == nil {
 		options = &RunnerOptions{}
@@ -101,7 +101,7 @@ func newRunner(client *Client, options RunnerOptions, function agentFunc) *Runne
 	if period == 0 {
 		period = defaultHeartbeatPeriod
 	}
-	r.places = make(chan struct{}, r.concurrency)
+	r.slots = make(chan struct{}, r.concurrency)
 	r.claiming, r.stopClaims = context.WithCancel(context.Background())
 	r.hurried, r.hurry = context.WithCancel(context.Background())
 	r.exporter = NewSpanExporter(client, nil)
@@ -113,12 +113,13 @@ func newRunner(client *Client, options RunnerOptions, function agentFunc) *Runne
 	return r
 }
 
-// WorkerID returns what the runner is called.
+// WorkerID returns the id of the runner.
 func (r *Runner) WorkerID() string { return r.workerID }
 
-// Run works until Stop is called, MaxRollouts are done, or ctx ends. The end of ctx cancels what runs, and is
-// returned as its error once that is reported; functions that do not heed it are left behind after 5 seconds.
-// Run fails for what waiting does not mend, after what runs has finished.
+// Run works until Stop is called, MaxRollouts are done, or ctx ends. When ctx ends, Run cancels the
+// functions, reports their attempts and returns the error of ctx. It abandons functions that do not return
+// within 5 seconds. After an error that is not retryable, Run lets the functions finish and returns the
+// error.
 func (r *Runner) Run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { r.Stop(); r.Stop() })()
 	beating, endBeats := context.WithCancel(context.Background())
@@ -141,8 +142,8 @@ func (r *Runner) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// RunWithSignals does the same, and takes SIGINT and SIGTERM meanwhile: the first lets what runs finish and
-// claims no more, the second cancels it.
+// RunWithSignals is Run with handlers for SIGINT and SIGTERM: the first signal lets the functions finish and
+// claims no more, the second cancels them.
 func (r *Runner) RunWithSignals(ctx context.Context) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -164,7 +165,7 @@ func (r *Runner) RunWithSignals(ctx context.Context) error {
 	return r.Run(ctx)
 }
 
-// Stop lets what runs finish, and claims no more; called again, it cancels what runs. It does not wait.
+// Stop lets the functions finish and claims no more. A second call cancels them. It does not wait.
 func (r *Runner) Stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,16 +179,16 @@ func (r *Runner) Stop() {
 	}
 }
 
-// claimAndStart claims as many rollouts as there are places, until it is to stop.
+// claimAndStart claims as many rollouts as there are free slots, until the runner stops.
 func (r *Runner) claimAndStart(ctx context.Context, functions *sync.WaitGroup) error {
 	for r.claiming.Err() == nil && r.left != 0 {
-		free := r.takePlaces()
+		free := r.takeSlots()
 		if free == 0 {
 			return nil
 		}
 		claimed, err := r.claims.claim(r.claiming, free)
 		for range free - len(claimed) {
-			<-r.places
+			<-r.slots
 		}
 		for _, rollout := range claimed {
 			if r.left > 0 {
@@ -203,11 +204,11 @@ func (r *Runner) claimAndStart(ctx context.Context, functions *sync.WaitGroup) e
 	return nil
 }
 
-// takePlaces waits for a free place and takes all there are, at most as many as rollouts are wanted. It
-// returns 0 if the runner is to stop.
-func (r *Runner) takePlaces() int {
+// takeSlots waits for a free slot and takes all free ones, up to the number of rollouts to claim. It returns
+// 0 if the runner must stop.
+func (r *Runner) takeSlots() int {
 	select {
-	case r.places <- struct{}{}:
+	case r.slots <- struct{}{}:
 	case <-r.claiming.Done():
 		return 0
 	}
@@ -216,14 +217,14 @@ func (r *Runner) takePlaces() int {
 			return taken
 		}
 		select {
-		case r.places <- struct{}{}:
+		case r.slots <- struct{}{}:
 		default:
 			return taken
 		}
 	}
 }
 
-// start works on a claim in goroutines of its own.
+// start works on a claim in separate goroutines.
 func (r *Runner) start(ctx context.Context, rollout *pb.Rollout, functions *sync.WaitGroup) {
 	x := newExecution(ctx, rollout)
 	r.mu.Lock()
@@ -242,11 +243,11 @@ func (r *Runner) start(ctx context.Context, rollout *pb.Rollout, functions *sync
 		delete(r.running, x.key)
 		r.finished++
 		r.mu.Unlock()
-		<-r.places
+		<-r.slots
 	}()
 }
 
-// finish waits for what runs; once that is cancelled, no longer than the grace for the functions.
+// finish waits for the functions; after they are cancelled, for at most the grace period.
 func (r *Runner) finish(functions *sync.WaitGroup) {
 	done := make(chan struct{})
 	go func() {
@@ -267,7 +268,7 @@ func (r *Runner) finish(functions *sync.WaitGroup) {
 	}
 	r.mu.Lock()
 	for key, x := range r.running {
-		r.client.log.Warn("attempt does not end though cancelled: left behind",
+		r.client.log.Warn("the function did not return after its cancellation; abandoned",
 			"rollout", key.rolloutID, "attempt", key.attemptID)
 		close(x.abandoned)
 	}
@@ -275,7 +276,7 @@ func (r *Runner) finish(functions *sync.WaitGroup) {
 	<-done
 }
 
-// stopAttempt passes on what the server said.
+// stopAttempt forwards a stop request of the server.
 func (r *Runner) stopAttempt(stop *pb.Stop) {
 	key := attemptKey{stop.GetAttempt().GetRolloutId(), stop.GetAttempt().GetAttemptId()}
 	r.mu.Lock()
@@ -286,7 +287,7 @@ func (r *Runner) stopAttempt(stop *pb.Stop) {
 	}
 }
 
-// stats returns what a heartbeat tells of the runner.
+// stats returns the statistics sent with heartbeats.
 func (r *Runner) stats() map[string]any {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -163,7 +163,7 @@ func TestFailures(t *testing.T) {
 		"goexit": {func(context.Context, *Task[input]) (*float64, error) {
 			runtime.Goexit()
 			return nil, nil
-		}, "panic", "the function ended its goroutine", false},
+		}, "panic", "the function ended its goroutine (runtime.Goexit)", false},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -298,7 +298,7 @@ func TestSecondStopCancelsWhatRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	failure := next(t, server.updates, "the outcome").GetAttempt().GetFailure()
-	if failure.GetType() != "Cancelled" || failure.GetMessage() != "the runner stops" {
+	if failure.GetType() != "Cancelled" || failure.GetMessage() != "the runner is stopping" {
 		t.Fatal(failure)
 	}
 }

@@ -20,9 +20,9 @@ import (
 const patience = 30 * time.Second
 
 var (
-	errAway      = status.Error(codes.Unavailable, "away")
-	errGoingDown = status.Error(codes.Canceled, "CANCELLED")
-	errReset     = status.Error(codes.Internal, "stream terminated by RST_STREAM with error code: INTERNAL_ERROR")
+	errAway         = status.Error(codes.Unavailable, "away")
+	errShuttingDown = status.Error(codes.Canceled, "CANCELLED")
+	errReset        = status.Error(codes.Internal, "stream terminated by RST_STREAM with error code: INTERNAL_ERROR")
 )
 
 type waitStream = grpc.ServerStreamingServer[pb.WaitForRolloutsResponse]

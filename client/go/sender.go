@@ -11,19 +11,19 @@ import (
 )
 
 const (
-	// A stream is closed, and thereby acknowledged, after so many bytes.
+	// A stream is closed, so that the server acknowledges it, after this number of bytes.
 	streamBytes = 16 * mib
-	// After which a stream that got no answer is sent again.
+	// A stream without a response is sent again after this time.
 	streamTimeout = 60 * time.Second
-	// Between two tries to send spans.
-	longestSpanDelay = 2 * time.Second
-	// A server that fails so often on the same spans will not take them.
-	mostDefects = 5
+	// Maximum delay between two tries to send spans.
+	maxSpanDelay = 2 * time.Second
+	// Number of internal errors after which spans are dropped: the server cannot process them.
+	maxDefects = 5
 )
 
 var errInternal = &Error{Code: codes.Internal}
 
-// run sends spans until the exporter is shut down: the one goroutine that does.
+// run sends spans until the exporter is shut down, in the only goroutine that does.
 func (e *SpanExporter) run() {
 	defer close(e.ended)
 	for {
@@ -43,7 +43,7 @@ func (e *SpanExporter) run() {
 	}
 }
 
-// take waits for spans and returns those of one stream; nil at the end.
+// take waits for spans and returns those for one stream, or nil at the end.
 func (e *SpanExporter) take() []item {
 	var lingered <-chan time.Time
 	for {
@@ -74,7 +74,7 @@ func (e *SpanExporter) take() []item {
 	}
 }
 
-// cut takes the oldest spans out of the queue, as many as go over one stream.
+// cut removes the oldest spans from the queue, up to the size of a stream.
 func (e *SpanExporter) cut() []item {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -91,7 +91,7 @@ func (e *SpanExporter) cut() []item {
 	return items
 }
 
-// deliver sends spans until each is stored or refused. False if the time of the shutdown is over.
+// deliver sends spans until each is stored or rejected. It returns false if the time of the shutdown is over.
 func (e *SpanExporter) deliver(items []item) bool {
 	messages := intoMessages(items)
 	for len(messages) > 0 {
@@ -115,10 +115,10 @@ func (e *SpanExporter) deliver(items []item) bool {
 	return true
 }
 
-// send sends messages over one stream until it is answered. It fails for what waiting does not mend, and when
-// the time of the shutdown is over.
+// send sends messages over one stream until it is answered. It returns errors that are not retryable, and an
+// error when the time of the shutdown is over.
 func (e *SpanExporter) send(messages [][]item) (*pb.IngestResult, error) {
-	pauses := newDelays(longestSpanDelay)
+	pauses := newDelays(maxSpanDelay)
 	for defects := 0; ; {
 		result, err := e.try(messages)
 		if err == nil {
@@ -128,7 +128,7 @@ func (e *SpanExporter) send(messages [][]item) (*pb.IngestResult, error) {
 		if isDefect {
 			defects++
 		}
-		if !mends(err) && (!isDefect || defects >= mostDefects) {
+		if !isRetryable(err) && (!isDefect || defects >= maxDefects) {
 			return nil, err
 		}
 		e.client.log.Debug("spans not sent yet", "error", err)
@@ -158,7 +158,8 @@ func (e *SpanExporter) try(messages [][]item) (*pb.IngestResult, error) {
 	return answer.GetResult(), err
 }
 
-// sortOut returns what is to be sent again: a bad span fails its whole batch, but only it is bad.
+// sortOut returns the spans to send again: an invalid span fails its whole batch, although the others are
+// valid.
 func (e *SpanExporter) sortOut(messages [][]item, result *pb.IngestResult) [][]item {
 	var again [][]item
 	told, next := int64(0), 0 // next: the first message after those told of
@@ -185,15 +186,16 @@ func (e *SpanExporter) sortOut(messages [][]item, result *pb.IngestResult) [][]i
 	switch untold := result.GetRejectedCount() - told; {
 	case untold <= 0:
 	case next > 0:
-		// Only the first refusals are told. What follows them goes again; what is stored, is skipped.
+		// The server lists only the first rejections. The messages after them are sent again; stored spans are
+		// skipped.
 		again = append(again, messages[next:]...)
 	default:
-		e.drop(int(untold), "refused without a reason")
+		e.drop(int(untold), "rejected without a reason")
 	}
 	return again
 }
 
-// isAboutAttempt tells whether all spans of a batch are refused for what they have in common.
+// isAboutAttempt reports whether a reason applies to all spans of a batch.
 func isAboutAttempt(reason pb.ErrorReason) bool {
 	return reason == pb.ErrorReason_ERROR_REASON_ROLLOUT_NOT_FOUND ||
 		reason == pb.ErrorReason_ERROR_REASON_ATTEMPT_NOT_FOUND

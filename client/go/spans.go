@@ -12,20 +12,20 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 )
 
-// Span is a span as the store has it: OTLP's, and what it belongs to.
+// Span is a stored span: OTLP's span with its attempt, resource and scope.
 type Span struct {
 	*tracepb.Span
-	// RolloutID and AttemptID of the attempt that it is filed under.
+	// RolloutID and AttemptID of the span's attempt.
 	RolloutID, AttemptID string
-	// SequenceID is its place within the attempt, from 1.
+	// SequenceID is its position within the attempt, counted from 1.
 	SequenceID int64
-	// Resource is what produced the span. May be nil.
+	// Resource is the entity that produced the span. May be nil.
 	Resource *resourcepb.Resource
-	// Scope is the instrumentation that made it. May be nil.
+	// Scope is the instrumentation scope. May be nil.
 	Scope *commonpb.InstrumentationScope
 }
 
-// Attribute returns the value of an attribute of that name, nil if there is none.
+// Attribute returns the value of an attribute, or nil if there is none.
 func (s *Span) Attribute(name string) *commonpb.AnyValue {
 	for _, attribute := range s.GetAttributes() {
 		if attribute.GetKey() == name {
@@ -35,19 +35,19 @@ func (s *Span) Attribute(name string) *commonpb.AnyValue {
 	return nil
 }
 
-// Spans yields the spans of a rollout that the request asks for, in its order. A query that breaks is asked
-// again, for as long as the context lasts; what came before is passed over. Any other failure ends it with an
-// error.
+// Spans yields the spans that the request selects, in its order. After a broken connection the query is
+// repeated, for as long as ctx lasts, and spans that were already yielded are skipped. Any other failure ends
+// it with an error.
 func (c *Client) Spans(ctx context.Context, request *pb.QuerySpansRequest) iter.Seq2[*Span, error] {
 	return func(yield func(*Span, error) bool) {
 		query := spanQuery{client: c, request: request, seen: map[spanKey]bool{}}
-		pauses := newDelays(longestDelay)
+		pauses := newDelays(maxDelay)
 		for {
 			more, err := query.follow(ctx, yield)
 			if !more {
 				return
 			}
-			if !mends(err) || ctx.Err() != nil || pauses.pause(ctx, err) != nil {
+			if !isRetryable(err) || ctx.Err() != nil || pauses.pause(ctx, err) != nil {
 				yield(nil, orEnded(ctx, err))
 				return
 			}
@@ -60,7 +60,7 @@ type spanKey struct {
 	spanID    [8]byte
 }
 
-// spanQuery is a query and what it has brought so far.
+// spanQuery is a query and its progress.
 type spanQuery struct {
 	client  *Client
 	request *pb.QuerySpansRequest
@@ -90,7 +90,7 @@ func (q *spanQuery) follow(ctx context.Context, yield func(*Span, error) bool) (
 	}
 }
 
-// pass yields what is new of a batch; false if the caller wants no more.
+// pass yields the new spans of a batch. It returns false if the caller wants no more.
 func (q *spanQuery) pass(batch *pb.SpanBatch, yield func(*Span, error) bool) bool {
 	for i, span := range batch.GetSpans() {
 		key := spanKey{attemptID: batch.GetAttemptId()}

@@ -5,23 +5,23 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Task is what a Runner's function works on. I is the type of the input: whatever encoding/json can decode it
-// into, json.RawMessage for the bytes as they were given.
+// Task is the argument of a Runner's function. I is the type of the input: any type that encoding/json can
+// decode into, or json.RawMessage for the original bytes.
 type Task[I any] struct {
 	Attempt
 	// Input of the rollout.
 	Input I
 }
 
-// Attempt is what a Runner's function knows of the attempt that it works on.
+// Attempt is the attempt that a Runner's function works on.
 type Attempt struct {
-	// Rollout as it was claimed, with the attempt as its LatestAttempt.
+	// Rollout as claimed, with the attempt as its LatestAttempt.
 	Rollout *pb.Rollout
-	// Resources by name; a ProxyLLM comes as the LLM that is routed to this attempt.
+	// Resources by name. A ProxyLLM is an LLM with the URL of this attempt.
 	Resources Resources
-	// Tracer whose spans are filed under this attempt.
+	// Tracer for spans of this attempt.
 	Tracer trace.Tracer
-	// WorkerID of the runner.
+	// WorkerID is the id of the runner.
 	WorkerID string
 }
 
@@ -31,35 +31,35 @@ func (a *Attempt) RolloutID() string { return a.Rollout.GetRolloutId() }
 // AttemptID returns the id of the attempt.
 func (a *Attempt) AttemptID() string { return a.Rollout.GetLatestAttempt().GetAttemptId() }
 
-// SequenceNumber counts the attempts at the rollout, from 1.
+// SequenceNumber returns the position of the attempt among those of the rollout, counted from 1.
 func (a *Attempt) SequenceNumber() int { return int(a.Rollout.GetLatestAttempt().GetSequenceNumber()) }
 
-// StopError is the cause (context.Cause) of the end of a function's context where the attempt is to stop.
-// Whatever the function then returns, the attempt is not reported as succeeded.
+// StopError is the cause (context.Cause) of a cancelled function's context. The attempt is not reported as
+// succeeded, whatever the function returns.
 type StopError struct {
-	// Reason that the server gave. Unspecified: it is the runner that stops.
+	// Reason from the server. Unspecified: the runner itself is stopping.
 	Reason pb.StopReason
 }
 
-// Error says why, for people.
+// Error returns the reason for people.
 func (e *StopError) Error() string {
 	switch e.Reason {
 	case pb.StopReason_STOP_REASON_UNSPECIFIED:
-		return "the runner stops"
+		return "the runner is stopping"
 	case pb.StopReason_STOP_REASON_ROLLOUT_CANCELLED:
 		return "the rollout was cancelled"
 	case pb.StopReason_STOP_REASON_ROLLOUT_FINISHED:
 		return "the rollout has finished"
 	case pb.StopReason_STOP_REASON_SUPERSEDED:
-		return "a newer attempt has taken over"
+		return "a newer attempt has replaced this one"
 	case pb.StopReason_STOP_REASON_UNKNOWN_ATTEMPT:
-		return "the server knows no such attempt"
+		return "the server has no such attempt"
 	}
-	return "the server stops it: " + e.Reason.String()
+	return "stopped by the server: " + e.Reason.String()
 }
 
-// NonRetryableError marks a failure that another attempt would not do better: the rollout fails at once,
-// whatever its retry condition.
+// NonRetryableError marks a failure that another attempt cannot avoid: the rollout fails at once, regardless
+// of its retry condition.
 type NonRetryableError struct {
 	// Err is the failure.
 	Err error
@@ -71,7 +71,7 @@ func (e *NonRetryableError) Error() string { return e.Err.Error() }
 // Unwrap returns the failure.
 func (e *NonRetryableError) Unwrap() error { return e.Err }
 
-// NonRetryable marks an error that a Runner's function returns as a NonRetryableError. Nil stays nil.
+// NonRetryable wraps an error in a NonRetryableError. It returns nil for nil.
 func NonRetryable(err error) error {
 	if err == nil {
 		return nil

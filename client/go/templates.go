@@ -14,21 +14,21 @@ import (
 	"github.com/nikolalohinski/gonja/v2/loaders"
 )
 
-// Why a template cannot be filled in, for errors.Is.
+// Errors of FormatPrompt, for errors.Is.
 var (
-	// ErrTemplateValueMissing matches errors about a place of an f-string that was given no value.
-	ErrTemplateValueMissing = errors.New("no value is given for it")
-	// ErrTemplateMalformed matches errors about a text that is no template of its engine.
-	ErrTemplateMalformed = errors.New("no such template")
-	// ErrTemplateRefused matches errors about an f-string that does more than name values.
-	ErrTemplateRefused = errors.New("names of values alone are filled in here")
-	// ErrTemplateEngine matches errors about an engine that this client does not have.
-	ErrTemplateEngine = errors.New("this client fills in f-strings and Jinja")
+	// ErrTemplateValueMissing matches errors about a placeholder of an f-string without a value.
+	ErrTemplateValueMissing = errors.New("missing value")
+	// ErrTemplateMalformed matches errors about a text that is not a valid template of its engine.
+	ErrTemplateMalformed = errors.New("malformed template")
+	// ErrTemplateRefused matches errors about an f-string with more than names of values.
+	ErrTemplateRefused = errors.New("only names of values are supported")
+	// ErrTemplateEngine matches errors about an engine that this client does not support.
+	ErrTemplateEngine = errors.New("this client supports f-strings and Jinja")
 )
 
 const jinjaName = "/template"
 
-// jinja has no loader of files, and is shared: rendering changes nothing of it.
+// jinja has no file loader. It is shared, because rendering does not change it.
 var jinja = &exec.Environment{
 	Context:           exec.EmptyContext().Update(builtins.GlobalFunctions).Update(builtins.GlobalVariables),
 	Filters:           builtins.Filters,
@@ -37,9 +37,9 @@ var jinja = &exec.Environment{
 	Methods:           builtins.Methods,
 }
 
-// FormatPrompt fills in a template and returns the text. Templates come out of the store, so they are not
-// trusted: an f-string names values and nothing else, and Jinja sees values as JSON has them, and no files. A
-// value that is missing is an error, and so is the engine POML, which has no library for Go.
+// FormatPrompt fills in a template and returns the text. Templates come from the store and are not trusted:
+// an f-string may only name values, and Jinja sees values as JSON has them and no files. A missing value is
+// an error, and so is the engine POML, which has no library for Go.
 func FormatPrompt(template *pb.PromptTemplate, values map[string]any) (string, error) {
 	var text string
 	var err error
@@ -57,7 +57,7 @@ func FormatPrompt(template *pb.PromptTemplate, values map[string]any) (string, e
 	return text, nil
 }
 
-// fillFString does what Python's str.format does with plain names.
+// fillFString implements Python's str.format for plain names.
 func fillFString(template string, values map[string]any) (string, error) {
 	var out strings.Builder
 	for {
@@ -74,11 +74,11 @@ func fillFString(template string, values map[string]any) (string, error) {
 			template = rest[1:]
 			continue
 		case brace == '}':
-			return "", fmt.Errorf("%w: a } stands alone", ErrTemplateMalformed)
+			return "", fmt.Errorf("%w: unmatched }", ErrTemplateMalformed)
 		}
 		end := strings.IndexByte(rest, '}')
 		if end < 0 {
-			return "", fmt.Errorf("%w: a { is not closed", ErrTemplateMalformed)
+			return "", fmt.Errorf("%w: unclosed {", ErrTemplateMalformed)
 		}
 		value, err := named(rest[:end], values)
 		if err != nil {
@@ -89,13 +89,13 @@ func fillFString(template string, values map[string]any) (string, error) {
 	}
 }
 
-// named returns the value that a place between braces stands for.
+// named returns the value of a placeholder.
 func named(name string, values map[string]any) (any, error) {
 	if strings.ContainsAny(name, ".[]:!{") {
 		return nil, fmt.Errorf("%w, not {%s}", ErrTemplateRefused, name)
 	}
 	if strings.Trim(name, "0123456789") == "" {
-		return nil, fmt.Errorf("%w: {%s} names no value", ErrTemplateMalformed, name)
+		return nil, fmt.Errorf("%w: {%s} is not the name of a value", ErrTemplateMalformed, name)
 	}
 	value, found := values[name]
 	if !found {
@@ -127,7 +127,7 @@ func fillJinja(template string, values map[string]any) (text string, err error) 
 	return parsed.ExecuteToString(exec.NewContext(plain))
 }
 
-// plainValues returns values as JSON has them: a template must not reach the methods of Go's own.
+// plainValues returns values as JSON has them, so that a template cannot call methods of Go values.
 func plainValues(values map[string]any) (map[string]any, error) {
 	text, err := json.Marshal(values)
 	if err != nil {
@@ -145,7 +145,7 @@ func plainValues(values map[string]any) (map[string]any, error) {
 	return plain, nil
 }
 
-// withNumbers makes whole numbers ints: as a float 3 would be printed as 3.0.
+// withNumbers converts whole numbers to int: as a float, 3 would be printed as 3.0.
 func withNumbers(value any) any {
 	switch value := value.(type) {
 	case json.Number:

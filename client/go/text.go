@@ -13,15 +13,15 @@ import (
 
 const (
 	replacement = "\ufffd"
-	// How textCodec begins an error about a field; convert reads the field out of what gRPC makes of it.
+	// Beginning of textCodec's errors about a field. convert parses the field from the error that gRPC returns.
 	notUTF8 = "text is not valid UTF-8 in field "
 )
 
-// textCodec encodes what goes out, in every call. Protobuf does not encode a message with a text that is not
-// UTF-8. Such text is replaced where it only describes something; where it names something, as ids do, the
-// encoding fails and names the field, since a replaced id is another id.
+// textCodec encodes the messages of every call. Protobuf does not encode a message with a text that is not
+// UTF-8. textCodec replaces such text in fields that only describe something. In fields that name something,
+// such as ids, it returns an error with the field, because a repaired id is another id.
 //
-// Messages are walked only after they have failed, so that valid ones cost nothing more.
+// Only messages that failed to encode are examined, so valid ones cost nothing.
 type textCodec struct{ encoding.CodecV2 }
 
 func newTextCodec() textCodec { return textCodec{encoding.GetCodecV2("proto")} }
@@ -39,8 +39,8 @@ func (c textCodec) Marshal(value any) (mem.BufferSlice, error) {
 	return c.CodecV2.Marshal(valid)
 }
 
-// makeValid replaces what is not UTF-8 in the texts of a message. It returns the path of the first text that
-// must not be replaced, "" if there is none.
+// makeValid replaces invalid UTF-8 in the texts of a message. It returns the path of the first text that must
+// not be replaced, or "".
 func makeValid(message protoreflect.Message) (wrong string) {
 	message.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
 		wrong = makeFieldValid(message, field, value)
@@ -80,7 +80,7 @@ func makeMapValid(name string, field protoreflect.FieldDescriptor, entries proto
 	return wrong
 }
 
-// makeValueValid replaces one value by means of set.
+// makeValueValid replaces one value by calling set.
 func makeValueValid(field protoreflect.FieldDescriptor, path string, value protoreflect.Value,
 	set func(protoreflect.Value),
 ) string {
@@ -101,7 +101,7 @@ func makeValueValid(field protoreflect.FieldDescriptor, path string, value proto
 	return ""
 }
 
-// isDescription tells whether a text describes something: spans and what belongs to them, failures, prompts.
+// isDescription reports whether a text only describes something: spans and their parts, failures, prompts.
 func isDescription(field protoreflect.FieldDescriptor) bool {
 	name := string(field.FullName())
 	if strings.HasPrefix(name, "opentelemetry.proto.") {
@@ -116,7 +116,7 @@ func isDescription(field protoreflect.FieldDescriptor) bool {
 	return false
 }
 
-// cutText returns a text as UTF-8 of limit bytes at most, cut at the boundary of a character.
+// cutText returns a text as UTF-8 of at most limit bytes, truncated at the boundary of a character.
 func cutText(text string, limit int) string {
 	if len(text) > limit {
 		text = text[:limit]

@@ -141,11 +141,11 @@ func TestMessagesBeyondTheLimitSayWhatWouldBeRight(t *testing.T) {
 	}
 	client := serve(t, server)
 	_, err := client.Enqueue(context.Background(), RolloutSpec{Input: large})
-	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "nothing was sent") {
+	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "was not sent") {
 		t.Error(err)
 	}
 	_, err = client.Enqueue(context.Background(), RolloutSpec{Input: 1})
-	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "has taken place") {
+	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "has taken effect") {
 		t.Error(err)
 	}
 }

@@ -12,18 +12,17 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Triplets yields the calls of a model in the spans of rollouts, with prompt, response and reward: one
-// message an attempt, whole however the server cuts it, in the order of the request's rollouts. A list that
-// breaks is asked for again from where it was, for as long as the context lasts. Any other failure ends it
-// with an error. More than 10,000 rollouts are asked for in several calls; an id that the server does not know
-// then fails the list where its call begins.
+// Triplets yields the model calls in the spans of rollouts, with prompt, response and reward: one complete
+// message per attempt, in the order of the request's rollouts. After a broken connection the list resumes,
+// for as long as ctx lasts. Any other failure ends it with an error. More than 10,000 rollouts are split into
+// several calls; an unknown id then fails the list where its call begins.
 func (c *Client) Triplets(
 	ctx context.Context, request *pb.ListTripletsRequest,
 ) iter.Seq2[*pb.AttemptTriplets, error] {
 	return func(yield func(*pb.AttemptTriplets, error) bool) {
 		list := tripletList{client: c, request: request, seen: map[listedAttempt]bool{}}
 		for rest := request.GetRolloutIds(); ; {
-			list.left = rest[:min(len(rest), mostListed)]
+			list.left = rest[:min(len(rest), maxListed)]
 			rest = rest[len(list.left):]
 			if !list.through(ctx, yield) || len(rest) == 0 {
 				return
@@ -32,34 +31,34 @@ func (c *Client) Triplets(
 	}
 }
 
-// through yields what is left. False if the caller wants no more, or was given an error.
+// through yields the rest. It returns false if the caller wants no more, or was given an error.
 func (l *tripletList) through(ctx context.Context, yield func(*pb.AttemptTriplets, error) bool) bool {
-	pauses := newDelays(longestDelay)
+	pauses := newDelays(maxDelay)
 	for {
 		more, err := l.follow(ctx, yield)
 		if !more {
 			return !l.unwanted
 		}
-		if !mends(err) || ctx.Err() != nil || pauses.pause(ctx, err) != nil {
+		if !isRetryable(err) || ctx.Err() != nil || pauses.pause(ctx, err) != nil {
 			yield(nil, orEnded(ctx, err))
 			return false
 		}
 	}
 }
 
-// Rollouts of one call: the server's limit by default.
-const mostListed = 10_000
+// Rollouts per call: the server's default limit.
+const maxListed = 10_000
 
 type listedAttempt struct{ rolloutID, attemptID string }
 
-// tripletList is a list and what it has brought so far.
+// tripletList is a list and its progress.
 type tripletList struct {
 	client  *Client
 	request *pb.ListTripletsRequest
 	left    []string
 	seen    map[listedAttempt]bool
 	part    *pb.AttemptTriplets
-	// unwanted: the caller has left the loop.
+	// unwanted is set when the caller has left the loop.
 	unwanted bool
 }
 
@@ -90,7 +89,7 @@ func (l *tripletList) follow(
 	}
 }
 
-// add returns an attempt that this part completes, nil where it is not complete or came before a break.
+// add returns the attempt that this part completes, or nil if it is incomplete or was already yielded.
 func (l *tripletList) add(part *pb.AttemptTriplets) *pb.AttemptTriplets {
 	key := listedAttempt{part.GetAttempt().GetRolloutId(), part.GetAttempt().GetAttemptId()}
 	if at := slices.Index(l.left, key.rolloutID); at > 0 {
@@ -113,7 +112,7 @@ func (l *tripletList) add(part *pb.AttemptTriplets) *pb.AttemptTriplets {
 	return whole
 }
 
-// remaining returns the request without the rollouts that are through.
+// remaining returns the request without the completed rollouts.
 func (l *tripletList) remaining() *pb.ListTripletsRequest {
 	request := proto.CloneOf(l.request)
 	if len(l.left) == len(request.GetRolloutIds()) {

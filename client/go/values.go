@@ -14,43 +14,43 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// RolloutSpec is a rollout to be made.
+// RolloutSpec is a rollout to create.
 type RolloutSpec struct {
-	// Input says what the agent is to do: anything that encoding/json takes. Integers of any size arrive as
-	// they are; json.RawMessage goes byte for byte.
+	// Input of the agent: any value that encoding/json can encode. Integers of any size are kept.
+	// json.RawMessage is sent byte for byte.
 	Input any
-	// Mode says what the rollout is for. May be unspecified.
+	// Mode is the purpose of the rollout. May be unspecified.
 	Mode pb.RolloutMode
-	// Priority: higher is claimed first.
+	// Priority: rollouts with a higher one are claimed first.
 	Priority int32
-	// GroupID names the rollouts that belong together. May be empty.
+	// GroupID groups rollouts that belong together. May be empty.
 	GroupID string
-	// ResourcesID names what the agent works with. Empty: the latest resources there are.
+	// ResourcesID is the id of the resources that the agent uses. Empty: the latest resources.
 	ResourcesID string
-	// Config: when an attempt is given up, and whether the rollout is tried again.
+	// Config has the time limits of attempts and the rules for retries.
 	Config RolloutConfig
-	// Metadata is the caller's own. May be nil.
+	// Metadata of the caller. May be nil.
 	Metadata map[string]any
-	// RolloutID, if the caller wants to choose it. Empty: the server makes one.
+	// RolloutID chosen by the caller. Empty: the server generates one.
 	RolloutID string
 }
 
-// RolloutConfig says when an attempt is given up, and whether the rollout is then tried again. The zero value
-// sets no limits and makes one attempt.
+// RolloutConfig has the time limits of attempts and the rules for retries. The zero value sets no limits and
+// allows one attempt.
 type RolloutConfig struct {
-	// Timeout is the longest time that an attempt may take. 0: no limit.
+	// Timeout is the maximum duration of an attempt. 0: no limit.
 	Timeout time.Duration
-	// UnresponsiveTimeout is the longest silence of an attempt. 0: no limit.
+	// UnresponsiveTimeout is the maximum time since the last heartbeat or span of an attempt. 0: no limit.
 	UnresponsiveTimeout time.Duration
-	// MaxAttempts made by retrying. 0 means 1.
+	// MaxAttempts is the maximum number of attempts, retries included. 0 means 1.
 	MaxAttempts int32
-	// RetryCondition holds the ends of an attempt that are retried: FAILED, TIMEOUT, UNRESPONSIVE.
+	// RetryCondition lists the outcomes that are retried: FAILED, TIMEOUT, UNRESPONSIVE.
 	RetryCondition []pb.AttemptStatus
-	// RetryBackoff says how long a retry waits in the queue. Nil: not at all.
+	// RetryBackoff is the delay of a retry. Nil: no delay.
 	RetryBackoff *pb.RetryBackoff
 }
 
-// message returns the message of the contract. path is where it stands in the request, for errors.
+// message returns the message of the contract. path is its position in the request, for errors.
 func (s RolloutSpec) message(path string) (*pb.RolloutSpec, error) {
 	input, err := encodeJSON(path+".input", s.Input)
 	if err != nil {
@@ -88,12 +88,12 @@ func (c RolloutConfig) message() *pb.RolloutConfig {
 	return message
 }
 
-// encodeJSON returns a value as JSON, without the detours that encoding/json makes for web pages. It fails for
-// what JSON has no place for, NaN for instance, and names the part by its path, which begins with name.
+// encodeJSON returns a value as JSON, without the HTML escapes of encoding/json. It returns an error for
+// values that JSON cannot represent, such as NaN, and names the part by its path, which begins with name.
 func encodeJSON(name string, value any) ([]byte, error) {
 	if raw, ok := value.(json.RawMessage); ok {
 		if !json.Valid(raw) {
-			return nil, fmt.Errorf("lightningstore: %s: no JSON: %.40q", name, []byte(raw))
+			return nil, fmt.Errorf("lightningstore: %s: not valid JSON: %.40q", name, []byte(raw))
 		}
 		if !utf8.Valid(raw) {
 			return nil, fmt.Errorf("lightningstore: %s: JSON must be valid UTF-8", name)
@@ -110,11 +110,11 @@ func encodeJSON(name string, value any) ([]byte, error) {
 	return bytes.TrimSuffix(buffer.Bytes(), []byte("\n")), nil
 }
 
-// Levels of a value in which a part without a place in JSON is looked for: a value may hold itself.
+// Maximum depth to which unencodable searches a value, because a value may contain itself.
 const maxSearchDepth = 100
 
-// unencodable finds the first part of a value that JSON has no place for and returns its path. What encodes
-// itself (json.Marshaler) is not looked into.
+// unencodable returns the path of the first part of a value that JSON cannot represent. It does not look into
+// values that encode themselves (json.Marshaler).
 func unencodable(value reflect.Value, path string, depth int) (string, bool) {
 	if !value.IsValid() || depth > maxSearchDepth || value.Type().Implements(reflect.TypeFor[json.Marshaler]()) {
 		return "", false
@@ -166,9 +166,9 @@ func unencodableField(value reflect.Value, path string, depth int) (string, bool
 	return "", false
 }
 
-// DecodeJSON reads a value out of a field that holds JSON, such as input_json or metadata_json. Where the
-// target leaves the type open (any), a number becomes a json.Number, so that large integers stay whole.
-// Empty text leaves the target as it is.
+// DecodeJSON decodes a field that holds JSON, such as input_json or metadata_json. Where the type of the
+// target is open (any), a number becomes a json.Number, so that large integers are exact. Empty text leaves
+// the target unchanged.
 func DecodeJSON(text []byte, target any) error {
 	if len(text) == 0 {
 		return nil

@@ -13,19 +13,20 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// WaitOptions say what is waited for: at least one id or group; both together are joined.
+// WaitOptions select the rollouts to wait for: at least one id or group. If both are set, the wait is for all
+// of them.
 type WaitOptions struct {
-	// RolloutIDs of any number.
+	// RolloutIDs, without a limit on their number.
 	RolloutIDs []string
-	// GroupIDs: all rollouts that are in these groups when the wait begins.
+	// GroupIDs adds all rollouts that are in these groups when the wait begins.
 	GroupIDs []string
-	// MinCount ends the wait once so many have finished. 0: all of them.
+	// MinCount is the number of finished rollouts at which the wait ends. 0: all of them.
 	MinCount int
-	// Timeout ends the wait without an error. 0: no limit but that of the context.
+	// Timeout ends the wait without an error. 0: only the context limits it.
 	Timeout time.Duration
 }
 
-// Waiting is a wait for rollouts to finish. It serves one loop.
+// Waiting is a wait for rollouts to finish. It can be iterated once.
 type Waiting struct {
 	client  *Client
 	ctx     context.Context
@@ -36,45 +37,45 @@ type Waiting struct {
 	ended   bool
 }
 
-// errNoSummary is a stream of a wait that was cut off before it said how the wait ended.
-var errNoSummary = &Error{Code: codes.Unavailable, Message: "the wait was cut off"}
+// errNoSummary is the error of a stream that ended without the summary of the wait.
+var errNoSummary = &Error{Code: codes.Unavailable, Message: "the stream of the wait ended early"}
 
-// Wait returns a wait, which begins with the loop over its All.
+// Wait returns a wait, which starts when its All is iterated.
 func (c *Client) Wait(ctx context.Context, options WaitOptions) *Waiting {
 	return &Waiting{client: c, ctx: ctx, options: options, seen: map[string]bool{}}
 }
 
-// All yields each rollout once, as it finishes; those that have finished already come first. It ends when all
-// of them, or MinCount, have finished, or after the timeout. A connection that breaks is taken up where it
-// broke, for as long as the context lasts. Any other failure ends it with an error.
+// All yields each rollout once, as it finishes, starting with those that have already finished. It ends when
+// all of them, or MinCount, have finished, or after the timeout. It resumes after a broken connection, for as
+// long as the context lasts. Any other failure ends it with an error.
 func (w *Waiting) All() iter.Seq2[*pb.Rollout, error] {
 	return func(yield func(*pb.Rollout, error) bool) {
 		if w.options.Timeout > 0 {
 			w.until = time.Now().Add(w.options.Timeout)
 		}
-		pauses := newDelays(longestDelay)
+		pauses := newDelays(maxDelay)
 		for {
 			heard, more, err := w.follow(yield)
 			if !more {
 				return
 			}
 			if heard {
-				pauses = newDelays(longestDelay)
+				pauses = newDelays(maxDelay)
 			}
-			if !mends(err) || w.ctx.Err() != nil || pauses.pause(w.ctx, err) != nil {
+			if !isRetryable(err) || w.ctx.Err() != nil || pauses.pause(w.ctx, err) != nil {
 				yield(nil, orEnded(w.ctx, err))
 				return
 			}
-			w.client.log.Debug("wait taken up again", "error", err)
+			w.client.log.Debug("wait resumed", "error", err)
 		}
 	}
 }
 
-// Open returns the ids of the rollouts that had not finished when the loop ended.
+// Open returns the ids of the rollouts that had not finished when the iteration ended.
 func (w *Waiting) Open() []string { return w.open }
 
-// follow yields what one stream brings. heard: whether it brought anything. more: whether the caller still
-// wants some, and there may be some; err is then why the stream broke.
+// follow yields the rollouts of one stream. heard reports whether the stream delivered anything, more whether
+// the caller wants more and there may be more; err is then the reason why the stream broke.
 func (w *Waiting) follow(yield func(*pb.Rollout, error) bool) (heard, more bool, err error) {
 	request := w.request()
 	if request == nil {
@@ -110,8 +111,9 @@ func (w *Waiting) follow(yield func(*pb.Rollout, error) bool) (heard, more bool,
 	}
 }
 
-// request returns what to ask for: after a break, what is still missing. Which rollouts are in a group only
-// the server knows, so with groups all are asked for again. Nil if nothing is missing but the end.
+// request returns the request of the next stream: after a break, for the missing rollouts. Only the server
+// knows which rollouts are in a group, so with groups the request is unchanged. Nil if only the summary is
+// missing.
 func (w *Waiting) request() *pb.WaitForRolloutsRequest {
 	request := &pb.WaitForRolloutsRequest{RolloutIds: w.options.RolloutIDs, GroupIds: w.options.GroupIDs}
 	least := w.options.MinCount

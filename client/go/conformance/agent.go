@@ -12,7 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// script is the input of a rollout: what the agent does.
+// script is the input of a rollout: the actions of the agent.
 type script struct {
 	Spans    []string `json:"spans"`
 	Resource string   `json:"resource"`
@@ -25,7 +25,7 @@ type script struct {
 	Reward *float64 `json:"reward"`
 }
 
-// startRunner starts a runner with the scripted agent, over a connection of its own.
+// startRunner starts a runner with the scripted agent, on a separate connection.
 func (d *driver) startRunner(ctx context.Context, c command) {
 	client, err := lightningstore.New(d.address, nil)
 	if err != nil {
@@ -82,7 +82,7 @@ func agent(ctx context.Context, task *lightningstore.Task[script]) (*float64, er
 	return does.Reward, nil
 }
 
-// text returns what tells a resource of that name apart.
+// text returns the value that identifies the resource with that name.
 func text(resources lightningstore.Resources, name string) string {
 	if llm := resources.LLM(name); llm != nil {
 		return llm.GetEndpoint()

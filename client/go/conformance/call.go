@@ -23,7 +23,7 @@ import (
 
 const defaultTimeout = 30 * time.Second
 
-// call makes a call of any method and kind.
+// call calls a method of any name and kind.
 func (d *driver) call(ctx context.Context, client *lightningstore.Client, c command) {
 	defer d.cancel(string(c.ID))
 	service := pb.File_lightningstore_v1_service_proto.Services().ByName("LightningStoreService")
@@ -55,8 +55,8 @@ func (d *driver) call(ctx context.Context, client *lightningstore.Client, c comm
 	d.answer(c, what)
 }
 
-// exchange sends the requests and passes each response on. started is called when the initial metadata of a
-// stream of answers has arrived.
+// exchange sends the requests and passes each response on. It calls started when the initial metadata of a
+// response stream has arrived.
 func exchange(ctx context.Context, conn *grpc.ClientConn, method protoreflect.MethodDescriptor,
 	requests []json.RawMessage, started func(), pass func(proto.Message) error,
 ) error {
@@ -143,7 +143,7 @@ func newMessage(descriptor protoreflect.MessageDescriptor) (proto.Message, error
 	return kind.New().Interface(), nil
 }
 
-// describe returns an error as the protocol wants it.
+// describe returns an error in the form of the driver protocol.
 func describe(err error) answer {
 	number := status.Code(err)
 	if errors.Is(err, context.DeadlineExceeded) {

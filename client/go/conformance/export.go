@@ -13,7 +13,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// export makes spans with OpenTelemetry's SDK and sends them.
+// export creates spans with the OpenTelemetry SDK and exports them.
 func (d *driver) export(client *lightningstore.Client, c command) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -49,7 +49,7 @@ func (d *driver) export(client *lightningstore.Client, c command) {
 	d.answer(c, answer{"span_ids": ids})
 }
 
-// makeSpans makes a span of each name, each the child of the one before, and returns their ids.
+// makeSpans creates a span with each name, each the child of the previous one, and returns their ids.
 func makeSpans(ctx context.Context, provider *sdktrace.TracerProvider, names []string) []string {
 	ids := []string{}
 	tracer := provider.Tracer("conformance")

@@ -1,5 +1,5 @@
-// Command conformance is the Go driver of the conformance tests: it does what it is told on stdin, one JSON
-// object a line, with this client, and answers on stdout.
+// Command conformance is the Go driver of the conformance tests. It reads commands from stdin, one JSON
+// object per line, executes them with this client, and writes the answers to stdout.
 package main
 
 import (
@@ -33,10 +33,10 @@ type command struct {
 	Spans           []string          `json:"spans"`
 }
 
-// answer is one line of stdout, but for its id.
+// answer is one line of stdout without its id.
 type answer map[string]any
 
-// driver holds the connection and what runs over it.
+// driver holds the connection and the running commands.
 type driver struct {
 	address string
 	out     sync.Mutex
@@ -72,8 +72,8 @@ func main() {
 	}
 }
 
-// take begins what a line says. Commands that only touch what runs are done at once, in the order of the
-// lines; the others run side by side.
+// take starts the command of a line. Commands that only affect other commands are executed at once, in the
+// order of the lines; the others run concurrently.
 func (d *driver) take(line []byte) {
 	var c command
 	if err := json.Unmarshal(line, &c); err != nil {

@@ -1,5 +1,5 @@
-// Command cartpole is the Go runner of the demo (`make demo RUNNERS=go`): it claims an episode of CartPole, plays
-// it, streams a span a step, and returns the reward. Usage: cartpole ADDRESS WORKER
+// Command cartpole is the Go runner of the demo (`make demo RUNNERS=go`). It claims an episode of CartPole,
+// plays it, streams one span per step, and returns the reward. Usage: cartpole ADDRESS WORKER
 package main
 
 import (
@@ -23,7 +23,7 @@ type policy struct {
 	Spread [4]float64 `json:"spread"`
 }
 
-// play plays one episode with the published policy, varied as the task says.
+// play plays one episode with the published policy and the variation of the task.
 func play(ctx context.Context, task *lightningstore.Task[episode]) (*float64, error) {
 	var published policy
 	if err := task.Resources.Custom("policy", &published); err != nil {

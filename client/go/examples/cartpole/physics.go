@@ -2,8 +2,8 @@ package main
 
 import "math"
 
-// CartPole-v1 and the policy that plays it, the same to the last bit as examples/cartpole/physics.py, which says
-// why. The conversions keep the compiler from joining a product and a sum into one rounding.
+// CartPole-v1 and its policy, bit-identical with examples/cartpole/physics.py, which explains why. The
+// conversions keep the compiler from fusing a product and a sum into one rounding.
 
 const (
 	longest    = 500 // steps
@@ -17,7 +17,7 @@ const (
 	steepest   = 0.20943951023931953 // 12 degrees
 )
 
-// What a state holds.
+// Indexes of a state.
 const (
 	position = iota
 	speed
@@ -64,7 +64,7 @@ func step(s state, action int) state {
 	}
 }
 
-// isOver tells whether the cart has left the track, or the pole has fallen.
+// isOver reports whether the cart has left the track or the pole has fallen.
 func isOver(s state) bool {
 	return math.Abs(s[position]) > farthest || math.Abs(s[angle]) > steepest
 }

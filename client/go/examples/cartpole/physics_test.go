@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// vectors are those that the Python and TypeScript tests read too; examples/cartpole/vectors.py made them.
+// vectors are shared with the Python and TypeScript tests; examples/cartpole/vectors.py generates them.
 type vectors struct {
 	Steps    []json.RawMessage `json:"steps"`
 	Episodes []struct {
