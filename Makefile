@@ -13,9 +13,10 @@ GHZ := 0.120.0
 # The languages of the demo's runners.
 RUNNERS ?= python
 comma := ,
-PIP := install --quiet --disable-pip-version-check
+PIP := install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
+include tests/conformance/conformance.mk
 .PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-faults check python-check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
 
 help: ## Show this list
@@ -36,8 +37,7 @@ build/otlp.binpb: proto/otlp_set.py .venv-proto/stamp
 	mkdir -p build
 	$(PROTOC_PY) proto/otlp_set.py $@
 
-proto: ## Generate what is under generated/ from proto/, for each language whose tools are here
-	$(call each-language,proto,go typescript rust,python-proto)
+proto: languages python-proto $(call goals,proto,go typescript rust) ## Generate what is under generated/ from proto/, for each language whose tools are here
 
 python-proto: .venv/stamp build/otlp.binpb
 	rm -rf $(GENERATED)/lightningstore && mkdir -p $(GENERATED)
@@ -53,9 +53,8 @@ python-proto: .venv/stamp build/otlp.binpb
 serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.db
 	$(BIN)/lightningstore serve
 
-test: ## Run all tests, of each language whose tools are here, and the conformance suite
-	$(call each-language,test,$(CLIENTS),python-test agl-test)
-	$(MAKE) --no-print-directory conformance
+# The longest first: `make -j2` then ends with short ones.
+test: languages $(call goals,test,$(CLIENTS)) python-test agl-test conformance ## Run all tests, of each language whose tools are here, and the conformance suite
 
 # Two parts, for two cores.
 python-test: python-core-test python-integration-test
@@ -79,8 +78,7 @@ grpc-tools: build/go-bin/grpcurl build/go-bin/ghz ## Build grpcurl and ghz, whic
 test-faults: .venv/stamp ## Crashes, full disks, hostile clients; a quarter of an hour, SCALE=1 for all of it, 5 for a night
 	$(PY) -m pytest tests/faults --scale $(or $(SCALE),0.2) -s
 
-check: ## Run all linters, of each language whose tools are here
-	$(call each-language,check,$(CLIENTS),python-check agl-check)
+check: languages $(call goals,check,$(CLIENTS)) python-check agl-check ## Run all linters, of each language whose tools are here
 
 python-check: format lint types imports buf
 
@@ -148,4 +146,3 @@ clean: ## Remove what make has made, but for generated/
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 include $(wildcard client/*/*.mk)
-include tests/conformance/conformance.mk

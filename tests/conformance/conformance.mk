@@ -5,31 +5,32 @@ CLIENTS := go typescript java rust cpp
 FIND_LANGUAGES := $(PYTHON) tests/conformance/languages.py --only $(LANGUAGES) \
     $(if $(REQUIRE_ALL),--require all)
 
-# Two goals at a time. In a log, where make can do so, what each of them says stays together.
-LANES := --no-print-directory -j2 \
-    $(if $(MAKE_TERMOUT),,$(if $(filter output-sync,$(.FEATURES)),-Otarget))
+# The languages that can be built here; `languages` says which are left out, and fails where one is required.
+FOUND := $(shell $(FIND_LANGUAGES) 2>/dev/null)
+# Of the goals <language>-$(1), those of the languages $(2) that can be built here.
+goals = $(addsuffix -$(1),$(filter $(2),$(FOUND)))
 
-# Makes the goals $(3), and <language>-$(1) for those of the languages $(2) that can be built here.
-define each-language
-@found=$$($(FIND_LANGUAGES)) || exit 1; goals="$(3)"; \
-for language in $$found; do case " $(2) " in *" $$language "*) goals="$$goals $$language-$(1)";; esac; done; \
-echo "two at a time: $$goals"; test -z "$$goals" || $(MAKE) $(LANES) $$goals
-endef
+PLAY = $(PY) -m tests.conformance.run --languages "$(subst $() ,$(comma),$(strip $(FOUND)))"
 
-# Plays the scenarios with every language that can be built here; $(1) are options of run.py.
-define conform
-$(call each-language,driver,python $(CLIENTS))
-@found=$$($(FIND_LANGUAGES) 2>/dev/null) || exit 1; \
-$(PY) -m tests.conformance.run --languages "$$(echo $$found | tr ' ' ',')" $(1)
-endef
+# The goals of one language share a build folder: where make is asked for several, one waits for the other.
+DRIVERS := $(call goals,driver,python $(CLIENTS))
+ifneq (,$(filter check,$(MAKECMDGOALS)))
+$(foreach language,$(filter $(CLIENTS),$(FOUND)),$(eval $(language)-test: | $(language)-check))
+endif
+ifneq (,$(filter test,$(MAKECMDGOALS)))
+$(foreach language,$(filter $(CLIENTS),$(FOUND)),$(eval $(language)-driver: | $(language)-test))
+endif
 
-.PHONY: python-driver conformance conformance-table
+.PHONY: languages python-driver conformance conformance-table
 
-conformance: .venv/stamp ## Play the scenarios in each language whose tools are here, LANGUAGES=go,rust for some
-	$(call conform,--check)
+languages:
+	@$(FIND_LANGUAGES) >/dev/null
 
-conformance-table: .venv/stamp ## The same, and write the table of docs/clients.md
-	$(call conform,--write)
+conformance: languages .venv/stamp $(DRIVERS) ## Play the scenarios in each language whose tools are here, LANGUAGES=go,rust for some
+	$(PLAY) --check
+
+conformance-table: languages .venv/stamp $(DRIVERS) ## The same, and write the table of docs/clients.md
+	$(PLAY) --write
 
 python-driver: .venv/stamp
 	@mkdir -p build/conformance

@@ -3,13 +3,23 @@ find_package(GTest REQUIRED)
 find_package(nlohmann_json REQUIRED)
 include(GoogleTest)
 
+# Four fifths of the compiler's time go into these headers: they are compiled once for the library and once for
+# the programs.
+set(headers <grpcpp/grpcpp.h> <lightningstore/v1/service.grpc.pb.h>)
+
 function(lightningstore_program name)
   add_executable(${name} ${ARGN})
   target_compile_options(${name} PRIVATE -Wall -Wextra)
   target_link_libraries(${name} PRIVATE lightningstore::client nlohmann_json::nlohmann_json)
+  if(name STREQUAL "driver")
+    target_precompile_headers(driver PRIVATE ${headers} <nlohmann/json.hpp>)
+  else()
+    target_precompile_headers(${name} REUSE_FROM driver)
+  endif()
 endfunction()
 
 target_compile_options(lightningstore_client PRIVATE -Wall -Wextra)
+target_precompile_headers(lightningstore_client PRIVATE ${headers})
 lightningstore_program(driver conformance/main.cc conformance/call.cc)
 # It finds methods by name, in the descriptor of the service, which nothing refers to.
 target_link_libraries(driver PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,lightningstore_stubs>)
