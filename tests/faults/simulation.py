@@ -22,7 +22,7 @@ from lightningstore.service.rpc.handlers import SERVICE
 from lightningstore.service.rules import ids as server_ids
 from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.rules.lifecycle import is_finished, is_live
-from lightningstore.service.rules.rows import LoadedRollout, RequestRow
+from lightningstore.service.rules.rows import LoadedRollout, RequestRow, ResourcesVersion
 from lightningstore.service.server.config import Config
 from lightningstore.service.storage.base import Changes, Counters, Snapshot
 from lightningstore.service.storage.memory import MemoryStorage
@@ -67,7 +67,7 @@ def seeded(seed: int) -> Iterator[None]:
 class SimulatedDisk(MemoryStorage):
     """Keeps what was committed through crashes. Of its commits and openings a share fails."""
 
-    durable = True
+    durability = statistics_pb2.DURABILITY_FULL
 
     def __init__(self, dice: random.Random, failing: float = 0.0) -> None:
         super().__init__()
@@ -91,30 +91,27 @@ class SimulatedDisk(MemoryStorage):
             counters=copy.deepcopy(self._counters),
             live=live,
             workers=list(self._workers.values()),
-            resources=[(i, r.version, n) for i, (n, r) in self._updates.items()],
+            resources={
+                i: ResourcesVersion(row.key, row.record.version, row.updated)
+                for i, row in self._resources.items()
+            },
             requests=list(self._requests),
         )
 
-    @property
-    def _updates(self) -> dict[str, tuple[int, Any]]:
-        return self.__dict__.setdefault("_latest_updates", {})
-
     async def commit(self, changes: Changes) -> None:
-        counters = copy.deepcopy(changes.counters)  # later operations change it
         for _ in range(self.dice.choice([0, 1, 3, 10])):
             await asyncio.sleep(0)
         fate = self.dice.random()
         if fate < self.failing / 2:
             self.faults += 1
             raise StorageFailed("simulated: not written")
-        self.commit_now(changes)
-        if counters is not None:
-            self._counters = counters
+        await super().commit(changes)
+        if changes.counters is not None:
+            self._counters = changes.counters
         self._workers.update(changes.workers)
         self._requests = [
             r for r in self._requests if r.time_ns >= changes.forget_requests_before_ns
         ] + changes.requests
-        self._updates.update(changes.resources)
         if fate < self.failing:
             self.faults += 1
             raise StorageFailed("simulated: written, and told that it was not")

@@ -17,7 +17,7 @@ from lightningstore.service.rules.errors import DataFileLost, StorageFailed, Sto
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import open_store
 from lightningstore.service.storage.sqlite import tools
-from lightningstore.service.storage.sqlite.place import refuse_single_mount
+from lightningstore.service.storage.sqlite.location import refuse_single_mount
 from lightningstore.service.storage.sqlite.store import SqliteStorage
 from lightningstore.v1 import rollout_pb2
 

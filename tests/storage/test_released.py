@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from lightningstore.client import open_store
 from lightningstore.service.storage.sqlite import file as datafile
 from lightningstore.service.storage.sqlite import tools
+from lightningstore.service.storage.sqlite.repair import repair
 
 RELEASED = sorted((Path(__file__).parent / "released").glob("schema-*.db.gz"))
 
@@ -42,3 +45,21 @@ async def test_released_file_opens_with_all_that_is_in_it(released: Path, tmp_pa
         claimed = await store.dequeue_rollouts(9)
         assert [r.rollout_id for r in claimed] == ["r2", "r3", "r1"]
     assert tools.check(file) == []
+
+
+@pytest.mark.parametrize("released", RELEASED, ids=lambda path: path.name)
+async def test_released_file_is_checked_restored_and_repaired_as_it_is(
+    released: Path, tmp_path: Path
+) -> None:
+    """A backup of an earlier version is restored by this one, before any server of it has opened the file."""
+    file, copy = tmp_path / "old.db", tmp_path / "copy.db"
+    file.write_bytes(gzip.decompress(released.read_bytes()))
+    assert tools.check(file) == []
+    tools.restore(file, copy)
+    with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+        connection.execute("UPDATE rollouts SET status = 4 WHERE rollout_id = 'r2'")
+    assert tools.check(copy) != []
+    assert repair(copy) != []
+    assert tools.check(copy) == []
+    async with open_store(f"sqlite:///{copy}") as store:
+        assert len(await store.dequeue_rollouts(9)) == 3

@@ -130,9 +130,9 @@ async def test_commit_that_removes_a_rollout_holds_nothing_else_of_it(
         await put(storage, *changed, removed=[1])
         assert await found(storage) == ["r2"]
         assert await storage.load(["r1"]) == []
-        swept = await storage.leftover()
+        swept = await storage.leftover_spans()
         await storage.commit(Changes(swept=swept, counters=Counters()))
-        assert await storage.leftover() == []
+        assert await storage.leftover_spans() == []
         assert [row.key async for row in storage.scan_spans(1, None, 99)] == []
     if backend == "sqlite":
         with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
@@ -159,7 +159,7 @@ async def test_removal_of_many_spans_takes_many_small_commits(backend: str, tmp_
         await put(storage, rollout(1), *(spans(k, k, k) for k in range(1, 10_001)))
         await put(storage, removed=[1])
         sweeps = []
-        while keys := await storage.leftover():
+        while keys := await storage.leftover_spans():
             sweeps.append(len(keys))
             await storage.commit(Changes(swept=keys, counters=Counters()))
         assert len(sweeps) >= 3
@@ -171,14 +171,15 @@ async def test_spans_of_removed_rollouts_that_a_killed_server_left_are_deleted_l
 ) -> None:
     async with store_in(tmp_path) as store:
         await finished(store, "a", "b")
-        leftover, store.engine.storage.leftover = store.engine.storage.leftover, nothing_left
+        storage = store.engine.storage
+        leftover, storage.leftover_spans = storage.leftover_spans, nothing_left
         assert await store.removal.retain(ALL) == 2
-        store.engine.storage.leftover = leftover
+        storage.leftover_spans = leftover
     assert tools.check(tmp_path / "s.db") == []
     async with store_in(tmp_path) as store:
-        assert await store.engine.storage.leftover() == [1]
+        assert await store.engine.storage.leftover_spans() == [1]
         await store.removal.retain(ALL)
-        assert await store.engine.storage.leftover() == []
+        assert await store.engine.storage.leftover_spans() == []
     assert tools.check(tmp_path / "s.db") == []
     with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
         assert connection.execute("SELECT count(*) FROM spans").fetchone() == (0,)
@@ -409,7 +410,10 @@ async def test_repair_removes_half_rollouts_and_keeps_a_copy(tmp_path: Path) -> 
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE rollouts SET record = x'ff' WHERE rollout_id = 'garbled'")
         connection.execute("UPDATE rollouts SET status = 1 WHERE rollout_id = 'c'")
-        connection.execute("INSERT INTO attempts VALUES (99, 99, 3, 0, x'')")
+        connection.execute(
+            "INSERT INTO attempts (key, rollout_key, status, last_sequence_id, record)"
+            " VALUES (99, 99, 3, 0, x'')"
+        )
     assert tools.check(path) != []
     done = repair(path)
     assert any("'torn'" in line and "input is missing" in line for line in done)

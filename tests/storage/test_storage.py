@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from lightningstore.service.rules.rows import (
     AttemptRow,
     RequestRow,
     ResourcesQuery,
+    ResourcesRow,
+    ResourcesVersion,
     RolloutQuery,
     RolloutRow,
     SpanRow,
@@ -155,10 +158,13 @@ async def test_batches_come_by_sequence_id_up_to_a_key(storage: Storage) -> None
     scanned = [row async for row in storage.scan_spans(1, None, 5)]
     assert [row.key for row in scanned] == [2, 4, 3, 1]
     assert [row.key async for row in storage.scan_spans(1, 1, 99)] == [2, 6, 4, 1]
-    assert [row.data async for row in storage.scan_spans(1, None, 99, 3)] == [rows[2].data]
+    one = await storage.get_spans(1, 3)
+    assert one is not None
+    assert one.data == rows[2].data
+    assert await storage.get_spans(1, 99) is None
     first = scanned[0]
     assert (first.first_sequence_id, first.last_sequence_id, first.span_count) == (1, 3, 3)
-    assert b"".join(await storage.span_ids(2, 1)) == rows[2].span_ids
+    assert await storage.span_ids(1, 2) == [(3, rows[2].span_ids)]
 
 
 async def test_many_batches_are_all_scanned(storage: Storage) -> None:
@@ -169,12 +175,13 @@ async def test_many_batches_are_all_scanned(storage: Storage) -> None:
 async def test_resources_keep_the_order_of_their_adding(storage: Storage) -> None:
     for updated, name in enumerate(["b", "a", "b"], 1):
         record = Resources(resources_id=name, version=updated)
-        await storage.commit(Changes(resources={name: (updated, record)}, counters=Counters()))
-    listed = await storage.resources(ResourcesQuery())
-    assert [(r.resources_id, r.version) for _, r in listed] == [("b", 3), ("a", 2)]
-    after = await storage.resources(ResourcesQuery(after=listed[0][0]))
+        row = ResourcesRow({"b": 4, "a": 7}[name], updated, record)
+        await storage.commit(Changes(resources={name: row}, counters=Counters()))
+    listed = await storage.list_resources(ResourcesQuery())
+    assert [(key, r.resources_id, r.version) for key, r in listed] == [(4, "b", 3), (7, "a", 2)]
+    after = await storage.list_resources(ResourcesQuery(after=listed[0][0]))
     assert [r.resources_id for _, r in after] == ["a"]
-    assert await storage.resources(ResourcesQuery(id_contains="%")) == []
+    assert await storage.list_resources(ResourcesQuery(id_contains="%")) == []
     found = await storage.get_resources("b")
     assert found is not None
     assert found.version == 3
@@ -206,7 +213,7 @@ class TestDisk:
         for tried in (attempt(1, 2, status=3), attempt(2, 3, status=2), attempt(3, 1, status=4)):
             changes.attempts[tried.key] = tried
         changes.requests.append(RequestRow("M", "id", 7, b"answer", 123))
-        changes.resources["rs"] = (9, Resources(resources_id="rs", version=2))
+        changes.resources["rs"] = ResourcesRow(3, 9, Resources(resources_id="rs", version=2))
         await storage.commit(changes)
         await storage.close()
         snapshot = await storage.open()
@@ -216,7 +223,7 @@ class TestDisk:
         assert snapshot.store_id == empty.store_id
         assert [w.worker_id for w in snapshot.workers] == ["w"]
         assert snapshot.requests == [RequestRow("M", "id", 7, b"answer", 123)]
-        assert snapshot.resources == [("rs", 2, 9)]
+        assert snapshot.resources == {"rs": ResourcesVersion(3, 2, 9)}
 
     async def test_commit_is_all_or_nothing(self, tmp_path: Path) -> None:
         storage = SqliteStorage(tmp_path / "s.db")
@@ -261,3 +268,41 @@ class TestDisk:
             await storage.load(["r1"])
         with pytest.raises(StorageFailed, match="closed"):
             await found(storage)
+
+
+async def test_probe_leaves_nothing_behind(tmp_path: Path) -> None:
+    storage = SqliteStorage(tmp_path / "s.db")
+    await storage.open()
+    await storage.probe(1 << 20)
+    await storage.close()
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        (size,) = connection.execute("SELECT sum(length(value)) FROM meta").fetchone()
+        assert size < 10_000
+        connection.execute("INSERT INTO meta (name, value) VALUES ('probe', zeroblob(1048576))")
+        connection.commit()  # as a crash leaves it
+    await storage.open()
+    await storage.close()
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        assert connection.execute("SELECT sum(length(value)) FROM meta").fetchone() == (size,)
+
+
+async def test_probe_finds_a_full_disk(tmp_path: Path) -> None:
+    storage = SqliteStorage(tmp_path / "s.db")
+    await storage.open()
+    assert storage._writer is not None
+    (pages,) = storage._writer.execute("PRAGMA page_count").fetchone()
+    storage._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    await storage.probe(100)
+    with pytest.raises(StorageFailed, match="full"):
+        await storage.probe(1 << 20)
+    await storage.close()
+
+
+async def test_open_storage_is_opened_again(storage: Storage) -> None:
+    """That is how the engine recovers: what was committed is there, on a back end that keeps it."""
+    await put(storage, rollout(1))
+    snapshot = await storage.open()
+    if storage.name == "sqlite":
+        assert [loaded.row for loaded in snapshot.live] == [rollout(1)]
+    await put(storage, rollout(2))
+    assert "r2" in await found(storage)

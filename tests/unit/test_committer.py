@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+from collections.abc import Awaitable
+from dataclasses import fields
 
 import pytest
 from lightningstore.service.engine.committer import Committer
 from lightningstore.service.rules.errors import Busy, StorageFailed
 from lightningstore.service.rules.rows import RequestRow
-from lightningstore.service.storage.base import Changes
+from lightningstore.service.storage.base import COMMITTED, Changes, Counters
+from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_NONE
+from lightningstore.v1.worker_pb2 import WORKER_STATUS_BUSY, Worker
 
 pytestmark = pytest.mark.asyncio
 
@@ -16,7 +21,7 @@ pytestmark = pytest.mark.asyncio
 class Disk:
     """A storage whose commits the test lets through, or fails."""
 
-    durable = True
+    durability = DURABILITY_FULL
 
     def __init__(self) -> None:
         self.commits: list[Changes] = []
@@ -183,3 +188,72 @@ async def test_drain_commits_what_was_sealed() -> None:
     rig.write("b")
     await rig.committer.drain()
     assert rig.written() == [["a", "b"]]
+
+
+async def test_what_a_commit_was_handed_does_not_change_under_it() -> None:
+    """Counters and workers are changed in place by operations that come while the commit is under way."""
+    rig = Rig(Disk())
+    rig.disk.gate.clear()
+    counters, worker = Counters(completion_number=1, rollouts={1: 2}), Worker(worker_id="w")
+    rig.committer.changes.counters = counters
+    rig.committer.changes.workers["w"] = worker
+    rig.write("a")
+    await spin()
+    counters.completion_number = 2
+    counters.rollouts[1] = 3
+    worker.status = WORKER_STATUS_BUSY
+    rig.disk.gate.set()
+    await rig.committer.drain()
+    (commit,) = rig.disk.commits
+    assert commit.counters == Counters(completion_number=1, rollouts={1: 2})
+    assert commit.workers == {"w": Worker(worker_id="w")}
+
+
+async def test_storage_without_durability_commits_within_the_operation() -> None:
+    class Memory(Disk):
+        durability = DURABILITY_NONE
+
+        def commit(self, changes: Changes) -> Awaitable[None]:
+            self.commits.append(copy.copy(changes))
+            self.names = [row.request_id for row in changes.requests]
+            return COMMITTED
+
+    disk = Memory()
+    rig = Rig(disk)
+    rig.write("a")
+    assert disk.names == ["a"]
+    assert rig.published == [1]
+    assert rig.committer.changes == Changes()
+    await COMMITTED
+    await rig.committer.drain()
+
+
+async def test_storage_without_durability_must_complete_at_once() -> None:
+    class Late(Disk):
+        name = "late"
+        durability = DURABILITY_NONE
+
+        def commit(self, changes: Changes) -> Awaitable[None]:
+            done = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+
+    rig = Rig(Late())
+    with pytest.raises(TypeError, match="late has no durability: commit must return COMMITTED"):
+        rig.write("a")
+    await rig.committer.drain()
+
+
+async def test_cleared_changes_are_as_new_ones() -> None:
+    changes = Changes()
+    for item in fields(changes):
+        value = getattr(changes, item.name)
+        if isinstance(value, list):
+            value.append(1)
+        elif isinstance(value, dict):
+            value[1] = 1
+        else:
+            setattr(changes, item.name, 1)
+    assert all(getattr(changes, item.name) for item in fields(changes))
+    changes.clear()
+    assert changes == Changes()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightningstore.service.rules import filters
 from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
+from lightningstore.service.storage.sqlite import filters as sql
 from lightningstore.v1.rollout_pb2 import Rollout
 
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=150)
@@ -47,7 +48,7 @@ def database(rows: list[RolloutRow]) -> sqlite3.Connection:
     connection.execute(
         f"CREATE TABLE rollouts (key INTEGER PRIMARY KEY, {','.join(filters.COLUMNS)})"
     )
-    marks = filters.marks(1 + len(filters.COLUMNS))
+    marks = sql.marks(1 + len(filters.COLUMNS))
     for row in rows:
         values = [get(row.rollout) for get in filters.COLUMNS.values()]
         connection.execute(f"INSERT INTO rollouts VALUES ({marks})", [row.key, *values])
@@ -55,8 +56,8 @@ def database(rows: list[RolloutRow]) -> sqlite3.Connection:
 
 
 def by_sql(connection: sqlite3.Connection, query: RolloutQuery) -> list[int]:
-    where, parameters = filters.where(query)
-    page, more = filters.page(query)
+    where, parameters = sql.where(query)
+    page, more = sql.page(query)
     text = f"SELECT key FROM rollouts WHERE {where} {page}"
     return [key for (key,) in connection.execute(text, [*parameters, *more])]
 
@@ -106,6 +107,6 @@ def test_sql_text_is_made_of_constants_alone() -> None:
         rollout_id_contains=HOSTILE[0],
         group_ids=frozenset(HOSTILE),
     )
-    assert filters.where(hostile)[0] == filters.where(plain)[0]
-    assert filters.page(hostile)[0] == filters.page(plain)[0]
-    assert set(HOSTILE) <= set(filters.where(hostile)[1])
+    assert sql.where(hostile)[0] == sql.where(plain)[0]
+    assert sql.page(hostile)[0] == sql.page(plain)[0]
+    assert set(HOSTILE) <= set(sql.where(hostile)[1])

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from lightningstore.service.rules.errors import Busy, StorageFailed, StoreError
-from lightningstore.service.storage.base import Changes, Storage
+from lightningstore.service.storage.base import COMMITTED, Changes, Storage
+from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Committer:
 
     Operations write into `changes` and then call `seal`, which numbers them. `durable(n)` returns when
     number n is on disk; only then may its effect be seen. After a commit `publish` is called, in order.
-    On a storage that is not durable all of this happens inside `seal`.
+    On a storage without durability there is nothing to wait for: `seal` itself commits.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Committer:
         `recover` returns whether the storage can be used again; the committer gives up if not.
         """
         self._storage = storage
+        self._waits = storage.durability != DURABILITY_NONE
         self._publish = publish
         self._recover = recover
         self._max_pending = max_pending_bytes
@@ -76,9 +78,8 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the committing task, where the storage needs one."""
-        if self._storage.durable:
-            self._task = asyncio.create_task(self._run(), name="committer")
+        """Start the task that commits, and recovers from failures."""
+        self._task = asyncio.create_task(self._run(), name="committer")
 
     @property
     def pending_bytes(self) -> int:
@@ -135,16 +136,26 @@ class Committer:
     def seal(self) -> int:
         """Number what was written into `changes` since the last call; returns the number."""
         self.sealed += 1
-        if self._storage.durable:
+        if self._waits:
             self._wake.set()
         else:
-            self._storage.commit_now(self.changes)
-            self.commits += 1
-            self.committed_bytes += self.changes.size
-            self.changes.clear()
-            self.durable_through = self.sealed
-            self._publish()
+            self._commit_at_once()
         return self.sealed
+
+    def _commit_at_once(self) -> None:
+        """Commit what was sealed, on a storage that completes commits at once. Raises StoreError."""
+        try:
+            done = self._storage.commit(self.changes)
+        except StoreError as error:
+            self.fail(error)
+            raise
+        if done is not COMMITTED:
+            raise TypeError(f"{self._storage.name} has no durability: commit must return COMMITTED")
+        self.commits += 1
+        self.committed_bytes += self.changes.size
+        self.changes.clear()
+        self.durable_through = self.sealed
+        self._publish()
 
     async def durable(self, number: int) -> None:
         """Return when everything up to `number` is on disk. Raises StorageFailed if it cannot be."""
@@ -157,9 +168,10 @@ class Committer:
             await waiter
 
     def fail(self, error: StoreError) -> None:
-        """Refuse everything from now on, and recover: the storage is unusable, though no commit failed."""
-        self._lost = error
-        self._wake.set()
+        """Refuse everything from now on, and recover: the storage is unusable, though the task's commit did not fail."""
+        if self.failure is None:
+            self.failure = self._lost = error
+            self._wake.set()
 
     async def drain(self) -> None:
         """Commit what is there and end the task."""
@@ -172,10 +184,9 @@ class Committer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if (lost := self._lost) is not None:
-                self._lost = None
-                logger.error("the storage cannot be used: %s", lost)
-                await self._fail(lost)
+            if self._lost is not None:
+                logger.error("the storage cannot be used: %s", self._lost)
+                await self._fail(self._lost)
             while self.durable_through < self.sealed and self.failure is None:
                 await self._commit()
             if self._closing:
@@ -185,6 +196,7 @@ class Committer:
         changes, self.changes = self.changes, Changes()
         through = self.sealed
         self._in_flight = changes.size
+        changes.freeze()
         try:
             await self._storage.commit(changes)
         except Exception as error:
@@ -205,6 +217,8 @@ class Committer:
 
     async def _fail(self, error: Exception) -> None:
         """Fail all who wait, drop what is in memory and load it again; until then refuse everything."""
+        if self._lost is not None:
+            error, self._lost = self._lost, None
         self.failure = error if isinstance(error, StoreError) else StorageFailed(str(error))
         self.failures += 1
         while self._waiters:

@@ -26,14 +26,18 @@ from lightningstore.service.engine.waiters import Waiters
 from lightningstore.service.rules.errors import (
     BatchTooLarge,
     DataFileLost,
+    OwnershipLost,
     RolloutNotFound,
     ShuttingDown,
     StorageFailed,
+    StoreError,
 )
 from lightningstore.service.rules.ids import DICE, check_id
 from lightningstore.service.rules.limits import Limits
-from lightningstore.service.rules.rows import LoadedRollout, RequestRow
-from lightningstore.service.storage.base import Changes, Snapshot, Storage
+from lightningstore.service.rules.rows import LoadedRollout
+from lightningstore.service.rules.times import NANOS
+from lightningstore.service.storage.base import UNLIMITED, Changes, Snapshot, Storage
+from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +46,8 @@ RECOVERY_PAUSE = 0.5
 LOGGED_TRIES = 120
 #: The storage is usable again when it takes as much as what it failed with, or this.
 PROBE_BYTES = 1 << 20
-#: Seconds between two looks for the data file.
-FILE_SECONDS = 0.4
+#: Seconds between two checks of whether the data is still there, and this server's.
+CHECK_SECONDS = 0.4
 
 
 class Engine:
@@ -55,6 +59,8 @@ class Engine:
     def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
         """Take the parts; `open` brings them to life."""
         self.storage = storage
+        #: Whether records outlive the process.
+        self.is_durable = storage.durability != DURABILITY_NONE
         self.clock = clock
         self.limits = limits
         self.waiters = Waiters()
@@ -97,23 +103,21 @@ class Engine:
         await self.live.adopt(snapshot)
 
     async def _recover(self) -> bool:
-        """Drop what is in memory and load it again, as often as it takes; False if the store closes."""
+        """Drop what is in memory and load it again, as often as it takes; False if service ends instead."""
         error = self.committer.failure or StorageFailed("unknown")
         self._report_usability(usable=False)
         self.waiters.fail(error)
         self.polls.end(error)
         tries = 0
-        lost = isinstance(error, DataFileLost)
-        if lost:
-            await self.storage.secure()
         while not self._closing:
+            if isinstance(self.committer.failure, OwnershipLost):
+                await self._give_up(self.committer.failure)
+                return False
             try:
-                if lost:  # closed, a file that has no name any more would be gone
-                    self.storage.check_place(log=False)
-                await self.storage.close()
-                lost = False
                 await self._adopt(await self.storage.open())
-                await self._probe(min(self.committer.pending_bytes, PROBE_BYTES))
+                await self.storage.probe(min(self.committer.pending_bytes, PROBE_BYTES))
+            except OwnershipLost as lost:
+                self.committer.failure = lost
             except Exception as failure:
                 tries += 1
                 _log_try(tries, failure)
@@ -124,24 +128,35 @@ class Engine:
                 return True
         return False
 
-    async def _probe(self, size: int) -> None:
-        """Write about what has failed and remove it: on a full disk opening and small writes may work."""
-        probe = RequestRow("", "probe", 0, bytes(size), -2)
-        await self.storage.commit(Changes(requests=[probe], size=size))
-        await self.storage.commit(Changes(forget_requests_before_ns=-1))
+    async def _give_up(self, lost: OwnershipLost) -> None:
+        """End service for good: the data is another process's."""
+        logger.error("service ends: %s", lost)
+        try:
+            await self.storage.close()
+        except Exception:
+            logger.exception("the storage could not be closed")
 
-    async def watch_file(self) -> None:
-        """Stop a store from answering once its file is no longer where it was opened, until cancelled.
+    async def watch_storage(self) -> None:
+        """Stop answering once the data is gone, or no longer this server's, until cancelled.
 
-        By the machine's own time: it is about the file, and about no rule of the self.
+        By the machine's own time, because it is about the machine and about no rule of the store.
         """
         while True:
-            await asyncio.sleep(FILE_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             if self.committer.failure is None:
                 try:
-                    self.storage.check_place()
-                except DataFileLost as error:
+                    self.storage.check()
+                    self._check_owned()
+                except StoreError as error:
                     self.committer.fail(error)
+
+    def _check_owned(self) -> None:
+        """Stop serving where another process may own the data. Raises OwnershipLost."""
+        until = self.storage.owned_until
+        if until < UNLIMITED and self.clock.boot()[1] >= until * NANOS:
+            lost = OwnershipLost("its lease is over")
+            self.committer.fail(lost)
+            raise lost
 
     async def close(self) -> None:
         """End all waits, commit what was accepted, close the storage. May be called twice."""
@@ -178,7 +193,7 @@ class Engine:
         """Number the operation's changes, for those who wait for them later."""
         changes = self.committer.changes
         changes.counters = self.live.state.counters
-        if self.storage.durable:
+        if self.is_durable:
             self.live.deadlines.time.save(self.live.state.counters)
         touched = self.live.workforce.touched
         if touched:
@@ -211,10 +226,15 @@ class Engine:
             raise StorageFailed("a commit failed meanwhile")
 
     async def barrier(self) -> None:
-        """Return when everything that a read can have seen is durable."""
+        """Return when everything that a read can have seen is durable, and was nobody else's to change.
+
+        Call it after reading memory and before the answer: the read was then true within the call.
+        """
         committer = self.committer
         if committer.failure is not None or committer.sealed > committer.durable_through:
             await committer.durable(committer.sealed)
+        if self.storage.owned_until < UNLIMITED:
+            self._check_owned()
 
     async def barrier_since(self, failures: int) -> None:
         """Return when all is durable that was written since `committer.failures` was as given.

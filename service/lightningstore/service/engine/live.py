@@ -53,11 +53,8 @@ class Live:
         self.deadlines.adopt(snapshot.counters)
         self.workforce = Workforce(snapshot.workers)
         self._completions.clear()
-        for resources_id, version, update in snapshot.resources:
-            state.resources[resources_id] = (version, update)
-        state.latest_resources_id = max(
-            state.resources, key=lambda i: state.resources[i][1], default=""
-        )
+        for resources_id, version in snapshot.resources.items():
+            state.put_resources(resources_id, version)
         entries: list[Entry] = []
         for i, loaded in enumerate(snapshot.live, 1):
             entries.append(state.install(loaded))

@@ -11,7 +11,12 @@ from collections import OrderedDict
 from lightningstore.service.engine.queue import RolloutQueue
 from lightningstore.service.rules.completion import Completion
 from lightningstore.service.rules.lifecycle import is_finished, is_live
-from lightningstore.service.rules.rows import AttemptRow, LoadedRollout, RolloutRow
+from lightningstore.service.rules.rows import (
+    AttemptRow,
+    LoadedRollout,
+    ResourcesVersion,
+    RolloutRow,
+)
 from lightningstore.service.rules.shown import Shown
 from lightningstore.service.storage.base import Counters
 from lightningstore.v1.attempt_pb2 import Attempt
@@ -134,8 +139,10 @@ class State:
         #: Rollouts that were removed and may still be in the back end, with the commit that ends that.
         self.going: dict[str, int] = {}
         self.queue = RolloutQueue()
-        self.resources: dict[str, tuple[int, int]] = {}  # id → version, number of its last update
+        self.resources: dict[str, ResourcesVersion] = {}
         self.latest_resources_id = ""
+        #: The highest key of resources that was given out.
+        self.resources_key = 0
         #: Keeps in memory what is there while an operation looks at many rollouts in several turns.
         self.held = Hold()
         self._span_ids: OrderedDict[int, AttemptState] = OrderedDict()
@@ -194,6 +201,21 @@ class State:
             self.cached_bytes -= self.cache.pop(oldest)
             for attempt in self.entries.pop(oldest).attempts.values():
                 self.drop_span_ids(attempt)
+
+    # Resources
+
+    def put_resources(self, resources_id: str, version: ResourcesVersion) -> None:
+        """Note the version of a record, which is the latest record if it was updated last."""
+        self.resources[resources_id] = version
+        self.resources_key = max(self.resources_key, version.key)
+        latest = self.resources.get(self.latest_resources_id)
+        if latest is None or version.updated >= latest.updated:
+            self.latest_resources_id = resources_id
+
+    def resources_version(self, resources_id: str) -> int:
+        """Return the version of a record, 0 if there is none."""
+        known = self.resources.get(resources_id)
+        return known.version if known is not None else 0
 
     # Span ids of attempts, for telling duplicates
 

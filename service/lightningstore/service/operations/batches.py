@@ -134,9 +134,8 @@ class Rows:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        async for row in self._storage.scan_spans(*self._which, key):
-            return self.open(row)
-        return None
+        row = await self._storage.get_spans(self._which[0], key)
+        return self.open(row) if row is not None else None
 
     async def places(
         self,

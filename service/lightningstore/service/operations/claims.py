@@ -123,7 +123,7 @@ class Claims:
             attempt.worker_id = worker_id
         if resources_id:
             attempt.resources_id = resources_id
-            attempt.resources_version = self._live.state.resources.get(resources_id, (0, 0))[0]
+            attempt.resources_version = self._live.state.resources_version(resources_id)
         transition = lifecycle.claim(entry.rollout, attempt)
         # The rollout's record first: deadlines are read off the state that it is in.
         self._live.apply(entry, None, transition, now)

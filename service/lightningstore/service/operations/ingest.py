@@ -281,9 +281,9 @@ class SpanIngest:
             return  # callers look again
         self._engine.reading[attempt] = asyncio.Event()
         try:
-            stored = await self._engine.storage.span_ids(attempt.key, attempt.entry.key)
+            stored = await self._engine.storage.span_ids(attempt.entry.key, attempt.key)
             attempt.span_ids = {
-                packed[i : i + 8] for packed in stored for i in range(0, len(packed), 8)
+                packed[i : i + 8] for _, packed in stored for i in range(0, len(packed), 8)
             }
             self._live.state.keep_span_ids(
                 attempt, len(attempt.span_ids), self._engine.committer.durable_through
@@ -328,10 +328,15 @@ class SpanIngest:
         )  # then the back end has all of them
         turn = Turn()
         wanted = set(asked)
-        async for row in self._engine.storage.rows_with(attempt.key, attempt.entry.key, wanted):
-            for span_id, stored in stored_spans(row.data, row.span_ids, wanted).items():
-                for p, i in asked.pop(span_id, ()):
-                    verdicts[p, i] = is_same(parts[p].span(i), stored)
+        storage, rollout_key = self._engine.storage, attempt.entry.key
+        for key, packed in reversed(await storage.span_ids(rollout_key, attempt.key)):
+            row = None
+            if spans.holds_any(packed, wanted):
+                row = await storage.get_spans(rollout_key, key)
+            if row is not None:
+                for span_id, stored in stored_spans(row.data, packed, wanted).items():
+                    for p, i in asked.pop(span_id, ()):
+                        verdicts[p, i] = is_same(parts[p].span(i), stored)
             if turn.over():
                 await turn.next()
         for places in asked.values():  # evicted meanwhile: there is nothing to compare with
@@ -422,7 +427,7 @@ class SpanIngest:
 
     def _evict(self, entry: Entry, size: int, count: int) -> None:
         """Make room in memory, where spans are kept there."""
-        if self._engine.storage.durable:
+        if self._engine.is_durable:
             return
         start_ns = nanoseconds(entry.rollout.start_time)
         finished = lifecycle.is_finished(entry.rollout)

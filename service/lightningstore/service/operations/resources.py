@@ -13,7 +13,7 @@ from lightningstore.service.rules.errors import (
 )
 from lightningstore.service.rules.ids import check_id, new_id
 from lightningstore.service.rules.pages import page_token, parse_page_token, query_digest
-from lightningstore.service.rules.rows import ResourcesQuery
+from lightningstore.service.rules.rows import ResourcesQuery, ResourcesRow, ResourcesVersion
 from lightningstore.v1.resources_pb2 import (
     AddResourcesRequest,
     AddResourcesResponse,
@@ -79,21 +79,22 @@ class ResourceVersions:
 
     def _put(self, resources_id: str, request: _Request, old: Resources | None) -> Resources:
         # The version comes from memory: another update may have passed since `old` was read.
-        version = self._live.state.resources.get(resources_id, (0, 0))[0] + 1
+        state = self._live.state
+        known = state.resources.get(resources_id) or ResourcesVersion(state.resources_key + 1, 0, 0)
         now = self._live.now()
         record = Resources(
             resources_id=resources_id,
-            version=version,
+            version=known.version + 1,
             create_time=old.create_time if old is not None else now,
             update_time=now,
             names=request.names,
         )
         record.resources.MergeFrom(request.resources)
-        counters, changes = self._live.state.counters, self._engine.committer.changes
-        counters.resources_updates += 1
-        self._live.state.resources[resources_id] = (version, counters.resources_updates)
-        self._live.state.latest_resources_id = resources_id
-        changes.resources[resources_id] = (counters.resources_updates, record)
+        state.counters.resources_updates += 1
+        updated = state.counters.resources_updates
+        state.put_resources(resources_id, ResourcesVersion(known.key, record.version, updated))
+        changes = self._engine.committer.changes
+        changes.resources[resources_id] = ResourcesRow(known.key, updated, record)
         changes.size += record.ByteSize()
         return record
 
@@ -125,7 +126,7 @@ class ResourceVersions:
         total, pace = 0, Pace()
         while True:
             query = ResourcesQuery(request.resources_id_contains, after, pace.count)
-            found = await self._engine.storage.resources(query)
+            found = await self._engine.storage.list_resources(query)
             sizes = [record.ByteSize() for _, record in found]
             for (place, record), record_bytes in zip(found, sizes, strict=True):
                 total += record_bytes

@@ -109,7 +109,7 @@ class Removal:
 
     async def _sweep(self) -> None:
         """Delete the spans that removed rollouts left behind, a little with each commit."""
-        while batches := await self._engine.storage.leftover():
+        while batches := await self._engine.storage.leftover_spans():
             if self._engine.committer.failure is not None:
                 raise self._engine.committer.failure
             self._engine.changes.swept += batches
@@ -121,7 +121,7 @@ class Removal:
         state, changes = self._live.state, self._engine.changes
         counters = state.counters
         shelved = self._live.shelf.remove(entry.key)
-        if not self._engine.storage.durable:
+        if not self._engine.is_durable:
             spans, size = (shelved.count, shelved.bytes) if shelved is not None else (0, 0)
         else:
             spans = sum(attempt.record.span_count for attempt in entry.attempts.values())

@@ -53,10 +53,9 @@ class Store:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, keep: Retention) -> None:
-        """Start the watchdogs of deadlines and of the data file, and the removal of what need not be kept."""
+        """Start the watchdogs of deadlines and of the storage, and the removal of what need not be kept."""
         self._tasks.append(asyncio.create_task(self.watchdog.run(), name="watchdog"))
-        if self.engine.storage.durable:
-            self._tasks.append(asyncio.create_task(self.engine.watch_file(), name="data file"))
+        self._tasks.append(asyncio.create_task(self.engine.watch_storage(), name="storage"))
         if not keep.keeps_everything:
             self._tasks.append(asyncio.create_task(self.removal.run(keep), name="retention"))
 

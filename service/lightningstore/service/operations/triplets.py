@@ -201,12 +201,10 @@ class _Batches:
         target = self._target
         batch = self._held.get(place.row)
         if batch is None:
-            async for row in self._engine.storage.scan_spans(
-                target.rollout_key, target.attempt_key, self._through, place.row
-            ):
-                batch = self._hold(row)
-        if batch is None:
-            raise SpansEvicted(target.rollout_id)
+            row = await self._engine.storage.get_spans(target.rollout_key, place.row)
+            if row is None:
+                raise SpansEvicted(target.rollout_id)
+            batch = self._hold(row)
         return batch.spans[place.at]
 
     def _hold(self, row: SpanRow) -> SpanBatch:

@@ -9,13 +9,19 @@ from google.protobuf.message import Message
 M = TypeVar("M", bound=Message)
 
 
+def copied(record: M) -> M:
+    """Return a copy of a record."""
+    copy = record.__class__()
+    copy.CopyFrom(record)
+    return copy
+
+
 def evolve(record: M, **changes: Any) -> M:
     """Return a copy of `record` with the given fields set; None clears one.
 
     The only way in which a record changes: what a reply or a row holds stays as it was.
     """
-    copy = record.__class__()
-    copy.CopyFrom(record)
+    copy = copied(record)
     for name, value in changes.items():
         if value is None:
             copy.ClearField(name)

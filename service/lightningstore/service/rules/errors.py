@@ -294,6 +294,14 @@ class DataFileLost(StorageFailed):
         self.retry_delay = 1.0
 
 
+class OwnershipLost(StorageFailed):
+    """Another process owns the data, or may: this one stops serving it for good."""
+
+    def __init__(self, cause: str) -> None:
+        StoreError.__init__(self, f"this server no longer owns the data ({cause}); repeat the call")
+        self.retry_delay = 1.0
+
+
 class DataDamaged(StoreError):
     """What is asked for is stored, and damaged."""
 

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from lightningstore.service.rules.completion import Completion
 from lightningstore.service.rules.shown import Shown
+from lightningstore.service.rules.statuses import FINISHED, LIVE_ATTEMPT
 from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
 
 
@@ -22,6 +24,11 @@ class RolloutRow(NamedTuple):
     #: Wall-clock nanoseconds from which it may be claimed, 0 for at once.
     available_ns: int
 
+    @property
+    def live(self) -> bool:
+        """Whether the engine needs it in memory: it is unfinished."""
+        return self.rollout.status not in FINISHED
+
 
 class AttemptRow(NamedTuple):
     """An attempt as it is stored."""
@@ -31,6 +38,11 @@ class AttemptRow(NamedTuple):
     attempt: Attempt
     #: The last sequence id stored or handed out for its spans.
     last_sequence_id: int
+
+    @property
+    def live(self) -> bool:
+        """Whether the engine needs it, and its rollout, in memory: it is preparing or running."""
+        return self.attempt.status in LIVE_ATTEMPT
 
 
 class SpanRow(NamedTuple):
@@ -69,6 +81,24 @@ class LoadedRollout(NamedTuple):
         return Shown(self.row.rollout, self.input_json, latest)
 
 
+class ResourcesVersion(NamedTuple):
+    """What the engine keeps in memory of one record of resources."""
+
+    #: Counts the records of the store: the order of first adding.
+    key: int
+    version: int
+    #: Counts all updates of the store: the highest is that of the latest record.
+    updated: int
+
+
+class ResourcesRow(NamedTuple):
+    """A record of resources as it is stored."""
+
+    key: int
+    updated: int
+    record: Resources
+
+
 class RequestRow(NamedTuple):
     """What a request id was answered."""
 
@@ -101,8 +131,9 @@ class RolloutQuery:
 
 @dataclass(frozen=True)
 class ResourcesQuery:
-    """Which resources, from where on; in the order of their first adding."""
+    """Which resources, in the order of their keys."""
 
     id_contains: str = ""
+    #: The key of the last record of the page before.
     after: int = 0
     limit: int = 100

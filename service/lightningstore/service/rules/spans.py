@@ -207,3 +207,9 @@ def span_order(order_by: str) -> tuple[Callable[[Span], Any] | None, bool]:
     """Return the key to sort spans by and "descending". None: by sequence id, then start time."""
     name, descending = parse_order(order_by, ["sequence_id", *ORDERS])
     return ORDERS.get(name), descending
+
+
+def holds_any(packed: bytes, span_ids: set[bytes]) -> bool:
+    """Tell whether any of the span ids is among packed ones."""
+    starts = range(0, len(packed), SPAN_ID_BYTES)
+    return any(packed[i : i + SPAN_ID_BYTES] in span_ids for i in starts)

@@ -1,16 +1,25 @@
-"""What a back end does: append, upsert and answer history queries. It never decides a status."""
+"""The contract of a back end: it stores rows and answers queries about them. It never decides a status.
+
+The engine owns all rules and all numbers: keys, positions, sequence ids and completion numbers are in the rows
+that a back end is handed. A back end keeps them and returns them in the order that each method names.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import AsyncIterator, Awaitable, Generator, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
+from lightningstore.service.rules.copies import copied
 from lightningstore.service.rules.rows import (
     AttemptRow,
     LoadedRollout,
     RequestRow,
     ResourcesQuery,
+    ResourcesRow,
+    ResourcesVersion,
     RolloutQuery,
     RolloutRow,
     SpanRow,
@@ -19,15 +28,13 @@ from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import Durability
 from lightningstore.v1.worker_pb2 import Worker
 
-
-def holds_any(packed: bytes, span_ids: set[bytes]) -> bool:
-    """Tell whether any of the span ids is among packed ones."""
-    return any(packed[i : i + 8] in span_ids for i in range(0, len(packed), 8))
+#: `Storage.owned_until` of a back end that keeps others out for as long as it is open.
+UNLIMITED = math.inf
 
 
 @dataclass
 class Counters:
-    """Running totals, saved with each commit so that nobody ever has to count."""
+    """Running totals and the last numbers given out. Every commit saves them, so that nothing has to be counted."""
 
     rollout_key: int = 0
     attempt_key: int = 0
@@ -39,53 +46,64 @@ class Counters:
     span_bytes: int = 0
     rollouts: dict[int, int] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
-    #: How the clocks stood at the last commit: see store_time.py. A list, since servers of earlier versions take
-    #: every object in here for counts by status.
+    #: The state of the clocks at the last commit, see store_time.py. A list, because servers of earlier versions
+    #: take every object in here for counts by status.
     clock: list[Any] = field(default_factory=list)
+
+    def copy(self) -> Counters:
+        """Return a copy that later operations do not change."""
+        return replace(self, rollouts=self.rollouts.copy(), attempts=self.attempts.copy())
 
 
 @dataclass
 class Changes:
-    """What one commit writes, all or nothing. Later values for a key replace earlier ones."""
+    """The content of one commit. A later value for a key replaces an earlier one.
 
-    #: Rises with every owner of the data: a stale owner's commit is refused where a back end can tell.
-    epoch: int = 0
+    A back end applies `removed` first, because a new rollout may have the id of a removed one; the order of the
+    other fields does not matter.
+    """
+
     inputs: list[tuple[int, bytes]] = field(default_factory=list)
     rollouts: dict[int, RolloutRow] = field(default_factory=dict)
     attempts: dict[int, AttemptRow] = field(default_factory=dict)
     spans: list[SpanRow] = field(default_factory=list)
-    #: By id: the number of the update (a running one), and the record.
-    resources: dict[str, tuple[int, Resources]] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
+    resources: dict[str, ResourcesRow] = field(default_factory=dict)
     requests: list[RequestRow] = field(default_factory=list)
-    #: Forget the request ids whose `time_ns` is below; 0: none.
+    #: Answers to request ids with a lower `time_ns` are deleted; 0: none.
     forget_requests_before_ns: int = 0
-    #: Rollout keys whose spans are dropped.
+    #: Keys of rollouts whose spans are deleted.
     evicted: list[int] = field(default_factory=list)
-    #: Rollout keys of which everything is deleted, what this commit itself holds of them included. Deleted
-    #: before anything is written: a new rollout may have the id of one that goes. Their batches of spans
-    #: may be many: they stay, unseen, until commits name them in `swept`.
+    #: Keys of rollouts that are deleted with their inputs and attempts, including what this commit holds of
+    #: them. Their batches of spans may be many: no query shows them any more, and later commits delete those
+    #: that they name in `swept`.
     removed: list[int] = field(default_factory=list)
-    #: Keys of batches of spans, from `Storage.leftover`, that are deleted.
+    #: Keys of batches of spans, from `Storage.leftover_spans`, that are deleted.
     swept: list[int] = field(default_factory=list)
     counters: Counters | None = None
-    #: Bytes that it holds, roughly.
+    #: Approximate size in bytes.
     size: int = 0
 
     def clear(self) -> None:
-        """Forget everything, to be filled again."""
-        for items in (self.inputs, self.rollouts, self.attempts, self.spans, self.workers):
+        """Drop the content, so that the object can be filled again."""
+        for items in _COLLECTIONS(self):
             if items:
                 items.clear()
-        for rare in (self.resources, self.requests, self.evicted, self.removed, self.swept):
-            if rare:
-                rare.clear()
-        self.forget_requests_before_ns = self.size = 0
+        for name, value in _VALUES:
+            setattr(self, name, value)
+
+    def freeze(self) -> None:
+        """Copy what the engine changes in place, workers and counters, so that nothing in here changes any more."""
+        if self.workers:
+            self.workers = {worker_id: copied(worker) for worker_id, worker in self.workers.items()}
+        if self.counters is not None:
+            self.counters = self.counters.copy()
 
     def exclude_removed(self) -> None:
-        """Drop what the commit holds of rollouts that it removes.
+        """Drop the rows of rollouts that this commit removes.
 
-        A change recorded beside the removal, before or after it, would bring back a row without the rest.
+        A change recorded in the same commit, before or after the removal, would store one row of a rollout
+        without the others.
         """
         gone = set(self.removed)
         self.inputs = [item for item in self.inputs if item[0] not in gone]
@@ -94,10 +112,25 @@ class Changes:
         self.spans = [row for row in self.spans if row.rollout_key not in gone]
 
 
+_COLLECTIONS = attrgetter(*[f.name for f in fields(Changes) if f.default_factory is not MISSING])
+_VALUES = [(f.name, f.default) for f in fields(Changes) if f.default is not MISSING]
+
+
+class _Committed:
+    """An awaitable that is complete."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+#: What `Storage.commit` returns when the commit is complete already.
+COMMITTED: Awaitable[None] = _Committed()
+
+
 class FinishedRow(NamedTuple):
     """A finished rollout that may be removed."""
 
-    #: Place in the order of the query, for the next page.
+    #: Sort key of the query, from which the next page goes on.
     place: tuple[int, int]
     rollout_id: str
     input_bytes: int
@@ -105,116 +138,147 @@ class FinishedRow(NamedTuple):
 
 @dataclass
 class Snapshot:
-    """What the engine needs of a store that is opened."""
+    """What the engine loads when it opens a store."""
 
     store_id: str
     counters: Counters
-    #: Rollouts that are unfinished, or have a live attempt.
+    #: Rollouts whose row is `live`, and those with an attempt whose row is.
     live: list[LoadedRollout]
     workers: list[Worker]
-    #: Id, version, number of its last update.
-    resources: list[tuple[str, int, int]]
+    #: By id, in any order.
+    resources: dict[str, ResourcesVersion]
+    #: Oldest first.
     requests: list[RequestRow]
 
 
 class Storage(Protocol):
-    """A back end. Its methods raise StorageFailed where the medium does not answer."""
+    """A back end: the data of one store.
 
-    #: Name of the back end, as GetServerInfo returns it.
-    name: str
-    #: What an answered write survives, as GetServerInfo returns it.
-    durability: Durability.ValueType
-    #: Whether commits outlive the process. If not, `commit_now` takes the place of `commit`.
-    durable: bool
+    Methods raise StorageFailed when the medium does not answer, DataDamaged for a record that cannot be read, and
+    OwnershipLost once another process owns the data. The engine reopens the storage after a StorageFailed; it
+    stops serving for good after an OwnershipLost.
+
+    One engine calls at a time: the next commit starts after the last one returned. Reads may run beside a commit,
+    and see it whole or not at all.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the back end, as GetServerInfo returns it."""
+
+    @property
+    def durability(self) -> Durability.ValueType:
+        """What an answered write survives. With DURABILITY_NONE, `commit` must return COMMITTED."""
+
+    @property
+    def owned_until(self) -> float:
+        """Time until which no other process can own the data, in seconds of CLOCK_BOOTTIME.
+
+        UNLIMITED where a lock keeps others out for as long as the storage is open. A back end with a lease counts it
+        from before the renewal was sent. The engine answers no read of its memory at or after this time.
+        """
 
     @property
     def damaged_records(self) -> int:
-        """Damaged records found so far, each counted once."""
+        """Number of distinct damaged records found so far."""
 
     async def open(self) -> Snapshot:
-        """Open or create the store. Raises StorageUnusable with one line for people."""
+        """Acquire ownership, create the store if there is none, and load what is live.
 
-    async def commit(self, changes: Changes) -> None:
-        """Write all of it or nothing; it is durable when this returns."""
+        A storage that is open is closed first: that is how the engine recovers from a failure.
 
-    def commit_now(self, changes: Changes) -> None:
-        """The same at once, for back ends that are not durable."""
+        Raises StorageUnusable, with one line for people, if the data cannot be used or another process owns it.
+        """
+
+    def commit(self, changes: Changes) -> Awaitable[None]:
+        """Write all of the changes or nothing, if the data is still owned; they are durable once it returns.
+
+        Returns COMMITTED, or an awaitable. Nothing in `changes` is modified by the engine before that completes.
+        Ownership is checked in the transaction that writes.
+        """
+
+    async def probe(self, size: int) -> None:
+        """Write about `size` bytes, as durably as a commit, and remove them. Raises StorageFailed.
+
+        The engine calls it after a failure: on a full disk, opening and small writes may succeed.
+        """
+
+    def check(self) -> None:
+        """Raise DataFileLost or OwnershipLost if the data is gone although no call has failed. Takes microseconds."""
+
+    async def close(self) -> None:
+        """Release everything, ownership included. May be called twice."""
+
+    # Rollouts
 
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
-        """Return what is stored of some of these few rollouts; none only where none is stored.
+        """Return at least one of the stored ones among these rollouts, in any order; none if none is stored.
 
-        Large ones come in parts, so that reading them does not hold the event loop: ask again for the rest.
-        What it returns must be current when it returns: nothing may be committed after it has read.
-        Raises DataDamaged where one of them cannot be read.
+        Large rollouts are returned in parts, so that reading them does not hold the event loop: the engine calls
+        again for the rest. The result must be current when this returns: no commit may complete after the read.
         """
 
     def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
-        """Yield matching rollouts with their latest attempts alone, up to the query's limit.
+        """Yield matching rollouts, each with its latest attempt only, up to the query's limit.
 
-        Rollouts that are removed meanwhile, and damaged ones, are left out; the latter are counted.
+        Rollouts removed during the scan are left out, and damaged ones, which are counted.
         """
 
     async def count_rollouts(self, query: RolloutQuery) -> int:
-        """Return how many rollouts match, whatever the query's place and limit."""
+        """Return the number of matching rollouts; `after`, `skip` and `limit` of the query do not apply."""
 
     async def group_members(self, group_id: str) -> list[str]:
         """Return the ids of the group's rollouts in enqueue order."""
 
     async def completions(self, after: int, limit: int) -> list[LoadedRollout]:
-        """Return finished rollouts by completion number, with their latest attempts alone.
+        """Return finished rollouts by completion number, each with its latest attempt only.
 
-        Fewer than there are where they are large; none only where none is left. Damaged ones are left out.
+        May return fewer than there are if they are large, and none only if none is left. Damaged ones are left out.
         """
 
     async def finished(
         self, after: tuple[int, int], limit: int, ended_by_ns: int | None = None
     ) -> list[FinishedRow]:
-        """Return finished rollouts in the order in which they are removed, from a place on.
+        """Return finished rollouts that may be removed, from the `place` of the last one on.
 
-        Those that had ended by a time, however many others finished before them; without a time all, by
-        completion number.
+        With `ended_by_ns`, those whose end time is not later; without, all, by completion number.
         """
 
-    async def leftover(self) -> list[int]:
-        """Return keys of some batches of spans of removed rollouts, to be named in `Changes.swept`.
+    # Spans
 
-        Few enough that deleting them takes milliseconds. None: nothing is left.
-        """
-
-    async def span_ids(self, attempt_key: int, rollout_key: int) -> list[bytes]:
-        """Return the stored span ids of an attempt, packed 8 bytes each, batch by batch."""
-
-    def rows_with(
-        self, attempt_key: int, rollout_key: int, span_ids: set[bytes]
-    ) -> AsyncIterator[SpanRow]:
-        """Yield the batches of an attempt that hold any of these spans, the last one first."""
+    async def span_ids(self, rollout_key: int, attempt_key: int) -> list[tuple[int, bytes]]:
+        """Return key and packed span ids, 8 bytes each, of every batch of an attempt, by key."""
 
     def scan_spans(
-        self, rollout_key: int, attempt_key: int | None, max_key: int, only: int | None = None
+        self, rollout_key: int, attempt_key: int | None, max_key: int
     ) -> AsyncIterator[SpanRow]:
         """Yield the batches of a rollout, or of one attempt, by first sequence id and key.
 
-        Batches with a key above `max_key` are left out: they came after the query. `only` asks for one
-        batch by its key.
+        Batches with a key above `max_key` are left out: they arrived after the query. `span_ids` of the rows may be
+        empty.
         """
 
-    async def resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
-        """Return matching resources, each with its place in the order of adding."""
+    async def get_spans(self, rollout_key: int, key: int) -> SpanRow | None:
+        """Return one batch of a rollout, None if it has been deleted. `span_ids` of the row may be empty."""
+
+    async def leftover_spans(self) -> list[int]:
+        """Return keys of some batches of spans of removed rollouts, for `Changes.swept`; none if none is left.
+
+        Few enough that a commit deletes them within milliseconds.
+        """
+
+    # Resources
+
+    async def list_resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
+        """Return matching resources by key, each with its key."""
 
     async def get_resources(self, resources_id: str) -> Resources | None:
-        """Return one record, or None."""
+        """Return the latest version of one record, None if there is none."""
+
+    # Sizes
 
     async def file_bytes(self) -> int:
-        """Return the size of the data on disk, the log included; 0 without a disk."""
+        """Return the size of the data on disk in bytes, its log included; 0 without a disk."""
 
     async def used_bytes(self) -> int:
         """Return the bytes on disk that hold data; 0 without a disk."""
-
-    def check_place(self, *, log: bool = True) -> None:
-        """Raise DataFileLost where the data, or its `log`, is no longer where it was opened."""
-
-    async def secure(self) -> None:
-        """Bring all data into one file, before it is closed and wherever it is."""
-
-    async def close(self) -> None:
-        """Close everything. May be called twice."""

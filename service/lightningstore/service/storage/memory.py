@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import heapq
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from typing import Any
 
 from lightningstore.service.rules import filters
@@ -14,12 +14,20 @@ from lightningstore.service.rules.rows import (
     AttemptRow,
     LoadedRollout,
     ResourcesQuery,
+    ResourcesRow,
     RolloutQuery,
     RolloutRow,
     SpanRow,
 )
 from lightningstore.service.rules.times import nanoseconds
-from lightningstore.service.storage.base import Changes, Counters, FinishedRow, Snapshot, holds_any
+from lightningstore.service.storage.base import (
+    COMMITTED,
+    UNLIMITED,
+    Changes,
+    Counters,
+    FinishedRow,
+    Snapshot,
+)
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 
@@ -37,7 +45,7 @@ class MemoryStorage:
 
     name = "memory"
     durability = DURABILITY_NONE
-    durable = False
+    owned_until = UNLIMITED
     damaged_records = 0
 
     def __init__(self) -> None:
@@ -51,19 +59,15 @@ class MemoryStorage:
         self._ended: list[tuple[int, int]] = []  # end time, key: ascending
         self._spans: dict[int, list[tuple[int, int, SpanRow]]] = {}  # first id, key, row: ascending
         self._dropped: list[tuple[int, int, SpanRow]] = []  # no longer stored, not yet freed
-        self._resources: dict[str, tuple[int, Resources]] = {}
-        self._order: list[str] = []
+        self._resources: dict[str, ResourcesRow] = {}
+        self._resources_order: list[tuple[int, str]] = []  # key, id: ascending
 
     async def open(self) -> Snapshot:
         """Return nothing: there never is anything."""
-        return Snapshot(f"memory-{new_id('', 16)}", Counters(), [], [], [], [])
+        return Snapshot(f"memory-{new_id('', 16)}", Counters(), [], [], {}, [])
 
-    async def commit(self, changes: Changes) -> None:
-        """Take the changes."""
-        self.commit_now(changes)
-
-    def commit_now(self, changes: Changes) -> None:
-        """Take the changes."""
+    def commit(self, changes: Changes) -> Awaitable[None]:
+        """Take the changes, at once."""
         if changes.removed:
             changes.exclude_removed()
             self._remove(changes.removed)
@@ -82,12 +86,16 @@ class MemoryStorage:
                 bisect.insort(batches, place)
             else:
                 batches.append(place)
-        for resources_id, (_, record) in changes.resources.items():
+        for resources_id, resources in changes.resources.items():
             if resources_id not in self._resources:
-                self._order.append(resources_id)
-            self._resources[resources_id] = (len(self._order), record)
+                self._resources_order.append((resources.key, resources_id))
+            self._resources[resources_id] = resources
         for key in changes.evicted:
             self._dropped += self._spans.pop(key, ())
+        return COMMITTED
+
+    async def probe(self, size: int) -> None:
+        """Do nothing: memory does not fail."""
 
     def _remove(self, keys: Sequence[int]) -> None:
         for key in keys:
@@ -281,48 +289,45 @@ class MemoryStorage:
                 rows.append(FinishedRow((value, key), record.rollout_id, size))
         return rows
 
-    async def leftover(self) -> list[int]:
-        """Return the keys of batches that a commit has yet to free."""
-        return [row.key for _, _, row in self._dropped[-SWEPT_AT_ONCE:]]
-
-    async def span_ids(self, attempt_key: int, rollout_key: int) -> list[bytes]:
-        """Return the packed span ids of an attempt, batch by batch."""
+    async def span_ids(self, rollout_key: int, attempt_key: int) -> list[tuple[int, bytes]]:
+        """Return key and packed span ids of the batches of an attempt, by key."""
         batches = self._spans.get(rollout_key, ())
-        return [row.span_ids for _, _, row in batches if row.attempt_key == attempt_key]
-
-    async def rows_with(
-        self, attempt_key: int, rollout_key: int, span_ids: set[bytes]
-    ) -> AsyncIterator[SpanRow]:
-        """Yield the batches of an attempt that hold any of these spans."""
-        for _, _, row in reversed(list(self._spans.get(rollout_key, ()))):
-            if row.attempt_key == attempt_key and holds_any(row.span_ids, span_ids):
-                yield row
+        return sorted(
+            (key, row.span_ids) for _, key, row in batches if row.attempt_key == attempt_key
+        )
 
     async def scan_spans(
-        self, rollout_key: int, attempt_key: int | None, max_key: int, only: int | None = None
+        self, rollout_key: int, attempt_key: int | None, max_key: int
     ) -> AsyncIterator[SpanRow]:
         """Yield the batches of a rollout or an attempt, by first sequence id."""
-        for _, _, row in list(self._spans.get(rollout_key, ())):
-            if attempt_key is not None and row.attempt_key != attempt_key:
-                continue
-            if row.key <= max_key and (only is None or row.key == only):
+        for _, key, row in list(self._spans.get(rollout_key, ())):
+            if key <= max_key and attempt_key in (None, row.attempt_key):
                 yield row
 
-    async def resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
+    async def get_spans(self, rollout_key: int, key: int) -> SpanRow | None:
+        """Return one batch."""
+        return next((row for _, own, row in self._spans.get(rollout_key, ()) if own == key), None)
+
+    async def leftover_spans(self) -> list[int]:
+        """Return keys of batches that a commit has yet to free."""
+        return [row.key for _, _, row in self._dropped[-SWEPT_AT_ONCE:]]
+
+    async def list_resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
         """Return matching resources."""
-        found: list[tuple[int, Resources]] = []
-        for place in range(query.after, len(self._order)):
-            resources_id = self._order[place]
+        order, found = self._resources_order, list[tuple[int, Resources]]()
+        start = bisect.bisect_right(order, query.after, key=lambda place: place[0])
+        for i in range(start, len(order)):
+            key, resources_id = order[i]
             if query.id_contains in resources_id:
-                found.append((place + 1, self._resources[resources_id][1]))
-            if len(found) == query.limit:
-                break
+                found.append((key, self._resources[resources_id].record))
+                if len(found) == query.limit:
+                    break
         return found
 
     async def get_resources(self, resources_id: str) -> Resources | None:
         """Return one record."""
-        found = self._resources.get(resources_id)
-        return found[1] if found is not None else None
+        row = self._resources.get(resources_id)
+        return row.record if row is not None else None
 
     async def file_bytes(self) -> int:
         """Return 0: there is no file."""
@@ -332,10 +337,7 @@ class MemoryStorage:
         """Return 0: there is no file."""
         return 0
 
-    def check_place(self, *, log: bool = True) -> None:
-        """Do nothing: there is no file."""
-
-    async def secure(self) -> None:
+    def check(self) -> None:
         """Do nothing: there is no file."""
 
     async def close(self) -> None:

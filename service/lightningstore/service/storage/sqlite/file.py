@@ -22,6 +22,8 @@ APPLICATION_ID = 0x4C535452
 #: Measured: batches of spans are written 10 % faster than with 4 KiB, commits of single rows as fast.
 PAGE_BYTES = 8192
 SCHEMA_VERSION = max(version for version, _ in queries.migrations())
+#: The schema from which on rollouts and attempts have the column `live`.
+LIVE_VERSION = 2
 
 
 class Lock:
@@ -264,19 +266,25 @@ def prepare(connection: sqlite3.Connection, synchronous: str) -> None:
 def _migrate(connection: sqlite3.Connection, version: int) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for to, script in queries.migrations():
-            if to > version:
-                for statement in _statements(script):
-                    connection.execute(statement)
+        migrate(connection, version)
         if version == 0:
-            connection.execute("INSERT INTO meta VALUES ('store_id', ?)", [f"store-{uuid.uuid4()}"])
-            connection.execute("INSERT INTO meta VALUES ('counters', '{}')")
+            put = "INSERT INTO meta (name, value) VALUES (:name, :value)"
+            connection.execute(put, {"name": "store_id", "value": f"store-{uuid.uuid4()}"})
+            connection.execute(put, {"name": "counters", "value": "{}"})
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring the schema from a version to the present one, within a transaction."""
+    for to, script in queries.migrations():
+        if to > version:
+            for statement in _statements(script):
+                connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _statements(script: str) -> list[str]:

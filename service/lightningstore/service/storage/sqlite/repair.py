@@ -18,7 +18,13 @@ from lightningstore.service.rules.errors import StorageUnusable
 from lightningstore.service.rules.rows import AttemptRow, RolloutRow
 from lightningstore.service.storage.sqlite import file as datafile
 from lightningstore.service.storage.sqlite import tools
-from lightningstore.service.storage.sqlite.commits import ZLIB, attempt_values, rollout_values
+from lightningstore.service.storage.sqlite.commits import (
+    COLUMNS,
+    ZLIB,
+    attempt_values,
+    rollout_values,
+)
+from lightningstore.service.storage.sqlite.filters import marks
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
@@ -61,6 +67,7 @@ def repair(path: Path) -> list[str]:
 
 def _repair(path: Path, connection: sqlite3.Connection) -> list[str]:
     done = _rebuild_indexes(path, connection)
+    datafile.migrate(connection, connection.execute("PRAGMA user_version").fetchone()[0])
     done += _remove_rollouts(connection)
     for table, owner in _OWNED.items():
         where = f"{owner} NOT IN (SELECT key FROM rollouts)"
@@ -174,23 +181,29 @@ def _told(count: int, what: str, why: str) -> list[str]:
 def _correct_columns(connection: sqlite3.Connection) -> list[str]:
     """Write the columns of rollouts and attempts anew where they disagree with the records."""
     rollouts, attempts = [], []
-    for *columns, position, available_ns, record in connection.execute("SELECT * FROM rollouts"):
-        row = RolloutRow(columns[0], Rollout.FromString(record), position, available_ns)
-        if (values := rollout_values(row)) != (*columns, position, available_ns, record):
+    columns = ", ".join(COLUMNS["put_rollouts"])
+    for stored in connection.execute(f"SELECT {columns} FROM rollouts"):
+        named = dict(zip(COLUMNS["put_rollouts"], stored, strict=True))
+        record = Rollout.FromString(named["record"])
+        row = RolloutRow(named["key"], record, named["position"], named["available_ns"])
+        if (values := rollout_values(row)) != stored:
             rollouts.append(values)
-    for *columns, record, spans, last in connection.execute(
-        "SELECT a.*, coalesce(sum(s.span_count), 0), coalesce(max(s.last_sequence_id), 0)"
+    columns = ", ".join(f"a.{column}" for column in COLUMNS["put_attempts"])
+    for *stored, spans, last in connection.execute(
+        f"SELECT {columns}, coalesce(sum(s.span_count), 0), coalesce(max(s.last_sequence_id), 0)"
         " FROM attempts a LEFT JOIN spans s ON s.attempt_key = a.key GROUP BY a.key"
     ):
-        attempt = Attempt.FromString(record)
+        named = dict(zip(COLUMNS["put_attempts"], stored, strict=True))
+        attempt = Attempt.FromString(named["record"])
         attempt.span_count = spans
-        row_ = AttemptRow(columns[0], columns[1], attempt, max(columns[3], last))
-        if (values := attempt_values(row_)) != (*columns, record):
+        last = max(named["last_sequence_id"], last)  # noqa: PLW2901
+        values = attempt_values(AttemptRow(named["key"], named["rollout_key"], attempt, last))
+        if values != tuple(stored):
             attempts.append(values)
     for table, changed in (("rollouts", rollouts), ("attempts", attempts)):
-        for values in changed:
-            marks = ",".join("?" * len(values))
-            connection.execute(f"REPLACE INTO {table} VALUES ({marks})", values)
+        names = COLUMNS[f"put_{table}"]
+        text = f"REPLACE INTO {table} ({', '.join(names)}) VALUES ({marks(len(names))})"
+        connection.executemany(text, changed)
     count = len(rollouts) + len(attempts)
     return [f"{count} records and their columns were made to agree"] if count else []
 

@@ -1,8 +1,8 @@
 -- name: put_rollouts
--- Many rows at a time: VALUES is repeated. What is known of a rollout, but for its input.
-INSERT INTO rollouts VALUES {rows}
+-- Rollouts without their inputs. This and the next ones write many rows at a time, columns as in commits.py.
+INSERT INTO rollouts ({columns}) VALUES {rows}
 ON CONFLICT (key) DO UPDATE SET
-    status = excluded.status, mode = excluded.mode, priority = excluded.priority,
+    live = excluded.live, status = excluded.status, mode = excluded.mode, priority = excluded.priority,
     group_id = excluded.group_id, resources_id = excluded.resources_id, end_time = excluded.end_time,
     attempt_count = excluded.attempt_count, latest_attempt_id = excluded.latest_attempt_id,
     completion_number = excluded.completion_number, position = excluded.position,
@@ -10,48 +10,56 @@ ON CONFLICT (key) DO UPDATE SET
 
 -- name: put_inputs
 -- The inputs of rollouts.
-INSERT OR REPLACE INTO inputs VALUES {rows}
+INSERT OR REPLACE INTO inputs ({columns}) VALUES {rows}
 
 -- name: put_attempts
 -- Attempts, new or changed.
-INSERT INTO attempts VALUES {rows}
+INSERT INTO attempts ({columns}) VALUES {rows}
 ON CONFLICT (key) DO UPDATE SET
-    status = excluded.status, last_sequence_id = excluded.last_sequence_id, record = excluded.record
+    live = excluded.live, status = excluded.status, last_sequence_id = excluded.last_sequence_id, record = excluded.record
 
 -- name: put_spans
 -- Batches of spans.
-INSERT INTO spans VALUES {rows}
+INSERT INTO spans ({columns}) VALUES {rows}
 
 -- name: put_resources
--- Resources, new or changed; a key of NULL lets SQLite count.
-INSERT INTO resources VALUES {rows}
+-- Resources, new or changed.
+INSERT INTO resources ({columns}) VALUES {rows}
 ON CONFLICT (resources_id) DO UPDATE SET
     version = excluded.version, updated = excluded.updated, record = excluded.record
 
 -- name: put_workers
 -- Workers, new or changed.
-INSERT OR REPLACE INTO workers VALUES {rows}
+INSERT OR REPLACE INTO workers ({columns}) VALUES {rows}
 
 -- name: put_requests
 -- What request ids were answered.
-INSERT OR REPLACE INTO requests VALUES {rows}
+INSERT OR REPLACE INTO requests ({columns}) VALUES {rows}
 
 -- name: put_meta
--- Facts about the store.
-INSERT OR REPLACE INTO meta VALUES {rows}
+-- A fact about the store.
+INSERT OR REPLACE INTO meta (name, value) VALUES (:name, :value)
+
+-- name: put_probe
+-- Bytes that show whether the disk takes any.
+INSERT OR REPLACE INTO meta (name, value) VALUES ('probe', zeroblob(:size))
+
+-- name: remove_probe
+-- Those bytes, once they are on disk; a crash may leave them behind.
+DELETE FROM meta WHERE name = 'probe'
 
 -- name: forget_requests
 -- Request ids that nobody repeats any more.
-DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE time_ns < ?1 LIMIT ?2)
+DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE time_ns < :before_ns LIMIT :limit)
 
 -- name: get_meta
 -- A fact about the store.
-SELECT value FROM meta WHERE name = ?
+SELECT value FROM meta WHERE name = :name
 
 -- name: live_keys
--- Rollouts that are unfinished, or have a live attempt.
-SELECT key FROM rollouts WHERE status IN (1, 2, 3, 7)
-UNION SELECT rollout_key FROM attempts WHERE status IN (1, 2)
+-- Rollouts that are live, or have a live attempt.
+SELECT key FROM rollouts WHERE live = 1
+UNION SELECT rollout_key FROM attempts WHERE live = 1
 
 -- name: rollouts_by_key
 -- Rollouts with their inputs; a rollout without one is damaged.
@@ -93,27 +101,27 @@ WHERE rollout_key IN ({marks}) GROUP BY rollout_key
 
 -- name: group_members
 -- The rollouts of a group, in enqueue order.
-SELECT rollout_id FROM rollouts WHERE group_id <> '' AND group_id = ? ORDER BY key
+SELECT rollout_id FROM rollouts WHERE group_id <> '' AND group_id = :group_id ORDER BY key
 
 -- name: completions
 -- Rollouts by completion number.
-SELECT key, completion_number FROM rollouts WHERE completion_number > 0 AND completion_number > ?
-ORDER BY completion_number LIMIT ?
+SELECT key, completion_number FROM rollouts WHERE completion_number > 0 AND completion_number > :after
+ORDER BY completion_number LIMIT :limit
 
 -- name: finished
 -- Finished rollouts by completion number, with the bytes of their inputs.
 SELECT completion_number, key, rollout_id,
     coalesce((SELECT length(input_json) FROM inputs WHERE rollout_key = rollouts.key), 0)
-FROM rollouts WHERE completion_number > 0 AND completion_number > ?1
-ORDER BY completion_number LIMIT ?2
+FROM rollouts WHERE completion_number > 0 AND completion_number > :after
+ORDER BY completion_number LIMIT :limit
 
 -- name: finished_by
 -- Finished rollouts that had ended by a time. None of them began later: the index on that leads to them.
 SELECT start_time, key, rollout_id,
     coalesce((SELECT length(input_json) FROM inputs WHERE rollout_key = rollouts.key), 0)
-FROM rollouts WHERE start_time <= ?1 AND (start_time, key) > (?2, ?3)
-    AND completion_number > 0 AND end_time <= ?1
-ORDER BY start_time, key LIMIT ?4
+FROM rollouts WHERE start_time <= :ended_by_ns AND (start_time, key) > (:after_ns, :after_key)
+    AND completion_number > 0 AND end_time <= :ended_by_ns
+ORDER BY start_time, key LIMIT :limit
 
 -- name: leftover
 -- Some batches of spans of rollouts that were removed.
@@ -124,45 +132,43 @@ SELECT key, length(data) FROM spans WHERE rollout_key IN ({marks}) LIMIT {limit}
 DELETE FROM spans WHERE key IN ({marks})
 
 -- name: span_ids
--- The packed span ids of an attempt.
-SELECT span_ids FROM spans WHERE rollout_key = ? AND attempt_key = ?
-
--- name: batch_ids
 -- The packed span ids of an attempt, by batch.
-SELECT key, span_ids FROM spans WHERE rollout_key = ? AND attempt_key = ? ORDER BY key
+SELECT key, span_ids FROM spans
+WHERE rollout_key = :rollout_key AND attempt_key = :attempt_key ORDER BY key
 
 -- name: span_sizes
 -- The bytes of a few batches of a rollout in order, from a place on; attempt key NULL: of all attempts.
 SELECT length(data) FROM spans
-WHERE rollout_key = ?1 AND (first_sequence_id, key) > (?2, ?3) AND key <= ?4
-    AND (?5 IS NULL OR attempt_key = ?5)
-ORDER BY first_sequence_id, key LIMIT ?6
+WHERE rollout_key = :rollout_key AND (first_sequence_id, key) > (:after_id, :after_key) AND key <= :max_key
+    AND (:attempt_key IS NULL OR attempt_key = :attempt_key)
+ORDER BY first_sequence_id, key LIMIT :limit
 
 -- name: scan_spans
 -- A few batches of a rollout in order, from a place on; attempt key NULL: of all attempts.
 SELECT key, attempt_key, first_sequence_id, last_sequence_id, span_count, contiguous, encoding, data
 FROM spans
-WHERE rollout_key = ?1 AND (first_sequence_id, key) > (?2, ?3) AND key <= ?4
-    AND (?5 IS NULL OR attempt_key = ?5)
-ORDER BY first_sequence_id, key LIMIT ?6
+WHERE rollout_key = :rollout_key AND (first_sequence_id, key) > (:after_id, :after_key) AND key <= :max_key
+    AND (:attempt_key IS NULL OR attempt_key = :attempt_key)
+ORDER BY first_sequence_id, key LIMIT :limit
 
--- name: one_batch
+-- name: get_spans
 -- One batch by its key.
 SELECT key, attempt_key, first_sequence_id, last_sequence_id, span_count, contiguous, encoding, data
-FROM spans WHERE key = ?
+FROM spans WHERE key = :key
 
 -- name: scan_resources
 -- One page of resources, in the order of adding.
-SELECT key, record FROM resources WHERE key > ? AND (?2 = '' OR instr(resources_id, ?2) > 0)
-ORDER BY key LIMIT ?3
+SELECT key, record FROM resources
+WHERE key > :after AND (:id_contains = '' OR instr(resources_id, :id_contains) > 0)
+ORDER BY key LIMIT :limit
 
 -- name: get_resources
 -- One record by id.
-SELECT record FROM resources WHERE resources_id = ?
+SELECT record FROM resources WHERE resources_id = :resources_id
 
 -- name: all_resources
 -- What the engine keeps of all resources.
-SELECT resources_id, version, updated FROM resources
+SELECT resources_id, key, version, updated FROM resources
 
 -- name: all_workers
 -- All workers.

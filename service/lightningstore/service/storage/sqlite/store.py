@@ -2,8 +2,6 @@
 
 The writer has a thread of its own and gets a commit as a few large statements: each statement gives up the
 interpreter lock and has to queue for it again beside a busy event loop, so a row a statement would be slow.
-Reads of a few rows are done where they are asked for: they take 10 us, a thread hop 120. Everything
-longer goes through aiosqlite. Every read is one short statement, so no reader holds the log back.
 """
 
 from __future__ import annotations
@@ -11,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import sqlite3
 import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 from google.protobuf.message import DecodeError
-from lightningstore.service.rules import filters
 from lightningstore.service.rules.errors import (
     DataDamaged,
+    DataFileLost,
     StorageFailed,
     StorageUnusable,
     StoreError,
@@ -35,23 +30,33 @@ from lightningstore.service.rules.rows import (
     LoadedRollout,
     RequestRow,
     ResourcesQuery,
+    ResourcesVersion,
     RolloutQuery,
     RolloutRow,
     SpanRow,
 )
-from lightningstore.service.storage.base import Changes, Counters, FinishedRow, Snapshot, holds_any
+from lightningstore.service.storage.base import (
+    UNLIMITED,
+    Changes,
+    Counters,
+    FinishedRow,
+    Snapshot,
+)
 from lightningstore.service.storage.sqlite import file as datafile
-from lightningstore.service.storage.sqlite import place
+from lightningstore.service.storage.sqlite import filters
 from lightningstore.service.storage.sqlite.commits import (
     SQL,
     ZLIB,
     commit,
     fold_log,
+    probe,
     statements,
     write,
     write_and_commit,
 )
-from lightningstore.service.storage.sqlite.damage import Damage, is_damage
+from lightningstore.service.storage.sqlite.damage import Damage
+from lightningstore.service.storage.sqlite.location import FileLocation, refuse_single_mount
+from lightningstore.service.storage.sqlite.reader import Reader, open_reader
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
@@ -81,7 +86,8 @@ class SqliteStorage:
     """A store in one file. `compress` stores spans with zlib: a third of the size, half the speed."""
 
     name = "sqlite"
-    durable = True
+    #: A lock on the file keeps other processes out until it is closed.
+    owned_until = UNLIMITED
 
     def __init__(self, path: Path, *, full_sync: bool = True, compress: bool = False) -> None:
         """Take the file; `full_sync` makes answered writes survive a power cut."""
@@ -90,10 +96,9 @@ class SqliteStorage:
         self.durability = DURABILITY_FULL if full_sync else DURABILITY_RELAXED
         self._compress = compress
         self._lock: datafile.Lock | None = None
-        self._place: place.Place | None = None
+        self._location: FileLocation | None = None
         self._writer: sqlite3.Connection | None = None
-        self._reader: sqlite3.Connection | None = None
-        self._scanner: aiosqlite.Connection | None = None
+        self._reads: Reader | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._unfolded = 0
         self._damage = Damage()
@@ -102,25 +107,26 @@ class SqliteStorage:
 
     @property
     def damaged_records(self) -> int:
-        """How many damaged records were found."""
+        """Number of damaged records found so far."""
         return self._damage.count
 
     # Opening and closing
 
     async def open(self) -> Snapshot:
-        """Open or create the file and load what is live. Raises StorageUnusable."""
+        """Open or create the file and load what is live. Raises StorageUnusable, DataFileLost."""
+        if self._location is not None:
+            await self._leave(self._location)
+        await self.close()
         try:
-            if self._lock is None:
-                place.refuse_single_mount(self.path)
-                self._lock = datafile.Lock(self.path)
+            refuse_single_mount(self.path)
+            self._lock = datafile.Lock(self.path)
             self._thread = ThreadPoolExecutor(1, "sqlite-writer")
             loop = asyncio.get_running_loop()
             self._writer = await loop.run_in_executor(self._thread, self._open_writer)
             uri = f"{self.path.absolute().as_uri()}?mode=ro"
-            self._reader = sqlite3.connect(uri, uri=True, isolation_level=None)
-            self._scanner = await aiosqlite.connect(uri, uri=True, isolation_level=None)
+            self._reads = await open_reader(uri, self._lock.descriptor, self._damage)
             snapshot = await self._snapshot()
-            self._place = place.Place(self.path, self._lock.descriptor)
+            self._location = FileLocation(self.path, self._lock.descriptor)
             return snapshot
         except (StoreError, DecodeError, ValueError, TypeError, LookupError) as error:
             await self.close()
@@ -131,47 +137,52 @@ class SqliteStorage:
             await self.close()
             raise
 
+    async def _leave(self, location: FileLocation) -> None:
+        """Prepare to close a file that was opened before. Raises DataFileLost while it is not at its path.
+
+        A deleted file would be gone once it is closed.
+        """
+        try:
+            location.check()
+        except DataFileLost:
+            # All data in one file, wherever that is by now.
+            if self._writer is not None and self._thread is not None and not location.is_cut_short:
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._thread, fold_log, self._writer)
+            location.check(log=False)
+
     def _open_writer(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self.path, isolation_level=None, cached_statements=256, check_same_thread=False
         )
         try:
             datafile.prepare(connection, self._synchronous)
+            connection.execute(SQL["remove_probe"])
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def check_place(self, *, log: bool = True) -> None:
+    def check(self) -> None:
         """Raise DataFileLost where the file, or its log, is no longer where it was opened."""
-        if self._place is not None:
-            self._place.check(log=log)
-
-    async def secure(self) -> None:
-        """Bring what is in the log into the file that is held, which may lie elsewhere by now."""
-        writer, thread, held = self._writer, self._thread, self._place
-        if writer is None or thread is None or held is None or held.is_cut_short:
-            return
-        await asyncio.get_running_loop().run_in_executor(thread, fold_log, writer)
+        if self._location is not None:
+            self._location.check()
 
     async def close(self) -> None:
         """Close all connections and give up the file; a deleted one is copied first."""
-        held, self._place = self._place, None
+        location, self._location = self._location, None
         lock, self._lock = self._lock, None
         try:
-            if held is not None and held.is_cut_short:
+            if location is not None and location.is_cut_short:
                 # The last connection folds the log into the file, unless it can only read.
                 await self._close_writer()
-            scanner, self._scanner = self._scanner, None
-            if scanner is not None:
-                await scanner.close()
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
+            reads, self._reads = self._reads, None
+            if reads is not None:
+                await reads.close()
             await self._close_writer()
         finally:
             if lock is not None:
-                if held is not None and held.is_deleted:
+                if location is not None and location.is_deleted:
                     await asyncio.to_thread(datafile.rescue, lock.descriptor, self.path)
                 lock.release()
 
@@ -185,7 +196,8 @@ class SqliteStorage:
 
     async def _snapshot(self) -> Snapshot:
         """Read what the engine needs, in parts that let others have the event loop."""
-        keys = [key for (key,) in await self._scan("live_keys")]
+        reader = self._reader
+        keys = [key for (key,) in await reader.scan("live_keys")]
         live: list[LoadedRollout] = []
         while keys:
             part = keys[: self._readable(keys)]
@@ -193,33 +205,37 @@ class SqliteStorage:
             del keys[: len(part)]
             await asyncio.sleep(0)
         counters = Counters()
-        for name, value in json.loads(self._read("get_meta", ["counters"])[0][0]).items():
+        for name, value in json.loads(self._meta("counters")).items():
             if isinstance(value, dict):
                 value = {int(status): count for status, count in value.items()}  # noqa: PLW2901
             setattr(counters, name, value)
-        leaving = self._read("get_meta", ["leaving"])
-        self._leaving = [int(key) for key in json.loads(leaving[0][0])] if leaving else []
-        requests = await self._scan("recent_requests")
+        self._leaving = [int(key) for key in json.loads(self._meta("leaving", "[]"))]
+        requests = await reader.scan("recent_requests")
         return Snapshot(
-            store_id=self._read("get_meta", ["store_id"])[0][0],
+            store_id=self._meta("store_id"),
             counters=counters,
             live=live,
-            workers=[Worker.FromString(record) for (record,) in await self._scan("all_workers")],
-            resources=list(await self._scan("all_resources")),
+            workers=[Worker.FromString(record) for (record,) in await reader.scan("all_workers")],
+            resources={
+                resources_id: ResourcesVersion(*version)
+                for resources_id, *version in await reader.scan("all_resources")
+            },
             requests=[RequestRow(*row) for row in requests],
         )
 
-    # Writing
+    def _meta(self, name: str, default: str | None = None) -> str:
+        """Return a fact about the store. Raises LookupError where there is none and no default."""
+        rows = self._reader.read("get_meta", {"name": name})
+        if not rows and default is not None:
+            return default
+        value: str = rows[0][0]
+        return value
 
-    def commit_now(self, changes: Changes) -> None:
-        """Never called: this back end is durable."""
-        raise NotImplementedError
+    # Writing
 
     async def commit(self, changes: Changes) -> None:
         """Write all changes in one transaction."""
-        writer, thread = self._writer, self._thread
-        if writer is None or thread is None:
-            raise StorageFailed("the data file is closed")
+        writer, thread = self._open_parts()
         # What goes may be much, whatever the size of the commit: deleting it is nothing for the event loop.
         deletes = changes.removed or changes.swept or changes.forget_requests_before_ns
         if changes.removed:
@@ -241,75 +257,38 @@ class SqliteStorage:
         else:
             await loop.run_in_executor(thread, write_and_commit, writer, written)
         if fold:
-            self.check_place()  # folding the log into a file that was cut short would hide that
+            self.check()  # folding the log into a file that was cut short would hide that
             await loop.run_in_executor(thread, fold_log, writer)
+
+    async def probe(self, size: int) -> None:
+        """Write bytes to the file and remove them."""
+        writer, thread = self._open_parts()
+        await asyncio.get_running_loop().run_in_executor(thread, probe, writer, size)
+
+    def _open_parts(self) -> tuple[sqlite3.Connection, ThreadPoolExecutor]:
+        if self._writer is None or self._thread is None:
+            raise StorageFailed("the data file is closed")
+        return self._writer, self._thread
 
     # Reading
 
-    def _read(self, name: str, parameters: Sequence[Any] = (), **parts: str) -> list[Any]:
-        """Run a short query here and now."""
-        if self._reader is None:
+    @property
+    def _reader(self) -> Reader:
+        if self._reads is None:
             raise StorageFailed("the data file is closed")
-        text = SQL[name].format(**parts) if parts else SQL[name]
-        try:
-            return self._reader.execute(text, parameters).fetchall()
-        except sqlite3.Error as first:
-            if not is_damage(first):
-                raise self._damage.failed_read(name, first) from first
-        try:  # a disk that failed for a moment looks like damage, too
-            return self._reader.execute(text, parameters).fetchall()
-        except sqlite3.Error as error:
-            raise self._damage.failed_read(name, error, self._disk_error()) from error
-
-    @contextmanager
-    def _one_view(self) -> Iterator[None]:
-        """Let short queries see the same commit, whatever the writer does between them."""
-        if self._reader is None:
-            raise StorageFailed("the data file is closed")
-        self._reader.execute("BEGIN")
-        try:
-            yield
-        finally:
-            if self._reader.in_transaction:  # an error may have ended it
-                self._reader.execute("ROLLBACK")
-
-    async def _scan(self, name: str, parameters: Sequence[Any] = (), **parts: str) -> list[Any]:
-        """Run a query that may take a while on the reading thread."""
-        if self._scanner is None:
-            raise StorageFailed("the data file is closed")
-        text = SQL[name].format(**parts) if parts else SQL[name]
-        try:
-            return list(await self._scanner.execute_fetchall(text, parameters))
-        except sqlite3.Error as first:
-            if not is_damage(first):
-                raise self._damage.failed_read(name, first) from first
-        if self._scanner is None:
-            raise StorageFailed("the data file is closed")
-        try:
-            return list(await self._scanner.execute_fetchall(text, parameters))
-        except sqlite3.Error as error:
-            raise self._damage.failed_read(name, error, self._disk_error()) from error
-
-    def _disk_error(self) -> OSError | None:
-        """Return how the disk fails, None where it can be read."""
-        try:
-            if self._lock is not None:
-                os.pread(self._lock.descriptor, 1, 0)
-        except OSError as error:
-            return error
-        return None
+        return self._reads
 
     def _loaded(
         self, by: str, wanted: Sequence[Any], attempts_of: str, *, skip: bool = False
     ) -> list[LoadedRollout]:
         """Return rollouts by key or id with attempts, in any order. Raises DataDamaged, unless told to `skip`."""
-        with self._one_view():
-            rows = self._read(by, wanted, marks=filters.marks(len(wanted)))
+        with self._reader.one_view():
+            rows = self._reader.read(by, wanted, marks=filters.marks(len(wanted)))
             if not rows:
                 return []  # the usual case where a new id is looked for
             keys = [row[0] for row in rows]
             attempts: dict[int, list[Sequence[Any]]] = {key: [] for key in keys}
-            for attempt in self._read(attempts_of, keys, marks=filters.marks(len(keys))):
+            for attempt in self._reader.read(attempts_of, keys, marks=filters.marks(len(keys))):
                 attempts[attempt[0]].append(attempt[1:])
         loaded = []
         for row in rows:
@@ -340,7 +319,7 @@ class SqliteStorage:
         """Return how many rollouts, from the first on, may be read on the event loop at a time."""
         part = keys[:INLINE_ROWS]
         try:
-            sizes = dict(self._read("sizes_by_key", part, marks=filters.marks(len(part))))
+            sizes = dict(self._reader.read("sizes_by_key", part, marks=filters.marks(len(part))))
         except DataDamaged:
             return 1
         total = 0
@@ -355,7 +334,7 @@ class SqliteStorage:
         if len(rollout_ids) == 1:
             return self._loaded("rollouts_by_id", rollout_ids, "attempts_by_rollout")
         marks = filters.marks(len(rollout_ids))
-        keys = [key for key, _ in self._read("sizes_by_id", rollout_ids, marks=marks)]
+        keys = [key for key, _ in self._reader.read("sizes_by_id", rollout_ids, marks=marks)]
         while keys:
             part = keys[: self._readable(keys)]
             if loaded := self._loaded("rollouts_by_key", part, "attempts_by_rollout"):
@@ -367,7 +346,9 @@ class SqliteStorage:
         """Yield matching rollouts."""
         where, parameters = filters.where(query)
         page, more = filters.page(query)
-        rows = await self._scan("scan_rollouts", [*parameters, *more], where=where, page=page)
+        rows = await self._reader.scan(
+            "scan_rollouts", [*parameters, *more], where=where, page=page
+        )
         keys = [key for (key,) in rows]
         while keys:
             part = keys[: self._readable(keys)]
@@ -379,15 +360,15 @@ class SqliteStorage:
     async def count_rollouts(self, query: RolloutQuery) -> int:
         """Return how many match."""
         where, parameters = filters.where(query)
-        return int((await self._scan("count_rollouts", parameters, where=where))[0][0])
+        return int((await self._reader.scan("count_rollouts", parameters, where=where))[0][0])
 
     async def group_members(self, group_id: str) -> list[str]:
         """Return the ids of the group's rollouts in enqueue order."""
-        return [i for (i,) in await self._scan("group_members", [group_id])]
+        return [i for (i,) in await self._reader.scan("group_members", {"group_id": group_id})]
 
     async def completions(self, after: int, limit: int) -> list[LoadedRollout]:
         """Return finished rollouts by completion number."""
-        while rows := self._read("completions", [after, limit]):
+        while rows := self._reader.read("completions", {"after": after, "limit": limit}):
             keys = [key for key, _ in rows]
             count = self._readable(keys)
             if loaded := self._latest(keys[:count]):
@@ -400,19 +381,20 @@ class SqliteStorage:
     ) -> list[FinishedRow]:
         """Return finished rollouts by completion number, or those that had ended by a time."""
         if ended_by_ns is None:
-            rows = await self._scan("finished", [after[0], limit])
+            rows = await self._reader.scan("finished", {"after": after[0], "limit": limit})
         else:
-            rows = await self._scan("finished_by", [ended_by_ns, *after, limit])
+            place = {"after_ns": after[0], "after_key": after[1], "limit": limit}
+            rows = await self._reader.scan("finished_by", {"ended_by_ns": ended_by_ns, **place})
         return [
             FinishedRow((value, key), rollout_id, size) for value, key, rollout_id, size in rows
         ]
 
-    async def leftover(self) -> list[int]:
-        """Return the keys of batches that a commit has yet to delete."""
+    async def leftover_spans(self) -> list[int]:
+        """Return keys of batches that a commit has yet to delete."""
         while self._leaving:
             part = self._leaving[:INLINE_ROWS]
             marks = filters.marks(len(part))
-            rows = await self._scan("leftover", part, marks=marks, limit=str(SWEPT_AT_ONCE))
+            rows = await self._reader.scan("leftover", part, marks=marks, limit=str(SWEPT_AT_ONCE))
             total = 0
             for i, (_, size) in enumerate(rows):
                 total += size
@@ -424,59 +406,52 @@ class SqliteStorage:
             self._leaving = [key for key in self._leaving if key not in part]
         return []
 
-    async def span_ids(self, attempt_key: int, rollout_key: int) -> list[bytes]:
-        """Return the packed span ids of an attempt, batch by batch."""
-        return [ids for (ids,) in await self._scan("span_ids", [rollout_key, attempt_key])]
-
-    async def rows_with(
-        self, attempt_key: int, rollout_key: int, span_ids: set[bytes]
-    ) -> AsyncIterator[SpanRow]:
-        """Yield the batches of an attempt that hold any of these spans."""
-        for key, packed in reversed(await self._scan("batch_ids", [rollout_key, attempt_key])):
-            if holds_any(packed, span_ids):
-                async for row in self.scan_spans(rollout_key, attempt_key, key, key):
-                    yield row._replace(span_ids=packed)
+    async def span_ids(self, rollout_key: int, attempt_key: int) -> list[tuple[int, bytes]]:
+        """Return key and packed span ids of the batches of an attempt, by key."""
+        which = {"rollout_key": rollout_key, "attempt_key": attempt_key}
+        return await self._reader.scan("span_ids", which)
 
     async def scan_spans(
-        self, rollout_key: int, attempt_key: int | None, max_key: int, only: int | None = None
+        self, rollout_key: int, attempt_key: int | None, max_key: int
     ) -> AsyncIterator[SpanRow]:
         """Yield the batches of a rollout or an attempt, by first sequence id."""
-        place, most = (-1, 0), 2
+        which = {"rollout_key": rollout_key, "attempt_key": attempt_key, "max_key": max_key}
+        after, most = {"after_id": -1, "after_key": 0}, 2
         while True:
-            parameters = [rollout_key, *place, max_key, attempt_key, most]
-            if only is not None:
-                rows, more = await self._scan("one_batch", [only]), False
-            else:
-                sizes = [size for (size,) in self._read("span_sizes", parameters)]
-                few = sum(
-                    before < SPAN_BYTES_A_READ for before in accumulate(sizes[:-1], initial=0)
-                )
-                rows = await self._scan("scan_spans", [*parameters[:-1], few]) if sizes else []
-                more = len(sizes) == most or few < len(sizes)
-            for key, owner, first, last, count, contiguous, encoding, data in rows:
-                plain = zlib.decompress(data) if encoding == ZLIB else data
-                yield SpanRow(
-                    key, rollout_key, owner, first, last, count, b"", plain, bool(contiguous)
-                )
-                place = (first, key)
-            if not more:
+            sizes = [
+                size
+                for (size,) in self._reader.read("span_sizes", {**which, **after, "limit": most})
+            ]
+            if not sizes:
+                return
+            few = sum(before < SPAN_BYTES_A_READ for before in accumulate(sizes[:-1], initial=0))
+            for columns in await self._reader.scan("scan_spans", {**which, **after, "limit": few}):
+                row = _parsed_spans(rollout_key, columns)
+                yield row
+                after = {"after_id": row.first_sequence_id, "after_key": row.key}
+            if len(sizes) < most and few == len(sizes):
                 return
             most = min(2 * most, SPAN_ROWS_A_READ)  # few at first: the reader may want no more
 
-    async def resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
+    async def get_spans(self, rollout_key: int, key: int) -> SpanRow | None:
+        """Return one batch."""
+        rows = await self._reader.scan("get_spans", {"key": key})
+        return _parsed_spans(rollout_key, rows[0]) if rows else None
+
+    async def list_resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
         """Return matching resources."""
-        parameters = [query.after, query.id_contains, query.limit]
-        rows = await self._scan("scan_resources", parameters)
+        which = {"after": query.after, "id_contains": query.id_contains, "limit": query.limit}
+        rows = await self._reader.scan("scan_resources", which)
         return [(key, Resources.FromString(record)) for key, record in rows]
 
     async def get_resources(self, resources_id: str) -> Resources | None:
         """Return one record."""
-        rows = self._read("get_resources", [resources_id])
+        rows = self._reader.read("get_resources", {"resources_id": resources_id})
         return Resources.FromString(rows[0][0]) if rows else None
 
     async def used_bytes(self) -> int:
         """Return the bytes of the file's pages that are in use."""
-        ((bytes_,),) = self._read("used_bytes")
+        ((bytes_,),) = self._reader.read("used_bytes")
         return int(bytes_)
 
     async def file_bytes(self) -> int:
@@ -498,3 +473,10 @@ def _parsed(row: Sequence[Any], attempts: Iterable[Sequence[Any]]) -> LoadedRoll
         input_json,
         [AttemptRow(own, key, Attempt.FromString(data), last) for own, last, data in attempts],
     )
+
+
+def _parsed_spans(rollout_key: int, columns: Sequence[Any]) -> SpanRow:
+    """Return a batch of spans from its columns, without its span ids."""
+    key, attempt_key, first, last, count, contiguous, encoding, data = columns
+    plain = zlib.decompress(data) if encoding == ZLIB else data
+    return SpanRow(key, rollout_key, attempt_key, first, last, count, b"", plain, bool(contiguous))

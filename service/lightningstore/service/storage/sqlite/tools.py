@@ -16,9 +16,11 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 from lightningstore.service.rules.errors import StorageUnusable
+from lightningstore.service.rules.statuses import FINISHED, LIVE_ATTEMPT
 from lightningstore.service.rules.times import nanoseconds
 from lightningstore.service.storage.sqlite import file as datafile
 from lightningstore.service.storage.sqlite.commits import ZLIB
+from lightningstore.service.storage.sqlite.filters import marks
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
@@ -202,8 +204,24 @@ def check(path: Path) -> list[str]:
                 (count,) = connection.execute(query).fetchone()
                 if count:
                     found.append(f"{count} {what}")
+            found += _check_live(connection)
             found += _check_records(connection)
     return found
+
+
+def _check_live(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield how many rows the next start would load although it need not, or would miss."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < datafile.LIVE_VERSION:
+        return
+    for table, live, statuses in (("rollouts", 0, FINISHED), ("attempts", 1, LIVE_ATTEMPT)):
+        query = (
+            f"SELECT count(*) FROM {table}"
+            f" WHERE (live = {live}) <> (status IN ({marks(len(statuses))}))"
+        )
+        (count,) = connection.execute(query, statuses).fetchone()
+        if count:
+            yield f"{count} {table} whose live column disagrees with their status"
 
 
 def _check_counters(connection: sqlite3.Connection) -> Iterator[str]:

@@ -12,7 +12,7 @@ from lightningstore.service.rules.errors import DataFileLost, StorageUnusable
 MOUNTS = Path("/proc/self/mountinfo")
 
 
-class Place:
+class FileLocation:
     """A data file that is open, beside its path.
 
     SQLite goes on with the file that it has opened, wherever that is: after the file was moved or deleted,
