@@ -50,7 +50,7 @@ async def test_metrics_tell_what_happened(tmp_path: Path, backend: str) -> None:
         assert len([r async for r in waiting]) == 1
         with pytest.raises(LightningStoreError):
             await store.get_rollout("nobody")
-        found = await scrape(server.metrics.port)
+        found = await scrape(server.metrics_port)
     await server.stop(0.1)
     expected = {
         'lightningstore_rollouts{status="queuing"}': 2,
@@ -86,7 +86,7 @@ async def test_refusals_are_counted_by_code_and_made_up_names_as_one(
         runner = bearer(secured.secrets["runner"])
         assert await code_of(channel, METHODS[0], runner) == "PERMISSION_DENIED"
         assert secured.server.metrics is not None
-        found = await scrape(secured.server.metrics.port)
+        found = await scrape(secured.server.metrics_port)
     calls = {name: value for name, value in found.items() if "store_calls_total" in name}
     reasons = 'lightningstore_refused_calls_total{reason="%s"}'
     assert found[reasons % "token_missing"] == len([*made_up, *METHODS])
@@ -157,6 +157,6 @@ async def test_server_traces_its_calls_into_another_store(
     async with AsyncLightningStore(process.address, timeout=10) as store:
         await store.enqueue_rollout(1)
     assert await process.stop() == 0
-    found = await scrape(collector.metrics.port)
+    found = await scrape(collector.metrics_port)
     await collector.stop(0.1)
     assert found['lightningstore_calls_total{code="OK",method="Export"}'] >= 1

@@ -385,10 +385,10 @@ async def test_body_above_the_limit_is_413_however_it_comes(world: World) -> Non
         await post(port, gzip.compress(whole) * 2, **{"Content-Encoding": "gzip"}),
     ):
         assert (answer.status, answer.reason()) == (413, "PAYLOAD_TOO_LARGE")
-        if answer.read(status_pb2.Status()).message.startswith("unpacked"):
+        if answer.read(status_pb2.Status()).message.startswith("decompressed"):
             unpacked.append(answer.read(status_pb2.Status()).message)
     # Not one byte more was unpacked than it takes to know that it is too much.
-    assert unpacked == [f"unpacked body: {most + 1} bytes, at most {most} are allowed"] * 4
+    assert unpacked == [f"decompressed body: {most + 1} bytes, at most {most} are allowed"] * 4
 
 
 @pytest.mark.parametrize("kind", [PROTOBUF, JSON])

@@ -213,7 +213,7 @@ async def test_calls_are_counted_with_those_over_grpc(tmp_path: Path) -> None:
     assert server.metrics is not None
     for body in (b"{}", b"{}", b"["):
         await post(server._store.info.otlp_http_port, body, JSON)
-    found = await scrape(server.metrics.port)
+    found = await scrape(server.metrics_port)
     await server.stop(0.1)
     assert found['lightningstore_calls_total{code="OK",method="Export"}'] == 2
     assert found['lightningstore_calls_total{code="INVALID_ARGUMENT",method="Export"}'] == 1

@@ -1,4 +1,4 @@
-"""Prometheus metrics on a port of their own: calls as they end, everything else read when it is asked for."""
+"""Metrics for Prometheus: calls are counted as they end, everything else is read at each scrape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 import grpc.aio
 from lightningstore.service.operations.store import Store
-from lightningstore.service.rules.errors import Misconfigured
 from lightningstore.service.security.interceptor import Guard
 from lightningstore.service.security.permissions import OPEN, PERMISSIONS
 from lightningstore.v1.attempt_pb2 import AttemptStatus
@@ -22,7 +21,6 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
-    start_http_server,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -127,43 +125,28 @@ class GuardCollector(Collector):
 
 
 class Metrics(grpc.aio.ServerInterceptor):
-    """Counts and times calls, and serves all metrics over HTTP."""
+    """The metrics of a server: counts and times its calls as they end."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self._registry)
+            collector(registry=self.registry)
         self._calls = Counter(
-            "lightningstore_calls", "Calls by status", ["method", "code"], registry=self._registry
+            "lightningstore_calls", "Calls by status", ["method", "code"], registry=self.registry
         )
         self._seconds = Histogram(
             "lightningstore_call_seconds",
             "Time from a call's first byte to its end, waiting included",
             ["method"],
             buckets=BUCKETS,
-            registry=self._registry,
+            registry=self.registry,
         )
-        self._server: Any = None
-        self.port = 0
 
-    def serve(self, store: Store, guard: Guard | None, host: str, port: int) -> None:
-        """Listen. Raises Misconfigured."""
-        self._registry.register(StoreCollector(store))
+    def observe(self, store: Store, guard: Guard | None) -> None:
+        """Add the metrics of a store, and of its tokens."""
+        self.registry.register(StoreCollector(store))
         if guard is not None:
-            self._registry.register(GuardCollector(guard))
-        try:
-            self._server, _ = start_http_server(port, host, registry=self._registry)
-        except OSError as error:
-            raise Misconfigured(
-                f"cannot listen for metrics on {host}:{port}: {error.strerror}"
-            ) from None
-        self.port = self._server.server_port
-
-    def close(self) -> None:
-        """Stop listening."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+            self.registry.register(GuardCollector(guard))
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler]], handler_call_details: Details

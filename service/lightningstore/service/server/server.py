@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
+from collections.abc import Iterator
 
 import grpc
 from lightningstore.service.engine.clock import Clock, SystemClock
-from lightningstore.service.http.otlp import OtlpHttp
+from lightningstore.service.http.metrics import MetricsPage
+from lightningstore.service.http.otlp import OtlpTraces
+from lightningstore.service.http.server import HttpServer
 from lightningstore.service.operations.store import Store
 from lightningstore.service.operations.store import open_store as opened
 from lightningstore.service.rpc import handlers, health, otlp
@@ -38,6 +42,8 @@ MAX_PENDING_CALLS = 20_000
 #: How long connections may take to close once their calls have been cut off. gRPC waits for the last of them,
 #: whatever it takes: after a flood of pings that is minutes.
 CLOSING_SECONDS = 2.0
+#: In errors about the address of --metrics-port.
+FOR_METRICS = "for metrics "
 
 
 class AddressInUse(Exception):
@@ -72,7 +78,8 @@ class Server:
         tracing = tracer() if config.trace_calls else None
         interceptors = [i for i in (self.metrics, tracing, self.gate.guard) if i is not None]
         self._server = grpc.aio.server(interceptors=interceptors, options=grpc_options(config))
-        self._otlp_http: OtlpHttp | None = None
+        self._otlp_http: HttpServer | None = None
+        self._metrics_http: HttpServer | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -103,34 +110,52 @@ class Server:
             raise AddressInUse(
                 f"cannot listen on {address}: in use, or not an address here"
             ) from error
-        await self._serve_http(streams)
-        if self.metrics is not None:
-            host, port = self._config.metrics_host, self._config.metrics_port or 0
-            self.metrics.serve(store, self.gate.guard, host, port)
-            logger.info(
-                "metrics on http://%s:%s/metrics", self._config.metrics_host, self.metrics.port
-            )
+        try:
+            await self._serve_otlp(streams)
+            await self._serve_metrics()
+        except BaseException:
+            await self._close_http(0)
+            raise
         await self._server.start()
         self._health.serve(("", *services))
         store.engine.watch_usability(lambda usable: self._health.set(usable=usable))
 
-    async def _serve_http(self, streams: Streams) -> None:
-        """Listen for OTLP over HTTP if that is wanted. Raises AddressInUse."""
+    async def _serve_otlp(self, streams: Streams) -> None:
+        """Listen for OTLP over HTTP if it has a port. Raises AddressInUse."""
         host, port = self._config.host, self._config.otlp_http_port
         if port is None:
             return
-        store, count = self._store, self.metrics.count if self.metrics else None
         context = self.gate.context() if self.gate.context else None
-        self._otlp_http = OtlpHttp(store, self.gate.guard, streams, count)
-        try:
-            await self._otlp_http.start(host, port, context)
-        except OSError as error:
-            raise AddressInUse(
-                f"cannot listen on {_bracketed(host)}:{port}: {error.strerror}"
-            ) from None
-        store.info.announce(otlp_http_port=self._otlp_http.port)
-        where = f"{'https' if context else 'http'}://{_bracketed(host)}:{self._otlp_http.port}"
-        logger.info("OTLP over HTTP on %s/v1/traces", where)
+        traces = OtlpTraces(self._store, self.gate.guard, streams)
+        server = HttpServer([traces], self.metrics.count if self.metrics else None)
+        with _listening("", host, port):
+            await server.start(host, port, context)
+        self._otlp_http = server
+        self._store.info.announce(otlp_http_port=server.port)
+        scheme = "https" if context else "http"
+        logger.info("OTLP over HTTP on %s://%s:%s/v1/traces", scheme, _bracketed(host), server.port)
+
+    async def _serve_metrics(self) -> None:
+        """Listen for Prometheus if it has a port. Raises AddressInUse."""
+        host, port = self._config.metrics_host, self._config.metrics_port
+        if self.metrics is None or port is None:
+            return
+        self.metrics.observe(self._store, self.gate.guard)
+        server = HttpServer([MetricsPage(self.metrics.registry)])
+        with _listening(FOR_METRICS, host, port):
+            await server.start(host, port)
+        self._metrics_http = server
+        logger.info("metrics on http://%s:%s/metrics", _bracketed(host), server.port)
+
+    async def _close_http(self, grace: float) -> None:
+        """Close the ports of HTTP. May be called twice."""
+        servers = [s for s in (self._otlp_http, self._metrics_http) if s is not None]
+        await asyncio.gather(*[server.stop(grace) for server in servers])
+
+    @property
+    def metrics_port(self) -> int:
+        """The port that Prometheus scrapes; 0: none."""
+        return self._metrics_http.port if self._metrics_http is not None else 0
 
     @property
     def is_usable(self) -> bool:
@@ -155,8 +180,7 @@ class Server:
             await asyncio.wait_for(asyncio.shield(closing), grace + CLOSING_SECONDS)
         except TimeoutError:
             logger.warning("some connections would not close: left to the end of the process")
-        if self.metrics is not None:
-            self.metrics.close()
+        await self._close_http(0)  # Metrics until here: they show how the shutdown proceeds.
         await self._store.close()
 
 
@@ -165,9 +189,14 @@ async def start_server(config: Config, clock: Clock | None = None) -> Server:
 
     Raises AddressInUse, Misconfigured, StorageUnusable.
     """
-    for port in (config.port, config.otlp_http_port):
+    for purpose, host, port in (
+        ("", config.host, config.port),
+        ("", config.host, config.otlp_http_port),
+        (FOR_METRICS, config.metrics_host, config.metrics_port),
+    ):
         if port is not None:
-            _probe(config.host, port)
+            with _listening(purpose, host, port):
+                _probe(host, port)
     gate = open_gate(config, clock or SystemClock())
     store = await open_store(config, clock)
     server = Server(store, config, gate)
@@ -181,20 +210,26 @@ async def start_server(config: Config, clock: Clock | None = None) -> Server:
 
 
 def _probe(host: str, port: int) -> None:
-    """Refuse an address that cannot be listened on before any file is touched. Raises AddressInUse."""
+    """Listen for a moment, before any file is touched. Raises OSError."""
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(address)
+            probe.listen(1)
+
+
+@contextlib.contextmanager
+def _listening(purpose: str, host: str, port: int) -> Iterator[None]:
+    """Turn the error of an address that cannot be listened on into AddressInUse."""
     try:
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.bind(address)
-                probe.listen(1)
+        yield
     except OSError as error:
-        where = f"{_bracketed(host)}:{port}"
-        raise AddressInUse(f"cannot listen on {where}: {error.strerror}") from None
+        where = f"{purpose}on {_bracketed(host)}:{port}"
+        raise AddressInUse(f"cannot listen {where}: {error.strerror}") from None
 
 
 def _bracketed(host: str) -> str:
