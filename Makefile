@@ -17,7 +17,7 @@ PIP := install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
 include tests/conformance/conformance.mk
-.PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-faults check python-check format lint types imports buf drift compat demo bench bench-guard bench-peer clean
+.PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-faults check python-check format lint types imports buf drift compat newest demo bench bench-guard bench-peer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -128,6 +128,15 @@ drift: proto blocking ## Fail if generated/, or the blocking client, is not what
 
 compat: .venv/stamp ## Use the client on the oldest and the newest of its dependencies
 	$(PY) tests/compat/run.py
+
+# The unit tests alone: whatever an interpreter changes meets them, in a minute.
+newest: ## Run the unit tests on the newest Python here that pyproject.toml names
+	@newest=$$($(PYTHON) tests/compat/newest_python.py); \
+	if [ -z "$$newest" ]; then echo "no Python here is newer than $$($(PYTHON) --version)"; exit; fi; \
+	set -e; $$newest --version; $$newest -m venv .venv-newest; \
+	.venv-newest/bin/python -m pip $(PIP) -r requirements.lock; \
+	.venv-newest/bin/python -m pip $(PIP) --no-deps -e .; \
+	.venv-newest/bin/python -m pytest tests/unit
 
 demo: .venv/stamp $(addsuffix -cartpole,$(filter go typescript,$(subst $(comma), ,$(RUNNERS)))) ## Train CartPole through the store, RUNNERS=python,go,typescript
 	$(PY) -m pip $(PIP) -r requirements-demo.lock
