@@ -105,6 +105,8 @@ async def test_large_input_survives(world: World) -> None:
         ("rollouts[1].rollout_id", Spec(input_json=b"1", rollout_id="latest")),
         ("rollouts[1].rollout_id", Spec(input_json=b"1", rollout_id="x" * 257)),
         ("rollouts[1].group_id", Spec(input_json=b"1", group_id="x" * 257)),
+        ("rollouts[1].rollout_id", Spec(input_json=b"1", rollout_id="x\0y")),
+        ("rollouts[1].group_id", Spec(input_json=b"1", group_id="\0")),
         ("rollouts[1].mode", Spec(input_json=b"1", mode=99)),
         ("rollouts[1].config.max_attempts", Spec(input_json=b"1", config={"max_attempts": -1})),
         ("rollouts[1].config.timeout", Spec(input_json=b"1", config={"timeout": {}})),
@@ -321,9 +323,10 @@ async def test_bad_start_leaves_nothing(world: World) -> None:
     request = StartRolloutRequest(rollout=Spec(), worker_id="w")
     async with refused(world, InvalidArgumentError, "FIELD_INVALID", "rollout.input_json"):
         await world.store.call("StartRollout", request)
-    request = StartRolloutRequest(rollout=Spec(input_json=b"1"), worker_id="w" * 257)
-    async with refused(world, InvalidArgumentError, "FIELD_INVALID", "worker_id"):
-        await world.store.call("StartRollout", request)
+    for worker_id in ("w" * 257, "w\0"):
+        request = StartRolloutRequest(rollout=Spec(input_json=b"1"), worker_id=worker_id)
+        async with refused(world, InvalidArgumentError, "FIELD_INVALID", "worker_id"):
+            await world.store.call("StartRollout", request)
 
 
 async def test_unknown_rollout_is_not_found(world: World) -> None:

@@ -24,6 +24,8 @@ pytestmark = pytest.mark.asyncio
         ("wait", DequeueRolloutsRequest(limit=1, wait={"nanos": -1})),
         ("modes[1]", DequeueRolloutsRequest(limit=1, modes=[1, 9])),
         ("worker_id", DequeueRolloutsRequest(limit=1, worker_id="x" * 257)),
+        ("worker_id", DequeueRolloutsRequest(limit=1, worker_id="x\0")),
+        ("request_id", DequeueRolloutsRequest(limit=1, request_id="x\0")),
         ("request_id", DequeueRolloutsRequest(limit=1, request_id="x" * 65)),
     ],
 )

@@ -251,7 +251,7 @@ async def test_empty_sampling_parameters_mean_none(world: World) -> None:
     assert (await world.store.get_resources())["x"].sampling_parameters == {}
 
 
-@pytest.mark.parametrize("resources_id", ["latest", "x" * 257])
+@pytest.mark.parametrize("resources_id", ["latest", "x" * 257, "x\0"])
 async def test_bad_ids_are_refused(world: World, resources_id: str) -> None:
     async with refused(world, InvalidArgumentError, "FIELD_INVALID", "resources_id"):
         await world.store.add_resources({}, resources_id=resources_id)

@@ -51,7 +51,7 @@ async def test_filters_pick_and_combine(world: World) -> None:
     assert await listed(world, modes=["train"], statuses=["failed"]) == []
 
 
-@pytest.mark.parametrize("text", ["%", "_", "A", "\x00", "'; --", "\\"])
+@pytest.mark.parametrize("text", ["%", "_", "A", "'; --", "\\"])
 async def test_substring_is_taken_literally(world: World, text: str) -> None:
     await world.store.enqueue_rollout(1, rollout_id=f"x{text}y")
     await world.store.enqueue_rollout(1, rollout_id="xaby")

@@ -212,7 +212,8 @@ async def test_refused_status_takes_the_other_fields_with_it(world: World) -> No
     with pytest.raises(FailedPreconditionError):
         await world.store.update_rollout(rollout_id, status="running", priority=9)
     assert await snapshot(world) == before
-    async with refused(world, InvalidArgumentError, "FIELD_INVALID", "rollout.group_id"):
-        await world.store.update_rollout(rollout_id, group_id="g" * 257, priority=9)
+    for group_id in ("g" * 257, "g\0"):
+        async with refused(world, InvalidArgumentError, "FIELD_INVALID", "rollout.group_id"):
+            await world.store.update_rollout(rollout_id, group_id=group_id, priority=9)
     async with refused(world, InvalidArgumentError, "FIELD_INVALID", "rollout.rollout_id"):
         await world.store.update_rollout("", priority=9)

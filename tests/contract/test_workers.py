@@ -67,6 +67,7 @@ async def test_heartbeat_stamps_all_its_attempts_and_tells_which_to_stop(world: 
     [
         ("worker_id", HeartbeatRequest()),
         ("worker_id", HeartbeatRequest(worker_id="x" * 257)),
+        ("worker_id", HeartbeatRequest(worker_id="x\0")),
         ("stats_json", HeartbeatRequest(worker_id="w", stats_json=b"[]")),
         ("attempts[0].rollout_id", HeartbeatRequest(worker_id="w", attempts=[{}])),
         ("attempts[0].attempt_id", HeartbeatRequest(worker_id="w", attempts=[{"rollout_id": "r"}])),

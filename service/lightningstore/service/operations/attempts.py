@@ -14,7 +14,7 @@ from lightningstore.service.rules.checks import (
 )
 from lightningstore.service.rules.copies import evolve
 from lightningstore.service.rules.errors import FieldInvalid
-from lightningstore.service.rules.ids import check_id
+from lightningstore.service.rules.ids import check_new_id
 from lightningstore.service.rules.lifecycle import Transition
 from lightningstore.service.rules.pages import page_token, parse_page_token, query_digest
 from lightningstore.service.rules.times import NANOS, nanoseconds
@@ -124,7 +124,7 @@ class Attempts:
                     "attempt.failure", "goes with status ATTEMPT_STATUS_FAILED alone"
                 )
         if "worker_id" in paths:
-            check_id("attempt.worker_id", given.worker_id, required=False)
+            check_new_id("attempt.worker_id", given.worker_id, required=False)
         if "metadata_json" in paths:
             check_metadata(
                 "attempt.metadata_json", given.metadata_json, self._engine.limits.metadata_bytes

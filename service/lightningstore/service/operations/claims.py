@@ -10,7 +10,7 @@ from lightningstore.service.operations.enqueue import Enqueue, references
 from lightningstore.service.rules import lifecycle
 from lightningstore.service.rules.checks import check_enum
 from lightningstore.service.rules.errors import BatchTooLarge, FieldInvalid, RolloutExists
-from lightningstore.service.rules.ids import check_id, new_id
+from lightningstore.service.rules.ids import check_new_id, new_id
 from lightningstore.service.rules.times import check_duration, seconds
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_PREPARING, Attempt
 from lightningstore.v1.claim_pb2 import (
@@ -74,7 +74,7 @@ class Claims:
             raise BatchTooLarge("limit", request.limit, self._engine.limits.batch_items)
         for i, mode in enumerate(request.modes):
             check_enum(f"modes[{i}]", RolloutMode, mode, unspecified=True)
-        check_id("worker_id", request.worker_id, required=False)
+        check_new_id("worker_id", request.worker_id, required=False)
         if request.HasField("wait"):
             check_duration("wait", request.wait)
         return frozenset(request.modes)
@@ -139,7 +139,7 @@ class Claims:
         """Make a rollout and claim it; it never enters the queue."""
         self._engine.committer.admit()
         spec = request.rollout
-        check_id("worker_id", request.worker_id, required=False)
+        check_new_id("worker_id", request.worker_id, required=False)
         rollout_id = spec.rollout_id or self._enqueue.free_id()
         await self._engine.load_many([rollout_id])
         if (answer := self._engine.requests.find("StartRollout", request)) is not None:
@@ -163,7 +163,7 @@ class Claims:
     async def start_attempt(self, request: StartAttemptRequest) -> StartAttemptResponse:
         """Claim one rollout by its id, whatever its number of attempts."""
         self._engine.committer.admit()
-        check_id("worker_id", request.worker_id, required=False)
+        check_new_id("worker_id", request.worker_id, required=False)
         entry = await self._engine.load(request.rollout_id)
         if (answer := self._engine.requests.find("StartAttempt", request)) is not None:
             return await self._enqueue.replay(StartAttemptResponse.FromString(answer))

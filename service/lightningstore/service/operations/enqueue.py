@@ -22,7 +22,7 @@ from lightningstore.service.rules.errors import (
     ResourcesNotFound,
     RolloutExists,
 )
-from lightningstore.service.rules.ids import MAX_ID_LENGTH, check_id, new_id
+from lightningstore.service.rules.ids import check_label, check_new_id, new_id
 from lightningstore.service.rules.shown import Shown
 from lightningstore.v1.rollout_pb2 import (
     ROLLOUT_STATUS_QUEUING,
@@ -174,8 +174,8 @@ class Enqueue:
             check_metadata(
                 f"{field}.metadata_json", spec.metadata_json, self._engine.limits.metadata_bytes
             )
-        check_id(f"{field}.rollout_id", spec.rollout_id, required=False)
-        check_group(f"{field}.group_id", spec.group_id)
+        check_new_id(f"{field}.rollout_id", spec.rollout_id, required=False)
+        check_label(f"{field}.group_id", spec.group_id)
         check_enum(f"{field}.mode", RolloutMode, spec.mode, unspecified=True)
         config = spec.config if spec.HasField("config") else None
         if config is not None:
@@ -233,12 +233,6 @@ async def _digest(request: EnqueueRolloutsRequest) -> int:
             if turn.over():
                 await turn.next()
     return number
-
-
-def check_group(field: str, value: str) -> None:
-    """Refuse a group id that is too long."""
-    if len(value) > MAX_ID_LENGTH:
-        raise FieldInvalid(field, f"{len(value)} characters, at most {MAX_ID_LENGTH} are allowed")
 
 
 def _same_content(spec: RolloutSpec, entry: Entry) -> bool:

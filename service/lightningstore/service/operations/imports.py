@@ -26,7 +26,7 @@ from lightningstore.service.rules.errors import (
     RolloutExists,
     SpanExists,
 )
-from lightningstore.service.rules.ids import MAX_ID_LENGTH, check_id
+from lightningstore.service.rules.ids import check_label, check_new_id
 from lightningstore.service.rules.statuses import FINISHED
 from lightningstore.service.rules.times import NANOS, nanoseconds
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_FAILED, Attempt, AttemptStatus
@@ -174,7 +174,7 @@ class Imports:
 
     def _check_rollout(self, field: str, request: ImportRolloutsRequest) -> None:
         record = request.rollout
-        check_id(f"{field}.rollout_id", record.rollout_id)
+        check_new_id(f"{field}.rollout_id", record.rollout_id)
         if not record.input_json:
             raise FieldInvalid(f"{field}.input_json", "required: a JSON value, null for none")
         size = len(record.input_json)
@@ -186,9 +186,7 @@ class Imports:
         )
         check_enum(f"{field}.mode", RolloutMode, record.mode, unspecified=True)
         for name in ("group_id", "resources_id"):
-            if len(value := getattr(record, name)) > MAX_ID_LENGTH:
-                problem = f"{len(value)} characters, at most {MAX_ID_LENGTH} are allowed"
-                raise FieldInvalid(f"{field}.{name}", problem)
+            check_label(f"{field}.{name}", getattr(record, name))
         check_enum(f"{field}.status", RolloutStatus, record.status)
         if record.status not in FINISHED:
             wanted = ", ".join(RolloutStatus.Name(status) for status in FINISHED)
@@ -233,7 +231,7 @@ class Imports:
 
 def _check_attempt(field: str, record: Attempt, rollout_id: str, number: int) -> None:
     _check_owner(field, record, rollout_id)
-    check_id(f"{field}.attempt_id", record.attempt_id)
+    check_new_id(f"{field}.attempt_id", record.attempt_id)
     if record.sequence_number != number:
         raise FieldInvalid(
             f"{field}.sequence_number", f"{record.sequence_number}, must be {number}"
@@ -241,10 +239,8 @@ def _check_attempt(field: str, record: Attempt, rollout_id: str, number: int) ->
     check_enum(f"{field}.status", AttemptStatus, record.status)
     if record.HasField("failure") and record.status != ATTEMPT_STATUS_FAILED:
         raise FieldInvalid(f"{field}.failure", "goes with status ATTEMPT_STATUS_FAILED alone")
-    check_id(f"{field}.worker_id", record.worker_id, required=False)
-    if len(record.resources_id) > MAX_ID_LENGTH:
-        problem = f"{len(record.resources_id)} characters, at most {MAX_ID_LENGTH} are allowed"
-        raise FieldInvalid(f"{field}.resources_id", problem)
+    check_new_id(f"{field}.worker_id", record.worker_id, required=False)
+    check_label(f"{field}.resources_id", record.resources_id)
     if record.resources_version < 0:
         raise FieldInvalid(f"{field}.resources_version", "must not be negative")
     if lifecycle.is_live(record):

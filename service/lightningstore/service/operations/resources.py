@@ -11,7 +11,7 @@ from lightningstore.service.rules.errors import (
     ResourcesExist,
     ResourcesNotFound,
 )
-from lightningstore.service.rules.ids import check_id, new_id
+from lightningstore.service.rules.ids import check_new_id, new_id
 from lightningstore.service.rules.pages import page_token, parse_page_token, query_digest
 from lightningstore.service.rules.rows import ResourcesQuery, ResourcesRow, ResourcesVersion
 from lightningstore.v1.resources_pb2 import (
@@ -42,7 +42,7 @@ class ResourceVersions:
         """Store new resources and make them the latest."""
         self._engine.committer.admit()
         self._check(request)
-        check_id("resources_id", request.resources_id, required=False)
+        check_new_id("resources_id", request.resources_id, required=False)
         if (answer := self._engine.requests.find("AddResources", request)) is not None:
             kept = AddResourcesResponse.FromString(answer).resources.resources_id
             return AddResourcesResponse(resources=await self._current(kept))
@@ -63,7 +63,7 @@ class ResourceVersions:
         self._engine.committer.admit()
         self._check(request)
         resources_id = request.resources_id
-        check_id("resources_id", resources_id)
+        check_new_id("resources_id", resources_id)
         old = None
         if resources_id in self._live.state.resources:
             old = await self._current(resources_id)

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from lightningstore.service.engine.answers import compose_all
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.operations.bulk import Bulk
-from lightningstore.service.operations.enqueue import Enqueue, check_group, references
+from lightningstore.service.operations.enqueue import Enqueue, references
 from lightningstore.service.rules import filters, lifecycle
 from lightningstore.service.rules.checks import (
     check_config,
@@ -24,7 +24,7 @@ from lightningstore.service.rules.errors import (
     ResourcesNotFound,
     RolloutNotFound,
 )
-from lightningstore.service.rules.ids import check_id
+from lightningstore.service.rules.ids import check_id, check_label
 from lightningstore.service.rules.lifecycle import Transition
 from lightningstore.service.rules.pages import page_token, parse_page_token, query_digest
 from lightningstore.service.rules.rows import RolloutQuery
@@ -193,7 +193,7 @@ class Rollouts:
         if "mode" in paths:
             check_enum("rollout.mode", RolloutMode, given.mode, unspecified=True)
         if "group_id" in paths:
-            check_group("rollout.group_id", given.group_id)
+            check_label("rollout.group_id", given.group_id)
         if "config" in paths:
             check_config("rollout.config", given.config)
         if "metadata_json" in paths:

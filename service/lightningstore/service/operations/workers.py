@@ -11,7 +11,7 @@ from lightningstore.service.rules import lifecycle
 from lightningstore.service.rules.checks import check_enum, check_metadata
 from lightningstore.service.rules.errors import AttemptNotFound, RolloutNotFound, WorkerNotFound
 from lightningstore.service.rules.filters import parse_order
-from lightningstore.service.rules.ids import check_id
+from lightningstore.service.rules.ids import check_id, check_new_id
 from lightningstore.service.rules.pages import page_token, parse_page_token, query_digest
 from lightningstore.service.rules.times import nanoseconds
 from lightningstore.v1.attempt_pb2 import STOP_REASON_UNKNOWN_ATTEMPT, AttemptRef, Stop
@@ -49,7 +49,7 @@ class Workers:
     async def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
         """Stamp a worker and its attempts; tell which of them to stop."""
         self._engine.committer.admit(report=True)
-        check_id("worker_id", request.worker_id)
+        check_new_id("worker_id", request.worker_id)
         check_metadata("stats_json", request.stats_json, self._engine.limits.metadata_bytes)
         self._engine.check_batch("attempts", len(request.attempts))
         for i, reference in enumerate(request.attempts):

@@ -36,23 +36,43 @@ def new_id(prefix: str, hex_digits: int) -> str:
 
 
 def check_id(field: str, value: str, *, required: bool = True) -> None:
-    """Refuse an id that is missing, too long, or the word "latest"."""
+    """Refuse an id, by which a record is looked up, that is missing, too long, or the word "latest"."""
     if not value:
         if required:
             raise FieldInvalid(field, "required")
         return
-    if len(value) > MAX_ID_LENGTH:
-        raise FieldInvalid(field, f"{len(value)} characters, at most {MAX_ID_LENGTH} are allowed")
+    _check_length(field, value, MAX_ID_LENGTH)
     if value == LATEST:
         raise FieldInvalid(field, f"{LATEST!r} is a word of the contract, not an id")
 
 
+def check_new_id(field: str, value: str, *, required: bool = True) -> None:
+    """Refuse an id for a record that `check_id` refuses, or that contains NUL."""
+    check_id(field, value, required=required)
+    _check_nul(field, value)
+
+
+def check_label(field: str, value: str) -> None:
+    """Refuse an id of which the store keeps no record, as of a group, that is too long or contains NUL."""
+    _check_length(field, value, MAX_ID_LENGTH)
+    _check_nul(field, value)
+
+
 def check_request_id(value: str) -> None:
-    """Refuse a request id that is too long."""
-    if len(value) > MAX_REQUEST_ID_LENGTH:
-        raise FieldInvalid(
-            "request_id", f"{len(value)} characters, at most {MAX_REQUEST_ID_LENGTH} are allowed"
-        )
+    """Refuse a request id that is too long or contains NUL."""
+    _check_length("request_id", value, MAX_REQUEST_ID_LENGTH)
+    _check_nul("request_id", value)
+
+
+def _check_length(field: str, value: str, limit: int) -> None:
+    if len(value) > limit:
+        raise FieldInvalid(field, f"{len(value)} characters, at most {limit} are allowed")
+
+
+def _check_nul(field: str, value: str) -> None:
+    """Refuse NUL: databases, and programs in C, end a text there."""
+    if "\0" in value:
+        raise FieldInvalid(field, "contains NUL (U+0000); use other characters")
 
 
 def digest(request: Message) -> int:
