@@ -78,7 +78,7 @@ async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    _greet(server, config)
+    _greet(server)
     tuning.settle_garbage()
     await stop.wait()
     await server.stop(config.grace)
@@ -86,13 +86,11 @@ async def _serve(config: Config) -> None:
         raise SystemExit(1)
 
 
-def _greet(server: Server, config: Config) -> None:
-    where = f"data in {config.db}" if config.backend == "sqlite" else "data in memory only"
-    durability = config.durability if config.backend == "sqlite" else "none"
+def _greet(server: Server) -> None:
     scheme = "https://" if server.gate.credentials else ""
     click.echo(
-        f"lightningstore {version('lightningstore')} on {server.address}, {where}, "
-        f"durability {durability}, access: {server.gate.description}; "
+        f"lightningstore {version('lightningstore')} on {server.address}, {server.data}, "
+        f"access: {server.gate.description}; "
         f"clients: export LIGHTNINGSTORE_ADDRESS={scheme}{server.address}"
     )
     sys.stdout.flush()

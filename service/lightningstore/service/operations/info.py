@@ -38,6 +38,7 @@ class Info:
         """Return the counters."""
         file_bytes = await self._engine.storage.file_bytes()
         counters, shelf = self._live.state.counters, self._live.shelf
+        limits = self._engine.limits
         reply = GetStatisticsResponse(
             resources_count=len(self._live.state.resources),
             queue_depth=self._live.queue_depth,
@@ -45,8 +46,8 @@ class Info:
             span_count=counters.spans,
             span_bytes=counters.span_bytes,
             evicted_span_count=shelf.evicted_count,
-            eviction_threshold_bytes=self._engine.limits.eviction_bytes,
-            safe_threshold_bytes=self._engine.limits.safe_bytes,
+            eviction_threshold_bytes=0 if self._engine.is_durable else limits.eviction_bytes,
+            safe_threshold_bytes=0 if self._engine.is_durable else limits.safe_bytes,
             file_bytes=file_bytes,
             waiter_count=self._engine.waiters.count + len(self._engine.polls),
         )

@@ -142,7 +142,6 @@ class Config(BaseSettings):
 
     def limits(self) -> Limits:
         """Return the limits that the store enforces."""
-        evicts = self.backend == "memory"
         return Limits(
             message_bytes=self.max_message_bytes,
             input_bytes=self.max_input_bytes,
@@ -154,8 +153,8 @@ class Config(BaseSettings):
             connection_streams=self.max_connection_streams,
             pending_bytes=self.max_pending_bytes,
             open_streams=self.max_open_streams,
-            eviction_bytes=self.eviction_bytes if evicts else 0,
-            safe_bytes=self.safe_bytes if evicts else 0,
+            eviction_bytes=self.eviction_bytes,
+            safe_bytes=self.safe_bytes,
         )
 
 

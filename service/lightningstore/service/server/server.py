@@ -23,9 +23,9 @@ from lightningstore.service.server.config import Config
 from lightningstore.service.server.gate import Gate, open_gate
 from lightningstore.service.server.metrics import Metrics
 from lightningstore.service.server.tracing import tracer
+from lightningstore.service.storage.back_ends import storage_at
 from lightningstore.service.storage.base import Storage
-from lightningstore.service.storage.memory import MemoryStorage
-from lightningstore.service.storage.sqlite.store import SqliteStorage
+from lightningstore.v1.statistics_pb2 import Durability
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +58,9 @@ async def open_store(config: Config, clock: Clock | None = None) -> Store:
 
 
 def _storage(config: Config) -> Storage:
-    if config.backend == "memory":
-        return MemoryStorage()
-    return SqliteStorage(
-        config.db, full_sync=config.durability == "full", compress=config.compress_spans
-    )
+    url = "memory:" if config.backend == "memory" else f"sqlite:///{config.db}"
+    full_sync = config.durability == "full"
+    return storage_at(url, full_sync=full_sync, compress=config.compress_spans)
 
 
 class Server:
@@ -161,6 +159,13 @@ class Server:
     def is_usable(self) -> bool:
         """Whether the storage answers. If it does not when the server has stopped, data may be elsewhere."""
         return self._store.engine.committer.failure is None
+
+    @property
+    def data(self) -> str:
+        """Where the data is and what an answered write survives, for people."""
+        storage = self._store.engine.storage
+        durability = Durability.Name(storage.durability).removeprefix("DURABILITY_").lower()
+        return f"data in {storage.location}, durability {durability}"
 
     @property
     def address(self) -> str:

@@ -167,6 +167,10 @@ class Storage(Protocol):
         """Name of the back end, as GetServerInfo returns it."""
 
     @property
+    def location(self) -> str:
+        """Where the data is, for people."""
+
+    @property
     def durability(self) -> Durability.ValueType:
         """What an answered write survives. With DURABILITY_NONE, `commit` must return COMMITTED."""
 

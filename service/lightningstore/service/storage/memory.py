@@ -44,6 +44,7 @@ class MemoryStorage:
     """Keeps rows as they come: records are never changed, only replaced."""
 
     name = "memory"
+    location = "memory only"
     durability = DURABILITY_NONE
     owned_until = UNLIMITED
     damaged_records = 0

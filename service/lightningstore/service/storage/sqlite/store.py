@@ -106,6 +106,11 @@ class SqliteStorage:
         self._leaving: list[int] = []
 
     @property
+    def location(self) -> str:
+        """The data file."""
+        return str(self.path)
+
+    @property
     def damaged_records(self) -> int:
         """Number of damaged records found so far."""
         return self._damage.count
