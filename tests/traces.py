@@ -99,14 +99,18 @@ def extract(
     for at, (number, one) in enumerate(spans):
         stored[one.span_id] = one
         nodes.append(triplets.Node.of(one, number, triplets.Place(1, at), chosen, warnings))
-    trace = triplets.run(triplets.find_calls(nodes, chosen))
+    trace = triplets.run(triplets.find_calls(nodes, chosen, warnings))
     found = AttemptTriplets("r", "a")
     for call in trace.calls:
-        message = triplets.triplet_of(call, stored[call.node.span_id], chosen, warnings)
+        records = [stored[node.span_id] for node in call.records]
+        tools = [stored[node.span_id] for node in call.tools]
+        message = triplets.triplet_of(call, records, tools, chosen, warnings)
+        if call.following is not None and triplets.lacks_answer(call, message):
+            triplets.add_answer(message, stored[call.following.span_id])
         found.append(Triplet(message, "r", "a"))
     if final is not None and found:
         found[-1].message.reward.CopyFrom(triplets.final_reward(final))
-    found.unmatched_rewards = [triplets.reward_message(node).value for node in trace.unmatched]
+    found.unmatched_rewards = [node.reward[0].value for node in trace.unmatched]
     found.warnings = [(w.attribute, w.message) for w in warnings.messages()]
     found.warning_count = warnings.count
     return found

@@ -102,7 +102,11 @@ def test_no_order_of_arrival_changes_the_result(
 def test_every_call_and_every_reward_is_accounted_for(spans: list[dict[str, Any]]) -> None:
     plain = {"deduplicate": False, "exclude_calls_under_rewards": False}
     found = extract([(s["number"], span(**s)) for s in spans], **plain)
-    calls = [s for s in spans if s["name"] == "openai.chat.completion"]
+    calls = [
+        s
+        for s in spans
+        if s["name"] == "openai.chat.completion" or "prompt_token_ids" in s["attributes"]
+    ]
     assert len(found) == len(calls)
     assert len({t.span_id for t in found}) == len(calls)
     values = [s["attributes"].get("agentlightning.reward.0.value") for s in spans]

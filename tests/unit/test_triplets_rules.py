@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightningstore.client import AttemptTriplets
-from lightningstore.service.triplets import payload, run
+from lightningstore.service.triplets import layouts, run
 from lightningstore.service.triplets.nodes import Node
 from lightningstore.service.triplets.tree import grow, preorder, repair
 
@@ -135,7 +135,7 @@ def test_calls_under_rewards_are_left_out_unless_wanted() -> None:
 def test_a_malformed_reward_still_shields_what_is_under_it() -> None:
     found = of(reward("j", "much", at=1), call("a", "j", (2, 3)))
     assert found == []
-    assert found.warnings[0][0] == "agentlightning.reward.0.value"
+    assert "agentlightning.reward.0.value" in [warning[0] for warning in found.warnings]
 
 
 def test_a_call_is_not_matched_by_its_own_agent_name() -> None:
@@ -291,12 +291,12 @@ def test_spans_with_the_same_keys_keep_their_own_values() -> None:
 
 
 def test_keys_of_any_length_are_read_and_only_short_ones_kept() -> None:
-    kept = payload._layouts.cache_info().currsize
+    kept = layouts._layouts.cache_info().currsize
     long = "x" * 10_000
     for at in range(3):
         (found,) = of(call("a", "", (1, 2), **{f"gen_ai.prompt.{long}{at}": "y"}))
         assert found.prompt == {f"{long}{at}": "y"}
-    assert payload._layouts.cache_info().currsize == kept
+    assert layouts._layouts.cache_info().currsize == kept
 
 
 def test_repair_puts_loose_calls_under_the_tightest_span() -> None:

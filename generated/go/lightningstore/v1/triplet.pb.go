@@ -29,8 +29,8 @@ const (
 	TripletSource_TRIPLET_SOURCE_UNSPECIFIED TripletSource = 0
 	// In the agent's process: the spans form a tree.
 	TripletSource_TRIPLET_SOURCE_TRACER TripletSource = 1
-	// In a LiteLLM proxy in front of vLLM: raw_gen_ai_request and litellm_request spans, ordered by sequence id
-	// only, because the clocks of the agent and the proxy may differ.
+	// In a LiteLLM proxy in front of a model's server, of any provider: raw_gen_ai_request and litellm_request spans,
+	// ordered by sequence id only, because the clocks of the agent and the proxy may differ.
 	TripletSource_TRIPLET_SOURCE_PROXY TripletSource = 2
 )
 
@@ -261,10 +261,15 @@ type TripletPrompt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Token ids. Empty if the span has none.
 	TokenIds []int32 `protobuf:"varint,1,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
-	// JSON of the messages as traced, usually a list of objects. Empty if there are none.
+	// JSON of the messages as traced, usually a list of objects, the system's instructions first. Empty if there are
+	// none.
 	ContentJson []byte `protobuf:"bytes,2,opt,name=content_json,json=contentJson,proto3" json:"content_json,omitempty"`
-	// URLs of the images in the messages, in order. Data URLs are included in full.
-	ImageUrls     []string `protobuf:"bytes,3,rep,name=image_urls,json=imageUrls,proto3" json:"image_urls,omitempty"`
+	// References to the images in the messages, in order: URLs, ids of files, and data URLs in full for images that
+	// are in the messages themselves.
+	ImageUrls []string `protobuf:"bytes,3,rep,name=image_urls,json=imageUrls,proto3" json:"image_urls,omitempty"`
+	// JSON of the definitions of the tools that the model was offered, usually a list of objects. Empty if there
+	// are none.
+	ToolsJson     []byte `protobuf:"bytes,4,opt,name=tools_json,json=toolsJson,proto3" json:"tools_json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -320,6 +325,13 @@ func (x *TripletPrompt) GetImageUrls() []string {
 	return nil
 }
 
+func (x *TripletPrompt) GetToolsJson() []byte {
+	if x != nil {
+		return x.ToolsJson
+	}
+	return nil
+}
+
 // The response of a call.
 type TripletResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -327,9 +339,10 @@ type TripletResponse struct {
 	TokenIds []int32 `protobuf:"varint,1,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
 	// JSON of the completions as traced, usually a list of objects. Empty if there are none.
 	ContentJson []byte `protobuf:"bytes,2,opt,name=content_json,json=contentJson,proto3" json:"content_json,omitempty"`
-	// JSON of logprobs.content, a list with one object per token. Empty if there is none.
+	// JSON of the log-probabilities, a list with one object per token. Numbers that JSON does not have, such as
+	// -Infinity, are null. Empty if there are none.
 	LogprobsJson []byte `protobuf:"bytes,3,opt,name=logprobs_json,json=logprobsJson,proto3" json:"logprobs_json,omitempty"`
-	// The logprob of each object in logprobs_json. Empty unless every object has one.
+	// The logprob of each object in logprobs_json. Empty unless every object has a finite one.
 	Logprobs      []float64 `protobuf:"fixed64,4,rep,packed,name=logprobs,proto3" json:"logprobs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -699,7 +712,9 @@ type ListTripletsRequest struct {
 	AttemptId string `protobuf:"bytes,2,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
 	// Which spans are read, depending on how the agents are traced. Unspecified: TRACER.
 	Source TripletSource `protobuf:"varint,3,opt,name=source,proto3,enum=lightningstore.v1.TripletSource" json:"source,omitempty"`
-	// Pattern for the names of spans that are calls of a model. Empty: "openai\.chat\.completion". TRACER only.
+	// Pattern for the names of spans that are calls of a model. Empty: the attributes of a span decide, such as
+	// gen_ai.operation.name and openinference.span.kind; where they say nothing, the name
+	// "openai\.chat\.completion". TRACER only.
 	LlmCallMatch string `protobuf:"bytes,4,opt,name=llm_call_match,json=llmCallMatch,proto3" json:"llm_call_match,omitempty"`
 	// Pattern for the name of the agent: includes only calls whose nearest enclosing agent matches. Empty: all
 	// calls. TRACER only.
@@ -707,8 +722,9 @@ type ListTripletsRequest struct {
 	// Omits calls under a span that holds a reward, such as the calls of a judge. Absent: true. No effect with
 	// source PROXY.
 	ExcludeCallsUnderRewards *bool `protobuf:"varint,6,opt,name=exclude_calls_under_rewards,json=excludeCallsUnderRewards,proto3,oneof" json:"exclude_calls_under_rewards,omitempty"`
-	// Keeps only the first call of each response id, and omits calls without a response id that lie under
-	// another call. Absent: true.
+	// Counts a call once that several spans record: those with the same response id, and those that lie within
+	// each other without an agent or a tool between them. The first one counts, and what it lacks is taken from the
+	// others. Absent: true.
 	Deduplicate *bool `protobuf:"varint,7,opt,name=deduplicate,proto3,oneof" json:"deduplicate,omitempty"`
 	// Moves call spans that hang directly under the root under the shortest span that encloses them in time.
 	// Absent: true. No effect with source PROXY.
@@ -896,12 +912,14 @@ const file_lightningstore_v1_triplet_proto_rawDesc = "" +
 	"\rresponse_json\x18\a \x01(\fR\fresponseJson\x12\x17\n" +
 	"\aspan_id\x18\b \x01(\tR\x06spanId\x12\x1f\n" +
 	"\vsequence_id\x18\t \x01(\x03R\n" +
-	"sequenceId\"n\n" +
+	"sequenceId\"\x8d\x01\n" +
 	"\rTripletPrompt\x12\x1b\n" +
 	"\ttoken_ids\x18\x01 \x03(\x05R\btokenIds\x12!\n" +
 	"\fcontent_json\x18\x02 \x01(\fR\vcontentJson\x12\x1d\n" +
 	"\n" +
-	"image_urls\x18\x03 \x03(\tR\timageUrls\"\x92\x01\n" +
+	"image_urls\x18\x03 \x03(\tR\timageUrls\x12\x1d\n" +
+	"\n" +
+	"tools_json\x18\x04 \x01(\fR\ttoolsJson\"\x92\x01\n" +
 	"\x0fTripletResponse\x12\x1b\n" +
 	"\ttoken_ids\x18\x01 \x03(\x05R\btokenIds\x12!\n" +
 	"\fcontent_json\x18\x02 \x01(\fR\vcontentJson\x12#\n" +

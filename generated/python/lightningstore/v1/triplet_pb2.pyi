@@ -31,8 +31,8 @@ class _TripletSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Triplet
     TRIPLET_SOURCE_TRACER: _TripletSource.ValueType  # 1
     """In the agent's process: the spans form a tree."""
     TRIPLET_SOURCE_PROXY: _TripletSource.ValueType  # 2
-    """In a LiteLLM proxy in front of vLLM: raw_gen_ai_request and litellm_request spans, ordered by sequence id
-    only, because the clocks of the agent and the proxy may differ.
+    """In a LiteLLM proxy in front of a model's server, of any provider: raw_gen_ai_request and litellm_request spans,
+    ordered by sequence id only, because the clocks of the agent and the proxy may differ.
     """
 
 class TripletSource(_TripletSource, metaclass=_TripletSourceEnumTypeWrapper):
@@ -43,8 +43,8 @@ TRIPLET_SOURCE_UNSPECIFIED: TripletSource.ValueType  # 0
 TRIPLET_SOURCE_TRACER: TripletSource.ValueType  # 1
 """In the agent's process: the spans form a tree."""
 TRIPLET_SOURCE_PROXY: TripletSource.ValueType  # 2
-"""In a LiteLLM proxy in front of vLLM: raw_gen_ai_request and litellm_request spans, ordered by sequence id
-only, because the clocks of the agent and the proxy may differ.
+"""In a LiteLLM proxy in front of a model's server, of any provider: raw_gen_ai_request and litellm_request spans,
+ordered by sequence id only, because the clocks of the agent and the proxy may differ.
 """
 Global___TripletSource: _TypeAlias = TripletSource  # noqa: Y015
 
@@ -161,15 +161,24 @@ class TripletPrompt(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     CONTENT_JSON_FIELD_NUMBER: _builtins.int
     IMAGE_URLS_FIELD_NUMBER: _builtins.int
+    TOOLS_JSON_FIELD_NUMBER: _builtins.int
     content_json: _builtins.bytes
-    """JSON of the messages as traced, usually a list of objects. Empty if there are none."""
+    """JSON of the messages as traced, usually a list of objects, the system's instructions first. Empty if there are
+    none.
+    """
+    tools_json: _builtins.bytes
+    """JSON of the definitions of the tools that the model was offered, usually a list of objects. Empty if there
+    are none.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids. Empty if the span has none."""
 
     @_builtins.property
     def image_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """URLs of the images in the messages, in order. Data URLs are included in full."""
+        """References to the images in the messages, in order: URLs, ids of files, and data URLs in full for images that
+        are in the messages themselves.
+        """
 
     def __init__(
         self,
@@ -177,10 +186,11 @@ class TripletPrompt(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         content_json: _builtins.bytes = ...,
         image_urls: _abc.Iterable[_builtins.str] | None = ...,
+        tools_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_json", b"content_json", "image_urls", b"image_urls", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_json", b"content_json", "image_urls", b"image_urls", "token_ids", b"token_ids", "tools_json", b"tools_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -199,14 +209,16 @@ class TripletResponse(_message.Message):
     content_json: _builtins.bytes
     """JSON of the completions as traced, usually a list of objects. Empty if there are none."""
     logprobs_json: _builtins.bytes
-    """JSON of logprobs.content, a list with one object per token. Empty if there is none."""
+    """JSON of the log-probabilities, a list with one object per token. Numbers that JSON does not have, such as
+    -Infinity, are null. Empty if there are none.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids. Empty if the span has none."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The logprob of each object in logprobs_json. Empty unless every object has one."""
+        """The logprob of each object in logprobs_json. Empty unless every object has a finite one."""
 
     def __init__(
         self,
@@ -418,7 +430,10 @@ class ListTripletsRequest(_message.Message):
     source: Global___TripletSource.ValueType
     """Which spans are read, depending on how the agents are traced. Unspecified: TRACER."""
     llm_call_match: _builtins.str
-    """Pattern for the names of spans that are calls of a model. Empty: "openai\\.chat\\.completion". TRACER only."""
+    """Pattern for the names of spans that are calls of a model. Empty: the attributes of a span decide, such as
+    gen_ai.operation.name and openinference.span.kind; where they say nothing, the name
+    "openai\\.chat\\.completion". TRACER only.
+    """
     agent_match: _builtins.str
     """Pattern for the name of the agent: includes only calls whose nearest enclosing agent matches. Empty: all
     calls. TRACER only.
@@ -428,8 +443,9 @@ class ListTripletsRequest(_message.Message):
     source PROXY.
     """
     deduplicate: _builtins.bool
-    """Keeps only the first call of each response id, and omits calls without a response id that lie under
-    another call. Absent: true.
+    """Counts a call once that several spans record: those with the same response id, and those that lie within
+    each other without an agent or a tool between them. The first one counts, and what it lacks is taken from the
+    others. Absent: true.
     """
     repair_hierarchy: _builtins.bool
     """Moves call spans that hang directly under the root under the shortest span that encloses them in time.

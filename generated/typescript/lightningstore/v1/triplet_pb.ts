@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lightningstore/v1/triplet.proto.
  */
 export const file_lightningstore_v1_triplet: GenFile = /*@__PURE__*/
-  fileDesc("Ch9saWdodG5pbmdzdG9yZS92MS90cmlwbGV0LnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSKfAgoHVHJpcGxldBIwCgZwcm9tcHQYASABKAsyIC5saWdodG5pbmdzdG9yZS52MS5UcmlwbGV0UHJvbXB0EjQKCHJlc3BvbnNlGAIgASgLMiIubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldFJlc3BvbnNlEjAKBnJld2FyZBgDIAEoCzIgLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXRSZXdhcmQSEwoLcmVzcG9uc2VfaWQYBCABKAkSEgoKYWdlbnRfbmFtZRgFIAEoCRIUCgxyZXF1ZXN0X2pzb24YBiABKAwSFQoNcmVzcG9uc2VfanNvbhgHIAEoDBIPCgdzcGFuX2lkGAggASgJEhMKC3NlcXVlbmNlX2lkGAkgASgDIkwKDVRyaXBsZXRQcm9tcHQSEQoJdG9rZW5faWRzGAEgAygFEhQKDGNvbnRlbnRfanNvbhgCIAEoDBISCgppbWFnZV91cmxzGAMgAygJImMKD1RyaXBsZXRSZXNwb25zZRIRCgl0b2tlbl9pZHMYASADKAUSFAoMY29udGVudF9qc29uGAIgASgMEhUKDWxvZ3Byb2JzX2pzb24YAyABKAwSEAoIbG9ncHJvYnMYBCADKAEifAoNVHJpcGxldFJld2FyZBINCgV2YWx1ZRgBIAEoARI2CgpkaW1lbnNpb25zGAIgAygLMiIubGlnaHRuaW5nc3RvcmUudjEuUmV3YXJkRGltZW5zaW9uEg8KB3NwYW5faWQYAyABKAkSEwoLc2VxdWVuY2VfaWQYBCABKAMiLgoPUmV3YXJkRGltZW5zaW9uEgwKBG5hbWUYASABKAkSDQoFdmFsdWUYAiABKAEiWgoOVHJpcGxldFdhcm5pbmcSDwoHc3Bhbl9pZBgBIAEoCRITCgtzZXF1ZW5jZV9pZBgCIAEoAxIRCglhdHRyaWJ1dGUYAyABKAkSDwoHbWVzc2FnZRgEIAEoCSKKAgoPQXR0ZW1wdFRyaXBsZXRzEi4KB2F0dGVtcHQYASABKAsyHS5saWdodG5pbmdzdG9yZS52MS5BdHRlbXB0UmVmEiwKCHRyaXBsZXRzGAIgAygLMhoubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldBI7ChF1bm1hdGNoZWRfcmV3YXJkcxgDIAMoCzIgLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXRSZXdhcmQSMwoId2FybmluZ3MYBCADKAsyIS5saWdodG5pbmdzdG9yZS52MS5UcmlwbGV0V2FybmluZxIVCg13YXJuaW5nX2NvdW50GAUgASgFEhAKCGNvbXBsZXRlGAYgASgIIqAEChNMaXN0VHJpcGxldHNSZXF1ZXN0EhMKC3JvbGxvdXRfaWRzGAEgAygJEhIKCmF0dGVtcHRfaWQYAiABKAkSMAoGc291cmNlGAMgASgOMiAubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldFNvdXJjZRIWCg5sbG1fY2FsbF9tYXRjaBgEIAEoCRITCgthZ2VudF9tYXRjaBgFIAEoCRIoChtleGNsdWRlX2NhbGxzX3VuZGVyX3Jld2FyZHMYBiABKAhIAIgBARIYCgtkZWR1cGxpY2F0ZRgHIAEoCEgBiAEBEh0KEHJlcGFpcl9oaWVyYXJjaHkYCCABKAhIAogBARIbChNza2lwX3dpdGhvdXRfdG9rZW5zGAkgASgIEjYKDXJld2FyZF9wb2xpY3kYCiABKA4yHy5saWdodG5pbmdzdG9yZS52MS5SZXdhcmRQb2xpY3kSTwoNZmluYWxfcmV3YXJkcxgLIAMoCzI4LmxpZ2h0bmluZ3N0b3JlLnYxLkxpc3RUcmlwbGV0c1JlcXVlc3QuRmluYWxSZXdhcmRzRW50cnkaMwoRRmluYWxSZXdhcmRzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgBOgI4AUIeChxfZXhjbHVkZV9jYWxsc191bmRlcl9yZXdhcmRzQg4KDF9kZWR1cGxpY2F0ZUITChFfcmVwYWlyX2hpZXJhcmNoeSJMChRMaXN0VHJpcGxldHNSZXNwb25zZRI0CghhdHRlbXB0cxgBIAMoCzIiLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRUcmlwbGV0cypkCg1UcmlwbGV0U291cmNlEh4KGlRSSVBMRVRfU09VUkNFX1VOU1BFQ0lGSUVEEAASGQoVVFJJUExFVF9TT1VSQ0VfVFJBQ0VSEAESGAoUVFJJUExFVF9TT1VSQ0VfUFJPWFkQAiqRAQoMUmV3YXJkUG9saWN5Eh0KGVJFV0FSRF9QT0xJQ1lfVU5TUEVDSUZJRUQQABIiCh5SRVdBUkRfUE9MSUNZX0ZJUlNUX09DQ1VSUkVOQ0UQARIfChtSRVdBUkRfUE9MSUNZX0ZJUlNUX1NJQkxJTkcQAhIdChlSRVdBUkRfUE9MSUNZX0JZX1NFUVVFTkNFEANCgAEKFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgxUcmlwbGV0UHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_lightningstore_v1_attempt]);
+  fileDesc("Ch9saWdodG5pbmdzdG9yZS92MS90cmlwbGV0LnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSKfAgoHVHJpcGxldBIwCgZwcm9tcHQYASABKAsyIC5saWdodG5pbmdzdG9yZS52MS5UcmlwbGV0UHJvbXB0EjQKCHJlc3BvbnNlGAIgASgLMiIubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldFJlc3BvbnNlEjAKBnJld2FyZBgDIAEoCzIgLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXRSZXdhcmQSEwoLcmVzcG9uc2VfaWQYBCABKAkSEgoKYWdlbnRfbmFtZRgFIAEoCRIUCgxyZXF1ZXN0X2pzb24YBiABKAwSFQoNcmVzcG9uc2VfanNvbhgHIAEoDBIPCgdzcGFuX2lkGAggASgJEhMKC3NlcXVlbmNlX2lkGAkgASgDImAKDVRyaXBsZXRQcm9tcHQSEQoJdG9rZW5faWRzGAEgAygFEhQKDGNvbnRlbnRfanNvbhgCIAEoDBISCgppbWFnZV91cmxzGAMgAygJEhIKCnRvb2xzX2pzb24YBCABKAwiYwoPVHJpcGxldFJlc3BvbnNlEhEKCXRva2VuX2lkcxgBIAMoBRIUCgxjb250ZW50X2pzb24YAiABKAwSFQoNbG9ncHJvYnNfanNvbhgDIAEoDBIQCghsb2dwcm9icxgEIAMoASJ8Cg1UcmlwbGV0UmV3YXJkEg0KBXZhbHVlGAEgASgBEjYKCmRpbWVuc2lvbnMYAiADKAsyIi5saWdodG5pbmdzdG9yZS52MS5SZXdhcmREaW1lbnNpb24SDwoHc3Bhbl9pZBgDIAEoCRITCgtzZXF1ZW5jZV9pZBgEIAEoAyIuCg9SZXdhcmREaW1lbnNpb24SDAoEbmFtZRgBIAEoCRINCgV2YWx1ZRgCIAEoASJaCg5UcmlwbGV0V2FybmluZxIPCgdzcGFuX2lkGAEgASgJEhMKC3NlcXVlbmNlX2lkGAIgASgDEhEKCWF0dHJpYnV0ZRgDIAEoCRIPCgdtZXNzYWdlGAQgASgJIooCCg9BdHRlbXB0VHJpcGxldHMSLgoHYXR0ZW1wdBgBIAEoCzIdLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRSZWYSLAoIdHJpcGxldHMYAiADKAsyGi5saWdodG5pbmdzdG9yZS52MS5UcmlwbGV0EjsKEXVubWF0Y2hlZF9yZXdhcmRzGAMgAygLMiAubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldFJld2FyZBIzCgh3YXJuaW5ncxgEIAMoCzIhLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXRXYXJuaW5nEhUKDXdhcm5pbmdfY291bnQYBSABKAUSEAoIY29tcGxldGUYBiABKAgioAQKE0xpc3RUcmlwbGV0c1JlcXVlc3QSEwoLcm9sbG91dF9pZHMYASADKAkSEgoKYXR0ZW1wdF9pZBgCIAEoCRIwCgZzb3VyY2UYAyABKA4yIC5saWdodG5pbmdzdG9yZS52MS5UcmlwbGV0U291cmNlEhYKDmxsbV9jYWxsX21hdGNoGAQgASgJEhMKC2FnZW50X21hdGNoGAUgASgJEigKG2V4Y2x1ZGVfY2FsbHNfdW5kZXJfcmV3YXJkcxgGIAEoCEgAiAEBEhgKC2RlZHVwbGljYXRlGAcgASgISAGIAQESHQoQcmVwYWlyX2hpZXJhcmNoeRgIIAEoCEgCiAEBEhsKE3NraXBfd2l0aG91dF90b2tlbnMYCSABKAgSNgoNcmV3YXJkX3BvbGljeRgKIAEoDjIfLmxpZ2h0bmluZ3N0b3JlLnYxLlJld2FyZFBvbGljeRJPCg1maW5hbF9yZXdhcmRzGAsgAygLMjgubGlnaHRuaW5nc3RvcmUudjEuTGlzdFRyaXBsZXRzUmVxdWVzdC5GaW5hbFJld2FyZHNFbnRyeRozChFGaW5hbFJld2FyZHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAE6AjgBQh4KHF9leGNsdWRlX2NhbGxzX3VuZGVyX3Jld2FyZHNCDgoMX2RlZHVwbGljYXRlQhMKEV9yZXBhaXJfaGllcmFyY2h5IkwKFExpc3RUcmlwbGV0c1Jlc3BvbnNlEjQKCGF0dGVtcHRzGAEgAygLMiIubGlnaHRuaW5nc3RvcmUudjEuQXR0ZW1wdFRyaXBsZXRzKmQKDVRyaXBsZXRTb3VyY2USHgoaVFJJUExFVF9TT1VSQ0VfVU5TUEVDSUZJRUQQABIZChVUUklQTEVUX1NPVVJDRV9UUkFDRVIQARIYChRUUklQTEVUX1NPVVJDRV9QUk9YWRACKpEBCgxSZXdhcmRQb2xpY3kSHQoZUkVXQVJEX1BPTElDWV9VTlNQRUNJRklFRBAAEiIKHlJFV0FSRF9QT0xJQ1lfRklSU1RfT0NDVVJSRU5DRRABEh8KG1JFV0FSRF9QT0xJQ1lfRklSU1RfU0lCTElORxACEh0KGVJFV0FSRF9QT0xJQ1lfQllfU0VRVUVOQ0UQA0KAAQoUaW8ubGlnaHRuaW5nc3RvcmUudjFCDFRyaXBsZXRQcm90b1ABWlhnaXRodWIuY29tL2xpZ2h0bmluZ3N0b3JlL2xpZ2h0bmluZ3N0b3JlL2dlbmVyYXRlZC9nby9saWdodG5pbmdzdG9yZS92MTtsaWdodG5pbmdzdG9yZXYxYgZwcm90bzM", [file_lightningstore_v1_attempt]);
 
 /**
  * One call of a language model as training data: prompt, response, reward. The server derives triplets from
@@ -108,18 +108,28 @@ export type TripletPrompt = Message<"lightningstore.v1.TripletPrompt"> & {
   tokenIds: number[];
 
   /**
-   * JSON of the messages as traced, usually a list of objects. Empty if there are none.
+   * JSON of the messages as traced, usually a list of objects, the system's instructions first. Empty if there are
+   * none.
    *
    * @generated from field: bytes content_json = 2;
    */
   contentJson: Uint8Array;
 
   /**
-   * URLs of the images in the messages, in order. Data URLs are included in full.
+   * References to the images in the messages, in order: URLs, ids of files, and data URLs in full for images that
+   * are in the messages themselves.
    *
    * @generated from field: repeated string image_urls = 3;
    */
   imageUrls: string[];
+
+  /**
+   * JSON of the definitions of the tools that the model was offered, usually a list of objects. Empty if there
+   * are none.
+   *
+   * @generated from field: bytes tools_json = 4;
+   */
+  toolsJson: Uint8Array;
 };
 
 /**
@@ -150,14 +160,15 @@ export type TripletResponse = Message<"lightningstore.v1.TripletResponse"> & {
   contentJson: Uint8Array;
 
   /**
-   * JSON of logprobs.content, a list with one object per token. Empty if there is none.
+   * JSON of the log-probabilities, a list with one object per token. Numbers that JSON does not have, such as
+   * -Infinity, are null. Empty if there are none.
    *
    * @generated from field: bytes logprobs_json = 3;
    */
   logprobsJson: Uint8Array;
 
   /**
-   * The logprob of each object in logprobs_json. Empty unless every object has one.
+   * The logprob of each object in logprobs_json. Empty unless every object has a finite one.
    *
    * @generated from field: repeated double logprobs = 4;
    */
@@ -372,7 +383,9 @@ export type ListTripletsRequest = Message<"lightningstore.v1.ListTripletsRequest
   source: TripletSource;
 
   /**
-   * Pattern for the names of spans that are calls of a model. Empty: "openai\.chat\.completion". TRACER only.
+   * Pattern for the names of spans that are calls of a model. Empty: the attributes of a span decide, such as
+   * gen_ai.operation.name and openinference.span.kind; where they say nothing, the name
+   * "openai\.chat\.completion". TRACER only.
    *
    * @generated from field: string llm_call_match = 4;
    */
@@ -395,8 +408,9 @@ export type ListTripletsRequest = Message<"lightningstore.v1.ListTripletsRequest
   excludeCallsUnderRewards?: boolean | undefined;
 
   /**
-   * Keeps only the first call of each response id, and omits calls without a response id that lie under
-   * another call. Absent: true.
+   * Counts a call once that several spans record: those with the same response id, and those that lie within
+   * each other without an agent or a tool between them. The first one counts, and what it lacks is taken from the
+   * others. Absent: true.
    *
    * @generated from field: optional bool deduplicate = 7;
    */
@@ -484,8 +498,8 @@ export enum TripletSource {
   TRACER = 1,
 
   /**
-   * In a LiteLLM proxy in front of vLLM: raw_gen_ai_request and litellm_request spans, ordered by sequence id
-   * only, because the clocks of the agent and the proxy may differ.
+   * In a LiteLLM proxy in front of a model's server, of any provider: raw_gen_ai_request and litellm_request spans,
+   * ordered by sequence id only, because the clocks of the agent and the proxy may differ.
    *
    * @generated from enum value: TRIPLET_SOURCE_PROXY = 2;
    */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from lightningstore.v1 import attempt_pb2, rollout_pb2, span_pb2
 from rich.text import Text
 from rich.tree import Tree
 
+#: Lines of a stack trace that are shown, from its end.
+STACK_LINES = 8
 STYLES = {"call": "bold blue", "agent": "magenta", "reward": "yellow", "lost": "dim italic"}
 
 
@@ -120,11 +123,30 @@ def _label(line: Line) -> Text:
         label.append(f"  {note}", "yellow not bold" if note.startswith("reward") else "not bold")
     if line.error:
         label.append(f"  {line.error}", "red not bold")
+    for failure in line.exceptions:
+        if str(failure) != line.error:
+            label.append(f"\n{timeline.cut(str(failure))}", "red not bold")
+        stack = failure.stack_trace.splitlines()[-STACK_LINES:]
+        label.append("".join(f"\n{text}" for text in stack), "dim not bold")
     return label
 
 
 def _plain(line: Line) -> dict[str, Any]:
     told: dict[str, Any] = line._asdict()
     told["start_ns"], told["duration_ns"] = told.pop("start"), told.pop("duration")
-    told["rewards"], told["details"] = dict(line.rewards), dict(line.details)
+    told["rewards"], told["details"] = dict(line.rewards), _grouped(line.details)
+    told["exceptions"] = [failure._asdict() for failure in line.exceptions]
     return told
+
+
+def _grouped(details: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return details by name; of several with one name (events, links) a list."""
+    found: dict[str, Any] = {}
+    for name, value in details:
+        if name not in found:
+            found[name] = value
+        elif isinstance(found[name], list):
+            found[name].append(value)
+        else:
+            found[name] = [found[name], value]
+    return found

@@ -15,13 +15,14 @@ from lightningstore.service.rules import spans, wire
 from lightningstore.service.rules.errors import FieldInvalid, RolloutNotFound, SpansEvicted
 from lightningstore.service.rules.ids import LATEST, check_id
 from lightningstore.service.rules.rows import SpanRow
-from lightningstore.service.triplets import Node, Options, Place, Steps, T, Warnings
+from lightningstore.service.triplets import Call, Node, Options, Place, Steps, T, Warnings
 from lightningstore.v1.attempt_pb2 import AttemptRef
 from lightningstore.v1.span_pb2 import SpanBatch
 from lightningstore.v1.triplet_pb2 import (
     AttemptTriplets,
     ListTripletsRequest,
     ListTripletsResponse,
+    Triplet,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -127,14 +128,13 @@ class Triplets:
             return
         batches = _Batches(self._engine, target, through)
         nodes = await self._nodes(batches, options, warnings)
-        trace = await _in_slices(triplets.find_calls(nodes, options))
+        trace = await _in_slices(triplets.find_calls(nodes, options, warnings))
         del nodes
         # Triplets go out as bytes: put into a message each would be copied.
         made: list[bytes] = []
         size = looked_at = 0
         for at, call in enumerate(trace.calls):
-            span = await batches.span(_place(call.node))
-            triplet = triplets.triplet_of(call, span, options, warnings)
+            triplet = await _triplet(call, batches, options, warnings)
             if final is not None and at == len(trace.calls) - 1:
                 triplet.reward.CopyFrom(triplets.final_reward(final))
             data = triplet.SerializeToString()
@@ -150,7 +150,10 @@ class Triplets:
         if final is not None and not trace.calls:
             warnings.add((0, b""), "", "the final reward found no call")
         for node in trace.unmatched:
-            part.unmatched_rewards.append(triplets.reward_message(node))
+            if node.reward is not None:
+                part.unmatched_rewards.append(
+                    triplets.reward_message(node.reward, node.span_id, node.sequence_id)
+                )
             size += 64
             if size >= CHUNK_BYTES:
                 yield _joined(part, made)
@@ -217,6 +220,15 @@ class _Batches:
             del self._held[oldest]
             self._size -= self._sizes.pop(oldest)
         return batch
+
+
+async def _triplet(call: Call, batches: _Batches, options: Options, warnings: Warnings) -> Triplet:
+    spans = [await batches.span(_place(node)) for node in call.records]
+    tools = [await batches.span(_place(node)) for node in call.tools]
+    triplet = triplets.triplet_of(call, spans, tools, options, warnings)
+    if call.following is not None and triplets.lacks_answer(call, triplet):
+        triplets.add_answer(triplet, await batches.span(_place(call.following)))
+    return triplet
 
 
 def _part(target: _Target) -> AttemptTriplets:

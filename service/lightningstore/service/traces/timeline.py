@@ -2,22 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from lightningstore.service.triplets import Node, Options, Place, Warnings, payload, run, tree
-from lightningstore.service.triplets.values import plain
+from lightningstore.client.otlp import from_any_value
+from lightningstore.service.triplets import (
+    Node,
+    Options,
+    Place,
+    Warnings,
+    find_calls,
+    run,
+    tokens,
+    tree,
+)
+from lightningstore.service.triplets.kinds import Kind
+from lightningstore.service.triplets.layouts import layouts_of
+from lightningstore.service.triplets.values import Attributes, attributes_of, ignore
 from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 LOST = "(parent that never came)"
-_PROMPT_COUNTS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
-_RESPONSE_COUNTS = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
-_EXCEPTION = ("exception.type", "exception.message")
+_PROMPT_COUNTS = (
+    "gen_ai.usage.input_tokens",
+    "gen_ai.usage.prompt_tokens",
+    "llm.token_count.prompt",
+    "llm.usage.prompt_tokens",
+    "ai.usage.inputTokens",
+    "ai.usage.promptTokens",
+)
+_RESPONSE_COUNTS = (
+    "gen_ai.usage.output_tokens",
+    "gen_ai.usage.completion_tokens",
+    "llm.token_count.completion",
+    "llm.usage.completion_tokens",
+    "ai.usage.outputTokens",
+    "ai.usage.completionTokens",
+)
+_STATUS_WORDS = {Status.STATUS_CODE_OK: "ok", Status.STATUS_CODE_ERROR: "error"}
 #: Characters of a value that are shown, and values of a span.
 VALUE_LENGTH = 160
 SHOWN_ATTRIBUTES = 24
+SHOWN_EVENTS = 8
+#: Characters of a stack trace, from its end.
+STACK_LENGTH = 4000
+
+
+class Failure(NamedTuple):
+    """An exception that a span recorded."""
+
+    type: str
+    message: str
+    #: Its last lines, as far as they fit.
+    stack_trace: str
+
+    def __str__(self) -> str:
+        return ": ".join(word for word in (self.type, self.message) if word) or "exception"
 
 
 class Line(NamedTuple):
@@ -29,16 +70,20 @@ class Line(NamedTuple):
     duration: int
     #: "call", "agent", "reward", "lost" or "span".
     kind: str
-    #: Tokens of prompt and response; None where nothing tells them.
+    #: Tokens of prompt and response; None where nothing counts them.
     prompt_tokens: int | None
     response_tokens: int | None
-    #: What the provider calls the response; more than one span may tell of it. Empty: nothing.
+    #: Which call of a model it records, from 0; several spans may record one. None: not a call that counts.
+    call: int | None
+    #: Id that the provider gave the response; empty if there is none.
     response_id: str
     #: Name and value of each dimension, the primary one first.
     rewards: tuple[tuple[str, float], ...]
-    #: What went wrong; empty: nothing.
+    #: Why it failed; empty if it did not.
     error: str
-    #: What else it says, by key, cut to what fits.
+    #: Exceptions that it recorded, whether it failed or not.
+    exceptions: tuple[Failure, ...]
+    #: Its attributes, status, events and links, cut to what fits.
     details: tuple[tuple[str, str], ...]
 
     @property
@@ -64,30 +109,30 @@ class Timeline(NamedTuple):
     duration: int
 
     def total(self, name: str) -> int | None:
-        """Return the sum of prompt_tokens or response_tokens, None where no line tells any.
+        """Return the sum of prompt_tokens or response_tokens over all calls, None where no line has any.
 
-        Each response counts once: an agent's library and what lies below it may both tell of a call.
+        Each call counts once, with the first of its spans that has a count: the span of an agent's library, of the
+        client below it and of a proxy may all record the same call. An agent's own sum is not a call. In a trace
+        without calls every other span counts.
         """
-        of: dict[object, int] = {}
+        counts: dict[int, int] = {}
+        has_calls = any(line.call is not None for line in self.lines)
         for at, line in enumerate(self.lines):
-            if (count := getattr(line, name)) is not None:
-                of.setdefault(line.response_id or at, count)
-        return sum(of.values()) if of else None
+            key = line.call if has_calls or line.kind == "agent" else at
+            if key is not None and (count := getattr(line, name)) is not None:
+                counts.setdefault(key, count)
+        return sum(counts.values()) if counts else None
 
 
 def read(spans: Iterable[tuple[int, Span]]) -> Timeline:
     """Return the lines of numbered spans: a parent before its children, siblings by their start."""
-    options = Options.of(ListTripletsRequest())
     known = list(spans)
-    warnings = Warnings()
-    nodes = [
-        Node.of(span, number, Place(0, at), options, warnings)
-        for at, (number, span) in enumerate(known)
-    ]
+    nodes = _nodes(known)
     nodes.sort(key=lambda node: (node.sequence_id, node.start, node.span_id))
     root = run(tree.grow(nodes))
     if root is None:
         return Timeline((), 0)
+    calls = _calls(known)
     virtual = root.span_id == tree.VIRTUAL_ROOT
     zero = min(node.begin for node in nodes)
     lines = []
@@ -96,21 +141,40 @@ def read(spans: Iterable[tuple[int, Span]]) -> Timeline:
         node, depth = left.pop()
         if depth >= 0:
             span = None if node.place is None else known[node.place.at][1]
-            lines.append(_line(node, span, depth, zero))
+            lines.append(_line(node, span, depth, zero, calls.get(node.span_id)))
         left.extend((child, depth + 1) for child in reversed(node.children))
     return Timeline(lines, max(node.finish for node in nodes) - zero)
 
 
-def _line(node: Node, span: Span | None, depth: int, zero: int) -> Line:
+def _nodes(spans: Sequence[tuple[int, Span]]) -> list[Node]:
+    options, warnings = Options.of(ListTripletsRequest()), Warnings()
+    return [
+        Node.of(span, number, Place(0, at), options, warnings)
+        for at, (number, span) in enumerate(spans)
+    ]
+
+
+def _calls(spans: Sequence[tuple[int, Span]]) -> dict[bytes, int]:
+    """Return by span id which call of a model a span records, from 0."""
+    # In nodes of their own, for repairs of the tree must not show.
+    options = Options.of(ListTripletsRequest(exclude_calls_under_rewards=False))
+    found = run(find_calls(_nodes(spans), options, Warnings()))
+    return {
+        record.span_id: number for number, call in enumerate(found.calls) for record in call.records
+    }
+
+
+def _line(node: Node, span: Span | None, depth: int, zero: int, call: int | None) -> Line:
     start, duration = node.begin - zero, max(0, node.finish - node.begin)
     if span is None:
-        return Line(depth, LOST, start, duration, "lost", None, None, "", (), "", ())
-    found = payload.attributes(span)
-    prompt, response = _tokens(span, found)
+        return Line(depth, LOST, start, duration, "lost", None, None, None, "", (), "", (), ())
+    found = attributes_of(span)
+    exceptions = tuple(_exceptions(span))
+    prompt, response = _tokens(found)
     kind = "span"
     if node.reward:
         kind = "reward"
-    elif node.is_call or response is not None:
+    elif node.is_call or (response is not None and node.kind is Kind.UNKNOWN):
         kind = "call"
     elif node.agent:
         kind = "agent"
@@ -122,61 +186,79 @@ def _line(node: Node, span: Span | None, depth: int, zero: int) -> Line:
         kind,
         prompt,
         response,
+        call,
         node.response_id,
         tuple(node.reward or ()),
-        _error(span),
-        _details(node, found),
+        _error(span, exceptions),
+        exceptions,
+        tuple(_details(node, span, found)),
     )
 
 
-def _tokens(span: Span, found: Any) -> tuple[int | None, int | None]:
+def _tokens(found: Attributes) -> tuple[int | None, int | None]:
     """Return how many tokens a call took: as its usage says, or else as its token ids do."""
-    counts = tuple(_count(found, keys) for keys in (_PROMPT_COUNTS, _RESPONSE_COUNTS))
-    if counts != (None, None):
-        return counts[0], counts[1]
-    prompt, response = payload.tracer_tokens(found, payload.nobody)
-    if not (prompt or response):
-        prompt, response = payload.proxy_tokens(span.name, found, payload.nobody)
-    return len(prompt) if prompt else None, len(response) if response else None
+    prompt, response = _count(found, _PROMPT_COUNTS), _count(found, _RESPONSE_COUNTS)
+    if prompt is not None or response is not None:
+        return prompt, response
+    asked, answered = tokens.of_call(found, layouts_of(found).tokens, ignore)
+    return tokens.count(asked) or None, tokens.count(answered) or None
 
 
-def _count(found: Any, keys: Sequence[str]) -> int | None:
+def _count(found: Attributes, keys: Sequence[str]) -> int | None:
     for key in keys:
-        value = plain(found[key]) if key in found else None
+        value = from_any_value(found[key]) if key in found else None
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
             return int(value)
     return None
 
 
-def _error(span: Span) -> str:
-    """Return what went wrong in a span: its status, or else the exception that it noted."""
+def _error(span: Span, exceptions: Sequence[Failure]) -> str:
+    """Return why a span failed: its status, or else the exception that it recorded."""
     if span.status.code != Status.STATUS_CODE_ERROR:
         return ""
     if span.status.message:
         return cut(printable(span.status.message))
-    for event in span.events:
-        told = {pair.key: str(plain(pair.value)) for pair in event.attributes}
-        words = [told[key] for key in _EXCEPTION if key in told]
-        if words:
-            return cut(printable(": ".join(words)))
-    return "error"
+    return cut(str(exceptions[0])) if exceptions else "error"
 
 
-def _details(node: Node, found: Any) -> tuple[tuple[str, str], ...]:
-    told = [("sequence id", str(node.sequence_id)), ("span id", node.span_id.hex())]
-    told += [
-        (printable(key), cut(printable(_text(value))))
-        for key, value in islice(found.items(), SHOWN_ATTRIBUTES)
-    ]
+def _exceptions(span: Span) -> Iterator[Failure]:
+    events = (event for event in span.events if event.name == "exception")
+    for event in islice(events, SHOWN_EVENTS):
+        found = {pair.key: str(from_any_value(pair.value)) for pair in event.attributes}
+        stack = found.get("exception.stacktrace", "")[-STACK_LENGTH:].splitlines()
+        yield Failure(
+            cut(printable(found.get("exception.type", ""))),
+            cut(printable(found.get("exception.message", ""))),
+            "\n".join(printable(line) for line in stack),
+        )
+
+
+def _details(node: Node, span: Span, found: Attributes) -> Iterator[tuple[str, str]]:
+    yield "sequence id", str(node.sequence_id)
+    yield "span id", node.span_id.hex()
+    if span.status.code:
+        code = _STATUS_WORDS.get(span.status.code, str(span.status.code))
+        yield "status", cut(printable(f"{code} {span.status.message}".strip()))
+    for key, value in islice(found.items(), SHOWN_ATTRIBUTES):
+        yield printable(key), cut(printable(_text(value)))
     if len(found) > SHOWN_ATTRIBUTES:
-        told.append(("…", f"{len(found) - SHOWN_ATTRIBUTES} more"))
-    return tuple(told)
+        yield "…", f"{len(found) - SHOWN_ATTRIBUTES} more"
+    for event in islice(span.events, SHOWN_EVENTS):
+        told = ", ".join(f"{pair.key}={_text(pair.value)}" for pair in event.attributes)
+        offset = max(0, event.time_unix_nano - span.start_time_unix_nano)
+        place = f" at +{duration_text(offset)}" if event.time_unix_nano else ""
+        yield f"event{place}", cut(printable(f"{event.name} {told}".strip()))
+    for link in islice(span.links, SHOWN_EVENTS):
+        yield "link", f"trace {link.trace_id.hex()} span {link.span_id.hex()}"
+    more = max(0, len(span.events) - SHOWN_EVENTS) + max(0, len(span.links) - SHOWN_EVENTS)
+    if more:
+        yield "…", f"{more} more events and links"
 
 
 def _text(value: Any) -> str:
     if value.WhichOneof("value") == "string_value":
         return str(value.string_value[: VALUE_LENGTH + 1])
-    return str(plain(value))
+    return str(from_any_value(value))
 
 
 def cut(text: str) -> str:

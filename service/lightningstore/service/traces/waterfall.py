@@ -150,6 +150,7 @@ def _row(line: Line, y: int, total: int) -> Iterator[str]:
             f"{line.name}  {duration_text(line.duration)}, at {duration_text(line.start)}",
             *line.notes,
             *([f"error: {line.error}"] if line.error else []),
+            *(f"{failure}\n{failure.stack_trace}".rstrip() for failure in line.exceptions),
             *(f"{key}: {value}" for key, value in line.details),
         ]
     )

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
-from lightningstore.service.triplets import payload, rewards
+from lightningstore.service.triplets import rewards, tokens
+from lightningstore.service.triplets.kinds import (
+    GEN_AI_AGENT,
+    OPERATION,
+    Kind,
+    Mark,
+    agent_name,
+    kind_of,
+    looks_like_agent,
+    mark_of,
+    text,
+)
+from lightningstore.service.triplets.layouts import layouts_of
 from lightningstore.service.triplets.options import Options
-from lightningstore.service.triplets.values import Attributes, Warnings
+from lightningstore.service.triplets.values import Attributes, attributes_of
+from lightningstore.service.triplets.warnings import Warnings
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-RESPONSE_IDS = ("gen_ai.response.id", "agentlightning.operation.output.id")
-_OPERATION = "agentlightning.operation"
-_AGENT_KEYS = (
-    "agent.name",
-    "agentops.span.kind",
-    "operation.name",
-    "recipient_agent_type",
-    "langchain.chain.type",
-    "executor.id",
-    "type",
-    "agentlightning.operation.input.name",
-    "lc_name",
-    "gen_ai.agent.name",
-)
-_WANTED = frozenset((*_AGENT_KEYS, *RESPONSE_IDS, *rewards.KEYS, "agentlightning.operation.name"))
-_AGENT_WORDS = frozenset(_AGENT_KEYS)
+RESPONSE_IDS = ("gen_ai.response.id", f"{OPERATION}.output.id")
+#: The id at the start of an answer that is JSON.
+_ANSWER_ID = re.compile(r'\s*\{\s*"id"\s*:\s*"([^"\\]{1,256})"')
 
 
 class Place(NamedTuple):
@@ -48,9 +49,14 @@ class Node:
         "has_tokens",
         "holds_reward",
         "is_call",
+        "kind",
+        "likely_agent",
+        "moved",
         "order",
+        "own_agent",
         "parent_id",
         "place",
+        "proxied",
         "response_id",
         "reward",
         "sequence_id",
@@ -66,27 +72,36 @@ class Node:
         start: int = 0,
         end: int = 0,
     ) -> None:
-        """Take what a span is ordered by. Times are nanoseconds, 0 where they are missing."""
+        """Times are nanoseconds, 0 where they are missing."""
         self.span_id = span_id
         self.parent_id = parent_id
         self.sequence_id = sequence_id
         self.start = start
         self.end = end
-        #: The times that it is ordered by: never missing, see `trace.fill_times`.
+        #: The times that it is ordered by: never missing, see `tree.fill_times`.
         self.begin = start
         self.finish = end
         #: Sorts siblings; ends in the span id, so no two are equal.
         self.order: tuple[int, int, bytes] = (start, sequence_id, span_id)
         self.children: list[Node] = []
+        #: Whether it was put under a span that is not its parent, because that encloses it in time.
+        self.moved = False
         self.place: Place | None = None
+        self.kind = Kind.UNKNOWN
+        #: Name of the agent that the spans below it belong to.
         self.agent = ""
+        #: Name of a span that looks like an agent's, though no attribute says so.
+        self.likely_agent = ""
+        #: Name of the agent that makes this call, by the call's own attributes.
+        self.own_agent = ""
         self.response_id = ""
         self.reward: rewards.Reward | None = None
-        #: Whether it says that it holds a reward, be it readable or not.
+        #: Whether it is marked as a reward, be it readable or not.
         self.holds_reward = False
-        #: Whether its name is that of a call.
         self.is_call = False
-        #: Whether it has token ids of prompt and response. Looked for only where it decides.
+        #: Whether it is a proxy's record of a call.
+        self.proxied = False
+        #: Whether it has token ids of prompt and response. Read only where it decides.
         self.has_tokens = False
 
     @classmethod
@@ -103,40 +118,55 @@ class Node:
         )
         node.place = place
         name = span.name
+        found: Attributes
+        found, marks = _wanted(span)
+        if marks & Mark.TELLING or span.events:
+            node.kind = kind_of(marks, found, span)
+        node.proxied = name in tokens.PROXY_SPANS
         if options.proxy:
-            node.is_call = name in (payload.RAW_REQUEST, payload.PROXY_REQUEST)
+            node.is_call = node.proxied
+        elif options.by_attributes and node.kind is not Kind.UNKNOWN:
+            node.is_call = node.kind is Kind.CALL
         else:
             node.is_call = options.is_call(name)
-        with_tokens = node.is_call and (options.proxy or options.skip_without_tokens)
-        found: Attributes = payload.attributes(span) if with_tokens else _wanted(span)
         if found:
-            node._read(name, found, warnings)
-        if with_tokens:
-            node._look_for_tokens(name, found, options, warnings)
+            node._read(name, found, marks, warnings)
+        if node.kind is Kind.UNKNOWN and not node.is_call and looks_like_agent(name):
+            node.likely_agent = name
+        if node.is_call:
+            warnings.calls += 1
+            if options.proxy or options.skip_without_tokens:
+                node._look_for_tokens(name, span, options, warnings)
+        elif not warnings.calls:
+            warnings.note(name, (pair.key for pair in span.attributes))
         return node
 
-    def _look_for_tokens(
-        self, name: str, found: Attributes, options: Options, warnings: Warnings
-    ) -> None:
+    def _look_for_tokens(self, name: str, span: Span, options: Options, warnings: Warnings) -> None:
         def warn(key: str, message: str) -> None:
             warnings.add(self.where, key, message)
 
+        found = attributes_of(span)
+        places = layouts_of(found).tokens
         if options.proxy:
-            prompt, response = payload.proxy_tokens(name, found, warn)
-            self.response_id = ""
-            for key in payload.PROXY_RESPONSE_IDS:
-                self.response_id = self.response_id or text(found, key)
+            prompt, response = tokens.of_proxy(name, found, places, warn)
         else:
-            prompt, response = payload.tracer_tokens(found, warn)
+            prompt, response = tokens.of_call(found, places, warn)
         self.has_tokens = bool(prompt and response)
 
-    def _read(self, name: str, found: Attributes, warnings: Warnings) -> None:
-        if not _AGENT_WORDS.isdisjoint(found):
-            self.agent = _agent_name(name, found)
-        for key in RESPONSE_IDS:
-            self.response_id = self.response_id or text(found, key)
-        rewards.read(self, name, found, warnings)
-        if name == _OPERATION and text(found, "agentlightning.operation.name") == rewards.PREFIX:
+    def _read(self, name: str, found: Attributes, marks: int, warnings: Warnings) -> None:
+        if marks & Mark.AGENT or self.kind is Kind.AGENT:
+            self.agent = agent_name(name, found, self.kind)
+            if self.is_call:
+                self.own_agent = text(found, GEN_AI_AGENT)
+        if marks & (Mark.RESPONSE_ID | Mark.ANSWER):
+            self.response_id = _response_id(found) if self.is_call else ""
+        if marks & Mark.REWARD:
+            reading = rewards.read(name, found)
+            self.holds_reward = reading.is_marked
+            self.reward = reading.dimensions or None
+            for key, fault in reading.faults:
+                warnings.add(self.where, key, fault)
+        if name == OPERATION and text(found, f"{OPERATION}.name") == rewards.MARK:
             self.holds_reward = True
 
     @property
@@ -145,35 +175,29 @@ class Node:
         return self.sequence_id, self.span_id
 
 
-def _wanted(span: Span) -> dict[str, AnyValue]:
-    """Return the attributes that a node is made of."""
+def _wanted(span: Span) -> tuple[dict[str, AnyValue], int]:
+    """Return the attributes that a node is made of, and the marks of all keys."""
     found: dict[str, AnyValue] = {}
+    marks = 0
     for pair in span.attributes:
         key = pair.key
-        if key in _WANTED or key.startswith(rewards.PREFIX):
-            found[key] = pair.value
-    return found
+        mark = mark_of(key)
+        if mark:
+            marks |= mark
+            if mark & Mark.WANTED:
+                found[key] = pair.value
+    return found, marks
 
 
-def text(found: Attributes, key: str) -> str:
-    """Return the text of an attribute, empty if there is none."""
-    value = found.get(key)
-    return "" if value is None else value.string_value
-
-
-def _agent_name(name: str, found: Attributes) -> str:
-    """Return the name of the agent that a span is, empty if it is none: the first hit of many customs."""
-    if given := text(found, "agent.name"):
-        return given
-    if text(found, "agentops.span.kind") == "agent" and (given := text(found, "operation.name")):
-        return given
-    for key in ("recipient_agent_type", "langchain.chain.type", "executor.id"):
-        if given := text(found, key):
-            return given
-    if text(found, "type") == "agent" and (
-        given := text(found, "agentlightning.operation.input.name")
-    ):
-        return given
-    if name.startswith("langchain.Chain.") and (given := text(found, "lc_name")):
-        return given
-    return text(found, "gen_ai.agent.name")
+def _response_id(found: Attributes) -> str:
+    """Return the id that the model's server gave the answer, empty if it is not known."""
+    for key in RESPONSE_IDS:
+        if named := text(found, key):
+            return named
+    for key, value in found.items():
+        mark = mark_of(key)
+        if mark & Mark.RESPONSE_ID and value.string_value:
+            return value.string_value
+        if mark & Mark.ANSWER and (answer := _ANSWER_ID.match(value.string_value)):
+            return answer[1]
+    return ""

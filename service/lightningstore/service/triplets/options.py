@@ -33,6 +33,8 @@ Matcher = Callable[[str], bool]
 class Options:
     """How calls are found and rewarded. Made by `of`."""
 
+    #: Whether attributes decide what is a call, and the name only where they do not.
+    by_attributes: bool
     is_call: Matcher
     #: None: any agent, and none at all.
     is_agent: Matcher | None
@@ -62,6 +64,7 @@ class Options:
         _check_final_rewards(request)
         agent = request.agent_match
         return cls(
+            by_attributes=not request.llm_call_match,
             is_call=matcher("llm_call_match", request.llm_call_match or LLM_CALL_MATCH),
             is_agent=matcher("agent_match", agent) if agent else None,
             proxy=proxy,

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from lightningstore.service.triplets import payload, rewards
+from lightningstore.service.triplets import calls, contents, rewards
+from lightningstore.service.triplets.kinds import Kind
+from lightningstore.service.triplets.matching import match
 from lightningstore.service.triplets.nodes import Node
 from lightningstore.service.triplets.options import Options
-from lightningstore.service.triplets.steps import SLICE, Steps
+from lightningstore.service.triplets.steps import Steps
 from lightningstore.service.triplets.tree import grow, preorder, repair
-from lightningstore.service.triplets.values import Warnings
+from lightningstore.service.triplets.values import ignore
+from lightningstore.service.triplets.warnings import Warnings
 from lightningstore.v1.triplet_pb2 import Triplet
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-#: Name of the agent outside of any.
-ANY_AGENT = "*"
+#: Spans of one call's tools that are read.
+_MAX_TOOLS = 16
 
 
 class Call(NamedTuple):
     """A call of a model that becomes a triplet."""
 
-    node: Node
+    #: The spans that record it, the first from above first.
+    records: tuple[Node, ...]
+    #: Spans of tools right below them.
+    tools: tuple[Node, ...]
     agent: str
+    response_id: str
     #: The span with its reward.
     rewarded_by: Node | None
+    #: The first span of the next call under the same agent; its prompt may repeat the answer to this one.
+    following: Node | None
+
+    @property
+    def node(self) -> Node:
+        """The first of its spans."""
+        return self.records[0]
 
 
 class Trace(NamedTuple):
@@ -35,79 +49,72 @@ class Trace(NamedTuple):
     unmatched: list[Node]
 
 
-def find_calls(nodes: Iterable[Node], options: Options) -> Steps[Trace]:
+def find_calls(nodes: Iterable[Node], options: Options, warnings: Warnings) -> Steps[Trace]:
     """Return the calls in the order of their triplets. The order of `nodes` does not matter."""
     ordered = sorted(nodes, key=lambda n: (n.sequence_id, n.start, n.span_id, n.end, n.parent_id))
     yield
     if options.proxy:
-        found = [(node, "") for node in _proxy_calls(ordered, options)]
+        found = calls.of_proxy(ordered, options)
     else:
         root = yield from grow(ordered)
         if root is None:
             return Trace([], [])
         if options.repair_hierarchy:
             yield from repair(root)
-        found = yield from _search(root, options)
+        found = yield from calls.of_tree(root, options)
         ordered = preorder(root)
-    chosen = [node for node, _ in found]
-    given, unmatched = yield from rewards.match(options.reward_policy, ordered, chosen)
-    return Trace([Call(node, agent, given.get(node.span_id)) for node, agent in found], unmatched)
+    if not found and ordered:
+        warnings.add((0, b""), "", _why_none(warnings))
+    chosen = [call.node for call in found]
+    given, unmatched = yield from match(options.reward_policy, ordered, chosen)
+    made: list[Call] = []
+    following: dict[str, Node] = {}
+    for call in reversed(found):
+        made.append(_call(call, given.get(call.node.span_id), following.get(call.agent)))
+        following[call.agent] = call.node
+    made.reverse()
+    return Trace(made, unmatched)
 
 
-def _proxy_calls(nodes: list[Node], options: Options) -> list[Node]:
-    """Return the calls with token ids, the first of each response id."""
-    seen: set[str] = set()
-    calls: list[Node] = []
-    for node in nodes:
-        if not node.is_call or not node.has_tokens:
-            continue
-        if options.deduplicate and node.response_id:
-            if node.response_id in seen:
-                continue
-            seen.add(node.response_id)
-        calls.append(node)
-    return calls
+def _why_none(warnings: Warnings) -> str:
+    if warnings.calls:
+        return (
+            f"none of the {warnings.calls} calls of a model counts: check agent_match and skip_without_tokens, "
+            "and whether they lie under a reward"
+        )
+    return f"no span is known as a call of a model; {warnings.describe()}"
 
 
-def _search(root: Node, options: Options) -> Steps[list[tuple[Node, str]]]:
-    """Return the calls of a tree from above, each with the agent that it is under."""
-    seen: set[str] = set()
-    calls: list[tuple[Node, str]] = []
-    everywhere = ANY_AGENT if options.is_agent is None else ""
-    # A node, the agent that it is under, and whether it lies under a reward or under another call.
-    left: list[tuple[Node, str, bool, bool]] = [(root, everywhere, False, False)]
-    count = 0
-    while left:
-        node, agent, in_reward, in_call = left.pop()
-        count += 1
-        if count % SLICE == 0:
-            yield
-        if node.is_call and agent and not in_reward:
-            known = node.response_id in seen if node.response_id else in_call
-            if not (options.deduplicate and known):
-                seen.add(node.response_id)
-                in_call = True
-                if node.has_tokens or not options.skip_without_tokens:
-                    calls.append((node, agent))
-        if node.agent:
-            named = options.is_agent is None or options.is_agent(node.agent)
-            agent = node.agent if named else ""
-        if node.holds_reward and options.exclude_calls_under_rewards:
-            in_reward = True
-        left.extend((child, agent, in_reward, in_call) for child in reversed(node.children))
-    return calls
+def _call(found: calls.Found, rewarded_by: Node | None, following: Node | None) -> Call:
+    node = found.node
+    records: tuple[Node, ...] = (node,)
+    if found.others:
+        records = (node, *found.others)
+    tools: tuple[Node, ...] = ()
+    if any(record.children for record in records):
+        tools = tuple(_tools_below(records))[:_MAX_TOOLS]
+    following = None if node.proxied else following
+    return Call(records, tools, found.agent, found.response_id, rewarded_by, following)
 
 
-def triplet_of(call: Call, span: Span, options: Options, warnings: Warnings) -> Triplet:
-    """Return the triplet of a call, out of its span."""
+def _tools_below(records: Iterable[Node]) -> Iterator[Node]:
+    for record in records:
+        for child in record.children:
+            if child.kind is Kind.TOOL and not child.moved:
+                yield child
+
+
+def triplet_of(
+    call: Call, spans: Sequence[Span], tools: Sequence[Span], options: Options, warnings: Warnings
+) -> Triplet:
+    """Return the triplet of a call. `spans` and `tools`: those of its nodes, in their order."""
     node = call.node
     triplet = Triplet(
-        response_id=node.response_id,
+        response_id=call.response_id,
         agent_name=call.agent,
         span_id=node.span_id.hex(),
         sequence_id=node.sequence_id,
     )
-    found = payload.attributes(span)
 
     def warn(key: str, message: str) -> None:
         warnings.add(node.where, key, message)
@@ -115,12 +122,22 @@ def triplet_of(call: Call, span: Span, options: Options, warnings: Warnings) -> 
     triplet.prompt.SetInParent()
     triplet.response.SetInParent()
     if options.proxy:
-        prompt, response = payload.proxy_tokens(span.name, found, payload.nobody)
+        contents.fill_from_proxy(triplet, spans[0], warn)
     else:
-        told = payload.nobody if options.skip_without_tokens else warn
-        prompt, response = payload.tracer_tokens(found, told)
-        payload.fill(triplet, found, warn)
-    payload.put_tokens(triplet, prompt, response)
-    if call.rewarded_by is not None:
-        triplet.reward.CopyFrom(rewards.message(call.rewarded_by))
+        told = ignore if options.skip_without_tokens else warn
+        contents.fill(triplet, spans, tools, warn, told)
+    if (by := call.rewarded_by) is not None and by.reward is not None:
+        triplet.reward.CopyFrom(rewards.message(by.reward, by.span_id, by.sequence_id))
     return triplet
+
+
+def lacks_answer(call: Call, triplet: Triplet) -> bool:
+    """Tell whether the spans of a call have no answer, and the next call may repeat it in its prompt."""
+    return call.following is not None and not triplet.response.content_json
+
+
+def add_answer(triplet: Triplet, following: Span) -> None:
+    """Take the answer from the prompt of the next call, if that begins with this one's and goes on with an answer."""
+    answer = contents.answer_within(triplet.prompt.content_json, following)
+    if answer is not None:
+        triplet.response.content_json = answer

@@ -174,6 +174,7 @@ def repair(root: Node) -> Steps[None]:
         if others is not None:
             yield from others.join(child.span_id, over)
         moved[child.span_id] = over
+        child.moved = True
         parent.children.append(child)
         touched[parent.span_id] = parent
         count -= 1

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.client._datasets import otlp_json, rows
 from lightningstore.client._datasets.exported import ExportedRollout
-from lightningstore.client._values.spans import from_any_value
+from lightningstore.client._values.any_value import from_any_value
 from lightningstore.client.values import Rollout
 from lightningstore.v1.span_pb2 import SpanBatch
 
@@ -44,7 +44,8 @@ _ATTEMPT = pa.struct(
         "metadata": _TEXT,
     }
 )
-_DIMENSIONS = pa.map_(_TEXT, pa.float64())
+# Not a map: Hugging Face's datasets cannot load one.
+_DIMENSIONS = pa.list_(pa.struct({"name": _TEXT, "value": pa.float64()}))
 _TRIPLET = pa.struct(
     {
         "attempt_id": _TEXT,
@@ -59,6 +60,7 @@ _TRIPLET = pa.struct(
         "logprobs": pa.list_(pa.float64()),
         "prompt": _TEXT,
         "response": _TEXT,
+        "tools": _TEXT,
         "image_urls": pa.list_(_TEXT),
         "logprobs_content": _TEXT,
         "request_metadata": _TEXT,
@@ -119,6 +121,7 @@ _READ = [name for name in SCHEMA.names if name not in _SHOWN_ONLY]
 _TRIPLET_TEXTS = (
     "prompt",
     "response",
+    "tools",
     "logprobs_content",
     "request_metadata",
     "response_metadata",
@@ -152,7 +155,7 @@ def _columns(row: dict[str, Any]) -> dict[str, Any]:
     if "triplets" in row:
         columns["triplets"] = list(map(_triplet, json.loads(row["triplets"])))
         columns["unmatched_rewards"] = [
-            {**reward, "dimensions": list(reward["dimensions"].items())}
+            {**reward, "dimensions": _dimensions(reward["dimensions"])}
             for reward in row["unmatched_rewards"]
         ]
     if "spans" in row:
@@ -185,9 +188,14 @@ def _attempt(told: dict[str, Any]) -> dict[str, Any]:
 def _triplet(told: dict[str, Any]) -> dict[str, Any]:
     return {
         **told,
-        **{name: None if told[name] is None else _text(told[name]) for name in _TRIPLET_TEXTS},
-        "rewards": list(told["rewards"].items()),
+        # A partial file of an earlier release may lack some.
+        **{name: None if told.get(name) is None else _text(told[name]) for name in _TRIPLET_TEXTS},
+        "rewards": _dimensions(told["rewards"]),
     }
+
+
+def _dimensions(values: dict[str, float]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def _spans(batch: SpanBatch) -> Iterator[dict[str, Any]]:

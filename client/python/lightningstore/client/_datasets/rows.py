@@ -123,6 +123,7 @@ def _triplet(triplet: Triplet) -> str:
     texts = {
         "prompt": message.prompt.content_json or b"null",
         "response": message.response.content_json or b"null",
+        "tools": message.prompt.tools_json or b"null",
         "logprobs_content": message.response.logprobs_json or b"null",
         "request_metadata": message.request_json or b"{}",
         "response_metadata": message.response_json or b"{}",

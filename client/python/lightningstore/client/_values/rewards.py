@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from lightningstore.client._values.spans import Span
 from opentelemetry.proto.trace.v1 import trace_pb2
@@ -13,7 +14,10 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 ANNOTATION = "agentlightning.annotation"
 REWARD = "agentlightning.reward"
 PRIMARY = "primary"
-_OUTPUTS = ("agentops.task.output", "agentops.entity.output")
+OUTPUTS = ("agentops.task.output", "agentops.entity.output")
+MALFORMED = "not a reward: it must be a finite number"
+#: Characters of a text that is read as a reward.
+MAX_TEXT = 1 << 16
 
 
 def finite(value: Any, wanted: str = "a finite number") -> float:
@@ -53,46 +57,134 @@ def find_final_reward(spans: Iterable[Span]) -> float | None:
 
 def span_reward(span: Span) -> float | None:
     """Return the primary reward that a span holds, None if it holds none that can be read."""
-    attributes = span.attributes
-    first = min((i for i in map(_index, attributes) if i is not None), default=None)
-    if first is not None:
-        return _number(attributes[f"{REWARD}.{first}.value"])
-    if REWARD in attributes:
-        return _value(attributes[REWARD])
-    for key in _OUTPUTS:
-        output = attributes.get(key)
-        if isinstance(output, str):
-            output = _json(output)
-        if isinstance(output, dict) and output.get("type") == "reward":
-            return _value(output.get("value"))
-    if span.name in (ANNOTATION, REWARD):
-        return _value(attributes.get("reward"))
-    return None
+    dimensions = read_reward(span.name, span.attributes).dimensions
+    return dimensions[0].value if dimensions else None
 
 
 def may_hold(span: trace_pb2.Span) -> bool:
     """Tell at a glance whether a span can hold a reward: whether `span_reward` is worth its time."""
     if span.name in (ANNOTATION, REWARD):
         return True
-    return any(pair.key.startswith(REWARD) or pair.key in _OUTPUTS for pair in span.attributes)
+    return any(pair.key.startswith(REWARD) or pair.key in OUTPUTS for pair in span.attributes)
 
 
-def _index(key: str) -> int | None:
-    if not (key.startswith(f"{REWARD}.") and key.endswith(".value")):
-        return None
-    digits = key[len(REWARD) + 1 : -len(".value")]
-    return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 10 else None
+# Reading
 
 
-def _value(value: Any) -> float | None:
+class Dimension(NamedTuple):
+    """One number of a reward."""
+
+    name: str
+    value: float
+
+
+class RewardReading(NamedTuple):
+    """What a span says about a reward."""
+
+    #: Whether the span is marked as a reward, even if its value cannot be read.
+    is_marked: bool
+    #: All dimensions, the primary one first; empty if there is no reward, or none that can be read.
+    dimensions: tuple[Dimension, ...] = ()
+    #: Keys of attributes that cannot be read, each with the reason.
+    faults: tuple[tuple[str, str], ...] = ()
+
+
+_NO_REWARD = RewardReading(is_marked=False)
+
+
+def read_reward(name: str, attributes: Mapping[str, Any]) -> RewardReading:
+    """Return the reward of a span, from the first of the places where one may be written.
+
+    Args:
+        name: Name of the span.
+        attributes: Its attributes as Python values; only those that concern rewards are read.
+
+    Returns:
+        The reading. If the primary dimension cannot be read there are no dimensions.
+
+    """
+    numbered = _numbered(attributes)
+    if numbered:
+        return _read_numbered(numbered, attributes)
+    if REWARD in attributes:
+        return _read_value(REWARD, attributes[REWARD])
+    faults: tuple[tuple[str, str], ...] = ()
+    for key in OUTPUTS:
+        if key in attributes:
+            reading = _read_output(key, attributes[key])
+            if reading.is_marked:
+                return reading
+            faults += reading.faults
+    if "reward" in attributes and name in (ANNOTATION, REWARD):
+        return _read_value("reward", attributes["reward"])
+    return RewardReading(is_marked=False, faults=faults) if faults else _NO_REWARD
+
+
+def _numbered(attributes: Mapping[str, Any]) -> dict[int, str]:
+    """Return the keys `agentlightning.reward.<i>.value` by their number."""
+    found: dict[int, str] = {}
+    for key in attributes:
+        if key.startswith(f"{REWARD}.") and key.endswith(".value"):
+            digits = key[len(REWARD) + 1 : -len(".value")]
+            if digits.isascii() and digits.isdecimal() and len(digits) < 10:
+                found[int(digits)] = key
+    return found
+
+
+def _read_numbered(keys: Mapping[int, str], attributes: Mapping[str, Any]) -> RewardReading:
+    dimensions: list[Dimension] = []
+    faults: list[tuple[str, str]] = []
+    for place, index in enumerate(sorted(keys)):
+        value = _number(attributes[keys[index]])
+        if value is None:
+            faults.append((keys[index], MALFORMED))
+            if place == 0:
+                break  # another dimension must not pass for the primary one
+            continue
+        name = attributes.get(f"{REWARD}.{index}.name")
+        named = name if isinstance(name, str) else ""
+        dimensions.append(Dimension(named or (str(index) if place else PRIMARY), value))
+    return RewardReading(True, tuple(dimensions), tuple(faults))
+
+
+def _read_output(key: str, output: Any) -> RewardReading:
+    """Read an output of AgentOps, which may say that it is a reward."""
+    if isinstance(output, str):
+        if '"reward"' not in output and "'reward'" not in output:
+            return _NO_REWARD  # some other output: no need to parse it
+        try:
+            output = _parsed(output)
+        except ValueError:
+            fault = ((key, "not JSON"),) if output.lstrip().startswith("{") else ()
+            return RewardReading(is_marked=False, faults=fault)
+    if not isinstance(output, dict) or output.get("type") != "reward":
+        return _NO_REWARD
+    if output.get("value") is None:
+        return _NO_REWARD  # of the type, and empty
+    return _read_value(key, output["value"])
+
+
+def _read_value(key: str, value: Any) -> RewardReading:
     """Read a reward given as one value: a number, a list of named ones, or the JSON text of either."""
     if isinstance(value, str):
-        value = _json(value)
-    if isinstance(value, list):
-        value = value[0] if value else None
-    if isinstance(value, dict):
-        value = value.get("value")
-    return _number(value)
+        try:
+            value = _parsed(value)
+        except ValueError:
+            value = None
+    dimensions: list[Dimension] = []
+    faults: list[tuple[str, str]] = []
+    for item in value if isinstance(value, list) and value else [value]:
+        name, amount = PRIMARY, item
+        if isinstance(item, dict):
+            name, amount = str(item.get("name") or PRIMARY), item.get("value")
+        found = _number(amount)
+        if found is not None:
+            dimensions.append(Dimension(name, found))
+        else:
+            faults.append((key, MALFORMED))
+            if not dimensions:
+                break
+    return RewardReading(True, tuple(dimensions), tuple(faults))
 
 
 def _number(value: Any) -> float | None:
@@ -105,8 +197,18 @@ def _number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def _json(text: str) -> Any:
+def _parsed(text: str) -> Any:
+    """Return the value of JSON, or of what Python prints of it. Raises ValueError."""
+    if len(text) > MAX_TEXT:
+        raise ValueError("too long for a reward")
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    except RecursionError:
+        raise ValueError("nests too deep") from None
+    except ValueError:
+        if "'" not in text:
+            raise
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, TypeError, MemoryError, RecursionError):
+        raise ValueError("neither JSON nor a Python literal") from None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from lightningstore.client._values.any_value import from_any_value
 from lightningstore.client._values.attempts import Stop
 from lightningstore.client._values.view import View
 from lightningstore.v1 import error_reason_pb2, span_pb2
@@ -119,16 +120,6 @@ def spans_of(answer: span_pb2.QuerySpansResponse) -> list[Span]:
         for batch in answer.batches
         for span, sequence_id in zip(batch.spans, batch.sequence_ids, strict=False)
     ]
-
-
-def from_any_value(value: common_pb2.AnyValue) -> Any:
-    """Return an OTLP value as Python value; None for an empty one."""
-    kind = value.WhichOneof("value")
-    if kind == "array_value":
-        return [from_any_value(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return {pair.key: from_any_value(pair.value) for pair in value.kvlist_value.values}
-    return None if kind is None else getattr(value, kind)
 
 
 class Rejection(NamedTuple):

@@ -38,6 +38,11 @@ class Triplet(View[triplet_pb2.Triplet]):
         return convert.from_json(self.message.prompt.content_json)
 
     @cached_property
+    def tools(self) -> Any:
+        """Definitions of the tools that the model was offered, usually a list of dicts; None if there are none."""
+        return convert.from_json(self.message.prompt.tools_json)
+
+    @cached_property
     def response(self) -> Any:
         """The completions as they were traced, usually a list of dicts; None if there are none."""
         return convert.from_json(self.message.response.content_json)
