@@ -81,6 +81,7 @@ class SimulatedDisk(MemoryStorage):
         if self.dice.random() < self.failing:
             self.faults += 1
             raise StorageFailed("simulated: it does not open")
+        self._is_open = True
         live = []
         for key, row in self._rollouts.items():
             attempts = list(self._attempts.get(key, {}).values())
@@ -97,6 +98,10 @@ class SimulatedDisk(MemoryStorage):
             },
             requests=list(self._requests),
         )
+
+    async def close(self) -> None:
+        """Keep everything: it is opened again."""
+        self._is_open = False
 
     async def commit(self, changes: Changes) -> None:
         for _ in range(self.dice.choice([0, 1, 3, 10])):

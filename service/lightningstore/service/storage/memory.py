@@ -6,9 +6,10 @@ import asyncio
 import bisect
 import heapq
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from lightningstore.service.rules import filters
+from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.rules.ids import new_id
 from lightningstore.service.rules.rows import (
     AttemptRow,
@@ -39,6 +40,8 @@ SORTED_AT_ONCE = 20_000
 FREED_A_COMMIT = 256
 SWEPT_AT_ONCE = 4000
 
+P = TypeVar("P", bound=tuple[Any, ...])
+
 
 class MemoryStorage:
     """Keeps rows as they come: records are never changed, only replaced."""
@@ -50,6 +53,10 @@ class MemoryStorage:
     damaged_records = 0
 
     def __init__(self) -> None:
+        self._is_open = False
+        self._clear()
+
+    def _clear(self) -> None:
         self._rollouts: dict[int, RolloutRow] = {}  # by key, and so in enqueue order
         self._keys: dict[str, int] = {}
         self._inputs: dict[int, bytes] = {}
@@ -64,11 +71,14 @@ class MemoryStorage:
         self._resources_order: list[tuple[int, str]] = []  # key, id: ascending
 
     async def open(self) -> Snapshot:
-        """Return nothing: there never is anything."""
+        """Begin empty: nothing outlives what was open before."""
+        self._clear()
+        self._is_open = True
         return Snapshot(f"memory-{new_id('', 16)}", Counters(), [], [], {}, [])
 
     def commit(self, changes: Changes) -> Awaitable[None]:
         """Take the changes, at once."""
+        self._check_open()
         if changes.removed:
             changes.exclude_removed()
             self._remove(changes.removed)
@@ -83,10 +93,7 @@ class MemoryStorage:
         for span in changes.spans:
             place = (span.first_sequence_id, span.key, span)
             batches = self._spans.setdefault(span.rollout_key, [])
-            if batches and batches[-1] > place:
-                bisect.insort(batches, place)
-            else:
-                batches.append(place)
+            _insert(batches, place)
         for resources_id, resources in changes.resources.items():
             if resources_id not in self._resources:
                 self._resources_order.append((resources.key, resources_id))
@@ -95,8 +102,13 @@ class MemoryStorage:
             self._dropped += self._spans.pop(key, ())
         return COMMITTED
 
-    async def probe(self, size: int) -> None:
+    async def probe(self, size: int) -> None:  # noqa: ARG002
         """Do nothing: memory does not fail."""
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise StorageFailed("the storage is closed")
 
     def _remove(self, keys: Sequence[int]) -> None:
         for key in keys:
@@ -132,12 +144,13 @@ class MemoryStorage:
         if new.completion_number and (
             old is None or old.rollout.completion_number != new.completion_number
         ):
-            self._completed.append((new.completion_number, row.key))
+            _insert(self._completed, (new.completion_number, row.key))
             bisect.insort(self._ended, (nanoseconds(new.end_time), row.key))
         self._rollouts[row.key] = row
 
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
         """Return what there is of these rollouts."""
+        self._check_open()
         keys = [self._keys[i] for i in rollout_ids if i in self._keys]
         return [
             LoadedRollout(
@@ -148,6 +161,7 @@ class MemoryStorage:
 
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
         """Yield matching rollouts."""
+        self._check_open()
         rows = self._matching(query) if query.order_by == "key" else self._sorted(query)
         skip, left = query.skip, query.limit
         async for row in rows:
@@ -162,6 +176,7 @@ class MemoryStorage:
 
     async def count_rollouts(self, query: RolloutQuery) -> int:
         """Return how many match."""
+        self._check_open()
         match = filters.matches(query)
         count = 0
         for i, key in enumerate(list(self._rollouts), 1):
@@ -251,12 +266,14 @@ class MemoryStorage:
 
     async def group_members(self, group_id: str) -> list[str]:
         """Return the ids of the group's rollouts in enqueue order."""
+        self._check_open()
         return [
             self._rollouts[k].rollout.rollout_id for k in sorted(self._by_group.get(group_id, ()))
         ]
 
     async def completions(self, after: int, limit: int) -> list[LoadedRollout]:
         """Return finished rollouts by completion number."""
+        self._check_open()
         found: list[LoadedRollout] = []
         start = bisect.bisect_right(self._completed, after, key=lambda place: place[0])
         for i in range(start, len(self._completed)):
@@ -274,6 +291,7 @@ class MemoryStorage:
         self, after: tuple[int, int], limit: int, ended_by_ns: int | None = None
     ) -> list[FinishedRow]:
         """Return finished rollouts by completion number, or by the time at which they had ended."""
+        self._check_open()
         places = self._completed if ended_by_ns is None else self._ended
         rows: list[FinishedRow] = []
         for i in range(bisect.bisect_right(places, after), len(places)):
@@ -292,6 +310,7 @@ class MemoryStorage:
 
     async def span_ids(self, rollout_key: int, attempt_key: int) -> list[tuple[int, bytes]]:
         """Return key and packed span ids of the batches of an attempt, by key."""
+        self._check_open()
         batches = self._spans.get(rollout_key, ())
         return sorted(
             (key, row.span_ids) for _, key, row in batches if row.attempt_key == attempt_key
@@ -301,20 +320,24 @@ class MemoryStorage:
         self, rollout_key: int, attempt_key: int | None, max_key: int
     ) -> AsyncIterator[SpanRow]:
         """Yield the batches of a rollout or an attempt, by first sequence id."""
+        self._check_open()
         for _, key, row in list(self._spans.get(rollout_key, ())):
             if key <= max_key and attempt_key in (None, row.attempt_key):
                 yield row
 
     async def get_spans(self, rollout_key: int, key: int) -> SpanRow | None:
         """Return one batch."""
+        self._check_open()
         return next((row for _, own, row in self._spans.get(rollout_key, ()) if own == key), None)
 
     async def leftover_spans(self) -> list[int]:
         """Return keys of batches that a commit has yet to free."""
+        self._check_open()
         return [row.key for _, _, row in self._dropped[-SWEPT_AT_ONCE:]]
 
     async def list_resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
         """Return matching resources."""
+        self._check_open()
         order, found = self._resources_order, list[tuple[int, Resources]]()
         start = bisect.bisect_right(order, query.after, key=lambda place: place[0])
         for i in range(start, len(order)):
@@ -327,6 +350,7 @@ class MemoryStorage:
 
     async def get_resources(self, resources_id: str) -> Resources | None:
         """Return one record."""
+        self._check_open()
         row = self._resources.get(resources_id)
         return row.record if row is not None else None
 
@@ -342,4 +366,14 @@ class MemoryStorage:
         """Do nothing: there is no file."""
 
     async def close(self) -> None:
-        """Do nothing."""
+        """Drop everything."""
+        self._is_open = False
+        self._clear()
+
+
+def _insert(ascending: list[P], place: P) -> None:
+    """Insert where it belongs, nearly always at the end."""
+    if ascending and ascending[-1] > place:
+        bisect.insort(ascending, place)
+    else:
+        ascending.append(place)

@@ -243,11 +243,12 @@ class SqliteStorage:
         writer, thread = self._open_parts()
         # What goes may be much, whatever the size of the commit: deleting it is nothing for the event loop.
         deletes = changes.removed or changes.swept or changes.forget_requests_before_ns
+        leaving = self._leaving
         if changes.removed:
             changes.exclude_removed()
-            self._leaving += changes.removed
+            leaving = [*leaving, *changes.removed]
         written = []
-        for statement in statements(changes, self._leaving, compress=self._compress):
+        for statement in statements(changes, leaving, compress=self._compress):
             written.append(statement)
             if len(written) % STATEMENTS_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -261,6 +262,8 @@ class SqliteStorage:
             await loop.run_in_executor(thread, commit, writer)
         else:
             await loop.run_in_executor(thread, write_and_commit, writer, written)
+        if changes.removed:
+            self._leaving = leaving
         if fold:
             self.check()  # folding the log into a file that was cut short would hide that
             await loop.run_in_executor(thread, fold_log, writer)
