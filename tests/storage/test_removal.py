@@ -17,34 +17,21 @@ from lightningstore.service.operations.ingest import Tally
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rules.errors import DataDamaged, RolloutNotFound, StoreError
 from lightningstore.service.rules.limits import Retention
-from lightningstore.service.rules.rows import RolloutQuery
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import open_store
-from lightningstore.service.storage.base import Changes, Counters, Storage
-from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.service.storage.sqlite import tools
 from lightningstore.service.storage.sqlite.repair import repair
-from lightningstore.service.storage.sqlite.store import SqliteStorage
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2, triplet_pb2, worker_pb2
 from lightningstore.v1.completion_pb2 import WatchRolloutsRequest, WatchRolloutsResponse
 
 from tests.calls import Calls
 from tests.clock import ManualClock
 from tests.contract.helpers import batch
-from tests.storage.test_storage import attempt, found, put, rollout, spans
 
 pytestmark = pytest.mark.asyncio
 
 ALL = Retention(finished_seconds=0.0)
 BACKENDS = pytest.mark.parametrize("backend", ["memory", "sqlite"])
-
-
-@asynccontextmanager
-async def opened(backend: str, folder: Path) -> AsyncIterator[Storage]:
-    storage = MemoryStorage() if backend == "memory" else SqliteStorage(folder / "s.db")
-    await storage.open()
-    yield storage
-    await storage.close()
 
 
 @asynccontextmanager
@@ -115,55 +102,6 @@ async def test_triplets_of_a_rollout_that_is_removed_meanwhile_fail(
         assert await store.removal.retain(ALL) == 1
         with pytest.raises(RolloutNotFound):
             _ = [answer async for answer in answers]
-
-
-# What a commit removes
-
-
-@BACKENDS
-async def test_commit_that_removes_a_rollout_holds_nothing_else_of_it(
-    backend: str, tmp_path: Path
-) -> None:
-    async with opened(backend, tmp_path) as storage:
-        await put(storage, rollout(1), rollout(2), attempt(1, 1), spans(1, 1, 3))
-        changed = [rollout(1, priority=3), attempt(1, 1, status=3), spans(2, 4, 5)]
-        await put(storage, *changed, removed=[1])
-        assert await found(storage) == ["r2"]
-        assert await storage.load(["r1"]) == []
-        swept = await storage.leftover_spans()
-        await storage.commit(Changes(swept=swept, counters=Counters()))
-        assert await storage.leftover_spans() == []
-        assert [row.key async for row in storage.scan_spans(1, None, 99)] == []
-    if backend == "sqlite":
-        with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
-            for table in ("attempts", "spans"):
-                assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
-
-
-@BACKENDS
-async def test_new_rollout_takes_the_id_of_one_that_the_same_commit_removes(
-    backend: str, tmp_path: Path
-) -> None:
-    async with opened(backend, tmp_path) as storage:
-        await put(storage, rollout(1))
-        again = rollout(2)
-        again.rollout.rollout_id = "r1"
-        await put(storage, again, removed=[1])
-        (loaded,) = await storage.load(["r1"])
-        assert (loaded.row.key, loaded.input_json) == (2, b"input 2")
-
-
-@BACKENDS
-async def test_removal_of_many_spans_takes_many_small_commits(backend: str, tmp_path: Path) -> None:
-    async with opened(backend, tmp_path) as storage:
-        await put(storage, rollout(1), *(spans(k, k, k) for k in range(1, 10_001)))
-        await put(storage, removed=[1])
-        sweeps = []
-        while keys := await storage.leftover_spans():
-            sweeps.append(len(keys))
-            await storage.commit(Changes(swept=keys, counters=Counters()))
-        assert len(sweeps) >= 3
-        assert max(sweeps) <= 4000
 
 
 async def test_spans_of_removed_rollouts_that_a_killed_server_left_are_deleted_later(
@@ -284,42 +222,6 @@ async def test_calls_in_any_order_beside_removals_leave_no_half_rollout(
             await consistent(store)
     if backend == "sqlite":
         assert tools.check(folder / "s.db") == []
-
-
-@BACKENDS
-async def test_list_beside_removals_shows_whole_rollouts(tmp_path: Path, backend: str) -> None:
-    async with opened(backend, tmp_path) as storage:
-        keys = range(1, 301)
-        await put(storage, *(rollout(k) for k in keys), *(attempt(k, k) for k in keys))
-
-        async def remove_them() -> None:
-            for key in range(1, 301, 5):
-                removed = list(range(key, key + 5))
-                await storage.commit(Changes(removed=removed, counters=Counters()))
-                await asyncio.sleep(0)
-
-        removing = asyncio.create_task(remove_them())
-        while not removing.done():
-            async for loaded in storage.scan_rollouts(RolloutQuery(limit=5000)):
-                assert loaded.input_json
-                assert [row.key for row in loaded.attempts] == [loaded.row.key]
-            await asyncio.sleep(0)
-        await removing
-
-
-async def test_imports_that_end_in_the_future_hold_up_no_removal(tmp_path: Path) -> None:
-    """However many there are, and though they finished first by their numbers."""
-    for backend in ("memory", "sqlite"):
-        async with opened(backend, tmp_path) as storage:
-            rows = [rollout(k, completion_number=k) for k in range(1, 301)]
-            for row in rows:
-                row.rollout.end_time.seconds = 10_000 if row.key <= 250 else row.key
-            await put(storage, *rows)
-            due = await storage.finished((0, 0), 100, 1_000_000_000_000)
-            assert sorted(row.rollout_id for row in due) == [f"r{k}" for k in range(251, 301)]
-            assert await storage.finished(due[-1].place, 100, 1_000_000_000_000) == []
-            first = await storage.finished((0, 0), 2)
-            assert [row.rollout_id for row in first] == ["r1", "r2"]
 
 
 # Damaged files

@@ -124,6 +124,19 @@ def test_architecture_names_every_module_of_the_server() -> None:
     assert [name for name in named if name not in page] == []
 
 
+@pytest.mark.parametrize("record", ["workers", "resources", "requests"])
+def test_stored_record_touches_at_most_five_places(record: str) -> None:
+    package = ROOT / "service/lightningstore/service"
+    uses = re.compile(rf"\b(changes|snapshot)\.{record}\b|^    {record}: ", re.MULTILINE)
+    places = set()
+    for path in package.rglob("*.py"):
+        name = str(path.relative_to(package))
+        if not name.startswith("storage/testing/") and uses.search(path.read_text()):
+            places.add("storage/sqlite" if name.startswith("storage/sqlite/") else name)
+    assert {"storage/base.py", "storage/sqlite"} <= places
+    assert len(places) <= 5, sorted(places)
+
+
 def test_readme_links_every_page() -> None:
     readme = (ROOT / "README.md").read_text()
     pages = list((ROOT / "docs").rglob("*.md")) + list((ROOT / "client").glob("*/README.md"))

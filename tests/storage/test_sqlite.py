@@ -1,0 +1,78 @@
+"""What the SQLite back end does beyond the rules of every back end, which are in test_suite.py."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from lightningstore.service.rules.errors import StorageFailed
+from lightningstore.service.storage.base import Changes, Counters
+from lightningstore.service.storage.sqlite.store import SqliteStorage
+from lightningstore.service.storage.testing.records import attempt, put, rollout, spans, sweep
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest_asyncio.fixture
+async def storage(tmp_path: Path) -> AsyncIterator[SqliteStorage]:
+    made = SqliteStorage(tmp_path / "s.db")
+    await made.open()
+    yield made
+    await made.close()
+
+
+def rows(folder: Path, query: str) -> list[tuple]:
+    with closing(sqlite3.connect(f"file:{folder}/s.db?mode=ro", uri=True)) as connection:
+        return connection.execute(query).fetchall()
+
+
+async def test_committed_rows_are_in_the_file_before_it_is_closed(
+    storage: SqliteStorage, tmp_path: Path
+) -> None:
+    await put(storage, rollout(1))
+    assert rows(tmp_path, "SELECT rollout_id FROM rollouts") == [("r1",)]
+
+
+async def test_removed_rollout_leaves_no_row(storage: SqliteStorage, tmp_path: Path) -> None:
+    await put(storage, rollout(1), attempt(1, 1), spans(1, 1, 3))
+    await put(storage, rollout(1, priority=3), attempt(2, 1), spans(2, 4, 5), removed=[1])
+    await sweep(storage)
+    for table in ("rollouts", "inputs", "attempts", "spans"):
+        assert rows(tmp_path, f"SELECT count(*) FROM {table}") == [(0,)]
+
+
+async def test_failed_removal_leaves_no_spans_to_sweep(storage: SqliteStorage) -> None:
+    """Those of a rollout that was not removed after all would be deleted."""
+    await put(storage, rollout(1), spans(1, 1, 3))
+    with pytest.raises(StorageFailed):
+        await put(storage, spans(1, 1, 3, rollout_key=2), removed=[1])
+    assert await storage.leftover_spans() == []
+    await storage.open()
+    await storage.commit(Changes(removed=[1], counters=Counters()))
+    assert await storage.leftover_spans() == [1]
+
+
+async def test_probe_leaves_nothing_behind(storage: SqliteStorage, tmp_path: Path) -> None:
+    await storage.probe(1 << 20)
+    await storage.close()
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        (size,) = connection.execute("SELECT sum(length(value)) FROM meta").fetchone()
+        assert size < 10_000
+        connection.execute("INSERT INTO meta (name, value) VALUES ('probe', zeroblob(1048576))")
+        connection.commit()  # as a crash leaves it
+    await storage.open()
+    await storage.close()
+    assert rows(tmp_path, "SELECT sum(length(value)) FROM meta") == [(size,)]
+
+
+async def test_probe_finds_a_full_disk(storage: SqliteStorage) -> None:
+    assert storage._writer is not None
+    (pages,) = storage._writer.execute("PRAGMA page_count").fetchone()
+    storage._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    await storage.probe(100)
+    with pytest.raises(StorageFailed, match="full"):
+        await storage.probe(1 << 20)

@@ -1,0 +1,40 @@
+"""The storage suite passes a back end without defects, and finds each of many defects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lightningstore.service.storage.testing import FaultSuite, StorageSuite, run_case
+
+from tests.storage.defects import DEFECTIVE
+from tests.storage.model import Data, ModelStorage
+
+
+class TestModel(StorageSuite):
+    async def new_storage(self, place: Path) -> ModelStorage:
+        return ModelStorage(place)
+
+
+class TestModelWithFaults(FaultSuite):
+    new_storage = TestModel.new_storage
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("defective", "case"), [pytest.param(*row, id=row[0].__name__) for row in DEFECTIVE]
+)
+async def test_case_finds_the_defect(
+    defective: type[ModelStorage], case: str, tmp_path: Path
+) -> None:
+    class Suite(StorageSuite):
+        async def new_storage(self, place: Path) -> ModelStorage:
+            return defective(place)
+
+    with pytest.raises((Exception, pytest.fail.Exception)):
+        await run_case(Suite(), case, tmp_path)
+
+
+def test_model_has_an_own_store_at_each_place(tmp_path: Path) -> None:
+    assert ModelStorage(tmp_path).store.data == Data()
+    assert ModelStorage(tmp_path / "x").store is not ModelStorage(tmp_path).store
