@@ -18,7 +18,6 @@ from lightningstore.service.storage.testing.records import (
     completed,
     finished,
     found,
-    input_of,
     loaded,
     packed,
     put,
@@ -92,7 +91,6 @@ class OpeningCases(Cases):
         assert len(snapshot.live) == len(live)
         for key, item in live.items():
             assert item.row == rows[key - 1]
-            assert item.input_json == input_of(key)
         assert live[3].attempts == [attempt(1, 3), attempt(3, 3, last_sequence_id=7)]
         assert live[1].attempts == [attempt(2, 1)]
         assert live[2].attempts == []

@@ -124,6 +124,11 @@ async def update(storage: Storage, *rows: Row, **fields: Any) -> None:
     await storage.commit(changes)
 
 
+def parts(item: LoadedRollout) -> tuple[RolloutRow, bytes, list[AttemptRow]]:
+    """Return what was written of a loaded rollout."""
+    return item.row, item.input_json, item.attempts
+
+
 async def loaded(storage: Storage, *ids: str) -> dict[str, LoadedRollout]:
     """Return what is stored of some rollouts, asking until there is nothing left to come."""
     missing, result = dict.fromkeys(ids), {}
