@@ -28,7 +28,7 @@ typescript-check: $(TS)/node_modules/.package-lock.json ## Format, lint and type
 typescript-test: $(TS)/node_modules/.package-lock.json .venv/stamp ## Test the TypeScript client
 	cd $(TS) && npm test
 
-typescript-driver: $(TS)/node_modules/.package-lock.json ## Leave the conformance driver at build/conformance/typescript
+typescript-driver: $(TS)/node_modules/.package-lock.json ## Build the conformance driver at build/conformance/typescript
 	cd $(TS) && npm run --silent driver
 	mkdir -p build/conformance
 	printf '#!/bin/sh\nexec node "%s" "$$@"\n' "$(CURDIR)/$(TS)/build/driver/driver/main.js" > build/conformance/typescript

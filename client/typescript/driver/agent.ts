@@ -1,4 +1,4 @@
-/** The scripted agent: the rollout's input says what it does. */
+/** The scripted agent, controlled by the rollout's input. */
 
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -18,7 +18,7 @@ interface Script {
   readonly reward?: number;
 }
 
-/** Does what the input says, in its order. */
+/** Performs the actions of the input, in their order. */
 export async function agent(
   input: unknown,
   resources: AgentResources,

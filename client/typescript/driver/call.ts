@@ -1,4 +1,4 @@
-/** Any call of the service, by its descriptor. */
+/** Calls any method of the service, from its descriptor. */
 
 import {
   fromJson,
@@ -17,7 +17,7 @@ type Unary = (request: Message, options: CallOptions) => Promise<Message>;
 type ClientStream = (requests: Message[], options: CallOptions) => Promise<Message>;
 type ServerStream = (request: Message, options: CallOptions) => AsyncIterable<Message>;
 
-/** Makes the call and returns what to answer. */
+/** Makes the call and returns the answer. */
 export async function call(
   rpc: Stubs,
   command: Command,
@@ -57,7 +57,7 @@ async function* answers(
   else yield* (stub as ServerStream)(request, { ...quiet, onStarted });
 }
 
-/** Returns an error as the protocol wants it. */
+/** Returns an error in the form of the driver protocol. */
 export function errorOf(error: unknown): object {
   if (!(error instanceof LightningStoreError)) {
     return { code: Code[Code.UNKNOWN], message: String(error) };

@@ -1,4 +1,4 @@
-/** Spans of the OpenTelemetry SDK, by this project's exporter or by the standard one. */
+/** Exports spans of the OpenTelemetry SDK, with this project's exporter or the standard one. */
 
 import { context, trace } from "@opentelemetry/api";
 import { OTLPTraceExporter } from "@opentelemetry/exporter-trace-otlp-grpc";
@@ -8,7 +8,7 @@ import { BasicTracerProvider, SimpleSpanProcessor } from "@opentelemetry/sdk-tra
 import { SpanExporter } from "../src/index.js";
 import type { Command } from "./protocol.js";
 
-/** Makes and exports the spans of a command, each the child of the one before. */
+/** Creates and exports the spans of a command, each the child of the previous one. */
 export async function exportSpans(address: string, command: Command): Promise<object> {
   const { rollout_id = "", attempt_id = "", spans = [] } = command;
   const isStandard = command.exporter === "otlp";

@@ -1,4 +1,7 @@
-/** The conformance driver: does what each line of stdin says, with this client, and answers on stdout. */
+/**
+ * The conformance driver: reads commands from stdin, executes them with this client, and writes answers to
+ * stdout.
+ */
 
 import { createInterface } from "node:readline";
 
@@ -12,7 +15,7 @@ const address = process.argv[2];
 if (!address) throw new Error("usage: main.js HOST:PORT");
 
 let store = new LightningStore({ address });
-/** What ends the calls and runners that are under way, by the id of their command. */
+/** Functions that end the running calls and runners, by the id of their command. */
 const running = new Map<unknown, { cancel: () => void; stop: () => void }>();
 
 function answer(id: unknown, fields: object): void {
@@ -96,7 +99,7 @@ lines.on("line", (line) => {
       if (command.op === "call" || command.op === "runner") running.delete(command.id);
     });
 });
-// What still runs is not waited for; what was answered is written first.
+// Running commands are not awaited; answers are written first.
 lines.on("close", () => {
   process.stdout.write("", () => process.exit(0));
 });

@@ -2,7 +2,7 @@
 
 import type { JsonValue } from "@bufbuild/protobuf";
 
-/** Everything that a command may hold. */
+/** All fields of a command. */
 export interface Command {
   readonly id: unknown;
   readonly op: string;

@@ -1,14 +1,14 @@
-/** Waiting between two tries, and what to say meanwhile. */
+/** Delays between retries, and warnings. */
 
 import { randomInt } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { stackOf } from "./failures.js";
 
-/** Steps of a varied delay. */
+/** Resolution of the jitter. */
 const STEPS = 1 << 20;
 
-/** Growing, varied delays, in milliseconds. */
+/** Growing delays with jitter, in milliseconds. */
 export class Backoff {
   readonly #first: number;
   readonly #longest: number;
@@ -20,26 +20,31 @@ export class Backoff {
     this.#next = firstMs;
   }
 
-  /** Returns the next delay, at least `leastMs`: between a half and the whole, so that clients spread. */
+  /**
+   * Returns the next delay, at least `leastMs`. The jitter between half and the full delay spreads clients.
+   */
   next(leastMs = 0): number {
-    // Not Math.random: clients whose programs seed it alike would not spread.
+    // Math.random would give the same delays to all clients whose programs seed it alike.
     const delay = this.#next * (0.5 + (0.5 * randomInt(STEPS)) / STEPS);
     this.#next = Math.min(this.#next * 2, this.#longest);
     return Math.max(delay, leastMs);
   }
 
-  /** Begins anew: all is well. */
+  /** Starts again with the first delay. */
   reset(): void {
     this.#next = this.#first;
   }
 }
 
-/** Waits, at most until the signal is aborted; never fails. `ref`: keep the program running meanwhile. */
+/**
+ * Waits until the time is over or the signal is aborted; never rejects. `ref`: keeps the program running
+ * meanwhile.
+ */
 export async function pause(ms: number, signal?: AbortSignal, ref = true): Promise<void> {
   await sleep(ms, undefined, signal ? { signal, ref } : { ref }).catch(() => undefined);
 }
 
-/** Warns the way Node.js does: on stderr, or to who listens to the process' "warning" events. */
+/** Emits a Node.js warning: to stderr, or to listeners of the process's "warning" event. */
 export function warn(message: string, cause?: unknown): void {
   const detail = stackOf(cause);
   process.emitWarning(message, {

@@ -1,22 +1,22 @@
-/** Where a client connects, how, and with what credentials. */
+/** Address, credentials and options of a connection. */
 
 import { readFileSync } from "node:fs";
 
 import { credentials, type ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
 
-/** Where a client connects if neither it nor LIGHTNINGSTORE_ADDRESS says. */
+/** Default address if neither the options nor LIGHTNINGSTORE_ADDRESS set one. */
 export const DEFAULT_ADDRESS = "127.0.0.1:4747";
 
 const MIB = 1 << 20;
-/** Messages of the server's limit, 64 MiB, and what frames them. */
+/** The server's limit, 64 MiB, plus the overhead of a message of that size. */
 const MAX_MESSAGE_BYTES = 65 * MIB;
 
-/** Certificates in PEM: text or bytes, or a URL (`new URL("file:///…")`) of a file that holds them. */
+/** PEM certificates or keys: text, bytes, or the URL of a file (`new URL("file:///…")`). */
 export type Pem = string | Uint8Array | URL;
 
-/** What a TLS connection trusts, and how the client identifies itself (mutual TLS). */
+/** Trusted CA certificates, and the client's own certificate (mutual TLS). */
 export interface TlsOptions {
-  /** Authorities that may have signed the server's certificate. Absent: those that Node.js trusts. */
+  /** CA certificates that verify the server. Default: those that Node.js trusts. */
   readonly ca?: Pem;
   /** The client's certificate chain. Needs `key`. */
   readonly cert?: Pem;
@@ -24,24 +24,21 @@ export interface TlsOptions {
   readonly key?: Pem;
 }
 
-/** How to connect. */
+/** Options of a connection. */
 export interface ConnectOptions {
-  /**
-   * "host:port", or "https://host:port" for TLS. Absent: the environment's LIGHTNINGSTORE_ADDRESS, else
-   * 127.0.0.1:4747.
-   */
+  /** "host:port", or "https://host:port" for TLS. Default: LIGHTNINGSTORE_ADDRESS, else 127.0.0.1:4747. */
   readonly address?: string | undefined;
-  /** Speaks TLS; `{}` trusts what Node.js trusts. Absent: plain text, unless the address is https. */
+  /** Enables TLS; `{}` trusts what Node.js trusts. Default: no encryption, unless the address is https. */
   readonly tls?: TlsOptions | undefined;
-  /** Bearer token of every call. Absent: the environment's LIGHTNINGSTORE_TOKEN, if set. */
+  /** Bearer token sent with every call. Default: LIGHTNINGSTORE_TOKEN, if set. */
   readonly token?: string | undefined;
-  /** Sends the token over plain text too, where anybody on the way can read it. Default false. */
+  /** Allows sending the token over an unencrypted connection, where others can read it. Default false. */
   readonly allowInsecureToken?: boolean | undefined;
-  /** Deadline of a unary call that names none, retries included. In milliseconds, default 30,000. */
+  /** Default deadline of unary calls, retries included, in milliseconds. Default 30,000. */
   readonly timeoutMs?: number | undefined;
 }
 
-/** An endpoint as gRPC wants it. */
+/** Address and credentials in gRPC's form. */
 export interface Endpoint {
   readonly target: string;
   readonly credentials: ChannelCredentials;
@@ -49,22 +46,24 @@ export interface Endpoint {
   readonly metadata: Readonly<Record<string, string>>;
 }
 
-/** Reads options and environment. Throws for a wrong address and for a token that would go in the clear. */
+/**
+ * Resolves options and environment.
+ *
+ * @throws TypeError for an invalid address, and for a token that would be sent unencrypted.
+ */
 export function resolveEndpoint(options: ConnectOptions): Endpoint {
   const address = options.address ?? process.env.LIGHTNINGSTORE_ADDRESS ?? DEFAULT_ADDRESS;
   const isHttps = address.startsWith("https://");
   const target = isHttps ? address.slice("https://".length).replace(/\/$/, "") : address;
   if (!target || target.includes("://") || (isHttps && target.includes("/"))) {
     throw new TypeError(
-      `an address like ${DEFAULT_ADDRESS} or https://store:4747 is wanted, not "${address}"`,
+      `the address must be like ${DEFAULT_ADDRESS} or https://store:4747, not "${address}"`,
     );
   }
   const tls = options.tls ?? (isHttps ? {} : undefined);
   const token = options.token ?? process.env.LIGHTNINGSTORE_TOKEN ?? "";
   if (token && !tls && !options.allowInsecureToken) {
-    throw new TypeError(
-      "a token over plain text can be read on its way: use tls, or allowInsecureToken",
-    );
+    throw new TypeError("the token would be sent unencrypted: use tls, or set allowInsecureToken");
   }
   return {
     target,
@@ -75,7 +74,7 @@ export function resolveEndpoint(options: ConnectOptions): Endpoint {
 
 function tlsCredentials(tls: TlsOptions): ChannelCredentials {
   if ((tls.cert === undefined) !== (tls.key === undefined)) {
-    throw new TypeError("tls.cert and tls.key belong together");
+    throw new TypeError("tls.cert requires tls.key, and tls.key requires tls.cert");
   }
   return credentials.createSsl(pem(tls.ca), pem(tls.key), pem(tls.cert));
 }
@@ -90,21 +89,21 @@ export function channelOptions(): ChannelOptions {
   return {
     "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
     "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
-    // Without pings a peer that vanished goes unnoticed for ever.
+    // Without pings, a lost peer would never be noticed.
     "grpc.keepalive_time_ms": 20_000,
     "grpc.keepalive_timeout_ms": 10_000,
     "grpc.keepalive_permit_without_calls": 1,
-    // What is to be repeated is kept until then: a whole message, by default it would be 1 MiB.
+    // A request is kept until it cannot be retried any more. gRPC's default of 1 MiB is less than a message.
     "grpc.per_rpc_retry_buffer_size": MAX_MESSAGE_BYTES,
     "grpc.retry_buffer_size": 4 * MAX_MESSAGE_BYTES,
-    // A server that restarts is found again within moments, not after gRPC's two minutes.
+    // Reconnect to a restarted server within seconds; gRPC's default is up to two minutes.
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 2_000,
-    // Each client has a connection of its own: a hundred calls at a time are the limit of one.
+    // Each client has its own connection, because one connection is limited to a hundred calls at a time.
     "grpc.use_local_subchannel_pool": 1,
-    // An http_proxy of the environment is meant for the web; a store on this host is not behind it.
+    // An http_proxy in the environment is meant for web traffic, not for a store on this host.
     "grpc.enable_http_proxy": 0,
-    // What is repeated, and how, does not come over DNS.
+    // Retry settings are not taken from DNS.
     "grpc.service_config_disable_resolution": 1,
     "grpc.primary_user_agent": "lightningstore-typescript",
   };

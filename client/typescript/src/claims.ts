@@ -1,4 +1,4 @@
-/** Claims of a runner: long polls that lose no claim, whatever becomes of server, network or runner. */
+/** Claims of a runner: long polls that lose no claim when the server, the network or the runner fails. */
 
 import { randomUUID } from "node:crypto";
 
@@ -14,18 +14,18 @@ import {
 import type { Rollout, RolloutMode } from "./gen/lightningstore/v1/rollout_pb.js";
 import { toDuration } from "./rollouts.js";
 
-/** Rollouts that one call claims at most. */
-const MOST_CLAIMS = 1_000;
-/** Milliseconds beyond the wait after which a long poll is given up, and asked again. */
+/** Maximum number of rollouts that one call claims. */
+const MAX_CLAIMS = 1_000;
+/** Additional milliseconds after which a long poll is cancelled and repeated. */
 const MARGIN_MS = 10_000;
-/** Milliseconds in which a poll that was broken off at a stop is asked what it had claimed. */
+/** Milliseconds for asking what a poll had claimed when it was interrupted by a stop. */
 const LAST_ANSWER_MS = 600;
 const LAST_TRIES = 3;
 const FIRST_DELAY_MS = 100;
 
 /**
- * Claims rollouts for a worker. A claim whose answer was lost is found again by its request id, so one call is
- * repeated, word for word, until it is answered.
+ * Claims rollouts for a worker. A claim whose response was lost is recovered by its request id, so the same
+ * request is repeated unchanged until it is answered.
  */
 export class Claims {
   readonly #store: LightningStore;
@@ -34,7 +34,7 @@ export class Claims {
   readonly #waitMs: number;
   readonly #stopped = new AbortController();
 
-  /** Takes who claims what, and how many milliseconds a long poll lasts. */
+  /** `waitMs` is the duration of a long poll in milliseconds. */
   constructor(
     store: LightningStore,
     workerId: string,
@@ -47,18 +47,18 @@ export class Claims {
     this.#waitMs = waitMs;
   }
 
-  /** Ends the poll that runs. */
+  /** Interrupts the current poll. */
   stop(): void {
     this.#stopped.abort();
   }
 
   /**
-   * Returns up to `limit` claims; none when the wait is over. After `stop`, what the poll that it broke off
-   * had claimed. Rejects with LightningStoreError for what waiting does not mend.
+   * Returns up to `limit` claims, or none when the wait is over. After `stop` it returns what the interrupted
+   * poll had claimed. Rejects with LightningStoreError for errors that are not retryable.
    */
   async claim(limit: number): Promise<Rollout[]> {
     const request = create(DequeueRolloutsRequestSchema, {
-      limit: Math.min(limit, MOST_CLAIMS),
+      limit: Math.min(limit, MAX_CLAIMS),
       modes: [...this.#modes],
       workerId: this.#workerId,
       wait: toDuration(this.#waitMs),
@@ -74,19 +74,19 @@ export class Claims {
         if (this.#isStopped) break;
         const failure = toStoreError(error);
         if (!failure.isTemporary) throw failure;
-        if (isFirst) warn("no claims now, trying on", failure);
+        if (isFirst) warn("claim failed, retrying", failure);
         await pause(backoff.next(failure.retryDelayMs), signal);
       }
     }
     return this.#rescue(request);
   }
 
-  /** A getter, for the compiler believes that nothing changes across an await. */
+  /** A getter, because the compiler assumes that a field does not change during an await. */
   get #isStopped(): boolean {
     return this.#stopped.signal.aborted;
   }
 
-  /** Returns what a poll had claimed that was broken off. */
+  /** Returns what an interrupted poll had claimed. */
   async #rescue(request: DequeueRolloutsRequest): Promise<Rollout[]> {
     let failure: unknown;
     for (let tries = 0; tries < LAST_TRIES; tries++) {
@@ -98,7 +98,7 @@ export class Claims {
         await pause(FIRST_DELAY_MS);
       }
     }
-    warn("stopping without knowing what the last poll claimed", failure);
+    warn("stopping; the result of the last poll is not known", failure);
     return [];
   }
 }

@@ -1,4 +1,4 @@
-/** What a function that works on a rollout knows of it, and how it learns that it should stop. */
+/** The context of a function that works on a rollout, and its cancellation. */
 
 import { AsyncLocalStorage } from "node:async_hooks";
 
@@ -7,39 +7,39 @@ import type { Tracer } from "@opentelemetry/api";
 import { StopReason, type Attempt } from "./gen/lightningstore/v1/attempt_pb.js";
 import type { Rollout } from "./gen/lightningstore/v1/rollout_pb.js";
 
-/** The attempt is to stop: the reason of `context.signal`, thrown by `context.throwIfCancelled()`. */
+/** The attempt must stop: the reason of `context.signal`, thrown by `context.throwIfCancelled()`. */
 export class AttemptCancelled extends Error {
   override readonly name = "AttemptCancelled";
-  /** Why, if the server said so; undefined if it is the runner that stops. */
+  /** The server's reason; undefined if the runner itself is stopping. */
   readonly stopReason: StopReason | undefined;
 
   constructor(stopReason: StopReason | undefined) {
-    super(stopReason === undefined ? "the runner stops" : nameOf(stopReason));
+    super(stopReason === undefined ? "the runner is stopping" : nameOf(stopReason));
     this.stopReason = stopReason;
   }
 }
 
 function nameOf(reason: StopReason): string {
-  // More values may come than this client knows.
+  // The server may send values that this client does not know.
   const names: Readonly<Record<number, string | undefined>> = StopReason;
   return names[reason]?.toLowerCase() ?? `stop reason ${reason}`;
 }
 
 /**
- * Thrown by a function for what another attempt would not do better: the rollout then fails at once,
- * whatever its retry condition. With a `cause` the failure bears the type of that.
+ * Thrown by a function for a failure that another attempt cannot avoid: the rollout fails at once, regardless
+ * of its retry condition. With a `cause`, the failure has the type of the cause.
  */
 export class NonRetryable extends Error {
   override readonly name = "NonRetryable";
 }
 
-/** What a function that works on a rollout knows of it. */
+/** The attempt that a function works on. */
 export class RunContext {
-  /** The rollout, as it was claimed. */
+  /** The rollout, as claimed. */
   readonly rollout: Rollout;
-  /** The claim that is being worked on. */
+  /** The claimed attempt. */
   readonly attempt: Attempt;
-  /** The worker that claimed it. */
+  /** The worker that claimed the attempt. */
   readonly workerId: string;
   readonly #controller = new AbortController();
 
@@ -58,36 +58,36 @@ export class RunContext {
     return this.attempt.attemptId;
   }
 
-  /** Counts the attempts at the rollout, from 1. */
+  /** Position of the attempt among those of the rollout, counted from 1. */
   get sequenceNumber(): number {
     return this.attempt.sequenceNumber;
   }
 
   /**
-   * Aborted, with an AttemptCancelled as reason, when the attempt is to stop: it was cancelled, finished or
-   * superseded, or the runner is stopped for the second time. Hand it to whatever takes a signal.
+   * Aborted, with an AttemptCancelled as reason, when the attempt must stop: it was cancelled, finished or
+   * superseded, or the runner is stopped for the second time. Pass it to functions that take a signal.
    */
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
 
-  /** Throws AttemptCancelled if the attempt is to stop. */
+  /** Throws AttemptCancelled if the attempt must stop. */
   throwIfCancelled(): void {
     this.signal.throwIfAborted();
   }
 
-  /** Why the attempt is to stop; undefined while it goes on. */
+  /** The reason why the attempt must stop; undefined while it continues. */
   get cancellation(): AttemptCancelled | undefined {
     return this.signal.aborted ? (this.signal.reason as AttemptCancelled) : undefined;
   }
 
-  /** @internal Tells the function to stop; the first word counts. */
+  /** @internal Requests the function to stop. Only the first reason is kept. */
   cancel(reason: StopReason | undefined): void {
     if (!this.signal.aborted) this.#controller.abort(new AttemptCancelled(reason));
   }
 }
 
-/** The attempt that the running code works on. */
+/** The attempt that the running code belongs to. */
 export const currentAttempt = new AsyncLocalStorage<{
   readonly context: RunContext;
   readonly tracer: Tracer;

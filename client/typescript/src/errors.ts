@@ -1,4 +1,4 @@
-/** What a call can fail with. */
+/** Errors of calls. */
 
 import { fromBinary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
 import { anyUnpack, type Any } from "@bufbuild/protobuf/wkt";
@@ -15,28 +15,28 @@ export { Code };
 
 const DETAILS_KEY = "grpc-status-details-bin";
 
-/** How gRPC words a connection that broke under a call, where it does not say UNAVAILABLE itself. */
+/** Texts of gRPC for a connection that broke during a call, if the code is not UNAVAILABLE. */
 const BROKEN =
   /RST_STREAM|ECONNRESET|EPIPE|Connection dropped|socket hang up|GOAWAY|Bandwidth exhausted|HTTP status code 200/i;
-/** The codes that it gives to that. */
+/** The codes of such errors. */
 const VAGUE: readonly Code[] = [Code.UNKNOWN, Code.INTERNAL, Code.RESOURCE_EXHAUSTED];
 
-/** How gRPC words a message that is too large to be sent, or to be taken. */
+/** Texts of gRPC for a message that is too large to be sent or received. */
 const REQUEST_TOO_LARGE = /^Attempted to send message/;
 const ANSWER_TOO_LARGE = /^(Received|Sent) message .*larger than/i;
 
-/** How gRPC words what this side has cancelled. */
+/** Text of gRPC for a call cancelled by this client. */
 const CANCELLED_HERE = "Cancelled on client";
 
-/** A field of a request that has a value that it cannot have. */
+/** A field of a request with an invalid value. */
 export interface FieldViolation {
-  /** Path of the field in the request, "rollouts[3].config.max_attempts" for instance. */
+  /** Path of the field in the request, for example "rollouts[3].config.max_attempts". */
   readonly field: string;
-  /** What would be right. */
+  /** Says which values are valid. */
   readonly description: string;
 }
 
-/** What an error is made of, besides its message. */
+/** The fields of an error besides its message. */
 export interface ErrorFields {
   readonly reason?: string;
   readonly domain?: string;
@@ -46,25 +46,28 @@ export interface ErrorFields {
   readonly cause?: unknown;
 }
 
-/** A call failed. UNAVAILABLE, DEADLINE_EXCEEDED and CANCELLED leave open whether a write took place. */
+/**
+ * The failure of a call. After UNAVAILABLE, DEADLINE_EXCEEDED and CANCELLED a write may or may not have taken
+ * effect.
+ */
 export class LightningStoreError extends Error {
   override readonly name = "LightningStoreError";
-  /** The status code of gRPC: `error.code === Code.NOT_FOUND`. */
+  /** gRPC's status code: `error.code === Code.NOT_FOUND`. */
   readonly code: Code;
-  /** What the server said, without the code that `message` begins with. */
+  /** The server's text, without the code that `message` begins with. */
   readonly details: string;
   /**
-   * Name of an ErrorReason, "ERROR_REASON_ROLLOUT_NOT_FOUND" for instance. Empty if the server, or what
-   * stands before it, gave none.
+   * Name of an ErrorReason, for example "ERROR_REASON_ROLLOUT_NOT_FOUND". Empty if the server, or a proxy in
+   * front of it, sent none.
    */
   readonly reason: string;
-  /** Who gave the reason: "lightningstore". Empty without one. */
+  /** Domain of the reason, "lightningstore". Empty without a reason. */
   readonly domain: string;
-  /** What the message names, for machines; keys in lowerCamelCase. */
+  /** The values that the message names, for programs; keys in lowerCamelCase. */
   readonly metadata: Readonly<Record<string, string>>;
-  /** Milliseconds after which the call may be tried again. Undefined: the server gave none. */
+  /** Minimum milliseconds before a retry. Undefined if the server did not request a delay. */
   readonly retryDelayMs: number | undefined;
-  /** The fields that are wrong. */
+  /** The invalid fields. */
   readonly fieldViolations: readonly FieldViolation[];
 
   constructor(code: Code, details: string, fields: ErrorFields = {}) {
@@ -78,12 +81,12 @@ export class LightningStoreError extends Error {
     this.fieldViolations = fields.fieldViolations ?? [];
   }
 
-  /** gRPC's name of the code, "NOT_FOUND" for instance. */
+  /** gRPC's name of the code, for example "NOT_FOUND". */
   get codeName(): string {
     return Code[this.code];
   }
 
-  /** Whether waiting and repeating may help: no server, no answer in time, or one that says when. */
+  /** Whether a retry may succeed: no server, no response in time, or an error with a retry delay. */
   get isTemporary(): boolean {
     return (
       this.code === Code.UNAVAILABLE ||
@@ -93,7 +96,9 @@ export class LightningStoreError extends Error {
   }
 }
 
-/** Returns the error of a call that gRPC ended with `error`; `signal` is the caller's own, if it has one. */
+/**
+ * Returns the error of a call that gRPC ended with `error`. `signal` is the caller's own, if there is one.
+ */
 export function toStoreError(error: unknown, signal?: AbortSignal): LightningStoreError {
   if (error instanceof LightningStoreError) return error;
   if (!isServiceError(error)) {
@@ -105,7 +110,7 @@ export function toStoreError(error: unknown, signal?: AbortSignal): LightningSto
     try {
       return fromStatus(bytes, error);
     } catch {
-      // No google.rpc.Status: the plain status is good all the same.
+      // Not a google.rpc.Status: use the plain status.
     }
   }
   let code: Code = error.code;
@@ -119,16 +124,16 @@ export function toStoreError(error: unknown, signal?: AbortSignal): LightningSto
   });
 }
 
-/** Returns what would be right where gRPC itself refused a message for its size. */
+/** Returns how to avoid a message size error that gRPC itself raised. */
 function advice(code: Code, details: string): string {
   if (code !== Code.RESOURCE_EXHAUSTED) return "";
   if (REQUEST_TOO_LARGE.test(details)) {
-    return ": the request does not fit into one message; nothing was sent, so give the call fewer or smaller items";
+    return ": the request does not fit into one message and was not sent; send fewer or smaller items";
   }
   if (ANSWER_TOO_LARGE.test(details)) {
     return (
-      ": the answer does not fit into one message; a write has taken place all the same, so read what it changed " +
-      "page by page, and give such a call fewer items"
+      ": the response does not fit into one message, but a write has taken effect; read the changed records in " +
+      "pages, and send fewer items in such a call"
     );
   }
   return "";

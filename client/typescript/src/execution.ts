@@ -1,4 +1,4 @@
-/** What a runner does for each of its claims: resources, function, spans, report. */
+/** The work of a runner on one claim: resources, function, spans, report. */
 
 import { randomUUID } from "node:crypto";
 import { setMaxListeners } from "node:events";
@@ -29,22 +29,22 @@ import { routed, type Resource } from "./resources.js";
 import { emitReward } from "./rewards.js";
 import { attemptTracer } from "./tracing.js";
 
-/** Milliseconds of one try at something that the server has to answer. */
+/** Timeout in milliseconds of one try of a call that is retried. */
 const TRY_MS = 5_000;
-/** Resources kept, so that a batch of rollouts fetches them once. */
+/** Number of cached resources, so that a batch of rollouts loads them once. */
 const KEPT_RESOURCES = 4;
 
-/** The resources of an attempt by name. A ProxyLlm comes as the Llm routed to the attempt. */
+/** The resources of an attempt by name. A ProxyLlm is an Llm with the URL of the attempt. */
 export type AgentResources = Readonly<Record<string, Resource>>;
 
-/** What a function says of its attempt: the reward, or nothing. */
-// A function without a return is one that says nothing.
+/** Result of a function: the reward, or nothing. */
+// "void" admits functions without a return statement.
 // eslint-disable-next-line @typescript-eslint/no-invalid-void-type
 export type Reward = number | null | undefined | void;
 
 /**
- * Works on one rollout: its input (parsed JSON; integers beyond 2^53 are bigints), its resources, a tracer
- * whose spans are filed under the attempt, and a RunContext. Returns nothing, or a number: the reward.
+ * Works on one rollout. The arguments are its input (parsed JSON; integers beyond 2^53 are bigints), its
+ * resources, a tracer for spans of the attempt, and a RunContext. Returns nothing, or a number: the reward.
  */
 export type Agent<Input = unknown> = (
   input: Input,
@@ -58,34 +58,34 @@ interface Outcome {
   readonly failure?: Failure;
 }
 
-/** Does a runner's work, claim by claim. */
+/** Works on the claims of a runner. */
 export class Work {
   readonly #store: LightningStore;
   readonly #agent: Agent;
   readonly #exporter: SpanExporter;
   readonly #outageMs: number;
   readonly #resources = new Map<string, AgentResources>();
-  /** Aborted when a server that is away is waited for no longer. */
+  /** Aborted when the runner no longer waits for a server that is down. */
   readonly #hurried = new AbortController();
-  /** Aborted when functions that do not end are waited for no longer. */
+  /** Aborted when the runner no longer waits for functions. */
   readonly #abandoned = new AbortController();
 
-  /** Takes the function, and the milliseconds for which a server that is away is waited for. */
+  /** `outageMs` is the maximum time in milliseconds to retry while the server is down. */
   constructor(store: LightningStore, agent: Agent, exporter: SpanExporter, outageMs: number) {
     this.#store = store;
     this.#agent = agent;
     this.#exporter = exporter;
     this.#outageMs = outageMs;
-    // Each attempt listens; Node.js would take more than ten for a leak.
+    // Each attempt adds a listener; Node.js would report more than ten as a leak.
     setMaxListeners(0, this.#hurried.signal, this.#abandoned.signal);
   }
 
-  /** Waits for a server that is away no longer. */
+  /** Stops waiting for a server that is down. */
   hurry(): void {
     this.#hurried.abort();
   }
 
-  /** Waits for functions that do not end no longer. */
+  /** Stops waiting for functions that do not return. */
   abandon(): void {
     this.#abandoned.abort();
   }
@@ -94,7 +94,7 @@ export class Work {
   async do(context: RunContext): Promise<void> {
     const outcome = await this.#outcome(context);
     try {
-      // An outcome must not be there before the spans.
+      // The outcome must not be stored before the spans.
       await this.#patiently(() => this.#exporter.forceFlush(1_000));
     } catch (error) {
       warn("reporting before all spans are stored", error);
@@ -129,10 +129,10 @@ export class Work {
     return { status: AttemptStatus.FAILED, failure };
   }
 
-  /** Runs the function; rejects if it is left behind. */
+  /** Runs the function; rejects if it is abandoned. */
   async #call(context: RunContext, resources: AgentResources, tracer: Tracer): Promise<unknown> {
     const { signal } = this.#abandoned;
-    // Where the runner was started with tracing suppressed, no span of the attempt would be made.
+    // If the runner was started with tracing suppressed, no span of the attempt would be recorded.
     const recording = unsuppressTracing(otel.active());
     const result = currentAttempt.run({ context, tracer }, async () =>
       otel.with(recording, () =>
@@ -142,7 +142,7 @@ export class Work {
     let leave: () => void = () => undefined;
     const left = new Promise<never>((_resolve, reject) => {
       leave = () => {
-        warn(`attempt ${context.attemptId} does not end though cancelled: left behind`);
+        warn(`attempt ${context.attemptId} did not return after its cancellation; abandoned`);
         reject(new AttemptCancelled(undefined));
       };
       signal.addEventListener("abort", leave, { once: true });
@@ -154,7 +154,7 @@ export class Work {
     }
   }
 
-  /** Fetches the payloads of a claim that came without them, as a repeated answer may. */
+  /** Loads the payloads of a claim that were omitted from its response, as in repeated responses. */
   async #fill(rollout: Rollout): Promise<void> {
     if (!rollout.payloadsOmitted) return;
     const whole = await this.#patiently(() =>
@@ -199,13 +199,15 @@ export class Work {
     } catch (error) {
       const refusal = toStoreError(error);
       if (!isRefusal(refusal)) throw refusal;
-      // Without a report the attempt would go on for good.
-      warn(`report of attempt ${attemptId} refused, reporting a plain failure instead`, refusal);
+      // Without a report the attempt would stay live.
+      warn(`report of attempt ${attemptId} rejected, reporting a minimal failure instead`, refusal);
       const plain = refusedFailure(refusal, failure);
       answer = await this.#update(context, { status: AttemptStatus.FAILED, failure: plain });
     }
     if (answer.missingSpanCount) {
-      warn(`attempt ${attemptId} of ${rolloutId} lacks ${String(answer.missingSpanCount)} span(s)`);
+      warn(
+        `attempt ${attemptId} of ${rolloutId} has ${String(answer.missingSpanCount)} missing span(s)`,
+      );
     }
   }
 
@@ -222,7 +224,7 @@ export class Work {
     return this.#patiently(() => this.#store.rpc.updateAttempt(request, { timeoutMs: TRY_MS }));
   }
 
-  /** Tells whether a cancelled attempt still waits for its end: the watchdog's word stays. */
+  /** Returns whether a cancelled attempt must still be ended. An expiry set by the watchdog is kept. */
   async #isLive(context: RunContext, cancellation: AttemptCancelled): Promise<boolean> {
     if (cancellation.stopReason === StopReason.UNKNOWN_ATTEMPT) return false;
     const { rolloutId, attemptId } = context;
@@ -233,7 +235,7 @@ export class Work {
     return status === AttemptStatus.PREPARING || status === AttemptStatus.RUNNING;
   }
 
-  /** Does something that the server has to answer, again while it is away. */
+  /** Repeats a call while the server is down. */
   async #patiently<T>(ask: () => Promise<T>): Promise<T> {
     const until = performance.now() + this.#outageMs;
     const backoff = new Backoff(50, 1_000);
@@ -250,7 +252,7 @@ export class Work {
   }
 }
 
-/** Returns what to report of an attempt that is to stop; undefined if it is not. */
+/** Returns the outcome to report for an attempt that must stop; undefined if it need not. */
 function cancelledOutcome({ cancellation }: RunContext): Outcome | undefined {
   if (!cancellation) return undefined;
   const failure = create(FailureSchema, { type: "Cancelled", message: cancellation.message });
@@ -259,5 +261,5 @@ function cancelledOutcome({ cancellation }: RunContext): Outcome | undefined {
 
 function asReward(value: unknown): number {
   if (typeof value === "number") return value;
-  throw new TypeError(`nothing or a number is wanted as reward, not ${typeof value}`);
+  throw new TypeError(`the reward must be a number or nothing, not ${typeof value}`);
 }

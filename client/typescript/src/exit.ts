@@ -1,4 +1,4 @@
-/** Sends what exporters still hold when a program comes to its end. */
+/** Sends the buffered spans of exporters when the program ends. */
 
 interface Holder {
   shutdown: () => Promise<void>;
@@ -7,12 +7,12 @@ interface Holder {
 const holders = new Set<Holder>();
 let isListening = false;
 
-/** Keeps an exporter that has something to send: it is shut down when nothing else is left to do. */
+/** Registers an exporter with buffered spans: it is shut down when nothing else keeps the program running. */
 export function holdAtExit(holder: Holder): void {
   holders.add(holder);
   if (isListening) return;
   isListening = true;
-  // Pauses of an exporter do not keep the program running; this event says that nothing else does either.
+  // Pauses of an exporter do not keep the program running. This event says that nothing else does either.
   process.on("beforeExit", () => {
     for (const held of holders) {
       holders.delete(held);
@@ -21,7 +21,7 @@ export function holdAtExit(holder: Holder): void {
   });
 }
 
-/** Forgets an exporter that has nothing left to send. */
+/** Unregisters an exporter without buffered spans. */
 export function letGo(holder: Holder): void {
   holders.delete(holder);
 }

@@ -1,4 +1,4 @@
-/** An exporter of the OpenTelemetry SDK that streams spans into a store. */
+/** An exporter of the OpenTelemetry SDK that streams spans to a store. */
 
 import { context, type Context } from "@opentelemetry/api";
 import { ExportResultCode, suppressTracing, type ExportResult } from "@opentelemetry/core";
@@ -25,48 +25,49 @@ import {
 } from "./outbox.js";
 
 const MIB = 1 << 20;
-/** Milliseconds that a span may wait for others to travel with. */
+/** Maximum milliseconds that a span waits to be sent together with others. */
 const DELAY_MS = 200;
-/** A stream is closed, and thereby acknowledged, after so many bytes. */
+/** A stream is closed, so that the server acknowledges it, after this number of bytes. */
 const STREAM_BYTES = 16 * MIB;
-/** A stream that got no answer is sent again after this long, and each time it gets twice as long. */
+/** Timeout of the first stream. It doubles with each stream that is not answered. */
 const FIRST_STREAM_MS = 2_000;
-/** What a stream gets on top for each MiB. */
+/** Additional timeout for each MiB of a stream. */
 const MIB_MS = 1_000;
 const LONGEST_STREAM_MS = 60_000;
-/** How long a shutdown may take: with a first stream before it, less than 5 seconds. */
+/** Maximum duration of a shutdown. With a first stream before it, the total is below 5 seconds. */
 const SHUTDOWN_MS = 2_900;
-/** A server that fails so often on the same spans will not take them. */
-const MOST_DEFECTS = 5;
-/** Attempts whose spans are counted; the oldest are forgotten. */
-const MOST_COUNTS = 10_000;
+/** Number of internal errors after which spans are dropped: the server cannot process them. */
+const MAX_DEFECTS = 5;
+/** Maximum number of attempts whose spans are counted; the oldest are evicted. */
+const MAX_COUNTS = 10_000;
 
-/** What an exporter can be told. */
+/** Options of an exporter. */
 export interface SpanExporterOptions extends ConnectOptions {
-  /** A client to send through, which stays the caller's to close. Absent: connects as told. */
+  /** The client to use; the caller closes it. Default: a new one with the options given here. */
   readonly store?: LightningStore;
-  /** The attempt of spans that do not name one themselves. */
+  /** The attempt of spans that do not name one. */
   readonly rolloutId?: string;
   readonly attemptId?: string;
-  /** Bytes of spans kept until they are stored; beyond them new ones are dropped. Default 64 MiB. */
+  /** Maximum bytes of spans that are not stored yet; further ones are dropped. Default 64 MiB. */
   readonly maxBufferBytes?: number;
-  /** The server's limit of a span; a larger one is dropped. Default 4 MiB. */
+  /** The server's limit for a span; a larger span is dropped. Default 4 MiB. */
   readonly maxSpanBytes?: number;
-  /** Called for each attempt that the server wants stopped. */
+  /** Called for each attempt that the server requests to stop. */
   readonly onStop?: (stop: Stop) => void;
 }
 
 /**
- * Streams spans to a store, each to the attempt that it belongs to, and holds nobody up.
+ * Streams spans to a store, each to its attempt, without blocking the program.
  *
- * `export` encodes the spans and puts them into a buffer; they are sent over IngestSpans, kept until the
- * server says that they are stored, and sent again after a break: stored twice they count once. Beyond
- * `maxBufferBytes` new spans are dropped. Whatever is dropped is counted in `droppedCount` and warned about: at
- * once the first time, then in summaries, at most one a minute. At the end of the program (not after process.exit) what is left is sent within 5 seconds.
+ * `export` encodes and buffers the spans. They are sent with IngestSpans, kept until the server has stored
+ * them, and sent again after a broken connection; the server counts repeats once. Beyond `maxBufferBytes` new
+ * spans are dropped. Dropped spans are counted in `droppedCount`. The first loss of a kind is reported in a
+ * warning at once, later ones in summaries, at most one per minute. When the program ends (but not after
+ * process.exit), the remaining spans are sent within 5 seconds.
  *
- * Which attempt: the attributes `agentlightning.rollout_id` and `agentlightning.attempt_id` of the span, else
- * those of its resource, else the ids given here. Use it with a SimpleSpanProcessor: the buffer of a
- * BatchSpanProcessor would only drop spans of its own.
+ * The attempt of a span is named by the attributes `agentlightning.rollout_id` and
+ * `agentlightning.attempt_id` of the span, else of its resource, else by the options. Use the exporter with a
+ * SimpleSpanProcessor: the buffer of a BatchSpanProcessor would drop spans of its own.
  */
 export class SpanExporter implements SdkExporter {
   readonly #store: LightningStore;
@@ -83,7 +84,7 @@ export class SpanExporter implements SdkExporter {
   /** Aborted when the time of a shutdown is over. */
   readonly #over = new AbortController();
   #stopAt: number | undefined;
-  /** Ends the running pause: of batching when there is hurry, of a broken stream at a shutdown. */
+  /** Ends the current pause: of batching for a flush, of a broken stream for a shutdown. */
   #wake = new AbortController();
   #ended: Promise<void> | undefined;
 
@@ -92,12 +93,15 @@ export class SpanExporter implements SdkExporter {
     this.#store = options.store ?? new LightningStore(options);
   }
 
-  /** Spans lost so far: beyond the buffer, too large, refused, without an attempt, or after the shutdown. */
+  /**
+   * Number of spans lost so far: beyond the buffer, too large, rejected, without an attempt, or after the
+   * shutdown.
+   */
   get droppedCount(): number {
     return this.#losses.count;
   }
 
-  /** Queues spans; never waits for the network. Fails only after `shutdown`. */
+  /** Queues spans without waiting for the network. Fails only after `shutdown`. */
   export(spans: ReadableSpan[], resultCallback: (result: ExportResult) => void): void {
     if (this.#stopAt !== undefined) {
       if (spans.length > 0) this.#drop(spans.length, "after shutdown", "the exporter is shut down");
@@ -114,16 +118,16 @@ export class SpanExporter implements SdkExporter {
   }
 
   /**
-   * Returns how many spans of an attempt were exported, dropped ones included: what UpdateAttempt takes as
-   * sentSpanCount, to be told how many are missing.
+   * Returns the number of exported spans of an attempt, including dropped ones. Pass it to UpdateAttempt as
+   * sentSpanCount to get the number of missing spans.
    */
   sentCount(rolloutId: string, attemptId: string): number {
     return this.#counts.get(`${rolloutId} ${attemptId}`) ?? 0;
   }
 
   /**
-   * Waits until all that was exported so far is stored, or given up, at most `timeoutMs` milliseconds.
-   * Rejects with DEADLINE_EXCEEDED if time runs out; sending goes on.
+   * Waits until all spans exported so far are stored or dropped, at most `timeoutMs` milliseconds. Rejects
+   * with DEADLINE_EXCEEDED if the time is over; sending continues.
    */
   async forceFlush(timeoutMs = 30_000): Promise<void> {
     const target = this.#added;
@@ -144,7 +148,10 @@ export class SpanExporter implements SdkExporter {
     });
   }
 
-  /** Sends what is left within `timeoutMs` milliseconds, and ends. What is not stored then is lost, with a warning. */
+  /**
+   * Sends the remaining spans within `timeoutMs` milliseconds and stops the exporter. Spans that are not
+   * stored by then are lost, with a warning.
+   */
   shutdown(timeoutMs = SHUTDOWN_MS): Promise<void> {
     this.#ended ??= this.#end(timeoutMs);
     return this.#ended;
@@ -162,7 +169,11 @@ export class SpanExporter implements SdkExporter {
     if (!this.#options.store) this.#store.close();
     const left = this.#added - this.#settled;
     if (left > 0)
-      this.#drop(left, "left at the shutdown", "not stored before the exporter was shut down");
+      this.#drop(
+        left,
+        "not stored at the shutdown",
+        "not stored before the exporter was shut down",
+      );
     this.#losses.summarize();
     this.#settle(left, this.#bytes);
   }
@@ -205,7 +216,7 @@ export class SpanExporter implements SdkExporter {
     const count = (this.#counts.get(attempt) ?? 0) + 1;
     this.#counts.delete(attempt);
     this.#counts.set(attempt, count);
-    if (this.#counts.size > MOST_COUNTS) {
+    if (this.#counts.size > MAX_COUNTS) {
       for (const oldest of this.#counts.keys()) {
         this.#counts.delete(oldest);
         break;
@@ -233,7 +244,7 @@ export class SpanExporter implements SdkExporter {
 
   // --- sending ------------------------------------------------------------------------------------
 
-  /** Sends until nothing is left, or the time of a shutdown is over. */
+  /** Sends spans until none are left, or the time of a shutdown is over. */
   async #run(): Promise<void> {
     await pause(DELAY_MS, this.#wake.signal, false); // so that spans travel together
     while (this.#queue.length > 0 && !this.#isOver()) {
@@ -242,7 +253,7 @@ export class SpanExporter implements SdkExporter {
       try {
         if (!(await this.#deliver(items))) break;
       } catch (error) {
-        this.#drop(items.length, "lost by a defect", messageOf(error));
+        this.#drop(items.length, "lost by an internal error", messageOf(error));
       }
       this.#settle(items.length, total(items));
     }
@@ -259,7 +270,7 @@ export class SpanExporter implements SdkExporter {
     return this.#queue.splice(0, count);
   }
 
-  /** Sends spans until each is stored or refused; false if the time of a shutdown is over. */
+  /** Sends spans until each is stored or rejected; returns false if the time of a shutdown is over. */
   async #deliver(items: Item[]): Promise<boolean> {
     let messages = intoMessages(items);
     while (messages.length > 0) {
@@ -267,7 +278,7 @@ export class SpanExporter implements SdkExporter {
       try {
         result = await this.#send(messages);
       } catch (error) {
-        this.#drop(messages.flat().length, "refused", `refused by the server: ${String(error)}`);
+        this.#drop(messages.flat().length, "refused", `rejected by the server: ${String(error)}`);
         return true;
       }
       if (!result) return false;
@@ -285,7 +296,9 @@ export class SpanExporter implements SdkExporter {
     }
   }
 
-  /** Returns what is to be sent again: a bad span fails its whole message, but only it is bad. */
+  /**
+   * Returns the spans to send again: an invalid span fails its whole message, although the others are valid.
+   */
   #sortOut(messages: Item[][], result: IngestResult): Item[][] {
     const again: Item[][] = [];
     let told = 0;
@@ -294,11 +307,12 @@ export class SpanExporter implements SdkExporter {
       const members = messages[Number(rejection.messageIndex)];
       if (!members) continue; // no message of this stream: counted below
       last = Number(rejection.messageIndex);
-      // Fewer than all: single spans, as those whose ids are taken. The others are stored.
+      // If only some are rejected, these are single spans, for example with ids that exist. The others are
+      // stored.
       const refused = Math.min(rejection.spanCount || members.length, members.length);
       told += refused;
       if (members.length === 1 || refused < members.length || isAboutAttempt(rejection)) {
-        const why = `refused by the server: ${rejection.message}`;
+        const why = `rejected by the server: ${rejection.message}`;
         this.#drop(refused, `refused (${ErrorReason[rejection.reason]})`, why);
       } else {
         again.push(...members.map((item) => [item]));
@@ -306,10 +320,11 @@ export class SpanExporter implements SdkExporter {
     }
     const untold = Number(result.rejectedCount) - told;
     if (untold > 0 && last >= 0) {
-      // Only the first refusals are told. What follows them goes again; what is stored, is skipped.
+      // The server lists only the first rejections. The messages after them are sent again; stored spans are
+      // skipped.
       again.push(...messages.slice(last + 1));
     } else if (untold > 0) {
-      this.#drop(untold, "refused without a reason", "refused by the server without a reason");
+      this.#drop(untold, "rejected without a reason", "rejected by the server without a reason");
     }
     return again;
   }
@@ -325,7 +340,7 @@ export class SpanExporter implements SdkExporter {
         const failure = toStoreError(error);
         if (this.#isOver()) return undefined;
         if (failure.code === Code.INTERNAL) defects++;
-        const perhaps = failure.code === Code.INTERNAL && defects < MOST_DEFECTS;
+        const perhaps = failure.code === Code.INTERNAL && defects < MAX_DEFECTS;
         if (!failure.isTemporary && !perhaps) throw failure;
         await this.#rest(backoff.next(failure.retryDelayMs));
         if (this.#isOver()) return undefined;
@@ -334,7 +349,7 @@ export class SpanExporter implements SdkExporter {
     }
   }
 
-  /** Waits before another try. A flush does not hurry a server that is not there; a shutdown does. */
+  /** Waits before a retry. A shutdown ends the wait; a flush does not, because the server is unreachable. */
   async #rest(delayMs: number): Promise<void> {
     const until = performance.now() + delayMs;
     for (;;) {
@@ -354,7 +369,7 @@ export class SpanExporter implements SdkExporter {
       timeoutMs,
       signal: this.#over.signal,
     });
-    if (!answer.result) throw new Error("the server left the answer out");
+    if (!answer.result) throw new Error("the server's response lacks a required field");
     return answer.result;
   }
 }
@@ -363,7 +378,7 @@ function total(items: readonly Item[]): number {
   return items.reduce((size, item) => size + item.size, 0);
 }
 
-/** Tells whether all spans of a message are refused for what they have in common. */
+/** Returns whether a rejection applies to all spans of a message. */
 function isAboutAttempt(rejection: BatchRejection): boolean {
   return (
     rejection.reason === ErrorReason.ROLLOUT_NOT_FOUND ||

@@ -1,6 +1,6 @@
 /**
- * What a thrown value says. Anything can be thrown, and each property of it may be a getter that throws, so
- * every look at it is guarded.
+ * Describes thrown values. Any value can be thrown, and each of its properties may be a getter that throws,
+ * so every access is guarded.
  */
 
 import { inspect } from "node:util";
@@ -12,12 +12,12 @@ import { Code, type LightningStoreError } from "./errors.js";
 import { FailureSchema, type Failure } from "./gen/lightningstore/v1/attempt_pb.js";
 import { cut } from "./text.js";
 
-/** Bytes of a failure's type and message that are reported. */
+/** Maximum size in bytes of a failure's type and message. */
 const TYPE_BYTES = 256;
 const MESSAGE_BYTES = 16_384;
 const REFUSAL_BYTES = 1_024;
 
-/** Returns the failure of an attempt whose function threw this. */
+/** Returns the failure for a value thrown by the function. */
 export function failureOf(thrown: unknown): Failure {
   const isFinal = attempt(() => thrown instanceof NonRetryable) ?? false;
   const cause = isFinal ? attempt(() => (thrown as NonRetryable).cause) : undefined;
@@ -29,7 +29,7 @@ export function failureOf(thrown: unknown): Failure {
   return failure;
 }
 
-/** Tells whether the server will never take a request as it is. */
+/** Returns whether the server rejects a request permanently. */
 export function isRefusal({ code, retryDelayMs }: LightningStoreError): boolean {
   return (
     code === Code.INVALID_ARGUMENT ||
@@ -37,9 +37,11 @@ export function isRefusal({ code, retryDelayMs }: LightningStoreError): boolean 
   );
 }
 
-/** Returns what is reported in place of an outcome that the server refused: nothing of the function's. */
+/**
+ * Returns the failure that replaces an outcome that the server rejected. It contains no text of the function.
+ */
 export function refusedFailure(refusal: LightningStoreError, refused?: Failure): Failure {
-  const message = `the server refused the report of the outcome: ${refusal.message}`;
+  const message = `the server rejected the report of the outcome: ${refusal.message}`;
   const failure = create(FailureSchema, {
     type: "ReportRefused",
     message: cut(message, REFUSAL_BYTES),
@@ -53,7 +55,7 @@ export function messageOf(thrown: unknown): string {
   if (typeof thrown === "string") return thrown || "string";
   const message = isError(thrown) ? attempt(() => thrown.message as unknown) : thrown;
   const text = typeof message === "string" ? message : attempt(() => String(message));
-  // "[object Object]" says nothing of an object.
+  // "[object Object]" is not a description.
   if (text === undefined || text.startsWith("[object ")) {
     return attempt(() => inspect(message, { depth: 3, breakLength: Infinity })) ?? typeName(thrown);
   }
@@ -71,7 +73,7 @@ function typeName(thrown: unknown): string {
   if (!isError(thrown)) return thrown === null ? "null" : typeof thrown;
   const name = attempt(() => thrown.name as unknown);
   if (typeof name === "string" && name && name !== "Error") return name;
-  // Classes of errors seldom set a name of their own.
+  // Error classes rarely set a name of their own.
   const given = attempt(() => thrown.constructor.name as unknown);
   return typeof given === "string" && given ? given : "Error";
 }

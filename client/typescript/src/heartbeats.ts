@@ -1,4 +1,4 @@
-/** Heartbeats of a runner: one call for all that it works on. */
+/** Heartbeats of a runner: one call for all its attempts. */
 
 import { pause, warn } from "./backoff.js";
 import type { LightningStore } from "./client.js";
@@ -7,26 +7,26 @@ import type { Stop } from "./gen/lightningstore/v1/attempt_pb.js";
 import { encodeJson } from "./json.js";
 import { fromDuration } from "./rollouts.js";
 
-/** Beats within an unresponsive timeout: one or two may get lost. */
+/** Heartbeats per unresponsive timeout, so that one or two may get lost. */
 const BEATS_PER_TIMEOUT = 3;
 const SHORTEST_PERIOD_MS = 50;
-/** Attempts in one call: a server may limit them to 10,000, or to less. */
+/** Attempts per call. A server may limit them to 10,000 or fewer. */
 const ATTEMPTS_PER_BEAT = 1_000;
-/** Milliseconds between two tries at a server that does not answer. */
+/** Milliseconds between two tries while the server does not answer. */
 const RETRY_MS = 1_000;
 
-/** What heartbeats are made of. */
+/** Options of heartbeats. */
 export interface HeartbeatOptions {
   readonly store: LightningStore;
   readonly workerId: string;
-  /** Milliseconds between two beats, at most; a short unresponsive timeout makes it less. */
+  /** Maximum milliseconds between heartbeats, reduced by a short unresponsive timeout. */
   readonly periodMs: number;
   readonly onStop: (stop: Stop) => void;
-  /** What the worker says about itself. */
+  /** The worker's statistics. */
   readonly stats: () => object;
 }
 
-/** Beats for a worker and the attempts that it works on. */
+/** Sends the heartbeats of a worker and of its attempts. */
 export class Heartbeats {
   readonly #options: HeartbeatOptions;
   readonly #attempts = new Map<RunContext, number>();
@@ -38,7 +38,7 @@ export class Heartbeats {
     this.#options = options;
   }
 
-  /** Beats until `stop`. */
+  /** Sends heartbeats until `stop`. */
   async run(): Promise<void> {
     let last = -Infinity;
     while (!this.#ended.signal.aborted) {
@@ -50,19 +50,19 @@ export class Heartbeats {
       }
       last = performance.now();
       const period = this.#period();
-      // After a failure the next one is due earlier than if all was well.
+      // After a failure the next heartbeat is due earlier.
       if (!(await this.#beat(period)))
         last = performance.now() - period + Math.min(period, RETRY_MS);
     }
   }
 
-  /** Beats no more. */
+  /** Stops the heartbeats. */
   stop(): void {
     this.#ended.abort();
     this.#changed.abort();
   }
 
-  /** Beats for an attempt too. */
+  /** Includes an attempt in the heartbeats. */
   add(context: RunContext): void {
     const silence = context.rollout.config?.unresponsiveTimeout;
     const third = silence ? fromDuration(silence) / BEATS_PER_TIMEOUT : Infinity;
@@ -73,7 +73,7 @@ export class Heartbeats {
     this.#changed.abort();
   }
 
-  /** Beats for an attempt no more. */
+  /** Excludes an attempt from the heartbeats. */
   remove(context: RunContext): void {
     this.#attempts.delete(context);
   }
@@ -82,7 +82,7 @@ export class Heartbeats {
     return Math.min(this.#options.periodMs, ...this.#attempts.values());
   }
 
-  /** Sends one heartbeat. A failure is no reason to end: the server may come back. */
+  /** Sends one heartbeat. The loop continues after a failure, because the server may come back. */
   async #beat(periodMs: number): Promise<boolean> {
     const { store, workerId, onStop, stats } = this.#options;
     const attempts = Array.from(this.#attempts.keys(), ({ rolloutId, attemptId }) => ({
@@ -99,7 +99,7 @@ export class Heartbeats {
       } while (attempts.length > 0);
     } catch (error) {
       if (!this.#isFailing && !this.#ended.signal.aborted) {
-        warn("heartbeats do not get through, trying on", error);
+        warn("heartbeat failed, retrying", error);
       }
       this.#isFailing = true;
       return false;

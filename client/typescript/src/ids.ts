@@ -1,4 +1,4 @@
-/** Ids out of the operating system's randomness. */
+/** Ids from the operating system's randomness. */
 
 import { randomFillSync } from "node:crypto";
 
@@ -7,7 +7,7 @@ import type { IdGenerator } from "@opentelemetry/sdk-trace-base";
 const SPAN_BYTES = 8;
 const TRACE_BYTES = 16;
 
-/** Random bytes are asked for in advance: a span would else wait for a call of the system. */
+/** Random bytes are read in advance, to avoid a system call per span. */
 const pool = Buffer.alloc(4096);
 let used = pool.length;
 
@@ -24,8 +24,8 @@ function randomHex(length: number): string {
 }
 
 /**
- * Makes the ids of traces and spans. OpenTelemetry's own generator takes Math.random, which a program may have
- * seeded: then ids repeat, and of two spans of an attempt with the same id the store keeps the first.
+ * Generates trace and span ids. OpenTelemetry's own generator uses Math.random, which a program may have
+ * seeded: then ids repeat, and the store keeps only the first of two spans of an attempt with the same id.
  */
 export class SecureIdGenerator implements IdGenerator {
   readonly generateTraceId = (): string => randomHex(TRACE_BYTES);

@@ -1,6 +1,6 @@
 /**
- * JSON whose integers stay unharmed: beyond 2^53 they are bigints, in both directions. All other numbers are
- * doubles, as everywhere in JavaScript.
+ * JSON with exact integers: beyond 2^53 they are bigints, in both directions. All other numbers are doubles,
+ * as usual in JavaScript.
  */
 
 import { messageOf } from "./failures.js";
@@ -8,18 +8,18 @@ import { messageOf } from "./failures.js";
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
-/** A text that no JSON holds by accident: stands for a big integer while JSON is read or written. */
+/** A text that does not occur in JSON by accident. It marks a big integer while JSON is parsed or written. */
 const MARK = `bigint:${crypto.randomUUID()}:`;
 const WRITTEN = new RegExp(`"${MARK}(-?\\d+)"`, "g");
 const LONG_INTEGER = /\d{16}/;
-/** How JSON.stringify writes half a surrogate pair, after any number of escaped backslashes. */
+/** How JSON.stringify writes half of a surrogate pair, after any number of escaped backslashes. */
 const HALF_PAIR = /(?<!\\)((?:\\\\)*)\\ud[89a-f][0-9a-f]{2}/g;
 
-/** JSON that is there already and goes to the server byte for byte. */
+/** JSON text that is sent to the server byte for byte. */
 export class RawJson {
   readonly #bytes: Uint8Array;
 
-  /** Takes JSON as text or as bytes in UTF-8; the server refuses what is no JSON. */
+  /** @param json JSON as text or as UTF-8 bytes. The server rejects invalid JSON. */
   constructor(json: string | Uint8Array) {
     this.#bytes = typeof json === "string" ? encoder.encode(json) : json;
   }
@@ -36,15 +36,16 @@ export class RawJson {
 }
 
 /**
- * Returns a value as JSON in UTF-8. A RawJson stays as it is; bigints become integers at any depth, and half a
- * surrogate pair becomes U+FFFD. Throws a TypeError for what is no JSON: undefined, functions, NaN and
- * infinities, what holds itself or cannot be read, and for bytes: JSON that is bytes already is a RawJson. The
- * error says where it was found; `name` is what the value is called there.
+ * Returns a value as JSON in UTF-8. A RawJson is returned unchanged. Bigints become integers at any depth,
+ * and half of a surrogate pair becomes U+FFFD.
+ *
+ * @param name Name of the value in errors.
+ * @throws TypeError with the path of the part that JSON cannot represent: undefined, functions, NaN,
+ *     infinities, cyclic values, values that cannot be read. Also for bytes: pass JSON bytes as a RawJson.
  */
 export function encodeJson(value: unknown, name = "value"): Uint8Array {
   if (value instanceof RawJson) return value.bytes;
-  if (value instanceof Uint8Array)
-    throw new TypeError(`${name}: give JSON that is bytes already as RawJson`);
+  if (value instanceof Uint8Array) throw new TypeError(`${name}: pass JSON bytes as a RawJson`);
   const found = { big: false };
   const replace = (_key: string, part: unknown): unknown => {
     if (typeof part === "bigint") {
@@ -52,12 +53,13 @@ export function encodeJson(value: unknown, name = "value"): Uint8Array {
       return MARK + part.toString();
     }
     if (typeof part === "number" && !Number.isFinite(part)) {
-      throw new TypeError(`${part} has no place in JSON`);
+      throw new TypeError(`${part} cannot be represented in JSON`);
     }
     return part;
   };
   let text = written(value, name, replace);
-  if (text === undefined) throw new TypeError(`${name}: ${typeof value} has no place in JSON`);
+  if (text === undefined)
+    throw new TypeError(`${name}: ${typeof value} cannot be represented in JSON`);
   if (found.big) text = text.replace(WRITTEN, "$1");
   if (text.includes("\\ud")) text = text.replace(HALF_PAIR, "$1\ufffd");
   return encoder.encode(text);
@@ -75,14 +77,14 @@ function written(
   }
 }
 
-/** Levels of a value in which the part that is no JSON is looked for. */
-const MOST_LEVELS = 1_000;
+/** Maximum depth to which `culprit` searches a value. */
+const MAX_LEVELS = 1_000;
 
-/** Returns the path of the first part of a value that cannot be written; undefined if none is found. */
+/** Returns the path of the first part of a value that cannot be written; undefined if there is none. */
 function culprit(value: unknown, path: string, above: readonly unknown[] = []): string | undefined {
   if (typeof value === "number") return Number.isFinite(value) ? undefined : path;
   if (typeof value !== "object" || value === null) return undefined;
-  if (above.includes(value) || above.length > MOST_LEVELS) return path;
+  if (above.includes(value) || above.length > MAX_LEVELS) return path;
   const levels = [...above, value];
   try {
     const { toJSON } = value as { toJSON?: unknown };
@@ -109,7 +111,7 @@ function read(holder: object, key: string): { readonly value: unknown } | undefi
   }
 }
 
-/** Reads JSON in UTF-8; integers beyond 2^53 become bigints. Empty bytes: undefined. */
+/** Parses JSON in UTF-8. Integers beyond 2^53 become bigints. Empty bytes give undefined. */
 export function decodeJson(json: Uint8Array): unknown {
   if (json.length === 0) return undefined;
   const text = decoder.decode(json);
@@ -119,7 +121,7 @@ export function decodeJson(json: Uint8Array): unknown {
   );
 }
 
-/** Puts each integer that a double cannot hold into a marked string. Passes over strings. */
+/** Replaces each integer that a double cannot represent by a marked string. Skips strings. */
 function markBigIntegers(text: string): string {
   const token = /"|-?\d[\d.eE+-]*/g;
   const parts: string[] = [];
@@ -136,7 +138,7 @@ function markBigIntegers(text: string): string {
   return parts.join("");
 }
 
-/** Returns the place after the quote that ends the string whose content begins at `start`. */
+/** Returns the index after the closing quote of the string whose content begins at `start`. */
 function endOfString(text: string, start: number): number {
   let quote = text.indexOf('"', start);
   while (quote >= 0) {

@@ -1,31 +1,31 @@
-/** Says which spans were lost, without flooding the log. */
+/** Reports lost spans with a limited number of warnings. */
 
 import { warn } from "./backoff.js";
 import { holdAtExit, letGo } from "./exit.js";
 
-/** Milliseconds between two summaries, at least. */
+/** Minimum milliseconds between two summaries. */
 const SUMMARY_MS = 60_000;
 
 /**
- * Counts lost spans and warns of them: of the first loss of a kind at once, of all others in a summary, of which
- * there is at most one a minute, and one at the end of the program.
+ * Counts lost spans and reports them in warnings: the first loss of a kind at once, all others in a summary,
+ * at most one per minute and one at the end of the program.
  */
 export class Losses {
-  /** Spans lost so far. */
+  /** Number of spans lost so far. */
   count = 0;
-  /** Not yet warned of, by kind; a kind that was warned of has an entry. */
+  /** Counts that have not been reported, by kind. A kind that was reported has an entry. */
   readonly #unsaid = new Map<string, number>();
   #isDue = false;
   readonly #after: (ms: number, summarize: () => void) => void;
 
-  /** `after` calls a function after milliseconds. */
+  /** `after` calls a function after a number of milliseconds. */
   constructor(
     after = (ms: number, summarize: () => void): void => void setTimeout(summarize, ms).unref(),
   ) {
     this.#after = after;
   }
 
-  /** Counts spans that were lost, and says why. */
+  /** Counts lost spans with the reason. */
   add(count: number, kind: string, why: string): void {
     this.count += count;
     const unsaid = this.#unsaid.get(kind);
@@ -41,7 +41,7 @@ export class Losses {
     }
   }
 
-  /** Warns of what was lost since the last warning. */
+  /** Reports the losses since the last warning. */
   summarize(): void {
     this.#isDue = false;
     letGo(this);
@@ -52,7 +52,7 @@ export class Losses {
     warn(`dropped more spans: ${counts}; ${this.count} so far`);
   }
 
-  /** At the end of the program. */
+  /** Called at the end of the program. */
   shutdown(): Promise<void> {
     this.summarize();
     return Promise.resolve();

@@ -1,4 +1,4 @@
-/** Spans of the OpenTelemetry SDK as messages of OTLP. */
+/** Converts spans of the OpenTelemetry SDK to messages of OTLP. */
 
 import { create } from "@bufbuild/protobuf";
 import type { Attributes, HrTime, Link, SpanContext } from "@opentelemetry/api";
@@ -28,11 +28,11 @@ import {
 } from "./gen/opentelemetry/proto/trace/v1/trace_pb.js";
 import { isRewardValue } from "./rewards.js";
 
-/** Bits of OTLP's flags: whether it is known that the parent is remote, and whether it is. */
+/** Bits of OTLP's flags: whether it is known if the parent is remote, and whether it is. */
 const HAS_IS_REMOTE = 0x100;
 const IS_REMOTE = 0x200;
 
-/** Returns a span as message of OTLP. */
+/** Returns a span as a message of OTLP. */
 export function toOtlpSpan(span: ReadableSpan): Span {
   const own = span.spanContext();
   const parent = span.parentSpanContext;
@@ -59,12 +59,12 @@ export function toOtlpSpan(span: ReadableSpan): Span {
   });
 }
 
-/** Returns what produced a span as message of OTLP. */
+/** Returns the resource of a span as a message of OTLP. */
 export function toOtlpResource(resource: SdkResource): Resource {
   return create(ResourceSchema, { attributes: toPairs(resource.attributes) });
 }
 
-/** Returns the scope of a span as message of OTLP. */
+/** Returns the scope of a span as a message of OTLP. */
 export function toOtlpScope(scope: ReadableSpan["instrumentationScope"]): InstrumentationScope {
   return create(InstrumentationScopeSchema, { name: scope.name, version: scope.version ?? "" });
 }
@@ -124,7 +124,7 @@ function toCase(value: unknown): AnyValue["value"] {
     case "boolean":
       return { case: "boolValue", value };
     case "bigint":
-      // OTLP has integers of 64 bits; one beyond them would cost the whole span.
+      // OTLP has integers of 64 bits; a larger one would make the whole span invalid.
       return BigInt.asIntN(64, value) === value
         ? { case: "intValue", value }
         : { case: "stringValue", value: value.toString() };

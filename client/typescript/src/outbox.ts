@@ -1,4 +1,7 @@
-/** Spans on their way out: encoded, filed under their attempts, cut into messages. Without I/O. */
+/**
+ * Prepares spans for sending, without I/O: encodes them, assigns them to attempts, and groups them into
+ * messages.
+ */
 
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { Attributes } from "@opentelemetry/api";
@@ -20,7 +23,9 @@ export const ROLLOUT_ID = "agentlightning.rollout_id";
 export const ATTEMPT_ID = "agentlightning.attempt_id";
 const SEQUENCE_ID = "agentlightning.span_sequence_id";
 
-/** Messages are closed once they pass this size: small enough for every limit, large enough to be cheap. */
+/**
+ * A message is closed when it exceeds this size: small enough for every limit, large enough to be efficient.
+ */
 export const MESSAGE_BYTES = 1 << 20;
 
 /** One encoded span, and what it shares with others. */
@@ -35,7 +40,7 @@ export interface Item {
   readonly sequenceId: bigint;
   /** Bytes of the span. */
   readonly size: number;
-  /** Bytes of the resource and of the scope, which the server limits like a span. */
+  /** Bytes of the resource and the scope, which the server limits like a span. */
   readonly originSize: number;
 }
 
@@ -51,7 +56,9 @@ export interface Filed {
   readonly attemptId: string;
 }
 
-/** Returns the attempt of a span: by its own attributes, else those of its resource, else the one given. */
+/**
+ * Returns the attempt of a span: named by its attributes, else by those of its resource, else the one given.
+ */
 export function attemptOf(span: ReadableSpan, given: Filed): Filed {
   const own = span.attributes;
   const shared = span.resource.attributes;
@@ -61,16 +68,20 @@ export function attemptOf(span: ReadableSpan, given: Filed): Filed {
   };
 }
 
-/** Says why ids name no attempt; undefined if they may. */
+/** Returns why ids cannot name an attempt; undefined if they can. */
 export function wrongAttempt({ rolloutId, attemptId }: Filed): string | undefined {
-  if (!rolloutId || !attemptId) return "no rollout and attempt id";
-  // Replaced, it would name another attempt.
+  if (!rolloutId || !attemptId) return "no rollout id and attempt id";
+  // A repaired id would name another attempt.
   if (!rolloutId.isWellFormed()) return `${ROLLOUT_ID} has half a surrogate pair`;
   if (!attemptId.isWellFormed()) return `${ATTEMPT_ID} has half a surrogate pair`;
   return undefined;
 }
 
-/** Encodes a span of an attempt. Throws for one that cannot be encoded. */
+/**
+ * Encodes a span of an attempt.
+ *
+ * @throws Error if the span cannot be encoded.
+ */
 export function encode(span: ReadableSpan, filed: Filed): Item {
   const encoded = toOtlpSpan(span);
   const number = span.attributes[SEQUENCE_ID];
@@ -106,7 +117,7 @@ function kept<K extends object, V>(cache: WeakMap<object, V>, key: K, make: (key
   return value;
 }
 
-/** Groups items into messages of about 1 MiB, each of one origin, keeping the order in each attempt. */
+/** Groups items into messages of about 1 MiB, each with one origin, keeping the order in each attempt. */
 export function intoMessages(items: readonly Item[]): Item[][] {
   const messages: Item[][] = [];
   const current = new Map<string, { members: Item[]; size: number }>();
@@ -125,12 +136,14 @@ export function intoMessages(items: readonly Item[]): Item[][] {
   return messages;
 }
 
-/** Within an attempt: messages of OTLP are made once for each resource and scope, so identity will do. */
+/**
+ * For one attempt. OTLP messages are created once per resource and scope, so comparing references suffices.
+ */
 function sameOrigin(one: Item, other: Item): boolean {
   return one.resource === other.resource && one.scope === other.scope;
 }
 
-/** Returns a message of the contract for items of one origin. */
+/** Returns a message of the contract with items of one origin. */
 export function toBatch(items: readonly [Item, ...Item[]]): SpanBatch {
   const { rolloutId, attemptId, resource, resourceSchemaUrl, scope, schemaUrl } = items[0];
   return create(SpanBatchSchema, {

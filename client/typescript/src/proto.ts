@@ -1,4 +1,4 @@
-/** The messages of the contract, as generated from it. */
+/** The generated messages of the contract. */
 
 export * from "./gen/lightningstore/v1/attempt_pb.js";
 export * from "./gen/lightningstore/v1/claim_pb.js";

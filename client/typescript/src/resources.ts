@@ -1,4 +1,4 @@
-/** What agents work with: endpoints, prompts, anything. */
+/** Resources of agents: endpoints, prompts, any other value. */
 
 import { create } from "@bufbuild/protobuf";
 
@@ -10,13 +10,13 @@ import {
 } from "./gen/lightningstore/v1/resources_pb.js";
 import { decodeJson, encodeJson, RawJson } from "./json.js";
 
-/** What is known of a language model endpoint. */
+/** Fields of a language model endpoint. */
 export interface LlmFields {
-  /** Base URL, "http://host:8000/v1" for instance. */
+  /** Base URL, for example "http://host:8000/v1". */
   readonly endpoint: string;
   /** Name of the model at the endpoint. */
   readonly model: string;
-  /** Key for the endpoint. Empty: none needed. */
+  /** API key of the endpoint. Empty if none is needed. */
   readonly apiKey: string;
   /** Sampling parameters, a JSON object. */
   readonly samplingParameters: Readonly<Record<string, unknown>>;
@@ -27,7 +27,7 @@ export interface Llm extends LlmFields {
   readonly kind: "llm";
 }
 
-/** A language model endpoint behind a proxy that files each call under its attempt. */
+/** A language model endpoint behind a proxy that assigns each call to its attempt. */
 export interface ProxyLlm extends LlmFields {
   readonly kind: "proxyLlm";
 }
@@ -36,45 +36,45 @@ export interface ProxyLlm extends LlmFields {
 export interface PromptTemplate {
   readonly kind: "promptTemplate";
   readonly template: string;
-  /** How it is filled in. "unknown": in a way that came after this client. */
+  /** Syntax of the template. "unknown": a syntax that this client does not know. */
   readonly engine: "f-string" | "jinja" | "poml" | "unknown";
 }
 
-/** A resource of the caller's own kind: weights, a checkpoint, anything. */
+/** A resource of a kind defined by the caller: weights, a checkpoint, or any other value. */
 export interface CustomResource {
   readonly kind: "custom";
-  /** What it is, in the caller's words. May be empty. */
+  /** Kind of the resource, chosen by the caller. May be empty. */
   readonly type: string;
   /** Any JSON value. */
   readonly value: unknown;
-  /** The same as JSON, byte for byte as it was given. */
+  /** The value as JSON, byte for byte as stored. */
   readonly json: RawJson;
 }
 
-/** A resource of a kind that came after this client. */
+/** A resource of a kind that this client does not know. */
 export interface UnknownResource {
   readonly kind: "unknown";
   readonly message: ResourceMessage;
 }
 
-/** A resource: tell them apart by `kind`. */
+/** A resource; `kind` tells which. */
 export type Resource = Llm | ProxyLlm | PromptTemplate | CustomResource | UnknownResource;
 
 type LlmInit = Pick<LlmFields, "endpoint"> & Partial<LlmFields>;
 
 const DEFAULTS = { model: "", apiKey: "", samplingParameters: {} };
 
-/** Makes a language model endpoint; all but the URL may be left out. */
+/** Returns a language model endpoint. Only the URL is required. */
 export function llm(fields: LlmInit): Llm {
   return { ...DEFAULTS, ...fields, kind: "llm" };
 }
 
-/** Makes an endpoint whose URL is routed per attempt; all but the URL may be left out. */
+/** Returns an endpoint whose URL is routed per attempt. Only the URL is required. */
 export function proxyLlm(fields: LlmInit): ProxyLlm {
   return { ...DEFAULTS, ...fields, kind: "proxyLlm" };
 }
 
-/** Makes a prompt template, by default one of Python's str.format. */
+/** Returns a prompt template, by default in the syntax of Python's str.format. */
 export function promptTemplate(
   template: string,
   engine: "f-string" | "jinja" | "poml" = "f-string",
@@ -82,16 +82,22 @@ export function promptTemplate(
   return { kind: "promptTemplate", template, engine };
 }
 
-/** Makes a resource of any JSON value, or of a RawJson. Throws a TypeError for what is no JSON. */
+/**
+ * Returns a resource with any JSON value, or a RawJson.
+ *
+ * @throws TypeError for a value that JSON cannot represent.
+ */
 export function custom(value: unknown, type = ""): CustomResource {
   const json = new RawJson(encodeJson(value));
   return { kind: "custom", type, value: decodeJson(json.bytes), json };
 }
 
 /**
- * Returns the base URL of a proxy for the calls of one attempt: "/rollout/{rolloutId}/attempt/{attemptId}"
- * stands before a trailing "/v1" of the endpoint, or at its end where there is none. Without ids it is the
- * endpoint itself. Throws a TypeError for one id without the other.
+ * Returns the base URL of a proxy for the calls of one attempt: the endpoint with
+ * "/rollout/{rolloutId}/attempt/{attemptId}" before a trailing "/v1", or at its end if there is none. Without
+ * ids it returns the endpoint unchanged.
+ *
+ * @throws TypeError for one id without the other.
  */
 export function baseUrl(
   { endpoint }: Pick<ProxyLlm, "endpoint">,
@@ -100,7 +106,7 @@ export function baseUrl(
 ): string {
   if (!rolloutId && !attemptId) return endpoint;
   if (!rolloutId || !attemptId) {
-    throw new TypeError("both a rollout id and an attempt id are wanted, or none");
+    throw new TypeError("set both the rollout id and the attempt id, or neither");
   }
   const base = endpoint.replace(/\/+$/, "");
   const tail = base.endsWith("/v1") ? "/v1" : "";
@@ -108,7 +114,7 @@ export function baseUrl(
   return `${head}/rollout/${escaped(rolloutId)}/attempt/${escaped(attemptId)}${tail}`;
 }
 
-/** Escapes all that is not plain: some of what encodeURIComponent leaves means something to some proxies. */
+/** Escapes every character that is not unreserved: encodeURIComponent keeps some that proxies interpret. */
 function escaped(id: string): string {
   return encodeURIComponent(id).replace(
     /[!'()*]/g,
@@ -116,9 +122,13 @@ function escaped(id: string): string {
   );
 }
 
-/** Returns the endpoint of one attempt, see `baseUrl`. Throws a TypeError for an id that is empty. */
+/**
+ * Returns the endpoint of one attempt, see `baseUrl`.
+ *
+ * @throws TypeError for an empty id.
+ */
 export function routed(proxy: ProxyLlm, rolloutId: string, attemptId: string): Llm {
-  if (!rolloutId || !attemptId) throw new TypeError("a rollout id and an attempt id are wanted");
+  if (!rolloutId || !attemptId) throw new TypeError("a rollout id and an attempt id are required");
   return { ...proxy, kind: "llm", endpoint: baseUrl(proxy, rolloutId, attemptId) };
 }
 
@@ -132,7 +142,7 @@ const ENGINE_NAMES = new Map<TemplateEngine, PromptTemplate["engine"]>(
   Object.entries(ENGINES).map(([name, number]) => [number, name as PromptTemplate["engine"]]),
 );
 
-/** Returns a resource as message of the contract. */
+/** Returns a resource as a message of the contract. */
 export function toMessage(resource: Resource): ResourceMessage {
   switch (resource.kind) {
     case "llm":
@@ -142,7 +152,8 @@ export function toMessage(resource: Resource): ResourceMessage {
         kind: { case: "proxyLlm", value: { llm: llmInit(resource) } },
       });
     case "promptTemplate": {
-      if (resource.engine === "unknown") throw new TypeError("a template engine is needed");
+      if (resource.engine === "unknown")
+        throw new TypeError("the template engine is unknown: set f-string, jinja or poml");
       const { template } = resource;
       const engine = ENGINES[resource.engine];
       return create(ResourceSchema, {
@@ -165,7 +176,7 @@ function llmInit(fields: LlmFields) {
   return { endpoint, model, apiKey, samplingParametersJson: encodeJson(samplingParameters) };
 }
 
-/** Reads a message of the contract. */
+/** Returns a resource from a message of the contract. */
 export function fromMessage(message: ResourceMessage): Resource {
   const { kind } = message;
   switch (kind.case) {

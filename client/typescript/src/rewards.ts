@@ -1,40 +1,43 @@
-/** Rewards: spans that say what an attempt was worth. */
+/** Rewards of attempts, as spans. */
 
 import { context, TraceFlags, type Attributes, type Tracer } from "@opentelemetry/api";
 import { unsuppressTracing } from "@opentelemetry/core";
 
 import { currentAttempt } from "./context.js";
 
-/** Name of spans that carry a reward. */
+/** Name of spans that hold a reward. */
 export const ANNOTATION = "agentlightning.annotation";
 const REWARD = "agentlightning.reward";
 
 const VALUE = /^agentlightning\.reward\.(\d{1,9})\.value$/;
 
-/** Tells whether an attribute is a reward, which is a double even where it is a whole number. */
+/** Returns whether an attribute is a reward, which is stored as a double even if it is a whole number. */
 export function isRewardValue(key: string): boolean {
   return VALUE.test(key);
 }
 
 /**
- * Writes down what the attempt was worth: a number, or several by the names of their dimensions, of which the
- * first is the primary one. `tracer`: absent, that of the attempt whose function is running. Throws a
- * TypeError for what is no number, a RangeError for one that is not finite and for no dimension at all, and
- * an Error outside of a function without a tracer, and where the tracer does not record the span.
+ * Records a reward of the attempt: a number, or several by the names of their dimensions, of which the first
+ * is the primary one.
+ *
+ * @param tracer Default: the tracer of the attempt whose function is running.
+ * @throws TypeError for a value that is not a number.
+ * @throws RangeError for a number that is not finite, and for a reward without dimensions.
+ * @throws Error outside of a function without a tracer, and if the tracer does not record the span.
  */
 export function emitReward(
   reward: number | Readonly<Record<string, number>>,
   tracer?: Tracer,
 ): void {
   const target = tracer ?? currentAttempt.getStore()?.tracer;
-  if (!target) throw new Error("no attempt is being worked on here: give a tracer");
+  if (!target) throw new Error("no attempt is running here: pass a tracer");
   const dimensions = Object.entries(typeof reward === "number" ? { primary: reward } : reward);
   if (dimensions.length === 0) throw new RangeError("a reward needs at least one dimension");
   const attributes: Attributes = {};
   dimensions.forEach(([name, value], index) => {
-    if (typeof value !== "number") throw new TypeError(`reward "${name}" is no number`);
+    if (typeof value !== "number") throw new TypeError(`reward "${name}": must be a number`);
     if (!Number.isFinite(value)) {
-      throw new RangeError(`reward "${name}": a finite number is wanted, not ${value}`);
+      throw new RangeError(`reward "${name}": must be a finite number, not ${value}`);
     }
     attributes[`${REWARD}.${index}.name`] = name;
     attributes[`${REWARD}.${index}.value`] = value;
@@ -45,12 +48,12 @@ export function emitReward(
   span.end();
   if (!isRecorded) {
     throw new Error(
-      "the reward is lost, since the tracer records no spans: give one of a provider that records all of them",
+      "the reward is lost, because the tracer does not record: pass a tracer of a recording provider",
     );
   }
 }
 
-/** What of a span tells its reward and its place; a StoredSpan has it all. */
+/** The fields of a span that determine its reward and position; a StoredSpan has them. */
 export interface RewardSpan {
   readonly name?: string;
   readonly sequenceId?: bigint;
@@ -60,8 +63,8 @@ export interface RewardSpan {
 }
 
 /**
- * Returns the primary reward of the last span that has one; undefined if none has. The last by sequence id;
- * of spans without one, the last as they come.
+ * Returns the primary reward of the last span that has a reward, by sequence id; undefined if no span has
+ * one. Without sequence ids, the order of the argument decides.
  */
 export function findFinalReward(spans: Iterable<RewardSpan>): number | undefined {
   let last: RewardSpan | undefined;
@@ -81,7 +84,7 @@ function isBefore(span: RewardSpan, other: RewardSpan): boolean {
   return c === d ? (span.spanId ?? "") < (other.spanId ?? "") : c < d;
 }
 
-/** Returns the primary reward that a span holds, however it was written down. */
+/** Returns the primary reward of a span, in any of the supported forms. */
 function spanReward({ name, attributes }: RewardSpan): number | undefined {
   const indexes = Object.keys(attributes).flatMap((key) => VALUE.exec(key)?.[1] ?? []);
   if (indexes.length > 0) {
@@ -97,7 +100,7 @@ function spanReward({ name, attributes }: RewardSpan): number | undefined {
   return undefined;
 }
 
-/** Reads a reward given as one value: a number, a list of named ones, or the JSON text of either. */
+/** Parses a reward given as one value: a number, a list of named rewards, or the JSON text of either. */
 function oneReward(given: unknown): number | undefined {
   const value = parsed(given);
   const first: unknown = Array.isArray(value) ? value[0] : value;
@@ -113,7 +116,7 @@ function member(value: unknown, name: string): unknown {
   return typeof value === "object" && value !== null ? (value as never)[name] : undefined;
 }
 
-/** Returns what a text is the JSON of, undefined for one that is none, and what is no text as it is. */
+/** Returns the parsed JSON of a text, undefined if the text is not JSON, and any other value unchanged. */
 function parsed(value: unknown): unknown {
   if (typeof value !== "string") return value;
   try {

@@ -1,4 +1,4 @@
-/** Calls of gRPC by the contract's descriptors, with promises, async iterators and AbortSignals. */
+/** gRPC calls from the contract's descriptors, with promises, async iterators and AbortSignals. */
 
 import { randomUUID } from "node:crypto";
 import { once, setMaxListeners } from "node:events";
@@ -23,15 +23,17 @@ import { LightningStoreService } from "./gen/lightningstore/v1/service_pb.js";
 
 import { malformedName } from "./text.js";
 
-/** What can be said of a single call. */
+/** Options of a single call. */
 export interface CallOptions {
-  /** Gives the call up when it is aborted: it fails with code CANCELLED and the signal's reason as cause. */
+  /**
+   * Cancels the call when it is aborted: the call fails with code CANCELLED and the signal's reason as cause.
+   */
   readonly signal?: AbortSignal | undefined;
-  /** Deadline in milliseconds. Absent: the client's for unary calls, none for streams. */
+  /** Deadline in milliseconds. Default: the client's for unary calls, none for streams. */
   readonly timeoutMs?: number | undefined;
-  /** Metadata to send along. */
+  /** Metadata to send with the call. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;
-  /** Called when the server has taken the call up, that is, when its initial metadata has arrived. */
+  /** Called when the server has accepted the call, that is, when its initial metadata has arrived. */
   readonly onStarted?: (() => void) | undefined;
 }
 
@@ -67,14 +69,14 @@ export type Stubs = {
     : never;
 };
 
-/** How often a call is made before it fails. */
-const MOST_TRIES = 5;
+/** Maximum number of tries of a call. */
+const MAX_TRIES = 5;
 
 interface Cancellable {
   cancel: () => void;
 }
 
-/** A connection, made with the first call. */
+/** A connection, opened with the first call. */
 export class Connection {
   readonly #client: Client;
   readonly #metadata: Readonly<Record<string, string>>;
@@ -89,7 +91,7 @@ export class Connection {
     this.#timeoutMs = options.timeoutMs ?? 30_000;
   }
 
-  /** Closes the connection; calls that are open fail with CANCELLED. Harmless if closed already. */
+  /** Closes the connection. Calls in progress fail with CANCELLED. No-op if closed already. */
   close(): void {
     this.#closing.abort();
     for (const call of this.#open) call.cancel();
@@ -118,15 +120,18 @@ export class Connection {
           this.#clientStream(method, requests, options);
       default:
         return () => {
-          throw new LightningStoreError(Code.UNIMPLEMENTED, `${method.name} streams both ways`);
+          throw new LightningStoreError(
+            Code.UNIMPLEMENTED,
+            `${method.name} streams in both directions, which is not supported`,
+          );
         };
     }
   }
 
   /**
-   * Makes a call, again where a connection or a server was lost: gRPC's own repeats go by codes, which do not
-   * tell. That is harmless: reads change nothing, and writes carry a request id by which the server knows
-   * them again. Streams are taken up where they broke, by what reads them.
+   * Makes a call, and retries it if the connection or the server was lost; gRPC's own retries depend on
+   * status codes only, which are not sufficient. Retries are safe: reads change nothing, and the server
+   * recognises repeated writes by their request id. Streams are resumed by their callers.
    */
   async #unary(
     method: DescMethod,
@@ -143,7 +148,7 @@ export class Connection {
       } catch (error) {
         const failure = toStoreError(error, options.signal);
         const delay = backoff.next(failure.retryDelayMs);
-        const isLast = tries === MOST_TRIES || Date.now() + delay >= until;
+        const isLast = tries === MAX_TRIES || Date.now() + delay >= until;
         if (failure.code !== Code.UNAVAILABLE || isLast) throw failure;
         await pause(delay, AbortSignal.any(ends));
       }
@@ -190,7 +195,7 @@ export class Connection {
       deadline(options.timeoutMs),
     );
     const done = this.#track(call, options);
-    // What happens after the reader has gone is of no interest to anybody.
+    // Errors after the reader has finished are ignored.
     call.on("error", () => undefined);
     try {
       for await (const answer of call) yield answer as Message;
@@ -241,7 +246,7 @@ export class Connection {
     }
   }
 
-  /** Keeps a call that runs, so that close and abort end it; the function returned forgets it. */
+  /** Registers a running call, so that close and abort end it. Returns a function that unregisters it. */
   #track(call: Cancellable & NodeJS.EventEmitter, options: CallOptions): () => void {
     const cancel = (): void => {
       call.cancel();
@@ -273,7 +278,9 @@ interface Writer extends NodeJS.EventEmitter {
   readonly destroyed: boolean;
 }
 
-/** Writes requests as fast as the server takes them. Ends early, without an error, if the call has ended. */
+/**
+ * Writes requests as fast as the server reads them. Returns early, without an error, if the call has ended.
+ */
 async function send<T>(
   call: Writer,
   requests: Iterable<T> | AsyncIterable<T>,
@@ -297,14 +304,14 @@ function path(method: DescMethod): string {
 }
 
 /**
- * Returns the bytes of a request. Half a surrogate pair in text that describes something becomes U+FFFD, as
- * everywhere in UTF-8; in text that names something it is refused, and so is a value that its field cannot have.
+ * Returns the bytes of a request. Half of a surrogate pair becomes U+FFFD in text that only describes
+ * something. In text that names something it is an error, as is a value that is invalid for its field.
  */
 function encode({ input }: DescMethod, message: Message): Buffer {
   const field = malformedName(input, message);
   if (field !== undefined) {
     const description =
-      "must have no half of a surrogate pair: it names something, so nothing is replaced";
+      "must not contain half of a surrogate pair, because it names something and is not repaired";
     throw new LightningStoreError(Code.INVALID_ARGUMENT, `${field} ${description}`, {
       fieldViolations: [{ field, description }],
     });
@@ -330,8 +337,8 @@ function deadline(timeoutMs: number | undefined): GrpcOptions {
 }
 
 /**
- * Gives a write an id by which the server knows a repeat, unless the caller gave one. A copy gets it: the
- * caller's message may be sent a second time, as a second write.
+ * Adds a request id to a write, by which the server recognises a repeat, unless the caller set one. The id is
+ * set on a copy, because the caller's message may be sent a second time as a second write.
  */
 function withRequestId(message: Message): Message {
   if (!("requestId" in message) || message.requestId !== "") return message;

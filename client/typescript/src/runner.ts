@@ -1,4 +1,4 @@
-/** Works on rollouts: claim, run a function, report, for ever. */
+/** The runner: claims rollouts, runs a function on each, and reports the outcomes. */
 
 import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
@@ -16,46 +16,46 @@ import { Heartbeats } from "./heartbeats.js";
 import { toMode } from "./rollouts.js";
 import { enableContext } from "./tracing.js";
 
-/** What a runner can be told. */
+/** Options of a runner. */
 export interface RunnerOptions extends ConnectOptions {
-  /** A client to work through, which stays the caller's to close. Absent: connects as told. */
+  /** The client to use; the caller closes it. Default: a new one with the options given here. */
   readonly store?: LightningStore;
-  /** What the runner is called. Absent: made of host name, process id and chance. */
+  /** Id of the worker. Default: generated from host name, process id and random digits. */
   readonly workerId?: string;
-  /** Rollouts at a time. Default 1. */
+  /** Maximum number of rollouts at a time. Default 1. */
   readonly concurrency?: number;
-  /** Only rollouts of these modes, undefined for those without one. Absent: any. */
+  /** Claims only rollouts with these modes, undefined for those without a mode. Default: any. */
   readonly modes?: readonly ("train" | "val" | "test" | undefined)[];
-  /** Ends after so many rollouts. Absent: goes on until it is stopped. */
+  /** Number of rollouts after which the runner ends. Default: no limit. */
   readonly maxRollouts?: number;
-  /** How long one long poll lasts, in milliseconds. Default 20,000. */
+  /** Duration of a long poll in milliseconds. Default 20,000. */
   readonly pollWaitMs?: number;
   /**
-   * Milliseconds between two heartbeats, or a third of the shortest unresponsive timeout of what runs if that
-   * is less. Default 10,000.
+   * Maximum milliseconds between heartbeats, reduced to a third of the shortest unresponsive timeout of the
+   * running attempts. Default 10,000.
    */
   readonly heartbeatPeriodMs?: number;
-  /** How long a result waits for a server that is away, in milliseconds. Default 10 minutes. */
+  /** Maximum milliseconds to retry a report while the server is down. Default 10 minutes. */
   readonly outageMs?: number;
-  /** How long cancelled functions get at a second stop, in milliseconds. Default 5,000. */
+  /** Milliseconds for cancelled functions to return after a second stop. Default 5,000. */
   readonly graceMs?: number;
 }
 
 /**
- * Claims rollouts and runs a function on each, several at a time. The type of the function's input is what you
- * say: nothing checks it.
+ * Claims rollouts and runs a function on each, several at a time. The type of the function's input is not
+ * checked.
  *
- * The function's return is success, and a number becomes a span `agentlightning.annotation` with the reward.
- * What it throws is a failure with its type and message, retried as the rollout's config says; NonRetryable
- * is not. A cancelled or superseded attempt is told by `context.signal`; whatever its function returns, it is
- * never reported as succeeded.
+ * A function that returns has succeeded; a number it returns is stored as the reward, in a span
+ * `agentlightning.annotation`. What it throws is a failure with its type and message, which is retried
+ * according to the rollout's config unless it is a NonRetryable. When the attempt is cancelled or superseded,
+ * `context.signal` is aborted; then it is never reported as succeeded, whatever the function returns.
  *
- * Heartbeats come from the event loop: a function that blocks it for longer than the rollout's unresponsive
- * timeout holds them up, so work that takes a processor belongs into a worker thread. While the server is
- * away the runner goes on, keeps spans, and reports when it is back; no claim is lost.
+ * Heartbeats are sent by the event loop: a function that blocks it for longer than the rollout's unresponsive
+ * timeout delays them. Run CPU-bound work in a worker thread. While the server is down, the runner continues,
+ * keeps its spans, and reports when the server is back; no claim is lost.
  */
 export class Runner<Input = unknown> {
-  /** What the runner is called. */
+  /** Id of the worker. */
   readonly workerId: string;
   readonly #store: LightningStore;
   readonly #ownsStore: boolean;
@@ -73,7 +73,10 @@ export class Runner<Input = unknown> {
   /** Aborted when an attempt has ended, or the runner is stopped. */
   #changed = new AbortController();
 
-  /** Throws a RangeError for a concurrency below 1, a TypeError for options that cannot be. */
+  /**
+   * @throws RangeError for a concurrency below 1.
+   * @throws TypeError for invalid options.
+   */
   constructor(agent: Agent<Input>, options: RunnerOptions = {}) {
     const { concurrency = 1, maxRollouts = Infinity, modes = [] } = options;
     if (!(concurrency >= 1)) throw new RangeError(`concurrency must be at least 1`);
@@ -100,13 +103,13 @@ export class Runner<Input = unknown> {
   }
 
   /**
-   * Works until `stop` is called, SIGTERM or Ctrl-C arrives, `signal` is aborted, or `maxRollouts` are done:
-   * then what runs is finished. A second signal cancels it. `handleSignals: false` leaves the process'
-   * signals alone. Rejects with LightningStoreError for an error that waiting does not mend. A runner runs
-   * once.
+   * Works until `stop` is called, SIGTERM or Ctrl-C arrives, `signal` is aborted, or `maxRollouts` are done.
+   * It then lets the running functions finish; a second signal cancels them. With `handleSignals: false` it
+   * installs no signal handlers. Rejects with LightningStoreError for an error that is not retryable. A
+   * runner runs once.
    */
   async run(options: { signal?: AbortSignal; handleSignals?: boolean } = {}): Promise<void> {
-    if (this.#hasRun) throw new Error("a runner runs once");
+    if (this.#hasRun) throw new Error("a runner can run only once");
     this.#hasRun = true;
     const stop = (): void => {
       this.stop();
@@ -130,7 +133,7 @@ export class Runner<Input = unknown> {
     }
   }
 
-  /** Lets what runs finish, and claims no more; called again: cancels what runs. */
+  /** Lets the running functions finish and claims no more. A second call cancels them. */
   stop(): void {
     this.#stops++;
     this.#claims.stop();
@@ -152,7 +155,7 @@ export class Runner<Input = unknown> {
     }
   }
 
-  /** Waits until an attempt ends or the runner is stopped, at most for `ms`. */
+  /** Waits until an attempt ends or the runner is stopped, at most `ms` milliseconds. */
   async #change(ms = 2 ** 31 - 1): Promise<void> {
     await pause(ms, this.#changed.signal);
     this.#changed = new AbortController();
@@ -161,7 +164,7 @@ export class Runner<Input = unknown> {
   #start(rollout: Rollout): void {
     this.#left--;
     const attempt = rollout.latestAttempt;
-    if (!attempt) throw new Error("the server left the claimed attempt out");
+    if (!attempt) throw new Error("the server's response lacks the claimed attempt");
     const context = new RunContext(rollout, attempt, this.workerId);
     this.#running.set(key(context), context);
     if (this.#stops > 1) context.cancel(undefined);
@@ -173,7 +176,10 @@ export class Runner<Input = unknown> {
     try {
       await this.#work.do(context);
     } catch (error) {
-      warn(`attempt ${context.attemptId} of ${context.rolloutId} was lost by a defect`, error);
+      warn(
+        `attempt ${context.attemptId} of ${context.rolloutId} was lost by an internal error`,
+        error,
+      );
     }
     this.#heartbeats.remove(context);
     this.#running.delete(key(context));
@@ -181,7 +187,7 @@ export class Runner<Input = unknown> {
     this.#changed.abort();
   }
 
-  /** Waits for what runs; once it has been cancelled, no longer than the grace allows. */
+  /** Waits for the running functions; after they are cancelled, for at most the grace period. */
   async #finish(): Promise<void> {
     let until: number | undefined;
     while (this.#running.size > 0) {

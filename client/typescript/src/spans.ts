@@ -1,4 +1,4 @@
-/** Spans as they are read from a store. */
+/** Spans read from a store. */
 
 import type {
   AnyValue,
@@ -9,7 +9,7 @@ import type { Resource as OtlpResource } from "./gen/opentelemetry/proto/resourc
 import type { Span as OtlpSpan } from "./gen/opentelemetry/proto/trace/v1/trace_pb.js";
 import type { SpanBatch } from "./gen/lightningstore/v1/span_pb.js";
 
-/** An attribute's value: integers beyond 2^53 are bigints. */
+/** Value of an attribute. Integers beyond 2^53 are bigints. */
 export type AttributeValue =
   | string
   | number
@@ -24,11 +24,11 @@ export type AttributeValue =
 export class StoredSpan {
   readonly rolloutId: string;
   readonly attemptId: string;
-  /** Its place within the attempt, from 1. */
+  /** Position within the attempt, counted from 1. */
   readonly sequenceId: bigint;
-  /** The span itself, untouched. */
+  /** The span, as stored. */
   readonly otlp: OtlpSpan;
-  /** What produced it. */
+  /** The entity that produced the span. */
   readonly resource: OtlpResource | undefined;
   readonly scope: InstrumentationScope | undefined;
   #attributes: Record<string, AttributeValue> | undefined;
@@ -56,7 +56,7 @@ export class StoredSpan {
     return hex(this.otlp.spanId);
   }
 
-  /** 16 lower-case hex digits; empty for a root. */
+  /** 16 lower-case hex digits. Empty for a root span. */
   get parentSpanId(): string {
     return hex(this.otlp.parentSpanId);
   }
@@ -68,7 +68,7 @@ export class StoredSpan {
   }
 }
 
-/** Returns the spans of a batch, in its order. */
+/** Returns the spans of a batch, in order. */
 export function spansOf(batch: SpanBatch): StoredSpan[] {
   return batch.spans.map((span, i) => new StoredSpan(batch, span, batch.sequenceIds[i] ?? 0n));
 }

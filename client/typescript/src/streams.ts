@@ -1,4 +1,4 @@
-/** Waits and queries that go on by themselves where a connection broke. */
+/** Waits and queries that resume after a broken connection. */
 
 import { create } from "@bufbuild/protobuf";
 
@@ -14,24 +14,27 @@ import { toDuration } from "./rollouts.js";
 import type { Stubs } from "./rpc.js";
 import { spansOf, type StoredSpan } from "./spans.js";
 
-/** What is waited for: at least one id or group; both together are joined. */
+/** The rollouts to wait for: at least one id or group. If both are set, the wait is for all of them. */
 export interface WaitOptions {
   readonly rolloutIds?: readonly string[];
-  /** All rollouts that are in these groups when the wait begins. */
+  /** Adds all rollouts that are in these groups when the wait begins. */
   readonly groupIds?: readonly string[];
-  /** Ends once this many have finished. Absent: all of them. */
+  /** Number of finished rollouts at which the wait ends. Default: all. */
   readonly minCount?: number;
-  /** Ends after this long, in milliseconds. 0: tells what has finished by now. Absent: no limit. */
+  /**
+   * Time after which the wait ends, in milliseconds. 0: returns the rollouts that are already finished.
+   * Default: no limit.
+   */
   readonly timeoutMs?: number;
   /** Ends the wait with an error of code CANCELLED. */
   readonly signal?: AbortSignal;
-  /** Called when the server has taken the wait up: no finish after this is missed. */
+  /** Called when the server has accepted the wait: no later finish is missed. */
   readonly onStarted?: () => void;
 }
 
 /**
- * Repeats a stream that breaks until it comes to its end. `open` makes the next one, undefined if there is
- * nothing left to ask for; `patienceMs` is how long it is tried in vain.
+ * Repeats a stream that breaks until it is complete. `open` returns the next stream, or undefined if nothing
+ * is left to request. `patienceMs` is the maximum time without progress.
  */
 export async function* takenUp<T>(
   open: () => AsyncIterable<T> | undefined,
@@ -52,7 +55,7 @@ export async function* takenUp<T>(
         yield message;
       }
       if (hasEnded()) return;
-      failure = new LightningStoreError(Code.UNAVAILABLE, "the stream ended before its end");
+      failure = new LightningStoreError(Code.UNAVAILABLE, "the stream ended early");
     } catch (error) {
       failure = toStoreError(error);
     }
@@ -64,11 +67,11 @@ export async function* takenUp<T>(
   }
 }
 
-/** Rollouts as they finish, each once: `for await (const rollout of wait)`, a single time. */
+/** Rollouts as they finish, each once: `for await (const rollout of wait)`. It can be iterated once. */
 export class RolloutWait implements AsyncIterable<Rollout> {
-  /** How many have finished so far. */
+  /** Number of rollouts that have finished so far. */
   finishedCount = 0;
-  /** Ids of those that are still open. Known at the end. */
+  /** Ids of the rollouts that have not finished. Known at the end. */
   openRolloutIds: string[] = [];
   readonly #rpc: Stubs;
   readonly #options: WaitOptions;
@@ -112,8 +115,8 @@ export class RolloutWait implements AsyncIterable<Rollout> {
   }
 
   /**
-   * After a break only what is still open is asked for; undefined if that is nothing. Members of groups are
-   * known to the server alone: there all are asked for again.
+   * Returns the request for the rollouts that have not finished, or undefined if there are none. Only the
+   * server knows the members of groups, so with groups the request is unchanged.
    */
   #request(): WaitForRolloutsRequest | undefined {
     const { groupIds = [], minCount, timeoutMs } = this.#options;
@@ -143,7 +146,7 @@ export class RolloutWait implements AsyncIterable<Rollout> {
   }
 }
 
-/** Reads spans. A query that broke is asked again from its beginning; each span comes once. */
+/** Reads spans. After a break the query is repeated from its beginning; each span is returned once. */
 export async function* querySpans(
   rpc: Stubs,
   request: QuerySpansRequest,

@@ -6,8 +6,8 @@ import { decodeJson, encodeJson } from "./json.js";
 import type { PromptTemplate } from "./resources.js";
 
 /**
- * Why a template cannot be filled in: a value is missing, the text is no template of its engine, it does what
- * templates may not, or this client does not have the engine.
+ * Why a template cannot be filled in: a value is missing, the text is not a valid template of its engine, it
+ * does something forbidden, or this client does not support the engine.
  */
 export type TemplateErrorKind = "missing" | "malformed" | "refused" | "engine";
 
@@ -25,10 +25,13 @@ export class TemplateError extends Error {
 }
 
 /**
- * Fills in a template and returns the text. `values` are what JSON can hold. Templates come out of the store,
- * so they are not trusted: an f-string names values and nothing else, and Jinja is interpreted, with no way to
- * objects, functions or files of the program. Throws a TemplateError, also for POML, which has no library
- * here, and a TypeError for values that are no JSON.
+ * Fills in a template and returns the text. Templates come from the store and are not trusted: an f-string
+ * may only name values, and Jinja is interpreted without access to objects, functions or files of the
+ * program.
+ *
+ * @param values Values that JSON can represent.
+ * @throws TemplateError also for POML, which has no library here.
+ * @throws TypeError for values that JSON cannot represent.
  */
 export function formatPrompt(
   { template, engine }: PromptTemplate,
@@ -36,28 +39,29 @@ export function formatPrompt(
 ): string {
   if (engine === "f-string") return fillFString(template, values);
   if (engine === "jinja") return fillJinja(template, values);
-  throw new TemplateError("engine", `this client fills in f-strings and Jinja, not ${engine}`);
+  throw new TemplateError("engine", `this client supports f-strings and Jinja, not ${engine}`);
 }
 
-/** A doubled brace, a place, or a brace that is neither. */
+/** A doubled brace, a placeholder, or a single brace. */
 const PLACES = /\{\{|\}\}|\{([^}]*)\}|[{}]/g;
 
 function fillFString(template: string, values: Readonly<Record<string, unknown>>): string {
   return template.replace(PLACES, (found: string, name: string | undefined) => {
     if (found === "{{" || found === "}}") return found.charAt(0);
-    if (name === undefined) throw new TemplateError("malformed", `a ${found} stands alone`);
+    if (name === undefined) throw new TemplateError("malformed", `unmatched ${found}`);
     if (/[.[\]:!{]/.test(name)) {
-      throw new TemplateError("refused", `${found}: names of values alone are filled in here`);
+      throw new TemplateError("refused", `${found}: only names of values are supported`);
     }
-    if (/^\d*$/.test(name)) throw new TemplateError("malformed", `${found} names no value`);
+    if (/^\d*$/.test(name))
+      throw new TemplateError("malformed", `${found} is not the name of a value`);
     if (!Object.hasOwn(values, name)) {
-      throw new TemplateError("missing", `no value is given for ${name}`);
+      throw new TemplateError("missing", `missing value: ${name}`);
     }
     return String(values[name]);
   });
 }
 
-/** As far as the library's nodes are read here. */
+/** The parts of the library's nodes that are read here. */
 interface Shape {
   readonly type?: string;
   readonly value?: unknown;
@@ -68,7 +72,7 @@ interface Shape {
   readonly property?: Shape;
 }
 
-/** What the library evaluates to. */
+/** The library's type of evaluated values. */
 interface Value {
   readonly type: string;
   readonly value: unknown;
@@ -78,7 +82,7 @@ interface Scope {
   set(name: string, value: unknown): unknown;
 }
 
-// The library's types cannot be resolved by modules of Node: this is what is used of them.
+// Node's module resolution cannot resolve the library's types. These are the parts that are used.
 const { Environment, Interpreter, parse, tokenize } = library as unknown as {
   Environment: new () => Scope;
   Interpreter: new (scope: Scope) => {
@@ -89,7 +93,7 @@ const { Environment, Interpreter, parse, tokenize } = library as unknown as {
   tokenize: (text: string, options: Readonly<Record<string, boolean>>) => unknown;
 };
 
-/** A Jinja that takes a missing value for an error, but where the template asks whether it is there. */
+/** A Jinja interpreter in which a missing value is an error, unless the template tests for it. */
 class Strict extends Interpreter {
   readonly #mayMiss: ReadonlySet<unknown>;
 
@@ -102,7 +106,7 @@ class Strict extends Interpreter {
     const value = super.evaluate(node, scope);
     const isName = node?.type === "Identifier" || node?.type === "MemberExpression";
     if (isName && value.type === "UndefinedValue" && !this.#mayMiss.has(node)) {
-      throw new TemplateError("missing", `no value is given for ${nameOf(node)}`);
+      throw new TemplateError("missing", `missing value: ${nameOf(node)}`);
     }
     return value;
   }
@@ -112,7 +116,7 @@ function nameOf(node: Shape): string {
   return String(node.property ? node.property.value : node.value);
 }
 
-/** Adds the names of which a template asks whether they are there: `x is defined`, `x | default(…)`. */
+/** Adds the names that a template tests for existence: `x is defined`, `x | default(…)`. */
 function collectMayMiss(node: unknown, found: Set<unknown>): void {
   if (typeof node !== "object" || node === null) return;
   const { type, operand, filter, test } = node as Shape;
@@ -123,28 +127,28 @@ function collectMayMiss(node: unknown, found: Set<unknown>): void {
   for (const child of Object.values(node)) collectMayMiss(child, found);
 }
 
-/** Most items of a range, as in Python's sandbox. */
-const MOST_ITEMS = 100_000;
+/** Maximum number of items of a range, as in Python's sandbox. */
+const MAX_ITEMS = 100_000;
 
 function range(start: number, stop?: number, step = 1): number[] {
   const [from, to] = typeof stop === "number" ? [start, stop] : [0, start];
   const length = Math.max(0, Math.ceil((to - from) / step));
-  if (!(length <= MOST_ITEMS)) {
-    throw new TemplateError("refused", `a range has ${MOST_ITEMS} items at most`);
+  if (!(length <= MAX_ITEMS)) {
+    throw new TemplateError("refused", `a range has at most ${MAX_ITEMS} items`);
   }
   return Array.from({ length }, (_, i) => from + i * step);
 }
 
 function fillJinja(template: string, values: Readonly<Record<string, unknown>>): string {
-  // Through JSON, so that no function gets in.
+  // Conversion to JSON and back removes functions.
   const plain = decodeJson(encodeJson(values)) as Record<string, unknown>;
   let program: unknown;
   try {
-    // The library takes off the last line break.
+    // The library removes the last line break.
     const tokens = tokenize(`${template}\n`, { lstrip_blocks: false, trim_blocks: false });
     program = parse(tokens);
   } catch (error) {
-    throw new TemplateError("malformed", `this is no Jinja: ${String(error)}`, { cause: error });
+    throw new TemplateError("malformed", `not valid Jinja: ${String(error)}`, { cause: error });
   }
   const mayMiss = new Set<unknown>();
   collectMayMiss(program, mayMiss);
@@ -157,11 +161,11 @@ function fillJinja(template: string, values: Readonly<Record<string, unknown>>):
     return String(new Strict(scope, mayMiss).run(program).value);
   } catch (error) {
     if (error instanceof TemplateError) throw error;
-    throw new TemplateError("malformed", `this Jinja fails: ${String(error)}`, { cause: error });
+    throw new TemplateError("malformed", `Jinja failed: ${String(error)}`, { cause: error });
   }
 }
 
-/** The library knows no bigint: there they are text. */
+/** The library does not support bigint; they become text. */
 function withoutBig(value: unknown): unknown {
   if (typeof value === "bigint") return String(value);
   if (Array.isArray(value)) return value.map(withoutBig);

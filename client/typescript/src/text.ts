@@ -1,10 +1,16 @@
-/** Text on its way out. UTF-8 has no place for half a surrogate pair, which a string of JavaScript may hold. */
+/**
+ * Validates text before it is sent. UTF-8 cannot represent half of a surrogate pair, which a JavaScript
+ * string may contain.
+ */
 
 import { ScalarType, type DescField, type DescMessage, type Message } from "@bufbuild/protobuf";
 
 const encoder = new TextEncoder();
 
-/** What is replaced by U+FFFD when it is encoded: it describes something. All of OTLP does too. */
+/**
+ * Types whose invalid text is replaced by U+FFFD on encoding, because it only describes something. This also
+ * holds for all of OTLP.
+ */
 const DESCRIPTIONS: ReadonlySet<string> = new Set([
   "lightningstore.v1.Failure.type",
   "lightningstore.v1.Failure.message",
@@ -14,17 +20,17 @@ const DESCRIPTIONS: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Returns the path from a value to the first bad text within it, "" if it is one itself, undefined if there is
- * none. Paths are made on the way back, so that valid values cost none.
+ * Returns the path from a value to the first invalid text in it, "" if it is one itself, undefined if there
+ * is none. Paths are built on the way back, so that valid values cost none.
  */
 type Check = (value: unknown) => string | undefined;
 
-/** Checks by the type of the message; undefined where no text of it could be bad. */
+/** Checks by message type; undefined if no text of the type can be invalid. */
 const checks = new Map<string, Check | undefined>();
 
 /**
- * Returns the path of the first text of a message that names something, an id for instance, and is not well
- * formed: replaced, it would name something else. Undefined if there is none.
+ * Returns the path of the first text that names something, such as an id, and is not well formed. A repaired
+ * name would name something else. Undefined if there is none.
  */
 export function malformedName(schema: DescMessage, message: Message): string | undefined {
   const wrong = checkOf(schema)?.(message);
@@ -88,7 +94,7 @@ function isString({ scalar }: DescField): boolean {
 
 const textCheck: Check = (text) => ((text as string).isWellFormed() ? undefined : "");
 
-/** Looks through the entries of a list or a map. */
+/** Searches the entries of a list or a map. */
 function first(
   entries: Iterable<[string | number, unknown]>,
   check: Check | undefined,
@@ -101,7 +107,7 @@ function first(
   return undefined;
 }
 
-/** Returns the beginning of a text, well formed and of at most `bytes` bytes in UTF-8. */
+/** Returns the beginning of a text, well formed and with at most `bytes` bytes in UTF-8. */
 export function cut(text: string, bytes: number): string {
   const { read } = encoder.encodeInto(text, new Uint8Array(bytes));
   return text.slice(0, read).toWellFormed();

@@ -1,4 +1,4 @@
-/** Tracers whose spans are filed under the attempt that they belong to. */
+/** Tracers for the spans of an attempt. */
 
 import { context as otel, type Tracer } from "@opentelemetry/api";
 import { AsyncLocalStorageContextManager } from "@opentelemetry/context-async-hooks";
@@ -14,7 +14,7 @@ import type { SpanExporter } from "./exporter.js";
 import { SecureIdGenerator } from "./ids.js";
 import { ATTEMPT_ID, ROLLOUT_ID } from "./outbox.js";
 
-/** Nothing is cut off: spans are training data. */
+/** Nothing is truncated, because spans are training data. */
 const NO_LIMITS = {
   attributeCountLimit: Infinity,
   eventCountLimit: Infinity,
@@ -23,9 +23,7 @@ const NO_LIMITS = {
   attributePerLinkCountLimit: Infinity,
 };
 
-/**
- * Returns the tracer of an attempt: its spans bear the ids in their resource. Nothing is sampled away.
- */
+/** Returns the tracer of an attempt. The resource of its spans names the attempt. It does not sample. */
 export function attemptTracer(context: RunContext, exporter: SpanExporter): Tracer {
   const ids = { [ROLLOUT_ID]: context.rolloutId, [ATTEMPT_ID]: context.attemptId };
   const provider = new BasicTracerProvider({
@@ -40,8 +38,8 @@ export function attemptTracer(context: RunContext, exporter: SpanExporter): Trac
 }
 
 /**
- * Lets `tracer.startActiveSpan` find the span around it across awaits, if the program has not set up
- * OpenTelemetry's context itself.
+ * Lets `tracer.startActiveSpan` find its parent across awaits, if the program has not set up OpenTelemetry's
+ * context itself.
  */
 export function enableContext(): void {
   const manager = new AsyncLocalStorageContextManager();

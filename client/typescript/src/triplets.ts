@@ -1,4 +1,4 @@
-/** Triplets: each call of a model in an attempt's spans, with prompt, response and reward. */
+/** Triplets: the model calls in an attempt's spans, with prompt, response and reward. */
 
 import { clone, create, type MessageInitShape } from "@bufbuild/protobuf";
 
@@ -12,30 +12,30 @@ import {
 import type { Stubs } from "./rpc.js";
 import { takenUp } from "./streams.js";
 
-/** Rollouts of one call: the server's limit by default. */
-const MOST_LISTED = 10_000;
+/** Rollouts per call: the server's default limit. */
+const MAX_LISTED = 10_000;
 
-/** How triplets are made of spans; docs/triplets.md tells more. What is absent is as the server has it. */
+/** Options for deriving triplets; see docs/triplets.md. Absent options have the server's defaults. */
 export interface TripletOptions {
-  /** "latest", or of a single rollout the id of an attempt. Absent: all attempts. */
+  /** "latest", or the id of an attempt if there is a single rollout. Default: all attempts. */
   readonly attemptId?: string;
-  /** Where calls were traced: in the agent's process (default), or in a LiteLLM proxy. */
+  /** Where calls are traced: in the agent's process (default), or in a LiteLLM proxy. */
   readonly source?: "tracer" | "proxy";
-  /** Names of spans that are calls, an expression of RE2. Absent: `openai\.chat\.completion`. */
+  /** RE2 pattern for names of spans that are calls. Default: `openai\.chat\.completion`. */
   readonly llmCallMatch?: string;
-  /** Names of agents whose calls count, an expression of RE2. Absent: all. */
+  /** RE2 pattern for names of agents whose calls are included. Default: all. */
   readonly agentMatch?: string;
-  /** Leaves out what a judge asked. Absent: true. */
+  /** Omits calls below a reward, such as those of a judge. Default true. */
   readonly excludeCallsUnderRewards?: boolean;
-  /** One call a response id. Absent: true. */
+  /** Keeps one call per response id. Default true. */
   readonly deduplicate?: boolean;
-  /** Puts loose spans under the tightest one that encloses them in time. Absent: true. */
+  /** Moves loose call spans under the shortest span that encloses them in time. Default true. */
   readonly repairHierarchy?: boolean;
-  /** Leaves out calls without token ids of prompt and response. Absent: false. */
+  /** Omits calls without token ids of prompt and response. Default false. */
   readonly skipWithoutTokens?: boolean;
-  /** Which call gets which reward. */
+  /** How rewards are matched with calls. */
   readonly rewardPolicy?: "first-occurrence" | "first-sibling" | "by-sequence";
-  /** By rollout: what its last triplet is worth, in place of what was traced. */
+  /** By rollout id: replaces the traced reward of its last triplet. */
   readonly finalRewards?: Readonly<Record<string, number>>;
   readonly signal?: AbortSignal;
 }
@@ -48,7 +48,7 @@ const POLICIES = {
   "by-sequence": RewardPolicy.BY_SEQUENCE,
 } as const;
 
-/** Returns the request that options stand for. */
+/** Returns the request for the options. */
 export function toRequest(
   rolloutIds: Iterable<string>,
   options: TripletOptions,
@@ -70,7 +70,7 @@ export function toRequest(
   return create(ListTripletsRequestSchema, init);
 }
 
-/** Yields attempts, each whole. More rollouts than one call takes are asked for in several. */
+/** Yields complete attempts. Splits the rollouts into several calls if there are too many for one. */
 export async function* listTriplets(
   rpc: Stubs,
   request: ListTripletsRequest,
@@ -80,13 +80,13 @@ export async function* listTriplets(
   const ids = request.rolloutIds;
   let start = 0;
   do {
-    const part = ids.slice(start, start + MOST_LISTED);
+    const part = ids.slice(start, start + MAX_LISTED);
     yield* listPart(rpc, request, part, patienceMs, signal);
-    start += MOST_LISTED;
+    start += MAX_LISTED;
   } while (start < ids.length);
 }
 
-/** Yields the attempts of some rollouts. A list that broke is asked for again, without those that are through. */
+/** Yields the attempts of some rollouts. After a break, requests the rollouts that are not complete. */
 async function* listPart(
   rpc: Stubs,
   request: ListTripletsRequest,

@@ -119,8 +119,8 @@ for (const [what, thrown, type, message] of THROWN) {
 }
 
 const RETURNED: readonly [what: string, value: unknown, message: RegExp][] = [
-  ["NaN", NaN, /a finite number is wanted, not NaN/],
-  ["infinity", -Infinity, /a finite number is wanted, not -Infinity/],
+  ["NaN", NaN, /must be a finite number, not NaN/],
+  ["infinity", -Infinity, /must be a finite number, not -Infinity/],
   ["a bigint", 10n ** 400n, /not bigint/],
   ["a symbol", Symbol("a"), /not symbol/],
   ["a function", broken, /not function/],

@@ -173,7 +173,7 @@ test("what the function throws is a failure, retried unless it says otherwise", 
     ["FAILED", 1, "RangeError", "never", false],
     ["FAILED", 2, "string", "text", undefined],
     ["SUCCEEDED", 2, undefined, undefined, undefined],
-    ["FAILED", 2, "TypeError", "nothing or a number is wanted as reward, not string", undefined],
+    ["FAILED", 2, "TypeError", "the reward must be a number or nothing, not string", undefined],
   ]);
   assert.deepEqual(numbers, [1, 2]);
   store.close();
@@ -267,7 +267,7 @@ test("the first stop lets what runs finish, the second cancels it", async () => 
     rolloutId: first?.rolloutId ?? "",
     attemptId: "latest",
   });
-  assert.equal(attempt?.failure?.message, "the runner stops");
+  assert.equal(attempt?.failure?.message, "the runner is stopping");
   const { queueDepth } = await store.rpc.getStatistics({});
   assert.equal(queueDepth, 1n);
   store.close();
@@ -288,7 +288,7 @@ test("a runner that is stopped while it waits for work ends at once", async () =
   store.close();
 });
 
-test("a function that does not end though cancelled is left behind", async (t) => {
+test("a function that ignores its cancellation is abandoned", async (t) => {
   quiet(t);
   await using server = await TestServer.start();
   const store = new LightningStore(server.address);

@@ -79,8 +79,8 @@ test("what is no JSON is refused with its path", async () => {
     throw new Error("broken");
   };
   const cases: readonly [value: unknown, message: RegExp][] = [
-    [NaN, /^value: NaN has no place in JSON$/],
-    [{ a: [1, { b: Infinity }] }, /^value\.a\[1\]\.b: Infinity has no place in JSON$/],
+    [NaN, /^value: NaN cannot be represented in JSON$/],
+    [{ a: [1, { b: Infinity }] }, /^value\.a\[1\]\.b: Infinity cannot be represented in JSON$/],
     [{ a: 1, b: { toJSON: () => ({ c: NaN }) } }, /^value\.b\.c: NaN/],
     [{ a: 1, b: { toJSON: broken } }, /^value\.b: broken$/],
     [
@@ -93,7 +93,7 @@ test("what is no JSON is refused with its path", async () => {
       /^value\.b: broken$/,
     ],
     [ring, /^value\.ring: Converting circular structure/],
-    [undefined, /^value: undefined has no place/],
+    [undefined, /^value: undefined cannot be represented/],
     [Buffer.from("1"), /^value: .*RawJson/],
   ];
   for (const [value, message] of cases) {
@@ -113,10 +113,10 @@ test("messages beyond the limit say what would be right", async () => {
   const store = new LightningStore(server.address);
   const large = await failure(() => store.enqueue([{ input: groupId }]));
   assert.equal(large.code, Code.RESOURCE_EXHAUSTED);
-  assert.match(large.message, /nothing was sent/);
+  assert.match(large.message, /was not sent/);
   const answer = await failure(() => store.enqueue([{ input: 1 }]));
   assert.equal(answer.code, Code.RESOURCE_EXHAUSTED);
-  assert.match(answer.message, /has taken place/);
+  assert.match(answer.message, /has taken effect/);
   store.close();
 });
 

@@ -1,6 +1,6 @@
 /**
- * CartPole-v1 and the policy that plays it, the same to the last bit as examples/cartpole/physics.py at the
- * repository's root, which says why: nothing but + - * /, in its order.
+ * CartPole-v1 and its policy, bit-identical with examples/cartpole/physics.py at the repository's root, which
+ * explains why: only + - * /, in the same order.
  */
 
 export const LONGEST = 500; // steps
@@ -13,7 +13,7 @@ const HALF_LENGTH = 0.5;
 const FARTHEST = 2.4; // metres
 const STEEPEST = 0.20943951023931953; // 12 degrees
 
-/** A number for each of position, speed, angle of the pole, and how fast it turns. */
+/** Position, speed, angle of the pole, and angular speed. */
 export type State = readonly [number, number, number, number];
 
 const SINE = [1, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880, -1 / 39916800];
@@ -40,7 +40,7 @@ export function step([position, speed, angle, turning]: State, action: number): 
   ];
 }
 
-/** Tells whether the cart has left the track, or the pole has fallen. */
+/** Returns whether the cart has left the track or the pole has fallen. */
 export function isOver([position, , angle]: State): boolean {
   return Math.abs(position) > FARTHEST || Math.abs(angle) > STEEPEST;
 }

@@ -1,6 +1,6 @@
 /**
- * The TypeScript runner of the demo (`make demo RUNNERS=typescript`): claims an episode of CartPole, plays it,
- * streams a span a step, and returns the reward. Arguments: the server's address and the worker's id.
+ * The TypeScript runner of the demo (`make demo RUNNERS=typescript`). It claims an episode of CartPole, plays
+ * it, streams one span per step, and returns the reward. Arguments: the server's address and the worker's id.
  */
 
 import { setImmediate as letOthersRun } from "node:timers/promises";
