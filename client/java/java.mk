@@ -11,7 +11,7 @@ java-check: ## Check the format of the Java client, and compile it with every wa
 java-test: .venv/stamp ## Test the Java client, the programs of its README too
 	$(JAVA_BUILD) test
 
-java-driver: ## Leave the conformance driver at build/conformance/java
+java-driver: ## Build the conformance driver at build/conformance/java
 	$(JAVA_BUILD) package -Dmaven.test.skip=true
 	mkdir -p build/conformance
 	printf '#!/bin/sh\nexec java -cp "%s" io.lightningstore.conformance.Driver "$$@"\n' \

@@ -21,7 +21,7 @@ import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
 
-/** A call of any method and kind, told by its name. */
+/** A call of any method and kind, by its name. */
 final class Call extends ClientCall.Listener<Message> implements Runnable {
   private static final double DEFAULT_SECONDS = 30;
 
@@ -46,7 +46,7 @@ final class Call extends ClientCall.Listener<Message> implements Runnable {
     call = channel.newCall(method, options);
   }
 
-  /** Returns the call that a command asks for, not begun yet; null for an unknown method. */
+  /** Returns the call of a command, not started yet; null for an unknown method. */
   @SuppressWarnings("unchecked") // all methods of the service take and give messages
   static Call of(Channel channel, JsonObject command, Consumer<JsonObject> answer) {
     String name = Driver.text(command, "method");
@@ -124,7 +124,7 @@ final class Call extends ClientCall.Listener<Message> implements Runnable {
     answer.accept(what);
   }
 
-  /** Returns an error as the protocol wants it. */
+  /** Returns an error in the form of the driver protocol. */
   static JsonObject describe(Throwable thrown) {
     LightningStoreException error = LightningStoreException.from(thrown);
     JsonObject what = new JsonObject();

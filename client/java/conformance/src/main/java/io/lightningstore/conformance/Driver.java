@@ -22,8 +22,8 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 
 /**
- * The Java driver of the conformance tests: does what it is told on stdin, one JSON object a line,
- * with this client, and answers on stdout.
+ * The Java driver of the conformance tests. It reads commands from stdin, one JSON object per line,
+ * executes them with this client, and writes the answers to stdout.
  */
 public final class Driver {
   private static final Gson GSON =
@@ -42,7 +42,7 @@ public final class Driver {
     store = LightningStore.connect(address);
   }
 
-  /** Serves stdin until its end; what still runs then ends with the process. */
+  /** Serves stdin until its end. Commands that are still running end with the process. */
   public static void main(String[] arguments) throws IOException {
     if (arguments.length != 1) {
       System.err.println("usage: driver ADDRESS");
@@ -58,7 +58,8 @@ public final class Driver {
   }
 
   /**
-   * Begins what a line says. What only touches others is done at once, in the order of the lines.
+   * Starts the command of a line. Commands that only affect other commands are executed at once, in
+   * the order of the lines.
    */
   private void take(String line) {
     JsonObject command;
@@ -104,7 +105,7 @@ public final class Driver {
     threads.execute(call);
   }
 
-  /** Starts a runner with the scripted agent, over a connection of its own. */
+  /** Starts a runner with the scripted agent, on a separate connection. */
   private void startRunner(String id, JsonObject command) {
     LightningStore own = LightningStore.connect(address);
     var builder = Runner.builder(own, Script.class, Script::run);

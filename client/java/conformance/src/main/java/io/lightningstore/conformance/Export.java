@@ -20,7 +20,7 @@ import java.util.ArrayDeque;
 import java.util.Deque;
 import java.util.concurrent.TimeUnit;
 
-/** Makes spans with OpenTelemetry's SDK and sends them. */
+/** Creates spans with the OpenTelemetry SDK and exports them. */
 final class Export {
   private Export() {}
 
@@ -60,7 +60,7 @@ final class Export {
     }
   }
 
-  /** Makes a span of each name, each the child of the one before, and returns their ids. */
+  /** Creates a span with each name, each the child of the previous one, and returns their ids. */
   private static JsonArray makeSpans(SdkTracerProvider provider, JsonArray names) {
     Tracer tracer = provider.get("conformance");
     JsonArray ids = new JsonArray();

@@ -10,7 +10,7 @@ import java.time.Duration;
 import java.util.List;
 import java.util.concurrent.CancellationException;
 
-/** The input of a rollout: what the scripted agent does. Every part may be missing. */
+/** The input of a rollout: the actions of the scripted agent. Every part may be missing. */
 record Script(
     List<String> spans,
     String resource,
@@ -18,7 +18,7 @@ record Script(
     Fail fail,
     Double reward) {
 
-  /** Where and how it fails. */
+  /** When and how it fails. */
   record Fail(String message, Boolean retryable, List<Integer> attempts) {}
 
   static Number run(
@@ -53,7 +53,7 @@ record Script(
     throw new IllegalStateException(fail.message());
   }
 
-  /** Returns what tells a resource apart. */
+  /** Returns the value that identifies a resource. */
   private static String text(Resource resource) {
     return switch (resource.getKindCase()) {
       case LLM -> resource.getLlm().getEndpoint();

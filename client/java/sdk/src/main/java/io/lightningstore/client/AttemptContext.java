@@ -4,7 +4,7 @@ import io.lightningstore.v1.Attempt;
 import io.lightningstore.v1.AttemptRef;
 import io.lightningstore.v1.Rollout;
 
-/** What an agent knows of the attempt that it works on. */
+/** The attempt that an agent works on. */
 public final class AttemptContext {
   private volatile Rollout rollout;
   private final String workerId;
@@ -25,32 +25,32 @@ public final class AttemptContext {
     return attempt().getAttemptId();
   }
 
-  /** Returns which attempt at the rollout this is, from 1. */
+  /** Returns the position of the attempt among those of the rollout, counted from 1. */
   public int sequenceNumber() {
     return attempt().getSequenceNumber();
   }
 
-  /** Returns the rollout as it was claimed. */
+  /** Returns the rollout as claimed. */
   public Rollout rollout() {
     return rollout;
   }
 
-  /** Returns the claim that is being worked on. */
+  /** Returns the claimed attempt. */
   public Attempt attempt() {
     return rollout.getLatestAttempt();
   }
 
-  /** Returns the worker that claimed it. */
+  /** Returns the worker that claimed the attempt. */
   public String workerId() {
     return workerId;
   }
 
-  /** Returns what tells that the attempt is to stop. */
+  /** Returns the cancellation of the attempt. */
   public Cancellation cancellation() {
     return cancellation;
   }
 
-  /** Takes the payloads out of the whole rollout; the attempt stays the one that was claimed. */
+  /** Copies the payloads from the whole rollout; the attempt remains the claimed one. */
   void addPayloads(Rollout whole) {
     rollout =
         rollout.toBuilder()

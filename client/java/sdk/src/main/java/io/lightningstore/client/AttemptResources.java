@@ -9,7 +9,7 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.NoSuchElementException;
 
-/** The resources of an attempt by name. A ProxyLLM comes as the LLM routed to this attempt. */
+/** The resources of an attempt by name. A ProxyLLM is an LLM with the URL of this attempt. */
 public final class AttemptResources {
   private final Map<String, Resource> byName;
 
@@ -27,7 +27,7 @@ public final class AttemptResources {
         Endpoints.routed(resource.getProxyLlm(), attempt.getRolloutId(), attempt.getAttemptId()));
   }
 
-  /** Returns all of them, by name. */
+  /** Returns all resources by name. */
   public Map<String, Resource> asMap() {
     return byName;
   }
@@ -35,7 +35,7 @@ public final class AttemptResources {
   /**
    * Returns a resource.
    *
-   * @throws NoSuchElementException if there is none of that name
+   * @throws NoSuchElementException if there is none with that name
    */
   public Resource get(String name) {
     Resource found = byName.get(name);
@@ -48,7 +48,7 @@ public final class AttemptResources {
   /**
    * Returns a language model.
    *
-   * @throws NoSuchElementException if there is none of that name and kind
+   * @throws NoSuchElementException if there is none with that name and kind
    */
   public LLM llm(String name) {
     return ofKind(name, Resource.KindCase.LLM).getLlm();
@@ -57,16 +57,16 @@ public final class AttemptResources {
   /**
    * Returns a prompt template; {@link PromptTemplates#format} fills it in.
    *
-   * @throws NoSuchElementException if there is none of that name and kind
+   * @throws NoSuchElementException if there is none with that name and kind
    */
   public PromptTemplate promptTemplate(String name) {
     return ofKind(name, Resource.KindCase.PROMPT_TEMPLATE).getPromptTemplate();
   }
 
   /**
-   * Returns the value of a custom resource, read as {@link Json#decode} reads it.
+   * Returns the value of a custom resource, decoded by {@link Json#decode}.
    *
-   * @throws NoSuchElementException if there is none of that name and kind
+   * @throws NoSuchElementException if there is none with that name and kind
    */
   public <T> T custom(String name, Class<T> type) {
     return Json.decode(ofKind(name, Resource.KindCase.CUSTOM).getCustom().getValueJson(), type);

@@ -14,13 +14,13 @@ import java.util.List;
 import java.util.concurrent.atomic.AtomicLong;
 
 /**
- * The tracer of one attempt, whose spans bear its ids in their resource; hands them on and counts
- * them.
+ * The tracer of one attempt, with the attempt's ids in its resource. It forwards the spans and
+ * counts them.
  */
 final class AttemptTracing implements SpanProcessor {
   private static final String SCOPE = "io.lightningstore.client.runner";
 
-  /** Nothing is cut off: spans are training data. */
+  /** Nothing is truncated, because spans are training data. */
   private static final SpanLimits NO_LIMITS =
       SpanLimits.builder()
           .setMaxNumberOfAttributes(Integer.MAX_VALUE)
@@ -40,7 +40,7 @@ final class AttemptTracing implements SpanProcessor {
         Resource.create(
             Attributes.of(
                 Outbox.ROLLOUT_ID, context.rolloutId(), Outbox.ATTEMPT_ID, context.attemptId()));
-    // Never closed: there is nothing in it to close but this.
+    // Never closed: closing it would only close this processor.
     tracer =
         SdkTracerProvider.builder()
             .setResource(Resource.getDefault().merge(ids))
@@ -55,7 +55,7 @@ final class AttemptTracing implements SpanProcessor {
     return tracer;
   }
 
-  /** Returns how many spans have ended, stored or not. */
+  /** Returns the number of ended spans, stored or not. */
   long endedCount() {
     return ended.get();
   }

@@ -24,17 +24,17 @@ import java.util.function.Supplier;
 import java.util.logging.Level;
 import java.util.logging.Logger;
 
-/** What a runner does for each of its claims, from its resources to its report. */
+/** The work of a runner on its claims, from resources to report. */
 final class AttemptWork<I> {
   private static final Logger logger = Logger.getLogger(Runner.class.getName());
 
-  /** One try at something that the server has to answer. */
+  /** Timeout of one try of a call that is retried. */
   private static final Duration TRY = Duration.ofSeconds(5);
 
   private static final Duration LONGEST_PAUSE = Duration.ofSeconds(5);
   private static final Duration LAST_FLUSH = Duration.ofSeconds(1);
 
-  /** Resources kept, so that a batch of rollouts fetches them once. */
+  /** Number of cached resources, so that a batch of rollouts loads them once. */
   private static final int KEPT_RESOURCES = 4;
 
   private record Version(String resourcesId, int version) {}
@@ -51,7 +51,7 @@ final class AttemptWork<I> {
   private final CountDownLatch hurried = new CountDownLatch(1);
   private final Map<Version, Resources> kept = new ConcurrentHashMap<>();
 
-  /** Takes the agent, and for how long a server that is away is waited for. */
+  /** Creates the work with the agent and the maximum time to retry while the server is down. */
   AttemptWork(
       LightningStore store,
       Class<I> inputType,
@@ -65,12 +65,12 @@ final class AttemptWork<I> {
     this.outage = outage;
   }
 
-  /** Waits for a server that is away no longer. */
+  /** Stops waiting for a server that is down. */
   void hurry() {
     hurried.countDown();
   }
 
-  /** Works on a claim. Whatever is thrown on the way to the report is what is reported. */
+  /** Works on a claim. Whatever is thrown before the report is reported. */
   void work(Execution execution) throws InterruptedException {
     AttemptContext context = execution.context();
     AttemptTracing tracing = null;
@@ -91,7 +91,7 @@ final class AttemptWork<I> {
     report(execution.context(), failed(execution.context(), why), 0);
   }
 
-  /** Fetches the input of a claim that came without it, as the answer of a repeated call may. */
+  /** Loads the input of a claim that was omitted from its response, as in repeated responses. */
   private void fetchPayloads(AttemptContext context) throws InterruptedException {
     if (context.rollout().getPayloadsOmitted()) {
       GetRolloutRequest request =
@@ -151,7 +151,9 @@ final class AttemptWork<I> {
     }
   }
 
-  /** Waits until the spans are stored, or given up: an outcome must not be there before them. */
+  /**
+   * Waits until the spans are stored or dropped, because an outcome must not be stored before them.
+   */
   private void flush() throws InterruptedException {
     CompletableResultCode flushed = exporter.flush();
     CountDownLatch over = new CountDownLatch(1);
@@ -168,7 +170,7 @@ final class AttemptWork<I> {
   private void report(AttemptContext context, Outcome found, long sentCount)
       throws InterruptedException {
     Cancellation cancellation = context.cancellation();
-    // The server may have said so while the spans were flushed; a success stands against the
+    // The server may have requested the stop during the flush. A success takes precedence over the
     // runner's own stop.
     boolean stopped =
         cancellation.reason().isPresent()
@@ -182,20 +184,22 @@ final class AttemptWork<I> {
       if (answer.getMissingSpanCount() > 0) {
         logger.log(
             Level.WARNING,
-            "{0} lacks {1} span(s)",
+            "{0} has {1} missing span(s)",
             new Object[] {context, answer.getMissingSpanCount()});
       }
       if (answer.getStopReason() != StopReason.STOP_REASON_UNSPECIFIED) {
         context.cancellation().cancel(answer.getStopReason());
         logger.log(
-            Level.INFO, "{0} decided nothing: {1}", new Object[] {context, answer.getStopReason()});
+            Level.INFO,
+            "{0} did not decide its rollout: {1}",
+            new Object[] {context, answer.getStopReason()});
       }
     } catch (LightningStoreException error) {
-      logger.log(Level.WARNING, context + " is not reported", error);
+      logger.log(Level.WARNING, context + " was not reported", error);
     }
   }
 
-  /** Reports an outcome, and one that the server refuses once more as a plain failure. */
+  /** Reports an outcome. If the server rejects it, reports a minimal failure once. */
   private UpdateAttemptResponse update(AttemptContext context, Outcome outcome, long sentCount)
       throws InterruptedException {
     try {
@@ -205,7 +209,7 @@ final class AttemptWork<I> {
       if (error.code() != Status.Code.INVALID_ARGUMENT) {
         throw error;
       }
-      log(context + ": the server refuses the report, which is repeated as a failure", error);
+      log(context + ": the server rejected the report; reporting a minimal failure", error);
       Failure plain = Failures.ofRefusedReport(outcome.failure(), error);
       UpdateAttemptRequest request =
           request(context, new Outcome(AttemptStatus.ATTEMPT_STATUS_FAILED, plain), sentCount);
@@ -233,7 +237,9 @@ final class AttemptWork<I> {
         .build();
   }
 
-  /** Tells whether a cancelled attempt still waits for its end: the watchdog's word stays. */
+  /**
+   * Returns whether a cancelled attempt must still be ended. An expiry set by the watchdog is kept.
+   */
   private boolean isLive(AttemptContext context) throws InterruptedException {
     if (context.cancellation().reason().orElse(null) == StopReason.STOP_REASON_UNKNOWN_ATTEMPT) {
       return false;
@@ -249,7 +255,7 @@ final class AttemptWork<I> {
         || status == AttemptStatus.ATTEMPT_STATUS_RUNNING;
   }
 
-  /** Does something that the server has to answer, again while it is away. */
+  /** Repeats a call while the server is down. */
   private <T> T patiently(Supplier<T> call) throws InterruptedException {
     long until = System.nanoTime() + outage.toNanos();
     Backoff backoff = new Backoff(LONGEST_PAUSE);
@@ -260,7 +266,7 @@ final class AttemptWork<I> {
         if (error.code() == Status.Code.CANCELLED && Thread.interrupted()) {
           throw new InterruptedException();
         }
-        if (!error.mends() || System.nanoTime() - until >= 0) {
+        if (!error.isRetryable() || System.nanoTime() - until >= 0) {
           throw error;
         }
         if (hurried.await(backoff.after(error).toNanos(), TimeUnit.NANOSECONDS)) {
@@ -277,7 +283,7 @@ final class AttemptWork<I> {
         Failure.newBuilder().setType("Cancelled").setMessage(why).build());
   }
 
-  /** Logs an exception of the agent's, which may throw as it is printed. */
+  /** Logs an exception of the agent, whose own methods may throw. */
   private static void log(String what, Throwable error) {
     try {
       logger.log(Level.WARNING, what, error);

@@ -3,34 +3,34 @@ package io.lightningstore.client;
 import java.time.Duration;
 import java.util.concurrent.ThreadLocalRandom;
 
-/** Growing, varied pauses between the tries of one thing. For one thread. */
+/** Growing pauses with jitter between tries. Not thread-safe. */
 final class Backoff {
   private static final Duration FIRST = Duration.ofMillis(100);
 
-  private final Duration longest;
+  private final Duration maximum;
   private Duration next = FIRST;
 
-  Backoff(Duration longest) {
-    this.longest = longest;
+  Backoff(Duration maximum) {
+    this.maximum = maximum;
   }
 
-  /** Returns the pause after a failure; at least as long as the server asked for. */
+  /** Returns the pause after a failure, at least the delay that the server requested. */
   Duration after(LightningStoreException error) {
-    // Between a half and the whole: enough to spread many clients, and never near to zero.
+    // Jitter between half and the full pause spreads clients, without pauses near zero.
     double share = 0.5 + ThreadLocalRandom.current().nextDouble() / 2;
     Duration pause = Duration.ofNanos((long) (next.toNanos() * share));
     Duration doubled = next.multipliedBy(2);
-    next = doubled.compareTo(longest) < 0 ? doubled : longest;
+    next = doubled.compareTo(maximum) < 0 ? doubled : maximum;
     Duration asked = error.retryDelay().orElse(Duration.ZERO);
     return asked.compareTo(pause) > 0 ? asked : pause;
   }
 
-  /** Begins anew: all is well again. */
+  /** Starts again with the first pause. */
   void reset() {
     next = FIRST;
   }
 
-  /** Tells whether nothing has failed since the beginning. */
+  /** Returns whether there was no failure since the start. */
   boolean isFresh() {
     return next.equals(FIRST);
   }

@@ -21,32 +21,32 @@ import java.util.List;
 import java.util.UUID;
 
 /**
- * Sees to every call: gives writes that need one a request id, so that gRPC may repeat them, adds
- * the token, has a lost connection made anew without delay, and tells a server that goes down from
- * other failures.
+ * Intercepts every call: adds a request id to writes that need one, so that gRPC may retry them;
+ * adds the token; reconnects without delay after a lost connection; and distinguishes a server that
+ * is shutting down from other failures.
  */
 final class CallInterceptor implements ClientInterceptor {
   private static final Metadata.Key<String> AUTHORIZATION =
       Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
 
-  /** What every error of the server itself has, and no status that gRPC made up. */
+  /** Present in every error of the server, and in no status that gRPC itself created. */
   private static final Metadata.Key<byte[]> DETAILS =
       Metadata.Key.of("grpc-status-details-bin", Metadata.BINARY_BYTE_MARSHALLER);
 
-  /** How gRPC words a connection that broke, where it does not say UNAVAILABLE. */
+  /** Texts of gRPC for a broken connection, if the code is not UNAVAILABLE. */
   private static final List<String> BROKEN =
       List.of("HTTP/2 error code", "http2 exception", "unexpected EOS", "missing GRPC status");
 
   private final ManagedChannel connection;
   private final String token;
 
-  /** Takes the connection beneath, and a token or null. */
+  /** Creates an interceptor with the underlying connection, and a token or null. */
   CallInterceptor(ManagedChannel connection, String token) {
     this.connection = connection;
     this.token = token;
   }
 
-  /** Returns an id of 122 bits from SecureRandom: no program can make it repeat ids by a seed. */
+  /** Returns an id of 122 bits from SecureRandom, which a seed cannot make repeat. */
   static String newRequestId() {
     return UUID.randomUUID().toString();
   }
@@ -69,7 +69,7 @@ final class CallInterceptor implements ClientInterceptor {
         if (token != null) {
           headers.put(AUTHORIZATION, "Bearer " + token);
         }
-        // Left alone gRPC waits up to two minutes until it looks again for a server that was away.
+        // gRPC alone waits up to two minutes before it reconnects to a server.
         if (connection.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {
           connection.resetConnectBackoff();
         }
@@ -97,10 +97,10 @@ final class CallInterceptor implements ClientInterceptor {
   }
 
   /**
-   * Returns a status without details, but UNAVAILABLE for what a server that goes down makes of
-   * calls: CANCELLED of those that reach it at that moment, what HTTP/2 has for a stream or a
-   * connection that ends too early, or Netty's word for what was about to be written when the
-   * connection broke; and CANCELLED where the client was closed, which no waiting mends.
+   * Returns a status without details, converted to UNAVAILABLE if it is caused by a server that is
+   * shutting down or a broken connection: CANCELLED of calls that reach the server at that moment,
+   * HTTP/2 errors of a stream or connection that ends early, or Netty's error for data that was
+   * about to be written. Returns CANCELLED if the client was closed, which is not retryable.
    */
   private Status meant(Status status, boolean cancelledHere) {
     String description = status.getDescription() == null ? "" : status.getDescription();
@@ -124,7 +124,7 @@ final class CallInterceptor implements ClientInterceptor {
     };
   }
 
-  /** Tells whether the contract itself says that a repeat of the call is harmless. */
+  /** Returns whether the contract declares that the call is safe to repeat. */
   private static boolean isRepeatable(MethodDescriptor<?, ?> method) {
     return method.getSchemaDescriptor() instanceof ProtoMethodDescriptorSupplier schema
         && schema.getMethodDescriptor().getOptions().getIdempotencyLevel()

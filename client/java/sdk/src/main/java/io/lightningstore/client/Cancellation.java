@@ -9,21 +9,21 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 
-/** Tells an agent that its attempt is to stop. For any number of threads. */
+/** The cancellation of an attempt. Thread-safe. */
 public final class Cancellation {
-  /** Unspecified where it is the runner that stops. */
+  /** Unspecified if the runner itself is stopping. */
   private final CompletableFuture<StopReason> told = new CompletableFuture<>();
 
   Cancellation() {}
 
-  /** Tells whether the attempt is to stop. */
+  /** Returns whether the attempt must stop. */
   public boolean isCancelled() {
     return told.isDone();
   }
 
   /**
-   * Returns why, if the server said so. Empty while it goes on, and when it is the runner that
-   * stops.
+   * Returns the server's reason. Empty while the attempt continues, and if the runner itself is
+   * stopping.
    */
   public Optional<StopReason> reason() {
     return Optional.of(told.getNow(StopReason.STOP_REASON_UNSPECIFIED))
@@ -31,10 +31,10 @@ public final class Cancellation {
   }
 
   /**
-   * Ends the work of an attempt that is to stop. To be called often by agents that compute for
-   * long.
+   * Throws an exception if the attempt must stop. Agents with long computations should call it
+   * often.
    *
-   * @throws CancellationException if it is to stop
+   * @throws CancellationException if the attempt must stop
    */
   public void throwIfCancelled() {
     if (isCancelled()) {
@@ -43,14 +43,14 @@ public final class Cancellation {
   }
 
   /**
-   * Waits until the attempt is to stop.
+   * Waits until the attempt must stop.
    *
    * @return false if the time was over first
    * @throws InterruptedException if the thread was interrupted for another reason
    */
-  public boolean await(Duration longest) throws InterruptedException {
+  public boolean await(Duration timeout) throws InterruptedException {
     try {
-      told.get(longest.toNanos(), TimeUnit.NANOSECONDS);
+      told.get(timeout.toNanos(), TimeUnit.NANOSECONDS);
       return true;
     } catch (TimeoutException over) {
       return false;
@@ -66,28 +66,28 @@ public final class Cancellation {
   }
 
   /**
-   * Returns a future that is completed when the attempt is to stop: with the reason, unspecified
-   * when it is the runner that stops. What depends on it runs in the thread that says so, and
-   * should be short.
+   * Returns a future that completes when the attempt must stop, with the reason, which is
+   * unspecified if the runner itself is stopping. Dependent actions run in the thread that requests
+   * the stop and should be short.
    */
   public CompletableFuture<StopReason> toFuture() {
     return told.copy();
   }
 
-  /** Why it is to stop, for people. */
+  /** Returns the reason for people. */
   String why() {
     StopReason reason = told.getNow(StopReason.STOP_REASON_UNSPECIFIED);
     return switch (reason) {
-      case STOP_REASON_UNSPECIFIED -> "the runner stops";
+      case STOP_REASON_UNSPECIFIED -> "the runner is stopping";
       case STOP_REASON_ROLLOUT_CANCELLED -> "the rollout was cancelled";
       case STOP_REASON_ROLLOUT_FINISHED -> "the rollout has finished";
-      case STOP_REASON_SUPERSEDED -> "a newer attempt has taken over";
-      case STOP_REASON_UNKNOWN_ATTEMPT -> "the server knows no such attempt";
-      default -> "the server stops it: " + reason;
+      case STOP_REASON_SUPERSEDED -> "a newer attempt has replaced this one";
+      case STOP_REASON_UNKNOWN_ATTEMPT -> "the server has no such attempt";
+      default -> "stopped by the server: " + reason;
     };
   }
 
-  /** Says it. What was said first holds. */
+  /** Requests the stop. Only the first reason is kept. */
   void cancel(StopReason reason) {
     told.complete(reason);
   }

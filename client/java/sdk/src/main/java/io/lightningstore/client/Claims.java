@@ -15,22 +15,22 @@ import java.util.logging.Level;
 import java.util.logging.Logger;
 
 /**
- * Claims rollouts for a worker and loses none: a claim whose answer was lost is found again by its
- * request id, so one request is repeated, word for word, until it is answered.
+ * Claims rollouts for a worker without losing claims: a claim whose response was lost is recovered
+ * by its request id, so the same request is repeated unchanged until it is answered.
  */
 final class Claims {
   private static final Logger logger = Logger.getLogger(Runner.class.getName());
 
-  /** Rollouts that one call claims at most. */
-  private static final int MOST_CLAIMS = 1_000;
+  /** Maximum number of rollouts that one call claims. */
+  private static final int MAX_CLAIMS = 1_000;
 
   private static final Duration WAIT = Duration.ofSeconds(20);
   private static final Duration LONGEST_PAUSE = Duration.ofSeconds(5);
 
-  /** Beyond the wait, after which a long poll is given up and asked again. */
+  /** Additional time after which a long poll is cancelled and repeated. */
   private static final Duration MARGIN = Duration.ofSeconds(10);
 
-  /** In which a poll that was broken off is asked what it had claimed. */
+  /** Time limit for asking what a poll had claimed when it was interrupted. */
   private static final Duration LAST_ANSWER = Duration.ofMillis(600);
 
   private static final int LAST_TRIES = 3;
@@ -40,7 +40,7 @@ final class Claims {
   private final Object changed = new Object();
   private ListenableFuture<DequeueRolloutsResponse> poll;
 
-  /** The request of a poll that was begun and got no answer yet; of the one thread that claims. */
+  /** Request of a poll that has not been answered. Used only by the thread that claims. */
   private DequeueRolloutsRequest unanswered;
 
   private boolean stopped;
@@ -55,7 +55,7 @@ final class Claims {
             .build();
   }
 
-  /** Ends the poll that runs, and claims no more. From any thread. */
+  /** Interrupts the current poll and claims no more. Thread-safe. */
   void stop() {
     synchronized (changed) {
       stopped = true;
@@ -67,14 +67,14 @@ final class Claims {
   }
 
   /**
-   * Returns up to so many claims; none when the wait is over, or after {@link #stop}.
+   * Returns up to {@code limit} claims, or none when the wait is over or after {@link #stop}.
    *
-   * @throws LightningStoreException for what waiting does not mend
+   * @throws LightningStoreException for errors that are not retryable
    */
   List<Rollout> claim(int limit) throws InterruptedException {
     DequeueRolloutsRequest request =
         template.toBuilder()
-            .setLimit(Math.min(limit, MOST_CLAIMS))
+            .setLimit(Math.min(limit, MAX_CLAIMS))
             .setRequestId(CallInterceptor.newRequestId())
             .build();
     Backoff backoff = new Backoff(LONGEST_PAUSE);
@@ -85,11 +85,11 @@ final class Claims {
         if (isStopped()) {
           break;
         }
-        if (!error.mends()) {
+        if (!error.isRetryable()) {
           throw error;
         }
         if (backoff.isFresh()) {
-          logger.log(Level.WARNING, "no claims now, trying on: {0}", error.getMessage());
+          logger.log(Level.WARNING, "claim failed, retrying: {0}", error.getMessage());
         }
         pause(backoff.after(error));
       }
@@ -97,7 +97,7 @@ final class Claims {
     return rescue();
   }
 
-  /** Returns what a poll had claimed that was broken off. */
+  /** Returns what an interrupted poll had claimed. */
   List<Rollout> rescue() {
     LightningStoreException failure = null;
     for (int i = 0; i < LAST_TRIES && unanswered != null; i++) {
@@ -111,7 +111,7 @@ final class Claims {
       }
     }
     if (unanswered != null) {
-      logger.log(Level.WARNING, "stopping without knowing what the last poll claimed", failure);
+      logger.log(Level.WARNING, "stopping; the result of the last poll is not known", failure);
     }
     return List.of();
   }

@@ -8,14 +8,17 @@ import java.util.logging.Level;
 import java.util.logging.Logger;
 
 /**
- * Counts lost spans, and logs each kind of loss: the first at once, what follows as a summary once
- * a minute at most.
+ * Counts lost spans and logs them by kind: the first at once, later ones in a summary, at most one
+ * per minute.
  */
 final class Drops {
   private static final Logger logger = Logger.getLogger(LightningStoreSpanExporter.class.getName());
   private static final long QUIET_NANOS = TimeUnit.MINUTES.toNanos(1);
 
-  /** A kind of loss: how many spans are not logged yet, and why the last of them was lost. */
+  /**
+   * A kind of loss, with the number of spans that are not logged yet and the reason of the last
+   * one.
+   */
   private static final class Kind {
     private long loggedAt;
     private long unlogged;

@@ -5,16 +5,16 @@ import io.lightningstore.v1.ProxyLLM;
 import java.net.URLEncoder;
 import java.nio.charset.StandardCharsets;
 
-/** Base URLs of language models behind a proxy that files each call under its attempt. */
+/** Base URLs of language models behind a proxy that assigns each call to its attempt. */
 public final class Endpoints {
   private static final String VERSION_PATH = "/v1";
 
   private Endpoints() {}
 
   /**
-   * Returns the base URL for the calls of one attempt: {@code
-   * /rollout/{rolloutId}/attempt/{attemptId}} stands before a trailing {@code /v1} of the proxy's,
-   * or at its end where there is none. Without ids (null or empty) it is the proxy's own.
+   * Returns the base URL for the calls of one attempt: the proxy's URL with {@code
+   * /rollout/{rolloutId}/attempt/{attemptId}} before a trailing {@code /v1}, or at its end if there
+   * is none. Without ids (null or empty) it returns the proxy's own URL.
    *
    * @throws IllegalArgumentException for one id without the other
    */
@@ -26,7 +26,7 @@ public final class Endpoints {
       return endpoint;
     }
     if (noRollout || noAttempt) {
-      throw new IllegalArgumentException("both a rollout id and an attempt id are wanted, or none");
+      throw new IllegalArgumentException("set both the rollout id and the attempt id, or neither");
     }
     String base = endpoint.replaceAll("/+$", "");
     String tail = base.endsWith(VERSION_PATH) ? VERSION_PATH : "";
@@ -39,7 +39,10 @@ public final class Endpoints {
     return proxy.getLlm().toBuilder().setEndpoint(baseUrl(proxy, rolloutId, attemptId)).build();
   }
 
-  /** Quotes all that is not unreserved in a URL; Java's encoder is made for forms. */
+  /**
+   * Percent-encodes every character that is not unreserved in a URL; Java's URLEncoder is for
+   * forms.
+   */
   private static String quoted(String id) {
     return URLEncoder.encode(id, StandardCharsets.UTF_8)
         .replace("+", "%20")

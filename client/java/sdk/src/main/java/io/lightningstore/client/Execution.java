@@ -7,11 +7,11 @@ import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 
-/** An agent at work on an attempt, in a thread of its own. */
+/** The run of an agent for an attempt, in a separate thread. */
 final class Execution {
   /**
-   * What an agent returned, or threw. Not an exception around the agent's own: the constructor of
-   * that calls toString of its cause, which may throw.
+   * What an agent returned or threw. It is not an exception with the agent's exception as cause,
+   * because that constructor calls toString of the cause, which may throw.
    */
   record Ending(Number reward, Throwable error) {}
 
@@ -28,8 +28,8 @@ final class Execution {
   }
 
   /**
-   * Tells the agent to stop, from any thread; the reason is unspecified where it is the runner that
-   * stops.
+   * Requests the agent to stop, from any thread. The reason is unspecified if the runner itself is
+   * stopping.
    */
   void cancel(StopReason reason) {
     context.cancellation().cancel(reason);
@@ -40,14 +40,14 @@ final class Execution {
     }
   }
 
-  /** Waits for the agent no more. */
+  /** Stops waiting for the agent. */
   void abandon() {
     ended.complete(new Ending(null, new CancellationException("left behind")));
   }
 
-  /** Runs the agent and returns how it ended. */
+  /** Runs the agent and returns its result. */
   Ending run(Callable<Number> agent, Context tracing) throws InterruptedException {
-    // A daemon: one that is stuck for good must not keep the program from ending.
+    // A daemon, so that an agent that never returns does not keep the program running.
     Thread started =
         new Thread(() -> work(agent, tracing), "lightningstore-" + context.attemptId());
     started.setDaemon(true);

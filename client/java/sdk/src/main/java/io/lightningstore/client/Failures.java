@@ -7,15 +7,15 @@ import java.util.concurrent.CompletionException;
 import java.util.concurrent.ExecutionException;
 
 /**
- * What an agent throws as the contract's words. Never throws, whatever the methods of the agent's
- * exceptions do: without a report an attempt would stay running.
+ * Failures of the contract for exceptions of an agent. Never throws, whatever the methods of the
+ * agent's exceptions do, because without a report an attempt would stay live.
  */
 final class Failures {
   private static final int MAXIMUM_MESSAGE_BYTES = 16_384;
   private static final int MAXIMUM_TYPE_BYTES = 256;
 
-  /** Causes looked at: a chain may be a ring. */
-  private static final int MOST_CAUSES = 100;
+  /** Maximum number of causes that are examined, because a chain may be cyclic. */
+  private static final int MAX_CAUSES = 100;
 
   private Failures() {}
 
@@ -31,7 +31,10 @@ final class Failures {
         .build();
   }
 
-  /** Returns what replaces an outcome that the server refused: nothing in it can be refused. */
+  /**
+   * Returns the failure that replaces an outcome that the server rejected. It contains nothing that
+   * can be rejected.
+   */
   static Failure ofRefusedReport(Failure refused, LightningStoreException error) {
     Failure.Builder failure = Failure.newBuilder();
     if (refused != null && refused.hasRetryable()) {
@@ -41,13 +44,13 @@ final class Failures {
     return failure
         .setType("ReportRefused")
         .setMessage(
-            "the server refused the report: " + why.substring(0, Math.min(500, why.length())))
+            "the server rejected the report: " + why.substring(0, Math.min(500, why.length())))
         .build();
   }
 
   private static List<Throwable> causes(Throwable error) {
     List<Throwable> found = new ArrayList<>();
-    for (Throwable one = error; one != null && found.size() < MOST_CAUSES; one = causeOf(one)) {
+    for (Throwable one = error; one != null && found.size() < MAX_CAUSES; one = causeOf(one)) {
       found.add(one);
     }
     return found;
@@ -67,12 +70,12 @@ final class Failures {
       return message == null ? "" : message;
     } catch (Throwable thrown) {
       return error.getClass().getName()
-          + ", whose message cannot be read: that throws "
+          + ", whose message cannot be read, because reading it throws "
           + thrown.getClass().getName();
     }
   }
 
-  /** Returns the type that says most: not what only wraps another exception. */
+  /** Returns the most specific type, ignoring exceptions that only wrap another one. */
   private static String typeOf(List<Throwable> causes) {
     int telling = 0;
     while (isWrapper(causes.get(telling)) && telling + 1 < causes.size()) {

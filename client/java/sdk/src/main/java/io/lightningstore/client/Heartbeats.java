@@ -17,20 +17,21 @@ import java.util.logging.Level;
 import java.util.logging.Logger;
 
 /**
- * Beats for a worker and all that it works on, from a thread of its own that no agent can hold up.
+ * Sends the heartbeats of a worker and its attempts from a separate thread, which agents cannot
+ * block.
  */
 final class Heartbeats {
   private static final Logger logger = Logger.getLogger(Runner.class.getName());
 
-  /** Beats within an unresponsive timeout: one or two may get lost. */
+  /** Heartbeats per unresponsive timeout, so that one or two may get lost. */
   private static final int BEATS_PER_TIMEOUT = 3;
 
   private static final Duration SHORTEST = Duration.ofMillis(50);
 
-  /** Attempts in one call: a server may limit them to 10,000, or to less. */
+  /** Attempts per call. A server may limit them to 10,000 or fewer. */
   private static final int ATTEMPTS_PER_CALL = 1_000;
 
-  /** Between two tries at a server that does not answer. */
+  /** Time between two tries while the server does not answer. */
   private static final Duration RETRY = Duration.ofSeconds(1);
 
   private final LightningStore store;
@@ -45,7 +46,9 @@ final class Heartbeats {
   private boolean ended;
   private boolean failing;
 
-  /** Takes the time between two beats, at most; a short unresponsive timeout makes it less. */
+  /**
+   * Creates heartbeats with the maximum time between them; a short unresponsive timeout reduces it.
+   */
   Heartbeats(
       LightningStore store,
       String workerId,
@@ -64,7 +67,7 @@ final class Heartbeats {
     thread.start();
   }
 
-  /** Beats no more; a beat that is under way is broken off. */
+  /** Stops the heartbeats and cancels one that is in progress. */
   void stop() {
     synchronized (changed) {
       ended = true;
@@ -115,7 +118,7 @@ final class Heartbeats {
         }
         last = System.nanoTime();
         if (!beat(due, interval)) {
-          // The next one is due earlier than if all was well.
+          // After a failure the next heartbeat is due earlier.
           last = System.nanoTime() - interval.minus(shorter(interval, RETRY)).toNanos();
         }
         if (isEnded()) {
@@ -133,7 +136,7 @@ final class Heartbeats {
     }
   }
 
-  /** Sends one heartbeat. A failure is no reason to end: the server may come back. */
+  /** Sends one heartbeat. The loop continues after a failure, because the server may come back. */
   private boolean beat(List<AttemptRef> due, Duration interval) {
     List<Stop> stops = new ArrayList<>();
     try {
@@ -152,13 +155,13 @@ final class Heartbeats {
       } while (sent < due.size());
     } catch (LightningStoreException error) {
       if (!failing && !isEnded()) {
-        logger.log(Level.WARNING, "heartbeats do not get through: {0}", error.getMessage());
+        logger.log(Level.WARNING, "heartbeat failed, retrying: {0}", error.getMessage());
       }
       failing = true;
       return false;
     }
     if (failing) {
-      logger.log(Level.WARNING, "heartbeats get through again");
+      logger.log(Level.WARNING, "heartbeats succeed again");
       failing = false;
     }
     stops.forEach(onStop);

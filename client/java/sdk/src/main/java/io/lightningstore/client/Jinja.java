@@ -10,14 +10,14 @@ import com.hubspot.jinjava.interpret.UnknownTokenException;
 import java.util.Map;
 import java.util.Set;
 
-/** Jinja templates. Loading this class needs a library that programs may lack. */
+/** Jinja templates. Loading this class requires a library that programs may not have. */
 final class Jinja {
   private static final Jinjava JINJAVA = new Jinjava(config());
 
   private Jinja() {}
 
   private static JinjavaConfig config() {
-    // Where the library once differed from Python's, it does not now.
+    // Overrides the differences of the library from Python's Jinja.
     LegacyOverrides likePython =
         LegacyOverrides.newBuilder()
             .withEvaluateMapKeys(true)
@@ -38,7 +38,7 @@ final class Jinja {
   }
 
   static String render(String template, Map<String, ?> values) {
-    // Through JSON, so that a template reaches no object of the program.
+    // Conversion to JSON and back, so that a template cannot access objects of the program.
     @SuppressWarnings("unchecked") // a map becomes an object, and an object a map
     Map<String, Object> plain = Json.decode(Json.encode(values), Map.class);
     RenderResult result = JINJAVA.renderForResult(template, plain);
@@ -48,7 +48,7 @@ final class Jinja {
     TemplateError error = result.getErrors().get(0);
     String what =
         error.getException() instanceof UnknownTokenException unknown
-            ? "no value is given for " + unknown.getToken() + ", or no such filter is known"
+            ? "missing value or unknown filter: " + unknown.getToken()
             : error.getMessage();
     throw new IllegalArgumentException(
         "line " + error.getLineno() + " of the template: " + what, error.getException());

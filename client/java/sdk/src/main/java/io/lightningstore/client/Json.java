@@ -17,11 +17,11 @@ import java.math.BigInteger;
 import java.util.Map;
 
 /**
- * Java values as JSON and back: inputs, metadata and custom resources. Integers of any size stay
- * what they are.
+ * Converts Java values to JSON and back: inputs, metadata and custom resources. Integers of any
+ * size are exact.
  */
 public final class Json {
-  /** Where the type is left open: a number becomes the first of these that can hold it. */
+  /** If the type is open, a number becomes the first of these types that can represent it. */
   private static final ToNumberStrategy EXACT =
       reader -> {
         String text = reader.nextString();
@@ -40,7 +40,7 @@ public final class Json {
           .setNumberToNumberStrategy(EXACT)
           .create();
 
-  /** Finds where a number is that JSON has not. */
+  /** Accepts non-finite numbers, to find where they are. */
   private static final Gson ANY_NUMBER =
       GSON.newBuilder().serializeSpecialFloatingPointValues().create();
 
@@ -51,15 +51,16 @@ public final class Json {
       double value = Double.parseDouble(text);
       return Double.isFinite(value) ? (Number) value : new BigDecimal(text);
     } catch (NumberFormatException error) {
-      throw new JsonParseException(text + " is no number at " + reader.getPath(), error);
+      throw new JsonParseException(text + " is not a number at " + reader.getPath(), error);
     }
   }
 
   /**
-   * Returns a value as JSON in UTF-8: maps, lists, records, beans, texts, numbers, Booleans, null,
-   * or a {@link com.google.gson.JsonElement}. Half a surrogate pair becomes U+FFFD.
+   * Returns a value as JSON in UTF-8: maps, lists, records, beans, strings, numbers, Booleans,
+   * null, or a {@link com.google.gson.JsonElement}. Half of a surrogate pair becomes U+FFFD.
    *
-   * @throws IllegalArgumentException for what JSON cannot hold, a NaN for instance; it says where
+   * @throws IllegalArgumentException for a value that JSON cannot represent, such as NaN, with its
+   *     path
    */
   public static ByteString encode(Object value) {
     return encode("value", value);
@@ -72,19 +73,19 @@ public final class Json {
       writer.setStrictness(Strictness.STRICT); // else Gson writes the NaN of a JsonElement
       GSON.toJson(value, value == null ? Object.class : value.getClass(), writer);
     } catch (StackOverflowError error) {
-      throw new IllegalArgumentException(field + " holds itself, or is nested too deeply", error);
+      throw new IllegalArgumentException(field + " is cyclic or nested too deeply", error);
     } catch (IOException | RuntimeException error) {
       String place = endless(field, value);
       throw new IllegalArgumentException(
           place == null
               ? field + " cannot be written as JSON: " + error.getMessage()
-              : place + ", which JSON cannot hold: give null, or a text",
+              : place + ", which JSON cannot represent: use null or a string",
           error);
     }
     return ByteString.copyFromUtf8(Texts.valid(text.toString()));
   }
 
-  /** Returns the place of the first number that is not finite, and that number. */
+  /** Returns the path of the first number that is not finite, and that number. */
   private static String endless(String field, Object value) {
     try {
       return endless(field, ANY_NUMBER.toJsonTree(value));
@@ -113,19 +114,19 @@ public final class Json {
   }
 
   /**
-   * Reads JSON. With {@code Object.class}, maps and lists come, and numbers as Long or BigInteger,
-   * else as Double or BigDecimal; {@code JsonElement.class} keeps every digit; a record or bean
-   * takes the fields it knows.
+   * Parses JSON. With {@code Object.class} it returns maps and lists, and numbers as Long,
+   * BigInteger, Double or BigDecimal. {@code JsonElement.class} keeps every digit. A record or bean
+   * gets the fields that it has.
    *
-   * @return null for JSON's null, and for no bytes at all
-   * @throws IllegalArgumentException for bytes that are no JSON, or none of that type
+   * @return null for JSON's null, and for empty bytes
+   * @throws IllegalArgumentException for bytes that are not JSON, or not JSON of that type
    */
   public static <T> T decode(ByteString json, Class<T> type) {
     try {
       return GSON.fromJson(json.toStringUtf8(), type);
     } catch (JsonParseException error) {
       throw new IllegalArgumentException(
-          "no JSON of " + type.getName() + ": " + error.getMessage(), error);
+          "not valid JSON for " + type.getName() + ": " + error.getMessage(), error);
     }
   }
 }

@@ -33,12 +33,12 @@ import java.util.concurrent.TimeUnit;
 import java.util.function.Function;
 
 /**
- * A connection to a store, for any number of threads.
+ * A connection to a store. Thread-safe.
  *
- * <p>The methods here are what algorithms need most; they throw {@link LightningStoreException}.
- * Everything else is in the generated stubs ({@link #blockingStub}, {@link #futureStub}, {@link
- * #asyncStub}), over the same connection: there too each write gets a request id, unless the caller
- * gave one, and is repeated while the server cannot be reached, at most five times.
+ * <p>The methods of this class are the common calls of algorithms. They throw {@link
+ * LightningStoreException}. The generated stubs ({@link #blockingStub}, {@link #futureStub}, {@link
+ * #asyncStub}) offer all calls on the same connection. In both cases each write gets a request id,
+ * unless the caller set one, and is retried while the server is unreachable, at most five times.
  */
 public final class LightningStore implements AutoCloseable {
   private final ManagedChannel connection;
@@ -51,7 +51,7 @@ public final class LightningStore implements AutoCloseable {
     channel = ClientInterceptors.intercept(connection, new CallInterceptor(connection, token));
   }
 
-  /** Connects to the environment's LIGHTNINGSTORE_ADDRESS, else to 127.0.0.1:4747. */
+  /** Connects to LIGHTNINGSTORE_ADDRESS, else to 127.0.0.1:4747. */
   public static LightningStore connect() {
     return builder().build();
   }
@@ -59,73 +59,79 @@ public final class LightningStore implements AutoCloseable {
   /**
    * Connects to a server, {@code host:port} or {@code https://host:port}.
    *
-   * @throws IllegalArgumentException for what is no address
+   * @throws IllegalArgumentException for an invalid address
    */
   public static LightningStore connect(String address) {
     return builder().address(address).build();
   }
 
-  /** Returns what sets address, TLS, token and timeout. */
+  /** Returns a builder with options for address, TLS, token and timeout. */
   public static LightningStoreBuilder builder() {
     return new LightningStoreBuilder();
   }
 
   /**
-   * Returns a rollout to be made, to be added to as the contract allows.
+   * Returns the builder of a rollout, for further fields of the contract.
    *
-   * @param input what the agent is to do, as {@link Json#encode} takes it
+   * @param input input of the agent, encoded by {@link Json#encode}
    */
   public static RolloutSpec.Builder rollout(Object input) {
     return RolloutSpec.newBuilder().setInputJson(Json.encode("input", input));
   }
 
-  /** Puts rollouts at the end of the queue: all of them or, on an error, none. */
+  /** Adds rollouts to the tail of the queue, all of them or, on an error, none. */
   public List<Rollout> enqueue(Collection<RolloutSpec> rollouts) {
     EnqueueRolloutsRequest request =
         EnqueueRolloutsRequest.newBuilder().addAllRollouts(rollouts).build();
     return call(stub -> stub.enqueueRollouts(request)).getRolloutsList();
   }
 
-  /** Makes a rollout and claims it at once, for a worker or, if that is empty, for nobody. */
+  /**
+   * Creates a rollout and claims it at once, for a worker or, if {@code workerId} is empty, without
+   * one.
+   */
   public Rollout start(RolloutSpec rollout, String workerId) {
     StartRolloutRequest request =
         StartRolloutRequest.newBuilder().setRollout(rollout).setWorkerId(workerId).build();
     return call(stub -> stub.startRollout(request)).getRollout();
   }
 
-  /** Returns a rollout as it stands, with its latest attempt. */
+  /** Returns a rollout with its latest attempt. */
   public Rollout getRollout(String rolloutId) {
     GetRolloutRequest request = GetRolloutRequest.newBuilder().setRolloutId(rolloutId).build();
     return call(stub -> stub.getRollout(request)).getRollout();
   }
 
-  /** Waits for these rollouts: they come one by one as they finish. To be closed. */
+  /** Waits for rollouts and returns each one as it finishes. The caller closes the stream. */
   public WaitStream waitFor(Collection<String> rolloutIds) {
     return waitFor(WaitForRolloutsRequest.newBuilder().addAllRolloutIds(rolloutIds).build());
   }
 
-  /** Waits for rollouts or groups, perhaps for some of them only or not for ever. To be closed. */
+  /**
+   * Waits for rollouts or groups, optionally with a minimum count or a timeout. The caller closes
+   * the stream.
+   */
   public WaitStream waitFor(WaitForRolloutsRequest request) {
     return new WaitStream(this, request);
   }
 
   /**
-   * Returns the spans of an attempt: its id, {@code latest}, or empty for all attempts. To be
-   * closed.
+   * Returns the spans of an attempt: its id, {@code latest}, or empty for all attempts. The caller
+   * closes the stream.
    */
   public SpanStream querySpans(String rolloutId, String attemptId) {
     return querySpans(
         QuerySpansRequest.newBuilder().setRolloutId(rolloutId).setAttemptId(attemptId).build());
   }
 
-  /** Returns the spans that a query matches, in its order. To be closed. */
+  /** Returns the spans that a query matches, in its order. The caller closes the stream. */
   public SpanStream querySpans(QuerySpansRequest request) {
     return new SpanStream(this, request);
   }
 
   /**
-   * Returns the triplets of rollouts: of their latest attempts, as they are traced by default. To
-   * be closed.
+   * Returns the triplets of the rollouts' latest attempts, with default options. The caller closes
+   * the stream.
    */
   public TripletStream listTriplets(Collection<String> rolloutIds) {
     return listTriplets(
@@ -135,13 +141,13 @@ public final class LightningStore implements AutoCloseable {
             .build());
   }
 
-  /** Returns the triplets that a request asks for. To be closed. */
+  /** Returns the triplets that a request selects. The caller closes the stream. */
   public TripletStream listTriplets(ListTripletsRequest request) {
     return new TripletStream(this, request);
   }
 
   /**
-   * Stores new resources, made by {@link NewResource}, under an id of the server's; they become the
+   * Stores new resources, created with {@link NewResource}, under a generated id and makes them the
    * latest.
    */
   public Resources addResources(Map<String, Resource> resources) {
@@ -150,7 +156,7 @@ public final class LightningStore implements AutoCloseable {
     return call(stub -> stub.addResources(request)).getResources();
   }
 
-  /** Replaces the resources of an id, or makes it; they become the latest. */
+  /** Replaces the resources of an id, or creates it, and makes them the latest. */
   public Resources updateResources(String resourcesId, Map<String, Resource> resources) {
     UpdateResourcesRequest request =
         UpdateResourcesRequest.newBuilder()
@@ -160,53 +166,51 @@ public final class LightningStore implements AutoCloseable {
     return call(stub -> stub.updateResources(request)).getResources();
   }
 
-  /** Returns resources in their current version; of an empty id: the latest. */
+  /** Returns resources in their current version, or the latest resources if the id is empty. */
   public Resources getResources(String resourcesId) {
     GetResourcesRequest request =
         GetResourcesRequest.newBuilder().setResourcesId(resourcesId).build();
     return call(stub -> stub.getResources(request)).getResources();
   }
 
-  /** Changes the fields of a rollout that the request's mask names. */
+  /** Changes the fields of a rollout that the request's update mask names. */
   public Rollout updateRollout(UpdateRolloutRequest request) {
     return call(stub -> stub.updateRollout(request)).getRollout();
   }
 
-  /** Reports how an attempt ended, or changes its record. */
+  /** Reports the outcome of an attempt, or changes its record. */
   public UpdateAttemptResponse updateAttempt(UpdateAttemptRequest request) {
     return call(stub -> stub.updateAttempt(request));
   }
 
-  /**
-   * Cancels rollouts, and returns how each stands: those that had finished before stay as they are.
-   */
+  /** Cancels rollouts and returns them. Rollouts that have already finished do not change. */
   public List<Rollout> cancel(Collection<String> rolloutIds) {
     CancelRolloutsRequest request =
         CancelRolloutsRequest.newBuilder().addAllRolloutIds(rolloutIds).build();
     return call(stub -> stub.cancelRollouts(request)).getRolloutsList();
   }
 
-  /** Returns the connection, for stubs of one's own. */
+  /** Returns the connection, for other stubs. */
   public Channel channel() {
     return channel;
   }
 
-  /** Returns the generated stub that blocks. It has no deadline of its own. */
+  /** Returns the generated blocking stub. It has no default deadline. */
   public LightningStoreServiceBlockingStub blockingStub() {
     return LightningStoreServiceGrpc.newBlockingStub(channel);
   }
 
-  /** Returns the generated stub that gives futures. It has no deadline of its own. */
+  /** Returns the generated stub with futures. It has no default deadline. */
   public LightningStoreServiceFutureStub futureStub() {
     return LightningStoreServiceGrpc.newFutureStub(channel);
   }
 
-  /** Returns the generated stub that takes observers. It has no deadline of its own. */
+  /** Returns the generated stub with observers. It has no default deadline. */
   public LightningStoreServiceStub asyncStub() {
     return LightningStoreServiceGrpc.newStub(channel);
   }
 
-  /** Closes the connection. Calls that are under way fail. */
+  /** Closes the connection. Calls in progress fail. */
   @Override
   public void close() {
     connection.shutdownNow();
@@ -217,7 +221,7 @@ public final class LightningStore implements AutoCloseable {
     }
   }
 
-  /** How long one call may take, and a stream that broke may go unheard. */
+  /** Returns the maximum duration of a call, and of retries of a broken stream. */
   Duration timeout() {
     return timeout;
   }

@@ -14,13 +14,13 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.TimeUnit;
 
-/** Says where a store is and how to reach it; {@link #build} makes the client. */
+/** Options of a connection; {@link #build} creates the client. */
 public final class LightningStoreBuilder {
   private static final String DEFAULT_ADDRESS = "127.0.0.1:4747";
   private static final String SECURE = "https://";
   private static final int MIB = 1 << 20;
 
-  /** Messages of the server's limit, and what frames them. */
+  /** The server's limit, plus the overhead of a message of that size. */
   private static final int MAX_MESSAGE_BYTES = 65 * MIB;
 
   private String address;
@@ -34,44 +34,40 @@ public final class LightningStoreBuilder {
   LightningStoreBuilder() {}
 
   /**
-   * Sets where the server is: {@code host:port}, or {@code https://host:port} for TLS with the
-   * certificate authorities of the system. Not set: the environment's LIGHTNINGSTORE_ADDRESS, else
-   * 127.0.0.1:4747.
+   * Sets the address: {@code host:port}, or {@code https://host:port} for TLS with the CA
+   * certificates of the system. Default: LIGHTNINGSTORE_ADDRESS, else 127.0.0.1:4747.
    */
   public LightningStoreBuilder address(String value) {
     address = Objects.requireNonNull(value, "address");
     return this;
   }
 
-  /**
-   * Sets the bearer token of every call. Not set: the environment's LIGHTNINGSTORE_TOKEN, else
-   * none.
-   */
+  /** Sets the bearer token of every call. Default: LIGHTNINGSTORE_TOKEN, else none. */
   public LightningStoreBuilder token(String value) {
     token = Objects.requireNonNull(value, "token");
     return this;
   }
 
-  /** Allows a token over plain text, where anybody on the way can read it. */
+  /** Allows sending the token over an unencrypted connection, where others can read it. */
   public LightningStoreBuilder allowInsecureToken() {
     insecureTokenAllowed = true;
     return this;
   }
 
-  /** Uses TLS, and trusts servers whose certificate one of this PEM file signed. */
+  /** Enables TLS and sets the CA certificates (PEM) that verify the server. */
   public LightningStoreBuilder caCertificate(Path file) {
     caCertificate = Objects.requireNonNull(file, "file");
     return this;
   }
 
-  /** Uses mutual TLS with this certificate chain and its unencrypted PKCS#8 key, both in PEM. */
+  /** Enables mutual TLS with this certificate chain and its unencrypted PKCS#8 key, both in PEM. */
   public LightningStoreBuilder clientCertificate(Path certificate, Path key) {
     clientCertificate = Objects.requireNonNull(certificate, "certificate");
     clientKey = Objects.requireNonNull(key, "key");
     return this;
   }
 
-  /** Sets how long one call of the client may take, its repeats included. Default: 30 seconds. */
+  /** Sets the maximum duration of a call, retries included. Default: 30 seconds. */
   public LightningStoreBuilder timeout(Duration value) {
     if (value.isNegative() || value.isZero()) {
       throw new IllegalArgumentException("a timeout must be positive, not " + value);
@@ -81,10 +77,10 @@ public final class LightningStoreBuilder {
   }
 
   /**
-   * Makes the client. It connects with its first call.
+   * Creates the client. It connects with its first call.
    *
-   * @throws IllegalArgumentException for a malformed address, or a token that would go over plain
-   *     text
+   * @throws IllegalArgumentException for a malformed address, or a token that would be sent
+   *     unencrypted
    * @throws UncheckedIOException for a certificate or key that cannot be read
    */
   public LightningStore build() {
@@ -95,11 +91,11 @@ public final class LightningStoreBuilder {
         place.startsWith(SECURE) ? place.substring(SECURE.length()).replaceFirst("/$", "") : place;
     if (target.isEmpty() || target.contains("://")) {
       throw new IllegalArgumentException(
-          "an address like " + DEFAULT_ADDRESS + " or https://store:4747 is wanted, not " + place);
+          "the address must be like " + DEFAULT_ADDRESS + " or https://store:4747, not " + place);
     }
     if (secret != null && !secure && !insecureTokenAllowed) {
       throw new IllegalArgumentException(
-          "a token over plain text can be read on its way: use TLS, or allowInsecureToken()");
+          "the token would be sent unencrypted: use TLS, or call allowInsecureToken()");
     }
     ChannelCredentials credentials = secure ? tls() : InsecureChannelCredentials.create();
     return new LightningStore(connect(target, credentials), secret, timeout);
@@ -130,22 +126,25 @@ public final class LightningStoreBuilder {
 
   private static ManagedChannel connect(String target, ChannelCredentials credentials) {
     return NettyChannelBuilder.forTarget(target, credentials)
-        // Without pings a peer that vanished goes unnoticed for ever.
+        // Without pings, a lost peer would never be noticed.
         .keepAliveTime(20, TimeUnit.SECONDS)
         .keepAliveTimeout(10, TimeUnit.SECONDS)
         .keepAliveWithoutCalls(true)
         .maxInboundMessageSize(MAX_MESSAGE_BYTES)
-        // Else gRPC repeats no request above 1 MiB.
+        // By default gRPC does not retry requests above 1 MiB.
         .perRpcBufferLimit(MAX_MESSAGE_BYTES)
         .retryBufferSize(2L * MAX_MESSAGE_BYTES)
-        // A proxy of the environment is meant for the web; a store on this host is not behind it.
+        // A proxy from the environment is meant for web traffic, not for a store on this host.
         .proxyDetector(any -> null)
         .defaultServiceConfig(serviceConfig())
         .userAgent("lightningstore-java")
         .build();
   }
 
-  /** Every call may be repeated: by the contract, or by the request id that each write gets. */
+  /**
+   * Every call is safe to retry: by the contract, or because of the request id that each write
+   * gets.
+   */
   private static Map<String, ?> serviceConfig() {
     Map<String, ?> retry =
         Map.of(
@@ -158,8 +157,8 @@ public final class LightningStoreBuilder {
             "backoffMultiplier",
             3.0,
             "retryableStatusCodes",
-            // CANCELLED is what a server says to a call that reaches it as it goes down; UNKNOWN,
-            // what Netty says of one that was not written yet when the connection broke.
+            // A server that is shutting down answers new calls with CANCELLED. Netty reports
+            // UNKNOWN for a call that was not written yet when the connection broke.
             List.of("UNAVAILABLE", "CANCELLED", "UNKNOWN"));
     Map<String, ?> service = Map.of("service", "lightningstore.v1.LightningStoreService");
     return Map.of("methodConfig", List.of(Map.of("name", List.of(service), "retryPolicy", retry)));

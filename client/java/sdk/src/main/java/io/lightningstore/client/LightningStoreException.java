@@ -13,15 +13,15 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 
-/** A call that failed, with all that the server said about it. */
+/** The failure of a call, with the details from the server. */
 public final class LightningStoreException extends RuntimeException {
   private static final long serialVersionUID = 1L;
 
   /**
-   * A field of the request that is wrong.
+   * A field of the request with an invalid value.
    *
-   * @param field path of the field, {@code rollouts[0].input_json} for instance
-   * @param description what is wrong with it, for people
+   * @param field path of the field, for example {@code rollouts[0].input_json}
+   * @param description description for people
    */
   public record FieldViolation(String field, String description) {}
 
@@ -55,10 +55,10 @@ public final class LightningStoreException extends RuntimeException {
   }
 
   /**
-   * Returns what a failed call of a generated stub says.
+   * Returns the exception for a failed call of a generated stub.
    *
-   * @param error what the stub threw, or what its future or observer was given; any other throwable
-   *     becomes an error of code UNKNOWN
+   * @param error what the stub threw, or what its future or observer received; any other throwable
+   *     becomes an error with code UNKNOWN
    */
   public static LightningStoreException from(Throwable error) {
     if (error instanceof LightningStoreException known) {
@@ -92,39 +92,37 @@ public final class LightningStoreException extends RuntimeException {
   }
 
   /**
-   * Returns why the call failed, as the name of an {@link io.lightningstore.v1.ErrorReason}. Empty
-   * where the server never saw the call, or did not say.
+   * Returns the name of an {@link io.lightningstore.v1.ErrorReason}. Empty if the server did not
+   * send one or never received the call.
    */
   public String reason() {
     return info == null ? "" : info.getReason();
   }
 
-  /** Returns who gave the reason: {@code lightningstore}, or empty. */
+  /** Returns the domain of the reason: {@code lightningstore}, or empty. */
   public String domain() {
     return info == null ? "" : info.getDomain();
   }
 
-  /** Returns what the message names, by the keys that ErrorReason documents. */
+  /** Returns the values that the message names, by the keys that ErrorReason documents. */
   public Map<String, String> metadata() {
     return info == null ? Map.of() : info.getMetadataMap();
   }
 
-  /** Returns the fields of the request that are wrong. */
+  /** Returns the invalid fields of the request. */
   public List<FieldViolation> fieldViolations() {
     return fieldViolations == null ? List.of() : fieldViolations;
   }
 
-  /**
-   * Returns how long the server wants to be left alone before the call is repeated, if it said so.
-   */
+  /** Returns the minimum delay before a retry, if the server requested one. */
   public Optional<Duration> retryDelay() {
     return Optional.ofNullable(retryDelay);
   }
 
   /**
-   * Tells whether waiting may mend it: the server is away, too slow, or told when to come again.
+   * Returns whether a retry may succeed: the server is down or too slow, or has requested a delay.
    */
-  boolean mends() {
+  boolean isRetryable() {
     return code == Status.Code.UNAVAILABLE
         || code == Status.Code.DEADLINE_EXCEEDED
         || retryDelay != null;

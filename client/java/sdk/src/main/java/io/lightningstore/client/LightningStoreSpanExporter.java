@@ -18,20 +18,20 @@ import java.util.logging.Level;
 import java.util.logging.Logger;
 
 /**
- * An exporter for OpenTelemetry's SDK that streams spans into a store, each to its attempt, and
- * holds nobody up.
+ * An exporter for the OpenTelemetry SDK that streams spans to a store, each to its attempt, without
+ * blocking the program.
  *
- * <p>A thread sends the spans, keeps them until the server says that they are stored, and sends
- * them again after a break: stored twice they count once. So nothing is lost while a server
- * restarts. Beyond 64 MiB that are not stored yet, new spans are dropped, counted and warned about.
+ * <p>A thread sends the spans, keeps them until the server has stored them, and sends them again
+ * after a broken connection; the server counts repeats once. No span is lost while a server
+ * restarts. Beyond 64 MiB of spans that are not stored yet, new spans are dropped, counted and
+ * logged.
  *
- * <p>Which attempt: the attributes {@code agentlightning.rollout_id} and {@code
- * agentlightning.attempt_id} of the span, else those of its resource, else the ids given here. Best
- * used with SimpleSpanProcessor: the buffer of a BatchSpanProcessor would only drop spans of its
- * own.
+ * <p>The attempt of a span is named by the attributes {@code agentlightning.rollout_id} and {@code
+ * agentlightning.attempt_id} of the span, else of its resource, else by the ids given here. Use it
+ * with SimpleSpanProcessor: the buffer of a BatchSpanProcessor would drop spans of its own.
  *
- * <p>A program that ends without a {@link #shutdown} is held up, for 4 seconds at most, until its
- * spans are stored.
+ * <p>A program that ends without a {@link #shutdown} waits, for at most 4 seconds, until its spans
+ * are stored.
  */
 public final class LightningStoreSpanExporter implements SpanExporter {
   private static final Logger logger = Logger.getLogger(LightningStoreSpanExporter.class.getName());
@@ -41,10 +41,10 @@ public final class LightningStoreSpanExporter implements SpanExporter {
   /** The server's limit. */
   private static final int SPAN_BYTES = 4 * MIB;
 
-  /** A stream is closed, and thereby acknowledged, after so many bytes. */
+  /** A stream is closed, so that the server acknowledges it, after this number of bytes. */
   private static final int STREAM_BYTES = 16 * MIB;
 
-  /** How long a span may wait for others to travel with. */
+  /** Maximum time that a span waits to be sent together with others. */
   private static final Duration GATHERING = Duration.ofMillis(200);
 
   private static final Duration LAST_TRIES = Duration.ofSeconds(4);
@@ -82,15 +82,15 @@ public final class LightningStoreSpanExporter implements SpanExporter {
     }
   }
 
-  /** Makes an exporter of spans that name their attempts themselves, or by their resources. */
+  /** Creates an exporter for spans that name their attempts, directly or by their resources. */
   public static LightningStoreSpanExporter create(LightningStore store) {
     return create(store, "", "");
   }
 
   /**
-   * Makes an exporter for an attempt.
+   * Creates an exporter for an attempt.
    *
-   * @param store what the spans go to; it stays the caller's to close, after the exporter
+   * @param store store for the spans; the caller closes it, after the exporter
    * @throws IllegalArgumentException for an id that is not valid Unicode
    */
   public static LightningStoreSpanExporter create(
@@ -103,7 +103,7 @@ public final class LightningStoreSpanExporter implements SpanExporter {
     return new LightningStoreSpanExporter(store, attempt, BUFFER_BYTES, stop -> {}, true);
   }
 
-  /** Makes a Runner's: its own end sees to the spans, and it is told of stops. */
+  /** Creates the exporter of a Runner, which shuts it down itself and is notified of stops. */
   static LightningStoreSpanExporter create(
       LightningStore store, int bufferBytes, Consumer<Stop> onStop) {
     AttemptRef none = AttemptRef.getDefaultInstance();
@@ -111,9 +111,9 @@ public final class LightningStoreSpanExporter implements SpanExporter {
   }
 
   /**
-   * Takes spans in; never waits for the network.
+   * Queues spans without waiting for the network.
    *
-   * @return done when all of them are stored; failed if some are lost
+   * @return success when all of them are stored; failure if some are lost
    */
   @Override
   public CompletableResultCode export(Collection<SpanData> spans) {
@@ -156,7 +156,7 @@ public final class LightningStoreSpanExporter implements SpanExporter {
   }
 
   private static String unfiled(SpanData span) {
-    String why = span.getName() + " has no rollout and attempt id";
+    String why = span.getName() + " has no rollout id and attempt id";
     int lost = span.getTotalAttributeCount() - span.getAttributes().size();
     return lost == 0
         ? why
@@ -183,14 +183,14 @@ public final class LightningStoreSpanExporter implements SpanExporter {
   }
 
   /**
-   * Returns how many spans were lost so far: beyond the buffer, too large, refused, without an
+   * Returns the number of spans lost so far: beyond the buffer, too large, rejected, or without an
    * attempt.
    */
   public long droppedCount() {
     return drops.count();
   }
 
-  /** Sends what there is without delay. The result is done when all is stored, or given up. */
+  /** Sends the queued spans without delay. The result completes when all are stored or dropped. */
   @Override
   public CompletableResultCode flush() {
     drops.summarize(false);
@@ -205,7 +205,10 @@ public final class LightningStoreSpanExporter implements SpanExporter {
     }
   }
 
-  /** Sends what is left, for 4 seconds at most, and ends. What could not be stored is lost. */
+  /**
+   * Sends the remaining spans, for at most 4 seconds, and stops. Spans that could not be stored are
+   * lost.
+   */
   @Override
   public CompletableResultCode shutdown() {
     synchronized (changed) {
@@ -223,13 +226,13 @@ public final class LightningStoreSpanExporter implements SpanExporter {
       try {
         Runtime.getRuntime().removeShutdownHook(exitHook);
       } catch (IllegalStateException exiting) {
-        logger.log(Level.FINE, "the program ends at the same time", exiting);
+        logger.log(Level.FINE, "the program is exiting", exiting);
       }
     }
     return ended;
   }
 
-  /** Does what {@link #shutdown} does, and waits for it. */
+  /** Shuts down, like {@link #shutdown}, and waits for it. */
   @Override
   public void close() {
     if (!shutdown().join(LAST_TRIES.toMillis(), TimeUnit.MILLISECONDS).isDone()) {
@@ -263,7 +266,7 @@ public final class LightningStoreSpanExporter implements SpanExporter {
     }
   }
 
-  /** Waits for spans and returns those of one stream; null at the end. */
+  /** Waits for spans and returns those for one stream; null at the end. */
   private List<Item> take() {
     synchronized (changed) {
       try {
@@ -309,7 +312,7 @@ public final class LightningStoreSpanExporter implements SpanExporter {
     lose(item.ticket(), "shutdown", "not stored before the exporter was shut down");
   }
 
-  /** Says how it ended. Holds the lock. */
+  /** Completes the shutdown. The caller holds the lock. */
   private void end() {
     boolean complete = queue.isEmpty();
     while (!queue.isEmpty()) {

@@ -1,18 +1,18 @@
 package io.lightningstore.client;
 
 /**
- * Thrown by an {@link Agent} for what another attempt would not do better: the rollout then fails
- * at once, whatever its retry condition. With a cause, the failure bears the cause's type.
+ * Thrown by an {@link Agent} for a failure that another attempt cannot avoid: the rollout fails at
+ * once, regardless of its retry condition. With a cause, the failure has the type of the cause.
  */
 public class NonRetryableException extends Exception {
   private static final long serialVersionUID = 1L;
 
-  /** Takes what a person should read. */
+  /** Creates an exception with a description for people. */
   public NonRetryableException(String message) {
     super(message);
   }
 
-  /** Takes what a person should read, and what went wrong. */
+  /** Creates an exception with a description for people and a cause. */
   public NonRetryableException(String message, Throwable cause) {
     super(message, cause);
   }

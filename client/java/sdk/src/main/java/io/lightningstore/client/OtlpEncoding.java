@@ -21,7 +21,7 @@ import io.opentelemetry.sdk.trace.data.StatusData;
 import java.util.ArrayList;
 import java.util.List;
 
-/** Spans of OpenTelemetry's SDK as messages of OTLP, whose text is made valid here. */
+/** Converts spans of the OpenTelemetry SDK to messages of OTLP, and repairs their text. */
 final class OtlpEncoding {
   private OtlpEncoding() {}
 

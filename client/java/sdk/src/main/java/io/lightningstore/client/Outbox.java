@@ -14,7 +14,10 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 
-/** Spans on their way out: encoded, filed under their attempts, cut into messages. Without I/O. */
+/**
+ * Prepares spans for sending, without I/O: encodes them, assigns them to attempts, and groups them
+ * into messages.
+ */
 final class Outbox {
   static final AttributeKey<String> ROLLOUT_ID =
       AttributeKey.stringKey("agentlightning.rollout_id");
@@ -23,16 +26,19 @@ final class Outbox {
   private static final AttributeKey<Long> SEQUENCE_ID =
       AttributeKey.longKey("agentlightning.span_sequence_id");
 
-  /** Messages are closed before they pass this size: small enough for every limit, yet cheap. */
+  /**
+   * A message is closed before it exceeds this size: small enough for every limit, and still
+   * efficient.
+   */
   static final int MESSAGE_BYTES = 1 << 20;
 
-  /** Bytes that frame a span in a message, at most. */
+  /** Maximum framing of a span within a message, in bytes. */
   private static final int FRAME_BYTES = 12;
 
   /** What the spans of one message have in common. */
   record Origin(AttemptRef attempt, Resource resource, InstrumentationScopeInfo scope) {}
 
-  /** One encoded span, and the export that it came with. */
+  /** One encoded span, and the export call that it belongs to. */
   record Item(Origin origin, Span span, long sequenceId, Ticket ticket) {
     int size() {
       return span.getSerializedSize() + FRAME_BYTES;
@@ -42,8 +48,8 @@ final class Outbox {
   private Outbox() {}
 
   /**
-   * Encodes a span: filed under the attempt that its own attributes name, else its resource's, else
-   * the one given; null if none of them does.
+   * Encodes a span for the attempt that its attributes name, else its resource's, else the one
+   * given. Returns null if there is none.
    *
    * @throws IllegalArgumentException for an id that is not valid Unicode
    */
@@ -74,7 +80,7 @@ final class Outbox {
   }
 
   /**
-   * Groups spans into messages of about 1 MiB, each of one origin, in order within each attempt.
+   * Groups spans into messages of about 1 MiB, each with one origin, in order within each attempt.
    */
   static List<List<Item>> intoMessages(List<Item> items) {
     List<List<Item>> messages = new ArrayList<>();

@@ -5,9 +5,9 @@ import java.util.Map;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
-/** Fills prompt templates in. They come out of the store, so they are not trusted. */
+/** Fills in prompt templates. They come from the store and are not trusted. */
 public final class PromptTemplates {
-  /** What means something in an f-string: doubled braces, a place, a brace alone. */
+  /** The special parts of an f-string: doubled braces, a placeholder, a single brace. */
   private static final Pattern BRACES = Pattern.compile("\\{\\{|}}|\\{([^{}]*)}|[{}]");
 
   private static final Pattern NO_NAME = Pattern.compile("\\d*");
@@ -17,16 +17,16 @@ public final class PromptTemplates {
   private PromptTemplates() {}
 
   /**
-   * Fills a template in and returns the text.
+   * Fills in a template and returns the text.
    *
-   * <p>An f-string has plain names in braces, {@code {question}}, and braces of the text doubled.
-   * Jinja needs the library {@code com.hubspot.jinjava:jinjava}; it runs in its sandbox, sees
+   * <p>An f-string has plain names in braces, {@code {question}}; braces of the text are doubled.
+   * Jinja requires the library {@code com.hubspot.jinjava:jinjava}. It runs in its sandbox, sees
    * values as JSON has them, and loads no other templates. POML has no library for Java.
    *
-   * @param values by name: whatever {@link Json#encode} takes
-   * @throws IllegalArgumentException for a value that is missing, and for a template that is none
-   *     or reaches for what it must not
-   * @throws UnsupportedOperationException for an engine whose library is not there
+   * @param values values by name, encoded by {@link Json#encode}
+   * @throws IllegalArgumentException for a missing value, and for a template that is malformed or
+   *     does something forbidden
+   * @throws UnsupportedOperationException for an engine whose library is missing
    */
   public static String format(PromptTemplate template, Map<String, ?> values) {
     return switch (template.getEngine()) {
@@ -37,7 +37,7 @@ public final class PromptTemplates {
               "this template needs POML, which has no library for Java");
       default ->
           throw new UnsupportedOperationException(
-              "this client knows no template engine " + template.getEngine());
+              "this client does not support the template engine " + template.getEngine());
     };
   }
 
@@ -67,7 +67,7 @@ public final class PromptTemplates {
           found + ": only plain names can be used, no members, indexes, conversions or formats");
     }
     if (!values.containsKey(name)) {
-      throw new IllegalArgumentException("no value is given for " + found);
+      throw new IllegalArgumentException("missing value for " + found);
     }
     return String.valueOf(values.get(name));
   }

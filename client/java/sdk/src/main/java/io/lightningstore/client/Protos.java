@@ -2,7 +2,7 @@ package io.lightningstore.client;
 
 import java.time.Duration;
 
-/** Durations of the contract as Java's own, and back. */
+/** Converts durations between the contract and Java. */
 final class Protos {
   private Protos() {}
 

@@ -16,15 +16,15 @@ import java.util.stream.Stream;
 import java.util.stream.StreamSupport;
 
 /**
- * What a server streams, one by one and once. A connection that breaks is taken up where it broke,
- * for as long as the client's timeout; after that, and for any other failure, reading throws {@link
+ * Items that a server streams, each read once. A broken connection is resumed, for as long as the
+ * client's timeout; after that, and for any other failure, reading throws {@link
  * LightningStoreException}.
  *
- * <p>It is read by one thread, in one pass: as an Iterator, in a for loop, or by {@link #stream}.
+ * <p>One thread reads it in one pass: as an Iterator, in a for loop, or with {@link #stream}.
  * Another thread may close it, which ends the reading.
  *
- * @param <A> the messages of the stream
- * @param <T> what is read
+ * @param <A> type of the messages of the stream
+ * @param <T> type of the items
  */
 abstract class ResumingStream<A, T> implements Iterator<T>, Iterable<T>, AutoCloseable {
   private static final Duration LONGEST_PAUSE = Duration.ofSeconds(2);
@@ -41,16 +41,16 @@ abstract class ResumingStream<A, T> implements Iterator<T>, Iterable<T>, AutoClo
     this.store = store;
   }
 
-  /** Begins to ask for what has not come yet; null if nothing is missing. */
+  /** Starts a call for the items that have not arrived; returns null if none are missing. */
   abstract Iterator<A> ask(LightningStoreServiceBlockingStub stub);
 
-  /** Notes a message, and passes on what is new. */
+  /** Processes a message and passes on its new items. */
   abstract void take(A answer, Queue<T> to);
 
-  /** Tells whether all has come, so that only the end of the stream is left. */
+  /** Returns whether all items have arrived, so that only the end of the stream is missing. */
   abstract boolean isComplete();
 
-  /** Tells whether a stream may end although not all has come. */
+  /** Returns whether a stream may end although items are missing. */
   abstract boolean mayEndAnywhere();
 
   @Override
@@ -75,27 +75,30 @@ abstract class ResumingStream<A, T> implements Iterator<T>, Iterable<T>, AutoClo
     return ready.remove();
   }
 
-  /** Returns itself: it can be read once. */
+  /** Returns this stream, which can be read once. */
   @Override
   public Iterator<T> iterator() {
     return this;
   }
 
-  /** Returns what is still to come as a stream of Java's, which closes this when it is closed. */
+  /**
+   * Returns the remaining items as a java.util.stream.Stream, which closes this stream when it is
+   * closed.
+   */
   public Stream<T> stream() {
     int traits = Spliterator.ORDERED | Spliterator.NONNULL;
     return StreamSupport.stream(Spliterators.spliteratorUnknownSize(this, traits), false)
         .onClose(this::close);
   }
 
-  /** Ends the call, if it still runs. Harmless at any time. */
+  /** Ends the call if it is still running. No-op if closed already. */
   @Override
   public void close() {
     closed = true;
     context.cancel(null);
   }
 
-  /** Reads one message; false at the end. */
+  /** Reads one message; returns false at the end. */
   private boolean advance() {
     if (isComplete()) {
       return false;
@@ -110,7 +113,7 @@ abstract class ResumingStream<A, T> implements Iterator<T>, Iterable<T>, AutoClo
       if (mayEndAnywhere() || isComplete()) {
         return false;
       }
-      throw Status.UNAVAILABLE.withDescription("the stream was cut off").asRuntimeException();
+      throw Status.UNAVAILABLE.withDescription("the stream ended early").asRuntimeException();
     }
     take(answers.next(), ready);
     backoff.reset();
@@ -135,7 +138,7 @@ abstract class ResumingStream<A, T> implements Iterator<T>, Iterable<T>, AutoClo
       failingSince = System.nanoTime();
     }
     Duration failing = Duration.ofNanos(System.nanoTime() - failingSince);
-    if (!error.mends() || failing.compareTo(store.timeout()) > 0) {
+    if (!error.isRetryable() || failing.compareTo(store.timeout()) > 0) {
       close();
       throw error;
     }

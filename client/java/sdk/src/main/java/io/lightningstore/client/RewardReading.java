@@ -17,7 +17,7 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
 
-/** Reads rewards out of spans, whoever wrote them. */
+/** Reads rewards from spans in all supported forms. */
 final class RewardReading {
   static final Comparator<StoredSpan> LAST_FIRST =
       Comparator.comparingLong(StoredSpan::sequenceId)
@@ -30,7 +30,7 @@ final class RewardReading {
 
   private RewardReading() {}
 
-  /** Returns the primary reward that a span holds; empty if it holds none that can be read. */
+  /** Returns the primary reward of a span; empty if it has none that can be read. */
   static OptionalDouble of(StoredSpan span) {
     OptionalInt first = firstDimension(span);
     if (first.isPresent()) {
@@ -65,7 +65,7 @@ final class RewardReading {
     return isOne ? Stream.of(read.getAsJsonObject()) : Stream.empty();
   }
 
-  /** Reads one value: a number, a list of named ones, or the JSON text of either. */
+  /** Parses one value: a number, a list of named rewards, or the JSON text of either. */
   private static OptionalDouble value(JsonElement given) {
     JsonElement read = parsed(given);
     if (read.isJsonArray() && !read.getAsJsonArray().isEmpty()) {

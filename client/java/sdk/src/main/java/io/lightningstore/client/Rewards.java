@@ -12,12 +12,12 @@ import java.util.List;
 import java.util.Map;
 import java.util.OptionalDouble;
 
-/** Rewards: what an attempt was worth, written down as spans. */
+/** Rewards of attempts, recorded as spans. */
 public final class Rewards {
   static final String ANNOTATION = "agentlightning.annotation";
   static final String REWARD = "agentlightning.reward";
 
-  /** Where the tracer of the attempt is found that the running code works on. */
+  /** Context key for the tracer of the attempt that the running code works on. */
   static final ContextKey<Tracer> TRACER = ContextKey.named("lightningstore-tracer");
 
   private static final String PRIMARY = "primary";
@@ -26,11 +26,12 @@ public final class Rewards {
   private Rewards() {}
 
   /**
-   * Writes a reward down with the current tracer: that of the Runner's agent, in its thread and
-   * where its OpenTelemetry context was taken to, else the global one. The span hangs under the
-   * current one.
+   * Records a reward with the current tracer: that of the Runner's agent, in its thread and
+   * wherever its OpenTelemetry context is propagated, else the global one. The span is a child of
+   * the current one.
    *
-   * @throws IllegalStateException if that tracer records nothing, as the global one without an SDK
+   * @throws IllegalStateException if that tracer does not record, like the global one without an
+   *     SDK
    * @throws IllegalArgumentException for a number that is not finite
    */
   public static void emitReward(double value) {
@@ -38,25 +39,27 @@ public final class Rewards {
   }
 
   /**
-   * Does the same for a reward of one dimension, by its name.
+   * Records a reward with one named dimension.
    *
-   * @throws IllegalArgumentException for no dimension or several, and a number that is not finite
+   * @throws IllegalArgumentException for no dimension or several, and for a number that is not
+   *     finite
    */
   public static void emitReward(Map<String, ? extends Number> dimension) {
     if (dimension.size() != 1) {
       throw new IllegalArgumentException(
-          "one dimension is wanted, or which of " + dimension.keySet() + " is the primary one");
+          "a reward with several dimensions needs the name of the primary one, one of "
+              + dimension.keySet());
     }
     emitReward(dimension, dimension.keySet().iterator().next());
   }
 
   /**
-   * Does the same for a reward of several dimensions, in one span.
+   * Records a reward with several dimensions in one span.
    *
-   * @param dimensions by name
-   * @param primary the name of the one that counts where one number is wanted
-   * @throws IllegalArgumentException for a primary one that is not there, and a number that is not
-   *     finite
+   * @param dimensions values by name
+   * @param primary name of the primary dimension
+   * @throws IllegalArgumentException if the primary dimension is missing, and for a number that is
+   *     not finite
    */
   public static void emitReward(Map<String, ? extends Number> dimensions, String primary) {
     Tracer tracer = Context.current().get(TRACER);
@@ -71,7 +74,7 @@ public final class Rewards {
       Tracer tracer, Map<String, ? extends Number> dimensions, String primary) {
     if (!dimensions.containsKey(primary)) {
       throw new IllegalArgumentException(
-          "the primary dimension " + primary + " is none of " + dimensions.keySet());
+          "the primary dimension " + primary + " must be one of " + dimensions.keySet());
     }
     List<String> names = new ArrayList<>(dimensions.keySet());
     names.remove(primary);
@@ -80,7 +83,7 @@ public final class Rewards {
     for (int i = 0; i < names.size(); i++) {
       double value = dimensions.get(names.get(i)).doubleValue();
       if (!Double.isFinite(value)) {
-        throw new IllegalArgumentException("a finite number is wanted as reward, not " + value);
+        throw new IllegalArgumentException("a reward must be a finite number, not " + value);
       }
       builder.setAttribute(REWARD + "." + i + ".name", names.get(i));
       builder.setAttribute(REWARD + "." + i + ".value", value);
@@ -90,14 +93,14 @@ public final class Rewards {
     span.end();
     if (!isRecorded) {
       throw new IllegalStateException(
-          "the reward is lost, since the tracer records no spans: emit it in a runner's agent, in a"
+          "the reward is lost, because the tracer does not record: emit it in a runner's agent, in a"
               + " thread that has the agent's OpenTelemetry context");
     }
   }
 
   /**
-   * Returns the primary reward of the last span that holds one: the last by sequence id, in
-   * whatever order they come.
+   * Returns the primary reward of the last span that has one, by sequence id, regardless of the
+   * order of the argument.
    */
   public static OptionalDouble findFinalReward(Collection<StoredSpan> spans) {
     return spans.stream()

@@ -19,9 +19,9 @@ import java.util.logging.Logger;
 /**
  * Claims rollouts and runs an {@link Agent} on each, several at a time.
  *
- * <p>Heartbeats go out from a thread of their own, and spans are stored before an outcome is
- * reported. While the server is away the runner goes on, keeps its spans, and reports when it is
- * back; a claim whose answer was lost is asked for again and found.
+ * <p>A separate thread sends heartbeats, and spans are stored before an outcome is reported. While
+ * the server is down, the runner continues, keeps its spans, and reports when the server is back. A
+ * claim whose response was lost is requested again and returned.
  *
  * <p>A runner runs once.
  */
@@ -29,7 +29,7 @@ public final class Runner {
   private static final Logger logger = Logger.getLogger(Runner.class.getName());
   private static final int BUFFER_BYTES = 64 << 20;
 
-  /** What cancelled agents get to end in. */
+  /** Time for cancelled agents to return. */
   private static final Duration GRACE = Duration.ofSeconds(5);
 
   private final String workerId;
@@ -70,36 +70,35 @@ public final class Runner {
   }
 
   /**
-   * Returns what sets the options of a runner.
+   * Returns a builder with the options of a runner.
    *
-   * @param store where the rollouts come from; it stays the caller's to close, after the runner has
-   *     ended
-   * @param inputType what the rollouts' inputs are read as: a record for instance, or {@code
+   * @param store store of the rollouts; the caller closes it, after the runner has ended
+   * @param inputType type that inputs are decoded to, for example a record or {@code
    *     com.google.gson.JsonElement}
-   * @param agent what is done with each
+   * @param agent agent that works on each rollout
    */
   public static <I> RunnerBuilder<I> builder(
       LightningStore store, Class<I> inputType, Agent<I> agent) {
     return new RunnerBuilder<>(store, inputType, agent);
   }
 
-  /** Returns what the runner is called. */
+  /** Returns the id of the worker. */
   public String workerId() {
     return workerId;
   }
 
   /**
-   * Works until {@link #stop} is called, or as many rollouts as were asked for are done. An
-   * interrupt cancels what runs; it is set again when the method returns.
+   * Works until {@link #stop} is called, or the maximum number of rollouts is done. An interrupt
+   * cancels the running agents; the interrupt status is set again when the method returns.
    *
-   * @throws LightningStoreException for an error that waiting does not mend; what runs is finished
-   *     before
+   * @throws LightningStoreException for an error that is not retryable, after the running agents
+   *     have finished
    * @throws IllegalStateException if it has run before
    */
   public void run() {
     synchronized (changed) {
       if (begun) {
-        throw new IllegalStateException("a runner runs once");
+        throw new IllegalStateException("a runner can run only once");
       }
       begun = true;
     }
@@ -125,8 +124,8 @@ public final class Runner {
   }
 
   /**
-   * Does what {@link #run} does, in a thread of its own. The future ends with it; cancelling the
-   * future cancels what runs.
+   * Runs like {@link #run}, in a separate thread. The future completes with it; cancelling the
+   * future cancels the running agents.
    */
   public CompletableFuture<Void> start() {
     CompletableFuture<Void> ended =
@@ -143,8 +142,8 @@ public final class Runner {
   }
 
   /**
-   * Does what {@link #run} does, and ends well when the program is told to end, by SIGTERM or
-   * Ctrl-C: what runs may finish, and is cancelled only when the patience is over.
+   * Runs like {@link #run}, and shuts down cleanly on SIGTERM or Ctrl-C: running agents may finish,
+   * and are cancelled when {@code patience} is over.
    */
   public void runUntilShutdown(Duration patience) {
     CountDownLatch over = new CountDownLatch(1);
@@ -157,7 +156,7 @@ public final class Runner {
       try {
         Runtime.getRuntime().removeShutdownHook(hook);
       } catch (IllegalStateException exiting) {
-        logger.log(Level.FINE, "ended because the program does", exiting);
+        logger.log(Level.FINE, "ended because the program exits", exiting);
       }
     }
   }
@@ -174,9 +173,7 @@ public final class Runner {
     }
   }
 
-  /**
-   * Lets what runs finish, and claims no more; called again: cancels what runs. From any thread.
-   */
+  /** Lets the running agents finish and claims no more. A second call cancels them. Thread-safe. */
   public void stop() {
     List<Execution> cancelled = List.of();
     boolean forced;
@@ -233,7 +230,7 @@ public final class Runner {
     }
   }
 
-  /** Works on a claim, or reports why that cannot be begun. */
+  /** Works on a claim, or reports why the work cannot start. */
   private void work(Execution execution, Throwable obstacle) {
     try {
       if (obstacle == null) {
@@ -242,7 +239,7 @@ public final class Runner {
         work.fail(execution, obstacle);
       }
     } catch (RuntimeException | Error | InterruptedException defect) {
-      logger.log(Level.SEVERE, execution.context() + " is lost by a defect", defect);
+      logger.log(Level.SEVERE, execution.context() + " was lost by an internal error", defect);
     } finally {
       heartbeats.remove(execution.context());
       synchronized (changed) {
@@ -254,7 +251,8 @@ public final class Runner {
   }
 
   /**
-   * Waits for what runs; once cancelled, an agent gets no more than the grace. True if interrupted.
+   * Waits for the running agents; after they are cancelled, for at most the grace period. Returns
+   * true if interrupted.
    */
   private boolean finish() {
     boolean interrupted = false;
@@ -285,11 +283,11 @@ public final class Runner {
 
   private void abandon(Execution execution) {
     logger.log(
-        Level.WARNING, "{0} does not end though cancelled: left behind", execution.context());
+        Level.WARNING, "{0} did not return after its cancellation; abandoned", execution.context());
     execution.abandon();
   }
 
-  /** Passes on what the server said, from any thread. */
+  /** Forwards a stop request of the server. Thread-safe. */
   private void pass(Stop stop) {
     Execution execution;
     synchronized (changed) {

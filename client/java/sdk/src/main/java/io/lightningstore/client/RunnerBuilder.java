@@ -8,9 +8,9 @@ import java.util.List;
 import java.util.Objects;
 
 /**
- * Says how a {@link Runner} works; {@link #build} makes it.
+ * Options of a {@link Runner}; {@link #build} creates it.
  *
- * @param <I> the input of the agent
+ * @param <I> type of the agent's input
  */
 public final class RunnerBuilder<I> {
   final LightningStore store;
@@ -43,13 +43,13 @@ public final class RunnerBuilder<I> {
     return id.substring(Math.max(0, id.length() - 256)); // what the contract allows
   }
 
-  /** Sets what the runner is called. Default: made of host name, process id and chance. */
+  /** Sets the id of the worker. Default: generated from host name, process id and random digits. */
   public RunnerBuilder<I> workerId(String value) {
     workerId = Objects.requireNonNull(value, "workerId");
     return this;
   }
 
-  /** Sets how many rollouts are worked on at a time. Default: 1. */
+  /** Sets the maximum number of rollouts at a time. Default: 1. */
   public RunnerBuilder<I> concurrency(int value) {
     if (value < 1) {
       throw new IllegalArgumentException("concurrency must be at least 1, not " + value);
@@ -59,15 +59,15 @@ public final class RunnerBuilder<I> {
   }
 
   /**
-   * Claims only rollouts of these modes; ROLLOUT_MODE_UNSPECIFIED for those without one. Default:
-   * all.
+   * Claims only rollouts with these modes; ROLLOUT_MODE_UNSPECIFIED matches those without a mode.
+   * Default: all.
    */
   public RunnerBuilder<I> modes(RolloutMode... values) {
     modes = List.of(values);
     return this;
   }
 
-  /** Ends the runner after so many rollouts. Default: never. */
+  /** Sets the number of rollouts after which the runner ends. Default: no limit. */
   public RunnerBuilder<I> maxRollouts(long value) {
     if (value < 0) {
       throw new IllegalArgumentException("maxRollouts must not be negative: " + value);
@@ -77,8 +77,8 @@ public final class RunnerBuilder<I> {
   }
 
   /**
-   * Sets the time between two heartbeats; a third of the shortest unresponsive timeout of what
-   * runs, if that is less. Default: 10 seconds.
+   * Sets the maximum time between heartbeats, which is reduced to a third of the shortest
+   * unresponsive timeout of the running attempts. Default: 10 seconds.
    */
   public RunnerBuilder<I> heartbeatPeriod(Duration value) {
     if (value.isNegative() || value.isZero()) {
@@ -88,13 +88,13 @@ public final class RunnerBuilder<I> {
     return this;
   }
 
-  /** Sets for how long a result waits for a server that is away. Default: 10 minutes. */
+  /** Sets the maximum time to retry a report while the server is down. Default: 10 minutes. */
   public RunnerBuilder<I> outage(Duration value) {
     outage = Objects.requireNonNull(value, "outage");
     return this;
   }
 
-  /** Makes the runner. */
+  /** Creates the runner. */
   public Runner build() {
     return new Runner(this);
   }

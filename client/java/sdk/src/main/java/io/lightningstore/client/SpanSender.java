@@ -20,16 +20,16 @@ import java.util.logging.Level;
 import java.util.logging.Logger;
 
 /**
- * Sends spans over IngestSpans until each is stored or refused. Used by one thread; only {@link
- * #finishBy} and {@link #cancel} are another's.
+ * Sends spans with IngestSpans until each is stored or rejected. Used by one thread; only {@link
+ * #finishBy} and {@link #cancel} may be called by others.
  */
 final class SpanSender {
   private static final Logger logger = Logger.getLogger(SpanSender.class.getName());
   private static final Duration LONGEST_PAUSE = Duration.ofSeconds(2);
   private static final Duration STREAM_TIMEOUT = Duration.ofSeconds(60);
 
-  /** A server that fails so often on the same spans will not take them. */
-  private static final int MOST_DEFECTS = 5;
+  /** Number of internal errors after which spans are dropped: the server cannot process them. */
+  private static final int MAX_DEFECTS = 5;
 
   private final LightningStore store;
   private final Drops drops;
@@ -46,7 +46,7 @@ final class SpanSender {
     this.onStop = onStop;
   }
 
-  /** Allows tries until then only, in System.nanoTime. */
+  /** Allows tries only until the given System.nanoTime. */
   void finishBy(long nanoTime) {
     synchronized (changed) {
       finishing = true;
@@ -55,7 +55,7 @@ final class SpanSender {
     }
   }
 
-  /** Ends the try that runs, and allows no other. */
+  /** Ends the current try and allows no other. */
   void cancel() {
     ClientCallStreamObserver<IngestSpansRequest> running;
     synchronized (changed) {
@@ -69,8 +69,8 @@ final class SpanSender {
   }
 
   /**
-   * Sends spans; false if the time of a shutdown was over first. Lost ones are told to their
-   * tickets.
+   * Sends spans; returns false if the time of a shutdown was over first. Lost spans are reported to
+   * their tickets.
    */
   boolean deliver(List<Item> items) {
     List<List<Item>> messages = Outbox.intoMessages(items);
@@ -92,7 +92,10 @@ final class SpanSender {
     return true;
   }
 
-  /** Returns what is to be sent again: a bad span fails its whole message, but only it is bad. */
+  /**
+   * Returns the spans to send again: an invalid span fails its whole message, although the others
+   * are valid.
+   */
   private List<List<Item>> sortOut(List<List<Item>> messages, IngestResult result) {
     List<List<Item>> again = new ArrayList<>();
     long told = 0;
@@ -103,8 +106,8 @@ final class SpanSender {
       boolean isPartial = rejection.getSpanCount() > 0 && rejection.getSpanCount() < members.size();
       long refused = isPartial ? rejection.getSpanCount() : members.size();
       told += refused;
-      // An unknown attempt is what all of them have in common. Where only some are refused, for ids
-      // that are taken, the others are stored.
+      // An unknown attempt applies to all spans of a message. If only some spans are rejected,
+      // because their ids exist, the others are stored.
       if (members.size() == 1 || isPartial || rejection.getReason().name().endsWith("_NOT_FOUND")) {
         refuse(members, refused, rejection.getReason().name(), rejection.getMessage());
       } else {
@@ -112,21 +115,24 @@ final class SpanSender {
       }
     }
     if (told > 0 && told < result.getRejectedCount()) {
-      // Only the first refusals are told. What follows them goes again; what is stored, is skipped.
+      // The server lists only the first rejections. The messages after them are sent again; stored
+      // spans are skipped.
       again.addAll(messages.subList(last + 1, messages.size()));
     } else if (told < result.getRejectedCount()) {
       messages.forEach(members -> members.forEach(item -> item.ticket().lose()));
-      drops.add(result.getRejectedCount(), "unexplained", "refused by the server without a reason");
+      drops.add(
+          result.getRejectedCount(), "unexplained", "rejected by the server without a reason");
     }
     return again;
   }
 
   /**
-   * Counts spans of a message as lost. The server does not say which, so no export of it is whole.
+   * Counts spans of a message as lost. The server does not say which, so each of their exports is
+   * incomplete.
    */
   private void refuse(List<Item> items, long count, String kind, String why) {
     items.forEach(item -> item.ticket().lose());
-    drops.add(count, kind, "refused by the server: " + why);
+    drops.add(count, kind, "rejected by the server: " + why);
   }
 
   /** Sends messages over one stream until it is answered; null if a shutdown ended the tries. */
@@ -140,12 +146,12 @@ final class SpanSender {
       } catch (LightningStoreException error) {
         failure = error;
       }
-      boolean perhaps = failure.code() == Status.Code.INTERNAL && ++defects < MOST_DEFECTS;
+      boolean perhaps = failure.code() == Status.Code.INTERNAL && ++defects < MAX_DEFECTS;
       synchronized (changed) {
         if (cancelled) {
           return null;
         }
-        if (!failure.mends() && !perhaps) {
+        if (!failure.isRetryable() && !perhaps) {
           throw failure;
         }
         logger.log(Level.FINE, "spans not stored yet: {0}", failure.getMessage());
@@ -156,7 +162,7 @@ final class SpanSender {
     }
   }
 
-  /** Waits before another try; false if there is no time for one. Holds the lock. */
+  /** Waits before a retry; returns false if there is no time for one. The caller holds the lock. */
   private boolean pause(Duration length) {
     boolean hurried = finishing;
     long until = System.nanoTime() + length.toNanos();
@@ -212,7 +218,7 @@ final class SpanSender {
     }
   }
 
-  /** Takes the one answer of a stream. */
+  /** Receives the one answer of a stream. */
   private record Answer(CompletableFuture<IngestResult> to)
       implements StreamObserver<IngestSpansResponse> {
     @Override

@@ -11,7 +11,7 @@ import java.util.Iterator;
 import java.util.Queue;
 import java.util.Set;
 
-/** Spans that a query matches, each once, in its order. */
+/** The spans that a query matches, each once, in its order. */
 public final class SpanStream extends ResumingStream<QuerySpansResponse, StoredSpan> {
   private record Key(String attemptId, ByteString spanId) {}
 

@@ -8,14 +8,14 @@ import io.opentelemetry.proto.trace.v1.Span;
 import java.util.Optional;
 
 /**
- * A span as the store has it.
+ * A stored span.
  *
- * @param span OpenTelemetry's own
- * @param rolloutId the rollout that it is filed under
- * @param attemptId the attempt that it is filed under
- * @param sequenceId its place within the attempt, from 1
- * @param resource what produced it; perhaps empty
- * @param scope the instrumentation that made it; perhaps empty
+ * @param span the OpenTelemetry span
+ * @param rolloutId id of its rollout
+ * @param attemptId id of its attempt
+ * @param sequenceId position within the attempt, counted from 1
+ * @param resource the entity that produced it; may be empty
+ * @param scope the instrumentation scope; may be empty
  */
 public record StoredSpan(
     Span span,
@@ -25,12 +25,12 @@ public record StoredSpan(
     Resource resource,
     InstrumentationScope scope) {
 
-  /** Returns the span's name. */
+  /** Returns the name of the span. */
   public String name() {
     return span.getName();
   }
 
-  /** Returns the value of the span's attribute of that name. */
+  /** Returns the value of an attribute of the span. */
   public Optional<AnyValue> attribute(String name) {
     return span.getAttributesList().stream()
         .filter(one -> one.getKey().equals(name))

@@ -17,14 +17,14 @@ import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 
 /**
- * Makes text valid before it is sent. A string of Java may hold half a surrogate pair, which UTF-8
- * cannot carry: text is repaired, and an id, which a repair would turn into another id, is refused.
+ * Validates text before it is sent. A Java string may contain half of a surrogate pair, which UTF-8
+ * cannot represent. Text is repaired; an id is rejected, because a repaired id is another id.
  */
 final class Texts {
   private static final char REPLACEMENT = '\uFFFD';
-  private static final String INVALID = "must be valid Unicode: it has half a surrogate pair";
+  private static final String INVALID = "must be valid Unicode, without half of a surrogate pair";
 
-  /** The fields to look at in messages of a type. Most types have none. */
+  /** The fields to check in messages of a type. Most types have none. */
   private static final Map<Descriptor, List<FieldDescriptor>> FIELDS = new ConcurrentHashMap<>();
 
   private Texts() {}
@@ -48,7 +48,7 @@ final class Texts {
     return -1;
   }
 
-  /** Returns the text with U+FFFD in place of each half of a surrogate pair. */
+  /** Returns the text with U+FFFD for each half of a surrogate pair. */
   static String valid(String text) {
     int invalid = firstInvalid(text);
     if (invalid < 0) {
@@ -66,9 +66,9 @@ final class Texts {
     return repaired.toString();
   }
 
-  /** Returns the valid text, cut between two characters to so many bytes of UTF-8. */
+  /** Returns the valid text, truncated at a character boundary to a number of bytes in UTF-8. */
   static String shorten(String text, int maximumBytes) {
-    // No character has less than one byte, so the rest need not be looked at.
+    // Every character has at least one byte, so the rest need not be examined.
     String start = valid(text.substring(0, Math.min(text.length(), maximumBytes)));
     int bytes = 0;
     for (int i = 0; i < start.length(); ) {
@@ -83,7 +83,7 @@ final class Texts {
   }
 
   /**
-   * Checks an id that goes out as or with a field.
+   * Checks an id.
    *
    * @throws IllegalArgumentException if it is not valid Unicode
    */
@@ -137,7 +137,7 @@ final class Texts {
             .build());
   }
 
-  /** Returns the ids of a type of message, and its fields that have ids inside. */
+  /** Returns the id fields of a message type, and its fields that contain ids. */
   private static List<FieldDescriptor> fieldsOf(Descriptor type) {
     List<FieldDescriptor> known = FIELDS.get(type);
     if (known == null) {

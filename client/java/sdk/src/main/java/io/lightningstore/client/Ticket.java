@@ -4,17 +4,15 @@ import io.opentelemetry.sdk.common.CompletableResultCode;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
 
-/**
- * One call of export: it is done when each of its spans is stored, and failed if one of them is
- * lost.
- */
+/** One export call: done when each of its spans is stored, failed if one of them is lost. */
 final class Ticket {
   private final CompletableResultCode code = new CompletableResultCode();
   private final AtomicInteger open;
   private final AtomicBoolean lost = new AtomicBoolean();
 
   /**
-   * Takes the number of spans, and one more, which is settled when all of them have been taken in.
+   * Creates a ticket for the number of spans and one more, which is settled when all of them have
+   * been queued.
    */
   Ticket(int spans) {
     open = new AtomicInteger(spans + 1);
@@ -24,7 +22,7 @@ final class Ticket {
     return code;
   }
 
-  /** Says that some of its spans will not be stored. */
+  /** Records that some of its spans will not be stored. */
   void lose() {
     lost.set(true);
   }

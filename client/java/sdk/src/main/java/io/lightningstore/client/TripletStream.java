@@ -11,13 +11,14 @@ import java.util.Queue;
 import java.util.Set;
 
 /**
- * The triplets of attempts, each attempt once and whole, in the order of the rollouts asked for.
+ * The triplets of attempts, one complete message per attempt, in the order of the requested
+ * rollouts.
  */
 public final class TripletStream extends ResumingStream<ListTripletsResponse, AttemptTriplets> {
   private final ListTripletsRequest wanted;
   private final Set<AttemptRef> seen = new HashSet<>();
 
-  /** What has come of an attempt so far: its parts follow each other. */
+  /** The parts of the current attempt so far; they follow each other directly. */
   private AttemptTriplets.Builder parts = AttemptTriplets.newBuilder();
 
   TripletStream(LightningStore store, ListTripletsRequest wanted) {

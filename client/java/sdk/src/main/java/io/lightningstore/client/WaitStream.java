@@ -13,9 +13,8 @@ import java.util.Queue;
 import java.util.Set;
 
 /**
- * Rollouts waited for, each once, as it finishes; those that have finished already come first. It
- * ends when all of them have finished, or as many as the request's min_count, or when its timeout
- * is over.
+ * Rollouts as they finish, each once, starting with those that have already finished. It ends when
+ * all of them, or the request's min_count, have finished, or after its timeout.
  */
 public final class WaitStream extends ResumingStream<WaitForRolloutsResponse, Rollout> {
   private final WaitForRolloutsRequest wanted;
@@ -28,7 +27,7 @@ public final class WaitStream extends ResumingStream<WaitForRolloutsResponse, Ro
     this.wanted = wanted;
   }
 
-  /** Returns the ids of those that had not finished when the wait ended; empty before. */
+  /** Returns the ids of the rollouts that had not finished when the wait ended; empty before. */
   public List<String> openRolloutIds() {
     return summary == null ? List.of() : summary.getOpenRolloutIdsList();
   }
@@ -36,7 +35,7 @@ public final class WaitStream extends ResumingStream<WaitForRolloutsResponse, Ro
   @Override
   Iterator<WaitForRolloutsResponse> ask(LightningStoreServiceBlockingStub stub) {
     WaitForRolloutsRequest.Builder request = wanted.toBuilder();
-    // Which rollouts are in a group only the server knows, so with groups all are asked for again.
+    // Only the server knows which rollouts are in a group, so with groups the request is unchanged.
     if (!seen.isEmpty() && wanted.getGroupIdsCount() == 0) {
       List<String> missing =
           wanted.getRolloutIdsList().stream().filter(id -> !seen.contains(id)).toList();

@@ -135,7 +135,7 @@ class ClientTest {
     store.close();
     LightningStoreException error = enqueueFails();
     assertEquals(Status.Code.CANCELLED, error.code());
-    assertFalse(error.mends());
+    assertFalse(error.isRetryable());
   }
 
   @Test
@@ -332,6 +332,6 @@ class ClientTest {
     Events.end(asked);
     server.close();
     Throwable error = assertThrows(ExecutionException.class, () -> Events.end(beat)).getCause();
-    assertTrue(LightningStoreException.from(error).mends(), error.toString());
+    assertTrue(LightningStoreException.from(error).isRetryable(), error.toString());
   }
 }

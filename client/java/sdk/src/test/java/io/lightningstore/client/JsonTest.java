@@ -73,7 +73,7 @@ class JsonTest {
   void valuesThatCannotBeWrittenAreRefused() {
     List<Object> ring = new ArrayList<>();
     ring.add(ring);
-    checkRefused("input holds itself", ring);
+    checkRefused("input is cyclic or nested too deeply", ring);
     checkRefused("input cannot be written as JSON", String.class);
   }
 

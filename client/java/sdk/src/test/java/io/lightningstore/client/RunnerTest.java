@@ -148,7 +148,7 @@ class RunnerTest {
     assertEquals(StopReason.STOP_REASON_SUPERSEDED, next(reasons, "the cancellation"));
     Failure failure = outcome().getAttempt().getFailure();
     assertEquals("Cancelled", failure.getType());
-    assertEquals("a newer attempt has taken over", failure.getMessage());
+    assertEquals("a newer attempt has replaced this one", failure.getMessage());
     assertEquals(List.of("step"), server.storedSpans(), "a stopped attempt gets no reward");
   }
 
@@ -281,7 +281,7 @@ class RunnerTest {
   private void checkCancelledByTheRunner() throws InterruptedException {
     Failure failure = outcome().getAttempt().getFailure();
     assertEquals("Cancelled", failure.getType());
-    assertEquals("the runner stops", failure.getMessage());
+    assertEquals("the runner is stopping", failure.getMessage());
   }
 
   @Test

@@ -85,7 +85,7 @@ class VectorsTest {
     RuntimeException error = assertThrows(kind, () -> PromptTemplates.format(template, variables));
     String wanted =
         switch (text(vector, "error")) {
-          case "missing" -> "no value is given for";
+          case "missing" -> "missing value";
           case "no_library" -> "library";
           default -> "";
         };
