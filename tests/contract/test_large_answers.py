@@ -134,7 +134,7 @@ async def test_long_failure_is_kept_by_its_beginning_and_its_end(world: World) -
     failure = stored.latest_attempt.message.failure
     assert failure.message.startswith("Traceback…\n")
     assert failure.message.endswith("ValueError: the end")
-    assert "bytes left out]" in failure.message
+    assert "bytes omitted]" in failure.message
     assert len(failure.message.encode()) <= 64 << 10
     assert len(failure.type) <= 1 << 10
 

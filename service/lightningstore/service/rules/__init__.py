@@ -1,1 +1,1 @@
-"""The rules of the contract: pure functions, free of clocks and I/O."""
+"""The rules of the contract: pure functions without clocks and I/O."""

@@ -1,4 +1,4 @@
-"""A finish, as it is told to those who wait."""
+"""The record of a finish for waits and watches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lightningstore.v1.rollout_pb2 import Rollout
 
 
 class Completion:
-    """A rollout that finished, as it is told to waiters: serialised once, if anybody waits."""
+    """A rollout that finished, for waiters. It is serialised once, if there are waiters."""
 
     __slots__ = ("_wire", "number", "rollout_id", "shown", "size")
 
@@ -15,12 +15,12 @@ class Completion:
         self.number = shown.rollout.completion_number
         self.rollout_id = shown.rollout.rollout_id
         self.shown = shown
-        #: Bytes that it takes in a message, rounded up.
+        #: Size in a message in bytes, rounded up.
         self.size = shown.size()
         self._wire: bytes | None = None
 
     def wire(self, limit: int) -> bytes:
-        """Return the rollout serialised, without payloads where they pass the limit."""
+        """Return the serialised rollout, without payloads if they exceed `limit` bytes."""
         if self._wire is None:
             rollout, input_json, attempt = self.shown
             if self.size > limit:

@@ -1,4 +1,4 @@
-"""Copies of records: a record is replaced, never changed."""
+"""Copies of records, which are replaced and never changed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def copied(record: M) -> M:
 
 
 def evolve(record: M, **changes: Any) -> M:
-    """Return a copy of `record` with the given fields set; None clears one.
+    """Return a copy of `record` with the given fields set; None clears a field.
 
-    The only way in which a record changes: what a reply or a row holds stays as it was.
+    Records change only in this way, so replies and rows that refer to the old record stay valid.
     """
     copy = copied(record)
     for name, value in changes.items():

@@ -1,7 +1,7 @@
-"""What can go wrong in a store: one class a reason, free of transport codes.
+"""Errors of the store: one class per reason, without transport codes.
 
-`rpc/status.py` turns these into google.rpc.Status. Each class's docstring says when it is raised; each
-message names what is wrong and what would be right.
+`rpc/status.py` converts them to google.rpc.Status. The docstring of each class says when it is
+raised. Each message says what is wrong and what would be right.
 """
 
 from __future__ import annotations
@@ -11,55 +11,55 @@ from typing import ClassVar
 from lightningstore.service.rules.texts import shortened
 from lightningstore.v1 import error_reason_pb2 as reasons
 
-#: Longest text of an error, and longest fact in its metadata.
+#: Maximum length of an error's text, and of each value in its metadata.
 MAX_MESSAGE_BYTES = 1000
 MAX_VALUE_BYTES = 300
 
 
 def quoted(value: str) -> str:
-    """Return an id as a message shows it: whole, unless it is longer than ids may be."""
+    """Return an id for a message, truncated if it is longer than ids may be."""
     return repr(shortened(value, MAX_VALUE_BYTES))
 
 
 class StoreError(Exception):
-    """A call that the store refuses. It has changed nothing unless a subclass says otherwise."""
+    """A call that the store rejects. It has changed nothing unless a subclass says otherwise."""
 
     reason: ClassVar[int] = reasons.ERROR_REASON_INTERNAL
 
     def __init__(self, message: str, /, **metadata: object) -> None:
-        """Take the text for people and the facts for machines (keys in lowerCamelCase)."""
-        # All of it travels in trailers, of which gRPC takes 8 KiB by default: what a caller wrote is echoed
-        # in parts.
+        """Create an error with a text for people and facts for programs (keys in lowerCamelCase)."""
+        # The text is sent in trailers, which gRPC limits to 8 KiB by default, so texts from the
+        # caller are truncated.
         self.message = shortened(message, MAX_MESSAGE_BYTES)
         super().__init__(self.message)
         self.metadata = {k: shortened(str(v), MAX_VALUE_BYTES) for k, v in metadata.items()}
-        #: Seconds after which a repeat has a chance; None where repeating is no use.
+        #: Seconds after which a retry may succeed; None if the error is not retryable.
         self.retry_delay: float | None = None
 
 
 class FieldInvalid(StoreError):
-    """A field has a value that it cannot have."""
+    """A field has an invalid value."""
 
     reason = reasons.ERROR_REASON_FIELD_INVALID
 
     def __init__(self, field: str, description: str) -> None:
-        """Take the path of the field in the request, and what would be right."""
+        """Create an error with the path of the field in the request, and the valid values."""
         super().__init__(f"{field}: {description}", field=field)
         self.field = shortened(field, MAX_VALUE_BYTES)
         self.description = shortened(description, MAX_MESSAGE_BYTES)
 
 
 class MalformedMessage(StoreError):
-    """The bytes are no message of the call's type."""
+    """The bytes are not a valid message of the call's type."""
 
     reason = reasons.ERROR_REASON_MALFORMED_MESSAGE
 
     def __init__(self, message_name: str) -> None:
-        super().__init__(f"the bytes are no valid {message_name}", message=message_name)
+        super().__init__(f"the bytes are not a valid {message_name}", message=message_name)
 
 
 class PageTokenMismatch(StoreError):
-    """A page token is used with other filters or another order, or is none."""
+    """A page token is malformed, or was used with other filters or another order."""
 
     reason = reasons.ERROR_REASON_PAGE_TOKEN_MISMATCH
 
@@ -68,13 +68,13 @@ class PageTokenMismatch(StoreError):
 
 
 class RequestIdReused(StoreError):
-    """A request id comes again with other content."""
+    """A request id was used for a different request."""
 
     reason = reasons.ERROR_REASON_REQUEST_ID_REUSED
 
     def __init__(self, request_id: str) -> None:
         super().__init__(
-            f"request_id {request_id!r} was used for another request; make a new one for each",
+            f"request_id {request_id!r} was used for a different request; use a new one for each",
             requestId=request_id,
         )
 
@@ -89,7 +89,7 @@ class RolloutNotFound(StoreError):
 
 
 class AttemptNotFound(StoreError):
-    """The rollout has no such attempt, or none yet."""
+    """The rollout has no such attempt, or no attempt yet."""
 
     reason = reasons.ERROR_REASON_ATTEMPT_NOT_FOUND
 
@@ -102,12 +102,12 @@ class AttemptNotFound(StoreError):
 
 
 class ResourcesNotFound(StoreError):
-    """There are no such resources, or none yet."""
+    """There are no such resources, or no resources yet."""
 
     reason = reasons.ERROR_REASON_RESOURCES_NOT_FOUND
 
     def __init__(self, resources_id: str) -> None:
-        """Take the unknown id, or nothing where the latest was asked for."""
+        """Create an error with the unknown id, or "" if the latest were requested."""
         text = (
             f"no resources {quoted(resources_id)}"
             if resources_id
@@ -126,7 +126,7 @@ class WorkerNotFound(StoreError):
 
 
 class GroupNotFound(StoreError):
-    """No rollout is in the group."""
+    """The group has no rollouts."""
 
     reason = reasons.ERROR_REASON_GROUP_NOT_FOUND
 
@@ -135,7 +135,7 @@ class GroupNotFound(StoreError):
 
 
 class RolloutExists(StoreError):
-    """The rollout id is taken by other content."""
+    """A rollout with this id and other content exists."""
 
     reason = reasons.ERROR_REASON_ROLLOUT_EXISTS
 
@@ -146,7 +146,7 @@ class RolloutExists(StoreError):
 
 
 class ResourcesExist(StoreError):
-    """The resources id is taken."""
+    """Resources with this id exist."""
 
     reason = reasons.ERROR_REASON_RESOURCES_EXISTS
 
@@ -158,12 +158,12 @@ class ResourcesExist(StoreError):
 
 
 class SpanExists(StoreError):
-    """A span id of the attempt is taken by a span with other content."""
+    """The attempt has a span with this span id and other content."""
 
     reason = reasons.ERROR_REASON_SPAN_EXISTS
 
     def __init__(self, span_id: bytes, count: int) -> None:
-        """Take the span id, and how many spans of the batch are like it."""
+        """Create an error with the span id and the number of such spans in the batch."""
         super().__init__(
             f"span_id {span_id.hex()} is stored with other content; {count} such span(s) in the batch: "
             "use random span ids",
@@ -172,7 +172,7 @@ class SpanExists(StoreError):
 
 
 class TransitionNotAllowed(StoreError):
-    """The status cannot change in this way."""
+    """The status change is not allowed."""
 
     reason = reasons.ERROR_REASON_TRANSITION_NOT_ALLOWED
 
@@ -181,7 +181,7 @@ class TransitionNotAllowed(StoreError):
 
 
 class SpansEvicted(StoreError):
-    """The spans of the rollout were evicted to make room."""
+    """The spans of the rollout were evicted to free memory."""
 
     reason = reasons.ERROR_REASON_SPANS_EVICTED
 
@@ -205,7 +205,7 @@ class StoreIdMismatch(StoreError):
 
 
 class CompletionNumberBeyondEnd(StoreError):
-    """A completion number is above the last one there is."""
+    """A completion number is greater than the last one."""
 
     reason = reasons.ERROR_REASON_COMPLETION_NUMBER_BEYOND_END
 
@@ -221,14 +221,14 @@ class BatchTooLarge(StoreError):
     reason = reasons.ERROR_REASON_BATCH_TOO_LARGE
 
     def __init__(self, field: str, count: int | str, limit: int) -> None:
-        """Take the field, how many items it has and how many it may have."""
+        """Create an error with the field, its number of items and the limit."""
         super().__init__(
             f"{field}: {count} items, at most {limit} are allowed", field=field, limit=limit
         )
 
 
 class PayloadTooLarge(StoreError):
-    """An input, a span or an answer has more bytes than the limit."""
+    """An input, a span or a response exceeds the limit in bytes."""
 
     reason = reasons.ERROR_REASON_PAYLOAD_TOO_LARGE
 
@@ -239,7 +239,7 @@ class PayloadTooLarge(StoreError):
 
 
 class QueueFull(StoreError):
-    """The queue has no room for what would be enqueued."""
+    """The queue has no space for the rollouts."""
 
     reason = reasons.ERROR_REASON_QUEUE_FULL
 
@@ -249,7 +249,7 @@ class QueueFull(StoreError):
 
 
 class Busy(StoreError):
-    """Writes come faster than the disk takes them, or too many streams are open."""
+    """Writes arrive faster than the disk stores them, or too many streams are open."""
 
     reason = reasons.ERROR_REASON_BUSY
 
@@ -259,7 +259,7 @@ class Busy(StoreError):
 
 
 class ShuttingDown(StoreError):
-    """The server is going down."""
+    """The server is shutting down."""
 
     reason = reasons.ERROR_REASON_SHUTTING_DOWN
 
@@ -269,7 +269,7 @@ class ShuttingDown(StoreError):
 
 
 class StorageFailed(StoreError):
-    """The storage failed and is being recovered: whether the write took place is open."""
+    """The storage failed and is being recovered. A write may or may not have taken effect."""
 
     reason = reasons.ERROR_REASON_STORAGE_FAILED
 
@@ -279,7 +279,7 @@ class StorageFailed(StoreError):
 
 
 class ReadFailed(StorageFailed):
-    """The storage does not answer a read. Other reads and writes may succeed."""
+    """A read from the storage failed. Other reads and writes may succeed."""
 
     def __init__(self, cause: str) -> None:
         StoreError.__init__(self, f"the storage could not be read ({cause}); repeat the call")
@@ -287,7 +287,7 @@ class ReadFailed(StorageFailed):
 
 
 class DataFileLost(StorageFailed):
-    """The data file is no longer at its path, or has lost its end."""
+    """The data file is missing from its path or was truncated."""
 
     def __init__(self, description: str) -> None:
         StoreError.__init__(self, description)
@@ -303,51 +303,53 @@ class OwnershipLost(StorageFailed):
 
 
 class DataDamaged(StoreError):
-    """What is asked for is stored, and damaged."""
+    """The requested record is stored but damaged."""
 
     reason = reasons.ERROR_REASON_DATA_DAMAGED
 
     def __init__(self, cause: object, rollout_id: str = "") -> None:
-        where = f"rollout {rollout_id!r}" if rollout_id else "what this call reads"
+        where = f"rollout {rollout_id!r}" if rollout_id else "the requested data"
         super().__init__(
-            f"{where} is damaged in the data file ({cause}): repeating the call does not help; "
-            "`lightningstore check` on the server says more",
+            f"{where} is damaged in the data file ({cause}); the error is not retryable; "
+            "run `lightningstore check` on the server",
             **({"rolloutId": rollout_id} if rollout_id else {}),
         )
         self.cause = cause
 
 
 class TokenMissing(StoreError):
-    """The server wants a token, and the call has none."""
+    """The server requires a token and the call has none."""
 
     reason = reasons.ERROR_REASON_TOKEN_MISSING
 
     def __init__(self) -> None:
-        super().__init__("this server wants a token: metadata authorization, Bearer and the token")
+        super().__init__(
+            "this server requires a token: metadata authorization, Bearer and the token"
+        )
 
 
 class TokenInvalid(StoreError):
-    """The token of the call is none of this server's, or no bearer token."""
+    """The token of the call is unknown to this server or is not a bearer token."""
 
     reason = reasons.ERROR_REASON_TOKEN_INVALID
 
     def __init__(self) -> None:
-        super().__init__("the token is none of this server's")
+        super().__init__("the token is unknown to this server")
 
 
 class TokensUnreadable(StoreError):
-    """The server cannot read its tokens, so it cannot tell a token from one that was revoked."""
+    """The server cannot read its tokens file, so it cannot tell whether a token was revoked."""
 
     reason = reasons.ERROR_REASON_TOKEN_INVALID
 
     def __init__(self) -> None:
         super().__init__(
-            "the server cannot read its tokens file: its log says why; no token is let in"
+            "the server cannot read its tokens file and rejects all tokens; see its log"
         )
 
 
 class TokenExpired(StoreError):
-    """The token of the call has come to its end."""
+    """The token of the call has expired."""
 
     reason = reasons.ERROR_REASON_TOKEN_EXPIRED
 
@@ -365,7 +367,10 @@ class PermissionDenied(StoreError):
 
 
 class Misconfigured(Exception):
-    """The server would be set up in a wrong or unsafe way. Raised at start, with one line for people."""
+    """The configuration of the server is wrong or unsafe.
+
+    Raised at start, with one line for people.
+    """
 
 
 class StorageUnusable(Exception):

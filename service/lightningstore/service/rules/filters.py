@@ -1,4 +1,4 @@
-"""Filters and orders: a query becomes a predicate on records and a sort value. Pure."""
+"""Filters and orders as predicates on records and sort keys. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
 from lightningstore.service.rules.times import nanoseconds
 from lightningstore.v1.rollout_pb2 import Rollout
 
-#: What a rollout can be sorted and filtered by: column → value of a record. Missing values are 0 or "", so
-#: that they sort first and compare.
+#: Columns for sorting and filtering rollouts, with the function that reads the value from a
+#: record. Missing values are 0 or "", so that they sort first and can be compared.
 COLUMNS: dict[str, Callable[[Rollout], Any]] = {
     "rollout_id": lambda r: r.rollout_id,
     "mode": lambda r: r.mode,
@@ -28,14 +28,18 @@ COLUMNS: dict[str, Callable[[Rollout], Any]] = {
 
 
 def parse_order(order_by: str, fields: Iterable[str]) -> tuple[str, bool]:
-    """Return field and "descending" of an `order_by` such as "start_time desc" ("" for no order)."""
+    """Return the field of an `order_by` such as "start_time desc", and whether it is descending.
+
+    The field is "" for no order.
+    """
     words = order_by.split()
     if not words:
         return "", False
     allowed = tuple(fields)
     if words[0] not in allowed or len(words) > 2 or words[1:] not in ([], ["asc"], ["desc"]):
         raise FieldInvalid(
-            "order_by", f"{order_by!r} is no field and direction; fields: {', '.join(allowed)}"
+            "order_by",
+            f"{order_by!r} must be a field and a direction; fields: {', '.join(allowed)}",
         )
     return words[0], words[1:] == ["desc"]
 
@@ -46,7 +50,7 @@ def sort_value(query: RolloutQuery, row: RolloutRow) -> Any:
 
 
 def matches(query: RolloutQuery) -> Callable[[Rollout], bool]:
-    """Return a predicate for the filters of the query."""
+    """Return a predicate for the filters of a query."""
     tests: list[Callable[[Rollout], bool]] = []
     if query.statuses:
         tests.append(lambda r: r.status in query.statuses)

@@ -1,7 +1,8 @@
 """The two status machines and the retry rule: records in, a Transition out. Pure.
 
-One function an event. Nothing here reads a clock, makes an id or does I/O; `now` and `dice` (a random
-number from 0 to 1, for jitter) are arguments. The tables are SPEC section 2; docs/state_machine.md draws them.
+One function per event. No function reads a clock, generates an id or does I/O; `now` and `dice` (a
+random number from 0 to 1, for jitter) are arguments. The tables are in the specification, section
+2; docs/state_machine.md draws them.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _WAITS_FOR_LIFE = (ROLLOUT_STATUS_QUEUING, ROLLOUT_STATUS_PREPARING, ROLLOUT_STA
 
 
 class Queue(Enum):
-    """What becomes of a rollout's place in the queue."""
+    """Effect of an event on the queue position of a rollout."""
 
     KEEP = 0
     TAIL = 1
@@ -57,14 +58,14 @@ class Queue(Enum):
 
 
 class Transition(NamedTuple):
-    """What an event changes. A record that is None stays as it is."""
+    """The changes of an event. A record that is None does not change."""
 
     attempt: Attempt | None = None
     rollout: Rollout | None = None
     queue: Queue = Queue.KEEP
-    #: Seconds that the rollout waits in the queue before it may be claimed.
+    #: Seconds that the rollout waits in the queue before it can be claimed.
     delay: float = 0.0
-    #: Whether the rollout finishes with this, and so gets a completion number.
+    #: Whether the rollout finishes, and therefore gets a completion number.
     finished: bool = False
 
 
@@ -72,19 +73,22 @@ NOTHING = Transition()
 
 
 def is_live(attempt: Attempt) -> bool:
-    """Tell whether an attempt is PREPARING or RUNNING."""
+    """Return whether an attempt is PREPARING or RUNNING."""
     return attempt.status in LIVE_ATTEMPT
 
 
 def is_finished(rollout: Rollout) -> bool:
-    """Tell whether a rollout is SUCCEEDED, FAILED or CANCELLED."""
+    """Return whether a rollout is SUCCEEDED, FAILED or CANCELLED."""
     return rollout.status in FINISHED
 
 
 def claim(rollout: Rollout, attempt: Attempt) -> Transition:
-    """Give the rollout a new attempt, which the caller has made with its sequence number.
+    """Apply a claim: the caller has created the attempt with its sequence number.
 
-    Reopens a succeeded or failed rollout. Raises TransitionNotAllowed for a cancelled one.
+    Reopens a succeeded or failed rollout.
+
+    Raises:
+        TransitionNotAllowed: The rollout is cancelled.
     """
     if rollout.status == ROLLOUT_STATUS_CANCELLED:
         raise _rollout_stays(rollout, ROLLOUT_STATUS_PREPARING)
@@ -100,7 +104,7 @@ def claim(rollout: Rollout, attempt: Attempt) -> Transition:
 
 
 def heard_from(rollout: Rollout, attempt: Attempt, now: Timestamp, *, by_span: bool) -> Transition:
-    """A span or a heartbeat arrived for the attempt."""
+    """Apply the arrival of a span or a heartbeat for the attempt."""
     status = attempt.status
     if by_span and status == ATTEMPT_STATUS_PREPARING:
         status = ATTEMPT_STATUS_RUNNING
@@ -120,10 +124,13 @@ def report(
     now: Timestamp,
     dice: float,
 ) -> Transition:
-    """The runner, or the watchdog by `expire`, says where the attempt stands.
+    """Apply a status of the attempt, from its runner or, through `expire`, the watchdog.
 
-    `failure` goes with FAILED alone. Raises TransitionNotAllowed where the attempt's word is final, or
-    where the status leads back.
+    `failure` is allowed only with FAILED.
+
+    Raises:
+        TransitionNotAllowed: The outcome of the attempt is final, or the status would be a step
+        back.
     """
     if status == attempt.status:
         return NOTHING if failure is None else Transition(evolve(attempt, failure=failure))
@@ -148,7 +155,7 @@ def report(
 def expire(
     rollout: Rollout, attempt: Attempt, status: int, now: Timestamp, dice: float
 ) -> Transition:
-    """The watchdog ends a live attempt as TIMEOUT or UNRESPONSIVE."""
+    """Apply the expiry of a live attempt: TIMEOUT or UNRESPONSIVE."""
     if not is_live(attempt):
         return NOTHING
     return report(rollout, attempt, status, None, now, dice)
@@ -157,10 +164,11 @@ def expire(
 def finish_superseded(
     rollout: Rollout, attempt: Attempt, latest: Attempt, now: Timestamp
 ) -> Transition:
-    """A rollout has finished under a live attempt whose own worker has superseded it.
+    """Apply the finish of a rollout to a live attempt that its own worker has superseded.
 
-    Without a deadline it ends with the rollout, UNRESPONSIVE: its worker has gone on to the latest attempt, and
-    would be busy with this one until nothing was heard of it for long. Its late word is still recorded.
+    Without a deadline the attempt ends with the rollout, as UNRESPONSIVE: its worker has continued
+    with the latest attempt, and would be shown as busy with this one until it becomes unresponsive.
+    A late outcome is still recorded.
     """
     config = rollout.config
     if (
@@ -176,10 +184,13 @@ def finish_superseded(
 
 
 def set_status(rollout: Rollout, status: int, now: Timestamp) -> Transition:
-    """The caller sets the status of the rollout. Raises TransitionNotAllowed where that is none of its.
+    """Apply a status that the caller sets on the rollout.
 
-    Final statuses finish it, QUEUING and REQUEUING put it in the queue, the rest belongs to claims and
-    signs of life.
+    Final statuses finish it; QUEUING and REQUEUING put it into the queue. Other statuses are set
+    only by claims, spans and heartbeats.
+
+    Raises:
+        TransitionNotAllowed: The status cannot be set by the caller.
     """
     if status == rollout.status:
         return NOTHING
@@ -192,7 +203,7 @@ def set_status(rollout: Rollout, status: int, now: Timestamp) -> Transition:
 
 
 def stop_reason(rollout: Rollout, attempt: Attempt) -> int:
-    """Tell why the attempt's runner should stop, or STOP_REASON_UNSPECIFIED to go on."""
+    """Return why the attempt's runner should stop, or STOP_REASON_UNSPECIFIED to continue."""
     if rollout.status == ROLLOUT_STATUS_CANCELLED:
         return STOP_REASON_ROLLOUT_CANCELLED
     if rollout.latest_attempt_id != attempt.attempt_id:
@@ -203,33 +214,34 @@ def stop_reason(rollout: Rollout, attempt: Attempt) -> int:
 
 
 def decided(rollout: Rollout, attempt: Attempt, status: int) -> bool:
-    """Tell whether this is the word by which the attempt decided its rollout before."""
+    """Return whether this is the outcome with which the attempt has already decided its rollout."""
     return status == attempt.status and _is_final(rollout, attempt)
 
 
 def should_retry(
     config: RolloutConfig, status: int, sequence: int, failure: Failure | None
 ) -> bool:
-    """Tell whether an attempt that ended in this way is tried again."""
+    """Return whether an attempt with this outcome is retried."""
     if failure is not None and failure.HasField("retryable") and not failure.retryable:
         return False
     return status in config.retry_condition and sequence < max(1, config.max_attempts)
 
 
 def backoff_delay(config: RolloutConfig, sequence: int, dice: float) -> float:
-    """Return the seconds that the retry after attempt number `sequence` waits."""
+    """Return the delay in seconds of the retry after attempt number `sequence`."""
     backoff = config.retry_backoff
     initial = seconds(backoff.initial_delay)
     if initial == 0.0:
         return 0.0
     longest = seconds(backoff.max_delay) if backoff.HasField("max_delay") else DEFAULT_MAX_DELAY
-    # The exponent is bounded: 1e6 ** 50 still fits a double, and longest has won long before.
+    # The exponent is limited: 1e6 ** 50 still fits a double, and the maximum delay applies long
+    # before.
     delay = min(longest, initial * (backoff.factor or 1.0) ** min(sequence - 1, 50))
     return delay * (1 + backoff.jitter * (2 * dice - 1))
 
 
 def _is_final(rollout: Rollout, attempt: Attempt) -> bool:
-    """Tell whether the attempt's own word decided its rollout: then it cannot be taken back."""
+    """Return whether the reported outcome of the attempt decided its rollout, which makes it final."""
     return (
         attempt.status in _WORD
         and rollout.latest_attempt_id == attempt.attempt_id
@@ -257,7 +269,7 @@ def _with_rollout_running(rollout: Rollout, attempt: Attempt) -> Transition:
 
 
 def _finish(rollout: Rollout, status: int, now: Timestamp, attempt: Attempt | None) -> Transition:
-    # The clock may have been set back meanwhile: nothing ends before it began.
+    # The clock may have been set back: an end time is never before the start time.
     end_time = _not_before(rollout.start_time, now)
     if attempt is not None:
         end_time = _not_before(attempt.end_time, end_time)

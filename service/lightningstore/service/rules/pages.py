@@ -13,12 +13,16 @@ from lightningstore.service.rules.errors import PageTokenMismatch
 
 
 def page_token(query_digest: int, values: list[Any]) -> str:
-    """Return an opaque token for the place after the given sort values, bound to its query."""
+    """Return an opaque token for the position after the given sort values, bound to its query."""
     return base64.urlsafe_b64encode(msgspec.json.encode([query_digest, values])).decode()
 
 
 def parse_page_token(token: str, query_digest: int, types: tuple[type, ...]) -> list[Any]:
-    """Return the values of a token; raises PageTokenMismatch unless it is of this query."""
+    """Return the values of a token.
+
+    Raises:
+        PageTokenMismatch: The token belongs to another query.
+    """
     try:
         found, values = msgspec.json.decode(
             base64.urlsafe_b64decode(token.encode()), type=tuple[int, list[Any]]
@@ -35,7 +39,7 @@ def parse_page_token(token: str, query_digest: int, types: tuple[type, ...]) -> 
 
 
 def query_digest(request: Message, *paging: str) -> int:
-    """Return a number for the filters and order of a list request, without its paging fields."""
+    """Return a number for the filters and the order of a list request, without its paging fields."""
     copy = type(request)()
     copy.CopyFrom(request)
     for name in paging:

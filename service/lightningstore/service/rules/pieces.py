@@ -1,7 +1,7 @@
-"""Large messages of spans, taken apart as bytes. Pure.
+"""Splits large messages of spans without parsing them. Pure.
 
-Parsing a message of empty spans takes 90 times its size in memory, and holds the event loop for all of it.
-So a large message is counted on the wire first, and then parsed piece by piece.
+Parsing a message of empty spans takes 90 times its size in memory and holds the event loop. A large
+message is therefore counted on the wire first, and then parsed in pieces.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
-#: Messages of up to this many bytes are parsed before their spans are counted. Parsing takes 25 ms at most.
+#: Messages up to this size are parsed before their spans are counted. Parsing takes at most 25 ms.
 UNCOUNTED_BYTES = 256 << 10
-#: What is parsed at a time: a little more than the batches of clients. Parsing that number of bytes of the smallest
-#: attributes takes 20 ms.
+#: Size of a piece: a little more than the batches of clients. Parsing this number of bytes of the
+#: smallest attributes takes 20 ms.
 PIECE_BYTES = 17 << 16
 PIECE_SPANS = 2_000
-#: Attributes, events and links of all spans of a message that are larger than a piece.
+#: Maximum number of attributes, events and links in all spans of a message that are larger than a
+#: piece.
 MAX_PARTS = 50_000
-#: Fields of a message that are not spans. Sequence ids may be sent as a field each.
+#: Maximum number of fields of a message that are not spans. Sequence ids may be sent as one field
+#: each.
 OTHER_FIELDS = 1_000
 
 _SPANS = SpanBatch.SPANS_FIELD_NUMBER
@@ -34,22 +36,22 @@ _MAX_VARINT_BYTES = 10
 
 
 class Cut(NamedTuple):
-    """A serialised SpanBatch or ScopeSpans, and where its spans are."""
+    """A serialised SpanBatch or ScopeSpans, and the positions of its spans."""
 
     data: bytes
-    #: All but the spans, serialised.
+    #: Everything except the spans, serialised.
     head: bytes
-    #: Where the field of each span begins and ends.
+    #: Begin of the field of each span, and the end of the last one.
     begins: list[int]
     ends: list[int]
 
     @property
     def is_small(self) -> bool:
-        """Whether it can be parsed at once."""
+        """Whether it can be parsed in one piece."""
         return len(self.data) <= PIECE_BYTES and len(self.begins) <= PIECE_SPANS
 
     def pieces(self) -> Iterator[range]:
-        """Yield the indexes of the spans in pieces. A span that is larger than a piece comes alone."""
+        """Yield the indexes of the spans in pieces. A larger span is a piece of its own."""
         begins, ends, first = self.begins, self.ends, 0
         while first < len(begins):
             end, size = first, 0
@@ -62,17 +64,17 @@ class Cut(NamedTuple):
             first = end
 
     def spans(self, indexes: Sequence[int]) -> bytes:
-        """Return some of the spans, serialised as the fields of a SpanBatch."""
+        """Return some of the spans, serialised as fields of a SpanBatch."""
         return b"".join(self.views(indexes))
 
     def views(self, indexes: Sequence[int]) -> list[memoryview]:
-        """Return the fields of some of the spans, not copied."""
+        """Return the fields of some of the spans, without copying."""
         begins, ends, data = self.begins, self.ends, memoryview(self.data)
         return [data[begins[i] : ends[i]] for i in indexes]
 
 
 def _check_counts(spans: int, others: int, max_spans: int) -> None:
-    """Refuse a message with too many spans, or other fields. Raises BatchTooLarge."""
+    """Raise BatchTooLarge for a message with too many spans or other fields."""
     if spans > max_spans:
         raise BatchTooLarge("spans", f"more than {max_spans}", max_spans)
     if others > OTHER_FIELDS + max_spans:
@@ -83,8 +85,10 @@ def _check_counts(spans: int, others: int, max_spans: int) -> None:
 def cut(data: bytes, max_spans: int, max_span_bytes: int) -> Cut:
     """Find the spans of a serialised SpanBatch or ScopeSpans.
 
-    `max_span_bytes` also limits everything but the spans. Raises MalformedMessage, BatchTooLarge,
-    PayloadTooLarge.
+    `max_span_bytes` also limits everything except the spans.
+
+    Raises:
+        MalformedMessage, BatchTooLarge, PayloadTooLarge
     """
     begins: list[int] = []
     ends: list[int] = []
@@ -113,7 +117,11 @@ def cut(data: bytes, max_spans: int, max_span_bytes: int) -> Cut:
 
 
 def _count_parts(data: bytes, start: int, end: int, count: int) -> int:
-    """Add the parts of a large span to a count. Raises BatchTooLarge."""
+    """Return `count` plus the number of parts of a large span.
+
+    Raises:
+        BatchTooLarge: The count exceeds MAX_PARTS.
+    """
     for _ in wire.fields(data, start, end):
         count += 1
         if count > MAX_PARTS:
@@ -123,9 +131,12 @@ def _count_parts(data: bytes, start: int, end: int, count: int) -> int:
 
 
 def split_request(data: bytes, number: int) -> tuple[bytes, bytes]:
-    """Return the serialised SpanBatch in a field of a request, which may occur repeatedly, and the other fields.
+    """Split a request into a serialised SpanBatch and the other fields.
 
-    Raises MalformedMessage, BatchTooLarge.
+    The batch is in field `number`, which may occur repeatedly.
+
+    Raises:
+        MalformedMessage, BatchTooLarge
     """
     start = wire.frame(data, number)
     if start is not None:
@@ -147,8 +158,11 @@ def split_request(data: bytes, number: int) -> tuple[bytes, bytes]:
 def scopes(data: bytes, max_spans: int, max_span_bytes: int) -> list[tuple[bytes, bytes, int]]:
     """Return the scopes of a serialised ExportTraceServiceRequest.
 
-    Each is a serialised ScopeSpans and the number of its spans, after all other fields of its ResourceSpans.
-    `max_span_bytes` also limits those. Raises MalformedMessage, BatchTooLarge, PayloadTooLarge.
+    Each is a serialised ScopeSpans with the number of its spans, after all other fields of its
+    ResourceSpans. `max_span_bytes` also limits those.
+
+    Raises:
+        MalformedMessage, BatchTooLarge, PayloadTooLarge
     """
     found: list[tuple[bytes, bytes, int]] = []
     count = others = 0

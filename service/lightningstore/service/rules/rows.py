@@ -1,4 +1,4 @@
-"""Records as they are stored, and queries for them."""
+"""Records as they are stored, and the queries on them."""
 
 from __future__ import annotations
 
@@ -14,85 +14,86 @@ from lightningstore.v1.rollout_pb2 import Rollout
 
 
 class RolloutRow(NamedTuple):
-    """A rollout as it is stored: the record holds neither input nor latest attempt."""
+    """A rollout as stored. The record contains neither the input nor the latest attempt."""
 
-    #: Counts the rollouts of the store: the order of enqueueing.
+    #: Number of the rollout within the store, in the order of enqueueing.
     key: int
     rollout: Rollout
-    #: Place in the queue, 0 if it is in none.
+    #: Queue position, 0 if it is not in the queue.
     position: int
-    #: Wall-clock nanoseconds from which it may be claimed, 0 for at once.
+    #: Wall-clock time in nanoseconds from which it can be claimed, 0 for at once.
     available_ns: int
 
     @property
     def live(self) -> bool:
-        """Whether the engine needs it in memory: it is unfinished."""
+        """Whether the engine needs it in memory, because it is unfinished."""
         return self.rollout.status not in FINISHED
 
 
 class AttemptRow(NamedTuple):
-    """An attempt as it is stored."""
+    """An attempt as stored."""
 
     key: int
     rollout_key: int
     attempt: Attempt
-    #: The last sequence id stored or handed out for its spans.
+    #: The last sequence id that was stored or assigned for its spans.
     last_sequence_id: int
 
     @property
     def live(self) -> bool:
-        """Whether the engine needs it, and its rollout, in memory: it is preparing or running."""
+        """Whether the engine needs it and its rollout in memory: it is PREPARING or RUNNING."""
         return self.attempt.status in LIVE_ATTEMPT
 
 
 class SpanRow(NamedTuple):
-    """A batch of spans of one attempt, as it is stored. Rows are stored once and never change."""
+    """A batch of spans of one attempt, as stored. Rows never change."""
 
-    #: Counts the batches of the store.
+    #: Number of the batch within the store.
     key: int
     rollout_key: int
     attempt_key: int
     first_sequence_id: int
     last_sequence_id: int
     span_count: int
-    #: The span ids, 8 bytes each.
+    #: Packed span ids, 8 bytes each.
     span_ids: bytes
-    #: A serialised IngestSpansRequest; the sequence_ids of its batch are empty if they are `contiguous`.
+    #: A serialised IngestSpansRequest. The sequence_ids of its batch are empty if they are
+    #: `contiguous`.
     data: bytes
-    #: Whether the sequence ids are first, first + 1, … last, and left out of the data.
+    #: Whether the sequence ids are first, first + 1, … last, and are omitted from the data.
     contiguous: bool
 
 
 class LoadedRollout(NamedTuple):
-    """All that is stored of one rollout but its spans."""
+    """Everything stored of one rollout except its spans."""
 
     row: RolloutRow
     input_json: bytes
-    #: All, or where only the latest is asked for, that one if there is one.
+    #: All attempts; if only the latest was requested, that one if there is one.
     attempts: list[AttemptRow]
 
     def completion(self) -> Completion:
-        """Return its finish, as waiters are told."""
+        """Return its finish, for waiters."""
         return Completion(self.shown())
 
     def shown(self) -> Shown:
-        """Return it as an answer shows it: record, input and latest attempt."""
+        """Return it in the form of an answer: record, input and latest attempt."""
         latest = self.attempts[-1].attempt if self.attempts else None
         return Shown(self.row.rollout, self.input_json, latest)
 
 
 class ResourcesVersion(NamedTuple):
-    """What the engine keeps in memory of one record of resources."""
+    """The part of a record of resources that the engine keeps in memory."""
 
-    #: Counts the records of the store: the order of first adding.
+    #: Number of the record within the store, in the order in which they were first added.
     key: int
     version: int
-    #: Counts all updates of the store: the highest is that of the latest record.
+    #: Number of the update within the store; the latest record has the highest one.
     updated: int
 
 
 class ResourcesRow(NamedTuple):
-    """A record of resources as it is stored."""
+    """A record of resources as stored."""
 
     key: int
     updated: int
@@ -100,19 +101,19 @@ class ResourcesRow(NamedTuple):
 
 
 class RequestRow(NamedTuple):
-    """What a request id was answered."""
+    """The answer to a request id."""
 
     method: str
     request_id: str
     digest: int
     answer: bytes
-    #: When, in the running time of servers; never of the wall clock.
+    #: Time in nanoseconds of server run time, which is independent of the wall clock.
     time_ns: int
 
 
 @dataclass(frozen=True)
 class RolloutQuery:
-    """Which rollouts, in which order, from where on. Made by `filters.rollout_query`."""
+    """Filters, order and position of a rollout query. Created by `filters.rollout_query`."""
 
     statuses: frozenset[int] = frozenset()
     rollout_ids: frozenset[str] = frozenset()
@@ -120,10 +121,10 @@ class RolloutQuery:
     modes: frozenset[int] = frozenset()
     group_ids: frozenset[str] = frozenset()
     any_of: bool = False
-    #: A column of `filters.COLUMNS`; ties go by key, in the same direction.
+    #: A column of `filters.COLUMNS`. Ties are ordered by key, in the same direction.
     order_by: str = "key"
     descending: bool = False
-    #: The sort value and the key of the last row of the page before.
+    #: Sort value and key of the last row of the previous page.
     after: tuple[Any, int] | None = None
     skip: int = 0
     limit: int = 100
@@ -131,9 +132,9 @@ class RolloutQuery:
 
 @dataclass(frozen=True)
 class ResourcesQuery:
-    """Which resources, in the order of their keys."""
+    """Filter and position of a resources query, in the order of the keys."""
 
     id_contains: str = ""
-    #: The key of the last record of the page before.
+    #: Key of the last record of the previous page.
     after: int = 0
     limit: int = 100

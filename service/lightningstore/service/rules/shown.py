@@ -1,4 +1,4 @@
-"""Rollouts as answers show them: how large they are, and what is left out where they do not fit."""
+"""Rollouts in answers: their sizes, and the omission of payloads that do not fit."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from typing import NamedTuple
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.rollout_pb2 import Rollout
 
-#: Tags and lengths around the parts of a rollout, and the fields that a change adds to its record.
+#: Tags and lengths of the parts of a rollout, and the fields that a change adds to its record.
 FRAME_BYTES = 64
 
 
 class Shown(NamedTuple):
-    """A rollout with input and attempt. Its records never change, so it may be composed later."""
+    """A rollout with its input and attempt.
+
+    Its records never change, so the message can be composed later.
+    """
 
     rollout: Rollout
     input_json: bytes
     attempt: Attempt | None
 
     def size(self) -> int:
-        """Return how many bytes it takes in an answer, rounded up."""
+        """Return its size in an answer in bytes, rounded up."""
         size = len(self.input_json) + self.rollout.ByteSize() + FRAME_BYTES
         return size + self.attempt.ByteSize() if self.attempt is not None else size
 
     def bare_size(self) -> int:
-        """Return the same without payloads."""
+        """Return its size without payloads."""
         size = self.size() - len(self.input_json) - len(self.rollout.metadata_json)
         if self.attempt is not None:
             size -= len(self.attempt.metadata_json) + self.attempt.failure.ByteSize()
@@ -48,7 +51,7 @@ class Shown(NamedTuple):
             into.latest_attempt.ClearField("failure")
 
     def compose_within(self, into: Rollout, limit: int) -> None:
-        """Fill a message of an answer, without payloads where they do not fit."""
+        """Fill a message of an answer, without payloads if they exceed `limit` bytes."""
         if self.size() > limit:
             self.compose_bare(into)
         else:

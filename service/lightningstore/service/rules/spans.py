@@ -1,7 +1,7 @@
-"""Batches of spans as bytes: checked, numbered, filtered and sorted. Pure.
+"""Batches of spans as bytes: check, number, filter and sort. Pure.
 
-A span is looked at as little as possible: batches are stored as the bytes that came in, and go out again
-as they are unless a filter or an order of its own asks for single spans.
+Spans are parsed as little as possible: batches are stored as the bytes that arrived, and returned
+unchanged unless a filter or an order needs single spans.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _span_id = attrgetter("span_id")
 _NO_TRACE = bytes(TRACE_ID_BYTES)
 _NO_SPAN = bytes(SPAN_ID_BYTES)
 
-#: What spans can be sorted by, beside their sequence id.
+#: Orders of spans other than by sequence id.
 ORDERS: dict[str, Callable[[Span], Any]] = {
     "start_time": lambda s: s.start_time_unix_nano,
     "end_time": lambda s: s.end_time_unix_nano,
@@ -47,10 +47,13 @@ _TEXTS: dict[str, Callable[[Span], str]] = {
 def check_batch(
     batch: SpanBatch, size: int, max_span_bytes: int, field: str = "batch", first: int = 0
 ) -> list[bytes]:
-    """Return the span ids of a batch. Raises FieldInvalid, PayloadTooLarge.
+    """Return the span ids of a batch.
 
-    No span may be larger than `size`. `field` is the place of the batch in its request, and `first` the index
-    of its first span there, for errors.
+    `size` is the maximum size of a span in bytes. `field` is the path of the batch in its request,
+    and `first` the index of its first span there, for errors.
+
+    Raises:
+        FieldInvalid, PayloadTooLarge
     """
     spans = batch.spans
     pairs = list(map(_ids, spans))
@@ -70,20 +73,20 @@ def check_batch(
 
 
 def check_sequence_ids(field: str, given: Sequence[int], count: int) -> None:
-    """Refuse the sequence ids of a batch unless there is one for each span, or none. Raises FieldInvalid."""
+    """Raise FieldInvalid unless a batch has one sequence id per span, or none."""
     if not given:
         return
     if len(given) != count:
         raise FieldInvalid(
             f"{field}.sequence_ids",
-            f"{len(given)} numbers for {count} spans; one for each, or none",
+            f"{len(given)} numbers for {count} spans; must be one per span, or none",
         )
     if min(given) < 0 or max(given) > MAX_SEQUENCE_ID:
-        raise FieldInvalid(f"{field}.sequence_ids", f"from 0 to {MAX_SEQUENCE_ID}")
+        raise FieldInvalid(f"{field}.sequence_ids", f"must be from 0 to {MAX_SEQUENCE_ID}")
 
 
 def span_error(span: Span, max_span_bytes: int) -> StoreError | None:
-    """Return what is wrong with a single span, None if nothing is."""
+    """Return the error of a single span, or None."""
     trace_id, span_id = _ids(span)
     if len(trace_id) != TRACE_ID_BYTES or trace_id == _NO_TRACE:
         return _bad_id("trace_id", trace_id, TRACE_ID_BYTES)
@@ -115,9 +118,10 @@ def _bad_id(field: str, value: bytes, length: int) -> FieldInvalid:
 
 
 def number(given: Sequence[int], count: int, last: int) -> list[int]:
-    """Return a sequence id for each of `count` spans: the given one, or where that is 0 the next.
+    """Return a sequence id for each of `count` spans.
 
-    `last` is the highest number stored or handed out before.
+    That is the given one, or the next number if it is 0 or missing. `last` is the highest number
+    that was stored or assigned before.
     """
     if not given:
         return list(range(last + 1, last + 1 + count))
@@ -129,7 +133,7 @@ def number(given: Sequence[int], count: int, last: int) -> list[int]:
 
 
 def batch_bytes(row: SpanRow) -> bytes:
-    """Return a stored batch as it is stored: without sequence ids if they are contiguous."""
+    """Return a stored batch as stored, without sequence ids if they are contiguous."""
     return row.data[wire.frame(row.data, IngestSpansRequest.BATCH_FIELD_NUMBER) :]
 
 
@@ -167,9 +171,10 @@ def pick(batch: SpanBatch, indexes: Sequence[int]) -> SpanBatch:
 
 
 def split(data: bytes, most: int) -> Iterator[bytes]:
-    """Yield a serialised batch in parts of at most `most` bytes, each with all that is not spans.
+    """Yield a serialised batch in parts of at most `most` bytes.
 
-    Where that alone is more than half of it, or a single span is larger, parts are larger too.
+    Each part repeats everything except the spans. If that alone is more than half of the limit, or
+    a single span is larger, parts are larger too.
     """
     if len(data) > most:
         batch = SpanBatch.FromString(data)
@@ -182,7 +187,11 @@ def split(data: bytes, most: int) -> Iterator[bytes]:
 
 
 def span_filter(request: QuerySpansRequest) -> Callable[[Span], bool] | None:
-    """Return a predicate for the filters of a query, None if it has none. Raises FieldInvalid."""
+    """Return a predicate for the filters of a query, or None if it has none.
+
+    Raises:
+        FieldInvalid: A filter has neither equals nor contains.
+    """
     tests: list[Callable[[Span], bool]] = []
     for name, text in _TEXTS.items():
         if request.HasField(name):  # type: ignore[arg-type]
@@ -196,7 +205,7 @@ def span_filter(request: QuerySpansRequest) -> Callable[[Span], bool] | None:
 def _text_test(name: str, text: Callable[[Span], str], match: TextMatch) -> Callable[[Span], bool]:
     kind = match.WhichOneof("match")
     if kind is None:
-        raise FieldInvalid(name, "needs equals or contains")
+        raise FieldInvalid(name, "must have equals or contains")
     wanted = match.equals if kind == "equals" else match.contains
     if kind == "equals":
         return lambda span: text(span) == wanted
@@ -204,7 +213,10 @@ def _text_test(name: str, text: Callable[[Span], str], match: TextMatch) -> Call
 
 
 def span_order(order_by: str) -> tuple[Callable[[Span], Any] | None, bool]:
-    """Return the key to sort spans by and "descending". None: by sequence id, then start time."""
+    """Return the sort key of spans and whether it is descending.
+
+    A key of None means: by sequence id, then start time.
+    """
     name, descending = parse_order(order_by, ["sequence_id", *ORDERS])
     return ORDERS.get(name), descending
 

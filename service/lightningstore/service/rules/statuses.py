@@ -1,4 +1,4 @@
-"""Statuses by what they mean."""
+"""Groups of statuses by meaning."""
 
 from __future__ import annotations
 

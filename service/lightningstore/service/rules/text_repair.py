@@ -1,7 +1,8 @@
-"""Text that is not UTF-8, in messages that protobuf refuses for it, and in JSON. Pure.
+"""Repairs text that is not valid UTF-8, in messages that protobuf rejects, and in JSON. Pure.
 
-Protobuf refuses a whole message for one bad string anywhere in it. Texts of spans are mere content, so a character
-that cannot be read is replaced by U+FFFD, as decoders do. Only what was refused comes here.
+Protobuf rejects a whole message for one invalid string in it. Texts of spans are only content, so
+an invalid character is replaced by U+FFFD, as decoders do. Only messages that were rejected are
+repaired.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import NamedTuple
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from lightningstore.service.rules import wire
 
-#: Fields of a message that are looked at: what has more is left as it is.
+#: Maximum number of fields that are examined; a message with more is left unchanged.
 MAX_FIELDS = 50_000
 #: Protobuf's own limit.
 MAX_LEVELS = 100
 
-#: Any escape in JSON; a half surrogate pair is in the group.
+#: Any escape in JSON; the group matches half of a surrogate pair.
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
@@ -25,15 +26,15 @@ _ESCAPE = re.compile(
 
 
 class Repaired(NamedTuple):
-    """A serialised message whose texts are valid, as far as it was looked at."""
+    """A serialised message whose examined texts are valid."""
 
     data: bytes
-    #: The first field whose text was not; empty if there is none.
+    #: The first field whose text was invalid; empty if there is none.
     field: str
 
 
 def message(data: bytes, kind: Descriptor) -> Repaired:
-    """Repair the texts of a serialised message. What is malformed in other ways stays so."""
+    """Repair the texts of a serialised message. Other malformations are kept."""
     repair = _Repair()
     try:
         return Repaired(repair.message(data, kind, "", 0), repair.field)
@@ -49,7 +50,11 @@ class _Repair:
         self._left = MAX_FIELDS
 
     def message(self, data: bytes, kind: Descriptor, path: str, level: int) -> bytes:
-        """Return a message with valid texts. Raises ValueError if it is malformed, too deep or too large."""
+        """Return a message with valid texts.
+
+        Raises:
+            ValueError: The message is malformed, too deep or too large.
+        """
         if level > MAX_LEVELS:
             raise ValueError("too deep")
         parts: list[bytes] = []
@@ -88,7 +93,7 @@ class _Repair:
 
 
 def json(data: bytes) -> bytes:
-    """Return JSON in which bytes that are not UTF-8, and half surrogate pairs, are replaced."""
+    """Return JSON with U+FFFD for bytes that are not UTF-8 and for halves of surrogate pairs."""
     try:
         data.decode()
     except UnicodeDecodeError:

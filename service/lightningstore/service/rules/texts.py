@@ -1,13 +1,13 @@
-"""Texts that must not grow without bound. Pure."""
+"""Truncates texts. Pure."""
 
 from __future__ import annotations
 
-#: Room for the words that stand where text was left out.
+#: Space for the marker that replaces the omitted text.
 _MARKER_BYTES = 40
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return a text of at most `limit` bytes of UTF-8: of a longer one its beginning and its end."""
+    """Return a text of at most `limit` bytes in UTF-8: of a longer text the beginning and the end."""
     if len(text) <= limit // 4:
         return text
     data = text.encode(errors="replace")
@@ -16,4 +16,4 @@ def shortened(text: str, limit: int) -> str:
     half = (limit - _MARKER_BYTES) // 2
     left_out = len(data) - 2 * half
     beginning, end = data[:half].decode(errors="ignore"), data[-half:].decode(errors="ignore")
-    return f"{beginning} [{left_out} bytes left out] {end}"
+    return f"{beginning} [{left_out} bytes omitted] {end}"

@@ -28,14 +28,14 @@ def seconds(duration: Duration) -> float:
 
 
 def check_duration(field: str, duration: Duration, *, positive: bool = False) -> None:
-    """Refuse a duration that is negative, ill-formed or, if `positive`, zero."""
+    """Raise FieldInvalid for a duration that is negative, malformed or, if `positive`, zero."""
     if not -NANOS < duration.nanos < NANOS or duration.seconds * duration.nanos < 0:
         raise FieldInvalid(
-            field, "seconds and nanos must have one sign, and nanos stay below a second"
+            field, "seconds and nanos must have the same sign, and nanos must be below a second"
         )
     if duration.seconds < 0 or duration.nanos < 0:
         raise FieldInvalid(field, "must not be negative")
     if duration.seconds > MAX_DURATION_SECONDS:
-        raise FieldInvalid(field, f"at most {MAX_DURATION_SECONDS} s (100 years)")
+        raise FieldInvalid(field, f"must be at most {MAX_DURATION_SECONDS} s (100 years)")
     if positive and not (duration.seconds or duration.nanos):
         raise FieldInvalid(field, "must be positive; leave it out for no limit")

@@ -1,7 +1,7 @@
-"""Protobuf's wire format, where a message need not be built to be sent on. Pure.
+"""Protobuf's wire format, for messages that are forwarded without being built. Pure.
 
-Source: https://protobuf.dev/programming-guides/encoding/. A message is its fields one after the other, so
-messages can be put together, and extended, as bytes.
+Source: https://protobuf.dev/programming-guides/encoding/. A message is the concatenation of its
+fields, so messages can be joined and extended as bytes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 VARINT = 0
 LENGTH_DELIMITED = 2
-#: Bytes of the wire types of fixed length.
+#: Sizes of the wire types with a fixed length, in bytes.
 FIXED = {1: 8, 5: 4}
 
 
 def varint(number: int) -> bytes:
-    """Return a non-negative number in base 128."""
+    """Return a non-negative number as a base-128 varint."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -25,7 +25,11 @@ def varint(number: int) -> bytes:
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number at a place, and the place behind it. Raises IndexError at the end of the data."""
+    """Return the varint at a position, and the position after it.
+
+    Raises:
+        IndexError: The data ends within the varint.
+    """
     number = shift = 0
     while True:
         byte = data[at]
@@ -42,12 +46,12 @@ def field(number: int, payload: bytes) -> bytes:
 
 
 def header(number: int, size: int) -> bytes:
-    """Return what comes before the payload of a length-delimited field."""
+    """Return the tag and length of a length-delimited field."""
     return varint(number << 3 | LENGTH_DELIMITED) + varint(size)
 
 
 def frame(data: bytes, number: int) -> int | None:
-    """Return where the payload of a field begins, if the data is nothing but that field, once."""
+    """Return the start of the payload of a field if the data is that single field, else None."""
     if not data or data[0] != number << 3 | LENGTH_DELIMITED:
         return None
     length, at = read_varint(data, 1)
@@ -55,9 +59,9 @@ def frame(data: bytes, number: int) -> int | None:
 
 
 def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield number, begin, start of the payload and end of each field of a message, in order.
+    """Yield number, begin, start of the payload, and end of each field of a message, in order.
 
-    The message lies between two places of the data. Raises ValueError if it is malformed.
+    `at` and `end` delimit the message within the data. Raises ValueError if it is malformed.
     """
     try:
         while at < end:

@@ -1,1 +1,1 @@
-"""Who may call what: permissions, tokens, certificates."""
+"""Access control: permissions, tokens, certificates."""

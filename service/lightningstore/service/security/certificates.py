@@ -1,4 +1,4 @@
-"""The server's certificate: files on disk, read again whenever they change."""
+"""The server's certificate files, reloaded when they change."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ Pems = tuple[bytes, ...]
 
 
 class CertificateFiles:
-    """A certificate, its key and, for mutual TLS, the authority that signs the clients' certificates."""
+    """A certificate, its key and, for mutual TLS, the CA certificates that verify clients."""
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
-        """Read the files. Raises Misconfigured if one is missing, unreadable or does not fit."""
+        """Load the files.
+
+        Raises:
+            Misconfigured: A file is missing, unreadable or does not match the others.
+        """
         self._cert, self._key, self._client_ca = cert, key, client_ca
         self._paths = [path for path in (cert, key, client_ca) if path is not None]
         self._seen = self._signatures()
         self._current = self._read()
-        #: What gRPC has been given last, and what the other contexts of TLS are made of.
+        #: The configuration that gRPC received last, from which the other TLS contexts are built.
         self._given = self._current
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return credentials of gRPC that ask the files before each handshake."""
+        """Return gRPC credentials that check the files before each handshake."""
         return grpc.dynamic_ssl_server_credentials(
             _configuration(self._current),
             self._changed,
@@ -38,14 +42,14 @@ class CertificateFiles:
         )
 
     def context(self) -> ssl.SSLContext:
-        """Return the same for asyncio, which asks the files before each handshake too."""
+        """Return a TLS context for asyncio that checks the files before each handshake."""
         latest, of = self._context(), self._current
 
         def renew(handshake: ssl.SSLObject, _name: str | None, _: ssl.SSLContext) -> None:
             nonlocal latest, of
             self._refresh()
             if of is not self._current:
-                # If the files change under our hands, the next handshake looks again.
+                # If the files change at this moment, the next handshake loads them again.
                 with contextlib.suppress(ssl.SSLError, OSError):
                     latest, of = self._context(), self._current
             handshake.context = latest
@@ -63,7 +67,7 @@ class CertificateFiles:
         return context
 
     def _changed(self) -> Any:
-        """Return a new configuration if there is one. Called by gRPC in a thread of its own."""
+        """Return a new configuration if the files have changed. gRPC calls this in its own thread."""
         self._refresh()
         if self._given is self._current:
             return None
@@ -71,7 +75,7 @@ class CertificateFiles:
         return _configuration(self._given)
 
     def _refresh(self) -> None:
-        """Read the files again if they have changed."""
+        """Load the files again if they have changed."""
         seen = self._signatures()
         if seen == self._seen:
             return
@@ -79,9 +83,9 @@ class CertificateFiles:
         try:
             self._current = self._read()
         except Misconfigured as error:
-            logger.error("%s; the certificate read before stays in use", error)
+            logger.error("%s; the previous certificate stays in use", error)
         else:
-            logger.info("the certificate in %s was read again", self._cert)
+            logger.info("the certificate in %s was reloaded", self._cert)
 
     def _signatures(self) -> list[Signature]:
         found: list[Signature] = []
@@ -93,11 +97,11 @@ class CertificateFiles:
         return found
 
     def _read(self) -> Pems:
-        """Return the files' bytes. Raises Misconfigured."""
+        """Return the contents of the files. Raises Misconfigured."""
         pems = tuple(_bytes_of(path) for path in self._paths)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            # No password: OpenSSL would ask for one on the terminal.
+            # The empty password keeps OpenSSL from prompting on the terminal.
             context.load_cert_chain(self._cert, self._key, password="")
         except (ssl.SSLError, OSError) as error:
             raise Misconfigured(self._what_is_wrong(context, error)) from None
@@ -111,16 +115,16 @@ class CertificateFiles:
         try:
             context.load_verify_locations(self._cert)
         except (ssl.SSLError, OSError):
-            return f"{self._cert} holds no certificate in PEM"
-        return f"{self._key} holds no unencrypted private key in PEM"
+            return f"{self._cert} contains no PEM certificate"
+        return f"{self._key} contains no unencrypted PEM private key"
 
 
 def check_authority(path: Path, pem: bytes) -> None:
-    """Refuse a file without a certificate in it. Raises Misconfigured."""
+    """Raise Misconfigured for a file that contains no certificate."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=pem.decode())
     except (ssl.SSLError, ValueError):
-        raise Misconfigured(f"{path} holds no certificate in PEM") from None
+        raise Misconfigured(f"{path} contains no PEM certificate") from None
 
 
 def _bytes_of(path: Path) -> bytes:

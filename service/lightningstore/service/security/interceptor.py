@@ -1,6 +1,6 @@
-"""Asks every call for a token, and its role for permission, before anything of the call is read.
+"""Checks the token and the permission of each call before its request is read.
 
-There only where tokens are configured; without them no call pays for it.
+Installed only if tokens are configured, so that other servers do not pay for it.
 """
 
 from __future__ import annotations
@@ -34,30 +34,31 @@ Details = grpc.HandlerCallDetails
 Handler = Any  # grpc.RpcMethodHandler cannot be subscripted at run time
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
-#: Methods whose answers can hold keys, with the class of the answers.
+#: Methods whose responses can contain API keys, with the type of the response.
 _WITH_KEYS: dict[str, type[Message]] = {
     f"/{_SERVICE.full_name}/{method.name}": GetMessageClass(method.output_type)
     for method in _SERVICE.methods
     if holds_keys(method.output_type)
 }
-#: Seconds between two warnings: whoever is refused must not be able to fill the disk with them.
+#: Minimum seconds between two warnings, so that rejected callers cannot fill the disk with log
+#: lines.
 QUIET = 10.0
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Lets a call through or refuses it."""
+    """Admits or rejects calls."""
 
     def __init__(self, tokens: TokenFile, clock: Clock) -> None:
         self._tokens = tokens
         self._clock = clock
-        #: Calls refused so far, by reason.
+        #: Number of rejected calls, by reason.
         self.refused: Counter[str] = Counter()
         self._warned_at = float("-inf")
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler]], handler_call_details: Details
     ) -> Handler:
-        """Return the handler of a call, or one that refuses it."""
+        """Return the handler of a call, or one that rejects it."""
         method = handler_call_details.method
         if method in OPEN:
             return await continuation(handler_call_details)
@@ -74,9 +75,10 @@ class Guard(grpc.aio.ServerInterceptor):
         return handler
 
     def check(self, metadata: Iterable[tuple[str, Any]], method: str, peer: str) -> None:
-        """Refuse a call that did not come by gRPC, or return.
+        """Admit or reject a call that did not arrive by gRPC.
 
-        Raises TokenMissing, TokenInvalid, TokenExpired, TokensUnreadable, PermissionDenied.
+        Raises:
+            TokenMissing, TokenInvalid, TokenExpired, TokensUnreadable, PermissionDenied
         """
         try:
             _check_permission(self._tokens.find(_bearer(metadata)), method)
@@ -97,7 +99,7 @@ class Guard(grpc.aio.ServerInterceptor):
             await abort(context, error)
             yield b""  # never: but tracing reads the answers of whatever streams
 
-        # As a stream both ways, whatever the method is: this way nothing that was sent is read.
+        # A bidirectional stream, whatever the method is, because then the request is not read.
         return grpc.stream_stream_rpc_method_handler(refuse)
 
     def _note(self, error: StoreError, peer: str) -> None:
@@ -106,7 +108,7 @@ class Guard(grpc.aio.ServerInterceptor):
         if now - self._warned_at >= QUIET:
             self._warned_at = now
             logger.warning(
-                "%d call(s) refused so far, the latest from %s: %s",
+                "%d call(s) rejected so far, the latest from %s: %s",
                 self.refused.total(),
                 peer,
                 error.message,
@@ -119,7 +121,11 @@ def _check_permission(token: Token, method: str) -> None:
 
 
 def _bearer(metadata: Iterable[tuple[str, Any]]) -> str:
-    """Return the token of a call. Raises TokenMissing, TokenInvalid."""
+    """Return the token of a call.
+
+    Raises:
+        TokenMissing, TokenInvalid
+    """
     for key, value in metadata:
         if key == "authorization":
             scheme, _, secret = str(value).partition(" ")
@@ -130,7 +136,7 @@ def _bearer(metadata: Iterable[tuple[str, Any]]) -> str:
 
 
 def _masked(handler: Handler, kind: type[Message]) -> Handler:
-    """Return a handler whose answers hold no keys."""
+    """Return a handler that masks the API keys in its responses."""
 
     async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         message = kind.FromString(await handler.unary_unary(request, context))

@@ -1,4 +1,4 @@
-"""Keys of language models, hidden from who has no use for them. Pure."""
+"""Hides API keys of language models from roles that may not see them. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from lightningstore.v1.resources_pb2 import LLM
 
-#: Stands where a key was.
+#: Replacement for a key.
 MASK = "•••"
 _LLM = LLM.DESCRIPTOR.full_name
 
 
 @lru_cache(None)
 def holds_keys(descriptor: Descriptor) -> bool:
-    """Tell whether a message of this type can hold a key anywhere inside it."""
+    """Return whether a message of this type can contain a key at any depth."""
     seen: set[str] = set()
     open_ends = [descriptor]
     while open_ends:
@@ -29,7 +29,7 @@ def holds_keys(descriptor: Descriptor) -> bool:
 
 
 def mask_keys(message: Message) -> None:
-    """Put the mask in place of every key inside a message."""
+    """Replace every key inside a message by the mask."""
     if isinstance(message, LLM):
         if message.api_key:
             message.api_key = MASK

@@ -1,4 +1,4 @@
-"""Who may call what: roles, the table of permissions, and tokens as lines of text. Pure."""
+"""Roles, the table of permissions, and the text format of tokens. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from enum import Enum
 
 
 class Role(Enum):
-    """What the holder of a token is there for."""
+    """Purpose of a token."""
 
     ADMIN = "admin"
     ALGORITHM = "algorithm"
@@ -22,12 +22,13 @@ class Role(Enum):
 _ALL = frozenset(Role)
 _WORK = frozenset({Role.ADMIN, Role.ALGORITHM, Role.RUNNER})
 _STEER = frozenset({Role.ADMIN, Role.ALGORITHM})
-#: Who may call a method that the table forgets.
+#: Roles that may call a method that is not in the table.
 UNLISTED = frozenset({Role.ADMIN})
 
 _STORE = "/lightningstore.v1.LightningStoreService/"
 
-#: Who may call what. docs/security.md shows this table; a test holds both to the contract.
+#: Roles that may call each method. docs/security.md shows this table; a test compares both with
+#: the contract.
 PERMISSIONS: dict[str, frozenset[Role]] = {
     _STORE + "EnqueueRollouts": _STEER,
     _STORE + "StartRollout": _STEER,
@@ -62,10 +63,10 @@ PERMISSIONS: dict[str, frozenset[Role]] = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ALL,
 }
 
-#: What may be called without a token: load balancers and supervisors have none.
+#: Methods without a token, because load balancers and supervisors have none.
 OPEN = frozenset(f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch"))
 
-#: In front of every token, so that people and scanners of secrets know one when they see it.
+#: Prefix of every token, by which people and secret scanners recognise it.
 TOKEN_PREFIX = "lst_"  # noqa: S105
 _TOKEN_BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
@@ -78,18 +79,18 @@ _NEVER = "never"
 
 @dataclass(frozen=True)
 class Token:
-    """What is known of a token: everything but the token."""
+    """The stored data of a token, which does not include the token itself."""
 
     name: str
     role: Role
-    #: SHA-256 of the token. Tokens are 256 random bits, which nobody can search for, so a slow or salted
-    #: hash would protect nothing and cost every call its time.
+    #: SHA-256 of the token. A token is 256 random bits and cannot be guessed, so a slow or salted
+    #: hash would add cost to every call without protecting anything.
     digest: bytes
-    #: When it ends, in UTC; None: never.
+    #: Expiry in UTC; None: never.
     expires: datetime | None
 
     def line(self) -> str:
-        """Return the line that stands for it in a tokens file, with its end of line."""
+        """Return the line of the token in a tokens file, with its line break."""
         expires = self.expires.strftime(_TIME) if self.expires else _NEVER
         return f"{self.name} {self.role.value} {expires} sha256:{self.digest.hex()}\n"
 
@@ -100,26 +101,33 @@ def digest_of(secret: str) -> bytes:
 
 
 def new_token(name: str, role: Role, expires: datetime | None) -> tuple[str, Token]:
-    """Return a new random token and what is to be kept of it. Raises ValueError for a bad name."""
+    """Return a new random token and its stored data.
+
+    Raises:
+        ValueError: The name is invalid.
+    """
     if not _NAME.fullmatch(name):
-        raise ValueError("a name is 1 to 64 letters, digits and . _ @ -")
+        raise ValueError("a name must be 1 to 64 letters, digits and . _ @ -")
     secret = TOKEN_PREFIX + secrets.token_urlsafe(_TOKEN_BYTES)
     return secret, Token(name, role, digest_of(secret), expires)
 
 
 def lifetime(text: str) -> timedelta:
-    """Return the time that "30d", "12h" or "45m" stands for. Raises ValueError."""
+    """Return the duration of a text like "30d", "12h" or "45m". Raises ValueError."""
     found = _LIFETIME.fullmatch(text)
     if found is None or not int(found[1]):
-        raise ValueError(f"a lifetime like 30d, 12h or 45m is wanted, not {text!r}")
+        raise ValueError(f"a lifetime must be like 30d, 12h or 45m, not {text!r}")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def parse_tokens(text: str) -> list[Token]:
-    """Return the tokens of a file's text: name, role, end and hash, one a line; # begins a comment.
+    """Return the tokens of a file: name, role, expiry and hash, one per line; # starts a comment.
 
-    Raises ValueError that names the line, and quotes nothing: somebody may have put a token there. Since the
-    hash comes last, a line that was cut short is never mistaken for a whole one.
+    The hash is last, so a truncated line is never taken for a complete one.
+
+    Raises:
+        ValueError: A line is malformed. The message has its number but not its text, which may
+        contain a token.
     """
     tokens: list[Token] = []
     seen: set[str | bytes] = set()
@@ -140,13 +148,13 @@ def parse_tokens(text: str) -> list[Token]:
 
 def _parse(words: list[str]) -> Token:
     if len(words) != 4:
-        raise ValueError("four words are wanted: name, role, end or never, sha256:…")
+        raise ValueError("a line must be: name, role, expiry or never, sha256:…")
     name, role, expires, digest = words
     found = _DIGEST.fullmatch(digest)
     if found is None:
         raise ValueError("the last word must be sha256: and 64 hex digits")
     if not _NAME.fullmatch(name):
-        raise ValueError("a name is 1 to 64 letters, digits and . _ @ -")
+        raise ValueError("a name must be 1 to 64 letters, digits and . _ @ -")
     if role not in {known.value for known in Role}:
         raise ValueError(f"the role must be one of {', '.join(r.value for r in Role)}")
     end = None
@@ -154,5 +162,5 @@ def _parse(words: list[str]) -> Token:
         try:
             end = datetime.strptime(expires, _TIME).replace(tzinfo=UTC)
         except ValueError:
-            raise ValueError("the end must be never, or like 2027-01-31T00:00:00Z") from None
+            raise ValueError("the expiry must be never, or like 2027-01-31T00:00:00Z") from None
     return Token(name, Role(role), bytes.fromhex(found[1]), end)
