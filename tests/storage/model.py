@@ -6,13 +6,14 @@ Its stores outlive its objects, in a dictionary by place. It is what the defects
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lightningstore.service.rules import filters
-from lightningstore.service.rules.errors import StorageFailed, StorageUnusable
+from lightningstore.service.rules.errors import OwnershipLost, StorageFailed, StorageUnusable
 from lightningstore.service.rules.rows import (
     AttemptRow,
     LoadedRollout,
@@ -283,3 +284,45 @@ class ModelStorage:
 
     async def used_bytes(self) -> int:
         return self.data.size
+
+
+class LeasedStorage(ModelStorage):
+    """The same with a lease, as a back end over a network has; the test says when it is over."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self.is_open = False
+        self.lease_ended = 0.0
+
+    @property
+    def owned_until(self) -> float:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return now + 60 if self.store.owner is self else self.lease_ended
+
+    def end_lease(self) -> None:
+        self.store.owner = None
+        self.lease_ended = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def acquire(self) -> None:
+        super().acquire()
+        self.is_open = True
+
+    def check(self) -> None:
+        if self.is_open and self.store.owner is not self:
+            raise OwnershipLost("another storage has taken over")
+
+    @property
+    def data(self) -> Data:
+        self.check()
+        return super().data
+
+    async def commit(self, changes: Changes) -> None:
+        data = self.data.copy()
+        self.apply(data, changes)
+        await asyncio.sleep(0)
+        self.check()
+        self.store.data = data
+
+    async def close(self) -> None:
+        await super().close()
+        self.is_open = False

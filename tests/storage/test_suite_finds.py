@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from lightningstore.service.storage.testing import FaultSuite, StorageSuite, run_case
 
-from tests.storage.defects import DEFECTIVE
-from tests.storage.model import Data, ModelStorage
+from tests.storage.lease_defects import DEFECTIVE
+from tests.storage.model import Data, LeasedStorage, ModelStorage
 
 
 class TestModel(StorageSuite):
@@ -20,6 +20,18 @@ class TestModelWithFaults(FaultSuite):
     new_storage = TestModel.new_storage
 
 
+class LeasedSuite(StorageSuite):
+    async def new_storage(self, place: Path) -> LeasedStorage:
+        return LeasedStorage(place)
+
+    async def take_over(self, storage: LeasedStorage) -> None:
+        storage.end_lease()
+
+
+class TestLeasedModel(LeasedSuite):
+    pass
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("defective", "case"), [pytest.param(*row, id=row[0].__name__) for row in DEFECTIVE]
@@ -27,7 +39,7 @@ class TestModelWithFaults(FaultSuite):
 async def test_case_finds_the_defect(
     defective: type[ModelStorage], case: str, tmp_path: Path
 ) -> None:
-    class Suite(StorageSuite):
+    class Suite(LeasedSuite):
         async def new_storage(self, place: Path) -> ModelStorage:
             return defective(place)
 

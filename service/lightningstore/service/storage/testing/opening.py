@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-from lightningstore.service.rules.errors import StorageUnusable
 from lightningstore.service.rules.rows import (
     RequestRow,
     ResourcesQuery,
@@ -240,16 +238,3 @@ class OpeningCases(Cases):
             assert [item.row.key for item in snapshot.live] == list(range(1, k))
             await put(storage, rollout(k))
         assert await found(storage) == ["r1", "r2", "r3"]
-
-    async def test_open_store_cannot_be_opened_by_another(self, storage: Storage) -> None:
-        require_durable(storage)
-        await put(storage, rollout(1))
-        second = await self.make()
-        with pytest.raises(StorageUnusable):
-            await second.open()
-        await put(storage, rollout(2))
-        await storage.close()
-        snapshot = await second.open()  # the failed attempt left nothing behind
-        assert [item.row.key for item in snapshot.live] == [1, 2]
-        await put(second, rollout(3))
-        assert await found(second) == ["r1", "r2", "r3"]

@@ -186,12 +186,6 @@ class ResilienceCases(Cases):
         await sweep(storage)
         assert await storage.used_bytes() - before < 1 << 20
 
-    async def test_open_storage_is_in_order(self, storage: Storage) -> None:
-        assert storage.owned_until > 0
-        storage.check()
-        await put(storage, rollout(1))
-        storage.check()
-
     async def test_probe_leaves_nothing(self, storage: Storage) -> None:
         await _fill(storage)
         used = await storage.used_bytes()

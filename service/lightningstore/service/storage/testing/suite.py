@@ -11,6 +11,7 @@ import pytest_asyncio
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.testing.commits import CommitCases
 from lightningstore.service.storage.testing.opening import OpeningCases
+from lightningstore.service.storage.testing.ownership import OwnershipCases
 from lightningstore.service.storage.testing.removal import RemovalCases
 from lightningstore.service.storage.testing.resilience import ResilienceCases
 from lightningstore.service.storage.testing.resources import ResourcesCases
@@ -21,6 +22,7 @@ from lightningstore.service.storage.testing.values import ValueCases
 
 class StorageSuite(
     OpeningCases,
+    OwnershipCases,
     CommitCases,
     ValueCases,
     RolloutCases,
@@ -31,7 +33,8 @@ class StorageSuite(
 ):
     """Every rule of `storage/base.py`. Inherit from it and say how a storage is made.
 
-    What a storage declares decides which cases apply: with DURABILITY_NONE, those that reopen it are skipped.
+    What a storage declares decides which cases apply. With DURABILITY_NONE, those that reopen it are skipped; with
+    `owned_until` UNLIMITED, those of a lease that ends, for which others override `take_over`.
 
     Example:
         class TestMine(StorageSuite):

@@ -1,0 +1,51 @@
+"""Back ends with a lease and one defect each, which are added to those of defects.py."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from lightningstore.service.rules.errors import StorageFailed
+
+from tests.storage.defects import DEFECTIVE, found_by
+from tests.storage.model import Data, LeasedStorage
+
+__all__ = ["DEFECTIVE"]
+
+
+@found_by("test_former_owner_writes_nothing")
+class WritesWithoutALease(LeasedStorage):
+    def check(self):
+        pass
+
+    @property
+    def data(self):
+        return self.store.data
+
+
+@found_by("test_former_owner_writes_nothing")
+class LosesACommitSilently(LeasedStorage):
+    async def commit(self, changes):
+        with suppress(StorageFailed):
+            await super().commit(changes)
+
+
+@found_by("test_lease_of_a_former_owner_is_over")
+class BelievesInItsLease(LeasedStorage):
+    @property
+    def owned_until(self):
+        return time.clock_gettime(time.CLOCK_BOOTTIME) + 60
+
+
+@found_by("test_former_owner_that_closes_takes_nothing_from_the_new")
+class ReleasesTheLeaseOfTheNewOwner(LeasedStorage):
+    async def close(self):
+        self.store.owner = None
+        self.is_open = False
+
+
+@found_by("test_new_owner_has_all_commits_of_the_former")
+class TakesOverAnEmptyStore(LeasedStorage):
+    def end_lease(self):
+        super().end_lease()
+        self.store.data = Data()
