@@ -52,11 +52,11 @@ WORDS = {
 #: What docstrings say differently. Each has to occur, so that no line here outlives its text.
 PHRASES = {
     "The asyncio client.": "The blocking client.",
+    "in the asyncio client": "in the blocking client",
     "of the asyncio client": "of the blocking client",
-    "for asyncio.\n": "for blocking code. Threads may share it.\n",
-    "After a fork, after pickling and in another event loop it": "After a fork and after pickling it",
-    ": how `open_store` works": ", for tests",
-    "[s async for s in store.query_spans(id)]": "list(store.query_spans(id))",
+    "server, for asyncio.\n": "server, for blocking code. Threads may share it.\n",
+    "After a fork, after pickling and in another event loop\n    the client opens a": "After a fork and after pickling\n    the client opens a",
+    ", as `open_store` does.": ".",
 }
 
 

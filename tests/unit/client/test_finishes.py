@@ -194,3 +194,19 @@ def test_a_wait_that_fails_is_tried_again_later(monkeypatch: pytest.MonkeyPatch)
 
     assert asyncio.run(watch()) == ["ro-1"]
     assert store.asked == [["ro-1"]] * 3
+
+
+def test_no_stream_is_open_at_a_fork_and_it_is_opened_again(
+    store: LightningStore, start: Start, waits: list[list[str]]
+) -> None:
+    holding = Holding()
+    rollout = store.enqueue_rollout(1)
+    running = start(holding, heartbeat_period=NEVER)
+    until(lambda: len(waits) == 1)
+    finishes._before_fork()  # what a fork runs
+    assert running.runner._finishes._reading == []
+    finishes._after_fork()
+    until(lambda: len(waits) == 2)
+    assert waits == [[rollout.rollout_id]] * 2
+    store.cancel_rollouts([rollout.rollout_id])
+    assert ended(store, rollout).failure == Failure("Cancelled", "rollout_cancelled")

@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
-from lightningstore.client._async import streams
+from lightningstore.client._async.claims import AsyncClaimCalls
 from lightningstore.client._async.datasets import AsyncDatasetCalls
+from lightningstore.client._async.resources import AsyncResourceCalls
 from lightningstore.client._async.streams import AsyncWaitStream, AsyncWatchStream
+from lightningstore.client._async.workers import AsyncWorkerCalls
 from lightningstore.client._calls.call import Call
-from lightningstore.client._calls.streams import QueryState, TripletState, WaitState, WatchState
-from lightningstore.client._calls.traces import ingest_messages, ingest_result, triplet_parts
-from lightningstore.client._calls.uploads import async_is_repeatable, async_requests
+from lightningstore.client._calls.streams import WaitState, WatchState
 from lightningstore.client._transport.grpc_async import AsyncGrpcTransport
-from lightningstore.client._transport.methods import repeats_are_harmless
 from lightningstore.client._transport.protocols import AsyncTransport
-from lightningstore.client._transport.retries import Retry
 from lightningstore.client.connection import DEFAULT_TIMEOUT, ConnectionOptions, endpoint
-from lightningstore.client.errors import LightningStoreError
-from lightningstore.client.values import AttemptTriplets, IngestResult, Span
-from lightningstore.v1.span_pb2 import QuerySpansRequest, SpanBatch
-from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Item = TypeVar("Item")
-T = TypeVar("T")
 
+class AsyncLightningStore(AsyncDatasetCalls, AsyncClaimCalls, AsyncResourceCalls, AsyncWorkerCalls):
+    """The client of a LightningStore server, for asyncio.
 
-class AsyncLightningStore(AsyncDatasetCalls):
-    """A store behind gRPC, for asyncio.
+    The client connects with its first call, and again whenever the connection breaks. Calls that are safe to repeat
+    are retried with growing, jittered delays until their deadline. Every write is safe to repeat, because of the ids
+    that the client adds to it.
 
-    Connects with the first call, and again by itself whenever the connection breaks. What is safe to
-    repeat is retried with growing, varied delays until the call's deadline; every write is made safe by the
-    ids that the client puts into it. What goes wrong is a LightningStoreError.
+    Durations are seconds, times are datetimes with a time zone. After a fork, after pickling and in another event loop
+    the client opens a connection of its own. Use it as a context manager, or call `close`.
 
-    After a fork, after pickling and in another event loop it opens a connection of its own. Durations are
-    seconds, times datetimes with a time zone. Use it as a context manager or call `close`.
+    Any call can raise these errors, besides those that its own description names:
+
+    - UnavailableError: No server could be reached before the deadline.
+    - DeadlineExceededError: The server did not answer before the deadline.
+    - UnauthenticatedError, PermissionDeniedError: The server requires other credentials.
+    - ResourceExhaustedError: The server was overloaded until the deadline.
+    - RuntimeError: The client is closed.
+
+    Args:
+        address: "host:port", or "https://host:port" for TLS. None: LIGHTNINGSTORE_ADDRESS, or 127.0.0.1:4747.
+        timeout: Deadline of a call in seconds, its retries included. None: no deadline.
+        **connection: Credentials, TLS files and metadata, see `ConnectionOptions`. Any TLS file means TLS.
+
+    Raises:
+        ValueError: The address or a file is invalid, or a token would be sent in plain text.
+        OSError: A file cannot be read.
+        TypeError: An option is unknown.
+
+    Example:
+        async with AsyncLightningStore("127.0.0.1:4747", timeout=10) as store:
+            rollout = await store.enqueue_rollout({"question": 1})
+            print(rollout.rollout_id, rollout.status.value)
     """
 
     def __init__(
@@ -51,18 +63,6 @@ class AsyncLightningStore(AsyncDatasetCalls):
         timeout: float | None = DEFAULT_TIMEOUT,
         **connection: Unpack[ConnectionOptions],
     ) -> None:
-        """Take the address, "host:port", or "https://host:port" for TLS.
-
-        Unset: LIGHTNINGSTORE_ADDRESS, or 127.0.0.1:4747. `timeout`: deadline of a call in seconds, its retries included; None: none. `metadata`: gRPC
-        metadata sent with every call, keys in lower case. `token`: what `lightningstore token new` printed
-        (unset: LIGHTNINGSTORE_TOKEN; "": none). `tls_ca`: file of the authorities that may have signed the
-        server's certificate, in PEM, instead of the well-known ones; `tls_cert` and `tls_key`: the client's
-        own certificate, for mutual TLS (unset: LIGHTNINGSTORE_TLS_CA, _CERT, _KEY). Any of them means TLS.
-        `allow_insecure_token`: send the token over plain text too.
-
-        Raises ValueError for a bad address, for files that do not fit, and for a token that would go over
-        plain text; OSError for files that cannot be read.
-        """
         self._timeout = timeout
         server = endpoint(address, **connection)
         self._address = server.address
@@ -72,7 +72,15 @@ class AsyncLightningStore(AsyncDatasetCalls):
     def over(
         cls, transport: AsyncTransport, *, timeout: float | None = DEFAULT_TIMEOUT
     ) -> AsyncLightningStore:
-        """Return a client that sends through a transport: how `open_store` works."""
+        """Return a client that sends its calls through a transport of your own, as `open_store` does.
+
+        Args:
+            transport: What carries the calls. Closing the client closes it.
+            timeout: Deadline of a call in seconds, its retries included. None: no deadline.
+
+        Returns:
+            A client whose `address` is empty.
+        """
         store = cls.__new__(cls)
         store._timeout = timeout
         store._address = ""
@@ -80,9 +88,13 @@ class AsyncLightningStore(AsyncDatasetCalls):
         return store
 
     def with_timeout(self, timeout: float | None) -> AsyncLightningStore:
-        """Return a client with another deadline, in seconds, over the same connection.
+        """Return a client with another timeout on the same connection. Closing one closes both.
 
-        Closing one closes both.
+        Args:
+            timeout: Deadline of a call in seconds, its retries included. None: no deadline.
+
+        Returns:
+            The other client.
         """
         store = type(self).over(self._transport, timeout=timeout)
         store._address = self._address
@@ -90,11 +102,11 @@ class AsyncLightningStore(AsyncDatasetCalls):
 
     @property
     def address(self) -> str:
-        """Address of the server, "host:port". Empty for a client over a transport of the caller's own."""
+        """Address of the server, "host:port". Empty for a client over a transport of your own."""
         return self._address
 
     async def close(self) -> None:
-        """Close the connection; calls that run fail. Harmless to repeat."""
+        """Close the connection. Calls in progress fail. Calling it again has no effect."""
         await self._transport.close()
 
     async def __aenter__(self) -> AsyncLightningStore:  # noqa: PYI034
@@ -109,10 +121,26 @@ class AsyncLightningStore(AsyncDatasetCalls):
         await self.close()
 
     async def call(self, method: str, request: Message) -> Any:
-        """Make a unary call of the contract with a message as it is, and return the answer's message.
+        """Make a unary call with a message of the contract, for fields that the other methods do not have.
 
-        `method` is its name there, "GetRollout" for instance. Repeated on a lost connection only where
-        the request makes that harmless. For what the other methods do not show.
+        The call is retried only if the request makes that safe, by a request id for instance.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            request: The request message.
+
+        Returns:
+            The response message.
+
+        Raises:
+            LightningStoreError: The call failed; see the class for the error of each status code.
+            ValueError: The contract has no such method.
+
+        Example:
+            from lightningstore.v1.statistics_pb2 import GetStatisticsRequest
+
+            response = await store.call("GetStatistics", GetStatisticsRequest())
+            print(response.queue_depth)
         """
         return await self._send(Call(method, request, lambda answer: answer))
 
@@ -124,16 +152,32 @@ class AsyncLightningStore(AsyncDatasetCalls):
         min_count: int | None = None,
         timeout: float | None = None,
     ) -> AsyncWaitStream:
-        """Iterate over rollouts as they finish, each once; those that have finished come first.
+        """Iterate over rollouts as they finish, each once. Rollouts that have finished come first.
 
-        Waits for all of `rollout_ids` and of the rollouts that are in `group_ids` now, until all of them,
-        or `min_count`, have finished or `timeout` seconds have passed (0: only what has finished already;
-        None: no limit). After the end the stream knows `finished_count` and `open_rollout_ids`;
-        `await stream.results()` gives a list; `await stream.registered()` returns once nothing can be
-        missed.
+        The wait covers `rollout_ids` and the rollouts that are in `group_ids` when the call arrives. It ends when all
+        of them, or `min_count`, have finished, or after `timeout`. After a broken connection it resumes.
 
-        While iterating raises NotFoundError for an unknown rollout or an empty group, and
-        InvalidArgumentError.
+        Args:
+            rollout_ids: Ids of rollouts, at most 100,000 by default.
+            group_ids: Ids of groups.
+            min_count: Number of finished rollouts after which the wait ends. None: all.
+            timeout: Seconds after which the wait ends. 0: only rollouts that have finished already. None: unlimited.
+
+        Returns:
+            A stream of finished rollouts. After its end, `finished_count` and `open_rollout_ids` say how it ended.
+
+        Raises:
+            NotFoundError: While iterating: a rollout does not exist, or a group has no rollouts.
+            InvalidArgumentError: While iterating: `min_count` is invalid, or nothing is waited for.
+            TypeError: `rollout_ids` or `group_ids` is a single string.
+
+        Example:
+            rollout = await store.start_rollout({"question": 1})
+            waiting = store.wait_for_rollouts([rollout.rollout_id], timeout=60)
+            await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
+            async for finished in waiting:
+                print(finished.rollout_id, finished.status.value)
+            assert waiting.open_rollout_ids == []
         """
         state = WaitState(rollout_ids, group_ids, min_count, timeout)
         return AsyncWaitStream(self._transport, state, self._timeout)
@@ -141,65 +185,30 @@ class AsyncLightningStore(AsyncDatasetCalls):
     def watch_rollouts(
         self, after_completion_number: int | None = None, *, store_id: str = ""
     ) -> AsyncWatchStream:
-        """Iterate over the finishes of all rollouts, in the order of their completion numbers, without end.
+        """Iterate over the finishes of all rollouts without end, in the order of their completion numbers.
 
-        `after_completion_number`: the last one already seen; 0: from the beginning; None: from now on. The
-        stream's `through_completion_number` and `store_id` are what to begin with the next time.
+        After a broken connection the watch resumes; no finish is missed. To resume after a restart of your program,
+        keep `through_completion_number` and `store_id` of the stream.
 
-        While iterating raises OutOfRangeError for a number beyond the last one, and
-        FailedPreconditionError if `store_id` is another store's.
+        Args:
+            after_completion_number: Only finishes with a greater number. 0: from the beginning. None: from now on.
+            store_id: Id of the store that the number comes from. Empty: not checked.
+
+        Returns:
+            A stream of finished rollouts. A rollout that is reopened and finishes again occurs again.
+
+        Raises:
+            OutOfRangeError: While iterating: the number is greater than the last one of the store.
+            FailedPreconditionError: While iterating: `store_id` is the id of another store.
+            InvalidArgumentError: While iterating: the number is negative.
+
+        Example:
+            rollout = await store.start_rollout({"question": 1})
+            await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
+            async with store.watch_rollouts(0) as finishes:
+                async for finished in finishes:
+                    print(finished.completion_number, finished.rollout_id)
+                    break
         """
         state = WatchState(after_completion_number, store_id)
         return AsyncWatchStream(self._transport, state, self._timeout)
-
-    async def _send(self, call: Call[T]) -> T:
-        timeout = None if self._timeout is None else self._timeout + call.wait
-        retry = Retry(timeout, safe=repeats_are_harmless(call.method, call.request))
-        while True:
-            try:
-                answer = await self._transport.unary(call.method, call.request, retry.remaining())
-            except LightningStoreError as error:
-                delay = retry.delay_after(error)
-                if delay is None:
-                    raise
-            else:
-                return call.shape(answer)
-            await asyncio.sleep(delay)
-
-    async def _ingest(
-        self, batches: Iterable[SpanBatch] | AsyncIterable[SpanBatch]
-    ) -> IngestResult:
-        return await self._upload("IngestSpans", batches, ingest_messages, ingest_result)
-
-    async def _upload(
-        self,
-        method: str,
-        items: Iterable[Item] | AsyncIterable[Item],
-        messages: Callable[[Item], Iterable[Message]],
-        shape: Callable[[Any], T],
-    ) -> T:
-        again = async_is_repeatable(items)
-        retry = Retry(self._timeout)
-        retry.heard()
-        while True:
-            try:
-                answer = await self._transport.client_stream(
-                    method, async_requests(items, messages), None
-                )
-            except LightningStoreError as error:
-                delay = retry.delay_after(error) if again else None
-                if delay is None:
-                    raise
-            else:
-                return shape(answer)
-            await asyncio.sleep(delay)
-
-    def _query(self, request: QuerySpansRequest) -> AsyncIterator[Span]:
-        return streams.query(self._transport, QueryState(request), self._timeout)
-
-    async def _triplets(self, request: ListTripletsRequest) -> AsyncIterator[AttemptTriplets]:
-        for part in triplet_parts(request):
-            state = TripletState(part)
-            async with aclosing(streams.query(self._transport, state, self._timeout)) as found:
-                async for attempt in found:
-                    yield attempt

@@ -1,4 +1,4 @@
-"""Waits, watches and queries of the asyncio client. Each goes on by itself where it broke off."""
+"""Waits, watches and queries of the asyncio client. Each resumes after a broken connection."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Any, TypeVar
 
-from google.protobuf.message import Message
-from lightningstore.client._calls.streams import ReadState, WaitState, WatchState
+from lightningstore.client._calls.streams import FinishStreamState, ReadState, WaitState, WatchState
 from lightningstore.client._transport.protocols import AsyncServerStream, AsyncTransport
 from lightningstore.client._transport.retries import Retry
 from lightningstore.client.errors import LightningStoreError, UnavailableError
@@ -17,21 +16,27 @@ from lightningstore.client.values import Rollout
 
 T = TypeVar("T")
 
-#: A stream that has no end of its own, or has not come to it.
+#: The error of a stream that the server ended without its last message.
 ENDED_EARLY = "the server ended the stream before its end"
 
 
 class AsyncRolloutStream:
-    """Rollouts as they finish: `async for rollout in stream`, once. Usable as a context manager too.
+    """Finished rollouts, to be iterated once. Usable as a context manager, which closes the stream.
 
-    A connection that breaks is taken up again; UnavailableError if that has not worked for the client's
-    timeout.
+    After a broken connection the stream resumes. UnavailableError is raised if that fails for the timeout of the
+    client.
+
+    Args:
+        transport: What carries the call.
+        state: What to request, and which rollouts of a response are new.
+        timeout: Seconds after which failing retries end. None: never.
     """
 
-    def __init__(self, transport: AsyncTransport, method: str, timeout: float | None) -> None:
-        """Take what carries the call and for how many seconds in vain it is tried."""
+    def __init__(
+        self, transport: AsyncTransport, state: FinishStreamState, timeout: float | None
+    ) -> None:
         self._transport = transport
-        self._method = method
+        self._progress = state
         self._retry = Retry(timeout)
         self._retry.heard()
         self._stream: AsyncServerStream | None = None
@@ -39,9 +44,12 @@ class AsyncRolloutStream:
         self._closed = False
 
     async def registered(self) -> None:
-        """Return once the server has taken the call up: no finish after this is missed.
+        """Return once the server has registered the call: no later finish is missed.
 
-        Need not be called before iterating. Raises what the call fails with, NotFoundError for instance.
+        Calling it before iterating is optional.
+
+        Raises:
+            LightningStoreError: The call failed, for the reasons that the method returning this stream names.
         """
         while not self._ended():
             stream = self._stream or self._connect()
@@ -60,7 +68,7 @@ class AsyncRolloutStream:
 
     async def __anext__(self) -> Rollout:
         while not self._buffer:
-            self._all_passed_on()
+            self._progress.passed_on_all()
             stream = None if self._ended() else self._stream or self._connect()
             if stream is None:
                 await self.aclose()
@@ -73,21 +81,20 @@ class AsyncRolloutStream:
             except LightningStoreError as error:
                 await self._wait_after(stream, error)
             except asyncio.CancelledError:
-                # A read that was given up, by wait_for perhaps, takes its call along. The next one begins
-                # where this one stood.
+                # Cancelling a read, by wait_for perhaps, cancels its call. The next read resumes from here.
                 if self._stream is stream:
                     self._stream = None
                 await stream.aclose()
                 raise
             else:
                 self._retry.heard()
-                self._buffer.extend(self._take(answer))
+                self._buffer.extend(self._progress.take(answer))
         rollout = self._buffer.popleft()
-        self._passed_on(rollout)
+        self._progress.passed_on(rollout)
         return rollout
 
     async def aclose(self) -> None:
-        """Give the call up. Harmless at any time."""
+        """Cancel the call and end the stream. May be called at any time."""
         self._closed = True
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -105,9 +112,9 @@ class AsyncRolloutStream:
         await self.aclose()
 
     def _connect(self) -> AsyncServerStream | None:
-        request = self._request()
+        request = self._progress.request()
         if request is not None:
-            self._stream = self._transport.server_stream(self._method, request, None)
+            self._stream = self._transport.server_stream(self._progress.method, request, None)
         return self._stream
 
     async def _wait_after(self, stream: AsyncServerStream, error: LightningStoreError) -> None:
@@ -119,27 +126,21 @@ class AsyncRolloutStream:
             raise error
         await asyncio.sleep(delay)
 
-    def _request(self) -> Message | None:
-        raise NotImplementedError
-
-    def _take(self, answer: Any) -> list[Rollout]:
-        raise NotImplementedError
-
-    def _passed_on(self, rollout: Rollout) -> None:
-        """Note that the user has got a rollout."""
-
-    def _all_passed_on(self) -> None:
-        """Note that the user has got all that came."""
-
     def _ended(self) -> bool:
-        return self._closed
+        return self._closed or self._progress.ended
 
 
 class AsyncWaitStream(AsyncRolloutStream):
-    """Rollouts waited for, each once, as they finish."""
+    """Rollouts that are waited for, each once, as they finish. Returned by `wait_for_rollouts`.
+
+    Args:
+        transport: What carries the call.
+        state: What is waited for.
+        timeout: Seconds after which failing retries end. None: never.
+    """
 
     def __init__(self, transport: AsyncTransport, state: WaitState, timeout: float | None) -> None:
-        super().__init__(transport, "WaitForRollouts", timeout)
+        super().__init__(transport, state, timeout)
         self._state = state
 
     @property
@@ -149,64 +150,50 @@ class AsyncWaitStream(AsyncRolloutStream):
 
     @property
     def open_rollout_ids(self) -> list[str]:
-        """After the end: the ids of those still open, in the order asked for. Empty before."""
+        """Ids of the rollouts that have not finished, in the requested order. Empty before the end of the stream."""
         return self._state.open_rollout_ids
 
     async def results(self) -> list[Rollout]:
-        """Return all that are still to come, in a list, when the wait is over."""
+        """Wait until the end, and return the rollouts that have not been iterated yet.
+
+        Returns:
+            The rollouts, in the order in which they finished.
+
+        Raises:
+            NotFoundError: A rollout does not exist, or a group has no rollouts.
+            InvalidArgumentError: `min_count` is invalid, or nothing is waited for.
+        """
         return [rollout async for rollout in self]
-
-    def _request(self) -> Message | None:
-        return self._state.request()
-
-    def _take(self, answer: Any) -> list[Rollout]:
-        return self._state.take(answer)
-
-    def _ended(self) -> bool:
-        return self._closed or self._state.ended
 
 
 class AsyncWatchStream(AsyncRolloutStream):
-    """Rollouts in the order of their completion numbers. Never ends by itself."""
+    """Finishes in the order of their completion numbers, without end. Returned by `watch_rollouts`.
+
+    Args:
+        transport: What carries the call.
+        state: Where the watch starts.
+        timeout: Seconds after which failing retries end. None: never.
+    """
 
     def __init__(self, transport: AsyncTransport, state: WatchState, timeout: float | None) -> None:
-        super().__init__(transport, "WatchRollouts", timeout)
+        super().__init__(transport, state, timeout)
         self._state = state
-        self._last: Any = None
 
     @property
     def through_completion_number(self) -> int | None:
-        """All finishes up to this number have been passed on. None: the server has not said yet."""
+        """Number of the last finish that has been iterated. None: the server has not answered yet."""
         return self._state.through_completion_number
 
     @property
     def store_id(self) -> str:
-        """The store that the number belongs to; empty until the server has said it."""
+        """Id of the store that the completion numbers belong to. Empty until the server has answered."""
         return self._state.store_id
-
-    def _request(self) -> Message | None:
-        return self._state.request()
-
-    def _take(self, answer: Any) -> list[Rollout]:
-        self._state.store_id = answer.store_id
-        self._last = answer
-        if not answer.rollouts:
-            self._all_passed_on()
-        return [Rollout(rollout) for rollout in answer.rollouts]
-
-    def _passed_on(self, rollout: Rollout) -> None:
-        self._state.passed_on(rollout)
-
-    def _all_passed_on(self) -> None:
-        if self._last is not None:
-            self._state.passed_on_all(self._last)
-            self._last = None
 
 
 async def query(
     transport: AsyncTransport, state: ReadState[T], timeout: float | None
 ) -> AsyncGenerator[T, None]:
-    """Iterate over what a query finds, asked again where it broke off."""
+    """Iterate over the results of a query, which is requested again after a broken connection."""
     retry = Retry(timeout)
     retry.heard()
     while True:
@@ -214,8 +201,8 @@ async def query(
         try:
             async for answer in stream:
                 retry.heard()
-                for span in state.take(answer):
-                    yield span
+                for item in state.take(answer):
+                    yield item
             return
         except LightningStoreError as error:
             delay = retry.delay_after(error)

@@ -1,4 +1,4 @@
-"""The state of waits, watches and queries, without I/O: what to ask for, again after a break too."""
+"""The state of waits, watches and queries, without I/O: what to request, also after a broken connection."""
 
 from __future__ import annotations
 
@@ -18,19 +18,40 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class ReadState(Protocol[T_co]):
-    """Where a query stands: what to ask for, and what of an answer is new."""
+    """Where a query stands: what to request, and which results of a response are new."""
 
     method: str
 
     def request(self) -> Message:
-        """Return what to ask the server for, after a break too."""
+        """Return what to request from the server, also after a broken connection."""
 
     def take(self, answer: Any) -> Sequence[T_co]:
-        """Return what is new in an answer."""
+        """Return the results of a response that are new."""
+
+
+class FinishStreamState(Protocol):
+    """Where a wait or a watch stands."""
+
+    method: str
+    ended: bool
+
+    def request(self) -> Message | None:
+        """Return what to request from the server; None if nothing is left to request."""
+
+    def take(self, answer: Any) -> list[Rollout]:
+        """Return the rollouts of a response that are new."""
+
+    def passed_on(self, rollout: Rollout) -> None:
+        """Note that the caller has a rollout."""
+
+    def passed_on_all(self) -> None:
+        """Note that the caller has all rollouts that were taken."""
 
 
 class WaitState:
     """Where a wait stands."""
+
+    method = "WaitForRollouts"
 
     def __init__(
         self,
@@ -40,7 +61,7 @@ class WaitState:
         timeout: float | None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take what is waited for; the timeout, in seconds, runs from the first request on."""
+        """Wait for rollouts and groups. The timeout, in seconds, starts with the first request."""
         self._ids = dict.fromkeys(convert.ids(rollout_ids, "rollout_ids"))
         self._groups = convert.ids(group_ids, "group_ids")
         self._min_count = min_count
@@ -49,39 +70,39 @@ class WaitState:
         self._until: float | None = None
         self._seen: set[str] = set()
         self._begun = False
-        #: Set when the server said how it ended.
+        #: Set at the end.
         self.open_rollout_ids: list[str] = []
         self.finished_count = 0
         self.ended = False
 
     def request(self) -> completion_pb2.WaitForRolloutsRequest | None:
-        """Return what to ask the server for; None if the end was lost, but can be told without it.
+        """Return what to request from the server; None if only the end was lost, which is known.
 
-        After a break only what is still open is asked for. Members of groups are known to the server
-        alone: there all are asked for again.
+        After a broken connection only rollouts that are open are requested. The members of groups are known to the
+        server only: with groups, everything is requested again.
         """
-        left = self._timeout
-        if left is not None:
-            self._until = self._now() + left if self._until is None else self._until
+        remaining = self._timeout
+        if remaining is not None:
+            self._until = self._now() + remaining if self._until is None else self._until
             if self._begun:
-                left = max(self._until - self._now(), 0.0)
+                remaining = max(self._until - self._now(), 0.0)
         ids, min_count = list(self._ids), self._min_count
         if self._begun and not self._groups:
             ids = [i for i in ids if i not in self._seen]
-            wanted = len(self._ids) if min_count is None else min_count
-            if not ids or len(self._seen) >= wanted:
+            required = len(self._ids) if min_count is None else min_count
+            if not ids or len(self._seen) >= required:
                 self._end(ids)
                 return None
             min_count = None if min_count is None else min_count - len(self._seen)
         request = completion_pb2.WaitForRolloutsRequest(
             rollout_ids=ids, group_ids=self._groups, min_count=min_count
         )
-        if left is not None:
-            request.timeout.CopyFrom(convert.to_duration(left))
+        if remaining is not None:
+            request.timeout.CopyFrom(convert.to_duration(remaining))
         return request
 
     def take(self, answer: completion_pb2.WaitForRolloutsResponse) -> list[Rollout]:
-        """Return the rollouts of an answer that are new."""
+        """Return the rollouts of a response that are new."""
         self._begun = True
         new = [Rollout(r) for r in answer.rollouts if r.rollout_id not in self._seen]
         self._seen.update(rollout.rollout_id for rollout in new)
@@ -90,68 +111,88 @@ class WaitState:
             self._end(answer.summary.open_rollout_ids)
         return new
 
+    def passed_on(self, rollout: Rollout) -> None:
+        """Note that the caller has a rollout. A wait knows what it has taken, which is enough."""
+
+    def passed_on_all(self) -> None:
+        """Note that the caller has all rollouts that were taken."""
+
     def _end(self, open_ids: Iterable[str]) -> None:
         self.open_rollout_ids = list(open_ids)
         self.ended = True
 
 
 class WatchState:
-    """Where a watch stands."""
+    """Where a watch stands. It never ends by itself."""
+
+    method = "WatchRollouts"
+    ended = False
 
     def __init__(self, after_completion_number: int | None, store_id: str) -> None:
-        """Take where to begin; None: from now on."""
+        """Start after a completion number. None: from now on."""
         check("store_id", store_id)
-        #: All finishes up to this number have been passed on. None: the server has not said yet.
+        #: The caller has all finishes up to this number. None: the server has not said yet.
         self.through_completion_number = after_completion_number
         self.store_id = store_id
+        self._last: completion_pb2.WatchRolloutsResponse | None = None
 
     def request(self) -> completion_pb2.WatchRolloutsRequest:
-        """Return what to ask the server for."""
+        """Return what to request from the server."""
         return completion_pb2.WatchRolloutsRequest(
             after_completion_number=self.through_completion_number, store_id=self.store_id
         )
 
+    def take(self, answer: completion_pb2.WatchRolloutsResponse) -> list[Rollout]:
+        """Return the rollouts of a response."""
+        self.store_id = answer.store_id
+        self._last = answer
+        if not answer.rollouts:
+            self.passed_on_all()
+        return [Rollout(rollout) for rollout in answer.rollouts]
+
     def passed_on(self, rollout: Rollout) -> None:
-        """Note that the user has got a rollout."""
+        """Note that the caller has a rollout."""
         self.through_completion_number = rollout.completion_number
 
-    def passed_on_all(self, answer: completion_pb2.WatchRolloutsResponse) -> None:
-        """Note that the user has got all of an answer."""
-        self.through_completion_number = answer.through_completion_number
+    def passed_on_all(self) -> None:
+        """Note that the caller has all rollouts of the last response, and so all finishes up to its number."""
+        if self._last is not None:
+            self.through_completion_number = self._last.through_completion_number
+            self._last = None
 
 
 class TripletState:
-    """Where a list of triplets stands. Attempts are passed on whole, in the order of the rollouts."""
+    """Where a list of triplets stands. Attempts are complete, in the order of the rollouts."""
 
     method = "ListTriplets"
 
     def __init__(self, request: triplet_pb2.ListTripletsRequest) -> None:
-        self._asked = request
+        self._request = request
         self._ids = list(dict.fromkeys(request.rollout_ids))
-        self._place = 0
+        self._index = 0
         self._done: set[tuple[str, str]] = set()
         self._partial: AttemptTriplets | None = None
 
     def request(self) -> triplet_pb2.ListTripletsRequest:
-        """Return what to ask the server for; after a break without the rollouts that are through."""
+        """Return what to request from the server; after a broken connection without complete rollouts."""
         self._partial = None
-        if not self._place:
-            return self._asked
-        left = triplet_pb2.ListTripletsRequest()
-        left.CopyFrom(self._asked)
-        del left.rollout_ids[:]
-        left.rollout_ids.extend(self._ids[self._place :])
-        for rollout_id in set(left.final_rewards) - set(left.rollout_ids):
-            del left.final_rewards[rollout_id]
-        return left
+        if not self._index:
+            return self._request
+        rest = triplet_pb2.ListTripletsRequest()
+        rest.CopyFrom(self._request)
+        del rest.rollout_ids[:]
+        rest.rollout_ids.extend(self._ids[self._index :])
+        for rollout_id in set(rest.final_rewards) - set(rest.rollout_ids):
+            del rest.final_rewards[rollout_id]
+        return rest
 
     def take(self, answer: triplet_pb2.ListTripletsResponse) -> list[AttemptTriplets]:
-        """Return the attempts that an answer completes, but those that came before a break."""
+        """Return the attempts that a response completes, except those returned before."""
         complete = []
         for part in answer.attempts:
             ids = part.attempt.rollout_id, part.attempt.attempt_id
-            while self._place + 1 < len(self._ids) and self._ids[self._place] != ids[0]:
-                self._place += 1
+            while self._index + 1 < len(self._ids) and self._ids[self._index] != ids[0]:
+                self._index += 1
             if self._partial is None:
                 self._partial = AttemptTriplets(*ids)
             self._partial.add(part)
@@ -173,11 +214,11 @@ class QueryState:
         self._seen: set[tuple[str, bytes]] = set()
 
     def request(self) -> span_pb2.QuerySpansRequest:
-        """Return what to ask the server for, the same after a break."""
+        """Return what to request from the server, the same after a broken connection."""
         return self._request
 
     def take(self, answer: span_pb2.QuerySpansResponse) -> list[Span]:
-        """Return the spans of an answer that are new: a query that broke is asked from its beginning."""
+        """Return the spans of a response that are new: a broken query starts from its beginning again."""
         new = []
         for span in spans_of(answer):
             key = (span.attempt_id, span.otlp.span_id)

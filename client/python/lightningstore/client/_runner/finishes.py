@@ -5,13 +5,18 @@ second for each worker. So one WaitForRollouts stream, on which nothing is sent 
 the rollouts that the runner works on. Rollouts shorter than DELAY never cause a call. A stream is replaced when
 a rollout that it does not cover gets older than DELAY, and then covers all of them, so a runner opens at most
 one stream every DELAY seconds.
+
+gRPC may crash the child of a fork that happens during a call. Functions fork, so the stream is closed before each
+fork and opened again in the parent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Callable
 
 from lightningstore.client._sync.store import LightningStore
@@ -25,6 +30,10 @@ logger = logging.getLogger(__name__)
 DELAY = 0.5
 #: Seconds without a stream after one has failed for good. Heartbeats still say what to stop.
 PAUSE = 10.0
+#: Seconds that a fork waits for the stream to end.
+FORK_WAIT = 1.0
+
+_watches: weakref.WeakSet[Finishes] = weakref.WeakSet()
 
 
 class Finishes:
@@ -44,6 +53,9 @@ class Finishes:
         self._stream: WaitStream | None = None
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._reading: list[str] = []
+        self._forks = 0
+        _watches.add(self)
 
     def add(self, rollout: Rollout) -> None:
         """Watch a claimed rollout from DELAY seconds on."""
@@ -99,11 +111,13 @@ class Finishes:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._next or self._stopped)
+                self._reading = []
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: (self._next and not self._forks) or self._stopped)
                 if self._stopped:
                     return
-                rollout_ids, self._next = self._next, []
-                stream = self._stream = self._store.wait_for_rollouts(rollout_ids)
+                self._reading, self._next = self._next, []
+                stream = self._stream = self._store.wait_for_rollouts(self._reading)
             try:
                 for rollout in stream:
                     self._on_finish(rollout.rollout_id)
@@ -118,6 +132,25 @@ class Finishes:
                     exc_info=None if expected else error,
                 )
                 self._pause(stream)
+
+    def before_fork(self) -> None:
+        """Close the stream, and open none until `after_fork`."""
+        with self._changed:
+            self._forks += 1
+            if not self._reading:
+                return
+            self._next = self._next or self._reading
+            stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._reading, FORK_WAIT)
+
+    def after_fork(self) -> None:
+        """Open the stream again, in the parent."""
+        with self._changed:
+            self._forks = max(self._forks - 1, 0)
+            self._changed.notify_all()
 
     def _pause(self, failed: WaitStream) -> None:
         loop = self._loop
@@ -136,3 +169,17 @@ class Finishes:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(due, self._look)
+
+
+def _before_fork() -> None:
+    for watch in list(_watches):
+        watch.before_fork()
+
+
+def _after_fork() -> None:
+    for watch in list(_watches):
+        watch.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork)

@@ -1,41 +1,26 @@
 # Generated from _async/datasets.py by make_blocking.py. Edit that file, then run `make blocking`.
-"""Export and import, of the blocking client."""
+"""Export and import of whole rollouts, in the blocking client."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import Any, TypeVar
+from typing import Any
 
-from google.protobuf.message import Message
 from lightningstore.client._datasets import selection
 from lightningstore.client._datasets.exported import ExportedRollout, ImportResult, import_messages
 from lightningstore.client._sync import streams
-from lightningstore.client._sync.control import ControlCalls
-from lightningstore.client._sync.traces import TraceCalls
-from lightningstore.client._transport.protocols import Transport
+from lightningstore.client._sync.attempts import AttemptCalls
+from lightningstore.client._sync.rollouts import RolloutCalls
+from lightningstore.client._sync.server import ServerCalls
+from lightningstore.client._sync.spans import SpanCalls
 from lightningstore.client.errors import LightningStoreError
 from lightningstore.client.values import Rollout, RolloutMode, RolloutStatus
 from lightningstore.v1.import_pb2 import ImportRolloutsRequest
 
-Item = TypeVar("Item")
-T = TypeVar("T")
 
-
-class DatasetCalls(ControlCalls, TraceCalls):
-    """The calls that carry whole rollouts, over all the others."""
-
-    _transport: Transport
-    _timeout: float | None
-
-    def _upload(
-        self,
-        method: str,
-        items: Iterable[Item],
-        messages: Callable[[Item], Iterable[Message]],
-        shape: Callable[[Any], T],
-    ) -> T:
-        raise NotImplementedError
+class DatasetCalls(RolloutCalls, AttemptCalls, SpanCalls, ServerCalls):
+    """The calls that copy whole rollouts, made of the others."""
 
     def export_rollouts(
         self,
@@ -54,32 +39,53 @@ class DatasetCalls(ControlCalls, TraceCalls):
     ) -> Iterator[ExportedRollout]:
         """Iterate over finished rollouts with their attempts and spans, in the order of completion numbers.
 
-        The filters are those of `list_rollouts`. `after_completion_number`: where to go on;
-        `through_completion_number`: where to end, None: with the last finish before the call. `spans`: whether
-        to bring the spans. `triplets`: whether to bring triplets, or the options for them by name, as
-        `list_triplets` takes them. `skip_evicted`: leave out rollouts whose spans a store in memory has
-        evicted. One rollout is held at a time, with its spans.
+        One rollout is in memory at a time, with its spans. After a broken connection the export resumes; no rollout
+        occurs twice. Rollouts that are removed meanwhile are left out.
 
-        Raises ValueError for an unknown word. While iterating raises InvalidArgumentError, and
-        FailedPreconditionError if spans were evicted. A connection that breaks is taken up again; no rollout
-        comes twice. One that is removed meanwhile is left out.
+        Args:
+            after_completion_number: Only finishes with a greater number. Pass the last one of an earlier export to
+                continue it.
+            through_completion_number: Last completion number to export. None: the last finish before the call.
+            statuses: Only rollouts with one of these statuses. Empty filters are ignored, here and below.
+            rollout_ids: Only rollouts with one of these ids.
+            rollout_id_contains: Only rollouts whose id contains this text.
+            modes: Only rollouts with one of these modes; None stands for rollouts without a mode.
+            group_ids: Only rollouts of these groups.
+            filter_logic: How the filters are combined: "and" or "or".
+            spans: Whether to export spans.
+            triplets: Whether to export triplets, or their options by name, as `list_triplets` takes them.
+            skip_evicted: Whether to leave out rollouts whose spans were evicted from memory.
+
+        Returns:
+            An iterator over the rollouts, to be iterated once.
+
+        Raises:
+            ValueError: A status or mode is unknown.
+            InvalidArgumentError: While iterating: an option is invalid.
+            FailedPreconditionError: While iterating: spans were evicted, and `skip_evicted` is not set.
+
+        Example:
+            exported = [r for r in store.export_rollouts(statuses=["succeeded"], spans=False)]
+            print([(item.rollout.rollout_id, len(item.attempts)) for item in exported])
         """
-        wanted = selection.RolloutFilter(
+        rollout_filter = selection.RolloutFilter(
             statuses, rollout_ids, rollout_id_contains, modes, group_ids, filter_logic
         )
         parts = selection.Parts(spans, selection.triplet_options(triplets), skip_evicted)
-        return self._export(wanted, after_completion_number, through_completion_number, parts)
+        return self._export(
+            rollout_filter, after_completion_number, through_completion_number, parts
+        )
 
     def _export(
         self,
-        wanted: selection.RolloutFilter,
+        rollout_filter: selection.RolloutFilter,
         after: int,
         through: int | None,
         parts: selection.Parts,
     ) -> Iterator[ExportedRollout]:
         last = self.get_statistics().last_completion_number
         state = selection.FinishState(
-            wanted, after, last if through is None else min(through, last)
+            rollout_filter, after, last if through is None else min(through, last)
         )
         if state.done:
             return
@@ -88,12 +94,12 @@ class DatasetCalls(ControlCalls, TraceCalls):
                 if rollout is None:
                     return
                 try:
-                    found = self._exported(rollout, parts)
+                    exported = self._exported(rollout, parts)
                 except LightningStoreError as error:
                     if not parts.passes_over(error):
                         raise
                 else:
-                    yield found
+                    yield exported
 
     def _exported(self, rollout: Rollout, parts: selection.Parts) -> ExportedRollout:
         rollout_id = rollout.rollout_id
@@ -124,13 +130,20 @@ class DatasetCalls(ControlCalls, TraceCalls):
     ) -> ImportResult:
         """Store finished rollouts of another store, with their attempts and spans, over one stream.
 
-        Ids, times, statuses and sequence ids are kept; completion numbers are this store's own, in the order
-        of the rollouts. `rollouts`: what `export_rollouts` yields, or messages of the contract. A rollout that
-        is there already with the same content is counted as known, so an import may be repeated. A list, or
-        what can be iterated again, is sent again when the connection breaks; an iterator is not:
-        UnavailableError.
+        Ids, times, statuses and sequence ids are kept. Completion numbers are assigned by this store, in the order of
+        the rollouts. A rollout that exists with the same content counts as known, so imports can be repeated. After a
+        broken connection a list, or another iterable that can be iterated again, is sent again.
 
-        Raises AlreadyExistsError where an id is taken by other content, and InvalidArgumentError, which names
-        the field and the place of the message: what came before it is stored.
+        Args:
+            rollouts: What `export_rollouts` or `read_dataset` yields, or messages of the contract.
+
+        Returns:
+            The numbers of imported and known rollouts and of their spans. Everything that is counted is durable.
+
+        Raises:
+            AlreadyExistsError: An id exists with other content. Rollouts before it are stored.
+            InvalidArgumentError: A field is invalid. The error names the field and the position of the message;
+                rollouts before it are stored.
+            UnavailableError: The connection broke, and `rollouts` is an iterator or the client's timeout has passed.
         """
         return self._upload("ImportRollouts", rollouts, import_messages, ImportResult.from_message)

@@ -1,5 +1,5 @@
 # Generated from _async/streams.py by make_blocking.py. Edit that file, then run `make blocking`.
-"""Waits, watches and queries of the blocking client. Each goes on by itself where it broke off."""
+"""Waits, watches and queries of the blocking client. Each resumes after a broken connection."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
-from google.protobuf.message import Message
-from lightningstore.client._calls.streams import ReadState, WaitState, WatchState
+from lightningstore.client._calls.streams import FinishStreamState, ReadState, WaitState, WatchState
 from lightningstore.client._transport.protocols import ServerStream, Transport
 from lightningstore.client._transport.retries import Retry
 from lightningstore.client.errors import LightningStoreError, UnavailableError
@@ -18,21 +17,27 @@ from lightningstore.client.values import Rollout
 
 T = TypeVar("T")
 
-#: A stream that has no end of its own, or has not come to it.
+#: The error of a stream that the server ended without its last message.
 ENDED_EARLY = "the server ended the stream before its end"
 
 
 class RolloutStream:
-    """Rollouts as they finish: `for rollout in stream`, once. Usable as a context manager too.
+    """Finished rollouts, to be iterated once. Usable as a context manager, which closes the stream.
 
-    A connection that breaks is taken up again; UnavailableError if that has not worked for the client's
-    timeout.
+    After a broken connection the stream resumes. UnavailableError is raised if that fails for the timeout of the
+    client.
+
+    Args:
+        transport: What carries the call.
+        state: What to request, and which rollouts of a response are new.
+        timeout: Seconds after which failing retries end. None: never.
     """
 
-    def __init__(self, transport: Transport, method: str, timeout: float | None) -> None:
-        """Take what carries the call and for how many seconds in vain it is tried."""
+    def __init__(
+        self, transport: Transport, state: FinishStreamState, timeout: float | None
+    ) -> None:
         self._transport = transport
-        self._method = method
+        self._progress = state
         self._retry = Retry(timeout)
         self._retry.heard()
         self._stream: ServerStream | None = None
@@ -40,9 +45,12 @@ class RolloutStream:
         self._closed = False
 
     def registered(self) -> None:
-        """Return once the server has taken the call up: no finish after this is missed.
+        """Return once the server has registered the call: no later finish is missed.
 
-        Need not be called before iterating. Raises what the call fails with, NotFoundError for instance.
+        Calling it before iterating is optional.
+
+        Raises:
+            LightningStoreError: The call failed, for the reasons that the method returning this stream names.
         """
         while not self._ended():
             stream = self._stream or self._connect()
@@ -61,7 +69,7 @@ class RolloutStream:
 
     def __next__(self) -> Rollout:
         while not self._buffer:
-            self._all_passed_on()
+            self._progress.passed_on_all()
             stream = None if self._ended() else self._stream or self._connect()
             if stream is None:
                 self.close()
@@ -75,13 +83,13 @@ class RolloutStream:
                 self._wait_after(stream, error)
             else:
                 self._retry.heard()
-                self._buffer.extend(self._take(answer))
+                self._buffer.extend(self._progress.take(answer))
         rollout = self._buffer.popleft()
-        self._passed_on(rollout)
+        self._progress.passed_on(rollout)
         return rollout
 
     def close(self) -> None:
-        """Give the call up. Harmless at any time."""
+        """Cancel the call and end the stream. May be called at any time."""
         self._closed = True
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -99,9 +107,9 @@ class RolloutStream:
         self.close()
 
     def _connect(self) -> ServerStream | None:
-        request = self._request()
+        request = self._progress.request()
         if request is not None:
-            self._stream = self._transport.server_stream(self._method, request, None)
+            self._stream = self._transport.server_stream(self._progress.method, request, None)
         return self._stream
 
     def _wait_after(self, stream: ServerStream, error: LightningStoreError) -> None:
@@ -113,27 +121,21 @@ class RolloutStream:
             raise error
         time.sleep(delay)
 
-    def _request(self) -> Message | None:
-        raise NotImplementedError
-
-    def _take(self, answer: Any) -> list[Rollout]:
-        raise NotImplementedError
-
-    def _passed_on(self, rollout: Rollout) -> None:
-        """Note that the user has got a rollout."""
-
-    def _all_passed_on(self) -> None:
-        """Note that the user has got all that came."""
-
     def _ended(self) -> bool:
-        return self._closed
+        return self._closed or self._progress.ended
 
 
 class WaitStream(RolloutStream):
-    """Rollouts waited for, each once, as they finish."""
+    """Rollouts that are waited for, each once, as they finish. Returned by `wait_for_rollouts`.
+
+    Args:
+        transport: What carries the call.
+        state: What is waited for.
+        timeout: Seconds after which failing retries end. None: never.
+    """
 
     def __init__(self, transport: Transport, state: WaitState, timeout: float | None) -> None:
-        super().__init__(transport, "WaitForRollouts", timeout)
+        super().__init__(transport, state, timeout)
         self._state = state
 
     @property
@@ -143,64 +145,50 @@ class WaitStream(RolloutStream):
 
     @property
     def open_rollout_ids(self) -> list[str]:
-        """After the end: the ids of those still open, in the order asked for. Empty before."""
+        """Ids of the rollouts that have not finished, in the requested order. Empty before the end of the stream."""
         return self._state.open_rollout_ids
 
     def results(self) -> list[Rollout]:
-        """Return all that are still to come, in a list, when the wait is over."""
+        """Wait until the end, and return the rollouts that have not been iterated yet.
+
+        Returns:
+            The rollouts, in the order in which they finished.
+
+        Raises:
+            NotFoundError: A rollout does not exist, or a group has no rollouts.
+            InvalidArgumentError: `min_count` is invalid, or nothing is waited for.
+        """
         return list(self)
-
-    def _request(self) -> Message | None:
-        return self._state.request()
-
-    def _take(self, answer: Any) -> list[Rollout]:
-        return self._state.take(answer)
-
-    def _ended(self) -> bool:
-        return self._closed or self._state.ended
 
 
 class WatchStream(RolloutStream):
-    """Rollouts in the order of their completion numbers. Never ends by itself."""
+    """Finishes in the order of their completion numbers, without end. Returned by `watch_rollouts`.
+
+    Args:
+        transport: What carries the call.
+        state: Where the watch starts.
+        timeout: Seconds after which failing retries end. None: never.
+    """
 
     def __init__(self, transport: Transport, state: WatchState, timeout: float | None) -> None:
-        super().__init__(transport, "WatchRollouts", timeout)
+        super().__init__(transport, state, timeout)
         self._state = state
-        self._last: Any = None
 
     @property
     def through_completion_number(self) -> int | None:
-        """All finishes up to this number have been passed on. None: the server has not said yet."""
+        """Number of the last finish that has been iterated. None: the server has not answered yet."""
         return self._state.through_completion_number
 
     @property
     def store_id(self) -> str:
-        """The store that the number belongs to; empty until the server has said it."""
+        """Id of the store that the completion numbers belong to. Empty until the server has answered."""
         return self._state.store_id
-
-    def _request(self) -> Message | None:
-        return self._state.request()
-
-    def _take(self, answer: Any) -> list[Rollout]:
-        self._state.store_id = answer.store_id
-        self._last = answer
-        if not answer.rollouts:
-            self._all_passed_on()
-        return [Rollout(rollout) for rollout in answer.rollouts]
-
-    def _passed_on(self, rollout: Rollout) -> None:
-        self._state.passed_on(rollout)
-
-    def _all_passed_on(self) -> None:
-        if self._last is not None:
-            self._state.passed_on_all(self._last)
-            self._last = None
 
 
 def query(
     transport: Transport, state: ReadState[T], timeout: float | None
 ) -> Generator[T, None, None]:
-    """Iterate over what a query finds, asked again where it broke off."""
+    """Iterate over the results of a query, which is requested again after a broken connection."""
     retry = Retry(timeout)
     retry.heard()
     while True:

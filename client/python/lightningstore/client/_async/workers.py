@@ -1,0 +1,107 @@
+"""Workers, in the asyncio client: heartbeat, get, list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from lightningstore.client._async.caller import AsyncCaller
+from lightningstore.client._calls import control as calls
+from lightningstore.client._values.convert import JSONObject
+from lightningstore.client.values import (
+    Attempt,
+    HeartbeatReply,
+    Page,
+    Rollout,
+    Worker,
+    WorkerStatus,
+)
+
+
+class AsyncWorkerCalls(AsyncCaller):
+    """The calls on workers."""
+
+    async def heartbeat(
+        self,
+        worker_id: str,
+        *,
+        stats: JSONObject | None = None,
+        attempts: Iterable[Attempt | Rollout | Sequence[str]] = (),
+    ) -> HeartbeatReply:
+        """Report that a worker is alive, and which attempts it works on.
+
+        An unknown worker is created. An unknown attempt is not an error: the reply says to stop it.
+
+        Args:
+            worker_id: Id of the worker, at most 256 characters.
+            stats: A JSON object about the worker, such as its load. None leaves the stored one unchanged.
+            attempts: The attempts that the worker works on: attempts, claimed rollouts, or pairs of rollout id and
+                attempt id. At most 10,000 by default.
+
+        Returns:
+            The worker, and the attempts that it should stop.
+
+        Raises:
+            InvalidArgumentError: An id or the stats are invalid.
+            ResourceExhaustedError: There are more attempts than one call may name.
+            TypeError: A part of the stats has no JSON.
+            ValueError: A number in the stats has no JSON.
+
+        Example:
+            rollout = await store.start_rollout({"question": 1}, worker_id="w-1")
+            reply = await store.heartbeat("w-1", stats={"load": 0.5}, attempts=[rollout])
+            for stop in reply.stops:
+                print("stop", stop.attempt_id, stop.reason.value)
+        """
+        return await self._send(calls.heartbeat(worker_id, stats, attempts))
+
+    async def get_worker(self, worker_id: str) -> Worker:
+        """Get one worker.
+
+        Args:
+            worker_id: Id of the worker.
+
+        Returns:
+            The worker.
+
+        Raises:
+            NotFoundError: The worker does not exist.
+        """
+        return await self._send(calls.get_worker(worker_id))
+
+    async def list_workers(
+        self,
+        *,
+        statuses: Iterable[WorkerStatus | str | int] = (),
+        worker_id_contains: str = "",
+        filter_logic: str | int = "and",
+        order_by: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+    ) -> Page[Worker]:
+        """List one page of workers.
+
+        Args:
+            statuses: Only workers with one of these statuses. Empty filters are ignored.
+            worker_id_contains: Only workers whose id contains this text.
+            filter_logic: How the filters are combined: "and" or "or".
+            order_by: A field and a direction, such as "last_heartbeat_time desc". Empty: by id.
+            page_size: Maximum workers in the page. 0: 100. The server limits it to 1,000 by default.
+            page_token: `next_page_token` of the previous page, with the same filters and order.
+
+        Returns:
+            One page of workers.
+
+        Raises:
+            InvalidArgumentError: A filter, the order or the page token is invalid.
+            ValueError: A status is unknown.
+        """
+        return await self._send(
+            calls.list_workers(
+                statuses=statuses,
+                worker_id_contains=worker_id_contains,
+                filter_logic=filter_logic,
+                order_by=order_by,
+                page_size=page_size,
+                page_token=page_token,
+            )
+        )

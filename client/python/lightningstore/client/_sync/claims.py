@@ -1,0 +1,121 @@
+# Generated from _async/claims.py by make_blocking.py. Edit that file, then run `make blocking`.
+"""Claims, in the blocking client: rollouts for a worker, each with a new attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lightningstore.client._calls import control as calls
+from lightningstore.client._sync.caller import Caller
+from lightningstore.client._values.convert import JSONObject
+from lightningstore.client.values import Rollout, RolloutConfig, RolloutMode, RolloutSpec
+
+
+class ClaimCalls(Caller):
+    """The calls that claim rollouts."""
+
+    def start_rollout(
+        self,
+        input: Any,  # noqa: A002
+        *,
+        mode: RolloutMode | str | int | None = None,
+        priority: int = 0,
+        group_id: str = "",
+        resources_id: str = "",
+        config: RolloutConfig | None = None,
+        metadata: JSONObject | None = None,
+        rollout_id: str = "",
+        worker_id: str = "",
+        request_id: str | None = None,
+    ) -> Rollout:
+        """Create a rollout and claim it at once. It never enters the queue.
+
+        Args:
+            input: The task of the agent: any value with JSON, also a dataclass, a pydantic model or a numpy value.
+            mode: Purpose of the rollout: "train", "val" or "test". None: unspecified.
+            priority: Priority of retries: those with a higher priority are claimed first.
+            group_id: Name shared by rollouts that belong together.
+            resources_id: The resources that the agent works with. Empty: the latest ones.
+            config: Time limits and retries. None: no time limits, one attempt.
+            metadata: A JSON object of your own, at most 16 MiB by default.
+            rollout_id: Id of the rollout. Empty: the server creates one.
+            worker_id: The worker that claims the rollout. Empty: unspecified.
+            request_id: Id of the call for retries of your own. None: the client creates one.
+
+        Returns:
+            The rollout; its `attempt` is the claim.
+
+        Raises:
+            AlreadyExistsError: The rollout id exists.
+            NotFoundError: The resources do not exist.
+            InvalidArgumentError: A field is invalid; `field_violations` names it.
+            ResourceExhaustedError: The input exceeds its limit (16 MiB by default).
+            TypeError: A part of the input or of the metadata has no JSON.
+            ValueError: A number has no JSON, or a text is not valid UTF-8.
+
+        Example:
+            rollout = store.start_rollout({"question": 1}, worker_id="notebook")
+            store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
+        """
+        spec = RolloutSpec(
+            input, mode, priority, group_id, resources_id, config, metadata, rollout_id
+        )
+        return self._send(calls.start_rollout(spec, worker_id, request_id))
+
+    def dequeue_rollouts(
+        self,
+        limit: int = 1,
+        *,
+        modes: Iterable[RolloutMode | str | int | None] = (),
+        worker_id: str = "",
+        wait: float = 0.0,
+        request_id: str | None = None,
+    ) -> list[Rollout]:
+        """Claim rollouts from the queue, by priority and then in the order of enqueuing.
+
+        A response that is lost loses no claim: the retry has the same request id and gets the same claims. Never use
+        one request id for two calls that should claim twice.
+
+        Args:
+            limit: Maximum rollouts to claim. 0 claims none.
+            modes: Only rollouts with one of these modes; None stands for rollouts without a mode. Empty: any.
+            worker_id: The worker that claims. Empty: unspecified.
+            wait: Seconds to wait while the queue is empty. The call returns as soon as a rollout can be claimed. The
+                deadline of the call is `wait` plus the timeout of the client.
+            request_id: Id of the call for retries of your own. None: the client creates one.
+
+        Returns:
+            The claimed rollouts; the `attempt` of each is the claim. Empty if there was nothing to claim.
+
+        Raises:
+            InvalidArgumentError: `limit` or `wait` is negative.
+            ValueError: A mode is unknown.
+
+        Example:
+            store.enqueue_rollout({"question": 1})
+            for rollout in store.dequeue_rollouts(4, worker_id="w-1", wait=20):
+                print(rollout.input, rollout.attempt.attempt_id)
+        """
+        return self._send(calls.dequeue_rollouts(limit, modes, worker_id, wait, request_id))
+
+    def start_attempt(
+        self, rollout_id: str, *, worker_id: str = "", request_id: str | None = None
+    ) -> Rollout:
+        """Claim one rollout by its id, whatever its number of attempts.
+
+        The rollout leaves the queue, a running attempt is superseded, and a succeeded or failed rollout is reopened.
+
+        Args:
+            rollout_id: Id of the rollout.
+            worker_id: The worker that claims. Empty: unspecified.
+            request_id: Id of the call for retries of your own. None: the client creates one.
+
+        Returns:
+            The rollout; its `attempt` is the claim.
+
+        Raises:
+            NotFoundError: The rollout does not exist.
+            FailedPreconditionError: The rollout is cancelled.
+        """
+        return self._send(calls.start_attempt(rollout_id, worker_id, request_id))

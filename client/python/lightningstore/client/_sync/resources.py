@@ -1,0 +1,103 @@
+# Generated from _async/resources.py by make_blocking.py. Edit that file, then run `make blocking`.
+"""Resources, in the blocking client: add, update, get, list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightningstore.client._calls import traces as calls
+from lightningstore.client._sync.caller import Caller
+from lightningstore.client.values import Page, Resources
+
+
+class ResourceCalls(Caller):
+    """The calls on resources: what agents work with, such as model endpoints, prompts and weights."""
+
+    def add_resources(
+        self,
+        resources: Mapping[str, Any],
+        *,
+        resources_id: str = "",
+        request_id: str | None = None,
+    ) -> Resources:
+        """Store new resources by name, and make them the latest.
+
+        Args:
+            resources: `LLM`, `ProxyLLM`, `PromptTemplate` or `CustomResource` objects by name. Any other value with
+                JSON is stored as a `CustomResource` without type.
+            resources_id: Id of the resources. Empty: the server creates one.
+            request_id: Id of the call for retries of your own. None: the client creates one.
+
+        Returns:
+            The stored resources, version 1.
+
+        Raises:
+            AlreadyExistsError: The id exists.
+            InvalidArgumentError: A name or a resource is invalid.
+            TypeError: A part of a value has no JSON.
+            ValueError: A number has no JSON, or a template engine is unknown.
+
+        Example:
+            resources = store.add_resources(
+                {
+                    "model": LLM("http://localhost:8000/v1", "qwen"),
+                    "prompt": PromptTemplate("Answer in one word: {question}"),
+                    "weights": [0.1, 0.2],
+                }
+            )
+            assert resources["model"].model == "qwen"
+        """
+        return self._send(calls.add_resources(resources, resources_id, request_id))
+
+    def update_resources(
+        self, resources_id: str, resources: Mapping[str, Any], *, request_id: str | None = None
+    ) -> Resources:
+        """Replace resources as a new version, and make them the latest.
+
+        Args:
+            resources_id: Id of the resources. If it does not exist, the resources are created with version 1.
+            resources: All resources by name, as in `add_resources`. Names left out are removed.
+            request_id: Id of the call for retries of your own. None: the client creates one.
+
+        Returns:
+            The stored resources, with the new version.
+
+        Raises:
+            InvalidArgumentError: A name or a resource is invalid.
+            TypeError: A part of a value has no JSON.
+            ValueError: A number has no JSON, or a template engine is unknown.
+        """
+        return self._send(calls.update_resources(resources_id, resources, request_id))
+
+    def get_resources(self, resources_id: str = "") -> Resources:
+        """Get the current version of resources.
+
+        Args:
+            resources_id: Id of the resources. Empty: the latest ones.
+
+        Returns:
+            The resources.
+
+        Raises:
+            NotFoundError: The resources do not exist, or there are none yet.
+        """
+        return self._send(calls.get_resources(resources_id))
+
+    def list_resources(
+        self, *, resources_id_contains: str = "", page_size: int = 0, page_token: str = ""
+    ) -> Page[Resources]:
+        """List one page of resources, in the order in which they were first added.
+
+        Args:
+            resources_id_contains: Only resources whose id contains this text. Empty: all.
+            page_size: Maximum resources in the page. 0: 100. The server limits it to 1,000 by default.
+            page_token: `next_page_token` of the previous page, with the same filter.
+
+        Returns:
+            One page of resources.
+
+        Raises:
+            InvalidArgumentError: The page size or page token is invalid.
+        """
+        return self._send(calls.list_resources(resources_id_contains, page_size, page_token))
