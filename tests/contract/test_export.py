@@ -130,7 +130,7 @@ async def test_filters_are_those_of_lists(
 async def test_bad_filters_are_refused_at_once(world: World) -> None:
     with pytest.raises(ValueError, match="only what has finished"):
         world.store.export_rollouts(statuses=["running"])
-    with pytest.raises(ValueError, match="'odd' is no RolloutMode"):
+    with pytest.raises(ValueError, match=r"RolloutMode must be one of .*, not 'odd'"):
         world.store.export_rollouts(modes=["odd"])
     with pytest.raises(TypeError):
         world.store.export_rollouts(rollout_ids="ro-1")

@@ -154,7 +154,7 @@ async def test_what_would_be_mixed_up_is_refused(source: Store, target: Store) -
         (source, ["-o", "c.jsonl", "--resume"], "c.jsonl.partial was begun, is missing: --repl"),
         (target, resumed, "is it another store?"),
         (source, ["-o", "b.jsonl"], "b.jsonl.partial is there"),
-        (source, ["-o", "a.jsonl"], "a.jsonl is there already"),
+        (source, ["-o", "a.jsonl"], "a.jsonl exists already"),
         (source, ["--resume"], "need --output FILE"),
     ):
         assert why in await store.error("export", *arguments)
@@ -338,9 +338,9 @@ async def test_file_that_cannot_be_read_is_named_with_what_would_be_right(target
             json.dumps({"resourceSpans": []}, indent=1),
             "line 1: one JSON object a line",
         ),
-        "cut.gz": (packed[:-20], "gzip cannot unpack it"),
-        "a.zst": (b"\x28\xb5\x2f\xfd....", "it is packed by zstd: plain lines of JSON"),
-        "collector.zst": (b"\0\0\1\0\x28\xb5\x2f\xfd..", "it is packed by zstd"),
+        "cut.gz": (packed[:-20], "gzip cannot decompress the file"),
+        "a.zst": (b"\x28\xb5\x2f\xfd....", "the file is compressed with zstd: use JSON lines"),
+        "collector.zst": (b"\0\0\1\0\x28\xb5\x2f\xfd..", "the file is compressed with zstd"),
         "a.jsonl": ("\n{}\n", "line 2: no exported rollout"),
     }
     (target.folder / "good.json").write_text(otlp())  # has nothing that could be taken or not

@@ -77,7 +77,7 @@ def test_spans_whose_ids_are_taken_are_told_and_no_other_is_sent_again(
     assert exporter.force_flush(5000)
     assert streams == [3]
     assert exporter.dropped_count == 2
-    assert "dropped 2 span(s): refused by the server: another span has the id" in caplog.text
+    assert "dropped 2 span(s): rejected by the server: another span has the id" in caplog.text
 
 
 def test_refusals_without_a_reason_are_counted(
@@ -134,7 +134,7 @@ def test_attributes_that_a_limit_has_cut_are_told(
     exporter.export(finished("long", attributes={f"k{n}": n for n in range(130)}))
     assert exporter.force_flush(5000)
     assert sink.names() == ["long"]
-    assert "cut 1 span(s): 'long' has lost attributes" in caplog.text
+    assert "cut 1 span(s): 'long' has more attributes" in caplog.text
 
 
 def test_spans_of_no_attempt_are_dropped_and_counted(
@@ -145,7 +145,7 @@ def test_spans_of_no_attempt_are_dropped_and_counted(
     assert exporter.force_flush(5000)
     assert exporter.dropped_count == 2
     assert len(caplog.records) == 1
-    assert "no rollout and attempt id" in caplog.text
+    assert "no rollout id and attempt id" in caplog.text
     assert not sink.batches
 
 

@@ -14,7 +14,7 @@ from lightningstore.client._transport.methods import (
     method_path,
     repeats_are_harmless,
 )
-from lightningstore.client._transport.retries import LONGEST_DELAY, Retry
+from lightningstore.client._transport.retries import MAX_DELAY, Retry
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2
 
 
@@ -30,7 +30,7 @@ class Clock:
 
 def make(timeout: float | None, *, safe: bool = True) -> tuple[Retry, Clock]:
     clock = Clock()
-    return Retry(timeout, safe=safe, now=clock, dice=lambda: 1.0), clock
+    return Retry(timeout, safe=safe, now=clock, jitter=lambda: 1.0), clock
 
 
 def delays(retry: Retry, clock: Clock, error: LightningStoreError) -> list[float]:
@@ -45,13 +45,13 @@ def test_delays_grow_up_to_a_bound_until_the_deadline() -> None:
     retry, clock = make(30.0)
     found = delays(retry, clock, UnavailableError())
     assert found[:4] == [0.05, 0.1, 0.2, 0.4]
-    assert max(found) == LONGEST_DELAY
+    assert max(found) == MAX_DELAY
     assert 28.0 <= sum(found) < 30.0
 
 
 def test_delays_vary_between_a_half_and_the_whole() -> None:
-    assert Retry(30.0, dice=lambda: 0.0).delay_after(UnavailableError()) == 0.025
-    assert Retry(30.0, dice=lambda: 1.0).delay_after(UnavailableError()) == 0.05
+    assert Retry(30.0, jitter=lambda: 0.0).delay_after(UnavailableError()) == 0.025
+    assert Retry(30.0, jitter=lambda: 1.0).delay_after(UnavailableError()) == 0.05
 
 
 def test_what_a_repeat_could_do_twice_is_not_repeated() -> None:
@@ -65,7 +65,7 @@ def test_what_a_repeat_could_do_twice_is_not_repeated() -> None:
 def test_the_servers_delay_is_kept() -> None:
     retry, _ = make(30.0)
     assert retry.delay_after(ResourceExhaustedError(retry_delay=5.0)) == 6.0
-    assert Retry(30.0, dice=lambda: 0.0).delay_after(
+    assert Retry(30.0, jitter=lambda: 0.0).delay_after(
         ResourceExhaustedError(retry_delay=5.0)
     ) == pytest.approx(5.0)
 

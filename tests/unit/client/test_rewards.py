@@ -61,7 +61,7 @@ def test_the_primary_dimension_goes_first() -> None:
         ([float("nan")], {}, ValueError, "finite"),
         ([{}], {}, ValueError, "at least one"),
         ([{"a": 1, "b": 2}], {}, ValueError, "primary_key"),
-        ([{"a": 1}], {"primary_key": "b"}, ValueError, "none of a"),
+        ([{"a": 1}], {"primary_key": "b"}, ValueError, "must be one of a"),
         ([1], {"primary_key": "b"}, ValueError, "mapping"),
     ],
 )
@@ -146,7 +146,7 @@ def test_f_strings_are_filled_in() -> None:
     for template in ("{a.__class__}", "{a[0].__init__}", "{a._x}"):
         with pytest.raises(ValueError, match="underscore"):
             PromptTemplate(template).format(a=["x"])
-    with pytest.raises(ValueError, match="needs a name"):
+    with pytest.raises(ValueError, match="must have a name"):
         PromptTemplate("{}").format(a=1)
     for template in ("{a:>9999999999}", "{a:{b}}", "{a:.99999f}"):
         with pytest.raises(ValueError, match="at most 9999"):

@@ -349,7 +349,7 @@ def test_a_report_that_is_refused_is_sent_again_with_a_minimal_text(
     assert second.attempt.status == first.attempt.status
     assert second.attempt.failure.type == "ValueError"
     assert second.attempt.failure.message.startswith(
-        "The server refused the text of the failure: INVALID_ARGUMENT"
+        "The server rejected the text of the failure: INVALID_ARGUMENT"
     )
 
 

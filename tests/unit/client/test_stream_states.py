@@ -82,15 +82,20 @@ def test_ids_are_a_list() -> None:
 def test_a_watch_goes_on_where_its_user_stands() -> None:
     state = WatchState(None, "")
     assert not state.request().HasField("after_completion_number")
-    state.store_id = "s"
-    state.passed_on_all(WatchRolloutsResponse(through_completion_number=4, store_id="s"))
+    # An answer without rollouts moves the watch on by itself.
+    state.take(WatchRolloutsResponse(through_completion_number=4, store_id="s"))
     assert state.request().after_completion_number == 4
     assert state.request().store_id == "s"
-    # Three came in one message, and the user has taken one of them.
-    from lightningstore.client import Rollout as View
-
-    state.passed_on(View(Rollout(completion_number=5)))
+    # Three came in one message. The user has one of them, then all.
+    three = WatchRolloutsResponse(through_completion_number=8, store_id="s")
+    for number in (5, 6, 7):
+        three.rollouts.add(completion_number=number)
+    rollouts = state.take(three)
+    assert state.request().after_completion_number == 4
+    state.passed_on(rollouts[0])
     assert state.request().after_completion_number == 5
+    state.passed_on_all()
+    assert state.request().after_completion_number == 8
 
 
 def test_a_watch_from_the_beginning_says_so() -> None:

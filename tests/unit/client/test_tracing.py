@@ -102,7 +102,7 @@ def test_a_switched_off_sdk_takes_no_span_and_no_reward(
     [done] = results(store, rollout)
     assert done.status is RolloutStatus.SUCCEEDED
     assert [s.name for s in store.query_spans(done.rollout_id)] == ["step", ANNOTATION]
-    assert "the tracer provider given records no spans: OTEL_SDK_DISABLED is set" in caplog.text
+    assert "tracer_provider does not record: OTEL_SDK_DISABLED is set" in caplog.text
 
 
 def test_limits_of_the_environment_cut_no_training_data() -> None:

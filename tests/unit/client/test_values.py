@@ -123,10 +123,10 @@ def test_unknown_words_are_refused_with_the_known_ones() -> None:
 
 
 def test_a_string_is_no_list_of_words() -> None:
-    with pytest.raises(TypeError, match="not one string"):
+    with pytest.raises(TypeError, match="not a single string"):
         RolloutConfig(retry_condition="failed")
     assert RolloutConfig(retry_condition=["failed"]) == RolloutConfig(retry_condition=("failed",))
-    with pytest.raises(TypeError, match="not one string"):
+    with pytest.raises(TypeError, match="not a single string"):
         convert.ids("ro-1", "rollout_ids")
 
 
@@ -272,7 +272,9 @@ def test_a_pickled_span_takes_its_resource_along_and_no_other_span() -> None:
 def test_payloads_that_an_answer_left_out_are_not_taken_for_empty_ones() -> None:
     rollout = Rollout(rollout_pb2.Rollout(rollout_id="ro-1", payloads_omitted=True))
     for field in ("input", "metadata"):
-        with pytest.raises(LookupError, match=r"ro-1 out, .* get_rollout has them"):
+        with pytest.raises(
+            LookupError, match=r"payloads of rollout ro-1, .* get_rollout returns them"
+        ):
             getattr(rollout, field)
     rollout.fill(Rollout(rollout_pb2.Rollout(input_json=b"[1]", metadata_json=b'{"a":2}')))
     assert (rollout.payloads_omitted, rollout.input, rollout.metadata) == (False, [1], {"a": 2})

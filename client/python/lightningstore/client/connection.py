@@ -1,7 +1,7 @@
-"""Where a client connects, and what it shows there: TLS, a token, metadata.
+"""Addresses of servers, and the credentials of a connection: TLS, a token, metadata.
 
-A token is a password. It goes over TLS, or the caller says that plain text will do; it is in no repr and in
-no error. Pickles hold it, and the names of the files, for a client that is unpickled has to get in too.
+A token is a password. It is sent over TLS, or over plain text if the caller allows that. No repr and no error shows
+it. Pickles contain it, with the names of the files, so that an unpickled client can connect.
 """
 
 from __future__ import annotations
@@ -19,72 +19,120 @@ import grpc.aio
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-#: Deadline in seconds of calls for which nothing else is said, their retries included.
+#: Default deadline of a call in seconds, its retries included.
 DEFAULT_TIMEOUT = 30.0
 
+#: Address that a client connects to by default.
 DEFAULT_ADDRESS = "127.0.0.1:4747"
+#: Environment variable of the address.
 ADDRESS_VARIABLE = "LIGHTNINGSTORE_ADDRESS"
+#: Environment variable of the token.
 TOKEN_VARIABLE = "LIGHTNINGSTORE_TOKEN"  # noqa: S105
+#: Environment variable that allows a token over plain text if it is "1" or "true".
 ALLOW_VARIABLE = "LIGHTNINGSTORE_ALLOW_INSECURE_TOKEN"
+#: Environment variables of the files in PEM: CA certificates, client certificate, its key.
 CA_VARIABLE = "LIGHTNINGSTORE_TLS_CA"
 CERT_VARIABLE = "LIGHTNINGSTORE_TLS_CERT"
 KEY_VARIABLE = "LIGHTNINGSTORE_TLS_KEY"
 
+#: Prefix of an address with TLS.
 HTTPS = "https://"
+#: Metadata key of the token.
 AUTHORIZATION = "authorization"
 
+#: A path of a file.
 FilePath = str | os.PathLike[str]
 
 
 class ConnectionOptions(TypedDict, total=False):
-    """The keyword arguments of a connection, of whatever takes an address: clients, runners, exporters.
+    """The keyword arguments of a connection, for everything that takes an address: clients, runners, exporters.
 
-    What is unset, or None, comes from the environment.
+    Options that are unset or None are read from the environment.
+
+    Args:
+        metadata: gRPC metadata sent with every call. Keys are in lower case.
+        token: The token that `lightningstore token new` printed. Unset: LIGHTNINGSTORE_TOKEN. "": no token.
+        tls_ca: CA certificates (PEM file) used to verify the server. Unset: LIGHTNINGSTORE_TLS_CA, or gRPC's
+            certificates of public authorities.
+        tls_cert: Certificate of the client (PEM file), for mutual TLS. Unset: LIGHTNINGSTORE_TLS_CERT.
+        tls_key: Key of that certificate (PEM file, not encrypted). Unset: LIGHTNINGSTORE_TLS_KEY.
+        allow_insecure_token: Whether the token may be sent over plain text. Unset:
+            LIGHTNINGSTORE_ALLOW_INSECURE_TOKEN.
+
+    Example:
+        options: ConnectionOptions = {"token": "lst_...", "allow_insecure_token": True}
+        store = LightningStore("127.0.0.1:4747", **options)
     """
 
-    #: gRPC metadata sent with every call, keys in lower case.
     metadata: Mapping[str, str] | None
-    #: What `lightningstore token new` printed. Unset: LIGHTNINGSTORE_TOKEN; "": none.
     token: str | None
-    #: File of the authorities that may have signed the server's certificate, in PEM. Unset:
-    #: LIGHTNINGSTORE_TLS_CA, or the well-known authorities.
     tls_ca: FilePath | None
-    #: The client's own certificate, in PEM, for mutual TLS. Unset: LIGHTNINGSTORE_TLS_CERT.
     tls_cert: FilePath | None
-    #: Its key, in PEM. Unset: LIGHTNINGSTORE_TLS_KEY.
     tls_key: FilePath | None
-    #: Whether the token may go over plain text.
     allow_insecure_token: bool
 
 
 def check_names(options: Mapping[str, object]) -> None:
-    """Raise TypeError for a keyword argument that is not one of ConnectionOptions."""
+    """Reject keyword arguments that are not connection options.
+
+    Args:
+        options: The keyword arguments.
+
+    Raises:
+        TypeError: An argument is not a field of `ConnectionOptions`.
+    """
     if unknown := sorted(set(options) - ConnectionOptions.__optional_keys__):
         raise TypeError(f"unexpected keyword argument: {', '.join(unknown)}")
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A place to connect to, ready to be used."""
+    """The address and the credentials of a connection, resolved from arguments and environment.
 
-    #: As gRPC dials it.
+    Args:
+        address: The address as gRPC takes it, without "https://".
+        metadata: Keys and values sent with every call, the token included.
+        secure: Whether the connection uses TLS.
+        tls_ca: CA certificates (PEM file). Empty: gRPC's certificates of public authorities.
+        tls_cert: Certificate of the client (PEM file). Empty: none.
+        tls_key: Key of that certificate (PEM file). Empty: none.
+    """
+
     address: str
-    #: Sent with every call.
     metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     secure: bool = False
-    #: Files in PEM. No authority: the well-known ones that come with gRPC.
     tls_ca: str = ""
     tls_cert: str = ""
     tls_key: str = ""
 
     def blocking_channel(self, options: Sequence[tuple[str, Any]]) -> grpc.Channel:
-        """Return a blocking channel. Raises ValueError, OSError for files that cannot be used."""
+        """Create a blocking channel.
+
+        Args:
+            options: Options of the gRPC channel.
+
+        Returns:
+            The channel, which connects with its first call.
+
+        Raises:
+            OSError: A file cannot be read.
+        """
         if not self.secure:
             return grpc.insecure_channel(self.address, options)
         return grpc.secure_channel(self.address, self._credentials(), options)
 
     def async_channel(self, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
-        """Return an asyncio channel. Raises ValueError, OSError for files that cannot be used."""
+        """Create an asyncio channel on the running event loop.
+
+        Args:
+            options: Options of the gRPC channel.
+
+        Returns:
+            The channel, which connects with its first call.
+
+        Raises:
+            OSError: A file cannot be read.
+        """
         if not self.secure:
             return grpc.aio.insecure_channel(self.address, options)
         return grpc.aio.secure_channel(self.address, self._credentials(), options)
@@ -95,9 +143,14 @@ class Endpoint:
         )
 
     def check(self) -> None:
-        """Refuse files that cannot be used now, not at the first call. Raises ValueError, OSError."""
+        """Check the TLS files now, and not with the first call.
+
+        Raises:
+            ValueError: A file does not contain what it should, or one of `tls_cert` and `tls_key` is missing.
+            OSError: A file cannot be read.
+        """
         if bool(self.tls_cert) != bool(self.tls_key):
-            raise ValueError("tls_cert and tls_key go together")
+            raise ValueError("tls_cert and tls_key must be given together")
         for path in filter(None, (self.tls_ca, self.tls_cert, self.tls_key)):
             _read(path)  # an OSError that names the file
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -105,28 +158,37 @@ class Endpoint:
             try:
                 context.load_verify_locations(self.tls_ca)
             except ssl.SSLError:
-                raise ValueError(f"{self.tls_ca} holds no certificate in PEM") from None
+                raise ValueError(f"{self.tls_ca} contains no certificate in PEM") from None
         if self.tls_cert:
             try:
                 context.load_cert_chain(self.tls_cert, self.tls_key, password="")
             except ssl.SSLError as error:
                 raise ValueError(
-                    f"{self.tls_cert} and {self.tls_key} are no certificate and its unencrypted key "
-                    f"in PEM: {error.reason}"
+                    f"{self.tls_cert} and {self.tls_key} must contain a certificate and its unencrypted "
+                    f"key in PEM: {error.reason}"
                 ) from None
 
 
 def endpoint(address: str | None, **options: Unpack[ConnectionOptions]) -> Endpoint:
-    """Return what the arguments of a client, and the environment where they are unset, come to.
+    """Resolve the address and the options of a connection, with the environment as default.
 
-    Raises ValueError for a bad address, for files and tokens that are none, and for a token that would go
-    over plain text; OSError for files that cannot be read; TypeError for an unknown option.
+    Args:
+        address: "host:port", or "https://host:port" for TLS. None: LIGHTNINGSTORE_ADDRESS, or 127.0.0.1:4747.
+        **options: See `ConnectionOptions`.
+
+    Returns:
+        The resolved endpoint. Its files have been checked.
+
+    Raises:
+        ValueError: The address, the token or a file is invalid, or the token would be sent over plain text.
+        OSError: A file cannot be read.
+        TypeError: An option is unknown.
     """
     check_names(options)
     target = resolve(address)
     files = [
-        os.fspath(given) if given is not None else os.environ.get(variable, "")
-        for given, variable in (
+        os.fspath(path) if path is not None else os.environ.get(variable, "")
+        for path, variable in (
             (options.get("tls_ca"), CA_VARIABLE),
             (options.get("tls_cert"), CERT_VARIABLE),
             (options.get("tls_key"), KEY_VARIABLE),
@@ -138,32 +200,45 @@ def endpoint(address: str | None, **options: Unpack[ConnectionOptions]) -> Endpo
     if secret := (os.environ.get(TOKEN_VARIABLE, "") if token is None else token).strip():
         pairs[AUTHORIZATION] = f"Bearer {secret}"
     if not (sent := pairs.get(AUTHORIZATION, "")).isascii() or not sent.isprintable():
-        raise ValueError("a token is printable ASCII")  # gRPC would refuse it too, and print it
+        raise ValueError("a token must be printable ASCII")  # gRPC would print it in its error
     plain_text = os.environ.get(ALLOW_VARIABLE, "").lower() in ("1", "true")
     allowed = options.get("allow_insecure_token") or plain_text
     if sent and not secure and not allowed:
         raise ValueError(
-            f"the token would go to {target} in plain text: use https://{target}, or say "
+            f"the token would be sent to {target} in plain text: use https://{target}, or pass "
             "allow_insecure_token=True"
         )
-    found = Endpoint(target.removeprefix(HTTPS).rstrip("/"), tuple(pairs.items()), secure, *files)
+    resolved = Endpoint(
+        target.removeprefix(HTTPS).rstrip("/"), tuple(pairs.items()), secure, *files
+    )
     if secure:
-        found.check()
-    return found
+        resolved.check()
+    return resolved
 
 
 def resolve(address: str | None) -> str:
-    """Return the address given, else the environment's, else the default. Raises ValueError."""
-    found = address if address is not None else os.environ.get(ADDRESS_VARIABLE, DEFAULT_ADDRESS)
-    if found.startswith("https://"):
-        wrong = "/" in found[8:].rstrip("/")
+    """Return an address, with the environment and the default address as defaults.
+
+    Args:
+        address: "host:port", or "https://host:port" for TLS. None: LIGHTNINGSTORE_ADDRESS, or 127.0.0.1:4747.
+
+    Returns:
+        The address, "https://" included.
+
+    Raises:
+        ValueError: The address has another form.
+    """
+    if address is None:
+        address = os.environ.get(ADDRESS_VARIABLE, DEFAULT_ADDRESS)
+    if address.startswith(HTTPS):
+        wrong = "/" in address.removeprefix(HTTPS).rstrip("/")
     else:
-        wrong = "://" in found.replace("dns://", "").replace("unix://", "")
-    if not found or wrong:
+        wrong = "://" in address.replace("dns://", "").replace("unix://", "")
+    if not address or wrong:
         raise ValueError(
-            f"an address like {DEFAULT_ADDRESS} or https://store:4747 is wanted, not {found!r}"
+            f"the address must look like {DEFAULT_ADDRESS} or https://store:4747, not {address!r}"
         )
-    return found
+    return address
 
 
 def _read(path: str) -> bytes | None:

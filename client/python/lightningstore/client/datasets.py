@@ -1,9 +1,10 @@
-"""Files of exported rollouts: JSON lines and Parquet. `docs/datasets.md` describes them.
+"""Files of exported rollouts: JSON lines and Parquet. `docs/datasets.md` describes the formats.
 
-with LightningStore() as store, DatasetWriter("train.jsonl") as writer:
-for rollout in store.export_rollouts(triplets=True):
-writer.write(rollout)
-store.import_rollouts(read_dataset("train.jsonl"))
+Example:
+    with DatasetWriter("train.jsonl") as writer:
+        for rollout in store.export_rollouts(triplets=True):
+            writer.write(rollout)
+    store.import_rollouts(read_dataset("train.jsonl"))
 """
 
 from __future__ import annotations
@@ -35,12 +36,23 @@ __all__ = [
 
 encode = rows.encode
 decode = rows.decode
+#: Suffix of a file that is being written.
 PARTIAL = ".partial"
 _BLOCK = 1 << 20
 
 
 class Written:
-    """A rollout that stands in a file already."""
+    """A rollout in a file, for comparison with the store.
+
+    Args:
+        line: The line of the rollout.
+
+    Attributes:
+        rollout_id: Id of the rollout.
+
+    Raises:
+        ValueError: The line is not an exported rollout.
+    """
 
     def __init__(self, line: bytes) -> None:
         row = rows.row_of(line)
@@ -48,7 +60,14 @@ class Written:
         self._finish = tuple(row.get(key) for key in ("status", "end_time", "attempt_count"))
 
     def is_the_same_finish(self, rollout: Rollout) -> bool:
-        """Tell whether the store's rollout has not finished anew since, nor been reopened."""
+        """Tell whether the rollout in the store has the finish that the file has.
+
+        Args:
+            rollout: The rollout in the store.
+
+        Returns:
+            False if the rollout was reopened, or has finished again, since the export.
+        """
         record = rollout.message
         return self._finish == (
             word(ROLLOUT_STATUS, record.status),
@@ -58,10 +77,30 @@ class Written:
 
 
 class DatasetWriter:
-    """Writes a file, as a context manager: it is there under its name once it is complete.
+    """Writes a file of rollouts, as a context manager. The file gets its name when it is complete.
 
-    Until then it is PATH.partial, always in JSON lines, which stays where the work breaks off and can be gone
-    on with, unless it is empty. Parquet is made of it at the end.
+    Until then it is called PATH.partial and has JSON lines. After an error that file is kept, unless it is empty, and
+    can be continued. Parquet is converted from it at the end.
+
+    Args:
+        path: The file.
+        parquet: Whether to write Parquet. None: if the name ends in ".parquet".
+        resume: Whether to continue a partial file. `written` yields its content.
+        replace: Whether to overwrite existing files.
+
+    Attributes:
+        path: The file.
+        partial: The file while it is being written.
+        count: Number of rollouts written by this object.
+
+    Raises:
+        FileExistsError: A file exists, and neither `resume` nor `replace` is set.
+        ImportError: Parquet requires pyarrow: `pip install 'lightningstore[parquet]'`.
+
+    Example:
+        with DatasetWriter("train.jsonl", replace=True) as writer:
+            for rollout in store.export_rollouts(triplets=True):
+                writer.write(rollout)
     """
 
     def __init__(
@@ -72,12 +111,6 @@ class DatasetWriter:
         resume: bool = False,
         replace: bool = False,
     ) -> None:
-        """Take the file. `parquet`: the format; None: Parquet if the name ends so, else JSON lines.
-
-        `resume`: go on with the partial file of before, if there is one; what it has lies with `last_written`.
-        `replace`: write over what is there. Raises FileExistsError if there is something and neither was said,
-        ImportError for Parquet without pyarrow.
-        """
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + PARTIAL)
         self._parquet = self.path.suffix == ".parquet" if parquet is None else parquet
@@ -85,9 +118,9 @@ class DatasetWriter:
             import lightningstore.client._datasets.parquet  # noqa: F401, PLC0415  (says what is missing)
         if not replace:
             if self.path.exists():
-                raise FileExistsError(f"{self.path} is there already")
+                raise FileExistsError(f"{self.path} exists already")
             if self.partial.exists() and not resume:
-                raise FileExistsError(f"{self.partial} is there from work that broke off")
+                raise FileExistsError(f"{self.partial} exists, from an export that was interrupted")
         self._file: BinaryIO = self.partial.open(
             "r+b" if resume and self.partial.exists() else "w+b"
         )
@@ -108,7 +141,14 @@ class DatasetWriter:
         self._file.seek(0, os.SEEK_END)
 
     def written(self) -> Iterator[Written]:
-        """Yield what the file has already, the last one first. Not to be mixed with writing."""
+        """Read the rollouts that a resumed file has. Do not write while iterating.
+
+        Yields:
+            The rollouts, the last one first.
+
+        Raises:
+            ValueError: A line is not an exported rollout.
+        """
         end = self._file.seek(0, os.SEEK_END)
         tail = b""
         while end:
@@ -122,7 +162,11 @@ class DatasetWriter:
         self._file.seek(0, os.SEEK_END)
 
     def write(self, rollout: ExportedRollout) -> None:
-        """Add a rollout."""
+        """Append a rollout.
+
+        Args:
+            rollout: What `export_rollouts` yields.
+        """
         self._file.write(encode(rollout))
         self.count += 1
 
@@ -160,10 +204,20 @@ class DatasetWriter:
 
 
 def read_dataset(path: str | os.PathLike[str]) -> Iterator[ExportedRollout]:
-    """Iterate over the rollouts of a file that was exported, without their triplets.
+    """Read the rollouts of an exported file, without their triplets.
 
-    The first bytes tell the format; lines of JSON may be packed by gzip. While iterating raises ValueError that
-    names the line, or what else is wrong, and ImportError for Parquet without pyarrow.
+    The format is recognised from the content of the file. JSON lines may be compressed with gzip.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The rollouts, as `import_rollouts` takes them.
+
+    Raises:
+        ValueError: The content is invalid. The error names the line or row.
+        ImportError: Parquet requires pyarrow: `pip install 'lightningstore[parquet]'`.
+        OSError: The file cannot be read.
     """
     with Path(path).open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"

@@ -1,4 +1,4 @@
-"""A store in this process, without a server: the same methods over the same engine."""
+"""A store in this process, without a server: the same calls on the same engine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lightningstore.client.errors import (
     from_status,
 )
 
-#: The event loop gets a turn after so many calls in a row.
+#: Number of consecutive calls after which other tasks of the event loop run.
 CALLS_A_TURN = 64
+#: The error without the server's packages.
 MISSING = (
-    "open_store needs the server's parts, which are not installed: "
-    "pip install 'lightningstore[server]'"
+    "open_store requires the server, which is not installed: pip install 'lightningstore[server]'"
 )
 
 
@@ -30,15 +30,28 @@ MISSING = (
 async def open_store(
     url: str, *, timeout: float | None = DEFAULT_TIMEOUT, clock: Any = None, **options: Any
 ) -> AsyncIterator[AsyncLightningStore]:
-    """Open a store in this process, to be used as `async with`.
+    """Open a store in this process, as an asynchronous context manager.
 
-    `url`: "memory://", "sqlite:///relative/path.db" or "sqlite:////absolute/path.db"; a file that is not
-    there yet is created, and one that a server or another process has open is refused. `timeout`: deadline
-    of a call in seconds, None: none. `options` are those of `lightningstore serve` with underscores,
-    `durability="relaxed"` for instance. `clock` is for tests.
+    Args:
+        url: "memory://", "sqlite:///relative/path.db" or "sqlite:////absolute/path.db". A file is created if it does
+            not exist. A file that another process has open is rejected.
+        timeout: Deadline of a call in seconds. None: no deadline.
+        clock: A clock of your own, for tests. None: the clocks of the system.
+        **options: Options of `lightningstore serve` with underscores, such as `durability="relaxed"`.
 
-    Raises ImportError if the server's parts are not installed, ValueError for another url or an unknown
-    option, and `lightningstore.service.rules.errors.StorageUnusable` for a file that cannot be used.
+    Yields:
+        A client of the store. Leaving the context closes both.
+
+    Raises:
+        ImportError: The server is not installed: `pip install 'lightningstore[server]'`.
+        ValueError: The URL or an option is unknown.
+        lightningstore.service.rules.errors.StorageUnusable: The file cannot be used.
+
+    Example:
+        async with open_store("memory://") as store:
+            await store.enqueue_rollout({"question": 1})
+            [rollout] = await store.dequeue_rollouts()
+            print(rollout.attempt.attempt_id)
     """
     backend, path = _parse(url)
     try:
@@ -48,7 +61,7 @@ async def open_store(
         raise ImportError(MISSING) from error
     unknown = sorted(set(options) - set(Config.model_fields))
     if unknown:
-        raise ValueError(f"no such option: {', '.join(unknown)}")
+        raise ValueError(f"unknown option: {', '.join(unknown)}")
     options["backend"] = backend
     if path:
         options["db"] = path
@@ -62,7 +75,15 @@ async def open_store(
 
 
 def store_over(service: Any, *, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncLightningStore:
-    """Return a client of a `lightningstore.service.operations.store.Store`, which stays its owner's to close."""
+    """Return a client of an open store of the service.
+
+    Args:
+        service: A `lightningstore.service.operations.store.Store`. Closing the client does not close it.
+        timeout: Deadline of a call in seconds. None: no deadline.
+
+    Returns:
+        The client.
+    """
     from lightningstore.service.operations.table import table  # noqa: PLC0415
 
     return AsyncLightningStore.over(StoreTransport(table(service)), timeout=timeout)
@@ -73,11 +94,11 @@ def _parse(url: str) -> tuple[str, str]:
         return "memory", ""
     if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
         return "sqlite", url[len("sqlite:///") :]
-    raise ValueError(f'"memory://" or "sqlite:///path/to/file.db" is wanted, not {url!r}')
+    raise ValueError(f'the URL must be "memory://" or "sqlite:///path/to/file.db", not {url!r}')
 
 
 def _error(error: Exception) -> LightningStoreError:
-    """Return what the same error would be over gRPC."""
+    """Convert an error to what it would be over gRPC."""
     from lightningstore.service.rpc.status import to_status  # noqa: PLC0415
     from lightningstore.service.rules.errors import StoreError  # noqa: PLC0415
 
@@ -89,13 +110,15 @@ def _error(error: Exception) -> LightningStoreError:
 
 
 class StoreTransport:
-    """Carries calls into a store on this event loop.
+    """Carries calls to a store on the same event loop.
 
-    Messages are serialised both ways, as gRPC would: records of the store must not be the caller's.
+    Messages are copied in both directions, because a caller must not be able to change the records of the store.
+
+    Args:
+        table: The operations of the store, by the names of the contract's methods.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
-        #: `Operation`s by the contract's method names.
         self._table = table
         self._closed = False
         self._calls = 0
@@ -106,12 +129,25 @@ class StoreTransport:
         return self._table[method]
 
     async def unary(self, method: str, request: Message, timeout: float | None) -> Any:
-        """Make a call with one message each way."""
+        """Make a call with one request and one response.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            request: The request message.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The response message.
+
+        Raises:
+            LightningStoreError: The call failed.
+            RuntimeError: The transport is closed.
+        """
         operation = self._operation(method)
         self._calls += 1
         if self._calls % CALLS_A_TURN == 0:
-            # A call that need not wait does not suspend: without this a loop of them would keep the
-            # watchdog, and everybody else, from the event loop.
+            # A call that need not wait does not suspend. Without this, a loop of such calls would keep the
+            # watchdog and all other tasks from running.
             await asyncio.sleep(0)
         arguments = (_copy(request),)
         if operation.takes_time_remaining:
@@ -124,14 +160,39 @@ class StoreTransport:
             raise _error(error) from error
 
     def server_stream(self, method: str, request: Message, timeout: float | None) -> _Answers:
-        """Begin a call that is answered by a stream."""
+        """Start a call with a stream of responses.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            request: The request message.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The responses. Errors of the call are raised while iterating.
+
+        Raises:
+            RuntimeError: The transport is closed.
+        """
         del timeout  # streams have none
         return _Answers(self._operation(method).call(_copy(request)), answer_type(method))
 
     async def client_stream(
         self, method: str, requests: AsyncIterable[Message], timeout: float | None
     ) -> Any:
-        """Make a call that sends a stream."""
+        """Make a call with a stream of requests. Errors of the iterable are raised unchanged.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            requests: The request messages.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The response message.
+
+        Raises:
+            LightningStoreError: The call failed.
+            RuntimeError: The transport is closed.
+        """
         del timeout
         call = self._operation(method).call
         fault: list[Exception] = []
@@ -141,7 +202,7 @@ class StoreTransport:
                 async for request in requests:
                     yield _copy(request)
             except Exception as error:
-                fault.append(error)  # the caller's own, to be passed on as it is
+                fault.append(error)  # an error of the caller's iterable, which is raised unchanged
                 raise
 
         try:
@@ -152,7 +213,7 @@ class StoreTransport:
             raise _error(error) from error
 
     async def close(self) -> None:
-        """Take no more calls."""
+        """Cancel all calls, and accept no more."""
         self._closed = True
 
 
@@ -169,7 +230,7 @@ def _copy(message: Message) -> Message:
 
 
 class _Answers:
-    """The answers of a stream: None once it stands, then serialised messages."""
+    """The responses of a stream: None once it is registered, then serialised messages."""
 
     def __init__(self, answers: Any, kind: type[Message]) -> None:
         self._answers = answers

@@ -1,18 +1,18 @@
-"""What a call can fail with.
+"""The errors of calls, one class for each status code.
 
 LightningStoreError              .code .reason .message .metadata .retry_delay .field_violations
-├── InvalidArgumentError         a field is wrong: field_violations names it
-├── NotFoundError                no such rollout, attempt, resources, worker, group
-├── AlreadyExistsError           the id is taken by other content
-├── FailedPreconditionError      the state does not allow it: change something first
-├── AbortedError                 lost against another call: begin again
-├── OutOfRangeError              a completion number beyond the last one
-├── ResourceExhaustedError       over a limit; with retry_delay it may be tried later
-├── UnavailableError             no server, or one that goes down; retried until the deadline
-├── DeadlineExceededError        the time is over; what was asked for may have taken place
-├── CancelledCallError           this side gave the call up, by closing the client for instance
-├── UnauthenticatedError         no or wrong credentials
-├── PermissionDeniedError        not with these credentials
+├── InvalidArgumentError         a field is invalid: field_violations names it
+├── NotFoundError                a rollout, attempt, worker, group or the resources do not exist
+├── AlreadyExistsError           the id exists with other content
+├── FailedPreconditionError      the state does not allow the call: change it first
+├── AbortedError                 the call conflicted with another one: start again
+├── OutOfRangeError              a completion number greater than the last one
+├── ResourceExhaustedError       over a limit; with retry_delay it can be retried
+├── UnavailableError             the server cannot be reached or shuts down; retried until the deadline
+├── DeadlineExceededError        no answer in time; a write may have taken effect
+├── CancelledCallError           cancelled by this client, by closing it for instance
+├── UnauthenticatedError         credentials are missing or invalid
+├── PermissionDeniedError        the credentials do not allow the call
 ├── UnimplementedError           the server is older than this client
 └── InternalError                a defect of the server; metadata["errorId"] is in its log
 """
@@ -26,11 +26,12 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+#: Key of the trailing metadata that carries a google.rpc.Status.
 DETAILS_KEY = "grpc-status-details-bin"
 
-#: How gRPC words what this side has cancelled.
-_GIVEN_UP_HERE = ("Locally cancelled", "Channel closed")
-#: What a connection that breaks under a call looks like, besides UNAVAILABLE.
+#: gRPC's texts for calls that this client has cancelled.
+_CANCELLED_HERE = ("Locally cancelled", "Channel closed")
+#: gRPC's texts for a connection that breaks during a call, besides UNAVAILABLE.
 _BROKEN = (
     "RST_STREAM",
     "Stream removed",
@@ -40,7 +41,7 @@ _BROKEN = (
     "Error in HTTP transport",
     "No status received",
 )
-#: The codes that gRPC gives to that.
+#: The status codes that gRPC reports with these texts.
 _VAGUE = (
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.INTERNAL,
@@ -49,18 +50,44 @@ _VAGUE = (
 
 
 class FieldViolation(NamedTuple):
-    """A field that has a value that it cannot have."""
+    """An invalid field of a request.
 
-    #: Path of the field in the request, "items[3].config.max_attempts" for instance.
+    Attributes:
+        field: Path of the field in the request, such as "items[3].config.max_attempts".
+        description: What would be valid.
+    """
+
     field: str
-    #: What would be right.
     description: str
 
 
 class LightningStoreError(Exception):
-    """A call failed. It has changed nothing unless a subclass leaves that open."""
+    """A call failed. It has changed nothing, unless the subclass says that it may have.
 
-    #: The status code of gRPC.
+    Args:
+        message: What is wrong, for people.
+        code: Status code of gRPC. None: the code of the class.
+        reason: Name of an ErrorReason of the contract, such as "ERROR_REASON_ROLLOUT_NOT_FOUND".
+        metadata: The values that the message names, for programs.
+        retry_delay: Seconds after which the call can be retried.
+        field_violations: The invalid fields.
+
+    Attributes:
+        code: Status code of gRPC.
+        message: What is wrong, for people.
+        reason: Name of an ErrorReason of the contract, such as "ERROR_REASON_ROLLOUT_NOT_FOUND". Empty if the server,
+            or a proxy before it, gave none.
+        metadata: The values that the message names, for programs. Keys are in lowerCamelCase.
+        retry_delay: Seconds after which the call can be retried. None: the server gave none.
+        field_violations: The invalid fields, as FieldViolation objects.
+
+    Example:
+        try:
+            store.get_rollout("ro-unknown")
+        except NotFoundError as error:
+            print(error.code.name, error.reason, error.metadata)
+    """
+
     code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
 
     def __init__(
@@ -74,18 +101,12 @@ class LightningStoreError(Exception):
         field_violations: Iterable[FieldViolation] = (),
     ) -> None:
         super().__init__(message)
-        #: What went wrong, for people.
         self.message = message
         if code is not None:
             self.code = code
-        #: Name of an ErrorReason, "ERROR_REASON_ROLLOUT_NOT_FOUND" for instance. Empty if the server,
-        #: or what stands before it, gave none.
         self.reason = reason
-        #: What the message names, for machines; keys in lowerCamelCase.
         self.metadata = dict(metadata or {})
-        #: Seconds after which the call may be tried again. None: the server gave none.
         self.retry_delay = retry_delay
-        #: The fields that are wrong.
         self.field_violations = tuple(field_violations)
 
     def __str__(self) -> str:
@@ -103,85 +124,85 @@ def _rebuild(kind: type[LightningStoreError], message: str, state: dict[str, Any
 
 
 class InvalidArgumentError(LightningStoreError):
-    """A field of the request is wrong; `field_violations` names it."""
+    """A field of the request is invalid; `field_violations` names it."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
 
 class NotFoundError(LightningStoreError):
-    """What the request names is not there."""
+    """A rollout, attempt, worker or group, or resources that the request names do not exist."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class AlreadyExistsError(LightningStoreError):
-    """The id is taken by other content."""
+    """The id exists with other content."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
 
 
 class FailedPreconditionError(LightningStoreError):
-    """The state of the store does not allow it; repeating is no use before that has changed."""
+    """The state of the store does not allow the call. Retrying is useless until the state changes."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class AbortedError(LightningStoreError):
-    """The call lost against another one; begin again with what it is part of."""
+    """The call conflicted with another one. Start the whole operation again."""
 
     code = grpc.StatusCode.ABORTED
 
 
 class OutOfRangeError(LightningStoreError):
-    """A completion number is beyond the last one."""
+    """A completion number is greater than the last one of the store."""
 
     code = grpc.StatusCode.OUT_OF_RANGE
 
 
 class ResourceExhaustedError(LightningStoreError):
-    """Over a limit. With a `retry_delay` it was tried again until the deadline; without, it is no use."""
+    """A limit is exceeded. With a `retry_delay` the call was retried until its deadline; without one, retrying is useless."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class UnavailableError(LightningStoreError):
-    """There is no server, or it goes down. A write may have taken place."""
+    """The server cannot be reached, or shuts down. A write may have taken effect."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
 class DeadlineExceededError(LightningStoreError):
-    """The answer did not come in time. A write may have taken place."""
+    """The server did not answer before the deadline. A write may have taken effect."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class CancelledCallError(LightningStoreError):
-    """Given up on this side, by closing the client for instance. A write may have taken place."""
+    """This client cancelled the call, because it was closed for instance. A write may have taken effect."""
 
     code = grpc.StatusCode.CANCELLED
 
 
 class UnauthenticatedError(LightningStoreError):
-    """The server wants credentials, or other ones."""
+    """The credentials are missing or invalid."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class PermissionDeniedError(LightningStoreError):
-    """The credentials do not allow it."""
+    """The credentials do not allow the call."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class UnimplementedError(LightningStoreError):
-    """The server does not know the method: it is older than this client, or none of ours."""
+    """The server does not have the method: it is older than this client, or not a LightningStore server."""
 
     code = grpc.StatusCode.UNIMPLEMENTED
 
 
 class InternalError(LightningStoreError):
-    """A defect of the server; `metadata["errorId"]` is in its log. A write may have taken place."""
+    """A defect of the server; its log contains `metadata["errorId"]`. A write may have taken effect."""
 
     code = grpc.StatusCode.INTERNAL
 
@@ -209,7 +230,14 @@ _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Statu
 
 
 def from_status(status: status_pb2.Status) -> LightningStoreError:
-    """Return the error that a rich status describes."""
+    """Convert a google.rpc.Status.
+
+    Args:
+        status: The status, with ErrorInfo, RetryInfo and BadRequest among its details.
+
+    Returns:
+        An error of the class for the status code.
+    """
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     info = error_details_pb2.ErrorInfo()
     retry = error_details_pb2.RetryInfo()
@@ -221,7 +249,7 @@ def from_status(status: status_pb2.Status) -> LightningStoreError:
                 delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
             elif not detail.Unpack(info):
                 detail.Unpack(request)
-        except DecodeError:  # the rest of the status is good all the same
+        except DecodeError:  # the other details are valid all the same
             continue
     return _CLASSES.get(code, LightningStoreError)(
         status.message,
@@ -234,7 +262,14 @@ def from_status(status: status_pb2.Status) -> LightningStoreError:
 
 
 def from_rpc_error(error: grpc.RpcError) -> LightningStoreError:
-    """Return the error that ended a call of gRPC, blocking or asyncio."""
+    """Convert an error of gRPC.
+
+    Args:
+        error: The error of a blocking or asyncio call.
+
+    Returns:
+        An error of the class for the status code.
+    """
     call: Any = error
     return from_ending(call.code(), call.details(), call.trailing_metadata())
 
@@ -242,7 +277,16 @@ def from_rpc_error(error: grpc.RpcError) -> LightningStoreError:
 def from_ending(
     code: grpc.StatusCode | None, details: str | None, trailers: Iterable[Any] | None
 ) -> LightningStoreError:
-    """Return the error of a call that ended with this status, these details and trailing metadata."""
+    """Convert the end of a call.
+
+    Args:
+        code: Status code of gRPC. None: UNKNOWN.
+        details: gRPC's text.
+        trailers: Keys and values of the trailing metadata, which may carry a google.rpc.Status.
+
+    Returns:
+        An error of the class for the status code. A connection that broke is always UNAVAILABLE.
+    """
     text = details or ""
     code = code or grpc.StatusCode.UNKNOWN
     for key, value in trailers or ():
@@ -253,6 +297,6 @@ def from_ending(
                 break
     if code in _VAGUE and any(sign in text for sign in _BROKEN):
         code = grpc.StatusCode.UNAVAILABLE
-    if code == grpc.StatusCode.CANCELLED and not any(sign in text for sign in _GIVEN_UP_HERE):
-        code = grpc.StatusCode.UNAVAILABLE  # by a server that goes down, or by what lies before it
+    if code == grpc.StatusCode.CANCELLED and not any(sign in text for sign in _CANCELLED_HERE):
+        code = grpc.StatusCode.UNAVAILABLE  # by a server that shuts down, or by a proxy
     return _CLASSES.get(code, LightningStoreError)(text, code=code)

@@ -1,11 +1,10 @@
-"""An exporter of the OpenTelemetry SDK that streams spans into a store."""
+"""An exporter for the OpenTelemetry SDK that streams spans to a store."""
 
 from __future__ import annotations
 
 import atexit
 import logging
 import os
-import sys
 import threading
 import time
 import weakref
@@ -13,7 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightningstore.client._exporter import outbox
+from lightningstore.client._exporter import outbox, process_exit
 from lightningstore.client._exporter.losses import Losses
 from lightningstore.client._exporter.outbox import Item
 from lightningstore.client._sync.store import LightningStore
@@ -38,45 +37,75 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MIB = 1 << 20
-#: A stream is closed, and thereby acknowledged, after this number of bytes.
+#: Bytes after which a stream is closed, and thereby acknowledged.
 STREAM_BYTES = 16 * MIB
-#: Seconds after which a stream that got no answer is sent again.
+#: Seconds after which a stream without a response is sent again.
 STREAM_TIMEOUT = 60.0
+#: Seconds before the first retry, and the maximum.
 FIRST_DELAY = 0.1
-LONGEST_DELAY = 2.0
-#: A server that fails so often on the same spans will not take them.
-MOST_DEFECTS = 5
-#: Attempts whose spans are counted; the oldest are forgotten.
-MOST_COUNTS = 10_000
-#: Milliseconds that a span in the child of a fork waits until it is stored.
+MAX_DELAY = 2.0
+#: Internal errors of the server after which the same spans are not sent again.
+MAX_DEFECTS = 5
+#: Maximum attempts whose spans are counted. The oldest counts are dropped.
+MAX_COUNTS = 10_000
+#: Maximum milliseconds that `export` waits in the child of a fork.
 CHILD_WAIT = 5_000.0
-#: Milliseconds that the end of a process waits for spans.
+#: Maximum milliseconds that the end of a process waits for spans.
 EXIT_WAIT = 4_000.0
 
 _NO_ATTEMPT = (
-    "no rollout and attempt id; those in a span's attributes may have fallen victim to its limit of "
-    "attributes, in a resource they cannot"
+    "no rollout id and attempt id; the limit of attributes may have dropped those of the span, so set "
+    "them in its resource"
 )
-_OVER_LIMIT = "has lost attributes to the limit of its tracer provider: OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT raises it"
+_OVER_LIMIT = "has more attributes than its tracer provider allows: OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT raises the limit"
 
 _exporters: weakref.WeakSet[SpanExporter] = weakref.WeakSet()
 
 
 class SpanExporter(sdk.SpanExporter):
-    """Streams spans to a store, each to the attempt that it belongs to, and holds nobody up.
+    """Exports OpenTelemetry spans to a store, without blocking the caller.
 
-    `export` encodes the spans and puts them into a buffer; a thread sends them over IngestSpans, keeps them
-    until the server says that they are stored, and sends them again after a break: stored twice they count
-    once. So nothing is lost while a server restarts. Beyond `max_buffer_bytes` new spans are dropped.
-    Dropped spans are counted in `dropped_count` and logged: the first of a kind at once, then a summary a
-    minute.
+    `export` encodes the spans and buffers them. A thread sends them over IngestSpans, keeps them until the server has
+    stored them, and sends them again after a broken connection; spans that arrive twice are stored once. So no span is
+    lost while a server restarts. When the buffer is full, new spans are dropped. Dropped spans are counted in
+    `dropped_count` and logged: the first of a kind at once, then a summary per minute.
 
-    In the child of a fork `export` waits until the spans are stored, for at most 5 seconds: such a child
-    may end at any moment, without running anything that could send them.
+    In the child of a fork, `export` waits until the spans are stored, for at most 5 seconds, because such a child may
+    end without sending anything.
 
-    Which attempt: the attributes `agentlightning.rollout_id` and `agentlightning.attempt_id` of the span,
-    else those of its resource, else the ids given here. Use it with SimpleSpanProcessor: the buffer of a
-    BatchSpanProcessor would only drop spans of its own.
+    The attempt of a span is named by its attributes `agentlightning.rollout_id` and `agentlightning.attempt_id`, else by
+    these attributes of its resource, else by the arguments of the exporter.
+
+    Use it with SimpleSpanProcessor. The buffer of a BatchSpanProcessor would only drop spans in addition.
+
+    Args:
+        store: Address of the server, as for `LightningStore`, or a client, which the exporter does not close.
+        rollout_id: Id of the rollout of spans that name none.
+        attempt_id: Id of the attempt of spans that name none.
+        max_buffer_bytes: Maximum size of the buffer in bytes.
+        max_span_bytes: Maximum size of a span in bytes. Larger spans are dropped, with an error in the log. The default
+            is that of the server's limit.
+        delay: Maximum seconds that a span waits for others, to be sent with them.
+        on_stop: Called in the sending thread for each attempt that the server wants stopped.
+        **connection: Options of the connection, see `ConnectionOptions`. Used with an address only.
+
+    Raises:
+        ValueError: An id is not valid UTF-8, or the address or an option is invalid.
+        OSError: A TLS file cannot be read.
+        TypeError: An option is unknown.
+
+    Example:
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+        attempt = store.start_rollout({"question": 1}).attempt
+        exporter = SpanExporter(store, rollout_id=attempt.rollout_id, attempt_id=attempt.attempt_id)
+        provider = TracerProvider(id_generator=SystemIdGenerator())
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        with provider.get_tracer("my.agent").start_as_current_span("step"):
+            pass
+        assert exporter.force_flush()
+        provider.shutdown()
     """
 
     def __init__(
@@ -91,15 +120,6 @@ class SpanExporter(sdk.SpanExporter):
         on_stop: Callable[[Stop], object] | None = None,
         **connection: Unpack[ConnectionOptions],
     ) -> None:
-        """Take an address as LightningStore does, or a client, which then stays the caller's to close.
-
-        `max_span_bytes`: the server's limit; a larger span is dropped with an error in the log. `delay`:
-        seconds that a span may wait for others to travel with. `on_stop`: called, in the sending thread,
-        for each attempt that the server wants stopped. `connection`: what goes with an address, as for
-        LightningStore.
-
-        Raises ValueError for an id that is not valid UTF-8, and what LightningStore raises.
-        """
         check("rollout_id", rollout_id)
         check("attempt_id", attempt_id)
         check_names(connection)
@@ -118,34 +138,47 @@ class SpanExporter(sdk.SpanExporter):
         _exporters.add(self)
 
     def _reset(self) -> None:
-        """Begin empty: at first, and in the child of a fork, whose parent sends what it had."""
+        """Start with an empty buffer, also in the child of a fork: the parent sends what it had."""
         self._changed = threading.Condition()
         self._queue: deque[Item] = deque()
-        self._bytes = 0  # in the queue and on their way
+        self._bytes = 0  # of spans in the queue and being sent
         self._added = 0
         self._settled = 0
-        self._hurry_to = 0  # send without delay until so many are settled
+        self._hurry_to = 0  # send without delay until this number is settled
         self._stop_at: float | None = None
-        self._exit_timed_out = False  # the end of the process has waited for spans in vain
+        self._exit_timed_out = False  # flushing at the end of the process timed out
         self._thread: threading.Thread | None = None
         self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._losses = Losses()
 
     @property
     def dropped_count(self) -> int:
-        """Spans lost so far: beyond the buffer, too large, refused, or without an attempt."""
+        """Number of dropped spans: for lack of buffer, too large, rejected, or without an attempt."""
         return self._losses.dropped
 
-    # --- the agent's side -----------------------------------------------------------------------
-
     def export(self, spans: Sequence[ReadableSpan]) -> sdk.SpanExportResult:
-        """Queue spans, without waiting but in the child of a fork. FAILURE only after `shutdown`."""
+        """Queue spans. This waits in the child of a fork only.
+
+        Args:
+            spans: Spans that have ended.
+
+        Returns:
+            SUCCESS, or FAILURE after `shutdown`.
+        """
         return self.file(spans, None)
 
     def file(
         self, spans: Sequence[ReadableSpan], ids: Mapping[str, str] | None
     ) -> sdk.SpanExportResult:
-        """Queue spans, those without ids of their own under these."""
+        """Queue spans for an attempt.
+
+        Args:
+            spans: Spans that have ended.
+            ids: The attributes that name the attempt, for spans that do not have them. None: as in `export`.
+
+        Returns:
+            SUCCESS, or FAILURE after `shutdown`.
+        """
         if self._stop_at is not None:
             self._losses.drop(len(spans), "shutdown", "the exporter is shut down")
             return sdk.SpanExportResult.FAILURE
@@ -166,19 +199,19 @@ class SpanExporter(sdk.SpanExporter):
                 self._queue.append(item)
                 self._bytes += item.size
                 self._added += 1
-            while len(self._counts) > MOST_COUNTS:
+            while len(self._counts) > MAX_COUNTS:
                 self._counts.popitem(last=False)
             if self._thread is None and self._queue:
                 self._thread = threading.Thread(
                     target=self._run, name="lightningstore-exporter", daemon=True
                 )
                 self._thread.start()
-                _at_exit(self)
+                self._flush_at_exit = process_exit.register(_flush_later(self))
             self._changed.notify_all()
 
     def _wait_in_child(self) -> None:
         if not self.force_flush(self._child_wait):
-            # Once: the agent must not be held up for each span while the server is away.
+            # Only once: the agent must not wait for each span while the server is away.
             self._child_wait = 0.0
             logger.warning(
                 "the spans of process %d, the child of a fork, are not stored yet: they are lost if it "
@@ -187,11 +220,11 @@ class SpanExporter(sdk.SpanExporter):
             )
 
     def send_in_background(self) -> None:
-        """Do not wait in `export`, not in the child of a fork either: its owner flushes."""
+        """Never wait in `export`, not even in the child of a fork: the caller flushes."""
         self._child_wait = 0.0
 
     def _encode(self, spans: Sequence[ReadableSpan], ids: Mapping[str, str] | None) -> list[Item]:
-        found: list[Item] = []
+        items: list[Item] = []
         for span in spans:
             if span.dropped_attributes:
                 self._losses.note(1, "attributes", "cut", f"{span.name!r} {_OVER_LIMIT}")
@@ -208,24 +241,38 @@ class SpanExporter(sdk.SpanExporter):
                         logging.ERROR,
                     )
                 else:
-                    found.append(item)
+                    items.append(item)
         except Exception:
-            if len(spans) > 1:  # one spoils all: the others go without it
+            if len(spans) > 1:  # one span fails the whole encoding: encode them one by one
                 return [item for span in spans for item in self._encode([span], ids)]
-            self._drop(len(spans) - len(found), "no OTLP", "cannot be encoded")
+            self._drop(len(spans) - len(items), "no OTLP", "cannot be encoded")
             logger.exception("spans could not be encoded")
-        return found
+        return items
 
     def sent_count(self, rollout_id: str, attempt_id: str) -> int:
-        """Return how many spans of an attempt were exported, dropped ones included.
+        """Return the number of exported spans of an attempt, including dropped ones.
 
-        It is what UpdateAttempt takes as sent_span_count, to be told how many are missing.
+        `update_attempt` takes it as `sent_span_count`, and returns how many of them are missing.
+
+        Args:
+            rollout_id: Id of the rollout.
+            attempt_id: Id of the attempt.
+
+        Returns:
+            The number of spans.
         """
         with self._changed:
             return self._counts.get((rollout_id, attempt_id), 0)
 
     def force_flush(self, timeout_millis: float = 30_000) -> bool:
-        """Wait until all that was exported so far is stored, or given up. False if time ran out."""
+        """Wait until all spans that were exported so far are stored or dropped.
+
+        Args:
+            timeout_millis: Maximum milliseconds to wait.
+
+        Returns:
+            False if the time was not enough.
+        """
         with self._changed:
             target = self._added
             self._hurry_to = max(self._hurry_to, target)
@@ -235,7 +282,11 @@ class SpanExporter(sdk.SpanExporter):
             )
 
     def shutdown(self, timeout_millis: float = 4_000) -> None:
-        """Send what is left within the time, and end. What could not be sent is lost, and warned about."""
+        """Send the remaining spans, and end. Spans that cannot be sent in time are dropped, with a warning.
+
+        Args:
+            timeout_millis: Maximum milliseconds to wait.
+        """
         with self._changed:
             if self._stop_at is not None:
                 return
@@ -249,27 +300,25 @@ class SpanExporter(sdk.SpanExporter):
         if self._flush_at_exit is not None:
             atexit.unregister(self._flush_at_exit)
         if self._owns_store:
-            self._store.close()  # ends a call that still runs
+            self._store.close()  # ends a call in progress
         with self._changed:
-            left = self._added - self._settled
-        if left:
-            self._drop(left, "shutdown", "not stored before the exporter was shut down")
+            unsent = self._added - self._settled
+        if unsent:
+            self._drop(unsent, "shutdown", "not stored before the exporter was shut down")
         self._losses.summarize(everything=True)
 
     def _drop(self, count: int, kind: str, why: str, level: int = logging.WARNING) -> None:
         self._losses.drop(count, kind, why, level)
 
-    # --- the sending thread -----------------------------------------------------------------------
-
     def _run(self) -> None:
-        # What this thread does over gRPC must not become spans itself.
+        # The gRPC calls of this thread must not become spans.
         otel_context.attach(
             otel_context.set_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY, True)
         )
         while (items := self._take()) is not None:
             try:
                 if not self._deliver(items):
-                    return  # shut down: `shutdown` says what is lost
+                    return  # shut down: `shutdown` counts the lost spans
             except Exception:
                 self._drop(len(items), "defect", "see the traceback")
                 logger.exception("spans could not be sent")
@@ -280,10 +329,10 @@ class SpanExporter(sdk.SpanExporter):
                 self._on_settled()
 
     def _on_settled(self) -> None:
-        """Is called, with the lock held, when spans were stored or given up."""
+        """Called with the lock held when spans were stored or dropped."""
 
     def _take(self) -> list[Item] | None:
-        """Wait for spans and return those of one stream; None at the end."""
+        """Wait for spans, and return those of one stream; None at the end."""
         with self._changed:
             while not self._changed.wait_for(
                 lambda: self._queue or self._stop_at is not None, self._losses.until_summary()
@@ -310,7 +359,7 @@ class SpanExporter(sdk.SpanExporter):
         return self._stop_at is not None and time.monotonic() >= self._stop_at
 
     def _deliver(self, items: list[Item]) -> bool:
-        """Send spans until each is stored or refused; False if the time of a shutdown is over."""
+        """Send spans until each is stored or rejected. Return False if the time of a shutdown is over."""
         messages = outbox.into_messages(items)
         while messages:
             try:
@@ -333,42 +382,42 @@ class SpanExporter(sdk.SpanExporter):
                 logger.exception("on_stop failed")
 
     def _sort_out(self, messages: list[list[Item]], result: IngestResult) -> list[list[Item]]:
-        """Return what is to be sent again: a bad span fails its whole batch, but only it is bad."""
+        """Return the spans to send again: an invalid span rejects its whole batch."""
         again: list[list[Item]] = []
-        told = 0
+        reported = 0
         for rejection in result.rejections:
             members = messages[rejection.message_index]
-            # Fewer than all: single spans, such as those whose ids are taken; the others are stored.
+            # Fewer than all: single spans, such as those with conflicting ids. The others are stored.
             some = 0 < rejection.span_count < len(members)
-            refused = rejection.span_count if some else len(members)
-            told += refused
+            rejected = rejection.span_count if some else len(members)
+            reported += rejected
             if len(members) == 1 or some or _is_about_attempt(rejection):
                 self._drop(
-                    refused,
+                    rejected,
                     rejection.reason,
-                    f"refused by the server: {rejection.message}",
+                    f"rejected by the server: {rejection.message}",
                     logging.ERROR,
                 )
             else:
                 again.extend([item] for item in members)
-        if told < result.rejected_count:
-            # Only the first refusals are told. What follows them goes again; what is stored, is skipped.
+        if reported < result.rejected_count:
+            # Only the first rejections are reported. Send what follows again: stored spans are skipped.
             last = max((r.message_index for r in result.rejections), default=len(messages) - 1)
             rest = messages[last + 1 :]
             again.extend(rest)
             if not rest:
                 self._drop(
-                    result.rejected_count - told,
+                    result.rejected_count - reported,
                     "no reason",
-                    "refused by the server without a reason",
+                    "rejected by the server without a reason",
                     logging.ERROR,
                 )
         return again
 
     def _send(self, messages: list[list[Item]]) -> IngestResult | None:
-        """Send messages over one stream until it is answered; None if a shutdown ended the tries.
+        """Send messages over one stream until it is answered. Return None if a shutdown ended the tries.
 
-        Raises LightningStoreError for what waiting does not mend.
+        Raises LightningStoreError for an error that is not retryable.
         """
         delay = FIRST_DELAY
         defects = 0
@@ -383,23 +432,23 @@ class SpanExporter(sdk.SpanExporter):
                 return None
             except LightningStoreError as error:
                 defects += isinstance(error, InternalError)
-                perhaps = isinstance(error, InternalError) and defects < MOST_DEFECTS
+                perhaps = isinstance(error, InternalError) and defects < MAX_DEFECTS
                 if error.retry_delay is None and not perhaps:
                     raise
                 failure = error
             logger.debug("spans not sent yet: %s", failure)
             if not self._pause(max(delay, failure.retry_delay or 0.0)):
                 return None
-            delay = min(delay * 2, LONGEST_DELAY)
+            delay = min(delay * 2, MAX_DELAY)
 
     def _pause(self, delay: float) -> bool:
-        """Wait before another try; False if there is no time for one."""
+        """Wait before another try. Return False if there is no time for one."""
         with self._changed:
             if self._stop_at is not None:
                 time_left = self._stop_at - time.monotonic()
                 self._changed.wait(max(min(delay, time_left), 0))
                 return time_left > delay
-            # A flush does not hurry a server that is not there; a shutdown gets one more try.
+            # A flush does not shorten the wait for a server that is away; a shutdown does.
             self._changed.wait_for(lambda: self._stop_at is not None, delay)
             return True
 
@@ -417,33 +466,26 @@ class SpanExporter(sdk.SpanExporter):
 
     def _give_up(self, messages: list[list[Item]], error: LightningStoreError) -> None:
         count = sum(len(members) for members in messages)
-        self._drop(count, type(error).__name__, f"refused by the server: {error}", logging.ERROR)
+        self._drop(count, type(error).__name__, f"rejected by the server: {error}", logging.ERROR)
 
 
 def _is_about_attempt(rejection: Rejection) -> bool:
-    """Tell whether all spans of a batch are refused for what they have in common."""
+    """Tell whether a batch is rejected for what its spans share."""
     return rejection.reason.endswith("_NOT_FOUND")
 
 
-def _at_exit(exporter: SpanExporter) -> None:
-    """Flush an exporter when this process ends, if nobody has shut it down by then.
-
-    A child of multiprocessing ends without the functions of atexit, but with its own finalizers.
-    """
-    known = weakref.ref(exporter)
+def _flush_later(exporter: SpanExporter) -> Callable[[], None]:
+    """Return a function that flushes an exporter at the end of the process, unless it is shut down or gone."""
+    reference = weakref.ref(exporter)
 
     def flush() -> None:
-        found = known()
-        if found is not None and found._stop_at is None and not found.force_flush(EXIT_WAIT):
-            # A tracer provider may shut the exporter down after this: it does not wait as long again.
-            found._exit_timed_out = True
+        known = reference()
+        if known is not None and known._stop_at is None and not known.force_flush(EXIT_WAIT):
+            # A tracer provider may shut the exporter down after this: it must not wait as long again.
+            known._exit_timed_out = True
             logger.warning("the process ends before its spans are stored")
 
-    exporter._flush_at_exit = atexit.register(flush)
-    # Not imported for those who do not use it: it takes milliseconds.
-    process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
-    if process is not None and util is not None and process.parent_process() is not None:
-        util.Finalize(None, flush, exitpriority=10)
+    return flush
 
 
 def _after_fork() -> None:

@@ -25,22 +25,24 @@ _JSON = "_json"
 
 
 def message_to_json(message: Message, *, without: Iterable[str] = ()) -> dict[str, Any]:
-    """Return a message as JSON values, keys in the order of the contract.
+    """Convert a message to JSON values, with its fields in the order of the contract.
 
     Args:
-        message: A message of the contract, or one inside it.
-        without: Names of fields to leave out, of this message and not of those inside it.
+        message: A message of the contract, or a message inside one.
+        without: Names of fields to leave out of this message. Messages inside it keep all fields.
 
+    Returns:
+        A dict with a value for every field.
     """
     skipped = frozenset(without)
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     names = message.DESCRIPTOR.fields_by_name
     for name, field in names.items():
         if name not in skipped:
             is_json = field.type == FieldDescriptor.TYPE_BYTES and name.endswith(_JSON)
             short = name.removesuffix(_JSON) if is_json else name
-            found[name if short in names else short] = _field(message, field)
-    return found
+            values[name if short in names else short] = _field(message, field)
+    return values
 
 
 def _field(message: Message, field: Any) -> Any:
@@ -76,7 +78,16 @@ def _value(field: FieldDescriptor, value: Any) -> Any:
 
 
 def word(descriptor: EnumDescriptor, number: int) -> str | int | None:
-    """Return the word for an enum value: None for unspecified, the number for one that this client does not know."""
+    """Return the word for an enum value.
+
+    Args:
+        descriptor: The enum.
+        number: Number of the value.
+
+    Returns:
+        The lower-case word without the prefix of the enum. None: unspecified. The number, if this client does not know
+        the value.
+    """
     if not number:
         return None
     value = descriptor.values_by_number.get(number)
@@ -87,12 +98,29 @@ def word(descriptor: EnumDescriptor, number: int) -> str | int | None:
 
 
 def time_text(time: Timestamp) -> str:
-    """Return a time as RFC 3339 has it, in UTC, with all its digits."""
+    """Convert a time to text.
+
+    Args:
+        time: The time.
+
+    Returns:
+        The time in UTC after RFC 3339, with all its digits.
+    """
     return time.ToJsonString()
 
 
 def json_value(text: bytes) -> Any:
-    """Return the value of a JSON text. A number that Python does not read or that overflows stays its text."""
+    """Parse a JSON text.
+
+    Args:
+        text: The text in UTF-8.
+
+    Returns:
+        The value. A number that Python does not read, or that overflows, stays text.
+
+    Raises:
+        ValueError: The text is not JSON.
+    """
     return json.loads(text, parse_int=_integer, parse_float=_float)
 
 

@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry: their JSON, values, rewards and batches, and the attributes that name an attempt."""
+"""OpenTelemetry spans: their JSON, values, rewards and batches, and the attributes that name their attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Works on rollouts: claim, run a function, report, repeat."""
+"""The runner: claims rollouts, runs a function on each, reports the outcomes."""
 
 from __future__ import annotations
 
@@ -40,25 +40,64 @@ logger = logging.getLogger(__name__)
 #: Signals that a runner of this process handles.
 _handled: set[int] = set()
 
+#: Type of the function of a runner.
 Agent = Callable[[Any, Mapping[str, Any], Tracer, RunContext], Any | Awaitable[Any]]
 
 
 class Runner:
     """Claims rollouts and runs a function on each, several at a time.
 
-    The function gets `(input, resources, tracer, context)`: the rollout's input; its resources by name
-    (LLM, PromptTemplate, CustomResource; a ProxyLLM comes as the LLM routed to this attempt); an
-    OpenTelemetry tracer whose spans are filed under the attempt; and a RunContext. It may be a coroutine
-    function, which runs on the runner's event loop, or a plain one, which runs in a thread. It returns None,
-    or a number: the reward, which becomes a span `agentlightning.annotation`.
+    The function is called with four arguments:
 
-    Returning is success. An exception is a failure with its type and message, retried as the rollout's
-    config says; NonRetryable is not. A cancelled or superseded attempt is told: a coroutine is cancelled, a
-    plain function sees `context.cancelled` and gets AttemptCancelled from `context.check()`. Whatever such
-    an attempt returns, it is never reported as succeeded.
+    - the input of the rollout;
+    - its resources by name: LLM, PromptTemplate or CustomResource objects. A ProxyLLM is passed as the LLM with the URL
+      of the attempt;
+    - an OpenTelemetry tracer whose spans are stored under the attempt;
+    - a RunContext.
 
-    Heartbeats go out from a thread of their own. While the server is away the runner goes on, keeps spans,
-    and reports when it is back; no claim is lost.
+    A coroutine function runs on the event loop of the runner, a plain function in a thread. It returns None or a number:
+    the reward, which is stored as a span named `agentlightning.annotation`. If it returns, the attempt has succeeded. If
+    it raises, the attempt has failed, with the type and message of the exception, and is retried according to the
+    rollout's config, unless the exception is NonRetryable.
+
+    When an attempt is cancelled, finished otherwise or superseded, a coroutine is cancelled; a plain function sees
+    `context.cancelled` and gets AttemptCancelled from `context.check()`. Such an attempt is never reported as
+    succeeded. A cancellation arrives within about a second.
+
+    Heartbeats are sent from a separate thread. While the server is away the runner continues, keeps its spans, and
+    reports when the server is back. No claim is lost.
+
+    Args:
+        store: Address of the server, as for `LightningStore`, or a client, which the runner does not close.
+        fn: The function, called with `(input, resources, tracer, context)`.
+        worker_id: Id of the worker. None: made of host name, process id and a random part.
+        concurrency: Maximum number of rollouts at a time.
+        modes: Only rollouts with one of these modes; None stands for rollouts without a mode. Empty: any.
+        max_rollouts: Number of rollouts after which the runner ends. None: unlimited.
+        poll_wait: Seconds of one long poll.
+        heartbeat_period: Maximum seconds between heartbeats. A third of the shortest unresponsive timeout, if that is
+            less.
+        outage: Seconds for which a result is kept for a server that is away.
+        grace: Seconds that cancelled functions have to end after the second `stop`.
+        tracer_provider: A provider whose spans are also stored if they start in the context of the function, such as
+            the global provider, which instrumentation uses.
+        **connection: Options of the connection, see `ConnectionOptions`. Used with an address only.
+
+    Attributes:
+        worker_id: Id of the worker.
+
+    Raises:
+        ValueError: `concurrency` is less than 1, or the worker id is not valid UTF-8.
+        TypeError: The function cannot be called with these arguments, or an option is unknown.
+
+    Example:
+        def agent(task, resources, tracer, context):
+            with tracer.start_as_current_span("think"):
+                context.check()  # raises if the attempt should stop
+            return 1.0
+
+        store.enqueue_rollout({"question": 1})
+        Runner(store, agent, concurrency=4, max_rollouts=1).run()
     """
 
     def __init__(
@@ -77,18 +116,6 @@ class Runner:
         tracer_provider: TracerProvider | None = None,
         **connection: Unpack[ConnectionOptions],
     ) -> None:
-        """Take an address as LightningStore does, or a client, which then stays the caller's to close.
-
-        `worker_id`: unset: made of host name, process id and chance. `concurrency`: rollouts at a time.
-        `modes`: only these, None for those without a mode. `max_rollouts`: end after so many. `poll_wait`:
-        seconds that one long poll lasts. `heartbeat_period`: seconds between two heartbeats, or a third of
-        the shortest unresponsive timeout if that is less. `outage`: seconds for which a result waits for a
-        server that is away. `grace`: seconds that cancelled functions get at a second `stop`.
-        `tracer_provider`: one whose spans are filed too if they begin in the function's context, such as
-        the global one that instrumentation uses. `connection`: what goes with an address, as for LightningStore.
-
-        Raises ValueError for a concurrency below 1 and a worker id that is not valid UTF-8.
-        """
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         check_function(fn)
@@ -97,7 +124,6 @@ class Runner:
         self._store = (
             store if isinstance(store, LightningStore) else LightningStore(store, **connection)
         )
-        #: What the runner is called.
         self.worker_id = _worker_id(worker_id)
         self._concurrency = concurrency
         self._left = max_rollouts
@@ -124,10 +150,14 @@ class Runner:
         self._finished = 0
 
     def run(self) -> None:
-        """Work until `stop` is called, or SIGTERM or Ctrl-C arrives, or `max_rollouts` are done.
+        """Work until `stop`, SIGTERM or Ctrl-C, or until `max_rollouts` are done.
 
-        The first signal lets what runs finish and claims no more; the second cancels it. Raises
-        LightningStoreError for an error that waiting does not mend.
+        After the first signal the runner finishes the attempts in progress and claims no more. The second signal cancels
+        them. A runner can run once.
+
+        Raises:
+            LightningStoreError: A claim failed, and the error is not retryable.
+            RuntimeError: An event loop runs in this thread, as in a notebook: use `await runner.arun()`.
         """
         try:
             asyncio.get_running_loop()
@@ -144,9 +174,12 @@ class Runner:
             await self.arun()
 
     async def arun(self) -> None:
-        """Do what `run` does, on the running event loop and without handling signals.
+        """Do the same as `run` on the current event loop, without handling signals.
 
-        Cancelling it cancels what runs. A runner runs once.
+        Cancelling the task cancels the attempts in progress.
+
+        Raises:
+            LightningStoreError: A claim failed, and the error is not retryable.
         """
         self._loop = asyncio.get_running_loop()
         self._announce()
@@ -179,8 +212,8 @@ class Runner:
         try:
             await self._claim_and_start()
         except Exception as error:
-            # What runs has outcomes to report: it ends first, then the error ends the runner.
-            logger.error("no more claims, for this ends the runner: %s", error)
+            # Attempts in progress still report their outcomes; then the error ends the runner.
+            logger.error("the runner claims no more and ends: %s", error)
             if not isinstance(error, LightningStoreError):
                 self._start_all(await self._claims.rescue())
             await self._finish()
@@ -188,7 +221,7 @@ class Runner:
         await self._finish()
 
     def stop(self) -> None:
-        """Let what runs finish, and claim no more; called again: cancel what runs. From any thread."""
+        """Finish the attempts in progress and claim no more. The second call cancels them. From any thread."""
         with self._lock:
             self._stops += 1
             forced = self._stops > 1
@@ -224,8 +257,8 @@ class Runner:
         for rollout in rollouts:
             try:
                 self._start(rollout)
-            except Exception:  # the other claims of the answer must not be lost with it
-                logger.exception("the claim %r cannot be worked on", rollout)
+            except Exception:  # the other claims of the response must not be lost
+                logger.exception("work on the claim %r could not start", rollout)
 
     def _start(self, rollout: Rollout) -> None:
         if self._left is not None:
@@ -249,7 +282,7 @@ class Runner:
         try:
             await self._work.do(execution)
         except Exception:
-            logger.exception("the outcome of %s is lost by a defect", execution.context)
+            logger.exception("the outcome of %s is lost because of a defect", execution.context)
         finally:
             self._heartbeats.remove(*key)
             self._finishes.remove(*key)
@@ -262,20 +295,20 @@ class Runner:
         self._wakeup.set()
 
     async def _finish(self) -> None:
-        """Wait for what runs; once it has been cancelled, no longer than the grace allows."""
+        """Wait for the attempts in progress; once they are cancelled, for the grace at most."""
         until: float | None = None
         loop = asyncio.get_running_loop()
         while self._tasks:
             if self._stops > 1 and until is None:
                 until = loop.time() + self._grace
-            left = None if until is None else until - loop.time()
-            if left is not None and left <= 0:
+            remaining = None if until is None else until - loop.time()
+            if remaining is not None and remaining <= 0:
                 self._abandon()
-                left = None
+                remaining = None
                 until = float("inf")
             try:
                 await asyncio.wait_for(
-                    self._wait_for_wakeup(), None if left == float("inf") else left
+                    self._wait_for_wakeup(), None if remaining == float("inf") else remaining
                 )
             except TimeoutError:
                 continue
@@ -285,21 +318,21 @@ class Runner:
             running = list(self._running.values())
         for execution in running:
             logger.warning(
-                "attempt %s of rollout %s does not end though cancelled: left behind",
+                "attempt %s of rollout %s is cancelled but does not end: the runner no longer waits for it",
                 execution.context.attempt_id,
                 execution.context.rollout_id,
             )
             execution.abandon()
 
     def _stop_attempt(self, stop: Stop) -> None:
-        """Pass on what the server said, from any thread."""
+        """Cancel an attempt that the server wants stopped. From any thread."""
         with self._lock:
             execution = self._running.get((stop.rollout_id, stop.attempt_id))
         if execution is not None:
             execution.cancel(stop.reason)
 
     def _on_finish(self, rollout_id: str) -> None:
-        """Ask by a heartbeat why a rollout has finished that is still worked on. From any thread."""
+        """Send a heartbeat, which says why a rollout has finished that is still being worked on. From any thread."""
         with self._lock:
             running = list(self._running.items())
         if any(key[0] == rollout_id and execution.is_at_work for key, execution in running):
@@ -323,17 +356,17 @@ class Runner:
             self._store.close()
 
 
-def _worker_id(given: str | None) -> str:
-    """Return the worker id given, or a new one. Raises ValueError for one that is not valid UTF-8."""
-    if given:
-        check("worker_id", given)
-        return given
+def _worker_id(requested: str | None) -> str:
+    """Return the requested worker id, or a new one. Raises ValueError if it is not valid UTF-8."""
+    if requested:
+        check("worker_id", requested)
+        return requested
     return f"{valid(socket.gethostname())}-{os.getpid()}-{uuid.uuid4().hex[:6]}"[-256:]
 
 
 @contextlib.contextmanager
 def _signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on SIGTERM and Ctrl-C, where that is possible: in the main thread."""
+    """Call `stop` on SIGTERM and Ctrl-C. Possible in the main thread only."""
     taken = []
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -350,10 +383,10 @@ def _signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Itera
 
 
 def _leave_signals_to_the_parent() -> None:
-    """Give the child of a fork the handling of signals that a process has at first.
+    """Restore the default signal handlers in the child of a fork.
 
-    asyncio learns of signals by a socket that the child shares: a signal to the child, as
-    multiprocessing.Pool sends to its processes at the end, would stop the runner of the parent.
+    asyncio is notified of signals by a socket that the child shares. A signal to the child, as multiprocessing.Pool
+    sends to its processes at the end, would stop the runner of the parent.
     """
     if _handled:
         with contextlib.suppress(ValueError, OSError):

@@ -1,8 +1,8 @@
-"""What carries the calls of a client: `AsyncLightningStore.over` and `LightningStore.over` take one.
+"""Transports, which carry the calls of clients. `AsyncLightningStore.over` and `LightningStore.over` take one.
 
-GrpcTransport and AsyncGrpcTransport carry them over gRPC; ThreadedTransport carries asyncio calls over a
-blocking GrpcTransport, from any number of event loops. AsyncTransport and Transport are the protocols that
-another one has to follow.
+`GrpcTransport` and `AsyncGrpcTransport` carry calls over gRPC. `ThreadedTransport` carries asyncio calls over a blocking
+`GrpcTransport`, from any number of event loops. `AsyncTransport` and `Transport` are the protocols for transports of
+your own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What users see of rollouts, attempts and workers. Times are datetimes in UTC, durations seconds.
+"""The values that calls take and return. Times are datetimes in UTC, durations are seconds.
 
-Views (Rollout, Attempt, Worker ...) show a message that came from the server and keep it as `.message`.
-Frozen dataclasses (RolloutSpec, RolloutConfig, Failure ...) are also what users make themselves.
+Views (`Rollout`, `Attempt`, `Worker` ...) show a message from the server, which is their `message`. Frozen dataclasses
+(`RolloutSpec`, `RolloutConfig`, `Failure` ...) are also created by users.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A unary call to be made, without I/O."""
+"""Unary calls as values, without I/O."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """A unary call to be made: what is sent, and how the answer is shown."""
+    """A unary call: its request, and the conversion of its response."""
 
-    #: Name of the method, "GetRollout" for instance.
+    #: Name of the method in the contract, such as "GetRollout".
     method: str
     request: Any
     shape: Callable[[Any], T]
-    #: Seconds that the server may take on purpose, on top of the usual deadline.
+    #: Seconds that the server may wait, in addition to the usual deadline.
     wait: float = 0.0
 
     def for_page(self, page_token: str) -> Call[T]:
@@ -26,5 +26,5 @@ class Call(Generic[T]):
         request.CopyFrom(self.request)
         request.page_token = page_token
         if hasattr(request, "skip"):
-            request.skip = 0  # what was to be passed over lies before the first page
+            request.skip = 0  # the skipped items are before the first page
         return replace(self, request=request)

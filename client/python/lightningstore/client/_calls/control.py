@@ -1,4 +1,4 @@
-"""Requests of rollouts, claims, attempts and workers, and what their answers become."""
+"""Requests about rollouts, claims, attempts and workers, and the conversion of their responses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, worker_pb2
 
 
 def or_new(request_id: str | None) -> str:
-    """Return the caller's request id, or a new one: never shared by two calls."""
+    """Return the caller's request id, or a new one, which no other call shares."""
     return convert.new_request_id() if request_id is None else request_id
 
 
@@ -46,7 +46,7 @@ def _rollout(answer: Any) -> Rollout:
 def enqueue_rollouts(
     specs: Iterable[RolloutSpec | Mapping[str, Any]], request_id: str | None
 ) -> Call[list[Rollout]]:
-    """EnqueueRollouts, each with an id."""
+    """EnqueueRollouts. Each rollout has an id."""
     request = rollout_pb2.EnqueueRolloutsRequest(request_id=or_new(request_id))
     for index, spec in enumerate(specs):
         with naming(f"rollouts[{index}]"):
@@ -59,7 +59,7 @@ def enqueue_rollouts(
 
 @names_fields
 def start_rollout(spec: RolloutSpec, worker_id: str, request_id: str | None) -> Call[Rollout]:
-    """StartRollout. Its id is left to the server: the request id makes it safe to repeat."""
+    """StartRollout. The server creates a missing id; the request id makes a retry safe."""
     request = claim_pb2.StartRolloutRequest(
         rollout=spec.to_message(), worker_id=worker_id, request_id=or_new(request_id)
     )
@@ -103,9 +103,9 @@ def update_attempt(
     sent_span_count: int | None,
     request_id: str | None,
 ) -> Call[AttemptUpdate]:
-    """UpdateAttempt. `fields` are those by name, UNSET where they stay; an empty request id by default.
+    """UpdateAttempt. `fields`: values by name, UNSET for unchanged ones.
 
-    The contract calls a repeat harmless, so no request id is made up, which the server would have to keep.
+    By the contract a retry is safe, so no request id is created, which the server would have to keep.
     """
     request = attempt_pb2.UpdateAttemptRequest(
         attempt=attempt_pb2.Attempt(rollout_id=rollout_id, attempt_id=attempt_id),
@@ -216,7 +216,7 @@ def _rollout_page(answer: rollout_pb2.ListRolloutsResponse) -> Page[Rollout]:
 def update_rollout(
     rollout_id: str, fields: Mapping[str, Any], request_id: str | None
 ) -> Call[Rollout]:
-    """UpdateRollout. `fields` are those by name, UNSET where they stay."""
+    """UpdateRollout. `fields`: values by name, UNSET for unchanged ones."""
     request = rollout_pb2.UpdateRolloutRequest(request_id=or_new(request_id))
     record, paths = request.rollout, request.update_mask.paths
     record.rollout_id = rollout_id
@@ -278,7 +278,7 @@ _ROLLOUT_FIELDS: dict[str, tuple[str, Any]] = {
 
 @names_fields
 def cancel_rollouts(rollout_ids: Iterable[str], request_id: str | None) -> Call[list[Rollout]]:
-    """CancelRollouts; a repeat is harmless without a request id."""
+    """CancelRollouts. A retry is safe without a request id."""
     request = rollout_pb2.CancelRolloutsRequest(
         rollout_ids=convert.ids(rollout_ids, "rollout_ids"), request_id=request_id or ""
     )

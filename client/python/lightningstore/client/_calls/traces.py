@@ -1,4 +1,4 @@
-"""Requests of spans, resources and the server itself, and what their answers become."""
+"""Requests about spans, resources and the server itself, and the conversion of their responses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightningstore.client.values import (
 )
 from lightningstore.v1 import resources_pb2, span_pb2, statistics_pb2, triplet_pb2
 
-#: Rollouts of one ListTriplets, by the server's default limit.
+#: Maximum rollouts of one ListTriplets: the server's default limit.
 TRIPLET_ROLLOUTS = 10_000
 TRIPLET_SOURCE = triplet_pb2.TripletSource.DESCRIPTOR
 REWARD_POLICY = triplet_pb2.RewardPolicy.DESCRIPTOR
@@ -29,7 +29,7 @@ REWARD_POLICY = triplet_pb2.RewardPolicy.DESCRIPTOR
 
 @names_fields
 def add_spans(batch: span_pb2.SpanBatch, request_id: str | None) -> Call[IngestResult]:
-    """AddSpans; a repeat is harmless without a request id."""
+    """AddSpans. A retry is safe without a request id."""
     request = span_pb2.AddSpansRequest(batch=batch, request_id=request_id or "")
     return Call("AddSpans", request, ingest_result)
 
@@ -40,7 +40,7 @@ def ingest_messages(batch: span_pb2.SpanBatch) -> list[span_pb2.IngestSpansReque
 
 
 def ingest_result(answer: Any) -> IngestResult:
-    """Read the answer to AddSpans or IngestSpans."""
+    """Convert the response of AddSpans or IngestSpans."""
     return IngestResult.from_message(answer.result)
 
 
@@ -70,7 +70,7 @@ def query_spans(
     limit: int | None,
     offset: int,
 ) -> span_pb2.QuerySpansRequest:
-    """Return the request of QuerySpans. `filters`: by field, the exact text and the part of it.
+    """Return the request of QuerySpans. `filters`: the exact text and the contained text of each field.
 
     Raises ValueError if a field has both.
     """
@@ -84,7 +84,7 @@ def query_spans(
     )
     for field, (equals, contains) in filters.items():
         if equals is not None and contains is not None:
-            raise ValueError(f"{field} or {field}_contains is wanted, not both")
+            raise ValueError(f"only one of {field} and {field}_contains can be given")
         if equals is not None:
             getattr(request, field).equals = equals
         elif contains is not None:
@@ -119,7 +119,7 @@ def list_triplets(
 def triplet_parts(
     request: triplet_pb2.ListTripletsRequest,
 ) -> list[triplet_pb2.ListTripletsRequest]:
-    """Return requests that ask together for the same, each for as many rollouts as one call takes."""
+    """Split a request into requests with at most as many rollouts as one call takes."""
     ids = list(dict.fromkeys(request.rollout_ids))
     if len(ids) <= TRIPLET_ROLLOUTS:
         return [request]

@@ -1,4 +1,4 @@
-"""The messages of a client stream, made of what the caller gives: any iterable, or for asyncio an async one."""
+"""The messages of a client stream, from an iterable of the caller, which may be asynchronous in the asyncio client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 def async_is_repeatable(items: Iterable[Item] | AsyncIterable[Item]) -> bool:
-    """Tell whether the items can be iterated again: an iterator is its own, and what it gave is gone."""
+    """Tell whether the items can be iterated again. An iterator, which is its own iterator, cannot."""
     if isinstance(items, AsyncIterable):
         return items is not items.__aiter__()
     return is_repeatable(items)
@@ -31,7 +31,7 @@ async def async_requests(
 
 
 def is_repeatable(items: Iterable[Item]) -> bool:
-    """Tell whether the items can be iterated again: an iterator is its own, and what it gave is gone."""
+    """Tell whether the items can be iterated again. An iterator, which is its own iterator, cannot."""
     return items is not iter(items)
 
 

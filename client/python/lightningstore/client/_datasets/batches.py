@@ -1,4 +1,4 @@
-"""Batches of spans, cut to the size of messages."""
+"""Batches of spans, split to the size of messages."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ from collections.abc import Iterator
 
 from lightningstore.v1 import span_pb2
 
-#: Bytes of spans in one message of an import.
+#: Maximum bytes of spans in one message of an import.
 MESSAGE_BYTES = 4 << 20
 
 
 def split_batch(batch: span_pb2.SpanBatch) -> Iterator[span_pb2.SpanBatch]:
-    """Yield a batch, in parts if it is too large for a message."""
+    """Split a batch that is too large for a message.
+
+    Args:
+        batch: A batch of spans.
+
+    Yields:
+        The batch, or parts of it of about 4 MiB.
+    """
     if batch.ByteSize() <= MESSAGE_BYTES:
         yield batch
         return
@@ -26,7 +33,7 @@ def split_batch(batch: span_pb2.SpanBatch) -> Iterator[span_pb2.SpanBatch]:
 
 
 def slice_of(batch: span_pb2.SpanBatch, start: int, end: int) -> span_pb2.SpanBatch:
-    """Return the spans of a batch from one place up to another, as a batch of their own."""
+    """Return the spans of a batch from index `start` up to `end` as a batch of their own."""
     part = batch_like(batch)
     part.spans.extend(batch.spans[start:end])
     part.sequence_ids.extend(batch.sequence_ids[start:end])
@@ -34,7 +41,14 @@ def slice_of(batch: span_pb2.SpanBatch, start: int, end: int) -> span_pb2.SpanBa
 
 
 def batch_like(batch: span_pb2.SpanBatch) -> span_pb2.SpanBatch:
-    """Return a batch of the same attempt, resource and scope, without spans."""
+    """Copy a batch without its spans.
+
+    Args:
+        batch: A batch of spans.
+
+    Returns:
+        A batch with the same attempt, resource and scope.
+    """
     part = span_pb2.SpanBatch(
         rollout_id=batch.rollout_id,
         attempt_id=batch.attempt_id,

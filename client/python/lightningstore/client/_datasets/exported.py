@@ -1,4 +1,4 @@
-"""Rollouts on their way out of a store and into one, without I/O."""
+"""Whole rollouts for export and import, without I/O."""
 
 from __future__ import annotations
 
@@ -15,22 +15,32 @@ from lightningstore.v1 import import_pb2, span_pb2
 
 
 class ImportResult(NamedTuple):
-    """What became of imported rollouts. All that is counted here is durable."""
+    """The result of an import. Everything that is counted is durable.
 
-    #: Rollouts that are new in the store.
+    Attributes:
+        imported_count: Number of rollouts that are new in the store.
+        known_count: Number of rollouts that the store had before, with the same content.
+        accepted_span_count: Number of stored spans.
+        duplicate_span_count: Number of spans that had been stored before.
+        conflict_span_count: Number of rejected spans whose span_id the attempt has with other content.
+    """
+
     imported_count: int
-    #: Rollouts that it had before, with the same content.
     known_count: int
-    #: Spans stored.
     accepted_span_count: int
-    #: Spans that were stored before.
     duplicate_span_count: int
-    #: Spans refused, because the attempt has another span with this span_id.
     conflict_span_count: int = 0
 
     @classmethod
     def from_message(cls, message: import_pb2.ImportRolloutsResponse) -> ImportResult:
-        """Read it from a message of the contract."""
+        """Convert a message of the contract.
+
+        Args:
+            message: The message.
+
+        Returns:
+            The result.
+        """
         return cls(
             message.imported_count,
             message.known_count,
@@ -41,9 +51,21 @@ class ImportResult(NamedTuple):
 
 
 class ExportedRollout:
-    """A finished rollout with its attempts and, where they were asked for, its spans and triplets.
+    """A finished rollout with its attempts and, if requested, its spans and triplets.
 
-    What `export_rollouts` yields and `import_rollouts` takes.
+    `export_rollouts` yields these objects, and `import_rollouts` takes them.
+
+    Args:
+        rollout: The rollout.
+        attempts: All its attempts, by sequence number.
+        batches: Its spans, by sequence id. None: not requested.
+        triplets: The triplets of each attempt. None: not requested.
+
+    Attributes:
+        rollout: The rollout.
+        attempts: All its attempts, by sequence number.
+        batches: Its spans as messages of the contract, by sequence id. None: not requested.
+        triplets: The triplets of each attempt. None: not requested.
     """
 
     def __init__(
@@ -53,19 +75,14 @@ class ExportedRollout:
         batches: Sequence[span_pb2.SpanBatch] | None = None,
         triplets: Sequence[AttemptTriplets] | None = None,
     ) -> None:
-        """Take the parts; None for spans or triplets that were not asked for."""
-        #: The rollout.
         self.rollout = rollout
-        #: All its attempts, in the order of their sequence numbers.
         self.attempts = list(attempts)
-        #: Its spans as messages of the contract, by sequence id; None if they were not asked for.
         self.batches = None if batches is None else list(batches)
-        #: The triplets of each attempt; None if they were not asked for.
         self.triplets = None if triplets is None else list(triplets)
 
     @property
     def spans(self) -> list[Span]:
-        """Its spans, in the order of their sequence ids; none if they were not asked for."""
+        """The spans, by sequence id. Empty if they were not requested."""
         return [
             Span(span, batch, sequence_id)
             for batch in self.batches or ()
@@ -74,7 +91,7 @@ class ExportedRollout:
 
     @property
     def reward(self) -> float | None:
-        """The last reward that was traced in the latest attempt; None if there is none, or no trace here."""
+        """The last traced reward of the latest attempt. None: there is none, or the trace was not requested."""
         latest = self.rollout.latest_attempt_id
         if self.batches is not None:
             for batch in reversed(self.batches):
@@ -98,7 +115,11 @@ class ExportedRollout:
         return f"ExportedRollout({self.rollout!r}, {len(self.attempts)} attempts)"
 
     def messages(self) -> Iterator[import_pb2.ImportRolloutsRequest]:
-        """Yield the messages that import it: one, or several where it has many spans."""
+        """Split the rollout into messages for ImportRollouts.
+
+        Yields:
+            One message, or several if the rollout has many spans.
+        """
         message, size = self._message(), 0
         for batch in self.batches or ():
             for part in split_batch(batch):
@@ -119,5 +140,5 @@ class ExportedRollout:
 def import_messages(
     rollout: ExportedRollout | import_pb2.ImportRolloutsRequest,
 ) -> Iterable[import_pb2.ImportRolloutsRequest]:
-    """Return the messages that import a rollout, which may be one already."""
+    """Return the messages that import a rollout, which may be a message already."""
     return rollout.messages() if isinstance(rollout, ExportedRollout) else [rollout]

@@ -73,7 +73,14 @@ def read(kind: type[M], told: Any) -> M:
 
 
 def span_to_json(span: Span) -> dict[str, Any]:
-    """Return a span."""
+    """Convert a span to OTLP's JSON: ids in hex digits, times as strings, enums as numbers.
+
+    Args:
+        span: The OTLP span.
+
+    Returns:
+        A JSON object. Empty fields are left out.
+    """
     told: dict[str, Any] = {"traceId": span.trace_id.hex(), "spanId": span.span_id.hex()}
     if span.trace_state:
         told["traceState"] = span.trace_state
@@ -168,7 +175,17 @@ def _values(items: Iterable[Any]) -> dict[str, Any]:
 
 
 def span_from_json(told: dict[str, Any]) -> Span:
-    """Return a span. Raises ValueError."""
+    """Convert OTLP's JSON to a span. Unknown fields are ignored.
+
+    Args:
+        told: The JSON object of a span.
+
+    Returns:
+        The OTLP span.
+
+    Raises:
+        ValueError: A field is invalid. The error names it.
+    """
     span = Span()
     try:
         for key, value in told.items():
@@ -255,9 +272,17 @@ def _base64(key: str, digits: Any) -> str:
 def request_batches(
     told: dict[str, Any], take: Callable[[dict[str, Any]], Span | None] = span_from_json
 ) -> list[SpanBatch]:
-    """Return the spans of an ExportTraceServiceRequest in JSON, without the attempts that they belong to.
+    """Convert an ExportTraceServiceRequest in JSON to batches, one for each resource and scope.
 
-    `take` reads a span, or leaves it out with None. Raises ValueError.
+    Args:
+        told: The JSON object of the request.
+        take: Converts the JSON object of a span. It may return None to leave the span out.
+
+    Returns:
+        The batches, without ids of rollout and attempt.
+
+    Raises:
+        ValueError: A field is invalid. The error names it.
     """
     found = []
     for resource_spans in objects(told, "resourceSpans"):

@@ -41,7 +41,14 @@ RAW_KEYS = frozenset({"input", "metadata", "attempts", "triplets"})
 
 
 def encode(exported: ExportedRollout) -> bytes:
-    """Return the line, its end included."""
+    """Encode a rollout as one line of JSON.
+
+    Args:
+        exported: The rollout, with its triplets if they were requested.
+
+    Returns:
+        The line in UTF-8, its line break included.
+    """
     record = exported.rollout.message
     parts = [
         ("rollout_id", _dumps(record.rollout_id)),
@@ -183,7 +190,17 @@ def members(text: str) -> Iterator[tuple[str, Any]]:
 
 
 def decode(line: bytes) -> ExportedRollout:
-    """Return the rollout of a line, without its triplets. Raises ValueError."""
+    """Decode a line of JSON.
+
+    Args:
+        line: The line, as `encode` returns it.
+
+    Returns:
+        The rollout, without its triplets.
+
+    Raises:
+        ValueError: The line is not an exported rollout. The error names the field.
+    """
     row = row_of(line)
     rollout = Rollout(rollout_from_json(row))
     rollout_id = rollout.rollout_id

@@ -117,7 +117,14 @@ class BatchState:
 
 
 def attempts_at_hand(rollout: Rollout) -> list[Attempt] | None:
-    """Return the attempts of a rollout if they need not be asked for."""
+    """Return the attempts of a rollout if its message contains all of them.
+
+    Args:
+        rollout: A rollout, as a call returned it.
+
+    Returns:
+        The attempts. None: call `list_attempts`.
+    """
     record = rollout.message
     if record.attempt_count == 0:
         return []

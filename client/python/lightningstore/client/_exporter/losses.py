@@ -1,4 +1,4 @@
-"""What is said of lost spans: the first of a kind at once, the others in a summary a minute."""
+"""Log lines about lost spans: the first of a kind at once, then a summary per minute."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 logger = logging.getLogger("lightningstore.client.exporter")
 
-#: Seconds between two lines about losses of the same kind, at least.
+#: Minimum seconds between two lines about losses of the same kind.
 PERIOD = 60.0
 
 
 @dataclass
 class _Kind:
-    """Losses of one kind: when the last line about them was written, and what came since."""
+    """Losses of one kind: time of the last line, and the losses since."""
 
     said_at: float
     unsaid: int
@@ -24,7 +24,7 @@ class _Kind:
 
 
 class Losses:
-    """Counts what spans suffer, and logs it without flooding the log. Threads may share it."""
+    """Counts lost and changed spans, and logs them without flooding the log. Threads may share it."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -34,7 +34,7 @@ class Losses:
         self.dropped = 0
 
     def drop(self, count: int, kind: str, why: str, level: int = logging.WARNING) -> None:
-        """Count dropped spans. Those of one kind share a line; `why` is for people."""
+        """Count dropped spans. Those of one kind share a log line. `why` is for people."""
         with self._lock:
             self.dropped += count
         self.note(count, kind, "dropped", why, level)
@@ -46,23 +46,23 @@ class Losses:
         line = (level, verb, why)
         with self._lock:
             now = self._now()
-            found = self._kinds.get(kind)
-            if found is not None and now - found.said_at < PERIOD:
-                found.unsaid += count
-                found.line = line
+            known = self._kinds.get(kind)
+            if known is not None and now - known.said_at < PERIOD:
+                known.unsaid += count
+                known.line = line
                 return
-            count += 0 if found is None else found.unsaid
+            count += 0 if known is None else known.unsaid
             self._kinds[kind] = _Kind(now, 0, line)
         self._say(count, line)
 
     def until_summary(self) -> float | None:
-        """Return the seconds until `summarize` has something to say; None while it has nothing."""
+        """Return the seconds until `summarize` has a line to log. None: nothing to log."""
         with self._lock:
             times = [kind.said_at for kind in self._kinds.values() if kind.unsaid]
             return max(min(times) + PERIOD - self._now(), 0.0) if times else None
 
     def summarize(self, *, everything: bool = False) -> None:
-        """Log what has been counted but not said: what has waited for a period, or everything."""
+        """Log losses that have not been logged: those older than a period, or everything."""
         lines: list[tuple[int, tuple[int, str, str]]] = []
         with self._lock:
             now = self._now()

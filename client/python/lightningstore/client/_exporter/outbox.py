@@ -1,4 +1,4 @@
-"""Spans on their way out: encoded, filed under their attempts, cut into batches. Without I/O."""
+"""Outgoing spans: encoded, assigned to their attempts, split into batches. Without I/O."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope, KeyVa
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
+#: Attributes of a span, or of its resource, that name the attempt.
 ROLLOUT_ID = "agentlightning.rollout_id"
 ATTEMPT_ID = "agentlightning.attempt_id"
+#: Attribute of a span with its sequence id.
 SEQUENCE_ID = "agentlightning.span_sequence_id"
 
-#: Messages are closed once they pass this size: small enough for every limit, large enough to be cheap.
+#: Size at which a message is complete: below every limit, and large enough to be efficient.
 BATCH_BYTES = 1 << 20
 
 
 class Origin(NamedTuple):
-    """What the spans of one batch have in common."""
+    """What the spans of one batch share."""
 
     rollout_id: str
     attempt_id: str
@@ -42,7 +44,7 @@ class Item(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes that it takes on the wire, about."""
+        """Approximate size of the span on the wire in bytes."""
         return len(self.span) + 12
 
 
@@ -52,10 +54,10 @@ def encode(
     attempt_id: str,
     filed: Mapping[str, str] | None = None,
 ) -> Iterator[Item | None]:
-    """Encode spans; None for one that belongs to no attempt.
+    """Encode spans. Yields None for a span without an attempt.
 
-    Its ids are the span's own attributes, else those that it was filed under when it began, else those of
-    its resource, else the ones given.
+    The ids of a span are its attributes, else the ids in `filed`, else the attributes of its resource, else the
+    arguments.
     """
     for of_resource in encode_spans(list(map(repaired, spans))).resource_spans:
         ids = {**_ids(of_resource.resource.attributes), **(filed or {})}
@@ -82,13 +84,13 @@ def encode(
 
 
 def _ids(attributes: Iterable[KeyValue]) -> Mapping[str, Any]:
-    found: dict[str, Any] = {}
+    ids: dict[str, Any] = {}
     for pair in attributes:
         if pair.key in (ROLLOUT_ID, ATTEMPT_ID, SEQUENCE_ID):
             kind = pair.value.WhichOneof("value")
             if kind in ("string_value", "int_value"):
-                found[pair.key] = getattr(pair.value, kind)
-    return found
+                ids[pair.key] = getattr(pair.value, kind)
+    return ids
 
 
 def into_messages(items: Iterable[Item]) -> list[list[Item]]:

@@ -1,4 +1,4 @@
-"""Spans whose texts and numbers have a form in OTLP."""
+"""Spans repaired for OTLP, which cannot carry all texts and numbers of Python."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ _last_sound: Resource | None = None
 
 
 def repaired(span: ReadableSpan) -> ReadableSpan:
-    """Return a span that OTLP can carry whole: the same one, unless something in it must change.
+    """Return a span that OTLP can carry: the same object, unless a part must change.
 
-    OpenTelemetry's encoder drops an attribute with half a surrogate pair or with an integer beyond 64 bits,
-    and fails on a name with half a pair. Texts are made valid UTF-8 (see `valid`), and such integers become
-    their digits as text.
+    OpenTelemetry's encoder drops an attribute with half a surrogate pair or with an integer beyond 64 bits, and fails
+    on a name with half a pair. Texts are made valid UTF-8 (see `valid`). Such integers become text.
     """
     if _is_sound(span):
         return span
@@ -66,7 +65,7 @@ def _is_sound(span: ReadableSpan) -> bool:
 
 
 def _is_sound_resource(resource: Resource) -> bool:
-    """Look at a resource once: many spans in a row have the same one."""
+    """Check a resource, which consecutive spans share, once."""
     global _last_sound  # noqa: PLW0603
     if resource is not _last_sound:
         if not _are_sound(resource.attributes):
@@ -82,7 +81,7 @@ def _are_sound(attributes: Mapping[str, Any] | None) -> bool:
         items: Mapping[str, Any] = attributes.copy()  # type: ignore[attr-defined]
     except AttributeError:
         items = attributes
-    # The copy is a dict: the SDK's own mapping looks each item up in Python, which takes longer than all else.
+    # The copy is a dict. The SDK's mapping looks each item up in Python, which takes longer than everything else.
     return all(_is_text(key) and _is_value(value) for key, value in items.items())
 
 
@@ -116,11 +115,11 @@ def _is_text(text: str) -> bool:
 
 
 def _attributes(attributes: Mapping[str, Any] | None, dropped: int) -> BoundedAttributes:
-    found = BoundedAttributes(
+    repaired_attributes = BoundedAttributes(
         attributes={valid(key): _value(value) for key, value in (attributes or {}).items()}
     )
-    found.dropped += dropped
-    return found
+    repaired_attributes.dropped += dropped
+    return repaired_attributes
 
 
 def _value(value: Any) -> Any:

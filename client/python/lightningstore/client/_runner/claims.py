@@ -1,4 +1,4 @@
-"""Claims of a runner: long polls that lose no claim, whatever becomes of server, network or runner."""
+"""Claims of a runner: long polls that lose no claim when the server, the network or the runner fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightningstore.client._calls import control as calls
 from lightningstore.client._calls.call import Call
 from lightningstore.client._sync.store import LightningStore
 from lightningstore.client._transport.protocols import PendingCall
-from lightningstore.client._transport.retries import FIRST_DELAY, LONGEST_DELAY
+from lightningstore.client._transport.retries import FIRST_DELAY, MAX_DELAY
 from lightningstore.client.errors import (
     CancelledCallError,
     DeadlineExceededError,
@@ -22,11 +22,11 @@ from lightningstore.client.values import Rollout
 
 logger = logging.getLogger(__name__)
 
-#: Rollouts that one call claims, at most.
-MOST_CLAIMS = 1_000
-#: Seconds beyond the wait after which a long poll is given up, and asked again.
+#: Maximum rollouts claimed by one call.
+MAX_CLAIMS = 1_000
+#: Seconds after the end of the wait at which a long poll is cancelled and repeated.
 MARGIN = 10.0
-#: Seconds in which a poll that was broken off at a stop is asked what it had claimed.
+#: Deadline in seconds of the call that asks, at a stop, what a cancelled poll had claimed, and its tries.
 LAST_ANSWER = 0.6
 LAST_TRIES = 3
 
@@ -34,14 +34,14 @@ LAST_TRIES = 3
 class Claims:
     """Claims rollouts for a worker.
 
-    A claim whose answer was lost is found again by its request id. So one call is repeated, word for word,
-    until it is answered.
+    The request id of a call finds claims whose response was lost. Therefore the same call is repeated until it is
+    answered.
     """
 
     def __init__(
         self, store: LightningStore, worker_id: str, modes: tuple[Any, ...], wait: float
     ) -> None:
-        """Take who claims what, and how many seconds a long poll lasts."""
+        """Claim rollouts of some modes for a worker. `wait`: seconds of a long poll."""
         self._store = store
         self._worker_id = worker_id
         self._modes = modes
@@ -60,7 +60,7 @@ class Claims:
         return ", ".join(map(str, words)) or "any"
 
     def stop(self) -> None:
-        """End the poll that runs. From any thread."""
+        """End the poll in progress. From any thread."""
         with self._lock:
             self._stopped = True
             pending, loop = self._pending, self._loop
@@ -70,13 +70,13 @@ class Claims:
             loop.call_soon_threadsafe(self._woken.set)
 
     async def claim(self, limit: int) -> list[Rollout]:
-        """Return up to `limit` claims; none when the wait is over, or after `stop`.
+        """Return up to `limit` claims. Empty at the end of the wait, and after `stop`.
 
-        Raises LightningStoreError for what waiting does not mend. After any other exception, a cancelled
-        task's too, `rescue` tells what may have been claimed all the same.
+        Raises LightningStoreError for an error that is not retryable. After any other exception, also a cancelled task,
+        `rescue` returns what may have been claimed nevertheless.
         """
         self._loop = asyncio.get_running_loop()
-        limit = min(limit, MOST_CLAIMS)
+        limit = min(limit, MAX_CLAIMS)
         call = calls.dequeue_rollouts(limit, self._modes, self._worker_id, self._wait, None)
         delay = FIRST_DELAY
         while not self._stopped:
@@ -87,16 +87,16 @@ class Claims:
                 if not self._stopped:
                     raise
             except LightningStoreError as error:
-                if not _mends(error):
+                if not is_retryable(error):
                     raise
                 if delay == FIRST_DELAY:
-                    logger.warning("no claims now, trying on: %s", error)
+                    logger.warning("claims fail, the runner keeps trying: %s", error)
                 await self._pause(max(delay, error.retry_delay or 0.0))
-                delay = min(delay * 2, LONGEST_DELAY)
+                delay = min(delay * 2, MAX_DELAY)
         return await self.rescue()
 
     async def rescue(self) -> list[Rollout]:
-        """Return what a poll had claimed that was broken off."""
+        """Return what a cancelled poll had claimed."""
         call = self._open
         if call is None:
             return []
@@ -107,7 +107,7 @@ class Claims:
             except LightningStoreError as error:
                 failure = error
                 await asyncio.sleep(FIRST_DELAY)
-        logger.warning("stopping without knowing what the last poll claimed: %s", failure)
+        logger.warning("stopping; it is unknown what the last poll claimed: %s", failure)
         return []
 
     def _settled(self, answer: Any) -> list[Rollout]:
@@ -121,7 +121,7 @@ class Claims:
         with self._lock:
             self._pending = pending
             stopped = self._stopped and timeout != LAST_ANSWER
-        if stopped:  # between the question and here
+        if stopped:  # since the call started
             pending.cancel()
         pending.when_done(lambda: _set(loop, done))
         try:
@@ -146,7 +146,8 @@ def _set(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
         loop.call_soon_threadsafe(event.set)
 
 
-def _mends(error: LightningStoreError) -> bool:
+def is_retryable(error: LightningStoreError) -> bool:
+    """Tell whether a call may succeed later: the server is away, or has named a delay."""
     return (
         isinstance(error, UnavailableError | DeadlineExceededError) or error.retry_delay is not None
     )

@@ -1,4 +1,4 @@
-"""What a function that works on a rollout knows of it, and how it learns that it should stop."""
+"""What a function knows about the attempt that it works on, and how it learns that it should stop."""
 
 from __future__ import annotations
 
@@ -10,36 +10,48 @@ from opentelemetry.trace import Tracer
 
 
 class AttemptCancelled(BaseException):
-    """The attempt is to stop: raised by `RunContext.check`.
+    """Raised by `RunContext.check` when the attempt should stop.
 
-    Not an Exception, so that a function which catches those lets it through, as with
-    asyncio.CancelledError.
+    It is a BaseException, like asyncio.CancelledError, so that `except Exception` does not catch it.
     """
 
 
 class NonRetryable(Exception):
-    """Raised by a function for what another attempt would not do better.
+    """Raised by a function for a failure that is not retryable: the rollout fails at once.
 
-    The rollout then fails at once, whatever its retry condition. Raised from another exception
-    (`raise NonRetryable("...") from error`) the failure bears that one's type.
+    The type of the failure is that of the cause, if there is one.
+
+    Example:
+        def agent(task, resources, tracer, context):
+            try:
+                return float(task["answer"])
+            except KeyError as error:
+                raise NonRetryable("the task has no answer") from error
     """
 
 
 class RunContext:
-    """What a function that works on a rollout knows of it."""
+    """The attempt that a function works on: the last argument of the function of a `Runner`.
+
+    Args:
+        rollout: The claimed rollout.
+        worker_id: The worker that claimed it.
+
+    Attributes:
+        rollout: The rollout, as it was claimed.
+        attempt: The attempt.
+        worker_id: The worker that claimed it.
+        cancelled: Event that is set when the attempt should stop. The result of the function is then ignored.
+        stop_reason: Why the attempt should stop. None: it should continue, or the runner stops.
+        tracer: Tracer whose spans are stored under the attempt.
+    """
 
     def __init__(self, rollout: Rollout, worker_id: str) -> None:
-        #: The rollout, as it was claimed.
         self.rollout = rollout
-        #: The claim that is being worked on.
         self.attempt: Attempt = rollout.attempt
-        #: The worker that claimed it.
         self.worker_id = worker_id
-        #: Set when the attempt is to stop; whatever the function then returns counts no more.
         self.cancelled = threading.Event()
-        #: Why, if the server said so. None while it goes on, and when it is the runner that stops.
         self.stop_reason: StopReason | None = None
-        #: Its spans are filed under the attempt.
         self.tracer: Tracer | None = None
 
     @property
@@ -56,15 +68,19 @@ class RunContext:
         return f"attempt {self.attempt_id} of rollout {self.rollout_id}"
 
     def check(self) -> None:
-        """Raise AttemptCancelled if the attempt is to stop. To be called often by plain functions."""
+        """Raise AttemptCancelled if the attempt should stop. Plain functions should call it often.
+
+        Raises:
+            AttemptCancelled: The attempt was cancelled or superseded, or the runner stops.
+        """
         if self.cancelled.is_set():
             raise AttemptCancelled(self.why)
 
     @property
     def why(self) -> str:
-        """Why it is to stop, for people."""
+        """Why the attempt should stop, for people."""
         return "the runner stops" if self.stop_reason is None else self.stop_reason.value
 
 
-#: The attempt that the running code works on.
+#: The attempt that the current code works on.
 current: ContextVar[RunContext | None] = ContextVar("lightningstore_attempt", default=None)

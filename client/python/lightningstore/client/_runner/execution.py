@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
+from lightningstore.client._runner.claims import is_retryable
 from lightningstore.client._runner.context import AttemptCancelled, RunContext, current
 from lightningstore.client._runner.failures import failure_of, minimal
 from lightningstore.client._runner.rewards import emit_reward
@@ -21,7 +22,6 @@ from lightningstore.client._runner.tracing import Tracing
 from lightningstore.client._sync.store import LightningStore
 from lightningstore.client._values.rewards import finite
 from lightningstore.client.errors import (
-    DeadlineExceededError,
     FailedPreconditionError,
     LightningStoreError,
     NotFoundError,
@@ -42,16 +42,16 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds of one try at something that the server has to answer.
+#: Deadline in seconds of one try of a call.
 TRY = 5.0
-#: Seconds between two tries, at least: an answer may come at once and name no delay.
+#: Minimum seconds between two tries: an error may arrive at once and name no delay.
 PAUSE = 0.1
-#: Resources kept, so that a batch of rollouts fetches them once.
-KEPT_RESOURCES = 4
+#: Maximum cached resources, so that a batch of rollouts fetches them once.
+CACHED_RESOURCES = 4
+#: Statuses of an attempt that has not ended.
 LIVE = (AttemptStatus.PREPARING, AttemptStatus.RUNNING)
 
-
-#: The reward of a function and what it raised, or None for each.
+#: The reward of a function, and what it raised; None for each if there is none.
 _Ending = tuple[float | None, BaseException | None]
 
 
@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
 
 
 class Execution:
-    """A function at work on an attempt."""
+    """A function that works on an attempt."""
 
     def __init__(self, context: RunContext, loop: asyncio.AbstractEventLoop) -> None:
         self.context = context
@@ -73,7 +73,7 @@ class Execution:
         self._pid = os.getpid()
 
     def cancel(self, reason: StopReason | None) -> None:
-        """Tell the function to stop, from any thread. `reason`: the server's; None: the runner's."""
+        """Cancel the function, from any thread. `reason`: why the server wants it; None: the runner stops."""
         if self.context.cancelled.is_set():
             return
         self.context.stop_reason = reason
@@ -94,21 +94,21 @@ class Execution:
             self._task.cancel()
 
     def abandon(self) -> None:
-        """Wait for the function no more."""
-        self._later(self._settle, None, AttemptCancelled("left behind"))
+        """Wait for the function no longer."""
+        self._later(self._settle, None, AttemptCancelled("abandoned"))
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> _Ending:
-        """Run the function, and return its reward and what it raised, or None for each.
+        """Run the function. Return its reward and what it raised, None for each if there is none.
 
-        The reward is read where the function runs, since that may run code of the agent too: it may take
-        long, and raise anything.
+        The reward is converted where the function runs, because that may run code of the agent, which may take long and
+        raise anything.
         """
         context = contextvars.copy_context()
         context.run(current.set, self.context)
         if _is_coroutine_function(function):
             context.run(self._start_task, self._guarded(function, arguments))
         else:
-            # Daemon threads: one that is stuck for good must not keep the process from ending.
+            # A daemon thread: a function that never ends must not keep the process from ending.
             threading.Thread(
                 target=context.run,
                 args=(self._run_in_thread, function, arguments),
@@ -138,7 +138,7 @@ class Execution:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            # Returned, not raised: a task that raises KeyboardInterrupt ends the loop of all attempts.
+            # Returned, not raised: a task that raises KeyboardInterrupt ends the event loop of all attempts.
             raised = error
         self._end_child(raised)
         if isinstance(raised, SystemExit):
@@ -156,9 +156,9 @@ class Execution:
         self._later(self._settle, reward, raised)
 
     def _end_child(self, error: BaseException | None) -> None:
-        """End this process if the function has forked it: the attempt is the parent's to report.
+        """End this process if the function has forked it: the parent reports the attempt.
 
-        The child has a copy of the runner, which would report too, and claim rollouts.
+        The child has a copy of the runner, which would also report, and claim rollouts.
         """
         if os.getpid() == self._pid:
             return
@@ -187,7 +187,7 @@ def _is_coroutine_function(function: Any) -> bool:
 
 
 class Work:
-    """What a runner does for each of its claims."""
+    """What a runner does for each claim."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class Work:
         tracing: Tracing,
         outage: float,
     ) -> None:
-        """Take the function, and the seconds for which a server that is away is waited for."""
+        """Prepare the work. `outage`: maximum seconds to wait for a server that is away."""
         self._store = store.with_timeout(TRY)
         self._function = function
         self._exporter = exporter
@@ -208,18 +208,17 @@ class Work:
         self._threads = ThreadPoolExecutor(32, thread_name_prefix="lightningstore-runner")
 
     def hurry(self) -> None:
-        """Wait for a server that is away no longer."""
+        """Stop waiting for a server that is away."""
         self._hurried = True
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Release the threads."""
         self._threads.shutdown(wait=False)
 
     async def do(self, execution: Execution) -> None:
-        """Work on a claim, from its resources to its report.
+        """Work on a claim, from fetching its resources to reporting its outcome.
 
-        Whatever goes wrong on the way is reported as the outcome. A cancelled task reports too: nobody
-        else would.
+        Every error on the way is reported as the outcome. A cancelled task reports too.
         """
         outcome = await self._outcome(execution)
         try:
@@ -232,7 +231,7 @@ class Work:
             try:
                 await self._report(execution.context, outcome)
                 return
-            except asyncio.CancelledError:  # sent again: the same report changes nothing
+            except asyncio.CancelledError:  # report again: a repeated report changes nothing
                 execution.cancel(None)
         logger.error("the outcome of %s is not reported: cancelled twice", execution.context)
 
@@ -242,7 +241,7 @@ class Work:
             tracer = context.tracer = self._tracing.tracer(context)
             if context.rollout.payloads_omitted:
                 context.rollout.fill(
-                    await self._patiently(lambda: self._store.get_rollout(context.rollout_id))
+                    await self._retried(lambda: self._store.get_rollout(context.rollout_id))
                 )
             resources = await self._get_resources(context)
             reward, error = await self._run(execution, resources, tracer)
@@ -252,7 +251,7 @@ class Work:
         except Exception as wrong:
             error = wrong
         if context.cancelled.is_set():
-            return _cancelled(context)  # whatever it returned: its word counts no more
+            return _cancelled(context)  # whatever it returned
         if error is None:
             try:
                 if reward is not None:
@@ -268,17 +267,17 @@ class Work:
         if not attempt.resources_id:
             return {}
         key = (attempt.resources_id, attempt.resources_version)
-        found = self._resources.get(key)
-        if found is None:
-            found = await self._patiently(lambda: self._store.get_resources(attempt.resources_id))
-            self._resources[found.resources_id, found.version] = found
-            while len(self._resources) > KEPT_RESOURCES:
+        resources = self._resources.get(key)
+        if resources is None:
+            resources = await self._retried(lambda: self._store.get_resources(attempt.resources_id))
+            self._resources[resources.resources_id, resources.version] = resources
+            while len(self._resources) > CACHED_RESOURCES:
                 del self._resources[next(iter(self._resources))]
         return {
             name: value.routed(context.rollout_id, context.attempt_id)
             if isinstance(value, ProxyLLM)
             else value
-            for name, value in Resources(found.message).resources.items()
+            for name, value in Resources(resources.message).resources.items()
         }
 
     async def _run(
@@ -292,19 +291,19 @@ class Work:
         )
 
     async def _flush(self) -> None:
-        """Wait until the spans are stored, for an outcome must not be there before them."""
+        """Wait until the spans are stored: the outcome must not be visible before them."""
 
         def flush() -> None:
             if not self._exporter.force_flush(1000):
                 raise UnavailableError("spans are not stored yet")
 
         try:
-            await self._patiently(flush)
+            await self._retried(flush)
         except LightningStoreError:
-            logger.warning("reporting before all spans are stored")
+            logger.warning("the outcome is reported before all spans are stored")
 
     async def _report(self, context: RunContext, outcome: Outcome) -> None:
-        if context.stop_reason is not None:  # perhaps said while the spans were flushed
+        if context.stop_reason is not None:  # it may have arrived while the spans were flushed
             outcome = _cancelled(context)
         try:
             if context.cancelled.is_set() and not await self._is_live(context):
@@ -314,14 +313,14 @@ class Work:
             except (NotFoundError, FailedPreconditionError):
                 raise
             except Exception as error:
-                if isinstance(error, LightningStoreError) and _mends(error):
+                if isinstance(error, LightningStoreError) and is_retryable(error):
                     raise
-                logger.warning("the report of %s was refused: %s", context, error)
+                logger.warning("the report of %s was rejected: %s", context, error)
                 if outcome.failure is not None:
                     outcome = Outcome(outcome.status, minimal(outcome.failure, error))
                 await self._send(context, outcome)
         except Exception as error:
-            # Without a traceback for what the server answered: its text says it all.
+            # No traceback for an error of the server: its text is enough.
             known = isinstance(error, LightningStoreError)
             logger.log(
                 logging.WARNING if known else logging.ERROR,
@@ -333,7 +332,7 @@ class Work:
 
     async def _send(self, context: RunContext, outcome: Outcome) -> None:
         ids = (context.rollout_id, context.attempt_id)
-        update = await self._patiently(
+        update = await self._retried(
             lambda: self._store.update_attempt(
                 *ids,
                 status=outcome.status,
@@ -342,34 +341,28 @@ class Work:
             )
         )
         if update.missing_span_count:
-            logger.warning("%s lacks %d span(s)", context, update.missing_span_count)
+            logger.warning("%d span(s) of %s are missing", update.missing_span_count, context)
 
     async def _is_live(self, context: RunContext) -> bool:
-        """Tell whether a cancelled attempt still waits for its end: the watchdog's word stays."""
+        """Tell whether a cancelled attempt has no outcome yet. The watchdog may have ended it."""
         if context.stop_reason is StopReason.UNKNOWN_ATTEMPT:
             return False
-        attempt = await self._patiently(
+        attempt = await self._retried(
             lambda: self._store.get_attempt(context.rollout_id, context.attempt_id)
         )
         return attempt.status in LIVE
 
-    async def _patiently(self, function: Callable[[], T]) -> T:
-        """Do something that the server has to answer, again while it is away."""
+    async def _retried(self, function: Callable[[], T]) -> T:
+        """Call the server, again while it is away."""
         until = time.monotonic() + self._outage
         loop = asyncio.get_running_loop()
         while True:
             try:
                 return await loop.run_in_executor(self._threads, function)
             except LightningStoreError as error:
-                if not _mends(error) or self._hurried or time.monotonic() >= until:
+                if not is_retryable(error) or self._hurried or time.monotonic() >= until:
                     raise
                 await asyncio.sleep(max(error.retry_delay or 0.0, PAUSE))
-
-
-def _mends(error: LightningStoreError) -> bool:
-    return (
-        isinstance(error, UnavailableError | DeadlineExceededError) or error.retry_delay is not None
-    )
 
 
 def _cancelled(context: RunContext) -> Outcome:

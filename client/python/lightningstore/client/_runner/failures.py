@@ -1,7 +1,7 @@
-"""What an exception becomes in the report of an attempt.
+"""Failures made of exceptions.
 
-The exceptions come from agents, so nothing about them is certain: `str` may raise, return a gigabyte or
-half a surrogate pair, and the class may have a name of any length. Nothing here raises.
+The exceptions come from agents, so nothing about them is certain: `str` may raise, or return a gigabyte or half a
+surrogate pair, and the class may have a name of any length. Nothing here raises.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _CUT = "…"
 def failure_of(error: BaseException) -> Failure:
     """Return the failure that an exception is reported as.
 
-    The type is the name of the class. The message is what `str` gives, else what `repr` gives, else a
-    sentence that says why there is no text. A group's message names its members.
+    The type is the name of the class. The message is the result of `str`, else of `repr`, else a sentence that says why
+    there is no text. The message of a group names its members.
     """
     if not isinstance(error, NonRetryable):
         return Failure(_type_of(error), _cut(_message_of(error), MESSAGE_LENGTH))
@@ -34,10 +34,10 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def minimal(failure: Failure, reason: object) -> Failure:
-    """Return a failure without the text of an agent, for a server that refused to take that."""
+    """Return a failure without the text of the agent, for a server that rejected that text."""
     kind = failure.type if failure.type.isascii() and failure.type.isprintable() else ""
     text = _cut(_text_of(str, reason) or type(reason).__name__, 1000)
-    message = f"The server refused the text of the failure: {text}"
+    message = f"The server rejected the text of the failure: {text}"
     return Failure(_cut(kind, 100), message, failure.retryable)
 
 
@@ -56,17 +56,17 @@ def _message_of(error: BaseException) -> str:
 
 def _members_of(group: BaseException) -> list[str]:
     """Return type and text of the exceptions in a group, those of groups in it included."""
-    found: list[str] = []
+    members_text: list[str] = []
     level = [group]
-    while level and len(found) < GROUP_MEMBERS:
+    while level and len(members_text) < GROUP_MEMBERS:
         error = level.pop(0)
         members = getattr(error, "exceptions", None) if _is_group(error) else None
         if isinstance(members, tuple):
             level.extend(members[:GROUP_MEMBERS])
         elif error is not group:
             text = _cut(_text_of(str, error), MESSAGE_LENGTH // GROUP_MEMBERS)
-            found.append(f"{_type_of(error)}: {text}" if text else _type_of(error))
-    return found
+            members_text.append(f"{_type_of(error)}: {text}" if text else _type_of(error))
+    return members_text
 
 
 def _is_group(error: BaseException) -> bool:
@@ -75,12 +75,12 @@ def _is_group(error: BaseException) -> bool:
 
 
 def _text_of(function: Callable[[Any], object], value: object) -> str:
-    """Return what a function of the agent gives as text, "" if it raises or gives no string."""
+    """Return the result of a function of the agent as text; "" if it raises or returns no string."""
     try:
         text = function(value)
         # A copy, since a subclass of str may override anything.
         return str.__str__(text) if isinstance(text, str) else ""
-    except BaseException:  # anything at all, SystemExit included, must not end the runner
+    except BaseException:  # not even SystemExit may end the runner
         return ""
 
 

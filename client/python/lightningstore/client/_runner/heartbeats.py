@@ -1,4 +1,4 @@
-"""Heartbeats of a runner, on a thread of their own: however busy or stuck its functions are."""
+"""Heartbeats of a runner, in a separate thread, so that busy or stuck functions do not delay them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from lightningstore.client.values import Rollout, Stop
 
 logger = logging.getLogger(__name__)
 
-#: Attempts in one call. The server's limit is 10,000 by default, and may be set lower.
+#: Maximum attempts in one call. The server's limit is 10,000 by default, and may be lower.
 ATTEMPTS_PER_CALL = 1_000
-#: Beats within an unresponsive timeout: one or two may get lost.
+#: Heartbeats within an unresponsive timeout: one or two may be lost.
 BEATS_PER_TIMEOUT = 3
-SHORTEST_PERIOD = 0.05
-#: Seconds between two tries at a server that does not answer.
+#: Minimum seconds between heartbeats.
+MIN_PERIOD = 0.05
+#: Seconds between two tries while the server does not answer.
 RETRY_PERIOD = 1.0
 
 
 class Heartbeats:
-    """Beats for a worker and the attempts that it works on."""
+    """Sends the heartbeats of a worker and the attempts that it works on."""
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class Heartbeats:
         on_stop: Callable[[Stop], object],
         stats: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """Take the seconds between two beats, at most; a short unresponsive timeout makes it less."""
+        """Prepare the thread. `period`: maximum seconds between heartbeats."""
         self._store = store
         self._worker_id = worker_id
         self._period = period
@@ -51,33 +52,33 @@ class Heartbeats:
         )
 
     def start(self) -> None:
-        """Begin to beat."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Beat no more; a beat that is under way ends by itself."""
+        """Send no more heartbeats. One in progress ends by itself."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def hurry(self) -> None:
-        """Send the next heartbeat now: something has happened that its answer explains."""
+        """Send the next heartbeat now, because its response explains what has happened."""
         with self._changed:
             self._hurried = True
             self._changed.notify_all()
 
     def add(self, rollout: Rollout) -> None:
-        """Beat for a claim too."""
-        silence = rollout.config.unresponsive_timeout
+        """Include a claim. A short unresponsive timeout shortens the period."""
+        timeout = rollout.config.unresponsive_timeout
         period = self._period
-        if silence is not None:
-            period = max(min(period, silence / BEATS_PER_TIMEOUT), SHORTEST_PERIOD)
+        if timeout is not None:
+            period = max(min(period, timeout / BEATS_PER_TIMEOUT), MIN_PERIOD)
         with self._changed:
             self._attempts[rollout.rollout_id, rollout.attempt.attempt_id] = period
             self._changed.notify_all()
 
     def remove(self, rollout_id: str, attempt_id: str) -> None:
-        """Beat for an attempt no more."""
+        """Include an attempt no longer."""
         with self._changed:
             self._attempts.pop((rollout_id, attempt_id), None)
 
@@ -100,14 +101,14 @@ class Heartbeats:
                 interval = self._interval()
             last = time.monotonic()
             if not self._beat(attempts, interval):
-                # The next one is due earlier than if all was well.
+                # The next one is due earlier than after a success.
                 last = time.monotonic() - interval + min(interval, RETRY_PERIOD)
 
     def _beat(self, attempts: list[tuple[str, str]], interval: float) -> bool:
-        """Send one heartbeat.
+        """Send one heartbeat. Return whether it succeeded.
 
-        No failure ends the thread: the server may come back, and without heartbeats the attempts of a
-        healthy worker are given up.
+        No failure ends the thread: the server may come back, and without heartbeats the attempts of a healthy worker
+        expire.
         """
         try:
             store = self._store.with_timeout(max(interval, RETRY_PERIOD))
@@ -120,18 +121,18 @@ class Heartbeats:
             if not self._failing and not self._ended:
                 expected = isinstance(error, LightningStoreError)
                 logger.warning(
-                    "heartbeats do not get through, trying on: %s",
+                    "heartbeats fail, the runner keeps trying: %s",
                     error,
                     exc_info=None if expected else error,
                 )
             self._failing = True
             return False
         if self._failing:
-            logger.warning("heartbeats get through again")
+            logger.warning("heartbeats succeed again")
             self._failing = False
         for stop in stops:
             try:
                 self._on_stop(stop)
             except Exception:
-                logger.exception("%s could not be passed on", stop)
+                logger.exception("%s could not be handled", stop)
         return True

@@ -1,8 +1,7 @@
 """Trace and span ids from the operating system.
 
-The SDK's own generator takes them from `random`. An agent that seeds that, as many do for the sake of
-repeatable results, would make the same ids again in each attempt and after each `random.seed`, and the store
-takes a span with an id that it knows for a repeat.
+The generator of the SDK uses `random`. An agent that calls `random.seed`, as many do for reproducible results, would
+generate the same ids in each attempt, and the store takes a span with a known id for a duplicate.
 """
 
 from __future__ import annotations
@@ -14,17 +13,28 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 
 class SystemIdGenerator(RandomIdGenerator):
-    """Makes ids of traces and spans that `random.seed` and forks do not repeat.
+    """Generates ids of traces and spans that are unique despite `random.seed` and forks.
 
-    For a tracer provider of your own: `TracerProvider(id_generator=SystemIdGenerator())`.
+    Example:
+        from opentelemetry.sdk.trace import TracerProvider
+
+        provider = TracerProvider(id_generator=SystemIdGenerator())
     """
 
     def generate_span_id(self) -> int:
-        """Return 64 random bits, not all of them 0."""
+        """Generate the id of a span.
+
+        Returns:
+            64 random bits, never 0.
+        """
         return _random(8)
 
     def generate_trace_id(self) -> int:
-        """Return 128 random bits, not all of them 0."""
+        """Generate the id of a trace.
+
+        Returns:
+            128 random bits, never 0.
+        """
         return _random(16)
 
 
@@ -35,9 +45,9 @@ def _random(size: int) -> int:
 
 
 def take_from_system(provider: TracerProvider) -> None:
-    """Make a provider take its ids from the operating system, unless it has a generator of its own kind.
+    """Make a provider use ids from the operating system, unless its generator is a custom one.
 
-    The generator is changed, not replaced: tracers that the provider made before hold it too.
+    The generator is changed and not replaced, because tracers that exist already hold it too.
     """
     generator = provider.id_generator
     if type(generator) is RandomIdGenerator:

@@ -1,4 +1,4 @@
-"""Writing rewards, as spans of the attempt that the calling code works on."""
+"""Rewards, recorded as spans of the attempt that the calling code works on."""
 
 from __future__ import annotations
 
@@ -18,18 +18,25 @@ def emit_reward(
     primary_key: str | None = None,
     tracer: trace.Tracer | None = None,
 ) -> None:
-    """Write down what the work so far was worth, as a span.
+    """Record a reward, as a span named `agentlightning.annotation` below the current span.
 
-    `reward`: a number, or numbers by the names of their dimensions; `primary_key` then says which of them is
-    the reward, and the others come along. A single dimension needs none.
+    If the tracer does not record, the reward is lost, and a warning is logged: in a process or thread that does not
+    belong to an attempt, for instance, without a global tracer provider.
 
-    `tracer`: the one that a runner gave; unset, that of the attempt that the calling code works on, and
-    outside of a runner the global provider's. The span hangs under the current span. A tracer that records
-    nothing loses the reward, which is logged as a warning: in a process or thread that does not know the
-    attempt, for instance, and where no provider is set up.
+    Args:
+        reward: A number, or numbers by the names of their dimensions.
+        primary_key: Name of the dimension that is the reward. Required for several dimensions.
+        tracer: Tracer of the span. None: the tracer of the attempt that the calling code works on; outside of a
+            runner, a tracer of the global provider.
 
-    Raises TypeError for anything but a number, ValueError for one that is not finite, and for several
-    dimensions without a primary one.
+    Raises:
+        TypeError: A reward is not a number.
+        ValueError: A reward is not finite, or the primary dimension is missing or unknown.
+
+    Example:
+        def agent(task, resources, tracer, context):
+            emit_reward(0.5)
+            emit_reward({"correct": 1.0, "short": 0.0}, primary_key="correct")
     """
     dimensions = _dimensions(reward, primary_key)
     attributes: dict[str, str | float] = {}
@@ -44,9 +51,9 @@ def emit_reward(
     span = tracer.start_span(ANNOTATION, attributes=attributes)
     if not span.is_recording():
         logger.warning(
-            "the reward %s is lost: this code runs outside of an attempt (in a process or thread of its own, "
-            "perhaps), and OpenTelemetry's global tracer provider records nothing; give emit_reward the "
-            "tracer of the attempt, or set up a provider with a SpanExporter",
+            "the reward %s is lost: this code does not belong to an attempt (it may run in a process or "
+            "thread of its own), and the global tracer provider does not record; pass the tracer of the "
+            "attempt to emit_reward, or set up a provider with a SpanExporter",
             reward,
         )
     span.end()
@@ -57,14 +64,14 @@ def _dimensions(
 ) -> list[tuple[str, float]]:
     if not isinstance(reward, Mapping):
         if primary_key is not None:
-            raise ValueError("primary_key is for a mapping of rewards")
+            raise ValueError("primary_key requires a mapping of rewards")
         return [(PRIMARY, finite(reward))]
     if not reward:
         raise ValueError("a reward needs at least one dimension")
     if primary_key is None and len(reward) > 1:
-        raise ValueError("primary_key must say which dimension is the reward")
+        raise ValueError("primary_key is required: it names the dimension that is the reward")
     first = next(iter(reward)) if primary_key is None else primary_key
     if first not in reward:
-        raise ValueError(f"primary_key {first!r} is none of {', '.join(map(str, reward))}")
+        raise ValueError(f"primary_key must be one of {', '.join(map(str, reward))}, not {first!r}")
     names = [first, *(name for name in reward if name != first)]
     return [(str(name), finite(reward[name])) for name in names]

@@ -1,4 +1,4 @@
-"""Checks of the function that a runner is given, before it claims anything."""
+"""Checks of the function of a runner, before the first claim."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_function(function: Callable[..., Any]) -> None:
     """Reject what a runner cannot call, so that no rollout fails for it.
 
     Args:
-        function: The function given to the runner.
+        function: The function of the runner.
 
     Raises:
         TypeError: It is not callable, does not take four positional arguments, or is a generator function. The

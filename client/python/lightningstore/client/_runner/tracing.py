@@ -1,4 +1,4 @@
-"""Tracers whose spans are filed under the attempt that they belong to."""
+"""Tracers whose spans are stored under the attempt that they belong to."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 logger = logging.getLogger(__name__)
 
 SCOPE = "lightningstore.client.runner"
-#: Open spans of a foreign provider whose attempts are remembered.
-MOST_OPEN = 100_000
+#: Maximum open spans of a foreign provider whose attempts are remembered.
+MAX_OPEN = 100_000
 
 _NO_LIMITS = SpanLimits(
     max_attributes=SpanLimits.UNSET,
@@ -34,7 +34,7 @@ _NO_LIMITS = SpanLimits(
 
 
 class _Passing(SpanProcessor):
-    """Hands spans to an exporter as they end. Its shutdown is not the exporter's."""
+    """Passes spans to an exporter as they end. Shutting it down does not shut the exporter down."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
@@ -44,13 +44,13 @@ class _Passing(SpanProcessor):
 
 
 class _Filing(SpanProcessor):
-    """Does the same for spans of a foreign provider that begin while an attempt is worked on."""
+    """Does the same for spans of a foreign provider that start in the context of an attempt."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self._lock = threading.Lock()
-        # The attempt of each open span. Its attributes say it too, for other exporters; but beyond the
-        # provider's limit the oldest attributes go first, and these are the oldest.
+        # The attempt of each open span. Its attributes have the ids too, for other exporters. But they are the
+        # oldest attributes, which a provider drops first when a span exceeds its limit.
         self._open: dict[tuple[int, int], dict[str, str]] = {}
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
@@ -63,7 +63,7 @@ class _Filing(SpanProcessor):
             span.set_attribute(key, value)
         with self._lock:
             self._open[_key_of(span)] = ids
-            if len(self._open) > MOST_OPEN:  # some never end
+            if len(self._open) > MAX_OPEN:  # some spans never end
                 del self._open[next(iter(self._open))]
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -80,10 +80,10 @@ def _key_of(span: ReadableSpan) -> tuple[int, int]:
 
 
 class Tracing:
-    """Makes tracers, one an attempt: its spans bear the ids in their resource, in any thread."""
+    """Creates one tracer for each attempt. The resource of its spans has the ids, in every thread."""
 
     def __init__(self, exporter: SpanExporter, provider: TracerProvider | None) -> None:
-        """Take where spans go, and a provider whose spans are to be filed too."""
+        """Send spans to an exporter, also those of another provider."""
         self._processor = _Passing(exporter)
         self._resource = Resource.create()
         if provider is not None:
@@ -91,15 +91,15 @@ class Tracing:
             provider.add_span_processor(_Filing(exporter))
             if isinstance(provider.get_tracer(SCOPE), trace.NoOpTracer):
                 logger.warning(
-                    "the tracer provider given records no spans: OTEL_SDK_DISABLED is set, which concerns "
-                    "all spans but those of the runner's own tracer"
+                    "tracer_provider does not record: OTEL_SDK_DISABLED is set, which disables all spans "
+                    "except those of the runner's own tracer"
                 )
 
     def tracer(self, context: RunContext) -> trace.Tracer:
-        """Return the tracer of an attempt. Nothing is sampled away: spans are training data.
+        """Return the tracer of an attempt. It records every span, because spans are training data.
 
-        For the same reason the variables of the SDK that switch it off and that limit spans are ignored.
-        Raises RuntimeError if the SDK cannot be switched on.
+        For the same reason it ignores the environment variables that disable the SDK or limit spans. Raises
+        RuntimeError if the SDK cannot be enabled.
         """
         ids = {ROLLOUT_ID: context.rollout_id, ATTEMPT_ID: context.attempt_id}
         provider = TracerProvider(
@@ -114,6 +114,6 @@ class Tracing:
         tracer = provider.get_tracer(SCOPE)
         if isinstance(tracer, trace.NoOpTracer):
             raise RuntimeError(  # noqa: TRY004
-                "OpenTelemetry records no spans: unset OTEL_SDK_DISABLED"
+                "OpenTelemetry does not record spans: unset OTEL_SDK_DISABLED"
             )
         return tracer

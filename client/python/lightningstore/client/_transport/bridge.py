@@ -1,7 +1,7 @@
-"""Asyncio calls over a blocking channel, for processes in which grpc.aio cannot work: see `channel`.
+"""Asyncio calls over a blocking channel, for processes in which grpc.aio does not work: see `channel`.
 
-Unary calls take no thread; a stream takes one while it lasts. A queue between a loop and a thread knows no
-event that both can wait for, so its rare full moments are slept away.
+Unary calls need no thread; a stream needs one while it is open. An event loop cannot wait until a queue has room, so it
+polls a full queue.
 """
 
 from __future__ import annotations
@@ -17,20 +17,38 @@ from lightningstore.client._transport.grpc_sync import GrpcTransport
 from lightningstore.client._transport.protocols import ServerStream
 from lightningstore.client.errors import LightningStoreError
 
-MOST_STREAMS = 1000
-#: Messages of a client stream that may wait for the network.
+#: Maximum number of open streams.
+MAX_STREAMS = 1000
+#: Maximum messages of a client stream that wait for the network.
 AHEAD = 16
 
 
 class ThreadedTransport:
-    """Carries asyncio calls over a blocking transport."""
+    """Carries asyncio calls over a blocking transport, from any number of event loops.
+
+    Args:
+        inner: The blocking transport. Closing this transport closes it.
+    """
 
     def __init__(self, inner: GrpcTransport) -> None:
         self._inner = inner
-        self._threads = ThreadPoolExecutor(MOST_STREAMS, thread_name_prefix="lightningstore")
+        self._threads = ThreadPoolExecutor(MAX_STREAMS, thread_name_prefix="lightningstore")
 
     async def unary(self, method: str, request: Message, timeout: float | None) -> Any:
-        """Make a call with one message each way."""
+        """Make a call with one request and one response.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            request: The request message.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The response message.
+
+        Raises:
+            LightningStoreError: The call failed.
+            RuntimeError: The transport is closed.
+        """
         call = self._inner.begin(method, request, timeout)
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
@@ -43,13 +61,38 @@ class ThreadedTransport:
         return call.result()
 
     def server_stream(self, method: str, request: Message, timeout: float | None) -> _Answers:
-        """Begin a call that is answered by a stream."""
+        """Start a call with a stream of responses.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            request: The request message.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The responses. Errors of the call are raised while iterating.
+
+        Raises:
+            RuntimeError: The transport is closed.
+        """
         return _Answers(self._inner.server_stream(method, request, timeout), self._threads)
 
     async def client_stream(
         self, method: str, requests: AsyncIterable[Message], timeout: float | None
     ) -> Any:
-        """Make a call that sends a stream."""
+        """Make a call with a stream of requests. Errors of the iterable are raised unchanged.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            requests: The request messages.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The response message.
+
+        Raises:
+            LightningStoreError: The call failed.
+            RuntimeError: The transport is closed.
+        """
         loop = asyncio.get_running_loop()
         ahead: queue.Queue[Message | None] = queue.Queue(AHEAD)
         answer = loop.run_in_executor(
@@ -59,7 +102,7 @@ class ThreadedTransport:
             async for request in requests:
                 while not answer.done() and not _offer(ahead, request):  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
-                if answer.done():  # refused early
+                if answer.done():  # rejected early
                     break
         finally:
             while not answer.done() and not _offer(ahead, None):  # noqa: ASYNC110
@@ -67,7 +110,7 @@ class ThreadedTransport:
         return await answer
 
     async def close(self) -> None:
-        """Close the channel."""
+        """Cancel all calls, and accept no more."""
         self._inner.close()
         self._threads.shutdown(wait=False)
 
@@ -86,7 +129,7 @@ def _drain(ahead: queue.Queue[Message | None]) -> Iterator[Message]:
 
 
 class _Answers:
-    """The answers of one call, each read by a thread."""
+    """The responses of one call, each read by a thread."""
 
     def __init__(self, answers: ServerStream, threads: ThreadPoolExecutor) -> None:
         self._answers = answers

@@ -1,12 +1,12 @@
-"""Channels of gRPC: their options, and how they outlive forks, pickling and event loops.
+"""Channels of gRPC: their options, and how clients survive forks, pickling and event loops.
 
-A channel belongs to the process and, for asyncio, to the event loop that made it. A child of a fork must
-neither use nor close its parent's: it is left alone for good, and a fresh one is made when it is needed.
-An Endpoint says with what credentials.
+A channel belongs to the process and, for asyncio, to the event loop that created it. A child of a fork must neither use
+nor close the channel of its parent. It keeps that channel unused, and creates its own when it needs one. An Endpoint has
+the credentials.
 
-gRPC's asyncio engine is one a process, driven by a thread that a fork does not copy. Tried: a child whose
-parent had an asyncio channel open hangs or crashes in its first asyncio call, while blocking calls work. So
-there asyncio calls take a blocking channel (`aio_is_lost`).
+gRPC has one asyncio engine per process, driven by a thread that a fork does not copy. In tests, a child whose parent had
+an asyncio channel open hung or crashed in its first asyncio call, while blocking calls worked. In such a child asyncio
+calls use a blocking channel (`aio_is_lost`).
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ from lightningstore.client._transport.methods import SERVICE, method_descriptor,
 from lightningstore.client.connection import Endpoint
 
 MIB = 1 << 20
-#: Messages of the server's limit, and what frames them.
+#: The server's limit of a message, and room for its frame.
 MAX_MESSAGE_BYTES = 64 * MIB + MIB
+#: Milliseconds between pings on a connection, and until an unanswered one ends it.
 KEEPALIVE_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 10_000
-FIRST_RECONNECT_MS = 100
-LONGEST_RECONNECT_MS = 2_000
+#: Minimum and maximum milliseconds between two tries to connect.
+MIN_RECONNECT_MS = 100
+MAX_RECONNECT_MS = 2_000
 
-#: Channels of the parent process. Kept, for letting go of one closes it.
+#: Channels of the parent process. They are kept, because a channel closes when it is freed.
 _abandoned: list[Any] = []
 _holders: weakref.WeakSet[Holder] = weakref.WeakSet()
 _aio_lost = False
@@ -57,42 +59,42 @@ def _version() -> str:
 def options() -> list[tuple[str, Any]]:
     """Return the options of every channel.
 
-    There is no retry policy of gRPC's own among them: the client's knows the deadline, the ids that make a
-    repeat harmless and the server's RetryInfo, and two policies would multiply.
+    They include no retry policy of gRPC. The client retries with knowledge of the deadline, of the ids that make a retry
+    safe and of the server's RetryInfo, and two policies would multiply.
     """
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        # Without pings a peer that vanished is never noticed.
+        # Without pings a vanished peer is never detected.
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # A server that restarts is found again within moments, not after gRPC's two minutes.
-        ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),
-        ("grpc.min_reconnect_backoff_ms", FIRST_RECONNECT_MS),
-        ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
-        # Clients of one process to one server each get a connection of their own: closing one must not
-        # touch another, and a hundred streams are the limit of one.
+        # Reconnect to a restarted server within seconds. gRPC's default is two minutes.
+        ("grpc.initial_reconnect_backoff_ms", MIN_RECONNECT_MS),
+        ("grpc.min_reconnect_backoff_ms", MIN_RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
+        # Each client of a process has its own connection: closing one client must not affect another, and a
+        # connection has at most a hundred streams.
         ("grpc.use_local_subchannel_pool", 1),
-        # An http_proxy of the environment is meant for the web; a store on this host is not behind it.
+        # The http_proxy of the environment is for the web, and not for a store.
         ("grpc.enable_http_proxy", 0),
         ("grpc.primary_user_agent", f"lightningstore-python/{_version()}"),
     ]
 
 
 class Stub:
-    """The calls of the service on one channel, each made when it is first used.
+    """The calls of the service on one channel, each created when it is first used.
 
-    The generated stub makes all of them at once, 30 for a client that needs three. Under a large heap, as
-    in a forked runner, that many objects are enough to set off a full garbage collection.
+    The generated stub creates all 30 at once, for a client that needs three. With a large heap, as in a forked runner,
+    so many objects can trigger a full garbage collection.
     """
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
 
     def __getattr__(self, name: str) -> Any:
-        """Make the call of a method. It becomes an attribute, so this runs once a method."""
+        """Create the call of a method, and store it as an attribute, so that this runs once per method."""
         if name not in SERVICE.methods_by_name:
             raise AttributeError(f"{SERVICE.full_name} has no method {name!r}")
         method = method_descriptor(name)
@@ -112,10 +114,10 @@ def _side(streaming: bool) -> str:  # noqa: FBT001
 
 
 class Holder:
-    """Holds one channel of this process, made when it is first needed."""
+    """Holds one channel of this process, created when it is first needed."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Take where to connect, and the metadata of every call with it."""
+        """Hold a channel to an endpoint. Nothing connects yet."""
         self.endpoint = endpoint
         self._reset()
 
@@ -151,7 +153,7 @@ class Holder:
         self._closed = closed
 
     def _check(self) -> None:
-        if self._pid != os.getpid():  # a fork that Python was not told of
+        if self._pid != os.getpid():  # a fork for which Python ran no hooks
             self._after_fork()
         if self._closed:
             raise RuntimeError("the client is closed")

@@ -23,13 +23,17 @@ from lightningstore.client.errors import (
     from_rpc_error,
 )
 
-#: Seconds between two looks at a call whose status is on its way, and how many.
+#: Seconds between checks for the status of a call that has ended, and the maximum number of checks.
 STATUS_DELAY = 0.005
 STATUS_TRIES = 10
 
 
 class AsyncGrpcTransport:
-    """Carries calls over gRPC; the channel is made with the first one."""
+    """Carries asyncio calls over gRPC. The first call creates the channel.
+
+    Args:
+        endpoint: The address and credentials of the connection.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._holder = AsyncHolder(endpoint)
@@ -40,7 +44,7 @@ class AsyncGrpcTransport:
         return call(*request, timeout=timeout, metadata=self._holder.endpoint.metadata)
 
     def _instead(self) -> ThreadedTransport | None:
-        """Return what carries the calls where grpc.aio cannot."""
+        """Return the transport for processes in which grpc.aio does not work."""
         if not aio_is_lost():
             return None
         if self._bridge is None:
@@ -51,7 +55,20 @@ class AsyncGrpcTransport:
         return {"_holder": self._holder, "_bridge": None}
 
     async def unary(self, method: str, request: Message, timeout: float | None) -> Any:
-        """Make a call with one message each way."""
+        """Make a call with one request and one response.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            request: The request message.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The response message.
+
+        Raises:
+            LightningStoreError: The call failed.
+            RuntimeError: The transport is closed.
+        """
         if (bridge := self._instead()) is not None:
             return await bridge.unary(method, request, timeout)
         call = self._begin(method, request, timeout=timeout)
@@ -69,7 +86,19 @@ class AsyncGrpcTransport:
     def server_stream(
         self, method: str, request: Message, timeout: float | None
     ) -> AsyncServerStream:
-        """Begin a call that is answered by a stream."""
+        """Start a call with a stream of responses.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            request: The request message.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The responses. Errors of the call are raised while iterating.
+
+        Raises:
+            RuntimeError: The transport is closed.
+        """
         if (bridge := self._instead()) is not None:
             return bridge.server_stream(method, request, timeout)
         return _Answers(self._begin(method, request, timeout=timeout), self._holder.contact)
@@ -77,7 +106,20 @@ class AsyncGrpcTransport:
     async def client_stream(
         self, method: str, requests: AsyncIterable[Message], timeout: float | None
     ) -> Any:
-        """Make a call that sends a stream."""
+        """Make a call with a stream of requests. Errors of the iterable are raised unchanged.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            requests: The request messages.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The response message.
+
+        Raises:
+            LightningStoreError: The call failed.
+            RuntimeError: The transport is closed.
+        """
         if (bridge := self._instead()) is not None:
             return await bridge.client_stream(method, requests, timeout)
         call = self._begin(method, timeout=timeout)
@@ -86,8 +128,8 @@ class AsyncGrpcTransport:
                 try:
                     await call.write(request)
                 except asyncio.InvalidStateError:
-                    break  # the server has answered already
-            # In a call that ends at this moment this fails, with an error that tells nothing: the call does.
+                    break  # the server has already answered
+            # This fails if the call ends at this moment. The call itself then has the error.
             with contextlib.suppress(grpc.aio.InternalError):
                 await call.done_writing()
             answer = await call
@@ -102,14 +144,14 @@ class AsyncGrpcTransport:
         return answer
 
     async def close(self) -> None:
-        """Close the channel."""
+        """Cancel all calls, and accept no more."""
         if self._bridge is not None:
             await self._bridge.close()
         await self._holder.close()
 
 
 class _Answers:
-    """The answers of one call."""
+    """The responses of one call."""
 
     def __init__(self, call: Any, contact: Contact) -> None:
         self._call = call
@@ -145,10 +187,9 @@ class _Answers:
 
 
 async def _true_failure(call: Any, error: grpc.aio.AioRpcError) -> LightningStoreError:
-    """Return how a client stream ended.
+    """Return the error that ended a client stream.
 
-    A write that comes after the end fails with an INTERNAL of grpc.aio's own; the server's status is in
-    the call moments later, almost always.
+    A write after the end fails with an INTERNAL of grpc.aio. The call has the status of the server shortly afterwards.
     """
     for _ in range(STATUS_TRIES):
         if await call.details() != error.details():

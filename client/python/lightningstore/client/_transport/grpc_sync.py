@@ -14,20 +14,44 @@ from lightningstore.client.errors import CancelledCallError, LightningStoreError
 
 
 class GrpcTransport:
-    """Carries calls over gRPC; the channel is made with the first one. Threads may share it."""
+    """Carries blocking calls over gRPC. The first call creates the channel. Threads may share it.
+
+    Args:
+        endpoint: The address and credentials of the connection.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._holder = BlockingHolder(endpoint)
 
     def stub(self) -> Any:
-        """Return the calls of the service on this channel, for what the other methods do not offer."""
+        """Return the gRPC calls of the service as attributes, for uses that the other methods do not cover.
+
+        Returns:
+            A stub of the service.
+
+        Raises:
+            RuntimeError: The transport is closed.
+        """
         return self._holder.stub()
 
     def _call(self, method: str) -> Any:
         return getattr(self._holder.stub(), method)
 
     def unary(self, method: str, request: Message, timeout: float | None) -> Any:
-        """Make a call with one message each way."""
+        """Make a call with one request and one response.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            request: The request message.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The response message.
+
+        Raises:
+            LightningStoreError: The call failed.
+            RuntimeError: The transport is closed.
+        """
         call = self._call(method)
         contact = self._holder.contact
         try:
@@ -39,7 +63,20 @@ class GrpcTransport:
         return answer
 
     def begin(self, method: str, request: Message, timeout: float | None) -> PendingCall:
-        """Begin a call with one message each way, which another thread may give up."""
+        """Start a call with one request and one response, which another thread can cancel.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            request: The request message.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The call in progress.
+
+        Raises:
+            LightningStoreError: The call failed.
+            RuntimeError: The transport is closed.
+        """
         call = self._call(method)
         try:
             future = call.future(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
@@ -48,7 +85,19 @@ class GrpcTransport:
         return PendingCall(future, self._holder.contact)
 
     def server_stream(self, method: str, request: Message, timeout: float | None) -> _Answers:
-        """Begin a call that is answered by a stream."""
+        """Start a call with a stream of responses.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            request: The request message.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The responses. Errors of the call are raised while iterating.
+
+        Raises:
+            RuntimeError: The transport is closed.
+        """
         call = self._call(method)
         try:
             answers = call(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
@@ -57,7 +106,20 @@ class GrpcTransport:
         return _Answers(answers, self._holder.contact)
 
     def client_stream(self, method: str, requests: Iterable[Message], timeout: float | None) -> Any:
-        """Make a call that sends a stream."""
+        """Make a call with a stream of requests. Errors of the iterable are raised unchanged.
+
+        Args:
+            method: Name of the method in the contract, such as "GetRollout".
+            requests: The request messages.
+            timeout: Deadline in seconds. None: no deadline.
+
+        Returns:
+            The response message.
+
+        Raises:
+            LightningStoreError: The call failed.
+            RuntimeError: The transport is closed.
+        """
         call = self._call(method)
         fault: list[BaseException] = []
 
@@ -65,7 +127,7 @@ class GrpcTransport:
             try:
                 yield from requests
             except Exception as error:
-                fault.append(error)  # gRPC would only log it
+                fault.append(error)  # gRPC only logs it
                 raise
 
         try:
@@ -78,19 +140,32 @@ class GrpcTransport:
         return answer
 
     def close(self) -> None:
-        """Close the channel."""
+        """Cancel all calls, and accept no more."""
         self._holder.close()
 
 
 class PendingCall:
-    """A call that is under way."""
+    """A call in progress, with one response.
+
+    Args:
+        future: The future of gRPC.
+        contact: Whether the server has answered yet.
+    """
 
     def __init__(self, future: Any, contact: Contact) -> None:
         self._future = future
         self._contact = contact
 
     def result(self) -> Any:
-        """Return the answer when it is there. Raises CancelledCallError after `cancel`."""
+        """Wait for the response.
+
+        Returns:
+            The response message.
+
+        Raises:
+            CancelledCallError: The call was cancelled by `cancel`.
+            LightningStoreError: The call failed.
+        """
         try:
             answer = self._future.result()
         except grpc.FutureCancelledError:
@@ -102,16 +177,20 @@ class PendingCall:
         return answer
 
     def when_done(self, function: Callable[[], object]) -> None:
-        """Call a function, in a thread of gRPC, when the answer or an error is there."""
+        """Call a function when the call has ended, in a thread of gRPC.
+
+        Args:
+            function: The function, without arguments.
+        """
         self._future.add_done_callback(lambda _: function())
 
     def cancel(self) -> None:
-        """Give the call up, from any thread."""
+        """Cancel the call, from any thread."""
         self._future.cancel()
 
 
 class _Answers:
-    """The answers of one call."""
+    """The responses of one call."""
 
     def __init__(self, call: Any, contact: Contact) -> None:
         self._call = call

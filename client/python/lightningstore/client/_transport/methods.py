@@ -15,10 +15,10 @@ SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
 
 def method_descriptor(name: str) -> MethodDescriptor:
     """Return the contract's description of a method. Raises ValueError for an unknown one."""
-    found: MethodDescriptor | None = SERVICE.methods_by_name.get(name)
-    if found is None:
-        raise ValueError(f"{name!r} is no method of {SERVICE.full_name}")
-    return found
+    method: MethodDescriptor | None = SERVICE.methods_by_name.get(name)
+    if method is None:
+        raise ValueError(f"{SERVICE.full_name} has no method {name!r}")
+    return method
 
 
 def method_path(name: str) -> str:
@@ -27,14 +27,14 @@ def method_path(name: str) -> str:
 
 
 def answer_type(name: str) -> type[Message]:
-    """Return the class of a method's answers."""
+    """Return the class of a method's responses."""
     return GetMessageClass(method_descriptor(name).output_type)
 
 
 def repeats_are_harmless(name: str, request: Any) -> bool:
-    """Tell whether a call whose answer was lost may be made again.
+    """Tell whether a call can be retried after a lost response.
 
-    The contract says it of a method, or the request carries ids by which the server knows it again.
+    Either the contract declares the method idempotent, or the request has ids by which the server recognises it.
     """
     level = method_descriptor(name).GetOptions().idempotency_level
     if level != MethodOptions.IDEMPOTENCY_UNKNOWN:

@@ -1,4 +1,4 @@
-"""Whether and when a call that failed is tried again, without I/O."""
+"""Whether and when a failed call is retried, without I/O."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Callable
 
 from lightningstore.client.errors import LightningStoreError, UnavailableError
 
+#: Seconds before the first retry, and the maximum; each delay doubles the one before.
 FIRST_DELAY = 0.05
-LONGEST_DELAY = 2.0
+MAX_DELAY = 2.0
 
-#: Not the generator of the process: an agent that seeds that would make all clients wait alike, and the
-#: client must not use up the agent's numbers.
-_DICE = random.SystemRandom()
+#: Not the generator of the process: an agent that seeds it would give all clients the same delays, and the client must
+#: not consume the agent's numbers.
+_RANDOM = random.SystemRandom()
 
 
 class Retry:
-    """Decides, for one call, whether and when it is tried again."""
+    """Decides, for one call, whether and when it is retried."""
 
     def __init__(
         self,
@@ -25,13 +26,13 @@ class Retry:
         *,
         safe: bool = True,
         now: Callable[[], float] = time.monotonic,
-        dice: Callable[[], float] = _DICE.random,
+        jitter: Callable[[], float] = _RANDOM.random,
     ) -> None:
-        """Take the seconds until the deadline (None: no limit) and whether a repeat is harmless."""
+        """Start the time of a call. `timeout`: seconds until its deadline; `safe`: whether a retry is safe."""
         self._timeout = timeout
         self._safe = safe
         self._now = now
-        self._dice = dice
+        self._jitter = jitter
         self._began = now()
         self._delay = FIRST_DELAY
         self._works = False
@@ -41,19 +42,19 @@ class Retry:
         return None if self._timeout is None else self._began + self._timeout
 
     def heard(self) -> None:
-        """Begin anew with the next failure: until then all is well, for however long."""
+        """Note a success. The deadline then starts with the next failure."""
         self._works = True
 
     def remaining(self) -> float | None:
-        """Return the seconds until the deadline, at least a millisecond; None without one."""
+        """Return the seconds until the deadline, at least a millisecond. None: no deadline."""
         deadline = self._deadline
         return None if deadline is None else max(deadline - self._now(), 0.001)
 
     def delay_after(self, error: LightningStoreError) -> float | None:
-        """Return the seconds to wait before the next try; None to give up.
+        """Return the seconds before the next retry. None: do not retry.
 
-        UNAVAILABLE leaves open whether the call had its effect, so only what is harmless to repeat is
-        repeated. An error with a retry delay says that it had none.
+        After UNAVAILABLE the call may have taken effect, so it is retried only if that is safe. After an error with a
+        retry delay it has had no effect.
         """
         if isinstance(error, UnavailableError):
             if not self._safe and error.retry_delay is None:
@@ -62,10 +63,10 @@ class Retry:
             return None
         if self._works:
             self._began, self._delay, self._works = self._now(), FIRST_DELAY, False
-        # Between a half and the whole: enough to spread many clients, and never near to zero.
-        delay = self._delay * (0.5 + 0.5 * self._dice())
-        self._delay = min(self._delay * 2, LONGEST_DELAY)
+        # Between half of the delay and all of it: this spreads many clients, and is never near zero.
+        delay = self._delay * (0.5 + 0.5 * self._jitter())
+        self._delay = min(self._delay * 2, MAX_DELAY)
         if error.retry_delay is not None:
-            delay = max(delay, error.retry_delay * (1 + 0.2 * self._dice()))
+            delay = max(delay, error.retry_delay * (1 + 0.2 * self._jitter()))
         deadline = self._deadline
         return None if deadline is not None and self._now() + delay >= deadline else delay

@@ -1,4 +1,4 @@
-"""What users see of attempts."""
+"""Attempts, and what is reported about them."""
 
 from __future__ import annotations
 
@@ -20,103 +20,127 @@ STOP_REASON = attempt_pb2.StopReason.DESCRIPTOR
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt failed."""
+    """Why an attempt failed.
 
-    #: Class of the failure, an exception's name for instance.
+    Args:
+        type: Kind of the failure, such as the name of an exception class.
+        message: Description for people. The server keeps its beginning.
+        retryable: Whether another attempt may succeed. None: yes. False overrides the retry condition of the config.
+    """
+
     type: str = ""
-    #: What a person should read.
     message: str = ""
-    #: Whether another attempt could do better. None means yes; False overrules the retry condition.
     retryable: bool | None = None
 
     def to_message(self) -> attempt_pb2.Failure:
-        """Return it as message of the contract, its texts made valid UTF-8."""
+        """Convert to a message of the contract. Texts are made valid UTF-8.
+
+        Returns:
+            The message.
+        """
         return attempt_pb2.Failure(
             type=valid(self.type), message=valid(self.message), retryable=self.retryable
         )
 
     @classmethod
     def from_message(cls, message: attempt_pb2.Failure) -> Failure:
-        """Read it from a message of the contract."""
+        """Convert a message of the contract.
+
+        Args:
+            message: The message.
+
+        Returns:
+            The failure.
+        """
         retryable = message.retryable if message.HasField("retryable") else None
         return cls(message.type, message.message, retryable)
 
 
 class Attempt(View[attempt_pb2.Attempt]):
-    """One try of a worker at a rollout."""
+    """One try of a worker at a rollout. A view of `message`, which is not copied.
+
+    Args:
+        message: The message of the contract.
+    """
 
     _shown = ("rollout_id", "attempt_id", "status")
 
     @property
     def rollout_id(self) -> str:
-        """Id of the rollout that this is an attempt at."""
+        """Id of the rollout."""
         return self.message.rollout_id
 
     @property
     def attempt_id(self) -> str:
-        """Its own id, unique within the rollout."""
+        """Id of the attempt, unique within the rollout."""
         return self.message.attempt_id
 
     @property
     def sequence_number(self) -> int:
-        """Counts the attempts at the rollout, from 1."""
+        """Number of the attempt within the rollout, from 1."""
         return self.message.sequence_number
 
     @property
     def status(self) -> AttemptStatus:
-        """Where it stands."""
+        """Status of the attempt."""
         return convert.from_number(AttemptStatus, ATTEMPT_STATUS, self.message.status)
 
     @property
     def failure(self) -> Failure | None:
-        """Why it failed, if it did and its runner said so."""
+        """Why the attempt failed. None unless its runner reported a failure."""
         if not self.message.HasField("failure"):
             return None
         return Failure.from_message(self.message.failure)
 
     @property
     def worker_id(self) -> str:
-        """The worker that claimed it; empty if the claim named none."""
+        """Worker that claimed the attempt. Empty if the claim named none."""
         return self.message.worker_id
 
     @property
     def resources_id(self) -> str:
-        """The resources of the rollout at the claim; empty if there were none."""
+        """Id of the resources at the claim. Empty if there were none."""
         return self.message.resources_id
 
     @property
     def resources_version(self) -> int:
-        """Their version at the claim, 0 if there were none."""
+        """Version of the resources at the claim. 0 if there were none."""
         return self.message.resources_version
 
     @property
     def start_time(self) -> datetime:
-        """When it was claimed."""
+        """Time of the claim, in UTC."""
         return convert.from_timestamp(self.message.start_time)
 
     @property
     def end_time(self) -> datetime | None:
-        """When it ended."""
+        """Time of the end, in UTC. None while the attempt is live."""
         return self._time("end_time")
 
     @property
     def last_heartbeat_time(self) -> datetime | None:
-        """When the server last heard of it."""
+        """Time of the last heartbeat or span, in UTC. None before the first."""
         return self._time("last_heartbeat_time")
 
     @property
     def span_count(self) -> int:
-        """Number of spans stored for it, also of those evicted since."""
+        """Number of spans stored for the attempt, including evicted ones."""
         return self.message.span_count
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """The caller's own."""
+        """The caller's JSON object. Empty by default."""
         return convert.from_json_object(self.message.metadata_json)
 
 
 class Stop(NamedTuple):
-    """Tells a runner to stop working on an attempt."""
+    """An attempt that its runner should stop.
+
+    Attributes:
+        rollout_id: Id of the rollout.
+        attempt_id: Id of the attempt.
+        reason: Why to stop.
+    """
 
     rollout_id: str
     attempt_id: str
@@ -124,22 +148,32 @@ class Stop(NamedTuple):
 
     @classmethod
     def from_message(cls, message: attempt_pb2.Stop) -> Stop:
-        """Read it from a message of the contract."""
+        """Convert a message of the contract.
+
+        Args:
+            message: The message.
+
+        Returns:
+            The attempt to stop.
+        """
         reason = convert.from_number(StopReason, STOP_REASON, message.reason)
         return cls(message.attempt.rollout_id, message.attempt.attempt_id, reason)
 
 
 def stops(messages: Iterable[attempt_pb2.Stop]) -> list[Stop]:
-    """Read stops from messages of the contract."""
+    """Convert messages of the contract."""
     return [Stop.from_message(message) for message in messages]
 
 
 class AttemptUpdate(NamedTuple):
-    """What UpdateAttempt answers."""
+    """The result of `update_attempt`.
 
-    #: The attempt after the change.
+    Attributes:
+        attempt: The attempt after the change.
+        missing_span_count: Number of sent spans that are not stored. None unless `sent_span_count` was passed.
+        stop_reason: Why the runner should stop. None: it should continue.
+    """
+
     attempt: Attempt
-    #: Spans sent less spans stored; None unless sent_span_count was given.
     missing_span_count: int | None
-    #: Why the runner should stop; None where it need not.
     stop_reason: StopReason | None

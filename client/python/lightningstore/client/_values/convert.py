@@ -1,4 +1,4 @@
-"""Python values to and from what the contract carries: JSON bytes, times, durations, enum numbers."""
+"""Conversion between Python values and those of the contract: JSON bytes, times, durations, enum numbers."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ class PydanticModel(Protocol):
 
 
 class RawJSON(bytes):
-    """JSON text in UTF-8 that is sent as it is: it is neither encoded nor checked by the client.
+    """JSON text in UTF-8 that is sent unchanged. The client neither encodes nor checks it.
 
-    Takes the place of any value that would be turned into JSON: the input or metadata of a rollout,
-    sampling parameters, the value of a custom resource, the stats of a worker.
+    It can replace every value that would be encoded as JSON: the input or metadata of a rollout, sampling parameters,
+    the value of a custom resource, the stats of a worker.
+
+    Example:
+        store.enqueue_rollout(RawJSON(b'{"question": 1}'))
     """
 
 
@@ -79,10 +82,10 @@ def plain(value: object) -> object:
 
 def _encodable(value: object) -> object:
     """Return what the JSON encoder writes instead of a value that it does not know."""
-    found = plain(value)
-    if found is value:
+    converted = plain(value)
+    if converted is value:
         raise TypeError(f"{type(value).__name__} has no JSON")
-    return found
+    return converted
 
 
 # JSON has no NaN, and characters are shorter than their escapes. Built once: building it takes as long as using it.
@@ -117,9 +120,11 @@ def to_json(value: object, field: str = "value") -> bytes:
 
 
 def to_json_object(value: JSONObject | None, field: str = "value") -> bytes:
-    """Return a mapping as JSON; nothing for None or an empty one, which the contract reads as {}.
+    """Return a mapping as JSON text. None and an empty mapping are empty bytes, which the contract reads as {}.
 
-    Raises what `to_json` raises, and TypeError for what is not a mapping.
+    Raises:
+        TypeError: The value is not a mapping, or a part of it has no JSON.
+        ValueError: A number has no JSON.
     """
     if isinstance(value, RawJSON):
         return bytes(value)
@@ -167,10 +172,11 @@ def _parts(path: str, value: Mapping[Any, Any] | Sequence[Any]) -> list[tuple[st
 
 
 def from_json(data: bytes, field: str = "value") -> Any:
-    """Return the value of a JSON text; None for an empty one.
+    """Return the value of a JSON text. An empty text is None.
 
-    Raises ValueError for a number that Python does not read: an integer of more digits than
-    `sys.get_int_max_str_digits`.
+    Raises:
+        ValueError: The text is not JSON, or contains an integer with more digits than Python reads
+            (`sys.get_int_max_str_digits`).
     """
     try:
         return json.loads(data) if data else None
@@ -181,28 +187,28 @@ def from_json(data: bytes, field: str = "value") -> Any:
 
 
 def from_json_object(data: bytes) -> dict[str, Any]:
-    """Return the dict of a JSON text; an empty one for an empty text."""
+    """Return the dict of a JSON text. An empty text is an empty dict."""
     value: dict[str, Any] = json.loads(data) if data else {}
     return value
 
 
 def to_timestamp(moment: datetime) -> Timestamp:
-    """Return a time zone aware datetime as Timestamp. Raises ValueError for a naive one."""
+    """Return a datetime with a time zone as a Timestamp. Raises ValueError for one without a time zone."""
     if moment.tzinfo is None:
-        raise ValueError("a datetime with a time zone is wanted: datetime.now(timezone.utc)")
+        raise ValueError("the datetime must have a time zone, as datetime.now(UTC) has")
     since = moment - EPOCH
     return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def from_timestamp(stamp: Timestamp) -> datetime:
-    """Return a Timestamp as datetime in UTC, cut to microseconds."""
+    """Return a Timestamp as a datetime in UTC, truncated to microseconds."""
     return EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1000)
 
 
 def to_duration(seconds: float) -> Duration:
-    """Return seconds as Duration. Raises ValueError if they are not finite."""
+    """Return seconds as a Duration. Raises ValueError if they are not finite."""
     if not math.isfinite(seconds):
-        raise ValueError(f"a finite number of seconds is wanted, not {seconds}")
+        raise ValueError(f"the number of seconds must be finite, not {seconds}")
     whole, nanos = divmod(round(abs(seconds) * NANOS), NANOS)
     sign = -1 if seconds < 0 else 1
     return Duration(seconds=sign * whole, nanos=sign * nanos)
@@ -214,10 +220,9 @@ def from_duration(duration: Duration) -> float:
 
 
 def to_number(descriptor: EnumDescriptor, value: str | int | None) -> int:
-    """Return the number of an enum value: by its name here ("queuing"), its number, 0 for None.
+    """Return the number of an enum value, given by its word ("queuing") or number. None is 0.
 
-    Numbers go through unchecked, so that a client can name what came after it. Raises ValueError for an
-    unknown name.
+    Numbers are not checked, so that a client can use values of a newer contract. Raises ValueError for an unknown word.
     """
     if value is None:
         return 0
@@ -228,22 +233,22 @@ def to_number(descriptor: EnumDescriptor, value: str | int | None) -> int:
 
 @lru_cache(256)
 def _number_of(descriptor: EnumDescriptor, word: str) -> int:
-    found = descriptor.values_by_name.get(_prefix(descriptor) + word.upper())
-    if found is None:
+    value = descriptor.values_by_name.get(_prefix(descriptor) + word.upper())
+    if value is None:
         words = ", ".join(_words(descriptor))
-        raise ValueError(f"{word!r} is no {descriptor.name}: one of {words} is wanted")
-    return int(found.number)
+        raise ValueError(f"{descriptor.name} must be one of {words}, not {word!r}")
+    return int(value.number)
 
 
 def to_numbers(descriptor: EnumDescriptor, values: Iterable[str | int | None]) -> list[Any]:
-    """Return the numbers of enum values. Raises TypeError for a bare string, which is no list."""
+    """Return the numbers of enum values. Raises TypeError for a single string."""
     if isinstance(values, str):
-        raise TypeError(f"a list of {descriptor.name} is wanted, not one string")
+        raise TypeError(f"{descriptor.name} values must be a list, not a single string")
     return [to_number(descriptor, value) for value in values]
 
 
 def from_number(enum: type[E], descriptor: EnumDescriptor, number: int) -> E:
-    """Return the member for a number, the member `UNRECOGNIZED` for one that came after this client."""
+    """Return the member for a number; `UNRECOGNIZED` for a number of a newer contract."""
     members: dict[int, E] = _members(enum, descriptor)
     return members.get(number) or enum("unrecognized")
 
@@ -269,25 +274,25 @@ def _words(descriptor: EnumDescriptor) -> list[str]:
 def ids(values: Iterable[str], name: str) -> list[str]:
     """Return a list of ids.
 
-    Raises TypeError for a bare string, which would be a list of letters, and ValueError for an id that is
+    Raises TypeError for a single string, which would be a list of letters, and ValueError for an id that is
     not valid UTF-8.
     """
     if isinstance(values, str):
-        raise TypeError(f"{name}: a list of strings is wanted, not one string")
-    found = list(values)
+        raise TypeError(f"{name} must be a list of strings, not a single string")
+    checked = list(values)
     try:
-        "".join(found).encode()
+        "".join(checked).encode()
     except UnicodeEncodeError:
-        for index, value in enumerate(found):
+        for index, value in enumerate(checked):
             check(f"{name}[{index}]", value)
-    return found
+    return checked
 
 
 def new_request_id() -> str:
-    """Return a request id that nobody else has."""
+    """Return a new, unique request id."""
     return uuid.uuid4().hex
 
 
 def new_rollout_id() -> str:
-    """Return "ro-" and 12 random hex digits."""
+    """Return a new rollout id: "ro-" and 12 random hex digits."""
     return f"ro-{os.urandom(6).hex()}"

@@ -1,7 +1,7 @@
-"""Words of the contract as enums whose values are plain lower-case strings.
+"""Enums of the contract, whose values are lower-case strings.
 
-`UNRECOGNIZED` stands for a value that a newer server knows and this client does not; the number is in the
-view's `message`.
+`UNRECOGNIZED` stands for a value of a newer server that this client does not know. The `message` of the view has its
+number.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from enum import Enum
 
 
 class Unset(Enum):
-    """Tells "leave it as it is" from None, which clears."""
+    """Type of UNSET, which leaves a field unchanged, unlike None, which clears it.
+
+    Attributes:
+        UNSET: The only value.
+    """
 
     UNSET = "unset"
 
@@ -18,12 +22,23 @@ class Unset(Enum):
         return "UNSET"
 
 
-#: Default of arguments that change a field: the field stays as it is. None clears it.
+#: Default of arguments that change a field: the field stays unchanged. None clears it.
 UNSET = Unset.UNSET
 
 
 class RolloutStatus(str, Enum):
-    """Where a rollout stands. Treat an unrecognized one as not finished."""
+    """Status of a rollout.
+
+    Attributes:
+        QUEUING: In the queue, before its first attempt.
+        PREPARING: Claimed; no span of the attempt has arrived yet.
+        RUNNING: A span of the attempt has arrived.
+        SUCCEEDED: Finished with success.
+        FAILED: Finished with a failure that is not retried.
+        CANCELLED: Finished by a cancellation.
+        REQUEUING: In the queue again, for a retry.
+        UNRECOGNIZED: A status of a newer server. Treat it as not finished.
+    """
 
     QUEUING = "queuing"
     PREPARING = "preparing"
@@ -36,7 +51,7 @@ class RolloutStatus(str, Enum):
 
     @property
     def is_finished(self) -> bool:
-        """Whether it is succeeded, failed or cancelled."""
+        """Whether the status is succeeded, failed or cancelled."""
         return self in _FINISHED
 
 
@@ -44,7 +59,14 @@ _FINISHED = (RolloutStatus.SUCCEEDED, RolloutStatus.FAILED, RolloutStatus.CANCEL
 
 
 class RolloutMode(str, Enum):
-    """What a rollout is for."""
+    """Purpose of a rollout.
+
+    Attributes:
+        TRAIN: Training.
+        VAL: Validation.
+        TEST: Test.
+        UNRECOGNIZED: A mode of a newer server.
+    """
 
     TRAIN = "train"
     VAL = "val"
@@ -53,7 +75,18 @@ class RolloutMode(str, Enum):
 
 
 class AttemptStatus(str, Enum):
-    """Where an attempt stands. Treat an unrecognized one as not finished."""
+    """Status of an attempt.
+
+    Attributes:
+        PREPARING: Claimed; no span has arrived yet.
+        RUNNING: A span has arrived.
+        SUCCEEDED: Reported as succeeded.
+        FAILED: Reported as failed.
+        TIMEOUT: Ended by the watchdog after the config's timeout.
+        UNRESPONSIVE: Ended by the watchdog after the config's unresponsive timeout. A span or heartbeat revives it,
+            unless its rollout has finished.
+        UNRECOGNIZED: A status of a newer server. Treat it as not finished.
+    """
 
     PREPARING = "preparing"
     RUNNING = "running"
@@ -65,7 +98,15 @@ class AttemptStatus(str, Enum):
 
 
 class StopReason(str, Enum):
-    """Why a runner should stop working on an attempt. Stop on an unrecognized one too."""
+    """Why a runner should stop an attempt.
+
+    Attributes:
+        ROLLOUT_CANCELLED: The rollout was cancelled.
+        ROLLOUT_FINISHED: The rollout has finished in another way.
+        SUPERSEDED: The rollout has a newer attempt.
+        UNKNOWN_ATTEMPT: The attempt does not exist.
+        UNRECOGNIZED: A reason of a newer server. Stop all the same.
+    """
 
     ROLLOUT_CANCELLED = "rollout_cancelled"
     ROLLOUT_FINISHED = "rollout_finished"
@@ -75,7 +116,14 @@ class StopReason(str, Enum):
 
 
 class WorkerStatus(str, Enum):
-    """What a worker does. Treat an unrecognized one as unknown."""
+    """Status of a worker.
+
+    Attributes:
+        UNKNOWN: Nothing is known: it has sent one heartbeat only, or the watchdog ended its last attempt.
+        IDLE: It has no live attempt.
+        BUSY: It has a live attempt.
+        UNRECOGNIZED: A status of a newer server. Treat it as unknown.
+    """
 
     UNKNOWN = "unknown"
     IDLE = "idle"
@@ -84,7 +132,14 @@ class WorkerStatus(str, Enum):
 
 
 class TemplateEngine(str, Enum):
-    """How a prompt template is filled in: Python's str.format, Jinja, or POML."""
+    """How a prompt template is filled in.
+
+    Attributes:
+        F_STRING: By Python's `str.format`, without access to private attributes.
+        JINJA: By Jinja, in its sandbox.
+        POML: By POML, which can read files: for trusted templates only.
+        UNRECOGNIZED: An engine of a newer server.
+    """
 
     F_STRING = "f_string"
     JINJA = "jinja"
@@ -93,7 +148,14 @@ class TemplateEngine(str, Enum):
 
 
 class Durability(str, Enum):
-    """What an answered write survives: nothing, the end of the process, or a power cut too."""
+    """What an answered write survives.
+
+    Attributes:
+        NONE: Nothing: the store is in memory.
+        RELAXED: The end of the server's process.
+        FULL: A power failure as well.
+        UNRECOGNIZED: A durability of a newer server.
+    """
 
     NONE = "none"
     RELAXED = "relaxed"

@@ -1,4 +1,4 @@
-"""What users see of resources, and make themselves."""
+"""Resources: what agents work with."""
 
 from __future__ import annotations
 
@@ -21,15 +21,21 @@ TEMPLATE_ENGINE = resources_pb2.TemplateEngine.DESCRIPTOR
 
 @dataclass(frozen=True)
 class LLM:
-    """A language model endpoint."""
+    """An endpoint of a language model.
 
-    #: Base URL, "http://host:8000/v1" for instance.
+    Args:
+        endpoint: Base URL, such as "http://host:8000/v1".
+        model: Name of the model at the endpoint.
+        api_key: Key for the endpoint. Empty: none. The repr does not show it.
+        sampling_parameters: A JSON object, such as {"temperature": 0.7}.
+
+    Example:
+        llm = LLM("http://localhost:8000/v1", "qwen", sampling_parameters={"temperature": 0.7})
+    """
+
     endpoint: str
-    #: Name of the model at the endpoint.
     model: str = ""
-    #: Key for the endpoint. Empty: none needed.
     api_key: str = field(default="", repr=False)
-    #: JSON object of sampling parameters.
     sampling_parameters: Mapping[str, Any] | RawJSON = field(default_factory=dict)
 
     @names_fields
@@ -44,28 +50,67 @@ class LLM:
         )
 
     def to_message(self) -> resources_pb2.Resource:
-        """Return it as message of the contract."""
+        """Convert to a message of the contract.
+
+        Returns:
+            The message.
+
+        Raises:
+            TypeError: A part of a value has no JSON.
+            ValueError: A number has no JSON, or a text is not valid UTF-8.
+        """
         return resources_pb2.Resource(llm=self._to_llm())
 
 
 @dataclass(frozen=True)
 class ProxyLLM(LLM):
-    """A language model endpoint behind a proxy that files each call under its attempt."""
+    """An endpoint of a language model behind a proxy that stores the spans of each call under its attempt.
+
+    Runners pass it to the agent as an `LLM` with the URL of the attempt.
+
+    Args:
+        endpoint: Base URL of the proxy, such as "http://host:8000/v1".
+        model: Name of the model at the endpoint.
+        api_key: Key for the endpoint. Empty: none. The repr does not show it.
+        sampling_parameters: A JSON object, such as {"temperature": 0.7}.
+    """
 
     def to_message(self) -> resources_pb2.Resource:
-        """Return it as message of the contract."""
+        """Convert to a message of the contract.
+
+        Returns:
+            The message.
+
+        Raises:
+            TypeError: A part of a value has no JSON.
+            ValueError: A number has no JSON, or a text is not valid UTF-8.
+        """
         return resources_pb2.Resource(proxy_llm=resources_pb2.ProxyLLM(llm=self._to_llm()))
 
     def base_url(self, rollout_id: str | None = None, attempt_id: str | None = None) -> str:
-        """Return the base URL for the calls of one attempt; without ids that of the proxy itself.
+        """Return the base URL for the calls of one attempt.
 
-        "/rollout/{rollout_id}/attempt/{attempt_id}" stands before a trailing "/v1" of the URL, or at its
-        end where there is none. Raises ValueError for one id without the other.
+        "/rollout/{rollout_id}/attempt/{attempt_id}" is inserted before a trailing "/v1" of the URL, or else appended.
+
+        Args:
+            rollout_id: Id of the rollout. None, together with `attempt_id`: the URL of the proxy itself.
+            attempt_id: Id of the attempt.
+
+        Returns:
+            The base URL.
+
+        Raises:
+            ValueError: One id is given without the other.
+
+        Example:
+            proxy = ProxyLLM("http://proxy:4000/v1")
+            url = proxy.base_url("ro-1", "at-1")
+            assert url == "http://proxy:4000/rollout/ro-1/attempt/at-1/v1"
         """
         if not rollout_id and not attempt_id:
             return self.endpoint
         if not rollout_id or not attempt_id:
-            raise ValueError("both a rollout id and an attempt id are wanted, or none")
+            raise ValueError("both rollout_id and attempt_id must be given, or neither")
         base = self.endpoint.rstrip("/")
         tail = ""
         if base.endswith("/v1"):
@@ -74,36 +119,66 @@ class ProxyLLM(LLM):
         return f"{base}/rollout/{ids[0]}/attempt/{ids[1]}{tail}"
 
     def routed(self, rollout_id: str, attempt_id: str) -> LLM:
-        """Return the endpoint of one attempt, see `base_url`."""
+        """Return the endpoint for the calls of one attempt, see `base_url`.
+
+        Args:
+            rollout_id: Id of the rollout.
+            attempt_id: Id of the attempt.
+
+        Returns:
+            An `LLM` with the URL of the attempt.
+        """
         endpoint = self.base_url(rollout_id, attempt_id)
         return LLM(endpoint, self.model, self.api_key, self.sampling_parameters)
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A template that agents fill in."""
+    """A template that agents fill in.
 
-    #: The text.
+    Args:
+        template: The text of the template.
+        engine: How it is filled in: "f_string", "jinja" or "poml".
+
+    Example:
+        prompt = PromptTemplate("Answer in one word: {question}")
+        assert prompt.format(question="Why?") == "Answer in one word: Why?"
+    """
+
     template: str
-    #: How it is filled in.
     engine: TemplateEngine | str | int = TemplateEngine.F_STRING
 
     def format(self, /, **values: Any) -> Any:
-        """Fill the template in, and return the text; with POML the chat messages.
+        """Fill the template in.
 
-        Templates come out of the store, so they are not trusted: f-strings reach no attribute that begins
-        with an underscore, and Jinja runs in its sandbox. Jinja needs `pip install 'lightningstore[jinja]'`
-        and POML `pip install 'lightningstore[poml]'`: ImportError says so.
-        POML can read files and runs what the template says: use it for templates that you trust.
+        Templates come from the store, so they are not trusted: f-strings cannot access attributes with a leading
+        underscore, and Jinja runs in its sandbox. POML can read files and run code of the template: use it for
+        trusted templates only. Jinja requires `pip install 'lightningstore[jinja]'`, POML
+        `pip install 'lightningstore[poml]'`.
 
-        Raises KeyError (f-string) or jinja2.UndefinedError for a value that is missing, and ValueError or
-        jinja2.TemplateError for a template that is none.
+        Args:
+            **values: The values by name.
+
+        Returns:
+            The text; with POML, the chat messages.
+
+        Raises:
+            KeyError: A value of an f-string is missing. With Jinja: `jinja2.UndefinedError`.
+            ValueError: The template is invalid. With Jinja: `jinja2.TemplateError`.
+            ImportError: The engine is not installed.
         """
         engine = convert.to_number(TEMPLATE_ENGINE, self.engine)
         return templates.fill(self.template, engine, values)
 
     def to_message(self) -> resources_pb2.Resource:
-        """Return it as message of the contract. Raises ValueError for an unknown engine."""
+        """Convert to a message of the contract.
+
+        Returns:
+            The message.
+
+        Raises:
+            ValueError: The engine is unknown.
+        """
         engine = convert.to_number(TEMPLATE_ENGINE, self.engine)
         template = resources_pb2.PromptTemplate(template=valid(self.template), engine=engine)  # type: ignore[arg-type]
         return resources_pb2.Resource(prompt_template=template)
@@ -111,15 +186,26 @@ class PromptTemplate:
 
 @dataclass(frozen=True)
 class CustomResource:
-    """A resource of the caller's own kind: weights, a checkpoint, anything."""
+    """A resource of any other kind, such as weights or a checkpoint.
 
-    #: What it is, in the caller's words. May be empty.
+    Args:
+        type: Kind of the resource, chosen by the caller. May be empty.
+        value: Any value with JSON.
+    """
+
     type: str
-    #: Any JSON value.
     value: Any
 
     def to_message(self) -> resources_pb2.Resource:
-        """Return it as message of the contract. Raises TypeError or ValueError for invalid JSON."""
+        """Convert to a message of the contract.
+
+        Returns:
+            The message.
+
+        Raises:
+            TypeError: A part of the value has no JSON.
+            ValueError: A number has no JSON.
+        """
         custom = resources_pb2.CustomResource(
             type=valid(self.type), value_json=convert.to_json(self.value)
         )
@@ -130,7 +216,7 @@ Kind = LLM | ProxyLLM | PromptTemplate | CustomResource
 
 
 def to_resource(value: Any) -> resources_pb2.Resource:
-    """Return a resource as message; any JSON value becomes a custom one without type."""
+    """Convert a resource to a message. Any value with JSON becomes a custom resource without type."""
     if isinstance(value, resources_pb2.Resource):
         return value
     if isinstance(value, LLM | PromptTemplate | CustomResource):
@@ -139,20 +225,22 @@ def to_resource(value: Any) -> resources_pb2.Resource:
 
 
 def to_resources(values: Mapping[str, Any]) -> dict[str, resources_pb2.Resource]:
-    """Return named resources as messages.
+    """Convert named resources to messages.
 
-    Raises TypeError or ValueError for what has no JSON and for a name that is not valid UTF-8.
+    Raises:
+        TypeError: A part of a value has no JSON.
+        ValueError: A number has no JSON, or a name is not valid UTF-8.
     """
-    found: dict[str, resources_pb2.Resource] = {}
+    messages: dict[str, resources_pb2.Resource] = {}
     for name, value in values.items():
         with naming(f"resources[{name!r:.100}]"):
             check("the name", name)
-            found[name] = to_resource(value)
-    return found
+            messages[name] = to_resource(value)
+    return messages
 
 
 def from_resource(message: resources_pb2.Resource) -> Kind | resources_pb2.Resource:
-    """Read a resource; one of a kind that came after this client stays the message that it is."""
+    """Convert a message to a resource. A kind that this client does not know stays a message."""
     kind = message.WhichOneof("kind")
     if kind == "llm":
         return _from_llm(LLM, message.llm)
@@ -173,40 +261,46 @@ def _from_llm(kind: type[LLM], message: resources_pb2.LLM) -> LLM:
 
 
 class Resources(View[resources_pb2.Resources]):
-    """A named, versioned map of what agents work with."""
+    """A versioned map of resources by name. A view of `message`, which is not copied.
+
+    `resources["name"]` returns a resource, and `"name" in resources` tests for one.
+
+    Args:
+        message: The message of the contract.
+    """
 
     _shown = ("resources_id", "version")
 
     @property
     def resources_id(self) -> str:
-        """Its id."""
+        """Id of the map."""
         return self.message.resources_id
 
     @property
     def version(self) -> int:
-        """Counts the updates, from 1."""
+        """Version, which counts from 1."""
         return self.message.version
 
     @property
     def create_time(self) -> datetime:
-        """When version 1 was made."""
+        """Time at which version 1 was created, in UTC."""
         return convert.from_timestamp(self.message.create_time)
 
     @property
     def update_time(self) -> datetime:
-        """When this version was made."""
+        """Time at which this version was created, in UTC."""
         return convert.from_timestamp(self.message.update_time)
 
     @cached_property
     def resources(self) -> dict[str, Any]:
-        """LLM, ProxyLLM, PromptTemplate or CustomResource by name, in the order in which they were given.
+        """LLM, ProxyLLM, PromptTemplate or CustomResource objects by name, in the order in which they were added.
 
-        Those whose order nobody told come last, by name.
+        If the client that added them sent no order, they are ordered by name.
         """
-        found = self.message.resources
-        # A map of protobuf has no order, and another one in each process.
-        names = dict.fromkeys((*self.message.names, *sorted(found)))
-        return {name: from_resource(found[name]) for name in names if name in found}
+        messages = self.message.resources
+        # A map of protobuf has no order: it differs between processes.
+        names = dict.fromkeys((*self.message.names, *sorted(messages)))
+        return {name: from_resource(messages[name]) for name in names if name in messages}
 
     def __getitem__(self, name: str) -> Any:
         return self.resources[name]

@@ -40,9 +40,17 @@ def finite(value: Any, wanted: str = "a finite number") -> float:
 
 
 def find_final_reward(spans: Iterable[Span]) -> float | None:
-    """Return the primary reward of the last span that holds one, None if none does.
+    """Return the primary reward of the last span that has a reward.
 
-    The last by sequence id, in whatever order they come; of several attempts' spans it is the last overall.
+    Args:
+        spans: Spans in any order. The last one is the one with the highest sequence id, across attempts.
+
+    Returns:
+        The reward. None: no span has one.
+
+    Example:
+        rollout = store.start_rollout({"question": 1})
+        assert find_final_reward(store.query_spans(rollout.rollout_id, "latest")) is None
     """
     last: tuple[int, int, str] | None = None
     found: float | None = None

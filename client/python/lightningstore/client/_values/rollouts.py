@@ -1,4 +1,4 @@
-"""What users see of rollouts, and make themselves."""
+"""Rollouts, and what they are created from."""
 
 from __future__ import annotations
 
@@ -23,19 +23,29 @@ FILTER_LOGIC = rollout_pb2.FilterLogic.DESCRIPTOR
 
 @dataclass(frozen=True)
 class RetryBackoff:
-    """Delay before the n-th retry: initial_delay * factor ** (n - 1), at most max_delay, ± jitter."""
+    """Delay before the n-th retry: initial_delay * factor ** (n - 1), at most max_delay, ± jitter.
 
-    #: Delay of the first retry, in seconds.
+    Args:
+        initial_delay: Delay of the first retry in seconds.
+        factor: Growth of the delay from one retry to the next, at least 1.
+        max_delay: Maximum delay in seconds, before jitter. None: one hour.
+        jitter: Maximum random share of the delay that is added or subtracted, from 0 to 1.
+    """
+
     initial_delay: float = 0.0
-    #: Growth from one retry to the next, at least 1.
     factor: float = 1.0
-    #: Upper bound of the delay in seconds, before jitter. None: an hour.
     max_delay: float | None = None
-    #: Random share of the delay that is added or taken away, from 0 to 1.
     jitter: float = 0.0
 
     def to_message(self) -> rollout_pb2.RetryBackoff:
-        """Return it as message of the contract."""
+        """Convert to a message of the contract.
+
+        Returns:
+            The message.
+
+        Raises:
+            ValueError: A delay is not finite.
+        """
         message = rollout_pb2.RetryBackoff(factor=self.factor, jitter=self.jitter)
         if self.initial_delay:
             message.initial_delay.CopyFrom(convert.to_duration(self.initial_delay))
@@ -45,37 +55,65 @@ class RetryBackoff:
 
     @classmethod
     def from_message(cls, message: rollout_pb2.RetryBackoff) -> RetryBackoff:
-        """Read it from a message of the contract."""
-        longest = (
+        """Convert a message of the contract.
+
+        Args:
+            message: The message.
+
+        Returns:
+            The back-off.
+        """
+        max_delay = (
             convert.from_duration(message.max_delay) if message.HasField("max_delay") else None
         )
-        first = convert.from_duration(message.initial_delay)
-        return cls(first, message.factor or 1.0, longest, message.jitter)
+        initial_delay = convert.from_duration(message.initial_delay)
+        return cls(initial_delay, message.factor or 1.0, max_delay, message.jitter)
 
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """When an attempt is given up, and whether its rollout is then tried again."""
+    """Time limits of the attempts of a rollout, and its retries.
 
-    #: Longest time from an attempt's start to its end, in seconds. None: no limit.
+    Args:
+        timeout: Maximum seconds from the start of an attempt to its end. None: unlimited.
+        unresponsive_timeout: Maximum seconds without a span or heartbeat of an attempt. None: unlimited.
+        max_attempts: Maximum number of attempts made by retries, at least 1.
+        retry_condition: Statuses of an attempt that are retried: "failed", "timeout", "unresponsive". Empty: no retry.
+        retry_backoff: Delay of a retry in the queue. None: no delay.
+
+    Raises:
+        TypeError: `retry_condition` is a single string.
+
+    Example:
+        config = RolloutConfig(
+            timeout=600,
+            unresponsive_timeout=30,
+            max_attempts=3,
+            retry_condition=["failed", "unresponsive"],
+            retry_backoff=RetryBackoff(initial_delay=1, factor=2, max_delay=60),
+        )
+    """
+
     timeout: float | None = None
-    #: Longest silence of an attempt, in seconds. None: no limit.
     unresponsive_timeout: float | None = None
-    #: Most attempts made by retrying, at least 1.
     max_attempts: int = 1
-    #: The ends of an attempt that are retried: failed, timeout, unresponsive.
     retry_condition: Sequence[AttemptStatus | str | int] = ()
-    #: How long a retry waits in the queue. None: not at all.
     retry_backoff: RetryBackoff | None = None
 
     def __post_init__(self) -> None:
-        """Make a tuple of the retry condition. Raises TypeError for a bare string."""
         if isinstance(self.retry_condition, str):
-            raise TypeError("retry_condition: a list is wanted, not one string")
+            raise TypeError("retry_condition must be a list, not a single string")
         object.__setattr__(self, "retry_condition", tuple(self.retry_condition))
 
     def to_message(self) -> rollout_pb2.RolloutConfig:
-        """Return it as message of the contract."""
+        """Convert to a message of the contract.
+
+        Returns:
+            The message.
+
+        Raises:
+            ValueError: A time is not finite, or a status is unknown.
+        """
         message = rollout_pb2.RolloutConfig(
             max_attempts=self.max_attempts,
             retry_condition=convert.to_numbers(ATTEMPT_STATUS, self.retry_condition),
@@ -90,7 +128,14 @@ class RolloutConfig:
 
     @classmethod
     def from_message(cls, message: rollout_pb2.RolloutConfig) -> RolloutConfig:
-        """Read it from a message of the contract."""
+        """Convert a message of the contract.
+
+        Args:
+            message: The message.
+
+        Returns:
+            The config.
+        """
 
         def seconds(field: str) -> float | None:
             if not message.HasField(field):  # type: ignore[arg-type]
@@ -114,30 +159,38 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class RolloutSpec:
-    """A rollout to be made."""
+    """A rollout to be created by `enqueue_rollouts`.
 
-    #: What the agent is to do: any JSON value.
+    Args:
+        input: The task of the agent: any value with JSON, also a dataclass, a pydantic model or a numpy value.
+        mode: Purpose of the rollout: "train", "val" or "test". None: unspecified.
+        priority: Rollouts with a higher priority are claimed first.
+        group_id: Name shared by rollouts that belong together, such as the samples of one task.
+        resources_id: The resources that the agent works with. Empty: the latest ones.
+        config: Time limits and retries. None: no time limits, one attempt.
+        metadata: A JSON object of your own.
+        rollout_id: Id of the rollout. Empty: the client creates one.
+    """
+
     input: Any
-    #: What the rollout is for: train, val or test. None: not said.
     mode: RolloutMode | str | int | None = None
-    #: Higher is claimed first.
     priority: int = 0
-    #: Names the rollouts that belong together.
     group_id: str = ""
-    #: The resources that the agent works with. Empty: the latest there are.
     resources_id: str = ""
-    #: None: no time limits, one attempt.
     config: RolloutConfig | None = None
-    #: A JSON object of the caller's own.
     metadata: JSONObject | None = None
-    #: Empty: the client makes one.
     rollout_id: str = ""
 
     @names_fields
     def to_message(self) -> rollout_pb2.RolloutSpec:
-        """Return it as message of the contract, its rollout id as given.
+        """Convert to a message of the contract. An empty rollout id stays empty.
 
-        Raises TypeError or ValueError, which names the field, for what the contract cannot carry.
+        Returns:
+            The message.
+
+        Raises:
+            TypeError: A part of the input or of the metadata has no JSON.
+            ValueError: A number has no JSON, a mode is unknown, or a text is not valid UTF-8.
         """
         return rollout_pb2.RolloutSpec(
             input_json=convert.to_json(self.input, "input"),
@@ -152,111 +205,134 @@ class RolloutSpec:
 
     @classmethod
     def of(cls, value: RolloutSpec | Mapping[str, Any]) -> RolloutSpec:
-        """Return a spec from a spec or its fields by name. Raises TypeError for unknown ones."""
+        """Return a spec, or create one from a mapping.
+
+        Args:
+            value: A spec, or a mapping with the fields of a spec.
+
+        Returns:
+            The spec.
+
+        Raises:
+            TypeError: The mapping has no "input", or unknown fields.
+        """
         if isinstance(value, RolloutSpec):
             return value
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(value) - known)
         if unknown or "input" not in value:
             raise TypeError(
-                f"a mapping with 'input' and any of {sorted(known - {'input'})} is wanted, "
+                f"a rollout must be a mapping with 'input' and any of {sorted(known - {'input'})}, "
                 f"not one with {sorted(value)}"
             )
         return cls(**value)
 
 
 class Rollout(View[rollout_pb2.Rollout]):
-    """One task for an agent, from the queue to its outcome."""
+    """One task for an agent, from the queue to its outcome. A view of `message`, which is not copied.
+
+    Args:
+        message: The message of the contract.
+    """
 
     _shown = ("rollout_id", "status", "latest_attempt_id")
 
     @property
     def rollout_id(self) -> str:
-        """Its id."""
+        """Id of the rollout."""
         return self.message.rollout_id
 
     @cached_property
     def input(self) -> Any:
-        """What the agent is to do. Parsed once; the text is `message.input_json`.
+        """The task of the agent, parsed once. Its JSON text is `message.input_json`.
 
-        Raises LookupError where the answer left it out (see `payloads_omitted`).
+        Raises:
+            LookupError: The response omitted it, see `payloads_omitted`.
         """
         self._check_payloads()
         return convert.from_json(self.message.input_json, "input")
 
     @property
     def mode(self) -> RolloutMode | None:
-        """What it is for; None if nobody said."""
+        """Purpose of the rollout. None: unspecified."""
         if not self.message.mode:
             return None
         return convert.from_number(RolloutMode, ROLLOUT_MODE, self.message.mode)
 
     @property
     def priority(self) -> int:
-        """Higher is claimed first."""
+        """Priority: rollouts with a higher one are claimed first."""
         return self.message.priority
 
     @property
     def group_id(self) -> str:
-        """Names the rollouts that belong together; may be empty."""
+        """Name shared by rollouts that belong together. Empty: none."""
         return self.message.group_id
 
     @property
     def resources_id(self) -> str:
-        """The resources that the agent works with; may be empty."""
+        """Id of the resources that the agent works with. Empty: none."""
         return self.message.resources_id
 
     @property
     def status(self) -> RolloutStatus:
-        """Where it stands."""
+        """Status of the rollout."""
         return convert.from_number(RolloutStatus, ROLLOUT_STATUS, self.message.status)
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has succeeded, failed or been cancelled."""
+        """Whether the rollout has succeeded, failed or been cancelled."""
         return self.status.is_finished
 
     @property
     def config(self) -> RolloutConfig:
-        """When an attempt is given up, and whether it is tried again."""
+        """Time limits and retries."""
         return RolloutConfig.from_message(self.message.config)
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """The caller's own. Raises LookupError where the answer left it out."""
+        """The caller's JSON object. Empty by default.
+
+        Raises:
+            LookupError: The response omitted it, see `payloads_omitted`.
+        """
         self._check_payloads()
         return convert.from_json_object(self.message.metadata_json)
 
     @property
     def payloads_omitted(self) -> bool:
-        """Whether the answer left out input and metadata, and metadata and failure of the latest attempt.
+        """Whether the response omitted input and metadata, and metadata and failure of the latest attempt.
 
-        They did not fit into a message, as in the answer to the cancellation of many rollouts.
-        `get_rollout` and `get_attempt` have them.
+        They did not fit into a message, as in the response to the cancellation of many rollouts. `get_rollout` and
+        `get_attempt` return them.
         """
         return self.message.payloads_omitted
 
     def _check_payloads(self) -> None:
         if self.message.payloads_omitted:
             raise LookupError(
-                f"this answer left the payloads of rollout {self.rollout_id} out, since they did not fit "
-                "into a message: get_rollout has them"
+                f"the response omitted the payloads of rollout {self.rollout_id}, which did not fit into "
+                "a message: get_rollout returns them"
             )
 
     def fill(self, whole: Rollout) -> None:
-        """Take the payloads that this one lacks from the same rollout as `get_rollout` returns it."""
+        """Add the omitted payloads.
+
+        Args:
+            whole: The same rollout, as `get_rollout` returns it.
+        """
         self.message.input_json = whole.message.input_json
         self.message.metadata_json = whole.message.metadata_json
         self.message.payloads_omitted = False
 
     @property
     def start_time(self) -> datetime:
-        """When it was enqueued, or started."""
+        """Time at which the rollout was enqueued or started, in UTC."""
         return convert.from_timestamp(self.message.start_time)
 
     @property
     def end_time(self) -> datetime | None:
-        """When it finished."""
+        """Time at which the rollout finished, in UTC. None before that."""
         return self._time("end_time")
 
     @property
@@ -266,24 +342,28 @@ class Rollout(View[rollout_pb2.Rollout]):
 
     @property
     def latest_attempt_id(self) -> str:
-        """Id of the newest attempt; empty before the first claim."""
+        """Id of the newest attempt. Empty before the first claim."""
         return self.message.latest_attempt_id
 
     @property
     def completion_number(self) -> int:
-        """Its place among all finishes of the store, from 1; 0 unless it is finished."""
+        """Number of the finish among all finishes of the store, from 1. 0 unless the rollout is finished."""
         return self.message.completion_number
 
     @property
     def latest_attempt(self) -> Attempt | None:
-        """The newest attempt, in the answer to a claim the claimed one. None before the first claim."""
+        """The newest attempt; in the response to a claim, the claimed one. None before the first claim."""
         if not self.message.HasField("latest_attempt"):
             return None
         return Attempt(self.message.latest_attempt)
 
     @property
     def attempt(self) -> Attempt:
-        """The newest attempt. Raises LookupError before the first claim."""
+        """The newest attempt; in the response to a claim, the claimed one.
+
+        Raises:
+            LookupError: There is no attempt yet.
+        """
         attempt = self.latest_attempt
         if attempt is None:
             raise LookupError(f"rollout {self.rollout_id} has no attempt yet")

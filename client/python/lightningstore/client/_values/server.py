@@ -1,4 +1,4 @@
-"""What users see of the server itself."""
+"""Properties and statistics of a server."""
 
 from __future__ import annotations
 
@@ -19,46 +19,53 @@ DURABILITY = statistics_pb2.Durability.DESCRIPTOR
 
 
 class Limits(NamedTuple):
-    """The limits that a server holds its callers to."""
+    """The limits of a server.
 
-    #: Largest message in bytes, in and out.
+    Attributes:
+        message_bytes: Maximum size of a message in bytes, in both directions.
+        input_bytes: Maximum size of the input of a rollout in bytes.
+        span_bytes: Maximum size of a span in bytes.
+        batch_items: Maximum number of items in one call.
+        page_size: Maximum number of items in one page.
+        queue_length: Maximum number of rollouts in the queue. 0: unlimited.
+        connection_streams: Maximum number of concurrent streams on one connection.
+        pending_bytes: Maximum bytes of writes that wait for the disk.
+        open_streams: Maximum number of open streams of the server.
+    """
+
     message_bytes: int
-    #: Largest input of a rollout in bytes.
     input_bytes: int
-    #: Largest span in bytes.
     span_bytes: int
-    #: Most items of one call.
     batch_items: int
-    #: Most items of one page.
     page_size: int
-    #: Most rollouts in the queue; 0: no limit.
     queue_length: int
-    #: Most concurrent streams of one connection.
     connection_streams: int
-    #: Most bytes of writes that wait for the disk.
     pending_bytes: int
-    #: Most open streams of the whole server.
     open_streams: int
 
 
 class ServerInfo(View[statistics_pb2.GetServerInfoResponse]):
-    """What a server is."""
+    """Properties of a server. A view of `message`, which is not copied.
+
+    Args:
+        message: The message of the contract.
+    """
 
     _shown = ("version", "store_id", "backend", "durability")
 
     @property
     def version(self) -> str:
-        """Its version, "0.1.0" for instance."""
+        """Version of the server, such as "0.1.0"."""
         return self.message.version
 
     @property
     def store_id(self) -> str:
-        """Names the store, for as long as its data is kept."""
+        """Id of the store, which is kept as long as its data."""
         return self.message.store_id
 
     @property
     def backend(self) -> str:
-        """What it keeps its data in: "memory" or "sqlite"."""
+        """Back end: "memory" or "sqlite"."""
         return self.message.backend
 
     @property
@@ -68,94 +75,98 @@ class ServerInfo(View[statistics_pb2.GetServerInfoResponse]):
 
     @property
     def capabilities(self) -> list[str]:
-        """What it can do beyond the calls of the contract."""
+        """Optional features of the server."""
         return list(self.message.capabilities)
 
     @property
     def otlp_http_port(self) -> int | None:
-        """Port of OTLP over HTTP at the server's address; None: not served."""
+        """Port of OTLP over HTTP, at the address of the server. None: not served."""
         return self.message.otlp_http_port or None
 
     @property
     def limits(self) -> Limits:
-        """The limits that it holds callers to."""
+        """Limits of the server."""
         return Limits(*(getattr(self.message.limits, name) for name in Limits._fields))
 
     @property
     def start_time(self) -> datetime:
-        """When it started."""
+        """Time at which the server started, in UTC."""
         return convert.from_timestamp(self.message.start_time)
 
 
 class Statistics(View[statistics_pb2.GetStatisticsResponse]):
-    """How much of everything there is. A status that nothing has is left out."""
+    """Numbers of records, and their sizes. A view of `message`, which is not copied.
+
+    Args:
+        message: The message of the contract.
+    """
 
     _shown = ("rollouts", "queue_depth", "span_count")
 
     @property
     def rollouts(self) -> dict[RolloutStatus, int]:
-        """Rollouts by status."""
+        """Number of rollouts by status. Statuses without rollouts are left out."""
         words = rollout_pb2.RolloutStatus.DESCRIPTOR
         counts = self.message.rollouts
         return {convert.from_number(RolloutStatus, words, c.status): c.count for c in counts}
 
     @property
     def attempts(self) -> dict[AttemptStatus, int]:
-        """Attempts by status."""
+        """Number of attempts by status. Statuses without attempts are left out."""
         words = attempt_pb2.AttemptStatus.DESCRIPTOR
         counts = self.message.attempts
         return {convert.from_number(AttemptStatus, words, c.status): c.count for c in counts}
 
     @property
     def workers(self) -> dict[WorkerStatus, int]:
-        """Workers by status."""
+        """Number of workers by status. Statuses without workers are left out."""
         words = worker_pb2.WorkerStatus.DESCRIPTOR
         counts = self.message.workers
         return {convert.from_number(WorkerStatus, words, c.status): c.count for c in counts}
 
     @property
     def resources_count(self) -> int:
-        """Number of resources ids."""
+        """Number of ids of resources."""
         return self.message.resources_count
 
     @property
     def queue_depth(self) -> int:
-        """Rollouts in the queue, those that wait for their back-off included."""
+        """Number of rollouts in the queue, including those that wait for their back-off."""
         return self.message.queue_depth
 
     @property
     def last_completion_number(self) -> int:
-        """The last completion number given out, 0 if none."""
+        """Last completion number. 0: no rollout has finished yet."""
         return self.message.last_completion_number
 
     @property
     def span_count(self) -> int:
-        """Spans stored, evicted ones not counted."""
+        """Number of stored spans, without evicted ones."""
         return self.message.span_count
 
     @property
     def span_bytes(self) -> int:
-        """Their serialised size in bytes."""
+        """Serialised size of the stored spans in bytes."""
         return self.message.span_bytes
 
     @property
     def evicted_span_count(self) -> int:
-        """Spans evicted since the store was opened."""
+        """Number of spans evicted since the store was opened."""
         return self.message.evicted_span_count
 
     @property
     def eviction_threshold_bytes(self) -> int:
-        """Span bytes above which the oldest are evicted; 0: never."""
+        """Size of the stored spans in bytes above which the oldest are evicted. 0: never."""
         return self.message.eviction_threshold_bytes
 
     @property
     def safe_threshold_bytes(self) -> int:
-        """Span bytes at which eviction stops; 0: never."""
+        """Size of the stored spans in bytes at which eviction stops. 0: never."""
         return self.message.safe_threshold_bytes
 
     @property
     def file_bytes(self) -> int:
-        """Size of the data file and its log in bytes; 0 without a file."""
+        """Size of the data file and its log in bytes. 0 without a file."""
         return self.message.file_bytes
 
     @property
@@ -165,5 +176,5 @@ class Statistics(View[statistics_pb2.GetStatisticsResponse]):
 
     @property
     def waiter_count(self) -> int:
-        """Calls that wait for rollouts to claim or to finish."""
+        """Number of calls that wait for rollouts to claim or to finish."""
         return self.message.waiter_count

@@ -1,4 +1,4 @@
-"""What users see of spans."""
+"""Spans, and the results of storing them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,29 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 
 class Span(View[trace_pb2.Span]):
-    """An OpenTelemetry span of an attempt. The OTLP message, untouched, is `.otlp`."""
+    """An OpenTelemetry span of an attempt. A view of messages, which are not copied.
+
+    Args:
+        message: The OTLP span.
+        batch: The batch that contains the ids, resource and scope of the span.
+        sequence_id: Position of the span within the attempt, from 1.
+
+    Attributes:
+        sequence_id: Position of the span within the attempt, from 1.
+    """
 
     _shown = ("sequence_id", "name", "rollout_id", "attempt_id")
 
     def __init__(
         self, message: trace_pb2.Span, batch: span_pb2.SpanBatch, sequence_id: int
     ) -> None:
-        """Take the OTLP span and the batch that it came in, which are not copied."""
         super().__init__(message)
         self._batch = batch
-        #: Its place within the attempt, from 1.
         self.sequence_id = sequence_id
 
     @property
     def otlp(self) -> trace_pb2.Span:
-        """The OTLP message."""
+        """The OTLP span, as it was received."""
         return self.message
 
     @property
@@ -46,52 +53,52 @@ class Span(View[trace_pb2.Span]):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the span."""
         return self.message.name
 
     @property
     def trace_id(self) -> str:
-        """32 lower-case hex digits."""
+        """Id of the trace: 32 lower-case hex digits."""
         return self.message.trace_id.hex()
 
     @property
     def span_id(self) -> str:
-        """16 lower-case hex digits."""
+        """Id of the span: 16 lower-case hex digits."""
         return self.message.span_id.hex()
 
     @property
     def parent_span_id(self) -> str:
-        """16 lower-case hex digits; empty for a root."""
+        """Id of the parent span: 16 lower-case hex digits. Empty for a root span."""
         return self.message.parent_span_id.hex()
 
     @property
     def start_time_ns(self) -> int:
-        """Nanoseconds since 1970, by the clock of the process that made it."""
+        """Start in nanoseconds since 1970, by the clock of the process that created the span."""
         return self.message.start_time_unix_nano
 
     @property
     def end_time_ns(self) -> int:
-        """Nanoseconds since 1970, by the clock of the process that made it."""
+        """End in nanoseconds since 1970, by the clock of the process that created the span."""
         return self.message.end_time_unix_nano
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
-        """Attributes as Python values: lists for arrays, dicts for maps."""
+        """Attributes of the span as Python values: lists for arrays, dicts for maps."""
         return {pair.key: from_any_value(pair.value) for pair in self.message.attributes}
 
     @property
     def resource(self) -> resource_pb2.Resource:
-        """The OTLP resource that produced it; empty if none was given."""
+        """The OTLP resource that produced the span. Empty: none was sent."""
         return self._batch.resource
 
     @property
     def scope(self) -> common_pb2.InstrumentationScope:
-        """The OTLP instrumentation scope; empty if none was given."""
+        """The OTLP instrumentation scope. Empty: none was sent."""
         return self._batch.scope
 
     @cached_property
     def resource_attributes(self) -> dict[str, Any]:
-        """Attributes of its resource as Python values."""
+        """Attributes of the OTLP resource as Python values."""
         return {pair.key: from_any_value(pair.value) for pair in self._batch.resource.attributes}
 
     def __eq__(self, other: object) -> bool:
@@ -108,13 +115,13 @@ class Span(View[trace_pb2.Span]):
     def __getstate__(self) -> dict[str, Any]:
         batch = span_pb2.SpanBatch()
         batch.CopyFrom(self._batch)
-        del batch.spans[:]  # the others are none of this one's business
+        del batch.spans[:]  # pickles contain this span only
         del batch.sequence_ids[:]
         return {"message": self.message, "_batch": batch, "sequence_id": self.sequence_id}
 
 
 def spans_of(answer: span_pb2.QuerySpansResponse) -> list[Span]:
-    """Return the spans of a message of the stream, in order."""
+    """Return the spans of a response, in order."""
     return [
         Span(span, batch, sequence_id)
         for batch in answer.batches
@@ -123,37 +130,50 @@ def spans_of(answer: span_pb2.QuerySpansResponse) -> list[Span]:
 
 
 class Rejection(NamedTuple):
-    """Why a batch of spans was refused."""
+    """Why a batch of spans was rejected.
 
-    #: Which message of the stream, from 0.
+    Attributes:
+        message_index: Index of the message in the stream, from 0.
+        reason: Name of an ErrorReason of the contract, such as "ERROR_REASON_ATTEMPT_NOT_FOUND".
+        message: What is wrong, for people.
+        span_count: Number of rejected spans of the batch.
+    """
+
     message_index: int
-    #: Name of an ErrorReason, "ERROR_REASON_ATTEMPT_NOT_FOUND" for instance.
     reason: str
-    #: What was wrong, for people.
     message: str
-    #: Number of spans refused with the batch.
     span_count: int
 
 
 class IngestResult(NamedTuple):
-    """What became of ingested spans. All that is counted here is durable."""
+    """The result of storing spans. Everything that is counted is durable.
 
-    #: Spans stored.
+    Attributes:
+        accepted_count: Number of stored spans.
+        duplicate_count: Number of spans that had been stored before.
+        rejected_count: Number of rejected spans.
+        rejections: The first 10 rejections.
+        stops: The attempts that their runners should stop.
+        conflict_count: Number of rejected spans whose span_id the attempt has with other content.
+    """
+
     accepted_count: int
-    #: Spans that were stored before.
     duplicate_count: int
-    #: Spans refused.
     rejected_count: int
-    #: The first 10 refusals.
     rejections: list[Rejection]
-    #: The attempts that their runners should stop.
     stops: list[Stop]
-    #: The spans among those refused whose span_id the attempt has with other content.
     conflict_count: int = 0
 
     @classmethod
     def from_message(cls, message: span_pb2.IngestResult) -> IngestResult:
-        """Read it from a message of the contract."""
+        """Convert a message of the contract.
+
+        Args:
+            message: The message.
+
+        Returns:
+            The result.
+        """
         return cls(
             message.accepted_count,
             message.duplicate_count,
@@ -168,28 +188,40 @@ class IngestResult(NamedTuple):
 
 
 def _reason(number: int) -> str:
-    found = error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_number.get(number)
-    return str(number) if found is None else str(found.name)
+    reason = error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_number.get(number)
+    return str(number) if reason is None else str(reason.name)
 
 
 @dataclass(frozen=True)
 class SequenceIdRange:
-    """A run of sequence ids that belongs to the caller."""
+    """A range of sequence ids that is reserved for the caller.
+
+    Args:
+        rollout_id: Id of the rollout.
+        attempt_id: Id of the attempt.
+        first_sequence_id: First sequence id of the range, at least 1.
+        count: Number of sequence ids in the range.
+    """
 
     rollout_id: str
     attempt_id: str
-    #: The first number, from 1.
     first_sequence_id: int
-    #: How many follow each other, the first included.
     count: int
 
     @property
     def numbers(self) -> range:
-        """All of them."""
+        """The sequence ids of the range."""
         return range(self.first_sequence_id, self.first_sequence_id + self.count)
 
     @classmethod
     def from_message(cls, message: span_pb2.SequenceIdRange) -> SequenceIdRange:
-        """Read it from a message of the contract."""
+        """Convert a message of the contract.
+
+        Args:
+            message: The message.
+
+        Returns:
+            The range.
+        """
         ref = message.attempt
         return cls(ref.rollout_id, ref.attempt_id, message.first_sequence_id, message.count)

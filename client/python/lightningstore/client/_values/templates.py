@@ -1,4 +1,4 @@
-"""Filling in prompt templates, engine by engine; the libraries are imported when they are needed."""
+"""Prompt templates, filled in by their engines. The libraries are imported when they are needed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lightningstore.v1 import resources_pb2
 
 
 def fill(template: str, engine: int, values: Mapping[str, Any]) -> Any:
-    """Return a template with its values; the text, with POML the chat messages.
+    """Fill in a template. Return the text; with POML, the chat messages.
 
-    Raises ImportError for an engine whose library is not installed, ValueError for an unknown one.
+    Raises ImportError if the library of the engine is not installed, ValueError for an unknown engine.
     """
     if engine == resources_pb2.TEMPLATE_ENGINE_F_STRING:
         return _FORMATTER.vformat(template, (), values)
@@ -21,28 +21,28 @@ def fill(template: str, engine: int, values: Mapping[str, Any]) -> Any:
         return _jinja(template, values)
     if engine == resources_pb2.TEMPLATE_ENGINE_POML:
         return _poml(template, values)
-    raise ValueError(f"this client knows no template engine {engine}: f_string, jinja or poml")
+    raise ValueError(f"the template engine must be f_string, jinja or poml, not number {engine}")
 
 
-#: Widths that fill the memory.
+#: Widths and precisions large enough to exhaust memory.
 _HUGE = re.compile(r"\d{5}")
 
 
 class _Formatter(Formatter):
-    """str.format, but what begins with an underscore cannot be reached: it leads to the whole process."""
+    """str.format without access to private attributes, which lead to the whole process."""
 
     def get_field(
         self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Any, int | str]:
         if "._" in field_name:
-            raise ValueError(f"{{{field_name}}}: names with a leading underscore cannot be used")
-        found: tuple[Any, int | str] = super().get_field(field_name, args, kwargs)
-        return found
+            raise ValueError(f"{{{field_name}}}: names must not start with an underscore")
+        value: tuple[Any, int | str] = super().get_field(field_name, args, kwargs)
+        return value
 
     def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         del args
         if isinstance(key, int):
-            raise ValueError("{}: every value needs a name, {question} for instance")  # noqa: TRY004
+            raise ValueError("{}: every value must have a name, as in {question}")  # noqa: TRY004
         return kwargs[key]
 
     def format_field(self, value: Any, format_spec: str) -> str:
@@ -60,7 +60,7 @@ def _jinja(template: str, values: Mapping[str, Any]) -> str:
         from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(
-            "this template needs Jinja: pip install 'lightningstore[jinja]'"
+            "this template requires Jinja: pip install 'lightningstore[jinja]'"
         ) from error
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, keep_trailing_newline=True
@@ -72,8 +72,10 @@ def _poml(template: str, values: Mapping[str, Any]) -> Any:
     try:
         from poml import poml  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError("this template needs POML: pip install 'lightningstore[poml]'") from error
+        raise ImportError(
+            "this template requires POML: pip install 'lightningstore[poml]'"
+        ) from error
     if not template.lstrip().startswith("<"):
         # The library would take it for the path of a file.
-        raise ValueError("a POML template begins with a tag, <poml> for instance")
+        raise ValueError("a POML template must start with a tag, such as <poml>")
     return poml(template, context=dict(values), format="message_dict")

@@ -1,9 +1,9 @@
-"""Text that leaves this process, made valid UTF-8.
+"""Outgoing text, made valid UTF-8.
 
-A Python string may hold half a surrogate pair, from `os.fsdecode`, broken JSON or a text cut by UTF-16
-units. UTF-8 has no form for it, so protobuf and gRPC refuse it. Content (failures, spans, JSON values,
-templates) is repaired by `valid`. An id is not content: a repaired one would name something else, so
-`names_fields` and `check` refuse it and name the field.
+A Python string may contain half a surrogate pair, from `os.fsdecode`, broken JSON or a text cut by UTF-16 units. UTF-8
+cannot encode it, so protobuf and gRPC reject it. Content (failures, spans, JSON values, templates) is repaired by
+`valid`. Ids are not repaired, because a repaired id would name something else: `names_fields` and `check` reject them
+and name the field.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Arguments that hold fields under the names that a caller knows.
+#: Arguments whose items are fields, with the names that the caller knows.
 _HOLDERS = ("self", "fields", "filters")
 
 
 def valid(text: str) -> str:
     """Return a text without halves of surrogate pairs.
 
-    Two halves that follow each other become the character that they encode; a half on its own becomes
-    U+FFFD.
+    Two consecutive halves become the character that they encode. A single half becomes U+FFFD.
     """
     if text.isascii():
         return text
@@ -46,7 +45,7 @@ def valid_utf8(text: str) -> bytes:
 
 
 def check(field: str, text: str) -> None:
-    """Refuse an id that is not valid UTF-8. Raises ValueError that names the field."""
+    """Reject an id that is not valid UTF-8. Raises ValueError, which names the field."""
     try:
         str.encode(text)
     except UnicodeEncodeError as error:
@@ -54,7 +53,7 @@ def check(field: str, text: str) -> None:
 
 
 def names_fields(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function that builds a message of the contract from its arguments.
+    """Decorate a function that creates a message of the contract from its arguments.
 
     A text that is not valid UTF-8 then raises a ValueError that names the argument.
     """
@@ -73,7 +72,7 @@ def names_fields(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Put the path of an item in front of what a TypeError or ValueError about it says."""
+    """Prefix the message of a TypeError or ValueError with the path of the item."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -82,7 +81,7 @@ def naming(path: str) -> Iterator[None]:
 
 
 def _path_to(text: str, arguments: Mapping[str, Any]) -> str | None:
-    """Return where a text is among arguments, their items and their fields."""
+    """Return the path of a text in arguments, their items and their fields."""
     parts = list(arguments.items())
     while parts:
         path, part = parts.pop(0)

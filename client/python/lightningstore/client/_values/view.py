@@ -1,4 +1,4 @@
-"""What all views of messages have in common."""
+"""What all views of messages share."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ T = TypeVar("T")
 
 
 class View(Generic[M]):
-    """Shows a message of the contract as Python values. To be read only: nothing changes the store."""
+    """A read-only view of a message of the contract, as Python values.
+
+    Args:
+        message: The message. It is not copied.
+
+    Attributes:
+        message: The message. Changing it changes nothing in the store.
+    """
 
     _shown: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, message: M) -> None:
-        #: The message of the contract that this shows.
         self.message: M = message
 
     def _time(self, field: str) -> datetime | None:
@@ -46,8 +52,14 @@ class View(Generic[M]):
 class Page(list[T]):
     """One page of a list.
 
-    `next_page_token` asks for the next one and is empty at the end. `total_size` counts all that match on
-    all pages; None unless it was asked for.
+    Args:
+        items: The items of the page.
+        next_page_token: Token of the next page. Empty: this is the last one.
+        total_size: Number of items on all pages. None: not counted.
+
+    Attributes:
+        next_page_token: Pass it as `page_token` to get the next page. Empty: this is the last one.
+        total_size: Number of items on all pages. None unless it was requested.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What users see of workers."""
+"""Workers."""
 
 from __future__ import annotations
 
@@ -16,60 +16,67 @@ WORKER_STATUS = worker_pb2.WorkerStatus.DESCRIPTOR
 
 
 class Worker(View[worker_pb2.Worker]):
-    """A process that claims rollouts and works on them."""
+    """A process that claims rollouts and works on them. A view of `message`, which is not copied.
+
+    Args:
+        message: The message of the contract.
+    """
 
     _shown = ("worker_id", "status", "current_rollout_id")
 
     @property
     def worker_id(self) -> str:
-        """Its id, which it chose."""
+        """Id of the worker, chosen by itself."""
         return self.message.worker_id
 
     @property
     def status(self) -> WorkerStatus:
-        """What it does."""
+        """Status of the worker."""
         return convert.from_number(WorkerStatus, WORKER_STATUS, self.message.status)
 
     @cached_property
     def stats(self) -> dict[str, Any] | None:
-        """What it last said about itself; None if it never did."""
+        """The last JSON object that the worker sent about itself. None if it sent none."""
         return convert.from_json(self.message.stats_json)  # type: ignore[no-any-return]
 
     @property
     def last_heartbeat_time(self) -> datetime | None:
-        """When it last sent a heartbeat."""
+        """Time of its last heartbeat, in UTC. None before the first."""
         return self._time("last_heartbeat_time")
 
     @property
     def last_dequeue_time(self) -> datetime | None:
-        """When it last asked for rollouts."""
+        """Time of its last request for rollouts, in UTC. None before the first."""
         return self._time("last_dequeue_time")
 
     @property
     def last_busy_time(self) -> datetime | None:
-        """When it last became busy."""
+        """Time at which it last became busy, in UTC. None: never."""
         return self._time("last_busy_time")
 
     @property
     def last_idle_time(self) -> datetime | None:
-        """When it last became idle."""
+        """Time at which it last became idle, in UTC. None: never."""
         return self._time("last_idle_time")
 
     @property
     def current_rollout_id(self) -> str:
-        """The rollout it works on, the newest of several; empty unless it is busy."""
+        """Id of the rollout that it works on; of several, the newest. Empty unless it is busy."""
         return self.message.current_rollout_id
 
     @property
     def current_attempt_id(self) -> str:
-        """The attempt it works on, the newest of several; empty unless it is busy."""
+        """Id of the attempt that it works on; of several, the newest. Empty unless it is busy."""
         return self.message.current_attempt_id
 
 
 class HeartbeatReply(NamedTuple):
-    """What Heartbeat answers."""
+    """The result of `heartbeat`.
 
-    #: The worker after the heartbeat.
+    Attributes:
+        worker: The worker after the heartbeat.
+        stops: The attempts that the worker should stop, each with the reason.
+    """
+
     worker: Worker
-    #: The attempts that it should stop.
     stops: list[Stop]
