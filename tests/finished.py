@@ -12,10 +12,10 @@ from tests import traces
 from tests.contract.helpers import batch
 
 HOSTILE = 'a"\\\n\r\t</script>\u2028\u0000\x85\x1b[31mü😀 {"rollout_id":"ro-x"}'
-#: No argument of a command holds a zero byte.
+#: The same as an id: ids have no NUL, and neither has an argument of a command.
 GROUP = HOSTILE.replace("\0", "")
 #: In the order in which they finish.
-FINISHED = [*(f"ro-{name}" for name in traces.TRACES), f"ro-{HOSTILE}", "ro-cancelled"]
+FINISHED = [*(f"ro-{name}" for name in traces.TRACES), f"ro-{GROUP}", "ro-cancelled"]
 
 
 async def fill(client: AsyncLightningStore) -> None:
@@ -28,7 +28,7 @@ async def fill(client: AsyncLightningStore) -> None:
     text = RawJSON(b' {"b" : 1e2,\r\n "a": 12345678901234567890123, "\\u00e9": [-0, 1E-7]}')
     made = await client.start_rollout(
         text,
-        rollout_id=f"ro-{HOSTILE}",
+        rollout_id=f"ro-{GROUP}",
         metadata={"big": 2**60 + 1},
         group_id=GROUP,
         worker_id="w",

@@ -14,7 +14,7 @@ from lightningstore.client.datasets import DatasetWriter, encode, read_dataset
 
 from tests.contract.conftest import World
 from tests.contract.helpers import batch, claim, finish, query
-from tests.finished import FINISHED, GROUP, HOSTILE, fill
+from tests.finished import FINISHED, GROUP, fill
 
 pytestmark = pytest.mark.asyncio
 
@@ -109,8 +109,8 @@ async def test_finished_ones_come_in_the_order_of_their_finish(world: World) -> 
         ({"rollout_ids": ["ro-autogen", "ro-nobody"]}, ["ro-autogen"]),
         ({"rollout_id_contains": "agent"}, ["ro-agentops", "ro-openai_agents"]),
         ({"modes": ["val", "test"]}, ["ro-cancelled"]),
-        ({"modes": [None]}, [f"ro-{HOSTILE}"]),
-        ({"group_ids": [GROUP]}, [f"ro-{HOSTILE}"]),
+        ({"modes": [None]}, [f"ro-{GROUP}"]),
+        ({"group_ids": [GROUP]}, [f"ro-{GROUP}"]),
         ({"modes": ["train"], "rollout_id_contains": "cancelled"}, []),
         (
             {"modes": ["val"], "rollout_ids": ["ro-autogen"], "filter_logic": "or"},

@@ -153,7 +153,7 @@ async def test_what_would_be_mixed_up_is_refused(source: Store, target: Store) -
         (source, ["-o", "b.jsonl", "--resume"], "--triplets was true, now it is false; "),
         (source, ["-o", "c.jsonl", "--resume"], "c.jsonl.partial was begun, is missing: --repl"),
         (target, resumed, "is it another store?"),
-        (source, ["-o", "b.jsonl"], "b.jsonl.partial is there"),
+        (source, ["-o", "b.jsonl"], "b.jsonl.partial exists"),
         (source, ["-o", "a.jsonl"], "a.jsonl exists already"),
         (source, ["--resume"], "need --output FILE"),
     ):
