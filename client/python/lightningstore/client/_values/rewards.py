@@ -80,20 +80,28 @@ def may_hold(span: trace_pb2.Span) -> bool:
 
 
 class Dimension(NamedTuple):
-    """One number of a reward."""
+    """One number of a reward.
+
+    Attributes:
+        name: Name of the dimension.
+        value: A finite number.
+    """
 
     name: str
     value: float
 
 
 class RewardReading(NamedTuple):
-    """What a span says about a reward."""
+    """What a span says about a reward.
 
-    #: Whether the span is marked as a reward, even if its value cannot be read.
+    Attributes:
+        is_marked: Whether the span is marked as a reward, even if its value cannot be read.
+        dimensions: All dimensions, the primary one first. Empty: there is no reward, or none that can be read.
+        faults: Keys of attributes that cannot be read, each with the reason.
+    """
+
     is_marked: bool
-    #: All dimensions, the primary one first; empty if there is no reward, or none that can be read.
     dimensions: tuple[Dimension, ...] = ()
-    #: Keys of attributes that cannot be read, each with the reason.
     faults: tuple[tuple[str, str], ...] = ()
 
 
