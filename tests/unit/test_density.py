@@ -9,6 +9,7 @@ import pytest
 from lightningstore.service.rpc import calls as wrap
 from lightningstore.service.rpc import density
 from lightningstore.service.rules.errors import BatchTooLarge, MalformedMessage, PayloadTooLarge
+from lightningstore.service.rules.pieces import UNCOUNTED_BYTES
 from lightningstore.service.rules.wire import field
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.completion_pb2 import WaitForRolloutsRequest
@@ -99,13 +100,13 @@ async def test_others_go_on_while_a_large_message_is_counted() -> None:
 )
 async def test_what_callers_send_is_read(request_: Any) -> None:
     data = request_.SerializeToString()
-    assert len(data) > density.LARGE_BYTES
+    assert len(data) > UNCOUNTED_BYTES
     assert await wrap.read(type(request_), data, LIMIT) == request_
 
 
 @pytest.mark.parametrize("end", [b"\x0a", b"\x0a\x7f", b"\x0b", b"\xff" * 12])
 async def test_large_malformed_message_is_told_as_one(end: bytes) -> None:
-    data = field(1, b"x" * density.LARGE_BYTES) + end
+    data = field(1, b"x" * UNCOUNTED_BYTES) + end
     with pytest.raises(MalformedMessage):
         await wrap.read(CancelRolloutsRequest, data, LIMIT)
 

@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections import Counter
 
+from lightningstore.service.rules.texts import SHOWN_LENGTH
+
 #: Seconds between two lines.
 QUIET = 60.0
-#: Characters of an example: it may hold what a caller sent.
-EXAMPLE_LENGTH = 300
 
 
 class Notices:
@@ -29,7 +29,7 @@ class Notices:
         """Count events; `reason` is one of a few words, `example` is for people."""
         self.total[reason] += count
         self._unsaid[reason] += count
-        self._examples[reason] = example[:EXAMPLE_LENGTH]
+        self._examples[reason] = example[:SHOWN_LENGTH]
         if self._timer is None:
             self.flush()
             self._timer = asyncio.get_running_loop().call_later(QUIET, self._due)

@@ -29,6 +29,7 @@ from lightningstore.service.rpc import otlp
 from lightningstore.service.rpc.calls import Streams
 from lightningstore.service.rules import pieces
 from lightningstore.service.rules.errors import FieldInvalid, PayloadTooLarge
+from lightningstore.service.rules.limits import HOLD_SECONDS
 from lightningstore.service.security.interceptor import Guard
 
 PATH = "/v1/traces"
@@ -81,7 +82,7 @@ class OtlpTraces:
         if not compressed and len(data) <= pieces.UNCOUNTED_BYTES:
             return await self._store_body(request, data, metadata)
         held = min(limit, MAX_INFLATION * len(data)) if compressed else len(data)
-        await store.ingest.bodies.take(held, otlp.HOLD_SECONDS)
+        await store.ingest.bodies.take(held, HOLD_SECONDS)
         try:
             if compressed:
                 data = await self._read(4 * len(data), lambda: decompress(data, limit))

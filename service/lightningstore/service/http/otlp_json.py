@@ -24,15 +24,14 @@ from lightningstore.service.rules.errors import (
     PayloadTooLarge,
 )
 from lightningstore.service.rules.limits import Limits
+from lightningstore.service.rules.texts import SHOWN_LENGTH
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
-#: Messages within messages; protobuf itself stops at 100, counted from the request.
-MOST_LEVELS = 90
-#: Characters of an error of the library's: it repeats the value.
-MOST_TEXT = 300
+#: Maximum nesting of messages in a span. protobuf counts from the request, and stops a little later.
+MAX_LEVELS = repair.MAX_LEVELS - 10
 #: Values of a body. A span with 50 attributes has about 100.
 MAX_VALUES = 400_000
 _QUOTE = ord('"')
@@ -172,11 +171,11 @@ def _message(raw: msgspec.Raw, kind: type[M], place: str, most: int) -> M | None
             _take_ids(link, f"{place}.links[{n}]")
     message = kind()
     try:
-        ParseDict(value, message, ignore_unknown_fields=True, max_recursion_depth=MOST_LEVELS)
+        ParseDict(value, message, ignore_unknown_fields=True, max_recursion_depth=MAX_LEVELS)
     except (ParseError, TypeError, ValueError, AttributeError) as error:
         if "too deep" in str(error):
             raise _TooDeep from None
-        raise FieldInvalid(place, str(error)[:MOST_TEXT]) from None
+        raise FieldInvalid(place, str(error)[:SHOWN_LENGTH]) from None
     return message
 
 

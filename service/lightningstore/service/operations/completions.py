@@ -19,6 +19,7 @@ from lightningstore.service.rules.errors import (
     RolloutNotFound,
     StoreIdMismatch,
 )
+from lightningstore.service.rules.limits import CHUNK_BYTES
 from lightningstore.service.rules.times import check_duration, seconds
 from lightningstore.v1.completion_pb2 import (
     WaitForRolloutsRequest,
@@ -29,8 +30,7 @@ from lightningstore.v1.completion_pb2 import (
 )
 
 #: Seconds after which a quiet stream shows that it is alive.
-TICK = 15.0
-CHUNK_BYTES = 1 << 20
+ALIVE_SECONDS = 15.0
 CHUNK_ROLLOUTS = 256
 #: One wait takes as many ids as so many batches hold.
 WAIT_BATCHES = 10
@@ -74,7 +74,7 @@ class Completions:
                 now = self._engine.clock.monotonic()
                 if sent >= wanted or (until is not None and now >= until):
                     break
-                tick = now + TICK
+                tick = now + ALIVE_SECONDS
                 await waiter.wait(self._engine.clock, tick if until is None else min(tick, until))
                 if not waiter.finished and self._engine.clock.monotonic() >= tick:
                     yield b""
@@ -193,7 +193,7 @@ class Completions:
                         through = chunk[-1].number
                         yield self._serialised(_WATCHED, chunk) + self._progress(through)
                     continue
-                tick = self._engine.clock.monotonic() + TICK
+                tick = self._engine.clock.monotonic() + ALIVE_SECONDS
                 await waiter.wait(self._engine.clock, tick)
                 if self._engine.clock.monotonic() >= tick:
                     yield self._progress(through)

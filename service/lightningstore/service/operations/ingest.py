@@ -53,8 +53,6 @@ from lightningstore.v1.span_pb2 import (
 logger = logging.getLogger(__name__)
 
 SHOWN_REJECTIONS = 10
-#: How long a large unary request waits for room before it is refused.
-HOLD_SECONDS = 5.0
 MAX_SEQUENCE_IDS = 1_000_000
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.live import ROW_BYTES
 from lightningstore.service.engine.state import Entry
 from lightningstore.service.rules.errors import DataDamaged
 from lightningstore.service.rules.limits import Retention
@@ -137,7 +138,7 @@ class Removal:
             state.count_attempt(attempt.record.status, 0)
         state.remove(entry, self._engine.committer.sealed + 1)
         changes.removed.append(entry.key)
-        changes.size += 300
+        changes.size += ROW_BYTES
 
 
 def _prefix(rows: list[FinishedRow]) -> int:

@@ -46,7 +46,6 @@ from lightningstore.v1.rollout_pb2 import (
 
 R = TypeVar("R", bound=Message)
 
-DEFAULT_PAGE_SIZE = 100
 UPDATABLE = (
     "status",
     "input_json",

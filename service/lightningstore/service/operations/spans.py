@@ -11,16 +11,15 @@ from operator import attrgetter
 from lightningstore.service.engine.budget import Budget
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.operations.batches import OpenRow, Place, Rows, Run, Sorted
-from lightningstore.service.operations.ingest import HOLD_SECONDS
 from lightningstore.service.rules import spans, wire
 from lightningstore.service.rules.checks import check_enum
 from lightningstore.service.rules.errors import FieldInvalid, RolloutNotFound, SpansEvicted
+from lightningstore.service.rules.limits import CHUNK_BYTES, HOLD_SECONDS
 from lightningstore.service.rules.pieces import PIECE_BYTES
 from lightningstore.service.rules.rows import SpanRow
 from lightningstore.v1.rollout_pb2 import FilterLogic
 from lightningstore.v1.span_pb2 import QuerySpansRequest, QuerySpansResponse
 
-CHUNK_BYTES = 1 << 20
 #: What a query is reckoned to hold while its answer is being read.
 HELD_BYTES = 4 << 20
 #: Places that are kept beyond those wanted before they are sorted.

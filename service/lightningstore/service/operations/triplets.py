@@ -14,6 +14,7 @@ from lightningstore.service.operations.spans import check_whole
 from lightningstore.service.rules import spans, wire
 from lightningstore.service.rules.errors import FieldInvalid, RolloutNotFound, SpansEvicted
 from lightningstore.service.rules.ids import LATEST, check_id
+from lightningstore.service.rules.limits import CHUNK_BYTES
 from lightningstore.service.rules.rows import SpanRow
 from lightningstore.service.triplets import Call, Node, Options, Place, Steps, T, Warnings
 from lightningstore.v1.attempt_pb2 import AttemptRef
@@ -26,7 +27,6 @@ from lightningstore.v1.triplet_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-CHUNK_BYTES = 1 << 20
 #: Span bytes of one attempt that are held; what is beyond is read again when it is needed.
 HELD_BYTES = 16 << 20
 #: Span bytes that are looked at before others get the event loop.

@@ -24,6 +24,7 @@ from lightningstore.service.rules.errors import (
     ShuttingDown,
     StoreError,
 )
+from lightningstore.service.rules.pieces import UNCOUNTED_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ async def read(message: type[Message], data: bytes, limit: int) -> Any:
     Raises MalformedMessage, PayloadTooLarge, BatchTooLarge.
     """
     check_size(data, limit)
-    if len(data) > density.LARGE_BYTES:
+    if len(data) > UNCOUNTED_BYTES:
         await density.check(data, message.DESCRIPTOR)  # type: ignore[arg-type]
     return decode(message, data, limit)
 
@@ -101,7 +102,7 @@ class Calls:
         limit = self._limit
 
         async def answer(data: bytes, _: Context) -> bytes:
-            if len(data) <= density.LARGE_BYTES:  # Most requests: `read` costs a coroutine.
+            if len(data) <= UNCOUNTED_BYTES:  # Most requests: `read` costs a coroutine.
                 request = decode(request_type, data, limit)
             else:
                 request = await read(request_type, data, limit)
@@ -119,7 +120,7 @@ class Calls:
         limit = self._limit
 
         async def answer(data: bytes, context: Context) -> bytes:
-            if len(data) <= density.LARGE_BYTES:
+            if len(data) <= UNCOUNTED_BYTES:
                 request = decode(request_type, data, limit)
             else:
                 request = await read(request_type, data, limit)

@@ -1,7 +1,7 @@
 """Counts what a large message holds before it is built.
 
 A message of two bytes takes a hundred as an object: 64 MiB of empty rollouts would be 4 GB, and hold the event loop
-for seconds. So messages above LARGE_BYTES are walked on the wire first, in slices. A walk costs as much as parsing
+for seconds. So messages above `pieces.UNCOUNTED_BYTES` are walked on the wire first, in slices. A walk costs as much as parsing
 does, and most requests are small: those are parsed as they come.
 """
 
@@ -15,8 +15,6 @@ from lightningstore.service.rules import wire
 from lightningstore.service.rules.errors import BatchTooLarge, MalformedMessage
 from lightningstore.v1.span_pb2 import SpanBatch
 
-#: Parsing this number of bytes, in the smallest messages, takes 11 ms.
-LARGE_BYTES = 256 << 10
 #: Bytes of nested messages, and of packed numbers, that are not looked into. Parsing them takes 40 ms at most, and
 #: the small rollouts of a large batch need no walk of their own.
 UNSEEN_BYTES = 1 << 20

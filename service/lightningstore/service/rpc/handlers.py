@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
-from lightningstore.service.operations.ingest import HOLD_SECONDS, BadBatch
+from lightningstore.service.operations.ingest import BadBatch
 from lightningstore.service.operations.store import Store
 from lightningstore.service.operations.table import Kind, Operation, table
 from lightningstore.service.rpc import lenient
 from lightningstore.service.rpc.calls import Calls, Handler, check_size, decode
 from lightningstore.service.rules import pieces, wire
 from lightningstore.service.rules.errors import MalformedMessage
+from lightningstore.service.rules.limits import HOLD_SECONDS
 from lightningstore.service.rules.pieces import Cut
 from lightningstore.v1 import service_pb2
 from lightningstore.v1.span_pb2 import (

@@ -19,8 +19,9 @@ from lightningstore.service.rpc.calls import Calls, Context, Handler, check_size
 from lightningstore.service.rpc.status import EXPORT_CODES
 from lightningstore.service.rules import pieces, wire
 from lightningstore.service.rules.errors import MalformedMessage, PayloadTooLarge, StoreError
-from lightningstore.service.rules.limits import Limits
+from lightningstore.service.rules.limits import HOLD_SECONDS, Limits
 from lightningstore.service.rules.spans import MAX_SEQUENCE_ID, check_batch, span_error
+from lightningstore.service.rules.texts import SHOWN_LENGTH
 from lightningstore.v1.error_reason_pb2 import ERROR_REASON_SPAN_EXISTS
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -40,12 +41,6 @@ _BATCH = IngestSpansRequest.BATCH_FIELD_NUMBER
 ROLLOUT_KEYS = (ROLLOUT_ID, "x-lightning-rollout-id")
 ATTEMPT_KEYS = (ATTEMPT_ID, "x-lightning-attempt-id")
 SEQUENCE_KEYS = (SEQUENCE_ID, "x-lightning-span-sequence-id")
-#: How long an export waits for room before it is refused. Half of the 10 s that exporters wait by default: Node's
-#: repeats no refused call, and Go's first pause is up to 7.5 s, whatever RetryInfo says.
-HOLD_SECONDS = 5.0
-
-#: Characters of a reason in an answer: it may hold what was sent.
-MAX_REASON_LENGTH = 300
 
 Owner = tuple[str, str, int]
 
@@ -112,9 +107,7 @@ async def export_scopes(
     response = ExportTraceServiceResponse()
     if total := sum(refused.values()):
         response.partial_success.rejected_spans = total
-        reasons = [
-            f"{n} spans: {why.message[:MAX_REASON_LENGTH]}" for why, n in refused.most_common(5)
-        ]
+        reasons = [f"{n} spans: {why.message[:SHOWN_LENGTH]}" for why, n in refused.most_common(5)]
         response.partial_success.error_message = "; ".join(reasons)
         for why, n in refused.items():
             if why.reason != CONFLICT:  # noted when it was found

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lightningstore.service.rules.texts import shortened
+from lightningstore.service.rules.texts import SHOWN_LENGTH, shortened
 from lightningstore.v1 import error_reason_pb2 as reasons
 
-#: Maximum length of an error's text, and of each value in its metadata.
+#: Maximum length of an error's text in bytes.
 MAX_MESSAGE_BYTES = 1000
-MAX_VALUE_BYTES = 300
 
 
 def quoted(value: str) -> str:
     """Return an id for a message, truncated if it is longer than ids may be."""
-    return repr(shortened(value, MAX_VALUE_BYTES))
+    return repr(shortened(value, SHOWN_LENGTH))
 
 
 class StoreError(Exception):
@@ -32,7 +31,7 @@ class StoreError(Exception):
         # caller are truncated.
         self.message = shortened(message, MAX_MESSAGE_BYTES)
         super().__init__(self.message)
-        self.metadata = {k: shortened(str(v), MAX_VALUE_BYTES) for k, v in metadata.items()}
+        self.metadata = {k: shortened(str(v), SHOWN_LENGTH) for k, v in metadata.items()}
         #: Seconds after which a retry may succeed; None if the error is not retryable.
         self.retry_delay: float | None = None
 
@@ -45,7 +44,7 @@ class FieldInvalid(StoreError):
     def __init__(self, field: str, description: str) -> None:
         """Create an error with the path of the field in the request, and the valid values."""
         super().__init__(f"{field}: {description}", field=field)
-        self.field = shortened(field, MAX_VALUE_BYTES)
+        self.field = shortened(field, SHOWN_LENGTH)
         self.description = shortened(description, MAX_MESSAGE_BYTES)
 
 

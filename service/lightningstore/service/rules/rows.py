@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lightningstore.service.rules.completion import Completion
+from lightningstore.service.rules.limits import DEFAULT_PAGE_SIZE
 from lightningstore.service.rules.shown import Shown
 from lightningstore.service.rules.statuses import FINISHED, LIVE_ATTEMPT
 from lightningstore.v1.attempt_pb2 import Attempt
@@ -127,7 +128,7 @@ class RolloutQuery:
     #: Sort value and key of the last row of the previous page.
     after: tuple[Any, int] | None = None
     skip: int = 0
-    limit: int = 100
+    limit: int = DEFAULT_PAGE_SIZE
 
 
 @dataclass(frozen=True)
@@ -137,4 +138,4 @@ class ResourcesQuery:
     id_contains: str = ""
     #: Key of the last record of the previous page.
     after: int = 0
-    limit: int = 100
+    limit: int = DEFAULT_PAGE_SIZE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+#: Maximum length of a text from a caller where errors, answers and log lines repeat it.
+SHOWN_LENGTH = 300
 #: Space for the marker that replaces the omitted text.
 _MARKER_BYTES = 40
 

@@ -69,7 +69,9 @@ OPEN = frozenset(f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", 
 #: Prefix of every token, by which people and secret scanners recognise it.
 TOKEN_PREFIX = "lst_"  # noqa: S105
 _TOKEN_BYTES = 32
-_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+_MAX_NAME_LENGTH = 64
+_NAME = re.compile(rf"[A-Za-z0-9._@-]{{1,{_MAX_NAME_LENGTH}}}")
+_NAME_RULE = f"a name must be 1 to {_MAX_NAME_LENGTH} letters, digits and . _ @ -"
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _LIFETIME = re.compile(r"([0-9]{1,5})([mhd])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -107,7 +109,7 @@ def new_token(name: str, role: Role, expires: datetime | None) -> tuple[str, Tok
         ValueError: The name is invalid.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError("a name must be 1 to 64 letters, digits and . _ @ -")
+        raise ValueError(_NAME_RULE)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(_TOKEN_BYTES)
     return secret, Token(name, role, digest_of(secret), expires)
 
@@ -154,7 +156,7 @@ def _parse(words: list[str]) -> Token:
     if found is None:
         raise ValueError("the last word must be sha256: and 64 hex digits")
     if not _NAME.fullmatch(name):
-        raise ValueError("a name must be 1 to 64 letters, digits and . _ @ -")
+        raise ValueError(_NAME_RULE)
     if role not in {known.value for known in Role}:
         raise ValueError(f"the role must be one of {', '.join(r.value for r in Role)}")
     end = None

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
-from lightningstore.service.rules.limits import MIB, Limits, Retention
+from lightningstore.service.rules.limits import (
+    HIGHEST_ITEMS,
+    HIGHEST_MESSAGE_BYTES,
+    MIB,
+    Limits,
+    Retention,
+)
 from lightningstore.service.security.permissions import lifetime
 from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_DEFAULTS = Limits()
 
 
 class Config(BaseSettings):
@@ -79,18 +86,51 @@ class Config(BaseSettings):
         description="Trace the server's own calls by OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says "
         "where to. Wants lightningstore[tracing].",
     )
-    max_message_bytes: int = Field(64 * MIB, ge=MIB, le=2047 * MIB, description="Largest message.")
-    max_input_bytes: int = Field(16 * MIB, ge=1, description="Largest input of a rollout.")
-    max_span_bytes: int = Field(4 * MIB, ge=1, description="Largest span.")
-    max_message_spans: int = Field(50_000, ge=1, description="Most spans of one message.")
-    max_batch_items: int = Field(10_000, ge=1, le=30_000, description="Most items of one call.")
-    max_page_size: int = Field(1000, ge=1, le=30_000, description="Most items of one page.")
-    max_queue_length: int = Field(0, ge=0, description="Most rollouts in the queue; 0: no limit.")
-    max_connection_streams: int = Field(
-        100, ge=1, description="Most concurrent calls of one connection."
+    max_message_bytes: int = Field(
+        _DEFAULTS.message_bytes,
+        ge=MIB,
+        le=HIGHEST_MESSAGE_BYTES,
+        description="Maximum size of a message, in bytes.",
     )
-    max_open_streams: int = Field(10_000, ge=1, description="Most open streams of the server.")
-    max_pending_bytes: int = Field(64 * MIB, ge=MIB, description="Most bytes waiting for the disk.")
+    max_input_bytes: int = Field(
+        _DEFAULTS.input_bytes, ge=1, description="Maximum size of a rollout's input, in bytes."
+    )
+    max_span_bytes: int = Field(
+        _DEFAULTS.span_bytes, ge=1, description="Maximum size of a span, in bytes."
+    )
+    max_message_spans: int = Field(
+        _DEFAULTS.message_spans, ge=1, description="Maximum number of spans in a message."
+    )
+    max_batch_items: int = Field(
+        _DEFAULTS.batch_items,
+        ge=1,
+        le=HIGHEST_ITEMS,
+        description="Maximum number of items in a call.",
+    )
+    max_page_size: int = Field(
+        _DEFAULTS.page_size,
+        ge=1,
+        le=HIGHEST_ITEMS,
+        description="Maximum number of items on a page.",
+    )
+    max_queue_length: int = Field(
+        _DEFAULTS.queue_length,
+        ge=0,
+        description="Maximum number of rollouts in the queue; 0: unlimited.",
+    )
+    max_connection_streams: int = Field(
+        _DEFAULTS.connection_streams,
+        ge=1,
+        description="Maximum number of concurrent calls of a connection.",
+    )
+    max_open_streams: int = Field(
+        _DEFAULTS.open_streams, ge=1, description="Maximum number of open streams of the server."
+    )
+    max_pending_bytes: int = Field(
+        _DEFAULTS.pending_bytes,
+        ge=MIB,
+        description="Maximum number of bytes that wait for the disk.",
+    )
     eviction_threshold: float = Field(
         0.7,
         description="memory back end: spans above this are evicted, the oldest first; up to 1 a share of "

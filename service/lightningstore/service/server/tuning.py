@@ -8,13 +8,13 @@ from collections.abc import Coroutine
 from typing import Any
 
 import uvloop
+from lightningstore.service.rules.limits import MIB
 
 # glibc's mallopt, https://man7.org/linux/man-pages/man3/mallopt.3.html
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-MIB = 1 << 20
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
