@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def test_namespace_package_has_no_init() -> None:
     for root in roots:
         assert (ROOT / root / "lightningstore").is_dir()
         assert not (ROOT / root / "lightningstore" / "__init__.py").exists()
+
+
+def test_modules_of_the_rust_client_have_no_cycle() -> None:
+    folder = ROOT / "client/rust/src"
+    uses = {
+        path.stem: set(re.findall(r"\bcrate::(\w+)", path.read_text())) - {path.stem}
+        for path in folder.glob("*.rs")
+        if path.stem != "lib"
+    }
+    assert uses["task"] >= {"execution"}
+    TopologicalSorter(uses).prepare()
 
 
 def distribution(module: str) -> str:

@@ -12,10 +12,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::failure::Failure;
 use crate::outbox::AttemptKey;
 use crate::proto::{Rollout, Stop, StopReason};
-use crate::task::Task;
 
-/// The user's function, whatever the types of its input and its future.
-pub(crate) type Agent = dyn Fn(Task<()>) -> AgentFuture + Send + Sync;
+/// What the user's function returns, whatever the type of its future.
 pub(crate) type AgentFuture = Pin<Box<dyn Future<Output = Result<Option<f64>, Failure>> + Send>>;
 
 /// Why an attempt is to stop.

@@ -13,13 +13,13 @@ use tokio_util::task::TaskTracker;
 use crate::claims::Claims;
 use crate::client::Client;
 use crate::error::Error;
-use crate::execution::{Agent, Execution, Running, Stopped};
+use crate::execution::{AgentFuture, Execution, Running, Stopped};
 use crate::exporter::{LONGEST_SHUTDOWN, SpanExporter};
 use crate::failure::Failure;
 use crate::heartbeats::Heartbeats;
 use crate::ids::new_request_id;
 use crate::proto::{Rollout, RolloutMode};
-use crate::task::Task;
+use crate::task::{Agent, Task};
 use crate::work::Work;
 
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
@@ -81,7 +81,7 @@ impl Runner {
         R: Into<Option<f64>>,
     {
         let agent = Arc::new(agent);
-        let erased = move |task: Task<()>| -> crate::execution::AgentFuture {
+        let erased = move |task: Task<()>| -> AgentFuture {
             let agent = agent.clone();
             Box::pin(async move {
                 // What does not fit will not fit another time.

@@ -6,9 +6,12 @@ use opentelemetry_sdk::trace::SdkTracer;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::execution::Execution;
+use crate::execution::{AgentFuture, Execution};
 use crate::proto::{Resources, Rollout, StopReason};
 use crate::reward::{emit_reward, emit_rewards};
+
+/// The user's function, whatever the types of its input and its future.
+pub(crate) type Agent = dyn Fn(Task<()>) -> AgentFuture + Send + Sync;
 
 /// What a [`Runner`](crate::Runner)'s function works on. `I` is the type of the input: whatever serde can read it
 /// into, `Box<RawValue>` of serde_json for the bytes as they were given.

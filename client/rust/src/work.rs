@@ -21,7 +21,7 @@ use tonic::Code;
 use crate::backoff::{Backoff, LONGEST, OUTAGE};
 use crate::client::Client;
 use crate::error::Error;
-use crate::execution::{Agent, Execution, Stopped};
+use crate::execution::{Execution, Stopped};
 use crate::exporter::SpanExporter;
 use crate::failure::Failure;
 use crate::ids::SystemIds;
@@ -31,7 +31,7 @@ use crate::proto::{
     Rollout, StopReason, Unary, UpdateAttemptRequest, UpdateAttemptResponse,
 };
 use crate::reward::emit_reward;
-use crate::task::Task;
+use crate::task::{Agent, Task};
 
 /// One try at something that the server has to answer.
 const TRY_TIMEOUT: Duration = Duration::from_secs(5);
