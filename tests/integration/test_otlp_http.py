@@ -268,14 +268,14 @@ async def test_bad_json_is_400_and_stores_nothing(world: World, body: bytes) -> 
 
 
 BAD_SPANS: list[tuple[Any, str]] = [
-    (json_span("x", traceId="zz"), "span.traceId: hex digits are wanted"),
-    (json_span("x", spanId="abc"), "span.spanId: hex digits are wanted"),
-    (json_span("x", parentSpanId="é"), "span.parentSpanId: hex digits are wanted"),
-    (json_span("x", links=[{"spanId": "g"}]), "span.links[0].spanId: hex digits are wanted"),
+    (json_span("x", traceId="zz"), "span.traceId: must be hex digits"),
+    (json_span("x", spanId="abc"), "span.spanId: must be hex digits"),
+    (json_span("x", parentSpanId="é"), "span.parentSpanId: must be hex digits"),
+    (json_span("x", links=[{"spanId": "g"}]), "span.links[0].spanId: must be hex digits"),
     (json_span("x", startTimeUnixNano=-1), "span: "),
     (json_span("x", kind={}), "span: "),
     (json_span("x", attributes=[{"key": "n", "value": {"intValue": 1 << 63}}]), "span: "),
-    (5, "span: an object is wanted"),
+    (5, "span: must be an object"),
     (None, "trace_id"),
 ]
 

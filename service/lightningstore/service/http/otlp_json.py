@@ -1,7 +1,7 @@
-"""OTLP as JSON: ProtoJSON, but with ids in hex, enums as numbers, and unknown fields ignored.
+"""OTLP's JSON encoding: ProtoJSON, but with ids in hex, enums as numbers, and unknown fields ignored.
 
-A request is taken apart without looking into its spans, which then are read one by one: one that nests too
-deep or is no span is left out. Source: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding.
+A request is split without parsing its spans, which are then parsed one by one: a span that nests too deep or is invalid
+is rejected alone. Source: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
 #: Maximum nesting of messages in a span. protobuf counts from the request, and stops a little later.
 MAX_LEVELS = repair.MAX_LEVELS - 10
-#: Values of a body. A span with 50 attributes has about 100.
+#: Maximum number of values in a body. A span with 50 attributes has about 100.
 MAX_VALUES = 400_000
 _QUOTE = ord('"')
 _TEXT_OR_NOT = re.compile(rb'[^"]++|"(?:[^"\\]++|\\.)*+"', re.DOTALL)
@@ -62,13 +62,13 @@ _DECODER = msgspec.json.Decoder(_Export)
 
 
 class _TooDeep(Exception):
-    """Messages within messages, more than can be stored."""
+    """The nesting of messages exceeds MAX_LEVELS."""
 
 
 def scopes(data: bytes, limits: Limits) -> tuple[list[Scope], Counter[Refusal]]:
-    """Return the scopes of an ExportTraceServiceRequest in JSON, and how many spans were left out by why.
+    """Return the scopes of an ExportTraceServiceRequest in JSON, and the number of rejected spans by reason.
 
-    A span's limit holds for its JSON too: what a library builds of a large one stops everything else.
+    The size limit of a span also applies to its JSON: building a larger one would hold the event loop.
 
     Raises MalformedMessage, FieldInvalid, PayloadTooLarge, BatchTooLarge.
     """
@@ -96,7 +96,7 @@ def scopes(data: bytes, limits: Limits) -> tuple[list[Scope], Counter[Refusal]]:
 
 
 def _decode(data: bytes) -> _Export:
-    """Return a request, its text repaired if need be. Raises MalformedMessage, FieldInvalid."""
+    """Return a request, its text repaired if necessary. Raises MalformedMessage, FieldInvalid."""
     try:
         return _DECODER.decode(data)
     except msgspec.ValidationError as error:
@@ -111,8 +111,8 @@ def _decode(data: bytes) -> _Export:
 
 
 def check_values(data: bytes) -> None:
-    """Refuse JSON with too many values: each takes 100 bytes of memory. Raises BatchTooLarge."""
-    # Values in arrays and objects are preceded by one of these. Texts may hold commas too.
+    """Reject JSON with too many values: each takes 100 bytes of memory. Raises BatchTooLarge."""
+    # One of these precedes each value of an array or object. Texts may contain them, too.
     if data.count(b",") + data.count(b"[") <= MAX_VALUES:
         return
     count = 0
@@ -124,14 +124,14 @@ def check_values(data: bytes) -> None:
             raise BatchTooLarge("values in the body", f"more than {MAX_VALUES}", MAX_VALUES)
 
 
-def _scope_spans(scope: _Scope, place: str, refused: Counter[Refusal], most: int) -> ScopeSpans:
+def _scope_spans(scope: _Scope, place: str, refused: Counter[Refusal], limit: int) -> ScopeSpans:
     answer = ScopeSpans(schema_url=scope.schema_url or "")
-    named = _whole(scope.scope, InstrumentationScope, f"{place}.scope", most)
+    named = _whole(scope.scope, InstrumentationScope, f"{place}.scope", limit)
     if named is not None:
         answer.scope.CopyFrom(named)
     for raw in scope.spans or ():
         try:
-            span = _message(raw, Span, "span", most)
+            span = _message(raw, Span, "span", limit)
         except _TooDeep:
             refused[Refusal(UNREADABLE, TOO_DEEP)] += 1
             continue
@@ -142,18 +142,18 @@ def _scope_spans(scope: _Scope, place: str, refused: Counter[Refusal], most: int
     return answer
 
 
-def _whole(raw: msgspec.Raw, kind: type[M], place: str, most: int) -> M | None:
-    """Return what belongs to many spans, which cannot be left out."""
+def _whole(raw: msgspec.Raw, kind: type[M], place: str, limit: int) -> M | None:
+    """Return a resource or scope: it belongs to many spans, so an error in it rejects the request."""
     try:
-        return _message(raw, kind, place, most)
+        return _message(raw, kind, place, limit)
     except _TooDeep:
         raise FieldInvalid(place, TOO_DEEP) from None
 
 
-def _message(raw: msgspec.Raw, kind: type[M], place: str, most: int) -> M | None:
-    """Return a value as message, None for null. Raises FieldInvalid, PayloadTooLarge, _TooDeep."""
-    if (size := memoryview(raw).nbytes) > most:
-        raise PayloadTooLarge(place, size, most)
+def _message(raw: msgspec.Raw, kind: type[M], place: str, limit: int) -> M | None:
+    """Return a value as a message, None for null. Raises FieldInvalid, PayloadTooLarge, _TooDeep."""
+    if (size := memoryview(raw).nbytes) > limit:
+        raise PayloadTooLarge(place, size, limit)
     try:
         value = msgspec.json.decode(raw)
     except RecursionError:
@@ -163,7 +163,7 @@ def _message(raw: msgspec.Raw, kind: type[M], place: str, most: int) -> M | None
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise FieldInvalid(place, "an object is wanted")
+        raise FieldInvalid(place, "must be an object")
     if kind is Span:
         _take_ids(value, place)
         links = value.get("links")
@@ -180,11 +180,11 @@ def _message(raw: msgspec.Raw, kind: type[M], place: str, most: int) -> M | None
 
 
 def _take_ids(value: Any, place: str) -> None:
-    """Turn ids from hex, which is OTLP's own, into the base64 that ProtoJSON has for bytes."""
+    """Convert ids from hex, which OTLP uses, to base64, which ProtoJSON uses for bytes."""
     for name in _IDS:
         text = value.get(name) if isinstance(value, dict) else None
         if isinstance(text, str):
             try:
                 value[name] = b64encode(unhexlify(text)).decode()
             except ValueError:
-                raise FieldInvalid(f"{place}.{name}", "hex digits are wanted") from None
+                raise FieldInvalid(f"{place}.{name}", "must be hex digits") from None

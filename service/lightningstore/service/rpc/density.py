@@ -1,8 +1,8 @@
-"""Counts what a large message holds before it is built.
+"""Counts the fields of a large message before it is built.
 
-A message of two bytes takes a hundred as an object: 64 MiB of empty rollouts would be 4 GB, and hold the event loop
-for seconds. So messages above `pieces.UNCOUNTED_BYTES` are walked on the wire first, in slices. A walk costs as much as parsing
-does, and most requests are small: those are parsed as they come.
+A message of two bytes takes a hundred as an object: 64 MiB of empty rollouts would become 4 GB, and hold the event loop
+for seconds. So messages above `pieces.UNCOUNTED_BYTES` are first counted on the wire, in slices. Counting costs as much
+as parsing. Most requests are small, and are parsed at once.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from lightningstore.service.rules import wire
 from lightningstore.service.rules.errors import BatchTooLarge, MalformedMessage
 from lightningstore.v1.span_pb2 import SpanBatch
 
-#: Bytes of nested messages, and of packed numbers, that are not looked into. Parsing them takes 40 ms at most, and
-#: the small rollouts of a large batch need no walk of their own.
+#: Bytes of nested messages, and of packed numbers, that are not counted. Parsing them takes 40 ms at most, and the small
+#: rollouts of a large batch need not be counted one by one.
 UNSEEN_BYTES = 1 << 20
-#: Fields of a message: 30,000 rollouts with all of theirs fit.
+#: Maximum number of fields in a message. 30,000 rollouts with all of their fields fit.
 MAX_FIELDS = 500_000
-#: Fields between two yields to other tasks, about 5 ms.
+#: Fields that are counted between two yields to other tasks; about 5 ms.
 SLICE_FIELDS = 10_000
 
 
 @cache
 def _nested(message: Descriptor) -> dict[int, Descriptor | None]:
-    """Return the fields that hold more than a value: messages with their type, and packed numbers with None."""
+    """Return the fields with nested content: messages with their type, and packed numbers with None."""
     found: dict[int, Descriptor | None] = {}
     for field in message.fields:
         if field.type == FieldDescriptor.TYPE_MESSAGE:
@@ -34,12 +34,12 @@ def _nested(message: Descriptor) -> dict[int, Descriptor | None]:
         elif field.is_repeated and field.is_packed:
             found[field.number] = None
     if message is SpanBatch.DESCRIPTOR:
-        del found[SpanBatch.SPANS_FIELD_NUMBER]  # counted, but not looked into: spans are large
+        del found[SpanBatch.SPANS_FIELD_NUMBER]  # Counted without their fields: spans are large.
     return found
 
 
 async def check(data: bytes, message: Descriptor) -> None:
-    """Refuse a message with too many fields. Raises BatchTooLarge, MalformedMessage."""
+    """Reject a message with too many fields. Raises BatchTooLarge, MalformedMessage."""
     unseen = packed = UNSEEN_BYTES
     count = 0
     waiting = [(0, len(data), message)]

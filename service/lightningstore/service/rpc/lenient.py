@@ -1,7 +1,7 @@
-"""Reading requests without looking into their spans, by twins of messages in which some fields are bytes.
+"""Decodes requests without parsing their spans, with message types whose spans are bytes.
 
-The wire format is the same. So a request whose scopes are to be stored as they are need not be built, and
-one that protobuf refuses because of a single span that nests too deep can be read without that span.
+The wire format of these twins is the same. So a request whose scopes are stored as they are need not be built, and a
+request that protobuf rejects because one span nests too deep can be decoded without that span.
 """
 
 from __future__ import annotations
@@ -66,32 +66,32 @@ _ExportTwin = _twin(
 
 
 class Refusal(NamedTuple):
-    """Why spans were left out."""
+    """Why spans were rejected."""
 
-    #: One of a few words, for metrics.
+    #: One of a small set of words, for metrics.
     reason: str
     #: For people.
     message: str
 
     @classmethod
     def of(cls, error: StoreError) -> Refusal:
-        """Return what an error says."""
+        """Return the refusal that an error stands for."""
         return cls(reason_name(error.reason), error.message)
 
 
 class Scope(NamedTuple):
-    """The spans of one scope of an export, and where they come from."""
+    """The spans of one scope of an export, and their resource."""
 
     resource: Resource | None
     resource_schema_url: str
-    #: A serialised ScopeSpans, and so the beginning of a SpanBatch.
+    #: A serialised ScopeSpans, whose fields are also those of a SpanBatch.
     data: bytes
-    #: Number of the spans; 0 if they are few and have not been counted.
+    #: Number of spans; 0 if the message is small and they have not been counted.
     span_count: int = 0
 
 
 def count_spans(data: bytes) -> int | None:
-    """Return the number of spans of an IngestSpansRequest, None if even that cannot be read."""
+    """Return the number of spans of an IngestSpansRequest, None if the request is malformed."""
     try:
         return len(_IngestTwin.FromString(data).batch.spans)
     except DecodeError:
@@ -99,7 +99,7 @@ def count_spans(data: bytes) -> int | None:
 
 
 def scopes(data: bytes) -> list[Scope] | None:
-    """Return the scopes of an ExportTraceServiceRequest, None if it is none."""
+    """Return the scopes of an ExportTraceServiceRequest, None if it is malformed."""
     try:
         export = _ExportTwin.FromString(data)
     except DecodeError:
@@ -119,7 +119,7 @@ def scopes(data: bytes) -> list[Scope] | None:
 
 
 def large_scopes(data: bytes, limits: Limits) -> list[Scope]:
-    """Return the scopes of a large ExportTraceServiceRequest, which is counted before anything is built.
+    """Return the scopes of a large ExportTraceServiceRequest, whose spans are counted before anything is built.
 
     Raises MalformedMessage, BatchTooLarge, PayloadTooLarge.
     """
@@ -135,7 +135,7 @@ def large_scopes(data: bytes, limits: Limits) -> list[Scope]:
 
 
 def _group(head: bytes) -> ResourceSpans:
-    """Return a ResourceSpans, its text repaired if need be. Raises MalformedMessage."""
+    """Return a ResourceSpans, its text repaired if necessary. Raises MalformedMessage."""
     try:
         return ResourceSpans.FromString(head)
     except DecodeError:
@@ -147,9 +147,9 @@ def _group(head: bytes) -> ResourceSpans:
 
 
 def readable_part(data: bytes, refused: Counter[Refusal]) -> SpanBatch | None:
-    """Return a ScopeSpans as a batch, its text repaired, without the spans that cannot be read all the same.
+    """Return a ScopeSpans as a batch, its text repaired, without the spans that remain unreadable.
 
-    None if the rest cannot be read either.
+    None if the rest is unreadable, too.
     """
     try:
         twin = _BatchTwin.FromString(data)
@@ -176,7 +176,7 @@ def readable_part(data: bytes, refused: Counter[Refusal]) -> SpanBatch | None:
 
 
 def repaired(message: type[M], data: bytes) -> M | None:
-    """Return a message that protobuf has refused with its text repaired, None if that was not the reason."""
+    """Return a message that protobuf has rejected with its text repaired, None if text was not the reason."""
     try:
         return message.FromString(repair.message(data, message.DESCRIPTOR).data)  # type: ignore[arg-type]
     except DecodeError:
@@ -184,7 +184,7 @@ def repaired(message: type[M], data: bytes) -> M | None:
 
 
 def _is_readable(span: bytes) -> bool:
-    """Tell whether a span can be read where requests and answers hold it."""
+    """Return whether a span can be decoded at the depth at which requests and answers contain it."""
     batch = _BatchTwin(spans=[span]).SerializeToString()
     request = _IngestTwin()
     request.batch.ParseFromString(batch)

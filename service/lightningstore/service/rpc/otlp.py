@@ -1,7 +1,7 @@
-"""The standard OTLP trace service: any OpenTelemetry SDK or collector exports to it unchanged.
+"""The standard OTLP trace service, to which any OpenTelemetry SDK or collector exports unchanged.
 
-Spans are regrouped by attempt and go the way of all batches. What is refused is told as partial_success,
-which exporters do not repeat, so overload must never be told that way: it is UNAVAILABLE with RetryInfo.
+Spans are grouped by attempt and stored as all batches are. Rejected spans are reported as partial_success, which
+exporters do not retry. Overload must therefore never be reported that way: it is UNAVAILABLE with RetryInfo.
 Source: https://opentelemetry.io/docs/specs/otlp/.
 """
 
@@ -37,7 +37,7 @@ ATTEMPT_ID = "agentlightning.attempt_id"
 SEQUENCE_ID = "agentlightning.span_sequence_id"
 _MARK = b"agentlightning."
 _BATCH = IngestSpansRequest.BATCH_FIELD_NUMBER
-#: Metadata keys that name the attempt where no attribute does.
+#: Metadata keys that name the attempt where attributes do not.
 ROLLOUT_KEYS = (ROLLOUT_ID, "x-lightning-rollout-id")
 ATTEMPT_KEYS = (ATTEMPT_ID, "x-lightning-attempt-id")
 SEQUENCE_KEYS = (SEQUENCE_ID, "x-lightning-span-sequence-id")
@@ -60,7 +60,7 @@ def handler(store: Store, calls: Calls) -> Handler:
 
 
 async def export(store: Store, data: bytes, metadata: dict[str, str]) -> ExportTraceServiceResponse:
-    """Store the spans of a serialised request; `metadata` names the attempt where no attribute does.
+    """Store the spans of a serialised request; `metadata` names the attempt where attributes do not.
 
     Raises MalformedMessage, PayloadTooLarge, BatchTooLarge, Busy, StorageFailed, ShuttingDown.
     """
@@ -76,7 +76,7 @@ async def export(store: Store, data: bytes, metadata: dict[str, str]) -> ExportT
 
 
 async def admit(store: Store, data: bytes) -> None:
-    """Let an export in. Raises PayloadTooLarge, Busy, StorageFailed."""
+    """Wait until there is room for an export. Raises PayloadTooLarge, Busy, StorageFailed."""
     check_size(data, store.engine.limits.message_bytes)
     await store.engine.committer.admit_soon(len(data), HOLD_SECONDS)
 
@@ -87,13 +87,13 @@ async def export_scopes(
     metadata: dict[str, str],
     refused: Counter[lenient.Refusal],
 ) -> ExportTraceServiceResponse:
-    """Store the spans of scopes, of which `refused` have been left out. Raises as `export`."""
+    """Store the spans of scopes; `refused` counts the spans that were rejected before. Raises as `export`."""
     default = _metadata_owner(metadata)
     failures = store.engine.committer.failures
     size = sum([len(scope.data) for scope in scopes])
     count = sum([scope.span_count for scope in scopes])
     if size <= pieces.PIECE_BYTES and count <= pieces.PIECE_SPANS:
-        # All is read before anything is stored: a request that is none must not be stored by half.
+        # Everything is parsed before anything is stored: no half of a malformed request must be stored.
         unread: Counter[lenient.Refusal] = Counter()
         read = [(scope, _parse(scope.data, unread)) for scope in scopes]
         count = sum([len(batch.spans) for _, (batch, _) in read])
@@ -110,7 +110,7 @@ async def export_scopes(
         reasons = [f"{n} spans: {why.message[:SHOWN_LENGTH]}" for why, n in refused.most_common(5)]
         response.partial_success.error_message = "; ".join(reasons)
         for why, n in refused.items():
-            if why.reason != CONFLICT:  # noted when it was found
+            if why.reason != CONFLICT:  # Counted where it was found.
                 store.ingest.refused_spans.note(why.reason, n, why.message)
     return response
 
@@ -118,7 +118,7 @@ async def export_scopes(
 async def _store_large(
     store: Store, scopes: list[lenient.Scope], default: Owner, refused: Counter[lenient.Refusal]
 ) -> None:
-    """Store large scopes, one piece at a time: what a piece becomes in memory is needed once."""
+    """Store large scopes piece by piece: only one piece at a time is in memory as objects."""
     async with store.ingest.taking_apart:
         turn = Turn()
         cuts = [(scope, store.ingest.cut(scope.data)) for scope in scopes]
@@ -149,7 +149,7 @@ async def _store(
             try:
                 await store.ingest.add_batch(batch, framed, tally)
             except StoreError as error:
-                # Not the spans' fault: a repeat may store them.
+                # Not because of the spans: a retry may store them.
                 if store.engine.committer.failure is not None or error.retry_delay is not None:
                     raise
                 refused[lenient.Refusal.of(error)] += len(batch.spans)
@@ -175,12 +175,12 @@ def _metadata_owner(metadata: dict[str, str]) -> Owner:
 
 
 def _number(text: str) -> int:
-    """Return the sequence id that a text stands for, 0 for none. Python refuses to read 5,000 digits."""
+    """Return the sequence id in a text, 0 for none. Python does not convert 5,000 digits."""
     return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
 def _owner(attributes: Iterable[KeyValue], default: Owner) -> Owner:
-    """Return rollout id, attempt id and sequence id by attributes, where they say so."""
+    """Return rollout id, attempt id and sequence id of the attributes, or else the defaults."""
     rollout_id, attempt_id, sequence_id = default
     for attribute in attributes:
         if attribute.key == ROLLOUT_ID:
@@ -203,16 +203,16 @@ def _batches(
     refused: Counter[lenient.Refusal],
     limits: Limits,
 ) -> Iterator[tuple[SpanBatch, bytes | None]]:
-    """Yield the good spans of a scope as one batch an attempt, serialised where that costs nothing."""
+    """Yield the valid spans of a scope as one batch an attempt, with its bytes where they exist already."""
     head = SpanBatch(resource=scope.resource, resource_schema_url=scope.resource_schema_url)
     owner = _owner(head.resource.attributes, default)
     whole, is_whole = parsed
-    # Where its bytes never name an attempt, no span has to be asked whether it does.
+    # If the bytes contain no attribute of ours, no span names another attempt.
     if is_whole and _MARK not in scope.data and owner[0] and owner[1] and not owner[2]:
         try:
             check_batch(whole, len(scope.data), limits.span_bytes)
         except StoreError:
-            pass  # the good spans are picked out below
+            pass  # The valid spans are selected below.
         else:
             head.rollout_id, head.attempt_id = owner[:2]
             added = head.SerializeToString()
@@ -231,7 +231,7 @@ def _batches(
         spans, numbers = groups.setdefault((rollout_id, attempt_id), ([], []))
         spans.append(span)
         numbers.append(sequence_id if 0 <= sequence_id <= MAX_SEQUENCE_ID else 0)
-    # Each group is stored with the resource and the scope.
+    # Each group is stored with its own copy of resource and scope.
     largest = limits.message_bytes // max(1, len(groups))
     if len(groups) > 1 and (size := _batch(head, whole, ("", ""), [], []).ByteSize()) > largest:
         error = PayloadTooLarge(f"resource and scope of {len(groups)} attempts", size, largest)
@@ -242,7 +242,7 @@ def _batches(
 
 
 def _parse(data: bytes, refused: Counter[lenient.Refusal]) -> tuple[SpanBatch, bool]:
-    """Return a ScopeSpans as a batch, and whether that is all of it; spans that cannot be read are left out.
+    """Return a ScopeSpans as a batch without its unreadable spans, and whether all were readable.
 
     Raises MalformedMessage.
     """

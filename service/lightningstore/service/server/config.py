@@ -1,4 +1,4 @@
-"""Settings of the server: flags over environment variables over defaults."""
+"""Settings of the server. Options take precedence over environment variables, and these over defaults."""
 
 from __future__ import annotations
 
@@ -24,67 +24,70 @@ _DEFAULTS = Limits()
 
 
 class Config(BaseSettings):
-    """One field an option: `--db` is `db` is the environment variable LIGHTNINGSTORE_DB."""
+    """One field for each option: `--db` is `db`, and the environment variable LIGHTNINGSTORE_DB."""
 
     model_config = SettingsConfigDict(env_prefix="LIGHTNINGSTORE_", extra="ignore")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(4747, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    backend: Literal["sqlite", "memory"] = Field("sqlite", description="Where the data lives.")
+    port: int = Field(4747, ge=0, le=65535, description="Port to listen on; 0: a free one.")
+    backend: Literal["sqlite", "memory"] = Field(
+        "sqlite", description="Back end that stores the data."
+    )
     db: Path = Field(Path("lightningstore.db"), description="Data file of the sqlite back end.")
     durability: Literal["full", "relaxed"] = Field(
         "full",
-        description="full: answered writes survive a power cut; relaxed: a crash of the process.",
+        description="Answered writes survive a power failure (full) or a crash of the process (relaxed).",
     )
-    compress_spans: bool = Field(False, description="Store spans compressed: a third of the size.")
-    grace: float = Field(10.0, ge=0, description="Seconds that calls may take to end at shutdown.")
-    log_json: bool = Field(False, description="Log one JSON object a line.")
+    compress_spans: bool = Field(
+        False, description="Compress stored spans, to about a third of their size."
+    )
+    grace: float = Field(10.0, ge=0, description="Seconds that calls have to end at shutdown.")
+    log_json: bool = Field(False, description="Write log lines as JSON objects.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least level."
+        "info", description="Minimum log level."
     )
     tls_cert: Path | None = Field(
-        None, description="Certificate chain in PEM; the server then speaks TLS alone."
+        None, description="Certificate chain (PEM). With it the server accepts only TLS."
     )
-    tls_key: Path | None = Field(None, description="Private key of --tls-cert, PEM, unencrypted.")
+    tls_key: Path | None = Field(None, description="Private key of --tls-cert (PEM, unencrypted).")
     tls_client_ca: Path | None = Field(
         None,
-        description="Mutual TLS: only clients with a certificate signed by one of these (PEM).",
+        description="Mutual TLS: CA certificates (PEM) used to verify clients.",
     )
     auth_tokens: Path | None = Field(
         None,
-        description="File of tokens, made by `lightningstore token new`; every call needs one.",
+        description="File of tokens, made by `lightningstore token new`. With it every call requires one.",
     )
     insecure: bool = Field(
         False,
-        description="Listen on other addresses than loopback without tokens over TLS or mutual TLS, for "
-        "metrics too.",
+        description="Allow other addresses than loopback, also for metrics, without tokens over TLS or mutual TLS.",
     )
     retain_finished: timedelta | None = Field(
         None,
-        description="How long finished rollouts are kept: 7d, 12h or 45m. Live ones always are.",
+        description="Age at which finished rollouts are removed: 7d, 12h or 45m.",
     )
     max_db_size: ByteSize | None = Field(
         None,
-        description="sqlite back end: above it the rollouts go that finished first: 500MB, 20GiB.",
+        description="sqlite back end: size above which the rollouts that finished first are removed: 500MB, 20GiB.",
     )
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="Port for Prometheus to scrape; 0 takes a free one."
+        None, ge=0, le=65535, description="Port for Prometheus to scrape; 0: a free one."
     )
     metrics_host: str = Field(
         "127.0.0.1",
-        description="Address of --metrics-port, which asks for no token: any but loopback wants --insecure.",
+        description="Address of --metrics-port, which requires no token. Any but loopback requires --insecure.",
     )
     otlp_http_port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="Port for OTLP over HTTP (POST /v1/traces), on the address and with the TLS and tokens "
-        "of --port; 0 takes a free one. Others use 4318.",
+        description="Port for OTLP over HTTP (POST /v1/traces), with the address, TLS and tokens of --port; 0: a free "
+        "one. Other servers use 4318.",
     )
     trace_calls: bool = Field(
         False,
-        description="Trace the server's own calls by OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says "
-        "where to. Wants lightningstore[tracing].",
+        description="Record OpenTelemetry spans of the server's own calls and export them to "
+        "OTEL_EXPORTER_OTLP_ENDPOINT. Requires lightningstore[tracing].",
     )
     max_message_bytes: int = Field(
         _DEFAULTS.message_bytes,
@@ -176,7 +179,7 @@ class Config(BaseSettings):
         return int(self.safe_threshold)
 
     def retention(self) -> Retention:
-        """Return what is kept of what has finished."""
+        """Return the ages and sizes up to which data is kept."""
         kept = self.retain_finished
         return Retention(kept.total_seconds() if kept is not None else None, self.max_db_size)
 

@@ -1,4 +1,4 @@
-"""What a Config means for who gets in: the rule for addresses, certificates, tokens."""
+"""Access to the server as its configuration says: addresses, certificates, tokens."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ from lightningstore.service.server.config import Config
 
 
 class Gate(NamedTuple):
-    """What the server puts before its calls."""
+    """What protects the ports of a server."""
 
-    #: None: plain text.
+    #: TLS of gRPC; None: plain text.
     credentials: grpc.ServerCredentials | None
-    #: Makes the same for asyncio. None: plain text.
+    #: Makes the TLS context of asyncio; None: plain text.
     context: Callable[[], ssl.SSLContext] | None
-    #: None: no tokens, and no cost to any call.
+    #: Checks tokens; None: no tokens, and no cost per call.
     guard: Guard | None
-    #: Both in words, for people.
+    #: Both, for people.
     description: str
 
 
 def open_gate(config: Config, clock: Clock) -> Gate:
-    """Read certificates and tokens. Raises Misconfigured, with one line that says what to do."""
+    """Read certificates and tokens. Raises Misconfigured, whose message is one line that says what to do."""
     if (config.tls_cert is None) != (config.tls_key is None):
         missing = "--tls-key" if config.tls_key is None else "--tls-cert"
-        raise Misconfigured(f"--tls-cert and --tls-key go together: {missing} is missing")
+        raise Misconfigured(
+            f"--tls-cert and --tls-key must be given together; {missing} is missing"
+        )
     if config.tls_client_ca is not None and config.tls_cert is None:
-        raise Misconfigured("--tls-client-ca needs --tls-cert and --tls-key")
+        raise Misconfigured("--tls-client-ca requires --tls-cert and --tls-key")
     _check_exposure(config)
     words = []
     credentials = context = guard = None
@@ -48,36 +50,39 @@ def open_gate(config: Config, clock: Clock) -> Gate:
         guard = Guard(TokenFile(config.auth_tokens, clock), clock)
         words.append("tokens")
     return Gate(
-        credentials, context, guard, " and ".join(words) or "everybody who reaches the port"
+        credentials,
+        context,
+        guard,
+        " and ".join(words) or "none: every client that reaches the port has access",
     )
 
 
 def _check_exposure(config: Config) -> None:
-    """Refuse to stand open to the network. Raises Misconfigured."""
+    """Reject a configuration that gives the network access. Raises Misconfigured."""
     if config.insecure:
         return
     if config.metrics_port is not None and not is_loopback(config.metrics_host):
         raise Misconfigured(
-            f"--metrics-host {config.metrics_host} shows the metrics to everybody who reaches it, for "
-            "they ask for no token: leave it at 127.0.0.1, or --insecure if something else guards that port"
+            f"--metrics-host {config.metrics_host} gives every host that reaches it access to the metrics, "
+            "which require no token; use 127.0.0.1, or add --insecure if a firewall protects the port"
         )
     if is_loopback(config.host):
         return
     where = f"listening on {config.host}"
     if config.auth_tokens is None and config.tls_client_ca is None:
         raise Misconfigured(
-            f"{where} lets in everybody who reaches it: give --auth-tokens with --tls-cert and "
-            "--tls-key, or --tls-client-ca with them, or --insecure if that is what you want"
+            f"{where} gives every host that reaches it access; add --auth-tokens with --tls-cert and --tls-key, "
+            "or --tls-client-ca with them, or --insecure to allow it"
         )
     if config.tls_cert is None:
         raise Misconfigured(
-            f"{where} with --auth-tokens alone has tokens travel in plain text: give --tls-cert and "
+            f"{where} with --auth-tokens but without TLS sends tokens in plain text; add --tls-cert and "
             "--tls-key, or --insecure if something else encrypts the connection"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether all addresses of a host are this machine's own, out of the network's reach."""
+    """Return whether all addresses of a host are loopback addresses."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:

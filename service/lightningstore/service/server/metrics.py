@@ -26,11 +26,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
-#: The methods that are served, by path, as their calls are labelled. Any other name is OTHER: whoever calls made-up
-#: ones must not be able to fill the memory with labels.
+#: Labels of calls by the path of their method. Calls of any other path have the label OTHER: callers of invented methods
+#: must not be able to fill the memory with labels.
 METHODS = {path: path.rpartition("/")[2] for path in (*PERMISSIONS, *OPEN)}
 OTHER = "other"
-#: How a handler is made and where its call is, by whether requests and answers are streams.
+#: How a handler is made and the attribute with its function, by whether requests and answers are streams.
 _KINDS: dict[tuple[bool, bool], tuple[Any, str]] = {
     (False, False): (grpc.unary_unary_rpc_method_handler, "unary_unary"),
     (False, True): (grpc.unary_stream_rpc_method_handler, "unary_stream"),
@@ -42,13 +42,13 @@ Handler = Any
 
 
 class StoreCollector(Collector):
-    """Reads a store at each scrape: what nobody asks for costs nothing."""
+    """Reads a store at each scrape: without scrapes it costs nothing."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the metrics. Called by the scrape's thread; reads numbers that the event loop writes."""
+        """Yield the metrics. Runs in the thread that composes the page; reads numbers that the event loop writes."""
         store, counters = self._store, self._store.engine.live.state.counters
         yield _by_status("rollouts", counters.rollouts, RolloutStatus, "ROLLOUT_STATUS_")
         yield _by_status("attempts", counters.attempts, AttemptStatus, "ATTEMPT_STATUS_")
@@ -56,7 +56,7 @@ class StoreCollector(Collector):
         for name, text, value in (
             (
                 "queue_depth",
-                "Rollouts in the queue, those in their back-off included",
+                "Rollouts in the queue, including those in back-off",
                 store.engine.live.queue_depth,
             ),
             (
@@ -70,7 +70,7 @@ class StoreCollector(Collector):
             ("storage_usable", "1 unless the storage has failed", float(committer.failure is None)),
             (
                 "watchdog_lag_seconds",
-                "How late the watchdog woke: the worst of the last one to two minutes",
+                "Maximum delay of the watchdog in the last one to two minutes",
                 store.engine.live.deadlines.watchdog_lag,
             ),
         ):
@@ -87,7 +87,7 @@ class StoreCollector(Collector):
         ):
             yield CounterMetricFamily(f"lightningstore_{name}", text, value)
         refused = CounterMetricFamily(
-            "lightningstore_refused_spans", "Spans refused, by reason", labels=["reason"]
+            "lightningstore_refused_spans", "Spans rejected, by reason", labels=["reason"]
         )
         for reason, count in list(store.ingest.refused_spans.total.items()):
             refused.add_metric([reason], count)
@@ -102,16 +102,16 @@ def _by_status(name: str, counts: dict[int, int], enum: Any, prefix: str) -> Met
 
 
 class GuardCollector(Collector):
-    """Reads at each scrape what became of tokens."""
+    """Reads at each scrape the calls that were rejected for their tokens."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the metrics. Called by the scrape's thread."""
+        """Yield the metrics. Runs in the thread that composes the page."""
         refused = CounterMetricFamily(
             "lightningstore_refused_calls",
-            "Calls refused for want of a good token or of permission",
+            "Calls rejected for lack of a valid token or of permission",
             labels=["reason"],
         )
         for reason, count in list(self._guard.refused.items()):
@@ -136,7 +136,7 @@ class Metrics(grpc.aio.ServerInterceptor):
         )
         self._seconds = Histogram(
             "lightningstore_call_seconds",
-            "Time from a call's first byte to its end, waiting included",
+            "Time from the first byte of a call to its end, including waits",
             ["method"],
             buckets=BUCKETS,
             registry=self.registry,
@@ -151,14 +151,14 @@ class Metrics(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler]], handler_call_details: Details
     ) -> Handler:
-        """Return a handler that is timed."""
+        """Return the handler of a call, timed."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
         name = METHODS.get(handler_call_details.method, OTHER)
         make, kind = _KINDS[handler.request_streaming, handler.response_streaming]
         call = getattr(handler, kind)
-        # One that streams answers may also be a coroutine, which writes them to the context.
+        # A handler that streams answers may be a coroutine, which writes them to the context.
         streams = handler.response_streaming and inspect.isasyncgenfunction(call)
         timed = self._timed_stream if streams else self._timed
         return make(timed(name, call), handler.request_deserializer, handler.response_serializer)
@@ -169,7 +169,7 @@ class Metrics(grpc.aio.ServerInterceptor):
             try:
                 return await call(request, context)
             except Exception:
-                code = grpc.StatusCode.UNKNOWN  # what gRPC answers where the call set no code
+                code = grpc.StatusCode.UNKNOWN  # gRPC's answer where the call set no code
                 raise
             finally:
                 self._note(name, context, code, perf_counter() - began)

@@ -33,21 +33,21 @@ KEEPALIVE_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 MIN_PING_INTERVAL_MS = 10_000
 METADATA_BYTES = 16_384
-#: Messages up to this much above the limit are refused by us, who can say why.
+#: Messages that exceed the limit by no more than this are rejected by the handlers, whose error names the reason.
 MESSAGE_SLACK_BYTES = 16 << 20
-#: Calls that may wait for the event loop, which takes them one by one: from here on gRPC cancels some, from twice
-#: as many on all. Its own limits of 1,000 and 3,000 are passed when a server that was stopped for two seconds goes
-#: on beside a few dozen clients, and nobody repeats a call that was CANCELLED. One that waits costs 16 KB.
+#: Maximum number of calls that wait for the event loop, which accepts them one by one. Above it gRPC cancels some calls,
+#: above twice the number all. Its defaults of 1,000 and 3,000 are exceeded when a server that was stopped for two seconds
+#: continues with a few dozen clients, and clients do not retry a call that was CANCELLED. A waiting call costs 16 KB.
 MAX_PENDING_CALLS = 20_000
-#: How long connections may take to close once their calls have been cut off. gRPC waits for the last of them,
-#: whatever it takes: after a flood of pings that is minutes.
+#: Seconds that connections may take to close once their calls have been cancelled. gRPC waits for the last one without
+#: a limit: after a flood of pings that takes minutes.
 CLOSING_SECONDS = 2.0
-#: In errors about the address of --metrics-port.
+#: Purpose of --metrics-port in errors about its address.
 FOR_METRICS = "for metrics "
 
 
 class AddressInUse(Exception):
-    """The port cannot be listened on."""
+    """The server cannot listen on an address."""
 
 
 async def open_store(config: Config, clock: Clock | None = None) -> Store:
@@ -67,7 +67,7 @@ class Server:
     """A gRPC server over a store."""
 
     def __init__(self, store: Store, config: Config, gate: Gate | None = None) -> None:
-        """Take the store; `start` begins to listen. Raises Misconfigured."""
+        """Prepare a server over an open store; `start` listens. Raises Misconfigured."""
         self._store = store
         self._config = config
         self.gate = gate or open_gate(config, store.engine.clock)
@@ -157,7 +157,7 @@ class Server:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the storage answers. If it does not when the server has stopped, data may be elsewhere."""
+        """Whether the storage answers. If not when the server has stopped, the data may be incomplete at its path."""
         return self._store.engine.committer.failure is None
 
     @property
@@ -169,13 +169,13 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where it listens, as clients write it."""
+        """The address of the server, as clients write it."""
         return f"{_bracketed(self._config.host)}:{self.port}"
 
     async def stop(self, grace: float) -> None:
-        """End waits and long polls, let other calls finish within `grace` seconds, then close.
+        """End waits and long polls, let other calls end within `grace` seconds, then close.
 
-        Takes CLOSING_SECONDS more at most, though connections be left: what was accepted gets committed.
+        Takes at most CLOSING_SECONDS more, even if connections remain. All accepted writes are committed.
         """
         self._health.stop()
         self._store.engine.stop_waiting()
@@ -184,7 +184,7 @@ class Server:
         try:
             await asyncio.wait_for(asyncio.shield(closing), grace + CLOSING_SECONDS)
         except TimeoutError:
-            logger.warning("some connections would not close: left to the end of the process")
+            logger.warning("some connections did not close in time; they end with the process")
         await self._close_http(0)  # Metrics until here: they show how the shutdown proceeds.
         await self._store.close()
 
@@ -250,8 +250,8 @@ def grpc_options(config: Config) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", config.max_connection_streams),
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
-        # gRPC would count a call against the limit until Python has let go of it, well after its answer, and refuse
-        # what a client rightly begins: a third of the calls of one that keeps 100 open.
+        # With it gRPC counts a call against the limit until Python has released it, well after its answer, and rejects
+        # a third of the calls of a client that keeps 100 open, which is within the limit.
         ("grpc.http.overload_protection", 0),
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),

@@ -1,4 +1,4 @@
-"""OpenTelemetry tracing of the server's own calls, for those who ask for it."""
+"""OpenTelemetry tracing of the server's own calls, with --trace-calls."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from lightningstore.service.security.permissions import PERMISSIONS
 
 
 def tracer() -> Any:
-    """Return an interceptor that makes a span of each call, but for health checks, and exports it by OTLP.
+    """Return an interceptor that records a span of each call except health checks, and exports it by OTLP.
 
-    OTEL_EXPORTER_OTLP_ENDPOINT and its kin say where to, as for every program that uses OpenTelemetry. Raises
-    Misconfigured where the packages are missing.
+    OTEL_EXPORTER_OTLP_ENDPOINT and the related variables configure the exporter. Raises Misconfigured if the packages
+    are missing.
     """
     try:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415
@@ -21,7 +21,7 @@ def tracer() -> Any:
         from opentelemetry.instrumentation.grpc import aio_server_interceptor  # noqa: PLC0415
     except ImportError:
         raise Misconfigured(
-            "--trace-calls wants its packages: pip install 'lightningstore[tracing]'"
+            "--trace-calls requires more packages: pip install 'lightningstore[tracing]'"
         ) from None
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -29,8 +29,7 @@ def tracer() -> Any:
 
     provider = TracerProvider(resource=Resource.create({"service.name": "lightningstore"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    # Names become names of spans, so made-up ones stay out; and OpenTelemetry knows no call that writes its answers to
-    # the context, as Health.Watch does.
+    # Methods become names of spans, so calls of invented methods are left out.
     return aio_server_interceptor(  # type: ignore[no-untyped-call]
         tracer_provider=provider, filter_=lambda call: call.method in PERMISSIONS
     )

@@ -1,4 +1,4 @@
-"""Settings of the process that make a busy server faster. Measured; see docs/performance.md."""
+"""Settings of the process that make a busy server faster; docs/performance.md has the measurements."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _M_ARENA_MAX = -8
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a program on uvloop: a call costs about a tenth less than on asyncio's own loop."""
+    """Run a program on uvloop. A call costs about a tenth less than on asyncio's own loop."""
     uvloop.run(main)
 
 
 def keep_freed_memory() -> None:
-    """Have freed buffers used again instead of given back: a span message is 100 KB, many a second.
+    """Have malloc keep freed buffers for reuse instead of returning them to the system.
 
-    Without it every message faults its pages in anew, which costs as much as parsing it. Does nothing
-    where the C library is not glibc.
+    Span messages have 100 KB and arrive many times a second. Without this, every message faults in its pages again,
+    which costs as much as parsing it. A no-op where the C library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -39,9 +39,9 @@ def keep_freed_memory() -> None:
 
 
 def settle_garbage() -> None:
-    """Take what is here now out of the garbage collector's walks, and have it walk seldom.
+    """Exclude all present objects from garbage collection, and make collections rare.
 
-    Not too seldom: a finished rollout that leaves the cache is a cycle, and most of what there is to find.
+    Not too rare: a finished rollout that leaves the cache is a reference cycle, and most of the garbage.
     """
     gc.collect()
     gc.freeze()
