@@ -6,7 +6,6 @@ is rejected alone. Source: https://opentelemetry.io/docs/specs/otlp/#json-protob
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from binascii import unhexlify
 from collections import Counter
@@ -23,6 +22,7 @@ from lightningstore.service.rules.errors import (
     MalformedMessage,
     PayloadTooLarge,
 )
+from lightningstore.service.rules.json_values import MAX_VALUES, has_more_values
 from lightningstore.service.rules.limits import Limits
 from lightningstore.service.rules.texts import SHOWN_LENGTH
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -32,10 +32,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
 #: Maximum nesting of messages in a span. protobuf counts from the request, and stops a little later.
 MAX_LEVELS = repair.MAX_LEVELS - 10
-#: Maximum number of values in a body. A span with 50 attributes has about 100.
-MAX_VALUES = 400_000
-_QUOTE = ord('"')
-_TEXT_OR_NOT = re.compile(rb'[^"]++|"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _IDS = ("traceId", "spanId", "parentSpanId")
 _NONE = msgspec.Raw(b"null")
 
@@ -72,7 +68,8 @@ def scopes(data: bytes, limits: Limits) -> tuple[list[Scope], Counter[Refusal]]:
 
     Raises MalformedMessage, FieldInvalid, PayloadTooLarge, BatchTooLarge.
     """
-    check_values(data)
+    if has_more_values(data, MAX_VALUES):
+        raise BatchTooLarge("values in the body", f"more than {MAX_VALUES}", MAX_VALUES)
     request = _decode(data)
     count = sum(
         len(scope.spans or ())
@@ -108,20 +105,6 @@ def _decode(data: bytes) -> _Export:
         raise MalformedMessage(
             f"{ExportTraceServiceRequest.DESCRIPTOR.full_name} in JSON"
         ) from None
-
-
-def check_values(data: bytes) -> None:
-    """Reject JSON with too many values: each takes 100 bytes of memory. Raises BatchTooLarge."""
-    # One of these precedes each value of an array or object. Texts may contain them, too.
-    if data.count(b",") + data.count(b"[") <= MAX_VALUES:
-        return
-    count = 0
-    for part in _TEXT_OR_NOT.finditer(data):
-        if data[part.start()] == _QUOTE:
-            continue
-        count += data.count(b",", *part.span()) + data.count(b"[", *part.span())
-        if count > MAX_VALUES:
-            raise BatchTooLarge("values in the body", f"more than {MAX_VALUES}", MAX_VALUES)
 
 
 def _scope_spans(scope: _Scope, place: str, refused: Counter[Refusal], limit: int) -> ScopeSpans:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 
+#: Maximum number of values in a JSON text that is parsed: each takes 100 bytes of memory, and a span with 50 attributes
+#: has about 100.
+MAX_VALUES = 400_000
 _QUOTE = ord('"')
 _TEXT_OR_NOT = re.compile(rb'[^"]++|"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
 def has_more_values(data: bytes, limit: int) -> bool:
-    """Tell whether a JSON text holds more than `limit` values."""
-    # Values in arrays and objects are preceded by one of these. Texts may hold commas too.
+    """Return whether a JSON text has more than `limit` values."""
+    # One of these precedes each value of an array or object. Texts may contain them, too.
     if data.count(b",") + data.count(b"[") <= limit:
         return False
     count = 0

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from lightningstore.client.otlp import from_any_value
 from lightningstore.service.rules import text_repair
-from lightningstore.service.rules.json_values import has_more_values
+from lightningstore.service.rules.json_values import MAX_VALUES, has_more_values
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -17,8 +17,6 @@ Attributes = Mapping[str, AnyValue]
 #: Takes the key of an attribute that cannot be read, and the reason.
 Warn = Callable[[str, str], None]
 
-#: Values of a JSON text that is parsed: each takes about 100 bytes of memory.
-MAX_VALUES = 400_000
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
 
 
