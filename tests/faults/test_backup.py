@@ -147,7 +147,7 @@ def test_check_finds_damage_and_restore_refuses_it(
     )
     assert done.returncode == 1
     assert told in done.stdout
-    with pytest.raises(StorageUnusable, match="no good backup"):
+    with pytest.raises(StorageUnusable, match="not a usable backup"):
         tools.restore(lab.db, tmp_path / "new.db")
     assert not (tmp_path / "new.db").exists()
 

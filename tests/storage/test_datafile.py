@@ -74,7 +74,7 @@ async def test_what_is_no_regular_file_is_refused_and_left(
 ) -> None:
     path = tmp_path / "s.db"
     os.mkfifo(path)
-    with pytest.raises(StorageUnusable, match="no regular file"):
+    with pytest.raises(StorageUnusable, match="not a regular file"):
         use(path)
     assert path.is_fifo()
     assert [p.name for p in tmp_path.iterdir()] == ["s.db"]

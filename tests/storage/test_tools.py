@@ -120,7 +120,7 @@ async def test_backup_that_cannot_be_written_names_its_target(folder: Path, plac
     with pytest.raises(StorageUnusable, match="cannot be copied to") as caught:
         tools.backup(folder / "whole.db", target)
     assert f"to {target}: " in str(caught.value)
-    assert f"{target.parent} must be a folder that can be written" in str(caught.value)
+    assert f"{target.parent} must be a writable folder" in str(caught.value)
     assert before.items() <= files(folder).items()
 
 
@@ -168,7 +168,7 @@ async def test_log_that_cannot_be_read_where_it_lies_is_not_left_out(folder: Pat
     copy = media(folder, "killed.db", "-wal")
     told = await cli("restore", copy, "--db", folder / "new.db")
     assert f"{copy} has a log" in told
-    assert "copy both to a folder that can be written" in told
+    assert "copy both files to one" in told
     assert not (folder / "new.db").exists()
 
 

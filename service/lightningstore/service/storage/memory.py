@@ -1,4 +1,4 @@
-"""The memory back end: dictionaries. Nothing survives."""
+"""The memory back end: dictionaries. No data survives the process."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from lightningstore.service.storage.base import (
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 
-#: Rollouts that a scan looks at before it lets others have the event loop.
+#: Rollouts that a scan visits before other tasks run.
 SCAN_AT_ONCE = 2000
-#: Candidates up to which an index narrows a scan down. Sorting more of them would hold the event loop.
+#: Maximum number of candidates that a scan takes from an index: sorting more would hold the event loop.
 SORTED_AT_ONCE = 20_000
-#: Dropped batches of spans that one commit frees: freeing millions at once would hold the event loop.
+#: Deleted batches of spans that one commit frees: freeing millions at once would hold the event loop.
 FREED_A_COMMIT = 256
 SWEPT_AT_ONCE = 4000
 
@@ -44,7 +44,7 @@ P = TypeVar("P", bound=tuple[Any, ...])
 
 
 class MemoryStorage:
-    """Keeps rows as they come: records are never changed, only replaced."""
+    """Keeps rows as they are: records are replaced, never changed."""
 
     name = "memory"
     location = "memory only"
@@ -66,18 +66,18 @@ class MemoryStorage:
         self._completed: list[tuple[int, int]] = []  # completion number, key: ascending
         self._ended: list[tuple[int, int]] = []  # end time, key: ascending
         self._spans: dict[int, list[tuple[int, int, SpanRow]]] = {}  # first id, key, row: ascending
-        self._dropped: list[tuple[int, int, SpanRow]] = []  # no longer stored, not yet freed
+        self._dropped: list[tuple[int, int, SpanRow]] = []  # deleted, not yet freed
         self._resources: dict[str, ResourcesRow] = {}
         self._resources_order: list[tuple[int, str]] = []  # key, id: ascending
 
     async def open(self) -> Snapshot:
-        """Begin empty: nothing outlives what was open before."""
+        """Return an empty store: no data outlives the one that was open before."""
         self._clear()
         self._is_open = True
         return Snapshot(f"memory-{new_id('', 16)}", Counters(), [], [], {}, [])
 
     def commit(self, changes: Changes) -> Awaitable[None]:
-        """Take the changes, at once."""
+        """Apply the changes."""
         self._check_open()
         if changes.removed:
             changes.exclude_removed()
@@ -149,7 +149,7 @@ class MemoryStorage:
         self._rollouts[row.key] = row
 
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
-        """Return what there is of these rollouts."""
+        """Return the stored ones among these rollouts."""
         self._check_open()
         keys = [self._keys[i] for i in rollout_ids if i in self._keys]
         return [
@@ -171,7 +171,7 @@ class MemoryStorage:
             if not left:
                 return
             left -= 1
-            if row.key in self._rollouts:  # not removed meanwhile
+            if row.key in self._rollouts:  # it may have been removed meanwhile
                 yield self._shown(row)
 
     async def count_rollouts(self, query: RolloutQuery) -> int:
@@ -187,9 +187,9 @@ class MemoryStorage:
         return count
 
     async def _matching(self, query: RolloutQuery) -> AsyncIterator[RolloutRow]:
-        """Yield matching rows by key, from the query's place on if that is a key.
+        """Yield matching rows by key, starting after the query's place if that is a key.
 
-        Others have the event loop now and then: rollouts may go meanwhile.
+        Other tasks run in between, and may remove rollouts.
         """
         match = filters.matches(query)
         after = query.after[1] if query.after is not None and query.order_by == "key" else None
@@ -201,11 +201,11 @@ class MemoryStorage:
                 yield row
 
     def _candidates(self, query: RolloutQuery, after: int | None) -> Iterable[int]:
-        """Return keys among which all matches are, in the direction of the query."""
+        """Return keys that include all matches, in the direction of the query."""
         chosen = None if query.any_of else self._indexed(query)
         if chosen is None:
             last = next(reversed(self._rollouts), 0)
-            if last == len(self._rollouts):  # keys count up from 1 without gaps: none was removed
+            if last == len(self._rollouts):  # keys count up from 1: without gaps none was removed
                 if query.descending and query.order_by == "key":
                     return range((after or last + 1) - 1, 0, -1)
                 return range((after or 0) + 1, last + 1)
@@ -220,7 +220,7 @@ class MemoryStorage:
         return keys
 
     def _indexed(self, query: RolloutQuery) -> list[int] | None:
-        """Return the keys that an index narrows the query down to, None where they are many."""
+        """Return the keys that an index selects for the query, None if they are many."""
         if query.rollout_ids:
             return [self._keys[i] for i in query.rollout_ids if i in self._keys]
         index: list[dict[int, None]] = []
@@ -235,9 +235,9 @@ class MemoryStorage:
         return [key for part in index for key in part]
 
     async def _sorted(self, query: RolloutQuery) -> AsyncIterator[RolloutRow]:
-        """Yield matching rows in the order of a column, as many as the query can want.
+        """Yield matching rows in the order of a column, up to the end of the query's page.
 
-        Sorted in runs that are merged as far as they are read: one sort of all would hold the event loop.
+        Runs are sorted and then merged lazily: sorting all rows at once would hold the event loop.
         """
         wanted = query.skip + query.limit
         runs: list[list[tuple[Any, int]]] = []
@@ -259,7 +259,7 @@ class MemoryStorage:
                 yield found
 
     def _shown(self, row: RolloutRow) -> LoadedRollout:
-        """Return a rollout with its latest attempt alone."""
+        """Return a rollout with its latest attempt only."""
         attempts = self._attempts.get(row.key)
         latest = [attempts[max(attempts)]] if attempts else []
         return LoadedRollout(row, self._inputs[row.key], latest)
@@ -279,9 +279,8 @@ class MemoryStorage:
         for i in range(start, len(self._completed)):
             number, key = self._completed[i]
             row = self._rollouts.get(key)
-            if (
-                row and row.rollout.completion_number == number
-            ):  # neither removed nor reopened since
+            # It may have been removed or reopened.
+            if row and row.rollout.completion_number == number:
                 found.append(self._shown(row))
             if len(found) == limit:
                 break
@@ -300,7 +299,7 @@ class MemoryStorage:
                 break
             row = self._rollouts.get(key)
             if row is None or not row.rollout.completion_number:
-                continue  # removed or reopened since
+                continue  # removed or reopened meanwhile
             record = row.rollout
             own = record.completion_number if ended_by_ns is None else nanoseconds(record.end_time)
             if own == value:
@@ -355,15 +354,15 @@ class MemoryStorage:
         return row.record if row is not None else None
 
     async def file_bytes(self) -> int:
-        """Return 0: there is no file."""
+        """Return 0."""
         return 0
 
     async def used_bytes(self) -> int:
-        """Return 0: there is no file."""
+        """Return 0."""
         return 0
 
     def check(self) -> None:
-        """Do nothing: there is no file."""
+        """Do nothing."""
 
     async def close(self) -> None:
         """Drop everything."""

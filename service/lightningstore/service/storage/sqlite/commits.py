@@ -1,4 +1,4 @@
-"""A commit as SQL: a few large statements, since each gives up the interpreter lock and queues for it again."""
+"""A commit as SQL: a few multi-row statements, because every statement releases the interpreter lock and reacquires it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lightningstore.service.storage.sqlite import filters, queries
 logger = logging.getLogger(__name__)
 
 SQL = queries.load("sqlite.sql")
-#: Answers to request ids that one commit deletes.
+#: Maximum number of answers to request ids that one commit deletes.
 FORGOTTEN_AT_ONCE = 100_000
 PLAIN, ZLIB = 0, 1
 
@@ -86,7 +86,7 @@ def statements(changes: Changes, leaving: list[int], *, compress: bool) -> Itera
 
 
 def write(connection: sqlite3.Connection, statements: list[Statement]) -> None:
-    """Run a transaction's statements: they change pages in memory, and wait for no disk."""
+    """Run the statements of a transaction. They change pages in memory and do not wait for the disk."""
     try:
         connection.execute("BEGIN IMMEDIATE")
         for text, parameters in statements:
@@ -96,7 +96,7 @@ def write(connection: sqlite3.Connection, statements: list[Statement]) -> None:
 
 
 def commit(connection: sqlite3.Connection) -> None:
-    """End a transaction: its pages go to disk. On the writer's thread."""
+    """Commit a transaction, which writes its pages to disk. Call it on the writer's thread."""
     try:
         connection.execute("COMMIT")
     except sqlite3.Error as error:
@@ -104,27 +104,27 @@ def commit(connection: sqlite3.Connection) -> None:
 
 
 def write_and_commit(connection: sqlite3.Connection, statements: list[Statement]) -> None:
-    """Do both. On the writer's thread."""
+    """Run a whole transaction. Call it on the writer's thread."""
     write(connection, statements)
     commit(connection)
 
 
 def fold_log(connection: sqlite3.Connection) -> None:
-    """Fold the log back into the file. On the writer's thread."""
+    """Checkpoint: copy the log into the file. Call it on the writer's thread."""
     try:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     except sqlite3.Error:
-        logger.exception("the log could not be folded back into the file; trying again later")
+        logger.exception("the log could not be copied into the file; trying again later")
 
 
 def probe(connection: sqlite3.Connection, size: int) -> None:
-    """Write `size` bytes and remove them, in two transactions. On the writer's thread. Raises StorageFailed."""
+    """Write `size` bytes and remove them, in two transactions. Call it on the writer's thread. Raises StorageFailed."""
     write_and_commit(connection, [(SQL["put_probe"], {"size": size})])
     write_and_commit(connection, [(SQL["remove_probe"], ())])
 
 
 def _rows(name: str, rows: Iterable[Sequence[Any]]) -> Iterable[Statement]:
-    """Yield a statement for many rows, in few shapes so that each stays prepared."""
+    """Yield statements of 1, 2, 4 … 64 rows each: few different texts, so that all stay prepared."""
     left = list(rows)
     start = 0
     while start < len(left):

@@ -1,4 +1,4 @@
-"""What a failing read means: damaged data, or a disk that does not answer. Logged seldom, and counted."""
+"""Classifies failing reads: damaged data or a failing disk. Counts them, and limits how often they are logged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 #: SQLITE_CORRUPT and SQLITE_NOTADB. Source: https://www.sqlite.org/rescode.html
 _DAMAGED = (11, 26)
-#: Records whose damage is logged and told apart. More are neither.
+#: Damaged records that are remembered. Further ones are neither logged nor counted.
 MOST_RECORDS = 10_000
 
 
@@ -20,16 +20,16 @@ class Damage:
 
     def __init__(self) -> None:
         self._records: set[str] = set()
-        #: How many reads have failed, by what they read and why.
+        #: Number of failed reads, by query and error.
         self._reads: dict[str, int] = {}
 
     @property
     def count(self) -> int:
-        """How many damaged records were found."""
+        """Number of distinct damaged records found so far."""
         return len(self._records)
 
     def skip(self, record: str, cause: object) -> None:
-        """Note that a record was left out of an answer, because it is damaged."""
+        """Record that a damaged record was left out of an answer."""
         if record not in self._records and len(self._records) < MOST_RECORDS:
             self._records.add(record)
             logger.error(
@@ -42,9 +42,9 @@ class Damage:
     def failed_read(
         self, what: str, error: sqlite3.Error, disk: OSError | None = None
     ) -> StoreError:
-        """Log a read that failed, at the 1st, 2nd, 4th, 8th … time; returns the error for the caller.
+        """Log a failed read at the 1st, 2nd, 4th, 8th … time; returns the error for the caller.
 
-        `disk`: how the disk itself fails, where SQLite took that for damage.
+        `disk`: error of the disk itself, if SQLite reported it as damage.
         """
         kind = f"{what}: {error}"
         self._reads[kind] = count = self._reads.get(kind, 0) + 1
@@ -56,7 +56,7 @@ class Damage:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Tell whether the file says something impossible, so that reading it again is no use."""
+    """Return whether the content of the file is invalid, so that reading it again does not help."""
     code = getattr(error, "sqlite_errorcode", None)  # Python 3.11 and later
     if code is not None:
         return code & 0xFF in _DAMAGED

@@ -1,4 +1,4 @@
-"""The data file itself: whose it is, which schema it has, who may open it."""
+"""The data file: ownership, schema version, permissions."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from lightningstore.service.storage.sqlite import queries
 logger = logging.getLogger(__name__)
 
 MAGIC = b"SQLite format 3\x00"
-#: "LSTR": marks a file as ours. Source: https://www.sqlite.org/pragma.html#pragma_application_id
+#: "LSTR": marks a file as a store. Source: https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION_ID = 0x4C535452
-#: Measured: batches of spans are written 10 % faster than with 4 KiB, commits of single rows as fast.
+#: Measured: writes batches of spans 10 % faster than 4 KiB, and single rows as fast.
 PAGE_BYTES = 8192
 SCHEMA_VERSION = max(version for version, _ in queries.migrations())
-#: The schema from which on rollouts and attempts have the column `live`.
+#: First schema in which rollouts and attempts have the column `live`.
 LIVE_VERSION = 2
 
 
 class Lock:
-    """Keeps a second server off the file and off its path, and anything that is not ours untouched.
+    """Keeps other servers from the file and from its path, and leaves files of other programs untouched.
 
-    Two locks: one on the file, whatever its names are, and one on a small file beside it, for the path. A server
-    whose file was moved away still has the path, and nobody else may begin a new file there.
+    There are two locks: one on the file, whatever its names are, and one on a small file next to it, for the path. A
+    server whose file was moved away keeps the path, so that no other server creates a new file there.
 
-    The file stays open for as long as the lock is held: SQLite's own locks would be lost with any other
-    descriptor of the same file that is closed in this process, so this one is closed last.
+    The file stays open while the lock is held. Closing any descriptor of a file releases the locks that SQLite holds on
+    it in the same process, so this descriptor is closed last.
     """
 
     def __init__(self, path: Path, *, replaced: bool = False) -> None:
-        """Lock the file, made empty if it is not there. Raises StorageUnusable.
+        """Lock the file; create it if there is none. Raises StorageUnusable.
 
-        `replaced`: another file will take its place, so whatever is in it is good.
+        `replaced`: another file will take its place, so its content is not checked.
         """
         try:
             existed = path.exists()
@@ -60,7 +60,7 @@ class Lock:
         except BaseException as error:
             if not existed:
                 path.unlink(missing_ok=True)
-            # Also where the disk does not answer: the lock would keep the file from who tries again.
+            # On a disk error too: a lock that is kept would prevent the next try.
             self.release()
             if isinstance(error, OSError):
                 raise StorageUnusable(f"cannot open {path}: {error.strerror}") from error
@@ -84,7 +84,7 @@ class Lock:
             raise StorageUnusable(f"{path} is in use by another server") from None
 
     def release(self) -> None:
-        """Give the file up."""
+        """Release the file and its path."""
         os.close(self.descriptor)
         _unlock_path(self._path, self._beside)
 
@@ -95,12 +95,14 @@ def _beside(path: Path) -> Path:
 
 
 def _lock_path(path: Path) -> int:
-    """Lock a path, whatever file is there; returns the descriptor. Raises StorageUnusable, OSError."""
+    """Lock a path, whichever file is there; returns the descriptor. Raises StorageUnusable, OSError."""
     beside = _beside(path)
     while True:
         try:
             descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except PermissionError:  # another user's, who was killed: reading is enough for a lock
+        except (
+            PermissionError
+        ):  # left by a killed server of another user; a lock needs no write access
             descriptor = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,24 +112,24 @@ def _lock_path(path: Path) -> int:
         except OSError:
             os.close(descriptor)
             raise StorageUnusable(f"{path} is in use by another server") from None
-        os.close(descriptor)  # its owner removed it just now
+        os.close(descriptor)  # its owner has just removed it
 
 
 def _unlock_path(path: Path, descriptor: int) -> None:
     with contextlib.suppress(OSError):
-        _beside(path).unlink(missing_ok=True)  # while it is locked: who waits for it looks again
+        _beside(path).unlink(missing_ok=True)  # before the lock is released: see the loop above
     os.close(descriptor)
 
 
 def create(path: Path) -> None:
-    """Put a new store in the place of an empty file. Raises StorageUnusable.
+    """Replace an empty file by a new store, atomically. Raises StorageUnusable.
 
-    It appears whole or not at all: a file that a crash or a power cut left half made would have no name in its
-    header, and be taken for somebody else's.
+    A half-written file, left by a crash or a power cut, would have no application id in its header, and the next start
+    would reject it as another program's.
     """
     place = path.resolve()
     draft = place.with_name(f".{place.name}.new")
-    forget(draft)  # what a crash left
+    forget(draft)  # left by a crash
     try:
         make(draft, place.stat().st_mode)
         with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
@@ -142,26 +144,26 @@ def create(path: Path) -> None:
 
 
 def make(path: Path, mode: int) -> None:
-    """Make an empty file for a store. Others may read and write it as `mode` lets them, its owner always.
+    """Create an empty file for a store. The owner may read and write it, others what `mode` allows. Raises OSError.
 
-    What is in a store is for nobody else's eyes, keys of language models among it. SQLite gives logs the mode
-    of their file. Raises OSError.
+    Others are excluded by default because a store contains secrets, such as API keys of language models. SQLite gives a
+    log the mode of its file.
     """
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     path.chmod(0o600 | mode & 0o066)
 
 
 def forget(path: Path, *, log_alone: bool = False) -> None:
-    """Remove a data file and its log, as far as they are there; or the log alone."""
+    """Remove a data file and its log, or only the log. Files that do not exist are skipped."""
     for ending in ("-wal", "-shm", "-journal") if log_alone else ("", "-wal", "-shm", "-journal"):
         Path(f"{path}{ending}").unlink(missing_ok=True)
 
 
 def publish(draft: Path, target: Path) -> None:
-    """Give a finished file its name, once it is on disk. What had the name goes, with its log."""
+    """Sync a finished file, then give it its name. Replaces a file of that name, with its log."""
     _sync(draft)
-    # The log belongs to the file that goes, or to nobody: it would be replayed into the new one. It goes only
-    # now, for a sync that fails must leave the old file whole.
+    # The log belongs to the replaced file, or to none: SQLite would replay it into the new one. It is removed after the
+    # sync, because a failing sync must leave the old file complete.
     forget(target, log_alone=True)
     draft.replace(target)
     _sync(target.parent)
@@ -176,7 +178,7 @@ def _sync(path: Path) -> None:
 
 
 def rescue(descriptor: int, path: Path) -> None:
-    """Copy a deleted file that is still open to a new one beside its path: it would end with the process."""
+    """Copy a deleted file, whose data ends with this process, to a new file next to its path."""
     target = path.with_name(f"{path.name}.rescued-{os.getpid()}")
     try:
         with target.open("xb") as file:
@@ -194,7 +196,7 @@ def rescue(descriptor: int, path: Path) -> None:
 
 
 def inspect(path: Path) -> None:
-    """Refuse a file that is missing, none at all, foreign, cut short or too new. Raises StorageUnusable."""
+    """Reject a path without a usable store: missing, not a file, foreign, truncated, too new. Raises StorageUnusable."""
     try:
         _check_kind(path)
         with path.open("rb") as file:
@@ -204,29 +206,29 @@ def inspect(path: Path) -> None:
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse what cannot be a data file before it is opened: a FIFO would wait for a writer without end."""
+    """Reject what cannot be a data file without opening it: opening a FIFO would block until somebody writes."""
     if path.exists() and not path.is_file():
         raise StorageUnusable(
-            f"{path} is no regular file, as a data file must be; it is left as it is"
+            f"{path} is not a regular file, as a data file must be; it was not changed"
         )
 
 
 def _check_header(path: Path, header: bytes, size: int) -> None:
-    """Judge a file by its first bytes.
+    """Check a file by its first 100 bytes.
 
     Source: https://www.sqlite.org/fileformat.html, "The Database Header".
     """
     if header[:16] != MAGIC:
-        raise StorageUnusable(f"{path} is not a SQLite database; it is left as it is")
+        raise StorageUnusable(f"{path} is not a SQLite database; it was not changed")
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise StorageUnusable(f"{path} is not a lightningstore database; it is left as it is")
+        raise StorageUnusable(f"{path} is not a lightningstore database; it was not changed")
     page_bytes = int.from_bytes(header[16:18], "big")
     expected = int.from_bytes(header[28:32], "big") * (65536 if page_bytes == 1 else page_bytes)
     log = Path(f"{path}-wal")
-    # What is not folded back from the log yet may be missing at the end.
+    # The end of the file may still be in the log.
     if size < expected and not (log.exists() and log.stat().st_size):
         raise StorageUnusable(
-            f"{path} is cut short: {size} of {expected} bytes; it is left as it is"
+            f"{path} is cut short: {size} of {expected} bytes; it was not changed"
         )
     _check_version(path, int.from_bytes(header[60:64], "big"))
 
@@ -235,32 +237,34 @@ def _check_version(path: Path, version: int) -> None:
     if version > SCHEMA_VERSION:
         raise StorageUnusable(
             f"{path} has schema version {version}, this server knows {SCHEMA_VERSION}: "
-            "it was written by a newer version; it is left as it is"
+            "it was written by a newer version; it was not changed"
         )
 
 
 def prepare(connection: sqlite3.Connection, synchronous: str) -> None:
-    """Set the writer up, and create or migrate the schema. Raises StorageUnusable."""
+    """Configure the writing connection, and create or migrate the schema. Raises StorageUnusable."""
     try:
-        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a new file; others keep theirs
+        connection.execute(
+            f"PRAGMA page_size = {PAGE_BYTES}"
+        )  # existing files keep their page size
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         connection.execute("PRAGMA cache_size = -32768")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        # A crash may have left a newer version's migration in the log, which the header does not show.
+        # After a crash, the migration of a newer version may be in the log, and not in the header of the file.
         _check_version(Path(connection.execute("PRAGMA database_list").fetchone()[2]), version)
         if version < SCHEMA_VERSION:
             _migrate(connection, version)
-        # The header of the file is what the next start looks at, before it touches anything.
+        # The next start checks the header of the file before anything else.
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     except (
         sqlite3.Error,
         UnicodeDecodeError,
     ) as error:  # the latter where it quotes a damaged schema
         path = connection.execute("PRAGMA database_list").fetchone()[2]
-        raise StorageUnusable(f"{path} cannot be used: {error}; it is left as it is") from error
+        raise StorageUnusable(f"{path} cannot be used: {error}; it was not changed") from error
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:
@@ -279,7 +283,7 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Bring the schema from a version to the present one, within a transaction."""
+    """Migrate the schema from a version to the current one, within the transaction of the caller."""
     for to, script in queries.migrations():
         if to > version:
             for statement in _statements(script):

@@ -1,7 +1,7 @@
-"""Ends a backup that was paused: while it holds its view of a store, the log of the server cannot shrink.
+"""Ends a backup that makes no progress: its view of the store keeps the server's log from shrinking.
 
-A process of its own, in a session of its own: a stopped backup (Ctrl-Z, SIGSTOP, a terminal that takes no more
-output) can do nothing itself, and its hold on the log ends with it alone.
+It runs in its own process and session. A stopped backup (Ctrl-Z, SIGSTOP, a blocked terminal) cannot act itself, and its
+view is released only when it exits.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Protocol
 
 from lightningstore.service.storage.sqlite import file as datafile
 
-#: A backup without progress for this time, in seconds, is ended, if the log is that large by then.
+#: A backup that makes no progress for PAUSE_SECONDS is ended if the log is larger than LOG_BYTES.
 PAUSE_SECONDS = 5.0
 LOG_BYTES = 128 << 20
 
 
 class Alive(Protocol):
-    """Takes the pages done and all pages, as a sign of life."""
+    """Is called with the pages copied and the pages in total, as a sign of life."""
 
     def __call__(self, done: int, total: int, /) -> None:
         """Note progress."""
@@ -32,7 +32,7 @@ class Alive(Protocol):
 
 @contextlib.contextmanager
 def guarded(path: Path, draft: Path) -> Iterator[Alive]:
-    """Have a backup of the store at `path` to `draft` ended if it makes no progress while the log is large."""
+    """End a backup of the store at `path` to `draft` if it makes no progress while the log is large."""
     command = [sys.executable, "-m", __name__, str(os.getpid()), f"{path}-wal", str(draft)]
     with subprocess.Popen(  # noqa: S603  (this interpreter, and this module)
         command, stdin=subprocess.PIPE, start_new_session=True
@@ -45,7 +45,7 @@ def guarded(path: Path, draft: Path) -> Iterator[Alive]:
                 if done < total:
                     os.write(pipe.fileno(), b".")
                 else:
-                    pipe.close()  # what is left is syncing the copy, which may take its time
+                    pipe.close()  # only the sync of the copy remains, which may take long
 
         try:
             yield alive
@@ -66,7 +66,7 @@ def guard(pid: int, log: Path, draft: Path, pause: float = PAUSE_SECONDS) -> int
             datafile.forget(draft)
             sys.stderr.write(
                 f"the backup made no progress for {pause:g} s while the log {log} grew to "
-                f"{_size(log) >> 20} MiB: it was ended. Run it again\n"
+                f"{_size(log) >> 20} MiB, and was ended. Run it again\n"
             )
             return 1
 

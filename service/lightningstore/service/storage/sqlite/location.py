@@ -1,4 +1,4 @@
-"""Where an open data file is: whether it still is at its path, and where its data is if not."""
+"""Detects that an open data file was moved, deleted or truncated, and says where its data is."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MOUNTS = Path("/proc/self/mountinfo")
 
 
 class FileLocation:
-    """A data file that is open, beside its path.
+    """An open data file and the path at which it was opened.
 
-    SQLite goes on with the file that it has opened, wherever that is: after the file was moved or deleted,
-    it would answer every write and lose them all with the process.
+    SQLite continues with the file that it has opened, wherever that is. After the file was deleted, it would accept
+    every write, and all of them would be lost when the process ends.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        """Take the path, and a descriptor of the file that stays open for as long as this is used."""
+        """Take the path, and a descriptor of the file that stays open while this object is used."""
         self._path = path.absolute()
         self._descriptor = descriptor
         self._bytes = os.fstat(descriptor).st_size
@@ -32,7 +32,7 @@ class FileLocation:
         return Path(f"{self._path}-wal")
 
     def check(self, *, log: bool = True) -> None:
-        """Raise DataFileLost where the file, or its `log`, is no longer there or has lost its end.
+        """Raise DataFileLost if the file was moved, deleted or truncated; with `log`, also if its log was.
 
         Three system calls: 5 us.
         """
@@ -47,7 +47,7 @@ class FileLocation:
         self._bytes = held.st_size
         if log:
             there = _identity(self.log)
-            self._log = self._log or there  # it is made by the first write
+            self._log = self._log or there  # the first write creates it
             if there != self._log:
                 raise DataFileLost(
                     f"{self.log}, the log of the data file, was removed or replaced under the running server"
@@ -55,16 +55,16 @@ class FileLocation:
 
     @property
     def is_deleted(self) -> bool:
-        """Whether the file has no name any more, so that it ends with this process."""
+        """Whether the file has no name, so that its data ends with this process."""
         return os.fstat(self._descriptor).st_nlink == 0
 
     @property
     def is_cut_short(self) -> bool:
-        """Whether the file has lost its end."""
+        """Whether the file was truncated."""
         return os.fstat(self._descriptor).st_size < self._bytes
 
     def _moved(self, held: os.stat_result) -> str:
-        """Describe what happened to the file, where its data is, and what to do."""
+        """Return what happened to the file, where its data is, and what to do."""
         own = f"/proc/{os.getpid()}/fd/{self._descriptor}"
         other = " (another file is there now)" if self._path.exists() else ""
         if held.st_nlink == 0:
@@ -84,7 +84,7 @@ class FileLocation:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode, None where nothing is there."""
+    """Return device and inode of a path, None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -93,10 +93,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def refuse_single_mount(path: Path, mounts: Path = MOUNTS) -> None:
-    """Refuse a file that is a mount of its own, as containers make of a single file. Raises StorageUnusable.
+    """Reject a file that is a mount point, as a single file mounted into a container is. Raises StorageUnusable.
 
-    Its log would be made beside the mount, in a layer that goes with the container, and with it what was
-    answered last.
+    Its log would be next to the mount point, in a layer that is removed with the container. The last answered writes
+    would be lost with it.
     """
     place = path.resolve()
     if str(place) in _mounted(mounts) and stat.S_ISREG(place.stat().st_mode):

@@ -17,7 +17,7 @@ def load(name: str) -> dict[str, str]:
 
 
 def migrations() -> list[tuple[int, str]]:
-    """Return the scripts that lead from each schema version to the next, with the version they make."""
+    """Return the migration scripts in order, each with the schema version that it produces."""
     folder = files(__package__).joinpath("migrations")
     names = sorted(item.name for item in folder.iterdir() if item.name.endswith(".sql"))
     return [(int(name.split("_")[0]), folder.joinpath(name).read_text()) for name in names]

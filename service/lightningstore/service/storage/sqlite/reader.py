@@ -1,7 +1,7 @@
-"""Reads of an open data file: short ones on the event loop, long ones on a thread. Each is one statement.
+"""Reads of an open data file: short ones on the event loop, long ones on a thread.
 
-A read of a few rows takes 10 us, a thread hop 120. Every read is one short statement, so no reader keeps the log
-from being folded back into the file.
+Reading a few rows takes 10 us, switching threads 120 us. Every read is a single short statement, because an open cursor would
+prevent checkpoints.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ class Reader:
             self._here.close()
 
     def read(self, name: str, parameters: Parameters = (), **parts: str) -> list[Any]:
-        """Run a short query here and now. Raises StorageFailed, DataDamaged."""
+        """Run a short query on the event loop. Raises StorageFailed, DataDamaged."""
         text = self._text(name, parts)
         try:
             return self._here.execute(text, parameters).fetchall()
         except sqlite3.Error as first:
             if not is_damage(first):
                 raise self._damage.failed_read(name, first) from first
-        try:  # a disk that failed for a moment looks like damage, too
+        try:  # a transient disk error looks like damage
             return self._here.execute(text, parameters).fetchall()
         except sqlite3.Error as error:
             raise self._damage.failed_read(name, error, self._disk_error()) from error
 
     async def scan(self, name: str, parameters: Parameters = (), **parts: str) -> list[Any]:
-        """Run a query that may take a while on the thread. Raises StorageFailed, DataDamaged."""
+        """Run a query that may take long on the thread. Raises StorageFailed, DataDamaged."""
         text = self._text(name, parts)
         try:
             return list(await self._scanner.execute_fetchall(text, parameters))
@@ -73,7 +73,7 @@ class Reader:
 
     @contextmanager
     def one_view(self) -> Iterator[None]:
-        """Let short queries see the same commit, whatever the writer does between them."""
+        """Make several short queries see the same commit."""
         self._here.execute("BEGIN")
         try:
             yield
@@ -87,7 +87,7 @@ class Reader:
         return SQL[name].format(**parts) if parts else SQL[name]
 
     def _disk_error(self) -> OSError | None:
-        """Return how the disk fails, None where it can be read."""
+        """Return the error with which the disk fails, None if it can be read."""
         try:
             os.pread(self._descriptor, 1, 0)
         except OSError as error:

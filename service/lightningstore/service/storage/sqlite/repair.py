@@ -1,7 +1,7 @@
-"""Repairs a data file: removes records that nothing can read, and makes columns and counters agree with the rest.
+"""Repairs a data file: removes unreadable records, and rebuilds columns and counters.
 
-For files in which a removal and a change of the same rollout once left half a rollout behind, and for records
-damaged by a disk. The record is the truth: columns beside it are written anew, never the other way round.
+It is meant for files in which an earlier version left parts of removed rollouts, and for records damaged by a disk. Columns
+are rebuilt from records, never records from columns.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from lightningstore.v1.rollout_pb2 import Rollout
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 from lightningstore.v1.worker_pb2 import Worker
 
-#: What a copy of the file, as it was before, is called.
+#: Suffix of the copy of the file that is kept.
 COPY_ENDING = ".before-repair"
 _OWNED = {"attempts": "rollout_key", "inputs": "rollout_key", "spans": "rollout_key"}
 
 
 def repair(path: Path) -> list[str]:
-    """Repair a file that no server has open; returns a line for each thing done, none for a good file.
+    """Repair a file that no server uses; returns one line for each change, none for a file without defects.
 
-    A copy of the file as it was is kept beside it. Raises StorageUnusable where pages are damaged that no
-    index can be rebuilt from: a backup has to be restored then. Raises FileExistsError for an older copy.
+    A copy of the unrepaired file is kept next to it. Raises StorageUnusable if pages are damaged from which no index
+    can be rebuilt: restore a backup then. Raises FileExistsError if there is an older copy.
     """
     try:
         if not tools.check(path):
@@ -53,13 +53,13 @@ def repair(path: Path) -> list[str]:
         tools.backup(path, copy)
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            done = [f"{copy}: the file as it was", *_repair(path, connection)]
+            done = [f"{copy}: copy of the file before the repair", *_repair(path, connection)]
             connection.execute("COMMIT")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return done
     except sqlite3.Error as error:
         raise StorageUnusable(
-            f"{path} cannot be repaired: {error}; restore a backup. It is left as it is"
+            f"{path} cannot be repaired: {error}; restore a backup. It was not changed"
         ) from error
     finally:
         lock.release()
@@ -85,7 +85,7 @@ def _repair(path: Path, connection: sqlite3.Connection) -> list[str]:
 
 
 def _rebuild_indexes(path: Path, connection: sqlite3.Connection) -> list[str]:
-    """Rebuild the indexes where they disagree with their tables. Raises StorageUnusable if that is no use."""
+    """Rebuild indexes that disagree with their tables. Raises StorageUnusable if that does not help."""
 
     def whole() -> bool:
         return connection.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
@@ -94,12 +94,12 @@ def _rebuild_indexes(path: Path, connection: sqlite3.Connection) -> list[str]:
         return []
     connection.execute("REINDEX")
     if not whole():
-        raise StorageUnusable(f"{path} has damaged pages: restore a backup. It is left as it is")
+        raise StorageUnusable(f"{path} has damaged pages: restore a backup. It was not changed")
     return ["the indexes were rebuilt"]
 
 
 def _remove_rollouts(connection: sqlite3.Connection) -> list[str]:
-    """Remove rollouts without an input, or whose own record or that of an attempt cannot be read."""
+    """Remove rollouts without an input, and those with an unreadable record or attempt."""
     damaged: dict[int, str] = {}
     for key, rollout_id, record in connection.execute(
         "SELECT key, rollout_id, record FROM rollouts"
@@ -127,7 +127,7 @@ def _remove_rollouts(connection: sqlite3.Connection) -> list[str]:
 
 
 def _correct_batches(connection: sqlite3.Connection) -> list[str]:
-    """Remove batches of spans that cannot be read or are of another attempt; correct the columns of others."""
+    """Remove batches of spans that are unreadable or belong to another attempt; correct columns of the others."""
     removed: list[tuple[Any, ...]] = []
     corrected: list[tuple[Any, ...]] = []
     for key, encoding, rollout_id, record, data, *columns in connection.execute(
@@ -179,7 +179,7 @@ def _told(count: int, what: str, why: str) -> list[str]:
 
 
 def _correct_columns(connection: sqlite3.Connection) -> list[str]:
-    """Write the columns of rollouts and attempts anew where they disagree with the records."""
+    """Rewrite columns of rollouts and attempts that disagree with their records."""
     rollouts, attempts = [], []
     columns = ", ".join(COLUMNS["put_rollouts"])
     for stored in connection.execute(f"SELECT {columns} FROM rollouts"):
@@ -209,7 +209,7 @@ def _correct_columns(connection: sqlite3.Connection) -> list[str]:
 
 
 def _correct_counters(connection: sqlite3.Connection) -> list[str]:
-    """Count everything anew. Keys and numbers that were given out stay given out."""
+    """Recount everything. Keys and numbers that were given out are not reused."""
     (text,) = connection.execute("SELECT value FROM meta WHERE name = 'counters'").fetchone()
     try:
         old: dict[str, Any] = dict(json.loads(text))
@@ -234,13 +234,15 @@ def _correct_counters(connection: sqlite3.Connection) -> list[str]:
     ).fetchone()
     if spans != old.get("spans"):
         new["spans"], new["span_bytes"] = spans, size
-    connection.execute("DELETE FROM meta WHERE name = 'leaving'")  # their spans are gone by now
+    connection.execute(
+        "DELETE FROM meta WHERE name = 'leaving'"
+    )  # their spans have been deleted above
     connection.execute("UPDATE meta SET value = ? WHERE name = 'counters'", [json.dumps(new)])
     return ["the counters were corrected"] if new != old else []
 
 
 def _read(kind: type[Message], record: bytes) -> Any:
-    """Return a stored message, None where the bytes are none."""
+    """Return a stored message, None if the bytes cannot be parsed."""
     try:
         return kind.FromString(record)
     except (DecodeError, TypeError):

@@ -1,7 +1,7 @@
-"""The SQLite back end: one file, one connection that writes and checkpoints, others read only.
+"""The SQLite back end: one file, one connection that writes and checkpoints, two that only read.
 
-The writer has a thread of its own and gets a commit as a few large statements: each statement gives up the
-interpreter lock and has to queue for it again beside a busy event loop, so a row a statement would be slow.
+The writer has its own thread and gets a commit as a few multi-row statements. Every statement releases the interpreter lock
+and has to reacquire it from a busy event loop, so one statement per row would be slow.
 """
 
 from __future__ import annotations
@@ -65,20 +65,20 @@ from lightningstore.v1.worker_pb2 import Worker
 
 logger = logging.getLogger(__name__)
 
-#: Reads of up to this many rollouts, and of about this size in bytes, are done on the event loop at a time.
+#: Maximum number of rollouts, and of bytes, that one read on the event loop returns.
 INLINE_ROWS = 128
 READ_BYTES = 8 << 20
-#: Batches of spans, and about their bytes, that one commit deletes of what removed rollouts left behind.
+#: Maximum number of batches of spans of removed rollouts, and of their bytes, that one commit deletes.
 SWEPT_AT_ONCE = 1000
 SWEPT_BYTES = 16 << 20
-#: Statements that are prepared, each of up to 64 rows, before others have the event loop.
+#: Statements of up to 64 rows that are encoded before other tasks run.
 STATEMENTS_AT_ONCE = 16
-#: Batches of spans that are read at a time end with the one that passes these bytes.
+#: Maximum number of batches of spans that one read returns; it ends with the batch that exceeds the bytes.
 SPAN_ROWS_A_READ = 16
 SPAN_BYTES_A_READ = 1 << 20
-#: Commits of up to this many bytes are prepared on the event loop, and only made durable in the thread.
+#: Commits of up to this many bytes are written on the event loop, and only made durable on the thread.
 INLINE_BYTES = 64 << 10
-#: The log is folded back into the file after this many bytes of changes.
+#: Bytes of changes after which the log is copied into the file.
 CHECKPOINT_BYTES = 32 << 20
 
 
@@ -90,7 +90,7 @@ class SqliteStorage:
     owned_until = UNLIMITED
 
     def __init__(self, path: Path, *, full_sync: bool = True, compress: bool = False) -> None:
-        """Take the file; `full_sync` makes answered writes survive a power cut."""
+        """Take the path. With `full_sync`, answered writes survive a power cut, without, a crash of the process."""
         self.path = path
         self._synchronous = "FULL" if full_sync else "NORMAL"
         self.durability = DURABILITY_FULL if full_sync else DURABILITY_RELAXED
@@ -102,7 +102,7 @@ class SqliteStorage:
         self._thread: ThreadPoolExecutor | None = None
         self._unfolded = 0
         self._damage = Damage()
-        #: Keys of removed rollouts whose batches of spans may still be there, oldest first.
+        #: Keys of removed rollouts whose batches of spans may not all be deleted, oldest first.
         self._leaving: list[int] = []
 
     @property
@@ -143,14 +143,14 @@ class SqliteStorage:
             raise
 
     async def _leave(self, location: FileLocation) -> None:
-        """Prepare to close a file that was opened before. Raises DataFileLost while it is not at its path.
+        """Prepare to close a file that has failed. Raises DataFileLost while it is not at its path.
 
-        A deleted file would be gone once it is closed.
+        The data of a deleted file would be lost by closing it.
         """
         try:
             location.check()
         except DataFileLost:
-            # All data in one file, wherever that is by now.
+            # Collect all data in the file, wherever it is now.
             if self._writer is not None and self._thread is not None and not location.is_cut_short:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._thread, fold_log, self._writer)
@@ -169,17 +169,17 @@ class SqliteStorage:
         return connection
 
     def check(self) -> None:
-        """Raise DataFileLost where the file, or its log, is no longer where it was opened."""
+        """Raise DataFileLost if the file or its log was moved, deleted or truncated."""
         if self._location is not None:
             self._location.check()
 
     async def close(self) -> None:
-        """Close all connections and give up the file; a deleted one is copied first."""
+        """Close all connections and release the file. A deleted file is copied first."""
         location, self._location = self._location, None
         lock, self._lock = self._lock, None
         try:
             if location is not None and location.is_cut_short:
-                # The last connection folds the log into the file, unless it can only read.
+                # A connection that can write would copy the log into the truncated file when it closes last.
                 await self._close_writer()
             reads, self._reads = self._reads, None
             if reads is not None:
@@ -200,7 +200,7 @@ class SqliteStorage:
             self._thread = None
 
     async def _snapshot(self) -> Snapshot:
-        """Read what the engine needs, in parts that let others have the event loop."""
+        """Read what the engine loads, in parts between which other tasks run."""
         reader = self._reader
         keys = [key for (key,) in await reader.scan("live_keys")]
         live: list[LoadedRollout] = []
@@ -229,7 +229,7 @@ class SqliteStorage:
         )
 
     def _meta(self, name: str, default: str | None = None) -> str:
-        """Return a fact about the store. Raises LookupError where there is none and no default."""
+        """Return a fact about the store. Raises LookupError if it is missing and there is no default."""
         rows = self._reader.read("get_meta", {"name": name})
         if not rows and default is not None:
             return default
@@ -241,7 +241,7 @@ class SqliteStorage:
     async def commit(self, changes: Changes) -> None:
         """Write all changes in one transaction."""
         writer, thread = self._open_parts()
-        # What goes may be much, whatever the size of the commit: deleting it is nothing for the event loop.
+        # A small commit may delete many rows, which would hold the event loop.
         deletes = changes.removed or changes.swept or changes.forget_requests_before_ns
         leaving = self._leaving
         if changes.removed:
@@ -265,7 +265,7 @@ class SqliteStorage:
         if changes.removed:
             self._leaving = leaving
         if fold:
-            self.check()  # folding the log into a file that was cut short would hide that
+            self.check()  # a checkpoint would hide that the file was truncated
             await loop.run_in_executor(thread, fold_log, writer)
 
     async def probe(self, size: int) -> None:
@@ -289,11 +289,11 @@ class SqliteStorage:
     def _loaded(
         self, by: str, wanted: Sequence[Any], attempts_of: str, *, skip: bool = False
     ) -> list[LoadedRollout]:
-        """Return rollouts by key or id with attempts, in any order. Raises DataDamaged, unless told to `skip`."""
+        """Return rollouts by key or id with attempts, in any order. Raises DataDamaged; with `skip`, leaves them out."""
         with self._reader.one_view():
             rows = self._reader.read(by, wanted, marks=filters.marks(len(wanted)))
             if not rows:
-                return []  # the usual case where a new id is looked for
+                return []  # the usual case: the id is new
             keys = [row[0] for row in rows]
             attempts: dict[int, list[Sequence[Any]]] = {key: [] for key in keys}
             for attempt in self._reader.read(attempts_of, keys, marks=filters.marks(len(keys))):
@@ -311,7 +311,7 @@ class SqliteStorage:
     def _latest(self, keys: Sequence[int]) -> list[LoadedRollout]:
         """Return rollouts with their latest attempts, in the order of the keys.
 
-        Those that were removed since their keys were read are left out, and damaged ones.
+        Damaged ones are left out, and those removed since their keys were read.
         """
         try:
             loaded = self._loaded("rollouts_by_key", keys, "latest_attempts", skip=True)
@@ -324,7 +324,7 @@ class SqliteStorage:
         return [found[key] for key in keys if key in found]
 
     def _readable(self, keys: Sequence[int]) -> int:
-        """Return how many rollouts, from the first on, may be read on the event loop at a time."""
+        """Return how many rollouts, from the first on, one read on the event loop may return."""
         part = keys[:INLINE_ROWS]
         try:
             sizes = dict(self._reader.read("sizes_by_key", part, marks=filters.marks(len(part))))
@@ -347,7 +347,7 @@ class SqliteStorage:
             part = keys[: self._readable(keys)]
             if loaded := self._loaded("rollouts_by_key", part, "attempts_by_rollout"):
                 return loaded
-            del keys[: len(part)]  # removed just now
+            del keys[: len(part)]  # removed meanwhile
         return []
 
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
@@ -381,7 +381,7 @@ class SqliteStorage:
             count = self._readable(keys)
             if loaded := self._latest(keys[:count]):
                 return loaded
-            after = rows[count - 1][1]  # all of these are damaged, or were removed just now
+            after = rows[count - 1][1]  # all of these are damaged, or were removed meanwhile
         return []
 
     async def finished(
@@ -439,7 +439,7 @@ class SqliteStorage:
                 after = {"after_id": row.first_sequence_id, "after_key": row.key}
             if len(sizes) < most and few == len(sizes):
                 return
-            most = min(2 * most, SPAN_ROWS_A_READ)  # few at first: the reader may want no more
+            most = min(2 * most, SPAN_ROWS_A_READ)  # few at first: the caller may stop early
 
     async def get_spans(self, rollout_key: int, key: int) -> SpanRow | None:
         """Return one batch."""
@@ -469,7 +469,7 @@ class SqliteStorage:
 
 
 def _parsed(row: Sequence[Any], attempts: Iterable[Sequence[Any]]) -> LoadedRollout:
-    """Return a rollout from its columns. Raises DecodeError, ValueError for a damaged one."""
+    """Return a rollout from its columns. Raises DecodeError or ValueError if it is damaged."""
     key, rollout_id, position, available_ns, record, input_json = row
     if input_json is None:
         raise ValueError("its input is missing")

@@ -1,6 +1,6 @@
-"""What is done to a data file from outside: backup, restore, check, vacuum. None of them needs the server.
+"""Backup, restore, check and vacuum of a data file. None of them needs a server.
 
-Backup and check read a file that a server has open, over a connection that never writes or checkpoints.
+Backup and check also read a file that a server has open, through a connection that never writes or checkpoints.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from lightningstore.v1.rollout_pb2 import Rollout
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 from lightningstore.v1.worker_pb2 import Worker
 
-#: Pages that are copied between two reports of progress: 2 MiB.
+#: Pages copied between two progress reports: 2 MiB.
 PAGES_A_STEP = 256
 Progress = Callable[[int, int], object]
 
 
 @contextmanager
 def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a file as it is at this moment, whatever is written meanwhile. Raises StorageUnusable."""
+    """Open a consistent view of a file, even while a server writes. Raises StorageUnusable."""
     datafile.inspect(path)
     written = path.stat().st_mtime_ns
     alone = _alone(path)
@@ -44,12 +44,10 @@ def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
             sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
         ) as connection:
             connection.execute("BEGIN")
-            connection.execute(
-                "SELECT count(*) FROM meta"
-            ).fetchone()  # from here on it stands still
+            connection.execute("SELECT count(*) FROM meta").fetchone()  # the view is taken here
             yield connection
         if alone and path.stat().st_mtime_ns != written:
-            raise StorageUnusable(f"{path} was written to meanwhile, by a server: try again")
+            raise StorageUnusable(f"{path} was written to meanwhile by a server: try again")
     except (
         sqlite3.Error,
         UnicodeDecodeError,
@@ -58,40 +56,36 @@ def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _alone(path: Path) -> bool:
-    """Return whether a file has no log, and lies where SQLite could not make one to read it.
+    """Return whether a file has no log, and is in a folder where SQLite cannot create one to read it.
 
-    Raises StorageUnusable where it has one that cannot be read there.
+    Raises StorageUnusable if it has a log that cannot be read there.
     """
     place = path.resolve()
     log, index = Path(f"{place}-wal"), Path(f"{place}-shm")
-    # With both there SQLite makes nothing, and a server may be at work.
+    # If both exist, SQLite creates nothing, and a server may be running.
     if os.access(place.parent, os.W_OK) or (log.exists() and index.exists()):
         return False
     if log.exists() and log.stat().st_size:
         raise StorageUnusable(
-            f"{path} has a log, which can be read only where a file can be made beside it: "
-            "copy both to a folder that can be written"
+            f"{path} has a log, which can be read only in a writable folder: copy both files to one"
         )
     return True
 
 
 def _silent(_done: int, _all: int) -> None:
-    """Report no progress."""
+    """Ignore progress."""
 
 
 def draft_of(target: Path) -> Path:
-    """Return where a copy is made before it gets its name."""
+    """Return the path at which a copy is written before it gets its name."""
     return target.with_name(f".{target.name}.{os.getpid()}")
 
 
 def _copy(path: Path, target: Path, mode: int, progress: Progress = _silent) -> None:
-    """Put a store, as it is at this moment with its log, in the place of another, or leave that as it is.
-
-    Raises StorageUnusable.
-    """
+    """Replace a file by a copy of a store with its log, atomically. Raises StorageUnusable."""
     draft = draft_of(target)
     try:
-        datafile.forget(draft)  # what a crash left
+        datafile.forget(draft)  # left by a crash
         datafile.make(draft, mode)
         try:
             with _snapshot(path) as source:
@@ -102,12 +96,12 @@ def _copy(path: Path, target: Path, mode: int, progress: Progress = _silent) -> 
     except OSError as error:
         raise StorageUnusable(
             f"{path} cannot be copied to {target}: {error.strerror or error}; "
-            f"{target.parent} must be a folder that can be written, with room for it"
+            f"{target.parent} must be a writable folder with enough space"
         ) from error
 
 
 def _fill(draft: Path, source: sqlite3.Connection, progress: Progress) -> None:
-    """Copy all pages. Raises OSError where a disk fails or is full, sqlite3.Error for a damaged source."""
+    """Copy all pages. Raises OSError for a failing or full disk, sqlite3.Error for a damaged source."""
     try:
         with closing(sqlite3.connect(draft)) as copy:
             source.backup(
@@ -121,36 +115,36 @@ def _fill(draft: Path, source: sqlite3.Connection, progress: Progress) -> None:
 
 
 def backup(path: Path, target: Path, progress: Progress = _silent) -> int:
-    """Copy a store to a new file by SQLite's online backup, while it is served or not.
+    """Copy a store to a new file with SQLite's online backup, whether or not a server uses it.
 
-    The copy is all that was answered when the backup began, and appears under its name only once it is
-    whole and on disk, readable to no more than the store is. Returns its size in bytes. Raises
-    StorageUnusable, FileExistsError.
+    The copy contains everything that was answered when the backup began. It gets its name when it is complete and on
+    disk, and is readable by no more users than the store. Returns its size in bytes. Raises StorageUnusable,
+    FileExistsError.
     """
     datafile.inspect(path)
     if target.exists():
-        raise FileExistsError(f"{target} is there already")
+        raise FileExistsError(f"{target} exists already")
     _copy(path, target, path.stat().st_mode, progress)
     return target.stat().st_size
 
 
 def restore(source: Path, path: Path, *, replace: bool = False) -> None:
-    """Put a backup in a store's place, after a check of it. `replace`: also over whatever file is there.
+    """Check a backup and copy it to the path of a store. `replace`: also if a file is there.
 
-    The backup's log is part of it. The new file is readable to no more than the backup is, nor than the file
-    that goes. Raises StorageUnusable (a bad backup, the store itself, a full disk, or a server has the file),
+    The log of the backup is part of it. The new file is readable by no more users than the backup and the replaced
+    file. Raises StorageUnusable (a damaged backup, the store itself, a full disk, a file that a server uses),
     FileExistsError.
     """
     found = check(source)
     if found:
-        raise StorageUnusable(f"{source} is no good backup: {found[0]}")
+        raise StorageUnusable(f"{source} is not a usable backup: {found[0]}")
     mode = source.stat().st_mode
     lock = None
     if path.exists():
         if path.samefile(source):
-            raise StorageUnusable(f"{source} is the store itself: give the file of a backup")
+            raise StorageUnusable(f"{source} is the store itself: name the file of a backup")
         if not replace:
-            raise FileExistsError(f"{path} is there already")
+            raise FileExistsError(f"{path} exists already")
         lock = datafile.Lock(path, replaced=True)
         mode &= path.stat().st_mode
     try:
@@ -161,11 +155,11 @@ def restore(source: Path, path: Path, *, replace: bool = False) -> None:
 
 
 def vacuum(path: Path) -> tuple[int, int]:
-    """Give unused pages back to the file system; returns the bytes before and after.
+    """Return unused pages to the file system; returns the bytes before and after.
 
-    Raises StorageUnusable, also where a server has the file or there is none.
+    Raises StorageUnusable, also if a server uses the file or there is none.
     """
-    datafile.inspect(path)  # the lock would make a store of nothing
+    datafile.inspect(path)  # the lock would create a store
     lock = datafile.Lock(path)
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -182,7 +176,7 @@ def vacuum(path: Path) -> tuple[int, int]:
 
 
 def _sweep(connection: sqlite3.Connection) -> None:
-    """Delete what a killed server had not deleted yet of rollouts that it removed."""
+    """Delete the spans of removed rollouts that the server had not deleted yet."""
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(_LEAVING)
     connection.execute("DELETE FROM spans WHERE rollout_key IN (SELECT key FROM leaving)")
@@ -191,9 +185,9 @@ def _sweep(connection: sqlite3.Connection) -> None:
 
 
 def check(path: Path) -> list[str]:
-    """Return what is wrong with a file: SQLite's own findings, and counters or columns that disagree with rows.
+    """Return the defects of a file: those that SQLite finds, and counters or columns that disagree with records.
 
-    Raises StorageUnusable where it cannot be read at all.
+    Raises StorageUnusable if it cannot be read at all.
     """
     with _snapshot(path) as connection:
         found = [row for (row,) in connection.execute("PRAGMA integrity_check") if row != "ok"]
@@ -210,7 +204,7 @@ def check(path: Path) -> list[str]:
 
 
 def _check_live(connection: sqlite3.Connection) -> Iterator[str]:
-    """Yield how many rows the next start would load although it need not, or would miss."""
+    """Yield how many rows the next start would load needlessly, or miss."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version < datafile.LIVE_VERSION:
         return
@@ -247,7 +241,7 @@ def _check_counters(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _check_records(connection: sqlite3.Connection) -> Iterator[str]:
-    """Yield which records are no messages, or say something else than the columns beside them."""
+    """Yield which records cannot be parsed, or disagree with the columns beside them."""
     for what, (query, said) in _RECORDS.items():
         wrong = 0
         for row in connection.execute(query):
@@ -278,7 +272,7 @@ _SPANS = (
 
 
 def batch_columns(batch: SpanBatch, first: int) -> list[Any]:
-    """Return the columns that a batch must have; one without numbers counts up from its `first`."""
+    """Return the correct columns of a batch; without sequence ids of its own, it counts up from `first`."""
     count = len(batch.spans)
     numbers = batch.sequence_ids or range(first, first + count) or [0]
     ids = b"".join(span.span_id for span in batch.spans)
@@ -309,7 +303,7 @@ def _said_by_resources(record: bytes) -> tuple[Any, ...]:
     return (r.resources_id, r.version)
 
 
-#: What columns say and, last, the record; and what the record says of the same.
+#: A query of columns with the record last, and what the columns must be by the record.
 _RECORDS: dict[str, tuple[str, Callable[[bytes], tuple[Any, ...]]]] = {
     "rollouts": (
         (
@@ -339,7 +333,7 @@ _RECORDS: dict[str, tuple[str, Callable[[bytes], tuple[Any, ...]]]] = {
         lambda record: (Worker.FromString(record).worker_id,),
     ),
 }
-#: Rollouts that were removed and whose spans the server still deletes, a little at a time.
+#: Removed rollouts whose spans the server deletes a little at a time.
 _LEAVING = (
     "CREATE TEMP VIEW leaving AS SELECT e.value AS key"
     " FROM meta m, json_each(m.value) e WHERE m.name = 'leaving'"
