@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from lightningstore.service.storage.testing import FaultSuite, StorageSuite, run_case
+from lightningstore.service.storage.base import Changes
+from lightningstore.service.storage.testing import FaultSuite, StorageSuite, case_names, run_case
 
 from tests.storage.lease_defects import DEFECTIVE
 from tests.storage.model import Data, LeasedStorage, ModelStorage
@@ -45,6 +47,27 @@ async def test_case_finds_the_defect(
 
     with pytest.raises((Exception, pytest.fail.Exception)):
         await run_case(Suite(), case, tmp_path)
+
+
+class WritesInputsAfterAwaiting(ModelStorage):
+    """A commit that is cancelled leaves a rollout without its input."""
+
+    async def commit(self, changes: Changes) -> None:
+        inputs, changes.inputs = changes.inputs, []
+        self.apply(self.data, changes)
+        await asyncio.sleep(0)
+        self.data.inputs.update(inputs)
+
+
+@pytest.mark.asyncio
+async def test_fault_suite_finds_what_a_cancelled_call_breaks(tmp_path: Path) -> None:
+    class Suite(FaultSuite):
+        async def new_storage(self, place: Path) -> ModelStorage:
+            return WritesInputsAfterAwaiting(place)
+
+    with pytest.raises(KeyError):
+        for case in case_names(with_large=False):
+            await Suite().test_store_is_usable_after_a_failed_call(case, tmp_path / case)
 
 
 def test_model_has_an_own_store_at_each_place(tmp_path: Path) -> None:

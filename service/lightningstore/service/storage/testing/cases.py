@@ -72,7 +72,7 @@ class Cases(ABC):
 
 
 def large(case: Case) -> Case:
-    """Mark a case that writes tens of megabytes: FaultSuite leaves it out."""
+    """Mark a case that writes many rows or megabytes: FaultSuite leaves it out."""
     case.is_large = True  # type: ignore[attr-defined]
     return case
 

@@ -8,7 +8,7 @@ import pytest
 from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.rules.rows import RequestRow, ResourcesQuery, RolloutQuery
 from lightningstore.service.storage.base import Changes, Counters, Storage
-from lightningstore.service.storage.testing.cases import Cases, require_durable
+from lightningstore.service.storage.testing.cases import Cases, large, require_durable
 from lightningstore.service.storage.testing.records import (
     ANY_KEY,
     Row,
@@ -93,6 +93,7 @@ class CommitCases(Cases):
         await put(storage)
         assert await found(storage) == ["r1"]
 
+    @large
     async def test_commit_of_many_rows_is_written_whole(self, storage: Storage) -> None:
         keys = range(1, 1201)
         await put(

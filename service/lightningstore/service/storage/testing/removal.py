@@ -106,6 +106,7 @@ class RemovalCases(Cases):
         assert await found(storage) == ["r1"]
         assert await batches(storage, 3) == []
 
+    @large
     async def test_leftover_spans_are_swept_until_none_is_left(self, storage: Storage) -> None:
         kept = [spans(k, k, k, rollout_key=2, data=b"x") for k in range(10_001, 10_011)]
         rows = [spans(k, k, k, rollout_key=1 + 2 * (k % 2), data=b"x") for k in range(1, 10_001)]
@@ -150,6 +151,7 @@ class RemovalCases(Cases):
         assert await batches(storage, 2) == [1, 3]
         assert await storage.span_ids(2, 1) == [(1, packed([1])), (3, packed([2]))]
 
+    @large
     async def test_many_rollouts_are_removed_at_once(self, storage: Storage) -> None:
         keys = list(range(1, 1201))
         await put(storage, *(finished(k, k) for k in keys), *(attempt(k, k) for k in keys))

@@ -53,7 +53,7 @@ class StorageSuite(
 
 
 def case_names(*, with_large: bool = True) -> list[str]:
-    """Return the names of the cases, those that write tens of megabytes included unless told otherwise."""
+    """Return the names of the cases, with those marked as large unless told otherwise."""
     return [
         name
         for name, case in inspect.getmembers(StorageSuite)
