@@ -60,7 +60,8 @@ class Changes:
     """The content of one commit. A later value for a key replaces an earlier one.
 
     A back end applies `removed` first, because a new rollout may have the id of a removed one; the order of the
-    other fields does not matter.
+    other fields does not matter. Keys of new rows rise from commit to commit. Batches of spans are never replaced: a
+    key that is stored already fails the commit, on every back end with durability.
     """
 
     inputs: list[tuple[int, bytes]] = field(default_factory=list)
@@ -72,7 +73,7 @@ class Changes:
     requests: list[RequestRow] = field(default_factory=list)
     #: Answers to request ids with a lower `time_ns` are deleted; 0: none.
     forget_requests_before_ns: int = 0
-    #: Keys of rollouts whose spans are deleted.
+    #: Keys of rollouts whose spans are deleted. Used with DURABILITY_NONE only; other back ends ignore it.
     evicted: list[int] = field(default_factory=list)
     #: Keys of rollouts that are deleted with their inputs and attempts, including what this commit holds of
     #: them. Their batches of spans may be many: no query shows them any more, and later commits delete those
@@ -159,7 +160,10 @@ class Storage(Protocol):
     stops serving for good after an OwnershipLost.
 
     One engine calls at a time: the next commit starts after the last one returned. Reads may run beside a commit,
-    and see it whole or not at all.
+    and see it whole or not at all. Reads, scans and commits may be cancelled; after a cancelled commit, the storage is
+    opened again before the next one, as after a failed one. A closed storage raises StorageFailed.
+
+    `storage/testing` holds these rules as tests for any back end.
     """
 
     @property
@@ -285,4 +289,7 @@ class Storage(Protocol):
         """Return the size of the data on disk in bytes, its log included; 0 without a disk."""
 
     async def used_bytes(self) -> int:
-        """Return the bytes on disk that hold data; 0 without a disk."""
+        """Return the bytes on disk that hold data; 0 without a disk.
+
+        Up to date: retention removes rollouts until this is below its limit.
+        """
