@@ -195,11 +195,11 @@ async def test_triplets_are_those_of_list_triplets(world: World) -> None:
 
 async def test_reward_is_the_last_one_of_the_latest_attempt(world: World) -> None:
     await fill(world.store)
-    with_spans, with_triplets = [
+    with_spans, with_triplets, with_neither = [
         {row["rollout_id"]: row["reward"] for row in rows(await export(world, **options))}
-        for options in ({}, {"spans": False, "triplets": True})
+        for options in ({}, {"spans": False, "triplets": True}, {"spans": False})
     ]
-    assert with_spans == with_triplets
+    assert with_spans == with_triplets == with_neither
     assert with_spans["ro-cancelled"] is None
     assert sum(reward is not None for reward in with_spans.values()) >= 5
 
@@ -218,6 +218,8 @@ async def test_evicted_spans_are_an_error_or_left_out(tmp_path: Path) -> None:
     left = [r.rollout.rollout_id for r in await export(world, skip_evicted=True)]
     assert 0 < len(left) < 4
     assert "ro-3" in left
+    without_spans = await export(world, spans=False)
+    assert [r.reward for r in without_spans] == [None] * 4
     await world.stop()
 
 

@@ -101,6 +101,34 @@ def test_error_is_the_status_or_else_the_exception() -> None:
     assert len(timeline.read([(1, span)]).lines[0].error) == timeline.VALUE_LENGTH
 
 
+def test_exceptions_events_and_links_are_shown_whether_the_span_failed_or_not() -> None:
+    span = Span(trace_id=b"1" * 16, span_id=b"1" * 8, start_time_unix_nano=1, end_time_unix_nano=2)
+    event = span.events.add(name="exception", time_unix_nano=1 + traces.SECOND)
+    stack = (
+        "Traceback:\n" + "".join(f"  line {n}\n" for n in range(10_000)) + "ValueError: <b>no</b>"
+    )
+    for part, text in (("type", "ValueError"), ("message", "<b>no</b>"), ("stacktrace", stack)):
+        event.attributes.add(key=f"exception.{part}").value.string_value = text
+    span.events.add(name="retry")
+    span.links.add(trace_id=b"2" * 16, span_id=b"2" * 8)
+    shown = timeline.read([(1, span)])
+    (line,) = shown.lines
+    assert line.error == ""
+    (failure,) = line.exceptions
+    assert str(failure) == "ValueError: <b>no</b>"
+    assert failure.stack_trace.endswith("ValueError: <b>no</b>")
+    assert len(failure.stack_trace) <= timeline.STACK_LENGTH
+    assert ("event", "retry") in line.details
+    assert ("link", f"trace {'32' * 16} span {'32' * 8}") in line.details
+    picture = waterfall.svg("t", shown)
+    assert "ValueError: &lt;b&gt;no" in picture
+    span.status.code = 2
+    span.status.message = "gave up"
+    (line,) = timeline.read([(1, span)]).lines
+    assert line.error == "gave up"
+    assert ("status", "error gave up") in line.details
+
+
 @pytest.mark.parametrize(
     ("nanoseconds", "text"),
     [

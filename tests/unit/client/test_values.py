@@ -29,7 +29,9 @@ from lightningstore.client import (
 )
 from lightningstore.client._values import convert
 from lightningstore.client._values.resources import from_resource, to_resource
+from lightningstore.client.values import SpanEvent, SpanException, SpanLink, SpanStatus
 from lightningstore.v1 import attempt_pb2, resources_pb2, rollout_pb2, span_pb2, worker_pb2
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 
 def test_json_keeps_integers_text_and_order() -> None:
@@ -259,6 +261,23 @@ def test_spans_show_otlp_as_python_values() -> None:
     assert span.attributes == {"n": 3, "tokens": [1, 2], "map": {"k": True}, "nothing": None}
     assert span.resource_attributes == {"service.name": "agent"}
     assert span.otlp.name == span.name == "call"
+
+
+def test_a_span_shows_how_it_ended_and_what_happened_meanwhile() -> None:
+    otlp = trace_pb2.Span(name="call")
+    assert Span(otlp, span_pb2.SpanBatch(), 1).status == ("unset", "")
+    assert Span(otlp, span_pb2.SpanBatch(), 1).events == []
+    otlp.status.code, otlp.status.message = 2, "no answer"
+    event = otlp.events.add(name="exception", time_unix_nano=7)
+    for part, text in (("type", "ValueError"), ("message", "no"), ("stacktrace", "Traceback ...")):
+        event.attributes.add(key=f"exception.{part}").value.string_value = text
+    otlp.events.add(name="retry", time_unix_nano=8).attributes.add(key="n").value.int_value = 3
+    otlp.links.add(trace_id=bytes(16), span_id=bytes(8))
+    span = pickle.loads(pickle.dumps(Span(otlp, span_pb2.SpanBatch(), 1)))
+    assert span.status == SpanStatus("error", "no answer")
+    assert span.events[1] == SpanEvent("retry", 8, {"n": 3})
+    assert span.exceptions == [SpanException("ValueError", "no", "Traceback ...", 7)]
+    assert span.links == [SpanLink("0" * 32, "0" * 16, {})]
 
 
 def test_a_pickled_span_takes_its_resource_along_and_no_other_span() -> None:

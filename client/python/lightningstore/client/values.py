@@ -33,7 +33,16 @@ from lightningstore.client._values.resources import (
 )
 from lightningstore.client._values.rollouts import RetryBackoff, Rollout, RolloutConfig, RolloutSpec
 from lightningstore.client._values.server import Limits, ServerInfo, Statistics
-from lightningstore.client._values.spans import IngestResult, Rejection, SequenceIdRange, Span
+from lightningstore.client._values.spans import (
+    IngestResult,
+    Rejection,
+    SequenceIdRange,
+    Span,
+    SpanEvent,
+    SpanException,
+    SpanLink,
+    SpanStatus,
+)
 from lightningstore.client._values.triplets import (
     AttemptTriplets,
     Triplet,
@@ -72,6 +81,10 @@ __all__ = [
     "SequenceIdRange",
     "ServerInfo",
     "Span",
+    "SpanEvent",
+    "SpanException",
+    "SpanLink",
+    "SpanStatus",
     "Statistics",
     "Stop",
     "StopReason",

@@ -60,6 +60,7 @@ class ExportedRollout:
         attempts: All its attempts, by sequence number.
         batches: Its spans, by sequence id. None: not requested.
         triplets: The triplets of each attempt. None: not requested.
+        traced_reward: The last reward of the latest attempt, where neither spans nor triplets hold it.
 
     Attributes:
         rollout: The rollout.
@@ -74,11 +75,13 @@ class ExportedRollout:
         attempts: Sequence[Attempt],
         batches: Sequence[span_pb2.SpanBatch] | None = None,
         triplets: Sequence[AttemptTriplets] | None = None,
+        traced_reward: float | None = None,
     ) -> None:
         self.rollout = rollout
         self.attempts = list(attempts)
         self.batches = None if batches is None else list(batches)
         self.triplets = None if triplets is None else list(triplets)
+        self._traced_reward = traced_reward
 
     @property
     def spans(self) -> list[Span]:
@@ -91,7 +94,7 @@ class ExportedRollout:
 
     @property
     def reward(self) -> float | None:
-        """The last traced reward of the latest attempt. None: there is none, or the trace was not requested."""
+        """The last traced reward of the latest attempt. None: there is none, or its spans were evicted."""
         latest = self.rollout.latest_attempt_id
         if self.batches is not None:
             for batch in reversed(self.batches):
@@ -103,8 +106,10 @@ class ExportedRollout:
                         if found is not None:
                             return found
             return None
+        if self.triplets is None:
+            return self._traced_reward
         rewards: list[tuple[int, float]] = []
-        for attempt in self.triplets or ():
+        for attempt in self.triplets:
             if attempt.attempt_id == latest:
                 matched = (t.message.reward for t in attempt if t.reward is not None)
                 rewards += [(reward.sequence_id, reward.value) for reward in matched]

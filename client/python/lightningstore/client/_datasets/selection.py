@@ -138,6 +138,7 @@ def exported(
     attempts: Sequence[Attempt],
     batches: Sequence[span_pb2.SpanBatch] | None,
     triplets: Sequence[AttemptTriplets] | None,
+    traced_reward: float | None = None,
 ) -> ExportedRollout:
     """Put the parts together; how the store had cut the spans into batches shows no more."""
     attempts = attempts[: rollout.attempt_count]  # later ones are none of this finish
@@ -148,7 +149,7 @@ def exported(
             counts[batch.attempt_id] += len(batch.spans)
         for attempt in attempts:
             attempt.message.span_count = counts[attempt.attempt_id]
-    return ExportedRollout(rollout, attempts, batches, triplets)
+    return ExportedRollout(rollout, attempts, batches, triplets, traced_reward)
 
 
 def _joined(
@@ -171,6 +172,16 @@ def _joined(
     return [batch for joined in of.values() for batch in joined]
 
 
+#: A pattern that matches no name, so that all rewards come back without a call, and no triplet with them.
+NO_CALL = r"[^\x00-\x{10FFFF}]"
+
+
+def last_reward(found: Sequence[AttemptTriplets]) -> float | None:
+    """Return the last reward of an attempt, out of an answer to `list_triplets` with `NO_CALL`."""
+    rewards = [reward for attempt in found for reward in attempt.unmatched_rewards]
+    return max(rewards, key=lambda reward: reward.sequence_id).value if rewards else None
+
+
 def triplet_options(triplets: object) -> dict[str, Any] | None:
     """Return the options of `list_triplets`, None if none are wanted: `triplets` may say just yes or no."""
     if isinstance(triplets, Mapping):
@@ -185,6 +196,15 @@ class Parts(NamedTuple):
     #: The options of `list_triplets`; None: no triplets.
     triplets: dict[str, Any] | None
     skip_evicted: bool
+
+    def needs_reward(self, rollout: Rollout) -> bool:
+        """Tell whether the reward of a rollout has to be asked for, because nothing exported holds it."""
+        return (
+            not self.spans
+            and self.triplets is None
+            and rollout.message.attempt_count > 0
+            and rollout.message.latest_attempt.span_count > 0
+        )
 
     def passes_over(self, error: LightningStoreError) -> bool:
         """Tell whether a rollout is left out for an error: it has gone, or its spans have and that is fine."""

@@ -122,7 +122,21 @@ class DatasetCalls(RolloutCalls, AttemptCalls, SpanCalls, ServerCalls):
             batches = state.batches
         if parts.triplets is not None:
             triplets = list(self.list_triplets([rollout_id], **parts.triplets))
-        return selection.exported(rollout, attempts, batches, triplets)
+        reward = self._traced_reward(rollout) if parts.needs_reward(rollout) else None
+        return selection.exported(rollout, attempts, batches, triplets, reward)
+
+    def _traced_reward(self, rollout: Rollout) -> float | None:
+        """Return the last reward of the latest attempt, None if its spans were evicted."""
+        try:
+            attempts = self.list_triplets(
+                [rollout.rollout_id], rollout.latest_attempt_id, llm_call_match=selection.NO_CALL
+            )
+            found = list(attempts)
+        except LightningStoreError as error:
+            if error.reason == "ERROR_REASON_SPANS_EVICTED":
+                return None
+            raise
+        return selection.last_reward(found)
 
     def import_rollouts(
         self,

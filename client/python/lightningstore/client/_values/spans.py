@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,6 +14,89 @@ from lightningstore.v1 import error_reason_pb2, span_pb2
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.resource.v1 import resource_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
+
+
+class SpanStatus(NamedTuple):
+    """How the operation of a span ended, by its own account.
+
+    Attributes:
+        code: "unset", "ok" or "error"; the number of a code that this client does not know.
+        message: Why it failed; empty if nothing was recorded.
+    """
+
+    code: str
+    message: str
+
+
+class SpanEvent(NamedTuple):
+    """Something that happened during a span.
+
+    Attributes:
+        name: Name of the event.
+        time_ns: Nanoseconds since 1970; 0 if there is no time.
+        attributes: Attributes as Python values.
+    """
+
+    name: str
+    time_ns: int
+    attributes: dict[str, Any]
+
+
+class SpanLink(NamedTuple):
+    """A connection to another span, possibly of another trace.
+
+    Attributes:
+        trace_id: 32 lower-case hex digits.
+        span_id: 16 lower-case hex digits.
+        attributes: Attributes as Python values.
+    """
+
+    trace_id: str
+    span_id: str
+    attributes: dict[str, Any]
+
+
+class SpanException(NamedTuple):
+    """An exception that a span recorded. A part that was not recorded is empty.
+
+    Attributes:
+        type: Name of its class.
+        message: Its message.
+        stack_trace: Its stack trace, as text of several lines.
+        time_ns: Nanoseconds since 1970; 0 if there is no time.
+    """
+
+    type: str
+    message: str
+    stack_trace: str
+    time_ns: int
+
+
+_STATUS_WORDS = {
+    trace_pb2.Status.STATUS_CODE_UNSET: "unset",
+    trace_pb2.Status.STATUS_CODE_OK: "ok",
+    trace_pb2.Status.STATUS_CODE_ERROR: "error",
+}
+
+
+def _event(message: trace_pb2.Span.Event) -> SpanEvent:
+    return SpanEvent(message.name, message.time_unix_nano, _plain(message.attributes))
+
+
+def _link(message: trace_pb2.Span.Link) -> SpanLink:
+    return SpanLink(message.trace_id.hex(), message.span_id.hex(), _plain(message.attributes))
+
+
+def _exception(event: SpanEvent) -> SpanException:
+    kind, message, stack = (
+        str(event.attributes.get(f"exception.{part}") or "")
+        for part in ("type", "message", "stacktrace")
+    )
+    return SpanException(kind, message, stack, event.time_ns)
+
+
+def _plain(pairs: Iterable[common_pb2.KeyValue]) -> dict[str, Any]:
+    return {pair.key: from_any_value(pair.value) for pair in pairs}
 
 
 class Span(View[trace_pb2.Span]):
@@ -84,7 +168,29 @@ class Span(View[trace_pb2.Span]):
     @cached_property
     def attributes(self) -> dict[str, Any]:
         """Attributes of the span as Python values: lists for arrays, dicts for maps."""
-        return {pair.key: from_any_value(pair.value) for pair in self.message.attributes}
+        return _plain(self.message.attributes)
+
+    @property
+    def status(self) -> SpanStatus:
+        """Whether the operation failed, and why: the word "unset", "ok" or "error", and a message."""
+        status = self.message.status
+        word = _STATUS_WORDS.get(status.code, str(status.code))
+        return SpanStatus(word, status.message)
+
+    @cached_property
+    def events(self) -> list[SpanEvent]:
+        """What happened during the span, in the order in which it was recorded."""
+        return list(map(_event, self.message.events))
+
+    @cached_property
+    def links(self) -> list[SpanLink]:
+        """Other spans that it is connected with."""
+        return list(map(_link, self.message.links))
+
+    @property
+    def exceptions(self) -> list[SpanException]:
+        """The exceptions among its events, with their stack traces."""
+        return [_exception(event) for event in self.events if event.name == "exception"]
 
     @property
     def resource(self) -> resource_pb2.Resource:
@@ -99,7 +205,7 @@ class Span(View[trace_pb2.Span]):
     @cached_property
     def resource_attributes(self) -> dict[str, Any]:
         """Attributes of the OTLP resource as Python values."""
-        return {pair.key: from_any_value(pair.value) for pair in self._batch.resource.attributes}
+        return _plain(self._batch.resource.attributes)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Span):
