@@ -5,10 +5,10 @@ JAVA_BUILD := $(MVN) -q -B -f $(JAVA_POM)
 
 .PHONY: java-check java-test java-driver
 
-java-check: ## Check the format of the Java client, and compile it with every warning an error
+java-check: ## Check the format of the Java client, and compile it with warnings as errors
 	$(JAVA_BUILD) spotless:check test-compile
 
-java-test: .venv/stamp ## Test the Java client, the programs of its README too
+java-test: .venv/stamp ## Test the Java client, including the programs of its README
 	$(JAVA_BUILD) test
 
 java-driver: ## Build the conformance driver at build/conformance/java

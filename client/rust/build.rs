@@ -1,4 +1,4 @@
-//! Generates messages and stubs out of the descriptor set of the contract: no protoc is needed.
+//! Generates messages and stubs from the descriptor set of the contract, without protoc.
 
 use std::path::Path;
 use std::{env, error::Error, fmt::Write, fs};
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Implements `Unary` for the request of each method that has one request and one answer.
+/// Implements `Unary` for the request of each unary method.
 fn calls(contract: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
     let mut text = String::new();
     for file in contract.file.iter().filter(|file| file.package() == PACKAGE) {

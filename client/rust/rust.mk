@@ -9,7 +9,7 @@ RUST_DESCRIBE = $(PROTOC_PY) -m grpc_tools.protoc --descriptor_set_in=build/otlp
 
 .PHONY: rust-proto rust-check rust-test rust-driver
 
-rust-proto: build/otlp.binpb ## Describe proto/ for the Rust client
+rust-proto: build/otlp.binpb ## Generate the descriptor set of the Rust client from proto/
 	mkdir -p $(dir $(RUST_CONTRACT))
 	$(RUST_DESCRIBE) -o $(RUST_CONTRACT) $(sort $(PROTOS))
 
@@ -21,7 +21,7 @@ rust-check: build/otlp.binpb ## Format and lint the Rust client
 
 # The driver and its tests apart: the library is then built as users get it, without tonic's server, which its own
 # tests need and which changes how tonic names errors.
-rust-test: .venv/stamp ## Test the Rust client, the programs of its README too
+rust-test: .venv/stamp ## Test the Rust client, including the programs of its README
 	cd client/rust && $(CARGO_RUST) test --quiet -j2 -p lightningstore
 	cd client/rust && $(CARGO_RUST) test --quiet -j2 -p conformance
 

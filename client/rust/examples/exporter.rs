@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let exporter = SpanExporter::new(&client).attempt(&rollout.rollout_id, &rollout.latest_attempt_id);
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
     provider.tracer("my.agent").in_span("step", |_| {});
-    exporter.flush().await; // all of them are stored, or given up
+    exporter.flush().await; // all of them are stored or dropped
     println!("{} dropped", exporter.dropped());
 
     let query = QuerySpansRequest { rollout_id: rollout.rollout_id, ..Default::default() };
@@ -23,6 +23,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     while let Some(span) = spans.try_next().await? {
         println!("{} {}", span.sequence_id, span.otlp.name);
     }
-    provider.shutdown()?; // sends what is left, for 5 seconds at most
+    provider.shutdown()?; // sends the remaining spans, for at most 5 seconds
     Ok(())
 }

@@ -11,7 +11,7 @@ struct Question {
 /// Works on one rollout and returns its reward.
 async fn agent(task: Task<Question>) -> Result<f64, Failure> {
     if task.input.question == 7 {
-        return Err(Failure::new("nobody can answer that").not_retryable());
+        return Err(Failure::new("this question has no answer").not_retryable());
     }
     let mut span = task.tracer.start("think");
     if let Some(llm) = task.resources.llm("model") {

@@ -1,5 +1,5 @@
-//! A thread for what must go on whatever the user's code does to its own runtime: the connection, heartbeats,
-//! the sending of spans.
+//! A thread for work that must continue whatever the user's code does to its own runtime: the connection,
+//! heartbeats, the sending of spans.
 
 use std::future::Future;
 use std::thread;
@@ -15,8 +15,11 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Starts the thread. It ends with the token, and what runs there ends with it. Panics, as the standard
-    /// library does, where the system has no room for a thread.
+    /// Starts the thread. It ends, with everything that runs on it, when the token is cancelled.
+    ///
+    /// # Panics
+    ///
+    /// If the system cannot create a thread, as in the standard library.
     pub(crate) fn start(end: CancellationToken) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let handle = runtime.handle().clone();
@@ -28,7 +31,7 @@ impl Background {
         Self { handle }
     }
 
-    /// Lets a future run there. After the end it is dropped at once.
+    /// Runs a future on the thread. After the end of the thread it is dropped at once.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.handle.spawn(work);
     }

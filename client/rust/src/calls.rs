@@ -1,4 +1,4 @@
-//! The algorithm's side: what is asked most often.
+//! Common calls of algorithms.
 
 use std::collections::HashMap;
 
@@ -10,21 +10,26 @@ use crate::proto::{
 };
 
 impl Client {
-    /// Puts rollouts into the queue, all of them or, on an error, none. Returns them as stored, in the same order.
+    /// Adds rollouts to the queue, all of them or, on an error, none. Returns them as stored, in the same
+    /// order.
     pub async fn enqueue(&self, specs: impl IntoIterator<Item = RolloutSpec>) -> Result<Vec<Rollout>, Error> {
         let rollouts = specs.into_iter().collect();
         let request = EnqueueRolloutsRequest { rollouts, ..Default::default() };
         Ok(self.call(request).await?.rollouts)
     }
 
-    /// Returns a rollout, with its latest attempt. Fails with `NotFound` if there is none of that id.
+    /// Returns a rollout with its latest attempt.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` for an unknown id.
     pub async fn rollout(&self, rollout_id: impl Into<String>) -> Result<Rollout, Error> {
         let answer = self.call(GetRolloutRequest { rollout_id: rollout_id.into() }).await?;
         answer.rollout.ok_or_else(|| lacking("rollout"))
     }
 
-    /// Cancels rollouts: their runners are told to stop. Those that have finished before stay as they are. Returns
-    /// all of them after the change, in the same order.
+    /// Cancels rollouts; their runners are asked to stop. Rollouts that have already finished do not change.
+    /// Returns all of them after the change, in the same order.
     pub async fn cancel<I>(&self, rollout_ids: I) -> Result<Vec<Rollout>, Error>
     where
         I: IntoIterator<Item: Into<String>>,
@@ -34,7 +39,7 @@ impl Client {
         Ok(self.call(request).await?.rollouts)
     }
 
-    /// Stores new resources and makes them the latest: rollouts that are enqueued from now on get them unless they
+    /// Stores new resources and makes them the latest: rollouts enqueued from now on use them unless they
     /// name others.
     pub async fn add_resources<N: Into<String>>(
         &self,
@@ -44,8 +49,8 @@ impl Client {
         self.call(request).await?.resources.ok_or_else(|| lacking("resources"))
     }
 
-    /// Replaces the resources of an id, counts their version up and makes them the latest. An id that is not there
-    /// yet is created.
+    /// Replaces the resources of an id, increments their version and makes them the latest. An id that does
+    /// not exist is created.
     pub async fn update_resources<N: Into<String>>(
         &self,
         resources_id: impl Into<String>,
@@ -59,8 +64,11 @@ impl Client {
         self.call(request).await?.resources.ok_or_else(|| lacking("resources"))
     }
 
-    /// Returns the resources of an id in their current version; with an empty id, the latest. Fails with `NotFound`
-    /// if there are none.
+    /// Returns the current version of resources by id, or the latest resources if the id is empty.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there are none.
     pub async fn resources(&self, resources_id: impl Into<String>) -> Result<Resources, Error> {
         let answer = self.call(GetResourcesRequest { resources_id: resources_id.into() }).await?;
         answer.resources.ok_or_else(|| lacking("resources"))
@@ -72,5 +80,5 @@ fn named<N: Into<String>>(resources: impl IntoIterator<Item = (N, Resource)>) ->
 }
 
 fn lacking(what: &str) -> Error {
-    tonic::Status::internal(format!("the answer lacks its {what}")).into()
+    tonic::Status::internal(format!("the server's response lacks its {what}")).into()
 }

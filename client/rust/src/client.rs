@@ -27,30 +27,30 @@ const ADDRESS_VARIABLE: &str = "LIGHTNINGSTORE_ADDRESS";
 const TOKEN_VARIABLE: &str = "LIGHTNINGSTORE_TOKEN";
 
 const MIB: usize = 1 << 20;
-/// The server's limit, and what frames a message of that size.
+/// The server's limit, plus the overhead of a message of that size.
 const MAX_MESSAGE_BYTES: usize = 65 * MIB;
 
 const KEEPALIVE_TIME: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Tries of one call, while the server is away.
-const MOST_TRIES: u32 = 5;
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Maximum number of tries of a call while the server is down.
+const MAX_TRIES: u32 = 5;
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// What carries calls: a channel of tonic's that shows the token, if there is one.
+/// Transport of the calls: a tonic channel that adds the token, if there is one.
 pub type Transport = InterceptedService<Channel, Bearer>;
 
 /// The generated stub.
 pub type Stub = LightningStoreServiceClient<Transport>;
 
-/// A connection to a server, cheap to clone. It connects with the first call, and again whenever the connection
-/// breaks. A thread of its own serves the connection, so that it may be used from any runtime of tokio's; thread
-/// and connection end with the last clone, and the last [`Stub`] that was made of it.
+/// A connection to a server, cheap to clone. It connects with the first call and reconnects when the
+/// connection breaks. A separate thread serves the connection, so that it can be used from any tokio runtime.
+/// Thread and connection end with the last clone and the last [`Stub`] created from it.
 ///
-/// What its own methods call is called again where the server was away, up to 5 times within some seconds; every
-/// write gets a request id, by which the server knows a repeat. There is no deadline but the caller's, by
-/// [`tokio::time::timeout`]: to drop a future or a stream is to cancel its call.
+/// Its methods retry calls while the server is down, up to 5 times within a few seconds. Every write gets a
+/// request id, by which the server recognises a repeat. There is no deadline except the caller's, with
+/// [`tokio::time::timeout`]: dropping a future or a stream cancels its call.
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -69,7 +69,7 @@ struct Link {
     transport: Transport,
 }
 
-/// Says how to connect; see [`Client::builder`].
+/// Options of a connection; see [`Client::builder`].
 #[derive(Default)] // no Debug, for a token belongs into no log
 pub struct ClientBuilder {
     address: String,
@@ -79,44 +79,46 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Where the server is: `host:port`, `https://host:port` or `unix:/path`. Empty, and by default:
+    /// Sets the address: `host:port`, `https://host:port` or `unix:/path`. Empty, and by default:
     /// `LIGHTNINGSTORE_ADDRESS`, else `127.0.0.1:4747`.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = address.into();
         self
     }
 
-    /// Speak TLS, with these authorities and this certificate of the client's. Without it, an address that
-    /// begins with `https://` means TLS with the authorities of the system.
+    /// Enables TLS with these CA certificates and this client certificate. Without it, an address that begins
+    /// with `https://` uses TLS with the CA certificates of the system.
     pub fn tls(mut self, tls: ClientTlsConfig) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// Shown with every call, as `authorization: Bearer …`. Empty, and by default: `LIGHTNINGSTORE_TOKEN`, if
-    /// that is set.
+    /// Sets the token sent with every call as `authorization: Bearer …`. Empty, and by default:
+    /// `LIGHTNINGSTORE_TOKEN`, if set.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = token.into();
         self
     }
 
-    /// Let the token travel over plain text, where everybody on the way can read it.
+    /// Allows sending the token over an unencrypted connection, where others can read it.
     pub fn allow_insecure_token(mut self) -> Self {
         self.allow_insecure_token = true;
         self
     }
 
-    /// Makes the client; nothing is connected yet.
+    /// Creates the client, without connecting.
     ///
-    /// Fails for an address that is none, for TLS that cannot be used, and for a token that would go over plain
-    /// text.
+    /// # Errors
+    ///
+    /// For an invalid address, for TLS options that cannot be used, and for a token that would be sent
+    /// unencrypted.
     pub fn build(self) -> Result<Client, Error> {
         let address = first([self.address, variable(ADDRESS_VARIABLE), DEFAULT_ADDRESS.into()]);
         let token = first([self.token, variable(TOKEN_VARIABLE), String::new()]);
         let secure = self.tls.is_some() || address.starts_with("https://");
         if !token.is_empty() && !secure && !self.allow_insecure_token {
             return Err(Error::argument(format!(
-                "the token would go to {address} in plain text: use TLS, or allow_insecure_token"
+                "the token would be sent to {address} unencrypted: use TLS, or call allow_insecure_token"
             )));
         }
         let mut endpoint = endpoint(&address, secure)?;
@@ -146,7 +148,7 @@ fn root_of(error: &(dyn std::error::Error + 'static)) -> String {
 fn endpoint(address: &str, secure: bool) -> Result<Endpoint, Error> {
     let wanted = |_| {
         Error::argument(format!(
-            "an address like {DEFAULT_ADDRESS} or https://store:4747 is wanted, not {address:?}"
+            "the address must be like {DEFAULT_ADDRESS} or https://store:4747, not {address:?}"
         ))
     };
     let uri = match address.split_once("://") {
@@ -160,30 +162,33 @@ fn endpoint(address: &str, secure: bool) -> Result<Endpoint, Error> {
         .and_then(|endpoint| endpoint.user_agent(concat!("lightningstore-rust/", env!("CARGO_PKG_VERSION"))))
         .map_err(|_| wanted(()))?
         .connect_timeout(CONNECT_TIMEOUT)
-        // Without pings a peer that vanished goes unnoticed for ever.
+        // Without pings, a lost peer would never be noticed.
         .http2_keep_alive_interval(KEEPALIVE_TIME)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true))
 }
 
 impl Client {
-    /// A client of the server at an address; empty: `LIGHTNINGSTORE_ADDRESS`, else `127.0.0.1:4747`. Fails as
-    /// [`ClientBuilder::build`] does.
+    /// Creates a client of the server at an address. Empty: `LIGHTNINGSTORE_ADDRESS`, else `127.0.0.1:4747`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ClientBuilder::build`].
     pub fn new(address: impl Into<String>) -> Result<Self, Error> {
         Self::builder().address(address).build()
     }
 
-    /// Says more of how to connect.
+    /// Returns a builder with further options.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }
 
-    /// What carries this client's calls, for stubs of other services of the same server.
+    /// Returns the transport of this client's calls, for stubs of other services of the same server.
     pub fn transport(&self) -> Transport {
         self.link().transport.clone()
     }
 
-    /// The thread that serves the connection.
+    /// Returns the thread that serves the connection.
     pub(crate) fn background(&self) -> &Background {
         &self.link().background
     }
@@ -197,28 +202,29 @@ impl Client {
         })
     }
 
-    /// Ends the connection at once, for all clones of this client. Calls that are open fail, and so do later ones.
+    /// Closes the connection at once, for all clones of this client. Calls in progress fail, and so do later
+    /// ones.
     pub fn close(&self) {
         self.inner.bearer.closed.cancel();
     }
 
-    /// The generated stub, for streams and whatever else [`call`](Self::call) does not do. It tries once, and
-    /// leaves request ids to the caller.
+    /// Returns the generated stub, for streams and other calls that [`call`](Self::call) does not support. It
+    /// does not retry, and leaves request ids to the caller.
     pub fn stub(&self) -> Stub {
         LightningStoreServiceClient::new(self.transport())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// Calls the method that the request is for, whichever has one request and one answer:
-    /// `client.call(GetRolloutRequest { … })` answers a `GetRolloutResponse`.
+    /// Calls the unary method that the type of the request belongs to: `client.call(GetRolloutRequest { … })`
+    /// returns a `GetRolloutResponse`.
     pub async fn call<Q: Unary>(&self, mut request: Q) -> Result<Q::Answer, Error> {
         request.identify();
-        let mut pauses = Backoff::new(LONGEST_PAUSE);
+        let mut pauses = Backoff::new(MAX_PAUSE);
         let mut tries = 1;
         loop {
             match self.once(request.clone(), None).await {
-                Err(error) if error.code() == Some(Code::Unavailable) && tries < MOST_TRIES => {
+                Err(error) if error.code() == Some(Code::Unavailable) && tries < MAX_TRIES => {
                     pauses.pause(&error).await;
                     tries += 1;
                 }
@@ -227,7 +233,7 @@ impl Client {
         }
     }
 
-    /// Makes one try of a call. `timeout`: how long it may take.
+    /// Makes one try of a call, with a timeout.
     pub(crate) async fn once<Q: Unary>(
         &self,
         request: Q,
@@ -249,13 +255,13 @@ impl Client {
         within(timeout, asked).await.map_err(|error| self.unless_closed(error))
     }
 
-    /// The failure of a call over this client, which is another one if the client is closed.
+    /// Returns the failure of a call with this client, which is a different one if the client is closed.
     pub(crate) fn unless_closed(&self, failure: Error) -> Error {
         if self.inner.bearer.closed.is_cancelled() { Error::closed() } else { failure }
     }
 }
 
-/// Gives a future so long to end; `None`: for ever.
+/// Limits the duration of a future; `None`: no limit.
 pub(crate) async fn within<T>(
     timeout: Option<Duration>,
     asked: impl Future<Output = Result<T, Error>>,
@@ -272,7 +278,7 @@ fn unready(error: tonic::transport::Error) -> Status {
     Status::unavailable(format!("no connection: {}", root_of(&error)))
 }
 
-/// Shows a token with every call, and keeps the connection.
+/// Adds a token to every call, and keeps the connection alive.
 #[derive(Clone, Debug)]
 pub struct Bearer {
     header: Option<MetadataValue<Ascii>>,
@@ -289,7 +295,7 @@ impl Bearer {
         }
         let mut header: MetadataValue<Ascii> = format!("Bearer {token}")
             .parse()
-            .map_err(|_| Error::argument("the token holds characters that no token has"))?;
+            .map_err(|_| Error::argument("the token contains invalid characters"))?;
         header.set_sensitive(true); // shown by no Debug
         Ok(Self { header: Some(header), closed, _open })
     }
@@ -304,9 +310,13 @@ impl Interceptor for Bearer {
     }
 }
 
-/// Reads what [`ClientBuilder::tls`] takes from files in PEM. `authorities`: those that may have signed the
-/// server's certificate; `None`: those of the system. `identity`: certificate and key that the client shows, for
-/// mutual TLS. Fails for files that cannot be read, or hold something else.
+/// Reads TLS options for [`ClientBuilder::tls`] from PEM files. `authorities` holds the CA certificates that
+/// verify the server; `None`: those of the system. `identity` holds the client's certificate and key, for
+/// mutual TLS.
+///
+/// # Errors
+///
+/// For files that cannot be read or are not valid PEM.
 pub fn tls_from_files(
     authorities: Option<&Path>,
     identity: Option<(&Path, &Path)>,
@@ -319,7 +329,7 @@ pub fn tls_from_files(
     if let Some((certificate, key)) = identity {
         tls = tls.identity(Identity::from_pem(pem(certificate, "CERTIFICATE")?, pem(key, "PRIVATE KEY")?));
     }
-    // What is inside shows when it is used: an endpoint of any name will do.
+    // Invalid contents are only detected on use; the name of the endpoint does not matter.
     Endpoint::from_static("https://localhost")
         .tls_config(tls.clone())
         .map_err(|error| Error::argument(format!("TLS: {}", root_of(&error))))?;

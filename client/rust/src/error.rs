@@ -1,4 +1,4 @@
-//! What calls fail with.
+//! Errors of this crate.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -8,25 +8,25 @@ use std::time::Duration;
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
-/// Why something could not be done.
+/// The error of an operation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A call failed: the server refused it, or could not be reached.
+    /// A call failed: the server rejected it, or could not be reached.
     #[error(transparent)]
     Call(#[from] Box<CallError>),
-    /// A value is no JSON, or not the JSON that was wanted.
+    /// A value is not valid JSON, or not JSON of the expected type.
     #[error("JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// An argument or an option cannot be used.
+    /// An argument or an option is invalid.
     #[error("{0}")]
     Argument(String),
     /// A template cannot be filled in.
     #[error("{message}")]
     Template {
-        /// What kind of problem it is.
+        /// The kind of the problem.
         problem: TemplateProblem,
-        /// What is wrong, and where.
+        /// The problem and its position.
         message: String,
     },
 }
@@ -35,43 +35,43 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TemplateProblem {
-    /// A value that it wants is not given.
+    /// The value of a placeholder is missing.
     Missing,
-    /// It is no template of its engine, or does what the engine cannot do.
+    /// It is not a valid template of its engine, or uses unsupported features.
     Malformed,
-    /// This client has no such engine.
+    /// This client does not support the engine.
     Unsupported,
 }
 
-/// Why a call failed. It has changed nothing, unless the code is `Unavailable`, `DeadlineExceeded`, `Cancelled`
-/// or `Internal`, which leave that open.
+/// The failure of a call. The call has changed nothing, unless the code is `Unavailable`, `DeadlineExceeded`,
+/// `Cancelled` or `Internal`: then it may or may not have taken effect.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{code:?}{}: {message}", described(.reason))]
 #[non_exhaustive]
 pub struct CallError {
     /// gRPC's status code.
     pub code: Code,
-    /// What is wrong, for people.
+    /// Description for people.
     pub message: String,
-    /// Name of an [`ErrorReason`](crate::proto::ErrorReason), `ERROR_REASON_ROLLOUT_NOT_FOUND` for instance.
-    /// Empty if the server, or what stands before it, gave none.
+    /// Name of an [`ErrorReason`](crate::proto::ErrorReason), for example `ERROR_REASON_ROLLOUT_NOT_FOUND`.
+    /// Empty if the server, or a proxy in front of it, sent none.
     pub reason: String,
     /// Domain of the reason: `lightningstore`.
     pub domain: String,
-    /// What the message names, for machines; keys in lowerCamelCase.
+    /// The values that the message names, for programs; keys in lowerCamelCase.
     pub metadata: HashMap<String, String>,
-    /// Fields of the request that have a value which they cannot have.
+    /// Fields of the request with an invalid value.
     pub fields: Vec<FieldViolation>,
-    /// How long to wait before trying again. `None`: the server did not say that it would help.
+    /// Minimum time before a retry. `None` if the server did not request one.
     pub retry_delay: Option<Duration>,
 }
 
-/// A field with a value that it cannot have.
+/// A field with an invalid value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldViolation {
-    /// Its path in the request, `items[3].config.max_attempts` for instance.
+    /// Its path in the request, for example `items[3].config.max_attempts`.
     pub field: String,
-    /// What would be right.
+    /// Says which values are valid.
     pub description: String,
 }
 
@@ -80,7 +80,7 @@ fn described(reason: &str) -> String {
 }
 
 impl Error {
-    /// The failure of a call, `None` for any other error.
+    /// Returns the failure of a call, `None` for any other error.
     pub fn call(&self) -> Option<&CallError> {
         match self {
             Self::Call(call) => Some(call),
@@ -88,23 +88,23 @@ impl Error {
         }
     }
 
-    /// Status code of a failed call.
+    /// Returns the status code of a failed call.
     pub fn code(&self) -> Option<Code> {
         self.call().map(|call| call.code)
     }
 
-    /// Reason of a failed call, see [`CallError::reason`]; empty for any other error.
+    /// Returns the reason of a failed call, see [`CallError::reason`]; empty for any other error.
     pub fn reason(&self) -> &str {
         self.call().map_or("", |call| &call.reason)
     }
 
-    /// How long the server wants to be left alone before the next try.
+    /// Returns the minimum delay before a retry that the server requested.
     pub fn retry_delay(&self) -> Option<Duration> {
         self.call().and_then(|call| call.retry_delay)
     }
 
-    /// Whether waiting may help.
-    pub(crate) fn mends(&self) -> bool {
+    /// Returns whether a retry may succeed.
+    pub(crate) fn is_retryable(&self) -> bool {
         let away = matches!(self.code(), Some(Code::Unavailable | Code::DeadlineExceeded));
         away || self.retry_delay().is_some()
     }
@@ -159,17 +159,17 @@ impl From<Status> for CallError {
     }
 }
 
-/// The status' code, but `Unavailable` for what a broken connection, or a server that goes down, makes of calls.
+/// Returns the code of a status, and `Unavailable` if the connection broke or the server is shutting down.
 fn code_of(status: &Status) -> Code {
     match status.code() {
         Code::Cancelled if has_timed_out(status) => Code::DeadlineExceeded,
-        // Whoever cancels a call himself drops its future, and hears nothing of it.
+        // A caller who cancels a call drops its future, and does not see this error.
         Code::Cancelled => Code::Unavailable,
-        // What the server said has no source.
+        // A status from the server has no source.
         Code::Unknown | Code::Internal | Code::ResourceExhausted if status.source().is_some() => {
             Code::Unavailable
         }
-        // So tonic calls a stream that was reset, which hyper hides from it.
+        // tonic's text for a stream that was reset, because hyper hides the reset from it.
         Code::Unknown if status.message().contains("missing grpc-status") => Code::Unavailable,
         Code::Internal if status.message().starts_with("Unexpected EOF") => Code::Unavailable,
         code => code,
@@ -180,10 +180,10 @@ fn has_timed_out(status: &Status) -> bool {
     sources(status).any(|source| source.is::<TimeoutExpired>())
 }
 
-/// Causes that are looked at: an error may be its own cause.
-const MOST_SOURCES: usize = 100;
+/// Maximum number of causes that are examined, because an error may be its own cause.
+const MAX_SOURCES: usize = 100;
 
-/// What caused an error, one after the other.
+/// Iterates over an error and its causes.
 pub(crate) fn sources<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -193,10 +193,10 @@ pub(crate) fn sources<'a>(
         next = found.source();
         Some(found)
     })
-    .take(MOST_SOURCES)
+    .take(MAX_SOURCES)
 }
 
-/// The status' message, with what is at the bottom of it.
+/// Returns the status message with its root cause.
 fn message_of(status: &Status) -> String {
     match sources(status).last() {
         Some(root) if !status.message().contains(&root.to_string()) => {

@@ -1,4 +1,4 @@
-//! Functions at work on attempts.
+//! Runs of the user's function for attempts.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
@@ -13,15 +13,15 @@ use crate::failure::Failure;
 use crate::outbox::AttemptKey;
 use crate::proto::{Rollout, Stop, StopReason};
 
-/// What the user's function returns, whatever the type of its future.
+/// The future of the user's function, without its type.
 pub(crate) type AgentFuture = Pin<Box<dyn Future<Output = Result<Option<f64>, Failure>> + Send>>;
 
-/// Why an attempt is to stop.
+/// Why an attempt must stop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stopped {
-    /// The runner stops.
+    /// The runner itself is stopping.
     Runner,
-    /// The server says so; the number of a reason.
+    /// The server requested it, with the number of a reason.
     Server(i32),
 }
 
@@ -36,25 +36,27 @@ impl Stopped {
 
 impl Display for Stopped {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self::Server(number) = *self else { return f.write_str("the runner stops") };
+        let Self::Server(number) = *self else { return f.write_str("the runner is stopping") };
         f.write_str(match StopReason::try_from(number) {
             Ok(StopReason::RolloutCancelled) => "the rollout was cancelled",
             Ok(StopReason::RolloutFinished) => "the rollout has finished",
-            Ok(StopReason::Superseded) => "a newer attempt has taken over",
-            Ok(StopReason::UnknownAttempt) => "the server knows no such attempt",
-            Ok(StopReason::Unspecified) | Err(_) => return write!(f, "the server says stop ({number})"),
+            Ok(StopReason::Superseded) => "a newer attempt has replaced this one",
+            Ok(StopReason::UnknownAttempt) => "the server has no such attempt",
+            Ok(StopReason::Unspecified) | Err(_) => {
+                return write!(f, "stopped by the server (reason {number})");
+            }
         })
     }
 }
 
-/// A function at work on an attempt.
+/// A run of the function for an attempt.
 #[derive(Debug)]
 pub(crate) struct Execution {
     pub(crate) rollout: Rollout,
     pub(crate) key: AttemptKey,
-    /// For the function: it is to stop.
+    /// Requests the function to stop.
     pub(crate) cancellation: CancellationToken,
-    /// Cancelled when the function is waited for no more.
+    /// Cancelled when the runner stops waiting for the function.
     pub(crate) abandoned: CancellationToken,
     stopped: OnceLock<Stopped>,
 }
@@ -66,7 +68,7 @@ impl Execution {
         Self { rollout, key, cancellation, abandoned, stopped: OnceLock::new() }
     }
 
-    /// Why the attempt is to stop; `None` while it goes on.
+    /// Returns why the attempt must stop; `None` while it continues.
     pub(crate) fn stopped(&self) -> Option<Stopped> {
         self.stopped.get().copied()
     }
@@ -76,13 +78,13 @@ impl Execution {
         self.cancellation.cancel();
     }
 
-    /// Runs the function as a task of its own, and returns what it returns; a panic as a failure.
+    /// Runs the function in a separate task and returns its result; a panic is a failure.
     pub(crate) async fn call(&self, function: AgentFuture) -> Result<Option<f64>, Failure> {
-        // Dropped, it aborts the function: where that is left behind, and where the runner itself is dropped.
+        // Aborts the function when dropped: if it is abandoned, or if the runner itself is dropped.
         let task = AbortOnDropHandle::new(tokio::spawn(function));
         tokio::select! {
             ended = task => ended.unwrap_or_else(|error| Err(panicked(error))),
-            () = self.abandoned.cancelled() => Err(Failure::new("left behind")),
+            () = self.abandoned.cancelled() => Err(Failure::new("abandoned")),
         }
     }
 }
@@ -94,7 +96,7 @@ fn panicked(error: tokio::task::JoinError) -> Failure {
     }
 }
 
-/// What a runner works on.
+/// The running attempts of a runner.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     executions: Mutex<HashMap<AttemptKey, Arc<Execution>>>,
@@ -115,7 +117,7 @@ impl Running {
         self.finished.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Passes on what the server said.
+    /// Forwards a stop request of the server.
     pub(crate) fn stop(&self, stop: &Stop) {
         let of = stop.attempt.clone().unwrap_or_default();
         let found = self.executions().get(&AttemptKey::new(of.rollout_id, of.attempt_id)).cloned();

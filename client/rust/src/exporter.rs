@@ -1,4 +1,4 @@
-//! The exporter of spans for OpenTelemetry's SDK.
+//! The span exporter for the OpenTelemetry SDK.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -21,22 +21,22 @@ use crate::outbox::{AttemptKey, Encoder, Item};
 
 const MIB: usize = 1 << 20;
 const DEFAULT_BUFFER_BYTES: usize = 64 * MIB;
-/// The server's limit of one span.
+/// The server's limit for one span.
 const MAX_SPAN_BYTES: usize = 4 * MIB;
-/// How long a shutdown may hold a program up if nobody says.
-pub(crate) const LONGEST_SHUTDOWN: Duration = Duration::from_secs(5);
+/// Default maximum duration of a shutdown.
+pub(crate) const MAX_SHUTDOWN: Duration = Duration::from_secs(5);
 
-/// Streams spans to a store, each to the attempt that it belongs to, and holds nobody up. It is an exporter of
-/// OpenTelemetry's SDK; use it with `with_simple_exporter`, for it has a buffer of its own.
+/// Streams spans to a store, each to its attempt, without blocking the program. It is an exporter of the
+/// OpenTelemetry SDK; use it with `with_simple_exporter`, because it has its own buffer.
 ///
-/// A thread sends the spans, keeps them until the server says that they are stored, and sends them again after a
-/// break: stored twice they count once. So nothing is lost while a server restarts. Spans beyond the buffer, and such
-/// as the server refuses, are dropped, counted and warned about.
+/// A thread sends the spans, keeps them until the server has stored them, and sends them again after a broken
+/// connection; the server counts repeats once. No span is lost while a server restarts. Spans beyond the
+/// buffer, and spans that the server rejects, are dropped, counted and logged.
 ///
-/// Which attempt: the attributes `agentlightning.rollout_id` and `agentlightning.attempt_id` of the span, else those
-/// of its resource, else what [`attempt`](Self::attempt) says. Clones share one buffer. When the last one is dropped,
-/// what is left is still sent, for 5 seconds at most and unless the program ends before:
-/// [`shutdown`](Self::shutdown) waits for it.
+/// The attempt of a span is named by the attributes `agentlightning.rollout_id` and
+/// `agentlightning.attempt_id` of the span, else of its resource, else by [`attempt`](Self::attempt). Clones
+/// share one buffer. When the last clone is dropped, the remaining spans are still sent, for at most 5
+/// seconds and unless the program ends before; [`shutdown`](Self::shutdown) waits for that.
 #[derive(Clone, Debug)]
 pub struct SpanExporter {
     pub(crate) shared: Arc<Shared>,
@@ -44,16 +44,16 @@ pub struct SpanExporter {
     _last: Arc<Last>,
 }
 
-/// What the exporter and its sender know.
+/// State shared by the exporter and its sender.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) client: Client,
-    /// Attempts to tell what the server says of them.
+    /// The attempts to notify of stop requests.
     pub(crate) running: Option<Arc<Running>>,
     pub(crate) wake: Notify,
-    /// Ends the sending, whatever is left.
+    /// Ends the sending, even if spans remain.
     pub(crate) hurry: CancellationToken,
-    /// Number of spans that are stored, or given up.
+    /// Number of spans that are stored or dropped.
     pub(crate) settled: watch::Sender<u64>,
     max_bytes: AtomicUsize,
     losses: Losses,
@@ -63,18 +63,18 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) queue: VecDeque<Item>,
-    /// In the queue and on their way.
+    /// Bytes in the queue and in transit.
     pub(crate) bytes: usize,
     pub(crate) added: u64,
-    /// Send without delay until so many are settled.
+    /// Send without delay until this number of spans is settled.
     pub(crate) hurry_to: u64,
-    /// There is a sender.
+    /// Whether there is a sender.
     started: bool,
     pub(crate) shut: bool,
 }
 
 impl SpanExporter {
-    /// An exporter over a client.
+    /// Creates an exporter that uses a client.
     pub fn new(client: &Client) -> Self {
         Self::for_runner(client, None)
     }
@@ -94,33 +94,34 @@ impl SpanExporter {
         Self { shared, encoder: Encoder::default(), _last }
     }
 
-    /// Says where spans belong that do not say themselves. Other clones of this exporter may say something else.
+    /// Sets the attempt of spans that do not name one. Other clones of this exporter may have another one.
     pub fn attempt(mut self, rollout_id: impl Into<String>, attempt_id: impl Into<String>) -> Self {
         self.encoder.set_fallback(AttemptKey::new(rollout_id, attempt_id));
         self
     }
 
-    /// Bounds the spans that are not stored yet; new ones beyond it are dropped. 64 MiB by default.
+    /// Sets the maximum size of spans that are not stored yet; further ones are dropped. Default: 64 MiB.
     pub fn max_buffer_bytes(self, bytes: usize) -> Self {
         self.shared.max_bytes.store(bytes, Ordering::Relaxed);
         self
     }
 
-    /// Number of spans lost so far: beyond the buffer, too large, refused by the server, without an attempt, or not
-    /// stored at the shutdown.
+    /// Returns the number of spans lost so far: beyond the buffer, too large, rejected by the server, without
+    /// an attempt, or not stored before the shutdown.
     pub fn dropped(&self) -> u64 {
         self.shared.losses.total()
     }
 
-    /// Waits until all that was exported so far is stored, or given up. There is no limit but the caller's, by
-    /// [`tokio::time::timeout`].
+    /// Waits until all spans exported so far are stored or dropped. There is no limit except the caller's,
+    /// with [`tokio::time::timeout`].
     pub async fn flush(&self) {
         self.shared.flush().await;
     }
 
-    /// Sends what is left and ends, for `longest` at most. Returns the number of spans that were lost by it.
-    pub async fn shutdown(&self, longest: Duration) -> u64 {
-        self.shared.clone().shut_down(longest).await
+    /// Sends the remaining spans and stops, within at most `timeout`. Returns the number of spans that were
+    /// lost.
+    pub async fn shutdown(&self, timeout: Duration) -> u64 {
+        self.shared.clone().shut_down(timeout).await
     }
 
     /// Queues a span.
@@ -134,7 +135,7 @@ impl SpanExporter {
                     ", whose provider dropped attributes over its limit: set the ids on the resource, or first"
                 }
             };
-            shared.drop_spans(1, "no rollout and attempt named", format_args!("span {name}{limit}"));
+            shared.drop_spans(1, "no rollout id and attempt id", format_args!("span {name}{limit}"));
         } else if item.size > MAX_SPAN_BYTES {
             let detail = format_args!("span {name} of {} bytes, {MAX_SPAN_BYTES} at most", item.size);
             shared.drop_spans(1, "too large", detail);
@@ -149,27 +150,27 @@ impl SpanExporter {
 }
 
 impl opentelemetry_sdk::trace::SpanExporter for SpanExporter {
-    /// Queues spans; never waits for the network.
+    /// Queues spans without waiting for the network.
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         batch.into_iter().for_each(|span| self.add(span));
         if self.shared.state().shut { Err(OTelSdkError::AlreadyShutdown) } else { Ok(()) }
     }
 
-    /// Sends what is left and ends, blocking.
-    fn shutdown_with_timeout(&self, longest: Duration) -> OTelSdkResult {
-        match self.shared.block(self.shared.clone().shut_down(longest)) {
+    /// Sends the remaining spans and stops, blocking.
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        match self.shared.block(self.shared.clone().shut_down(timeout)) {
             Some(0) => Ok(()),
-            _ => Err(OTelSdkError::Timeout(longest)),
+            _ => Err(OTelSdkError::Timeout(timeout)),
         }
     }
 
-    /// Waits until all is stored or given up, blocking, for 5 seconds at most.
+    /// Waits until all spans are stored or dropped, blocking, for at most 5 seconds.
     fn force_flush(&self) -> OTelSdkResult {
         let shared = self.shared.clone();
-        let flushed = async move { timeout(LONGEST_SHUTDOWN, shared.flush()).await.is_ok() };
+        let flushed = async move { timeout(MAX_SHUTDOWN, shared.flush()).await.is_ok() };
         match self.shared.block(flushed) {
             Some(true) => Ok(()),
-            _ => Err(OTelSdkError::Timeout(LONGEST_SHUTDOWN)),
+            _ => Err(OTelSdkError::Timeout(MAX_SHUTDOWN)),
         }
     }
 
@@ -202,7 +203,7 @@ impl Shared {
         drop(state);
         self.wake.notify_one();
         if start {
-            // Made here: it tells of the end even where nothing runs any more.
+            // Created here, so that the end is reported even if the background thread has ended.
             let sending = Sending(self.clone());
             self.client.background().spawn(async move { sending.run().await });
         }
@@ -219,17 +220,17 @@ impl Shared {
         let _ = self.settled.subscribe().wait_for(|&settled| settled >= target).await;
     }
 
-    async fn shut_down(self: Arc<Self>, longest: Duration) -> u64 {
+    async fn shut_down(self: Arc<Self>, limit: Duration) -> u64 {
         self.state().shut = true;
         let before = self.losses.total();
-        if timeout(longest, self.flush()).await.is_err() {
+        if timeout(limit, self.flush()).await.is_err() {
             self.hurry.cancel();
-            self.flush().await; // what is left is given up
+            self.flush().await; // the remaining spans are dropped
         }
         self.losses.total() - before
     }
 
-    /// Runs something in the background and waits for it, blocking; `None` if nothing runs there any more.
+    /// Runs a future on the background thread and blocks until it is done; `None` if the thread has ended.
     fn block<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
         let (send, receive) = mpsc::channel();
         self.client.background().spawn(async move {
@@ -238,7 +239,7 @@ impl Shared {
         receive.recv().ok()
     }
 
-    /// Counts lost spans, and says so.
+    /// Counts and logs lost spans.
     pub(crate) fn drop_spans(&self, count: usize, why: &'static str, detail: impl Display) {
         self.losses.add(count as u64, why, detail, Instant::now());
     }
@@ -269,7 +270,7 @@ impl Drop for Sending {
     }
 }
 
-/// Lives as long as there is somebody to export.
+/// Lives as long as there is a clone of the exporter.
 #[derive(Debug)]
 struct Last(Arc<Shared>);
 
@@ -283,7 +284,7 @@ impl Drop for Last {
         if started {
             let hurry = self.0.hurry.clone();
             self.0.client.background().spawn(async move {
-                sleep(LONGEST_SHUTDOWN).await;
+                sleep(MAX_SHUTDOWN).await;
                 hurry.cancel();
             });
         }

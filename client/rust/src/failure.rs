@@ -1,4 +1,4 @@
-//! How a runner's function fails.
+//! Failures of a runner's function.
 
 use std::any::{Any, type_name};
 use std::error::Error as StdError;
@@ -8,17 +8,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::error::{Error, sources};
 use crate::proto;
 
-/// Bytes of a message that are kept.
+/// Maximum size of a message in bytes.
 const MAX_MESSAGE_BYTES: usize = 16_384;
-/// Bytes of a type's name that are kept.
+/// Maximum size of a type's name in bytes.
 const MAX_KIND_BYTES: usize = 256;
-/// Bytes that are kept of why a report was refused.
+/// Maximum size in bytes of the reason why a report was rejected.
 const MAX_REFUSAL_BYTES: usize = 500;
 
-/// Why an attempt failed: what a [`Runner`](crate::Runner)'s function returns as its error.
+/// Why an attempt failed: the error type of a [`Runner`](crate::Runner)'s function.
 ///
-/// Any error becomes one by `?`, with the name of its type. What is no [`std::error::Error`], a text or a boxed
-/// error for instance, becomes one by `.map_err(Failure::new)`. Of a long message the first 16 KiB are kept.
+/// `?` converts any error, with the name of its type. A value that does not implement [`std::error::Error`],
+/// such as a text or a boxed error, is converted with `.map_err(Failure::new)`. Messages are truncated to 16
+/// KiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     kind: String,
@@ -27,36 +28,38 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with that message; its type is `Failure` until [`kind`](Self::kind) names another.
+    /// Creates a failure with a message. Its type is `Failure` unless [`kind`](Self::kind) sets another.
     pub fn new(message: impl Display) -> Self {
         Self { kind: "Failure".into(), message: text_of(&message, MAX_MESSAGE_BYTES), retryable: true }
     }
 
-    /// Names the type of the failure.
+    /// Sets the type of the failure.
     pub fn kind(mut self, kind: impl Into<String>) -> Self {
         self.kind = kind.into();
         self
     }
 
-    /// Says that another attempt would not do better: the rollout fails at once, whatever its retry condition.
+    /// Marks a failure that another attempt cannot avoid: the rollout fails at once, regardless of its retry
+    /// condition.
     pub fn not_retryable(mut self) -> Self {
         self.retryable = false;
         self
     }
 
-    /// What a function panicked with. The payload may be anything, and panic itself when it is dropped.
+    /// Returns the failure of a panic. The payload may be any value, and may panic itself when it is dropped.
     pub(crate) fn of_panic(payload: Box<dyn Any + Send>) -> Self {
         let text = payload.downcast_ref::<&str>().copied();
         let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        let failure = Self::new(text.unwrap_or("a panic whose payload is no text")).kind("panic");
+        let failure = Self::new(text.unwrap_or("a panic without a text")).kind("panic");
         discard(payload);
         failure
     }
 
-    /// What replaces an outcome that the server refused: nothing in it can be refused.
+    /// Returns the failure that replaces an outcome that the server rejected. It contains nothing that can be
+    /// rejected.
     pub(crate) fn of_refused_report(refused: Option<&proto::Failure>, error: &Error) -> Self {
         let why = text_of(&error.to_string().escape_default(), MAX_REFUSAL_BYTES);
-        let failure = Self::new(format_args!("the server refused the report: {why}")).kind("ReportRefused");
+        let failure = Self::new(format_args!("the server rejected the report: {why}")).kind("ReportRefused");
         Self { retryable: refused.and_then(|refused| refused.retryable).unwrap_or(true), ..failure }
     }
 
@@ -80,7 +83,7 @@ impl Display for Failure {
 impl<E: StdError + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         let mut message = text_of(&error, MAX_MESSAGE_BYTES);
-        // The methods of an error are its author's, and may panic.
+        // The methods of an error are user code and may panic.
         let texts = caught(|| sources(&error).map(|source| text_of(source, MAX_MESSAGE_BYTES)).collect());
         for source in texts.unwrap_or_else(Vec::new) {
             if message.len() < MAX_MESSAGE_BYTES && !message.contains(&source) {
@@ -91,7 +94,8 @@ impl<E: StdError + 'static> From<E> for Failure {
     }
 }
 
-/// Text up to a limit of bytes. What is longer ends there, between two characters, and so does its formatting.
+/// Text up to a limit of bytes. Longer text is truncated at a character boundary, which also ends its
+/// formatting.
 struct Bounded {
     text: String,
     limit: usize,
@@ -121,12 +125,12 @@ pub(crate) fn text_of(value: &(impl Display + ?Sized), limit: usize) -> String {
     bounded.text
 }
 
-/// Returns what a function returns; `None` if it panics.
+/// Returns the result of a function; `None` if it panics.
 fn caught<T>(function: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(function)).map_err(discard).ok()
 }
 
-/// Drops what something panicked with, which may panic too; what that panics with is leaked.
+/// Drops the payload of a panic, which may panic too; the payload of that panic is leaked.
 fn discard(payload: Box<dyn Any + Send>) {
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(again);

@@ -14,15 +14,15 @@ use crate::execution::Running;
 use crate::outbox::AttemptKey;
 use crate::proto::{AttemptRef, HeartbeatRequest, Rollout};
 
-/// Beats within an unresponsive timeout: one or two may get lost.
+/// Heartbeats per unresponsive timeout, so that one or two may get lost.
 const BEATS_PER_TIMEOUT: u32 = 3;
-/// Attempts in one call: a server may limit them to 10,000, or to less.
+/// Attempts per call. A server may limit them to 10,000 or fewer.
 const ATTEMPTS_PER_CALL: usize = 1_000;
 const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
-/// Between two tries at a server that does not answer.
+/// Time between two tries while the server does not answer.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
-/// Beats for a worker and the attempts that it works on.
+/// Sends the heartbeats of a worker and of its attempts.
 pub(crate) struct Heartbeats {
     pub(crate) client: Client,
     pub(crate) worker_id: String,
@@ -38,7 +38,7 @@ impl Heartbeats {
         self.attempts.lock().expect("no panic inside")
     }
 
-    /// Beats for a claim too.
+    /// Includes a claim in the heartbeats.
     pub(crate) fn add(&self, key: AttemptKey, rollout: &Rollout) {
         let silence = rollout.config.as_ref().and_then(|config| config.unresponsive_timeout);
         let period = silence
@@ -48,17 +48,17 @@ impl Heartbeats {
         self.changed.notify_one();
     }
 
-    /// Beats for an attempt no more.
+    /// Excludes an attempt from the heartbeats.
     pub(crate) fn remove(&self, key: &AttemptKey) {
         self.attempts().remove(key);
     }
 
-    /// The time from one beat to the next, as the most impatient attempt wants it.
+    /// Returns the time between heartbeats, which depends on the shortest unresponsive timeout.
     fn interval(&self) -> Duration {
         self.attempts().values().copied().fold(self.period, Duration::min)
     }
 
-    /// Beats until it is dropped. A beat that fails is no reason to end: the server may come back.
+    /// Sends heartbeats until it is dropped. It continues after a failure, because the server may come back.
     pub(crate) async fn run(&self) {
         let mut due = Instant::now();
         let mut began = due;
@@ -75,12 +75,12 @@ impl Heartbeats {
             let interval = self.interval();
             due = began + interval;
             match self.beat(interval.max(RETRY_PERIOD)).await {
-                Ok(()) if failing => tracing::warn!("heartbeats get through again"),
+                Ok(()) if failing => tracing::warn!("heartbeats succeed again"),
                 Ok(()) => {}
                 Err(error) => {
                     due = Instant::now() + interval.min(RETRY_PERIOD);
                     if !failing {
-                        tracing::warn!(%error, "heartbeats do not get through, trying on");
+                        tracing::warn!(%error, "heartbeat failed, retrying");
                     }
                     failing = true;
                     continue;

@@ -1,13 +1,13 @@
-//! Ids out of the operating system's randomness.
+//! Ids from the operating system's randomness.
 
 use opentelemetry::trace::{SpanId, TraceId};
 use opentelemetry_sdk::trace::IdGenerator;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 
-/// Makes ids of spans and traces out of the operating system's randomness, so that a forked child never repeats those
-/// of its parent, as the SDK's own generator does. A [`Runner`](crate::Runner)'s tracers use it; give it to a tracer
-/// provider of your own by `with_id_generator`.
+/// Generates span and trace ids from the operating system's randomness, so that a forked child never repeats
+/// the ids of its parent, as the SDK's own generator does. The tracers of a [`Runner`](crate::Runner) use it.
+/// Pass it to your own tracer provider with `with_id_generator`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemIds;
 
@@ -21,12 +21,16 @@ impl IdGenerator for SystemIds {
     }
 }
 
-/// Returns a new id for a request.
+/// Returns a new request id.
 pub(crate) fn new_request_id() -> String {
     format!("{:032x}", u128::from_ne_bytes(random_bytes()))
 }
 
-/// Returns random bytes that are not all zero. Panics where the system has none, for ids that repeat lose data.
+/// Returns random bytes that are not all zero.
+///
+/// # Panics
+///
+/// If the system has no randomness, because repeated ids lose data.
 fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     while bytes == [0; N] {

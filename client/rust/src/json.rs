@@ -1,4 +1,5 @@
-//! Values as JSON, but for numbers that JSON has not: serde_json would write null in their place.
+//! Converts values to JSON and rejects numbers that JSON cannot represent; serde_json would replace them by
+//! null.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -10,18 +11,19 @@ use serde::ser::{
 
 use crate::error::Error;
 
-/// Returns the JSON of a value. Fails for what is no JSON; a NaN or an infinity is named by its place in `field`.
+/// Returns a value as JSON. Fails for a value that JSON cannot represent; the error names the path of a NaN
+/// or an infinity within `field`.
 pub(crate) fn to_json<T: Serialize + ?Sized>(field: &str, value: &T) -> Result<Vec<u8>, Error> {
     match value.serialize(Check) {
         Err(Problem { number: Some(number), path, .. }) => Err(Error::argument(format!(
-            "{field}{path} is {number}, which JSON cannot hold: give null, or a text"
+            "{field}{path} is {number}, which JSON cannot represent: use null or a string"
         ))),
         _ => Ok(serde_json::to_vec(value)?), // which says best what else is wrong
     }
 }
 
-/// What stands against a value. The path is put together from the inside on the way out, so that a value without a
-/// problem costs no text.
+/// Why a value is rejected. The path is built from the inside on the way out, so that a valid value costs
+/// nothing.
 #[derive(Debug)]
 struct Problem {
     number: Option<f64>,
@@ -48,7 +50,7 @@ impl serde::ser::Error for Problem {
     }
 }
 
-/// Writes nothing, and fails for a number that is not finite.
+/// A serializer that writes nothing and fails for a number that is not finite.
 struct Check;
 
 impl Check {
@@ -57,7 +59,7 @@ impl Check {
     }
 }
 
-/// What is inside of a value; of an enum's, after the name of the variant.
+/// The contents of a value, for an enum after the name of the variant.
 #[derive(Default)]
 struct Inside {
     variant: Option<&'static str>,

@@ -1,11 +1,11 @@
 //! The Rust client of LightningStore, the control plane and trace store of agent reinforcement learning.
 //!
-//! - [`Client`]: the algorithm's side, and every call of the contract.
-//! - [`Runner`]: claims rollouts, calls a function for each, reports.
+//! - [`Client`]: the calls of algorithms, and every call of the contract.
+//! - [`Runner`]: claims rollouts, calls a function for each, reports the outcomes.
 //! - [`SpanExporter`]: for any program that OpenTelemetry traces.
-//! - [`emit_reward`], [`find_final_reward`]: what an attempt was worth.
+//! - [`emit_reward`], [`find_final_reward`]: rewards of attempts.
 //!
-//! Messages of the contract are in [`proto`], with some methods that make and read them.
+//! Messages of the contract are in [`proto`], with methods to create and read them.
 
 #![warn(missing_docs)]
 

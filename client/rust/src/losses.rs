@@ -1,4 +1,4 @@
-//! Lost spans, counted and logged.
+//! Counts and logs lost spans.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::failure::text_of;
 
-/// Between two summaries of the same kind of loss.
+/// Minimum time between two summaries of the same kind of loss.
 const QUIET: Duration = Duration::from_secs(60);
 const MAX_DETAIL_BYTES: usize = 500;
 
-/// Counts lost spans, and logs each kind of loss: the first at once, what follows as a summary once a minute at most.
+/// Counts lost spans and logs them by kind: the first at once, later ones in a summary, at most one per
+/// minute.
 #[derive(Debug, Default)]
 pub(crate) struct Losses {
     state: Mutex<State>,
@@ -26,9 +27,9 @@ struct State {
 #[derive(Debug, Default)]
 struct Kind {
     logged: Option<Instant>,
-    /// Spans that no log names yet.
+    /// Number of spans that are not logged yet.
     unlogged: u64,
-    /// Of the last of them.
+    /// Detail of the last one.
     detail: String,
 }
 
@@ -51,7 +52,7 @@ impl Losses {
         self.summarize(now, false);
     }
 
-    /// Logs the summaries that are due; at the end all that is not logged yet.
+    /// Logs the summaries that are due, or all of them at the end.
     pub(crate) fn summarize(&self, now: Instant, at_end: bool) {
         let mut due = Vec::new();
         let mut state = self.state();

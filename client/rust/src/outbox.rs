@@ -1,4 +1,4 @@
-//! Spans on their way: what each belongs to, and the messages that they travel in.
+//! Prepares spans for sending: assigns them to attempts and groups them into messages.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -17,12 +17,13 @@ pub(crate) const ROLLOUT_ID: &str = "agentlightning.rollout_id";
 pub(crate) const ATTEMPT_ID: &str = "agentlightning.attempt_id";
 const SEQUENCE_ID: &str = "agentlightning.span_sequence_id";
 
-/// Messages are closed before they pass this size: small enough for every limit, large enough to be cheap.
+/// A message is closed before it exceeds this size: small enough for every limit, large enough to be
+/// efficient.
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
-/// What frames a span in a message comes to some bytes.
+/// Maximum framing of a span within a message, in bytes.
 const FRAME_BYTES: usize = 12;
 
-/// Names an attempt.
+/// Identifies an attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct AttemptKey {
     pub(crate) rollout_id: String,
@@ -55,21 +56,21 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    /// Whether it says where it belongs.
+    /// Returns whether the span names its attempt.
     pub(crate) fn is_filed(&self) -> bool {
         let AttemptKey { rollout_id, attempt_id } = &self.origin.attempt;
         !rollout_id.is_empty() && !attempt_id.is_empty()
     }
 }
 
-/// Turns spans of one resource into OTLP and files each under its attempt: that of its own attributes, else of the
-/// resource's, else the one given.
+/// Converts spans of one resource to OTLP and assigns each to an attempt: the one named by its attributes,
+/// else by the resource's, else the one given.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     resource: Resource,
     schema_url: String,
     fallback: AttemptKey,
-    /// Of the span before: most come from the same scope.
+    /// Origin of the previous span, because most spans have the same scope.
     last: Mutex<Option<(opentelemetry::InstrumentationScope, Arc<Origin>)>>,
 }
 
@@ -127,7 +128,7 @@ impl Clone for Encoder {
     }
 }
 
-/// Reads the attempt that attributes name, and returns the sequence id; 0 without one.
+/// Reads the attempt that the attributes name, and returns the sequence id, or 0 without one.
 fn filed(attributes: &[KeyValue], attempt: &mut AttemptKey) -> i64 {
     let mut number = 0;
     for pair in attributes {
@@ -142,7 +143,7 @@ fn filed(attributes: &[KeyValue], attempt: &mut AttemptKey) -> i64 {
     number
 }
 
-/// Groups spans into messages of at most about `BATCH_BYTES`, each of one origin, in the order of each attempt's
+/// Groups spans into messages of about `BATCH_BYTES`, each with one origin, in the order of each attempt's
 /// spans.
 pub(crate) fn into_messages(items: Vec<Item>) -> Vec<Arc<SpanBatch>> {
     struct Group {
@@ -188,7 +189,7 @@ fn to_batch(origin: &Origin, items: Vec<(Span, i64)>) -> SpanBatch {
     }
 }
 
-/// Takes a message apart: one for each of its spans.
+/// Splits a message into one message per span.
 pub(crate) fn split(batch: &SpanBatch) -> Vec<Arc<SpanBatch>> {
     let common = SpanBatch { spans: Vec::new(), sequence_ids: Vec::new(), ..batch.clone() };
     let one = |(index, span): (usize, &Span)| {

@@ -1,17 +1,17 @@
-//! Messages, enums and stubs of the contract `lightningstore.v1`, as they are generated. Spans, resources and
-//! scopes of OTLP are those of the crate [`opentelemetry_proto`].
+//! The generated messages, enums and stubs of the contract `lightningstore.v1`. Spans, resources and scopes
+//! of OTLP are those of the crate [`opentelemetry_proto`].
 
 #![allow(missing_docs, clippy::all)]
 
 tonic::include_proto!("lightningstore.v1");
 
-/// A request of a method that has one request and one answer. Implemented for all of them.
+/// A request of a unary method. Implemented for all of them.
 pub trait Unary: prost::Message + Clone + 'static {
-    /// What the method answers.
+    /// The response type.
     type Answer: prost::Message + Default + 'static;
     /// Path of the method.
     const PATH: &'static str;
-    /// Gives the request an id by which the server knows a repeat, if its type has one and it is empty.
+    /// Sets a request id, by which the server recognises a repeat, if the type has one and it is empty.
     fn identify(&mut self) {}
 }
 
@@ -23,7 +23,7 @@ fn fill(request_id: &mut String) {
     }
 }
 
-// Written by hand, for an endpoint's key belongs into no log.
+// Written by hand, because the key of an endpoint must not appear in logs.
 impl std::fmt::Debug for Llm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Llm")

@@ -1,4 +1,4 @@
-//! Rewards in spans: writing them, and finding the last one.
+//! Records rewards as spans, and finds the last one.
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::{Span as _, Tracer};
@@ -13,14 +13,22 @@ pub(crate) const ANNOTATION: &str = "agentlightning.annotation";
 const REWARD: &str = "agentlightning.reward";
 const OUTPUTS: [&str; 2] = ["agentops.task.output", "agentops.entity.output"];
 
-/// Writes down what an attempt was worth, as a span of the tracer, under OpenTelemetry's current span. Fails for a
-/// number that is not finite, and for a tracer that records nothing, as the global one without an SDK.
+/// Records a reward of the attempt as a span of the tracer, under OpenTelemetry's current span.
+///
+/// # Errors
+///
+/// For a number that is not finite, and for a tracer that does not record, like the global one without an
+/// SDK.
 pub fn emit_reward(tracer: &impl Tracer, value: f64) -> Result<(), Error> {
     emit_rewards(tracer, &[("primary", value)], None)
 }
 
-/// Does the same for several dimensions, by their names, in one span. `primary` is the reward that counts where one
-/// number is wanted; `None`: the first one. Fails for a number that is not finite, and without any dimension.
+/// Records a reward with several dimensions, by name, in one span. `primary` names the primary dimension;
+/// `None`: the first one.
+///
+/// # Errors
+///
+/// As for [`emit_reward`], and for a reward without dimensions.
 pub fn emit_rewards(
     tracer: &impl Tracer,
     dimensions: &[(&str, f64)],
@@ -31,14 +39,14 @@ pub fn emit_rewards(
     };
     let primary = primary.unwrap_or(first);
     if !dimensions.iter().any(|(name, _)| *name == primary) {
-        return Err(Error::argument(format!("{primary:?} is no dimension of the reward")));
+        return Err(Error::argument(format!("{primary:?} must be a dimension of the reward")));
     }
     let mut ordered = dimensions.to_vec();
     ordered.sort_by_key(|(name, _)| *name != primary); // stable: the others keep their order
     let mut attributes = Vec::with_capacity(2 * ordered.len());
     for (index, (name, value)) in ordered.into_iter().enumerate() {
         if !value.is_finite() {
-            return Err(Error::argument(format!("a finite number is wanted as reward, not {value}")));
+            return Err(Error::argument(format!("a reward must be a finite number, not {value}")));
         }
         attributes.push(KeyValue::new(format!("{REWARD}.{index}.name"), name.to_owned()));
         attributes.push(KeyValue::new(format!("{REWARD}.{index}.value"), value));
@@ -50,13 +58,13 @@ pub fn emit_rewards(
         Ok(())
     } else {
         Err(Error::argument(
-            "the reward is lost, since the tracer records no spans: give the tracer of the task",
+            "the reward is lost, because the tracer does not record: pass the tracer of the task",
         ))
     }
 }
 
-/// Returns the primary reward of the last span that holds one: the last by sequence id, in whatever order they come.
-/// Those that were written by other clients and tracers are found too.
+/// Returns the primary reward of the last span that has one, by sequence id, regardless of the order of the
+/// argument. It supports the forms that other clients and tracers write.
 pub fn find_final_reward<'a>(spans: impl IntoIterator<Item = &'a Span>) -> Option<f64> {
     let place = |span: &Span| (span.sequence_id, span.otlp.start_time_unix_nano);
     spans
@@ -93,7 +101,7 @@ fn index_of(key: &str) -> Option<u32> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
-/// Reads a number; other clients may have written a whole one as an integer.
+/// Reads a number. Other clients may have stored a whole number as an integer.
 fn number(value: &AnyValue) -> Option<f64> {
     match value.value.as_ref()? {
         Value::DoubleValue(value) => Some(*value).filter(|value| value.is_finite()),
@@ -102,7 +110,7 @@ fn number(value: &AnyValue) -> Option<f64> {
     }
 }
 
-/// Reads a reward given as one value: a number, or the JSON of one, of a named one, or of a list of them.
+/// Parses a reward given as one value: a number, or the JSON of a number, a named reward, or a list of them.
 fn given(value: &AnyValue) -> Option<f64> {
     number(value).or_else(|| reward_in(&json(value)?))
 }

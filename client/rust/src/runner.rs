@@ -14,7 +14,7 @@ use crate::claims::Claims;
 use crate::client::Client;
 use crate::error::Error;
 use crate::execution::{AgentFuture, Execution, Running, Stopped};
-use crate::exporter::{LONGEST_SHUTDOWN, SpanExporter};
+use crate::exporter::{MAX_SHUTDOWN, SpanExporter};
 use crate::failure::Failure;
 use crate::heartbeats::Heartbeats;
 use crate::ids::new_request_id;
@@ -23,21 +23,22 @@ use crate::task::{Agent, Task};
 use crate::work::Work;
 
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
-/// For which cancelled functions are waited for when the runner stops.
+/// Maximum time to wait for cancelled functions when the runner stops.
 const GRACE: Duration = Duration::from_secs(5);
-/// Characters of a worker's id.
-const LONGEST_WORKER_ID: usize = 256;
+/// Maximum number of characters of a worker id.
+const MAX_WORKER_ID: usize = 256;
 
 /// Claims rollouts and calls a function for each, several at a time.
 ///
-/// The function takes a [`Task`] and returns the reward, or `None`, which is success. An error or a panic is a
-/// failure with its type and message, retried as the rollout's config says; one that is
-/// [`not_retryable`](Failure::not_retryable) is not. When the attempt is cancelled or superseded,
-/// [`Task::cancellation`] is cancelled; whatever the function then returns, the attempt is not reported as succeeded.
+/// The function takes a [`Task`]. If it returns a reward or `None`, the attempt has succeeded. An error or a
+/// panic is a failure with its type and message. It is retried according to the rollout's config, unless it
+/// is [`not_retryable`](Failure::not_retryable). When the attempt is cancelled or superseded,
+/// [`Task::cancellation`] is cancelled; then the attempt is not reported as succeeded, whatever the function
+/// returns.
 ///
-/// Heartbeats and spans go out whatever the functions do, even if they hold up the runtime. Spans are stored before
-/// an outcome is reported. While the server is away the runner goes on, keeps spans for up to 10 minutes, and reports
-/// when it is back; no claim is lost.
+/// Heartbeats and spans are sent independently of the functions, even if these block the runtime. Spans are
+/// stored before an outcome is reported. While the server is down, the runner continues, keeps spans for up
+/// to 10 minutes, and reports when the server is back; no claim is lost.
 pub struct Runner {
     client: Client,
     agent: Arc<Agent>,
@@ -58,12 +59,14 @@ pub struct RunnerHandle {
 }
 
 impl RunnerHandle {
-    /// Lets what runs finish, and claims no more. It does not wait: [`Runner::run`] returns when all is done.
+    /// Lets the running functions finish and claims no more. It does not wait: [`Runner::run`] returns when
+    /// all is done.
     pub fn stop(&self) {
         self.stopping.cancel();
     }
 
-    /// Claims no more, and cancels what runs. Functions that do not heed it are left behind after 5 seconds.
+    /// Cancels the running functions and claims no more. Functions that do not return are abandoned after 5
+    /// seconds.
     pub fn cancel(&self) {
         self.stopping.cancel();
         self.hurried.cancel();
@@ -72,7 +75,7 @@ impl RunnerHandle {
 }
 
 impl Runner {
-    /// A runner that works on one rollout at a time, for ever.
+    /// Creates a runner that works on one rollout at a time, without end.
     pub fn new<I, F, O, R>(client: &Client, agent: F) -> Self
     where
         I: DeserializeOwned + Send + 'static,
@@ -84,7 +87,7 @@ impl Runner {
         let erased = move |task: Task<()>| -> AgentFuture {
             let agent = agent.clone();
             Box::pin(async move {
-                // What does not fit will not fit another time.
+                // An input that does not fit will not fit in another attempt either.
                 let input = task.rollout.input().map_err(|error| Failure::from(error).not_retryable())?;
                 agent(task.with_input(input)).await.map(Into::into)
             })
@@ -101,43 +104,48 @@ impl Runner {
         }
     }
 
-    /// What the runner is called; by default made of host name, process id and chance.
+    /// Sets the id of the worker. Default: generated from host name, process id and random digits.
     pub fn worker_id(mut self, worker_id: impl Into<String>) -> Self {
         self.worker_id = worker_id.into();
         self
     }
 
-    /// Number of rollouts at a time, at least 1.
+    /// Sets the maximum number of rollouts at a time, at least 1.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency.max(1);
         self
     }
 
-    /// Claims only rollouts of these modes; unspecified is for those without one. Any by default.
+    /// Claims only rollouts with these modes; unspecified matches those without a mode. Default: any.
     pub fn modes(mut self, modes: impl IntoIterator<Item = RolloutMode>) -> Self {
         self.modes = modes.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Ends the runner after so many rollouts. No end by default.
+    /// Sets the number of rollouts after which the runner ends. Default: no limit.
     pub fn max_rollouts(mut self, count: usize) -> Self {
         self.max_rollouts = Some(count);
         self
     }
 
-    /// Between two heartbeats; or a third of the shortest unresponsive timeout, if that is less. By default 10 seconds.
+    /// Sets the maximum time between heartbeats, which is reduced to a third of the shortest unresponsive
+    /// timeout. Default: 10 seconds.
     pub fn heartbeat_period(mut self, period: Duration) -> Self {
         self.heartbeat_period = period;
         self
     }
 
-    /// What stops the runner.
+    /// Returns a handle that stops the runner.
     pub fn handle(&self) -> RunnerHandle {
         self.handle.clone()
     }
 
-    /// Works until it is stopped, or the rollouts are done. Fails for what waiting does not mend, after what runs has
-    /// finished. To drop the future is to abandon what runs: functions are aborted, and nothing is reported.
+    /// Works until it is stopped or the rollouts are done. Dropping the future abandons the running
+    /// functions: they are aborted and nothing is reported.
+    ///
+    /// # Errors
+    ///
+    /// For errors that are not retryable, after the running functions have finished.
     pub async fn run(self) -> Result<(), Error> {
         let RunnerHandle { running, .. } = &self.handle;
         let exporter = SpanExporter::for_runner(&self.client, Some(running.clone()));
@@ -160,12 +168,13 @@ impl Runner {
         let ended = self.claim_and_start(&crew).await;
         self.finish(&crew.tracker).await;
         drop(guard);
-        exporter.shutdown(LONGEST_SHUTDOWN).await; // it says itself what is lost
+        exporter.shutdown(MAX_SHUTDOWN).await; // it says itself what is lost
         ended
     }
 
-    /// Does the same, and takes SIGINT and SIGTERM meanwhile: the first lets what runs finish and claims no more, the
-    /// second cancels it. (Where there are no such signals: Ctrl-C.)
+    /// Runs like [`run`](Self::run) with handlers for SIGINT and SIGTERM: the first signal lets the running
+    /// functions finish and claims no more, the second cancels them. (On systems without these signals:
+    /// Ctrl-C.)
     pub async fn run_with_signals(self) -> Result<(), Error> {
         let handle = self.handle();
         let mut signals = Signals::new().map_err(|error| Error::argument(format!("signals: {error}")))?;
@@ -203,15 +212,15 @@ impl Runner {
         }
     }
 
-    /// Claims as many rollouts as there are places, until it is to stop.
+    /// Claims as many rollouts as there are free slots, until the runner stops.
     async fn claim_and_start(&self, crew: &Crew) -> Result<(), Error> {
         let (client, worker_id) = (self.client.clone(), self.worker_id.clone());
         let claims = Claims { client, worker_id, modes: self.modes.clone() };
         let stopping = &self.handle.stopping;
-        let places = Arc::new(Semaphore::new(self.concurrency));
+        let slots = Arc::new(Semaphore::new(self.concurrency));
         let mut left = self.max_rollouts;
         while left != Some(0) {
-            let taken = stopping.run_until_cancelled(take_places(&places, left)).await;
+            let taken = stopping.run_until_cancelled(take_slots(&slots, left)).await;
             let Some(mut taken) = taken else { break };
             for rollout in claims.claim(stopping, taken.num_permits()).await? {
                 left = left.map(|left| left.saturating_sub(1));
@@ -225,7 +234,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Waits for what runs; once that is cancelled, no longer than the grace for the functions.
+    /// Waits for the running functions; after they are cancelled, for at most the grace period.
     async fn finish(&self, tracker: &TaskTracker) {
         tracker.close();
         tokio::select! {
@@ -236,25 +245,25 @@ impl Runner {
             return;
         }
         for execution in self.handle.running.all() {
-            tracing::warn!(attempt = ?execution.key, "attempt does not end though cancelled: left behind");
+            tracing::warn!(attempt = ?execution.key, "the function did not return after its cancellation; abandoned");
             execution.abandoned.cancel();
         }
         tracker.wait().await;
     }
 }
 
-/// Waits for a free place and takes all there are, at most as many as rollouts are wanted.
-async fn take_places(places: &Arc<Semaphore>, most: Option<usize>) -> OwnedSemaphorePermit {
-    let mut taken = places.clone().acquire_owned().await.expect("never closed");
-    while most.is_none_or(|most| taken.num_permits() < most)
-        && let Ok(another) = places.clone().try_acquire_owned()
+/// Waits for a free slot and takes all free ones, up to `limit`.
+async fn take_slots(slots: &Arc<Semaphore>, limit: Option<usize>) -> OwnedSemaphorePermit {
+    let mut taken = slots.clone().acquire_owned().await.expect("never closed");
+    while limit.is_none_or(|limit| taken.num_permits() < limit)
+        && let Ok(another) = slots.clone().try_acquire_owned()
     {
         taken.merge(another);
     }
     taken
 }
 
-/// What works on claims.
+/// Runs the work on claims.
 struct Crew {
     running: Arc<Running>,
     heartbeats: Arc<Heartbeats>,
@@ -265,7 +274,7 @@ struct Crew {
 }
 
 impl Crew {
-    /// Works on a claim in a task of its own.
+    /// Works on a claim in a separate task.
     fn start(&self, rollout: Rollout, place: Option<OwnedSemaphorePermit>, hurried: &CancellationToken) {
         let execution = Arc::new(Execution::new(rollout));
         self.running.add(execution.clone());
@@ -287,7 +296,7 @@ impl Crew {
 fn new_worker_id() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = if host.trim().is_empty() { "worker" } else { host.trim() };
-    let host: String = host.chars().take(LONGEST_WORKER_ID / 2).collect();
+    let host: String = host.chars().take(MAX_WORKER_ID / 2).collect();
     format!("{host}-{}-{}", std::process::id(), &new_request_id()[..6])
 }
 

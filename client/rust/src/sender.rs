@@ -1,4 +1,4 @@
-//! What sends an exporter's spans.
+//! Sends the spans of an exporter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use crate::exporter::Shared;
 use crate::outbox::{BATCH_BYTES, Item, into_messages, split};
 use crate::proto::{ErrorReason, IngestResult, IngestSpansRequest, SpanBatch};
 
-/// How long a span may wait for others to travel with.
+/// Maximum time that a span waits to be sent together with others.
 const LINGER: Duration = Duration::from_millis(200);
-/// A stream is closed, and thereby acknowledged, after so many bytes.
+/// A stream is closed, so that the server acknowledges it, after this number of bytes.
 const STREAM_BYTES: usize = 16 << 20;
-/// After which a stream that got no answer is sent again.
+/// A stream without a response is sent again after this time.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// A server that fails so often on the same spans will not take them.
-const MOST_DEFECTS: u32 = 5;
+/// Maximum pause between two tries.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// Number of internal errors after which spans are dropped: the server cannot process them.
+const MAX_DEFECTS: u32 = 5;
 
 impl Shared {
     /// Sends spans until the exporter is shut down, or its time is over.
@@ -41,7 +41,7 @@ impl Shared {
         }
     }
 
-    /// Waits for spans and returns those of one stream; `None` at the end.
+    /// Waits for spans and returns those for one stream; `None` at the end.
     async fn take(&self) -> Option<Vec<Item>> {
         let mut due = None;
         loop {
@@ -68,7 +68,7 @@ impl Shared {
         }
     }
 
-    /// Sends messages until each span is stored or refused.
+    /// Sends messages until each span is stored or rejected.
     async fn deliver(&self, mut messages: Vec<Arc<SpanBatch>>) {
         while !messages.is_empty() {
             match self.send(&messages).await {
@@ -80,15 +80,15 @@ impl Shared {
                 }
                 Err(error) => {
                     let count = messages.iter().map(|message| message.spans.len()).sum();
-                    return self.drop_spans(count, "refused", error);
+                    return self.drop_spans(count, "rejected", error);
                 }
             }
         }
     }
 
-    /// Sends messages over one stream until it is answered. Fails for what waiting does not mend.
+    /// Sends messages over one stream until it is answered. Fails for errors that are not retryable.
     async fn send(&self, messages: &[Arc<SpanBatch>]) -> Result<IngestResult, Error> {
-        let mut pauses = Backoff::new(LONGEST_PAUSE);
+        let mut pauses = Backoff::new(MAX_PAUSE);
         let mut defects = 0;
         loop {
             let error = match self.try_once(messages).await {
@@ -97,10 +97,10 @@ impl Shared {
             };
             let defect = error.code() == Some(Code::Internal);
             defects += u32::from(defect);
-            if !error.mends() && (!defect || defects >= MOST_DEFECTS) {
+            if !error.is_retryable() && (!defect || defects >= MAX_DEFECTS) {
                 return Err(error);
             }
-            tracing::debug!(%error, "spans not sent yet");
+            tracing::debug!(%error, "spans not stored yet");
             pauses.pause(&error).await;
         }
     }
@@ -114,7 +114,8 @@ impl Shared {
         Ok(within(Some(STREAM_TIMEOUT), asked).await?.result.unwrap_or_default())
     }
 
-    /// Returns what is to be sent again: a bad span fails its whole message, but only it is bad.
+    /// Returns the messages to send again: an invalid span fails its whole message, although the others are
+    /// valid.
     fn sort_out(&self, messages: Vec<Arc<SpanBatch>>, result: &IngestResult) -> Vec<Arc<SpanBatch>> {
         let mut again = Vec::new();
         let mut told = 0;
@@ -123,30 +124,32 @@ impl Shared {
             last = usize::try_from(rejection.message_index).unwrap_or(usize::MAX);
             let Some(message) = messages.get(last) else { continue };
             let all = message.spans.len();
-            // Fewer than all: single spans, as those whose ids are taken. The others are stored.
+            // If only some are rejected, these are single spans, for example with ids that exist. The others
+            // are stored.
             let refused = match usize::try_from(rejection.span_count) {
                 Ok(count @ 1..) => count.min(all),
                 _ => all,
             };
             told += refused as i64;
             if all == 1 || refused < all || is_about_attempt(rejection.reason()) {
-                self.drop_spans(refused, "refused", &rejection.message);
+                self.drop_spans(refused, "rejected", &rejection.message);
             } else {
                 again.extend(split(message));
             }
         }
         if told < result.rejected_count && !result.rejections.is_empty() {
-            // Only the first refusals are told. What follows them goes again; what is stored, is skipped.
+            // The server lists only the first rejections. The messages after them are sent again; stored
+            // spans are skipped.
             again.extend(messages.into_iter().skip(last.saturating_add(1)));
         } else if told < result.rejected_count {
             let count = usize::try_from(result.rejected_count).unwrap_or_default();
-            self.drop_spans(count, "refused without a reason", "");
+            self.drop_spans(count, "rejected without a reason", "");
         }
         again
     }
 }
 
-/// Takes the oldest spans out of the queue, as many as go over one stream.
+/// Removes the oldest spans from the queue, up to the size of a stream.
 fn cut(queue: &mut std::collections::VecDeque<Item>) -> Vec<Item> {
     let mut size = 0;
     let mut items = Vec::new();
@@ -159,7 +162,7 @@ fn cut(queue: &mut std::collections::VecDeque<Item>) -> Vec<Item> {
     items
 }
 
-/// Whether all spans of a message are refused for what they have in common.
+/// Returns whether a reason applies to all spans of a message.
 fn is_about_attempt(reason: ErrorReason) -> bool {
     matches!(reason, ErrorReason::RolloutNotFound | ErrorReason::AttemptNotFound)
 }

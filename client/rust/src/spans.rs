@@ -1,4 +1,4 @@
-//! Reading spans, and the triplets that are made of them.
+//! Reads spans, and the triplets derived from them.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -14,46 +14,47 @@ use crate::proto::{
 use crate::streams::{Opening, Query, Resumed, stream};
 
 impl Client {
-    /// Yields the spans of a rollout that the request asks for, in its order. A query that breaks is asked again,
-    /// as with [`wait`](Self::wait); what came before is passed over. Any other failure is the last item.
+    /// Streams the spans that the request selects, in its order. After a broken connection the query is
+    /// repeated, as with [`wait`](Self::wait), and spans that were already returned are skipped. Any other
+    /// failure is the last item.
     pub fn spans(&self, request: QuerySpansRequest) -> Spans {
         Spans(Resumed::new(self, SpanQuery { request, seen: HashSet::new() }))
     }
 
-    /// Yields rollouts as training data: for each attempt, complete, the calls of a model with prompt, response and
-    /// reward. A rollout that has no attempt yet comes once, with an empty attempt id. A connection that breaks is
-    /// taken up again, as with [`wait`](Self::wait); no attempt comes twice.
+    /// Streams rollouts as training data: for each attempt one complete message with the model calls, with
+    /// prompt, response and reward. A rollout without attempts is returned once, with an empty attempt id.
+    /// Resumes after a broken connection, as with [`wait`](Self::wait); no attempt is returned twice.
     pub fn triplets(&self, request: ListTripletsRequest) -> Triplets {
         Triplets(Resumed::new(self, TripletQuery { request, seen: HashSet::new(), part: None }))
     }
 }
 
-/// A span as the store has it: OTLP's, and what it belongs to.
+/// A stored span: OTLP's span with its attempt, resource and scope.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Span {
     /// The span itself.
     pub otlp: trace::v1::Span,
-    /// The rollout that it is filed under.
+    /// Id of its rollout.
     pub rollout_id: String,
-    /// The attempt that it is filed under.
+    /// Id of its attempt.
     pub attempt_id: String,
-    /// Its place within the attempt, from 1.
+    /// Position within the attempt, counted from 1.
     pub sequence_id: i64,
-    /// What produced it.
+    /// The entity that produced it.
     pub resource: Option<Arc<resource::v1::Resource>>,
-    /// The instrumentation that made it.
+    /// The instrumentation scope.
     pub scope: Option<Arc<InstrumentationScope>>,
 }
 
 impl Span {
-    /// The value of an attribute.
+    /// Returns the value of an attribute.
     pub fn attribute(&self, name: &str) -> Option<&AnyValue> {
         self.otlp.attributes.iter().find(|pair| pair.key == name)?.value.as_ref()
     }
 }
 
-/// The spans that a query asks for; see [`Client::spans`].
+/// The spans that a query selects; see [`Client::spans`].
 #[derive(Debug)]
 pub struct Spans(Resumed<SpanQuery>);
 
@@ -108,9 +109,9 @@ fn spans_of(batch: SpanBatch) -> impl Iterator<Item = Span> {
 
 struct TripletQuery {
     request: ListTripletsRequest,
-    /// Ids of rollouts and attempts that have come.
+    /// Ids of the rollouts and attempts that were returned.
     seen: HashSet<(String, String)>,
-    /// An attempt of which more is to come.
+    /// An attempt with further parts to come.
     part: Option<AttemptTriplets>,
 }
 

@@ -1,4 +1,4 @@
-//! Streams that are taken up again where they broke.
+//! Streams that resume after a broken connection.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug, Formatter};
@@ -11,29 +11,29 @@ use futures_util::Stream;
 use tokio::time::{Sleep, sleep};
 use tonic::{Response, Status, Streaming};
 
-use crate::backoff::{Backoff, LONGEST, OUTAGE};
+use crate::backoff::{Backoff, MAX_PAUSE, OUTAGE};
 use crate::client::{Client, Stub};
 use crate::error::Error;
 
 pub(crate) type Opening<M> = Pin<Box<dyn Future<Output = Result<Response<Streaming<M>>, Status>> + Send>>;
 
-/// What is asked for, and what has come of it.
+/// A request and the progress of its stream.
 pub(crate) trait Query: Unpin {
-    /// A message of the server's.
+    /// A message of the server.
     type Message: Unpin;
-    /// What the caller gets.
+    /// An item for the caller.
     type Item: Unpin;
 
-    /// Asks, after a break for what has not come yet; `None` if nothing is left to come.
+    /// Starts a call, after a break for the missing items; `None` if none are missing.
     fn open(&mut self, stub: Stub) -> Option<Opening<Self::Message>>;
-    /// Takes what a message brings.
+    /// Adds the items of a message.
     fn take(&mut self, message: Self::Message, items: &mut VecDeque<Self::Item>);
-    /// Whether all has come, now that a stream has ended. `well`: without an error.
+    /// Returns whether all items have arrived when a stream has ended. `well`: without an error.
     fn is_complete(&self, well: bool) -> bool;
 }
 
-/// The answers to a query. A stream that breaks is opened again, for as long as the server is not away for longer
-/// than ten minutes.
+/// The responses to a query. A stream that breaks is opened again, until the server has been down for ten
+/// minutes.
 pub(crate) struct Resumed<Q: Query> {
     client: Client,
     pub(crate) query: Q,
@@ -54,29 +54,29 @@ enum Phase<M> {
 impl<Q: Query> Resumed<Q> {
     pub(crate) fn new(client: &Client, query: Q) -> Self {
         let (client, items) = (client.clone(), VecDeque::new());
-        Self { client, query, items, phase: Phase::Closed, pauses: Backoff::new(LONGEST), broken: None }
+        Self { client, query, items, phase: Phase::Closed, pauses: Backoff::new(MAX_PAUSE), broken: None }
     }
 
     fn heard(&mut self) {
         if self.broken.take().is_some() {
-            self.pauses = Backoff::new(LONGEST);
+            self.pauses = Backoff::new(MAX_PAUSE);
         }
     }
 
-    /// Decides what comes after the end of a stream; returns what it failed with if that is the end of all.
+    /// Decides what follows the end of a stream; returns the error if that is final.
     fn ended(&mut self, failure: Option<Error>) -> Option<Error> {
         if self.query.is_complete(failure.is_none()) {
             self.phase = Phase::Over;
             return None;
         }
-        let failure = failure.unwrap_or_else(|| Error::unavailable("the stream ended before its end"));
+        let failure = failure.unwrap_or_else(|| Error::unavailable("the stream ended early"));
         let failure = self.client.unless_closed(failure);
         let broken = *self.broken.get_or_insert_with(Instant::now);
-        if !failure.mends() || broken.elapsed() > OUTAGE {
+        if !failure.is_retryable() || broken.elapsed() > OUTAGE {
             self.phase = Phase::Over;
             return Some(failure);
         }
-        tracing::debug!(error = %failure, "stream taken up again");
+        tracing::debug!(error = %failure, "stream resumed");
         self.phase = Phase::Pausing(Box::pin(sleep(self.pauses.next(&failure))));
         None
     }
@@ -133,7 +133,7 @@ impl<Q: Query> Debug for Resumed<Q> {
     }
 }
 
-/// Makes a public stream out of a query.
+/// Defines a public stream for a query.
 macro_rules! stream {
     ($name:ident yields $item:ty) => {
         impl futures_util::Stream for $name {

@@ -7,22 +7,27 @@ use crate::error::{Error, TemplateProblem};
 use crate::proto::{PromptTemplate, TemplateEngine};
 
 impl PromptTemplate {
-    /// Fills the template in. `values`: an object that serde makes, with a value for each name of the template.
+    /// Fills in the template. `values` is an object that serde can serialize, with a value for each name of
+    /// the template.
     ///
-    /// F-strings have plain places, `{name}`, and doubled braces for braces; whole numbers and texts look as in every
-    /// language. Jinja is that of the crate minijinja, with undefined values refused and nothing escaped; it needs
-    /// the feature `jinja`, which is on by default. POML is refused: no Rust library has it.
+    /// F-strings have plain placeholders, `{name}`, and doubled braces for braces; whole numbers and texts
+    /// look the same in every language. Jinja uses the crate minijinja, with undefined values as errors and
+    /// without escaping. It requires the feature `jinja`, which is on by default. No Rust library supports
+    /// POML.
     ///
-    /// Fails with [`Error::Template`] for what cannot be filled in, and for values that are no object.
+    /// # Errors
+    ///
+    /// [`Error::Template`] for a template that cannot be filled in, and an error for values that are not an
+    /// object.
     pub fn format<T: Serialize + ?Sized>(&self, values: &T) -> Result<String, Error> {
         let Value::Object(values) = serde_json::to_value(values)? else {
-            return Err(Error::argument("an object is wanted, with a value for each name"));
+            return Err(Error::argument("values must be an object with a value for each name"));
         };
         match TemplateEngine::try_from(self.engine) {
             Ok(TemplateEngine::FString) => f_string(&self.template, &values),
             Ok(TemplateEngine::Jinja) => jinja(&self.template, &values),
-            Ok(TemplateEngine::Poml) => Err(unsupported("no Rust library knows POML")),
-            _ => Err(unsupported(&format!("no template engine {}", self.engine))),
+            Ok(TemplateEngine::Poml) => Err(unsupported("no Rust library supports POML")),
+            _ => Err(unsupported(&format!("unknown template engine {}", self.engine))),
         }
     }
 }
@@ -30,7 +35,7 @@ impl PromptTemplate {
 fn unsupported(why: &str) -> Error {
     Error::template(
         TemplateProblem::Unsupported,
-        format!("{why}: this client fills in f-strings and, with the feature \"jinja\", Jinja"),
+        format!("{why}: this client supports f-strings and, with the feature \"jinja\", Jinja"),
     )
 }
 
@@ -49,10 +54,10 @@ fn f_string(template: &str, values: &Map<String, Value>) -> Result<String, Error
             text += brace;
             rest = after;
         } else if brace == "}" {
-            return Err(malformed("a single }: }} is a brace"));
+            return Err(malformed("unmatched }: write }} for a brace"));
         } else {
             let (name, after) =
-                rest.split_once('}').ok_or_else(|| malformed(format!("{{{rest} is not closed")))?;
+                rest.split_once('}').ok_or_else(|| malformed(format!("unclosed {{{rest}")))?;
             text += &shown(lookup(name, values)?);
             rest = after;
         }
@@ -63,11 +68,11 @@ fn f_string(template: &str, values: &Map<String, Value>) -> Result<String, Error
 fn lookup<'a>(name: &str, values: &'a Map<String, Value>) -> Result<&'a Value, Error> {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     if !name.chars().all(is_name) || !name.starts_with(|c: char| c.is_alphabetic() || c == '_') {
-        return Err(malformed(format!("{{{name}}}: a plain name is wanted, {{question}} for instance")));
+        return Err(malformed(format!("{{{name}}}: must be a plain name, for example {{question}}")));
     }
     values
         .get(name)
-        .ok_or_else(|| Error::template(TemplateProblem::Missing, format!("no value for {name:?} is given")))
+        .ok_or_else(|| Error::template(TemplateProblem::Missing, format!("missing value for {name:?}")))
 }
 
 fn shown(value: &Value) -> String {
@@ -91,7 +96,7 @@ fn jinja(template: &str, values: &Map<String, Value>) -> Result<String, Error> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_syntax(SyntaxConfig::builder().keep_trailing_newline(true).build().map_err(refused)?);
-    // A template without a file's name: nothing is escaped.
+    // A template without a file name is not escaped.
     environment.render_str(template, Value::from(Serde(values))).map_err(refused)
 }
 

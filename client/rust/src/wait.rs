@@ -1,4 +1,4 @@
-//! Waiting for rollouts to finish: given ones, or all of them.
+//! Waits for rollouts to finish: given ones, or all of them.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
@@ -11,22 +11,22 @@ use crate::streams::{Opening, Query, Resumed, stream};
 use crate::values::to_proto;
 
 impl Client {
-    /// Yields each rollout of the request once, as it finishes; those that have finished already come first. It
-    /// begins with the first poll, and ends when all of them, or `min_count`, have finished, or after the timeout of
-    /// the request.
+    /// Streams each rollout of the request once, as it finishes, starting with those that have already
+    /// finished. It starts with the first poll, and ends when all of them, or `min_count`, have finished, or
+    /// after the timeout of the request.
     ///
-    /// A connection that breaks is taken up where it broke, unless the server is away for more than ten minutes.
-    /// Any other failure is the last item.
+    /// It resumes after a broken connection, unless the server is down for more than ten minutes. Any other
+    /// failure is the last item.
     pub fn wait(&self, request: WaitForRolloutsRequest) -> Waiting {
         let query = WaitQuery { request, seen: HashSet::new(), began: None, open: None };
         Waiting(Resumed::new(self, query))
     }
 
-    /// Yields all rollouts as they finish, in the order of their completion numbers, from the one on that the
-    /// request names; without one, from now on. It never ends by itself.
+    /// Streams all rollouts as they finish, in the order of their completion numbers, after the number in the
+    /// request or, without one, from now on. It never ends by itself.
     ///
-    /// A connection that breaks is taken up where it broke, as with [`wait`](Self::wait). A program that starts
-    /// again goes on where it was with the last [`Rollout::completion_number`] and [`Watching::store_id`].
+    /// It resumes after a broken connection, as with [`wait`](Self::wait). A program that restarts resumes
+    /// with the last [`Rollout::completion_number`] and [`Watching::store_id`].
     pub fn watch(&self, request: WatchRolloutsRequest) -> Watching {
         Watching(Resumed::new(self, WatchQuery { request }))
     }
@@ -39,7 +39,7 @@ pub struct Waiting(Resumed<WaitQuery>);
 stream!(Waiting yields Rollout);
 
 impl Waiting {
-    /// The ids of the rollouts that had not finished at the end of the stream. Empty before.
+    /// Returns the ids of the rollouts that had not finished at the end of the stream. Empty before.
     pub fn open_rollout_ids(&self) -> &[String] {
         self.0.query.open.as_deref().unwrap_or_default()
     }
@@ -52,7 +52,7 @@ pub struct Watching(Resumed<WatchQuery>);
 stream!(Watching yields Rollout);
 
 impl Watching {
-    /// Names the store that the completion numbers come from. Empty before the first message.
+    /// Returns the id of the store that the completion numbers come from. Empty before the first message.
     pub fn store_id(&self) -> &str {
         &self.0.query.request.store_id
     }
@@ -62,18 +62,19 @@ struct WaitQuery {
     request: WaitForRolloutsRequest,
     seen: HashSet<String>,
     began: Option<Instant>,
-    /// What is still open at the end; `None` before.
+    /// The rollouts that have not finished at the end; `None` before.
     open: Option<Vec<String>>,
 }
 
 impl WaitQuery {
-    /// What to ask for: after a break, what is still missing. Which rollouts are in a group only the server knows,
-    /// so with groups all are asked for again. `None` if nothing is missing but the end.
+    /// Returns the next request: after a break, for the missing rollouts. Only the server knows which
+    /// rollouts are in a group, so with groups the request is unchanged. `None` if only the summary is
+    /// missing.
     fn remaining(&mut self) -> Option<WaitForRolloutsRequest> {
         let mut request = self.request.clone();
         let passed = self.began.get_or_insert_with(Instant::now).elapsed();
         if let Some(timeout) = request.timeout {
-            // A negative one is for the server to refuse.
+            // The server rejects a negative one.
             let whole = std::time::Duration::try_from(timeout);
             request.timeout = Some(whole.map_or(timeout, |whole| to_proto(whole.saturating_sub(passed))));
         }

@@ -1,4 +1,4 @@
-//! What a runner does for each of its claims: resources, function, spans, report.
+//! The work of a runner on its claims: resources, function, spans, report.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::backoff::{Backoff, LONGEST, OUTAGE};
+use crate::backoff::{Backoff, MAX_PAUSE, OUTAGE};
 use crate::client::Client;
 use crate::error::Error;
 use crate::execution::{Execution, Stopped};
@@ -33,27 +33,28 @@ use crate::proto::{
 use crate::reward::emit_reward;
 use crate::task::{Agent, Task};
 
-/// One try at something that the server has to answer.
+/// Timeout of one try of a call that is retried.
 const TRY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Resources kept, so that a batch of rollouts fetches them once.
+/// Number of cached resources, so that a batch of rollouts loads them once.
 const KEPT_RESOURCES: usize = 4;
 const SCOPE: &str = "lightningstore";
 
-/// Does what there is to do for a claim.
+/// Works on the claims of a runner.
 pub(crate) struct Work {
     pub(crate) client: Client,
     pub(crate) worker_id: String,
     pub(crate) agent: Arc<Agent>,
     pub(crate) exporter: SpanExporter,
-    /// Cancelled when a server that is away is waited for no longer.
+    /// Cancelled when the runner no longer waits for a server that is down.
     pub(crate) hurried: CancellationToken,
-    /// The newest last.
+    /// Cached resources, the newest last.
     pub(crate) kept: tokio::sync::Mutex<VecDeque<Resources>>,
 }
 
 impl Work {
-    /// Works on a claim. Never panics, and reports whatever happens on the way: an attempt without a report would
-    /// stay running. A subscriber of `tracing` may panic, and so may what the function left behind.
+    /// Works on a claim. Never panics, and reports whatever happens before the report, because an attempt
+    /// without a report would stay live. A `tracing` subscriber may panic, and so may values that the
+    /// function left behind.
     pub(crate) async fn run(&self, execution: &Arc<Execution>) {
         let filing = Filing::new(&self.exporter);
         let outcome = guarded(self.outcome(execution, &filing)).await.unwrap_or_else(Err);
@@ -79,14 +80,14 @@ impl Work {
             execution: execution.clone(),
         };
         let returned = execution.call((self.agent)(task)).await;
-        still_wanted(execution)?; // whatever it returned: its word counts no more
+        still_wanted(execution)?; // whatever it returned: its outcome no longer counts
         if let Some(reward) = returned? {
             emit_reward(&tracer, reward)?;
         }
         Ok(())
     }
 
-    /// Returns the claim with its payloads, which the answer of a repeated call may leave out.
+    /// Returns the claim with its payloads, which a repeated response may omit.
     async fn whole(&self, claimed: &Rollout) -> Result<Rollout, Error> {
         if !claimed.payloads_omitted {
             return Ok(claimed.clone());
@@ -101,7 +102,7 @@ impl Work {
         })
     }
 
-    /// Returns what the attempt works with, out of those kept if they are the claim's version.
+    /// Returns the resources of the attempt, from the cache if it has the claim's version.
     async fn resources(&self, rollout: &Rollout) -> Result<Resources, Error> {
         let attempt = rollout.latest_attempt.clone().unwrap_or_default();
         if attempt.resources_id.is_empty() {
@@ -127,7 +128,7 @@ impl Work {
         found.routed(&rollout.rollout_id, &attempt.attempt_id)
     }
 
-    /// Waits until the spans are stored, for an outcome must not be there before them.
+    /// Waits until the spans are stored, because an outcome must not be stored before them.
     async fn flush(&self) {
         let hurried = async {
             self.hurried.cancelled().await;
@@ -153,13 +154,13 @@ impl Work {
             Err(error) => tracing::warn!(rollout_id, attempt_id, %error, "attempt not reported"),
             Ok(answer) => {
                 if let Some(missing @ 1..) = answer.missing_span_count {
-                    tracing::warn!(rollout_id, attempt_id, missing, "attempt lacks spans");
+                    tracing::warn!(rollout_id, attempt_id, missing, "attempt has missing spans");
                 }
             }
         }
     }
 
-    /// Reports an outcome, and one that the server refuses once more as a plain failure.
+    /// Reports an outcome. If the server rejects it, reports a minimal failure once.
     async fn update(
         &self,
         key: &AttemptKey,
@@ -171,14 +172,14 @@ impl Work {
             Err(error) if error.code() == Some(Code::InvalidArgument) => {
                 let plain = Failure::of_refused_report(failure.as_ref(), &error).into_proto();
                 let answer = self.patiently(outcome_request(key, Some(plain), sent)).await;
-                tracing::warn!(attempt = ?key, %error, "report refused, and repeated as a failure");
+                tracing::warn!(attempt = ?key, %error, "report rejected, reporting a minimal failure");
                 answer
             }
             answer => answer,
         }
     }
 
-    /// Whether a cancelled attempt still waits for its end: the watchdog's word stays.
+    /// Returns whether a cancelled attempt must still be ended. An expiry set by the watchdog is kept.
     async fn is_live(&self, execution: &Execution, why: Stopped) -> bool {
         if why.reason() == StopReason::UnknownAttempt {
             return false;
@@ -196,17 +197,17 @@ impl Work {
         }
     }
 
-    /// Asks what the server has to answer, again while it is away.
+    /// Repeats a call while the server is down.
     async fn patiently<Q: Unary>(&self, mut request: Q) -> Result<Q::Answer, Error> {
         request.identify();
         let began = Instant::now();
-        let mut pauses = Backoff::new(LONGEST);
+        let mut pauses = Backoff::new(MAX_PAUSE);
         loop {
             let error = match self.client.once(request.clone(), Some(TRY_TIMEOUT)).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let goes_on = error.mends() && began.elapsed() < OUTAGE;
+            let goes_on = error.is_retryable() && began.elapsed() < OUTAGE;
             if !goes_on || self.hurried.run_until_cancelled(pauses.pause(&error)).await.is_none() {
                 return Err(error);
             }
@@ -214,7 +215,7 @@ impl Work {
     }
 }
 
-/// Returns what a future returns, and what it panics with as a failure.
+/// Returns the result of a future; a panic is a failure.
 async fn guarded<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(Failure::of_panic)
 }
@@ -254,7 +255,7 @@ fn log(execution: &Execution, outcome: &Result<(), Failure>) {
     }
 }
 
-/// Hands the spans of one attempt to an exporter as they end, and counts them.
+/// Passes the spans of one attempt to an exporter as they end, and counts them.
 #[derive(Clone, Debug)]
 struct Filing {
     exporter: SpanExporter,
@@ -266,7 +267,8 @@ impl Filing {
         Self { exporter: exporter.clone(), count: Arc::default() }
     }
 
-    /// Makes the tracers of an attempt. Nothing is sampled away or cut: spans are training data.
+    /// Creates the tracer provider of an attempt. It neither samples nor truncates, because its spans are
+    /// training data.
     fn provider(&self, key: &AttemptKey) -> SdkTracerProvider {
         let ids = [
             KeyValue::new(ROLLOUT_ID, key.rollout_id.clone()),

@@ -77,7 +77,7 @@ fn the_programs_of_the_readme_run() {
     assert_eq!(output("exporter", &address), "0 dropped\n1 step\n");
     let refused = example("exporter", &address).env("LIGHTNINGSTORE_TOKEN", "secret").output().unwrap();
     let stderr = String::from_utf8(refused.stderr).unwrap();
-    assert!(stderr.contains("plain text") && !stderr.contains("secret"), "{stderr}");
+    assert!(stderr.contains("unencrypted") && !stderr.contains("secret"), "{stderr}");
     let pid = runner.0.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert!(runner.0.wait().unwrap().success());

@@ -1,4 +1,4 @@
-//! The scripted agent: the rollout's input says what it does.
+//! The scripted agent, controlled by the rollout's input.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ struct Fail {
     attempts: Option<Vec<i32>>,
 }
 
-/// Does what the input says, in its order.
+/// Performs the actions of the input, in their order.
 pub(crate) async fn agent(task: Task<Option<Script>>) -> Result<Option<f64>, Failure> {
     let Some(script) = &task.input else { return Ok(None) };
     for name in &script.spans {
@@ -53,7 +53,7 @@ pub(crate) async fn agent(task: Task<Option<Script>>) -> Result<Option<f64>, Fai
     }
 }
 
-/// What tells a resource apart.
+/// Returns the value that identifies a resource.
 fn shown(resources: &Resources, name: &str) -> String {
     match resources.resources.get(name).and_then(|resource| resource.kind.as_ref()) {
         Some(Kind::Llm(llm)) => llm.endpoint.clone(),

@@ -1,4 +1,4 @@
-//! Any call of the service, by its descriptor.
+//! Calls any method of the service, from its descriptor.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -24,7 +24,7 @@ static CONTRACT: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(set).expect("a descriptor set")
 });
 
-/// Makes a call of any method and kind, and returns what to answer.
+/// Calls a method of any kind and returns the answer.
 pub(crate) async fn call(client: &Client, command: &Command, cancelled: &CancellationToken) -> Value {
     let service = CONTRACT.get_service_by_name("lightningstore.v1.LightningStoreService");
     let method = service.and_then(|service| service.methods().find(|m| m.name() == command.method));
@@ -55,7 +55,7 @@ async fn exchange(
         messages.push(parse(method.input(), text)?);
     }
     if !method.is_client_streaming() && messages.len() != 1 {
-        return Err(Status::invalid_argument("one request is wanted"));
+        return Err(Status::invalid_argument("the method takes one request"));
     }
     let mut request = Request::new(futures_util::stream::iter(messages));
     request.set_timeout(Duration::from_secs_f64(command.timeout));
@@ -88,11 +88,11 @@ fn parse(descriptor: MessageDescriptor, text: &RawValue) -> Result<DynamicMessag
         .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-/// Returns an error as the protocol wants it.
+/// Returns an error in the form of the driver protocol.
 pub(crate) fn describe(status: Status) -> Value {
     let cancelled = status.code() == Code::Cancelled && status.message() == "cancelled";
     let error = CallError::from(status);
-    // What this driver cancelled, not what broke.
+    // Distinguishes a call that this driver cancelled from a broken connection.
     let code = if cancelled { Code::Cancelled } else { error.code };
     let mut found = Map::from_iter([
         ("code".to_owned(), name_of(code).into()),
@@ -125,7 +125,7 @@ fn name_of(code: Code) -> String {
     name
 }
 
-/// Messages of any type; the descriptor is that of the answers.
+/// A codec for messages of any type; the descriptor is that of the responses.
 #[derive(Clone)]
 struct Dynamic(MessageDescriptor);
 

@@ -1,4 +1,4 @@
-//! Spans of the OpenTelemetry SDK, by this project's exporter or by the standard one.
+//! Exports spans of the OpenTelemetry SDK, with this project's exporter or the standard one.
 
 use lightningstore::{Client, SpanExporter};
 use opentelemetry::trace::{Span as _, TraceContextExt, Tracer, TracerProvider};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::Command;
 
-/// Makes and exports the spans of a command.
+/// Creates and exports the spans of a command.
 pub(crate) async fn export(address: &str, client: &Client, command: Command) -> Value {
     let Command { exporter, rollout_id, attempt_id, spans, .. } = command;
     match exporter.as_str() {
@@ -50,7 +50,7 @@ fn failed(error: impl std::fmt::Display) -> Value {
     json!({"error": {"code": "UNKNOWN", "message": error.to_string()}})
 }
 
-/// Makes a span of each name, each the child of the one before, and returns their ids.
+/// Creates a span with each name, each the child of the previous one, and returns their ids.
 fn make_spans(provider: &SdkTracerProvider, names: &[String]) -> Vec<String> {
     let tracer = provider.tracer("conformance");
     let mut parent = Context::new();

@@ -1,5 +1,5 @@
-//! The Rust driver of the conformance tests: does what it is told on stdin, one JSON object a line, with this
-//! client, and answers on stdout.
+//! The Rust driver of the conformance tests. It reads commands from stdin, one JSON object per line, executes
+//! them with this client, and writes the answers to stdout.
 
 mod agent;
 mod call;
@@ -67,7 +67,7 @@ impl Default for Command {
     }
 }
 
-/// What is under way, by the id of its command.
+/// The running commands, by id.
 enum Open {
     Call(CancellationToken),
     Runner(RunnerHandle),
@@ -95,8 +95,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 impl Driver {
-    /// Begins what a line says. Commands that only touch what runs are done at once, in the order of the lines; the
-    /// others run side by side.
+    /// Starts the command of a line. Commands that only affect other commands are executed at once, in the
+    /// order of the lines; the others run concurrently.
     fn take(self: &Arc<Self>, command: Command) -> Result<(), lightningstore::Error> {
         let id = command.id.clone();
         match command.op.as_str() {
@@ -191,6 +191,6 @@ fn answer(id: &Value, what: Value) {
     let line = Value::Object(fields).to_string() + "\n";
     let mut out = std::io::stdout().lock();
     if out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_err() {
-        std::process::exit(1); // nobody listens
+        std::process::exit(1); // stdout is closed
     }
 }

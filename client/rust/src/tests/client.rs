@@ -60,8 +60,8 @@ async fn a_server_that_stays_away_is_given_up() {
     let enqueue = |_| Err(away());
     let world = serve(|_| Script { enqueue: Some(Box::new(enqueue)), ..Default::default() });
     assert_eq!(soon(world.client.enqueue([])).await.unwrap_err().code(), Some(Code::Unavailable));
-    let nobody = Client::new("127.0.0.1:1").unwrap();
-    let error = soon(nobody.rollout("ro-1")).await.unwrap_err();
+    let unreachable = Client::new("127.0.0.1:1").unwrap();
+    let error = soon(unreachable.rollout("ro-1")).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::Unavailable));
     assert!(error.to_string().contains("refused"), "{error}");
 }

@@ -49,7 +49,7 @@ fn what_a_broken_connection_makes_of_calls_is_unavailable() {
     let mut reset = Status::internal("h2 protocol error");
     reset.set_source(Arc::new(std::io::Error::other("reset by peer")));
     for status in [
-        Status::cancelled("server goes down"),
+        Status::cancelled("server is shutting down"),
         Status::unknown(broken),
         Status::internal("Unexpected EOF decoding stream."),
         reset,
@@ -58,7 +58,7 @@ fn what_a_broken_connection_makes_of_calls_is_unavailable() {
     }
     for status in [Status::internal("a defect"), Status::unknown("who knows"), Status::not_found("nobody")] {
         let code = status.code();
-        assert_eq!(CallError::from(status).code, code); // the server's own word
+        assert_eq!(CallError::from(status).code, code); // sent by the server
     }
 }
 
@@ -95,7 +95,7 @@ enum Kind {
 
 #[test]
 fn numbers_that_json_has_not_are_refused_by_their_place() {
-    let tail = ", which JSON cannot hold: give null, or a text";
+    let tail = ", which JSON cannot represent: use null or a string";
     let rates = HashMap::from([("rates", vec![Some(1.0), None, Some(f64::NAN)])]);
     assert_eq!(refusal(RolloutSpec::new(&rates)), format!("input.rates[2] is NaN{tail}"));
     let several = [Kind::One(1.0), Kind::Several { rates: (1, f32::NEG_INFINITY) }];

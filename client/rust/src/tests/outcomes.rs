@@ -29,7 +29,7 @@ async fn stopped_though_it_returns_a_reward(mut world: World) {
             task.tracer.start("step").end();
             task.cancellation.cancelled().await;
             told.send(task.stop_reason())?;
-            Ok(1.0) // though it was told
+            Ok(1.0) // in spite of the cancellation
         }
     };
     let runner = Runner::new(&world.client, agent).max_rollouts(1);
@@ -108,7 +108,7 @@ async fn failures_have_type_and_message() {
         ("text", "Kind", "text", None),
         ("final", "Failure", "final", Some(false)),
         ("panic", "panic", "help ro-1", None),
-        ("endless", "lightningstore::error::Error", "a finite number is wanted as reward, not NaN", None),
+        ("endless", "lightningstore::error::Error", "a reward must be a finite number, not NaN", None),
     ] {
         let mut world = serve(|_| Script::default());
         start(Runner::new(&world.client, fails).max_rollouts(1));
@@ -184,14 +184,14 @@ async fn whatever_a_function_does_is_reported() {
     let wild = std::any::type_name::<Wild>();
     let (unformatted, endless) = ("a message that cannot be formatted", "é".repeat(8_192));
     for (input, kind, message) in [
-        ("payload", "panic", "a panic whose payload is no text"),
-        ("explosive", "panic", "a panic whose payload is no text"),
+        ("payload", "panic", "a panic without a text"),
+        ("explosive", "panic", "a panic without a text"),
         ("ring", wild, "ring"),
         ("silent", wild, unformatted),
         ("shy", wild, unformatted),
         ("endless", wild, &endless),
         ("silent text", "Failure", unformatted),
-        ("infinite", "lightningstore::error::Error", "a finite number is wanted as reward, not -inf"),
+        ("infinite", "lightningstore::error::Error", "a reward must be a finite number, not -inf"),
         ("kind", &"kind".repeat(64), "long"),
     ] {
         let mut world = serve(|_| Script::default());
@@ -256,7 +256,7 @@ async fn a_report_that_is_refused_is_repeated_as_a_plain_failure() {
         world.queue.send(claim_of("ro-1", input)).unwrap();
         let failure = world.failure().await;
         assert_eq!(next(&mut reports).await.is_none(), retryable.is_none());
-        let message = "the server refused the report: InvalidArgument: t\\u{e4}glich";
+        let message = "the server rejected the report: InvalidArgument: t\\u{e4}glich";
         assert_eq!((failure.message.as_str(), failure.retryable), (message, retryable));
     }
 }

@@ -40,7 +40,7 @@ async fn a_lost_claim_is_found_by_its_request_id() {
     let dequeue = move |request: DequeueRolloutsRequest| {
         asked.send(request.request_id).unwrap();
         match tries.fetch_add(1, Ordering::Relaxed) {
-            0 => Err(tonic::Status::cancelled("as a server says that goes down")),
+            0 => Err(tonic::Status::cancelled("from a server that is shutting down")),
             1 => Err(tonic::Status::deadline_exceeded("late")),
             2..6 => Err(away()),
             _ => Ok(one_claim()),
@@ -173,7 +173,7 @@ async fn a_cancelled_runner_cancels_what_runs() {
     handle.cancel();
     soon(ended).await.unwrap().unwrap();
     let failure = world.failure().await;
-    assert_eq!((failure.r#type.as_str(), failure.message.as_str()), ("Cancelled", "the runner stops"));
+    assert_eq!((failure.r#type.as_str(), failure.message.as_str()), ("Cancelled", "the runner is stopping"));
 }
 
 #[tokio::test]

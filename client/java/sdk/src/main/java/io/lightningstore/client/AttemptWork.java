@@ -132,7 +132,7 @@ final class AttemptWork<I> {
             () -> agent.run(input, resources, tracer, context),
             Context.root().with(Rewards.TRACER, tracer));
     if (context.cancellation().isCancelled()) {
-      return cancelled(context); // whatever it returned: its word counts no more
+      return cancelled(context); // whatever it returned: its outcome no longer counts
     }
     if (ending.error() != null) {
       return failed(context, ending.error());

@@ -42,7 +42,7 @@ final class Execution {
 
   /** Stops waiting for the agent. */
   void abandon() {
-    ended.complete(new Ending(null, new CancellationException("left behind")));
+    ended.complete(new Ending(null, new CancellationException("abandoned")));
   }
 
   /** Runs the agent and returns its result. */

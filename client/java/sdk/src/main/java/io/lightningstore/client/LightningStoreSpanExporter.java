@@ -278,7 +278,7 @@ public final class LightningStoreSpanExporter implements SpanExporter {
           TimeUnit.NANOSECONDS.timedWait(changed, until - System.nanoTime());
         }
       } catch (InterruptedException interrupted) {
-        return null; // nobody but the end of the program interrupts this thread
+        return null; // only the end of the program interrupts this thread
       }
       List<Item> items = new ArrayList<>();
       for (long size = 0; !queue.isEmpty() && size < STREAM_BYTES; ) {

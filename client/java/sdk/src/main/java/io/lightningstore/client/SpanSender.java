@@ -176,7 +176,7 @@ final class SpanSender {
       try {
         TimeUnit.NANOSECONDS.timedWait(changed, until - System.nanoTime());
       } catch (InterruptedException interrupted) {
-        return false; // nobody but the end of the program interrupts this thread
+        return false; // only the end of the program interrupts this thread
       }
     }
     return !cancelled;
