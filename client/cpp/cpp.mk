@@ -14,7 +14,7 @@ cpp-build: build/otlp.binpb
 cpp-check: cpp-build ## Format and lint the C++ client
 	clang-format --dry-run -Werror $(CPP_SOURCES)
 
-cpp-test: .venv/stamp cpp-build ## Test the C++ client, the programs of its README too
+cpp-test: .venv/stamp cpp-build ## Test the C++ client, including the programs of its README
 	ctest --test-dir $(CPP_BUILD) -j 2 --output-on-failure
 
 cpp-driver: cpp-build ## Build the conformance driver of the C++ client

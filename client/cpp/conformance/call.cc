@@ -20,8 +20,8 @@ using google::protobuf::ServiceDescriptor;
 using nlohmann::json;
 
 constexpr double kTimeoutSeconds = 30;
-// For the end of a call that failed before it was taken up: it comes with the initial metadata, or not at
-// all.
+// Wait for the end of a call that failed before it was accepted: it arrives with the initial metadata, or not
+// at all.
 constexpr std::chrono::milliseconds kAtOnce{50};
 
 const ServiceDescriptor& Service() {
@@ -78,7 +78,7 @@ json Describe(const grpc::Status& status) {
   return found;
 }
 
-// One call over a completion queue of its own, a step at a time.
+// One call with its own completion queue, executed step by step.
 class Exchange {
  public:
   Exchange(const std::shared_ptr<grpc::Channel>& channel, grpc::ClientContext* context,
@@ -117,7 +117,7 @@ class Exchange {
     bool ok = false;
     return queue_.Next(&tag, &ok) && ok;
   }
-  // Waits a moment. False: nothing has happened; `*ok` is set otherwise.
+  // Waits a moment. Returns false if nothing happened; otherwise sets `*ok`.
   bool WaitBriefly(bool* ok) {
     void* tag;
     return queue_.AsyncNext(&tag, ok, std::chrono::system_clock::now() + kAtOnce) ==
@@ -136,7 +136,7 @@ class Exchange {
   std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_;
 };
 
-// Sends all; where that fails, the status says why.
+// Sends all requests. If that fails, the status says why.
 void SendAll(Exchange& exchange, const std::vector<grpc::ByteBuffer>& requests) {
   if (!exchange.Start()) return;
   for (const grpc::ByteBuffer& request : requests) {

@@ -1,4 +1,4 @@
-// Calls any method of the service, whatever its kind, by the service's descriptor.
+// Calls any method of the service, of any kind, from the service's descriptor.
 #pragma once
 
 #include <functional>
@@ -10,11 +10,11 @@
 
 namespace conformance {
 
-// Tells whether the service has a method of that name.
+// Returns whether the service has a method with that name.
 bool IsMethod(const std::string& name);
 
-// Makes the call that a command asks for, and returns its answer. `started` is called when the initial
-// metadata of a stream of answers has arrived.
+// Makes the call of a command and returns its answer. Calls `started` when the initial metadata of a response
+// stream has arrived.
 nlohmann::json MakeCall(const std::shared_ptr<grpc::Channel>& channel, grpc::ClientContext& context,
                         const nlohmann::json& command, const std::function<void()>& started);
 

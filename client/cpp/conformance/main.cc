@@ -1,5 +1,5 @@
-// The conformance driver of the C++ client: does what it is told on stdin, one JSON object a line, and
-// answers on stdout. tests/conformance/README.md says what a driver does.
+// The conformance driver of the C++ client. It reads commands from stdin, one JSON object per line, executes
+// them, and writes answers to stdout; see tests/conformance/README.md.
 #include <unistd.h>
 
 #include <cmath>
@@ -18,14 +18,14 @@ using lightningstore::Attempt;
 using lightningstore::Runner;
 using nlohmann::json;
 
-// What tells a resource apart.
+// Returns the value that identifies a resource.
 std::string Text(const lightningstore::v1::Resource& resource) {
   if (resource.has_llm()) return resource.llm().endpoint();
   if (resource.has_prompt_template()) return resource.prompt_template().template_();
   return resource.custom().value_json();
 }
 
-// The agent that does what the rollout's input says.
+// The scripted agent, controlled by the rollout's input.
 std::optional<double> Scripted(Attempt& attempt) {
   const json task = json::parse(attempt.input_json());
   for (const json& name : task.value("spans", json::array())) attempt.StartSpan(name.get<std::string>());
@@ -56,7 +56,7 @@ class Driver {
   explicit Driver(std::string address)
       : address_(std::move(address)), channel_(lightningstore::Connect(address_)) {}
 
-  // Begins what a command says. What a later one may name is made before that is read.
+  // Starts a command. Everything that a later command may name exists before that one is read.
   void Take(const json& command) {
     const std::string op = command.at("op");
     if (op == "call" && IsMethod(command.at("method"))) {
@@ -73,7 +73,7 @@ class Driver {
       if (const auto runner = Find(command.at("target"))) runner->Stop();
       Answer(command, {{"ok", true}});
     } else {
-      Answer(command, {{"unsupported", "no such op or method, or nothing in C++ for it"}});
+      Answer(command, {{"unsupported", "unknown or unsupported op or method"}});
     }
   }
 

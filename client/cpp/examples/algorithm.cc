@@ -7,7 +7,7 @@
 namespace v1 = lightningstore::v1;
 using lightningstore::Check;
 
-// Makes a call with a deadline; throws a lightningstore::Error where it fails.
+// Makes a call with a deadline; throws a lightningstore::Error if it fails.
 template <typename Request, typename Answer>
 Answer Call(v1::LightningStoreService::Stub& store,
             grpc::Status (v1::LightningStoreService::Stub::*method)(grpc::ClientContext*, const Request&,

@@ -2,11 +2,11 @@
 
 #include <nlohmann/json.hpp>
 
-// Works on one rollout and returns its reward; nothing is none.
+// Works on one rollout and returns its reward, or nullopt for none.
 std::optional<double> Answer(lightningstore::Attempt& attempt) {
   const auto input = nlohmann::json::parse(attempt.input_json());
   const double question = input.at("question");
-  if (question == 7) throw lightningstore::NonRetryable("nobody can answer that");
+  if (question == 7) throw lightningstore::NonRetryable("this question has no answer");
   auto think = attempt.StartSpan("think");  // ends with its scope, or by End()
   for (int step = 0; step < 3; ++step) {
     attempt.Check();  // throws where the attempt is cancelled, or another's

@@ -16,28 +16,28 @@ namespace otlp = opentelemetry::proto;
 using std::chrono::milliseconds;
 
 constexpr std::size_t kShownName = 100;
-// How long a span waits for others to go with it.
+// Maximum time that a span waits to be sent together with others.
 constexpr milliseconds kLinger{50};
-// A message ends before it passes this size, unless one span alone does: small enough for every limit.
+// A message ends before it exceeds this size, unless a single span does: small enough for every limit.
 constexpr std::size_t kMessageBytes = 1 << 20;
-// The server's limit of one span.
+// The server's limit for one span.
 constexpr std::size_t kSpanBytes = 4 << 20;
-// Spans that wait for a server that is away; beyond, new ones are dropped.
+// Maximum bytes of spans that wait for a server that is down; further ones are dropped.
 constexpr std::size_t kPendingBytes = 64 << 20;
 constexpr milliseconds kSendTimeout{60'000};
 constexpr milliseconds kLongestPause{2'000};
-// For which the spans of an attempt that this program gave up are still sent.
+// Time for sending the spans of an attempt that this program abandoned.
 constexpr milliseconds kGrace{5'000};
-// A server that fails so often on the same spans will not take them.
-constexpr int kMostDefects = 5;
+// Number of internal errors after which spans are dropped: the server cannot process them.
+constexpr int kMaxDefects = 5;
 
 std::uint64_t Now() {
   const auto since = std::chrono::system_clock::now().time_since_epoch();
   return std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
 }
 
-// Tells whether all `count` spans of a message are refused for what they do not all have in common. Where
-// fewer are refused, as those whose ids are taken, the others are stored.
+// Returns whether all `count` spans of a message are rejected for a reason that does not apply to the whole
+// message. If fewer are rejected, for example because their ids exist, the others are stored.
 bool IsAboutSpan(const v1::IngestResult& result, int count) {
   if (result.rejections().empty() || count < 2) return false;
   const std::int64_t refused = result.rejections(0).span_count();
@@ -148,7 +148,7 @@ std::int64_t Attempt::Flush(milliseconds timeout) {
   changed_.notify_all();
   if (!changed_.wait_for(lock, timeout, [&] { return settled() || hurried_; }) ||
       !changed_.wait_for(lock, kGrace, settled)) {
-    Say(std::to_string(all - settled_) + " spans of " + rollout_.rollout_id() + " are not stored in time");
+    Say(std::to_string(all - settled_) + " spans of " + rollout_.rollout_id() + " were not stored in time");
   }
   flushing_ = false;
   return all;
@@ -175,7 +175,7 @@ void Attempt::Add(otlp::trace::v1::Span span) {
     if (size > kSpanBytes) {
       Drop(1, "size", std::to_string(size) + " bytes, " + std::to_string(kSpanBytes) + " at most: " + name);
     } else {
-      Drop(1, "pending", "too many wait for the server: " + name);
+      Drop(1, "pending", "the buffer is full: " + name);
     }
     return;
   }
@@ -200,7 +200,7 @@ void Attempt::Send() {
     const int count = messages[0].batch().spans_size();
     auto result = Deliver(messages, lock);
     if (!closing_ && result && IsAboutSpan(*result, count)) {
-      // A bad span fails its whole message, but only it is bad.
+      // An invalid span fails its whole message, although the others are valid.
       messages = Singly(std::move(messages[0]));
       result = Deliver(messages, lock);
     }
@@ -209,7 +209,7 @@ void Attempt::Send() {
       const bool has_reason = !result->rejections().empty();
       Drop(result->rejected_count(),
            has_reason ? v1::ErrorReason_Name(result->rejections(0).reason()) : "refused",
-           "refused by the server, " + (has_reason ? result->rejections(0).message() : "without a reason"));
+           "rejected by the server, " + (has_reason ? result->rejections(0).message() : "without a reason"));
     }
     settled_ += count;
     changed_.notify_all();
@@ -257,7 +257,7 @@ std::optional<v1::IngestResult> Attempt::Deliver(const std::vector<v1::IngestSpa
     if (status.ok()) return answer.result();
     const Error failure(status);
     const bool is_defect = failure.code == grpc::StatusCode::INTERNAL;
-    if (!failure.IsTransient() && (!is_defect || ++defects >= kMostDefects)) {
+    if (!failure.IsTransient() && (!is_defect || ++defects >= kMaxDefects)) {
       std::int64_t count = 0;
       for (const auto& message : messages) count += message.batch().spans_size();
       Drop(count, "not sent", failure.what());

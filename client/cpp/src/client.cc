@@ -20,7 +20,7 @@ std::string FullName(const google::protobuf::Any& any) {
   return any.type_url().substr(any.type_url().rfind('/') + 1);
 }
 
-// Tells whether gRPC speaks of a connection that broke under a call.
+// Returns whether the error of gRPC means that the connection broke during the call.
 bool IsBreak(grpc::StatusCode code, const std::string& message) {
   if (code != grpc::StatusCode::INTERNAL && code != grpc::StatusCode::UNKNOWN &&
       code != grpc::StatusCode::RESOURCE_EXHAUSTED) {

@@ -15,20 +15,20 @@ namespace {
 constexpr std::size_t kMaxMessageBytes = 16'384;
 constexpr std::size_t kMaxTypeBytes = 256;
 constexpr std::size_t kMaxRefusalBytes = 500;
-// Exceptions that are looked at, one nested in the other.
-constexpr int kMostNested = 50;
+// Maximum number of nested exceptions that are examined.
+constexpr int kMaxNested = 50;
 
 std::string NameOf(const std::type_info& type) {
   const std::unique_ptr<char, void (*)(void*)> readable(
       abi::__cxa_demangle(type.name(), nullptr, nullptr, nullptr), std::free);
   const std::string name = readable ? readable.get() : type.name();
-  // What std::throw_with_nested makes of a type says no more than the type.
+  // The type that std::throw_with_nested derives adds nothing to the original type.
   const std::string wrapper = "std::_Nested_exception<";
   if (name.compare(0, wrapper.size(), wrapper) != 0 || name.back() != '>') return name;
   return name.substr(wrapper.size(), name.size() - wrapper.size() - 1);
 }
 
-// What an exception and those that are nested in it say.
+// Texts of an exception and its nested exceptions.
 struct Words {
   std::string type, message;
   bool retryable = true;
@@ -43,7 +43,7 @@ Words WordsOf(const std::exception& thrown, int depth) {
   words.message = Clean(what != nullptr && *what != '\0' ? what : words.type, kMaxMessageBytes);
   words.retryable = dynamic_cast<const NonRetryable*>(&thrown) == nullptr;
   const auto* outer = dynamic_cast<const std::nested_exception*>(&thrown);
-  if (outer == nullptr || outer->nested_ptr() == nullptr || depth >= kMostNested) return words;
+  if (outer == nullptr || outer->nested_ptr() == nullptr || depth >= kMaxNested) return words;
   try {
     outer->rethrow_nested();
   } catch (...) {
@@ -93,7 +93,7 @@ v1::Failure RefusedReport(const std::optional<v1::Failure>& refused, const std::
   for (char& mark : plain) {
     if (mark < ' ' || mark > '~') mark = '?';
   }
-  v1::Failure failure = MakeFailure("ReportRefused", "the server refused the report: " + plain);
+  v1::Failure failure = MakeFailure("ReportRefused", "the server rejected the report: " + plain);
   if (refused && refused->has_retryable()) failure.set_retryable(refused->retryable());
   return failure;
 }

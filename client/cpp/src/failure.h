@@ -1,4 +1,4 @@
-// What of an attempt is told in words.
+// Failures of attempts.
 #pragma once
 
 #include <exception>
@@ -9,11 +9,12 @@
 
 namespace lightningstore {
 
-// Returns a failure whose texts are valid and of bounded length.
+// Returns a failure with valid texts of limited length.
 v1::Failure MakeFailure(const std::string& type, const std::string& message);
-// Returns the failure that the exception being handled is, whatever was thrown. For catch blocks only.
+// Returns the failure for the exception being handled, of any type. Call it only in a catch block.
 v1::Failure CurrentFailure();
-// Returns what replaces an outcome that the server refused: nothing in it can be refused.
+// Returns the failure that replaces an outcome that the server rejected. It contains nothing that can be
+// rejected.
 v1::Failure RefusedReport(const std::optional<v1::Failure>& refused, const std::string& why);
 
 }  // namespace lightningstore

@@ -5,7 +5,7 @@
 namespace lightningstore {
 namespace {
 
-// Between two summaries of the same kind.
+// Minimum time between two summaries of the same kind.
 constexpr std::chrono::seconds kQuiet{60};
 
 }  // namespace

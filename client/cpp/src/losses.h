@@ -1,4 +1,4 @@
-// Lost spans, counted and said on stderr.
+// Counts lost spans and reports them on stderr.
 #pragma once
 
 #include <chrono>
@@ -9,17 +9,17 @@
 
 namespace lightningstore {
 
-// Says each kind of loss: the first at once, what follows as a summary once a minute at most.
+// Reports losses by kind: the first at once, later ones in a summary, at most one per minute.
 class Losses {
  public:
   using Time = std::chrono::steady_clock::time_point;
 
-  // Those of all attempts of the program: thousands of them may lose spans for one reason.
+  // The losses of all attempts of the program, because thousands of attempts may lose spans for one reason.
   static Losses& OfProgram();
 
-  // Counts spans that are lost for a kind of reason, and says so when it is time; `why` is shown.
+  // Counts lost spans of a kind and reports them when it is time; `why` is printed.
   void Add(std::int64_t count, const std::string& kind, const std::string& why, Time now);
-  // Says what is not said yet: where it is time, or all of it.
+  // Reports what has not been reported: the summaries that are due, or all of them.
   void Summarize(Time now, bool all);
 
  private:

@@ -1,4 +1,4 @@
-// Pauses between tries at a server that does not answer, and words for whoever reads stderr.
+// Pauses between tries, and messages on stderr.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ class Pauses {
  public:
   explicit Pauses(std::chrono::milliseconds longest) : longest_(longest) {}
 
-  // Returns the pause after a failure: doubling, spread by chance, at least what the server asked for.
+  // Returns the pause after a failure: doubling, with jitter, at least the delay that the server requested.
   std::chrono::milliseconds Next(const Error& failure) {
     thread_local std::minstd_rand dice{std::random_device{}()};
     const std::chrono::milliseconds pause{

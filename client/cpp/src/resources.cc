@@ -7,7 +7,8 @@ namespace {
 
 using Kind = TemplateError::Kind;
 
-// Escapes all but what RFC 3986 calls unreserved: other marks mean something to some proxies.
+// Escapes every character that RFC 3986 does not call unreserved, because proxies interpret some of the
+// others.
 std::string Escaped(const std::string& id) {
   constexpr char kUnreserved[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
   std::string escaped;
@@ -24,22 +25,22 @@ std::string Escaped(const std::string& id) {
   return escaped;
 }
 
-// Returns the text that a place between braces stands for.
+// Returns the text of a placeholder.
 std::string Named(const std::string& name, const TemplateValues& values) {
   const std::string place = "{" + name + "}";
   if (name.find_first_of(".[]:!{") != std::string::npos) {
-    throw TemplateError(Kind::kRefused, place + ": names of values alone are filled in here");
+    throw TemplateError(Kind::kRefused, place + ": only names of values are supported");
   }
   if (name.find_first_not_of("0123456789") == std::string::npos) {
-    throw TemplateError(Kind::kMalformed, place + " names no value");
+    throw TemplateError(Kind::kMalformed, place + " is not the name of a value");
   }
   const auto found = values.find(name);
-  if (found == values.end()) throw TemplateError(Kind::kMissing, "no value is given for " + place);
+  if (found == values.end()) throw TemplateError(Kind::kMissing, "missing value for " + place);
   const auto* text = std::get_if<std::string>(&found->second);
   return text != nullptr ? *text : std::to_string(std::get<std::int64_t>(found->second));
 }
 
-// Does what Python's str.format does with plain names.
+// Implements Python's str.format for plain names.
 std::string FillFString(const std::string& text, const TemplateValues& values) {
   std::string filled;
   std::size_t done = 0;
@@ -50,9 +51,9 @@ std::string FillFString(const std::string& text, const TemplateValues& values) {
       done = at + 2;
       continue;
     }
-    if (text[at] == '}') throw TemplateError(Kind::kMalformed, "a } stands alone: }} is a brace");
+    if (text[at] == '}') throw TemplateError(Kind::kMalformed, "unmatched }: write }} for a brace");
     const std::size_t end = text.find('}', at);
-    if (end == std::string::npos) throw TemplateError(Kind::kMalformed, "a { is not closed");
+    if (end == std::string::npos) throw TemplateError(Kind::kMalformed, "unclosed {");
     filled += Named(text.substr(at + 1, end - at - 1), values);
     done = end + 1;
   }
@@ -66,7 +67,7 @@ std::string BaseUrl(const v1::ProxyLLM& proxy, const std::string& rollout_id, co
   std::string url = proxy.llm().endpoint();
   if (rollout_id.empty() && attempt_id.empty()) return url;
   if (rollout_id.empty() || attempt_id.empty()) {
-    throw std::invalid_argument("both a rollout id and an attempt id are wanted, or none");
+    throw std::invalid_argument("set both the rollout id and the attempt id, or neither");
   }
   url.erase(url.find_last_not_of('/') + 1);
   const bool versioned =
@@ -79,8 +80,8 @@ std::string BaseUrl(const v1::ProxyLLM& proxy, const std::string& rollout_id, co
 std::string Format(const v1::PromptTemplate& prompt, const TemplateValues& values) {
   if (prompt.engine() == v1::TEMPLATE_ENGINE_F_STRING) return FillFString(prompt.template_(), values);
   const std::string engine = std::to_string(prompt.engine()) + " " + v1::TemplateEngine_Name(prompt.engine());
-  throw TemplateError(Kind::kNoLibrary, "f-strings alone are filled in, not engine " + engine +
-                                            ": Debian has no C++ library of Jinja or POML");
+  throw TemplateError(Kind::kNoLibrary, "only f-strings are supported, not engine " + engine +
+                                            ": Debian has no C++ library for Jinja or POML");
 }
 
 }  // namespace lightningstore

@@ -1,4 +1,4 @@
-// Rewards in spans: writing them, and finding the last one.
+// Records rewards as spans, and finds the last one.
 #include "lightningstore/reward.h"
 
 #include <google/protobuf/struct.pb.h>
@@ -26,7 +26,7 @@ constexpr std::string_view kPrefix = "agentlightning.reward.";
 constexpr std::string_view kSuffix = ".value";
 constexpr std::size_t kMostDigits = 9;
 
-// Returns the index in "agentlightning.reward.<index>.value"; nothing for another key.
+// Returns the index in "agentlightning.reward.<index>.value"; nullopt for another key.
 std::optional<int> IndexOf(const std::string& key) {
   if (key.size() <= kPrefix.size() + kSuffix.size() || key.compare(0, kPrefix.size(), kPrefix) != 0 ||
       key.compare(key.size() - kSuffix.size(), kSuffix.size(), kSuffix) != 0) {
@@ -38,7 +38,7 @@ std::optional<int> IndexOf(const std::string& key) {
   return is_index ? std::optional(std::stoi(digits)) : std::nullopt;
 }
 
-// Returns the value as JSON has it; other clients may have written a whole reward as an integer.
+// Returns the value as JSON has it. Other clients may have stored a whole number as an integer.
 Value Plain(const AnyValue& value) {
   Value plain;
   if (value.has_string_value()) {
@@ -59,7 +59,7 @@ Value Plain(const AnyValue& value) {
   return plain;
 }
 
-// Returns the attribute of that name, null if there is none.
+// Returns the attribute with that name, or null.
 const AnyValue* Find(const OtlpSpan& span, const char* key) {
   for (const auto& attribute : span.attributes()) {
     if (attribute.key() == key) return &attribute.value();
@@ -67,7 +67,7 @@ const AnyValue* Find(const OtlpSpan& span, const char* key) {
   return nullptr;
 }
 
-// Returns what a text is the JSON of, an empty value for one that is none, and what is no text as it is.
+// Returns the parsed JSON of a text, an empty value if the text is not JSON, and any other value unchanged.
 Value Parsed(const Value& value) {
   if (!value.has_string_value()) return value;
   Value parsed;
@@ -86,14 +86,14 @@ std::optional<double> Number(const Value& value) {
   return value.number_value();
 }
 
-// Reads a reward given as one value: a number, a list of named ones, or the JSON text of either.
+// Parses a reward given as one value: a number, a list of named rewards, or the JSON text of either.
 std::optional<double> Given(const Value& given) {
   Value value = Parsed(given);
   if (value.list_value().values_size() > 0) value = Value(value.list_value().values(0));
   return Number(value.has_struct_value() ? Member(value, "value") : value);
 }
 
-// Returns the primary reward that a span holds, however it was written down.
+// Returns the primary reward of a span, in any of the supported forms.
 std::optional<double> RewardOf(const OtlpSpan& span) {
   const AnyValue* primary = nullptr;
   int lowest = 0;
@@ -103,7 +103,7 @@ std::optional<double> RewardOf(const OtlpSpan& span) {
     primary = &attribute.value();
     lowest = *index;
   }
-  // Another dimension, or another form, must not pass for a primary one that cannot be read.
+  // Another dimension or form must not replace a primary one that cannot be read.
   if (primary != nullptr) return Number(Plain(*primary));
   if (const AnyValue* one = Find(span, kReward)) return Given(Plain(*one));
   for (const char* key : {"agentops.task.output", "agentops.entity.output"}) {
@@ -122,16 +122,17 @@ std::optional<double> RewardOf(const OtlpSpan& span) {
 void Attempt::EmitReward(double value) { EmitReward({{"primary", value}}); }
 
 void Attempt::EmitReward(const std::vector<NamedReward>& dimensions) {
-  // All are looked at before there is a span, which would be stored at its end whatever is thrown.
+  // All values are checked before the span is created, because a span is stored when it ends, even after an
+  // exception.
   if (dimensions.empty()) throw std::invalid_argument("a reward needs at least one dimension");
   std::set<std::string> names;
   for (const NamedReward& one : dimensions) {
     if (one.name.empty()) throw std::invalid_argument("a dimension of a reward needs a name");
     if (!names.insert(one.name).second) {
-      throw std::invalid_argument("the reward \"" + one.name + "\" is given twice");
+      throw std::invalid_argument("the reward \"" + one.name + "\" is a duplicate");
     }
     if (!std::isfinite(one.value)) {
-      throw std::invalid_argument("reward \"" + one.name + "\": a finite number is wanted, not " +
+      throw std::invalid_argument("reward \"" + one.name + "\": must be a finite number, not " +
                                   std::to_string(one.value));
     }
   }
@@ -143,7 +144,7 @@ void Attempt::EmitReward(const std::vector<NamedReward>& dimensions) {
 }
 
 std::optional<double> FindFinalReward(const std::vector<v1::SpanBatch>& batches) {
-  // Where numbers are equal, start times and ids decide, as in the other clients.
+  // If the numbers are equal, start times and ids decide, as in the other clients.
   std::tuple<std::int64_t, std::uint64_t, std::string> last;
   std::optional<double> final;
   for (const v1::SpanBatch& batch : batches) {

@@ -20,17 +20,18 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-// How long the server holds a claim back for a rollout to come, and how much longer it is waited for.
+// Maximum time that the server waits for a claimable rollout, and the additional time to wait for its
+// response.
 constexpr int kPollSeconds = 20;
 constexpr milliseconds kPollTimeout{30'000};
-// In which a poll that was broken off at a stop is asked what it had claimed.
+// Time limit for asking what a poll had claimed when it was interrupted by a stop.
 constexpr milliseconds kLastAnswer{600};
 constexpr int kLastTries = 3;
-// One try at something that the server has to answer, and for how long it is tried.
+// Timeout of one try of a call that is retried, and the maximum time of retries.
 constexpr milliseconds kTryTimeout{5'000};
 constexpr milliseconds kOutage{600'000};
 constexpr milliseconds kLongestPause{5'000};
-// Beats within an unresponsive timeout: one or two may get lost.
+// Heartbeats per unresponsive timeout, so that one or two may get lost.
 constexpr int kBeatsPerTimeout = 3;
 constexpr milliseconds kShortestPeriod{50};
 constexpr milliseconds kRetryPeriod{1'000};
@@ -41,14 +42,14 @@ std::string NewWorkerId() {
   return Clean(host) + "-" + std::to_string(getpid()) + "-" + NewRequestId().substr(0, 6);
 }
 
-// Ends a child that an agent forked and that comes back from the agent: it must not report, nor go on
-// claiming, beside its parent.
+// Ends a forked child that returns from the agent: it must neither report nor claim in addition to its
+// parent.
 class NoForkedChild {
  public:
   NoForkedChild() : process_(getpid()) {}
   ~NoForkedChild() {
     if (getpid() == process_) return;
-    Say("a child that an agent forked came back from the agent, and is ended: let it call _exit");
+    Say("a forked child returned from the agent and was ended; call _exit in the child");
     _exit(EXIT_FAILURE);
   }
   NoForkedChild(const NoForkedChild&) = delete;
@@ -77,7 +78,7 @@ v1::UpdateAttemptRequest OutcomeRequest(const v1::AttemptRef& ref, const std::op
 
 }  // namespace
 
-// Makes an attempt known to heartbeats and to Stop, from its making to its end.
+// Registers an attempt for heartbeats and Stop, for its lifetime.
 class Runner::Presence {
  public:
   Presence(Runner* runner, Attempt* attempt) : runner_(runner), attempt_(attempt) {
@@ -158,8 +159,8 @@ bool Runner::TakeTurn() {
   return true;
 }
 
-// One request is repeated, word for word, until it is answered: a claim whose answer was lost is found again
-// by its request id.
+// The same request is repeated unchanged until it is answered, so that a claim whose response was lost is
+// recovered by its request id.
 std::optional<v1::Rollout> Runner::Claim() {
   v1::DequeueRolloutsRequest request;
   request.set_limit(1);
@@ -168,7 +169,7 @@ std::optional<v1::Rollout> Runner::Claim() {
   request.mutable_wait()->set_seconds(kPollSeconds);
   request.set_request_id(NewRequestId());
   Pauses pauses(kLongestPause);
-  bool is_open = false;  // it was asked, and had no answer: it may have claimed something
+  bool is_open = false;  // sent but not answered: it may have claimed something
   while (true) {
     {
       const std::lock_guard lock(mutex_);
@@ -186,14 +187,14 @@ std::optional<v1::Rollout> Runner::Claim() {
     std::unique_lock lock(mutex_);
     const auto stopping = [this] { return phase_ != Phase::kRunning; };
     if (!stopping() && !failure.IsTransient()) throw failure;
-    if (!stopping() && !is_open) Say(std::string("no claims now, trying on: ") + failure.what());
+    if (!stopping() && !is_open) Say(std::string("claim failed, retrying: ") + failure.what());
     is_open = true;
     changed_.wait_for(lock, pauses.Next(failure), stopping);
   }
   return is_open ? Rescue(request) : std::nullopt;
 }
 
-// Returns what a poll had claimed that was broken off.
+// Returns what an interrupted poll had claimed.
 std::optional<v1::Rollout> Runner::Rescue(const v1::DequeueRolloutsRequest& request) {
   for (int i = 0; i < kLastTries; ++i) {
     grpc::ClientContext context;
@@ -205,7 +206,7 @@ std::optional<v1::Rollout> Runner::Rescue(const v1::DequeueRolloutsRequest& requ
     }
     std::this_thread::sleep_for(milliseconds(100));
   }
-  Say("stopping without knowing what the last poll claimed");
+  Say("stopping; the result of the last poll is not known");
   return std::nullopt;
 }
 
@@ -224,7 +225,7 @@ grpc::Status Runner::Poll(const v1::DequeueRolloutsRequest& request, v1::Dequeue
 }
 
 void Runner::Execute(v1::Rollout rollout) {
-  // Whatever is thrown on the way is what is reported: an attempt without a report would stay running.
+  // Whatever is thrown is reported, because an attempt without a report would stay live.
   std::optional<v1::Failure> failure;
   try {
     Resources resources;
@@ -264,7 +265,7 @@ std::optional<v1::Failure> Runner::RunAgent(Attempt& attempt) {
   }
 }
 
-// Fetches the input of a claim that came without it, as the answer of a repeated call may.
+// Loads the input of a claim that was omitted from its response, as in repeated responses.
 grpc::Status Runner::FetchPayloads(v1::Rollout* rollout) {
   if (!rollout->payloads_omitted()) return grpc::Status::OK;
   v1::GetRolloutRequest request;
@@ -289,7 +290,7 @@ grpc::Status Runner::Fetch(const v1::Rollout& rollout, Resources* resources) {
     v1::Resource& kept = (*resources)[name] = resource;
     if (!resource.has_proxy_llm()) continue;
     *kept.mutable_llm() = resource.proxy_llm().llm();
-    // The server leaves no id empty, so it is always the attempt's own.
+    // The server never sends an empty id, so this is the URL of the attempt.
     kept.mutable_llm()->set_endpoint(
         BaseUrl(resource.proxy_llm(), rollout.rollout_id(), rollout.latest_attempt().attempt_id()));
   }
@@ -299,8 +300,8 @@ grpc::Status Runner::Fetch(const v1::Rollout& rollout, Resources* resources) {
 void Runner::Report(const v1::AttemptRef& ref, std::optional<v1::StopReason> stop,
                     std::optional<v1::Failure> failure, std::int64_t spans) {
   if (stop) {
-    // Whatever the agent said: its word counts no more.
-    failure = MakeFailure("Cancelled", *stop == v1::STOP_REASON_UNSPECIFIED ? "the runner was told to end"
+    // Whatever the agent returned: its outcome no longer counts.
+    failure = MakeFailure("Cancelled", *stop == v1::STOP_REASON_UNSPECIFIED ? "the runner is stopping"
                                                                             : v1::StopReason_Name(*stop));
     if (!IsLive(ref)) return;
   }
@@ -314,17 +315,17 @@ void Runner::Report(const v1::AttemptRef& ref, std::optional<v1::StopReason> sto
   grpc::Status status = update();
   if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT) {
     Say(ref.rollout_id() +
-        ": the server refuses the report, which is repeated as a failure: " + status.error_message());
+        ": the server rejected the report; reporting a minimal failure: " + status.error_message());
     failure = RefusedReport(failure, status.error_message());
     status = update();
   }
-  if (!status.ok()) Say(ref.rollout_id() + " not reported: " + status.error_message());
+  if (!status.ok()) Say(ref.rollout_id() + " was not reported: " + status.error_message());
   if (answer.missing_span_count() > 0) {
-    Say(ref.rollout_id() + " lacks " + std::to_string(answer.missing_span_count()) + " spans");
+    Say(ref.rollout_id() + " has " + std::to_string(answer.missing_span_count()) + " missing spans");
   }
 }
 
-// Tells whether a cancelled attempt still waits for its end: the watchdog's word stays.
+// Returns whether a cancelled attempt must still be ended. An expiry set by the watchdog is kept.
 bool Runner::IsLive(const v1::AttemptRef& ref) {
   v1::GetAttemptRequest request;
   request.set_rollout_id(ref.rollout_id());
@@ -335,7 +336,7 @@ bool Runner::IsLive(const v1::AttemptRef& ref) {
   return status == v1::ATTEMPT_STATUS_PREPARING || status == v1::ATTEMPT_STATUS_RUNNING;
 }
 
-// Makes a call that the server has to answer, again while it is away.
+// Repeats a call while the server is down.
 grpc::Status Runner::Insist(const std::function<grpc::Status(grpc::ClientContext*)>& call) {
   const auto until = steady_clock::now() + kOutage;
   Pauses pauses(kLongestPause);
@@ -374,7 +375,7 @@ void Runner::Beat() {
         }
       }
     }
-    // A claim that comes meanwhile may want the next beat sooner.
+    // A new claim may require an earlier heartbeat.
     const auto due = [&] {
       return began + (got_through ? BeatPeriod() : std::min(BeatPeriod(), kRetryPeriod));
     };

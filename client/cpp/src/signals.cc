@@ -12,7 +12,7 @@
 namespace lightningstore {
 namespace {
 
-// Where the handler writes: it may do little else.
+// The pipe that the handler writes to; a signal handler may do little else.
 std::atomic<int> signals{-1};
 
 void Take(int) {

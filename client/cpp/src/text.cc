@@ -13,7 +13,7 @@ namespace {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
-// Bytes of the character that starts at `i`; 0 where there is none.
+// Returns the number of bytes of the character that starts at `i`, or 0 if it is invalid.
 std::size_t CharacterLength(const std::string& text, std::size_t i) {
   const auto first = static_cast<unsigned char>(text[i]);
   const std::size_t length = first < 0x80   ? 1
@@ -26,19 +26,19 @@ std::size_t CharacterLength(const std::string& text, std::size_t i) {
     if (i + k >= text.size() || (static_cast<unsigned char>(text[i + k]) & 0xC0) != 0x80) return 0;
   }
   if (length < 3) return length;
-  // Overlong forms, halves of surrogates and what is beyond U+10FFFF show in the second byte.
+  // The second byte reveals overlong forms, halves of surrogates and values beyond U+10FFFF.
   const auto second = static_cast<unsigned char>(text[i + 1]);
   const bool is_outside = (first == 0xE0 && second < 0xA0) || (first == 0xED && second > 0x9F) ||
                           (first == 0xF0 && second < 0x90) || (first == 0xF4 && second > 0x8F);
   return is_outside ? 0 : length;
 }
 
-// Where the text of a message is wrong; the path is put together from the inside on the way out.
+// Thrown for invalid text in a message; the path is built from the inside on the way out.
 struct WrongField {
   std::string path;
 };
 
-// An id that is repaired would be another one, and so would the key of a map.
+// A repaired id, or key of a map, would be another one.
 bool IsRepairable(const FieldDescriptor& field) {
   if (field.containing_type()->options().map_entry() && field.number() == 1) return false;
   const std::string& name = field.name();
@@ -53,7 +53,7 @@ bool IsRepairable(const FieldDescriptor& field) {
 
 void Repair(Message* message);
 
-// Repairs one value of a field; `index` is negative where the field is no list.
+// Repairs one value of a field; `index` is negative if the field is not a list.
 void RepairValue(Message* message, const FieldDescriptor* field, int index) {
   const auto* reflection = message->GetReflection();
   const bool is_list = index >= 0;
@@ -104,11 +104,11 @@ bool IsClean(const std::string& text) {
   return true;
 }
 
-std::string Clean(const std::string& text, std::size_t longest) {
+std::string Clean(const std::string& text, std::size_t limit) {
   std::string clean;
   for (std::size_t i = 0; i < text.size();) {
     const std::size_t length = CharacterLength(text, i);
-    if (clean.size() + std::max<std::size_t>(length, 1) > longest) break;
+    if (clean.size() + std::max<std::size_t>(length, 1) > limit) break;
     clean += length > 0 ? text.substr(i, length) : "?";
     i += std::max<std::size_t>(length, 1);
   }

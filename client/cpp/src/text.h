@@ -1,4 +1,4 @@
-// Text as string fields hold it: a message with one that is no UTF-8 is refused as a whole.
+// Validates text for string fields: the server rejects a message with text that is not UTF-8.
 #pragma once
 
 #include <google/protobuf/message.h>
@@ -7,10 +7,10 @@
 
 namespace lightningstore {
 
-// Returns the text, cut to `longest` bytes, with a "?" for each byte that belongs to no character.
-std::string Clean(const std::string& text, std::size_t longest = std::string::npos);
+// Returns the text, truncated to `limit` bytes, with a "?" for each invalid byte.
+std::string Clean(const std::string& text, std::size_t limit = std::string::npos);
 
-// Tells whether the text is valid UTF-8.
+// Returns whether the text is valid UTF-8.
 bool IsClean(const std::string& text);
 
 }  // namespace lightningstore

@@ -218,7 +218,7 @@ TEST(Outcomes, ReportThatIsRefusedIsRepeatedAsAPlainFailure) {
   ASSERT_EQ(reports.size(), 2U);
   EXPECT_EQ(reports[0].failure().message(), "no use");
   EXPECT_EQ(reports[1].failure().type(), "ReportRefused");
-  EXPECT_EQ(reports[1].failure().message(), "the server refused the report: t??glich");
+  EXPECT_EQ(reports[1].failure().message(), "the server rejected the report: t??glich");
   EXPECT_TRUE(reports[1].failure().has_retryable()) << "as it was";
 
   Scripted strict;

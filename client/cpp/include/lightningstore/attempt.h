@@ -1,4 +1,4 @@
-// What an agent works on, and the spans that it leaves.
+// The attempt that an agent works on, and its spans.
 #pragma once
 
 #include <sys/types.h>
@@ -23,19 +23,19 @@ using Resources = std::map<std::string, v1::Resource>;
 
 class Attempt;
 
-// Thrown by an agent whose failure another attempt would only repeat.
+// Thrown by an agent for a failure that another attempt cannot avoid.
 class NonRetryable : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// Thrown by Attempt::Check in an attempt that is to stop.
+// Thrown by Attempt::Check if the attempt must stop.
 class Cancelled : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// A piece of work of an attempt, from its making to its end. To be used by one thread.
+// A span of an attempt, from its construction to its end. Not thread-safe.
 class Span {
  public:
   Span(Span&& other) noexcept;
@@ -47,9 +47,9 @@ class Span {
   Span& Set(const std::string& key, const char* value) { return Set(key, std::string(value)); }
   Span& Set(const std::string& key, std::int64_t value);
   Span& Set(const std::string& key, double value);
-  // Stops the clock and hands the span over; what is set later is lost.
+  // Sets the end time and queues the span; later changes are lost.
   void End();
-  // The OTLP message itself, for all else that a span may have.
+  // The OTLP message, for all other fields of a span.
   opentelemetry::proto::trace::v1::Span& otlp() { return span_; }
 
  private:
@@ -61,13 +61,13 @@ class Span {
   opentelemetry::proto::trace::v1::Span span_;
 };
 
-// A claimed rollout. A thread of its own sends the spans as they end. May be used by several threads, but not
-// by forked children, which have no such thread: spans that end there are lost, and that is said on stderr.
+// A claimed rollout. A separate thread sends the spans as they end. Thread-safe, but not usable in forked
+// children, which do not have that thread: spans that end there are lost, with a message on stderr.
 class Attempt {
  public:
-  // Starts to send. `stub` has to outlive it.
+  // Starts the sending thread. `stub` must outlive the attempt.
   Attempt(v1::LightningStoreService::Stub* stub, v1::Rollout rollout, Resources resources);
-  // Drops the spans that are not sent yet.
+  // Drops the spans that have not been sent.
   ~Attempt();
   Attempt(const Attempt&) = delete;
   Attempt& operator=(const Attempt&) = delete;
@@ -75,52 +75,53 @@ class Attempt {
   const v1::Rollout& rollout() const { return rollout_; }
   // The JSON text of the input.
   const std::string& input_json() const { return rollout_.input_json(); }
-  // By name. The endpoint of a ProxyLLM is that of this attempt.
+  // The resources by name. A ProxyLLM has the URL of this attempt.
   const Resources& resources() const { return resources_; }
   v1::AttemptRef Ref() const;
 
-  // Begins a span, the child of `parent` if there is one.
+  // Starts a span, as a child of `parent` if it is not null.
   Span StartSpan(const std::string& name, const Span* parent = nullptr);
-  // Stores a reward, as a span `agentlightning.annotation`. Throws std::invalid_argument, and stores nothing,
-  // for a number that is not finite.
+  // Records a reward as a span `agentlightning.annotation`. Throws std::invalid_argument, and records
+  // nothing, for a number that is not finite.
   void EmitReward(double value);
-  // Does the same for several dimensions, in one span. The first is the reward that counts where one number
-  // is wanted. Throws std::invalid_argument also for no dimension, an empty name and one that is given twice.
+  // Records a reward with several dimensions in one span. The first is the primary dimension. Throws
+  // std::invalid_argument also for an empty list, an empty name and a duplicate name.
   void EmitReward(const std::vector<NamedReward>& dimensions);
 
-  // Tells whether to stop: the rollout was cancelled or finished, another attempt took over, or the runner
-  // was told to end.
+  // Returns whether to stop: the rollout was cancelled or finished, another attempt has replaced this one, or
+  // the runner is stopping.
   bool cancelled() const;
-  // Waits until that is so, at most for `timeout`; returns whether it is.
+  // Waits until the attempt must stop, at most for `timeout`; returns whether it must.
   bool WaitUntilCancelled(std::chrono::milliseconds timeout) const;
-  // Throws Cancelled if it is.
+  // Throws Cancelled if the attempt must stop.
   void Check() const;
 
-  // Tells it to stop; unspecified: by this program.
+  // Requests the attempt to stop; unspecified means by this program.
   void Cancel(v1::StopReason reason);
-  // Why it is to stop; nothing while it goes on.
+  // Returns why the attempt must stop; nullopt while it continues.
   std::optional<v1::StopReason> stop_reason() const;
-  // Waits until all spans so far are stored or dropped, or the time is over; returns how many ended so far.
+  // Waits until all spans so far are stored or dropped, or the time is over; returns how many have ended so
+  // far.
   std::int64_t Flush(std::chrono::milliseconds timeout);
-  // Number of spans lost so far: larger than the server takes, too many while it is away, or refused.
+  // Returns the number of spans lost so far: too large, beyond the buffer, or rejected.
   std::int64_t dropped_spans() const;
 
  private:
   friend class Span;
   void Add(opentelemetry::proto::trace::v1::Span span);
-  // Counts lost spans and says so. With the lock, as all that follows.
+  // Counts lost spans and reports them. The caller holds the lock, as for all functions below.
   void Drop(std::int64_t count, const std::string& kind, const std::string& why);
   void Send();
   // Returns a message of this attempt without spans.
   v1::IngestSpansRequest NewMessage() const;
-  // Takes the oldest spans, as many as go into one message.
+  // Removes the oldest spans from the queue, as many as fit into one message.
   v1::IngestSpansRequest Cut();
-  // Takes a message apart, into one for each of its spans.
+  // Splits a message into one message per span.
   std::vector<v1::IngestSpansRequest> Singly(v1::IngestSpansRequest message) const;
-  // Sends messages over one stream until it is answered; nothing if they are given up.
+  // Sends messages over one stream until it is answered; nullopt if they are dropped.
   std::optional<v1::IngestResult> Deliver(const std::vector<v1::IngestSpansRequest>& messages,
                                           std::unique_lock<std::mutex>& lock);
-  // Makes one try, without the lock meanwhile.
+  // Makes one try, and releases the lock meanwhile.
   grpc::Status TryOnce(const std::vector<v1::IngestSpansRequest>& messages, v1::IngestSpansResponse* answer,
                        std::unique_lock<std::mutex>& lock);
 

@@ -1,5 +1,5 @@
-// Connections to a LightningStore and the errors that it answers with. The calls themselves are those of the
-// generated stub, `lightningstore::v1::LightningStoreService::Stub`.
+// Connections to a LightningStore, and its errors. The calls are those of the generated stub,
+// `lightningstore::v1::LightningStoreService::Stub`.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -16,45 +16,46 @@
 
 namespace lightningstore {
 
-// Returns a channel to `address`, "127.0.0.1:4747" for instance; empty: LIGHTNINGSTORE_ADDRESS, else that
-// one. Plain text unless there are credentials. It connects when it is first used, takes messages of any
-// size, and notices a server that is gone within 30 seconds while calls are open.
+// Returns a channel to `address`, for example "127.0.0.1:4747". Empty: LIGHTNINGSTORE_ADDRESS, else
+// 127.0.0.1:4747. The connection is unencrypted unless there are credentials. The channel connects on first
+// use, accepts messages of any size, and detects a lost server within 30 seconds while calls are open.
 std::shared_ptr<grpc::Channel> Connect(std::string address = "",
                                        std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr);
 
-// Returns a new random id for a request: repeated with the same id, a write has its effect once.
+// Returns a new random request id. A write that is repeated with the same id takes effect once.
 std::string NewRequestId();
 
-// Returns `count` bytes, at least one, that are not all zero, as ids of traces (16) and spans (8) are. They
-// come from the operating system, so that no seed and no fork of the program repeats them.
+// Returns `count` random bytes, at least one, that are not all zero, as required for trace ids (16) and span
+// ids (8). They come from the operating system, so that no seed and no fork of the program repeats them.
 std::string RandomBytes(int count);
 
-// Makes the text of a message valid UTF-8: one with other text is refused as a whole. Each byte that belongs
-// to no character becomes a "?". Throws std::invalid_argument, which names the field, where that is an id or
-// the key of a map: "rollouts[1].group_id" for instance.
+// Makes the text of a message valid UTF-8, because the server rejects messages with other text. Each invalid
+// byte becomes a "?". Throws std::invalid_argument with the field, for example "rollouts[1].group_id", if it
+// is an id or the key of a map.
 void MakeValid(google::protobuf::Message* message);
 
-// Sets the deadline of a call from now on.
+// Sets the deadline of a call, relative to now.
 void SetTimeout(grpc::ClientContext& context, std::chrono::milliseconds timeout);
 
-// What a call failed with, and what the details of its status say.
+// The failure of a call, with the details of its status.
 class Error : public std::runtime_error {
  public:
   explicit Error(const grpc::Status& status);
 
   grpc::StatusCode code;
-  // "ERROR_REASON_ROLLOUT_NOT_FOUND" for instance; docs/errors.md lists them. Empty where gRPC itself failed.
+  // For example "ERROR_REASON_ROLLOUT_NOT_FOUND"; docs/errors.md lists the reasons. Empty if gRPC itself
+  // failed.
   std::string reason;
   std::string domain;
   std::map<std::string, std::string> metadata;
-  // The fields that were wrong, "rollouts[0].input_json" for instance.
+  // The invalid fields, for example "rollouts[0].input_json".
   std::vector<std::string> fields;
-  // How long the server wants to be left alone before the call is repeated.
+  // Minimum delay before a retry that the server requested.
   std::optional<std::chrono::nanoseconds> retry_delay;
 
-  // Tells whether the same call may do better later: the server is away or goes down, asks for a repeat, or
-  // the connection broke. CANCELLED counts too, though calls that their caller cancelled end with it as well.
-  // Writes need a request id to be repeated.
+  // Returns whether a retry may succeed: the server is down or shutting down, requested a retry, or the
+  // connection broke. CANCELLED counts too, although calls that their caller cancelled also end with it. A
+  // write needs a request id to be safe to repeat.
   bool IsTransient() const;
 };
 

@@ -1,4 +1,4 @@
-// What agents make of resources: base URLs of proxies, texts of templates.
+// Base URLs of proxies, and templates of prompts.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +11,11 @@
 
 namespace lightningstore {
 
-// Returns the base URL of a proxy for the calls of one attempt: "/rollout/{rollout_id}/attempt/{attempt_id}",
-// the ids percent-encoded, stands before a trailing "/v1" of its endpoint, or at the end where there is none.
-// With both ids empty it is the endpoint as it is. Throws std::invalid_argument for one id without the other.
-// A Runner's agent has no need of it: in its resources() the endpoint is that of the attempt already.
+// Returns the base URL of a proxy for the calls of one attempt: its endpoint with
+// "/rollout/{rollout_id}/attempt/{attempt_id}", the ids percent-encoded, before a trailing "/v1", or at the
+// end if there is none. With both ids empty it returns the endpoint unchanged. Throws std::invalid_argument
+// for one id without the other. A Runner's agent does not need it: its resources() already have the URL of
+// the attempt.
 std::string BaseUrl(const v1::ProxyLLM& proxy, const std::string& rollout_id, const std::string& attempt_id);
 
 // A template that cannot be filled in.
@@ -32,14 +33,12 @@ class TemplateError : public std::runtime_error {
   Kind kind;
 };
 
-// Values by name. Whole numbers are written as in every language; how a fraction looks is the caller's
-// choice.
+// Values by name. Whole numbers have the same format in every language; the caller formats fractions.
 using TemplateValues = std::map<std::string, std::variant<std::string, std::int64_t>>;
 
-// Fills in an f-string, "Answer {question}" for instance, and returns the text; "{{" and "}}" are braces.
-// Templates come out of the store, so they are not trusted: they name values and nothing else. A value that
-// no place wants is let be. Throws a TemplateError, also for Jinja and POML, for which there is no library
-// here.
+// Fills in an f-string, for example "Answer {question}", and returns the text; "{{" and "}}" are braces.
+// Templates come from the store and are not trusted: they may only name values. Unused values are ignored.
+// Throws a TemplateError, also for Jinja and POML, which have no library here.
 std::string Format(const v1::PromptTemplate& prompt, const TemplateValues& values);
 
 }  // namespace lightningstore

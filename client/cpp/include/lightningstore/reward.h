@@ -15,10 +15,10 @@ struct NamedReward {
   double value;
 };
 
-// Returns the primary reward of the last span that holds one: the last by sequence id, in whatever order they
-// come. Nothing if none does. `batches`: those of the answers to QuerySpans; a batch without sequence ids
-// counts as one of zeros. Rewards are found in every form that docs/triplets.md lists, whoever wrote them;
-// one that cannot be read is passed over. Throws nothing.
+// Returns the primary reward of the last span that has one, by sequence id, regardless of the order of the
+// argument, or nullopt. `batches` are those of the QuerySpans responses; a batch without sequence ids counts
+// as one with zeros. It supports every form that docs/triplets.md lists and ignores rewards that cannot be
+// read. Does not throw.
 std::optional<double> FindFinalReward(const std::vector<v1::SpanBatch>& batches);
 
 }  // namespace lightningstore

@@ -1,4 +1,4 @@
-// The Runner: claims rollouts, calls a function for each, and reports how it ended.
+// The Runner: claims rollouts, calls a function for each, and reports the outcomes.
 #pragma once
 
 #include <condition_variable>
@@ -15,41 +15,41 @@
 
 namespace lightningstore {
 
-// Works on one attempt and returns the reward, or nothing for none.
+// Works on one attempt and returns the reward, or nullopt for none.
 //
-// Returning is success. An exception, of whatever type, is a failure with its type and message, retried as
-// the rollout's config says; a NonRetryable, also a nested one, is not. When the attempt is cancelled or
-// superseded, `cancelled()` tells so; whatever the function then returns or throws, the attempt is not
-// reported as succeeded.
+// A function that returns has succeeded. An exception of any type is a failure with its type and message. It
+// is retried according to the rollout's config, unless it is a NonRetryable, also a nested one. When the
+// attempt is cancelled or superseded, `cancelled()` is true; then the attempt is not reported as succeeded,
+// whatever the function returns or throws.
 using Agent = std::function<std::optional<double>(Attempt& attempt)>;
 
 struct RunnerOptions {
-  // What the runner is called. Empty: made of host name, process id and chance.
+  // Id of the worker. Empty: generated from host name, process id and random digits.
   std::string worker_id;
-  // Rollouts at a time, each in a thread of its own.
+  // Maximum number of rollouts at a time, each in a separate thread.
   int concurrency = 1;
-  // Ends the runner after so many. 0: no end.
+  // Number of rollouts after which the runner ends. 0: no limit.
   int max_rollouts = 0;
-  // Modes of the rollouts to claim. Empty: any.
+  // Claims only rollouts with these modes. Empty: any.
   std::vector<v1::RolloutMode> modes;
-  // Between two heartbeats; a third of the shortest unresponsive timeout where that is less.
+  // Maximum time between heartbeats, reduced to a third of the shortest unresponsive timeout.
   std::chrono::milliseconds heartbeat_period = std::chrono::seconds(10);
 };
 
-// Heartbeats go out whatever the agents do, and spans are stored before an outcome is reported. While the
-// server is away the runner goes on, and reports when it is back, for up to 10 minutes; a claim whose answer
-// was lost is found again by its request id. What it cannot do it says on stderr.
+// Heartbeats are sent independently of the agents, and spans are stored before an outcome is reported. While
+// the server is down, the runner continues, and reports when it is back, for up to 10 minutes. A claim whose
+// response was lost is recovered by its request id. Warnings go to stderr.
 class Runner {
  public:
   // Throws std::invalid_argument for a worker id that is not valid UTF-8.
   Runner(std::shared_ptr<grpc::Channel> channel, Agent agent, RunnerOptions options = {});
 
-  // Works until Stop is called or max_rollouts are done. Throws the Error of a claim that waiting does not
-  // mend, once what runs has finished. Runs once.
+  // Works until Stop is called or max_rollouts are done. Throws the Error of a claim that is not retryable,
+  // after the running agents have finished. A runner runs once.
   void Run();
-  // Does the same, and takes SIGINT and SIGTERM meanwhile, each as a call of Stop.
+  // Runs like Run, and handles SIGINT and SIGTERM, each as a call of Stop.
   void RunWithSignals();
-  // Lets what runs finish, and claims no more; called again, it cancels what runs. Does not wait.
+  // Lets the running agents finish and claims no more. A second call cancels them. Does not wait.
   void Stop();
 
  private:
