@@ -37,7 +37,7 @@ build/otlp.binpb: proto/otlp_set.py .venv-proto/stamp
 	mkdir -p build
 	$(PROTOC_PY) proto/otlp_set.py $@
 
-proto: languages python-proto $(call goals,proto,go typescript rust) ## Generate what is under generated/ from proto/, for each language whose tools are here
+proto: languages python-proto $(call goals,proto,go typescript rust) ## Generate generated/ from proto/, for each installed language
 
 python-proto: .venv/stamp build/otlp.binpb
 	rm -rf $(GENERATED)/lightningstore && mkdir -p $(GENERATED)
@@ -54,7 +54,7 @@ serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.
 	$(BIN)/lightningstore serve
 
 # The longest first: `make -j2` then ends with short ones.
-test: languages $(call goals,test,$(CLIENTS)) python-test agl-test conformance ## Run all tests, of each language whose tools are here, and the conformance suite
+test: languages $(call goals,test,$(CLIENTS)) python-test agl-test conformance ## Run all tests of each installed language, and the conformance suite
 
 # Two parts, for two cores.
 python-test: python-core-test python-integration-test
@@ -73,12 +73,12 @@ build/go-bin/ghz: Makefile
 	GOBIN=$(GO_BIN) $(GO) install github.com/bojand/ghz/cmd/ghz@v$(GHZ)
 	touch $@
 
-grpc-tools: build/go-bin/grpcurl build/go-bin/ghz ## Build grpcurl and ghz, which the tests call the server with; needs Go
+grpc-tools: build/go-bin/grpcurl build/go-bin/ghz ## Build grpcurl and ghz, which the tests use; needs Go
 
-test-faults: .venv/stamp ## Crashes, full disks, hostile clients; a quarter of an hour, SCALE=1 for all of it, 5 for a night
+test-faults: .venv/stamp ## Run the fault tests (15 minutes; SCALE=1 for full size, 5 for a night)
 	$(PY) -m pytest tests/faults --scale $(or $(SCALE),0.2) -s
 
-check: languages $(call goals,check,$(CLIENTS)) python-check agl-check ## Run all linters, of each language whose tools are here
+check: languages $(call goals,check,$(CLIENTS)) python-check agl-check ## Run all linters of each installed language
 
 python-check: format lint types imports buf
 
@@ -95,7 +95,7 @@ types: .venv/stamp
 imports: .venv/stamp
 	$(BIN)/lint-imports --no-cache
 
-fix: .venv/stamp ## Let the linters mend what they can
+fix: .venv/stamp ## Apply the automatic fixes of the linters
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -106,7 +106,7 @@ $(PROTOC_PY) -m grpc_tools.protoc --descriptor_set_in=build/otlp.binpb -I $(1) \
     --include_imports --include_source_info -o $(2) $$(cd $(1) && ls lightningstore/v1/*.proto)
 endef
 
-buf: .venv/stamp build/otlp.binpb ## Lint the contract, and compare it with main's
+buf: .venv/stamp build/otlp.binpb ## Lint the contract and compare it with main's
 	$(BIN)/buf format -d --exit-code proto
 	$(call describe,proto,build/contract.binpb)
 	$(BIN)/buf lint build/contract.binpb --config proto/buf.yaml
@@ -123,14 +123,14 @@ buf: .venv/stamp build/otlp.binpb ## Lint the contract, and compare it with main
 blocking: .venv/stamp ## Generate the blocking Python client from the asyncio one
 	$(PY) client/python/make_blocking.py
 
-drift: proto blocking ## Fail if generated/, or the blocking client, is not what its source makes
+drift: proto blocking ## Fail if generated/ or the blocking client is out of date
 	@git status --porcelain generated client/python | tee build/drift; test ! -s build/drift
 
-compat: .venv/stamp ## Use the client on the oldest and the newest of its dependencies
+compat: .venv/stamp ## Test the client with the oldest and newest versions of its dependencies
 	$(PY) tests/compat/run.py
 
 # The unit tests alone: whatever an interpreter changes meets them, in a minute.
-newest: ## Run the unit tests on the newest Python here that pyproject.toml names
+newest: ## Run the unit tests on the newest installed Python that pyproject.toml lists
 	@newest=$$($(PYTHON) tests/compat/newest_python.py); \
 	if [ -z "$$newest" ]; then echo "no Python here is newer than $$($(PYTHON) --version)"; exit; fi; \
 	set -e; $$newest --version; $$newest -m venv .venv-newest; \
@@ -142,16 +142,16 @@ demo: .venv/stamp $(addsuffix -cartpole,$(filter go typescript,$(subst $(comma),
 	$(PY) -m pip $(PIP) -r requirements-demo.lock
 	$(PY) examples/cartpole/train.py --runners $(RUNNERS)
 
-bench: .venv/stamp ## Measure, SCENARIO=name for one
+bench: .venv/stamp ## Run the benchmarks, SCENARIO=name for one
 	$(PY) -m benchmarks $(if $(SCENARIO),--scenario $(SCENARIO))
 
-bench-guard: .venv/stamp ## Fail if calls or spans have become half as fast, or anything holds the event loop, in two minutes
+bench-guard: .venv/stamp ## Fail if calls or spans are half as fast, or the event loop is held (2 minutes)
 	$(PY) -m benchmarks --quick
 
-bench-peer: .venv/stamp ## Measure the peer beside us
+bench-peer: .venv/stamp ## Run the benchmarks with the store of agentlightning
 	$(PY) -m benchmarks --peer $(if $(SCENARIO),--scenario $(SCENARIO))
 
-clean: ## Remove what make has made, but for generated/
+clean: ## Remove everything that make created, except generated/
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 include $(wildcard client/*/*.mk)

@@ -49,7 +49,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run what was asked for; returns the exit code."""
+    """Run the selected scenarios and return the exit code."""
     given = _arguments()
     rows = frozenset(given.scenario or (QUICK if given.quick else SCENARIOS))
     if given.peer:

@@ -86,7 +86,7 @@ def _row(workload: str, runs: dict[str, list[Run]]) -> str:
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the selected workloads."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agl", description=__doc__)
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--reps", type=int, default=3, help="repetitions, default 3")

@@ -59,7 +59,7 @@ class Figure:
 
 @dataclass
 class Bench:
-    """What was asked for, and all that was measured so far."""
+    """The selected scenarios, and all measurements so far."""
 
     folder: Path
     rows: frozenset[int]
@@ -159,7 +159,7 @@ class Bench:
             self.add(row, f"{part}: per server CPU", "×", ratios, goal)
 
     def say(self, text: str) -> None:
-        """Tell whoever waits what goes on."""
+        """Print the progress."""
         with contextlib.suppress(OSError):
             print(f"  {text}", file=sys.stderr, flush=True)
 

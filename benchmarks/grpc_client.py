@@ -88,7 +88,7 @@ class Client:
     # Calls
 
     async def enqueue(self, caller: int, count: int) -> Any:
-        """Enqueue so many rollouts; `ids` reads the answer."""
+        """Enqueue `count` rollouts; `ids` parses the answer."""
         request = self._requests.get(("enqueue", count))
         if request is None:
             made = EnqueueRolloutsRequest(rollouts=[RolloutSpec(input_json=INPUT)] * count)
@@ -100,7 +100,7 @@ class Client:
         return [r.rollout_id for r in EnqueueRolloutsResponse.FromString(answer).rollouts]
 
     async def claim(self, caller: int, count: int) -> Any:
-        """Claim up to so many rollouts; `claims` reads the answer. Raises Exhausted."""
+        """Claim up to `count` rollouts; `claims` parses the answer. Raises Exhausted."""
         request = self._requests.get(("claim", count))
         if request is None:
             made = DequeueRolloutsRequest(limit=count)
@@ -144,7 +144,7 @@ class Client:
     # Spans
 
     def blocks(self, blocks: int, size: int) -> list[Any]:
-        """Return so many blocks of so many spans, serialised as far as can be."""
+        """Return blocks of spans, serialised as far as possible."""
         made = []
         for seed in range(blocks):
             batch = SpanBatch(

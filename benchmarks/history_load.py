@@ -35,7 +35,7 @@ class Store:
             attempt_pb2.AttemptRef(rollout_id=rollout_id(n), attempt_id=attempt_id(n))
             for n in range(finished, finished + running)
         ]
-        # Each repetition has its own share of the finished ones: none is asked for twice.
+        # Each repetition has its own share of the finished ones, so that none is read twice.
         order = random.Random(5).sample(range(finished), finished)
         share = finished // job["repetitions"]
         self.finished = iter(order[job["repetition"] * share :][:share])
@@ -137,7 +137,7 @@ def _writes(store: Store, claims: Iterator[Claim], queued: Iterator[str]) -> dic
 
 
 async def _operations(client: Client, job: dict[str, Any], most: int) -> dict[str, Op]:
-    """Return what is asked of one store, with what it needs prepared."""
+    """Return the calls for one store, with their preparation."""
     store = Store(client, job, most)
     await workloads.fill(client, 4 * most)
     claims = iter(await workloads.claim_many(client, most))

@@ -45,7 +45,7 @@ class Client:
     # Calls
 
     async def enqueue(self, _caller: int, count: int) -> Any:
-        """Enqueue so many rollouts."""
+        """Enqueue `count` rollouts."""
         if count == 1:
             return [await self._store.enqueue_rollout(input=INPUT)]
         return await self._store.enqueue_many_rollouts([EnqueueRolloutRequest(input=INPUT)] * count)
@@ -55,7 +55,7 @@ class Client:
         return [rollout.rollout_id for rollout in answer]
 
     async def claim(self, _caller: int, count: int) -> Any:
-        """Claim up to so many rollouts. Raises Exhausted."""
+        """Claim up to `count` rollouts. Raises Exhausted."""
         found = await self._store.dequeue_many_rollouts(limit=count)
         if not found:
             raise Exhausted
@@ -84,7 +84,7 @@ class Client:
     # Spans
 
     def blocks(self, blocks: int, size: int) -> list[Any]:
-        """Return so many blocks of so many spans, as keywords of its Span."""
+        """Return blocks of spans, as keyword arguments of its Span."""
         return [[_keywords(made) for made in spans.block(size, seed)] for seed in range(blocks)]
 
     async def add(self, _caller: int, claim: Claim, block: Any) -> None:

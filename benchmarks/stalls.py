@@ -132,7 +132,7 @@ class Ground:
         return ids
 
     def claim(self, count: int, **fields: Any) -> list[AttemptRef]:
-        """Claim rollouts, call by call until there are so many or none is left."""
+        """Claim rollouts, call by call, until `count` are claimed or none are left."""
         claimed: list[AttemptRef] = []
         while len(claimed) < count:
             limit = min(self.batch_items, count - len(claimed))

@@ -1,4 +1,4 @@
-"""What is asked of every contender. Each workload is the same code for all of them, over a client of theirs.
+"""The requests to every contender. Each workload is the same code for all of them, with the client of each.
 
 Imports nothing but the standard library: it runs in the peer's environment too.
 """
@@ -76,14 +76,14 @@ async def batches(client: Any, job: Job, stage: Stage) -> None:
 
 
 async def fill(client: Any, count: int) -> None:
-    """Put so many rollouts into the queue."""
+    """Enqueue `count` rollouts."""
     while count > 0:
         await client.enqueue(0, min(count, PREPARE_AT_ONCE))
         count -= PREPARE_AT_ONCE
 
 
 async def claim_many(client: Any, count: int) -> list[Any]:
-    """Claim so many rollouts, in large batches, or all there are."""
+    """Claim `count` rollouts in large batches, or all there are."""
     found: list[Any] = []
     while len(found) < count:
         try:
@@ -95,7 +95,7 @@ async def claim_many(client: Any, count: int) -> list[Any]:
 
 
 async def fresh_claims(client: Any, count: int) -> list[Any]:
-    """Enqueue and claim so many rollouts."""
+    """Enqueue and claim `count` rollouts."""
     await fill(client, count)
     return await claim_many(client, count)
 
@@ -194,7 +194,7 @@ async def query(client: Any, job: Job, stage: Stage) -> None:
 
 
 async def told(client: Any, job: Job, stage: Stage) -> None:
-    """How long after the answer of UpdateAttempt a waiter is told, in milliseconds; negative counts as 0.
+    """Time from the answer of UpdateAttempt to the notification of a waiter, in milliseconds, at least 0.
 
     All wait for the same rollout, each on a stream of its own in this one process, so the figure for many
     waiters holds this process's own time for as many messages.
@@ -224,7 +224,7 @@ async def _note(wait: Any, times: list[float]) -> None:
 
 
 async def life(client: Any, job: Job, stage: Stage) -> None:
-    """The full life of rollouts, 16 callers: enqueue, wait, claim, 10 spans, finish, be told.
+    """Rollouts from enqueue to finish, 16 callers: enqueue, wait, claim, 10 spans, finish, notification.
 
     Each caller waits on a stream of its own for the rollout that it enqueued, and works on whichever it
     claims. Nothing is batched across lives. Spans go in a call of their own.

@@ -13,7 +13,7 @@ START_NS = 1_767_225_600_000_000_000  # 2026-01-01 00:00:00 UTC
 
 
 class ManualClock:
-    """Stands still until it is moved; whoever waits is woken exactly at the time asked for."""
+    """A manual clock: waiting tasks wake exactly at their time."""
 
     def __init__(self) -> None:
         self._wall_ns = START_NS
@@ -69,7 +69,7 @@ class ManualClock:
             await asyncio.sleep(0.001)
 
     def jump(self, seconds: float) -> None:
-        """Let time pass with nobody there: while the server is down."""
+        """Let time pass while the server is down."""
         self._move(seconds)
 
     def jump_wall(self, seconds: float) -> None:
@@ -77,7 +77,7 @@ class ManualClock:
         self._wall_ns += int(seconds * 1e9)
 
     async def stall(self, seconds: float) -> None:
-        """Let time pass while the process cannot run; everybody who is due wakes late."""
+        """Let time pass while the process is stalled; due tasks wake late."""
         self._move(seconds)
         for until, event in list(self._sleepers.values()):
             if until <= self._monotonic:

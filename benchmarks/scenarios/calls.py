@@ -102,7 +102,7 @@ def waiters(bench: Bench) -> None:
 
 
 def life(bench: Bench) -> None:
-    """Row 13: enqueue, wait, claim, 10 spans, finish, be told; 16 callers, SQLite.
+    """Row 13: enqueue, wait, claim, 10 spans, finish, notification; 16 callers, SQLite.
 
     With a call for the spans and a wait of its own for each (five calls a life), and with streams that
     stay open for both (three).

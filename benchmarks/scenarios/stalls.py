@@ -207,7 +207,7 @@ def interleaved(place: Ground) -> None:
 
 
 def polls(place: Ground) -> None:
-    """Report outcomes beside polls for what is not in the queue, and a queue of many priorities."""
+    """Report outcomes while polls wait for a mode that is not in the queue of many priorities."""
     place.enqueue(200, mode=ROLLOUT_MODE_TRAIN)
     claimed = place.claim(200)
     priorities = place.items(10_000)

@@ -55,7 +55,7 @@ def start(bench: Bench) -> None:
 def history(bench: Bench) -> None:
     """Row 9: median latency of every call, one caller, with a past ÷ with next to none, each call held to the goal.
 
-    Both servers run throughout and are asked in turn, call by call. ListRollouts asks for pages of
+    Both servers run throughout and take turns, call by call. ListRollouts asks for pages of
     100 by status and by time; filters that scan are bound to take longer and are not measured.
     """
     past, small = _past(bench), Path(tempfile.mkdtemp(dir=bench.folder)) / "small.db"

@@ -57,7 +57,7 @@ func (c *claims) claim(ctx context.Context, limit int) ([]*pb.Rollout, error) {
 		_ = pauses.pause(ctx, err) // the loop looks at ctx
 	}
 	if tries == 0 {
-		return nil, nil // nothing was asked
+		return nil, nil // no request was sent
 	}
 	return c.rescue(request), nil
 }

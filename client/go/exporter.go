@@ -56,7 +56,7 @@ type SpanExporter struct {
 	bytes   int // in the queue and on their way
 	added   int64
 	settled int64
-	hurryTo int64         // send without delay until so many are settled
+	hurryTo int64         // send without delay until this number is settled
 	moved   chan struct{} // closed, and replaced, when settled grows
 }
 

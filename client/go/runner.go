@@ -238,7 +238,7 @@ func (r *Runner) start(ctx context.Context, rollout *pb.Rollout, functions *sync
 		defer functions.Done()
 		r.work.do(x)
 		r.heartbeats.remove(x.key)
-		x.cancel(nil) // lets go of the context
+		x.cancel(nil) // releases the context
 		r.mu.Lock()
 		delete(r.running, x.key)
 		r.finished++

@@ -13,8 +13,8 @@ AGL_PY := .venv-agl/bin/python
 agl-test: .venv-agl/stamp ## Test the adapter of agentlightning with that package's own Trainer
 	$(AGL_PY) -m pytest tests/integrations/agentlightning
 
-agl-check: .venv-agl/stamp ## Check the types of the adapter against that package's
+agl-check: .venv-agl/stamp ## Check the types of the adapter against agentlightning's
 	$(AGL_PY) -m mypy -p lightningstore.integrations
 
-agl-bench: .venv-agl/stamp ## Measure the adapter of agentlightning beside that package's own store
+agl-bench: .venv-agl/stamp ## Compare the adapter of agentlightning with that package's own store
 	$(AGL_PY) -m benchmarks.agl

@@ -26,10 +26,10 @@ endif
 languages:
 	@$(FIND_LANGUAGES) >/dev/null
 
-conformance: languages .venv/stamp $(DRIVERS) ## Play the scenarios in each language whose tools are here, LANGUAGES=go,rust for some
+conformance: languages .venv/stamp $(DRIVERS) ## Run the scenarios in each installed language, LANGUAGES=go,rust for some
 	$(PLAY) --check
 
-conformance-table: languages .venv/stamp $(DRIVERS) ## The same, and write the table of docs/clients.md
+conformance-table: languages .venv/stamp $(DRIVERS) ## Run the scenarios and write the table of docs/clients.md
 	$(PLAY) --write
 
 python-driver: .venv/stamp

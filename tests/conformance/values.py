@@ -9,7 +9,7 @@ list. Generators:
 | `{"$text": text}` | that text in UTF-8, in base64 |
 | `{"$hex": digits}` | these bytes, in base64 |
 | `{"$repeat": [text, count]}` | the text, `count` times |
-| `{"$list": [count, item]}` | a list of so many items, `${index}` in each from 0 |
+| `{"$list": [count, item]}` | a list of `count` items, with `${index}` from 0 in each |
 | `{"$concat": [a, b, …]}` | lists, or texts, one after the other |
 """
 

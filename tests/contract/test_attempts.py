@@ -1,4 +1,4 @@
-"""UpdateAttempt, signs of life, and what becomes of the rollout."""
+"""UpdateAttempt, spans, heartbeats, and their effect on the rollout."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.contract.helpers import batch, claim, names, query, refused
 
 pytestmark = pytest.mark.asyncio
 
-#: Ten batches of a kilobyte fit, and eviction goes down to six.
+#: Ten batches of a kilobyte fit; eviction stops at six.
 SETTINGS = {"eviction_threshold": 11_000, "safe_threshold": 6_600}
 
 

@@ -27,7 +27,7 @@ SIGNS = ["span", "heartbeat"]
 
 
 async def sign_of_life(world: World, sign: str, rollout_id: str, attempt_id: str) -> str | None:
-    """Let an attempt be heard of; returns why its runner should stop."""
+    """Send a heartbeat for an attempt; return why its runner should stop."""
     if sign == "span":
         stops = (await world.store.add_spans(batch(rollout_id, attempt_id, "life"))).stops
     else:

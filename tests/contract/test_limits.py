@@ -1,4 +1,4 @@
-"""Limits of section 7: each is held, says itself, and harms nobody else."""
+"""Limits of section 7: each is enforced, named in its error, and does not affect other callers."""
 
 from __future__ import annotations
 

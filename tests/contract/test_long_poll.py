@@ -1,4 +1,4 @@
-"""DequeueRollouts with `wait`: who is served, when, and what the end of a wait leaves behind."""
+"""DequeueRollouts with `wait`: which poll is served, when, and what remains after a wait."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ async def test_min_count_ends_the_wait(world: World, before: int) -> None:
     for rollout_id in rollouts[before:2]:
         assert not task.done()
         await finish(world, rollout_id)
-    # Those already finished come all, be they more than were asked for.
+    # All that have already finished are returned, even more than requested.
     expected = rollouts[: max(before, 2)]
     assert await done(task) == expected
     assert stream.finished_count == len(expected)

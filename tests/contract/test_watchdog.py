@@ -1,4 +1,4 @@
-"""Deadlines: timeout, silence, restarts, stalls, clock jumps, and attempts nobody asks about."""
+"""Deadlines: timeouts, restarts, stalls, clock jumps, and attempts without calls."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ WAIT_SECONDS = 30.0
 
 
 def until(what: str, test, seconds: float = WAIT_SECONDS):
-    """Return what `test` gives once it is true. For what happens in another process and tells nobody."""
+    """Return the result of `test` once it is true. For events in another process."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = test()
@@ -123,7 +123,7 @@ class Lab:
         return psutil.Process(self._process.pid)
 
     def healthy(self, channel: grpc.Channel) -> bool | None:
-        """Return what the health service says, None where nobody answers."""
+        """Return the health status, None if the server does not answer."""
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=2)

@@ -31,7 +31,7 @@ class Ledger:
         #: Attempts that were answered, and by which request id.
         self.claims: dict[tuple[str, str], str] = {}
         self.open_claims: list[claim_pb2.DequeueRolloutsRequest] = []
-        #: Live attempts that nobody works on since the server went.
+        #: Live attempts whose workers ended with the server.
         self.left: list[tuple[str, str]] = []
         #: Span ids by attempt that must be there; and groups of which all or none may be.
         self.spans: dict[tuple[str, str], set[bytes]] = {}
@@ -111,7 +111,7 @@ class Ledger:
         return True
 
     def note_claims(self, request: Any, answer: Any) -> list[tuple[str, str]]:
-        """Take an answered claim. Nobody else may have had one of its attempts."""
+        """Record an answered claim. No other claim may have returned one of its attempts."""
         names = [(r.rollout_id, r.latest_attempt.attempt_id) for r in answer.rollouts]
         for name in names:
             assert self.claims.setdefault(name, request.request_id) == request.request_id, name

@@ -130,7 +130,7 @@ def store_over(storage: Any, clock: ManualClock) -> Store:
 
 
 async def crash(store: Store) -> None:
-    """End a store as a kill does: nothing more is committed, nobody is told."""
+    """End a store as a kill does: no commit, no notification."""
     committing = store.engine.committer._task
     for task in (*store._tasks, committing):
         if task is not None:

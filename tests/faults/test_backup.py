@@ -191,7 +191,7 @@ async def test_flipped_bits_are_found_or_change_no_id(dice, tries, tmp_path: Pat
     """
     logging.getLogger("lightningstore").setLevel(
         logging.CRITICAL
-    )  # what is damaged is told in detail
+    )  # the damage is reported in detail
     file, hurt = tmp_path / "whole.db", tmp_path / "hurt.db"
     await fill(file)
     whole = file.read_bytes()

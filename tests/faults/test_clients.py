@@ -143,7 +143,7 @@ def test_runner_and_exporter_lose_nothing_through_rolling_restarts(lab: Lab) -> 
 
 
 def test_server_that_was_away_reruns_nobody_who_was_alive(tmp_path: Path, tries) -> None:
-    """Away for several times the unresponsive timeout: silence that nobody could hear does not count.
+    """A server that is down does not count towards the unresponsive timeout.
 
     Two servers side by side, one stalled and one down: it takes as long as it says.
     """
@@ -191,7 +191,7 @@ def be_away(lab: Lab, how: str, seconds: int) -> None:
             lab.start()
         heard = [r.attempt.last_heartbeat_time for r in map(store.get_rollout, ids(rollouts))]
         until(
-            "every attempt is heard of again",
+            "every attempt is alive again",
             lambda: all(
                 (now := store.get_rollout(r.rollout_id).attempt.last_heartbeat_time) is not None
                 and (before is None or now > before)

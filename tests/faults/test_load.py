@@ -27,7 +27,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from tests.faults.lab import Lab
 from tests.faults.proxy import Proxy
 
-#: A connection takes so many streams at once.
+#: Maximum number of concurrent streams of a connection.
 STREAMS_A_CONNECTION = 100
 MIB = 1 << 20
 #: What a connection's buffers may hold for one reader that does not read (gRPC's own, measured: 4 to 9 MiB).
@@ -36,7 +36,7 @@ READER_BYTES = 12 * MIB
 
 @asynccontextmanager
 async def connections(address: str, streams: int) -> AsyncIterator[list[Any]]:
-    """Open as many connections as so many streams at once need; yields their stubs."""
+    """Open the connections for `streams` concurrent streams; yield their stubs."""
     count = -(-streams // STREAMS_A_CONNECTION) + 1
     options = [("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.aio.insecure_channel(address, options) for _ in range(count)]

@@ -54,7 +54,7 @@ def word(enum: Any, prefix: str, value: int) -> str:
 
 
 def told(answer: Any) -> Any:
-    """Return what a repeated request must be told again: rollouts are shown as they are by now."""
+    """Return the expected answer to a repeated request, with rollouts in their current state."""
     rollouts = list(getattr(answer, "rollouts", ()))
     if hasattr(answer, "rollout"):
         rollouts.append(answer.rollout)

@@ -263,7 +263,7 @@ def made_history(dice: random.Random) -> list[Operation]:
 
 
 def damaged(history: list[Operation], dice: random.Random) -> list[Operation]:
-    """Return the history with one answer that cannot be: a claim given twice, or one that nobody made."""
+    """Return the history with one impossible answer: a claim returned twice, or one that does not exist."""
     claims = [n for n, o in enumerate(history) if o.what == "claim" and o.answer is not None]
     given = [n for n in claims if history[n].answer != "empty"]
     source = history[dice.choice(given)].answer

@@ -1,4 +1,4 @@
-"""Three times as much as the server can take, bombs of nothing, and callers that give up: and then back to normal."""
+"""Overload: three times the peak rate, compression bombs, cancelled callers, and recovery."""
 
 from __future__ import annotations
 

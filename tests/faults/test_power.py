@@ -31,7 +31,7 @@ CLIENTS = 8
 
 
 class Fact(NamedTuple):
-    """What a client was told, and when, in monotonic nanoseconds."""
+    """The answers that a client received, with their times in monotonic nanoseconds."""
 
     time: int
     what: str

@@ -34,7 +34,7 @@ FAILING = 0.05
 
 
 class History:
-    """One history: what was asked and answered, in order, and a digest of all of it."""
+    """One history: requests and answers in order, and a digest of them."""
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)

@@ -60,7 +60,7 @@ class World:
 
 
 def told(answer: Message | str) -> Any:
-    """Return what a late repeat must be told again: rollouts and resources are shown as they are by then."""
+    """Return the expected answer to a late repeat, with rollouts and resources in their current state."""
     if isinstance(answer, str):
         return answer
     if "resources" in answer.DESCRIPTOR.fields_by_name:

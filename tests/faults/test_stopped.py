@@ -1,4 +1,4 @@
-"""A worker that is stopped past its deadline and goes on later: what its late word does."""
+"""A worker that is stopped past its deadline and continues later: the effect of its late outcome."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightningstore.client import LightningStore, RolloutConfig
 
 from tests.faults.lab import Lab, until
 
-#: Claims, beats every 0.1 s, and reports once it is told to; prints what it learns.
+#: Claims, sends a heartbeat every 0.1 s, and reports when requested; prints the results.
 WORKER = """
 import sys, threading
 from lightningstore.client import LightningStore, LightningStoreError
@@ -66,7 +66,7 @@ def test_late_word_of_a_stopped_worker(lab: Lab, case: str) -> None:
             process = psutil.Process(worker.pid)
             until("stopped", lambda: process.status() == psutil.STATUS_STOPPED)
             until(
-                "the watchdog's verdict",
+                "the expiry",
                 lambda: store.get_attempt("r", first).status.value == "unresponsive",
             )
             if case == "retry runs":
@@ -81,7 +81,7 @@ def test_late_word_of_a_stopped_worker(lab: Lab, case: str) -> None:
         status = store.get_attempt("r", first).status.value
         print(case, said.split("\n"), rollout.status.value, status)
         stops, word = said.strip().split("\n")
-        assert (word, status) == ("succeeded", "succeeded")  # its word is recorded
+        assert (word, status) == ("succeeded", "succeeded")  # its outcome is recorded
         if case == "no retry":  # and changes nothing of a rollout that has finished
             assert (rollout.status.value, "finished" in stops) == ("failed", True)
         elif case == "retry waits":  # or spares the retry that waits

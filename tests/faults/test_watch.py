@@ -19,7 +19,7 @@ from tests.faults.test_order import OPTIONS, make_trouble
 
 
 class Watcher:
-    """Watches from where it was whenever its connection is lost, and keeps what it is told."""
+    """A watch that resumes after each lost connection, and records what it receives."""
 
     def __init__(self, address: str) -> None:
         self.address = address

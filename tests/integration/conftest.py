@@ -23,7 +23,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest_asyncio.fixture
 async def channel(world: World) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel of nobody's client."""
+    """A channel without a client."""
     assert world.server is not None
     async with grpc.aio.insecure_channel(world.server.address) as channel:
         yield channel

@@ -75,7 +75,7 @@ async def test_metrics_tell_what_happened(tmp_path: Path, backend: str) -> None:
 async def test_refusals_are_counted_by_code_and_made_up_names_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever has no token can fill neither the metrics nor the traces with names."""
+    """Calls without a token cannot add names to the metrics or the traces."""
     kept = keep_spans(monkeypatch)
     secured = Secured(tmp_path, metrics_port=0, trace_calls=True)
     made_up = [f"/lightningstore.v1.LightningStoreService/Nope{n}" for n in range(50)]

@@ -1,4 +1,4 @@
-"""Nobody in: every call with every kind of credential, TLS, mutual TLS, and secrets that show nowhere."""
+"""Access control: every call with every kind of credential, TLS, mutual TLS, and hidden secrets."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def bearer(secret: str) -> tuple[str, str]:
 
 
 def credentials(secured: Secured) -> dict[str, tuple[tuple[str, str], ...]]:
-    """Return what gets nobody in, by what is wrong with it."""
+    """Return invalid credentials, by their defect."""
     good = secured.secrets["admin"]
     return {
         "none": (),
@@ -247,7 +247,7 @@ async def test_revoked_token_is_refused_and_a_new_one_works_without_a_restart(
 
 
 async def test_what_was_open_when_a_token_was_revoked_goes_on(secured: Secured) -> None:
-    """As docs/security.md says: a token is asked for when a call begins."""
+    """As docs/security.md says: the token is checked when a call starts."""
     async with secured.served(), secured.client("runner") as store, secured.client() as admin:
         world: Any = SimpleNamespace(store=store)
         watch = store.watch_rollouts()
@@ -309,7 +309,7 @@ async def test_open_server_needs_to_be_asked_for_by_name(tmp_path: Path) -> None
         assert "--insecure" in errors
         assert errors.count("\n") == 1
         assert out == ""
-    # An address that nothing listens on harms nobody.
+    # An address without a listener is harmless.
     open_gate(Config(metrics_host="0.0.0.0"), ManualClock())
     options += metrics
     process = await serve(*options, "--insecure", folder=tmp_path)

@@ -1,4 +1,4 @@
-"""Answers that nobody reads: they hold up nobody else, and not the end of the server."""
+"""Unread answers: they delay neither other callers nor the end of the server."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ HOSTILE = ["'; DROP TABLE rollouts; --", '" OR 1=1 --', "%s", "?", "\x00"]
 
 
 def test_sql_text_is_made_of_constants_alone() -> None:
-    """Whatever is asked for, the text is the same; values travel as parameters."""
+    """The SQL does not depend on the values, which are parameters."""
     plain = RolloutQuery(
         rollout_ids=frozenset("abcde"), rollout_id_contains="x", group_ids=frozenset("fghij")
     )

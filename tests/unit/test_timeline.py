@@ -1,4 +1,4 @@
-"""Traces as lines and as pictures: what is told, and that no span can do more than be shown."""
+"""Traces as text and as pictures: their content, and that no span can inject anything."""
 
 from __future__ import annotations
 

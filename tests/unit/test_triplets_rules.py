@@ -345,7 +345,7 @@ def tree(shape: list[tuple[int, int, int]]) -> list[Node]:
 
 
 def naive(root: Node) -> None:
-    """The rule as it is told, span by span."""
+    """The rule as documented, span by span."""
     node = root
     while len(node.children) == 1:
         node = node.children[0]

@@ -150,6 +150,6 @@ func (d *driver) answer(c command, what answer) {
 	d.out.Lock()
 	defer d.out.Unlock()
 	if _, err := os.Stdout.Write(append(line, '\n')); err != nil {
-		os.Exit(1) // nobody listens
+		os.Exit(1) // stdout is closed
 	}
 }

@@ -116,7 +116,7 @@ export function toStoreError(error: unknown, signal?: AbortSignal): LightningSto
   let code: Code = error.code;
   if (VAGUE.includes(code) && BROKEN.test(error.details)) code = Code.UNAVAILABLE;
   if (code === Code.CANCELLED && error.details !== CANCELLED_HERE) {
-    code = Code.UNAVAILABLE; // by a server that goes down, or by what lies before it
+    code = Code.UNAVAILABLE; // by a server that is shutting down, or by a proxy
   }
   const given = code === Code.CANCELLED && signal?.aborted ? (signal.reason as unknown) : error;
   return new LightningStoreError(code, error.details + advice(code, error.details), {

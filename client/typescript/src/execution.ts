@@ -116,7 +116,7 @@ export class Work {
       if (before) return before;
       const reward = await this.#call(context, resources, tracer);
       const after = cancelledOutcome(context);
-      if (after) return after; // its word counts no more
+      if (after) return after; // its outcome no longer counts
       if (reward !== undefined && reward !== null) emitReward(asReward(reward), tracer);
       return { status: AttemptStatus.SUCCEEDED };
     } catch (thrown) {

@@ -282,7 +282,7 @@ async def test_a_lost_attempt_is_reported_and_its_worker_free(
     rollout = await store.start_rollout(1, worker_id=f"w-{status}")
     await store.update_attempt(rollout.rollout_id, "latest", status=status)
     worker = await store.get_worker_by_id(f"w-{status}")
-    # agentlightning: unknown. Here that is the watchdog's word alone, for somebody is heard of.
+    # agentlightning: unknown. Here only an expiry sets that.
     assert worker is not None
     assert worker.status == "idle"
     stored = await store.get_rollout_by_id(rollout.rollout_id)

@@ -84,7 +84,7 @@ def test_several_runner_processes_do_all_tasks_over_sqlite(sqlite: str, tmp_path
     tasks = [{**task, "holds": str(place)} for task in questions(9)]
     process = start(sqlite, tasks, n_runners=3, strategy=DIRECT)
     with LightningStore(sqlite) as client:
-        # One runner alone must not do all before the others have begun, and been heard of.
+        # A single runner must not finish everything before the others have started.
         end = time.monotonic() + PROGRAM_SECONDS / 2
         while len(list(place.iterdir())) < 3 or not all(w.stats for w in client.list_workers()):
             assert time.monotonic() < end, ended(process)
@@ -115,7 +115,7 @@ def test_several_runner_processes_do_all_tasks_over_sqlite(sqlite: str, tmp_path
 
 def test_a_trainer_as_it_is_by_default_needs_nothing_but_the_store(sqlite: str) -> None:
     tasks = questions(4)
-    # Its own HTTP server, between it and its runners, wants a port that nobody has.
+    # Its own HTTP server, between it and its runners, needs a free port.
     lines, _ = train(sqlite, tasks, n_runners=2, environment={"AGL_SERVER_PORT": free_port()})
     assert_all_done(lines, tasks)
     with LightningStore(sqlite) as client:

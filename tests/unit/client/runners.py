@@ -82,7 +82,7 @@ def asynchronous(reward: Any = None) -> Any:
 
 
 class Holding:
-    """A function that runs until it is let go, and tells what it saw."""
+    """A function that runs until it is released, and records what it saw."""
 
     def __init__(self, then: Callable[[RunContext], Any] = lambda _: 1.0) -> None:
         self.begun = threading.Event()

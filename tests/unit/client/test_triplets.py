@@ -1,4 +1,4 @@
-"""list_triplets of both clients: what is asked for, and that nothing comes twice after a break."""
+"""list_triplets of both clients: its requests, and no duplicates after a break."""
 
 from __future__ import annotations
 
