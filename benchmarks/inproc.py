@@ -2,7 +2,7 @@
 
 Writes are EnqueueRollouts of one, reads are GetRollout of rollouts that are in memory because they are live;
 each is a call of the store with a message and gives a message. On SQLite 64 tasks write, since a commit is
-shared by who waits for it; and rollouts that finished long ago are read from the file. Prints one JSON object.
+shared by the waiting callers; and rollouts that finished long ago are read from the file. Prints one JSON object.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Seen:
     """What one load did to others."""
 
     row: str
-    #: Longest time that the loop ran without a beat, in its own processor time: what is held to the bound.
+    #: Maximum time without a beat, in processor time of the loop: the figure that the bound applies to.
     cpu_ms: float
     #: The same by the clock: other processes, disks and other threads of the server add to it.
     wall_ms: float
@@ -153,7 +153,7 @@ class Ground:
 
     @property
     def batch_items(self) -> int:
-        """Most items of one call."""
+        """Maximum number of items of one call."""
         return self.info().limits.batch_items
 
     @contextlib.contextmanager

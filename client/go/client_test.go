@@ -164,7 +164,7 @@ func TestWhatTheTransportSaysIsUnavailable(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := convert(context.Background(), said.Err()); status.Code(err) != from.Code() {
-			t.Error(err) // the server's own words
+			t.Error(err) // sent by the servers
 		}
 	}
 	for _, from := range []*status.Status{

@@ -57,7 +57,7 @@ func buildPrograms(t *testing.T) []string {
 func TestProgramsOfTheReadme(t *testing.T) {
 	programs := buildPrograms(t)
 	if len(programs) != 3 {
-		t.Fatal("a runner, an algorithm and an exporter are wanted: ", programs)
+		t.Fatal("the page must have a runner, an algorithm and an exporter: ", programs)
 	}
 	_, address := startServer(t, "--port", "0", "--backend", "memory")
 	t.Setenv(addressVariable, address)

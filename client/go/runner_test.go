@@ -103,7 +103,7 @@ func TestStopsCancelTheFunctionAndAreNeverSuccess(t *testing.T) {
 				span.End()
 				<-ctx.Done()
 				causes <- context.Cause(ctx)
-				return Reward(1), nil // though it was told
+				return Reward(1), nil // in spite of the cancellation
 			}, &RunnerOptions{MaxRollouts: 1, HeartbeatPeriod: 100 * time.Millisecond}))
 			server.queue <- claimOf("ro-1", "1")
 			var why *StopError

@@ -6,7 +6,7 @@ A scenario is a JSON object:
 | --- | --- |
 | `description` | one line, for the table |
 | `roles` | names of clients, each played by another language; left out: one client |
-| `server` | options of a server of its own, by their long names with `_`, `"auth_tokens": true` for the tokens `${token_admin}`, `_algorithm`, `_runner`, `_read_only`, `_expired`; `"fresh": true`: a store that nobody used before |
+| `server` | options of a server of its own, by their long names with `_`, `"auth_tokens": true` for the tokens `${token_admin}`, `_algorithm`, `_runner`, `_read_only`, `_expired`; `"fresh": true`: a new store |
 | `backends` | only over these back ends |
 | `steps` | what is done, one after the other |
 

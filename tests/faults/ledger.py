@@ -182,7 +182,7 @@ class Ledger:
         self.open_claims.clear()
 
     async def _enqueue_again(self, stub: Any, request: rollout_pb2.EnqueueRolloutsRequest) -> None:
-        """Repeat a batch: by its ids alone it is known while nobody has updated a rollout of it."""
+        """Repeat a batch. Its ids alone identify it as long as no caller has updated its rollouts."""
         try:
             await stub.EnqueueRollouts(request, timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:

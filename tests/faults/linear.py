@@ -1,6 +1,6 @@
 """Tells whether a history of concurrent calls could have happened one after the other.
 
-The search is Wing's and Gong's with Lowe's memory of configurations: take any call that nobody precedes, ask the
+The search is Wing's and Gong's with Lowe's memory of configurations: take any call without a predecessor, ask the
 model whether its answer is right there, go on; step back where it is not. A call without an answer may have
 happened at any time after it began, or never.
 """

@@ -79,7 +79,7 @@ class Proxy:
                 gate.clear()
 
     async def _abandon(self) -> None:
-        await self._gates(up=False, down=False)  # and nobody has these events any more to set them
+        await self._gates(up=False, down=False)  # and these events are no longer set
         self._up, self._down = asyncio.Event(), asyncio.Event()
         self._up.set()
         self._down.set()

@@ -219,7 +219,7 @@ BAD = {
         report(2, 3, "a", 1, "succeeded", "ok"),
         report(4, 5, "a", 1, "failed", "ok"),
     ],
-    "brought back to life": [
+    "revived": [
         claim(0, 1, ("a", 1)),
         cancel(2, 3, "a", "cancelled"),
         report(4, 5, "a", 1, "failed", "ok"),

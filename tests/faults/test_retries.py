@@ -91,7 +91,7 @@ class Twins:
         ):  # the request is lost: it comes at the second try alone
             self.lost["request"] += 1
         else:
-            first = await self.odd.call(method, request, number)  # and nobody hears it
+            first = await self.odd.call(method, request, number)  # and its answer is lost
             assert told(first) == told(expected), f"{method}: {first} instead of {expected}"
             self.lost["reply"] += 1
             if number % CRASH_EVERY == 0:

@@ -78,7 +78,7 @@ def test_watch_misses_nothing_through_cuts_and_crashes(
         for thread in workers:
             thread.join()
         for watcher in watchers:
-            until("all is told", lambda w=watcher: len(w.told) >= len(finished))
+            until("all is received", lambda w=watcher: len(w.told) >= len(finished))
             watcher.end()
         proxy.cut()
         for watcher in watchers:

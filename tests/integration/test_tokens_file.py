@@ -60,7 +60,7 @@ async def test_tokens_file_that_stays_unusable_lets_nobody_in_until_it_is_mended
 async def test_tokens_file_is_read_again_though_nothing_about_it_has_changed(
     secured: Secured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too many open files, for instance: the file is what it was when it can be read again."""
+    """Too many open files, for instance: the file is unchanged when it becomes readable."""
     async with secured.served(), secured.client("runner") as store:
         await store.dequeue_rollouts(1)
         tokens.append(secured.file, auth.new_token("more", Role.RUNNER, None)[1])

@@ -188,16 +188,16 @@ test("a server that stays UNAVAILABLE is asked five times", async () => {
   assert.equal((await failureOf(client.getRollout("x"))).code, Code.UNAVAILABLE);
   assert.equal(calls, 5);
   client.close();
-  const nobody = new LightningStore("127.0.0.1:1");
-  assert.equal((await failureOf(nobody.getRollout("x"))).code, Code.UNAVAILABLE);
-  nobody.close();
+  const unreachable = new LightningStore("127.0.0.1:1");
+  assert.equal((await failureOf(unreachable.getRollout("x"))).code, Code.UNAVAILABLE);
+  unreachable.close();
 });
 
 const RESET = "Received RST_STREAM with code 2 (Internal server error)";
 
 /** What gRPC says of its own accord, without details: a server's word has some. */
 const BROKEN: [Code, string][] = [
-  [Code.CANCELLED, "CANCELLED"], // by a server that goes down
+  [Code.CANCELLED, "CANCELLED"], // by a server that is shutting down
   [Code.INTERNAL, RESET],
   [Code.RESOURCE_EXHAUSTED, "Bandwidth exhausted or memory limit exceeded"],
   [Code.UNKNOWN, "Received HTTP status code 200"],

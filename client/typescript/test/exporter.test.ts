@@ -134,15 +134,15 @@ test("beyond the buffer new spans are dropped, counted and warned about", async 
   tracer.startSpan("room again", { attributes }).end();
   await exporter.forceFlush();
   assert.deepEqual(streams, [["kept"], ["room again"]]);
-  const nobody = new SpanExporter({ address: server.address });
-  tracerOf(nobody).startSpan("nobody's").end();
-  assert.equal(nobody.droppedCount, 1);
+  const withoutIds = new SpanExporter({ address: server.address });
+  tracerOf(withoutIds).startSpan("without ids").end();
+  assert.equal(withoutIds.droppedCount, 1);
   assert.deepEqual(
     told.map((message) => /buffer of 1500|over the limit of 1200|no rollout/.exec(message)?.[0]),
     ["buffer of 1500", "over the limit of 1200", "no rollout"],
   );
   await exporter.shutdown();
-  await nobody.shutdown();
+  await withoutIds.shutdown();
 });
 
 test("a bad span takes no other one with it", async (t) => {
@@ -177,7 +177,7 @@ test("a bad span takes no other one with it", async (t) => {
   await exporter.shutdown();
 });
 
-test("who is to stop is told", async () => {
+test("attempts to stop are reported", async () => {
   using server = await ScriptedServer.start({
     ingestSpans: async (requests) => {
       await batchesOf(requests);

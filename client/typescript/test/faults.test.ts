@@ -126,7 +126,7 @@ test("what a poll had claimed that a stop broke off is found and finished", asyn
   assert.equal(updates[0]?.attempt?.status, AttemptStatus.SUCCEEDED);
 });
 
-test("an error that waiting does not mend ends the runner", async () => {
+test("an error that is not retryable ends the runner", async () => {
   using server = await withOneClaim({
     dequeueRollouts: () => {
       throw new Refusal(Code.PERMISSION_DENIED);

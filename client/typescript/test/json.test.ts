@@ -37,7 +37,7 @@ test("RawJson goes as it is", () => {
   assert.equal(encodeJson(new RawJson(bytes)), bytes);
 });
 
-test("what is no JSON is refused", () => {
+test("invalid JSON is rejected", () => {
   for (const value of [undefined, NaN, { a: Infinity }, () => 1, Symbol("a"), Buffer.from("1")]) {
     assert.throws(() => encodeJson(value), TypeError);
   }

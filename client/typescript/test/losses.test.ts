@@ -35,7 +35,7 @@ function put(span: Span, attributes: object): void {
 
 const ATTEMPT = { rolloutId: "ro", attemptId: "at" };
 
-test("losses are told once, and then in a summary a minute", (t) => {
+test("losses are reported once, and then in a summary per minute", (t) => {
   const told = warnings(t);
   const due: (() => void)[] = [];
   const losses = new Losses((ms, summarize) => {
@@ -62,7 +62,7 @@ test("losses are told once, and then in a summary a minute", (t) => {
   assert.deepEqual(told, []);
 });
 
-test("refusals without a reason, or of no message of the stream, are told", async (t) => {
+test("rejections without a reason, or without a message, are reported", async (t) => {
   const told = warnings(t);
   using server = await ScriptedServer.start({
     ingestSpans: async (requests) => {
@@ -79,7 +79,7 @@ test("refusals without a reason, or of no message of the stream, are told", asyn
   await exporter.shutdown();
 });
 
-test("single refused spans of a batch are told, and the others not sent again", async (t) => {
+test("single rejected spans of a batch are reported, and the others not sent again", async (t) => {
   const told = warnings(t);
   let streams = 0;
   using server = await ScriptedServer.start({
@@ -110,7 +110,7 @@ test("a resource that is too large costs its spans, and nothing is sent", async 
   await exporter.shutdown();
 });
 
-test("one bad field costs its span at most, and is told", async (t) => {
+test("one invalid field costs at most its span, and is reported", async (t) => {
   const told = warnings(t);
   const batches: SpanBatch[] = [];
   using server = await ScriptedServer.start({
@@ -153,9 +153,9 @@ test("one bad field costs its span at most, and is told", async (t) => {
 });
 
 test("a reward of a tracer that does not record is an error", () => {
-  const nobody = trace.getTracer("none"); // no provider is registered
+  const unregistered = trace.getTracer("none"); // no provider is registered
   const sampled = new BasicTracerProvider({ sampler: new AlwaysOffSampler() }).getTracer("off");
-  for (const tracer of [nobody, sampled]) {
+  for (const tracer of [unregistered, sampled]) {
     assert.throws(() => {
       emitReward(1, tracer);
     }, /does not record/);

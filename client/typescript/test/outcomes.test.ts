@@ -27,7 +27,7 @@ interface Told {
   readonly batches: SpanBatch[];
 }
 
-/** Runs a function on one rollout, and returns what the server was told. */
+/** Runs a function on one rollout, and returns its report. */
 async function told(agent: Agent, script: Script = {}): Promise<Told> {
   const updates: UpdateAttemptRequest[] = [];
   const batches: SpanBatch[] = [];

@@ -61,7 +61,7 @@ test("rollouts are worked on, several at a time, and reported with their rewards
   ): Promise<number> => {
     most = Math.max(most, ++atWork);
     seen.push(resources);
-    // Nobody goes on before fifteen are at work.
+    // No function continues before fifteen are running.
     await new Promise<void>((resolve) => {
       all.push(resolve);
       if (all.length % 15 === 0) for (const go of all) go();

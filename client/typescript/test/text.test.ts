@@ -72,7 +72,7 @@ test("a value that its field cannot have is an error before anything is sent", a
   store.close();
 });
 
-test("what is no JSON is refused with its path", async () => {
+test("invalid JSON is rejected with its path", async () => {
   const ring: Record<string, unknown> = { list: [1] };
   ring.ring = ring;
   const broken = (): never => {

@@ -179,7 +179,7 @@ def test_a_restart_of_the_server_is_waited_for(tmp_path: Path) -> None:
 
     async def across() -> list[Any]:
         asked = asyncio.create_task(store.get_rollout_by_id(rollout.rollout_id))
-        await asyncio.sleep(0)  # the call is on its way to nobody
+        await asyncio.sleep(0)  # the call is in progress without a server
         port = address.rpartition(":")[2]
         with serving(tmp_path, "--backend", "sqlite", "--port", port):
             found = await asyncio.wait_for(asked, 50)

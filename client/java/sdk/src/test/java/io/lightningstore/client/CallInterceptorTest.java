@@ -29,7 +29,7 @@ class CallInterceptorTest {
     connection.shutdownNow();
   }
 
-  /** Returns what a call that ends like this is told to have failed with. */
+  /** Returns the status that the caller of a call with this end gets. */
   private Status.Code codeOf(Status status, Metadata trailers) {
     Channel ending =
         new Channel() {
@@ -84,7 +84,7 @@ class CallInterceptorTest {
   private static final List<Status> BROKEN =
       List.of(
           Status.UNAVAILABLE.withDescription("io exception"),
-          Status.CANCELLED.withDescription("the server goes down"),
+          Status.CANCELLED.withDescription("the server is shutting down"),
           Status.INTERNAL.withDescription("RST_STREAM closed stream. HTTP/2 error code: CANCEL"),
           Status.INTERNAL.withDescription(
               "Connection closed after GOAWAY. HTTP/2 error code: INTERNAL_ERROR"),

@@ -12,7 +12,7 @@ final class EndingPrograms {
   private EndingPrograms() {}
 
   public static void main(String[] arguments) {
-    LightningStore store = LightningStore.connect(); // closed by nobody
+    LightningStore store = LightningStore.connect(); // never closed
     if (arguments[0].equals("exporter")) {
       var exporter = LightningStoreSpanExporter.create(store, "ro-1", "at-1");
       Tracer tracer =

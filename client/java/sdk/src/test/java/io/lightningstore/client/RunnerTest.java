@@ -138,7 +138,7 @@ class RunnerTest {
               tracer.spanBuilder("step").startSpan().end();
               context.cancellation().await(Duration.ofSeconds(Events.PATIENCE_SECONDS));
               reasons.add(context.cancellation().reason().orElseThrow());
-              return 1.0; // though it was told
+              return 1.0; // in spite of the cancellation
             })
         .maxRollouts(1)
         .heartbeatPeriod(Duration.ofMillis(100))
