@@ -1,1 +1,1 @@
-"""What README's figures come from: `python -m benchmarks --help`."""
+"""The source of the figures in the README: `python -m benchmarks --help`."""

@@ -1,8 +1,9 @@
-"""The adapter of agentlightning beside that package's own store: `.venv-agl/bin/python -m benchmarks.agl`.
+"""Compare the adapter of agentlightning with that package's own store.
 
-Both are driven by the same load (`agl_load.py`), in turns, each time with a fresh server. Prints a table in
-Markdown. Where other work shares the machine the CPU tells more than the clock: it is that of the load, its
-runners included, and that of the server.
+Usage: `.venv-agl/bin/python -m benchmarks.agl`. The same load (`agl_load.py`) runs against both
+stores in turns, each time with a fresh server. Prints a table in Markdown. On a busy machine CPU
+time is more reliable than rates; it is that of the load, including its runners, and that of the
+server.
 """
 
 from __future__ import annotations

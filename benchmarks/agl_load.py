@@ -1,7 +1,9 @@
-"""One load on a store of agentlightning: `python -m benchmarks.agl_load peer|ours ADDRESS WORKLOAD SIZES`.
+"""One load on a store of agentlightning: `python -m benchmarks.agl_load peer|ours ADDRESS WORKLOAD
+SIZES`.
 
-The workloads are those of agentlightning's own tests/benchmark, described in `docs/agentlightning.md`. They
-know the store by agentlightning's interface alone; only `_open` knows which one it is. Prints one line of JSON.
+The workloads are those of agentlightning's own tests/benchmark, described in
+`docs/agentlightning.md`. They use only agentlightning's interface; only `_open` depends on the
+store. Prints one line of JSON.
 """
 
 from __future__ import annotations

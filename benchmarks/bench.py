@@ -1,4 +1,4 @@
-"""One run: its trials, interleaved, and the figures that come out of them."""
+"""One run: its trials, interleaved, and the resulting figures."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Compare this checkout with another one: `python -m benchmarks.compare ../before`.
 
-Each repetition measures both checkouts, one after the other, with the benchmark code and the virtual environment
-(.venv) of each. What slows the machine for a while then slows both. Prints the median of each figure, and the
-ratio of this checkout to the other one.
+Each repetition measures both checkouts, one after the other, with the benchmark code and the
+virtual environment (.venv) of each, so that a temporarily slow machine affects both. Prints the
+median of each figure, and the ratio of this checkout to the other one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Starts contenders, each a process of its own, and looks at them from outside."""
+"""Starts the servers to compare, each a process, and observes them from outside."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The load's side of our own contenders: raw stubs that cost as little as Python allows.
+"""The load's client of our own servers: raw stubs with as little overhead as Python allows.
 
-Requests are serialised beforehand where they can be and answers stay bytes until somebody needs them, so
-that the server is what is measured. Small calls go over `wire`, streams and large messages over grpc.aio.
-It is not the client library: that one adds what users get for it.
+Requests are serialised in advance if possible, and responses stay bytes until they are needed, so
+that the server is measured. Small calls use `wire`; streams and large messages use grpc.aio. This
+is not the client library, which adds features for users.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Fills a data file with a past: `python -m benchmarks.history FILE FINISHED RUNNING`.
+"""Fills a data file with history: `python -m benchmarks.history FILE FINISHED RUNNING`.
 
-Rows go through the storage layer as the server's own would, some thousands a commit: rollouts with one
-attempt each, ids scattered as random ones are, and for every tenth finished one a batch of two spans. A file
-that has some gets the new ones behind them. About a minute for a million.
+Rows are written with the storage layer, as the server would, some thousands per commit: rollouts
+with one attempt each, with random ids, and a batch of two spans for every tenth finished one. New
+rows are appended to an existing file. A million takes about a minute.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Asks a store with a past for one of everything, one caller, call after call.
+"""Calls every method of a store with history, with one caller, call after call.
 
-The same calls go to a store with a million finished and 10,000 running rollouts and to one with next to none
-(a few thousand, so that both have something to read from disk). Finished rollouts are asked for once each,
-in random order: neither the server's cache nor the page cache is favoured more than a file of that size is.
+The same calls go to a store with a million finished and 10,000 running rollouts, and to a store
+with almost none (a few thousand, so that both read from disk). Each finished rollout is read once,
+in random order, so that neither the server's cache nor the page cache helps more than it does with
+a file of that size.
 """
 
 from __future__ import annotations

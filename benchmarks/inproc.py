@@ -1,8 +1,10 @@
-"""The store without a network, a process of its own: `python -m benchmarks.inproc memory|sqlite SECONDS`.
+"""The store without a network, in a separate process: `python -m benchmarks.inproc memory|sqlite
+SECONDS`.
 
-Writes are EnqueueRollouts of one, reads are GetRollout of rollouts that are in memory because they are live;
-each is a call of the store with a message and gives a message. On SQLite 64 tasks write, since a commit is
-shared by the waiting callers; and rollouts that finished long ago are read from the file. Prints one JSON object.
+Writes are EnqueueRollouts of one rollout, reads are GetRollout of live rollouts, which are in
+memory. Each calls the store with a message and returns a message. On SQLite 64 tasks write, because
+concurrent writes share a commit, and rollouts that finished long ago are read from the file. Prints
+one JSON object.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The load, a process of its own: `python -m benchmarks.load '{"workload": ..., "address": ...}'`.
+"""One load generator, a process: `python -m benchmarks.load '{"workload": ..., "address": ...}'`.
 
 With "peer": true it drives the peer, in the peer's environment.
 """

@@ -1,7 +1,8 @@
-"""Starts loads, each a process of its own, and lets them work one at a time.
+"""Starts load generators, each a process, and runs them one at a time.
 
-A load says when it is ready for its next measurement and waits for the word; so several contenders can be
-measured in slices, in turn, and whatever else the machine does meanwhile hits all of them alike.
+A load generator reports when it is ready for its next measurement and waits for the start. Several
+servers are thus measured in slices, in turn, so that other work on the machine affects all of them
+equally.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The closed loop that every contender is driven by: callers that ask again once they are answered.
+"""The closed loop of every load: callers that send the next request after each response.
 
-Imports nothing but the standard library: it runs in the peer's environment too.
+Imports only the standard library, because it also runs in the peer's environment.
 """
 
 from __future__ import annotations

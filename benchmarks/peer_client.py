@@ -1,7 +1,8 @@
-"""The peer as a load sees it: PyPI's agentlightning 0.3.0 and its own HTTP client.
+"""The load's client of the peer: PyPI's agentlightning 0.3.0 and its own HTTP client.
 
-Runs in the peer's environment, with the methods of `grpc_client.Client`. Where the peer has several paths
-this takes each: spans one by one by its client, and in batches by OTLP over HTTP, which is its fastest.
+Runs in the peer's environment, with the methods of `grpc_client.Client`. If the peer has several
+ways, this uses each: single spans with its client, and batches with OTLP over HTTP, which is its
+fastest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bars for README: `python -m benchmarks.picture [RESULTS.json] [PICTURE.png]`."""
+"""Bar chart for the README: `python -m benchmarks.picture [RESULTS.json] [PICTURE.png]`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Asks a server for its health, and sends it a heartbeat, 50 times a second: `python -m benchmarks.prober HOST:PORT`.
+"""Sends a health check and a heartbeat 50 times a second: `python -m benchmarks.prober HOST:PORT`.
 
-Health waits for the event loop alone, a heartbeat for a commit too. Each line of stdin is answered by one of JSON
-with the longest time that an answer of either took since the line before, probes that still wait included. A probe
-is sent on time whether those before it were answered or not.
+A health check waits only for the event loop, a heartbeat also for a commit. For each line on stdin
+it prints one line of JSON with the longest response time of both since the previous line, including
+probes that are still waiting. Probes are sent on time, whether or not earlier ones were answered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table with the goals beside the figures, and the JSON that holds every trial."""
+"""The table of figures with their goals, and the JSON with every trial."""
 
 from __future__ import annotations
 

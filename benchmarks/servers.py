@@ -1,10 +1,10 @@
-"""Starts one contender: `python -m benchmarks.servers echo|sink|keep|memory|sqlite [flags of serve]`.
+"""Starts one server: `python -m benchmarks.servers echo|sink|keep|memory|sqlite [flags of serve]`.
 
-memory and sqlite are `lightningstore serve`, as users run it. The others are grpc.aio services over the
-same generated stubs, with the same event loop, allocator, garbage and channel settings, which do nothing:
-the echo builds replies of the same shape, the sink parses span messages, counts and drops them, and keep is
-a sink that holds on to their bytes: the limit for whatever stores them in memory. The last line that each
-prints names the address.
+memory and sqlite are `lightningstore serve` with its defaults. The others are grpc.aio services
+with the same stubs, event loop, allocator, garbage collection and channel settings, without any
+function: the echo builds replies of the same shape, the sink parses span messages, counts and drops
+them, and keep is a sink that keeps their bytes, the limit for any store in memory. The last line
+that each prints contains the address.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the loads of row 15 run against: a watched server, a prober beside it, and calls as bare as they come."""
+"""The environment of the loads of row 15: a watched server, a prober, and minimal calls."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Serves as `lightningstore serve` does and measures how long its event loop is held:
-`python -m benchmarks.watched [flags of serve]`.
+"""`lightningstore serve` with a measurement of how long its event loop is held.
 
-A timer of the loop beats every few milliseconds. SIGUSR1 prints, as one line of JSON, the longest time between
-two beats since the line before: `cpu_ms` in processor time of the loop's thread, which no other process and no
-wait for a disk adds to, and `wall_ms` by the clock.
+Usage: `python -m benchmarks.watched [flags of serve]`. A timer of the loop fires every few
+milliseconds. On SIGUSR1 it prints, as one line of JSON, the longest time between two firings since
+the previous line: `cpu_ms` in processor time of the loop's thread, which excludes other processes
+and waits for the disk, and `wall_ms` by the clock.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Unary gRPC calls straight over HTTP/2 frames: a client that takes itself out of the way.
+"""Unary gRPC calls directly over HTTP/2 frames: a client with minimal overhead.
 
-grpc.aio's own client costs as much of a core as the server does. Both then run in lockstep, and a ratio of
-throughputs measures the client. This one costs about a tenth, so that the server is what is waited for.
+grpc.aio's own client uses as much of a core as the server does. Both then run in lockstep, and a
+ratio of throughputs measures the client. This one costs about a tenth, so that the server is the
+bottleneck. It supports what a benchmark needs: small unary requests without TLS, headers indexed as
+gRPC does, both flow-control windows, replies to pings and settings. It parses no response headers:
+a gRPC server sends no message with an error, so a response without a message is an error.
 
-It does what a benchmark needs: small unary requests over cleartext, headers indexed as gRPC indexes
-them, both flow-control windows, pings and settings answered. It reads no header of an answer: a gRPC server
-sends no message with an error, so an answer without a message is the error.
 Source: https://www.rfc-editor.org/rfc/rfc9113, https://www.rfc-editor.org/rfc/rfc7541.
 """
 

@@ -1,6 +1,7 @@
-"""The requests to every contender. Each workload is the same code for all of them, with the client of each.
+"""The requests to every server. Each workload is the same code for all of them, with the client of
+each.
 
-Imports nothing but the standard library: it runs in the peer's environment too.
+Imports only the standard library, because it also runs in the peer's environment.
 """
 
 from __future__ import annotations

@@ -157,6 +157,24 @@ def test_readme_links_every_page() -> None:
     assert [name for name in named if f"]({name})" not in readme] == []
 
 
+def anchors(page: str) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_pages_resolve() -> None:
+    broken = []
+    for page in (path for path in texts() if path.suffix == ".md"):
+        prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        for link in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", prose):
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert broken == []
+
+
 #: Phrases that CONTRIBUTING.md replaces, as regular expressions, and what to write instead.
 BANNED = {
     r"\bfor ever\b": "without end, unlimited",
