@@ -1,4 +1,4 @@
-"""Group commit: everybody who waits shares one transaction, written by a task that nobody can cancel."""
+"""Group commit: all waiting operations share one transaction, written by a task that no caller can cancel."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 
 logger = logging.getLogger(__name__)
 
-#: Reports are accepted while the bytes that wait for the disk are below this multiple of the limit.
+#: Reports are accepted while the pending bytes are below this multiple of the limit.
 REPORT_SHARE = 2
 
 
 class Reserved:
-    """A context in which bytes count as waiting for the disk."""
+    """A context in which bytes count as pending."""
 
     __slots__ = ("_committer", "_size")
 
@@ -27,20 +27,20 @@ class Reserved:
         self._size = size
 
     def __enter__(self) -> None:
-        """Count them."""
+        """Add them."""
         self._committer.reserve(self._size)
 
     def __exit__(self, *_: object) -> None:
-        """Count them no longer."""
+        """Subtract them."""
         self._committer.reserve(-self._size)
 
 
 class Committer:
-    """Takes the changes of operations, in their order, and tells when they are durable.
+    """Commits the changes of operations in order, and wakes the operations when they are durable.
 
     Operations write into `changes` and then call `seal`, which numbers them. `durable(n)` returns when
-    number n is on disk; only then may its effect be seen. After a commit `publish` is called, in order.
-    On a storage without durability there is nothing to wait for: `seal` itself commits.
+    number n is on disk; its effects must not be visible before. `publish` is called after each commit.
+    With a storage without durability there is nothing to wait for: `seal` itself commits.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Committer:
         recover: Callable[[], Awaitable[bool]],
         max_pending_bytes: int,
     ) -> None:
-        """Take the storage, and what to call after a commit and after a failed one.
+        """Take the storage, and the functions to call after a commit and after a failure.
 
-        `recover` returns whether the storage can be used again; the committer gives up if not.
+        `recover` returns whether the storage can be used again; if not, every call fails from then on.
         """
         self._storage = storage
         self._waits = storage.durability != DURABILITY_NONE
@@ -63,12 +63,12 @@ class Committer:
         self.sealed = 0
         self.durable_through = 0
         self.failure: StoreError | None = None
-        #: Failed commits so far. Each may have lost what was sealed before it, even if `durable` returns.
+        #: Number of failures so far. Each may have lost what was sealed before it, even if `durable` returns.
         self.failures = 0
-        #: Commits so far, and bytes of changes in them.
+        #: Number of commits so far, and of bytes of changes in them.
         self.commits = self.committed_bytes = 0
         self._in_flight = self._held = self._reserved = 0
-        #: Who waits for which number; the numbers never fall.
+        #: Waiting operations with their numbers, ascending.
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -78,40 +78,40 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the task that commits, and recovers from failures."""
+        """Start the task that commits and recovers from failures."""
         self._task = asyncio.create_task(self._run(), name="committer")
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes that wait for the disk, or soon will."""
+        """Bytes of changes that are not durable yet, those of writes being prepared included."""
         return self.changes.size + self._in_flight + self._reserved
 
     def reserved(self, size: int) -> Reserved:
-        """Count bytes of a write that is prepared in several turns: it was admitted before it is among the changes."""
+        """Count bytes of a write that is prepared in several turns, from its admission until it is in `changes`."""
         return Reserved(self, size)
 
     def reserve(self, size: int) -> None:
-        """Count bytes, or with a negative size no longer."""
+        """Add bytes to the pending ones; a negative size subtracts them."""
         self._reserved += size
         if size < 0 and not self._room.is_set() and self.pending_bytes <= self._max_pending:
             self._room.set()
 
     def admit(self, *, report: bool = False) -> None:
-        """Refuse a unary write: Busy while too much waits for the disk, StorageFailed without one.
+        """Admit a unary write, or raise: Busy if too many bytes are pending, StorageFailed after a failure.
 
-        A `report` of what is under way is taken up to twice the limit: new work and spans, which fill
-        it, must not keep an outcome or a sign of life out.
+        A `report`, such as an outcome or a heartbeat, is admitted up to twice the limit, so that new work and spans
+        cannot block it.
         """
         if self.failure is not None:
             raise self.failure
         most = self._max_pending * (REPORT_SHARE if report else 1)
         if self.pending_bytes > most:
-            raise Busy(f"{self.pending_bytes} bytes wait for the disk, at most {most} may")
+            raise Busy(f"{self.pending_bytes} bytes wait for the disk; the limit is {most}")
 
     async def admit_soon(self, size: int, seconds: float) -> None:
-        """Admit a write of `size` bytes, after up to `seconds` of waiting for room: else raise as `admit`.
+        """Admit a write of `size` bytes, waiting up to `seconds` for space, or raise as `admit` does.
 
-        For callers that may not come again. What is held so has the limit of what waits for the disk.
+        For callers that may not retry. The bytes held this way have the same limit as the pending ones.
         """
         full = self.pending_bytes > self._max_pending and self.failure is None
         if full and self._held + size <= self._max_pending:
@@ -126,7 +126,7 @@ class Committer:
             self.admit()
 
     async def room(self) -> None:
-        """Wait until less than the limit waits for the disk. For streams, which need not be refused."""
+        """Wait until the pending bytes are below the limit. For streams, which can wait. Raises StorageFailed."""
         while self.pending_bytes > self._max_pending and self.failure is None:
             self._room.clear()
             await self._room.wait()
@@ -134,7 +134,7 @@ class Committer:
             raise self.failure
 
     def seal(self) -> int:
-        """Number what was written into `changes` since the last call; returns the number."""
+        """Number the changes written since the last call; returns the number."""
         self.sealed += 1
         if self._waits:
             self._wake.set()
@@ -143,7 +143,7 @@ class Committer:
         return self.sealed
 
     def _commit_at_once(self) -> None:
-        """Commit what was sealed, on a storage that completes commits at once. Raises StoreError."""
+        """Commit sealed changes to a storage that completes commits at once. Raises StoreError."""
         try:
             done = self._storage.commit(self.changes)
         except StoreError as error:
@@ -158,23 +158,23 @@ class Committer:
         self._publish()
 
     async def durable(self, number: int) -> None:
-        """Return when everything up to `number` is on disk. Raises StorageFailed if it cannot be."""
+        """Return when everything up to `number` is durable. Raises StorageFailed if a commit fails."""
         if self.failure is not None:
             raise self.failure
         if self.durable_through < number:
-            # A future of one's own: cancelling the caller cancels this, and never the commit.
+            # Each caller has its own future: cancelling the caller does not cancel the commit.
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append((number, waiter))
             await waiter
 
     def fail(self, error: StoreError) -> None:
-        """Refuse everything from now on, and recover: the storage is unusable, though the task's commit did not fail."""
+        """Report that the storage is unusable although no commit failed: every call fails until it has recovered."""
         if self.failure is None:
             self.failure = self._lost = error
             self._wake.set()
 
     async def drain(self) -> None:
-        """Commit what is there and end the task."""
+        """Commit what was sealed and end the task."""
         self._closing = True
         self._wake.set()
         if self._task is not None:
@@ -216,7 +216,7 @@ class Committer:
                 waiter.set_result(None)
 
     async def _fail(self, error: Exception) -> None:
-        """Fail all who wait, drop what is in memory and load it again; until then refuse everything."""
+        """Fail all waiting operations and recover. Until that succeeds, every call fails."""
         if self._lost is not None:
             error, self._lost = self._lost, None
         self.failure = error if isinstance(error, StoreError) else StorageFailed(str(error))
@@ -228,7 +228,7 @@ class Committer:
         self._room.set()
         if not await self._recover():
             return
-        # Nothing was decided meanwhile: `admit` and `durable` refuse while there is a failure.
+        # No operation has changed anything meanwhile: `admit` and `durable` raise while there is a failure.
         self._in_flight = 0
         self.changes = Changes()
         self.durable_through = self.sealed

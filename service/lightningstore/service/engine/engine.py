@@ -1,8 +1,8 @@
-"""What all operations share: finding records, applying transitions, commit and barrier.
+"""The engine of one open store: loading records, commit, barrier, and recovery from failures.
 
-An operation runs without an await from its first read to its last write, so it is atomic and the order of
-operations is the order of the event loop. What it needs from disk is loaded before. It writes its changes
-for the committer; its answer goes out when they are durable.
+An operation runs without an await from its first read to its last write, so it is atomic, and the order of
+operations is the order of the event loop. It loads the records it needs before that, and answers when its
+changes are durable.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 logger = logging.getLogger(__name__)
 
 RECOVERY_PAUSE = 0.5
-#: A storage that stays unusable is logged at the 1st, 2nd, 4th, 8th … try, and then every so many tries: a minute.
+#: A storage that stays unusable is logged at the 1st, 2nd, 4th, 8th … try, and every LOGGED_TRIES tries, a minute.
 LOGGED_TRIES = 120
-#: The storage is usable again when it takes as much as what it failed with, or this.
+#: The storage is usable again when it accepts as many bytes as are pending, up to this maximum.
 PROBE_BYTES = 1 << 20
 #: Seconds between two checks of whether the data is still there, and this server's.
 CHECK_SECONDS = 0.4
 
 
 class Engine:
-    """Memory, group commit and waiting of one open store.
+    """Live state, group commit and waits of one open store.
 
     Operations load what they need, change `live`, and commit.
     """
@@ -86,7 +86,7 @@ class Engine:
             watcher(usable)
 
     def _serve_rest(self) -> None:
-        """Go on where `polls.serve` let other tasks run."""
+        """Continue after `polls.serve` let other tasks run."""
         if self.committer.failure is None:
             self.polls.serve()
             self.seal_changes()
@@ -103,7 +103,7 @@ class Engine:
         await self.live.adopt(snapshot)
 
     async def _recover(self) -> bool:
-        """Drop what is in memory and load it again, as often as it takes; False if service ends instead."""
+        """Drop live state and load it again, until that succeeds; False if service ends instead."""
         error = self.committer.failure or StorageFailed("unknown")
         self._report_usability(usable=False)
         self.waiters.fail(error)
@@ -129,17 +129,17 @@ class Engine:
         return False
 
     async def _give_up(self, lost: OwnershipLost) -> None:
-        """End service for good: the data is another process's."""
-        logger.error("service ends: %s", lost)
+        """End service for good, because another process owns the data."""
+        logger.error("the store stops serving: %s", lost)
         try:
             await self.storage.close()
         except Exception:
             logger.exception("the storage could not be closed")
 
     async def watch_storage(self) -> None:
-        """Stop answering once the data is gone, or no longer this server's, until cancelled.
+        """Fail every call once the data is gone or no longer owned, until cancelled.
 
-        By the machine's own time, because it is about the machine and about no rule of the store.
+        Sleeps by the machine's clock, because no rule of the store depends on it.
         """
         while True:
             await asyncio.sleep(CHECK_SECONDS)
@@ -151,7 +151,7 @@ class Engine:
                     self.committer.fail(error)
 
     def _check_owned(self) -> None:
-        """Stop serving where another process may own the data. Raises OwnershipLost."""
+        """Stop serving if another process may own the data. Raises OwnershipLost."""
         until = self.storage.owned_until
         if until < UNLIMITED and self.clock.boot()[1] >= until * NANOS:
             lost = OwnershipLost("its lease is over")
@@ -159,13 +159,13 @@ class Engine:
             raise lost
 
     async def close(self) -> None:
-        """End all waits, commit what was accepted, close the storage. May be called twice."""
+        """End all waits, commit accepted changes, close the storage. May be called twice."""
         self.stop_waiting()
         await self.committer.drain()
         await self.storage.close()
 
     def stop_waiting(self) -> None:
-        """Answer long polls, end waits and watches, take no new ones."""
+        """Answer long polls, end waits and watches, and accept no new ones."""
         self._closing = True
         self.waiters.close(ShuttingDown())
         self.polls.end(None)
@@ -183,14 +183,14 @@ class Engine:
     async def commit(self) -> None:
         """Number the operation's changes and return when they are durable."""
         if not self.committer.changes.size and not self.live.workforce.touched:
-            await self.barrier()  # it changed nothing
+            await self.barrier()  # the operation changed nothing
             return
         number = self.seal()
         if number > self.committer.durable_through:
             await self.committer.durable(number)
 
     def seal(self) -> int:
-        """Number the operation's changes, for those who wait for them later."""
+        """Number the operation's changes; returns the number, for callers that wait later."""
         changes = self.committer.changes
         changes.counters = self.live.state.counters
         if self.is_durable:
@@ -210,25 +210,22 @@ class Engine:
         return self.seal() if changed else self.committer.sealed
 
     async def durable_since(self, number: int, failures: int) -> None:
-        """Return when a number is durable that was sealed when there were so many failed commits.
-
-        Raises StorageFailed.
-        """
+        """Return when `number` is durable, sealed when `committer.failures` was `failures`. Raises StorageFailed."""
         if self.committer.failure is not None or number > self.committer.durable_through:
             await self.committer.durable(number)
         self.check_unbroken(failures)
 
     def check_unbroken(self, failures: int) -> None:
-        """Refuse to go on where memory was loaded anew since there were so many failed commits."""
+        """Raise StorageFailed if live state was reloaded since `committer.failures` was `failures`."""
         if self.committer.failure is not None:
             raise self.committer.failure
         if self.committer.failures != failures:
             raise StorageFailed("a commit failed meanwhile")
 
     async def barrier(self) -> None:
-        """Return when everything that a read can have seen is durable, and was nobody else's to change.
+        """Return when everything that a read can have seen is durable. Raises OwnershipLost after the lease.
 
-        Call it after reading memory and before the answer: the read was then true within the call.
+        Call it after reading memory and before answering: the read was then true at some moment of the call.
         """
         committer = self.committer
         if committer.failure is not None or committer.sealed > committer.durable_through:
@@ -237,10 +234,9 @@ class Engine:
             self._check_owned()
 
     async def barrier_since(self, failures: int) -> None:
-        """Return when all is durable that was written since `committer.failures` was as given.
+        """Return when everything written since `committer.failures` was `failures` is durable. Raises StorageFailed.
 
-        For those who write and wait by turns: after a recovery a barrier alone does not tell what was lost.
-        Raises StorageFailed.
+        For operations that write and wait in turns: after a recovery, `barrier` alone does not show what was lost.
         """
         await self.barrier()
         self.check_unbroken(failures)
@@ -254,9 +250,9 @@ class Engine:
     # Finding
 
     async def load(self, rollout_id: str, field: str = "rollout_id") -> Entry:
-        """Return a rollout, from disk if need be. Raises FieldInvalid, RolloutNotFound.
+        """Return a rollout, loaded from the storage if necessary. Raises FieldInvalid, RolloutNotFound.
 
-        What follows without an await finds it in memory, and current.
+        It stays in memory, and current, until the caller's next await.
         """
         if not rollout_id:
             check_id(field, rollout_id)
