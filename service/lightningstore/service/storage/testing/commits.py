@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.rules.rows import RequestRow, ResourcesQuery, RolloutQuery
-from lightningstore.service.storage.base import Changes, Counters, Storage
+from lightningstore.service.storage.base import COMMITTED, Changes, Counters, Storage
 from lightningstore.service.storage.testing.cases import Cases, large, require_durable
 from lightningstore.service.storage.testing.records import (
     ANY_KEY,
@@ -30,6 +30,7 @@ from lightningstore.service.storage.testing.records import (
 )
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_SUCCEEDED
 from lightningstore.v1.rollout_pb2 import ROLLOUT_MODE_VAL
+from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 from lightningstore.v1.worker_pb2 import Worker
 
 
@@ -91,6 +92,12 @@ class CommitCases(Cases):
         await put(storage, rollout(1))
         await storage.commit(Changes())
         await put(storage)
+        assert await found(storage) == ["r1"]
+
+    async def test_commit_without_durability_completes_at_once(self, storage: Storage) -> None:
+        if storage.durability != DURABILITY_NONE:
+            pytest.skip("the storage declares that data outlive the process")
+        assert storage.commit(changes_of(rollout(1))) is COMMITTED
         assert await found(storage) == ["r1"]
 
     @large

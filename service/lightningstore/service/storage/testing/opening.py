@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from lightningstore.service.rules.rows import (
     RequestRow,
     ResourcesQuery,
@@ -26,7 +27,7 @@ from lightningstore.service.storage.testing.records import (
 )
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_FAILED, ATTEMPT_STATUS_RUNNING
 from lightningstore.v1.rollout_pb2 import RolloutStatus
-from lightningstore.v1.statistics_pb2 import Durability
+from lightningstore.v1.statistics_pb2 import DURABILITY_NONE, Durability
 from lightningstore.v1.worker_pb2 import WORKER_STATUS_BUSY, WORKER_STATUS_IDLE, Worker
 
 
@@ -228,6 +229,21 @@ class OpeningCases(Cases):
         assert [item.row.key for item in snapshot.live] == [1]
         await put(storage, rollout(2))
         assert await found(storage) == ["r1", "r2"]
+
+    async def test_storage_without_durability_is_empty_when_opened_again(
+        self, storage: Storage
+    ) -> None:
+        if storage.durability != DURABILITY_NONE:
+            pytest.skip("the storage declares that data outlive the process")
+        for is_closed in (True, False):
+            await put(storage, rollout(1), spans(1, 1, 1), resources=resources(1, 1))
+            if is_closed:
+                await storage.close()
+            snapshot = await storage.open()
+            assert (snapshot.live, snapshot.counters) == ([], Counters())
+            assert await found(storage) == []
+            assert await storage.list_resources(ResourcesQuery()) == []
+            assert await batches(storage) == []
 
     async def test_open_storage_can_be_opened_again(self, storage: Storage) -> None:
         """That is how the engine recovers from a failure."""

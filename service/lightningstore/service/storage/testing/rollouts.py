@@ -251,6 +251,17 @@ class RolloutCases(Cases):
         (first,) = await storage.finished((0, 0), 10, 61_000_000_000)
         assert (first.rollout_id, first.input_bytes) == ("r51", len(input_of(51)))
 
+    async def test_finished_rollouts_that_ended_together_go_by_key(self, storage: Storage) -> None:
+        rows = [finished(k, 30 - k, 50, start_time={"seconds": 5}) for k in range(1, 10)]
+        await put(storage, *rows)
+        ids: list[str] = []
+        place = (0, 0)
+        while page := await storage.finished(place, 2, 50_000_000_000):
+            assert page[0].place > place
+            ids += [row.rollout_id for row in page]
+            place = page[-1].place
+        assert ids == [f"r{k}" for k in range(1, 10)]
+
 
 def _value(column: str, row: Any) -> Any:
     return row.key if column == "key" else COLUMNS[column](row.rollout)
