@@ -1,9 +1,10 @@
-"""CartPole-v1 and the policy that plays it, in as many lines as it takes in any language.
+"""CartPole-v1 and its policy, in few lines and portable to other languages.
 
-client/go/examples/cartpole and client/typescript/examples/cartpole do the same to the last bit, so that it does
-not matter who plays an episode. A pole that is not held falls away exponentially: one rounding that differs
-would be another episode within seconds. So there is nothing in here but + - * /, in a given order, which IEEE 754
-rounds alike everywhere; the sine of a libm, or Python's sum() of floats, it does not.
+client/go/examples/cartpole and client/typescript/examples/cartpole are bit-identical, so that the
+result does not depend on the language that plays an episode. A pole that is not balanced falls
+exponentially fast: a single different rounding would give another episode within seconds. The code
+therefore uses only + - * / in a fixed order, which IEEE 754 rounds the same everywhere. That does
+not hold for the sine of a libm or for Python's sum() of floats.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ State = tuple[float, float, float, float]  # position, speed, angle of the pole,
 
 
 def sine(x: float) -> float:
-    """Return the sine of a small angle: its series, exact to a double up to 0.3."""
+    """Return the sine of a small angle from its series, exact to a double up to 0.3."""
     y = x * x
     return x * (
         1 + y * (-1 / 6 + y * (1 / 120 + y * (-1 / 5040 + y * (1 / 362880 + y * (-1 / 39916800)))))
@@ -36,7 +37,7 @@ def cosine(x: float) -> float:
 
 
 def step(state: State, action: int) -> State:
-    """Return the state after 0.02 s in which the cart is pushed to the right (1) or to the left (0)."""
+    """Return the state after 0.02 s of pushing the cart to the right (1) or to the left (0)."""
     position, speed, angle, turning = state
     force = FORCE if action == 1 else -FORCE
     sin, cos = sine(angle), cosine(angle)
@@ -53,7 +54,7 @@ def step(state: State, action: int) -> State:
 
 
 def is_over(state: State) -> bool:
-    """Tell whether the cart has left the track, or the pole has fallen."""
+    """Return whether the cart has left the track or the pole has fallen."""
     return abs(state[0]) > FARTHEST or abs(state[2]) > STEEPEST
 
 

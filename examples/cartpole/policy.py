@@ -1,4 +1,4 @@
-"""How a round of episodes improves the policy: what the algorithm knows and the runners need not."""
+"""The policy update: what the algorithm needs and the runners do not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SIZE = 4  # one weight for each number of CartPole's state
 
 
 def new_task(seed: int) -> dict[str, list[float]]:
-    """Return the input of an episode: how it varies the policy, and the state that it starts from."""
+    """Return the input of an episode: its variation of the policy, and its initial state."""
     dice = random.Random(seed)
     return {
         "noise": [dice.gauss(0, 1) for _ in range(SIZE)],
@@ -22,7 +22,7 @@ def improve(
 ) -> tuple[list[float], list[float]]:
     """Return mean and spread of the best share `elite` of (weights, return) samples.
 
-    The cross-entropy method: draw around the mean, keep the best, move there.
+    This is the cross-entropy method: sample around the mean, keep the best, move there.
     """
     best = sorted(samples, key=lambda sample: sample[1], reverse=True)
     kept = [weights for weights, _ in best[: max(1, round(elite * len(best)))]]

@@ -1,6 +1,6 @@
-"""A runner of the demo: claims an episode, plays it, streams a span a step, returns the reward.
+"""A runner of the demo: claims an episode, plays it, streams one span per step, returns the reward.
 
-client/go/examples/cartpole and client/typescript/examples/cartpole are the same in their languages.
+client/go/examples/cartpole and client/typescript/examples/cartpole do the same in their languages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from physics import LONGEST, act, is_over, step, vary
 
 
 def play(task, resources, tracer, context):  # noqa: ANN001, ANN201
-    """Play one episode with the published policy, varied as the task says."""
+    """Play one episode with the published policy and the variation of the task."""
     policy = resources["policy"].value
     weights = vary(policy["mean"], policy["spread"], task["noise"])
     state, total = tuple(task["start"]), 0.0

@@ -1,9 +1,10 @@
-"""Train CartPole through the store: the algorithm of the demo, and what it takes to run it.
+"""Train CartPole through the store: the algorithm of the demo, with a server and runners.
 
-Starts a server over a fresh SQLite file and four runner processes, of one language or of several, then round
-after round publishes the policy as a resource, enqueues a batch of episodes, waits for them on the stream, reads
-the rewards from their spans, and improves the policy. Half-way it kills a runner: the store gives its rollout to
-another. All randomness is in the inputs, so that the same is learned whoever plays.
+Starts a server with a new SQLite file and four runner processes, in one or several languages. In
+each round it publishes the policy as a resource, enqueues a batch of episodes, waits for them on a
+stream, reads the rewards from their spans, and improves the policy. Half-way it kills a runner, and
+the store gives its rollout to another one. All randomness is in the inputs, so the result does not
+depend on which runner plays an episode.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from rich.table import Table
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CURVE = ROOT / "docs" / "images" / "learning-curve.png"
-#: What starts a runner; an address and a name follow. `make demo` builds those that need it.
+#: Commands that start a runner, followed by an address and a name. `make demo` builds the programs.
 COMMANDS = {
     "python": [sys.executable, str(HERE / "runner.py")],
     "go": [str(ROOT / "build/cartpole/go")],
@@ -49,7 +50,7 @@ RETRY = RolloutConfig(
 
 @contextlib.contextmanager
 def server() -> Iterator[str]:
-    """Run `lightningstore serve` over a fresh file; yields its address."""
+    """Run `lightningstore serve` with a new file; yield its address."""
     with tempfile.TemporaryDirectory() as folder:
         command = [str(Path(sys.executable).with_name("lightningstore")), "serve", "--port", "0"]
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)  # noqa: S603
@@ -62,7 +63,7 @@ def server() -> Iterator[str]:
 
 
 class Runners:
-    """The runner processes. Their names, which are their workers' ids, begin with their languages."""
+    """The runner processes. Their names, which are their worker ids, begin with the language."""
 
     def __init__(self, address: str, languages: list[str], count: int) -> None:
         self._address = address
@@ -74,7 +75,7 @@ class Runners:
         return subprocess.Popen([*command, self._address, name])  # noqa: S603
 
     def kill_one(self, store: LightningStore) -> None:
-        """Kill a runner in the midst of an episode, as a crash would, and start one in its place."""
+        """Kill a runner during an episode, as a crash would, and start a replacement."""
         while True:
             for worker in store.list_workers(statuses=["busy"]):
                 name = worker.worker_id
@@ -87,7 +88,7 @@ class Runners:
                 process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Let them finish and go."""
+        """Stop them after their current episodes."""
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
@@ -108,7 +109,7 @@ class Training:
         self.retried = 0
 
     def round(self, number: int, runners: Runners | None) -> None:
-        """Publish, enqueue, wait, read, improve. Kills one of `runners`, if given, on the way."""
+        """Publish, enqueue, wait, read, improve. If `runners` is given, kill one of them."""
         began = time.perf_counter()
         policy = {"mean": self.mean, "spread": self.spread}
         resources = self.store.update_resources("cartpole", {"policy": policy})
@@ -133,7 +134,7 @@ class Training:
             samples[rollout.rollout_id] = (self._weights(rollout), self._reward(rollout))
             if rollout.latest_attempt is not None:
                 played[language_of(rollout.latest_attempt.worker_id)] += 1
-        # Not in that of their ends: whoever plays them, the same is learned.
+        # Not in the order of finishing, so that the result is reproducible.
         in_order = [samples[rollout.rollout_id] for rollout in rollouts]
         self.returns.append(fmean(total for _, total in samples.values()))
         self.mean, self.spread = improve(in_order, 0.2, 0.3)
@@ -150,7 +151,7 @@ class Training:
         return vary(self.mean, self.spread, rollout.input["noise"])
 
     def _reward(self, rollout: Rollout) -> float:
-        """Return the reward that the rollout's last attempt left among its spans."""
+        """Return the reward in the spans of the rollout's last attempt."""
         for span in self.store.query_spans(
             rollout.rollout_id, "latest", name="agentlightning.annotation"
         ):
@@ -158,7 +159,7 @@ class Training:
         return 0.0  # it failed for good
 
     def table(self) -> Table:
-        """Return the rounds so far, for the screen."""
+        """Return the rounds so far as a table for the terminal."""
         table = Table(
             title="CartPole through the store: mean return of a round", title_justify="left"
         )
@@ -175,7 +176,7 @@ def language_of(worker_id: str) -> str:
 
 
 def languages(text: str) -> list[str]:
-    """Read a list of languages with commas."""
+    """Parse a comma-separated list of languages."""
     names = text.split(",")
     unknown = [name for name in names if name not in COMMANDS]
     if unknown:
@@ -207,7 +208,7 @@ def draw(returns: list[float], killed_in: int | None) -> None:
 
 
 def main() -> int:
-    """Run the demo; 0 if it has learned."""
+    """Run the demo; return 0 if it has learned."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--batch", type=int, default=60, help="episodes a round")

@@ -1,8 +1,8 @@
-"""Make vectors.json, which the tests of the three languages hold their physics to.
+"""Generate vectors.json, the expected results for the tests of the three languages.
 
-`steps` are gymnasium's: a state, an action, the state that follows, whether it is over. `episodes` are of
-physics.py, to be played alike to the last bit. After `make demo`, which installs gymnasium:
-.venv/bin/python examples/cartpole/vectors.py
+`steps` are gymnasium's: a state, an action, the next state, and whether the episode is over.
+`episodes` are physics.py's and must be reproduced bit by bit. Run it after `make demo`, which
+installs gymnasium: .venv/bin/python examples/cartpole/vectors.py
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STEPS = 300
 
 
 def episode(seed: int) -> dict[str, object]:
-    """Play an episode; good policies and bad ones."""
+    """Play an episode, with good and bad policies."""
     mean, spread = [0.0, 0.25, 0.5, 0.5], [0.5, 0.75, 1.0, 1.0]
     task = new_task(seed)
     weights = vary(mean, spread, task["noise"])
@@ -35,7 +35,7 @@ def episode(seed: int) -> dict[str, object]:
 
 
 def gymnasium_step(environment: gymnasium.Env, state: State, action: int) -> list[object]:
-    """Take one step with gymnasium, from any state."""
+    """Return the result of one step of gymnasium from any state."""
     environment.reset()
     environment.unwrapped.state = state
     _, _, terminated, _, _ = environment.step(action)

@@ -1,4 +1,4 @@
-"""Talks to a driver: README.md says how."""
+"""Communicates with a driver; see README.md."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which languages there are clients in, and which of them this machine can build.
+"""The languages that have clients, and which of them this machine can build.
 
-Run as a program it prints the names of those, and says on stderr which are left out and why. `--require all`
-(or some names) makes a missing one an error. Needs nothing but Python itself.
+As a program it prints the names of these, and reports on stderr which are skipped and why.
+`--require all` (or some names) makes a missing one an error. Needs only Python itself.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""Compares what came with what was expected.
+"""Compares received values with expected ones.
 
-An object matches if each of its keys does: others may be there too, `null` stands for a field that is left
-out. A list matches item by item, and in length; everything else must be equal, so that an integer of 64 bits
-is a text, as in ProtoJSON. And there are these:
+An object matches if each of its keys does. It may have further keys, and `null` stands for a
+missing field. A list must match item by item, and in length. Everything else must be equal, so a
+64-bit integer is a text, as in ProtoJSON. Special values:
 
 | written | matches |
 | --- | --- |
-| `{"$any": true}` | anything that is there |
-| `{"$re": "…"}` | a text that is such, from its beginning to its end |
+| `{"$any": true}` | any present value |
+| `{"$re": "…"}` | a text that matches the pattern as a whole |
 | `{"$min": n}` | a number, or an integer in a text, of at least n |
-| `{"$in": [a, b]}` | what matches one of these |
-| `{"$not": a}` | what is there and does not match |
+| `{"$in": [a, b]}` | a value that matches one of these |
+| `{"$not": a}` | a present value that does not match |
 | `{"$set": [a, b]}` | a list of these, in any order |
-| `{"$contains": [a, b]}` | a list that has these among others |
+| `{"$contains": [a, b]}` | a list that contains these |
 | `{"$size": n}` | a list, object or text of this length |
-| `{"$exact": a}` | exactly this, without other keys |
+| `{"$exact": a}` | exactly this value, without further keys |
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def show(value: Any) -> str:
 
 
 def compare(expected: Any, found: Any, place: str = "") -> Differences:
-    """Return how what was found differs; empty if it does not. None as found: it is not there."""
+    """Return the differences of a received value; empty if there are none. None: it is missing."""
     where = place or "the answer"
     if expected is None:
         return [] if found is None else [f"{where} should not be there, is {show(found)}"]

@@ -1,4 +1,4 @@
-"""Plays a scenario: tells drivers what to do, and judges what they answer."""
+"""Runs a scenario: sends commands to drivers and checks their answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plays all scenarios in all languages over all back ends, and compares.
+"""Runs all scenarios in all languages on all back ends.
 
 python -m tests.conformance.run [--languages go,rust] [--scenario full_life] [--write | --check]
 """

@@ -1,36 +1,42 @@
-"""Reads scenarios, and refuses what it does not know.
+"""Reads scenarios and rejects unknown content.
 
 A scenario is a JSON object:
 
-| key | is |
+| key | value |
 | --- | --- |
 | `description` | one line, for the table |
-| `roles` | names of clients, each played by another language; left out: one client |
-| `server` | options of a server of its own, by their long names with `_`, `"auth_tokens": true` for the tokens `${token_admin}`, `_algorithm`, `_runner`, `_read_only`, `_expired`; `"fresh": true`: a new store |
-| `backends` | only over these back ends |
-| `steps` | what is done, one after the other |
+| `roles` | names of clients, each in another language; default: one client |
+| `server` | options of a separate server, by their long names with `_` |
+| `backends` | the back ends to use |
+| `steps` | the steps, in order |
 
-Its name is the file's. A step is an object with one of these keys:
+Among the options of `server`, `"auth_tokens": true` provides the tokens `${token_admin}`,
+`_algorithm`, `_runner`, `_read_only` and `_expired`, and `"fresh": true` a new store. The name of a
+scenario is that of its file. A step is an object with one of these keys:
 
-| key | does |
+| key | action |
 | --- | --- |
-| `call`: method | calls, and compares the answer |
-| `begin`: method, `label` | begins a call; one that is answered by a stream has been taken up then |
-| `await`: label | waits for the end of what was begun, a call or a runner |
-| `cancel`: label | cancels that call, or runner |
+| `call`: method | makes a call and compares the response |
+| `begin`: method, `label` | starts a call; waits until a response stream is accepted |
+| `await`: label | waits for the end of a started call or runner |
+| `cancel`: label | cancels that call or runner |
 | `runner`: label | starts a Runner with the scripted agent, with `options` |
 | `stop`: label | stops a runner |
 | `export`: `sdk` or `otlp` | exports `spans` for `rollout_id` and `attempt_id`; saves their ids as `ids` |
 | `reconnect`: true | gives the client a new connection |
-| `server`: `restart` | ends the server with SIGTERM and starts it again; `stop` and `start`: the halves |
+| `server`: `restart` | ends the server with SIGTERM and starts it again; also `stop` and `start` |
 | `check`: value | compares a value |
 
-With them go `role`; for calls `request` or `requests`, `timeout` and `metadata`; `eventually`: true repeats a
-call until it is as expected; `error` is the error expected (none: the call must succeed), whose domain is
-always compared; `expect` what the responses must match, all of a stream put together as one message;
-`values` the same for paths, `{"batches[*].spans[*].name": […]}`; `save` names for what is at paths,
-or at `[path, what else]`;
-`elapsed` `{"min", "max"}` the seconds since it was begun.
+Further keys of a step:
+
+- `role` names the client.
+- `request` or `requests`, `timeout` and `metadata` belong to a call.
+- `eventually`: true repeats a call until the result is as expected.
+- `error` is the expected error, whose domain is always compared. Without it the call must succeed.
+- `expect` is the expected response; the messages of a stream are merged into one.
+- `values` are expected values of paths: `{"batches[*].spans[*].name": […]}`.
+- `save` names the values of paths, or of `[path, alternative]`.
+- `elapsed` `{"min", "max"}` limits the seconds since the start.
 """
 
 from __future__ import annotations
