@@ -128,6 +128,23 @@ def test_every_call_is_in_the_contract_suite() -> None:
     assert [call for call in calls if f".{call}(" not in suite] == []
 
 
+def test_a_call_has_no_places_but_those_that_contributing_names() -> None:
+    """Shown by GetWorker, which no other code of client and server uses."""
+    code = ("service/lightningstore/service", "client/python/lightningstore/client")
+    called = re.compile(r"\b(GetWorker|get_worker)\b")
+    places = {
+        str(path.relative_to(ROOT))
+        for folder in code
+        for path in (ROOT / folder).rglob("*.py")
+        if "_sync" not in path.parts and called.search(path.read_text())
+    }
+    assert len(places) == 5  # The sixth is its test.
+    section = (ROOT / "CONTRIBUTING.md").read_text().split("## How to add a")[1]
+    named = set(re.findall(r"`([^`\s]*/[^`\s]*)`", section))
+    assert [p for p in places if not any(name.rstrip("/") in p for name in named)] == []
+    assert "tests/contract" in named
+
+
 def test_architecture_names_every_module_of_the_server() -> None:
     package = ROOT / "service/lightningstore/service"
     page = (ROOT / "docs/architecture.md").read_text()
