@@ -21,7 +21,7 @@ from lightningstore.service.engine.live import ROW_BYTES, Live
 from lightningstore.service.engine.pace import LOAD_AT_ONCE
 from lightningstore.service.engine.polls import Polls
 from lightningstore.service.engine.requests import Requests
-from lightningstore.service.engine.state import AttemptState, Entry
+from lightningstore.service.engine.state import Entry
 from lightningstore.service.engine.waiters import Waiters
 from lightningstore.service.rules.errors import (
     BatchTooLarge,
@@ -72,8 +72,6 @@ class Engine:
         self.store_id = ""
         self.opened_ns = clock.wall_ns()
         self.opened_at = clock.monotonic()
-        #: Attempts whose span ids are being loaded, each with the event set when loading ends.
-        self.reading: dict[AttemptState, asyncio.Event] = {}
         self._closing = False
         self._usability_watchers: list[Callable[[bool], None]] = []
 
@@ -269,7 +267,10 @@ class Engine:
         return entry
 
     async def load_many(self, rollout_ids: Iterable[str]) -> list[Entry]:
-        """Return those of the rollouts that exist, all in memory at once, in the order given."""
+        """Return those of the rollouts that exist, all in memory at once, in the order given.
+
+        What follows without an await finds them current. Raises StorageFailed while memory is loaded anew.
+        """
         ids = list(dict.fromkeys(rollout_ids))
         absent: set[str] = set()
         self.live.state.trim(self.committer.durable_through)
@@ -283,26 +284,42 @@ class Engine:
                     absent.update(await self._load_part(missing[start : start + LOAD_AT_ONCE]))
                 # More than are kept in memory would push one another out, pass after pass.
                 stack.enter_context(self.live.state.held)
+        if self.committer.failure is not None:
+            raise self.committer.failure
         found = [self.live.state.entries[i] for i in ids if i in self.live.state.entries]
         for entry in found:
             self.live.state.touch(entry)
         return found
 
     async def _load_part(self, rollout_ids: list[str]) -> list[str]:
-        """Bring a few rollouts into memory; returns those that do not exist, or are about to go."""
+        """Bring a few rollouts into memory; returns those that do not exist, or are about to go.
+
+        The back end may take its time: what it returns is outdated where a rollout came into memory, changed
+        and left it again meanwhile, or was removed. Such a rollout is read again.
+        """
         missing = dict.fromkeys(rollout_ids)
-        going: list[str] = []
-        while missing and (loaded := await self.storage.load(list(missing))):
+        absent: list[str] = []
+        while missing:
+            state = self.live.state
+            with state.loading(tuple(missing)) as outdated:
+                loaded = await self.storage.load(list(missing))
+            if state is not self.live.state:
+                continue  # memory was loaded anew
+            if not loaded:
+                absent += [i for i in missing if i not in outdated]
+                missing = dict.fromkeys(i for i in missing if i in outdated)
             for item in loaded:
                 rollout_id = item.row.rollout.rollout_id
+                if rollout_id in outdated:
+                    continue
                 del missing[rollout_id]
-                if rollout_id in self.live.state.going:
-                    going.append(rollout_id)
+                if rollout_id in state.going:
+                    absent.append(rollout_id)
                 else:
-                    self.live.state.touch(self.live.state.install(item))
+                    state.touch(state.install(item))
             if missing:
                 await asyncio.sleep(0)
-        return [*missing, *going]
+        return absent
 
     async def stored(self, rollout_ids: list[str]) -> list[LoadedRollout]:
         """Return what the back end holds of a few rollouts, as it is or was during the call."""

@@ -7,6 +7,7 @@ finished ones are cached. Everything else is read from the back end.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 
 from lightningstore.service.engine.queue import RolloutQueue
 from lightningstore.service.rules.completion import Completion
@@ -128,6 +129,35 @@ class Hold:
         self.count -= 1
 
 
+class Load:
+    """A context in which some rollouts are read from the back end.
+
+    A read may take long, and return what was true when it began. What changes meanwhile is in memory, and
+    newer; `outdated` are the rollouts that changed, or may have, and are not in memory any more.
+    """
+
+    __slots__ = ("_loads", "_rollout_ids", "outdated")
+
+    def __init__(self, loads: dict[str, dict[Load, None]], rollout_ids: Collection[str]) -> None:
+        self._loads = loads
+        self._rollout_ids = rollout_ids
+        self.outdated: set[str] = set()
+
+    def __enter__(self) -> set[str]:
+        """Begin; returns `outdated`, which is complete when the read ends."""
+        for rollout_id in self._rollout_ids:
+            self._loads.setdefault(rollout_id, {})[self] = None
+        return self.outdated
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        for rollout_id in self._rollout_ids:
+            loads = self._loads[rollout_id]
+            del loads[self]
+            if not loads:
+                del self._loads[rollout_id]
+
+
 class State:
     """All that the engine holds in memory."""
 
@@ -145,10 +175,25 @@ class State:
         self.resources_key = 0
         #: Keeps in memory what is there while an operation looks at many rollouts in several turns.
         self.held = Hold()
+        #: Loads under way, by the rollouts that they read.
+        self._loads: dict[str, dict[Load, None]] = {}
         self._span_ids: OrderedDict[int, AttemptState] = OrderedDict()
         self._span_id_count = 0
 
     # Rollouts
+
+    def loading(self, rollout_ids: Collection[str]) -> Load:
+        """Return a context in which these rollouts are read, to be installed right after it."""
+        return Load(self._loads, rollout_ids)
+
+    def holds(self, entry: Entry) -> bool:
+        """Tell whether an entry is in memory, and not another one in its place."""
+        return self.entries.get(entry.rollout.rollout_id) is entry
+
+    def _forget(self, rollout_id: str) -> None:
+        """Note that memory no longer tells what has become of a rollout: whoever reads it has to look again."""
+        for load in self._loads.get(rollout_id, ()):
+            load.outdated.add(rollout_id)
 
     def install(self, loaded: LoadedRollout) -> Entry:
         """Bring what the back end holds of a rollout into memory, unless it is there."""
@@ -191,7 +236,9 @@ class State:
     def trim(self, durable_through: int) -> None:
         """Let the finished entries go that were used longest ago, where there are many: a few at a time."""
         if self.going:
-            self.going = {i: n for i, n in self.going.items() if n > durable_through}
+            for gone in [i for i, number in self.going.items() if number <= durable_through]:
+                del self.going[gone]
+                self._forget(gone)
         for _ in range(0 if self.held.count else TRIMMED_AT_ONCE):
             if len(self.cache) <= CACHED_ROLLOUTS and self.cached_bytes <= CACHED_BYTES:
                 return
@@ -201,6 +248,7 @@ class State:
             self.cached_bytes -= self.cache.pop(oldest)
             for attempt in self.entries.pop(oldest).attempts.values():
                 self.drop_span_ids(attempt)
+            self._forget(oldest)
 
     # Resources
 

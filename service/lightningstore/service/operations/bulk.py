@@ -118,8 +118,7 @@ class Bulk:
         for entry, *_ in prepared:
             if self._engine.committer.failure is not None:
                 return  # what is read from disk anew is seen to by whoever reads it
-            known = self._live.state.entries.get(entry.rollout.rollout_id) is entry
-            if known and lifecycle.is_finished(entry.rollout):
+            if self._live.state.holds(entry) and lifecycle.is_finished(entry.rollout):
                 self._live.shelf.move(entry.key, finished=True)
                 self._live.settle_finished(entry)
                 self._live.state.touch(entry)

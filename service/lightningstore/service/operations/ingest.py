@@ -119,6 +119,8 @@ class SpanIngest:
         #: Held while a large message is taken apart: what that needs in memory is needed once.
         self.taking_apart = asyncio.Lock()
         self.refused_spans = Notices(logger, "span(s) refused")
+        #: Attempts whose span ids are being loaded, each with the event set when loading ends.
+        self._loading: dict[AttemptState, asyncio.Event] = {}
 
     def close(self) -> None:
         """Log what was refused since the last notice. May be called twice."""
@@ -270,16 +272,19 @@ class SpanIngest:
         return parts
 
     async def load_span_ids(self, attempt: AttemptState) -> None:
-        """Bring the ids of an attempt's spans into memory, from where they may be dropped at any await.
+        """Bring the ids of an attempt's spans into memory, where callers look again after every await.
 
-        One reads for all: who read beside another could bring back what was true before spans were added.
+        One load per attempt at a time: a second, slower load would overwrite ids added since. Where the
+        rollout left memory meanwhile, it may be there again with more spans: then the ids are not kept.
         """
-        if attempt in self._engine.reading:
-            await self._engine.reading[attempt].wait()
-            return  # callers look again
-        self._engine.reading[attempt] = asyncio.Event()
+        if attempt in self._loading:
+            await self._loading[attempt].wait()
+            return
+        self._loading[attempt] = asyncio.Event()
         try:
             stored = await self._engine.storage.span_ids(attempt.entry.key, attempt.key)
+            if not self._live.state.holds(attempt.entry):
+                return
             attempt.span_ids = {
                 packed[i : i + 8] for _, packed in stored for i in range(0, len(packed), 8)
             }
@@ -287,7 +292,7 @@ class SpanIngest:
                 attempt, len(attempt.span_ids), self._engine.committer.durable_through
             )
         finally:
-            self._engine.reading.pop(attempt).set()
+            self._loading.pop(attempt).set()
 
     async def _find(self, parts: list[Part]) -> Found:
         """Return the attempt of a batch and those of its spans that it has; valid until the next await.
@@ -296,9 +301,13 @@ class SpanIngest:
         """
         rollout_id, attempt_id = parts[0].rollout_id, parts[0].attempt_id
         verdicts: Verdicts = {}
+        key = 0
         while True:
             entry = await self._engine.load(rollout_id, "batch.rollout_id")
             attempt = self._live.attempt_of(entry, attempt_id, "batch.attempt_id")
+            if attempt.key != key:
+                # The first round, or "latest" is another attempt by now, of which they do not hold.
+                key, verdicts = attempt.key, {}
             known = attempt.span_ids
             if known is None:
                 await self.load_span_ids(attempt)

@@ -64,9 +64,10 @@ class ResourceVersions:
         self._check(request)
         resources_id = request.resources_id
         check_new_id("resources_id", resources_id)
-        old = None
+        old, failures = None, self._engine.committer.failures
         if resources_id in self._live.state.resources:
             old = await self._current(resources_id)
+            self._engine.check_unbroken(failures)
         if (answer := self._engine.requests.find("UpdateResources", request)) is not None:
             kept = UpdateResourcesResponse.FromString(answer).resources.resources_id
             return UpdateResourcesResponse(resources=await self._current(kept))

@@ -74,10 +74,11 @@ class Removal:
                 return gone
             rows = rows[: _prefix(rows)]
             place = rows[-1].place
+            places = {row.rollout_id: row.place for row in rows}
             due = [
                 entry
-                for entry in await self._sound([row.rollout_id for row in rows])
-                if self._may_go(entry, ended_by_ns)
+                for entry in await self._sound(list(places))
+                if self._may_go(entry, ended_by_ns, places[entry.rollout.rollout_id])
             ]
             if self._engine.committer.failure is not None:
                 raise self._engine.committer.failure
@@ -99,14 +100,17 @@ class Removal:
         sound = [rollout_id for rollout_id in rollout_ids if await self._sound([rollout_id])]
         return await self._engine.load_many(sound)
 
-    def _may_go(self, entry: Entry, ended_by_ns: int | None) -> bool:
-        """Tell whether a rollout may be removed at this moment.
+    def _may_go(self, entry: Entry, ended_by_ns: int | None, place: tuple[int, int]) -> bool:
+        """Tell whether a rollout that was listed at this place may be removed at this moment.
 
-        Not while changes of it are on their way to disk: the next look removes it.
+        Not while changes of it are on their way to disk: the next look removes it. Not where it has finished
+        anew since the list was read, and is no longer among the oldest.
         """
         if entry.is_live() or entry.changed > self._engine.committer.durable_through:
             return False
-        return ended_by_ns is None or nanoseconds(entry.rollout.end_time) <= ended_by_ns
+        if ended_by_ns is None:
+            return place == (entry.rollout.completion_number, entry.key)
+        return nanoseconds(entry.rollout.end_time) <= ended_by_ns
 
     async def _sweep(self) -> None:
         """Delete the spans that removed rollouts left behind, a little with each commit."""

@@ -223,7 +223,8 @@ class Storage(Protocol):
         """Return at least one of the stored ones among these rollouts, in any order; none if none is stored.
 
         Large rollouts are returned in parts, so that reading them does not hold the event loop: the engine calls
-        again for the rest. The result must be current when this returns: no commit may complete after the read.
+        again for the rest. A load may be slow, and commits may complete meanwhile: it returns the state after one
+        commit, which is the last one that completed before the call, or a later one.
         """
 
     def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
