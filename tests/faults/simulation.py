@@ -86,7 +86,7 @@ class SimulatedDisk(MemoryStorage):
         for key, row in self._rollouts.items():
             attempts = list(self._attempts.get(key, {}).values())
             if not is_finished(row.rollout) or any(is_live(a.attempt) for a in attempts):
-                live.append(LoadedRollout(row, self._inputs[key], attempts))
+                live.append(LoadedRollout(row, b"", attempts, len(self._inputs[key])))
         return Snapshot(
             store_id="simulated",
             counters=copy.deepcopy(self._counters),

@@ -194,7 +194,7 @@ class LoadsEverythingAsLive(ModelStorage):
         return True
 
 
-@found_by("test_live_rollouts_come_back_whole")
+@found_by("test_live_rollouts_come_back_without_their_inputs")
 class LosesLastAttemptWhenReopened(ModelStorage):
     async def open(self):
         snapshot = await super().open()

@@ -96,7 +96,11 @@ class ModelStorage:
             name: ResourcesVersion(row.key, row.record.version, row.updated)
             for name, row in data.resources.items()
         }
-        live = [self.loaded(row) for row in data.rollouts.values() if self.is_live(row)]
+        live = [
+            LoadedRollout(row, b"", self.attempts(row.key), len(data.inputs[row.key]))
+            for row in data.rollouts.values()
+            if self.is_live(row)
+        ]
         workers = list(data.workers.values())
         return Snapshot(self.store.store_id, data.counters, live, workers, versions, requests)
 

@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightningstore.service.engine.clock import Turn
+from lightningstore.service.engine.engine import Engine
 from lightningstore.service.rules.shown import Shown
 from lightningstore.v1.rollout_pb2 import Rollout
 
 
 async def compose_all(
-    rollouts: Sequence[Shown], targets: Sequence[Rollout], limit: int | None
+    engine: Engine, rollouts: Sequence[Shown], targets: Sequence[Rollout], limit: int | None
 ) -> None:
-    """Fill the rollouts of an answer; all of them without payloads where they pass the limit together."""
+    """Fill the rollouts of an answer; all of them without payloads where they pass the limit together.
+
+    A rollout whose input can no longer be loaded goes without payloads, too.
+    """
     turn, total = Turn(), 0
     if limit is not None:
         for shown in rollouts:
             total += shown.size()
             if turn.over():
                 await turn.next()
-    fill = Shown.compose if limit is None or total <= limit else Shown.compose_bare
+    fill = Shown.compose_bare
+    if limit is None or total <= limit:
+        fill = Shown.compose
+        rollouts = await engine.with_inputs(rollouts)
     for shown, target in zip(rollouts, targets, strict=True):
         fill(shown, target)
         if turn.over():

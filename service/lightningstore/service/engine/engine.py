@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 
 from google.protobuf.message import Message
@@ -25,6 +25,7 @@ from lightningstore.service.engine.state import Entry
 from lightningstore.service.engine.waiters import Waiters
 from lightningstore.service.rules.errors import (
     BatchTooLarge,
+    DataDamaged,
     DataFileLost,
     OwnershipLost,
     RolloutNotFound,
@@ -35,6 +36,7 @@ from lightningstore.service.rules.errors import (
 from lightningstore.service.rules.ids import DICE, check_id
 from lightningstore.service.rules.limits import Limits
 from lightningstore.service.rules.rows import LoadedRollout
+from lightningstore.service.rules.shown import Shown
 from lightningstore.service.rules.times import NANOS
 from lightningstore.service.storage.base import UNLIMITED, Changes, Snapshot, Storage
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
@@ -66,7 +68,7 @@ class Engine:
         self.waiters = Waiters()
         self.committer = Committer(storage, self._publish, self._recover, limits.pending_bytes)
         shelf = Shelf(limits.eviction_bytes or sys.maxsize, limits.safe_bytes or sys.maxsize)
-        self.live = Live(clock, self.committer, self.waiters, shelf)
+        self.live = Live(clock, self.committer, self.waiters, shelf, limits.kept_inputs_bytes)
         self.polls = Polls(self.live, self._serve_rest)
         self.requests = Requests()
         self.store_id = ""
@@ -240,6 +242,7 @@ class Engine:
         self.check_unbroken(failures)
 
     def _publish(self) -> None:
+        self.live.state.trim(self.committer.durable_through)
         ready = self.live.take_completions(self.committer.durable_through)
         if ready:
             self.waiters.publish(ready)
@@ -247,16 +250,18 @@ class Engine:
 
     # Finding
 
-    async def load(self, rollout_id: str, field: str = "rollout_id") -> Entry:
-        """Return a rollout, loaded from the storage if necessary. Raises FieldInvalid, RolloutNotFound.
+    async def load(
+        self, rollout_id: str, field: str = "rollout_id", *, inputs: bool = False
+    ) -> Entry:
+        """Return a rollout, loaded from the storage if necessary; with its input if `inputs` is true.
 
-        It stays in memory, and current, until the caller's next await.
+        It stays in memory, and current, until the caller's next await. Raises FieldInvalid, RolloutNotFound.
         """
         if not rollout_id:
             check_id(field, rollout_id)
         entry = self.live.state.entries.get(rollout_id)
-        if entry is None:
-            found = await self.load_many([rollout_id])
+        if entry is None or (inputs and not entry.input_json):
+            found = await self.load_many([rollout_id], inputs=inputs)
             if not found:
                 raise RolloutNotFound(rollout_id)
             entry = found[0]
@@ -266,18 +271,22 @@ class Engine:
             raise self.committer.failure
         return entry
 
-    async def load_many(self, rollout_ids: Iterable[str]) -> list[Entry]:
+    async def load_many(self, rollout_ids: Iterable[str], *, inputs: bool = False) -> list[Entry]:
         """Return those of the rollouts that exist, all in memory at once, in the order given.
 
-        What follows without an await finds them current. Raises StorageFailed while memory is loaded anew.
+        With `inputs` those are in memory, too; else they may be missing of rollouts that are or were queued. What follows without an await finds them current. Raises StorageFailed while memory is loaded anew.
         """
         ids = list(dict.fromkeys(rollout_ids))
         absent: set[str] = set()
+
+        def is_missing(rollout_id: str) -> bool:
+            entry = self.live.state.entries.get(rollout_id)
+            missing = entry is None or (inputs and not entry.input_json)
+            return missing and rollout_id not in absent
+
         self.live.state.trim(self.committer.durable_through)
         with ExitStack() as stack:
-            while missing := [
-                i for i in ids if i not in self.live.state.entries and i not in absent
-            ]:
+            while missing := [i for i in ids if is_missing(i)]:
                 for start in range(0, len(missing), LOAD_AT_ONCE):
                     if start:
                         await asyncio.sleep(0)  # let others have the loop
@@ -295,7 +304,7 @@ class Engine:
         """Bring a few rollouts into memory; returns those that do not exist, or are about to go.
 
         The back end may take its time: what it returns is outdated where a rollout came into memory, changed
-        and left it again meanwhile, or was removed. Such a rollout is read again.
+        and left it again meanwhile, or was removed. Such a rollout is loaded again.
         """
         missing = dict.fromkeys(rollout_ids)
         absent: list[str] = []
@@ -320,6 +329,28 @@ class Engine:
             if missing:
                 await asyncio.sleep(0)
         return absent
+
+    async def with_inputs(self, rollouts: Sequence[Shown]) -> list[Shown]:
+        """Return rollouts with the inputs that they lack, where those are still stored and not damaged."""
+        lacking = [shown.rollout.rollout_id for shown in rollouts if shown.lacks_input]
+        if not lacking:
+            return list(rollouts)
+        with self.live.state.held:
+            loaded = {entry.key: entry.input_json for entry in await self._load_sound(lacking)}
+        return [
+            shown._replace(input_json=loaded.get(shown.key, b"")) if shown.lacks_input else shown
+            for shown in rollouts
+        ]
+
+    async def _load_sound(self, rollout_ids: list[str]) -> list[Entry]:
+        """Return rollouts with their inputs, without those that are damaged."""
+        try:
+            return await self.load_many(rollout_ids, inputs=True)
+        except DataDamaged as error:
+            if len(rollout_ids) == 1:
+                logger.error("an input is left out of an answer: %s", error)
+                return []
+        return [entry for i in rollout_ids for entry in await self._load_sound([i])]
 
     async def stored(self, rollout_ids: list[str]) -> list[LoadedRollout]:
         """Return what the back end holds of a few rollouts, as it is or was during the call."""

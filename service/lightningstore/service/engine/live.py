@@ -37,20 +37,28 @@ ADOPTED_AT_ONCE = 1000
 class Live:
     """Records in memory, and how transitions change them."""
 
-    def __init__(self, clock: Clock, committer: Committer, waiters: Waiters, shelf: Shelf) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        committer: Committer,
+        waiters: Waiters,
+        shelf: Shelf,
+        kept_inputs_bytes: int,
+    ) -> None:
         self._clock = clock
+        self._kept_inputs_bytes = kept_inputs_bytes
         self._committer = committer
         self._waiters = waiters
         #: Spans in memory, where the storage keeps them there.
         self.shelf = shelf
-        self.state = State(Counters())
+        self.state = State(Counters(), kept_inputs_bytes)
         self.workforce = Workforce()
         self.deadlines = Deadlines(clock)
         self._completions: deque[tuple[int, Completion]] = deque()
 
     async def adopt(self, snapshot: Snapshot) -> None:
         """Replace everything. No operation may decide anything meanwhile: the store is new, or has failed."""
-        state = self.state = State(snapshot.counters)
+        state = self.state = State(snapshot.counters, self._kept_inputs_bytes)
         self.deadlines.adopt(snapshot.counters)
         self.workforce = Workforce(snapshot.workers)
         self._completions.clear()
@@ -139,7 +147,7 @@ class Live:
         self.state.entries[entry.rollout.rollout_id] = entry
         self.state.count_rollout(0, entry.rollout.status)
         changes.inputs.append((entry.key, entry.input_json))
-        changes.size += len(entry.input_json) + ROW_BYTES
+        changes.size += entry.input_bytes + ROW_BYTES
         self.put_rollout(entry, entry.rollout, Queue.TAIL if queued else Queue.KEEP)
 
     def put_rollout(
@@ -163,7 +171,18 @@ class Live:
             if delay > 0:
                 entry.available_ns = self._clock.wall_ns() + int(delay * NANOS)
             self._queue(entry)
+            self.state.inputs.add(entry, self._committer.sealed + 1)
         self.save(entry)
+
+    def put_input(self, entry: Entry, input_json: bytes) -> None:
+        """Replace the input of a rollout, whose record is saved in the same operation."""
+        entry.input_json, entry.input_bytes = input_json, len(input_json)
+        if entry.position:
+            self.state.inputs.discard(entry)
+            self.state.inputs.add(entry, self._committer.sealed + 1)
+        changes = self._committer.changes
+        changes.inputs.append((entry.key, input_json))
+        changes.size += len(input_json)
 
     def save(self, entry: Entry) -> None:
         """Have the rollout written with the next commit."""
@@ -213,6 +232,7 @@ class Live:
         """Take a rollout out of the queue, if it is in."""
         if entry.position:
             entry.position = entry.available_ns = 0
+            self.state.inputs.discard(entry)
             self.deadlines.delays.discard(entry)
             self.state.queue.discard(entry.rollout.rollout_id)
 

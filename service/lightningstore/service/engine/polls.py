@@ -9,7 +9,8 @@ from lightningstore.service.engine.clock import Clock, Turn
 from lightningstore.service.engine.live import Live
 from lightningstore.service.rules.errors import RequestIdReused
 from lightningstore.service.rules.ids import digest
-from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest, DequeueRolloutsResponse
+from lightningstore.service.rules.shown import Shown
+from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
 from lightningstore.v1.rollout_pb2 import RolloutMode
 
 #: The lanes of a claim that names no mode.
@@ -19,13 +20,13 @@ ALL_MODES = frozenset(RolloutMode.values())
 class Poll:
     """A DequeueRollouts that waits. `ready` is set when it has its answer, or will get none."""
 
-    __slots__ = ("claim", "error", "lanes", "number", "ready", "reply", "request")
+    __slots__ = ("claim", "claimed", "error", "lanes", "number", "ready", "request")
 
     def __init__(
         self,
         request: DequeueRolloutsRequest,
         modes: frozenset[int],
-        claim: Callable[[], DequeueRolloutsResponse],
+        claim: Callable[[], list[Shown]],
     ) -> None:
         self.request = request
         #: The lanes of the queue that it may be served from.
@@ -35,7 +36,8 @@ class Poll:
         #: Counts the polls: the lowest number is served first.
         self.number = 0
         self.ready = asyncio.Event()
-        self.reply: DequeueRolloutsResponse | None = None
+        #: What was claimed.
+        self.claimed: list[Shown] = []
         self.error: Exception | None = None
 
 
@@ -59,8 +61,8 @@ class Polls:
         """Return how many polls wait."""
         return len(self._polls)
 
-    async def wait(self, poll: Poll, clock: Clock, until: float) -> DequeueRolloutsResponse:
-        """Return when the poll is served, the clock has reached `until`, or `end` was called.
+    async def wait(self, poll: Poll, clock: Clock, until: float) -> list[Shown]:
+        """Return what was claimed, once the poll is served, the clock has reached `until`, or `end` was called.
 
         Raises:
             StoreError: what `end` was given.
@@ -85,7 +87,7 @@ class Polls:
                     del self._named[request_id]
         if poll.error is not None:
             raise poll.error
-        return poll.reply or DequeueRolloutsResponse()
+        return poll.claimed
 
     def _leave(self, poll: Poll) -> None:
         """End the wait of a poll, if it still waits."""
@@ -110,10 +112,10 @@ class Polls:
             poll = self._first(fed)
             if poll is None:
                 break
-            reply = poll.claim()
+            claimed = poll.claim()
             for same in self._named.get(poll.request.request_id) or [poll]:
                 if same is poll or digest(same.request) == digest(poll.request):
-                    same.reply = reply
+                    same.claimed = claimed
                 else:
                     same.error = RequestIdReused(poll.request.request_id)
                 self._leave(same)

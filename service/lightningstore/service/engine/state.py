@@ -6,8 +6,8 @@ finished ones are cached. Everything else is read from the back end.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Collection
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterator
 
 from lightningstore.service.engine.queue import RolloutQueue
 from lightningstore.service.rules.completion import Completion
@@ -28,6 +28,8 @@ CACHED_BYTES = 32 << 20
 #: Entries that may leave memory with one operation: more than an operation brings there, but for large batches.
 TRIMMED_AT_ONCE = 512
 CACHED_SPAN_IDS = 4_000_000
+#: Bytes up to which the input of a queued rollout may stay in memory, where it saves the claim a read.
+SMALL_INPUT_BYTES = 4096
 
 
 class AttemptState:
@@ -71,7 +73,9 @@ class Entry:
         "available_ns",
         "cached",
         "changed",
+        "input_bytes",
         "input_json",
+        "kept_bytes",
         "key",
         "latest",
         "position",
@@ -81,7 +85,11 @@ class Entry:
     def __init__(self, key: int, rollout: Rollout, input_json: bytes) -> None:
         self.key = key
         self.rollout = rollout
+        #: Empty while the input is only stored; it has `input_bytes` bytes there.
         self.input_json = input_json
+        self.input_bytes = len(input_json)
+        #: Bytes of the input that count as kept for the queue: see `Inputs`.
+        self.kept_bytes = 0
         self.attempts: dict[str, AttemptState] = {}
         self.latest: AttemptState | None = None
         #: Place in the queue, 0 if in none; and the wall-clock time from which it may be claimed.
@@ -99,7 +107,8 @@ class Entry:
     def shown(self, attempt: AttemptState | None = None) -> Shown:
         """Return it as an answer shows it: the record, the input, and the latest or the given attempt."""
         chosen = attempt or self.latest
-        return Shown(self.rollout, self.input_json, chosen.record if chosen is not None else None)
+        record = chosen.record if chosen is not None else None
+        return Shown(self.rollout, self.input_json, record, self.key, self.input_bytes)
 
     def completion(self) -> Completion:
         """Return its finish, as waiters are told."""
@@ -158,10 +167,51 @@ class Load:
                 del self._loads[rollout_id]
 
 
+class Inputs:
+    """Inputs of queued rollouts: small ones stay in memory up to a limit, others are stored and read when claimed.
+
+    So a long queue of large inputs needs little memory, and a queue of small ones no reads. An input leaves
+    memory once the commit that writes it is durable, unless its rollout has left the queue by then.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: bytes of small inputs that are kept."""
+        self._limit = limit
+        self.kept_bytes = 0
+        self._leaving: deque[tuple[int, Entry]] = deque()
+
+    def add(self, entry: Entry, with_commit: int) -> None:
+        """Note that a rollout is queued whose input, if it is in memory, is durable with that commit."""
+        size = len(entry.input_json)
+        if size <= SMALL_INPUT_BYTES and self.kept_bytes + size <= self._limit:
+            entry.kept_bytes = size
+            self.kept_bytes += size
+        elif size:
+            self._leaving.append((with_commit, entry))
+
+    def discard(self, entry: Entry) -> None:
+        """Note that a rollout has left the queue."""
+        self.kept_bytes -= entry.kept_bytes
+        entry.kept_bytes = 0
+
+    def drop(self, durable_through: int) -> Iterator[Entry]:
+        """Drop the inputs that may leave memory, and yield their rollouts."""
+        leaving = self._leaving
+        while leaving and leaving[0][0] <= durable_through:
+            entry = leaving.popleft()[1]
+            if not entry.position or entry.kept_bytes:
+                continue
+            if entry.changed > durable_through:
+                leaving.append((entry.changed, entry))  # maybe its input has
+            elif entry.input_json:
+                entry.input_json = b""
+                yield entry
+
+
 class State:
     """All that the engine holds in memory."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, kept_inputs_bytes: int) -> None:
         self.counters = counters
         self.entries: dict[str, Entry] = {}
         self.cache: OrderedDict[str, int] = OrderedDict()  # finished entries → bytes, oldest first
@@ -169,6 +219,7 @@ class State:
         #: Rollouts that were removed and may still be in the back end, with the commit that ends that.
         self.going: dict[str, int] = {}
         self.queue = RolloutQueue()
+        self.inputs = Inputs(kept_inputs_bytes)
         self.resources: dict[str, ResourcesVersion] = {}
         self.latest_resources_id = ""
         #: The highest key of resources that was given out.
@@ -196,12 +247,17 @@ class State:
             load.outdated.add(rollout_id)
 
     def install(self, loaded: LoadedRollout) -> Entry:
-        """Bring what the back end holds of a rollout into memory, unless it is there."""
+        """Bring what the back end holds of a rollout into memory, unless it is there; its input alone if that is not."""
         rollout_id = loaded.row.rollout.rollout_id
         entry = self.entries.get(rollout_id)
         if entry is not None:
+            if not entry.input_json and entry.key == loaded.row.key:
+                entry.input_json = loaded.input_json
+                if entry.position:
+                    self.inputs.add(entry, 0)
             return entry
         entry = Entry(loaded.row.key, loaded.row.rollout, loaded.input_json)
+        entry.input_bytes = loaded.input_bytes or entry.input_bytes
         entry.position, entry.available_ns = loaded.row.position, loaded.row.available_ns
         for row in loaded.attempts:
             attempt = AttemptState(entry, row.key, row.attempt, row.last_sequence_id)
@@ -234,12 +290,19 @@ class State:
         self.going[rollout_id] = with_commit
 
     def trim(self, durable_through: int) -> None:
-        """Let the finished entries go that were used longest ago, where there are many: a few at a time."""
+        """Let the finished entries go that were used longest ago, where there are many: a few at a time.
+
+        And the inputs of queued ones that are stored and not kept.
+        """
         if self.going:
             for gone in [i for i, number in self.going.items() if number <= durable_through]:
                 del self.going[gone]
                 self._forget(gone)
-        for _ in range(0 if self.held.count else TRIMMED_AT_ONCE):
+        if self.held.count:
+            return
+        for entry in self.inputs.drop(durable_through):
+            self._forget(entry.rollout.rollout_id)
+        for _ in range(TRIMMED_AT_ONCE):
             if len(self.cache) <= CACHED_ROLLOUTS and self.cached_bytes <= CACHED_BYTES:
                 return
             oldest = next(iter(self.cache))

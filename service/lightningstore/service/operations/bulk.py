@@ -45,7 +45,7 @@ class Bulk:
     def enqueue_all(self, entries: Sequence[Entry]) -> None:
         """Put new rollouts, which all are QUEUING, at the tail of the queue: `add_rollout` for many."""
         state, changes = self._live.state, self._engine.committer.changes
-        counters, known, queue = state.counters, state.entries, state.queue
+        counters, known, queue, inputs = state.counters, state.entries, state.queue, state.inputs
         number = self._engine.committer.sealed + 1
         key, position, size = counters.rollout_key, counters.position, 0
         with uncollected(len(entries)):
@@ -60,6 +60,7 @@ class Bulk:
                 changes.inputs.append((key, input_json))
                 changes.rollouts[key] = RolloutRow(key, record, position, 0)
                 size += len(input_json) + 2 * ROW_BYTES
+                inputs.add(entry, number)
         counters.rollout_key, counters.position = key, position
         changes.size += size
         for entry in entries[:1]:

@@ -6,13 +6,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.polls import Poll
 from lightningstore.service.engine.state import AttemptState, Entry
-from lightningstore.service.operations.enqueue import Enqueue, references
+from lightningstore.service.operations.enqueue import Enqueue, refer, references
 from lightningstore.service.rules import lifecycle
 from lightningstore.service.rules.checks import check_enum
 from lightningstore.service.rules.errors import BatchTooLarge, FieldInvalid, RolloutExists
 from lightningstore.service.rules.ids import check_new_id, new_id
+from lightningstore.service.rules.shown import Shown
 from lightningstore.service.rules.times import check_duration, seconds
-from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_PREPARING, Attempt
+from lightningstore.v1.attempt_pb2 import (
+    ATTEMPT_STATUS_FAILED,
+    ATTEMPT_STATUS_PREPARING,
+    Attempt,
+    Failure,
+)
 from lightningstore.v1.claim_pb2 import (
     DequeueRolloutsRequest,
     DequeueRolloutsResponse,
@@ -52,20 +58,55 @@ class Claims:
         modes = self._check_dequeue(request)
         if (answer := self._engine.requests.find("DequeueRollouts", request)) is not None:
             return await self._enqueue.replay(DequeueRolloutsResponse.FromString(answer))
-        reply = self._claim(request, modes)
+        claimed = self._claim(request, modes)
         wait = seconds(request.wait)
-        if not reply.rollouts and wait and request.limit and not self._engine.closing:
+        if not claimed and wait and request.limit and not self._engine.closing:
             if time_remaining is not None:
                 wait = min(wait, time_remaining - DEADLINE_MARGIN)
             failures = self._engine.committer.failures
-            reply = await self._poll(
+            claimed = await self._poll(
                 Poll(request, modes, lambda: self._claim(request, modes)), wait
             )
             await self._engine.barrier_since(failures)  # whose operation served it has sealed it
-        if not reply.rollouts and request.worker_id:
+        if not claimed and request.worker_id:
             self._live.workforce.asked(request.worker_id, self._live.now(), in_vain=True)
         await self._engine.commit()
+        if any(shown.lacks_input for shown in claimed):
+            claimed = await self._read_inputs(claimed)
+        reply = DequeueRolloutsResponse()
+        for shown in claimed:
+            shown.compose_within(reply.rollouts.add(), self._engine.limits.message_bytes)
         return reply
+
+    async def _read_inputs(self, claimed: list[Shown]) -> list[Shown]:
+        """Return claimed rollouts with their inputs, all read with one call of the back end.
+
+        No other call waits for this read: the attempts exist, and are durable. If it fails, the call does, and its
+        repeat with the same request id gets the same attempts. An attempt whose input is damaged fails, and
+        is left out: it would be claimed again and again, or run without an input.
+        """
+        whole = await self._engine.with_inputs(claimed)
+        for shown in whole:
+            entry = self._live.state.entries.get(shown.rollout.rollout_id)
+            if shown.lacks_input and shown.attempt is not None and entry is not None:
+                attempt = entry.attempts.get(shown.attempt.attempt_id)
+                if attempt is not None and lifecycle.is_live(attempt.record):
+                    self._fail(attempt)
+        await self._engine.commit()
+        return [shown for shown in whole if not shown.lacks_input]
+
+    def _fail(self, attempt: AttemptState) -> None:
+        """End an attempt, and so its rollout, whose input cannot be read."""
+        failure = Failure(
+            type="DataDamaged",
+            message="the stored input of this rollout is damaged",
+            retryable=False,
+        )
+        now, rollout = self._live.now(), attempt.entry.rollout
+        transition = lifecycle.report(
+            rollout, attempt.record, ATTEMPT_STATUS_FAILED, failure, now, self._engine.dice()
+        )
+        self._live.apply(attempt.entry, attempt, transition, now)
 
     def _check_dequeue(self, request: DequeueRolloutsRequest) -> frozenset[int]:
         if request.limit < 0:
@@ -79,36 +120,35 @@ class Claims:
             check_duration("wait", request.wait)
         return frozenset(request.modes)
 
-    async def _poll(self, poll: Poll, wait: float) -> DequeueRolloutsResponse:
+    async def _poll(self, poll: Poll, wait: float) -> list[Shown]:
         """Wait until the poll is served, the time is over or the store closes."""
         jitter = 1 - WAIT_JITTER * self._engine.dice()
         until = self._engine.clock.monotonic() + wait * jitter
         return await self._engine.polls.wait(poll, self._engine.clock, until)
 
-    def _claim(
-        self, request: DequeueRolloutsRequest, modes: frozenset[int]
-    ) -> DequeueRolloutsResponse:
+    def _claim(self, request: DequeueRolloutsRequest, modes: frozenset[int]) -> list[Shown]:
         """Claim what is there now."""
-        reply = DequeueRolloutsResponse()
+        claimed: list[Shown] = []
         now, room = self._live.now(), self._engine.limits.answer_bytes
-        while len(reply.rollouts) < min(request.limit, CLAIMED_AT_ONCE):
+        while len(claimed) < min(request.limit, CLAIMED_AT_ONCE):
             rollout_id = self._live.state.queue.first(modes)
             if rollout_id is None:
                 break
             entry = self._live.state.entries[rollout_id]
             room -= entry.shown().size() + ATTEMPT_BYTES
-            if reply.rollouts and room < 0:
+            if claimed and room < 0:
                 break
-            attempt = self._start(entry, request.worker_id, now)
-            shown = entry.shown(attempt)
-            shown.compose_within(reply.rollouts.add(), self._engine.limits.message_bytes)
-        if not reply.rollouts:
-            return reply
+            claimed.append(entry.shown(self._start(entry, request.worker_id, now)))
+        if not claimed:
+            return claimed
         if request.worker_id:
             self._live.workforce.asked(request.worker_id, now, in_vain=False)
         if request.request_id:
-            self._engine.remember("DequeueRollouts", request, references(reply))
-        return reply
+            kept = DequeueRolloutsResponse()
+            for shown in claimed:
+                refer(kept.rollouts.add(), shown.rollout)
+            self._engine.remember("DequeueRollouts", request, kept)
+        return claimed
 
     def _start(self, entry: Entry, worker_id: str, now: Timestamp) -> AttemptState:
         """Give the rollout a new attempt. Raises TransitionNotAllowed."""
@@ -164,7 +204,7 @@ class Claims:
         """Claim one rollout by its id, whatever its number of attempts."""
         self._engine.committer.admit()
         check_new_id("worker_id", request.worker_id, required=False)
-        entry = await self._engine.load(request.rollout_id)
+        entry = await self._engine.load(request.rollout_id, inputs=True)
         if (answer := self._engine.requests.find("StartAttempt", request)) is not None:
             return await self._enqueue.replay(StartAttemptResponse.FromString(answer))
         reply = StartAttemptResponse()

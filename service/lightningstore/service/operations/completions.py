@@ -70,7 +70,7 @@ class Completions:
                     sent += len(chunk)
                     for completion in chunk:
                         self._engine.waiters.forget(waiter, completion.rollout_id)
-                    yield self._serialised(_WAITED, chunk)
+                    yield await self._serialised(_WAITED, chunk)
                 now = self._engine.clock.monotonic()
                 if sent >= wanted or (until is not None and now >= until):
                     break
@@ -109,8 +109,12 @@ class Completions:
                     await turn.next()
         return ids
 
-    def _serialised(self, field: int, completions: list[Completion]) -> bytes:
-        """Return finishes as a repeated field of a message."""
+    async def _serialised(self, field: int, completions: list[Completion]) -> bytes:
+        """Return finishes as a repeated field of a message; inputs that they lack are loaded now."""
+        lacking = [completion for completion in completions if completion.shown.lacks_input]
+        whole = await self._engine.with_inputs([completion.shown for completion in lacking])
+        for completion, shown in zip(lacking, whole, strict=True):
+            completion.shown = shown
         most = self._engine.limits.message_bytes - CHUNK_BYTES
         return b"".join(wire.field(field, completion.wire(most)) for completion in completions)
 
@@ -191,7 +195,8 @@ class Completions:
                 if completions:
                     for chunk in _chunks(completions):
                         through = chunk[-1].number
-                        yield self._serialised(_WATCHED, chunk) + self._progress(through)
+                        data = await self._serialised(_WATCHED, chunk)
+                        yield data + self._progress(through)
                     continue
                 tick = self._engine.clock.monotonic() + ALIVE_SECONDS
                 await waiter.wait(self._engine.clock, tick)

@@ -63,6 +63,7 @@ class Enqueue:
         with self._live.state.held, self._engine.committer.reserved(request.ByteSize()):
             if named := [spec.rollout_id for spec in request.rollouts if spec.rollout_id]:
                 await self._engine.load_many(named)
+                await self._engine.load_many(self._compared(request), inputs=True)
             digest = await _digest(request)
             answer = self._engine.requests.find("EnqueueRollouts", request, digest)
             if answer is not None:
@@ -86,7 +87,8 @@ class Enqueue:
         reply = EnqueueRolloutsResponse()
         targets = [reply.rollouts.add() for _ in shown]
         all_new = len(prepared.new) == len(shown)  # then they were found to fit
-        await compose_all(shown, targets, None if all_new else self._engine.limits.message_bytes)
+        limit = None if all_new else self._engine.limits.message_bytes
+        await compose_all(self._engine, shown, targets, limit)
         await self._engine.durable_since(number, failures)
         return reply
 
@@ -125,6 +127,16 @@ class Enqueue:
         if made := [kept.rollout_id for kept in prepared.kept.rollouts if kept.rollout_id]:
             await self._engine.load_many(made)
         return prepared
+
+    def _compared(self, request: EnqueueRolloutsRequest) -> list[str]:
+        """Return the ids of known rollouts whose inputs may be those of the request."""
+        entries = self._live.state.entries
+        return [
+            spec.rollout_id
+            for spec in request.rollouts
+            if spec.rollout_id in entries
+            and entries[spec.rollout_id].input_bytes == len(spec.input_json)
+        ]
 
     def _settle_ids(self, request: EnqueueRolloutsRequest, prepared: Prepared) -> None:
         """Make up for ids that were taken since, or by chance before. Raises RolloutExists."""
@@ -219,7 +231,8 @@ class Enqueue:
                 else:
                     shown.append(entry.shown(entry.attempts.get(target.latest_attempt.attempt_id)))
         await self._engine.barrier()
-        await compose_all(shown, targets, limit or self._engine.limits.message_bytes)
+        limit = limit or self._engine.limits.message_bytes
+        await compose_all(self._engine, shown, targets, limit)
         return answer
 
 
@@ -260,8 +273,12 @@ def references(reply: R) -> R:
     """Return the answer with its rollouts reduced to the ids of rollout and attempt."""
     kept: Any = type(reply)()
     for rollout in rollouts_of(reply):
-        reference = kept.rollouts.add() if hasattr(kept, "rollouts") else kept.rollout
-        reference.rollout_id = rollout.rollout_id
-        if rollout.latest_attempt_id:
-            reference.latest_attempt.attempt_id = rollout.latest_attempt_id
+        refer(kept.rollouts.add() if hasattr(kept, "rollouts") else kept.rollout, rollout)
     return cast("R", kept)
+
+
+def refer(reference: Rollout, rollout: Rollout) -> None:
+    """Fill a message with the ids of a rollout and its latest attempt."""
+    reference.rollout_id = rollout.rollout_id
+    if rollout.latest_attempt_id:
+        reference.latest_attempt.attempt_id = rollout.latest_attempt_id

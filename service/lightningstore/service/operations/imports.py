@@ -100,7 +100,7 @@ class Imports:
         key: int | None = None
         verdicts: dict[str, Verdicts] = {attempt_id: {} for attempt_id in parts}
         while True:
-            found = await self._engine.load_many([request.rollout.rollout_id])
+            found = await self._engine.load_many([request.rollout.rollout_id], inputs=True)
             if self._engine.committer.failure is not None:
                 raise self._engine.committer.failure
             if key is not None and (not found or found[0].key != key):

@@ -160,9 +160,7 @@ class SpanIngest:
                         raise
                     self.reject(tally, _span_count(item), error)
             tally.messages += 1
-            del (
-                item
-            )  # parsed spans weigh more than their bytes: not while the next ones are awaited
+            del item  # parsed spans need more memory than their bytes: free it before the wait
             await self._engine.committer.room()
         await self._engine.barrier_since(failures)
         return IngestSpansResponse(result=tally.finish())
@@ -330,9 +328,8 @@ class SpanIngest:
         asked = compare_parts(known, parts, verdicts)
         if not asked:
             return False
-        await self._engine.committer.durable(
-            self._engine.committer.sealed
-        )  # then the back end has all of them
+        committer = self._engine.committer
+        await committer.durable(committer.sealed)  # then the back end has all of them
         turn = Turn()
         wanted = set(asked)
         storage, rollout_key = self._engine.storage, attempt.entry.key

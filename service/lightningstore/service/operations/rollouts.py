@@ -69,7 +69,7 @@ class Rollouts:
 
     async def get_rollout(self, request: GetRolloutRequest) -> GetRolloutResponse:
         """Return one rollout with its latest attempt."""
-        entry = await self._engine.load(request.rollout_id)
+        entry = await self._engine.load(request.rollout_id, inputs=True)
         reply = GetRolloutResponse()
         entry.shown().compose_within(reply.rollout, self._engine.limits.message_bytes)
         await self._engine.barrier()
@@ -144,7 +144,7 @@ class Rollouts:
         """Change fields of a rollout."""
         self._engine.committer.admit()
         given = request.rollout
-        entry = await self._engine.load(given.rollout_id, "rollout.rollout_id")
+        entry = await self._engine.load(given.rollout_id, "rollout.rollout_id", inputs=True)
         if (answer := self._engine.requests.find("UpdateRollout", request)) is not None:
             return await self._enqueue.replay(UpdateRolloutResponse.FromString(answer))
         mask = request.update_mask if request.HasField("update_mask") else None
@@ -157,9 +157,7 @@ class Rollouts:
         record = self._updated(transition.rollout or entry.rollout, given, paths)
         self._live.apply(entry, None, transition._replace(rollout=record), now)
         if "input_json" in paths:
-            entry.input_json = given.input_json
-            self._engine.changes.inputs.append((entry.key, entry.input_json))
-            self._engine.changes.size += len(entry.input_json)
+            self._live.put_input(entry, given.input_json)
         if (
             entry.position
             and {"priority", "mode"} & set(paths)
@@ -243,6 +241,6 @@ class Rollouts:
         reply = CancelRolloutsResponse()
         targets = [reply.rollouts.add() for _ in ids]
         await self._bulk.settle_cancelled(cancelled)
-        await compose_all(shown, targets, self._engine.limits.answer_bytes)
+        await compose_all(self._engine, shown, targets, self._engine.limits.answer_bytes)
         await self._engine.durable_since(number, failures)
         return reply

@@ -22,8 +22,8 @@ class Completion:
     def wire(self, limit: int) -> bytes:
         """Return the serialised rollout, without payloads if they exceed `limit` bytes."""
         if self._wire is None:
-            rollout, input_json, attempt = self.shown
-            if self.size > limit:
+            rollout, input_json, attempt, *_ = self.shown
+            if self.shown.lacks_input or self.size > limit:
                 bare = Rollout()
                 self.shown.compose_bare(bare)
                 self._wire = bare.SerializeToString()

@@ -60,6 +60,11 @@ class Limits:
         return max(self.message_bytes - 4 * MIB, self.message_bytes // 8)
 
     @property
+    def kept_inputs_bytes(self) -> int:
+        """Bytes of small inputs of queued rollouts that stay in memory; the others are read when claimed."""
+        return self.pending_bytes // 2
+
+    @property
     def unread_bytes(self) -> int:
         """Maximum number of bytes that all answers of spans hold while they are being sent."""
         return 8 * self.pending_bytes

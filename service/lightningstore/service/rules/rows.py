@@ -69,9 +69,12 @@ class LoadedRollout(NamedTuple):
     """Everything stored of one rollout except its spans."""
 
     row: RolloutRow
+    #: Empty in a snapshot: an input may be large, and it is loaded when it is needed.
     input_json: bytes
     #: All attempts; if only the latest was requested, that one if there is one.
     attempts: list[AttemptRow]
+    #: Bytes of the input in a snapshot; 0 where the input itself is here.
+    input_bytes: int = 0
 
     def completion(self) -> Completion:
         """Return its finish, for waiters."""
@@ -80,7 +83,8 @@ class LoadedRollout(NamedTuple):
     def shown(self) -> Shown:
         """Return it in the form of an answer: record, input and latest attempt."""
         latest = self.attempts[-1].attempt if self.attempts else None
-        return Shown(self.row.rollout, self.input_json, latest)
+        size = self.input_bytes or len(self.input_json)
+        return Shown(self.row.rollout, self.input_json, latest, self.row.key, size)
 
 
 class ResourcesVersion(NamedTuple):

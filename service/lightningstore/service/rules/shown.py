@@ -18,23 +18,35 @@ class Shown(NamedTuple):
     """
 
     rollout: Rollout
+    #: Empty where the input is stored and not in memory: see `lacks_input`.
     input_json: bytes
     attempt: Attempt | None
+    #: Key of the rollout, and bytes of its input.
+    key: int = 0
+    input_bytes: int = 0
+
+    @property
+    def lacks_input(self) -> bool:
+        """Whether the input has to be loaded: without it the rollout is composed without payloads."""
+        return not self.input_json and self.input_bytes > 0
 
     def size(self) -> int:
         """Return its size in an answer in bytes, rounded up."""
-        size = len(self.input_json) + self.rollout.ByteSize() + FRAME_BYTES
+        size = self.input_bytes + self.rollout.ByteSize() + FRAME_BYTES
         return size + self.attempt.ByteSize() if self.attempt is not None else size
 
     def bare_size(self) -> int:
         """Return its size without payloads."""
-        size = self.size() - len(self.input_json) - len(self.rollout.metadata_json)
+        size = self.size() - self.input_bytes - len(self.rollout.metadata_json)
         if self.attempt is not None:
             size -= len(self.attempt.metadata_json) + self.attempt.failure.ByteSize()
         return size
 
     def compose(self, into: Rollout) -> None:
         """Fill a message of an answer."""
+        if self.lacks_input:
+            self.compose_bare(into)
+            return
         into.CopyFrom(self.rollout)
         into.input_json = self.input_json
         if self.attempt is not None:
@@ -52,7 +64,7 @@ class Shown(NamedTuple):
 
     def compose_within(self, into: Rollout, limit: int) -> None:
         """Fill a message of an answer, without payloads if they exceed `limit` bytes."""
-        if self.size() > limit:
+        if self.lacks_input or self.size() > limit:
             self.compose_bare(into)
         else:
             self.compose(into)

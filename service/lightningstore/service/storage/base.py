@@ -143,7 +143,7 @@ class Snapshot:
 
     store_id: str
     counters: Counters
-    #: Rollouts whose row is `live`, and those with an attempt whose row is.
+    #: Rollouts whose row is `live`, and those with an attempt whose row is. Without inputs, which may be large.
     live: list[LoadedRollout]
     workers: list[Worker]
     #: By id, in any order.

@@ -63,13 +63,22 @@ UNION SELECT rollout_key FROM attempts WHERE live = 1
 
 -- name: rollouts_by_key
 -- Rollouts with their inputs; a rollout without one is damaged.
-SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, i.input_json
+SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, i.input_json, length(i.input_json)
 FROM rollouts r LEFT JOIN inputs i ON i.rollout_key = r.key WHERE r.key IN ({marks})
 
 -- name: rollouts_by_id
 -- Rollouts with their inputs.
-SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, i.input_json
+SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, i.input_json, length(i.input_json)
 FROM rollouts r LEFT JOIN inputs i ON i.rollout_key = r.key WHERE r.rollout_id IN ({marks})
+
+-- name: rollouts_without_inputs
+-- Rollouts with the sizes of their inputs; for a blob, SQLite reads that off the head of the row.
+SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, x'', length(i.input_json)
+FROM rollouts r LEFT JOIN inputs i ON i.rollout_key = r.key WHERE r.key IN ({marks})
+
+-- name: record_sizes
+-- How many bytes some rollouts have without their inputs.
+SELECT key, length(record) FROM rollouts WHERE key IN ({marks})
 
 -- name: sizes_by_key
 -- How many bytes some rollouts have.

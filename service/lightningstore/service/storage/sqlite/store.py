@@ -205,8 +205,8 @@ class SqliteStorage:
         keys = [key for (key,) in await reader.scan("live_keys")]
         live: list[LoadedRollout] = []
         while keys:
-            part = keys[: self._readable(keys)]
-            live += self._loaded("rollouts_by_key", part, "attempts_by_rollout")
+            part = keys[: self._readable(keys, "record_sizes")]
+            live += self._loaded("rollouts_without_inputs", part, "attempts_by_rollout")
             del keys[: len(part)]
             await asyncio.sleep(0)
         counters = Counters()
@@ -323,11 +323,11 @@ class SqliteStorage:
         found = {rollout.row.key: rollout for rollout in loaded}
         return [found[key] for key in keys if key in found]
 
-    def _readable(self, keys: Sequence[int]) -> int:
+    def _readable(self, keys: Sequence[int], sizes_of: str = "sizes_by_key") -> int:
         """Return how many rollouts, from the first on, one read on the event loop may return."""
         part = keys[:INLINE_ROWS]
         try:
-            sizes = dict(self._reader.read("sizes_by_key", part, marks=filters.marks(len(part))))
+            sizes = dict(self._reader.read(sizes_of, part, marks=filters.marks(len(part))))
         except DataDamaged:
             return 1
         total = 0
@@ -470,8 +470,8 @@ class SqliteStorage:
 
 def _parsed(row: Sequence[Any], attempts: Iterable[Sequence[Any]]) -> LoadedRollout:
     """Return a rollout from its columns. Raises DecodeError or ValueError if it is damaged."""
-    key, rollout_id, position, available_ns, record, input_json = row
-    if input_json is None:
+    key, rollout_id, position, available_ns, record, input_json, input_bytes = row
+    if input_bytes is None:
         raise ValueError("its input is missing")
     rollout = Rollout.FromString(record)
     if rollout.rollout_id != rollout_id:
@@ -480,6 +480,7 @@ def _parsed(row: Sequence[Any], attempts: Iterable[Sequence[Any]]) -> LoadedRoll
         RolloutRow(key, rollout, position, available_ns),
         input_json,
         [AttemptRow(own, key, Attempt.FromString(data), last) for own, last, data in attempts],
+        0 if input_json else input_bytes,
     )
 
 

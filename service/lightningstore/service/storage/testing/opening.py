@@ -17,6 +17,7 @@ from lightningstore.service.storage.testing.records import (
     completed,
     finished,
     found,
+    input_of,
     loaded,
     packed,
     put,
@@ -76,7 +77,7 @@ class OpeningCases(Cases):
         _, second = await self.reopen(storage)
         assert second.store_id == first.store_id
 
-    async def test_live_rollouts_come_back_whole(self, storage: Storage) -> None:
+    async def test_live_rollouts_come_back_without_their_inputs(self, storage: Storage) -> None:
         statuses = dict(enumerate(RolloutStatus.values()[1:], 1))
         ended = (4, 5, 6)  # by the keys of `statuses`
         rows = [
@@ -90,6 +91,7 @@ class OpeningCases(Cases):
         assert len(snapshot.live) == len(live)
         for key, item in live.items():
             assert item.row == rows[key - 1]
+            assert (item.input_json, item.input_bytes) == (b"", len(input_of(key)))
         assert live[3].attempts == [attempt(1, 3), attempt(3, 3, last_sequence_id=7)]
         assert live[1].attempts == [attempt(2, 1)]
         assert live[2].attempts == []
