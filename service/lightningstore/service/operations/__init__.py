@@ -1,1 +1,1 @@
-"""The calls of the contract, one module a noun, and the operations that run on a timer."""
+"""The calls of the contract, one module per noun, and the operations that run on timers."""

@@ -1,4 +1,4 @@
-"""Attempts: get, list, update; and what the watchdog does to them."""
+"""Attempts: get, list, update, expire."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Attempts:
         return reply
 
     async def update_attempt(self, request: UpdateAttemptRequest) -> UpdateAttemptResponse:
-        """Report an outcome, or change what is known of an attempt."""
+        """Report an outcome, or change the record of an attempt."""
         self._engine.committer.admit(report=True)
         given = request.attempt
         entry = await self._engine.load(given.rollout_id, "attempt.rollout_id")
@@ -80,8 +80,8 @@ class Attempts:
         paths = mask_paths(mask, given, UPDATABLE)
         self._check_attempt_update(request, attempt.record, paths)
         reply = UpdateAttemptResponse()
-        # Asked before the report: an attempt whose word ends its rollout need not be told to stop, nor
-        # one that only repeats it.
+        # Evaluated before the report: an attempt whose outcome decides its rollout need not be
+        # asked to stop, nor one that repeats its outcome.
         if "status" not in paths or not lifecycle.decided(
             entry.rollout, attempt.record, given.status
         ):
@@ -104,7 +104,7 @@ class Attempts:
     async def _replay_update(
         self, answer: UpdateAttemptResponse, attempt: AttemptState
     ) -> UpdateAttemptResponse:
-        """Return the answer to a report that was answered before, with what it may say at length."""
+        """Return the answer to a repeated report, with its long fields from the current record."""
         answer.attempt.metadata_json = attempt.record.metadata_json
         if attempt.record.HasField("failure") and answer.attempt.status == ATTEMPT_STATUS_FAILED:
             answer.attempt.failure.CopyFrom(attempt.record.failure)
@@ -121,7 +121,7 @@ class Attempts:
             status = given.status if "status" in paths else record.status
             if status != ATTEMPT_STATUS_FAILED:
                 raise FieldInvalid(
-                    "attempt.failure", "goes with status ATTEMPT_STATUS_FAILED alone"
+                    "attempt.failure", "is allowed only with status ATTEMPT_STATUS_FAILED"
                 )
         if "worker_id" in paths:
             check_new_id("attempt.worker_id", given.worker_id, required=False)
@@ -130,7 +130,7 @@ class Attempts:
                 "attempt.metadata_json", given.metadata_json, self._engine.limits.metadata_bytes
             )
         if "last_heartbeat_time" in paths and not 0 <= given.last_heartbeat_time.nanos < NANOS:
-            raise FieldInvalid("attempt.last_heartbeat_time.nanos", "from 0 to 999999999")
+            raise FieldInvalid("attempt.last_heartbeat_time.nanos", "must be from 0 to 999999999")
         if request.HasField("sent_span_count") and request.sent_span_count < 0:
             raise FieldInvalid("sent_span_count", "must not be negative")
 
@@ -165,7 +165,7 @@ class Attempts:
     def _note_heartbeat(
         self, attempt: AttemptState, given: Attempt, now: Timestamp
     ) -> Timestamp | None:
-        """Return the heartbeat time to record, None to clear it; a fresher one puts off the deadline."""
+        """Return the heartbeat time to record, None to clear it. A later one extends the deadline."""
         if not given.HasField("last_heartbeat_time"):
             return None
         ago = max(0, nanoseconds(now) - nanoseconds(given.last_heartbeat_time)) / NANOS

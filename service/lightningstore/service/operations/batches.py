@@ -1,4 +1,4 @@
-"""Stored batches that a query takes apart: as bytes, and as many at a time as memory is given."""
+"""Reads stored batches for queries as bytes, within a memory limit."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from lightningstore.service.storage.base import Storage
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-#: Bytes of stored batches that a query may keep; beyond the first, others must have left room for them.
+#: Bytes of stored batches that a query may cache. Beyond the first batch, other queries must have
+#: left space for them.
 CACHED_BYTES = 2 << 20
 MAX_CACHED_BYTES = 32 << 20
-#: Bytes and number of the spans that are taken from batches at a time.
+#: Maximum bytes and number of the spans that are read from batches at a time.
 WINDOW_BYTES = 1 << 20
 WINDOW_SPANS = 1_000
-#: Spans of the first window: the reader may want no more.
+#: Number of spans in the first window, because the reader may want no more.
 FIRST_SPANS = 16
 
 _SEQUENCE_IDS = SpanBatch.SEQUENCE_IDS_FIELD_NUMBER
 
 
 class Place(NamedTuple):
-    """One span of a stored batch, what it is sorted by, and its bytes."""
+    """One span of a stored batch: its sort key and its bytes."""
 
     sort: tuple[Any, ...]
     row: int
@@ -38,7 +39,7 @@ class Place(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Spans that follow each other and have everything else in common."""
+    """Consecutive spans that have everything else in common."""
 
     #: A serialised SpanBatch without spans and sequence ids.
     head: bytes
@@ -57,7 +58,7 @@ class Run(NamedTuple):
 
 
 class OpenRow(NamedTuple):
-    """A stored batch that is taken apart."""
+    """A parsed stored batch."""
 
     cut: Cut
     head: bytes
@@ -65,7 +66,7 @@ class OpenRow(NamedTuple):
 
     @classmethod
     def of(cls, row: SpanRow) -> OpenRow:
-        """Take a row apart."""
+        """Parse a row."""
         data = spans.batch_bytes(row)
         cut = pieces.cut(data, len(data), len(data))
         head = SpanBatch.FromString(cut.head)
@@ -76,7 +77,7 @@ class OpenRow(NamedTuple):
         return cls(cut, head.SerializeToString(deterministic=True), numbers)
 
     def run(self) -> Run:
-        """Return all its spans, as they are stored."""
+        """Return all its spans, as stored."""
         cut = self.cut
         return Run(
             self.head,
@@ -86,7 +87,10 @@ class OpenRow(NamedTuple):
 
 
 class Rows:
-    """The stored batches of one query. Those used last are kept, the others read again when needed."""
+    """The stored batches of one query.
+
+    Recently used ones are cached, others are loaded again when needed.
+    """
 
     def __init__(
         self,
@@ -96,7 +100,7 @@ class Rows:
         attempt_key: int | None,
         through: int,
     ) -> None:
-        """Take which batches these are, and where the room for them comes from."""
+        """Select the batches, and the budget for caching them."""
         self._storage = storage
         self._budget = budget
         self._which = (rollout_key, attempt_key, through)
@@ -106,11 +110,11 @@ class Rows:
         self.turn = Turn()
 
     def scan(self) -> AsyncIterator[SpanRow]:
-        """Yield all, by first sequence id and key."""
+        """Yield all rows, by first sequence id and key."""
         return self._storage.scan_spans(*self._which)
 
     def open(self, row: SpanRow) -> OpenRow:
-        """Take a row apart, and keep it for a while."""
+        """Parse a row and cache it."""
         opened = self._kept.get(row.key)
         if opened is None:
             opened = self._kept[row.key] = OpenRow.of(row)
@@ -124,13 +128,13 @@ class Rows:
         return opened
 
     def close(self) -> None:
-        """Give the room back."""
+        """Release the space of the cache."""
         self._budget.give(self._room - CACHED_BYTES)
         self._room = CACHED_BYTES
         self._kept.clear()
 
     async def _get(self, key: int) -> OpenRow | None:
-        """Return a row by its key, None if it has been evicted."""
+        """Return a row by its key, or None if it has been evicted."""
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
@@ -143,7 +147,7 @@ class Rows:
         keep: Callable[[Span], bool] | None,
         key: Callable[[Span], Any] | None = None,
     ) -> list[Place]:
-        """Return the places of those spans of a row that pass a filter, sorted first by `key` if given."""
+        """Return the places of the spans of a row that match a filter, sorted by `key` if given."""
         found: list[Place] = []
         opened = self.open(row)
         cut, numbers = opened.cut, opened.sequence_ids
@@ -159,7 +163,7 @@ class Rows:
         return found
 
     async def runs(self, places: Iterable[Place]) -> AsyncIterator[Run]:
-        """Yield the spans of places, in their order, without those evicted meanwhile."""
+        """Yield the spans of some places, in order, without those that were evicted since."""
         window: list[Place] = []
         size, most = 0, FIRST_SPANS
         for place in places:
@@ -174,7 +178,7 @@ class Rows:
                 yield run
 
     async def _window(self, window: list[Place]) -> AsyncIterator[Run]:
-        """Yield a window's spans. Each row is needed once for it, in whatever order its spans are."""
+        """Yield the spans of a window. Each row is loaded once, whatever the order of its spans."""
         by_row: dict[int, list[int]] = {}
         for at, place in enumerate(window):
             by_row.setdefault(place.row, []).append(at)

@@ -31,7 +31,7 @@ class Info:
         self.otlp_http_port = 0
 
     def announce(self, *, otlp_http_port: int) -> None:
-        """Have GetServerInfo return the port of OTLP over HTTP."""
+        """Set the port of OTLP over HTTP for GetServerInfo."""
         self.otlp_http_port = otlp_http_port
 
     async def get_statistics(self, _request: GetStatisticsRequest) -> GetStatisticsResponse:
@@ -64,7 +64,7 @@ class Info:
         return reply
 
     async def get_server_info(self, _request: GetServerInfoRequest) -> GetServerInfoResponse:
-        """Return what this server is."""
+        """Return the server's version, capabilities and limits."""
         limits = self._engine.limits
         return GetServerInfoResponse(
             version=version("lightningstore"),

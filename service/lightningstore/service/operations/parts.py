@@ -1,4 +1,4 @@
-"""What is stored as one row: spans of one attempt with a common resource and scope. Pure."""
+"""The unit of storage of spans: spans of one attempt with the same resource and scope. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 _BATCH = IngestSpansRequest.BATCH_FIELD_NUMBER
 
-#: By part and index, of spans whose id another span has: whether the content is the same.
+#: For spans whose id occurs elsewhere, by part and index: whether the content is the same.
 Verdicts = dict[tuple[int, int], bool]
 
 
@@ -22,7 +22,7 @@ class Part(Protocol):
 
     #: The ids of the spans, checked.
     span_ids: list[bytes]
-    #: A sequence id for each span, 0 for the next one; or empty.
+    #: A sequence id for each span, 0 for the next number; or empty.
     given: Sequence[int]
     rollout_id: str
     attempt_id: str
@@ -31,11 +31,11 @@ class Part(Protocol):
         """Return a span, serialised."""
 
     def row(self, attempt_id: str, indexes: Sequence[int] | None, numbers: Sequence[int]) -> bytes:
-        """Return an IngestSpansRequest with some of the spans, None for all, and with these numbers."""
+        """Return an IngestSpansRequest with some of the spans (None: all) and these numbers."""
 
 
 class Parsed:
-    """A batch that was parsed as a whole; with its serialised IngestSpansRequest where that is at hand."""
+    """A batch that was parsed as a whole, with its serialised IngestSpansRequest if available."""
 
     __slots__ = ("_batch", "_data", "attempt_id", "given", "rollout_id", "span_ids")
 
@@ -68,7 +68,7 @@ class Parsed:
 
 
 class FromPiece:
-    """A piece of a large batch, which is never parsed as a whole."""
+    """A piece of a large batch that is never parsed as a whole."""
 
     __slots__ = ("_cut", "_head", "_indexes", "attempt_id", "given", "rollout_id", "span_ids")
 
@@ -80,7 +80,7 @@ class FromPiece:
         span_ids: list[bytes],
         given: Sequence[int],
     ) -> None:
-        """Take the batch, everything of it but spans and sequence ids, and which spans these are."""
+        """Create a piece from the batch without its spans, and the indexes of the spans."""
         self._cut = cut
         self._head = head
         self._indexes = indexes
@@ -102,16 +102,16 @@ class FromPiece:
         views = self._cut.views(chosen)
         rest = head.SerializeToString()
         size = sum(map(len, views)) + len(rest)
-        # Copied once: this is done for all rows of a message in one go.
+        # Copied once, because this is done for all rows of a message without a pause.
         return b"".join((wire.header(_BATCH, size), *views, rest))
 
 
 def compare_parts(
     known: set[bytes], parts: Sequence[Part], verdicts: Verdicts
 ) -> dict[bytes, list[tuple[int, int]]]:
-    """Compare the spans that have no verdict yet with earlier ones of the same id.
+    """Compare the spans without a verdict with earlier spans of the same id.
 
-    Returns the places of those whose ids are known already, by id: their verdicts are still to be found.
+    Returns the places of the spans whose ids are stored, by id; their verdicts are still missing.
     """
     seen: dict[bytes, tuple[int, int]] = {}
     asked: dict[bytes, list[tuple[int, int]]] = {}
@@ -130,7 +130,7 @@ def compare_parts(
 
 
 def is_same(one: bytes, other: bytes) -> bool:
-    """Tell whether two serialised spans have the same content."""
+    """Return whether two serialised spans have the same content."""
     if one == other:
         return True
     canonical = [
@@ -140,7 +140,7 @@ def is_same(one: bytes, other: bytes) -> bool:
 
 
 def stored_spans(data: bytes, span_ids: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
-    """Return those of the wanted spans that a stored row holds, serialised, by span id."""
+    """Return the spans of a stored row whose ids are in `wanted`, serialised, by span id."""
     start = wire.frame(data, _BATCH)
     batch = data[start:]
     found = pieces.cut(batch, len(batch), len(batch))

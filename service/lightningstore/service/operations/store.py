@@ -1,7 +1,7 @@
-"""One open store: its engine, its operations and what runs on a timer.
+"""One open store: its engine, its operations and its timers.
 
-Operations take and return the contract's messages; server streams are async generators that yield None once
-they stand, and then serialised responses. All raise StoreError.
+Operations take and return messages of the contract. Server streams are async generators that yield
+None once they are established, and then serialised responses. All of them raise StoreError.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lightningstore.service.storage.base import Storage
 
 
 class Store:
-    """An open store. Made by `open_store`."""
+    """An open store. Created by `open_store`."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -53,14 +53,14 @@ class Store:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, keep: Retention) -> None:
-        """Start the watchdogs of deadlines and of the storage, and the removal of what need not be kept."""
+        """Start the watchdogs of deadlines and of the storage, and the retention."""
         self._tasks.append(asyncio.create_task(self.watchdog.run(), name="watchdog"))
         self._tasks.append(asyncio.create_task(self.engine.watch_storage(), name="storage"))
         if not keep.keeps_everything:
             self._tasks.append(asyncio.create_task(self.removal.run(keep), name="retention"))
 
     async def close(self) -> None:
-        """Stop them, commit what was accepted and close the storage. May be called twice."""
+        """Stop them, commit the accepted writes and close the storage. May be called twice."""
         for task in self._tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -16,11 +16,11 @@ class Kind(Enum):
     UNARY = 1
     #: The same; the operation also takes the seconds until the call's deadline, None without one.
     LONG_POLL = 2
-    #: One message in; yields None once the stream stands, then serialised messages.
+    #: One message in; yields None once the stream is established, then serialised messages.
     SERVER_STREAM = 3
     #: An async iterator of messages in, one message out.
     CLIENT_STREAM = 4
-    #: As UNARY and CLIENT_STREAM, with batches of spans, whose bytes are stored as they came.
+    #: Like UNARY and CLIENT_STREAM, with batches of spans whose bytes are stored unchanged.
     SPAN_BATCH = 5
     SPAN_STREAM = 6
 

@@ -1,4 +1,4 @@
-"""Ends overdue attempts and lets waiting retries be claimed, on its own, whatever the traffic."""
+"""Expires overdue attempts and makes retries claimable when their back-off ends."""
 
 from __future__ import annotations
 
@@ -14,35 +14,40 @@ from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_TIMEOUT, ATTEMPT_STATUS
 
 logger = logging.getLogger(__name__)
 
-#: The watchdog looks up at least this often while an attempt may fall silent. Seconds.
+#: Maximum seconds between two checks while an attempt has an unresponsive timeout.
 TICK = 0.25
-#: It looks up as often while nothing can fall silent: what holds the event loop shows all the same. Seconds.
+#: The same while none has, to measure how long the event loop is held.
 IDLE_TICK = 1.0
-#: Waking up this much later than planned means that the server could not hear. Seconds.
+#: A wake-up that is this many seconds late means that the server could not receive heartbeats.
 STALL = 0.5
 
 
 class Watchdog:
-    """Ends overdue attempts, and puts rollouts into the queue whose back-off is over."""
+    """Expires overdue attempts, and queues rollouts whose back-off has ended."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._live = engine.live
 
     async def run(self) -> None:
-        """Expire what is due, until cancelled. Costs what is due, and a look a second while nothing can be."""
+        """Expire what is due, until cancelled.
+
+        The cost depends on what is due, plus one check per second.
+        """
         deadlines = self._live.deadlines
         while True:
             deadlines.earlier.clear()
             now = self._engine.clock.monotonic()
             due = deadlines.next()
-            # The tick is there to notice stalls, which matter most to those who may fall silent.
+            # The tick detects stalls, which matter most to attempts with an unresponsive timeout.
             wake = now + IDLE_TICK if due is None else min(due, now + TICK)
             await self._engine.clock.wait(deadlines.earlier, wake)
             late = self._engine.clock.monotonic() - max(wake, now)
             deadlines.lag.note(late, self._engine.clock.monotonic())
             if late > STALL and due is not None:
-                logger.warning("the server was stalled for %.1f s: nobody's silence counts", late)
+                logger.warning(
+                    "the server was stalled for %.1f s; unresponsive timeouts start again", late
+                )
                 deadlines.deaf_until = self._engine.clock.monotonic()
             if self._engine.committer.failure is not None:
                 await self._engine.clock.wait(
@@ -54,16 +59,16 @@ class Watchdog:
             except StorageFailed:
                 continue  # what was read from disk anew has its deadlines again
             except Exception:
-                logger.exception("the watchdog stumbled")
+                logger.exception("the watchdog failed and continues")
 
     async def expire(self) -> None:
-        """End what is overdue, and put into the queue what has waited for its back-off.
+        """Expire overdue attempts, and queue rollouts whose back-off has ended.
 
-        Where much is due at once, other tasks run in between.
+        If much is due at once, other tasks run in between.
         """
         now, turn = self._engine.clock.monotonic(), Turn()
         failures = self._engine.committer.failures
-        # Those of this life: after a recovery there are new ones, which know what is due.
+        # The timers of the current engine state; a recovery creates new ones.
         timers = self._live.deadlines.attempts
         due = self._overdue(now)
         due.reverse()
@@ -83,9 +88,9 @@ class Watchdog:
                 timers.push(planned, attempt)
 
     def _overdue(self, now: float) -> list[tuple[float, int, AttemptState]]:
-        """Take out the attempts that are overdue, in the order of their deadlines.
+        """Pop the overdue attempts, in the order of their deadlines.
 
-        After a stall many are, and the order decides what becomes of them.
+        After a stall there are many, and the order determines the results.
         """
         due: list[tuple[float, int, AttemptState]] = []
         for attempt in self._live.deadlines.attempts.pop_due(now):
@@ -99,7 +104,7 @@ class Watchdog:
         return sorted(due)
 
     async def _next_turn(self, turn: Turn, failures: int) -> None:
-        """Let others have the loop if it is time. Raises StorageFailed where memory was loaded anew."""
+        """Let other tasks run if it is time. Raises StorageFailed if memory was loaded again."""
         if turn.over():
             self._serve_and_seal()
             await turn.next()

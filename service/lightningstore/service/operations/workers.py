@@ -47,7 +47,7 @@ class Workers:
         self._live = engine.live
 
     async def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
-        """Stamp a worker and its attempts; tell which of them to stop."""
+        """Update a worker and its attempts, and return the attempts to stop."""
         self._engine.committer.admit(report=True)
         check_new_id("worker_id", request.worker_id)
         check_metadata("stats_json", request.stats_json, self._engine.limits.metadata_bytes)
@@ -96,7 +96,7 @@ class Workers:
         return reply
 
     async def list_workers(self, request: ListWorkersRequest) -> ListWorkersResponse:
-        """Return one page of the workers that match. Workers are few: they are all in memory."""
+        """Return one page of the matching workers, all of which are in memory."""
         for i, status in enumerate(request.statuses):
             check_enum(f"statuses[{i}]", WorkerStatus, status)
         check_enum("filter_logic", FilterLogic, request.filter_logic, unspecified=True)
