@@ -77,6 +77,38 @@ async def _opened(way: str, folder: Path) -> AsyncIterator[Store]:
     await world.stop()
 
 
+async def test_a_dash_is_stdout_and_never_a_file(source: Store) -> None:
+    whole = await source.export("a.jsonl")
+    assert (await source.run("export", "-o", "-")).encode() == whole
+    assert not (source.folder / "-").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--id", "ro-nobody"), "no rollout 'ro-nobody'"),
+        (("--id", "ro-open"), "ro-open.*only finished rollouts are exported"),
+        (("--id", "ro-cancelled", "--status", "failed"), "other filters"),
+        (("--id", "ro-cancelled", "--id", "ro-nobody"), "no rollout 'ro-nobody'"),
+    ],
+)
+async def test_an_id_that_matches_nothing_is_an_error_and_leaves_no_file(
+    source: Store, arguments: tuple[str, ...], why: str
+) -> None:
+    await source.client.enqueue_rollout(None, rollout_id="ro-open")
+    assert re.search(why, await source.error("export", "-o", "a.jsonl", *arguments))
+    assert re.search(why, await source.error("export", *arguments))
+    assert not list(source.folder.glob("a.jsonl*"))
+
+
+async def test_rewards_are_exported_without_spans_too(source: Store) -> None:
+    whole = [json.loads(line) for line in (await source.export("a.jsonl")).splitlines()]
+    short = await source.export("b.jsonl", "--no-spans")
+    rewards = [json.loads(line)["reward"] for line in short.splitlines()]
+    assert rewards == [row["reward"] for row in whole]
+    assert any(reward is not None for reward in rewards)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 async def test_export_import_export_gives_the_same_bytes(
     source: Store, target: Store, name: str

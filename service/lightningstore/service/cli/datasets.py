@@ -86,6 +86,8 @@ def _export(address: str, **given: Any) -> None:
     """
     security = {name: given.pop(name) for name in SECURITY}
     target: Path | None = given.pop("output")
+    if str(target) == "-":
+        target = None
     if target is None and (given["format"] == "parquet" or given["resume"]):
         raise click.ClickException("--format parquet and --resume need --output FILE")
     idle = [_flag(name) for name in TRIPLET_OPTIONS if given[name]]
@@ -95,6 +97,7 @@ def _export(address: str, **given: Any) -> None:
         given["source"] = given["source"] or "tracer"
     with opened(address, **security) as store:
         export = _Export(store, given)
+        export.check_ids()
         if target is None:
             export.to_stdout()
         else:
@@ -110,6 +113,20 @@ class _Export:
         self._after: int = given["after"]
         self._through = store.get_statistics().last_completion_number
         self._rollouts = self._spans = 0
+
+    def check_ids(self) -> None:
+        """Refuse ids that name no finished rollout, before anything is written."""
+        from lightningstore.client import NotFoundError  # noqa: PLC0415
+
+        for rollout_id in self._given["id"]:
+            try:
+                rollout = self._store.get_rollout(rollout_id)
+            except NotFoundError:
+                raise click.ClickException(f"--id: there is no rollout {rollout_id!r}") from None
+            if rollout.status.value not in FINISHED:
+                raise click.ClickException(
+                    f"--id: rollout {rollout_id!r} is {rollout.status.value}; only finished rollouts are exported"
+                )
 
     def to_stdout(self) -> None:
         from lightningstore.client.datasets import encode  # noqa: PLC0415
@@ -192,6 +209,10 @@ class _Export:
                 done = rollout.rollout.completion_number - self._after
                 told = f"{self._rollouts:,} rollouts, {self._spans:,} spans"
                 show(done, self._through - self._after, told)
+        if given["id"] and not self._rollouts and not given["resume"]:
+            raise click.ClickException(
+                "no rollout of those that --id names passes the other filters: nothing is written"
+            )
 
     def _tell(self) -> None:
         click.echo(
