@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 from lightningstore.service.traces import timeline, waterfall
+from lightningstore.service.traces.texts import duration_text, printable
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests import traces
@@ -142,15 +143,15 @@ def test_exceptions_events_and_links_are_shown_whether_the_span_failed_or_not() 
     ],
 )
 def test_durations_have_the_unit_that_suits_them(nanoseconds: int, text: str) -> None:
-    assert timeline.duration_text(nanoseconds) == text
+    assert duration_text(nanoseconds) == text
 
 
 def test_nothing_of_a_hostile_span_is_more_than_text() -> None:
     nasty = f"{HOSTILE}<img src=x onerror=alert(1)>&amp;]]>--><!--\x00\ufffe\u202e"
     shown = read({"word": "a", "name": nasty, "attributes": {nasty: nasty}, "at": (1, 2)})
-    assert timeline.printable(nasty).isprintable()
+    assert printable(nasty).isprintable()
     assert all(c.isprintable() for line in shown.lines for c in line.name + line.error)
-    title = timeline.printable(nasty)
+    title = printable(nasty)
     picture = waterfall.svg(title, shown)
     kinds = {element.tag.removeprefix(SVG) for element in ET.fromstring(picture).iter()}
     assert kinds == {"svg", "style", "rect", "text", "tspan", "g", "line", "title"} - {"tspan"}

@@ -32,10 +32,12 @@ __all__ = [
     "encode",
     "read_dataset",
     "read_lines",
+    "triplet_to_json",
 ]
 
 encode = rows.encode
 decode = rows.decode
+triplet_to_json = rows.triplet_to_json
 #: Suffix of a file that is being written.
 PARTIAL = ".partial"
 _BLOCK = 1 << 20

@@ -1,83 +1,195 @@
-"""How the command line connects to a server: the options, and calls that carry the token."""
+"""How commands connect to a server: the options that all of them have, and calls that carry the token."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 
-DEFAULT_ADDRESS = "127.0.0.1:4747"
-#: A server's limits may be set higher than a client's.
-LARGE_MESSAGES = [("grpc.max_receive_message_length", -1)]
+if TYPE_CHECKING:
+    # At run time it is imported where it is used: grpc takes half of the time that a command takes.
+    import grpc
+    from google.protobuf.message import Message
+    from lightningstore.client import LightningStore
+
+#: Seconds for a call that answers at once, and for one that streams.
+CALL_SECONDS = 10.0
+STREAM_SECONDS = 600.0
 HEALTH_SECONDS = 3.0
-#: The options besides the address, as `connect` takes them.
-SECURITY = ("token", "tls_ca", "tls_cert", "tls_key", "allow_insecure_token")
+#: Seconds for a call that is repeated on a lost connection.
+REPEATED_SECONDS = 60.0
+_SERVICE = "lightningstore.v1.LightningStoreService"
+_CHANNEL = [
+    # A server's limits may be set higher than a client's.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # An http_proxy of the environment is meant for the web. The clients ignore it too.
+    ("grpc.enable_http_proxy", 0),
+]
 
 
 def options() -> list[click.Parameter]:
-    """Return the options of a command that asks a server."""
+    """Return the options of a command that calls a server."""
     return [
         click.Option(
             ["--address"],
-            default=DEFAULT_ADDRESS,
-            envvar="LIGHTNINGSTORE_ADDRESS",
-            show_default=True,
-            help="Server to ask; https://host:port for TLS.",
+            metavar="HOST:PORT",
+            help="Server to call; https://HOST:PORT for TLS. "
+            "[env var: LIGHTNINGSTORE_ADDRESS; default: 127.0.0.1:4747]",
         ),
         click.Option(
             ["--token"],
-            help="[env LIGHTNINGSTORE_TOKEN, which does not show in lists of processes]",
+            metavar="TOKEN",
+            help="Access token. The variable keeps it out of lists of processes. "
+            "[env var: LIGHTNINGSTORE_TOKEN]",
         ),
-        click.Option(["--tls-ca"], help="Who signed the server. [env LIGHTNINGSTORE_TLS_CA]"),
-        click.Option(["--tls-cert"], help="For mutual TLS. [env LIGHTNINGSTORE_TLS_CERT]"),
-        click.Option(["--tls-key"], help="For mutual TLS. [env LIGHTNINGSTORE_TLS_KEY]"),
+        click.Option(
+            ["--tls-ca"],
+            metavar="FILE",
+            help="CA certificates (PEM) used to verify the server. [env var: LIGHTNINGSTORE_TLS_CA]",
+        ),
+        click.Option(
+            ["--tls-cert"],
+            metavar="FILE",
+            help="Client certificate (PEM) for mutual TLS. [env var: LIGHTNINGSTORE_TLS_CERT]",
+        ),
+        click.Option(
+            ["--tls-key"],
+            metavar="FILE",
+            help="Private key (PEM) of --tls-cert. [env var: LIGHTNINGSTORE_TLS_KEY]",
+        ),
         click.Option(
             ["--allow-insecure-token"],
             is_flag=True,
-            help="Send the token over plain text too. [env LIGHTNINGSTORE_ALLOW_INSECURE_TOKEN]",
+            default=None,
+            help="Send the token without TLS. [env var: LIGHTNINGSTORE_ALLOW_INSECURE_TOKEN]",
         ),
     ]
 
 
-def connect(address: str, **security: Any) -> tuple[grpc.Channel, Any]:
-    """Return a channel to a server, and its calls. Raises click.ClickException for bad options."""
-    # Here and not above: the client brings OpenTelemetry's SDK, which `serve` does not need.
-    from lightningstore.client.connection import endpoint  # noqa: PLC0415
+#: Names of these options as parameters.
+NAMES = ("address", "token", "tls_ca", "tls_cert", "tls_key", "allow_insecure_token")
 
+
+def take(given: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of the connection out of the parameters of a command."""
+    found = {name: given.pop(name, None) for name in NAMES}
+    found["allow_insecure_token"] = bool(found["allow_insecure_token"])
+    return found
+
+
+class Connection:
+    """A channel to a server, and its calls."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        """Take the options, as `take` returns them. Raises click.ClickException for invalid ones."""
+        from lightningstore.client.connection import endpoint  # noqa: PLC0415
+
+        try:
+            where = endpoint(**given)
+            self._channel: grpc.Channel = where.blocking_channel(_CHANNEL)
+        except (ValueError, OSError) as error:
+            text = str(error).replace("allow_insecure_token=True", "--allow-insecure-token")
+            raise click.ClickException(text) from None
+        self.address = where.address
+        self._metadata = where.metadata
+
+    def call(self, request: Message, seconds: float = CALL_SECONDS) -> Any:
+        """Return the answer to a request; which call it is, its name says."""
+        path, serialize, deserialize = _shape(request)
+        call = self._channel.unary_unary(path, serialize, deserialize)
+        return call(request, timeout=seconds, metadata=self._metadata)
+
+    def stream(self, request: Message) -> Iterator[Any]:
+        """Yield the answers to a request."""
+        path, serialize, deserialize = _shape(request)
+        call = self._channel.unary_stream(path, serialize, deserialize)
+        yield from call(request, timeout=STREAM_SECONDS, metadata=self._metadata)
+
+    def pages(self, request: Any, items: str) -> Iterator[Any]:
+        """Yield what a list call returns on all its pages."""
+        while True:
+            page = self.call(request)
+            yield from getattr(page, items)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def health(self) -> str:
+        """Return the server's status by the gRPC health protocol."""
+        # Written out: a field of one number does not need another package.
+        call: Any = self._channel.unary_unary(
+            "/grpc.health.v1.Health/Check", lambda _: b"", lambda answer: answer
+        )
+        answer = call(None, timeout=HEALTH_SECONDS)
+        words = {b"": "UNKNOWN", b"\x08\x01": "SERVING", b"\x08\x02": "NOT_SERVING"}
+        return words.get(answer, "UNKNOWN")
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+def _shape(request: Message) -> tuple[str, Any, Any]:
+    """Return the path of the call of a request, and how its messages are written and read."""
+    kind = type(request)
+    name = kind.__name__.removesuffix("Request")
+    answer = getattr(sys.modules[kind.__module__], f"{name}Response")
+    return f"/{_SERVICE}/{name}", kind.SerializeToString, answer.FromString
+
+
+@contextmanager
+def connected(given: Mapping[str, Any]) -> Iterator[Connection]:
+    """Connect; an error of a call becomes one line."""
+    import grpc  # noqa: PLC0415
+
+    connection = Connection(given)
     try:
-        where = endpoint(address, **security)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-    channel = where.blocking_channel(LARGE_MESSAGES)
-    return channel, _Calls(channel, where.metadata)
-
-
-class _Calls:
-    """The calls of the service, each with the metadata of the connection."""
-
-    def __init__(self, channel: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
-        self._stub: Any = LightningStoreServiceStub(channel)
-        self._metadata = metadata
-
-    def __getattr__(self, name: str) -> Any:
-        return partial(getattr(self._stub, name), metadata=self._metadata)
-
-
-def _health(address: str, **security: Any) -> None:
-    """Ask a server whether it can serve; exit code 1 if it cannot. Needs no token."""
-    channel, _ = connect(address, **security)
-    try:
-        stub = health_pb2_grpc.HealthStub(channel)
-        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_SECONDS)
+        yield connection
     except grpc.RpcError as error:
-        raise click.ClickException(f"{address}: {error.details()}") from None
-    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        raise click.ClickException(reason(connection.address, error)) from None
+    finally:
+        connection.close()
+
+
+def reason(address: str, error: Any) -> str:
+    """Return what an error of gRPC means, in one line."""
+    code, details = error.code().name, " ".join(str(error.details()).split())
+    if code == "UNAVAILABLE":
+        why = re.split(r"remote host: (?:connect: )?|last error: ", details)[-1]
+        return f"no server answers at {address} ({why}); is `lightningstore serve` running?"
+    if code == "DEADLINE_EXCEEDED":
+        return f"no answer from {address} in time; is it the address of a LightningStore server?"
+    return f"{details} ({code})"
+
+
+@contextmanager
+def opened(given: Mapping[str, Any]) -> Iterator[LightningStore]:
+    """Connect with the client, which repeats calls on a lost connection; an error becomes one line."""
+    from lightningstore.client import LightningStore, LightningStoreError  # noqa: PLC0415
+
+    connection = dict(given)
+    try:
+        with LightningStore(connection.pop("address"), timeout=REPEATED_SECONDS, **connection) as s:
+            yield s
+    except LightningStoreError as error:
+        raise click.ClickException(str(error)) from None
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _health(**given: Any) -> None:
+    """Ask a server whether it can serve; exit code 1 if it cannot. Needs no token."""
+    with connected(take(given)) as connection:
+        status = connection.health()
     click.echo(status)
-    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+    if status != "SERVING":
         raise SystemExit(1)
 
 

@@ -12,8 +12,12 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import click
-from lightningstore.service.cli.connection import SECURITY, options
-from lightningstore.v1 import rollout_pb2, triplet_pb2
+from lightningstore.service.cli import connection
+from lightningstore.service.cli.connection import opened
+from lightningstore.service.cli.triplet_options import triplet_options
+from lightningstore.service.cli.views import enum_words
+from lightningstore.service.engine.clock import SystemClock
+from lightningstore.v1 import rollout_pb2
 
 if TYPE_CHECKING:
     # At run time it is imported where it is used: it brings OpenTelemetry's SDK, which `serve` does not need.
@@ -22,8 +26,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("jsonl", "parquet")
 FINISHED = ("succeeded", "failed", "cancelled")
-#: Seconds that a call may take, its retries included.
-DEADLINE = 60.0
+#: Seconds between two looks of the progress.
+PROGRESS_SECONDS = 0.2
 #: What triplets are made by, and what else says what an export holds.
 TRIPLET_OPTIONS = (
     "source",
@@ -39,63 +43,44 @@ CONTENT = (
 
 
 @contextmanager
-def opened(address: str, **security: Any) -> Iterator[LightningStore]:
-    """Connect to a server; what goes wrong becomes one line."""
-    from lightningstore.client import LightningStore, LightningStoreError  # noqa: PLC0415
-
-    try:
-        with LightningStore(address, timeout=DEADLINE, **security) as store:
-            store.get_server_info()
-            yield store
-    except LightningStoreError as error:
-        raise click.ClickException(str(error)) from None
-    except BrokenPipeError:
-        raise SystemExit(1) from None  # whoever read stdout has enough
-    except (ValueError, OSError, ImportError) as error:
-        raise click.ClickException(str(error)) from None
-
-
-@contextmanager
 def progress(what: str) -> Iterator[Callable[[float, float | None, str], None]]:
     """Show on a terminal how far it is: the function takes what is done, out of how much, and a text."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    shown = sys.stderr.isatty()
+    clock = SystemClock()
+    is_shown = False
+    last = clock.monotonic()
 
-    console = Console(stderr=True)
-    bar = Progress(
-        *Progress.get_default_columns()[:2],
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[told]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task(what, total=None, told="")
-        yield lambda done, total, told: bar.update(task, completed=done, total=total, told=told)
+    def show(done: float, total: float | None, text: str) -> None:
+        nonlocal is_shown, last
+        if not shown or clock.monotonic() - last < PROGRESS_SECONDS:
+            return
+        is_shown, last = True, clock.monotonic()
+        share = f" {min(1.0, done / total):.0%}" if total else ""
+        click.echo(f"\r{what}{share}, {text}\x1b[K", nl=False, err=True)
 
-
-def _words(enum: Any, prefix: str) -> list[str]:
-    return [name[len(prefix) :].lower() for name in enum.keys()[1:]]
+    yield show
+    if is_shown:
+        click.echo("\r\x1b[K", nl=False, err=True)
 
 
-def _export(address: str, **given: Any) -> None:
+def _export(**given: Any) -> None:
     """Write finished rollouts to a file, in the order in which they finished.
 
     The filters are joined by and, unless --any. While it is written the file is called FILE.partial; if the
     work breaks off, the same command with --resume goes on with it.
     """
-    security = {name: given.pop(name) for name in SECURITY}
+    options = connection.take(given)
     target: Path | None = given.pop("output")
     if str(target) == "-":
         target = None
     if target is None and (given["format"] == "parquet" or given["resume"]):
-        raise click.ClickException("--format parquet and --resume need --output FILE")
+        raise click.UsageError("--format parquet and --resume need --output FILE")
     idle = [_flag(name) for name in TRIPLET_OPTIONS if given[name]]
     if idle and not given["triplets"]:
-        raise click.ClickException(f"without --triplets there is no use for {', '.join(idle)}")
+        raise click.UsageError(f"{', '.join(idle)}: only with --triplets")
     if given["triplets"]:
         given["source"] = given["source"] or "tracer"
-    with opened(address, **security) as store:
+    with opened(options) as store:
         export = _Export(store, given)
         export.check_ids()
         if target is None:
@@ -277,56 +262,61 @@ export_command = click.Command(
     callback=_export,
     help=_export.__doc__,
     params=[
-        *options(),
-        click.Option(["--output", "-o"], type=_FILE, help="File to write; without it stdout."),
+        click.Option(["--output", "-o"], type=_FILE, help="File to write. Default: stdout."),
         click.Option(
             ["--format"],
             type=click.Choice(FORMATS),
-            help="Default: by the name of the file, else jsonl. Parquet needs pyarrow.",
+            help="Default: parquet if the file is named so, else jsonl. Parquet needs pyarrow.",
         ),
-        click.Option(["--spans/--no-spans"], default=True, help="With spans, as by default."),
-        click.Option(["--triplets"], is_flag=True, help="With triplets of the latest attempt."),
-        click.Option(["--after"], type=click.IntRange(0), default=0, help="Completion number."),
-        click.Option(["--resume"], is_flag=True, help="Go on where the last one broke off."),
-        click.Option(["--replace"], is_flag=True, help="Write over a file that is there."),
-        click.Option(["--status"], multiple=True, type=click.Choice(FINISHED)),
-        click.Option(["--id"], multiple=True, help="Only these rollouts."),
-        click.Option(["--id-contains"], default="", help="Only ids with this in them."),
+        click.Option(
+            ["--spans/--no-spans"], default=True, help="Write spans too. Default: --spans."
+        ),
+        click.Option(
+            ["--triplets"], is_flag=True, help="Write triplets of the latest attempt too."
+        ),
+        click.Option(
+            ["--after"],
+            type=click.IntRange(0),
+            default=0,
+            metavar="NUMBER",
+            help="Only finishes after this completion number. Default: 0, all.",
+        ),
+        click.Option(["--resume"], is_flag=True, help="Continue the export that broke off."),
+        click.Option(["--replace"], is_flag=True, help="Replace the file if it exists."),
+        click.Option(
+            ["--status"], multiple=True, type=click.Choice(FINISHED), help="Only these statuses."
+        ),
+        click.Option(["--id"], multiple=True, metavar="ID", help="Only these rollouts."),
+        click.Option(
+            ["--id-contains"], default="", metavar="TEXT", help="Only ids with this text."
+        ),
         click.Option(
             ["--mode"],
             multiple=True,
-            type=click.Choice(_words(rollout_pb2.RolloutMode, "ROLLOUT_MODE_")),
+            type=click.Choice(enum_words(rollout_pb2.RolloutMode.keys(), "ROLLOUT_MODE_")),
+            help="Only these modes.",
         ),
-        click.Option(["--group"], multiple=True, help="Only these groups."),
-        click.Option(["--any"], is_flag=True, help="What passes one filter, not all."),
-        click.Option(["--skip-evicted"], is_flag=True, help="Leave out rollouts without spans."),
+        click.Option(["--group"], multiple=True, metavar="ID", help="Only these groups."),
+        click.Option(["--any"], is_flag=True, help="Join the filters by or. Default: by and."),
         click.Option(
-            ["--source"],
-            type=click.Choice(_words(triplet_pb2.TripletSource, "TRIPLET_SOURCE_")),
-            help="Of triplets, as the options below; default tracer.",
+            ["--skip-evicted"], is_flag=True, help="Leave out rollouts whose spans were evicted."
         ),
-        click.Option(["--llm-call-match"], default="", help="Names of calls, as RE2."),
-        click.Option(["--agent-match"], default="", help="Names of agents, as RE2."),
-        click.Option(["--skip-without-tokens"], is_flag=True),
-        click.Option(
-            ["--reward-policy"],
-            type=click.Choice(_words(triplet_pb2.RewardPolicy, "REWARD_POLICY_")),
-        ),
+        *triplet_options(),
+        *connection.options(),
     ],
 )
 
 
-def _import(
-    address: str, files: tuple[Path, ...], *, rollout_per_trace: bool, **given: Any
-) -> None:
+def _import(files: tuple[Path, ...], *, rollout_per_trace: bool, **given: Any) -> None:
     """Bring exported FILES into the store, or OTLP JSON files of the OpenTelemetry collector; - is stdin.
 
     What is there already with the same content is known, so an import may be repeated.
     """
     from lightningstore.service.cli.otlp_file import OtlpFiles, is_otlp  # noqa: PLC0415
 
-    with opened(address, **given) as store, ExitStack() as kept:
-        otlp = OtlpFiles(store, address, given, per_trace=rollout_per_trace)
+    options = connection.take(given)
+    with opened(options) as store, ExitStack() as kept:
+        otlp = OtlpFiles(store, options, per_trace=rollout_per_trace)
         for given_path in files:
             with _named(given_path):
                 path = kept.enter_context(_on_disk(given_path))
@@ -394,11 +384,11 @@ import_command = click.Command(
     help=_import.__doc__,
     params=[
         click.Argument(["files"], nargs=-1, required=True, type=click.Path(path_type=Path)),
-        *options(),
         click.Option(
             ["--rollout-per-trace"],
             is_flag=True,
             help="Make a finished rollout of each OTLP trace that names no attempt.",
         ),
+        *connection.options(),
     ],
 )

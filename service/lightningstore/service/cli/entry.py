@@ -1,19 +1,48 @@
-"""The `lightningstore` command, which the client alone cannot run."""
+"""The `lightningstore` program: runs a command, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
+import click
+from lightningstore.service.cli.main import NAME, app
 
 
 def main() -> None:
-    """Run the command line, or say in one line what is missing."""
+    """Run the command line. What goes wrong is one line on stderr; exit code 2 for wrong usage, else 1."""
     try:
-        from lightningstore.service.cli.main import main as run  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("lightningstore"):
-            raise
-        sys.exit(
-            f"lightningstore: the server is not installed ({error.name} is missing): "
-            "pip install 'lightningstore[server]'"
-        )
-    run()
+        code = app(prog_name=NAME, standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.UsageError as error:
+        _usage(error)
+    except click.ClickException as error:
+        _fail(error.format_message(), 1)
+    except BrokenPipeError:
+        # Whoever reads stdout has enough. Python would complain when it closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+def _usage(error: click.UsageError) -> NoReturn:
+    _fail("\n".join([error.format_message(), *_usage_lines(error)]), 2)
+
+
+def _usage_lines(error: click.UsageError) -> Iterator[str]:
+    context = error.ctx
+    if context is not None:
+        usage = " ".join(context.get_usage().split()).replace("Usage:", "usage:", 1)
+        yield f"{usage}  (--help lists the options)"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"{NAME}: {message}", err=True)
+    sys.exit(code)

@@ -1,115 +1,139 @@
-"""The command line: `lightningstore serve`, and looks at a running server."""
+"""The command line: which commands there are. The module of a command is imported when the command is used."""
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import sys
-from importlib.metadata import version
-from typing import Any, Literal, get_args, get_origin
+import difflib
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import click
-from lightningstore.service.cli.connection import health
-from lightningstore.service.cli.datasets import export_command, import_command
-from lightningstore.service.cli.files import COMMANDS
-from lightningstore.service.cli.tokens import token
-from lightningstore.service.cli.trace import trace
-from lightningstore.service.cli.views import VIEWS
-from lightningstore.service.rules.errors import Misconfigured, StorageUnusable
-from lightningstore.service.server import logs, tuning
-from lightningstore.service.server.config import Config
-from lightningstore.service.server.server import AddressInUse, Server, start_server
-from pydantic import ValidationError
+from click.shell_completion import CompletionItem
+from lightningstore.service.cli import connection
 
-PREFIX = str(Config.model_config["env_prefix"])
+NAME = "lightningstore"
+_PACKAGE = "lightningstore.service.cli"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("lightningstore"), prog_name="lightningstore")
-def app() -> None:
+class _Entry(NamedTuple):
+    """Where a command is, and what it does in one line."""
+
+    module: str
+    attribute: str
+    help: str
+    #: Whether it calls a server: then it takes the options of the connection.
+    calls: bool = True
+
+
+#: By heading, in the order of `lightningstore --help`.
+SECTIONS: dict[str, dict[str, _Entry]] = {
+    "Server": {
+        "serve": _Entry("serve", "serve", "Start a server.", calls=False),
+        "health": _Entry("connection", "health", "Ask whether a server can serve."),
+        "status": _Entry("details", "status", "Show what a server is and how much it holds."),
+    },
+    "Look": {
+        "rollouts": _Entry("rollouts", "rollouts", "List rollouts."),
+        "rollout": _Entry("details", "rollout", "Show a rollout and its attempts."),
+        "attempts": _Entry("lists", "attempts", "List the attempts of a rollout."),
+        "attempt": _Entry("details", "attempt", "Show an attempt."),
+        "spans": _Entry("spans", "spans", "List the spans of a rollout."),
+        "trace": _Entry("trace", "trace", "Show a trace as a tree, or draw it into a file."),
+        "triplets": _Entry("spans", "triplets", "List the triplets of a rollout."),
+        "workers": _Entry("lists", "workers", "List workers."),
+        "worker": _Entry("details", "worker", "Show a worker."),
+        "resources": _Entry("lists", "resources", "List resources."),
+        "resource": _Entry("details", "resource", "Show resources with what they hold."),
+    },
+    "Work": {
+        "enqueue": _Entry("enqueue", "enqueue", "Put rollouts into the queue."),
+        "claim": _Entry("work", "claim", "Claim rollouts from the queue."),
+        "report": _Entry("work", "report", "Report the outcome of an attempt."),
+        "wait": _Entry("work", "wait", "Wait until rollouts have finished."),
+        "cancel": _Entry("work", "cancel", "Cancel rollouts."),
+        "retry": _Entry("work", "retry", "Put finished rollouts into the queue again."),
+    },
+    "Data": {
+        "export": _Entry("datasets", "export_command", "Write finished rollouts to a file."),
+        "import": _Entry("datasets", "import_command", "Read rollouts from files into a store."),
+        "backup": _Entry("files", "backup", "Copy the data file.", calls=False),
+        "restore": _Entry("files", "restore", "Put a backup in place.", calls=False),
+        "check": _Entry("files", "check", "Look for damage in the data file.", calls=False),
+        "vacuum": _Entry("files", "vacuum", "Shrink the data file.", calls=False),
+    },
+    "More": {
+        "token": _Entry("tokens", "token", "Make, list and revoke access tokens.", calls=False),
+        "completion": _Entry(
+            "completion", "completion", "Print the completion script of a shell.", calls=False
+        ),
+    },
+}
+ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+
+
+class _Commands(click.Group):
+    """The commands, each imported when it is used. Help and completion need none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(ENTRIES)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        cmd_name: str,
+    ) -> click.Command | None:
+        entry = ENTRIES.get(cmd_name)
+        if entry is None:
+            return None
+        try:
+            module = import_module(f"{_PACKAGE}.{entry.module}")
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith(NAME):
+                raise
+            raise click.ClickException(
+                f"`{NAME} {cmd_name}` needs the server, which is not installed ({error.name} is "
+                f"missing): pip install '{NAME}[server]'"
+            ) from None
+        found: click.Command = getattr(module, entry.attribute)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in ENTRIES and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], ENTRIES, 3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"there is no command {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
+        for heading, entries in SECTIONS.items():
+            with formatter.section(f"{heading}"):
+                formatter.write_dl([(name, entry.help) for name, entry in entries.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [name for name in ENTRIES if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=ENTRIES[name].help) for name in names]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+@click.group(
+    NAME,
+    cls=_Commands,
+    params=connection.options(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="The options above may also follow a command. docs/command-line.md describes formats and exit codes.",
+)
+@click.version_option(package_name=NAME, prog_name=NAME, message="%(prog)s %(version)s")
+@click.pass_context
+def app(context: click.Context, /, **given: Any) -> None:
     """Control plane and trace store of agent reinforcement learning, over gRPC."""
-
-
-def _serve_options() -> list[click.Parameter]:
-    """Return an option for each field of Config; what is not given is left to it."""
-    options: list[click.Parameter] = []
-    for name, field in Config.model_fields.items():
-        flag = f"--{name.replace('_', '-')}"
-        default = "none" if field.default is None else field.default
-        shown = f"[env {PREFIX}{name.upper()}; default {default}]"
-        help_text = f"{field.description} {shown}"
-        if get_origin(field.annotation) is Literal:
-            kind: Any = click.Choice(get_args(field.annotation))
-        else:
-            kind = str  # Config knows the types, and says what is wrong with a value
-        if field.annotation is bool:
-            options.append(click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=help_text))
-        else:
-            options.append(click.Option([flag], type=kind, default=None, help=help_text))
-    return options
-
-
-def serve(**given: Any) -> None:
-    """Start the server. SIGTERM and Ctrl-C end it cleanly."""
-    try:
-        config = Config(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        raise click.ClickException(_one_line(error)) from None
-    tuning.keep_freed_memory()
-    logs.set_up(config.log_level, as_json=config.log_json)
-    try:
-        tuning.run(_serve(config))
-    except (StorageUnusable, AddressInUse, Misconfigured) as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _one_line(error: ValidationError) -> str:
-    problems = []
-    for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
-        given = f", got {problem['input']!r}" if name else ""
-        problems.append(f"{'--' + name + ': ' if name else ''}{problem['msg']}{given}")
-    return "; ".join(problems)
-
-
-async def _serve(config: Config) -> None:
-    server = await start_server(config)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    _greet(server)
-    tuning.settle_garbage()
-    await stop.wait()
-    await server.stop(config.grace)
-    if not server.is_usable:  # a supervisor must not take this for a good end
-        raise SystemExit(1)
-
-
-def _greet(server: Server) -> None:
-    scheme = "https://" if server.gate.credentials else ""
-    click.echo(
-        f"lightningstore {version('lightningstore')} on {server.address}, {server.data}, "
-        f"access: {server.gate.description}; "
-        f"clients: export LIGHTNINGSTORE_ADDRESS={scheme}{server.address}"
-    )
-    sys.stdout.flush()
-
-
-app.add_command(click.Command("serve", params=_serve_options(), callback=serve, help=serve.__doc__))
-app.add_command(token)
-for command in (*VIEWS, trace, *COMMANDS, export_command, import_command, health):
-    app.add_command(command)
-
-
-def main() -> None:
-    """Run the command line: what goes wrong is one line on stderr and exit code 1."""
-    try:
-        app(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-    except click.ClickException as error:
-        click.echo(f"lightningstore: {error.format_message()}", err=True)
-        sys.exit(1)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(1)
+    told = {name: value for name, value in given.items() if value is not None}
+    command = context.invoked_subcommand or ""
+    if told and command in ENTRIES and not ENTRIES[command].calls:
+        flag = f"--{next(iter(told)).replace('_', '-')}"
+        raise click.UsageError(f"{flag} goes with commands that call a server, not with {command}")
+    context.default_map = dict.fromkeys(ENTRIES, told)

@@ -9,7 +9,7 @@ the rest of a trace is worth more than an error.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,9 +22,11 @@ from lightningstore.client.connection import endpoint
 from lightningstore.client.datasets import attempts_at_hand, read_lines
 from lightningstore.client.errors import from_rpc_error
 from lightningstore.client.otlp import batch_like, split_batch
-from lightningstore.service.cli.datasets import DEADLINE, FINISHED, spans_told
+from lightningstore.service.cli.connection import REPEATED_SECONDS
+from lightningstore.service.cli.datasets import FINISHED, spans_told
 from lightningstore.service.rules.spans import span_error
-from lightningstore.service.traces.timeline import cut, printable
+from lightningstore.service.traces.texts import printable
+from lightningstore.service.traces.timeline import cut
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_FAILED, ATTEMPT_STATUS_SUCCEEDED
 from lightningstore.v1.import_pb2 import ImportRolloutsRequest
 from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_FAILED, ROLLOUT_STATUS_SUCCEEDED
@@ -61,11 +63,11 @@ class OtlpFiles:
     """The OTLP files of one import."""
 
     def __init__(
-        self, store: LightningStore, address: str, security: dict[str, Any], *, per_trace: bool
+        self, store: LightningStore, connection: Mapping[str, Any], *, per_trace: bool
     ) -> None:
         """Take the store that they go to, and whether rollouts are made of traces."""
         self._store = store
-        self._where = endpoint(address, **security)
+        self._where = endpoint(**connection)
         self._most = store.get_server_info().limits.span_bytes
         self._traces = _Traces() if per_trace else None
         self._again: list[Path] = []
@@ -91,7 +93,7 @@ class OtlpFiles:
                 if named.spans:
                     try:
                         answer = export(
-                            _request(named), timeout=DEADLINE, metadata=self._where.metadata
+                            _request(named), timeout=REPEATED_SECONDS, metadata=self._where.metadata
                         )
                     except grpc.RpcError as error:
                         raise from_rpc_error(error) from None

@@ -2,72 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from lightningstore.service.cli.views import DEADLINE, View, _view, plain
+from lightningstore.service.cli import connection
+from lightningstore.service.cli.connection import connected
+from lightningstore.service.cli.output import Output, terminal_width
+from lightningstore.service.cli.views import failure_text, plain, resolve, rollout_argument
 from lightningstore.service.traces import timeline, waterfall
-from lightningstore.service.traces.timeline import Line, Timeline, duration_text, printable
+from lightningstore.service.traces.texts import cut_end, duration_text, printable
+from lightningstore.service.traces.timeline import Line, Timeline
 from lightningstore.v1 import attempt_pb2, rollout_pb2, span_pb2
-from rich.text import Text
-from rich.tree import Tree
 
 #: Lines of a stack trace that are shown, from its end.
 STACK_LINES = 8
-STYLES = {"call": "bold blue", "agent": "magenta", "reward": "yellow", "lost": "dim italic"}
+COLOURS = {"call": "blue", "agent": "magenta", "reward": "yellow"}
+#: A piece of a line, and its colour.
+Part = tuple[str, str | None]
 
 
-@_view("trace", "rollout_id")
-def trace(view: View, rollout_id: str, attempt: str, output: Path | None) -> None:
-    """Show the trace of a rollout: nesting, times, tokens, rewards, errors.
+def _trace(rollout_id: str, attempt: str, target: Path | None, **given: Any) -> None:
+    """Show the trace of a rollout: nesting, times, tokens, rewards, errors. ROLLOUT may be `latest`.
 
     With --output FILE.svg or FILE.html as a picture that needs nothing else.
     """
-    if output is not None and output.suffix not in (".svg", ".html"):
-        raise click.ClickException(f"--output: a name that ends in .svg or .html, not {output}")
-    found = view.stub.GetRollout(
-        rollout_pb2.GetRolloutRequest(rollout_id=rollout_id), timeout=DEADLINE
-    ).rollout
-    if not found.attempt_count:
-        raise click.ClickException(f"rollout {rollout_id!r} has no attempt yet")
-    record = view.stub.GetAttempt(
-        attempt_pb2.GetAttemptRequest(rollout_id=rollout_id, attempt_id=attempt), timeout=DEADLINE
-    ).attempt
-    request = span_pb2.QuerySpansRequest(rollout_id=rollout_id, attempt_id=record.attempt_id)
-    spans = [
-        pair
-        for reply in view.stub.QuerySpans(request, timeout=DEADLINE * 6)
-        for batch in reply.batches
-        for pair in zip(batch.sequence_ids, batch.spans, strict=True)
-    ]
-    shown = timeline.read(spans)
+    if target is not None and target.suffix not in (".svg", ".html"):
+        raise click.UsageError(
+            f"--output: a name that ends in .svg or .html is wanted, not {target}; --json prints JSON"
+        )
+    shown = Output(given)
+    with connected(connection.take(given)) as server:
+        rollout_id = resolve(server, rollout_id)
+        found = server.call(rollout_pb2.GetRolloutRequest(rollout_id=rollout_id)).rollout
+        if not found.attempt_count:
+            raise click.ClickException(f"rollout {rollout_id!r} has no attempt yet")
+        wanted = attempt_pb2.GetAttemptRequest(rollout_id=rollout_id, attempt_id=attempt)
+        record = server.call(wanted).attempt
+        request = span_pb2.QuerySpansRequest(rollout_id=rollout_id, attempt_id=record.attempt_id)
+        spans = [
+            pair
+            for reply in server.stream(request)
+            for batch in reply.batches
+            for pair in zip(batch.sequence_ids, batch.spans, strict=True)
+        ]
+    lines = timeline.read(spans)
     title = printable(f"{rollout_id} {record.attempt_id}")
-    facts = _facts(found, record, shown)
-    if output is not None:
-        _write(output, title, facts, shown)
-    elif view.as_json:
+    facts = _facts(found, record, lines)
+    if target is not None:
+        _write(target, title, facts, lines)
+    elif shown.format == "json":
         ids = {"rollout_id": rollout_id, "attempt_id": record.attempt_id}
-        view.json({**ids, "lines": [_plain(line) for line in shown.lines]})
+        shown.json({**ids, "lines": [_plain(line) for line in lines.lines]})
     else:
-        view.console.print(_tree(title, facts, shown))
+        cut = shown.is_terminal and shown.format != "wide"
+        width = terminal_width() if cut else None
+        for text in _tree(title, facts, lines, width):
+            click.echo(text, color=shown.is_coloured)
 
 
-trace.params += [
-    click.Option(["--attempt"], default="latest", show_default=True, help="Id, or latest."),
-    click.Option(
-        ["--output", "-o"],
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Write a picture, .svg or .html, instead of printing.",
-    ),
-]
+trace = click.Command(
+    "trace",
+    callback=_trace,
+    help=_trace.__doc__,
+    params=[
+        rollout_argument(),
+        click.Option(
+            ["--attempt"],
+            default="latest",
+            metavar="ID",
+            help="Attempt by its id. Default: latest.",
+        ),
+        click.Option(
+            ["-o", "--output", "target"],
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Write a picture, .svg or .html, instead of printing.",
+        ),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."),
+        click.Option(["--wide"], is_flag=True, help="Cut no line at the edge of the terminal."),
+        click.Option(
+            ["--color/--no-color"],
+            default=None,
+            help="Colour the output. Default: on a terminal, unless NO_COLOR is set.",
+        ),
+        *connection.options(),
+    ],
+)
 
 
 def _facts(
     rollout: rollout_pb2.Rollout, attempt: attempt_pb2.Attempt, shown: Timeline
 ) -> list[tuple[str, str]]:
-    """Return what is told about the whole, by name."""
+    """Return facts about the whole trace, by name."""
     told = plain(attempt)
     facts = [
         ("rollout", plain(rollout)["status"]),
@@ -86,10 +113,8 @@ def _facts(
     errors = sum(bool(line.error) for line in shown.lines)
     if errors:
         facts.append(("errors", str(errors)))
-    if "failure" in told:
-        failure = told["failure"]
-        words = [failure[key] for key in ("type", "message") if key in failure]
-        facts.append(("failure", timeline.cut(printable(": ".join(words)))))
+    if failure := failure_text(attempt):
+        facts.append(("failure", timeline.cut(failure)))
     return facts
 
 
@@ -105,30 +130,59 @@ def _write(output: Path, title: str, facts: list[tuple[str, str]], shown: Timeli
     click.echo(f"{output}: {len(shown.lines)} lines")
 
 
-def _tree(title: str, facts: list[tuple[str, str]], shown: Timeline) -> Tree:
-    head = Text(title, style="bold")
-    head.append("\n" + ", ".join(f"{name} {value}" for name, value in facts), style="dim not bold")
-    root = Tree(head, guide_style="dim")
-    above = [root]
-    for line in shown.lines:
-        del above[line.depth + 1 :]
-        above.append(above[line.depth].add(_label(line)))
-    return root
+def _tree(
+    title: str, facts: list[tuple[str, str]], shown: Timeline, width: int | None
+) -> Iterator[str]:
+    """Yield the lines of a tree, each with what hangs on it drawn before its name."""
+    yield click.style(title, bold=True)
+    yield ", ".join(f"{name} {value}" for name, value in facts)
+    for line, (first, further) in zip(shown.lines, _guides(shown.lines), strict=True):
+        for number, parts in enumerate(_label(line)):
+            guide = further if number else first
+            text = guide + "".join(part for part, _ in parts)
+            yield _coloured(text if width is None else cut_end(text, width), len(guide), parts)
 
 
-def _label(line: Line) -> Text:
-    label = Text(timeline.cut(line.name), style=STYLES.get(line.kind, ""))
-    label.append(f"  +{duration_text(line.start)}, {duration_text(line.duration)}", "dim not bold")
-    for note in line.notes:
-        label.append(f"  {note}", "yellow not bold" if note.startswith("reward") else "not bold")
+def _guides(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """Return what is drawn before the first line of each span, and before its further ones.
+
+    That is whether the span, and each one above it, has a sibling below.
+    """
+    guides: list[tuple[str, str]] = []
+    more: dict[int, bool] = {}
+    for line in reversed(lines):
+        above = "".join("│   " if more.get(depth) else "    " for depth in range(line.depth))
+        own = ("├── ", "│   ") if more.get(line.depth) else ("└── ", "    ")
+        guides.append((above + own[0], above + own[1]))
+        more = {depth: value for depth, value in more.items() if depth < line.depth}
+        more[line.depth] = True
+    return guides[::-1]
+
+
+def _label(line: Line) -> list[list[Part]]:
+    """Return the lines of a span: its own, and those of the exceptions that it noted."""
+    parts: list[Part] = [(timeline.cut(line.name), COLOURS.get(line.kind))]
+    parts.append((f"  +{duration_text(line.start)}, {duration_text(line.duration)}", None))
+    parts += [(f"  {note}", "yellow" if note.startswith("reward") else None) for note in line.notes]
     if line.error:
-        label.append(f"  {line.error}", "red not bold")
+        parts.append((f"  {line.error}", "red"))
+    lines = [parts]
     for failure in line.exceptions:
         if str(failure) != line.error:
-            label.append(f"\n{timeline.cut(str(failure))}", "red not bold")
+            lines.append([(timeline.cut(str(failure)), "red")])
         stack = failure.stack_trace.splitlines()[-STACK_LINES:]
-        label.append("".join(f"\n{text}" for text in stack), "dim not bold")
-    return label
+        lines += [[(text, None)] for text in stack]
+    return lines
+
+
+def _coloured(text: str, start: int, parts: Sequence[Part]) -> str:
+    """Return a line, which may be cut, with the colours of its parts."""
+    done = text[:start]
+    for part, colour in parts:
+        piece = text[start : start + len(part)]
+        done += click.style(piece, fg=colour) if colour and piece else piece
+        start += len(part)
+    return done
 
 
 def _plain(line: Line) -> dict[str, Any]:

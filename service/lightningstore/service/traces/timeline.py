@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from lightningstore.client.otlp import from_any_value
+from lightningstore.service.traces.texts import duration_text, printable
 from lightningstore.service.triplets import (
     Node,
     Options,
@@ -264,31 +265,3 @@ def _text(value: Any) -> str:
 def cut(text: str) -> str:
     """Return a text that fits."""
     return text if len(text) <= VALUE_LENGTH else text[: VALUE_LENGTH - 1] + "…"
-
-
-def printable(text: str) -> str:
-    """Return a text in which no character does anything but show: spans may be anybody's.
-
-    Control characters would move a terminal's cursor, and XML cannot hold them; others turn the direction
-    of writing round.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-def duration_text(nanoseconds: int) -> str:
-    """Return a duration in the unit that suits it."""
-    if not nanoseconds:
-        return "0"
-    for unit, size in (("ns", 1), ("µs", 1000), ("ms", 10**6)):
-        if nanoseconds < 1000 * size:
-            return f"{nanoseconds / size:.3g} {unit}"
-    seconds = nanoseconds / 1e9
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    if minutes < 120:
-        return f"{minutes} min {seconds} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from lightningstore.service.traces.timeline import Line, Timeline, duration_text
-from rich.cells import cell_len, set_cell_size
+from lightningstore.service.traces.texts import cells, cut_end, duration_text
+from lightningstore.service.traces.timeline import Line, Timeline
 
 ROW, TOP, MARGIN = 24, 44, 12
 NAMES, BARS, NOTES = 380, 620, 330
@@ -183,7 +183,7 @@ def _notes(line: Line, y: int) -> str:
     spans = []
     for word, style in words:
         fitted = _fitted(word, room)
-        room -= cell_len(fitted) + 1
+        room -= cells(fitted) + 1
         if fitted:
             spans.append(f'<tspan class="{style}">{escape(fitted)}</tspan>')
     return f'<text x="{MARGIN + NAMES + BARS + DURATION}" y="{y}">{" ".join(spans)}</text>'
@@ -197,4 +197,4 @@ def _fitted(text: str, room: int) -> str:
     """Return a text cut to a number of cells."""
     if room <= 0:
         return ""
-    return text if cell_len(text) <= room else set_cell_size(text, room - 1) + "…"
+    return cut_end(text, room)

@@ -20,7 +20,7 @@ from lightningstore.client._values import convert
 from lightningstore.client._values.attempts import ATTEMPT_STATUS, Attempt
 from lightningstore.client._values.rollouts import ROLLOUT_MODE, ROLLOUT_STATUS
 from lightningstore.client._values.triplets import AttemptTriplets, Triplet
-from lightningstore.client.message_json import message_to_json, time_text, word
+from lightningstore.client.message_json import json_value, message_to_json, time_text, word
 from lightningstore.client.values import Rollout
 from lightningstore.v1 import attempt_pb2, rollout_pb2
 
@@ -137,6 +137,12 @@ def _triplet(triplet: Triplet) -> str:
     }
     raw = "".join(f',"{key}":{one_line(text)}' for key, text in texts.items())
     return f"{_dumps(told)[:-1]}{raw}}}"
+
+
+def triplet_to_json(triplet: Triplet) -> dict[str, Any]:
+    """Return a triplet as JSON values, with the keys that it has in an export."""
+    told: dict[str, Any] = json_value(_triplet(triplet).encode())
+    return told
 
 
 def row_of(line: bytes) -> dict[str, Any]:

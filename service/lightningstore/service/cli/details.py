@@ -1,0 +1,85 @@
+"""Everything about one rollout, attempt, worker or set of resources, and about the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from lightningstore.service.cli.connection import Connection
+from lightningstore.service.cli.output import Details
+from lightningstore.service.cli.rewards import exact_reward
+from lightningstore.service.cli.views import LATEST, plain, resolve, rollout_argument, view
+from lightningstore.v1 import (
+    attempt_pb2,
+    resources_pb2,
+    rollout_pb2,
+    statistics_pb2,
+    worker_pb2,
+)
+
+_FINISHED = ("succeeded", "failed", "cancelled")
+_UNDER_WAY = ("preparing", "running")
+
+
+@view("rollout", rollout_argument())
+def rollout(server: Connection, rollout_id: str) -> Details:
+    """Show everything about a rollout and its attempts. ROLLOUT may be `latest`."""
+    rollout_id = resolve(server, rollout_id)
+    found = server.call(rollout_pb2.GetRolloutRequest(rollout_id=rollout_id)).rollout
+    request = attempt_pb2.ListAttemptsRequest(rollout_id=rollout_id, page_size=1000)
+    record = plain(found)
+    record.pop("latest_attempt")
+    record["reward"] = exact_reward(server, found.latest_attempt)
+    record["attempts"] = [plain(attempt) for attempt in server.pages(request, "attempts")]
+    return Details(record, record["status"] in _FINISHED)
+
+
+@view(
+    "attempt",
+    rollout_argument(),
+    click.Argument(["attempt_id"], metavar="[ATTEMPT]", required=False, default=LATEST),
+)
+def attempt(server: Connection, rollout_id: str, attempt_id: str) -> Details:
+    """Show everything about an attempt, by default the latest one of its rollout."""
+    request = attempt_pb2.GetAttemptRequest(
+        rollout_id=resolve(server, rollout_id), attempt_id=attempt_id
+    )
+    found = server.call(request).attempt
+    record = {**plain(found), "reward": exact_reward(server, found)}
+    return Details(record, record["status"] not in _UNDER_WAY)
+
+
+@view("worker", click.Argument(["worker_id"], metavar="WORKER"))
+def worker(server: Connection, worker_id: str) -> Details:
+    """Show everything about a worker."""
+    found = server.call(worker_pb2.GetWorkerRequest(worker_id=worker_id)).worker
+    return Details(plain(found))
+
+
+@view(
+    "resource",
+    click.Argument(["resources_id"], metavar="RESOURCES"),
+    click.Option(["--show-secrets"], is_flag=True, help="Print the keys of endpoints."),
+)
+def resource(server: Connection, resources_id: str, *, show_secrets: bool) -> Details:
+    """Show resources with all that they hold. RESOURCES may be `latest`. Keys of endpoints are masked."""
+    request = resources_pb2.GetResourcesRequest(
+        resources_id="" if resources_id == LATEST else resources_id
+    )
+    record = plain(server.call(request).resources, show_secrets=show_secrets)
+    return Details(record)
+
+
+@view("status")
+def status(server: Connection) -> Details:
+    """Show what the server is and how much it holds."""
+    info: dict[str, Any] = plain(server.call(statistics_pb2.GetServerInfoRequest()))
+    counts: dict[str, Any] = plain(server.call(statistics_pb2.GetStatisticsRequest()))
+    by_status = {
+        noun: {one["status"]: one["count"] for one in counts[noun]}
+        for noun in ("rollouts", "attempts", "workers")
+    }
+    return Details(
+        {"server": info, "statistics": counts},
+        shown={"server": info, "statistics": {**counts, **by_status}},
+    )

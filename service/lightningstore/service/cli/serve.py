@@ -1,0 +1,144 @@
+"""`lightningstore serve`: starts a server, says how to use it, and stops it on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import socket
+import sys
+from importlib.metadata import version
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from lightningstore.service.cli import units
+from lightningstore.service.engine.clock import SystemClock
+from lightningstore.service.rules.errors import Misconfigured, StorageUnusable
+from lightningstore.service.server import logs, tuning
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import AddressInUse, Server, start_server
+from pydantic import ValidationError
+
+PREFIX = str(Config.model_config["env_prefix"])
+#: An address of documentation, which nothing is sent to: it only chooses the interface.
+_ELSEWHERE = ("192.0.2.1", 9)
+
+
+def _options() -> list[click.Parameter]:
+    """Return an option for each field of Config; what is not given is left to it."""
+    options: list[click.Parameter] = []
+    for name, field in Config.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        default = "none" if field.default is None else field.default
+        shown = f"[env var: {PREFIX}{name.upper()}; default: {default}]"
+        help_text = f"{field.description} {shown}"
+        if get_origin(field.annotation) is Literal:
+            kind: Any = click.Choice(get_args(field.annotation))
+        else:
+            kind = str  # Config knows the types, and says what is wrong with a value
+        if field.annotation is bool:
+            options.append(click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=help_text))
+        else:
+            options.append(click.Option([flag], type=kind, default=None, help=help_text))
+    return options
+
+
+def _serve_command(**given: Any) -> None:
+    """Start a server. SIGTERM and Ctrl-C stop it: open calls end, and what was answered is stored."""
+    try:
+        config = Config(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise click.UsageError(_one_line(error), click.get_current_context()) from None
+    tuning.keep_freed_memory()
+    logs.set_up(config.log_level, as_json=config.log_json)
+    try:
+        tuning.run(_serve(config))
+    except (StorageUnusable, AddressInUse, Misconfigured) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+        given = f", got {problem['input']!r}" if name else ""
+        problems.append(f"{'--' + name + ': ' if name else ''}{problem['msg']}{given}")
+    return "; ".join(problems)
+
+
+async def _serve(config: Config) -> None:
+    clock = SystemClock()
+    begun = clock.monotonic()
+    server = await start_server(config, clock)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    data = server.data
+    _say(*_greeting(server, config))
+    tuning.settle_garbage()
+    await stop.wait()
+    _say(f"stopping: open calls have {units.span(config.grace)} to end")
+    await server.stop(config.grace)
+    uptime = units.span(clock.monotonic() - begun)
+    if not server.is_usable:  # a supervisor must not take this for a good end
+        _say(f"stopped after {uptime}: the data file was unusable at the end, the log says more")
+        raise SystemExit(1)
+    _say(f"stopped after {uptime}: open calls have ended, {data}")
+
+
+def _say(*lines: str) -> None:
+    """Print lines. Whoever started the server may have closed stdout since."""
+    try:
+        click.echo("\n".join(lines))
+        sys.stdout.flush()
+    except OSError:
+        pass
+
+
+def _greeting(server: Server, config: Config) -> list[str]:
+    scheme = "https://" if server.gate.credentials else ""
+    address = f"{scheme}{reachable(config.host)}:{server.port}"
+    return [
+        (
+            f"lightningstore {version('lightningstore')} on {server.address}, {server.data}, "
+            f"access: {server.gate.description}"
+        ),
+        f"clients: export LIGHTNINGSTORE_ADDRESS={address}",
+        'next: lightningstore enqueue \'{"question": "2 + 2"}\', start a runner, lightningstore rollouts',
+    ]
+
+
+def reachable(host: str) -> str:
+    """Return the host at which clients reach a server that listens on `host`.
+
+    In place of a wildcard it is the name of this machine, or its address where the name leads nowhere else.
+    """
+    bare = host.strip("[]")
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return f"[{bare}]" if address.version == 6 else bare
+    name = socket.gethostname()
+    try:
+        found = ipaddress.ip_address(socket.gethostbyname(name))
+    except (OSError, ValueError):
+        found = None
+    return name if found is not None and not found.is_loopback else _own_address()
+
+
+def _own_address() -> str:
+    """Return this machine's address towards the network; loopback if it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_ELSEWHERE)
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+serve = click.Command(
+    "serve", params=_options(), callback=_serve_command, help=_serve_command.__doc__
+)

@@ -1,0 +1,252 @@
+"""Commands that move rollouts on: claim, report, wait, cancel, retry."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+from lightningstore.service.cli import connection, output, units
+from lightningstore.service.cli.connection import Connection, connected, opened
+from lightningstore.service.cli.enqueue import Seconds, ids_given, parts
+from lightningstore.service.cli.output import Output
+from lightningstore.service.cli.rollouts import MODES, mode_number
+from lightningstore.service.cli.views import LATEST, plain, resolve
+from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2
+
+FINISHED = ("succeeded", "failed", "cancelled")
+#: Exit codes of `wait`.
+FAILED, CANCELLED, TIMED_OUT = 3, 4, 124
+#: Rollouts of one call.
+_ITEMS = 1000
+
+
+def _command(
+    name: str, function: Callable[..., None], *parameters: click.Parameter
+) -> click.Command:
+    return click.Command(
+        name,
+        callback=function,
+        help=function.__doc__,
+        params=[*parameters, *output.options(), *connection.options()],
+    )
+
+
+def _ids_argument() -> click.Argument:
+    return click.Argument(["rollout_ids"], metavar="ROLLOUT...", nargs=-1, required=True)
+
+
+def _print(shown: Output, rollouts: Sequence[Any], *more: Callable[[Any], str]) -> None:
+    """Print rollouts with their status: documents, or a line each."""
+    records = [plain(rollout) for rollout in rollouts]
+    if shown.format in output.DOCUMENTS:
+        shown.json(records)
+        return
+    for rollout, record in zip(rollouts, records, strict=True):
+        columns = [rollout.rollout_id, record["status"], *(text(rollout) for text in more)]
+        click.echo("\t".join(columns))
+
+
+def _claim(limit: int, wait: float, mode: tuple[str, ...], worker: str, **given: Any) -> None:
+    """Claim rollouts from the queue, each with a new attempt, or the one of --id.
+
+    Prints rollout, attempt and input. `report` ends an attempt. Exit code 1 if there was nothing to claim.
+    """
+    shown = Output(given)
+    rollout_id = given.pop("id")
+    with connected(connection.take(given)) as server:
+        request_id = uuid.uuid4().hex
+        if rollout_id:
+            request = claim_pb2.StartAttemptRequest(
+                rollout_id=resolve(server, rollout_id), worker_id=worker, request_id=request_id
+            )
+            claimed = [server.call(request).rollout]
+        else:
+            dequeue = claim_pb2.DequeueRolloutsRequest(
+                limit=limit,
+                modes=[mode_number(word) for word in mode],
+                worker_id=worker,
+                request_id=request_id,
+            )
+            dequeue.wait.FromNanoseconds(round(wait * 1e9))
+            claimed = list(server.call(dequeue, connection.CALL_SECONDS + wait).rollouts)
+    if not claimed:
+        raise click.ClickException("the queue holds nothing to claim")
+    if shown.format in output.DOCUMENTS:
+        shown.json([plain(rollout) for rollout in claimed])
+        return
+    for rollout in claimed:
+        text = " ".join(rollout.input_json.decode(errors="replace").split())
+        click.echo(f"{rollout.rollout_id}\t{rollout.latest_attempt.attempt_id}\t{text}")
+
+
+claim = _command(
+    "claim",
+    _claim,
+    click.Option(
+        ["-L", "--limit"], type=click.IntRange(1), default=1, help="Maximum number. Default: 1."
+    ),
+    click.Option(
+        ["--wait"],
+        type=Seconds(),
+        default=0.0,
+        help="Time to wait for a rollout: 90, 30s, 5m. Default: 0.",
+    ),
+    click.Option(["--mode"], multiple=True, type=click.Choice(MODES), help="Only these modes."),
+    click.Option(["--worker"], default="", metavar="ID", help="Id of the worker. Default: none."),
+    click.Option(
+        ["--id"], default="", metavar="ROLLOUT", help="Claim this rollout, wherever it stands."
+    ),
+)
+
+
+def _report(rollout_id: str, attempt_id: str, status: str, **given: Any) -> None:
+    """Report the outcome of an attempt. ATTEMPT may be `latest`."""
+    shown = Output(given)
+    failure = {name: given.pop(name) for name in ("type", "message")}
+    retryable = given.pop("retryable")
+    if status != "failed" and (any(failure.values()) or retryable is not None):
+        raise click.UsageError("--type, --message and --no-retry go with the status failed")
+    with connected(connection.take(given)) as server:
+        rollout_id = resolve(server, rollout_id)
+        request = attempt_pb2.UpdateAttemptRequest(request_id=uuid.uuid4().hex)
+        request.attempt.rollout_id, request.attempt.attempt_id = rollout_id, attempt_id
+        request.attempt.status = attempt_pb2.AttemptStatus.Value(f"ATTEMPT_STATUS_{status.upper()}")
+        if any(failure.values()) or retryable is not None:
+            request.attempt.failure.MergeFrom(attempt_pb2.Failure(**failure, retryable=retryable))
+        server.call(request)
+        _print(shown, [_get(server, rollout_id)])
+
+
+report = _command(
+    "report",
+    _report,
+    click.Argument(["rollout_id"], metavar="ROLLOUT"),
+    click.Argument(["attempt_id"], metavar="ATTEMPT"),
+    click.Argument(["status"], type=click.Choice(["running", "succeeded", "failed"])),
+    click.Option(["--type"], default="", metavar="TEXT", help="Class of the failure."),
+    click.Option(["--message"], default="", metavar="TEXT", help="What went wrong."),
+    click.Option(
+        ["--retry/--no-retry", "retryable"],
+        default=None,
+        help="Whether another attempt could succeed. Default: --retry.",
+    ),
+)
+
+
+def _get(server: Connection, rollout_id: str) -> Any:
+    return server.call(rollout_pb2.GetRolloutRequest(rollout_id=rollout_id)).rollout
+
+
+def _cancel(rollout_ids: tuple[str, ...], **given: Any) -> None:
+    """Cancel rollouts: out of the queue, and their runners are told to stop.
+
+    - reads ids from stdin. Rollouts that have finished stay as they are. All of a thousand or none of them are
+    cancelled: an unknown id fails the call.
+    """
+    shown = Output(given)
+    cancelled: list[Any] = []
+    with connected(connection.take(given)) as server:
+        ids = [resolve(server, rollout_id) for rollout_id in ids_given(rollout_ids)]
+        for part in parts(ids, _ITEMS):
+            request = rollout_pb2.CancelRolloutsRequest(
+                rollout_ids=part, request_id=uuid.uuid4().hex
+            )
+            cancelled += server.call(request).rollouts
+    _print(shown, cancelled)
+
+
+cancel = _command("cancel", _cancel, _ids_argument())
+
+
+def _retry(rollout_ids: tuple[str, ...], **given: Any) -> None:
+    """Put finished rollouts at the tail of the queue again, for another attempt.
+
+    - reads ids from stdin. Rollouts that have not finished are an error: cancel them first.
+    """
+    shown = Output(given)
+    retried = []
+    with connected(connection.take(given)) as server:
+        for rollout_id in ids_given(rollout_ids):
+            found = _get(server, resolve(server, rollout_id))
+            status = plain(found)["status"]
+            if status not in FINISHED:
+                raise click.ClickException(
+                    f"rollout {found.rollout_id!r} is {status}: only finished rollouts are retried"
+                )
+            request = rollout_pb2.UpdateRolloutRequest(request_id=uuid.uuid4().hex)
+            request.rollout.rollout_id = found.rollout_id
+            request.rollout.status = rollout_pb2.ROLLOUT_STATUS_QUEUING
+            retried.append(server.call(request).rollout)
+    _print(shown, retried)
+
+
+retry = _command("retry", _retry, _ids_argument())
+
+
+def _wait(
+    rollout_ids: tuple[str, ...],
+    group: tuple[str, ...],
+    count: int | None,
+    timeout: float | None,
+    **given: Any,
+) -> None:
+    """Wait until rollouts have finished, and print each when it has.
+
+    - reads ids from stdin; ROLLOUT may be `latest`. Exit code 0 if all have succeeded, 3 if one has failed, 4 if
+    one was cancelled, 124 if --timeout has passed first.
+    """
+    shown = Output(given)
+    if not rollout_ids and not group:
+        raise click.UsageError("ROLLOUT or --group is wanted")
+    ids = ids_given(rollout_ids)
+    if not ids and not group:
+        raise click.ClickException("no ids on stdin")
+    options = connection.take(given)
+    if LATEST in ids:
+        with connected(options) as server:
+            ids = [resolve(server, rollout_id) for rollout_id in ids]
+    statuses = set()
+    records = []
+    with opened(options) as store:
+        stream = store.wait_for_rollouts(ids, group_ids=group, min_count=count, timeout=timeout)
+        for rollout in stream:
+            statuses.add(rollout.status.value)
+            if shown.format in output.DOCUMENTS and shown.format != "jsonl":
+                records.append(plain(rollout.message))
+            else:
+                _print(shown, [rollout.message])
+        still_open = list(stream.open_rollout_ids or ())
+        finished = stream.finished_count or 0
+    if shown.format in output.DOCUMENTS and shown.format != "jsonl":
+        shown.json(records)
+    if still_open and finished < (count or finished + 1):
+        click.echo(
+            f"lightningstore: {units.count(len(still_open), 'rollout')} still open after "
+            f"{units.span(timeout or 0)}",
+            err=True,
+        )
+        raise SystemExit(TIMED_OUT)
+    raise SystemExit(
+        FAILED if "failed" in statuses else CANCELLED if "cancelled" in statuses else 0
+    )
+
+
+wait = _command(
+    "wait",
+    _wait,
+    click.Argument(["rollout_ids"], metavar="[ROLLOUT...]", nargs=-1),
+    click.Option(
+        ["--group"],
+        multiple=True,
+        metavar="ID",
+        help="All rollouts that are in this group now. May be repeated.",
+    ),
+    click.Option(
+        ["--count"], type=click.IntRange(1), help="End when this many have finished. Default: all."
+    ),
+    click.Option(
+        ["--timeout"], type=Seconds(), help="Maximum time: 90, 30s, 5m. Default: unlimited."
+    ),
+)
