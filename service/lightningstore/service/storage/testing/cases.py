@@ -16,7 +16,7 @@ Case = TypeVar("Case", bound=Callable[..., Coroutine[Any, Any, None]])
 
 
 class Cases(ABC):
-    """Base of the groups of cases. A case is an `async def test_…(self, storage)`.
+    """Base class of all groups of cases. A case is an `async def test_…(self, storage)`.
 
     `storage` is open and empty. A case may open more storages with the methods below; all are closed after it.
     """
@@ -62,7 +62,7 @@ class Cases(ABC):
         return storage, await storage.open()
 
     async def reopen(self, storage: Storage) -> tuple[Storage, Snapshot]:
-        """Close the storage and open its store as the next process would: with another object.
+        """Close the storage, and open its store with another object, as the next process would.
 
         Skips the rest of the case where the storage declares that nothing outlives the process.
         """

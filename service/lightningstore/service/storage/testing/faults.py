@@ -42,7 +42,7 @@ class InjectedFault(StorageFailed):
 
 
 class Fault(Enum):
-    """What becomes of the call that fails."""
+    """How the call fails."""
 
     #: It is not made.
     BEFORE = "before"
@@ -93,7 +93,7 @@ class FailingStorage:
         Args:
             inner: The storage that is called.
             at: The call that fails, counted from 1; 0: none.
-            fault: What becomes of it.
+            fault: How it fails.
             faults: In place of `at` and `fault`, to count the calls of several storages together.
 
         """
@@ -169,7 +169,7 @@ class FaultSuite(Cases):
 
 
 class _WithFaults(StorageSuite):
-    """Runs cases on storages of another suite, with faults. Looks at what is left when a case ends."""
+    """Runs cases on the storages of another suite, with faults, and checks the stores when a case ends."""
 
     def __init__(self, maker: Cases, faults: Faults) -> None:
         self._maker = maker
@@ -182,7 +182,7 @@ class _WithFaults(StorageSuite):
         return cast("Storage", FailingStorage(inner, faults=self._faults))
 
     async def end_session(self) -> None:
-        """Close everything, and show that each store can be opened and is whole."""
+        """Close everything, and check that each store can be opened and is whole."""
         for _, inner in reversed(self._inner):
             await inner.close()
         for place, inner in dict(self._inner).items():
@@ -197,7 +197,7 @@ class _WithFaults(StorageSuite):
 
 
 async def assert_usable(storage: Storage) -> None:
-    """Show that all answers of an open storage agree with one another, and that it takes a commit."""
+    """Check that the answers of an open storage agree with each other, and that it accepts a commit."""
     everything = RolloutQuery(limit=ANY_KEY)
     scanned = await items(storage.scan_rollouts(everything))
     ids = [item.row.rollout.rollout_id for item in scanned]

@@ -15,10 +15,10 @@ class OwnershipCases(Cases):
     """What `open` acquires, `commit` checks and `close` releases."""
 
     async def take_over(self, storage: Storage) -> None:  # noqa: ARG002
-        """Make it possible that another storage opens the store of this one, which stays open.
+        """Let the ownership of an open storage end, so that another storage can open its store.
 
-        Override it for a back end with a lease: end the lease, or wait until it has ended. The cases that call it
-        are skipped where `owned_until` is UNLIMITED.
+        Override it for a back end with a lease: end the lease, or wait for its end. The cases that call it are
+        skipped where `owned_until` is UNLIMITED.
         """
         pytest.fail(
             "owned_until is not UNLIMITED: override take_over, which the cases of leases need"
@@ -70,7 +70,7 @@ class OwnershipCases(Cases):
         assert await found(owner) == ["r1", "r3"]
 
     async def test_lease_of_a_former_owner_is_over(self, storage: Storage) -> None:
-        """Or it would answer reads of its memory while another process writes."""
+        """Otherwise it would answer reads from its memory while another process writes."""
         await self._new_owner(storage)
         assert storage.owned_until <= time.clock_gettime(time.CLOCK_BOOTTIME)
 

@@ -130,7 +130,7 @@ def parts(item: LoadedRollout) -> tuple[RolloutRow, bytes, list[AttemptRow]]:
 
 
 async def loaded(storage: Storage, *ids: str) -> dict[str, LoadedRollout]:
-    """Return what is stored of some rollouts, asking until there is nothing left to come."""
+    """Return what is stored of some rollouts, with as many loads as that takes."""
     missing, result = dict.fromkeys(ids), {}
     while missing and (part := await storage.load(list(missing))):
         for item in part:
@@ -174,7 +174,7 @@ async def batches(
 
 
 async def sweep(storage: Storage) -> list[int]:
-    """Delete what removed rollouts left behind; returns how many batches each commit deleted."""
+    """Delete the spans of removed rollouts; returns how many batches each commit deleted."""
     counts: list[int] = []
     seen: set[int] = set()
     while keys := await storage.leftover_spans():

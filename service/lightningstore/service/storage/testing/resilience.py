@@ -1,4 +1,4 @@
-"""Cases: many reads at once, calls that are cancelled, sizes, and the end."""
+"""Cases: concurrent and cancelled calls, sizes, probes, and closed storages."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def _fill(storage: Storage) -> None:
 
 
 async def _cancel_after(turns: int, call: Awaitable[Any]) -> bool:
-    """Begin the call and cancel it after some turns of the event loop; tells whether it was not over by then."""
+    """Cancel a call after some turns of the event loop; returns False if it had completed by then."""
     task = asyncio.ensure_future(call)
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -78,7 +78,7 @@ async def _cancel_after(turns: int, call: Awaitable[Any]) -> bool:
 
 
 class ResilienceCases(Cases):
-    """What callers do to a storage."""
+    """How a storage reacts to concurrent, cancelled and late calls."""
 
     async def test_many_reads_at_once_beside_commits(self, storage: Storage) -> None:
         await _fill(storage)
@@ -111,7 +111,7 @@ class ResilienceCases(Cases):
         assert await storage.count_rollouts(RolloutQuery()) == 200
 
     async def test_cancelled_commit_is_written_whole_or_not_at_all(self, storage: Storage) -> None:
-        """And the next commit works, whatever the first one was doing."""
+        """The next commit works, whatever the cancelled one had done."""
         for key, (turns, size) in enumerate(
             ((turns, size) for size in (1, 200_000) for turns in TURNS), 1
         ):
@@ -125,7 +125,7 @@ class ResilienceCases(Cases):
         await self._assert_whole(storage)
 
     async def _recover(self, storage: Storage) -> None:
-        """Open the storage again, as the engine does when it does not know what became of a commit."""
+        """Open the storage again, as the engine does when the outcome of a commit is unknown."""
         if storage.durability != DURABILITY_NONE:
             await storage.open()
 
@@ -171,7 +171,7 @@ class ResilienceCases(Cases):
         assert (await storage.file_bytes(), await storage.used_bytes()) == (0, 0)
 
     async def test_used_bytes_follow_what_is_stored(self, storage: Storage) -> None:
-        """Retention removes rollouts for as long as they are above its limit: they must be up to date."""
+        """Retention removes rollouts until this is below its limit, so it has to be up to date."""
         require_durable(storage)
         before = await storage.used_bytes()
         assert await storage.file_bytes() >= 0

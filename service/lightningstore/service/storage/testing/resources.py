@@ -22,7 +22,7 @@ class ResourcesCases(Cases):
         assert await storage.get_resources("rs2") is None
 
     async def test_resources_go_by_key(self, storage: Storage) -> None:
-        """The key is that of the first adding: a later version keeps the place."""
+        """A later version keeps the key, and so the position, of the first one."""
         for key, updated, name in (
             (1, 1, "b"),
             (2, 2, "a"),

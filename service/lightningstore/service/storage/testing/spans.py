@@ -76,7 +76,7 @@ class SpanCases(Cases):
         assert [row.data for row in scanned] == [row.data for row in rows]
 
     async def test_batches_are_found_without_their_rollout(self, storage: Storage) -> None:
-        """Commits may bring spans in any order with the rest: nothing refers to the rollout's row."""
+        """A batch does not depend on the row of its rollout."""
         await put(storage, spans(1, 1, 1, rollout_key=77, attempt_key=88))
         assert await batches(storage, 77, 88) == [1]
 
