@@ -478,3 +478,19 @@ class NeverFreesBytes(ModelStorage):
 class LeavesItsProbe(ModelStorage):
     async def probe(self, size):
         self.data.requests["", "probe"] = RequestRow("", "probe", 0, bytes(size), 0)
+
+
+@found_by("test_live_rollouts_come_back_without_their_inputs")
+class LoadsInputsWhenOpened(ModelStorage):
+    async def open(self):
+        snapshot = await super().open()
+        snapshot.live = [self.loaded(item.row) for item in snapshot.live]
+        return snapshot
+
+
+@found_by("test_live_rollouts_come_back_without_their_inputs")
+class ForgetsSizesOfInputs(ModelStorage):
+    async def open(self):
+        snapshot = await super().open()
+        snapshot.live = [item._replace(input_bytes=0) for item in snapshot.live]
+        return snapshot

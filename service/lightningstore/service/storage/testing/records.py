@@ -124,9 +124,9 @@ async def update(storage: Storage, *rows: Row, **fields: Any) -> None:
     await storage.commit(changes)
 
 
-def parts(item: LoadedRollout) -> tuple[RolloutRow, bytes, list[AttemptRow]]:
-    """Return what was written of a loaded rollout."""
-    return item.row, item.input_json, item.attempts
+def loaded_rollout(row: RolloutRow, *attempts: AttemptRow) -> LoadedRollout:
+    """Return a rollout as reads return it, with the input that `changes_of` writes."""
+    return LoadedRollout(row, input_of(row.key), list(attempts))
 
 
 async def loaded(storage: Storage, *ids: str) -> dict[str, LoadedRollout]:

@@ -18,7 +18,7 @@ from lightningstore.service.storage.testing.records import (
     input_of,
     items,
     loaded,
-    parts,
+    loaded_rollout,
     put,
     rollout,
     update,
@@ -65,10 +65,10 @@ class RolloutCases(Cases):
         await put(storage, rollout(1), rollout(2), attempt(1, 1), attempt(2, 2), attempt(3, 1))
         await put(storage, rollout(3))
         scanned = await items(storage.scan_rollouts(RolloutQuery()))
-        assert [parts(item) for item in scanned] == [
-            (rollout(1), input_of(1), [attempt(3, 1)]),
-            (rollout(2), input_of(2), [attempt(2, 2)]),
-            (rollout(3), input_of(3), []),
+        assert scanned == [
+            loaded_rollout(rollout(1), attempt(3, 1)),
+            loaded_rollout(rollout(2), attempt(2, 2)),
+            loaded_rollout(rollout(3)),
         ]
 
     async def test_scan_goes_by_key_and_ends_at_its_limit(self, storage: Storage) -> None:
@@ -168,8 +168,7 @@ class RolloutCases(Cases):
         await put(storage, attempt(5, 2), attempt(7, 1))
         by_id = await loaded(storage, "r2", "none", "r1")
         assert sorted(by_id) == ["r1", "r2"]
-        attempts = [attempt(4, 1), attempt(7, 1)]
-        assert parts(by_id["r1"]) == (rollout(1), input_of(1), attempts)
+        assert by_id["r1"] == loaded_rollout(rollout(1), attempt(4, 1), attempt(7, 1))
         assert [row.key for row in by_id["r2"].attempts] == [3, 5]
 
     async def test_load_of_none_or_of_missing_ones(self, storage: Storage) -> None:
@@ -208,7 +207,7 @@ class RolloutCases(Cases):
         page = await storage.completions(4, 3)
         assert [item.row.rollout.completion_number for item in page] == [5, 6, 7]
         (first,) = await storage.completions(0, 1)
-        assert parts(first) == (finished(5, 4), input_of(5), [attempt(2, 5)])
+        assert first == loaded_rollout(finished(5, 4), attempt(2, 5))
         assert [item.row.key for item in await storage.completions(8, 10)] == [7]
         assert await storage.completions(20, 10) == []
 
