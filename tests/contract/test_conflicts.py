@@ -107,7 +107,7 @@ async def test_refused_spans_are_logged_once_and_counted(
             [batch("ro-nope", "at-nope", "a", "b") for _ in range(5)]
             + [batch(rollout.rollout_id, "at-nope", "a")]
         )
-    lines = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    lines = [record.getMessage() for record in caplog.records if "rejected" in record.getMessage()]
     assert len(lines) == 1
     assert "rollout_not_found" in lines[0]
     assert "ro-nope" in lines[0]
@@ -118,7 +118,7 @@ async def test_refused_spans_are_logged_once_and_counted(
     with caplog.at_level(logging.WARNING):
         store.ingest.refused_spans.flush()
     (record,) = caplog.records
-    assert record.getMessage().startswith("9 span(s) refused: 8 rollout_not_found")
+    assert record.getMessage().startswith("9 span(s) rejected: 8 rollout_not_found")
 
 
 async def test_calls_that_repeat_each_other_at_the_same_time_get_one_answer(world: World) -> None:

@@ -124,7 +124,7 @@ async def test_what_is_no_http_is_refused_without_noise(
         assert int(answer.split()[1]) == (200 if NO_HTTP[what].endswith(EXPORT) else 400)
     writer.close()
     noise = [r for r in caplog.records if r.exc_info or r.levelno >= 30]
-    assert not [r for r in noise if "span(s) refused" not in r.getMessage()]
+    assert not [r for r in noise if "span(s) rejected" not in r.getMessage()]
     assert (await post(port_of(world), b"{}", JSON)).status == 200
 
 

@@ -222,7 +222,6 @@ UNREVISED = tuple(
         for name in [
             "cli/",
             "engine/",
-            "operations/",
             "storage/",
             "traces/",
             "triplets/",

@@ -1,7 +1,8 @@
-"""Changes to thousands of rollouts at once: prepared in turns, applied in one.
+"""Changes to thousands of rollouts: prepared in slices, applied in one step.
 
-Whatever can be made before is: the turn in which a batch comes true must stay short, since it holds the
-event loop. Between the turns others change the store, so what is prepared is compared with what is there.
+As much as possible is prepared in advance, because the step that applies a batch holds the event
+loop and must be short. Other operations change the store between the slices, so prepared records
+are compared with the current ones.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_CANCELLED, Rollout
 
 
 class Cancelled(NamedTuple):
-    """A rollout as it will be once it is cancelled, unless it has changed by then."""
+    """The prepared record of a cancelled rollout, valid unless the rollout has changed since."""
 
     entry: Entry
-    #: The record of which this was made.
+    #: The record from which it was prepared.
     before: Rollout
-    #: Tells waiters; its record has no completion number yet.
+    #: The finish for waiters. Its record has no completion number yet.
     completion: Completion
 
 
@@ -43,7 +44,7 @@ class Bulk:
         self._settling: set[asyncio.Task[None]] = set()
 
     def enqueue_all(self, entries: Sequence[Entry]) -> None:
-        """Put new rollouts, which all are QUEUING, at the tail of the queue: `add_rollout` for many."""
+        """Add new rollouts, all of them QUEUING, to the tail of the queue: `add_rollout` for many."""
         state, changes = self._live.state, self._engine.committer.changes
         counters, known, queue, inputs = state.counters, state.entries, state.queue, state.inputs
         number = self._engine.committer.sealed + 1
@@ -68,7 +69,7 @@ class Bulk:
             counters.rollouts[status] = counters.rollouts.get(status, 0) + len(entries)
 
     async def prepare_cancelled(self, entries: Sequence[Entry]) -> list[Cancelled]:
-        """Make the records of rollouts that will be cancelled; leaves out those that have finished."""
+        """Prepare the records of rollouts to cancel, except those that have finished."""
         now, turn = self._live.now(), Turn()
         prepared: list[Cancelled] = []
         for entry in dict.fromkeys(entries):
@@ -79,7 +80,7 @@ class Bulk:
         return prepared
 
     def cancel_all(self, prepared: Sequence[Cancelled], now: Timestamp) -> None:
-        """Cancel rollouts, in this order. What can wait for later turns is left to `settle_cancelled`."""
+        """Cancel rollouts, in order. Work that can be deferred is left to `settle_cancelled`."""
         state, changes = self._live.state, self._engine.committer.changes
         counters, number = state.counters, self._engine.committer.sealed + 1
         statuses: Counter[int] = Counter()
@@ -94,7 +95,7 @@ class Bulk:
                 statuses[entry.rollout.status] += 1
                 record = entry.rollout = completion.shown.rollout
                 counters.completion_number += 1
-                # The record is this operation's own copy, nobody has seen it yet.
+                # The record is this operation's own copy, which is not visible yet.
                 record.completion_number = completion.number = counters.completion_number
                 self._live.note_finish(number, completion)
                 if entry.position:
@@ -108,7 +109,7 @@ class Bulk:
         counters.rollouts[ROLLOUT_STATUS_CANCELLED] = cancelled
 
     async def settle_cancelled(self, prepared: Sequence[Cancelled]) -> None:
-        """Do what follows from a cancellation and may come after it; goes on if the caller gives up."""
+        """Do the deferred work of a cancellation. It continues if the caller gives up."""
         task = asyncio.create_task(self._settle(prepared))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
@@ -130,7 +131,10 @@ class Bulk:
 
 
 def uncollected(count: int) -> AbstractContextManager[None]:
-    """Put off the garbage collector for so many items: it would walk all that is new in the midst of a turn."""
+    """Defer the garbage collector while `count` items are created.
+
+    It would walk all of them within one slice.
+    """
     return _uncollected() if count > 1000 else nullcontext()
 
 

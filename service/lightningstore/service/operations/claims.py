@@ -29,13 +29,14 @@ from lightningstore.v1.claim_pb2 import (
 )
 from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_PREPARING, RolloutMode
 
-#: Most rollouts that one call claims: so many hold the event loop for about 20 ms.
+#: Maximum number of rollouts that one call claims. This many hold the event loop for about 20 ms.
 CLAIMED_AT_ONCE = 1000
-#: What an attempt that is made adds to an answer, roughly.
+#: Approximate size that a new attempt adds to an answer.
 ATTEMPT_BYTES = 512
-#: A long poll answers this many seconds before the call's deadline.
+#: Seconds before the call's deadline at which a long poll answers.
 DEADLINE_MARGIN = 0.2
-#: Share of its wait by which a long poll may end early, so that many do not come back at once.
+#: Maximum fraction of its wait by which a long poll ends early, so that many polls do not return at
+#: the same time.
 WAIT_JITTER = 0.05
 
 
@@ -50,7 +51,7 @@ class Claims:
     async def dequeue_rollouts(
         self, request: DequeueRolloutsRequest, time_remaining: float | None = None
     ) -> DequeueRolloutsResponse:
-        """Claim up to `limit` rollouts, waiting for one if asked to.
+        """Claim up to `limit` rollouts, and wait for one if requested.
 
         `time_remaining` is the time in seconds until the call's deadline, None without one.
         """
@@ -81,9 +82,10 @@ class Claims:
     async def _read_inputs(self, claimed: list[Shown]) -> list[Shown]:
         """Return claimed rollouts with their inputs, all read with one call of the back end.
 
-        No other call waits for this read: the attempts exist, and are durable. If it fails, the call does, and its
-        repeat with the same request id gets the same attempts. An attempt whose input is damaged fails, and
-        is left out: it would be claimed again and again, or run without an input.
+        The attempts exist and are durable, so no other call waits for this read. If it fails, the
+        call fails, and a repeat with the same request id gets the same attempts. An attempt whose
+        input is damaged fails and is omitted; otherwise it would be claimed again and again, or run
+        without an input.
         """
         whole = await self._engine.with_inputs(claimed)
         for shown in whole:
@@ -96,7 +98,7 @@ class Claims:
         return [shown for shown in whole if not shown.lacks_input]
 
     def _fail(self, attempt: AttemptState) -> None:
-        """End an attempt, and so its rollout, whose input cannot be read."""
+        """End an attempt, and thereby its rollout, whose input cannot be read."""
         failure = Failure(
             type="DataDamaged",
             message="the stored input of this rollout is damaged",
@@ -121,13 +123,13 @@ class Claims:
         return frozenset(request.modes)
 
     async def _poll(self, poll: Poll, wait: float) -> list[Shown]:
-        """Wait until the poll is served, the time is over or the store closes."""
+        """Wait until the poll is served, its time is over or the store closes."""
         jitter = 1 - WAIT_JITTER * self._engine.dice()
         until = self._engine.clock.monotonic() + wait * jitter
         return await self._engine.polls.wait(poll, self._engine.clock, until)
 
     def _claim(self, request: DequeueRolloutsRequest, modes: frozenset[int]) -> list[Shown]:
-        """Claim what is there now."""
+        """Claim what the queue holds now."""
         claimed: list[Shown] = []
         now, room = self._live.now(), self._engine.limits.answer_bytes
         while len(claimed) < min(request.limit, CLAIMED_AT_ONCE):
@@ -165,7 +167,7 @@ class Claims:
             attempt.resources_id = resources_id
             attempt.resources_version = self._live.state.resources_version(resources_id)
         transition = lifecycle.claim(entry.rollout, attempt)
-        # The rollout's record first: deadlines are read off the state that it is in.
+        # The rollout's record must be saved first, because deadlines are computed from its status.
         self._live.apply(entry, None, transition, now)
         return self._live.new_attempt(entry, attempt, now)
 
@@ -176,7 +178,7 @@ class Claims:
         return attempt_id
 
     async def start_rollout(self, request: StartRolloutRequest) -> StartRolloutResponse:
-        """Make a rollout and claim it; it never enters the queue."""
+        """Create a rollout and claim it; it never enters the queue."""
         self._engine.committer.admit()
         spec = request.rollout
         check_new_id("worker_id", request.worker_id, required=False)
@@ -201,7 +203,7 @@ class Claims:
         return reply
 
     async def start_attempt(self, request: StartAttemptRequest) -> StartAttemptResponse:
-        """Claim one rollout by its id, whatever its number of attempts."""
+        """Claim one rollout by its id, regardless of its number of attempts."""
         self._engine.committer.admit()
         check_new_id("worker_id", request.worker_id, required=False)
         entry = await self._engine.load(request.rollout_id, inputs=True)

@@ -1,4 +1,4 @@
-"""Finishes: WaitForRollouts and WatchRollouts."""
+"""WaitForRollouts and WatchRollouts."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from lightningstore.v1.completion_pb2 import (
     WatchRolloutsResponse,
 )
 
-#: Seconds after which a quiet stream shows that it is alive.
+#: Seconds without another message after which a stream sends a keep-alive.
 ALIVE_SECONDS = 15.0
 CHUNK_ROLLOUTS = 256
-#: One wait takes as many ids as so many batches hold.
+#: Maximum number of ids in one wait, as a multiple of the batch limit.
 WAIT_BATCHES = 10
 _WAITED = WaitForRolloutsResponse.ROLLOUTS_FIELD_NUMBER
 _WATCHED = WatchRolloutsResponse.ROLLOUTS_FIELD_NUMBER
@@ -59,7 +59,7 @@ class Completions:
             until = self._engine.clock.monotonic() + seconds(request.timeout)
         self._engine.waiters.enter(waiter)
         try:
-            # Registered first and read then: the other order loses what finishes in between.
+            # Registering must precede reading; otherwise finishes in between would be missed.
             await self._engine.waiters.register(waiter, ids)
             waiter.finished[:0] = await self._finished_already(ids)
             yield None
@@ -83,7 +83,11 @@ class Completions:
             self._engine.waiters.unregister(waiter, ids)
 
     async def _awaited(self, request: WaitForRolloutsRequest) -> dict[str, None]:
-        """Return the ids that a request names by id or group. Raises BatchTooLarge, GroupNotFound."""
+        """Return the ids of the rollouts that a request names by id or group.
+
+        Raises:
+            BatchTooLarge, GroupNotFound
+        """
         for field, named in (
             ("rollout_ids", request.rollout_ids),
             ("group_ids", request.group_ids),
@@ -110,7 +114,7 @@ class Completions:
         return ids
 
     async def _serialised(self, field: int, completions: list[Completion]) -> bytes:
-        """Return finishes as a repeated field of a message; inputs that they lack are loaded now."""
+        """Return finishes as a repeated field of a message; missing inputs are loaded."""
         lacking = [completion for completion in completions if completion.shown.lacks_input]
         whole = await self._engine.with_inputs([completion.shown for completion in lacking])
         for completion, shown in zip(lacking, whole, strict=True):
@@ -119,7 +123,7 @@ class Completions:
         return b"".join(wire.field(field, completion.wire(most)) for completion in completions)
 
     def _summary(self, sent: int, open_ids: dict[str, None]) -> bytes:
-        """Return the last message of a wait, with as many open ids as half a message holds."""
+        """Return the last message of a wait, with as many open ids as fit into half a message."""
         summary = WaitSummary(finished_count=sent, open_count=len(open_ids))
         room = self._engine.limits.answer_bytes
         for rollout_id in open_ids:
@@ -131,17 +135,17 @@ class Completions:
 
     @staticmethod
     def _check_wait(request: WaitForRolloutsRequest, ids: dict[str, None]) -> int:
-        """Return how many finishes end the wait."""
+        """Return the number of finishes that ends the wait."""
         if not ids:
             raise FieldInvalid("rollout_ids", "required, unless group_ids are given")
         if not request.HasField("min_count"):
             return len(ids)
         if not 0 <= request.min_count <= len(ids):
-            raise FieldInvalid("min_count", f"from 0 to the {len(ids)} rollouts waited for")
+            raise FieldInvalid("min_count", f"must be from 0 to {len(ids)}, the number of rollouts")
         return request.min_count
 
     async def _finished_already(self, ids: dict[str, None]) -> list[Completion]:
-        """Return those that have finished, in the order of the request. Raises RolloutNotFound."""
+        """Return the finished rollouts, in the order of the request. Raises RolloutNotFound."""
         finished: dict[str, Completion] = {}
         stored: list[str] = []
         turn = Turn()
@@ -151,7 +155,7 @@ class Completions:
             entry = self._live.state.entries.get(rollout_id)
             if entry is None:
                 stored.append(rollout_id)
-            # A finish that was not published yet will be, to us too.
+            # A finish that was not published yet will be published to this waiter too.
             elif 0 < entry.rollout.completion_number <= self._engine.waiters.published:
                 finished[rollout_id] = entry.completion()
         pace, start = Pace(), 0
@@ -167,11 +171,11 @@ class Completions:
                     raise RolloutNotFound(rollout_id)
                 if lifecycle.is_finished(loaded.row.rollout):
                     finished[rollout_id] = loaded.completion()
-        await self._engine.barrier()  # what is told of a finish may have changed since
+        await self._engine.barrier()  # the finish may have changed since
         return [finished[i] for i in ids if i in finished]
 
     async def watch_rollouts(self, request: WatchRolloutsRequest) -> AsyncIterator[bytes | None]:
-        """Yield None once the watch stands, then serialised WatchRolloutsResponses."""
+        """Yield None once the watch is registered, then serialised WatchRolloutsResponses."""
         if request.store_id and request.store_id != self._engine.store_id:
             raise StoreIdMismatch(request.store_id, self._engine.store_id)
         await self._engine.barrier()
@@ -225,7 +229,7 @@ class Completions:
 
 
 def _fresh(waiter: Waiter, open_ids: dict[str, None]) -> list[Completion]:
-    """Take what has finished off the waiter and off the open ids, each rollout once."""
+    """Return the new finishes of a waiter, each rollout once, and remove them from the open ids."""
     fresh = []
     finished, waiter.finished = waiter.finished, []
     for completion in finished:
@@ -236,7 +240,7 @@ def _fresh(waiter: Waiter, open_ids: dict[str, None]) -> list[Completion]:
 
 
 def _chunks(completions: Iterable[Completion]) -> Iterator[list[Completion]]:
-    """Cut a list into messages of up to 1 MiB; a larger rollout has a message of its own."""
+    """Split a list into messages of up to 1 MiB; a larger rollout gets its own message."""
     chunk: list[Completion] = []
     size = 0
     for completion in completions:

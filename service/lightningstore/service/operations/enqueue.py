@@ -1,4 +1,4 @@
-"""EnqueueRollouts, and what makes a rollout of its specification."""
+"""EnqueueRollouts, and creating a rollout from its specification."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ R = TypeVar("R", bound=Message)
 
 
 class Prepared(NamedTuple):
-    """The items of an EnqueueRollouts, checked; nothing of it is in the store yet."""
+    """The checked items of an EnqueueRollouts, none of which is stored yet."""
 
-    #: In the order of the request; known ones have a key.
+    #: In the order of the request. Known rollouts have a key.
     entries: list[Entry]
     #: The new ones among them, each once.
     new: list[Entry]
-    #: What is kept of the answer: an id for each item that names none.
+    #: The part of the answer that is stored: an id for each item without one.
     kept: EnqueueRolloutsResponse
 
 
@@ -56,7 +56,7 @@ class Enqueue:
         self._bulk = bulk
 
     async def enqueue_rollouts(self, request: EnqueueRolloutsRequest) -> EnqueueRolloutsResponse:
-        """Put rollouts at the tail of the queue, all or none."""
+        """Add rollouts to the tail of the queue, all of them or none."""
         self._engine.committer.admit()
         self._engine.check_batch("rollouts", len(request.rollouts))
         failures = self._engine.committer.failures
@@ -70,7 +70,7 @@ class Enqueue:
                 return await self._replay_enqueue(request, answer)
             prepared = await self._prepare(request)
             self._engine.check_unbroken(failures)
-            # From here to the seal nobody else has the loop.
+            # No other task runs from here to the seal.
             answer = self._engine.requests.find("EnqueueRollouts", request, digest)
             if answer is not None:
                 return await self._replay_enqueue(request, answer)
@@ -93,7 +93,7 @@ class Enqueue:
         return reply
 
     async def _prepare(self, request: EnqueueRolloutsRequest) -> Prepared:
-        """Check all items and make the new rollouts; changes nothing."""
+        """Check all items and create the new rollouts, without changing the store."""
         now, turn = self._live.now(), Turn()
         prepared = Prepared([], [], EnqueueRolloutsResponse())
         named: dict[str, Entry] = {}
@@ -123,7 +123,7 @@ class Enqueue:
             raise PayloadTooLarge("rollouts[].input_json", inputs, self._engine.limits.inputs_bytes)
         if answer > self._engine.limits.message_bytes:
             raise PayloadTooLarge("rollouts (answer)", answer, self._engine.limits.message_bytes)
-        # An id that the server made may be, by chance, that of a rollout which has left memory.
+        # A generated id may, by chance, be that of a rollout that has left memory.
         if made := [kept.rollout_id for kept in prepared.kept.rollouts if kept.rollout_id]:
             await self._engine.load_many(made)
         return prepared
@@ -139,7 +139,7 @@ class Enqueue:
         ]
 
     def _settle_ids(self, request: EnqueueRolloutsRequest, prepared: Prepared) -> None:
-        """Make up for ids that were taken since, or by chance before. Raises RolloutExists."""
+        """Replace generated ids that exist or have been taken since. Raises RolloutExists."""
         taken = self._live.state.entries
         if not any(entry.rollout.rollout_id in taken for entry in prepared.new):
             return
@@ -148,7 +148,7 @@ class Enqueue:
             if known is None or known is entry:
                 continue
             if not spec.rollout_id:
-                # The record is this operation's own, nobody has seen it yet.
+                # The record is this operation's own, which is not visible yet.
                 entry.rollout.rollout_id = self.free_id()
                 prepared.kept.rollouts[i].rollout_id = entry.rollout.rollout_id
             elif _same_content(spec, known):
@@ -159,7 +159,7 @@ class Enqueue:
                 raise RolloutExists(spec.rollout_id)
 
     def free_id(self) -> str:
-        """Return a new rollout id that nothing in memory has."""
+        """Return a new rollout id that is not in memory."""
         while (rollout_id := new_id("ro-", 12)) in self._live.state.entries:
             pass
         return rollout_id
@@ -174,7 +174,7 @@ class Enqueue:
         return await self.replay(reply)
 
     def new_entry(self, field: str, spec: RolloutSpec, now: Timestamp, rollout_id: str) -> Entry:
-        """Check a specification and make its rollout of this id, which is not in the store yet."""
+        """Check a specification and create its rollout, which is not stored yet."""
         if not spec.input_json:
             raise FieldInvalid(f"{field}.input_json", "required: a JSON value, null for none")
         if len(spec.input_json) > self._engine.limits.input_bytes:
@@ -212,10 +212,10 @@ class Enqueue:
         return Entry(0, record, spec.input_json)
 
     async def replay(self, answer: R, limit: int = 0) -> R:
-        """Return the answer to a request id that was answered before: its rollouts as they are now.
+        """Return the answer to a repeated request id, with its rollouts in their current state.
 
-        A claim keeps the attempt that it made, also where a newer one has taken over. Payloads are left out where
-        they pass the limit, by default that of a message.
+        A claim keeps the attempt that it created, even if a newer one has replaced it. Payloads
+        that exceed `limit` are omitted; the default is the message limit.
         """
         targets = rollouts_of(answer)
         shown: list[Shown] = []
@@ -237,7 +237,7 @@ class Enqueue:
 
 
 async def _digest(request: EnqueueRolloutsRequest) -> int:
-    """Return what `records.digest` does, without a copy of the whole; 0 without a request id."""
+    """Return the same as `ids.digest`, without a copy of the whole request; 0 without a request id."""
     number = 0
     if request.request_id:
         turn, tag = Turn(), EnqueueRolloutsRequest.ROLLOUTS_FIELD_NUMBER
@@ -249,7 +249,7 @@ async def _digest(request: EnqueueRolloutsRequest) -> int:
 
 
 def _same_content(spec: RolloutSpec, entry: Entry) -> bool:
-    """Tell whether a specification is the one that the rollout was made of."""
+    """Return whether a rollout was created from this specification."""
     record = entry.rollout
     config = evolve(spec.config, max_attempts=spec.config.max_attempts or 1)
     return (
@@ -264,7 +264,7 @@ def _same_content(spec: RolloutSpec, entry: Entry) -> bool:
 
 
 def rollouts_of(answer: Message) -> list[Rollout]:
-    """Return the rollouts of an answer that holds one or many."""
+    """Return the rollouts of an answer that holds one or several."""
     named: Any = answer
     return list(named.rollouts) if hasattr(named, "rollouts") else [named.rollout]
 

@@ -49,7 +49,7 @@ class Imports:
     async def import_rollouts(
         self, requests: AsyncIterator[ImportRolloutsRequest]
     ) -> ImportRolloutsResponse:
-        """Store the rollouts of a stream, message by message; the first error ends it."""
+        """Store the rollouts of a stream, message by message. The first error ends it."""
         reply = ImportRolloutsResponse()
         index, before = 0, ""
         failures = self._engine.committer.failures
@@ -69,7 +69,7 @@ class Imports:
     async def _import(
         self, field: str, request: ImportRolloutsRequest, reply: ImportRolloutsResponse
     ) -> bool:
-        """Store one message, all of it or on an error none; returns whether the rollout was known."""
+        """Store one message atomically; return whether the rollout was known."""
         self._check_rollout(f"{field}.rollout", request)
         self._check_attempts(field, request)
         self._engine.check_batch(f"{field}.batches", len(request.batches))
@@ -93,9 +93,9 @@ class Imports:
     async def _known(
         self, request: ImportRolloutsRequest, parts: dict[str, list[Part]]
     ) -> tuple[Entry | None, dict[str, Verdicts]]:
-        """Return the rollout if there is one, and by attempt which of the spans it has.
+        """Return the rollout if it exists, and by attempt which of the spans are stored.
 
-        Raises RolloutExists if it has another content.
+        Raises RolloutExists if its content differs.
         """
         key: int | None = None
         verdicts: dict[str, Verdicts] = {attempt_id: {} for attempt_id in parts}
@@ -104,7 +104,7 @@ class Imports:
             if self._engine.committer.failure is not None:
                 raise self._engine.committer.failure
             if key is not None and (not found or found[0].key != key):
-                # It was removed meanwhile, with the spans that these were compared with.
+                # It was removed since, with the spans that these were compared with.
                 verdicts = {attempt_id: {} for attempt_id in parts}
             if not found:
                 for attempt_id, own in parts.items():
@@ -125,7 +125,7 @@ class Imports:
                 return found[0], verdicts
 
     def _add_finished(self, request: ImportRolloutsRequest) -> Entry:
-        """Put a new rollout with its attempts into the store; it finishes now, by its number."""
+        """Store a new rollout with its attempts. It finishes now and gets the next number."""
         record = evolve(
             request.rollout,
             input_json=None,
@@ -157,7 +157,7 @@ class Imports:
         verdicts: Verdicts,
         reply: ImportRolloutsResponse,
     ) -> None:
-        """Store the spans of an attempt that are new, and count all."""
+        """Store the new spans of an attempt, and count all of them."""
         fresh, conflicts, example = self._ingest.append_new(attempt, parts, verdicts)
         if fresh:
             count = attempt.record.span_count + fresh
@@ -191,15 +191,19 @@ class Imports:
         if record.status not in FINISHED:
             wanted = ", ".join(RolloutStatus.Name(status) for status in FINISHED)
             name = RolloutStatus.Name(record.status)
-            raise FieldInvalid(f"{field}.status", f"{name} is not finished; {wanted} are")
+            raise FieldInvalid(
+                f"{field}.status", f"{name} is not a final status; must be one of {wanted}"
+            )
         check_config(f"{field}.config", record.config)
         _check_times(field, record, "start_time", "end_time")
         if record.attempt_count != len(request.attempts):
-            problem = f"{record.attempt_count}, but {len(request.attempts)} attempts are given"
+            problem = (
+                f"{record.attempt_count}, must be {len(request.attempts)}, the number of attempts"
+            )
             raise FieldInvalid(f"{field}.attempt_count", problem)
         latest = request.attempts[-1].attempt_id if request.attempts else ""
         if record.latest_attempt_id != latest:
-            problem = f"{record.latest_attempt_id!r}, but the last attempt is {latest!r}"
+            problem = f"{record.latest_attempt_id!r}, must be that of the last attempt, {latest!r}"
             raise FieldInvalid(f"{field}.latest_attempt_id", problem)
 
     def _check_attempts(self, field: str, request: ImportRolloutsRequest) -> None:
@@ -214,7 +218,7 @@ class Imports:
             if attempt.HasField("failure"):
                 attempt.failure.CopyFrom(bounded_failure(attempt.failure))
             if attempt.attempt_id in seen:
-                problem = f"{attempt.attempt_id!r} stands there twice"
+                problem = f"{attempt.attempt_id!r} is a duplicate"
                 raise FieldInvalid(f"{field}.attempts[{i}].attempt_id", problem)
             seen.add(attempt.attempt_id)
 
@@ -224,7 +228,7 @@ class Imports:
         """Return the span ids of a batch."""
         _check_owner(field, batch, request.rollout.rollout_id)
         if batch.attempt_id not in {attempt.attempt_id for attempt in request.attempts}:
-            problem = f"{batch.attempt_id!r} is none of the attempts given"
+            problem = f"{batch.attempt_id!r} must be one of the attempts"
             raise FieldInvalid(f"{field}.attempt_id", problem)
         return spans.check_batch(batch, batch.ByteSize(), self._engine.limits.span_bytes, field)
 
@@ -238,7 +242,7 @@ def _check_attempt(field: str, record: Attempt, rollout_id: str, number: int) ->
         )
     check_enum(f"{field}.status", AttemptStatus, record.status)
     if record.HasField("failure") and record.status != ATTEMPT_STATUS_FAILED:
-        raise FieldInvalid(f"{field}.failure", "goes with status ATTEMPT_STATUS_FAILED alone")
+        raise FieldInvalid(f"{field}.failure", "is allowed only with status ATTEMPT_STATUS_FAILED")
     check_new_id(f"{field}.worker_id", record.worker_id, required=False)
     check_label(f"{field}.resources_id", record.resources_id)
     if record.resources_version < 0:
@@ -261,17 +265,19 @@ def _check_owner(field: str, record: Any, rollout_id: str) -> None:
 
 
 def _check_times(field: str, record: Message, *names: str) -> None:
-    """Refuse times that are missing, or that 64 bits of nanoseconds cannot hold."""
+    """Raise FieldInvalid for times that are missing or exceed 64 bits of nanoseconds."""
     for name in names:
         if not record.HasField(name):
             raise FieldInvalid(f"{field}.{name}", "required")
         time: Timestamp = getattr(record, name)
         if not (0 <= time.nanos < NANOS and 0 <= nanoseconds(time) <= _LAST_NS):
-            raise FieldInvalid(f"{field}.{name}", "a time from 1970 to 2262, nanos below 1e9")
+            raise FieldInvalid(
+                f"{field}.{name}", "must be a time from 1970 to 2262, with nanos below 1e9"
+            )
 
 
 def _same_content(request: ImportRolloutsRequest, entry: Entry) -> bool:
-    """Tell whether an imported rollout is the stored one, but for what may still happen to it."""
+    """Return whether an imported rollout equals the stored one, except for what may still change."""
     given, stored = request.rollout, entry.rollout
     if not lifecycle.is_finished(stored) or _text(given.input_json) != _text(entry.input_json):
         return False
@@ -295,7 +301,7 @@ def _comparable(record: Rollout) -> Rollout:
 
 
 def _without(record: Any, *names: str) -> Any:
-    """Return a copy without these fields, its metadata in the form in which it is compared."""
+    """Return a copy without some fields, and with its metadata normalised for comparison."""
     metadata = _text(record.metadata_json)
     copy = evolve(
         record, metadata_json=b"" if metadata == b"{}" else metadata, **dict.fromkeys(names)
@@ -306,5 +312,5 @@ def _without(record: Any, *names: str) -> Any:
 
 
 def _text(json: bytes) -> bytes:
-    """Return JSON without what is part of no value, and not kept by files of lines."""
+    """Return JSON without surrounding blanks and line breaks, which line-based files do not keep."""
     return json.translate(None, b"\r\n").strip(b" \t")

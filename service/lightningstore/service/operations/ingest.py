@@ -1,4 +1,4 @@
-"""Spans in: IngestSpans, AddSpans, OTLP's Export and AllocateSequenceIds."""
+"""IngestSpans, AddSpans, OTLP's Export and AllocateSequenceIds."""
 
 from __future__ import annotations
 
@@ -57,21 +57,24 @@ MAX_SEQUENCE_IDS = 1_000_000
 
 
 class Found(NamedTuple):
-    """The attempt of a batch and, by part and index, the spans it has: whether their content is the same."""
+    """The attempt of a batch, and those of its spans that are stored.
+
+    `verdicts` says by part and index whether their content is the same.
+    """
 
     attempt: AttemptState
     verdicts: Verdicts | None
 
 
 class BadBatch(NamedTuple):
-    """A batch that could not even be read."""
+    """A batch that could not be decoded."""
 
     span_count: int
     error: StoreError
 
 
 class Tally:
-    """Counts what becomes of the spans of one call."""
+    """Counts the results for the spans of one call."""
 
     def __init__(self) -> None:
         self.result = IngestResult()
@@ -79,14 +82,14 @@ class Tally:
         self._stops: dict[tuple[str, str], Stop] = {}
 
     def store(self, accepted: int, duplicates: int, stop: Stop | None) -> None:
-        """Count a batch that was taken."""
+        """Count a stored batch."""
         self.result.accepted_count += accepted
         self.result.duplicate_count += duplicates
         if stop is not None:
             self._stops[stop.attempt.rollout_id, stop.attempt.attempt_id] = stop
 
     def reject(self, count: int, error: StoreError) -> None:
-        """Count spans that were refused."""
+        """Count rejected spans."""
         self.result.rejected_count += count
         if isinstance(error, SpanExists):
             self.result.conflict_count += count
@@ -114,22 +117,22 @@ class SpanIngest:
         self._live = engine.live
         #: Bytes of large messages of spans that have arrived and are not stored yet.
         self.intake = Budget(engine.limits.pending_bytes, "spans")
-        #: Bytes of large HTTP bodies, unpacked.
+        #: Bytes of large HTTP bodies after decompression.
         self.bodies = Budget(engine.limits.pending_bytes, "request bodies")
-        #: Held while a large message is taken apart: what that needs in memory is needed once.
+        #: Held while a large message is split, so that the memory for it is needed only once.
         self.taking_apart = asyncio.Lock()
-        self.refused_spans = Notices(logger, "span(s) refused")
+        self.refused_spans = Notices(logger, "span(s) rejected")
         #: Attempts whose span ids are being loaded, each with the event set when loading ends.
         self._loading: dict[AttemptState, asyncio.Event] = {}
 
     def close(self) -> None:
-        """Log what was refused since the last notice. May be called twice."""
+        """Log the rejections since the last notice. May be called twice."""
         self.refused_spans.close()
 
     async def ingest_spans(
         self, requests: AsyncIterator[IngestSpansRequest]
     ) -> IngestSpansResponse:
-        """Store the batches of a stream; refused ones are counted."""
+        """Store the batches of a stream; rejected ones are counted."""
         return await self.ingest_batches(
             self._large(request.batch, request.batch.ByteSize()) or (request.batch, None)
             async for request in requests
@@ -138,9 +141,9 @@ class SpanIngest:
     async def ingest_batches(
         self, batches: AsyncIterator[tuple[SpanBatch, bytes | None] | Cut | BadBatch]
     ) -> IngestSpansResponse:
-        """Store batches, each with its serialised IngestSpansRequest where that is at hand.
+        """Store batches, each with its serialised IngestSpansRequest if available.
 
-        The next one is taken when there is room among what waits for the disk: so a slow disk slows the
+        The next batch is read when there is space in the write queue, so a slow disk slows the
         stream down.
         """
         tally = Tally()
@@ -155,7 +158,7 @@ class SpanIngest:
                     else:
                         await self.add_batch(*item, tally)
                 except StoreError as error:
-                    # Not the batch's fault: a repeat may store it.
+                    # The error is not caused by the batch: a retry may store it.
                     if self._engine.committer.failure is not None or error.retry_delay is not None:
                         raise
                     self.reject(tally, _span_count(item), error)
@@ -168,9 +171,9 @@ class SpanIngest:
     async def add_spans(
         self, request: AddSpansRequest, large: Cut | None = None
     ) -> AddSpansResponse:
-        """Store one batch; a bad one fails the call.
+        """Store one batch; an invalid one fails the call.
 
-        A `large` one takes the place of the request's batch.
+        A `large` one replaces the batch of the request.
         """
         self._engine.committer.admit()
         check_request_id(request.request_id)
@@ -188,7 +191,8 @@ class SpanIngest:
 
     async def _add_parts(self, request: AddSpansRequest, parts: list[Part]) -> AddSpansResponse:
         found = await self._find(parts)
-        # Nothing is awaited from here to the answer, so calls with one request id get one answer.
+        # There is no await from here to the answer, so concurrent calls with one request id get one
+        # answer.
         if (answer := self._engine.requests.find("AddSpans", request)) is not None:
             await self._engine.barrier()
             return AddSpansResponse.FromString(answer)
@@ -204,32 +208,39 @@ class SpanIngest:
     async def add_batch(self, batch: SpanBatch, data: bytes | None, tally: Tally) -> None:
         """Store a batch without waiting for the disk.
 
-        `data` is the serialised IngestSpansRequest where the caller has it. Raises FieldInvalid,
-        PayloadTooLarge, RolloutNotFound, AttemptNotFound: then nothing of it is stored.
+        `data` is the serialised IngestSpansRequest if the caller has it. On an error nothing is
+        stored.
+
+        Raises:
+            FieldInvalid, PayloadTooLarge, RolloutNotFound, AttemptNotFound
         """
         parts = [self._parsed(batch, data)]
         self._store(parts, await self._find(parts), tally)
 
     async def add_large(self, large: Cut, tally: Tally) -> None:
-        """Store a large batch in the same way. One is taken apart at a time."""
+        """Store a large batch in the same way. Only one is split at a time."""
         async with self._apart(large) as parts:
             self._store(parts, await self._find(parts), tally)
 
     def reject(self, tally: Tally, count: int, error: StoreError) -> None:
-        """Count spans that are refused, in the answer, the metrics and the log."""
+        """Count rejected spans in the answer, the metrics and the log."""
         tally.reject(count, error)
         self.note_refused(count, error)
 
     def note_refused(self, count: int, error: StoreError) -> None:
-        """Count spans that are refused, in the metrics and the log."""
+        """Count rejected spans in the metrics and the log."""
         self.refused_spans.note(reason_name(error.reason), count, error.message)
 
     def cut(self, data: bytes) -> Cut:
-        """Find the spans of a serialised batch. Raises MalformedMessage, BatchTooLarge, PayloadTooLarge."""
+        """Find the spans of a serialised batch.
+
+        Raises:
+            MalformedMessage, BatchTooLarge, PayloadTooLarge
+        """
         return pieces.cut(data, self._engine.limits.message_spans, self._engine.limits.span_bytes)
 
     def _large(self, batch: SpanBatch, size: int) -> Cut | None:
-        """Return a batch of `size` bytes as bytes if it is too large to be stored as one row."""
+        """Return a batch of `size` bytes as a Cut if it is too large to be stored as one row."""
         if len(batch.spans) <= pieces.PIECE_SPANS and size <= pieces.PIECE_BYTES:
             return None
         return self.cut(batch.SerializeToString())
@@ -240,13 +251,13 @@ class SpanIngest:
 
     @asynccontextmanager
     async def _apart(self, large: Cut) -> AsyncIterator[list[Part]]:
-        """Check a large batch and hand it out as what its rows are made of."""
+        """Check a large batch and return its parts, each of which becomes a row."""
         async with self.taking_apart:
             await self._engine.committer.room()  # others may have filled it since this one was read
             yield await self._take_apart(large)
 
     async def _take_apart(self, whole: Cut) -> list[Part]:
-        """Check a large batch piece by piece. Of each piece only the span ids are kept."""
+        """Check a large batch piece by piece, keeping only the span ids of each piece."""
         head = decode_batch(whole.head)
         given = list(head.sequence_ids)
         spans.check_sequence_ids("batch", given, len(whole.begins))
@@ -270,10 +281,11 @@ class SpanIngest:
         return parts
 
     async def load_span_ids(self, attempt: AttemptState) -> None:
-        """Bring the ids of an attempt's spans into memory, where callers look again after every await.
+        """Load the ids of an attempt's spans into memory; callers check again after every await.
 
-        One load per attempt at a time: a second, slower load would overwrite ids added since. Where the
-        rollout left memory meanwhile, it may be there again with more spans: then the ids are not kept.
+        One load per attempt at a time: a second, slower load would overwrite ids added since. If
+        the rollout left memory during the load, it may have been loaded again with more spans; then
+        the ids are not kept.
         """
         if attempt in self._loading:
             await self._loading[attempt].wait()
@@ -293,9 +305,10 @@ class SpanIngest:
             self._loading.pop(attempt).set()
 
     async def _find(self, parts: list[Part]) -> Found:
-        """Return the attempt of a batch and those of its spans that it has; valid until the next await.
+        """Return the attempt of a batch and its stored spans; valid until the next await.
 
-        Raises FieldInvalid, RolloutNotFound, AttemptNotFound.
+        Raises:
+            FieldInvalid, RolloutNotFound, AttemptNotFound
         """
         rollout_id, attempt_id = parts[0].rollout_id, parts[0].attempt_id
         verdicts: Verdicts = {}
@@ -319,9 +332,9 @@ class SpanIngest:
                 return Found(attempt, verdicts)
 
     async def compare(self, attempt: AttemptState, parts: list[Part], verdicts: Verdicts) -> bool:
-        """Tell of each span whose id the attempt has, or an earlier span, whether the content is the same.
+        """Compare the content of each span whose id is stored or occurs earlier.
 
-        Returns whether something was awaited, so that more spans may be stored by now.
+        Returns whether there was an await, after which more spans may be stored.
         """
         known = attempt.span_ids
         assert known is not None  # noqa: S101  (loaded by the caller)
@@ -343,12 +356,12 @@ class SpanIngest:
                         verdicts[p, i] = is_same(parts[p].span(i), stored)
             if turn.over():
                 await turn.next()
-        for places in asked.values():  # evicted meanwhile: there is nothing to compare with
+        for places in asked.values():  # evicted since: there is nothing to compare with
             verdicts.update(dict.fromkeys(places, True))
         return True
 
     def _store(self, parts: list[Part], found: Found, tally: Tally) -> None:
-        """Store the new spans of a batch: a row for each part."""
+        """Store the new spans of a batch, one row per part."""
         attempt, verdicts = found
         count = sum([len(part.span_ids) for part in parts])
         accepted, conflicts, example = self.append_new(attempt, parts, verdicts)
@@ -370,9 +383,10 @@ class SpanIngest:
     def append_new(
         self, attempt: AttemptState, parts: list[Part], verdicts: Verdicts | None
     ) -> tuple[int, int, bytes]:
-        """Have the spans without a verdict stored, a row for each part.
+        """Store the spans without a verdict, one row per part.
 
-        Returns how many they are, how many have an id that stands for other content, and one such id.
+        Returns their number, the number of spans whose id is stored with other content, and one
+        such id.
         """
         accepted = conflicts = 0
         example = b""
@@ -391,7 +405,7 @@ class SpanIngest:
         return accepted, conflicts, example
 
     def _append(self, attempt: AttemptState, part: Part, indexes: list[int] | None) -> int:
-        """Number some spans of a part, None for all, and have them stored as one row; returns how many."""
+        """Number some spans of a part (None: all) and store them as one row; return their number."""
         span_ids, given = part.span_ids, part.given
         if indexes is not None:
             span_ids = [span_ids[i] for i in indexes]
@@ -430,7 +444,7 @@ class SpanIngest:
         return count
 
     def _evict(self, entry: Entry, size: int, count: int) -> None:
-        """Make room in memory, where spans are kept there."""
+        """Evict spans if the back end keeps them in memory."""
         if self._engine.is_durable:
             return
         start_ns = nanoseconds(entry.rollout.start_time)
@@ -445,12 +459,12 @@ class SpanIngest:
     async def allocate_sequence_ids(
         self, request: AllocateSequenceIdsRequest
     ) -> AllocateSequenceIdsResponse:
-        """Hand out the next sequence ids of some attempts."""
+        """Reserve the next sequence ids of some attempts."""
         self._engine.committer.admit()
         self._engine.check_batch("demands", len(request.demands))
         for i, demand in enumerate(request.demands):
             if not 1 <= demand.count <= MAX_SEQUENCE_IDS:
-                raise FieldInvalid(f"demands[{i}].count", f"from 1 to {MAX_SEQUENCE_IDS}")
+                raise FieldInvalid(f"demands[{i}].count", f"must be from 1 to {MAX_SEQUENCE_IDS}")
         await self._engine.load_many(d.rollout_id for d in request.demands)
         if (answer := self._engine.requests.find("AllocateSequenceIds", request)) is not None:
             await self._engine.barrier()
@@ -477,7 +491,7 @@ class SpanIngest:
 
 
 def reason_name(reason: int) -> str:
-    """Return a reason as metrics label it."""
+    """Return a reason in the form used by metrics."""
     return ErrorReason.Name(reason).removeprefix("ERROR_REASON_").lower()  # type: ignore[arg-type]
 
 
@@ -486,7 +500,7 @@ def _span_count(item: tuple[SpanBatch, bytes | None] | Cut) -> int:
 
 
 def decode_batch(data: bytes) -> SpanBatch:
-    """Return a batch, its text repaired if need be. Raises MalformedMessage."""
+    """Return a batch, with its text repaired if necessary. Raises MalformedMessage."""
     try:
         return SpanBatch.FromString(data)
     except DecodeError:

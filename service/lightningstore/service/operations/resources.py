@@ -59,7 +59,7 @@ class ResourceVersions:
         return reply
 
     async def update_resources(self, request: UpdateResourcesRequest) -> UpdateResourcesResponse:
-        """Replace resources and make them the latest; creates an id that is not there yet."""
+        """Replace resources and make them the latest. An id that does not exist is created."""
         self._engine.committer.admit()
         self._check(request)
         resources_id = request.resources_id
@@ -79,7 +79,7 @@ class ResourceVersions:
         return reply
 
     def _put(self, resources_id: str, request: _Request, old: Resources | None) -> Resources:
-        # The version comes from memory: another update may have passed since `old` was read.
+        # The version comes from memory, because another update may have run since `old` was read.
         state = self._live.state
         known = state.resources.get(resources_id) or ResourcesVersion(state.resources_key + 1, 0, 0)
         now = self._live.now()
@@ -116,7 +116,7 @@ class ResourceVersions:
         return record
 
     async def list_resources(self, request: ListResourcesRequest) -> ListResourcesResponse:
-        """Return one page of resources in the order of their first adding."""
+        """Return one page of resources, in the order in which they were first added."""
         digest = query_digest(request, "page_size", "page_token")
         size = self._engine.limits.page_length(request.page_size)
         after = 0
@@ -155,7 +155,7 @@ class ResourceVersions:
 def _check_resource(field: str, resource: Resource) -> None:
     kind = resource.WhichOneof("kind")
     if kind is None:
-        raise FieldInvalid(field, "needs one of llm, proxy_llm, prompt_template, custom")
+        raise FieldInvalid(field, "must be one of llm, proxy_llm, prompt_template, custom")
     if kind == "llm":
         parameters = resource.llm.sampling_parameters_json
         check_json_object(f"{field}.llm.sampling_parameters_json", parameters)

@@ -1,4 +1,4 @@
-"""Lets finished rollouts go that are older than wanted, or for which there is no room, oldest finish first."""
+"""Removes finished rollouts by age and by size of the file, in the order in which they finished."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from lightningstore.service.storage.base import FinishedRow
 
 logger = logging.getLogger(__name__)
 
-#: Rollouts, and bytes of their inputs, that go with one commit: few enough that nobody waits for it.
+#: Maximum number of rollouts, and bytes of their inputs, that one commit removes, so that other
+#: calls are not delayed.
 GO_AT_ONCE = 100
 GO_BYTES = 8 << 20
 #: Bytes that deleting a batch of spans adds to a commit.
 SWEPT_BYTES = 64
-#: Where there was no room, so much of the limit is free afterwards.
+#: Fraction of the size limit that is free after a removal.
 HEADROOM = 0.05
-#: Seconds between two looks.
+#: Seconds between two passes.
 LOOK_SECONDS = 30.0
 
 
 class Removal:
-    """Not a call: what the server does on its own."""
+    """Removal of finished rollouts, which the server does without a call."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._live = engine.live
 
     async def run(self, keep: Retention) -> None:
-        """Remove what need not be kept, every LOOK_SECONDS, until cancelled."""
+        """Remove what exceeds the retention, every LOOK_SECONDS, until cancelled."""
         clock = self._engine.clock
         while True:
             await clock.wait(asyncio.Event(), clock.monotonic() + LOOK_SECONDS)
@@ -42,14 +43,16 @@ class Removal:
                 try:
                     await self.retain(keep)
                 except Exception:
-                    logger.exception("finished rollouts could not be removed; trying again later")
+                    logger.exception(
+                        "finished rollouts could not be removed; the next pass tries again"
+                    )
 
     async def retain(self, keep: Retention) -> int:
-        """Remove what need not be kept; returns how many rollouts went.
+        """Remove what exceeds the retention; return the number of removed rollouts.
 
-        A rollout that is unfinished, or has a live attempt, never goes, nor one that changes at this moment.
-        Completion numbers stay what they are: a watch from before a removed rollout reports those that are
-        left.
+        A rollout that is unfinished, has a live attempt or is being changed is never removed.
+        Completion numbers do not change: a watch from before a removed rollout reports the
+        remaining ones.
         """
         gone = 0
         await self._sweep()  # what a server that was killed had not swept yet
@@ -66,7 +69,10 @@ class Removal:
         return gone
 
     async def _remove_while(self, ended_by_ns: int | None, goal: int | None) -> int:
-        """Remove finished rollouts, oldest first: all that had ended by a time, or until data meets the goal."""
+        """Remove finished rollouts, oldest first.
+
+        These are all that ended by a time, or as many as the size goal requires.
+        """
         gone, place = 0, (0, 0)
         while True:
             rows = await self._engine.storage.finished(place, GO_AT_ONCE, ended_by_ns)
@@ -101,10 +107,10 @@ class Removal:
         return await self._engine.load_many(sound)
 
     def _may_go(self, entry: Entry, ended_by_ns: int | None, place: tuple[int, int]) -> bool:
-        """Tell whether a rollout that was listed at this place may be removed at this moment.
+        """Return whether a rollout that was listed at this place may be removed now.
 
-        Not while changes of it are on their way to disk: the next look removes it. Not where it has finished
-        anew since the list was read, and is no longer among the oldest.
+        It may not while its changes are being written; the next pass removes it. Nor may it if it
+        has finished again since the list was read, and is no longer among the oldest.
         """
         if entry.is_live() or entry.changed > self._engine.committer.durable_through:
             return False
@@ -113,7 +119,7 @@ class Removal:
         return nanoseconds(entry.rollout.end_time) <= ended_by_ns
 
     async def _sweep(self) -> None:
-        """Delete the spans that removed rollouts left behind, a little with each commit."""
+        """Delete the spans that removed rollouts left behind, some with each commit."""
         while batches := await self._engine.storage.leftover_spans():
             if self._engine.committer.failure is not None:
                 raise self._engine.committer.failure
@@ -130,13 +136,12 @@ class Removal:
             spans, size = (shelved.count, shelved.bytes) if shelved is not None else (0, 0)
         else:
             spans = sum(attempt.record.span_count for attempt in entry.attempts.values())
-            # Nothing tells the bytes of these spans, which may be compressed: the average does.
+            # The size of these spans is not known, because they may be compressed: use the average.
             size = counters.span_bytes * spans // max(1, counters.spans)
         counters.spans -= spans
         counters.span_bytes -= size
-        self._engine.waiters.reopen(
-            entry.rollout.completion_number
-        )  # nobody is told of it any more
+        # The finish is no longer reported to waiters.
+        self._engine.waiters.reopen(entry.rollout.completion_number)
         state.count_rollout(entry.rollout.status, 0)
         for attempt in entry.attempts.values():
             state.count_attempt(attempt.record.status, 0)

@@ -76,7 +76,7 @@ class Rollouts:
         return reply
 
     async def list_rollouts(self, request: ListRolloutsRequest) -> ListRolloutsResponse:
-        """Return one page of the rollouts that match."""
+        """Return one page of the matching rollouts."""
         query, digest = self._rollout_query(request)
         await self._engine.barrier()
         reply = ListRolloutsResponse()
@@ -100,7 +100,7 @@ class Rollouts:
         return reply
 
     def _rollout_query(self, request: ListRolloutsRequest) -> tuple[RolloutQuery, int]:
-        """Check a list request; the query asks for one row more than the page holds."""
+        """Check a list request. The query requests one row more than the page holds."""
         for i, status in enumerate(request.statuses):
             check_enum(f"statuses[{i}]", RolloutStatus, status)
         for i, mode in enumerate(request.modes):
@@ -212,7 +212,7 @@ class Rollouts:
         return changed
 
     async def cancel_rollouts(self, request: CancelRolloutsRequest) -> CancelRolloutsResponse:
-        """Cancel those that have not finished."""
+        """Cancel the rollouts that have not finished."""
         self._engine.committer.admit(report=True)
         ids = list(request.rollout_ids)
         self._engine.check_batch("rollout_ids", len(ids))
@@ -226,7 +226,7 @@ class Rollouts:
                     raise RolloutNotFound(rollout_id)
             cancelled = await self._bulk.prepare_cancelled([entries[i] for i in ids])
             self._engine.check_unbroken(failures)
-            # From here to the seal nobody else has the loop.
+            # No other task runs from here to the seal.
             if (answer := self._engine.requests.find("CancelRollouts", request)) is not None:
                 reply = CancelRolloutsResponse.FromString(answer)
                 if not reply.rollouts:  # it is kept without the ids that are in the request

@@ -1,4 +1,4 @@
-"""Spans out: QuerySpans, streamed as stored bytes wherever the query allows it."""
+"""QuerySpans; returns stored bytes unchanged where the query allows it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from lightningstore.service.rules.rows import SpanRow
 from lightningstore.v1.rollout_pb2 import FilterLogic
 from lightningstore.v1.span_pb2 import QuerySpansRequest, QuerySpansResponse
 
-#: What a query is reckoned to hold while its answer is being read.
+#: Estimated memory of a query while its answer is being sent.
 HELD_BYTES = 4 << 20
-#: Places that are kept beyond those wanted before they are sorted.
+#: Number of places beyond the requested ones that are kept before they are sorted.
 FEW_PLACES = 10_000
 _BATCHES = QuerySpansResponse.BATCHES_FIELD_NUMBER
 _by_sort = attrgetter("sort")
@@ -34,11 +34,11 @@ class SpanQueries:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._live = engine.live
-        #: Bytes that answers hold which are being read.
+        #: Memory of the answers that are being sent.
         self.unread = Budget(engine.limits.unread_bytes, "answers being read")
 
     async def query_spans(self, request: QuerySpansRequest) -> AsyncIterator[bytes | None]:
-        """Yield None once the query stands, then serialised QuerySpansResponses of about 1 MiB."""
+        """Yield None once the query is checked, then serialised QuerySpansResponses of about 1 MiB."""
         limit = request.limit if request.HasField("limit") and request.limit != -1 else None
         if limit is not None and limit < 0:
             raise FieldInvalid("limit", "must not be negative; -1 or absent means all")
@@ -62,7 +62,7 @@ class SpanQueries:
         else:
             wanted = None if limit is None else request.offset + limit
             runs = _sorted(rows, request, wanted)
-        # Held while the answer is sent, for a reader may stop reading at any time.
+        # Held while the answer is sent, because a reader may stop reading at any time.
         async with self.unread.hold(HELD_BYTES, HOLD_SECONDS):
             most = min(self._engine.limits.answer_bytes, CHUNK_BYTES)
             parts = _parts(_window(runs, request.offset, limit), self._engine.limits.answer_bytes)
@@ -74,7 +74,7 @@ class SpanQueries:
 
 
 async def check_whole(engine: Engine, rollout_id: str, key: int) -> None:
-    """Raise RolloutNotFound or SpansEvicted if the spans that were just read may not be all of them."""
+    """Raise RolloutNotFound or SpansEvicted if the spans just read may be incomplete."""
     entry = engine.live.state.entries.get(rollout_id)
     if entry is None:  # removed, or only dropped from memory
         entry = await engine.load(rollout_id)
@@ -85,7 +85,7 @@ async def check_whole(engine: Engine, rollout_id: str, key: int) -> None:
 
 
 async def _chunks(parts: AsyncIterator[bytes], most: int) -> AsyncGenerator[bytes, None]:
-    """Yield serialised batches as QuerySpansResponses of at most `most` bytes, a larger batch alone."""
+    """Yield QuerySpansResponses of at most `most` bytes; a larger batch is sent alone."""
     chunk: list[bytes] = []
     size = 0
     async for part in parts:
@@ -117,9 +117,9 @@ async def _parts(runs: AsyncIterator[Run | SpanRow], most: int) -> AsyncIterator
 async def _sorted(
     rows: Rows, request: QuerySpansRequest, wanted: int | None
 ) -> AsyncIterator[Run | SpanRow]:
-    """Yield spans in an order of their own, at least the first `wanted`.
+    """Yield spans in a requested order, at least the first `wanted`.
 
-    What they are sorted by is held, the spans are not.
+    Only the sort keys are held in memory, not the spans.
     """
     keep = spans.span_filter(request)
     key, descending = spans.span_order(request.order_by)
@@ -137,8 +137,8 @@ async def _sorted(
 async def _in_order(rows: Rows, request: QuerySpansRequest) -> AsyncIterator[Run | SpanRow]:
     """Yield spans by sequence id, then start time.
 
-    Rows come by their first sequence id. A row that ends before the next one begins goes out as it is;
-    rows that overlap are taken apart and merged.
+    Rows come by their first sequence id. A row that ends before the next one begins is returned
+    unchanged; overlapping rows are parsed and merged.
     """
     keep = spans.span_filter(request)
     merging: list[tuple[Place, Iterator[Place]]] = []
@@ -165,7 +165,7 @@ async def _and_end(rows: AsyncIterator[SpanRow]) -> AsyncIterator[SpanRow | None
 
 
 def _ascends(rows: Rows, row: SpanRow) -> bool:
-    """Tell whether the sequence ids of a row rise from span to span."""
+    """Return whether the sequence ids of a row ascend from span to span."""
     if row.contiguous:
         return True
     small = len(row.data) <= PIECE_BYTES
@@ -180,7 +180,7 @@ def _push(merging: list[tuple[Place, Iterator[Place]]], places: Iterator[Place])
 
 
 def _merged(merging: list[tuple[Place, Iterator[Place]]], before: int | None) -> Iterator[Place]:
-    """Take the places below a sequence id off the heap. Places of one row and index are equal in nothing else."""
+    """Pop the places below a sequence id from the heap."""
     while merging and (before is None or merging[0][0].sort[0] < before):
         place, rest = heapq.heappop(merging)
         _push(merging, rest)

@@ -1,4 +1,4 @@
-"""Training data out: ListTriplets, attempt by attempt."""
+"""ListTriplets, attempt by attempt."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from lightningstore.v1.triplet_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-#: Span bytes of one attempt that are held; what is beyond is read again when it is needed.
+#: Maximum bytes of spans held per attempt; spans beyond that are loaded again when needed.
 HELD_BYTES = 16 << 20
-#: Span bytes that are looked at before others get the event loop.
+#: Bytes of spans processed before other tasks run.
 SLICE_BYTES = 128 << 10
 _ATTEMPTS = ListTripletsResponse.ATTEMPTS_FIELD_NUMBER
 _TRIPLETS = AttemptTriplets.TRIPLETS_FIELD_NUMBER
 
 
 class _Target(NamedTuple):
-    """An attempt whose triplets are wanted; a rollout without one has no key."""
+    """An attempt to derive triplets from; a rollout without attempts has no key."""
 
     rollout_id: str
     rollout_key: int
@@ -86,11 +86,16 @@ class Triplets:
             check_id("rollout_ids", rollout_id)
         if request.attempt_id not in ("", LATEST) and len(ids) > 1:
             raise FieldInvalid(
-                "attempt_id", 'with several rollouts "latest", or empty for all attempts'
+                "attempt_id",
+                'must be "latest", or empty for all attempts, if there are several rollouts',
             )
 
     async def _targets(self, ids: list[str], attempt_id: str) -> list[_Target]:
-        """Return the attempts asked for. Raises RolloutNotFound, AttemptNotFound, SpansEvicted."""
+        """Return the requested attempts.
+
+        Raises:
+            RolloutNotFound, AttemptNotFound, SpansEvicted
+        """
         targets: list[_Target] = []
         for start in range(0, len(ids), LOAD_AT_ONCE):
             part = ids[start : start + LOAD_AT_ONCE]
@@ -130,7 +135,7 @@ class Triplets:
         nodes = await self._nodes(batches, options, warnings)
         trace = await _in_slices(triplets.find_calls(nodes, options, warnings))
         del nodes
-        # Triplets go out as bytes: put into a message each would be copied.
+        # Triplets are kept serialised, because adding them to a message would copy each one.
         made: list[bytes] = []
         size = looked_at = 0
         for at, call in enumerate(trace.calls):
@@ -148,7 +153,7 @@ class Triplets:
                 await asyncio.sleep(0)
                 looked_at = 0
         if final is not None and not trace.calls:
-            warnings.add((0, b""), "", "the final reward found no call")
+            warnings.add((0, b""), "", "the final reward has no call")
         for node in trace.unmatched:
             if node.reward is not None:
                 part.unmatched_rewards.append(
@@ -180,7 +185,7 @@ class Triplets:
 
 
 class _Batches:
-    """The stored batches of an attempt, of which no more than HELD_BYTES are held."""
+    """The stored batches of an attempt, of which at most HELD_BYTES are held."""
 
     def __init__(self, engine: Engine, target: _Target, through: int) -> None:
         self._engine = engine
@@ -191,7 +196,7 @@ class _Batches:
         self._size = 0
 
     async def all(self) -> AsyncIterator[tuple[SpanRow, SpanBatch]]:
-        """Yield each with its row."""
+        """Yield each batch with its row."""
         target = self._target
         async for row in self._engine.storage.scan_spans(
             target.rollout_key, target.attempt_key, self._through
@@ -200,7 +205,7 @@ class _Batches:
         await check_whole(self._engine, target.rollout_id, target.rollout_key)
 
     async def span(self, place: Place) -> Span:
-        """Return a span, read again if need be. Raises SpansEvicted."""
+        """Return a span, loaded again if necessary. Raises SpansEvicted."""
         target = self._target
         batch = self._held.get(place.row)
         if batch is None:
@@ -237,7 +242,7 @@ def _part(target: _Target) -> AttemptTriplets:
 
 
 def _joined(part: AttemptTriplets, made: list[bytes]) -> bytes:
-    """Return a part with the serialised triplets that belong to it."""
+    """Return a part with its serialised triplets."""
     return b"".join((part.SerializeToString(), *made))
 
 
@@ -247,7 +252,7 @@ def _place(node: Node) -> Place:
 
 
 async def _in_slices(steps: Steps[T]) -> T:
-    """Do the work, and let others have the event loop between its steps."""
+    """Run the steps, and let other tasks run in between."""
     while True:
         try:
             next(steps)

@@ -117,7 +117,7 @@ class Watchdog:
     def _expire(self, attempt: AttemptState, now: float) -> None:
         timed_out = attempt.timeout_at is not None and attempt.timeout_at <= now
         if lifecycle.is_finished(attempt.entry.rollout):
-            timed_out = False  # nobody waits for it any more: it is just not heard of
+            timed_out = False  # under a finished rollout an attempt ends as UNRESPONSIVE
         status = ATTEMPT_STATUS_TIMEOUT if timed_out else ATTEMPT_STATUS_UNRESPONSIVE
         wall = self._live.now()
         transition = lifecycle.expire(
