@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime/debug"
+	"sync/atomic"
 
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
 	"go.opentelemetry.io/otel/trace"
@@ -17,6 +18,10 @@ type execution struct {
 	cancel  context.CancelCauseFunc
 	// abandoned is closed when the runner stops waiting for the function.
 	abandoned chan struct{}
+	// returned is set when the function has ended, before its outcome is reported.
+	returned atomic.Bool
+	// onReturn is called then, if it is set.
+	onReturn func()
 }
 
 // newExecution returns the execution of a claim. The function's context has the values of parent, but is
@@ -95,6 +100,10 @@ func (x *execution) run(function agentFunc, attempt Attempt) outcome {
 		return stoppedOutcome(why)
 	}
 	ended := x.call(function, attempt)
+	x.returned.Store(true)
+	if x.onReturn != nil {
+		x.onReturn() // the finish that the report causes is not worth watching
+	}
 	if why := x.stopped(); why != nil {
 		return stoppedOutcome(why) // whatever it returned does not count
 	}

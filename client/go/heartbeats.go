@@ -30,6 +30,7 @@ type heartbeats struct {
 	stats    func() map[string]any
 
 	changed  chan struct{}
+	hurried  chan struct{}
 	mu       sync.Mutex
 	attempts map[attemptKey]time.Duration
 }
@@ -45,6 +46,14 @@ func (h *heartbeats) add(rollout *pb.Rollout) {
 	h.mu.Unlock()
 	select {
 	case h.changed <- struct{}{}:
+	default:
+	}
+}
+
+// hurry sends the next heartbeat now, because its response explains what has happened.
+func (h *heartbeats) hurry() {
+	select {
+	case h.hurried <- struct{}{}:
 	default:
 	}
 }
@@ -76,6 +85,8 @@ func (h *heartbeats) run(ctx context.Context) {
 		timer := time.NewTimer(time.Until(due))
 		select {
 		case <-timer.C:
+		case <-h.hurried:
+			timer.Stop()
 		case <-h.changed: // perhaps a shorter period
 			timer.Stop()
 			due = earlier(due, began.Add(h.interval()))

@@ -55,6 +55,7 @@ type Runner struct {
 	left        int // rollouts still to be claimed; negative: no limit
 	exporter    *SpanExporter
 	heartbeats  *heartbeats
+	finishes    *finishes
 	claims      *claims
 	work        *work
 
@@ -107,7 +108,9 @@ func newRunner(client *Client, options RunnerOptions, function agentFunc) *Runne
 	r.exporter = NewSpanExporter(client, nil)
 	r.exporter.onStop = r.stopAttempt
 	r.heartbeats = &heartbeats{client: client, workerID: r.workerID, period: period, onStop: r.stopAttempt,
-		stats: r.stats, changed: make(chan struct{}, 1), attempts: map[attemptKey]time.Duration{}}
+		stats: r.stats, changed: make(chan struct{}, 1), hurried: make(chan struct{}, 1),
+		attempts: map[attemptKey]time.Duration{}}
+	r.finishes = newFinishes(client, r.onFinish)
 	r.claims = &claims{client: client, workerID: r.workerID, modes: options.Modes}
 	r.work = &work{client: client, workerID: r.workerID, function: function, exporter: r.exporter, hurried: r.hurried}
 	return r
@@ -131,6 +134,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}()
 	err := r.claimAndStart(ctx, &functions)
 	r.finish(&functions)
+	r.finishes.stop()
 	endBeats()
 	beats.Wait()
 	_ = r.exporter.Shutdown(context.Background()) // it says itself what is lost
@@ -227,6 +231,7 @@ func (r *Runner) takeSlots() int {
 // start works on a claim in separate goroutines.
 func (r *Runner) start(ctx context.Context, rollout *pb.Rollout, functions *sync.WaitGroup) {
 	x := newExecution(ctx, rollout)
+	x.onReturn = func() { r.finishes.remove(x.key) }
 	r.mu.Lock()
 	r.running[x.key] = x
 	if r.hurried.Err() != nil {
@@ -234,10 +239,12 @@ func (r *Runner) start(ctx context.Context, rollout *pb.Rollout, functions *sync
 	}
 	r.mu.Unlock()
 	r.heartbeats.add(rollout)
+	r.finishes.add(x.key)
 	go func() {
 		defer functions.Done()
 		r.work.do(x)
 		r.heartbeats.remove(x.key)
+		r.finishes.remove(x.key)
 		x.cancel(nil) // releases the context
 		r.mu.Lock()
 		delete(r.running, x.key)
@@ -284,6 +291,18 @@ func (r *Runner) stopAttempt(stop *pb.Stop) {
 	r.mu.Unlock()
 	if x != nil {
 		x.cancel(&StopError{Reason: stop.GetReason()})
+	}
+}
+
+// onFinish sends a heartbeat, which says why a rollout has finished that is still being worked on.
+func (r *Runner) onFinish(rolloutID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, x := range r.running {
+		if key.rolloutID == rolloutID && !x.returned.Load() {
+			r.heartbeats.hurry()
+			return
+		}
 	}
 }
 

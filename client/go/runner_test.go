@@ -123,6 +123,49 @@ func TestStopsCancelTheFunctionAndAreNeverSuccess(t *testing.T) {
 	}
 }
 
+func TestFinishOfTheRolloutSendsAHeartbeat(t *testing.T) {
+	server := &scripted{}
+	cancelled := make(chan struct{})
+	var beats atomic.Int32
+	server.onHeartbeat = func(request *pb.HeartbeatRequest) (*pb.HeartbeatResponse, error) {
+		beats.Add(1)
+		select {
+		case <-cancelled:
+			return &pb.HeartbeatResponse{Stops: []*pb.Stop{{Attempt: request.GetAttempts()[0],
+				Reason: pb.StopReason_STOP_REASON_ROLLOUT_CANCELLED}}}, nil
+		default:
+			return &pb.HeartbeatResponse{}, nil
+		}
+	}
+	waits := make(chan []string, 10)
+	server.onWait = func(request *pb.WaitForRolloutsRequest, stream waitStream) error {
+		waits <- request.GetRolloutIds()
+		close(cancelled)
+		return stream.Send(&pb.WaitForRolloutsResponse{
+			Rollouts: []*pb.Rollout{{RolloutId: "ro-1"}}, Summary: &pb.WaitSummary{}})
+	}
+	client := serve(t, server)
+	causes := make(chan error, 1)
+	start(t, NewRunner(client, func(ctx context.Context, _ *Task[input]) (*float64, error) {
+		<-ctx.Done() // without a span
+		causes <- context.Cause(ctx)
+		return nil, nil
+	}, &RunnerOptions{MaxRollouts: 1, HeartbeatPeriod: time.Hour}))
+	server.queue <- claimOf("ro-1", "1")
+	var why *StopError
+	if cause := next(t, causes, "the cancellation"); !errors.As(cause, &why) ||
+		why.Reason != pb.StopReason_STOP_REASON_ROLLOUT_CANCELLED {
+		t.Fatal(cause)
+	}
+	if ids := next(t, waits, "the wait"); !slices.Equal(ids, []string{"ro-1"}) {
+		t.Fatal(ids)
+	}
+	next(t, server.updates, "the outcome")
+	if got := beats.Load(); got != 2 {
+		t.Fatalf("%d heartbeats, not the first and one for the finish", got)
+	}
+}
+
 func TestStopToldWithTheLastSpansIsNoSuccess(t *testing.T) {
 	server := &scripted{}
 	server.onIngest = func(batches []*pb.SpanBatch) (*pb.IngestResult, error) {

@@ -193,6 +193,10 @@ func (s *scripted) EnqueueRollouts(_ context.Context, request *pb.EnqueueRollout
 }
 
 func (s *scripted) WaitForRollouts(request *pb.WaitForRolloutsRequest, stream waitStream) error {
+	if s.onWait == nil { // nothing finishes
+		<-stream.Context().Done()
+		return stream.Context().Err()
+	}
 	return s.onWait(request, stream)
 }
 

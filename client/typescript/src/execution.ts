@@ -90,9 +90,10 @@ export class Work {
     this.#abandoned.abort();
   }
 
-  /** Works on a claim, from its resources to its report. */
-  async do(context: RunContext): Promise<void> {
+  /** Works on a claim, from its resources to its report. `onReturn` is called before the report. */
+  async do(context: RunContext, onReturn: () => void): Promise<void> {
     const outcome = await this.#outcome(context);
+    onReturn();
     try {
       // The outcome must not be stored before the spans.
       await this.#patiently(() => this.#exporter.forceFlush(1_000));

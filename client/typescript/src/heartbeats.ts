@@ -33,6 +33,7 @@ export class Heartbeats {
   readonly #ended = new AbortController();
   #changed = new AbortController();
   #isFailing = false;
+  #isHurried = false;
 
   constructor(options: HeartbeatOptions) {
     this.#options = options;
@@ -43,11 +44,12 @@ export class Heartbeats {
     let last = -Infinity;
     while (!this.#ended.signal.aborted) {
       const left = last + this.#period() - performance.now();
-      if (left > 0) {
+      if (left > 0 && !this.#isHurried) {
         this.#changed = new AbortController();
         await pause(left, this.#changed.signal);
         continue;
       }
+      this.#isHurried = false;
       last = performance.now();
       const period = this.#period();
       // After a failure the next heartbeat is due earlier.
@@ -59,6 +61,12 @@ export class Heartbeats {
   /** Stops the heartbeats. */
   stop(): void {
     this.#ended.abort();
+    this.#changed.abort();
+  }
+
+  /** Sends the next heartbeat now, because its response explains what has happened. */
+  hurry(): void {
+    this.#isHurried = true;
     this.#changed.abort();
   }
 

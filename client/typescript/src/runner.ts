@@ -12,6 +12,7 @@ import { Work, type Agent } from "./execution.js";
 import { SpanExporter } from "./exporter.js";
 import type { Stop, StopReason } from "./gen/lightningstore/v1/attempt_pb.js";
 import type { Rollout } from "./gen/lightningstore/v1/rollout_pb.js";
+import { Finishes } from "./finishes.js";
 import { Heartbeats } from "./heartbeats.js";
 import { toMode } from "./rollouts.js";
 import { enableContext } from "./tracing.js";
@@ -63,9 +64,12 @@ export class Runner<Input = unknown> {
   readonly #graceMs: number;
   readonly #exporter: SpanExporter;
   readonly #heartbeats: Heartbeats;
+  readonly #finishes: Finishes;
   readonly #claims: Claims;
   readonly #work: Work;
   readonly #running = new Map<string, RunContext>();
+  /** Attempts whose functions have returned, and that are being reported. */
+  readonly #reporting = new Set<RunContext>();
   #left: number;
   #finished = 0;
   #stops = 0;
@@ -97,6 +101,9 @@ export class Runner<Input = unknown> {
       onStop,
       stats: () => this.#stats(),
     });
+    this.#finishes = new Finishes(this.#store, (rolloutId) => {
+      this.#onFinish(rolloutId);
+    });
     const wait = options.pollWaitMs ?? 20_000;
     this.#claims = new Claims(this.#store, this.workerId, modes.map(toMode), wait);
     this.#work = new Work(this.#store, agent as Agent, this.#exporter, options.outageMs ?? 600_000);
@@ -126,6 +133,7 @@ export class Runner<Input = unknown> {
       await this.#finish();
       for (const name of names) process.off(name, stop);
       options.signal?.removeEventListener("abort", stop);
+      this.#finishes.stop();
       this.#heartbeats.stop();
       await beating;
       await this.#exporter.shutdown();
@@ -169,12 +177,16 @@ export class Runner<Input = unknown> {
     this.#running.set(key(context), context);
     if (this.#stops > 1) context.cancel(undefined);
     this.#heartbeats.add(context);
+    this.#finishes.add(context);
     void this.#runOne(context);
   }
 
   async #runOne(context: RunContext): Promise<void> {
     try {
-      await this.#work.do(context);
+      await this.#work.do(context, () => {
+        this.#finishes.remove(context);
+        this.#reporting.add(context);
+      });
     } catch (error) {
       warn(
         `attempt ${context.attemptId} of ${context.rolloutId} was lost by an internal error`,
@@ -182,6 +194,8 @@ export class Runner<Input = unknown> {
       );
     }
     this.#heartbeats.remove(context);
+    this.#finishes.remove(context);
+    this.#reporting.delete(context);
     this.#running.delete(key(context));
     this.#finished++;
     this.#changed.abort();
@@ -203,6 +217,16 @@ export class Runner<Input = unknown> {
 
   #stopAttempt({ attempt, reason }: { attempt?: Stop["attempt"]; reason: StopReason }): void {
     if (attempt) this.#running.get(key(attempt))?.cancel(reason);
+  }
+
+  /** Sends a heartbeat, which says why a rollout has finished that is still being worked on. */
+  #onFinish(rolloutId: string): void {
+    for (const context of this.#running.values()) {
+      if (context.rolloutId === rolloutId && !this.#reporting.has(context)) {
+        this.#heartbeats.hurry();
+        return;
+      }
+    }
   }
 
   #stats(): object {

@@ -223,6 +223,21 @@ for (const [how, end] of [
   });
 }
 
+test("a cancellation arrives without waiting for the next heartbeat", async () => {
+  await using server = await TestServer.start();
+  const store = new LightningStore(server.address);
+  const [rollout] = await store.enqueue([{ input: 1 }]);
+  assert(rollout);
+  const { agent, begun } = waiting(() => 1); // sends no span
+  const runner = new Runner(agent, { store, maxRollouts: 1, heartbeatPeriodMs: 1_000_000 });
+  const running = runner.run();
+  const context = await begun;
+  await store.cancelRollouts([rollout.rolloutId]);
+  await running;
+  assert.equal(context.cancellation?.message, "rollout_cancelled");
+  store.close();
+});
+
 test("a superseded attempt is stopped by what its spans are answered", async () => {
   await using server = await TestServer.start();
   const store = new LightningStore(server.address);
