@@ -330,7 +330,7 @@ async def test_what_is_no_span_is_left_out_and_named_by_its_line(target: Store) 
     told = await target.run("import", "--rollout-per-trace", "a.json.gz")
     for part in (
         "a.json.gz: 0 spans that name their attempt stored or known; ",
-        "; 1 refused: line 3: spanId: hex digits are wanted, not 'zz'",
+        "; 1 refused: line 3: spanId must be hex digits, not 'zz'",
         "; 1 refused: line 4: span_id: 1 bytes, must be 8",
         "; 1 refused: line 4: span_id: all zero",
         "refused for other reasons",
@@ -345,10 +345,10 @@ async def test_what_is_no_span_is_left_out_and_named_by_its_line(target: Store) 
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (otlp({"spanId": "zz"}), "1 refused: line 1: spanId: hex digits are wanted"),
+        (otlp({"spanId": "zz"}), "1 refused: line 1: spanId must be hex digits"),
         (otlp(ids(1)), "1 left out that name none: --rollout-per-trace takes them"),
         ('{"resourceMetrics":[]}\n', "1 lines of metrics or logs passed over"),
-        ('{"resourceSpans":5}\n', "1 lines left out: line 1: resourceSpans: a list"),
+        ('{"resourceSpans":5}\n', "1 lines left out: line 1: resourceSpans must be a list"),
         (otlp({"spanId": "z" * 5000}), "1 refused: line 1: .{159}…"),
     ],
 )

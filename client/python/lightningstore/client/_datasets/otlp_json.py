@@ -51,7 +51,7 @@ def batch_from_json(told: dict[str, Any], rollout_id: str) -> SpanBatch:
         try:
             batch = SpanBatch.FromString(base64.b64decode(told["protobuf"]))
         except (TypeError, ValueError, DecodeError):
-            raise ValueError("spans: protobuf: a SpanBatch in base64 is wanted") from None
+            raise ValueError("spans: protobuf must be a SpanBatch in base64") from None
     else:
         batch = read(SpanBatch, {key: value for key, value in told.items() if key != "spans"})
         batch.spans.extend(map(span_from_json, objects(told, "spans")))
@@ -266,7 +266,7 @@ def _base64(key: str, digits: Any) -> str:
     try:
         return base64.b64encode(bytes.fromhex(digits)).decode()
     except (TypeError, ValueError, binascii.Error):
-        raise ValueError(f"{key}: hex digits are wanted, not {digits!r}") from None
+        raise ValueError(f"{key} must be hex digits, not {digits!r}") from None
 
 
 def request_batches(
@@ -305,5 +305,5 @@ def objects(told: dict[str, Any], key: str) -> list[dict[str, Any]]:
     if found is None:
         return []
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise ValueError(f"{key}: a list of objects is wanted")
+        raise ValueError(f"{key} must be a list of objects")
     return found

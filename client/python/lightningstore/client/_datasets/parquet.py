@@ -245,7 +245,7 @@ def _check(found: Any) -> None:
     for name in _READ:
         kind, wanted = found.field(name).type, SCHEMA.field(name).type
         if _form(kind) != _form(wanted):
-            raise ValueError(f"column {name}: its type is {kind}, it must be {wanted}")
+            raise ValueError(f"column {name} must have the type {wanted}, not {kind}")
 
 
 def _form(kind: Any) -> str:
@@ -285,7 +285,7 @@ def _exported(row: dict[str, Any]) -> ExportedRollout:
     try:
         row["config"] = json.loads(row["config"])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"config: JSON is wanted: {error}") from None
+        raise ValueError(f"config must be JSON: {error}") from None
     rollout = Rollout(rows.rollout_from_json(row))
     attempts = []
     for told in row["attempts"]:
@@ -301,7 +301,7 @@ def _batch(data: bytes | None) -> SpanBatch:
     try:
         return SpanBatch.FromString(data)  # type: ignore[arg-type]
     except (TypeError, DecodeError):
-        raise ValueError("batches: a SpanBatch in protobuf's bytes is wanted") from None
+        raise ValueError("batches must be serialised SpanBatch messages") from None
 
 
 def _time_text(nanoseconds: int | None) -> str | None:

@@ -155,7 +155,7 @@ def row_of(line: bytes) -> dict[str, Any]:
     if missing:
         raise ValueError(f"no exported rollout: it has no {' and no '.join(missing)}")
     if type(row["rollout_id"]) is not str:
-        raise ValueError(f"rollout_id: a string is wanted, not {shown(row['rollout_id'])}")
+        raise ValueError(f"rollout_id must be a string, not {shown(row['rollout_id'])}")
     return row
 
 
@@ -169,17 +169,17 @@ def members(text: str) -> Iterator[tuple[str, Any]]:
     """Yield the keys and values of an object; of RAW_KEYS the text. Raises ValueError, also for text behind it."""
     at = _SPACE.match(text, 0).end()  # type: ignore[union-attr]
     if text[at : at + 1] != "{":
-        raise ValueError("a JSON object is wanted")
+        raise ValueError("the line must be a JSON object")
     while True:
         at = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]
         if text[at : at + 1] == "}":
             break
         if text[at : at + 1] != '"':
-            raise ValueError(f"a key in quotation marks is wanted at character {at}")
+            raise ValueError(f"expected a key in quotation marks at character {at}")
         key, at = scanstring(text, at + 1)
         at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
         if text[at : at + 1] != ":":
-            raise ValueError(f"a colon is wanted at character {at}")
+            raise ValueError(f"expected a colon at character {at}")
         start = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]
         value, at = (_raw if key in RAW_KEYS else _parsed).raw_decode(text, start)
         yield key, text[start:at] if key in RAW_KEYS else value
@@ -187,12 +187,10 @@ def members(text: str) -> Iterator[tuple[str, Any]]:
         if text[at : at + 1] == "}":
             break
         if text[at : at + 1] != ",":
-            raise ValueError(f"a comma is wanted at character {at}")
+            raise ValueError(f"expected a comma at character {at}")
     end = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]
     if end < len(text):
-        raise ValueError(
-            f"text behind the object, from character {end} on: one object a line is wanted"
-        )
+        raise ValueError(f"text after the object at character {end}: a line must be one object")
 
 
 def decode(line: bytes) -> ExportedRollout:
@@ -228,7 +226,7 @@ def attempts_of(text: str) -> Iterator[dict[str, Any]]:
         at = _SPACE.match(text, end).end()  # type: ignore[union-attr]
         at = _SPACE.match(text, at + 1).end() if text[at] == "," else at  # type: ignore[union-attr]
     if text[0] != "[" or text[at] != "]":
-        raise ValueError(f"attempts: a list of objects is wanted, not {shown(text)}")
+        raise ValueError(f"attempts must be a list of objects, not {shown(text)}")
 
 
 def rollout_from_json(row: dict[str, Any]) -> rollout_pb2.Rollout:
@@ -259,11 +257,11 @@ def rollout_from_json(row: dict[str, Any]) -> rollout_pb2.Rollout:
 
 def _config(told: Any) -> rollout_pb2.RolloutConfig:
     if told is not None and not isinstance(told, dict):
-        raise ValueError(f"config: an object is wanted, not {shown(told)}")
+        raise ValueError(f"config must be an object, not {shown(told)}")
     config = dict(told or {})
     words = config.pop("retry_condition", None)
     if words is not None and not isinstance(words, list):
-        raise ValueError(f"config.retry_condition: a list is wanted, not {shown(words)}")
+        raise ValueError(f"config.retry_condition must be a list, not {shown(words)}")
     record = otlp_json.read(rollout_pb2.RolloutConfig, config)
     for status in words or ():
         record.retry_condition.append(_number("config.retry_condition", ATTEMPT_STATUS, status))
@@ -275,7 +273,7 @@ def _number(name: str, descriptor: EnumDescriptor, told: Any) -> Any:
     named = isinstance(told, str) and told.isascii()
     number = type(told) is int and -_INT32 <= told < _INT32
     if told is not None and not named and not number:
-        raise ValueError(f"{name}: a word is wanted, not {shown(told)}")
+        raise ValueError(f"{name} must be a word, not {shown(told)}")
     try:
         return convert.to_number(descriptor, told)
     except ValueError as error:
