@@ -140,9 +140,16 @@ def _triplet(triplet: Triplet) -> str:
 
 
 def triplet_to_json(triplet: Triplet) -> dict[str, Any]:
-    """Return a triplet as JSON values, with the keys that it has in an export."""
-    told: dict[str, Any] = json_value(_triplet(triplet).encode())
-    return told
+    """Convert a triplet to JSON values, with the keys that it has in an export.
+
+    Args:
+        triplet: The triplet.
+
+    Returns:
+        A JSON object.
+    """
+    row: dict[str, Any] = json_value(_triplet(triplet).encode())
+    return row
 
 
 def row_of(line: bytes) -> dict[str, Any]:
@@ -269,7 +276,7 @@ def _config(told: Any) -> rollout_pb2.RolloutConfig:
 
 
 def _number(name: str, descriptor: EnumDescriptor, told: Any) -> Any:
-    """Return the number of an enum's value, which is told as a word, or as the number of a newer one."""
+    """Return the number of an enum's value, given as a word, or as a number that is newer than this client."""
     named = isinstance(told, str) and told.isascii()
     number = type(told) is int and -_INT32 <= told < _INT32
     if told is not None and not named and not number:

@@ -87,7 +87,7 @@ class Stub:
     """The calls of the service on one channel, each created when it is first used.
 
     The generated stub creates all 30 at once, for a client that needs three. With a large heap, as in a forked runner,
-    so many objects can trigger a full garbage collection.
+    this number of objects can trigger a full garbage collection.
     """
 
     def __init__(self, channel: Any) -> None:
@@ -222,7 +222,7 @@ class AsyncHolder(Holder):
         self._check()
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            # One of another loop closes when it is let go of; `close` would need that loop to run.
+            # The channel of another loop closes when it is freed. Closing it would need that loop.
             self._channel = self.endpoint.async_channel(options())
             self._stub = Stub(self._channel)
             self._loop = loop
