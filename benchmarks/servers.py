@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from lightningstore.service.cli.main import main as run_cli
+from lightningstore.service.cli.entry import main as run_cli
 from lightningstore.service.server import tuning
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import grpc_options

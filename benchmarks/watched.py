@@ -18,7 +18,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from lightningstore.service.cli.main import main as run_cli
+from lightningstore.service.cli.entry import main as run_cli
 from lightningstore.service.server import tuning
 
 BEAT_SECONDS = 0.003

@@ -1,4 +1,4 @@
-"""`lightningstore export` and `import`: finished rollouts into a file, and out of one into a store."""
+"""`lightningstore export` and `import`: finished rollouts from a store to a file, and from files to a store."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CONTENT = (
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[float, float | None, str], None]]:
-    """Show on a terminal how far it is: the function takes what is done, out of how much, and a text."""
+    """Show progress on a terminal. Yields a function of the amount done, the total if known, and a text."""
     shown = sys.stderr.isatty()
     clock = SystemClock()
     is_shown = False
@@ -66,8 +66,8 @@ def progress(what: str) -> Iterator[Callable[[float, float | None, str], None]]:
 def _export(**given: Any) -> None:
     """Write finished rollouts to a file, in the order in which they finished.
 
-    The filters are joined by and, unless --any. While it is written the file is called FILE.partial; if the
-    work breaks off, the same command with --resume goes on with it.
+    The filters are joined by and, unless --any. Until it is complete the file is called FILE.partial. If the
+    export breaks off, the same command with --resume continues it.
     """
     options = connection.take(given)
     target: Path | None = given.pop("output")
@@ -208,7 +208,7 @@ class _Export:
 
 
 class _Begun:
-    """The options of an export, kept beside its partial file, so that nobody goes on with other ones."""
+    """The options of an export, kept beside its partial file, so that it is resumed with the same ones."""
 
     def __init__(self, partial: Path, given: dict[str, Any]) -> None:
         self._partial = partial
@@ -216,7 +216,7 @@ class _Begun:
         self._given = {name: _plain(given[name]) for name in CONTENT}
 
     def check(self) -> None:
-        """Refuse options that are not those with which the partial file was begun."""
+        """Raise click.ClickException for options other than those of the partial file."""
         again = "--replace begins anew"
         try:
             before = dict(json.loads(self._path.read_bytes()))
@@ -308,9 +308,9 @@ export_command = click.Command(
 
 
 def _import(files: tuple[Path, ...], *, rollout_per_trace: bool, **given: Any) -> None:
-    """Bring exported FILES into the store, or OTLP JSON files of the OpenTelemetry collector; - is stdin.
+    """Import FILES that were exported, or OTLP JSON files of the OpenTelemetry collector; - is stdin.
 
-    What is there already with the same content is known, so an import may be repeated.
+    Rollouts that the store has with the same content are counted as known, so an import may be repeated.
     """
     from lightningstore.service.cli.otlp_file import OtlpFiles, is_otlp  # noqa: PLC0415
 
@@ -330,7 +330,7 @@ def _import(files: tuple[Path, ...], *, rollout_per_trace: bool, **given: Any) -
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Let errors name the file, of which there may be several."""
+    """Name the file in errors: there may be several."""
     from lightningstore.client import LightningStoreError  # noqa: PLC0415
 
     try:

@@ -17,9 +17,6 @@ def main() -> None:
         code = app(prog_name=NAME, standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        sys.exit(2)
     except click.UsageError as error:
         _usage(error)
     except click.ClickException as error:
@@ -33,6 +30,11 @@ def main() -> None:
 
 
 def _usage(error: click.UsageError) -> NoReturn:
+    if error.ctx is not None and error.format_message() == error.ctx.get_help():
+        click.echo(
+            error.format_message()
+        )  # no command was given: click before 8.2 prints it itself
+        sys.exit(0)
     _fail("\n".join([error.format_message(), *_usage_lines(error)]), 2)
 
 

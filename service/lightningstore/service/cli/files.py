@@ -1,4 +1,4 @@
-"""`lightningstore backup`, `restore`, `check` and `vacuum`: the data file, without a server's help."""
+"""`lightningstore backup`, `restore`, `check` and `vacuum`: work on the data file, without a server."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def _db_option(function: Any) -> Any:
         show_envvar=True,
         default=Config.model_fields["db"].default,
         show_default=True,
-        help="The data file.",
+        help="Data file.",
     )(function)
 
 
-def _told(work: Callable[[], Any]) -> Any:
-    """Do it; what goes wrong becomes one line."""
+def _run(work: Callable[[], Any]) -> Any:
+    """Return what the work returns; an error becomes one line."""
     try:
         return work()
     except (StorageUnusable, OSError) as error:
@@ -40,7 +40,7 @@ def _told(work: Callable[[], Any]) -> Any:
 @click.argument("target", type=_FILE)
 @_db_option
 def backup(target: Path, db: Path) -> None:
-    """Copy the store to TARGET, a new file, while it is served or not."""
+    """Copy the data file to TARGET, a new file. A server may be running on it."""
     with click.progressbar(length=1, label="pages", file=sys.stderr) as bar:
 
         def copy() -> int:
@@ -53,17 +53,17 @@ def backup(target: Path, db: Path) -> None:
 
                 return tools.backup(db, target, show)
 
-        size = _told(copy)
+        size = _run(copy)
     click.echo(f"{target}: {size / MIB:.1f} MiB")
 
 
 @click.command()
 @click.argument("source", type=_FILE)
 @_db_option
-@click.option("--replace", is_flag=True, help="Also over a data file that is there.")
+@click.option("--replace", is_flag=True, help="Replace the data file if it exists.")
 def restore(source: Path, db: Path, *, replace: bool) -> None:
-    """Check the backup SOURCE and put it in the place of the data file. No server may run on it."""
-    _told(lambda: tools.restore(source, db, replace=replace))
+    """Check the backup SOURCE and restore it as the data file. No server may be running on it."""
+    _run(lambda: tools.restore(source, db, replace=replace))
     click.echo(f"{db}: restored from {source}")
 
 
@@ -71,16 +71,16 @@ def restore(source: Path, db: Path, *, replace: bool) -> None:
 @_db_option
 @click.option(
     "--repair",
-    "mend",
+    "fix",
     is_flag=True,
-    help="Remove what cannot be read and correct the rest; a copy is kept. No server may run on the file.",
+    help="Remove unreadable records and correct the others; a copy is kept. No server may be running.",
 )
-def check(db: Path, *, mend: bool) -> None:
-    """Look for damage, while the store is served or not. Exit code 1 if there is any left."""
-    if mend:
-        for line in _told(lambda: repair.repair(db)):
+def check(db: Path, *, fix: bool) -> None:
+    """Check the data file for damage; exit code 1 if there is any left. A server may be running on it."""
+    if fix:
+        for line in _run(lambda: repair.repair(db)):
             click.echo(line)
-    found = _told(lambda: tools.check(db))
+    found = _run(lambda: tools.check(db))
     for line in found or ["ok"]:
         click.echo(line)
     if found:
@@ -90,8 +90,8 @@ def check(db: Path, *, mend: bool) -> None:
 @click.command()
 @_db_option
 def vacuum(db: Path) -> None:
-    """Give unused space back to the file system. No server may run on the file."""
-    before, after = _told(lambda: tools.vacuum(db))
+    """Return unused space to the file system. No server may be running on the data file."""
+    before, after = _run(lambda: tools.vacuum(db))
     click.echo(f"{db}: {before / MIB:.1f} MiB before, {after / MIB:.1f} MiB now")
 
 

@@ -61,7 +61,7 @@ SECTIONS: dict[str, dict[str, _Entry]] = {
         "vacuum": _Entry("files", "vacuum", "Shrink the data file.", calls=False),
     },
     "More": {
-        "token": _Entry("tokens", "token", "Make, list and revoke access tokens.", calls=False),
+        "token": _Entry("tokens", "token", "Create, list and revoke access tokens.", calls=False),
         "completion": _Entry(
             "completion", "completion", "Print the completion script of a shell.", calls=False
         ),

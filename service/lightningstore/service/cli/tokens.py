@@ -1,4 +1,4 @@
-"""`lightningstore token`: makes, lists and revokes the tokens of a file."""
+"""`lightningstore token`: creates, lists and revokes the tokens of a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightningstore.service.security.permissions import Role, lifetime, new_toke
 
 @click.group()
 def token() -> None:
-    """Make, list and revoke tokens; a running server follows at once."""
+    """Create, list and revoke access tokens. A running server applies changes at once."""
 
 
 def _file_option(*, required: bool) -> Callable[[Any], Any]:
@@ -26,19 +26,28 @@ def _file_option(*, required: bool) -> Callable[[Any], Any]:
         show_envvar=True,
         required=required,
         type=click.Path(path_type=Path),
-        help="The tokens file.",
+        help="Tokens file.",
     )
 
 
 @token.command()
 @_file_option(required=False)
-@click.option("--role", required=True, type=click.Choice([role.value for role in Role]))
-@click.option("--name", required=True, help="Who gets it; told in lists and to revoke it.")
-@click.option("--expires", metavar="TIME", help="Lifetime: 30d, 12h or 45m; unset: it never ends.")
+@click.option(
+    "--role",
+    required=True,
+    type=click.Choice([role.value for role in Role]),
+    help="What the token allows.",
+)
+@click.option(
+    "--name",
+    required=True,
+    help="Name of the token; shown by `token list`, used by `token revoke`.",
+)
+@click.option("--expires", metavar="TIME", help="Lifetime: 30d, 12h or 45m. Default: unlimited.")
 def new(path: Path | None, role: str, name: str, expires: str | None) -> None:
-    """Print a new token, once, and add its hash to the file, which is made if it is not there.
+    """Print a new token, once, and add its hash to the tokens file, which is created if it is missing.
 
-    Without a file the line to append is printed on stderr.
+    Without a file, print the line to append on stderr.
     """
     try:
         end = tokens.utc(SystemClock()) + lifetime(expires) if expires else None
@@ -55,7 +64,7 @@ def new(path: Path | None, role: str, name: str, expires: str | None) -> None:
 @token.command("list")
 @_file_option(required=True)
 def list_tokens(path: Path) -> None:
-    """Print name, role and end of each token of the file."""
+    """Print name, role and expiry of each token."""
     now = tokens.utc(SystemClock())
     for known in _read(path):
         end = f"{known.expires:%Y-%m-%d %H:%M:%S} UTC" if known.expires else "never"
@@ -74,7 +83,7 @@ def _read(path: Path) -> list[Any]:
 @_file_option(required=True)
 @click.argument("name")
 def revoke(path: Path, name: str) -> None:
-    """Take a token out of the file: the next call with it is refused."""
+    """Remove a token from the file: the next call with it is rejected."""
     try:
         tokens.remove(path, name)
     except Misconfigured as error:
