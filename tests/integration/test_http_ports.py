@@ -130,6 +130,25 @@ async def test_errors_of_a_route_become_answers_with_a_reason(
     assert counted == [("Page", code)]
 
 
+async def test_answers_can_be_streamed_and_close_the_connection_where_a_body_is_unread() -> None:
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"a")
+        await response.write(b"b")
+        await response.write_eof()
+        return response
+
+    server = HttpServer([Page(stream)])
+    await server.start("127.0.0.1", 0)
+    for size, connection in ((0, None), (1 << 20, "close")):
+        answer = await send(server.port, "POST", "/page", bytes(size))
+        assert (answer.status, answer.body) == (200, b"ab")
+        assert answer.headers["Server"] == "lightningstore"
+        assert answer.headers.get("Connection") == connection
+    await server.stop(1)
+
+
 async def test_paths_without_a_route_are_not_counted_as_calls() -> None:
     answer, counted = await answered(nothing, "/elsewhere")
     assert (answer.status, counted) == (404, [])

@@ -69,6 +69,7 @@ class HttpServer:
         self._services = services
         self._count = count
         application = web.Application(middlewares=[self._answer])
+        application.on_response_prepare.append(self._prepare)
         application.add_routes([route for service in services for route in service.routes])
         self._runner = web.AppRunner(
             application,
@@ -134,10 +135,15 @@ class HttpServer:
         name = request.match_info.route.name
         if self._count is not None and name is not None:
             self._count(name, code, perf_counter() - began)
-        response.headers.setdefault("Server", "lightningstore")
-        if self._stopping or not request.content.at_eof():
-            response.force_close()  # What was not read would be taken for the next request.
         return response
+
+    async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Complete the headers of an answer, before it is sent or begins to be streamed."""
+        response.headers["Server"] = "lightningstore"
+        if self._stopping or not request.content.at_eof():
+            # What was not read would be taken for the next request.
+            response.force_close()
+            response.headers["Connection"] = "close"
 
 
 def encoded(request: web.Request, answer: Message) -> web.Response:
