@@ -221,7 +221,6 @@ UNREVISED = tuple(
         f"service/lightningstore/service/{name}"
         for name in [
             "cli/",
-            "engine/",
             "storage/",
             "traces/",
             "triplets/",

@@ -1,4 +1,4 @@
-"""Large answers, composed in turns."""
+"""Builds large answers in slices."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from lightningstore.v1.rollout_pb2 import Rollout
 async def compose_all(
     engine: Engine, rollouts: Sequence[Shown], targets: Sequence[Rollout], limit: int | None
 ) -> None:
-    """Fill the rollouts of an answer; all of them without payloads where they pass the limit together.
+    """Fill the rollouts of an answer.
 
-    A rollout whose input can no longer be loaded goes without payloads, too.
+    If together they exceed the limit, all of them are filled without payloads. A rollout whose
+    input can no longer be loaded is also returned without payloads.
     """
     turn, total = Turn(), 0
     if limit is not None:

@@ -1,4 +1,4 @@
-"""A limit of bytes that many callers share."""
+"""A limit in bytes shared by many callers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from lightningstore.service.rules.errors import Busy
 
 
 class Budget:
-    """Bytes that are held at the same time, for one purpose. Whoever comes first gets room first."""
+    """Bytes that are held at the same time for one purpose, first come, first served."""
 
     def __init__(self, limit: int, what: str) -> None:
-        """Take the limit in bytes, and what the bytes are, for errors."""
+        """Set the limit in bytes, and the name of the bytes for errors."""
         self._limit = limit
         self._what = what
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        #: Bytes held now, and bytes that wait for room.
+        #: Bytes held now, and bytes that wait for space.
         self.used = self.waiting_bytes = 0
 
     @asynccontextmanager
     async def hold(self, size: int, seconds: float | None = None) -> AsyncIterator[None]:
-        """Hold `size` bytes, after waiting for room for at most `seconds`. Raises Busy."""
+        """Hold `size` bytes, after waiting for space for at most `seconds`. Raises Busy."""
         await self.take(size, seconds)
         try:
             yield
@@ -33,8 +33,9 @@ class Budget:
     async def take(self, size: int, seconds: float | None = None) -> None:
         """Take `size` bytes, which the caller gives back.
 
-        Waits for room for at most `seconds`; None: without a limit. What waits has the limit of what is held.
-        More than the limit has room alone. Raises Busy.
+        Waits for space for at most `seconds`; None: without a limit. The waiting bytes have the
+        same limit as the held ones. A size above the limit is granted only when nothing else is
+        held. Raises Busy.
         """
         if not self._waiting and self._has_room(size):
             self.used += size
@@ -59,7 +60,7 @@ class Budget:
                 self._wake()
 
     def try_take(self, size: int) -> bool:
-        """Take `size` bytes if there is room now; the caller gives them back."""
+        """Take `size` bytes if there is space now; the caller gives them back."""
         if self._waiting or self.used + size > self._limit:
             return False
         self.used += size

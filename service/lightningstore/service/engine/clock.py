@@ -1,4 +1,4 @@
-"""Time, injected: the only module that reads it."""
+"""Injected time; the only module that reads the clock."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-#: How long an operation over many items keeps the event loop before others get a turn. Seconds.
+#: Seconds for which a long operation runs on the event loop before other tasks run.
 TURN_SECONDS = 0.005
-#: How long others then have it, at least. One round of the loop is not enough: grpc.aio takes up one call in two
-#: rounds, so calls would wait for the end of the operation where more than a hundred a second come.
+#: Minimum seconds for the other tasks. One iteration of the loop is not enough: grpc.aio accepts
+#: one call in two iterations, so above a hundred calls a second they would wait for the end of the
+#: operation.
 REST_SECONDS = 0.002
 
 
 class Turn:
-    """The turn that an operation over many items has on the event loop.
+    """The time slice of a long operation on the event loop.
 
-    After each item: `if turn.over(): await turn.next()`. Only where nothing that the operation has done so
-    far can be seen, and nothing that it has read has to stay true.
+    After each item: `if turn.over(): await turn.next()`. Use it only where nothing that the
+    operation has done is visible yet, and nothing that it has read must remain true.
     """
 
     __slots__ = ("_until",)
@@ -28,18 +29,18 @@ class Turn:
         self._until = time.perf_counter() + TURN_SECONDS
 
     def over(self) -> bool:
-        """Tell whether others should have the loop."""
+        """Return whether other tasks should run."""
         return time.perf_counter() >= self._until
 
     async def next(self) -> None:
-        """Let others have the loop, and begin the next turn."""
+        """Let other tasks run, and start the next slice."""
         await asyncio.sleep(REST_SECONDS)
         self._until = time.perf_counter() + TURN_SECONDS
 
 
 @lru_cache(maxsize=1)
 def _boot_id() -> str:
-    """Return Linux's name of the present boot, "" on other systems."""
+    """Return Linux's id of the current boot, "" on other systems."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -47,22 +48,23 @@ def _boot_id() -> str:
 
 
 class Clock(Protocol):
-    """What the store needs to know of time."""
+    """The time functions that the store needs."""
 
     def wall_ns(self) -> int:
-        """Return nanoseconds since the Unix epoch: for stamps and for deadlines on disk."""
+        """Return nanoseconds since the Unix epoch, for timestamps and for stored deadlines."""
 
     def monotonic(self) -> float:
-        """Return seconds that never jump: for intervals and for deadlines in memory."""
+        """Return seconds that never jump, for intervals and for deadlines in memory."""
 
     def boot(self) -> tuple[str, int]:
-        """Return which boot of which machine this is, and the nanoseconds since; "" where nobody knows.
+        """Return the id of the current boot ("" if unknown) and the nanoseconds since then.
 
-        Unlike `monotonic` it counts on while a machine sleeps, and means the same in the next process.
+        Unlike `monotonic` it includes the time for which the machine sleeps, and is comparable
+        between processes.
         """
 
     async def wait(self, event: asyncio.Event, until: float | None) -> None:
-        """Return when the event is set or `monotonic` reaches `until` (None: the event alone)."""
+        """Return when the event is set or `monotonic` reaches `until` (None: only the event)."""
 
 
 class SystemClock:
@@ -77,7 +79,7 @@ class SystemClock:
         return time.monotonic()
 
     def boot(self) -> tuple[str, int]:
-        """Return which boot this is, and the nanoseconds since."""
+        """Return the id of the current boot, and the nanoseconds since then."""
         boot_id = _boot_id()
         return boot_id, time.clock_gettime_ns(time.CLOCK_BOOTTIME) if boot_id else 0
 
@@ -87,7 +89,7 @@ class SystemClock:
             await event.wait()
             return
         loop = asyncio.get_running_loop()
-        # A plain timer: wait_for would make a task at every turn of the watchdog.
+        # A plain timer, because wait_for would create a task in every iteration of the watchdog.
         timer = loop.call_later(max(0.0, until - time.monotonic()), event.set)
         try:
             await event.wait()

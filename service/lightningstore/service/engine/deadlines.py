@@ -1,4 +1,4 @@
-"""When live attempts are overdue, and when retries may be claimed."""
+"""Deadlines of live attempts, and ends of back-offs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from lightningstore.service.rules import lifecycle
 from lightningstore.service.rules.times import nanoseconds, seconds
 from lightningstore.service.storage.base import Counters
 
-#: Silence after which a live attempt without a deadline ends, once its rollout has finished. Seconds.
+#: Seconds after the last heartbeat or span at which a live attempt without a deadline ends, once
+#: its rollout has finished.
 ORPHAN_SILENCE = 600.0
 
 
@@ -21,15 +22,17 @@ class Deadlines:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        #: Live attempts by the time at which they are overdue.
+        #: Live attempts by their deadline.
         self.attempts: Timers[AttemptState] = Timers()
-        #: Rollouts in their back-off, by the time at which they may be claimed.
+        #: Rollouts in their back-off, by the time at which it ends.
         self.delays: Timers[Entry] = Timers()
-        #: Set when the watchdog should look at the timers again.
+        #: Set when the watchdog should check the timers again.
         self.earlier = asyncio.Event()
-        #: Silence before this monotonic time does not count: the server could not receive anything.
+        #: Time before this monotonic time does not count towards unresponsive timeouts, because the
+        #: server could not receive heartbeats.
         self.deaf_until = 0.0
-        #: How much later than planned the watchdog woke, in seconds: what others held up.
+        #: Delay of the watchdog's wake-ups in seconds, which shows how long other tasks held the
+        #: loop.
         self.lag = Worst()
         #: The wall clock without its jumps.
         self.time = StoreTime(clock, Counters())
@@ -41,7 +44,7 @@ class Deadlines:
 
     @property
     def watchdog_lag(self) -> float:
-        """How late the watchdog woke, in seconds: the worst of the last one to two minutes."""
+        """Delay of the watchdog's wake-ups in seconds: the maximum of the last one to two minutes."""
         return self.lag.value(self._clock.monotonic())
 
     def next(self) -> float | None:
@@ -50,12 +53,12 @@ class Deadlines:
         return min((time for time in due if time is not None), default=None)
 
     def delay(self, entry: Entry, seconds_left: float) -> None:
-        """Have the watchdog put a rollout into the queue after that time, in seconds."""
+        """Queue a rollout after a delay in seconds."""
         if self.delays.push(self._clock.monotonic() + seconds_left, entry):
             self.earlier.set()
 
     def arm(self, attempt: AttemptState) -> None:
-        """Have the watchdog look after a live attempt, if it has a deadline."""
+        """Set the timer of a live attempt, if it has a deadline."""
         config = attempt.entry.rollout.config
         attempt.timeout_at = None
         if config.HasField("timeout"):
@@ -65,7 +68,7 @@ class Deadlines:
             self.earlier.set()
 
     def started_at(self, attempt: AttemptState) -> float:
-        """Return the monotonic time of an attempt's start: the wall clock may be set meanwhile."""
+        """Return the monotonic time of an attempt's start, whatever the wall clock does."""
         if attempt.started_at is None:
             start_ns = nanoseconds(attempt.record.start_time)
             since = self.time.since_attempt(attempt.key, start_ns)
@@ -73,14 +76,14 @@ class Deadlines:
         return attempt.started_at
 
     def deadline(self, attempt: AttemptState) -> float | None:
-        """Return the monotonic time at which a live attempt is overdue, None if never."""
+        """Return the monotonic time of a live attempt's deadline, or None."""
         silent_at = self.silent_at(attempt)
         if attempt.timeout_at is None or silent_at is None:
             return silent_at if attempt.timeout_at is None else attempt.timeout_at
         return min(attempt.timeout_at, silent_at)
 
     def silent_at(self, attempt: AttemptState) -> float | None:
-        """Return the monotonic time at which a live attempt has been silent for too long."""
+        """Return the monotonic time of a live attempt's unresponsive timeout, or None."""
         rollout = attempt.entry.rollout
         heard_at = max(attempt.heard_at, self.deaf_until)
         if rollout.config.HasField("unresponsive_timeout"):

@@ -1,17 +1,17 @@
-"""Which rollouts lose their spans when memory runs short. Pure data structure."""
+"""Chooses the rollouts whose spans are evicted when memory runs short. Pure data structure."""
 
 from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
 
-#: Rollouts that lose their spans at a time, once there is room: thousands would hold the event loop.
+#: Maximum number of rollouts evicted at a time, because thousands would hold the event loop.
 EVICTED_AT_ONCE = 256
 
 
 @dataclass
 class Shelved:
-    """What is known of a rollout with spans."""
+    """A rollout with spans."""
 
     key: int
     start_ns: int
@@ -21,10 +21,10 @@ class Shelved:
 
 
 class Shelf:
-    """Rollouts with spans in memory: finished ones go before live ones, the oldest first."""
+    """Rollouts with spans in memory, evicted in this order: finished before live, oldest first."""
 
     def __init__(self, threshold: int, safe: int) -> None:
-        """Take the bytes above which spans are evicted, and down to which."""
+        """Set the sizes in bytes above which, and down to which, spans are evicted."""
         self.threshold = threshold
         self.safe = safe
         self.total = 0
@@ -35,7 +35,7 @@ class Shelf:
         self._heaps: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
 
     def add(self, key: int, start_ns: int, size: int, count: int, *, finished: bool) -> None:
-        """Note that a rollout got spans."""
+        """Record spans of a rollout."""
         item = self._items.get(key)
         if item is None:
             item = self._items[key] = Shelved(key, start_ns, finished)
@@ -45,7 +45,7 @@ class Shelf:
         self.total += size
 
     def remove(self, key: int) -> Shelved | None:
-        """Forget a rollout that goes as a whole; returns what it had here."""
+        """Remove a rollout with its spans; return its data."""
         self.evicted.discard(key)
         item = self._items.pop(key, None)
         if item is not None:
@@ -53,16 +53,17 @@ class Shelf:
         return item
 
     def move(self, key: int, *, finished: bool) -> None:
-        """Note that a rollout finished, or was reopened."""
+        """Record that a rollout finished or was reopened."""
         item = self._items.get(key)
         if item is not None and item.finished != finished:
             item.finished = finished
             heapq.heappush(self._heaps[finished], (item.start_ns, key))
 
     def evict(self) -> list[Shelved]:
-        """Return the rollouts that lose their spans now; empty while there is room.
+        """Return the rollouts to evict now; empty while there is space.
 
-        As many as it takes to get below the threshold, and a few more: later calls go on to the safe one.
+        These are enough to get below the threshold, and a few more; later calls continue to the
+        safe threshold.
         """
         if self.total <= (self.safe if self._evicting else self.threshold):
             self._evicting = False

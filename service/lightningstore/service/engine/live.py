@@ -1,8 +1,8 @@
-"""What all operations share: finding records, applying transitions, commit and barrier.
+"""Applies transitions to live records, and records the changes.
 
-An operation runs without an await from its first read to its last write, so it is atomic and the order of
-operations is the order of the event loop. What it needs from disk is loaded before. It writes its changes
-for the committer; its answer goes out when they are durable.
+An operation runs without an await from its first read to its last write, so it is atomic, and
+operations are ordered by the event loop. Records on disk are loaded before. The operation records
+its changes for the committer and answers when they are durable.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lightningstore.service.storage.base import Counters, Snapshot
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.rollout_pb2 import Rollout
 
-#: Bytes that a record adds to a commit, beside its input: a rough mean.
+#: Approximate bytes that a record adds to a commit, without its input.
 ROW_BYTES = 300
 #: Rollouts that are adopted before other tasks run.
 ADOPTED_AT_ONCE = 1000
@@ -49,7 +49,7 @@ class Live:
         self._kept_inputs_bytes = kept_inputs_bytes
         self._committer = committer
         self._waiters = waiters
-        #: Spans in memory, where the storage keeps them there.
+        #: Spans in memory, if the storage keeps them there.
         self.shelf = shelf
         self.state = State(Counters(), kept_inputs_bytes)
         self.workforce = Workforce()
@@ -57,7 +57,7 @@ class Live:
         self._completions: deque[tuple[int, Completion]] = deque()
 
     async def adopt(self, snapshot: Snapshot) -> None:
-        """Replace everything. No operation may decide anything meanwhile: the store is new, or has failed."""
+        """Replace all state. The store is new or has failed, and no operation may run meanwhile."""
         state = self.state = State(snapshot.counters, self._kept_inputs_bytes)
         self.deadlines.adopt(snapshot.counters)
         self.workforce = Workforce(snapshot.workers)
@@ -86,14 +86,14 @@ class Live:
         self.deadlines.earlier.set()
 
     def take_completions(self, through: int) -> list[Completion]:
-        """Take out what finished with commits up to the given one, in completion order."""
+        """Remove and return the finishes of commits up to the given one, in completion order."""
         ready = []
         while self._completions and self._completions[0][0] <= through:
             ready.append(self._completions.popleft()[1])
         return ready
 
     def drop_span_ids(self, completions: list[Completion], durable_through: int) -> None:
-        """Drop the span ids of rollouts that have finished: few spans will follow."""
+        """Drop the span ids of finished rollouts, which get few more spans."""
         for completion in completions:
             entry = self.state.entries.get(completion.rollout_id)
             if entry is not None and entry.changed <= durable_through:
@@ -110,7 +110,7 @@ class Live:
         return attempt
 
     def loaded_attempt(self, rollout_id: str, attempt_id: str, field: str = "") -> AttemptState:
-        """Return an attempt of a rollout that `load_many` was asked for."""
+        """Return an attempt of a rollout that was passed to `load_many`."""
         check_id(f"{field}rollout_id", rollout_id)
         entry = self.state.entries.get(rollout_id)
         if entry is None:
@@ -130,7 +130,7 @@ class Live:
         *,
         verdict: bool = False,
     ) -> None:
-        """Make a transition true. `verdict` says that the watchdog gave it."""
+        """Apply a transition. `verdict`: it is an expiry set by the watchdog."""
         if transition.attempt is not None and attempt is not None:
             self.put_attempt(attempt, transition.attempt, now, verdict=verdict)
         if transition.rollout is not None:
@@ -140,7 +140,7 @@ class Live:
         self.state.touch(entry)
 
     def add_rollout(self, entry: Entry, *, queued: bool) -> None:
-        """Put a new rollout into the store, and into the queue if `queued`."""
+        """Add a new rollout to the store, and to the queue if `queued`."""
         counters, changes = self.state.counters, self._committer.changes
         counters.rollout_key += 1
         entry.key = counters.rollout_key
@@ -153,7 +153,7 @@ class Live:
     def put_rollout(
         self, entry: Entry, record: Rollout, queue: Queue = Queue.KEEP, delay: float = 0.0
     ) -> None:
-        """Replace the record of a rollout and its place in the queue."""
+        """Replace the record of a rollout and its queue position."""
         self.state.count_rollout(entry.rollout.status, record.status)
         if entry.rollout.completion_number and not record.completion_number:
             self._waiters.reopen(entry.rollout.completion_number)
@@ -185,27 +185,27 @@ class Live:
         changes.size += len(input_json)
 
     def save(self, entry: Entry) -> None:
-        """Have the rollout written with the next commit."""
+        """Include the rollout in the next commit."""
         changes = self._committer.changes
         changes.rollouts[entry.key] = entry.row()
         changes.size += ROW_BYTES
         entry.changed = self._committer.sealed + 1
 
     def finish(self, entry: Entry) -> None:
-        """Give a finished rollout, whose record nobody has seen yet, its completion number."""
+        """Assign a completion number to a finished rollout, whose record is not visible yet."""
         counters = self.state.counters
         counters.completion_number += 1
-        # The record is this operation's own copy, nobody has seen it yet.
+        # The record is this operation's own copy, which is not visible yet.
         entry.rollout.completion_number = counters.completion_number
         self.note_finish(self._committer.sealed + 1, entry.completion())
         self.settle_finished(entry)
 
     def note_finish(self, number: int, completion: Completion) -> None:
-        """Have waiters told of a finish once the commit of this number is durable."""
+        """Notify waiters of a finish when the commit of this number is durable."""
         self._completions.append((number, completion))
 
     def settle_finished(self, entry: Entry) -> None:
-        """End or watch the attempts that are left live under a finished rollout."""
+        """End the attempts that are still live under a finished rollout, or set their deadlines."""
         for attempt in entry.attempts.values():
             if not lifecycle.is_live(attempt.record):
                 continue
@@ -229,7 +229,7 @@ class Live:
         self.state.queue.push(rollout.rollout_id, entry.position, rollout.priority, rollout.mode)
 
     def leave_queue(self, entry: Entry) -> None:
-        """Take a rollout out of the queue, if it is in."""
+        """Remove a rollout from the queue, if it is in it."""
         if entry.position:
             entry.position = entry.available_ns = 0
             self.state.inputs.discard(entry)
@@ -237,19 +237,19 @@ class Live:
             self.state.queue.discard(entry.rollout.rollout_id)
 
     def queue_due(self, entry: Entry) -> None:
-        """Let a rollout be claimed whose back-off is over."""
+        """Make a rollout claimable when its back-off has ended."""
         rollout = entry.rollout
         self.state.queue.push(rollout.rollout_id, entry.position, rollout.priority, rollout.mode)
 
     @property
     def queue_depth(self) -> int:
-        """Rollouts in the queue, those that wait for their back-off included."""
+        """Rollouts in the queue, including those that wait for their back-off."""
         return len(self.state.queue) + len(self.deadlines.delays)
 
     def put_attempt(
         self, attempt: AttemptState, record: Attempt, now: Timestamp, *, verdict: bool = False
     ) -> None:
-        """Replace the record of an attempt; its worker and its deadline follow."""
+        """Replace the record of an attempt, and update its worker and deadline."""
         old, attempt.record = attempt.record, record
         self.state.count_attempt(old.status, record.status)
         was_live, is_live = lifecycle.is_live(old), lifecycle.is_live(record)
@@ -267,24 +267,24 @@ class Live:
     def heard_from(
         self, attempt: AttemptState, now: Timestamp, *, by_span: bool, added: int = 0
     ) -> None:
-        """A sign of life: stamp the attempt, count `added` spans, revive what it revives."""
+        """Apply a span or heartbeat: set the time, count `added` spans, revive the attempt."""
         attempt.heard_at = self._clock.monotonic()
         entry = attempt.entry
         transition = lifecycle.heard_from(entry.rollout, attempt.record, now, by_span=by_span)
         if added and transition.attempt is not None:
-            transition.attempt.span_count += added  # its own copy, nobody has seen it yet
+            transition.attempt.span_count += added  # its own copy, not visible yet
         self.apply(entry, attempt, transition, now)
         self.workforce.heard_from(attempt.record.worker_id, now)
 
     def save_attempt(self, attempt: AttemptState) -> None:
-        """Have the attempt written with the next commit."""
+        """Include the attempt in the next commit."""
         changes = self._committer.changes
         changes.attempts[attempt.key] = attempt.row()
         changes.size += ROW_BYTES
         attempt.entry.changed = self._committer.sealed + 1
 
     def new_attempt(self, entry: Entry, record: Attempt, now: Timestamp) -> AttemptState:
-        """Add an attempt to a rollout, its latest one."""
+        """Add the latest attempt of a rollout."""
         counters = self.state.counters
         self.deadlines.time.note(counters)
         counters.attempt_key += 1

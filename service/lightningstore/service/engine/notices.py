@@ -1,4 +1,4 @@
-"""Log lines about what may happen thousands of times a second: the first at once, then a summary a minute."""
+"""Rate-limited log lines: the first at once, then a summary per minute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 
 from lightningstore.service.rules.texts import SHOWN_LENGTH
 
-#: Seconds between two lines.
+#: Minimum seconds between two lines.
 QUIET = 60.0
 
 
@@ -16,7 +16,7 @@ class Notices:
     """Counts events of one kind by reason, and logs the counts at most once in QUIET seconds."""
 
     def __init__(self, logger: logging.Logger, what: str) -> None:
-        """Take the logger, and what happened, such as "spans were refused"."""
+        """Set the logger, and the name of the events, such as "spans were rejected"."""
         self._logger = logger
         self._what = what
         #: Events by reason since the start, for metrics.
@@ -26,7 +26,7 @@ class Notices:
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, reason: str, count: int, example: str) -> None:
-        """Count events; `reason` is one of a few words, `example` is for people."""
+        """Count events. `reason` is one of a few words; `example` is for people."""
         self.total[reason] += count
         self._unsaid[reason] += count
         self._examples[reason] = example[:SHOWN_LENGTH]
@@ -47,7 +47,7 @@ class Notices:
         self._examples.clear()
 
     def close(self) -> None:
-        """Log what is left, and wait for nothing more."""
+        """Log what is left, and start no further timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""Long polls of the queue: which calls wait for a rollout to claim, first come first served."""
+"""Long polls of the queue, served first come, first served."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALL_MODES = frozenset(RolloutMode.values())
 
 
 class Poll:
-    """A DequeueRollouts that waits. `ready` is set when it has its answer, or will get none."""
+    """A waiting DequeueRollouts. `ready` is set when it has its answer, or will get none."""
 
     __slots__ = ("claim", "claimed", "error", "lanes", "number", "ready", "request")
 
@@ -33,10 +33,10 @@ class Poll:
         self.lanes = modes or ALL_MODES
         #: Claims what can be claimed now.
         self.claim = claim
-        #: Counts the polls: the lowest number is served first.
+        #: Sequence number of the poll: the lowest one is served first.
         self.number = 0
         self.ready = asyncio.Event()
-        #: What was claimed.
+        #: The claimed rollouts.
         self.claimed: list[Shown] = []
         self.error: Exception | None = None
 
@@ -46,27 +46,26 @@ class Polls:
 
     def __init__(self, live: Live, serve_rest: Callable[[], None]) -> None:
         self._live = live
-        #: Called in a later turn of the event loop where `serve` did not finish.
+        #: Called in a later iteration of the event loop if `serve` did not finish.
         self._serve_rest = serve_rest
         self._polls: dict[Poll, None] = {}
-        #: The polls by the lanes that they may be served from, in each first come first served. No rollout can
-        #: be claimed in a lane with waiting polls, except those that have just entered it.
+        #: The polls by the lanes that can serve them, in order of arrival. No rollout can be
+        #: claimed in a lane with waiting polls, except those that have just entered it.
         self._waiting: dict[int, dict[Poll, None]] = {}
         self._count = 0
         self._serving_later = False
-        #: Polls by their request ids: several where a caller has repeated its call.
+        #: Polls by their request ids: several if a caller has repeated its call.
         self._named: dict[str, list[Poll]] = {}
 
     def __len__(self) -> int:
-        """Return how many polls wait."""
+        """Return the number of waiting polls."""
         return len(self._polls)
 
     async def wait(self, poll: Poll, clock: Clock, until: float) -> list[Shown]:
-        """Return what was claimed, once the poll is served, the clock has reached `until`, or `end` was called.
+        """Return the claims when the poll is served or ended, or the clock reaches `until`.
 
         Raises:
-            StoreError: what `end` was given.
-
+            StoreError: The error that was passed to `end`.
         """
         request_id = poll.request.request_id
         self._count += 1
@@ -90,16 +89,17 @@ class Polls:
         return poll.claimed
 
     def _leave(self, poll: Poll) -> None:
-        """End the wait of a poll, if it still waits."""
+        """End the wait of a poll, if it is still waiting."""
         if self._polls.pop(poll, poll) is None:
             for lane in poll.lanes:
                 del self._waiting[lane][poll]
 
     def serve(self) -> None:
-        """Claim for waiting polls, first come first served.
+        """Claim for waiting polls, first come, first served.
 
-        Looks only at lanes that rollouts have entered since the last time, so the cost follows what can be
-        claimed and not how many polls wait. Where many are served, other tasks run in between.
+        Examines only lanes that rollouts have entered since the last call, so the cost depends on
+        what can be claimed, not on the number of waiting polls. If many are served, other tasks run
+        in between.
         """
         fed = self._live.state.queue.fed
         turn = Turn()
@@ -127,7 +127,10 @@ class Polls:
         self._serve_rest()
 
     def _first(self, fed: set[int]) -> Poll | None:
-        """Return the poll that has waited longest for one of these lanes; drops lanes that can serve none."""
+        """Return the poll that has waited longest for one of these lanes.
+
+        Drops lanes that can serve none.
+        """
         first: Poll | None = None
         for lane in tuple(fed):
             waiting = self._waiting.get(lane)

@@ -5,36 +5,37 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection
 
-#: What a lane holds: minus the priority, the position, the rollout id. The smallest is claimed first.
+#: An item of a lane: the negative priority, the position, the rollout id. The smallest is claimed
+#: first.
 Item = tuple[int, int, str]
 
 
 class RolloutQueue:
-    """Rollout ids that wait to be claimed, each at most once.
+    """Ids of claimable rollouts, each at most once.
 
-    A lane holds the rollouts of one mode in one heap, whatever their priorities. A claim compares the heads
-    of the lanes that it may take from, so its cost is O(lanes named + log n). A rollout that leaves out of turn
-    stays in its lane as a dead item until it surfaces, or until dead items outnumber the living ones and
-    the lanes are rebuilt.
+    A lane holds the rollouts of one mode in one heap, with all their priorities. A claim compares
+    the heads of its lanes, so its cost is O(lanes + log n). A rollout that is removed out of order
+    stays in its lane as a dead item until it reaches the head, or until dead items outnumber the
+    others and the lanes are rebuilt.
     """
 
     def __init__(self) -> None:
         self._places: dict[str, tuple[int, Item]] = {}  # id → lane, item
         self._lanes: dict[int, list[Item]] = {}  # mode → heap
         self._dead = 0
-        #: Lanes that a rollout has entered since whoever serves waiting claims last emptied this.
+        #: Lanes that a rollout has entered since the polls were last served.
         self.fed: set[int] = set()
 
     def __len__(self) -> int:
-        """Return how many can be claimed."""
+        """Return the number of claimable rollouts."""
         return len(self._places)
 
     def __contains__(self, rollout_id: str) -> bool:
-        """Tell whether the rollout can be claimed."""
+        """Return whether the rollout can be claimed."""
         return rollout_id in self._places
 
     def push(self, rollout_id: str, position: int, priority: int, mode: int) -> None:
-        """Put a rollout in its place, from wherever it was before."""
+        """Put a rollout at a position, regardless of its previous one."""
         item = (-priority, position, rollout_id)
         known = self._places.get(rollout_id)
         if known is not None:
@@ -49,7 +50,7 @@ class RolloutQueue:
         self.fed.add(mode)
 
     def discard(self, rollout_id: str) -> None:
-        """Take a rollout out, if it is in."""
+        """Remove a rollout, if it is in the queue."""
         if self._places.pop(rollout_id, None) is None:
             return
         self._dead += 1
@@ -57,11 +58,11 @@ class RolloutQueue:
             self._rebuild()
 
     def holds(self, mode: int) -> bool:
-        """Tell whether a rollout of this mode can be claimed."""
+        """Return whether a rollout of this mode can be claimed."""
         return self._head(mode) is not None
 
     def first(self, modes: Collection[int]) -> str | None:
-        """Return the first rollout of these modes (empty: any), None if there is none."""
+        """Return the first rollout of these modes (empty: any), or None."""
         first: Item | None = None
         for mode in modes or tuple(self._lanes):
             head = self._head(mode)
@@ -70,7 +71,7 @@ class RolloutQueue:
         return first[2] if first is not None else None
 
     def _head(self, mode: int) -> Item | None:
-        """Return the first living item of a lane; drops dead ones, and the lane when it is empty."""
+        """Return the first live item of a lane; drop dead items, and the lane when it is empty."""
         lane = self._lanes.get(mode)
         if lane is None:
             return None

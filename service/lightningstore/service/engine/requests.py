@@ -1,4 +1,4 @@
-"""Request ids and what they were answered, for as long as a caller may repeat them."""
+"""Answers to request ids, for as long as a caller may repeat them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from lightningstore.service.rules.times import NANOS
 
 KEPT_NS = 600 * NANOS
 SWEEP_NS = 10 * NANOS
-#: Each answer that is kept lets as many old ones go, so that after a rest nobody waits for all of them.
+#: Maximum number of old answers that each new one removes, so that no call removes all of them.
 FORGOTTEN_AT_ONCE = 1000
 
 
 class Requests:
-    """Answers by method and request id. Rollouts are kept as ids alone, so an answer is small.
+    """Answers by method and request id. Rollouts are stored as ids only, so an answer is small.
 
-    Their time is the time that servers have run, by the monotonic clock, from the first answer to the last:
-    setting the wall clock, or a server that was away for long, turns no repeat into a second write.
+    Their age is measured in server run time, with the monotonic clock. Neither setting the wall
+    clock nor a long downtime turns a repeat into a second write.
     """
 
     def __init__(self, rows: Sequence[RequestRow] = (), now: float = 0.0) -> None:
-        """Take what an earlier process answered, oldest first, and the monotonic time in seconds."""
+        """Load the answers of earlier processes, oldest first.
+
+        `now` is the monotonic time in seconds.
+        """
         self._rows: dict[tuple[str, str], RequestRow] = {}
         self._by_age: deque[RequestRow] = deque()
         self._swept_ns = rows[-1].time_ns if rows else 0
@@ -34,9 +37,12 @@ class Requests:
             self._keep(row)
 
     def find(self, method: str, request: Message, known: int | None = None) -> bytes | None:
-        """Return what was answered, None for a new request id. Raises RequestIdReused, FieldInvalid.
+        """Return the stored answer, or None for a new request id.
 
-        `known` is the digest of the request, where the caller has it.
+        `known` is the digest of the request if the caller has it.
+
+        Raises:
+            RequestIdReused, FieldInvalid
         """
         request_id: str = request.request_id  # type: ignore[attr-defined]
         if not request_id:
@@ -52,7 +58,7 @@ class Requests:
     def add(
         self, method: str, request: Message, answer: Message, now: float, known: int | None = None
     ) -> RequestRow:
-        """Keep an answer, given at a monotonic time in seconds; returns it as it is stored."""
+        """Store an answer, given at a monotonic time in seconds; return it in its stored form."""
         request_id: str = request.request_id  # type: ignore[attr-defined]
         time_ns = self._time_ns(now)
         number = digest(request) if known is None else known
@@ -61,7 +67,7 @@ class Requests:
         return row
 
     def forget(self, now: float) -> int:
-        """Drop what is too old; returns the time before which the back end shall drop it too, or 0."""
+        """Drop old answers; return the time before which the back end must drop them too, or 0."""
         now_ns = self._time_ns(now)
         for _ in range(FORGOTTEN_AT_ONCE):
             if not self._by_age or self._by_age[0].time_ns >= now_ns - KEPT_NS:

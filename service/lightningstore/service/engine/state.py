@@ -1,7 +1,7 @@
-"""Live records and what hangs on them: queue, caches, counters. Structures, no rules.
+"""Live records, queue, caches and counters. Data structures without rules.
 
-Records of unfinished rollouts, and of finished ones that still have a live attempt, are always here; other
-finished ones are cached. Everything else is read from the back end.
+Records of unfinished rollouts, and of finished ones with a live attempt, are always in memory;
+other finished ones are cached. Everything else is read from the back end.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from lightningstore.v1.rollout_pb2 import Rollout
 
 CACHED_ROLLOUTS = 4096
 CACHED_BYTES = 32 << 20
-#: Entries that may leave memory with one operation: more than an operation brings there, but for large batches.
+#: Maximum number of entries that one operation removes from memory: more than it adds, except for
+#: large batches.
 TRIMMED_AT_ONCE = 512
 CACHED_SPAN_IDS = 4_000_000
-#: Bytes up to which the input of a queued rollout may stay in memory, where it saves the claim a read.
+#: Maximum bytes of a queued rollout's input that may stay in memory, to save the claim a read.
 SMALL_INPUT_BYTES = 4096
 
 
 class AttemptState:
-    """An attempt and what the engine knows of it. The record is replaced, never changed."""
+    """An attempt and its state in the engine. The record is replaced, never changed."""
 
     __slots__ = (
         "entry",
@@ -51,22 +52,22 @@ class AttemptState:
         self.key = key
         self.record = record
         self.last_sequence_id = last_sequence_id
-        #: Monotonic seconds of its start; None until somebody asks after its record was loaded.
+        #: Monotonic seconds of its start; None until it is needed after the record was loaded.
         self.started_at: float | None = None
-        #: Monotonic seconds of the last sign of life.
+        #: Monotonic seconds of its last heartbeat or span.
         self.heard_at = 0.0
-        #: Monotonic seconds at which its time is over; None without a limit.
+        #: Monotonic seconds of its timeout; None without one.
         self.timeout_at: float | None = None
-        #: The ids of its spans, None while they are not loaded.
+        #: The ids of its spans; None while they are not loaded.
         self.span_ids: set[bytes] | None = None
 
     def row(self) -> AttemptRow:
-        """Return it as it is stored."""
+        """Return it in its stored form."""
         return AttemptRow(self.key, self.entry.key, self.record, self.last_sequence_id)
 
 
 class Entry:
-    """A rollout with its attempts. The record holds neither input nor latest attempt."""
+    """A rollout with its attempts. The record contains neither the input nor the latest attempt."""
 
     __slots__ = (
         "attempts",
@@ -85,44 +86,45 @@ class Entry:
     def __init__(self, key: int, rollout: Rollout, input_json: bytes) -> None:
         self.key = key
         self.rollout = rollout
-        #: Empty while the input is only stored; it has `input_bytes` bytes there.
+        #: Empty while the input is only on disk, where it has `input_bytes` bytes.
         self.input_json = input_json
         self.input_bytes = len(input_json)
-        #: Bytes of the input that count as kept for the queue: see `Inputs`.
+        #: Bytes of the input that count as kept for the queue; see `Inputs`.
         self.kept_bytes = 0
         self.attempts: dict[str, AttemptState] = {}
         self.latest: AttemptState | None = None
-        #: Place in the queue, 0 if in none; and the wall-clock time from which it may be claimed.
+        #: Queue position, 0 if it is not in the queue, and the wall-clock time from which it can be
+        #: claimed.
         self.position = 0
         self.available_ns = 0
-        #: Whether it is among the finished ones that may leave memory.
+        #: Whether it is one of the finished rollouts that may be evicted.
         self.cached = False
         #: Number of the last commit that writes it.
         self.changed = 0
 
     def row(self) -> RolloutRow:
-        """Return it as it is stored."""
+        """Return it in its stored form."""
         return RolloutRow(self.key, self.rollout, self.position, self.available_ns)
 
     def shown(self, attempt: AttemptState | None = None) -> Shown:
-        """Return it as an answer shows it: the record, the input, and the latest or the given attempt."""
+        """Return it in the form of an answer, with the latest or the given attempt."""
         chosen = attempt or self.latest
         record = chosen.record if chosen is not None else None
         return Shown(self.rollout, self.input_json, record, self.key, self.input_bytes)
 
     def completion(self) -> Completion:
-        """Return its finish, as waiters are told."""
+        """Return its finish, for waiters."""
         return Completion(self.shown())
 
     def is_live(self) -> bool:
-        """Tell whether it has to stay in memory."""
+        """Return whether it must stay in memory."""
         if not is_finished(self.rollout):
             return True
         return any(is_live(attempt.record) for attempt in self.attempts.values())
 
 
 class Hold:
-    """A context that counts who is in it."""
+    """A context that counts its users."""
 
     __slots__ = ("count",)
 
@@ -130,19 +132,19 @@ class Hold:
         self.count = 0
 
     def __enter__(self) -> None:
-        """Come in."""
+        """Enter."""
         self.count += 1
 
     def __exit__(self, *_: object) -> None:
-        """Go out."""
+        """Leave."""
         self.count -= 1
 
 
 class Load:
     """A context in which some rollouts are read from the back end.
 
-    A read may take long, and return what was true when it began. What changes meanwhile is in memory, and
-    newer; `outdated` are the rollouts that changed, or may have, and are not in memory any more.
+    A read may take long, and return the state of its start. Changes since then are in memory and
+    newer. `outdated` holds the rollouts that changed, or may have, and are no longer in memory.
     """
 
     __slots__ = ("_loads", "_rollout_ids", "outdated")
@@ -153,7 +155,7 @@ class Load:
         self.outdated: set[str] = set()
 
     def __enter__(self) -> set[str]:
-        """Begin; returns `outdated`, which is complete when the read ends."""
+        """Start; return `outdated`, which is complete when the read ends."""
         for rollout_id in self._rollout_ids:
             self._loads.setdefault(rollout_id, {})[self] = None
         return self.outdated
@@ -168,20 +170,21 @@ class Load:
 
 
 class Inputs:
-    """Inputs of queued rollouts: small ones stay in memory up to a limit, others are stored and read when claimed.
+    """Inputs of queued rollouts: small ones stay in memory, others are read when claimed.
 
-    So a long queue of large inputs needs little memory, and a queue of small ones no reads. An input leaves
-    memory once the commit that writes it is durable, unless its rollout has left the queue by then.
+    The small ones are limited. A long queue of large inputs thus needs little memory, and a queue
+    of small ones no reads. An input leaves memory once the commit that writes it is durable, unless
+    its rollout has left the queue by then.
     """
 
     def __init__(self, limit: int) -> None:
-        """`limit`: bytes of small inputs that are kept."""
+        """Set the limit in bytes of the small inputs that are kept."""
         self._limit = limit
         self.kept_bytes = 0
         self._leaving: deque[tuple[int, Entry]] = deque()
 
     def add(self, entry: Entry, with_commit: int) -> None:
-        """Note that a rollout is queued whose input, if it is in memory, is durable with that commit."""
+        """Record a queued rollout, whose input in memory is durable with that commit."""
         size = len(entry.input_json)
         if size <= SMALL_INPUT_BYTES and self.kept_bytes + size <= self._limit:
             entry.kept_bytes = size
@@ -190,7 +193,7 @@ class Inputs:
             self._leaving.append((with_commit, entry))
 
     def discard(self, entry: Entry) -> None:
-        """Note that a rollout has left the queue."""
+        """Record that a rollout has left the queue."""
         self.kept_bytes -= entry.kept_bytes
         entry.kept_bytes = 0
 
@@ -209,24 +212,24 @@ class Inputs:
 
 
 class State:
-    """All that the engine holds in memory."""
+    """Everything that the engine holds in memory."""
 
     def __init__(self, counters: Counters, kept_inputs_bytes: int) -> None:
         self.counters = counters
         self.entries: dict[str, Entry] = {}
         self.cache: OrderedDict[str, int] = OrderedDict()  # finished entries → bytes, oldest first
         self.cached_bytes = 0
-        #: Rollouts that were removed and may still be in the back end, with the commit that ends that.
+        #: Removed rollouts that may still be in the back end, with the commit that removes them.
         self.going: dict[str, int] = {}
         self.queue = RolloutQueue()
         self.inputs = Inputs(kept_inputs_bytes)
         self.resources: dict[str, ResourcesVersion] = {}
         self.latest_resources_id = ""
-        #: The highest key of resources that was given out.
+        #: The highest key of resources that was assigned.
         self.resources_key = 0
-        #: Keeps in memory what is there while an operation looks at many rollouts in several turns.
+        #: Prevents eviction while an operation reads many rollouts in several slices.
         self.held = Hold()
-        #: Loads under way, by the rollouts that they read.
+        #: Loads in progress, by the rollouts that they read.
         self._loads: dict[str, dict[Load, None]] = {}
         self._span_ids: OrderedDict[int, AttemptState] = OrderedDict()
         self._span_id_count = 0
@@ -234,20 +237,23 @@ class State:
     # Rollouts
 
     def loading(self, rollout_ids: Collection[str]) -> Load:
-        """Return a context in which these rollouts are read, to be installed right after it."""
+        """Return a context for reading these rollouts, which are to be installed right after it."""
         return Load(self._loads, rollout_ids)
 
     def holds(self, entry: Entry) -> bool:
-        """Tell whether an entry is in memory, and not another one in its place."""
+        """Return whether this entry is in memory, rather than a later one of the same id."""
         return self.entries.get(entry.rollout.rollout_id) is entry
 
     def _forget(self, rollout_id: str) -> None:
-        """Note that memory no longer tells what has become of a rollout: whoever reads it has to look again."""
+        """Record that a rollout may have changed without being in memory.
+
+        Running loads of it must be repeated.
+        """
         for load in self._loads.get(rollout_id, ()):
             load.outdated.add(rollout_id)
 
     def install(self, loaded: LoadedRollout) -> Entry:
-        """Bring what the back end holds of a rollout into memory, unless it is there; its input alone if that is not."""
+        """Install a loaded rollout, or only its input if the rollout is already in memory."""
         rollout_id = loaded.row.rollout.rollout_id
         entry = self.entries.get(rollout_id)
         if entry is not None:
@@ -267,7 +273,7 @@ class State:
         return entry
 
     def touch(self, entry: Entry) -> None:
-        """Note that an entry was used: a finished one moves to the fresh end of the cache."""
+        """Record the use of an entry: a finished one moves to the recent end of the cache."""
         if not is_finished(entry.rollout) and not entry.cached:
             return  # the usual case
         rollout_id = entry.rollout.rollout_id
@@ -280,7 +286,7 @@ class State:
             self.cached_bytes += size
 
     def remove(self, entry: Entry, with_commit: int) -> None:
-        """Forget a finished rollout for good; the back end loses it with the commit of this number."""
+        """Remove a finished rollout; the back end removes it with the commit of this number."""
         rollout_id = entry.rollout.rollout_id
         del self.entries[rollout_id]
         if entry.cached:
@@ -290,9 +296,9 @@ class State:
         self.going[rollout_id] = with_commit
 
     def trim(self, durable_through: int) -> None:
-        """Let the finished entries go that were used longest ago, where there are many: a few at a time.
+        """Evict the least recently used finished entries if there are many, a few at a time.
 
-        And the inputs of queued ones that are stored and not kept.
+        Also drops the inputs of queued rollouts that are stored and not kept.
         """
         if self.going:
             for gone in [i for i, number in self.going.items() if number <= durable_through]:
@@ -316,7 +322,7 @@ class State:
     # Resources
 
     def put_resources(self, resources_id: str, version: ResourcesVersion) -> None:
-        """Note the version of a record, which is the latest record if it was updated last."""
+        """Record the version of resources, which are the latest if they were updated last."""
         self.resources[resources_id] = version
         self.resources_key = max(self.resources_key, version.key)
         latest = self.resources.get(self.latest_resources_id)
@@ -328,12 +334,12 @@ class State:
         known = self.resources.get(resources_id)
         return known.version if known is not None else 0
 
-    # Span ids of attempts, for telling duplicates
+    # Span ids of attempts, for detecting duplicates
 
     def keep_span_ids(self, attempt: AttemptState, added: int, durable_through: int) -> None:
-        """Count ids that were added to a set, and drop the sets used longest ago where there are many.
+        """Count ids added to a set, and drop the least recently used sets if there are many.
 
-        Never those of the same rollout: an import asks for several of its attempts at once.
+        Sets of the same rollout are kept, because an import needs several of its attempts at once.
         """
         self._span_ids[attempt.key] = attempt
         self._span_ids.move_to_end(attempt.key)
@@ -345,7 +351,7 @@ class State:
             self.drop_span_ids(oldest)
 
     def drop_span_ids(self, attempt: AttemptState) -> None:
-        """Forget the loaded span ids of an attempt."""
+        """Drop the loaded span ids of an attempt."""
         if attempt.span_ids is not None:
             self._span_id_count -= len(attempt.span_ids)
             attempt.span_ids = None

@@ -1,4 +1,4 @@
-"""A heap of deadlines that re-arms lazily. Pure data structure: times come in as arguments."""
+"""A heap of deadlines with lazy removal. Pure data structure: times are arguments."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
-#: How long the worst value of a `Worst` is remembered at least. Seconds.
+#: Minimum seconds for which a `Worst` remembers its maximum.
 WORST_SECONDS = 60.0
 
 
 class Worst:
-    """The largest of the values noted in the last one to two minutes."""
+    """The maximum of the values of the last one to two minutes."""
 
     def __init__(self) -> None:
         self._period = 0
         self._now = self._before = 0.0
 
     def note(self, value: float, now: float) -> None:
-        """Note a value at a monotonic time in seconds."""
+        """Record a value at a monotonic time in seconds."""
         self._now = max(self._roll(now), value)
 
     def value(self, now: float) -> float:
-        """Return the largest value, 0 without any."""
+        """Return the maximum, 0 without values."""
         return max(self._roll(now), self._before)
 
     def _roll(self, now: float) -> float:
-        """Begin a new period where its time has come; returns the largest value of this one."""
+        """Start a new period if it is time; return the maximum of the current one."""
         period = int(now / WORST_SECONDS)
         if period != self._period:
             self._before = self._now if period == self._period + 1 else 0.0
@@ -40,9 +40,9 @@ class Worst:
 class Timers(Generic[T]):
     """Items by deadline, each at most once.
 
-    Moving an item's deadline later does not touch the heap: whoever pops the item looks at its real
-    deadline, and pushes it again if its time has not come. So the cost follows what comes due, not what
-    beats. Items that are discarded stay in the heap as dead entries, never more than the living ones.
+    Moving a deadline later does not touch the heap: an item that is popped too early is pushed
+    again with its current deadline. The cost therefore depends on what is due, not on the number of
+    heartbeats. Discarded items stay in the heap as dead entries, never more than the live ones.
     """
 
     def __init__(self) -> None:
@@ -55,11 +55,11 @@ class Timers(Generic[T]):
         return len(self._armed)
 
     def __contains__(self, item: T) -> bool:
-        """Tell whether an item is in."""
+        """Return whether an item is present."""
         return item in self._armed
 
     def push(self, deadline: float, item: T) -> bool:
-        """Add an item, or move it earlier. Returns whether it is now the earliest."""
+        """Add an item, or move it earlier. Return whether it is now the earliest."""
         armed = self._armed.get(item)
         if armed is not None and armed <= deadline:
             return False
@@ -68,7 +68,7 @@ class Timers(Generic[T]):
         return self._heap[0][2] is item
 
     def discard(self, item: T) -> None:
-        """Take an item out, if it is in."""
+        """Remove an item, if it is present."""
         if self._armed.pop(item, None) is None:
             return
         if len(self._heap) > 64 + 2 * len(self._armed):
@@ -76,13 +76,13 @@ class Timers(Generic[T]):
             heapq.heapify(self._heap)
 
     def next_deadline(self) -> float | None:
-        """Return the earliest deadline, None if there is none."""
+        """Return the earliest deadline, or None."""
         while self._heap and self._armed.get(self._heap[0][2]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
     def pop_due(self, now: float) -> Iterator[T]:
-        """Take out and yield the items whose deadline has come, one by one."""
+        """Remove and yield the items that are due, one by one."""
         while True:
             deadline = self.next_deadline()
             if deadline is None or deadline > now:

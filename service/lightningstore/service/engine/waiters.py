@@ -1,7 +1,7 @@
-"""Who waits for what: long polls, WaitForRollouts and WatchRollouts. Woken by events, never polling.
+"""Registry of waits, watches and long polls. They are woken by events, without polling.
 
-Everything here happens on the event loop. `publish` is called after a commit, by nobody else, so nobody
-is told what a crash can undo.
+Everything here runs on the event loop. Only the committer calls `publish`, after a commit, so no
+waiter sees a finish that a crash can undo.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from lightningstore.service.rules.errors import StoreError
 
 RECENT_COMPLETIONS = 4096
 RECENT_BYTES = 32 << 20
-#: Who waited for more rollouts is forgotten by a task of its own, which lets others have the loop.
+#: A waiter for more rollouts than this is removed by a separate task, which lets other tasks run.
 FORGOTTEN_AT_ONCE = 1000
 
 
 class Waiter:
-    """One stream that waits. `ready` is set when there is something to look at."""
+    """One stream that waits. `ready` is set when there is something to read."""
 
     __slots__ = ("error", "finished", "ready")
 
@@ -32,7 +32,7 @@ class Waiter:
         self.error: StoreError | None = None
 
     async def wait(self, clock: Clock, until: float | None) -> None:
-        """Return when something came or the clock has reached `until`. Raises what ended the wait."""
+        """Return on an event or when the clock reaches `until`. Raises what ended the wait."""
         await clock.wait(self.ready, until)
         self.ready.clear()
         if self.error is not None:
@@ -40,7 +40,7 @@ class Waiter:
 
 
 class Waiters:
-    """The registry of those who wait for rollouts to finish."""
+    """Registry of the streams that wait for rollouts to finish."""
 
     def __init__(self) -> None:
         self._by_rollout: dict[str, dict[Waiter, None]] = {}
@@ -51,19 +51,19 @@ class Waiters:
         self._reopened: set[int] = set()
         self._forgetting: set[asyncio.Task[None]] = set()
         self.count = 0
-        #: Number of the last finish that everybody was told of: it, and all before it, are durable.
+        #: Number of the last published finish. All finishes up to it are durable.
         self.published = 0
         self._closed: StoreError | None = None
 
     def enter(self, waiter: Waiter) -> None:
-        """Count a waiter, which `unregister` forgets. Raises what ended the store's waits."""
+        """Count a waiter, until `unregister`. Raises the error that ended the store's waits."""
         if self._closed is not None:
             raise self._closed
         self.count += 1
         self._entered[waiter] = None
 
     async def register(self, waiter: Waiter, rollout_ids: Iterable[str]) -> None:
-        """Tell the waiter of each of these rollouts when it finishes, from when this returns."""
+        """Notify the waiter when each of these rollouts finishes, from when this returns."""
         turn = Turn()
         for rollout_id in rollout_ids:
             self._by_rollout.setdefault(rollout_id, {})[waiter] = None
@@ -73,7 +73,7 @@ class Waiters:
                     raise waiter.error
 
     def unregister(self, waiter: Waiter, rollout_ids: Collection[str]) -> None:
-        """Forget a waiter: at once, or where it waited for many rollouts, soon."""
+        """Remove a waiter: at once, or soon if it waits for many rollouts."""
         self.count -= 1
         self._entered.pop(waiter, None)
         if len(rollout_ids) > FORGOTTEN_AT_ONCE:
@@ -93,7 +93,7 @@ class Waiters:
                 await turn.next()
 
     def forget(self, waiter: Waiter, rollout_id: str) -> None:
-        """Stop telling the waiter of one rollout."""
+        """Stop notifying the waiter about one rollout."""
         waiting = self._by_rollout.get(rollout_id)
         if waiting is not None:
             waiting.pop(waiter, None)
@@ -101,19 +101,19 @@ class Waiters:
                 del self._by_rollout[rollout_id]
 
     def watch(self, waiter: Waiter) -> None:
-        """Wake the waiter at every completion."""
+        """Wake the waiter at every finish."""
         if self._closed is not None:
             raise self._closed
         self.count += 1
         self._watchers[waiter] = None
 
     def unwatch(self, waiter: Waiter) -> None:
-        """Forget a watcher."""
+        """Remove a watcher."""
         self.count -= 1
         self._watchers.pop(waiter, None)
 
     def publish(self, completions: list[Completion]) -> None:
-        """Tell everybody of rollouts that finished, in completion order."""
+        """Notify all waiters of finished rollouts, in completion order."""
         for completion in completions:
             self._recent.append(completion)
             self._recent_bytes += completion.size
@@ -129,9 +129,9 @@ class Waiters:
             watcher.ready.set()
 
     def recent(self, after: int, limit: int) -> list[Completion] | None:
-        """Return completions above `after` if they are all at hand, None if the back end has to be asked.
+        """Return the finishes above `after`, or None if not all of them are in memory.
 
-        Numbers have no gaps, so the place of one follows from its number.
+        Numbers have no gaps, so the position of a finish follows from its number.
         """
         if not self._recent or after + 1 < self._recent[0].number:
             return None
@@ -140,12 +140,12 @@ class Waiters:
         return list(islice((c for c in later if c.number not in self._reopened), limit))
 
     def reopen(self, number: int) -> None:
-        """Leave a finish out of what is recent: it is no longer true."""
+        """Remove a finish from the recent ones, because it no longer holds."""
         if self._recent and number >= self._recent[0].number:
             self._reopened.add(number)
 
     def fail(self, error: StoreError) -> None:
-        """End everybody's wait with an error, and forget what was recent."""
+        """End all waits with an error, and drop the recent finishes."""
         for waiter in (*self._entered, *self._watchers):
             waiter.error = error
             waiter.ready.set()
@@ -154,6 +154,6 @@ class Waiters:
         self._recent_bytes = 0
 
     def close(self, error: StoreError) -> None:
-        """End everybody's wait with an error and take no new one."""
+        """End all waits with an error and accept no new ones."""
         self._closed = error
         self.fail(error)

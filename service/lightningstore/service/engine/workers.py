@@ -1,7 +1,7 @@
-"""Workers and what they work on. A pure data structure that keeps one rule.
+"""Workers and their current attempts. A pure data structure that maintains one rule.
 
-A worker is busy while a live attempt names it, unknown from the watchdog's verdict on its last one until it
-is heard of again, else idle.
+A worker is BUSY while a live attempt names it, UNKNOWN after the expiry of its last attempt until
+it is seen again, and IDLE otherwise.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from lightningstore.v1.worker_pb2 import (
 class Assignment(Protocol):
     """An attempt that a worker works on."""
 
-    #: Rises from attempt to attempt.
+    #: Ascends from attempt to attempt.
     key: int
     record: Attempt
 
 
 class WorkerState:
-    """A worker. Unlike other records this one changes in place: answers and rows are made of copies."""
+    """A worker. Unlike other records it is changed in place; answers and rows get copies."""
 
     __slots__ = ("attempts", "record")
 
@@ -39,31 +39,31 @@ class WorkerState:
 
 
 class Workforce:
-    """All workers. They are few, so all are in memory."""
+    """All workers, in memory, because there are few."""
 
     def __init__(self, records: Iterable[Worker] = ()) -> None:
-        """Take the stored workers; their assignments come with `resume`."""
+        """Load the stored workers; their assignments are added by `resume`."""
         self.workers: dict[str, WorkerState] = {}
         self.counts: dict[int, int] = {}
-        #: Workers that changed since this was last emptied.
+        #: Workers that changed since this was last cleared.
         self.touched: dict[str, Worker] = {}
         for record in records:
             self.workers[record.worker_id] = WorkerState(record)
             self.counts[record.status] = self.counts.get(record.status, 0) + 1
 
     def find(self, worker_id: str) -> Worker | None:
-        """Return a worker's record as it is now, None if there is none."""
+        """Return a worker's current record, or None."""
         worker = self.workers.get(worker_id)
         return worker.record if worker is not None else None
 
     def resume(self, attempt: Assignment) -> None:
-        """Note a live attempt that was loaded."""
+        """Record a live attempt that was loaded."""
         worker = self.workers.get(attempt.record.worker_id)
         if worker is not None:
             _add(worker, attempt)
 
     def assign(self, attempt: Assignment, now: Timestamp) -> None:
-        """Note that an attempt has become live, or names this worker now."""
+        """Record that an attempt has become live, or now names this worker."""
         worker_id = attempt.record.worker_id
         if not worker_id:
             return
@@ -77,7 +77,7 @@ class Workforce:
     def release(
         self, attempt: Assignment, worker_id: str, now: Timestamp, *, verdict: bool
     ) -> None:
-        """Note that an attempt has ended (`verdict`: by the watchdog), or names another worker now."""
+        """Record that an attempt has ended (`verdict`: by an expiry), or now names another worker."""
         known = self.workers.get(worker_id)
         if known is None or attempt.key not in known.attempts:
             return
@@ -94,20 +94,20 @@ class Workforce:
             self._rest(worker, now)
 
     def heard_from(self, worker_id: str, now: Timestamp) -> None:
-        """Note a sign of life through an attempt: a worker that was given up is idle."""
+        """Record a span or heartbeat for an attempt: a worker that was UNKNOWN becomes IDLE."""
         worker = self.workers.get(worker_id)
         if worker is not None and worker.record.status == WORKER_STATUS_UNKNOWN:
             self._rest(self._touch(worker_id), now)
 
     def asked(self, worker_id: str, now: Timestamp, *, in_vain: bool) -> None:
-        """Note that a worker asked for rollouts; one that got none is idle unless it has others."""
+        """Record a request for rollouts; a worker that got none is IDLE unless it has others."""
         worker = self._touch(worker_id)
         worker.record.last_dequeue_time.CopyFrom(now)
         if in_vain and not worker.attempts and worker.record.status != WORKER_STATUS_IDLE:
             self._rest(worker, now)
 
     def beat(self, worker_id: str, stats_json: bytes, now: Timestamp) -> Worker:
-        """Note a heartbeat; returns the record. A new worker starts as unknown."""
+        """Record a heartbeat and return the record. A new worker starts as UNKNOWN."""
         known = worker_id in self.workers
         worker = self._touch(worker_id)
         worker.record.last_heartbeat_time.CopyFrom(now)
@@ -143,7 +143,10 @@ class Workforce:
 
 
 def _add(worker: WorkerState, attempt: Assignment) -> None:
-    """Note an attempt, in the order of keys: the newest one is looked up with every claim and every end."""
+    """Add an attempt in the order of keys.
+
+    The newest one is needed at every claim and every end.
+    """
     attempts = worker.attempts
     late = bool(attempts) and attempt.key < next(reversed(attempts))  # an older one lives again
     attempts[attempt.key] = attempt

@@ -57,10 +57,7 @@ MAX_SEQUENCE_IDS = 1_000_000
 
 
 class Found(NamedTuple):
-    """The attempt of a batch, and those of its spans that are stored.
-
-    `verdicts` says by part and index whether their content is the same.
-    """
+    """The attempt of a batch; for its stored spans, whether their content is the same."""
 
     attempt: AttemptState
     verdicts: Verdicts | None
@@ -191,8 +188,7 @@ class SpanIngest:
 
     async def _add_parts(self, request: AddSpansRequest, parts: list[Part]) -> AddSpansResponse:
         found = await self._find(parts)
-        # There is no await from here to the answer, so concurrent calls with one request id get one
-        # answer.
+        # Without an await from here on, concurrent calls with one request id get one answer.
         if (answer := self._engine.requests.find("AddSpans", request)) is not None:
             await self._engine.barrier()
             return AddSpansResponse.FromString(answer)
@@ -208,11 +204,8 @@ class SpanIngest:
     async def add_batch(self, batch: SpanBatch, data: bytes | None, tally: Tally) -> None:
         """Store a batch without waiting for the disk.
 
-        `data` is the serialised IngestSpansRequest if the caller has it. On an error nothing is
-        stored.
-
-        Raises:
-            FieldInvalid, PayloadTooLarge, RolloutNotFound, AttemptNotFound
+        `data` is the serialised IngestSpansRequest, if available. On an error nothing is stored.
+        Raises FieldInvalid, PayloadTooLarge, RolloutNotFound, AttemptNotFound.
         """
         parts = [self._parsed(batch, data)]
         self._store(parts, await self._find(parts), tally)
@@ -232,11 +225,7 @@ class SpanIngest:
         self.refused_spans.note(reason_name(error.reason), count, error.message)
 
     def cut(self, data: bytes) -> Cut:
-        """Find the spans of a serialised batch.
-
-        Raises:
-            MalformedMessage, BatchTooLarge, PayloadTooLarge
-        """
+        """Find the spans of a batch. Raises MalformedMessage, BatchTooLarge, PayloadTooLarge."""
         return pieces.cut(data, self._engine.limits.message_spans, self._engine.limits.span_bytes)
 
     def _large(self, batch: SpanBatch, size: int) -> Cut | None:
@@ -307,8 +296,7 @@ class SpanIngest:
     async def _find(self, parts: list[Part]) -> Found:
         """Return the attempt of a batch and its stored spans; valid until the next await.
 
-        Raises:
-            FieldInvalid, RolloutNotFound, AttemptNotFound
+        Raises FieldInvalid, RolloutNotFound, AttemptNotFound.
         """
         rollout_id, attempt_id = parts[0].rollout_id, parts[0].attempt_id
         verdicts: Verdicts = {}

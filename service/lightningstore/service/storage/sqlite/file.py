@@ -39,7 +39,7 @@ class Lock:
     def __init__(self, path: Path, *, replaced: bool = False) -> None:
         """Lock the file; create it if there is none. Raises StorageUnusable.
 
-        `replaced`: another file will take its place, so its content is not checked.
+        `replaced`: the file will be replaced, so its content is not checked.
         """
         try:
             existed = path.exists()

@@ -24,7 +24,7 @@ LOG_BYTES = 128 << 20
 
 
 class Alive(Protocol):
-    """Is called with the pages copied and the pages in total, as a sign of life."""
+    """Report progress: called with the number of copied pages and the total."""
 
     def __call__(self, done: int, total: int, /) -> None:
         """Note progress."""
@@ -55,7 +55,7 @@ def guarded(path: Path, draft: Path) -> Iterator[Alive]:
 
 
 def guard(pid: int, log: Path, draft: Path, pause: float = PAUSE_SECONDS) -> int:
-    """Read signs of life from stdin until it ends; returns the exit code."""
+    """Read progress reports from stdin until it ends; return the exit code."""
     while True:
         readable, _, _ = select.select([sys.stdin], [], [], pause)
         if readable:

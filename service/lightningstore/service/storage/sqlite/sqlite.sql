@@ -49,7 +49,7 @@ INSERT OR REPLACE INTO meta (name, value) VALUES ('probe', zeroblob(:size))
 DELETE FROM meta WHERE name = 'probe'
 
 -- name: forget_requests
--- Request ids that nobody repeats any more.
+-- Request ids that are too old to be repeated.
 DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE time_ns < :before_ns LIMIT :limit)
 
 -- name: get_meta
