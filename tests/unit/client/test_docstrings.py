@@ -184,7 +184,7 @@ def test_what_a_class_is_made_of_is_described(named: Named) -> None:
     elif dataclasses.is_dataclass(kind):
         assert arguments == {field.name for field in dataclasses.fields(kind)}
     elif hasattr(kind, "__required_keys__"):
-        assert arguments == set(kind.__annotations__)
+        assert attributes == set(kind.__annotations__)
     init = vars(kind).get("__init__")
     assert (
         init is None or dataclasses.is_dataclass(kind) or not init.__doc__

@@ -49,7 +49,7 @@ class ConnectionOptions(TypedDict, total=False):
 
     Options that are unset or None are read from the environment.
 
-    Args:
+    Attributes:
         metadata: gRPC metadata sent with every call. Keys are in lower case.
         token: The token that `lightningstore token new` printed. Unset: LIGHTNINGSTORE_TOKEN. "": no token.
         tls_ca: CA certificates (PEM file) used to verify the server. Unset: LIGHTNINGSTORE_TLS_CA, or gRPC's
