@@ -214,19 +214,6 @@ BANNED = {
     ),
     r"(?<!those )(?<!callers )(?<!people )\b[Ww]ho (reads|waits|watches|asks|claims)\b": "name the subject",
 }
-#: Folders whose texts are not revised yet.
-UNREVISED = tuple(
-    ["client/python/lightningstore/integrations/"]
-    + [
-        f"service/lightningstore/service/{name}"
-        for name in [
-            "cli/",
-            "storage/",
-            "traces/",
-            "triplets/",
-        ]
-    ]
-)
 #: Text files by the end of their name, and folders that tools create.
 TEXTS = (
     ["py", "md", "proto", "sql", "mk", "toml", "service", "go", "ts", "java", "rs", "cc", "h"],
@@ -263,11 +250,10 @@ def test_texts_are_plain_english() -> None:
     found = []
     for path in texts():
         name = path.relative_to(ROOT).as_posix()
-        if not name.startswith(UNREVISED):
-            text = path.read_text()
-            found += [
-                f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]!r}, say {better}"
-                for phrase, better in banned
-                for match in phrase.finditer(text)
-            ]
+        text = path.read_text()
+        found += [
+            f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]!r}, say {better}"
+            for phrase, better in banned
+            for match in phrase.finditer(text)
+        ]
     assert found == []

@@ -36,11 +36,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceS
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 _NAMES = frozenset({"agentlightning.rollout_id", "agentlightning.attempt_id"})
-#: What else the collector writes.
+#: Other content that the collector writes.
 _OTHERS = ("resourceMetrics", "resourceLogs", "resourceProfiles")
-#: Different reasons that are kept, and of these that are told.
+#: Maximum number of different reasons that are kept, and that are printed.
 _KEPT, _TOLD = 100, 3
-#: Rollouts that are asked for at a time.
+#: Number of rollouts per request.
 _PAGE = 500
 #: The last nanosecond that a rollout's time can be; a span's may lie far behind it.
 _LAST_NS = (1 << 63) - 1

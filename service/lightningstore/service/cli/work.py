@@ -140,7 +140,7 @@ def _get(server: Connection, rollout_id: str) -> Any:
 
 
 def _cancel(rollout_ids: tuple[str, ...], **given: Any) -> None:
-    """Cancel rollouts: out of the queue, and their runners are told to stop.
+    """Cancel rollouts: remove them from the queue, and ask their runners to stop.
 
     - reads ids from stdin. Rollouts that have finished stay as they are. All of a thousand or none of them are
     cancelled: an unknown id fails the call.

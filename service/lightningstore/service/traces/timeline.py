@@ -89,7 +89,7 @@ class Line(NamedTuple):
 
     @property
     def notes(self) -> list[str]:
-        """What is told beside the times: tokens and rewards."""
+        """The texts after the times: tokens and rewards."""
         notes = []
         if self.prompt_tokens is not None or self.response_tokens is not None:
             counts = (self.prompt_tokens, self.response_tokens)

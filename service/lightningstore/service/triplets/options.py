@@ -92,8 +92,8 @@ def _check_final_rewards(request: ListTripletsRequest) -> None:
 def matcher(field: str, expression: str) -> Matcher:
     """Return a test whether a regular expression matches somewhere in a text. Raises FieldInvalid.
 
-    RE2 takes time in proportion to the text whatever the expression, and bounded memory, so nobody can hold
-    up the server with one.
+    RE2 takes linear time in the length of the text and limited memory for every expression, so a caller cannot
+    block the server with one.
     """
     if len(expression) > MAX_EXPRESSION:
         raise FieldInvalid(

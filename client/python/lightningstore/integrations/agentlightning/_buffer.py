@@ -40,7 +40,7 @@ class SpanBuffer(SpanExporter):
 
     def _reset(self) -> None:
         super()._reset()
-        #: What waits for so many spans to be settled.
+        #: Events of callers that wait until a number of spans is settled.
         self._waiters: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def put(self, rollout_id: str, attempt_id: str, span: ReadableSpan) -> int:

@@ -95,9 +95,10 @@ class Connected(LightningStore):
         return self._holding.client
 
     async def close(self) -> None:
-        """Send the spans that wait, and let go of the connection of this process.
+        """Send the buffered spans, and release the connection of this process.
 
-        It is closed 5 seconds after the last store of its address has let go. A later call connects again.
+        It is closed 5 seconds after the last store with this address has released it. A later call
+        connects again.
         """
         held = self._held.pop(os.getpid(), None)
         if held is not None:

@@ -25,10 +25,10 @@ AWAY = (UnavailableError, DeadlineExceededError, ResourceExhaustedError)
 
 @contextmanager
 def refusals(rollout_id: str = "", attempt_id: str = "") -> Iterator[None]:
-    """Turn what the server refuses into ValueError, and evicted spans into RuntimeError.
+    """Convert rejections by the server to ValueError, and evicted spans to RuntimeError.
 
-    Unknown ids are told in agentlightning's words, where the caller says which ones it sends. What is
-    nobody's mistake (no server, no permission, over a limit) stays a LightningStoreError.
+    Unknown ids are reported with agentlightning's texts if the caller passes the ids it sends. Other errors
+    (no server, no permission, over a limit) remain a LightningStoreError.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Connections of this process, shared by the stores that go to the same place.
+"""Connections of this process, shared by the stores with the same endpoint.
 
-agentlightning makes stores freely, one for each call even. A channel costs more than a call, so one that
-nobody uses any more is kept for the next store for a while.
+agentlightning creates many stores, even one per call. A channel costs more than a call, so an unused one is kept
+for the next store for a while.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lightningstore.integrations.agentlightning._buffer import InOrder, SpanBuff
 LINGER = 5.0
 
 _links: dict[Endpoint, Link] = {}
-# A store that is collected lets go of its link, in whatever the thread does at that moment.
+# Reentrant, because a garbage-collected store releases its link, at any point of a thread.
 _lock = threading.RLock()
 _timer: threading.Timer | None = None
 
@@ -29,10 +29,10 @@ class Link:
     """A connection, and the spans that wait to go over it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Take where to connect; the channel is made with the first call."""
+        """Create a connection to an endpoint; the channel is created with the first call."""
         self.pid = os.getpid()
-        #: Blocking, for all threads. grpc.aio has one event loop a process, and agentlightning has several, in
-        #: its runner, its heartbeats, its tracer, its HTTP server.
+        #: Blocking, for all threads. grpc.aio supports one event loop per process, but agentlightning has several,
+        #: in its runner, its heartbeats, its tracer and its HTTP server.
         self.blocking = GrpcTransport(endpoint)
         self.buffer = SpanBuffer(BlockingStore.over(self.blocking))
         self.transport = InOrder(ThreadedTransport(self.blocking), self.buffer)
@@ -40,13 +40,13 @@ class Link:
         self.idle_since = 0.0
 
     def close(self) -> None:
-        """Send what is left, and close the channel."""
+        """Send the remaining spans, and close the channel."""
         self.buffer.shutdown()
         self.blocking.close()
 
 
 def acquire(endpoint: Endpoint) -> Link:
-    """Return the connection to a place, for `release` to give back."""
+    """Return the connection to an endpoint; the caller passes it to `release`."""
     with _lock:
         link = _links.get(endpoint)
         if link is None:
@@ -56,7 +56,7 @@ def acquire(endpoint: Endpoint) -> Link:
 
 
 def release(link: Link) -> None:
-    """Give a connection back; it is closed if nobody acquires it again within LINGER seconds."""
+    """Release a connection; it is closed if it is not acquired again within LINGER seconds."""
     with _lock:
         if link.pid != os.getpid():  # a copy of the parent's, in a child of a fork
             return

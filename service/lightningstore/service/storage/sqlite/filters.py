@@ -8,9 +8,9 @@ from lightningstore.service.rules.rows import RolloutQuery
 
 
 def where(query: RolloutQuery) -> tuple[str, list[Any]]:
-    """Return the filters of the query as SQL over the columns, and its parameters.
+    """Return the filters of a query as an SQL condition, and its parameters.
 
-    The text is put together from constants and question marks alone.
+    The SQL consists only of constants and question marks.
     """
     parts: list[str] = []
     parameters: list[Any] = []
@@ -23,7 +23,7 @@ def where(query: RolloutQuery) -> tuple[str, list[Any]]:
             parts.append(f"{column} IN ({marks(len(values))})")
             parameters.extend(values)
     if query.group_ids:
-        # The second half lets the partial index on group_id serve.
+        # The first condition lets SQLite use the partial index on group_id.
         proper = query.group_ids - {""}
         clause = f"(group_id <> '' AND group_id IN ({marks(len(proper))}))"
         parts.append(f"({clause} OR group_id = '')" if "" in query.group_ids else clause)
@@ -37,12 +37,12 @@ def where(query: RolloutQuery) -> tuple[str, list[Any]]:
 
 
 def marks(count: int) -> str:
-    """Return that many question marks for an SQL list."""
+    """Return `count` question marks for an SQL list."""
     return ",".join("?" * count)
 
 
 def page(query: RolloutQuery) -> tuple[str, list[Any]]:
-    """Return the place and order of the query as SQL (`AND … ORDER BY … LIMIT … OFFSET …`)."""
+    """Return the position and order of a query as SQL (`AND … ORDER BY … LIMIT … OFFSET …`)."""
     sign, direction = ("<", "DESC") if query.descending else (">", "ASC")
     text, parameters = "", []
     column = query.order_by
