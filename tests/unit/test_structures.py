@@ -6,9 +6,9 @@ import asyncio
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightningstore.service.engine.deadlines import Timers
 from lightningstore.service.engine.eviction import Shelf
 from lightningstore.service.engine.queue import RolloutQueue
-from lightningstore.service.engine.timers import Timers
 from lightningstore.service.operations import enqueue
 from lightningstore.service.rules import wire
 from lightningstore.service.rules.ids import digest

@@ -44,6 +44,14 @@ def test_file_and_its_functions_are_short(path: Path) -> None:
     assert not re.search(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b", text)
 
 
+def test_functions_stay_as_short_as_they_are() -> None:
+    folders = ("service", "client/python/lightningstore/client")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    sizes = sorted(lines for path in paths for _, lines in functions(path))
+    median, p90, p99 = (sizes[int(len(sizes) * share)] for share in (0.5, 0.9, 0.99))
+    assert (median <= 6, p90 <= 20, p99 <= 32) == (True, True, True), (median, p90, p99)
+
+
 def test_namespace_package_has_no_init() -> None:
     roots = ("generated/python", "service", "client/python")
     for root in roots:

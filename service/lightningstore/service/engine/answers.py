@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
-from lightningstore.service.rules.shown import Shown
+from lightningstore.service.rules.rows import Shown
 from lightningstore.v1.rollout_pb2 import Rollout
 
 

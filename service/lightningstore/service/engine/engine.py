@@ -35,8 +35,7 @@ from lightningstore.service.rules.errors import (
 )
 from lightningstore.service.rules.ids import DICE, check_id
 from lightningstore.service.rules.limits import Limits
-from lightningstore.service.rules.rows import LoadedRollout
-from lightningstore.service.rules.shown import Shown
+from lightningstore.service.rules.rows import LoadedRollout, Shown
 from lightningstore.service.rules.times import NANOS
 from lightningstore.service.storage.base import UNLIMITED, Changes, Snapshot, Storage
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE

@@ -19,10 +19,10 @@ from lightningstore.service.engine.state import AttemptState, Entry, State
 from lightningstore.service.engine.waiters import Waiters
 from lightningstore.service.engine.workers import Workforce
 from lightningstore.service.rules import lifecycle
-from lightningstore.service.rules.completion import Completion
 from lightningstore.service.rules.errors import AttemptNotFound, RolloutNotFound
 from lightningstore.service.rules.ids import LATEST, check_id
 from lightningstore.service.rules.lifecycle import Queue, Transition
+from lightningstore.service.rules.rows import Completion
 from lightningstore.service.rules.times import NANOS, stamp
 from lightningstore.service.storage.base import Counters, Snapshot
 from lightningstore.v1.attempt_pb2 import Attempt

@@ -9,7 +9,7 @@ from lightningstore.service.engine.clock import Clock, Turn
 from lightningstore.service.engine.live import Live
 from lightningstore.service.rules.errors import RequestIdReused
 from lightningstore.service.rules.ids import digest
-from lightningstore.service.rules.shown import Shown
+from lightningstore.service.rules.rows import Shown
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
 from lightningstore.v1.rollout_pb2 import RolloutMode
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any, TypeVar, cast
 
 from google.protobuf.message import Message
 from lightningstore.service.rules.errors import RequestIdReused
 from lightningstore.service.rules.ids import check_request_id, digest
 from lightningstore.service.rules.rows import RequestRow
 from lightningstore.service.rules.times import NANOS
+from lightningstore.v1.rollout_pb2 import Rollout
+
+R = TypeVar("R", bound=Message)
 
 KEPT_NS = 600 * NANOS
 SWEEP_NS = 10 * NANOS
@@ -86,3 +90,24 @@ class Requests:
     def _keep(self, row: RequestRow) -> None:
         self._rows[row.method, row.request_id] = row
         self._by_age.append(row)
+
+
+def rollouts_of(answer: Message) -> list[Rollout]:
+    """Return the rollouts of an answer that holds one or several."""
+    named: Any = answer
+    return list(named.rollouts) if hasattr(named, "rollouts") else [named.rollout]
+
+
+def references(reply: R) -> R:
+    """Return the answer with its rollouts reduced to the ids of rollout and attempt."""
+    kept: Any = type(reply)()
+    for rollout in rollouts_of(reply):
+        refer(kept.rollouts.add() if hasattr(kept, "rollouts") else kept.rollout, rollout)
+    return cast("R", kept)
+
+
+def refer(reference: Rollout, rollout: Rollout) -> None:
+    """Fill a message with the ids of a rollout and its latest attempt."""
+    reference.rollout_id = rollout.rollout_id
+    if rollout.latest_attempt_id:
+        reference.latest_attempt.attempt_id = rollout.latest_attempt_id

@@ -10,15 +10,15 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 
 from lightningstore.service.engine.queue import RolloutQueue
-from lightningstore.service.rules.completion import Completion
 from lightningstore.service.rules.lifecycle import is_finished, is_live
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    Completion,
     LoadedRollout,
     ResourcesVersion,
     RolloutRow,
+    Shown,
 )
-from lightningstore.service.rules.shown import Shown
 from lightningstore.service.storage.base import Counters
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.rollout_pb2 import Rollout

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 
 from lightningstore.service.engine.clock import Clock, Turn
-from lightningstore.service.rules.completion import Completion
 from lightningstore.service.rules.errors import StoreError
+from lightningstore.service.rules.rows import Completion
 
 RECENT_COMPLETIONS = 4096
 RECENT_BYTES = 32 << 20

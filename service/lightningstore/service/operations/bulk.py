@@ -20,8 +20,7 @@ from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.live import ROW_BYTES
 from lightningstore.service.engine.state import Entry
 from lightningstore.service.rules import lifecycle
-from lightningstore.service.rules.completion import Completion
-from lightningstore.service.rules.rows import RolloutRow
+from lightningstore.service.rules.rows import Completion, RolloutRow
 from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_CANCELLED, Rollout
 
 

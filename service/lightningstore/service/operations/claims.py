@@ -5,13 +5,14 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.polls import Poll
+from lightningstore.service.engine.requests import refer, references
 from lightningstore.service.engine.state import AttemptState, Entry
-from lightningstore.service.operations.enqueue import Enqueue, refer, references
+from lightningstore.service.operations.enqueue import Enqueue
 from lightningstore.service.rules import lifecycle
 from lightningstore.service.rules.checks import check_enum
 from lightningstore.service.rules.errors import BatchTooLarge, FieldInvalid, RolloutExists
 from lightningstore.service.rules.ids import check_new_id, new_id
-from lightningstore.service.rules.shown import Shown
+from lightningstore.service.rules.rows import Shown
 from lightningstore.service.rules.times import check_duration, seconds
 from lightningstore.v1.attempt_pb2 import (
     ATTEMPT_STATUS_FAILED,

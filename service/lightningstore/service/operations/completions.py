@@ -10,7 +10,6 @@ from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.pace import Pace
 from lightningstore.service.engine.waiters import Waiter
 from lightningstore.service.rules import lifecycle, wire
-from lightningstore.service.rules.completion import Completion
 from lightningstore.service.rules.errors import (
     BatchTooLarge,
     CompletionNumberBeyondEnd,
@@ -20,6 +19,7 @@ from lightningstore.service.rules.errors import (
     StoreIdMismatch,
 )
 from lightningstore.service.rules.limits import CHUNK_BYTES
+from lightningstore.service.rules.rows import Completion
 from lightningstore.service.rules.times import check_duration, seconds
 from lightningstore.v1.completion_pb2 import (
     WaitForRolloutsRequest,
@@ -179,14 +179,7 @@ class Completions:
         if request.store_id and request.store_id != self._engine.store_id:
             raise StoreIdMismatch(request.store_id, self._engine.store_id)
         await self._engine.barrier()
-        last = self._engine.waiters.published
-        through = request.after_completion_number
-        if not request.HasField("after_completion_number"):
-            through = last
-        if through < 0:
-            raise FieldInvalid("after_completion_number", "must not be negative")
-        if through > last:
-            raise CompletionNumberBeyondEnd(through, last)
+        through = self._watched_from(request)
         waiter = Waiter()
         pace = Pace()
         self._engine.waiters.watch(waiter)
@@ -208,6 +201,18 @@ class Completions:
                     yield self._progress(through)
         finally:
             self._engine.waiters.unwatch(waiter)
+
+    def _watched_from(self, request: WatchRolloutsRequest) -> int:
+        """Return the completion number after which a watch begins. Raises FieldInvalid, CompletionNumberBeyondEnd."""
+        last = self._engine.waiters.published
+        if not request.HasField("after_completion_number"):
+            return last
+        through = request.after_completion_number
+        if through < 0:
+            raise FieldInvalid("after_completion_number", "must not be negative")
+        if through > last:
+            raise CompletionNumberBeyondEnd(through, last)
+        return through
 
     def _progress(self, through: int) -> bytes:
         return WatchRolloutsResponse(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.engine.answers import compose_all
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.requests import rollouts_of
 from lightningstore.service.engine.state import Entry
 from lightningstore.service.operations.bulk import Bulk
 from lightningstore.service.rules import wire
@@ -23,7 +24,7 @@ from lightningstore.service.rules.errors import (
     RolloutExists,
 )
 from lightningstore.service.rules.ids import check_label, check_new_id, new_id
-from lightningstore.service.rules.shown import Shown
+from lightningstore.service.rules.rows import Shown
 from lightningstore.v1.rollout_pb2 import (
     ROLLOUT_STATUS_QUEUING,
     EnqueueRolloutsRequest,
@@ -175,20 +176,7 @@ class Enqueue:
 
     def new_entry(self, field: str, spec: RolloutSpec, now: Timestamp, rollout_id: str) -> Entry:
         """Check a specification and create its rollout, which is not stored yet."""
-        if not spec.input_json:
-            raise FieldInvalid(f"{field}.input_json", "required: a JSON value, null for none")
-        if len(spec.input_json) > self._engine.limits.input_bytes:
-            raise PayloadTooLarge(
-                f"{field}.input_json", len(spec.input_json), self._engine.limits.input_bytes
-            )
-        check_json(f"{field}.input_json", spec.input_json)
-        if spec.metadata_json:
-            check_metadata(
-                f"{field}.metadata_json", spec.metadata_json, self._engine.limits.metadata_bytes
-            )
-        check_new_id(f"{field}.rollout_id", spec.rollout_id, required=False)
-        check_label(f"{field}.group_id", spec.group_id)
-        check_enum(f"{field}.mode", RolloutMode, spec.mode, unspecified=True)
+        self._check_spec(field, spec)
         config = spec.config if spec.HasField("config") else None
         if config is not None:
             check_config(f"{field}.config", config)
@@ -210,6 +198,23 @@ class Enqueue:
         if not stored.max_attempts:
             stored.max_attempts = 1
         return Entry(0, record, spec.input_json)
+
+    def _check_spec(self, field: str, spec: RolloutSpec) -> None:
+        """Check what does not depend on the store. Raises FieldInvalid, PayloadTooLarge."""
+        if not spec.input_json:
+            raise FieldInvalid(f"{field}.input_json", "required: a JSON value, null for none")
+        if len(spec.input_json) > self._engine.limits.input_bytes:
+            raise PayloadTooLarge(
+                f"{field}.input_json", len(spec.input_json), self._engine.limits.input_bytes
+            )
+        check_json(f"{field}.input_json", spec.input_json)
+        if spec.metadata_json:
+            check_metadata(
+                f"{field}.metadata_json", spec.metadata_json, self._engine.limits.metadata_bytes
+            )
+        check_new_id(f"{field}.rollout_id", spec.rollout_id, required=False)
+        check_label(f"{field}.group_id", spec.group_id)
+        check_enum(f"{field}.mode", RolloutMode, spec.mode, unspecified=True)
 
     async def replay(self, answer: R, limit: int = 0) -> R:
         """Return the answer to a repeated request id, with its rollouts in their current state.
@@ -261,24 +266,3 @@ def _same_content(spec: RolloutSpec, entry: Entry) -> bool:
         and spec.metadata_json == record.metadata_json
         and config == record.config
     )
-
-
-def rollouts_of(answer: Message) -> list[Rollout]:
-    """Return the rollouts of an answer that holds one or several."""
-    named: Any = answer
-    return list(named.rollouts) if hasattr(named, "rollouts") else [named.rollout]
-
-
-def references(reply: R) -> R:
-    """Return the answer with its rollouts reduced to the ids of rollout and attempt."""
-    kept: Any = type(reply)()
-    for rollout in rollouts_of(reply):
-        refer(kept.rollouts.add() if hasattr(kept, "rollouts") else kept.rollout, rollout)
-    return cast("R", kept)
-
-
-def refer(reference: Rollout, rollout: Rollout) -> None:
-    """Fill a message with the ids of a rollout and its latest attempt."""
-    reference.rollout_id = rollout.rollout_id
-    if rollout.latest_attempt_id:
-        reference.latest_attempt.attempt_id = rollout.latest_attempt_id

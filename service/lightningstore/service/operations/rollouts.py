@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from lightningstore.service.engine.answers import compose_all
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.requests import references
+from lightningstore.service.engine.state import Entry
 from lightningstore.service.operations.bulk import Bulk
-from lightningstore.service.operations.enqueue import Enqueue, references
+from lightningstore.service.operations.enqueue import Enqueue
 from lightningstore.service.rules import filters, lifecycle
 from lightningstore.service.rules.checks import (
     check_config,
@@ -158,16 +160,7 @@ class Rollouts:
         self._live.apply(entry, None, transition._replace(rollout=record), now)
         if "input_json" in paths:
             self._live.put_input(entry, given.input_json)
-        if (
-            entry.position
-            and {"priority", "mode"} & set(paths)
-            and entry not in self._live.deadlines.delays
-        ):
-            self._live.queue_due(entry)  # to another lane, in the place that it has
-        if "config" in paths:
-            for attempt in entry.attempts.values():
-                if lifecycle.is_live(attempt.record):
-                    self._live.deadlines.arm(attempt)
+        self._settle_update(entry, paths)
         reply = UpdateRolloutResponse()
         entry.shown().compose_within(reply.rollout, self._engine.limits.message_bytes)
         if request.request_id:
@@ -175,6 +168,16 @@ class Rollouts:
         self._engine.polls.serve()
         await self._engine.commit()
         return reply
+
+    def _settle_update(self, entry: Entry, paths: list[str]) -> None:
+        """Have the queue and the deadlines of live attempts follow changed fields."""
+        moved = entry.position and ("priority" in paths or "mode" in paths)
+        if moved and entry not in self._live.deadlines.delays:
+            self._live.queue_due(entry)  # in another lane, at the same position
+        if "config" in paths:
+            for attempt in entry.attempts.values():
+                if lifecycle.is_live(attempt.record):
+                    self._live.deadlines.arm(attempt)
 
     def _check_rollout_update(self, given: Rollout, paths: list[str]) -> None:
         if "status" in paths:

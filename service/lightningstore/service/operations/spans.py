@@ -39,13 +39,7 @@ class SpanQueries:
 
     async def query_spans(self, request: QuerySpansRequest) -> AsyncIterator[bytes | None]:
         """Yield None once the query is checked, then serialised QuerySpansResponses of about 1 MiB."""
-        limit = request.limit if request.HasField("limit") and request.limit != -1 else None
-        if limit is not None and limit < 0:
-            raise FieldInvalid("limit", "must not be negative; -1 or absent means all")
-        if request.offset < 0:
-            raise FieldInvalid("offset", "must not be negative")
-        check_enum("filter_logic", FilterLogic, request.filter_logic, unspecified=True)
-        spans.span_filter(request)
+        limit = _checked_limit(request)
         key, descending = spans.span_order(request.order_by)
         entry = await self._engine.load(request.rollout_id)
         attempt_key = None
@@ -71,6 +65,18 @@ class SpanQueries:
                     async for chunk in chunks:
                         yield chunk
         await check_whole(self._engine, request.rollout_id, entry.key)
+
+
+def _checked_limit(request: QuerySpansRequest) -> int | None:
+    """Return the limit of a query, None without one. Raises FieldInvalid for any field that is not valid."""
+    limit = request.limit if request.HasField("limit") and request.limit != -1 else None
+    if limit is not None and limit < 0:
+        raise FieldInvalid("limit", "must not be negative; -1 or absent means all")
+    if request.offset < 0:
+        raise FieldInvalid("offset", "must not be negative")
+    check_enum("filter_logic", FilterLogic, request.filter_logic, unspecified=True)
+    spans.span_filter(request)
+    return limit
 
 
 async def check_whole(engine: Engine, rollout_id: str, key: int) -> None:

@@ -1,17 +1,18 @@
-"""Records as they are stored, and the queries on them."""
+"""Records as they are stored, as answers contain them and as waiters receive them, and queries for them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lightningstore.service.rules.completion import Completion
 from lightningstore.service.rules.limits import DEFAULT_PAGE_SIZE
-from lightningstore.service.rules.shown import Shown
 from lightningstore.service.rules.statuses import FINISHED, LIVE_ATTEMPT
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
+
+#: Tags and lengths of the parts of a rollout, and the fields that a change adds to its record.
+FRAME_BYTES = 64
 
 
 class RolloutRow(NamedTuple):
@@ -63,6 +64,92 @@ class SpanRow(NamedTuple):
     data: bytes
     #: Whether the sequence ids are first, first + 1, … last, and are omitted from the data.
     contiguous: bool
+
+
+class Shown(NamedTuple):
+    """A rollout with its input and attempt.
+
+    Its records never change, so the message can be composed later.
+    """
+
+    rollout: Rollout
+    #: Empty where the input is stored and not in memory: see `lacks_input`.
+    input_json: bytes
+    attempt: Attempt | None
+    #: Key of the rollout, and bytes of its input.
+    key: int = 0
+    input_bytes: int = 0
+
+    @property
+    def lacks_input(self) -> bool:
+        """Whether the input has to be loaded: without it the rollout is composed without payloads."""
+        return not self.input_json and self.input_bytes > 0
+
+    def size(self) -> int:
+        """Return its size in an answer in bytes, rounded up."""
+        size = self.input_bytes + self.rollout.ByteSize() + FRAME_BYTES
+        return size + self.attempt.ByteSize() if self.attempt is not None else size
+
+    def bare_size(self) -> int:
+        """Return its size without payloads."""
+        size = self.size() - self.input_bytes - len(self.rollout.metadata_json)
+        if self.attempt is not None:
+            size -= len(self.attempt.metadata_json) + self.attempt.failure.ByteSize()
+        return size
+
+    def compose(self, into: Rollout) -> None:
+        """Fill a message of an answer."""
+        if self.lacks_input:
+            self.compose_bare(into)
+            return
+        into.CopyFrom(self.rollout)
+        into.input_json = self.input_json
+        if self.attempt is not None:
+            into.latest_attempt.CopyFrom(self.attempt)
+
+    def compose_bare(self, into: Rollout) -> None:
+        """Fill a message of an answer without payloads."""
+        into.CopyFrom(self.rollout)
+        into.ClearField("metadata_json")
+        into.payloads_omitted = True
+        if self.attempt is not None:
+            into.latest_attempt.CopyFrom(self.attempt)
+            into.latest_attempt.ClearField("metadata_json")
+            into.latest_attempt.ClearField("failure")
+
+    def compose_within(self, into: Rollout, limit: int) -> None:
+        """Fill a message of an answer, without payloads if they exceed `limit` bytes."""
+        if self.lacks_input or self.size() > limit:
+            self.compose_bare(into)
+        else:
+            self.compose(into)
+
+
+class Completion:
+    """A rollout that finished, for waiters. It is serialised once, if there are waiters."""
+
+    __slots__ = ("_wire", "number", "rollout_id", "shown", "size")
+
+    def __init__(self, shown: Shown) -> None:
+        self.number = shown.rollout.completion_number
+        self.rollout_id = shown.rollout.rollout_id
+        self.shown = shown
+        #: Size in a message in bytes, rounded up.
+        self.size = shown.size()
+        self._wire: bytes | None = None
+
+    def wire(self, limit: int) -> bytes:
+        """Return the serialised rollout, without payloads if they exceed `limit` bytes."""
+        if self._wire is None:
+            rollout, input_json, attempt, *_ = self.shown
+            if self.shown.lacks_input or self.size > limit:
+                bare = Rollout()
+                self.shown.compose_bare(bare)
+                self._wire = bare.SerializeToString()
+            else:
+                whole = Rollout(input_json=input_json, latest_attempt=attempt)
+                self._wire = rollout.SerializeToString() + whole.SerializeToString()
+        return self._wire
 
 
 class LoadedRollout(NamedTuple):

@@ -46,7 +46,7 @@ class Counters:
     span_bytes: int = 0
     rollouts: dict[int, int] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
-    #: The state of the clocks at the last commit, see store_time.py. A list, because servers of earlier versions
+    #: The state of the clocks at the last commit, see StoreTime. A list, because servers of earlier versions
     #: take every object in here for counts by status.
     clock: list[Any] = field(default_factory=list)
 
