@@ -1,4 +1,4 @@
-"""IngestSpans, AddSpans, OTLP's Export and AllocateSequenceIds."""
+"""IngestSpans, AddSpans and OTLP's Export."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from lightningstore.service.operations.parts import (
 from lightningstore.service.rules import lifecycle, pieces, spans
 from lightningstore.service.rules import text_repair as repair
 from lightningstore.service.rules.errors import (
-    FieldInvalid,
     MalformedMessage,
     SpanExists,
     StoreError,
@@ -40,20 +39,16 @@ from lightningstore.v1.error_reason_pb2 import ErrorReason
 from lightningstore.v1.span_pb2 import (
     AddSpansRequest,
     AddSpansResponse,
-    AllocateSequenceIdsRequest,
-    AllocateSequenceIdsResponse,
     BatchRejection,
     IngestResult,
     IngestSpansRequest,
     IngestSpansResponse,
-    SequenceIdRange,
     SpanBatch,
 )
 
 logger = logging.getLogger(__name__)
 
 SHOWN_REJECTIONS = 10
-MAX_SEQUENCE_IDS = 1_000_000
 
 
 class Found(NamedTuple):
@@ -443,39 +438,6 @@ class SpanIngest:
             self._engine.committer.changes.evicted.append(item.key)
             counters.spans -= item.count
             counters.span_bytes -= item.bytes
-
-    async def allocate_sequence_ids(
-        self, request: AllocateSequenceIdsRequest
-    ) -> AllocateSequenceIdsResponse:
-        """Reserve the next sequence ids of some attempts."""
-        self._engine.committer.admit()
-        self._engine.check_batch("demands", len(request.demands))
-        for i, demand in enumerate(request.demands):
-            if not 1 <= demand.count <= MAX_SEQUENCE_IDS:
-                raise FieldInvalid(f"demands[{i}].count", f"must be from 1 to {MAX_SEQUENCE_IDS}")
-        await self._engine.load_many(d.rollout_id for d in request.demands)
-        if (answer := self._engine.requests.find("AllocateSequenceIds", request)) is not None:
-            await self._engine.barrier()
-            return AllocateSequenceIdsResponse.FromString(answer)
-        attempts = [
-            self._live.loaded_attempt(d.rollout_id, d.attempt_id, f"demands[{i}].")
-            for i, d in enumerate(request.demands)
-        ]
-        reply = AllocateSequenceIdsResponse()
-        for demand, attempt in zip(request.demands, attempts, strict=True):
-            reference = AttemptRef(
-                rollout_id=demand.rollout_id, attempt_id=attempt.record.attempt_id
-            )
-            first = attempt.last_sequence_id + 1
-            attempt.last_sequence_id += demand.count
-            reply.ranges.append(
-                SequenceIdRange(attempt=reference, first_sequence_id=first, count=demand.count)
-            )
-            self._live.save_attempt(attempt)
-        if request.request_id:
-            self._engine.remember("AllocateSequenceIds", request, reply)
-        await self._engine.commit()
-        return reply
 
 
 def reason_name(reason: int) -> str:

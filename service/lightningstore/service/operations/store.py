@@ -22,6 +22,7 @@ from lightningstore.service.operations.ingest import SpanIngest
 from lightningstore.service.operations.resources import ResourceVersions
 from lightningstore.service.operations.retention import Removal
 from lightningstore.service.operations.rollouts import Rollouts
+from lightningstore.service.operations.sequence_ids import SequenceIds
 from lightningstore.service.operations.spans import SpanQueries
 from lightningstore.service.operations.triplets import Triplets
 from lightningstore.service.operations.watchdog import Watchdog
@@ -41,6 +42,7 @@ class Store:
         self.claims = Claims(engine, self.enqueue)
         self.attempts = Attempts(engine)
         self.ingest = SpanIngest(engine)
+        self.sequence_ids = SequenceIds(engine)
         self.spans = SpanQueries(engine)
         self.triplets = Triplets(engine)
         self.completions = Completions(engine)

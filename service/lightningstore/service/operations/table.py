@@ -56,7 +56,7 @@ def table(store: Store) -> dict[str, Operation]:
         "WatchRollouts": Operation(store.completions.watch_rollouts, Kind.SERVER_STREAM),
         "IngestSpans": Operation(ingest.ingest_spans, Kind.SPAN_STREAM),
         "AddSpans": Operation(ingest.add_spans, Kind.SPAN_BATCH),
-        "AllocateSequenceIds": Operation(ingest.allocate_sequence_ids),
+        "AllocateSequenceIds": Operation(store.sequence_ids.allocate_sequence_ids),
         "QuerySpans": Operation(store.spans.query_spans, Kind.SERVER_STREAM),
         "ListTriplets": Operation(store.triplets.list_triplets, Kind.SERVER_STREAM),
         "ImportRollouts": Operation(store.imports.import_rollouts, Kind.CLIENT_STREAM),
