@@ -1,6 +1,6 @@
 """A store for PyPI's agentlightning 0.3: `Trainer(store=GrpcLightningStore("127.0.0.1:4747"))`.
 
-Needs `lightningstore[agentlightning]`. docs/agentlightning.md says where the two differ.
+Requires `lightningstore[agentlightning]`. docs/agentlightning.md lists the differences.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""The spans of tracers on their way out: an agent does not wait for each of them, whoever asks later does."""
+"""Buffered spans of tracers: an agent does not wait for each span, later calls do."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 logger = logging.getLogger(__name__)
 
-#: The thread in which agentlightning's tracers store a span while its agent waits.
+#: The thread in which agentlightning's tracers store a span while the agent waits.
 TRACER_THREAD = "otel-loop"
-#: Seconds that calls wait for the spans before them where no other deadline is set.
+#: Seconds that calls wait for earlier spans if there is no other deadline.
 FLUSH_TIMEOUT = 30.0
 
 
 def is_tracer() -> bool:
-    """Tell whether a tracer of agentlightning calls, which looks at no answer but the span itself."""
+    """Return whether a tracer of agentlightning calls, which uses only the span of the result."""
     return threading.current_thread().name == TRACER_THREAD
 
 
 class SpanBuffer(SpanExporter):
-    """Sends spans in batches, by the thread of the client's exporter, and tells coroutines when it has."""
+    """Sends spans in batches with the client's exporter thread, and notifies coroutines."""
 
     def __init__(self, store: BlockingStore) -> None:
-        """Take the client that sends; it stays the caller's to close."""
+        """Create a buffer that sends with a client, which the caller closes."""
         super().__init__(store)
         self.send_in_background()
 
@@ -44,9 +44,9 @@ class SpanBuffer(SpanExporter):
         self._waiters: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def put(self, rollout_id: str, attempt_id: str, span: ReadableSpan) -> int:
-        """Queue a span and return how many its attempt has had of this process, it included."""
+        """Queue a span; return the number of spans of its attempt from this process so far."""
         named = {ROLLOUT_ID: rollout_id, ATTEMPT_ID: attempt_id}
-        # A span may name another attempt: here the caller decides.
+        # A span may name another attempt; here the argument decides.
         self._put(
             [
                 item._replace(
@@ -59,7 +59,10 @@ class SpanBuffer(SpanExporter):
         return self.sent_count(rollout_id, attempt_id)
 
     async def settled(self, timeout: float | None) -> None:
-        """Return when all spans put so far are stored, or given up; after `timeout` seconds, with a warning."""
+        """Return when all spans so far are stored or dropped.
+
+        After `timeout` seconds it logs a warning and returns.
+        """
         if self._settled >= self._added:
             return
         waiter = asyncio.get_running_loop(), asyncio.Event()
@@ -86,18 +89,18 @@ class SpanBuffer(SpanExporter):
 
 
 class InOrder:
-    """Carries asyncio calls, each after the spans that were put into a buffer before it."""
+    """Transport of asyncio calls, each after the spans that were buffered before it."""
 
     def __init__(self, inner: AsyncTransport, buffer: SpanBuffer) -> None:
         self._inner = inner
         self._buffer = buffer
 
     async def unary(self, method: str, request: Message, timeout: float | None) -> Any:
-        """Make a call with one message each way."""
+        """Make a unary call."""
         return await self._inner.unary(method, request, await self._turn(timeout))
 
     async def _turn(self, timeout: float | None) -> float | None:
-        """Wait for the spans, for half of the time at most, and return what is left of it."""
+        """Wait for the spans, for at most half of the time, and return the remaining time."""
         started = time.monotonic()
         await self._buffer.settled(FLUSH_TIMEOUT if timeout is None else timeout / 2)
         return None if timeout is None else timeout - (time.monotonic() - started)
@@ -105,7 +108,7 @@ class InOrder:
     def server_stream(
         self, method: str, request: Message, timeout: float | None
     ) -> AsyncServerStream:
-        """Begin a call that is answered by a stream."""
+        """Start a call with a response stream."""
         return _LateStream(
             self._turn, lambda left: self._inner.server_stream(method, request, left), timeout
         )
@@ -113,16 +116,16 @@ class InOrder:
     async def client_stream(
         self, method: str, requests: AsyncIterable[Message], timeout: float | None
     ) -> Any:
-        """Make a call that sends a stream."""
+        """Make a call with a request stream."""
         return await self._inner.client_stream(method, requests, await self._turn(timeout))
 
     async def close(self) -> None:
-        """Give up all calls, and take no more."""
+        """Cancel all calls and accept no more."""
         await self._inner.close()
 
 
 class _LateStream:
-    """The answers of a call that begins when they are first asked for."""
+    """The responses of a call that starts when they are first read."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The connection of the store: one a process, for all its threads and event loops."""
+"""The connection of the store: one per process, for all its threads and event loops."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a question about the server itself may take: it is asked from within event loops.
+#: Timeout in seconds of GetServerInfo, which is called within event loops.
 INFO_TIMEOUT = 5.0
 
 
 class _Held(NamedTuple):
-    """What a store has of a connection."""
+    """The part of a connection that a store holds."""
 
     link: _links.Link
     client: AsyncLightningStore
-    #: Gives the link back, once.
+    #: Releases the link, once.
     let_go: weakref.finalize[..., Any]
 
 
 class Connected(LightningStore):
-    """A store that connects with its first call, anew in each process."""
+    """A store that connects with its first call, separately in each process."""
 
     def __init__(
         self,
@@ -43,13 +43,15 @@ class Connected(LightningStore):
         timeout: float | None = DEFAULT_TIMEOUT,
         **connection: Unpack[ConnectionOptions],
     ) -> None:
-        """Take the address of a `lightningstore serve`, "host:port", or "https://host:port" for TLS.
+        """Create a store for a `lightningstore serve`.
 
-        The arguments are those of `lightningstore.client.LightningStore`: unset ones come from the
-        environment, `timeout` is in seconds and holds for each call, its retries included.
+        The address is "host:port", or "https://host:port" for TLS. The arguments are those of
+        `lightningstore.client.LightningStore`. Unset ones come from the environment. `timeout` is
+        in seconds and applies to each call, retries included.
 
-        Raises ValueError for a bad address, for files that do not fit, and for a token that would go over
-        plain text; OSError for files that cannot be read.
+        Raises:
+            ValueError: The address or a file is invalid, or a token would be sent unencrypted.
+            OSError: A file cannot be read.
         """
         super().__init__()
         self._timeout = timeout
@@ -57,7 +59,7 @@ class Connected(LightningStore):
         self._begin()
 
     def _begin(self) -> None:
-        # By process, for a child of a fork gets a copy of its parent's and may not use what is in there.
+        # By process, because a forked child gets a copy of its parent's and must not use it.
         self._held: dict[int, _Held] = {}
         self._otlp_urls: dict[int, str] = {}
         #: Request ids of claims without an answer, by worker and limit.
@@ -109,8 +111,9 @@ class Connected(LightningStore):
     def capabilities(self) -> LightningStoreCapabilities:
         """Safe for threads and for asyncio, one copy for all processes.
 
-        otlp_traces: whether the tracers of agentlightning can send over HTTP; else spans go over gRPC. The
-        first look asks the server, for 5 seconds at most; one that does not answer has none.
+        otlp_traces: whether the tracers of agentlightning can send over HTTP; otherwise spans are
+        sent over gRPC. The first access calls the server, for at most 5 seconds; a server that does
+        not answer has no capabilities.
         """
         return LightningStoreCapabilities(
             thread_safe=True,
@@ -122,7 +125,8 @@ class Connected(LightningStore):
     def otlp_traces_endpoint(self) -> str:
         """Return the URL to which OTLP/HTTP exporters send spans.
 
-        Raises NotImplementedError if the server has none that they can use.
+        Raises:
+            NotImplementedError: The server has no URL that they can use.
         """
         url = self._otlp_url
         if not url:
@@ -153,9 +157,9 @@ class Connected(LightningStore):
 
 @cache
 def _exporter_follows() -> bool:
-    """Tell whether agentlightning can point its exporter at the store.
+    """Return whether agentlightning can set the URL of its exporter.
 
-    It does so by an attribute that OpenTelemetry's exporter reads no more from 1.45 on: spans would go to
+    It uses an attribute that OpenTelemetry's exporter ignores from 1.45 on: spans would be sent to
     port 4318 of this host, and be lost.
     """
     major, minor = version("opentelemetry-exporter-otlp-proto-http").split(".")[:2]
@@ -163,7 +167,7 @@ def _exporter_follows() -> bool:
 
 
 def _otlp_url(address: str, info: ServerInfo) -> str:
-    """Return where the server takes OTLP over HTTP, "" if it does not, or is on no network."""
+    """Return the server's URL of OTLP over HTTP, "" without one or without a network address."""
     port = info.message.otlp_http_port
     address = address.removeprefix("dns:///")
     host = address.rpartition(":")[0] or address

@@ -42,13 +42,14 @@ from lightningstore.integrations.agentlightning._records import (
     with_attempt,
 )
 
-#: Rollouts, and bytes of their inputs, that one call puts in: well below the server's limits.
+#: Maximum number of rollouts, and bytes of their inputs, in one call: well below the server's
+#: limits.
 ENQUEUED_AT_ONCE = 1000
 INPUT_BYTES_AT_ONCE = 16 << 20
 PAGE = 1000
-#: Seconds that a claim is tried for. A runner asks again, and should hear of the end of its training.
+#: Timeout of a claim in seconds. A runner claims again, and must notice the end of its training.
 CLAIM_TIMEOUT = 5.0
-#: The fields that the server sorts rollouts by as agentlightning does.
+#: The fields by which the server sorts rollouts like agentlightning.
 SERVER_SORTS = (None, "rollout_id", "start_time")
 
 FilterLogic = Literal["and", "or"]
@@ -67,9 +68,10 @@ class ControlMethods(Connected):
         metadata: dict[str, Any] | None = None,
         worker_id: str | None = None,
     ) -> AttemptedRollout:
-        """Make a rollout with its first attempt, which is claimed at once.
+        """Create a rollout with its first attempt, which is claimed at once.
 
-        Raises ValueError for unknown resources, and for invalid JSON.
+        Raises:
+            ValueError: The resources are unknown, or a value is not valid JSON.
         """
         with refusals():
             rollout = await self._client.start_rollout(
@@ -90,7 +92,7 @@ class ControlMethods(Connected):
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Rollout:
-        """Put a rollout at the tail of the queue. Raises what `start_rollout` raises."""
+        """Add a rollout to the tail of the queue. Raises what `start_rollout` raises."""
         request = EnqueueRolloutRequest(
             input=input, mode=mode, resources_id=resources_id, config=config, metadata=metadata
         )
@@ -99,7 +101,7 @@ class ControlMethods(Connected):
     async def enqueue_many_rollouts(
         self, rollouts: Sequence[EnqueueRolloutRequest]
     ) -> Sequence[Rollout]:
-        """Put rollouts at the tail of the queue, in order: 1,000 at a time, of these all or none.
+        """Add rollouts to the tail of the queue, in order: 1,000 per call, each call atomic.
 
         Raises what `start_rollout` raises.
         """
@@ -112,9 +114,9 @@ class ControlMethods(Connected):
         return stored
 
     async def dequeue_rollout(self, worker_id: str | None = None) -> AttemptedRollout | None:
-        """Claim the next rollout of the queue; None if it is empty, or the server away for 5 seconds.
+        """Claim the next rollout of the queue; None if it is empty, or the server down for 5 s.
 
-        A claim whose answer was lost is what the worker's next call gets.
+        A claim whose response was lost is returned by the worker's next call.
         """
         claimed = await self.dequeue_many_rollouts(limit=1, worker_id=worker_id)
         return claimed[0] if claimed else None
@@ -127,7 +129,8 @@ class ControlMethods(Connected):
         while len(claimed) < limit:
             found = await self._claim(limit - len(claimed), worker_id)
             claimed.extend(found)
-            # An answer is cut at 1,000 rollouts, or where one more input would make it too large.
+            # A response is truncated at 1,000 rollouts, or before an input that would make it too
+            # large.
             size = sum(rollout.message.ByteSize() for rollout in found)
             if len(found) < PAGE and size < INPUT_BYTES_AT_ONCE:
                 break
@@ -152,7 +155,7 @@ class ControlMethods(Connected):
             return []
 
     async def _whole(self, rollouts: Iterable[client.Rollout]) -> list[client.Rollout]:
-        """Return rollouts with their inputs, which an answer to a repeated call may come without."""
+        """Return rollouts with their inputs, which a repeated response may omit."""
         return [
             await self._client.get_rollout(rollout.rollout_id)
             if rollout.message.payloads_omitted
@@ -163,9 +166,10 @@ class ControlMethods(Connected):
     async def start_attempt(
         self, rollout_id: str, worker_id: str | None = None
     ) -> AttemptedRollout:
-        """Claim a rollout by its id, whatever its number of attempts.
+        """Claim a rollout by its id, regardless of its number of attempts.
 
-        Raises ValueError for an unknown rollout, and for a cancelled one.
+        Raises:
+            ValueError: The rollout is unknown or cancelled.
         """
         with refusals(rollout_id):
             return to_attempted(
@@ -186,9 +190,12 @@ class ControlMethods(Connected):
         status: Sequence[RolloutStatus] | None = None,
         rollout_ids: Sequence[str] | None = None,
     ) -> PaginatedResult[Rollout]:
-        """Find rollouts, those with attempts as AttemptedRollout; in the order of enqueueing unless sorted.
+        """Find rollouts, in the order of enqueueing unless sorted.
 
-        Raises ValueError for arguments that mean nothing.
+        Those with attempts are AttemptedRollout.
+
+        Raises:
+            ValueError: An argument is invalid.
         """
         for name, value in (("status", status), ("rollout_ids", rollout_ids)):
             if value is not None:
@@ -253,7 +260,7 @@ class ControlMethods(Connected):
         limit: int = -1,
         offset: int = 0,
     ) -> PaginatedResult[Attempt]:
-        """Return the attempts at a rollout. Raises ValueError for an unknown rollout."""
+        """Return the attempts of a rollout. Raises ValueError for an unknown rollout."""
         _paging.check(Attempt, sort_by=sort_by, sort_order=sort_order, limit=limit, offset=offset)
         with refusals(rollout_id):
             found = await _paging.every(
@@ -275,9 +282,10 @@ class ControlMethods(Connected):
                 return None
 
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
-        """Return the newest attempt at a rollout, None before the first.
+        """Return the newest attempt of a rollout, None before the first.
 
-        Raises ValueError for an unknown rollout.
+        Raises:
+            ValueError: The rollout is unknown.
         """
         with refusals(rollout_id):
             attempt = (await self._client.get_rollout(rollout_id)).latest_attempt
@@ -286,10 +294,13 @@ class ControlMethods(Connected):
     async def wait_for_rollouts(
         self, *, rollout_ids: list[str], timeout: float | None = None
     ) -> list[Rollout]:
-        """Return those of the rollouts that have finished, when all have or `timeout` seconds are over.
+        """Return the finished rollouts when all have finished or `timeout` seconds are over.
 
-        None: without limit; 0 or less: at once. In the order of `rollout_ids`. Raises ValueError if one is
-        unknown.
+        A timeout of None has no limit; 0 or less returns at once. The result is in the order of
+        `rollout_ids`.
+
+        Raises:
+            ValueError: A rollout is unknown.
         """
         if not rollout_ids:
             return []
@@ -310,10 +321,11 @@ class ControlMethods(Connected):
         config: RolloutConfig | Unset = UNSET,
         metadata: dict[str, Any] | Unset | None = UNSET,
     ) -> Rollout:
-        """Change a rollout: what is UNSET stays, None clears.
+        """Change a rollout: UNSET keeps a field, None clears it.
 
-        Raises ValueError for an unknown rollout and for a status that it cannot take: preparing and running
-        come of claims and spans alone, and a finished rollout takes no other end.
+        Raises:
+            ValueError: The rollout is unknown, or the status cannot be set: only claims and spans
+            set "preparing" and "running", and a finished rollout accepts no other final status.
         """
         with refusals(rollout_id):
             if status is None or config is None:
@@ -338,10 +350,13 @@ class ControlMethods(Connected):
         last_heartbeat_time: float | Unset = UNSET,
         metadata: dict[str, Any] | Unset | None = UNSET,
     ) -> Attempt:
-        """Report where an attempt stands, or change it: what is UNSET stays.
+        """Report the status of an attempt, or change it: UNSET keeps a field.
 
-        A heartbeat time in the future counts as now. Raises ValueError for an unknown rollout or attempt,
-        and where the attempt has decided its rollout by another status.
+        A heartbeat time in the future counts as now.
+
+        Raises:
+            ValueError: The rollout or attempt is unknown, or the attempt has decided its rollout
+            with another status.
         """
         heartbeat: Any = given(last_heartbeat_time)
         if isinstance(heartbeat, int | float):
@@ -368,7 +383,7 @@ class ControlMethods(Connected):
         limit: int = -1,
         offset: int = 0,
     ) -> PaginatedResult[Worker]:
-        """Find workers, by id unless sorted. Raises ValueError for arguments that mean nothing."""
+        """Find workers, by id unless sorted. Raises ValueError for invalid arguments."""
         _paging.check(
             Worker,
             sort_by=sort_by,
@@ -402,9 +417,11 @@ class ControlMethods(Connected):
     async def update_worker(
         self, worker_id: str, heartbeat_stats: dict[str, Any] | Unset = UNSET
     ) -> Worker:
-        """Tell that a worker lives, and what it says of itself. An unknown worker is created.
+        """Report that a worker is alive, and its statistics. An unknown worker is created.
 
-        Raises TypeError for None as heartbeat_stats, ValueError for an empty id.
+        Raises:
+            TypeError: heartbeat_stats is None.
+            ValueError: The id is empty.
         """
         if heartbeat_stats is None:
             raise TypeError("heartbeat_stats: a dict is wanted, or UNSET to keep what is stored")
@@ -448,9 +465,10 @@ def _parts(specs: Sequence[RolloutSpec]) -> Iterator[list[RolloutSpec]]:
 
 
 def _filters(logic: str, **filters: Any) -> dict[str, Any] | None:
-    """Return filters as the client takes them; None where nothing can match.
+    """Return filters in the client's form; None if nothing can match.
 
-    Here an empty list matches nothing and an empty text everything; there neither takes part.
+    In agentlightning an empty list matches nothing and an empty text everything; in the client both
+    are ignored.
     """
     said = {name: value for name, value in filters.items() if value is not None}
     everything = [name for name, value in said.items() if value == ""]

@@ -1,4 +1,4 @@
-"""Refusals of the server as the exceptions that agentlightning documents."""
+"""Converts errors of the server to the exceptions that agentlightning documents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVICTED = "ERROR_REASON_SPANS_EVICTED"
 NO_ROLLOUT = "ERROR_REASON_ROLLOUT_NOT_FOUND"
 NO_ATTEMPT = "ERROR_REASON_ATTEMPT_NOT_FOUND"
 
-#: The server could not be reached, or has too much to do: the same call may succeed later.
+#: The server is unreachable or overloaded: the call is retryable.
 AWAY = (UnavailableError, DeadlineExceededError, ResourceExhaustedError)
 
 

@@ -26,7 +26,7 @@ _timer: threading.Timer | None = None
 
 
 class Link:
-    """A connection, and the spans that wait to go over it."""
+    """A connection, and the spans that are to be sent over it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         """Create a connection to an endpoint; the channel is created with the first call."""
@@ -87,7 +87,7 @@ def _close_idle() -> None:
         link.close()
 
 
-#: Links of the parent process. Kept, for letting go of one closes its channel.
+#: Links of the parent process. Kept, because releasing one closes its channel.
 _abandoned: list[Any] = []
 
 

@@ -1,4 +1,4 @@
-"""Sorting, cutting and checking of queries, as agentlightning's own stores do it."""
+"""Sorting, paging and checking of queries, as in agentlightning's own stores."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check(
     offset: int,
     filter_logic: str = "and",
 ) -> None:
-    """Raise ValueError for arguments of a query that mean nothing."""
+    """Raise ValueError for invalid arguments of a query."""
     if sort_by is not None and sort_by not in SORTABLE[model]:
         words = ", ".join(SORTABLE[model])
         raise ValueError(f"sort_by: {sort_by!r} is no field to sort by; these are: {words}")
@@ -72,12 +72,12 @@ def sort(
 
 
 def cut(items: Sequence[T], limit: int, offset: int) -> Sequence[T]:
-    """Return the part of the items that a page shows."""
+    """Return the items of a page."""
     return items[offset:] if limit == -1 else items[offset : offset + limit]
 
 
 def page(items: Sequence[T], limit: int, offset: int) -> PaginatedResult[T]:
-    """Return a page of all that match."""
+    """Return a page of all matching items."""
     return PaginatedResult(
         items=cut(items, limit, offset), limit=limit, offset=offset, total=len(items)
     )

@@ -1,6 +1,6 @@
-"""Rollouts, attempts, workers and resources: agentlightning's models to and from the contract's.
+"""Converts rollouts, attempts, workers and resources between agentlightning and the contract.
 
-Times are seconds since 1970 as floats there and Timestamps here.
+agentlightning's times are float seconds since 1970, the contract's are Timestamps.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ NANOS = 1_000_000_000
 
 
 def raw_json(value: object) -> RawJSON:
-    """Return a value, pydantic models within included, as JSON. Raises ValueError if it cannot be."""
+    """Return a value, including pydantic models in it, as JSON. Raises ValueError."""
     return RawJSON(to_json(value))
 
 
 def given(value: Any) -> Any:
-    """Return an argument, agentlightning's UNSET as the client's."""
+    """Return an argument, with agentlightning's UNSET replaced by the client's."""
     return UNSET if isinstance(value, AglUnset) else value
 
 
 def given_json(value: Any) -> Any:
-    """Return an argument as JSON; UNSET and None as `given` does."""
+    """Return an argument as JSON; UNSET and None as in `given`."""
     return given(value) if value is None or isinstance(value, AglUnset) else raw_json(value)
 
 
 def _seconds(stamp: Timestamp) -> float:
-    # Division of integers is rounded once, and so gives back the float that was stored.
+    # A division of integers is rounded once, and therefore returns the stored float.
     return (stamp.seconds * NANOS + stamp.nanos) / NANOS
 
 
@@ -57,12 +57,12 @@ def _time(message: Any, field: str) -> float | None:
 
 
 def _word(value: Enum) -> Any:
-    """Return the word of an enum of the client's, which pydantic checks against agentlightning's."""
+    """Return the name of an enum of the client, which pydantic checks against agentlightning's."""
     return value.value
 
 
 def to_config(config: client.RolloutConfig) -> RolloutConfig:
-    """Return a config as agentlightning's; it has no back-off."""
+    """Return a config as agentlightning's, which has no back-off."""
     return RolloutConfig(
         timeout_seconds=config.timeout,
         unresponsive_seconds=config.unresponsive_timeout,
@@ -162,7 +162,7 @@ def _from_resource(name: str, value: Any) -> client.LLM | client.PromptTemplate:
     proxied = isinstance(value, ProxyLLM)
     kind = client.ProxyLLM if proxied else client.LLM
     return kind(
-        # A ProxyLLM warns whoever reads its endpoint.
+        # Reading the endpoint of a ProxyLLM would log a warning.
         value.get_base_url(None, None),
         value.model,
         value.api_key or "",
@@ -171,7 +171,7 @@ def _from_resource(name: str, value: Any) -> client.LLM | client.PromptTemplate:
 
 
 def to_resources_update(resources: client.Resources) -> ResourcesUpdate:
-    """Return resources as agentlightning's; those of a kind that it does not know are left out."""
+    """Return resources as agentlightning's, without those of unknown kinds."""
     message = resources.message
     return ResourcesUpdate(
         resources_id=message.resources_id,

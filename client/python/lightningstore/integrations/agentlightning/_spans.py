@@ -1,7 +1,7 @@
-"""Spans: agentlightning's model to and from OTLP.
+"""Converts spans between agentlightning's model and OTLP.
 
-Times are seconds as floats there and nanoseconds here; a float that went in comes out the same. What OTLP has
-no place for, the extra fields of a span, travels as JSON in one attribute.
+agentlightning's times are float seconds, OTLP's are nanoseconds; a float is returned unchanged. The
+extra fields of a span, which OTLP does not have, are stored as JSON in one attribute.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from opentelemetry.sdk.trace import ReadableSpan
 from pydantic_core import to_json
 
 NANOS = 1_000_000_000
-#: The first second that OTLP has no number for.
+#: The first second that OTLP cannot represent.
 _END = (1 << 64) // NANOS
 #: Holds the extra fields of a span.
 EXTRA = "agentlightning.extra"
-#: Extra fields that tell of the SDK's own objects, or that OTLP has a field for.
+#: Extra fields that describe the SDK's own objects, or that OTLP has a field for.
 _NOT_KEPT = {
     *("kind", "instrumentation_info", "instrumentation_scope", "sampler", "trace_config"),
     *("record_exception", "set_status_on_exception", "limits", "lock", "record_end_metrics"),
 }
-#: The fields that a span has anyway: an extra field of such a name makes it another writer's attribute.
+#: The regular fields of a span: an extra field with such a name is another program's attribute.
 _FIELDS = frozenset(Span.model_fields)
 _KINDS = trace_pb2.Span.SpanKind.DESCRIPTOR.values_by_number
 _CODES = trace_pb2.Status.StatusCode.DESCRIPTOR.values_by_number
@@ -89,7 +89,7 @@ def _attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:
 
 
 def _attribute(value: Any) -> Any:
-    """Return a value as one that agentlightning takes: maps and mixed lists are JSON there."""
+    """Return a value in a form that agentlightning accepts: maps and mixed lists as JSON."""
     if isinstance(value, bytes):
         return value.hex()
     if value is None:
@@ -126,7 +126,7 @@ def _kind(span: Span) -> int:
 
 
 def to_otlp(span: Span) -> trace_pb2.Span:
-    """Return a span as OTLP message. Raises ValueError for ids that are none of OpenTelemetry."""
+    """Return a span as an OTLP message. Raises ValueError for ids that are not OpenTelemetry's."""
     extra = {k: v for k, v in (span.model_extra or {}).items() if k not in _NOT_KEPT}
     otlp = trace_pb2.Span(
         trace_id=_id("trace_id", span.trace_id, 16),
@@ -169,7 +169,7 @@ def _to_link(link: Link) -> trace_pb2.Span.Link:
 
 
 def head(span: Span) -> SpanBatch:
-    """Return the batch that a span belongs in, without its spans: the attempt, resource and scope."""
+    """Return the batch of a span without its spans: the attempt, resource and scope."""
     scope = InstrumentationScope()
     if found := _SCOPE.match(str((span.model_extra or {}).get("instrumentation_scope", ""))):
         scope.name, scope.version = found[1], found[2].replace("None", "")
@@ -183,7 +183,7 @@ def head(span: Span) -> SpanBatch:
 
 
 def of_readable(rollout_id: str, attempt_id: str, span: ReadableSpan) -> SpanBatch:
-    """Return a span of OpenTelemetry's SDK as a batch, to the nanosecond."""
+    """Return a span of OpenTelemetry's SDK as a batch, with nanoseconds."""
     of_resource = encode_spans([span]).resource_spans[0]
     of_scope = of_resource.scope_spans[0]
     return SpanBatch(
@@ -207,7 +207,7 @@ def from_client(span: client.Span) -> Span:
     if span.scope.name:
         named = f"{span.scope.name}, {span.scope.version}"
         extra["instrumentation_scope"] = f"InstrumentationScope({named}, , {{}})"
-    # OTLP's enums are open: a number that this release does not know reads as unset.
+    # OTLP's enums are open: an unknown number is read as unset.
     code: Any = _CODES.get(otlp.status.code, _CODES[0]).name[len("STATUS_CODE_") :]
     parent_id = span.parent_span_id or None
     return Span(
@@ -247,16 +247,17 @@ def from_client(span: client.Span) -> Span:
 
 
 def _pop_extra(attributes: dict[str, Any], pairs: Iterable[KeyValue]) -> dict[str, Any]:
-    """Take the extra fields of a span out of its attributes.
+    """Remove the extra fields of a span from its attributes and return them.
 
-    Any OpenTelemetry SDK may set an attribute of that name. One that `to_otlp` cannot have written stays.
+    Any OpenTelemetry SDK may set an attribute of that name. One that `to_otlp` cannot have written
+    is kept.
     """
     text = next(pair.value.string_value for pair in pairs if pair.key == EXTRA)
     try:
         extra = json.loads(text)
         if not isinstance(extra, dict) or not _FIELDS.isdisjoint(extra):
             return {}
-        # Half a surrogate pair, which JSON can write, could be sent nowhere.
+        # JSON can contain half of a surrogate pair, which cannot be sent.
         if "\\u" in text:
             to_json(extra)
     except (ValueError, RecursionError):

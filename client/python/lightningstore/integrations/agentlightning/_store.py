@@ -1,4 +1,4 @@
-"""The store that agentlightning is given."""
+"""The store for agentlightning."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from lightningstore.integrations.agentlightning._traces import TraceMethods
 
 
 class GrpcLightningStore(ControlMethods, TraceMethods):
-    """agentlightning's LightningStore over a `lightningstore serve`.
+    """agentlightning's LightningStore on top of a `lightningstore serve`.
 
-    For Trainer, runners, tracers and algorithms, in any number of threads, event loops and processes:
-    each process connects with its first call, also after a fork or unpickling. Calls are retried while the
-    server is away, for `timeout` seconds; repeats are harmless.
+    It serves Trainer, runners, tracers and algorithms, in any number of threads, event loops and
+    processes: each process connects with its first call, also after a fork or unpickling. Calls are
+    retried while the server is down, for `timeout` seconds; repeats are safe.
 
-    Refusals are ValueError (unknown ids, values and statuses that cannot be), evicted spans RuntimeError; what
-    is nobody's mistake is a `lightningstore.client.LightningStoreError`.
+    Rejections (unknown ids, invalid values and statuses) are ValueError, evicted spans
+    RuntimeError; all other errors are a `lightningstore.client.LightningStoreError`.
+
+    Example:
+        trainer = agl.Trainer(store=GrpcLightningStore("127.0.0.1:4747"), algorithm=algorithm)
     """

@@ -20,7 +20,7 @@ from lightningstore.integrations.agentlightning._records import (
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.sdk.trace import ReadableSpan
 
-#: Spans, and bytes of them, that one call stores.
+#: Maximum number of spans, and bytes of them, in one call.
 SPANS_AT_ONCE = 1000
 BYTES_AT_ONCE = 8 << 20
 PAGE = 1000
@@ -30,27 +30,30 @@ class TraceMethods(Connected):
     """The methods of the trace store."""
 
     async def add_span(self, span: Span) -> Span | None:
-        """Store a span; None if its attempt has one of that span_id already.
+        """Store a span; None if its attempt already has one with that span_id.
 
-        A sequence_id below 1 is replaced by the attempt's next. Raises ValueError for an unknown rollout or
-        attempt, and for ids that are none of OpenTelemetry (32 and 16 hex digits).
+        A sequence_id below 1 is replaced by the attempt's next number.
+
+        Raises:
+            ValueError: The rollout or attempt is unknown, or an id is not OpenTelemetry's (32 and
+            16 hex digits).
         """
         stored = await self.add_many_spans([span])
         return stored[0] if stored else None
 
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
-        """Store spans, of any attempts, and return those that were not stored before, in order.
+        """Store spans of any attempts, and return those that were not stored before, in order.
 
-        They are the objects given, but for those without a number. An error in the log names the others.
-
-        Up to 1,000 spans of one attempt are stored together or not at all. Raises what `add_span` raises.
+        The returned spans are the given objects, except for those without a number. An error in the
+        log names the others. Up to 1,000 spans of one attempt are stored atomically. Raises what
+        `add_span` raises.
         """
         numbered = await self._numbered(spans)
         new: set[int] = set()
         for batch, indices in _batches(numbered):
             with refusals(batch.rollout_id, batch.attempt_id):
                 result = await self._client.add_spans(batch)
-                # Rejected is what has the id of a stored span, and other content.
+                # Rejected spans have the id of a stored span, and other content.
                 if not result.duplicate_count + result.rejected_count:
                     new.update(indices)
                 elif result.accepted_count:
@@ -69,7 +72,7 @@ class TraceMethods(Connected):
         ]
 
     async def _found(self, batch: SpanBatch, indices: Sequence[int]) -> Iterable[int]:
-        """Return which spans of a batch are stored as they were sent: the server only counts."""
+        """Return which spans of a batch are stored as sent, because the server only counts them."""
         stored = {
             span.message.span_id: (span.sequence_id, span.otlp.SerializeToString())
             async for span in self._client.query_spans(batch.rollout_id, batch.attempt_id)
@@ -87,14 +90,17 @@ class TraceMethods(Connected):
         readable_span: ReadableSpan,
         sequence_id: int | None = None,
     ) -> Span | None:
-        """Store a span of OpenTelemetry's SDK; None if its attempt has one of that span_id already.
+        """Store a span of OpenTelemetry's SDK; None if its attempt already has its span_id.
 
-        Without a sequence_id, or with one below 1, it gets the attempt's next. Raises ValueError for an
-        unknown rollout or attempt.
+        Without a sequence_id, or with one below 1, it gets the attempt's next number.
 
-        A tracer's span is put into a buffer instead, and is stored 0.2 seconds later, or before the next
-        call of a store of this process: an agent does not wait for its spans. What the server refuses is
-        logged then. Its sequence_id is the number that it gets if this process alone adds to the attempt.
+        A tracer's span is buffered instead, and stored 0.2 seconds later, or before the next call
+        of a store of this process, so that an agent does not wait for its spans. If the server
+        rejects it, that is logged. Its sequence_id is the number that it gets if only this process
+        adds spans to the attempt.
+
+        Raises:
+            ValueError: The rollout or attempt is unknown.
         """
         if sequence_id is None and is_tracer():
             number = self._holding.link.buffer.put(rollout_id, attempt_id, readable_span)
@@ -126,7 +132,7 @@ class TraceMethods(Connected):
             counts[rollout_id, attempt_id] = counts.get((rollout_id, attempt_id), 0) + 1
         if not counts:
             return []
-        # Of several attempts the server's words name the unknown one.
+        # With several attempts, the server's text names the unknown one.
         alone = next(iter(counts)) if len(counts) == 1 else ()
         with refusals(*alone):
             ranges = await self._client.allocate_sequence_ids(
@@ -158,8 +164,9 @@ class TraceMethods(Connected):
     ) -> PaginatedResult[Span]:
         """Find spans of a rollout: of one attempt, of the "latest", or (None) of all.
 
-        Raises ValueError for an unknown rollout or attempt and for arguments that mean nothing, RuntimeError
-        if the spans were evicted.
+        Raises:
+            ValueError: The rollout or attempt is unknown, or an argument is invalid.
+            RuntimeError: The spans were evicted.
         """
         _paging.check(
             Span,
@@ -217,7 +224,8 @@ class TraceMethods(Connected):
     ) -> PaginatedResult[ResourcesUpdate]:
         """Find resources, in the order in which they were first added unless sorted.
 
-        Raises ValueError for arguments that mean nothing.
+        Raises:
+            ValueError: An argument is invalid.
         """
         _paging.check(
             ResourcesUpdate, sort_by=sort_by, sort_order=sort_order, limit=limit, offset=offset
@@ -239,7 +247,7 @@ class TraceMethods(Connected):
         return _paging.page(_paging.sort(found, sort_by, sort_order), limit, offset)
 
     async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
-        """Return resources in their current version, None if the id is unknown."""
+        """Return the current version of resources, None if the id is unknown."""
         return await self._resources(resources_id) if resources_id else None
 
     async def get_latest_resources(self) -> ResourcesUpdate | None:
@@ -268,7 +276,10 @@ class TraceMethods(Connected):
             )
 
     async def statistics(self) -> LightningStoreStatistics:
-        """Count what there is; `uptime` is the server's, in seconds. Thresholds only where spans are evicted."""
+        """Return the counters; `uptime` is the server's, in seconds.
+
+        Thresholds are set only if spans are evicted.
+        """
         with refusals():
             found = await self._client.get_statistics()
         counts = LightningStoreStatistics(
@@ -288,7 +299,7 @@ class TraceMethods(Connected):
 
 
 def _log_duplicate(rollout_id: str, attempt_id: str, span_id: str) -> None:
-    """Say in agentlightning's words that a span was stored before."""
+    """Log with agentlightning's text that a span was stored before."""
     logger.error(
         "Duplicated span added for rollout=%s, attempt=%s, span=%s. Skipping.",
         rollout_id,
@@ -298,7 +309,7 @@ def _log_duplicate(rollout_id: str, attempt_id: str, span_id: str) -> None:
 
 
 def _batches(spans: Sequence[Span]) -> Iterator[tuple[SpanBatch, list[int]]]:
-    """Put spans of one attempt, resource and scope together, each with its place in the list."""
+    """Group spans by attempt, resource and scope, each with its position in the list."""
     open_batches: dict[bytes, tuple[SpanBatch, list[int], int]] = {}
     made = [(_spans.head(span), _spans.to_otlp(span)) for span in spans]
     for index, (head, otlp) in enumerate(made):
@@ -326,7 +337,10 @@ def _field(span: client.Span, name: str) -> Any:
 
 
 def _server_can(said: dict[str, str]) -> bool:
-    """Tell whether the server reads these filters as agentlightning does: one a field, none empty."""
+    """Return whether the server applies these filters like agentlightning.
+
+    That requires at most one filter per field, none of them empty.
+    """
     fields = [key.removesuffix("_contains") for key in said]
     return len(fields) == len(set(fields)) and all(said.values())
 
