@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 from lightningstore.service.rules.filters import COLUMNS
+from lightningstore.service.rules.limits import Limits
 from lightningstore.service.rules.rows import RolloutQuery
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.testing.cases import Cases, large
@@ -102,7 +103,7 @@ class RolloutCases(Cases):
         assert await found(storage, rollout_ids=frozenset(["none"])) == []
         assert await found(storage, group_ids=frozenset(["none"])) == []
         assert await found(storage, rollout_id_contains="R1") == []
-        many = frozenset(f"none{n}" for n in range(1000)) | {"r7"}
+        many = frozenset(f"none{n}" for n in range(Limits().batch_items - 1)) | {"r7"}
         assert await found(storage, rollout_ids=many) == ["r7"]
 
     async def test_pages_follow_every_order(self, storage: Storage) -> None:
