@@ -249,6 +249,11 @@ async def test_resources_workers_and_spans_have_details(shell: Shell) -> None:
     assert leaf["status"] == {"code": "error", "message": "no luck"}
     assert (leaf["kind"], leaf["links"][0]["span_id"]) == ("client", "02" * 8)
     assert leaf["events"][0]["attributes"] == {"exception.stacktrace": "Traceback"}
+    rows = await shell.rows("spans", "latest")
+    assert [row[1:5:2] + row[4:5] for row in rows] == [
+        ["top", "", ""],
+        ["leaf", "error", "no luck"],
+    ]
 
 
 async def test_formats_hold_the_same_records(shell: Shell) -> None:
@@ -290,6 +295,22 @@ async def test_options_of_the_connection_may_stand_before_the_command(shell: She
     assert await shell("health", "--address", address, **wrong) == "SERVING\n"
     told = await shell("--address", address, "vacuum", code=2)
     assert "--address goes with commands that call a server, not with vacuum" in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["rollouts"], ["enqueue", "1"], ["wait", "ro-1"], ["export"], ["health"], ["trace", "ro-1"]],
+    ids=" ".join,
+)
+async def test_a_server_that_is_not_there_is_an_error_at_once(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    code, out, errors = await run(*arguments, "--address", "127.0.0.1:1", folder=tmp_path)
+    assert (code, out) == (1, "")
+    assert errors == (
+        "lightningstore: no server answers at 127.0.0.1:1 (Connection refused); "
+        "is `lightningstore serve` running?\n"
+    )
 
 
 async def test_proxies_of_the_environment_are_not_used(shell: Shell) -> None:

@@ -169,9 +169,15 @@ def reason(address: str, error: Any) -> str:
 
 @contextmanager
 def opened(given: Mapping[str, Any]) -> Iterator[LightningStore]:
-    """Connect with the client, which repeats calls on a lost connection; an error becomes one line."""
-    from lightningstore.client import LightningStore, LightningStoreError  # noqa: PLC0415
+    """Connect with the client, which repeats calls on a lost connection; an error becomes one line.
 
+    A server that is not there at the beginning is an error at once.
+    """
+    from lightningstore.client import LightningStore, LightningStoreError  # noqa: PLC0415
+    from lightningstore.v1 import statistics_pb2  # noqa: PLC0415
+
+    with connected(given) as server:
+        server.call(statistics_pb2.GetServerInfoRequest())
     connection = dict(given)
     try:
         with LightningStore(connection.pop("address"), timeout=REPEATED_SECONDS, **connection) as s:
