@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from lightningstore.service.cli import connection
 from lightningstore.service.cli.connection import opened
+from lightningstore.service.cli.outcomes import FINISHED, spans_told
 from lightningstore.service.cli.triplet_options import triplet_options
 from lightningstore.service.cli.views import enum_words
 from lightningstore.service.engine.clock import SystemClock
@@ -21,11 +22,10 @@ from lightningstore.v1 import rollout_pb2
 
 if TYPE_CHECKING:
     # At run time it is imported where it is used: it brings OpenTelemetry's SDK, which `serve` does not need.
-    from lightningstore.client import ImportResult, LightningStore
+    from lightningstore.client import LightningStore
     from lightningstore.client.datasets import DatasetWriter
 
 FORMATS = ("jsonl", "parquet")
-FINISHED = ("succeeded", "failed", "cancelled")
 #: Seconds between two looks of the progress.
 PROGRESS_SECONDS = 0.2
 #: What triplets are made by, and what else says what an export holds.
@@ -366,16 +366,6 @@ def _load(store: LightningStore, path: Path) -> str:
         f"{result.imported_count} rollouts imported, {result.known_count} known; "
         f"{spans_told(result)}"
     )
-
-
-def spans_told(result: ImportResult) -> str:
-    """Return what became of the spans of an import."""
-    told = f"{result.accepted_span_count} spans stored, {result.duplicate_span_count} known"
-    if result.conflict_span_count:
-        told += (
-            f", {result.conflict_span_count} refused: another span of the attempt has their span_id"
-        )
-    return told
 
 
 import_command = click.Command(

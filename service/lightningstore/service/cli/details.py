@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 from lightningstore.service.cli.connection import Connection
+from lightningstore.service.cli.outcomes import FINISHED
 from lightningstore.service.cli.output import Details
 from lightningstore.service.cli.rewards import exact_reward
 from lightningstore.service.cli.views import LATEST, plain, resolve, rollout_argument, view
@@ -17,7 +18,6 @@ from lightningstore.v1 import (
     worker_pb2,
 )
 
-_FINISHED = ("succeeded", "failed", "cancelled")
 _UNDER_WAY = ("preparing", "running")
 
 
@@ -31,7 +31,7 @@ def rollout(server: Connection, rollout_id: str) -> Details:
     record.pop("latest_attempt")
     record["reward"] = exact_reward(server, found.latest_attempt)
     record["attempts"] = [plain(attempt) for attempt in server.pages(request, "attempts")]
-    return Details(record, record["status"] in _FINISHED)
+    return Details(record, record["status"] in FINISHED)
 
 
 @view(

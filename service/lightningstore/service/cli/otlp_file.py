@@ -23,7 +23,7 @@ from lightningstore.client.datasets import attempts_at_hand, read_lines
 from lightningstore.client.errors import from_rpc_error
 from lightningstore.client.otlp import batch_like, split_batch
 from lightningstore.service.cli.connection import REPEATED_SECONDS
-from lightningstore.service.cli.datasets import FINISHED, spans_told
+from lightningstore.service.cli.outcomes import FINISHED, spans_told
 from lightningstore.service.rules.spans import span_error
 from lightningstore.service.traces.texts import printable
 from lightningstore.service.traces.timeline import cut

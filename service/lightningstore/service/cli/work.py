@@ -10,12 +10,12 @@ import click
 from lightningstore.service.cli import connection, output, units
 from lightningstore.service.cli.connection import Connection, connected, opened
 from lightningstore.service.cli.enqueue import Seconds, ids_given, parts
+from lightningstore.service.cli.outcomes import FINISHED
 from lightningstore.service.cli.output import Output
 from lightningstore.service.cli.rollouts import MODES, mode_number
 from lightningstore.service.cli.views import LATEST, plain, resolve
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2
 
-FINISHED = ("succeeded", "failed", "cancelled")
 #: Exit codes of `wait`.
 FAILED, CANCELLED, TIMED_OUT = 3, 4, 124
 #: Rollouts of one call.
