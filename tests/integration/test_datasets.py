@@ -213,7 +213,7 @@ async def test_bad_line_and_bad_rollout_are_named(source: Store, target: Store) 
         (lines[2][:100], "line 3: "),
         (
             lines[2].replace(b'"status":"succeeded"', b'"status":"running"', 1),
-            "messages[2].rollout.status: ROLLOUT_STATUS_RUNNING is not finished",
+            "messages[2].rollout.status: ROLLOUT_STATUS_RUNNING is not a final status",
         ),
     ):
         bad.write_bytes(b"".join(lines[:2]) + text)
