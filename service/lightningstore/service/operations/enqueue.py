@@ -62,9 +62,7 @@ class Enqueue:
         self._engine.check_batch("rollouts", len(request.rollouts))
         failures = self._engine.committer.failures
         with self._live.state.held, self._engine.committer.reserved(request.ByteSize()):
-            if named := [spec.rollout_id for spec in request.rollouts if spec.rollout_id]:
-                await self._engine.load_many(named)
-                await self._engine.load_many(self._compared(request), inputs=True)
+            await self._load_named(request)
             digest = await _digest(request)
             answer = self._engine.requests.find("EnqueueRollouts", request, digest)
             if answer is not None:
@@ -76,9 +74,7 @@ class Enqueue:
             if answer is not None:
                 return await self._replay_enqueue(request, answer)
             self._settle_ids(request, prepared)
-            length = self._live.queue_depth + len(prepared.new)
-            if prepared.new and 0 < self._engine.limits.queue_length < length:
-                raise QueueFull(self._engine.limits.queue_length)
+            self._check_queue_length(len(prepared.new))
             shown = [entry.shown() for entry in prepared.entries]
             self._bulk.enqueue_all(prepared.new)
             if request.request_id:
@@ -92,6 +88,33 @@ class Enqueue:
         await compose_all(self._engine, shown, targets, limit)
         await self._engine.durable_since(number, failures)
         return reply
+
+    async def _load_named(self, request: EnqueueRolloutsRequest) -> None:
+        """Load the rollouts that a request names.
+
+        Inputs that are not in memory are loaded only if they have the size of those in the request: they are
+        loaded to be compared.
+        """
+        named = [spec for spec in request.rollouts if spec.rollout_id]
+        if not named:
+            return
+        entries = {
+            entry.rollout.rollout_id: entry
+            for entry in await self._engine.load_many(spec.rollout_id for spec in named)
+        }
+        compared = [
+            spec.rollout_id
+            for spec in named
+            if spec.rollout_id in entries
+            and entries[spec.rollout_id].input_bytes == len(spec.input_json)
+        ]
+        await self._engine.load_many(compared, inputs=True)
+
+    def _check_queue_length(self, added: int) -> None:
+        """Raise QueueFull if the queue has no room for the added rollouts."""
+        longest = self._engine.limits.queue_length
+        if added and 0 < longest < self._live.queue_depth + added:
+            raise QueueFull(longest)
 
     async def _prepare(self, request: EnqueueRolloutsRequest) -> Prepared:
         """Check all items and create the new rollouts, without changing the store."""
@@ -128,16 +151,6 @@ class Enqueue:
         if made := [kept.rollout_id for kept in prepared.kept.rollouts if kept.rollout_id]:
             await self._engine.load_many(made)
         return prepared
-
-    def _compared(self, request: EnqueueRolloutsRequest) -> list[str]:
-        """Return the ids of known rollouts whose inputs may be those of the request."""
-        entries = self._live.state.entries
-        return [
-            spec.rollout_id
-            for spec in request.rollouts
-            if spec.rollout_id in entries
-            and entries[spec.rollout_id].input_bytes == len(spec.input_json)
-        ]
 
     def _settle_ids(self, request: EnqueueRolloutsRequest, prepared: Prepared) -> None:
         """Replace generated ids that exist or have been taken since. Raises RolloutExists."""

@@ -401,10 +401,10 @@ class SpanIngest:
         if given:
             numbers = spans.number(given, count, last)
         data = part.row(attempt.record.attempt_id, indexes, numbers)
-        state, changes = self._live.state, self._engine.committer.changes
-        state.counters.span_key += 1
+        counters = self._live.state.counters
+        counters.span_key += 1
         row = SpanRow(
-            state.counters.span_key,
+            counters.span_key,
             attempt.entry.key,
             attempt.key,
             min(numbers) if given else last + 1,
@@ -414,17 +414,23 @@ class SpanIngest:
             data,
             not given,
         )
-        changes.spans.append(row)
-        changes.size += len(data)
         attempt.last_sequence_id = max(last, row.last_sequence_id)
+        self._put(attempt, row, span_ids)
+        return count
+
+    def _put(self, attempt: AttemptState, row: SpanRow, span_ids: list[bytes]) -> None:
+        """Write a row with the next commit, and count its spans."""
+        state, changes = self._live.state, self._engine.committer.changes
+        size, count = len(row.data), row.span_count
+        changes.spans.append(row)
+        changes.size += size
         state.counters.spans += count
-        state.counters.span_bytes += len(data)
-        self._evict(attempt.entry, len(data), count)
+        state.counters.span_bytes += size
+        self._evict(attempt.entry, size, count)
         known = attempt.span_ids
         assert known is not None  # noqa: S101  (loaded by the caller)
         known.update(span_ids)
         state.keep_span_ids(attempt, count, self._engine.committer.durable_through)
-        return count
 
     def _evict(self, entry: Entry, size: int, count: int) -> None:
         """Evict spans if the back end keeps them in memory."""
