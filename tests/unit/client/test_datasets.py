@@ -405,3 +405,36 @@ def test_parquet_of_a_writer_of_large_texts_is_read(tmp_path: Path) -> None:
     parquet.write_table(table, tmp_path / "b.parquet")
     (found,) = read_dataset(tmp_path / "b.parquet")
     assert encode(found) == encode(exported(1))
+
+
+def test_a_span_with_events_and_a_status_comes_back_from_its_json() -> None:
+    span = Span(trace_id=b"t" * 16, span_id=b"s" * 8, name="x", start_time_unix_nano=1)
+    event = span.events.add(name="exception", time_unix_nano=2)
+    event.attributes.add(key="ids").value.array_value.values.add().int_value = 1 << 40
+    span.events.add(dropped_attributes_count=3)
+    span.status.code, span.status.message = 2, "no"
+    for end in (1, 2):
+        del span.events[end:]
+        assert otlp_json.span_from_json(otlp_json.span_to_json(span)) == span
+    span.status.Clear()
+    assert otlp_json.span_from_json(otlp_json.span_to_json(span)) == span
+    told = {"events": [{"name": "a", "later": 1}], "status": {"code": "STATUS_CODE_ERROR"}}
+    assert otlp_json.span_from_json(told).events[0].name == "a"
+    assert otlp_json.span_from_json(told).status.code == 2
+
+
+@pytest.mark.parametrize("levels", [20, 28, 29, 30, 31, 32, 40])
+@pytest.mark.parametrize("owner", ["span", "event"])
+def test_nesting_is_limited_in_the_same_way_however_a_span_is_read(levels: int, owner: str) -> None:
+    value: Any = {"intValue": "1"}
+    for _ in range(levels):
+        value = {"arrayValue": {"values": [value]}}
+    pairs = [{"key": "deep", "value": value}]
+    usual = {"attributes": pairs} if owner == "span" else {"events": [{"attributes": pairs}]}
+    results = []
+    for told in (usual, {**usual, "unknown": 1}):  # what is not usual goes to protobuf's own reader
+        try:
+            results.append(otlp_json.span_from_json(told, max_levels=63).ByteSize())
+        except ValueError as error:
+            results.append(str(error).count("too deep"))
+    assert results[0] == results[1]

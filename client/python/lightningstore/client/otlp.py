@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from lightningstore.client._datasets.batches import batch_like, split_batch
-from lightningstore.client._datasets.otlp_json import request_batches, span_from_json, span_to_json
+from lightningstore.client._datasets.otlp_json import (
+    FieldError,
+    request_batches,
+    span_from_json,
+    span_to_json,
+)
 from lightningstore.client._exporter.outbox import ATTEMPT_ID, ROLLOUT_ID
 from lightningstore.client._values.any_value import from_any_value
 from lightningstore.client._values.rewards import (
@@ -22,6 +27,7 @@ __all__ = [
     "REWARD",
     "ROLLOUT_ID",
     "Dimension",
+    "FieldError",
     "RewardReading",
     "batch_like",
     "from_any_value",

@@ -6,14 +6,13 @@ is rejected alone. Source: https://opentelemetry.io/docs/specs/otlp/#json-protob
 
 from __future__ import annotations
 
-from base64 import b64encode
-from binascii import unhexlify
 from collections import Counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
+from lightningstore.client.otlp import FieldError, span_from_json
 from lightningstore.service.rpc.lenient import TOO_DEEP, UNREADABLE, Refusal, Scope
 from lightningstore.service.rules import text_repair as repair
 from lightningstore.service.rules.errors import (
@@ -32,7 +31,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
 #: Maximum nesting of messages in a span. protobuf counts from the request, and stops a little later.
 MAX_LEVELS = repair.MAX_LEVELS - 10
-_IDS = ("traceId", "spanId", "parentSpanId")
 _NONE = msgspec.Raw(b"null")
 
 M = TypeVar("M", bound=Message)
@@ -147,27 +145,15 @@ def _message(raw: msgspec.Raw, kind: type[M], place: str, limit: int) -> M | Non
         return None
     if not isinstance(value, dict):
         raise FieldInvalid(place, "must be an object")
-    if kind is Span:
-        _take_ids(value, place)
-        links = value.get("links")
-        for n, link in enumerate(links if isinstance(links, list) else ()):
-            _take_ids(link, f"{place}.links[{n}]")
-    message = kind()
     try:
+        if kind is Span:
+            return span_from_json(value, MAX_LEVELS)  # type: ignore[return-value]
+        message = kind()
         ParseDict(value, message, ignore_unknown_fields=True, max_recursion_depth=MAX_LEVELS)
+    except FieldError as error:
+        raise FieldInvalid(f"{place}.{error.field}", error.reason) from None
     except (ParseError, TypeError, ValueError, AttributeError) as error:
         if "too deep" in str(error):
             raise _TooDeep from None
         raise FieldInvalid(place, str(error)[:SHOWN_LENGTH]) from None
     return message
-
-
-def _take_ids(value: Any, place: str) -> None:
-    """Convert ids from hex, which OTLP uses, to base64, which ProtoJSON uses for bytes."""
-    for name in _IDS:
-        text = value.get(name) if isinstance(value, dict) else None
-        if isinstance(text, str):
-            try:
-                value[name] = b64encode(unhexlify(text)).decode()
-            except ValueError:
-                raise FieldInvalid(f"{place}.{name}", "must be hex digits") from None
