@@ -79,6 +79,15 @@ async def test_enqueue_takes_arguments_files_and_stdin(shell: Shell) -> None:
     assert inputs == ["zero", {"n": 1}, {"n": 2}, {"n": 3}, {"n": 4}, 5, 6]
 
 
+@pytest.mark.parametrize("command", ["enqueue", "completion"])
+async def test_examples_in_help_texts_have_lines_of_their_own(tmp_path: Path, command: str) -> None:
+    code, out, _ = await run(command, "--help", folder=tmp_path)
+    assert code == 0
+    assert "\\b" not in out
+    starts = ("lightningstore enqueue @tasks.jsonl", "zsh:  echo")
+    assert any(line.strip().startswith(starts) for line in out.splitlines())
+
+
 async def test_enqueue_sets_what_a_rollout_can_have(shell: Shell) -> None:
     await shell.client.add_resources({"prompt": "p"}, resources_id="rs-1")
     options = [

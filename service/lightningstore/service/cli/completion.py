@@ -12,13 +12,13 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    r"""Print the completion script of SHELL: bash, zsh or fish.
+    """Print the completion script of SHELL: bash, zsh or fish.
 
     \b
     bash: echo 'eval "$(lightningstore completion bash)"' >> ~/.bashrc
     zsh:  echo 'eval "$(lightningstore completion zsh)"' >> ~/.zshrc
     fish: lightningstore completion fish > ~/.config/fish/completions/lightningstore.fish
-    """
+    """  # noqa: D301
     kind = get_completion_class(shell)
     if kind is None:
         raise click.ClickException(f"click has no completion for {shell}")

@@ -24,7 +24,7 @@ _RETRYABLE = ("failed", "timeout", "unresponsive")
 
 
 def _enqueue(inputs: tuple[str, ...], *, jsonl: bool, **given: Any) -> None:
-    r"""Put rollouts at the tail of the queue, and print their ids.
+    """Put rollouts at the tail of the queue, and print their ids.
 
     INPUT is the task as JSON. @FILE is a file of JSON and - is stdin; with --jsonl, or from a file in .jsonl, each
     line is a rollout of its own. Every 1,000 rollouts are one call, which stores all or none of them.
@@ -32,7 +32,7 @@ def _enqueue(inputs: tuple[str, ...], *, jsonl: bool, **given: Any) -> None:
     \b
     lightningstore enqueue '{"question": "2 + 2"}' --mode train
     lightningstore enqueue @tasks.jsonl --group night-1 | lightningstore wait -
-    """
+    """  # noqa: D301
     shown = Output(given)
     server_options = connection.take(given)
     template = _template(given)
