@@ -96,9 +96,9 @@ class Line(NamedTuple):
             notes.append(" → ".join("?" if n is None else f"{n:,}" for n in counts) + " tokens")
         if self.rewards:
             name, value = self.rewards[0]
-            told = [f"reward {value:g}" + ("" if name == "primary" else f" {printable(name)}")]
-            told += [f"{printable(name)} {value:g}" for name, value in self.rewards[1:]]
-            notes.append(", ".join(told))
+            rewards = [f"reward {value:g}" + ("" if name == "primary" else f" {printable(name)}")]
+            rewards += [f"{printable(name)} {value:g}" for name, value in self.rewards[1:]]
+            notes.append(", ".join(rewards))
         return notes
 
 
@@ -245,10 +245,10 @@ def _details(node: Node, span: Span, found: Attributes) -> Iterator[tuple[str, s
     if len(found) > SHOWN_ATTRIBUTES:
         yield "…", f"{len(found) - SHOWN_ATTRIBUTES} more"
     for event in islice(span.events, SHOWN_EVENTS):
-        told = ", ".join(f"{pair.key}={_text(pair.value)}" for pair in event.attributes)
+        attributes = ", ".join(f"{pair.key}={_text(pair.value)}" for pair in event.attributes)
         offset = max(0, event.time_unix_nano - span.start_time_unix_nano)
         place = f" at +{duration_text(offset)}" if event.time_unix_nano else ""
-        yield f"event{place}", cut(printable(f"{event.name} {told}".strip()))
+        yield f"event{place}", cut(printable(f"{event.name} {attributes}".strip()))
     for link in islice(span.links, SHOWN_EVENTS):
         yield "link", f"trace {link.trace_id.hex()} span {link.span_id.hex()}"
     more = max(0, len(span.events) - SHOWN_EVENTS) + max(0, len(span.links) - SHOWN_EVENTS)

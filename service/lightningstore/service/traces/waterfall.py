@@ -93,10 +93,10 @@ svg {{ max-width: 100%; height: auto; }}
 
 def html(title: str, facts: Sequence[tuple[str, str]], timeline: Timeline) -> str:
     """Return a page with the picture, and what else is known by name above it. Texts are printable ones."""
-    told = "\n".join(
+    listed = "\n".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts
     )
-    return PAGE.format(title=escape(title), facts=told, picture=svg("", timeline))
+    return PAGE.format(title=escape(title), facts=listed, picture=svg("", timeline))
 
 
 def svg(title: str, timeline: Timeline) -> str:

@@ -124,8 +124,9 @@ def triplet_of(
     if options.proxy:
         contents.fill_from_proxy(triplet, spans[0], warn)
     else:
-        told = ignore if options.skip_without_tokens else warn
-        contents.fill(triplet, spans, tools, warn, told)
+        # With this option the token ids were read, and warned of, when the call was found.
+        warn_of_tokens = ignore if options.skip_without_tokens else warn
+        contents.fill(triplet, spans, tools, warn, warn_of_tokens)
     if (by := call.rewarded_by) is not None and by.reward is not None:
         triplet.reward.CopyFrom(rewards.message(by.reward, by.span_id, by.sequence_id))
     return triplet
