@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from lightningstore.service.operations.store import Store
+from lightningstore.service.operations.table import table
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import open_store
 from lightningstore.v1 import claim_pb2, rollout_pb2
@@ -32,7 +33,7 @@ def resident() -> float:
 
 async def enqueue(store: Store, count: int, size: int) -> None:
     """Fill the queue."""
-    call = store.table["EnqueueRollouts"].call
+    call = table(store)["EnqueueRollouts"].call
     batch = max(1, min(10_000, CALL_BYTES // size))
     for start in range(0, count, batch):
         request = rollout_pb2.EnqueueRolloutsRequest()
@@ -47,7 +48,7 @@ async def nothing(_store: Store, _count: int, _size: int) -> None:
 
 async def claim(store: Store, count: int, _size: int) -> None:
     """Claim everything, a rollout a call."""
-    call = store.table["DequeueRollouts"].call
+    call = table(store)["DequeueRollouts"].call
     for _ in range(count):
         await call(claim_pb2.DequeueRolloutsRequest(limit=1))
 
