@@ -50,7 +50,9 @@ class Server:
     def report(self) -> dict[str, float]:
         """Return what a watched server has measured since the last report."""
         self._process.send_signal(signal.SIGUSR1)
-        found: dict[str, float] = json.loads(_line(self._process))
+        while not (line := _line(self._process)).startswith("{"):
+            pass  # The rest of the greeting.
+        found: dict[str, float] = json.loads(line)
         return found
 
     def stop(self) -> None:
