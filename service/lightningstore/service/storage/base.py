@@ -90,7 +90,8 @@ class Changes:
         for items in _COLLECTIONS(self):
             if items:
                 items.clear()
-        vars(self).update(_VALUES)
+        for name, value in _VALUES:
+            setattr(self, name, value)
 
     def freeze(self) -> None:
         """Copy what the engine changes in place, workers and counters, so that nothing in here changes any more."""
@@ -113,7 +114,7 @@ class Changes:
 
 
 _COLLECTIONS = attrgetter(*[f.name for f in fields(Changes) if f.default_factory is not MISSING])
-_VALUES = {f.name: f.default for f in fields(Changes) if f.default is not MISSING}
+_VALUES = [(f.name, f.default) for f in fields(Changes) if f.default is not MISSING]
 
 
 class _Committed:
