@@ -30,6 +30,7 @@ from lightningstore.v1 import (
     rollout_pb2,
     span_pb2,
     statistics_pb2,
+    triplet_pb2,
     worker_pb2,
 )
 
@@ -367,6 +368,7 @@ async def test_an_export_fetches_payloads_that_were_left_out(
     server.on["ListAttempts"] = lambda _: attempt_pb2.ListAttemptsResponse(
         attempts=[{**attempt, "metadata_json": b'{"b":2}'}]
     )
+    server.on["ListTriplets"] = lambda _: iter([triplet_pb2.ListTripletsResponse()])
     [found] = await twin.call("export_rollouts", spans=False)
     assert (found.rollout.input, found.rollout.metadata) == (7, {"a": 1})
     assert [attempt.metadata for attempt in found.attempts] == [{"b": 2}]
