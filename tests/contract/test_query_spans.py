@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from lightningstore.client import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from lightningstore.client._async import streams
+from lightningstore.client._calls.streams import QueryState
 from lightningstore.v1.span_pb2 import QuerySpansRequest, SpanBatch
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -292,7 +294,8 @@ async def test_or_joins_the_filters_and_never_the_attempt(world: World) -> None:
 async def test_bad_fields_are_named(world: World, field: str, change: dict[str, Any]) -> None:
     request = QuerySpansRequest(**{"rollout_id": await four(world), **change})
     async with refused(world, InvalidArgumentError, "FIELD_INVALID", field):
-        _ = [s async for s in world.store._query(request)]
+        spans = streams.query(world.store._transport, QueryState(request), 10)
+        _ = [span async for span in spans]
 
 
 async def test_latest_of_a_rollout_without_attempts_is_not_found(world: World) -> None:
