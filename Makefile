@@ -17,7 +17,7 @@ PIP := install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
 include tests/conformance/conformance.mk
-.PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-faults check python-check format lint types imports buf drift compat newest demo bench bench-guard bench-peer clean
+.PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-faults check python-check format lint types imports buf drift compat newest readers demo bench bench-guard bench-peer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -137,6 +137,15 @@ newest: ## Run the unit tests on the newest installed Python that pyproject.toml
 	.venv-newest/bin/python -m pip $(PIP) -r requirements.lock; \
 	.venv-newest/bin/python -m pip $(PIP) --no-deps -e .; \
 	.venv-newest/bin/python -m pytest tests/unit
+
+.venv-readers/stamp: requirements.lock requirements-readers.lock
+	$(PYTHON) -m venv .venv-readers
+	.venv-readers/bin/python -m pip $(PIP) -r requirements.lock -r requirements-readers.lock
+	.venv-readers/bin/python -m pip $(PIP) --no-deps -e .
+	touch $@
+
+readers: .venv-readers/stamp ## Load exports with datasets, pandas, polars and duckdb, and send numpy values; installs 650 MB
+	ALL_LIBRARIES=1 .venv-readers/bin/python -m pytest tests/unit/client/test_readers.py tests/unit/client/test_json_values.py
 
 demo: .venv/stamp $(addsuffix -cartpole,$(filter go typescript,$(subst $(comma), ,$(RUNNERS)))) ## Train CartPole through the store, RUNNERS=python,go,typescript
 	$(PY) -m pip $(PIP) -r requirements-demo.lock

@@ -12,6 +12,8 @@ from lightningstore.client import CustomResource, LightningStore, RolloutSpec
 from lightningstore.client._values.convert import to_json, to_json_object
 from pydantic import BaseModel
 
+from tests.libraries import library
+
 from .runners import Start, results
 
 
@@ -112,7 +114,7 @@ def test_a_model_that_cannot_be_dumped_is_named() -> None:
 
 
 def test_numpy_itself() -> None:
-    numpy = pytest.importorskip("numpy")
+    numpy = library("numpy")
     value = {
         "float32": numpy.float32(0.5),
         "int64": numpy.int64(3),

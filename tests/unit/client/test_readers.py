@@ -16,6 +16,8 @@ from lightningstore.v1.span_pb2 import SpanBatch
 from lightningstore.v1.triplet_pb2 import AttemptTriplets as Answer
 from lightningstore.v1.triplet_pb2 import Triplet as Message
 
+from tests.libraries import library
+
 REWARDS = [{"name": "primary", "value": 0.5}, {"name": "style", "value": 1.0}]
 
 
@@ -48,22 +50,22 @@ def test_no_column_is_a_map() -> None:
 
 
 def by_datasets(path: Path) -> Any:
-    loaded = pytest.importorskip("datasets").Dataset.from_parquet(
+    loaded = library("datasets").Dataset.from_parquet(
         str(path), cache_dir=str(path.parent / "cache")
     )
     return loaded[0]
 
 
 def by_pandas(path: Path) -> Any:
-    return pytest.importorskip("pandas").read_parquet(path).to_dict("records")[0]
+    return library("pandas").read_parquet(path).to_dict("records")[0]
 
 
 def by_polars(path: Path) -> Any:
-    return pytest.importorskip("polars").read_parquet(path).to_dicts()[0]
+    return library("polars").read_parquet(path).to_dicts()[0]
 
 
 def by_duckdb(path: Path) -> Any:
-    table = pytest.importorskip("duckdb").sql(f"SELECT * FROM read_parquet('{path}')")
+    table = library("duckdb").sql(f"SELECT * FROM read_parquet('{path}')")
     (row,) = table.fetchall()
     return dict(zip(table.columns, row, strict=True))
 
