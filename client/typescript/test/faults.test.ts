@@ -261,25 +261,29 @@ test("resources that cannot be had fail the attempt", async () => {
   assert.equal(updates[0]?.attempt?.failure?.type, "LightningStoreError");
 });
 
-test("while the server is away the runner goes on, and reports when it is back", async () => {
-  await using server = await TestServer.start();
-  using wire = await Proxy.start(server.address);
-  const store = new LightningStore(server.address);
-  const [rollout] = await store.enqueue([{ input: 1 }]);
-  const agent = (_0: unknown, _1: unknown, tracer: Tracer): number => {
-    wire.part();
-    tracer.startSpan("kept").end();
-    return 1;
-  };
-  mock.method(process, "emitWarning", (message: string) => {
-    if (message.startsWith("heartbeats do not get through")) void wire.rejoin();
-  });
-  const options = { address: wire.address, maxRollouts: 1, heartbeatPeriodMs: 300 };
-  await new Runner(agent, options).run();
-  const { status, latestAttempt } = await store.getRollout(rollout?.rolloutId ?? "");
-  assert.deepEqual([status, latestAttempt?.spanCount], [RolloutStatus.SUCCEEDED, 2n]);
-  store.close();
-});
+test(
+  "while the server is away the runner goes on, and reports when it is back",
+  { timeout: 60_000 },
+  async () => {
+    await using server = await TestServer.start();
+    using wire = await Proxy.start(server.address);
+    const store = new LightningStore(server.address);
+    const [rollout] = await store.enqueue([{ input: 1 }]);
+    const agent = (_0: unknown, _1: unknown, tracer: Tracer): number => {
+      wire.part();
+      tracer.startSpan("kept").end();
+      return 1;
+    };
+    mock.method(process, "emitWarning", (message: string) => {
+      if (message.startsWith("heartbeat failed")) void wire.rejoin();
+    });
+    const options = { address: wire.address, maxRollouts: 1, heartbeatPeriodMs: 300 };
+    await new Runner(agent, options).run();
+    const { status, latestAttempt } = await store.getRollout(rollout?.rolloutId ?? "");
+    assert.deepEqual([status, latestAttempt?.spanCount], [RolloutStatus.SUCCEEDED, 2n]);
+    store.close();
+  },
+);
 
 test("a server that is killed and starts again loses no claim, span or outcome", async () => {
   await using server = await TestServer.start("sqlite");
