@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 from lightningstore.client._calls.streams import QueryState, WaitState, WatchState
+from lightningstore.client._sync.streams import RolloutStream
 from lightningstore.v1 import span_pb2
 from lightningstore.v1.completion_pb2 import (
     WaitForRolloutsResponse,
@@ -112,3 +114,34 @@ def test_a_query_passes_no_span_on_twice() -> None:
     assert state.take(first) == []
     batch.attempt_id = "at-2"  # the same span id in another attempt is another span
     assert len(state.take(span_pb2.QuerySpansResponse(batches=[batch]))) == 2
+
+
+def test_a_stream_that_another_thread_closes_while_its_call_starts_ends() -> None:
+    class Call:
+        closed = False
+
+        def ready(self) -> None:
+            raise AssertionError("the call goes on")
+
+        def __next__(self) -> None:
+            raise AssertionError("the call goes on")
+
+        def close(self) -> None:
+            self.closed = True
+
+    class Wire:
+        def __init__(self) -> None:
+            self.calls: list[Call] = []
+
+        def server_stream(self, *_: object) -> Call:
+            closer = threading.Thread(target=stream.close)
+            closer.start()
+            closer.join()
+            self.calls.append(Call())
+            return self.calls[-1]
+
+    for read in (list, RolloutStream.registered):
+        wire = Wire()
+        stream = RolloutStream(wire, WaitState(["ro-1"], (), None, None), None)
+        read(stream)
+        assert [call.closed for call in wire.calls] == [True]

@@ -51,10 +51,7 @@ class AsyncRolloutStream:
         Raises:
             LightningStoreError: The call failed, for the reasons that the method returning this stream names.
         """
-        while not self._ended():
-            stream = self._stream or self._connect()
-            if stream is None:
-                return
+        while (stream := await self._open()) is not None:
             try:
                 await stream.ready()
             except LightningStoreError as error:
@@ -69,7 +66,7 @@ class AsyncRolloutStream:
     async def __anext__(self) -> Rollout:
         while not self._buffer:
             self._progress.passed_on_all()
-            stream = None if self._ended() else self._stream or self._connect()
+            stream = await self._open()
             if stream is None:
                 await self.aclose()
                 raise StopAsyncIteration
@@ -111,11 +108,16 @@ class AsyncRolloutStream:
     ) -> None:
         await self.aclose()
 
-    def _connect(self) -> AsyncServerStream | None:
-        request = self._progress.request()
-        if request is not None:
-            self._stream = self._transport.server_stream(self._progress.method, request, None)
-        return self._stream
+    async def _open(self) -> AsyncServerStream | None:
+        """Return the call, started if it is not open; None at the end."""
+        if self._stream is None and not self._ended():
+            request = self._progress.request()
+            if request is not None:
+                self._stream = self._transport.server_stream(self._progress.method, request, None)
+        if self._closed:
+            # In the blocking client another thread may close the stream while the call starts.
+            await self.aclose()
+        return None if self._ended() else self._stream
 
     async def _wait_after(self, stream: AsyncServerStream, error: LightningStoreError) -> None:
         if self._stream is stream:

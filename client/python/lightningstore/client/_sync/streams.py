@@ -52,10 +52,7 @@ class RolloutStream:
         Raises:
             LightningStoreError: The call failed, for the reasons that the method returning this stream names.
         """
-        while not self._ended():
-            stream = self._stream or self._connect()
-            if stream is None:
-                return
+        while (stream := self._open()) is not None:
             try:
                 stream.ready()
             except LightningStoreError as error:
@@ -70,7 +67,7 @@ class RolloutStream:
     def __next__(self) -> Rollout:
         while not self._buffer:
             self._progress.passed_on_all()
-            stream = None if self._ended() else self._stream or self._connect()
+            stream = self._open()
             if stream is None:
                 self.close()
                 raise StopIteration
@@ -106,11 +103,16 @@ class RolloutStream:
     ) -> None:
         self.close()
 
-    def _connect(self) -> ServerStream | None:
-        request = self._progress.request()
-        if request is not None:
-            self._stream = self._transport.server_stream(self._progress.method, request, None)
-        return self._stream
+    def _open(self) -> ServerStream | None:
+        """Return the call, started if it is not open; None at the end."""
+        if self._stream is None and not self._ended():
+            request = self._progress.request()
+            if request is not None:
+                self._stream = self._transport.server_stream(self._progress.method, request, None)
+        if self._closed:
+            # In the blocking client another thread may close the stream while the call starts.
+            self.close()
+        return None if self._ended() else self._stream
 
     def _wait_after(self, stream: ServerStream, error: LightningStoreError) -> None:
         if self._stream is stream:
