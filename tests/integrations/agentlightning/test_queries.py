@@ -145,7 +145,7 @@ async def test_arguments_that_mean_nothing_are_value_errors(
         with pytest.raises(ValueError, match="filter_logic"):
             await query
     for query in (store.query_rollouts(status_in=["x"]), store.query_workers(status_in=["x"])):
-        with pytest.raises(ValueError, match="'x' is no"):
+        with pytest.raises(ValueError, match="not 'x'"):
             await query
 
 
