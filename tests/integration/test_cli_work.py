@@ -192,6 +192,18 @@ async def test_cancel_and_retry_take_ids_from_a_list(shell: Shell) -> None:
     assert "only finished rollouts are retried" in await shell("retry", ids[0], code=1)
 
 
+@pytest.mark.parametrize("form", [[], ["-o", "json"], ["-o", "jsonl"], ["-o", "table"]])
+async def test_a_list_that_is_cut_says_so_wherever_it_goes(shell: Shell, form: list[str]) -> None:
+    await shell.client.enqueue_rollouts([{"input": n} for n in range(3)])
+    for limit, said in (("2", "2 of 3 rollouts, newest first\n"), ("3", "")):
+        code, _, errors = await run(
+            *("rollouts", "--limit", limit, *form),
+            folder=shell.folder,
+            LIGHTNINGSTORE_ADDRESS=shell.server.address,
+        )
+        assert (code, errors) == (0, said)
+
+
 async def test_rollouts_are_filtered_and_sorted(shell: Shell) -> None:
     store = shell.client
     for n, mode in enumerate(("train", "val", None)):

@@ -30,7 +30,7 @@ def _enqueue(inputs: tuple[str, ...], *, jsonl: bool, **given: Any) -> None:
     line is a rollout of its own. Every 1,000 rollouts are one call, which stores all or none of them.
 
     \b
-    lightningstore enqueue '{"question": "2 + 2"}' --mode train
+    lightningstore enqueue '{"question": 2}' --mode train
     lightningstore enqueue @tasks.jsonl --group night-1 | lightningstore wait -
     """  # noqa: D301
     shown = Output(given)

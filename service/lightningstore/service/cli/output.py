@@ -1,7 +1,7 @@
 """What commands print: tables and details for people, JSON, YAML and tab-separated values for programs.
 
-On a terminal a list is a table as wide as the terminal, and what it leaves out is said on stderr. Elsewhere it is
-tab-separated values without a heading, as those of gh: whole texts, times as RFC 3339, plain numbers.
+On a terminal a list is a table as wide as the terminal. Elsewhere it is tab-separated values without a heading, as
+those of gh: whole texts, times as RFC 3339, plain numbers. The number of records left out goes to stderr.
 """
 
 from __future__ import annotations
@@ -117,10 +117,11 @@ class Output:
         """Print a list."""
         if self.format in DOCUMENTS:
             self.json(list(listing.records))
-            return
-        for line in self.lines(listing):
-            self._echo(line)
-        if self.is_terminal and self.is_for_people:
+        else:
+            for line in self.lines(listing):
+                self._echo(line)
+        # A program that reads the list cannot see that it is only a part.
+        if listing.is_cut or (self.is_terminal and self.is_for_people):
             click.echo(footer(listing), err=True)
 
     def lines(self, listing: Listing) -> Iterator[str]:

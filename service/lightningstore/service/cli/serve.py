@@ -105,7 +105,7 @@ def _greeting(server: Server, config: Config) -> list[str]:
             f"access: {server.gate.description}"
         ),
         f"clients: export LIGHTNINGSTORE_ADDRESS={address}",
-        'next: lightningstore enqueue \'{"question": "2 + 2"}\', start a runner, lightningstore rollouts',
+        "next: lightningstore enqueue '{\"question\": 2}', start a runner, lightningstore rollouts",
     ]
 
 
