@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 from lightningstore.client import AttemptTriplets
 from lightningstore.service.traces import timeline
+from lightningstore.service.triplets import values
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.shapes import ASKED, PARTS, USER
@@ -253,3 +255,11 @@ def test_hostile_json_costs_its_own_content_and_nothing_else(
     )
     found = of(hostile, chat("b", gen_ai__response__id="b"))
     assert [t.response_id for t in found] == ["", "b"]
+
+
+@pytest.mark.parametrize("pattern", [values._JSON_OR_NOT, values._LITERAL], ids=["json", "literal"])
+def test_a_text_cut_within_a_string_is_scanned_once(pattern: re.Pattern[str]) -> None:
+    text = '["' + 'she said \\"no\\", ' * 2000
+    # From the first quote to the end of the text: no later quote starts a scan of its own.
+    (string,) = pattern.finditer(text)
+    assert string.span() == (1, len(text))

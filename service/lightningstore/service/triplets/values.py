@@ -40,11 +40,12 @@ def number(value: Any) -> float | None:
     return found if found - found == 0 else None
 
 
+# In both patterns a string without its end reaches to the end of all, so that nothing is read twice.
 #: Strings of JSON, which stay, and the numbers that JSON does not have.
 _JSON_OR_NOT = re.compile(
-    r'"(?:[^"\\]++|\\.)*+"|(?P<number>[-+]?\b(?:Infinity|NaN|inf|nan)\b)', re.DOTALL
+    r'"(?:[^"\\]++|\\.)*+"?|(?P<number>[-+]?\b(?:Infinity|NaN|inf|nan)\b)', re.DOTALL
 )
-# A string without its end reaches to the end of all, so that nothing is read twice.
+#: Strings and words of Python.
 _LITERAL = re.compile(
     r"""(?P<text>'[^'\\]*(?:\\.[^'\\]*)*'?|"[^"\\]*(?:\\.[^"\\]*)*"?)"""
     r"""|(?P<word>[-+]?\b(?:None|True|False|Infinity|inf|NaN|nan)\b)""",
