@@ -263,6 +263,24 @@ async def test_late_reports_of_a_finished_rollout_are_no_finish(world: World) ->
         await quiet(world, stream)
 
 
+async def test_a_watch_from_before_shows_what_has_changed_since_the_finish(world: World) -> None:
+    rollout, attempt = await claim(world)
+    await world.store.cancel_rollouts([rollout.rollout_id])
+    async with world.store.watch_rollouts(0) as stream:
+        (seen,) = await take(stream, 1)
+    assert seen.latest_attempt is not None
+    assert seen.latest_attempt.status == "preparing"
+    await world.store.update_attempt(rollout.rollout_id, attempt.attempt_id, status="failed")
+    await world.store.update_rollout(rollout.rollout_id, metadata={"note": "late"})
+    current = await world.store.get_rollout(rollout.rollout_id)
+    async with world.store.watch_rollouts(0) as stream:
+        (seen,) = await take(stream, 1)
+    assert seen == current
+    assert seen.latest_attempt is not None
+    assert seen.latest_attempt.status == "failed"
+    assert seen.metadata == {"note": "late"}
+
+
 async def test_numbers_go_on_without_gaps_after_a_restart(world: World) -> None:
     if not world.durable:
         pytest.skip("nothing survives")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -134,6 +135,15 @@ async def test_read_and_start_of_a_rollout_whose_input_is_damaged_fail(
     answer = (await Calls(store).cancel_rollouts(cancelled)).rollouts
     assert [rollout.payloads_omitted for rollout in answer] == [False, True]
     assert {rollout.status for rollout in answer} == {rollout_pb2.ROLLOUT_STATUS_CANCELLED}
+
+
+async def test_empty_input_of_a_damaged_file_is_read_once(store: Store, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "s.db")) as file:
+        file.execute("UPDATE inputs SET input_json = x''")
+        file.commit()
+    rollout = await asyncio.wait_for(get(store, "r1"), 10)
+    assert (rollout.rollout_id, rollout.input_json) == ("r1", b"")
+    await enqueue(store, {"r9": large(9)})  # the store goes on
 
 
 async def test_claim_that_waits_for_inputs_holds_up_no_other(store: Store) -> None:

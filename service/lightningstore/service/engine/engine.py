@@ -246,6 +246,8 @@ class Engine:
         if ready:
             self.waiters.publish(ready)
             self.live.drop_span_ids(ready, self.committer.durable_through)
+        for completion in self.live.take_refreshed(self.committer.durable_through):
+            self.waiters.refresh(completion)
 
     # Finding
 
@@ -259,7 +261,7 @@ class Engine:
         if not rollout_id:
             check_id(field, rollout_id)
         entry = self.live.state.entries.get(rollout_id)
-        if entry is None or (inputs and not entry.input_json):
+        if entry is None or (inputs and entry.lacks_input):
             found = await self.load_many([rollout_id], inputs=inputs)
             if not found:
                 raise RolloutNotFound(rollout_id)
@@ -280,7 +282,7 @@ class Engine:
 
         def is_missing(rollout_id: str) -> bool:
             entry = self.live.state.entries.get(rollout_id)
-            missing = entry is None or (inputs and not entry.input_json)
+            missing = entry is None or (inputs and entry.lacks_input)
             return missing and rollout_id not in absent
 
         self.live.state.trim(self.committer.durable_through)

@@ -54,7 +54,9 @@ class Live:
         self.state = State(Counters(), kept_inputs_bytes)
         self.workforce = Workforce()
         self.deadlines = Deadlines(clock)
+        # Each with the number of the commit after which it may be seen.
         self._completions: deque[tuple[int, Completion]] = deque()
+        self._refreshed: deque[tuple[int, Completion]] = deque()
 
     async def adopt(self, snapshot: Snapshot) -> None:
         """Replace all state. The store is new or has failed, and no operation may run meanwhile."""
@@ -62,6 +64,7 @@ class Live:
         self.deadlines.adopt(snapshot.counters)
         self.workforce = Workforce(snapshot.workers)
         self._completions.clear()
+        self._refreshed.clear()
         for resources_id, version in snapshot.resources.items():
             state.put_resources(resources_id, version)
         entries: list[Entry] = []
@@ -87,10 +90,11 @@ class Live:
 
     def take_completions(self, through: int) -> list[Completion]:
         """Remove and return the finishes of commits up to the given one, in completion order."""
-        ready = []
-        while self._completions and self._completions[0][0] <= through:
-            ready.append(self._completions.popleft()[1])
-        return ready
+        return _take(self._completions, through)
+
+    def take_refreshed(self, through: int) -> list[Completion]:
+        """Remove and return the finished rollouts that commits up to the given one have changed since."""
+        return _take(self._refreshed, through)
 
     def drop_span_ids(self, completions: list[Completion], durable_through: int) -> None:
         """Drop the span ids of finished rollouts, which get few more spans."""
@@ -189,7 +193,12 @@ class Live:
         changes = self._committer.changes
         changes.rollouts[entry.key] = entry.row()
         changes.size += ROW_BYTES
+        self._note_change(entry)
+
+    def _note_change(self, entry: Entry) -> None:
         entry.changed = self._committer.sealed + 1
+        if entry.rollout.completion_number:
+            self._refreshed.append((entry.changed, entry.completion()))
 
     def finish(self, entry: Entry) -> None:
         """Assign a completion number to a finished rollout, whose record is not visible yet."""
@@ -281,7 +290,7 @@ class Live:
         changes = self._committer.changes
         changes.attempts[attempt.key] = attempt.row()
         changes.size += ROW_BYTES
-        attempt.entry.changed = self._committer.sealed + 1
+        self._note_change(attempt.entry)
 
     def new_attempt(self, entry: Entry, record: Attempt, now: Timestamp) -> AttemptState:
         """Add the latest attempt of a rollout."""
@@ -298,3 +307,10 @@ class Live:
         self.deadlines.arm(attempt)
         self.save_attempt(attempt)
         return attempt
+
+
+def _take(noted: deque[tuple[int, Completion]], through: int) -> list[Completion]:
+    ready = []
+    while noted and noted[0][0] <= through:
+        ready.append(noted.popleft()[1])
+    return ready

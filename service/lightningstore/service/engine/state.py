@@ -116,6 +116,11 @@ class Entry:
         """Return its finish, for waiters."""
         return Completion(self.shown())
 
+    @property
+    def lacks_input(self) -> bool:
+        """Whether its input is only on disk."""
+        return not self.input_json and self.input_bytes > 0
+
     def is_live(self) -> bool:
         """Return whether it must stay in memory."""
         if not is_finished(self.rollout):
@@ -257,8 +262,9 @@ class State:
         rollout_id = loaded.row.rollout.rollout_id
         entry = self.entries.get(rollout_id)
         if entry is not None:
-            if not entry.input_json and entry.key == loaded.row.key:
-                entry.input_json = loaded.input_json
+            if entry.lacks_input and entry.key == loaded.row.key:
+                # The size is that of what is stored: a damaged file may hold an empty input.
+                entry.input_json, entry.input_bytes = loaded.input_json, len(loaded.input_json)
                 if entry.position:
                     self.inputs.add(entry, 0)
             return entry

@@ -139,6 +139,13 @@ class Waiters:
         later = islice(self._recent, start, None)
         return list(islice((c for c in later if c.number not in self._reopened), limit))
 
+    def refresh(self, completion: Completion) -> None:
+        """Replace a recent finish whose rollout has changed since, so that watches show what is stored."""
+        at = completion.number - self._recent[0].number if self._recent else -1
+        if 0 <= at < len(self._recent):
+            self._recent_bytes += completion.size - self._recent[at].size
+            self._recent[at] = completion
+
     def reopen(self, number: int) -> None:
         """Remove a finish from the recent ones, because it no longer holds."""
         if self._recent and number >= self._recent[0].number:
