@@ -54,7 +54,7 @@ serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.
 	$(BIN)/lightningstore serve
 
 # The longest first: `make -j2` then ends with short ones.
-test: languages $(call goals,test,$(CLIENTS)) python-test agl-test conformance ## Run all tests of each installed language, and the conformance suite
+test: languages python-test agl-test $(call goals,test,$(CLIENTS)) conformance ## Run all tests of each installed language, and the conformance suite
 
 # Two parts, for two cores.
 python-test: python-core-test python-integration-test
