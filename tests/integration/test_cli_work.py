@@ -193,11 +193,13 @@ async def test_cancel_and_retry_take_ids_from_a_list(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("form", [[], ["-o", "json"], ["-o", "jsonl"], ["-o", "table"]])
-async def test_a_list_that_is_cut_says_so_wherever_it_goes(shell: Shell, form: list[str]) -> None:
-    await shell.client.enqueue_rollouts([{"input": n} for n in range(3)])
-    for limit, said in (("2", "2 of 3 rollouts, newest first\n"), ("3", "")):
+async def test_a_list_that_is_cut_by_default_says_so_wherever_it_goes(
+    shell: Shell, form: list[str]
+) -> None:
+    await shell.client.enqueue_rollouts([{"input": n} for n in range(51)])
+    for limit, said in (([], "50 of 51 rollouts, newest first\n"), (["--limit", "50"], "")):
         code, _, errors = await run(
-            *("rollouts", "--limit", limit, *form),
+            *("rollouts", *limit, *form),
             folder=shell.folder,
             LIGHTNINGSTORE_ADDRESS=shell.server.address,
         )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from lightningstore.service.cli import table, yaml
 from lightningstore.service.cli.describe import described, flat
 from lightningstore.service.cli.table import Cell, Column
@@ -120,8 +121,10 @@ class Output:
         else:
             for line in self.lines(listing):
                 self._echo(line)
-        # A program that reads the list cannot see that it is only a part.
-        if listing.is_cut or (self.is_terminal and self.is_for_people):
+        # A program that reads the list cannot see that it is only a part. Whoever gave the limit knows it.
+        source = click.get_current_context().get_parameter_source("limit")
+        is_partial = listing.is_cut and source is ParameterSource.DEFAULT
+        if is_partial or (self.is_terminal and self.is_for_people):
             click.echo(footer(listing), err=True)
 
     def lines(self, listing: Listing) -> Iterator[str]:
