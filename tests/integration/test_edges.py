@@ -313,20 +313,21 @@ async def test_text_that_is_code_elsewhere_comes_back_byte_for_byte(
     world: World, text: str
 ) -> None:
     store = world.store
+    own_id = text.replace("\0", "0")  # ids may not hold NUL
     resources = {text: LLM(text, text, api_key=text), text + "2": PromptTemplate(text, "jinja")}
-    made = await store.add_resources(resources, resources_id=text)
-    assert (made.resources_id, dict(made.resources)) == (text, resources)
+    made = await store.add_resources(resources, resources_id=own_id)
+    assert (made.resources_id, dict(made.resources)) == (own_id, resources)
     await store.enqueue_rollout(
-        {text: text}, rollout_id=text, group_id=text, resources_id=text, metadata={text: text}
+        {text: text}, rollout_id=own_id, group_id=own_id, resources_id=own_id, metadata={text: text}
     )
     await store.enqueue_rollout(1, rollout_id="another", group_id="other")
-    (rollout,) = await store.dequeue_rollouts(1, worker_id=text, request_id=text)
+    (rollout,) = await store.dequeue_rollouts(1, worker_id=own_id, request_id=own_id)
     assert (rollout.rollout_id, rollout.input, rollout.metadata) == (
-        text,
+        own_id,
         {text: text},
         {text: text},
     )
-    own = (text, rollout.attempt.attempt_id)
+    own = (own_id, rollout.attempt.attempt_id)
     sent = batch(*own, text)
     sent.spans[0].trace_state = text
     sent.spans[0].attributes.add(key=text).value.string_value = text
@@ -334,23 +335,23 @@ async def test_text_that_is_code_elsewhere_comes_back_byte_for_byte(
     sent.scope.name = sent.schema_url = sent.resource_schema_url = text
     sent.resource.attributes.add(key=text).value.string_value = text
     await store.add_spans(sent)
-    await store.heartbeat(text, stats={text: text}, attempts=[own])
+    await store.heartbeat(own_id, stats={text: text}, attempts=[own])
     failure = Failure(text, text)
     await store.update_attempt(*own, status="failed", failure=failure, metadata={text: text})
 
     for filters in ({"name": text}, {"name_contains": text}):
-        (span,) = await query(world, text, **filters)
+        (span,) = await query(world, own_id, **filters)
         assert span.message.SerializeToString() == sent.spans[0].SerializeToString()
     for filters in (
-        {"rollout_ids": [text]},
-        {"rollout_id_contains": text},
-        {"group_ids": [text]},
+        {"rollout_ids": [own_id]},
+        {"rollout_id_contains": own_id},
+        {"group_ids": [own_id]},
     ):
         (listed,) = await store.list_rollouts(**filters)
-        assert (listed.rollout_id, listed.group_id) == (text, text)
-    (attempt,) = await store.list_attempts(text)
-    assert (attempt.failure, attempt.worker_id) == (failure, text)
-    (worker,) = await store.list_workers(worker_id_contains=text)
-    assert (worker.worker_id, worker.stats) == (text, {text: text})
-    assert dict((await store.get_resources(text)).resources) == resources
+        assert (listed.rollout_id, listed.group_id) == (own_id, own_id)
+    (attempt,) = await store.list_attempts(own_id)
+    assert (attempt.failure, attempt.worker_id) == (failure, own_id)
+    (worker,) = await store.list_workers(worker_id_contains=own_id)
+    assert (worker.worker_id, worker.stats) == (own_id, {text: text})
+    assert dict((await store.get_resources(own_id)).resources) == resources
     assert (await store.get_statistics()).queue_depth == 1
