@@ -1,7 +1,7 @@
 """Fills a data file with history: `python -m benchmarks.history FILE FINISHED RUNNING`.
 
-Rows are written with the storage layer, as the server would, some thousands per commit: rollouts
-with one attempt each, with random ids, and a batch of two spans for every tenth finished one. New
+Rows are written through the storage layer, as the server does, several thousand per commit. Each rollout
+has a random id and one attempt; every tenth finished rollout has a batch of two spans. New
 rows are appended to an existing file. A million takes about a minute.
 """
 

@@ -33,7 +33,7 @@ const (
 	keepaliveTimeout = 10 * time.Second
 )
 
-// gRPC retries calls that the server did not answer. That is safe for every method, because the client adds a
+// gRPC retries calls that the server did not answer. Retries are safe for every method, because the client adds a
 // request_id to those that are not idempotent. A server that is shutting down answers new calls with
 // CANCELLED.
 const serviceConfig = `{"methodConfig": [{
@@ -130,8 +130,8 @@ func dialOptions(transport *tls.Config, token string) []grpc.DialOption {
 	return options
 }
 
-// Service returns the generated stubs, for every call of the contract. They have the same retries, request
-// ids and errors (*Error) as the methods of Client.
+// Service returns the generated stubs, for every call of the contract. Their retries, request ids and
+// errors (*Error) are those of the methods of Client.
 func (c *Client) Service() pb.LightningStoreServiceClient { return c.service }
 
 // Conn returns the connection, for stubs of other services of the same server.

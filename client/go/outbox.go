@@ -18,7 +18,7 @@ const (
 	attemptIDKey  = "agentlightning.attempt_id"
 	sequenceIDKey = "agentlightning.span_sequence_id"
 
-	// A message is closed when it exceeds this size: small enough for every limit, large enough to be efficient.
+	// A message that exceeds this size gets no more spans. It is below every limit and large enough to be efficient.
 	batchBytes = mib
 )
 

@@ -15,7 +15,6 @@ def from_any_value(value: common_pb2.AnyValue) -> Any:
 
     Returns:
         A str, bool, int, float or bytes, a list for an array, a dict for a map, None for an empty value.
-
     """
     if text := value.string_value:
         return text
