@@ -26,7 +26,8 @@ foreach(proto ${protos} ${otlp} status_details.proto)
   string(REGEX REPLACE "proto$" "pb.cc" source "${proto}")
   list(APPEND sources "${generated}/${source}")
 endforeach()
-set(service "${generated}/lightningstore/v1/service.grpc.pb.cc")
+set(service "${generated}/lightningstore/v1/service.grpc.pb.cc"
+    "${generated}/lightningstore/v1/namespace.grpc.pb.cc")
 list(TRANSFORM protos PREPEND "${contract}/" OUTPUT_VARIABLE inputs)
 set(protoc protobuf::protoc ${import_otlp} "-I${contract}" "-I${CMAKE_CURRENT_SOURCE_DIR}/src")
 add_custom_command(
@@ -34,7 +35,7 @@ add_custom_command(
   COMMAND ${CMAKE_COMMAND} -E make_directory "${generated}"
   COMMAND ${protoc} "--cpp_out=${generated}" ${protos} ${otlp} status_details.proto
   COMMAND ${protoc} "--grpc_out=${generated}" "--plugin=protoc-gen-grpc=$<TARGET_FILE:gRPC::grpc_cpp_plugin>"
-          lightningstore/v1/service.proto
+          lightningstore/v1/service.proto lightningstore/v1/namespace.proto
   DEPENDS ${inputs} src/status_details.proto "${LIGHTNINGSTORE_OTLP}"
   COMMENT "Generating messages and stubs"
   VERBATIM)

@@ -5,6 +5,7 @@ export * from "./gen/lightningstore/v1/claim_pb.js";
 export * from "./gen/lightningstore/v1/completion_pb.js";
 export * from "./gen/lightningstore/v1/error_reason_pb.js";
 export * from "./gen/lightningstore/v1/import_pb.js";
+export * from "./gen/lightningstore/v1/namespace_pb.js";
 export * from "./gen/lightningstore/v1/resources_pb.js";
 export * from "./gen/lightningstore/v1/rollout_pb.js";
 export * from "./gen/lightningstore/v1/service_pb.js";

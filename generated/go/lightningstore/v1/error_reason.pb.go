@@ -48,6 +48,8 @@ const (
 	ErrorReason_ERROR_REASON_WORKER_NOT_FOUND ErrorReason = 13
 	// NOT_FOUND: the group has no rollouts. Metadata: groupId.
 	ErrorReason_ERROR_REASON_GROUP_NOT_FOUND ErrorReason = 14
+	// NOT_FOUND: there is no such namespace. Metadata: namespace.
+	ErrorReason_ERROR_REASON_NAMESPACE_NOT_FOUND ErrorReason = 15
 	// ALREADY_EXISTS: a rollout with this id and other content exists. Metadata: rolloutId.
 	ErrorReason_ERROR_REASON_ROLLOUT_EXISTS ErrorReason = 20
 	// ALREADY_EXISTS: resources with this id exist. Metadata: resourcesId.
@@ -55,12 +57,17 @@ const (
 	// Only in the rejections of an IngestResult: the attempt has another span with this span id. Metadata:
 	// spanId.
 	ErrorReason_ERROR_REASON_SPAN_EXISTS ErrorReason = 22
+	// ALREADY_EXISTS: a namespace with this name exists. Metadata: namespace.
+	ErrorReason_ERROR_REASON_NAMESPACE_EXISTS ErrorReason = 23
 	// FAILED_PRECONDITION: this status change is not allowed. Metadata: from, to.
 	ErrorReason_ERROR_REASON_TRANSITION_NOT_ALLOWED ErrorReason = 30
 	// FAILED_PRECONDITION: the spans were evicted to free memory. Metadata: rolloutId.
 	ErrorReason_ERROR_REASON_SPANS_EVICTED ErrorReason = 31
 	// FAILED_PRECONDITION: the completion number comes from another store. Metadata: storeId.
 	ErrorReason_ERROR_REASON_STORE_ID_MISMATCH ErrorReason = 32
+	// FAILED_PRECONDITION: attempts are running in the namespace, which is to be deleted without force, or it is
+	// the namespace "default". Metadata: namespace, count.
+	ErrorReason_ERROR_REASON_NAMESPACE_IN_USE ErrorReason = 33
 	// OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last.
 	ErrorReason_ERROR_REASON_COMPLETION_NUMBER_BEYOND_END ErrorReason = 40
 	// RESOURCE_EXHAUSTED, not retryable: too many items. Metadata: field, limit.
@@ -82,6 +89,9 @@ const (
 	// DATA_LOSS, not retryable: the requested record is stored but damaged. Other records are not affected;
 	// lists, watches and exports leave damaged rollouts out. Metadata: rolloutId, if known.
 	ErrorReason_ERROR_REASON_DATA_DAMAGED ErrorReason = 62
+	// UNAVAILABLE with RetryInfo: another server owns the namespace. Retry, with the owner if it is known.
+	// Metadata: namespace, owner (host:port, empty while there is none).
+	ErrorReason_ERROR_REASON_NOT_OWNER ErrorReason = 63
 	// INTERNAL: a defect of the server. Metadata: errorId, which is in the server's log.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 70
 	// UNAUTHENTICATED: the server requires a bearer token and the call has none.
@@ -107,12 +117,15 @@ var (
 		12: "ERROR_REASON_RESOURCES_NOT_FOUND",
 		13: "ERROR_REASON_WORKER_NOT_FOUND",
 		14: "ERROR_REASON_GROUP_NOT_FOUND",
+		15: "ERROR_REASON_NAMESPACE_NOT_FOUND",
 		20: "ERROR_REASON_ROLLOUT_EXISTS",
 		21: "ERROR_REASON_RESOURCES_EXISTS",
 		22: "ERROR_REASON_SPAN_EXISTS",
+		23: "ERROR_REASON_NAMESPACE_EXISTS",
 		30: "ERROR_REASON_TRANSITION_NOT_ALLOWED",
 		31: "ERROR_REASON_SPANS_EVICTED",
 		32: "ERROR_REASON_STORE_ID_MISMATCH",
+		33: "ERROR_REASON_NAMESPACE_IN_USE",
 		40: "ERROR_REASON_COMPLETION_NUMBER_BEYOND_END",
 		50: "ERROR_REASON_BATCH_TOO_LARGE",
 		51: "ERROR_REASON_PAYLOAD_TOO_LARGE",
@@ -121,6 +134,7 @@ var (
 		60: "ERROR_REASON_SHUTTING_DOWN",
 		61: "ERROR_REASON_STORAGE_FAILED",
 		62: "ERROR_REASON_DATA_DAMAGED",
+		63: "ERROR_REASON_NOT_OWNER",
 		70: "ERROR_REASON_INTERNAL",
 		80: "ERROR_REASON_TOKEN_MISSING",
 		81: "ERROR_REASON_TOKEN_INVALID",
@@ -138,12 +152,15 @@ var (
 		"ERROR_REASON_RESOURCES_NOT_FOUND":          12,
 		"ERROR_REASON_WORKER_NOT_FOUND":             13,
 		"ERROR_REASON_GROUP_NOT_FOUND":              14,
+		"ERROR_REASON_NAMESPACE_NOT_FOUND":          15,
 		"ERROR_REASON_ROLLOUT_EXISTS":               20,
 		"ERROR_REASON_RESOURCES_EXISTS":             21,
 		"ERROR_REASON_SPAN_EXISTS":                  22,
+		"ERROR_REASON_NAMESPACE_EXISTS":             23,
 		"ERROR_REASON_TRANSITION_NOT_ALLOWED":       30,
 		"ERROR_REASON_SPANS_EVICTED":                31,
 		"ERROR_REASON_STORE_ID_MISMATCH":            32,
+		"ERROR_REASON_NAMESPACE_IN_USE":             33,
 		"ERROR_REASON_COMPLETION_NUMBER_BEYOND_END": 40,
 		"ERROR_REASON_BATCH_TOO_LARGE":              50,
 		"ERROR_REASON_PAYLOAD_TOO_LARGE":            51,
@@ -152,6 +169,7 @@ var (
 		"ERROR_REASON_SHUTTING_DOWN":                60,
 		"ERROR_REASON_STORAGE_FAILED":               61,
 		"ERROR_REASON_DATA_DAMAGED":                 62,
+		"ERROR_REASON_NOT_OWNER":                    63,
 		"ERROR_REASON_INTERNAL":                     70,
 		"ERROR_REASON_TOKEN_MISSING":                80,
 		"ERROR_REASON_TOKEN_INVALID":                81,
@@ -191,7 +209,7 @@ var File_lightningstore_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xe3\a\n" +
+	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xeb\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_FIELD_INVALID\x10\x01\x12\"\n" +
@@ -203,13 +221,16 @@ const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_ATTEMPT_NOT_FOUND\x10\v\x12$\n" +
 	" ERROR_REASON_RESOURCES_NOT_FOUND\x10\f\x12!\n" +
 	"\x1dERROR_REASON_WORKER_NOT_FOUND\x10\r\x12 \n" +
-	"\x1cERROR_REASON_GROUP_NOT_FOUND\x10\x0e\x12\x1f\n" +
+	"\x1cERROR_REASON_GROUP_NOT_FOUND\x10\x0e\x12$\n" +
+	" ERROR_REASON_NAMESPACE_NOT_FOUND\x10\x0f\x12\x1f\n" +
 	"\x1bERROR_REASON_ROLLOUT_EXISTS\x10\x14\x12!\n" +
 	"\x1dERROR_REASON_RESOURCES_EXISTS\x10\x15\x12\x1c\n" +
-	"\x18ERROR_REASON_SPAN_EXISTS\x10\x16\x12'\n" +
+	"\x18ERROR_REASON_SPAN_EXISTS\x10\x16\x12!\n" +
+	"\x1dERROR_REASON_NAMESPACE_EXISTS\x10\x17\x12'\n" +
 	"#ERROR_REASON_TRANSITION_NOT_ALLOWED\x10\x1e\x12\x1e\n" +
 	"\x1aERROR_REASON_SPANS_EVICTED\x10\x1f\x12\"\n" +
-	"\x1eERROR_REASON_STORE_ID_MISMATCH\x10 \x12-\n" +
+	"\x1eERROR_REASON_STORE_ID_MISMATCH\x10 \x12!\n" +
+	"\x1dERROR_REASON_NAMESPACE_IN_USE\x10!\x12-\n" +
 	")ERROR_REASON_COMPLETION_NUMBER_BEYOND_END\x10(\x12 \n" +
 	"\x1cERROR_REASON_BATCH_TOO_LARGE\x102\x12\"\n" +
 	"\x1eERROR_REASON_PAYLOAD_TOO_LARGE\x103\x12\x1b\n" +
@@ -217,7 +238,8 @@ const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\x11ERROR_REASON_BUSY\x105\x12\x1e\n" +
 	"\x1aERROR_REASON_SHUTTING_DOWN\x10<\x12\x1f\n" +
 	"\x1bERROR_REASON_STORAGE_FAILED\x10=\x12\x1d\n" +
-	"\x19ERROR_REASON_DATA_DAMAGED\x10>\x12\x19\n" +
+	"\x19ERROR_REASON_DATA_DAMAGED\x10>\x12\x1a\n" +
+	"\x16ERROR_REASON_NOT_OWNER\x10?\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10F\x12\x1e\n" +
 	"\x1aERROR_REASON_TOKEN_MISSING\x10P\x12\x1e\n" +
 	"\x1aERROR_REASON_TOKEN_INVALID\x10Q\x12\x1e\n" +

@@ -501,7 +501,13 @@ type GetServerInfoResponse struct {
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// Port of OTLP over HTTP (POST /v1/traces), on the same address and with the same TLS and tokens as this
 	// service. 0: not served.
-	OtlpHttpPort  int32 `protobuf:"varint,8,opt,name=otlp_http_port,json=otlpHttpPort,proto3" json:"otlp_http_port,omitempty"`
+	OtlpHttpPort int32 `protobuf:"varint,8,opt,name=otlp_http_port,json=otlpHttpPort,proto3" json:"otlp_http_port,omitempty"`
+	// Name of the namespace that this call belongs to, for example "default". Empty from servers of versions
+	// without namespaces.
+	Namespace string `protobuf:"bytes,9,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Address (host:port) of the server that owns the namespace and answers its calls without a detour. Empty on
+	// a server that is not one of several.
+	Owner         string `protobuf:"bytes,10,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -590,6 +596,20 @@ func (x *GetServerInfoResponse) GetOtlpHttpPort() int32 {
 		return x.OtlpHttpPort
 	}
 	return 0
+}
+
+func (x *GetServerInfoResponse) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *GetServerInfoResponse) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
 }
 
 // Limits that a server enforces.
@@ -745,7 +765,7 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\x11WorkerStatusCount\x127\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x1f.lightningstore.v1.WorkerStatusR\x06status\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xdd\x02\n" +
+	"\x14GetServerInfoRequest\"\x91\x03\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x19\n" +
 	"\bstore_id\x18\x02 \x01(\tR\astoreId\x12\x18\n" +
@@ -757,7 +777,10 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\x06limits\x18\x06 \x01(\v2\x19.lightningstore.v1.LimitsR\x06limits\x129\n" +
 	"\n" +
 	"start_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12$\n" +
-	"\x0eotlp_http_port\x18\b \x01(\x05R\fotlpHttpPort\"\xc5\x02\n" +
+	"\x0eotlp_http_port\x18\b \x01(\x05R\fotlpHttpPort\x12\x1c\n" +
+	"\tnamespace\x18\t \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05owner\x18\n" +
+	" \x01(\tR\x05owner\"\xc5\x02\n" +
 	"\x06Limits\x12#\n" +
 	"\rmessage_bytes\x18\x01 \x01(\x03R\fmessageBytes\x12\x1f\n" +
 	"\vinput_bytes\x18\x02 \x01(\x03R\n" +

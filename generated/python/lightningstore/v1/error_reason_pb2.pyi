@@ -42,6 +42,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: there is no such worker. Metadata: workerId."""
     ERROR_REASON_GROUP_NOT_FOUND: _ErrorReason.ValueType  # 14
     """NOT_FOUND: the group has no rollouts. Metadata: groupId."""
+    ERROR_REASON_NAMESPACE_NOT_FOUND: _ErrorReason.ValueType  # 15
+    """NOT_FOUND: there is no such namespace. Metadata: namespace."""
     ERROR_REASON_ROLLOUT_EXISTS: _ErrorReason.ValueType  # 20
     """ALREADY_EXISTS: a rollout with this id and other content exists. Metadata: rolloutId."""
     ERROR_REASON_RESOURCES_EXISTS: _ErrorReason.ValueType  # 21
@@ -50,12 +52,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Only in the rejections of an IngestResult: the attempt has another span with this span id. Metadata:
     spanId.
     """
+    ERROR_REASON_NAMESPACE_EXISTS: _ErrorReason.ValueType  # 23
+    """ALREADY_EXISTS: a namespace with this name exists. Metadata: namespace."""
     ERROR_REASON_TRANSITION_NOT_ALLOWED: _ErrorReason.ValueType  # 30
     """FAILED_PRECONDITION: this status change is not allowed. Metadata: from, to."""
     ERROR_REASON_SPANS_EVICTED: _ErrorReason.ValueType  # 31
     """FAILED_PRECONDITION: the spans were evicted to free memory. Metadata: rolloutId."""
     ERROR_REASON_STORE_ID_MISMATCH: _ErrorReason.ValueType  # 32
     """FAILED_PRECONDITION: the completion number comes from another store. Metadata: storeId."""
+    ERROR_REASON_NAMESPACE_IN_USE: _ErrorReason.ValueType  # 33
+    """FAILED_PRECONDITION: attempts are running in the namespace, which is to be deleted without force, or it is
+    the namespace "default". Metadata: namespace, count.
+    """
     ERROR_REASON_COMPLETION_NUMBER_BEYOND_END: _ErrorReason.ValueType  # 40
     """OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last."""
     ERROR_REASON_BATCH_TOO_LARGE: _ErrorReason.ValueType  # 50
@@ -80,6 +88,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DATA_DAMAGED: _ErrorReason.ValueType  # 62
     """DATA_LOSS, not retryable: the requested record is stored but damaged. Other records are not affected;
     lists, watches and exports leave damaged rollouts out. Metadata: rolloutId, if known.
+    """
+    ERROR_REASON_NOT_OWNER: _ErrorReason.ValueType  # 63
+    """UNAVAILABLE with RetryInfo: another server owns the namespace. Retry, with the owner if it is known.
+    Metadata: namespace, owner (host:port, empty while there is none).
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 70
     """INTERNAL: a defect of the server. Metadata: errorId, which is in the server's log."""
@@ -119,6 +131,8 @@ ERROR_REASON_WORKER_NOT_FOUND: ErrorReason.ValueType  # 13
 """NOT_FOUND: there is no such worker. Metadata: workerId."""
 ERROR_REASON_GROUP_NOT_FOUND: ErrorReason.ValueType  # 14
 """NOT_FOUND: the group has no rollouts. Metadata: groupId."""
+ERROR_REASON_NAMESPACE_NOT_FOUND: ErrorReason.ValueType  # 15
+"""NOT_FOUND: there is no such namespace. Metadata: namespace."""
 ERROR_REASON_ROLLOUT_EXISTS: ErrorReason.ValueType  # 20
 """ALREADY_EXISTS: a rollout with this id and other content exists. Metadata: rolloutId."""
 ERROR_REASON_RESOURCES_EXISTS: ErrorReason.ValueType  # 21
@@ -127,12 +141,18 @@ ERROR_REASON_SPAN_EXISTS: ErrorReason.ValueType  # 22
 """Only in the rejections of an IngestResult: the attempt has another span with this span id. Metadata:
 spanId.
 """
+ERROR_REASON_NAMESPACE_EXISTS: ErrorReason.ValueType  # 23
+"""ALREADY_EXISTS: a namespace with this name exists. Metadata: namespace."""
 ERROR_REASON_TRANSITION_NOT_ALLOWED: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION: this status change is not allowed. Metadata: from, to."""
 ERROR_REASON_SPANS_EVICTED: ErrorReason.ValueType  # 31
 """FAILED_PRECONDITION: the spans were evicted to free memory. Metadata: rolloutId."""
 ERROR_REASON_STORE_ID_MISMATCH: ErrorReason.ValueType  # 32
 """FAILED_PRECONDITION: the completion number comes from another store. Metadata: storeId."""
+ERROR_REASON_NAMESPACE_IN_USE: ErrorReason.ValueType  # 33
+"""FAILED_PRECONDITION: attempts are running in the namespace, which is to be deleted without force, or it is
+the namespace "default". Metadata: namespace, count.
+"""
 ERROR_REASON_COMPLETION_NUMBER_BEYOND_END: ErrorReason.ValueType  # 40
 """OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last."""
 ERROR_REASON_BATCH_TOO_LARGE: ErrorReason.ValueType  # 50
@@ -157,6 +177,10 @@ same ids.
 ERROR_REASON_DATA_DAMAGED: ErrorReason.ValueType  # 62
 """DATA_LOSS, not retryable: the requested record is stored but damaged. Other records are not affected;
 lists, watches and exports leave damaged rollouts out. Metadata: rolloutId, if known.
+"""
+ERROR_REASON_NOT_OWNER: ErrorReason.ValueType  # 63
+"""UNAVAILABLE with RetryInfo: another server owns the namespace. Retry, with the owner if it is known.
+Metadata: namespace, owner (host:port, empty while there is none).
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 70
 """INTERNAL: a defect of the server. Metadata: errorId, which is in the server's log."""

@@ -260,6 +260,8 @@ class GetServerInfoResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     OTLP_HTTP_PORT_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the server, for example "0.1.0"."""
     store_id: _builtins.str
@@ -271,6 +273,14 @@ class GetServerInfoResponse(_message.Message):
     otlp_http_port: _builtins.int
     """Port of OTLP over HTTP (POST /v1/traces), on the same address and with the same TLS and tokens as this
     service. 0: not served.
+    """
+    namespace: _builtins.str
+    """Name of the namespace that this call belongs to, for example "default". Empty from servers of versions
+    without namespaces.
+    """
+    owner: _builtins.str
+    """Address (host:port) of the server that owns the namespace and answers its calls without a detour. Empty on
+    a server that is not one of several.
     """
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -295,10 +305,12 @@ class GetServerInfoResponse(_message.Message):
         limits: Global___Limits | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         otlp_http_port: _builtins.int = ...,
+        namespace: _builtins.str = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "capabilities", b"capabilities", "durability", b"durability", "limits", b"limits", "otlp_http_port", b"otlp_http_port", "start_time", b"start_time", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "capabilities", b"capabilities", "durability", b"durability", "limits", b"limits", "namespace", b"namespace", "otlp_http_port", b"otlp_http_port", "owner", b"owner", "start_time", b"start_time", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -133,6 +133,18 @@ class GroupNotFound(StoreError):
         super().__init__(f"no rollout is in group {quoted(group_id)}", groupId=group_id)
 
 
+class NamespaceNotFound(StoreError):
+    """There is no such namespace."""
+
+    reason = reasons.ERROR_REASON_NAMESPACE_NOT_FOUND
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"no namespace {quoted(name)}; create it with: lightningstore namespaces create {shortened(name, SHOWN_LENGTH)}",
+            namespace=name,
+        )
+
+
 class RolloutExists(StoreError):
     """A rollout with this id and other content exists."""
 
@@ -153,6 +165,17 @@ class ResourcesExist(StoreError):
         super().__init__(
             f"resources {quoted(resources_id)} exist; UpdateResources replaces them",
             resourcesId=resources_id,
+        )
+
+
+class NamespaceExists(StoreError):
+    """A namespace with this name exists, created by another request."""
+
+    reason = reasons.ERROR_REASON_NAMESPACE_EXISTS
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"namespace {quoted(name)} exists; UpdateNamespace changes its settings", namespace=name
         )
 
 
@@ -200,6 +223,18 @@ class StoreIdMismatch(StoreError):
         super().__init__(
             f"store_id: this is store {own!r}, the completion number is from {quoted(given)}",
             storeId=own,
+        )
+
+
+class NamespaceInUse(StoreError):
+    """The namespace cannot be deleted: attempts are running in it, or it is the namespace "default"."""
+
+    reason = reasons.ERROR_REASON_NAMESPACE_IN_USE
+
+    def __init__(self, name: str, cause: str, count: int) -> None:
+        """Create an error with the cause, for people, and the number of running attempts."""
+        super().__init__(
+            f"namespace {quoted(name)} cannot be deleted: {cause}", namespace=name, count=count
         )
 
 
@@ -299,6 +334,22 @@ class OwnershipLost(StorageFailed):
     def __init__(self, cause: str) -> None:
         StoreError.__init__(self, f"this server no longer owns the data ({cause}); repeat the call")
         self.retry_delay = 1.0
+
+
+class NotOwner(StoreError):
+    """Another server owns the namespace, or none does at the moment."""
+
+    reason = reasons.ERROR_REASON_NOT_OWNER
+
+    def __init__(self, name: str, owner: str) -> None:
+        """Create an error with the namespace and the address of its owner, "" if there is none."""
+        where = f"server {owner} owns it" if owner else "no server owns it at the moment"
+        super().__init__(
+            f"this server does not serve namespace {quoted(name)}: {where}; repeat the call",
+            namespace=name,
+            owner=owner,
+        )
+        self.retry_delay = 0.5
 
 
 class DataDamaged(StoreError):
