@@ -70,8 +70,12 @@ final class AttemptWork<I> {
     hurried.countDown();
   }
 
-  /** Works on a claim. Whatever is thrown before the report is reported. */
-  void work(Execution execution) throws InterruptedException {
+  /**
+   * Works on a claim. Whatever is thrown before the report is reported.
+   *
+   * @param onReturn called when the agent has returned, before its outcome is reported
+   */
+  void work(Execution execution, Runnable onReturn) throws InterruptedException {
     AttemptContext context = execution.context();
     AttemptTracing tracing = null;
     Outcome outcome;
@@ -82,6 +86,7 @@ final class AttemptWork<I> {
     } catch (Throwable error) {
       outcome = failed(context, error);
     }
+    onReturn.run();
     flush();
     report(context, outcome, tracing == null ? 0 : tracing.endedCount());
   }

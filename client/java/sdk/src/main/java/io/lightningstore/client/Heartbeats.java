@@ -43,6 +43,7 @@ final class Heartbeats {
 
   private final Object changed = new Object();
   private final Map<AttemptRef, Duration> attempts = new LinkedHashMap<>();
+  private boolean hurried;
   private boolean ended;
   private boolean failing;
 
@@ -89,6 +90,14 @@ final class Heartbeats {
     }
   }
 
+  /** Sends the next heartbeat now, because its response explains what has happened. */
+  void hurry() {
+    synchronized (changed) {
+      hurried = true;
+      changed.notifyAll();
+    }
+  }
+
   void remove(AttemptContext context) {
     synchronized (changed) {
       attempts.remove(context.ref());
@@ -110,9 +119,11 @@ final class Heartbeats {
         List<AttemptRef> due;
         Duration interval;
         synchronized (changed) {
-          for (long left; (left = last + interval().toNanos() - System.nanoTime()) > 0; ) {
+          for (long left;
+              !hurried && (left = last + interval().toNanos() - System.nanoTime()) > 0; ) {
             TimeUnit.NANOSECONDS.timedWait(changed, left);
           }
+          hurried = false;
           due = List.copyOf(attempts.keySet());
           interval = interval();
         }

@@ -36,6 +36,7 @@ public final class Runner {
   private final int concurrency;
   private final Claims claims;
   private final Heartbeats heartbeats;
+  private final Finishes finishes;
   private final LightningStoreSpanExporter exporter;
   private final AttemptWork<?> work;
   private final ExecutorService threads;
@@ -57,6 +58,7 @@ public final class Runner {
     heartbeats =
         new Heartbeats(
             options.store, workerId, options.heartbeatPeriod, this::pass, this::statistics);
+    finishes = new Finishes(options.store, heartbeats::hurry);
     work =
         new AttemptWork<>(
             options.store, options.inputType, options.agent, exporter, options.outage);
@@ -103,6 +105,7 @@ public final class Runner {
       begun = true;
     }
     heartbeats.start();
+    finishes.start();
     boolean interrupted = false;
     try {
       claimAndStart();
@@ -113,6 +116,7 @@ public final class Runner {
       claims.rescue().forEach(this::start);
     } finally {
       interrupted |= finish();
+      finishes.stop();
       heartbeats.stop();
       claims.stop();
       exporter.close();
@@ -223,6 +227,7 @@ public final class Runner {
       execution.cancel(StopReason.STOP_REASON_UNSPECIFIED);
     }
     heartbeats.add(execution.context());
+    finishes.add(execution.context());
     try {
       threads.execute(() -> work(execution, null));
     } catch (RuntimeException | Error error) { // no thread can be had: reported from this one
@@ -234,7 +239,7 @@ public final class Runner {
   private void work(Execution execution, Throwable obstacle) {
     try {
       if (obstacle == null) {
-        work.work(execution);
+        work.work(execution, () -> finishes.remove(execution.context()));
       } else {
         work.fail(execution, obstacle);
       }
@@ -242,6 +247,7 @@ public final class Runner {
       logger.log(Level.SEVERE, execution.context() + " was lost by an internal error", defect);
     } finally {
       heartbeats.remove(execution.context());
+      finishes.remove(execution.context());
       synchronized (changed) {
         running.remove(execution.context().ref());
         finished++;

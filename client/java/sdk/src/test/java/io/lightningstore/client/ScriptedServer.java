@@ -42,8 +42,10 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Set;
 import java.util.concurrent.BlockingDeque;
 import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.LinkedBlockingDeque;
 import java.util.concurrent.LinkedBlockingQueue;
@@ -71,6 +73,15 @@ final class ScriptedServer extends LightningStoreServiceImplBase implements Auto
 
   /** Rollouts to be claimed. */
   final BlockingDeque<Rollout> queue = new LinkedBlockingDeque<>();
+
+  /** A wait that the test answers. {@code cancelled} is completed when the client ends it. */
+  record Wait(
+      Set<String> rolloutIds,
+      StreamObserver<WaitForRolloutsResponse> stream,
+      CompletableFuture<Void> cancelled) {}
+
+  /** Waits without a script, which stay open. */
+  final BlockingQueue<Wait> waits = new LinkedBlockingQueue<>();
 
   /** Outcomes that were reported. */
   final BlockingQueue<UpdateAttemptRequest> updates = new LinkedBlockingQueue<>();
@@ -255,7 +266,13 @@ final class ScriptedServer extends LightningStoreServiceImplBase implements Auto
   @Override
   public void waitForRollouts(
       WaitForRolloutsRequest request, StreamObserver<WaitForRolloutsResponse> to) {
-    stream(to, () -> onWait.accept(request, to));
+    if (onWait != null) {
+      stream(to, () -> onWait.accept(request, to));
+      return;
+    }
+    CompletableFuture<Void> cancelled = new CompletableFuture<>();
+    ((ServerCallStreamObserver<?>) to).setOnCancelHandler(() -> cancelled.complete(null));
+    waits.add(new Wait(Set.copyOf(request.getRolloutIdsList()), to, cancelled));
   }
 
   @Override
