@@ -43,6 +43,7 @@ class Data:
     """Everything that is stored. A commit makes another one."""
 
     counters: Counters = field(default_factory=Counters)
+    settings: bytes = b""
     inputs: dict[int, bytes] = field(default_factory=dict)
     rollouts: dict[int, RolloutRow] = field(default_factory=dict)
     attempts: dict[int, AttemptRow] = field(default_factory=dict)
@@ -102,7 +103,9 @@ class ModelStorage:
             if self.is_live(row)
         ]
         workers = list(data.workers.values())
-        return Snapshot(self.store.store_id, data.counters, live, workers, versions, requests)
+        return Snapshot(
+            self.store.store_id, data.counters, live, workers, versions, requests, data.settings
+        )
 
     def acquire(self) -> None:
         if self.store.owner not in (None, self):
@@ -149,6 +152,8 @@ class ModelStorage:
         data.requests.update({(row.method, row.request_id): row for row in changes.requests})
         self.forget(data, changes.forget_requests_before_ns)
         data.counters = changes.counters or data.counters
+        if changes.settings is not None:
+            data.settings = changes.settings
         self.put_spans(data, changes.spans)
 
     def put_spans(self, data: Data, rows: list[SpanRow]) -> None:

@@ -82,6 +82,8 @@ class Changes:
     #: Keys of batches of spans, from `Storage.leftover_spans`, that are deleted.
     swept: list[int] = field(default_factory=list)
     counters: Counters | None = None
+    #: The settings of the store (rules/settings.py), which replace the stored ones; None: unchanged.
+    settings: bytes | None = None
     #: Approximate size in bytes.
     size: int = 0
 
@@ -150,6 +152,8 @@ class Snapshot:
     resources: dict[str, ResourcesVersion]
     #: Oldest first.
     requests: list[RequestRow]
+    #: As the last commit with settings stored them; empty if there was none.
+    settings: bytes = b""
 
 
 class Storage(Protocol):

@@ -52,8 +52,10 @@ class MemoryStorage:
     owned_until = UNLIMITED
     damaged_records = 0
 
-    def __init__(self) -> None:
+    def __init__(self, settings: bytes = b"") -> None:
+        """Take the settings of the store, which commits replace."""
         self._is_open = False
+        self._settings = settings
         self._clear()
 
     def _clear(self) -> None:
@@ -71,10 +73,11 @@ class MemoryStorage:
         self._resources_order: list[tuple[int, str]] = []  # key, id: ascending
 
     async def open(self) -> Snapshot:
-        """Return an empty store: no data outlives the one that was open before."""
+        """Return an empty store: no data outlives the one that was open before, except its settings."""
         self._clear()
         self._is_open = True
-        return Snapshot(f"memory-{new_id('', 16)}", Counters(), [], [], {}, [])
+        store_id = f"memory-{new_id('', 16)}"
+        return Snapshot(store_id, Counters(), [], [], {}, [], self._settings)
 
     def commit(self, changes: Changes) -> Awaitable[None]:
         """Apply the changes."""
@@ -100,6 +103,8 @@ class MemoryStorage:
             self._resources[resources_id] = resources
         for key in changes.evicted:
             self._dropped += self._spans.pop(key, ())
+        if changes.settings is not None:
+            self._settings = changes.settings
         return COMMITTED
 
     async def probe(self, size: int) -> None:  # noqa: ARG002

@@ -83,6 +83,8 @@ def statements(changes: Changes, leaving: list[int], *, compress: bool) -> Itera
     if changes.counters is not None:
         counters = msgspec.json.encode(changes.counters).decode()
         yield SQL["put_meta"], {"name": "counters", "value": counters}
+    if changes.settings is not None:
+        yield SQL["put_meta"], {"name": "settings", "value": changes.settings}
 
 
 def write(connection: sqlite3.Connection, statements: list[Statement]) -> None:

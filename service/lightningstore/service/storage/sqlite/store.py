@@ -226,6 +226,7 @@ class SqliteStorage:
                 for resources_id, *version in await reader.scan("all_resources")
             },
             requests=[RequestRow(*row) for row in requests],
+            settings=self._settings(),
         )
 
     def _meta(self, name: str, default: str | None = None) -> str:
@@ -235,6 +236,11 @@ class SqliteStorage:
             return default
         value: str = rows[0][0]
         return value
+
+    def _settings(self) -> bytes:
+        """Return the settings of the store. A file of an earlier version has none."""
+        rows = self._reader.read("get_meta", {"name": "settings"})
+        return bytes(rows[0][0]) if rows else b""
 
     # Writing
 

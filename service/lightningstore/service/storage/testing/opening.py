@@ -41,6 +41,7 @@ class OpeningCases(Cases):
         assert snapshot.counters == Counters()
         assert snapshot.live == snapshot.workers == []
         assert (snapshot.resources, snapshot.requests) == ({}, [])
+        assert snapshot.settings == b""
         assert await found(storage) == []
         assert await storage.load(["r1"]) == []
         assert await storage.count_rollouts(RolloutQuery()) == 0
@@ -155,6 +156,20 @@ class OpeningCases(Cases):
         await put(storage, rollout(2), counters=None)
         _, snapshot = await self.reopen(storage)
         assert snapshot.counters == Counters(rollout_key=1)
+
+    async def test_settings_come_back_as_last_committed(self, storage: Storage) -> None:
+        storage, snapshot = await self.reopen(storage)
+        assert snapshot.settings == b""
+        await put(storage, settings=b"first")
+        await put(storage, settings=b"\x00\xff second")
+        storage, snapshot = await self.reopen(storage)
+        assert snapshot.settings == b"\x00\xff second"
+        await put(storage, rollout(1))  # changes no settings
+        storage, snapshot = await self.reopen(storage)
+        assert snapshot.settings == b"\x00\xff second"
+        await put(storage, settings=b"")
+        _, snapshot = await self.reopen(storage)
+        assert snapshot.settings == b""
 
     async def test_workers_come_back_as_last_committed(self, storage: Storage) -> None:
         idle = Worker(worker_id="w", status=WORKER_STATUS_IDLE)

@@ -1,4 +1,4 @@
-"""Back ends with a lease and one defect each, which are added to those of defects.py."""
+"""More back ends with one defect each: leases, and settings."""
 
 from __future__ import annotations
 
@@ -49,3 +49,17 @@ class TakesOverAnEmptyStore(LeasedStorage):
     def end_lease(self):
         super().end_lease()
         self.store.data = Data()
+
+
+@found_by("test_settings_come_back_as_last_committed")
+class KeepsTheFirstSettings(LeasedStorage):
+    def apply(self, data, changes):
+        changes.settings = data.settings or changes.settings
+        super().apply(data, changes)
+
+
+@found_by("test_settings_come_back_as_last_committed")
+class ClearsSettingsThatACommitDoesNotName(LeasedStorage):
+    def apply(self, data, changes):
+        changes.settings = changes.settings or b""
+        super().apply(data, changes)
