@@ -1,8 +1,9 @@
-"""The world of a contract test: a store in one of four ways, with a clock that the test moves."""
+"""The world of a contract test: a store in one of several ways, with a clock that the test moves."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,8 +17,12 @@ from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import Server, open_store
 
 from tests.clock import ManualClock
+from tests.forwarder import Forwarder
 
-WAYS = ("memory-inprocess", "memory-grpc", "sqlite-inprocess", "sqlite-grpc")
+#: Back ends and transports. "forwarded" is gRPC through a server that forwards each call: WAYS=sqlite-forwarded.
+WAYS = tuple(
+    os.environ.get("WAYS", "memory-inprocess,memory-grpc,sqlite-inprocess,sqlite-grpc").split(",")
+)
 
 
 class World:
@@ -33,6 +38,7 @@ class World:
         )
         self.service: Store | None = None
         self.server: Server | None = None
+        self.forwarder: Forwarder | None = None
 
     @property
     def durable(self) -> bool:
@@ -42,16 +48,24 @@ class World:
     async def start(self) -> None:
         """Open the store."""
         self.service = await open_store(self.config, self.clock)
-        if self.how == "grpc":
+        if self.how in ("grpc", "forwarded"):
             self.server = Server(self.service, self.config)
             await self.server.start()
-            self.store = AsyncLightningStore(self.server.address, timeout=10)
+            address = self.server.address
+            if self.how == "forwarded":
+                self.forwarder = Forwarder(address)
+                await self.forwarder.start()
+                address = self.forwarder.address
+            self.store = AsyncLightningStore(address, timeout=10)
         else:
             self.store = AsyncLightningStore.over(StoreTransport(table(self.service)), timeout=10)
 
     async def stop(self) -> None:
         """Close the store."""
         await self.store.close()
+        if self.forwarder is not None:
+            await self.forwarder.stop()
+            self.forwarder = None
         if self.server is not None:
             await self.server.stop(0.1)
             self.server = None

@@ -32,6 +32,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+#: Initial metadata of a stream that is established. A server that forwards the stream cannot tell metadata without any
+#: key from none: gRPC reports both for a call that failed at once.
+ESTABLISHED = (("x-lightning-established", "1"),)
+
+
 class InternalError(StoreError):
     """A defect of the server. The log has its traceback, under the error id."""
 
@@ -226,7 +231,7 @@ class Calls:
                     async with aclosing(answers):  # type: ignore[type-var]
                         async for answer in answers:
                             if answer is None:
-                                await context.send_initial_metadata(())
+                                await context.send_initial_metadata(ESTABLISHED)
                             else:
                                 yield answer
             except BaseException as error:

@@ -1,0 +1,172 @@
+"""Forwards calls to the server that owns their namespace, as bytes, which nothing here parses.
+
+A call is forwarded at most once: the owner answers a forwarded call itself or not at all, so two servers that disagree
+about the owner cannot send a call back and forth. Answers carry the owner's address in a trailer, and a client that
+knows it calls the owner directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from lightningstore.service.rpc.calls import ESTABLISHED, Context, Handler
+from lightningstore.service.rpc.status import abort
+from lightningstore.service.rules.errors import NotOwner
+from lightningstore.service.rules.namespaces import namespace_of
+
+logger = logging.getLogger(__name__)
+
+#: Metadata of a forwarded call, with the address of the server that forwards it.
+FORWARDED_KEY = "x-lightning-forwarded-by"
+#: Trailer of the answer to a forwarded call, with the address of the owner.
+OWNER_KEY = "x-lightning-owner"
+#: Trailer with the google.rpc.Status of an error. Every error of a server has it, those of a broken connection lack it.
+_DETAILS_KEY = "grpc-status-details-bin"
+_GRPC_KEYS = frozenset(("user-agent", "content-type", "te"))
+
+Metadata: TypeAlias = tuple[tuple[str, Any], ...]
+#: The handlers of one owner by whether requests and answers are streams, and by method.
+_Kind: TypeAlias = tuple[bool, bool, str]
+
+
+class Peer:
+    """Another server, and the calls that are being forwarded to it."""
+
+    def __init__(self, address: str, own_address: str, channel: grpc.aio.Channel) -> None:
+        """Take an open channel, which `close` closes.
+
+        Args:
+            address: The address at which the peer reaches clients, as host:port.
+            own_address: The address of this server.
+            channel: A channel to the peer.
+        """
+        self.address = address
+        self._channel = channel
+        self._mark = (FORWARDED_KEY, own_address)
+        self._trailers = ((OWNER_KEY, address),)
+        self._handlers: dict[_Kind, Handler] = {}
+        #: Calls to the peer that have not ended.
+        self.calls: set[grpc.aio.Call] = set()
+        self._is_closed = False
+
+    def handler(self, method: str, *, streams_in: bool, streams_out: bool) -> Handler:
+        """Return the handler that forwards a method, given as "/package.Service/Method"."""
+        kind = streams_in, streams_out, method
+        handler = self._handlers.get(kind)
+        if handler is None:
+            handler = self._handlers[kind] = self._made(
+                method, streams_in=streams_in, streams_out=streams_out
+            )
+        return handler
+
+    async def close(self) -> None:
+        """End all calls that are being forwarded with NotOwner, and close the channel.
+
+        A server that no longer owns the namespace may be stopped rather than gone: it would neither answer these calls
+        nor end them.
+        """
+        self._is_closed = True
+        for call in tuple(self.calls):
+            call.cancel()
+        await self._channel.close()
+
+    def _made(self, method: str, *, streams_in: bool, streams_out: bool) -> Handler:
+        channel = self._channel
+        match streams_in, streams_out:
+            case False, False:
+                unary = self._answered(channel.unary_unary(method))
+                return grpc.unary_unary_rpc_method_handler(unary)
+            case True, False:
+                uploading = self._answered(channel.stream_unary(method))
+                return grpc.stream_unary_rpc_method_handler(uploading)
+            case False, True:
+                return grpc.unary_stream_rpc_method_handler(
+                    self._streamed(channel.unary_stream(method))
+                )
+            case _:
+                return grpc.stream_stream_rpc_method_handler(
+                    self._streamed(channel.stream_stream(method))
+                )
+
+    def _answered(self, forward: Any) -> Callable[[Any, Context], Awaitable[bytes]]:
+        """Return a handler with one answer. `forward` starts the call at the peer."""
+
+        async def handle(request: Any, context: Context) -> bytes:
+            call = self._begin(forward, request, context)
+            try:
+                answer: bytes = await call
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                await self._fail(call, context, error)
+                raise
+            finally:
+                self.calls.discard(call)
+            context.set_trailing_metadata(self._trailers)
+            return answer
+
+        return handle
+
+    def _streamed(self, forward: Any) -> Callable[[Any, Context], AsyncIterator[bytes]]:
+        """Return a handler with a stream of answers. `forward` starts the call at the peer."""
+
+        async def handle(request: Any, context: Context) -> AsyncIterator[bytes]:
+            call = self._begin(forward, request, context)
+            try:
+                if ESTABLISHED[0] in tuple(await call.initial_metadata()):
+                    await context.send_initial_metadata(ESTABLISHED)
+                async for answer in call:
+                    yield answer
+                await call.code()
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                await self._fail(call, context, error)
+                raise
+            finally:
+                self.calls.discard(call)
+                call.cancel()  # No-op unless the client has gone.
+            context.set_trailing_metadata(self._trailers)
+
+        return handle
+
+    def _begin(self, forward: Any, request: Any, context: Context) -> Any:
+        metadata = (*_passed(context.invocation_metadata()), self._mark)
+        call = forward(request, metadata=metadata, timeout=context.time_remaining())
+        self.calls.add(call)
+        return call
+
+    async def _fail(self, call: Any, context: Context, error: BaseException) -> None:
+        """End a call as the peer ended it. Always raises."""
+        if context.cancelled() or context.done():
+            call.cancel()
+            raise error
+        if self._is_closed:
+            await abort(context, self._not_owner(context, ""))
+        if not isinstance(error, grpc.aio.AioRpcError):
+            call.cancel()
+            raise error  # This server is shutting down and has cancelled the call.
+        trailers: Metadata = tuple(error.trailing_metadata() or ())
+        if error.code() == grpc.StatusCode.UNAVAILABLE and not any(
+            key == _DETAILS_KEY for key, _ in trailers
+        ):
+            logger.debug("call to %s failed: %s", self.address, error.details())
+            await abort(context, self._not_owner(context, self.address))
+        await context.abort(
+            error.code(), error.details() or "", (*_passed(trailers), *self._trailers)
+        )
+
+    def _not_owner(self, context: Context, owner: str) -> NotOwner:
+        return NotOwner(namespace_of(context.invocation_metadata() or ()), owner)
+
+
+def _passed(metadata: Any) -> Metadata:
+    """Return the metadata that is passed on: all but what gRPC writes itself."""
+    return tuple(
+        (key, value) for key, value in metadata or () if key == _DETAILS_KEY or not _is_grpc(key)
+    )
+
+
+def _is_grpc(key: str) -> bool:
+    return key.startswith(("grpc-", ":")) or key in _GRPC_KEYS

@@ -1,0 +1,166 @@
+"""Calls that one server forwards to another: what passes, and how they end when the owner changes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+from lightningstore.service.rpc import handlers
+from lightningstore.service.rpc.forwarding import FORWARDED_KEY, OWNER_KEY
+from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
+from lightningstore.v1.completion_pb2 import WatchRolloutsRequest
+from lightningstore.v1.rollout_pb2 import GetRolloutRequest
+from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
+from lightningstore.v1.statistics_pb2 import GetServerInfoRequest
+
+from tests.contract.conftest import World
+from tests.forwarder import Forwarder
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest_asyncio.fixture
+async def forwarder(world: World) -> AsyncIterator[Forwarder]:
+    """A server that forwards to the world's."""
+    assert world.server is not None
+    forwarder = Forwarder(world.server.address)
+    await forwarder.start()
+    yield forwarder
+    await forwarder.stop()
+
+
+@pytest_asyncio.fixture
+async def stub(forwarder: Forwarder) -> AsyncIterator[Any]:
+    """A stub of the contract, as any client has it."""
+    async with grpc.aio.insecure_channel(forwarder.address) as channel:
+        yield LightningStoreServiceStub(channel)
+
+
+def error_of(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str]]:
+    """Return reason and metadata of an error's ErrorInfo."""
+    status = status_pb2.Status()
+    for key, value in error.trailing_metadata():
+        if key == rpc_status.GRPC_DETAILS_METADATA_KEY:
+            status = status_pb2.Status.FromString(value)
+    info = error_details_pb2.ErrorInfo()
+    assert any(detail.Unpack(info) for detail in status.details)
+    return info.reason, dict(info.metadata)
+
+
+async def test_answers_name_the_owner(world: World, stub: Any) -> None:
+    assert world.server is not None
+    call = stub.GetServerInfo(GetServerInfoRequest())
+    assert (await call).store_id
+    assert (OWNER_KEY, world.server.address) in tuple(await call.trailing_metadata())
+
+
+async def test_errors_pass_with_their_details(world: World, stub: Any) -> None:
+    assert world.server is not None
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stub.GetRollout(GetRolloutRequest(rollout_id="ro-none"))
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+    assert error_of(raised.value) == ("ERROR_REASON_ROLLOUT_NOT_FOUND", {"rolloutId": "ro-none"})
+    assert (OWNER_KEY, world.server.address) in tuple(raised.value.trailing_metadata())
+
+
+async def test_metadata_passes_and_the_owner_sees_who_forwarded() -> None:
+    seen: list[tuple[tuple[str, Any], ...]] = []
+
+    class Recorder(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+            async def answer(_: bytes, context: Any) -> bytes:
+                seen.append(tuple(context.invocation_metadata()))
+                return b""
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Recorder(),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    forwarder = Forwarder(address)
+    await forwarder.start()
+    sent = (("authorization", "Bearer x"), ("x-lightning-namespace", "a"), ("some-bin", b"\0"))
+    async with grpc.aio.insecure_channel(forwarder.address) as channel:
+        await channel.unary_unary(f"/{handlers.SERVICE.full_name}/GetServerInfo")(
+            b"", metadata=sent
+        )
+    await forwarder.stop()
+    await server.stop(0)
+    (metadata,) = seen
+    assert set(sent) <= set(metadata)
+    assert (FORWARDED_KEY, forwarder.address) in metadata
+    assert sum(key == "user-agent" for key, _ in metadata) == 1
+
+
+@pytest.mark.parametrize("method", ["DequeueRollouts", "WatchRollouts"])
+async def test_calls_end_when_the_owner_changes(
+    forwarder: Forwarder, stub: Any, method: str
+) -> None:
+    """A stopped owner answers nothing: what it was asked must not wait for its deadline."""
+    if method == "WatchRollouts":
+        stream = stub.WatchRollouts(WatchRolloutsRequest(), timeout=50)
+        await stream.read()
+        waiting = asyncio.ensure_future(stream.read())
+    else:
+        request = DequeueRolloutsRequest(worker_id="w", limit=1)
+        request.wait.FromSeconds(40)
+        waiting = asyncio.ensure_future(_result(stub.DequeueRollouts(request, timeout=50)))
+        while not forwarder.peer.calls:
+            await asyncio.sleep(0.005)
+    await forwarder.peer.close()
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await asyncio.wait_for(waiting, 10)
+    assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+    reason, metadata = error_of(raised.value)
+    assert (reason, metadata["namespace"]) == ("ERROR_REASON_NOT_OWNER", "default")
+
+
+async def _result(call: Any) -> Any:
+    return await call
+
+
+async def test_an_owner_that_is_gone_is_an_error_that_says_so(world: World, stub: Any) -> None:
+    assert world.server is not None
+    address = world.server.address
+    await world.server.stop(0)
+    world.server = None
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stub.GetServerInfo(GetServerInfoRequest(), timeout=20)
+    assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert error_of(raised.value)[1]["owner"] == address
+    world.service = None
+
+
+async def test_a_call_that_the_client_cancels_ends_at_the_owner(
+    world: World, forwarder: Forwarder, stub: Any
+) -> None:
+    assert world.service is not None
+    stream = stub.WatchRollouts(WatchRolloutsRequest())
+    await stream.read()
+    waiters = world.service.engine.waiters
+    while not waiters.count:
+        await asyncio.sleep(0.005)
+    stream.cancel()
+    while waiters.count or forwarder.peer.calls:
+        await asyncio.sleep(0.005)
+
+
+async def test_the_deadline_of_the_client_holds_at_the_owner(world: World, stub: Any) -> None:
+    request = DequeueRolloutsRequest(worker_id="w", limit=1)
+    request.wait.FromSeconds(30)
+    began = time.monotonic()
+    polling = asyncio.ensure_future(_result(stub.DequeueRollouts(request, timeout=2)))
+    while not polling.done():  # a long poll ends before its deadline, by the owner's clock
+        await world.advance(0.5)
+        await asyncio.sleep(0.01)
+    assert not (await polling).rollouts
+    assert time.monotonic() - began < 20
