@@ -30,6 +30,7 @@ pub(crate) struct Heartbeats {
     pub(crate) running: Arc<Running>,
     pub(crate) stats: Box<dyn Fn() -> Value + Send + Sync>,
     pub(crate) changed: Notify,
+    pub(crate) hurried: Notify,
     pub(crate) attempts: Mutex<HashMap<AttemptKey, Duration>>,
 }
 
@@ -46,6 +47,11 @@ impl Heartbeats {
             .map_or(self.period, |silence| self.period.min(silence / BEATS_PER_TIMEOUT).max(SHORTEST_PERIOD));
         self.attempts().insert(key, period);
         self.changed.notify_one();
+    }
+
+    /// Sends the next heartbeat now, because its response says what has happened.
+    pub(crate) fn hurry(&self) {
+        self.hurried.notify_one();
     }
 
     /// Excludes an attempt from the heartbeats.
@@ -66,6 +72,7 @@ impl Heartbeats {
         loop {
             tokio::select! {
                 () = sleep_until(due) => {}
+                () = self.hurried.notified() => {}
                 () = self.changed.notified() => { // perhaps a shorter period
                     due = due.min(began + self.interval());
                     continue;

@@ -18,6 +18,7 @@ mod error;
 mod execution;
 mod exporter;
 mod failure;
+mod finishes;
 mod heartbeats;
 mod ids;
 mod json;

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::execution::{AgentFuture, Execution, Running, Stopped};
 use crate::exporter::{MAX_SHUTDOWN, SpanExporter};
 use crate::failure::Failure;
+use crate::finishes::{Finishes, PAUSE};
 use crate::heartbeats::Heartbeats;
 use crate::ids::new_request_id;
 use crate::proto::{Rollout, RolloutMode};
@@ -152,9 +153,11 @@ impl Runner {
         let heartbeats = Arc::new(self.heartbeats(&exporter));
         let dropped = CancellationToken::new();
         let guard = dropped.clone().drop_guard();
-        let (beating, beats) = (dropped.clone(), heartbeats.clone());
+        let beats = heartbeats.clone();
+        let finishes = Arc::new(Finishes::new(&self.client, PAUSE, move || beats.hurry()));
+        let (until, beats, watch) = (dropped.clone(), heartbeats.clone(), finishes.clone());
         self.client.background().spawn(async move {
-            beating.run_until_cancelled(beats.run()).await;
+            until.run_until_cancelled(async { tokio::join!(beats.run(), watch.run()) }).await;
         });
         let work = Arc::new(Work {
             client: self.client.clone(),
@@ -162,6 +165,7 @@ impl Runner {
             agent: self.agent.clone(),
             exporter: exporter.clone(),
             hurried: self.handle.hurried.clone(),
+            finishes,
             kept: Default::default(),
         });
         let crew = Crew { running: running.clone(), heartbeats, work, tracker: TaskTracker::new(), dropped };
@@ -208,6 +212,7 @@ impl Runner {
             running: self.handle.running.clone(),
             stats: Box::new(stats),
             changed: Default::default(),
+            hurried: Default::default(),
             attempts: Default::default(),
         }
     }
@@ -282,6 +287,7 @@ impl Crew {
             execution.stop(Stopped::Runner);
         }
         self.heartbeats.add(execution.key.clone(), &execution.rollout);
+        self.work.finishes.add(execution.key.clone());
         let (running, heartbeats) = (self.running.clone(), self.heartbeats.clone());
         let (work, dropped) = (self.work.clone(), self.dropped.clone());
         self.tracker.spawn(async move {

@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::execution::{Execution, Stopped};
 use crate::exporter::SpanExporter;
 use crate::failure::Failure;
+use crate::finishes::Finishes;
 use crate::ids::SystemIds;
 use crate::outbox::{ATTEMPT_ID, AttemptKey, ROLLOUT_ID};
 use crate::proto::{
@@ -47,6 +48,7 @@ pub(crate) struct Work {
     pub(crate) exporter: SpanExporter,
     /// Cancelled when the runner no longer waits for a server that is down.
     pub(crate) hurried: CancellationToken,
+    pub(crate) finishes: Arc<Finishes>,
     /// Cached resources, the newest last.
     pub(crate) kept: tokio::sync::Mutex<VecDeque<Resources>>,
 }
@@ -58,6 +60,7 @@ impl Work {
     pub(crate) async fn run(&self, execution: &Arc<Execution>) {
         let filing = Filing::new(&self.exporter);
         let outcome = guarded(self.outcome(execution, &filing)).await.unwrap_or_else(Err);
+        self.finishes.remove(&execution.key); // the finish that the report causes is not worth watching
         let _ = guarded(async { log(execution, &outcome) }).await;
         let _ = guarded(self.flush()).await;
         let sent = filing.count.load(Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 mod client;
 mod exporter;
+mod finishes;
 mod local;
 mod outcomes;
 mod runner;
@@ -15,13 +16,22 @@ use std::time::Duration;
 
 use opentelemetry::trace::{Span as _, Tracer, TracerProvider};
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
 
 use crate::exporter::SpanExporter;
 
 /// How long tests wait for an event that has to come.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Says so when it is dropped.
+struct Dropped(UnboundedSender<()>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
 
 /// Waits for something that has to happen.
 async fn soon<T>(event: impl Future<Output = T>) -> T {

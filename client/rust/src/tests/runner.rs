@@ -10,7 +10,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinHandle;
 
 use super::scripted::{Script, away, claim_of, serve};
-use super::{PATIENCE, next, soon};
+use super::{Dropped, PATIENCE, next, soon};
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::heartbeats::Heartbeats;
@@ -197,15 +197,6 @@ async fn a_function_that_heeds_nothing_is_left_behind() {
     assert_eq!(world.failure().await.r#type, "Cancelled");
 }
 
-/// Says so when it is dropped.
-struct Dropped(tokio::sync::mpsc::UnboundedSender<()>);
-
-impl Drop for Dropped {
-    fn drop(&mut self) {
-        let _ = self.0.send(());
-    }
-}
-
 #[tokio::test]
 async fn a_dropped_runner_aborts_its_functions_and_falls_silent() {
     let (beat, mut beats) = unbounded_channel();
@@ -251,6 +242,7 @@ async fn heartbeats_of_many_attempts_are_split() {
         running: Default::default(),
         stats: Box::new(|| serde_json::json!({})),
         changed: Default::default(),
+        hurried: Default::default(),
         attempts: Default::default(),
     };
     for number in 0..2_500 {

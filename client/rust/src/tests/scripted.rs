@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
@@ -16,6 +16,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::Dropped;
 use crate::client::Client;
 use crate::proto::lightning_store_service_server::{LightningStoreService, LightningStoreServiceServer};
 use crate::proto::*;
@@ -36,6 +37,8 @@ pub(crate) struct Script {
     pub(crate) enqueue: Handler<EnqueueRolloutsRequest, EnqueueRolloutsResponse>,
     pub(crate) rollout: Handler<GetRolloutRequest, GetRolloutResponse>,
     pub(crate) wait: Handler<WaitForRolloutsRequest, Messages<WaitForRolloutsResponse>>,
+    /// Leaves waits open after their messages, and gets one for each that the client closes.
+    pub(crate) closed: Option<UnboundedSender<()>>,
     pub(crate) watch: Handler<WatchRolloutsRequest, Messages<WatchRolloutsResponse>>,
     pub(crate) query: Handler<QuerySpansRequest, Messages<QuerySpansResponse>>,
     pub(crate) triplets: Handler<ListTripletsRequest, Messages<ListTripletsResponse>>,
@@ -247,7 +250,19 @@ impl LightningStoreService for Scripted {
         &self,
         request: Request<WaitForRolloutsRequest>,
     ) -> Result<Response<BoxStream<WaitForRolloutsResponse>>, Status> {
-        stream_of(&self.script.wait, request.into_inner())
+        let Some(wait) = &self.script.wait else {
+            return Ok(Response::new(Box::pin(stream::pending()))); // nothing finishes
+        };
+        let messages = stream::iter(wait(request.into_inner())?);
+        let Some(closed) = self.script.closed.clone() else {
+            return Ok(Response::new(Box::pin(messages)));
+        };
+        let closed = Dropped(closed);
+        let open = stream::pending().map(move |message| {
+            let _ = &closed;
+            message
+        });
+        Ok(Response::new(Box::pin(messages.chain(open))))
     }
 
     async fn watch_rollouts(
