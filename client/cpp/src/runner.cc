@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "failure.h"
+#include "finishes.h"
 #include "lightningstore/resources.h"
 #include "losses.h"
 #include "pauses.h"
@@ -111,6 +112,8 @@ Runner::Runner(std::shared_ptr<grpc::Channel> channel, Agent agent, RunnerOption
 }
 
 void Runner::Run() {
+  Finishes finishes(stub_.get(), [this] { HurryBeat(); });
+  finishes_ = &finishes;
   std::thread beats([this] { Beat(); });
   std::vector<std::thread> workers;
   for (int i = 0; i < std::max(options_.concurrency, 1); ++i) workers.emplace_back([this] { Work(); });
@@ -255,7 +258,8 @@ std::optional<v1::Failure> Runner::RunAgent(Attempt& attempt) {
   try {
     std::optional<double> reward;
     {
-      const NoForkedChild here;
+      const Finishes::Watch watch(finishes_, attempt.Ref());
+      const NoForkedChild here;  // the last: a forked child gets no further
       reward = agent_(attempt);
     }
     if (reward && !attempt.cancelled()) attempt.EmitReward(*reward);
@@ -358,6 +362,7 @@ void Runner::Beat() {
   std::unique_lock lock(mutex_);
   while (!ended_) {
     const auto began = steady_clock::now();
+    hurried_ = false;
     const v1::HeartbeatRequest request = BeatRequest();
     grpc::ClientContext context;
     SetTimeout(context, std::max(BeatPeriod(), kRetryPeriod));
@@ -379,8 +384,14 @@ void Runner::Beat() {
     const auto due = [&] {
       return began + (got_through ? BeatPeriod() : std::min(BeatPeriod(), kRetryPeriod));
     };
-    while (!ended_ && steady_clock::now() < due()) changed_.wait_until(lock, due());
+    while (!ended_ && !hurried_ && steady_clock::now() < due()) changed_.wait_until(lock, due());
   }
+}
+
+void Runner::HurryBeat() {
+  const std::lock_guard lock(mutex_);
+  hurried_ = true;
+  changed_.notify_all();
 }
 
 v1::HeartbeatRequest Runner::BeatRequest() const {

@@ -280,6 +280,25 @@ TEST_F(RunnerTest, SupersededAttemptStopsAndLeavesTheRolloutAlone) {
   EXPECT_EQ(GetAttempt("a").status(), v1::ATTEMPT_STATUS_PREPARING);
 }
 
+TEST_F(RunnerTest, CancellationDoesNotWaitForTheNextHeartbeat) {
+  Enqueue({Spec("a")});
+  std::promise<void> working;
+  RunnerOptions options;
+  options.heartbeat_period = std::chrono::hours(1);
+  options.max_rollouts = 1;
+  Start(
+      [&](Attempt& attempt) -> std::optional<double> {
+        working.set_value();
+        EXPECT_TRUE(attempt.WaitUntilCancelled(kPatience));  // without a span
+        EXPECT_EQ(attempt.stop_reason(), v1::STOP_REASON_ROLLOUT_CANCELLED);
+        return std::nullopt;
+      },
+      options);
+  working.get_future().wait();
+  Cancel("a");
+  EXPECT_TRUE(Ended());
+}
+
 TEST_F(RunnerTest, HeartbeatsKeepASilentAgentAlive) {
   auto spec = Spec("a");
   spec.mutable_config()->mutable_unresponsive_timeout()->set_nanos(900'000'000);

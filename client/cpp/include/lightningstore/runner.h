@@ -15,6 +15,8 @@
 
 namespace lightningstore {
 
+class Finishes;
+
 // Works on one attempt and returns the reward, or nullopt for none.
 //
 // A function that returns has succeeded. An exception of any type is a failure with its type and message. It
@@ -70,6 +72,8 @@ class Runner {
   bool IsLive(const v1::AttemptRef& ref);
   grpc::Status Insist(const std::function<grpc::Status(grpc::ClientContext*)>& call);
   void Beat();
+  // Sends the next heartbeat now, because its response says what has happened.
+  void HurryBeat();
   v1::HeartbeatRequest BeatRequest() const;
   std::chrono::milliseconds BeatPeriod() const;
 
@@ -85,9 +89,11 @@ class Runner {
   int finished_ = 0;                // attempts
   std::int64_t dropped_spans_ = 0;  // theirs
   bool ended_ = false;
+  bool hurried_ = false;  // the next heartbeat
   std::set<grpc::ClientContext*> polls_;
   grpc::ClientContext* beat_ = nullptr;
   std::optional<Error> failure_;
+  Finishes* finishes_ = nullptr;  // of Run
 };
 
 }  // namespace lightningstore
