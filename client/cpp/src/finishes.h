@@ -26,7 +26,7 @@ namespace lightningstore {
 // Watches the rollouts of a runner. Thread-safe.
 class Finishes {
  public:
-  // Time without a stream after one has failed for a reason that waiting does not mend. Heartbeats still say
+  // Time without a stream after one has failed with an error that is not retryable. Heartbeats still say
   // what to stop.
   static constexpr std::chrono::milliseconds kPause{10'000};
 
