@@ -15,6 +15,7 @@ import (
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -63,6 +64,7 @@ type Client struct {
 	conn    *grpc.ClientConn
 	service pb.LightningStoreServiceClient
 	log     *slog.Logger
+	contact *contact
 }
 
 // New returns a client of the server at an address: "host:port", "https://host:port" or "unix:path". Empty:
@@ -88,18 +90,22 @@ func New(address string, options *Options) (*Client, error) {
 		return nil, fmt.Errorf("lightningstore: the token would be sent to %s unencrypted: use TLS, or set "+
 			"AllowInsecureToken", target)
 	}
-	conn, err := grpc.NewClient(target, dialOptions(transport, token)...)
-	if err != nil {
-		return nil, fmt.Errorf("lightningstore: %w", err)
-	}
 	logger := options.Logger
 	if logger == nil {
 		logger = slog.Default()
 	}
-	return &Client{conn: conn, service: pb.NewLightningStoreServiceClient(conn), log: logger}, nil
+	client := &Client{log: logger}
+	client.contact = newContact(target, logger, func() bool { return client.conn.GetState() == connectivity.Ready })
+	calls := &interceptor{contact: client.contact}
+	conn, err := grpc.NewClient(target, dialOptions(transport, token, calls)...)
+	if err != nil {
+		return nil, fmt.Errorf("lightningstore: %w", err)
+	}
+	client.conn, client.service = conn, pb.NewLightningStoreServiceClient(conn)
+	return client, nil
 }
 
-func dialOptions(transport *tls.Config, token string) []grpc.DialOption {
+func dialOptions(transport *tls.Config, token string, calls *interceptor) []grpc.DialOption {
 	security := insecure.NewCredentials()
 	if transport != nil {
 		security = credentials.NewTLS(transport)
@@ -121,8 +127,8 @@ func dialOptions(transport *tls.Config, token string) []grpc.DialOption {
 		// A proxy from the environment is meant for web traffic, not for a store on this host.
 		grpc.WithNoProxy(),
 		grpc.WithUserAgent("lightningstore-go"),
-		grpc.WithUnaryInterceptor(interceptUnary),
-		grpc.WithStreamInterceptor(interceptStream),
+		grpc.WithUnaryInterceptor(calls.unary),
+		grpc.WithStreamInterceptor(calls.stream),
 	}
 	if token != "" {
 		options = append(options, grpc.WithPerRPCCredentials(bearer{token: token, secure: transport != nil}))
@@ -138,7 +144,10 @@ func (c *Client) Service() pb.LightningStoreServiceClient { return c.service }
 func (c *Client) Conn() *grpc.ClientConn { return c.conn }
 
 // Close closes the connection. Calls in progress fail.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	c.contact.end()
+	return c.conn.Close()
+}
 
 // TLSFromFiles returns a TLS configuration from PEM files. ca holds the CA certificates that verify the
 // server; empty: those of the system. certificate and key are the client's own, for mutual TLS; both may be

@@ -51,15 +51,25 @@ func withRequestID(request any) any {
 	return to.Interface()
 }
 
-// interceptUnary makes a call. gRPC retries by status codes only. This function retries, equally often, the
+// interceptor is what a client does with each of its calls.
+type interceptor struct {
+	contact *contact
+}
+
+// unary makes a call. gRPC retries by status codes only. This function retries, equally often, the
 // calls whose error message shows that the connection broke.
-func interceptUnary(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn,
+func (i *interceptor) unary(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn,
 	invoke grpc.UnaryInvoker, options ...grpc.CallOption,
 ) error {
 	request = withRequestID(request)
+	i.contact.called()
 	pauses := newDelays(maxRetryDelay)
 	for tries := 1; ; tries++ {
 		ended := invoke(ctx, method, request, reply, conn, options...)
+		if ended == nil {
+			i.contact.end()
+			return nil
+		}
 		err := convert(ctx, ended)
 		code := status.Code(ended)
 		isRepeated := code == codes.Unavailable || code == codes.Canceled // as the service config says
@@ -69,21 +79,23 @@ func interceptUnary(ctx context.Context, method string, request, reply any, conn
 	}
 }
 
-func interceptStream(ctx context.Context, description *grpc.StreamDesc, conn *grpc.ClientConn, method string,
+func (i *interceptor) stream(ctx context.Context, description *grpc.StreamDesc, conn *grpc.ClientConn, method string,
 	open grpc.Streamer, options ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
+	i.contact.called()
 	stream, err := open(ctx, description, conn, method, options...)
 	if err != nil {
 		return nil, convert(ctx, err)
 	}
-	return convertingStream{stream, ctx}, nil
+	return convertingStream{stream, ctx, i.contact}, nil
 }
 
 // convertingStream converts the errors of a stream. ctx is the context of the caller, because gRPC cancels
 // the stream's own context when the stream ends.
 type convertingStream struct {
 	grpc.ClientStream
-	ctx context.Context
+	ctx     context.Context
+	contact *contact
 }
 
 func (s convertingStream) SendMsg(message any) error {
@@ -91,7 +103,11 @@ func (s convertingStream) SendMsg(message any) error {
 }
 
 func (s convertingStream) RecvMsg(message any) error {
-	return s.convert(s.ClientStream.RecvMsg(message))
+	err := s.ClientStream.RecvMsg(message)
+	if err == nil {
+		s.contact.end()
+	}
+	return s.convert(err)
 }
 
 func (s convertingStream) CloseSend() error { return s.convert(s.ClientStream.CloseSend()) }

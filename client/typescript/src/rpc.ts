@@ -13,10 +13,16 @@ import {
   type MessageInitShape,
   type MessageShape,
 } from "@bufbuild/protobuf";
-import { Client, Metadata, type CallOptions as GrpcOptions } from "@grpc/grpc-js";
+import {
+  Client,
+  connectivityState,
+  Metadata,
+  type CallOptions as GrpcOptions,
+} from "@grpc/grpc-js";
 
 import { Backoff, pause } from "./backoff.js";
 import { channelOptions, resolveEndpoint, type ConnectOptions } from "./channel.js";
+import { Contact } from "./contact.js";
 import { Code, LightningStoreError, toStoreError } from "./errors.js";
 import { messageOf } from "./failures.js";
 import { LightningStoreService } from "./gen/lightningstore/v1/service_pb.js";
@@ -79,14 +85,20 @@ interface Cancellable {
 /** A connection, opened with the first call. */
 export class Connection {
   readonly #client: Client;
+  readonly #contact: Contact;
   readonly #metadata: Readonly<Record<string, string>>;
   readonly #timeoutMs: number;
   readonly #open = new Set<Cancellable>();
   readonly #closing = new AbortController();
 
-  constructor(options: ConnectOptions) {
+  /** `contact` replaces the one of the connection, for tests. */
+  constructor(options: ConnectOptions, contact?: Contact) {
     const endpoint = resolveEndpoint(options);
     this.#client = new Client(endpoint.target, endpoint.credentials, channelOptions());
+    const channel = this.#client.getChannel();
+    const isConnected = (): boolean =>
+      channel.getConnectivityState(false) === connectivityState.READY;
+    this.#contact = contact ?? new Contact(endpoint.target, isConnected);
     this.#metadata = endpoint.metadata;
     this.#timeoutMs = options.timeoutMs ?? 30_000;
   }
@@ -94,6 +106,7 @@ export class Connection {
   /** Closes the connection. Calls in progress fail with CANCELLED. No-op if closed already. */
   close(): void {
     this.#closing.abort();
+    this.#contact.end();
     for (const call of this.#open) call.cancel();
     this.#client.close();
   }
@@ -252,6 +265,10 @@ export class Connection {
       call.cancel();
     };
     this.#open.add(call);
+    if (!this.#contact.isOver) {
+      this.#contact.called();
+      call.once("metadata", this.#contact.end);
+    }
     if (options.signal) {
       setMaxListeners(0, options.signal); // one signal for many calls is no leak
       options.signal.addEventListener("abort", cancel, { once: true });

@@ -39,11 +39,13 @@ final class CallInterceptor implements ClientInterceptor {
 
   private final ManagedChannel connection;
   private final String token;
+  private final Contact contact;
 
   /** Creates an interceptor with the underlying connection, and a token or null. */
-  CallInterceptor(ManagedChannel connection, String token) {
+  CallInterceptor(ManagedChannel connection, String token, Contact contact) {
     this.connection = connection;
     this.token = token;
+    this.contact = contact;
   }
 
   /** Returns an id of 122 bits from SecureRandom, which a seed cannot make repeat. */
@@ -73,8 +75,15 @@ final class CallInterceptor implements ClientInterceptor {
         if (connection.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {
           connection.resetConnectBackoff();
         }
+        contact.called();
         super.start(
             new SimpleForwardingClientCallListener<>(listener) {
+              @Override
+              public void onHeaders(Metadata answered) {
+                contact.end();
+                super.onHeaders(answered);
+              }
+
               @Override
               public void onClose(Status status, Metadata trailers) {
                 boolean cancelledHere = cancelled || context.isCancelled();

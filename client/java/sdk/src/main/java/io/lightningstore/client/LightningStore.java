@@ -43,12 +43,15 @@ import java.util.function.Function;
 public final class LightningStore implements AutoCloseable {
   private final ManagedChannel connection;
   private final Channel channel;
+  private final Contact contact;
   private final Duration timeout;
 
-  LightningStore(ManagedChannel connection, String token, Duration timeout) {
+  LightningStore(ManagedChannel connection, String token, Contact contact, Duration timeout) {
     this.connection = connection;
+    this.contact = contact;
     this.timeout = timeout;
-    channel = ClientInterceptors.intercept(connection, new CallInterceptor(connection, token));
+    channel =
+        ClientInterceptors.intercept(connection, new CallInterceptor(connection, token, contact));
   }
 
   /** Connects to LIGHTNINGSTORE_ADDRESS, else to 127.0.0.1:4747. */
@@ -213,6 +216,7 @@ public final class LightningStore implements AutoCloseable {
   /** Closes the connection. Calls in progress fail. */
   @Override
   public void close() {
+    contact.end();
     connection.shutdownNow();
     try {
       connection.awaitTermination(1, TimeUnit.SECONDS);

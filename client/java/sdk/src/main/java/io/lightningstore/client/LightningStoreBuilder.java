@@ -1,6 +1,7 @@
 package io.lightningstore.client;
 
 import io.grpc.ChannelCredentials;
+import io.grpc.ConnectivityState;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
 import io.grpc.TlsChannelCredentials;
@@ -98,7 +99,10 @@ public final class LightningStoreBuilder {
           "the token would be sent unencrypted: use TLS, or call allowInsecureToken()");
     }
     ChannelCredentials credentials = secure ? tls() : InsecureChannelCredentials.create();
-    return new LightningStore(connect(target, credentials), secret, timeout);
+    ManagedChannel connection = connect(target, credentials);
+    Contact contact =
+        new Contact(place, () -> connection.getState(false) == ConnectivityState.READY);
+    return new LightningStore(connection, secret, contact, timeout);
   }
 
   private static String orEnvironment(String given, String variable, String otherwise) {

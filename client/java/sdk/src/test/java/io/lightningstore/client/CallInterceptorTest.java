@@ -44,7 +44,9 @@ class CallInterceptorTest {
             return "nobody";
           }
         };
-    Channel channel = ClientInterceptors.intercept(ending, new CallInterceptor(connection, null));
+    Contact contact = new Contact("localhost:1", () -> true);
+    Channel channel =
+        ClientInterceptors.intercept(ending, new CallInterceptor(connection, null, contact));
     return assertThrows(
             StatusRuntimeException.class,
             () ->
