@@ -116,7 +116,9 @@ async def test_calls_end_when_the_owner_changes(
         waiting = asyncio.ensure_future(_result(stub.DequeueRollouts(request, timeout=50)))
         while not forwarder.peer.calls:
             await asyncio.sleep(0.005)
-    await forwarder.peer.close()
+    forwarder.peer.end_calls("another")
+    assert len(forwarder.peer.calls) == 1
+    forwarder.peer.end_calls("default")
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await asyncio.wait_for(waiting, 10)
     assert raised.value.code() == grpc.StatusCode.UNAVAILABLE

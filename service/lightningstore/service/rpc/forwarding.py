@@ -50,9 +50,10 @@ class Peer:
         self._mark = (FORWARDED_KEY, own_address)
         self._trailers = ((OWNER_KEY, address),)
         self._handlers: dict[_Kind, Handler] = {}
-        #: Calls to the peer that have not ended.
-        self.calls: set[grpc.aio.Call] = set()
-        self._is_closed = False
+        #: Calls to the peer that have not ended, and the namespace of each.
+        self.calls: dict[Any, str] = {}
+        #: Those of them that were ended because the peer no longer owns their namespace.
+        self._ended: set[Any] = set()
 
     def handler(self, method: str, *, streams_in: bool, streams_out: bool) -> Handler:
         """Return the handler that forwards a method, given as "/package.Service/Method"."""
@@ -64,15 +65,20 @@ class Peer:
             )
         return handler
 
-    async def close(self) -> None:
-        """End all calls that are being forwarded with NotOwner, and close the channel.
+    def end_calls(self, namespace: str | None = None) -> None:
+        """End the calls that are being forwarded, in one namespace or in all, with NotOwner.
 
         A server that no longer owns the namespace may be stopped rather than gone: it would neither answer these calls
         nor end them.
         """
-        self._is_closed = True
-        for call in tuple(self.calls):
-            call.cancel()
+        for call, where in tuple(self.calls.items()):
+            if namespace is None or where == namespace:
+                self._ended.add(call)
+                call.cancel()
+
+    async def close(self) -> None:
+        """End all calls that are being forwarded, and close the channel."""
+        self.end_calls()
         await self._channel.close()
 
     def _made(self, method: str, *, streams_in: bool, streams_out: bool) -> Handler:
@@ -104,7 +110,7 @@ class Peer:
                 await self._fail(call, context, error)
                 raise
             finally:
-                self.calls.discard(call)
+                self._forget(call)
             context.set_trailing_metadata(self._trailers)
             return answer
 
@@ -125,25 +131,29 @@ class Peer:
                 await self._fail(call, context, error)
                 raise
             finally:
-                self.calls.discard(call)
+                self._forget(call)
                 call.cancel()  # No-op unless the client has gone.
             context.set_trailing_metadata(self._trailers)
 
         return handle
 
     def _begin(self, forward: Any, request: Any, context: Context) -> Any:
-        metadata = (*_passed(context.invocation_metadata()), self._mark)
-        call = forward(request, metadata=metadata, timeout=context.time_remaining())
-        self.calls.add(call)
+        metadata = _passed(context.invocation_metadata())
+        call = forward(request, metadata=(*metadata, self._mark), timeout=context.time_remaining())
+        self.calls[call] = namespace_of(metadata)
         return call
+
+    def _forget(self, call: Any) -> None:
+        del self.calls[call]
+        self._ended.discard(call)
 
     async def _fail(self, call: Any, context: Context, error: BaseException) -> None:
         """End a call as the peer ended it. Always raises."""
         if context.cancelled() or context.done():
             call.cancel()
             raise error
-        if self._is_closed:
-            await abort(context, self._not_owner(context, ""))
+        if call in self._ended:
+            await abort(context, NotOwner(self.calls[call], ""))
         if not isinstance(error, grpc.aio.AioRpcError):
             call.cancel()
             raise error  # This server is shutting down and has cancelled the call.
@@ -152,13 +162,10 @@ class Peer:
             key == _DETAILS_KEY for key, _ in trailers
         ):
             logger.debug("call to %s failed: %s", self.address, error.details())
-            await abort(context, self._not_owner(context, self.address))
+            await abort(context, NotOwner(self.calls[call], self.address))
         await context.abort(
             error.code(), error.details() or "", (*_passed(trailers), *self._trailers)
         )
-
-    def _not_owner(self, context: Context, owner: str) -> NotOwner:
-        return NotOwner(namespace_of(context.invocation_metadata() or ()), owner)
 
 
 def _passed(metadata: Any) -> Metadata:
