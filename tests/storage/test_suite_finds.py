@@ -9,8 +9,8 @@ import pytest
 from lightningstore.service.storage.base import Changes
 from lightningstore.service.storage.testing import FaultSuite, StorageSuite, case_names, run_case
 
-from tests.storage.more_defects import DEFECTIVE
 from tests.storage.model import Data, LeasedStorage, ModelStorage
+from tests.storage.more_defects import DEFECTIVE
 
 
 class TestModel(StorageSuite):

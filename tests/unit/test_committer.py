@@ -9,6 +9,7 @@ from dataclasses import fields
 
 import pytest
 from lightningstore.service.engine.committer import Committer
+from lightningstore.service.engine.shared import Pending
 from lightningstore.service.rules.errors import Busy, StorageFailed
 from lightningstore.service.rules.rows import RequestRow
 from lightningstore.service.storage.base import COMMITTED, Changes, Counters
@@ -41,7 +42,7 @@ class Rig:
         self.disk = disk
         self.published: list[int] = []
         self.recovered = asyncio.Event()
-        self.committer = Committer(disk, self.publish, self.recover, 1000)  # type: ignore[arg-type]
+        self.committer = Committer(disk, self.publish, self.recover, Pending(1000))  # type: ignore[arg-type]
         self.committer.start()
 
     def publish(self) -> None:

@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightningstore.service.engine.deadlines import Timers
-from lightningstore.service.engine.eviction import Shelf
+from lightningstore.service.engine.eviction import Pool, Shelf
 from lightningstore.service.engine.queue import RolloutQueue
 from lightningstore.service.operations import enqueue
 from lightningstore.service.rules import wire
@@ -92,7 +92,7 @@ def test_timers_forget_what_was_discarded() -> None:
 
 
 def test_shelf_takes_finished_ones_first_and_the_oldest_of_them() -> None:
-    shelf = Shelf(threshold=100, safe=50)
+    shelf = Shelf(Pool(threshold=100, safe=50))
     shelf.add(1, 10, 30, 3, finished=False)
     shelf.add(2, 20, 30, 3, finished=False)
     shelf.add(3, 30, 30, 3, finished=False)
@@ -145,7 +145,7 @@ def test_digest_in_turns_is_the_digest_of_the_whole() -> None:
 
 
 def test_eviction_of_thousands_goes_down_to_the_safe_threshold_in_steps() -> None:
-    shelf = Shelf(10_000, 5_000)
+    shelf = Shelf(Pool(10_000, 5_000))
     for key in range(10_000):
         shelf.add(key, key, 1, 1, finished=True)
     assert shelf.evict() == []

@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from lightningstore.service.engine.shared import Pending
 from lightningstore.service.rules.errors import Busy, StorageFailed, StoreError
 from lightningstore.service.storage.base import COMMITTED, Changes, Storage
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
@@ -48,9 +49,9 @@ class Committer:
         storage: Storage,
         publish: Callable[[], None],
         recover: Callable[[], Awaitable[bool]],
-        max_pending_bytes: int,
+        pending: Pending,
     ) -> None:
-        """Take the storage, and the functions to call after a commit and after a failure.
+        """Take the storage, the functions to call after a commit and after a failure, and the shared limit.
 
         `recover` returns whether the storage can be used again; if not, every call fails from then on.
         """
@@ -58,7 +59,10 @@ class Committer:
         self._waits = storage.durability != DURABILITY_NONE
         self._publish = publish
         self._recover = recover
-        self._max_pending = max_pending_bytes
+        self._shared = pending
+        self._max_pending = pending.limit
+        #: This store's part of the shared total.
+        self._counted = 0
         self.changes = Changes()
         self.sealed = 0
         self.durable_through = 0
@@ -93,7 +97,28 @@ class Committer:
     def reserve(self, size: int) -> None:
         """Add bytes to the pending ones; a negative size subtracts them."""
         self._reserved += size
-        if size < 0 and not self._room.is_set() and self.pending_bytes <= self._max_pending:
+        self._count()
+        if size < 0:
+            self._make_room()
+
+    def _count(self) -> None:
+        """Update this store's part of the shared total. A store that has failed accepts no writes, and has none."""
+        size = self.pending_bytes if self.failure is None else 0
+        if size != self._counted:
+            self._shared.add(size - self._counted)
+            self._counted = size
+
+    def _exceeds(self, share: int) -> bool:
+        """Return whether too many bytes are pending: of this store, or of all stores together."""
+        shared, own = self._shared, self.pending_bytes
+        return own > share * self._max_pending or (
+            shared.total > share * shared.limit and own > share * shared.reserve
+        )
+
+    def _make_room(self) -> None:
+        """Wake those that wait for room, if there is some."""
+        if not self._room.is_set() and not self._exceeds(1):
+            self._shared.forget(self._room)
             self._room.set()
 
     def admit(self, *, report: bool = False) -> None:
@@ -104,16 +129,19 @@ class Committer:
         """
         if self.failure is not None:
             raise self.failure
-        most = self._max_pending * (REPORT_SHARE if report else 1)
-        if self.pending_bytes > most:
-            raise Busy(f"{self.pending_bytes} bytes wait for the disk; the limit is {most}")
+        share = REPORT_SHARE if report else 1
+        if self._exceeds(share):
+            pending = max(self.pending_bytes, self._shared.total)
+            raise Busy(
+                f"{pending} bytes wait for the disk; the limit is {share * self._max_pending}"
+            )
 
     async def admit_soon(self, size: int, seconds: float) -> None:
         """Admit a write of `size` bytes, waiting up to `seconds` for space, or raise as `admit` does.
 
         For callers that may not retry. The bytes held this way have the same limit as the pending ones.
         """
-        full = self.pending_bytes > self._max_pending and self.failure is None
+        full = self._exceeds(1) and self.failure is None
         if full and self._held + size <= self._max_pending:
             self._held += size
             try:
@@ -127,8 +155,9 @@ class Committer:
 
     async def room(self) -> None:
         """Wait until the pending bytes are below the limit. For streams, which can wait. Raises StorageFailed."""
-        while self.pending_bytes > self._max_pending and self.failure is None:
+        while self._exceeds(1) and self.failure is None:
             self._room.clear()
+            self._shared.wake(self._room)
             await self._room.wait()
         if self.failure is not None:
             raise self.failure
@@ -137,6 +166,7 @@ class Committer:
         """Number the changes written since the last call; returns the number."""
         self.sealed += 1
         if self._waits:
+            self._count()
             self._wake.set()
         else:
             self._commit_at_once()
@@ -179,6 +209,8 @@ class Committer:
         self._wake.set()
         if self._task is not None:
             await self._task
+        self.changes = Changes()  # what no operation has sealed
+        self._count()
 
     async def _run(self) -> None:
         while True:
@@ -207,8 +239,8 @@ class Committer:
         self.commits += 1
         self.committed_bytes += changes.size
         self.durable_through = through
-        if not self._room.is_set() and self.pending_bytes <= self._max_pending:
-            self._room.set()
+        self._count()
+        self._make_room()
         self._publish()
         while self._waiters and self._waiters[0][0] <= through:
             waiter = self._waiters.popleft()[1]
@@ -221,6 +253,7 @@ class Committer:
             error, self._lost = self._lost, None
         self.failure = error if isinstance(error, StoreError) else StorageFailed(str(error))
         self.failures += 1
+        self._count()
         while self._waiters:
             waiter = self._waiters.popleft()[1]
             if not waiter.done():
@@ -233,3 +266,4 @@ class Committer:
         self.changes = Changes()
         self.durable_through = self.sealed
         self.failure = None
+        self._count()

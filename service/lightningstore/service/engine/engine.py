@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 
@@ -21,6 +20,7 @@ from lightningstore.service.engine.live import ROW_BYTES, Live
 from lightningstore.service.engine.pace import LOAD_AT_ONCE
 from lightningstore.service.engine.polls import Polls
 from lightningstore.service.engine.requests import Requests
+from lightningstore.service.engine.shared import Shared
 from lightningstore.service.engine.state import Entry
 from lightningstore.service.engine.waiters import Waiters
 from lightningstore.service.rules.errors import (
@@ -35,7 +35,9 @@ from lightningstore.service.rules.errors import (
 )
 from lightningstore.service.rules.ids import DICE, check_id
 from lightningstore.service.rules.limits import Limits
+from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
 from lightningstore.service.rules.rows import LoadedRollout, Shown
+from lightningstore.service.rules.settings import Settings, limits_of, parse
 from lightningstore.service.rules.times import NANOS
 from lightningstore.service.storage.base import UNLIMITED, Changes, Snapshot, Storage
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
@@ -57,16 +59,32 @@ class Engine:
     Operations load what they need, change `live`, and commit.
     """
 
-    def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
-        """Take the parts; `open` brings them to life."""
+    def __init__(
+        self,
+        storage: Storage,
+        clock: Clock,
+        limits: Limits,
+        shared: Shared | None = None,
+        namespace: str = DEFAULT_NAMESPACE,
+    ) -> None:
+        """Take the parts; `open` brings them to life.
+
+        `limits` are those of the server, some of which the settings of the namespace replace. `shared` are those that
+        apply to all stores of the process together; None: this is its only one.
+        """
         self.storage = storage
+        self.namespace = namespace
+        self.shared = shared or Shared(limits)
+        #: The settings of the namespace, which are replaced and never changed.
+        self.settings = Settings()
+        self.server_limits = limits
         #: Whether records outlive the process.
         self.is_durable = storage.durability != DURABILITY_NONE
         self.clock = clock
         self.limits = limits
         self.waiters = Waiters()
-        self.committer = Committer(storage, self._publish, self._recover, limits.pending_bytes)
-        shelf = Shelf(limits.eviction_bytes or sys.maxsize, limits.safe_bytes or sys.maxsize)
+        self.committer = Committer(storage, self._publish, self._recover, self.shared.pending)
+        shelf = Shelf(self.shared.spans)
         self.live = Live(clock, self.committer, self.waiters, shelf, limits.kept_inputs_bytes)
         self.polls = Polls(self.live, self._serve_rest)
         self.requests = Requests()
@@ -97,9 +115,15 @@ class Engine:
 
     async def _adopt(self, snapshot: Snapshot) -> None:
         self.store_id = snapshot.store_id
+        self.apply_settings(parse(snapshot.settings))
         self.requests = Requests(snapshot.requests, self.clock.monotonic())
         self.waiters.published = snapshot.counters.completion_number
         await self.live.adopt(snapshot)
+
+    def apply_settings(self, settings: Settings) -> None:
+        """Replace the settings, and the limits that they set."""
+        self.settings = settings
+        self.limits = limits_of(settings, self.server_limits)
 
     async def _recover(self) -> bool:
         """Drop live state and load it again, until that succeeds; False if service ends instead."""
@@ -337,23 +361,21 @@ class Engine:
         if not lacking:
             return list(rollouts)
         with self.live.state.held:
-            loaded = {
-                entry.key: entry.input_json for entry in await self.load_sound(lacking, inputs=True)
-            }
+            loaded = {entry.key: entry.input_json for entry in await self._load_sound(lacking)}
         return [
             shown._replace(input_json=loaded.get(shown.key, b"")) if shown.lacks_input else shown
             for shown in rollouts
         ]
 
-    async def load_sound(self, rollout_ids: list[str], *, inputs: bool = False) -> list[Entry]:
-        """Return what `load_many` does, without those that are damaged."""
+    async def _load_sound(self, rollout_ids: list[str]) -> list[Entry]:
+        """Return rollouts with their inputs, without those that are damaged."""
         try:
-            return await self.load_many(rollout_ids, inputs=inputs)
-        except DataDamaged:
+            return await self.load_many(rollout_ids, inputs=True)
+        except DataDamaged as error:
             if len(rollout_ids) == 1:
+                logger.error("an input is left out of an answer: %s", error)
                 return []
-        sound = [i for i in rollout_ids if await self.load_sound([i], inputs=inputs)]
-        return await self.load_many(sound, inputs=inputs)
+        return [entry for i in rollout_ids for entry in await self._load_sound([i])]
 
     async def stored(self, rollout_ids: list[str]) -> list[LoadedRollout]:
         """Return what the back end holds of a few rollouts, as it is or was during the call."""

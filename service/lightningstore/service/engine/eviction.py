@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
 
 #: Maximum number of rollouts evicted at a time, because thousands would hold the event loop.
@@ -20,17 +21,44 @@ class Shelved:
     count: int = 0
 
 
-class Shelf:
-    """Rollouts with spans in memory, evicted in this order: finished before live, oldest first."""
+class Pool:
+    """The spans in memory of all stores, which share one limit."""
 
     def __init__(self, threshold: int, safe: int) -> None:
         """Set the sizes in bytes above which, and down to which, spans are evicted."""
         self.threshold = threshold
         self.safe = safe
         self.total = 0
+        self.evicting = False
+        self._stores: dict[Shelf, Callable[[bool], None]] = {}
+
+    def join(self, shelf: Shelf, evict: Callable[[bool], None]) -> None:
+        """Add a store. `evict` evicts what its shelf returns, and takes whether another store needs the space."""
+        self._stores[shelf] = evict
+
+    def leave(self, shelf: Shelf) -> None:
+        """Remove a store that is closed, with its spans. May be called twice."""
+        if self._stores.pop(shelf, None) is not None:
+            self.total -= shelf.total
+
+    def evict(self, added: Shelf) -> None:
+        """Have the store with the most spans evict some if there is no space for those that were added."""
+        if self.total > (self.safe if self.evicting else self.threshold):
+            largest = max(self._stores, key=lambda shelf: shelf.total)
+            self._stores[largest](largest is not added)
+        else:
+            self.evicting = False
+
+
+class Shelf:
+    """Rollouts with spans in memory, evicted in this order: finished before live, oldest first."""
+
+    def __init__(self, pool: Pool) -> None:
+        """Take the pool of all shelves, whose limits apply to their sum."""
+        self.pool = pool
+        self.total = 0
         self.evicted_count = 0
         self.evicted: set[int] = set()
-        self._evicting = False
         self._items: dict[int, Shelved] = {}
         self._heaps: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
 
@@ -43,6 +71,7 @@ class Shelf:
         item.bytes += size
         item.count += count
         self.total += size
+        self.pool.total += size
 
     def remove(self, key: int) -> Shelved | None:
         """Remove a rollout with its spans; return its data."""
@@ -50,6 +79,7 @@ class Shelf:
         item = self._items.pop(key, None)
         if item is not None:
             self.total -= item.bytes
+            self.pool.total -= item.bytes
         return item
 
     def move(self, key: int, *, finished: bool) -> None:
@@ -65,15 +95,16 @@ class Shelf:
         These are enough to get below the threshold, and a few more; later calls continue to the
         safe threshold.
         """
-        if self.total <= (self.safe if self._evicting else self.threshold):
-            self._evicting = False
+        pool = self.pool
+        if pool.total <= (pool.safe if pool.evicting else pool.threshold):
+            pool.evicting = False
             return []
-        self._evicting = True
+        pool.evicting = True
         gone: list[Shelved] = []
         for finished in (True, False):
             heap = self._heaps[finished]
-            while heap and self.total > self.safe:
-                if self.total <= self.threshold and len(gone) >= EVICTED_AT_ONCE:
+            while heap and pool.total > pool.safe:
+                if pool.total <= pool.threshold and len(gone) >= EVICTED_AT_ONCE:
                     return gone
                 _, key = heapq.heappop(heap)
                 item = self._items.get(key)
@@ -81,8 +112,9 @@ class Shelf:
                     continue  # gone already, or in the other heap by now
                 del self._items[key]
                 self.total -= item.bytes
+                pool.total -= item.bytes
                 self.evicted_count += item.count
                 self.evicted.add(key)
                 gone.append(item)
-        self._evicting = False
+        pool.evicting = False
         return gone

@@ -85,4 +85,5 @@ class Info:
             ),
             start_time=stamp(self._engine.opened_ns),
             otlp_http_port=self.otlp_http_port,
+            namespace=self._engine.namespace,
         )

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
-from lightningstore.service.engine.budget import Budget
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.notices import Notices
@@ -107,19 +106,19 @@ class SpanIngest:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._live = engine.live
-        #: Bytes of large messages of spans that have arrived and are not stored yet.
-        self.intake = Budget(engine.limits.pending_bytes, "spans")
-        #: Bytes of large HTTP bodies after decompression.
-        self.bodies = Budget(engine.limits.pending_bytes, "request bodies")
+        self.intake = engine.shared.intake
+        self.bodies = engine.shared.bodies
         #: Held while a large message is split, so that the memory for it is needed only once.
         self.taking_apart = asyncio.Lock()
         self.refused_spans = Notices(logger, "span(s) rejected")
         #: Attempts whose span ids are being loaded, each with the event set when loading ends.
         self._loading: dict[AttemptState, asyncio.Event] = {}
+        engine.shared.spans.join(self._live.shelf, self._evict_some)
 
     def close(self) -> None:
         """Log the rejections since the last notice. May be called twice."""
         self.refused_spans.close()
+        self._engine.shared.spans.leave(self._live.shelf)
 
     async def ingest_spans(
         self, requests: AsyncIterator[IngestSpansRequest]
@@ -439,11 +438,18 @@ class SpanIngest:
         start_ns = nanoseconds(entry.rollout.start_time)
         finished = lifecycle.is_finished(entry.rollout)
         self._live.shelf.add(entry.key, start_ns, size, count, finished=finished)
+        self._engine.shared.spans.evict(self._live.shelf)
+
+    def _evict_some(self, for_another: bool) -> None:  # noqa: FBT001
+        """Evict spans of this store, for its own operation or for one of another store, which commits nothing here."""
         counters = self._live.state.counters
-        for item in self._live.shelf.evict():
+        evicted = self._live.shelf.evict()
+        for item in evicted:
             self._engine.committer.changes.evicted.append(item.key)
             counters.spans -= item.count
             counters.span_bytes -= item.bytes
+        if evicted and for_another:
+            self._engine.seal()
 
 
 def reason_name(reason: int) -> str:

@@ -8,7 +8,9 @@ import logging
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.live import ROW_BYTES
 from lightningstore.service.engine.state import Entry
+from lightningstore.service.rules.errors import DataDamaged
 from lightningstore.service.rules.limits import Retention
+from lightningstore.service.rules.settings import retention_of
 from lightningstore.service.rules.times import NANOS, nanoseconds
 from lightningstore.service.storage.base import FinishedRow
 
@@ -34,13 +36,17 @@ class Removal:
         self._live = engine.live
 
     async def run(self, keep: Retention) -> None:
-        """Remove what exceeds the retention, every LOOK_SECONDS, until cancelled."""
+        """Remove what exceeds the retention, every LOOK_SECONDS, until cancelled.
+
+        `keep` is the retention of the server, parts of which the settings of the namespace replace.
+        """
         clock = self._engine.clock
         while True:
             await clock.wait(asyncio.Event(), clock.monotonic() + LOOK_SECONDS)
-            if self._engine.committer.failure is None:
+            current = retention_of(self._engine.settings, keep)
+            if self._engine.committer.failure is None and not current.keeps_everything:
                 try:
-                    await self.retain(keep)
+                    await self.retain(current)
                 except Exception:
                     logger.exception(
                         "finished rollouts could not be removed; the next pass tries again"
@@ -82,7 +88,7 @@ class Removal:
             places = {row.rollout_id: row.place for row in rows}
             due = [
                 entry
-                for entry in await self._engine.load_sound(list(places))
+                for entry in await self._sound(list(places))
                 if self._may_go(entry, ended_by_ns, places[entry.rollout.rollout_id])
             ]
             if self._engine.committer.failure is not None:
@@ -94,6 +100,16 @@ class Removal:
                 await self._engine.commit()
                 await self._sweep()
             await asyncio.sleep(0)
+
+    async def _sound(self, rollout_ids: list[str]) -> list[Entry]:
+        """Return those of some rollouts that exist and are not damaged."""
+        try:
+            return await self._engine.load_many(rollout_ids)
+        except DataDamaged:
+            if len(rollout_ids) == 1:
+                return []  # `check --repair` removes it
+        sound = [rollout_id for rollout_id in rollout_ids if await self._sound([rollout_id])]
+        return await self._engine.load_many(sound)
 
     def _may_go(self, entry: Entry, ended_by_ns: int | None, place: tuple[int, int]) -> bool:
         """Return whether a rollout that was listed at this place may be removed now.

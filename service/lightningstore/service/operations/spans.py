@@ -8,7 +8,6 @@ from contextlib import aclosing, closing
 from itertools import pairwise
 from operator import attrgetter
 
-from lightningstore.service.engine.budget import Budget
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.operations.batches import OpenRow, Place, Rows, Run, Sorted
 from lightningstore.service.rules import spans, wire
@@ -35,7 +34,7 @@ class SpanQueries:
         self._engine = engine
         self._live = engine.live
         #: Memory of the answers that are being sent.
-        self.unread = Budget(engine.limits.unread_bytes, "answers being read")
+        self.unread = engine.shared.unread
 
     async def query_spans(self, request: QuerySpansRequest) -> AsyncIterator[bytes | None]:
         """Yield None once the query is checked, then serialised QuerySpansResponses of about 1 MiB."""

@@ -11,6 +11,7 @@ import contextlib
 
 from lightningstore.service.engine.clock import Clock
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.shared import Shared
 from lightningstore.service.operations.attempts import Attempts
 from lightningstore.service.operations.bulk import Bulk
 from lightningstore.service.operations.claims import Claims
@@ -23,11 +24,13 @@ from lightningstore.service.operations.resources import ResourceVersions
 from lightningstore.service.operations.retention import Removal
 from lightningstore.service.operations.rollouts import Rollouts
 from lightningstore.service.operations.sequence_ids import SequenceIds
+from lightningstore.service.operations.settings import NamespaceSettings
 from lightningstore.service.operations.spans import SpanQueries
 from lightningstore.service.operations.triplets import Triplets
 from lightningstore.service.operations.watchdog import Watchdog
 from lightningstore.service.operations.workers import Workers
 from lightningstore.service.rules.limits import Limits, Retention
+from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
 from lightningstore.service.storage.base import Storage
 
 
@@ -52,14 +55,14 @@ class Store:
         self.info = Info(engine)
         self.removal = Removal(engine)
         self.watchdog = Watchdog(engine)
+        self.settings = NamespaceSettings(engine)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, keep: Retention) -> None:
         """Start the watchdogs of deadlines and of the storage, and the retention."""
         self._tasks.append(asyncio.create_task(self.watchdog.run(), name="watchdog"))
         self._tasks.append(asyncio.create_task(self.engine.watch_storage(), name="storage"))
-        if not keep.keeps_everything:
-            self._tasks.append(asyncio.create_task(self.removal.run(keep), name="retention"))
+        self._tasks.append(asyncio.create_task(self.removal.run(keep), name="retention"))
 
     async def close(self) -> None:
         """Stop them, commit the accepted writes and close the storage. May be called twice."""
@@ -71,9 +74,19 @@ class Store:
         self.ingest.close()
 
 
-async def open_store(storage: Storage, clock: Clock, limits: Limits, keep: Retention) -> Store:
-    """Open a store over a back end. Raises StorageUnusable."""
-    engine = Engine(storage, clock, limits)
+async def open_store(
+    storage: Storage,
+    clock: Clock,
+    limits: Limits,
+    keep: Retention,
+    shared: Shared | None = None,
+    namespace: str = DEFAULT_NAMESPACE,
+) -> Store:
+    """Open a store over a back end, with the limits and the retention of the server. Raises StorageUnusable.
+
+    `shared` are the limits that apply to all stores of the process together; None: this is its only one.
+    """
+    engine = Engine(storage, clock, limits, shared, namespace)
     await engine.open()
     store = Store(engine)
     store.start(keep)

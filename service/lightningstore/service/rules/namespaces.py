@@ -8,7 +8,12 @@ from typing import Any
 from lightningstore.client.namespaces import DEFAULT_NAMESPACE, NAMESPACE_KEY, name_error
 from lightningstore.service.rules.errors import FieldInvalid
 
-__all__ = ["DEFAULT_NAMESPACE", "NAMESPACE_KEY", "check_namespace", "namespace_of"]
+__all__ = ["DEFAULT_NAMESPACE", "NAMESPACE_KEY", "check_namespace", "is_namespace", "namespace_of"]
+
+
+def is_namespace(name: str) -> bool:
+    """Return whether a text is a valid name of a namespace."""
+    return not name_error(name)
 
 
 def check_namespace(field: str, name: str) -> None:

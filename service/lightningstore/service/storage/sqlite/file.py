@@ -161,15 +161,16 @@ def forget(path: Path, *, log_alone: bool = False) -> None:
 
 def publish(draft: Path, target: Path) -> None:
     """Sync a finished file, then give it its name. Replaces a file of that name, with its log."""
-    _sync(draft)
+    sync(draft)
     # The log belongs to the replaced file, or to none: SQLite would replay it into the new one. It is removed after the
     # sync, because a failing sync must leave the old file complete.
     forget(target, log_alone=True)
     draft.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Write a file or a folder to disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

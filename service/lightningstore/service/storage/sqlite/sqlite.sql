@@ -56,6 +56,15 @@ DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE time_ns < 
 -- A fact about the store.
 SELECT value FROM meta WHERE name = :name
 
+-- name: facts
+-- What is known of a store without opening it.
+SELECT name, value FROM meta WHERE name IN ('store_id', 'settings')
+
+-- name: liveness
+-- Whether anything is live, and when the oldest rollout began; 0 if there is none.
+SELECT EXISTS (SELECT 1 FROM rollouts WHERE live = 1) OR EXISTS (SELECT 1 FROM attempts WHERE live = 1),
+    coalesce((SELECT start_time FROM rollouts ORDER BY start_time, key LIMIT 1), 0)
+
 -- name: live_keys
 -- Rollouts that are live, or have a live attempt.
 SELECT key FROM rollouts WHERE live = 1
@@ -72,9 +81,8 @@ SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, i.input_json, 
 FROM rollouts r LEFT JOIN inputs i ON i.rollout_key = r.key WHERE r.rollout_id IN ({marks})
 
 -- name: rollouts_without_inputs
--- Rollouts with the sizes of their inputs; SQLite reads size and type off the head of the row.
-SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, x'',
-    CASE typeof(i.input_json) WHEN 'blob' THEN length(i.input_json) END
+-- Rollouts with the sizes of their inputs; for a blob, SQLite reads that off the head of the row.
+SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, x'', length(i.input_json)
 FROM rollouts r LEFT JOIN inputs i ON i.rollout_key = r.key WHERE r.key IN ({marks})
 
 -- name: record_sizes
@@ -168,21 +176,21 @@ FROM spans WHERE key = :key
 
 -- name: scan_resources
 -- One page of resources, in the order of adding.
-SELECT key, resources_id, record FROM resources
+SELECT key, record FROM resources
 WHERE key > :after AND (:id_contains = '' OR instr(resources_id, :id_contains) > 0)
 ORDER BY key LIMIT :limit
 
 -- name: get_resources
 -- One record by id.
-SELECT key, resources_id, record FROM resources WHERE resources_id = :resources_id
+SELECT record FROM resources WHERE resources_id = :resources_id
 
 -- name: all_resources
 -- What the engine keeps of all resources.
-SELECT key, resources_id, version, updated FROM resources
+SELECT resources_id, key, version, updated FROM resources
 
 -- name: all_workers
 -- All workers.
-SELECT rowid, worker_id, record FROM workers
+SELECT record FROM workers
 
 -- name: recent_requests
 -- What request ids were answered, oldest first.
