@@ -53,23 +53,23 @@ async def test_metrics_tell_what_happened(tmp_path: Path, backend: str) -> None:
         found = await scrape(server.metrics_port)
     await server.stop(0.1)
     expected = {
-        'lightningstore_rollouts{status="queuing"}': 2,
-        'lightningstore_rollouts{status="succeeded"}': 1,
-        'lightningstore_attempts{status="succeeded"}': 1,
-        "lightningstore_queue_depth": 2,
-        "lightningstore_spans": 2,
-        "lightningstore_claims_total": 1,
-        "lightningstore_completions_total": 1,
-        "lightningstore_ingested_batches_total": 1,
-        "lightningstore_storage_usable": 1,
+        'lightningstore_rollouts{namespace="default",status="queuing"}': 2,
+        'lightningstore_rollouts{namespace="default",status="succeeded"}': 1,
+        'lightningstore_attempts{namespace="default",status="succeeded"}': 1,
+        'lightningstore_queue_depth{namespace="default"}': 2,
+        'lightningstore_spans{namespace="default"}': 2,
+        'lightningstore_claims_total{namespace="default"}': 1,
+        'lightningstore_completions_total{namespace="default"}': 1,
+        'lightningstore_ingested_batches_total{namespace="default"}': 1,
+        'lightningstore_storage_usable{namespace="default"}': 1,
         'lightningstore_calls_total{code="OK",method="EnqueueRollouts"}': 1,
         'lightningstore_calls_total{code="OK",method="WaitForRollouts"}': 1,
         'lightningstore_calls_total{code="NOT_FOUND",method="GetRollout"}': 1,
         'lightningstore_call_seconds_count{method="DequeueRollouts"}': 1,
     }
     assert {name: found.get(name) for name in expected} == expected
-    assert found["lightningstore_commits_total"] >= 4
-    assert found["lightningstore_committed_bytes_total"] > 0
+    assert found['lightningstore_commits_total{namespace="default"}'] >= 4
+    assert found['lightningstore_committed_bytes_total{namespace="default"}'] > 0
 
 
 async def test_refusals_are_counted_by_code_and_made_up_names_as_one(

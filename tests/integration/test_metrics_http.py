@@ -45,7 +45,7 @@ async def ask(
 async def test_text_format_is_the_default_and_open_metrics_is_negotiated(server: Server) -> None:
     status, headers, body = await ask(server)
     assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    assert b"\nlightningstore_storage_usable 1.0\n" in body
+    assert b'\nlightningstore_storage_usable{namespace="default"} 1.0\n' in body
     assert not body.endswith(b"# EOF\n")
     status, headers, body = await ask(server, Accept=OPEN_METRICS)
     assert status == 200

@@ -24,6 +24,7 @@ from tests.contract.helpers import enqueue, snapshot
 pytestmark = pytest.mark.asyncio
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
+NAMESPACES = "lightningstore.v1.NamespaceService"
 OTLP = "opentelemetry.proto.collector.trace.v1.TraceService"
 METHODS = [f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods]
 ALL_METHODS = [*METHODS, f"/{OTLP}/Export"]
@@ -161,7 +162,7 @@ async def test_reflection_lists_the_services(channel: grpc.aio.Channel, path: st
     )
     services = {service.name for service in answer.list_services_response.service}
     own = {path.split("/")[1] for path in REFLECTION}
-    assert {SERVICE.full_name, OTLP, "grpc.health.v1.Health"} | own == services
+    assert {SERVICE.full_name, NAMESPACES, OTLP, "grpc.health.v1.Health"} | own == services
 
 
 #: Names, methods and values of enums among them, and the files that they are in.

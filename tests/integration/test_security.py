@@ -35,7 +35,7 @@ from lightningstore.service.security.permissions import OPEN, PERMISSIONS, Role
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.gate import open_gate
 from lightningstore.service.server.server import Server, open_store
-from lightningstore.v1 import resources_pb2, service_pb2
+from lightningstore.v1 import namespace_pb2, resources_pb2, service_pb2
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -51,7 +51,12 @@ REFLECTION = [
     f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
     for version in ("v1", "v1alpha")
 ]
-METHODS = [f"/{STORE.full_name}/{method.name}" for method in STORE.methods] + [TRACES, *REFLECTION]
+NAMESPACES = namespace_pb2.DESCRIPTOR.services_by_name["NamespaceService"]
+METHODS = [
+    *(f"/{service.full_name}/{m.name}" for service in (STORE, NAMESPACES) for m in service.methods),
+    TRACES,
+    *REFLECTION,
+]
 API_KEY = "sk-planted-and-searched-for"
 DOCS = Path(__file__).parents[2] / "docs" / "security.md"
 

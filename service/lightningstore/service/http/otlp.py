@@ -24,12 +24,14 @@ from lightningstore.service.http.server import (
     HttpError,
     encoded,
 )
+from lightningstore.service.namespaces.directory import Directory
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc import otlp
 from lightningstore.service.rpc.calls import Streams
 from lightningstore.service.rules import pieces
 from lightningstore.service.rules.errors import FieldInvalid, PayloadTooLarge
 from lightningstore.service.rules.limits import HOLD_SECONDS
+from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE, namespace_of
 from lightningstore.service.security.interceptor import Guard
 
 PATH = "/v1/traces"
@@ -52,10 +54,17 @@ T = TypeVar("T")
 class OtlpTraces:
     """Serves POST /v1/traces."""
 
-    def __init__(self, store: Store, guard: Guard | None, streams: Streams) -> None:
-        """Take the store, what checks tokens, and what counts open calls."""
-        self._store = store
+    def __init__(
+        self,
+        directory: Directory,
+        guard: Guard | None,
+        streams: Streams,
+        elsewhere: otlp.Elsewhere,
+    ) -> None:
+        """Take the namespaces, what checks tokens, what counts open calls, and what resources may name."""
+        self._directory = directory
         self._guard = guard
+        self._elsewhere = elsewhere
         self._streams = streams
         self._reader = ThreadPoolExecutor(1, "otlp-http")
 
@@ -73,14 +82,23 @@ class OtlpTraces:
             return encoded(request, await self._export(request))
 
     async def _export(self, request: web.Request) -> Message:
-        metadata = {k.lower(): v for k, v in request.headers.items() if v.isascii()}
+        metadata = [(k.lower(), v) for k, v in request.headers.items() if v.isascii()]
         if self._guard is not None:
-            self._guard.check(metadata.items(), METHOD, request.remote or "somebody")
+            self._guard.check(metadata, METHOD, request.remote or "somebody")
+        name = namespace_of(metadata)
+        if name == DEFAULT_NAMESPACE:
+            return await self._export_to(self._directory.default, request, metadata)
+        async with self._directory.use(self._directory.find(name)) as store:
+            return await self._export_to(store, request, metadata)
+
+    async def _export_to(
+        self, store: Store, request: web.Request, metadata: otlp.Metadata
+    ) -> Message:
         compressed = _check_encoding(request)
-        store, limit = self._store, self._store.engine.limits.message_bytes
+        limit = store.engine.limits.message_bytes
         data = await _body(request, limit)
         if not compressed and len(data) <= pieces.UNCOUNTED_BYTES:
-            return await self._store_body(request, data, metadata)
+            return await self._store_body(store, request, data, metadata)
         held = min(limit, MAX_INFLATION * len(data)) if compressed else len(data)
         await store.ingest.bodies.take(held, HOLD_SECONDS)
         try:
@@ -88,22 +106,21 @@ class OtlpTraces:
                 data = await self._read(4 * len(data), lambda: decompress(data, limit))
                 store.ingest.bodies.give(held - len(data))
                 held = len(data)
-            return await self._store_body(request, data, metadata)
+            return await self._store_body(store, request, data, metadata)
         finally:
             store.ingest.bodies.give(held)
 
     async def _store_body(
-        self, request: web.Request, data: bytes, metadata: dict[str, str]
+        self, store: Store, request: web.Request, data: bytes, metadata: otlp.Metadata
     ) -> Message:
         """Store the spans of a decompressed body."""
-        store = self._store
         if request.content_type == PROTOBUF:
-            return await otlp.export(store, data, metadata)
+            return await otlp.export(store, data, metadata, self._elsewhere)
         await otlp.admit(store, data)
         scopes, refused = await self._read(
             len(data), lambda: otlp_json.scopes(data, store.engine.limits)
         )
-        return await otlp.export_scopes(store, scopes, metadata, refused)
+        return await otlp.export_scopes(store, scopes, metadata, refused, self._elsewhere)
 
     async def _read(self, size: int, read: Callable[[], T]) -> T:
         if size <= INLINE_BYTES:

@@ -34,6 +34,7 @@ STATUSES: dict[int, int] = {
     code_pb2.INVALID_ARGUMENT: 400,
     code_pb2.UNAUTHENTICATED: 401,
     code_pb2.PERMISSION_DENIED: 403,
+    code_pb2.NOT_FOUND: 404,
     code_pb2.RESOURCE_EXHAUSTED: 413,
     code_pb2.UNAVAILABLE: 503,
 }

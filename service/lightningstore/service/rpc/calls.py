@@ -74,6 +74,17 @@ async def read(message: type[Message], data: bytes, limit: int) -> Any:
     return decode(message, data, limit)
 
 
+def refusal(error: StoreError) -> Handler:
+    """Return a handler that ends a call with an error. It serves methods of every kind."""
+
+    async def refuse(_: Any, context: Context) -> AsyncIterator[bytes]:
+        await abort(context, error)
+        yield b""  # never: but tracing reads the answers of whatever streams
+
+    # A bidirectional stream, whatever the method is, because then the request is not read.
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
 class Streams:
     """Counts the open streams of the server and rejects those above the limit."""
 
@@ -208,7 +219,7 @@ class Calls:
             try:
                 return await answer(request, context)
             except BaseException as error:
-                await self._fail(context, error, method, codes)
+                await self.fail(context, error, method, codes)
                 raise
 
         return handle
@@ -235,13 +246,17 @@ class Calls:
                             else:
                                 yield answer
             except BaseException as error:
-                await self._fail(context, error, method, CODES)
+                await self.fail(context, error, method)
                 raise
 
         return handle
 
-    async def _fail(
-        self, context: Context, error: BaseException, method: str, codes: Mapping[int, int]
+    async def fail(
+        self,
+        context: Context,
+        error: BaseException,
+        method: str,
+        codes: Mapping[int, int] = CODES,
     ) -> None:
         """End a call with the status of an error. Always raises."""
         if isinstance(error, StoreError):

@@ -1,4 +1,4 @@
-"""The gRPC handlers of LightningStoreService: each method of its descriptor, bound to its operation."""
+"""The gRPC handlers of both services of the contract: each method of a descriptor, bound to its operation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
+from lightningstore.service.namespaces import service as namespaces
+from lightningstore.service.namespaces.directory import Directory
 from lightningstore.service.operations.ingest import BadBatch
 from lightningstore.service.operations.store import Store
 from lightningstore.service.operations.table import Kind, Operation, table
@@ -17,7 +19,7 @@ from lightningstore.service.rules import pieces, wire
 from lightningstore.service.rules.errors import MalformedMessage
 from lightningstore.service.rules.limits import HOLD_SECONDS
 from lightningstore.service.rules.pieces import Cut
-from lightningstore.v1 import service_pb2
+from lightningstore.v1 import namespace_pb2, service_pb2
 from lightningstore.v1.span_pb2 import (
     AddSpansRequest,
     AddSpansResponse,
@@ -26,17 +28,34 @@ from lightningstore.v1.span_pb2 import (
     SpanBatch,
 )
 
+NAMESPACES = namespace_pb2.DESCRIPTOR.services_by_name["NamespaceService"]
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
 _BATCH = IngestSpansRequest.BATCH_FIELD_NUMBER
 _ADDED_BATCH = AddSpansRequest.BATCH_FIELD_NUMBER
 
 
+def path_of(method: MethodDescriptor) -> str:
+    """Return the path by which gRPC names a method."""
+    return f"/{method.containing_service.full_name}/{method.name}"
+
+
 def handlers(store: Store, calls: Calls) -> dict[str, Handler]:
-    """Return a handler for each method of the service, by its name."""
+    """Return a handler for each method of LightningStoreService, by its path."""
     operations = table(store)
     return {
-        method.name: _handler(store, calls, method, operations[method.name])
+        path_of(method): _handler(store, calls, method, operations[method.name])
         for method in SERVICE.methods
+    }
+
+
+def namespace_handlers(directory: Directory, calls: Calls) -> dict[str, Handler]:
+    """Return a handler for each method of NamespaceService, by its name."""
+    operations = namespaces.table(directory)
+    return {
+        method.name: calls.unary(
+            method.full_name, GetMessageClass(method.input_type), operations[method.name].call
+        )
+        for method in NAMESPACES.methods
     }
 
 

@@ -11,10 +11,14 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 from grpc_health.v1 import health_pb2
+from lightningstore.service.rpc import handlers
 from lightningstore.service.rpc.calls import Calls, Context, Streams, decode
 from lightningstore.service.rules.errors import ShuttingDown
+from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+#: Prefix of the service names that stand for namespaces.
+OF_NAMESPACE = f"{handlers.SERVICE.full_name}/"
 #: Maximum of open watches, which count apart from the streams that need a token.
 MAX_WATCHES = 1000
 #: Size limit of a request, which holds the name of a service.
@@ -26,34 +30,41 @@ _Response = health_pb2.HealthCheckResponse
 class Health:
     """The status of each service, and its watchers."""
 
-    def __init__(self) -> None:
+    def __init__(self, usable: Callable[[str], bool | None]) -> None:
+        """Take what tells whether a namespace is usable, None if there is no such namespace.
+
+        The server as a whole and its services have the status of the default namespace. One other namespace whose
+        storage fails must not make a supervisor restart the server, which serves the rest. That namespace has a status
+        of its own.
+        """
         self._services: frozenset[str] = frozenset()
-        self._usable = True
+        self._usable = usable
         self._stopping = False
         #: One event a watcher, set when there may be a status to send. The status is read when the watcher is ready
         #: to send it: a slow watcher skips statuses, and no queue grows.
         self._changes: set[asyncio.Event] = set()
 
     def serve(self, services: tuple[str, ...]) -> None:
-        """Report these services as SERVING, and any other as unknown."""
+        """Report these services as SERVING or NOT_SERVING, and any other except namespaces as unknown."""
         self._services = frozenset(services)
-        self.set(usable=True)
-
-    def set(self, *, usable: bool) -> None:
-        """Report all services as SERVING or NOT_SERVING. Waits for no watcher."""
-        self._usable = usable
-        self._wake()
+        self.wake()
 
     def stop(self) -> None:
         """Report NOT_SERVING from now on; watches end once they have sent it."""
         self._stopping = True
-        self._wake()
+        self.wake()
 
     def status(self, service: str) -> _Response.ServingStatus | None:
         """Return the status of a service; None where there is no such service."""
+        name = DEFAULT_NAMESPACE
         if service not in self._services:
+            if not service.startswith(OF_NAMESPACE):
+                return None
+            name = service.removeprefix(OF_NAMESPACE)
+        usable = self._usable(name)
+        if usable is None or not self._services:
             return None
-        serving = self._usable and not self._stopping
+        serving = usable and not self._stopping
         return _Response.SERVING if serving else _Response.NOT_SERVING
 
     async def watch(self, request: health_pb2.HealthCheckRequest) -> AsyncIterator[bytes]:
@@ -77,7 +88,8 @@ class Health:
         finally:
             self._changes.discard(change)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Send watchers the statuses that have changed. Waits for no watcher."""
         for change in self._changes:
             change.set()
 

@@ -98,6 +98,14 @@ def count_spans(data: bytes) -> int | None:
         return None
 
 
+def count_scope_spans(data: bytes) -> int:
+    """Return the number of spans of a ScopeSpans, 0 if it is malformed."""
+    try:
+        return len(_BatchTwin.FromString(data).spans)
+    except DecodeError:
+        return 0
+
+
 def scopes(data: bytes) -> list[Scope] | None:
     """Return the scopes of an ExportTraceServiceRequest, None if it is malformed."""
     try:

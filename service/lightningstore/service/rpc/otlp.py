@@ -8,10 +8,12 @@ Source: https://opentelemetry.io/docs/specs/otlp/.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from google.protobuf.message import DecodeError
 from lightningstore.service.engine.clock import Turn
+from lightningstore.service.namespaces.directory import Directory
+from lightningstore.service.namespaces.space import Use
 from lightningstore.service.operations.ingest import Tally, reason_name
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc import lenient
@@ -20,6 +22,7 @@ from lightningstore.service.rpc.status import EXPORT_CODES
 from lightningstore.service.rules import pieces, wire
 from lightningstore.service.rules.errors import MalformedMessage, PayloadTooLarge, StoreError
 from lightningstore.service.rules.limits import HOLD_SECONDS, Limits
+from lightningstore.service.rules.namespaces import check_namespace
 from lightningstore.service.rules.spans import MAX_SEQUENCE_ID, check_batch, span_error
 from lightningstore.service.rules.texts import SHOWN_LENGTH
 from lightningstore.v1.error_reason_pb2 import ERROR_REASON_SPAN_EXISTS
@@ -42,25 +45,55 @@ ROLLOUT_KEYS = (ROLLOUT_ID, "x-lightning-rollout-id")
 ATTEMPT_KEYS = (ATTEMPT_ID, "x-lightning-attempt-id")
 SEQUENCE_KEYS = (SEQUENCE_ID, "x-lightning-span-sequence-id")
 
+#: Resource attribute that names the namespace of the resource's spans.
+NAMESPACE = "lightningstore.namespace"
+
 Owner = tuple[str, str, int]
+#: The metadata of a call, or the headers of a request: keys in lower case and values.
+Metadata = Sequence[tuple[str, str]]
+#: Raises a StoreError unless the token in the metadata of a call may use a namespace.
+Permit = Callable[[Metadata, str], None]
 
 
-def handler(store: Store, calls: Calls) -> Handler:
+class Elsewhere:
+    """The namespaces that resources name, where those differ from the one of the call."""
+
+    def __init__(self, directory: Directory, permit: Permit | None = None) -> None:
+        """Take the namespaces, and what checks that the token of a call may use one; None: tokens are not checked."""
+        self._directory = directory
+        self._permit = permit
+
+    def use(self, name: str, metadata: Metadata) -> Use:
+        """Return a context in which the store of a namespace is open.
+
+        Raises FieldInvalid, NamespaceNotFound, NotOwner, and what denies permission.
+        """
+        check_namespace(NAMESPACE, name)
+        if self._permit is not None:
+            self._permit(metadata, name)
+        return self._directory.use(self._directory.find(name))
+
+
+def handler(store: Store, calls: Calls, elsewhere: Elsewhere) -> Handler:
     """Return the handler of TraceService/Export."""
 
     async def call(data: bytes, context: Context) -> ExportTraceServiceResponse:
-        metadata = {
-            str(key): value
+        metadata = [
+            (str(key), value)
             for key, value in context.invocation_metadata() or ()
             if isinstance(value, str)
-        }
-        return await export(store, data, metadata)
+        ]
+        return await export(store, data, metadata, elsewhere)
 
     return calls.unary_bytes(f"{SERVICE}/Export", call, EXPORT_CODES)
 
 
-async def export(store: Store, data: bytes, metadata: dict[str, str]) -> ExportTraceServiceResponse:
-    """Store the spans of a serialised request; `metadata` names the attempt where attributes do not.
+async def export(
+    store: Store, data: bytes, metadata: Metadata, elsewhere: Elsewhere
+) -> ExportTraceServiceResponse:
+    """Store the spans of a serialised request.
+
+    `metadata` names the attempt where attributes do not; its keys are in lower case.
 
     Raises MalformedMessage, PayloadTooLarge, BatchTooLarge, Busy, StorageFailed, ShuttingDown.
     """
@@ -69,10 +102,10 @@ async def export(store: Store, data: bytes, metadata: dict[str, str]) -> ExportT
         scopes = lenient.scopes(data)
         if scopes is None:
             raise MalformedMessage(ExportTraceServiceRequest.DESCRIPTOR.full_name)
-        return await export_scopes(store, scopes, metadata, Counter())
+        return await export_scopes(store, scopes, metadata, Counter(), elsewhere)
     async with store.ingest.intake.hold(len(data), HOLD_SECONDS):
         scopes = lenient.large_scopes(data, store.engine.limits)
-        return await export_scopes(store, scopes, metadata, Counter())
+        return await export_scopes(store, scopes, metadata, Counter(), elsewhere)
 
 
 async def admit(store: Store, data: bytes) -> None:
@@ -84,11 +117,84 @@ async def admit(store: Store, data: bytes) -> None:
 async def export_scopes(
     store: Store,
     scopes: list[lenient.Scope],
-    metadata: dict[str, str],
+    metadata: Metadata,
     refused: Counter[lenient.Refusal],
+    elsewhere: Elsewhere,
 ) -> ExportTraceServiceResponse:
     """Store the spans of scopes; `refused` counts the spans that were rejected before. Raises as `export`."""
-    default = _metadata_owner(metadata)
+    default = _metadata_owner(dict(metadata))
+    by_namespace = _by_namespace(scopes, store.engine.namespace)
+    if by_namespace is None:
+        await _store_scopes(store, scopes, default, refused)
+    else:
+        _check_parsed(scopes)
+        for name, part in by_namespace.items():
+            if name == store.engine.namespace:
+                await _store_scopes(store, part, default, refused)
+            else:
+                await _store_elsewhere(elsewhere, name, part, metadata, refused)
+    response = ExportTraceServiceResponse()
+    if total := sum(refused.values()):
+        response.partial_success.rejected_spans = total
+        reasons = [f"{n} spans: {why.message[:SHOWN_LENGTH]}" for why, n in refused.most_common(5)]
+        response.partial_success.error_message = "; ".join(reasons)
+        for why, n in refused.items():
+            if why.reason != CONFLICT:  # Counted where it was found.
+                store.ingest.refused_spans.note(why.reason, n, why.message)
+    return response
+
+
+def _by_namespace(scopes: list[lenient.Scope], own: str) -> dict[str, list[lenient.Scope]] | None:
+    """Return scopes by the namespace that their resource names, or else the call's; None if no resource names one."""
+    resource, name, is_named = None, own, False
+    names = []
+    for scope in scopes:
+        if scope.resource is not resource:  # mostly the resource of the previous scope
+            resource, name = scope.resource, own
+            for attribute in resource.attributes if resource is not None else ():
+                if attribute.key == NAMESPACE:
+                    name, is_named = attribute.value.string_value or own, True
+        names.append(name)
+    if not is_named:
+        return None
+    found: dict[str, list[lenient.Scope]] = {}
+    for scope, name in zip(scopes, names, strict=True):
+        found.setdefault(name, []).append(scope)
+    return found
+
+
+def _check_parsed(scopes: list[lenient.Scope]) -> None:
+    """Raise MalformedMessage if any scope is malformed, before the first namespace stores any. Large ones are checked later."""
+    for scope in scopes:
+        if len(scope.data) <= pieces.PIECE_BYTES:
+            _parse(scope.data, Counter())
+
+
+async def _store_elsewhere(
+    elsewhere: Elsewhere,
+    name: str,
+    scopes: list[lenient.Scope],
+    metadata: Metadata,
+    refused: Counter[lenient.Refusal],
+) -> None:
+    """Store the spans of scopes whose resource names another namespace than the call."""
+    try:
+        async with elsewhere.use(name, metadata) as store:
+            await _store_scopes(store, scopes, _metadata_owner(dict(metadata)), refused)
+    except StoreError as error:
+        if error.retry_delay is not None or isinstance(error, MalformedMessage):
+            raise
+        count = sum(scope.span_count or lenient.count_scope_spans(scope.data) for scope in scopes)
+        refused[lenient.Refusal.of(error)] += count
+
+
+async def _store_scopes(
+    store: Store,
+    scopes: list[lenient.Scope],
+    default: Owner,
+    refused: Counter[lenient.Refusal],
+) -> None:
+    """Store the spans of scopes in one namespace; returns when they are durable."""
     failures = store.engine.committer.failures
     size = sum([len(scope.data) for scope in scopes])
     count = sum([scope.span_count for scope in scopes])
@@ -104,15 +210,6 @@ async def export_scopes(
     if size > pieces.PIECE_BYTES or count > pieces.PIECE_SPANS:
         await _store_large(store, scopes, default, refused)
     await store.engine.barrier_since(failures)
-    response = ExportTraceServiceResponse()
-    if total := sum(refused.values()):
-        response.partial_success.rejected_spans = total
-        reasons = [f"{n} spans: {why.message[:SHOWN_LENGTH]}" for why, n in refused.most_common(5)]
-        response.partial_success.error_message = "; ".join(reasons)
-        for why, n in refused.items():
-            if why.reason != CONFLICT:  # Counted where it was found.
-                store.ingest.refused_spans.note(why.reason, n, why.message)
-    return response
 
 
 async def _store_large(

@@ -22,10 +22,12 @@ class Role(Enum):
 _ALL = frozenset(Role)
 _WORK = frozenset({Role.ADMIN, Role.ALGORITHM, Role.RUNNER})
 _STEER = frozenset({Role.ADMIN, Role.ALGORITHM})
+_ADMIN = frozenset({Role.ADMIN})
 #: Roles that may call a method that is not in the table.
-UNLISTED = frozenset({Role.ADMIN})
+UNLISTED = _ADMIN
 
 _STORE = "/lightningstore.v1.LightningStoreService/"
+_NAMESPACES = "/lightningstore.v1.NamespaceService/"
 
 #: Roles that may call each method. docs/security.md shows this table; a test compares both with
 #: the contract.
@@ -58,6 +60,11 @@ PERMISSIONS: dict[str, frozenset[Role]] = {
     _STORE + "ListWorkers": _ALL,
     _STORE + "GetStatistics": _ALL,
     _STORE + "GetServerInfo": _ALL,
+    _NAMESPACES + "CreateNamespace": _ADMIN,
+    _NAMESPACES + "GetNamespace": _ADMIN,
+    _NAMESPACES + "ListNamespaces": _ADMIN,
+    _NAMESPACES + "UpdateNamespace": _ADMIN,
+    _NAMESPACES + "DeleteNamespace": _ADMIN,
     "/opentelemetry.proto.collector.trace.v1.TraceService/Export": _WORK,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _ALL,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ALL,

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from lightningstore.service.namespaces.directory import Directory
 from lightningstore.service.operations.store import Store
 from lightningstore.service.security.interceptor import Guard
 from lightningstore.service.security.permissions import OPEN, PERMISSIONS
@@ -42,62 +43,122 @@ Handler = Any
 
 
 class StoreCollector(Collector):
-    """Reads a store at each scrape: without scrapes it costs nothing."""
+    """Reads the open stores at each scrape: without scrapes it costs nothing."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics. Runs in the thread that composes the page; reads numbers that the event loop writes."""
-        store, counters = self._store, self._store.engine.live.state.counters
-        yield _by_status("rollouts", counters.rollouts, RolloutStatus, "ROLLOUT_STATUS_")
-        yield _by_status("attempts", counters.attempts, AttemptStatus, "ATTEMPT_STATUS_")
-        committer = store.engine.committer
-        for name, text, value in (
-            (
-                "queue_depth",
-                "Rollouts in the queue, including those in back-off",
-                store.engine.live.queue_depth,
-            ),
-            (
-                "waiters",
-                "Open long polls, waits and watches",
-                store.engine.waiters.count + len(store.engine.polls),
-            ),
-            ("spans", "Spans stored", counters.spans),
-            ("span_bytes", "Bytes of the spans stored", counters.span_bytes),
-            ("pending_bytes", "Bytes that wait for the disk", committer.pending_bytes),
-            ("storage_usable", "1 unless the storage has failed", float(committer.failure is None)),
-            (
-                "watchdog_lag_seconds",
-                "Maximum delay of the watchdog in the last one to two minutes",
-                store.engine.live.deadlines.watchdog_lag,
-            ),
-        ):
-            yield GaugeMetricFamily(f"lightningstore_{name}", text, value)
-        for name, text, value in (
-            ("enqueued", "Rollouts enqueued or started", counters.rollout_key),
-            ("claims", "Attempts started", counters.attempt_key),
-            ("completions", "Rollouts finished", counters.completion_number),
-            ("ingested_batches", "Batches of spans stored", counters.span_key),
-            ("commits", "Commits", committer.commits),
-            ("committed_bytes", "Bytes of changes committed", committer.committed_bytes),
-            ("damaged_records", "Damaged records found", store.engine.storage.damaged_records),
-            ("evicted_spans", "Spans evicted from memory", store.engine.live.shelf.evicted_count),
-        ):
-            yield CounterMetricFamily(f"lightningstore_{name}", text, value)
+        stores = self._directory.open_stores()
+        yield _by_status("rollouts", stores, RolloutStatus, "ROLLOUT_STATUS_")
+        yield _by_status("attempts", stores, AttemptStatus, "ATTEMPT_STATUS_")
+        for name, text, gauge in _GAUGES:
+            yield _family(GaugeMetricFamily, name, text, stores, gauge)
+        for name, text, counter in _COUNTERS:
+            yield _family(CounterMetricFamily, name, text, stores, counter)
         refused = CounterMetricFamily(
-            "lightningstore_refused_spans", "Spans rejected, by reason", labels=["reason"]
+            "lightningstore_refused_spans", "Spans rejected, by reason", labels=[LABEL, "reason"]
         )
-        for reason, count in list(store.ingest.refused_spans.total.items()):
-            refused.add_metric([reason], count)
+        for store in stores:
+            for reason, count in list(store.ingest.refused_spans.total.items()):
+                refused.add_metric([store.engine.namespace, reason], count)
         yield refused
+        yield GaugeMetricFamily(
+            "lightningstore_namespaces", "Namespaces, open or not", len(self._directory)
+        )
 
 
-def _by_status(name: str, counts: dict[int, int], enum: Any, prefix: str) -> Metric:
-    family = GaugeMetricFamily(f"lightningstore_{name}", f"{name} by status", labels=["status"])
-    for status, count in list(counts.items()):
-        family.add_metric([enum.Name(status).removeprefix(prefix).lower()], count)
+#: Label of the metrics of a store.
+LABEL = "namespace"
+_Reading = tuple[str, str, Callable[[Store], float]]
+_GAUGES: tuple[_Reading, ...] = (
+    (
+        "queue_depth",
+        "Rollouts in the queue, including those in back-off",
+        lambda store: store.engine.live.queue_depth,
+    ),
+    (
+        "waiters",
+        "Open long polls, waits and watches",
+        lambda store: store.engine.waiters.count + len(store.engine.polls),
+    ),
+    ("spans", "Spans stored", lambda store: store.engine.live.state.counters.spans),
+    (
+        "span_bytes",
+        "Bytes of the spans stored",
+        lambda store: store.engine.live.state.counters.span_bytes,
+    ),
+    (
+        "pending_bytes",
+        "Bytes that wait for the disk",
+        lambda store: store.engine.committer.pending_bytes,
+    ),
+    (
+        "storage_usable",
+        "1 unless the storage has failed",
+        lambda store: float(store.engine.committer.failure is None),
+    ),
+    (
+        "watchdog_lag_seconds",
+        "Maximum delay of the watchdog in the last one to two minutes",
+        lambda store: store.engine.live.deadlines.watchdog_lag,
+    ),
+)
+_COUNTERS: tuple[_Reading, ...] = (
+    (
+        "enqueued",
+        "Rollouts enqueued or started",
+        lambda store: store.engine.live.state.counters.rollout_key,
+    ),
+    ("claims", "Attempts started", lambda store: store.engine.live.state.counters.attempt_key),
+    (
+        "completions",
+        "Rollouts finished",
+        lambda store: store.engine.live.state.counters.completion_number,
+    ),
+    (
+        "ingested_batches",
+        "Batches of spans stored",
+        lambda store: store.engine.live.state.counters.span_key,
+    ),
+    ("commits", "Commits", lambda store: store.engine.committer.commits),
+    (
+        "committed_bytes",
+        "Bytes of changes committed",
+        lambda store: store.engine.committer.committed_bytes,
+    ),
+    (
+        "damaged_records",
+        "Damaged records found",
+        lambda store: store.engine.storage.damaged_records,
+    ),
+    (
+        "evicted_spans",
+        "Spans evicted from memory",
+        lambda store: store.engine.live.shelf.evicted_count,
+    ),
+)
+
+
+def _family(
+    kind: Any, name: str, text: str, stores: list[Store], read: Callable[[Store], float]
+) -> Metric:
+    family = kind(f"lightningstore_{name}", text, labels=[LABEL])
+    for store in stores:
+        family.add_metric([store.engine.namespace], read(store))
+    metric: Metric = family
+    return metric
+
+
+def _by_status(name: str, stores: list[Store], enum: Any, prefix: str) -> Metric:
+    labels = [LABEL, "status"]
+    family = GaugeMetricFamily(f"lightningstore_{name}", f"{name} by status", labels=labels)
+    for store in stores:
+        counts: dict[int, int] = getattr(store.engine.live.state.counters, name)
+        for status, count in list(counts.items()):
+            word = enum.Name(status).removeprefix(prefix).lower()
+            family.add_metric([store.engine.namespace, word], count)
     return family
 
 
@@ -142,9 +203,9 @@ class Metrics(grpc.aio.ServerInterceptor):
             registry=self.registry,
         )
 
-    def observe(self, store: Store, guard: Guard | None) -> None:
-        """Add the metrics of a store, and of its tokens."""
-        self.registry.register(StoreCollector(store))
+    def observe(self, directory: Directory, guard: Guard | None) -> None:
+        """Add the metrics of the open stores, and of the tokens."""
+        self.registry.register(StoreCollector(directory))
         if guard is not None:
             self.registry.register(GuardCollector(guard))
 

@@ -7,24 +7,27 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import grpc
 from lightningstore.service.engine.clock import Clock, SystemClock
 from lightningstore.service.http.metrics import MetricsPage
 from lightningstore.service.http.otlp import OtlpTraces
 from lightningstore.service.http.server import HttpServer
+from lightningstore.service.namespaces.directory import Directory
 from lightningstore.service.operations.store import Store
 from lightningstore.service.operations.store import open_store as opened
 from lightningstore.service.rpc import handlers, health, otlp
-from lightningstore.service.rpc.calls import Calls, Streams
+from lightningstore.service.rpc.calls import Calls, Handler, Streams
 from lightningstore.service.rpc.reflection import reflection
+from lightningstore.service.rpc.router import Router
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.gate import Gate, open_gate
 from lightningstore.service.server.metrics import Metrics
 from lightningstore.service.server.tracing import tracer
-from lightningstore.service.storage.back_ends import storage_at
+from lightningstore.service.storage.back_ends import catalog_at, storage_at
 from lightningstore.service.storage.base import Storage
+from lightningstore.service.storage.catalog import Catalog
 from lightningstore.v1.statistics_pb2 import Durability
 
 logger = logging.getLogger(__name__)
@@ -58,9 +61,17 @@ async def open_store(config: Config, clock: Clock | None = None) -> Store:
 
 
 def _storage(config: Config) -> Storage:
-    url = "memory:" if config.backend == "memory" else f"sqlite:///{config.db}"
     full_sync = config.durability == "full"
-    return storage_at(url, full_sync=full_sync, compress=config.compress_spans)
+    return storage_at(_url(config), full_sync=full_sync, compress=config.compress_spans)
+
+
+def _catalog(config: Config) -> Catalog:
+    full_sync = config.durability == "full"
+    return catalog_at(_url(config), full_sync=full_sync, compress=config.compress_spans)
+
+
+def _url(config: Config) -> str:
+    return "memory:" if config.backend == "memory" else f"sqlite:///{config.db}"
 
 
 class Server:
@@ -71,7 +82,8 @@ class Server:
         self._store = store
         self._config = config
         self.gate = gate or open_gate(config, store.engine.clock)
-        self._health = health.Health()
+        self.directory = Directory(store, _catalog(config), config.retention())
+        self._health = health.Health(self.directory.is_usable)
         self.metrics = Metrics() if config.metrics_port is not None else None
         tracing = tracer() if config.trace_calls else None
         interceptors = [i for i in (self.metrics, tracing, self.gate.guard) if i is not None]
@@ -81,23 +93,11 @@ class Server:
         self.port = 0
 
     async def start(self) -> None:
-        """Listen. Raises AddressInUse."""
-        store = self._store
+        """Find the namespaces, and listen. Raises AddressInUse, StorageFailed."""
+        await self.directory.start()
         streams = Streams(self._config.max_open_streams)
-        calls = Calls(
-            store.engine.limits.message_bytes, streams, closing=lambda: store.engine.closing
-        )
-        name = handlers.SERVICE.full_name
-        services = (name, otlp.SERVICE, health.SERVICE)
-        generic = grpc.method_handlers_generic_handler
-        self._server.add_generic_rpc_handlers(
-            (
-                generic(name, handlers.handlers(store, calls)),
-                generic(otlp.SERVICE, {"Export": otlp.handler(store, calls)}),
-                health.handler(self._health, lambda: store.engine.closing),
-                *reflection(services, calls),
-            )
-        )
+        elsewhere = otlp.Elsewhere(self.directory)
+        services = self._add_handlers(streams, elsewhere)
         address = f"{_bracketed(self._config.host)}:{self._config.port}"
         try:
             if self.gate.credentials is None:
@@ -109,27 +109,50 @@ class Server:
                 f"cannot listen on {address}: in use, or not an address here"
             ) from error
         try:
-            await self._serve_otlp(streams)
+            await self._serve_otlp(streams, elsewhere)
             await self._serve_metrics()
         except BaseException:
             await self._close_http(0)
             raise
         await self._server.start()
         self._health.serve(("", *services))
-        store.engine.watch_usability(lambda usable: self._health.set(usable=usable))
+        self.directory.watch(lambda _: self._health.wake())
 
-    async def _serve_otlp(self, streams: Streams) -> None:
+    def _add_handlers(self, streams: Streams, elsewhere: otlp.Elsewhere) -> tuple[str, ...]:
+        """Add the handlers of all calls; return the names of the services."""
+        engine, directory = self._store.engine, self.directory
+        calls = Calls(engine.limits.message_bytes, streams, closing=lambda: engine.closing)
+
+        def bind(store: Store) -> Mapping[str, Handler]:
+            export = otlp.handler(store, calls, elsewhere)
+            return {**handlers.handlers(store, calls), f"/{otlp.SERVICE}/Export": export}
+
+        of_namespaces = handlers.NAMESPACES.full_name
+        services = (handlers.SERVICE.full_name, of_namespaces, otlp.SERVICE, health.SERVICE)
+        self._server.add_generic_rpc_handlers(
+            (
+                Router(directory, calls, bind),
+                grpc.method_handlers_generic_handler(
+                    of_namespaces, handlers.namespace_handlers(directory, calls)
+                ),
+                health.handler(self._health, lambda: engine.closing),
+                *reflection(services, calls),
+            )
+        )
+        return services
+
+    async def _serve_otlp(self, streams: Streams, elsewhere: otlp.Elsewhere) -> None:
         """Listen for OTLP over HTTP if it has a port. Raises AddressInUse."""
         host, port = self._config.host, self._config.otlp_http_port
         if port is None:
             return
         context = self.gate.context() if self.gate.context else None
-        traces = OtlpTraces(self._store, self.gate.guard, streams)
+        traces = OtlpTraces(self.directory, self.gate.guard, streams, elsewhere)
         server = HttpServer([traces], self.metrics.count if self.metrics else None)
         with _listening("", host, port):
             await server.start(host, port, context)
         self._otlp_http = server
-        self._store.info.announce(otlp_http_port=server.port)
+        self.directory.announce(otlp_http_port=server.port)
         scheme = "https" if context else "http"
         logger.info("OTLP over HTTP on %s://%s:%s/v1/traces", scheme, _bracketed(host), server.port)
 
@@ -138,7 +161,7 @@ class Server:
         host, port = self._config.metrics_host, self._config.metrics_port
         if self.metrics is None or port is None:
             return
-        self.metrics.observe(self._store, self.gate.guard)
+        self.metrics.observe(self.directory, self.gate.guard)
         server = HttpServer([MetricsPage(self.metrics.registry)])
         with _listening(FOR_METRICS, host, port):
             await server.start(host, port)
@@ -178,7 +201,7 @@ class Server:
         Takes at most CLOSING_SECONDS more, even if connections remain. All accepted writes are committed.
         """
         self._health.stop()
-        self._store.engine.stop_waiting()
+        self.directory.stop_waiting()
         http = [self._otlp_http.stop(grace)] if self._otlp_http is not None else []
         closing = asyncio.gather(self._server.stop(grace), *http)
         try:
@@ -186,7 +209,7 @@ class Server:
         except TimeoutError:
             logger.warning("some connections did not close in time; they end with the process")
         await self._close_http(0)  # Metrics until here: they show how the shutdown proceeds.
-        await self._store.close()
+        await self.directory.close()
 
 
 async def start_server(config: Config, clock: Clock | None = None) -> Server:
@@ -208,7 +231,7 @@ async def start_server(config: Config, clock: Clock | None = None) -> Server:
     try:
         await server.start()
     except BaseException:
-        await store.close()
+        await server.directory.close()
         raise
     logger.debug("process %s serves on %s", os.getpid(), server.address)
     return server

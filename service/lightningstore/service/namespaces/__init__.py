@@ -1,0 +1,1 @@
+"""The namespaces of a server: which there are, and which are open."""

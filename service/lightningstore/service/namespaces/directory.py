@@ -1,0 +1,380 @@
+"""The namespaces of a server: which exist, which are open, and opening, creating, deleting and closing them.
+
+The store of the default namespace is always open. Others are opened by the first call in them, and closed when nothing
+has happened in them for a while, so that an idle namespace costs no more than its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from lightningstore.service.namespaces.space import (
+    Space,
+    Unavailable,
+    Use,
+    live_attempts,
+)
+from lightningstore.service.operations.store import Store, open_store
+from lightningstore.service.rules.errors import (
+    NamespaceExists,
+    NamespaceInUse,
+    NamespaceNotFound,
+    ShuttingDown,
+    StorageUnusable,
+    StoreError,
+)
+from lightningstore.service.rules.limits import Limits, Retention
+from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
+from lightningstore.service.rules.settings import created, parse, retention_of
+from lightningstore.service.rules.times import NANOS, stamp
+from lightningstore.service.storage.catalog import Catalog, Found
+from lightningstore.v1.namespace_pb2 import CreateNamespaceRequest, UpdateNamespaceRequest
+
+logger = logging.getLogger(__name__)
+
+#: Seconds without calls, waits and live records after which a namespace is closed.
+IDLE_SECONDS = 600.0
+#: Seconds between two looks for idle namespaces.
+SWEEP_SECONDS = 60.0
+#: Namespaces that are opened at the same time at start.
+OPENED_AT_ONCE = 4
+#: A time after the start of every rollout, in nanoseconds.
+_FOREVER_NS = 1 << 62
+
+T = TypeVar("T")
+
+
+class Directory:
+    """The namespaces of a server."""
+
+    def __init__(self, default: Store, catalog: Catalog, keep: Retention) -> None:
+        """Take the open store of the default namespace, the catalog of the others, and the server's retention.
+
+        The clock, the limits and what all stores share are those of the default store.
+        """
+        self._catalog = catalog
+        self._keep = keep
+        self.default = default
+        self._engine = default.engine
+        self._clock = default.engine.clock
+        self._otlp_http_port = 0
+        self._spaces: dict[str, Space] = {}
+        #: Called with the name of a namespace that was created or deleted, or whose storage failed or recovered.
+        self._watchers: list[Callable[[str], None]] = []
+        #: Held while a namespace is created or deleted.
+        self._changing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        #: Those of them that run until the server stops.
+        self._timers: list[asyncio.Task[None]] = []
+        self._is_closing = False
+        self._adopt(self._add(DEFAULT_NAMESPACE), default)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the server."""
+        return self._engine.server_limits
+
+    # Looking up
+
+    def __len__(self) -> int:
+        """Return the number of namespaces."""
+        return len(self._spaces)
+
+    def find(self, name: str) -> Space:
+        """Return a namespace of this server, open or closed. Raises NamespaceNotFound, NotOwner."""
+        space = self._spaces.get(name)
+        if space is None or space.gone is not None:
+            raise NamespaceNotFound(name)
+        return space
+
+    def use(self, space: Space) -> Use:
+        """Return a context in which the store of a namespace is open."""
+        return Use(space, self.opened)
+
+    def spaces(self) -> list[Space]:
+        """Return all namespaces, ordered by name."""
+        found = (self._spaces[name] for name in sorted(self._spaces))
+        return [space for space in found if space.gone is None]
+
+    def open_stores(self) -> list[Store]:
+        """Return the open stores. May be called in any thread."""
+        return [space.store for space in list(self._spaces.values()) if space.store is not None]
+
+    def is_usable(self, name: str) -> bool | None:
+        """Return whether the storage of a namespace answers, None if there is no such namespace."""
+        space = self._spaces.get(name)
+        return space.is_usable if space is not None and space.gone is None else None
+
+    def watch(self, watcher: Callable[[str], None]) -> None:
+        """Call `watcher` with the name of each namespace that `is_usable` may now answer differently for."""
+        self._watchers.append(watcher)
+
+    def announce(self, *, otlp_http_port: int) -> None:
+        """Set the port of OTLP over HTTP for GetServerInfo."""
+        self._otlp_http_port = otlp_http_port
+        for store in self.open_stores():
+            store.info.announce(otlp_http_port=otlp_http_port)
+
+    # Opening and closing
+
+    async def start(self) -> None:
+        """Find the namespaces, open those with live records, and close idle ones from now on. Raises StorageFailed.
+
+        Returns before they are open: their deadlines that have passed fire as each one opens.
+        """
+        live = [found.name for found in await self._catalog.survey() if self._know(found)]
+        self._timers += (self._spawn(self._open_all(live)), self._spawn(self._sweep_forever()))
+
+    def _know(self, found: Found) -> bool:
+        """Add a namespace that the catalog has found; return whether it must be opened at once."""
+        space = self._add(found.name)
+        try:
+            space.settings, space.store_id = parse(found.settings), found.store_id
+            failure = found.failure
+        except StorageUnusable as error:
+            failure = str(error)
+        if failure:
+            self._fail(space, failure)
+            return False
+        kept = retention_of(space.settings, self._keep).finished_seconds
+        if found.oldest_ns and kept is not None:
+            space.wake_ns = found.oldest_ns + int(kept * NANOS)
+        return found.live
+
+    async def _open_all(self, names: list[str]) -> None:
+        """Open namespaces, a few at a time, and close those in which nothing is live."""
+        waiting = iter(names)
+
+        async def open_some() -> None:
+            for name in waiting:
+                space = self._spaces.get(name)
+                with contextlib.suppress(StoreError):  # logged
+                    if space is not None:
+                        await self.opened(space)
+                        self._close_if_unused(space)
+
+        await asyncio.gather(*[open_some() for _ in range(OPENED_AT_ONCE)])
+
+    async def opened(self, space: Space) -> Store:
+        """Return the store of a namespace, opened if necessary. Raises NamespaceNotFound, ShuttingDown, Unavailable."""
+        while True:
+            if space.gone is not None:
+                raise space.gone
+            if space.store is not None:
+                return space.store
+            if self._is_closing:
+                raise ShuttingDown
+            if space.opening is None:
+                if space.failure is not None and self._clock.monotonic() < space.retry_at:
+                    raise space.failure
+                space.opening = self._spawn(self._open(space))
+            await asyncio.shield(space.opening)
+            if space.store is None and space.failure is not None:
+                raise space.failure
+
+    async def _open(self, space: Space) -> None:
+        """Open the store of a namespace, or record why it cannot be opened."""
+        try:
+            if space.closing is not None:
+                await space.closing
+            store = await open_store(
+                self._catalog.storage(space.name),
+                self._clock,
+                self.limits,
+                self._keep,
+                self._engine.shared,
+                space.name,
+            )
+        except (StorageUnusable, StoreError) as error:
+            self._fail(space, str(error))
+        except Exception as error:
+            logger.exception("namespace %s cannot be opened", space.name)
+            self._fail(space, f"{type(error).__name__}: {error}")
+        else:
+            store.info.announce(otlp_http_port=self._otlp_http_port)
+            self._adopt(space, store)
+        finally:
+            space.opening = None
+
+    def _adopt(self, space: Space, store: Store) -> None:
+        """Serve a namespace from a store that was opened."""
+        space.learn(store)
+        space.touch()
+        space.store, space.failure, space.wake_ns = store, None, 0
+
+        def note(usable: bool) -> None:  # noqa: FBT001
+            space.is_usable = usable
+            self._report(space.name)
+
+        store.engine.watch_usability(note)
+        note(True)
+
+    def _fail(self, space: Space, cause: str) -> None:
+        error = Unavailable(space.name, cause)
+        if space.failure is None or space.failure.message != error.message:
+            logger.error("namespace %s is unavailable: %s", space.name, cause)
+        space.fail(error)
+        self._report(space.name)
+
+    def _close_if_unused(self, space: Space) -> None:
+        """Close the store of a namespace in which nothing happens. What needs it again waits, and then opens it."""
+        store = space.store
+        if store is None or space.in_use or space.name == DEFAULT_NAMESPACE:
+            return
+        if store.engine.is_durable:  # else closing it would lose its data
+            space.store = space.bound = None
+            space.closing = self._spawn(self._close(space, store))
+
+    async def _close(self, space: Space, store: Store) -> None:
+        """Close a store, and note when its retention needs it again."""
+        try:
+            kept = retention_of(space.settings, self._keep).finished_seconds
+            if kept is not None:
+                rows = await store.engine.storage.finished((0, 0), 1, _FOREVER_NS)
+                soon_ns = self._clock.wall_ns() + int(IDLE_SECONDS * NANOS)
+                space.wake_ns = max(rows[0].place[0] + int(kept * NANOS), soon_ns) if rows else 0
+            await store.close()
+        except Exception:
+            logger.exception("namespace %s could not be closed properly", space.name)
+        finally:
+            space.closing = None
+
+    # Timers
+
+    async def _sweep_forever(self) -> None:
+        """Look for idle namespaces every SWEEP_SECONDS, until cancelled."""
+        while True:
+            await self._clock.wait(asyncio.Event(), self._clock.monotonic() + SWEEP_SECONDS)
+            try:
+                await self.sweep()
+            except Exception:
+                logger.exception("idle namespaces could not be closed; the next look tries again")
+
+    async def sweep(self) -> None:
+        """Close the namespaces that are idle, and remove what closed ones keep too long."""
+        now, wall_ns = self._clock.monotonic(), self._clock.wall_ns()
+        for space in self.spaces():
+            if space.store is None:
+                if 0 < space.wake_ns <= wall_ns:
+                    await self._retain(space)
+            elif space.in_use:
+                space.touch()
+            elif now - space.quiet_since >= IDLE_SECONDS:
+                self._close_if_unused(space)
+
+    async def _retain(self, space: Space) -> None:
+        """Open a namespace for its retention, and close it again."""
+        space.wake_ns = 0  # if it cannot be opened, the next call tries again
+        with contextlib.suppress(StoreError):
+            async with self.use(space) as store:
+                await store.removal.retain(retention_of(space.settings, self._keep))
+            self._close_if_unused(space)
+
+    # Creating, changing and deleting
+
+    async def create(self, request: CreateNamespaceRequest) -> Space:
+        """Create a namespace. Raises FieldInvalid, NamespaceExists, StorageFailed."""
+        settings = created(request, stamp(self._clock.wall_ns()))
+        return await self._complete(self._create(request.namespace.name, settings))
+
+    async def _create(self, name: str, settings: CreateNamespaceRequest) -> Space:
+        async with self._changing:
+            space = self._spaces.get(name)
+            if space is not None:
+                if not settings.request_id or space.settings.request_id != settings.request_id:
+                    raise NamespaceExists(name)
+                return space
+            await self._catalog.create(name, settings.SerializeToString())
+            space = self._add(name)
+            space.settings = settings
+            with contextlib.suppress(StoreError):  # it exists, and the next call tries again
+                await self.opened(space)
+            return space
+
+    async def update(self, request: UpdateNamespaceRequest) -> Space:
+        """Change the settings of a namespace. Raises NamespaceNotFound, FieldInvalid, Unavailable."""
+        space = self.find(request.namespace.name)
+        async with self.use(space) as store:
+            await store.settings.update(request)
+            space.learn(store)
+        return space
+
+    async def delete(self, name: str, *, force: bool = False) -> None:
+        """Delete a namespace, whose calls end with NamespaceNotFound.
+
+        Raises NamespaceNotFound, NamespaceInUse unless `force`, StorageFailed.
+        """
+        if name == DEFAULT_NAMESPACE:
+            raise NamespaceInUse(name, "it always exists", live_attempts(self.default))
+        await self._complete(self._delete(name, force=force))
+
+    async def _delete(self, name: str, *, force: bool) -> None:
+        async with self._changing:
+            space = self.find(name)
+            if not force and (count := live_attempts(await self.opened(space))):
+                cause = f"{count} attempts are running in it; with force they are deleted, too"
+                raise NamespaceInUse(name, cause, count)
+            await space.end_uses(NamespaceNotFound(name))
+            self._report(name)
+            if space.opening is not None:
+                await asyncio.wait([space.opening])
+            if space.store is not None:
+                store, space.store, space.bound = space.store, None, None
+                await self._close(space, store)
+            elif space.closing is not None:
+                await asyncio.wait([space.closing])
+            try:
+                await self._catalog.delete(name)
+            except BaseException:
+                space.gone = None  # it still exists
+                self._report(name)
+                raise
+            del self._spaces[name]
+
+    async def _complete(self, change: Coroutine[Any, Any, T]) -> T:
+        """Carry out a change to the end, even if the caller is cancelled meanwhile."""
+        return await asyncio.shield(self._spawn(change))
+
+    # The end
+
+    def stop_waiting(self) -> None:
+        """Answer long polls, end waits and watches in all namespaces, and accept no new ones."""
+        self._is_closing = True
+        for store in self.open_stores():
+            store.engine.stop_waiting()
+
+    async def close(self) -> None:
+        """Close all stores; their accepted writes are committed. May be called twice."""
+        self.stop_waiting()
+        for timer in self._timers:
+            timer.cancel()
+        async with self._changing:
+            busy = [space.opening or space.closing for space in self._spaces.values()]
+            await asyncio.gather(*self._timers, *filter(None, busy), return_exceptions=True)
+            await asyncio.gather(*[store.close() for store in self.open_stores()])
+
+    # Helpers
+
+    def _add(self, name: str) -> Space:
+        space = self._spaces[name] = Space(name, self._clock)
+        return space
+
+    def _report(self, name: str) -> None:
+        for watcher in self._watchers:
+            watcher(name)
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task, and keep it until it ends."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may be gone: asyncio would log that nothing reads it
