@@ -126,7 +126,7 @@ def test_vacuum_gives_space_back(lab: Lab) -> None:
         ("UPDATE attempts SET last_sequence_id = 0", "have higher numbers"),
         ("UPDATE spans SET last_sequence_id = 7", "disagrees with the columns"),
         ("UPDATE spans SET contiguous = 0", "disagrees with the columns"),
-        ("DELETE FROM spans", "attempts whose record disagrees"),
+        ("DELETE FROM spans", "attempts: the record disagrees"),
     ],
 )
 def test_check_finds_damage_and_restore_refuses_it(

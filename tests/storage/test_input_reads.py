@@ -137,12 +137,12 @@ async def test_read_and_start_of_a_rollout_whose_input_is_damaged_fail(
     assert {rollout.status for rollout in answer} == {rollout_pb2.ROLLOUT_STATUS_CANCELLED}
 
 
-async def test_empty_input_of_a_damaged_file_is_read_once(store: Store, tmp_path: Path) -> None:
+async def test_empty_input_of_a_damaged_file_is_damage(store: Store, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "s.db")) as file:
         file.execute("UPDATE inputs SET input_json = x''")
         file.commit()
-    rollout = await asyncio.wait_for(get(store, "r1"), 10)
-    assert (rollout.rollout_id, rollout.input_json) == ("r1", b"")
+    with pytest.raises(DataDamaged, match="its input is empty"):
+        await asyncio.wait_for(get(store, "r1"), 10)
     await enqueue(store, {"r9": large(9)})  # the store goes on
 
 

@@ -361,21 +361,23 @@ class Engine:
         if not lacking:
             return list(rollouts)
         with self.live.state.held:
-            loaded = {entry.key: entry.input_json for entry in await self._load_sound(lacking)}
+            loaded = {
+                entry.key: entry.input_json for entry in await self.load_sound(lacking, inputs=True)
+            }
         return [
             shown._replace(input_json=loaded.get(shown.key, b"")) if shown.lacks_input else shown
             for shown in rollouts
         ]
 
-    async def _load_sound(self, rollout_ids: list[str]) -> list[Entry]:
-        """Return rollouts with their inputs, without those that are damaged."""
+    async def load_sound(self, rollout_ids: list[str], *, inputs: bool = False) -> list[Entry]:
+        """Return what `load_many` does, without those that are damaged."""
         try:
-            return await self.load_many(rollout_ids, inputs=True)
-        except DataDamaged as error:
+            return await self.load_many(rollout_ids, inputs=inputs)
+        except DataDamaged:
             if len(rollout_ids) == 1:
-                logger.error("an input is left out of an answer: %s", error)
                 return []
-        return [entry for i in rollout_ids for entry in await self._load_sound([i])]
+        sound = [i for i in rollout_ids if await self.load_sound([i], inputs=inputs)]
+        return await self.load_many(sound, inputs=inputs)
 
     async def stored(self, rollout_ids: list[str]) -> list[LoadedRollout]:
         """Return what the back end holds of a few rollouts, as it is or was during the call."""

@@ -7,9 +7,11 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
 from lightningstore.service.engine.budget import Budget
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.rules import pieces, spans, wire
+from lightningstore.service.rules.errors import DataDamaged, StoreError
 from lightningstore.service.rules.pieces import Cut
 from lightningstore.service.rules.rows import SpanRow
 from lightningstore.service.storage.base import Storage
@@ -66,10 +68,13 @@ class OpenRow(NamedTuple):
 
     @classmethod
     def of(cls, row: SpanRow) -> OpenRow:
-        """Parse a row."""
-        data = spans.batch_bytes(row)
-        cut = pieces.cut(data, len(data), len(data))
-        head = SpanBatch.FromString(cut.head)
+        """Parse a row. Raises DataDamaged."""
+        try:
+            data = spans.batch_bytes(row)
+            cut = pieces.cut(data, len(data), len(data))
+            head = SpanBatch.FromString(cut.head)
+        except (DecodeError, StoreError, ValueError, IndexError) as error:
+            raise DataDamaged(f"batch of spans {row.key}: {error}") from error
         numbers: Sequence[int] = range(row.first_sequence_id, row.last_sequence_id + 1)
         if not row.contiguous:
             numbers = list(head.sequence_ids)

@@ -8,7 +8,6 @@ import logging
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.live import ROW_BYTES
 from lightningstore.service.engine.state import Entry
-from lightningstore.service.rules.errors import DataDamaged
 from lightningstore.service.rules.limits import Retention
 from lightningstore.service.rules.settings import retention_of
 from lightningstore.service.rules.times import NANOS, nanoseconds
@@ -88,7 +87,7 @@ class Removal:
             places = {row.rollout_id: row.place for row in rows}
             due = [
                 entry
-                for entry in await self._sound(list(places))
+                for entry in await self._engine.load_sound(list(places))
                 if self._may_go(entry, ended_by_ns, places[entry.rollout.rollout_id])
             ]
             if self._engine.committer.failure is not None:
@@ -100,16 +99,6 @@ class Removal:
                 await self._engine.commit()
                 await self._sweep()
             await asyncio.sleep(0)
-
-    async def _sound(self, rollout_ids: list[str]) -> list[Entry]:
-        """Return those of some rollouts that exist and are not damaged."""
-        try:
-            return await self._engine.load_many(rollout_ids)
-        except DataDamaged:
-            if len(rollout_ids) == 1:
-                return []  # `check --repair` removes it
-        sound = [rollout_id for rollout_id in rollout_ids if await self._sound([rollout_id])]
-        return await self._engine.load_many(sound)
 
     def _may_go(self, entry: Entry, ended_by_ns: int | None, place: tuple[int, int]) -> bool:
         """Return whether a rollout that was listed at this place may be removed now.

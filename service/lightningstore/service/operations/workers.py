@@ -58,7 +58,8 @@ class Workers:
                 check_id(f"attempts[{i}].attempt_id", reference.attempt_id)
         failures, reply, turn = self._engine.committer.failures, HeartbeatResponse(), Turn()
         with self._live.state.held:
-            await self._engine.load_many(reference.rollout_id for reference in request.attempts)
+            # One damaged rollout must not end the attempts at the others.
+            await self._engine.load_sound([ref.rollout_id for ref in request.attempts])
             self._engine.check_unbroken(failures)
             now = self._live.now()
             for reference in request.attempts:

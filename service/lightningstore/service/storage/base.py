@@ -64,6 +64,7 @@ class Changes:
     key that is stored already fails the commit, on every back end with durability.
     """
 
+    #: By key of the rollout, never empty: a back end may take a stored empty input for damage.
     inputs: list[tuple[int, bytes]] = field(default_factory=list)
     rollouts: dict[int, RolloutRow] = field(default_factory=dict)
     attempts: dict[int, AttemptRow] = field(default_factory=dict)

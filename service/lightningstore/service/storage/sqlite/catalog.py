@@ -47,7 +47,7 @@ class SqliteCatalog:
             self._file(name),
             full_sync=self._full_sync,
             compress=self._compress,
-            must_exist=True,
+            existing=True,
         )
 
     async def create(self, name: str, settings: bytes) -> None:

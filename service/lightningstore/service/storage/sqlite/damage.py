@@ -28,13 +28,13 @@ class Damage:
         """Number of distinct damaged records found so far."""
         return len(self._records)
 
-    def skip(self, record: str, cause: object) -> None:
-        """Record that a damaged record was left out of an answer."""
+    def note(self, record: str, cause: object) -> None:
+        """Count a damaged record, and log it when it is found first."""
         if record not in self._records and len(self._records) < MOST_RECORDS:
             self._records.add(record)
             logger.error(
-                "%s is damaged (%s): it is left out of lists, watches and exports; "
-                "`lightningstore check` lists what is damaged, `check --repair` removes it",
+                "%s is damaged (%s): it is left out of lists, claims, watches and exports, and calls that "
+                "name it fail; `lightningstore check` lists what is damaged, `check --repair` removes it",
                 record,
                 cause,
             )
@@ -60,4 +60,5 @@ def is_damage(error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", None)  # Python 3.11 and later
     if code is not None:
         return code & 0xFF in _DAMAGED
-    return "malformed" in str(error) or "not a database" in str(error)
+    # Python's module itself raises the last one, without a code, for a TEXT that is not UTF-8.
+    return any(text in str(error) for text in ("malformed", "not a database", "decode to UTF-8"))

@@ -16,10 +16,12 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 from lightningstore.service.rules.errors import StorageUnusable
 from lightningstore.service.rules.rows import AttemptRow, RolloutRow
+from lightningstore.service.rules.statuses import QUEUED
 from lightningstore.service.storage.sqlite import file as datafile
 from lightningstore.service.storage.sqlite import tools
 from lightningstore.service.storage.sqlite.commits import (
     COLUMNS,
+    PLAIN,
     ZLIB,
     attempt_values,
     rollout_values,
@@ -52,6 +54,7 @@ def repair(path: Path) -> list[str]:
     try:
         tools.backup(path, copy)
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.text_factory = tools.lenient_text
             connection.execute("BEGIN IMMEDIATE")
             done = [f"{copy}: copy of the file before the repair", *_repair(path, connection)]
             connection.execute("COMMIT")
@@ -68,6 +71,7 @@ def repair(path: Path) -> list[str]:
 def _repair(path: Path, connection: sqlite3.Connection) -> list[str]:
     done = _rebuild_indexes(path, connection)
     datafile.migrate(connection, connection.execute("PRAGMA user_version").fetchone()[0])
+    done += _correct_types(connection)
     done += _remove_rollouts(connection)
     for table, owner in _OWNED.items():
         where = f"{owner} NOT IN (SELECT key FROM rollouts)"
@@ -80,6 +84,11 @@ def _repair(path: Path, connection: sqlite3.Connection) -> list[str]:
         ("workers", "worker_id", Worker),
     ):
         done += _remove_records(connection, table, key, kind)
+    wrong = (
+        "(typeof(digest), typeof(time_ns), typeof(answer)) <> ('integer', 'integer', 'blob')"
+        " OR (typeof(method), typeof(request_id)) <> ('text', 'text')"
+    )
+    done += _delete(connection, "requests", wrong, "with values of the wrong type")
     done += _correct_columns(connection)
     return done + _correct_counters(connection)
 
@@ -98,6 +107,26 @@ def _rebuild_indexes(path: Path, connection: sqlite3.Connection) -> list[str]:
     return ["the indexes were rebuilt"]
 
 
+def _correct_types(connection: sqlite3.Connection) -> list[str]:
+    """Convert values of the wrong type whose right value is known. The others are rebuilt or removed later."""
+    done = 0
+    queued = ", ".join(map(str, QUEUED))
+    for text in (
+        "UPDATE inputs SET input_json = CAST(input_json AS BLOB) WHERE typeof(input_json) = 'text'",
+        # Rollouts that are in the queue go to its end.
+        (
+            f"UPDATE rollouts SET position = CASE WHEN status IN ({queued}) THEN key + coalesce("
+            "(SELECT max(position) FROM rollouts WHERE typeof(position) = 'integer'), 0) ELSE 0 END"
+            " WHERE typeof(position) <> 'integer'"
+        ),
+        "UPDATE rollouts SET available_ns = 0 WHERE typeof(available_ns) <> 'integer'",
+        "UPDATE attempts SET last_sequence_id = 0 WHERE typeof(last_sequence_id) <> 'integer'",
+        "UPDATE resources SET updated = key WHERE typeof(updated) <> 'integer'",
+    ):
+        done += connection.execute(text).rowcount
+    return [f"{done} values of the wrong type were converted"] if done else []
+
+
 def _remove_rollouts(connection: sqlite3.Connection) -> list[str]:
     """Remove rollouts without an input, and those with an unreadable record or attempt."""
     damaged: dict[int, str] = {}
@@ -107,10 +136,13 @@ def _remove_rollouts(connection: sqlite3.Connection) -> list[str]:
         rollout = _read(Rollout, record)
         if rollout is None or rollout.rollout_id != rollout_id:
             damaged[key] = f"rollout {rollout_id!r} was removed: its record cannot be read"
-    for key, rollout_id in connection.execute(
-        "SELECT key, rollout_id FROM rollouts WHERE key NOT IN (SELECT rollout_key FROM inputs)"
+    for key, rollout_id, data in connection.execute(
+        "SELECT r.key, r.rollout_id, coalesce(i.input_json, '') FROM rollouts r"
+        " LEFT JOIN inputs i ON i.rollout_key = r.key"
     ):
-        damaged.setdefault(key, f"rollout {rollout_id!r} was removed: its input is missing")
+        defect = "is missing" if data == "" else tools.input_defect(data)
+        if defect:
+            damaged.setdefault(key, f"rollout {rollout_id!r} was removed: its input {defect}")
     for key, rollout_id, record in connection.execute(
         "SELECT r.key, r.rollout_id, a.record FROM attempts a JOIN rollouts r ON r.key = a.rollout_key"
     ):
@@ -151,10 +183,12 @@ def _correct_batches(connection: sqlite3.Connection) -> list[str]:
     return done + ([f"{len(corrected)} batches of spans were corrected"] if corrected else [])
 
 
-def _batch(encoding: int, data: bytes) -> SpanBatch | None:
+def _batch(encoding: Any, data: Any) -> SpanBatch | None:
+    if encoding not in (PLAIN, ZLIB):
+        return None
     try:
         plain = zlib.decompress(data) if encoding == ZLIB else data
-    except zlib.error:
+    except (zlib.error, TypeError):
         return None
     request = _read(IngestSpansRequest, plain)
     return request.batch if request is not None else None
@@ -164,7 +198,7 @@ def _remove_records(
     connection: sqlite3.Connection, table: str, key: str, kind: type[Message]
 ) -> list[str]:
     rows = connection.execute(f"SELECT {key}, record FROM {table}").fetchall()
-    damaged = [(name,) for name, record in rows if _read(kind, record) is None]
+    damaged = [(name,) for name, record in rows if getattr(_read(kind, record), key, None) != name]
     connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", damaged)
     return _told(len(damaged), table, "that could not be read")
 
@@ -179,7 +213,7 @@ def _told(count: int, what: str, why: str) -> list[str]:
 
 
 def _correct_columns(connection: sqlite3.Connection) -> list[str]:
-    """Rewrite columns of rollouts and attempts that disagree with their records."""
+    """Rewrite columns of rollouts, attempts and resources that disagree with their records."""
     rollouts, attempts = [], []
     columns = ", ".join(COLUMNS["put_rollouts"])
     for stored in connection.execute(f"SELECT {columns} FROM rollouts"):
@@ -204,7 +238,13 @@ def _correct_columns(connection: sqlite3.Connection) -> list[str]:
         names = COLUMNS[f"put_{table}"]
         text = f"REPLACE INTO {table} ({', '.join(names)}) VALUES ({marks(len(names))})"
         connection.executemany(text, changed)
-    count = len(rollouts) + len(attempts)
+    resources = [
+        (right, key)
+        for key, version, data in connection.execute("SELECT key, version, record FROM resources")
+        if (right := Resources.FromString(data).version) != version
+    ]
+    connection.executemany("UPDATE resources SET version = ? WHERE key = ?", resources)
+    count = len(rollouts) + len(attempts) + len(resources)
     return [f"{count} records and their columns were made to agree"] if count else []
 
 

@@ -81,8 +81,9 @@ SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, i.input_json, 
 FROM rollouts r LEFT JOIN inputs i ON i.rollout_key = r.key WHERE r.rollout_id IN ({marks})
 
 -- name: rollouts_without_inputs
--- Rollouts with the sizes of their inputs; for a blob, SQLite reads that off the head of the row.
-SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, x'', length(i.input_json)
+-- Rollouts with the sizes of their inputs; SQLite reads size and type off the head of the row.
+SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, x'',
+    CASE typeof(i.input_json) WHEN 'blob' THEN length(i.input_json) END
 FROM rollouts r LEFT JOIN inputs i ON i.rollout_key = r.key WHERE r.key IN ({marks})
 
 -- name: record_sizes
@@ -176,21 +177,21 @@ FROM spans WHERE key = :key
 
 -- name: scan_resources
 -- One page of resources, in the order of adding.
-SELECT key, record FROM resources
+SELECT key, resources_id, record FROM resources
 WHERE key > :after AND (:id_contains = '' OR instr(resources_id, :id_contains) > 0)
 ORDER BY key LIMIT :limit
 
 -- name: get_resources
 -- One record by id.
-SELECT record FROM resources WHERE resources_id = :resources_id
+SELECT key, resources_id, record FROM resources WHERE resources_id = :resources_id
 
 -- name: all_resources
 -- What the engine keeps of all resources.
-SELECT resources_id, key, version, updated FROM resources
+SELECT key, resources_id, version, updated FROM resources
 
 -- name: all_workers
 -- All workers.
-SELECT record FROM workers
+SELECT rowid, worker_id, record FROM workers
 
 -- name: recent_requests
 -- What request ids were answered, oldest first.

@@ -16,7 +16,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError
 from lightningstore.service.rules.errors import (
     DataDamaged,
     DataFileLost,
@@ -26,9 +25,7 @@ from lightningstore.service.rules.errors import (
 )
 from lightningstore.service.rules.rows import (
     LoadedRollout,
-    RequestRow,
     ResourcesQuery,
-    ResourcesVersion,
     RolloutQuery,
     SpanRow,
 )
@@ -40,7 +37,7 @@ from lightningstore.service.storage.base import (
     Snapshot,
 )
 from lightningstore.service.storage.sqlite import file as datafile
-from lightningstore.service.storage.sqlite import filters
+from lightningstore.service.storage.sqlite import filters, records
 from lightningstore.service.storage.sqlite.commits import (
     SQL,
     commit,
@@ -53,10 +50,8 @@ from lightningstore.service.storage.sqlite.commits import (
 from lightningstore.service.storage.sqlite.damage import Damage
 from lightningstore.service.storage.sqlite.location import FileLocation, refuse_single_mount
 from lightningstore.service.storage.sqlite.reader import Reader, open_reader
-from lightningstore.service.storage.sqlite.records import parsed, parsed_spans
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_RELAXED
-from lightningstore.v1.worker_pb2 import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -85,19 +80,14 @@ class SqliteStorage:
     owned_until = UNLIMITED
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        full_sync: bool = True,
-        compress: bool = False,
-        must_exist: bool = False,
+        self, path: Path, *, full_sync: bool = True, compress: bool = False, existing: bool = False
     ) -> None:
         """Take the path. With `full_sync`, answered writes survive a power cut, without, a crash of the process.
 
-        With `must_exist`, a file that is missing or empty is rejected rather than created.
+        With `existing`, a file that is missing or empty is rejected rather than created.
         """
         self.path = path
-        self._must_exist = must_exist
+        self._existing = existing
         self._synchronous = "FULL" if full_sync else "NORMAL"
         self.durability = DURABILITY_FULL if full_sync else DURABILITY_RELAXED
         self._compress = compress
@@ -130,7 +120,7 @@ class SqliteStorage:
         await self.close()
         try:
             refuse_single_mount(self.path)
-            if self._must_exist:
+            if self._existing:
                 datafile.inspect(self.path)
             self._lock = datafile.Lock(self.path)
             self._thread = ThreadPoolExecutor(1, "sqlite-writer")
@@ -141,7 +131,7 @@ class SqliteStorage:
             snapshot = await self._snapshot()
             self._location = FileLocation(self.path, self._lock.descriptor)
             return snapshot
-        except (StoreError, DecodeError, ValueError, TypeError, LookupError) as error:
+        except (StoreError, ValueError, TypeError, LookupError) as error:
             await self.close()
             raise StorageUnusable(
                 f"{self.path} is damaged: {error}; `lightningstore check` may say more"
@@ -214,7 +204,7 @@ class SqliteStorage:
         live: list[LoadedRollout] = []
         while keys:
             part = keys[: self._readable(keys, "record_sizes")]
-            live += self._loaded("rollouts_without_inputs", part, "attempts_by_rollout")
+            live += self._sound("rollouts_without_inputs", part, "attempts_by_rollout")
             del keys[: len(part)]
             await asyncio.sleep(0)
         counters = Counters()
@@ -224,16 +214,16 @@ class SqliteStorage:
             setattr(counters, name, value)
         self._leaving = [int(key) for key in json.loads(self._meta("leaving", "[]"))]
         requests = await reader.scan("recent_requests")
+        workers = await reader.scan("all_workers")
+        versions = await reader.scan("all_resources")
+        readable, note = records.readable, self._damage.note
         return Snapshot(
             store_id=self._meta("store_id"),
             counters=counters,
             live=live,
-            workers=[Worker.FromString(record) for (record,) in await reader.scan("all_workers")],
-            resources={
-                resources_id: ResourcesVersion(*version)
-                for resources_id, *version in await reader.scan("all_resources")
-            },
-            requests=[RequestRow(*row) for row in requests],
+            workers=readable("worker", records.worker, workers, note),
+            resources=dict(readable("resources", records.resources_version, versions, note)),
+            requests=readable("the answer to a request id", records.request, requests, note),
             settings=self._settings(),
         )
 
@@ -303,7 +293,10 @@ class SqliteStorage:
     def _loaded(
         self, by: str, wanted: Sequence[Any], attempts_of: str, *, skip: bool = False
     ) -> list[LoadedRollout]:
-        """Return rollouts by key or id with attempts, in any order. Raises DataDamaged; with `skip`, leaves them out."""
+        """Return rollouts by key or id with attempts, in any order.
+
+        Raises DataDamaged for a damaged one; with `skip`, leaves it out.
+        """
         with self._reader.one_view():
             rows = self._reader.read(by, wanted, marks=filters.marks(len(wanted)))
             if not rows:
@@ -315,27 +308,28 @@ class SqliteStorage:
         loaded = []
         for row in rows:
             try:
-                loaded.append(parsed(row, attempts[row[0]]))
-            except (DecodeError, ValueError) as error:
+                loaded.append(records.rollout(row, attempts[row[0]]))
+            except records.UNREADABLE as error:
+                self._damage.note(f"rollout {row[1]!r} (key {row[0]})", error)
                 if not skip:
-                    raise DataDamaged(error, row[1]) from error
-                self._damage.skip(f"rollout {row[1]!r} (key {row[0]})", error)
+                    raise DataDamaged(error, str(row[1])) from error
         return loaded
 
-    def _latest(self, keys: Sequence[int]) -> list[LoadedRollout]:
-        """Return rollouts with their latest attempts, in the order of the keys.
-
-        Damaged ones are left out, and those removed since their keys were read.
-        """
+    def _sound(self, by: str, keys: Sequence[int], attempts_of: str) -> list[LoadedRollout]:
+        """Return rollouts in the order of the keys, without damaged ones and those that were removed meanwhile."""
         try:
-            loaded = self._loaded("rollouts_by_key", keys, "latest_attempts", skip=True)
+            loaded = self._loaded(by, keys, attempts_of, skip=True)
         except DataDamaged as error:
             if len(keys) == 1:
-                self._damage.skip(f"rollout with key {keys[0]}", error.cause)
+                self._damage.note(f"rollout with key {keys[0]}", error.cause)
                 return []
-            return [loaded for key in keys for loaded in self._latest([key])]
+            return [loaded for key in keys for loaded in self._sound(by, [key], attempts_of)]
         found = {rollout.row.key: rollout for rollout in loaded}
         return [found[key] for key in keys if key in found]
+
+    def _latest(self, keys: Sequence[int]) -> list[LoadedRollout]:
+        """Return rollouts with their latest attempts, as `_sound` does."""
+        return self._sound("rollouts_by_key", keys, "latest_attempts")
 
     def _readable(self, keys: Sequence[int], sizes_of: str = "sizes_by_key") -> int:
         """Return how many rollouts, from the first on, one read on the event loop may return."""
@@ -431,7 +425,11 @@ class SqliteStorage:
     async def span_ids(self, rollout_key: int, attempt_key: int) -> list[tuple[int, bytes]]:
         """Return key and packed span ids of the batches of an attempt, by key."""
         which = {"rollout_key": rollout_key, "attempt_key": attempt_key}
-        return await self._reader.scan("span_ids", which)
+        rows = await self._reader.scan("span_ids", which)
+        for key, packed in rows:
+            if type(packed) is not bytes:
+                raise self._damaged_spans(key, "its span ids are not a blob")
+        return rows
 
     async def scan_spans(
         self, rollout_key: int, attempt_key: int | None, max_key: int
@@ -448,7 +446,7 @@ class SqliteStorage:
                 return
             few = sum(before < SPAN_BYTES_A_READ for before in accumulate(sizes[:-1], initial=0))
             for columns in await self._reader.scan("scan_spans", {**which, **after, "limit": few}):
-                row = parsed_spans(rollout_key, columns)
+                row = self._parsed_spans(rollout_key, columns)
                 yield row
                 after = {"after_id": row.first_sequence_id, "after_key": row.key}
             if len(sizes) < most and few == len(sizes):
@@ -458,18 +456,38 @@ class SqliteStorage:
     async def get_spans(self, rollout_key: int, key: int) -> SpanRow | None:
         """Return one batch."""
         rows = await self._reader.scan("get_spans", {"key": key})
-        return parsed_spans(rollout_key, rows[0]) if rows else None
+        return self._parsed_spans(rollout_key, rows[0]) if rows else None
+
+    def _parsed_spans(self, rollout_key: int, columns: Sequence[Any]) -> SpanRow:
+        try:
+            return records.spans(rollout_key, columns)
+        except records.UNREADABLE as error:
+            raise self._damaged_spans(columns[0], error) from error
+
+    def _damaged_spans(self, key: int, cause: object) -> DataDamaged:
+        self._damage.note(f"batch of spans {key}", cause)
+        return DataDamaged(f"batch of spans {key}: {cause}")
 
     async def list_resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
         """Return matching resources."""
-        which = {"after": query.after, "id_contains": query.id_contains, "limit": query.limit}
-        rows = await self._reader.scan("scan_resources", which)
-        return [(key, Resources.FromString(record)) for key, record in rows]
+        after, found = query.after, list[tuple[int, Resources]]()
+        while (left := query.limit - len(found)) > 0:
+            which = {"after": after, "id_contains": query.id_contains, "limit": left}
+            rows = await self._reader.scan("scan_resources", which)
+            found += records.readable("resources", records.resources, rows, self._damage.note)
+            if len(rows) < left:
+                break
+            after = rows[-1][0]  # fewer than the limit would end the list
+        return found
 
     async def get_resources(self, resources_id: str) -> Resources | None:
         """Return one record."""
         rows = self._reader.read("get_resources", {"resources_id": resources_id})
-        return Resources.FromString(rows[0][0]) if rows else None
+        try:
+            return records.resources(rows[0])[1] if rows else None
+        except records.UNREADABLE as error:
+            self._damage.note(f"resources {resources_id!r}", error)
+            raise DataDamaged(f"resources {resources_id!r}: {error}") from error
 
     async def used_bytes(self) -> int:
         """Return the bytes of the file's pages that are in use."""

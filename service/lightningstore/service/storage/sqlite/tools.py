@@ -14,13 +14,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError
-from lightningstore.service.rules.errors import StorageUnusable
+from lightningstore.service.rules.checks import check_json
+from lightningstore.service.rules.errors import FieldInvalid, StorageUnusable
 from lightningstore.service.rules.statuses import FINISHED, LIVE_ATTEMPT
 from lightningstore.service.rules.times import nanoseconds
 from lightningstore.service.storage.sqlite import file as datafile
 from lightningstore.service.storage.sqlite.commits import ZLIB
 from lightningstore.service.storage.sqlite.filters import marks
+from lightningstore.service.storage.sqlite.records import UNREADABLE
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
@@ -29,6 +30,10 @@ from lightningstore.v1.worker_pb2 import Worker
 
 #: Pages copied between two progress reports: 2 MiB.
 PAGES_A_STEP = 256
+#: Number of damaged records that are named one by one.
+NAMED = 20
+#: Tables whose values are checked. The values of `meta` are read one by one.
+TABLES = ("rollouts", "inputs", "attempts", "spans", "resources", "workers", "requests")
 Progress = Callable[[int, int], object]
 
 
@@ -190,6 +195,7 @@ def check(path: Path) -> list[str]:
     Raises StorageUnusable if it cannot be read at all.
     """
     with _snapshot(path) as connection:
+        connection.text_factory = lenient_text
         found = [row for (row,) in connection.execute("PRAGMA integrity_check") if row != "ok"]
         if not found:
             connection.execute(_LEAVING)
@@ -199,8 +205,55 @@ def check(path: Path) -> list[str]:
                 if count:
                     found.append(f"{count} {what}")
             found += _check_live(connection)
+            found += _check_types(connection)
+            found += _check_inputs(connection)
             found += _check_records(connection)
     return found
+
+
+def _check_types(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield which columns hold values of another type than theirs: SQLite keeps them as they come."""
+    for table in TABLES:
+        for _, column, kind, *_ in connection.execute(f"PRAGMA table_info({table})").fetchall():
+            query = f"SELECT count(*) FROM {table} WHERE typeof({column}) <> ?"
+            (count,) = connection.execute(query, [kind.lower()]).fetchone()
+            if count:
+                yield f"{table}.{column} is not of type {kind} in {_rows(count)}"
+
+
+def _check_inputs(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield which rollouts have an input that is not a JSON value."""
+    more = 0
+    for rollout_id, data in connection.execute(_INPUTS):
+        defect = input_defect(data)
+        if defect:
+            more += 1
+            if more <= NAMED:
+                yield f"the input of rollout {rollout_id!r} {defect}"
+    if more > NAMED:
+        yield f"the inputs of {more - NAMED} more rollouts are not JSON values"
+
+
+def input_defect(data: object) -> str:
+    """Return what is wrong with the input of a rollout, "" for a JSON value."""
+    if type(data) is not bytes:
+        return "is not a blob"
+    if not data:
+        return "is empty"
+    try:
+        check_json("input_json", data)
+    except FieldInvalid:
+        return "is not JSON"
+    return ""
+
+
+def lenient_text(data: bytes) -> str:
+    """Return a TEXT that may not be UTF-8: that is a defect of its row, and must not hide the others."""
+    return data.decode(errors="backslashreplace")
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'}"
 
 
 def _check_live(connection: sqlite3.Connection) -> Iterator[str]:
@@ -247,16 +300,16 @@ def _check_records(connection: sqlite3.Connection) -> Iterator[str]:
         for row in connection.execute(query):
             try:
                 wrong += said(row[-1]) != row[:-1]
-            except (DecodeError, zlib.error):
+            except UNREADABLE:
                 wrong += 1
         if wrong:
-            yield f"{wrong} {what} whose record disagrees with its columns"
+            yield f"{what}: the record disagrees with its columns in {_rows(wrong)}"
     for encoding, rollout_id, attempt, data, *columns in connection.execute(_SPANS):
         try:
             attempt_id = Attempt.FromString(attempt).attempt_id
             plain = zlib.decompress(data) if encoding == ZLIB else data
             batch = IngestSpansRequest.FromString(plain).batch
-        except (DecodeError, zlib.error):
+        except UNREADABLE:
             batch, attempt_id = SpanBatch(), ""
         if (batch.rollout_id, batch.attempt_id) != (rollout_id, attempt_id) or columns != (
             batch_columns(batch, columns[0])
@@ -264,6 +317,10 @@ def _check_records(connection: sqlite3.Connection) -> Iterator[str]:
             yield "a batch of spans that disagrees with the columns beside it"
 
 
+_INPUTS = (
+    "SELECT r.rollout_id, i.input_json FROM inputs i JOIN rollouts r ON r.key = i.rollout_key"
+    " ORDER BY r.key"
+)
 _SPANS = (
     "SELECT s.encoding, r.rollout_id, a.record, s.data, s.first_sequence_id, s.last_sequence_id,"
     " s.contiguous, s.span_count, s.span_ids FROM spans s"
