@@ -281,13 +281,21 @@ def test_signals_stop_it_gently_and_twice_at_once(
 ) -> None:
     rollout = store.enqueue_rollout(1)
     with subprocess.Popen(
-        [sys.executable, "-c", RUNNER, shared.address, how], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", RUNNER, shared.address, how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         assert process.stdout.readline() == "begun\n"
         for number in signals:
             process.send_signal(number)
             time.sleep(0.1)  # two that come together count as one
         assert process.stdout.read() == "ended\n"
         assert process.wait(10) == 0
+        _, *said = [line.partition(": ")[2] for line in process.stderr.read().splitlines()]
+    assert said[0] == "claiming no more, finishing 1 attempt; a second signal cancels them"
+    assert said[1:-1] == ["cancelling 1 attempt, for up to 1 s"] * (len(signals) - 1)
+    assert said[-1] == "stopped, 1 attempt finished"
     assert store.get_attempt(rollout.rollout_id).status is status

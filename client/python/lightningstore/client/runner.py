@@ -153,7 +153,7 @@ class Runner:
         """Work until `stop`, SIGTERM or Ctrl-C, or until `max_rollouts` are done.
 
         After the first signal the runner finishes the attempts in progress and claims no more. The second signal cancels
-        them. A runner can run once.
+        them. It says so on stderr, and then returns: the process exits with 0. A runner can run once.
 
         Raises:
             LightningStoreError: A claim failed, and the error is not retryable.
@@ -170,8 +170,21 @@ class Runner:
             )
 
     async def _run_with_signals(self) -> None:
-        with _signals(asyncio.get_running_loop(), self.stop):
+        with _signals(asyncio.get_running_loop(), self._stop_on_signal):
             await self.arun()
+        if self._stops:
+            self._say(f"stopped, {_attempts(self._finished)} finished")
+
+    def _stop_on_signal(self) -> None:
+        """Stop, and say what that means: whoever pressed Ctrl-C waits for it."""
+        self.stop()
+        running = _attempts(len(self._running))
+        if self._stops > 1:
+            self._say(f"cancelling {running}, for up to {self._grace:g} s")
+        elif self._running:
+            self._say(f"claiming no more, finishing {running}; a second signal cancels them")
+        else:
+            self._say("claiming no more; no attempt is running")
 
     async def arun(self) -> None:
         """Do the same as `run` on the current event loop, without handling signals.
@@ -197,12 +210,16 @@ class Runner:
             await asyncio.shield(self._close())
 
     def _announce(self) -> None:
-        """Log what the runner does, or print it to stderr where no logging is set up."""
-        line = (
-            f"runner {self.worker_id}: claiming from {self._store.address or 'its store'}, "
+        """Say what the runner does."""
+        self._say(
+            f"claiming from {self._store.address or 'its store'}, "
             f"concurrency {self._concurrency}, modes {self._claims.modes}, "
             + ("until stopped" if self._left is None else f"up to {self._left} rollouts")
         )
+
+    def _say(self, text: str) -> None:
+        """Log a line, or print it to stderr where no logging is set up."""
+        line = f"runner {self.worker_id}: {text}"
         if logger.hasHandlers():
             logger.info(line)
         else:
@@ -354,6 +371,10 @@ class Runner:
         self._work.close()
         if self._owns_store:
             self._store.close()
+
+
+def _attempts(count: int) -> str:
+    return f"{count} attempt{'' if count == 1 else 's'}"
 
 
 def _worker_id(requested: str | None) -> str:

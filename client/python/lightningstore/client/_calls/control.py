@@ -10,7 +10,12 @@ from lightningstore.client._calls.call import Call
 from lightningstore.client._values import convert
 from lightningstore.client._values.attempts import ATTEMPT_STATUS, STOP_REASON
 from lightningstore.client._values.enums import StopReason, Unset
-from lightningstore.client._values.rollouts import FILTER_LOGIC, ROLLOUT_MODE, ROLLOUT_STATUS
+from lightningstore.client._values.rollouts import (
+    FILTER_LOGIC,
+    ROLLOUT_MODE,
+    ROLLOUT_STATUS,
+    config_of,
+)
 from lightningstore.client._values.text import names_fields, naming
 from lightningstore.client._values.workers import WORKER_STATUS
 from lightningstore.client.values import (
@@ -47,6 +52,12 @@ def enqueue_rollouts(
     specs: Iterable[RolloutSpec | Mapping[str, Any]], request_id: str | None
 ) -> Call[list[Rollout]]:
     """EnqueueRollouts. Each rollout has an id."""
+    one = isinstance(specs, RolloutSpec | Mapping | str | bytes)
+    if one or not isinstance(specs, Iterable):
+        raise TypeError(
+            f"specs must be a list of RolloutSpec objects or mappings, not {type(specs).__name__}; "
+            "enqueue_rollout adds one rollout"
+        )
     request = rollout_pb2.EnqueueRolloutsRequest(request_id=or_new(request_id))
     for index, spec in enumerate(specs):
         with naming(f"rollouts[{index}]"):
@@ -233,7 +244,7 @@ def update_rollout(
 
 def _set_config(record: rollout_pb2.Rollout, value: RolloutConfig | None) -> None:
     if value is not None:
-        record.config.CopyFrom(value.to_message())
+        record.config.CopyFrom(config_of(value).to_message())
 
 
 def _set_input(record: rollout_pb2.Rollout, value: Any) -> None:

@@ -157,6 +157,18 @@ class RolloutConfig:
         )
 
 
+def config_of(value: object) -> RolloutConfig:
+    """Return a config, or create one from a mapping with its fields. Raises TypeError."""
+    if isinstance(value, RolloutConfig):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(f"config must be a RolloutConfig or a mapping, not {type(value).__name__}")
+    known = {field.name for field in fields(RolloutConfig)}
+    if unknown := sorted(set(map(str, value)) - known):
+        raise TypeError(f"config has no {', '.join(unknown)}: its fields are {sorted(known)}")
+    return RolloutConfig(**value)
+
+
 @dataclass(frozen=True)
 class RolloutSpec:
     """A rollout to be created by `enqueue_rollouts`.
@@ -167,7 +179,7 @@ class RolloutSpec:
         priority: Rollouts with a higher priority are claimed first.
         group_id: Name shared by rollouts that belong together, such as the samples of one task.
         resources_id: The resources that the agent works with. Empty: the latest ones.
-        config: Time limits and retries. None: no time limits, one attempt.
+        config: Time limits and retries, also as a mapping. None: no time limits, one attempt.
         metadata: A JSON object of your own.
         rollout_id: Id of the rollout. Empty: the client creates one.
     """
@@ -177,7 +189,7 @@ class RolloutSpec:
     priority: int = 0
     group_id: str = ""
     resources_id: str = ""
-    config: RolloutConfig | None = None
+    config: RolloutConfig | Mapping[str, Any] | None = None
     metadata: JSONObject | None = None
     rollout_id: str = ""
 
@@ -189,19 +201,33 @@ class RolloutSpec:
             The message.
 
         Raises:
-            TypeError: A part of the input or of the metadata has no JSON.
+            TypeError: A part of the input or of the metadata has no JSON, or a field is of the wrong type.
             ValueError: A number has no JSON, a mode is unknown, or a text is not valid UTF-8.
         """
-        return rollout_pb2.RolloutSpec(
-            input_json=convert.to_json(self.input, "input"),
-            mode=convert.to_number(ROLLOUT_MODE, self.mode),  # type: ignore[arg-type]
-            priority=self.priority,
-            group_id=self.group_id,
-            resources_id=self.resources_id,
-            config=None if self.config is None else self.config.to_message(),
-            metadata_json=convert.to_json_object(self.metadata, "metadata"),
-            rollout_id=self.rollout_id,
-        )
+        input_json = convert.to_json(self.input, "input")
+        metadata_json = convert.to_json_object(self.metadata, "metadata")
+        config = None if self.config is None else config_of(self.config).to_message()
+        try:
+            return rollout_pb2.RolloutSpec(
+                input_json=input_json,
+                mode=convert.to_number(ROLLOUT_MODE, self.mode),  # type: ignore[arg-type]
+                priority=self.priority,
+                group_id=self.group_id,
+                resources_id=self.resources_id,
+                config=config,
+                metadata_json=metadata_json,
+                rollout_id=self.rollout_id,
+            )
+        except TypeError as error:  # protobuf does not name the field
+            raise self._wrong_type() or error from None
+
+    def _wrong_type(self) -> TypeError | None:
+        """Return the error of the first field that is of the wrong type."""
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                return TypeError(f"{name} must be {_NAMES[kind]}, not {type(value).__name__}")
+        return None
 
     @classmethod
     def of(cls, value: RolloutSpec | Mapping[str, Any]) -> RolloutSpec:
@@ -214,18 +240,38 @@ class RolloutSpec:
             The spec.
 
         Raises:
-            TypeError: The mapping has no "input", or unknown fields.
+            TypeError: The mapping has no "input", or unknown fields, or the value is not a mapping.
         """
         if isinstance(value, RolloutSpec):
             return value
+        if not isinstance(value, Mapping):
+            raise TypeError(
+                f"a rollout must be a RolloutSpec or a mapping, not {type(value).__name__}; "
+                "RolloutSpec(input) makes a rollout of an input"
+            )
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(value) - known)
         if unknown or "input" not in value:
             raise TypeError(
                 f"a rollout must be a mapping with 'input' and any of {sorted(known - {'input'})}, "
-                f"not one with {sorted(value)}"
+                f"not one with {sorted(map(str, value))}"
             )
         return cls(**value)
+
+
+#: Types of the fields of a spec that protobuf checks, and their names in errors.
+_KINDS: dict[str, Any] = {
+    "mode": str | int | None,
+    "priority": int,
+    "group_id": str,
+    "resources_id": str,
+    "rollout_id": str,
+}
+_NAMES: dict[Any, str] = {
+    str | int | None: 'None, "train", "val" or "test"',
+    int: "an int",
+    str: "a str",
+}
 
 
 class Rollout(View[rollout_pb2.Rollout]):
