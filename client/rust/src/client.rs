@@ -25,6 +25,11 @@ use crate::proto::lightning_store_service_client::LightningStoreServiceClient;
 const DEFAULT_ADDRESS: &str = "127.0.0.1:4747";
 const ADDRESS_VARIABLE: &str = "LIGHTNINGSTORE_ADDRESS";
 const TOKEN_VARIABLE: &str = "LIGHTNINGSTORE_TOKEN";
+const NAMESPACE_VARIABLE: &str = "LIGHTNINGSTORE_NAMESPACE";
+
+const NAMESPACE_HEADER: &str = "x-lightning-namespace";
+/// Maximum number of characters of a namespace.
+const MAX_NAMESPACE: usize = 63;
 
 const MIB: usize = 1 << 20;
 /// The server's limit, plus the overhead of a message of that size.
@@ -38,7 +43,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_TRIES: u32 = 5;
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// Transport of the calls: a tonic channel that adds the token, if there is one.
+/// Transport of the calls: a tonic channel that adds the token and the namespace, if they are set.
 pub type Transport = InterceptedService<Channel, Bearer>;
 
 /// The generated stub.
@@ -75,6 +80,7 @@ pub struct ClientBuilder {
     address: String,
     tls: Option<ClientTlsConfig>,
     token: String,
+    namespace: String,
     allow_insecure_token: bool,
 }
 
@@ -100,6 +106,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets the namespace of the server that all calls belong to, sent as `x-lightning-namespace`: 1 to 63 of the
+    /// characters `a-z`, `0-9`, `-`, `_` and `.`, with a letter or digit first and last. Empty, and by default:
+    /// `LIGHTNINGSTORE_NAMESPACE`; if that is not set, nothing is sent, which means the namespace `default`.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
     /// Allows sending the token over an unencrypted connection, where others can read it.
     pub fn allow_insecure_token(mut self) -> Self {
         self.allow_insecure_token = true;
@@ -110,11 +124,12 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// For an invalid address, for TLS options that cannot be used, and for a token that would be sent
-    /// unencrypted.
+    /// For an invalid address or namespace, for TLS options that cannot be used, and for a token that would be
+    /// sent unencrypted.
     pub fn build(self) -> Result<Client, Error> {
         let address = first([self.address, variable(ADDRESS_VARIABLE), DEFAULT_ADDRESS.into()]);
         let token = first([self.token, variable(TOKEN_VARIABLE), String::new()]);
+        let namespace = first([self.namespace, variable(NAMESPACE_VARIABLE), String::new()]);
         let secure = self.tls.is_some() || address.starts_with("https://");
         if !token.is_empty() && !secure && !self.allow_insecure_token {
             return Err(Error::argument(format!(
@@ -128,7 +143,7 @@ impl ClientBuilder {
                 .tls_config(tls)
                 .map_err(|error| Error::argument(format!("TLS: {}", root_of(&error))))?;
         }
-        let bearer = Bearer::new(&token)?;
+        let bearer = Bearer::new(&token, &namespace)?;
         Ok(Client { inner: Arc::new(Inner { endpoint, bearer, link: OnceLock::new() }) })
     }
 }
@@ -278,33 +293,65 @@ fn unready(error: tonic::transport::Error) -> Status {
     Status::unavailable(format!("no connection: {}", root_of(&error)))
 }
 
-/// Adds a token to every call, and keeps the connection alive.
+/// Adds a token and a namespace to every call, and keeps the connection alive.
 #[derive(Clone, Debug)]
 pub struct Bearer {
-    header: Option<MetadataValue<Ascii>>,
+    authorization: Option<MetadataValue<Ascii>>,
+    namespace: Option<MetadataValue<Ascii>>,
     closed: CancellationToken,
     _open: Arc<DropGuard>,
 }
 
 impl Bearer {
-    fn new(token: &str) -> Result<Self, Error> {
+    fn new(token: &str, namespace: &str) -> Result<Self, Error> {
         let closed = CancellationToken::new();
         let _open = Arc::new(closed.clone().drop_guard());
-        if token.is_empty() {
-            return Ok(Self { header: None, closed, _open });
-        }
-        let mut header: MetadataValue<Ascii> = format!("Bearer {token}")
-            .parse()
-            .map_err(|_| Error::argument("the token contains invalid characters"))?;
-        header.set_sensitive(true); // shown by no Debug
-        Ok(Self { header: Some(header), closed, _open })
+        Ok(Self { authorization: authorization(token)?, namespace: named(namespace)?, closed, _open })
+    }
+}
+
+/// Returns the header for a token; `None` for an empty one.
+fn authorization(token: &str) -> Result<Option<MetadataValue<Ascii>>, Error> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let mut header: MetadataValue<Ascii> = format!("Bearer {token}")
+        .parse()
+        .map_err(|_| Error::argument("the token contains invalid characters"))?;
+    header.set_sensitive(true); // shown by no Debug
+    Ok(Some(header))
+}
+
+/// Returns the header for a namespace; `None` for an empty one.
+fn named(namespace: &str) -> Result<Option<MetadataValue<Ascii>>, Error> {
+    if namespace.is_empty() {
+        return Ok(None);
+    }
+    let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = namespace.as_bytes();
+    let is_valid = bytes.len() <= MAX_NAMESPACE
+        && bytes.iter().all(|byte| is_alphanumeric(byte) || b"-_.".contains(byte))
+        && bytes.first().is_some_and(is_alphanumeric)
+        && bytes.last().is_some_and(is_alphanumeric);
+    match namespace.parse() {
+        Ok(header) if is_valid => Ok(Some(header)),
+        _ => Err(Error::argument(format!(
+            "the namespace must be 1 to {MAX_NAMESPACE} of the characters a-z, 0-9, -, _ and ., with a letter or \
+             digit first and last, not {namespace:?}"
+        ))),
     }
 }
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(header) = &self.header {
-            request.metadata_mut().insert("authorization", header.clone());
+        let metadata = request.metadata_mut();
+        if let Some(header) = &self.authorization {
+            metadata.insert("authorization", header.clone());
+        }
+        if let Some(header) = &self.namespace
+            && !metadata.contains_key(NAMESPACE_HEADER)
+        {
+            metadata.insert(NAMESPACE_HEADER, header.clone()); // unless the caller's request names another one
         }
         Ok(request)
     }

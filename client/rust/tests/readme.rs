@@ -78,6 +78,9 @@ fn the_programs_of_the_readme_run() {
     let refused = example("exporter", &address).env("LIGHTNINGSTORE_TOKEN", "secret").output().unwrap();
     let stderr = String::from_utf8(refused.stderr).unwrap();
     assert!(stderr.contains("unencrypted") && !stderr.contains("secret"), "{stderr}");
+    let refused = example("exporter", &address).env("LIGHTNINGSTORE_NAMESPACE", "My Run").output().unwrap();
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert!(stderr.contains("the namespace must be") && stderr.contains("My Run"), "{stderr}");
     let pid = runner.0.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert!(runner.0.wait().unwrap().success());

@@ -4,6 +4,7 @@ mod client;
 mod exporter;
 mod finishes;
 mod local;
+mod namespaces;
 mod outcomes;
 mod runner;
 mod scripted;

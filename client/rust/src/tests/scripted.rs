@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::codegen::BoxStream;
 use tonic::metadata::MetadataMap;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
@@ -30,7 +31,7 @@ pub(crate) type Messages<M> = Vec<Result<M, Status>>;
 pub(crate) struct Script {
     pub(crate) dequeue: Handler<DequeueRolloutsRequest, DequeueRolloutsResponse>,
     pub(crate) heartbeat: Handler<HeartbeatRequest, HeartbeatResponse>,
-    /// Gets what heartbeats have as metadata.
+    /// Gets the metadata of every call.
     pub(crate) metadata: Option<UnboundedSender<MetadataMap>>,
     pub(crate) ingest: Handler<Vec<SpanBatch>, IngestResult>,
     pub(crate) update: Handler<UpdateAttemptRequest, ()>,
@@ -128,7 +129,9 @@ pub(crate) fn serve_with(
     let (queue, queued) = unbounded_channel();
     let (updated, updates) = unbounded_channel();
     let queued = tokio::sync::Mutex::new(queued);
-    let scripted = Scripted { script: script(&kept), queued, updated, kept: kept.clone() };
+    let script = script(&kept);
+    let metadata = script.metadata.clone();
+    let scripted = Scripted { script, queued, updated, kept: kept.clone() };
     let end = CancellationToken::new();
     let ended = end.clone();
     // A runtime of its own: what the test does to its own must not matter.
@@ -144,7 +147,14 @@ pub(crate) fn serve_with(
                 server = server.tls_config(tls).unwrap();
             }
             let service = LightningStoreServiceServer::new(scripted).max_decoding_message_size(65 << 20);
-            let serving = server.add_service(service).serve_with_incoming(incoming);
+            let noted = move |request: Request<()>| {
+                if let Some(metadata) = &metadata {
+                    let _ = metadata.send(request.metadata().clone());
+                }
+                Ok(request)
+            };
+            let serving =
+                server.add_service(InterceptedService::new(service, noted)).serve_with_incoming(incoming);
             ended.run_until_cancelled(serving).await;
         });
     });
@@ -188,9 +198,6 @@ impl LightningStoreService for Scripted {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
-        if let Some(metadata) = &self.script.metadata {
-            let _ = metadata.send(request.metadata().clone());
-        }
         say(&self.script.heartbeat, request.into_inner())
     }
 
