@@ -6,15 +6,22 @@
 #include <cerrno>
 #include <cstdlib>
 #include <system_error>
+#include <utility>
 
+#include "channel.h"
 #include "status_details.pb.h"
 
 namespace lightningstore {
 namespace {
 
 constexpr char kDefaultAddress[] = "127.0.0.1:4747";
-constexpr int kKeepaliveMs = 20'000;
-constexpr int kKeepaliveTimeoutMs = 10'000;
+
+// Returns a text, else that of an environment variable, else a default.
+std::string FirstOf(const std::string& text, const char* variable, const char* otherwise) {
+  if (!text.empty()) return text;
+  const char* named = std::getenv(variable);
+  return named != nullptr && *named != '\0' ? named : otherwise;
+}
 
 std::string FullName(const google::protobuf::Any& any) {
   return any.type_url().substr(any.type_url().rfind('/') + 1);
@@ -33,22 +40,14 @@ bool IsBreak(grpc::StatusCode code, const std::string& message) {
 }  // namespace
 
 std::shared_ptr<grpc::Channel> Connect(std::string address,
-                                       std::shared_ptr<grpc::ChannelCredentials> credentials) {
-  if (address.empty()) {
-    const char* named = std::getenv("LIGHTNINGSTORE_ADDRESS");
-    address = named != nullptr && *named != '\0' ? named : kDefaultAddress;
-  }
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  arguments.SetMaxSendMessageSize(-1);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  // A new channel is a new connection.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 5'000);
-  if (credentials == nullptr) credentials = grpc::InsecureChannelCredentials();
-  return grpc::CreateCustomChannel(address, credentials, arguments);
+                                       std::shared_ptr<grpc::ChannelCredentials> credentials,
+                                       std::string namespace_name) {
+  ChannelOptions options;
+  options.address = FirstOf(address, "LIGHTNINGSTORE_ADDRESS", kDefaultAddress);
+  options.credentials = std::move(credentials);
+  options.namespace_name = FirstOf(namespace_name, "LIGHTNINGSTORE_NAMESPACE", "");
+  CheckNamespace(options.namespace_name);
+  return NewChannel(std::move(options));
 }
 
 std::string RandomBytes(int count) {

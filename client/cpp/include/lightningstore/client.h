@@ -19,8 +19,14 @@ namespace lightningstore {
 // Returns a channel to `address`, for example "127.0.0.1:4747". Empty: LIGHTNINGSTORE_ADDRESS, else
 // 127.0.0.1:4747. The connection is unencrypted unless there are credentials. The channel connects on first
 // use, accepts messages of any size, and detects a lost server within 30 seconds while calls are open.
+//
+// `namespace_name` names the server's namespace that all calls belong to, sent as the metadata
+// "x-lightning-namespace" unless the call has set it: 1 to 63 of the characters a-z, 0-9, "-", "_" and ".",
+// with a letter or digit first and last. Empty: LIGHTNINGSTORE_NAMESPACE; if that is not set, nothing is
+// sent, which means the namespace "default". Throws std::invalid_argument for any other name.
 std::shared_ptr<grpc::Channel> Connect(std::string address = "",
-                                       std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr);
+                                       std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr,
+                                       std::string namespace_name = "");
 
 // Returns a new random request id. A write that is repeated with the same id takes effect once.
 std::string NewRequestId();
