@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ const (
 	defaultAddress  = "127.0.0.1:4747"
 	addressVariable = "LIGHTNINGSTORE_ADDRESS"
 	tokenVariable   = "LIGHTNINGSTORE_TOKEN"
+	spaceVariable   = "LIGHTNINGSTORE_NAMESPACE"
 
 	mib = 1 << 20
 	// The server's limit, plus the overhead of a message of that size.
@@ -43,6 +45,8 @@ const serviceConfig = `{"methodConfig": [{
                   "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}
 }]}`
 
+var namespaceName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+
 // Options configure a connection. The zero value connects without encryption to LIGHTNINGSTORE_ADDRESS, else
 // to 127.0.0.1:4747.
 type Options struct {
@@ -51,6 +55,10 @@ type Options struct {
 	TLS *tls.Config
 	// Token is sent with every call as "authorization: Bearer ...". Empty: LIGHTNINGSTORE_TOKEN, if set.
 	Token string
+	// Namespace is the namespace of every call: 1 to 63 of a-z 0-9 - _ . that begin and end with a letter or a
+	// digit. Empty: LIGHTNINGSTORE_NAMESPACE; if that is not set, calls name no namespace and belong to the
+	// server's "default".
+	Namespace string
 	// AllowInsecureToken allows sending the token over an unencrypted connection, where others can read it.
 	AllowInsecureToken bool
 	// Logger receives warnings. Nil: slog.Default().
@@ -68,8 +76,8 @@ type Client struct {
 }
 
 // New returns a client of the server at an address: "host:port", "https://host:port" or "unix:path". Empty:
-// LIGHTNINGSTORE_ADDRESS, else 127.0.0.1:4747. It returns an error for an invalid address, and for a token
-// that would be sent over an unencrypted connection. options may be nil.
+// LIGHTNINGSTORE_ADDRESS, else 127.0.0.1:4747. It returns an error for an invalid address or namespace, and for
+// a token that would be sent over an unencrypted connection. options may be nil.
 func New(address string, options *Options) (*Client, error) {
 	if options == nil {
 		options = &Options{}
@@ -90,13 +98,18 @@ func New(address string, options *Options) (*Client, error) {
 		return nil, fmt.Errorf("lightningstore: the token would be sent to %s unencrypted: use TLS, or set "+
 			"AllowInsecureToken", target)
 	}
+	namespace := cmp.Or(options.Namespace, os.Getenv(spaceVariable))
+	if namespace != "" && !namespaceName.MatchString(namespace) {
+		return nil, fmt.Errorf("lightningstore: the namespace must be 1 to 63 of a-z 0-9 - _ . and begin and end "+
+			"with a letter or a digit, not %q", namespace)
+	}
 	logger := options.Logger
 	if logger == nil {
 		logger = slog.Default()
 	}
 	client := &Client{log: logger}
 	client.contact = newContact(target, logger, func() bool { return client.conn.GetState() == connectivity.Ready })
-	calls := &interceptor{contact: client.contact}
+	calls := &interceptor{contact: client.contact, namespace: namespace}
 	conn, err := grpc.NewClient(target, dialOptions(transport, token, calls)...)
 	if err != nil {
 		return nil, fmt.Errorf("lightningstore: %w", err)

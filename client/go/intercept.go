@@ -10,10 +10,14 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
+
+// Metadata key that names the namespace of a call.
+const namespaceKey = "x-lightning-namespace"
 
 // The values of the service config.
 const (
@@ -53,7 +57,19 @@ func withRequestID(request any) any {
 
 // interceptor is what a client does with each of its calls.
 type interceptor struct {
-	contact *contact
+	contact   *contact
+	namespace string // of calls that do not name their own; may be empty
+}
+
+// inNamespace returns a context with the metadata that names the namespace of a call.
+func (i *interceptor) inNamespace(ctx context.Context) context.Context {
+	if i.namespace == "" {
+		return ctx
+	}
+	if named, _ := metadata.FromOutgoingContext(ctx); len(named.Get(namespaceKey)) > 0 {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, namespaceKey, i.namespace)
 }
 
 // unary makes a call. gRPC retries by status codes only. This function retries, equally often, the
@@ -62,6 +78,7 @@ func (i *interceptor) unary(ctx context.Context, method string, request, reply a
 	invoke grpc.UnaryInvoker, options ...grpc.CallOption,
 ) error {
 	request = withRequestID(request)
+	ctx = i.inNamespace(ctx)
 	i.contact.called()
 	pauses := newDelays(maxRetryDelay)
 	for tries := 1; ; tries++ {
@@ -83,7 +100,7 @@ func (i *interceptor) stream(ctx context.Context, description *grpc.StreamDesc, 
 	open grpc.Streamer, options ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
 	i.contact.called()
-	stream, err := open(ctx, description, conn, method, options...)
+	stream, err := open(i.inNamespace(ctx), description, conn, method, options...)
 	if err != nil {
 		return nil, convert(ctx, err)
 	}

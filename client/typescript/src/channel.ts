@@ -7,6 +7,10 @@ import { credentials, type ChannelCredentials, type ChannelOptions } from "@grpc
 /** Default address if neither the options nor LIGHTNINGSTORE_ADDRESS set one. */
 export const DEFAULT_ADDRESS = "127.0.0.1:4747";
 
+/** Metadata key that names the namespace of a call. */
+const NAMESPACE_KEY = "x-lightning-namespace";
+const NAMESPACE = /^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$/;
+
 const MIB = 1 << 20;
 /** The server's limit, 64 MiB, plus the overhead of a message of that size. */
 const MAX_MESSAGE_BYTES = 65 * MIB;
@@ -32,6 +36,12 @@ export interface ConnectOptions {
   readonly tls?: TlsOptions | undefined;
   /** Bearer token sent with every call. Default: LIGHTNINGSTORE_TOKEN, if set. */
   readonly token?: string | undefined;
+  /**
+   * Namespace of every call: 1 to 63 of `a-z 0-9 - _ .` that begin and end with a letter or a digit.
+   * Default: LIGHTNINGSTORE_NAMESPACE. If that is not set, or the value is empty, calls name no namespace and
+   * belong to the server's "default".
+   */
+  readonly namespace?: string | undefined;
   /** Allows sending the token over an unencrypted connection, where others can read it. Default false. */
   readonly allowInsecureToken?: boolean | undefined;
   /** Default deadline of unary calls, retries included, in milliseconds. Default 30,000. */
@@ -49,7 +59,7 @@ export interface Endpoint {
 /**
  * Resolves options and environment.
  *
- * @throws TypeError for an invalid address, and for a token that would be sent unencrypted.
+ * @throws TypeError for an invalid address or namespace, and for a token that would be sent unencrypted.
  */
 export function resolveEndpoint(options: ConnectOptions): Endpoint {
   const address = options.address ?? process.env.LIGHTNINGSTORE_ADDRESS ?? DEFAULT_ADDRESS;
@@ -65,10 +75,20 @@ export function resolveEndpoint(options: ConnectOptions): Endpoint {
   if (token && !tls && !options.allowInsecureToken) {
     throw new TypeError("the token would be sent unencrypted: use tls, or set allowInsecureToken");
   }
+  const namespace = options.namespace ?? process.env.LIGHTNINGSTORE_NAMESPACE ?? "";
+  if (namespace && !NAMESPACE.test(namespace)) {
+    throw new TypeError(
+      "the namespace must be 1 to 63 of a-z 0-9 - _ . and begin and end with a letter or a digit, " +
+        `not "${namespace}"`,
+    );
+  }
   return {
     target,
     credentials: tls ? tlsCredentials(tls) : credentials.createInsecure(),
-    metadata: token ? { authorization: `Bearer ${token}` } : {},
+    metadata: {
+      ...(token ? { authorization: `Bearer ${token}` } : {}),
+      ...(namespace ? { [NAMESPACE_KEY]: namespace } : {}),
+    },
   };
 }
 

@@ -22,12 +22,15 @@ import java.util.UUID;
 
 /**
  * Intercepts every call: adds a request id to writes that need one, so that gRPC may retry them;
- * adds the token; reconnects without delay after a lost connection; and distinguishes a server that
- * is shutting down from other failures.
+ * adds the token and the namespace; reconnects without delay after a lost connection; and
+ * distinguishes a server that is shutting down from other failures.
  */
 final class CallInterceptor implements ClientInterceptor {
   private static final Metadata.Key<String> AUTHORIZATION =
       Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
+
+  private static final Metadata.Key<String> NAMESPACE =
+      Metadata.Key.of("x-lightning-namespace", Metadata.ASCII_STRING_MARSHALLER);
 
   /** Present in every error of the server, and in no status that gRPC itself created. */
   private static final Metadata.Key<byte[]> DETAILS =
@@ -39,12 +42,17 @@ final class CallInterceptor implements ClientInterceptor {
 
   private final ManagedChannel connection;
   private final String token;
+  private final String namespace;
   private final Contact contact;
 
-  /** Creates an interceptor with the underlying connection, and a token or null. */
-  CallInterceptor(ManagedChannel connection, String token, Contact contact) {
+  /**
+   * Creates an interceptor with the underlying connection, and a token and a namespace, or null for
+   * none.
+   */
+  CallInterceptor(ManagedChannel connection, String token, String namespace, Contact contact) {
     this.connection = connection;
     this.token = token;
+    this.namespace = namespace;
     this.contact = contact;
   }
 
@@ -70,6 +78,9 @@ final class CallInterceptor implements ClientInterceptor {
       public void start(Listener<A> listener, Metadata headers) {
         if (token != null) {
           headers.put(AUTHORIZATION, "Bearer " + token);
+        }
+        if (namespace != null && !headers.containsKey(NAMESPACE)) { // unless the call names its own
+          headers.put(NAMESPACE, namespace);
         }
         // gRPC alone waits up to two minutes before it reconnects to a server.
         if (connection.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {

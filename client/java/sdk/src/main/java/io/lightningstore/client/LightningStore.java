@@ -46,12 +46,18 @@ public final class LightningStore implements AutoCloseable {
   private final Contact contact;
   private final Duration timeout;
 
-  LightningStore(ManagedChannel connection, String token, Contact contact, Duration timeout) {
+  LightningStore(
+      ManagedChannel connection,
+      String token,
+      String namespace,
+      Contact contact,
+      Duration timeout) {
     this.connection = connection;
     this.contact = contact;
     this.timeout = timeout;
     channel =
-        ClientInterceptors.intercept(connection, new CallInterceptor(connection, token, contact));
+        ClientInterceptors.intercept(
+            connection, new CallInterceptor(connection, token, namespace, contact));
   }
 
   /** Connects to LIGHTNINGSTORE_ADDRESS, else to 127.0.0.1:4747. */
@@ -68,7 +74,7 @@ public final class LightningStore implements AutoCloseable {
     return builder().address(address).build();
   }
 
-  /** Returns a builder with options for address, TLS, token and timeout. */
+  /** Returns a builder with options for address, TLS, token, namespace and timeout. */
   public static LightningStoreBuilder builder() {
     return new LightningStoreBuilder();
   }

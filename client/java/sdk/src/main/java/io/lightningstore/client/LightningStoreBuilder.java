@@ -14,11 +14,13 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.TimeUnit;
+import java.util.regex.Pattern;
 
 /** Options of a connection; {@link #build} creates the client. */
 public final class LightningStoreBuilder {
   private static final String DEFAULT_ADDRESS = "127.0.0.1:4747";
   private static final String SECURE = "https://";
+  private static final Pattern NAMESPACE = Pattern.compile("[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?");
   private static final int MIB = 1 << 20;
 
   /** The server's limit, plus the overhead of a message of that size. */
@@ -26,6 +28,7 @@ public final class LightningStoreBuilder {
 
   private String address;
   private String token;
+  private String namespace;
   private boolean insecureTokenAllowed;
   private Path caCertificate;
   private Path clientCertificate;
@@ -46,6 +49,16 @@ public final class LightningStoreBuilder {
   /** Sets the bearer token of every call. Default: LIGHTNINGSTORE_TOKEN, else none. */
   public LightningStoreBuilder token(String value) {
     token = Objects.requireNonNull(value, "token");
+    return this;
+  }
+
+  /**
+   * Sets the namespace of every call: 1 to 63 of {@code a-z 0-9 - _ .}, beginning and ending with a
+   * letter or a digit. Default: LIGHTNINGSTORE_NAMESPACE. If that is not set, or the value is
+   * empty, calls name no namespace and belong to the server's {@code default}.
+   */
+  public LightningStoreBuilder namespace(String value) {
+    namespace = Objects.requireNonNull(value, "namespace");
     return this;
   }
 
@@ -80,8 +93,8 @@ public final class LightningStoreBuilder {
   /**
    * Creates the client. It connects with its first call.
    *
-   * @throws IllegalArgumentException for a malformed address, or a token that would be sent
-   *     unencrypted
+   * @throws IllegalArgumentException for a malformed address, an invalid namespace, or a token that
+   *     would be sent unencrypted
    * @throws UncheckedIOException for a certificate or key that cannot be read
    */
   public LightningStore build() {
@@ -98,11 +111,19 @@ public final class LightningStoreBuilder {
       throw new IllegalArgumentException(
           "the token would be sent unencrypted: use TLS, or call allowInsecureToken()");
     }
+    String named = orEnvironment(namespace, "LIGHTNINGSTORE_NAMESPACE", "");
+    if (!named.isEmpty() && !NAMESPACE.matcher(named).matches()) {
+      throw new IllegalArgumentException(
+          "the namespace must be 1 to 63 of a-z 0-9 - _ . and begin and end with a letter or a"
+              + " digit, not '"
+              + named
+              + "'");
+    }
     ChannelCredentials credentials = secure ? tls() : InsecureChannelCredentials.create();
     ManagedChannel connection = connect(target, credentials);
     Contact contact =
         new Contact(place, () -> connection.getState(false) == ConnectivityState.READY);
-    return new LightningStore(connection, secret, contact, timeout);
+    return new LightningStore(connection, secret, named.isEmpty() ? null : named, contact, timeout);
   }
 
   private static String orEnvironment(String given, String variable, String otherwise) {

@@ -46,7 +46,7 @@ class CallInterceptorTest {
         };
     Contact contact = new Contact("localhost:1", () -> true);
     Channel channel =
-        ClientInterceptors.intercept(ending, new CallInterceptor(connection, null, contact));
+        ClientInterceptors.intercept(ending, new CallInterceptor(connection, null, null, contact));
     return assertThrows(
             StatusRuntimeException.class,
             () ->

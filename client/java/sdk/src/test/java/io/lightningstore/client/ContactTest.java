@@ -33,7 +33,7 @@ class ContactTest {
   private LightningStore connect(String address, boolean connected) {
     ManagedChannel connection = ManagedChannelBuilder.forTarget(address).usePlaintext().build();
     Contact contact = new Contact(address, () -> connected, due::add);
-    return new LightningStore(connection, null, contact, Duration.ofSeconds(60));
+    return new LightningStore(connection, null, null, contact, Duration.ofSeconds(60));
   }
 
   private static void beat(LightningStore store) {

@@ -3,6 +3,7 @@ package io.lightningstore.client;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 
 /** Programs with the class path of the tests. */
 final class JavaProcess {
@@ -10,12 +11,16 @@ final class JavaProcess {
 
   /** Starts one: a class of the tests or a source file, and its arguments. */
   static Process start(String address, String... program) throws Exception {
+    return start(Map.of("LIGHTNINGSTORE_ADDRESS", address), program);
+  }
+
+  static Process start(Map<String, String> environment, String... program) throws Exception {
     List<String> command = new ArrayList<>();
     command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
     command.addAll(List.of("-cp", classPath()));
     command.addAll(List.of(program));
     ProcessBuilder builder = new ProcessBuilder(command);
-    builder.environment().put("LIGHTNINGSTORE_ADDRESS", address);
+    builder.environment().putAll(environment);
     return builder.redirectError(ProcessBuilder.Redirect.INHERIT).start();
   }
 

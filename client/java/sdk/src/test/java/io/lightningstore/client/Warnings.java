@@ -1,6 +1,8 @@
 package io.lightningstore.client;
 
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.function.Consumer;
 import java.util.logging.Handler;
@@ -11,8 +13,10 @@ import java.util.logging.SimpleFormatter;
 
 /** Keeps what a class logs, or does something else with it. Tests run side by side: filter it. */
 final class Warnings extends Handler implements AutoCloseable {
+  /** How many listen to each logger. The last one to close restores the level. */
+  private static final Map<Logger, Integer> listeners = new HashMap<>();
+
   private final Logger logger;
-  private final Level before;
   private final Consumer<LogRecord> onRecord;
   private final List<String> messages = new CopyOnWriteArrayList<>();
 
@@ -22,10 +26,9 @@ final class Warnings extends Handler implements AutoCloseable {
 
   Warnings(Class<?> of, Consumer<LogRecord> onRecord) {
     logger = Logger.getLogger(of.getName());
-    before = logger.getLevel();
     this.onRecord = onRecord;
     logger.addHandler(this);
-    logger.setLevel(Level.WARNING);
+    listen(1);
   }
 
   /** Returns the messages that hold a text. */
@@ -45,6 +48,13 @@ final class Warnings extends Handler implements AutoCloseable {
   @Override
   public void close() {
     logger.removeHandler(this);
-    logger.setLevel(before);
+    listen(-1);
+  }
+
+  private void listen(int change) {
+    synchronized (listeners) {
+      int count = listeners.merge(logger, change, Integer::sum);
+      logger.setLevel(count > 0 ? Level.WARNING : null); // null: the level of its parent
+    }
   }
 }
