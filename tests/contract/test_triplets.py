@@ -215,7 +215,6 @@ async def test_spans_that_are_not_held_are_read_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(list_triplets, "HELD_BYTES", 1000)
-    monkeypatch.setattr(list_triplets, "SLICE_BYTES", 1000)
     rollout, attempt = await claim(world)
     words = [f"c{n}" for n in range(60)]
     for start in range(6):

@@ -363,10 +363,10 @@ def naive(root: Node) -> None:
             and id(n) not in own
         }
         if slack:
-            node.children.remove(child)
-            slack[min(slack)].children.append(child)
+            node.remove(child)
+            slack[min(slack)].add(child)
     for n in preorder(root):
-        n.children.sort(key=lambda c: c.order)
+        n.children = sorted(n.children, key=lambda c: c.order)
 
 
 @settings(max_examples=500, deadline=None)

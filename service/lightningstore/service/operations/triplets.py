@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from lightningstore.service import triplets
+from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.pace import LOAD_AT_ONCE
 from lightningstore.service.engine.state import Entry
+from lightningstore.service.operations.batches import OpenRow
 from lightningstore.service.operations.spans import check_whole
-from lightningstore.service.rules import spans, wire
+from lightningstore.service.rules import wire
 from lightningstore.service.rules.errors import FieldInvalid, RolloutNotFound, SpansEvicted
 from lightningstore.service.rules.ids import LATEST, check_id
 from lightningstore.service.rules.limits import CHUNK_BYTES
-from lightningstore.service.rules.rows import SpanRow
-from lightningstore.service.triplets import Call, Node, Options, Place, Steps, T, Warnings
+from lightningstore.service.triplets import (
+    Call,
+    Node,
+    Options,
+    Place,
+    Steps,
+    T,
+    Trace,
+    Warnings,
+)
 from lightningstore.v1.attempt_pb2 import AttemptRef
 from lightningstore.v1.span_pb2 import SpanBatch
 from lightningstore.v1.triplet_pb2 import (
@@ -29,8 +41,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 #: Maximum bytes of spans held per attempt; spans beyond that are loaded again when needed.
 HELD_BYTES = 16 << 20
-#: Bytes of spans processed before other tasks run.
-SLICE_BYTES = 128 << 10
+#: Size above which a span is read in a thread: reading a smaller one takes 10 ms at most. An attribute or an event
+#: counts PART_BYTES more than its own bytes, because it takes 10 µs however short it is.
+LARGE_BYTES = 32 << 10
+PART_BYTES = 128
+#: Number of spans above which the calls of a trace are found in a thread.
+LARGE_TRACE = 5_000
+R = TypeVar("R")
 _ATTEMPTS = ListTripletsResponse.ATTEMPTS_FIELD_NUMBER
 _TRIPLETS = AttemptTriplets.TRIPLETS_FIELD_NUMBER
 
@@ -50,6 +67,8 @@ class Triplets:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._live = engine.live
+        #: Reads large spans. One thread, because the event loop gets the interpreter after each 5 ms of every thread.
+        self._reader = ThreadPoolExecutor(1, "triplets")
 
     async def list_triplets(self, request: ListTripletsRequest) -> AsyncIterator[bytes | None]:
         """Yield None once all rollouts are found, then ListTripletsResponses of about 1 MiB."""
@@ -131,27 +150,24 @@ class Triplets:
             part.complete = True
             yield part.SerializeToString()
             return
+        turn = Turn()
         batches = _Batches(self._engine, target, through)
-        nodes = await self._nodes(batches, options, warnings)
-        trace = await _in_slices(triplets.find_calls(nodes, options, warnings))
-        del nodes
+        trace = await self._trace(batches, options, warnings, turn)
         # Triplets are kept serialised, because adding them to a message would copy each one.
         made: list[bytes] = []
-        size = looked_at = 0
+        size = 0
         for at, call in enumerate(trace.calls):
-            triplet = await _triplet(call, batches, options, warnings)
+            triplet = await self._triplet(call, batches, options, warnings)
             if final is not None and at == len(trace.calls) - 1:
                 triplet.reward.CopyFrom(triplets.final_reward(final))
             data = triplet.SerializeToString()
             made.append(wire.field(_TRIPLETS, data))
             size += len(data)
-            looked_at += len(data) + 512
             if size >= CHUNK_BYTES:
                 yield _joined(part, made)
                 made, size = [], 0
-            if looked_at >= SLICE_BYTES:
-                await asyncio.sleep(0)
-                looked_at = 0
+            if turn.over():
+                await turn.next()
         if final is not None and not trace.calls:
             warnings.add((0, b""), "", "the final reward has no call")
         for node in trace.unmatched:
@@ -163,77 +179,127 @@ class Triplets:
             if size >= CHUNK_BYTES:
                 yield _joined(part, made)
                 part, made, size = _part(target), [], 0
+            if turn.over():
+                await turn.next()
         part.warnings.extend(warnings.messages())
         part.warning_count = warnings.count
         part.complete = True
         yield _joined(part, made)
 
-    async def _nodes(self, batches: _Batches, options: Options, warnings: Warnings) -> list[Node]:
-        found: list[Node] = []
-        looked_at = 0
-        async for row, batch in batches.all():
-            looked_at += len(row.data)
-            for at, span in enumerate(batch.spans):
-                node = Node.of(span, batch.sequence_ids[at], Place(row.key, at), options, warnings)
-                found.append(node)
-                if at % 64 == 63 and looked_at >= SLICE_BYTES:
-                    await asyncio.sleep(0)
-            if looked_at >= SLICE_BYTES:
-                await asyncio.sleep(0)
-                looked_at = 0
-        return found
+    async def _trace(
+        self, batches: _Batches, options: Options, warnings: Warnings, turn: Turn
+    ) -> Trace:
+        """Return the calls of an attempt."""
+        nodes: list[Node] = []
+        async for row, first, numbers, stored in batches.all():
+            for at, (span, weight) in enumerate(zip(*stored, strict=True), first):
+                args = (span, numbers[at], Place(row, at), options, warnings)
+                if weight <= LARGE_BYTES:
+                    nodes.append(Node.of(*args))
+                else:
+                    nodes.append(await self._in_thread(partial(Node.of, *args)))
+                if turn.over():
+                    await turn.next()
+        steps = triplets.find_calls(nodes, options, warnings)
+        if len(nodes) > LARGE_TRACE:
+            return await self._in_thread(partial(triplets.run, steps))
+        return await _in_slices(steps, turn)
+
+    async def _triplet(
+        self, call: Call, batches: _Batches, options: Options, warnings: Warnings
+    ) -> Triplet:
+        spans, weight = await batches.spans(call.records)
+        tools, more = await batches.spans(call.tools)
+        args = (call, spans, tools, options, warnings)
+        if weight + more <= LARGE_BYTES:
+            triplet = triplets.triplet_of(*args)
+        else:
+            triplet = await self._in_thread(partial(triplets.triplet_of, *args))
+        if call.following is not None and triplets.lacks_answer(call, triplet):
+            (following,), weight = await batches.spans([call.following])
+            if weight + len(triplet.prompt.content_json) <= LARGE_BYTES:
+                triplets.add_answer(triplet, following)
+            else:
+                await self._in_thread(partial(triplets.add_answer, triplet, following))
+        return triplet
+
+    async def _in_thread(self, work: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+
+
+class _Stored(NamedTuple):
+    """Spans, and the weight of each: its size in bytes, and what its parts take that is not in their bytes."""
+
+    spans: list[Span]
+    weights: list[int]
 
 
 class _Batches:
-    """The stored batches of an attempt, of which at most HELD_BYTES are held."""
+    """The stored batches of an attempt, of which those of the last HELD_BYTES are held."""
 
     def __init__(self, engine: Engine, target: _Target, through: int) -> None:
         self._engine = engine
         self._target = target
         self._through = through
-        self._held: dict[int, SpanBatch] = {}
-        self._sizes: dict[int, int] = {}
+        self._held: dict[int, _Stored] = {}
         self._size = 0
 
-    async def all(self) -> AsyncIterator[tuple[SpanRow, SpanBatch]]:
-        """Yield each batch with its row."""
+    async def all(self) -> AsyncIterator[tuple[int, int, Sequence[int], _Stored]]:
+        """Yield all spans: the key of a row, the index of the first in it, the row's sequence ids, and some spans."""
         target = self._target
         async for row in self._engine.storage.scan_spans(
             target.rollout_key, target.attempt_key, self._through
         ):
-            yield row, self._hold(row)
+            opened = OpenRow.of(row)
+            held = _Stored([], [])
+            for stored in _parsed(opened):
+                yield row.key, len(held.spans), opened.sequence_ids, stored
+                held.spans.extend(stored.spans)
+                held.weights.extend(stored.weights)
+            self._hold(row.key, held)
         await check_whole(self._engine, target.rollout_id, target.rollout_key)
 
-    async def span(self, place: Place) -> Span:
-        """Return a span, loaded again if necessary. Raises SpansEvicted."""
-        target = self._target
-        batch = self._held.get(place.row)
-        if batch is None:
-            row = await self._engine.storage.get_spans(target.rollout_key, place.row)
-            if row is None:
-                raise SpansEvicted(target.rollout_id)
-            batch = self._hold(row)
-        return batch.spans[place.at]
+    async def spans(self, nodes: Iterable[Node]) -> tuple[list[Span], int]:
+        """Return the spans of nodes, loaded again if necessary, and their weight. Raises SpansEvicted."""
+        found: list[Span] = []
+        weight = 0
+        for node in nodes:
+            row, at = node.place
+            held = self._held.get(row) or await self._load(row)
+            found.append(held.spans[at])
+            weight += held.weights[at]
+        return found, weight
 
-    def _hold(self, row: SpanRow) -> SpanBatch:
-        batch = spans.parse(row)
-        self._held[row.key] = batch
-        self._sizes[row.key] = len(row.data)
-        self._size += len(row.data)
+    async def _load(self, key: int) -> _Stored:
+        row = await self._engine.storage.get_spans(self._target.rollout_key, key)
+        if row is None:
+            raise SpansEvicted(self._target.rollout_id)
+        held = _Stored([], [])
+        for stored in _parsed(OpenRow.of(row)):
+            held.spans.extend(stored.spans)
+            held.weights.extend(stored.weights)
+            await asyncio.sleep(0)
+        self._hold(key, held)
+        return held
+
+    def _hold(self, key: int, held: _Stored) -> None:
+        self._held[key] = held
+        self._size += sum(held.weights)
         while self._size > HELD_BYTES and len(self._held) > 1:
-            oldest = next(iter(self._held))
-            del self._held[oldest]
-            self._size -= self._sizes.pop(oldest)
-        return batch
+            oldest = self._held.pop(next(iter(self._held)))
+            self._size -= sum(oldest.weights)
 
 
-async def _triplet(call: Call, batches: _Batches, options: Options, warnings: Warnings) -> Triplet:
-    spans = [await batches.span(_place(node)) for node in call.records]
-    tools = [await batches.span(_place(node)) for node in call.tools]
-    triplet = triplets.triplet_of(call, spans, tools, options, warnings)
-    if call.following is not None and triplets.lacks_answer(call, triplet):
-        triplets.add_answer(triplet, await batches.span(_place(call.following)))
-    return triplet
+def _parsed(opened: OpenRow) -> Iterator[_Stored]:
+    """Yield the spans of a row, about 1 MiB at a time."""
+    cut = opened.cut
+    for piece in cut.pieces():
+        spans = list(SpanBatch.FromString(cut.spans(piece)).spans)
+        weights = [
+            cut.ends[at] - cut.begins[at] + PART_BYTES * (len(span.attributes) + len(span.events))
+            for at, span in zip(piece, spans, strict=True)
+        ]
+        yield _Stored(spans, weights)
 
 
 def _part(target: _Target) -> AttemptTriplets:
@@ -246,12 +312,7 @@ def _joined(part: AttemptTriplets, made: list[bytes]) -> bytes:
     return b"".join((part.SerializeToString(), *made))
 
 
-def _place(node: Node) -> Place:
-    assert node.place is not None  # noqa: S101  (a call is a stored span)
-    return node.place
-
-
-async def _in_slices(steps: Steps[T]) -> T:
+async def _in_slices(steps: Steps[T], turn: Turn) -> T:
     """Run the steps, and let other tasks run in between."""
     while True:
         try:
@@ -259,4 +320,5 @@ async def _in_slices(steps: Steps[T]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
-        await asyncio.sleep(0)
+        if turn.over():
+            await turn.next()

@@ -141,7 +141,7 @@ def read(spans: Iterable[tuple[int, Span]]) -> Timeline:
     while left:
         node, depth = left.pop()
         if depth >= 0:
-            span = None if node.place is None else known[node.place.at][1]
+            span = known[node.at][1] if node.at >= 0 else None
             lines.append(_line(node, span, depth, zero, calls.get(node.span_id)))
         left.extend((child, depth + 1) for child in reversed(node.children))
     return Timeline(lines, max(node.finish for node in nodes) - zero)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lightningstore.service.triplets.steps import sort
 from lightningstore.service.triplets.values import Warn, read_json
 
 #: Where a part of a message has a reference to its image, and where the image itself in base64.
@@ -31,7 +32,7 @@ def image_urls(messages: Any, warn: Warn) -> list[str]:
     urls: list[str] = []
     if isinstance(messages, dict):
         numbered = [key for key in messages if key.isascii() and key.isdecimal()]
-        messages = [messages[key] for key in sorted(numbered, key=lambda k: (len(k), k))]
+        messages = [messages[key] for key in sort(numbered, key=lambda k: (len(k), k))]
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict):
             found = (_url_of(part) for part in _parts(message, warn) if isinstance(part, dict))

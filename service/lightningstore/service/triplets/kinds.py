@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 from lightningstore.service.triplets import rewards
@@ -115,6 +116,7 @@ _OTHER_WORDS = frozenset(
         "workflow",
     }
 )
+_NUMBER = re.compile(r"[0-9]+")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 #: Keys whose meaning is remembered, and the longest of them.
 _REMEMBERED, _REMEMBERED_LENGTH = 4096, 200
@@ -159,8 +161,13 @@ def mark_of(key: str) -> int:
     """Return the `Mark` of a key."""
     mark = _known.get(key)
     if mark is None:
-        mark = _mark_of(key)
-        if len(_known) < _REMEMBERED and len(key) <= _REMEMBERED_LENGTH:
+        is_short = len(key) <= _REMEMBERED_LENGTH
+        # Keys that differ in their numbers only mean the same: messages have one.
+        mark = (_mark_of if is_short else _mark_of.__wrapped__)(_NUMBER.sub("0", key))
+        if len(_known) >= _REMEMBERED:
+            # Keys that are in use come back at once; those of a span with thousands of its own do not.
+            _known.clear()
+        if is_short:
             _known[key] = mark
     return mark
 
@@ -170,6 +177,7 @@ def words_of(key: str, limit: int = _REMEMBERED_LENGTH) -> list[str]:
     return [word.lower() for word in _WORDS.findall(key[-limit:])]
 
 
+@lru_cache(_REMEMBERED)
 def _mark_of(key: str) -> int:
     mark = Mark.NOTHING
     if key in _AGENT_KEYS:

@@ -7,7 +7,7 @@ so a layout is made once and remembered.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from lightningstore.service.triplets import events
@@ -164,6 +164,7 @@ def layouts_of(found: Attributes) -> Layouts:
 def _layouts(keys: tuple[str, ...]) -> Layouts:
     groups = _groups(keys)
     whole = frozenset(keys)
+    words = _Words(keys)
     proxied = tuple({key.rpartition(".")[0]: None for key in keys if _is_proxied(key)})
 
     def find(places: Iterable[_Place], only: str = "") -> tuple[Layout, ...]:
@@ -173,11 +174,11 @@ def _layouts(keys: tuple[str, ...]) -> Layouts:
 
     return Layouts(
         system=find(_SYSTEMS),
-        prompt=find(_PROMPTS, "messages") or _by_words(keys, _INPUT_WORDS, _ASKED),
-        tools=find(_TOOL_PLACES, "tools") or _by_words(keys, _TOOL_WORDS, ()),
+        prompt=find(_PROMPTS, "messages") or words.ending(_INPUT_WORDS, _ASKED),
+        tools=find(_TOOL_PLACES, "tools") or words.ending(_TOOL_WORDS, ()),
         response=(*_spread_answer(whole), *find(_RESPONSES, "choices"))
-        or _by_words(keys, _OUTPUT_WORDS, _ANSWERED),
-        request_metadata=find(_REQUESTS) or _model(keys),
+        or words.ending(_OUTPUT_WORDS, _ANSWERED),
+        request_metadata=find(_REQUESTS) or words.model(),
         response_metadata=find(_METADATA) or _usage(whole, groups),
         answers=(
             *(key for key in ANSWERS if key in whole),
@@ -200,7 +201,9 @@ def _groups(keys: Iterable[str]) -> _Groups:
 
 
 def _is_proxied(key: str) -> bool:
-    return any(provider_of(key, last) for last in ("messages", "choices", "tools"))
+    return key.startswith("llm.") and any(
+        provider_of(key, last) for last in ("messages", "choices", "tools")
+    )
 
 
 def _layout(groups: _Groups, whole: frozenset[str], place: _Place) -> Layout | None:
@@ -249,26 +252,33 @@ def _spread_answer(whole: frozenset[str]) -> tuple[Layout, ...]:
     return ()
 
 
-def _by_words(
-    keys: Iterable[str], words: frozenset[str], parts: tuple[str, ...]
-) -> tuple[Layout, ...]:
-    """Return the attributes whose key says what they hold, as of an instrumentation that is not known."""
-    found = []
-    for key in keys:
-        of_key = words_of(key)
-        if len(of_key) > 1 and of_key[-1] in _FORM_WORDS and of_key[-1] not in words:
-            of_key.pop()
-        if of_key and of_key[-1] in words and not key.startswith("metadata."):
-            found.append(Layout(key, parts=parts))
-    return tuple(found)
+class _Words:
+    """The keys of a span by their last words, for instrumentations that are not known."""
 
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys = keys
 
-def _model(keys: Iterable[str]) -> tuple[Layout, ...]:
-    """Return the name of the model, where nothing else is known of a request."""
-    for key in keys:
-        if words_of(key)[-2:] in (["model", "name"], ["request", "model"], ["model", "id"]):
-            return (Layout("", {"model": key}),)
-    return ()
+    @cached_property
+    def _last(self) -> list[tuple[str, list[str]]]:
+        return [(key, words_of(key)[-2:]) for key in self._keys]
+
+    def ending(self, words: frozenset[str], parts: tuple[str, ...]) -> tuple[Layout, ...]:
+        """Return the attributes whose key ends in one of the words, or in one and what may follow it."""
+        found = []
+        for key, last in self._last:
+            if not last:
+                continue
+            at = -2 if len(last) > 1 and last[-1] in _FORM_WORDS and last[-1] not in words else -1
+            if last[at] in words and not key.startswith("metadata."):
+                found.append(Layout(key, parts=parts))
+        return tuple(found)
+
+    def model(self) -> tuple[Layout, ...]:
+        """Return the name of the model, where nothing else is known of a request."""
+        for key, last in self._last:
+            if last in (["model", "name"], ["request", "model"], ["model", "id"]):
+                return (Layout("", {"model": key}),)
+        return ()
 
 
 def _usage(whole: frozenset[str], groups: _Groups) -> tuple[Layout, ...]:

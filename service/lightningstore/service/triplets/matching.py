@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 
 from lightningstore.service.triplets.nodes import Node
-from lightningstore.service.triplets.steps import SLICE, Steps
+from lightningstore.service.triplets.steps import SLICE, Steps, sort
 from lightningstore.v1.triplet_pb2 import (
     REWARD_POLICY_BY_SEQUENCE,
     REWARD_POLICY_FIRST_SIBLING,
@@ -33,15 +33,14 @@ def match(
         yield from _by_time(nodes, called, given)
     used = {node.span_id for node in given.values()}
     left = [node for node in nodes if node.reward is not None and node.span_id not in used]
-    left.sort(key=lambda node: node.where)
-    return given, left
+    return given, sort(left, key=lambda node: node.where)
 
 
 def _by_time(nodes: Sequence[Node], called: set[bytes], given: dict[bytes, Node]) -> Steps[None]:
     """Give each reward to the call begun last among those met that ended before it and have none."""
     running: list[tuple[int, int, bytes]] = []
     ended: list[tuple[int, bytes]] = []
-    for at, node in enumerate(sorted(nodes, key=lambda node: node.order)):
+    for at, node in enumerate(sort(nodes, key=lambda node: node.order)):
         if node.reward is not None:
             while running and running[0][0] <= node.begin:
                 _, met, call = heapq.heappop(running)
@@ -60,10 +59,7 @@ def _by_sequence(
     """Give each reward to the call with the highest smaller sequence id that has none."""
     free: list[Node] = []
     # Of equal numbers the rewards come first: a call must have a smaller one.
-    order = sorted(
-        nodes,
-        key=lambda n: (n.sequence_id, n.span_id in called, n.begin, n.span_id),
-    )
+    order = sort(nodes, key=lambda n: (n.sequence_id, n.span_id in called, n.begin, n.span_id))
     for at, node in enumerate(order):
         if node.reward is not None:
             below = len(free)

@@ -1,8 +1,12 @@
-"""A span as the algorithm sees it: names, times, its place in the tree, its reward. Nothing large."""
+"""A span as the algorithm sees it: names, times, its place in the tree, its reward. Nothing large.
+
+A node holds few objects: garbage collection looks at all those of a trace at once, and holds the event loop meanwhile.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lightningstore.service.triplets import rewards, tokens
@@ -42,6 +46,7 @@ class Node:
 
     __slots__ = (
         "agent",
+        "at",
         "begin",
         "children",
         "end",
@@ -52,13 +57,12 @@ class Node:
         "kind",
         "likely_agent",
         "moved",
-        "order",
         "own_agent",
         "parent_id",
-        "place",
         "proxied",
         "response_id",
         "reward",
+        "row",
         "sequence_id",
         "span_id",
         "start",
@@ -81,12 +85,12 @@ class Node:
         #: The times that it is ordered by: never missing, see `tree.fill_times`.
         self.begin = start
         self.finish = end
-        #: Sorts siblings; ends in the span id, so no two are equal.
-        self.order: tuple[int, int, bytes] = (start, sequence_id, span_id)
-        self.children: list[Node] = []
+        #: Changed by `add` and `remove`; most spans have none.
+        self.children: Sequence[Node] = ()
         #: Whether it was put under a span that is not its parent, because that encloses it in time.
         self.moved = False
-        self.place: Place | None = None
+        #: Where the span is stored: see `place`.
+        self.row = self.at = -1
         self.kind = Kind.UNKNOWN
         #: Name of the agent that the spans below it belong to.
         self.agent = ""
@@ -116,7 +120,7 @@ class Node:
             span.start_time_unix_nano,
             span.end_time_unix_nano,
         )
-        node.place = place
+        node.row, node.at = place
         name = span.name
         found: Attributes
         found, marks = _wanted(span)
@@ -168,6 +172,27 @@ class Node:
                 warnings.add(self.where, key, fault)
         if name == OPERATION and text(found, f"{OPERATION}.name") == rewards.MARK:
             self.holds_reward = True
+
+    def add(self, child: Node) -> None:
+        """Add a child after the others."""
+        if self.children:
+            self.children.append(child)  # type: ignore[attr-defined]
+        else:
+            self.children = [child]
+
+    def remove(self, child: Node) -> None:
+        """Remove a child."""
+        self.children = [other for other in self.children if other is not child]
+
+    @property
+    def order(self) -> tuple[int, int, bytes]:
+        """Sorts siblings; ends in the span id, so no two are equal."""
+        return self.begin, self.sequence_id, self.span_id
+
+    @property
+    def place(self) -> Place:
+        """Where the span is stored; a stand-in has negative numbers."""
+        return Place(self.row, self.at)
 
     @property
     def where(self) -> tuple[int, bytes]:

@@ -42,6 +42,10 @@ _RESPONSE_NAMES = frozenset(
 _TOKEN_IDS = TripletPrompt.TOKEN_IDS_FIELD_NUMBER
 #: Token ids as protobuf packs them, or as numbers.
 Tokens = bytes | list[int]
+#: Lists in a text, one for each choice of an answer.
+_MAX_LISTS = 10_000
+#: Integers of an array that are packed by one call.
+_PACKED_AT_ONCE = 1 << 16
 _TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 _TOKENS = msgspec.json.Decoder(list[_TokenId]).decode
 _TOKEN_LISTS = msgspec.json.Decoder(list[list[_TokenId]]).decode
@@ -64,6 +68,8 @@ def read(value: AnyValue) -> Tokens | None:
         text = value.string_value
         try:
             if text.lstrip()[:2] == "[[":
+                if text.count("[") > _MAX_LISTS:
+                    return None
                 lists = _TOKEN_LISTS(text)
                 return lists[0] if lists else []
             return _TOKENS(text)
@@ -83,6 +89,8 @@ def _packed(array: ArrayValue) -> bytes | None:
     Each is a message in a message on the wire. Taking the headers away costs a tenth of making numbers of
     them, and they are most of what a trace holds.
     """
+    if len(array.values) > _PACKED_AT_ONCE:
+        return _packed_in_parts(array)
     data = array.SerializeToString()
     count = len(array.values)
     marked = data
@@ -100,6 +108,17 @@ def _packed(array: ArrayValue) -> bytes | None:
     packed = b"".join(_ITEMS(data))
     # Three bytes of header each: anything but a small integer was passed over and makes a difference.
     return packed if len(packed) + 3 * count == len(data) else None
+
+
+def _packed_in_parts(array: ArrayValue) -> bytes | None:
+    """Return the same for a long array. Each part holds the interpreter for some milliseconds only."""
+    parts = []
+    for start in range(0, len(array.values), _PACKED_AT_ONCE):
+        part = _packed(ArrayValue(values=array.values[start : start + _PACKED_AT_ONCE]))
+        if part is None:
+            return None
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _checked(ids: Any) -> list[int] | None:
@@ -130,12 +149,13 @@ class TokenPlaces(NamedTuple):
 
 def places_of(keys: Sequence[str]) -> TokenPlaces:
     """Return which of the keys hold token ids."""
+    proxied = [key for key in keys if key.startswith("llm.")]
     return TokenPlaces(
         tuple(key for key in _PROMPT if key in keys),
         tuple(key for key in _RESPONSE if key in keys),
-        tuple(key for key in keys if provider_of(key, "prompt_token_ids")),
-        tuple(key for key in keys if provider_of(key, "response_token_ids")),
-        tuple(key for key in keys if provider_of(key, "choices")),
+        tuple(key for key in proxied if provider_of(key, "prompt_token_ids")),
+        tuple(key for key in proxied if provider_of(key, "response_token_ids")),
+        tuple(key for key in proxied if provider_of(key, "choices")),
         tuple(key for key in ANSWERS if key in keys),
     )
 

@@ -10,7 +10,7 @@ from lightningstore.service.triplets.kinds import Kind
 from lightningstore.service.triplets.matching import match
 from lightningstore.service.triplets.nodes import Node
 from lightningstore.service.triplets.options import Options
-from lightningstore.service.triplets.steps import Steps
+from lightningstore.service.triplets.steps import Steps, sort
 from lightningstore.service.triplets.tree import grow, preorder, repair
 from lightningstore.service.triplets.values import ignore
 from lightningstore.service.triplets.warnings import Warnings
@@ -51,7 +51,7 @@ class Trace(NamedTuple):
 
 def find_calls(nodes: Iterable[Node], options: Options, warnings: Warnings) -> Steps[Trace]:
     """Return the calls in the order of their triplets. The order of `nodes` does not matter."""
-    ordered = sorted(nodes, key=lambda n: (n.sequence_id, n.start, n.span_id, n.end, n.parent_id))
+    ordered = sort(nodes, key=lambda n: (n.sequence_id, n.start, n.span_id, n.end, n.parent_id))
     yield
     if options.proxy:
         found = calls.of_proxy(ordered, options)

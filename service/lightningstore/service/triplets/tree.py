@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 
 from lightningstore.service.triplets.nodes import Node
-from lightningstore.service.triplets.steps import SLICE, Steps
+from lightningstore.service.triplets.steps import SLICE, Steps, sort
 
 #: Id of the node above several roots: no span has it.
 VIRTUAL_ROOT = b""
@@ -22,7 +22,6 @@ def fill_times(nodes: list[Node]) -> None:
             node.begin = known
         known = node.begin
         node.finish = node.end or node.begin
-        node.order = (node.begin, node.sequence_id, node.span_id)
 
 
 def grow(nodes: list[Node]) -> Steps[Node | None]:
@@ -38,11 +37,11 @@ def grow(nodes: list[Node]) -> Steps[Node | None]:
         if not any(node.parent_id):
             roots.append(node)
         elif (parent := by_id.get(node.parent_id)) is not None:
-            parent.children.append(node)
+            parent.add(node)
         else:
             if node.parent_id not in missing:
                 missing[node.parent_id] = Node(node.parent_id, sequence_id=node.sequence_id)
-            missing[node.parent_id].children.append(node)
+            missing[node.parent_id].add(node)
         if at % SLICE == SLICE - 1:
             yield
     for stand_in in missing.values():
@@ -52,13 +51,13 @@ def grow(nodes: list[Node]) -> Steps[Node | None]:
     yield
     for at, node in enumerate((*by_id.values(), *missing.values())):
         if len(node.children) > 1:
-            node.children.sort(key=lambda child: child.order)
+            node.children = sort(node.children, key=lambda child: child.order)
         if at % SLICE == SLICE - 1:
             yield
     if len(roots) <= 1:
         return roots[0] if roots else None
     root = Node(VIRTUAL_ROOT)
-    root.children = sorted(roots, key=lambda child: child.order)
+    root.children = sort(roots, key=lambda child: child.order)
     _span_over(root)
     return root
 
@@ -77,7 +76,6 @@ def _span_over(node: Node) -> None:
         node.end = max(node.end, child.end)
         node.begin = min(node.begin, child.begin)
         node.finish = max(node.finish, child.finish)
-    node.order = (node.begin, node.sequence_id, node.span_id)
 
 
 def _cut_cycles(by_id: dict[bytes, Node], roots: list[Node]) -> list[Node]:
@@ -101,7 +99,7 @@ def _cut_cycles(by_id: dict[bytes, Node], roots: list[Node]) -> list[Node]:
             ids = list(path)
             cycle = [path[i] for i in ids[ids.index(node.span_id) :]]
             first = min(cycle, key=lambda member: member.order)
-            by_id[first.parent_id].children.remove(first)
+            by_id[first.parent_id].remove(first)
             cut.append(first)
         seen.update(path)
     return cut
@@ -175,12 +173,12 @@ def repair(root: Node) -> Steps[None]:
             yield from others.join(child.span_id, over)
         moved[child.span_id] = over
         child.moved = True
-        parent.children.append(child)
+        parent.add(child)
         touched[parent.span_id] = parent
         count -= 1
     node.children = [child for child in loose if child.span_id not in moved]
     for parent in touched.values():
-        parent.children.sort(key=lambda child: child.order)
+        parent.children = sort(parent.children, key=lambda child: child.order)
 
 
 class _Shortest:
@@ -217,8 +215,9 @@ def _tightest(nodes: list[Node], loose: list[Node]) -> Steps[dict[bytes, int]]:
     One that takes exactly the same time is none. A sweep by start, those that end last first, so that all
     that can enclose a node have been seen before it: n log n, however the spans lie.
     """
-    timed = sorted(
-        (node.start, -node.end, at) for at, node in enumerate(nodes) if node.start and node.end
+    timed = sort(
+        ((node.start, -node.end, at) for at, node in enumerate(nodes) if node.start and node.end),
+        key=lambda interval: interval,
     )
     shortest = _Shortest()
     asked = {node.span_id for node in loose}
@@ -259,8 +258,8 @@ class _Others:
         """`families`: the loose span that each node is below."""
         self._nodes = nodes
         timed = [at for at, node in enumerate(nodes) if node.start and node.end]
-        self._starts = sorted(timed, key=lambda at: nodes[at].start, reverse=True)
-        timed.sort(key=lambda at: (nodes[at].end, -nodes[at].start))
+        self._starts = sort(timed, key=lambda at: -nodes[at].start)
+        timed = sort(timed, key=lambda at: (nodes[at].end, -nodes[at].start))
         self._ends = [(nodes[at].end, -nodes[at].start) for at in timed]
         self._leaf = {at: len(timed) + leaf for leaf, at in enumerate(timed)}
         self._tree: list[_Pair] = [()] * (2 * len(timed))
