@@ -35,6 +35,12 @@ func (c *Client) Cancel(ctx context.Context, rolloutIDs ...string) ([]*pb.Rollou
 	return answer.GetRollouts(), err
 }
 
+// Delete deletes finished rollouts with their attempts and spans. If one of them has not finished, it deletes none
+// and returns a FailedPrecondition error. Unknown ids are not an error: the answer lists them.
+func (c *Client) Delete(ctx context.Context, rolloutIDs ...string) (*pb.DeleteRolloutsResponse, error) {
+	return c.service.DeleteRollouts(ctx, &pb.DeleteRolloutsRequest{RolloutIds: rolloutIDs})
+}
+
 // Update changes a rollout and returns it. The update mask of the request names the fields; see
 // UpdateRolloutRequest.
 func (c *Client) Update(ctx context.Context, request *pb.UpdateRolloutRequest) (*pb.Rollout, error) {

@@ -19,6 +19,7 @@ import (
 
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // serverProgram returns the server to test with: LIGHTNINGSTORE_SERVER, else the checkout's.
@@ -189,6 +190,13 @@ func TestCancelledRolloutIsNotSucceeded(t *testing.T) {
 		rollout.GetLatestAttempt().GetStatus() != pb.AttemptStatus_ATTEMPT_STATUS_FAILED ||
 		rollout.GetStatus() != pb.RolloutStatus_ROLLOUT_STATUS_CANCELLED {
 		t.Fatal(rollout, err)
+	}
+	answer, err := client.Delete(ctx, rollout.GetRolloutId(), "ro-nobody")
+	if err != nil || len(answer.GetDeletedRolloutIds()) != 1 || len(answer.GetMissingRolloutIds()) != 1 {
+		t.Fatal(answer, err)
+	}
+	if _, err := client.Rollout(ctx, rollout.GetRolloutId()); status.Code(err) != codes.NotFound {
+		t.Fatal(err)
 	}
 }
 

@@ -90,11 +90,16 @@ async def snapshot(world: World) -> tuple[Any, ...]:
 @asynccontextmanager
 async def refused(
     world: World, kind: type[LightningStoreError], reason: str, text: str = ""
-) -> AsyncIterator[None]:
-    """Expect an error of this class and reason that names `text`, and that nothing changed."""
+) -> AsyncIterator[dict[str, str]]:
+    """Expect an error of this class and reason that names `text`, and that nothing changed.
+
+    Yields a dictionary that holds the metadata of the error afterwards.
+    """
     before = await snapshot(world)
+    metadata: dict[str, str] = {}
     with pytest.raises(kind) as caught:
-        yield
+        yield metadata
+    metadata.update(caught.value.metadata)
     assert caught.value.reason == f"ERROR_REASON_{reason}"
     assert text in str(caught.value)
     assert await snapshot(world) == before

@@ -150,6 +150,13 @@ class Model:
         if not rollout.finished:
             self._finish(rollout, "cancelled")
 
+    def delete(self, name: str) -> None:
+        """Delete a finished rollout without a live attempt."""
+        rollout = self.rollouts[name]
+        if not rollout.finished or any(a.status in LIVE for a in rollout.attempts):
+            raise Refused
+        del self.rollouts[name]
+
     # Time
 
     def deadline(self, rollout: Rollout, attempt: Attempt) -> float | None:

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from lightningstore.service.rules.errors import TransitionNotAllowed
+from lightningstore.service.rules.errors import RolloutNotFinished, TransitionNotAllowed
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import open_store
 from lightningstore.v1 import (
@@ -75,6 +75,7 @@ class Machine(RuleBasedStateMachine):
         self.model = Model()
         self.ids: dict[tuple[str, int], str] = {}
         self.turn = 0
+        self.enqueued = 0
         self.open()
 
     def open(self) -> None:
@@ -119,7 +120,7 @@ class Machine(RuleBasedStateMachine):
         async def act() -> Any:
             try:
                 answer = await self._call(method, request)
-            except TransitionNotAllowed:
+            except (TransitionNotAllowed, RolloutNotFinished):
                 assert refused, f"{request} was refused"
                 return None
             assert not refused, f"{request} was not refused"
@@ -156,7 +157,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(priority=SMALL, most=SMALL, timed=st.integers(0, 7), retry=st.integers(0, 7))
     def enqueue(self, priority: int, most: int, timed: int, retry: int) -> None:
-        n = len(self.model.rollouts)
+        n = self.enqueued
+        self.enqueued += 1
         made = Rollout(
             priority=priority % 2,
             # No two deadlines meet: which of them comes first would be open.
@@ -262,6 +264,17 @@ class Machine(RuleBasedStateMachine):
         request = rollout_pb2.CancelRolloutsRequest(rollout_ids=[name])
         self.both("cancel_rollouts", request, lambda: self.model.cancel(rollout))
 
+    @precondition(has_rollouts)
+    @rule(pick=PICK)
+    def delete(self, pick: int) -> None:
+        name, _ = self.rollout(pick)
+        request = rollout_pb2.DeleteRolloutsRequest(rollout_ids=[name])
+        reply, _ = self.both("delete_rollouts", request, lambda: self.model.delete(name))
+        if reply is not None:
+            assert reply.deleted_rollout_ids == [name]
+            again, _ = self.both("delete_rollouts", request, lambda: None)
+            assert again.missing_rollout_ids == [name]
+
     # Time
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 3.0, 5.0, 6.5, 6.9, 15.0]))
@@ -311,6 +324,8 @@ class Machine(RuleBasedStateMachine):
                 status = word(attempt_pb2.AttemptStatus, "ATTEMPT_STATUS", a.status)
                 assert (status, a.span_count) == (mine.status, mine.spans), name
                 assert a.HasField("end_time") == (mine.status not in LIVE)
+        listed = await self.store.list_rollouts(rollout_pb2.ListRolloutsRequest(page_size=1000))
+        assert [r.rollout_id for r in listed.rollouts] == list(model.rollouts)
         reply = await self.store.get_statistics(statistics_pb2.GetStatisticsRequest())
         assert reply.queue_depth == sum(r.place > 0 for r in model.rollouts.values())
         assert reply.last_completion_number == model.finishes

@@ -1,8 +1,11 @@
-"""Commands that change a store: enqueue, claim, report, wait, cancel, retry; and what they exit with."""
+"""Commands that change a store: enqueue, claim, report, wait, cancel, retry, delete; and what they exit with."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import pty
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import pytest_asyncio
 from lightningstore.client import AsyncLightningStore, Failure
 
 from tests.contract.helpers import batch
-from tests.integration.process import Process, run, serve
+from tests.integration.process import COMMAND, ENVIRONMENT, Process, run, serve
 
 pytestmark = pytest.mark.asyncio
 
@@ -190,6 +193,49 @@ async def test_cancel_and_retry_take_ids_from_a_list(shell: Shell) -> None:
     assert sorted(told.splitlines()) == sorted(f"{one}\tcancelled" for one in ids)
     assert await shell("retry", *ids) == "".join(f"{one}\tqueuing\n" for one in ids)
     assert "only finished rollouts are retried" in await shell("retry", ids[0], code=1)
+
+
+async def test_delete_takes_finished_rollouts(shell: Shell) -> None:
+    ids = [await finished(shell, status) for status in ("succeeded", "failed", "cancelled")]
+    waiting = (await shell("enqueue", "1")).strip()
+    told = await shell("delete", "--yes", ids[0], "latest", code=1)
+    assert f"rollout '{waiting}' is ROLLOUT_STATUS_QUEUING: cancel it" in told
+    assert "--yes is required" in await shell("delete", "-", code=2, stdin=ids[0])
+    assert len(await shell.rows("rollouts")) == 4
+    assert await shell("delete", "--yes", ids[0], ids[0]) == f"{ids[0]}\tdeleted\n"
+    told = await shell("delete", "--yes", "-", code=1, stdin="\n".join([*ids, "ro-none"]))
+    assert told.splitlines() == [
+        f"{ids[0]}\tmissing",
+        f"{ids[1]}\tdeleted",
+        f"{ids[2]}\tdeleted",
+        "ro-none\tmissing",
+        f"lightningstore: rollout '{ids[0]}' (and 1 more rollout) does not exist",
+    ]
+    assert [row[0] for row in await shell.rows("rollouts")] == [waiting]
+    last = await finished(shell, "failed")
+    assert await shell.json("delete", "-y", last) == [{"rollout_id": last, "result": "deleted"}]
+
+
+@pytest.mark.parametrize(("answer", "deletes"), [("y", True), ("n", False), ("", False)])
+async def test_delete_asks_on_a_terminal(shell: Shell, answer: str, deletes: bool) -> None:
+    rollout_id = await finished(shell, "cancelled")
+    mine, its = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(COMMAND, "delete", rollout_id),
+        stdin=its,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**ENVIRONMENT, "LIGHTNINGSTORE_ADDRESS": shell.server.address},
+    )
+    os.close(its)
+    os.write(mine, f"{answer}\n".encode())
+    out, errors = await asyncio.wait_for(process.communicate(), 30)
+    os.close(mine)
+    assert b"Delete 1 rollout with all spans? This cannot be undone. [y/N]" in errors
+    assert out.decode() == (f"{rollout_id}\tdeleted\n" if deletes else "")
+    assert process.returncode == (0 if deletes else 1)
+    left = [r.rollout_id async for r in shell.client.iter_rollouts()]
+    assert left == ([] if deletes else [rollout_id])
 
 
 @pytest.mark.parametrize("form", [[], ["-o", "json"], ["-o", "jsonl"], ["-o", "table"]])

@@ -111,12 +111,12 @@ async def test_spans_of_removed_rollouts_that_a_killed_server_left_are_deleted_l
         await finished(store, "a", "b")
         storage = store.engine.storage
         leftover, storage.leftover_spans = storage.leftover_spans, nothing_left
-        assert await store.removal.retain(ALL) == 2
+        assert (await delete(store)).deleted_rollout_ids == ["a", "b"]
         storage.leftover_spans = leftover
+        assert await leftover() == [1]
     assert tools.check(tmp_path / "s.db") == []
-    async with store_in(tmp_path) as store:
-        assert await store.engine.storage.leftover_spans() == [1]
-        await store.removal.retain(ALL)
+    async with store_in(tmp_path) as store:  # which keeps everything, so that no retention runs
+        await store.deletions.sweep()
         assert await store.engine.storage.leftover_spans() == []
     assert tools.check(tmp_path / "s.db") == []
     with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
@@ -162,12 +162,17 @@ def cancel(store: Store) -> Awaitable[Any]:
     return Calls(store).cancel_rollouts(rollout_pb2.CancelRolloutsRequest(rollout_ids=["a", "b"]))
 
 
+def delete(store: Store) -> Awaitable[Any]:
+    request = rollout_pb2.DeleteRolloutsRequest(rollout_ids=["a", "b"])
+    return Calls(store).delete_rollouts(request)
+
+
 def remove(store: Store) -> Awaitable[Any]:
     return store.removal.retain(ALL)
 
 
 CALLS: list[Callable[[Store], Awaitable[Any]]] = [
-    *(update, late_span, heartbeat, enqueue, reopen, numbers, cancel, remove),
+    *(update, late_span, heartbeat, enqueue, reopen, numbers, cancel, delete, remove),
 ]
 
 
@@ -224,6 +229,46 @@ async def test_calls_in_any_order_beside_removals_leave_no_half_rollout(
         assert tools.check(folder / "s.db") == []
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until a condition holds."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    pytest.fail("the condition never holds")
+
+
+async def test_rollout_deleted_before_its_finish_is_durable_is_reported_by_no_watch(
+    tmp_path: Path,
+) -> None:
+    async with store_in(tmp_path) as store:
+        await enqueue(store)
+        state, storage = store.engine.live.state, store.engine.storage
+        commit, free = storage.commit, asyncio.Event()
+
+        async def held(changes: Any) -> None:
+            await free.wait()
+            await commit(changes)
+
+        storage.commit = held
+        request = rollout_pb2.CancelRolloutsRequest(rollout_ids=["a"])
+        cancelling = asyncio.ensure_future(Calls(store).cancel_rollouts(request))
+        await until(lambda: not state.entries["a"].is_live())
+        deleting = asyncio.ensure_future(delete(store))
+        await until(lambda: "a" not in state.entries)
+        unknown = asyncio.ensure_future(
+            Calls(store).get_rollout(rollout_pb2.GetRolloutRequest(rollout_id="a"))
+        )
+        await asyncio.sleep(0.02)
+        assert not unknown.done(), "a crash could still undo the deletion"
+        free.set()
+        await cancelling
+        assert (await deleting).deleted_rollout_ids == ["a"]
+        with pytest.raises(RolloutNotFound):
+            await unknown
+        assert "a" not in await watched(store)
+
+
 # Damaged files
 
 
@@ -248,7 +293,12 @@ async def test_half_a_rollout_takes_down_no_list_no_watch_and_no_retention(
             with pytest.raises(DataDamaged, match="'torn' is damaged"):
                 await Calls(store).get_rollout(rollout_pb2.GetRolloutRequest(rollout_id="torn"))
             assert store.engine.storage.damaged_records == 1
-            assert await store.removal.retain(ALL) == 3  # with the one that ended the watch
+            request = rollout_pb2.DeleteRolloutsRequest(rollout_ids=["a", "torn", "none"])
+            answer = await Calls(store).delete_rollouts(request)
+            assert answer.deleted_rollout_ids == ["a"]
+            assert answer.kept_rollout_ids == ["torn"]
+            assert answer.missing_rollout_ids == ["none"]
+            assert await store.removal.retain(ALL) == 2  # with the one that ended the watch
             assert await listed(store) == []
     told = [r.message for r in caplog.records if "is damaged" in r.message]
     assert len(told) == 1

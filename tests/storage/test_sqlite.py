@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.storage.base import Changes, Counters
+from lightningstore.service.storage.sqlite.commits import statements
 from lightningstore.service.storage.sqlite.store import SqliteStorage
 from lightningstore.service.storage.testing.records import attempt, put, rollout, spans, sweep
 
@@ -76,3 +77,13 @@ async def test_probe_finds_a_full_disk(storage: SqliteStorage) -> None:
     await storage.probe(100)
     with pytest.raises(StorageFailed, match="full"):
         await storage.probe(1 << 20)
+
+
+async def test_commit_of_many_removals_stays_within_the_parameters_of_a_statement() -> None:
+    """A group commit holds the removals of many calls. SQLite may be built with a limit of 32,766."""
+    keys = list(range(100_000))
+    found = list(statements(Changes(removed=keys, swept=keys), [], compress=False))
+    assert max(len(parameters) for _, parameters in found) <= 32_766
+    for name in ("attempts", "inputs", "rollouts", "spans"):
+        deleted = [p for text, p in found if text.strip().startswith(f"DELETE FROM {name} ")]
+        assert [key for part in deleted for key in part] == keys

@@ -5,7 +5,12 @@ import { FieldMaskSchema } from "@bufbuild/protobuf/wkt";
 
 import type { ConnectOptions } from "./channel.js";
 import type { Resources as ResourcesMessage } from "./gen/lightningstore/v1/resources_pb.js";
-import { RolloutSchema, RolloutStatus, type Rollout } from "./gen/lightningstore/v1/rollout_pb.js";
+import {
+  RolloutSchema,
+  RolloutStatus,
+  type DeleteRolloutsResponse,
+  type Rollout,
+} from "./gen/lightningstore/v1/rollout_pb.js";
 import { QuerySpansRequestSchema } from "./gen/lightningstore/v1/span_pb.js";
 import { encodeJson } from "./json.js";
 import { fromMessage, toMessage, type Resource } from "./resources.js";
@@ -152,6 +157,17 @@ export class LightningStore {
     const { requestId = "", ...call } = options;
     const answer = await this.rpc.cancelRollouts({ rolloutIds: [...ids], requestId }, call);
     return answer.rollouts;
+  }
+
+  /**
+   * Deletes finished rollouts with their attempts and spans. If one has not finished, none is deleted and the error
+   * is FailedPrecondition. Unknown ids are not an error: the answer lists them.
+   */
+  async deleteRollouts(
+    ids: Iterable<string>,
+    options: CallOptions = {},
+  ): Promise<DeleteRolloutsResponse> {
+    return this.rpc.deleteRollouts({ rolloutIds: [...ids] }, options);
   }
 
   /**

@@ -88,6 +88,11 @@ test("inputs, configs and resources arrive as they were given", async () => {
   assert.equal(updated.version, 2);
   const [cancelled] = await store.cancelRollouts([rollout.rolloutId]);
   assert.equal(cancelled?.status, RolloutStatus.CANCELLED);
+  const { rolloutId } = rollout;
+  const answer = await store.deleteRollouts([rolloutId, "ro-nobody"]);
+  assert.deepEqual(answer.deletedRolloutIds, [rolloutId]);
+  assert.deepEqual(answer.missingRolloutIds, ["ro-nobody"]);
+  assert.equal((await failureOf(store.getRollout(rolloutId))).code, Code.NOT_FOUND);
 });
 
 test("a proxy's URL is routed to the attempt", () => {

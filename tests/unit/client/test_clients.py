@@ -116,6 +116,7 @@ async def test_writes_have_a_request_id_of_their_own_and_keep_it_when_repeated(
             attempt_pb2.UpdateAttemptResponse(),
         ),
         ("cancel_rollouts", (["ro-1"],), "CancelRollouts", rollout_pb2.CancelRolloutsResponse()),
+        ("delete_rollouts", (["ro-1"],), "DeleteRollouts", rollout_pb2.DeleteRolloutsResponse()),
         ("add_spans", (SpanBatch(),), "AddSpans", span_pb2.AddSpansResponse()),
     ],
 )

@@ -61,6 +61,7 @@ CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda s: s.update_attempt("r", "a", worker_id=HALF), "worker_id"),
     (lambda s: s.update_rollout("r", group_id=HALF), "group_id"),
     (lambda s: s.cancel_rollouts(["r", HALF]), "rollout_ids[1]"),
+    (lambda s: s.delete_rollouts(["r", HALF]), "rollout_ids[1]"),
     (lambda s: s.list_rollouts(group_ids=[HALF]), "group_ids[0]"),
     (lambda s: s.heartbeat("w", attempts=[("r", HALF)]), "attempts[0][1]"),
     (lambda s: s.get_worker(HALF), "worker_id"),

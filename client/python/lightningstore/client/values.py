@@ -31,7 +31,13 @@ from lightningstore.client._values.resources import (
     ProxyLLM,
     Resources,
 )
-from lightningstore.client._values.rollouts import RetryBackoff, Rollout, RolloutConfig, RolloutSpec
+from lightningstore.client._values.rollouts import (
+    DeleteResult,
+    RetryBackoff,
+    Rollout,
+    RolloutConfig,
+    RolloutSpec,
+)
 from lightningstore.client._values.server import Limits, ServerInfo, Statistics
 from lightningstore.client._values.spans import (
     IngestResult,
@@ -60,6 +66,7 @@ __all__ = [
     "AttemptTriplets",
     "AttemptUpdate",
     "CustomResource",
+    "DeleteResult",
     "Durability",
     "Failure",
     "HeartbeatReply",

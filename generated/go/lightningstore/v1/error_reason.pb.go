@@ -68,6 +68,9 @@ const (
 	// FAILED_PRECONDITION: attempts are running in the namespace, which is to be deleted without force, or it is
 	// the namespace "default". Metadata: namespace, count.
 	ErrorReason_ERROR_REASON_NAMESPACE_IN_USE ErrorReason = 33
+	// FAILED_PRECONDITION: the rollout has not finished, or its attempt is still live. Metadata: rolloutId,
+	// status.
+	ErrorReason_ERROR_REASON_ROLLOUT_NOT_FINISHED ErrorReason = 34
 	// OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last.
 	ErrorReason_ERROR_REASON_COMPLETION_NUMBER_BEYOND_END ErrorReason = 40
 	// RESOURCE_EXHAUSTED, not retryable: too many items. Metadata: field, limit.
@@ -126,6 +129,7 @@ var (
 		31: "ERROR_REASON_SPANS_EVICTED",
 		32: "ERROR_REASON_STORE_ID_MISMATCH",
 		33: "ERROR_REASON_NAMESPACE_IN_USE",
+		34: "ERROR_REASON_ROLLOUT_NOT_FINISHED",
 		40: "ERROR_REASON_COMPLETION_NUMBER_BEYOND_END",
 		50: "ERROR_REASON_BATCH_TOO_LARGE",
 		51: "ERROR_REASON_PAYLOAD_TOO_LARGE",
@@ -161,6 +165,7 @@ var (
 		"ERROR_REASON_SPANS_EVICTED":                31,
 		"ERROR_REASON_STORE_ID_MISMATCH":            32,
 		"ERROR_REASON_NAMESPACE_IN_USE":             33,
+		"ERROR_REASON_ROLLOUT_NOT_FINISHED":         34,
 		"ERROR_REASON_COMPLETION_NUMBER_BEYOND_END": 40,
 		"ERROR_REASON_BATCH_TOO_LARGE":              50,
 		"ERROR_REASON_PAYLOAD_TOO_LARGE":            51,
@@ -209,7 +214,7 @@ var File_lightningstore_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xeb\b\n" +
+	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\x92\t\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_FIELD_INVALID\x10\x01\x12\"\n" +
@@ -230,7 +235,8 @@ const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"#ERROR_REASON_TRANSITION_NOT_ALLOWED\x10\x1e\x12\x1e\n" +
 	"\x1aERROR_REASON_SPANS_EVICTED\x10\x1f\x12\"\n" +
 	"\x1eERROR_REASON_STORE_ID_MISMATCH\x10 \x12!\n" +
-	"\x1dERROR_REASON_NAMESPACE_IN_USE\x10!\x12-\n" +
+	"\x1dERROR_REASON_NAMESPACE_IN_USE\x10!\x12%\n" +
+	"!ERROR_REASON_ROLLOUT_NOT_FINISHED\x10\"\x12-\n" +
 	")ERROR_REASON_COMPLETION_NUMBER_BEYOND_END\x10(\x12 \n" +
 	"\x1cERROR_REASON_BATCH_TOO_LARGE\x102\x12\"\n" +
 	"\x1eERROR_REASON_PAYLOAD_TOO_LARGE\x103\x12\x1b\n" +

@@ -1297,6 +1297,127 @@ func (x *CancelRolloutsResponse) GetRollouts() []*Rollout {
 	return nil
 }
 
+// Deletes finished rollouts with their inputs, attempts and spans. Completion numbers do not change: watches
+// pass over a deleted rollout. Its id may be used again.
+//
+// A rollout that has not finished, or whose attempt is still live, is rejected with FAILED_PRECONDITION
+// (ROLLOUT_NOT_FINISHED), and none is deleted. To delete an unfinished rollout, cancel it and wait until its
+// runner has stopped.
+//
+// The server deletes many or large rollouts in several steps, so that other calls are not delayed. If the call
+// ends with UNAVAILABLE, DEADLINE_EXCEEDED or CANCELLED, a part of them may be deleted. Repeat the call: an
+// unknown rollout is not an error.
+type DeleteRolloutsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ids of the rollouts, at most 10,000 by default. A repeated id counts once.
+	RolloutIds    []string `protobuf:"bytes,1,rep,name=rollout_ids,json=rolloutIds,proto3" json:"rollout_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRolloutsRequest) Reset() {
+	*x = DeleteRolloutsRequest{}
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRolloutsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRolloutsRequest) ProtoMessage() {}
+
+func (x *DeleteRolloutsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRolloutsRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRolloutsRequest) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DeleteRolloutsRequest) GetRolloutIds() []string {
+	if x != nil {
+		return x.RolloutIds
+	}
+	return nil
+}
+
+// Response of DeleteRollouts. Each id of the request is in one of the lists, in the order of the request.
+type DeleteRolloutsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rollouts that this call deleted.
+	DeletedRolloutIds []string `protobuf:"bytes,1,rep,name=deleted_rollout_ids,json=deletedRolloutIds,proto3" json:"deleted_rollout_ids,omitempty"`
+	// Ids of which there was no rollout. After a repeat, these include the rollouts that the first call deleted.
+	MissingRolloutIds []string `protobuf:"bytes,2,rep,name=missing_rollout_ids,json=missingRolloutIds,proto3" json:"missing_rollout_ids,omitempty"`
+	// Rollouts that were not deleted although they had finished when the call began: another call put them back
+	// into the queue or started an attempt meanwhile, or their records are damaged and only
+	// `lightningstore check --repair` can remove them. Usually empty.
+	KeptRolloutIds []string `protobuf:"bytes,3,rep,name=kept_rollout_ids,json=keptRolloutIds,proto3" json:"kept_rollout_ids,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *DeleteRolloutsResponse) Reset() {
+	*x = DeleteRolloutsResponse{}
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRolloutsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRolloutsResponse) ProtoMessage() {}
+
+func (x *DeleteRolloutsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRolloutsResponse.ProtoReflect.Descriptor instead.
+func (*DeleteRolloutsResponse) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DeleteRolloutsResponse) GetDeletedRolloutIds() []string {
+	if x != nil {
+		return x.DeletedRolloutIds
+	}
+	return nil
+}
+
+func (x *DeleteRolloutsResponse) GetMissingRolloutIds() []string {
+	if x != nil {
+		return x.MissingRolloutIds
+	}
+	return nil
+}
+
+func (x *DeleteRolloutsResponse) GetKeptRolloutIds() []string {
+	if x != nil {
+		return x.KeptRolloutIds
+	}
+	return nil
+}
+
 var File_lightningstore_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_rollout_proto_rawDesc = "" +
@@ -1391,7 +1512,14 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tR\trequestId\"P\n" +
 	"\x16CancelRolloutsResponse\x126\n" +
-	"\brollouts\x18\x01 \x03(\v2\x1a.lightningstore.v1.RolloutR\brollouts*\xfa\x01\n" +
+	"\brollouts\x18\x01 \x03(\v2\x1a.lightningstore.v1.RolloutR\brollouts\"8\n" +
+	"\x15DeleteRolloutsRequest\x12\x1f\n" +
+	"\vrollout_ids\x18\x01 \x03(\tR\n" +
+	"rolloutIds\"\xa2\x01\n" +
+	"\x16DeleteRolloutsResponse\x12.\n" +
+	"\x13deleted_rollout_ids\x18\x01 \x03(\tR\x11deletedRolloutIds\x12.\n" +
+	"\x13missing_rollout_ids\x18\x02 \x03(\tR\x11missingRolloutIds\x12(\n" +
+	"\x10kept_rollout_ids\x18\x03 \x03(\tR\x0ekeptRolloutIds*\xfa\x01\n" +
 	"\rRolloutStatus\x12\x1e\n" +
 	"\x1aROLLOUT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16ROLLOUT_STATUS_QUEUING\x10\x01\x12\x1c\n" +
@@ -1425,7 +1553,7 @@ func file_lightningstore_v1_rollout_proto_rawDescGZIP() []byte {
 }
 
 var file_lightningstore_v1_rollout_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_lightningstore_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_lightningstore_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_lightningstore_v1_rollout_proto_goTypes = []any{
 	(RolloutStatus)(0),              // 0: lightningstore.v1.RolloutStatus
 	(RolloutMode)(0),                // 1: lightningstore.v1.RolloutMode
@@ -1444,25 +1572,27 @@ var file_lightningstore_v1_rollout_proto_goTypes = []any{
 	(*UpdateRolloutResponse)(nil),   // 14: lightningstore.v1.UpdateRolloutResponse
 	(*CancelRolloutsRequest)(nil),   // 15: lightningstore.v1.CancelRolloutsRequest
 	(*CancelRolloutsResponse)(nil),  // 16: lightningstore.v1.CancelRolloutsResponse
-	(*timestamppb.Timestamp)(nil),   // 17: google.protobuf.Timestamp
-	(*Attempt)(nil),                 // 18: lightningstore.v1.Attempt
-	(*durationpb.Duration)(nil),     // 19: google.protobuf.Duration
-	(AttemptStatus)(0),              // 20: lightningstore.v1.AttemptStatus
-	(*fieldmaskpb.FieldMask)(nil),   // 21: google.protobuf.FieldMask
+	(*DeleteRolloutsRequest)(nil),   // 17: lightningstore.v1.DeleteRolloutsRequest
+	(*DeleteRolloutsResponse)(nil),  // 18: lightningstore.v1.DeleteRolloutsResponse
+	(*timestamppb.Timestamp)(nil),   // 19: google.protobuf.Timestamp
+	(*Attempt)(nil),                 // 20: lightningstore.v1.Attempt
+	(*durationpb.Duration)(nil),     // 21: google.protobuf.Duration
+	(AttemptStatus)(0),              // 22: lightningstore.v1.AttemptStatus
+	(*fieldmaskpb.FieldMask)(nil),   // 23: google.protobuf.FieldMask
 }
 var file_lightningstore_v1_rollout_proto_depIdxs = []int32{
 	1,  // 0: lightningstore.v1.Rollout.mode:type_name -> lightningstore.v1.RolloutMode
 	0,  // 1: lightningstore.v1.Rollout.status:type_name -> lightningstore.v1.RolloutStatus
 	4,  // 2: lightningstore.v1.Rollout.config:type_name -> lightningstore.v1.RolloutConfig
-	17, // 3: lightningstore.v1.Rollout.start_time:type_name -> google.protobuf.Timestamp
-	17, // 4: lightningstore.v1.Rollout.end_time:type_name -> google.protobuf.Timestamp
-	18, // 5: lightningstore.v1.Rollout.latest_attempt:type_name -> lightningstore.v1.Attempt
-	19, // 6: lightningstore.v1.RolloutConfig.timeout:type_name -> google.protobuf.Duration
-	19, // 7: lightningstore.v1.RolloutConfig.unresponsive_timeout:type_name -> google.protobuf.Duration
-	20, // 8: lightningstore.v1.RolloutConfig.retry_condition:type_name -> lightningstore.v1.AttemptStatus
+	19, // 3: lightningstore.v1.Rollout.start_time:type_name -> google.protobuf.Timestamp
+	19, // 4: lightningstore.v1.Rollout.end_time:type_name -> google.protobuf.Timestamp
+	20, // 5: lightningstore.v1.Rollout.latest_attempt:type_name -> lightningstore.v1.Attempt
+	21, // 6: lightningstore.v1.RolloutConfig.timeout:type_name -> google.protobuf.Duration
+	21, // 7: lightningstore.v1.RolloutConfig.unresponsive_timeout:type_name -> google.protobuf.Duration
+	22, // 8: lightningstore.v1.RolloutConfig.retry_condition:type_name -> lightningstore.v1.AttemptStatus
 	5,  // 9: lightningstore.v1.RolloutConfig.retry_backoff:type_name -> lightningstore.v1.RetryBackoff
-	19, // 10: lightningstore.v1.RetryBackoff.initial_delay:type_name -> google.protobuf.Duration
-	19, // 11: lightningstore.v1.RetryBackoff.max_delay:type_name -> google.protobuf.Duration
+	21, // 10: lightningstore.v1.RetryBackoff.initial_delay:type_name -> google.protobuf.Duration
+	21, // 11: lightningstore.v1.RetryBackoff.max_delay:type_name -> google.protobuf.Duration
 	1,  // 12: lightningstore.v1.RolloutSpec.mode:type_name -> lightningstore.v1.RolloutMode
 	4,  // 13: lightningstore.v1.RolloutSpec.config:type_name -> lightningstore.v1.RolloutConfig
 	6,  // 14: lightningstore.v1.EnqueueRolloutsRequest.rollouts:type_name -> lightningstore.v1.RolloutSpec
@@ -1473,7 +1603,7 @@ var file_lightningstore_v1_rollout_proto_depIdxs = []int32{
 	2,  // 19: lightningstore.v1.ListRolloutsRequest.filter_logic:type_name -> lightningstore.v1.FilterLogic
 	3,  // 20: lightningstore.v1.ListRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
 	3,  // 21: lightningstore.v1.UpdateRolloutRequest.rollout:type_name -> lightningstore.v1.Rollout
-	21, // 22: lightningstore.v1.UpdateRolloutRequest.update_mask:type_name -> google.protobuf.FieldMask
+	23, // 22: lightningstore.v1.UpdateRolloutRequest.update_mask:type_name -> google.protobuf.FieldMask
 	3,  // 23: lightningstore.v1.UpdateRolloutResponse.rollout:type_name -> lightningstore.v1.Rollout
 	3,  // 24: lightningstore.v1.CancelRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
 	25, // [25:25] is the sub-list for method output_type
@@ -1496,7 +1626,7 @@ func file_lightningstore_v1_rollout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lightningstore_v1_rollout_proto_rawDesc), len(file_lightningstore_v1_rollout_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -24,7 +24,7 @@ var File_lightningstore_v1_service_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xc4\x16\n" +
+	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xb0\x17\n" +
 	"\x15LightningStoreService\x12h\n" +
 	"\x0fEnqueueRollouts\x12).lightningstore.v1.EnqueueRolloutsRequest\x1a*.lightningstore.v1.EnqueueRolloutsResponse\x12_\n" +
 	"\fStartRollout\x12&.lightningstore.v1.StartRolloutRequest\x1a'.lightningstore.v1.StartRolloutResponse\x12h\n" +
@@ -38,7 +38,8 @@ const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"GetRollout\x12$.lightningstore.v1.GetRolloutRequest\x1a%.lightningstore.v1.GetRolloutResponse\"\x03\x90\x02\x01\x12d\n" +
 	"\fListRollouts\x12&.lightningstore.v1.ListRolloutsRequest\x1a'.lightningstore.v1.ListRolloutsResponse\"\x03\x90\x02\x01\x12b\n" +
 	"\rUpdateRollout\x12'.lightningstore.v1.UpdateRolloutRequest\x1a(.lightningstore.v1.UpdateRolloutResponse\x12j\n" +
-	"\x0eCancelRollouts\x12(.lightningstore.v1.CancelRolloutsRequest\x1a).lightningstore.v1.CancelRolloutsResponse\"\x03\x90\x02\x02\x12o\n" +
+	"\x0eCancelRollouts\x12(.lightningstore.v1.CancelRolloutsRequest\x1a).lightningstore.v1.CancelRolloutsResponse\"\x03\x90\x02\x02\x12j\n" +
+	"\x0eDeleteRollouts\x12(.lightningstore.v1.DeleteRolloutsRequest\x1a).lightningstore.v1.DeleteRolloutsResponse\"\x03\x90\x02\x02\x12o\n" +
 	"\x0fWaitForRollouts\x12).lightningstore.v1.WaitForRolloutsRequest\x1a*.lightningstore.v1.WaitForRolloutsResponse\"\x03\x90\x02\x010\x01\x12i\n" +
 	"\rWatchRollouts\x12'.lightningstore.v1.WatchRolloutsRequest\x1a(.lightningstore.v1.WatchRolloutsResponse\"\x03\x90\x02\x010\x01\x12c\n" +
 	"\vIngestSpans\x12%.lightningstore.v1.IngestSpansRequest\x1a&.lightningstore.v1.IngestSpansResponse\"\x03\x90\x02\x02(\x01\x12X\n" +
@@ -71,51 +72,53 @@ var file_lightningstore_v1_service_proto_goTypes = []any{
 	(*ListRolloutsRequest)(nil),         // 8: lightningstore.v1.ListRolloutsRequest
 	(*UpdateRolloutRequest)(nil),        // 9: lightningstore.v1.UpdateRolloutRequest
 	(*CancelRolloutsRequest)(nil),       // 10: lightningstore.v1.CancelRolloutsRequest
-	(*WaitForRolloutsRequest)(nil),      // 11: lightningstore.v1.WaitForRolloutsRequest
-	(*WatchRolloutsRequest)(nil),        // 12: lightningstore.v1.WatchRolloutsRequest
-	(*IngestSpansRequest)(nil),          // 13: lightningstore.v1.IngestSpansRequest
-	(*AddSpansRequest)(nil),             // 14: lightningstore.v1.AddSpansRequest
-	(*AllocateSequenceIdsRequest)(nil),  // 15: lightningstore.v1.AllocateSequenceIdsRequest
-	(*QuerySpansRequest)(nil),           // 16: lightningstore.v1.QuerySpansRequest
-	(*ListTripletsRequest)(nil),         // 17: lightningstore.v1.ListTripletsRequest
-	(*ImportRolloutsRequest)(nil),       // 18: lightningstore.v1.ImportRolloutsRequest
-	(*AddResourcesRequest)(nil),         // 19: lightningstore.v1.AddResourcesRequest
-	(*UpdateResourcesRequest)(nil),      // 20: lightningstore.v1.UpdateResourcesRequest
-	(*GetResourcesRequest)(nil),         // 21: lightningstore.v1.GetResourcesRequest
-	(*ListResourcesRequest)(nil),        // 22: lightningstore.v1.ListResourcesRequest
-	(*HeartbeatRequest)(nil),            // 23: lightningstore.v1.HeartbeatRequest
-	(*GetWorkerRequest)(nil),            // 24: lightningstore.v1.GetWorkerRequest
-	(*ListWorkersRequest)(nil),          // 25: lightningstore.v1.ListWorkersRequest
-	(*GetStatisticsRequest)(nil),        // 26: lightningstore.v1.GetStatisticsRequest
-	(*GetServerInfoRequest)(nil),        // 27: lightningstore.v1.GetServerInfoRequest
-	(*EnqueueRolloutsResponse)(nil),     // 28: lightningstore.v1.EnqueueRolloutsResponse
-	(*StartRolloutResponse)(nil),        // 29: lightningstore.v1.StartRolloutResponse
-	(*DequeueRolloutsResponse)(nil),     // 30: lightningstore.v1.DequeueRolloutsResponse
-	(*StartAttemptResponse)(nil),        // 31: lightningstore.v1.StartAttemptResponse
-	(*UpdateAttemptResponse)(nil),       // 32: lightningstore.v1.UpdateAttemptResponse
-	(*ListAttemptsResponse)(nil),        // 33: lightningstore.v1.ListAttemptsResponse
-	(*GetAttemptResponse)(nil),          // 34: lightningstore.v1.GetAttemptResponse
-	(*GetRolloutResponse)(nil),          // 35: lightningstore.v1.GetRolloutResponse
-	(*ListRolloutsResponse)(nil),        // 36: lightningstore.v1.ListRolloutsResponse
-	(*UpdateRolloutResponse)(nil),       // 37: lightningstore.v1.UpdateRolloutResponse
-	(*CancelRolloutsResponse)(nil),      // 38: lightningstore.v1.CancelRolloutsResponse
-	(*WaitForRolloutsResponse)(nil),     // 39: lightningstore.v1.WaitForRolloutsResponse
-	(*WatchRolloutsResponse)(nil),       // 40: lightningstore.v1.WatchRolloutsResponse
-	(*IngestSpansResponse)(nil),         // 41: lightningstore.v1.IngestSpansResponse
-	(*AddSpansResponse)(nil),            // 42: lightningstore.v1.AddSpansResponse
-	(*AllocateSequenceIdsResponse)(nil), // 43: lightningstore.v1.AllocateSequenceIdsResponse
-	(*QuerySpansResponse)(nil),          // 44: lightningstore.v1.QuerySpansResponse
-	(*ListTripletsResponse)(nil),        // 45: lightningstore.v1.ListTripletsResponse
-	(*ImportRolloutsResponse)(nil),      // 46: lightningstore.v1.ImportRolloutsResponse
-	(*AddResourcesResponse)(nil),        // 47: lightningstore.v1.AddResourcesResponse
-	(*UpdateResourcesResponse)(nil),     // 48: lightningstore.v1.UpdateResourcesResponse
-	(*GetResourcesResponse)(nil),        // 49: lightningstore.v1.GetResourcesResponse
-	(*ListResourcesResponse)(nil),       // 50: lightningstore.v1.ListResourcesResponse
-	(*HeartbeatResponse)(nil),           // 51: lightningstore.v1.HeartbeatResponse
-	(*GetWorkerResponse)(nil),           // 52: lightningstore.v1.GetWorkerResponse
-	(*ListWorkersResponse)(nil),         // 53: lightningstore.v1.ListWorkersResponse
-	(*GetStatisticsResponse)(nil),       // 54: lightningstore.v1.GetStatisticsResponse
-	(*GetServerInfoResponse)(nil),       // 55: lightningstore.v1.GetServerInfoResponse
+	(*DeleteRolloutsRequest)(nil),       // 11: lightningstore.v1.DeleteRolloutsRequest
+	(*WaitForRolloutsRequest)(nil),      // 12: lightningstore.v1.WaitForRolloutsRequest
+	(*WatchRolloutsRequest)(nil),        // 13: lightningstore.v1.WatchRolloutsRequest
+	(*IngestSpansRequest)(nil),          // 14: lightningstore.v1.IngestSpansRequest
+	(*AddSpansRequest)(nil),             // 15: lightningstore.v1.AddSpansRequest
+	(*AllocateSequenceIdsRequest)(nil),  // 16: lightningstore.v1.AllocateSequenceIdsRequest
+	(*QuerySpansRequest)(nil),           // 17: lightningstore.v1.QuerySpansRequest
+	(*ListTripletsRequest)(nil),         // 18: lightningstore.v1.ListTripletsRequest
+	(*ImportRolloutsRequest)(nil),       // 19: lightningstore.v1.ImportRolloutsRequest
+	(*AddResourcesRequest)(nil),         // 20: lightningstore.v1.AddResourcesRequest
+	(*UpdateResourcesRequest)(nil),      // 21: lightningstore.v1.UpdateResourcesRequest
+	(*GetResourcesRequest)(nil),         // 22: lightningstore.v1.GetResourcesRequest
+	(*ListResourcesRequest)(nil),        // 23: lightningstore.v1.ListResourcesRequest
+	(*HeartbeatRequest)(nil),            // 24: lightningstore.v1.HeartbeatRequest
+	(*GetWorkerRequest)(nil),            // 25: lightningstore.v1.GetWorkerRequest
+	(*ListWorkersRequest)(nil),          // 26: lightningstore.v1.ListWorkersRequest
+	(*GetStatisticsRequest)(nil),        // 27: lightningstore.v1.GetStatisticsRequest
+	(*GetServerInfoRequest)(nil),        // 28: lightningstore.v1.GetServerInfoRequest
+	(*EnqueueRolloutsResponse)(nil),     // 29: lightningstore.v1.EnqueueRolloutsResponse
+	(*StartRolloutResponse)(nil),        // 30: lightningstore.v1.StartRolloutResponse
+	(*DequeueRolloutsResponse)(nil),     // 31: lightningstore.v1.DequeueRolloutsResponse
+	(*StartAttemptResponse)(nil),        // 32: lightningstore.v1.StartAttemptResponse
+	(*UpdateAttemptResponse)(nil),       // 33: lightningstore.v1.UpdateAttemptResponse
+	(*ListAttemptsResponse)(nil),        // 34: lightningstore.v1.ListAttemptsResponse
+	(*GetAttemptResponse)(nil),          // 35: lightningstore.v1.GetAttemptResponse
+	(*GetRolloutResponse)(nil),          // 36: lightningstore.v1.GetRolloutResponse
+	(*ListRolloutsResponse)(nil),        // 37: lightningstore.v1.ListRolloutsResponse
+	(*UpdateRolloutResponse)(nil),       // 38: lightningstore.v1.UpdateRolloutResponse
+	(*CancelRolloutsResponse)(nil),      // 39: lightningstore.v1.CancelRolloutsResponse
+	(*DeleteRolloutsResponse)(nil),      // 40: lightningstore.v1.DeleteRolloutsResponse
+	(*WaitForRolloutsResponse)(nil),     // 41: lightningstore.v1.WaitForRolloutsResponse
+	(*WatchRolloutsResponse)(nil),       // 42: lightningstore.v1.WatchRolloutsResponse
+	(*IngestSpansResponse)(nil),         // 43: lightningstore.v1.IngestSpansResponse
+	(*AddSpansResponse)(nil),            // 44: lightningstore.v1.AddSpansResponse
+	(*AllocateSequenceIdsResponse)(nil), // 45: lightningstore.v1.AllocateSequenceIdsResponse
+	(*QuerySpansResponse)(nil),          // 46: lightningstore.v1.QuerySpansResponse
+	(*ListTripletsResponse)(nil),        // 47: lightningstore.v1.ListTripletsResponse
+	(*ImportRolloutsResponse)(nil),      // 48: lightningstore.v1.ImportRolloutsResponse
+	(*AddResourcesResponse)(nil),        // 49: lightningstore.v1.AddResourcesResponse
+	(*UpdateResourcesResponse)(nil),     // 50: lightningstore.v1.UpdateResourcesResponse
+	(*GetResourcesResponse)(nil),        // 51: lightningstore.v1.GetResourcesResponse
+	(*ListResourcesResponse)(nil),       // 52: lightningstore.v1.ListResourcesResponse
+	(*HeartbeatResponse)(nil),           // 53: lightningstore.v1.HeartbeatResponse
+	(*GetWorkerResponse)(nil),           // 54: lightningstore.v1.GetWorkerResponse
+	(*ListWorkersResponse)(nil),         // 55: lightningstore.v1.ListWorkersResponse
+	(*GetStatisticsResponse)(nil),       // 56: lightningstore.v1.GetStatisticsResponse
+	(*GetServerInfoResponse)(nil),       // 57: lightningstore.v1.GetServerInfoResponse
 }
 var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	0,  // 0: lightningstore.v1.LightningStoreService.EnqueueRollouts:input_type -> lightningstore.v1.EnqueueRolloutsRequest
@@ -129,53 +132,55 @@ var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	8,  // 8: lightningstore.v1.LightningStoreService.ListRollouts:input_type -> lightningstore.v1.ListRolloutsRequest
 	9,  // 9: lightningstore.v1.LightningStoreService.UpdateRollout:input_type -> lightningstore.v1.UpdateRolloutRequest
 	10, // 10: lightningstore.v1.LightningStoreService.CancelRollouts:input_type -> lightningstore.v1.CancelRolloutsRequest
-	11, // 11: lightningstore.v1.LightningStoreService.WaitForRollouts:input_type -> lightningstore.v1.WaitForRolloutsRequest
-	12, // 12: lightningstore.v1.LightningStoreService.WatchRollouts:input_type -> lightningstore.v1.WatchRolloutsRequest
-	13, // 13: lightningstore.v1.LightningStoreService.IngestSpans:input_type -> lightningstore.v1.IngestSpansRequest
-	14, // 14: lightningstore.v1.LightningStoreService.AddSpans:input_type -> lightningstore.v1.AddSpansRequest
-	15, // 15: lightningstore.v1.LightningStoreService.AllocateSequenceIds:input_type -> lightningstore.v1.AllocateSequenceIdsRequest
-	16, // 16: lightningstore.v1.LightningStoreService.QuerySpans:input_type -> lightningstore.v1.QuerySpansRequest
-	17, // 17: lightningstore.v1.LightningStoreService.ListTriplets:input_type -> lightningstore.v1.ListTripletsRequest
-	18, // 18: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
-	19, // 19: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
-	20, // 20: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
-	21, // 21: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
-	22, // 22: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
-	23, // 23: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
-	24, // 24: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
-	25, // 25: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
-	26, // 26: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
-	27, // 27: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
-	28, // 28: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
-	29, // 29: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
-	30, // 30: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
-	31, // 31: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
-	32, // 32: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
-	33, // 33: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
-	34, // 34: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
-	35, // 35: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
-	36, // 36: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
-	37, // 37: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
-	38, // 38: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
-	39, // 39: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
-	40, // 40: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
-	41, // 41: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
-	42, // 42: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
-	43, // 43: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
-	44, // 44: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
-	45, // 45: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
-	46, // 46: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
-	47, // 47: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
-	48, // 48: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
-	49, // 49: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
-	50, // 50: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
-	51, // 51: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
-	52, // 52: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
-	53, // 53: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
-	54, // 54: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
-	55, // 55: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
-	28, // [28:56] is the sub-list for method output_type
-	0,  // [0:28] is the sub-list for method input_type
+	11, // 11: lightningstore.v1.LightningStoreService.DeleteRollouts:input_type -> lightningstore.v1.DeleteRolloutsRequest
+	12, // 12: lightningstore.v1.LightningStoreService.WaitForRollouts:input_type -> lightningstore.v1.WaitForRolloutsRequest
+	13, // 13: lightningstore.v1.LightningStoreService.WatchRollouts:input_type -> lightningstore.v1.WatchRolloutsRequest
+	14, // 14: lightningstore.v1.LightningStoreService.IngestSpans:input_type -> lightningstore.v1.IngestSpansRequest
+	15, // 15: lightningstore.v1.LightningStoreService.AddSpans:input_type -> lightningstore.v1.AddSpansRequest
+	16, // 16: lightningstore.v1.LightningStoreService.AllocateSequenceIds:input_type -> lightningstore.v1.AllocateSequenceIdsRequest
+	17, // 17: lightningstore.v1.LightningStoreService.QuerySpans:input_type -> lightningstore.v1.QuerySpansRequest
+	18, // 18: lightningstore.v1.LightningStoreService.ListTriplets:input_type -> lightningstore.v1.ListTripletsRequest
+	19, // 19: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
+	20, // 20: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
+	21, // 21: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
+	22, // 22: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
+	23, // 23: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
+	24, // 24: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
+	25, // 25: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
+	26, // 26: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
+	27, // 27: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
+	28, // 28: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
+	29, // 29: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
+	30, // 30: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
+	31, // 31: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
+	32, // 32: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
+	33, // 33: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
+	34, // 34: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
+	35, // 35: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
+	36, // 36: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
+	37, // 37: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
+	38, // 38: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
+	39, // 39: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
+	40, // 40: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
+	41, // 41: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
+	42, // 42: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
+	43, // 43: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
+	44, // 44: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
+	45, // 45: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
+	46, // 46: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
+	47, // 47: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
+	48, // 48: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
+	49, // 49: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
+	50, // 50: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
+	51, // 51: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
+	52, // 52: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
+	53, // 53: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
+	54, // 54: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
+	55, // 55: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
+	56, // 56: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
+	57, // 57: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
+	29, // [29:58] is the sub-list for method output_type
+	0,  // [0:29] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

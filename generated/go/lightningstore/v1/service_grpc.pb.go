@@ -30,6 +30,7 @@ const (
 	LightningStoreService_ListRollouts_FullMethodName        = "/lightningstore.v1.LightningStoreService/ListRollouts"
 	LightningStoreService_UpdateRollout_FullMethodName       = "/lightningstore.v1.LightningStoreService/UpdateRollout"
 	LightningStoreService_CancelRollouts_FullMethodName      = "/lightningstore.v1.LightningStoreService/CancelRollouts"
+	LightningStoreService_DeleteRollouts_FullMethodName      = "/lightningstore.v1.LightningStoreService/DeleteRollouts"
 	LightningStoreService_WaitForRollouts_FullMethodName     = "/lightningstore.v1.LightningStoreService/WaitForRollouts"
 	LightningStoreService_WatchRollouts_FullMethodName       = "/lightningstore.v1.LightningStoreService/WatchRollouts"
 	LightningStoreService_IngestSpans_FullMethodName         = "/lightningstore.v1.LightningStoreService/IngestSpans"
@@ -87,6 +88,8 @@ type LightningStoreServiceClient interface {
 	UpdateRollout(ctx context.Context, in *UpdateRolloutRequest, opts ...grpc.CallOption) (*UpdateRolloutResponse, error)
 	// Cancels rollouts.
 	CancelRollouts(ctx context.Context, in *CancelRolloutsRequest, opts ...grpc.CallOption) (*CancelRolloutsResponse, error)
+	// Deletes finished rollouts with their attempts and spans.
+	DeleteRollouts(ctx context.Context, in *DeleteRolloutsRequest, opts ...grpc.CallOption) (*DeleteRolloutsResponse, error)
 	// Streams the given rollouts as they finish.
 	WaitForRollouts(ctx context.Context, in *WaitForRolloutsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WaitForRolloutsResponse], error)
 	// Streams all rollouts as they finish, in completion order, from any completion number on.
@@ -235,6 +238,16 @@ func (c *lightningStoreServiceClient) CancelRollouts(ctx context.Context, in *Ca
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CancelRolloutsResponse)
 	err := c.cc.Invoke(ctx, LightningStoreService_CancelRollouts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) DeleteRollouts(ctx context.Context, in *DeleteRolloutsRequest, opts ...grpc.CallOption) (*DeleteRolloutsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteRolloutsResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_DeleteRollouts_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -491,6 +504,8 @@ type LightningStoreServiceServer interface {
 	UpdateRollout(context.Context, *UpdateRolloutRequest) (*UpdateRolloutResponse, error)
 	// Cancels rollouts.
 	CancelRollouts(context.Context, *CancelRolloutsRequest) (*CancelRolloutsResponse, error)
+	// Deletes finished rollouts with their attempts and spans.
+	DeleteRollouts(context.Context, *DeleteRolloutsRequest) (*DeleteRolloutsResponse, error)
 	// Streams the given rollouts as they finish.
 	WaitForRollouts(*WaitForRolloutsRequest, grpc.ServerStreamingServer[WaitForRolloutsResponse]) error
 	// Streams all rollouts as they finish, in completion order, from any completion number on.
@@ -567,6 +582,9 @@ func (UnimplementedLightningStoreServiceServer) UpdateRollout(context.Context, *
 }
 func (UnimplementedLightningStoreServiceServer) CancelRollouts(context.Context, *CancelRolloutsRequest) (*CancelRolloutsResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method CancelRollouts not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) DeleteRollouts(context.Context, *DeleteRolloutsRequest) (*DeleteRolloutsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method DeleteRollouts not implemented")
 }
 func (UnimplementedLightningStoreServiceServer) WaitForRollouts(*WaitForRolloutsRequest, grpc.ServerStreamingServer[WaitForRolloutsResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method WaitForRollouts not implemented")
@@ -834,6 +852,24 @@ func _LightningStoreService_CancelRollouts_Handler(srv interface{}, ctx context.
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(LightningStoreServiceServer).CancelRollouts(ctx, req.(*CancelRolloutsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_DeleteRollouts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteRolloutsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).DeleteRollouts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_DeleteRollouts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).DeleteRollouts(ctx, req.(*DeleteRolloutsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1144,6 +1180,10 @@ var LightningStoreService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CancelRollouts",
 			Handler:    _LightningStoreService_CancelRollouts_Handler,
+		},
+		{
+			MethodName: "DeleteRollouts",
+			Handler:    _LightningStoreService_DeleteRollouts_Handler,
 		},
 		{
 			MethodName: "AddSpans",

@@ -64,6 +64,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: attempts are running in the namespace, which is to be deleted without force, or it is
     the namespace "default". Metadata: namespace, count.
     """
+    ERROR_REASON_ROLLOUT_NOT_FINISHED: _ErrorReason.ValueType  # 34
+    """FAILED_PRECONDITION: the rollout has not finished, or its attempt is still live. Metadata: rolloutId,
+    status.
+    """
     ERROR_REASON_COMPLETION_NUMBER_BEYOND_END: _ErrorReason.ValueType  # 40
     """OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last."""
     ERROR_REASON_BATCH_TOO_LARGE: _ErrorReason.ValueType  # 50
@@ -152,6 +156,10 @@ ERROR_REASON_STORE_ID_MISMATCH: ErrorReason.ValueType  # 32
 ERROR_REASON_NAMESPACE_IN_USE: ErrorReason.ValueType  # 33
 """FAILED_PRECONDITION: attempts are running in the namespace, which is to be deleted without force, or it is
 the namespace "default". Metadata: namespace, count.
+"""
+ERROR_REASON_ROLLOUT_NOT_FINISHED: ErrorReason.ValueType  # 34
+"""FAILED_PRECONDITION: the rollout has not finished, or its attempt is still live. Metadata: rolloutId,
+status.
 """
 ERROR_REASON_COMPLETION_NUMBER_BEYOND_END: ErrorReason.ValueType  # 40
 """OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last."""

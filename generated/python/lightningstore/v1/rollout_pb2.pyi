@@ -715,3 +715,76 @@ class CancelRolloutsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelRolloutsResponse: _TypeAlias = CancelRolloutsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteRolloutsRequest(_message.Message):
+    """Deletes finished rollouts with their inputs, attempts and spans. Completion numbers do not change: watches
+    pass over a deleted rollout. Its id may be used again.
+
+    A rollout that has not finished, or whose attempt is still live, is rejected with FAILED_PRECONDITION
+    (ROLLOUT_NOT_FINISHED), and none is deleted. To delete an unfinished rollout, cancel it and wait until its
+    runner has stopped.
+
+    The server deletes many or large rollouts in several steps, so that other calls are not delayed. If the call
+    ends with UNAVAILABLE, DEADLINE_EXCEEDED or CANCELLED, a part of them may be deleted. Repeat the call: an
+    unknown rollout is not an error.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rollout_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the rollouts, at most 10,000 by default. A repeated id counts once."""
+
+    def __init__(
+        self,
+        *,
+        rollout_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout_ids", b"rollout_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRolloutsRequest: _TypeAlias = DeleteRolloutsRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRolloutsResponse(_message.Message):
+    """Response of DeleteRollouts. Each id of the request is in one of the lists, in the order of the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_ROLLOUT_IDS_FIELD_NUMBER: _builtins.int
+    MISSING_ROLLOUT_IDS_FIELD_NUMBER: _builtins.int
+    KEPT_ROLLOUT_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deleted_rollout_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rollouts that this call deleted."""
+
+    @_builtins.property
+    def missing_rollout_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of which there was no rollout. After a repeat, these include the rollouts that the first call deleted."""
+
+    @_builtins.property
+    def kept_rollout_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rollouts that were not deleted although they had finished when the call began: another call put them back
+        into the queue or started an attempt meanwhile, or their records are damaged and only
+        `lightningstore check --repair` can remove them. Usually empty.
+        """
+
+    def __init__(
+        self,
+        *,
+        deleted_rollout_ids: _abc.Iterable[_builtins.str] | None = ...,
+        missing_rollout_ids: _abc.Iterable[_builtins.str] | None = ...,
+        kept_rollout_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_rollout_ids", b"deleted_rollout_ids", "kept_rollout_ids", b"kept_rollout_ids", "missing_rollout_ids", b"missing_rollout_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRolloutsResponse: _TypeAlias = DeleteRolloutsResponse  # noqa: Y015

@@ -109,6 +109,11 @@ class LightningStoreServiceStub(object):
                 request_serializer=lightningstore_dot_v1_dot_rollout__pb2.CancelRolloutsRequest.SerializeToString,
                 response_deserializer=lightningstore_dot_v1_dot_rollout__pb2.CancelRolloutsResponse.FromString,
                 _registered_method=True)
+        self.DeleteRollouts = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/DeleteRollouts',
+                request_serializer=lightningstore_dot_v1_dot_rollout__pb2.DeleteRolloutsRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_rollout__pb2.DeleteRolloutsResponse.FromString,
+                _registered_method=True)
         self.WaitForRollouts = channel.unary_stream(
                 '/lightningstore.v1.LightningStoreService/WaitForRollouts',
                 request_serializer=lightningstore_dot_v1_dot_completion__pb2.WaitForRolloutsRequest.SerializeToString,
@@ -282,6 +287,13 @@ class LightningStoreServiceServicer(object):
 
     def CancelRollouts(self, request, context):
         """Cancels rollouts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRollouts(self, request, context):
+        """Deletes finished rollouts with their attempts and spans.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -463,6 +475,11 @@ def add_LightningStoreServiceServicer_to_server(servicer, server):
                     servicer.CancelRollouts,
                     request_deserializer=lightningstore_dot_v1_dot_rollout__pb2.CancelRolloutsRequest.FromString,
                     response_serializer=lightningstore_dot_v1_dot_rollout__pb2.CancelRolloutsResponse.SerializeToString,
+            ),
+            'DeleteRollouts': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRollouts,
+                    request_deserializer=lightningstore_dot_v1_dot_rollout__pb2.DeleteRolloutsRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_rollout__pb2.DeleteRolloutsResponse.SerializeToString,
             ),
             'WaitForRollouts': grpc.unary_stream_rpc_method_handler(
                     servicer.WaitForRollouts,
@@ -858,6 +875,33 @@ class LightningStoreService(object):
             '/lightningstore.v1.LightningStoreService/CancelRollouts',
             lightningstore_dot_v1_dot_rollout__pb2.CancelRolloutsRequest.SerializeToString,
             lightningstore_dot_v1_dot_rollout__pb2.CancelRolloutsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRollouts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/DeleteRollouts',
+            lightningstore_dot_v1_dot_rollout__pb2.DeleteRolloutsRequest.SerializeToString,
+            lightningstore_dot_v1_dot_rollout__pb2.DeleteRolloutsResponse.FromString,
             options,
             channel_credentials,
             insecure,

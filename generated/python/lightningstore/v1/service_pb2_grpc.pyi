@@ -75,6 +75,8 @@ class LightningStoreServiceStub:
     """Changes a rollout."""
     CancelRollouts: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.CancelRolloutsRequest, _rollout_pb2.CancelRolloutsResponse]
     """Cancels rollouts."""
+    DeleteRollouts: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.DeleteRolloutsRequest, _rollout_pb2.DeleteRolloutsResponse]
+    """Deletes finished rollouts with their attempts and spans."""
     WaitForRollouts: _grpc.UnaryStreamMultiCallable[_completion_pb2.WaitForRolloutsRequest, _completion_pb2.WaitForRolloutsResponse]
     """Streams the given rollouts as they finish."""
     WatchRollouts: _grpc.UnaryStreamMultiCallable[_completion_pb2.WatchRolloutsRequest, _completion_pb2.WatchRolloutsResponse]
@@ -148,6 +150,8 @@ class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
     """Changes a rollout."""
     CancelRollouts: _aio.UnaryUnaryMultiCallable[_rollout_pb2.CancelRolloutsRequest, _rollout_pb2.CancelRolloutsResponse]  # type: ignore[assignment]
     """Cancels rollouts."""
+    DeleteRollouts: _aio.UnaryUnaryMultiCallable[_rollout_pb2.DeleteRolloutsRequest, _rollout_pb2.DeleteRolloutsResponse]  # type: ignore[assignment]
+    """Deletes finished rollouts with their attempts and spans."""
     WaitForRollouts: _aio.UnaryStreamMultiCallable[_completion_pb2.WaitForRolloutsRequest, _completion_pb2.WaitForRolloutsResponse]  # type: ignore[assignment]
     """Streams the given rollouts as they finish."""
     WatchRollouts: _aio.UnaryStreamMultiCallable[_completion_pb2.WatchRolloutsRequest, _completion_pb2.WatchRolloutsResponse]  # type: ignore[assignment]
@@ -284,6 +288,14 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.CancelRolloutsResponse, _abc.Awaitable[_rollout_pb2.CancelRolloutsResponse]]:
         """Cancels rollouts."""
+
+    @_abc_1.abstractmethod
+    def DeleteRollouts(
+        self,
+        request: _rollout_pb2.DeleteRolloutsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_pb2.DeleteRolloutsResponse, _abc.Awaitable[_rollout_pb2.DeleteRolloutsResponse]]:
+        """Deletes finished rollouts with their attempts and spans."""
 
     @_abc_1.abstractmethod
     def WaitForRollouts(

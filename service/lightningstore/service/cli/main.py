@@ -51,6 +51,7 @@ SECTIONS: dict[str, dict[str, _Entry]] = {
         "wait": _Entry("work", "wait", "Wait until rollouts have finished."),
         "cancel": _Entry("work", "cancel", "Cancel rollouts."),
         "retry": _Entry("work", "retry", "Put finished rollouts into the queue again."),
+        "delete": _Entry("delete", "delete", "Delete finished rollouts with their spans."),
     },
     "Data": {
         "export": _Entry("datasets", "export_command", "Write finished rollouts to a file."),

@@ -288,6 +288,7 @@ class Engine:
         if entry is None or (inputs and entry.lacks_input):
             found = await self.load_many([rollout_id], inputs=inputs)
             if not found:
+                await self.barrier()  # it may have been removed a moment ago
                 raise RolloutNotFound(rollout_id)
             entry = found[0]
         else:

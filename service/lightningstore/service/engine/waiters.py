@@ -147,8 +147,9 @@ class Waiters:
             self._recent[at] = completion
 
     def reopen(self, number: int) -> None:
-        """Remove a finish from the recent ones, because it no longer holds."""
-        if self._recent and number >= self._recent[0].number:
+        """Remove a finish, published or not, from the recent ones, because it no longer holds."""
+        first = self._recent[0].number if self._recent else self.published + 1
+        if number >= first:
             self._reopened.add(number)
 
     def fail(self, error: StoreError) -> None:

@@ -6,21 +6,14 @@ import asyncio
 import logging
 
 from lightningstore.service.engine.engine import Engine
-from lightningstore.service.engine.live import ROW_BYTES
 from lightningstore.service.engine.state import Entry
+from lightningstore.service.operations.deletions import REMOVED_AT_ONCE, Deletions, prefix
 from lightningstore.service.rules.limits import Retention
 from lightningstore.service.rules.settings import retention_of
 from lightningstore.service.rules.times import NANOS, nanoseconds
-from lightningstore.service.storage.base import FinishedRow
 
 logger = logging.getLogger(__name__)
 
-#: Maximum number of rollouts, and bytes of their inputs, that one commit removes, so that other
-#: calls are not delayed.
-GO_AT_ONCE = 100
-GO_BYTES = 8 << 20
-#: Bytes that deleting a batch of spans adds to a commit.
-SWEPT_BYTES = 64
 #: Fraction of the size limit that is free after a removal.
 HEADROOM = 0.05
 #: Seconds between two passes.
@@ -30,9 +23,9 @@ LOOK_SECONDS = 30.0
 class Removal:
     """Removal of finished rollouts, which the server does without a call."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, deletions: Deletions) -> None:
         self._engine = engine
-        self._live = engine.live
+        self._deletions = deletions
 
     async def run(self, keep: Retention) -> None:
         """Remove what exceeds the retention, every LOOK_SECONDS, until cancelled.
@@ -59,7 +52,7 @@ class Removal:
         remaining ones.
         """
         gone = 0
-        await self._sweep()  # what a server that was killed had not swept yet
+        await self._deletions.sweep()  # what a server that was killed had not swept yet
         if keep.finished_seconds is not None:
             before_ns = self._engine.clock.wall_ns() - int(keep.finished_seconds * NANOS)
             gone += await self._remove_while(before_ns, None)
@@ -79,10 +72,10 @@ class Removal:
         """
         gone, place = 0, (0, 0)
         while True:
-            rows = await self._engine.storage.finished(place, GO_AT_ONCE, ended_by_ns)
+            rows = await self._engine.storage.finished(place, REMOVED_AT_ONCE, ended_by_ns)
             if not rows or (goal is not None and await self._engine.storage.used_bytes() <= goal):
                 return gone
-            rows = rows[: _prefix(rows)]
+            rows = rows[: prefix([row.input_bytes for row in rows])]
             place = rows[-1].place
             places = {row.rollout_id: row.place for row in rows}
             due = [
@@ -93,11 +86,11 @@ class Removal:
             if self._engine.committer.failure is not None:
                 raise self._engine.committer.failure
             for entry in due:
-                self._remove(entry)
+                self._deletions.remove(entry)
             if due:
                 gone += len(due)
                 await self._engine.commit()
-                await self._sweep()
+                await self._deletions.sweep()
             await asyncio.sleep(0)
 
     def _may_go(self, entry: Entry, ended_by_ns: int | None, place: tuple[int, int]) -> bool:
@@ -111,44 +104,3 @@ class Removal:
         if ended_by_ns is None:
             return place == (entry.rollout.completion_number, entry.key)
         return nanoseconds(entry.rollout.end_time) <= ended_by_ns
-
-    async def _sweep(self) -> None:
-        """Delete the spans that removed rollouts left behind, some with each commit."""
-        while batches := await self._engine.storage.leftover_spans():
-            if self._engine.committer.failure is not None:
-                raise self._engine.committer.failure
-            self._engine.changes.swept += batches
-            self._engine.changes.size += SWEPT_BYTES * len(batches)
-            await self._engine.commit()
-            await asyncio.sleep(0)
-
-    def _remove(self, entry: Entry) -> None:
-        state, changes = self._live.state, self._engine.changes
-        counters = state.counters
-        shelved = self._live.shelf.remove(entry.key)
-        if not self._engine.is_durable:
-            spans, size = (shelved.count, shelved.bytes) if shelved is not None else (0, 0)
-        else:
-            spans = sum(attempt.record.span_count for attempt in entry.attempts.values())
-            # The size of these spans is not known, because they may be compressed: use the average.
-            size = counters.span_bytes * spans // max(1, counters.spans)
-        counters.spans -= spans
-        counters.span_bytes -= size
-        # The finish is no longer reported to waiters.
-        self._engine.waiters.reopen(entry.rollout.completion_number)
-        state.count_rollout(entry.rollout.status, 0)
-        for attempt in entry.attempts.values():
-            state.count_attempt(attempt.record.status, 0)
-        state.remove(entry, self._engine.committer.sealed + 1)
-        changes.removed.append(entry.key)
-        changes.size += ROW_BYTES
-
-
-def _prefix(rows: list[FinishedRow]) -> int:
-    """Return how many rows, from the first on, go with one commit."""
-    total = 0
-    for i, row in enumerate(rows):
-        total += row.input_bytes
-        if total > GO_BYTES:
-            return max(1, i)
-    return len(rows)

@@ -16,6 +16,7 @@ from lightningstore.service.operations.attempts import Attempts
 from lightningstore.service.operations.bulk import Bulk
 from lightningstore.service.operations.claims import Claims
 from lightningstore.service.operations.completions import Completions
+from lightningstore.service.operations.deletions import Deletions
 from lightningstore.service.operations.enqueue import Enqueue
 from lightningstore.service.operations.imports import Imports
 from lightningstore.service.operations.info import Info
@@ -53,7 +54,8 @@ class Store:
         self.workers = Workers(engine)
         self.imports = Imports(engine, self.ingest)
         self.info = Info(engine)
-        self.removal = Removal(engine)
+        self.deletions = Deletions(engine)
+        self.removal = Removal(engine, self.deletions)
         self.watchdog = Watchdog(engine)
         self.settings = NamespaceSettings(engine)
         self._tasks: list[asyncio.Task[None]] = []
@@ -62,6 +64,7 @@ class Store:
         """Start the watchdogs of deadlines and of the storage, and the retention."""
         self._tasks.append(asyncio.create_task(self.watchdog.run(), name="watchdog"))
         self._tasks.append(asyncio.create_task(self.engine.watch_storage(), name="storage"))
+        self.deletions.sweep_soon()  # what a server that was killed had not swept yet
         self._tasks.append(asyncio.create_task(self.removal.run(keep), name="retention"))
 
     async def close(self) -> None:
@@ -70,6 +73,7 @@ class Store:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self.deletions.close()
         await self.engine.close()
         self.ingest.close()
 

@@ -46,6 +46,7 @@ def table(store: Store) -> dict[str, Operation]:
         "ListRollouts": Operation(store.rollouts.list_rollouts),
         "UpdateRollout": Operation(store.rollouts.update_rollout),
         "CancelRollouts": Operation(store.rollouts.cancel_rollouts),
+        "DeleteRollouts": Operation(store.deletions.delete_rollouts),
         "DequeueRollouts": Operation(store.claims.dequeue_rollouts, Kind.LONG_POLL),
         "StartRollout": Operation(store.claims.start_rollout),
         "StartAttempt": Operation(store.claims.start_attempt),

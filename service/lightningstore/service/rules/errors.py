@@ -202,6 +202,21 @@ class TransitionNotAllowed(StoreError):
         super().__init__(f"{what} is {old} and cannot become {new}", **{"from": old, "to": new})
 
 
+class RolloutNotFinished(StoreError):
+    """The rollout has not finished, or its attempt is still live."""
+
+    reason = reasons.ERROR_REASON_ROLLOUT_NOT_FINISHED
+
+    def __init__(self, rollout_id: str, status: str, live_attempt_id: str) -> None:
+        """Create an error with the status of the rollout; its live attempt matters if it has finished."""
+        cause = f"is {status}: cancel it, and wait until its runner has stopped"
+        if live_attempt_id:
+            cause = f"is {status}, but attempt {quoted(live_attempt_id)} has not ended: wait for it"
+        super().__init__(
+            f"rollout {quoted(rollout_id)} {cause}", rolloutId=rollout_id, status=status
+        )
+
+
 class SpansEvicted(StoreError):
     """The spans of the rollout were evicted to free memory."""
 

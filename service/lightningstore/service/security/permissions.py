@@ -43,6 +43,7 @@ PERMISSIONS: dict[str, frozenset[Role]] = {
     _STORE + "ListRollouts": _ALL,
     _STORE + "UpdateRollout": _STEER,
     _STORE + "CancelRollouts": _STEER,
+    _STORE + "DeleteRollouts": _STEER,
     _STORE + "WaitForRollouts": _ALL,
     _STORE + "WatchRollouts": _ALL,
     _STORE + "IngestSpans": _WORK,

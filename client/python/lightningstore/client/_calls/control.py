@@ -22,6 +22,7 @@ from lightningstore.client.values import (
     UNSET,
     Attempt,
     AttemptUpdate,
+    DeleteResult,
     Failure,
     HeartbeatReply,
     Page,
@@ -294,6 +295,13 @@ def cancel_rollouts(rollout_ids: Iterable[str], request_id: str | None) -> Call[
         rollout_ids=convert.ids(rollout_ids, "rollout_ids"), request_id=request_id or ""
     )
     return Call("CancelRollouts", request, _rollouts)
+
+
+@names_fields
+def delete_rollouts(rollout_ids: Iterable[str]) -> Call[DeleteResult]:
+    """DeleteRollouts."""
+    request = rollout_pb2.DeleteRolloutsRequest(rollout_ids=convert.ids(rollout_ids, "rollout_ids"))
+    return Call("DeleteRollouts", request, DeleteResult.from_message)
 
 
 @names_fields

@@ -1,5 +1,5 @@
 # Generated from _async/rollouts.py by make_blocking.py. Edit that file, then run `make blocking`.
-"""Rollouts, in the blocking client: enqueue, get, list, update, cancel."""
+"""Rollouts, in the blocking client: enqueue, get, list, update, cancel, delete."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lightningstore.client._sync.caller import Caller
 from lightningstore.client._values.convert import JSONObject
 from lightningstore.client.values import (
     UNSET,
+    DeleteResult,
     Page,
     Rollout,
     RolloutConfig,
@@ -299,3 +300,29 @@ class RolloutCalls(Caller):
             TypeError: `rollout_ids` is a single string.
         """
         return self._send(calls.cancel_rollouts(rollout_ids, request_id))
+
+    def delete_rollouts(self, rollout_ids: Iterable[str]) -> DeleteResult:
+        """Delete finished rollouts with their attempts and spans. If one has not finished, none is deleted.
+
+        Unknown ids are not an error, so the call is safe to repeat. A list above the server's limit (10,000 by
+        default) is not split.
+
+        Args:
+            rollout_ids: Ids of the rollouts.
+
+        Returns:
+            The ids that were deleted, and those that were not.
+
+        Raises:
+            FailedPreconditionError: A rollout has not finished, or its attempt is still live. `reason` is
+                ERROR_REASON_ROLLOUT_NOT_FINISHED.
+            ResourceExhaustedError: The list exceeds the limit.
+            TypeError: `rollout_ids` is a single string.
+
+        Example:
+            rollout = store.enqueue_rollout({"question": 1})
+            store.cancel_rollouts([rollout.rollout_id])
+            result = store.delete_rollouts([rollout.rollout_id])
+            assert result.deleted == [rollout.rollout_id]
+        """
+        return self._send(calls.delete_rollouts(rollout_ids))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightningstore.client._values import convert
 from lightningstore.client._values.attempts import ATTEMPT_STATUS, Attempt
@@ -414,3 +414,33 @@ class Rollout(View[rollout_pb2.Rollout]):
         if attempt is None:
             raise LookupError(f"rollout {self.rollout_id} has no attempt yet")
         return attempt
+
+
+class DeleteResult(NamedTuple):
+    """The result of deleting rollouts. Each id of the call is in one of the lists.
+
+    Attributes:
+        deleted: Ids of the rollouts that the call deleted.
+        missing: Ids of which there was no rollout, for example because an earlier try of the call deleted it.
+        kept: Ids of rollouts that another call reopened meanwhile, or that are damaged.
+    """
+
+    deleted: list[str]
+    missing: list[str]
+    kept: list[str]
+
+    @classmethod
+    def from_message(cls, message: rollout_pb2.DeleteRolloutsResponse) -> DeleteResult:
+        """Convert a message of the contract.
+
+        Args:
+            message: The message.
+
+        Returns:
+            The result.
+        """
+        return cls(
+            list(message.deleted_rollout_ids),
+            list(message.missing_rollout_ids),
+            list(message.kept_rollout_ids),
+        )

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 SQL = queries.load("sqlite.sql")
 #: Maximum number of answers to request ids that one commit deletes.
 FORGOTTEN_AT_ONCE = 100_000
+#: Maximum number of keys in one statement that deletes rows. SQLite allows 32,766 parameters.
+DELETED_AT_ONCE = 1000
 PLAIN, ZLIB = 0, 1
 
 
@@ -61,13 +63,10 @@ def statements(changes: Changes, leaving: list[int], *, compress: bool) -> Itera
     `leaving`: the keys of all removed rollouts whose batches of spans are not all deleted yet.
     """
     if changes.removed:
-        marks = filters.marks(len(changes.removed))
         for name in ("remove_attempts", "remove_inputs", "remove_rollouts"):
-            yield SQL[name].format(marks=marks), changes.removed
+            yield from _deletes(name, changes.removed)
         yield SQL["put_meta"], {"name": "leaving", "value": json.dumps(leaving)}
-    if changes.swept:
-        marks = filters.marks(len(changes.swept))
-        yield SQL["sweep"].format(marks=marks), changes.swept
+    yield from _deletes("sweep", changes.swept)
     yield from _rows("put_inputs", changes.inputs)
     yield from _rows("put_rollouts", map(rollout_values, changes.rollouts.values()))
     yield from _rows("put_attempts", map(attempt_values, changes.attempts.values()))
@@ -123,6 +122,16 @@ def probe(connection: sqlite3.Connection, size: int) -> None:
     """Write `size` bytes and remove them, in two transactions. Call it on the writer's thread. Raises StorageFailed."""
     write_and_commit(connection, [(SQL["put_probe"], {"size": size})])
     write_and_commit(connection, [(SQL["remove_probe"], ())])
+
+
+def _deletes(name: str, keys: list[int]) -> Iterator[Statement]:
+    """Yield statements that delete rows by key, each within SQLite's limit of parameters.
+
+    A group commit may hold the removals of any number of calls.
+    """
+    for start in range(0, len(keys), DELETED_AT_ONCE):
+        part = keys[start : start + DELETED_AT_ONCE]
+        yield SQL[name].format(marks=filters.marks(len(part))), part
 
 
 def _rows(name: str, rows: Iterable[Sequence[Any]]) -> Iterable[Statement]:
