@@ -1,4 +1,4 @@
-"""Addresses of servers, and the credentials of a connection: TLS, a token, metadata.
+"""Addresses of servers, and the options of a connection: its namespace, TLS, a token, metadata.
 
 A token is a password. It is sent over TLS, or over plain text if the caller allows that. No repr and no error shows
 it. Pickles contain it, with the names of the files, so that an unpickled client can connect.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import grpc
 import grpc.aio
+from lightningstore.client.namespaces import NAMESPACE_KEY, name_error
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -30,6 +31,8 @@ ADDRESS_VARIABLE = "LIGHTNINGSTORE_ADDRESS"
 TOKEN_VARIABLE = "LIGHTNINGSTORE_TOKEN"  # noqa: S105
 #: Environment variable that allows a token over plain text if it is "1" or "true".
 ALLOW_VARIABLE = "LIGHTNINGSTORE_ALLOW_INSECURE_TOKEN"
+#: Environment variable of the namespace.
+NAMESPACE_VARIABLE = "LIGHTNINGSTORE_NAMESPACE"
 #: Environment variables of the files in PEM: CA certificates, client certificate, its key.
 CA_VARIABLE = "LIGHTNINGSTORE_TLS_CA"
 CERT_VARIABLE = "LIGHTNINGSTORE_TLS_CERT"
@@ -50,6 +53,8 @@ class ConnectionOptions(TypedDict, total=False):
     Options that are unset or None are read from the environment.
 
     Attributes:
+        namespace: Namespace of all calls: 1 to 63 of a-z 0-9 - _ . with a letter or digit at both ends. Unset:
+            LIGHTNINGSTORE_NAMESPACE. "": none is sent, and the server uses "default".
         metadata: gRPC metadata sent with every call. Keys are in lower case.
         token: The token that `lightningstore token new` printed. Unset: LIGHTNINGSTORE_TOKEN. "": no token.
         tls_ca: CA certificates (PEM file) used to verify the server. Unset: LIGHTNINGSTORE_TLS_CA, or gRPC's
@@ -64,6 +69,7 @@ class ConnectionOptions(TypedDict, total=False):
         store = LightningStore("127.0.0.1:4747", **options)
     """
 
+    namespace: str | None
     metadata: Mapping[str, str] | None
     token: str | None
     tls_ca: FilePath | None
@@ -180,7 +186,8 @@ def endpoint(address: str | None, **options: Unpack[ConnectionOptions]) -> Endpo
         The resolved endpoint. Its files have been checked.
 
     Raises:
-        ValueError: The address, the token or a file is invalid, or the token would be sent over plain text.
+        ValueError: The address, the namespace, the token or a file is invalid, or the token would be sent over plain
+            text.
         OSError: A file cannot be read.
         TypeError: An option is unknown.
     """
@@ -196,6 +203,14 @@ def endpoint(address: str | None, **options: Unpack[ConnectionOptions]) -> Endpo
     ]
     secure = target.startswith(HTTPS) or any(files)
     pairs = {key.lower(): value for key, value in (options.get("metadata") or {}).items()}
+    namespace = options.get("namespace")
+    if namespace is None:
+        namespace = pairs.get(NAMESPACE_KEY, os.environ.get(NAMESPACE_VARIABLE, ""))
+    if namespace and (error := name_error(namespace)):
+        raise ValueError(f"namespace {error}")
+    pairs.pop(NAMESPACE_KEY, None)
+    if namespace:
+        pairs[NAMESPACE_KEY] = namespace
     token = options.get("token")
     if secret := (os.environ.get(TOKEN_VARIABLE, "") if token is None else token).strip():
         pairs[AUTHORIZATION] = f"Bearer {secret}"

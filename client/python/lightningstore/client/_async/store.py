@@ -43,10 +43,10 @@ class AsyncLightningStore(AsyncDatasetCalls, AsyncClaimCalls, AsyncResourceCalls
     Args:
         address: "host:port", or "https://host:port" for TLS. None: LIGHTNINGSTORE_ADDRESS, or 127.0.0.1:4747.
         timeout: Deadline of a call in seconds, its retries included. None: no deadline.
-        **connection: Credentials, TLS files and metadata, see `ConnectionOptions`. Any TLS file means TLS.
+        **connection: Namespace, credentials, TLS files and metadata, see `ConnectionOptions`. Any TLS file means TLS.
 
     Raises:
-        ValueError: The address or a file is invalid, or a token would be sent in plain text.
+        ValueError: The address, the namespace or a file is invalid, or a token would be sent in plain text.
         OSError: A file cannot be read.
         TypeError: An option is unknown.
 

@@ -50,7 +50,7 @@ class Connected(LightningStore):
         in seconds and applies to each call, retries included.
 
         Raises:
-            ValueError: The address or a file is invalid, or a token would be sent unencrypted.
+            ValueError: The address, the namespace or a file is invalid, or a token would be sent unencrypted.
             OSError: A file cannot be read.
         """
         super().__init__()
@@ -131,8 +131,8 @@ class Connected(LightningStore):
         url = self._otlp_url
         if not url:
             raise NotImplementedError(
-                "the server takes OTLP over gRPC only, or wants a token or TLS, of which the tracers of "
-                "agentlightning know nothing"
+                "the server takes OTLP over gRPC only, or requires a token, TLS or a namespace, which the "
+                "tracers of agentlightning do not send"
             )
         return url
 
