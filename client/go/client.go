@@ -40,7 +40,8 @@ const (
 // request_id to those that are not idempotent. A server that is shutting down answers new calls with
 // CANCELLED.
 const serviceConfig = `{"methodConfig": [{
-  "name": [{"service": "lightningstore.v1.LightningStoreService"}],
+  "name": [{"service": "lightningstore.v1.LightningStoreService"},
+           {"service": "lightningstore.v1.NamespaceService"}],
   "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s",
                   "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}
 }]}`
@@ -69,10 +70,11 @@ type Options struct {
 // the first call and reconnects when the connection breaks. Calls whose response was lost are retried, up to
 // 5 times within a few seconds. Every write gets a request_id, by which the server recognises a repeat.
 type Client struct {
-	conn    *grpc.ClientConn
-	service pb.LightningStoreServiceClient
-	log     *slog.Logger
-	contact *contact
+	conn       *grpc.ClientConn
+	service    pb.LightningStoreServiceClient
+	namespaces pb.NamespaceServiceClient
+	log        *slog.Logger
+	contact    *contact
 }
 
 // New returns a client of the server at an address: "host:port", "https://host:port" or "unix:path". Empty:
@@ -115,6 +117,7 @@ func New(address string, options *Options) (*Client, error) {
 		return nil, fmt.Errorf("lightningstore: %w", err)
 	}
 	client.conn, client.service = conn, pb.NewLightningStoreServiceClient(conn)
+	client.namespaces = pb.NewNamespaceServiceClient(conn)
 	return client, nil
 }
 

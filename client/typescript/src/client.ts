@@ -4,6 +4,7 @@ import { create } from "@bufbuild/protobuf";
 import { FieldMaskSchema } from "@bufbuild/protobuf/wkt";
 
 import type { ConnectOptions } from "./channel.js";
+import { NamespaceService, type Namespace } from "./gen/lightningstore/v1/namespace_pb.js";
 import type { Resources as ResourcesMessage } from "./gen/lightningstore/v1/resources_pb.js";
 import {
   RolloutSchema,
@@ -13,9 +14,17 @@ import {
 } from "./gen/lightningstore/v1/rollout_pb.js";
 import { QuerySpansRequestSchema } from "./gen/lightningstore/v1/span_pb.js";
 import { encodeJson } from "./json.js";
+import {
+  listNamespaces,
+  pathsOf,
+  toNamespace,
+  type DeleteNamespaceOptions,
+  type NamespaceQuery,
+  type NamespaceSettings,
+} from "./namespaces.js";
 import { fromMessage, toMessage, type Resource } from "./resources.js";
 import { toConfig, toMode, toSpec, type RolloutSpec } from "./rollouts.js";
-import { Connection, type CallOptions, type Stubs } from "./rpc.js";
+import { Connection, type CallOptions, type Stubs, type StubsOf } from "./rpc.js";
 import type { StoredSpan } from "./spans.js";
 import { querySpans, RolloutWait, type WaitOptions } from "./streams.js";
 import type { AttemptTriplets } from "./gen/lightningstore/v1/triplet_pb.js";
@@ -94,6 +103,7 @@ export class LightningStore {
   /** A typed function for each call of the contract. Writes without a requestId get one. */
   readonly rpc: Stubs;
   readonly #connection: Connection;
+  readonly #namespaces: StubsOf<typeof NamespaceService>;
   readonly #timeoutMs: number;
 
   /**
@@ -105,6 +115,7 @@ export class LightningStore {
     this.#connection = new Connection(given);
     this.#timeoutMs = given.timeoutMs ?? 30_000;
     this.rpc = this.#connection.stubs();
+    this.#namespaces = this.#connection.stubsOf(NamespaceService);
   }
 
   /** Closes the connection at once. Calls in progress fail with code CANCELLED. */
@@ -233,6 +244,44 @@ export class LightningStore {
   async getResources(resourcesId = "", options?: CallOptions): Promise<Resources> {
     const answer = await this.rpc.getResources({ resourcesId }, options);
     return fromResources(present(answer.resources));
+  }
+
+  /** Creates a namespace. A name that exists is an error with the reason NAMESPACE_EXISTS. */
+  async createNamespace(
+    name: string,
+    settings: NamespaceSettings = {},
+    options: WriteOptions = {},
+  ): Promise<Namespace> {
+    const { requestId = "", ...call } = options;
+    const request = { namespace: toNamespace(name, settings), requestId };
+    return present((await this.#namespaces.createNamespace(request, call)).namespace);
+  }
+
+  /** Returns a namespace with its settings. */
+  async getNamespace(name: string, options?: CallOptions): Promise<Namespace> {
+    return present((await this.#namespaces.getNamespace({ name }, options)).namespace);
+  }
+
+  /** Lists the namespaces, ordered by name. They are loaded page by page. */
+  listNamespaces(query: NamespaceQuery = {}): AsyncGenerator<Namespace, void, undefined> {
+    return listNamespaces(this.#namespaces, query);
+  }
+
+  /** Changes the given settings of a namespace and returns it after the change. */
+  async updateNamespace(
+    name: string,
+    settings: NamespaceSettings,
+    options?: CallOptions,
+  ): Promise<Namespace> {
+    const updateMask = create(FieldMaskSchema, { paths: pathsOf(settings) });
+    const request = { namespace: toNamespace(name, settings), updateMask };
+    return present((await this.#namespaces.updateNamespace(request, options)).namespace);
+  }
+
+  /** Deletes a namespace with everything in it. "default" cannot be deleted. */
+  async deleteNamespace(name: string, options: DeleteNamespaceOptions = {}): Promise<void> {
+    const { force = false, allowMissing = false, ...call } = options;
+    await this.#namespaces.deleteNamespace({ name, force, allowMissing }, call);
   }
 }
 

@@ -14,10 +14,12 @@ export { Code, LightningStoreError, type ErrorFields, type FieldViolation } from
 export type { Agent, AgentResources, Reward } from "./execution.js";
 export { SpanExporter, type SpanExporterOptions } from "./exporter.js";
 export { AttemptStatus, StopReason, type Attempt } from "./gen/lightningstore/v1/attempt_pb.js";
+export type { Namespace } from "./gen/lightningstore/v1/namespace_pb.js";
 export type { AttemptTriplets, Triplet } from "./gen/lightningstore/v1/triplet_pb.js";
 export { RolloutMode, RolloutStatus, type Rollout } from "./gen/lightningstore/v1/rollout_pb.js";
 export { SecureIdGenerator } from "./ids.js";
 export { decodeJson, encodeJson, RawJson } from "./json.js";
+export type { DeleteNamespaceOptions, NamespaceQuery, NamespaceSettings } from "./namespaces.js";
 export {
   baseUrl,
   custom,

@@ -9,6 +9,7 @@ import {
   toBinary,
   type DescMessage,
   type DescMethod,
+  type DescService,
   type Message,
   type MessageInitShape,
   type MessageShape,
@@ -61,19 +62,20 @@ interface Described<I, O> {
   readonly output: O;
 }
 
-type Methods = (typeof LightningStoreService)["method"];
-
-/** A typed function for each method of the service, by its name in lowerCamelCase. */
-export type Stubs = {
-  readonly [Name in keyof Methods]: Methods[Name] extends Described<
+/** A typed function for each method of a service, by its name in lowerCamelCase. */
+export type StubsOf<Service extends { readonly method: object }> = {
+  readonly [Name in keyof Service["method"]]: Service["method"][Name] extends Described<
     infer I extends DescMessage,
     infer O extends DescMessage
   >
-    ? Methods[Name]["methodKind"] extends keyof Kinds<I, O>
-      ? Kinds<I, O>[Methods[Name]["methodKind"]]
+    ? Service["method"][Name]["methodKind"] extends keyof Kinds<I, O>
+      ? Kinds<I, O>[Service["method"][Name]["methodKind"]]
       : never
     : never;
 };
+
+/** A typed function for each call of the store. */
+export type Stubs = StubsOf<typeof LightningStoreService>;
 
 /** Maximum number of tries of a call. */
 const MAX_TRIES = 5;
@@ -111,13 +113,15 @@ export class Connection {
     this.#client.close();
   }
 
-  /** Returns a function for each method of the service. */
+  /** Returns a function for each call of the store. */
   stubs(): Stubs {
-    const stubs: Record<string, unknown> = {};
-    for (const method of LightningStoreService.methods) {
-      stubs[method.localName] = this.#stub(method);
-    }
-    return stubs as Stubs;
+    return this.stubsOf(LightningStoreService);
+  }
+
+  /** Returns a function for each method of a service. */
+  stubsOf<Service extends DescService>(service: Service): StubsOf<Service> {
+    const stubs = service.methods.map((method) => [method.localName, this.#stub(method)] as const);
+    return Object.fromEntries(stubs) as StubsOf<Service>;
   }
 
   #stub(method: DescMethod): unknown {

@@ -185,7 +185,10 @@ public final class LightningStoreBuilder {
             // A server that is shutting down answers new calls with CANCELLED. Netty reports
             // UNKNOWN for a call that was not written yet when the connection broke.
             List.of("UNAVAILABLE", "CANCELLED", "UNKNOWN"));
-    Map<String, ?> service = Map.of("service", "lightningstore.v1.LightningStoreService");
-    return Map.of("methodConfig", List.of(Map.of("name", List.of(service), "retryPolicy", retry)));
+    List<Map<String, ?>> services =
+        List.of(
+            Map.of("service", "lightningstore.v1.LightningStoreService"),
+            Map.of("service", "lightningstore.v1.NamespaceService"));
+    return Map.of("methodConfig", List.of(Map.of("name", services, "retryPolicy", retry)));
   }
 }

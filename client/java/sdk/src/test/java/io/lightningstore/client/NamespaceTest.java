@@ -2,19 +2,27 @@ package io.lightningstore.client;
 
 import static io.lightningstore.client.Events.next;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertNotEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.grpc.CallOptions;
 import io.grpc.ClientCall;
+import io.grpc.Grpc;
+import io.grpc.InsecureServerCredentials;
 import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
+import io.grpc.Server;
 import io.grpc.ServerCall;
 import io.grpc.ServerCallHandler;
 import io.grpc.ServerInterceptor;
 import io.grpc.stub.MetadataUtils;
+import io.grpc.stub.StreamObserver;
+import io.lightningstore.v1.CreateNamespaceRequest;
+import io.lightningstore.v1.CreateNamespaceResponse;
 import io.lightningstore.v1.HeartbeatRequest;
 import io.lightningstore.v1.LightningStoreServiceGrpc;
+import io.lightningstore.v1.NamespaceServiceGrpc;
 import io.opentelemetry.sdk.trace.SdkTracerProvider;
 import io.opentelemetry.sdk.trace.export.SimpleSpanProcessor;
 import java.util.ArrayList;
@@ -132,6 +140,39 @@ class NamespaceTest {
                   .heartbeat(beat()));
       assertEquals(List.of("run-2"), next(calls, "the call").namespaces());
     }
+  }
+
+  @Test
+  void stubOfNamespacesRetriesWithARequestId() throws Exception {
+    BlockingQueue<String> ids = new LinkedBlockingQueue<>();
+    var service =
+        new NamespaceServiceGrpc.NamespaceServiceImplBase() {
+          @Override
+          public void createNamespace(
+              CreateNamespaceRequest request, StreamObserver<CreateNamespaceResponse> to) {
+            ids.add(request.getRequestId());
+            if (ids.size() == 1) {
+              to.onError(ScriptedServer.away());
+            } else {
+              to.onNext(CreateNamespaceResponse.getDefaultInstance());
+              to.onCompleted();
+            }
+          }
+        };
+    Server namespaces =
+        Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create())
+            .addService(service)
+            .build()
+            .start();
+    try (LightningStore store = LightningStore.connect("127.0.0.1:" + namespaces.getPort())) {
+      NamespaceServiceGrpc.newBlockingStub(store.channel())
+          .createNamespace(CreateNamespaceRequest.getDefaultInstance());
+    } finally {
+      namespaces.shutdownNow();
+    }
+    String first = next(ids, "the call");
+    assertNotEquals("", first);
+    assertEquals(first, next(ids, "its repeat"));
   }
 
   @Test
