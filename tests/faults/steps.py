@@ -19,10 +19,11 @@ from pathlib import Path
 
 from lightningstore.client import open_store
 from lightningstore.service.rules.errors import StorageUnusable
+from lightningstore.service.storage import sql_files
 from lightningstore.service.storage.sqlite import file as datafile
-from lightningstore.service.storage.sqlite import queries, tools
+from lightningstore.service.storage.sqlite import tools
 
-REAL = queries.migrations()
+REAL = sql_files.migrations("lightningstore.service.storage.sqlite")
 #: What a next version might do: a table, a column that is filled, an index.
 MADE_UP = """
 CREATE TABLE notes (rollout_key INTEGER PRIMARY KEY, text TEXT NOT NULL);
@@ -53,7 +54,7 @@ async def opened(path: Path) -> list[str]:
 
 
 def new_version() -> None:
-    queries.migrations = lambda: [*REAL, (len(REAL) + 1, MADE_UP)]
+    sql_files.migrations = lambda package: [*REAL, (len(REAL) + 1, MADE_UP)]
     datafile.SCHEMA_VERSION = len(REAL) + 1
 
 

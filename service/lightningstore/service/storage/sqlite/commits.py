@@ -21,12 +21,13 @@ from lightningstore.service.rules.rows import (
     SpanRow,
 )
 from lightningstore.service.rules.times import nanoseconds
+from lightningstore.service.storage import sql_files
 from lightningstore.service.storage.base import Changes
-from lightningstore.service.storage.sqlite import filters, queries
+from lightningstore.service.storage.sqlite import filters
 
 logger = logging.getLogger(__name__)
 
-SQL = queries.load("sqlite.sql")
+SQL = sql_files.load(__package__, "sqlite.sql")
 #: Maximum number of answers to request ids that one commit deletes.
 FORGOTTEN_AT_ONCE = 100_000
 #: Maximum number of keys in one statement that deletes rows. SQLite allows 32,766 parameters.

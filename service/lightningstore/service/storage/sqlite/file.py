@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from lightningstore.service.rules.errors import StorageUnusable
-from lightningstore.service.storage.sqlite import queries
+from lightningstore.service.storage import sql_files
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ MAGIC = b"SQLite format 3\x00"
 APPLICATION_ID = 0x4C535452
 #: Measured: writes batches of spans 10 % faster than 4 KiB, and single rows as fast.
 PAGE_BYTES = 8192
-SCHEMA_VERSION = max(version for version, _ in queries.migrations())
+SCHEMA_VERSION = max(version for version, _ in sql_files.migrations(__package__))
 #: First schema in which rollouts and attempts have the column `live`.
 LIVE_VERSION = 2
 
@@ -285,7 +285,7 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
     """Migrate the schema from a version to the current one, within the transaction of the caller."""
-    for to, script in queries.migrations():
+    for to, script in sql_files.migrations(__package__):
         if to > version:
             for statement in _statements(script):
                 connection.execute(statement)

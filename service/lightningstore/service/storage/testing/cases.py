@@ -34,6 +34,16 @@ class Cases(ABC):
 
         """
 
+    async def take_over(self, storage: Storage) -> None:  # noqa: ARG002
+        """Let the ownership of an open storage end, so that another storage can open its store.
+
+        Override it for a back end with a lease: end the lease, or wait for its end. The cases that call it are
+        skipped where `owned_until` is UNLIMITED.
+        """
+        pytest.fail(
+            "owned_until is not UNLIMITED: override take_over, which the cases of leases need"
+        )
+
     @asynccontextmanager
     async def session(self, place: Path) -> AsyncIterator[Storage]:
         """Provide an open storage for one case, and close everything that the case made."""

@@ -181,6 +181,9 @@ class _WithFaults(StorageSuite):
         self._inner.append((place, inner))
         return cast("Storage", FailingStorage(inner, faults=self._faults))
 
+    async def take_over(self, storage: Storage) -> None:
+        await self._maker.take_over(cast("FailingStorage", storage).inner)
+
     async def end_session(self) -> None:
         """Close everything, and check that each store can be opened and is whole."""
         for _, inner in reversed(self._inner):

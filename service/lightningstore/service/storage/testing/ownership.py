@@ -14,16 +14,6 @@ from lightningstore.service.storage.testing.records import found, loaded, put, r
 class OwnershipCases(Cases):
     """What `open` acquires, `commit` checks and `close` releases."""
 
-    async def take_over(self, storage: Storage) -> None:  # noqa: ARG002
-        """Let the ownership of an open storage end, so that another storage can open its store.
-
-        Override it for a back end with a lease: end the lease, or wait for its end. The cases that call it are
-        skipped where `owned_until` is UNLIMITED.
-        """
-        pytest.fail(
-            "owned_until is not UNLIMITED: override take_over, which the cases of leases need"
-        )
-
     async def _new_owner(self, storage: Storage) -> Storage:
         """Let another storage take over; returns it, open."""
         if storage.owned_until == UNLIMITED:
