@@ -11,30 +11,50 @@ import pytest
 import pytest_asyncio
 from lightningstore.client import AsyncLightningStore
 from lightningstore.client.embedded import StoreTransport
+from lightningstore.service.operations import store as stores
 from lightningstore.service.operations.store import Store
 from lightningstore.service.operations.table import table
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import Server, open_store
+from lightningstore.service.storage.postgres.database import Database
 
 from tests.clock import ManualClock
 from tests.forwarder import Forwarder
+from tests.postgres import PostgresServer, UnleasedStorage, namespace_of
 
 #: Back ends and transports. "forwarded" is gRPC through a server that forwards each call: WAYS=sqlite-forwarded.
-WAYS = tuple(
-    os.environ.get("WAYS", "memory-inprocess,memory-grpc,sqlite-inprocess,sqlite-grpc").split(",")
+DEFAULT_WAYS = (
+    "memory-inprocess,memory-grpc,sqlite-inprocess,sqlite-grpc,postgres-inprocess,postgres-grpc"
 )
+WAYS = tuple(os.environ.get("WAYS", DEFAULT_WAYS).split(","))
+#: The modules that run over postgres-grpc too, unless WAYS names it: what gRPC adds is not the back end's.
+OVER_GRPC = ("test_claims", "test_ingest", "test_restart", "test_wait", "test_watch")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the others over postgres-grpc."""
+    if "WAYS" not in os.environ:
+        items[:] = [
+            item
+            for item in items
+            if "[postgres-grpc" not in item.name or item.path.stem in OVER_GRPC
+        ]
 
 
 class World:
     """A store, the clock it runs by, and the power to restart it."""
 
     store: AsyncLightningStore
+    #: Where the PostgreSQL server of the tests is, if one is needed.
+    database_url: str | None = None
 
     def __init__(self, way: str, folder: Path, **settings: object) -> None:
         self.backend, self.how = way.split("-")
         self.clock = ManualClock()
+        self.folder = folder
+        backend = "memory" if self.backend == "memory" else "sqlite"
         self.config = Config(
-            backend=self.backend, db=folder / "contract.db", port=0, grace=0.1, **settings
+            backend=backend, db=folder / "contract.db", port=0, grace=0.1, **settings
         )
         self.service: Store | None = None
         self.server: Server | None = None
@@ -43,11 +63,11 @@ class World:
     @property
     def durable(self) -> bool:
         """Whether a restart keeps anything."""
-        return self.backend == "sqlite"
+        return self.backend != "memory"
 
     async def start(self) -> None:
         """Open the store."""
-        self.service = await open_store(self.config, self.clock)
+        self.service = await self._open()
         if self.how in ("grpc", "forwarded"):
             self.server = Server(self.service, self.config)
             await self.server.start()
@@ -59,6 +79,14 @@ class World:
             self.store = AsyncLightningStore(address, timeout=10)
         else:
             self.store = AsyncLightningStore.over(StoreTransport(table(self.service)), timeout=10)
+
+    async def _open(self) -> Store:
+        if self.backend != "postgres":
+            return await open_store(self.config, self.clock)
+        assert self.database_url is not None
+        storage = UnleasedStorage(Database(self.database_url), namespace_of(self.folder))
+        limits, retention = self.config.limits(), self.config.retention()
+        return await stores.open_store(storage, self.clock, limits, retention)
 
     async def stop(self) -> None:
         """Close the store."""
@@ -95,7 +123,11 @@ class World:
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> str:
     """Back end and transport."""
-    return str(request.param)
+    way = str(request.param)
+    if way.startswith("postgres"):
+        server: PostgresServer = request.getfixturevalue("postgres")
+        World.database_url = server.url
+    return way
 
 
 @pytest_asyncio.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,28 @@ def test_file_is_named_by_url_or_path(url: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "sqlite:///", "sqlite:run.db", "sqlite://run.db", "memory:x", "postgresql://h/db"]
+    "url", ["", "sqlite:///", "sqlite:run.db", "sqlite://run.db", "memory:x", "mysql://h/db"]
 )
 def test_other_url_is_refused_with_what_would_be_right(url: str) -> None:
-    with pytest.raises(ValueError, match="use memory:, sqlite:///path, or a path"):
+    with pytest.raises(
+        ValueError, match="use memory:, sqlite:///path, postgresql://host/database, or a path"
+    ):
         storage_at(url)
+
+
+def test_database_is_named_by_url_without_its_password() -> None:
+    storage = storage_at("postgresql://someone:secret@h:5433/db?sslmode=require", namespace="run")
+    assert (storage.name, storage.location) == ("postgres", "postgresql://h:5433/db, namespace run")
+    assert storage.durability == DURABILITY_FULL
+    relaxed = storage_at("postgres://h/db", full_sync=False)
+    assert relaxed.durability == DURABILITY_RELAXED
+    assert relaxed.owned_until == 0
+
+
+def test_missing_driver_is_said_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = "lightningstore.service.storage.postgres"
+    for module in [name for name in sys.modules if name.startswith(package)]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lightningstore\[postgres\]'"):
+        storage_at("postgresql://h/db")

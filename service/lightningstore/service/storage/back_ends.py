@@ -13,31 +13,39 @@ from lightningstore.service.storage.sqlite.store import SqliteStorage
 
 _FILE = "sqlite:///"
 _SCHEME = re.compile(r"(sqlite|memory):|\w+://")
+_POSTGRES = ("postgresql://", "postgres://")
 
 
-def storage_at(url: str, *, full_sync: bool = True, compress: bool = False) -> Storage:
+def storage_at(
+    url: str, *, full_sync: bool = True, compress: bool | None = None, namespace: str = "default"
+) -> Storage:
     """Return the storage that a URL names, not open yet.
 
     Args:
-        url: "memory:"; "sqlite:///relative/path" or "sqlite:////absolute/path"; or the path of a data file.
+        url: "memory:"; "sqlite:///relative/path" or "sqlite:////absolute/path"; the path of a data file; or
+            "postgresql://user:password@host:port/database", with parameters as libpq's.
         full_sync: Whether an answered write survives a power cut, and not only a crash of the process.
-        compress: Whether spans are stored compressed. A back end without files ignores both.
+        compress: Whether spans are stored compressed. Unless told otherwise, PostgreSQL's are. Memory ignores both.
+        namespace: The namespace of a PostgreSQL database. The others have one for each storage.
 
     Raises:
         ValueError: The URL has another scheme, or no path.
+        ModuleNotFoundError: PostgreSQL, and lightningstore[postgres] is not installed.
     """
+    if url.startswith(_POSTGRES):
+        return _postgres(url, namespace, full_sync=full_sync, compress=compress is not False)
     path = _path(url)
     if path is None:
         return MemoryStorage()
-    return SqliteStorage(path, full_sync=full_sync, compress=compress)
+    return SqliteStorage(path, full_sync=full_sync, compress=bool(compress))
 
 
-def catalog_at(url: str, *, full_sync: bool = True, compress: bool = False) -> Catalog:
+def catalog_at(url: str, *, full_sync: bool = True, compress: bool | None = None) -> Catalog:
     """Return the namespaces beside the store that a URL names; arguments and errors as of `storage_at`."""
     path = _path(url)
     if path is None:
         return MemoryCatalog()
-    return SqliteCatalog(path, full_sync=full_sync, compress=compress)
+    return SqliteCatalog(path, full_sync=full_sync, compress=bool(compress))
 
 
 def _path(url: str) -> Path | None:
@@ -46,5 +54,19 @@ def _path(url: str) -> Path | None:
         return None
     path = url.removeprefix(_FILE)
     if not path or (path == url and _SCHEME.match(url)):
-        raise ValueError(f"{url!r} names no storage: use memory:, sqlite:///path, or a path")
+        raise ValueError(
+            f"{url!r} names no storage: use memory:, sqlite:///path, postgresql://host/database, or a path"
+        )
     return Path(path)
+
+
+def _postgres(url: str, namespace: str, *, full_sync: bool, compress: bool) -> Storage:
+    try:
+        from lightningstore.service.storage.postgres.database import Database  # noqa: PLC0415
+        from lightningstore.service.storage.postgres.store import PostgresStorage  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"PostgreSQL needs the package {error.name}: pip install 'lightningstore[postgres]'",
+            name=error.name,
+        ) from error
+    return PostgresStorage(Database(url, full_sync=full_sync), namespace, compress=compress)

@@ -1,0 +1,114 @@
+-- name: fence
+-- Lets a commit through if this server still owns the namespace, and the commit before it is there. A takeover waits for
+-- the commit, or the commit for the takeover, and then it writes nothing.
+SELECT n.ns, c.bytes FROM ls_namespaces n JOIN ls_commits c ON c.ns = n.ns AND c.seq = $3::bigint - 1
+WHERE n.ns = $1 AND n.epoch = $2 FOR SHARE OF n
+
+-- name: put_commit
+-- The commit itself, with the counters after it.
+INSERT INTO ls_commits (ns, seq, epoch, counters, bytes)
+SELECT f.ns, $3::bigint, $2, $4::bytea, f.bytes + $5::bigint {freed} FROM fence f RETURNING bytes
+
+-- name: put_rollouts
+-- Rollouts without their inputs. This and the next ones write one row for each element of the arrays, columns as in
+-- commits.py.
+INSERT INTO ls_rollouts (ns, {columns}) SELECT f.ns, u.* FROM fence f{first}, unnest({arrays}) u
+ON CONFLICT (ns, key) DO UPDATE SET
+    live = excluded.live, status = excluded.status, mode = excluded.mode, priority = excluded.priority,
+    group_id = excluded.group_id, resources_id = excluded.resources_id, end_time = excluded.end_time,
+    attempt_count = excluded.attempt_count, latest_attempt_id = excluded.latest_attempt_id,
+    completion_number = excluded.completion_number, position = excluded.position,
+    available_ns = excluded.available_ns, record = excluded.record
+
+-- name: put_inputs
+-- The inputs of rollouts.
+INSERT INTO ls_inputs (ns, {columns}) SELECT f.ns, u.* FROM fence f, unnest({arrays}) u
+ON CONFLICT (ns, rollout_key) DO UPDATE SET input_json = excluded.input_json
+
+-- name: put_attempts
+-- Attempts, new or changed.
+INSERT INTO ls_attempts (ns, {columns}) SELECT f.ns, u.* FROM fence f, unnest({arrays}) u
+ON CONFLICT (ns, key) DO UPDATE SET
+    live = excluded.live, status = excluded.status, last_sequence_id = excluded.last_sequence_id,
+    record = excluded.record
+
+-- name: put_spans
+-- Batches of spans.
+INSERT INTO ls_spans (ns, {columns}) SELECT f.ns, u.* FROM fence f, unnest({arrays}) u
+
+-- name: put_resources
+-- Resources, new or changed.
+INSERT INTO ls_resources (ns, {columns}) SELECT f.ns, u.* FROM fence f, unnest({arrays}) u
+ON CONFLICT (ns, resources_id) DO UPDATE SET
+    version = excluded.version, updated = excluded.updated, record = excluded.record
+
+-- name: put_workers
+-- Workers, new or changed.
+INSERT INTO ls_workers (ns, {columns}) SELECT f.ns, u.* FROM fence f, unnest({arrays}) u
+ON CONFLICT (ns, worker_id) DO UPDATE SET record = excluded.record
+
+-- name: put_requests
+-- What request ids were answered.
+INSERT INTO ls_requests (ns, {columns}) SELECT f.ns, u.* FROM fence f{first}, unnest({arrays}) u
+ON CONFLICT (ns, method, request_id) DO UPDATE SET
+    digest = excluded.digest, time_ns = excluded.time_ns, answer = excluded.answer
+
+-- name: forget_requests
+-- Request ids that are too old to be repeated.
+DELETE FROM ls_requests WHERE ctid = ANY (ARRAY(
+    SELECT r.ctid FROM fence f JOIN ls_requests r ON r.ns = f.ns WHERE r.time_ns < {value} LIMIT {limit}
+)) RETURNING 1
+
+-- name: remove_rollouts
+-- Rollouts that go.
+DELETE FROM ls_rollouts WHERE ns = (SELECT ns FROM fence) AND key = ANY ({keys}) RETURNING 1
+
+-- name: remove_attempts
+-- Their attempts.
+DELETE FROM ls_attempts WHERE ns = (SELECT ns FROM fence) AND rollout_key = ANY ({keys})
+
+-- name: remove_inputs
+-- Their inputs.
+DELETE FROM ls_inputs WHERE ns = (SELECT ns FROM fence) AND rollout_key = ANY ({keys})
+RETURNING octet_length(input_json) AS size
+
+-- name: put_leftovers
+-- Those of them that leave batches of spans behind.
+INSERT INTO ls_leftovers (ns, rollout_key) SELECT f.ns, u.key FROM fence f, unnest({keys}) u (key)
+WHERE EXISTS (SELECT 1 FROM ls_spans s WHERE s.ns = f.ns AND s.rollout_key = u.key)
+ON CONFLICT DO NOTHING
+
+-- name: sweep
+-- Batches of spans of rollouts that were removed.
+DELETE FROM ls_spans WHERE ns = (SELECT ns FROM fence) AND key = ANY ({keys})
+RETURNING octet_length(data) + octet_length(span_ids) AS size
+
+-- name: remove_leftovers
+-- The removed rollouts of which no other batch is left.
+DELETE FROM ls_leftovers l WHERE l.ns = (SELECT ns FROM fence) AND NOT EXISTS (
+    SELECT 1 FROM ls_spans s WHERE s.ns = l.ns AND s.rollout_key = l.rollout_key AND s.key <> ALL ({keys}))
+
+-- name: put_settings
+-- The settings of the store.
+INSERT INTO ls_settings (ns, data) SELECT ns, {value}::bytea FROM fence
+ON CONFLICT (ns) DO UPDATE SET data = excluded.data
+
+-- name: remove_commits
+-- Commits whose outcome is not asked for any more.
+DELETE FROM ls_commits WHERE ns = (SELECT ns FROM fence) AND seq < $3::bigint - {kept}
+
+-- name: find_commit
+-- The outcome of a commit.
+SELECT epoch, bytes FROM ls_commits WHERE ns = $1 AND seq = $2
+
+-- name: last_commit
+-- The last commit.
+SELECT seq, epoch, counters, bytes FROM ls_commits WHERE ns = $1 ORDER BY seq DESC LIMIT 1
+
+-- name: put_probe
+-- Bytes that show whether the disk takes any.
+INSERT INTO ls_probes (ns, data) VALUES ($1, $2) ON CONFLICT (ns) DO UPDATE SET data = excluded.data
+
+-- name: remove_probe
+-- Those bytes; a crash may leave them behind.
+DELETE FROM ls_probes WHERE ns = $1

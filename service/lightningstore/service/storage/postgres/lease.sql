@@ -1,0 +1,67 @@
+-- name: join
+-- A server, with its lease.
+INSERT INTO ls_servers (id, address, expires_at)
+VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3))
+
+-- name: renew
+-- The lease once more. It may be over, if no server has deleted the row yet.
+UPDATE ls_servers SET expires_at = clock_timestamp() + make_interval(secs => $2) WHERE id = $1 RETURNING 1
+
+-- name: leave
+-- A server that ends: its namespaces are free at once.
+WITH gone AS (DELETE FROM ls_servers WHERE id = $1)
+UPDATE ls_namespaces SET owner = '' WHERE owner = $1
+
+-- name: bury
+-- A server whose lease is over. A renewal under way is waited for, and counts.
+DELETE FROM ls_servers WHERE id = $1 AND expires_at < clock_timestamp() RETURNING 1
+
+-- name: bury_old
+-- Servers that ended long ago.
+DELETE FROM ls_servers WHERE expires_at < clock_timestamp() - make_interval(hours => 1)
+
+-- name: servers
+-- All servers, and the seconds until their leases end.
+SELECT id, address, extract(epoch FROM expires_at - clock_timestamp())::float8 AS remaining FROM ls_servers ORDER BY id
+
+-- name: is_member
+-- Whether a server still has its row.
+SELECT 1 FROM ls_servers WHERE id = $1
+
+-- name: find_namespace
+-- A namespace and its owner; address NULL: it has none.
+SELECT n.ns, n.store_id, n.owner, n.epoch, s.address,
+    extract(epoch FROM s.expires_at - clock_timestamp())::float8 AS remaining
+FROM ls_namespaces n LEFT JOIN ls_servers s ON s.id = n.owner WHERE n.name = $1
+
+-- name: owners
+-- All namespaces that have an owner with a lease.
+SELECT n.name, n.epoch, s.id, s.address FROM ls_namespaces n JOIN ls_servers s ON s.id = n.owner
+WHERE s.expires_at > clock_timestamp() ORDER BY n.name
+
+-- name: put_namespace
+-- A new namespace, with the commit before its first. Numbers are never used twice: a former owner of a namespace that was
+-- deleted must not meet another one under its number.
+WITH numbered AS (UPDATE ls_schema SET last_ns = last_ns + 1 RETURNING last_ns),
+named AS (
+    INSERT INTO ls_namespaces (ns, name, store_id) SELECT last_ns, $1, $2 FROM numbered
+    ON CONFLICT (name) DO NOTHING RETURNING ns
+),
+settled AS (INSERT INTO ls_settings (ns, data) SELECT ns, $3 FROM named)
+INSERT INTO ls_commits (ns, seq, epoch, counters, bytes) SELECT ns, 0, 0, '{}', 0 FROM named RETURNING ns
+
+-- name: take
+-- Ownership, if it is still as it was found, its owner has no row any more, and this server has one.
+UPDATE ls_namespaces SET owner = $2, epoch = epoch + 1
+WHERE ns = $1 AND owner = $3 AND epoch = $4
+    AND ($3 = $2 OR NOT EXISTS (SELECT 1 FROM ls_servers WHERE id = $3))
+    AND EXISTS (SELECT 1 FROM ls_servers WHERE id = $2)
+RETURNING epoch
+
+-- name: give_up
+-- Ownership, for whoever wants it.
+UPDATE ls_namespaces SET owner = '' WHERE ns = $1 AND epoch = $2
+
+-- name: put_store_id
+-- Another id of the store: what watchers of the former one know is not in this one.
+UPDATE ls_namespaces SET store_id = $3 WHERE ns = $1 AND epoch = $2

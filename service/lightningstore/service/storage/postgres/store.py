@@ -1,0 +1,492 @@
+"""The PostgreSQL back end: one namespace of a database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import msgspec
+import zstandard
+from google.protobuf.message import DecodeError
+from lightningstore.service.rules.errors import (
+    DataDamaged,
+    OwnershipLost,
+    StorageFailed,
+    StorageUnusable,
+)
+from lightningstore.service.rules.rows import (
+    LoadedRollout,
+    RequestRow,
+    ResourcesQuery,
+    ResourcesVersion,
+    RolloutQuery,
+    SpanRow,
+)
+from lightningstore.service.storage.base import Changes, FinishedRow, Snapshot
+from lightningstore.service.storage.postgres import filters
+from lightningstore.service.storage.postgres.commits import (
+    SQL,
+    SpanEncoder,
+    Statement,
+    decoded_counters,
+    encoded_counters,
+    parts_of,
+    spans_part,
+    statement,
+)
+from lightningstore.service.storage.postgres.database import READS, Database
+from lightningstore.service.storage.postgres.lease import SQL as LEASE_SQL
+from lightningstore.service.storage.postgres.lease import (
+    Owned,
+    Ownership,
+    new_store_id,
+)
+from lightningstore.service.storage.postgres.link import Connection, described
+from lightningstore.service.storage.postgres.rows import Damage, loaded_rollout, span_row
+from lightningstore.v1.resources_pb2 import Resources
+from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_RELAXED
+from lightningstore.v1.worker_pb2 import Worker
+
+logger = logging.getLogger(__name__)
+
+#: Maximum number of rollouts, and of their bytes, that one query returns, and of those without inputs.
+READ_ROWS, LIVE_ROWS = 128, 1000
+READ_BYTES = 8 << 20
+#: Maximum number of batches of spans of removed rollouts, and of their bytes, that one commit deletes.
+SWEPT_AT_ONCE = 1000
+SWEPT_BYTES = 16 << 20
+#: Maximum number of batches of spans, and of their stored bytes, that one query returns.
+SPAN_ROWS_A_READ = 16
+SPAN_BYTES_A_READ = 1 << 20
+#: Variants of the query `loaded`.
+BY_KEY = {"wanted": "$2::bigint[]", "by": "key"}
+BY_ID = {"wanted": "$2::bytea[]", "by": "rollout_id"}
+WITH_INPUT = {"input": "p.input_json", "counted": "coalesce(octet_length(i.input_json), 0)"}
+WITHOUT_INPUT = {"input": "''::bytea", "counted": "0"}
+LOADED = {
+    "by_key": READS["loaded"].format(**BY_KEY, **WITH_INPUT, latest=""),
+    "by_id": READS["loaded"].format(**BY_ID, **WITH_INPUT, latest=""),
+    "latest": READS["loaded"].format(**BY_KEY, **WITH_INPUT, latest="DESC LIMIT 1"),
+    "live": READS["loaded"].format(**BY_KEY, **WITHOUT_INPUT, latest=""),
+}
+
+
+@dataclass
+class Session:
+    """An open namespace: its ownership, and the last commit."""
+
+    owned: Ownership
+    seq: int
+    counters: bytes
+    #: Bytes of spans and inputs.
+    bytes_: int
+
+    def until(self) -> float:
+        """Return until when a lost connection is replaced: while no other server can own the namespace."""
+        return self.owned.owned_until
+
+
+class PostgresStorage:
+    """One namespace of a database, owned by this server. `compress` stores spans with zstd."""
+
+    name = "postgres"
+
+    def __init__(self, database: Database, namespace: str, *, compress: bool = True) -> None:
+        self._database = database
+        self.namespace = namespace
+        self.durability = DURABILITY_FULL if database.full_sync else DURABILITY_RELAXED
+        self._encoder = SpanEncoder(compress=compress)
+        self._session: Session | None = None
+        self._owned: Ownership | None = None
+        #: Whether it is a user of the database, and whether it has owned the namespace since it was closed last.
+        self._entered = self._was_owner = False
+        #: Why another server owns the namespace, once that is known.
+        self._lost: OwnershipLost | None = None
+        self._damage = Damage()
+
+    @property
+    def location(self) -> str:
+        """The database and the namespace."""
+        return f"{self._database.location}, namespace {self.namespace}"
+
+    @property
+    def damaged_records(self) -> int:
+        """Number of damaged records found so far."""
+        return self._damage.count
+
+    @property
+    def owned_until(self) -> float:
+        """End of the lease, as far as it is known."""
+        return self._session.owned.owned_until if self._session is not None else 0.0
+
+    # Opening and closing
+
+    async def open(self) -> Snapshot:
+        """Take the namespace and load what is live. Raises StorageUnusable, OwnershipLost."""
+        self._session = None
+        try:
+            await self._enter()
+            self._session = await self._acquire()
+            snapshot = await self._snapshot(self._session)
+        except Owned as error:
+            await self._release()
+            if self._was_owner:
+                raise OwnershipLost(str(error)) from error
+            raise StorageUnusable(str(error)) from error
+        except (StorageFailed, asyncpg.PostgresError) as error:
+            await self._release()
+            raise StorageUnusable(
+                f"{self.location} cannot be opened: {described(error)}"
+            ) from error
+        except (DecodeError, ValueError, TypeError, DataDamaged, msgspec.MsgspecError) as error:
+            await self._release()
+            raise StorageUnusable(f"{self.location} is damaged: {error}") from error
+        except BaseException:
+            await self._release()
+            raise
+        self._was_owner = True
+        return snapshot
+
+    async def _enter(self) -> None:
+        """Become a user of the database, unless it is one. Raises StorageUnusable."""
+        if not self._entered:
+            if self.namespace in self._database.opened:
+                raise StorageUnusable(f"namespace {self.namespace!r} is open in this process")
+            self._database.opened.add(self.namespace)
+            self._entered = True
+            try:
+                await self._database.enter()
+            except BaseException:
+                self._entered = False
+                self._database.opened.discard(self.namespace)
+                raise
+
+    async def _acquire(self) -> Session:
+        """Return the namespace, taken with a new epoch, so that nothing sent before is written any more."""
+        membership = self._database.membership
+        await membership.create(self.namespace)
+        self._owned = owned = await membership.take(self.namespace)
+        self._lost = None
+        writer = self._database.writer(owned.ns)
+        known = self._database.answered.get(self.namespace, (0, 0))
+
+        async def look(connection: Connection, _: int) -> tuple[asyncpg.Record | None, int | None]:
+            await connection.execute(SQL["remove_probe"], owned.ns)
+            found = await connection.fetchrow(SQL["find_commit"], owned.ns, known[1])
+            last = await connection.fetchrow(SQL["last_commit"], owned.ns)
+            return last, found["epoch"] if found is not None else None
+
+        last, epoch = await writer.run(look, lambda: owned.owned_until)
+        if last is None:
+            raise ValueError("it has no commits")
+        await self._compare(owned, last["seq"], epoch)
+        return Session(owned, last["seq"], last["counters"], last["bytes"])
+
+    async def _compare(self, owned: Ownership, last: int, epoch: int | None) -> None:
+        """Compare the last commit that was answered with what the database has of it.
+
+        If it is gone, the store gets another id: a watcher would otherwise miss what happens under the same numbers.
+        """
+        known_epoch, known = self._database.answered.get(self.namespace, (0, 0))
+        is_there = epoch == known_epoch if epoch is not None else last > known
+        if not known or is_there:
+            return
+        owned.store_id = new_store_id()
+        await self._database.writer(owned.ns).run(
+            lambda c, _: c.execute(
+                LEASE_SQL["put_store_id"], owned.ns, owned.epoch, owned.store_id
+            ),
+            lambda: owned.owned_until,
+        )
+        logger.error(
+            "namespace %s: the database went back in time: commits up to %d, which were answered, are gone after "
+            "commit %d; the store is %s from now on",
+            *(self.namespace, known, min(last, known - 1), owned.store_id),
+        )
+        self._database.answered.pop(self.namespace)
+
+    async def _snapshot(self, session: Session) -> Snapshot:
+        """Read what the engine loads, in parts between which other tasks run."""
+        keys = [key for (key,) in await self._scan(READS["live_keys"])]
+        live = [loaded_rollout(row) async for row in self._rollouts("live", keys, LIVE_ROWS)]
+        settings = await self._scan(READS["settings"])
+        requests = await self._scan(READS["recent_requests"])
+        return Snapshot(
+            store_id=session.owned.store_id,
+            counters=decoded_counters(session.counters),
+            live=live,
+            workers=[Worker.FromString(r) for (r,) in await self._scan(READS["all_workers"])],
+            resources={
+                name.decode(): ResourcesVersion(*version)
+                for name, *version in await self._scan(READS["all_resources"])
+            },
+            requests=[
+                RequestRow(method.decode(), request_id.decode(), *rest)
+                for method, request_id, *rest in requests
+            ],
+            settings=settings[0][0] if settings else b"",
+        )
+
+    def check(self) -> None:
+        """Raise OwnershipLost once another server is known to own the namespace."""
+        if self._lost is not None:
+            raise self._lost
+        if self._session is not None and self._session.owned.lease.lost.is_set():
+            raise OwnershipLost("its lease has ended, and another server took its place")
+
+    async def close(self) -> None:
+        """Give the namespace up, and leave the database. May be called twice."""
+        self._was_owner = False
+        await self._release()
+
+    async def _release(self) -> None:
+        self._session = None
+        owned, self._owned = self._owned, None
+        entered, self._entered = self._entered, False
+        try:
+            if owned is not None:
+                await self._database.membership.give_up(owned)
+        finally:
+            if entered:
+                self._database.opened.discard(self.namespace)
+                await self._database.leave()
+
+    # Writing
+
+    async def commit(self, changes: Changes) -> None:
+        """Write all changes in one statement, once, if the namespace is still owned."""
+        session = self._opened
+        if changes.removed:
+            changes.exclude_removed()
+        # What the engine changes in place is taken before the first await.
+        counters = session.counters
+        if changes.counters is not None:
+            counters = encoded_counters(changes.counters)
+        parts = parts_of(changes)
+        if changes.spans:
+            rows: list[tuple[Any, ...]] = []
+            for few in self._encoder.slices(changes.spans):
+                rows += map(self._encoder.columns, few)
+                await asyncio.sleep(0)
+            parts.append(spans_part(rows))
+        seq = session.seq + 1
+        commit = (session.owned.ns, session.owned.epoch, seq)
+        bytes_ = await self._write(session, statement(parts, commit, counters))
+        session.seq, session.counters, session.bytes_ = seq, counters, bytes_
+        self._database.answered[self.namespace] = (session.owned.epoch, seq)
+        self._database.count_written(changes.size)
+
+    async def _write(self, session: Session, sent: Statement) -> int:
+        """Send a commit until its outcome is known; returns the bytes of the namespace after it."""
+        ns, epoch, seq = sent.values[:3]
+
+        async def send(connection: Connection, tries: int) -> int:
+            if tries and (bytes_ := await _outcome(connection, ns, epoch, seq)) is not None:
+                return bytes_  # the answer was lost, the commit was not
+            try:
+                bytes_ = await connection.fetchval(sent.text, *sent.values)
+            except asyncpg.UniqueViolationError:
+                # An earlier try may have been under way still.
+                bytes_ = await _outcome(connection, ns, epoch, seq)
+                if bytes_ is None:
+                    raise
+            if bytes_ is None:
+                raise await self._refusal(connection, session, seq)
+            return bytes_
+
+        try:
+            return await self._database.writer(ns).run(send, session.until)
+        except asyncpg.PostgresError as error:
+            raise StorageFailed(described(error)) from error
+
+    async def _refusal(self, connection: Connection, session: Session, seq: int) -> StorageFailed:
+        """Return why the fence refused a commit."""
+        found = await connection.fetchrow(LEASE_SQL["find_namespace"], self.namespace)
+        owned = session.owned
+        if found is not None and found["ns"] == owned.ns and found["epoch"] <= owned.epoch:
+            return StorageFailed(
+                f"the database went back in time: commit {seq - 1}, which was answered, is gone"
+            )
+        owned.ended = True
+        lost = OwnershipLost("the namespace was deleted" if found is None else _owner(found))
+        if session is self._session:
+            self._lost = lost
+        return lost
+
+    async def probe(self, size: int) -> None:
+        """Write bytes to the database and remove them."""
+        session = self._opened
+        ns = session.owned.ns
+
+        async def write(connection: Connection, _: int) -> None:
+            await connection.execute(SQL["put_probe"], ns, bytes(size))
+            await connection.execute(SQL["remove_probe"], ns)
+
+        try:
+            await self._database.writer(ns).run(write, session.until)
+        except asyncpg.PostgresError as error:
+            raise StorageFailed(described(error)) from error
+
+    # Reading
+
+    @property
+    def _opened(self) -> Session:
+        if self._lost is not None:
+            raise self._lost
+        if self._session is None:
+            raise StorageFailed("the storage is closed")
+        return self._session
+
+    async def _point(self, text: str, *values: Any) -> list[Any]:
+        """Return the rows of a short query."""
+        session = self._opened
+        return await self._database.points.fetch(text, (session.owned.ns, *values), session.until)
+
+    async def _scan(self, text: str, *values: Any) -> list[Any]:
+        """Return the rows of a query that may take long."""
+        session = self._opened
+        return await self._database.scanners.fetch(text, (session.owned.ns, *values), session.until)
+
+    async def _rollouts(
+        self, variant: str, wanted: Sequence[Any], rows_at_once: int = READ_ROWS
+    ) -> AsyncIterator[asyncpg.Record]:
+        """Yield rows of `loaded` in the order of their keys or ids, those that exist."""
+        start = 0
+        fetch = self._scan if variant in ("live", "latest") else self._point
+        while start < len(wanted):
+            part = wanted[start : start + rows_at_once]
+            rows = await fetch(LOADED[variant], part, READ_BYTES)
+            for row in rows:
+                yield row
+            # The query ended at the limit of bytes, unless it returned nothing.
+            start += rows[-1]["place"] if rows else len(part)
+
+    async def _latest(self, keys: Sequence[int]) -> AsyncIterator[LoadedRollout]:
+        """Yield rollouts with their latest attempts, in the order of the keys, without damaged ones."""
+        async for row in self._rollouts("latest", keys):
+            try:
+                yield loaded_rollout(row)
+            except DataDamaged as error:
+                self._damage.skip(f"rollout {row['rollout_id']!r} (key {row['key']})", error.cause)
+
+    async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
+        """Return what is stored of some of these rollouts."""
+        ids = [rollout_id.encode() for rollout_id in rollout_ids]
+        if len(ids) > 1:
+            ids = [name for (name,) in await self._point(READS["known_ids"], ids)]
+        for start in range(0, len(ids), READ_ROWS):
+            part = ids[start : start + READ_ROWS]
+            if rows := await self._point(LOADED["by_id"], part, READ_BYTES):
+                return [loaded_rollout(row) for row in rows]
+        return []
+
+    async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
+        """Yield matching rollouts."""
+        where, parameters = filters.where(query)
+        page, more = filters.page(query, 2 + len(parameters))
+        text = READS["scan_rollouts"].format(where=where, page=page)
+        keys = [key for (key,) in await self._scan(text, *parameters, *more)]
+        async for loaded in self._latest(keys):
+            yield loaded
+
+    async def count_rollouts(self, query: RolloutQuery) -> int:
+        """Return how many match."""
+        where, parameters = filters.where(query)
+        rows = await self._scan(READS["count_rollouts"].format(where=where), *parameters)
+        return int(rows[0][0])
+
+    async def group_members(self, group_id: str) -> list[str]:
+        """Return the ids of the group's rollouts in enqueue order."""
+        rows = await self._scan(READS["group_members"], group_id.encode())
+        return [name.decode() for (name,) in rows]
+
+    async def completions(self, after: int, limit: int) -> list[LoadedRollout]:
+        """Return finished rollouts by completion number."""
+        limit = min(limit, READ_ROWS)
+        while rows := await self._point(READS["completions"], after, limit):
+            if loaded := [item async for item in self._latest([key for key, _ in rows])]:
+                return loaded
+            after = rows[-1][1]  # all of these are damaged, or were removed meanwhile
+        return []
+
+    async def finished(
+        self, after: tuple[int, int], limit: int, ended_by_ns: int | None = None
+    ) -> list[FinishedRow]:
+        """Return finished rollouts by completion number, or those that had ended by a time."""
+        if ended_by_ns is None:
+            rows = await self._scan(READS["finished"], after[0], limit)
+        else:
+            rows = await self._scan(READS["finished_by"], ended_by_ns, *after, limit)
+        return [FinishedRow((value, key), name.decode(), size) for value, key, name, size in rows]
+
+    async def leftover_spans(self) -> list[int]:
+        """Return keys of batches that a commit has yet to delete."""
+        rows = await self._scan(READS["leftover"], SWEPT_AT_ONCE, SWEPT_BYTES)
+        return [key for (key,) in rows]
+
+    async def span_ids(self, rollout_key: int, attempt_key: int) -> list[tuple[int, bytes]]:
+        """Return key and packed span ids of the batches of an attempt, by key."""
+        rows = await self._point(READS["span_ids"], rollout_key, attempt_key)
+        return [(key, ids) for key, ids in rows]
+
+    async def scan_spans(
+        self, rollout_key: int, attempt_key: int | None, max_key: int
+    ) -> AsyncIterator[SpanRow]:
+        """Yield the batches of a rollout or an attempt, by first sequence id."""
+        place, most = (-1, 0), 2
+        while rows := await self._scan(
+            READS["scan_spans"], rollout_key, *place, max_key, attempt_key, most, SPAN_BYTES_A_READ
+        ):
+            for columns in rows:
+                row = _parsed_spans(rollout_key, columns)
+                place = (row.first_sequence_id, row.key)
+                yield row
+            most = min(2 * most, SPAN_ROWS_A_READ)  # few at first: the caller may stop early
+
+    async def get_spans(self, rollout_key: int, key: int) -> SpanRow | None:
+        """Return one batch."""
+        rows = await self._point(READS["get_spans"], key)
+        return _parsed_spans(rollout_key, rows[0]) if rows else None
+
+    async def list_resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
+        """Return matching resources."""
+        which = (query.after, query.id_contains.encode(), query.limit)
+        rows = await self._scan(READS["scan_resources"], *which)
+        return [(key, Resources.FromString(record)) for key, record in rows]
+
+    async def get_resources(self, resources_id: str) -> Resources | None:
+        """Return one record."""
+        rows = await self._point(READS["get_resources"], resources_id.encode())
+        return Resources.FromString(rows[0][0]) if rows else None
+
+    async def used_bytes(self) -> int:
+        """Return the bytes of the namespace's spans and inputs: the space of what is deleted is used again."""
+        return self._opened.bytes_
+
+    async def file_bytes(self) -> int:
+        """Return the size of the tables, which all namespaces share; it may be some seconds old."""
+        return await self._database.table_bytes(self._opened.until())
+
+
+def _owner(found: asyncpg.Record) -> str:
+    """Return who owns a namespace, for people."""
+    if found["address"] is None:
+        return "another server had taken over"
+    return f"the server at {found['address']} has taken over"
+
+
+async def _outcome(connection: Connection, ns: int, epoch: int, seq: int) -> int | None:
+    """Return the bytes after a commit if it was written, else None."""
+    found = await connection.fetchrow(SQL["find_commit"], ns, seq)
+    return found["bytes"] if found is not None and found["epoch"] == epoch else None
+
+
+def _parsed_spans(rollout_key: int, columns: Sequence[Any]) -> SpanRow:
+    try:
+        return span_row(rollout_key, columns)
+    except zstandard.ZstdError as error:
+        raise DataDamaged(error) from error

@@ -1,0 +1,36 @@
+"""The storage suite over PostgreSQL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lightningstore.service.storage.postgres.database import Database
+from lightningstore.service.storage.postgres.store import PostgresStorage
+from lightningstore.service.storage.testing import FaultSuite, StorageSuite
+
+from tests.postgres import PostgresServer, end_lease, namespace_of
+
+
+class _Postgres:
+    """Each storage is a server of its own."""
+
+    url: str
+
+    @pytest.fixture(autouse=True)
+    def _server(self, postgres: PostgresServer) -> None:
+        self.url = postgres.url
+
+    async def new_storage(self, place: Path) -> PostgresStorage:
+        return PostgresStorage(Database(self.url), namespace_of(place))
+
+    async def take_over(self, storage: PostgresStorage) -> None:
+        await end_lease(self.url, storage)
+
+
+class TestPostgres(_Postgres, StorageSuite):
+    pass
+
+
+class TestPostgresWithFaults(_Postgres, FaultSuite):
+    pass
