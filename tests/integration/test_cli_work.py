@@ -353,8 +353,28 @@ async def test_triplets_are_those_of_an_export(shell: Shell) -> None:
     exported = json.loads(await shell("export", "--triplets", "--no-spans"))
     assert len(found) == 1
     assert found == exported["triplets"]
-    ((_, _, _, _, _, prompt, response),) = await shell.rows("triplets", "latest")
+    ((_, _, *counts, _, prompt, response),) = await shell.rows("triplets", "latest")
     assert (prompt, response) == ("2 + 2?", "4")
+    assert counts == ["0", "0"]
+
+
+async def test_triplets_show_reported_tokens_and_the_text_of_parts(shell: Shell) -> None:
+    made = await shell.client.start_rollout("x", rollout_id="ro-1")
+    sent = batch("ro-1", made.attempt.attempt_id, "chat m")
+    said = [{"role": "assistant", "parts": [{"type": "text", "content": "4"}]}]
+    for key, value in (
+        ("gen_ai.operation.name", "chat"),
+        ("gen_ai.input.messages", json.dumps([{"role": "user", "parts": [{"content": "2 + 2?"}]}])),
+        ("gen_ai.output.messages", json.dumps(said)),
+    ):
+        sent.spans[0].attributes.add(key=key).value.string_value = value
+    for key, count in (("gen_ai.usage.input_tokens", 12), ("gen_ai.usage.output_tokens", 1)):
+        sent.spans[0].attributes.add(key=key).value.int_value = count
+    await shell.client.add_spans(sent)
+    ((_, _, *counts, _, prompt, response),) = await shell.rows("triplets", "latest")
+    assert (counts, prompt, response) == (["12", "1"], "2 + 2?", "4")
+    (found,) = await shell.json("triplets", "latest")
+    assert (found["prompt_token_count"], found["response_token_count"]) == (12, 1)
 
 
 async def test_options_of_the_connection_may_stand_before_the_command(shell: Shell) -> None:

@@ -158,9 +158,14 @@ type Triplet struct {
 	// Id of the span of the call, as 16 lower-case hex digits.
 	SpanId string `protobuf:"bytes,8,opt,name=span_id,json=spanId,proto3" json:"span_id,omitempty"`
 	// Sequence id of that span.
-	SequenceId    int64 `protobuf:"varint,9,opt,name=sequence_id,json=sequenceId,proto3" json:"sequence_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	SequenceId int64 `protobuf:"varint,9,opt,name=sequence_id,json=sequenceId,proto3" json:"sequence_id,omitempty"`
+	// Number of tokens of the prompt, as the model's server reported it. Absent if the span has none. It may differ
+	// from the number of token ids: providers count cached tokens and the frame of a message in their own ways.
+	PromptTokenCount *int32 `protobuf:"varint,10,opt,name=prompt_token_count,json=promptTokenCount,proto3,oneof" json:"prompt_token_count,omitempty"`
+	// Number of tokens of the response, as the model's server reported it. Absent if the span has none.
+	ResponseTokenCount *int32 `protobuf:"varint,11,opt,name=response_token_count,json=responseTokenCount,proto3,oneof" json:"response_token_count,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Triplet) Reset() {
@@ -252,6 +257,20 @@ func (x *Triplet) GetSpanId() string {
 func (x *Triplet) GetSequenceId() int64 {
 	if x != nil {
 		return x.SequenceId
+	}
+	return 0
+}
+
+func (x *Triplet) GetPromptTokenCount() int32 {
+	if x != nil && x.PromptTokenCount != nil {
+		return *x.PromptTokenCount
+	}
+	return 0
+}
+
+func (x *Triplet) GetResponseTokenCount() int32 {
+	if x != nil && x.ResponseTokenCount != nil {
+		return *x.ResponseTokenCount
 	}
 	return 0
 }
@@ -899,7 +918,7 @@ var File_lightningstore_v1_triplet_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_triplet_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/triplet.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\"\xff\x02\n" +
+	"\x1flightningstore/v1/triplet.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\"\x99\x04\n" +
 	"\aTriplet\x128\n" +
 	"\x06prompt\x18\x01 \x01(\v2 .lightningstore.v1.TripletPromptR\x06prompt\x12>\n" +
 	"\bresponse\x18\x02 \x01(\v2\".lightningstore.v1.TripletResponseR\bresponse\x128\n" +
@@ -912,7 +931,12 @@ const file_lightningstore_v1_triplet_proto_rawDesc = "" +
 	"\rresponse_json\x18\a \x01(\fR\fresponseJson\x12\x17\n" +
 	"\aspan_id\x18\b \x01(\tR\x06spanId\x12\x1f\n" +
 	"\vsequence_id\x18\t \x01(\x03R\n" +
-	"sequenceId\"\x8d\x01\n" +
+	"sequenceId\x121\n" +
+	"\x12prompt_token_count\x18\n" +
+	" \x01(\x05H\x00R\x10promptTokenCount\x88\x01\x01\x125\n" +
+	"\x14response_token_count\x18\v \x01(\x05H\x01R\x12responseTokenCount\x88\x01\x01B\x15\n" +
+	"\x13_prompt_token_countB\x17\n" +
+	"\x15_response_token_count\"\x8d\x01\n" +
 	"\rTripletPrompt\x12\x1b\n" +
 	"\ttoken_ids\x18\x01 \x03(\x05R\btokenIds\x12!\n" +
 	"\fcontent_json\x18\x02 \x01(\fR\vcontentJson\x12\x1d\n" +
@@ -1039,6 +1063,7 @@ func file_lightningstore_v1_triplet_proto_init() {
 		return
 	}
 	file_lightningstore_v1_attempt_proto_init()
+	file_lightningstore_v1_triplet_proto_msgTypes[0].OneofWrappers = []any{}
 	file_lightningstore_v1_triplet_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -103,6 +103,8 @@ class Triplet(_message.Message):
     RESPONSE_JSON_FIELD_NUMBER: _builtins.int
     SPAN_ID_FIELD_NUMBER: _builtins.int
     SEQUENCE_ID_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    RESPONSE_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     response_id: _builtins.str
     """Id that the model's server assigned to the response. Empty if the span has none."""
     agent_name: _builtins.str
@@ -119,6 +121,12 @@ class Triplet(_message.Message):
     """Id of the span of the call, as 16 lower-case hex digits."""
     sequence_id: _builtins.int
     """Sequence id of that span."""
+    prompt_token_count: _builtins.int
+    """Number of tokens of the prompt, as the model's server reported it. Absent if the span has none. It may differ
+    from the number of token ids: providers count cached tokens and the frame of a message in their own ways.
+    """
+    response_token_count: _builtins.int
+    """Number of tokens of the response, as the model's server reported it. Absent if the span has none."""
     @_builtins.property
     def prompt(self) -> Global___TripletPrompt:
         """Input of the model. Always set."""
@@ -143,12 +151,21 @@ class Triplet(_message.Message):
         response_json: _builtins.bytes = ...,
         span_id: _builtins.str = ...,
         sequence_id: _builtins.int = ...,
+        prompt_token_count: _builtins.int | None = ...,
+        response_token_count: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "response", b"response", "reward", b"reward"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_prompt_token_count", b"_prompt_token_count", "_response_token_count", b"_response_token_count", "prompt", b"prompt", "prompt_token_count", b"prompt_token_count", "response", b"response", "response_token_count", b"response_token_count", "reward", b"reward"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "prompt", b"prompt", "request_json", b"request_json", "response", b"response", "response_id", b"response_id", "response_json", b"response_json", "reward", b"reward", "sequence_id", b"sequence_id", "span_id", b"span_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt_token_count", b"_prompt_token_count", "_response_token_count", b"_response_token_count", "agent_name", b"agent_name", "prompt", b"prompt", "prompt_token_count", b"prompt_token_count", "request_json", b"request_json", "response", b"response", "response_id", b"response_id", "response_json", b"response_json", "response_token_count", b"response_token_count", "reward", b"reward", "sequence_id", b"sequence_id", "span_id", b"span_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__prompt_token_count: _TypeAlias = _typing.Literal["prompt_token_count"]  # noqa: Y015
+    _WhichOneofArgType__prompt_token_count: _TypeAlias = _typing.Literal["_prompt_token_count", b"_prompt_token_count"]  # noqa: Y015
+    _WhichOneofReturnType__response_token_count: _TypeAlias = _typing.Literal["response_token_count"]  # noqa: Y015
+    _WhichOneofArgType__response_token_count: _TypeAlias = _typing.Literal["_response_token_count", b"_response_token_count"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_token_count) -> _WhichOneofReturnType__prompt_token_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__response_token_count) -> _WhichOneofReturnType__response_token_count | None: ...
 
 Global___Triplet: _TypeAlias = Triplet  # noqa: Y015
 

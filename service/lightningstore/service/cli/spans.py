@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sized
 from typing import Any
 
 import click
 from lightningstore.client import Span
-from lightningstore.client.message_json import json_value
 from lightningstore.client.values import AttemptTriplets
 from lightningstore.service.cli import units
 from lightningstore.service.cli.connection import Connection
+from lightningstore.service.cli.messages import last_text
 from lightningstore.service.cli.output import Listing
 from lightningstore.service.cli.table import Cell, Column
 from lightningstore.service.cli.triplet_options import request_fields, triplet_options
@@ -194,11 +195,11 @@ def triplets(server: Connection, rollout_id: str, attempt: str, **given: Any) ->
         [
             number(triplet.sequence_id),
             triplet.agent_name,
-            number(len(triplet.message.prompt.token_ids)),
-            number(len(triplet.message.response.token_ids)),
+            _tokens(triplet.message.prompt.token_ids, triplet.prompt_token_count),
+            _tokens(triplet.message.response.token_ids, triplet.response_token_count),
             reward_cell(triplet.reward),
-            Cell.of(_message_text(triplet.message.prompt.content_json)),
-            Cell.of(_message_text(triplet.message.response.content_json)),
+            Cell.of(last_text(triplet.message.prompt.content_json)),
+            Cell.of(last_text(triplet.message.response.content_json)),
             triplet.attempt_id,
             triplet.span_id,
             triplet.response_id,
@@ -208,16 +209,9 @@ def triplets(server: Connection, rollout_id: str, attempt: str, **given: Any) ->
     return Listing("triplet", columns, rows, [triplet_to_json(triplet) for triplet in found])
 
 
-def _message_text(content: bytes) -> str:
-    """Return the text of the last message of a prompt or a response, in one line; if there is none, the JSON."""
-    if not content:
-        return ""
-    value = json_value(content)
-    last = value[-1] if isinstance(value, list) and value else value
-    text = last.get("content") if isinstance(last, dict) else last
-    if not isinstance(text, str):
-        text = json.dumps(value, ensure_ascii=False)
-    return " ".join(text.split())
+def _tokens(ids: Sized, reported: int | None) -> Any:
+    """Return the number of token ids, or else the number that the model's server reported."""
+    return number(len(ids) or reported or 0)
 
 
 def _remarks(parts: list[AttemptTriplets]) -> list[str]:

@@ -17,6 +17,7 @@ from lightningstore.service.triplets import (
     run,
     tokens,
     tree,
+    usage,
 )
 from lightningstore.service.triplets.kinds import Kind
 from lightningstore.service.triplets.layouts import layouts_of
@@ -25,22 +26,6 @@ from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 LOST = "(parent that never came)"
-_PROMPT_COUNTS = (
-    "gen_ai.usage.input_tokens",
-    "gen_ai.usage.prompt_tokens",
-    "llm.token_count.prompt",
-    "llm.usage.prompt_tokens",
-    "ai.usage.inputTokens",
-    "ai.usage.promptTokens",
-)
-_RESPONSE_COUNTS = (
-    "gen_ai.usage.output_tokens",
-    "gen_ai.usage.completion_tokens",
-    "llm.token_count.completion",
-    "llm.usage.completion_tokens",
-    "ai.usage.outputTokens",
-    "ai.usage.completionTokens",
-)
 _STATUS_WORDS = {Status.STATUS_CODE_OK: "ok", Status.STATUS_CODE_ERROR: "error"}
 #: Characters of a value that are shown, and values of a span.
 VALUE_LENGTH = 160
@@ -198,19 +183,12 @@ def _line(node: Node, span: Span | None, depth: int, zero: int, call: int | None
 
 def _tokens(found: Attributes) -> tuple[int | None, int | None]:
     """Return how many tokens a call took: as its usage says, or else as its token ids do."""
-    prompt, response = _count(found, _PROMPT_COUNTS), _count(found, _RESPONSE_COUNTS)
+    layouts = layouts_of(found)
+    prompt, response = usage.of_call(found, layouts.usage)
     if prompt is not None or response is not None:
         return prompt, response
-    asked, answered = tokens.of_call(found, layouts_of(found).tokens, ignore)
+    asked, answered = tokens.of_call(found, layouts.tokens, ignore)
     return tokens.count(asked) or None, tokens.count(answered) or None
-
-
-def _count(found: Attributes, keys: Sequence[str]) -> int | None:
-    for key in keys:
-        value = from_any_value(found[key]) if key in found else None
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
-            return int(value)
-    return None
 
 
 def _error(span: Span, exceptions: Sequence[Failure]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from lightningstore.client.otlp import from_any_value
-from lightningstore.service.triplets import events, logprobs, tokens, tool_calls
+from lightningstore.service.triplets import events, logprobs, tokens, tool_calls, usage
 from lightningstore.service.triplets.images import image_urls
-from lightningstore.service.triplets.layouts import PARSED, TOOLS, Layout, layouts_of
+from lightningstore.service.triplets.layouts import PARSED, TOOLS, Layout, Layouts, layouts_of
 from lightningstore.service.triplets.values import (
     Attributes,
     Warn,
@@ -226,6 +226,7 @@ def fill(
     if found.response_metadata:
         triplet.response_json = _json(found.response_metadata, "response", warn)
     _fill_logprobs(triplet, sources, warn)
+    _fill_usage(triplet, [(source.found, source.layouts) for source in sources])
 
 
 def fill_from_proxy(triplet: Triplet, span: Span, warn: Warn) -> None:
@@ -236,6 +237,18 @@ def fill_from_proxy(triplet: Triplet, span: Span, warn: Warn) -> None:
     tokens.put(triplet, *tokens.of_proxy(span.name, found, layouts.tokens, ignore))
     if layouts.answers or logprobs.CONTENT in found:
         logprobs.fill(triplet.response, found, layouts.answers, warn)
+    _fill_usage(triplet, [(found, layouts)])
+
+
+def _fill_usage(triplet: Triplet, sources: Iterable[tuple[Attributes, Layouts]]) -> None:
+    for found, layouts in sources:
+        prompt, response = usage.of_call(found, layouts.usage)
+        if prompt is not None:
+            triplet.prompt_token_count = prompt
+        if response is not None:
+            triplet.response_token_count = response
+        if prompt is not None or response is not None:
+            break
 
 
 def _fill_logprobs(triplet: Triplet, sources: Sequence[Source], warn: Warn) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from lightningstore.service.triplets import events
+from lightningstore.service.triplets import events, usage
 from lightningstore.service.triplets.kinds import OPERATION, provider_of, words_of
 from lightningstore.service.triplets.tokens import ANSWERS, TokenPlaces, places_of
 from lightningstore.service.triplets.unflatten import unflatten
+from lightningstore.service.triplets.usage import UsagePlaces
 from lightningstore.service.triplets.values import Attributes
 
 _INPUT = f"{OPERATION}.input"
@@ -53,6 +54,7 @@ class Layouts(NamedTuple):
     #: Attributes that may hold an answer whole, log-probabilities too.
     answers: tuple[str, ...]
     tokens: TokenPlaces
+    usage: UsagePlaces
     #: Whether an attribute holds a list of events.
     has_events: bool
 
@@ -185,6 +187,7 @@ def _layouts(keys: tuple[str, ...]) -> Layouts:
             *(f"{prefix}.choices" for prefix in proxied if f"{prefix}.choices" in whole),
         ),
         tokens=places_of(keys),
+        usage=usage.places_of(keys, tuple(key for key in ANSWERS if key in whole)),
         has_events=any(key in whole for key in events.LISTS),
     )
 

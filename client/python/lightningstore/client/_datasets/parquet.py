@@ -57,6 +57,8 @@ _TRIPLET = pa.struct(
         "rewards": _DIMENSIONS,
         "prompt_token_ids": pa.list_(pa.int32()),
         "response_token_ids": pa.list_(pa.int32()),
+        "prompt_token_count": pa.int32(),
+        "response_token_count": pa.int32(),
         "logprobs": pa.list_(pa.float64()),
         "prompt": _TEXT,
         "response": _TEXT,

@@ -124,6 +124,8 @@ def _triplet(triplet: Triplet) -> str:
         "rewards": triplet.rewards,
         "prompt_token_ids": triplet.prompt_token_ids,
         "response_token_ids": triplet.response_token_ids,
+        "prompt_token_count": triplet.prompt_token_count,
+        "response_token_count": triplet.response_token_count,
         "logprobs": triplet.logprobs,
         "image_urls": triplet.image_urls,
     }

@@ -40,6 +40,18 @@ class Triplet(View[triplet_pb2.Triplet]):
         """Token ids of the response. Empty if the trace has none."""
         return list(self.message.response.token_ids)
 
+    @property
+    def prompt_token_count(self) -> int | None:
+        """Number of tokens of the prompt, as the model's server reported it. None if the trace has none."""
+        message = self.message
+        return message.prompt_token_count if message.HasField("prompt_token_count") else None
+
+    @property
+    def response_token_count(self) -> int | None:
+        """Number of tokens of the response, as the model's server reported it. None if the trace has none."""
+        message = self.message
+        return message.response_token_count if message.HasField("response_token_count") else None
+
     @cached_property
     def prompt(self) -> Any:
         """The messages of the prompt as traced, usually a list of dicts. None if the trace has none."""
