@@ -130,7 +130,7 @@ func TestListsOfNamespacesLoadPageByPage(t *testing.T) {
 		break
 	}
 	if pages != 1 {
-		t.Fatal("pages were loaded that nobody reads")
+		t.Fatal("pages were loaded that are not read")
 	}
 }
 
