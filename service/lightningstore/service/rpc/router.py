@@ -73,27 +73,32 @@ class Router(grpc.GenericRpcHandler):
 
     def _answered(self, space: Space, method: str, kind: str) -> Any:
         async def handle(request: Any, context: Context) -> bytes:
+            call: Any = None
             try:
                 async with self._directory.use(space) as store:
                     call = getattr(self._bound(space, store)[method], kind)
                     answer: bytes = await call(request, context)
                     return answer
             except BaseException as error:
-                await self._calls.fail(context, error, method)
+                # The handler has ended the call itself, except where the namespace was deleted meanwhile.
+                if call is None or isinstance(error, StoreError):
+                    await self._calls.fail(context, error, method)
                 raise
 
         return handle
 
     def _streamed(self, space: Space, method: str) -> Any:
         async def handle(request: Any, context: Context) -> AsyncIterator[bytes]:
+            handler: Any = None
             try:
                 async with self._directory.use(space) as store:
-                    handler: Any = self._bound(space, store)[method]
+                    handler = self._bound(space, store)[method]
                     async with aclosing(handler.unary_stream(request, context)) as answers:
                         async for answer in answers:
                             yield answer
             except BaseException as error:
-                await self._calls.fail(context, error, method)
+                if handler is None or isinstance(error, StoreError):  # as above
+                    await self._calls.fail(context, error, method)
                 raise
 
         return handle
