@@ -47,6 +47,34 @@ async def test_a_relative_path_is_relative(tmp_path: Path, monkeypatch: pytest.M
         assert (tmp_path / "run.db").exists()
 
 
+async def test_namespaces_of_a_file_are_stores_of_their_own(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'run.db'}"
+    with pytest.raises(NotFoundError, match="run-1"):
+        async with open_store(url, namespace="run-1"):
+            pass
+    async with open_store(url) as store:
+        made = await store.create_namespace("run-1", max_queue_length=2)
+        assert (made.name, made.max_queue_length, made.retain_finished) == ("run-1", 2, None)
+        await store.enqueue_rollout("default", rollout_id="r")
+    async with open_store(url, namespace="run-1") as store:
+        assert [r.input async for r in store.iter_rollouts()] == []
+        await store.enqueue_rollout("run-1", rollout_id="r")
+        (claimed,) = await store.dequeue_rollouts()
+        await store.add_spans(SpanBatch(rollout_id="r", attempt_id=claimed.attempt.attempt_id))
+        assert [span async for span in store.query_spans("r")] == []
+        await store.update_attempt("r", "latest", status="succeeded")
+        assert [r.rollout_id async for r in store.wait_for_rollouts(["r"])] == ["r"]
+        names = [namespace.name for namespace in await store.list_namespaces()]
+        assert names == ["default", "run-1"]
+        with pytest.raises(NotFoundError):
+            await store.get_rollout("none")
+        await store.delete_namespace("run-1")
+        with pytest.raises(NotFoundError, match="run-1"):
+            await store.get_rollout("r")
+    async with open_store(url) as store:
+        assert (await store.get_rollout("r")).input == "default"
+
+
 @pytest.mark.parametrize("url", ["", "run.db", "sqlite://", "sqlite:///", "postgres://x"])
 async def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="must be"):

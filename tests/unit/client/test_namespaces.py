@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import pickle
+import uuid
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from google.protobuf.message_factory import GetMessageClass
-from lightningstore.client import AsyncLightningStore, LightningStore, Runner, SpanExporter
+from lightningstore.client import (
+    AlreadyExistsError,
+    AsyncLightningStore,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    LightningStore,
+    NotFoundError,
+    Runner,
+    SpanExporter,
+)
 from lightningstore.client._transport.methods import SERVICE
 from lightningstore.client.connection import NAMESPACE_VARIABLE, endpoint
 from lightningstore.client.namespaces import NAMESPACE_KEY
 from lightningstore.client.transports import AsyncGrpcTransport, GrpcTransport, ThreadedTransport
 
-from tests.unit.client.fakes import FakeServer
+from tests.unit.client.fakes import FakeServer, RealServer
+from tests.unit.client.twins import Twin
 
 ADDRESS = "127.0.0.1:1"
 
@@ -40,6 +53,14 @@ def recorder(server: FakeServer) -> FakeServer:
         else:
             server.on[method.name] = lambda _, answer=answer: answer
     return server
+
+
+@pytest_asyncio.fixture
+async def real(kind: str, shared: RealServer) -> AsyncIterator[Twin]:
+    """A client of a real server, of each kind."""
+    twin = Twin(kind, shared.address)
+    yield twin
+    await twin.close()
 
 
 async def call_all(transport: Any) -> None:
@@ -103,6 +124,42 @@ def test_invalid_name_is_rejected_when_the_client_is_made(
     monkeypatch.setenv(NAMESPACE_VARIABLE, name)
     with pytest.raises(ValueError, match="namespace must be 1 to 63 of"):
         make(ADDRESS)
+
+
+@pytest.mark.asyncio
+async def test_both_clients_manage_namespaces(real: Twin) -> None:
+    name = f"run-{uuid.uuid4().hex[:8]}"
+    made = await real.call("create_namespace", name, labels={"team": "a"}, retain_finished=60.5)
+    assert (made.name, made.labels, made.retain_finished) == (name, {"team": "a"}, 60.5)
+    assert (made.description, made.max_bytes, made.max_queue_length) == ("", None, None)
+    assert made.store_id
+    assert made.update_time is None
+    assert made.create_time <= datetime.now(UTC)
+    with pytest.raises(AlreadyExistsError):
+        await real.call("create_namespace", name)
+    changed = await real.call(
+        "update_namespace", name, description="d", labels=None, retain_finished=0, max_bytes=1 << 40
+    )
+    assert (changed.description, changed.labels, changed.retain_finished) == ("d", {}, 0.0)
+    assert (changed.max_bytes, changed.max_queue_length) == (1 << 40, None)
+    cleared = await real.call("update_namespace", name, description=None, max_bytes=None)
+    assert (cleared.description, cleared.max_bytes, cleared.retain_finished) == ("", None, 0.0)
+    assert await real.call("get_namespace", name) == cleared
+    assert await real.call("list_namespaces", name_contains=name) == [cleared]
+    first = await real.call("list_namespaces", page_size=1)
+    assert [namespace.name for namespace in first] == ["default"]
+    rest = await real.call("list_namespaces", page_token=first.next_page_token)
+    assert name in [namespace.name for namespace in rest]
+    await real.call("delete_namespace", name)
+    with pytest.raises(NotFoundError):
+        await real.call("delete_namespace", name)
+    await real.call("delete_namespace", name, allow_missing=True)
+    with pytest.raises(NotFoundError):
+        await real.call("update_namespace", name, description="d")
+    with pytest.raises(FailedPreconditionError):
+        await real.call("delete_namespace", "default", force=True)
+    with pytest.raises(InvalidArgumentError, match="must be 1 to 63"):
+        await real.call("create_namespace", "No")
 
 
 def test_argument_precedes_metadata_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import lightningstore.client as package
 import pytest
 from lightningstore.client import AsyncLightningStore, LightningStore
-from lightningstore.client._transport.methods import SERVICE
+from lightningstore.client._transport.methods import METHODS
 
 FOLDER = Path(inspect.getfile(package)).parent
 SOURCES = sorted(FOLDER.rglob("*.py"))
@@ -64,7 +64,7 @@ def test_modules_are_imported_when_they_are_first_used() -> None:
 
 
 def test_each_method_of_the_contract_is_a_method_of_both_clients() -> None:
-    for method in SERVICE.methods:
+    for method in METHODS.values():
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
         assert callable(getattr(AsyncLightningStore, name)), name
         assert callable(getattr(LightningStore, name)), name

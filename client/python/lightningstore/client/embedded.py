@@ -17,6 +17,7 @@ from lightningstore.client.errors import (
     LightningStoreError,
     from_status,
 )
+from lightningstore.client.namespaces import DEFAULT_NAMESPACE
 
 #: Number of consecutive calls after which other tasks of the event loop run.
 CALLS_A_TURN = 64
@@ -28,13 +29,19 @@ MISSING = (
 
 @asynccontextmanager
 async def open_store(
-    url: str, *, timeout: float | None = DEFAULT_TIMEOUT, clock: Any = None, **options: Any
+    url: str,
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    timeout: float | None = DEFAULT_TIMEOUT,
+    clock: Any = None,
+    **options: Any,
 ) -> AsyncIterator[AsyncLightningStore]:
     """Open a store in this process, as an asynchronous context manager.
 
     Args:
         url: "memory://", "sqlite:///relative/path.db" or "sqlite:////absolute/path.db". A file is created if it does
             not exist. A file that another process has open is rejected.
+        namespace: Namespace of all calls. Another one than "default" must exist: `create_namespace` creates it.
         timeout: Deadline of a call in seconds. None: no deadline.
         clock: A clock of your own, for tests. None: the clocks of the system.
         **options: Options of `lightningstore serve` with underscores, such as `durability="relaxed"`.
@@ -45,6 +52,7 @@ async def open_store(
     Raises:
         ImportError: The server is not installed: `pip install 'lightningstore[server]'`.
         ValueError: The URL or an option is unknown.
+        NotFoundError: The namespace does not exist.
         lightningstore.service.rules.errors.StorageUnusable: The file cannot be used.
 
     Example:
@@ -55,8 +63,10 @@ async def open_store(
     """
     backend, path = _parse(url)
     try:
+        from lightningstore.service.namespaces import service  # noqa: PLC0415
+        from lightningstore.service.namespaces.routed import table_in  # noqa: PLC0415
         from lightningstore.service.server.config import Config  # noqa: PLC0415
-        from lightningstore.service.server.server import open_store as open_service  # noqa: PLC0415
+        from lightningstore.service.server.server import open_directory  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(MISSING) from error
     unknown = sorted(set(options) - set(Config.model_fields))
@@ -65,13 +75,18 @@ async def open_store(
     options["backend"] = backend
     if path:
         options["db"] = path
-    service = await open_service(Config(**options), clock)
-    store = store_over(service, timeout=timeout)
+    directory = await open_directory(Config(**options), clock)
+    operations = {**table_in(directory, namespace), **service.table(directory)}
+    store = AsyncLightningStore.over(StoreTransport(operations), timeout=timeout)
     try:
+        try:
+            directory.find(namespace)
+        except Exception as error:
+            raise _error(error) from None
         yield store
     finally:
         await store.close()
-        await service.close()
+        await directory.close()
 
 
 def store_over(service: Any, *, timeout: float | None = DEFAULT_TIMEOUT) -> AsyncLightningStore:

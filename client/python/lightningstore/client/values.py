@@ -24,6 +24,7 @@ from lightningstore.client._values.enums import (
     Unset,
     WorkerStatus,
 )
+from lightningstore.client._values.namespaces import Namespace
 from lightningstore.client._values.resources import (
     LLM,
     CustomResource,
@@ -73,6 +74,7 @@ __all__ = [
     "IngestResult",
     "JSONObject",
     "Limits",
+    "Namespace",
     "Page",
     "PromptTemplate",
     "ProxyLLM",

@@ -60,6 +60,18 @@ async def open_store(config: Config, clock: Clock | None = None) -> Store:
     )
 
 
+async def open_directory(config: Config, clock: Clock | None = None) -> Directory:
+    """Open all namespaces that a configuration names, to be used in this process. Raises as `open_store` does."""
+    store = await open_store(config, clock)
+    directory = Directory(store, _catalog(config), config.retention())
+    try:
+        await directory.start()
+    except BaseException:
+        await directory.close()
+        raise
+    return directory
+
+
 def _storage(config: Config) -> Storage:
     full_sync = config.durability == "full"
     return storage_at(_url(config), full_sync=full_sync, compress=config.compress_spans)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 from lightningstore.client._async.claims import AsyncClaimCalls
 from lightningstore.client._async.datasets import AsyncDatasetCalls
+from lightningstore.client._async.namespaces import AsyncNamespaceCalls
 from lightningstore.client._async.resources import AsyncResourceCalls
 from lightningstore.client._async.streams import AsyncWaitStream, AsyncWatchStream
 from lightningstore.client._async.workers import AsyncWorkerCalls
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class AsyncLightningStore(AsyncDatasetCalls, AsyncClaimCalls, AsyncResourceCalls, AsyncWorkerCalls):
+class AsyncLightningStore(
+    AsyncDatasetCalls, AsyncClaimCalls, AsyncResourceCalls, AsyncWorkerCalls, AsyncNamespaceCalls
+):
     """The client of a LightningStore server, for asyncio.
 
     The client connects with its first call, and again whenever the connection breaks. Calls that are safe to repeat

@@ -24,7 +24,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message_factory import GetMessageClass
 from lightningstore.client._transport.contact import FIRST_ANSWER, Contact
-from lightningstore.client._transport.methods import SERVICE, method_descriptor, method_path
+from lightningstore.client._transport.methods import METHODS, method_descriptor, method_path
 from lightningstore.client.connection import Endpoint
 
 MIB = 1 << 20
@@ -84,7 +84,7 @@ def options() -> list[tuple[str, Any]]:
 
 
 class Stub:
-    """The calls of the service on one channel, each created when it is first used.
+    """The calls of the contract on one channel, each created when it is first used.
 
     The generated stub creates all 30 at once, for a client that needs three. With a large heap, as in a forked runner,
     this number of objects can trigger a full garbage collection.
@@ -95,8 +95,8 @@ class Stub:
 
     def __getattr__(self, name: str) -> Any:
         """Create the call of a method, and store it as an attribute, so that this runs once per method."""
-        if name not in SERVICE.methods_by_name:
-            raise AttributeError(f"{SERVICE.full_name} has no method {name!r}")
+        if name not in METHODS:
+            raise AttributeError(f"the contract has no method {name!r}")
         method = method_descriptor(name)
         shape = f"{_side(method.client_streaming)}_{_side(method.server_streaming)}"
         call = getattr(self._channel, shape)(

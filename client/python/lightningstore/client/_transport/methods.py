@@ -8,22 +8,28 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from lightningstore.v1 import service_pb2
+from lightningstore.v1 import namespace_pb2, service_pb2
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
+NAMESPACES = namespace_pb2.DESCRIPTOR.services_by_name["NamespaceService"]
+#: The methods of both services: no two have the same name.
+METHODS: dict[str, MethodDescriptor] = {
+    method.name: method for service in (SERVICE, NAMESPACES) for method in service.methods
+}
 
 
 def method_descriptor(name: str) -> MethodDescriptor:
     """Return the contract's description of a method. Raises ValueError for an unknown one."""
-    method: MethodDescriptor | None = SERVICE.methods_by_name.get(name)
+    method = METHODS.get(name)
     if method is None:
-        raise ValueError(f"{SERVICE.full_name} has no method {name!r}")
+        raise ValueError(f"the contract has no method {name!r}")
     return method
 
 
 def method_path(name: str) -> str:
     """Return the path of a method on the wire."""
-    return f"/{SERVICE.full_name}/{method_descriptor(name).name}"
+    method = method_descriptor(name)
+    return f"/{method.containing_service.full_name}/{method.name}"
 
 
 def answer_type(name: str) -> type[Message]:
