@@ -103,7 +103,8 @@ const (
 	ErrorReason_ERROR_REASON_TOKEN_INVALID ErrorReason = 81
 	// UNAUTHENTICATED: the token has expired.
 	ErrorReason_ERROR_REASON_TOKEN_EXPIRED ErrorReason = 82
-	// PERMISSION_DENIED: the role of the token does not allow the call. Metadata: role, method.
+	// PERMISSION_DENIED: the role of the token does not allow the call (metadata: role, method), or the token is
+	// limited to other namespaces (metadata: namespaces, those that it allows).
 	ErrorReason_ERROR_REASON_PERMISSION_DENIED ErrorReason = 90
 )
 

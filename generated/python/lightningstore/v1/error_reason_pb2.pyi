@@ -106,7 +106,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 82
     """UNAUTHENTICATED: the token has expired."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 90
-    """PERMISSION_DENIED: the role of the token does not allow the call. Metadata: role, method."""
+    """PERMISSION_DENIED: the role of the token does not allow the call (metadata: role, method), or the token is
+    limited to other namespaces (metadata: namespaces, those that it allows).
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every error carries one google.rpc.ErrorInfo. Its domain is "lightningstore", its reason
@@ -199,5 +201,7 @@ ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 81
 ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 82
 """UNAUTHENTICATED: the token has expired."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 90
-"""PERMISSION_DENIED: the role of the token does not allow the call. Metadata: role, method."""
+"""PERMISSION_DENIED: the role of the token does not allow the call (metadata: role, method), or the token is
+limited to other namespaces (metadata: namespaces, those that it allows).
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

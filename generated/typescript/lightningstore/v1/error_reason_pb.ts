@@ -261,7 +261,8 @@ export enum ErrorReason {
   TOKEN_EXPIRED = 82,
 
   /**
-   * PERMISSION_DENIED: the role of the token does not allow the call. Metadata: role, method.
+   * PERMISSION_DENIED: the role of the token does not allow the call (metadata: role, method), or the token is
+   * limited to other namespaces (metadata: namespaces, those that it allows).
    *
    * @generated from enum value: ERROR_REASON_PERMISSION_DENIED = 90;
    */

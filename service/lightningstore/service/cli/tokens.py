@@ -44,14 +44,22 @@ def _file_option(*, required: bool) -> Callable[[Any], Any]:
     help="Name of the token; shown by `token list`, used by `token revoke`.",
 )
 @click.option("--expires", metavar="TIME", help="Lifetime: 30d, 12h or 45m. Default: unlimited.")
-def new(path: Path | None, role: str, name: str, expires: str | None) -> None:
+@click.option(
+    "--namespace",
+    multiple=True,
+    metavar="NAME",
+    help="Namespace that the token is limited to. May be repeated. Default: all.",
+)
+def new(
+    path: Path | None, role: str, name: str, expires: str | None, namespace: tuple[str, ...]
+) -> None:
     """Print a new token, once, and add its hash to the tokens file, which is created if it is missing.
 
     Without a file, print the line to append on stderr.
     """
     try:
         end = tokens.utc(SystemClock()) + lifetime(expires) if expires else None
-        secret, made = new_token(name, Role(role), end)
+        secret, made = new_token(name, Role(role), end, namespace)
         if path is not None:
             tokens.append(path, made)
     except (ValueError, Misconfigured) as error:
@@ -64,12 +72,13 @@ def new(path: Path | None, role: str, name: str, expires: str | None) -> None:
 @token.command("list")
 @_file_option(required=True)
 def list_tokens(path: Path) -> None:
-    """Print name, role and expiry of each token."""
+    """Print name, role, expiry and namespaces of each token."""
     now = tokens.utc(SystemClock())
     for known in _read(path):
         end = f"{known.expires:%Y-%m-%d %H:%M:%S} UTC" if known.expires else "never"
         over = " (expired)" if known.expires and known.expires <= now else ""
-        click.echo(f"{known.name}\t{known.role.value}\t{end}{over}")
+        names = "all namespaces" if known.namespaces is None else ",".join(sorted(known.namespaces))
+        click.echo(f"{known.name}\t{known.role.value}\t{end}{over}\t{names}")
 
 
 def _read(path: Path) -> list[Any]:

@@ -31,7 +31,11 @@ from lightningstore.service.rpc.calls import Streams
 from lightningstore.service.rules import pieces
 from lightningstore.service.rules.errors import FieldInvalid, PayloadTooLarge
 from lightningstore.service.rules.limits import HOLD_SECONDS
-from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE, namespace_of
+from lightningstore.service.rules.namespaces import (
+    DEFAULT_NAMESPACE,
+    NAMESPACE_KEY,
+    namespace_of,
+)
 from lightningstore.service.security.interceptor import Guard
 
 PATH = "/v1/traces"
@@ -82,7 +86,9 @@ class OtlpTraces:
             return encoded(request, await self._export(request))
 
     async def _export(self, request: web.Request) -> Message:
-        metadata = [(k.lower(), v) for k, v in request.headers.items() if v.isascii()]
+        headers = [(key.lower(), value) for key, value in request.headers.items()]
+        # A namespace that is not ASCII is an error; without it the spans would go to the default one.
+        metadata = [(k, v) for k, v in headers if v.isascii() or k == NAMESPACE_KEY]
         if self._guard is not None:
             self._guard.check(metadata, METHOD, request.remote or "somebody")
         name = namespace_of(metadata)

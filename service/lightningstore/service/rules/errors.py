@@ -6,6 +6,7 @@ raised. Each message says what is wrong and what would be right.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from lightningstore.service.rules.texts import SHOWN_LENGTH, shortened
@@ -429,6 +430,21 @@ class PermissionDenied(StoreError):
 
     def __init__(self, role: str, method: str) -> None:
         super().__init__(f"the role {role} may not call {method}", role=role, method=method)
+
+
+class NamespaceDenied(StoreError):
+    """The token is limited to other namespaces than that of the call."""
+
+    reason = reasons.ERROR_REASON_PERMISSION_DENIED
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        """Create an error that says nothing about which other namespaces exist."""
+        names = ", ".join(sorted(allowed))
+        super().__init__(
+            f"the token is limited to namespaces: {names}; name one of them in the metadata "
+            "x-lightning-namespace",
+            namespaces=names,
+        )
 
 
 class Misconfigured(Exception):

@@ -15,15 +15,26 @@ import grpc.aio
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from lightningstore.service.engine.clock import Clock
+from lightningstore.service.namespaces.service import VISIBLE
 from lightningstore.service.rpc.status import abort
 from lightningstore.service.rules.errors import (
+    NamespaceDenied,
     PermissionDenied,
     StoreError,
     TokenInvalid,
     TokenMissing,
 )
+from lightningstore.service.rules.namespaces import namespace_of
 from lightningstore.service.security.masking import holds_keys, mask_keys
-from lightningstore.service.security.permissions import OPEN, PERMISSIONS, UNLISTED, Role, Token
+from lightningstore.service.security.permissions import (
+    IN_NAMESPACE,
+    IN_NO_NAMESPACE,
+    OPEN,
+    PERMISSIONS,
+    UNLISTED,
+    Role,
+    Token,
+)
 from lightningstore.service.security.tokens import TokenFile
 from lightningstore.v1 import service_pb2
 from lightningstore.v1.error_reason_pb2 import ErrorReason
@@ -67,9 +78,11 @@ class Guard(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:
                 return handler  # UNIMPLEMENTED, which is no secret from who has a token
-            _check_permission(token, method)
+            _check_permission(token, method, handler_call_details.invocation_metadata)
         except StoreError as error:
             return self._refusal(error)
+        if token.namespaces is not None:
+            VISIBLE.set(token.allows)  # in the context of this call
         if token.role is Role.READ_ONLY and method in _WITH_KEYS:
             return _masked(handler, _WITH_KEYS[method])
         return handler
@@ -78,13 +91,25 @@ class Guard(grpc.aio.ServerInterceptor):
         """Admit or reject a call that did not arrive by gRPC.
 
         Raises:
-            TokenMissing, TokenInvalid, TokenExpired, TokensUnreadable, PermissionDenied
+            TokenMissing, TokenInvalid, TokenExpired, TokensUnreadable, PermissionDenied, NamespaceDenied, FieldInvalid
         """
         try:
-            _check_permission(self._tokens.find(_bearer(metadata)), method)
+            _check_permission(self._tokens.find(_bearer(metadata)), method, metadata)
         except StoreError as error:
             self._note(error, peer)
             raise
+
+    def check_namespace(self, metadata: Iterable[tuple[str, Any]], namespace: str) -> None:
+        """Check that the token of an admitted call allows a namespace that the request names itself.
+
+        Raises:
+            NamespaceDenied, and what `check` raises if the token was revoked meanwhile
+        """
+        token = self._tokens.find(_bearer(metadata))
+        if not token.allows(namespace):
+            error = NamespaceDenied(token.namespaces or ())
+            self._note(error, "a span exporter")
+            raise error
 
     @property
     def tokens_usable(self) -> bool:
@@ -115,9 +140,13 @@ class Guard(grpc.aio.ServerInterceptor):
             )
 
 
-def _check_permission(token: Token, method: str) -> None:
+def _check_permission(token: Token, method: str, metadata: Iterable[tuple[str, Any]]) -> None:
     if token.role not in PERMISSIONS.get(method, UNLISTED):
         raise PermissionDenied(token.role.value, method.rpartition("/")[2])
+    if token.namespaces is None or method in IN_NO_NAMESPACE:
+        return
+    if method not in IN_NAMESPACE or not token.allows(namespace_of(metadata)):
+        raise NamespaceDenied(token.namespaces)
 
 
 def _bearer(metadata: Iterable[tuple[str, Any]]) -> str:

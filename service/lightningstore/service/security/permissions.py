@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+
+from lightningstore.service.rules.errors import FieldInvalid
+from lightningstore.service.rules.namespaces import check_namespace
 
 
 class Role(Enum):
@@ -28,6 +32,7 @@ UNLISTED = _ADMIN
 
 _STORE = "/lightningstore.v1.LightningStoreService/"
 _NAMESPACES = "/lightningstore.v1.NamespaceService/"
+_EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 #: Roles that may call each method. docs/security.md shows this table; a test compares both with
 #: the contract.
@@ -66,10 +71,16 @@ PERMISSIONS: dict[str, frozenset[Role]] = {
     _NAMESPACES + "ListNamespaces": _ADMIN,
     _NAMESPACES + "UpdateNamespace": _ADMIN,
     _NAMESPACES + "DeleteNamespace": _ADMIN,
-    "/opentelemetry.proto.collector.trace.v1.TraceService/Export": _WORK,
+    _EXPORT: _WORK,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _ALL,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ALL,
 }
+
+#: Methods that act in the namespace of their metadata.
+IN_NAMESPACE = frozenset(m for m in PERMISSIONS if m.startswith(_STORE) or m == _EXPORT)
+#: Methods that act in no namespace. Their answers show the namespaces that the token allows.
+#: Tokens that are limited to namespaces may not call any method that is in neither set.
+IN_NO_NAMESPACE = frozenset(PERMISSIONS) - IN_NAMESPACE
 
 #: Methods without a token, because load balancers and supervisors have none.
 OPEN = frozenset(f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch"))
@@ -85,6 +96,7 @@ _LIFETIME = re.compile(r"([0-9]{1,5})([mhd])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _NEVER = "never"
+_LIMIT = "namespaces="
 
 
 @dataclass(frozen=True)
@@ -98,11 +110,20 @@ class Token:
     digest: bytes
     #: Expiry in UTC; None: never.
     expires: datetime | None
+    #: Namespaces that the token is limited to; None: all.
+    namespaces: frozenset[str] | None = None
 
     def line(self) -> str:
         """Return the line of the token in a tokens file, with its line break."""
-        expires = self.expires.strftime(_TIME) if self.expires else _NEVER
-        return f"{self.name} {self.role.value} {expires} sha256:{self.digest.hex()}\n"
+        words = [self.name, self.role.value]
+        words.append(self.expires.strftime(_TIME) if self.expires else _NEVER)
+        if self.namespaces is not None:
+            words.append(_LIMIT + ",".join(sorted(self.namespaces)))
+        return f"{' '.join(words)} sha256:{self.digest.hex()}\n"
+
+    def allows(self, namespace: str) -> bool:
+        """Return whether the token may be used in a namespace."""
+        return self.namespaces is None or namespace in self.namespaces
 
 
 def digest_of(secret: str) -> bytes:
@@ -110,16 +131,28 @@ def digest_of(secret: str) -> bytes:
     return hashlib.sha256(secret.encode(errors="replace")).digest()
 
 
-def new_token(name: str, role: Role, expires: datetime | None) -> tuple[str, Token]:
-    """Return a new random token and its stored data.
+def new_token(
+    name: str, role: Role, expires: datetime | None, namespaces: Collection[str] = ()
+) -> tuple[str, Token]:
+    """Return a new random token and its stored data. Without `namespaces` it allows all of them.
 
     Raises:
-        ValueError: The name is invalid.
+        ValueError: The name, or that of a namespace, is invalid.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(_NAME_RULE)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(_TOKEN_BYTES)
-    return secret, Token(name, role, digest_of(secret), expires)
+    limit = _namespaces(namespaces) if namespaces else None
+    return secret, Token(name, role, digest_of(secret), expires, limit)
+
+
+def _namespaces(names: Collection[str]) -> frozenset[str]:
+    try:
+        for name in names:
+            check_namespace("a namespace", name)
+    except FieldInvalid as error:
+        raise ValueError(error.message) from None
+    return frozenset(names)
 
 
 def lifetime(text: str) -> timedelta:
@@ -131,9 +164,10 @@ def lifetime(text: str) -> timedelta:
 
 
 def parse_tokens(text: str) -> list[Token]:
-    """Return the tokens of a file: name, role, expiry and hash, one per line; # starts a comment.
+    """Return the tokens of a file, one per line; # starts a comment.
 
-    The hash is last, so a truncated line is never taken for a complete one.
+    A line has name, role, expiry, namespaces=a,b if the token is limited, and hash. The hash is
+    last, so a truncated line is never taken for a complete one.
 
     Raises:
         ValueError: A line is malformed. The message has its number but not its text, which may
@@ -157,8 +191,12 @@ def parse_tokens(text: str) -> list[Token]:
 
 
 def _parse(words: list[str]) -> Token:
+    if len(words) == 5 and words[3].startswith(_LIMIT):
+        limit = _namespaces(words.pop(3).removeprefix(_LIMIT).split(","))
+    else:
+        limit = None
     if len(words) != 4:
-        raise ValueError("a line must be: name, role, expiry or never, sha256:…")
+        raise ValueError("a line must be: name, role, expiry or never, [namespaces=a,b] sha256:…")
     name, role, expires, digest = words
     found = _DIGEST.fullmatch(digest)
     if found is None:
@@ -173,4 +211,4 @@ def _parse(words: list[str]) -> Token:
             end = datetime.strptime(expires, _TIME).replace(tzinfo=UTC)
         except ValueError:
             raise ValueError("the expiry must be never, or like 2027-01-31T00:00:00Z") from None
-    return Token(name, Role(role), bytes.fromhex(found[1]), end)
+    return Token(name, Role(role), bytes.fromhex(found[1]), end, limit)

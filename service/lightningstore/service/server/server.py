@@ -108,7 +108,8 @@ class Server:
         """Find the namespaces, and listen. Raises AddressInUse, StorageFailed."""
         await self.directory.start()
         streams = Streams(self._config.max_open_streams)
-        elsewhere = otlp.Elsewhere(self.directory)
+        guard = self.gate.guard
+        elsewhere = otlp.Elsewhere(self.directory, guard.check_namespace if guard else None)
         services = self._add_handlers(streams, elsewhere)
         address = f"{_bracketed(self._config.host)}:{self._config.port}"
         try:
