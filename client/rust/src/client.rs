@@ -12,12 +12,13 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use crate::background::Background;
 use crate::backoff::Backoff;
+use crate::contact::{Connection, Contact};
 use crate::error::{Error, sources};
 use crate::proto::Unary;
 use crate::proto::lightning_store_service_client::LightningStoreServiceClient;
@@ -44,7 +45,7 @@ const MAX_TRIES: u32 = 5;
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// Transport of the calls: a tonic channel that adds the token and the namespace, if they are set.
-pub type Transport = InterceptedService<Channel, Bearer>;
+pub type Transport = InterceptedService<Connection, Bearer>;
 
 /// The generated stub.
 pub type Stub = LightningStoreServiceClient<Transport>;
@@ -65,6 +66,7 @@ pub struct Client {
 struct Inner {
     endpoint: Endpoint,
     bearer: Bearer,
+    contact: Arc<Contact>,
     link: OnceLock<Link>,
 }
 
@@ -144,7 +146,8 @@ impl ClientBuilder {
                 .map_err(|error| Error::argument(format!("TLS: {}", root_of(&error))))?;
         }
         let bearer = Bearer::new(&token, &namespace)?;
-        Ok(Client { inner: Arc::new(Inner { endpoint, bearer, link: OnceLock::new() }) })
+        let contact = Arc::new(Contact::new(&address));
+        Ok(Client { inner: Arc::new(Inner { endpoint, bearer, contact, link: OnceLock::new() }) })
     }
 }
 
@@ -210,16 +213,18 @@ impl Client {
 
     fn link(&self) -> &Link {
         self.inner.link.get_or_init(|| {
-            let Inner { endpoint, bearer, .. } = &*self.inner;
+            let Inner { endpoint, bearer, contact, .. } = &*self.inner;
             let background = Background::start(bearer.closed.clone());
             let channel = endpoint.clone().executor(background.clone()).connect_lazy();
-            Link { background, transport: InterceptedService::new(channel, bearer.clone()) }
+            let connection = Connection::new(channel, contact.clone(), background.clone());
+            Link { background, transport: InterceptedService::new(connection, bearer.clone()) }
         })
     }
 
     /// Closes the connection at once, for all clones of this client. Calls in progress fail, and so do later
     /// ones.
     pub fn close(&self) {
+        self.inner.contact.end();
         self.inner.bearer.closed.cancel();
     }
 
@@ -267,12 +272,16 @@ impl Client {
             let answer = grpc.unary(request, path, ProstCodec::<Q, Q::Answer>::default()).await?;
             Ok(answer.into_inner())
         };
-        within(timeout, asked).await.map_err(|error| self.unless_closed(error))
+        within(timeout, asked).await.map_err(|error| self.explain(error))
     }
 
-    /// Returns the failure of a call with this client, which is a different one if the client is closed.
-    pub(crate) fn unless_closed(&self, failure: Error) -> Error {
-        if self.inner.bearer.closed.is_cancelled() { Error::closed() } else { failure }
+    /// Returns the failure of a call with this client: a different one if the client is closed, and one that
+    /// names the address if no server has ever answered.
+    pub(crate) fn explain(&self, failure: Error) -> Error {
+        if self.inner.bearer.closed.is_cancelled() {
+            return Error::closed();
+        }
+        self.inner.contact.explain(failure)
     }
 }
 

@@ -14,6 +14,7 @@ mod backoff;
 mod calls;
 mod claims;
 mod client;
+mod contact;
 mod error;
 mod execution;
 mod exporter;
@@ -41,6 +42,7 @@ mod work;
 mod tests;
 
 pub use client::{Bearer, Client, ClientBuilder, Stub, Transport, tls_from_files};
+pub use contact::Connection;
 pub use error::{CallError, Error, FieldViolation, TemplateProblem};
 pub use exporter::SpanExporter;
 pub use failure::Failure;

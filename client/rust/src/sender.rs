@@ -93,7 +93,7 @@ impl Shared {
         loop {
             let error = match self.try_once(messages).await {
                 Ok(result) => return Ok(result),
-                Err(error) => self.client.unless_closed(error),
+                Err(error) => self.client.explain(error),
             };
             let defect = error.code() == Some(Code::Internal);
             defects += u32::from(defect);

@@ -70,7 +70,7 @@ impl<Q: Query> Resumed<Q> {
             return None;
         }
         let failure = failure.unwrap_or_else(|| Error::unavailable("the stream ended early"));
-        let failure = self.client.unless_closed(failure);
+        let failure = self.client.explain(failure);
         let broken = *self.broken.get_or_insert_with(Instant::now);
         if !failure.is_retryable() || broken.elapsed() > OUTAGE {
             self.phase = Phase::Over;

@@ -1,6 +1,7 @@
 //! Runs the programs of the README, as printed.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::{env, fs};
@@ -58,6 +59,17 @@ fn the_programs_of_the_readme_are_the_examples() {
     let examples = ["runner", "algorithm", "exporter"]
         .map(|name| fs::read_to_string(root().join(format!("examples/{name}.rs"))).unwrap());
     assert_eq!(printed, examples.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_program_without_a_server_is_told_the_address() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}"); // where nothing listens any more
+    let mut runner = Running(example("runner", &address).stdout(Stdio::piped()).spawn().unwrap());
+    let warning =
+        format!("no server has answered at {address} for 2s: is `lightningstore serve` running there?");
+    let mut lines = BufReader::new(runner.0.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains(&warning)), "the runner ended without the warning");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Against scripted servers in process, and against the real one.
 
 mod client;
+mod contact;
 mod exporter;
 mod finishes;
 mod local;
