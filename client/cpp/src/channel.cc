@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cctype>
+#include <iterator>
+#include <mutex>
+#include <sstream>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -55,6 +58,104 @@ class Namespace final : public ClientInterceptorFactoryInterface {
   const std::string name_;
 };
 
+// Whether a connection of the channel was made. Calls to a server that is down may be retried for long, so
+// that programs can start in any order; a wrong address would then look like a call that hangs.
+class Contact {
+ public:
+  explicit Contact(const ChannelOptions& options) : address_(options.address), warn_(options.warn) {}
+
+  void SetChannel(const std::shared_ptr<grpc::Channel>& channel) { channel_ = channel; }
+
+  // Returns whether there was a connection, now or at an earlier call of this function.
+  bool IsMade() {
+    if (made_) return true;
+    const auto channel = channel_.lock();
+    if (channel != nullptr && channel->GetState(false) == GRPC_CHANNEL_READY) made_ = true;
+    return made_;
+  }
+  void Make() { made_ = true; }
+
+  void Report(std::chrono::milliseconds waited) {
+    if (IsMade() || channel_.expired() || !warn_) return;
+    std::ostringstream words;
+    words << "no server has answered at " << address_ << " for "
+          << std::chrono::duration<double>(waited).count() << " s: is `lightningstore serve` running there?";
+    warn_(words.str());
+  }
+
+  // Adds the hint to the status of a call if no connection was made.
+  void Explain(grpc::Status* status) const {
+    if (status->error_code() != grpc::StatusCode::UNAVAILABLE || !IsUnreached(status->error_message()))
+      return;
+    *status = grpc::Status(status->error_code(),
+                           "no server answers at " + address_ +
+                               ": is `lightningstore serve` running there? gRPC: " + status->error_message(),
+                           status->error_details());
+  }
+
+ private:
+  static bool IsUnreached(std::string message) {
+    for (char& mark : message) mark = static_cast<char>(std::tolower(static_cast<unsigned char>(mark)));
+    return std::any_of(std::begin(kUnreached), std::end(kUnreached),
+                       [&](const char* part) { return message.find(part) != std::string::npos; });
+  }
+
+  const std::string address_;
+  const std::function<void(const std::string&)> warn_;
+  std::weak_ptr<grpc::Channel> channel_;
+  std::atomic<bool> made_{false};
+};
+
+// Observes calls until a connection was made, and times the first one.
+class Observer final : public ClientInterceptorFactoryInterface {
+ public:
+  Observer(std::shared_ptr<Contact> contact, std::chrono::milliseconds limit)
+      : contact_(std::move(contact)), limit_(limit) {}
+
+  Interceptor* CreateClientInterceptor(ClientRpcInfo*) override {
+    if (over_) return nullptr;
+    std::call_once(timed_, [this] {
+      // The alarm ends with the channel, and calls back then too.
+      alarm_.Set(std::chrono::system_clock::now() + limit_,
+                 [contact = std::weak_ptr(contact_), limit = limit_](bool expired) {
+                   const auto kept = contact.lock();
+                   if (expired && kept != nullptr) kept->Report(limit);
+                 });
+    });
+    return new Observation(this);
+  }
+
+ private:
+  class Observation final : public Interceptor {
+   public:
+    explicit Observation(Observer* observer) : observer_(observer) {}
+
+    void Intercept(InterceptorBatchMethods* methods) override {
+      Contact& contact = *observer_->contact_;
+      if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_MESSAGE) &&
+          methods->GetRecvMessage() != nullptr) {
+        contact.Make();
+      }
+      if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_STATUS)) {
+        grpc::Status* status = methods->GetRecvStatus();
+        if (status->ok()) contact.Make();
+        if (!contact.IsMade()) contact.Explain(status);
+      }
+      if (contact.IsMade()) observer_->over_ = true;
+      methods->Proceed();
+    }
+
+   private:
+    Observer* const observer_;  // which the channel keeps for longer than its calls
+  };
+
+  const std::shared_ptr<Contact> contact_;
+  const std::chrono::milliseconds limit_;
+  std::atomic<bool> over_{false};
+  std::once_flag timed_;
+  grpc::Alarm alarm_;
+};
+
 }  // namespace
 
 void CheckNamespace(const std::string& name) {
@@ -85,10 +186,14 @@ std::shared_ptr<grpc::Channel> NewChannel(ChannelOptions options) {
   if (!options.namespace_name.empty()) {
     interceptors.push_back(std::make_unique<Namespace>(options.namespace_name));
   }
+  const auto contact = std::make_shared<Contact>(options);
+  interceptors.push_back(std::make_unique<Observer>(contact, options.first_answer));
   auto credentials = options.credentials;
   if (credentials == nullptr) credentials = grpc::InsecureChannelCredentials();
-  return grpc::experimental::CreateCustomChannelWithInterceptors(options.address, credentials, arguments,
-                                                                 std::move(interceptors));
+  auto channel = grpc::experimental::CreateCustomChannelWithInterceptors(options.address, credentials,
+                                                                         arguments, std::move(interceptors));
+  contact->SetChannel(channel);
+  return channel;
 }
 
 }  // namespace lightningstore

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "channel.h"
+#include "pauses.h"
 #include "status_details.pb.h"
 
 namespace lightningstore {
@@ -47,6 +48,7 @@ std::shared_ptr<grpc::Channel> Connect(std::string address,
   options.credentials = std::move(credentials);
   options.namespace_name = FirstOf(namespace_name, "LIGHTNINGSTORE_NAMESPACE", "");
   CheckNamespace(options.namespace_name);
+  options.warn = Say;
   return NewChannel(std::move(options));
 }
 

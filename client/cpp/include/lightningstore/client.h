@@ -18,7 +18,8 @@ namespace lightningstore {
 
 // Returns a channel to `address`, for example "127.0.0.1:4747". Empty: LIGHTNINGSTORE_ADDRESS, else
 // 127.0.0.1:4747. The connection is unencrypted unless there are credentials. The channel connects on first
-// use, accepts messages of any size, and detects a lost server within 30 seconds while calls are open.
+// use, accepts messages of any size, and detects a lost server within 30 seconds while calls are open. If
+// there is no connection 2 seconds after the first call, a warning on stderr names the address.
 //
 // `namespace_name` names the server's namespace that all calls belong to, sent as the metadata
 // "x-lightning-namespace" unless the call has set it: 1 to 63 of the characters a-z, 0-9, "-", "_" and ".",
