@@ -1,0 +1,115 @@
+"""Limits that stores share: bytes that wait for the disk, and spans in memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from lightningstore.service.engine.committer import Committer
+from lightningstore.service.engine.eviction import Pool, Shelf
+from lightningstore.service.engine.shared import RESERVED_SHARE, Pending
+from lightningstore.service.rules.errors import Busy
+
+from tests.unit.test_committer import Disk
+
+LIMIT = 64_000
+RESERVE = LIMIT // RESERVED_SHARE
+
+
+class Store:
+    """A committer over a disk that is held until `gate` is set."""
+
+    def __init__(self, pending: Pending) -> None:
+        self.disk = Disk()
+        self.disk.gate.clear()
+        self.recovered = asyncio.Event()
+        self.committer = Committer(self.disk, lambda: None, self._recover, pending)  # type: ignore[arg-type]
+        self.committer.start()
+
+    async def _recover(self) -> bool:
+        await self.recovered.wait()
+        self.disk.failing = False
+        return True
+
+    def write(self, size: int) -> int:
+        self.committer.changes.size += size
+        self.committer.changes.swept.append(1)
+        return self.committer.seal()
+
+
+@pytest.mark.asyncio
+async def test_pending_bytes_of_all_stores_have_one_limit() -> None:
+    pending = Pending(LIMIT)
+    full, other = Store(pending), Store(pending)
+    full.write(LIMIT + 1)
+    with pytest.raises(Busy, match=str(LIMIT)):
+        full.committer.admit()
+    other.committer.admit()  # what is reserved for each store
+    other.write(RESERVE + 1)
+    with pytest.raises(Busy):
+        other.committer.admit()
+    other.committer.admit(report=True)
+    assert pending.total == LIMIT + RESERVE + 2
+
+
+@pytest.mark.asyncio
+async def test_store_that_waits_for_room_goes_on_when_another_has_committed() -> None:
+    pending = Pending(LIMIT)
+    full, other = Store(pending), Store(pending)
+    number = full.write(LIMIT)
+    other.write(RESERVE + 1)
+    waiting = asyncio.ensure_future(other.committer.room())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    full.disk.gate.set()
+    await full.committer.durable(number)
+    await waiting
+    assert pending.total == RESERVE + 1
+
+
+@pytest.mark.asyncio
+async def test_store_that_has_failed_or_is_closed_takes_no_room() -> None:
+    pending = Pending(LIMIT)
+    failing, other = Store(pending), Store(pending)
+    failing.disk.failing = True
+    failing.write(LIMIT + 1)
+    failing.disk.gate.set()
+    while failing.committer.failure is None:
+        await asyncio.sleep(0)
+    assert pending.total == 0
+    other.write(RESERVE + 1)
+    other.committer.admit()
+    other.disk.gate.set()
+    await other.committer.drain()
+    failing.recovered.set()
+    await failing.committer.drain()
+    assert pending.total == 0
+
+
+def test_spans_are_evicted_from_the_store_that_has_most() -> None:
+    pool = Pool(threshold=100, safe=80)
+    shelves = {name: Shelf(pool) for name in ("large", "small")}
+    calls: list[tuple[str, bool, list[int]]] = []
+
+    def join(name: str) -> None:
+        def evict(for_another: bool) -> None:
+            calls.append((name, for_another, [item.key for item in shelves[name].evict()]))
+
+        pool.join(shelves[name], evict)
+
+    for name in shelves:
+        join(name)
+    for key in range(9):
+        shelves["large"].add(key, key, 10, 1, finished=True)
+        pool.evict(shelves["large"])
+    shelves["small"].add(1, 1, 10, 1, finished=True)
+    pool.evict(shelves["small"])
+    assert calls == []
+    shelves["small"].add(2, 2, 10, 1, finished=True)
+    pool.evict(shelves["small"])
+    assert calls == [("large", True, [0, 1, 2])]
+    assert (pool.total, shelves["large"].total, shelves["small"].total) == (80, 60, 20)
+    pool.leave(shelves["large"])
+    pool.leave(shelves["large"])
+    assert pool.total == 20
