@@ -23,12 +23,15 @@ class Process:
         self.process = process
         self.first_line = first_line
         self.address = first_line.partition(" on ")[2].partition(",")[0]
+        #: The other lines that it has printed, once it has ended.
+        self.said: list[str] = []
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal; returns the exit code."""
         if self.process.returncode is None:
             self.process.send_signal(number)
-        await asyncio.wait_for(self.process.communicate(), STOP_SECONDS)
+        out, _ = await asyncio.wait_for(self.process.communicate(), STOP_SECONDS)
+        self.said += out.decode().splitlines()
         assert self.process.returncode is not None
         return self.process.returncode
 

@@ -154,7 +154,8 @@ async def test_a_list_on_a_terminal_is_one_line_a_row_with_what_was_left_out(
     assert max(map(cells, lines)) <= columns
     heading, *rows, footer = lines
     assert {"ROLLOUT", "STATUS", "AGE", "FAILURE"} <= set(heading.split())
-    assert footer == "50 of 70 rollouts, newest first"
+    hidden = {100: "1 column", 60: "4 columns"}[columns]
+    assert footer == f"50 of 70 rollouts, newest first; {hidden} hidden (--wide)"
     assert len(rows) == 50
     assert len({row.split()[0] for row in rows}) == 50  # ids can be told apart
     assert sum("…" in row.split()[0] for row in rows) == 10

@@ -122,8 +122,6 @@ async def test_enqueue_takes_thousands_of_lines(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["enqueue", "{"], "INPUT '{' is not JSON"),
-        (["enqueue", "@none.json"], "none.json: No such file"),
         (["enqueue", "-"], "--jsonl reads one rollout a line"),
         (["enqueue", "-", "--jsonl"], "stdin: line 3 is not JSON"),
         (["enqueue", "1", "--resources", "rs-none"], "rs-none"),
@@ -147,6 +145,13 @@ async def test_what_cannot_be_is_one_line_and_exit_code_1(
     ("arguments", "why"),
     [
         (["enqueue"], "INPUT"),
+        (["enqueue", "{"], "INPUT '{' is not JSON"),
+        (["enqueue", "@none.json"], "none.json: No such file"),
+        (["rollouts", "--limit"], "'--limit' requires an argument"),
+        (["rollouts", "--limit", "many"], "is neither a number nor all"),
+        (["rollouts", "--nothing"], "--nothing"),
+        (["rollouts", "--address", "localhost"], "no port: localhost:4747"),
+        (["rollouts", "--tls-ca", "none.pem"], "none.pem: No such file"),
         (["enqueue", "1", "2", "--id", "ro-1"], "--id names one rollout"),
         (["enqueue", "1", "--metadata", "novalue"], "KEY=VALUE"),
         (["enqueue", "1", "--timeout", "soon"], "is not a duration like 90, 30s"),
@@ -334,7 +339,7 @@ async def test_formats_hold_the_same_records(shell: Shell) -> None:
     table = (await shell("rollouts", "-o", "table", COLUMNS="80")).splitlines()
     assert table[0].split()[:2] == ["ROLLOUT", "STATUS"]
     assert max(map(len, table)) <= 80
-    assert "STARTED" in (await shell("rollouts", "--wide")).splitlines()[0]
+    assert "ENQUEUED" in (await shell("rollouts", "--wide")).splitlines()[0]
 
 
 async def test_triplets_are_those_of_an_export(shell: Shell) -> None:

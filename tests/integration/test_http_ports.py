@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -54,6 +55,32 @@ async def metrics(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     await server.start()
     yield server
     await server.stop(0.1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_answered_in_the_form_of_other_errors(
+    metrics: Server, data: bytes
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", metrics.metrics_port)
+    writer.write(data)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b" 400 " in head.splitlines()[0]
+    assert b"Server: lightningstore" in head
+    assert b"aiohttp" not in answer
+    status = json.loads(body)
+    assert status["code"] == 3
+    assert "not HTTP/1.1: " in status["message"]
+    assert status["details"][0]["reason"] == "ERROR_REASON_FIELD_INVALID"
 
 
 @pytest.mark.parametrize("head", [b"", b"GET /metrics HTTP/1.1\r\nHost: "])

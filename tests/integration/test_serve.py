@@ -103,7 +103,8 @@ async def test_lines_after_the_first_say_what_to_do_and_the_last_one_that_it_sto
     stopping, stopped = rest.decode().splitlines()
     assert stopping == "stopping: open calls have 10s to end"
     assert re.fullmatch(
-        r"stopped after \w+: open calls have ended, data in .*my\.db, durability full", stopped
+        r"stopped, served for [\w.]+: all calls had ended, data in .*my\.db, durability full",
+        stopped,
     )
 
 
@@ -198,6 +199,7 @@ async def test_sigterm_ends_open_calls_as_documented(start: Start, backend: str)
     stay.set()
     with pytest.raises(UnavailableError):
         await asyncio.wait_for(ingest, 5)
+    assert "open calls were cut off after 1s" in process.said[-1]
     await other.close()
 
 

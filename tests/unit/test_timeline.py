@@ -97,7 +97,9 @@ def test_error_is_the_status_or_else_the_exception() -> None:
     event = span.events.add(name="exception")
     event.attributes.add(key="exception.type").value.string_value = "ValueError"
     event.attributes.add(key="exception.message").value.string_value = "no\nway"
-    assert timeline.read([(1, span)]).lines[0].error == "ValueError: no\\x0away"
+    assert timeline.read([(1, span)]).lines[0].error == "ValueError: no\nway"
+    shown = timeline.read([(1, span)]).printable()
+    assert shown.lines[0].error == r"ValueError: no\nway"
     span.status.message = "x" * 1000
     assert len(timeline.read([(1, span)]).lines[0].error) == timeline.VALUE_LENGTH
 
@@ -150,7 +152,7 @@ def test_nothing_of_a_hostile_span_is_more_than_text() -> None:
     nasty = f"{HOSTILE}<img src=x onerror=alert(1)>&amp;]]>--><!--\x00\ufffe\u202e"
     shown = read({"word": "a", "name": nasty, "attributes": {nasty: nasty}, "at": (1, 2)})
     assert printable(nasty).isprintable()
-    assert all(c.isprintable() for line in shown.lines for c in line.name + line.error)
+    assert all(c.isprintable() for line in shown.printable().lines for c in line.name + line.error)
     title = printable(nasty)
     picture = waterfall.svg(title, shown)
     kinds = {element.tag.removeprefix(SVG) for element in ET.fromstring(picture).iter()}

@@ -7,6 +7,7 @@ it. Pickles contain it, with the names of the files, so that an unpickled client
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ CA_VARIABLE = "LIGHTNINGSTORE_TLS_CA"
 CERT_VARIABLE = "LIGHTNINGSTORE_TLS_CERT"
 KEY_VARIABLE = "LIGHTNINGSTORE_TLS_KEY"
 
+#: A host without a port, as grpc would take it for port 443.
+_HOST_ALONE = re.compile(r"[^:/\[\],]+|\[[^\]]*\]")
 #: Prefix of an address with TLS.
 HTTPS = "https://"
 #: Metadata key of the token.
@@ -253,7 +256,38 @@ def resolve(address: str | None) -> str:
         raise ValueError(
             f"the address must look like {DEFAULT_ADDRESS} or https://store:4747, not {address!r}"
         )
+    if _HOST_ALONE.fullmatch(address.removeprefix(HTTPS).rstrip("/")):
+        raise ValueError(
+            f"the address {address!r} has no port: {address.rstrip('/')}:4747 if it is the default one"
+        )
     return address
+
+
+def protocol_hint(address: str, details: str) -> str:
+    """Return what is wrong with an address, as far as the error of a call tells.
+
+    Args:
+        address: The address without "https://".
+        details: The message of the UNAVAILABLE error.
+
+    Returns:
+        What is wrong and what would be right. Empty: nothing, the server may just be down.
+    """
+    if "WRONG_VERSION_NUMBER" in details:
+        return (
+            f"the server at {address} does not use TLS: write {address} without https:// and "
+            "without certificates"
+        )
+    if "http1.x server" in details:
+        return (
+            f"{address} serves HTTP/1, like the ports of OTLP over HTTP and of metrics: name the "
+            "gRPC port, by default 4747"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return f"the certificate of {address} is not trusted: name its CA certificates (tls_ca)"
+    if "Expected SETTINGS frame" in details:
+        return f"the server at {address} does not answer as gRPC does: if it uses TLS, write https://{address}"
+    return ""
 
 
 def _read(path: str) -> bytes | None:

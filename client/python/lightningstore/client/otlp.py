@@ -9,8 +9,8 @@ from lightningstore.client._datasets.otlp_json import (
     span_from_json,
     span_to_json,
 )
-from lightningstore.client._exporter.outbox import ATTEMPT_ID, ROLLOUT_ID
 from lightningstore.client._values.any_value import from_any_value
+from lightningstore.client._values.attributes import ATTEMPT_ID, ROLLOUT_ID
 from lightningstore.client._values.rewards import (
     OUTPUTS,
     PRIMARY,

@@ -22,6 +22,7 @@ STREAM_SECONDS = 600.0
 HEALTH_SECONDS = 3.0
 #: Seconds for a call that is repeated on a lost connection.
 REPEATED_SECONDS = 60.0
+_ENUM = re.compile(r"\b(?:ROLLOUT|ATTEMPT|WORKER)_(?:STATUS|MODE)_([A-Z_]+)")
 _SERVICE = "lightningstore.v1.LightningStoreService"
 _CHANNEL = [
     # A server's limits may be set higher than a client's.
@@ -85,24 +86,25 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
 class Connection:
     """A channel to a server, and its calls."""
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        """Take the options, as `take` returns them. Raises click.ClickException for invalid ones."""
+    def __init__(self, given: Mapping[str, Any], seconds: float = CALL_SECONDS) -> None:
+        """Take the options, as `take` returns them, and the seconds of a call. Raises click.UsageError for invalid ones."""
         from lightningstore.client.connection import endpoint  # noqa: PLC0415
 
         try:
             where = endpoint(**given)
             self._channel: grpc.Channel = where.blocking_channel(_CHANNEL)
         except (ValueError, OSError) as error:
-            text = str(error).replace("allow_insecure_token=True", "--allow-insecure-token")
-            raise click.ClickException(text) from None
+            text = error_text(error).replace("allow_insecure_token=True", "--allow-insecure-token")
+            raise click.UsageError(text) from None
         self.address = where.address
         self._metadata = where.metadata
+        self._seconds = seconds
 
-    def call(self, request: Message, seconds: float = CALL_SECONDS) -> Any:
+    def call(self, request: Message, seconds: float | None = None) -> Any:
         """Return the answer to a request; which call it is, its name says."""
         path, serialize, deserialize = _shape(request)
         call = self._channel.unary_unary(path, serialize, deserialize)
-        return call(request, timeout=seconds, metadata=self._metadata)
+        return call(request, timeout=seconds or self._seconds, metadata=self._metadata)
 
     def stream(self, request: Message) -> Iterator[Any]:
         """Yield the answers to a request."""
@@ -160,11 +162,33 @@ def reason(address: str, error: Any) -> str:
     """Return what an error of gRPC means, in one line."""
     code, details = error.code().name, " ".join(str(error.details()).split())
     if code == "UNAVAILABLE":
+        from lightningstore.client.connection import protocol_hint  # noqa: PLC0415
+
+        if hint := protocol_hint(address, details):
+            return hint.replace("(tls_ca)", "(--tls-ca)")
         why = re.split(r"remote host: (?:connect: )?|last error: ", details)[-1]
         return f"no server answers at {address} ({why}); is `lightningstore serve` running?"
     if code == "DEADLINE_EXCEEDED":
         return f"no answer from {address} in time; is it the address of a LightningStore server?"
-    return f"{details} ({code})"
+    return _worded(details, code)
+
+
+def _worded(message: str, code: str) -> str:
+    """Return an error of the server in the words of the command line: `succeeded`, not ATTEMPT_STATUS_SUCCEEDED."""
+    words = _ENUM.sub(lambda match: match[1].lower(), message)
+    return f"{words} ({code})"
+
+
+def error_text(error: Exception) -> str:
+    """Return an error in one line: of a file its name and what is wrong, of a call as `reason` does."""
+    from lightningstore.client import LightningStoreError  # noqa: PLC0415
+
+    if isinstance(error, LightningStoreError):
+        return _worded(error.message, error.code.name)
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror}"
+    return str(error)
 
 
 @contextmanager
@@ -182,12 +206,10 @@ def opened(given: Mapping[str, Any]) -> Iterator[LightningStore]:
     try:
         with LightningStore(connection.pop("address"), timeout=REPEATED_SECONDS, **connection) as s:
             yield s
-    except LightningStoreError as error:
-        raise click.ClickException(str(error)) from None
     except BrokenPipeError:
         raise
-    except (ValueError, OSError, ImportError) as error:
-        raise click.ClickException(str(error)) from None
+    except (LightningStoreError, ValueError, OSError, ImportError) as error:
+        raise click.ClickException(error_text(error)) from None
 
 
 def _health(**given: Any) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from lightningstore.service.cli import connection
-from lightningstore.service.cli.connection import opened
+from lightningstore.service.cli.connection import error_text, opened
 from lightningstore.service.cli.outcomes import FINISHED, spans_told
 from lightningstore.service.cli.triplet_options import triplet_options
+from lightningstore.service.cli.units import count
 from lightningstore.service.cli.views import enum_words
 from lightningstore.service.engine.clock import SystemClock
 from lightningstore.v1 import rollout_pb2
@@ -192,7 +193,7 @@ class _Export:
                 self._rollouts += 1
                 self._spans += sum(len(batch.spans) for batch in rollout.batches or ())
                 done = rollout.rollout.completion_number - self._after
-                told = f"{self._rollouts:,} rollouts, {self._spans:,} spans"
+                told = f"{count(self._rollouts, 'rollout')}, {count(self._spans, 'span')}"
                 show(done, self._through - self._after, told)
         if given["id"] and not self._rollouts and not given["resume"]:
             raise click.ClickException(
@@ -201,7 +202,7 @@ class _Export:
 
     def _tell(self) -> None:
         click.echo(
-            f"{self._rollouts} rollouts and {self._spans} spans, through completion number "
+            f"{count(self._rollouts, 'rollout')} and {count(self._spans, 'span')}, through completion number "
             f"{self._through}; for what finishes later: --after {self._through}",
             err=True,
         )
@@ -336,7 +337,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except (LightningStoreError, ValueError) as error:
-        raise click.ClickException(f"{path}: {error}") from None
+        raise click.ClickException(f"{path}: {error_text(error)}") from None
 
 
 @contextmanager
@@ -359,11 +360,11 @@ def _load(store: LightningStore, path: Path) -> str:
         def counted() -> Iterator[Any]:
             for number, rollout in enumerate(read_dataset(path), 1):
                 yield rollout
-                show(number, None, f"{number:,} rollouts")
+                show(number, None, count(number, "rollout"))
 
         result = store.import_rollouts(counted())
     return (
-        f"{result.imported_count} rollouts imported, {result.known_count} known; "
+        f"{count(result.imported_count, 'rollout')} imported, {result.known_count:,} known; "
         f"{spans_told(result)}"
     )
 

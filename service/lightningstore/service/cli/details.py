@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from lightningstore.service.cli import ids
 from lightningstore.service.cli.connection import Connection
 from lightningstore.service.cli.outcomes import FINISHED
 from lightningstore.service.cli.output import Details
 from lightningstore.service.cli.rewards import exact_reward
-from lightningstore.service.cli.views import LATEST, plain, resolve, rollout_argument, view
+from lightningstore.service.cli.views import (
+    LATEST,
+    check_attempted,
+    plain,
+    resolve,
+    rollout_argument,
+    view,
+)
 from lightningstore.v1 import (
     attempt_pb2,
     resources_pb2,
@@ -41,15 +49,16 @@ def rollout(server: Connection, rollout_id: str) -> Details:
 )
 def attempt(server: Connection, rollout_id: str, attempt_id: str) -> Details:
     """Show everything about an attempt, by default the latest one of its rollout."""
-    request = attempt_pb2.GetAttemptRequest(
-        rollout_id=resolve(server, rollout_id), attempt_id=attempt_id
-    )
+    rollout_id = resolve(server, rollout_id)
+    if attempt_id == LATEST:
+        check_attempted(server.call(rollout_pb2.GetRolloutRequest(rollout_id=rollout_id)).rollout)
+    request = attempt_pb2.GetAttemptRequest(rollout_id=rollout_id, attempt_id=attempt_id)
     found = server.call(request).attempt
     record = {**plain(found), "reward": exact_reward(server, found)}
     return Details(record, record["status"] not in _UNDER_WAY)
 
 
-@view("worker", click.Argument(["worker_id"], metavar="WORKER"))
+@view("worker", click.Argument(["worker_id"], metavar="WORKER", shell_complete=ids.workers))
 def worker(server: Connection, worker_id: str) -> Details:
     """Show everything about a worker."""
     found = server.call(worker_pb2.GetWorkerRequest(worker_id=worker_id)).worker
@@ -58,7 +67,7 @@ def worker(server: Connection, worker_id: str) -> Details:
 
 @view(
     "resource",
-    click.Argument(["resources_id"], metavar="RESOURCES"),
+    click.Argument(["resources_id"], metavar="RESOURCES", shell_complete=ids.resources),
     click.Option(["--show-secrets"], is_flag=True, help="Print the keys of endpoints."),
 )
 def resource(server: Connection, resources_id: str, *, show_secrets: bool) -> Details:

@@ -52,7 +52,7 @@ def _enqueue(inputs: tuple[str, ...], *, jsonl: bool, **given: Any) -> None:
             for rollout in server.call(request, connection.REPEATED_SECONDS).rollouts:
                 number += 1
                 if shown.format in output.DOCUMENTS:
-                    records.append(plain(rollout))
+                    records.append({**plain(rollout), "reward": None})
                 else:
                     click.echo(rollout.rollout_id)
     if shown.format in output.DOCUMENTS:
@@ -107,9 +107,10 @@ def _texts(inputs: Sequence[str], *, jsonl: bool) -> Iterator[bytes]:
                 with path.open("rb") as file:
                     yield from _documents(file, str(path), jsonl=jsonl or path.suffix in _LINES)
             except OSError as error:
-                raise click.ClickException(f"{path}: {error.strerror}") from None
+                raise click.UsageError(f"{path}: {error.strerror}") from None
         else:
-            yield _checked(given.encode(), f"INPUT {given!r:.60}", "write a text as '\"text\"'")
+            name, hint = f"INPUT {given!r:.60}", "write a text as '\"text\"'"
+            yield _checked(given.encode(), name, hint, click.UsageError)
 
 
 def _documents(file: Any, name: str, *, jsonl: bool) -> Iterator[bytes]:
@@ -123,11 +124,13 @@ def _documents(file: Any, name: str, *, jsonl: bool) -> Iterator[bytes]:
             )
 
 
-def _checked(text: bytes, name: str, hint: str) -> bytes:
+def _checked(
+    text: bytes, name: str, hint: str, kind: type[click.ClickException] = click.ClickException
+) -> bytes:
     try:
         json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise click.ClickException(f"{name} is not JSON ({error}); {hint}") from None
+        raise kind(f"{name} is not JSON ({error}); {hint}") from None
     return text
 
 

@@ -39,10 +39,22 @@ def _usage(error: click.UsageError) -> NoReturn:
 
 
 def _usage_lines(error: click.UsageError) -> Iterator[str]:
-    context = error.ctx
-    if context is not None:
-        usage = " ".join(context.get_usage().split()).replace("Usage:", "usage:", 1)
-        yield f"{usage}  (--help lists the options)"
+    context = error.ctx or _context_of(sys.argv[1:])
+    usage = " ".join(context.get_usage().split()).replace("Usage:", "usage:", 1)
+    yield f"{usage}  (--help lists the options)"
+
+
+def _context_of(arguments: list[str]) -> click.Context:
+    """Return the context of the command that is named first: click's parser gives its errors none."""
+    command: click.Command = app
+    context = click.Context(app, info_name=NAME)
+    for word in arguments:
+        if isinstance(command, click.Group) and word in command.list_commands(context):
+            found = command.get_command(context, word)
+            if found is not None:
+                command = found
+                context = click.Context(command, parent=context, info_name=word)
+    return context
 
 
 def _fail(message: str, code: int) -> NoReturn:

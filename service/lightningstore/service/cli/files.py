@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from lightningstore.service.cli.connection import error_text
 from lightningstore.service.rules.errors import StorageUnusable
 from lightningstore.service.server.config import Config
 from lightningstore.service.storage.sqlite import guardian, repair, tools
@@ -33,7 +34,7 @@ def _run(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except (StorageUnusable, OSError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(error_text(error)) from None
 
 
 @click.command()

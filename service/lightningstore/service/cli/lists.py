@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import click
+from lightningstore.service.cli import units
 from lightningstore.service.cli.connection import Connection
 from lightningstore.service.cli.output import Listing
 from lightningstore.service.cli.rewards import quick_reward
@@ -27,6 +29,8 @@ from lightningstore.service.cli.views import (
 from lightningstore.v1 import attempt_pb2, resources_pb2, worker_pb2
 
 _PAGE = 1000
+#: Seconds without heartbeat and claim after which a worker is shown as gone: runners send both every few seconds.
+GONE_SECONDS = 120
 WORKER_SORTS = (
     *("worker_id", "status", "last_heartbeat_time", "last_dequeue_time", "last_busy_time"),
     *("last_idle_time", "current_rollout_id", "current_attempt_id"),
@@ -108,23 +112,44 @@ def workers(server: Connection, status: tuple[str, ...], id_contains: str, sort:
         Column("STATUS", rank=0),
         Column("ROLLOUT", "id", rank=3),
         Column("ATTEMPT", "id", rank=4),
-        Column("HEARTBEAT", rank=1),
+        Column("LAST SEEN", rank=0),
         Column("DEQUEUE", rank=2),
         Column("STATS", "text", rank=5),
     )
     rows: list[list[Any]] = [
         [
             worker.worker_id,
-            plain(worker)["status"],
+            _worker_status(worker, moment),
             worker.current_rollout_id,
             worker.current_attempt_id,
-            age(worker.last_heartbeat_time, moment),
+            age(_last_seen(worker), moment),
             age(worker.last_dequeue_time, moment),
             worker.stats_json.decode(errors="replace"),
         ]
         for worker in found
     ]
     return Listing("worker", columns, rows, [plain(worker) for worker in found])
+
+
+def _last_seen(worker: worker_pb2.Worker) -> Any:
+    """Return the Timestamp of a worker's last heartbeat or claim."""
+    times = (worker.last_heartbeat_time, worker.last_dequeue_time)
+    return max(times, key=lambda time: (time.seconds, time.nanos))
+
+
+def _worker_status(worker: worker_pb2.Worker, now: datetime) -> Cell:
+    """Return the cell of a status. A worker that was not seen for minutes has ended, or cannot reach the server.
+
+    The store keeps the status that it had then.
+    """
+    status = plain(worker)["status"]
+    seen = units.moment(_last_seen(worker))
+    is_gone = (
+        status != "busy"  # its attempt ends by its own time limits
+        and seen is not None
+        and (now - seen).total_seconds() > GONE_SECONDS
+    )
+    return Cell("gone" if is_gone else status, status)
 
 
 @view(

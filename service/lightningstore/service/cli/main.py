@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -85,6 +86,9 @@ class _Commands(click.Group):
         entry = ENTRIES.get(cmd_name)
         if entry is None:
             return None
+        if entry.calls:
+            # gRPC reads it when it is imported. It would log failed handshakes beside the error of the command.
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             module = import_module(f"{_PACKAGE}.{entry.module}")
         except ModuleNotFoundError as error:

@@ -54,6 +54,10 @@ def options() -> list[click.Parameter]:
     ]
 
 
+class NothingYet(click.ClickException):
+    """There is nothing to show yet; --watch waits for it."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """A list of records of one kind."""
@@ -98,6 +102,8 @@ class Output:
             colour = self.is_terminal and not os.environ.get("NO_COLOR")
             colour = colour and os.environ.get("TERM") != "dumb"
         self.is_coloured = bool(colour)
+        #: Columns of the last list for which the terminal was too narrow.
+        self.left_out: list[str] = []
 
     @property
     def is_for_people(self) -> bool:
@@ -125,10 +131,11 @@ class Output:
         source = click.get_current_context().get_parameter_source("limit")
         is_partial = listing.is_cut and source is ParameterSource.DEFAULT
         if is_partial or (self.is_terminal and self.is_for_people):
-            click.echo(footer(listing), err=True)
+            click.echo(footer(listing, self.left_out), err=True)
 
     def lines(self, listing: Listing) -> Iterator[str]:
-        """Yield the lines of a list, its footer left out."""
+        """Yield the lines of a list, its footer left out. Fills `left_out`."""
+        self.left_out.clear()
         rows = [[Cell.of(value) for value in row] for row in listing.rows]
         if not self.is_for_people:
             shown = [n for n, column in enumerate(listing.columns) if not column.wide]
@@ -140,7 +147,7 @@ class Output:
             shown = [n for n, column in enumerate(listing.columns) if not column.wide]
             columns = [listing.columns[n] for n in shown]
             kept = [[row[n] for n in shown] for row in rows]
-            yield from table.aligned(columns, kept, terminal_width(), self._painted)
+            yield from table.aligned(columns, kept, terminal_width(), self._painted, self.left_out)
 
     def details(self, details: Details) -> None:
         """Print all of one record."""
@@ -177,8 +184,8 @@ class Output:
         return click.style(text, fg=colour) if colour else text
 
 
-def footer(listing: Listing) -> str:
-    """Return what is said below a list: 50 of 12,345 rollouts, newest first."""
+def footer(listing: Listing, left_out: Sequence[str] = ()) -> str:
+    """Return what is said below a list: 50 of 12,345 rollouts, newest first; 1 column hidden (--wide)."""
     number = len(listing.rows)
     if not number:
         return f"no {count(0, listing.noun).removeprefix('0 ')}"
@@ -189,6 +196,8 @@ def footer(listing: Listing) -> str:
         text = f"{text}, {listing.note}"
     if listing.is_cut and listing.total is None:
         text += "; --limit shows more"
+    if left_out:
+        text += f"; {count(len(left_out), 'column')} hidden (--wide)"
     return text
 
 

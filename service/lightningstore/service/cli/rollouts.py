@@ -13,6 +13,7 @@ from lightningstore.service.cli.output import Listing
 from lightningstore.service.cli.rewards import quick_reward
 from lightningstore.service.cli.table import Cell, Column
 from lightningstore.service.cli.views import (
+    Limit,
     age,
     duration,
     enum_words,
@@ -51,7 +52,7 @@ COLUMNS = (
     Column("PRIORITY", "number", wide=True),
     Column("RESOURCES", wide=True),
     Column("ATTEMPT", wide=True),
-    Column("STARTED", wide=True),
+    Column("ENQUEUED", wide=True),
     Column("ENDED", wide=True),
 )
 
@@ -119,7 +120,7 @@ class _Filters:
 def _matching(server: Connection, filters: _Filters, page_size: int) -> Iterator[Any]:
     request = rollout_pb2.ListRolloutsRequest()
     request.CopyFrom(filters.request)
-    request.page_size = min(page_size, MAX_PAGE)
+    request.page_size = page_size
     for rollout in server.pages(request, "rollouts"):
         if filters.newest and filters.is_too_old(rollout):
             return  # all that follow are older
@@ -127,7 +128,7 @@ def _matching(server: Connection, filters: _Filters, page_size: int) -> Iterator
             yield rollout
 
 
-def _rollouts(server: Connection, limit: int, *, reward: bool, **given: Any) -> Listing:
+def _rollouts(server: Connection, limit: float, *, reward: bool, **given: Any) -> Listing:
     """List rollouts, the newest first.
 
     Several values of one filter are joined by or, different filters by and (--any: or). The server filters by
@@ -138,7 +139,7 @@ def _rollouts(server: Connection, limit: int, *, reward: bool, **given: Any) -> 
     found: list[Any] = []
     is_cut = False
     # One more than is shown tells whether there are more.
-    size = limit + 1 if filters.are_the_servers else MAX_PAGE
+    size = int(min(limit + 1, MAX_PAGE)) if filters.are_the_servers else MAX_PAGE
     for rollout in _matching(server, filters, size) if limit else ():
         if len(found) == limit:
             is_cut = True
@@ -230,10 +231,9 @@ rollouts = view(
     click.Option(["--newest/--oldest"], default=None, help="Which end to start from."),
     click.Option(
         ["-L", "--limit"],
-        type=click.IntRange(0),
+        type=Limit(),
         default=50,
-        show_default=True,
-        help="Maximum number of rollouts.",
+        help="Maximum number of rollouts, or all. Default: 50.",
     ),
     click.Option(
         ["--reward/--no-reward"],

@@ -78,13 +78,15 @@ async def _serve(config: Config) -> None:
     _say(*_greeting(server, config))
     tuning.settle_garbage()
     await stop.wait()
-    _say(f"stopping: open calls have {units.span(config.grace)} to end")
-    await server.stop(config.grace)
-    uptime = units.span(clock.monotonic() - begun)
+    grace = units.span(config.grace)
+    _say(f"stopping: open calls have {grace} to end")
+    all_ended = await server.stop(config.grace)
+    uptime = f"served for {units.span(clock.monotonic() - begun)}"
     if not server.is_usable:  # a supervisor must not take this for a good end
-        _say(f"stopped after {uptime}: the data file was unusable at the end, the log says more")
+        _say(f"stopped, {uptime}: the data file was unusable at the end, the log says more")
         raise SystemExit(1)
-    _say(f"stopped after {uptime}: open calls have ended, {data}")
+    calls = "all calls had ended" if all_ended else f"open calls were cut off after {grace}"
+    _say(f"stopped, {uptime}: {calls}, {data}")
 
 
 def _say(*lines: str) -> None:

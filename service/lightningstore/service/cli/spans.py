@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sized
 from typing import Any
 
 import click
 from lightningstore.client import Span
+from lightningstore.client.otlp import from_any_value
 from lightningstore.client.values import AttemptTriplets
 from lightningstore.service.cli import units
 from lightningstore.service.cli.connection import Connection
@@ -15,9 +17,15 @@ from lightningstore.service.cli.messages import last_text
 from lightningstore.service.cli.output import Listing
 from lightningstore.service.cli.table import Cell, Column
 from lightningstore.service.cli.triplet_options import request_fields, triplet_options
-from lightningstore.service.cli.views import number, resolve, reward_cell, rollout_argument, view
+from lightningstore.service.cli.views import (
+    Limit,
+    number,
+    resolve,
+    reward_cell,
+    rollout_argument,
+    view,
+)
 from lightningstore.v1 import span_pb2, triplet_pb2
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 _KINDS = trace_pb2.Span.SpanKind
@@ -41,15 +49,17 @@ def attempt_option(default: str = "") -> click.Option:
     click.Option(["--name"], default="", metavar="TEXT", help="Only names with this text."),
     click.Option(
         ["-L", "--limit"],
-        type=click.IntRange(-1),
-        default=-1,
-        help="Maximum number of spans. Default: -1, all.",
+        type=Limit(),
+        default="all",
+        help="Maximum number of spans, or all. Default: all.",
     ),
 )
-def spans(server: Connection, rollout_id: str, attempt: str, name: str, limit: int) -> Listing:
+def spans(server: Connection, rollout_id: str, attempt: str, name: str, limit: float) -> Listing:
     """List the spans of a rollout in their order. ROLLOUT may be `latest`."""
     request = span_pb2.QuerySpansRequest(
-        rollout_id=resolve(server, rollout_id), attempt_id=attempt, limit=limit
+        rollout_id=resolve(server, rollout_id),
+        attempt_id=attempt,
+        limit=-1 if limit == math.inf else int(limit),
     )
     if name:
         request.name.contains = name
@@ -143,19 +153,18 @@ def _word(enum: Any, number_: int, prefix: str) -> str | int | None:
 
 
 def _attributes(pairs: Any) -> dict[str, Any]:
-    return {pair.key: _attribute(pair.value) for pair in pairs}
+    return {pair.key: _json(from_any_value(pair.value)) for pair in pairs}
 
 
-def _attribute(value: AnyValue) -> Any:
-    kind = value.WhichOneof("value")
-    if kind is None:
-        return None
-    if kind == "array_value":
-        return [_attribute(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return _attributes(value.kvlist_value.values)
-    found = getattr(value, kind)
-    return found.hex() if isinstance(found, bytes) else found
+def _json(value: Any) -> Any:
+    """Return a value of an attribute as JSON: bytes in hex."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list):
+        return [_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
+    return value
 
 
 @view("triplets", rollout_argument(), attempt_option("latest"), *triplet_options())
@@ -222,6 +231,7 @@ def _remarks(parts: list[AttemptTriplets]) -> list[str]:
     warnings = [warning for part in parts for warning in part.warnings]
     if warnings:
         total = sum(part.warning_count for part in parts)
-        first = f"{warnings[0].message} (span {warnings[0].span_id or 'unknown'})"
+        span = f" (span {warnings[0].span_id})" if warnings[0].span_id else ""
+        first = f"{warnings[0].message}{span}"
         remarks.append(f"{units.count(total, 'warning')}, the first: {first}")
     return remarks

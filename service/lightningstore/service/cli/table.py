@@ -26,6 +26,8 @@ class Cell:
     text: str
     #: What stands between tabs.
     raw: str
+    #: Whether it is a duration until now, which is another one at every look.
+    is_running: bool = False
 
     @classmethod
     def of(cls, value: Any) -> Cell:
@@ -62,11 +64,12 @@ def aligned(
     rows: Sequence[Sequence[Cell]],
     width: int | None,
     colour: Colour | None = None,
+    left_out: list[str] | None = None,
 ) -> Iterator[str]:
     """Yield the heading and the rows, one line each, within `width` cells; None: as wide as they are.
 
     Within a width, columns in which no row has a value are left out; then the widest columns of ids and texts
-    are cut, and last whole columns are left out by their rank.
+    are cut, and last whole columns are left out by their rank; their names are added to `left_out`.
     """
     shown = list(range(len(columns)))
     if width is not None:
@@ -77,6 +80,8 @@ def aligned(
             widths[n] = max(widths[n], cells(row[n].text or EMPTY))
     if width is not None:
         _fit(columns, widths, width)
+        if left_out is not None:
+            left_out += [columns[n].name for n in shown if n not in widths]
     last = max(widths)
     heading = "".join(
         _padded(columns[n], columns[n].name, room, last=n == last) for n, room in widths.items()

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
 import click
-from lightningstore.service.cli import connection
+from lightningstore.service.cli import connection, units
 from lightningstore.service.cli.connection import connected
 from lightningstore.service.cli.output import Output, terminal_width
-from lightningstore.service.cli.views import failure_text, plain, resolve, rollout_argument
+from lightningstore.service.cli.views import (
+    check_attempted,
+    failure_text,
+    plain,
+    resolve,
+    rollout_argument,
+)
 from lightningstore.service.traces import timeline, waterfall
 from lightningstore.service.traces.texts import cut_end, duration_text, printable
 from lightningstore.service.traces.timeline import Line, Timeline
@@ -18,12 +25,16 @@ from lightningstore.v1 import attempt_pb2, rollout_pb2, span_pb2
 
 #: Lines of a stack trace that are shown, from its end.
 STACK_LINES = 8
+#: Its last lines, which tell it from others: the innermost call and the exception.
+ORIGIN_LINES = 3
 COLOURS = {"call": "blue", "agent": "magenta", "reward": "yellow"}
 #: A piece of a line, and its colour.
 Part = tuple[str, str | None]
 
 
-def _trace(rollout_id: str, attempt: str, target: Path | None, **given: Any) -> None:
+def _trace(
+    rollout_id: str, attempt: str, target: Path | None, *, replace: bool, **given: Any
+) -> None:
     """Show the trace of a rollout: nesting, times, tokens, rewards, errors. ROLLOUT may be `latest`.
 
     With --output FILE.svg or FILE.html as a picture that needs nothing else.
@@ -32,12 +43,13 @@ def _trace(rollout_id: str, attempt: str, target: Path | None, **given: Any) -> 
         raise click.UsageError(
             f"--output: a name that ends in .svg or .html is wanted, not {target}; --json prints JSON"
         )
+    if target is not None and target.exists() and not replace:
+        raise click.ClickException(f"{target} exists already; --replace replaces it")
     shown = Output(given)
     with connected(connection.take(given)) as server:
         rollout_id = resolve(server, rollout_id)
         found = server.call(rollout_pb2.GetRolloutRequest(rollout_id=rollout_id)).rollout
-        if not found.attempt_count:
-            raise click.ClickException(f"rollout {rollout_id!r} has no attempt yet")
+        check_attempted(found)
         wanted = attempt_pb2.GetAttemptRequest(rollout_id=rollout_id, attempt_id=attempt)
         record = server.call(wanted).attempt
         request = span_pb2.QuerySpansRequest(rollout_id=rollout_id, attempt_id=record.attempt_id)
@@ -78,6 +90,9 @@ trace = click.Command(
             ["-o", "--output", "target"],
             type=click.Path(path_type=Path, dir_okay=False),
             help="Write a picture, .svg or .html, instead of printing.",
+        ),
+        click.Option(
+            ["--replace"], is_flag=True, help="Replace the file of --output if it exists."
         ),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."),
         click.Option(["--wide"], is_flag=True, help="Cut no line at the edge of the terminal."),
@@ -126,8 +141,8 @@ def _write(output: Path, title: str, facts: list[tuple[str, str]], shown: Timeli
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(f"{output}: {len(shown.lines)} lines")
+        raise click.ClickException(f"{output}: {error.strerror or error}") from None
+    click.echo(f"{output}: {units.count(len(shown.lines), 'line')}")
 
 
 def _tree(
@@ -136,8 +151,10 @@ def _tree(
     """Yield the lines of a tree, each with what hangs on it drawn before its name."""
     yield click.style(title, bold=True)
     yield ", ".join(f"{name} {value}" for name, value in facts)
-    for line, (first, further) in zip(shown.lines, _guides(shown.lines), strict=True):
-        for number, parts in enumerate(_label(line)):
+    lines = shown.printable().lines
+    repeated = _repeated(lines)
+    for at, (line, (first, further)) in enumerate(zip(lines, _guides(lines), strict=True)):
+        for number, parts in enumerate(_label(line, repeated[at])):
             guide = further if number else first
             text = guide + "".join(part for part, _ in parts)
             yield _coloured(text if width is None else cut_end(text, width), len(guide), parts)
@@ -159,8 +176,28 @@ def _guides(lines: Sequence[Line]) -> list[tuple[str, str]]:
     return guides[::-1]
 
 
-def _label(line: Line) -> list[list[Part]]:
-    """Return the lines of a span: its own, and those of the exceptions that it noted."""
+def _origin(failure: timeline.Failure) -> tuple[str, ...]:
+    """Return the end of a stack trace, which all spans that an exception passes through have in common."""
+    return tuple(failure.stack_trace.splitlines()[-ORIGIN_LINES:])
+
+
+def _repeated(lines: Sequence[Line]) -> list[set[tuple[str, ...]]]:
+    """Return for each line the stack traces that a span below it shows: an exception passes through all spans above."""
+    below: dict[int, set[tuple[str, ...]]] = {}
+    found = []
+    for line in reversed(lines):
+        own = below.pop(line.depth + 1, set())
+        found.append(own)
+        stacks = {_origin(failure) for failure in line.exceptions}
+        below.setdefault(line.depth, set()).update(own, stacks)
+    return found[::-1]
+
+
+def _label(line: Line, repeated: AbstractSet[tuple[str, ...]] = frozenset()) -> list[list[Part]]:
+    """Return the lines of a span: its own, and those of the exceptions that it noted.
+
+    A stack trace that is shown below, in `repeated`, is left out.
+    """
     parts: list[Part] = [(timeline.cut(line.name), COLOURS.get(line.kind))]
     parts.append((f"  +{duration_text(line.start)}, {duration_text(line.duration)}", None))
     parts += [(f"  {note}", "yellow" if note.startswith("reward") else None) for note in line.notes]
@@ -170,8 +207,9 @@ def _label(line: Line) -> list[list[Part]]:
     for failure in line.exceptions:
         if str(failure) != line.error:
             lines.append([(timeline.cut(str(failure)), "red")])
-        stack = failure.stack_trace.splitlines()[-STACK_LINES:]
-        lines += [[(text, None)] for text in stack]
+        if _origin(failure) not in repeated:
+            stack = failure.stack_trace.splitlines()[-STACK_LINES:]
+            lines += [[(text, None)] for text in stack]
     return lines
 
 

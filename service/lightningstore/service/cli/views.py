@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
-from lightningstore.service.cli import connection, output, units, watch
+from lightningstore.service.cli import connection, ids, output, units, watch
 from lightningstore.service.cli.connection import Connection, connected
-from lightningstore.service.cli.output import Details, Listing, Output
+from lightningstore.service.cli.outcomes import FINISHED
+from lightningstore.service.cli.output import Details, Listing, NothingYet, Output
 from lightningstore.service.cli.table import Cell
 from lightningstore.service.traces.texts import printable
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-LATEST = "latest"
+LATEST = ids.LATEST
 Fetch = Callable[..., Listing | Details]
 
 
@@ -52,7 +54,7 @@ def view(
 
 def rollout_argument() -> click.Argument:
     """Return the argument that names a rollout."""
-    return click.Argument(["rollout_id"], metavar="ROLLOUT")
+    return click.Argument(["rollout_id"], metavar="ROLLOUT", shell_complete=ids.rollouts)
 
 
 def resolve(server: Connection, rollout_id: str) -> str:
@@ -64,7 +66,17 @@ def resolve(server: Connection, rollout_id: str) -> str:
     request = rollout_pb2.ListRolloutsRequest(order_by="start_time desc", page_size=1)
     for found in server.call(request).rollouts:
         return str(found.rollout_id)
-    raise click.ClickException("the store has no rollout yet")
+    raise NothingYet("the store has no rollout yet")
+
+
+def check_attempted(rollout: Any) -> None:
+    """Raise click.ClickException for a rollout without an attempt."""
+    if rollout.attempt_count:
+        return
+    status = plain(rollout)["status"]
+    if status in FINISHED:
+        raise click.ClickException(f"rollout {rollout.rollout_id!r} is {status} and had no attempt")
+    raise NothingYet(f"rollout {rollout.rollout_id!r} is {status} and has no attempt yet")
 
 
 def plain(message: Message, *, show_secrets: bool = False) -> dict[str, Any]:
@@ -113,14 +125,33 @@ def duration(start: Any, end: Any, now: datetime) -> Cell:
     begun = units.moment(start)
     if begun is None:
         return Cell("", "")
-    seconds = max(0.0, ((units.moment(end) or now) - begun).total_seconds())
-    return Cell(units.span(seconds), f"{seconds:.3f}")
+    ended = units.moment(end)
+    seconds = max(0.0, ((ended or now) - begun).total_seconds())
+    return Cell(units.span(seconds), f"{seconds:.3f}", is_running=ended is None)
 
 
 def failure_text(attempt: Any) -> str:
     """Return why an attempt failed, in one line."""
     parts = (attempt.failure.type, " ".join(attempt.failure.message.split()))
     return printable(": ".join(filter(None, parts)))
+
+
+class Limit(click.ParamType):  # type: ignore[type-arg]
+    """A maximum number, or all."""
+
+    name = "number|all"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return the number; infinity for all."""
+        if value in ("all", "-1"):
+            return math.inf
+        try:
+            number = int(value)
+        except ValueError:
+            number = -1
+        if number < 0:
+            self.fail(f"{value!r} is neither a number nor all", param, ctx)
+        return number
 
 
 def sort_order(fields: Sequence[str]) -> Callable[..., str]:

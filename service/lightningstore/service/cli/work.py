@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
-from lightningstore.service.cli import connection, output, units
+from lightningstore.service.cli import connection, ids, output, units
 from lightningstore.service.cli.connection import Connection, connected, opened
 from lightningstore.service.cli.enqueue import Seconds, ids_given, parts
 from lightningstore.service.cli.outcomes import FINISHED
 from lightningstore.service.cli.output import Output
+from lightningstore.service.cli.rewards import exact_reward
 from lightningstore.service.cli.rollouts import MODES, mode_number
-from lightningstore.service.cli.views import LATEST, plain, resolve
+from lightningstore.service.cli.views import LATEST, plain, resolve, rollout_argument
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2
 
 #: Exit codes of `wait`.
@@ -34,18 +35,27 @@ def _command(
 
 
 def _ids_argument() -> click.Argument:
-    return click.Argument(["rollout_ids"], metavar="ROLLOUT...", nargs=-1, required=True)
+    return click.Argument(
+        ["rollout_ids"],
+        metavar="ROLLOUT...",
+        nargs=-1,
+        required=True,
+        shell_complete=ids.rollouts,
+    )
 
 
-def _print(shown: Output, rollouts: Sequence[Any], *more: Callable[[Any], str]) -> None:
+def _print(shown: Output, server: Connection, rollouts: Sequence[Any]) -> None:
     """Print rollouts with their status: documents, or a line each."""
-    records = [plain(rollout) for rollout in rollouts]
     if shown.format in output.DOCUMENTS:
-        shown.json(records)
+        shown.json([_record(server, rollout) for rollout in rollouts])
         return
-    for rollout, record in zip(rollouts, records, strict=True):
-        columns = [rollout.rollout_id, record["status"], *(text(rollout) for text in more)]
-        click.echo("\t".join(columns))
+    for rollout in rollouts:
+        click.echo(f"{rollout.rollout_id}\t{plain(rollout)['status']}")
+
+
+def _record(server: Connection, rollout: Any) -> dict[str, Any]:
+    """Return a rollout as JSON values, with the reward of its latest attempt."""
+    return {**plain(rollout), "reward": exact_reward(server, rollout.latest_attempt)}
 
 
 def _claim(limit: int, wait: float, mode: tuple[str, ...], worker: str, **given: Any) -> None:
@@ -74,7 +84,7 @@ def _claim(limit: int, wait: float, mode: tuple[str, ...], worker: str, **given:
     if not claimed:
         raise click.ClickException("the queue holds nothing to claim")
     if shown.format in output.DOCUMENTS:
-        shown.json([plain(rollout) for rollout in claimed])
+        shown.json([{**plain(rollout), "reward": None} for rollout in claimed])
         return
     for rollout in claimed:
         text = " ".join(rollout.input_json.decode(errors="replace").split())
@@ -116,13 +126,13 @@ def _report(rollout_id: str, attempt_id: str, status: str, **given: Any) -> None
         if any(failure.values()) or retryable is not None:
             request.attempt.failure.MergeFrom(attempt_pb2.Failure(**failure, retryable=retryable))
         server.call(request)
-        _print(shown, [_get(server, rollout_id)])
+        _print(shown, server, [_get(server, rollout_id)])
 
 
 report = _command(
     "report",
     _report,
-    click.Argument(["rollout_id"], metavar="ROLLOUT"),
+    rollout_argument(),
     click.Argument(["attempt_id"], metavar="ATTEMPT"),
     click.Argument(["status"], type=click.Choice(["running", "succeeded", "failed"])),
     click.Option(["--type"], default="", metavar="TEXT", help="Class of the failure."),
@@ -148,13 +158,13 @@ def _cancel(rollout_ids: tuple[str, ...], **given: Any) -> None:
     shown = Output(given)
     cancelled: list[Any] = []
     with connected(connection.take(given)) as server:
-        ids = [resolve(server, rollout_id) for rollout_id in ids_given(rollout_ids)]
-        for part in parts(ids, _ITEMS):
+        named = [resolve(server, rollout_id) for rollout_id in ids_given(rollout_ids)]
+        for part in parts(named, _ITEMS):
             request = rollout_pb2.CancelRolloutsRequest(
                 rollout_ids=part, request_id=uuid.uuid4().hex
             )
             cancelled += server.call(request).rollouts
-    _print(shown, cancelled)
+        _print(shown, server, cancelled)
 
 
 cancel = _command("cancel", _cancel, _ids_argument())
@@ -179,7 +189,7 @@ def _retry(rollout_ids: tuple[str, ...], **given: Any) -> None:
             request.rollout.rollout_id = found.rollout_id
             request.rollout.status = rollout_pb2.ROLLOUT_STATUS_QUEUING
             retried.append(server.call(request).rollout)
-    _print(shown, retried)
+        _print(shown, server, retried)
 
 
 retry = _command("retry", _retry, _ids_argument())
@@ -200,23 +210,23 @@ def _wait(
     shown = Output(given)
     if not rollout_ids and not group:
         raise click.UsageError("ROLLOUT or --group is wanted")
-    ids = ids_given(rollout_ids)
-    if not ids and not group:
+    named = ids_given(rollout_ids)
+    if not named and not group:
         raise click.ClickException("no ids on stdin")
     options = connection.take(given)
-    if LATEST in ids:
+    if LATEST in named:
         with connected(options) as server:
-            ids = [resolve(server, rollout_id) for rollout_id in ids]
+            named = [resolve(server, rollout_id) for rollout_id in named]
     statuses = set()
     records = []
-    with opened(options) as store:
-        stream = store.wait_for_rollouts(ids, group_ids=group, min_count=count, timeout=timeout)
+    with opened(options) as store, connected(options) as server:
+        stream = store.wait_for_rollouts(named, group_ids=group, min_count=count, timeout=timeout)
         for rollout in stream:
             statuses.add(rollout.status.value)
             if shown.format in output.DOCUMENTS and shown.format != "jsonl":
-                records.append(plain(rollout.message))
+                records.append(_record(server, rollout.message))
             else:
-                _print(shown, [rollout.message])
+                _print(shown, server, [rollout.message])
         still_open = list(stream.open_rollout_ids or ())
         finished = stream.finished_count or 0
     if shown.format in output.DOCUMENTS and shown.format != "jsonl":
@@ -236,7 +246,7 @@ def _wait(
 wait = _command(
     "wait",
     _wait,
-    click.Argument(["rollout_ids"], metavar="[ROLLOUT...]", nargs=-1),
+    click.Argument(["rollout_ids"], metavar="[ROLLOUT...]", nargs=-1, shell_complete=ids.rollouts),
     click.Option(
         ["--group"],
         multiple=True,

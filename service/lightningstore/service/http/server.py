@@ -25,6 +25,10 @@ PROTOBUF, JSON = "application/x-protobuf", "application/json"
 IDLE_SECONDS = 60.0
 #: Connections that are still open at the end of the grace are closed within twice this number of seconds.
 FORCE_SECONDS = 0.1
+#: Value of the header Server.
+SERVER = "lightningstore"
+#: Characters of what aiohttp says about a malformed request.
+MESSAGE_LENGTH = 200
 #: aiohttp logs a traceback for whatever is not HTTP: anybody could fill the log with them.
 _silent = logging.getLogger(f"{__name__}.aiohttp")
 _silent.disabled = True
@@ -62,6 +66,29 @@ class Service(Protocol):
         """End what the service has started."""
 
 
+class _Connection(web.RequestHandler):
+    """A connection of a client. What is not HTTP is answered in the form of all other errors."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Return the answer to a request that aiohttp could not parse or answer."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun")
+        why = " ".join((message or str(exc or "it failed")).split())[:MESSAGE_LENGTH]
+        answer = encoded(request, to_status(FieldInvalid("request", f"not HTTP/1.1: {why}")))
+        answer.set_status(status)
+        answer.headers["Server"] = SERVER
+        answer.force_close()
+        return answer
+
+
 class HttpServer:
     """Serves services on one port."""
 
@@ -72,14 +99,7 @@ class HttpServer:
         application = web.Application(middlewares=[self._answer])
         application.on_response_prepare.append(self._prepare)
         application.add_routes([route for service in services for route in service.routes])
-        self._runner = web.AppRunner(
-            application,
-            access_log=None,
-            logger=_silent,
-            auto_decompress=False,
-            keepalive_timeout=IDLE_SECONDS,
-            shutdown_timeout=FORCE_SECONDS,
-        )
+        self._runner = web.AppRunner(application, shutdown_timeout=FORCE_SECONDS)
         self._listening: asyncio.Server | None = None
         self._open = 0
         self._stopping = False
@@ -93,7 +113,19 @@ class HttpServer:
         server = cast(web.Server, self._runner.server)
         loop = asyncio.get_running_loop()
         try:
-            self._listening = await loop.create_server(server, host, port, ssl=context)
+            self._listening = await loop.create_server(
+                lambda: _Connection(
+                    server,
+                    loop=loop,
+                    access_log=None,  # type: ignore[arg-type]
+                    logger=_silent,
+                    auto_decompress=False,
+                    keepalive_timeout=IDLE_SECONDS,
+                ),
+                host,
+                port,
+                ssl=context,
+            )
         except BaseException:
             await self.stop(0)
             raise
@@ -140,14 +172,14 @@ class HttpServer:
 
     async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Complete the headers of an answer, before it is sent or begins to be streamed."""
-        response.headers["Server"] = "lightningstore"
+        response.headers["Server"] = SERVER
         if self._stopping or not request.content.at_eof():
             # What was not read would be taken for the next request.
             response.force_close()
             response.headers["Connection"] = "close"
 
 
-def encoded(request: web.Request, answer: Message) -> web.Response:
+def encoded(request: web.BaseRequest, answer: Message) -> web.Response:
     """Return a message in the encoding of the request; in JSON where that is neither of the two."""
     if request.content_type == PROTOBUF:
         return web.Response(body=answer.SerializeToString(), content_type=PROTOBUF)

@@ -208,11 +208,14 @@ class Server:
         """The address of the server, as clients write it."""
         return f"{_bracketed(self._config.host)}:{self.port}"
 
-    async def stop(self, grace: float) -> None:
+    async def stop(self, grace: float) -> bool:
         """End waits and long polls, let other calls end within `grace` seconds, then close.
 
-        Takes at most CLOSING_SECONDS more, even if connections remain. All accepted writes are committed.
+        Takes at most CLOSING_SECONDS more, even if connections remain. All accepted writes are committed. Returns
+        whether all calls had ended within the grace: gRPC cuts off those that have not.
         """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace
         self._health.stop()
         self.directory.stop_waiting()
         http = [self._otlp_http.stop(grace)] if self._otlp_http is not None else []
@@ -221,8 +224,10 @@ class Server:
             await asyncio.wait_for(asyncio.shield(closing), grace + CLOSING_SECONDS)
         except TimeoutError:
             logger.warning("some connections did not close in time; they end with the process")
+        all_ended = loop.time() < until
         await self._close_http(0)  # Metrics until here: they show how the shutdown proceeds.
         await self.directory.close()
+        return all_ended
 
 
 async def start_server(config: Config, clock: Clock | None = None) -> Server:

@@ -5,17 +5,22 @@ from __future__ import annotations
 from unicodedata import category, east_asian_width
 
 ELLIPSIS = "…"
+_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def printable(text: str) -> str:
-    """Return a text in which no character does anything but show: spans may be anybody's.
+    r"""Return a text in which no character does anything but show: spans may be anybody's. A line break is \n.
 
     Control characters would move a terminal's cursor, and XML cannot hold them; others turn the direction
     of writing round.
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return _ESCAPES.get(character) or f"\\x{ord(character):02x}"
 
 
 def duration_text(nanoseconds: int) -> str:

@@ -94,6 +94,10 @@ class Timeline(NamedTuple):
     #: From the first start to the last end, in nanoseconds.
     duration: int
 
+    def printable(self) -> Timeline:
+        """Return it with texts that only show: spans may be anybody's. A stack trace keeps its lines."""
+        return self._replace(lines=[_printable(line) for line in self.lines])
+
     def total(self, name: str) -> int | None:
         """Return the sum of prompt_tokens or response_tokens over all calls, None where no line has any.
 
@@ -166,7 +170,7 @@ def _line(node: Node, span: Span | None, depth: int, zero: int, call: int | None
         kind = "agent"
     return Line(
         depth,
-        printable(span.name) or "(no name)",
+        span.name or "(no name)",
         start,
         duration,
         kind,
@@ -178,6 +182,22 @@ def _line(node: Node, span: Span | None, depth: int, zero: int, call: int | None
         _error(span, exceptions),
         exceptions,
         tuple(_details(node, span, found)),
+    )
+
+
+def _printable(line: Line) -> Line:
+    return line._replace(
+        name=printable(line.name),
+        error=printable(line.error),
+        exceptions=tuple(
+            Failure(
+                printable(failure.type),
+                printable(failure.message),
+                "\n".join(map(printable, failure.stack_trace.splitlines())),
+            )
+            for failure in line.exceptions
+        ),
+        details=tuple((printable(key), printable(value)) for key, value in line.details),
     )
 
 
@@ -196,7 +216,7 @@ def _error(span: Span, exceptions: Sequence[Failure]) -> str:
     if span.status.code != Status.STATUS_CODE_ERROR:
         return ""
     if span.status.message:
-        return cut(printable(span.status.message))
+        return cut(span.status.message)
     return cut(str(exceptions[0])) if exceptions else "error"
 
 
@@ -204,11 +224,10 @@ def _exceptions(span: Span) -> Iterator[Failure]:
     events = (event for event in span.events if event.name == "exception")
     for event in islice(events, SHOWN_EVENTS):
         found = {pair.key: str(from_any_value(pair.value)) for pair in event.attributes}
-        stack = found.get("exception.stacktrace", "")[-STACK_LENGTH:].splitlines()
         yield Failure(
-            cut(printable(found.get("exception.type", ""))),
-            cut(printable(found.get("exception.message", ""))),
-            "\n".join(printable(line) for line in stack),
+            cut(found.get("exception.type", "")),
+            cut(found.get("exception.message", "")),
+            found.get("exception.stacktrace", "")[-STACK_LENGTH:],
         )
 
 
@@ -217,16 +236,16 @@ def _details(node: Node, span: Span, found: Attributes) -> Iterator[tuple[str, s
     yield "span id", node.span_id.hex()
     if span.status.code:
         code = _STATUS_WORDS.get(span.status.code, str(span.status.code))
-        yield "status", cut(printable(f"{code} {span.status.message}".strip()))
+        yield "status", cut(f"{code} {span.status.message}".strip())
     for key, value in islice(found.items(), SHOWN_ATTRIBUTES):
-        yield printable(key), cut(printable(_text(value)))
+        yield key, cut(_text(value))
     if len(found) > SHOWN_ATTRIBUTES:
         yield "…", f"{len(found) - SHOWN_ATTRIBUTES} more"
     for event in islice(span.events, SHOWN_EVENTS):
         attributes = ", ".join(f"{pair.key}={_text(pair.value)}" for pair in event.attributes)
         offset = max(0, event.time_unix_nano - span.start_time_unix_nano)
         place = f" at +{duration_text(offset)}" if event.time_unix_nano else ""
-        yield f"event{place}", cut(printable(f"{event.name} {attributes}".strip()))
+        yield f"event{place}", cut(f"{event.name} {attributes}".strip())
     for link in islice(span.links, SHOWN_EVENTS):
         yield "link", f"trace {link.trace_id.hex()} span {link.span_id.hex()}"
     more = max(0, len(span.events) - SHOWN_EVENTS) + max(0, len(span.links) - SHOWN_EVENTS)

@@ -101,6 +101,7 @@ def html(title: str, facts: Sequence[tuple[str, str]], timeline: Timeline) -> st
 
 def svg(title: str, timeline: Timeline) -> str:
     """Return the picture, under a title unless that is empty."""
+    timeline = timeline.printable()
     shift = 26 if title else 0
     height = TOP + shift + ROW * len(timeline.lines) + MARGIN
     parts = [

@@ -6,17 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lightningstore.client._exporter.repair import repaired
+from lightningstore.client._values.attributes import ATTEMPT_ID, ROLLOUT_ID, SEQUENCE_ID
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-
-#: Attributes of a span, or of its resource, that name the attempt.
-ROLLOUT_ID = "agentlightning.rollout_id"
-ATTEMPT_ID = "agentlightning.attempt_id"
-#: Attribute of a span with its sequence id.
-SEQUENCE_ID = "agentlightning.span_sequence_id"
 
 #: Size at which a message is complete: below every limit, and large enough to be efficient.
 BATCH_BYTES = 1 << 20

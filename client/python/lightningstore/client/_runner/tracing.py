@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 
-from lightningstore.client._exporter.outbox import ATTEMPT_ID, ROLLOUT_ID
 from lightningstore.client._runner.context import RunContext, current
 from lightningstore.client._runner.ids import SystemIdGenerator, take_from_system
+from lightningstore.client._values.attributes import ATTEMPT_ID, ROLLOUT_ID
 from lightningstore.client.exporter import SpanExporter
 from opentelemetry import trace
 from opentelemetry.context import Context

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 
 import grpc
+from lightningstore.client.connection import protocol_hint
 from lightningstore.client.errors import LightningStoreError, UnavailableError
 
 logger = logging.getLogger("lightningstore.client")
@@ -67,7 +68,9 @@ class Contact:
         """Return the error of a call, with the hint if no connection was made."""
         if self.made or not isinstance(error, UnavailableError):
             return error
-        if any(text in error.message.lower() for text in _UNREACHED):
+        if hint := protocol_hint(self._address, error.message):
+            error.message = f"{hint}. gRPC: {error.message}"
+        elif any(text in error.message.lower() for text in _UNREACHED):
             error.message = (
                 f"no server answers at {self._address}: is `lightningstore serve` running there? "
                 f"gRPC: {error.message}"
