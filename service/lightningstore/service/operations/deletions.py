@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 
+from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.live import ROW_BYTES
 from lightningstore.service.engine.pace import Pace
@@ -46,7 +47,12 @@ class Deletions:
         """Delete finished rollouts, or none if one has not finished."""
         self._engine.committer.admit()
         self._engine.check_batch("rollout_ids", len(request.rollout_ids))
-        ids = self._check_finished(request.rollout_ids)
+        ids, turn = list(dict.fromkeys(request.rollout_ids)), Turn()
+        for i, rollout_id in enumerate(ids):
+            check_id(f"rollout_ids[{i}]", rollout_id)
+            if turn.over():
+                await turn.next()
+        self._check_finished(ids)
         reply = DeleteRolloutsResponse()
         pace, start = Pace(), 0
         while start < len(ids):
@@ -55,26 +61,23 @@ class Deletions:
             await asyncio.sleep(0)
         return reply
 
-    def _check_finished(self, rollout_ids: Iterable[str]) -> list[str]:
-        """Return the ids, each once. Raises FieldInvalid, RolloutNotFinished.
+    def _check_finished(self, rollout_ids: Iterable[str]) -> None:
+        """Raise RolloutNotFinished unless all rollouts that exist have finished, at one moment.
 
-        Memory holds all rollouts that are unfinished or have a live attempt, so this reads nothing,
-        and sees all rollouts at one moment.
+        Memory holds all rollouts that are unfinished or have a live attempt, so this reads nothing.
         """
-        ids = list(dict.fromkeys(rollout_ids))
-        for i, rollout_id in enumerate(ids):
-            check_id(f"rollout_ids[{i}]", rollout_id)
-        for rollout_id in ids:
-            entry = self._live.state.entries.get(rollout_id)
+        known = self._live.state.entries
+        for rollout_id in rollout_ids:
+            entry = known.get(rollout_id)
             if entry is not None and entry.is_live():
-                attempts = (
-                    a.record for a in entry.attempts.values() if lifecycle.is_live(a.record)
-                )
-                live = next((a.attempt_id for a in attempts), "")
-                status = RolloutStatus.Name(entry.rollout.status)
+                attempts = (a.record for a in entry.attempts.values())
+                live = (a.attempt_id for a in attempts if lifecycle.is_live(a))
                 finished = lifecycle.is_finished(entry.rollout)
-                raise RolloutNotFinished(rollout_id, status, live if finished else "")
-        return ids
+                raise RolloutNotFinished(
+                    rollout_id,
+                    RolloutStatus.Name(entry.rollout.status),
+                    next(live, "") if finished else "",
+                )
 
     async def _delete(self, ids: list[str], pace: Pace, reply: DeleteRolloutsResponse) -> int:
         """Delete the first ones of some rollouts with one commit; return their number."""
