@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from aiohttp import web
@@ -28,6 +29,7 @@ from lightningstore.service.namespaces.directory import Directory
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc import otlp
 from lightningstore.service.rpc.calls import Streams
+from lightningstore.service.rpc.forwarding import Peer
 from lightningstore.service.rules import pieces
 from lightningstore.service.rules.errors import FieldInvalid, PayloadTooLarge
 from lightningstore.service.rules.limits import HOLD_SECONDS
@@ -37,6 +39,7 @@ from lightningstore.service.rules.namespaces import (
     namespace_of,
 )
 from lightningstore.service.security.interceptor import Guard
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 PATH = "/v1/traces"
 METHOD = f"/{otlp.SERVICE}/Export"
@@ -92,29 +95,49 @@ class OtlpTraces:
         if self._guard is not None:
             self._guard.check(metadata, METHOD, request.remote or "somebody")
         name = namespace_of(metadata)
-        if name == DEFAULT_NAMESPACE:
-            return await self._export_to(self._directory.default, request, metadata)
-        async with self._directory.use(self._directory.find(name)) as store:
-            return await self._export_to(store, request, metadata)
+        if (peer := self._elsewhere.peer(name)) is not None:
+            return await self._forward(peer, name, request, metadata)
+        if name == DEFAULT_NAMESPACE and self._directory.default is not None:
+            return await self._store(self._directory.default, request, metadata)
+        async with self._directory.use(await self._elsewhere.find(name)) as store:
+            return await self._store(store, request, metadata)
 
-    async def _export_to(
-        self, store: Store, request: web.Request, metadata: otlp.Metadata
-    ) -> Message:
+    @asynccontextmanager
+    async def _decompressed(self, request: web.Request) -> AsyncIterator[bytes]:
+        """Read the body; it counts against the limit of all bodies until the end of the context."""
         compressed = _check_encoding(request)
-        limit = store.engine.limits.message_bytes
+        limit, bodies = self._directory.limits.message_bytes, self._directory.shared.bodies
         data = await _body(request, limit)
         if not compressed and len(data) <= pieces.UNCOUNTED_BYTES:
-            return await self._store_body(store, request, data, metadata)
+            yield data
+            return
         held = min(limit, MAX_INFLATION * len(data)) if compressed else len(data)
-        await store.ingest.bodies.take(held, HOLD_SECONDS)
+        await bodies.take(held, HOLD_SECONDS)
         try:
             if compressed:
                 data = await self._read(4 * len(data), lambda: decompress(data, limit))
-                store.ingest.bodies.give(held - len(data))
+                bodies.give(held - len(data))
                 held = len(data)
-            return await self._store_body(store, request, data, metadata)
+            yield data
         finally:
-            store.ingest.bodies.give(held)
+            bodies.give(held)
+
+    async def _forward(
+        self, peer: Peer, name: str, request: web.Request, metadata: otlp.Metadata
+    ) -> Message:
+        """Have the server that owns the namespace store the spans of a request."""
+        async with self._decompressed(request) as data:
+            if request.content_type == PROTOBUF:
+                answer = await peer.call(otlp.EXPORT, data, metadata, otlp.FORWARD_SECONDS)
+                return ExportTraceServiceResponse.FromString(answer)
+            limits = self._directory.limits
+            scopes, refused = await self._read(len(data), lambda: otlp_json.scopes(data, limits))
+            return otlp.response(refused + await otlp.forward(peer, name, scopes, metadata))
+
+    async def _store(self, store: Store, request: web.Request, metadata: otlp.Metadata) -> Message:
+        """Store the spans of a request."""
+        async with self._decompressed(request) as data:
+            return await self._store_body(store, request, data, metadata)
 
     async def _store_body(
         self, store: Store, request: web.Request, data: bytes, metadata: otlp.Metadata

@@ -1,7 +1,8 @@
 """The namespaces of a server: which exist, which are open, and opening, creating, deleting and closing them.
 
-The store of the default namespace is always open. Others are opened by the first call in them, and closed when nothing
-has happened in them for a while, so that an idle namespace costs no more than its name.
+A single server always has the store of the default namespace open. Others are opened by the first call in them, and
+closed when nothing has happened in them for a while, so that an idle namespace costs no more than its name. Where several
+servers share the namespaces, the default one is like any other, and a `Placement` tells which of them this server opens.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar
 
+from lightningstore.service.engine.clock import Clock
+from lightningstore.service.engine.shared import Shared
+from lightningstore.service.namespaces.placement import Placement
 from lightningstore.service.namespaces.space import (
     Space,
     Unavailable,
@@ -23,6 +27,9 @@ from lightningstore.service.rules.errors import (
     NamespaceExists,
     NamespaceInUse,
     NamespaceNotFound,
+    NotOwner,
+    OwnedElsewhere,
+    OwnershipLost,
     ShuttingDown,
     StorageUnusable,
     StoreError,
@@ -48,19 +55,39 @@ _FOREVER_NS = 1 << 62
 T = TypeVar("T")
 
 
+class Common(NamedTuple):
+    """What all stores of a server have in common."""
+
+    clock: Clock
+    #: The limits of the server, some of which the settings of a namespace replace.
+    limits: Limits
+    #: The limits that apply to all stores together.
+    shared: Shared
+
+
 class Directory:
     """The namespaces of a server."""
 
-    def __init__(self, default: Store, catalog: Catalog, keep: Retention) -> None:
-        """Take the open store of the default namespace, the catalog of the others, and the server's retention.
+    def __init__(
+        self,
+        common: Common,
+        catalog: Catalog,
+        keep: Retention,
+        *,
+        default: Store | None = None,
+        placement: Placement | None = None,
+    ) -> None:
+        """Take the catalog of the namespaces, and the server's retention.
 
-        The clock, the limits and what all stores share are those of the default store.
+        A single server also gives the open store of the default namespace, which stays open and is not in the catalog.
+        One of several servers gives a `placement` instead.
         """
         self._catalog = catalog
         self._keep = keep
+        self._common = common
+        self._clock = common.clock
         self.default = default
-        self._engine = default.engine
-        self._clock = default.engine.clock
+        self._placement = placement
         self._otlp_http_port = 0
         self._spaces: dict[str, Space] = {}
         #: Called with the name of a namespace that was created or deleted, or whose storage failed or recovered.
@@ -71,12 +98,23 @@ class Directory:
         #: Those of them that run until the server stops.
         self._timers: list[asyncio.Task[None]] = []
         self._is_closing = False
-        self._adopt(self._add(DEFAULT_NAMESPACE), default)
+        if default is not None:
+            self._adopt(self._add(DEFAULT_NAMESPACE), default)
 
     @property
     def limits(self) -> Limits:
         """The limits of the server."""
-        return self._engine.server_limits
+        return self._common.limits
+
+    @property
+    def shared(self) -> Shared:
+        """The limits that apply to all stores together."""
+        return self._common.shared
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the server is shutting down."""
+        return self._is_closing
 
     # Looking up
 
@@ -87,8 +125,10 @@ class Directory:
     def find(self, name: str) -> Space:
         """Return a namespace of this server, open or closed. Raises NamespaceNotFound, NotOwner."""
         space = self._spaces.get(name)
-        if space is None or space.gone is not None:
+        if space is None:
             raise NamespaceNotFound(name)
+        if space.gone is not None:
+            raise space.gone
         return space
 
     def use(self, space: Space) -> Use:
@@ -98,7 +138,7 @@ class Directory:
     def spaces(self) -> list[Space]:
         """Return all namespaces, ordered by name."""
         found = (self._spaces[name] for name in sorted(self._spaces))
-        return [space for space in found if space.gone is None]
+        return [space for space in found if not space.is_deleted]
 
     def open_stores(self) -> list[Store]:
         """Return the open stores. May be called in any thread."""
@@ -107,7 +147,7 @@ class Directory:
     def is_usable(self, name: str) -> bool | None:
         """Return whether the storage of a namespace answers, None if there is no such namespace."""
         space = self._spaces.get(name)
-        return space.is_usable if space is not None and space.gone is None else None
+        return space.is_usable if space is not None and not space.is_deleted else None
 
     def watch(self, watcher: Callable[[str], None]) -> None:
         """Call `watcher` with the name of each namespace that `is_usable` may now answer differently for."""
@@ -127,7 +167,25 @@ class Directory:
         Returns before they are open: their deadlines that have passed fire as each one opens.
         """
         live = [found.name for found in await self._catalog.survey() if self._know(found)]
-        self._timers += (self._spawn(self._open_all(live)), self._spawn(self._sweep_forever()))
+        self._timers.append(self._spawn(self._sweep_forever()))
+        if self._placement is None:
+            self._timers.append(self._spawn(self._open_all(live)))
+
+    def synchronise(self, found: Sequence[Found]) -> None:
+        """Take note of all namespaces that the servers share: other servers create, change and delete them, too."""
+        names = {each.name for each in found}
+        for each in found:
+            space = self._spaces.get(each.name)
+            if space is None:
+                self._know(each)
+                self._report(each.name)
+            elif space.store is None and each.settings:
+                space.settings, space.store_id = parse(each.settings), each.store_id
+        for name in [name for name in self._spaces if name not in names]:
+            space = self._spaces[name]
+            if space.store is None and space.opening is None and not self._changing.locked():
+                del self._spaces[name]
+                self._report(name)
 
     def _know(self, found: Found) -> bool:
         """Add a namespace that the catalog has found; return whether it must be opened at once."""
@@ -186,9 +244,12 @@ class Directory:
                 self._clock,
                 self.limits,
                 self._keep,
-                self._engine.shared,
+                self._common.shared,
                 space.name,
             )
+        except OwnedElsewhere as error:
+            space.fail(NotOwner(space.name, error.address))
+            space.retry_at = 0.0  # the owner may give it up at any moment
         except (StorageUnusable, StoreError) as error:
             self._fail(space, str(error))
         except Exception as error:
@@ -209,6 +270,10 @@ class Directory:
         def note(usable: bool) -> None:  # noqa: FBT001
             space.is_usable = usable
             self._report(space.name)
+            if self._placement is not None and isinstance(
+                store.engine.committer.failure, OwnershipLost
+            ):
+                self._spawn(self._release(space, store))
 
         store.engine.watch_usability(note)
         note(True)
@@ -223,7 +288,7 @@ class Directory:
     def _close_if_unused(self, space: Space) -> None:
         """Close the store of a namespace in which nothing happens. What needs it again waits, and then opens it."""
         store = space.store
-        if store is None or space.in_use or space.name == DEFAULT_NAMESPACE:
+        if store is None or space.in_use or store is self.default:
             return
         if store.engine.is_durable:  # else closing it would lose its data
             space.store = space.bound = None
@@ -243,6 +308,28 @@ class Directory:
         finally:
             space.closing = None
 
+    async def open(self, name: str) -> None:
+        """Open a namespace that this server should own. Failures are logged; the next call or look tries again."""
+        space = self._spaces.get(name)
+        with contextlib.suppress(StoreError):
+            if space is not None:
+                await self.opened(space)
+
+    async def release(self, name: str) -> None:
+        """Close a namespace, whose calls end with NotOwner, so that another server can own it."""
+        space = self._spaces.get(name)
+        if space is not None and space.store is not None:
+            await self._complete(self._release(space, space.store))
+
+    async def _release(self, space: Space, store: Store) -> None:
+        if space.store is not store or space.gone is not None:
+            return
+        await space.end_uses(NotOwner(space.name, ""))
+        space.store = space.bound = None
+        await self._close(space, store)
+        space.gone = None
+        self._report(space.name)
+
     # Timers
 
     async def _sweep_forever(self) -> None:
@@ -259,7 +346,7 @@ class Directory:
         now, wall_ns = self._clock.monotonic(), self._clock.wall_ns()
         for space in self.spaces():
             if space.store is None:
-                if 0 < space.wake_ns <= wall_ns:
+                if 0 < space.wake_ns <= wall_ns and self._is_here(space.name):
                     await self._retain(space)
             elif space.in_use:
                 space.touch()
@@ -291,8 +378,9 @@ class Directory:
             await self._catalog.create(name, settings.SerializeToString())
             space = self._add(name)
             space.settings = settings
-            with contextlib.suppress(StoreError):  # it exists, and the next call tries again
-                await self.opened(space)
+            if self._is_here(name):
+                with contextlib.suppress(StoreError):  # it exists, and the next call tries again
+                    await self.opened(space)
             return space
 
     async def update(self, request: UpdateNamespaceRequest) -> Space:
@@ -309,7 +397,8 @@ class Directory:
         Raises NamespaceNotFound, NamespaceInUse unless `force`, StorageFailed.
         """
         if name == DEFAULT_NAMESPACE:
-            raise NamespaceInUse(name, "it always exists", live_attempts(self.default))
+            store = self._spaces[DEFAULT_NAMESPACE].store
+            raise NamespaceInUse(name, "it always exists", live_attempts(store) if store else 0)
         await self._complete(self._delete(name, force=force))
 
     async def _delete(self, name: str, *, force: bool) -> None:
@@ -358,6 +447,9 @@ class Directory:
             await asyncio.gather(*[store.close() for store in self.open_stores()])
 
     # Helpers
+
+    def _is_here(self, name: str) -> bool:
+        return self._placement is None or not self._placement.elsewhere(name)
 
     def _add(self, name: str) -> Space:
         space = self._spaces[name] = Space(name, self._clock)

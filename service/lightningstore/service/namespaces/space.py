@@ -9,7 +9,7 @@ from typing import Any
 
 from lightningstore.service.engine.clock import Clock
 from lightningstore.service.operations.store import Store
-from lightningstore.service.rules.errors import StorageFailed, StoreError
+from lightningstore.service.rules.errors import NamespaceNotFound, StorageFailed, StoreError
 from lightningstore.service.rules.settings import Settings, shown
 from lightningstore.service.rules.statuses import FINISHED, LIVE_ATTEMPT
 from lightningstore.v1.namespace_pb2 import Namespace
@@ -47,7 +47,7 @@ class Space:
         #: Why the store could not be opened, if it was tried and failed, and when to try again.
         self.failure: StoreError | None = None
         self.retry_at = 0.0
-        #: The error of all calls once the namespace is being deleted.
+        #: The error of all calls while the namespace is being deleted, or closed for another server.
         self.gone: StoreError | None = None
         #: Monotonic seconds since which nothing has happened in the open store.
         self.quiet_since = 0.0
@@ -62,6 +62,11 @@ class Space:
     def namespace(self) -> Namespace:
         """The namespace as answers contain it."""
         return shown(self.settings, self.name, self.store_id)
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the namespace is being deleted."""
+        return isinstance(self.gone, NamespaceNotFound)
 
     @property
     def in_use(self) -> bool:
@@ -105,7 +110,7 @@ class Space:
 class Use:
     """A call in a namespace, as an asynchronous context manager: the store is open until the end of it.
 
-    Raises what `open` raises, and the error of a namespace that is deleted meanwhile.
+    Raises what `open` raises, and the error of a namespace that is deleted or given to another server meanwhile.
     """
 
     __slots__ = ("_is_ended", "_open", "_space", "_task")
@@ -140,7 +145,7 @@ class Use:
             raise space.gone from None
 
     def end(self) -> None:
-        """Cancel the call; it ends with the error of the deleted namespace."""
+        """Cancel the call; it ends with the error in `Space.gone`."""
         self._is_ended = True
         if self._task is not None:
             self._task.cancel()

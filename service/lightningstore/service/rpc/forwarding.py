@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
+from lightningstore.service.namespaces.directory import Directory
+from lightningstore.service.namespaces.placement import Placement
+from lightningstore.service.namespaces.space import Space
 from lightningstore.service.rpc.calls import ESTABLISHED, Context, Handler
 from lightningstore.service.rpc.status import abort
-from lightningstore.service.rules.errors import NotOwner
+from lightningstore.service.rules.errors import NamespaceNotFound, NotOwner, StoreError
 from lightningstore.service.rules.namespaces import namespace_of
+from lightningstore.v1.error_reason_pb2 import ERROR_REASON_FIELD_INVALID
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +31,27 @@ FORWARDED_KEY = "x-lightning-forwarded-by"
 OWNER_KEY = "x-lightning-owner"
 #: Trailer with the google.rpc.Status of an error. Every error of a server has it, those of a broken connection lack it.
 _DETAILS_KEY = "grpc-status-details-bin"
+#: How the keys start that say who calls, in which namespace and for which attempt.
+_OF_CALLERS = ("authorization", "x-lightning-", "agentlightning.")
 _GRPC_KEYS = frozenset(("user-agent", "content-type", "te"))
 
 Metadata: TypeAlias = tuple[tuple[str, Any], ...]
 #: The handlers of one owner by whether requests and answers are streams, and by method.
 _Kind: TypeAlias = tuple[bool, bool, str]
+
+
+#: Codes after which a repeat of the call may succeed.
+_TRANSIENT = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+
+
+class PeerError(StoreError):
+    """A peer rejects a call that this server made for a part of a request."""
+
+    reason = ERROR_REASON_FIELD_INVALID
 
 
 class Peer:
@@ -64,6 +84,42 @@ class Peer:
                 method, streams_in=streams_in, streams_out=streams_out
             )
         return handler
+
+    async def call(
+        self, method: str, request: bytes, metadata: Iterable[tuple[str, Any]], timeout: float
+    ) -> bytes:
+        """Make a unary call of this server's own in a namespace that the peer owns.
+
+        Args:
+            method: The method as "/package.Service/Method".
+            request: The serialised request.
+            metadata: The metadata of the call; it names the namespace and has the token of the caller.
+            timeout: Seconds until the deadline.
+
+        Raises:
+            NotOwner: The peer does not answer, or does not own the namespace.
+            PeerError: The peer rejects the call.
+        """
+        # The headers of an HTTP request may be no metadata of gRPC.
+        passed = tuple(pair for pair in metadata if pair[0].startswith(_OF_CALLERS))
+        namespace = namespace_of(passed)
+        begin: Any = self._channel.unary_unary(method)
+        call = begin(request, metadata=(*passed, self._mark), timeout=timeout)
+        self.calls[call] = namespace
+        try:
+            answer: bytes = await call
+        except asyncio.CancelledError:
+            if call not in self._ended:
+                call.cancel()
+                raise
+            raise NotOwner(namespace, "") from None
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _TRANSIENT:
+                raise NotOwner(namespace, self.address) from None
+            raise PeerError(f"{self.address}: {error.details()}") from None
+        finally:
+            self._forget(call)
+        return answer
 
     def end_calls(self, namespace: str | None = None) -> None:
         """End the calls that are being forwarded, in one namespace or in all, with NotOwner.
@@ -166,6 +222,58 @@ class Peer:
         await context.abort(
             error.code(), error.details() or "", (*_passed(trailers), *self._trailers)
         )
+
+
+class Forwarding:
+    """The other servers, and which of them calls of a namespace go to."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        own_address: str,
+        connect: Callable[[str], grpc.aio.Channel],
+    ) -> None:
+        """Take what knows the owners, the address of this server, and what opens a channel to an address."""
+        self._placement = placement
+        self._own_address = own_address
+        self._connect = connect
+        self._peers: dict[str, Peer] = {}
+
+    def peer(self, namespace: str) -> Peer | None:
+        """Return the server that calls of a namespace go to, None for this one."""
+        address = self._placement.elsewhere(namespace)
+        if not address:
+            return None
+        peer = self._peers.get(address)
+        if peer is None:
+            peer = Peer(address, self._own_address, self._connect(address))
+            self._peers[address] = peer
+        return peer
+
+    async def refresh(self) -> None:
+        """Look at the namespaces that the servers share. Raises StorageFailed."""
+        await self._placement.refresh()
+
+    def end_calls(self, address: str, namespace: str | None = None) -> None:
+        """End what is being forwarded to a server, in one namespace or in all, with NotOwner."""
+        if (peer := self._peers.get(address)) is not None:
+            peer.end_calls(namespace)
+
+    async def close(self) -> None:
+        """End all calls that are being forwarded, and close the channels."""
+        peers, self._peers = self._peers, {}
+        await asyncio.gather(*[peer.close() for peer in peers.values()])
+
+
+async def found(directory: Directory, forwarding: Forwarding | None, name: str) -> Space:
+    """Return a namespace of this server. Raises NamespaceNotFound, NotOwner, StorageFailed."""
+    try:
+        return directory.find(name)
+    except NamespaceNotFound:
+        if forwarding is None:
+            raise
+        await forwarding.refresh()  # another server may have created it a moment ago
+        return directory.find(name)
 
 
 def _passed(metadata: Any) -> Metadata:

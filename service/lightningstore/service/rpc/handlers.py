@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
+import grpc
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from lightningstore.service.namespaces import service as namespaces
 from lightningstore.service.namespaces.directory import Directory
 from lightningstore.service.operations.ingest import BadBatch
 from lightningstore.service.operations.store import Store
 from lightningstore.service.operations.table import Kind, Operation, table
-from lightningstore.service.rpc import lenient
-from lightningstore.service.rpc.calls import Calls, Handler, check_size, decode
+from lightningstore.service.rpc import lenient, otlp
+from lightningstore.service.rpc.calls import Calls, Context, Handler, check_size, decode
+from lightningstore.service.rpc.forwarding import FORWARDED_KEY, Forwarding
 from lightningstore.service.rules import pieces, wire
 from lightningstore.service.rules.errors import MalformedMessage
 from lightningstore.service.rules.limits import HOLD_SECONDS
@@ -39,6 +42,13 @@ def path_of(method: MethodDescriptor) -> str:
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
+#: Whether requests and answers of each method that belongs to a namespace are streams, by its path.
+KINDS: dict[str, tuple[bool, bool]] = {
+    path_of(method): (method.client_streaming, method.server_streaming)
+    for method in SERVICE.methods
+} | {otlp.EXPORT: (False, False)}
+
+
 def handlers(store: Store, calls: Calls) -> dict[str, Handler]:
     """Return a handler for each method of LightningStoreService, by its path."""
     operations = table(store)
@@ -48,15 +58,53 @@ def handlers(store: Store, calls: Calls) -> dict[str, Handler]:
     }
 
 
-def namespace_handlers(directory: Directory, calls: Calls) -> dict[str, Handler]:
+def namespace_handlers(
+    directory: Directory, calls: Calls, forwarding: Forwarding | None = None
+) -> dict[str, Handler]:
     """Return a handler for each method of NamespaceService, by its name."""
     operations = namespaces.table(directory)
-    return {
-        method.name: calls.unary(
-            method.full_name, GetMessageClass(method.input_type), operations[method.name].call
-        )
-        for method in NAMESPACES.methods
-    }
+    made = {}
+    for method in NAMESPACES.methods:
+        request_type, call = GetMessageClass(method.input_type), operations[method.name].call
+        handler = calls.unary(method.full_name, request_type, call)
+        if forwarding is not None:
+            handler = _at_owner(calls, method, handler, forwarding)
+        made[method.name] = handler
+    return made
+
+
+def _at_owner(
+    calls: Calls, method: MethodDescriptor, handler: Handler, forwarding: Forwarding
+) -> Handler:
+    """Return a handler that looks at what the servers share, and changes a namespace at the server that owns it."""
+    request_type = GetMessageClass(method.input_type)
+    here: Any = handler
+
+    async def answer(data: bytes, context: Context) -> bytes:
+        await forwarding.refresh()
+        name = _changed(request_type, data)
+        is_forwarded = any(key == FORWARDED_KEY for key, _ in context.invocation_metadata() or ())
+        peer = forwarding.peer(name) if name and not is_forwarded else None
+        if peer is None:
+            answer: bytes = await here.unary_unary(data, context)
+        else:
+            there: Any = peer.handler(path_of(method), streams_in=False, streams_out=False)
+            answer = await there.unary_unary(data, context)
+        return answer
+
+    return grpc.unary_unary_rpc_method_handler(calls.answered(method.full_name, answer))
+
+
+def _changed(request_type: type[Message], data: bytes) -> str:
+    """Return the namespace that a request changes or deletes, "" if it does neither or is malformed."""
+    try:
+        if request_type is namespace_pb2.UpdateNamespaceRequest:
+            return namespace_pb2.UpdateNamespaceRequest.FromString(data).namespace.name
+        if request_type is namespace_pb2.DeleteNamespaceRequest:
+            return namespace_pb2.DeleteNamespaceRequest.FromString(data).name
+    except DecodeError:
+        pass  # reported where the call is handled
+    return ""
 
 
 def _handler(store: Store, calls: Calls, method: MethodDescriptor, operation: Operation) -> Handler:

@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from google.protobuf.message import DecodeError
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.namespaces.directory import Directory
-from lightningstore.service.namespaces.space import Use
+from lightningstore.service.namespaces.space import Space, Use
 from lightningstore.service.operations.ingest import Tally, reason_name
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc import lenient
 from lightningstore.service.rpc.calls import Calls, Context, Handler, check_size
+from lightningstore.service.rpc.forwarding import Forwarding, Peer, found
 from lightningstore.service.rpc.status import EXPORT_CODES
 from lightningstore.service.rules import pieces, wire
 from lightningstore.service.rules.errors import MalformedMessage, PayloadTooLarge, StoreError
 from lightningstore.service.rules.limits import HOLD_SECONDS, Limits
-from lightningstore.service.rules.namespaces import check_namespace
+from lightningstore.service.rules.namespaces import NAMESPACE_KEY, check_namespace
 from lightningstore.service.rules.spans import MAX_SEQUENCE_ID, check_batch, span_error
 from lightningstore.service.rules.texts import SHOWN_LENGTH
 from lightningstore.v1.error_reason_pb2 import ERROR_REASON_SPAN_EXISTS
@@ -32,9 +33,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
+#: Path of its only method.
+EXPORT = f"/{SERVICE}/Export"
+#: Seconds that the owner of a namespace has to store spans that are forwarded to it.
+FORWARD_SECONDS = 10.0
 ROLLOUT_ID = "agentlightning.rollout_id"
 ATTEMPT_ID = "agentlightning.attempt_id"
 SEQUENCE_ID = "agentlightning.span_sequence_id"
@@ -58,20 +63,37 @@ Permit = Callable[[Metadata, str], None]
 class Elsewhere:
     """The namespaces that resources name, where those differ from the one of the call."""
 
-    def __init__(self, directory: Directory, permit: Permit | None = None) -> None:
-        """Take the namespaces, and what checks that the token of a call may use one; None: tokens are not checked."""
+    def __init__(
+        self,
+        directory: Directory,
+        permit: Permit | None = None,
+        forwarding: Forwarding | None = None,
+    ) -> None:
+        """Take the namespaces, what checks tokens, and the other servers; None: there are none.
+
+        `permit` checks that the token of a call may use a namespace.
+        """
         self._directory = directory
         self._permit = permit
+        self._forwarding = forwarding
 
-    def use(self, name: str, metadata: Metadata) -> Use:
-        """Return a context in which the store of a namespace is open.
-
-        Raises FieldInvalid, NamespaceNotFound, NotOwner, and what denies permission.
-        """
+    def check(self, name: str, metadata: Metadata) -> None:
+        """Raise FieldInvalid for an invalid name, and what denies permission."""
         check_namespace(NAMESPACE, name)
         if self._permit is not None:
             self._permit(metadata, name)
-        return self._directory.use(self._directory.find(name))
+
+    def peer(self, name: str) -> Peer | None:
+        """Return the server that calls of a namespace go to, None for this one."""
+        return self._forwarding.peer(name) if self._forwarding is not None else None
+
+    async def find(self, name: str) -> Space:
+        """Return a namespace of this server. Raises NamespaceNotFound, NotOwner, StorageFailed."""
+        return await found(self._directory, self._forwarding, name)
+
+    def use(self, space: Space) -> Use:
+        """Return a context in which the store of a namespace is open."""
+        return self._directory.use(space)
 
 
 def handler(store: Store, calls: Calls, elsewhere: Elsewhere) -> Handler:
@@ -133,15 +155,20 @@ async def export_scopes(
                 await _store_scopes(store, part, default, refused)
             else:
                 await _store_elsewhere(elsewhere, name, part, metadata, refused)
-    response = ExportTraceServiceResponse()
+    for why, count in refused.items():
+        if why.reason not in (CONFLICT, BY_OWNER):  # Counted where they were found.
+            store.ingest.refused_spans.note(why.reason, count, why.message)
+    return response(refused)
+
+
+def response(refused: Counter[lenient.Refusal]) -> ExportTraceServiceResponse:
+    """Return the answer to an export, given the spans that were rejected."""
+    answer = ExportTraceServiceResponse()
     if total := sum(refused.values()):
-        response.partial_success.rejected_spans = total
+        answer.partial_success.rejected_spans = total
         reasons = [f"{n} spans: {why.message[:SHOWN_LENGTH]}" for why, n in refused.most_common(5)]
-        response.partial_success.error_message = "; ".join(reasons)
-        for why, n in refused.items():
-            if why.reason != CONFLICT:  # Counted where it was found.
-                store.ingest.refused_spans.note(why.reason, n, why.message)
-    return response
+        answer.partial_success.error_message = "; ".join(reasons)
+    return answer
 
 
 def _by_namespace(scopes: list[lenient.Scope], own: str) -> dict[str, list[lenient.Scope]] | None:
@@ -179,13 +206,47 @@ async def _store_elsewhere(
 ) -> None:
     """Store the spans of scopes whose resource names another namespace than the call."""
     try:
-        async with elsewhere.use(name, metadata) as store:
+        elsewhere.check(name, metadata)
+        if (peer := elsewhere.peer(name)) is not None:
+            refused += await forward(peer, name, scopes, metadata)
+            return
+        async with elsewhere.use(await elsewhere.find(name)) as store:
             await _store_scopes(store, scopes, _metadata_owner(dict(metadata)), refused)
     except StoreError as error:
         if error.retry_delay is not None or isinstance(error, MalformedMessage):
             raise
         count = sum(scope.span_count or lenient.count_scope_spans(scope.data) for scope in scopes)
         refused[lenient.Refusal.of(error)] += count
+
+
+async def forward(
+    peer: Peer, name: str, scopes: Iterable[lenient.Scope], metadata: Metadata
+) -> Counter[lenient.Refusal]:
+    """Have the server that owns a namespace store the spans of scopes; return the spans that it rejects.
+
+    Raises NotOwner, PeerError.
+    """
+    data = b"".join(_resource_spans(scope) for scope in scopes)
+    headers = [(key, value) for key, value in metadata if key != NAMESPACE_KEY]
+    answer = await peer.call(EXPORT, data, (*headers, (NAMESPACE_KEY, name)), FORWARD_SECONDS)
+    rejected = ExportTraceServiceResponse.FromString(answer).partial_success
+    refused: Counter[lenient.Refusal] = Counter()
+    if rejected.rejected_spans:
+        why = lenient.Refusal(BY_OWNER, rejected.error_message)
+        refused[why] = rejected.rejected_spans
+    return refused
+
+
+def _resource_spans(scope: lenient.Scope) -> bytes:
+    """Return a scope as the only one of its resource, in an ExportTraceServiceRequest."""
+    head = ResourceSpans(schema_url=scope.resource_schema_url)
+    if scope.resource is not None:
+        head.resource.CopyFrom(scope.resource)
+    of_resource = wire.field(ResourceSpans.SCOPE_SPANS_FIELD_NUMBER, scope.data)
+    return wire.field(
+        ExportTraceServiceRequest.RESOURCE_SPANS_FIELD_NUMBER,
+        head.SerializeToString() + of_resource,
+    )
 
 
 async def _store_scopes(
@@ -258,6 +319,8 @@ async def _store(
                 await turn.next()
 
 
+#: Reason of spans that were rejected by the server that owns their namespace, and counted there.
+BY_OWNER = "by_owner"
 NO_ATTEMPT = lenient.Refusal(
     "no_attempt", f"no {ROLLOUT_ID} and {ATTEMPT_ID} among attributes and metadata"
 )

@@ -1,7 +1,8 @@
 """Leads each call to its namespace, which its metadata names.
 
-Calls of the default namespace get the handlers of its store, at the cost of a look at the keys of their metadata. Calls
-of another namespace get a handler that opens its store if necessary, and counts them: a store in use is not closed.
+On a single server, calls of the default namespace get the handlers of its store, at the cost of a look at the keys of their
+metadata. Calls of another namespace get a handler that opens its store if necessary, and counts them: a store in use is
+not closed. Where several servers share the namespaces, a call goes on to the server that serves its namespace, once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from lightningstore.service.namespaces.directory import Directory
 from lightningstore.service.namespaces.space import Space
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc.calls import Calls, Context, Handler, refusal
+from lightningstore.service.rpc.forwarding import FORWARDED_KEY, Forwarding, found
+from lightningstore.service.rpc.handlers import KINDS
 from lightningstore.service.rules.errors import StoreError
 from lightningstore.service.rules.namespaces import (
     DEFAULT_NAMESPACE,
@@ -29,52 +32,58 @@ class Router(grpc.GenericRpcHandler):
     """The handlers of all methods that belong to a namespace, by path."""
 
     def __init__(
-        self, directory: Directory, calls: Calls, bind: Callable[[Store], Handlers]
+        self,
+        directory: Directory,
+        calls: Calls,
+        bind: Callable[[Store], Handlers],
+        forwarding: Forwarding | None = None,
     ) -> None:
-        """Take the namespaces, and what makes the handlers of an open store."""
+        """Take the namespaces, what makes the handlers of an open store, and the other servers, if there are any."""
         self._directory = directory
         self._calls = calls
         self._bind = bind
-        self._default = bind(directory.default)
+        self._forwarding = forwarding
+        #: Those of the store that is always open; without one, every call is led to its namespace.
+        self._default = bind(directory.default) if directory.default is not None else None
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """Return the handler of a call, None for a method that belongs to no namespace."""
+        if self._default is None:
+            if handler_call_details.method in KINDS:
+                return self._routed(handler_call_details)
+            return None
         handler = self._default.get(handler_call_details.method)
         for key, _ in handler_call_details.invocation_metadata:
             if key == NAMESPACE_KEY and handler is not None:
-                return self._routed(handler_call_details, handler)
+                return self._routed(handler_call_details)
         return handler
 
-    def _routed(self, details: grpc.HandlerCallDetails, handler: Handler) -> Handler:
-        """Return the handler of a call that names a namespace; `handler` is that of the default one."""
+    def _routed(self, details: grpc.HandlerCallDetails) -> Handler:
+        """Return the handler of a call of any namespace."""
+        method = details.method
+        streams_in, streams_out = KINDS[method]
         try:
             name = namespace_of(details.invocation_metadata)
-            if name == DEFAULT_NAMESPACE:
-                return handler
-            space = self._directory.find(name)
         except StoreError as error:
             return refusal(error)
-        return self._delegated(space, details.method, handler)
+        if self._default is not None and name == DEFAULT_NAMESPACE:
+            return self._default[method]
+        if self._forwarding is not None and not _is_forwarded(details):
+            peer = self._forwarding.peer(name)
+            if peer is not None:
+                return peer.handler(method, streams_in=streams_in, streams_out=streams_out)
+        if streams_out:
+            return grpc.unary_stream_rpc_method_handler(self._streamed(name, method))
+        if streams_in:
+            uploaded = self._answered(name, method, "stream_unary")
+            return grpc.stream_unary_rpc_method_handler(uploaded)
+        return grpc.unary_unary_rpc_method_handler(self._answered(name, method, "unary_unary"))
 
-    def _delegated(self, space: Space, method: str, like: Handler) -> Handler:
-        """Return a handler that calls the one of an open store. It is of the same kind as `like`."""
-        streams = like.request_streaming, like.response_streaming
-        match streams:
-            case False, False:
-                return grpc.unary_unary_rpc_method_handler(
-                    self._answered(space, method, "unary_unary")
-                )
-            case True, False:
-                return grpc.stream_unary_rpc_method_handler(
-                    self._answered(space, method, "stream_unary")
-                )
-            case _:
-                return grpc.unary_stream_rpc_method_handler(self._streamed(space, method))
-
-    def _answered(self, space: Space, method: str, kind: str) -> Any:
+    def _answered(self, name: str, method: str, kind: str) -> Any:
         async def handle(request: Any, context: Context) -> bytes:
             call: Any = None
             try:
+                space = await found(self._directory, self._forwarding, name)
                 async with self._directory.use(space) as store:
                     call = getattr(self._bound(space, store)[method], kind)
                     answer: bytes = await call(request, context)
@@ -87,10 +96,11 @@ class Router(grpc.GenericRpcHandler):
 
         return handle
 
-    def _streamed(self, space: Space, method: str) -> Any:
+    def _streamed(self, name: str, method: str) -> Any:
         async def handle(request: Any, context: Context) -> AsyncIterator[bytes]:
             handler: Any = None
             try:
+                space = await found(self._directory, self._forwarding, name)
                 async with self._directory.use(space) as store:
                     handler = self._bound(space, store)[method]
                     async with aclosing(handler.unary_stream(request, context)) as answers:
@@ -109,3 +119,7 @@ class Router(grpc.GenericRpcHandler):
             space.bound = self._bind(store)
         bound: Handlers = space.bound
         return bound
+
+
+def _is_forwarded(details: grpc.HandlerCallDetails) -> bool:
+    return any(key == FORWARDED_KEY for key, _ in details.invocation_metadata)

@@ -456,3 +456,12 @@ class Misconfigured(Exception):
 
 class StorageUnusable(Exception):
     """The data file cannot be opened as a store. Raised at start, with one line for people."""
+
+
+class OwnedElsewhere(StorageUnusable):
+    """Another server owns the namespace."""
+
+    def __init__(self, message: str, address: str) -> None:
+        """Create an error with one line for people, and the address of the owner."""
+        super().__init__(message)
+        self.address = address

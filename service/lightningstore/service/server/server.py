@@ -14,7 +14,7 @@ from lightningstore.service.engine.clock import Clock, SystemClock
 from lightningstore.service.http.metrics import MetricsPage
 from lightningstore.service.http.otlp import OtlpTraces
 from lightningstore.service.http.server import HttpServer
-from lightningstore.service.namespaces.directory import Directory
+from lightningstore.service.namespaces.directory import Common, Directory
 from lightningstore.service.operations.store import Store
 from lightningstore.service.operations.store import open_store as opened
 from lightningstore.service.rpc import handlers, health, otlp
@@ -87,14 +87,20 @@ def _url(config: Config) -> str:
 
 
 class Server:
-    """A gRPC server over a store."""
+    """A gRPC server over the stores of its namespaces."""
 
     def __init__(self, store: Store, config: Config, gate: Gate | None = None) -> None:
-        """Prepare a server over an open store; `start` listens. Raises Misconfigured."""
+        """Prepare a server over the open store of the default namespace; `start` listens. Raises Misconfigured."""
         self._store = store
         self._config = config
-        self.gate = gate or open_gate(config, store.engine.clock)
-        self.directory = Directory(store, _catalog(config), config.retention())
+        engine = store.engine
+        self.gate = gate or open_gate(config, engine.clock)
+        self.directory = Directory(
+            Common(engine.clock, engine.server_limits, engine.shared),
+            _catalog(config),
+            config.retention(),
+            default=store,
+        )
         self._health = health.Health(self.directory.is_usable)
         self.metrics = Metrics() if config.metrics_port is not None else None
         tracing = tracer() if config.trace_calls else None
