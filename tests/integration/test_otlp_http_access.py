@@ -128,7 +128,7 @@ async def test_tls_is_that_of_the_grpc_port_and_takes_up_a_new_certificate(
         authority.cert_pem.write_to_path(str(tmp_path / name))
     cert, key = certify(old, tmp_path, "server")
     server = await secure_server(tmp_path, tls_cert=cert, tls_key=key)
-    port = server._store.info.otlp_http_port
+    port = server.directory.default.info.otlp_http_port
     try:
         async with AsyncLightningStore(
             f"https://{server.address}", tls_ca=tmp_path / "old"
@@ -160,7 +160,7 @@ async def test_mutual_tls_wants_a_certificate_of_the_authority(tmp_path: Path) -
     server = await secure_server(
         tmp_path, tls_cert=cert, tls_key=key, tls_client_ca=tmp_path / "ca"
     )
-    port = server._store.info.otlp_http_port
+    port = server.directory.default.info.otlp_http_port
     try:
         good, bad = certify(authority, tmp_path, "good"), certify(other, tmp_path, "bad")
         assert await asyncio.to_thread(ask, port, tmp_path / "ca", good) == 200
@@ -212,7 +212,7 @@ async def test_calls_are_counted_with_those_over_grpc(tmp_path: Path) -> None:
     await server.start()
     assert server.metrics is not None
     for body in (b"{}", b"{}", b"["):
-        await post(server._store.info.otlp_http_port, body, JSON)
+        await post(server.directory.default.info.otlp_http_port, body, JSON)
     found = await scrape(server.metrics_port)
     await server.stop(0.1)
     assert found['lightningstore_calls_total{code="OK",method="Export"}'] == 2

@@ -66,7 +66,7 @@ class Crashes:
         )
 
     def crash(self, change: str, steps: int) -> bool:
-        """Run a change that ends after so many steps; return whether it ended before."""
+        """Run a change that ends after that number of steps; return whether it ended before."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(change, steps, file=self._process.stdin, flush=True)

@@ -489,7 +489,7 @@ type GetServerInfoResponse struct {
 	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
 	// Id of the store. Generated when the store is created, and kept as long as its data.
 	StoreId string `protobuf:"bytes,2,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
-	// "memory" or "sqlite".
+	// "memory", "sqlite" or "postgresql".
 	Backend string `protobuf:"bytes,3,opt,name=backend,proto3" json:"backend,omitempty"`
 	// The failures that an answered write survives.
 	Durability Durability `protobuf:"varint,4,opt,name=durability,proto3,enum=lightningstore.v1.Durability" json:"durability,omitempty"`

@@ -267,7 +267,7 @@ class GetServerInfoResponse(_message.Message):
     store_id: _builtins.str
     """Id of the store. Generated when the store is created, and kept as long as its data."""
     backend: _builtins.str
-    """"memory" or "sqlite"."""
+    """"memory", "sqlite" or "postgresql"."""
     durability: Global___Durability.ValueType
     """The failures that an answered write survives."""
     otlp_http_port: _builtins.int

@@ -267,7 +267,7 @@ export type GetServerInfoResponse = Message<"lightningstore.v1.GetServerInfoResp
   storeId: string;
 
   /**
-   * "memory" or "sqlite".
+   * "memory", "sqlite" or "postgresql".
    *
    * @generated from field: string backend = 3;
    */

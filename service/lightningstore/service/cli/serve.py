@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import signal
 import socket
 import sys
@@ -12,11 +13,14 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 from lightningstore.service.cli import units
+from lightningstore.service.cluster.processes import Process
 from lightningstore.service.engine.clock import SystemClock
 from lightningstore.service.rules.errors import Misconfigured, StorageUnusable
 from lightningstore.service.server import logs, tuning
 from lightningstore.service.server.config import Config
-from lightningstore.service.server.server import AddressInUse, Server, start_server
+from lightningstore.service.server.gate import Gate, open_gate
+from lightningstore.service.server.processes import Processes, StartFailed
+from lightningstore.service.server.server import AddressInUse, start_server
 from pydantic import ValidationError
 
 PREFIX = str(Config.model_config["env_prefix"])
@@ -51,8 +55,16 @@ def _serve_command(**given: Any) -> None:
         raise click.UsageError(_one_line(error), click.get_current_context()) from None
     tuning.keep_freed_memory()
     logs.set_up(config.log_level, as_json=config.log_json)
+    process = Process.current()
     try:
-        tuning.run(_serve(config))
+        if process is not None:
+            tuning.run(_serve_as(process, config))
+        elif config.processes > 1:
+            tuning.run(_serve_processes(config))
+        else:
+            tuning.run(_serve(config))
+    except StartFailed:
+        raise SystemExit(1) from None
     except (StorageUnusable, AddressInUse, Misconfigured) as error:
         raise click.ClickException(str(error)) from None
 
@@ -75,7 +87,7 @@ async def _serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     data = server.data
-    _say(*_greeting(server, config))
+    _say(*_greeting(server.address, server.data, server.gate, config))
     tuning.settle_garbage()
     await stop.wait()
     grace = units.span(config.grace)
@@ -89,6 +101,45 @@ async def _serve(config: Config) -> None:
     _say(f"stopped, {uptime}: {calls}, {data}")
 
 
+async def _serve_as(process: Process, config: Config) -> None:
+    """Serve as one of several processes, whose parent does the talking."""
+    server = await start_server(config)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_reader(process.parent, stop.set)  # readable once the parent has ended
+    tuning.settle_garbage()
+    os.write(process.ready, b"1")
+    os.close(process.ready)
+    await stop.wait()
+    loop.remove_reader(process.parent)
+    await server.stop(config.grace)
+
+
+async def _serve_processes(config: Config) -> None:
+    """Serve with several processes, and start again those that end."""
+    clock = SystemClock()
+    begun = clock.monotonic()
+    gate = open_gate(config, clock)
+    host = config.advertise or reachable(config.host)
+    processes = Processes(config, host)
+    data = f"data in {config.data}, durability {config.durability}, {config.processes} processes"
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, processes.stop)
+
+    def ready() -> None:
+        address = f"{_bracketed(config.host)}:{processes.port}"
+        _say(*_greeting(address, data, gate, config))
+
+    await processes.run(ready)
+    uptime = units.span(clock.monotonic() - begun)
+    if not processes.is_clean:
+        _say(f"stopped after {uptime}: not all processes ended well, the log says more")
+        raise SystemExit(1)
+    _say(f"stopped after {uptime}: {data}")
+
+
 def _say(*lines: str) -> None:
     """Print lines. Whoever started the server may have closed stdout since."""
     try:
@@ -98,17 +149,18 @@ def _say(*lines: str) -> None:
         pass
 
 
-def _greeting(server: Server, config: Config) -> list[str]:
-    scheme = "https://" if server.gate.credentials else ""
-    address = f"{scheme}{reachable(config.host)}:{server.port}"
+def _greeting(listening: str, data: str, gate: Gate, config: Config) -> list[str]:
+    scheme = "https://" if gate.credentials else ""
+    address = f"{scheme}{reachable(config.host)}:{listening.rpartition(':')[2]}"
     return [
-        (
-            f"lightningstore {version('lightningstore')} on {server.address}, {server.data}, "
-            f"access: {server.gate.description}"
-        ),
+        f"lightningstore {version('lightningstore')} on {listening}, {data}, access: {gate.description}",
         f"clients: export LIGHTNINGSTORE_ADDRESS={address}",
         "next: lightningstore enqueue '{\"question\": 2}', start a runner, lightningstore rollouts",
     ]
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def reachable(host: str) -> str:

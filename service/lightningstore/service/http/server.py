@@ -107,8 +107,18 @@ class HttpServer:
         self._quiet.set()
         self.port = 0
 
-    async def start(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
-        """Listen, for TLS where there is a context. Nothing is left behind on failure. Raises OSError."""
+    async def start(
+        self,
+        host: str,
+        port: int,
+        context: ssl.SSLContext | None = None,
+        *,
+        shares_port: bool = False,
+    ) -> None:
+        """Listen, for TLS where there is a context. Nothing is left behind on failure. Raises OSError.
+
+        `shares_port`: other processes listen on the same port, and the system divides connections among them.
+        """
         await self._runner.setup()
         server = cast(web.Server, self._runner.server)
         loop = asyncio.get_running_loop()
@@ -125,6 +135,7 @@ class HttpServer:
                 host,
                 port,
                 ssl=context,
+                reuse_port=shares_port or None,
             )
         except BaseException:
             await self.stop(0)

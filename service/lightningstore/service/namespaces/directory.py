@@ -87,8 +87,8 @@ class Directory:
         self._common = common
         self._clock = common.clock
         self.default = default
-        self._placement = placement
-        self._otlp_http_port = 0
+        self.placement = placement
+        self._otlp_http_port, self._owner = 0, ""
         self._spaces: dict[str, Space] = {}
         #: Called with the name of a namespace that was created or deleted, or whose storage failed or recovered.
         self._watchers: list[Callable[[str], None]] = []
@@ -153,11 +153,17 @@ class Directory:
         """Call `watcher` with the name of each namespace that `is_usable` may now answer differently for."""
         self._watchers.append(watcher)
 
-    def announce(self, *, otlp_http_port: int) -> None:
-        """Set the port of OTLP over HTTP for GetServerInfo."""
-        self._otlp_http_port = otlp_http_port
+    def announce(self, *, otlp_http_port: int | None = None, owner: str | None = None) -> None:
+        """Set the port of OTLP over HTTP, and the address of this server as one of several, for GetServerInfo."""
+        if otlp_http_port is not None:
+            self._otlp_http_port = otlp_http_port
+        if owner is not None:
+            self._owner = owner
         for store in self.open_stores():
-            store.info.announce(otlp_http_port=otlp_http_port)
+            self._announce_by(store)
+
+    def _announce_by(self, store: Store) -> None:
+        store.info.announce(otlp_http_port=self._otlp_http_port, owner=self._owner)
 
     # Opening and closing
 
@@ -168,8 +174,8 @@ class Directory:
         """
         live = [found.name for found in await self._catalog.survey() if self._know(found)]
         self._timers.append(self._spawn(self._sweep_forever()))
-        if self._placement is None:
-            self._timers.append(self._spawn(self._open_all(live)))
+        if self.placement is None:
+            self.open_soon(live)
 
     def synchronise(self, found: Sequence[Found]) -> None:
         """Take note of all namespaces that the servers share: other servers create, change and delete them, too."""
@@ -180,7 +186,8 @@ class Directory:
                 self._know(each)
                 self._report(each.name)
             elif space.store is None and each.settings:
-                space.settings, space.store_id = parse(each.settings), each.store_id
+                with contextlib.suppress(StorageUnusable):  # reported by the server that opens it
+                    space.settings, space.store_id = parse(each.settings), each.store_id
         for name in [name for name in self._spaces if name not in names]:
             space = self._spaces[name]
             if space.store is None and space.opening is None and not self._changing.locked():
@@ -256,7 +263,7 @@ class Directory:
             logger.exception("namespace %s cannot be opened", space.name)
             self._fail(space, f"{type(error).__name__}: {error}")
         else:
-            store.info.announce(otlp_http_port=self._otlp_http_port)
+            self._announce_by(store)
             self._adopt(space, store)
         finally:
             space.opening = None
@@ -270,7 +277,7 @@ class Directory:
         def note(usable: bool) -> None:  # noqa: FBT001
             space.is_usable = usable
             self._report(space.name)
-            if self._placement is not None and isinstance(
+            if self.placement is not None and isinstance(
                 store.engine.committer.failure, OwnershipLost
             ):
                 self._spawn(self._release(space, store))
@@ -308,12 +315,9 @@ class Directory:
         finally:
             space.closing = None
 
-    async def open(self, name: str) -> None:
-        """Open a namespace that this server should own. Failures are logged; the next call or look tries again."""
-        space = self._spaces.get(name)
-        with contextlib.suppress(StoreError):
-            if space is not None:
-                await self.opened(space)
+    def open_soon(self, names: Sequence[str]) -> None:
+        """Open namespaces that have live records, whose deadlines may have passed."""
+        self._timers.append(self._spawn(self._open_all(list(names))))
 
     async def release(self, name: str) -> None:
         """Close a namespace, whose calls end with NotOwner, so that another server can own it."""
@@ -449,7 +453,7 @@ class Directory:
     # Helpers
 
     def _is_here(self, name: str) -> bool:
-        return self._placement is None or not self._placement.elsewhere(name)
+        return self.placement is None or not self.placement.elsewhere(name)
 
     def _add(self, name: str) -> Space:
         space = self._spaces[name] = Space(name, self._clock)

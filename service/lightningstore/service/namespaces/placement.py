@@ -16,4 +16,7 @@ class Placement(Protocol):
         """
 
     async def refresh(self) -> None:
-        """Look at what the servers share, so that namespaces which others have created are known. Raises StorageFailed."""
+        """Look at all namespaces that the servers share, so that a list of them is complete. Raises StorageFailed."""
+
+    async def discover(self, name: str) -> None:
+        """Look for a namespace that this server does not know: another may have created it. Raises StorageFailed."""

@@ -18,6 +18,7 @@ def table_in(directory: Directory, name: str) -> Mapping[str, Operation]:
     The operations of another namespace than the default one open its store if necessary, and raise what
     `Directory.find` and opening raise.
     """
+    assert directory.default is not None  # noqa: S101  (stores in this process are those of a single server)
     default = table(directory.default)
     if name == DEFAULT_NAMESPACE:
         return default

@@ -29,10 +29,12 @@ class Info:
         self._live = engine.live
         #: Port of OTLP over HTTP; 0: not served.
         self.otlp_http_port = 0
+        #: Address of this server; empty unless it is one of several.
+        self.owner = ""
 
-    def announce(self, *, otlp_http_port: int) -> None:
-        """Set the port of OTLP over HTTP for GetServerInfo."""
-        self.otlp_http_port = otlp_http_port
+    def announce(self, *, otlp_http_port: int, owner: str) -> None:
+        """Set the port of OTLP over HTTP and the address of the server for GetServerInfo."""
+        self.otlp_http_port, self.owner = otlp_http_port, owner
 
     async def get_statistics(self, _request: GetStatisticsRequest) -> GetStatisticsResponse:
         """Return the counters."""
@@ -86,4 +88,5 @@ class Info:
             start_time=stamp(self._engine.opened_ns),
             otlp_http_port=self.otlp_http_port,
             namespace=self._engine.namespace,
+            owner=self.owner,
         )

@@ -251,8 +251,12 @@ class Forwarding:
         return peer
 
     async def refresh(self) -> None:
-        """Look at the namespaces that the servers share. Raises StorageFailed."""
+        """Look at all namespaces that the servers share. Raises StorageFailed."""
         await self._placement.refresh()
+
+    async def discover(self, name: str) -> None:
+        """Look for a namespace that this server does not know. Raises StorageFailed."""
+        await self._placement.discover(name)
 
     def end_calls(self, address: str, namespace: str | None = None) -> None:
         """End what is being forwarded to a server, in one namespace or in all, with NotOwner."""
@@ -272,7 +276,7 @@ async def found(directory: Directory, forwarding: Forwarding | None, name: str) 
     except NamespaceNotFound:
         if forwarding is None:
             raise
-        await forwarding.refresh()  # another server may have created it a moment ago
+        await forwarding.discover(name)  # another server may have created it a moment ago
         return directory.find(name)
 
 

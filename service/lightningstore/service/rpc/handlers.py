@@ -21,6 +21,7 @@ from lightningstore.service.rpc.forwarding import FORWARDED_KEY, Forwarding
 from lightningstore.service.rules import pieces, wire
 from lightningstore.service.rules.errors import MalformedMessage
 from lightningstore.service.rules.limits import HOLD_SECONDS
+from lightningstore.service.rules.namespaces import is_namespace
 from lightningstore.service.rules.pieces import Cut
 from lightningstore.v1 import namespace_pb2, service_pb2
 from lightningstore.v1.span_pb2 import (
@@ -76,16 +77,16 @@ def namespace_handlers(
 def _at_owner(
     calls: Calls, method: MethodDescriptor, handler: Handler, forwarding: Forwarding
 ) -> Handler:
-    """Return a handler that looks at what the servers share, and changes a namespace at the server that owns it."""
+    """Return a handler for one of several servers: what concerns one namespace is done by the server that serves it."""
     request_type = GetMessageClass(method.input_type)
     here: Any = handler
 
     async def answer(data: bytes, context: Context) -> bytes:
-        await forwarding.refresh()
-        name = _changed(request_type, data)
+        name = _namespace_in(request_type, data)
         is_forwarded = any(key == FORWARDED_KEY for key, _ in context.invocation_metadata() or ())
         peer = forwarding.peer(name) if name and not is_forwarded else None
         if peer is None:
+            await (forwarding.discover(name) if name else forwarding.refresh())
             answer: bytes = await here.unary_unary(data, context)
         else:
             there: Any = peer.handler(path_of(method), streams_in=False, streams_out=False)
@@ -95,16 +96,15 @@ def _at_owner(
     return grpc.unary_unary_rpc_method_handler(calls.answered(method.full_name, answer))
 
 
-def _changed(request_type: type[Message], data: bytes) -> str:
-    """Return the namespace that a request changes or deletes, "" if it does neither or is malformed."""
+def _namespace_in(request_type: type[Message], data: bytes) -> str:
+    """Return the name in a request of NamespaceService, "" for one without a valid name, which no server serves."""
     try:
-        if request_type is namespace_pb2.UpdateNamespaceRequest:
-            return namespace_pb2.UpdateNamespaceRequest.FromString(data).namespace.name
-        if request_type is namespace_pb2.DeleteNamespaceRequest:
-            return namespace_pb2.DeleteNamespaceRequest.FromString(data).name
+        request: Any = request_type.FromString(data)
     except DecodeError:
-        pass  # reported where the call is handled
-    return ""
+        return ""  # reported where the call is handled
+    has_settings = "namespace" in request_type.DESCRIPTOR.fields_by_name
+    name: str = getattr(request.namespace if has_settings else request, "name", "")
+    return name if is_namespace(name) else ""
 
 
 def _handler(store: Store, calls: Calls, method: MethodDescriptor, operation: Operation) -> Handler:

@@ -16,7 +16,7 @@ class Placed:
     owner: str = ""
     #: Id of the server that an operator has moved it to; empty if none has.
     wanted: str = ""
-    #: Whether it has live records: then it needs an owner although nobody calls it, so that deadlines fire.
+    #: Whether it has live records: then it needs an owner although no client calls it, so that deadlines fire.
     is_live: bool = False
 
 

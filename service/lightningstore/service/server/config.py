@@ -34,6 +34,21 @@ class Config(BaseSettings):
         "sqlite", description="Back end that stores the data."
     )
     db: Path = Field(Path("lightningstore.db"), description="Data file of the sqlite back end.")
+    data: Path | None = Field(
+        None,
+        description="Folder with one data file per namespace, instead of --db. Required by --processes.",
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Number of processes that share the namespaces in --data, for a machine with many cores.",
+    )
+    advertise: str | None = Field(
+        None,
+        description="Address (HOST or HOST:PORT) at which clients and other servers reach this server, if it is one "
+        "of several.",
+    )
     durability: Literal["full", "relaxed"] = Field(
         "full",
         description="Answered writes survive a power failure (full) or a crash of the process (relaxed).",
@@ -162,6 +177,16 @@ class Config(BaseSettings):
                 f"safe_threshold ({self.safe_bytes} bytes) must be below "
                 f"eviction_threshold ({self.eviction_bytes} bytes)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_processes(self) -> Config:
+        if self.processes > 1 and self.data is None:
+            raise ValueError("--processes requires --data, the folder that the processes share")
+        if self.data is not None and self.backend != "sqlite":
+            raise ValueError("--data is of the sqlite back end")
+        if self.data is not None and "db" in self.model_fields_set:
+            raise ValueError("--data and --db exclude each other")
         return self
 
     @property

@@ -10,7 +10,10 @@ import socket
 from collections.abc import Iterator, Mapping
 
 import grpc
+from lightningstore.service.cluster.cluster import Cluster
+from lightningstore.service.cluster.processes import Process, ProcessCluster
 from lightningstore.service.engine.clock import Clock, SystemClock
+from lightningstore.service.engine.shared import Shared
 from lightningstore.service.http.metrics import MetricsPage
 from lightningstore.service.http.otlp import OtlpTraces
 from lightningstore.service.http.server import HttpServer
@@ -19,8 +22,10 @@ from lightningstore.service.operations.store import Store
 from lightningstore.service.operations.store import open_store as opened
 from lightningstore.service.rpc import handlers, health, otlp
 from lightningstore.service.rpc.calls import Calls, Handler, Streams
+from lightningstore.service.rpc.forwarding import Forwarding
 from lightningstore.service.rpc.reflection import reflection
 from lightningstore.service.rpc.router import Router
+from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.gate import Gate, open_gate
 from lightningstore.service.server.metrics import Metrics
@@ -63,7 +68,8 @@ async def open_store(config: Config, clock: Clock | None = None) -> Store:
 async def open_directory(config: Config, clock: Clock | None = None) -> Directory:
     """Open all namespaces that a configuration names, to be used in this process. Raises as `open_store` does."""
     store = await open_store(config, clock)
-    directory = Directory(store, _catalog(config), config.retention())
+    common = _common(config, store, store.engine.clock)
+    directory = Directory(common, _catalog(config), config.retention(), default=store)
     try:
         await directory.start()
     except BaseException:
@@ -82,6 +88,13 @@ def _catalog(config: Config) -> Catalog:
     return catalog_at(_url(config), full_sync=full_sync, compress=config.compress_spans)
 
 
+def _common(config: Config, store: Store | None, clock: Clock) -> Common:
+    """Return what all stores have in common, which an open store has already."""
+    if store is not None:
+        return Common(store.engine.clock, store.engine.server_limits, store.engine.shared)
+    return Common(clock, config.limits(), Shared(config.limits()))
+
+
 def _url(config: Config) -> str:
     return "memory:" if config.backend == "memory" else f"sqlite:///{config.db}"
 
@@ -89,47 +102,61 @@ def _url(config: Config) -> str:
 class Server:
     """A gRPC server over the stores of its namespaces."""
 
-    def __init__(self, store: Store, config: Config, gate: Gate | None = None) -> None:
-        """Prepare a server over the open store of the default namespace; `start` listens. Raises Misconfigured."""
-        self._store = store
+    def __init__(
+        self,
+        store: Store | None,
+        config: Config,
+        gate: Gate | None = None,
+        *,
+        clock: Clock | None = None,
+        cluster: Cluster | None = None,
+    ) -> None:
+        """Prepare a server; `start` listens. Raises Misconfigured.
+
+        A single server takes the open store of the default namespace, one of several the others as a `cluster`.
+        """
         self._config = config
-        engine = store.engine
-        self.gate = gate or open_gate(config, engine.clock)
+        self._cluster = cluster
+        common = _common(config, store, clock or SystemClock())
+        self.gate = gate or open_gate(config, common.clock)
         self.directory = Directory(
-            Common(engine.clock, engine.server_limits, engine.shared),
-            _catalog(config),
+            common,
+            cluster.catalog if cluster is not None else _catalog(config),
             config.retention(),
             default=store,
+            placement=cluster,
         )
-        self._health = health.Health(self.directory.is_usable)
+        self._forwarding: Forwarding | None = None
+        usable = self.directory.is_usable
+        self._health = health.Health(usable if cluster is None else self._is_usable)
         self.metrics = Metrics() if config.metrics_port is not None else None
         tracing = tracer() if config.trace_calls else None
         interceptors = [i for i in (self.metrics, tracing, self.gate.guard) if i is not None]
-        self._server = grpc.aio.server(interceptors=interceptors, options=grpc_options(config))
+        options = grpc_options(config, shares_port=cluster is not None)
+        self._server = grpc.aio.server(interceptors=interceptors, options=options)
         self._otlp_http: HttpServer | None = None
         self._metrics_http: HttpServer | None = None
         self.port = 0
 
     async def start(self) -> None:
-        """Find the namespaces, and listen. Raises AddressInUse, StorageFailed."""
+        """Find the namespaces, and listen. Raises AddressInUse, StorageFailed, StorageUnusable."""
         await self.directory.start()
+        self.port = self._listen(self._config.host, self._config.port)
+        if (cluster := self._cluster) is not None:
+            advertised = cluster.advertised or self.address
+            if advertised != self.address and cluster.listeners:
+                self._listen(self._config.host, int(advertised.rpartition(":")[2]))
+            self._join(cluster, advertised)
         streams = Streams(self._config.max_open_streams)
         guard = self.gate.guard
-        elsewhere = otlp.Elsewhere(self.directory, guard.check_namespace if guard else None)
+        permit = guard.check_namespace if guard else None
+        elsewhere = otlp.Elsewhere(self.directory, permit, self._forwarding)
         services = self._add_handlers(streams, elsewhere)
-        address = f"{_bracketed(self._config.host)}:{self._config.port}"
-        try:
-            if self.gate.credentials is None:
-                self.port = self._server.add_insecure_port(address)
-            else:
-                self.port = self._server.add_secure_port(address, self.gate.credentials)
-        except RuntimeError as error:
-            raise AddressInUse(
-                f"cannot listen on {address}: in use, or not an address here"
-            ) from error
         try:
             await self._serve_otlp(streams, elsewhere)
             await self._serve_metrics()
+            if cluster is not None and self._forwarding is not None:
+                await cluster.start(advertised, self.directory, self._forwarding)
         except BaseException:
             await self._close_http(0)
             raise
@@ -137,24 +164,56 @@ class Server:
         self._health.serve(("", *services))
         self.directory.watch(lambda _: self._health.wake())
 
+    def _listen(self, host: str, port: int) -> int:
+        """Listen at an address with the server's encryption; return the port. Raises AddressInUse."""
+        address = f"{_bracketed(host)}:{port}"
+        try:
+            if self.gate.credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, self.gate.credentials)
+        except RuntimeError as error:
+            raise AddressInUse(
+                f"cannot listen on {address}: in use, or not an address here"
+            ) from error
+
+    def _join(self, cluster: Cluster, advertised: str) -> None:
+        """Prepare to forward calls, and to take those that others forward."""
+        options = channel_options(self._config)
+        self._forwarding = Forwarding(
+            cluster, advertised, lambda address: cluster.connect(address, options)
+        )
+        for address in cluster.listeners:
+            self._server.add_insecure_port(address)
+        self.directory.announce(owner=advertised)
+
+    def _is_usable(self, name: str) -> bool | None:
+        """Return whether calls of a namespace can be answered, None if there is no such namespace.
+
+        One of several servers is healthy while it can serve, whichever of them owns the default namespace.
+        """
+        usable = self.directory.is_usable(name)
+        if usable is None and name != DEFAULT_NAMESPACE:
+            return None
+        return self._cluster is not None and self._cluster.is_usable
+
     def _add_handlers(self, streams: Streams, elsewhere: otlp.Elsewhere) -> tuple[str, ...]:
         """Add the handlers of all calls; return the names of the services."""
-        engine, directory = self._store.engine, self.directory
-        calls = Calls(engine.limits.message_bytes, streams, closing=lambda: engine.closing)
+        directory, forwarding = self.directory, self._forwarding
+        calls = Calls(directory.limits.message_bytes, streams, closing=lambda: directory.is_closing)
 
         def bind(store: Store) -> Mapping[str, Handler]:
             export = otlp.handler(store, calls, elsewhere)
-            return {**handlers.handlers(store, calls), f"/{otlp.SERVICE}/Export": export}
+            return {**handlers.handlers(store, calls), otlp.EXPORT: export}
 
         of_namespaces = handlers.NAMESPACES.full_name
         services = (handlers.SERVICE.full_name, of_namespaces, otlp.SERVICE, health.SERVICE)
         self._server.add_generic_rpc_handlers(
             (
-                Router(directory, calls, bind),
+                Router(directory, calls, bind, forwarding),
                 grpc.method_handlers_generic_handler(
-                    of_namespaces, handlers.namespace_handlers(directory, calls)
+                    of_namespaces, handlers.namespace_handlers(directory, calls, forwarding)
                 ),
-                health.handler(self._health, lambda: engine.closing),
+                health.handler(self._health, lambda: directory.is_closing),
                 *reflection(services, calls),
             )
         )
@@ -169,7 +228,7 @@ class Server:
         traces = OtlpTraces(self.directory, self.gate.guard, streams, elsewhere)
         server = HttpServer([traces], self.metrics.count if self.metrics else None)
         with _listening("", host, port):
-            await server.start(host, port, context)
+            await server.start(host, port, context, shares_port=self._cluster is not None)
         self._otlp_http = server
         self.directory.announce(otlp_http_port=server.port)
         scheme = "https" if context else "http"
@@ -198,14 +257,25 @@ class Server:
         return self._metrics_http.port if self._metrics_http is not None else 0
 
     @property
+    def otlp_http_port(self) -> int:
+        """The port of OTLP over HTTP; 0: none."""
+        return self._otlp_http.port if self._otlp_http is not None else 0
+
+    @property
     def is_usable(self) -> bool:
         """Whether the storage answers. If not when the server has stopped, the data may be incomplete at its path."""
-        return self._store.engine.committer.failure is None
+        if self._cluster is not None:
+            return self._cluster.is_usable
+        store = self.directory.default
+        return store is None or store.engine.committer.failure is None
 
     @property
     def data(self) -> str:
         """Where the data is and what an answered write survives, for people."""
-        storage = self._store.engine.storage
+        if self._cluster is not None:
+            return self._cluster.description
+        assert self.directory.default is not None  # noqa: S101  (a single server has it)
+        storage = self.directory.default.engine.storage
         durability = Durability.Name(storage.durability).removeprefix("DURABILITY_").lower()
         return f"data in {storage.location}, durability {durability}"
 
@@ -223,6 +293,8 @@ class Server:
         loop = asyncio.get_running_loop()
         until = loop.time() + grace
         self._health.stop()
+        if self._cluster is not None:
+            await self._cluster.drain()
         self.directory.stop_waiting()
         http = [self._otlp_http.stop(grace)] if self._otlp_http is not None else []
         closing = asyncio.gather(self._server.stop(grace), *http)
@@ -233,6 +305,10 @@ class Server:
         all_ended = loop.time() < until
         await self._close_http(0)  # Metrics until here: they show how the shutdown proceeds.
         await self.directory.close()
+        if self._forwarding is not None:
+            await self._forwarding.close()
+        if self._cluster is not None:
+            await self._cluster.stop()
         return all_ended
 
 
@@ -241,6 +317,45 @@ async def start_server(config: Config, clock: Clock | None = None) -> Server:
 
     Raises AddressInUse, Misconfigured, StorageUnusable.
     """
+    clock = clock or SystemClock()
+    process = Process.current()
+    if process is None:
+        _check_addresses(config)
+    else:
+        config = _for_process(config, process)
+    gate = open_gate(config, clock)
+    store = cluster = None
+    if config.data is not None:
+        cluster = ProcessCluster(
+            process or Process(0, ("",)),
+            config.data,
+            full_sync=config.durability == "full",
+            compress=config.compress_spans,
+        )
+    else:
+        store = await open_store(config, clock)
+    server = Server(store, config, gate, clock=clock, cluster=cluster)
+    try:
+        await server.start()
+    except BaseException:
+        await server.directory.close()
+        raise
+    logger.debug("process %s serves on %s", os.getpid(), server.address)
+    return server
+
+
+def _for_process(config: Config, process: Process) -> Config:
+    """Return the settings of one of several processes: all serve on the same ports, and each has metrics of its own."""
+    changes: dict[str, object] = {"port": process.port}
+    if config.otlp_http_port is not None:
+        changes["otlp_http_port"] = process.otlp_http_port
+    if config.metrics_port:
+        changes["metrics_port"] = config.metrics_port + process.index
+    return config.model_copy(update=changes)
+
+
+def _check_addresses(config: Config) -> None:
+    """Raise AddressInUse for addresses that cannot be listened on, before any file is touched."""
     for purpose, host, port in (
         ("", config.host, config.port),
         ("", config.host, config.otlp_http_port),
@@ -249,16 +364,6 @@ async def start_server(config: Config, clock: Clock | None = None) -> Server:
         if port is not None:
             with _listening(purpose, host, port):
                 _probe(host, port)
-    gate = open_gate(config, clock or SystemClock())
-    store = await open_store(config, clock)
-    server = Server(store, config, gate)
-    try:
-        await server.start()
-    except BaseException:
-        await server.directory.close()
-        raise
-    logger.debug("process %s serves on %s", os.getpid(), server.address)
-    return server
 
 
 def _probe(host: str, port: int) -> None:
@@ -288,10 +393,21 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def grpc_options(config: Config) -> list[tuple[str, int]]:
-    """Return the options of the gRPC server."""
+def channel_options(config: Config) -> list[tuple[str, int]]:
+    """Return the options of a channel to another server, whose messages may be as large as those of clients."""
     return [
-        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", config.max_message_bytes + MESSAGE_SLACK_BYTES),
+        ("grpc.max_send_message_length", config.max_message_bytes + MESSAGE_SLACK_BYTES),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ]
+
+
+def grpc_options(config: Config, *, shares_port: bool = False) -> list[tuple[str, int]]:
+    """Return the options of the gRPC server. `shares_port`: other processes listen on the same port."""
+    return [
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_receive_message_length", config.max_message_bytes + MESSAGE_SLACK_BYTES),
         ("grpc.max_send_message_length", config.max_message_bytes),
         ("grpc.max_concurrent_streams", config.max_connection_streams),

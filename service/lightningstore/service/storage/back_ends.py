@@ -8,7 +8,7 @@ from pathlib import Path
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.catalog import Catalog, MemoryCatalog
 from lightningstore.service.storage.memory import MemoryStorage
-from lightningstore.service.storage.sqlite.catalog import SqliteCatalog
+from lightningstore.service.storage.sqlite.catalog import SqliteCatalog, folder_of
 from lightningstore.service.storage.sqlite.store import SqliteStorage
 
 _FILE = "sqlite:///"
@@ -45,7 +45,7 @@ def catalog_at(url: str, *, full_sync: bool = True, compress: bool | None = None
     path = _path(url)
     if path is None:
         return MemoryCatalog()
-    return SqliteCatalog(path, full_sync=full_sync, compress=bool(compress))
+    return SqliteCatalog(folder_of(path), like=path, full_sync=full_sync, compress=bool(compress))
 
 
 def _path(url: str) -> Path | None:

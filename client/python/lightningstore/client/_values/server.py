@@ -65,8 +65,18 @@ class ServerInfo(View[statistics_pb2.GetServerInfoResponse]):
 
     @property
     def backend(self) -> str:
-        """Back end: "memory" or "sqlite"."""
+        """Back end: "memory", "sqlite" or "postgresql"."""
         return self.message.backend
+
+    @property
+    def namespace(self) -> str:
+        """Namespace that answered; empty from servers of versions without namespaces."""
+        return self.message.namespace
+
+    @property
+    def owner(self) -> str:
+        """Address (host:port) of the server that serves the namespace; empty if there is only one server."""
+        return self.message.owner
 
     @property
     def durability(self) -> Durability:

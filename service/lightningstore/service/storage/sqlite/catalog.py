@@ -1,10 +1,11 @@
-"""Namespaces as files: the default one's is PATH, the others are PATH.d/NAME.db."""
+"""Namespaces as files. Beside a data file PATH, which is the default one's, the others are PATH.d/NAME.db."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -29,13 +30,31 @@ def folder_of(path: Path) -> Path:
 
 
 class SqliteCatalog:
-    """The folder of namespaces beside a data file."""
+    """A folder with a data file for each namespace."""
 
-    def __init__(self, path: Path, *, full_sync: bool = True, compress: bool = False) -> None:
-        """Take the path of the default namespace's file. The other arguments are those of SqliteStorage."""
-        self._path = path
-        self._folder = folder_of(path)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        like: Path | None = None,
+        is_ours: Callable[[str], bool] = lambda _: True,
+        full_sync: bool = True,
+        compress: bool = False,
+    ) -> None:
+        """Take the folder. The other arguments are those of SqliteStorage.
+
+        `like` is the file of the default namespace if that is not in the folder: who may read it may read the others.
+        `is_ours` tells which names this process creates, opens and deletes; files of other names are only read.
+        """
+        self._is_ours = is_ours
+        self._folder = folder
+        self._like = like
         self._full_sync, self._compress = full_sync, compress
+
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+        return self._folder
 
     async def survey(self) -> list[Found]:
         """Read each file that has no log, and remove what a crash left of files that were created or deleted."""
@@ -79,12 +98,13 @@ class SqliteCatalog:
             name = path.name.removesuffix(path.suffix)
             if not is_namespace(name):
                 continue
-            if path.suffix == DRAFT:
+            is_ours = self._is_ours(name)
+            if path.suffix == ENDING:
+                found.append(_inspect(name, path, is_ours=is_ours))
+            elif path.suffix == DRAFT and is_ours:
                 datafile.forget(path)
-            elif path.suffix == GONE:
+            elif path.suffix == GONE and is_ours:
                 self._forget(name)
-            elif path.suffix == ENDING:
-                found.append(_inspect(name, path))
         return found
 
     def _create(self, name: str, settings: bytes) -> None:
@@ -95,7 +115,7 @@ class SqliteCatalog:
         self._forget(name)
         datafile.forget(draft)
         try:
-            datafile.make(draft, self._path.stat().st_mode)
+            datafile.make(draft, self._mode())
             with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
                 datafile.prepare(connection, "FULL")
                 connection.execute(SQL["put_meta"], {"name": "settings", "value": settings})
@@ -103,10 +123,13 @@ class SqliteCatalog:
         finally:
             datafile.forget(draft)
 
+    def _mode(self) -> int:
+        return self._like.stat().st_mode if self._like is not None else 0
+
     def _make_folder(self) -> None:
         """Create the folder, for those who may read the default namespace's file."""
         if not self._folder.is_dir():
-            readers = self._path.stat().st_mode & 0o044
+            readers = self._mode() & 0o044
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._folder.chmod(0o700 | readers | readers >> 2)
             datafile.sync(self._folder.parent)
@@ -130,14 +153,17 @@ class SqliteCatalog:
             gone.unlink()
 
 
-def _inspect(name: str, path: Path) -> Found:
+def _inspect(name: str, path: Path, *, is_ours: bool) -> Found:
     """Read a few facts without opening the store, if that is safe and possible."""
-    if Path(f"{path}-wal").exists():
+    has_log = Path(f"{path}-wal").exists()
+    if has_log and is_ours:
         return Found(name)  # open elsewhere, or left by a crash
     try:
-        datafile.inspect(path)
-        # Without a log no process writes, and nothing has to be locked or created to read.
-        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        if not has_log:
+            datafile.inspect(path)
+        # Without a log no process writes, and nothing has to be locked or created to read. With one, the process that
+        # the file belongs to has it open, and a reader does not disturb it.
+        uri = f"{path.absolute().as_uri()}?mode=ro{'' if has_log else '&immutable=1'}"
         with closing(sqlite3.connect(uri, uri=True)) as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version != datafile.SCHEMA_VERSION:
@@ -146,4 +172,4 @@ def _inspect(name: str, path: Path) -> Found:
             ((live, oldest_ns),) = connection.execute(SQL["liveness"]).fetchall()
             return Found(name, facts["store_id"], facts.get("settings", b""), bool(live), oldest_ns)
     except (StorageUnusable, sqlite3.Error, OSError, LookupError) as error:
-        return Found(name, failure=str(error))
+        return Found(name, failure=str(error) if is_ours else "")

@@ -1,0 +1,1 @@
+"""Several servers that share their namespaces: which of them serves which."""

@@ -1,0 +1,324 @@
+"""Several servers over one folder of data files: each namespace belongs to one of them, and all answer for all."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc.aio
+import pytest
+import pytest_asyncio
+from google.protobuf import json_format
+from google.protobuf.message_factory import GetMessageClass
+from lightningstore.service.cluster.processes import Process, ProcessCluster
+from lightningstore.service.rpc.forwarding import OWNER_KEY
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import Server
+from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest, StartRolloutRequest
+from lightningstore.v1.completion_pb2 import WatchRolloutsRequest
+from lightningstore.v1.namespace_pb2 import (
+    GetNamespaceRequest,
+    ListNamespacesRequest,
+    Namespace,
+    UpdateNamespaceRequest,
+)
+from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, GetRolloutRequest
+from lightningstore.v1.span_pb2 import QuerySpansRequest
+from lightningstore.v1.statistics_pb2 import GetServerInfoRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+from tests.clock import ManualClock
+from tests.namespaced import METHODS, Caller, reason_of
+
+pytestmark = pytest.mark.asyncio
+
+NAMES = ("default", "a", "b", "c", "d", "e")
+
+
+class Machine:
+    """Two servers over one folder, in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._sockets = tempfile.TemporaryDirectory(prefix="ls-")
+        self.clock = ManualClock()
+        self.servers: list[Server] = []
+        self.callers: list[Caller] = []
+        self._channels: list[grpc.aio.Channel] = []
+        self._ports = [socket.socket() for _ in range(2)]
+        for reserved in self._ports:
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            reserved.bind(("127.0.0.1", 0))
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(f"127.0.0.1:{reserved.getsockname()[1]}" for reserved in self._ports)
+
+    async def start(self) -> None:
+        """Start both servers."""
+        for index, address in enumerate(self.addresses):
+            process = Process(index, self.addresses, self._sockets.name)
+            port = int(address.rpartition(":")[2])
+            config = Config(port=port, otlp_http_port=0, grace=0.1)
+            cluster = ProcessCluster(process, self.folder)
+            server = Server(None, config, clock=self.clock, cluster=cluster)
+            await server.start()
+            self.servers.append(server)
+            channel = grpc.aio.insecure_channel(address)
+            self._channels.append(channel)
+            self.callers.append(Caller(channel))
+
+    async def stop(self) -> None:
+        """Stop both servers."""
+        for channel in self._channels:
+            await channel.close()
+        for server in self.servers:
+            await server.stop(0.1)
+        self.servers, self.callers, self._channels = [], [], []
+
+    def close(self) -> None:
+        """Free the ports and the folder of sockets."""
+        for reserved in self._ports:
+            reserved.close()
+        self._sockets.cleanup()
+
+    def owner(self, name: str) -> int:
+        """Return the index of the server that a namespace belongs to."""
+        (index,) = [i for i, server in enumerate(self.servers) if not self._elsewhere(server, name)]
+        return index
+
+    @staticmethod
+    def _elsewhere(server: Server, name: str) -> str:
+        placement = server.directory.placement
+        assert placement is not None
+        return placement.elsewhere(name)
+
+
+@pytest_asyncio.fixture
+async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
+    """A machine with the namespaces of NAMES."""
+    machine = Machine(tmp_path / "data")
+    await machine.start()
+    for number, name in enumerate(NAMES[1:]):
+        await machine.callers[number % 2].create(name, description=f"run {name}")
+    yield machine
+    await machine.stop()
+    machine.close()
+
+
+def enqueue(text: str) -> EnqueueRolloutsRequest:
+    """Return a request with one rollout."""
+    request = EnqueueRolloutsRequest()
+    request.rollouts.add(input_json=b'{"text": "%s"}' % text.encode())
+    return request
+
+
+async def test_both_servers_own_namespaces_and_each_one_is_open_once(machine: Machine) -> None:
+    assert {machine.owner(name) for name in NAMES} == {0, 1}
+    for name in NAMES:
+        await machine.callers[0].call(
+            "GetStatistics", GetMessageClass(METHODS["GetStatistics"].input_type)(), name
+        )
+        opened = [
+            [space.name for space in server.directory.spaces() if space.store is not None]
+            for server in machine.servers
+        ]
+        assert [name in names for names in opened].count(True) == 1
+    assert sorted(path.name for path in machine.folder.glob("*.db")) == sorted(
+        f"{n}.db" for n in NAMES
+    )
+
+
+async def test_what_one_server_stores_the_other_shows(machine: Machine) -> None:
+    for name in NAMES:
+        rollout = (await machine.callers[0].call("EnqueueRollouts", enqueue(name), name)).rollouts[
+            0
+        ]
+        request = GetRolloutRequest(rollout_id=rollout.rollout_id)
+        found = (await machine.callers[1].call("GetRollout", request, name)).rollout
+        assert name.encode() in found.input_json
+        for other in NAMES:
+            if other != name:
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await machine.callers[0].call("GetRollout", request, other)
+                assert reason_of(raised.value)[1] == "ROLLOUT_NOT_FOUND"
+
+
+async def test_server_info_names_the_owner_and_forwarded_answers_do_too(machine: Machine) -> None:
+    for name in NAMES:
+        owner = machine.owner(name)
+        for index, caller in enumerate(machine.callers):
+            call = caller.begin("GetServerInfo", GetServerInfoRequest(), name)
+            info = await call
+            assert (info.owner, info.namespace) == (machine.addresses[owner], name)
+            trailers = dict(await call.trailing_metadata())
+            assert trailers.get(OWNER_KEY) == (None if index == owner else machine.addresses[owner])
+
+
+async def test_every_call_is_answered_alike_by_both_servers(machine: Machine) -> None:
+    """Empty requests: an answer, or the same error."""
+
+    async def outcome(caller: Caller, method: str, name: str) -> Any:
+        request = GetMessageClass(METHODS[method].input_type)()
+        try:
+            answers = await caller.call(method, request, name, timeout=1)
+        except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                return "waits"
+            return reason_of(error)
+        return type(answers)
+
+    for method in METHODS:
+        for name in ("default", "a", "b", "none"):
+            first, second = [await outcome(caller, method, name) for caller in machine.callers]
+            assert first == second, (method, name)
+
+
+async def test_namespaces_are_listed_changed_and_deleted_through_any_server(
+    machine: Machine,
+) -> None:
+    for number, caller in enumerate(machine.callers):
+        listed = (await caller.call("ListNamespaces", ListNamespacesRequest())).namespaces
+        assert [each.name for each in listed] == sorted(NAMES)
+        assert {each.description for each in listed if each.name not in ("a", "default")} == {
+            f"run {name}" for name in NAMES[2:]
+        }
+        changed = Namespace(name="a", description=f"changed {number}")
+        await caller.call("UpdateNamespace", UpdateNamespaceRequest(namespace=changed))
+        for each in machine.callers:
+            found = await each.call("GetNamespace", GetNamespaceRequest(name="a"))
+            assert found.namespace.description == f"changed {number}"
+    await machine.callers[0].delete("a")
+    await machine.callers[0].delete("b")
+    for caller in machine.callers:
+        listed = (await caller.call("ListNamespaces", ListNamespacesRequest())).namespaces
+        assert [each.name for each in listed] == ["c", "d", "default", "e"]
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await caller.call("EnqueueRollouts", enqueue("x"), "a")
+        assert reason_of(raised.value)[1] == "NAMESPACE_NOT_FOUND"
+
+
+async def test_a_namespace_created_twice_at_once_exists_once(machine: Machine) -> None:
+    async def create(caller: Caller) -> bool:
+        try:
+            await caller.create("fresh")
+        except grpc.aio.AioRpcError as error:
+            assert reason_of(error)[1] == "NAMESPACE_EXISTS"
+            return False
+        return True
+
+    outcomes = await asyncio.gather(*[create(machine.callers[i % 2]) for i in range(8)])
+    assert outcomes.count(True) == 1
+
+
+async def test_polls_and_watches_work_through_the_other_server(machine: Machine) -> None:
+    for name in NAMES:
+        far = machine.callers[1 - machine.owner(name)]
+        watch = far.begin("WatchRollouts", WatchRolloutsRequest(), name, timeout=30)
+        await watch.read()
+        request = DequeueRolloutsRequest(limit=1, worker_id="w")
+        request.wait.FromSeconds(20)
+        polling = asyncio.ensure_future(far.call("DequeueRollouts", request, name, timeout=30))
+        await asyncio.sleep(0.05)
+        near = machine.callers[machine.owner(name)]
+        rollout_id = (
+            (await near.call("EnqueueRollouts", enqueue(name), name)).rollouts[0].rollout_id
+        )
+        assert (await polling).rollouts[0].rollout_id == rollout_id
+        cancel = GetMessageClass(METHODS["CancelRollouts"].input_type)(rollout_ids=[rollout_id])
+        await near.call("CancelRollouts", cancel, name)
+        assert (await watch.read()).rollouts[0].rollout_id == rollout_id
+        watch.cancel()
+
+
+def export(attempts: list[tuple[str, str, str]]) -> ExportTraceServiceRequest:
+    """Return spans of attempts, each given as namespace, rollout id and attempt id."""
+    request = ExportTraceServiceRequest()
+    for number, (name, rollout_id, attempt_id) in enumerate(attempts):
+        spans = request.resource_spans.add()
+        for key, value in (
+            ("lightningstore.namespace", name),
+            ("agentlightning.rollout_id", rollout_id),
+            ("agentlightning.attempt_id", attempt_id),
+        ):
+            spans.resource.attributes.add(key=key).value.string_value = value
+        span = spans.scope_spans.add().spans.add(name="step")
+        span.trace_id, span.span_id = bytes(16 - 1) + b"1", bytes(7) + bytes([number + 1])
+        span.start_time_unix_nano = span.end_time_unix_nano = 1
+    return request
+
+
+@pytest.mark.parametrize("encoding", ["grpc", "protobuf", "json"])
+async def test_spans_reach_the_namespace_that_their_resource_names(
+    machine: Machine, encoding: str
+) -> None:
+    attempts = []
+    for name in NAMES:
+        request = StartRolloutRequest()
+        request.rollout.input_json = b"{}"
+        rollout = (await machine.callers[0].call("StartRollout", request, name)).rollout
+        attempts.append((name, rollout.rollout_id, rollout.latest_attempt.attempt_id))
+    attempts.append(("nowhere", *attempts[0][1:]))
+    sent = export(attempts)
+    path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+    if encoding == "grpc":
+        async with grpc.aio.insecure_channel(machine.addresses[0]) as channel:
+            data = await channel.unary_unary(path)(sent.SerializeToString())
+    else:
+        data = await post(machine.servers[0], sent, encoding)
+    answer = ExportTraceServiceResponse.FromString(data)
+    assert answer.partial_success.rejected_spans == 1
+    assert "nowhere" in answer.partial_success.error_message
+    for name, rollout_id, _ in attempts[:-1]:
+        request = QuerySpansRequest(rollout_id=rollout_id)
+        answers = await machine.callers[1].call("QuerySpans", request, name)
+        assert sum(len(batch.spans) for each in answers for batch in each.batches) == 1
+
+
+async def post(server: Server, sent: ExportTraceServiceRequest, encoding: str) -> bytes:
+    """Send spans over HTTP; return the answer as protobuf."""
+    is_json = encoding == "json"
+    body: Any = as_json(sent) if is_json else sent.SerializeToString()
+    headers = {"Content-Type": f"application/{'json' if is_json else 'x-protobuf'}"}
+    url = f"http://127.0.0.1:{server.otlp_http_port}/v1/traces"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, data=body, headers=headers) as response,
+    ):
+        assert response.status == 200, await response.text()
+        data = await response.read()
+    if is_json:
+        return json_format.Parse(data, ExportTraceServiceResponse()).SerializeToString()
+    return data
+
+
+def as_json(sent: ExportTraceServiceRequest) -> bytes:
+    """Return a request in OTLP's JSON, whose ids are hexadecimal."""
+    content = json_format.MessageToDict(sent, use_integers_for_enums=True)
+    for resource in content["resourceSpans"]:
+        for span in resource["scopeSpans"][0]["spans"]:
+            for key in ("traceId", "spanId"):
+                span[key] = base64.b64decode(span[key]).hex()
+    return json.dumps(content).encode()
+
+
+async def test_everything_is_there_after_a_restart(machine: Machine) -> None:
+    ids = {}
+    for name in NAMES:
+        answer = await machine.callers[0].call("EnqueueRollouts", enqueue(name), name)
+        ids[name] = answer.rollouts[0].rollout_id
+    await machine.stop()
+    await machine.start()
+    for name, rollout_id in ids.items():
+        for caller in machine.callers:
+            await caller.call("GetRollout", GetRolloutRequest(rollout_id=rollout_id), name)
