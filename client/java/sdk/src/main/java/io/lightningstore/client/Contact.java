@@ -52,7 +52,9 @@ final class Contact {
 
   /** Notes that the server has answered, or that the client was closed. */
   void end() {
-    over = true;
+    if (!over) { // written once, because every answer comes here
+      over = true;
+    }
   }
 
   private void report() {
