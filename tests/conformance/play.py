@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from tests.conformance.driver import Driver, DriverError
 from tests.conformance.match import compare, show
-from tests.conformance.scenario import SERVICE, Scenario, kind_of
+from tests.conformance.scenario import METHODS, Scenario, kind_of
 from tests.conformance.values import ScenarioError, expand, find, merge
 
 #: Seconds that a scenario may take.
@@ -102,7 +102,7 @@ class Play:
 
     def _begin(self, step: dict[str, Any]) -> None:
         begun = self._begun[step["label"]] = self._send(step, step["begin"])
-        if SERVICE.methods_by_name[begun.method].server_streaming:
+        if METHODS[begun.method].server_streaming:
             begun.driver.answer(begun.number, ["started", "responses"], self._until)
 
     def _await(self, step: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ class Play:
         seconds = time.monotonic() - begun.since
         responses, error = answer["responses"], answer.get("error")
         wrong = _compare_error(self._expand(step.get("error")), error)
-        method = SERVICE.methods_by_name.get(begun.method)
+        method = METHODS.get(begun.method)
         if not wrong and method is not None and not method.server_streaming:
             count = 0 if error else 1
             if len(responses) != count:

@@ -46,13 +46,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightningstore.v1 import service_pb2
+from lightningstore.v1 import namespace_pb2, service_pb2
 
 from tests.conformance.match import OPERATORS
 from tests.conformance.values import GENERATORS, ScenarioError, names_in
 
 FOLDER = Path(__file__).with_name("scenarios")
-SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
+#: The methods of the contract, by their names, which no two services share.
+METHODS = {
+    method.name: method
+    for file in (service_pb2.DESCRIPTOR, namespace_pb2.DESCRIPTOR)
+    for service in file.services_by_name.values()
+    for method in service.methods
+}
 
 _TOP = {"description", "roles", "server", "backends", "steps"}
 _SEND = {"request", "requests", "timeout", "metadata"}
@@ -198,9 +204,9 @@ class _Checker:
         self._open(step["label"])
 
     def _method(self, step: dict[str, Any], name: str) -> None:
-        if name not in SERVICE.methods_by_name:
+        if name not in METHODS:
             raise ScenarioError(f"no method {name!r}")
-        streams = SERVICE.methods_by_name[name].client_streaming
+        streams = METHODS[name].client_streaming
         if ("requests" if streams else "request") not in step or {"request", "requests"} <= set(
             step
         ):

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "lightningstore/v1/namespace.grpc.pb.h"
+
 namespace conformance {
 namespace {
 
@@ -24,12 +26,17 @@ constexpr double kTimeoutSeconds = 30;
 // at all.
 constexpr std::chrono::milliseconds kAtOnce{50};
 
-const ServiceDescriptor& Service() {
-  static const ServiceDescriptor* service =
-      google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(
-          lightningstore::v1::LightningStoreService::service_full_name());
-  if (service == nullptr) throw std::logic_error("the service is not linked in");
-  return *service;
+// Returns the method of a name, which no two services of the contract share; null if there is none.
+const MethodDescriptor* FindMethod(const std::string& name) {
+  for (const char* full_name : {lightningstore::v1::LightningStoreService::service_full_name(),
+                                lightningstore::v1::NamespaceService::service_full_name()}) {
+    const ServiceDescriptor* service =
+        google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(full_name);
+    if (service == nullptr) throw std::logic_error(std::string(full_name) + " is not linked in");
+    const MethodDescriptor* method = service->FindMethodByName(name);
+    if (method != nullptr) return method;
+  }
+  return nullptr;
 }
 
 std::unique_ptr<Message> NewMessage(const Descriptor* type) {
@@ -147,11 +154,11 @@ void SendAll(Exchange& exchange, const std::vector<grpc::ByteBuffer>& requests) 
 
 }  // namespace
 
-bool IsMethod(const std::string& name) { return Service().FindMethodByName(name) != nullptr; }
+bool IsMethod(const std::string& name) { return FindMethod(name) != nullptr; }
 
 json MakeCall(const std::shared_ptr<grpc::Channel>& channel, grpc::ClientContext& context,
               const json& command, const std::function<void()>& started) {
-  const MethodDescriptor& method = *Service().FindMethodByName(command.at("method").get<std::string>());
+  const MethodDescriptor& method = *FindMethod(command.at("method").get<std::string>());
   std::vector<grpc::ByteBuffer> requests;
   for (const json& request : command.at("requests")) requests.push_back(Parse(method.input_type(), request));
   if (!method.client_streaming() && requests.size() != 1) {

@@ -1,4 +1,4 @@
-// Calls any method of the service, of any kind, from the service's descriptor.
+// Calls any method of the contract, of any kind, from its service's descriptor.
 #pragma once
 
 #include <functional>
@@ -10,7 +10,7 @@
 
 namespace conformance {
 
-// Returns whether the service has a method with that name.
+// Returns whether the contract has a method with that name.
 bool IsMethod(const std::string& name);
 
 // Makes the call of a command and returns its answer. Calls `started` when the initial metadata of a response

@@ -26,8 +26,7 @@ const defaultTimeout = 30 * time.Second
 // call calls a method of any name and kind.
 func (d *driver) call(ctx context.Context, client *lightningstore.Client, c command) {
 	defer d.cancel(string(c.ID))
-	service := pb.File_lightningstore_v1_service_proto.Services().ByName("LightningStoreService")
-	method := service.Methods().ByName(protoreflect.Name(c.Method))
+	method := methodOf(protoreflect.Name(c.Method))
 	if method == nil {
 		d.answer(c, answer{"unsupported": fmt.Sprintf("no method %q", c.Method)})
 		return
@@ -53,6 +52,19 @@ func (d *driver) call(ctx context.Context, client *lightningstore.Client, c comm
 		what["error"] = describe(err)
 	}
 	d.answer(c, what)
+}
+
+// methodOf returns the method of a name, which no two services of the contract share; nil if there is none.
+func methodOf(name protoreflect.Name) protoreflect.MethodDescriptor {
+	services := []protoreflect.ServiceDescriptor{
+		pb.File_lightningstore_v1_service_proto.Services().ByName("LightningStoreService"),
+		pb.File_lightningstore_v1_namespace_proto.Services().ByName("NamespaceService")}
+	for _, service := range services {
+		if method := service.Methods().ByName(name); method != nil {
+			return method
+		}
+	}
+	return nil
 }
 
 // exchange sends the requests and passes each response on. It calls started when the initial metadata of a

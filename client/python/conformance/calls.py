@@ -13,15 +13,20 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from lightningstore.client.errors import DETAILS_KEY, from_rpc_error
 from lightningstore.client.transports import GrpcTransport
-from lightningstore.v1 import service_pb2
+from lightningstore.v1 import namespace_pb2, service_pb2
 
-SERVICE = service_pb2.DESCRIPTOR.services_by_name["LightningStoreService"]
+METHODS = {
+    method.name: method
+    for file in (service_pb2.DESCRIPTOR, namespace_pb2.DESCRIPTOR)
+    for service in file.services_by_name.values()
+    for method in service.methods
+}
 TIMEOUT = 30.0
 
 
 def is_method(name: str) -> bool:
-    """Tell whether the service has a method of that name."""
-    return name in SERVICE.methods_by_name
+    """Tell whether the contract has a method of that name."""
+    return name in METHODS
 
 
 class Call:
@@ -30,7 +35,7 @@ class Call:
     def __init__(self, transport: GrpcTransport, command: dict[str, Any]) -> None:
         self._transport = transport
         self._command = command
-        self._method = SERVICE.FindMethodByName(command["method"])
+        self._method = METHODS[command["method"]]
         self._begun = threading.Event()
         self._call: Any = None
 

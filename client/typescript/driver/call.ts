@@ -1,4 +1,4 @@
-/** Calls any method of the service, from its descriptor. */
+/** Calls any method of the contract, from its descriptor. */
 
 import {
   fromJson,
@@ -9,28 +9,31 @@ import {
   type Message,
 } from "@bufbuild/protobuf";
 
-import { Code, LightningStoreError, type CallOptions, type Stubs } from "../src/index.js";
-import { LightningStoreService } from "../src/proto.js";
+import { Code, LightningStoreError, type CallOptions, type LightningStore } from "../src/index.js";
+import { LightningStoreService, NamespaceService } from "../src/proto.js";
 import type { Command } from "./protocol.js";
 
 type Unary = (request: Message, options: CallOptions) => Promise<Message>;
 type ClientStream = (requests: Message[], options: CallOptions) => Promise<Message>;
 type ServerStream = (request: Message, options: CallOptions) => AsyncIterable<Message>;
 
+/** No two services have a method of the same name. */
+const METHODS = [...LightningStoreService.methods, ...NamespaceService.methods];
+
 /** Makes the call and returns the answer. */
 export async function call(
-  rpc: Stubs,
+  store: LightningStore,
   command: Command,
   signal: AbortSignal,
   onStarted: () => void,
 ): Promise<object> {
-  const method = LightningStoreService.methods.find(({ name }) => name === command.method);
+  const method = METHODS.find(({ name }) => name === command.method);
   if (!method) return { unsupported: `no method ${command.method ?? ""}` };
   const requests = (command.requests ?? []).map((json) => fromJson(method.input, json));
   const options = { signal, timeoutMs: (command.timeout ?? 30) * 1000, metadata: command.metadata };
   const responses: JsonValue[] = [];
   try {
-    for await (const message of answers(rpc, method, requests, { ...options, onStarted })) {
+    for await (const message of answers(store, method, requests, { ...options, onStarted })) {
       responses.push(toJson<DescMessage>(method.output, message));
     }
   } catch (error) {
@@ -40,12 +43,13 @@ export async function call(
 }
 
 async function* answers(
-  rpc: Stubs,
+  store: LightningStore,
   method: DescMethod,
   requests: Message[],
   options: CallOptions,
 ): AsyncGenerator<Message> {
-  const stub: unknown = rpc[method.localName as keyof Stubs];
+  const stubs: Record<string, unknown> = { ...store.rpc, ...store.namespaceRpc };
+  const stub = stubs[method.localName];
   const { onStarted, ...quiet } = options;
   if (method.methodKind === "client_streaming") {
     yield await (stub as ClientStream)(requests, quiet);

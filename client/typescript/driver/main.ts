@@ -54,7 +54,7 @@ async function runCall(command: Command): Promise<void> {
   const started = (): void => {
     answer(id, { started: true });
   };
-  answer(id, await call(store.rpc, command, controller.signal, started));
+  answer(id, await call(store, command, controller.signal, started));
 }
 
 async function obey(command: Command): Promise<void> {

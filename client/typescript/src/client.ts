@@ -24,7 +24,7 @@ import {
 } from "./namespaces.js";
 import { fromMessage, toMessage, type Resource } from "./resources.js";
 import { toConfig, toMode, toSpec, type RolloutSpec } from "./rollouts.js";
-import { Connection, type CallOptions, type Stubs, type StubsOf } from "./rpc.js";
+import { Connection, type CallOptions, type NamespaceStubs, type Stubs } from "./rpc.js";
 import type { StoredSpan } from "./spans.js";
 import { querySpans, RolloutWait, type WaitOptions } from "./streams.js";
 import type { AttemptTriplets } from "./gen/lightningstore/v1/triplet_pb.js";
@@ -102,8 +102,9 @@ const PATHS: Readonly<Record<keyof RolloutChanges, string>> = {
 export class LightningStore {
   /** A typed function for each call of the contract. Writes without a requestId get one. */
   readonly rpc: Stubs;
+  /** A typed function for each call about namespaces. */
+  readonly namespaceRpc: NamespaceStubs;
   readonly #connection: Connection;
-  readonly #namespaces: StubsOf<typeof NamespaceService>;
   readonly #timeoutMs: number;
 
   /**
@@ -115,7 +116,7 @@ export class LightningStore {
     this.#connection = new Connection(given);
     this.#timeoutMs = given.timeoutMs ?? 30_000;
     this.rpc = this.#connection.stubs();
-    this.#namespaces = this.#connection.stubsOf(NamespaceService);
+    this.namespaceRpc = this.#connection.stubsOf(NamespaceService);
   }
 
   /** Closes the connection at once. Calls in progress fail with code CANCELLED. */
@@ -254,17 +255,17 @@ export class LightningStore {
   ): Promise<Namespace> {
     const { requestId = "", ...call } = options;
     const request = { namespace: toNamespace(name, settings), requestId };
-    return present((await this.#namespaces.createNamespace(request, call)).namespace);
+    return present((await this.namespaceRpc.createNamespace(request, call)).namespace);
   }
 
   /** Returns a namespace with its settings. */
   async getNamespace(name: string, options?: CallOptions): Promise<Namespace> {
-    return present((await this.#namespaces.getNamespace({ name }, options)).namespace);
+    return present((await this.namespaceRpc.getNamespace({ name }, options)).namespace);
   }
 
   /** Lists the namespaces, ordered by name. They are loaded page by page. */
   listNamespaces(query: NamespaceQuery = {}): AsyncGenerator<Namespace, void, undefined> {
-    return listNamespaces(this.#namespaces, query);
+    return listNamespaces(this.namespaceRpc, query);
   }
 
   /** Changes the given settings of a namespace and returns it after the change. */
@@ -275,13 +276,13 @@ export class LightningStore {
   ): Promise<Namespace> {
     const updateMask = create(FieldMaskSchema, { paths: pathsOf(settings) });
     const request = { namespace: toNamespace(name, settings), updateMask };
-    return present((await this.#namespaces.updateNamespace(request, options)).namespace);
+    return present((await this.namespaceRpc.updateNamespace(request, options)).namespace);
   }
 
   /** Deletes a namespace with everything in it. "default" cannot be deleted. */
   async deleteNamespace(name: string, options: DeleteNamespaceOptions = {}): Promise<void> {
     const { force = false, allowMissing = false, ...call } = options;
-    await this.#namespaces.deleteNamespace({ name, force, allowMissing }, call);
+    await this.namespaceRpc.deleteNamespace({ name, force, allowMissing }, call);
   }
 }
 

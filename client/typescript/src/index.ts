@@ -37,7 +37,7 @@ export {
 } from "./resources.js";
 export { emitReward, findFinalReward, type RewardSpan } from "./rewards.js";
 export type { RetriedEnd, RolloutConfig, RolloutSpec } from "./rollouts.js";
-export type { CallOptions, Stubs } from "./rpc.js";
+export type { CallOptions, NamespaceStubs, Stubs } from "./rpc.js";
 export { Runner, type RunnerOptions } from "./runner.js";
 export { StoredSpan, type AttributeValue } from "./spans.js";
 export type { RolloutWait, WaitOptions } from "./streams.js";

@@ -2,12 +2,8 @@
 
 import { create } from "@bufbuild/protobuf";
 
-import {
-  NamespaceSchema,
-  type Namespace,
-  type NamespaceService,
-} from "./gen/lightningstore/v1/namespace_pb.js";
-import type { CallOptions, StubsOf } from "./rpc.js";
+import { NamespaceSchema, type Namespace } from "./gen/lightningstore/v1/namespace_pb.js";
+import type { CallOptions, NamespaceStubs } from "./rpc.js";
 import { toDuration } from "./rollouts.js";
 
 /** The settings of a namespace. In an update, null clears a setting, and the server's own applies again. */
@@ -74,7 +70,7 @@ export function pathsOf(settings: NamespaceSettings): string[] {
 
 /** Lists namespaces page by page. */
 export async function* listNamespaces(
-  stubs: StubsOf<typeof NamespaceService>,
+  stubs: NamespaceStubs,
   { nameContains = "", ...call }: NamespaceQuery,
 ): AsyncGenerator<Namespace, void, undefined> {
   let pageToken = "";

@@ -26,6 +26,7 @@ import { channelOptions, resolveEndpoint, type ConnectOptions } from "./channel.
 import { Contact } from "./contact.js";
 import { Code, LightningStoreError, toStoreError } from "./errors.js";
 import { messageOf } from "./failures.js";
+import type { NamespaceService } from "./gen/lightningstore/v1/namespace_pb.js";
 import { LightningStoreService } from "./gen/lightningstore/v1/service_pb.js";
 
 import { malformedName } from "./text.js";
@@ -76,6 +77,9 @@ export type StubsOf<Service extends { readonly method: object }> = {
 
 /** A typed function for each call of the store. */
 export type Stubs = StubsOf<typeof LightningStoreService>;
+
+/** A typed function for each call about namespaces. */
+export type NamespaceStubs = StubsOf<typeof NamespaceService>;
 
 /** Maximum number of tries of a call. */
 const MAX_TRIES = 5;

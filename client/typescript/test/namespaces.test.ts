@@ -3,14 +3,9 @@ import { test } from "node:test";
 
 import { create } from "@bufbuild/protobuf";
 
-import { Code, LightningStore } from "../src/index.js";
+import { Code, LightningStore, type NamespaceStubs } from "../src/index.js";
 import { listNamespaces } from "../src/namespaces.js";
-import {
-  ListNamespacesResponseSchema,
-  NamespaceSchema,
-  type NamespaceService,
-} from "../src/proto.js";
-import type { StubsOf } from "../src/rpc.js";
+import { ListNamespacesResponseSchema, NamespaceSchema } from "../src/proto.js";
 import { TestServer } from "./server.js";
 
 test("namespaces are created, changed and deleted", async (t) => {
@@ -64,7 +59,7 @@ test("lists of namespaces load page by page", async () => {
       const page = create(ListNamespacesResponseSchema, { namespaces, nextPageToken });
       return Promise.resolve(page);
     },
-  } as unknown as StubsOf<typeof NamespaceService>;
+  } as unknown as NamespaceStubs;
   const query = { nameContains: "n", timeoutMs: 7 };
   const names = [];
   for await (const { name } of listNamespaces(stubs, query)) names.push(name);

@@ -1,4 +1,4 @@
-//! Calls any method of the service, from its descriptor.
+//! Calls any method of the contract, from its descriptor.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -26,8 +26,8 @@ static CONTRACT: LazyLock<DescriptorPool> = LazyLock::new(|| {
 
 /// Calls a method of any kind and returns the answer.
 pub(crate) async fn call(client: &Client, command: &Command, cancelled: &CancellationToken) -> Value {
-    let service = CONTRACT.get_service_by_name("lightningstore.v1.LightningStoreService");
-    let method = service.and_then(|service| service.methods().find(|m| m.name() == command.method));
+    let method =
+        CONTRACT.services().find_map(|service| service.methods().find(|m| m.name() == command.method));
     let Some(method) = method else {
         return json!({"unsupported": format!("no method {:?}", command.method)});
     };

@@ -14,9 +14,12 @@ import io.grpc.ClientCall;
 import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
 import io.grpc.MethodDescriptor.PrototypeMarshaller;
+import io.grpc.ServiceDescriptor;
 import io.grpc.Status;
 import io.lightningstore.client.LightningStoreException;
 import io.lightningstore.v1.LightningStoreServiceGrpc;
+import io.lightningstore.v1.NamespaceServiceGrpc;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
@@ -24,6 +27,12 @@ import java.util.function.Consumer;
 /** A call of any method and kind, by its name. */
 final class Call extends ClientCall.Listener<Message> implements Runnable {
   private static final double DEFAULT_SECONDS = 30;
+
+  /** No two of them have a method of the same name. */
+  private static final List<ServiceDescriptor> SERVICES =
+      List.of(
+          LightningStoreServiceGrpc.getServiceDescriptor(),
+          NamespaceServiceGrpc.getServiceDescriptor());
 
   private final JsonObject command;
   private final MethodDescriptor<Message, Message> method;
@@ -47,13 +56,14 @@ final class Call extends ClientCall.Listener<Message> implements Runnable {
   }
 
   /** Returns the call of a command, not started yet; null for an unknown method. */
-  @SuppressWarnings("unchecked") // all methods of the service take and give messages
+  @SuppressWarnings("unchecked") // all methods of the contract take and give messages
   static Call of(Channel channel, JsonObject command, Consumer<JsonObject> answer) {
     String name = Driver.text(command, "method");
-    for (MethodDescriptor<?, ?> method :
-        LightningStoreServiceGrpc.getServiceDescriptor().getMethods()) {
-      if (name.equals(method.getBareMethodName())) {
-        return new Call(channel, command, (MethodDescriptor<Message, Message>) method, answer);
+    for (ServiceDescriptor service : SERVICES) {
+      for (MethodDescriptor<?, ?> method : service.getMethods()) {
+        if (name.equals(method.getBareMethodName())) {
+          return new Call(channel, command, (MethodDescriptor<Message, Message>) method, answer);
+        }
       }
     }
     return null;
