@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 #: How often each test tries, by the name it asks for, at `--scale 1`: the figures of docs/guarantees.md.
 TRIES = {
     "kills": 200,
+    "kills while deleting": 40,
     "power cuts": 200,
     "lost replies and requests": 10_000,
     "simulated histories": 150,
@@ -43,6 +44,7 @@ TRIES = {
 }
 #: Tries of which fewer show nothing.
 LEAST = {
+    "kills while deleting": 3,
     "commit failures": 3,
     "power cuts": 40,
     "power cuts, relaxed": 20,
