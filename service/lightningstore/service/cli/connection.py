@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     # At run time it is imported where it is used: grpc takes half of the time that a command takes.
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 CALL_SECONDS = 10.0
 STREAM_SECONDS = 600.0
 HEALTH_SECONDS = 3.0
+#: Seconds for the call of a completion, and number of ids that one offers.
+COMPLETION_SECONDS = 0.8
+MOST = 100
 #: Seconds for a call that is repeated on a lost connection.
 REPEATED_SECONDS = 60.0
 _ENUM = re.compile(r"\b(?:ROLLOUT|ATTEMPT|WORKER)_(?:STATUS|MODE)_([A-Z_]+)")
 _SERVICE = "lightningstore.v1.LightningStoreService"
+_NAMESPACE_SERVICE = "lightningstore.v1.NamespaceService"
 _CHANNEL = [
     # A server's limits may be set higher than a client's.
     ("grpc.max_receive_message_length", -1),
@@ -31,6 +36,129 @@ _CHANNEL = [
     # An http_proxy of the environment is meant for the web. The clients ignore it too.
     ("grpc.enable_http_proxy", 0),
 ]
+
+
+#: Names of these options as parameters.
+NAMES = ("address", "namespace", "token", "tls_ca", "tls_cert", "tls_key", "allow_insecure_token")
+
+
+def take(given: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of the connection out of the parameters of a command."""
+    found = {name: given.pop(name, None) for name in NAMES}
+    found["allow_insecure_token"] = bool(found["allow_insecure_token"])
+    return found
+
+
+class Connection:
+    """A channel to a server, and its calls."""
+
+    def __init__(self, given: Mapping[str, Any], seconds: float = CALL_SECONDS) -> None:
+        """Take the options, as `take` returns them, and the seconds of a call. Raises click.UsageError for invalid ones."""
+        from lightningstore.client.connection import endpoint  # noqa: PLC0415
+        from lightningstore.client.namespaces import NAMESPACE_KEY  # noqa: PLC0415
+
+        try:
+            where = endpoint(**given)
+            self._channel: grpc.Channel = where.blocking_channel(_CHANNEL)
+        except (ValueError, OSError) as error:
+            text = error_text(error).replace("allow_insecure_token=True", "--allow-insecure-token")
+            raise click.UsageError(text) from None
+        self.address = where.address
+        self._metadata = where.metadata
+        #: The namespace of its calls; "" for the default one.
+        self.namespace = dict(where.metadata).get(NAMESPACE_KEY, "")
+        self._seconds = seconds
+
+    def call(self, request: Message, seconds: float | None = None) -> Any:
+        """Return the answer to a request; which call it is, its name says."""
+        path, serialize, deserialize = _shape(request)
+        call = self._channel.unary_unary(path, serialize, deserialize)
+        return call(request, timeout=seconds or self._seconds, metadata=self._metadata)
+
+    def stream(self, request: Message) -> Iterator[Any]:
+        """Yield the answers to a request."""
+        path, serialize, deserialize = _shape(request)
+        call = self._channel.unary_stream(path, serialize, deserialize)
+        yield from call(request, timeout=STREAM_SECONDS, metadata=self._metadata)
+
+    def pages(self, request: Any, items: str) -> Iterator[Any]:
+        """Yield what a list call returns on all its pages."""
+        while True:
+            page = self.call(request)
+            yield from getattr(page, items)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def health(self) -> str:
+        """Return the status of the server, or of the namespace if one is given, by the gRPC health protocol."""
+        # Written out: messages of one field do not need another package.
+        service = f"{_SERVICE}/{self.namespace}".encode() if self.namespace else b""
+        request = bytes((10, len(service))) + service if service else b""
+        call: Any = self._channel.unary_unary(
+            "/grpc.health.v1.Health/Check", lambda _: request, lambda answer: answer
+        )
+        answer = call(None, timeout=HEALTH_SECONDS)
+        words = {b"": "UNKNOWN", b"\x08\x01": "SERVING", b"\x08\x02": "NOT_SERVING"}
+        return words.get(answer, "UNKNOWN")
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+def _shape(request: Message) -> tuple[str, Any, Any]:
+    """Return the path of the call of a request, and how its messages are written and read."""
+    kind = type(request)
+    name = kind.__name__.removesuffix("Request")
+    answer = getattr(sys.modules[kind.__module__], f"{name}Response")
+    is_of_namespaces = kind.__module__.endswith(".namespace_pb2")
+    service = _NAMESPACE_SERVICE if is_of_namespaces else _SERVICE
+    return f"/{service}/{name}", kind.SerializeToString, answer.FromString
+
+
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def completer(find: Callable[[Connection, str], Iterable[tuple[str, str]]]) -> Complete:
+    """Return the completion of a parameter; `find` returns ids that may begin with a text, each with what it is.
+
+    A server is asked within a second, and every error is silent: completion must not get in the way of typing.
+    """
+
+    def complete(
+        context: click.Context,
+        _parameter: click.Parameter,
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        given: dict[str, Any] = {}
+        while context is not None:
+            given = {**{k: v for k, v in context.params.items() if v is not None}, **given}
+            context = context.parent  # type: ignore[assignment]
+        try:
+            server = Connection(take(given), seconds=COMPLETION_SECONDS)
+            try:
+                found = [
+                    item for item in find(server, incomplete) if item[0].startswith(incomplete)
+                ]
+            finally:
+                server.close()
+        except Exception:
+            return []
+        return [CompletionItem(name, help=text) for name, text in found[:MOST]]
+
+    return complete
+
+
+def _namespaces(server: Connection, text: str) -> Iterator[tuple[str, str]]:
+    from lightningstore.v1 import namespace_pb2  # noqa: PLC0415
+
+    request = namespace_pb2.ListNamespacesRequest(name_contains=text, page_size=MOST)
+    for one in server.call(request).namespaces:
+        yield one.name, one.description
+
+
+namespaces = completer(_namespaces)
 
 
 def options() -> list[click.Parameter]:
@@ -41,6 +169,12 @@ def options() -> list[click.Parameter]:
             metavar="HOST:PORT",
             help="Server to call; https://HOST:PORT for TLS. "
             "[env var: LIGHTNINGSTORE_ADDRESS; default: 127.0.0.1:4747]",
+        ),
+        click.Option(
+            ["--namespace"],
+            metavar="NAME",
+            shell_complete=namespaces,
+            help="Namespace of the server. [env var: LIGHTNINGSTORE_NAMESPACE; default: default]",
         ),
         click.Option(
             ["--token"],
@@ -70,78 +204,6 @@ def options() -> list[click.Parameter]:
             help="Send the token without TLS. [env var: LIGHTNINGSTORE_ALLOW_INSECURE_TOKEN]",
         ),
     ]
-
-
-#: Names of these options as parameters.
-NAMES = ("address", "token", "tls_ca", "tls_cert", "tls_key", "allow_insecure_token")
-
-
-def take(given: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of the connection out of the parameters of a command."""
-    found = {name: given.pop(name, None) for name in NAMES}
-    found["allow_insecure_token"] = bool(found["allow_insecure_token"])
-    return found
-
-
-class Connection:
-    """A channel to a server, and its calls."""
-
-    def __init__(self, given: Mapping[str, Any], seconds: float = CALL_SECONDS) -> None:
-        """Take the options, as `take` returns them, and the seconds of a call. Raises click.UsageError for invalid ones."""
-        from lightningstore.client.connection import endpoint  # noqa: PLC0415
-
-        try:
-            where = endpoint(**given)
-            self._channel: grpc.Channel = where.blocking_channel(_CHANNEL)
-        except (ValueError, OSError) as error:
-            text = error_text(error).replace("allow_insecure_token=True", "--allow-insecure-token")
-            raise click.UsageError(text) from None
-        self.address = where.address
-        self._metadata = where.metadata
-        self._seconds = seconds
-
-    def call(self, request: Message, seconds: float | None = None) -> Any:
-        """Return the answer to a request; which call it is, its name says."""
-        path, serialize, deserialize = _shape(request)
-        call = self._channel.unary_unary(path, serialize, deserialize)
-        return call(request, timeout=seconds or self._seconds, metadata=self._metadata)
-
-    def stream(self, request: Message) -> Iterator[Any]:
-        """Yield the answers to a request."""
-        path, serialize, deserialize = _shape(request)
-        call = self._channel.unary_stream(path, serialize, deserialize)
-        yield from call(request, timeout=STREAM_SECONDS, metadata=self._metadata)
-
-    def pages(self, request: Any, items: str) -> Iterator[Any]:
-        """Yield what a list call returns on all its pages."""
-        while True:
-            page = self.call(request)
-            yield from getattr(page, items)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
-
-    def health(self) -> str:
-        """Return the server's status by the gRPC health protocol."""
-        # Written out: a field of one number does not need another package.
-        call: Any = self._channel.unary_unary(
-            "/grpc.health.v1.Health/Check", lambda _: b"", lambda answer: answer
-        )
-        answer = call(None, timeout=HEALTH_SECONDS)
-        words = {b"": "UNKNOWN", b"\x08\x01": "SERVING", b"\x08\x02": "NOT_SERVING"}
-        return words.get(answer, "UNKNOWN")
-
-    def close(self) -> None:
-        """Close the channel."""
-        self._channel.close()
-
-
-def _shape(request: Message) -> tuple[str, Any, Any]:
-    """Return the path of the call of a request, and how its messages are written and read."""
-    kind = type(request)
-    name = kind.__name__.removesuffix("Request")
-    answer = getattr(sys.modules[kind.__module__], f"{name}Response")
-    return f"/{_SERVICE}/{name}", kind.SerializeToString, answer.FromString
 
 
 @contextmanager
@@ -213,9 +275,21 @@ def opened(given: Mapping[str, Any]) -> Iterator[LightningStore]:
 
 
 def _health(**given: Any) -> None:
-    """Ask a server whether it can serve; exit code 1 if it cannot. Needs no token."""
+    """Ask a server, or with --namespace one of its namespaces, whether it can serve.
+
+    Exit code 1 if it cannot. Needs no token.
+    """
+    import grpc  # noqa: PLC0415
+
     with connected(take(given)) as connection:
-        status = connection.health()
+        try:
+            status = connection.health()
+        except grpc.RpcError as error:
+            if connection.namespace and error.code() is grpc.StatusCode.NOT_FOUND:
+                raise click.ClickException(
+                    f"the server has no namespace {connection.namespace!r} (NOT_FOUND)"
+                ) from None
+            raise
     click.echo(status)
     if status != "SERVING":
         raise SystemExit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from lightningstore.client.namespaces import DEFAULT_NAMESPACE
 from lightningstore.service.cli import ids
 from lightningstore.service.cli.connection import Connection
 from lightningstore.service.cli.outcomes import FINISHED
@@ -81,14 +82,15 @@ def resource(server: Connection, resources_id: str, *, show_secrets: bool) -> De
 
 @view("status")
 def status(server: Connection) -> Details:
-    """Show what the server is and how much it holds."""
+    """Show what the server is, and how much the namespace holds."""
     info: dict[str, Any] = plain(server.call(statistics_pb2.GetServerInfoRequest()))
     counts: dict[str, Any] = plain(server.call(statistics_pb2.GetStatisticsRequest()))
     by_status = {
         noun: {one["status"]: one["count"] for one in counts[noun]}
         for noun in ("rollouts", "attempts", "workers")
     }
+    both = {"namespace": server.namespace or DEFAULT_NAMESPACE, "server": info}
     return Details(
-        {"server": info, "statistics": counts},
-        shown={"server": info, "statistics": {**counts, **by_status}},
+        {**both, "statistics": counts},
+        shown={**both, "statistics": {**counts, **by_status}},
     )

@@ -2,31 +2,84 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+from lightningstore.client.connection import NAMESPACE_VARIABLE
+from lightningstore.client.namespaces import DEFAULT_NAMESPACE, name_error
 from lightningstore.service.cli.connection import error_text
 from lightningstore.service.rules.errors import StorageUnusable
 from lightningstore.service.server.config import Config
-from lightningstore.service.storage.sqlite import guardian, repair, tools
+from lightningstore.service.storage.sqlite import catalog, guardian, repair, tools
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 MIB = 1 << 20
 
 
-def _db_option(function: Any) -> Any:
-    return click.option(
+def _db_options(function: Any) -> Any:
+    """Add --db and --namespace; the command gets the data file that they name as `db`."""
+
+    @functools.wraps(function)
+    def run(*, db: Path, namespace: str, **given: Any) -> None:
+        if given.get("whole") and _is_given("namespace"):
+            raise click.UsageError("--all and --namespace exclude each other")
+        function(db=db if given.get("whole") else _file_of(db, namespace), **given)
+
+    db = click.option(
         "--db",
         type=_FILE,
         envvar="LIGHTNINGSTORE_DB",
         show_envvar=True,
         default=Config.model_fields["db"].default,
         show_default=True,
-        help="Data file.",
-    )(function)
+        help="Data file of the namespace default.",
+    )
+    namespace = click.option(
+        "--namespace",
+        envvar=NAMESPACE_VARIABLE,
+        show_envvar=True,
+        default=DEFAULT_NAMESPACE,
+        show_default=True,
+        metavar="NAME",
+        shell_complete=_names,
+        help="Namespace whose file it is: DB.d/NAME.db.",
+    )
+    return db(namespace(run))
+
+
+def _is_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+
+
+def _file_of(db: Path, namespace: str) -> Path:
+    """Return the data file of a namespace."""
+    if error := name_error(namespace):
+        raise click.UsageError(f"--namespace {error}")
+    return db if namespace == DEFAULT_NAMESPACE else catalog.file_of(db, namespace)
+
+
+def _all_files(db: Path) -> dict[str, Path]:
+    """Return the data files of all namespaces by name."""
+    names = sorted(path.name.removesuffix(catalog.ENDING) for path in _others(db))
+    return {DEFAULT_NAMESPACE: db, **{name: catalog.file_of(db, name) for name in names}}
+
+
+def _others(db: Path) -> list[Path]:
+    found = catalog.folder_of(db).glob(f"*{catalog.ENDING}")
+    return [path for path in found if not name_error(path.name.removesuffix(catalog.ENDING))]
+
+
+def _names(context: click.Context, _parameter: click.Parameter, text: str) -> list[CompletionItem]:
+    """Return the namespaces that have a file and begin with a text, for the shell."""
+    db = context.params.get("db") or Config.model_fields["db"].default
+    return [CompletionItem(name) for name in _all_files(Path(db)) if name.startswith(text)]
 
 
 def _run(work: Callable[[], Any]) -> Any:
@@ -39,7 +92,7 @@ def _run(work: Callable[[], Any]) -> Any:
 
 @click.command()
 @click.argument("target", type=_FILE)
-@_db_option
+@_db_options
 def backup(target: Path, db: Path) -> None:
     """Copy the data file to TARGET, a new file. A server may be running on it."""
     with click.progressbar(length=1, label="pages", file=sys.stderr) as bar:
@@ -60,36 +113,54 @@ def backup(target: Path, db: Path) -> None:
 
 @click.command()
 @click.argument("source", type=_FILE)
-@_db_option
+@_db_options
 @click.option("--replace", is_flag=True, help="Replace the data file if it exists.")
 def restore(source: Path, db: Path, *, replace: bool) -> None:
     """Check the backup SOURCE and restore it as the data file. No server may be running on it."""
+    if db.parent.suffix == catalog.FOLDER_ENDING and not db.parent.exists():
+        _run(lambda: db.parent.mkdir(mode=0o700))
     _run(lambda: tools.restore(source, db, replace=replace))
     click.echo(f"{db}: restored from {source}")
 
 
 @click.command()
-@_db_option
+@_db_options
+@click.option("--all", "whole", is_flag=True, help="Check the files of all namespaces.")
 @click.option(
     "--repair",
     "fix",
     is_flag=True,
     help="Remove unreadable records and correct the others; a copy is kept. No server may be running.",
 )
-def check(db: Path, *, fix: bool) -> None:
+def check(db: Path, *, fix: bool, whole: bool) -> None:
     """Check the data file for damage; exit code 1 if there is any left. A server may be running on it."""
-    if fix:
-        for line in _run(lambda: repair.repair(db)):
-            click.echo(line)
-    found = _run(lambda: tools.check(db))
-    for line in found or ["ok"]:
-        click.echo(line)
-    if found:
+    if not whole:
+        is_sound = _check(db, "", fix=fix)
+    else:
+        is_sound = True
+        for name, path in _all_files(db).items():
+            try:
+                is_sound &= _check(path, f"{name}: ", fix=fix)
+            except click.ClickException as error:  # the other files are checked all the same
+                click.echo(f"{name}: {error.message}")
+                is_sound = False
+    if not is_sound:
         raise SystemExit(1)
 
 
+def _check(db: Path, label: str, *, fix: bool) -> bool:
+    """Check a file, and repair it before that if `fix`; return whether it is sound."""
+    if fix:
+        for line in _run(lambda: repair.repair(db)):
+            click.echo(f"{label}{line}")
+    found = _run(lambda: tools.check(db))
+    for line in found or ["ok"]:
+        click.echo(f"{label}{line}")
+    return not found
+
+
 @click.command()
-@_db_option
+@_db_options
 def vacuum(db: Path) -> None:
     """Return unused space to the file system. No server may be running on the data file."""
     before, after = _run(lambda: tools.vacuum(db))

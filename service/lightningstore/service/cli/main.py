@@ -31,6 +31,9 @@ SECTIONS: dict[str, dict[str, _Entry]] = {
         "serve": _Entry("serve", "serve", "Start a server.", calls=False),
         "health": _Entry("connection", "health", "Ask whether a server can serve."),
         "status": _Entry("details", "status", "Show what a server is and how much it holds."),
+        "namespaces": _Entry(
+            "namespaces", "namespaces", "List, create, change and delete namespaces."
+        ),
     },
     "Look": {
         "rollouts": _Entry("rollouts", "rollouts", "List rollouts."),
@@ -125,6 +128,11 @@ class _Commands(click.Group):
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
+def _of_files(command: str) -> set[str]:
+    """Return which options of the connection a command that calls no server has too."""
+    return {"namespace"} if command in ("backup", "restore", "check", "vacuum") else set()
+
+
 @click.group(
     NAME,
     cls=_Commands,
@@ -138,7 +146,8 @@ def app(context: click.Context, /, **given: Any) -> None:
     """Control plane and trace store of agent reinforcement learning, over gRPC."""
     told = {name: value for name, value in given.items() if value is not None}
     command = context.invoked_subcommand or ""
-    if told and command in ENTRIES and not ENTRIES[command].calls:
-        flag = f"--{next(iter(told)).replace('_', '-')}"
+    if told.keys() - _of_files(command) and command in ENTRIES and not ENTRIES[command].calls:
+        name = next(iter(told.keys() - _of_files(command)))
+        flag = f"--{name.replace('_', '-')}"
         raise click.UsageError(f"{flag} goes with commands that call a server, not with {command}")
     context.default_map = dict.fromkeys(ENTRIES, told)

@@ -8,6 +8,7 @@ from typing import Any
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?))?B?", re.IGNORECASE)
 _SPANS = re.compile(rf"(?:{_SPAN.pattern})+")
 
 
@@ -20,6 +21,16 @@ def seconds_of(text: str) -> float:
     if not _SPANS.fullmatch(text):
         raise ValueError(f"{text!r} is not a duration like 90, 30s, 5m, 2h, 7d or 1h30m")
     return sum(float(number) * _UNITS[unit] for number, unit in _SPAN.findall(text))
+
+
+def size_of(text: str) -> int:
+    """Return the bytes of a size: 4096, 500MB, 20GiB. Raises ValueError."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size like 4096, 500MB or 20GiB")
+    number, prefix, binary = match.groups()
+    step = 1024 if binary else 1000
+    return int(float(number) * step ** (" KMGT".index(prefix.upper()) if prefix else 0))
 
 
 def moment_of(text: str, now: datetime) -> datetime:

@@ -20,13 +20,19 @@ from lightningstore.service.storage.sqlite.store import SqliteStorage
 logger = logging.getLogger(__name__)
 
 ENDING = ".db"
+FOLDER_ENDING = ".d"
 #: Files that become namespaces, and files that were some. No name of a namespace's file ends like these.
 DRAFT, GONE = ".new", ".gone"
 
 
 def folder_of(path: Path) -> Path:
     """Return the folder of the other namespaces, for the data file of the default one."""
-    return path.with_name(f"{path.name}.d")
+    return path.with_name(f"{path.name}{FOLDER_ENDING}")
+
+
+def file_of(path: Path, name: str) -> Path:
+    """Return the data file of another namespace than the default one, whose file is `path`."""
+    return folder_of(path) / f"{name}{ENDING}"
 
 
 class SqliteCatalog:
@@ -84,7 +90,7 @@ class SqliteCatalog:
             raise StorageFailed(f"cannot delete {self._file(name)}: {error}") from error
 
     def _file(self, name: str) -> Path:
-        return self._folder / f"{name}{ENDING}"
+        return file_of(self._path, name)
 
     def _survey(self) -> list[Found]:
         try:
