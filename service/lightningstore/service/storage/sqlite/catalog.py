@@ -90,7 +90,7 @@ class SqliteCatalog:
             raise StorageFailed(f"cannot delete {self._file(name)}: {error}") from error
 
     def _file(self, name: str) -> Path:
-        return file_of(self._path, name)
+        return self._folder / f"{name}{ENDING}"
 
     def _survey(self) -> list[Found]:
         try:
