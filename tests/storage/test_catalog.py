@@ -12,7 +12,7 @@ import pytest
 from lightningstore.service.rules.errors import NamespaceExists, StorageFailed, StorageUnusable
 from lightningstore.service.storage.back_ends import catalog_at
 from lightningstore.service.storage.catalog import Found, MemoryCatalog
-from lightningstore.service.storage.sqlite.catalog import SqliteCatalog
+from lightningstore.service.storage.sqlite.catalog import SqliteCatalog, folder_of
 from lightningstore.service.storage.sqlite.store import SqliteStorage
 from lightningstore.service.storage.testing.records import attempt, finished, put, rollout
 
@@ -24,7 +24,7 @@ CRASHING = """
 import asyncio, os, sys
 from pathlib import Path
 from typing import Self
-from lightningstore.service.storage.sqlite.catalog import SqliteCatalog
+from lightningstore.service.storage.sqlite.catalog import SqliteCatalog, folder_of
 
 path = Path(sys.argv[1])
 
@@ -40,7 +40,7 @@ def run(change, most):
                     os._exit(7)
 
     sys.addaudithook(count)
-    catalog = SqliteCatalog(path)
+    catalog = SqliteCatalog(folder_of(path), like=path)
     work = catalog.create("a", b"settings") if change == "create" else catalog.delete("a")
     asyncio.run(work)
     os._exit(0)
@@ -91,7 +91,7 @@ async def default_file(folder: Path) -> Path:
 
 async def facts(path: Path) -> tuple[str, bytes]:
     """Return store id and settings of a namespace, by opening it."""
-    storage = SqliteCatalog(path).storage("a")
+    storage = SqliteCatalog(folder_of(path), like=path).storage("a")
     snapshot = await storage.open()
     await storage.close()
     return snapshot.store_id, snapshot.settings
@@ -104,7 +104,7 @@ def files(path: Path) -> list[str]:
 
 async def test_crash_while_creating_leaves_a_complete_namespace_or_none(tmp_path: Path) -> None:
     path = await default_file(tmp_path)
-    catalog = SqliteCatalog(path)
+    catalog = SqliteCatalog(folder_of(path), like=path)
     steps = absent = 0
     with Crashes(path) as crashes:
         while crashes.crash("create", steps):
@@ -125,7 +125,7 @@ async def test_crash_while_creating_leaves_a_complete_namespace_or_none(tmp_path
 
 async def test_crash_while_deleting_leaves_a_complete_namespace_or_none(tmp_path: Path) -> None:
     path = await default_file(tmp_path)
-    catalog = SqliteCatalog(path)
+    catalog = SqliteCatalog(folder_of(path), like=path)
     await catalog.create("a", b"settings")
     steps = present = 0
     with Crashes(path) as crashes:
@@ -147,7 +147,7 @@ async def test_log_of_a_deleted_namespace_never_reaches_one_of_the_same_name(
     tmp_path: Path,
 ) -> None:
     path = await default_file(tmp_path)
-    catalog = SqliteCatalog(path)
+    catalog = SqliteCatalog(folder_of(path), like=path)
     await catalog.create("a", b"old")
     folder = path.with_name(f"{path.name}.d")
     (folder / "a.db").rename(folder / "a.gone")  # a crash came here
@@ -160,7 +160,7 @@ async def test_log_of_a_deleted_namespace_never_reaches_one_of_the_same_name(
 
 async def test_existing_file_is_not_replaced(tmp_path: Path) -> None:
     path = await default_file(tmp_path)
-    catalog = SqliteCatalog(path)
+    catalog = SqliteCatalog(folder_of(path), like=path)
     await catalog.create("a", b"first")
     before = await facts(path)
     with pytest.raises(NamespaceExists):
@@ -170,7 +170,7 @@ async def test_existing_file_is_not_replaced(tmp_path: Path) -> None:
 
 async def test_file_that_another_process_uses_is_not_deleted(tmp_path: Path) -> None:
     path = await default_file(tmp_path)
-    catalog = SqliteCatalog(path)
+    catalog = SqliteCatalog(folder_of(path), like=path)
     await catalog.create("a", b"")
     storage = catalog.storage("a")
     await storage.open()
@@ -182,7 +182,7 @@ async def test_file_that_another_process_uses_is_not_deleted(tmp_path: Path) -> 
 
 async def test_survey_tells_what_must_be_opened_at_start(tmp_path: Path) -> None:
     path = await default_file(tmp_path)
-    catalog = SqliteCatalog(path)
+    catalog = SqliteCatalog(folder_of(path), like=path)
     for name in ("idle", "queued", "running", "empty", "crashed"):
         await catalog.create(name, name.encode())
     contents = {
@@ -207,7 +207,7 @@ async def test_survey_tells_what_must_be_opened_at_start(tmp_path: Path) -> None
 
 async def test_survey_names_files_that_cannot_be_read_and_skips_others(tmp_path: Path) -> None:
     path = await default_file(tmp_path)
-    catalog = SqliteCatalog(path)
+    catalog = SqliteCatalog(folder_of(path), like=path)
     await catalog.create("good", b"")
     folder = path.with_name(f"{path.name}.d")
     (folder / "bad.db").write_bytes(b"no database")
@@ -230,7 +230,7 @@ async def test_files_of_released_schemas_are_namespaces(tmp_path: Path) -> None:
     assert released
     for number, file in enumerate(released):
         (folder / f"old-{number}.db").write_bytes(gzip.decompress(file.read_bytes()))
-    catalog = SqliteCatalog(path)
+    catalog = SqliteCatalog(folder_of(path), like=path)
     for found in await catalog.survey():
         assert found.failure == ""
         storage = catalog.storage(found.name)
@@ -242,11 +242,11 @@ async def test_files_of_released_schemas_are_namespaces(tmp_path: Path) -> None:
 async def test_opening_never_creates_a_file(tmp_path: Path) -> None:
     path = await default_file(tmp_path)
     with pytest.raises(StorageUnusable):
-        await SqliteCatalog(path).storage("a").open()
+        await SqliteCatalog(folder_of(path), like=path).storage("a").open()
     assert files(path) == []
-    await SqliteCatalog(path).create("b", b"")
+    await SqliteCatalog(folder_of(path), like=path).create("b", b"")
     with pytest.raises(StorageUnusable):
-        await SqliteCatalog(path).storage("a").open()
+        await SqliteCatalog(folder_of(path), like=path).storage("a").open()
     assert files(path) == ["b.db"]
 
 
