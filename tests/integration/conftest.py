@@ -9,12 +9,13 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from tests.contract.conftest import World
+from tests.contract.conftest import World, prepare_way
 
 
 @pytest_asyncio.fixture(params=["memory-grpc", "sqlite-grpc"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """A fresh world behind gRPC."""
+    prepare_way(request.param, request)
     world = World(request.param, tmp_path)
     await world.start()
     yield world

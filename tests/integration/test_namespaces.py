@@ -26,7 +26,12 @@ from lightningstore.v1.statistics_pb2 import GetServerInfoRequest, GetStatistics
 from tests.contract.conftest import World
 from tests.namespaced import METHODS, Caller, reason_of
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.parametrize(
+        "world", ["memory-grpc", "sqlite-grpc", "postgres-grpc"], indirect=True
+    ),
+]
 
 
 @pytest_asyncio.fixture

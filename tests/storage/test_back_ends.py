@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,10 +57,18 @@ def test_database_is_named_by_url_without_its_password() -> None:
     assert relaxed.owned_until == 0
 
 
-def test_missing_driver_is_said_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    package = "lightningstore.service.storage.postgres"
-    for module in [name for name in sys.modules if name.startswith(package)]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "asyncpg", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lightningstore\[postgres\]'"):
-        storage_at("postgresql://h/db")
+def test_missing_driver_is_said_with_what_installs_it() -> None:
+    code = """
+import sys
+sys.modules["asyncpg"] = None  # importing it fails, as where it is not installed
+from lightningstore.service.rules.errors import StorageUnusable
+from lightningstore.service.storage.back_ends import storage_at
+storage_at("memory:")
+try:
+    storage_at("postgresql://h/db")
+except StorageUnusable as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = "pip install 'lightningstore[postgres]'"
+    assert done.stdout == f"PostgreSQL needs the package asyncpg: {command}\n"

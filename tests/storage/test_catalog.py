@@ -251,7 +251,7 @@ async def test_opening_never_creates_a_file(tmp_path: Path) -> None:
 
 
 async def test_memory_has_a_catalog_of_the_same_kind() -> None:
-    catalog = catalog_at("memory:")
+    catalog = catalog_at("memory:", None)
     assert isinstance(catalog, MemoryCatalog)
     assert await catalog.survey() == []
     await catalog.create("a", b"settings")

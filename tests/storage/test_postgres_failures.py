@@ -167,7 +167,7 @@ async def test_connection_that_is_half_open_is_given_up(
     proxy: Proxy, postgres: PostgresServer, tmp_path: Path
 ) -> None:
     storage = storage_of(through(proxy, postgres), tmp_path)
-    for one in storage._database._writers.links:
+    for one in storage.database._writers.links:
         one._try_seconds = 0.3
     await storage.open()
     await commit_one(storage, 1)
@@ -207,7 +207,7 @@ async def test_cancelled_callers_leave_the_connections_usable(storage: PostgresS
         for read in reads:
             read.cancel()
         await asyncio.gather(*reads, return_exceptions=True)
-        rows = await storage._database.points.fetch("SELECT pg_backend_pid()", (), lambda: 0.0)
+        rows = await storage.database.points.fetch("SELECT pg_backend_pid()", (), lambda: 0.0)
         pids.add(rows[0][0])
     assert len(pids) <= 2  # none was replaced
     await assert_holds(storage, {1})
@@ -406,12 +406,12 @@ async def test_waiting_for_an_answer_ends_with_the_lease(
 ) -> None:
     storage = storage_of(own.url, tmp_path)
     await storage.open()
-    assert storage._database.membership._lease is not None
+    assert storage.database.membership._lease is not None
     await asyncio.to_thread(own.stop, "immediate")
     commit = asyncio.create_task(commit_one(storage, 1))
     await asyncio.sleep(0.1)
     assert not commit.done()
-    storage._database.membership._lease.owned_until = link.boot_seconds()
+    storage.database.membership._lease.owned_until = link.boot_seconds()
     with pytest.raises(StorageFailed):
         await commit
     await asyncio.to_thread(own.start)

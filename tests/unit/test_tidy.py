@@ -108,14 +108,13 @@ def test_no_distribution_imports_private_names_of_another() -> None:
     ] == []
 
 
-def test_every_statement_is_used() -> None:
-    folder = ROOT / "service/lightningstore/service/storage/sqlite"
-    named = re.findall(r"^-- name: (\w+)$", (folder / "sqlite.sql").read_text(), re.MULTILINE)
-    code = "".join(
-        (folder / name).read_text()
-        for name in ("store.py", "commits.py", "reader.py", "catalog.py")
-    )
-    assert [name for name in named if f'"{name}"' not in code] == []
+@pytest.mark.parametrize("back_end", ["sqlite", "postgres"])
+def test_every_statement_is_used(back_end: str) -> None:
+    folder = ROOT / "service/lightningstore/service/storage" / back_end
+    texts = "".join(path.read_text() for path in sorted(folder.glob("*.sql")))
+    named = re.findall(r"^-- name: (\w+)$", texts, re.MULTILINE)
+    code = "".join(path.read_text() for path in sorted(folder.glob("*.py")))
+    assert [name for name in named if not re.search(f"[\"']{name}[\"']", code)] == []
     assert len(named) == len(set(named))
 
 

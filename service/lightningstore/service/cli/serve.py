@@ -40,7 +40,7 @@ def _options() -> list[click.Parameter]:
             kind: Any = click.Choice(get_args(field.annotation))
         else:
             kind = str  # Config knows the types, and says what is wrong with a value
-        if field.annotation is bool:
+        if field.annotation in (bool, bool | None):
             options.append(click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=help_text))
         else:
             options.append(click.Option([flag], type=kind, default=None, help=help_text))
@@ -73,7 +73,8 @@ def _one_line(error: ValidationError) -> str:
     problems = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
-        given = f", got {problem['input']!r}" if name else ""
+        # A URL may contain a password.
+        given = f", got {problem['input']!r}" if name and not name.endswith("url") else ""
         problems.append(f"{'--' + name + ': ' if name else ''}{problem['msg']}{given}")
     return "; ".join(problems)
 

@@ -16,11 +16,13 @@ from lightningstore.service.rules.limits import (
     Retention,
 )
 from lightningstore.service.security.permissions import lifetime
-from pydantic import ByteSize, Field, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _DEFAULTS = Limits()
+#: Beginnings of a database_url.
+DATABASES = ("postgresql://", "postgres://")
 
 
 class Config(BaseSettings):
@@ -49,12 +51,18 @@ class Config(BaseSettings):
         description="Address (HOST or HOST:PORT) at which clients and other servers reach this server, if it is one "
         "of several.",
     )
+    database_url: SecretStr | None = Field(
+        None,
+        description="PostgreSQL database that stores the data instead of a file: postgresql://user@host/database. Requires "
+        "lightningstore[postgres]. A password is safer in LIGHTNINGSTORE_DATABASE_URL or ~/.pgpass.",
+    )
     durability: Literal["full", "relaxed"] = Field(
         "full",
         description="Answered writes survive a power failure (full) or a crash of the process (relaxed).",
     )
-    compress_spans: bool = Field(
-        False, description="Compress stored spans, to about a third of their size."
+    compress_spans: bool | None = Field(
+        None,
+        description="Compress stored spans, to about a third of their size (default: only in a PostgreSQL database).",
     )
     grace: float = Field(10.0, ge=0, description="Seconds that calls have to end at shutdown.")
     log_json: bool = Field(False, description="Write log lines as JSON objects.")
@@ -83,7 +91,8 @@ class Config(BaseSettings):
     )
     max_db_size: ByteSize | None = Field(
         None,
-        description="sqlite back end: size above which the rollouts that finished first are removed: 500MB, 20GiB.",
+        description="Size of the data on disk, in PostgreSQL of each namespace's spans and inputs, above which the rollouts that "
+        "finished first are removed: 500MB, 20GiB.",
     )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="Port for Prometheus to scrape; 0: a free one."
@@ -158,6 +167,13 @@ class Config(BaseSettings):
         0.8, description="Eviction stops at this share of the threshold, or at these bytes."
     )
 
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(DATABASES):
+            raise ValueError("must be a URL such as postgresql://user@host:5432/database")
+        return value
+
     @field_validator("retain_finished", mode="before")
     @classmethod
     def _parse_lifetime(cls, value: object) -> object:
@@ -172,6 +188,8 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _check_order(self) -> Config:
+        if self.database_url is not None and self.backend == "memory":
+            raise ValueError("database_url stores the data in a database: leave backend out")
         if self.safe_bytes >= self.eviction_bytes:
             raise ValueError(
                 f"safe_threshold ({self.safe_bytes} bytes) must be below "
@@ -187,6 +205,8 @@ class Config(BaseSettings):
             raise ValueError("--data is of the sqlite back end")
         if self.data is not None and "db" in self.model_fields_set:
             raise ValueError("--data and --db exclude each other")
+        if self.data is not None and self.database_url is not None:
+            raise ValueError("--data and --database-url exclude each other")
         return self
 
     @property

@@ -69,7 +69,7 @@ async def open_directory(config: Config, clock: Clock | None = None) -> Director
     """Open all namespaces that a configuration names, to be used in this process. Raises as `open_store` does."""
     store = await open_store(config, clock)
     common = _common(config, store, store.engine.clock)
-    directory = Directory(common, _catalog(config), config.retention(), default=store)
+    directory = Directory(common, _catalog(config, store), config.retention(), default=store)
     try:
         await directory.start()
     except BaseException:
@@ -83,9 +83,10 @@ def _storage(config: Config) -> Storage:
     return storage_at(_url(config), full_sync=full_sync, compress=config.compress_spans)
 
 
-def _catalog(config: Config) -> Catalog:
+def _catalog(config: Config, store: Store | None) -> Catalog:
     full_sync = config.durability == "full"
-    return catalog_at(_url(config), full_sync=full_sync, compress=config.compress_spans)
+    storage = store.engine.storage if store is not None else None
+    return catalog_at(_url(config), storage, full_sync=full_sync, compress=config.compress_spans)
 
 
 def _common(config: Config, store: Store | None, clock: Clock) -> Common:
@@ -96,6 +97,8 @@ def _common(config: Config, store: Store | None, clock: Clock) -> Common:
 
 
 def _url(config: Config) -> str:
+    if config.database_url is not None:
+        return config.database_url.get_secret_value()
     return "memory:" if config.backend == "memory" else f"sqlite:///{config.db}"
 
 
@@ -121,7 +124,7 @@ class Server:
         self.gate = gate or open_gate(config, common.clock)
         self.directory = Directory(
             common,
-            cluster.catalog if cluster is not None else _catalog(config),
+            cluster.catalog if cluster is not None else _catalog(config, store),
             config.retention(),
             default=store,
             placement=cluster,
@@ -330,7 +333,7 @@ async def start_server(config: Config, clock: Clock | None = None) -> Server:
             process or Process(0, ("",)),
             config.data,
             full_sync=config.durability == "full",
-            compress=config.compress_spans,
+            compress=bool(config.compress_spans),
         )
     else:
         store = await open_store(config, clock)

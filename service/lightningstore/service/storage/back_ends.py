@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from lightningstore.service.rules.errors import StorageUnusable
+from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.catalog import Catalog, MemoryCatalog
 from lightningstore.service.storage.memory import MemoryStorage
@@ -17,7 +19,11 @@ _POSTGRES = ("postgresql://", "postgres://")
 
 
 def storage_at(
-    url: str, *, full_sync: bool = True, compress: bool | None = None, namespace: str = "default"
+    url: str,
+    *,
+    full_sync: bool = True,
+    compress: bool | None = None,
+    namespace: str = DEFAULT_NAMESPACE,
 ) -> Storage:
     """Return the storage that a URL names, not open yet.
 
@@ -25,12 +31,12 @@ def storage_at(
         url: "memory:"; "sqlite:///relative/path" or "sqlite:////absolute/path"; the path of a data file; or
             "postgresql://user:password@host:port/database", with parameters as libpq's.
         full_sync: Whether an answered write survives a power cut, and not only a crash of the process.
-        compress: Whether spans are stored compressed. Unless told otherwise, PostgreSQL's are. Memory ignores both.
-        namespace: The namespace of a PostgreSQL database. The others have one for each storage.
+        compress: Whether spans are stored compressed; None: those of a database are. Memory ignores both.
+        namespace: The namespace of a database. The others have one for each storage.
 
     Raises:
         ValueError: The URL has another scheme, or no path.
-        ModuleNotFoundError: PostgreSQL, and lightningstore[postgres] is not installed.
+        StorageUnusable: The URL is one of PostgreSQL, and lightningstore[postgres] is not installed.
     """
     if url.startswith(_POSTGRES):
         return _postgres(url, namespace, full_sync=full_sync, compress=compress is not False)
@@ -40,8 +46,16 @@ def storage_at(
     return SqliteStorage(path, full_sync=full_sync, compress=bool(compress))
 
 
-def catalog_at(url: str, *, full_sync: bool = True, compress: bool | None = None) -> Catalog:
-    """Return the namespaces beside the store that a URL names; arguments and errors as of `storage_at`."""
+def catalog_at(
+    url: str, storage: Storage | None, *, full_sync: bool = True, compress: bool | None = None
+) -> Catalog:
+    """Return the namespaces beside the store that a URL names.
+
+    `storage` is that of the store, which a database needs: its namespaces share the connections. The other arguments, and the
+    errors, are those of `storage_at`.
+    """
+    if url.startswith(_POSTGRES):
+        return _postgres_catalog(storage, compress=compress is not False)
     path = _path(url)
     if path is None:
         return MemoryCatalog()
@@ -61,12 +75,21 @@ def _path(url: str) -> Path | None:
 
 
 def _postgres(url: str, namespace: str, *, full_sync: bool, compress: bool) -> Storage:
+    """Return the storage of a namespace. Imported here, because the driver is an extra."""
     try:
         from lightningstore.service.storage.postgres.database import Database  # noqa: PLC0415
         from lightningstore.service.storage.postgres.store import PostgresStorage  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"PostgreSQL needs the package {error.name}: pip install 'lightningstore[postgres]'",
-            name=error.name,
+        raise StorageUnusable(
+            f"PostgreSQL needs the package {error.name}: pip install 'lightningstore[postgres]'"
         ) from error
     return PostgresStorage(Database(url, full_sync=full_sync), namespace, compress=compress)
+
+
+def _postgres_catalog(storage: Storage | None, *, compress: bool) -> Catalog:
+    from lightningstore.service.storage.postgres.catalog import PostgresCatalog  # noqa: PLC0415
+    from lightningstore.service.storage.postgres.store import PostgresStorage  # noqa: PLC0415
+
+    if not isinstance(storage, PostgresStorage):
+        raise TypeError(f"not the storage of a PostgreSQL database: {storage!r}")
+    return PostgresCatalog(storage.database, compress=compress)

@@ -30,6 +30,10 @@ from lightningstore.v1.worker_pb2 import Worker
 
 #: `Storage.owned_until` of a back end that keeps others out for as long as it is open.
 UNLIMITED = math.inf
+#: Maximum number of bytes of rollouts that a back end holds at a time while it reads many; a single one may be larger.
+READ_BYTES = 8 << 20
+#: Maximum number of batches of spans of removed rollouts, and of their bytes, that one commit deletes from a disk.
+SWEPT_AT_ONCE, SWEPT_BYTES = 1000, 16 << 20
 
 
 @dataclass

@@ -22,6 +22,7 @@ from lightningstore.service.rules.rows import (
 from lightningstore.service.rules.times import nanoseconds
 from lightningstore.service.storage import sql_files
 from lightningstore.service.storage.base import Changes, Counters
+from lightningstore.service.storage.postgres.link import Connection
 
 SQL = sql_files.load(__package__, "commits.sql")
 #: Maximum number of answers to request ids that one commit deletes.
@@ -212,6 +213,12 @@ def _text(parts: tuple[tuple[str, ...], ...]) -> str:
     ]
     clauses.append(f"put_commit AS ({SQL['put_commit'].format(freed=' '.join(freed))})")
     return f"WITH {', '.join(clauses)} SELECT bytes FROM put_commit"
+
+
+async def outcome(connection: Connection, ns: int, epoch: int, seq: int) -> int | None:
+    """Return the bytes after a commit if it was written, else None."""
+    found = await connection.fetchrow(SQL["find_commit"], ns, seq)
+    return found["bytes"] if found is not None and found["epoch"] == epoch else None
 
 
 class SpanEncoder:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +27,7 @@ from lightningstore.service.storage.postgres.link import (
     T,
     Work,
     boot_seconds,
+    in_seconds,
 )
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Membership:
         async with self._joining:
             if self._lease is not None and not self._lease.lost.is_set():
                 return self._lease
-            self._lease = await self._call(self._insert)
+            self._lease = await self.call(self._insert)
             if self._task is not None:
                 self._task.cancel()
             self._task = asyncio.create_task(self._keep(self._lease), name="lease")
@@ -156,7 +156,7 @@ class Membership:
         while not lease.lost.is_set():
             await asyncio.sleep(self.seconds / RENEWALS)
             try:
-                begun = await self._renewals.run(renew, _in(self.seconds))
+                begun = await self._renewals.run(renew, in_seconds(self.seconds))
             except (StorageFailed, asyncpg.PostgresError) as error:
                 logger.warning("the lease of this server could not be renewed: %s", error)
                 continue
@@ -177,24 +177,24 @@ class Membership:
             lease.end()
             # Otherwise the lease ends by itself.
             with suppress(StorageFailed, asyncpg.PostgresError):
-                await self._call(
+                await self.call(
                     lambda c, _: c.execute(SQL["leave"], lease.server_id), LEAVE_SECONDS
                 )
 
     async def servers(self) -> list[ServerRow]:
         """Return the servers whose lease has not ended."""
-        rows = await self._call(lambda c, _: c.fetch(SQL["servers"]))
+        rows = await self.call(lambda c, _: c.fetch(SQL["servers"]))
         return [ServerRow(*row) for row in rows if row["remaining"] > 0]
 
     async def owners(self) -> list[OwnerRow]:
         """Return the namespaces that have an owner."""
-        rows = await self._call(lambda c, _: c.fetch(SQL["owners"]))
+        rows = await self.call(lambda c, _: c.fetch(SQL["owners"]))
         return [OwnerRow(*row) for row in rows]
 
     async def create(self, namespace: str, settings: bytes = b"") -> bool:
         """Create a namespace; returns False if there is one. Raises StorageFailed."""
         values = (namespace, new_store_id(), settings)
-        made = await self._call(lambda c, _: c.fetchval(SQL["put_namespace"], *values))
+        made = await self.call(lambda c, _: c.fetchval(SQL["put_namespace"], *values))
         return made is not None
 
     async def take(self, namespace: str) -> Ownership:
@@ -207,7 +207,7 @@ class Membership:
         """
         lease = await self.join()
         for _ in range(TAKE_TRIES):
-            taken = await self._call(partial(_take, namespace, lease))
+            taken = await self.call(partial(_take, namespace, lease))
             if taken is not None:
                 return taken
             lease = await self.join()
@@ -218,13 +218,14 @@ class Membership:
         if not ownership.ended:
             ownership.ended = True
             with suppress(StorageFailed, asyncpg.PostgresError):
-                await self._call(
+                await self.call(
                     lambda c, _: c.execute(SQL["give_up"], ownership.ns, ownership.epoch),
                     LEAVE_SECONDS,
                 )
 
-    async def _call(self, work: Work[T], seconds: float = CALL_SECONDS) -> T:
-        return await self._calls.run(work, _in(seconds))
+    async def call(self, work: Work[T], seconds: float = CALL_SECONDS) -> T:
+        """Run short queries about namespaces. Raises StorageFailed if the database does not answer for so long."""
+        return await self._calls.run(work, in_seconds(seconds))
 
 
 async def _take(namespace: str, lease: Lease, connection: Connection, _: int) -> Ownership | None:
@@ -251,9 +252,3 @@ async def _take(namespace: str, lease: Lease, connection: Connection, _: int) ->
 def new_store_id() -> str:
     """Return an id for a store."""
     return f"store-{uuid.uuid4()}"
-
-
-def _in(seconds: float) -> Callable[[], float]:
-    """Return a time for `Link.run`."""
-    until = boot_seconds() + seconds
-    return lambda: until

@@ -49,6 +49,12 @@ def boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def in_seconds(seconds: float) -> Callable[[], float]:
+    """Return a time for `Link.run`."""
+    until = boot_seconds() + seconds
+    return lambda: until
+
+
 class Link:
     """A connection. `run` uses it; nothing connects before the first use."""
 

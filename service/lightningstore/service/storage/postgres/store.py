@@ -26,7 +26,14 @@ from lightningstore.service.rules.rows import (
     RolloutQuery,
     SpanRow,
 )
-from lightningstore.service.storage.base import Changes, FinishedRow, Snapshot
+from lightningstore.service.storage.base import (
+    READ_BYTES,
+    SWEPT_AT_ONCE,
+    SWEPT_BYTES,
+    Changes,
+    FinishedRow,
+    Snapshot,
+)
 from lightningstore.service.storage.postgres import filters
 from lightningstore.service.storage.postgres.commits import (
     SQL,
@@ -34,6 +41,7 @@ from lightningstore.service.storage.postgres.commits import (
     Statement,
     decoded_counters,
     encoded_counters,
+    outcome,
     parts_of,
     spans_part,
     statement,
@@ -41,6 +49,7 @@ from lightningstore.service.storage.postgres.commits import (
 from lightningstore.service.storage.postgres.database import READS, Database
 from lightningstore.service.storage.postgres.lease import SQL as LEASE_SQL
 from lightningstore.service.storage.postgres.lease import (
+    NoNamespace,
     Owned,
     Ownership,
     new_store_id,
@@ -53,12 +62,8 @@ from lightningstore.v1.worker_pb2 import Worker
 
 logger = logging.getLogger(__name__)
 
-#: Maximum number of rollouts, and of their bytes, that one query returns, and of those without inputs.
+#: Maximum number of rollouts that one query returns, with and without inputs.
 READ_ROWS, LIVE_ROWS = 128, 1000
-READ_BYTES = 8 << 20
-#: Maximum number of batches of spans of removed rollouts, and of their bytes, that one commit deletes.
-SWEPT_AT_ONCE = 1000
-SWEPT_BYTES = 16 << 20
 #: Maximum number of batches of spans, and of their stored bytes, that one query returns.
 SPAN_ROWS_A_READ = 16
 SPAN_BYTES_A_READ = 1 << 20
@@ -95,9 +100,13 @@ class PostgresStorage:
 
     name = "postgres"
 
-    def __init__(self, database: Database, namespace: str, *, compress: bool = True) -> None:
-        self._database = database
+    def __init__(
+        self, database: Database, namespace: str, *, compress: bool = True, existing: bool = False
+    ) -> None:
+        """Take the database and the name. With `existing`, a missing namespace is rejected rather than created."""
+        self.database = database
         self.namespace = namespace
+        self._existing = existing
         self.durability = DURABILITY_FULL if database.full_sync else DURABILITY_RELAXED
         self._encoder = SpanEncoder(compress=compress)
         self._session: Session | None = None
@@ -111,7 +120,7 @@ class PostgresStorage:
     @property
     def location(self) -> str:
         """The database and the namespace."""
-        return f"{self._database.location}, namespace {self.namespace}"
+        return f"{self.database.location}, namespace {self.namespace}"
 
     @property
     def damaged_records(self) -> int:
@@ -137,7 +146,7 @@ class PostgresStorage:
             if self._was_owner:
                 raise OwnershipLost(str(error)) from error
             raise StorageUnusable(str(error)) from error
-        except (StorageFailed, asyncpg.PostgresError) as error:
+        except (StorageFailed, NoNamespace, asyncpg.PostgresError) as error:
             await self._release()
             raise StorageUnusable(
                 f"{self.location} cannot be opened: {described(error)}"
@@ -154,25 +163,26 @@ class PostgresStorage:
     async def _enter(self) -> None:
         """Become a user of the database, unless it is one. Raises StorageUnusable."""
         if not self._entered:
-            if self.namespace in self._database.opened:
+            if self.namespace in self.database.opened:
                 raise StorageUnusable(f"namespace {self.namespace!r} is open in this process")
-            self._database.opened.add(self.namespace)
+            self.database.opened.add(self.namespace)
             self._entered = True
             try:
-                await self._database.enter()
+                await self.database.enter()
             except BaseException:
                 self._entered = False
-                self._database.opened.discard(self.namespace)
+                self.database.opened.discard(self.namespace)
                 raise
 
     async def _acquire(self) -> Session:
         """Return the namespace, taken with a new epoch, so that nothing sent before is written any more."""
-        membership = self._database.membership
-        await membership.create(self.namespace)
+        membership = self.database.membership
+        if not self._existing:
+            await membership.create(self.namespace)
         self._owned = owned = await membership.take(self.namespace)
         self._lost = None
-        writer = self._database.writer(owned.ns)
-        known = self._database.answered.get(self.namespace, (0, 0))
+        writer = self.database.writer(owned.ns)
+        known = self.database.answered.get(self.namespace, (0, 0))
 
         async def look(connection: Connection, _: int) -> tuple[asyncpg.Record | None, int | None]:
             await connection.execute(SQL["remove_probe"], owned.ns)
@@ -191,12 +201,12 @@ class PostgresStorage:
 
         If it is gone, the store gets another id: a watcher would otherwise miss what happens under the same numbers.
         """
-        known_epoch, known = self._database.answered.get(self.namespace, (0, 0))
+        known_epoch, known = self.database.answered.get(self.namespace, (0, 0))
         is_there = epoch == known_epoch if epoch is not None else last > known
         if not known or is_there:
             return
         owned.store_id = new_store_id()
-        await self._database.writer(owned.ns).run(
+        await self.database.writer(owned.ns).run(
             lambda c, _: c.execute(
                 LEASE_SQL["put_store_id"], owned.ns, owned.epoch, owned.store_id
             ),
@@ -207,7 +217,7 @@ class PostgresStorage:
             "commit %d; the store is %s from now on",
             *(self.namespace, known, min(last, known - 1), owned.store_id),
         )
-        self._database.answered.pop(self.namespace)
+        self.database.answered.pop(self.namespace)
 
     async def _snapshot(self, session: Session) -> Snapshot:
         """Read what the engine loads, in parts between which other tasks run."""
@@ -249,11 +259,11 @@ class PostgresStorage:
         entered, self._entered = self._entered, False
         try:
             if owned is not None:
-                await self._database.membership.give_up(owned)
+                await self.database.membership.give_up(owned)
         finally:
             if entered:
-                self._database.opened.discard(self.namespace)
-                await self._database.leave()
+                self.database.opened.discard(self.namespace)
+                await self.database.leave()
 
     # Writing
 
@@ -277,21 +287,21 @@ class PostgresStorage:
         commit = (session.owned.ns, session.owned.epoch, seq)
         bytes_ = await self._write(session, statement(parts, commit, counters))
         session.seq, session.counters, session.bytes_ = seq, counters, bytes_
-        self._database.answered[self.namespace] = (session.owned.epoch, seq)
-        self._database.count_written(changes.size)
+        self.database.answered[self.namespace] = (session.owned.epoch, seq)
+        self.database.count_written(changes.size)
 
     async def _write(self, session: Session, sent: Statement) -> int:
         """Send a commit until its outcome is known; returns the bytes of the namespace after it."""
         ns, epoch, seq = sent.values[:3]
 
         async def send(connection: Connection, tries: int) -> int:
-            if tries and (bytes_ := await _outcome(connection, ns, epoch, seq)) is not None:
+            if tries and (bytes_ := await outcome(connection, ns, epoch, seq)) is not None:
                 return bytes_  # the answer was lost, the commit was not
             try:
                 bytes_ = await connection.fetchval(sent.text, *sent.values)
             except asyncpg.UniqueViolationError:
                 # An earlier try may have been under way still.
-                bytes_ = await _outcome(connection, ns, epoch, seq)
+                bytes_ = await outcome(connection, ns, epoch, seq)
                 if bytes_ is None:
                     raise
             if bytes_ is None:
@@ -299,7 +309,7 @@ class PostgresStorage:
             return bytes_
 
         try:
-            return await self._database.writer(ns).run(send, session.until)
+            return await self.database.writer(ns).run(send, session.until)
         except asyncpg.PostgresError as error:
             raise StorageFailed(described(error)) from error
 
@@ -327,7 +337,7 @@ class PostgresStorage:
             await connection.execute(SQL["remove_probe"], ns)
 
         try:
-            await self._database.writer(ns).run(write, session.until)
+            await self.database.writer(ns).run(write, session.until)
         except asyncpg.PostgresError as error:
             raise StorageFailed(described(error)) from error
 
@@ -344,12 +354,12 @@ class PostgresStorage:
     async def _point(self, text: str, *values: Any) -> list[Any]:
         """Return the rows of a short query."""
         session = self._opened
-        return await self._database.points.fetch(text, (session.owned.ns, *values), session.until)
+        return await self.database.points.fetch(text, (session.owned.ns, *values), session.until)
 
     async def _scan(self, text: str, *values: Any) -> list[Any]:
         """Return the rows of a query that may take long."""
         session = self._opened
-        return await self._database.scanners.fetch(text, (session.owned.ns, *values), session.until)
+        return await self.database.scanners.fetch(text, (session.owned.ns, *values), session.until)
 
     async def _rollouts(
         self, variant: str, wanted: Sequence[Any], rows_at_once: int = READ_ROWS
@@ -469,7 +479,7 @@ class PostgresStorage:
 
     async def file_bytes(self) -> int:
         """Return the size of the tables, which all namespaces share; it may be some seconds old."""
-        return await self._database.table_bytes(self._opened.until())
+        return await self.database.table_bytes(self._opened.until())
 
 
 def _owner(found: asyncpg.Record) -> str:
@@ -477,12 +487,6 @@ def _owner(found: asyncpg.Record) -> str:
     if found["address"] is None:
         return "another server had taken over"
     return f"the server at {found['address']} has taken over"
-
-
-async def _outcome(connection: Connection, ns: int, epoch: int, seq: int) -> int | None:
-    """Return the bytes after a commit if it was written, else None."""
-    found = await connection.fetchrow(SQL["find_commit"], ns, seq)
-    return found["bytes"] if found is not None and found["epoch"] == epoch else None
 
 
 def _parsed_spans(rollout_key: int, columns: Sequence[Any]) -> SpanRow:

@@ -30,6 +30,9 @@ from lightningstore.service.rules.rows import (
     SpanRow,
 )
 from lightningstore.service.storage.base import (
+    READ_BYTES,
+    SWEPT_AT_ONCE,
+    SWEPT_BYTES,
     UNLIMITED,
     Changes,
     Counters,
@@ -55,12 +58,8 @@ from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_RELAXED
 
 logger = logging.getLogger(__name__)
 
-#: Maximum number of rollouts, and of bytes, that one read on the event loop returns.
+#: Maximum number of rollouts that one read on the event loop returns.
 INLINE_ROWS = 128
-READ_BYTES = 8 << 20
-#: Maximum number of batches of spans of removed rollouts, and of their bytes, that one commit deletes.
-SWEPT_AT_ONCE = 1000
-SWEPT_BYTES = 16 << 20
 #: Statements of up to 64 rows that are encoded before other tasks run.
 STATEMENTS_AT_ONCE = 16
 #: Maximum number of batches of spans that one read returns; it ends with the batch that exceeds the bytes.

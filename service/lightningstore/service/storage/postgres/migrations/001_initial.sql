@@ -26,6 +26,11 @@ CREATE TABLE ls_namespaces (
     epoch bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 20);
 
+-- Namespaces that were deleted, and whose rows may be left.
+CREATE TABLE ls_deleted (
+    ns integer PRIMARY KEY
+);
+
 CREATE TABLE ls_settings (
     ns integer PRIMARY KEY,
     data bytea NOT NULL
