@@ -13,7 +13,6 @@ from lightningstore.client import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
-from lightningstore.service.engine import state
 from lightningstore.v1 import attempt_pb2, rollout_pb2
 from lightningstore.v1.import_pb2 import ImportRolloutsRequest
 from lightningstore.v1.span_pb2 import SpanBatch
@@ -325,14 +324,15 @@ async def test_survives_a_restart(world: World) -> None:
 
 
 async def test_attempts_with_more_span_ids_than_are_cached_are_known_together(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World,
 ) -> None:
     if not world.durable:
         pytest.skip("ids are loaded from a file only")
     sent = message("ro-1", batch("ro-1", "at-1", *"abc"), batch("ro-1", "at-2", *"def"))
     await world.store.import_rollouts([sent])
     await world.restart()
-    monkeypatch.setattr(state, "CACHED_SPAN_IDS", 4)
+    assert world.service is not None
+    world.service.engine.shared.caches.span_ids.limit = 4
     again = await asyncio.wait_for(world.store.import_rollouts([sent]), 10)
     assert tuple(again) == (0, 1, 0, 6, 0)
 

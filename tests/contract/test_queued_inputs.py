@@ -159,10 +159,10 @@ async def test_small_inputs_stay_in_memory_up_to_a_limit(world: World) -> None:
     assert world.service is not None
     inputs = world.service.engine.live.state.inputs
     await world.store.enqueue_rollouts([{"input": "x" * 100} for _ in range(3)])
-    assert await in_memory(world) == inputs.kept_bytes == 3 * 102
-    inputs._limit = 4 * 102
+    assert await in_memory(world) == inputs.kept.used == 3 * 102
+    world.service.engine.shared.caches.inputs.limit = 4 * 102
     await world.store.enqueue_rollouts([{"input": "y" * 100} for _ in range(3)])
-    assert await in_memory(world) == inputs.kept_bytes == 4 * 102
+    assert await in_memory(world) == inputs.kept.used == 4 * 102
     claimed = await world.store.dequeue_rollouts(10)
     assert [rollout.input[0] for rollout in claimed] == list("xxxyyy")
-    assert await in_memory(world) == inputs.kept_bytes == 0
+    assert await in_memory(world) == inputs.kept.used == 0

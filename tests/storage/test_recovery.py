@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from lightningstore.service.namespaces.directory import Common, Directory
 from lightningstore.service.operations.ingest import Tally
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc import otlp
 from lightningstore.service.rules.errors import ReadFailed, StorageFailed
+from lightningstore.service.rules.limits import Retention
 from lightningstore.service.server import server as service
 from lightningstore.service.server.config import Config
+from lightningstore.service.storage.catalog import MemoryCatalog
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2
 from lightningstore.v1.completion_pb2 import (
     WaitForRolloutsRequest,
@@ -46,6 +49,13 @@ async def open_store(tmp_path: Path) -> AsyncIterator[Open]:
 
     yield open_it
     await opened[0].close()
+
+
+def elsewhere(store: Store) -> otlp.Elsewhere:
+    """Return what exports need to reach other namespaces, of which there are none."""
+    engine = store.engine
+    common = Common(engine.clock, engine.server_limits, engine.shared)
+    return otlp.Elsewhere(Directory(common, MemoryCatalog(), Retention(), default=store))
 
 
 def fail_next_commit(store: Store, when: asyncio.Event | None = None) -> asyncio.Event:
@@ -182,9 +192,9 @@ async def test_export_is_not_answered_when_a_commit_failed_meanwhile(open_store:
     store.engine.storage.span_ids = slow
     data = request.SerializeToString()
     with pytest.raises(StorageFailed):
-        await otlp.export(store, data, {})
+        await otlp.export(store, data, (), elsewhere(store))
     assert await names(store, owners[0][0]) == []
-    await otlp.export(store, data, {})
+    await otlp.export(store, data, (), elsewhere(store))
     for rollout_id, _ in owners:
         assert await names(store, rollout_id) == ["s"]
 
@@ -234,7 +244,7 @@ async def test_failed_read_of_span_ids_fails_the_call_and_rejects_no_span(
         if call == "IngestSpans":
             await store.ingest.ingest_spans(requests())
         else:
-            await otlp.export(store, export_of([ids]).SerializeToString(), {})
+            await otlp.export(store, export_of([ids]).SerializeToString(), (), elsewhere(store))
 
     store.engine.storage.span_ids = failing
     with pytest.raises(ReadFailed):

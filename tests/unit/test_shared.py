@@ -8,7 +8,13 @@ import pytest
 from lightningstore.service.engine.committer import Committer
 from lightningstore.service.engine.eviction import Pool, Shelf
 from lightningstore.service.engine.shared import RESERVED_SHARE, Pending
-from lightningstore.service.rules.errors import Busy
+from lightningstore.service.engine.shares import Caches, Share
+from lightningstore.service.engine.state import State
+from lightningstore.service.engine.waiters import Waiters
+from lightningstore.service.rules.errors import Busy, StorageFailed
+from lightningstore.service.rules.rows import Completion, LoadedRollout, RolloutRow, Shown
+from lightningstore.service.storage.base import Counters
+from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_SUCCEEDED, Rollout
 
 from tests.unit.test_committer import Disk
 
@@ -113,3 +119,58 @@ def test_spans_are_evicted_from_the_store_that_has_most() -> None:
     pool.leave(shelves["large"])
     pool.leave(shelves["large"])
     assert pool.total == 20
+
+
+def rollout(key: int) -> LoadedRollout:
+    record = Rollout(rollout_id=f"r{key}", status=ROLLOUT_STATUS_SUCCEEDED)
+    return LoadedRollout(RolloutRow(key, record, 0, 0), b"x" * 1000, [], 0)
+
+
+def test_caches_of_all_stores_have_one_limit() -> None:
+    caches = Caches(inputs=0, rollouts=10 * 2024, span_ids=0, completions=0)
+    first, second = State(Counters(), caches), State(Counters(), caches)
+    for state in (first, second):
+        for key in range(8):
+            state.touch(state.install(rollout(key)))
+    second.trim(0)
+    assert (len(first.cache), len(second.cache)) == (8, 2)
+    first.release()
+    assert caches.rollouts.used == 2 * 2024
+    for key in range(10, 30):
+        second.touch(second.install(rollout(key)))
+    second.trim(0)
+    assert len(second.cache) == 10
+
+
+def test_small_inputs_of_all_stores_have_one_limit() -> None:
+    caches = Caches(inputs=2500, rollouts=0, span_ids=0, completions=0)
+    first, second = State(Counters(), caches), State(Counters(), caches)
+    entries = [state.install(rollout(1)) for state in (first, second, second)]
+    kept = []
+    for state, entry in zip((first, second, second), entries, strict=True):
+        state.inputs.add(entry, 0)
+        kept.append(caches.inputs.used)
+    assert kept == [1000, 2000, 2000]
+    first.inputs.discard(entries[0])
+    assert caches.inputs.used == 1000
+
+
+def completion(number: int) -> Completion:
+    return Completion(Shown(Rollout(rollout_id="r", completion_number=number), b"x" * 900, None))
+
+
+def test_recent_finishes_of_all_stores_have_one_limit() -> None:
+    share = Share(5 * completion(1).size // 2)
+    first, second = Waiters(share), Waiters(share)
+
+    def finish(waiters: Waiters, number: int) -> None:
+        waiters.publish([completion(number)])
+
+    for number in (1, 2):
+        finish(first, number)
+    finish(second, 1)
+    assert second.recent(0, 10) is None  # a watch reads it from the back end
+    assert len(first.recent(0, 10) or ()) == 2
+    first.fail(StorageFailed("gone"))
+    finish(second, 2)
+    assert [completion.number for completion in second.recent(1, 10) or ()] == [2]

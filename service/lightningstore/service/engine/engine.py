@@ -82,10 +82,10 @@ class Engine:
         self.is_durable = storage.durability != DURABILITY_NONE
         self.clock = clock
         self.limits = limits
-        self.waiters = Waiters()
+        self.waiters = Waiters(self.shared.caches.completions)
         self.committer = Committer(storage, self._publish, self._recover, self.shared.pending)
         shelf = Shelf(self.shared.spans)
-        self.live = Live(clock, self.committer, self.waiters, shelf, limits.kept_inputs_bytes)
+        self.live = Live(clock, self.committer, self.waiters, shelf, self.shared.caches)
         self.polls = Polls(self.live, self._serve_rest)
         self.requests = Requests()
         self.store_id = ""
@@ -185,6 +185,7 @@ class Engine:
         """End all waits, commit accepted changes, close the storage. May be called twice."""
         self.stop_waiting()
         await self.committer.drain()
+        self.live.state.release()
         await self.storage.close()
 
     def stop_waiting(self) -> None:

@@ -15,6 +15,7 @@ from lightningstore.service.engine.clock import Clock
 from lightningstore.service.engine.committer import Committer
 from lightningstore.service.engine.deadlines import Deadlines
 from lightningstore.service.engine.eviction import Shelf
+from lightningstore.service.engine.shares import Caches
 from lightningstore.service.engine.state import AttemptState, Entry, State
 from lightningstore.service.engine.waiters import Waiters
 from lightningstore.service.engine.workers import Workforce
@@ -43,15 +44,15 @@ class Live:
         committer: Committer,
         waiters: Waiters,
         shelf: Shelf,
-        kept_inputs_bytes: int,
+        caches: Caches,
     ) -> None:
         self._clock = clock
-        self._kept_inputs_bytes = kept_inputs_bytes
+        self._caches = caches
         self._committer = committer
         self._waiters = waiters
         #: Spans in memory, if the storage keeps them there.
         self.shelf = shelf
-        self.state = State(Counters(), kept_inputs_bytes)
+        self.state = State(Counters(), caches)
         self.workforce = Workforce()
         self.deadlines = Deadlines(clock)
         # Each with the number of the commit after which it may be seen.
@@ -60,7 +61,8 @@ class Live:
 
     async def adopt(self, snapshot: Snapshot) -> None:
         """Replace all state. The store is new or has failed, and no operation may run meanwhile."""
-        state = self.state = State(snapshot.counters, self._kept_inputs_bytes)
+        self.state.release()
+        state = self.state = State(snapshot.counters, self._caches)
         self.deadlines.adopt(snapshot.counters)
         self.workforce = Workforce(snapshot.workers)
         self._completions.clear()

@@ -7,8 +7,15 @@ import sys
 
 from lightningstore.service.engine.budget import Budget
 from lightningstore.service.engine.eviction import Pool
+from lightningstore.service.engine.shares import Caches
 from lightningstore.service.rules.limits import Limits
 
+#: Bytes of finished rollouts that are kept because they were used lately.
+CACHED_BYTES = 32 << 20
+#: Span ids of attempts that are kept to find duplicates.
+CACHED_SPAN_IDS = 4_000_000
+#: Bytes of finishes that are kept for watches that are a little behind.
+RECENT_BYTES = 32 << 20
 #: Share of the limit of pending bytes that every store may use, so that a store whose disk does not answer cannot keep
 #: the others from writing.
 RESERVED_SHARE = 64
@@ -54,5 +61,11 @@ class Shared:
         self.bodies = Budget(limits.pending_bytes, "request bodies")
         #: Bytes of answers of spans that are being sent.
         self.unread = Budget(limits.unread_bytes, "answers being read")
+        self.caches = Caches(
+            inputs=limits.kept_inputs_bytes,
+            rollouts=CACHED_BYTES,
+            span_ids=CACHED_SPAN_IDS,
+            completions=RECENT_BYTES,
+        )
         #: Spans in memory, where the storage keeps them there.
         self.spans = Pool(limits.eviction_bytes or sys.maxsize, limits.safe_bytes or sys.maxsize)

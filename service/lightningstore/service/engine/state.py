@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 
 from lightningstore.service.engine.queue import RolloutQueue
+from lightningstore.service.engine.shares import Caches, Part, Share
 from lightningstore.service.rules.lifecycle import is_finished, is_live
 from lightningstore.service.rules.rows import (
     AttemptRow,
@@ -24,11 +25,9 @@ from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.rollout_pb2 import Rollout
 
 CACHED_ROLLOUTS = 4096
-CACHED_BYTES = 32 << 20
 #: Maximum number of entries that one operation removes from memory: more than it adds, except for
 #: large batches.
 TRIMMED_AT_ONCE = 512
-CACHED_SPAN_IDS = 4_000_000
 #: Maximum bytes of a queued rollout's input that may stay in memory, to save the claim a read.
 SMALL_INPUT_BYTES = 4096
 
@@ -182,25 +181,25 @@ class Inputs:
     its rollout has left the queue by then.
     """
 
-    def __init__(self, limit: int) -> None:
-        """Set the limit in bytes of the small inputs that are kept."""
-        self._limit = limit
-        self.kept_bytes = 0
+    def __init__(self, share: Share) -> None:
+        """Take the bytes of small inputs that are kept in all stores."""
+        self.kept = Part(share)
         self._leaving: deque[tuple[int, Entry]] = deque()
 
     def add(self, entry: Entry, with_commit: int) -> None:
         """Record a queued rollout, whose input in memory is durable with that commit."""
         size = len(entry.input_json)
-        if size <= SMALL_INPUT_BYTES and self.kept_bytes + size <= self._limit:
+        if size <= SMALL_INPUT_BYTES and self.kept.has_room(size):
             entry.kept_bytes = size
-            self.kept_bytes += size
+            self.kept.add(size)
         elif size:
             self._leaving.append((with_commit, entry))
 
     def discard(self, entry: Entry) -> None:
         """Record that a rollout has left the queue."""
-        self.kept_bytes -= entry.kept_bytes
-        entry.kept_bytes = 0
+        if entry.kept_bytes:
+            self.kept.add(-entry.kept_bytes)
+            entry.kept_bytes = 0
 
     def drop(self, durable_through: int) -> Iterator[Entry]:
         """Drop the inputs that may leave memory, and yield their rollouts."""
@@ -219,15 +218,15 @@ class Inputs:
 class State:
     """Everything that the engine holds in memory."""
 
-    def __init__(self, counters: Counters, kept_inputs_bytes: int) -> None:
+    def __init__(self, counters: Counters, caches: Caches) -> None:
         self.counters = counters
         self.entries: dict[str, Entry] = {}
         self.cache: OrderedDict[str, int] = OrderedDict()  # finished entries → bytes, oldest first
-        self.cached_bytes = 0
+        self._cached = Part(caches.rollouts)
         #: Removed rollouts that may still be in the back end, with the commit that removes them.
         self.going: dict[str, int] = {}
         self.queue = RolloutQueue()
-        self.inputs = Inputs(kept_inputs_bytes)
+        self.inputs = Inputs(caches.inputs)
         self.resources: dict[str, ResourcesVersion] = {}
         self.latest_resources_id = ""
         #: The highest key of resources that was assigned.
@@ -237,7 +236,12 @@ class State:
         #: Loads in progress, by the rollouts that they read.
         self._loads: dict[str, dict[Load, None]] = {}
         self._span_ids: OrderedDict[int, AttemptState] = OrderedDict()
-        self._span_id_count = 0
+        self._span_id_count = Part(caches.span_ids)
+
+    def release(self) -> None:
+        """Leave what it keeps in memory to other stores: this state is not used any more."""
+        for part in (self.inputs.kept, self._cached, self._span_id_count):
+            part.release()
 
     # Rollouts
 
@@ -284,19 +288,19 @@ class State:
             return  # the usual case
         rollout_id = entry.rollout.rollout_id
         if entry.cached:
-            self.cached_bytes -= self.cache.pop(rollout_id)
+            self._cached.add(-self.cache.pop(rollout_id))
         entry.cached = not entry.is_live()
         if entry.cached:
             size = len(entry.input_json) + 1024 * (1 + len(entry.attempts))
             self.cache[rollout_id] = size
-            self.cached_bytes += size
+            self._cached.add(size)
 
     def remove(self, entry: Entry, with_commit: int) -> None:
         """Remove a finished rollout; the back end removes it with the commit of this number."""
         rollout_id = entry.rollout.rollout_id
         del self.entries[rollout_id]
         if entry.cached:
-            self.cached_bytes -= self.cache.pop(rollout_id)
+            self._cached.add(-self.cache.pop(rollout_id))
         for attempt in entry.attempts.values():
             self.drop_span_ids(attempt)
         self.going[rollout_id] = with_commit
@@ -315,12 +319,13 @@ class State:
         for entry in self.inputs.drop(durable_through):
             self._forget(entry.rollout.rollout_id)
         for _ in range(TRIMMED_AT_ONCE):
-            if len(self.cache) <= CACHED_ROLLOUTS and self.cached_bytes <= CACHED_BYTES:
+            few = len(self.cache) <= CACHED_ROLLOUTS and not self._cached.exceeds
+            if few or not self.cache:
                 return
             oldest = next(iter(self.cache))
             if self.entries[oldest].changed > durable_through:
                 return  # the back end does not have its last change yet
-            self.cached_bytes -= self.cache.pop(oldest)
+            self._cached.add(-self.cache.pop(oldest))
             for attempt in self.entries.pop(oldest).attempts.values():
                 self.drop_span_ids(attempt)
             self._forget(oldest)
@@ -349,8 +354,8 @@ class State:
         """
         self._span_ids[attempt.key] = attempt
         self._span_ids.move_to_end(attempt.key)
-        self._span_id_count += added
-        while self._span_id_count > CACHED_SPAN_IDS and len(self._span_ids) > 1:
+        self._span_id_count.add(added)
+        while self._span_id_count.exceeds and len(self._span_ids) > 1:
             oldest = next(iter(self._span_ids.values()))
             if oldest.entry is attempt.entry or oldest.entry.changed > durable_through:
                 break
@@ -359,7 +364,7 @@ class State:
     def drop_span_ids(self, attempt: AttemptState) -> None:
         """Drop the loaded span ids of an attempt."""
         if attempt.span_ids is not None:
-            self._span_id_count -= len(attempt.span_ids)
+            self._span_id_count.add(-len(attempt.span_ids))
             attempt.span_ids = None
             self._span_ids.pop(attempt.key, None)
 

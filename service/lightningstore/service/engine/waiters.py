@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 
 from lightningstore.service.engine.clock import Clock, Turn
+from lightningstore.service.engine.shares import Part, Share
 from lightningstore.service.rules.errors import StoreError
 from lightningstore.service.rules.rows import Completion
 
 RECENT_COMPLETIONS = 4096
-RECENT_BYTES = 32 << 20
 #: A waiter for more rollouts than this is removed by a separate task, which lets other tasks run.
 FORGOTTEN_AT_ONCE = 1000
 
@@ -42,12 +42,13 @@ class Waiter:
 class Waiters:
     """Registry of the streams that wait for rollouts to finish."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: Share) -> None:
+        """Take the bytes of recent finishes that are kept in all stores."""
         self._by_rollout: dict[str, dict[Waiter, None]] = {}
         self._entered: dict[Waiter, None] = {}
         self._watchers: dict[Waiter, None] = {}
         self._recent: deque[Completion] = deque()
-        self._recent_bytes = 0
+        self._recent_bytes = Part(share)
         self._reopened: set[int] = set()
         self._forgetting: set[asyncio.Task[None]] = set()
         self.count = 0
@@ -116,14 +117,16 @@ class Waiters:
         """Notify all waiters of finished rollouts, in completion order."""
         for completion in completions:
             self._recent.append(completion)
-            self._recent_bytes += completion.size
+            self._recent_bytes.add(completion.size)
             for waiter in self._by_rollout.get(completion.rollout_id, ()):
                 waiter.finished.append(completion)
                 waiter.ready.set()
         self.published = completions[-1].number
-        while len(self._recent) > RECENT_COMPLETIONS or self._recent_bytes > RECENT_BYTES:
+        while self._recent and (
+            len(self._recent) > RECENT_COMPLETIONS or self._recent_bytes.exceeds
+        ):
             oldest = self._recent.popleft()
-            self._recent_bytes -= oldest.size
+            self._recent_bytes.add(-oldest.size)
             self._reopened.discard(oldest.number)
         for watcher in self._watchers:
             watcher.ready.set()
@@ -143,7 +146,7 @@ class Waiters:
         """Replace a recent finish whose rollout has changed since, so that watches show what is stored."""
         at = completion.number - self._recent[0].number if self._recent else -1
         if 0 <= at < len(self._recent):
-            self._recent_bytes += completion.size - self._recent[at].size
+            self._recent_bytes.add(completion.size - self._recent[at].size)
             self._recent[at] = completion
 
     def reopen(self, number: int) -> None:
@@ -159,7 +162,7 @@ class Waiters:
             waiter.ready.set()
         self._recent.clear()
         self._reopened.clear()
-        self._recent_bytes = 0
+        self._recent_bytes.release()
 
     def close(self, error: StoreError) -> None:
         """End all waits with an error and accept no new ones."""
