@@ -220,7 +220,7 @@ class Directory:
                 with contextlib.suppress(StoreError):  # logged
                     if space is not None:
                         await self.opened(space)
-                        self._close_if_unused(space)
+                        self.close_if_unused(space)
 
         await asyncio.gather(*[open_some() for _ in range(OPENED_AT_ONCE)])
 
@@ -292,7 +292,7 @@ class Directory:
         space.fail(error)
         self._report(space.name)
 
-    def _close_if_unused(self, space: Space) -> None:
+    def close_if_unused(self, space: Space) -> None:
         """Close the store of a namespace in which nothing happens. What needs it again waits, and then opens it."""
         store = space.store
         if store is None or space.in_use or store is self.default:
@@ -355,7 +355,7 @@ class Directory:
             elif space.in_use:
                 space.touch()
             elif now - space.quiet_since >= IDLE_SECONDS:
-                self._close_if_unused(space)
+                self.close_if_unused(space)
 
     async def _retain(self, space: Space) -> None:
         """Open a namespace for its retention, and close it again."""
@@ -363,7 +363,7 @@ class Directory:
         with contextlib.suppress(StoreError):
             async with self.use(space) as store:
                 await store.removal.retain(retention_of(space.settings, self._keep))
-            self._close_if_unused(space)
+            self.close_if_unused(space)
 
     # Creating, changing and deleting
 

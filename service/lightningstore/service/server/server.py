@@ -266,11 +266,11 @@ class Server:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the storage answers. If not when the server has stopped, the data may be incomplete at its path."""
+        """Whether all open storages answer. If not when the server has stopped, data may be incomplete at its path."""
         if self._cluster is not None:
             return self._cluster.is_usable
-        store = self.directory.default
-        return store is None or store.engine.committer.failure is None
+        stores = self.directory.open_stores()
+        return all(store.engine.committer.failure is None for store in stores)
 
     @property
     def data(self) -> str:
@@ -280,7 +280,9 @@ class Server:
         assert self.directory.default is not None  # noqa: S101  (a single server has it)
         storage = self.directory.default.engine.storage
         durability = Durability.Name(storage.durability).removeprefix("DURABILITY_").lower()
-        return f"data in {storage.location}, durability {durability}"
+        count = len(self.directory)
+        namespaces = f", {count} namespaces" if count > 1 else ""
+        return f"data in {storage.location}, durability {durability}{namespaces}"
 
     @property
     def address(self) -> str:
