@@ -28,7 +28,8 @@ set_target_properties(driver PROPERTIES LINK_LIBRARY_OVERRIDE_lightningstore_stu
 lightningstore_program(runner examples/runner.cc)
 lightningstore_program(algorithm examples/algorithm.cc)
 
-lightningstore_program(client_test test/client_test.cc test/breaks_test.cc test/contact_test.cc test/finishes_test.cc test/namespace_test.cc
+lightningstore_program(client_test test/client_test.cc test/breaks_test.cc test/contact_test.cc test/finishes_test.cc test/heartbeats_test.cc
+  test/namespace_test.cc
   test/outcomes_test.cc test/readme_test.cc test/runner_test.cc test/security_test.cc test/vectors_test.cc test/server.cc)
 target_include_directories(client_test PRIVATE src)
 target_link_libraries(client_test PRIVATE GTest::gtest_main)

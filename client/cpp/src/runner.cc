@@ -79,27 +79,58 @@ v1::UpdateAttemptRequest OutcomeRequest(const v1::AttemptRef& ref, const std::op
 
 }  // namespace
 
-// Registers an attempt for heartbeats and Stop, for its lifetime.
+// Registers a claim for heartbeats and Stop, for its lifetime.
 class Runner::Presence {
  public:
-  Presence(Runner* runner, Attempt* attempt) : runner_(runner), attempt_(attempt) {
+  Presence(Runner* runner, const v1::Rollout& rollout)
+      : runner_(runner), period_(BeatPeriodOf(rollout.config())) {
+    ref_.set_rollout_id(rollout.rollout_id());
+    ref_.set_attempt_id(rollout.latest_attempt().attempt_id());
     const std::lock_guard lock(runner_->mutex_);
-    runner_->running_.insert(attempt_);
-    if (runner_->phase_ == Phase::kHurried) attempt_->Cancel(v1::STOP_REASON_UNSPECIFIED);
+    runner_->running_.insert(this);
+    if (runner_->phase_ == Phase::kHurried) Cancel(v1::STOP_REASON_UNSPECIFIED);
     runner_->changed_.notify_all();  // perhaps it wants more heartbeats
   }
   ~Presence() {
     const std::lock_guard lock(runner_->mutex_);
-    runner_->running_.erase(attempt_);
+    runner_->running_.erase(this);
     ++runner_->finished_;
-    runner_->dropped_spans_ += attempt_->dropped_spans();
+    runner_->dropped_spans_ += dropped_spans();
   }
   Presence(const Presence&) = delete;
   Presence& operator=(const Presence&) = delete;
 
+  // Creates the attempt, once its resources are there.
+  Attempt& Begin(v1::Rollout rollout, Resources resources) {
+    const std::lock_guard lock(runner_->mutex_);
+    attempt_.emplace(runner_->stub_.get(), std::move(rollout), std::move(resources));
+    if (stop_) attempt_->Cancel(*stop_);
+    return *attempt_;
+  }
+  const v1::AttemptRef& ref() const { return ref_; }
+
+  // For holders of the runner's lock.
+  void Cancel(v1::StopReason reason) {
+    if (!stop_) stop_ = reason;
+    if (attempt_) attempt_->Cancel(reason);
+  }
+  std::optional<milliseconds> period() const { return period_; }
+  std::int64_t dropped_spans() const { return attempt_ ? attempt_->dropped_spans() : 0; }
+
  private:
+  // Returns the time between heartbeats that a rollout requires.
+  static std::optional<milliseconds> BeatPeriodOf(const v1::RolloutConfig& config) {
+    if (!config.has_unresponsive_timeout()) return std::nullopt;
+    const milliseconds silence{config.unresponsive_timeout().seconds() * 1000 +
+                               config.unresponsive_timeout().nanos() / 1'000'000};
+    return std::max(silence / kBeatsPerTimeout, kShortestPeriod);
+  }
+
   Runner* const runner_;
-  Attempt* const attempt_;
+  const std::optional<milliseconds> period_;
+  v1::AttemptRef ref_;
+  std::optional<v1::StopReason> stop_;
+  std::optional<Attempt> attempt_;
 };
 
 Runner::Runner(std::shared_ptr<grpc::Channel> channel, Agent agent, RunnerOptions options)
@@ -134,7 +165,7 @@ void Runner::Stop() {
   phase_ = phase_ == Phase::kRunning ? Phase::kStopping : Phase::kHurried;
   for (grpc::ClientContext* poll : polls_) poll->TryCancel();
   if (phase_ == Phase::kHurried) {
-    for (Attempt* attempt : running_) attempt->Cancel(v1::STOP_REASON_UNSPECIFIED);
+    for (Presence* presence : running_) presence->Cancel(v1::STOP_REASON_UNSPECIFIED);
   }
   changed_.notify_all();
 }
@@ -228,29 +259,26 @@ grpc::Status Runner::Poll(const v1::DequeueRolloutsRequest& request, v1::Dequeue
 }
 
 void Runner::Execute(v1::Rollout rollout) {
+  Presence presence(this, rollout);  // from the claim on, however long its resources take
   // Whatever is thrown is reported, because an attempt without a report would stay live.
   std::optional<v1::Failure> failure;
   try {
     Resources resources;
     grpc::Status fetched = FetchPayloads(&rollout);
     if (fetched.ok()) fetched = Fetch(rollout, &resources);
-    Attempt attempt(stub_.get(), rollout, std::move(resources));
-    const Presence presence(this, &attempt);
+    Attempt& attempt = presence.Begin(std::move(rollout), std::move(resources));
     if (fetched.ok()) {
       failure = RunAgent(attempt);
     } else {
       failure = MakeFailure("lightningstore::Error", fetched.error_message());
     }
     const std::int64_t spans = attempt.Flush(kOutage);
-    Report(attempt.Ref(), attempt.stop_reason(), std::move(failure), spans);
+    Report(presence.ref(), attempt.stop_reason(), std::move(failure), spans);
     return;
   } catch (...) {
     failure = CurrentFailure();
   }
-  v1::AttemptRef ref;
-  ref.set_rollout_id(rollout.rollout_id());
-  ref.set_attempt_id(rollout.latest_attempt().attempt_id());
-  Report(ref, std::nullopt, std::move(failure), 0);
+  Report(presence.ref(), std::nullopt, std::move(failure), 0);
 }
 
 std::optional<v1::Failure> Runner::RunAgent(Attempt& attempt) {
@@ -359,6 +387,7 @@ grpc::Status Runner::Insist(const std::function<grpc::Status(grpc::ClientContext
 }
 
 void Runner::Beat() {
+  bool failing = false;
   std::unique_lock lock(mutex_);
   while (!ended_) {
     const auto began = steady_clock::now();
@@ -369,14 +398,19 @@ void Runner::Beat() {
     beat_ = &context;
     lock.unlock();
     v1::HeartbeatResponse answer;
-    const bool got_through = stub_->Heartbeat(&context, request, &answer).ok();
+    const grpc::Status status = stub_->Heartbeat(&context, request, &answer);
     lock.lock();
     beat_ = nullptr;
+    if (ended_) return;
+    const bool got_through = status.ok();
+    if (!got_through && !failing) Say("heartbeat failed, retrying: " + status.error_message());
+    if (got_through && failing) Say("heartbeats succeed again");
+    failing = !got_through;
     for (const v1::Stop& stop : answer.stops()) {
-      for (Attempt* attempt : running_) {
-        if (attempt->Ref().rollout_id() == stop.attempt().rollout_id() &&
-            attempt->Ref().attempt_id() == stop.attempt().attempt_id()) {
-          attempt->Cancel(stop.reason());
+      for (Presence* presence : running_) {
+        if (presence->ref().rollout_id() == stop.attempt().rollout_id() &&
+            presence->ref().attempt_id() == stop.attempt().attempt_id()) {
+          presence->Cancel(stop.reason());
         }
       }
     }
@@ -398,9 +432,9 @@ v1::HeartbeatRequest Runner::BeatRequest() const {
   v1::HeartbeatRequest request;
   request.set_worker_id(options_.worker_id);
   std::int64_t dropped = dropped_spans_;
-  for (const Attempt* attempt : running_) {
-    *request.add_attempts() = attempt->Ref();
-    dropped += attempt->dropped_spans();
+  for (const Presence* presence : running_) {
+    *request.add_attempts() = presence->ref();
+    dropped += presence->dropped_spans();
   }
   request.set_stats_json("{\"running\": " + std::to_string(running_.size()) +
                          ", \"finished\": " + std::to_string(finished_) +
@@ -411,12 +445,8 @@ v1::HeartbeatRequest Runner::BeatRequest() const {
 
 milliseconds Runner::BeatPeriod() const {
   milliseconds period = options_.heartbeat_period;
-  for (const Attempt* attempt : running_) {
-    const v1::RolloutConfig& config = attempt->rollout().config();
-    if (!config.has_unresponsive_timeout()) continue;
-    const milliseconds silence{config.unresponsive_timeout().seconds() * 1000 +
-                               config.unresponsive_timeout().nanos() / 1'000'000};
-    period = std::min(period, std::max(silence / kBeatsPerTimeout, kShortestPeriod));
+  for (const Presence* presence : running_) {
+    if (presence->period()) period = std::min(period, *presence->period());
   }
   return period;
 }

@@ -84,7 +84,7 @@ class Runner {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   Phase phase_ = Phase::kRunning;
-  std::set<Attempt*> running_;
+  std::set<Presence*> running_;
   int left_;                        // turns that are not taken yet; negative: no end
   int finished_ = 0;                // attempts
   std::int64_t dropped_spans_ = 0;  // theirs
