@@ -36,6 +36,8 @@ constexpr milliseconds kLongestPause{5'000};
 constexpr int kBeatsPerTimeout = 3;
 constexpr milliseconds kShortestPeriod{50};
 constexpr milliseconds kRetryPeriod{1'000};
+// Number of cached resources, so that a batch of rollouts loads them once.
+constexpr std::size_t kKeptResources = 4;
 
 std::string NewWorkerId() {
   char host[200] = "worker";
@@ -312,13 +314,9 @@ grpc::Status Runner::FetchPayloads(v1::Rollout* rollout) {
 }
 
 grpc::Status Runner::Fetch(const v1::Rollout& rollout, Resources* resources) {
-  v1::GetResourcesRequest request;
-  request.set_resources_id(rollout.latest_attempt().resources_id());
-  if (request.resources_id().empty()) return grpc::Status::OK;
-  v1::GetResourcesResponse answer;
-  const grpc::Status status =
-      Insist([&](grpc::ClientContext* context) { return stub_->GetResources(context, request, &answer); });
-  for (const auto& [name, resource] : answer.resources().resources()) {
+  v1::Resources loaded;
+  const grpc::Status status = Load(rollout.latest_attempt(), &loaded);
+  for (const auto& [name, resource] : loaded.resources()) {
     v1::Resource& kept = (*resources)[name] = resource;
     if (!resource.has_proxy_llm()) continue;
     *kept.mutable_llm() = resource.proxy_llm().llm();
@@ -326,6 +324,31 @@ grpc::Status Runner::Fetch(const v1::Rollout& rollout, Resources* resources) {
     kept.mutable_llm()->set_endpoint(
         BaseUrl(resource.proxy_llm(), rollout.rollout_id(), rollout.latest_attempt().attempt_id()));
   }
+  return status;
+}
+
+// Returns the resources of an attempt, from the cache if it has the claim's version.
+grpc::Status Runner::Load(const v1::Attempt& attempt, v1::Resources* resources) {
+  if (attempt.resources_id().empty()) return grpc::Status::OK;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const v1::Resources& kept : kept_) {
+      if (kept.resources_id() != attempt.resources_id() || kept.version() != attempt.resources_version())
+        continue;
+      *resources = kept;
+      return grpc::Status::OK;
+    }
+  }
+  v1::GetResourcesRequest request;
+  request.set_resources_id(attempt.resources_id());
+  v1::GetResourcesResponse answer;
+  const grpc::Status status =
+      Insist([&](grpc::ClientContext* context) { return stub_->GetResources(context, request, &answer); });
+  if (!status.ok()) return status;
+  *resources = answer.resources();
+  const std::lock_guard lock(mutex_);
+  kept_.push_back(*resources);
+  if (kept_.size() > kKeptResources) kept_.pop_front();
   return status;
 }
 

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -46,6 +47,22 @@ class Scripted final : public v1::LightningStoreService::Service {
       rollout.set_input_json("{}");
     }
     rollout.mutable_latest_attempt()->set_attempt_id("at-1");
+    if (!versions.empty()) {
+      rollout.mutable_latest_attempt()->set_resources_id("rs-1");
+      rollout.mutable_latest_attempt()->set_resources_version(versions.front());
+      version_ = versions.front();
+      versions.pop_front();
+    }
+    return grpc::Status::OK;
+  }
+
+  grpc::Status GetResources(grpc::ServerContext*, const v1::GetResourcesRequest* request,
+                            v1::GetResourcesResponse* answer) override {
+    ++loads;
+    v1::Resources& resources = *answer->mutable_resources();
+    resources.set_resources_id(request->resources_id());
+    resources.set_version(version_);
+    (*resources.mutable_resources())["llm"].mutable_llm()->set_model(std::to_string(version_));
     return grpc::Status::OK;
   }
 
@@ -99,10 +116,13 @@ class Scripted final : public v1::LightningStoreService::Service {
 
   std::size_t refused_reports = 0;
   bool leaves_out_input = false;
-  v1::IngestResult result;  // of each stream of spans
+  std::deque<int> versions;   // of the resources of the next claims, which have none without it
+  std::atomic<int> loads{0};  // of resources
+  v1::IngestResult result;    // of each stream of spans
 
  private:
   std::mutex mutex_;
+  std::atomic<int> version_{0};
   std::vector<v1::Attempt> reports_;
   std::vector<std::string> spans_;
   int streams_ = 0;
@@ -297,6 +317,21 @@ TEST(Outcomes, ClaimWithoutItsInputIsFilled) {
     return std::nullopt;
   });
   EXPECT_EQ(input, "7");
+}
+
+TEST(Outcomes, ResourcesAreLoadedOncePerVersion) {
+  Scripted server;
+  server.versions = {1, 1, 2, 2, 1};
+  RunnerOptions options;
+  options.max_rollouts = 5;
+  std::string models;
+  const auto agent = [&](Attempt& attempt) -> std::optional<double> {
+    models += attempt.resources().at("llm").llm().model();
+    return std::nullopt;
+  };
+  Runner(Connect(server.address()), agent, options).Run();
+  EXPECT_EQ(models, "11221");
+  EXPECT_EQ(server.loads, 2);
 }
 
 TEST(Losses, FirstIsSaidAtOnceAndTheOthersOnceAMinute) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -67,6 +68,7 @@ class Runner {
   std::optional<v1::Failure> RunAgent(Attempt& attempt);
   grpc::Status FetchPayloads(v1::Rollout* rollout);
   grpc::Status Fetch(const v1::Rollout& rollout, Resources* resources);
+  grpc::Status Load(const v1::Attempt& attempt, v1::Resources* resources);
   void Report(const v1::AttemptRef& ref, std::optional<v1::StopReason> stop,
               std::optional<v1::Failure> failure, std::int64_t spans);
   bool IsLive(const v1::AttemptRef& ref);
@@ -93,7 +95,8 @@ class Runner {
   std::set<grpc::ClientContext*> polls_;
   grpc::ClientContext* beat_ = nullptr;
   std::optional<Error> failure_;
-  Finishes* finishes_ = nullptr;  // of Run
+  std::deque<v1::Resources> kept_;  // loaded resources, the newest last
+  Finishes* finishes_ = nullptr;    // of Run
 };
 
 }  // namespace lightningstore
