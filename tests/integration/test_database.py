@@ -37,7 +37,7 @@ async def enqueued(address: str) -> str:
 
 async def test_server_over_a_database_keeps_what_it_answered(url: str, tmp_path: Path) -> None:
     first = await serve("--port", "0", "--database-url", url, folder=tmp_path)
-    assert f"{url.replace('postgres@', '')}, namespace default" in first.first_line
+    assert f"{url.replace('postgres@', '')}," in first.first_line
     ids = [await enqueued(first.address)]
     assert await first.stop() == 0
     # Given up by the one that stopped, so that this one does not wait for the end of a lease.
@@ -50,15 +50,21 @@ async def test_server_over_a_database_keeps_what_it_answered(url: str, tmp_path:
     assert await second.stop() == 0
 
 
-async def test_second_server_says_who_owns_the_data(url: str, tmp_path: Path) -> None:
+async def test_second_server_shares_the_namespaces_and_takes_them_over(
+    url: str, tmp_path: Path
+) -> None:
     first = await serve("--port", "0", "--database-url", url, folder=tmp_path)
-    code, _, errors = await run("serve", "--port", "0", "--database-url", url, folder=tmp_path)
-    assert code == 1
-    (line,) = errors.strip().splitlines()
-    assert f"(process {first.process.pid})" in line
-    assert "namespace 'default' is owned by the server at" in line
-    await enqueued(first.address)
-    await first.stop(signal.SIGKILL)
+    second = await serve("--port", "0", "--database-url", url, folder=tmp_path)
+    ids = [await enqueued(first.address), await enqueued(second.address)]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        ending, staying = (first, second) if number == signal.SIGTERM else (second, first)
+        await ending.stop(number)
+        ids.append(await enqueued(staying.address))
+        async with AsyncLightningStore(staying.address) as store:
+            assert [item.rollout_id for item in await store.list_rollouts()] == ids
+        if number == signal.SIGTERM:
+            first = await serve("--port", "0", "--database-url", url, folder=tmp_path)
+    assert await first.stop() == 0
 
 
 @pytest.mark.parametrize("wrong", ["mysql://someone:secret@host/db", "host:secret"])

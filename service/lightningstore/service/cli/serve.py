@@ -55,6 +55,8 @@ def _serve_command(**given: Any) -> None:
         raise click.UsageError(_one_line(error), click.get_current_context()) from None
     tuning.keep_freed_memory()
     logs.set_up(config.log_level, as_json=config.log_json)
+    if config.database_url is not None and config.advertise is None:
+        config = config.model_copy(update={"advertise": reachable(config.host)})
     process = Process.current()
     try:
         if process is not None:

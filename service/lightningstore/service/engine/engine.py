@@ -188,10 +188,10 @@ class Engine:
         self.live.state.release()
         await self.storage.close()
 
-    def stop_waiting(self) -> None:
-        """Answer long polls, end waits and watches, and accept no new ones."""
+    def stop_waiting(self, error: StoreError | None = None) -> None:
+        """Answer long polls, end waits and watches with an error (ShuttingDown), and accept no new ones."""
         self._closing = True
-        self.waiters.close(ShuttingDown())
+        self.waiters.close(error or ShuttingDown())
         self.polls.end(None)
 
     @property

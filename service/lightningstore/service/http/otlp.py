@@ -95,11 +95,12 @@ class OtlpTraces:
         if self._guard is not None:
             self._guard.check(metadata, METHOD, request.remote or "somebody")
         name = namespace_of(metadata)
-        if (peer := self._elsewhere.peer(name)) is not None:
-            return await self._forward(peer, name, request, metadata)
         if name == DEFAULT_NAMESPACE and self._directory.default is not None:
             return await self._store(self._directory.default, request, metadata)
-        async with self._directory.use(await self._elsewhere.find(name)) as store:
+        place = await self._elsewhere.located(name)
+        if isinstance(place, Peer):
+            return await self._forward(place, name, request, metadata)
+        async with self._directory.use(place) as store:
             return await self._store(store, request, metadata)
 
     @asynccontextmanager

@@ -49,6 +49,8 @@ IDLE_SECONDS = 600.0
 SWEEP_SECONDS = 60.0
 #: Namespaces that are opened at the same time at start.
 OPENED_AT_ONCE = 4
+#: Seconds that calls have to end before a namespace goes to another server.
+RELEASE_SECONDS = 0.3
 #: A time after the start of every rollout, in nanoseconds.
 _FOREVER_NS = 1 << 62
 
@@ -131,6 +133,11 @@ class Directory:
             raise space.gone
         return space
 
+    def known(self, name: str) -> Space | None:
+        """Return a namespace that is not being deleted or closed, None if this server knows of none."""
+        space = self._spaces.get(name)
+        return space if space is not None and space.gone is None else None
+
     def use(self, space: Space) -> Use:
         """Return a context in which the store of a namespace is open."""
         return Use(space, self.opened)
@@ -170,12 +177,14 @@ class Directory:
     async def start(self) -> None:
         """Find the namespaces, open those with live records, and close idle ones from now on. Raises StorageFailed.
 
-        Returns before they are open: their deadlines that have passed fire as each one opens.
+        Returns before they are open: their deadlines that have passed fire as each one opens. Where several servers share
+        the namespaces, `synchronise` finds them.
         """
-        live = [found.name for found in await self._catalog.survey() if self._know(found)]
         self._timers.append(self._spawn(self._sweep_forever()))
         if self.placement is None:
-            self.open_soon(live)
+            self.open_soon(
+                [found.name for found in await self._catalog.survey() if self._know(found)]
+            )
 
     def synchronise(self, found: Sequence[Found]) -> None:
         """Take note of all namespaces that the servers share: other servers create, change and delete them, too."""
@@ -315,6 +324,18 @@ class Directory:
         finally:
             space.closing = None
 
+    def is_open(self, name: str) -> bool:
+        """Return whether the store of a namespace is open in this process."""
+        space = self._spaces.get(name)
+        return space is not None and space.store is not None and space.gone is None
+
+    async def open(self, name: str) -> None:
+        """Open a namespace that this server should own. Failures are logged; the next call or look tries again."""
+        space = self._spaces.get(name)
+        with contextlib.suppress(StoreError):
+            if space is not None:
+                await self.opened(space)
+
     def open_soon(self, names: Sequence[str]) -> None:
         """Open namespaces that have live records, whose deadlines may have passed."""
         self._timers.append(self._spawn(self._open_all(list(names))))
@@ -328,7 +349,10 @@ class Directory:
     async def _release(self, space: Space, store: Store) -> None:
         if space.store is not store or space.gone is not None:
             return
-        await space.end_uses(NotOwner(space.name, ""))
+        error = NotOwner(space.name, "")
+        store.engine.stop_waiting(error)
+        await space.unused(RELEASE_SECONDS)
+        await space.end_uses(error)
         space.store = space.bound = None
         await self._close(space, store)
         space.gone = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
@@ -96,6 +97,14 @@ class Space:
         self.touch()
         if not self._uses:
             self._unused.set()
+
+    async def unused(self, seconds: float) -> None:
+        """Return when no call is in it, or after that number of seconds of real time."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._uses:
+                    self._unused.clear()
+                    await self._unused.wait()
 
     async def end_uses(self, error: StoreError) -> None:
         """End all calls with an error, and let no call begin. Returns when they have ended."""

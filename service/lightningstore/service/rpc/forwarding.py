@@ -19,7 +19,7 @@ from lightningstore.service.namespaces.placement import Placement
 from lightningstore.service.namespaces.space import Space
 from lightningstore.service.rpc.calls import ESTABLISHED, Context, Handler
 from lightningstore.service.rpc.status import abort
-from lightningstore.service.rules.errors import NamespaceNotFound, NotOwner, StoreError
+from lightningstore.service.rules.errors import NotOwner, StoreError
 from lightningstore.service.rules.namespaces import namespace_of
 from lightningstore.v1.error_reason_pb2 import ERROR_REASON_FIELD_INVALID
 
@@ -269,15 +269,34 @@ class Forwarding:
         await asyncio.gather(*[peer.close() for peer in peers.values()])
 
 
-async def found(directory: Directory, forwarding: Forwarding | None, name: str) -> Space:
-    """Return a namespace of this server. Raises NamespaceNotFound, NotOwner, StorageFailed."""
+async def located(directory: Directory, forwarding: Forwarding | None, name: str) -> Space | Peer:
+    """Return a namespace of this server, or the server that serves it.
+
+    `forwarding` is None if there are no other servers, or none that may be asked. Otherwise the namespace has been opened,
+    because only that shows whether what this server knows is up to date.
+
+    Raises NamespaceNotFound, NotOwner, StorageFailed.
+    """
+    if forwarding is None:
+        return directory.find(name)
+    if (peer := forwarding.peer(name)) is not None:
+        return peer
+    space = directory.known(name)
+    if space is not None and space.store is not None:
+        return space
     try:
-        return directory.find(name)
-    except NamespaceNotFound:
-        if forwarding is None:
+        if space is None:
+            await forwarding.discover(name)  # another server may have created it a moment ago
+            if (peer := forwarding.peer(name)) is not None:
+                return peer
+        space = directory.find(name)
+        await directory.opened(space)
+    except NotOwner:
+        await forwarding.refresh()
+        if (peer := forwarding.peer(name)) is None:
             raise
-        await forwarding.discover(name)  # another server may have created it a moment ago
-        return directory.find(name)
+        return peer
+    return space
 
 
 def _passed(metadata: Any) -> Metadata:

@@ -18,7 +18,7 @@ from lightningstore.service.operations.ingest import Tally, reason_name
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc import lenient
 from lightningstore.service.rpc.calls import Calls, Context, Handler, check_size
-from lightningstore.service.rpc.forwarding import Forwarding, Peer, found
+from lightningstore.service.rpc.forwarding import Forwarding, Peer, located
 from lightningstore.service.rpc.status import EXPORT_CODES
 from lightningstore.service.rules import pieces, wire
 from lightningstore.service.rules.errors import MalformedMessage, PayloadTooLarge, StoreError
@@ -83,13 +83,12 @@ class Elsewhere:
         if self._permit is not None:
             self._permit(metadata, name)
 
-    def peer(self, name: str) -> Peer | None:
-        """Return the server that calls of a namespace go to, None for this one."""
-        return self._forwarding.peer(name) if self._forwarding is not None else None
+    async def located(self, name: str) -> Space | Peer:
+        """Return a namespace of this server, or the server that serves it.
 
-    async def find(self, name: str) -> Space:
-        """Return a namespace of this server. Raises NamespaceNotFound, NotOwner, StorageFailed."""
-        return await found(self._directory, self._forwarding, name)
+        Raises NamespaceNotFound, NotOwner, StorageFailed.
+        """
+        return await located(self._directory, self._forwarding, name)
 
     def use(self, space: Space) -> Use:
         """Return a context in which the store of a namespace is open."""
@@ -207,10 +206,11 @@ async def _store_elsewhere(
     """Store the spans of scopes whose resource names another namespace than the call."""
     try:
         elsewhere.check(name, metadata)
-        if (peer := elsewhere.peer(name)) is not None:
-            refused += await forward(peer, name, scopes, metadata)
+        place = await elsewhere.located(name)
+        if isinstance(place, Peer):
+            refused += await forward(place, name, scopes, metadata)
             return
-        async with elsewhere.use(await elsewhere.find(name)) as store:
+        async with elsewhere.use(place) as store:
             await _store_scopes(store, scopes, _metadata_owner(dict(metadata)), refused)
     except StoreError as error:
         if error.retry_delay is not None or isinstance(error, MalformedMessage):

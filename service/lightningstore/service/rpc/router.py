@@ -16,7 +16,7 @@ from lightningstore.service.namespaces.directory import Directory
 from lightningstore.service.namespaces.space import Space
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc.calls import Calls, Context, Handler, refusal
-from lightningstore.service.rpc.forwarding import FORWARDED_KEY, Forwarding, found
+from lightningstore.service.rpc.forwarding import FORWARDED_KEY, Forwarding, Peer, located
 from lightningstore.service.rpc.handlers import KINDS
 from lightningstore.service.rules.errors import StoreError
 from lightningstore.service.rules.namespaces import (
@@ -68,47 +68,54 @@ class Router(grpc.GenericRpcHandler):
             return refusal(error)
         if self._default is not None and name == DEFAULT_NAMESPACE:
             return self._default[method]
-        if self._forwarding is not None and not _is_forwarded(details):
-            peer = self._forwarding.peer(name)
-            if peer is not None:
-                return peer.handler(method, streams_in=streams_in, streams_out=streams_out)
+        forwarding = None if _is_forwarded(details) else self._forwarding
+        if forwarding is not None and (peer := forwarding.peer(name)) is not None:
+            return peer.handler(method, streams_in=streams_in, streams_out=streams_out)
         if streams_out:
-            return grpc.unary_stream_rpc_method_handler(self._streamed(name, method))
+            streamed = self._streamed(name, method, forwarding)
+            return grpc.unary_stream_rpc_method_handler(streamed)
         if streams_in:
-            uploaded = self._answered(name, method, "stream_unary")
+            uploaded = self._answered(name, method, "stream_unary", forwarding)
             return grpc.stream_unary_rpc_method_handler(uploaded)
-        return grpc.unary_unary_rpc_method_handler(self._answered(name, method, "unary_unary"))
+        unary = self._answered(name, method, "unary_unary", forwarding)
+        return grpc.unary_unary_rpc_method_handler(unary)
 
-    def _answered(self, name: str, method: str, kind: str) -> Any:
+    def _answered(self, name: str, method: str, kind: str, forwarding: Forwarding | None) -> Any:
         async def handle(request: Any, context: Context) -> bytes:
-            call: Any = None
+            answer: bytes
             try:
-                space = await found(self._directory, self._forwarding, name)
-                async with self._directory.use(space) as store:
-                    call = getattr(self._bound(space, store)[method], kind)
-                    answer: bytes = await call(request, context)
+                place = await located(self._directory, forwarding, name)
+                if isinstance(place, Peer):
+                    answer = await getattr(_forwarder(place, method), kind)(request, context)
+                    return answer
+                async with self._directory.use(place) as store:
+                    answer = await getattr(self._bound(place, store)[method], kind)(
+                        request, context
+                    )
                     return answer
             except BaseException as error:
-                # The handler has ended the call itself, except where the namespace was deleted meanwhile.
-                if call is None or isinstance(error, StoreError):
-                    await self._calls.fail(context, error, method)
+                await self._calls.fail(context, error, method)
                 raise
 
         return handle
 
-    def _streamed(self, name: str, method: str) -> Any:
+    def _streamed(self, name: str, method: str, forwarding: Forwarding | None) -> Any:
         async def handle(request: Any, context: Context) -> AsyncIterator[bytes]:
-            handler: Any = None
             try:
-                space = await found(self._directory, self._forwarding, name)
-                async with self._directory.use(space) as store:
-                    handler = self._bound(space, store)[method]
-                    async with aclosing(handler.unary_stream(request, context)) as answers:
+                place = await located(self._directory, forwarding, name)
+                if isinstance(place, Peer):
+                    there: Any = _forwarder(place, method)
+                    async with aclosing(there.unary_stream(request, context)) as answers:
+                        async for answer in answers:
+                            yield answer
+                    return
+                async with self._directory.use(place) as store:
+                    here: Any = self._bound(place, store)[method]
+                    async with aclosing(here.unary_stream(request, context)) as answers:
                         async for answer in answers:
                             yield answer
             except BaseException as error:
-                if handler is None or isinstance(error, StoreError):  # as above
-                    await self._calls.fail(context, error, method)
+                await self._calls.fail(context, error, method)
                 raise
 
         return handle
@@ -119,6 +126,11 @@ class Router(grpc.GenericRpcHandler):
             space.bound = self._bind(store)
         bound: Handlers = space.bound
         return bound
+
+
+def _forwarder(peer: Peer, method: str) -> Handler:
+    streams_in, streams_out = KINDS[method]
+    return peer.handler(method, streams_in=streams_in, streams_out=streams_out)
 
 
 def _is_forwarded(details: grpc.HandlerCallDetails) -> bool:

@@ -77,6 +77,10 @@ class Config(BaseSettings):
         None,
         description="Mutual TLS: CA certificates (PEM) used to verify clients.",
     )
+    peer_ca: Path | None = Field(
+        None,
+        description="CA certificates (PEM) used to verify the other servers of a database (default: the system's).",
+    )
     auth_tokens: Path | None = Field(
         None,
         description="File of tokens, made by `lightningstore token new`. With it every call requires one.",

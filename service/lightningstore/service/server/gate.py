@@ -57,6 +57,19 @@ def open_gate(config: Config, clock: Clock) -> Gate:
     )
 
 
+def peer_credentials(config: Config) -> grpc.ChannelCredentials:
+    """Return the credentials of channels to other servers, which have the same certificates. Reads the files."""
+    key = chain = None
+    if (
+        config.tls_client_ca is not None
+        and config.tls_key is not None
+        and config.tls_cert is not None
+    ):
+        key, chain = config.tls_key.read_bytes(), config.tls_cert.read_bytes()
+    roots = config.peer_ca.read_bytes() if config.peer_ca is not None else None
+    return grpc.ssl_channel_credentials(roots, key, chain)
+
+
 def _check_exposure(config: Config) -> None:
     """Reject a configuration that gives the network access. Raises Misconfigured."""
     if config.insecure:

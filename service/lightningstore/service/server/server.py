@@ -27,10 +27,10 @@ from lightningstore.service.rpc.reflection import reflection
 from lightningstore.service.rpc.router import Router
 from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
 from lightningstore.service.server.config import Config
-from lightningstore.service.server.gate import Gate, open_gate
+from lightningstore.service.server.gate import Gate, open_gate, peer_credentials
 from lightningstore.service.server.metrics import Metrics
 from lightningstore.service.server.tracing import tracer
-from lightningstore.service.storage.back_ends import catalog_at, storage_at
+from lightningstore.service.storage.back_ends import catalog_at, database_at, storage_at
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.catalog import Catalog
 from lightningstore.v1.statistics_pb2 import Durability
@@ -135,7 +135,8 @@ class Server:
         self.metrics = Metrics() if config.metrics_port is not None else None
         tracing = tracer() if config.trace_calls else None
         interceptors = [i for i in (self.metrics, tracing, self.gate.guard) if i is not None]
-        options = grpc_options(config, shares_port=cluster is not None)
+        self._shares_port = cluster is not None and bool(cluster.listeners)
+        options = grpc_options(config, shares_port=self._shares_port)
         self._server = grpc.aio.server(interceptors=interceptors, options=options)
         self._otlp_http: HttpServer | None = None
         self._metrics_http: HttpServer | None = None
@@ -146,7 +147,7 @@ class Server:
         await self.directory.start()
         self.port = self._listen(self._config.host, self._config.port)
         if (cluster := self._cluster) is not None:
-            advertised = cluster.advertised or self.address
+            advertised = self._advertised(cluster.advertised)
             if advertised != self.address and cluster.listeners:
                 self._listen(self._config.host, int(advertised.rpartition(":")[2]))
             self._join(cluster, advertised)
@@ -166,6 +167,13 @@ class Server:
         await self._server.start()
         self._health.serve(("", *services))
         self.directory.watch(lambda _: self._health.wake())
+
+    def _advertised(self, address: str) -> str:
+        """Return an address that names a port; without one it is this server's."""
+        if not address:
+            return self.address
+        has_port = ":" in address.rpartition("]")[2]
+        return address if has_port else f"{address}:{self.port}"
 
     def _listen(self, host: str, port: int) -> int:
         """Listen at an address with the server's encryption; return the port. Raises AddressInUse."""
@@ -231,7 +239,7 @@ class Server:
         traces = OtlpTraces(self.directory, self.gate.guard, streams, elsewhere)
         server = HttpServer([traces], self.metrics.count if self.metrics else None)
         with _listening("", host, port):
-            await server.start(host, port, context, shares_port=self._cluster is not None)
+            await server.start(host, port, context, shares_port=self._shares_port)
         self._otlp_http = server
         self.directory.announce(otlp_http_port=server.port)
         scheme = "https" if context else "http"
@@ -329,24 +337,42 @@ async def start_server(config: Config, clock: Clock | None = None) -> Server:
     else:
         config = _for_process(config, process)
     gate = open_gate(config, clock)
-    store = cluster = None
-    if config.data is not None:
-        cluster = ProcessCluster(
-            process or Process(0, ("",)),
-            config.data,
-            full_sync=config.durability == "full",
-            compress=bool(config.compress_spans),
-        )
-    else:
-        store = await open_store(config, clock)
+    cluster = _cluster(config, process, clock)
+    store = await open_store(config, clock) if cluster is None else None
     server = Server(store, config, gate, clock=clock, cluster=cluster)
     try:
         await server.start()
     except BaseException:
         await server.directory.close()
+        if cluster is not None:
+            await cluster.stop()
         raise
     logger.debug("process %s serves on %s", os.getpid(), server.address)
     return server
+
+
+def _cluster(config: Config, process: Process | None, clock: Clock) -> Cluster | None:
+    """Return the servers that share namespaces with this one; None: it is a single server. Raises StorageUnusable."""
+    full_sync = config.durability == "full"
+    if config.data is not None:
+        return ProcessCluster(
+            process or Process(0, ("",)),
+            config.data,
+            full_sync=full_sync,
+            compress=bool(config.compress_spans),
+        )
+    if config.database_url is None:
+        return None
+    database = database_at(config.database_url.get_secret_value(), full_sync=full_sync)
+    from lightningstore.service.cluster.servers import DatabaseCluster  # noqa: PLC0415  (an extra's driver)
+
+    return DatabaseCluster(
+        database,
+        clock,
+        compress=config.compress_spans is not False,
+        advertised=config.advertise or "",
+        credentials=None if config.tls_cert is None else lambda: peer_credentials(config),
+    )
 
 
 def _for_process(config: Config, process: Process) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightningstore.service.rules.errors import StorageUnusable
 from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
@@ -12,6 +13,9 @@ from lightningstore.service.storage.catalog import Catalog, MemoryCatalog
 from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.service.storage.sqlite.catalog import SqliteCatalog, folder_of
 from lightningstore.service.storage.sqlite.store import SqliteStorage
+
+if TYPE_CHECKING:
+    from lightningstore.service.storage.postgres.database import Database
 
 _FILE = "sqlite:///"
 _SCHEME = re.compile(r"(sqlite|memory):|\w+://")
@@ -74,16 +78,23 @@ def _path(url: str) -> Path | None:
     return Path(path)
 
 
-def _postgres(url: str, namespace: str, *, full_sync: bool, compress: bool) -> Storage:
-    """Return the storage of a namespace. Imported here, because the driver is an extra."""
+def database_at(url: str, *, full_sync: bool = True) -> Database:
+    """Return the database that a URL names, not connected yet. Raises StorageUnusable if the driver is missing."""
     try:
         from lightningstore.service.storage.postgres.database import Database  # noqa: PLC0415
-        from lightningstore.service.storage.postgres.store import PostgresStorage  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise StorageUnusable(
             f"PostgreSQL needs the package {error.name}: pip install 'lightningstore[postgres]'"
         ) from error
-    return PostgresStorage(Database(url, full_sync=full_sync), namespace, compress=compress)
+    return Database(url, full_sync=full_sync)
+
+
+def _postgres(url: str, namespace: str, *, full_sync: bool, compress: bool) -> Storage:
+    """Return the storage of a namespace. Imported here, because the driver is an extra."""
+    database = database_at(url, full_sync=full_sync)
+    from lightningstore.service.storage.postgres.store import PostgresStorage  # noqa: PLC0415
+
+    return PostgresStorage(database, namespace, compress=compress)
 
 
 def _postgres_catalog(storage: Storage | None, *, compress: bool) -> Catalog:

@@ -26,18 +26,21 @@ DELETED_AT_ONCE = 5000
 
 
 class PostgresCatalog:
-    """The namespaces of the database in which the default one is open."""
+    """The namespaces of a database."""
 
-    def __init__(self, database: Database, *, compress: bool = True) -> None:
-        """Take the database. `compress` is that of PostgresStorage."""
+    def __init__(
+        self, database: Database, *, compress: bool = True, hidden: str = DEFAULT_NAMESPACE
+    ) -> None:
+        """Take the database. `compress` is that of PostgresStorage, `hidden` a namespace that is left out."""
         self._database = database
+        self._hidden = hidden
         self._compress = compress
 
     async def survey(self) -> list[Found]:
         """Return the namespaces, and delete what is left of those that were deleted."""
         for (ns,) in await self._fetch(SQL["deleted"]):
             await self._delete_rows(ns)
-        return [Found(*row) for row in await self._fetch(SQL["survey"], DEFAULT_NAMESPACE)]
+        return [Found(*row) for row in await self._fetch(SQL["survey"], self._hidden)]
 
     async def _fetch(self, text: str, *values: Any) -> list[Any]:
         return await self._database.scanners.fetch(text, values, in_seconds(CALL_SECONDS))

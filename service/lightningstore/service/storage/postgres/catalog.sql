@@ -1,5 +1,5 @@
 -- name: survey
--- All namespaces but the default one: whether anything is live in them, and when the oldest rollout began; 0 if there is
+-- All namespaces but one: whether anything is live in them, and when the oldest rollout began; 0 if there is
 -- none.
 SELECT n.name, n.store_id, coalesce(s.data, ''),
     EXISTS (SELECT 1 FROM ls_rollouts WHERE ns = n.ns AND live)

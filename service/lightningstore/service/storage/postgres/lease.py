@@ -76,6 +76,31 @@ class OwnerRow(NamedTuple):
     address: str
 
 
+class Row(NamedTuple):
+    """A namespace as all servers see it."""
+
+    name: str
+    store_id: str
+    settings: bytes
+    #: Id of the server that an operator has chosen; empty if none has.
+    wanted: str
+    #: Id and address of the owner; None if it has none with a lease.
+    owner: str | None
+    address: str | None
+    #: Whether the namespace has an owner, or anything is live in it.
+    live: bool
+
+
+class View(NamedTuple):
+    """What all servers see of each other and of the namespaces."""
+
+    #: Address of each live server, by its id.
+    servers: dict[str, str]
+    #: Ids of those that take namespaces.
+    accepting: tuple[str, ...]
+    namespaces: list[Row]
+
+
 class Owned(Exception):
     """Another server owns the namespace."""
 
@@ -190,6 +215,38 @@ class Membership:
         """Return the namespaces that have an owner."""
         rows = await self.call(lambda c, _: c.fetch(SQL["owners"]))
         return [OwnerRow(*row) for row in rows]
+
+    @property
+    def server_id(self) -> str:
+        """The id of this server, "" before it has joined. Another one after it has lost its lease."""
+        return self._lease.server_id if self._lease is not None else ""
+
+    async def look(self) -> View:
+        """Return the servers and the namespaces. Raises StorageFailed."""
+        await self.join()
+
+        async def read(connection: Connection, _: int) -> View:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                servers = await connection.fetch(SQL["accepting"])
+                placed = await connection.fetch(SQL["placed"])
+            return View(
+                {row["id"]: row["address"] for row in servers},
+                tuple(row["id"] for row in servers if not row["draining"]),
+                [Row(*row) for row in placed],
+            )
+
+        return await self.call(read)
+
+    async def drain(self) -> None:
+        """Have the other servers take what this one gives up. Raises StorageFailed."""
+        if self._lease is not None:
+            server_id = self._lease.server_id
+            await self.call(lambda c, _: c.execute(SQL["drain"], server_id), LEAVE_SECONDS)
+
+    async def move(self, namespace: str, server_id: str) -> bool:
+        """Choose a server for a namespace, "" for none; returns False if there is none of that name."""
+        moved = await self.call(lambda c, _: c.fetchval(SQL["move"], namespace, server_id))
+        return moved is not None
 
     async def create(self, namespace: str, settings: bytes = b"") -> bool:
         """Create a namespace; returns False if there is one. Raises StorageFailed."""

@@ -24,6 +24,29 @@ DELETE FROM ls_servers WHERE expires_at < clock_timestamp() - make_interval(hour
 -- All servers, and the seconds until their leases end.
 SELECT id, address, extract(epoch FROM expires_at - clock_timestamp())::float8 AS remaining FROM ls_servers ORDER BY id
 
+-- name: drain
+-- A server that takes no more namespaces.
+UPDATE ls_servers SET draining = TRUE WHERE id = $1
+
+-- name: accepting
+-- All servers with a lease.
+SELECT id, address, draining FROM ls_servers WHERE expires_at > clock_timestamp() ORDER BY id
+
+-- name: placed
+-- All namespaces and their owners. Whether anything is live in them matters only where there is no owner.
+SELECT n.name, n.store_id, coalesce(d.data, '') AS settings, n.wanted, s.id AS owner, s.address,
+    CASE WHEN s.id IS NULL THEN EXISTS (SELECT 1 FROM ls_rollouts WHERE ns = n.ns AND live)
+        OR EXISTS (SELECT 1 FROM ls_attempts WHERE ns = n.ns AND live)
+    ELSE TRUE END AS live
+FROM ls_namespaces n
+LEFT JOIN ls_servers s ON s.id = n.owner AND s.expires_at > clock_timestamp()
+LEFT JOIN ls_settings d ON d.ns = n.ns
+ORDER BY n.name
+
+-- name: move
+-- The server that an operator has chosen for a namespace; '' for none.
+UPDATE ls_namespaces SET wanted = $2 WHERE name = $1 RETURNING 1
+
 -- name: is_member
 -- Whether a server still has its row.
 SELECT 1 FROM ls_servers WHERE id = $1

@@ -14,6 +14,7 @@ import zstandard
 from google.protobuf.message import DecodeError
 from lightningstore.service.rules.errors import (
     DataDamaged,
+    OwnedElsewhere,
     OwnershipLost,
     StorageFailed,
     StorageUnusable,
@@ -145,7 +146,7 @@ class PostgresStorage:
             await self._release()
             if self._was_owner:
                 raise OwnershipLost(str(error)) from error
-            raise StorageUnusable(str(error)) from error
+            raise OwnedElsewhere(str(error), error.address) from error
         except (StorageFailed, NoNamespace, asyncpg.PostgresError) as error:
             await self._release()
             raise StorageUnusable(

@@ -14,16 +14,19 @@ INSERT INTO ls_schema (version, last_ns) VALUES (1, 0);
 CREATE TABLE ls_servers (
     id text PRIMARY KEY,
     address text NOT NULL,
-    expires_at timestamptz NOT NULL
+    expires_at timestamptz NOT NULL,
+    draining boolean NOT NULL DEFAULT FALSE
 );
 
--- epoch: rises with each owner. Every commit of the owner names it. owner: '' for none.
+-- epoch: rises with each owner. Every commit of the owner names it. owner: '' for none. wanted: id of the server that an
+-- operator has chosen, '' for none.
 CREATE TABLE ls_namespaces (
     ns integer PRIMARY KEY,
     name text NOT NULL UNIQUE,
     store_id text NOT NULL,
     owner text NOT NULL DEFAULT '',
-    epoch bigint NOT NULL DEFAULT 0
+    epoch bigint NOT NULL DEFAULT 0,
+    wanted text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 20);
 
 -- Namespaces that were deleted, and whose rows may be left.

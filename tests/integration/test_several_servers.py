@@ -1,12 +1,10 @@
-"""Several servers over one folder of data files: each namespace belongs to one of them, and all answer for all."""
+"""Several servers over one folder of data files, or one database: each namespace has one owner, and all answer for all."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
-import socket
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
-from lightningstore.service.cluster.processes import Process, ProcessCluster
 from lightningstore.service.rpc.forwarding import OWNER_KEY
-from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import Server
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest, StartRolloutRequest
 from lightningstore.v1.completion_pb2 import WatchRolloutsRequest
@@ -37,7 +33,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from tests.clock import ManualClock
+from tests.machines import Machines, Processes, Servers
 from tests.namespaced import METHODS, Caller, reason_of
 
 pytestmark = pytest.mark.asyncio
@@ -45,75 +41,20 @@ pytestmark = pytest.mark.asyncio
 NAMES = ("default", "a", "b", "c", "d", "e")
 
 
-class Machine:
-    """Two servers over one folder, in this process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._sockets = tempfile.TemporaryDirectory(prefix="ls-")
-        self.clock = ManualClock()
-        self.servers: list[Server] = []
-        self.callers: list[Caller] = []
-        self._channels: list[grpc.aio.Channel] = []
-        self._ports = [socket.socket() for _ in range(2)]
-        for reserved in self._ports:
-            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            reserved.bind(("127.0.0.1", 0))
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        return tuple(f"127.0.0.1:{reserved.getsockname()[1]}" for reserved in self._ports)
-
-    async def start(self) -> None:
-        """Start both servers."""
-        for index, address in enumerate(self.addresses):
-            process = Process(index, self.addresses, self._sockets.name)
-            port = int(address.rpartition(":")[2])
-            config = Config(port=port, otlp_http_port=0, grace=0.1)
-            cluster = ProcessCluster(process, self.folder)
-            server = Server(None, config, clock=self.clock, cluster=cluster)
-            await server.start()
-            self.servers.append(server)
-            channel = grpc.aio.insecure_channel(address)
-            self._channels.append(channel)
-            self.callers.append(Caller(channel))
-
-    async def stop(self) -> None:
-        """Stop both servers."""
-        for channel in self._channels:
-            await channel.close()
-        for server in self.servers:
-            await server.stop(0.1)
-        self.servers, self.callers, self._channels = [], [], []
-
-    def close(self) -> None:
-        """Free the ports and the folder of sockets."""
-        for reserved in self._ports:
-            reserved.close()
-        self._sockets.cleanup()
-
-    def owner(self, name: str) -> int:
-        """Return the index of the server that a namespace belongs to."""
-        (index,) = [i for i, server in enumerate(self.servers) if not self._elsewhere(server, name)]
-        return index
-
-    @staticmethod
-    def _elsewhere(server: Server, name: str) -> str:
-        placement = server.directory.placement
-        assert placement is not None
-        return placement.elsewhere(name)
-
-
-@pytest_asyncio.fixture
-async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
-    """A machine with the namespaces of NAMES."""
-    machine = Machine(tmp_path / "data")
+@pytest_asyncio.fixture(params=["processes", "database"])
+async def machine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Machines]:
+    """Two servers with the namespaces of NAMES."""
+    machine: Machines
+    if request.param == "processes":
+        machine = Processes(tmp_path / "data")
+    else:
+        machine = Servers(request.getfixturevalue("postgres"))
     await machine.start()
     for number, name in enumerate(NAMES[1:]):
         await machine.callers[number % 2].create(name, description=f"run {name}")
     yield machine
     await machine.stop()
-    machine.close()
+    await machine.close()
 
 
 def enqueue(text: str) -> EnqueueRolloutsRequest:
@@ -123,8 +64,8 @@ def enqueue(text: str) -> EnqueueRolloutsRequest:
     return request
 
 
-async def test_both_servers_own_namespaces_and_each_one_is_open_once(machine: Machine) -> None:
-    assert {machine.owner(name) for name in NAMES} == {0, 1}
+async def test_both_servers_own_namespaces_and_each_one_is_open_once(machine: Machines) -> None:
+    assert {await machine.owner(name) for name in NAMES} == {0, 1}
     for name in NAMES:
         await machine.callers[0].call(
             "GetStatistics", GetMessageClass(METHODS["GetStatistics"].input_type)(), name
@@ -134,12 +75,9 @@ async def test_both_servers_own_namespaces_and_each_one_is_open_once(machine: Ma
             for server in machine.servers
         ]
         assert [name in names for names in opened].count(True) == 1
-    assert sorted(path.name for path in machine.folder.glob("*.db")) == sorted(
-        f"{n}.db" for n in NAMES
-    )
 
 
-async def test_what_one_server_stores_the_other_shows(machine: Machine) -> None:
+async def test_what_one_server_stores_the_other_shows(machine: Machines) -> None:
     for name in NAMES:
         rollout = (await machine.callers[0].call("EnqueueRollouts", enqueue(name), name)).rollouts[
             0
@@ -154,9 +92,9 @@ async def test_what_one_server_stores_the_other_shows(machine: Machine) -> None:
                 assert reason_of(raised.value)[1] == "ROLLOUT_NOT_FOUND"
 
 
-async def test_server_info_names_the_owner_and_forwarded_answers_do_too(machine: Machine) -> None:
+async def test_server_info_names_the_owner_and_forwarded_answers_do_too(machine: Machines) -> None:
     for name in NAMES:
-        owner = machine.owner(name)
+        owner = await machine.owner(name)
         for index, caller in enumerate(machine.callers):
             call = caller.begin("GetServerInfo", GetServerInfoRequest(), name)
             info = await call
@@ -165,7 +103,7 @@ async def test_server_info_names_the_owner_and_forwarded_answers_do_too(machine:
             assert trailers.get(OWNER_KEY) == (None if index == owner else machine.addresses[owner])
 
 
-async def test_every_call_is_answered_alike_by_both_servers(machine: Machine) -> None:
+async def test_every_call_is_answered_alike_by_both_servers(machine: Machines) -> None:
     """Empty requests: an answer, or the same error."""
 
     async def outcome(caller: Caller, method: str, name: str) -> Any:
@@ -185,7 +123,7 @@ async def test_every_call_is_answered_alike_by_both_servers(machine: Machine) ->
 
 
 async def test_namespaces_are_listed_changed_and_deleted_through_any_server(
-    machine: Machine,
+    machine: Machines,
 ) -> None:
     for number, caller in enumerate(machine.callers):
         listed = (await caller.call("ListNamespaces", ListNamespacesRequest())).namespaces
@@ -208,7 +146,7 @@ async def test_namespaces_are_listed_changed_and_deleted_through_any_server(
         assert reason_of(raised.value)[1] == "NAMESPACE_NOT_FOUND"
 
 
-async def test_a_namespace_created_twice_at_once_exists_once(machine: Machine) -> None:
+async def test_a_namespace_created_twice_at_once_exists_once(machine: Machines) -> None:
     async def create(caller: Caller) -> bool:
         try:
             await caller.create("fresh")
@@ -221,16 +159,16 @@ async def test_a_namespace_created_twice_at_once_exists_once(machine: Machine) -
     assert outcomes.count(True) == 1
 
 
-async def test_polls_and_watches_work_through_the_other_server(machine: Machine) -> None:
+async def test_polls_and_watches_work_through_the_other_server(machine: Machines) -> None:
     for name in NAMES:
-        far = machine.callers[1 - machine.owner(name)]
+        far = machine.callers[1 - await machine.owner(name)]
         watch = far.begin("WatchRollouts", WatchRolloutsRequest(), name, timeout=30)
         await watch.read()
         request = DequeueRolloutsRequest(limit=1, worker_id="w")
         request.wait.FromSeconds(20)
         polling = asyncio.ensure_future(far.call("DequeueRollouts", request, name, timeout=30))
         await asyncio.sleep(0.05)
-        near = machine.callers[machine.owner(name)]
+        near = machine.callers[await machine.owner(name)]
         rollout_id = (
             (await near.call("EnqueueRollouts", enqueue(name), name)).rollouts[0].rollout_id
         )
@@ -260,7 +198,7 @@ def export(attempts: list[tuple[str, str, str]]) -> ExportTraceServiceRequest:
 
 @pytest.mark.parametrize("encoding", ["grpc", "protobuf", "json"])
 async def test_spans_reach_the_namespace_that_their_resource_names(
-    machine: Machine, encoding: str
+    machine: Machines, encoding: str
 ) -> None:
     attempts = []
     for name in NAMES:
@@ -312,7 +250,7 @@ def as_json(sent: ExportTraceServiceRequest) -> bytes:
     return json.dumps(content).encode()
 
 
-async def test_everything_is_there_after_a_restart(machine: Machine) -> None:
+async def test_everything_is_there_after_a_restart(machine: Machines) -> None:
     ids = {}
     for name in NAMES:
         answer = await machine.callers[0].call("EnqueueRollouts", enqueue(name), name)
