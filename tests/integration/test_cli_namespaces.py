@@ -110,6 +110,24 @@ async def test_names_of_namespaces_are_completed(shell: Shell) -> None:
     assert await completed(shell, "namespaces delete r") == ["run-1"]
 
 
+async def test_files_of_a_folder_are_named_by_their_namespace(tmp_path: Path) -> None:
+    server = await serve("--port", "0", "--data", "stores", folder=tmp_path)
+    shell = Shell(server, tmp_path)
+    await shell("namespaces", "create", "run-1")
+    await shell.client.close()
+    assert await server.stop() == 0
+    folder = {"LIGHTNINGSTORE_DATA": "stores"}
+    checked = await run("check", "--all", folder=tmp_path, **folder)
+    assert checked == (0, "default: ok\nrun-1: ok\n", "")
+    for arguments in (["--data", "stores"], ["--data", "stores", "--namespace", "run-1"]):
+        assert await run("check", *arguments, folder=tmp_path) == (0, "ok\n", "")
+    code, out, _ = await run("vacuum", "--namespace", "run-1", folder=tmp_path, **folder)
+    assert (code, out.partition(":")[0]) == (0, "stores/run-1.db")
+    code, _, errors = await run("check", "--db", "a.db", "--data", "stores", folder=tmp_path)
+    assert code == 2
+    assert "--data and --db exclude each other" in errors
+
+
 async def test_files_of_namespaces_are_backed_up_checked_and_restored(tmp_path: Path) -> None:
     server = await serve("--port", "0", "--db", "s.db", folder=tmp_path)
     shell = Shell(server, tmp_path)

@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -23,13 +23,23 @@ MIB = 1 << 20
 
 
 def _db_options(function: Any) -> Any:
-    """Add --db and --namespace; the command gets the data file that they name as `db`."""
+    """Add --db, --data and --namespace; the command gets the data file that they name as `db`."""
 
     @functools.wraps(function)
-    def run(*, db: Path, namespace: str, **given: Any) -> None:
-        if given.get("whole") and _is_given("namespace"):
-            raise click.UsageError("--all and --namespace exclude each other")
-        function(db=db if given.get("whole") else _file_of(db, namespace), **given)
+    def run(*, db: Path, data: Path | None, namespace: str, **given: Any) -> None:
+        if data is not None and _is_given("db"):
+            raise click.UsageError("--data and --db exclude each other")
+        if error := name_error(namespace):
+            raise click.UsageError(f"--namespace {error}")
+        files = Files(db, data)
+        if "whole" in given:
+            if given["whole"] and _is_given("namespace"):
+                raise click.UsageError("--all and --namespace exclude each other")
+            whole = given.pop("whole")
+            given["files"] = files.by_name() if whole else {"": files.of(namespace)}
+        else:
+            given["db"] = files.of(namespace)
+        function(**given)
 
     db = click.option(
         "--db",
@@ -38,7 +48,14 @@ def _db_options(function: Any) -> Any:
         show_envvar=True,
         default=Config.model_fields["db"].default,
         show_default=True,
-        help="Data file of the namespace default.",
+        help="Data file of the namespace default; the others are DB.d/NAME.db.",
+    )
+    data = click.option(
+        "--data",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="LIGHTNINGSTORE_DATA",
+        show_envvar=True,
+        help="Folder of the data files, NAME.db, if the server was started with --data instead of --db.",
     )
     namespace = click.option(
         "--namespace",
@@ -48,9 +65,30 @@ def _db_options(function: Any) -> Any:
         show_default=True,
         metavar="NAME",
         shell_complete=_names,
-        help="Namespace whose file it is: DB.d/NAME.db.",
+        help="Namespace whose data file it is.",
     )
-    return db(namespace(run))
+    return db(data(namespace(run)))
+
+
+class Files(NamedTuple):
+    """The data files of a server, one for each namespace."""
+
+    db: Path
+    #: The folder of all of them, in place of `db`.
+    data: Path | None
+
+    def of(self, namespace: str) -> Path:
+        """Return the data file of a namespace."""
+        if self.data is not None:
+            return self.data / f"{namespace}{catalog.ENDING}"
+        return self.db if namespace == DEFAULT_NAMESPACE else catalog.file_of(self.db, namespace)
+
+    def by_name(self) -> dict[str, Path]:
+        """Return all of them, the default one first."""
+        found = (self.data or catalog.folder_of(self.db)).glob(f"*{catalog.ENDING}")
+        names = {path.name.removesuffix(catalog.ENDING) for path in found}
+        others = sorted(name for name in names - {DEFAULT_NAMESPACE} if not name_error(name))
+        return {name: self.of(name) for name in (DEFAULT_NAMESPACE, *others)}
 
 
 def _is_given(name: str) -> bool:
@@ -58,28 +96,11 @@ def _is_given(name: str) -> bool:
     return source in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
 
-def _file_of(db: Path, namespace: str) -> Path:
-    """Return the data file of a namespace."""
-    if error := name_error(namespace):
-        raise click.UsageError(f"--namespace {error}")
-    return db if namespace == DEFAULT_NAMESPACE else catalog.file_of(db, namespace)
-
-
-def _all_files(db: Path) -> dict[str, Path]:
-    """Return the data files of all namespaces by name."""
-    names = sorted(path.name.removesuffix(catalog.ENDING) for path in _others(db))
-    return {DEFAULT_NAMESPACE: db, **{name: catalog.file_of(db, name) for name in names}}
-
-
-def _others(db: Path) -> list[Path]:
-    found = catalog.folder_of(db).glob(f"*{catalog.ENDING}")
-    return [path for path in found if not name_error(path.name.removesuffix(catalog.ENDING))]
-
-
 def _names(context: click.Context, _parameter: click.Parameter, text: str) -> list[CompletionItem]:
     """Return the namespaces that have a file and begin with a text, for the shell."""
     db = context.params.get("db") or Config.model_fields["db"].default
-    return [CompletionItem(name) for name in _all_files(Path(db)) if name.startswith(text)]
+    names = Files(Path(db), context.params.get("data")).by_name()
+    return [CompletionItem(name) for name in names if name.startswith(text)]
 
 
 def _run(work: Callable[[], Any]) -> Any:
@@ -132,18 +153,17 @@ def restore(source: Path, db: Path, *, replace: bool) -> None:
     is_flag=True,
     help="Remove unreadable records and correct the others; a copy is kept. No server may be running.",
 )
-def check(db: Path, *, fix: bool, whole: bool) -> None:
+def check(files: dict[str, Path], *, fix: bool) -> None:
     """Check the data file for damage; exit code 1 if there is any left. A server may be running on it."""
-    if not whole:
-        is_sound = _check(db, "", fix=fix)
-    else:
-        is_sound = True
-        for name, path in _all_files(db).items():
-            try:
-                is_sound &= _check(path, f"{name}: ", fix=fix)
-            except click.ClickException as error:  # the other files are checked all the same
-                click.echo(f"{name}: {error.message}")
-                is_sound = False
+    is_sound = True
+    for name, path in files.items():
+        try:
+            is_sound &= _check(path, f"{name}: " if name else "", fix=fix)
+        except click.ClickException as error:
+            if not name:
+                raise
+            click.echo(f"{name}: {error.message}")  # the other files are checked all the same
+            is_sound = False
     if not is_sound:
         raise SystemExit(1)
 

@@ -203,7 +203,8 @@ def triplets(server: Connection, rollout_id: str, attempt: str, **given: Any) ->
     rows = [
         [
             number(triplet.sequence_id),
-            triplet.agent_name,
+            # "*": outside of any named agent.
+            Cell("", "*") if triplet.agent_name == "*" else triplet.agent_name,
             _tokens(triplet.message.prompt.token_ids, triplet.prompt_token_count),
             _tokens(triplet.message.response.token_ids, triplet.response_token_count),
             reward_cell(triplet.reward),
