@@ -27,13 +27,13 @@ LONG = "math500-train-00012-0f3a7c91-6c1e-4f7d-9a0a-1c9f3f2f7f11-sample-{:02d}-o
 WORKER = "gpu-node-17.cluster.internal.example.com-pid-123456-worker-3"
 #: What `lightningstore[server]` brings.
 SERVER_ONLY = (
-    *("aiohttp", "aiosqlite", "re2", "grpc_health", "grpc_reflection", "grpc_status", "msgspec"),
+    *("aiohttp", "aiosqlite", "re2", "grpc_health", "grpc_reflection", "grpc_status"),
     *("prometheus_client", "psutil", "pydantic_settings", "pydantic", "uvloop", "rich"),
 )
 #: What would make a command slow to start.
 HEAVY = (*SERVER_ONLY, "opentelemetry.sdk", "sqlite3", "requests")
-#: Modules that a command may have imported when it ends. Raise it for a reason alone.
-MODULES = 340
+#: Modules that a command may have imported when it ends: `trace` has those of triplets. Raise it for a reason alone.
+MODULES = 370
 #: Runs a command as if some packages were not installed, and prints the modules that it has imported.
 PROGRAM = """
 import sys
@@ -57,6 +57,7 @@ READS = [
     ["attempt", "latest"],
     ["spans", "latest"],
     ["triplets", "latest"],
+    ["trace", "latest"],
     ["workers"],
     ["worker", WORKER],
     ["resources"],

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import re2
 from lightningstore.service.rules.checks import check_enum
 from lightningstore.service.rules.errors import FieldInvalid
 from lightningstore.v1.triplet_pb2 import (
@@ -20,6 +20,7 @@ from lightningstore.v1.triplet_pb2 import (
 )
 
 LLM_CALL_MATCH = r"openai\.chat\.completion"
+_IS_CALL = re.compile(LLM_CALL_MATCH).search
 #: Longest regular expression, and most memory that one may take.
 MAX_EXPRESSION = 512
 _EXPRESSION_BYTES = 1 << 20
@@ -65,7 +66,9 @@ class Options:
         agent = request.agent_match
         return cls(
             by_attributes=not request.llm_call_match,
-            is_call=matcher("llm_call_match", request.llm_call_match or LLM_CALL_MATCH),
+            is_call=matcher("llm_call_match", request.llm_call_match)
+            if request.llm_call_match
+            else lambda name: _IS_CALL(name) is not None,
             is_agent=matcher("agent_match", agent) if agent else None,
             proxy=proxy,
             exclude_calls_under_rewards=_unless_false(request, "exclude_calls_under_rewards"),
@@ -95,6 +98,8 @@ def matcher(field: str, expression: str) -> Matcher:
     RE2 takes linear time in the length of the text and limited memory for every expression, so a caller cannot
     block the server with one.
     """
+    import re2  # noqa: PLC0415  (a part of the server: the command line draws traces without it)
+
     if len(expression) > MAX_EXPRESSION:
         raise FieldInvalid(
             field, f"{len(expression)} characters, at most {MAX_EXPRESSION} are allowed"
