@@ -16,6 +16,9 @@ from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lightningstore.service.namespaces.directory import IDLE_SECONDS, SWEEP_SECONDS
 from lightningstore.service.namespaces.space import Space
+from lightningstore.service.rules.errors import StorageFailed, StorageUnusable
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import start_server
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_SUCCEEDED, Attempt, UpdateAttemptRequest
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
 from lightningstore.v1.completion_pb2 import WaitForRolloutsRequest, WatchRolloutsRequest
@@ -403,3 +406,56 @@ async def test_files_are_private_as_the_file_of_the_default_namespace(place: Pla
     await place.caller.create("a")
     assert place.file("a").parent.stat().st_mode & 0o777 == 0o700
     assert place.file("a").stat().st_mode & 0o777 == 0o600
+
+
+async def test_folder_that_cannot_be_read_prevents_the_start_in_one_line(tmp_path: Path) -> None:
+    config = Config(db=tmp_path / "s.db", port=0)
+    (tmp_path / "s.db.d").write_text("a file")
+    with pytest.raises(StorageUnusable) as caught:
+        await start_server(config)
+    assert str(caught.value).startswith(f"cannot read {tmp_path / 's.db.d'}: ")
+    (tmp_path / "s.db.d").unlink()
+    server = await start_server(config)  # nothing was left open
+    await server.stop(0)
+
+
+async def test_failing_creation_says_why_and_can_be_repeated(place: Place) -> None:
+    folder = place.file("a").parent
+    folder.write_text("a file")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await place.caller.create("a")
+    assert reason_of(caught.value)[:2] == (grpc.StatusCode.UNAVAILABLE, "STORAGE_FAILED")
+    assert f"cannot create {place.file('a')}: " in str(caught.value.details())
+    folder.unlink()
+    await place.caller.create("a")
+    assert await depth(place, "a") == 0
+
+
+async def test_disk_of_one_namespace_that_fails_costs_only_that_namespace(place: Place) -> None:
+    for name in ("bad", "good"):
+        await place.caller.create(name)
+    assert await depth(place, "bad") == 0
+    store = place.space("bad").store
+    assert store is not None
+    good, bad = f"{SERVICE}/good", f"{SERVICE}/bad"
+    commit, opened = store.engine.storage.commit, store.engine.storage.open
+
+    async def fail(*_: object) -> None:
+        raise StorageFailed("disk on fire")
+
+    store.engine.storage.commit = store.engine.storage.open = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await place.caller.call("EnqueueRollouts", enqueue(), "bad")
+    assert reason_of(caught.value)[1] == "STORAGE_FAILED"
+    await place.caller.call("EnqueueRollouts", enqueue(), "good")
+    assert [await place.health(name) for name in (bad, good, "")] == [
+        Serving.NOT_SERVING,
+        Serving.SERVING,
+        Serving.SERVING,
+    ]
+    store.engine.storage.commit, store.engine.storage.open = commit, opened  # type: ignore[method-assign]
+    while await place.health(bad) != Serving.SERVING:
+        await place.advance(1)
+    while store.engine.committer.failure is not None:
+        await asyncio.sleep(0.001)
+    await place.caller.call("EnqueueRollouts", enqueue(), "bad")

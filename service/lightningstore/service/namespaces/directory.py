@@ -24,6 +24,7 @@ from lightningstore.service.namespaces.space import (
 )
 from lightningstore.service.operations.store import Store, open_store
 from lightningstore.service.rules.errors import (
+    CatalogFailed,
     NamespaceExists,
     NamespaceInUse,
     NamespaceNotFound,
@@ -175,16 +176,18 @@ class Directory:
     # Opening and closing
 
     async def start(self) -> None:
-        """Find the namespaces, open those with live records, and close idle ones from now on. Raises StorageFailed.
+        """Find the namespaces, open those with live records, and close idle ones from now on. Raises StorageUnusable.
 
         Returns before they are open: their deadlines that have passed fire as each one opens. Where several servers share
         the namespaces, `synchronise` finds them.
         """
         self._timers.append(self._spawn(self._sweep_forever()))
         if self.placement is None:
-            self.open_soon(
-                [found.name for found in await self._catalog.survey() if self._know(found)]
-            )
+            try:
+                survey = await self._catalog.survey()
+            except CatalogFailed as error:
+                raise StorageUnusable(error.description) from None
+            self.open_soon([found.name for found in survey if self._know(found)])
 
     def synchronise(self, found: Sequence[Found]) -> None:
         """Take note of all namespaces that the servers share: other servers create, change and delete them, too."""

@@ -18,7 +18,7 @@ from lightningstore.v1.statistics_pb2 import (
     WorkerStatusCount,
 )
 
-CAPABILITIES = ("otlp-grpc", "long-poll", "watch", "request-ids")
+CAPABILITIES = ("otlp-grpc", "long-poll", "watch", "request-ids", "namespaces")
 
 
 class Info:

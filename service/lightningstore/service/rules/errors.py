@@ -336,6 +336,16 @@ class ReadFailed(StorageFailed):
         self.retry_delay = 1.0
 
 
+class CatalogFailed(StorageFailed):
+    """A namespace could not be created or deleted, or the namespaces could not be listed."""
+
+    def __init__(self, description: str) -> None:
+        """Create an error with what failed, and why."""
+        StoreError.__init__(self, f"{description}; repeat the call")
+        self.description = description
+        self.retry_delay = 1.0
+
+
 class DataFileLost(StorageFailed):
     """The data file is missing from its path or was truncated."""
 

@@ -25,7 +25,7 @@ class Found:
 
 
 class Catalog(Protocol):
-    """Which namespaces exist, and their storages. All methods raise StorageFailed.
+    """Which namespaces exist, and their storages. All methods raise CatalogFailed.
 
     A namespace exists from the moment at which `create` returns until `delete` is called, whatever ends the process in
     between. One that a crash left half created or half deleted is not returned by `survey`, which removes its rest.

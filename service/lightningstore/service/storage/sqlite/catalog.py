@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from lightningstore.service.rules.errors import NamespaceExists, StorageFailed, StorageUnusable
+from lightningstore.service.rules.errors import CatalogFailed, NamespaceExists, StorageUnusable
 from lightningstore.service.rules.namespaces import is_namespace
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.catalog import Found
@@ -80,14 +80,14 @@ class SqliteCatalog:
         try:
             await asyncio.to_thread(self._create, name, settings)
         except (OSError, sqlite3.Error, StorageUnusable) as error:
-            raise StorageFailed(f"cannot create {self._file(name)}: {error}") from error
+            raise CatalogFailed(f"cannot create {self._file(name)}: {error}") from error
 
     async def delete(self, name: str) -> None:
         """Rename the file, then remove it."""
         try:
             await asyncio.to_thread(self._delete, name)
         except (OSError, StorageUnusable) as error:
-            raise StorageFailed(f"cannot delete {self._file(name)}: {error}") from error
+            raise CatalogFailed(f"cannot delete {self._file(name)}: {error}") from error
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}{ENDING}"
@@ -98,7 +98,7 @@ class SqliteCatalog:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StorageFailed(f"cannot read {self._folder}: {error}") from error
+            raise CatalogFailed(f"cannot read {self._folder}: {error}") from error
         found = []
         for path in paths:
             name = path.name.removesuffix(path.suffix)
