@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from lightningstore.service.namespaces.directory import IDLE_SECONDS, SWEEP_SECONDS
+from lightningstore.service.namespaces.idle import IDLE_SECONDS, SWEEP_SECONDS
 from lightningstore.service.namespaces.space import Space
 from lightningstore.service.rules.errors import StorageFailed, StorageUnusable
 from lightningstore.service.server.config import Config
@@ -171,7 +171,7 @@ async def test_long_poll_keeps_its_namespace_open_and_is_served(place: Place) ->
         await asyncio.sleep(0.001)
     place.space("a").quiet_since -= IDLE
     assert place.server is not None
-    await place.server.directory.sweep()
+    await place.server.directory.idle.sweep()
     assert place.space("a").store is not None
     await place.caller.call("EnqueueRollouts", enqueue(), "a")
     assert len((await poll).rollouts) == 1

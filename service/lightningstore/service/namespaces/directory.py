@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from lightningstore.service.engine.clock import Clock
 from lightningstore.service.engine.shared import Shared
+from lightningstore.service.namespaces.idle import IDLE_SECONDS, IdleSweep
 from lightningstore.service.namespaces.placement import Placement
 from lightningstore.service.namespaces.space import (
     Space,
@@ -44,10 +45,6 @@ from lightningstore.v1.namespace_pb2 import CreateNamespaceRequest, UpdateNamesp
 
 logger = logging.getLogger(__name__)
 
-#: Seconds without calls, waits and live records after which a namespace is closed.
-IDLE_SECONDS = 600.0
-#: Seconds between two looks for idle namespaces.
-SWEEP_SECONDS = 60.0
 #: Namespaces that are opened at the same time at start.
 OPENED_AT_ONCE = 4
 #: Seconds that calls have to end before a namespace goes to another server.
@@ -101,6 +98,7 @@ class Directory:
         #: Those of them that run until the server stops.
         self._timers: list[asyncio.Task[None]] = []
         self._is_closing = False
+        self.idle = IdleSweep(self, common.clock, keep)
         if default is not None:
             self._adopt(self._add(DEFAULT_NAMESPACE), default)
 
@@ -181,7 +179,7 @@ class Directory:
         Returns before they are open: their deadlines that have passed fire as each one opens. Where several servers share
         the namespaces, `synchronise` finds them.
         """
-        self._timers.append(self._spawn(self._sweep_forever()))
+        self._timers.append(self._spawn(self.idle.run()))
         if self.placement is None:
             try:
                 survey = await self._catalog.survey()
@@ -361,37 +359,6 @@ class Directory:
         space.gone = None
         self._report(space.name)
 
-    # Timers
-
-    async def _sweep_forever(self) -> None:
-        """Look for idle namespaces every SWEEP_SECONDS, until cancelled."""
-        while True:
-            await self._clock.wait(asyncio.Event(), self._clock.monotonic() + SWEEP_SECONDS)
-            try:
-                await self.sweep()
-            except Exception:
-                logger.exception("idle namespaces could not be closed; the next look tries again")
-
-    async def sweep(self) -> None:
-        """Close the namespaces that are idle, and remove what closed ones keep too long."""
-        now, wall_ns = self._clock.monotonic(), self._clock.wall_ns()
-        for space in self.spaces():
-            if space.store is None:
-                if 0 < space.wake_ns <= wall_ns and self._is_here(space.name):
-                    await self._retain(space)
-            elif space.in_use:
-                space.touch()
-            elif now - space.quiet_since >= IDLE_SECONDS:
-                self.close_if_unused(space)
-
-    async def _retain(self, space: Space) -> None:
-        """Open a namespace for its retention, and close it again."""
-        space.wake_ns = 0  # if it cannot be opened, the next call tries again
-        with contextlib.suppress(StoreError):
-            async with self.use(space) as store:
-                await store.removal.retain(retention_of(space.settings, self._keep))
-            self.close_if_unused(space)
-
     # Creating, changing and deleting
 
     async def create(self, request: CreateNamespaceRequest) -> Space:
@@ -409,7 +376,7 @@ class Directory:
             await self._catalog.create(name, settings.SerializeToString())
             space = self._add(name)
             space.settings = settings
-            if self._is_here(name):
+            if self.is_here(name):
                 with contextlib.suppress(StoreError):  # it exists, and the next call tries again
                     await self.opened(space)
             return space
@@ -479,7 +446,8 @@ class Directory:
 
     # Helpers
 
-    def _is_here(self, name: str) -> bool:
+    def is_here(self, name: str) -> bool:
+        """Return whether this server, rather than another one, may open a namespace."""
         return self.placement is None or not self.placement.elsewhere(name)
 
     def _add(self, name: str) -> Space:
