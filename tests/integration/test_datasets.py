@@ -213,7 +213,7 @@ async def test_bad_line_and_bad_rollout_are_named(source: Store, target: Store) 
         (lines[2][:100], "line 3: "),
         (
             lines[2].replace(b'"status":"succeeded"', b'"status":"running"', 1),
-            "messages[2].rollout.status: ROLLOUT_STATUS_RUNNING is not a final status",
+            "messages[2].rollout.status: running is not a final status",
         ),
     ):
         bad.write_bytes(b"".join(lines[:2]) + text)
@@ -247,7 +247,7 @@ async def test_otlp_file_of_the_collector_is_imported(target: Store) -> None:
     file = target.folder / "traces.json"
     file.write_text(OTLP.replace("ATTEMPT", made.attempt.attempt_id))
     told = await target.run("import", "traces.json")
-    assert "1 spans that name their attempt stored or known; 1 refused: " in told
+    assert "1 span that names its attempt stored or known; 1 refused: " in told
     assert "no rollout 'ro-none'" in told
     assert "3 left out that name none: --rollout-per-trace takes them" in told
     (span,) = [s async for s in target.client.query_spans("ro-1")]
@@ -291,7 +291,7 @@ async def test_trace_over_files_that_rotate_and_grow_is_one_rollout(target: Stor
     one.write_text(otlp(ids(1)))
     two.write_text(otlp(ids(2, endTimeUnixNano="9", status={"code": 2})))
     told = await target.run(*take, "one.json", "two.json")
-    assert "of 2 that name none: 1 rollouts imported, 0 known, 2 spans stored, 0 known" in told
+    assert "of 2 that name none: 1 rollout imported, 0 known, 2 spans stored, 0 known" in told
     stored = await target.client.get_rollout("ro-" + "ab" * 16)
     assert (stored.status, stored.message.end_time.ToNanoseconds()) == ("failed", 9)
     # One that was imported before keeps its record, and takes what is new of its spans.
@@ -299,7 +299,7 @@ async def test_trace_over_files_that_rotate_and_grow_is_one_rollout(target: Stor
         two.read_text() + otlp(ids(3, endTimeUnixNano="20"), {**ids(4), "traceId": "cd" * 16})
     )
     told = await target.run(*take, "two.json")
-    assert "of 3 that name none: 1 rollouts imported, 1 known, 2 spans stored, 1 known" in told
+    assert "of 3 that name none: 1 rollout imported, 1 known, 2 spans stored, 1 known" in told
     told = await target.run(*take, "one.json", "two.json")
     assert "of 4 that name none: 0 rollouts imported, 2 known, 0 spans stored, 4 known" in told
     kept = await target.client.get_rollout("ro-" + "ab" * 16)
@@ -313,7 +313,7 @@ async def test_trace_over_files_that_rotate_and_grow_is_one_rollout(target: Stor
     assert (code, "ALREADY_EXISTS" in errors) == (1, True)
     await target.client.update_attempt("ro-" + "ab" * 16, again.attempt.attempt_id, status="failed")
     one.write_text(otlp(ids(7, endTimeUnixNano=str(2**64 - 1)), {**ids(8), "traceId": "ef" * 16}))
-    assert "1 rollouts imported, 1 known, 2 spans stored" in await target.run(*take, "one.json")
+    assert "1 rollout imported, 1 known, 2 spans stored" in await target.run(*take, "one.json")
 
 
 async def test_what_is_no_span_is_left_out_and_named_by_its_line(target: Store) -> None:
@@ -337,7 +337,7 @@ async def test_what_is_no_span_is_left_out_and_named_by_its_line(target: Store) 
         "; 1 lines left out: line 7: no request of traces: it has no resourceSpans",
         "; 1 lines left out: line 8: ",
         "; 2 lines of metrics or logs passed over",
-        "\nof 2 that name none: 1 rollouts imported, 0 known, 2 spans stored, 0 known\n",
+        "\nof 2 that name none: 1 rollout imported, 0 known, 2 spans stored, 0 known\n",
     ):
         assert part in told
 
@@ -404,7 +404,7 @@ async def test_import_reads_stdin_and_gzip(source: Store, target: Store) -> None
         folder=target.folder,
         stdin=data,
     )
-    assert "1 rollouts imported, 0 known, 1 spans stored" in errors
+    assert "1 rollout imported, 0 known, 1 span stored" in errors
 
 
 async def test_trace_is_shown_as_tree_and_as_pictures(source: Store) -> None:
@@ -440,8 +440,10 @@ async def test_trace_is_shown_as_tree_and_as_pictures(source: Store) -> None:
         }
     assert "ends in .svg or .html" in await source.error("trace", "ro-shown", "-o", "t.png")
     assert "no rollout 'ro-none'" in await source.error("trace", "ro-none")
-    for name in ("ro-waiting", "ro-cancelled"):
-        assert f"rollout '{name}' has no attempt yet" in await source.error("trace", name)
+    waiting = await source.error("trace", "ro-waiting")
+    assert "rollout 'ro-waiting' is queuing and has no attempt yet" in waiting
+    cancelled = await source.error("trace", "ro-cancelled")
+    assert "rollout 'ro-cancelled' is cancelled and had no attempt" in cancelled
 
 
 async def test_trace_counts_a_response_once_and_cuts_long_names(source: Store) -> None:

@@ -139,7 +139,7 @@ async def answered(answer: Any, path: str = "/page", kind: str = JSON) -> tuple[
     ("error", "status", "reason", "code"),
     [
         (Busy("later"), 503, "BUSY", "UNAVAILABLE"),
-        (RolloutNotFound("ro-1"), 500, "ROLLOUT_NOT_FOUND", "NOT_FOUND"),
+        (RolloutNotFound("ro-1"), 404, "ROLLOUT_NOT_FOUND", "NOT_FOUND"),
         (ZeroDivisionError("secret"), 500, "INTERNAL", "INTERNAL"),
     ],
     ids=lambda value: type(value).__name__,
@@ -221,7 +221,7 @@ async def test_metrics_can_be_scraped_until_the_last_call_has_ended() -> None:
     config = Config(backend="memory", port=0, metrics_port=0, otlp_http_port=0)
     server = Server(await open_store(config), config)
     await server.start()
-    http_port = server._store.info.otlp_http_port
+    http_port = server.directory.default.info.otlp_http_port
     reader, writer = await asyncio.open_connection("127.0.0.1", http_port)
     head = "POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n".encode())

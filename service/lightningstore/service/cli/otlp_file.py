@@ -22,6 +22,7 @@ from lightningstore.client.connection import endpoint
 from lightningstore.client.datasets import attempts_at_hand, read_lines
 from lightningstore.client.errors import from_rpc_error
 from lightningstore.client.otlp import batch_like, split_batch
+from lightningstore.service.cli import units
 from lightningstore.service.cli.connection import REPEATED_SECONDS
 from lightningstore.service.cli.outcomes import FINISHED, spans_told
 from lightningstore.service.rules.spans import span_error
@@ -106,7 +107,8 @@ class OtlpFiles:
         self._taken += taken
         self._unnamed += unnamed
         self._seen |= bool(taken or unnamed or reading.told())
-        told = f"{taken} spans that name their attempt stored or known{reading.told()}"
+        names = "names its attempt" if taken == 1 else "name their attempt"
+        told = f"{units.count(taken, 'span')} that {names} stored or known{reading.told()}"
         if self._traces is not None:
             self._again.append(path)
             return f"{told}; {unnamed} that name none"
@@ -125,7 +127,7 @@ class OtlpFiles:
         self._taken += result.accepted_span_count + result.duplicate_span_count
         # The messages of a trace need not follow each other, so what is known may be counted often.
         return (
-            f"of {self._unnamed} that name none: {result.imported_count} rollouts imported, "
+            f"of {self._unnamed} that name none: {units.count(result.imported_count, 'rollout')} imported, "
             f"{self._traces.count - result.imported_count} known, "
             f"{spans_told(result)}"
         )
