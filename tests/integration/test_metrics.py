@@ -15,10 +15,12 @@ from lightningstore.client import AsyncLightningStore, LightningStoreError
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.metrics import Metrics
 from lightningstore.service.server.server import Server, open_store
+from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, RolloutSpec
 
 from tests.contract.helpers import batch
 from tests.integration.process import ENVIRONMENT, run, serve
 from tests.integration.test_security import METHODS, STORE, Secured, bearer, code_of, keep_spans
+from tests.namespaced import Caller
 
 pytestmark = pytest.mark.asyncio
 
@@ -160,3 +162,29 @@ async def test_server_traces_its_calls_into_another_store(
     found = await scrape(collector.metrics_port)
     await collector.stop(0.1)
     assert found['lightningstore_calls_total{code="OK",method="Export"}'] >= 1
+
+
+async def test_metrics_of_stores_have_their_namespace(tmp_path: Path) -> None:
+    config = Config(backend="sqlite", db=tmp_path / "m.db", port=0, grace=0.1, metrics_port=0)
+    server = Server(await open_store(config), config)
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        caller = Caller(channel)
+        specs = [RolloutSpec(input_json=b"{}")] * 3
+        await caller.create("a")
+        await caller.create("b")
+        await caller.call("EnqueueRollouts", EnqueueRolloutsRequest(rollouts=specs), "a")
+        found = await scrape(server.metrics_port)
+        depths = {name: value for name, value in found.items() if "queue_depth" in name}
+        assert depths == {
+            f'lightningstore_queue_depth{{namespace="{name}"}}': depth
+            for name, depth in (("default", 0), ("a", 3), ("b", 0))
+        }
+        assert found['lightningstore_rollouts{namespace="a",status="queuing"}'] == 3
+        assert found["lightningstore_namespaces"] == 3
+        server.directory.close_if_unused(server.directory.find("b"))
+        await caller.delete("a")
+        found = await scrape(server.metrics_port)
+        assert found["lightningstore_namespaces"] == 2
+        assert not [name for name in found if 'namespace="a"' in name or 'namespace="b"' in name]
+    await server.stop(0.1)

@@ -13,15 +13,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 import grpc
+import grpc.aio
 import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lightningstore.client import AsyncLightningStore, LightningStoreError, UnavailableError
 from lightningstore.service.cli.serve import reachable
+from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, RolloutSpec
 from lightningstore.v1.span_pb2 import SpanBatch
+from lightningstore.v1.statistics_pb2 import GetStatisticsRequest
 
 from tests.contract.helpers import batch
 from tests.integration.process import Process, run, serve
+from tests.namespaced import Caller
 
 pytestmark = pytest.mark.asyncio
 
@@ -88,6 +92,26 @@ async def test_first_line_says_where_it_is_and_where_the_data_lives(
     assert "durability full" in line
     assert (tmp_path / "my.db").exists()
     assert (await store.get_server_info()).backend == "sqlite"
+
+
+async def test_namespaces_outlive_kill_minus_nine_and_are_counted_at_start(
+    start: Start, tmp_path: Path
+) -> None:
+    first, _ = await start("--db", "my.db")
+    async with grpc.aio.insecure_channel(first.address) as channel:
+        caller = Caller(channel)
+        await caller.create("a")
+        specs = [RolloutSpec(input_json=b"{}")] * 2
+        await caller.call("EnqueueRollouts", EnqueueRolloutsRequest(rollouts=specs), "a")
+    assert "namespaces" not in first.first_line
+    await first.stop(signal.SIGKILL)
+    second, _ = await start("--db", "my.db")
+    assert ", 2 namespaces, access: " in second.first_line
+    async with grpc.aio.insecure_channel(second.address) as channel:
+        found = await Caller(channel).call("GetStatistics", GetStatisticsRequest(), "a")
+        assert found.queue_depth == 2
+    assert await second.stop() == 0
+    assert sorted(path.name for path in (tmp_path / "my.db.d").iterdir()) == ["a.db"]
 
 
 async def test_lines_after_the_first_say_what_to_do_and_the_last_one_that_it_stopped(

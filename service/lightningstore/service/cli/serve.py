@@ -90,7 +90,9 @@ async def _serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     data = server.data
-    _say(*_greeting(server.address, server.data, server.gate, config))
+    count = len(server.directory)
+    contents = f"{data}, {count} namespaces" if count > 1 else data
+    _say(*_greeting(server.address, contents, server.gate, config))
     tuning.settle_garbage()
     await stop.wait()
     grace = units.span(config.grace)

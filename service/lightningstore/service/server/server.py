@@ -288,9 +288,7 @@ class Server:
         assert self.directory.default is not None  # noqa: S101  (a single server has it)
         storage = self.directory.default.engine.storage
         durability = Durability.Name(storage.durability).removeprefix("DURABILITY_").lower()
-        count = len(self.directory)
-        namespaces = f", {count} namespaces" if count > 1 else ""
-        return f"data in {storage.location}, durability {durability}{namespaces}"
+        return f"data in {storage.location}, durability {durability}"
 
     @property
     def address(self) -> str:
