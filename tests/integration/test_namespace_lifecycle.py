@@ -31,7 +31,7 @@ from lightningstore.v1.rollout_pb2 import (
     RolloutSpec,
 )
 from lightningstore.v1.span_pb2 import IngestSpansRequest
-from lightningstore.v1.statistics_pb2 import GetStatisticsRequest
+from lightningstore.v1.statistics_pb2 import GetServerInfoRequest, GetStatisticsRequest
 
 from tests.contract.conftest import World
 from tests.namespaced import Caller, metadata, reason_of
@@ -129,6 +129,18 @@ async def test_idle_namespace_is_closed_and_opened_again_by_a_call(place: Place)
     )
     assert {answer.rollout.completion_number for answer in found} == {1}
     assert place.space("a").namespace == before
+
+
+async def test_start_time_and_uptime_are_those_of_the_server(place: Place) -> None:
+    await place.caller.create("a")
+    await place.let_idle("a")
+    infos, uptimes = [], []
+    for name in ("a", ""):
+        infos.append(await place.caller.call("GetServerInfo", GetServerInfoRequest(), name))
+        answer = await place.caller.call("GetStatistics", GetStatisticsRequest(), name)
+        uptimes.append(answer.uptime.ToSeconds())
+    assert infos[0].start_time == infos[1].start_time
+    assert uptimes[0] == uptimes[1] >= IDLE
 
 
 async def test_default_namespace_is_never_closed(place: Place) -> None:

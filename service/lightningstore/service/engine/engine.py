@@ -89,8 +89,8 @@ class Engine:
         self.polls = Polls(self.live, self._serve_rest)
         self.requests = Requests()
         self.store_id = ""
-        self.opened_ns = clock.wall_ns()
-        self.opened_at = clock.monotonic()
+        #: When the first store of the process was opened: wall-clock nanoseconds, and monotonic seconds.
+        self.started_ns, self.started_at = self.shared.started(clock)
         self._closing = False
         self._usability_watchers: list[Callable[[bool], None]] = []
 

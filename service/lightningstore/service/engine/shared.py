@@ -6,6 +6,7 @@ import asyncio
 import sys
 
 from lightningstore.service.engine.budget import Budget
+from lightningstore.service.engine.clock import Clock
 from lightningstore.service.engine.eviction import Pool
 from lightningstore.service.engine.shares import Caches
 from lightningstore.service.rules.limits import Limits
@@ -51,9 +52,10 @@ class Pending:
 
 
 class Shared:
-    """What the open stores of a process share."""
+    """What the open stores of a process share: limits, and the time at which it started."""
 
     def __init__(self, limits: Limits) -> None:
+        self._started: tuple[int, float] | None = None
         self.pending = Pending(limits.pending_bytes)
         #: Bytes of large messages of spans that have arrived and are not stored yet.
         self.intake = Budget(limits.pending_bytes, "spans")
@@ -69,3 +71,9 @@ class Shared:
         )
         #: Spans in memory, where the storage keeps them there.
         self.spans = Pool(limits.eviction_bytes or sys.maxsize, limits.safe_bytes or sys.maxsize)
+
+    def started(self, clock: Clock) -> tuple[int, float]:
+        """Return the wall-clock nanoseconds and the monotonic seconds of the first call."""
+        if self._started is None:
+            self._started = clock.wall_ns(), clock.monotonic()
+        return self._started

@@ -86,6 +86,9 @@ class Directory:
         self._keep = keep
         self._common = common
         self._clock = common.clock
+        common.shared.started(
+            common.clock
+        )  # with several servers, the first store may open much later
         self.default = default
         self.placement = placement
         self._otlp_http_port, self._owner = 0, ""

@@ -60,7 +60,7 @@ class Info:
         ]
         for kind, counts, into in totals:
             into.extend(kind(status=s, count=n) for s, n in sorted(counts.items()) if n)
-        up = self._engine.clock.monotonic() - self._engine.opened_at
+        up = self._engine.clock.monotonic() - self._engine.started_at
         reply.uptime.seconds, reply.uptime.nanos = int(up), int(up % 1 * NANOS)
         await self._engine.barrier()
         return reply
@@ -85,7 +85,7 @@ class Info:
                 pending_bytes=limits.pending_bytes,
                 open_streams=limits.open_streams,
             ),
-            start_time=stamp(self._engine.opened_ns),
+            start_time=stamp(self._engine.started_ns),
             otlp_http_port=self.otlp_http_port,
             namespace=self._engine.namespace,
             owner=self.owner,
