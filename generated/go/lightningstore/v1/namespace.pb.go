@@ -34,8 +34,8 @@ type Namespace struct {
 	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
 	// Labels chosen by the caller, at most 32. Keys have 1 to 63 characters, values at most 63. May be empty.
 	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Time at which the namespace was created. Output only. Absent for "default" in a store that was created
-	// before servers had namespaces.
+	// Time at which the namespace was created. Output only. Absent for "default", and for a file that was copied
+	// from it.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Time at which the settings were last changed. Output only. Absent if they never were.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`

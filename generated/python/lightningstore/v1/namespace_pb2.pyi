@@ -78,8 +78,8 @@ class Namespace(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Time at which the namespace was created. Output only. Absent for "default" in a store that was created
-        before servers had namespaces.
+        """Time at which the namespace was created. Output only. Absent for "default", and for a file that was copied
+        from it.
         """
 
     @_builtins.property

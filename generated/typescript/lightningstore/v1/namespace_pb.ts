@@ -43,8 +43,8 @@ export type Namespace = Message<"lightningstore.v1.Namespace"> & {
   labels: { [key: string]: string };
 
   /**
-   * Time at which the namespace was created. Output only. Absent for "default" in a store that was created
-   * before servers had namespaces.
+   * Time at which the namespace was created. Output only. Absent for "default", and for a file that was copied
+   * from it.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 4;
    */
