@@ -14,8 +14,8 @@ FROM (
         sum(octet_length(r.record) + {counted}) OVER (ORDER BY w.place)
             - octet_length(r.record) - {counted} AS before
     FROM unnest({wanted}) WITH ORDINALITY w ({by}, place)
-    JOIN ls_rollouts r ON r.ns = $1 AND r.{by} = w.{by}
-    LEFT JOIN ls_inputs i ON i.ns = $1 AND i.rollout_key = r.key
+    CROSS JOIN LATERAL (SELECT * FROM ls_rollouts WHERE ns = $1 AND {by} = w.{by} LIMIT 1) r
+    LEFT JOIN LATERAL (SELECT input_json FROM ls_inputs WHERE ns = $1 AND rollout_key = r.key LIMIT 1) i ON TRUE
 ) p
 LEFT JOIN LATERAL (
     SELECT array_agg(t.key) AS keys, array_agg(t.last_sequence_id) AS last_sequence_ids, array_agg(t.record) AS records
@@ -27,8 +27,8 @@ LEFT JOIN LATERAL (
 WHERE p.before < $3 ORDER BY p.place
 
 -- name: known_ids
--- Those of some ids that rollouts have.
-SELECT rollout_id FROM ls_rollouts WHERE ns = $1 AND rollout_id = ANY ($2::bytea[])
+-- Those of some ids that rollouts have, and NULL for each of the others. A join might read the whole namespace.
+SELECT (SELECT rollout_id FROM ls_rollouts WHERE ns = $1 AND rollout_id = w.id) FROM unnest($2::bytea[]) w (id)
 
 -- name: scan_rollouts
 -- One page of a list: keys first, so that what is skipped is not read.

@@ -48,6 +48,7 @@ from lightningstore.service.storage.postgres.commits import (
     statement,
 )
 from lightningstore.service.storage.postgres.database import READS, Database
+from lightningstore.service.storage.postgres.known import Known
 from lightningstore.service.storage.postgres.lease import SQL as LEASE_SQL
 from lightningstore.service.storage.postgres.lease import (
     NoNamespace,
@@ -117,6 +118,7 @@ class PostgresStorage:
         #: Why another server owns the namespace, once that is known.
         self._lost: OwnershipLost | None = None
         self._damage = Damage()
+        self._known = Known(lambda ids: self._point(READS["known_ids"], ids))
 
     @property
     def location(self) -> str:
@@ -386,9 +388,7 @@ class PostgresStorage:
 
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
         """Return what is stored of some of these rollouts."""
-        ids = [rollout_id.encode() for rollout_id in rollout_ids]
-        if len(ids) > 1:
-            ids = [name for (name,) in await self._point(READS["known_ids"], ids)]
+        ids = await self._known.among([rollout_id.encode() for rollout_id in rollout_ids])
         for start in range(0, len(ids), READ_ROWS):
             part = ids[start : start + READ_ROWS]
             if rows := await self._point(LOADED["by_id"], part, READ_BYTES):
