@@ -47,7 +47,8 @@ python-proto: .venv/stamp build/otlp.binpb
 	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	    --python_out=$(GENERATED) --grpc_python_out=$(GENERATED) \
 	    --mypy_out=quiet:$(GENERATED) --mypy_grpc_out=quiet:$(GENERATED) $(PROTOS)
-	find $(GENERATED) -name '*_pb2_grpc.py*' ! -name 'service_pb2_grpc.py*' ! -name 'namespace_pb2_grpc.py*' -delete
+	find $(GENERATED) -name '*_pb2_grpc.py*' ! -name 'service_pb2_grpc.py*' ! -name 'namespace_pb2_grpc.py*' \
+	    ! -name 'cluster_pb2_grpc.py*' -delete
 	touch $(GENERATED)/lightningstore/v1/py.typed
 
 serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.db

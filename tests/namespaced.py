@@ -1,4 +1,4 @@
-"""Calls of both services of the contract over a raw channel, each in any namespace."""
+"""Calls of all services of the contract over a raw channel, each in any namespace."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
+from lightningstore.service.cluster import calls as servers
 from lightningstore.service.rpc import handlers
 from lightningstore.v1.namespace_pb2 import (
     CreateNamespaceRequest,
@@ -17,7 +18,7 @@ from lightningstore.v1.namespace_pb2 import (
 
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
-    for service in (handlers.SERVICE, handlers.NAMESPACES)
+    for service in (handlers.SERVICE, handlers.NAMESPACES, servers.SERVICE)
     for method in service.methods
 }
 

@@ -162,7 +162,14 @@ async def test_reflection_lists_the_services(channel: grpc.aio.Channel, path: st
     )
     services = {service.name for service in answer.list_services_response.service}
     own = {path.split("/")[1] for path in REFLECTION}
-    assert {SERVICE.full_name, NAMESPACES, OTLP, "grpc.health.v1.Health"} | own == services
+    of_servers = "lightningstore.v1.ClusterService"
+    assert {
+        SERVICE.full_name,
+        NAMESPACES,
+        of_servers,
+        OTLP,
+        "grpc.health.v1.Health",
+    } | own == services
 
 
 #: Names, methods and values of enums among them, and the files that they are in.

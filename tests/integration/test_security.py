@@ -28,6 +28,7 @@ from lightningstore.client import (
     UnauthenticatedError,
     UnavailableError,
 )
+from lightningstore.service.cluster.calls import SERVICE as SERVERS
 from lightningstore.service.rules.errors import Misconfigured
 from lightningstore.service.security import permissions as auth
 from lightningstore.service.security import tokens
@@ -53,7 +54,11 @@ REFLECTION = [
 ]
 NAMESPACES = namespace_pb2.DESCRIPTOR.services_by_name["NamespaceService"]
 METHODS = [
-    *(f"/{service.full_name}/{m.name}" for service in (STORE, NAMESPACES) for m in service.methods),
+    *(
+        f"/{service.full_name}/{m.name}"
+        for service in (STORE, NAMESPACES, SERVERS)
+        for m in service.methods
+    ),
     TRACES,
     *REFLECTION,
 ]

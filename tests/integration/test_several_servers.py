@@ -18,6 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from lightningstore.service.rpc.forwarding import OWNER_KEY
 from lightningstore.service.server.server import Server
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest, StartRolloutRequest
+from lightningstore.v1.cluster_pb2 import ListServersRequest, MoveNamespaceRequest
 from lightningstore.v1.completion_pb2 import WatchRolloutsRequest
 from lightningstore.v1.namespace_pb2 import (
     GetNamespaceRequest,
@@ -260,3 +261,50 @@ async def test_everything_is_there_after_a_restart(machine: Machines) -> None:
     for name, rollout_id in ids.items():
         for caller in machine.callers:
             await caller.call("GetRollout", GetRolloutRequest(rollout_id=rollout_id), name)
+
+
+async def test_servers_are_listed_with_what_they_own(machine: Machines) -> None:
+    owners = {name: machine.addresses[await machine.owner(name)] for name in NAMES}
+    for caller in machine.callers:
+        listed = (await caller.call("ListServers", ListServersRequest())).servers
+        assert [each.address for each in listed] == sorted(machine.addresses)
+        assert not any(each.draining for each in listed)
+        found = {name: each.address for each in listed for name in each.namespaces}
+        assert found == owners
+
+
+async def test_a_namespace_moves_on_request_or_says_why_not(machine: Machines) -> None:
+    for name in ("default", "a"):
+        target = 1 - await machine.owner(name)
+        rollout = (await machine.callers[0].call("EnqueueRollouts", enqueue(name), name)).rollouts[
+            0
+        ]
+        move = MoveNamespaceRequest(name=name, address=machine.addresses[target])
+        if isinstance(machine, Processes):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await machine.callers[0].call("MoveNamespace", move)
+            assert reason_of(raised.value)[1:] == ("FIELD_INVALID", {"field": "address"})
+            continue
+        await machine.callers[0].call("MoveNamespace", move)
+        for number in (0, 1, 0):
+            request = GetRolloutRequest(rollout_id=rollout.rollout_id)
+            while True:
+                try:
+                    info = await machine.callers[number].call(
+                        "GetServerInfo", GetServerInfoRequest(), name
+                    )
+                    await machine.callers[number].call("GetRollout", request, name)
+                except grpc.aio.AioRpcError as error:
+                    assert reason_of(error)[1] in ("NOT_OWNER", "SHUTTING_DOWN")
+                else:
+                    if info.owner == machine.addresses[target]:
+                        break
+                await asyncio.sleep(0.05)
+    for wrong in ("nowhere:1", "x"):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            move = MoveNamespaceRequest(name="a", address=wrong)
+            await machine.callers[0].call("MoveNamespace", move)
+        assert reason_of(raised.value)[1] == "FIELD_INVALID"
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await machine.callers[0].call("MoveNamespace", MoveNamespaceRequest(name="none"))
+    assert reason_of(raised.value)[1] == "NAMESPACE_NOT_FOUND"

@@ -28,7 +28,11 @@ MOST = 100
 REPEATED_SECONDS = 60.0
 _ENUM = re.compile(r"\b(?:ROLLOUT|ATTEMPT|WORKER)_(?:STATUS|MODE)_([A-Z_]+)")
 _SERVICE = "lightningstore.v1.LightningStoreService"
-_NAMESPACE_SERVICE = "lightningstore.v1.NamespaceService"
+#: Other services, by the module of their messages.
+_SERVICES = {
+    "cluster_pb2": "lightningstore.v1.ClusterService",
+    "namespace_pb2": "lightningstore.v1.NamespaceService",
+}
 _CHANNEL = [
     # A server's limits may be set higher than a client's.
     ("grpc.max_receive_message_length", -1),
@@ -112,8 +116,7 @@ def _shape(request: Message) -> tuple[str, Any, Any]:
     kind = type(request)
     name = kind.__name__.removesuffix("Request")
     answer = getattr(sys.modules[kind.__module__], f"{name}Response")
-    is_of_namespaces = kind.__module__.endswith(".namespace_pb2")
-    service = _NAMESPACE_SERVICE if is_of_namespaces else _SERVICE
+    service = _SERVICES.get(kind.__module__.rpartition(".")[2], _SERVICE)
     return f"/{service}/{name}", kind.SerializeToString, answer.FromString
 
 

@@ -34,6 +34,9 @@ SECTIONS: dict[str, dict[str, _Entry]] = {
         "namespaces": _Entry(
             "namespaces", "namespaces", "List, create, change and delete namespaces."
         ),
+        "servers": _Entry(
+            "servers", "servers", "List servers that share namespaces, and move these."
+        ),
     },
     "Look": {
         "rollouts": _Entry("rollouts", "rollouts", "List rollouts."),

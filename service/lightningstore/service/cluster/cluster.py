@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import grpc.aio
 from lightningstore.service.namespaces.directory import Directory
 from lightningstore.service.rpc.forwarding import Forwarding
 from lightningstore.service.storage.catalog import Catalog
+
+
+class Member(NamedTuple):
+    """One of the servers."""
+
+    address: str
+    #: Names of the namespaces that it owns and serves.
+    namespaces: tuple[str, ...]
+    is_draining: bool = False
 
 
 class Cluster(Protocol):
@@ -45,6 +54,12 @@ class Cluster(Protocol):
 
     async def discover(self, name: str) -> None:
         """Look for a namespace that this server does not know. Raises StorageFailed."""
+
+    async def members(self) -> list[Member]:
+        """Return the live servers. Raises StorageFailed."""
+
+    async def move(self, name: str, address: str) -> None:
+        """Choose the server of a namespace; "": the servers choose. Raises NamespaceNotFound, FieldInvalid, StorageFailed."""
 
     def connect(self, address: str, options: Sequence[tuple[str, int]]) -> grpc.aio.Channel:
         """Return a channel to another server."""

@@ -13,9 +13,16 @@ from pathlib import Path
 
 import grpc.aio
 import msgspec
+from lightningstore.service.cluster.cluster import Member
 from lightningstore.service.namespaces.directory import Directory
 from lightningstore.service.rpc.forwarding import Forwarding
-from lightningstore.service.rules.errors import NamespaceExists, StorageFailed, StorageUnusable
+from lightningstore.service.rules.errors import (
+    FieldInvalid,
+    NamespaceExists,
+    NamespaceNotFound,
+    StorageFailed,
+    StorageUnusable,
+)
 from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
 from lightningstore.service.rules.placement import server_for
 from lightningstore.service.storage.sqlite.catalog import SqliteCatalog
@@ -73,6 +80,7 @@ class ProcessCluster:
         self.advertised = process.addresses[process.index] if is_one_of_several else ""
         self.listeners = (process.socket(process.index),) if is_one_of_several else ()
         self._directory: Directory | None = None
+        self._own_address = ""
         self._index = lru_cache(_REMEMBERED)(self._chosen)
 
     @property
@@ -90,6 +98,25 @@ class ProcessCluster:
         indices = [str(index) for index in range(len(self._process.addresses))]
         return int(server_for(name, indices))
 
+    async def members(self) -> list[Member]:
+        """Return the processes and the namespaces that belong to them. Raises StorageFailed."""
+        names = [found.name for found in await self.catalog.survey()]
+        addresses = self._process.addresses
+        return [
+            Member(
+                addresses[index] or self._own_address,
+                tuple(name for name in names if self._index(name) == index),
+            )
+            for index in range(len(addresses))
+        ]
+
+    async def move(self, name: str, address: str) -> None:
+        """Reject to move a namespace. Raises NamespaceNotFound, FieldInvalid."""
+        if name not in {found.name for found in await self.catalog.survey()}:
+            raise NamespaceNotFound(name)
+        if address:
+            raise FieldInvalid("address", "each namespace belongs to one process for good")
+
     def connect(self, address: str, options: Sequence[tuple[str, int]]) -> grpc.aio.Channel:
         """Return a channel to another process over its socket: what stays on this machine needs no TLS."""
         index = self._process.addresses.index(address)
@@ -103,9 +130,9 @@ class ProcessCluster:
         if self._directory is not None:
             self._directory.synchronise(await self.catalog.survey())
 
-    async def start(self, _address: str, directory: Directory, _: Forwarding, /) -> None:
+    async def start(self, address: str, directory: Directory, _: Forwarding, /) -> None:
         """Create the default namespace if it is missing, and open what has live records. Raises StorageUnusable."""
-        self._directory = directory
+        self._directory, self._own_address = directory, address
         try:
             if not self.elsewhere(DEFAULT_NAMESPACE):
                 await self.catalog.create(DEFAULT_NAMESPACE, b"")

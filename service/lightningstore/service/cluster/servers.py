@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 import asyncpg
 import grpc
 import grpc.aio
+from lightningstore.service.cluster.cluster import Member
 from lightningstore.service.engine.clock import Clock
 from lightningstore.service.namespaces.directory import Directory
 from lightningstore.service.rpc.forwarding import Forwarding
-from lightningstore.service.rules.errors import StorageFailed
+from lightningstore.service.rules.errors import FieldInvalid, NamespaceNotFound, StorageFailed
 from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
 from lightningstore.service.rules.placement import Placed, plan, server_for
 from lightningstore.service.storage.catalog import Found
@@ -101,6 +102,32 @@ class DatabaseCluster:
             server = server_for(name, self._view.accepting, self._wanted[name])
             address = self._view.servers[server]
         return "" if address == membership.address else address
+
+    async def members(self) -> list[Member]:
+        """Return the servers with a lease. Raises StorageFailed."""
+        await self.refresh()
+        view = self._view
+        return [
+            Member(
+                address,
+                tuple(row.name for row in view.namespaces if row.owner == server),
+                server not in view.accepting,
+            )
+            for server, address in view.servers.items()
+        ]
+
+    async def move(self, name: str, address: str) -> None:
+        """Choose the server of a namespace; its owner hands it over at its next look.
+
+        Raises NamespaceNotFound, FieldInvalid, StorageFailed.
+        """
+        await self.refresh()
+        servers = [server for server, at in self._view.servers.items() if at == address]
+        if address and not servers:
+            known = ", ".join(sorted(self._view.servers.values()))
+            raise FieldInvalid("address", f"must be the address of a live server: {known}")
+        if not await self._database.membership.move(name, servers[0] if servers else ""):
+            raise NamespaceNotFound(name)
 
     def connect(self, address: str, options: Sequence[tuple[str, int]]) -> grpc.aio.Channel:
         """Return a channel to another server."""

@@ -32,6 +32,7 @@ UNLISTED = _ADMIN
 
 _STORE = "/lightningstore.v1.LightningStoreService/"
 _NAMESPACES = "/lightningstore.v1.NamespaceService/"
+_SERVERS = "/lightningstore.v1.ClusterService/"
 _EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 #: Roles that may call each method. docs/security.md shows this table; a test compares both with
@@ -71,6 +72,8 @@ PERMISSIONS: dict[str, frozenset[Role]] = {
     _NAMESPACES + "ListNamespaces": _ADMIN,
     _NAMESPACES + "UpdateNamespace": _ADMIN,
     _NAMESPACES + "DeleteNamespace": _ADMIN,
+    _SERVERS + "ListServers": _ADMIN,
+    _SERVERS + "MoveNamespace": _ADMIN,
     _EXPORT: _WORK,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _ALL,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ALL,
@@ -80,7 +83,11 @@ PERMISSIONS: dict[str, frozenset[Role]] = {
 IN_NAMESPACE = frozenset(m for m in PERMISSIONS if m.startswith(_STORE) or m == _EXPORT)
 #: Methods that act in no namespace. Their answers show the namespaces that the token allows.
 #: Tokens that are limited to namespaces may not call any method that is in neither set.
-IN_NO_NAMESPACE = frozenset(PERMISSIONS) - IN_NAMESPACE
+IN_NO_NAMESPACE = frozenset(
+    method
+    for method in PERMISSIONS
+    if not method.startswith((_STORE, _SERVERS)) and method != _EXPORT
+)
 
 #: Methods without a token, because load balancers and supervisors have none.
 OPEN = frozenset(f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch"))

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator, Mapping
 
 import grpc
+from lightningstore.service.cluster import calls as servers
 from lightningstore.service.cluster.cluster import Cluster
 from lightningstore.service.cluster.processes import Process, ProcessCluster
 from lightningstore.service.engine.clock import Clock, SystemClock
@@ -146,6 +147,7 @@ class Server:
         """Find the namespaces, and listen. Raises AddressInUse, StorageFailed, StorageUnusable."""
         await self.directory.start()
         self.port = self._listen(self._config.host, self._config.port)
+        advertised = self.address
         if (cluster := self._cluster) is not None:
             advertised = self._advertised(cluster.advertised)
             if advertised != self.address and cluster.listeners:
@@ -155,7 +157,7 @@ class Server:
         guard = self.gate.guard
         permit = guard.check_namespace if guard else None
         elsewhere = otlp.Elsewhere(self.directory, permit, self._forwarding)
-        services = self._add_handlers(streams, elsewhere)
+        services = self._add_handlers(streams, elsewhere, advertised)
         try:
             await self._serve_otlp(streams, elsewhere)
             await self._serve_metrics()
@@ -207,7 +209,9 @@ class Server:
             return None
         return self._cluster is not None and self._cluster.is_usable
 
-    def _add_handlers(self, streams: Streams, elsewhere: otlp.Elsewhere) -> tuple[str, ...]:
+    def _add_handlers(
+        self, streams: Streams, elsewhere: otlp.Elsewhere, advertised: str
+    ) -> tuple[str, ...]:
         """Add the handlers of all calls; return the names of the services."""
         directory, forwarding = self.directory, self._forwarding
         calls = Calls(directory.limits.message_bytes, streams, closing=lambda: directory.is_closing)
@@ -217,12 +221,22 @@ class Server:
             return {**handlers.handlers(store, calls), otlp.EXPORT: export}
 
         of_namespaces = handlers.NAMESPACES.full_name
-        services = (handlers.SERVICE.full_name, of_namespaces, otlp.SERVICE, health.SERVICE)
+        of_servers = servers.SERVICE.full_name
+        services = (
+            handlers.SERVICE.full_name,
+            of_namespaces,
+            of_servers,
+            otlp.SERVICE,
+            health.SERVICE,
+        )
         self._server.add_generic_rpc_handlers(
             (
                 Router(directory, calls, bind, forwarding),
                 grpc.method_handlers_generic_handler(
                     of_namespaces, handlers.namespace_handlers(directory, calls, forwarding)
+                ),
+                grpc.method_handlers_generic_handler(
+                    of_servers, servers.handlers(directory, self._cluster, advertised, calls)
                 ),
                 health.handler(self._health, lambda: directory.is_closing),
                 *reflection(services, calls),
