@@ -369,3 +369,21 @@ async def test_two_imports_of_the_same_at_once_store_it_once(world: World) -> No
     assert sum(r.imported_count for r in results) == sum(r.known_count for r in results) == 20
     assert sum(r.accepted_span_count for r in results) == 40
     assert len(await world.store.list_rollouts()) == 20
+
+
+async def test_imported_rollout_is_listed_and_reported_with_the_number_of_its_spans(
+    world: World,
+) -> None:
+    parts = [batch("ro-1", "at-2", f"s{n}", numbers=(n,)) for n in range(1, 5)]
+    await world.store.import_rollouts([message("ro-1", *parts[:2])])
+    await world.store.import_rollouts([message("ro-1", part) for part in parts])
+    for restarted in (False, True):
+        if restarted and world.durable:
+            await world.restart()
+        (listed,) = await world.store.list_rollouts()
+        (waited,) = [r async for r in world.store.wait_for_rollouts(["ro-1"])]
+        attempts = await world.store.list_attempts("ro-1")
+        async with world.store.watch_rollouts(0) as stream:
+            watched = await anext(stream)
+        counts = [r.attempt.span_count for r in (listed, waited, watched)]
+        assert counts + [attempt.span_count for attempt in attempts] == [4, 4, 4, 0, 4]
