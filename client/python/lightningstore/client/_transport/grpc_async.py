@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from typing import Any
 
 import grpc
@@ -14,11 +14,13 @@ from lightningstore.client._transport.bridge import ThreadedTransport
 from lightningstore.client._transport.channel import AsyncHolder, aio_is_lost
 from lightningstore.client._transport.contact import Contact
 from lightningstore.client._transport.grpc_sync import GrpcTransport
+from lightningstore.client._transport.owner import Owner
 from lightningstore.client._transport.protocols import AsyncServerStream
 from lightningstore.client.connection import Endpoint
 from lightningstore.client.errors import (
     CancelledCallError,
     LightningStoreError,
+    UnavailableError,
     from_ending,
     from_rpc_error,
 )
@@ -38,10 +40,30 @@ class AsyncGrpcTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._holder = AsyncHolder(endpoint)
         self._bridge: ThreadedTransport | None = None
+        self._owner = Owner(endpoint)
 
-    def _begin(self, method: str, *request: Message, timeout: float | None) -> Any:
-        call = getattr(self._holder.stub(), method)
+    def _begin(self, stub: Any, method: str, *request: Message, timeout: float | None) -> Any:
+        """Start a call over the connection to the owner, given by its stub, or over the first one."""
+        first = (
+            self._holder.stub()
+        )  # also where the owner is used: it fails if the client is closed
+        call = getattr(stub or first, method)
         return call(*request, timeout=timeout, metadata=self._holder.endpoint.metadata)
+
+    async def _ended(self, stub: Any, call: Any) -> None:
+        """Note that a call has been answered."""
+        if not self._holder.contact.made:
+            self._holder.contact.heard()
+        if stub is None and self._owner.is_due():
+            self._owner.learn(await call.trailing_metadata())
+
+    def _failed(self, stub: Any, error: LightningStoreError) -> LightningStoreError:
+        """Return the error of a call. One at the owner may succeed over the first connection."""
+        if stub is None:
+            return self._holder.contact.explain(error)
+        if isinstance(error, UnavailableError):
+            self._owner.drop(stub)
+        return error
 
     def _instead(self) -> ThreadedTransport | None:
         """Return the transport for processes in which grpc.aio does not work."""
@@ -52,7 +74,12 @@ class AsyncGrpcTransport:
         return self._bridge
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_holder": self._holder, "_bridge": None}
+        return {"_holder": self._holder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._holder = state["_holder"]
+        self._bridge = None
+        self._owner = Owner(self._holder.endpoint)
 
     async def unary(self, method: str, request: Message, timeout: float | None) -> Any:
         """Make a call with one request and one response.
@@ -71,16 +98,15 @@ class AsyncGrpcTransport:
         """
         if (bridge := self._instead()) is not None:
             return await bridge.unary(method, request, timeout)
-        call = self._begin(method, request, timeout=timeout)
-        contact = self._holder.contact
+        stub = self._owner.stub
+        call = self._begin(stub, method, request, timeout=timeout)
         try:
             answer = await call
         except grpc.aio.AioRpcError as error:
-            raise contact.explain(from_rpc_error(error)) from None
+            raise self._failed(stub, from_rpc_error(error)) from None
         except asyncio.CancelledError:
             raise _cancelled(call) from None
-        if not contact.made:
-            contact.heard()
+        await self._ended(stub, call)
         return answer
 
     def server_stream(
@@ -101,7 +127,9 @@ class AsyncGrpcTransport:
         """
         if (bridge := self._instead()) is not None:
             return bridge.server_stream(method, request, timeout)
-        return _Answers(self._begin(method, request, timeout=timeout), self._holder.contact)
+        stub = self._owner.stub
+        call = self._begin(stub, method, request, timeout=timeout)
+        return _Answers(call, self._holder.contact, lambda error: self._failed(stub, error))
 
     async def client_stream(
         self, method: str, requests: AsyncIterable[Message], timeout: float | None
@@ -122,7 +150,8 @@ class AsyncGrpcTransport:
         """
         if (bridge := self._instead()) is not None:
             return await bridge.client_stream(method, requests, timeout)
-        call = self._begin(method, timeout=timeout)
+        stub = self._owner.stub
+        call = self._begin(stub, method, timeout=timeout)
         try:
             async for request in requests:
                 try:
@@ -134,28 +163,35 @@ class AsyncGrpcTransport:
                 await call.done_writing()
             answer = await call
         except grpc.aio.AioRpcError as error:
-            raise self._holder.contact.explain(await _true_failure(call, error)) from None
+            raise self._failed(stub, await _true_failure(call, error)) from None
         except asyncio.CancelledError:
             raise _cancelled(call) from None
         except BaseException:
             call.cancel()
             raise
-        self._holder.contact.heard()
+        await self._ended(stub, call)
         return answer
 
     async def close(self) -> None:
         """Cancel all calls, and accept no more."""
         if self._bridge is not None:
             await self._bridge.close()
+        await self._owner.close()
         await self._holder.close()
 
 
 class _Answers:
     """The responses of one call."""
 
-    def __init__(self, call: Any, contact: Contact) -> None:
+    def __init__(
+        self,
+        call: Any,
+        contact: Contact,
+        failed: Callable[[LightningStoreError], LightningStoreError],
+    ) -> None:
         self._call = call
         self._contact = contact
+        self._failed = failed
 
     async def ready(self) -> None:
         try:
@@ -163,7 +199,7 @@ class _Answers:
         except asyncio.CancelledError:
             raise _cancelled(self._call) from None
         if self._call.done() and await self._call.code() != grpc.StatusCode.OK:
-            raise self._contact.explain(await _failure(self._call))
+            raise self._failed(await _failure(self._call))
         self._contact.heard()
 
     def __aiter__(self) -> _Answers:
@@ -173,7 +209,7 @@ class _Answers:
         try:
             answer = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise self._contact.explain(from_rpc_error(error)) from None
+            raise self._failed(from_rpc_error(error)) from None
         except asyncio.CancelledError:
             raise _cancelled(self._call) from None
         if not self._contact.made:

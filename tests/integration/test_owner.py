@@ -1,0 +1,72 @@
+"""A client goes to the server that owns its namespace, and comes back when that is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from lightningstore.client import AsyncLightningStore
+from lightningstore.client._transport import owner
+
+from tests.machines import Servers
+from tests.postgres import PostgresServer
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest_asyncio.fixture
+async def servers(postgres: PostgresServer) -> AsyncIterator[Servers]:
+    """Two servers over one database."""
+    servers = Servers(postgres)
+    await servers.start()
+    yield servers
+    await servers.stop()
+    await servers.close()
+
+
+def followed(store: AsyncLightningStore) -> bool:
+    """Return whether a client has gone to the owner."""
+    transport = store._transport
+    while not hasattr(transport, "_owner"):
+        transport = transport._transport
+    return transport._owner.stub is not None
+
+
+async def go_to_owner(store: AsyncLightningStore) -> None:
+    """Make calls until the client has gone to the owner."""
+    while not followed(store):
+        await store.get_statistics()
+        await asyncio.sleep(0.01)
+
+
+async def test_client_of_another_server_goes_to_the_owner(servers: Servers) -> None:
+    near = await servers.owner("default")
+    async with AsyncLightningStore(servers.addresses[1 - near]) as store:
+        await go_to_owner(store)
+        (rollout,) = await store.enqueue_rollouts([{"input": 1}])
+        await servers.servers[1 - near].directory.close()  # nothing passes through it any more
+        assert (await store.get_rollout(rollout.rollout_id)).input == 1
+        await store.cancel_rollouts([rollout.rollout_id])
+        finished = [one async for one in store.wait_for_rollouts([rollout.rollout_id])]
+        assert [one.rollout_id for one in finished] == [rollout.rollout_id]
+
+
+async def test_client_of_the_owner_stays(servers: Servers) -> None:
+    near = await servers.owner("default")
+    async with AsyncLightningStore(servers.addresses[near]) as store:
+        for _ in range(2 * owner.LOOK_EVERY):
+            await store.get_statistics()
+        assert not followed(store)
+
+
+async def test_client_comes_back_when_the_owner_is_gone(servers: Servers) -> None:
+    near = await servers.owner("default")
+    async with AsyncLightningStore(servers.addresses[1 - near], timeout=30) as store:
+        await go_to_owner(store)
+        (rollout,) = await store.enqueue_rollouts([{"input": 1}])
+        await servers.servers[near].stop(0.1)
+        assert (await store.get_rollout(rollout.rollout_id)).input == 1
+        assert not followed(store)
+        assert (await store.get_server_info()).owner == servers.addresses[1 - near]
