@@ -42,7 +42,9 @@ class AsyncGrpcTransport:
         self._bridge: ThreadedTransport | None = None
         self._owner = Owner(endpoint)
 
-    def _begin(self, stub: Any, method: str, *request: Message, timeout: float | None) -> Any:
+    def _begin(
+        self, method: str, *request: Message, timeout: float | None, stub: Any = None
+    ) -> Any:
         """Start a call over the connection to the owner, given by its stub, or over the first one."""
         first = (
             self._holder.stub()
@@ -99,7 +101,7 @@ class AsyncGrpcTransport:
         if (bridge := self._instead()) is not None:
             return await bridge.unary(method, request, timeout)
         stub = self._owner.stub
-        call = self._begin(stub, method, request, timeout=timeout)
+        call = self._begin(method, request, timeout=timeout, stub=stub)
         try:
             answer = await call
         except grpc.aio.AioRpcError as error:
@@ -128,7 +130,7 @@ class AsyncGrpcTransport:
         if (bridge := self._instead()) is not None:
             return bridge.server_stream(method, request, timeout)
         stub = self._owner.stub
-        call = self._begin(stub, method, request, timeout=timeout)
+        call = self._begin(method, request, timeout=timeout, stub=stub)
         return _Answers(call, self._holder.contact, lambda error: self._failed(stub, error))
 
     async def client_stream(
@@ -151,7 +153,7 @@ class AsyncGrpcTransport:
         if (bridge := self._instead()) is not None:
             return await bridge.client_stream(method, requests, timeout)
         stub = self._owner.stub
-        call = self._begin(stub, method, timeout=timeout)
+        call = self._begin(method, timeout=timeout, stub=stub)
         try:
             async for request in requests:
                 try:
