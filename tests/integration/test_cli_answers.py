@@ -148,7 +148,8 @@ async def test_ids_are_completed(shell: Shell) -> None:
     await shell.client.heartbeat("w-1")
     await shell.client.add_resources({}, resources_id="rs-1")
     assert sorted(await completed(shell, "rollout ro-b")) == ["ro-b1", "ro-b2"]
-    assert sorted(await completed(shell, "cancel other ro-b")) == ["ro-b1", "ro-b2"]
+    for command in ("cancel", "delete", "retry", "wait"):
+        assert sorted(await completed(shell, f"{command} other ro-b")) == ["ro-b1", "ro-b2"]
     assert await completed(shell, "trace lat") == ["latest"]
     assert await completed(shell, "worker w") == ["w-1"]
     assert sorted(await completed(shell, "resource ")) == ["latest", "rs-1"]

@@ -46,7 +46,7 @@ async def test_deletion_asks_first_and_spares_running_attempts(shell: Shell) -> 
     await shell("namespaces", "create", "run-1")
     await shell("enqueue", "1", "--namespace", "run-1")
     told = await shell("namespaces", "delete", "run-1", code=2)
-    assert "--yes is required: there is no terminal on which to ask" in told
+    assert "--yes is required when stdin is not a terminal" in told
     await shell("claim", "--namespace", "run-1")
     assert "running in it" in await shell("namespaces", "delete", "run-1", "--yes", code=1)
     assert len(await shell.rows("namespaces")) == 2

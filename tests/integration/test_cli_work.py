@@ -204,7 +204,7 @@ async def test_delete_takes_finished_rollouts(shell: Shell) -> None:
     ids = [await finished(shell, status) for status in ("succeeded", "failed", "cancelled")]
     waiting = (await shell("enqueue", "1")).strip()
     told = await shell("delete", "--yes", ids[0], "latest", code=1)
-    assert f"rollout '{waiting}' is ROLLOUT_STATUS_QUEUING: cancel it" in told
+    assert f"rollout '{waiting}' is queuing: cancel it" in told
     assert "--yes is required" in await shell("delete", "-", code=2, stdin=ids[0])
     assert len(await shell.rows("rollouts")) == 4
     assert await shell("delete", "--yes", ids[0], ids[0]) == f"{ids[0]}\tdeleted\n"

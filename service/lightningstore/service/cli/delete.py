@@ -10,7 +10,7 @@ from lightningstore.service.cli import connection, output, units
 from lightningstore.service.cli.connection import connected
 from lightningstore.service.cli.enqueue import ids_given, parts
 from lightningstore.service.cli.output import Output
-from lightningstore.service.cli.views import resolve
+from lightningstore.service.cli.views import resolve, rollouts_argument
 from lightningstore.v1 import rollout_pb2
 
 #: Rollouts of one call.
@@ -68,7 +68,7 @@ delete = click.Command(
     callback=_delete,
     help=_delete.__doc__,
     params=[
-        click.Argument(["rollout_ids"], metavar="ROLLOUT...", nargs=-1, required=True),
+        rollouts_argument(),
         click.Option(["-y", "--yes"], is_flag=True, help="Do not ask for confirmation."),
         *output.options(),
         *connection.options(),

@@ -193,7 +193,7 @@ def _delete(name: str, *, force: bool, yes: bool, **given: Any) -> None:
     On a terminal its name has to be typed, unless --yes.
     """
     if not yes and not sys.stdin.isatty():
-        raise click.UsageError("--yes is required: there is no terminal on which to ask")
+        raise click.UsageError("--yes is required when stdin is not a terminal")
     with connected(connection.take(given)) as server:
         if not yes:
             server.call(namespace_pb2.GetNamespaceRequest(name=name))

@@ -57,6 +57,17 @@ def rollout_argument() -> click.Argument:
     return click.Argument(["rollout_id"], metavar="ROLLOUT", shell_complete=ids.rollouts)
 
 
+def rollouts_argument() -> click.Argument:
+    """Return the argument that names rollouts."""
+    return click.Argument(
+        ["rollout_ids"],
+        metavar="ROLLOUT...",
+        nargs=-1,
+        required=True,
+        shell_complete=ids.rollouts,
+    )
+
+
 def resolve(server: Connection, rollout_id: str) -> str:
     """Return the id of a rollout; of `latest` that of the one enqueued last. Raises click.ClickException."""
     if rollout_id != LATEST:

@@ -14,7 +14,13 @@ from lightningstore.service.cli.outcomes import FINISHED
 from lightningstore.service.cli.output import Output
 from lightningstore.service.cli.rewards import exact_reward
 from lightningstore.service.cli.rollouts import MODES, mode_number
-from lightningstore.service.cli.views import LATEST, plain, resolve, rollout_argument
+from lightningstore.service.cli.views import (
+    LATEST,
+    plain,
+    resolve,
+    rollout_argument,
+    rollouts_argument,
+)
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2
 
 #: Exit codes of `wait`.
@@ -31,16 +37,6 @@ def _command(
         callback=function,
         help=function.__doc__,
         params=[*parameters, *output.options(), *connection.options()],
-    )
-
-
-def _ids_argument() -> click.Argument:
-    return click.Argument(
-        ["rollout_ids"],
-        metavar="ROLLOUT...",
-        nargs=-1,
-        required=True,
-        shell_complete=ids.rollouts,
     )
 
 
@@ -167,7 +163,7 @@ def _cancel(rollout_ids: tuple[str, ...], **given: Any) -> None:
         _print(shown, server, cancelled)
 
 
-cancel = _command("cancel", _cancel, _ids_argument())
+cancel = _command("cancel", _cancel, rollouts_argument())
 
 
 def _retry(rollout_ids: tuple[str, ...], **given: Any) -> None:
@@ -192,7 +188,7 @@ def _retry(rollout_ids: tuple[str, ...], **given: Any) -> None:
         _print(shown, server, retried)
 
 
-retry = _command("retry", _retry, _ids_argument())
+retry = _command("retry", _retry, rollouts_argument())
 
 
 def _wait(
