@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from lightningstore.client import AsyncLightningStore
 from lightningstore.service.security import permissions as auth
 from lightningstore.service.security import tokens
 
-from tests.integration.process import COMMAND, ENVIRONMENT
+from tests.integration.process import COMMAND, ENVIRONMENT, serve
+from tests.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", " ")
@@ -216,3 +218,33 @@ def test_unit_is_one_that_systemd_takes(tmp_path: Path, text: str) -> None:
     mine = [line for line in done.stderr.splitlines() if UNIT.name in line]
     assert mine == []
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.asyncio
+async def test_servers_of_the_compose_file_share_the_database(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """The options of the file, but for the addresses, which are those of its network."""
+    text = (ROOT / "deploy/compose.yaml").read_text()
+    assert "dockerfile: deploy/Dockerfile" in text
+    (variable,) = re.findall(r"^ +(LIGHTNINGSTORE_\w+): postgresql://", text, re.MULTILINE)
+    commands = [json.loads(line) for line in re.findall(r"command: (\[.*\])", text)]
+    assert [command[1:] for command in commands] == [
+        ["--advertise", "first:4747"],
+        ["--advertise", "second:4747"],
+    ]
+    option = variable.removeprefix("LIGHTNINGSTORE_").lower().replace("_", "-")
+    servers = [
+        await serve(command[0], "--port", "0", f"--{option}", postgres.url, folder=tmp_path)
+        for command in commands
+    ]
+    ids = set()
+    for server in servers:
+        async with AsyncLightningStore(server.address) as store:
+            (rollout,) = await store.enqueue_rollouts([{"input": 1}])
+            ids.add(rollout.rollout_id)
+    for server in servers:
+        async with AsyncLightningStore(server.address) as store:
+            assert {one.rollout_id for one in await store.list_rollouts()} >= ids
+    for server in servers:
+        assert await server.stop() == 0
