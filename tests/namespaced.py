@@ -9,7 +9,11 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from lightningstore.service.cluster import calls as servers
-from lightningstore.service.rpc import handlers
+from lightningstore.service.namespaces.directory import Common, Directory
+from lightningstore.service.operations.store import Store
+from lightningstore.service.rpc import handlers, otlp
+from lightningstore.service.rules.limits import Retention
+from lightningstore.service.storage.catalog import MemoryCatalog
 from lightningstore.v1.namespace_pb2 import (
     CreateNamespaceRequest,
     DeleteNamespaceRequest,
@@ -64,6 +68,13 @@ class Caller:
     async def delete(self, name: str, **options: bool) -> None:
         """Delete a namespace."""
         await self.call("DeleteNamespace", DeleteNamespaceRequest(name=name, **options))
+
+
+def elsewhere(store: Store) -> otlp.Elsewhere:
+    """Return what exports into a store need to reach other namespaces, of which there are none."""
+    engine = store.engine
+    common = Common(engine.clock, engine.server_limits, engine.shared)
+    return otlp.Elsewhere(Directory(common, MemoryCatalog(), Retention(), default=store))
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str, dict[str, str]]:

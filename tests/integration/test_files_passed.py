@@ -10,8 +10,8 @@ from benchmarks.files_passed import measure
 
 pytestmark = pytest.mark.asyncio
 
-#: Counts that may fall and must not rise.
-LIMITS = {"DequeueRollouts": 21, "AddSpans": 22}
+#: Counts that may fall and must not rise. Three files are for namespaces: the router, and the limits that stores share.
+LIMITS = {"DequeueRollouts": 24, "AddSpans": 25}
 
 
 async def test_calls_run_through_no_more_files_than_they_did(tmp_path: Path) -> None:

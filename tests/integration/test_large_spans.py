@@ -34,6 +34,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from tests.calls import Calls
+from tests.namespaced import elsewhere
 
 pytestmark = pytest.mark.asyncio
 MIB = 1 << 20
@@ -118,7 +119,7 @@ async def test_empty_spans_are_refused_by_their_number(store: Store, way: str) -
     own, empty = await start(store), b"\x12\x00" * (15 * MIB)
     exported, added = export_of(own, empty), wire.field(1, head(own) + empty)
     calls: dict[str, Callable[[], Awaitable[Any]]] = {
-        "export": lambda: otlp.export(store, exported, {}),
+        "export": lambda: otlp.export(store, exported, (), elsewhere(store)),
         "add": lambda: handlers._add_spans(store.ingest.add_spans, store)(added),
         "ingest": lambda: ingest(store, added),
     }
@@ -158,7 +159,9 @@ async def test_spans_of_unknown_rollouts_are_refused_in_slices(store: Store) -> 
         for i in range(10_000)
     )
     data = export_of(own, unknown)
-    answer, longest, turns = await longest_turn(lambda: otlp.export(store, data, {}))
+    answer, longest, turns = await longest_turn(
+        lambda: otlp.export(store, data, (), elsewhere(store))
+    )
     assert answer.partial_success.rejected_spans == 10_000
     assert turns >= 3
     assert longest < LONGEST_TURN
@@ -167,7 +170,7 @@ async def test_spans_of_unknown_rollouts_are_refused_in_slices(store: Store) -> 
 
 async def test_spans_without_ids_are_refused_in_slices(store: Store) -> None:
     data = export_of(await start(store), b"\x12\x00" * 40_000)
-    answer, longest, _ = await longest_turn(lambda: otlp.export(store, data, {}))
+    answer, longest, _ = await longest_turn(lambda: otlp.export(store, data, (), elsewhere(store)))
     assert answer.partial_success.rejected_spans == 40_000
     assert longest < LONGEST_TURN
 

@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from lightningstore.service.namespaces.directory import Common, Directory
 from lightningstore.service.operations.ingest import Tally
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc import otlp
 from lightningstore.service.rules.errors import ReadFailed, StorageFailed
-from lightningstore.service.rules.limits import Retention
 from lightningstore.service.server import server as service
 from lightningstore.service.server.config import Config
-from lightningstore.service.storage.catalog import MemoryCatalog
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, span_pb2
 from lightningstore.v1.completion_pb2 import (
     WaitForRolloutsRequest,
@@ -30,6 +27,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tests.calls import Calls
 from tests.contract.helpers import batch
+from tests.namespaced import elsewhere
 
 pytestmark = pytest.mark.asyncio
 
@@ -49,13 +47,6 @@ async def open_store(tmp_path: Path) -> AsyncIterator[Open]:
 
     yield open_it
     await opened[0].close()
-
-
-def elsewhere(store: Store) -> otlp.Elsewhere:
-    """Return what exports need to reach other namespaces, of which there are none."""
-    engine = store.engine
-    common = Common(engine.clock, engine.server_limits, engine.shared)
-    return otlp.Elsewhere(Directory(common, MemoryCatalog(), Retention(), default=store))
 
 
 def fail_next_commit(store: Store, when: asyncio.Event | None = None) -> asyncio.Event:
