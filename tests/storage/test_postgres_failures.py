@@ -311,11 +311,35 @@ async def test_former_owner_is_stopped_by_the_epoch(
     postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await _stale_commit(postgres.url, tmp_path / "sound")
-    monkeypatch.setitem(commits.SQL, "fence", commits.SQL["fence"].replace("= $2", ">= $2"))
+    looser = commits.SQL["fence"].replace("= $2 AND n.owner = $6", ">= $2 AND $6 <> ''")
+    assert looser != commits.SQL["fence"]
+    monkeypatch.setitem(commits.SQL, "fence", looser)
     commits._text.cache_clear()
     with pytest.raises(pytest.fail.Exception):
         await _stale_commit(postgres.url, tmp_path / "mutant")
     commits._text.cache_clear()
+
+
+async def test_epoch_that_was_given_again_does_not_make_two_owners(
+    postgres: PostgresServer, tmp_path: Path, admin: asyncpg.Connection
+) -> None:
+    """The database has lost the takeover of an owner, and another server takes the namespace with the same epoch."""
+    first, second = (storage_of(postgres.url, tmp_path) for _ in range(2))
+    await first.open()
+    await commit_one(first, 1)
+    assert first._session is not None
+    ns = first._session.owned.ns
+    await admin.execute("UPDATE ls_namespaces SET owner = '', epoch = epoch - 1 WHERE ns = $1", ns)
+    await second.open()
+    assert second._session is not None
+    assert second._session.owned.epoch == first._session.owned.epoch
+    with pytest.raises(OwnershipLost, match="has taken over"):
+        await commit_one(first, 2)
+    await commit_one(second, 3)
+    await assert_holds(second, {1, 3})
+    await first.close()
+    await commit_one(second, 4)  # not given up by the other one
+    await second.close()
 
 
 async def _rewritten_history(storage: PostgresStorage, admin: asyncpg.Connection) -> None:

@@ -64,7 +64,7 @@ class PostgresCatalog:
         try:
             owned = await membership.take(name)
             deleted = await membership.call(
-                lambda c, _: c.fetchval(SQL["delete_namespace"], owned.ns, owned.epoch)
+                lambda c, _: c.fetchval(SQL["delete_namespace"], *owned.named)
             )
             if deleted is not None:
                 await self._delete_rows(owned.ns)

@@ -9,7 +9,7 @@ FROM ls_namespaces n LEFT JOIN ls_settings s ON s.ns = n.ns WHERE n.name <> $1 O
 
 -- name: delete_namespace
 -- A namespace, if this server still owns it. Its rows are deleted later, in parts.
-WITH gone AS (DELETE FROM ls_namespaces WHERE ns = $1 AND epoch = $2 RETURNING ns)
+WITH gone AS (DELETE FROM ls_namespaces WHERE ns = $1 AND epoch = $2 AND owner = $3 RETURNING ns)
 INSERT INTO ls_deleted (ns) SELECT ns FROM gone RETURNING ns
 
 -- name: deleted

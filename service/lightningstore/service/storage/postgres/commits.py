@@ -167,16 +167,19 @@ def _part(name: str, rows: Iterable[tuple[Any, ...]], size: int = 0) -> Part:
     return Part((name,), list(zip(*rows, strict=True)), size)
 
 
-def statement(parts: Sequence[Part], commit: tuple[int, int, int], counters: bytes) -> Statement:
+def statement(
+    parts: Sequence[Part], commit: tuple[int, int, int], counters: bytes, owner: str
+) -> Statement:
     """Return the statement of a commit.
 
     Args:
         parts: The content.
         commit: The namespace's number, the owner's epoch, and the number of the commit.
         counters: The engine's counters.
+        owner: The id of the server.
 
     """
-    values: list[Any] = [*commit, counters, sum(part.size for part in parts)]
+    values: list[Any] = [*commit, counters, sum(part.size for part in parts), owner]
     for part in parts:
         values += part.values
     names = tuple(part.names for part in parts)
@@ -187,10 +190,10 @@ def statement(parts: Sequence[Part], commit: tuple[int, int, int], counters: byt
 
 @lru_cache(maxsize=1024)
 def _text(parts: tuple[tuple[str, ...], ...]) -> str:
-    """Return the statement with these parts. The first five parameters are those of every commit."""
+    """Return the statement with these parts. The first six parameters are those of every commit."""
     all_names = [name for names in parts for name in names]
     clauses = [f"fence AS MATERIALIZED ({SQL['fence']})"]
-    number = 6
+    number = 7
     for names in parts:
         columns = COLUMNS.get(names[0], {})
         arrays = ", ".join(f"${number + i}::{kind}[]" for i, kind in enumerate(columns.values()))

@@ -1,8 +1,9 @@
 -- name: fence
 -- Lets a commit through if this server still owns the namespace, and the commit before it is there. A takeover waits for
--- the commit, or the commit for the takeover, and then it writes nothing.
+-- the commit, or the commit for the takeover, and then it writes nothing. The owner is compared too, because a database that
+-- went back in time may give the same epoch to another server.
 SELECT n.ns, c.bytes FROM ls_namespaces n JOIN ls_commits c ON c.ns = n.ns AND c.seq = $3::bigint - 1
-WHERE n.ns = $1 AND n.epoch = $2 FOR SHARE OF n
+WHERE n.ns = $1 AND n.epoch = $2 AND n.owner = $6 FOR SHARE OF n
 
 -- name: put_commit
 -- The commit itself, with the counters after it.

@@ -129,6 +129,11 @@ class Ownership:
     ended: bool = False
 
     @property
+    def named(self) -> tuple[int, int, str]:
+        """What identifies it in the database: namespace, epoch and owner."""
+        return self.ns, self.epoch, self.lease.server_id
+
+    @property
     def owned_until(self) -> float:
         """Time until which no other server can own it, in seconds of CLOCK_BOOTTIME."""
         return 0.0 if self.ended else self.lease.owned_until
@@ -276,7 +281,7 @@ class Membership:
             ownership.ended = True
             with suppress(StorageFailed, asyncpg.PostgresError):
                 await self.call(
-                    lambda c, _: c.execute(SQL["give_up"], ownership.ns, ownership.epoch),
+                    lambda c, _: c.execute(SQL["give_up"], *ownership.named),
                     LEAVE_SECONDS,
                 )
 

@@ -83,8 +83,8 @@ RETURNING epoch
 
 -- name: give_up
 -- Ownership, for whoever wants it.
-UPDATE ls_namespaces SET owner = '' WHERE ns = $1 AND epoch = $2
+UPDATE ls_namespaces SET owner = '' WHERE ns = $1 AND epoch = $2 AND owner = $3
 
 -- name: put_store_id
 -- Another id of the store: what watchers of the former one know is not in this one.
-UPDATE ls_namespaces SET store_id = $3 WHERE ns = $1 AND epoch = $2
+UPDATE ls_namespaces SET store_id = $4 WHERE ns = $1 AND epoch = $2 AND owner = $3

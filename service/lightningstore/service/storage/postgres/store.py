@@ -210,9 +210,7 @@ class PostgresStorage:
             return
         owned.store_id = new_store_id()
         await self.database.writer(owned.ns).run(
-            lambda c, _: c.execute(
-                LEASE_SQL["put_store_id"], owned.ns, owned.epoch, owned.store_id
-            ),
+            lambda c, _: c.execute(LEASE_SQL["put_store_id"], *owned.named, owned.store_id),
             lambda: owned.owned_until,
         )
         logger.error(
@@ -287,10 +285,12 @@ class PostgresStorage:
                 await asyncio.sleep(0)
             parts.append(spans_part(rows))
         seq = session.seq + 1
-        commit = (session.owned.ns, session.owned.epoch, seq)
-        bytes_ = await self._write(session, statement(parts, commit, counters))
+        owned = session.owned
+        commit = (owned.ns, owned.epoch, seq)
+        sent = statement(parts, commit, counters, owned.lease.server_id)
+        bytes_ = await self._write(session, sent)
         session.seq, session.counters, session.bytes_ = seq, counters, bytes_
-        self.database.answered[self.namespace] = (session.owned.epoch, seq)
+        self.database.answered[self.namespace] = (owned.epoch, seq)
         self.database.count_written(changes.size)
 
     async def _write(self, session: Session, sent: Statement) -> int:
@@ -320,7 +320,8 @@ class PostgresStorage:
         """Return why the fence refused a commit."""
         found = await connection.fetchrow(LEASE_SQL["find_namespace"], self.namespace)
         owned = session.owned
-        if found is not None and found["ns"] == owned.ns and found["epoch"] <= owned.epoch:
+        others = found and found["address"] and found["owner"] != owned.lease.server_id
+        if found and not others and found["epoch"] <= owned.epoch:
             return StorageFailed(
                 f"the database went back in time: commit {seq - 1}, which was answered, is gone"
             )
