@@ -26,12 +26,17 @@ async def servers(postgres: PostgresServer) -> AsyncIterator[Servers]:
     await servers.close()
 
 
-def followed(store: AsyncLightningStore) -> bool:
-    """Return whether a client has gone to the owner."""
+def owner_of(store: AsyncLightningStore) -> owner.Owner:
+    """Return a client's way to the owner."""
     transport = store._transport
     while not hasattr(transport, "_owner"):
         transport = transport._transport
-    return transport._owner.stub is not None
+    return transport._owner
+
+
+def followed(store: AsyncLightningStore) -> bool:
+    """Return whether a client has gone to the owner."""
+    return owner_of(store).stub is not None
 
 
 async def go_to_owner(store: AsyncLightningStore) -> None:
@@ -70,3 +75,22 @@ async def test_client_comes_back_when_the_owner_is_gone(servers: Servers) -> Non
         assert (await store.get_rollout(rollout.rollout_id)).input == 1
         assert not followed(store)
         assert (await store.get_server_info()).owner == servers.addresses[1 - near]
+
+
+async def test_calls_at_the_owner_go_on_when_another_one_fails(servers: Servers) -> None:
+    near = await servers.owner("default")
+    async with AsyncLightningStore(servers.addresses[1 - near], timeout=30) as store:
+        await go_to_owner(store)
+        transport = owner_of(store)
+        waiting = [
+            asyncio.create_task(store.dequeue_rollouts(1, wait=20)),
+            asyncio.create_task(anext(aiter(store.watch_rollouts(0)))),
+        ]
+        while not servers.servers[near].directory.spaces()[0].in_use:
+            await asyncio.sleep(0.01)
+        transport.drop(transport.stub)  # as after UNAVAILABLE
+        (rollout,) = await store.enqueue_rollouts([{"input": 1}])
+        (claimed,) = await waiting[0]
+        assert claimed.rollout_id == rollout.rollout_id
+        await store.cancel_rollouts([rollout.rollout_id])
+        assert (await waiting[1]).rollout_id == rollout.rollout_id

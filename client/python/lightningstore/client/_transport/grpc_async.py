@@ -65,7 +65,15 @@ class AsyncGrpcTransport:
             return self._holder.contact.explain(error)
         if isinstance(error, UnavailableError):
             self._owner.drop(stub)
+        elif isinstance(error, CancelledCallError) and self._owner.has_left(stub):
+            # Another call at the owner failed, which closed the connection under this one.
+            return UnavailableError("the connection to the owner of the namespace was closed")
         return error
+
+    def _cancelled(self, stub: Any, call: Any) -> BaseException:
+        """Return what a CancelledError out of a call means."""
+        error = _cancelled(call)
+        return self._failed(stub, error) if isinstance(error, CancelledCallError) else error
 
     def _instead(self) -> ThreadedTransport | None:
         """Return the transport for processes in which grpc.aio does not work."""
@@ -107,7 +115,7 @@ class AsyncGrpcTransport:
         except grpc.aio.AioRpcError as error:
             raise self._failed(stub, from_rpc_error(error)) from None
         except asyncio.CancelledError:
-            raise _cancelled(call) from None
+            raise self._cancelled(stub, call) from None
         await self._ended(stub, call)
         return answer
 
@@ -167,7 +175,7 @@ class AsyncGrpcTransport:
         except grpc.aio.AioRpcError as error:
             raise self._failed(stub, await _true_failure(call, error)) from None
         except asyncio.CancelledError:
-            raise _cancelled(call) from None
+            raise self._cancelled(stub, call) from None
         except BaseException:
             call.cancel()
             raise
@@ -199,7 +207,7 @@ class _Answers:
         try:
             await self._call.initial_metadata()
         except asyncio.CancelledError:
-            raise _cancelled(self._call) from None
+            raise self._cancelled() from None
         if self._call.done() and await self._call.code() != grpc.StatusCode.OK:
             raise self._failed(await _failure(self._call))
         self._contact.heard()
@@ -213,12 +221,16 @@ class _Answers:
         except grpc.aio.AioRpcError as error:
             raise self._failed(from_rpc_error(error)) from None
         except asyncio.CancelledError:
-            raise _cancelled(self._call) from None
+            raise self._cancelled() from None
         if not self._contact.made:
             self._contact.heard()
         if answer is grpc.aio.EOF:
             raise StopAsyncIteration
         return answer
+
+    def _cancelled(self) -> BaseException:
+        error = _cancelled(self._call)
+        return self._failed(error) if isinstance(error, CancelledCallError) else error
 
     async def aclose(self) -> None:
         self._call.cancel()

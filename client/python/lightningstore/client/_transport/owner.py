@@ -97,6 +97,14 @@ class Owner:
             if channel is not None:
                 self._connecting = asyncio.get_running_loop().create_task(channel.close())
 
+    def has_left(self, stub: Any) -> bool:
+        """Return whether the client no longer uses a connection, although it is not closed itself.
+
+        Args:
+            stub: The calls that were used.
+        """
+        return not self._closed and stub is not self._stub
+
     async def close(self) -> None:
         """Close the connection; calls that run fail."""
         self._closed = True
