@@ -73,7 +73,7 @@ def test_numbers_stand_to_the_right_below_each_other() -> None:
 
 def test_tab_separated_values_are_whole_and_as_programs_want_them() -> None:
     row = [Cell("3m", "2026-01-01T00:00:00Z"), Cell.of("a\tb\nc"), Cell("1,234", "1234")]
-    assert list(tab_separated([row])) == ["2026-01-01T00:00:00Z\ta\\x09b\\x0ac\t1234"]
+    assert list(tab_separated([row])) == ["2026-01-01T00:00:00Z\ta\\tb\\nc\t1234"]
 
 
 def test_ids_are_cut_so_that_they_differ() -> None:
@@ -200,7 +200,7 @@ def test_details_for_programs_are_a_path_and_a_value_a_line() -> None:
         "config.retry_condition.1": "timeout",
         "file_bytes": "1536",
         "span_count": "12345",
-        "attempts.0.failure.message": "first\\x0asecond \\x1b[2J",
+        "attempts.0.failure.message": "first\\nsecond \\x1b[2J",
     }
 
 
