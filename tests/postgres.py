@@ -74,13 +74,14 @@ class PostgresServer:
     def run(self, program: str, *arguments: str | Path) -> None:
         """Run one of PostgreSQL's programs."""
         command = [str(self.programs / program), *map(str, arguments)]
-        as_root = os.geteuid() == 0
+        if os.geteuid() == 0:
+            # By a program: with `user=` Python forks, which crashes a process in which gRPC is at work.
+            account = pwd.getpwnam(ACCOUNT)
+            ids = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+            command = ["setpriv", *ids, *command]
         done = subprocess.run(
             command,
             cwd=self.folder,
-            user=ACCOUNT if as_root else None,
-            group=pwd.getpwnam(ACCOUNT).pw_gid if as_root else None,
-            extra_groups=[] if as_root else None,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -41,6 +41,10 @@ TRIES = {
     "flood seconds": 5,
     "connections": 20_000,
     "overload seconds": 10,
+    "kills of servers": 200,
+    "crashes of the database": 20,
+    "takeovers": 20,
+    "stopped owners": 20,
 }
 #: Tries of which fewer show nothing.
 LEAST = {
@@ -58,6 +62,8 @@ LEAST = {
     "overload seconds": 3,
     "connection resets": 20,
     "calls under GOAWAY": 3_000,
+    "crashes of the database": 2,
+    "takeovers": 2,
 }
 
 
