@@ -67,6 +67,9 @@ SECTIONS: dict[str, dict[str, _Entry]] = {
         "restore": _Entry("files", "restore", "Put a backup in place.", calls=False),
         "check": _Entry("files", "check", "Look for damage in the data file.", calls=False),
         "vacuum": _Entry("files", "vacuum", "Shrink the data file.", calls=False),
+        "migrate": _Entry(
+            "migrate", "migrate", "Copy a namespace to a database or back.", calls=False
+        ),
     },
     "More": {
         "token": _Entry("tokens", "token", "Create, list and revoke access tokens.", calls=False),
@@ -133,7 +136,9 @@ class _Commands(click.Group):
 
 def _of_files(command: str) -> set[str]:
     """Return which options of the connection a command that calls no server has too."""
-    return {"namespace"} if command in ("backup", "restore", "check", "vacuum") else set()
+    return (
+        {"namespace"} if command in ("backup", "restore", "check", "vacuum", "migrate") else set()
+    )
 
 
 @click.group(

@@ -42,9 +42,9 @@ def storage_at(
         ValueError: The URL has another scheme, or no path.
         StorageUnusable: The URL is one of PostgreSQL, and lightningstore[postgres] is not installed.
     """
-    if url.startswith(_POSTGRES):
+    if is_database(url):
         return _postgres(url, namespace, full_sync=full_sync, compress=compress is not False)
-    path = _path(url)
+    path = path_at(url)
     if path is None:
         return MemoryStorage()
     return SqliteStorage(path, full_sync=full_sync, compress=bool(compress))
@@ -58,15 +58,20 @@ def catalog_at(
     `storage` is that of the store, which a database needs: its namespaces share the connections. The other arguments, and the
     errors, are those of `storage_at`.
     """
-    if url.startswith(_POSTGRES):
+    if is_database(url):
         return _postgres_catalog(storage, compress=compress is not False)
-    path = _path(url)
+    path = path_at(url)
     if path is None:
         return MemoryCatalog()
     return SqliteCatalog(folder_of(path), like=path, full_sync=full_sync, compress=bool(compress))
 
 
-def _path(url: str) -> Path | None:
+def is_database(url: str) -> bool:
+    """Return whether a URL names a PostgreSQL database."""
+    return url.startswith(_POSTGRES)
+
+
+def path_at(url: str) -> Path | None:
     """Return the data file of a URL, None for the memory back end. Raises ValueError."""
     if url in ("memory:", "memory://"):
         return None

@@ -58,6 +58,12 @@ class Counters:
         """Return a copy that later operations do not change."""
         return replace(self, rollouts=self.rollouts.copy(), attempts=self.attempts.copy())
 
+    @property
+    def is_initial(self) -> bool:
+        """Whether no number was ever given out, as in a store that was just created."""
+        numbers = (self.rollout_key, self.attempt_key, self.span_key, self.position)
+        return not any((*numbers, self.completion_number, self.resources_updates))
+
 
 @dataclass
 class Changes:

@@ -232,12 +232,15 @@ class SpanEncoder:
 
     def columns(self, row: SpanRow) -> tuple[Any, ...]:
         """Return the columns of a batch."""
-        data, encoding = row.data, PLAIN
+        return (*row[:6], row.contiguous, *self.encoded(row.span_ids, row.data))
+
+    def encoded(self, span_ids: bytes, data: bytes) -> tuple[int, bytes, bytes]:
+        """Return the last columns of a batch: the encoding, the span ids and the data."""
         if self._compressor is not None:
-            packed = self._compressor.compress(row.data)
+            packed = self._compressor.compress(data)
             if len(packed) < len(data):
-                data, encoding = packed, ZSTD
-        return (*row[:6], row.contiguous, encoding, row.span_ids, data)
+                return ZSTD, span_ids, packed
+        return PLAIN, span_ids, data
 
     @staticmethod
     def slices(rows: Iterable[SpanRow]) -> Iterator[list[SpanRow]]:

@@ -86,8 +86,9 @@ class Database:
         self._opening = asyncio.Lock()
         #: Namespaces that are open in this process.
         self.opened: set[str] = set()
-        #: Epoch and number of the last commit that was answered, by namespace: what the database must still have.
-        self.answered: dict[str, tuple[int, int]] = {}
+        #: Epoch and number of the last commit that was answered, by the namespace's number: what the database must still
+        #: have. Another namespace that gets the same name has another number.
+        self.answered: dict[int, tuple[int, int]] = {}
         self._table_bytes, self._sized_at, self._written = 0, 0.0, 0
 
     @property
@@ -133,6 +134,10 @@ class Database:
     def writer(self, ns: int) -> Link:
         """Return the connection for the commits of a namespace."""
         return self._writers.links[ns % WRITERS]
+
+    async def connect(self) -> Connection:
+        """Return a connection of the caller's own."""
+        return await self._connect({})
 
     async def _connect(self, settings: dict[str, str]) -> Connection:
         return await asyncpg.connect(

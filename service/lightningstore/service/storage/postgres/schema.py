@@ -23,12 +23,12 @@ async def prepare(connection: Connection) -> None:
     major = connection.get_server_version().major
     if major < OLDEST_SERVER:
         raise StorageUnusable(f"PostgreSQL {major} is too old: use {OLDEST_SERVER} or newer")
-    if await _version(connection) == SCHEMA_VERSION:
+    if await version_of(connection) == SCHEMA_VERSION:
         return
     async with connection.transaction():
         # Servers that start together wait here, and the others find the work done.
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-        version = await _version(connection)
+        version = await version_of(connection)
         if version > SCHEMA_VERSION:
             raise StorageUnusable(
                 f"the database has schema {version}, made by a newer version of LightningStore; "
@@ -41,7 +41,7 @@ async def prepare(connection: Connection) -> None:
                 logger.info("the database has been migrated to schema %d", to)
 
 
-async def _version(connection: Connection) -> int:
+async def version_of(connection: Connection) -> int:
     """Return the version of the schema, 0 if there is none yet."""
     # A query of the catalogue: to_regclass may remember that there was no table before the lock was held.
     known = "SELECT 1 FROM pg_class WHERE relname = 'ls_schema' AND relnamespace = current_schema()::regnamespace"

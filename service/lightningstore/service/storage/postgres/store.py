@@ -185,7 +185,7 @@ class PostgresStorage:
         self._owned = owned = await membership.take(self.namespace)
         self._lost = None
         writer = self.database.writer(owned.ns)
-        known = self.database.answered.get(self.namespace, (0, 0))
+        known = self.database.answered.get(owned.ns, (0, 0))
 
         async def look(connection: Connection, _: int) -> tuple[asyncpg.Record | None, int | None]:
             await connection.execute(SQL["remove_probe"], owned.ns)
@@ -204,7 +204,7 @@ class PostgresStorage:
 
         If it is gone, the store gets another id: a watcher would otherwise miss what happens under the same numbers.
         """
-        known_epoch, known = self.database.answered.get(self.namespace, (0, 0))
+        known_epoch, known = self.database.answered.get(owned.ns, (0, 0))
         is_there = epoch == known_epoch if epoch is not None else last > known
         if not known or is_there:
             return
@@ -218,7 +218,7 @@ class PostgresStorage:
             "commit %d; the store is %s from now on",
             *(self.namespace, known, min(last, known - 1), owned.store_id),
         )
-        self.database.answered.pop(self.namespace)
+        self.database.answered.pop(owned.ns)
 
     async def _snapshot(self, session: Session) -> Snapshot:
         """Read what the engine loads, in parts between which other tasks run."""
@@ -290,7 +290,7 @@ class PostgresStorage:
         sent = statement(parts, commit, counters, owned.lease.server_id)
         bytes_ = await self._write(session, sent)
         session.seq, session.counters, session.bytes_ = seq, counters, bytes_
-        self.database.answered[self.namespace] = (owned.epoch, seq)
+        self.database.answered[owned.ns] = (owned.epoch, seq)
         self.database.count_written(changes.size)
 
     async def _write(self, session: Session, sent: Statement) -> int:

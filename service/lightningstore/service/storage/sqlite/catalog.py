@@ -114,7 +114,7 @@ class SqliteCatalog:
         return found
 
     def _create(self, name: str, settings: bytes) -> None:
-        self._make_folder()
+        self.make_folder()
         target, draft = self._file(name), self._folder / f"{name}{DRAFT}"
         if target.exists():
             raise NamespaceExists(name)
@@ -132,7 +132,7 @@ class SqliteCatalog:
     def _mode(self) -> int:
         return self._like.stat().st_mode if self._like is not None else 0
 
-    def _make_folder(self) -> None:
+    def make_folder(self) -> None:
         """Create the folder, for those who may read the default namespace's file."""
         if not self._folder.is_dir():
             readers = self._mode() & 0o044
