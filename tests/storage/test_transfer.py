@@ -208,6 +208,32 @@ async def test_rows_are_copied_a_few_at_a_time(
     assert await facts(SqliteStorage(back.path)) == before
 
 
+async def test_compressed_spans_are_unpacked_a_few_at_a_time(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, clock = tmp_path / "f.db", ManualClock()
+    async with served(SqliteStorage(file), clock) as store:
+        begun = await store.start_rollout(1)
+        for _ in range(20):
+            same = batch(begun.rollout_id, begun.attempt.attempt_id, "same " * 60_000)
+            await store.add_spans(same)
+    await to_database(file, Database(url), "x", silent)
+    put, sizes = files.FileTarget.put, []
+
+    def noted(self: files.FileTarget, table: str, rows: Any) -> None:
+        sizes.append(sum(map(files.bytes_of, rows)))
+        put(self, table, rows)
+
+    monkeypatch.setattr(transfer, "BYTES_AT_ONCE", 500_000)
+    monkeypatch.setattr(files.FileTarget, "put", noted)
+    place = place_of(tmp_path / "g.db", "default", folder=False)
+    copied = await to_file(Database(url), "x", place, silent)
+    assert copied.size < 500_000
+    assert sum(sizes) > 5_000_000
+    assert max(sizes) < 2 * 500_000
+    assert tools.check(place.path) == []
+
+
 async def rows_of(url: str) -> dict[str, int]:
     """Return how many rows there are of namespaces."""
     connection = await asyncpg.connect(url)

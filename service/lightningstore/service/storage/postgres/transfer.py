@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,8 +283,8 @@ async def _copy_to_file(
         for table in TABLES:
             async for rows in _rows(connection, owned.ns, table):
                 copied.count(table, rows)
-                records = [_for_file(table, row) for row in rows]
-                await _in_thread(target.put, table, records)
+                for records in _few(_for_file(table, row) for row in rows):
+                    await _in_thread(target.put, table, records)
                 show(copied)
         settings = await connection.fetchval(SQL["copied_settings"], owned.ns) or b""
     await _in_thread(target.finish, owned.store_id, commit["counters"], settings)
@@ -316,6 +316,20 @@ async def _rows(
     while rows := await connection.fetch(text, ns, *place):
         yield [tuple(row) for row in rows]
         place = [rows[-1][name] for name in order]
+
+
+def _few(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield some rows at a time: those of a few compressed bytes may have many when they are plain."""
+    few: list[tuple[Any, ...]] = []
+    size = 0
+    for row in rows:
+        few.append(row)
+        size += bytes_of(row)
+        if size >= BYTES_AT_ONCE:
+            yield few
+            few, size = [], 0
+    if few:
+        yield few
 
 
 def _for_file(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
