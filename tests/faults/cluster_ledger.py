@@ -6,7 +6,8 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from lightningstore.client import (
     AsyncLightningStore,
@@ -18,6 +19,8 @@ from lightningstore.client import (
     UnavailableError,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+T = TypeVar("T")
 
 #: Errors of a call whose server is gone for longer than the call's deadline.
 NO_ANSWER = (UnavailableError, DeadlineExceededError)
@@ -52,17 +55,20 @@ class ClusterLedger:
     async def work(self) -> None:
         """Enqueue, claim, add spans, report and read, each over a random server, until `finish`."""
         while not self._is_over:
-            begun = time.monotonic()
             try:
-                async with asyncio.timeout(PATIENCE):
-                    await self._enqueue()
-                    await self._live()
+                await self._enqueue()
+                await self._live()
             except NO_ANSWER as error:
                 self.unanswered[f"{error.code.name}: {error.message}"[:120]] += 1
-            except TimeoutError:
-                raise AssertionError(
-                    f"a call in namespace {self.namespace} hangs past its deadline"
-                ) from None
+
+    async def _answer(self, call: Coroutine[Any, Any, T]) -> T:
+        """Return what a call returns, which has to end soon after its deadline."""
+        begun = time.monotonic()
+        try:
+            return await asyncio.wait_for(call, PATIENCE)
+        except TimeoutError:
+            raise AssertionError(f"{call.__name__} hangs past its deadline") from None
+        finally:
             self.longest = max(self.longest, time.monotonic() - begun)
 
     async def watch(self) -> None:
@@ -85,14 +91,14 @@ class ClusterLedger:
         numbers = range(self._number, self._number + self.dice.choice([1, 1, 3]))
         self._number = numbers.stop
         specs = [{"input": n, "rollout_id": f"{self.namespace}-{n}"} for n in numbers]
-        await self._store().enqueue_rollouts(specs)
+        await self._answer(self._store().enqueue_rollouts(specs))
         self.inputs |= {f"{self.namespace}-{n}": n for n in numbers}
         self.answered += 1
         assert (await self._read(f"{self.namespace}-{numbers[0]}")).input == numbers[0]
 
     async def _live(self) -> None:
         """Claim a few rollouts and finish them."""
-        for rollout in await self._store().dequeue_rollouts(2):
+        for rollout in await self._answer(self._store().dequeue_rollouts(2)):
             attempt_id = rollout.attempt.attempt_id
             assert rollout.rollout_id not in self.claims, "claimed twice"
             self.claims[rollout.rollout_id] = attempt_id
@@ -100,14 +106,16 @@ class ClusterLedger:
             assert (await self._read(rollout.rollout_id)).attempt.attempt_id == attempt_id
             await self._add_spans(rollout.rollout_id, attempt_id)
             status = self.dice.choice(FINISHED)
-            await self._store().update_attempt(rollout.rollout_id, attempt_id, status=status.value)
+            await self._answer(
+                self._store().update_attempt(rollout.rollout_id, attempt_id, status=status.value)
+            )
             self.outcomes[rollout.rollout_id] = status
             self.answered += 1
             assert (await self._read(rollout.rollout_id)).status == status, "a stale read"
 
     async def _read(self, rollout_id: str) -> Rollout:
         """Read what was answered, over a server that may not be the one that answered it."""
-        rollout = await self._store().get_rollout(rollout_id)
+        rollout = await self._answer(self._store().get_rollout(rollout_id))
         self.reads += 1
         return rollout
 
@@ -115,7 +123,7 @@ class ClusterLedger:
         ids = {self.dice.randbytes(8) for _ in range(3)}
         spans = [Span(trace_id=b"t" * 16, span_id=i, name="step") for i in sorted(ids)]
         batch = SpanBatch(rollout_id=rollout_id, attempt_id=attempt_id, spans=spans)
-        await self._store().ingest_spans([batch])
+        await self._answer(self._store().ingest_spans([batch]))
         self.spans[rollout_id, attempt_id] = {i.hex() for i in ids}
         self.answered += 1
 

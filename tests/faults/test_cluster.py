@@ -82,7 +82,7 @@ async def test_nothing_answered_is_lost_by_servers_and_databases_that_end(
         f"{sum(each.reads for each in ledgers)} reads, {commits} commits, "
         f"{sum(len(each.watched) for each in ledgers)} finishes watched, "
         f"{unanswered.total()} calls without an answer in their time, "
-        f"the longest life of a rollout {max(each.longest for each in ledgers):.1f} s"
+        f"the longest call took {max(each.longest for each in ledgers):.1f} s"
     )
     for text, count in unanswered.most_common():
         print(f"  {count} x {text}")

@@ -15,7 +15,9 @@ import pytest
 import pytest_asyncio
 from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
+from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc.forwarding import OWNER_KEY
+from lightningstore.service.rules.errors import OwnershipLost, StorageFailed
 from lightningstore.service.server.server import Server
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest, StartRolloutRequest
 from lightningstore.v1.cluster_pb2 import ListServersRequest, MoveNamespaceRequest
@@ -36,6 +38,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from tests.machines import Machines, Processes, Servers
 from tests.namespaced import METHODS, Caller, reason_of
+from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.asyncio
 
@@ -308,3 +311,37 @@ async def test_a_namespace_moves_on_request_or_says_why_not(machine: Machines) -
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await machine.callers[0].call("MoveNamespace", MoveNamespaceRequest(name="none"))
     assert reason_of(raised.value)[1] == "NAMESPACE_NOT_FOUND"
+
+
+async def test_namespace_that_was_taken_over_during_a_recovery_is_opened_again(
+    postgres: PostgresServer,
+) -> None:
+    machine = Servers(postgres)
+    await machine.start()
+    directory = machine.servers[await machine.owner("default")].directory
+    store = directory.find("default").store
+    assert store is not None
+
+    async def fail(_: object = None) -> None:
+        raise StorageFailed("the connection was refused")
+
+    async def lose() -> None:
+        raise OwnershipLost("another server has taken over")
+
+    store.engine.storage.commit, store.engine.storage.open = fail, lose  # type: ignore[method-assign,assignment]
+    caller = machine.callers[await machine.owner("default")]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await caller.call("EnqueueRollouts", enqueue("lost"))
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    await until_closed(store)
+    answer = await caller.call("EnqueueRollouts", enqueue("kept"))
+    assert len(answer.rollouts) == 1
+    await machine.stop()
+    await machine.close()
+
+
+async def until_closed(store: Store) -> None:
+    """Return when a server no longer serves from a store."""
+    async with asyncio.timeout(15):
+        while not store.engine.closing:
+            await asyncio.sleep(0.01)

@@ -141,6 +141,9 @@ class Engine:
                 await self.storage.probe(min(self.committer.pending_bytes, PROBE_BYTES))
             except OwnershipLost as lost:
                 self.committer.failure = lost
+                self._report_usability(
+                    usable=False
+                )  # now for good: the namespace can be opened again
             except Exception as failure:
                 tries += 1
                 _log_try(tries, failure)
