@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.postgres import PostgresServer, running
+if TYPE_CHECKING:
+    from tests.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server that all tests share; those that crash or restart theirs start their own."""
+    from tests.postgres import running  # noqa: PLC0415  (tests of agentlightning run without its driver)
+
     with running() as server:
         yield server
