@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server that all tests share; those that crash or restart theirs start their own."""
-    from tests.postgres import running  # noqa: PLC0415  (tests of agentlightning run without its driver)
+    from tests.postgres import running  # tests of agentlightning run without its driver
 
     with running() as server:
         yield server
