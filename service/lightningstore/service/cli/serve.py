@@ -20,7 +20,7 @@ from lightningstore.service.server import logs, tuning
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.gate import Gate, open_gate
 from lightningstore.service.server.processes import Processes, StartFailed
-from lightningstore.service.server.server import AddressInUse, start_server
+from lightningstore.service.server.server import AddressInUse, bracketed, start_server
 from pydantic import ValidationError
 
 PREFIX = str(Config.model_config["env_prefix"])
@@ -134,7 +134,7 @@ async def _serve_processes(config: Config) -> None:
         loop.add_signal_handler(number, processes.stop)
 
     def ready() -> None:
-        address = f"{_bracketed(config.host)}:{processes.port}"
+        address = f"{bracketed(config.host)}:{processes.port}"
         _say(*_greeting(address, data, gate, config))
 
     await processes.run(ready)
@@ -162,10 +162,6 @@ def _greeting(listening: str, data: str, gate: Gate, config: Config) -> list[str
         f"clients: export LIGHTNINGSTORE_ADDRESS={address}",
         "next: lightningstore enqueue '{\"question\": 2}', start a runner, lightningstore rollouts",
     ]
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def reachable(host: str) -> str:

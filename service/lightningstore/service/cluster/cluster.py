@@ -28,8 +28,8 @@ class Cluster(Protocol):
         """All namespaces, the default one included."""
 
     @property
-    def description(self) -> str:
-        """Where the data is and what an answered write survives, for people."""
+    def location(self) -> str:
+        """Where the data is, for people."""
 
     @property
     def is_usable(self) -> bool:

@@ -68,7 +68,6 @@ class ProcessCluster:
     ) -> None:
         """Take this process and the folder of data files. The other arguments are those of SqliteStorage."""
         self._process = process
-        self._full_sync = full_sync
         self.catalog = SqliteCatalog(
             folder,
             is_ours=lambda name: not self.elsewhere(name),
@@ -84,10 +83,9 @@ class ProcessCluster:
         self._index = lru_cache(_REMEMBERED)(self._chosen)
 
     @property
-    def description(self) -> str:
-        """The folder and the durability."""
-        durability = "full" if self._full_sync else "relaxed"
-        return f"data in {self.catalog.folder}, durability {durability}"
+    def location(self) -> str:
+        """The folder."""
+        return str(self.catalog.folder)
 
     def elsewhere(self, name: str) -> str:
         """Return the address of the process that a namespace belongs to, "" for this one."""

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
 
 import asyncpg
 import grpc
@@ -26,7 +28,7 @@ from lightningstore.service.rules.placement import Placed, plan, server_for
 from lightningstore.service.storage.catalog import Found
 from lightningstore.service.storage.postgres.catalog import PostgresCatalog
 from lightningstore.service.storage.postgres.database import Database
-from lightningstore.service.storage.postgres.lease import View
+from lightningstore.service.storage.postgres.lease import Row, View
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +70,8 @@ class DatabaseCluster:
         self.listeners = ()
         self.catalog = PostgresCatalog(database, compress=compress, hidden="")
         self._view = View({}, (), [])
-        #: Owner's address and chosen server of each namespace, as of the last look.
-        self._owners: dict[str, str] = {}
-        self._wanted: dict[str, str] = {}
+        #: The namespaces of the view by name.
+        self._rows: dict[str, Row] = {}
         self._directory: Directory | None = None
         self._forwarding: Forwarding | None = None
         self._settled_at = self._seen_at = clock.monotonic()
@@ -80,10 +81,9 @@ class DatabaseCluster:
         self._is_draining = False
 
     @property
-    def description(self) -> str:
-        """The database and the durability."""
-        durability = "full" if self._database.full_sync else "relaxed"
-        return f"data in {self._database.location}, durability {durability}"
+    def location(self) -> str:
+        """The database, without its password."""
+        return self._database.location
 
     @property
     def is_usable(self) -> bool:
@@ -95,11 +95,13 @@ class DatabaseCluster:
         if self._directory is not None and self._directory.is_open(name):
             return ""
         membership = self._database.membership
-        address = self._owners.get(name)
-        if address is None:
+        row = self._rows.get(name)
+        if row is None:
             return ""  # unknown: this server looks for it
-        if not address and self._view.accepting:
-            server = server_for(name, self._view.accepting, self._wanted[name])
+        address = row.address or ""
+        # What this server owned a moment ago and has closed belongs to whichever server should have it.
+        if address in ("", membership.address) and self._view.accepting:
+            server = server_for(name, self._view.accepting, row.wanted)
             address = self._view.servers[server]
         return "" if address == membership.address else address
 
@@ -204,20 +206,21 @@ class DatabaseCluster:
         if view.accepting != self._view.accepting:
             self._settled_at = self._clock.monotonic() + self._settle_seconds
         self._view = view
-        self._wanted = {row.name: row.wanted for row in view.namespaces}
-        self._note_owners({row.name: row.address or "" for row in view.namespaces})
+        self._note_owners({row.name: row for row in view.namespaces})
         if self._directory is not None:
             self._directory.synchronise(
                 [Found(row.name, row.store_id, row.settings) for row in view.namespaces]
             )
         self._act()
 
-    def _note_owners(self, owners: dict[str, str]) -> None:
+    def _note_owners(self, rows: dict[str, Row]) -> None:
         """End the calls that are being forwarded to servers that no longer own their namespace."""
-        for name, address in self._owners.items():
-            if address and owners.get(name) != address and self._forwarding is not None:
-                self._forwarding.end_calls(address, name)
-        self._owners = owners
+        for name, before in self._rows.items():
+            now = rows.get(name)
+            is_same = now is not None and now.address == before.address
+            if before.address and not is_same and self._forwarding is not None:
+                self._forwarding.end_calls(before.address, name)
+        self._rows = rows
 
     def _act(self) -> None:
         """Open and hand over namespaces."""
@@ -231,15 +234,23 @@ class DatabaseCluster:
         directory = self._directory
         if directory is None or self._is_draining:
             return
+        for row in self._view.namespaces:
+            if row.owner == me and directory.is_at_rest(row.name):
+                # Closed, but still this server's in the database, where no other server can take it.
+                self._move(row.name, partial(self._give_up, row.epoch))
         for name in todo.take:
             self._move(name, directory.open)
         for name in todo.hand_over:
             logger.info("namespace %s goes to another server", name)
             self._move(name, directory.release)
 
-    def _move(self, name: str, change: Callable[[str], object]) -> None:
+    async def _give_up(self, epoch: int, name: str) -> None:
+        """Free a namespace in the database, unless it has been opened again meanwhile."""
+        with contextlib.suppress(StorageFailed, asyncpg.PostgresError):  # the next look tries again
+            await self._database.membership.free(name, epoch)
+
+    def _move(self, name: str, change: Callable[[str], Coroutine[Any, Any, None]]) -> None:
         """Open or hand over a namespace, unless that is under way."""
         if name not in self._moving:
-            task: asyncio.Task[None] = asyncio.create_task(change(name))  # type: ignore[arg-type]
-            self._moving[name] = task
+            task = self._moving[name] = asyncio.create_task(change(name))
             task.add_done_callback(lambda _: self._moving.pop(name, None))

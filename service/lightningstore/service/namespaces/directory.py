@@ -238,7 +238,10 @@ class Directory:
         await asyncio.gather(*[open_some() for _ in range(OPENED_AT_ONCE)])
 
     async def opened(self, space: Space) -> Store:
-        """Return the store of a namespace, opened if necessary. Raises NamespaceNotFound, ShuttingDown, Unavailable."""
+        """Return the store of a namespace, opened if necessary.
+
+        Raises NamespaceNotFound, NotOwner, ShuttingDown, Unavailable.
+        """
         while True:
             if space.gone is not None:
                 raise space.gone
@@ -247,6 +250,9 @@ class Directory:
             if self._is_closing:
                 raise ShuttingDown
             if space.opening is None:
+                if not self.is_here(space.name):
+                    # A server that has just given it up would otherwise take it again with the next call.
+                    raise NotOwner(space.name, "")
                 if space.failure is not None and self._clock.monotonic() < space.retry_at:
                     raise space.failure
                 space.opening = self._spawn(self._open(space))
@@ -332,6 +338,16 @@ class Directory:
         """Return whether the store of a namespace is open in this process."""
         space = self._spaces.get(name)
         return space is not None and space.store is not None and space.gone is None
+
+    def is_at_rest(self, name: str) -> bool:
+        """Return whether the store of a namespace is closed, and is not being opened or closed."""
+        space = self._spaces.get(name)
+        return space is None or (
+            space.store is None
+            and space.opening is None
+            and space.closing is None
+            and space.gone is None
+        )
 
     async def open(self, name: str) -> None:
         """Open a namespace that this server should own. Failures are logged; the next call or look tries again."""

@@ -36,9 +36,6 @@ _OF_CALLERS = ("authorization", "x-lightning-", "agentlightning.")
 _GRPC_KEYS = frozenset(("user-agent", "content-type", "te"))
 
 Metadata: TypeAlias = tuple[tuple[str, Any], ...]
-#: The handlers of one owner by whether requests and answers are streams, and by method.
-_Kind: TypeAlias = tuple[bool, bool, str]
-
 
 #: Codes after which a repeat of the call may succeed.
 _TRANSIENT = (
@@ -69,7 +66,7 @@ class Peer:
         self._channel = channel
         self._mark = (FORWARDED_KEY, own_address)
         self._trailers = ((OWNER_KEY, address),)
-        self._handlers: dict[_Kind, Handler] = {}
+        self._handlers: dict[str, Handler] = {}
         #: Calls to the peer that have not ended, and the namespace of each.
         self.calls: dict[Any, str] = {}
         #: Those of them that were ended because the peer no longer owns their namespace.
@@ -77,10 +74,9 @@ class Peer:
 
     def handler(self, method: str, *, streams_in: bool, streams_out: bool) -> Handler:
         """Return the handler that forwards a method, given as "/package.Service/Method"."""
-        kind = streams_in, streams_out, method
-        handler = self._handlers.get(kind)
+        handler = self._handlers.get(method)
         if handler is None:
-            handler = self._handlers[kind] = self._made(
+            handler = self._handlers[method] = self._made(
                 method, streams_in=streams_in, streams_out=streams_out
             )
         return handler
@@ -269,34 +265,43 @@ class Forwarding:
         await asyncio.gather(*[peer.close() for peer in peers.values()])
 
 
-async def located(directory: Directory, forwarding: Forwarding | None, name: str) -> Space | Peer:
+async def located(
+    directory: Directory, forwarding: Forwarding | None, name: str, *, forwards: bool = True
+) -> Space | Peer:
     """Return a namespace of this server, or the server that serves it.
 
-    `forwarding` is None if there are no other servers, or none that may be asked. Otherwise the namespace has been opened,
-    because only that shows whether what this server knows is up to date.
+    With other servers the namespace has been opened, because only that shows whether what this server knows is up to
+    date. If it is not, this server looks at what they share and tries again.
 
-    Raises NamespaceNotFound, NotOwner, StorageFailed.
+    Args:
+        directory: The namespaces of this server.
+        forwarding: The other servers; None: there are none.
+        name: Name of the namespace.
+        forwards: Whether another server may be returned; not for a call that another server has forwarded.
+
+    Raises:
+        NamespaceNotFound, NotOwner, StorageFailed
     """
     if forwarding is None:
         return directory.find(name)
-    if (peer := forwarding.peer(name)) is not None:
-        return peer
-    space = directory.known(name)
-    if space is not None and space.store is not None:
-        return space
-    try:
-        if space is None:
+    for is_last in (False, False, True):
+        if forwards and (peer := forwarding.peer(name)) is not None:
+            return peer
+        if directory.known(name) is None and not is_last:
             await forwarding.discover(name)  # another server may have created it a moment ago
-            if (peer := forwarding.peer(name)) is not None:
-                return peer
-        space = directory.find(name)
-        await directory.opened(space)
-    except NotOwner:
-        await forwarding.refresh()
-        if (peer := forwarding.peer(name)) is None:
-            raise
-        return peer
-    return space
+            if directory.known(name) is None:
+                break
+            continue
+        try:
+            space = directory.find(name)
+            await directory.opened(space)
+        except NotOwner:
+            if is_last:
+                raise
+            await forwarding.refresh()
+        else:
+            return space
+    return directory.find(name)
 
 
 def _passed(metadata: Any) -> Metadata:

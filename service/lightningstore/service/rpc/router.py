@@ -7,8 +7,9 @@ not closed. Where several servers share the namespaces, a call goes on to the se
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import grpc
@@ -26,6 +27,8 @@ from lightningstore.service.rules.namespaces import (
 )
 
 Handlers = Mapping[str, Handler]
+#: Returns where a call goes: to a namespace of this server, or to another server.
+Locate = Callable[[], Awaitable[Space | Peer]]
 
 
 class Router(grpc.GenericRpcHandler):
@@ -68,23 +71,24 @@ class Router(grpc.GenericRpcHandler):
             return refusal(error)
         if self._default is not None and name == DEFAULT_NAMESPACE:
             return self._default[method]
-        forwarding = None if _is_forwarded(details) else self._forwarding
-        if forwarding is not None and (peer := forwarding.peer(name)) is not None:
+        forwarding, forwards = self._forwarding, not _is_forwarded(details)
+        if forwarding is not None and forwards and (peer := forwarding.peer(name)) is not None:
             return peer.handler(method, streams_in=streams_in, streams_out=streams_out)
+        locate = partial(located, self._directory, forwarding, name, forwards=forwards)
         if streams_out:
-            streamed = self._streamed(name, method, forwarding)
+            streamed = self._streamed(locate, method)
             return grpc.unary_stream_rpc_method_handler(streamed)
         if streams_in:
-            uploaded = self._answered(name, method, "stream_unary", forwarding)
+            uploaded = self._answered(locate, method, "stream_unary")
             return grpc.stream_unary_rpc_method_handler(uploaded)
-        unary = self._answered(name, method, "unary_unary", forwarding)
+        unary = self._answered(locate, method, "unary_unary")
         return grpc.unary_unary_rpc_method_handler(unary)
 
-    def _answered(self, name: str, method: str, kind: str, forwarding: Forwarding | None) -> Any:
+    def _answered(self, locate: Locate, method: str, kind: str) -> Any:
         async def handle(request: Any, context: Context) -> bytes:
             answer: bytes
             try:
-                place = await located(self._directory, forwarding, name)
+                place = await locate()
                 if isinstance(place, Peer):
                     answer = await getattr(_forwarder(place, method), kind)(request, context)
                     return answer
@@ -99,10 +103,10 @@ class Router(grpc.GenericRpcHandler):
 
         return handle
 
-    def _streamed(self, name: str, method: str, forwarding: Forwarding | None) -> Any:
+    def _streamed(self, locate: Locate, method: str) -> Any:
         async def handle(request: Any, context: Context) -> AsyncIterator[bytes]:
             try:
-                place = await located(self._directory, forwarding, name)
+                place = await locate()
                 if isinstance(place, Peer):
                     there: Any = _forwarder(place, method)
                     async with aclosing(there.unary_stream(request, context)) as answers:

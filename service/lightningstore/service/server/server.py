@@ -179,7 +179,7 @@ class Server:
 
     def _listen(self, host: str, port: int) -> int:
         """Listen at an address with the server's encryption; return the port. Raises AddressInUse."""
-        address = f"{_bracketed(host)}:{port}"
+        address = f"{bracketed(host)}:{port}"
         try:
             if self.gate.credentials is None:
                 return self._server.add_insecure_port(address)
@@ -257,7 +257,7 @@ class Server:
         self._otlp_http = server
         self.directory.announce(otlp_http_port=server.port)
         scheme = "https" if context else "http"
-        logger.info("OTLP over HTTP on %s://%s:%s/v1/traces", scheme, _bracketed(host), server.port)
+        logger.info("OTLP over HTTP on %s://%s:%s/v1/traces", scheme, bracketed(host), server.port)
 
     async def _serve_metrics(self) -> None:
         """Listen for Prometheus if it has a port. Raises AddressInUse."""
@@ -269,7 +269,7 @@ class Server:
         with _listening(FOR_METRICS, host, port):
             await server.start(host, port)
         self._metrics_http = server
-        logger.info("metrics on http://%s:%s/metrics", _bracketed(host), server.port)
+        logger.info("metrics on http://%s:%s/metrics", bracketed(host), server.port)
 
     async def _close_http(self, grace: float) -> None:
         """Close the ports of HTTP. May be called twice."""
@@ -298,7 +298,7 @@ class Server:
     def data(self) -> str:
         """Where the data is and what an answered write survives, for people."""
         if self._cluster is not None:
-            return self._cluster.description
+            return f"data in {self._cluster.location}, durability {self._config.durability}"
         assert self.directory.default is not None  # noqa: S101  (a single server has it)
         storage = self.directory.default.engine.storage
         durability = Durability.Name(storage.durability).removeprefix("DURABILITY_").lower()
@@ -307,7 +307,7 @@ class Server:
     @property
     def address(self) -> str:
         """The address of the server, as clients write it."""
-        return f"{_bracketed(self._config.host)}:{self.port}"
+        return f"{bracketed(self._config.host)}:{self.port}"
 
     async def stop(self, grace: float) -> bool:
         """End waits and long polls, let other calls end within `grace` seconds, then close.
@@ -428,11 +428,12 @@ def _listening(purpose: str, host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f"{purpose}on {_bracketed(host)}:{port}"
+        where = f"{purpose}on {bracketed(host)}:{port}"
         raise AddressInUse(f"cannot listen {where}: {error.strerror}") from None
 
 
-def _bracketed(host: str) -> str:
+def bracketed(host: str) -> str:
+    """Return a host as it stands before a port: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 

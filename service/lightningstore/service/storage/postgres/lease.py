@@ -84,6 +84,7 @@ class Row(NamedTuple):
     settings: bytes
     #: Id of the server that an operator has chosen; empty if none has.
     wanted: str
+    epoch: int
     #: Id and address of the owner; None if it has none with a lease.
     owner: str | None
     address: str | None
@@ -241,6 +242,11 @@ class Membership:
             )
 
         return await self.call(read)
+
+    async def free(self, namespace: str, epoch: int) -> None:
+        """Free a namespace that this server owns under an epoch; no-op under another one. Raises StorageFailed."""
+        values = (namespace, epoch, self.server_id)
+        await self.call(lambda c, _: c.execute(SQL["free"], *values))
 
     async def drain(self) -> None:
         """Have the other servers take what this one gives up. Raises StorageFailed."""

@@ -24,6 +24,10 @@ DELETE FROM ls_servers WHERE expires_at < clock_timestamp() - make_interval(hour
 -- All servers, and the seconds until their leases end.
 SELECT id, address, extract(epoch FROM expires_at - clock_timestamp())::float8 AS remaining FROM ls_servers ORDER BY id
 
+-- name: free
+-- Ownership under an epoch, for whoever wants it.
+UPDATE ls_namespaces SET owner = '' WHERE name = $1 AND epoch = $2 AND owner = $3
+
 -- name: drain
 -- A server that takes no more namespaces.
 UPDATE ls_servers SET draining = TRUE WHERE id = $1
@@ -34,7 +38,7 @@ SELECT id, address, draining FROM ls_servers WHERE expires_at > clock_timestamp(
 
 -- name: placed
 -- All namespaces and their owners. Whether anything is live in them matters only where there is no owner.
-SELECT n.name, n.store_id, coalesce(d.data, '') AS settings, n.wanted, s.id AS owner, s.address,
+SELECT n.name, n.store_id, coalesce(d.data, '') AS settings, n.wanted, n.epoch, s.id AS owner, s.address,
     CASE WHEN s.id IS NULL THEN EXISTS (SELECT 1 FROM ls_rollouts WHERE ns = n.ns AND live)
         OR EXISTS (SELECT 1 FROM ls_attempts WHERE ns = n.ns AND live)
     ELSE TRUE END AS live
