@@ -36,8 +36,8 @@ const (
 	keepaliveTimeout = 10 * time.Second
 )
 
-// gRPC retries calls that the server did not answer. Retries are safe for every method, because the client adds a
-// request_id to those that are not idempotent. A server that is shutting down answers new calls with
+// gRPC retries unanswered calls. Every method can be retried safely, because the client adds a request_id to those that
+// are not idempotent. A server that is shutting down answers new calls with
 // CANCELLED.
 const serviceConfig = `{"methodConfig": [{
   "name": [{"service": "lightningstore.v1.LightningStoreService"},
@@ -152,8 +152,8 @@ func dialOptions(transport *tls.Config, token string, calls *interceptor) []grpc
 	return options
 }
 
-// Service returns the generated stubs, for every call of the contract. Their retries, request ids and
-// errors (*Error) are those of the methods of Client.
+// Service returns the generated stub, which has every call of the contract. It retries calls, adds request ids and returns
+// errors (*Error) as the methods of Client do.
 func (c *Client) Service() pb.LightningStoreServiceClient { return c.service }
 
 // Conn returns the connection, for stubs of other services of the same server.

@@ -191,7 +191,7 @@ func TestCancelledRolloutIsNotSucceeded(t *testing.T) {
 		rollout.GetStatus() != pb.RolloutStatus_ROLLOUT_STATUS_CANCELLED {
 		t.Fatal(rollout, err)
 	}
-	answer, err := client.Delete(ctx, rollout.GetRolloutId(), "ro-nobody")
+	answer, err := client.Delete(ctx, rollout.GetRolloutId(), "ro-unknown")
 	if err != nil || len(answer.GetDeletedRolloutIds()) != 1 || len(answer.GetMissingRolloutIds()) != 1 {
 		t.Fatal(answer, err)
 	}

@@ -13,7 +13,7 @@ from lightningstore.service.cli import connection, units
 from lightningstore.service.cli.connection import Connection, connected
 from lightningstore.service.cli.output import Details, Listing, Output, options
 from lightningstore.service.cli.table import Cell, Column
-from lightningstore.service.cli.views import age, now, plain, time_cell, view
+from lightningstore.service.cli.views import age, group, now, plain, time_cell, view
 from lightningstore.v1 import namespace_pb2
 
 #: Words for a limit: that of the server, and none.
@@ -252,21 +252,8 @@ COMMANDS = (
 )
 
 
-@click.pass_context
-def _group(context: click.Context, /, **given: Any) -> Any:
-    """List, create, change and delete the namespaces of a server. Without a command: list them."""
-    if context.invoked_subcommand is None:
-        return context.invoke(_list_command, **given)
-    told = {name: given[name] for name in connection.NAMES if given.get(name) is not None}
-    context.default_map = {command.name: told for command in COMMANDS if command.name}
-    return None
-
-
-namespaces = click.Group(
+namespaces = group(
     "namespaces",
-    {command.name: command for command in COMMANDS if command.name},
-    callback=_group,
-    help=_group.__doc__,
-    invoke_without_command=True,
-    params=_list_command.params,
+    "List, create, change and delete the namespaces of a server. Without a command: list them.",
+    *COMMANDS,
 )

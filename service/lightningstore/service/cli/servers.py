@@ -9,7 +9,7 @@ from lightningstore.service.cli import connection
 from lightningstore.service.cli.connection import Connection, connected
 from lightningstore.service.cli.output import Listing
 from lightningstore.service.cli.table import Column
-from lightningstore.service.cli.views import plain, view
+from lightningstore.service.cli.views import group, plain, view
 from lightningstore.v1 import cluster_pb2
 
 COLUMNS = (
@@ -63,21 +63,8 @@ COMMANDS = (
 )
 
 
-@click.pass_context
-def _group(context: click.Context, /, **given: Any) -> Any:
-    """List the servers that share namespaces, and move namespaces between them. Without a command: list them."""
-    if context.invoked_subcommand is None:
-        return context.invoke(_list_command, **given)
-    told = {name: given[name] for name in connection.NAMES if given.get(name) is not None}
-    context.default_map = {command.name: told for command in COMMANDS if command.name}
-    return None
-
-
-servers = click.Group(
+servers = group(
     "servers",
-    {command.name: command for command in COMMANDS if command.name},
-    callback=_group,
-    help=_group.__doc__,
-    invoke_without_command=True,
-    params=_list_command.params,
+    "List the servers that share namespaces, and move namespaces between them. Without a command: list them.",
+    *COMMANDS,
 )

@@ -52,6 +52,28 @@ def view(
     return wrap
 
 
+def group(name: str, help_text: str, default: click.Command, *others: click.Command) -> click.Group:
+    """Make a group of commands, which runs `default` without one. Options before a command are those of all."""
+    commands = {command.name: command for command in (default, *others) if command.name}
+
+    @click.pass_context
+    def run(context: click.Context, /, **given: Any) -> Any:
+        if context.invoked_subcommand is None:
+            return context.invoke(default, **given)
+        shared = {key: given[key] for key in connection.NAMES if given.get(key) is not None}
+        context.default_map = dict.fromkeys(commands, shared)
+        return None
+
+    return click.Group(
+        name,
+        commands,
+        callback=run,
+        help=help_text,
+        invoke_without_command=True,
+        params=default.params,
+    )
+
+
 def rollout_argument() -> click.Argument:
     """Return the argument that names a rollout."""
     return click.Argument(["rollout_id"], metavar="ROLLOUT", shell_complete=ids.rollouts)

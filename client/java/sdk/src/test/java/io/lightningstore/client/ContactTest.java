@@ -17,10 +17,10 @@ import org.junit.jupiter.api.Test;
 
 class ContactTest {
   /** Addresses that warnings name. */
-  private final BlockingQueue<Object> told = new LinkedBlockingQueue<>();
+  private final BlockingQueue<Object> logged = new LinkedBlockingQueue<>();
 
   private final Warnings warnings =
-      new Warnings(LightningStore.class, record -> told.add(record.getParameters()[0]));
+      new Warnings(LightningStore.class, record -> logged.add(record.getParameters()[0]));
 
   /** What is to be done 2 seconds after the first call. */
   private final BlockingQueue<Runnable> due = new LinkedBlockingQueue<>();
@@ -92,7 +92,7 @@ class ContactTest {
     String address = "127.0.0.1:" + RealServer.freePort();
     try (LightningStore store = LightningStore.connect(address)) {
       assertThrows(LightningStoreException.class, () -> beat(store));
-      while (!next(told, "the warning").equals(address)) {
+      while (!next(logged, "the warning").equals(address)) {
         // that of another test
       }
     }
