@@ -17,7 +17,7 @@ PIP := install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
 include tests/conformance/conformance.mk
-.PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-faults test-cluster check python-check format lint types imports buf drift compat newest readers demo bench bench-guard bench-peer clean
+.PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-faults test-faults-server test-cluster check python-check format lint types imports buf drift compat newest readers demo bench bench-guard bench-peer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -76,8 +76,11 @@ build/go-bin/ghz: Makefile
 
 grpc-tools: build/go-bin/grpcurl build/go-bin/ghz ## Build grpcurl and ghz, which the tests use; needs Go
 
-test-faults: .venv/stamp ## Run the fault tests (15 minutes; SCALE=1 for full size, 5 for a night)
-	$(PY) -m pytest tests/faults --scale $(or $(SCALE),0.2) -s
+# Two parts, for two cores.
+test-faults: test-faults-server test-cluster ## Run the fault tests (15 minutes; SCALE=1 for full size, 5 for a night)
+
+test-faults-server: .venv/stamp
+	$(PY) -m pytest tests/faults --ignore tests/faults/test_cluster.py --scale $(or $(SCALE),0.2) -s
 
 test-cluster: .venv/stamp ## Kill servers of one database, and the database (4 minutes; SCALE=1: 200 and 20 times)
 	$(PY) -m pytest tests/faults/test_cluster.py --scale $(or $(SCALE),0.05) -s
