@@ -13,7 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lightningstore.service.rules import filters
-from lightningstore.service.rules.errors import OwnershipLost, StorageFailed, StorageUnusable
+from lightningstore.service.rules.errors import (
+    DataDamaged,
+    OwnershipLost,
+    StorageFailed,
+    StorageUnusable,
+)
 from lightningstore.service.rules.rows import (
     AttemptRow,
     LoadedRollout,
@@ -53,6 +58,8 @@ class Data:
     requests: dict[tuple[str, str], RequestRow] = field(default_factory=dict)
     #: Keys of removed rollouts.
     removed: set[int] = field(default_factory=set)
+    #: Kind and name of records that cannot be read.
+    damaged: set[tuple[str, str]] = field(default_factory=set)
 
     def copy(self) -> Data:
         copies = {
@@ -79,13 +86,13 @@ class ModelStorage:
     name = "model"
     durability = DURABILITY_RELAXED
     owned_until = UNLIMITED
-    damaged_records = 0
 
     stores: dict[Path, Store] = {}  # noqa: RUF012
 
     def __init__(self, place: Path) -> None:
         self.location = str(place)
         self.store = self.stores.setdefault(place, Store())
+        self.found: set[tuple[str, str]] = set()
 
     # Opening and closing
 
@@ -100,12 +107,27 @@ class ModelStorage:
         live = [
             LoadedRollout(row, b"", self.attempts(row.key), len(data.inputs[row.key]))
             for row in data.rollouts.values()
-            if self.is_live(row)
+            if self.is_live(row) and self.is_readable("rollout", row.rollout.rollout_id)
         ]
-        workers = list(data.workers.values())
+        workers = [w for name, w in data.workers.items() if self.is_readable("worker", name)]
         return Snapshot(
             self.store.store_id, data.counters, live, workers, versions, requests, data.settings
         )
+
+    @property
+    def damaged_records(self) -> int:
+        return len(self.found)
+
+    def is_readable(self, kind: str, name: str) -> bool:
+        """Return whether a record can be read. One that cannot is counted."""
+        if (kind, name) not in self.data.damaged:
+            return True
+        self.found.add((kind, name))
+        return False
+
+    def check_readable(self, kind: str, name: str) -> None:
+        if not self.is_readable(kind, name):
+            raise DataDamaged(f"{kind} {name!r}", name)
 
     def acquire(self) -> None:
         if self.store.owner not in (None, self):
@@ -148,6 +170,7 @@ class ModelStorage:
         data.rollouts.update(changes.rollouts)
         data.attempts.update(changes.attempts)
         data.workers.update(changes.workers)
+        data.damaged = data.damaged - {("worker", name) for name in changes.workers}
         data.resources.update(changes.resources)
         data.requests.update({(row.method, row.request_id): row for row in changes.requests})
         self.forget(data, changes.forget_requests_before_ns)
@@ -182,6 +205,7 @@ class ModelStorage:
         return sorted(rows, key=lambda row: row.key)
 
     def loaded(self, row: RolloutRow) -> LoadedRollout:
+        self.check_readable("rollout", row.rollout.rollout_id)
         return LoadedRollout(row, self.data.inputs[row.key], self.attempts(row.key))
 
     def shown(self, row: RolloutRow) -> LoadedRollout:
@@ -211,7 +235,9 @@ class ModelStorage:
 
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
         for row in self.page(query):
-            if row.key in self.data.rollouts:
+            if row.key in self.data.rollouts and self.is_readable(
+                "rollout", row.rollout.rollout_id
+            ):
                 yield self.shown(self.data.rollouts[row.key])
             await asyncio.sleep(0)
 
@@ -228,7 +254,12 @@ class ModelStorage:
         return sorted(rows, key=lambda row: row.rollout.completion_number)
 
     async def completions(self, after: int, limit: int) -> list[LoadedRollout]:
-        rows = [row for row in self.finished_rows() if row.rollout.completion_number > after]
+        rows = [
+            row
+            for row in self.finished_rows()
+            if row.rollout.completion_number > after
+            and self.is_readable("rollout", row.rollout.rollout_id)
+        ]
         return [self.shown(row) for row in rows[:limit]]
 
     async def finished(
@@ -280,11 +311,14 @@ class ModelStorage:
         rows = [
             (row.key, row.record)
             for name, row in self.data.resources.items()
-            if query.id_contains in name and row.key > query.after
+            if query.id_contains in name
+            and row.key > query.after
+            and self.is_readable("resources", name)
         ]
         return sorted(rows, key=lambda row: row[0])[: query.limit]
 
     async def get_resources(self, resources_id: str) -> Resources | None:
+        self.check_readable("resources", resources_id)
         row = self.data.resources.get(resources_id)
         return row.record if row is not None else None
 

@@ -63,3 +63,33 @@ class ClearsSettingsThatACommitDoesNotName(LeasedStorage):
     def apply(self, data, changes):
         changes.settings = changes.settings or b""
         super().apply(data, changes)
+
+
+@found_by("test_damaged_worker_is_left_out_and_counted")
+class CountsNothingDamaged(LeasedStorage):
+    damaged_records = 0
+
+
+@found_by("test_damaged_resources_are_left_out_and_counted")
+class FailsListsOfResources(LeasedStorage):
+    async def list_resources(self, query):
+        for name in self.data.resources:
+            self.check_readable("resources", name)
+        return await super().list_resources(query)
+
+
+@found_by("test_damaged_live_rollout_is_left_out_and_counted")
+class DoesNotOpenWithDamage(LeasedStorage):
+    async def open(self):
+        snapshot = await super().open()
+        for row in self.data.rollouts.values():
+            self.loaded(row)
+        return snapshot
+
+
+@found_by("test_damaged_finished_rollout_is_left_out_and_counted")
+class FailsCompletionsBesideADamagedOne(LeasedStorage):
+    async def completions(self, after, limit):
+        for row in self.finished_rows():
+            self.loaded(row)
+        return await super().completions(after, limit)

@@ -1,23 +1,18 @@
-"""Reads of PostgreSQL: how many queries they take, by which indexes, and what is in memory meanwhile."""
+"""Reads of PostgreSQL: how many queries they take, and what is in memory meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 import pytest_asyncio
 from lightningstore.service.rules.rows import RolloutQuery
-from lightningstore.service.storage.postgres import filters, store
-from lightningstore.service.storage.postgres.database import READS
+from lightningstore.service.storage.postgres import store
 from lightningstore.service.storage.postgres.store import PostgresStorage
 from lightningstore.service.storage.testing.records import (
-    attempt,
-    finished,
     items,
     put,
     rollout,
@@ -28,8 +23,6 @@ from tests.postgres import PostgresServer, namespace_of
 from tests.storage.failing_connection import FailingDatabase, Fault
 
 pytestmark = pytest.mark.asyncio
-
-ROLLOUTS = 3000
 
 
 @pytest.fixture
@@ -72,56 +65,6 @@ async def test_load_that_is_cancelled_leaves_those_that_wait_with_it(
     assert len(await second) == 1
     with pytest.raises(asyncio.CancelledError):
         await first
-
-
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for part in plan.get("Plans", ()):
-        yield from _nodes(part)
-
-
-async def _rows_visited(storage: PostgresStorage, text: str, *values: Any) -> int:
-    """Return how many rows the plan of a query visits in tables."""
-    assert storage._session is not None
-    connection: asyncpg.Connection = await storage.database._connect({})
-    explained = await connection.fetchval(
-        f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", storage._session.owned.ns, *values
-    )
-    await connection.close()
-    return sum(
-        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
-        for node in _nodes(json.loads(explained)[0]["Plan"])
-        if "Relation Name" in node
-    )
-
-
-async def test_queries_read_no_more_than_they_return_although_statistics_are_missing(
-    storage: PostgresStorage,
-) -> None:
-    """A new table has no statistics, and a plan that reads a whole namespace seems cheap."""
-    keys = range(1, ROLLOUTS + 1)
-    await put(
-        storage,
-        *(finished(k, k, group_id=f"g{k % 100}") for k in keys),
-        *(attempt(k, k) for k in keys),
-        *(spans(k, k, k, rollout_key=k, attempt_key=k, data=b"x") for k in keys),
-    )
-    ids = [b"r7", b"r8", b"none"]
-    page, more = filters.page(RolloutQuery(limit=10), 2)
-    scan = READS["scan_rollouts"].format(where="TRUE", page=page)
-    for text, values in (
-        (READS["known_ids"], [ids]),
-        (store.LOADED["by_id"], [ids, 1 << 20]),
-        (store.LOADED["by_key"], [[7, 8, 9], 1 << 20]),
-        (store.LOADED["latest"], [[7, 8, 9], 1 << 20]),
-        (READS["completions"], [100, 10]),
-        (READS["finished"], [100, 10]),
-        (READS["group_members"], [b"g7"]),
-        (READS["span_ids"], [7, 7]),
-        (READS["scan_spans"], [7, -1, 0, 1 << 60, None, 16, 1 << 20]),
-        (scan, more),
-    ):
-        assert await _rows_visited(storage, text, *values) <= 100, text
 
 
 async def test_no_query_returns_more_bytes_than_the_limit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import asyncpg
 import pytest
 from lightningstore.service.storage.postgres.database import Database
 from lightningstore.service.storage.postgres.store import PostgresStorage
@@ -23,6 +24,18 @@ class _Postgres:
 
     async def new_storage(self, place: Path) -> PostgresStorage:
         return PostgresStorage(Database(self.url), namespace_of(place))
+
+    async def damage(self, place: Path, kind: str, name: str) -> None:
+        table = {"worker": "ls_workers", "rollout": "ls_rollouts"}.get(kind, "ls_resources")
+        connection = await asyncpg.connect(self.url)
+        done = await connection.execute(
+            f"UPDATE {table} SET record = '\\xff' WHERE {kind}_id = $2 "
+            "AND ns = (SELECT ns FROM ls_namespaces WHERE name = $1)",
+            namespace_of(place),
+            name.encode(),
+        )
+        await connection.close()
+        assert done == "UPDATE 1"
 
     async def take_over(self, storage: PostgresStorage) -> None:
         await end_lease(self.url, storage)

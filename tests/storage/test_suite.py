@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from lightningstore.service.storage.memory import MemoryStorage
@@ -14,12 +16,20 @@ class TestMemory(StorageSuite):
         return MemoryStorage()
 
 
-class TestSqlite(StorageSuite):
+class _Sqlite(StorageSuite):
+    async def damage(self, place: Path, kind: str, name: str) -> None:
+        table = {"worker": "workers", "rollout": "rollouts"}.get(kind, kind)
+        with closing(sqlite3.connect(place / "s.db", isolation_level=None)) as connection:
+            text = f"UPDATE {table} SET record = x'ff' WHERE {kind}_id = ?"
+            assert connection.execute(text, [name]).rowcount == 1
+
+
+class TestSqlite(_Sqlite):
     async def new_storage(self, place: Path) -> SqliteStorage:
         return SqliteStorage(place / "s.db")
 
 
-class TestCompressedSqlite(StorageSuite):
+class TestCompressedSqlite(_Sqlite):
     async def new_storage(self, place: Path) -> SqliteStorage:
         return SqliteStorage(place / "s.db", compress=True)
 

@@ -13,16 +13,23 @@ from tests.storage.model import Data, LeasedStorage, ModelStorage
 from tests.storage.more_defects import DEFECTIVE
 
 
-class TestModel(StorageSuite):
+class ModelSuite(StorageSuite):
     async def new_storage(self, place: Path) -> ModelStorage:
         return ModelStorage(place)
+
+    async def damage(self, place: Path, kind: str, name: str) -> None:
+        ModelStorage.stores[place].data.damaged.add((kind, name))
+
+
+class TestModel(ModelSuite):
+    pass
 
 
 class TestModelWithFaults(FaultSuite):
     new_storage = TestModel.new_storage
 
 
-class LeasedSuite(StorageSuite):
+class LeasedSuite(ModelSuite):
     async def new_storage(self, place: Path) -> LeasedStorage:
         return LeasedStorage(place)
 
@@ -66,7 +73,7 @@ async def test_fault_suite_finds_what_a_cancelled_call_breaks(tmp_path: Path) ->
             return WritesInputsAfterAwaiting(place)
 
     with pytest.raises(KeyError):
-        for case in case_names(with_large=False):
+        for case in case_names(with_all=False):
             await Suite().test_store_is_usable_after_a_failed_call(case, tmp_path / case)
 
 

@@ -2,9 +2,11 @@
 -- All namespaces but one: whether anything is live in them, and when the oldest rollout began; 0 if there is
 -- none.
 SELECT n.name, n.store_id, coalesce(s.data, ''),
-    EXISTS (SELECT 1 FROM ls_rollouts WHERE ns = n.ns AND live)
-        OR EXISTS (SELECT 1 FROM ls_attempts WHERE ns = n.ns AND live),
-    coalesce((SELECT start_time FROM ls_rollouts WHERE ns = n.ns ORDER BY start_time, key LIMIT 1), 0)
+    EXISTS (SELECT 1 FROM ls_rollouts WHERE ns::bigint = n.ns AND live LIMIT 1 OFFSET 0)
+        OR EXISTS (SELECT 1 FROM ls_attempts WHERE ns::bigint = n.ns AND live LIMIT 1 OFFSET 0),
+    coalesce((
+        SELECT start_time FROM ls_rollouts WHERE ns::bigint = n.ns AND start_time >= 0 ORDER BY start_time, key LIMIT 1
+    ), 0)
 FROM ls_namespaces n LEFT JOIN ls_settings s ON s.ns = n.ns WHERE n.name <> $1 ORDER BY n.name
 
 -- name: delete_namespace

@@ -55,39 +55,60 @@ ON CONFLICT (ns, method, request_id) DO UPDATE SET
     digest = excluded.digest, time_ns = excluded.time_ns, answer = excluded.answer
 
 -- name: forget_requests
--- Request ids that are too old to be repeated.
+-- Request ids that are too old to be repeated. This and the next ones look their rows up first: what they delete is then
+-- found by its address, and no plan can read a whole namespace for it.
 DELETE FROM ls_requests WHERE ctid = ANY (ARRAY(
-    SELECT r.ctid FROM fence f JOIN ls_requests r ON r.ns = f.ns WHERE r.time_ns < {value} LIMIT {limit}
+    SELECT r.ctid FROM fence f CROSS JOIN LATERAL (
+        SELECT ctid FROM ls_requests WHERE ns::bigint = f.ns AND time_ns < {value} ORDER BY time_ns LIMIT {limit}
+    ) r
 )) RETURNING 1
 
 -- name: remove_rollouts
 -- Rollouts that go.
-DELETE FROM ls_rollouts WHERE ns = (SELECT ns FROM fence) AND key = ANY ({keys}) RETURNING 1
+DELETE FROM ls_rollouts WHERE ctid = ANY (ARRAY(
+    SELECT r.ctid FROM fence f CROSS JOIN unnest({keys}) u (key)
+    CROSS JOIN LATERAL (SELECT ctid FROM ls_rollouts WHERE ns = f.ns AND key = u.key LIMIT 1) r
+)) RETURNING 1
 
 -- name: remove_attempts
 -- Their attempts.
-DELETE FROM ls_attempts WHERE ns = (SELECT ns FROM fence) AND rollout_key = ANY ({keys})
+DELETE FROM ls_attempts WHERE ctid = ANY (ARRAY(
+    SELECT a.ctid FROM fence f CROSS JOIN unnest({keys}) u (key)
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM ls_attempts WHERE ns::bigint = f.ns AND rollout_key >= 0 AND rollout_key = u.key OFFSET 0
+    ) a
+))
 
 -- name: remove_inputs
 -- Their inputs.
-DELETE FROM ls_inputs WHERE ns = (SELECT ns FROM fence) AND rollout_key = ANY ({keys})
-RETURNING octet_length(input_json) AS size
+DELETE FROM ls_inputs WHERE ctid = ANY (ARRAY(
+    SELECT i.ctid FROM fence f CROSS JOIN unnest({keys}) u (key)
+    CROSS JOIN LATERAL (SELECT ctid FROM ls_inputs WHERE ns = f.ns AND rollout_key = u.key LIMIT 1) i
+)) RETURNING octet_length(input_json) AS size
 
 -- name: put_leftovers
 -- Those of them that leave batches of spans behind.
 INSERT INTO ls_leftovers (ns, rollout_key) SELECT f.ns, u.key FROM fence f, unnest({keys}) u (key)
-WHERE EXISTS (SELECT 1 FROM ls_spans s WHERE s.ns = f.ns AND s.rollout_key = u.key)
+WHERE (SELECT TRUE FROM ls_spans WHERE ns::bigint = f.ns AND rollout_key >= 0 AND rollout_key = u.key LIMIT 1)
 ON CONFLICT DO NOTHING
 
 -- name: sweep
 -- Batches of spans of rollouts that were removed.
-DELETE FROM ls_spans WHERE ns = (SELECT ns FROM fence) AND key = ANY ({keys})
-RETURNING octet_length(data) + octet_length(span_ids) AS size
+DELETE FROM ls_spans WHERE ctid = ANY (ARRAY(
+    SELECT s.ctid FROM fence f CROSS JOIN unnest({keys}) u (key)
+    CROSS JOIN LATERAL (SELECT ctid FROM ls_spans WHERE ns = f.ns AND key = u.key LIMIT 1) s
+)) RETURNING rollout_key, octet_length(data) + octet_length(span_ids) AS size
 
 -- name: remove_leftovers
 -- The removed rollouts of which no other batch is left.
-DELETE FROM ls_leftovers l WHERE l.ns = (SELECT ns FROM fence) AND NOT EXISTS (
-    SELECT 1 FROM ls_spans s WHERE s.ns = l.ns AND s.rollout_key = l.rollout_key AND s.key <> ALL ({keys}))
+DELETE FROM ls_leftovers WHERE ctid = ANY (ARRAY(
+    SELECT l.ctid FROM fence f CROSS JOIN (SELECT DISTINCT rollout_key FROM sweep) u
+    CROSS JOIN LATERAL (SELECT ctid FROM ls_leftovers WHERE ns = f.ns AND rollout_key = u.rollout_key LIMIT 1) l
+    WHERE (
+        SELECT TRUE FROM ls_spans
+        WHERE ns::bigint = f.ns AND rollout_key >= 0 AND rollout_key = u.rollout_key AND key <> ALL ({keys}) LIMIT 1
+    ) IS NULL
+))
 
 -- name: put_settings
 -- The settings of the store.

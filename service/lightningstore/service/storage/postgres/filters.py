@@ -1,68 +1,162 @@
-"""Queries of rollouts as SQL: conditions, order and page, with parameters. `$1` is the namespace."""
+"""Queries of rollouts as SQL: where the rows come from, conditions, order and page, with parameters. `$1` is the namespace.
+
+Each entry of the tables below has one index that can read it (`migrations/002_indexes.sql`), so no statistics make PostgreSQL
+read a namespace for a few rows. A filter that has an index is read by that index, one value at a time. A page in the order of
+an index is read in that order. The rest has no index: such a query reads all rows of the namespace, or all that its
+filter selects.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightningstore.service.rules.rows import RolloutQuery
+from lightningstore.service.rules.statuses import FINISHED
+from lightningstore.service.storage.postgres.database import READS
 
 #: Columns that hold texts of callers, as bytes.
 TEXTS = frozenset({"rollout_id", "group_id", "resources_id", "latest_attempt_id"})
+#: How a namespace is read in the order of a column and the key.
+_ORDERED = {
+    "key": "ns = $1",
+    "rollout_id": "ns::bigint = $1 AND rollout_id >= ''",
+    "status": "ns::bigint = $1 AND status >= 0",
+    "start_time": "ns::bigint = $1 AND start_time >= 0",
+}
+#: How rows with one value of a column are read, in the order of their keys.
+_VALUED = {
+    "rollout_id": ("bytea", "ns::bigint = $1 AND rollout_id >= '' AND rollout_id = w.value"),
+    "group_id": ("bytea", "ns::bigint = $1 AND group_id <> '' AND group_id = w.value"),
+    "status": ("smallint", "ns::bigint = $1 AND status >= 0 AND status = w.value"),
+}
+
+#: Variants of the query `loaded`.
+BY_KEY = {"wanted": "$2::bigint[]", "by": "key", "match": "ns = $1 AND key = w.key"}
+BY_ID = {
+    "wanted": "$2::bytea[]",
+    "by": "rollout_id",
+    "match": "ns::bigint = $1 AND rollout_id >= '' AND rollout_id = w.rollout_id",
+}
+WITH_INPUT = {"input": "p.input_json", "counted": "coalesce(octet_length(i.input_json), 0)"}
+WITHOUT_INPUT = {"input": "''::bytea", "counted": "0"}
+LOADED = {
+    "by_key": READS["loaded"].format(**BY_KEY, **WITH_INPUT, latest=""),
+    "by_id": READS["loaded"].format(**BY_ID, **WITH_INPUT, latest=""),
+    "latest": READS["loaded"].format(**BY_KEY, **WITH_INPUT, latest="DESC LIMIT 1"),
+    "live": READS["loaded"].format(**BY_KEY, **WITHOUT_INPUT, latest=""),
+}
 
 
-def where(query: RolloutQuery) -> tuple[str, list[Any]]:
-    """Return the filters of a query as an SQL condition, and its parameters from `$2` on.
+class _Text:
+    """A query under construction, with its parameters from `$2` on."""
 
-    The SQL consists only of constants and numbers of parameters.
-    """
-    parts: list[str] = []
-    parameters: list[Any] = []
+    def __init__(self, query: RolloutQuery) -> None:
+        self.query = query
+        self.parameters: list[Any] = []
+        self._columns = ("key",) if query.order_by == "key" else ("key", query.order_by)
+        #: The values that are asked for, by column.
+        self._values: dict[str, list[Any]] = {
+            "status": list(query.statuses),
+            "rollout_id": _encoded(query.rollout_ids),
+            "mode": list(query.modes),
+            "group_id": _encoded(query.group_ids),
+        }
+        self._tested = [column for column, values in self._values.items() if values]
+        if query.rollout_id_contains:
+            self._tested.append("contains")
 
-    def mark(value: Any) -> str:
-        parameters.append(value)
-        return f"${len(parameters) + 1}"
+    def mark(self, value: Any) -> str:
+        """Add a parameter; returns its mark."""
+        self.parameters.append(value)
+        return f"${len(self.parameters) + 1}"
 
-    if query.statuses:
-        parts.append(f"status = ANY ({mark(list(query.statuses))}::smallint[])")
-    if query.rollout_ids:
-        parts.append(f"rollout_id = ANY ({mark(_encoded(query.rollout_ids))}::bytea[])")
-    if query.modes:
-        parts.append(f"mode = ANY ({mark(list(query.modes))}::smallint[])")
-    if query.group_ids:
-        # The first condition lets PostgreSQL use the partial index on group_id.
-        proper = mark(_encoded(query.group_ids - {""}))
-        clause = f"(group_id <> '' AND group_id = ANY ({proper}::bytea[]))"
-        parts.append(f"({clause} OR group_id = '')" if "" in query.group_ids else clause)
-    if query.rollout_id_contains:
-        parts.append(
-            f"position({mark(query.rollout_id_contains.encode())}::bytea IN rollout_id) > 0"
+    def _test(self, column: str) -> str:
+        """Return the condition on a column."""
+        if column == "contains":
+            mark = self.mark(self.query.rollout_id_contains.encode())
+            return f"position({mark}::bytea IN rollout_id) > 0"
+        kind = "bytea" if column in TEXTS else "smallint"
+        return f"{column} = ANY ({self.mark(self._values[column])}::{kind}[])"
+
+    def source(self, place: str, page: str) -> str:
+        """Return a subquery for the rows that match.
+
+        Args:
+            place: A condition for the position of the page.
+            page: Order and limit, which each part of the subquery may have on its own.
+
+        """
+        tested = self._tested
+        if self.query.any_of and len(tested) > 1:
+            if all(self._has_index(column) for column in tested):
+                return f"({' UNION '.join(self._valued(c, [place], page) for c in tested)}) r"
+            either = " OR ".join(map(self._test, tested))
+            return f"({self._ordered([f'({either})', place], page)}) r"
+        driver = next(
+            (column for column in _VALUED if column in tested and self._leads(column)), ""
         )
-    if not parts:
-        return "TRUE", parameters
-    return "(" + (" OR " if query.any_of else " AND ").join(parts) + ")", parameters
+        conditions = [*(self._test(column) for column in tested if column != driver), place]
+        part = self._valued(driver, conditions, page) if driver else self._ordered(conditions, page)
+        return f"({part}) r"
+
+    def _has_index(self, column: str) -> bool:
+        return column in _VALUED and not (column == "group_id" and "" in self.query.group_ids)
+
+    def _leads(self, column: str) -> bool:
+        """Return whether rows are read by the values of a column, and not in the order of the page."""
+        if column == "status" and self.query.order_by in ("start_time", "rollout_id"):
+            # Few rollouts are live. Of finished ones, the order leads to those of the page.
+            return not self.query.statuses & set(FINISHED)
+        return self._has_index(column)
+
+    def _ordered(self, conditions: Sequence[str], page: str) -> str:
+        """Return a query that reads the namespace in the order of the page."""
+        where = " AND ".join((_ORDERED.get(self.query.order_by, _ORDERED["key"]), *conditions))
+        return f"SELECT {', '.join(self._columns)} FROM ls_rollouts WHERE {where} {page}"
+
+    def _valued(self, column: str, conditions: Sequence[str], page: str) -> str:
+        """Return a query that reads the rows with each value of a column."""
+        kind, test = _VALUED[column]
+        where = " AND ".join((test, *conditions))
+        # LIMIT or OFFSET keeps the inner query apart, so that it runs once for each value.
+        inner = (
+            f"SELECT {', '.join(self._columns)} FROM ls_rollouts WHERE {where} {page or 'OFFSET 0'}"
+        )
+        columns = ", ".join(f"one.{name}" for name in self._columns)
+        values = f"unnest({self.mark(self._values[column])}::{kind}[]) w (value)"
+        return f"SELECT {columns} FROM {values} CROSS JOIN LATERAL ({inner}) one"
 
 
-def page(query: RolloutQuery, number: int) -> tuple[str, list[Any]]:
-    """Return the position and order of a query as SQL (`AND … ORDER BY … LIMIT … OFFSET …`).
+def matching(query: RolloutQuery) -> tuple[str, list[Any]]:
+    """Return all rows that match, as a subquery, and its parameters."""
+    text = _Text(replace(query, order_by="key"))
+    return text.source("TRUE", ""), text.parameters
 
-    `number` is that of its first parameter.
-    """
+
+def page(query: RolloutQuery) -> tuple[str, str, list[Any]]:
+    """Return one page: a subquery, its order with limit and offset, and the parameters."""
+    text = _Text(query)
     sign, direction = ("<", "DESC") if query.descending else (">", "ASC")
-    text, parameters, column = "", [], query.order_by
-    if column == "key":
-        order = f" ORDER BY key {direction}"
-    else:
-        order = f" ORDER BY {column} {direction}, key {direction}"
+    column = query.order_by
+    is_unique = column in ("key", "rollout_id")
+    place = "TRUE"
     if query.after is not None:
         value, key = query.after
         if column == "key":
-            text, parameters = f" AND key {sign} ${number}", [key]
+            value = key
+        elif column in TEXTS:
+            value = value.encode()
+        if is_unique:
+            place = f"{column} {sign} {text.mark(value)}"
         else:
-            text = f" AND ({column}, key) {sign} (${number}, ${number + 1})"
-            parameters = [value.encode() if column in TEXTS else value, key]
-    last = number + len(parameters)
-    return f"{text}{order} LIMIT ${last} OFFSET ${last + 1}", [*parameters, query.limit, query.skip]
+            place = f"({column}, key) {sign} ({text.mark(value)}, {text.mark(key)})"
+    order = f"ORDER BY {column} {direction}{'' if is_unique else f', key {direction}'}"
+    source = text.source(place, f"{order} LIMIT {text.mark(query.limit + query.skip)}")
+    last = f"LIMIT {text.mark(query.limit)} OFFSET {text.mark(query.skip)}"
+    return source, f"{order} {last}", text.parameters
 
 
-def _encoded(texts: frozenset[str]) -> list[bytes]:
+def _encoded(texts: Iterable[str]) -> list[bytes]:
     return [text.encode() for text in texts]

@@ -1,7 +1,10 @@
+-- Each query has one index that it can use: see migrations/002_indexes.sql. Nested parts with LIMIT run once for each row
+-- before them: a join might begin at the other end, and read a whole namespace.
+
 -- name: live_keys
 -- Rollouts that are live, or have a live attempt.
-SELECT key FROM ls_rollouts WHERE ns = $1 AND live
-UNION SELECT rollout_key FROM ls_attempts WHERE ns = $1 AND live ORDER BY 1
+SELECT key FROM ls_rollouts WHERE ns::bigint = $1 AND live
+UNION SELECT rollout_key FROM ls_attempts WHERE ns::bigint = $1 AND live ORDER BY 1
 
 -- name: loaded
 -- Rollouts in the order of an array, with all their attempts: as many as have `$3` bytes, and at least one. Whatever the
@@ -14,72 +17,77 @@ FROM (
         sum(octet_length(r.record) + {counted}) OVER (ORDER BY w.place)
             - octet_length(r.record) - {counted} AS before
     FROM unnest({wanted}) WITH ORDINALITY w ({by}, place)
-    CROSS JOIN LATERAL (SELECT * FROM ls_rollouts WHERE ns = $1 AND {by} = w.{by} LIMIT 1) r
+    CROSS JOIN LATERAL (SELECT * FROM ls_rollouts WHERE {match} LIMIT 1) r
     LEFT JOIN LATERAL (SELECT input_json FROM ls_inputs WHERE ns = $1 AND rollout_key = r.key LIMIT 1) i ON TRUE
 ) p
 LEFT JOIN LATERAL (
     SELECT array_agg(t.key) AS keys, array_agg(t.last_sequence_id) AS last_sequence_ids, array_agg(t.record) AS records
     FROM (
         SELECT key, last_sequence_id, record FROM ls_attempts
-        WHERE ns = $1 AND rollout_key = p.key ORDER BY key {latest}
+        WHERE ns::bigint = $1 AND rollout_key >= 0 AND rollout_key = p.key ORDER BY key {latest}
     ) t
 ) a ON TRUE
 WHERE p.before < $3 ORDER BY p.place
 
 -- name: known_ids
--- Those of some ids that rollouts have, and NULL for each of the others. A join might read the whole namespace.
-SELECT (SELECT rollout_id FROM ls_rollouts WHERE ns = $1 AND rollout_id = w.id) FROM unnest($2::bytea[]) w (id)
+-- Those of some ids that rollouts have, and NULL for each of the others.
+SELECT (SELECT rollout_id FROM ls_rollouts WHERE ns::bigint = $1 AND rollout_id >= '' AND rollout_id = w.id)
+FROM unnest($2::bytea[]) w (id)
 
 -- name: scan_rollouts
 -- One page of a list: keys first, so that what is skipped is not read.
-SELECT key FROM ls_rollouts WHERE ns = $1 AND {where} {page}
+SELECT key FROM {source} {order}
 
 -- name: count_rollouts
 -- How many rollouts match a filter.
-SELECT count(*) FROM ls_rollouts WHERE ns = $1 AND {where}
+SELECT count(*) FROM {source}
 
 -- name: group_members
 -- The rollouts of a group, in enqueue order.
-SELECT rollout_id FROM ls_rollouts WHERE ns = $1 AND group_id <> '' AND group_id = $2 ORDER BY key
+SELECT rollout_id FROM ls_rollouts WHERE ns::bigint = $1 AND group_id <> '' AND group_id = $2 ORDER BY key
 
 -- name: completions
 -- Rollouts by completion number.
-SELECT key, completion_number FROM ls_rollouts WHERE ns = $1 AND completion_number > 0 AND completion_number > $2
-ORDER BY completion_number LIMIT $3
+SELECT key, completion_number FROM ls_rollouts
+WHERE ns::bigint = $1 AND completion_number > 0 AND completion_number > $2 ORDER BY completion_number LIMIT $3
 
 -- name: finished
 -- Finished rollouts by completion number, with the bytes of their inputs.
-SELECT r.completion_number, r.key, r.rollout_id, coalesce(octet_length(i.input_json), 0)
-FROM (
-    SELECT completion_number, key, rollout_id FROM ls_rollouts
-    WHERE ns = $1 AND completion_number > 0 AND completion_number > $2 ORDER BY completion_number LIMIT $3
-) r
-LEFT JOIN ls_inputs i ON i.ns = $1 AND i.rollout_key = r.key ORDER BY r.completion_number
+SELECT completion_number, key, rollout_id, coalesce((
+    SELECT octet_length(input_json) FROM ls_inputs WHERE ns = $1 AND rollout_key = r.key
+), 0)
+FROM ls_rollouts r
+WHERE ns::bigint = $1 AND completion_number > 0 AND completion_number > $2 ORDER BY completion_number LIMIT $3
 
 -- name: finished_by
--- Finished rollouts that had ended by a time. None of them began later: the index on that leads to them.
-SELECT r.start_time, r.key, r.rollout_id, coalesce(octet_length(i.input_json), 0)
-FROM (
-    SELECT start_time, key, rollout_id FROM ls_rollouts
-    WHERE ns = $1 AND start_time <= $2 AND (start_time, key) > ($3, $4) AND completion_number > 0 AND end_time <= $2
-    ORDER BY start_time, key LIMIT $5
-) r
-LEFT JOIN ls_inputs i ON i.ns = $1 AND i.rollout_key = r.key ORDER BY r.start_time, r.key
+-- Finished rollouts that had ended by a time. None of them began later: the index on that leads to them. (With `> 0`, the
+-- index on completion numbers would do too.)
+SELECT start_time, key, rollout_id, coalesce((
+    SELECT octet_length(input_json) FROM ls_inputs WHERE ns = $1 AND rollout_key = r.key
+), 0)
+FROM ls_rollouts r
+WHERE ns::bigint = $1 AND start_time >= 0 AND start_time <= $2 AND (start_time, key) > ($3, $4)
+    AND completion_number <> 0 AND end_time <= $2
+ORDER BY start_time, key LIMIT $5
 
 -- name: leftover
 -- Some batches of spans of rollouts that were removed, up to `$3` bytes, and at least one.
 SELECT key FROM (
     SELECT key, sum(size) OVER (ORDER BY key) - size AS before
     FROM (
-        SELECT s.key, octet_length(s.data)::bigint AS size
-        FROM ls_leftovers l JOIN ls_spans s ON s.ns = l.ns AND s.rollout_key = l.rollout_key
+        SELECT s.key, s.size
+        FROM ls_leftovers l CROSS JOIN LATERAL (
+            SELECT key, octet_length(data)::bigint AS size FROM ls_spans
+            WHERE ns::bigint = $1 AND rollout_key >= 0 AND rollout_key = l.rollout_key LIMIT $2
+        ) s
         WHERE l.ns = $1 LIMIT $2
     ) few
 ) counted WHERE before < $3
 
 -- name: span_ids
 -- The packed span ids of an attempt, by batch.
-SELECT key, span_ids FROM ls_spans WHERE ns = $1 AND rollout_key = $2 AND attempt_key = $3 ORDER BY key
+SELECT key, span_ids FROM ls_spans
+WHERE ns::bigint = $1 AND rollout_key >= 0 AND rollout_key = $2 AND attempt_key = $3 ORDER BY key
 
 -- name: scan_spans
 -- A few batches of a rollout in order, from a place on, up to `$8` bytes, and at least one; attempt key NULL: of all
@@ -90,8 +98,8 @@ FROM (
     FROM (
         SELECT key, attempt_key, first_sequence_id, last_sequence_id, span_count, contiguous, encoding, data
         FROM ls_spans
-        WHERE ns = $1 AND rollout_key = $2 AND (first_sequence_id, key) > ($3, $4) AND key <= $5
-            AND ($6::bigint IS NULL OR attempt_key = $6)
+        WHERE ns::bigint = $1 AND rollout_key >= 0 AND rollout_key = $2 AND (first_sequence_id, key) > ($3, $4)
+            AND key <= $5 AND ($6::bigint IS NULL OR attempt_key = $6)
         ORDER BY first_sequence_id, key LIMIT $7
     ) few
 ) counted WHERE before < $8 ORDER BY first_sequence_id, key
@@ -103,21 +111,21 @@ FROM ls_spans WHERE ns = $1 AND key = $2
 
 -- name: scan_resources
 -- One page of resources, in the order of adding.
-SELECT key, record FROM ls_resources
-WHERE ns = $1 AND key > $2 AND ($3::bytea = '' OR position($3::bytea IN resources_id) > 0)
+SELECT key, resources_id, record FROM ls_resources
+WHERE ns::bigint = $1 AND key > $2 AND ($3::bytea = '' OR position($3::bytea IN resources_id) > 0)
 ORDER BY key LIMIT $4
 
 -- name: get_resources
 -- One record by id.
-SELECT record FROM ls_resources WHERE ns = $1 AND resources_id = $2
+SELECT key, resources_id, record FROM ls_resources WHERE ns = $1 AND resources_id = $2
 
 -- name: all_resources
 -- What the engine keeps of all resources.
-SELECT resources_id, key, version, updated FROM ls_resources WHERE ns = $1
+SELECT key, resources_id, version, updated FROM ls_resources WHERE ns = $1
 
 -- name: all_workers
 -- All workers.
-SELECT record FROM ls_workers WHERE ns = $1
+SELECT record, worker_id FROM ls_workers WHERE ns = $1
 
 -- name: settings
 -- The settings of the store.

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import asyncpg
 from google.protobuf.message import DecodeError
 from lightningstore.service.rules.errors import DataDamaged
-from lightningstore.service.rules.rows import AttemptRow, LoadedRollout, RolloutRow, SpanRow
+from lightningstore.service.rules.rows import (
+    AttemptRow,
+    LoadedRollout,
+    RequestRow,
+    ResourcesVersion,
+    RolloutRow,
+    SpanRow,
+)
 from lightningstore.service.storage.postgres.commits import decoded_spans
 from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
+from lightningstore.v1.worker_pb2 import Worker
 
 logger = logging.getLogger(__name__)
 
 #: Damaged records that are remembered. Further ones are neither logged nor counted.
 MOST_RECORDS = 10_000
+#: What the functions below raise for a damaged row.
+UNREADABLE = (DecodeError, ValueError)
+
+_Record = TypeVar("_Record")
 
 
 class Damage:
@@ -31,13 +44,43 @@ class Damage:
         """Number of distinct ones."""
         return len(self._records)
 
-    def skip(self, record: str, cause: object) -> None:
-        """Record that one was left out of an answer."""
+    def note(self, record: str, cause: object) -> None:
+        """Count a damaged record, and log it when it is found first."""
         if record not in self._records and len(self._records) < MOST_RECORDS:
             self._records.add(record)
             logger.error(
-                "%s is damaged (%s): it is left out of lists, watches and exports", record, cause
+                "%s is damaged (%s): it is left out of lists, claims, watches and exports, and calls that name it fail",
+                record,
+                cause,
             )
+
+    def readable(
+        self,
+        what: str,
+        parse: Callable[[Sequence[Any]], _Record],
+        rows: Iterable[Sequence[Any]],
+    ) -> list[_Record]:
+        """Return rows as records, without the damaged ones. The second column of a row is its name."""
+        found = []
+        for row in rows:
+            try:
+                found.append(parse(row))
+            except UNREADABLE as error:
+                self.note(f"{what} {row[1].decode(errors='replace')!r}", error)
+        return found
+
+    def rollouts(
+        self, rows: Iterable[asyncpg.Record], *, skip: bool = True
+    ) -> Iterator[LoadedRollout]:
+        """Yield rollouts from rows of `loaded`, without damaged ones, or raising DataDamaged for the first of them."""
+        for row in rows:
+            try:
+                yield loaded_rollout(row)
+            except DataDamaged as error:
+                name = row["rollout_id"].decode(errors="replace")
+                self.note(f"rollout {name!r} (key {row['key']})", error.cause)
+                if not skip:
+                    raise
 
 
 def loaded_rollout(row: asyncpg.Record) -> LoadedRollout:
@@ -61,6 +104,36 @@ def loaded_rollout(row: asyncpg.Record) -> LoadedRollout:
         )
     except (DecodeError, ValueError) as error:
         raise DataDamaged(error, rollout_id) from error
+
+
+def request(columns: Sequence[Any]) -> RequestRow:
+    """Return the answer to a request id. Raises UNREADABLE."""
+    method, request_id, *rest = columns
+    return RequestRow(method.decode(), request_id.decode(), *rest)
+
+
+def resources(columns: Sequence[Any]) -> tuple[int, Resources]:
+    """Return resources with their key. Raises UNREADABLE."""
+    key, resources_id, record = columns
+    message = Resources.FromString(record)
+    if message.resources_id != resources_id.decode():
+        raise ValueError("its record is of other resources")
+    return key, message
+
+
+def resources_version(columns: Sequence[Any]) -> tuple[str, ResourcesVersion]:
+    """Return the version of resources, by their id. Raises UNREADABLE."""
+    key, resources_id, version, updated = columns
+    return resources_id.decode(), ResourcesVersion(key, version, updated)
+
+
+def worker(columns: Sequence[Any]) -> Worker:
+    """Return a worker. Raises UNREADABLE."""
+    record, worker_id = columns
+    message = Worker.FromString(record)
+    if message.worker_id != worker_id.decode():
+        raise ValueError("its record is of another worker")
+    return message
 
 
 def span_row(rollout_key: int, row: Sequence[Any]) -> SpanRow:

@@ -21,9 +21,7 @@ from lightningstore.service.rules.errors import (
 )
 from lightningstore.service.rules.rows import (
     LoadedRollout,
-    RequestRow,
     ResourcesQuery,
-    ResourcesVersion,
     RolloutQuery,
     SpanRow,
 )
@@ -36,6 +34,7 @@ from lightningstore.service.storage.base import (
     Snapshot,
 )
 from lightningstore.service.storage.postgres import filters
+from lightningstore.service.storage.postgres import rows as records
 from lightningstore.service.storage.postgres.commits import (
     SQL,
     SpanEncoder,
@@ -57,10 +56,9 @@ from lightningstore.service.storage.postgres.lease import (
     new_store_id,
 )
 from lightningstore.service.storage.postgres.link import Connection, described
-from lightningstore.service.storage.postgres.rows import Damage, loaded_rollout, span_row
+from lightningstore.service.storage.postgres.rows import Damage
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_RELAXED
-from lightningstore.v1.worker_pb2 import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -69,17 +67,6 @@ READ_ROWS, LIVE_ROWS = 128, 1000
 #: Maximum number of batches of spans, and of their stored bytes, that one query returns.
 SPAN_ROWS_A_READ = 16
 SPAN_BYTES_A_READ = 1 << 20
-#: Variants of the query `loaded`.
-BY_KEY = {"wanted": "$2::bigint[]", "by": "key"}
-BY_ID = {"wanted": "$2::bytea[]", "by": "rollout_id"}
-WITH_INPUT = {"input": "p.input_json", "counted": "coalesce(octet_length(i.input_json), 0)"}
-WITHOUT_INPUT = {"input": "''::bytea", "counted": "0"}
-LOADED = {
-    "by_key": READS["loaded"].format(**BY_KEY, **WITH_INPUT, latest=""),
-    "by_id": READS["loaded"].format(**BY_ID, **WITH_INPUT, latest=""),
-    "latest": READS["loaded"].format(**BY_KEY, **WITH_INPUT, latest="DESC LIMIT 1"),
-    "live": READS["loaded"].format(**BY_KEY, **WITHOUT_INPUT, latest=""),
-}
 
 
 @dataclass
@@ -223,22 +210,21 @@ class PostgresStorage:
     async def _snapshot(self, session: Session) -> Snapshot:
         """Read what the engine loads, in parts between which other tasks run."""
         keys = [key for (key,) in await self._scan(READS["live_keys"])]
-        live = [loaded_rollout(row) async for row in self._rollouts("live", keys, LIVE_ROWS)]
+        live: list[LoadedRollout] = []
+        async for rows in self._rollouts("live", keys, LIVE_ROWS):
+            live += self._damage.rollouts(rows)
         settings = await self._scan(READS["settings"])
         requests = await self._scan(READS["recent_requests"])
+        workers = await self._scan(READS["all_workers"])
+        versions = await self._scan(READS["all_resources"])
+        readable = self._damage.readable
         return Snapshot(
             store_id=session.owned.store_id,
             counters=decoded_counters(session.counters),
             live=live,
-            workers=[Worker.FromString(r) for (r,) in await self._scan(READS["all_workers"])],
-            resources={
-                name.decode(): ResourcesVersion(*version)
-                for name, *version in await self._scan(READS["all_resources"])
-            },
-            requests=[
-                RequestRow(method.decode(), request_id.decode(), *rest)
-                for method, request_id, *rest in requests
-            ],
+            workers=readable("worker", records.worker, workers),
+            resources=dict(readable("resources", records.resources_version, versions)),
+            requests=readable("the answer to a request id", records.request, requests),
             settings=settings[0][0] if settings else b"",
         )
 
@@ -367,48 +353,44 @@ class PostgresStorage:
 
     async def _rollouts(
         self, variant: str, wanted: Sequence[Any], rows_at_once: int = READ_ROWS
-    ) -> AsyncIterator[asyncpg.Record]:
-        """Yield rows of `loaded` in the order of their keys or ids, those that exist."""
+    ) -> AsyncIterator[list[asyncpg.Record]]:
+        """Yield rows of `loaded` in the order of their keys or ids, those that exist, some at a time."""
         start = 0
         fetch = self._scan if variant in ("live", "latest") else self._point
         while start < len(wanted):
             part = wanted[start : start + rows_at_once]
-            rows = await fetch(LOADED[variant], part, READ_BYTES)
-            for row in rows:
-                yield row
+            rows = await fetch(filters.LOADED[variant], part, READ_BYTES)
+            yield rows
             # The query ended at the limit of bytes, unless it returned nothing.
             start += rows[-1]["place"] if rows else len(part)
 
     async def _latest(self, keys: Sequence[int]) -> AsyncIterator[LoadedRollout]:
         """Yield rollouts with their latest attempts, in the order of the keys, without damaged ones."""
-        async for row in self._rollouts("latest", keys):
-            try:
-                yield loaded_rollout(row)
-            except DataDamaged as error:
-                self._damage.skip(f"rollout {row['rollout_id']!r} (key {row['key']})", error.cause)
+        async for rows in self._rollouts("latest", keys):
+            for loaded in self._damage.rollouts(rows):
+                yield loaded
 
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
         """Return what is stored of some of these rollouts."""
         ids = await self._known.among([rollout_id.encode() for rollout_id in rollout_ids])
         for start in range(0, len(ids), READ_ROWS):
             part = ids[start : start + READ_ROWS]
-            if rows := await self._point(LOADED["by_id"], part, READ_BYTES):
-                return [loaded_rollout(row) for row in rows]
+            if rows := await self._point(filters.LOADED["by_id"], part, READ_BYTES):
+                return list(self._damage.rollouts(rows, skip=False))
         return []
 
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
         """Yield matching rollouts."""
-        where, parameters = filters.where(query)
-        page, more = filters.page(query, 2 + len(parameters))
-        text = READS["scan_rollouts"].format(where=where, page=page)
-        keys = [key for (key,) in await self._scan(text, *parameters, *more)]
+        source, order, parameters = filters.page(query)
+        text = READS["scan_rollouts"].format(source=source, order=order)
+        keys = [key for (key,) in await self._scan(text, *parameters)]
         async for loaded in self._latest(keys):
             yield loaded
 
     async def count_rollouts(self, query: RolloutQuery) -> int:
         """Return how many match."""
-        where, parameters = filters.where(query)
-        rows = await self._scan(READS["count_rollouts"].format(where=where), *parameters)
+        source, parameters = filters.matching(query)
+        rows = await self._scan(READS["count_rollouts"].format(source=source), *parameters)
         return int(rows[0][0])
 
     async def group_members(self, group_id: str) -> list[str]:
@@ -454,7 +436,7 @@ class PostgresStorage:
             READS["scan_spans"], rollout_key, *place, max_key, attempt_key, most, SPAN_BYTES_A_READ
         ):
             for columns in rows:
-                row = _parsed_spans(rollout_key, columns)
+                row = self._parsed_spans(rollout_key, columns)
                 place = (row.first_sequence_id, row.key)
                 yield row
             most = min(2 * most, SPAN_ROWS_A_READ)  # few at first: the caller may stop early
@@ -462,18 +444,35 @@ class PostgresStorage:
     async def get_spans(self, rollout_key: int, key: int) -> SpanRow | None:
         """Return one batch."""
         rows = await self._point(READS["get_spans"], key)
-        return _parsed_spans(rollout_key, rows[0]) if rows else None
+        return self._parsed_spans(rollout_key, rows[0]) if rows else None
+
+    def _parsed_spans(self, rollout_key: int, columns: Sequence[Any]) -> SpanRow:
+        try:
+            return records.span_row(rollout_key, columns)
+        except zstandard.ZstdError as error:
+            self._damage.note(f"batch of spans {columns[0]}", error)
+            raise DataDamaged(f"batch of spans {columns[0]}: {error}") from error
 
     async def list_resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
         """Return matching resources."""
-        which = (query.after, query.id_contains.encode(), query.limit)
-        rows = await self._scan(READS["scan_resources"], *which)
-        return [(key, Resources.FromString(record)) for key, record in rows]
+        after, found = query.after, list[tuple[int, Resources]]()
+        while (left := query.limit - len(found)) > 0:
+            which = (after, query.id_contains.encode(), left)
+            rows = await self._scan(READS["scan_resources"], *which)
+            found += self._damage.readable("resources", records.resources, rows)
+            if len(rows) < left:
+                break
+            after = rows[-1][0]  # fewer than the limit would end the list
+        return found
 
     async def get_resources(self, resources_id: str) -> Resources | None:
         """Return one record."""
         rows = await self._point(READS["get_resources"], resources_id.encode())
-        return Resources.FromString(rows[0][0]) if rows else None
+        try:
+            return records.resources(rows[0])[1] if rows else None
+        except records.UNREADABLE as error:
+            self._damage.note(f"resources {resources_id!r}", error)
+            raise DataDamaged(f"resources {resources_id!r}: {error}") from error
 
     async def used_bytes(self) -> int:
         """Return the bytes of the namespace's spans and inputs: the space of what is deleted is used again."""
@@ -489,10 +488,3 @@ def _owner(found: asyncpg.Record) -> str:
     if found["address"] is None:
         return "another server had taken over"
     return f"the server at {found['address']} has taken over"
-
-
-def _parsed_spans(rollout_key: int, columns: Sequence[Any]) -> SpanRow:
-    try:
-        return span_row(rollout_key, columns)
-    except zstandard.ZstdError as error:
-        raise DataDamaged(error) from error

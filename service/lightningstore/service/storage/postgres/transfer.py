@@ -307,6 +307,8 @@ async def _rows(
         size=" + ".join(f"octet_length({n})" for n, kind in columns.items() if kind == "bytea"),
         order=", ".join(order),
         table=f"ls_{table}",
+        # The index on the key is not the primary key there.
+        ns="ns::bigint" if table == "resources" else "ns",
         place=", ".join(f"${2 + i}::{columns[name]}" for i, name in enumerate(order)),
         where=SQL["is_kept"] if table == "spans" else "",
         limit=ROWS_AT_ONCE,

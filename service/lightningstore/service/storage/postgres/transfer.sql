@@ -32,13 +32,13 @@ SELECT EXISTS (SELECT 1 FROM ls_namespaces WHERE ns = $1)
 -- Some rows of a table after a place, up to some bytes, and at least one.
 SELECT {columns} FROM (
     SELECT *, sum({size}) OVER (ORDER BY {order}) - ({size}) AS before FROM (
-        SELECT {columns} FROM {table} t WHERE ns = $1 AND ({order}) > ({place}) {where} ORDER BY {order} LIMIT {limit}
+        SELECT {columns} FROM {table} t WHERE {ns} = $1 AND ({order}) > ({place}) {where} ORDER BY {order} LIMIT {limit}
     ) few
 ) counted WHERE before < {most} ORDER BY {order}
 
 -- name: is_kept
 -- For spans: those of rollouts that were not removed.
-AND NOT EXISTS (SELECT 1 FROM ls_leftovers l WHERE l.ns = t.ns AND l.rollout_key = t.rollout_key)
+AND (SELECT TRUE FROM ls_leftovers l WHERE l.ns = t.ns AND l.rollout_key = t.rollout_key) IS NULL
 
 -- name: copied_settings
 -- The settings of the store.

@@ -6,6 +6,9 @@
         async def new_storage(self, place):
             return MyStorage(place / "data")
 
+        async def damage(self, place, kind, name):
+            overwrite_record(place / "data", kind, name, bytes([255]))
+
     class TestMineWithFaults(FaultSuite):
         new_storage = TestMine.new_storage
 

@@ -152,7 +152,7 @@ class FaultSuite(Cases):
 
     pytestmark = pytest.mark.asyncio
 
-    @pytest.mark.parametrize("case", case_names(with_large=False))
+    @pytest.mark.parametrize("case", case_names(with_all=False))
     async def test_store_is_usable_after_a_failed_call(self, case: str, tmp_path: Path) -> None:
         """The 1st call fails, in the next run the 2nd, and so on, until the case has no more calls."""
         for at in FAILING_CALLS:

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.testing.commits import CommitCases
+from lightningstore.service.storage.testing.damage import DamageCases
 from lightningstore.service.storage.testing.opening import OpeningCases
 from lightningstore.service.storage.testing.ownership import OwnershipCases
 from lightningstore.service.storage.testing.removal import RemovalCases
@@ -30,16 +31,21 @@ class StorageSuite(
     ResourcesCases,
     RemovalCases,
     ResilienceCases,
+    DamageCases,
 ):
     """Every rule of `storage/base.py`. Inherit from it and say how a storage is made.
 
     What a storage declares decides which cases apply. With DURABILITY_NONE, those that reopen it are skipped; with
-    `owned_until` UNLIMITED, those of a lease that ends, for which others override `take_over`.
+    `owned_until` UNLIMITED, those of a lease that ends, for which others override `take_over`. A back end with durability
+    overrides `damage`.
 
     Example:
         class TestMine(StorageSuite):
             async def new_storage(self, place):
                 return MyStorage(place / "data")
+
+            async def damage(self, place, kind, name):
+                overwrite_record(place / "data", kind, name, bytes([255]))
 
     """
 
@@ -52,12 +58,12 @@ class StorageSuite(
             yield storage
 
 
-def case_names(*, with_large: bool = True) -> list[str]:
-    """Return the names of the cases, with those marked as large unless told otherwise."""
+def case_names(*, with_all: bool = True) -> list[str]:
+    """Return the names of the cases; `with_all=False` leaves out those that FaultSuite leaves out."""
     return [
         name
         for name, case in inspect.getmembers(StorageSuite)
-        if name.startswith("test_") and (with_large or not hasattr(case, "is_large"))
+        if name.startswith("test_") and (with_all or not hasattr(case, "without_faults"))
     ]
 
 
