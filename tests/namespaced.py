@@ -38,8 +38,15 @@ class Caller:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
 
-    def begin(self, name: str, request: Any, namespace: str = "", timeout: float = 20) -> Any:
-        """Start a call of any kind; a stream of requests has this one."""
+    def begin(
+        self,
+        name: str,
+        request: Any,
+        namespace: str = "",
+        timeout: float = 20,
+        more: tuple[tuple[str, str], ...] = (),
+    ) -> Any:
+        """Start a call of any kind, with `more` metadata; a stream of requests has this one."""
         method = METHODS[name]
         kind = ("stream" if method.client_streaming else "unary") + (
             "_stream" if method.server_streaming else "_unary"
@@ -50,11 +57,18 @@ class Caller:
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )
         sent = iter([request]) if method.client_streaming else request
-        return start(sent, metadata=metadata(namespace), timeout=timeout)
+        return start(sent, metadata=(*metadata(namespace), *more), timeout=timeout)
 
-    async def call(self, name: str, request: Any, namespace: str = "", timeout: float = 20) -> Any:
+    async def call(
+        self,
+        name: str,
+        request: Any,
+        namespace: str = "",
+        timeout: float = 20,
+        more: tuple[tuple[str, str], ...] = (),
+    ) -> Any:
         """Make a call; returns its answer, or the list of its answers if they are a stream."""
-        call = self.begin(name, request, namespace, timeout)
+        call = self.begin(name, request, namespace, timeout, more)
         if METHODS[name].server_streaming:
             return [answer async for answer in call]
         return await call

@@ -23,8 +23,11 @@ from lightningstore.v1.statistics_pb2 import GetServerInfoRequest
 
 from tests.contract.conftest import World
 from tests.forwarder import Forwarder
+from tests.integration import unread
 
 pytestmark = pytest.mark.asyncio
+
+GET_SERVER_INFO = f"/{handlers.SERVICE.full_name}/GetServerInfo"
 
 
 @pytest_asyncio.fixture
@@ -71,34 +74,58 @@ async def test_errors_pass_with_their_details(world: World, stub: Any) -> None:
     assert (OWNER_KEY, world.server.address) in tuple(raised.value.trailing_metadata())
 
 
+class Recorder(grpc.GenericRpcHandler):
+    """A server that answers nothing but keeps the metadata of its calls. It is the handler of its own calls."""
+
+    def __init__(self) -> None:
+        self.seen: asyncio.Queue[tuple[tuple[str, Any], ...]] = asyncio.Queue()
+        self._server = grpc.aio.server()
+        self._server.add_generic_rpc_handlers((self,))
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Return the handler of every method."""
+
+        async def answer(_: bytes, context: Any) -> bytes:
+            self.seen.put_nowait(tuple(context.invocation_metadata()))
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    async def __aenter__(self) -> Recorder:  # noqa: PYI034
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.stop(0)
+
+
 async def test_metadata_passes_and_the_owner_sees_who_forwarded() -> None:
-    seen: list[tuple[tuple[str, Any], ...]] = []
-
-    class Recorder(grpc.GenericRpcHandler):
-        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-            async def answer(_: bytes, context: Any) -> bytes:
-                seen.append(tuple(context.invocation_metadata()))
-                return b""
-
-            return grpc.unary_unary_rpc_method_handler(answer)
-
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Recorder(),))
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    forwarder = Forwarder(address)
-    await forwarder.start()
     sent = (("authorization", "Bearer x"), ("x-lightning-namespace", "a"), ("some-bin", b"\0"))
-    async with grpc.aio.insecure_channel(forwarder.address) as channel:
-        await channel.unary_unary(f"/{handlers.SERVICE.full_name}/GetServerInfo")(
-            b"", metadata=sent
-        )
-    await forwarder.stop()
-    await server.stop(0)
-    (metadata,) = seen
+    async with Recorder() as owner:
+        forwarder = Forwarder(owner.address)
+        await forwarder.start()
+        async with grpc.aio.insecure_channel(forwarder.address) as channel:
+            await channel.unary_unary(GET_SERVER_INFO)(b"", metadata=sent)
+        await forwarder.stop()
+        metadata = owner.seen.get_nowait()
     assert set(sent) <= set(metadata)
     assert (FORWARDED_KEY, forwarder.address) in metadata
     assert sum(key == "user-agent" for key, _ in metadata) == 1
+
+
+async def test_metadata_that_grpc_receives_and_does_not_send_is_left_out() -> None:
+    """A proxy may add a header with the name of a user, in UTF-8."""
+    async with Recorder() as owner:
+        forwarder = Forwarder(owner.address)
+        await forwarder.start()
+        peer = await unread.connect(forwarder.address)
+        odd = {"x-user": "Zoë".encode(), "x-latin": b"Zo\xeb", "x-delete": b"a\x7fb", "x-a": b"1"}
+        await peer.begin(GET_SERVER_INFO, b"", answered=False, metadata=odd)
+        metadata = dict(await asyncio.wait_for(owner.seen.get(), 10))
+        await peer.close()
+        await forwarder.stop()
+    assert {key: metadata.get(key) for key in odd} == dict.fromkeys(odd) | {"x-a": "1"}
 
 
 @pytest.mark.parametrize("method", ["DequeueRollouts", "WatchRollouts"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ import pytest_asyncio
 from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
 from lightningstore.service.operations.store import Store
-from lightningstore.service.rpc.forwarding import OWNER_KEY
+from lightningstore.service.rpc.forwarding import FORWARDED_KEY, OWNER_KEY
 from lightningstore.service.rules.errors import OwnershipLost, StorageFailed
 from lightningstore.service.server.server import Server
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest, StartRolloutRequest
 from lightningstore.v1.cluster_pb2 import ListServersRequest, MoveNamespaceRequest
 from lightningstore.v1.completion_pb2 import WatchRolloutsRequest
 from lightningstore.v1.namespace_pb2 import (
+    CreateNamespaceRequest,
+    DeleteNamespaceRequest,
     GetNamespaceRequest,
     ListNamespacesRequest,
     Namespace,
@@ -227,11 +229,29 @@ async def test_spans_reach_the_namespace_that_their_resource_names(
         assert sum(len(batch.spans) for each in answers for batch in each.batches) == 1
 
 
-async def post(server: Server, sent: ExportTraceServiceRequest, encoding: str) -> bytes:
+@pytest.mark.parametrize("encoding", ["protobuf", "json"])
+async def test_http_headers_that_grpc_does_not_send_do_not_fail_an_export(
+    machine: Machines, encoding: str
+) -> None:
+    """The headers are those of any proxy, or of anybody. The other server is reached by gRPC."""
+    odd = {"x-lightning-!": "a", "x-lightning-note": "a\tb", "x-lightning-note-bin": "not base64!"}
+    for name in NAMES:
+        for server in machine.servers:
+            headers = odd | {"x-lightning-namespace": name}
+            await post(server, ExportTraceServiceRequest(), encoding, headers)
+
+
+async def post(
+    server: Server,
+    sent: ExportTraceServiceRequest,
+    encoding: str,
+    more_headers: Mapping[str, str] | None = None,
+) -> bytes:
     """Send spans over HTTP; return the answer as protobuf."""
     is_json = encoding == "json"
     body: Any = as_json(sent) if is_json else sent.SerializeToString()
     headers = {"Content-Type": f"application/{'json' if is_json else 'x-protobuf'}"}
+    headers |= more_headers or {}
     url = f"http://127.0.0.1:{server.otlp_http_port}/v1/traces"
     async with (
         aiohttp.ClientSession() as session,
@@ -247,11 +267,27 @@ async def post(server: Server, sent: ExportTraceServiceRequest, encoding: str) -
 def as_json(sent: ExportTraceServiceRequest) -> bytes:
     """Return a request in OTLP's JSON, whose ids are hexadecimal."""
     content = json_format.MessageToDict(sent, use_integers_for_enums=True)
-    for resource in content["resourceSpans"]:
+    for resource in content.get("resourceSpans", []):
         for span in resource["scopeSpans"][0]["spans"]:
             for key in ("traceId", "spanId"):
                 span[key] = base64.b64decode(span[key]).hex()
     return json.dumps(content).encode()
+
+
+async def test_forwarded_call_about_a_namespace_is_for_its_owner_alone(machine: Machines) -> None:
+    """Servers may disagree about the owner for a moment, and any client can write what a server writes."""
+    other = machine.callers[1 - await machine.owner("a")]
+    for method, request in (
+        ("CreateNamespace", CreateNamespaceRequest(namespace=Namespace(name="a"))),
+        ("GetNamespace", GetNamespaceRequest(name="a")),
+        ("UpdateNamespace", UpdateNamespaceRequest(namespace=Namespace(name="a", description="x"))),
+        ("DeleteNamespace", DeleteNamespaceRequest(name="a", force=True)),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await other.call(method, request, more=((FORWARDED_KEY, "somebody:1"),))
+        assert reason_of(raised.value)[1] == "NOT_OWNER", method
+    found = await other.call("GetNamespace", GetNamespaceRequest(name="a"))
+    assert found.namespace.description == "run a"
 
 
 async def test_everything_is_there_after_a_restart(machine: Machines) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from benchmarks.wire import (
     ACK,
@@ -30,22 +31,28 @@ class Peer:
         self._reading = asyncio.create_task(self._read())
 
     async def begin(
-        self, path: str, message: bytes, *, half_close: bool = True, answered: bool = True
+        self,
+        path: str,
+        message: bytes,
+        *,
+        half_close: bool = True,
+        answered: bool = True,
+        metadata: Mapping[str, bytes] | None = None,
     ) -> None:
         """Begin a call; returns once its headers are answered, so that its message is what is held back.
 
-        With `answered` false it returns once the frames are sent.
+        With `answered` false it returns once the frames are sent. `metadata` may be what gRPC would not send.
         """
         stream, self._stream = self._stream, self._stream + 2
         self._answered[stream] = asyncio.Event()
         fields = {
-            ":path": path,
-            ":authority": "store",
-            "te": "trailers",
-            "content-type": "application/grpc",
-        }
+            ":path": path.encode(),
+            ":authority": b"store",
+            "te": b"trailers",
+            "content-type": b"application/grpc",
+        } | dict(metadata or {})
         block = b"\x83\x86" + b"".join(  # :method POST, :scheme http, then literals
-            b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+            b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value
             for name, value in fields.items()
         )
         body = b"\0" + len(message).to_bytes(4, "big") + message

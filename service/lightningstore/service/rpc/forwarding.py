@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -34,6 +35,9 @@ _DETAILS_KEY = "grpc-status-details-bin"
 #: How the keys start that say who calls, in which namespace and for which attempt.
 _OF_CALLERS = ("authorization", "x-lightning-", "agentlightning.")
 _GRPC_KEYS = frozenset(("user-agent", "content-type", "te"))
+#: Keys and values that gRPC sends. It accepts others from clients, and fails a call that is to send them.
+_SENT_KEY = re.compile(r"[0-9a-z_.-]+")
+_SENT_TEXT = re.compile(r"[\x20-\x7e]*")
 
 Metadata: TypeAlias = tuple[tuple[str, Any], ...]
 
@@ -96,8 +100,8 @@ class Peer:
             NotOwner: The peer does not answer, or does not own the namespace.
             PeerError: The peer rejects the call.
         """
-        # The headers of an HTTP request may be no metadata of gRPC.
-        passed = tuple(pair for pair in metadata if pair[0].startswith(_OF_CALLERS))
+        # Most headers of an HTTP request are not meant for the owner.
+        passed = tuple(pair for pair in _passed(metadata) if pair[0].startswith(_OF_CALLERS))
         namespace = namespace_of(passed)
         begin: Any = self._channel.unary_unary(method)
         call = begin(request, metadata=(*passed, self._mark), timeout=timeout)
@@ -305,11 +309,21 @@ async def located(
 
 
 def _passed(metadata: Any) -> Metadata:
-    """Return the metadata that is passed on: all but what gRPC writes itself."""
+    """Return the metadata that is passed on: all but what gRPC writes itself, and what it does not send."""
     return tuple(
-        (key, value) for key, value in metadata or () if key == _DETAILS_KEY or not _is_grpc(key)
+        (key, value)
+        for key, value in metadata or ()
+        if (key == _DETAILS_KEY or not _is_grpc(key)) and _is_sent(key, value)
     )
 
 
 def _is_grpc(key: str) -> bool:
     return key.startswith(("grpc-", ":")) or key in _GRPC_KEYS
+
+
+def _is_sent(key: str, value: Any) -> bool:
+    if not _SENT_KEY.fullmatch(key):
+        return False
+    if key.endswith("-bin"):
+        return isinstance(value, bytes)
+    return isinstance(value, str) and _SENT_TEXT.fullmatch(value) is not None

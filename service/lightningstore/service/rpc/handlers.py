@@ -19,7 +19,7 @@ from lightningstore.service.rpc import lenient, otlp
 from lightningstore.service.rpc.calls import Calls, Context, Handler, check_size, decode
 from lightningstore.service.rpc.forwarding import FORWARDED_KEY, Forwarding
 from lightningstore.service.rules import pieces, wire
-from lightningstore.service.rules.errors import MalformedMessage
+from lightningstore.service.rules.errors import MalformedMessage, NotOwner
 from lightningstore.service.rules.limits import HOLD_SECONDS
 from lightningstore.service.rules.namespaces import is_namespace
 from lightningstore.service.rules.pieces import Cut
@@ -83,11 +83,14 @@ def _at_owner(
 
     async def answer(data: bytes, context: Context) -> bytes:
         name = _namespace_in(request_type, data)
-        is_forwarded = any(key == FORWARDED_KEY for key, _ in context.invocation_metadata() or ())
-        peer = forwarding.peer(name) if name and not is_forwarded else None
+        peer = forwarding.peer(name) if name else None
         if peer is None:
             await (forwarding.discover(name) if name else forwarding.refresh())
+            peer = forwarding.peer(name) if name else None  # this server may have learnt of it
+        if peer is None:
             answer: bytes = await here.unary_unary(data, context)
+        elif any(key == FORWARDED_KEY for key, _ in context.invocation_metadata() or ()):
+            raise NotOwner(name, peer.address)
         else:
             there: Any = peer.handler(path_of(method), streams_in=False, streams_out=False)
             answer = await there.unary_unary(data, context)
