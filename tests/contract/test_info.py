@@ -187,6 +187,7 @@ async def test_limits_have_the_documented_defaults(world: World) -> None:
         "connection_streams": 100,
         "pending_bytes": 64 * mib,
         "open_streams": 10_000,
+        "resource_versions": 10,
     }
 
 

@@ -92,10 +92,10 @@ class SimulatedDisk(MemoryStorage):
             counters=copy.deepcopy(self._counters),
             live=live,
             workers=list(self._workers.values()),
-            resources={
-                i: ResourcesVersion(row.key, row.record.version, row.updated)
-                for i, row in self._resources.items()
-            },
+            resources=[
+                ResourcesVersion(row.record.resources_id, row.key, row.record.version, number)
+                for number, row in self._resources.items()
+            ],
             requests=list(self._requests),
         )
 

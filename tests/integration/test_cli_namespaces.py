@@ -19,6 +19,7 @@ pytestmark = pytest.mark.asyncio
 
 async def test_namespaces_are_made_listed_changed_and_deleted(shell: Shell) -> None:
     limits = ["--retain-finished", "7d", "--max-size", "20GiB", "--max-queue-length", "1000"]
+    limits += ["--keep-resource-versions", "3"]
     labels = ["--label", "team=rl", "--label", "gpu=h100"]
     told = await shell("namespaces", "create", "run-1", "--description", "first", *labels, *limits)
     assert told == "run-1\tcreated\n"
@@ -29,7 +30,8 @@ async def test_namespaces_are_made_listed_changed_and_deleted(shell: Shell) -> N
     assert "7d        20.0 GiB" in await shell("namespaces", "-o", "table")
     found = await shell.json("namespaces", "get", "run-1")
     assert found["labels"] == {"team": "rl", "gpu": "h100"}
-    assert found["retain_finished"] == "604800s"
+    assert (found["retain_finished"], found["keep_resource_versions"]) == ("604800s", 3)
+    assert "VERSIONS KEPT" in await shell("namespaces", "-o", "wide")
     changes = ["--label", "gpu-", "--label", "x=y", "--max-size", "default"]
     changes += ["--retain-finished", "none", "--description", ""]
     assert await shell("namespaces", "update", "run-1", *changes) == "run-1\tchanged\n"

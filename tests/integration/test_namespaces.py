@@ -20,6 +20,7 @@ from lightningstore.v1.namespace_pb2 import (
     Namespace,
     UpdateNamespaceRequest,
 )
+from lightningstore.v1.resources_pb2 import GetResourcesRequest, UpdateResourcesRequest
 from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, RolloutSpec
 from lightningstore.v1.statistics_pb2 import GetServerInfoRequest, GetStatisticsRequest
 
@@ -159,6 +160,7 @@ async def test_concurrent_creations_make_one_namespace(caller: Caller) -> None:
         {"retain_finished": Duration(seconds=-1)},
         {"max_bytes": -1},
         {"max_queue_length": -1},
+        {"keep_resource_versions": -1},
         {"store_id": "mine"},
     ],
     ids=lambda fields: next(iter(fields)),
@@ -208,6 +210,24 @@ async def test_queue_limit_is_the_namespace_s_own(caller: Caller) -> None:
     await caller.call("EnqueueRollouts", enqueue(5))
     await update(caller, name="a", max_queue_length=3)
     await caller.call("EnqueueRollouts", enqueue(), "a")
+
+
+async def test_number_of_kept_versions_is_the_namespace_s_own(caller: Caller) -> None:
+    await caller.create("a", keep_resource_versions=2)
+    publish, get = UpdateResourcesRequest(resources_id="r"), GetResourcesRequest(publish_number=1)
+    for namespace in ("a", "default"):
+        for _ in range(3):
+            await caller.call("UpdateResources", publish, namespace)
+    code, reason, _ = await refused(caller.call("GetResources", get, "a"))
+    assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "RESOURCES_VERSION_REMOVED")
+    assert (await caller.call("GetResources", get)).resources.version == 1
+    info = await caller.call("GetServerInfo", GetServerInfoRequest(), "a")
+    assert info.limits.resource_versions == 2
+    await update(caller, name="a", keep_resource_versions=0)
+    for _ in range(20):
+        await caller.call("UpdateResources", publish, "a")
+    get = GetResourcesRequest(publish_number=2)
+    assert (await caller.call("GetResources", get, "a")).resources.version == 2
 
 
 async def test_list_has_pages_and_a_filter(caller: Caller) -> None:

@@ -418,17 +418,16 @@ class EndsScansEarly(ModelStorage):
 @found_by("test_resources_go_by_key")
 class ResourcesGoByUpdate(ModelStorage):
     async def list_resources(self, query):
-        rows = sorted(self.data.resources.values(), key=lambda row: row.updated)
+        rows = sorted(self.current(), key=lambda row: row.record.publish_number)
         named = [r for r in rows if query.id_contains in r.record.resources_id]
         return [(r.key, r.record) for r in named if r.key > query.after][: query.limit]
 
 
 @found_by("test_latest_version_of_a_record_is_returned")
-class KeepsFirstResources(ModelStorage):
-    def apply(self, data, changes):
-        before = data.resources.copy()
-        super().apply(data, changes)
-        data.resources.update(before)
+class ListsFirstResources(ModelStorage):
+    def current(self):
+        rows = sorted(self.data.resources.values(), key=lambda row: -row.record.publish_number)
+        return list({row.key: row for row in rows}.values())
 
 
 @found_by("test_bytes_are_not_taken_for_text")

@@ -54,7 +54,8 @@ class Data:
     attempts: dict[int, AttemptRow] = field(default_factory=dict)
     spans: dict[int, SpanRow] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
-    resources: dict[str, ResourcesRow] = field(default_factory=dict)
+    #: By publish number.
+    resources: dict[int, ResourcesRow] = field(default_factory=dict)
     requests: dict[tuple[str, str], RequestRow] = field(default_factory=dict)
     #: Keys of removed rollouts.
     removed: set[int] = field(default_factory=set)
@@ -100,10 +101,10 @@ class ModelStorage:
         self.acquire()
         data = self.data
         requests = sorted(data.requests.values(), key=lambda row: row.time_ns)
-        versions = {
-            name: ResourcesVersion(row.key, row.record.version, row.updated)
-            for name, row in data.resources.items()
-        }
+        versions = [
+            ResourcesVersion(row.record.resources_id, row.key, row.record.version, number)
+            for number, row in data.resources.items()
+        ]
         live = [
             LoadedRollout(row, b"", self.attempts(row.key), len(data.inputs[row.key]))
             for row in data.rollouts.values()
@@ -172,6 +173,8 @@ class ModelStorage:
         data.workers.update(changes.workers)
         data.damaged = data.damaged - {("worker", name) for name in changes.workers}
         data.resources.update(changes.resources)
+        for number in changes.outdated:
+            data.resources.pop(number, None)
         data.requests.update({(row.method, row.request_id): row for row in changes.requests})
         self.forget(data, changes.forget_requests_before_ns)
         data.counters = changes.counters or data.counters
@@ -310,16 +313,21 @@ class ModelStorage:
     async def list_resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
         rows = [
             (row.key, row.record)
-            for name, row in self.data.resources.items()
-            if query.id_contains in name
+            for row in self.current()
+            if query.id_contains in row.record.resources_id
             and row.key > query.after
-            and self.is_readable("resources", name)
+            and self.is_readable("resources", row.record.resources_id)
         ]
         return sorted(rows, key=lambda row: row[0])[: query.limit]
 
-    async def get_resources(self, resources_id: str) -> Resources | None:
-        self.check_readable("resources", resources_id)
-        row = self.data.resources.get(resources_id)
+    def current(self) -> list[ResourcesRow]:
+        rows = sorted(self.data.resources.values(), key=lambda row: row.record.publish_number)
+        return list({row.key: row for row in rows}.values())
+
+    async def get_resources(self, publish_number: int) -> Resources | None:
+        row = self.data.resources.get(publish_number)
+        if row is not None:
+            self.check_readable("resources", row.record.resources_id)
         return row.record if row is not None else None
 
     async def file_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""More back ends with one defect each: leases, and settings."""
+"""More back ends with one defect each: leases, settings, and versions of resources."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from lightningstore.service.rules.errors import StorageFailed
 
 from tests.storage.defects import DEFECTIVE, found_by
-from tests.storage.model import Data, LeasedStorage
+from tests.storage.model import Data, LeasedStorage, ModelStorage
 
 __all__ = ["DEFECTIVE"]
 
@@ -73,8 +73,8 @@ class CountsNothingDamaged(LeasedStorage):
 @found_by("test_damaged_resources_are_left_out_and_counted")
 class FailsListsOfResources(LeasedStorage):
     async def list_resources(self, query):
-        for name in self.data.resources:
-            self.check_readable("resources", name)
+        for row in self.data.resources.values():
+            self.check_readable("resources", row.record.resources_id)
         return await super().list_resources(query)
 
 
@@ -93,3 +93,27 @@ class FailsCompletionsBesideADamagedOne(LeasedStorage):
         for row in self.finished_rows():
             self.loaded(row)
         return await super().completions(after, limit)
+
+
+@found_by("test_every_version_is_found_by_its_number")
+class KeepsCurrentResources(ModelStorage):
+    def apply(self, data, changes):
+        super().apply(data, changes)
+        newest = sorted(data.resources.values(), key=lambda row: row.record.publish_number)
+        current = {row.key: row for row in newest}.values()
+        data.resources = {row.record.publish_number: row for row in current}
+
+
+@found_by("test_outdated_versions_are_removed")
+class KeepsOutdatedResources(ModelStorage):
+    def apply(self, data, changes):
+        changes.outdated = []
+        super().apply(data, changes)
+
+
+@found_by("test_outdated_versions_are_removed")
+class RemovesAllVersionsOfAnId(ModelStorage):
+    def apply(self, data, changes):
+        keys = [data.resources[n].key for n in changes.outdated if n in data.resources]
+        data.resources = {n: row for n, row in data.resources.items() if row.key not in keys}
+        super().apply(data, changes)

@@ -179,7 +179,7 @@ async def use(storage: PostgresStorage, base: int) -> None:
         await batches(storage, key)
         await storage.get_spans(key, key)
         await storage.list_resources(ResourcesQuery(after=3000, limit=10))
-        await storage.get_resources(f"rs{key}")
+        await storage.get_resources(key)
         await write(storage, 30_000 + base + n, 103 + n)
 
 
@@ -237,6 +237,7 @@ async def write(storage: PostgresStorage, new: int, old: int) -> None:
     await update(storage, rollout(new, rollout_id=f"new {new}"), attempt(new, new, status=3))
     await storage.commit(Changes(forget_requests_before_ns=old, counters=Counters()))
     await storage.commit(Changes(removed=[new, 10**6], counters=Counters()))
+    await put(storage, resources=resources(new, new + 10**6, version=2), outdated=[new, 10**7])
     while swept := await storage.leftover_spans():
         await storage.commit(Changes(swept=[*swept, 10**6], counters=Counters()))
 

@@ -70,7 +70,8 @@ impl Client {
     ///
     /// `NotFound` if there are none.
     pub async fn resources(&self, resources_id: impl Into<String>) -> Result<Resources, Error> {
-        let answer = self.call(GetResourcesRequest { resources_id: resources_id.into() }).await?;
+        let request = GetResourcesRequest { resources_id: resources_id.into(), ..Default::default() };
+        let answer = self.call(request).await?;
         answer.resources.ok_or_else(|| lacking("resources"))
     }
 }

@@ -118,7 +118,11 @@ impl Work {
         let found = match kept.iter().find(is_wanted) {
             Some(found) => found.clone(),
             None => {
-                let request = GetResourcesRequest { resources_id: attempt.resources_id.clone() };
+                let request = GetResourcesRequest {
+                    resources_id: attempt.resources_id.clone(),
+                    version: attempt.resources_version,
+                    ..Default::default()
+                };
                 let found = self.patiently(request).await?.resources.unwrap_or_default();
                 kept.push_back(found.clone());
                 if kept.len() > KEPT_RESOURCES {

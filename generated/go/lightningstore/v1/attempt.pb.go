@@ -170,7 +170,7 @@ type Attempt struct {
 	Failure *Failure `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
 	// The worker that claimed it. Empty if the claim did not name a worker.
 	WorkerId string `protobuf:"bytes,6,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// Id of the resources that the rollout referred to at the claim. Empty if there were none.
+	// Id of the resources that the rollout referred to at the claim; never "latest". Empty if there were none.
 	ResourcesId string `protobuf:"bytes,7,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
 	// Version of those resources at the claim, counted from 1. 0 if there were none.
 	ResourcesVersion int32 `protobuf:"varint,8,opt,name=resources_version,json=resourcesVersion,proto3" json:"resources_version,omitempty"`
@@ -184,7 +184,11 @@ type Attempt struct {
 	SpanCount int64 `protobuf:"varint,12,opt,name=span_count,json=spanCount,proto3" json:"span_count,omitempty"`
 	// A JSON object of the caller in UTF-8, stored and returned byte for byte. Empty means {}. Limited to a
 	// quarter of the maximum message size, 16 MiB by default.
-	MetadataJson  []byte `protobuf:"bytes,13,opt,name=metadata_json,json=metadataJson,proto3" json:"metadata_json,omitempty"`
+	MetadataJson []byte `protobuf:"bytes,13,opt,name=metadata_json,json=metadataJson,proto3" json:"metadata_json,omitempty"`
+	// Publish number of those resources in that version. The difference between the latest publish number and
+	// this one is the lag of the attempt: how many publications its resources are behind. 0 if there were no
+	// resources, or if a server without publish numbers handed it out.
+	PublishNumber int64 `protobuf:"varint,14,opt,name=publish_number,json=publishNumber,proto3" json:"publish_number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -308,6 +312,13 @@ func (x *Attempt) GetMetadataJson() []byte {
 		return x.MetadataJson
 	}
 	return nil
+}
+
+func (x *Attempt) GetPublishNumber() int64 {
+	if x != nil {
+		return x.PublishNumber
+	}
+	return 0
 }
 
 // Why an attempt failed.
@@ -862,7 +873,7 @@ var File_lightningstore_v1_attempt_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_attempt_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/attempt.proto\x12\x11lightningstore.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x04\n" +
+	"\x1flightningstore/v1/attempt.proto\x12\x11lightningstore.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x04\n" +
 	"\aAttempt\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1d\n" +
@@ -881,7 +892,8 @@ const file_lightningstore_v1_attempt_proto_rawDesc = "" +
 	"\x13last_heartbeat_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x11lastHeartbeatTime\x12\x1d\n" +
 	"\n" +
 	"span_count\x18\f \x01(\x03R\tspanCount\x12#\n" +
-	"\rmetadata_json\x18\r \x01(\fR\fmetadataJson\"h\n" +
+	"\rmetadata_json\x18\r \x01(\fR\fmetadataJson\x12%\n" +
+	"\x0epublish_number\x18\x0e \x01(\x03R\rpublishNumber\"h\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12!\n" +

@@ -50,6 +50,9 @@ const (
 	ErrorReason_ERROR_REASON_GROUP_NOT_FOUND ErrorReason = 14
 	// NOT_FOUND: there is no such namespace. Metadata: namespace.
 	ErrorReason_ERROR_REASON_NAMESPACE_NOT_FOUND ErrorReason = 15
+	// NOT_FOUND: this version of the resources was published and has been removed since, because only the newest
+	// ones are kept. Metadata: resourcesId and version, or publishNumber.
+	ErrorReason_ERROR_REASON_RESOURCES_VERSION_REMOVED ErrorReason = 16
 	// ALREADY_EXISTS: a rollout with this id and other content exists. Metadata: rolloutId.
 	ErrorReason_ERROR_REASON_ROLLOUT_EXISTS ErrorReason = 20
 	// ALREADY_EXISTS: resources with this id exist. Metadata: resourcesId.
@@ -122,6 +125,7 @@ var (
 		13: "ERROR_REASON_WORKER_NOT_FOUND",
 		14: "ERROR_REASON_GROUP_NOT_FOUND",
 		15: "ERROR_REASON_NAMESPACE_NOT_FOUND",
+		16: "ERROR_REASON_RESOURCES_VERSION_REMOVED",
 		20: "ERROR_REASON_ROLLOUT_EXISTS",
 		21: "ERROR_REASON_RESOURCES_EXISTS",
 		22: "ERROR_REASON_SPAN_EXISTS",
@@ -158,6 +162,7 @@ var (
 		"ERROR_REASON_WORKER_NOT_FOUND":             13,
 		"ERROR_REASON_GROUP_NOT_FOUND":              14,
 		"ERROR_REASON_NAMESPACE_NOT_FOUND":          15,
+		"ERROR_REASON_RESOURCES_VERSION_REMOVED":    16,
 		"ERROR_REASON_ROLLOUT_EXISTS":               20,
 		"ERROR_REASON_RESOURCES_EXISTS":             21,
 		"ERROR_REASON_SPAN_EXISTS":                  22,
@@ -215,7 +220,7 @@ var File_lightningstore_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\x92\t\n" +
+	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xbe\t\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_FIELD_INVALID\x10\x01\x12\"\n" +
@@ -228,7 +233,8 @@ const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	" ERROR_REASON_RESOURCES_NOT_FOUND\x10\f\x12!\n" +
 	"\x1dERROR_REASON_WORKER_NOT_FOUND\x10\r\x12 \n" +
 	"\x1cERROR_REASON_GROUP_NOT_FOUND\x10\x0e\x12$\n" +
-	" ERROR_REASON_NAMESPACE_NOT_FOUND\x10\x0f\x12\x1f\n" +
+	" ERROR_REASON_NAMESPACE_NOT_FOUND\x10\x0f\x12*\n" +
+	"&ERROR_REASON_RESOURCES_VERSION_REMOVED\x10\x10\x12\x1f\n" +
 	"\x1bERROR_REASON_ROLLOUT_EXISTS\x10\x14\x12!\n" +
 	"\x1dERROR_REASON_RESOURCES_EXISTS\x10\x15\x12\x1c\n" +
 	"\x18ERROR_REASON_SPAN_EXISTS\x10\x16\x12!\n" +

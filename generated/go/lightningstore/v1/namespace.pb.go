@@ -49,8 +49,11 @@ type Namespace struct {
 	MaxBytes *int64 `protobuf:"varint,8,opt,name=max_bytes,json=maxBytes,proto3,oneof" json:"max_bytes,omitempty"`
 	// Maximum number of rollouts in the queue. 0: no limit. Absent: the server's --max-queue-length.
 	MaxQueueLength *int64 `protobuf:"varint,9,opt,name=max_queue_length,json=maxQueueLength,proto3,oneof" json:"max_queue_length,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Number of versions that are kept of each resources id, from the next update of the id on. 0: all. Absent:
+	// the server's --keep-resource-versions.
+	KeepResourceVersions *int32 `protobuf:"varint,10,opt,name=keep_resource_versions,json=keepResourceVersions,proto3,oneof" json:"keep_resource_versions,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Namespace) Reset() {
@@ -142,6 +145,13 @@ func (x *Namespace) GetMaxBytes() int64 {
 func (x *Namespace) GetMaxQueueLength() int64 {
 	if x != nil && x.MaxQueueLength != nil {
 		return *x.MaxQueueLength
+	}
+	return 0
+}
+
+func (x *Namespace) GetKeepResourceVersions() int32 {
+	if x != nil && x.KeepResourceVersions != nil {
+		return *x.KeepResourceVersions
 	}
 	return 0
 }
@@ -465,9 +475,9 @@ type UpdateNamespaceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The namespace. Its name is required.
 	Namespace *Namespace `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// The fields to change: description, labels, retain_finished, max_bytes, max_queue_length. A field that is
-	// named here and not set is cleared. Labels are replaced as a whole. Absent: all of these fields that are
-	// set.
+	// The fields to change: description, labels, retain_finished, max_bytes, max_queue_length,
+	// keep_resource_versions. A field that is named here and not set is cleared. Labels are replaced as a whole.
+	// Absent: all of these fields that are set.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -669,7 +679,7 @@ var File_lightningstore_v1_namespace_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_namespace_proto_rawDesc = "" +
 	"\n" +
-	"!lightningstore/v1/namespace.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8b\x04\n" +
+	"!lightningstore/v1/namespace.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x04\n" +
 	"\tNamespace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12@\n" +
@@ -681,13 +691,16 @@ const file_lightningstore_v1_namespace_proto_rawDesc = "" +
 	"\bstore_id\x18\x06 \x01(\tR\astoreId\x12B\n" +
 	"\x0fretain_finished\x18\a \x01(\v2\x19.google.protobuf.DurationR\x0eretainFinished\x12 \n" +
 	"\tmax_bytes\x18\b \x01(\x03H\x00R\bmaxBytes\x88\x01\x01\x12-\n" +
-	"\x10max_queue_length\x18\t \x01(\x03H\x01R\x0emaxQueueLength\x88\x01\x01\x1a9\n" +
+	"\x10max_queue_length\x18\t \x01(\x03H\x01R\x0emaxQueueLength\x88\x01\x01\x129\n" +
+	"\x16keep_resource_versions\x18\n" +
+	" \x01(\x05H\x02R\x14keepResourceVersions\x88\x01\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\f\n" +
 	"\n" +
 	"_max_bytesB\x13\n" +
-	"\x11_max_queue_length\"s\n" +
+	"\x11_max_queue_lengthB\x19\n" +
+	"\x17_keep_resource_versions\"s\n" +
 	"\x16CreateNamespaceRequest\x12:\n" +
 	"\tnamespace\x18\x01 \x01(\v2\x1c.lightningstore.v1.NamespaceR\tnamespace\x12\x1d\n" +
 	"\n" +

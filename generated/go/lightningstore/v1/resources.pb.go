@@ -95,7 +95,11 @@ type Resources struct {
 	// The names of the resources in the caller's order, because a map has no order and some agents use the
 	// first resource of a kind. Returned as the caller sent it. Names that are not in the map are ignored.
 	// Resources that are not listed follow the others, ordered by name.
-	Names         []string `protobuf:"bytes,6,rep,name=names,proto3" json:"names,omitempty"`
+	Names []string `protobuf:"bytes,6,rep,name=names,proto3" json:"names,omitempty"`
+	// Number of this version among all versions that were published in the namespace, of any id: 1 for the first
+	// AddResources or UpdateResources, and 1 more for each. Always set; the highest one is the latest. Servers of
+	// versions without publish numbers leave it 0.
+	PublishNumber int64 `protobuf:"varint,7,opt,name=publish_number,json=publishNumber,proto3" json:"publish_number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -170,6 +174,13 @@ func (x *Resources) GetNames() []string {
 		return x.Names
 	}
 	return nil
+}
+
+func (x *Resources) GetPublishNumber() int64 {
+	if x != nil {
+		return x.PublishNumber
+	}
+	return 0
 }
 
 // One resource.
@@ -644,7 +655,8 @@ func (x *AddResourcesResponse) GetResources() *Resources {
 }
 
 // Replaces the whole map of an id, increments its version and makes it the latest. An id that does not exist
-// is created with version 1.
+// is created with version 1. The newest versions of each id are kept, 10 by default; older ones are removed,
+// except those that an attempt which is PREPARING or RUNNING was claimed with.
 type UpdateResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the resources. Required. At most 256 characters, not "latest".
@@ -763,12 +775,20 @@ func (x *UpdateResourcesResponse) GetResources() *Resources {
 	return nil
 }
 
-// Request of GetResources: resources in their current version.
+// Request of GetResources: resources in their current version, or in an earlier one that is kept. A version
+// that was removed is NOT_FOUND with the reason RESOURCES_VERSION_REMOVED, and one that was never published is
+// NOT_FOUND with the reason RESOURCES_NOT_FOUND.
 type GetResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Id of the resources. Empty: the latest, which are those added or updated last. An unknown id, or an empty
-	// one while there are no resources, is NOT_FOUND.
-	ResourcesId   string `protobuf:"bytes,1,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
+	// Id of the resources. Empty or "latest": the latest, which are those added or updated last. An unknown id,
+	// or an empty one while there are no resources, is NOT_FOUND.
+	ResourcesId string `protobuf:"bytes,1,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
+	// Version of these resources. 0: the current one. Requires an id other than "latest". Negative:
+	// INVALID_ARGUMENT.
+	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Publish number of the version, instead of resources_id and version, which must be empty. 0: not used.
+	// Negative: INVALID_ARGUMENT.
+	PublishNumber int64 `protobuf:"varint,3,opt,name=publish_number,json=publishNumber,proto3" json:"publish_number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -808,6 +828,20 @@ func (x *GetResourcesRequest) GetResourcesId() string {
 		return x.ResourcesId
 	}
 	return ""
+}
+
+func (x *GetResourcesRequest) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *GetResourcesRequest) GetPublishNumber() int64 {
+	if x != nil {
+		return x.PublishNumber
+	}
+	return 0
 }
 
 // Response of GetResources.
@@ -856,7 +890,7 @@ func (x *GetResourcesResponse) GetResources() *Resources {
 	return nil
 }
 
-// Request of ListResources.
+// Request of ListResources: the current version of each id.
 type ListResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Matches ids that contain this text, case-sensitive. Empty: all.
@@ -980,7 +1014,7 @@ var File_lightningstore_v1_resources_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_resources_proto_rawDesc = "" +
 	"\n" +
-	"!lightningstore/v1/resources.proto\x12\x11lightningstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x02\n" +
+	"!lightningstore/v1/resources.proto\x12\x11lightningstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x03\n" +
 	"\tResources\x12!\n" +
 	"\fresources_id\x18\x01 \x01(\tR\vresourcesId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x05R\aversion\x12;\n" +
@@ -989,7 +1023,8 @@ const file_lightningstore_v1_resources_proto_rawDesc = "" +
 	"\vupdate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12I\n" +
 	"\tresources\x18\x05 \x03(\v2+.lightningstore.v1.Resources.ResourcesEntryR\tresources\x12\x14\n" +
-	"\x05names\x18\x06 \x03(\tR\x05names\x1aY\n" +
+	"\x05names\x18\x06 \x03(\tR\x05names\x12%\n" +
+	"\x0epublish_number\x18\a \x01(\x03R\rpublishNumber\x1aY\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.lightningstore.v1.ResourceR\x05value:\x028\x01\"\x85\x02\n" +
@@ -1034,9 +1069,11 @@ const file_lightningstore_v1_resources_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.lightningstore.v1.ResourceR\x05value:\x028\x01\"U\n" +
 	"\x17UpdateResourcesResponse\x12:\n" +
-	"\tresources\x18\x01 \x01(\v2\x1c.lightningstore.v1.ResourcesR\tresources\"8\n" +
+	"\tresources\x18\x01 \x01(\v2\x1c.lightningstore.v1.ResourcesR\tresources\"y\n" +
 	"\x13GetResourcesRequest\x12!\n" +
-	"\fresources_id\x18\x01 \x01(\tR\vresourcesId\"R\n" +
+	"\fresources_id\x18\x01 \x01(\tR\vresourcesId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x05R\aversion\x12%\n" +
+	"\x0epublish_number\x18\x03 \x01(\x03R\rpublishNumber\"R\n" +
 	"\x14GetResourcesResponse\x12:\n" +
 	"\tresources\x18\x01 \x01(\v2\x1c.lightningstore.v1.ResourcesR\tresources\"\x86\x01\n" +
 	"\x14ListResourcesRequest\x122\n" +

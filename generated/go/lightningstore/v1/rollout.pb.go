@@ -221,7 +221,8 @@ type Rollout struct {
 	// Groups rollouts that belong together, for example the samples of one task. May be empty.
 	GroupId string `protobuf:"bytes,5,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	// Id of the resources that the agent uses. Empty if the store had no resources when the rollout was
-	// enqueued.
+	// enqueued. "latest", before and after a claim, if each attempt uses the resources that are the latest when
+	// it is claimed. The attempt contains the id, the version and the publish number that it was claimed with.
 	ResourcesId string `protobuf:"bytes,6,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
 	// Never unspecified.
 	Status RolloutStatus `protobuf:"varint,7,opt,name=status,proto3,enum=lightningstore.v1.RolloutStatus" json:"status,omitempty"`
@@ -563,8 +564,9 @@ type RolloutSpec struct {
 	Priority int32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
 	// Groups rollouts that belong together. At most 256 characters. May be empty.
 	GroupId string `protobuf:"bytes,4,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
-	// Id of the resources that the agent uses. Empty: the latest resources of the store, if any. Unknown:
-	// NOT_FOUND.
+	// Id of the resources that the agent uses, in the version that is current at each claim. Unknown: NOT_FOUND.
+	// Empty: the id of the resources that are the latest when the rollout is enqueued, if any. "latest": those
+	// that are the latest at each claim, also at each retry; none if there are none by then.
 	ResourcesId string `protobuf:"bytes,5,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
 	// Time limits and retries. Absent: no time limits, one attempt.
 	Config *RolloutConfig `protobuf:"bytes,6,opt,name=config,proto3" json:"config,omitempty"`

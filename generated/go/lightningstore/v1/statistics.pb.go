@@ -147,9 +147,11 @@ type GetStatisticsResponse struct {
 	// Time since the server started.
 	Uptime *durationpb.Duration `protobuf:"bytes,13,opt,name=uptime,proto3" json:"uptime,omitempty"`
 	// Calls that wait for rollouts to claim or for rollouts to finish.
-	WaiterCount   int64 `protobuf:"varint,14,opt,name=waiter_count,json=waiterCount,proto3" json:"waiter_count,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	WaiterCount int64 `protobuf:"varint,14,opt,name=waiter_count,json=waiterCount,proto3" json:"waiter_count,omitempty"`
+	// Publish number of the latest resources. 0 if there are none.
+	LatestPublishNumber int64 `protobuf:"varint,15,opt,name=latest_publish_number,json=latestPublishNumber,proto3" json:"latest_publish_number,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *GetStatisticsResponse) Reset() {
@@ -276,6 +278,13 @@ func (x *GetStatisticsResponse) GetUptime() *durationpb.Duration {
 func (x *GetStatisticsResponse) GetWaiterCount() int64 {
 	if x != nil {
 		return x.WaiterCount
+	}
+	return 0
+}
+
+func (x *GetStatisticsResponse) GetLatestPublishNumber() int64 {
+	if x != nil {
+		return x.LatestPublishNumber
 	}
 	return 0
 }
@@ -632,9 +641,11 @@ type Limits struct {
 	// Maximum size in bytes of the writes that wait for the disk, answered or not.
 	PendingBytes int64 `protobuf:"varint,8,opt,name=pending_bytes,json=pendingBytes,proto3" json:"pending_bytes,omitempty"`
 	// Maximum number of open streams of the whole server.
-	OpenStreams   int32 `protobuf:"varint,9,opt,name=open_streams,json=openStreams,proto3" json:"open_streams,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	OpenStreams int32 `protobuf:"varint,9,opt,name=open_streams,json=openStreams,proto3" json:"open_streams,omitempty"`
+	// Number of versions that are kept of each resources id. 0: all.
+	ResourceVersions int32 `protobuf:"varint,10,opt,name=resource_versions,json=resourceVersions,proto3" json:"resource_versions,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -730,12 +741,19 @@ func (x *Limits) GetOpenStreams() int32 {
 	return 0
 }
 
+func (x *Limits) GetResourceVersions() int32 {
+	if x != nil {
+		return x.ResourceVersions
+	}
+	return 0
+}
+
 var File_lightningstore_v1_statistics_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\n" +
 	"\"lightningstore/v1/statistics.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/worker.proto\"\x16\n" +
-	"\x14GetStatisticsRequest\"\xaa\x05\n" +
+	"\x14GetStatisticsRequest\"\xde\x05\n" +
 	"\x15GetStatisticsResponse\x12A\n" +
 	"\brollouts\x18\x01 \x03(\v2%.lightningstore.v1.RolloutStatusCountR\brollouts\x12A\n" +
 	"\battempts\x18\x02 \x03(\v2%.lightningstore.v1.AttemptStatusCountR\battempts\x12>\n" +
@@ -755,7 +773,8 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\n" +
 	"file_bytes\x18\f \x01(\x03R\tfileBytes\x121\n" +
 	"\x06uptime\x18\r \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12!\n" +
-	"\fwaiter_count\x18\x0e \x01(\x03R\vwaiterCount\"d\n" +
+	"\fwaiter_count\x18\x0e \x01(\x03R\vwaiterCount\x122\n" +
+	"\x15latest_publish_number\x18\x0f \x01(\x03R\x13latestPublishNumber\"d\n" +
 	"\x12RolloutStatusCount\x128\n" +
 	"\x06status\x18\x01 \x01(\x0e2 .lightningstore.v1.RolloutStatusR\x06status\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\"d\n" +
@@ -780,7 +799,7 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\x0eotlp_http_port\x18\b \x01(\x05R\fotlpHttpPort\x12\x1c\n" +
 	"\tnamespace\x18\t \x01(\tR\tnamespace\x12\x14\n" +
 	"\x05owner\x18\n" +
-	" \x01(\tR\x05owner\"\xc5\x02\n" +
+	" \x01(\tR\x05owner\"\xf2\x02\n" +
 	"\x06Limits\x12#\n" +
 	"\rmessage_bytes\x18\x01 \x01(\x03R\fmessageBytes\x12\x1f\n" +
 	"\vinput_bytes\x18\x02 \x01(\x03R\n" +
@@ -793,7 +812,9 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\fqueue_length\x18\x06 \x01(\x03R\vqueueLength\x12-\n" +
 	"\x12connection_streams\x18\a \x01(\x05R\x11connectionStreams\x12#\n" +
 	"\rpending_bytes\x18\b \x01(\x03R\fpendingBytes\x12!\n" +
-	"\fopen_streams\x18\t \x01(\x05R\vopenStreams*j\n" +
+	"\fopen_streams\x18\t \x01(\x05R\vopenStreams\x12+\n" +
+	"\x11resource_versions\x18\n" +
+	" \x01(\x05R\x10resourceVersions*j\n" +
 	"\n" +
 	"Durability\x12\x1a\n" +
 	"\x16DURABILITY_UNSPECIFIED\x10\x00\x12\x13\n" +

@@ -116,6 +116,7 @@ class Attempt(_message.Message):
     LAST_HEARTBEAT_TIME_FIELD_NUMBER: _builtins.int
     SPAN_COUNT_FIELD_NUMBER: _builtins.int
     METADATA_JSON_FIELD_NUMBER: _builtins.int
+    PUBLISH_NUMBER_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
     """Id of the rollout. Always set."""
     attempt_id: _builtins.str
@@ -129,7 +130,7 @@ class Attempt(_message.Message):
     worker_id: _builtins.str
     """The worker that claimed it. Empty if the claim did not name a worker."""
     resources_id: _builtins.str
-    """Id of the resources that the rollout referred to at the claim. Empty if there were none."""
+    """Id of the resources that the rollout referred to at the claim; never "latest". Empty if there were none."""
     resources_version: _builtins.int
     """Version of those resources at the claim, counted from 1. 0 if there were none."""
     span_count: _builtins.int
@@ -137,6 +138,11 @@ class Attempt(_message.Message):
     metadata_json: _builtins.bytes
     """A JSON object of the caller in UTF-8, stored and returned byte for byte. Empty means {}. Limited to a
     quarter of the maximum message size, 16 MiB by default.
+    """
+    publish_number: _builtins.int
+    """Publish number of those resources in that version. The difference between the latest publish number and
+    this one is the lag of the attempt: how many publications its resources are behind. 0 if there were no
+    resources, or if a server without publish numbers handed it out.
     """
     @_builtins.property
     def failure(self) -> Global___Failure:
@@ -170,10 +176,11 @@ class Attempt(_message.Message):
         last_heartbeat_time: _timestamp_pb2.Timestamp | None = ...,
         span_count: _builtins.int = ...,
         metadata_json: _builtins.bytes = ...,
+        publish_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "last_heartbeat_time", b"last_heartbeat_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "end_time", b"end_time", "failure", b"failure", "last_heartbeat_time", b"last_heartbeat_time", "metadata_json", b"metadata_json", "resources_id", b"resources_id", "resources_version", b"resources_version", "rollout_id", b"rollout_id", "sequence_number", b"sequence_number", "span_count", b"span_count", "start_time", b"start_time", "status", b"status", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "end_time", b"end_time", "failure", b"failure", "last_heartbeat_time", b"last_heartbeat_time", "metadata_json", b"metadata_json", "publish_number", b"publish_number", "resources_id", b"resources_id", "resources_version", b"resources_version", "rollout_id", b"rollout_id", "sequence_number", b"sequence_number", "span_count", b"span_count", "start_time", b"start_time", "status", b"status", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -44,6 +44,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: the group has no rollouts. Metadata: groupId."""
     ERROR_REASON_NAMESPACE_NOT_FOUND: _ErrorReason.ValueType  # 15
     """NOT_FOUND: there is no such namespace. Metadata: namespace."""
+    ERROR_REASON_RESOURCES_VERSION_REMOVED: _ErrorReason.ValueType  # 16
+    """NOT_FOUND: this version of the resources was published and has been removed since, because only the newest
+    ones are kept. Metadata: resourcesId and version, or publishNumber.
+    """
     ERROR_REASON_ROLLOUT_EXISTS: _ErrorReason.ValueType  # 20
     """ALREADY_EXISTS: a rollout with this id and other content exists. Metadata: rolloutId."""
     ERROR_REASON_RESOURCES_EXISTS: _ErrorReason.ValueType  # 21
@@ -139,6 +143,10 @@ ERROR_REASON_GROUP_NOT_FOUND: ErrorReason.ValueType  # 14
 """NOT_FOUND: the group has no rollouts. Metadata: groupId."""
 ERROR_REASON_NAMESPACE_NOT_FOUND: ErrorReason.ValueType  # 15
 """NOT_FOUND: there is no such namespace. Metadata: namespace."""
+ERROR_REASON_RESOURCES_VERSION_REMOVED: ErrorReason.ValueType  # 16
+"""NOT_FOUND: this version of the resources was published and has been removed since, because only the newest
+ones are kept. Metadata: resourcesId and version, or publishNumber.
+"""
 ERROR_REASON_ROLLOUT_EXISTS: ErrorReason.ValueType  # 20
 """ALREADY_EXISTS: a rollout with this id and other content exists. Metadata: rolloutId."""
 ERROR_REASON_RESOURCES_EXISTS: ErrorReason.ValueType  # 21

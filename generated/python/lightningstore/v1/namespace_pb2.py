@@ -27,7 +27,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lightningstore/v1/namespace.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x03\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x38\n\x06labels\x18\x03 \x03(\x0b\x32(.lightningstore.v1.Namespace.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08store_id\x18\x06 \x01(\t\x12\x32\n\x0fretain_finished\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\tmax_bytes\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x10max_queue_length\x18\t \x01(\x03H\x01\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_max_bytesB\x13\n\x11_max_queue_length\"]\n\x16\x43reateNamespaceRequest\x12/\n\tnamespace\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.Namespace\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"J\n\x17\x43reateNamespaceResponse\x12/\n\tnamespace\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.Namespace\"#\n\x13GetNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x14GetNamespaceResponse\x12/\n\tnamespace\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.Namespace\"U\n\x15ListNamespacesRequest\x12\x15\n\rname_contains\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x16ListNamespacesResponse\x12\x30\n\nnamespaces\x18\x01 \x03(\x0b\x32\x1c.lightningstore.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x16UpdateNamespaceRequest\x12/\n\tnamespace\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.Namespace\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"J\n\x17UpdateNamespaceResponse\x12/\n\tnamespace\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.Namespace\"L\n\x16\x44\x65leteNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x15\n\rallow_missing\x18\x03 \x01(\x08\"\x19\n\x17\x44\x65leteNamespaceResponse2\xac\x04\n\x10NamespaceService\x12h\n\x0f\x43reateNamespace\x12).lightningstore.v1.CreateNamespaceRequest\x1a*.lightningstore.v1.CreateNamespaceResponse\x12\x64\n\x0cGetNamespace\x12&.lightningstore.v1.GetNamespaceRequest\x1a\'.lightningstore.v1.GetNamespaceResponse\"\x03\x90\x02\x01\x12j\n\x0eListNamespaces\x12(.lightningstore.v1.ListNamespacesRequest\x1a).lightningstore.v1.ListNamespacesResponse\"\x03\x90\x02\x01\x12m\n\x0fUpdateNamespace\x12).lightningstore.v1.UpdateNamespaceRequest\x1a*.lightningstore.v1.UpdateNamespaceResponse\"\x03\x90\x02\x02\x12m\n\x0f\x44\x65leteNamespace\x12).lightningstore.v1.DeleteNamespaceRequest\x1a*.lightningstore.v1.DeleteNamespaceResponse\"\x03\x90\x02\x02\x42\x82\x01\n\x14io.lightningstore.v1B\x0eNamespaceProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lightningstore/v1/namespace.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x03\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x38\n\x06labels\x18\x03 \x03(\x0b\x32(.lightningstore.v1.Namespace.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08store_id\x18\x06 \x01(\t\x12\x32\n\x0fretain_finished\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\tmax_bytes\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x10max_queue_length\x18\t \x01(\x03H\x01\x88\x01\x01\x12#\n\x16keep_resource_versions\x18\n \x01(\x05H\x02\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_max_bytesB\x13\n\x11_max_queue_lengthB\x19\n\x17_keep_resource_versions\"]\n\x16\x43reateNamespaceRequest\x12/\n\tnamespace\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.Namespace\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"J\n\x17\x43reateNamespaceResponse\x12/\n\tnamespace\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.Namespace\"#\n\x13GetNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x14GetNamespaceResponse\x12/\n\tnamespace\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.Namespace\"U\n\x15ListNamespacesRequest\x12\x15\n\rname_contains\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x16ListNamespacesResponse\x12\x30\n\nnamespaces\x18\x01 \x03(\x0b\x32\x1c.lightningstore.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x16UpdateNamespaceRequest\x12/\n\tnamespace\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.Namespace\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"J\n\x17UpdateNamespaceResponse\x12/\n\tnamespace\x18\x01 \x01(\x0b\x32\x1c.lightningstore.v1.Namespace\"L\n\x16\x44\x65leteNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x15\n\rallow_missing\x18\x03 \x01(\x08\"\x19\n\x17\x44\x65leteNamespaceResponse2\xac\x04\n\x10NamespaceService\x12h\n\x0f\x43reateNamespace\x12).lightningstore.v1.CreateNamespaceRequest\x1a*.lightningstore.v1.CreateNamespaceResponse\x12\x64\n\x0cGetNamespace\x12&.lightningstore.v1.GetNamespaceRequest\x1a\'.lightningstore.v1.GetNamespaceResponse\"\x03\x90\x02\x01\x12j\n\x0eListNamespaces\x12(.lightningstore.v1.ListNamespacesRequest\x1a).lightningstore.v1.ListNamespacesResponse\"\x03\x90\x02\x01\x12m\n\x0fUpdateNamespace\x12).lightningstore.v1.UpdateNamespaceRequest\x1a*.lightningstore.v1.UpdateNamespaceResponse\"\x03\x90\x02\x02\x12m\n\x0f\x44\x65leteNamespace\x12).lightningstore.v1.DeleteNamespaceRequest\x1a*.lightningstore.v1.DeleteNamespaceResponse\"\x03\x90\x02\x02\x42\x82\x01\n\x14io.lightningstore.v1B\x0eNamespaceProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,29 +46,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NAMESPACESERVICE'].methods_by_name['DeleteNamespace']._loaded_options = None
   _globals['_NAMESPACESERVICE'].methods_by_name['DeleteNamespace']._serialized_options = b'\220\002\002'
   _globals['_NAMESPACE']._serialized_start=156
-  _globals['_NAMESPACE']._serialized_end=565
-  _globals['_NAMESPACE_LABELSENTRY']._serialized_start=485
-  _globals['_NAMESPACE_LABELSENTRY']._serialized_end=530
-  _globals['_CREATENAMESPACEREQUEST']._serialized_start=567
-  _globals['_CREATENAMESPACEREQUEST']._serialized_end=660
-  _globals['_CREATENAMESPACERESPONSE']._serialized_start=662
-  _globals['_CREATENAMESPACERESPONSE']._serialized_end=736
-  _globals['_GETNAMESPACEREQUEST']._serialized_start=738
-  _globals['_GETNAMESPACEREQUEST']._serialized_end=773
-  _globals['_GETNAMESPACERESPONSE']._serialized_start=775
-  _globals['_GETNAMESPACERESPONSE']._serialized_end=846
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=848
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=933
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=935
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=1034
-  _globals['_UPDATENAMESPACEREQUEST']._serialized_start=1036
-  _globals['_UPDATENAMESPACEREQUEST']._serialized_end=1158
-  _globals['_UPDATENAMESPACERESPONSE']._serialized_start=1160
-  _globals['_UPDATENAMESPACERESPONSE']._serialized_end=1234
-  _globals['_DELETENAMESPACEREQUEST']._serialized_start=1236
-  _globals['_DELETENAMESPACEREQUEST']._serialized_end=1312
-  _globals['_DELETENAMESPACERESPONSE']._serialized_start=1314
-  _globals['_DELETENAMESPACERESPONSE']._serialized_end=1339
-  _globals['_NAMESPACESERVICE']._serialized_start=1342
-  _globals['_NAMESPACESERVICE']._serialized_end=1898
+  _globals['_NAMESPACE']._serialized_end=629
+  _globals['_NAMESPACE_LABELSENTRY']._serialized_start=522
+  _globals['_NAMESPACE_LABELSENTRY']._serialized_end=567
+  _globals['_CREATENAMESPACEREQUEST']._serialized_start=631
+  _globals['_CREATENAMESPACEREQUEST']._serialized_end=724
+  _globals['_CREATENAMESPACERESPONSE']._serialized_start=726
+  _globals['_CREATENAMESPACERESPONSE']._serialized_end=800
+  _globals['_GETNAMESPACEREQUEST']._serialized_start=802
+  _globals['_GETNAMESPACEREQUEST']._serialized_end=837
+  _globals['_GETNAMESPACERESPONSE']._serialized_start=839
+  _globals['_GETNAMESPACERESPONSE']._serialized_end=910
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=912
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=997
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=999
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=1098
+  _globals['_UPDATENAMESPACEREQUEST']._serialized_start=1100
+  _globals['_UPDATENAMESPACEREQUEST']._serialized_end=1222
+  _globals['_UPDATENAMESPACERESPONSE']._serialized_start=1224
+  _globals['_UPDATENAMESPACERESPONSE']._serialized_end=1298
+  _globals['_DELETENAMESPACEREQUEST']._serialized_start=1300
+  _globals['_DELETENAMESPACEREQUEST']._serialized_end=1376
+  _globals['_DELETENAMESPACERESPONSE']._serialized_start=1378
+  _globals['_DELETENAMESPACERESPONSE']._serialized_end=1403
+  _globals['_NAMESPACESERVICE']._serialized_start=1406
+  _globals['_NAMESPACESERVICE']._serialized_end=1962
 # @@protoc_insertion_point(module_scope)

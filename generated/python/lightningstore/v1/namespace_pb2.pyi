@@ -56,6 +56,7 @@ class Namespace(_message.Message):
     RETAIN_FINISHED_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
     MAX_QUEUE_LENGTH_FIELD_NUMBER: _builtins.int
+    KEEP_RESOURCE_VERSIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name: 1 to 63 of the characters a-z, 0-9, "-", "_" and ".". The first and the last one are letters or
     digits. Always set.
@@ -72,6 +73,10 @@ class Namespace(_message.Message):
     """
     max_queue_length: _builtins.int
     """Maximum number of rollouts in the queue. 0: no limit. Absent: the server's --max-queue-length."""
+    keep_resource_versions: _builtins.int
+    """Number of versions that are kept of each resources id, from the next update of the id on. 0: all. Absent:
+    the server's --keep-resource-versions.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels chosen by the caller, at most 32. Keys have 1 to 63 characters, values at most 63. May be empty."""
@@ -102,15 +107,20 @@ class Namespace(_message.Message):
         retain_finished: _duration_pb2.Duration | None = ...,
         max_bytes: _builtins.int | None = ...,
         max_queue_length: _builtins.int | None = ...,
+        keep_resource_versions: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_max_queue_length", b"_max_queue_length", "create_time", b"create_time", "max_bytes", b"max_bytes", "max_queue_length", b"max_queue_length", "retain_finished", b"retain_finished", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_resource_versions", b"_keep_resource_versions", "_max_bytes", b"_max_bytes", "_max_queue_length", b"_max_queue_length", "create_time", b"create_time", "keep_resource_versions", b"keep_resource_versions", "max_bytes", b"max_bytes", "max_queue_length", b"max_queue_length", "retain_finished", b"retain_finished", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes", "_max_queue_length", b"_max_queue_length", "create_time", b"create_time", "description", b"description", "labels", b"labels", "max_bytes", b"max_bytes", "max_queue_length", b"max_queue_length", "name", b"name", "retain_finished", b"retain_finished", "store_id", b"store_id", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_resource_versions", b"_keep_resource_versions", "_max_bytes", b"_max_bytes", "_max_queue_length", b"_max_queue_length", "create_time", b"create_time", "description", b"description", "keep_resource_versions", b"keep_resource_versions", "labels", b"labels", "max_bytes", b"max_bytes", "max_queue_length", b"max_queue_length", "name", b"name", "retain_finished", b"retain_finished", "store_id", b"store_id", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep_resource_versions: _TypeAlias = _typing.Literal["keep_resource_versions"]  # noqa: Y015
+    _WhichOneofArgType__keep_resource_versions: _TypeAlias = _typing.Literal["_keep_resource_versions", b"_keep_resource_versions"]  # noqa: Y015
     _WhichOneofReturnType__max_bytes: _TypeAlias = _typing.Literal["max_bytes"]  # noqa: Y015
     _WhichOneofArgType__max_bytes: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes"]  # noqa: Y015
     _WhichOneofReturnType__max_queue_length: _TypeAlias = _typing.Literal["max_queue_length"]  # noqa: Y015
     _WhichOneofArgType__max_queue_length: _TypeAlias = _typing.Literal["_max_queue_length", b"_max_queue_length"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_resource_versions) -> _WhichOneofReturnType__keep_resource_versions | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_bytes) -> _WhichOneofReturnType__max_bytes | None: ...
     @_typing.overload
@@ -292,9 +302,9 @@ class UpdateNamespaceRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change: description, labels, retain_finished, max_bytes, max_queue_length. A field that is
-        named here and not set is cleared. Labels are replaced as a whole. Absent: all of these fields that are
-        set.
+        """The fields to change: description, labels, retain_finished, max_bytes, max_queue_length,
+        keep_resource_versions. A field that is named here and not set is cleared. Labels are replaced as a whole.
+        Absent: all of these fields that are set.
         """
 
     def __init__(

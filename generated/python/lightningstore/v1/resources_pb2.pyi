@@ -81,10 +81,16 @@ class Resources(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
+    PUBLISH_NUMBER_FIELD_NUMBER: _builtins.int
     resources_id: _builtins.str
     """"rs-" and 12 hex digits, unless the caller chose the id. Always set."""
     version: _builtins.int
     """Version of the map, counted from 1. Each update increments it."""
+    publish_number: _builtins.int
+    """Number of this version among all versions that were published in the namespace, of any id: 1 for the first
+    AddResources or UpdateResources, and 1 more for each. Always set; the highest one is the latest. Servers of
+    versions without publish numbers leave it 0.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time at which version 1 was created."""
@@ -113,10 +119,11 @@ class Resources(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         resources: _abc.Mapping[_builtins.str, Global___Resource] | None = ...,
         names: _abc.Iterable[_builtins.str] | None = ...,
+        publish_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "names", b"names", "resources", b"resources", "resources_id", b"resources_id", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "names", b"names", "publish_number", b"publish_number", "resources", b"resources", "resources_id", b"resources_id", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -366,7 +373,8 @@ Global___AddResourcesResponse: _TypeAlias = AddResourcesResponse  # noqa: Y015
 @_typing.final
 class UpdateResourcesRequest(_message.Message):
     """Replaces the whole map of an id, increments its version and makes it the latest. An id that does not exist
-    is created with version 1.
+    is created with version 1. The newest versions of each id are kept, 10 by default; older ones are removed,
+    except those that an attempt which is PREPARING or RUNNING was claimed with.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -450,23 +458,38 @@ Global___UpdateResourcesResponse: _TypeAlias = UpdateResourcesResponse  # noqa: 
 
 @_typing.final
 class GetResourcesRequest(_message.Message):
-    """Request of GetResources: resources in their current version."""
+    """Request of GetResources: resources in their current version, or in an earlier one that is kept. A version
+    that was removed is NOT_FOUND with the reason RESOURCES_VERSION_REMOVED, and one that was never published is
+    NOT_FOUND with the reason RESOURCES_NOT_FOUND.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESOURCES_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PUBLISH_NUMBER_FIELD_NUMBER: _builtins.int
     resources_id: _builtins.str
-    """Id of the resources. Empty: the latest, which are those added or updated last. An unknown id, or an empty
-    one while there are no resources, is NOT_FOUND.
+    """Id of the resources. Empty or "latest": the latest, which are those added or updated last. An unknown id,
+    or an empty one while there are no resources, is NOT_FOUND.
+    """
+    version: _builtins.int
+    """Version of these resources. 0: the current one. Requires an id other than "latest". Negative:
+    INVALID_ARGUMENT.
+    """
+    publish_number: _builtins.int
+    """Publish number of the version, instead of resources_id and version, which must be empty. 0: not used.
+    Negative: INVALID_ARGUMENT.
     """
     def __init__(
         self,
         *,
         resources_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        publish_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resources_id", b"resources_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["publish_number", b"publish_number", "resources_id", b"resources_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -498,7 +521,7 @@ Global___GetResourcesResponse: _TypeAlias = GetResourcesResponse  # noqa: Y015
 
 @_typing.final
 class ListResourcesRequest(_message.Message):
-    """Request of ListResources."""
+    """Request of ListResources: the current version of each id."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -153,7 +153,8 @@ class Rollout(_message.Message):
     """Groups rollouts that belong together, for example the samples of one task. May be empty."""
     resources_id: _builtins.str
     """Id of the resources that the agent uses. Empty if the store had no resources when the rollout was
-    enqueued.
+    enqueued. "latest", before and after a claim, if each attempt uses the resources that are the latest when
+    it is claimed. The attempt contains the id, the version and the publish number that it was claimed with.
     """
     status: Global___RolloutStatus.ValueType
     """Never unspecified."""
@@ -332,8 +333,9 @@ class RolloutSpec(_message.Message):
     group_id: _builtins.str
     """Groups rollouts that belong together. At most 256 characters. May be empty."""
     resources_id: _builtins.str
-    """Id of the resources that the agent uses. Empty: the latest resources of the store, if any. Unknown:
-    NOT_FOUND.
+    """Id of the resources that the agent uses, in the version that is current at each claim. Unknown: NOT_FOUND.
+    Empty: the id of the resources that are the latest when the rollout is enqueued, if any. "latest": those
+    that are the latest at each claim, also at each retry; none if there are none by then.
     """
     metadata_json: _builtins.bytes
     """A JSON object of the caller in UTF-8, at most 16 MiB by default. Empty means {}."""

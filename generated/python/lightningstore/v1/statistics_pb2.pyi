@@ -89,6 +89,7 @@ class GetStatisticsResponse(_message.Message):
     FILE_BYTES_FIELD_NUMBER: _builtins.int
     UPTIME_FIELD_NUMBER: _builtins.int
     WAITER_COUNT_FIELD_NUMBER: _builtins.int
+    LATEST_PUBLISH_NUMBER_FIELD_NUMBER: _builtins.int
     resources_count: _builtins.int
     """Number of resources ids."""
     queue_depth: _builtins.int
@@ -109,6 +110,8 @@ class GetStatisticsResponse(_message.Message):
     """Size of the data file and its write-ahead log in bytes. 0 on back ends without a file."""
     waiter_count: _builtins.int
     """Calls that wait for rollouts to claim or for rollouts to finish."""
+    latest_publish_number: _builtins.int
+    """Publish number of the latest resources. 0 if there are none."""
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutStatusCount]:
         """Rollouts by status. Statuses without rollouts are omitted."""
@@ -142,10 +145,11 @@ class GetStatisticsResponse(_message.Message):
         file_bytes: _builtins.int = ...,
         uptime: _duration_pb2.Duration | None = ...,
         waiter_count: _builtins.int = ...,
+        latest_publish_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "evicted_span_count", b"evicted_span_count", "eviction_threshold_bytes", b"eviction_threshold_bytes", "file_bytes", b"file_bytes", "last_completion_number", b"last_completion_number", "queue_depth", b"queue_depth", "resources_count", b"resources_count", "rollouts", b"rollouts", "safe_threshold_bytes", b"safe_threshold_bytes", "span_bytes", b"span_bytes", "span_count", b"span_count", "uptime", b"uptime", "waiter_count", b"waiter_count", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "evicted_span_count", b"evicted_span_count", "eviction_threshold_bytes", b"eviction_threshold_bytes", "file_bytes", b"file_bytes", "last_completion_number", b"last_completion_number", "latest_publish_number", b"latest_publish_number", "queue_depth", b"queue_depth", "resources_count", b"resources_count", "rollouts", b"rollouts", "safe_threshold_bytes", b"safe_threshold_bytes", "span_bytes", b"span_bytes", "span_count", b"span_count", "uptime", b"uptime", "waiter_count", b"waiter_count", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -331,6 +335,7 @@ class Limits(_message.Message):
     CONNECTION_STREAMS_FIELD_NUMBER: _builtins.int
     PENDING_BYTES_FIELD_NUMBER: _builtins.int
     OPEN_STREAMS_FIELD_NUMBER: _builtins.int
+    RESOURCE_VERSIONS_FIELD_NUMBER: _builtins.int
     message_bytes: _builtins.int
     """Maximum size of a message in bytes, in both directions."""
     input_bytes: _builtins.int
@@ -349,6 +354,8 @@ class Limits(_message.Message):
     """Maximum size in bytes of the writes that wait for the disk, answered or not."""
     open_streams: _builtins.int
     """Maximum number of open streams of the whole server."""
+    resource_versions: _builtins.int
+    """Number of versions that are kept of each resources id. 0: all."""
     def __init__(
         self,
         *,
@@ -361,10 +368,11 @@ class Limits(_message.Message):
         connection_streams: _builtins.int = ...,
         pending_bytes: _builtins.int = ...,
         open_streams: _builtins.int = ...,
+        resource_versions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_items", b"batch_items", "connection_streams", b"connection_streams", "input_bytes", b"input_bytes", "message_bytes", b"message_bytes", "open_streams", b"open_streams", "page_size", b"page_size", "pending_bytes", b"pending_bytes", "queue_length", b"queue_length", "span_bytes", b"span_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_items", b"batch_items", "connection_streams", b"connection_streams", "input_bytes", b"input_bytes", "message_bytes", b"message_bytes", "open_streams", b"open_streams", "page_size", b"page_size", "pending_bytes", b"pending_bytes", "queue_length", b"queue_length", "resource_versions", b"resource_versions", "span_bytes", b"span_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lightningstore/v1/resources.proto.
  */
 export const file_lightningstore_v1_resources: GenFile = /*@__PURE__*/
-  fileDesc("CiFsaWdodG5pbmdzdG9yZS92MS9yZXNvdXJjZXMucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxIrICCglSZXNvdXJjZXMSFAoMcmVzb3VyY2VzX2lkGAEgASgJEg8KB3ZlcnNpb24YAiABKAUSLwoLY3JlYXRlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI+CglyZXNvdXJjZXMYBSADKAsyKy5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMuUmVzb3VyY2VzRW50cnkSDQoFbmFtZXMYBiADKAkaTQoOUmVzb3VyY2VzRW50cnkSCwoDa2V5GAEgASgJEioKBXZhbHVlGAIgASgLMhsubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2U6AjgBIt4BCghSZXNvdXJjZRIlCgNsbG0YASABKAsyFi5saWdodG5pbmdzdG9yZS52MS5MTE1IABIwCglwcm94eV9sbG0YAiABKAsyGy5saWdodG5pbmdzdG9yZS52MS5Qcm94eUxMTUgAEjwKD3Byb21wdF90ZW1wbGF0ZRgDIAEoCzIhLmxpZ2h0bmluZ3N0b3JlLnYxLlByb21wdFRlbXBsYXRlSAASMwoGY3VzdG9tGAQgASgLMiEubGlnaHRuaW5nc3RvcmUudjEuQ3VzdG9tUmVzb3VyY2VIAEIGCgRraW5kIlkKA0xMTRIQCghlbmRwb2ludBgBIAEoCRINCgVtb2RlbBgCIAEoCRIPCgdhcGlfa2V5GAMgASgJEiAKGHNhbXBsaW5nX3BhcmFtZXRlcnNfanNvbhgEIAEoDCIvCghQcm94eUxMTRIjCgNsbG0YASABKAsyFi5saWdodG5pbmdzdG9yZS52MS5MTE0iVQoOUHJvbXB0VGVtcGxhdGUSEAoIdGVtcGxhdGUYASABKAkSMQoGZW5naW5lGAIgASgOMiEubGlnaHRuaW5nc3RvcmUudjEuVGVtcGxhdGVFbmdpbmUiMgoOQ3VzdG9tUmVzb3VyY2USDAoEdHlwZRgBIAEoCRISCgp2YWx1ZV9qc29uGAIgASgMIucBChNBZGRSZXNvdXJjZXNSZXF1ZXN0EkgKCXJlc291cmNlcxgBIAMoCzI1LmxpZ2h0bmluZ3N0b3JlLnYxLkFkZFJlc291cmNlc1JlcXVlc3QuUmVzb3VyY2VzRW50cnkSFAoMcmVzb3VyY2VzX2lkGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSDQoFbmFtZXMYBCADKAkaTQoOUmVzb3VyY2VzRW50cnkSCwoDa2V5GAEgASgJEioKBXZhbHVlGAIgASgLMhsubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2U6AjgBIkcKFEFkZFJlc291cmNlc1Jlc3BvbnNlEi8KCXJlc291cmNlcxgBIAEoCzIcLmxpZ2h0bmluZ3N0b3JlLnYxLlJlc291cmNlcyLtAQoWVXBkYXRlUmVzb3VyY2VzUmVxdWVzdBIUCgxyZXNvdXJjZXNfaWQYASABKAkSSwoJcmVzb3VyY2VzGAIgAygLMjgubGlnaHRuaW5nc3RvcmUudjEuVXBkYXRlUmVzb3VyY2VzUmVxdWVzdC5SZXNvdXJjZXNFbnRyeRISCgpyZXF1ZXN0X2lkGAMgASgJEg0KBW5hbWVzGAQgAygJGk0KDlJlc291cmNlc0VudHJ5EgsKA2tleRgBIAEoCRIqCgV2YWx1ZRgCIAEoCzIbLmxpZ2h0bmluZ3N0b3JlLnYxLlJlc291cmNlOgI4ASJKChdVcGRhdGVSZXNvdXJjZXNSZXNwb25zZRIvCglyZXNvdXJjZXMYASABKAsyHC5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMiKwoTR2V0UmVzb3VyY2VzUmVxdWVzdBIUCgxyZXNvdXJjZXNfaWQYASABKAkiRwoUR2V0UmVzb3VyY2VzUmVzcG9uc2USLwoJcmVzb3VyY2VzGAEgASgLMhwubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2VzIlwKFExpc3RSZXNvdXJjZXNSZXF1ZXN0Eh0KFXJlc291cmNlc19pZF9jb250YWlucxgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJhChVMaXN0UmVzb3VyY2VzUmVzcG9uc2USLwoJcmVzb3VyY2VzGAEgAygLMhwubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2VzEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSqEAQoOVGVtcGxhdGVFbmdpbmUSHwobVEVNUExBVEVfRU5HSU5FX1VOU1BFQ0lGSUVEEAASHAoYVEVNUExBVEVfRU5HSU5FX0ZfU1RSSU5HEAESGQoVVEVNUExBVEVfRU5HSU5FX0pJTkpBEAISGAoUVEVNUExBVEVfRU5HSU5FX1BPTUwQA0KCAQoUaW8ubGlnaHRuaW5nc3RvcmUudjFCDlJlc291cmNlc1Byb3RvUAFaWGdpdGh1Yi5jb20vbGlnaHRuaW5nc3RvcmUvbGlnaHRuaW5nc3RvcmUvZ2VuZXJhdGVkL2dvL2xpZ2h0bmluZ3N0b3JlL3YxO2xpZ2h0bmluZ3N0b3JldjFiBnByb3RvMw", [file_google_protobuf_timestamp]);
+  fileDesc("CiFsaWdodG5pbmdzdG9yZS92MS9yZXNvdXJjZXMucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxIsoCCglSZXNvdXJjZXMSFAoMcmVzb3VyY2VzX2lkGAEgASgJEg8KB3ZlcnNpb24YAiABKAUSLwoLY3JlYXRlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI+CglyZXNvdXJjZXMYBSADKAsyKy5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMuUmVzb3VyY2VzRW50cnkSDQoFbmFtZXMYBiADKAkSFgoOcHVibGlzaF9udW1iZXIYByABKAMaTQoOUmVzb3VyY2VzRW50cnkSCwoDa2V5GAEgASgJEioKBXZhbHVlGAIgASgLMhsubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2U6AjgBIt4BCghSZXNvdXJjZRIlCgNsbG0YASABKAsyFi5saWdodG5pbmdzdG9yZS52MS5MTE1IABIwCglwcm94eV9sbG0YAiABKAsyGy5saWdodG5pbmdzdG9yZS52MS5Qcm94eUxMTUgAEjwKD3Byb21wdF90ZW1wbGF0ZRgDIAEoCzIhLmxpZ2h0bmluZ3N0b3JlLnYxLlByb21wdFRlbXBsYXRlSAASMwoGY3VzdG9tGAQgASgLMiEubGlnaHRuaW5nc3RvcmUudjEuQ3VzdG9tUmVzb3VyY2VIAEIGCgRraW5kIlkKA0xMTRIQCghlbmRwb2ludBgBIAEoCRINCgVtb2RlbBgCIAEoCRIPCgdhcGlfa2V5GAMgASgJEiAKGHNhbXBsaW5nX3BhcmFtZXRlcnNfanNvbhgEIAEoDCIvCghQcm94eUxMTRIjCgNsbG0YASABKAsyFi5saWdodG5pbmdzdG9yZS52MS5MTE0iVQoOUHJvbXB0VGVtcGxhdGUSEAoIdGVtcGxhdGUYASABKAkSMQoGZW5naW5lGAIgASgOMiEubGlnaHRuaW5nc3RvcmUudjEuVGVtcGxhdGVFbmdpbmUiMgoOQ3VzdG9tUmVzb3VyY2USDAoEdHlwZRgBIAEoCRISCgp2YWx1ZV9qc29uGAIgASgMIucBChNBZGRSZXNvdXJjZXNSZXF1ZXN0EkgKCXJlc291cmNlcxgBIAMoCzI1LmxpZ2h0bmluZ3N0b3JlLnYxLkFkZFJlc291cmNlc1JlcXVlc3QuUmVzb3VyY2VzRW50cnkSFAoMcmVzb3VyY2VzX2lkGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSDQoFbmFtZXMYBCADKAkaTQoOUmVzb3VyY2VzRW50cnkSCwoDa2V5GAEgASgJEioKBXZhbHVlGAIgASgLMhsubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2U6AjgBIkcKFEFkZFJlc291cmNlc1Jlc3BvbnNlEi8KCXJlc291cmNlcxgBIAEoCzIcLmxpZ2h0bmluZ3N0b3JlLnYxLlJlc291cmNlcyLtAQoWVXBkYXRlUmVzb3VyY2VzUmVxdWVzdBIUCgxyZXNvdXJjZXNfaWQYASABKAkSSwoJcmVzb3VyY2VzGAIgAygLMjgubGlnaHRuaW5nc3RvcmUudjEuVXBkYXRlUmVzb3VyY2VzUmVxdWVzdC5SZXNvdXJjZXNFbnRyeRISCgpyZXF1ZXN0X2lkGAMgASgJEg0KBW5hbWVzGAQgAygJGk0KDlJlc291cmNlc0VudHJ5EgsKA2tleRgBIAEoCRIqCgV2YWx1ZRgCIAEoCzIbLmxpZ2h0bmluZ3N0b3JlLnYxLlJlc291cmNlOgI4ASJKChdVcGRhdGVSZXNvdXJjZXNSZXNwb25zZRIvCglyZXNvdXJjZXMYASABKAsyHC5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMiVAoTR2V0UmVzb3VyY2VzUmVxdWVzdBIUCgxyZXNvdXJjZXNfaWQYASABKAkSDwoHdmVyc2lvbhgCIAEoBRIWCg5wdWJsaXNoX251bWJlchgDIAEoAyJHChRHZXRSZXNvdXJjZXNSZXNwb25zZRIvCglyZXNvdXJjZXMYASABKAsyHC5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMiXAoUTGlzdFJlc291cmNlc1JlcXVlc3QSHQoVcmVzb3VyY2VzX2lkX2NvbnRhaW5zGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJImEKFUxpc3RSZXNvdXJjZXNSZXNwb25zZRIvCglyZXNvdXJjZXMYASADKAsyHC5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKoQBCg5UZW1wbGF0ZUVuZ2luZRIfChtURU1QTEFURV9FTkdJTkVfVU5TUEVDSUZJRUQQABIcChhURU1QTEFURV9FTkdJTkVfRl9TVFJJTkcQARIZChVURU1QTEFURV9FTkdJTkVfSklOSkEQAhIYChRURU1QTEFURV9FTkdJTkVfUE9NTBADQoIBChRpby5saWdodG5pbmdzdG9yZS52MUIOUmVzb3VyY2VzUHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * A named, versioned map of what agents use: model weights, prompts, endpoints.
@@ -63,6 +63,15 @@ export type Resources = Message<"lightningstore.v1.Resources"> & {
    * @generated from field: repeated string names = 6;
    */
   names: string[];
+
+  /**
+   * Number of this version among all versions that were published in the namespace, of any id: 1 for the first
+   * AddResources or UpdateResources, and 1 more for each. Always set; the highest one is the latest. Servers of
+   * versions without publish numbers leave it 0.
+   *
+   * @generated from field: int64 publish_number = 7;
+   */
+  publishNumber: bigint;
 };
 
 /**
@@ -311,7 +320,8 @@ export const AddResourcesResponseSchema: GenMessage<AddResourcesResponse> = /*@_
 
 /**
  * Replaces the whole map of an id, increments its version and makes it the latest. An id that does not exist
- * is created with version 1.
+ * is created with version 1. The newest versions of each id are kept, 10 by default; older ones are removed,
+ * except those that an attempt which is PREPARING or RUNNING was claimed with.
  *
  * @generated from message lightningstore.v1.UpdateResourcesRequest
  */
@@ -374,18 +384,36 @@ export const UpdateResourcesResponseSchema: GenMessage<UpdateResourcesResponse> 
   messageDesc(file_lightningstore_v1_resources, 9);
 
 /**
- * Request of GetResources: resources in their current version.
+ * Request of GetResources: resources in their current version, or in an earlier one that is kept. A version
+ * that was removed is NOT_FOUND with the reason RESOURCES_VERSION_REMOVED, and one that was never published is
+ * NOT_FOUND with the reason RESOURCES_NOT_FOUND.
  *
  * @generated from message lightningstore.v1.GetResourcesRequest
  */
 export type GetResourcesRequest = Message<"lightningstore.v1.GetResourcesRequest"> & {
   /**
-   * Id of the resources. Empty: the latest, which are those added or updated last. An unknown id, or an empty
-   * one while there are no resources, is NOT_FOUND.
+   * Id of the resources. Empty or "latest": the latest, which are those added or updated last. An unknown id,
+   * or an empty one while there are no resources, is NOT_FOUND.
    *
    * @generated from field: string resources_id = 1;
    */
   resourcesId: string;
+
+  /**
+   * Version of these resources. 0: the current one. Requires an id other than "latest". Negative:
+   * INVALID_ARGUMENT.
+   *
+   * @generated from field: int32 version = 2;
+   */
+  version: number;
+
+  /**
+   * Publish number of the version, instead of resources_id and version, which must be empty. 0: not used.
+   * Negative: INVALID_ARGUMENT.
+   *
+   * @generated from field: int64 publish_number = 3;
+   */
+  publishNumber: bigint;
 };
 
 /**
@@ -417,7 +445,7 @@ export const GetResourcesResponseSchema: GenMessage<GetResourcesResponse> = /*@_
   messageDesc(file_lightningstore_v1_resources, 11);
 
 /**
- * Request of ListResources.
+ * Request of ListResources: the current version of each id.
  *
  * @generated from message lightningstore.v1.ListResourcesRequest
  */

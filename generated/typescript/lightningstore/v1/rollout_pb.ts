@@ -59,7 +59,8 @@ export type Rollout = Message<"lightningstore.v1.Rollout"> & {
 
   /**
    * Id of the resources that the agent uses. Empty if the store had no resources when the rollout was
-   * enqueued.
+   * enqueued. "latest", before and after a claim, if each attempt uses the resources that are the latest when
+   * it is claimed. The attempt contains the id, the version and the publish number that it was claimed with.
    *
    * @generated from field: string resources_id = 6;
    */
@@ -277,8 +278,9 @@ export type RolloutSpec = Message<"lightningstore.v1.RolloutSpec"> & {
   groupId: string;
 
   /**
-   * Id of the resources that the agent uses. Empty: the latest resources of the store, if any. Unknown:
-   * NOT_FOUND.
+   * Id of the resources that the agent uses, in the version that is current at each claim. Unknown: NOT_FOUND.
+   * Empty: the id of the resources that are the latest when the rollout is enqueued, if any. "latest": those
+   * that are the latest at each claim, also at each retry; none if there are none by then.
    *
    * @generated from field: string resources_id = 5;
    */

@@ -19,7 +19,10 @@ from lightningstore.v1 import namespace_pb2
 #: Words for a limit: that of the server, and none.
 SERVERS, NONE = "default", "none"
 _PAGE = 1000
-_SETTINGS = ("description", "labels", "retain_finished", "max_bytes", "max_queue_length")
+_SETTINGS = (
+    *("description", "labels", "retain_finished", "max_bytes", "max_queue_length"),
+    "keep_resource_versions",
+)
 
 COLUMNS = (
     Column("NAMESPACE", "id", rank=0),
@@ -31,6 +34,7 @@ COLUMNS = (
     Column("AGE", rank=1),
     Column("STORE", wide=True),
     Column("UPDATED", wide=True),
+    Column("VERSIONS KEPT", "number", wide=True),
 )
 
 
@@ -97,6 +101,11 @@ def _settings_options() -> list[click.Parameter]:
             type=_Limit("number", int),
             help="Maximum number of rollouts in the queue, or none. Default: as the server.",
         ),
+        click.Option(
+            ["--keep-resource-versions"],
+            type=_Limit("number", int),
+            help="Number of versions that are kept of each resources id; none: all. Default: as the server.",
+        ),
     ]
 
 
@@ -135,6 +144,7 @@ def _list(server: Connection, name_contains: str) -> Listing:
             age(one.create_time, moment),
             one.store_id,
             time_cell(one.update_time),
+            _limit(one, "keep_resource_versions", lambda value: f"{value:,}"),
         ]
         for one in found
     ]

@@ -17,6 +17,7 @@ from lightningstore.service.engine.deadlines import Deadlines
 from lightningstore.service.engine.eviction import Shelf
 from lightningstore.service.engine.shares import Caches
 from lightningstore.service.engine.state import AttemptState, Entry, State
+from lightningstore.service.engine.versions import Versions
 from lightningstore.service.engine.waiters import Waiters
 from lightningstore.service.engine.workers import Workforce
 from lightningstore.service.rules import lifecycle
@@ -67,8 +68,7 @@ class Live:
         self.workforce = Workforce(snapshot.workers)
         self._completions.clear()
         self._refreshed.clear()
-        for resources_id, version in snapshot.resources.items():
-            state.put_resources(resources_id, version)
+        state.resources = Versions(snapshot.resources)
         entries: list[Entry] = []
         for i, loaded in enumerate(snapshot.live, 1):
             entries.append(state.install(loaded))
@@ -81,6 +81,7 @@ class Live:
             attempt.heard_at = self._clock.monotonic()  # a fresh interval after every restart
             self.deadlines.arm(attempt)
             self.workforce.resume(attempt)
+            state.resources.hold(attempt.key, attempt.record)
             if i % ADOPTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         for i, entry in enumerate(entries, 1):
@@ -271,8 +272,10 @@ class Live:
         if is_live and not was_live:
             attempt.heard_at = self._clock.monotonic()
             self.deadlines.arm(attempt)
+            self.state.resources.hold(attempt.key, record)
         elif was_live and not is_live:
             self.deadlines.attempts.discard(attempt)
+            self.state.resources.release(attempt.key, record)
         self.save_attempt(attempt)
 
     def heard_from(
@@ -305,6 +308,7 @@ class Live:
         attempt.span_ids = set()
         self.state.count_attempt(0, record.status)
         self.workforce.assign(attempt, now)
+        self.state.resources.hold(attempt.key, record)
         attempt.heard_at = attempt.started_at = self._clock.monotonic()
         self.deadlines.arm(attempt)
         self.save_attempt(attempt)

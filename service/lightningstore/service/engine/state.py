@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator
 
 from lightningstore.service.engine.queue import RolloutQueue
 from lightningstore.service.engine.shares import Caches, Part, Share
+from lightningstore.service.engine.versions import Versions
 from lightningstore.service.rules.lifecycle import is_finished, is_live
 from lightningstore.service.rules.rows import (
     AttemptRow,
     Completion,
     LoadedRollout,
-    ResourcesVersion,
     RolloutRow,
     Shown,
 )
@@ -227,10 +227,7 @@ class State:
         self.going: dict[str, int] = {}
         self.queue = RolloutQueue()
         self.inputs = Inputs(caches.inputs)
-        self.resources: dict[str, ResourcesVersion] = {}
-        self.latest_resources_id = ""
-        #: The highest key of resources that was assigned.
-        self.resources_key = 0
+        self.resources = Versions()
         #: Prevents eviction while an operation reads many rollouts in several slices.
         self.held = Hold()
         #: Loads in progress, by the rollouts that they read.
@@ -329,21 +326,6 @@ class State:
             for attempt in self.entries.pop(oldest).attempts.values():
                 self.drop_span_ids(attempt)
             self._forget(oldest)
-
-    # Resources
-
-    def put_resources(self, resources_id: str, version: ResourcesVersion) -> None:
-        """Record the version of resources, which are the latest if they were updated last."""
-        self.resources[resources_id] = version
-        self.resources_key = max(self.resources_key, version.key)
-        latest = self.resources.get(self.latest_resources_id)
-        if latest is None or version.updated >= latest.updated:
-            self.latest_resources_id = resources_id
-
-    def resources_version(self, resources_id: str) -> int:
-        """Return the version of a record, 0 if there is none."""
-        known = self.resources.get(resources_id)
-        return known.version if known is not None else 0
 
     # Span ids of attempts, for detecting duplicates
 

@@ -11,7 +11,7 @@ from lightningstore.service.operations.enqueue import Enqueue
 from lightningstore.service.rules import lifecycle
 from lightningstore.service.rules.checks import check_enum
 from lightningstore.service.rules.errors import BatchTooLarge, FieldInvalid, RolloutExists
-from lightningstore.service.rules.ids import check_new_id, new_id
+from lightningstore.service.rules.ids import LATEST, check_new_id, new_id
 from lightningstore.service.rules.rows import Shown
 from lightningstore.service.rules.times import check_duration, seconds
 from lightningstore.v1.attempt_pb2 import (
@@ -155,7 +155,6 @@ class Claims:
 
     def _start(self, entry: Entry, worker_id: str, now: Timestamp) -> AttemptState:
         """Give the rollout a new attempt. Raises TransitionNotAllowed."""
-        resources_id = entry.rollout.resources_id
         attempt = Attempt()  # keywords cost three times as much as assignments
         attempt.rollout_id = entry.rollout.rollout_id
         attempt.attempt_id = self._attempt_id(entry)
@@ -164,13 +163,22 @@ class Claims:
         attempt.start_time.CopyFrom(now)
         if worker_id:
             attempt.worker_id = worker_id
-        if resources_id:
-            attempt.resources_id = resources_id
-            attempt.resources_version = self._live.state.resources_version(resources_id)
+        if resources_id := entry.rollout.resources_id:
+            self._assign_resources(attempt, resources_id)
         transition = lifecycle.claim(entry.rollout, attempt)
         # The rollout's record must be saved first, because deadlines are computed from its status.
         self._live.apply(entry, None, transition, now)
         return self._live.new_attempt(entry, attempt, now)
+
+    def _assign_resources(self, attempt: Attempt, resources_id: str) -> None:
+        """Record the current version of the rollout's resources, or of the latest ones."""
+        current = self._live.state.resources.current(resources_id)
+        if current is not None:
+            attempt.resources_id = current.resources_id
+            attempt.resources_version = current.version
+            attempt.publish_number = current.publish_number
+        elif resources_id != LATEST:  # damaged, and removed since the rollout was enqueued
+            attempt.resources_id = resources_id
 
     @staticmethod
     def _attempt_id(entry: Entry) -> str:

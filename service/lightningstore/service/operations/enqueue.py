@@ -23,7 +23,7 @@ from lightningstore.service.rules.errors import (
     ResourcesNotFound,
     RolloutExists,
 )
-from lightningstore.service.rules.ids import check_label, check_new_id, new_id
+from lightningstore.service.rules.ids import LATEST, check_label, check_new_id, new_id
 from lightningstore.service.rules.rows import Shown
 from lightningstore.v1.rollout_pb2 import (
     ROLLOUT_STATUS_QUEUING,
@@ -193,8 +193,10 @@ class Enqueue:
         config = spec.config if spec.HasField("config") else None
         if config is not None:
             check_config(f"{field}.config", config)
-        resources_id = spec.resources_id or self._live.state.latest_resources_id
-        if resources_id and resources_id not in self._live.state.resources:
+        resources_id, resources = spec.resources_id, self._live.state.resources
+        if not resources_id and resources.latest is not None:
+            resources_id = resources.latest.resources_id
+        if resources_id not in ("", LATEST) and resources_id not in resources:
             raise ResourcesNotFound(resources_id)
         record = Rollout()  # keywords cost three times as much as assignments
         record.rollout_id = rollout_id
@@ -266,6 +268,11 @@ async def _digest(request: EnqueueRolloutsRequest) -> int:
     return number
 
 
+def _same_resources(requested: str, stored: str) -> bool:
+    """Return whether a request for resources led to what is stored. An empty one named the latest of its time."""
+    return requested == stored or (not requested and stored != LATEST)
+
+
 def _same_content(spec: RolloutSpec, entry: Entry) -> bool:
     """Return whether a rollout was created from this specification."""
     record = entry.rollout
@@ -275,7 +282,7 @@ def _same_content(spec: RolloutSpec, entry: Entry) -> bool:
         and spec.mode == record.mode
         and spec.priority == record.priority
         and spec.group_id == record.group_id
-        and (not spec.resources_id or spec.resources_id == record.resources_id)
+        and _same_resources(spec.resources_id, record.resources_id)
         and spec.metadata_json == record.metadata_json
         and config == record.config
     )

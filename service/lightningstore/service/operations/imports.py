@@ -245,8 +245,9 @@ def _check_attempt(field: str, record: Attempt, rollout_id: str, number: int) ->
         raise FieldInvalid(f"{field}.failure", "is allowed only with status ATTEMPT_STATUS_FAILED")
     check_new_id(f"{field}.worker_id", record.worker_id, required=False)
     check_label(f"{field}.resources_id", record.resources_id)
-    if record.resources_version < 0:
-        raise FieldInvalid(f"{field}.resources_version", "must not be negative")
+    for name in ("resources_version", "publish_number"):
+        if getattr(record, name) < 0:
+            raise FieldInvalid(f"{field}.{name}", "must not be negative")
     if lifecycle.is_live(record):
         if record.HasField("end_time"):
             name = AttemptStatus.Name(record.status)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.pace import Pace
 from lightningstore.service.rules.checks import check_enum, check_json, check_json_object
 from lightningstore.service.rules.errors import (
     FieldInvalid,
+    NumberNotPublished,
     PayloadTooLarge,
     ResourcesExist,
     ResourcesNotFound,
+    StoreError,
+    VersionNotPublished,
+    VersionRemoved,
+    quoted,
 )
-from lightningstore.service.rules.ids import check_new_id, new_id
+from lightningstore.service.rules.ids import LATEST, check_new_id, new_id
 from lightningstore.service.rules.pages import page_token, parse_page_token, query_digest
 from lightningstore.service.rules.rows import ResourcesQuery, ResourcesRow, ResourcesVersion
 from lightningstore.v1.resources_pb2 import (
@@ -44,8 +52,8 @@ class ResourceVersions:
         self._check(request)
         check_new_id("resources_id", request.resources_id, required=False)
         if (answer := self._engine.requests.find("AddResources", request)) is not None:
-            kept = AddResourcesResponse.FromString(answer).resources.resources_id
-            return AddResourcesResponse(resources=await self._current(kept))
+            kept = AddResourcesResponse.FromString(answer).resources
+            return AddResourcesResponse(resources=await self._published(kept))
         if request.resources_id in self._live.state.resources:
             raise ResourcesExist(request.resources_id)
         resources_id = request.resources_id
@@ -53,7 +61,7 @@ class ResourceVersions:
             resources_id = new_id("rs-", 12)
         reply = AddResourcesResponse(resources=self._put(resources_id, request, None))
         if request.request_id:
-            short = AddResourcesResponse(resources=Resources(resources_id=resources_id))
+            short = AddResourcesResponse(resources=_reference(reply.resources))
             self._engine.remember("AddResources", request, short)
         await self._engine.commit()
         return reply
@@ -69,51 +77,106 @@ class ResourceVersions:
             old = await self._current(resources_id)
             self._engine.check_unbroken(failures)
         if (answer := self._engine.requests.find("UpdateResources", request)) is not None:
-            kept = UpdateResourcesResponse.FromString(answer).resources.resources_id
-            return UpdateResourcesResponse(resources=await self._current(kept))
+            kept = UpdateResourcesResponse.FromString(answer).resources
+            return UpdateResourcesResponse(resources=await self._published(kept))
         reply = UpdateResourcesResponse(resources=self._put(resources_id, request, old))
         if request.request_id:
-            short = UpdateResourcesResponse(resources=Resources(resources_id=resources_id))
+            short = UpdateResourcesResponse(resources=_reference(reply.resources))
             self._engine.remember("UpdateResources", request, short)
         await self._engine.commit()
         return reply
 
     def _put(self, resources_id: str, request: _Request, old: Resources | None) -> Resources:
         # The version comes from memory, because another update may have run since `old` was read.
-        state = self._live.state
-        known = state.resources.get(resources_id) or ResourcesVersion(state.resources_key + 1, 0, 0)
+        resources, counters = self._live.state.resources, self._live.state.counters
+        counters.resources_updates += 1
+        version = resources.next(resources_id, counters.resources_updates)
         now = self._live.now()
         record = Resources(
             resources_id=resources_id,
-            version=known.version + 1,
+            version=version.version,
             create_time=old.create_time if old is not None else now,
             update_time=now,
             names=request.names,
+            publish_number=version.publish_number,
         )
         record.resources.MergeFrom(request.resources)
-        state.counters.resources_updates += 1
-        updated = state.counters.resources_updates
-        state.put_resources(resources_id, ResourcesVersion(known.key, record.version, updated))
+        resources.add(version)
         changes = self._engine.committer.changes
-        changes.resources[resources_id] = ResourcesRow(known.key, updated, record)
+        changes.resources[version.publish_number] = ResourcesRow(version.key, record)
         changes.size += record.ByteSize()
+        keep = self._engine.limits.resource_versions
+        for number in resources.drop_outdated(resources_id, keep):
+            # One that this commit would write is left out of it.
+            if changes.resources.pop(number, None) is None:
+                changes.outdated.append(number)
         return record
 
     async def get_resources(self, request: GetResourcesRequest) -> GetResourcesResponse:
-        """Return resources by id, or the latest."""
+        """Return resources by id, in their current or an earlier version, by publish number, or the latest."""
         if self._engine.committer.failure is not None:
             raise self._engine.committer.failure
-        resources_id = request.resources_id or self._live.state.latest_resources_id
-        if resources_id not in self._live.state.resources:
-            raise ResourcesNotFound(request.resources_id)
-        return GetResourcesResponse(resources=await self._current(resources_id))
+        resources_id = request.resources_id
+        _check_version(request)
+        if request.publish_number:
+            record = await self._read(lambda: self._numbered(request.publish_number))
+        elif request.version:
+            record = await self._read(lambda: self._versioned(resources_id, request.version))
+        else:
+            record = await self._current(resources_id)
+        return GetResourcesResponse(resources=record)
+
+    def _named(self, resources_id: str) -> ResourcesVersion:
+        current = self._live.state.resources.current(resources_id)
+        if current is None:
+            raise ResourcesNotFound("" if resources_id == LATEST else resources_id)
+        return current
+
+    def _versioned(self, resources_id: str, version: int) -> ResourcesVersion:
+        current = self._named(resources_id)
+        if version > current.version:
+            raise VersionNotPublished(resources_id, version, current.version)
+        found = self._live.state.resources.find(resources_id, version)
+        if found is None:
+            name = f"resources {quoted(resources_id)} of version {version}"
+            raise VersionRemoved(name, resourcesId=resources_id, version=version)
+        return found
+
+    def _numbered(self, publish_number: int) -> ResourcesVersion:
+        last = self._live.state.counters.resources_updates
+        if publish_number > last:
+            raise NumberNotPublished(publish_number, last)
+        found = self._live.state.resources.numbered(publish_number)
+        if found is None:
+            name = f"resources with publish number {publish_number}"
+            raise VersionRemoved(name, publishNumber=publish_number)
+        return found
+
+    async def _published(self, kept: Resources) -> Resources:
+        """Return what a repeated request published, or the current version if that one is not kept any more."""
+        known = self._live.state.resources
+        if known.numbered(kept.publish_number) is not None:
+            with suppress(VersionRemoved):
+                return await self._read(lambda: self._numbered(kept.publish_number))
+        return await self._current(kept.resources_id)
 
     async def _current(self, resources_id: str) -> Resources:
-        await self._engine.barrier()
-        record = await self._engine.storage.get_resources(resources_id)
-        if record is None:
-            raise ResourcesNotFound(resources_id)
-        return record
+        return await self._read(lambda: self._named(resources_id))
+
+    async def _read(self, find: Callable[[], ResourcesVersion]) -> Resources:
+        """Read a version. It is looked for again if it was removed before it could be read."""
+        while True:
+            try:
+                version = find()
+            except StoreError:
+                await self._engine.barrier()  # a crash could undo the removal of a version
+                raise
+            await self._engine.barrier()
+            record = await self._engine.storage.get_resources(version.publish_number)
+            if record is not None:
+                return record
+            if find() is version:  # a damaged store
+                raise ResourcesNotFound(version.resources_id)
 
     async def list_resources(self, request: ListResourcesRequest) -> ListResourcesResponse:
         """Return one page of resources, in the order in which they were first added."""
@@ -150,6 +213,28 @@ class ResourceVersions:
             total += resource.ByteSize()
         if total > self._engine.limits.inputs_bytes:
             raise PayloadTooLarge("resources", total, self._engine.limits.inputs_bytes)
+
+
+def _reference(record: Resources) -> Resources:
+    """Return what identifies a version, which is what is kept for a repeat of its request."""
+    return Resources(
+        resources_id=record.resources_id,
+        version=record.version,
+        publish_number=record.publish_number,
+    )
+
+
+def _check_version(request: GetResourcesRequest) -> None:
+    """Check which version is requested. Raises FieldInvalid."""
+    for name in ("version", "publish_number"):
+        if getattr(request, name) < 0:
+            raise FieldInvalid(name, "must not be negative; versions count from 1")
+    if request.publish_number and (request.resources_id or request.version):
+        raise FieldInvalid(
+            "publish_number", "identifies a version; leave out resources_id and version"
+        )
+    if request.version and request.resources_id in ("", LATEST):
+        raise FieldInvalid("version", "requires a resources_id: versions count for each id")
 
 
 def _check_resource(field: str, resource: Resource) -> None:

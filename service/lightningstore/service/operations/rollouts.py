@@ -26,7 +26,7 @@ from lightningstore.service.rules.errors import (
     ResourcesNotFound,
     RolloutNotFound,
 )
-from lightningstore.service.rules.ids import check_id, check_label
+from lightningstore.service.rules.ids import LATEST, check_id, check_label
 from lightningstore.service.rules.lifecycle import Transition
 from lightningstore.service.rules.pages import page_token, parse_page_token, query_digest
 from lightningstore.service.rules.rows import RolloutQuery
@@ -201,7 +201,7 @@ class Rollouts:
                 "rollout.metadata_json", given.metadata_json, self._engine.limits.metadata_bytes
             )
         resources_id = given.resources_id if "resources_id" in paths else ""
-        if resources_id and resources_id not in self._live.state.resources:
+        if resources_id not in ("", LATEST) and resources_id not in self._live.state.resources:
             raise ResourcesNotFound(resources_id)
 
     @staticmethod

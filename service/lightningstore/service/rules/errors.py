@@ -6,7 +6,6 @@ raised. Each message says what is wrong and what would be right.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import ClassVar
 
 from lightningstore.service.rules.texts import SHOWN_LENGTH, shortened
@@ -114,6 +113,45 @@ class ResourcesNotFound(StoreError):
             else "no resources have been added yet"
         )
         super().__init__(text, resourcesId=resources_id)
+
+
+class VersionNotPublished(StoreError):
+    """Resources of this id have no such version yet."""
+
+    reason = reasons.ERROR_REASON_RESOURCES_NOT_FOUND
+
+    def __init__(self, resources_id: str, version: int, current: int) -> None:
+        super().__init__(
+            f"resources {quoted(resources_id)} have no version {version} yet; the current one is {current}",
+            resourcesId=resources_id,
+            version=version,
+        )
+
+
+class NumberNotPublished(StoreError):
+    """No version has this publish number yet."""
+
+    reason = reasons.ERROR_REASON_RESOURCES_NOT_FOUND
+
+    def __init__(self, publish_number: int, last: int) -> None:
+        super().__init__(
+            f"no resources have publish number {publish_number} yet; the latest is {last}",
+            publishNumber=publish_number,
+        )
+
+
+class VersionRemoved(StoreError):
+    """The version of resources is not kept any more."""
+
+    reason = reasons.ERROR_REASON_RESOURCES_VERSION_REMOVED
+
+    def __init__(self, name: str, **metadata: object) -> None:
+        """Create an error with the version, for people, and what identifies it, for programs."""
+        super().__init__(
+            f"{name} were removed: only the newest versions of each resources id are kept "
+            "(--keep-resource-versions)",
+            **metadata,
+        )
 
 
 class WorkerNotFound(StoreError):
@@ -391,70 +429,6 @@ class DataDamaged(StoreError):
             **({"rolloutId": rollout_id} if rollout_id else {}),
         )
         self.cause = cause
-
-
-class TokenMissing(StoreError):
-    """The server requires a token and the call has none."""
-
-    reason = reasons.ERROR_REASON_TOKEN_MISSING
-
-    def __init__(self) -> None:
-        super().__init__(
-            "this server requires a token: metadata authorization, Bearer and the token"
-        )
-
-
-class TokenInvalid(StoreError):
-    """The token of the call is unknown to this server or is not a bearer token."""
-
-    reason = reasons.ERROR_REASON_TOKEN_INVALID
-
-    def __init__(self) -> None:
-        super().__init__("the token is unknown to this server")
-
-
-class TokensUnreadable(StoreError):
-    """The server cannot read its tokens file, so it cannot tell whether a token was revoked."""
-
-    reason = reasons.ERROR_REASON_TOKEN_INVALID
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the server cannot read its tokens file and rejects all tokens; see its log"
-        )
-
-
-class TokenExpired(StoreError):
-    """The token of the call has expired."""
-
-    reason = reasons.ERROR_REASON_TOKEN_EXPIRED
-
-    def __init__(self) -> None:
-        super().__init__("the token has expired")
-
-
-class PermissionDenied(StoreError):
-    """The role of the token does not allow the call."""
-
-    reason = reasons.ERROR_REASON_PERMISSION_DENIED
-
-    def __init__(self, role: str, method: str) -> None:
-        super().__init__(f"the role {role} may not call {method}", role=role, method=method)
-
-
-class NamespaceDenied(StoreError):
-    """The token is limited to other namespaces than that of the call."""
-
-    reason = reasons.ERROR_REASON_PERMISSION_DENIED
-
-    def __init__(self, allowed: Iterable[str]) -> None:
-        """Create an error that says nothing about which other namespaces exist."""
-        names = ", ".join(sorted(allowed))
-        super().__init__(
-            f"the token is limited to namespaces: {names}; name one of them in the metadata "
-            "x-lightning-namespace",
-            namespaces=names,
-        )
 
 
 class Misconfigured(Exception):

@@ -38,6 +38,8 @@ class Limits:
     page_size: int = 1000
     #: Maximum number of rollouts in the queue; 0: unlimited.
     queue_length: int = 0
+    #: Number of versions that are kept of each resources id; 0: all.
+    resource_versions: int = 10
     #: Maximum number of concurrent streams of a connection.
     connection_streams: int = 100
     #: Maximum number of bytes that wait for the disk.

@@ -175,20 +175,20 @@ class LoadedRollout(NamedTuple):
 
 
 class ResourcesVersion(NamedTuple):
-    """The part of a record of resources that the engine keeps in memory."""
+    """The part of a version of resources that the engine keeps in memory."""
 
-    #: Number of the record within the store, in the order in which they were first added.
+    resources_id: str
+    #: Number of the id within the store, in the order in which ids were first added.
     key: int
     version: int
-    #: Number of the update within the store; the latest record has the highest one.
-    updated: int
+    #: Number of the version among all of the store; the latest has the highest one.
+    publish_number: int
 
 
 class ResourcesRow(NamedTuple):
-    """A record of resources as stored."""
+    """A version of resources as stored. The record names its version and its publish number."""
 
     key: int
-    updated: int
     record: Resources
 
 
@@ -224,7 +224,7 @@ class RolloutQuery:
 
 @dataclass(frozen=True)
 class ResourcesQuery:
-    """Filter and position of a resources query, in the order of the keys."""
+    """Filter and position of a query for current versions of resources, in the order of the keys."""
 
     id_contains: str = ""
     #: Key of the last record of the previous page.

@@ -19,7 +19,10 @@ from lightningstore.v1.namespace_pb2 import (
 MAX_DESCRIPTION_LENGTH = 1000
 MAX_LABELS = 32
 MAX_LABEL_LENGTH = 63
-_CHANGEABLE = ("description", "labels", "retain_finished", "max_bytes", "max_queue_length")
+_CHANGEABLE = (
+    *("description", "labels", "retain_finished", "max_bytes", "max_queue_length"),
+    "keep_resource_versions",
+)
 _OUTPUT_ONLY = ("create_time", "update_time", "store_id")
 
 #: Settings as they are stored: the namespace without its store id, and the request id that created it.
@@ -77,9 +80,12 @@ def shown(settings: Settings, name: str, store_id: str) -> Namespace:
 
 def limits_of(settings: Settings, limits: Limits) -> Limits:
     """Return the limits of the server with those that the namespace sets itself."""
-    if not settings.namespace.HasField("max_queue_length"):
-        return limits
-    return replace(limits, queue_length=settings.namespace.max_queue_length)
+    namespace = settings.namespace
+    if namespace.HasField("max_queue_length"):
+        limits = replace(limits, queue_length=namespace.max_queue_length)
+    if namespace.HasField("keep_resource_versions"):
+        limits = replace(limits, resource_versions=namespace.keep_resource_versions)
+    return limits
 
 
 def retention_of(settings: Settings, retention: Retention) -> Retention:
@@ -108,6 +114,6 @@ def _check(namespace: Namespace) -> None:
             )
     if namespace.HasField("retain_finished"):
         check_duration("namespace.retain_finished", namespace.retain_finished)
-    for name in ("max_bytes", "max_queue_length"):
+    for name in ("max_bytes", "max_queue_length", "keep_resource_versions"):
         if getattr(namespace, name) < 0:
             raise FieldInvalid(f"namespace.{name}", "must not be negative; 0 means no limit")

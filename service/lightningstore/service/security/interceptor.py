@@ -17,13 +17,13 @@ from google.protobuf.message_factory import GetMessageClass
 from lightningstore.service.engine.clock import Clock
 from lightningstore.service.namespaces.service import VISIBLE
 from lightningstore.service.rpc.status import abort
-from lightningstore.service.rules.errors import (
+from lightningstore.service.rules.access_errors import (
     NamespaceDenied,
     PermissionDenied,
-    StoreError,
     TokenInvalid,
     TokenMissing,
 )
+from lightningstore.service.rules.errors import StoreError
 from lightningstore.service.rules.namespaces import namespace_of
 from lightningstore.service.security.masking import holds_keys, mask_keys
 from lightningstore.service.security.permissions import (

@@ -10,12 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lightningstore.service.engine.clock import Clock
-from lightningstore.service.rules.errors import (
-    Misconfigured,
-    TokenExpired,
-    TokenInvalid,
-    TokensUnreadable,
-)
+from lightningstore.service.rules.access_errors import TokenExpired, TokenInvalid, TokensUnreadable
+from lightningstore.service.rules.errors import Misconfigured
 from lightningstore.service.security.permissions import Token, digest_of, parse_tokens
 
 logger = logging.getLogger(__name__)

@@ -98,6 +98,12 @@ class Config(BaseSettings):
         description="Size of the data on disk, in PostgreSQL of each namespace's spans and inputs, above which the rollouts that "
         "finished first are removed: 500MB, 20GiB.",
     )
+    keep_resource_versions: int = Field(
+        _DEFAULTS.resource_versions,
+        ge=0,
+        description="Number of versions that are kept of each resources id, besides those that running attempts use; "
+        "0: all.",
+    )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="Port for Prometheus to scrape; 0: a free one."
     )
@@ -242,6 +248,7 @@ class Config(BaseSettings):
             batch_items=self.max_batch_items,
             page_size=self.max_page_size,
             queue_length=self.max_queue_length,
+            resource_versions=self.keep_resource_versions,
             connection_streams=self.max_connection_streams,
             pending_bytes=self.max_pending_bytes,
             open_streams=self.max_open_streams,

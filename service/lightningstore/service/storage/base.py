@@ -80,7 +80,10 @@ class Changes:
     attempts: dict[int, AttemptRow] = field(default_factory=dict)
     spans: list[SpanRow] = field(default_factory=list)
     workers: dict[str, Worker] = field(default_factory=dict)
-    resources: dict[str, ResourcesRow] = field(default_factory=dict)
+    #: Versions of resources by publish number, and the publish numbers of those that are deleted. A number is in
+    #: one of both.
+    resources: dict[int, ResourcesRow] = field(default_factory=dict)
+    outdated: list[int] = field(default_factory=list)
     requests: list[RequestRow] = field(default_factory=list)
     #: Answers to request ids with a lower `time_ns` are deleted; 0: none.
     forget_requests_before_ns: int = 0
@@ -159,8 +162,8 @@ class Snapshot:
     #: Rollouts whose row is `live`, and those with an attempt whose row is. Without inputs, which may be large.
     live: list[LoadedRollout]
     workers: list[Worker]
-    #: By id, in any order.
-    resources: dict[str, ResourcesVersion]
+    #: All stored versions, in any order.
+    resources: list[ResourcesVersion]
     #: Oldest first.
     requests: list[RequestRow]
     #: As the last commit with settings stored them; empty if there was none.
@@ -293,11 +296,13 @@ class Storage(Protocol):
 
     # Resources
 
-    async def list_resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
-        """Return matching resources by key, each with its key."""
+    # Versions that earlier releases stored do not contain their publish number: a back end returns all with it.
 
-    async def get_resources(self, resources_id: str) -> Resources | None:
-        """Return the latest version of one record, None if there is none."""
+    async def list_resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
+        """Return the highest stored version of each matching id by key, each with its key."""
+
+    async def get_resources(self, publish_number: int) -> Resources | None:
+        """Return one version, None if it is not stored."""
 
     # Sizes
 

@@ -69,15 +69,16 @@ class MemoryStorage:
         self._ended: list[tuple[int, int]] = []  # end time, key: ascending
         self._spans: dict[int, list[tuple[int, int, SpanRow]]] = {}  # first id, key, row: ascending
         self._dropped: list[tuple[int, int, SpanRow]] = []  # deleted, not yet freed
-        self._resources: dict[str, ResourcesRow] = {}
-        self._resources_order: list[tuple[int, str]] = []  # key, id: ascending
+        self._resources: dict[int, ResourcesRow] = {}  # by publish number
+        #: Key, id and publish number of the current version: ascending.
+        self._current: list[tuple[int, str, int]] = []
 
     async def open(self) -> Snapshot:
         """Return an empty store: no data outlives the one that was open before, except its settings."""
         self._clear()
         self._is_open = True
         store_id = f"memory-{new_id('', 16)}"
-        return Snapshot(store_id, Counters(), [], [], {}, [], self._settings)
+        return Snapshot(store_id, Counters(), [], [], [], [], self._settings)
 
     def commit(self, changes: Changes) -> Awaitable[None]:
         """Apply the changes."""
@@ -97,10 +98,10 @@ class MemoryStorage:
             place = (span.first_sequence_id, span.key, span)
             batches = self._spans.setdefault(span.rollout_key, [])
             _insert(batches, place)
-        for resources_id, resources in changes.resources.items():
-            if resources_id not in self._resources:
-                self._resources_order.append((resources.key, resources_id))
-            self._resources[resources_id] = resources
+        for number, version in changes.resources.items():
+            self._put_resources(number, version)
+        for number in changes.outdated:
+            self._resources.pop(number, None)
         for key in changes.evicted:
             self._dropped += self._spans.pop(key, ())
         if changes.settings is not None:
@@ -132,6 +133,15 @@ class MemoryStorage:
             while gone < len(places) and places[gone][1] not in self._rollouts:
                 gone += 1
             del places[:gone]
+
+    def _put_resources(self, publish_number: int, row: ResourcesRow) -> None:
+        self._resources[publish_number] = row
+        current = (row.key, row.record.resources_id, publish_number)
+        at = bisect.bisect_left(self._current, row.key, key=lambda place: place[0])
+        if at < len(self._current) and self._current[at][0] == row.key:
+            self._current[at] = current
+        else:
+            self._current.insert(at, current)
 
     def _put_rollout(self, row: RolloutRow) -> None:
         new, old = row.rollout, self._rollouts.get(row.key)
@@ -342,20 +352,20 @@ class MemoryStorage:
     async def list_resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
         """Return matching resources."""
         self._check_open()
-        order, found = self._resources_order, list[tuple[int, Resources]]()
-        start = bisect.bisect_right(order, query.after, key=lambda place: place[0])
-        for i in range(start, len(order)):
-            key, resources_id = order[i]
+        current, found = self._current, list[tuple[int, Resources]]()
+        start = bisect.bisect_right(current, query.after, key=lambda place: place[0])
+        for i in range(start, len(current)):
+            key, resources_id, number = current[i]
             if query.id_contains in resources_id:
-                found.append((key, self._resources[resources_id].record))
+                found.append((key, self._resources[number].record))
                 if len(found) == query.limit:
                     break
         return found
 
-    async def get_resources(self, resources_id: str) -> Resources | None:
-        """Return one record."""
+    async def get_resources(self, publish_number: int) -> Resources | None:
+        """Return one version."""
         self._check_open()
-        row = self._resources.get(resources_id)
+        row = self._resources.get(publish_number)
         return row.record if row is not None else None
 
     async def file_bytes(self) -> int:

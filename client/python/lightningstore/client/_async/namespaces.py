@@ -21,6 +21,7 @@ class AsyncNamespaceCalls(AsyncCaller):
         retain_finished: float | None = None,
         max_bytes: int | None = None,
         max_queue_length: int | None = None,
+        keep_resource_versions: int | None = None,
         request_id: str | None = None,
     ) -> Namespace:
         """Create a namespace: a store of its own, in which calls take part that name it.
@@ -33,6 +34,8 @@ class AsyncNamespaceCalls(AsyncCaller):
             max_bytes: Bytes above which the oldest finished rollouts are removed. 0: unlimited. None: as the server
                 is set.
             max_queue_length: Maximum number of rollouts in the queue. 0: unlimited. None: as the server is set.
+            keep_resource_versions: Number of versions that are kept of each resources id, from its next update on. 0:
+                all. None: as the server is set.
             request_id: Id of the call for retries of your own. None: the client creates one.
 
         Returns:
@@ -53,6 +56,7 @@ class AsyncNamespaceCalls(AsyncCaller):
             "retain_finished": retain_finished,
             "max_bytes": max_bytes,
             "max_queue_length": max_queue_length,
+            "keep_resource_versions": keep_resource_versions,
         }
         return await self._send(calls.create_namespace(name, fields, request_id))
 
@@ -101,6 +105,7 @@ class AsyncNamespaceCalls(AsyncCaller):
         retain_finished: float | Unset | None = UNSET,
         max_bytes: int | Unset | None = UNSET,
         max_queue_length: int | Unset | None = UNSET,
+        keep_resource_versions: int | Unset | None = UNSET,
     ) -> Namespace:
         """Change settings of a namespace. UNSET, the default of each, leaves it unchanged; None clears it.
 
@@ -112,6 +117,8 @@ class AsyncNamespaceCalls(AsyncCaller):
             max_bytes: Bytes above which the oldest finished rollouts are removed. 0: unlimited. None: as the server
                 is set.
             max_queue_length: Maximum number of rollouts in the queue. 0: unlimited. None: as the server is set.
+            keep_resource_versions: Number of versions that are kept of each resources id, from its next update on. 0:
+                all. None: as the server is set.
 
         Returns:
             The namespace after the change.
@@ -126,6 +133,7 @@ class AsyncNamespaceCalls(AsyncCaller):
             "retain_finished": retain_finished,
             "max_bytes": max_bytes,
             "max_queue_length": max_queue_length,
+            "keep_resource_versions": keep_resource_versions,
         }
         return await self._send(calls.update_namespace(name, fields))
 

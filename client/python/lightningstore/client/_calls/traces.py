@@ -172,9 +172,11 @@ def update_resources(
 
 
 @names_fields
-def get_resources(resources_id: str) -> Call[Resources]:
+def get_resources(resources_id: str, version: int, publish_number: int) -> Call[Resources]:
     """GetResources."""
-    request = resources_pb2.GetResourcesRequest(resources_id=resources_id)
+    request = resources_pb2.GetResourcesRequest(
+        resources_id=resources_id, version=version, publish_number=publish_number
+    )
     return Call("GetResources", request, _resources)
 
 

@@ -36,6 +36,7 @@ _ATTEMPT = pa.struct(
         "worker_id": _TEXT,
         "resources_id": _TEXT,
         "resources_version": pa.int32(),
+        "publish_number": pa.int64(),
         "span_count": pa.int64(),
         "start_time": _TIME,
         "end_time": _TIME,

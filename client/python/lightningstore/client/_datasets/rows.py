@@ -33,7 +33,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 TIMES = ("start_time", "end_time", "last_heartbeat_time")
 ATTEMPT_KEYS = (
     *("attempt_id", "sequence_number", "status", "worker_id", "resources_id", "resources_version"),
-    *("span_count", *TIMES, "failure"),
+    *("publish_number", "span_count", *TIMES, "failure"),
 )
 _INT32 = 1 << 31
 #: Values that are taken as text: the caller's own, and what is read by itself where it is wanted.

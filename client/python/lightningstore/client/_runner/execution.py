@@ -269,7 +269,10 @@ class Work:
         key = (attempt.resources_id, attempt.resources_version)
         resources = self._resources.get(key)
         if resources is None:
-            resources = await self._retried(lambda: self._store.get_resources(attempt.resources_id))
+            resources = await self._retried(
+                lambda: self._store.get_resources(key[0], version=key[1])
+            )
+            # Servers of versions before publish numbers return the current version.
             self._resources[resources.resources_id, resources.version] = resources
             while len(self._resources) > CACHED_RESOURCES:
                 del self._resources[next(iter(self._resources))]

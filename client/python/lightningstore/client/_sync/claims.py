@@ -37,6 +37,7 @@ class ClaimCalls(Caller):
             priority: Priority of retries: those with a higher priority are claimed first.
             group_id: Name shared by rollouts that belong together.
             resources_id: The resources that the agent works with. Empty: the latest ones.
+                "latest": those that are the latest at each claim, retries included.
             config: Time limits and retries. None: no time limits, one attempt.
             metadata: A JSON object of your own, at most 16 MiB by default.
             rollout_id: Id of the rollout. Empty: the server creates one.

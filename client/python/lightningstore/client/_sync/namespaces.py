@@ -22,6 +22,7 @@ class NamespaceCalls(Caller):
         retain_finished: float | None = None,
         max_bytes: int | None = None,
         max_queue_length: int | None = None,
+        keep_resource_versions: int | None = None,
         request_id: str | None = None,
     ) -> Namespace:
         """Create a namespace: a store of its own, in which calls take part that name it.
@@ -34,6 +35,8 @@ class NamespaceCalls(Caller):
             max_bytes: Bytes above which the oldest finished rollouts are removed. 0: unlimited. None: as the server
                 is set.
             max_queue_length: Maximum number of rollouts in the queue. 0: unlimited. None: as the server is set.
+            keep_resource_versions: Number of versions that are kept of each resources id, from its next update on. 0:
+                all. None: as the server is set.
             request_id: Id of the call for retries of your own. None: the client creates one.
 
         Returns:
@@ -54,6 +57,7 @@ class NamespaceCalls(Caller):
             "retain_finished": retain_finished,
             "max_bytes": max_bytes,
             "max_queue_length": max_queue_length,
+            "keep_resource_versions": keep_resource_versions,
         }
         return self._send(calls.create_namespace(name, fields, request_id))
 
@@ -102,6 +106,7 @@ class NamespaceCalls(Caller):
         retain_finished: float | Unset | None = UNSET,
         max_bytes: int | Unset | None = UNSET,
         max_queue_length: int | Unset | None = UNSET,
+        keep_resource_versions: int | Unset | None = UNSET,
     ) -> Namespace:
         """Change settings of a namespace. UNSET, the default of each, leaves it unchanged; None clears it.
 
@@ -113,6 +118,8 @@ class NamespaceCalls(Caller):
             max_bytes: Bytes above which the oldest finished rollouts are removed. 0: unlimited. None: as the server
                 is set.
             max_queue_length: Maximum number of rollouts in the queue. 0: unlimited. None: as the server is set.
+            keep_resource_versions: Number of versions that are kept of each resources id, from its next update on. 0:
+                all. None: as the server is set.
 
         Returns:
             The namespace after the change.
@@ -127,6 +134,7 @@ class NamespaceCalls(Caller):
             "retain_finished": retain_finished,
             "max_bytes": max_bytes,
             "max_queue_length": max_queue_length,
+            "keep_resource_versions": keep_resource_versions,
         }
         return self._send(calls.update_namespace(name, fields))
 

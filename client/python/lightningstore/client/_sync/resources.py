@@ -30,7 +30,7 @@ class ResourceCalls(Caller):
             request_id: Id of the call for retries of your own. None: the client creates one.
 
         Returns:
-            The stored resources, version 1.
+            The stored resources, version 1, with their publish number.
 
         Raises:
             AlreadyExistsError: The id exists.
@@ -61,7 +61,7 @@ class ResourceCalls(Caller):
             request_id: Id of the call for retries of your own. None: the client creates one.
 
         Returns:
-            The stored resources, with the new version.
+            The stored resources, with the new version and its publish number.
 
         Raises:
             InvalidArgumentError: A name or a resource is invalid.
@@ -70,24 +70,36 @@ class ResourceCalls(Caller):
         """
         return self._send(calls.update_resources(resources_id, resources, request_id))
 
-    def get_resources(self, resources_id: str = "") -> Resources:
-        """Get the current version of resources.
+    def get_resources(
+        self, resources_id: str = "", *, version: int = 0, publish_number: int = 0
+    ) -> Resources:
+        """Get resources in their current version, or in an earlier one that is kept.
 
         Args:
-            resources_id: Id of the resources. Empty: the latest ones.
+            resources_id: Id of the resources. Empty or "latest": the latest ones.
+            version: Version of these resources. 0: the current one. Requires `resources_id`.
+            publish_number: Publish number of the version, instead of `resources_id` and `version`. 0: not used.
 
         Returns:
             The resources.
 
         Raises:
-            NotFoundError: The resources do not exist, or there are none yet.
+            NotFoundError: The resources do not exist, or there are none yet. With the reason
+                "ERROR_REASON_RESOURCES_VERSION_REMOVED": the version is not kept any more.
+            InvalidArgumentError: The arguments contradict each other, or are negative.
+
+        Example:
+            first = store.add_resources({"prompt": PromptTemplate("Why?")})
+            store.update_resources(first.resources_id, {"prompt": PromptTemplate("How?")})
+            assert store.get_resources(first.resources_id, version=1) == first
+            assert store.get_resources(publish_number=first.publish_number) == first
         """
-        return self._send(calls.get_resources(resources_id))
+        return self._send(calls.get_resources(resources_id, version, publish_number))
 
     def list_resources(
         self, *, resources_id_contains: str = "", page_size: int = 0, page_token: str = ""
     ) -> Page[Resources]:
-        """List one page of resources, in the order in which they were first added.
+        """List one page of resources in their current versions, in the order in which they were first added.
 
         Args:
             resources_id_contains: Only resources whose id contains this text. Empty: all.

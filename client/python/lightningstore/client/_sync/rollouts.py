@@ -81,7 +81,8 @@ class RolloutCalls(Caller):
             mode: Purpose of the rollout: "train", "val" or "test". None: unspecified.
             priority: Rollouts with a higher priority are claimed first.
             group_id: Name shared by rollouts that belong together, such as the samples of one task.
-            resources_id: The resources that the agent works with. Empty: the latest ones.
+            resources_id: The resources that the agent works with. Empty: the latest ones at the time of this call.
+                "latest": the latest ones at each claim, retries included.
             config: Time limits and retries. None: no time limits, one attempt.
             metadata: A JSON object of your own, at most 16 MiB by default.
             rollout_id: Id of the rollout. Empty: the client creates one.
@@ -254,7 +255,7 @@ class RolloutCalls(Caller):
             mode: Purpose of the rollout: "train", "val" or "test".
             priority: Rollouts with a higher priority are claimed first.
             group_id: Name shared by rollouts that belong together.
-            resources_id: The resources that the agent works with.
+            resources_id: The resources that the agent works with. "latest": the latest ones at each claim.
             config: Time limits and retries.
             metadata: A JSON object of your own.
             request_id: Id of the call for retries of your own. None: the client creates one.

@@ -108,6 +108,27 @@ class Attempt(View[attempt_pb2.Attempt]):
         return self.message.resources_version
 
     @property
+    def publish_number(self) -> int:
+        """Publish number of that version. 0 if there were no resources, or with a server without publish numbers."""
+        return self.message.publish_number
+
+    def lag(self, latest_publish_number: int) -> int | None:
+        """Return how many publications the resources of the attempt are behind the latest.
+
+        Args:
+            latest_publish_number: Publish number of the latest resources, of `Resources` or `Statistics`.
+
+        Returns:
+            The number of publications, 0 if its resources are the latest. None if it has no publish number.
+
+        Example:
+            weights = await store.add_resources({"weights": [0.1]})
+            rollout = await store.start_rollout({"question": "Why?"})
+            assert rollout.attempt.lag(weights.publish_number) == 0
+        """
+        return latest_publish_number - self.publish_number if self.publish_number else None
+
+    @property
     def start_time(self) -> datetime:
         """Time of the claim, in UTC."""
         return convert.from_timestamp(self.message.start_time)

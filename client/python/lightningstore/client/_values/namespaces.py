@@ -64,3 +64,10 @@ class Namespace(View[namespace_pb2.Namespace]):
     def max_queue_length(self) -> int | None:
         """Maximum number of rollouts in the queue. 0: unlimited. None: as the server is set."""
         return self.message.max_queue_length if self.message.HasField("max_queue_length") else None
+
+    @property
+    def keep_resource_versions(self) -> int | None:
+        """Number of versions that are kept of each resources id. 0: all. None: as the server is set."""
+        if not self.message.HasField("keep_resource_versions"):
+            return None
+        return self.message.keep_resource_versions

@@ -282,6 +282,11 @@ class Resources(View[resources_pb2.Resources]):
         return self.message.version
 
     @property
+    def publish_number(self) -> int:
+        """Number of this version among all that were published, of any id, from 1. 0 from servers without them."""
+        return self.message.publish_number
+
+    @property
     def create_time(self) -> datetime:
         """Time at which version 1 was created, in UTC."""
         return convert.from_timestamp(self.message.create_time)

@@ -178,7 +178,8 @@ class RolloutSpec:
         mode: Purpose of the rollout: "train", "val" or "test". None: unspecified.
         priority: Rollouts with a higher priority are claimed first.
         group_id: Name shared by rollouts that belong together, such as the samples of one task.
-        resources_id: The resources that the agent works with. Empty: the latest ones.
+        resources_id: The resources that the agent works with. Empty: the latest ones when it is enqueued.
+            "latest": the latest ones at each claim, retries included.
         config: Time limits and retries, also as a mapping. None: no time limits, one attempt.
         metadata: A JSON object of your own.
         rollout_id: Id of the rollout. Empty: the client creates one.
@@ -317,7 +318,10 @@ class Rollout(View[rollout_pb2.Rollout]):
 
     @property
     def resources_id(self) -> str:
-        """Id of the resources that the agent works with. Empty: none."""
+        """Id of the resources that the agent works with. Empty: none. "latest": those that are the latest at each claim.
+
+        The attempt names what it was claimed with.
+        """
         return self.message.resources_id
 
     @property

@@ -31,6 +31,7 @@ class Limits(NamedTuple):
         connection_streams: Maximum number of concurrent streams on one connection.
         pending_bytes: Maximum bytes of writes that wait for the disk.
         open_streams: Maximum number of open streams of the server.
+        resource_versions: Number of versions that are kept of each resources id. 0: all.
     """
 
     message_bytes: int
@@ -42,6 +43,7 @@ class Limits(NamedTuple):
     connection_streams: int
     pending_bytes: int
     open_streams: int
+    resource_versions: int
 
 
 class ServerInfo(View[statistics_pb2.GetServerInfoResponse]):
@@ -148,6 +150,11 @@ class Statistics(View[statistics_pb2.GetStatisticsResponse]):
     def last_completion_number(self) -> int:
         """Last completion number. 0: no rollout has finished yet."""
         return self.message.last_completion_number
+
+    @property
+    def latest_publish_number(self) -> int:
+        """Publish number of the latest resources. 0: there are none."""
+        return self.message.latest_publish_number
 
     @property
     def span_count(self) -> int:

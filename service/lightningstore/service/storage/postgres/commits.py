@@ -147,6 +147,8 @@ def parts_of(changes: Changes) -> list[Part]:
         parts.append(_part("put_attempts", map(_attempt_values, changes.attempts.values())))
     if changes.resources:
         parts.append(_part("put_resources", map(_resources_values, changes.resources.values())))
+    if changes.outdated:
+        parts.append(Part(("remove_resources",), [list(changes.outdated)]))
     if changes.workers:
         workers = [
             (i.encode(), worker.SerializeToString()) for i, worker in changes.workers.items()
@@ -299,7 +301,7 @@ def _attempt_values(row: AttemptRow) -> tuple[Any, ...]:
 def _resources_values(row: ResourcesRow) -> tuple[Any, ...]:
     record = row.record
     name = record.resources_id.encode()
-    return row.key, name, record.version, row.updated, record.SerializeToString()
+    return row.key, name, record.version, record.publish_number, record.SerializeToString()
 
 
 def _request_values(row: RequestRow) -> tuple[Any, ...]:

@@ -38,10 +38,17 @@ ON CONFLICT (ns, key) DO UPDATE SET
 INSERT INTO ls_spans (ns, {columns}) SELECT f.ns, u.* FROM fence f, unnest({arrays}) u
 
 -- name: put_resources
--- Resources, new or changed.
+-- Versions of resources.
 INSERT INTO ls_resources (ns, {columns}) SELECT f.ns, u.* FROM fence f, unnest({arrays}) u
-ON CONFLICT (ns, resources_id) DO UPDATE SET
-    version = excluded.version, updated = excluded.updated, record = excluded.record
+ON CONFLICT (ns, updated) DO UPDATE SET
+    key = excluded.key, resources_id = excluded.resources_id, version = excluded.version, record = excluded.record
+
+-- name: remove_resources
+-- Versions of resources that are not kept any more.
+DELETE FROM ls_resources WHERE ctid = ANY (ARRAY(
+    SELECT r.ctid FROM fence f CROSS JOIN unnest({keys}) u (key)
+    CROSS JOIN LATERAL (SELECT ctid FROM ls_resources WHERE ns = f.ns AND updated = u.key LIMIT 1) r
+))
 
 -- name: put_workers
 -- Workers, new or changed.

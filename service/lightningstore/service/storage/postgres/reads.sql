@@ -110,17 +110,18 @@ SELECT key, attempt_key, first_sequence_id, last_sequence_id, span_count, contig
 FROM ls_spans WHERE ns = $1 AND key = $2
 
 -- name: scan_resources
--- One page of resources, in the order of adding.
-SELECT key, resources_id, record FROM ls_resources
+-- One page of the highest versions of resources, in the order of adding.
+SELECT key, resources_id, updated, record FROM ls_resources r
 WHERE ns::bigint = $1 AND key > $2 AND ($3::bytea = '' OR position($3::bytea IN resources_id) > 0)
+    AND updated = (SELECT updated FROM ls_resources WHERE ns::bigint = $1 AND key = r.key ORDER BY updated DESC LIMIT 1)
 ORDER BY key LIMIT $4
 
 -- name: get_resources
--- One record by id.
-SELECT key, resources_id, record FROM ls_resources WHERE ns = $1 AND resources_id = $2
+-- One version by its publish number.
+SELECT key, resources_id, updated, record FROM ls_resources WHERE ns = $1 AND updated = $2
 
 -- name: all_resources
--- What the engine keeps of all resources.
+-- What the engine keeps of all versions of resources.
 SELECT key, resources_id, version, updated FROM ls_resources WHERE ns = $1
 
 -- name: all_workers

@@ -113,18 +113,19 @@ def request(columns: Sequence[Any]) -> RequestRow:
 
 
 def resources(columns: Sequence[Any]) -> tuple[int, Resources]:
-    """Return resources with their key. Raises UNREADABLE."""
-    key, resources_id, record = columns
+    """Return a version of resources with its key. Raises UNREADABLE."""
+    key, resources_id, publish_number, record = columns
     message = Resources.FromString(record)
     if message.resources_id != resources_id.decode():
         raise ValueError("its record is of other resources")
+    message.publish_number = publish_number
     return key, message
 
 
-def resources_version(columns: Sequence[Any]) -> tuple[str, ResourcesVersion]:
-    """Return the version of resources, by their id. Raises UNREADABLE."""
-    key, resources_id, version, updated = columns
-    return resources_id.decode(), ResourcesVersion(key, version, updated)
+def resources_version(columns: Sequence[Any]) -> ResourcesVersion:
+    """Return what the engine keeps of a version of resources. Raises UNREADABLE."""
+    key, resources_id, version, publish_number = columns
+    return ResourcesVersion(resources_id.decode(), key, version, publish_number)
 
 
 def worker(columns: Sequence[Any]) -> Worker:

@@ -223,7 +223,7 @@ class PostgresStorage:
             counters=decoded_counters(session.counters),
             live=live,
             workers=readable("worker", records.worker, workers),
-            resources=dict(readable("resources", records.resources_version, versions)),
+            resources=readable("resources", records.resources_version, versions),
             requests=readable("the answer to a request id", records.request, requests),
             settings=settings[0][0] if settings else b"",
         )
@@ -465,14 +465,15 @@ class PostgresStorage:
             after = rows[-1][0]  # fewer than the limit would end the list
         return found
 
-    async def get_resources(self, resources_id: str) -> Resources | None:
-        """Return one record."""
-        rows = await self._point(READS["get_resources"], resources_id.encode())
+    async def get_resources(self, publish_number: int) -> Resources | None:
+        """Return one version."""
+        rows = await self._point(READS["get_resources"], publish_number)
         try:
             return records.resources(rows[0])[1] if rows else None
         except records.UNREADABLE as error:
-            self._damage.note(f"resources {resources_id!r}", error)
-            raise DataDamaged(f"resources {resources_id!r}: {error}") from error
+            name = repr(rows[0][1].decode(errors="replace"))
+            self._damage.note(f"resources {name}", error)
+            raise DataDamaged(f"resources {name}: {error}") from error
 
     async def used_bytes(self) -> int:
         """Return the bytes of the namespace's spans and inputs: the space of what is deleted is used again."""

@@ -73,6 +73,7 @@ def statements(changes: Changes, leaving: list[int], *, compress: bool) -> Itera
     yield from _rows("put_attempts", map(attempt_values, changes.attempts.values()))
     yield from _rows("put_spans", (_span_values(row, compress=compress) for row in changes.spans))
     yield from _rows("put_resources", map(_resources_values, changes.resources.values()))
+    yield from _deletes("remove_resources", changes.outdated)
     yield from _rows(
         "put_workers", ((i, w.SerializeToString()) for i, w in changes.workers.items())
     )
@@ -210,7 +211,8 @@ def _span_values(row: SpanRow, *, compress: bool) -> tuple[Any, ...]:
 
 def _resources_values(row: ResourcesRow) -> tuple[Any, ...]:
     record = row.record
-    return row.key, record.resources_id, record.version, row.updated, record.SerializeToString()
+    number = record.publish_number
+    return row.key, record.resources_id, record.version, number, record.SerializeToString()
 
 
 def _request_values(row: RequestRow) -> tuple[Any, ...]:

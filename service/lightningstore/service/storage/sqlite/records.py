@@ -87,20 +87,21 @@ def request(columns: Sequence[Any]) -> RequestRow:
 
 
 def resources(columns: Sequence[Any]) -> tuple[int, Resources]:
-    """Return resources with their key. Raises UNREADABLE."""
-    key, resources_id, record = columns
+    """Return a version of resources with its key. Raises UNREADABLE."""
+    key, resources_id, publish_number, record = columns
     message = Resources.FromString(record)
     if message.resources_id != resources_id:
         raise ValueError("its record is of other resources")
+    message.publish_number = publish_number
     return key, message
 
 
-def resources_version(columns: Sequence[Any]) -> tuple[str, ResourcesVersion]:
-    """Return the version of resources, by their id. Raises UNREADABLE."""
-    key, resources_id, version, updated = columns
-    if (type(resources_id), type(version), type(updated)) != (str, int, int):
+def resources_version(columns: Sequence[Any]) -> ResourcesVersion:
+    """Return what the engine keeps of a version of resources. Raises UNREADABLE."""
+    found = ResourcesVersion(*columns)
+    if tuple(map(type, found)) != (str, int, int, int):
         raise TypeError("it has a value of the wrong type")
-    return resources_id, ResourcesVersion(key, version, updated)
+    return found
 
 
 def worker(columns: Sequence[Any]) -> Worker:

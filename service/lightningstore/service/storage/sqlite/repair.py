@@ -197,9 +197,9 @@ def _batch(encoding: Any, data: Any) -> SpanBatch | None:
 def _remove_records(
     connection: sqlite3.Connection, table: str, key: str, kind: type[Message]
 ) -> list[str]:
-    rows = connection.execute(f"SELECT {key}, record FROM {table}").fetchall()
-    damaged = [(name,) for name, record in rows if getattr(_read(kind, record), key, None) != name]
-    connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", damaged)
+    rows = connection.execute(f"SELECT rowid, {key}, record FROM {table}").fetchall()
+    damaged = [(i,) for i, name, record in rows if getattr(_read(kind, record), key, None) != name]
+    connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", damaged)
     return _told(len(damaged), table, "that could not be read")
 
 
@@ -238,12 +238,18 @@ def _correct_columns(connection: sqlite3.Connection) -> list[str]:
         names = COLUMNS[f"put_{table}"]
         text = f"REPLACE INTO {table} ({', '.join(names)}) VALUES ({marks(len(names))})"
         connection.executemany(text, changed)
-    resources = [
-        (right, key)
-        for key, version, data in connection.execute("SELECT key, version, record FROM resources")
-        if (right := Resources.FromString(data).version) != version
-    ]
-    connection.executemany("UPDATE resources SET version = ? WHERE key = ?", resources)
+    resources = []
+    for row, *numbers, data in connection.execute(
+        "SELECT rowid, version, updated, record FROM resources"
+    ):
+        found = Resources.FromString(data)
+        # Records of earlier releases do not contain their publish number.
+        right = [found.version, found.publish_number or numbers[1]]
+        if right != numbers:
+            resources.append((*right, row))
+    connection.executemany(
+        "UPDATE OR REPLACE resources SET version = ?, updated = ? WHERE rowid = ?", resources
+    )
     count = len(rollouts) + len(attempts) + len(resources)
     return [f"{count} records and their columns were made to agree"] if count else []
 

@@ -23,10 +23,14 @@ ON CONFLICT (key) DO UPDATE SET
 INSERT INTO spans ({columns}) VALUES {rows}
 
 -- name: put_resources
--- Resources, new or changed.
+-- Versions of resources.
 INSERT INTO resources ({columns}) VALUES {rows}
-ON CONFLICT (resources_id) DO UPDATE SET
-    version = excluded.version, updated = excluded.updated, record = excluded.record
+ON CONFLICT (key, version) DO UPDATE SET
+    resources_id = excluded.resources_id, updated = excluded.updated, record = excluded.record
+
+-- name: remove_resources
+-- Versions of resources that are not kept any more.
+DELETE FROM resources WHERE updated IN ({marks})
 
 -- name: put_workers
 -- Workers, new or changed.
@@ -176,18 +180,19 @@ SELECT key, attempt_key, first_sequence_id, last_sequence_id, span_count, contig
 FROM spans WHERE key = :key
 
 -- name: scan_resources
--- One page of resources, in the order of adding.
-SELECT key, resources_id, record FROM resources
+-- One page of the highest versions of resources, in the order of adding.
+SELECT key, resources_id, updated, record FROM resources r
 WHERE key > :after AND (:id_contains = '' OR instr(resources_id, :id_contains) > 0)
+    AND NOT EXISTS (SELECT 1 FROM resources n WHERE n.key = r.key AND n.version > r.version)
 ORDER BY key LIMIT :limit
 
 -- name: get_resources
--- One record by id.
-SELECT key, resources_id, record FROM resources WHERE resources_id = :resources_id
+-- One version by its publish number.
+SELECT key, resources_id, updated, record FROM resources WHERE updated = :publish_number
 
 -- name: all_resources
--- What the engine keeps of all resources.
-SELECT key, resources_id, version, updated FROM resources
+-- What the engine keeps of all versions of resources.
+SELECT resources_id, key, version, updated FROM resources
 
 -- name: all_workers
 -- All workers.

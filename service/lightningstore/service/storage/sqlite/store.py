@@ -221,7 +221,7 @@ class SqliteStorage:
             counters=counters,
             live=live,
             workers=readable("worker", records.worker, workers, note),
-            resources=dict(readable("resources", records.resources_version, versions, note)),
+            resources=readable("resources", records.resources_version, versions, note),
             requests=readable("the answer to a request id", records.request, requests, note),
             settings=self._settings(),
         )
@@ -479,14 +479,14 @@ class SqliteStorage:
             after = rows[-1][0]  # fewer than the limit would end the list
         return found
 
-    async def get_resources(self, resources_id: str) -> Resources | None:
-        """Return one record."""
-        rows = self._reader.read("get_resources", {"resources_id": resources_id})
+    async def get_resources(self, publish_number: int) -> Resources | None:
+        """Return one version."""
+        rows = self._reader.read("get_resources", {"publish_number": publish_number})
         try:
             return records.resources(rows[0])[1] if rows else None
         except records.UNREADABLE as error:
-            self._damage.note(f"resources {resources_id!r}", error)
-            raise DataDamaged(f"resources {resources_id!r}: {error}") from error
+            self._damage.note(f"resources {rows[0][1]!r}", error)
+            raise DataDamaged(f"resources {rows[0][1]!r}: {error}") from error
 
     async def used_bytes(self) -> int:
         """Return the bytes of the file's pages that are in use."""

@@ -31,7 +31,7 @@ TABLES = {
     "rollouts": ("key",),
     "attempts": ("key",),
     "spans": ("key",),
-    "resources": ("key",),
+    "resources": ("updated",),
     "workers": ("worker_id",),
     "requests": ("method", "request_id"),
 }

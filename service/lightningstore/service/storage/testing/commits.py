@@ -55,7 +55,7 @@ class CommitCases(Cases):
             assert await batches(storage, k) == [k]
             assert await storage.span_ids(k, k) == [(k, packed([k]))]
             assert await storage.get_spans(k, k) is not None
-            assert await storage.get_resources(f"rs{k}") is not None
+            assert await storage.get_resources(k) is not None
             assert len(await storage.list_resources(ResourcesQuery())) == k
 
     async def test_later_values_replace_earlier_ones(self, storage: Storage) -> None:
@@ -138,7 +138,7 @@ class CommitCases(Cases):
             await update(storage, removed=[3])
         storage, snapshot = await self.reopen(storage)
         await self._assert_unchanged(storage)
-        assert (snapshot.workers, snapshot.resources, snapshot.requests) == ([], {}, [])
+        assert (snapshot.workers, snapshot.resources, snapshot.requests) == ([], [], [])
         assert snapshot.counters == Counters()
 
     async def _fail(self, storage: Storage, **fields: object) -> None:
@@ -169,7 +169,7 @@ class CommitCases(Cases):
         assert await storage.group_members("g") == []
         assert await batches(storage) == [1]
         assert await storage.span_ids(1, 1) == [(1, packed([1]))]
-        assert await storage.get_resources("rs") is None
+        assert await storage.get_resources(1) is None
         assert await storage.leftover_spans() == []
 
     async def test_large_commit_that_fails_leaves_nothing(self, storage: Storage) -> None:

@@ -59,8 +59,8 @@ class DamageCases(Cases):
             listed = await storage.list_resources(ResourcesQuery(limit=limit))
             assert [record.resources_id for _, record in listed] == names
         with pytest.raises(DataDamaged):
-            await storage.get_resources("rs2")
-        assert await storage.get_resources("rs3") is not None
+            await storage.get_resources(2)
+        assert await storage.get_resources(3) is not None
         assert storage.damaged_records == 1
 
     @without_faults

@@ -40,7 +40,7 @@ class OpeningCases(Cases):
         assert snapshot.store_id
         assert snapshot.counters == Counters()
         assert snapshot.live == snapshot.workers == []
-        assert (snapshot.resources, snapshot.requests) == ({}, [])
+        assert (snapshot.resources, snapshot.requests) == ([], [])
         assert snapshot.settings == b""
         assert await found(storage) == []
         assert await storage.load(["r1"]) == []
@@ -54,7 +54,7 @@ class OpeningCases(Cases):
         assert await storage.get_spans(1, 1) is None
         assert await batches(storage) == []
         assert await storage.list_resources(ResourcesQuery()) == []
-        assert await storage.get_resources("rs") is None
+        assert await storage.get_resources(1) is None
 
     async def test_storage_describes_itself(self, storage: Storage) -> None:
         assert storage.name
@@ -180,15 +180,16 @@ class OpeningCases(Cases):
         _, snapshot = await self.reopen(storage)
         assert sorted(snapshot.workers, key=lambda worker: worker.worker_id) == [other, busy]
 
-    async def test_resources_come_back_with_their_last_update(self, storage: Storage) -> None:
+    async def test_versions_of_resources_come_back(self, storage: Storage) -> None:
         await put(storage, resources=resources(1, 1, "b"))
         await put(storage, resources=resources(2, 2, "a"))
         await put(storage, resources=resources(1, 3, "b", version=2))
         _, snapshot = await self.reopen(storage)
-        assert snapshot.resources == {
-            "a": ResourcesVersion(2, 1, 2),
-            "b": ResourcesVersion(1, 2, 3),
-        }
+        assert sorted(snapshot.resources, key=lambda version: version.publish_number) == [
+            ResourcesVersion("b", 1, 1, 1),
+            ResourcesVersion("a", 2, 1, 2),
+            ResourcesVersion("b", 1, 2, 3),
+        ]
 
     async def test_requests_come_back_oldest_first(self, storage: Storage) -> None:
         rows = [RequestRow(f"M{n % 2}", f"id{n}", n, f"answer {n}".encode(), n) for n in range(6)]
@@ -236,7 +237,7 @@ class OpeningCases(Cases):
         assert await batches(storage) == [2, 1]
         assert await storage.span_ids(2, 2) == [(3, packed([1, 2, 3, 4]))]
         assert (await loaded(storage, "r4"))["r4"].row == finished(4, 2, group_id="g")
-        assert await storage.get_resources("rs") == resources(1, 1, "rs")["rs"].record
+        assert await storage.get_resources(1) == resources(1, 1, "rs")[1].record
 
     async def test_closed_storage_can_be_opened_again(self, storage: Storage) -> None:
         require_durable(storage)

@@ -82,10 +82,10 @@ def spans(
     return SpanRow(key, rollout_key, attempt_key, first, last, count, ids, content, contiguous)
 
 
-def resources(key: int, updated: int, name: str = "", version: int = 1) -> dict[str, ResourcesRow]:
-    """Return a record rs{key}, unless it is named, as `Changes.resources` holds it."""
-    record = Resources(resources_id=name or f"rs{key}", version=version)
-    return {record.resources_id: ResourcesRow(key, updated, record)}
+def resources(key: int, number: int, name: str = "", version: int = 1) -> dict[int, ResourcesRow]:
+    """Return a version of rs{key}, unless it is named, as `Changes.resources` holds it."""
+    record = Resources(resources_id=name or f"rs{key}", version=version, publish_number=number)
+    return {number: ResourcesRow(key, record)}
 
 
 def input_of(key: int) -> bytes:

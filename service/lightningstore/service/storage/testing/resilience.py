@@ -48,7 +48,7 @@ READS: dict[str, Read] = {
     "get_spans": lambda s: s.get_spans(1, 1),
     "scan_spans": lambda s: items(s.scan_spans(1, None, 1 << 60)),
     "list_resources": lambda s: s.list_resources(ResourcesQuery()),
-    "get_resources": lambda s: s.get_resources("rs"),
+    "get_resources": lambda s: s.get_resources(1),
 }
 
 

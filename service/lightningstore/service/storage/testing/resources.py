@@ -17,20 +17,40 @@ class ResourcesCases(Cases):
         await put(storage, resources=resources(1, 1))
         newer = resources(1, 2, version=2)
         await put(storage, resources=newer)
-        assert await storage.get_resources("rs1") == newer["rs1"].record
-        assert await storage.list_resources(ResourcesQuery()) == [(1, newer["rs1"].record)]
-        assert await storage.get_resources("rs2") is None
+        assert await storage.list_resources(ResourcesQuery()) == [(1, newer[2].record)]
+
+    async def test_every_version_is_found_by_its_number(self, storage: Storage) -> None:
+        versions = resources(1, 1) | resources(2, 2) | resources(1, 3, version=2)
+        await put(storage, resources=versions)
+        for number, row in versions.items():
+            assert await storage.get_resources(number) == row.record
+        assert await storage.get_resources(4) is None
+
+    async def test_outdated_versions_are_removed(self, storage: Storage) -> None:
+        await put(storage, resources=resources(1, 1) | resources(2, 2))
+        await put(storage, resources=resources(1, 3, version=2))
+        kept = resources(1, 4, version=3)
+        await put(storage, resources=kept, outdated=[1])
+        assert await storage.get_resources(1) is None
+        assert await storage.get_resources(3) == resources(1, 3, version=2)[3].record
+        assert await storage.get_resources(4) == kept[4].record
+        await put(storage, outdated=[3])
+        assert await storage.get_resources(3) is None
+        listed = await storage.list_resources(ResourcesQuery())
+        assert [(r.resources_id, r.version) for _, r in listed] == [("rs1", 3), ("rs2", 1)]
+        storage, snapshot = await self.reopen(storage)
+        assert sorted(v.publish_number for v in snapshot.resources) == [2, 4]
 
     async def test_resources_go_by_key(self, storage: Storage) -> None:
         """A later version keeps the key, and so the position, of the first one."""
-        for key, updated, name in (
+        for key, number, name in (
             (1, 1, "b"),
             (2, 2, "a"),
             (3, 3, "c"),
             (1, 4, "b"),
             (9, 5, "ab"),
         ):
-            await put(storage, resources=resources(key, updated, name, updated))
+            await put(storage, resources=resources(key, number, name, number))
         listed = await storage.list_resources(ResourcesQuery())
         assert [(key, r.resources_id, r.version) for key, r in listed] == [
             *((1, "b", 4), (2, "a", 2), (3, "c", 3), (9, "ab", 5))

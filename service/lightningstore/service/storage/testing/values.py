@@ -112,19 +112,20 @@ class ValueCases(Cases):
             assert await found(storage, order_by=column) == sorted(ODD_IDS), column
 
     async def test_odd_names_of_resources_workers_and_requests(self, storage: Storage) -> None:
-        names = {name: Resources(resources_id=name, version=1) for name in ODD_IDS}
+        named = [
+            Resources(resources_id=name, version=1, publish_number=n)
+            for n, name in enumerate(ODD_IDS, 1)
+        ]
         workers = {name: Worker(worker_id=name) for name in ODD_IDS}
         requests = [RequestRow(name, name, n, b"", n) for n, name in enumerate(ODD_IDS)]
-        rows = {
-            name: ResourcesRow(n, n, record) for n, (name, record) in enumerate(names.items(), 1)
-        }
+        rows = {r.publish_number: ResourcesRow(r.publish_number, r) for r in named}
         await put(storage, workers=workers, requests=requests, resources=rows)
-        for name, record in names.items():
-            assert await storage.get_resources(name) == record
+        for record in named:
+            assert await storage.get_resources(record.publish_number) == record
         _, snapshot = await self.reopen(storage)
         assert {worker.worker_id for worker in snapshot.workers} == set(ODD_IDS)
         assert snapshot.requests == requests
-        assert set(snapshot.resources) == set(ODD_IDS)
+        assert {version.resources_id for version in snapshot.resources} == set(ODD_IDS)
 
     async def test_largest_and_smallest_numbers(self, storage: Storage) -> None:
         low, high = -(1 << 31), (1 << 31) - 1

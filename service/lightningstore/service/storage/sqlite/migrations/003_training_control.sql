@@ -1,0 +1,15 @@
+-- Versions of resources: one row for each that is kept, where there was one for each id. updated: counts all updates of the
+-- store, so it is the publish number of the version. It is not unique in files that were damaged and repaired.
+
+CREATE TABLE resource_versions (
+    key INTEGER NOT NULL,
+    resources_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    record BLOB NOT NULL,
+    PRIMARY KEY (key, version)
+);
+INSERT INTO resource_versions SELECT key, resources_id, version, updated, record FROM resources;
+DROP TABLE resources;
+ALTER TABLE resource_versions RENAME TO resources;
+CREATE INDEX resources_by_update ON resources (updated);
