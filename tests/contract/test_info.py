@@ -167,7 +167,7 @@ async def test_thresholds_and_file_size_belong_to_their_back_ends(world: World) 
 async def test_info_tells_what_the_server_is(world: World) -> None:
     info = await world.store.get_server_info()
     assert info.version == version("lightningstore")
-    assert info.backend == world.backend
+    assert info.backend == ("postgresql" if world.backend == "postgres" else world.backend)
     assert info.durability == ("full" if world.durable else "none")
     assert info.store_id
     assert info.message.start_time.ToNanoseconds() == world.clock.wall_ns()

@@ -44,7 +44,7 @@ async def test_server_over_a_database_keeps_what_it_answered(url: str, tmp_path:
     second = await serve("--port", "0", "--database-url", url, folder=tmp_path)
     ids.append(await enqueued(second.address))
     async with AsyncLightningStore(second.address) as store:
-        assert (await store.get_server_info()).backend == "postgres"
+        assert (await store.get_server_info()).backend == "postgresql"
         assert [item.rollout_id for item in await store.list_rollouts()] == ids
     assert not list(tmp_path.iterdir())
     assert await second.stop() == 0

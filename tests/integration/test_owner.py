@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from lightningstore.client import AsyncLightningStore
 from lightningstore.client._transport import owner
+from lightningstore.client.connection import endpoint
 
 from tests.machines import Servers
 from tests.postgres import PostgresServer
@@ -94,3 +95,22 @@ async def test_calls_at_the_owner_go_on_when_another_one_fails(servers: Servers)
         assert claimed.rollout_id == rollout.rollout_id
         await store.cancel_rollouts([rollout.rollout_id])
         assert (await waiting[1]).rollout_id == rollout.rollout_id
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "x", "unix:/run/some.sock", "unix:1", "dns://a/b:1", "a:1,b:2", "a b:1", "[::1", "a:1\n"],
+)
+async def test_trailers_lead_to_a_host_and_a_port_alone(address: str) -> None:
+    way = owner.Owner(endpoint("127.0.0.1:1"))
+    way.learn(((owner.OWNER_KEY, address),))
+    assert way._connecting is None
+    await way.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "store-2.ns_a.svc:1"])
+async def test_trailers_lead_to_every_host_and_port(address: str) -> None:
+    way = owner.Owner(endpoint("127.0.0.1:1"))
+    way.learn(((owner.OWNER_KEY, address),))
+    assert way._connecting is not None
+    await way.close()

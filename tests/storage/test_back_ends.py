@@ -50,7 +50,10 @@ def test_other_url_is_refused_with_what_would_be_right(url: str) -> None:
 
 def test_database_is_named_by_url_without_its_password() -> None:
     storage = storage_at("postgresql://someone:secret@h:5433/db?sslmode=require", namespace="run")
-    assert (storage.name, storage.location) == ("postgres", "postgresql://h:5433/db, namespace run")
+    assert (storage.name, storage.location) == (
+        "postgresql",
+        "postgresql://h:5433/db, namespace run",
+    )
     assert storage.durability == DURABILITY_FULL
     relaxed = storage_at("postgres://h/db", full_sync=False)
     assert relaxed.durability == DURABILITY_RELAXED

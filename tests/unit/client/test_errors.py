@@ -14,6 +14,7 @@ from lightningstore.client import (
     NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
+    UnimplementedError,
     errors,
 )
 
@@ -101,6 +102,13 @@ def test_what_this_side_finds_too_large_stays_so() -> None:
     text = "CLIENT: Received message larger than max (6 vs. 4)"
     error = errors.from_ending(grpc.StatusCode.RESOURCE_EXHAUSTED, text, ())
     assert type(error) is ResourceExhaustedError
+
+
+def test_a_call_that_the_server_lacks_tells_that_it_is_older() -> None:
+    error = errors.from_ending(grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ())
+    assert type(error) is UnimplementedError
+    assert "older than this client" in error.message
+    assert "Method not found!" in error.message
 
 
 def test_a_defect_of_the_server_is_internal() -> None:

@@ -299,4 +299,6 @@ def from_ending(
         code = grpc.StatusCode.UNAVAILABLE
     if code == grpc.StatusCode.CANCELLED and not any(sign in text for sign in _CANCELLED_HERE):
         code = grpc.StatusCode.UNAVAILABLE  # by a server that shuts down, or by a proxy
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        text = f"the server does not have this call: it is older than this client. gRPC: {text}"
     return _CLASSES.get(code, LightningStoreError)(text, code=code)

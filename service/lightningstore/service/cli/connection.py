@@ -59,7 +59,7 @@ class Connection:
     def __init__(self, given: Mapping[str, Any], seconds: float = CALL_SECONDS) -> None:
         """Take the options, as `take` returns them, and the seconds of a call. Raises click.UsageError for invalid ones."""
         from lightningstore.client.connection import endpoint  # noqa: PLC0415
-        from lightningstore.client.namespaces import NAMESPACE_KEY  # noqa: PLC0415
+        from lightningstore.client.namespaces import DEFAULT_NAMESPACE, NAMESPACE_KEY  # noqa: PLC0415
 
         try:
             where = endpoint(**given)
@@ -72,18 +72,34 @@ class Connection:
         #: The namespace of its calls; "" for the default one.
         self.namespace = dict(where.metadata).get(NAMESPACE_KEY, "")
         self._seconds = seconds
+        self._is_checked = self.namespace in ("", DEFAULT_NAMESPACE)
 
     def call(self, request: Message, seconds: float | None = None) -> Any:
         """Return the answer to a request; which call it is, its name says."""
         path, serialize, deserialize = _shape(request)
+        self._check_namespace(path)
         call = self._channel.unary_unary(path, serialize, deserialize)
         return call(request, timeout=seconds or self._seconds, metadata=self._metadata)
 
     def stream(self, request: Message) -> Iterator[Any]:
         """Yield the answers to a request."""
         path, serialize, deserialize = _shape(request)
+        self._check_namespace(path)
         call = self._channel.unary_stream(path, serialize, deserialize)
         yield from call(request, timeout=STREAM_SECONDS, metadata=self._metadata)
+
+    def _check_namespace(self, path: str) -> None:
+        """Reject, before the first call in a namespace, a server that would carry it out in its only store."""
+        from lightningstore.v1 import statistics_pb2  # noqa: PLC0415
+
+        if self._is_checked or not path.startswith(f"/{_SERVICE}/"):
+            return
+        self._is_checked = True
+        if not self.call(statistics_pb2.GetServerInfoRequest()).namespace:
+            raise click.ClickException(
+                f"the server at {self.address} is older than namespaces: it would ignore "
+                f"{self.namespace!r} and use its only store"
+            )
 
     def pages(self, request: Any, items: str) -> Iterator[Any]:
         """Yield what a list call returns on all its pages."""
@@ -233,6 +249,8 @@ def reason(address: str, error: Any) -> str:
             return hint.replace("(tls_ca)", "(--tls-ca)")
         why = re.split(r"remote host: (?:connect: )?|last error: ", details)[-1]
         return f"no server answers at {address} ({why}); is `lightningstore serve` running?"
+    if code == "UNIMPLEMENTED":
+        return f"the server at {address} does not have this call: it is older than this command (UNIMPLEMENTED)"
     if code == "DEADLINE_EXCEEDED":
         return f"no answer from {address} in time; is it the address of a LightningStore server?"
     return _worded(details, code)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,10 @@ LOOK_EVERY = 16
 #: Seconds that the owner has to accept the connection, and until it is tried again if it did not.
 CONNECT_SECONDS = 3.0
 RETRY_SECONDS = 60.0
+#: An address that a client follows: a host, or an IPv6 address in brackets, and a port.
+_ADDRESS = re.compile(
+    r"(?!unix:|vsock:)([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.%]{2,60}\]):[0-9]{1,5}"
+)
 
 
 class Owner:
@@ -62,7 +67,8 @@ class Owner:
             trailers: The trailing metadata of an answer.
         """
         for key, address in trailers:
-            if key == OWNER_KEY:
+            # A name of another kind, such as a path of a socket, is not the address of a server's.
+            if key == OWNER_KEY and _ADDRESS.fullmatch(str(address)):
                 self._follow(str(address))
 
     def _follow(self, address: str) -> None:

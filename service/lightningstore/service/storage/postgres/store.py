@@ -87,7 +87,7 @@ class Session:
 class PostgresStorage:
     """One namespace of a database, owned by this server. `compress` stores spans with zstd."""
 
-    name = "postgres"
+    name = "postgresql"
 
     def __init__(
         self, database: Database, namespace: str, *, compress: bool = True, existing: bool = False
