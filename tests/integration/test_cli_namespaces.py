@@ -50,7 +50,8 @@ async def test_deletion_asks_first_and_spares_running_attempts(shell: Shell) -> 
     told = await shell("namespaces", "delete", "run-1", code=2)
     assert "--yes is required when stdin is not a terminal" in told
     await shell("claim", "--namespace", "run-1")
-    assert "running in it" in await shell("namespaces", "delete", "run-1", "--yes", code=1)
+    told = await shell("namespaces", "delete", "run-1", "--yes", code=1)
+    assert "1 attempt is running in it; use force" in told
     assert len(await shell.rows("namespaces")) == 2
     await shell("namespaces", "delete", "run-1", "--yes", "--force")
     assert len(await shell.rows("namespaces")) == 1
@@ -92,6 +93,10 @@ async def test_health_of_a_namespace(shell: Shell) -> None:
         (["namespaces", "create", "n", "--label", "novalue"], "neither KEY=VALUE nor KEY-"),
         (["namespaces", "create", "n", "--max-size", "huge"], "is not a size like 4096"),
         (["namespaces", "create", "n", "--retain-finished", "soon"], "is not a duration"),
+        (["namespaces", "create", "n", "--retain-finished", "nan"], "is not a duration"),
+        (["namespaces", "create", "n", "--retain-finished", "inf"], "is not a duration"),
+        (["namespaces", "create", "n", "--max-queue-length", "x"], "'x' is not a whole number"),
+        (["servers", "move"], "Missing argument 'NAMESPACE'"),
         (["namespaces", "make"], "make"),
         (["rollouts", "--namespace", "BAD"], "must be 1 to 63 of a-z"),
         (["check", "--namespace", "BAD"], "must be 1 to 63 of a-z"),
@@ -104,6 +109,16 @@ async def test_wrong_usage_of_namespaces_is_exit_code_2(
     wrong, usage = (await shell(*arguments, code=2)).splitlines()
     assert why in wrong
     assert usage.startswith(f"usage: lightningstore {arguments[0]} ")
+
+
+async def test_the_namespace_that_moves_is_not_the_one_of_the_call(shell: Shell) -> None:
+    await shell("namespaces", "create", "run-1")
+    told = await shell("servers", "move", "nope", "--namespace", "run-1", code=1)
+    assert told.startswith("lightningstore: no namespace 'nope'")  # and no warning before
+    told = await shell(
+        "servers", "move", "run-1", "--to", "x:1", LIGHTNINGSTORE_NAMESPACE="nope", code=1
+    )
+    assert told.startswith("lightningstore: address: this is a single server")
 
 
 async def test_names_of_namespaces_are_completed(shell: Shell) -> None:
@@ -142,7 +157,7 @@ async def test_files_of_namespaces_are_backed_up_checked_and_restored(tmp_path: 
         return await run(*arguments, folder=tmp_path, LIGHTNINGSTORE_DB="s.db")
 
     code, _, errors = await files("backup", "run-1.backup", "--namespace", "run-1")
-    assert code == 0, errors
+    assert (code, errors) == (0, "")
     assert await files("check", "--all") == (0, "default: ok\nrun-1: ok\n", "")
     code, out, _ = await files("--namespace", "run-1", "vacuum")
     assert (code, out.partition(":")[0]) == (0, "s.db.d/run-1.db")
@@ -166,6 +181,10 @@ async def test_files_of_namespaces_are_backed_up_checked_and_restored(tmp_path: 
     shell = Shell(server, tmp_path)
     (row,) = await shell.rows("rollouts", "--namespace", "run-1")
     assert row[0] == rollout_id
+    code, _, _ = await files("restore", "run-1.backup", "--namespace", "late")
+    assert code == 0
+    told = await shell("namespaces", "create", "late", code=1)
+    assert "late.db was added while the server was running: restart the server" in told
     assert (await shell.json("namespaces", "get", "run-1"))["description"] == "kept"
     await shell.client.close()
     assert await server.stop() == 0

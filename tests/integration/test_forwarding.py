@@ -15,6 +15,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from lightningstore.service.rpc import handlers
 from lightningstore.service.rpc.forwarding import FORWARDED_KEY, OWNER_KEY
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import channel_options
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
 from lightningstore.v1.completion_pb2 import WatchRolloutsRequest
 from lightningstore.v1.rollout_pb2 import GetRolloutRequest
@@ -167,6 +169,29 @@ async def test_an_owner_that_is_gone_is_an_error_that_says_so(world: World, stub
     assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
     assert error_of(raised.value)[1]["owner"] == address
     world.service = None
+
+
+async def test_an_owner_that_was_away_is_reached_within_a_second_or_two() -> None:
+    attempts = 0
+    enough = asyncio.Event()
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 7:
+            enough.set()
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as away:
+        host, port = away.sockets[0].getsockname()
+        options = channel_options(Config())
+        async with grpc.aio.insecure_channel(f"{host}:{port}", options=options) as channel:
+            began = time.monotonic()
+            waiting = asyncio.ensure_future(channel.channel_ready())
+            await asyncio.wait_for(enough.wait(), 20)
+            waiting.cancel()
+    # 0.1 s between the first two, and never more than a second. With gRPC's defaults these take 20 seconds.
+    assert time.monotonic() - began < 10
 
 
 async def test_a_call_that_the_client_cancels_ends_at_the_owner(

@@ -276,6 +276,10 @@ async def test_port_in_use_is_refused_and_nothing_created(start: Start, tmp_path
         ("--host", "192.0.2.1", "192.0.2.1"),
         ("--db", "no/such/folder/x.db", "no/such/folder/x.db"),
         ("--nope", "1", "--nope"),
+        ("--retain-finished", "soon", "--retain-finished: a lifetime must be like 30d"),
+        ("--database-url", "mysql://h/d", "--database-url: must be a URL such as"),
+        ("--processes", "2", "lightningstore: --processes requires --data"),
+        ("--data", __file__, "is a file: --db names a file"),
     ],
 )
 async def test_bad_option_is_named_in_one_line(

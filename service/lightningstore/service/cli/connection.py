@@ -28,6 +28,8 @@ MOST = 100
 REPEATED_SECONDS = 60.0
 _ENUM = re.compile(r"\b(?:ROLLOUT|ATTEMPT|WORKER)_(?:STATUS|MODE)_([A-Z_]+)")
 _SERVICE = "lightningstore.v1.LightningStoreService"
+#: Trailer of every error of a server; errors of a connection lack it.
+_DETAILS_KEY = "grpc-status-details-bin"
 #: Other services, by the module of their messages.
 _SERVICES = {
     "cluster_pb2": "lightningstore.v1.ClusterService",
@@ -247,6 +249,8 @@ def reason(address: str, error: Any) -> str:
 
         if hint := protocol_hint(address, details):
             return hint.replace("(tls_ca)", "(--tls-ca)")
+        if any(key == _DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
+            return _worded(details, code)  # from a server: it is there, and says what is wrong
         why = re.split(r"remote host: (?:connect: )?|last error: ", details)[-1]
         return f"no server answers at {address} ({why}); is `lightningstore serve` running?"
     if code == "UNIMPLEMENTED":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -116,7 +117,9 @@ def _run(work: Callable[[], Any]) -> Any:
 @_db_options
 def backup(target: Path, db: Path) -> None:
     """Copy the data file to TARGET, a new file. A server may be running on it."""
-    with click.progressbar(length=1, label="pages", file=sys.stderr) as bar:
+    # Without a terminal click would print the label alone.
+    shown = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    with click.progressbar(length=1, label="pages", file=shown) as bar:
 
         def copy() -> int:
             with guardian.guarded(db, tools.draft_of(target)) as alive:

@@ -74,8 +74,17 @@ def _label(_context: object, _option: object, values: tuple[str, ...]) -> dict[s
     return found
 
 
-def _settings_options() -> list[click.Parameter]:
-    """Return the options of the settings of a namespace."""
+def _number_of(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number") from None
+
+
+def _settings_options(*, of_update: bool = False) -> list[click.Parameter]:
+    """Return the options of the settings of a namespace. An update leaves out what is not given."""
+    server = f"{SERVERS}: as the server" if of_update else "Default: as the server"
+    stop = ", " if of_update else ". "
     return [
         click.Option(["--description"], metavar="TEXT", help="Text for people."),
         click.Option(
@@ -83,23 +92,23 @@ def _settings_options() -> list[click.Parameter]:
             multiple=True,
             callback=_label,
             metavar="KEY=VALUE",
-            help="Label; KEY- removes one. May be repeated.",
+            help=f"Label{'; KEY- removes one' if of_update else ''}. May be repeated.",
         ),
         click.Option(
             ["--retain-finished"],
             type=_Limit("duration", units.seconds_of),
-            help="Remove finished rollouts after this time: 12h, 7d, none. Default: as the server.",
+            help=f"Remove finished rollouts after this time: 12h, 7d, none{stop}{server}.",
         ),
         click.Option(
             ["--max-size", "max_bytes"],
             type=_Limit("size", units.size_of),
-            help="Remove the oldest finished rollouts above this size: 500MB, 20GiB, none. "
-            "Default: as the server.",
+            help="Remove the oldest finished rollouts above this size: 500MB, 20GiB, "
+            f"none{stop}{server}.",
         ),
         click.Option(
             ["--max-queue-length"],
-            type=_Limit("number", int),
-            help="Maximum number of rollouts in the queue, or none. Default: as the server.",
+            type=_Limit("number", _number_of),
+            help=f"Maximum number of rollouts in the queue, or none{stop}{server}.",
         ),
         click.Option(
             ["--keep-resource-versions"],
@@ -246,7 +255,7 @@ COMMANDS = (
         "update",
         callback=_update,
         help=_update.__doc__,
-        params=[_name(), *_settings_options(), *options(), *connection.options()],
+        params=[_name(), *_settings_options(of_update=True), *options(), *connection.options()],
     ),
     click.Command(
         "delete",

@@ -77,7 +77,9 @@ def _one_line(error: ValidationError) -> str:
         name = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
         # A URL may contain a password.
         given = f", got {problem['input']!r}" if name and not name.endswith("url") else ""
-        problems.append(f"{'--' + name + ': ' if name else ''}{problem['msg']}{given}")
+        # pydantic begins the text of a ValueError with this.
+        text = problem["msg"].removeprefix("Value error, ")
+        problems.append(f"{'--' + name + ': ' if name else ''}{text}{given}")
     return "; ".join(problems)
 
 

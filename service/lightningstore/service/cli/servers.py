@@ -35,14 +35,14 @@ def _list(server: Connection) -> Listing:
     return Listing("server", COLUMNS, rows, [plain(one) for one in found], "by address")
 
 
-def _move(namespace: str, to: str, **given: Any) -> None:
+def _move(name: str, to: str, **given: Any) -> None:
     """Move a namespace to a server, where it stays for as long as that server lives.
 
     Without --to the servers choose again.
     """
     with connected(connection.take(given)) as server:
-        server.call(cluster_pb2.MoveNamespaceRequest(name=namespace, address=to))
-    click.echo(f"{namespace}\t{f'moves to {to}' if to else 'goes where the servers choose'}")
+        server.call(cluster_pb2.MoveNamespaceRequest(name=name, address=to))
+    click.echo(f"{name}\t{f'moves to {to}' if to else 'goes where the servers choose'}")
 
 
 _list_command = view("list")(_list)
@@ -53,9 +53,8 @@ COMMANDS = (
         callback=_move,
         help=_move.__doc__,
         params=[
-            click.Argument(
-                ["namespace"], metavar="NAMESPACE", shell_complete=connection.namespaces
-            ),
+            # Not "namespace": that is the option of the same name, which every command has.
+            click.Argument(["name"], metavar="NAMESPACE", shell_complete=connection.namespaces),
             click.Option(["--to"], default="", metavar="HOST:PORT", help="Address of the server."),
             *connection.options(),
         ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,10 +16,9 @@ _SPANS = re.compile(rf"(?:{_SPAN.pattern})+")
 
 def seconds_of(text: str) -> float:
     """Return the seconds of a duration: 90, 30s, 5m, 2h, 7d or 1h30m. Raises ValueError."""
-    try:
-        return float(text)
-    except ValueError:
-        pass
+    with contextlib.suppress(ValueError):
+        if math.isfinite(seconds := float(text)):
+            return seconds
     if not _SPANS.fullmatch(text):
         raise ValueError(f"{text!r} is not a duration like 90, 30s, 5m, 2h, 7d or 1h30m")
     return sum(float(number) * _UNITS[unit] for number, unit in _SPAN.findall(text))

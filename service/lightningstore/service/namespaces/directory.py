@@ -422,7 +422,8 @@ class Directory:
         async with self._changing:
             space = self.find(name)
             if not force and (count := live_attempts(await self.opened(space))):
-                cause = f"{count} attempts are running in it; with force they are deleted, too"
+                running = "1 attempt is" if count == 1 else f"{count} attempts are"
+                cause = f"{running} running in it; use force to delete it nevertheless"
                 raise NamespaceInUse(name, cause, count)
             await space.end_uses(NamespaceNotFound(name))
             self._report(name)

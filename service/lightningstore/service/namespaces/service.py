@@ -103,4 +103,4 @@ def _check_visible(name: str) -> None:
     """Raise NamespaceNotFound for a namespace that the caller may not see."""
     visible = VISIBLE.get()
     if visible is not None and not visible(name):
-        raise NamespaceNotFound(name)
+        raise NamespaceNotFound(name, "the token is limited to other namespaces")

@@ -177,11 +177,13 @@ class NamespaceNotFound(StoreError):
 
     reason = reasons.ERROR_REASON_NAMESPACE_NOT_FOUND
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"no namespace {quoted(name)}; create it with: lightningstore namespaces create {shortened(name, SHOWN_LENGTH)}",
-            namespace=name,
+    def __init__(self, name: str, hint: str = "") -> None:
+        """Create an error with the name, and with what may help; the default is the command that creates it."""
+        hint = (
+            hint
+            or f"create it with: lightningstore namespaces create {shortened(name, SHOWN_LENGTH)}"
         )
+        super().__init__(f"no namespace {quoted(name)}; {hint}", namespace=name)
 
 
 class RolloutExists(StoreError):
@@ -212,10 +214,8 @@ class NamespaceExists(StoreError):
 
     reason = reasons.ERROR_REASON_NAMESPACE_EXISTS
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"namespace {quoted(name)} exists; UpdateNamespace changes its settings", namespace=name
-        )
+    def __init__(self, name: str, hint: str = "UpdateNamespace changes its settings") -> None:
+        super().__init__(f"namespace {quoted(name)} exists; {hint}", namespace=name)
 
 
 class SpanExists(StoreError):

@@ -215,6 +215,8 @@ class Config(BaseSettings):
             raise ValueError("--data is of the sqlite back end")
         if self.data is not None and "db" in self.model_fields_set:
             raise ValueError("--data and --db exclude each other")
+        if self.data is not None and self.data.is_file():
+            raise ValueError(f"--data is a folder, and {self.data} is a file: --db names a file")
         if self.data is not None and self.database_url is not None:
             raise ValueError("--data and --database-url exclude each other")
         return self

@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 KEEPALIVE_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 10_000
+#: Milliseconds between two attempts to connect to another server that is away.
+MIN_RECONNECT_MS = 100
+MAX_RECONNECT_MS = 1_000
 MIN_PING_INTERVAL_MS = 10_000
 METADATA_BYTES = 16_384
 #: Messages that exceed the limit by no more than this are rejected by the handlers, whose error names the reason.
@@ -445,6 +448,12 @@ def channel_options(config: Config) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        # Reach a server that was away as soon as it is back. gRPC's default is two minutes.
+        ("grpc.initial_reconnect_backoff_ms", MIN_RECONNECT_MS),
+        ("grpc.min_reconnect_backoff_ms", MAX_RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
+        # The http_proxy of the environment is for the web, and not for other servers.
+        ("grpc.enable_http_proxy", 0),
     ]
 
 

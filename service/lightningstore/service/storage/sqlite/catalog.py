@@ -117,7 +117,11 @@ class SqliteCatalog:
         self.make_folder()
         target, draft = self._file(name), self._folder / f"{name}{DRAFT}"
         if target.exists():
-            raise NamespaceExists(name)
+            # The server looks at the folder when it starts.
+            raise NamespaceExists(
+                name,
+                f"its file {target} was added while the server was running: restart the server to use it",
+            )
         self._forget(name)
         datafile.forget(draft)
         try:
