@@ -486,29 +486,3 @@ async def test_token_travels_over_tls(tmp_path: Path) -> None:
         async with AsyncLightningStore(address, tls_ca=mine.ca, token=secret, timeout=5) as store:
             with pytest.raises(PermissionDeniedError):
                 await store.enqueue_rollout(1)
-
-
-async def test_token_commands_make_list_and_revoke(tmp_path: Path) -> None:
-    file = ("--file", "tokens")
-    code, secret, _ = await run(
-        "token",
-        "new",
-        *file,
-        "--role",
-        "runner",
-        "--name",
-        "gpu",
-        "--expires",
-        "30d",
-        folder=tmp_path,
-    )
-    assert code == 0
-    assert secret.startswith(auth.TOKEN_PREFIX)
-    assert secret.strip() not in (tmp_path / "tokens").read_text()
-    assert (tmp_path / "tokens").stat().st_mode & 0o777 == 0o600
-    _, listed, _ = await run("token", "list", *file, folder=tmp_path)
-    assert listed.startswith("gpu\trunner\t2")
-    assert (await run("token", "revoke", *file, "gpu", folder=tmp_path))[0] == 0
-    code, _, errors = await run("token", "revoke", *file, "gpu", folder=tmp_path)
-    assert code == 1
-    assert "no token named gpu" in errors

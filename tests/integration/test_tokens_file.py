@@ -1,4 +1,4 @@
-"""A tokens file that cannot be used while the server runs."""
+"""The tokens file: the commands that write it, and a file that cannot be used while the server runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lightningstore.service.security import permissions as auth
 from lightningstore.service.security import tokens
 from lightningstore.service.security.permissions import Role
 
+from tests.integration.process import run
 from tests.integration.test_security import Secured
 
 pytestmark = pytest.mark.asyncio
@@ -21,6 +22,22 @@ pytestmark = pytest.mark.asyncio
 def secured(tmp_path: Path) -> Secured:
     """A server that wants tokens."""
     return Secured(tmp_path)
+
+
+async def test_token_commands_make_list_and_revoke(tmp_path: Path) -> None:
+    file = ("--file", "tokens")
+    made = ("--role", "runner", "--name", "gpu", "--expires", "30d")
+    code, secret, _ = await run("token", "new", *file, *made, folder=tmp_path)
+    assert code == 0
+    assert secret.startswith(auth.TOKEN_PREFIX)
+    assert secret.strip() not in (tmp_path / "tokens").read_text()
+    assert (tmp_path / "tokens").stat().st_mode & 0o777 == 0o600
+    _, listed, _ = await run("token", "list", *file, folder=tmp_path)
+    assert listed.startswith("gpu\trunner\t2")
+    assert (await run("token", "revoke", *file, "gpu", folder=tmp_path))[0] == 0
+    code, _, errors = await run("token", "revoke", *file, "gpu", folder=tmp_path)
+    assert code == 1
+    assert "no token named gpu" in errors
 
 
 async def test_bad_tokens_file_changes_nothing_while_serving(secured: Secured) -> None:
