@@ -291,6 +291,25 @@ async def test_file_that_cannot_be_opened_costs_only_its_namespace(
     assert await place.health(f"{SERVICE}/bad") == Serving.SERVING
 
 
+async def test_file_named_default_does_not_replace_the_default_namespace(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder of --data has such a file, and a copy of the folder may become that of --db."""
+    await place.caller.create("a")
+    store_id = (await place.caller.call("GetServerInfo", GetServerInfoRequest())).store_id
+    await place.stop()
+    copy = place.file("default")
+    copy.write_bytes(place.file("a").read_bytes())
+    with caplog.at_level(logging.WARNING):
+        await place.start()
+    assert f"{copy} is not used: {place.config.db} is the file of default" in caplog.text
+    request = UpdateNamespaceRequest(namespace=Namespace(name="default", description="changed"))
+    await place.caller.call("UpdateNamespace", request)
+    listed = (await place.caller.call("ListNamespaces", ListNamespacesRequest())).namespaces
+    assert [each.name for each in listed] == ["a", "default"]
+    assert (listed[1].store_id, listed[1].description) == (store_id, "changed")
+
+
 async def test_missing_file_is_not_created_by_a_call(place: Place) -> None:
     await place.caller.create("a")
     await place.let_idle("a")

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from lightningstore.service.rules.errors import CatalogFailed, NamespaceExists, StorageUnusable
-from lightningstore.service.rules.namespaces import is_namespace
+from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE, is_namespace
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.catalog import Found
 from lightningstore.service.storage.sqlite import file as datafile
@@ -103,6 +103,10 @@ class SqliteCatalog:
         for path in paths:
             name = path.name.removesuffix(path.suffix)
             if not is_namespace(name):
+                continue
+            if name == DEFAULT_NAMESPACE and self._like is not None:
+                if path.suffix == ENDING:
+                    logger.warning("%s is not used: %s is the file of %s", path, self._like, name)
                 continue
             is_ours = self._is_ours(name)
             if path.suffix == ENDING:
