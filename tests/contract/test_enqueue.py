@@ -295,6 +295,9 @@ async def test_repeated_item_that_has_moved_on_is_returned_as_it_is_and_not_queu
         ("metadata", {"metadata": {"a": 2}}),
         ("config", {"config": RolloutConfig(timeout=2)}),
         ("resources", {"resources_id": "two"}),
+        ("queue", {"queue": "r"}),
+        ("labels", {"labels": {"a": "1", "b": "2"}}),
+        ("no labels", {"labels": None}),
     ],
 )
 async def test_every_field_makes_other_content(
@@ -310,6 +313,8 @@ async def test_every_field_makes_other_content(
         "config": RolloutConfig(timeout=1),
         "resources_id": "one",
         "rollout_id": "mine",
+        "queue": "q",
+        "labels": {"a": "1"},
     }
     await world.store.enqueue_rollouts([base])
     async with refused(world, AlreadyExistsError, "ROLLOUT_EXISTS", "mine"):

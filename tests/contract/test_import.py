@@ -101,6 +101,19 @@ async def test_rollout_keeps_all_but_its_completion_number(world: World) -> None
     assert await names(world, "ro-old", "at-2") == ["c"]
 
 
+async def test_queue_and_labels_are_kept_and_found(world: World) -> None:
+    sent = message("ro-old")
+    sent.rollout.queue = "gpu"
+    sent.rollout.labels.update({"run": "7"})
+    await world.store.import_rollouts([sent])
+    assert (await world.store.import_rollouts([sent])).known_count == 1
+    (found,) = await world.store.list_rollouts(queues=["gpu"], labels={"run": "7"})
+    assert (found.queue, found.labels) == ("gpu", {"run": "7"})
+    sent.rollout.labels["run"] = "8"
+    async with refused(world, AlreadyExistsError, "ROLLOUT_EXISTS", "ro-old"):
+        await world.store.import_rollouts([sent])
+
+
 async def test_spans_keep_their_sequence_ids_and_all_their_bytes(world: World) -> None:
     sent = batch("ro-old", "at-1", "x", "y", "z", numbers=(900, 7, 8))
     sent.resource.attributes.add(key="service.name").value.string_value = "s"
@@ -217,6 +230,8 @@ INVALID: list[tuple[str, Any]] = [
     ("rollout.mode", lambda m: setattr(m.rollout, "mode", 9)),
     ("rollout.group_id", lambda m: setattr(m.rollout, "group_id", "g" * 257)),
     ("rollout.rollout_id", lambda m: setattr(m.rollout, "rollout_id", "r\0")),
+    ("rollout.queue", lambda m: setattr(m.rollout, "queue", "Q")),
+    ("rollout.labels", lambda m: m.rollout.labels.update({"a b": "1"})),
     ("rollout.group_id", lambda m: setattr(m.rollout, "group_id", "g\0")),
     ("rollout.resources_id", lambda m: setattr(m.rollout, "resources_id", "r\0")),
     ("attempts[1].worker_id", lambda m: setattr(m.attempts[1], "worker_id", "w\0")),

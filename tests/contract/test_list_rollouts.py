@@ -29,6 +29,7 @@ ORDERS = [
     "attempt_count desc",
     "latest_attempt_id",
     "completion_number",
+    "queue",
 ]
 FILTERS: dict[str, tuple[Any, Callable[[Rollout], bool]]] = {
     "statuses": (
@@ -42,6 +43,11 @@ FILTERS: dict[str, tuple[Any, Callable[[Rollout], bool]]] = {
     "rollout_id_contains": ("1", lambda r: "1" in r.rollout_id),
     "modes": (["val", None], lambda r: r.mode in ("val", None)),
     "group_ids": (["g1", ""], lambda r: r.group_id in ("g1", "")),
+    "queues": (["gpu", ""], lambda r: r.queue in ("gpu", "")),
+    "labels": (
+        {"run": "7", "split": "a"},
+        lambda r: (r.labels.get("run"), r.labels.get("split")) == ("7", "a"),
+    ),
 }
 
 
@@ -55,6 +61,8 @@ async def zoo(world: World) -> list[str]:
             mode=["train", "val", "test", None][n % 4],
             priority=(n * 5) % 7 - 3,
             group_id=["g1", "g2", ""][n % 3],
+            queue=["", "gpu", "cpu"][n // 2 % 3],
+            labels=dict([("run", str(7 + n % 2)), ("split", "ab"[n // 4 % 2])][: n % 4]),
             config=RETRY,
         )
         if n % 2:

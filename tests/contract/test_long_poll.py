@@ -204,7 +204,7 @@ async def test_reports_cost_the_same_whoever_waits_beside_whatever_priorities(wo
     assert world.service is not None
     looked: list[str] = []
     queue = world.service.engine.live.state.queue
-    for name in ("holds", "first"):
+    for name in ("holds", "claimable"):
         original = getattr(queue, name)
 
         def counted(*args: object, _original: Any = original, _name: str = name) -> object:

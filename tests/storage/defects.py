@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -271,7 +272,7 @@ class IgnoresSkip(ModelStorage):
 @found_by("test_count_ignores_place_and_limit")
 class CountsAPage(ModelStorage):
     async def count_rollouts(self, query):
-        return len(self.page(query))
+        return Counter(row.rollout.status for row in self.page(query))
 
 
 @found_by("test_filters_match_alone_and_joined")

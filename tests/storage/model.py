@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -244,8 +245,8 @@ class ModelStorage:
                 yield self.shown(self.data.rollouts[row.key])
             await asyncio.sleep(0)
 
-    async def count_rollouts(self, query: RolloutQuery) -> int:
-        return len(self.matching(query))
+    async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
+        return Counter(row.rollout.status for row in self.matching(query))
 
     async def group_members(self, group_id: str) -> list[str]:
         rows = sorted(self.data.rollouts.values(), key=lambda row: row.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 from lightningstore.service.rules.errors import StorageFailed
 
@@ -117,3 +118,66 @@ class RemovesAllVersionsOfAnId(ModelStorage):
         keys = [data.resources[n].key for n in changes.outdated if n in data.resources]
         data.resources = {n: row for n, row in data.resources.items() if row.key not in keys}
         super().apply(data, changes)
+
+
+@found_by("test_count_is_by_status")
+class CountsWithoutStatus(ModelStorage):
+    async def count_rollouts(self, query):
+        return {1: sum((await super().count_rollouts(query)).values())}
+
+
+@found_by("test_queue_of_a_rollout_changes")
+class KeepsTheFirstQueue(ModelStorage):
+    def matching(self, query):
+        first = vars(self.store).setdefault("first", {})
+        for row in self.data.rollouts.values():
+            first.setdefault(row.key, row.rollout.queue)
+        rows = super().matching(replace(query, queues=frozenset()))
+        return [row for row in rows if not query.queues or first[row.key] in query.queues]
+
+
+class LabelRows(ModelStorage):
+    """Keeps labels in rows of their own, as a back end with tables does."""
+
+    def apply(self, data, changes):
+        super().apply(data, changes)
+        rows = vars(self.store).setdefault("labels", {})
+        for key, labels in changes.labels.items():
+            self.put_labels(rows, key, labels)
+
+    def put_labels(self, rows, key, labels):
+        rows[key] = dict(labels)
+
+    def matching(self, query):
+        rows = vars(self.store).get("labels", {})
+        found = super().matching(replace(query, labels=frozenset()))
+        return [row for row in found if self.has_labels(rows.get(row.key, {}), query.labels)]
+
+    def has_labels(self, labels, wanted):
+        return wanted <= set(labels.items())
+
+
+@found_by("test_labels_are_replaced_as_a_whole")
+class AddsToTheLabels(LabelRows):
+    def put_labels(self, rows, key, labels):
+        rows.setdefault(key, {}).update(labels)
+
+
+@found_by("test_labels_are_replaced_as_a_whole")
+class KeepsTheLastLabels(LabelRows):
+    def put_labels(self, rows, key, labels):
+        rows[key] = labels or rows.get(key, {})
+
+
+@found_by("test_labels_stay_when_the_rollout_changes")
+class DropsLabelsThatACommitDoesNotName(LabelRows):
+    def apply(self, data, changes):
+        for key in changes.rollouts:
+            vars(self.store).get("labels", {}).pop(key, None)
+        super().apply(data, changes)
+
+
+@found_by("test_filters_match_alone_and_joined")
+class MatchesAnyLabel(LabelRows):
+    def has_labels(self, labels, wanted):
+        return not wanted or bool(wanted & set(labels.items()))

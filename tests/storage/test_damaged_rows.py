@@ -245,3 +245,34 @@ async def test_damaged_batch_of_spans_fails_queries_of_its_attempt(
     assert await query("r0") >= 1
     await store.close()
     assert tools.check(tmp_path / "s.db") != []
+
+
+@pytest.mark.parametrize(
+    ("defect", "finding"),
+    [
+        ("UPDATE labels SET value = '8' WHERE rollout_key = 1", "the labels of 1 rollouts"),
+        ("DELETE FROM labels WHERE rollout_key = 1", "the labels of 1 rollouts"),
+        ("INSERT INTO labels VALUES (2, 'x', 'y')", "the labels of 1 rollouts"),
+        ("INSERT INTO labels VALUES (9, 'x', 'y')", "1 labels without a rollout"),
+        ("UPDATE labels SET value = x'38' WHERE rollout_key = 1", "labels.value is not of type"),
+        ("UPDATE rollouts SET queue = 'other' WHERE key = 2", "the queue of 1 rollouts"),
+    ],
+)
+async def test_queue_and_labels_are_repaired_from_the_records(
+    tmp_path: Path, defect: str, finding: str
+) -> None:
+    store = await opened(tmp_path)
+    specs = [
+        rollout_pb2.RolloutSpec(input_json=b"1", labels={"run": "7"}),
+        rollout_pb2.RolloutSpec(input_json=b"2", queue="gpu"),
+    ]
+    await Calls(store).enqueue_rollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=specs))
+    await store.close()
+    change(tmp_path, defect)
+    assert any(finding in line for line in tools.check(tmp_path / "s.db"))
+    assert len(repair(tmp_path / "s.db")) > 1
+    assert tools.check(tmp_path / "s.db") == []
+    store = await opened(tmp_path)
+    for query in ({"labels": {"run": "7"}}, {"queues": ["gpu"]}):
+        request = rollout_pb2.ListRolloutsRequest(**query)
+        assert len((await Calls(store).list_rollouts(request)).rollouts) == 1

@@ -148,6 +148,10 @@ async def storage(
         await made.close()
 
 
+def _tags(key: int) -> dict[str, Any]:
+    return {"queue": f"q{key % 1000}", "labels": {"run": str(key % 1000), "type": "1"}}
+
+
 async def fill(storage: PostgresStorage) -> None:
     """Finish many rollouts, a few of which are in a group, and leave a few queued."""
     keys = range(101, 101 + ROLLOUTS)
@@ -155,7 +159,7 @@ async def fill(storage: PostgresStorage) -> None:
         part = keys[start : start + 2000]
         await put(
             storage,
-            *(finished(k, k, group_id=f"g{k % 1000}") for k in part),
+            *(finished(k, k, group_id=f"g{k % 1000}", **_tags(k)) for k in part),
             *(attempt(k, k, status=3) for k in part),
             *(spans(k, k, k, rollout_key=k, attempt_key=k, data=b"x") for k in part),
             requests=[RequestRow("m", f"request {k}", 1, b"answer", k) for k in part],
@@ -212,6 +216,14 @@ async def read_pages(storage: PostgresStorage, n: int) -> None:
     await found(storage, statuses=finishing, after=(3000, 3000), limit=10)
     await found(storage, statuses=finishing, order_by="status", limit=10)
     await found(storage, statuses=statuses, group_ids=groups, rollout_id_contains="r", limit=10)
+    queues, labels = frozenset({f"q{n}", "none"}), frozenset({("run", str(n)), ("type", "1")})
+    many = frozenset({("type", "1")})
+    for order in ("key", "start_time", "priority"):
+        await found(storage, order_by=order, queues=queues, limit=10)
+        await found(storage, order_by=order, labels=labels, statuses=finishing, limit=10)
+    for more in ({}, {"after": (3000, 3000)}, {"after": (3000, 3000), "descending": True}):
+        await found(storage, labels=many, limit=10, **more)
+    await found(storage, labels=labels, rollout_ids=ids, limit=10)
     query = RolloutQuery(statuses=statuses, rollout_ids=ids, group_ids=groups, any_of=True)
     await items(storage.scan_rollouts(replace(query, limit=5)))
     for counted in (
@@ -219,6 +231,8 @@ async def read_pages(storage: PostgresStorage, n: int) -> None:
         RolloutQuery(rollout_ids=ids),
         RolloutQuery(group_ids=groups, statuses=finishing),
         RolloutQuery(statuses=frozenset({ROLLOUT_STATUS_QUEUING})),
+        RolloutQuery(labels=labels),
+        RolloutQuery(queues=queues),
     ):
         await storage.count_rollouts(counted)
 
@@ -227,7 +241,7 @@ async def write(storage: PostgresStorage, new: int, old: int) -> None:
     """Write one of everything, remove it, sweep its spans, and forget answers from before a time."""
     await put(
         storage,
-        rollout(new, rollout_id=f"new {new}"),
+        rollout(new, rollout_id=f"new {new}", labels={"a": "1"}),
         attempt(new, new),
         spans(new, 1, 1, rollout_key=new, attempt_key=new),
         requests=[RequestRow("m", f"new {new}", 1, b"answer", new)],

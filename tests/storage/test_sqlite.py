@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from lightningstore.service.rules.errors import StorageFailed
+from lightningstore.service.rules.rows import RolloutQuery
 from lightningstore.service.storage.base import Changes, Counters
-from lightningstore.service.storage.sqlite.commits import statements
+from lightningstore.service.storage.sqlite import filters
+from lightningstore.service.storage.sqlite.commits import SQL, statements
 from lightningstore.service.storage.sqlite.store import SqliteStorage
 from lightningstore.service.storage.testing.records import attempt, put, rollout, spans, sweep
 
@@ -39,11 +41,47 @@ async def test_committed_rows_are_in_the_file_before_it_is_closed(
 
 
 async def test_removed_rollout_leaves_no_row(storage: SqliteStorage, tmp_path: Path) -> None:
-    await put(storage, rollout(1), attempt(1, 1), spans(1, 1, 3))
-    await put(storage, rollout(1, priority=3), attempt(2, 1), spans(2, 4, 5), removed=[1])
+    await put(storage, rollout(1, labels={"a": "1"}), attempt(1, 1), spans(1, 1, 3))
+    changed = rollout(1, priority=3, labels={"b": "2"})
+    await put(storage, changed, attempt(2, 1), spans(2, 4, 5), removed=[1])
     await sweep(storage)
-    for table in ("rollouts", "inputs", "attempts", "spans"):
+    for table in ("rollouts", "inputs", "labels", "attempts", "spans"):
         assert rows(tmp_path, f"SELECT count(*) FROM {table}") == [(0,)]
+
+
+PLANS = {
+    "queue": (RolloutQuery(queues=frozenset(["a", "b"])), "rollouts_by_queue (queue=?)"),
+    "label": (RolloutQuery(labels=frozenset([("a", "1")])), "labels_by_value (name=? AND value=?)"),
+    "page of a label": (
+        RolloutQuery(labels=frozenset([("a", "1")]), after=(0, 7), statuses=frozenset([1])),
+        "labels_by_value (name=? AND value=? AND rollout_key>?)",
+    ),
+    "labels backwards": (
+        RolloutQuery(labels=frozenset([("a", "1"), ("b", "2")]), descending=True, any_of=True),
+        "labels_by_value (name=? AND value=?)",
+    ),
+    "label and ids": (
+        RolloutQuery(labels=frozenset([("a", "1")]), rollout_ids=frozenset(["r1"])),
+        "rollouts_by_id (rollout_id=?)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+async def test_filter_is_served_by_an_index_in_the_order_of_keys(
+    storage: SqliteStorage, tmp_path: Path, name: str
+) -> None:
+    await put(storage, rollout(1, labels={"a": "1"}))
+    query, used = PLANS[name]
+    source, key, where, parameters = filters.selection(query)
+    page, more = filters.page(query, key)
+    text = SQL["scan_rollouts"].format(source=source, key=key, where=where, page=page)
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        steps = connection.execute(f"EXPLAIN QUERY PLAN {text}", [*parameters, *more]).fetchall()
+    plan = [step[-1] for step in steps]
+    assert used in plan[0]
+    if "labels" in source:
+        assert not any("TEMP B-TREE" in step for step in plan), plan
 
 
 async def test_failed_removal_leaves_no_spans_to_sweep(storage: SqliteStorage) -> None:

@@ -79,6 +79,9 @@ async def fill(store: AsyncLightningStore) -> None:
         request_id="enqueued",
     )
     await store.enqueue_rollout("x" * 100_000, rollout_id="large", group_id="g", mode="train")
+    await store.enqueue_rollout(
+        1, rollout_id="ro-gpu", queue="gpu", labels={"run": "7", "a/b": "ü"}
+    )
     claimed = await store.dequeue_rollouts(4, worker_id="w1", request_id="claimed")
     for rollout in claimed:
         sent = batch(rollout.rollout_id, rollout.attempt.attempt_id, *"abc" * 200)
@@ -102,6 +105,8 @@ async def answers(store: AsyncLightningStore) -> dict[str, Any]:
         "latest": await store.get_resources(),
         "workers": list(await store.list_workers()),
         "group": list(await store.list_rollouts(group_ids=["g"])),
+        "queue": list(await store.list_rollouts(queues=["gpu"])),
+        "labels": list(await store.list_rollouts(labels={"run": "7"})),
     }
 
 
@@ -143,7 +148,7 @@ async def test_namespace_goes_to_a_database_and_back_as_it_was(
         page = await store.list_rollouts(page_size=2)
         rest = await store.list_rollouts(page_size=9, page_token=page.next_page_token)
     copied = await to_database(first, Database(url), "run-1", silent)
-    assert (copied.rollouts, copied.attempts, copied.spans) == (6, 3, 1801)
+    assert (copied.rollouts, copied.attempts, copied.spans) == (7, 3, 1801)
     assert copied.done == copied.total
     assert await facts(PostgresStorage(Database(url), "run-1")) == before
     await to_file(Database(url), "run-1", place_of(second, "default", folder=False), silent)

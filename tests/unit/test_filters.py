@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ settings.register_profile("steady", derandomize=True, deadline=None, max_example
 settings.load_profile("steady")
 
 TEXT = st.text(alphabet="aAb%_'\\\x00ü", max_size=3)
+LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["", "1", "2"]), max_size=3)
 ROLLOUTS = st.lists(
     st.builds(
         Rollout,
@@ -26,6 +28,8 @@ ROLLOUTS = st.lists(
         attempt_count=st.integers(0, 2),
         latest_attempt_id=TEXT,
         completion_number=st.integers(0, 3),
+        queue=st.sampled_from(["", "gpu", "cpu"]),
+        labels=LABELS,
     ),
     max_size=15,
 )
@@ -36,6 +40,8 @@ QUERIES = st.builds(
     rollout_id_contains=TEXT,
     modes=st.frozensets(st.integers(0, 3), max_size=2),
     group_ids=st.frozensets(st.sampled_from(["", "g", "h", "none"]), max_size=2),
+    queues=st.frozensets(st.sampled_from(["", "gpu", "none"]), max_size=2),
+    labels=LABELS.map(lambda labels: frozenset(labels.items())),
     any_of=st.booleans(),
     order_by=st.sampled_from(["key", *filters.COLUMNS]),
     descending=st.booleans(),
@@ -48,6 +54,12 @@ def database(rows: list[RolloutRow]) -> sqlite3.Connection:
     connection.execute(
         f"CREATE TABLE rollouts (key INTEGER PRIMARY KEY, {','.join(filters.COLUMNS)})"
     )
+    connection.execute(
+        "CREATE TABLE labels (rollout_key, name, value, PRIMARY KEY (rollout_key, name))"
+    )
+    for row in rows:
+        for label in row.rollout.labels.items():
+            connection.execute("INSERT INTO labels VALUES (?, ?, ?)", [row.key, *label])
     marks = sql.marks(1 + len(filters.COLUMNS))
     for row in rows:
         values = [get(row.rollout) for get in filters.COLUMNS.values()]
@@ -56,9 +68,9 @@ def database(rows: list[RolloutRow]) -> sqlite3.Connection:
 
 
 def by_sql(connection: sqlite3.Connection, query: RolloutQuery) -> list[int]:
-    where, parameters = sql.where(query)
-    page, more = sql.page(query)
-    text = f"SELECT key FROM rollouts WHERE {where} {page}"
+    source, key, where, parameters = sql.selection(query)
+    page, more = sql.page(query, key)
+    text = f"SELECT {key} FROM {source} WHERE {where} {page}"
     return [key for (key,) in connection.execute(text, [*parameters, *more])]
 
 
@@ -100,13 +112,21 @@ HOSTILE = ["'; DROP TABLE rollouts; --", '" OR 1=1 --', "%s", "?", "\x00"]
 def test_sql_text_is_made_of_constants_alone() -> None:
     """The SQL does not depend on the values, which are parameters."""
     plain = RolloutQuery(
-        rollout_ids=frozenset("abcde"), rollout_id_contains="x", group_ids=frozenset("fghij")
+        rollout_ids=frozenset("abcde"),
+        rollout_id_contains="x",
+        group_ids=frozenset("fghij"),
+        queues=frozenset("klmno"),
+        labels=frozenset([("p", "q"), ("r", "s")]),
     )
     hostile = RolloutQuery(
         rollout_ids=frozenset(HOSTILE),
         rollout_id_contains=HOSTILE[0],
         group_ids=frozenset(HOSTILE),
+        queues=frozenset(HOSTILE),
+        labels=frozenset([(HOSTILE[0], HOSTILE[1]), (HOSTILE[1], HOSTILE[2])]),
     )
-    assert sql.where(hostile)[0] == sql.where(plain)[0]
-    assert sql.page(hostile)[0] == sql.page(plain)[0]
-    assert set(HOSTILE) <= set(sql.where(hostile)[1])
+    for none in ({}, {"rollout_ids": frozenset(), "group_ids": frozenset()}):
+        here, there = replace(plain, **none), replace(hostile, **none)
+        assert sql.selection(there)[:3] == sql.selection(here)[:3]
+        assert sql.page(there, "key")[0] == sql.page(here, "key")[0]
+        assert set(HOSTILE) <= set(sql.selection(there).parameters)

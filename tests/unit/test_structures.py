@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice, product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,11 +20,17 @@ settings.register_profile("steady", derandomize=True, deadline=None, max_example
 settings.load_profile("steady")
 
 IDS = st.sampled_from([f"r{i}" for i in range(12)])
+QUEUES = st.sampled_from(["", "a", "b"])
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("push"), IDS, st.integers(-1, 2), st.integers(0, 3)),
+        st.tuples(st.just("push"), IDS, st.integers(-1, 2), st.integers(0, 3), QUEUES),
         st.tuples(st.just("discard"), IDS),
-        st.tuples(st.just("pop"), st.frozensets(st.integers(0, 3), max_size=2)),
+        st.tuples(
+            st.just("pop"),
+            st.frozensets(st.integers(0, 3), max_size=2),
+            st.frozensets(QUEUES),
+            st.integers(1, 4),
+        ),
     ),
     max_size=300,
 )
@@ -34,34 +41,50 @@ def test_queue_is_by_priority_then_position_whatever_leaves_it(steps: list[tuple
     queue, model, position = RolloutQueue(), {}, 0
     for step in steps:
         if step[0] == "push":
-            _, rollout_id, priority, mode = step
+            _, rollout_id, priority, mode, name = step
             old = model.get(rollout_id)
             if old is None:  # a queued rollout that only changes lanes keeps its position
                 position += 1
             place = old[1] if old is not None else position
-            queue.push(rollout_id, place, priority, mode)
-            model[rollout_id] = (-priority, place, mode)
+            queue.push(rollout_id, place, priority, mode, name)
+            model[rollout_id] = (-priority, place, mode, name)
         elif step[0] == "discard":
             queue.discard(step[1])
             model.pop(step[1], None)
         else:
-            fitting = [(p, i) for i, p in model.items() if not step[1] or p[2] in step[1]]
-            expected = min(fitting)[1] if fitting else None
-            assert queue.first(step[1]) == expected
-            queue.discard(expected or "")
-            model.pop(expected, None)
+            _, modes, queues, limit = step
+            fitting = sorted(
+                (place, i)
+                for i, place in model.items()
+                if (not modes or place[2] in modes) and place[3] in queues
+            )
+            expected = [i for _, i in fitting[:limit]]
+            claimed: list[str] = []
+            for rollout_id in queue.claimable(queues, modes):
+                queue.discard(rollout_id)
+                del model[rollout_id]
+                claimed.append(rollout_id)
+                if len(claimed) == limit:
+                    break
+            assert claimed == expected
         assert len(queue) == len(model)
         assert all(i in queue for i in model)
+        lanes = {(place[3], place[2]) for place in model.values()}
+        assert {key for key in product(["", "a", "b"], range(4)) if queue.holds(key)} == lanes
+        assert sum(map(len, queue._lanes.values())) == len(lanes)
 
 
 def test_queue_forgets_what_has_left_it() -> None:
     queue = RolloutQueue()
     for n in range(10_000):
-        queue.push("same", n, n % 3, 0)
-        queue.push(f"r{n}", n, 0, 0)
+        queue.push("same", n, n % 3, 0, f"q{n}")
+        queue.push(f"r{n}", n, 0, 0, "")
+        queue.push(f"s{n}", n, 0, n % 4, "busy")
         queue.discard(f"r{n}")
-    entries = sum(len(lane) for lane in queue._lanes.values())
-    assert entries < 200
+        queue.discard(f"s{n - 5}")
+    lanes = [lane for lanes in queue._lanes.values() for lane in lanes.values()]
+    assert sum(len(lane.heap) for lane in lanes) < 200
+    assert sorted(queue._lanes) == ["busy", "q9999"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50), st.booleans()), max_size=200))
@@ -129,13 +152,29 @@ def test_field_is_what_protobuf_writes(payload: bytes) -> None:
 def test_claim_of_one_mode_never_walks_the_priorities_of_another() -> None:
     queue = RolloutQueue()
     for n in range(10_000):
-        queue.push(f"r{n}", n, n, 1)
-    assert len(queue._lanes) == 1  # a claim compares the heads of as many lanes
-    assert not queue.holds(2)
-    assert queue.first({2}) is None
-    assert queue.first({1, 2}) == "r9999"
+        queue.push(f"r{n}", n, n, 1, "")
+    assert len(queue._lanes[""]) == 1  # a claim compares the heads of as many lanes
+    assert not queue.holds(("", 2))
+    assert list(islice(queue.claimable([""], {2}), 1)) == []
+    assert list(islice(queue.claimable([""], {1, 2}), 1)) == ["r9999"]
     queue.discard("r9999")
-    assert queue.first(()) == "r9998"
+    assert list(islice(queue.claimable(["", "none"], ()), 1)) == ["r9998"]
+
+
+def test_rollout_that_moves_leaves_an_equal_dead_item_behind() -> None:
+    """The dead one is at the head of its lane while the live one is claimed."""
+    queue = RolloutQueue()
+    for name in "ab":
+        queue.push(f"first-{name}", 1, 1, 0, name)
+        queue.push(f"last-{name}", 9, 0, 0, name)
+    queue.push("moved", 5, 0, 0, "a")
+    queue.discard("first-a")
+    queue.push("moved", 5, 0, 0, "b")
+    claimed = []
+    for rollout_id in queue.claimable(["a", "b"], ()):
+        queue.discard(rollout_id)
+        claimed.append(rollout_id)
+    assert claimed == ["first-b", "moved", "last-a", "last-b"]
 
 
 def test_digest_in_turns_is_the_digest_of_the_whole() -> None:

@@ -22,6 +22,7 @@ from lightningstore.client._runner.heartbeats import Heartbeats
 from lightningstore.client._runner.signature import check_function
 from lightningstore.client._runner.tracing import Tracing
 from lightningstore.client._sync.store import LightningStore
+from lightningstore.client._values.convert import ids
 from lightningstore.client._values.text import check, valid
 from lightningstore.client.connection import ConnectionOptions, check_names
 from lightningstore.client.errors import LightningStoreError
@@ -73,6 +74,7 @@ class Runner:
         worker_id: Id of the worker. None: made of host name, process id and a random part.
         concurrency: Maximum number of rollouts at a time.
         modes: Only rollouts with one of these modes; None stands for rollouts without a mode. Empty: any.
+        queues: Task queues to claim from; "" is the default queue. Empty: the default queue only.
         max_rollouts: Number of rollouts after which the runner ends. None: unlimited.
         poll_wait: Seconds of one long poll.
         heartbeat_period: Maximum seconds between heartbeats. A third of the shortest unresponsive timeout, if that is
@@ -88,7 +90,8 @@ class Runner:
 
     Raises:
         ValueError: `concurrency` is less than 1, or the worker id is not valid UTF-8.
-        TypeError: The function cannot be called with these arguments, or an option is unknown.
+        TypeError: The function cannot be called with these arguments, `queues` is a single string, or an option is
+            unknown.
 
     Example:
         def agent(task, resources, tracer, context):
@@ -108,6 +111,7 @@ class Runner:
         worker_id: str | None = None,
         concurrency: int = 1,
         modes: Iterable[RolloutMode | str | int | None] = (),
+        queues: Iterable[str] = (),
         max_rollouts: int | None = None,
         poll_wait: float = 20.0,
         heartbeat_period: float = 10.0,
@@ -136,7 +140,9 @@ class Runner:
             stats=self._stats,
         )
         self._finishes = Finishes(self._store, self._on_finish)
-        self._claims = Claims(self._store, self.worker_id, tuple(modes), poll_wait)
+        self._claims = Claims(
+            self._store, self.worker_id, tuple(modes), poll_wait, ids(queues, "queues")
+        )
         self._work = Work(
             self._store, fn, self._exporter, Tracing(self._exporter, tracer_provider), outage
         )
@@ -214,6 +220,7 @@ class Runner:
         self._say(
             f"claiming from {self._store.address or 'its store'}, "
             f"concurrency {self._concurrency}, modes {self._claims.modes}, "
+            f"queues {self._claims.queues}, "
             + ("until stopped" if self._left is None else f"up to {self._left} rollouts")
         )
 

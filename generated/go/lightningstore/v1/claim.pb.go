@@ -42,7 +42,11 @@ type DequeueRolloutsRequest struct {
 	// Makes the call safe to repeat within 10 minutes: a repeat of a call that claimed something returns the
 	// same claims, with rollouts and attempts in their current state. A lost response therefore loses no claim.
 	// At most 64 characters. Empty: not deduplicated.
-	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Names of the task queues to claim from, at most 1,000. The empty string stands for the default queue.
+	// Empty list: the default queue only. A queue that holds nothing need not exist. Priority and order of
+	// enqueueing apply across the named queues.
+	Queues        []string `protobuf:"bytes,6,rep,name=queues,proto3" json:"queues,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -112,11 +116,18 @@ func (x *DequeueRolloutsRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *DequeueRolloutsRequest) GetQueues() []string {
+	if x != nil {
+		return x.Queues
+	}
+	return nil
+}
+
 // Response of DequeueRollouts.
 type DequeueRolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The rollouts, each with the claimed attempt as its latest_attempt. Ordered by priority, then by the order
-	// in which they were enqueued.
+	// in which they were enqueued, whichever of the named queues they are in.
 	Rollouts      []*Rollout `protobuf:"bytes,1,rep,name=rollouts,proto3" json:"rollouts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -386,14 +397,15 @@ var File_lightningstore_v1_claim_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_claim_proto_rawDesc = "" +
 	"\n" +
-	"\x1dlightningstore/v1/claim.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1flightningstore/v1/rollout.proto\"\xcf\x01\n" +
+	"\x1dlightningstore/v1/claim.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1flightningstore/v1/rollout.proto\"\xe7\x01\n" +
 	"\x16DequeueRolloutsRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\x05R\x05limit\x124\n" +
 	"\x05modes\x18\x02 \x03(\x0e2\x1e.lightningstore.v1.RolloutModeR\x05modes\x12\x1b\n" +
 	"\tworker_id\x18\x03 \x01(\tR\bworkerId\x12-\n" +
 	"\x04wait\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\tR\trequestId\"Q\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x12\x16\n" +
+	"\x06queues\x18\x06 \x03(\tR\x06queues\"Q\n" +
 	"\x17DequeueRolloutsResponse\x126\n" +
 	"\brollouts\x18\x01 \x03(\v2\x1a.lightningstore.v1.RolloutR\brollouts\"\x8b\x01\n" +
 	"\x13StartRolloutRequest\x128\n" +

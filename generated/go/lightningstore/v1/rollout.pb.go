@@ -250,8 +250,12 @@ type Rollout struct {
 	// happens in responses of CancelRollouts, in responses to calls repeated with their request_id, and with
 	// rollouts stored by servers that did not limit metadata.
 	PayloadsOmitted bool `protobuf:"varint,16,opt,name=payloads_omitted,json=payloadsOmitted,proto3" json:"payloads_omitted,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Name of the task queue that it is claimed from. Empty: the default queue.
+	Queue string `protobuf:"bytes,17,opt,name=queue,proto3" json:"queue,omitempty"`
+	// Labels of the caller, by key. May be empty.
+	Labels        map[string]string `protobuf:"bytes,18,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rollout) Reset() {
@@ -394,6 +398,20 @@ func (x *Rollout) GetPayloadsOmitted() bool {
 		return x.PayloadsOmitted
 	}
 	return false
+}
+
+func (x *Rollout) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *Rollout) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 // Time limits of an attempt, and the rules for retrying it.
@@ -576,7 +594,13 @@ type RolloutSpec struct {
 	// the caller makes the call safe to repeat: the same content returns the stored rollout, other content is
 	// ALREADY_EXISTS. Fields that UpdateRollout has changed since count as other content; a request_id makes
 	// the call safe to repeat in that case too.
-	RolloutId     string `protobuf:"bytes,8,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
+	RolloutId string `protobuf:"bytes,8,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
+	// Name of the task queue that it is claimed from: 1 to 63 of a-z 0-9 - _ . that begin and end with a letter
+	// or a digit. Empty: the default queue. A queue exists while it holds rollouts; nothing creates one.
+	Queue string `protobuf:"bytes,9,opt,name=queue,proto3" json:"queue,omitempty"`
+	// Labels of the caller, at most 32. A key has 1 to 63 of A-Z a-z 0-9 - _ . / and a value at most 63
+	// characters of any kind except NUL. ListRollouts and GetStatistics filter by them.
+	Labels        map[string]string `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -665,6 +689,20 @@ func (x *RolloutSpec) GetRolloutId() string {
 		return x.RolloutId
 	}
 	return ""
+}
+
+func (x *RolloutSpec) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *RolloutSpec) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 // Adds rollouts to the tail of the queue. On any error, none of them is added.
@@ -881,7 +919,7 @@ type ListRolloutsRequest struct {
 	FilterLogic FilterLogic `protobuf:"varint,6,opt,name=filter_logic,json=filterLogic,proto3,enum=lightningstore.v1.FilterLogic" json:"filter_logic,omitempty"`
 	// A field and a direction, for example "start_time desc". The direction defaults to asc. Fields:
 	// rollout_id, mode, priority, group_id, resources_id, status, start_time, end_time, attempt_count,
-	// latest_attempt_id, completion_number. A missing value sorts first. Empty: the order in which the rollouts
+	// latest_attempt_id, completion_number, queue. A missing value sorts first. Empty: the order in which the rollouts
 	// were enqueued. With rollout_id, status, start_time and the empty order, the cost of a page does not
 	// depend on the number of rollouts; the other fields sort all matching rollouts.
 	OrderBy string `protobuf:"bytes,7,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
@@ -894,8 +932,13 @@ type ListRolloutsRequest struct {
 	Skip int32 `protobuf:"varint,10,opt,name=skip,proto3" json:"skip,omitempty"`
 	// Whether to count all matching rollouts. Requires a scan unless the only filter is a status.
 	IncludeTotalSize bool `protobuf:"varint,11,opt,name=include_total_size,json=includeTotalSize,proto3" json:"include_total_size,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Matches rollouts of one of these task queues. The empty string stands for the default queue.
+	Queues []string `protobuf:"bytes,12,rep,name=queues,proto3" json:"queues,omitempty"`
+	// Matches rollouts that have all of these labels with these values. All labels together are one filter for
+	// filter_logic.
+	Labels        map[string]string `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListRolloutsRequest) Reset() {
@@ -1005,6 +1048,20 @@ func (x *ListRolloutsRequest) GetIncludeTotalSize() bool {
 	return false
 }
 
+func (x *ListRolloutsRequest) GetQueues() []string {
+	if x != nil {
+		return x.Queues
+	}
+	return nil
+}
+
+func (x *ListRolloutsRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 // Response of ListRollouts.
 type ListRolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1072,8 +1129,10 @@ func (x *ListRolloutsResponse) GetTotalSize() int64 {
 
 // Changes a rollout.
 //
-// The update mask may contain status, input_json, mode, priority, group_id, resources_id, config and
-// metadata_json. Any other path is rejected with INVALID_ARGUMENT.
+// The update mask may contain status, input_json, mode, priority, group_id, resources_id, config,
+// metadata_json, queue and labels. Any other path is rejected with INVALID_ARGUMENT. The labels are replaced
+// as a whole. A queued rollout whose mode, priority or queue changes keeps the place that the time of its
+// enqueueing gives it: in another queue it is claimed before the rollouts that were enqueued after it.
 //
 // A status has these effects:
 //
@@ -1424,7 +1483,7 @@ var File_lightningstore_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/rollout.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\"\xcc\x05\n" +
+	"\x1flightningstore/v1/rollout.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\"\xdd\x06\n" +
 	"\aRollout\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1d\n" +
@@ -1445,7 +1504,12 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\x11latest_attempt_id\x18\r \x01(\tR\x0flatestAttemptId\x12+\n" +
 	"\x11completion_number\x18\x0e \x01(\x03R\x10completionNumber\x12A\n" +
 	"\x0elatest_attempt\x18\x0f \x01(\v2\x1a.lightningstore.v1.AttemptR\rlatestAttempt\x12)\n" +
-	"\x10payloads_omitted\x18\x10 \x01(\bR\x0fpayloadsOmitted\"\xc6\x02\n" +
+	"\x10payloads_omitted\x18\x10 \x01(\bR\x0fpayloadsOmitted\x12\x14\n" +
+	"\x05queue\x18\x11 \x01(\tR\x05queue\x12>\n" +
+	"\x06labels\x18\x12 \x03(\v2&.lightningstore.v1.Rollout.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc6\x02\n" +
 	"\rRolloutConfig\x123\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12L\n" +
 	"\x14unresponsive_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x13unresponsiveTimeout\x12!\n" +
@@ -1456,7 +1520,7 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\rinitial_delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\finitialDelay\x12\x16\n" +
 	"\x06factor\x18\x02 \x01(\x01R\x06factor\x126\n" +
 	"\tmax_delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bmaxDelay\x12\x16\n" +
-	"\x06jitter\x18\x04 \x01(\x01R\x06jitter\"\xb8\x02\n" +
+	"\x06jitter\x18\x04 \x01(\x01R\x06jitter\"\xcd\x03\n" +
 	"\vRolloutSpec\x12\x1d\n" +
 	"\n" +
 	"input_json\x18\x01 \x01(\fR\tinputJson\x122\n" +
@@ -1467,7 +1531,13 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\x06config\x18\x06 \x01(\v2 .lightningstore.v1.RolloutConfigR\x06config\x12#\n" +
 	"\rmetadata_json\x18\a \x01(\fR\fmetadataJson\x12\x1d\n" +
 	"\n" +
-	"rollout_id\x18\b \x01(\tR\trolloutId\"s\n" +
+	"rollout_id\x18\b \x01(\tR\trolloutId\x12\x14\n" +
+	"\x05queue\x18\t \x01(\tR\x05queue\x12B\n" +
+	"\x06labels\x18\n" +
+	" \x03(\v2*.lightningstore.v1.RolloutSpec.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"s\n" +
 	"\x16EnqueueRolloutsRequest\x12:\n" +
 	"\brollouts\x18\x01 \x03(\v2\x1e.lightningstore.v1.RolloutSpecR\brollouts\x12\x1d\n" +
 	"\n" +
@@ -1478,7 +1548,7 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\"J\n" +
 	"\x12GetRolloutResponse\x124\n" +
-	"\arollout\x18\x01 \x01(\v2\x1a.lightningstore.v1.RolloutR\arollout\"\xd3\x03\n" +
+	"\arollout\x18\x01 \x01(\v2\x1a.lightningstore.v1.RolloutR\arollout\"\xf2\x04\n" +
 	"\x13ListRolloutsRequest\x12<\n" +
 	"\bstatuses\x18\x01 \x03(\x0e2 .lightningstore.v1.RolloutStatusR\bstatuses\x12\x1f\n" +
 	"\vrollout_ids\x18\x02 \x03(\tR\n" +
@@ -1493,7 +1563,12 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"page_token\x18\t \x01(\tR\tpageToken\x12\x12\n" +
 	"\x04skip\x18\n" +
 	" \x01(\x05R\x04skip\x12,\n" +
-	"\x12include_total_size\x18\v \x01(\bR\x10includeTotalSize\"\xa9\x01\n" +
+	"\x12include_total_size\x18\v \x01(\bR\x10includeTotalSize\x12\x16\n" +
+	"\x06queues\x18\f \x03(\tR\x06queues\x12J\n" +
+	"\x06labels\x18\r \x03(\v22.lightningstore.v1.ListRolloutsRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x01\n" +
 	"\x14ListRolloutsResponse\x126\n" +
 	"\brollouts\x18\x01 \x03(\v2\x1a.lightningstore.v1.RolloutR\brollouts\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\"\n" +
@@ -1555,7 +1630,7 @@ func file_lightningstore_v1_rollout_proto_rawDescGZIP() []byte {
 }
 
 var file_lightningstore_v1_rollout_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_lightningstore_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_lightningstore_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_lightningstore_v1_rollout_proto_goTypes = []any{
 	(RolloutStatus)(0),              // 0: lightningstore.v1.RolloutStatus
 	(RolloutMode)(0),                // 1: lightningstore.v1.RolloutMode
@@ -1576,43 +1651,49 @@ var file_lightningstore_v1_rollout_proto_goTypes = []any{
 	(*CancelRolloutsResponse)(nil),  // 16: lightningstore.v1.CancelRolloutsResponse
 	(*DeleteRolloutsRequest)(nil),   // 17: lightningstore.v1.DeleteRolloutsRequest
 	(*DeleteRolloutsResponse)(nil),  // 18: lightningstore.v1.DeleteRolloutsResponse
-	(*timestamppb.Timestamp)(nil),   // 19: google.protobuf.Timestamp
-	(*Attempt)(nil),                 // 20: lightningstore.v1.Attempt
-	(*durationpb.Duration)(nil),     // 21: google.protobuf.Duration
-	(AttemptStatus)(0),              // 22: lightningstore.v1.AttemptStatus
-	(*fieldmaskpb.FieldMask)(nil),   // 23: google.protobuf.FieldMask
+	nil,                             // 19: lightningstore.v1.Rollout.LabelsEntry
+	nil,                             // 20: lightningstore.v1.RolloutSpec.LabelsEntry
+	nil,                             // 21: lightningstore.v1.ListRolloutsRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
+	(*Attempt)(nil),                 // 23: lightningstore.v1.Attempt
+	(*durationpb.Duration)(nil),     // 24: google.protobuf.Duration
+	(AttemptStatus)(0),              // 25: lightningstore.v1.AttemptStatus
+	(*fieldmaskpb.FieldMask)(nil),   // 26: google.protobuf.FieldMask
 }
 var file_lightningstore_v1_rollout_proto_depIdxs = []int32{
 	1,  // 0: lightningstore.v1.Rollout.mode:type_name -> lightningstore.v1.RolloutMode
 	0,  // 1: lightningstore.v1.Rollout.status:type_name -> lightningstore.v1.RolloutStatus
 	4,  // 2: lightningstore.v1.Rollout.config:type_name -> lightningstore.v1.RolloutConfig
-	19, // 3: lightningstore.v1.Rollout.start_time:type_name -> google.protobuf.Timestamp
-	19, // 4: lightningstore.v1.Rollout.end_time:type_name -> google.protobuf.Timestamp
-	20, // 5: lightningstore.v1.Rollout.latest_attempt:type_name -> lightningstore.v1.Attempt
-	21, // 6: lightningstore.v1.RolloutConfig.timeout:type_name -> google.protobuf.Duration
-	21, // 7: lightningstore.v1.RolloutConfig.unresponsive_timeout:type_name -> google.protobuf.Duration
-	22, // 8: lightningstore.v1.RolloutConfig.retry_condition:type_name -> lightningstore.v1.AttemptStatus
-	5,  // 9: lightningstore.v1.RolloutConfig.retry_backoff:type_name -> lightningstore.v1.RetryBackoff
-	21, // 10: lightningstore.v1.RetryBackoff.initial_delay:type_name -> google.protobuf.Duration
-	21, // 11: lightningstore.v1.RetryBackoff.max_delay:type_name -> google.protobuf.Duration
-	1,  // 12: lightningstore.v1.RolloutSpec.mode:type_name -> lightningstore.v1.RolloutMode
-	4,  // 13: lightningstore.v1.RolloutSpec.config:type_name -> lightningstore.v1.RolloutConfig
-	6,  // 14: lightningstore.v1.EnqueueRolloutsRequest.rollouts:type_name -> lightningstore.v1.RolloutSpec
-	3,  // 15: lightningstore.v1.EnqueueRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
-	3,  // 16: lightningstore.v1.GetRolloutResponse.rollout:type_name -> lightningstore.v1.Rollout
-	0,  // 17: lightningstore.v1.ListRolloutsRequest.statuses:type_name -> lightningstore.v1.RolloutStatus
-	1,  // 18: lightningstore.v1.ListRolloutsRequest.modes:type_name -> lightningstore.v1.RolloutMode
-	2,  // 19: lightningstore.v1.ListRolloutsRequest.filter_logic:type_name -> lightningstore.v1.FilterLogic
-	3,  // 20: lightningstore.v1.ListRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
-	3,  // 21: lightningstore.v1.UpdateRolloutRequest.rollout:type_name -> lightningstore.v1.Rollout
-	23, // 22: lightningstore.v1.UpdateRolloutRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 23: lightningstore.v1.UpdateRolloutResponse.rollout:type_name -> lightningstore.v1.Rollout
-	3,  // 24: lightningstore.v1.CancelRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	22, // 3: lightningstore.v1.Rollout.start_time:type_name -> google.protobuf.Timestamp
+	22, // 4: lightningstore.v1.Rollout.end_time:type_name -> google.protobuf.Timestamp
+	23, // 5: lightningstore.v1.Rollout.latest_attempt:type_name -> lightningstore.v1.Attempt
+	19, // 6: lightningstore.v1.Rollout.labels:type_name -> lightningstore.v1.Rollout.LabelsEntry
+	24, // 7: lightningstore.v1.RolloutConfig.timeout:type_name -> google.protobuf.Duration
+	24, // 8: lightningstore.v1.RolloutConfig.unresponsive_timeout:type_name -> google.protobuf.Duration
+	25, // 9: lightningstore.v1.RolloutConfig.retry_condition:type_name -> lightningstore.v1.AttemptStatus
+	5,  // 10: lightningstore.v1.RolloutConfig.retry_backoff:type_name -> lightningstore.v1.RetryBackoff
+	24, // 11: lightningstore.v1.RetryBackoff.initial_delay:type_name -> google.protobuf.Duration
+	24, // 12: lightningstore.v1.RetryBackoff.max_delay:type_name -> google.protobuf.Duration
+	1,  // 13: lightningstore.v1.RolloutSpec.mode:type_name -> lightningstore.v1.RolloutMode
+	4,  // 14: lightningstore.v1.RolloutSpec.config:type_name -> lightningstore.v1.RolloutConfig
+	20, // 15: lightningstore.v1.RolloutSpec.labels:type_name -> lightningstore.v1.RolloutSpec.LabelsEntry
+	6,  // 16: lightningstore.v1.EnqueueRolloutsRequest.rollouts:type_name -> lightningstore.v1.RolloutSpec
+	3,  // 17: lightningstore.v1.EnqueueRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
+	3,  // 18: lightningstore.v1.GetRolloutResponse.rollout:type_name -> lightningstore.v1.Rollout
+	0,  // 19: lightningstore.v1.ListRolloutsRequest.statuses:type_name -> lightningstore.v1.RolloutStatus
+	1,  // 20: lightningstore.v1.ListRolloutsRequest.modes:type_name -> lightningstore.v1.RolloutMode
+	2,  // 21: lightningstore.v1.ListRolloutsRequest.filter_logic:type_name -> lightningstore.v1.FilterLogic
+	21, // 22: lightningstore.v1.ListRolloutsRequest.labels:type_name -> lightningstore.v1.ListRolloutsRequest.LabelsEntry
+	3,  // 23: lightningstore.v1.ListRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
+	3,  // 24: lightningstore.v1.UpdateRolloutRequest.rollout:type_name -> lightningstore.v1.Rollout
+	26, // 25: lightningstore.v1.UpdateRolloutRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 26: lightningstore.v1.UpdateRolloutResponse.rollout:type_name -> lightningstore.v1.Rollout
+	3,  // 27: lightningstore.v1.CancelRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_lightningstore_v1_rollout_proto_init() }
@@ -1628,7 +1709,7 @@ func file_lightningstore_v1_rollout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lightningstore_v1_rollout_proto_rawDesc), len(file_lightningstore_v1_rollout_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -82,7 +82,10 @@ func (Durability) EnumDescriptor() ([]byte, []int) {
 
 // Request of GetStatistics.
 type GetStatisticsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Also counts the rollouts that have all of these labels with these values, in matching_rollouts. The server
+	// finds them by an index and reads all of them: 1,000,000 take about a second. Empty: not counted.
+	Labels        map[string]string `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -117,7 +120,15 @@ func (*GetStatisticsRequest) Descriptor() ([]byte, []int) {
 	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{0}
 }
 
-// Response of GetStatistics. Read from counters, so the cost does not depend on how much is stored.
+func (x *GetStatisticsRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+// Response of GetStatistics. Read from counters, so the cost does not depend on how much is stored, except for
+// matching_rollouts.
 type GetStatisticsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Rollouts by status. Statuses without rollouts are omitted.
@@ -150,8 +161,14 @@ type GetStatisticsResponse struct {
 	WaiterCount int64 `protobuf:"varint,14,opt,name=waiter_count,json=waiterCount,proto3" json:"waiter_count,omitempty"`
 	// Publish number of the latest resources. 0 if there are none.
 	LatestPublishNumber int64 `protobuf:"varint,15,opt,name=latest_publish_number,json=latestPublishNumber,proto3" json:"latest_publish_number,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Rollouts in the queue by task queue: the 100 longest queues, the longest first. Empty queues are omitted.
+	Queues []*QueueDepth `protobuf:"bytes,16,rep,name=queues,proto3" json:"queues,omitempty"`
+	// Number of task queues that hold rollouts, including those that are not in queues.
+	QueueCount int64 `protobuf:"varint,17,opt,name=queue_count,json=queueCount,proto3" json:"queue_count,omitempty"`
+	// Rollouts with the labels of the request, by status. Empty if the request has none.
+	MatchingRollouts []*RolloutStatusCount `protobuf:"bytes,18,rep,name=matching_rollouts,json=matchingRollouts,proto3" json:"matching_rollouts,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *GetStatisticsResponse) Reset() {
@@ -289,6 +306,82 @@ func (x *GetStatisticsResponse) GetLatestPublishNumber() int64 {
 	return 0
 }
 
+func (x *GetStatisticsResponse) GetQueues() []*QueueDepth {
+	if x != nil {
+		return x.Queues
+	}
+	return nil
+}
+
+func (x *GetStatisticsResponse) GetQueueCount() int64 {
+	if x != nil {
+		return x.QueueCount
+	}
+	return 0
+}
+
+func (x *GetStatisticsResponse) GetMatchingRollouts() []*RolloutStatusCount {
+	if x != nil {
+		return x.MatchingRollouts
+	}
+	return nil
+}
+
+// Number of rollouts in a task queue.
+type QueueDepth struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the queue. Empty: the default queue.
+	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	// The number of rollouts, including those that wait for their back-off delay.
+	Depth         int64 `protobuf:"varint,2,opt,name=depth,proto3" json:"depth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueueDepth) Reset() {
+	*x = QueueDepth{}
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueueDepth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueueDepth) ProtoMessage() {}
+
+func (x *QueueDepth) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueueDepth.ProtoReflect.Descriptor instead.
+func (*QueueDepth) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *QueueDepth) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *QueueDepth) GetDepth() int64 {
+	if x != nil {
+		return x.Depth
+	}
+	return 0
+}
+
 // Number of rollouts with a status.
 type RolloutStatusCount struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -302,7 +395,7 @@ type RolloutStatusCount struct {
 
 func (x *RolloutStatusCount) Reset() {
 	*x = RolloutStatusCount{}
-	mi := &file_lightningstore_v1_statistics_proto_msgTypes[2]
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +407,7 @@ func (x *RolloutStatusCount) String() string {
 func (*RolloutStatusCount) ProtoMessage() {}
 
 func (x *RolloutStatusCount) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_statistics_proto_msgTypes[2]
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +420,7 @@ func (x *RolloutStatusCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutStatusCount.ProtoReflect.Descriptor instead.
 func (*RolloutStatusCount) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{2}
+	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RolloutStatusCount) GetStatus() RolloutStatus {
@@ -357,7 +450,7 @@ type AttemptStatusCount struct {
 
 func (x *AttemptStatusCount) Reset() {
 	*x = AttemptStatusCount{}
-	mi := &file_lightningstore_v1_statistics_proto_msgTypes[3]
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -369,7 +462,7 @@ func (x *AttemptStatusCount) String() string {
 func (*AttemptStatusCount) ProtoMessage() {}
 
 func (x *AttemptStatusCount) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_statistics_proto_msgTypes[3]
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +475,7 @@ func (x *AttemptStatusCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptStatusCount.ProtoReflect.Descriptor instead.
 func (*AttemptStatusCount) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{3}
+	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AttemptStatusCount) GetStatus() AttemptStatus {
@@ -412,7 +505,7 @@ type WorkerStatusCount struct {
 
 func (x *WorkerStatusCount) Reset() {
 	*x = WorkerStatusCount{}
-	mi := &file_lightningstore_v1_statistics_proto_msgTypes[4]
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -424,7 +517,7 @@ func (x *WorkerStatusCount) String() string {
 func (*WorkerStatusCount) ProtoMessage() {}
 
 func (x *WorkerStatusCount) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_statistics_proto_msgTypes[4]
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -437,7 +530,7 @@ func (x *WorkerStatusCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerStatusCount.ProtoReflect.Descriptor instead.
 func (*WorkerStatusCount) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{4}
+	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WorkerStatusCount) GetStatus() WorkerStatus {
@@ -463,7 +556,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_lightningstore_v1_statistics_proto_msgTypes[5]
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -475,7 +568,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_statistics_proto_msgTypes[5]
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -488,7 +581,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{5}
+	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{6}
 }
 
 // Response of GetServerInfo.
@@ -523,7 +616,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_lightningstore_v1_statistics_proto_msgTypes[6]
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -535,7 +628,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_statistics_proto_msgTypes[6]
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -548,7 +641,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{6}
+	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -650,7 +743,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_lightningstore_v1_statistics_proto_msgTypes[7]
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -662,7 +755,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_statistics_proto_msgTypes[7]
+	mi := &file_lightningstore_v1_statistics_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -675,7 +768,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{7}
+	return file_lightningstore_v1_statistics_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Limits) GetMessageBytes() int64 {
@@ -752,8 +845,12 @@ var File_lightningstore_v1_statistics_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\n" +
-	"\"lightningstore/v1/statistics.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/worker.proto\"\x16\n" +
-	"\x14GetStatisticsRequest\"\xde\x05\n" +
+	"\"lightningstore/v1/statistics.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/worker.proto\"\x9e\x01\n" +
+	"\x14GetStatisticsRequest\x12K\n" +
+	"\x06labels\x18\x01 \x03(\v23.lightningstore.v1.GetStatisticsRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8a\a\n" +
 	"\x15GetStatisticsResponse\x12A\n" +
 	"\brollouts\x18\x01 \x03(\v2%.lightningstore.v1.RolloutStatusCountR\brollouts\x12A\n" +
 	"\battempts\x18\x02 \x03(\v2%.lightningstore.v1.AttemptStatusCountR\battempts\x12>\n" +
@@ -774,7 +871,15 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"file_bytes\x18\f \x01(\x03R\tfileBytes\x121\n" +
 	"\x06uptime\x18\r \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12!\n" +
 	"\fwaiter_count\x18\x0e \x01(\x03R\vwaiterCount\x122\n" +
-	"\x15latest_publish_number\x18\x0f \x01(\x03R\x13latestPublishNumber\"d\n" +
+	"\x15latest_publish_number\x18\x0f \x01(\x03R\x13latestPublishNumber\x125\n" +
+	"\x06queues\x18\x10 \x03(\v2\x1d.lightningstore.v1.QueueDepthR\x06queues\x12\x1f\n" +
+	"\vqueue_count\x18\x11 \x01(\x03R\n" +
+	"queueCount\x12R\n" +
+	"\x11matching_rollouts\x18\x12 \x03(\v2%.lightningstore.v1.RolloutStatusCountR\x10matchingRollouts\"8\n" +
+	"\n" +
+	"QueueDepth\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x14\n" +
+	"\x05depth\x18\x02 \x01(\x03R\x05depth\"d\n" +
 	"\x12RolloutStatusCount\x128\n" +
 	"\x06status\x18\x01 \x01(\x0e2 .lightningstore.v1.RolloutStatusR\x06status\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\"d\n" +
@@ -836,39 +941,44 @@ func file_lightningstore_v1_statistics_proto_rawDescGZIP() []byte {
 }
 
 var file_lightningstore_v1_statistics_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lightningstore_v1_statistics_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_lightningstore_v1_statistics_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_lightningstore_v1_statistics_proto_goTypes = []any{
 	(Durability)(0),               // 0: lightningstore.v1.Durability
 	(*GetStatisticsRequest)(nil),  // 1: lightningstore.v1.GetStatisticsRequest
 	(*GetStatisticsResponse)(nil), // 2: lightningstore.v1.GetStatisticsResponse
-	(*RolloutStatusCount)(nil),    // 3: lightningstore.v1.RolloutStatusCount
-	(*AttemptStatusCount)(nil),    // 4: lightningstore.v1.AttemptStatusCount
-	(*WorkerStatusCount)(nil),     // 5: lightningstore.v1.WorkerStatusCount
-	(*GetServerInfoRequest)(nil),  // 6: lightningstore.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil), // 7: lightningstore.v1.GetServerInfoResponse
-	(*Limits)(nil),                // 8: lightningstore.v1.Limits
-	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
-	(RolloutStatus)(0),            // 10: lightningstore.v1.RolloutStatus
-	(AttemptStatus)(0),            // 11: lightningstore.v1.AttemptStatus
-	(WorkerStatus)(0),             // 12: lightningstore.v1.WorkerStatus
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*QueueDepth)(nil),            // 3: lightningstore.v1.QueueDepth
+	(*RolloutStatusCount)(nil),    // 4: lightningstore.v1.RolloutStatusCount
+	(*AttemptStatusCount)(nil),    // 5: lightningstore.v1.AttemptStatusCount
+	(*WorkerStatusCount)(nil),     // 6: lightningstore.v1.WorkerStatusCount
+	(*GetServerInfoRequest)(nil),  // 7: lightningstore.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil), // 8: lightningstore.v1.GetServerInfoResponse
+	(*Limits)(nil),                // 9: lightningstore.v1.Limits
+	nil,                           // 10: lightningstore.v1.GetStatisticsRequest.LabelsEntry
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(RolloutStatus)(0),            // 12: lightningstore.v1.RolloutStatus
+	(AttemptStatus)(0),            // 13: lightningstore.v1.AttemptStatus
+	(WorkerStatus)(0),             // 14: lightningstore.v1.WorkerStatus
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_lightningstore_v1_statistics_proto_depIdxs = []int32{
-	3,  // 0: lightningstore.v1.GetStatisticsResponse.rollouts:type_name -> lightningstore.v1.RolloutStatusCount
-	4,  // 1: lightningstore.v1.GetStatisticsResponse.attempts:type_name -> lightningstore.v1.AttemptStatusCount
-	5,  // 2: lightningstore.v1.GetStatisticsResponse.workers:type_name -> lightningstore.v1.WorkerStatusCount
-	9,  // 3: lightningstore.v1.GetStatisticsResponse.uptime:type_name -> google.protobuf.Duration
-	10, // 4: lightningstore.v1.RolloutStatusCount.status:type_name -> lightningstore.v1.RolloutStatus
-	11, // 5: lightningstore.v1.AttemptStatusCount.status:type_name -> lightningstore.v1.AttemptStatus
-	12, // 6: lightningstore.v1.WorkerStatusCount.status:type_name -> lightningstore.v1.WorkerStatus
-	0,  // 7: lightningstore.v1.GetServerInfoResponse.durability:type_name -> lightningstore.v1.Durability
-	8,  // 8: lightningstore.v1.GetServerInfoResponse.limits:type_name -> lightningstore.v1.Limits
-	13, // 9: lightningstore.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	10, // 0: lightningstore.v1.GetStatisticsRequest.labels:type_name -> lightningstore.v1.GetStatisticsRequest.LabelsEntry
+	4,  // 1: lightningstore.v1.GetStatisticsResponse.rollouts:type_name -> lightningstore.v1.RolloutStatusCount
+	5,  // 2: lightningstore.v1.GetStatisticsResponse.attempts:type_name -> lightningstore.v1.AttemptStatusCount
+	6,  // 3: lightningstore.v1.GetStatisticsResponse.workers:type_name -> lightningstore.v1.WorkerStatusCount
+	11, // 4: lightningstore.v1.GetStatisticsResponse.uptime:type_name -> google.protobuf.Duration
+	3,  // 5: lightningstore.v1.GetStatisticsResponse.queues:type_name -> lightningstore.v1.QueueDepth
+	4,  // 6: lightningstore.v1.GetStatisticsResponse.matching_rollouts:type_name -> lightningstore.v1.RolloutStatusCount
+	12, // 7: lightningstore.v1.RolloutStatusCount.status:type_name -> lightningstore.v1.RolloutStatus
+	13, // 8: lightningstore.v1.AttemptStatusCount.status:type_name -> lightningstore.v1.AttemptStatus
+	14, // 9: lightningstore.v1.WorkerStatusCount.status:type_name -> lightningstore.v1.WorkerStatus
+	0,  // 10: lightningstore.v1.GetServerInfoResponse.durability:type_name -> lightningstore.v1.Durability
+	9,  // 11: lightningstore.v1.GetServerInfoResponse.limits:type_name -> lightningstore.v1.Limits
+	15, // 12: lightningstore.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_lightningstore_v1_statistics_proto_init() }
@@ -885,7 +995,7 @@ func file_lightningstore_v1_statistics_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lightningstore_v1_statistics_proto_rawDesc), len(file_lightningstore_v1_statistics_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from lightningstore.v1 import rollout_pb2 as lightningstore_dot_v1_dot_rollout__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlightningstore/v1/claim.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1flightningstore/v1/rollout.proto\"\xa6\x01\n\x16\x44\x65queueRolloutsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12-\n\x05modes\x18\x02 \x03(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"G\n\x17\x44\x65queueRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\"m\n\x13StartRolloutRequest\x12/\n\x07rollout\x18\x01 \x01(\x0b\x32\x1e.lightningstore.v1.RolloutSpec\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x14StartRolloutResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"P\n\x13StartAttemptRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x14StartAttemptResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.RolloutB~\n\x14io.lightningstore.v1B\nClaimProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlightningstore/v1/claim.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1flightningstore/v1/rollout.proto\"\xb6\x01\n\x16\x44\x65queueRolloutsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12-\n\x05modes\x18\x02 \x03(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0e\n\x06queues\x18\x06 \x03(\t\"G\n\x17\x44\x65queueRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\"m\n\x13StartRolloutRequest\x12/\n\x07rollout\x18\x01 \x01(\x0b\x32\x1e.lightningstore.v1.RolloutSpec\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x14StartRolloutResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"P\n\x13StartAttemptRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x14StartAttemptResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.RolloutB~\n\x14io.lightningstore.v1B\nClaimProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,15 +35,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024io.lightningstore.v1B\nClaimProtoP\001ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1'
   _globals['_DEQUEUEROLLOUTSREQUEST']._serialized_start=118
-  _globals['_DEQUEUEROLLOUTSREQUEST']._serialized_end=284
-  _globals['_DEQUEUEROLLOUTSRESPONSE']._serialized_start=286
-  _globals['_DEQUEUEROLLOUTSRESPONSE']._serialized_end=357
-  _globals['_STARTROLLOUTREQUEST']._serialized_start=359
-  _globals['_STARTROLLOUTREQUEST']._serialized_end=468
-  _globals['_STARTROLLOUTRESPONSE']._serialized_start=470
-  _globals['_STARTROLLOUTRESPONSE']._serialized_end=537
-  _globals['_STARTATTEMPTREQUEST']._serialized_start=539
-  _globals['_STARTATTEMPTREQUEST']._serialized_end=619
-  _globals['_STARTATTEMPTRESPONSE']._serialized_start=621
-  _globals['_STARTATTEMPTRESPONSE']._serialized_end=688
+  _globals['_DEQUEUEROLLOUTSREQUEST']._serialized_end=300
+  _globals['_DEQUEUEROLLOUTSRESPONSE']._serialized_start=302
+  _globals['_DEQUEUEROLLOUTSRESPONSE']._serialized_end=373
+  _globals['_STARTROLLOUTREQUEST']._serialized_start=375
+  _globals['_STARTROLLOUTREQUEST']._serialized_end=484
+  _globals['_STARTROLLOUTRESPONSE']._serialized_start=486
+  _globals['_STARTROLLOUTRESPONSE']._serialized_end=553
+  _globals['_STARTATTEMPTREQUEST']._serialized_start=555
+  _globals['_STARTATTEMPTREQUEST']._serialized_end=635
+  _globals['_STARTATTEMPTRESPONSE']._serialized_start=637
+  _globals['_STARTATTEMPTRESPONSE']._serialized_end=704
 # @@protoc_insertion_point(module_scope)

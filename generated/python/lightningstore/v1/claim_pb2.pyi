@@ -31,6 +31,7 @@ class DequeueRolloutsRequest(_message.Message):
     WORKER_ID_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """Maximum number of rollouts to claim, at most 10,000 by default. The response holds fewer if the queue
     does, or if their inputs, metadata and ids would exceed 32 MiB. One call claims at most 1,000; call again
@@ -58,6 +59,13 @@ class DequeueRolloutsRequest(_message.Message):
         the call's deadline, whichever comes first. Absent or 0: do not wait. Negative: INVALID_ARGUMENT.
         """
 
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the task queues to claim from, at most 1,000. The empty string stands for the default queue.
+        Empty list: the default queue only. A queue that holds nothing need not exist. Priority and order of
+        enqueueing apply across the named queues.
+        """
+
     def __init__(
         self,
         *,
@@ -66,10 +74,11 @@ class DequeueRolloutsRequest(_message.Message):
         worker_id: _builtins.str = ...,
         wait: _duration_pb2.Duration | None = ...,
         request_id: _builtins.str = ...,
+        queues: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "modes", b"modes", "request_id", b"request_id", "wait", b"wait", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "modes", b"modes", "queues", b"queues", "request_id", b"request_id", "wait", b"wait", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -85,7 +94,7 @@ class DequeueRolloutsResponse(_message.Message):
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[_rollout_pb2.Rollout]:
         """The rollouts, each with the claimed attempt as its latest_attempt. Ordered by priority, then by the order
-        in which they were enqueued.
+        in which they were enqueued, whichever of the named queues they are in.
         """
 
     def __init__(

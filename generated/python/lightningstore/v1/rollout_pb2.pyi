@@ -125,6 +125,26 @@ class Rollout(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     INPUT_JSON_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
@@ -141,6 +161,8 @@ class Rollout(_message.Message):
     COMPLETION_NUMBER_FIELD_NUMBER: _builtins.int
     LATEST_ATTEMPT_FIELD_NUMBER: _builtins.int
     PAYLOADS_OMITTED_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
     """"ro-" and 12 hex digits, unless the caller chose the id. Always set."""
     input_json: _builtins.bytes
@@ -176,6 +198,8 @@ class Rollout(_message.Message):
     happens in responses of CancelRollouts, in responses to calls repeated with their request_id, and with
     rollouts stored by servers that did not limit metadata.
     """
+    queue: _builtins.str
+    """Name of the task queue that it is claimed from. Empty: the default queue."""
     @_builtins.property
     def config(self) -> Global___RolloutConfig:
         """Time limits and retries of its attempts. Always set."""
@@ -193,6 +217,10 @@ class Rollout(_message.Message):
         """The newest attempt. Absent before the first claim. In the response to a claim, this is the claimed
         attempt.
         """
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels of the caller, by key. May be empty."""
 
     def __init__(
         self,
@@ -213,10 +241,12 @@ class Rollout(_message.Message):
         completion_number: _builtins.int = ...,
         latest_attempt: _attempt_pb2.Attempt | None = ...,
         payloads_omitted: _builtins.bool = ...,
+        queue: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "end_time", b"end_time", "latest_attempt", b"latest_attempt", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "completion_number", b"completion_number", "config", b"config", "end_time", b"end_time", "group_id", b"group_id", "input_json", b"input_json", "latest_attempt", b"latest_attempt", "latest_attempt_id", b"latest_attempt_id", "metadata_json", b"metadata_json", "mode", b"mode", "payloads_omitted", b"payloads_omitted", "priority", b"priority", "resources_id", b"resources_id", "rollout_id", b"rollout_id", "start_time", b"start_time", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "completion_number", b"completion_number", "config", b"config", "end_time", b"end_time", "group_id", b"group_id", "input_json", b"input_json", "labels", b"labels", "latest_attempt", b"latest_attempt", "latest_attempt_id", b"latest_attempt_id", "metadata_json", b"metadata_json", "mode", b"mode", "payloads_omitted", b"payloads_omitted", "priority", b"priority", "queue", b"queue", "resources_id", b"resources_id", "rollout_id", b"rollout_id", "start_time", b"start_time", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,6 +346,26 @@ class RolloutSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INPUT_JSON_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
@@ -324,6 +374,8 @@ class RolloutSpec(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     METADATA_JSON_FIELD_NUMBER: _builtins.int
     ROLLOUT_ID_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     input_json: _builtins.bytes
     """Input of the agent: any JSON value in UTF-8, at most 16 MiB by default. Required."""
     mode: Global___RolloutMode.ValueType
@@ -345,9 +397,19 @@ class RolloutSpec(_message.Message):
     ALREADY_EXISTS. Fields that UpdateRollout has changed since count as other content; a request_id makes
     the call safe to repeat in that case too.
     """
+    queue: _builtins.str
+    """Name of the task queue that it is claimed from: 1 to 63 of a-z 0-9 - _ . that begin and end with a letter
+    or a digit. Empty: the default queue. A queue exists while it holds rollouts; nothing creates one.
+    """
     @_builtins.property
     def config(self) -> Global___RolloutConfig:
         """Time limits and retries. Absent: no time limits, one attempt."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels of the caller, at most 32. A key has 1 to 63 of A-Z a-z 0-9 - _ . / and a value at most 63
+        characters of any kind except NUL. ListRollouts and GetStatistics filter by them.
+        """
 
     def __init__(
         self,
@@ -360,10 +422,12 @@ class RolloutSpec(_message.Message):
         config: Global___RolloutConfig | None = ...,
         metadata_json: _builtins.bytes = ...,
         rollout_id: _builtins.str = ...,
+        queue: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "group_id", b"group_id", "input_json", b"input_json", "metadata_json", b"metadata_json", "mode", b"mode", "priority", b"priority", "resources_id", b"resources_id", "rollout_id", b"rollout_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "group_id", b"group_id", "input_json", b"input_json", "labels", b"labels", "metadata_json", b"metadata_json", "mode", b"mode", "priority", b"priority", "queue", b"queue", "resources_id", b"resources_id", "rollout_id", b"rollout_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -479,6 +543,26 @@ class ListRolloutsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STATUSES_FIELD_NUMBER: _builtins.int
     ROLLOUT_IDS_FIELD_NUMBER: _builtins.int
     ROLLOUT_ID_CONTAINS_FIELD_NUMBER: _builtins.int
@@ -490,6 +574,8 @@ class ListRolloutsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SKIP_FIELD_NUMBER: _builtins.int
     INCLUDE_TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     rollout_id_contains: _builtins.str
     """Matches ids that contain this text, case-sensitive."""
     filter_logic: Global___FilterLogic.ValueType
@@ -497,7 +583,7 @@ class ListRolloutsRequest(_message.Message):
     order_by: _builtins.str
     """A field and a direction, for example "start_time desc". The direction defaults to asc. Fields:
     rollout_id, mode, priority, group_id, resources_id, status, start_time, end_time, attempt_count,
-    latest_attempt_id, completion_number. A missing value sorts first. Empty: the order in which the rollouts
+    latest_attempt_id, completion_number, queue. A missing value sorts first. Empty: the order in which the rollouts
     were enqueued. With rollout_id, status, start_time and the empty order, the cost of a page does not
     depend on the number of rollouts; the other fields sort all matching rollouts.
     """
@@ -527,6 +613,16 @@ class ListRolloutsRequest(_message.Message):
     def group_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Matches rollouts of one of these groups."""
 
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Matches rollouts of one of these task queues. The empty string stands for the default queue."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Matches rollouts that have all of these labels with these values. All labels together are one filter for
+        filter_logic.
+        """
+
     def __init__(
         self,
         *,
@@ -541,10 +637,12 @@ class ListRolloutsRequest(_message.Message):
         page_token: _builtins.str = ...,
         skip: _builtins.int = ...,
         include_total_size: _builtins.bool = ...,
+        queues: _abc.Iterable[_builtins.str] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter_logic", b"filter_logic", "group_ids", b"group_ids", "include_total_size", b"include_total_size", "modes", b"modes", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "rollout_id_contains", b"rollout_id_contains", "rollout_ids", b"rollout_ids", "skip", b"skip", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter_logic", b"filter_logic", "group_ids", b"group_ids", "include_total_size", b"include_total_size", "labels", b"labels", "modes", b"modes", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "queues", b"queues", "rollout_id_contains", b"rollout_id_contains", "rollout_ids", b"rollout_ids", "skip", b"skip", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -590,8 +688,10 @@ Global___ListRolloutsResponse: _TypeAlias = ListRolloutsResponse  # noqa: Y015
 class UpdateRolloutRequest(_message.Message):
     """Changes a rollout.
 
-    The update mask may contain status, input_json, mode, priority, group_id, resources_id, config and
-    metadata_json. Any other path is rejected with INVALID_ARGUMENT.
+    The update mask may contain status, input_json, mode, priority, group_id, resources_id, config,
+    metadata_json, queue and labels. Any other path is rejected with INVALID_ARGUMENT. The labels are replaced
+    as a whole. A queued rollout whose mode, priority or queue changes keeps the place that the time of its
+    enqueueing gives it: in another queue it is claimed before the rollouts that were enqueued after it.
 
     A status has these effects:
 

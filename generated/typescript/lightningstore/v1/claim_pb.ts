@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lightningstore/v1/claim.proto.
  */
 export const file_lightningstore_v1_claim: GenFile = /*@__PURE__*/
-  fileDesc("Ch1saWdodG5pbmdzdG9yZS92MS9jbGFpbS5wcm90bxIRbGlnaHRuaW5nc3RvcmUudjEipgEKFkRlcXVldWVSb2xsb3V0c1JlcXVlc3QSDQoFbGltaXQYASABKAUSLQoFbW9kZXMYAiADKA4yHi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0TW9kZRIRCgl3b3JrZXJfaWQYAyABKAkSJwoEd2FpdBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgpyZXF1ZXN0X2lkGAUgASgJIkcKF0RlcXVldWVSb2xsb3V0c1Jlc3BvbnNlEiwKCHJvbGxvdXRzGAEgAygLMhoubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dCJtChNTdGFydFJvbGxvdXRSZXF1ZXN0Ei8KB3JvbGxvdXQYASABKAsyHi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0U3BlYxIRCgl3b3JrZXJfaWQYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCSJDChRTdGFydFJvbGxvdXRSZXNwb25zZRIrCgdyb2xsb3V0GAEgASgLMhoubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dCJQChNTdGFydEF0dGVtcHRSZXF1ZXN0EhIKCnJvbGxvdXRfaWQYASABKAkSEQoJd29ya2VyX2lkGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkiQwoUU3RhcnRBdHRlbXB0UmVzcG9uc2USKwoHcm9sbG91dBgBIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRCfgoUaW8ubGlnaHRuaW5nc3RvcmUudjFCCkNsYWltUHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_duration, file_lightningstore_v1_rollout]);
+  fileDesc("Ch1saWdodG5pbmdzdG9yZS92MS9jbGFpbS5wcm90bxIRbGlnaHRuaW5nc3RvcmUudjEitgEKFkRlcXVldWVSb2xsb3V0c1JlcXVlc3QSDQoFbGltaXQYASABKAUSLQoFbW9kZXMYAiADKA4yHi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0TW9kZRIRCgl3b3JrZXJfaWQYAyABKAkSJwoEd2FpdBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgpyZXF1ZXN0X2lkGAUgASgJEg4KBnF1ZXVlcxgGIAMoCSJHChdEZXF1ZXVlUm9sbG91dHNSZXNwb25zZRIsCghyb2xsb3V0cxgBIAMoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQibQoTU3RhcnRSb2xsb3V0UmVxdWVzdBIvCgdyb2xsb3V0GAEgASgLMh4ubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dFNwZWMSEQoJd29ya2VyX2lkGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkiQwoUU3RhcnRSb2xsb3V0UmVzcG9uc2USKwoHcm9sbG91dBgBIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQiUAoTU3RhcnRBdHRlbXB0UmVxdWVzdBISCgpyb2xsb3V0X2lkGAEgASgJEhEKCXdvcmtlcl9pZBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJIkMKFFN0YXJ0QXR0ZW1wdFJlc3BvbnNlEisKB3JvbGxvdXQYASABKAsyGi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0Qn4KFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgpDbGFpbVByb3RvUAFaWGdpdGh1Yi5jb20vbGlnaHRuaW5nc3RvcmUvbGlnaHRuaW5nc3RvcmUvZ2VuZXJhdGVkL2dvL2xpZ2h0bmluZ3N0b3JlL3YxO2xpZ2h0bmluZ3N0b3JldjFiBnByb3RvMw", [file_google_protobuf_duration, file_lightningstore_v1_rollout]);
 
 /**
  * Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller.
@@ -64,6 +64,15 @@ export type DequeueRolloutsRequest = Message<"lightningstore.v1.DequeueRolloutsR
    * @generated from field: string request_id = 5;
    */
   requestId: string;
+
+  /**
+   * Names of the task queues to claim from, at most 1,000. The empty string stands for the default queue.
+   * Empty list: the default queue only. A queue that holds nothing need not exist. Priority and order of
+   * enqueueing apply across the named queues.
+   *
+   * @generated from field: repeated string queues = 6;
+   */
+  queues: string[];
 };
 
 /**
@@ -81,7 +90,7 @@ export const DequeueRolloutsRequestSchema: GenMessage<DequeueRolloutsRequest> = 
 export type DequeueRolloutsResponse = Message<"lightningstore.v1.DequeueRolloutsResponse"> & {
   /**
    * The rollouts, each with the claimed attempt as its latest_attempt. Ordered by priority, then by the order
-   * in which they were enqueued.
+   * in which they were enqueued, whichever of the named queues they are in.
    *
    * @generated from field: repeated lightningstore.v1.Rollout rollouts = 1;
    */

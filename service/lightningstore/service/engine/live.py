@@ -32,6 +32,8 @@ from lightningstore.v1.rollout_pb2 import Rollout
 
 #: Approximate bytes that a record adds to a commit, without its input.
 ROW_BYTES = 300
+#: Approximate bytes that a label adds to it.
+LABEL_BYTES = 100
 #: Rollouts that are adopted before other tasks run.
 ADOPTED_AT_ONCE = 1000
 
@@ -155,6 +157,7 @@ class Live:
         self.state.count_rollout(0, entry.rollout.status)
         changes.inputs.append((entry.key, entry.input_json))
         changes.size += entry.input_bytes + ROW_BYTES
+        self.save_labels(entry)
         self.put_rollout(entry, entry.rollout, Queue.TAIL if queued else Queue.KEEP)
 
     def put_rollout(
@@ -198,6 +201,17 @@ class Live:
         changes.size += ROW_BYTES
         self._note_change(entry)
 
+    def save_labels(self, entry: Entry, *, clear: bool = False) -> None:
+        """Include the labels of a rollout in the next commit, unless it has none; `clear`: also then.
+
+        Its record contains them too, and is saved in the same operation.
+        """
+        labels = entry.rollout.labels
+        if labels or clear:
+            changes = self._committer.changes
+            changes.labels[entry.key] = dict(labels)
+            changes.size += LABEL_BYTES * (1 + len(labels))
+
     def _note_change(self, entry: Entry) -> None:
         entry.changed = self._committer.sealed + 1
         if entry.rollout.completion_number:
@@ -231,19 +245,20 @@ class Live:
                 self.deadlines.arm(attempt)
 
     def _queue(self, entry: Entry) -> None:
+        self.state.count_queued(entry)
         delay = 0.0
         if entry.available_ns:
             delay = self.deadlines.time.until_position(entry.position, entry.available_ns)
         if delay > 0:
             self.deadlines.delay(entry, delay)
             return
-        rollout = entry.rollout
-        self.state.queue.push(rollout.rollout_id, entry.position, rollout.priority, rollout.mode)
+        self.queue_due(entry)
 
     def leave_queue(self, entry: Entry) -> None:
         """Remove a rollout from the queue, if it is in it."""
         if entry.position:
             entry.position = entry.available_ns = 0
+            self.state.count_queued(entry)
             self.state.inputs.discard(entry)
             self.deadlines.delays.discard(entry)
             self.state.queue.discard(entry.rollout.rollout_id)
@@ -251,7 +266,16 @@ class Live:
     def queue_due(self, entry: Entry) -> None:
         """Make a rollout claimable when its back-off has ended."""
         rollout = entry.rollout
-        self.state.queue.push(rollout.rollout_id, entry.position, rollout.priority, rollout.mode)
+        self.state.queue.push(
+            rollout.rollout_id, entry.position, rollout.priority, rollout.mode, rollout.queue
+        )
+
+    def requeue(self, entry: Entry) -> None:
+        """Have the queue follow a changed priority, mode or task queue, at the same position."""
+        if entry.position:
+            self.state.count_queued(entry)
+            if entry not in self.deadlines.delays:
+                self.queue_due(entry)
 
     @property
     def queue_depth(self) -> int:

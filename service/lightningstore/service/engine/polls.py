@@ -1,44 +1,109 @@
-"""Long polls of the queue, served first come, first served."""
+"""Long polls of the task queues, served first come, first served."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 from lightningstore.service.engine.clock import Clock, Turn
 from lightningstore.service.engine.live import Live
+from lightningstore.service.engine.queue import Key
 from lightningstore.service.rules.errors import RequestIdReused
 from lightningstore.service.rules.ids import digest
 from lightningstore.service.rules.rows import Shown
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
-from lightningstore.v1.rollout_pb2 import RolloutMode
 
-#: The lanes of a claim that names no mode.
-ALL_MODES = frozenset(RolloutMode.values())
+#: The lane of a queue in which polls for any mode wait. It is no mode.
+ANY_MODE = -1
+#: Groups without polls that a lane may have beyond the number of the others.
+DEAD_GROUPS = 16
 
 
 class Poll:
     """A waiting DequeueRollouts. `ready` is set when it has its answer, or will get none."""
 
-    __slots__ = ("claim", "claimed", "error", "lanes", "number", "ready", "request")
+    __slots__ = (
+        "claim",
+        "claimed",
+        "error",
+        "group",
+        "modes",
+        "number",
+        "queues",
+        "ready",
+        "request",
+    )
 
     def __init__(
         self,
         request: DequeueRolloutsRequest,
+        queues: frozenset[str],
         modes: frozenset[int],
         claim: Callable[[], list[Shown]],
     ) -> None:
         self.request = request
-        #: The lanes of the queue that it may be served from.
-        self.lanes = modes or ALL_MODES
+        #: The queues and modes (empty: any) that it may be served from.
+        self.queues, self.modes = queues, modes
         #: Claims what can be claimed now.
         self.claim = claim
         #: Sequence number of the poll: the lowest one is served first.
         self.number = 0
+        #: The group that it waits in; None when it does not wait any more.
+        self.group: _Group | None = None
         self.ready = asyncio.Event()
         #: The claimed rollouts.
         self.claimed: list[Shown] = []
         self.error: Exception | None = None
+
+
+class _Group:
+    """Waiting polls of the same queues and modes, in order of arrival. Never empty while it waits.
+
+    Lanes refer to groups, not to polls: thousands of runners that name the same hundred queues take
+    a hundred references in all.
+    """
+
+    __slots__ = ("modes", "polls", "queues")
+
+    def __init__(self, poll: Poll) -> None:
+        self.queues, self.modes = poll.queues, poll.modes
+        self.polls: dict[Poll, None] = {}
+
+    def lanes(self) -> Iterator[Key]:
+        """Yield the lanes in which its polls wait."""
+        for queue in self.queues:
+            for mode in self.modes or (ANY_MODE,):
+                yield queue, mode
+
+    def first(self) -> Poll:
+        """Return the poll that has waited longest."""
+        return next(iter(self.polls))
+
+
+class _Lane:
+    """The groups that wait for rollouts of one queue and mode."""
+
+    __slots__ = ("heap", "live")
+
+    def __init__(self) -> None:
+        #: Groups by the number of their first poll, which was lower or equal when they came in.
+        self.heap: list[tuple[int, int, _Group]] = []
+        #: Number of groups in the heap that have polls, never 0.
+        self.live = 0
+
+    def first(self) -> Poll:
+        """Return the poll that has waited longest."""
+        while True:
+            number, tie, group = self.heap[0]
+            if not group.polls:
+                heapq.heappop(self.heap)
+                continue
+            poll = group.first()
+            if poll.number == number:
+                return poll
+            heapq.heapreplace(self.heap, (poll.number, tie, group))
 
 
 class Polls:
@@ -49,9 +114,10 @@ class Polls:
         #: Called in a later iteration of the event loop if `serve` did not finish.
         self._serve_rest = serve_rest
         self._polls: dict[Poll, None] = {}
-        #: The polls by the lanes that can serve them, in order of arrival. No rollout can be
-        #: claimed in a lane with waiting polls, except those that have just entered it.
-        self._waiting: dict[int, dict[Poll, None]] = {}
+        self._groups: dict[tuple[frozenset[str], frozenset[int]], _Group] = {}
+        #: The groups by the lanes that can serve them. No rollout can be claimed in a lane with
+        #: waiting polls, except those that have just entered it.
+        self._lanes: dict[Key, _Lane] = {}
         self._count = 0
         self._serving_later = False
         #: Polls by their request ids: several if a caller has repeated its call.
@@ -68,11 +134,7 @@ class Polls:
             StoreError: The error that was passed to `end`.
         """
         request_id = poll.request.request_id
-        self._count += 1
-        poll.number = self._count
-        self._polls[poll] = None
-        for lane in poll.lanes:
-            self._waiting.setdefault(lane, {})[poll] = None
+        self._enter(poll)
         if request_id:
             self._named.setdefault(request_id, []).append(poll)
         try:
@@ -88,11 +150,41 @@ class Polls:
             raise poll.error
         return poll.claimed
 
+    def _enter(self, poll: Poll) -> None:
+        self._count += 1
+        poll.number = self._count
+        self._polls[poll] = None
+        interest = poll.queues, poll.modes
+        group = self._groups.get(interest)
+        if group is None:
+            group = self._groups[interest] = _Group(poll)
+            for key in group.lanes():
+                lane = self._lanes.get(key)
+                if lane is None:
+                    lane = self._lanes[key] = _Lane()
+                heapq.heappush(lane.heap, (poll.number, poll.number, group))
+                lane.live += 1
+        group.polls[poll] = None
+        poll.group = group
+
     def _leave(self, poll: Poll) -> None:
         """End the wait of a poll, if it is still waiting."""
-        if self._polls.pop(poll, poll) is None:
-            for lane in poll.lanes:
-                del self._waiting[lane][poll]
+        group, poll.group = poll.group, None
+        if group is None:
+            return
+        del self._polls[poll]
+        del group.polls[poll]
+        if group.polls:
+            return
+        del self._groups[group.queues, group.modes]
+        for key in group.lanes():
+            lane = self._lanes[key]
+            lane.live -= 1
+            if not lane.live:
+                del self._lanes[key]
+            elif len(lane.heap) > 2 * lane.live + DEAD_GROUPS:
+                lane.heap = [place for place in lane.heap if place[2].polls]
+                heapq.heapify(lane.heap)
 
     def serve(self) -> None:
         """Claim for waiting polls, first come, first served.
@@ -102,50 +194,55 @@ class Polls:
         in between.
         """
         fed = self._live.state.queue.fed
+        if not self._polls:
+            fed.clear()
         turn = Turn()
-        while fed and self._polls:
+        # The numbers of the first polls of these lanes, which only rise.
+        heads = sorted((0, key) for key in fed)
+        while heads:
             if turn.over():
                 if not self._serving_later:
                     self._serving_later = True
                     asyncio.get_running_loop().call_soon(self._go_on)
                 return
-            poll = self._first(fed)
+            number, key = heads[0]
+            poll = self._first(key)
             if poll is None:
-                break
-            claimed = poll.claim()
-            for same in self._named.get(poll.request.request_id) or [poll]:
-                if same is poll or digest(same.request) == digest(poll.request):
-                    same.claimed = claimed
-                else:
-                    same.error = RequestIdReused(poll.request.request_id)
-                self._leave(same)
-                same.ready.set()
-        fed.clear()
+                fed.discard(key)
+                heapq.heappop(heads)
+            elif poll.number > number:
+                heapq.heapreplace(heads, (poll.number, key))
+            else:
+                self._serve(poll)
+
+    def _serve(self, poll: Poll) -> None:
+        """Claim for a poll, and for those that repeat its call."""
+        claimed = poll.claim()
+        for same in self._named.get(poll.request.request_id) or [poll]:
+            if same is poll or digest(same.request) == digest(poll.request):
+                same.claimed = claimed
+            else:
+                same.error = RequestIdReused(poll.request.request_id)
+            self._leave(same)
+            same.ready.set()
 
     def _go_on(self) -> None:
         self._serving_later = False
         self._serve_rest()
 
-    def _first(self, fed: set[int]) -> Poll | None:
-        """Return the poll that has waited longest for one of these lanes.
-
-        Drops lanes that can serve none.
-        """
-        first: Poll | None = None
-        for lane in tuple(fed):
-            waiting = self._waiting.get(lane)
-            if not waiting or not self._live.state.queue.holds(lane):
-                fed.discard(lane)
-                continue
-            poll = next(iter(waiting))
-            if first is None or poll.number < first.number:
-                first = poll
-        return first
+    def _first(self, key: Key) -> Poll | None:
+        """Return the poll that has waited longest for a lane; None if there is none, or no rollout for it."""
+        if not self._live.state.queue.holds(key):
+            return None
+        lanes = (self._lanes.get(key), self._lanes.get((key[0], ANY_MODE)))
+        waiting = [lane.first() for lane in lanes if lane is not None]
+        return min(waiting, key=attrgetter("number"), default=None)
 
     def end(self, error: Exception | None) -> None:
         """End all polls, with an error or with an empty answer."""
         for poll in self._polls:
-            poll.error = error
+            poll.error, poll.group = error, None
             poll.ready.set()
         self._polls.clear()
-        self._waiting.clear()
+        self._groups.clear()
+        self._lanes.clear()

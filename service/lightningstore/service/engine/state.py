@@ -79,6 +79,7 @@ class Entry:
         "key",
         "latest",
         "position",
+        "queued_in",
         "rollout",
     )
 
@@ -96,6 +97,8 @@ class Entry:
         #: claimed.
         self.position = 0
         self.available_ns = 0
+        #: The task queue that counts it, None if it is in none.
+        self.queued_in: Depth | None = None
         #: Whether it is one of the finished rollouts that may be evicted.
         self.cached = False
         #: Number of the last commit that writes it.
@@ -125,6 +128,16 @@ class Entry:
         if not is_finished(self.rollout):
             return True
         return any(is_live(attempt.record) for attempt in self.attempts.values())
+
+
+class Depth:
+    """A task queue and the number of its rollouts, including those that wait for their back-off."""
+
+    __slots__ = ("count", "queue")
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.count = 0
 
 
 class Hold:
@@ -226,6 +239,8 @@ class State:
         #: Removed rollouts that may still be in the back end, with the commit that removes them.
         self.going: dict[str, int] = {}
         self.queue = RolloutQueue()
+        #: Task queues that hold rollouts, by their names.
+        self.depths: dict[str, Depth] = {}
         self.inputs = Inputs(caches.inputs)
         self.resources = Versions()
         #: Prevents eviction while an operation reads many rollouts in several slices.
@@ -351,6 +366,25 @@ class State:
             self._span_ids.pop(attempt.key, None)
 
     # Counters
+
+    def count_queued(self, entry: Entry) -> None:
+        """Count a rollout in the task queue that it is in now, and no longer in the one that it was in."""
+        old = entry.queued_in
+        if entry.position:
+            queue = entry.rollout.queue
+            if old is not None and old.queue == queue:
+                return
+            new = self.depths.get(queue)
+            if new is None:
+                new = self.depths[queue] = Depth(queue)
+            new.count += 1
+            entry.queued_in = new
+        else:
+            entry.queued_in = None
+        if old is not None:
+            old.count -= 1
+            if not old.count:
+                del self.depths[old.queue]
 
     def count_rollout(self, old: int, new: int) -> None:
         """Move one rollout from a status to another; 0 stands for none."""

@@ -56,9 +56,12 @@ class Bulk:
                 rollout_id = record.rollout_id
                 entry.key, entry.position, entry.changed = key, position, number
                 known[rollout_id] = entry
-                queue.push(rollout_id, position, record.priority, record.mode)
+                state.count_queued(entry)
+                queue.push(rollout_id, position, record.priority, record.mode, record.queue)
                 changes.inputs.append((key, input_json))
                 changes.rollouts[key] = RolloutRow(key, record, position, 0)
+                if record.labels:
+                    self._live.save_labels(entry)
                 size += len(input_json) + 2 * ROW_BYTES
                 inputs.add(entry, number)
         counters.rollout_key, counters.position = key, position

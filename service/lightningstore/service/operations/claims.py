@@ -9,7 +9,7 @@ from lightningstore.service.engine.requests import refer, references
 from lightningstore.service.engine.state import AttemptState, Entry
 from lightningstore.service.operations.enqueue import Enqueue
 from lightningstore.service.rules import lifecycle
-from lightningstore.service.rules.checks import check_enum
+from lightningstore.service.rules.checks import check_enum, check_queue
 from lightningstore.service.rules.errors import BatchTooLarge, FieldInvalid, RolloutExists
 from lightningstore.service.rules.ids import LATEST, check_new_id, new_id
 from lightningstore.service.rules.rows import Shown
@@ -32,6 +32,10 @@ from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_PREPARING, RolloutMode
 
 #: Maximum number of rollouts that one call claims. This many hold the event loop for about 20 ms.
 CLAIMED_AT_ONCE = 1000
+#: Maximum number of task queues that one call names.
+MAX_QUEUES = 1000
+#: The queues of a claim that names none.
+DEFAULT_QUEUE = frozenset([""])
 #: Approximate size that a new attempt adds to an answer.
 ATTEMPT_BYTES = 512
 #: Seconds before the call's deadline at which a long poll answers.
@@ -57,17 +61,17 @@ class Claims:
         `time_remaining` is the time in seconds until the call's deadline, None without one.
         """
         self._engine.committer.admit()
-        modes = self._check_dequeue(request)
+        queues, modes = self._check_dequeue(request)
         if (answer := self._engine.requests.find("DequeueRollouts", request)) is not None:
             return await self._enqueue.replay(DequeueRolloutsResponse.FromString(answer))
-        claimed = self._claim(request, modes)
+        claimed = self._claim(request, queues, modes)
         wait = seconds(request.wait)
         if not claimed and wait and request.limit and not self._engine.closing:
             if time_remaining is not None:
                 wait = min(wait, time_remaining - DEADLINE_MARGIN)
             failures = self._engine.committer.failures
             claimed = await self._poll(
-                Poll(request, modes, lambda: self._claim(request, modes)), wait
+                Poll(request, queues, modes, lambda: self._claim(request, queues, modes)), wait
             )
             await self._engine.barrier_since(failures)  # whose operation served it has sealed it
         if not claimed and request.worker_id:
@@ -111,17 +115,25 @@ class Claims:
         )
         self._live.apply(attempt.entry, attempt, transition, now)
 
-    def _check_dequeue(self, request: DequeueRolloutsRequest) -> frozenset[int]:
+    def _check_dequeue(
+        self, request: DequeueRolloutsRequest
+    ) -> tuple[frozenset[str], frozenset[int]]:
+        """Return the queues and modes that the request names. Raises FieldInvalid, BatchTooLarge."""
         if request.limit < 0:
             raise FieldInvalid("limit", "must not be negative")
         if request.limit > self._engine.limits.batch_items:
             raise BatchTooLarge("limit", request.limit, self._engine.limits.batch_items)
         for i, mode in enumerate(request.modes):
             check_enum(f"modes[{i}]", RolloutMode, mode, unspecified=True)
+        if len(request.queues) > MAX_QUEUES:
+            raise BatchTooLarge("queues", len(request.queues), MAX_QUEUES)
+        for i, name in enumerate(request.queues):
+            check_queue(f"queues[{i}]", name)
         check_new_id("worker_id", request.worker_id, required=False)
         if request.HasField("wait"):
             check_duration("wait", request.wait)
-        return frozenset(request.modes)
+        queues = frozenset(request.queues) if request.queues else DEFAULT_QUEUE
+        return queues, frozenset(request.modes)
 
     async def _poll(self, poll: Poll, wait: float) -> list[Shown]:
         """Wait until the poll is served, its time is over or the store closes."""
@@ -129,19 +141,22 @@ class Claims:
         until = self._engine.clock.monotonic() + wait * jitter
         return await self._engine.polls.wait(poll, self._engine.clock, until)
 
-    def _claim(self, request: DequeueRolloutsRequest, modes: frozenset[int]) -> list[Shown]:
-        """Claim what the queue holds now."""
+    def _claim(
+        self, request: DequeueRolloutsRequest, queues: frozenset[str], modes: frozenset[int]
+    ) -> list[Shown]:
+        """Claim what the queues hold now."""
         claimed: list[Shown] = []
+        if not request.limit:
+            return claimed
         now, room = self._live.now(), self._engine.limits.answer_bytes
-        while len(claimed) < min(request.limit, CLAIMED_AT_ONCE):
-            rollout_id = self._live.state.queue.first(modes)
-            if rollout_id is None:
-                break
+        for rollout_id in self._live.state.queue.claimable(queues, modes):
             entry = self._live.state.entries[rollout_id]
             room -= entry.shown().size() + ATTEMPT_BYTES
             if claimed and room < 0:
                 break
             claimed.append(entry.shown(self._start(entry, request.worker_id, now)))
+            if len(claimed) == min(request.limit, CLAIMED_AT_ONCE):
+                break
         if not claimed:
             return claimed
         if request.worker_id:

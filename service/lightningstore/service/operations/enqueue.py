@@ -14,7 +14,14 @@ from lightningstore.service.engine.requests import rollouts_of
 from lightningstore.service.engine.state import Entry
 from lightningstore.service.operations.bulk import Bulk
 from lightningstore.service.rules import wire
-from lightningstore.service.rules.checks import check_config, check_enum, check_json, check_metadata
+from lightningstore.service.rules.checks import (
+    check_config,
+    check_enum,
+    check_json,
+    check_labels,
+    check_metadata,
+    check_queue,
+)
 from lightningstore.service.rules.copies import evolve
 from lightningstore.service.rules.errors import (
     FieldInvalid,
@@ -202,9 +209,11 @@ class Enqueue:
         record.rollout_id = rollout_id
         record.status = ROLLOUT_STATUS_QUEUING
         record.start_time.CopyFrom(now)
-        for name in ("mode", "priority", "group_id", "metadata_json"):
+        for name in ("mode", "priority", "group_id", "metadata_json", "queue"):
             if value := getattr(spec, name):
                 setattr(record, name, value)
+        if spec.labels:
+            record.labels.update(spec.labels)
         if resources_id:
             record.resources_id = resources_id
         stored = record.config
@@ -230,6 +239,9 @@ class Enqueue:
         check_new_id(f"{field}.rollout_id", spec.rollout_id, required=False)
         check_label(f"{field}.group_id", spec.group_id)
         check_enum(f"{field}.mode", RolloutMode, spec.mode, unspecified=True)
+        check_queue(f"{field}.queue", spec.queue)
+        if spec.labels:
+            check_labels(f"{field}.labels", spec.labels)
 
     async def replay(self, answer: R, limit: int = 0) -> R:
         """Return the answer to a repeated request id, with its rollouts in their current state.
@@ -283,6 +295,8 @@ def _same_content(spec: RolloutSpec, entry: Entry) -> bool:
         and spec.priority == record.priority
         and spec.group_id == record.group_id
         and _same_resources(spec.resources_id, record.resources_id)
+        and spec.queue == record.queue
+        and spec.labels == record.labels
         and spec.metadata_json == record.metadata_json
         and config == record.config
     )

@@ -17,7 +17,9 @@ from lightningstore.service.rules.checks import (
     check_config,
     check_enum,
     check_json,
+    check_labels,
     check_metadata,
+    check_queue,
 )
 from lightningstore.service.rules.copies import evolve
 from lightningstore.service.rules.errors import (
@@ -187,6 +189,8 @@ class Imports:
         check_enum(f"{field}.mode", RolloutMode, record.mode, unspecified=True)
         for name in ("group_id", "resources_id"):
             check_label(f"{field}.{name}", getattr(record, name))
+        check_queue(f"{field}.queue", record.queue)
+        check_labels(f"{field}.labels", record.labels)
         check_enum(f"{field}.status", RolloutStatus, record.status)
         if record.status not in FINISHED:
             wanted = ", ".join(RolloutStatus.Name(status) for status in FINISHED)
@@ -196,6 +200,12 @@ class Imports:
             )
         check_config(f"{field}.config", record.config)
         _check_times(field, record, "start_time", "end_time")
+        self._check_counts(field, request)
+
+    @staticmethod
+    def _check_counts(field: str, request: ImportRolloutsRequest) -> None:
+        """Raise FieldInvalid if the rollout disagrees with its attempts."""
+        record = request.rollout
         if record.attempt_count != len(request.attempts):
             problem = (
                 f"{record.attempt_count}, must be {len(request.attempts)}, the number of attempts"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.rules.checks import check_labels
+from lightningstore.service.rules.rows import RolloutQuery
 from lightningstore.service.rules.times import NANOS, stamp
 from lightningstore.v1.statistics_pb2 import (
     AttemptStatusCount,
@@ -14,10 +17,13 @@ from lightningstore.v1.statistics_pb2 import (
     GetStatisticsRequest,
     GetStatisticsResponse,
     Limits,
+    QueueDepth,
     RolloutStatusCount,
     WorkerStatusCount,
 )
 
+#: Maximum number of task queues in an answer, and how many are compared before other tasks run.
+SHOWN_QUEUES, DEPTHS_AT_ONCE = 100, 1000
 CAPABILITIES = ("otlp-grpc", "long-poll", "watch", "request-ids", "namespaces")
 
 
@@ -36,8 +42,10 @@ class Info:
         """Set the port of OTLP over HTTP and the address of the server for GetServerInfo."""
         self.otlp_http_port, self.owner = otlp_http_port, owner
 
-    async def get_statistics(self, _request: GetStatisticsRequest) -> GetStatisticsResponse:
+    async def get_statistics(self, request: GetStatisticsRequest) -> GetStatisticsResponse:
         """Return the counters."""
+        matching = await self._matching(request)
+        deepest = await self._deepest()
         file_bytes = await self._engine.storage.file_bytes()
         counters, shelf = self._live.state.counters, self._live.shelf
         limits = self._engine.limits
@@ -53,9 +61,12 @@ class Info:
             safe_threshold_bytes=0 if self._engine.is_durable else limits.safe_bytes,
             file_bytes=file_bytes,
             waiter_count=self._engine.waiters.count + len(self._engine.polls),
+            queues=deepest,
+            queue_count=len(self._live.state.depths),
         )
         totals: list[tuple[Any, dict[int, int], Any]] = [
             (RolloutStatusCount, counters.rollouts, reply.rollouts),
+            (RolloutStatusCount, matching, reply.matching_rollouts),
             (AttemptStatusCount, counters.attempts, reply.attempts),
             (WorkerStatusCount, self._live.workforce.counts, reply.workers),
         ]
@@ -65,6 +76,26 @@ class Info:
         reply.uptime.seconds, reply.uptime.nanos = int(up), int(up % 1 * NANOS)
         await self._engine.barrier()
         return reply
+
+    async def _matching(self, request: GetStatisticsRequest) -> dict[int, int]:
+        """Return the number of rollouts with the labels of the request, by status. Raises FieldInvalid."""
+        check_labels("labels", request.labels)
+        if not request.labels:
+            return {}
+        await self._engine.barrier()  # the back end has what the counters show
+        query = RolloutQuery(labels=frozenset(request.labels.items()))
+        return await self._engine.storage.count_rollouts(query)
+
+    async def _deepest(self) -> list[QueueDepth]:
+        """Return the longest task queues, the longest first; the number of queues is unlimited."""
+        turn, deepest = Turn(), list[tuple[int, str]]()
+        depths = [(-depth.count, depth.queue) for depth in self._live.state.depths.values()]
+        for start in range(0, len(depths), DEPTHS_AT_ONCE):
+            part = depths[start : start + DEPTHS_AT_ONCE]
+            deepest = sorted([*deepest, *part])[:SHOWN_QUEUES]
+            if turn.over():
+                await turn.next()
+        return [QueueDepth(queue=queue, depth=-count) for count, queue in deepest]
 
     async def get_server_info(self, _request: GetServerInfoRequest) -> GetServerInfoResponse:
         """Return the server's version, capabilities and limits."""

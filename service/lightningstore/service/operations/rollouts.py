@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -16,7 +17,9 @@ from lightningstore.service.rules.checks import (
     check_config,
     check_enum,
     check_json,
+    check_labels,
     check_metadata,
+    check_queue,
     mask_paths,
 )
 from lightningstore.service.rules.copies import evolve
@@ -57,6 +60,8 @@ UPDATABLE = (
     "resources_id",
     "config",
     "metadata_json",
+    "queue",
+    "labels",
 )
 
 
@@ -101,15 +106,20 @@ class Rollouts:
             reply.total_size = await self._total_size(query)
         return reply
 
-    def _rollout_query(self, request: ListRolloutsRequest) -> tuple[RolloutQuery, int]:
-        """Check a list request. The query requests one row more than the page holds."""
+    def _check_filters(self, request: ListRolloutsRequest) -> None:
+        """Raise FieldInvalid, BatchTooLarge for invalid filters."""
         for i, status in enumerate(request.statuses):
             check_enum(f"statuses[{i}]", RolloutStatus, status)
         for i, mode in enumerate(request.modes):
             check_enum(f"modes[{i}]", RolloutMode, mode, unspecified=True)
         check_enum("filter_logic", FilterLogic, request.filter_logic, unspecified=True)
-        self._engine.check_batch("rollout_ids", len(request.rollout_ids))
-        self._engine.check_batch("group_ids", len(request.group_ids))
+        for name in ("rollout_ids", "group_ids", "queues"):
+            self._engine.check_batch(name, len(getattr(request, name)))
+        check_labels("labels", request.labels)
+
+    def _rollout_query(self, request: ListRolloutsRequest) -> tuple[RolloutQuery, int]:
+        """Check a list request. The query requests one row more than the page holds."""
+        self._check_filters(request)
         if request.skip < 0:
             raise FieldInvalid("skip", "must not be negative")
         column, descending = filters.parse_order(request.order_by, filters.COLUMNS)
@@ -126,6 +136,8 @@ class Rollouts:
             rollout_id_contains=request.rollout_id_contains,
             modes=frozenset(request.modes),
             group_ids=frozenset(request.group_ids),
+            queues=frozenset(request.queues),
+            labels=frozenset(request.labels.items()),
             any_of=request.filter_logic == FILTER_LOGIC_OR,
             order_by=column or "key",
             descending=descending,
@@ -137,10 +149,10 @@ class Rollouts:
 
     async def _total_size(self, query: RolloutQuery) -> int:
         counts = self._live.state.counters.rollouts
-        if not (query.rollout_ids or query.rollout_id_contains or query.modes or query.group_ids):
+        if RolloutQuery(statuses=query.statuses) == _filters(query):
             chosen = query.statuses or counts
             return sum(counts.get(status, 0) for status in chosen)
-        return await self._engine.storage.count_rollouts(query)
+        return sum((await self._engine.storage.count_rollouts(query)).values())
 
     async def update_rollout(self, request: UpdateRolloutRequest) -> UpdateRolloutResponse:
         """Change fields of a rollout."""
@@ -171,9 +183,10 @@ class Rollouts:
 
     def _settle_update(self, entry: Entry, paths: list[str]) -> None:
         """Have the queue and the deadlines of live attempts follow changed fields."""
-        moved = entry.position and ("priority" in paths or "mode" in paths)
-        if moved and entry not in self._live.deadlines.delays:
-            self._live.queue_due(entry)  # in another lane, at the same position
+        if not {"priority", "mode", "queue"}.isdisjoint(paths):
+            self._live.requeue(entry)
+        if "labels" in paths:
+            self._live.save_labels(entry, clear=True)
         if "config" in paths:
             for attempt in entry.attempts.values():
                 if lifecycle.is_live(attempt.record):
@@ -194,6 +207,10 @@ class Rollouts:
             check_enum("rollout.mode", RolloutMode, given.mode, unspecified=True)
         if "group_id" in paths:
             check_label("rollout.group_id", given.group_id)
+        if "queue" in paths:
+            check_queue("rollout.queue", given.queue)
+        if "labels" in paths:
+            check_labels("rollout.labels", given.labels)
         if "config" in paths:
             check_config("rollout.config", given.config)
         if "metadata_json" in paths:
@@ -247,3 +264,9 @@ class Rollouts:
         await compose_all(self._engine, shown, targets, self._engine.limits.answer_bytes)
         await self._engine.durable_since(number, failures)
         return reply
+
+
+def _filters(query: RolloutQuery) -> RolloutQuery:
+    """Return the filters of a query, without its order and page."""
+    names = ("any_of", "order_by", "descending", "after", "skip", "limit")
+    return replace(query, **{name: getattr(RolloutQuery, name) for name in names})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
+from lightningstore.client.namespaces import name_error
 from lightningstore.service.rules.copies import evolve
 from lightningstore.service.rules.errors import FieldInvalid, PayloadTooLarge
 from lightningstore.service.rules.statuses import RETRIABLE
@@ -33,6 +35,13 @@ MAX_FAILURE_TYPE_BYTES = 1 << 10
 
 
 MAX_FAILURE_MESSAGE_BYTES = 64 << 10
+
+
+#: Labels of a rollout, and characters of a key or a value.
+MAX_LABELS, MAX_LABEL_LENGTH = 32, 63
+
+
+_LABEL_KEY = re.compile(rf"[A-Za-z0-9._/-]{{1,{MAX_LABEL_LENGTH}}}")
 
 
 # Raw values are validated, not built: 9 µs for 14 KB, compared with 66 µs for json.loads.
@@ -116,6 +125,36 @@ def bounded_failure(failure: attempt_pb2.Failure) -> attempt_pb2.Failure:
     if kind == failure.type and message == failure.message:
         return failure
     return evolve(failure, type=kind, message=message)
+
+
+def check_queue(field: str, name: str) -> None:
+    """Raise FieldInvalid for a name of a task queue that is neither valid nor that of the default queue, ""."""
+    if name and (error := _queue_error(name)):
+        raise FieldInvalid(field, error)
+
+
+@lru_cache(maxsize=4096)
+def _queue_error(name: str) -> str:
+    """Return what is wrong with a name; cached, because each long poll of a runner repeats its names."""
+    return name_error(name)
+
+
+def check_labels(field: str, labels: Mapping[str, str]) -> None:
+    """Raise FieldInvalid for labels of a rollout that are too many, too long or have other characters."""
+    if len(labels) > MAX_LABELS:
+        raise FieldInvalid(field, f"{len(labels)} labels, at most {MAX_LABELS} are allowed")
+    for key, value in labels.items():
+        if not _LABEL_KEY.fullmatch(key):
+            shown = shortened(key, MAX_LABEL_LENGTH)
+            problem = (
+                f"must have keys of 1 to {MAX_LABEL_LENGTH} of A-Z a-z 0-9 - _ . /, not {shown!r}"
+            )
+            raise FieldInvalid(field, problem)
+        if len(value) > MAX_LABEL_LENGTH:
+            problem = f"must have at most {MAX_LABEL_LENGTH} characters, not {len(value)}"
+            raise FieldInvalid(f"{field}[{key!r}]", problem)
+        if "\0" in value:
+            raise FieldInvalid(f"{field}[{key!r}]", "contains NUL (U+0000); use other characters")
 
 
 def check_enum(field: str, enum: Any, value: int, *, unspecified: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -27,6 +28,9 @@ def evolve(record: M, **changes: Any) -> M:
             copy.ClearField(name)
         elif isinstance(value, Message):
             getattr(copy, name).CopyFrom(value)
+        elif isinstance(value, Mapping):
+            copy.ClearField(name)
+            getattr(copy, name).update(value)
         else:
             setattr(copy, name, value)
     return copy

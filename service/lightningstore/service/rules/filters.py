@@ -24,6 +24,7 @@ COLUMNS: dict[str, Callable[[Rollout], Any]] = {
     "attempt_count": lambda r: r.attempt_count,
     "latest_attempt_id": lambda r: r.latest_attempt_id,
     "completion_number": lambda r: r.completion_number,
+    "queue": lambda r: r.queue,
 }
 
 
@@ -62,6 +63,10 @@ def matches(query: RolloutQuery) -> Callable[[Rollout], bool]:
         tests.append(lambda r: r.mode in query.modes)
     if query.group_ids:
         tests.append(lambda r: r.group_id in query.group_ids)
+    if query.queues:
+        tests.append(lambda r: r.queue in query.queues)
+    if query.labels:
+        tests.append(lambda r: all(r.labels.get(k) == v for k, v in query.labels))
     if not tests:
         return lambda _: True
     combine = any if query.any_of else all

@@ -212,6 +212,9 @@ class RolloutQuery:
     rollout_id_contains: str = ""
     modes: frozenset[int] = frozenset()
     group_ids: frozenset[str] = frozenset()
+    queues: frozenset[str] = frozenset()
+    #: Pairs of key and value. A rollout matches if it has all of them.
+    labels: frozenset[tuple[str, str]] = frozenset()
     any_of: bool = False
     #: A column of `filters.COLUMNS`. Ties are ordered by key, in the same direction.
     order_by: str = "key"
@@ -220,6 +223,17 @@ class RolloutQuery:
     after: tuple[Any, int] | None = None
     skip: int = 0
     limit: int = DEFAULT_PAGE_SIZE
+
+    @property
+    def led_by_label(self) -> bool:
+        """Whether an index leads from a label to the rollouts, rather than from ids or groups.
+
+        Every match must have the label, and ids and groups select fewer rollouts than a label usually does.
+        """
+        others = (self.statuses, self.rollout_ids, self.modes, self.group_ids, self.queues)
+        if self.any_of and (any(others) or self.rollout_id_contains):
+            return False
+        return bool(self.labels) and not self.rollout_ids and not self.group_ids
 
 
 @dataclass(frozen=True)

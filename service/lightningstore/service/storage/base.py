@@ -77,6 +77,9 @@ class Changes:
     #: By key of the rollout, never empty: a back end may take a stored empty input for damage.
     inputs: list[tuple[int, bytes]] = field(default_factory=list)
     rollouts: dict[int, RolloutRow] = field(default_factory=dict)
+    #: Labels by key of the rollout, which replace the stored ones. The rollout's record contains them too: a back
+    #: end keeps them for filters only.
+    labels: dict[int, dict[str, str]] = field(default_factory=dict)
     attempts: dict[int, AttemptRow] = field(default_factory=dict)
     spans: list[SpanRow] = field(default_factory=list)
     workers: dict[str, Worker] = field(default_factory=dict)
@@ -125,6 +128,7 @@ class Changes:
         gone = set(self.removed)
         self.inputs = [item for item in self.inputs if item[0] not in gone]
         self.rollouts = {key: row for key, row in self.rollouts.items() if key not in gone}
+        self.labels = {key: labels for key, labels in self.labels.items() if key not in gone}
         self.attempts = {k: row for k, row in self.attempts.items() if row.rollout_key not in gone}
         self.spans = [row for row in self.spans if row.rollout_key not in gone]
 
@@ -251,8 +255,11 @@ class Storage(Protocol):
         Rollouts removed during the scan are left out, and damaged ones, which are counted.
         """
 
-    async def count_rollouts(self, query: RolloutQuery) -> int:
-        """Return the number of matching rollouts; `after`, `skip` and `limit` of the query do not apply."""
+    async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
+        """Return the number of matching rollouts by status, without zeros.
+
+        Order and page of the query do not apply.
+        """
 
     async def group_members(self, group_id: str) -> list[str]:
         """Return the ids of the group's rollouts in enqueue order."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import bisect
 import heapq
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from lightningstore.service.rules import filters
@@ -41,6 +43,7 @@ FREED_A_COMMIT = 256
 SWEPT_AT_ONCE = 4000
 
 P = TypeVar("P", bound=tuple[Any, ...])
+V = TypeVar("V", bound=Hashable)
 
 
 class MemoryStorage:
@@ -65,6 +68,8 @@ class MemoryStorage:
         self._attempts: dict[int, dict[int, AttemptRow]] = {}
         self._by_status: dict[int, dict[int, None]] = {}
         self._by_group: dict[str, dict[int, None]] = {}
+        self._by_queue: dict[str, dict[int, None]] = {}  # without the default queue
+        self._by_label: dict[tuple[str, str], dict[int, None]] = {}
         self._completed: list[tuple[int, int]] = []  # completion number, key: ascending
         self._ended: list[tuple[int, int]] = []  # end time, key: ascending
         self._spans: dict[int, list[tuple[int, int, SpanRow]]] = {}  # first id, key, row: ascending
@@ -90,6 +95,8 @@ class MemoryStorage:
             del self._dropped[-max(FREED_A_COMMIT, len(changes.swept)) :]
         for key, data in changes.inputs:
             self._inputs[key] = data
+        for key, labels in changes.labels.items():
+            self._put_labels(key, labels)
         for row in changes.rollouts.values():
             self._put_rollout(row)
         for attempt in changes.attempts.values():
@@ -124,8 +131,10 @@ class MemoryStorage:
             rollout = row.rollout
             del self._keys[rollout.rollout_id], self._inputs[key]
             del self._by_status[rollout.status][key]
-            if rollout.group_id:
-                del self._by_group[rollout.group_id][key]
+            _leave(self._by_group, rollout.group_id, key)
+            _leave(self._by_queue, rollout.queue, key)
+            for label in rollout.labels.items():
+                _leave(self._by_label, label, key)
             self._attempts.pop(key, None)
             self._dropped += self._spans.pop(key, ())
         for places in (self._completed, self._ended):
@@ -143,6 +152,14 @@ class MemoryStorage:
         else:
             self._current.insert(at, current)
 
+    def _put_labels(self, key: int, labels: dict[str, str]) -> None:
+        """Replace the labels that a rollout has in the index, before its record is replaced."""
+        if (known := self._rollouts.get(key)) is not None:
+            for label in known.rollout.labels.items():
+                _leave(self._by_label, label, key)
+        for label in labels.items():
+            _join(self._by_label, label, key)
+
     def _put_rollout(self, row: RolloutRow) -> None:
         new, old = row.rollout, self._rollouts.get(row.key)
         if old is None:
@@ -152,10 +169,13 @@ class MemoryStorage:
                 del self._by_status[old.rollout.status][row.key]
             self._by_status.setdefault(new.status, {})[row.key] = None
         if old is None or old.rollout.group_id != new.group_id:
-            if old is not None and old.rollout.group_id:
-                del self._by_group[old.rollout.group_id][row.key]
-            if new.group_id:
-                self._by_group.setdefault(new.group_id, {})[row.key] = None
+            if old is not None:
+                _leave(self._by_group, old.rollout.group_id, row.key)
+            _join(self._by_group, new.group_id, row.key)
+        if old is None or old.rollout.queue != new.queue:
+            if old is not None:
+                _leave(self._by_queue, old.rollout.queue, row.key)
+            _join(self._by_queue, new.queue, row.key)
         if new.completion_number and (
             old is None or old.rollout.completion_number != new.completion_number
         ):
@@ -189,17 +209,14 @@ class MemoryStorage:
             if row.key in self._rollouts:  # it may have been removed meanwhile
                 yield self._shown(row)
 
-    async def count_rollouts(self, query: RolloutQuery) -> int:
-        """Return how many match."""
+    async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
+        """Return how many match, by status."""
         self._check_open()
-        match = filters.matches(query)
-        count = 0
-        for i, key in enumerate(list(self._rollouts), 1):
-            row = self._rollouts.get(key)
-            count += row is not None and match(row.rollout)
-            if i % SCAN_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        return count
+        filters_only = replace(query, order_by="key", after=None)
+        counts: Counter[int] = Counter()
+        async for row in self._matching(filters_only):
+            counts[row.rollout.status] += 1
+        return dict(counts)
 
     async def _matching(self, query: RolloutQuery) -> AsyncIterator[RolloutRow]:
         """Yield matching rows by key, starting after the query's place if that is a key.
@@ -217,7 +234,7 @@ class MemoryStorage:
 
     def _candidates(self, query: RolloutQuery, after: int | None) -> Iterable[int]:
         """Return keys that include all matches, in the direction of the query."""
-        chosen = None if query.any_of else self._indexed(query)
+        chosen = None if query.any_of and not query.led_by_label else self._indexed(query)
         if chosen is None:
             last = next(reversed(self._rollouts), 0)
             if last == len(self._rollouts):  # keys count up from 1: without gaps none was removed
@@ -241,6 +258,10 @@ class MemoryStorage:
         index: list[dict[int, None]] = []
         if query.group_ids and "" not in query.group_ids:
             index = [self._by_group[g] for g in query.group_ids if g in self._by_group]
+        elif query.labels:
+            index = [min((self._by_label.get(label, {}) for label in query.labels), key=len)]
+        elif query.queues and "" not in query.queues:
+            index = [self._by_queue[q] for q in query.queues if q in self._by_queue]
         elif query.statuses:
             index = [self._by_status[s] for s in query.statuses if s in self._by_status]
         else:
@@ -391,3 +412,18 @@ def _insert(ascending: list[P], place: P) -> None:
         bisect.insort(ascending, place)
     else:
         ascending.append(place)
+
+
+def _join(index: dict[V, dict[int, None]], value: V, key: int) -> None:
+    """Add a rollout to an index, unless it has no value there."""
+    if value:
+        index.setdefault(value, {})[key] = None
+
+
+def _leave(index: dict[V, dict[int, None]], value: V, key: int) -> None:
+    """Remove a rollout from an index, if it is in it."""
+    keys = index.get(value)
+    if keys is not None:
+        keys.pop(key, None)
+        if not keys:
+            del index[value]

@@ -71,6 +71,8 @@ class AsyncRolloutCalls(AsyncCaller):
         config: RolloutConfig | None = None,
         metadata: JSONObject | None = None,
         rollout_id: str = "",
+        queue: str = "",
+        labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
     ) -> Rollout:
         """Add one rollout to the queue.
@@ -85,6 +87,8 @@ class AsyncRolloutCalls(AsyncCaller):
             config: Time limits and retries. None: no time limits, one attempt.
             metadata: A JSON object of your own, at most 16 MiB by default.
             rollout_id: Id of the rollout. Empty: the client creates one.
+            queue: Task queue that it is claimed from, named like a namespace. Empty: the default queue.
+            labels: Labels for filters, at most 32. None: none.
             request_id: Id of the call for retries of your own. None: the client creates one.
 
         Returns:
@@ -103,7 +107,9 @@ class AsyncRolloutCalls(AsyncCaller):
             assert rollout.input == {"question": 1}
         """
         spec = RolloutSpec(
-            input, mode, priority, group_id, resources_id, config, metadata, rollout_id
+            *(input, mode, priority, group_id, resources_id, config, metadata, rollout_id),
+            queue=queue,
+            labels=labels,
         )
         return (await self.enqueue_rollouts([spec], request_id=request_id))[0]
 
@@ -129,6 +135,8 @@ class AsyncRolloutCalls(AsyncCaller):
         rollout_id_contains: str = "",
         modes: Iterable[RolloutMode | str | int | None] = (),
         group_ids: Iterable[str] = (),
+        queues: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
         filter_logic: str | int = "and",
         order_by: str = "",
         page_size: int = 0,
@@ -144,6 +152,8 @@ class AsyncRolloutCalls(AsyncCaller):
             rollout_id_contains: Only rollouts whose id contains this text.
             modes: Only rollouts with one of these modes; None stands for rollouts without a mode.
             group_ids: Only rollouts of these groups.
+            queues: Only rollouts of these task queues; "" is the default queue.
+            labels: Only rollouts that have all of these labels with these values.
             filter_logic: How the filters are combined: "and" or "or".
             order_by: A field and a direction, such as "start_time desc". Empty: the order of enqueuing.
             page_size: Maximum rollouts in the page. 0: 100. The server limits it to 1,000 by default.
@@ -165,6 +175,8 @@ class AsyncRolloutCalls(AsyncCaller):
                 rollout_id_contains=rollout_id_contains,
                 modes=modes,
                 group_ids=group_ids,
+                queues=queues,
+                labels=labels,
                 filter_logic=filter_logic,
                 order_by=order_by,
                 page_size=page_size,
@@ -182,6 +194,8 @@ class AsyncRolloutCalls(AsyncCaller):
         rollout_id_contains: str = "",
         modes: Iterable[RolloutMode | str | int | None] = (),
         group_ids: Iterable[str] = (),
+        queues: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
         filter_logic: str | int = "and",
         order_by: str = "",
         page_size: int = 0,
@@ -197,6 +211,8 @@ class AsyncRolloutCalls(AsyncCaller):
             rollout_id_contains: Only rollouts whose id contains this text.
             modes: Only rollouts with one of these modes; None stands for rollouts without a mode.
             group_ids: Only rollouts of these groups.
+            queues: Only rollouts of these task queues; "" is the default queue.
+            labels: Only rollouts that have all of these labels with these values.
             filter_logic: How the filters are combined: "and" or "or".
             order_by: A field and a direction, such as "start_time desc". Empty: the order of enqueuing.
             page_size: Maximum rollouts requested at a time. 0: 100.
@@ -218,6 +234,8 @@ class AsyncRolloutCalls(AsyncCaller):
             rollout_id_contains=rollout_id_contains,
             modes=modes,
             group_ids=group_ids,
+            queues=queues,
+            labels=labels,
             filter_logic=filter_logic,
             order_by=order_by,
             page_size=page_size,
@@ -243,6 +261,8 @@ class AsyncRolloutCalls(AsyncCaller):
         resources_id: str | Unset | None = UNSET,
         config: RolloutConfig | Unset | None = UNSET,
         metadata: JSONObject | Unset | None = UNSET,
+        queue: str | Unset | None = UNSET,
+        labels: Mapping[str, str] | Unset | None = UNSET,
         request_id: str | None = None,
     ) -> Rollout:
         """Change a rollout. UNSET, the default of each field, leaves it unchanged; None clears it.
@@ -258,6 +278,8 @@ class AsyncRolloutCalls(AsyncCaller):
             resources_id: The resources that the agent works with. "latest": the latest ones at each claim.
             config: Time limits and retries.
             metadata: A JSON object of your own.
+            queue: Task queue that it is claimed from. A queued rollout keeps its place in time.
+            labels: All labels; they replace the previous ones.
             request_id: Id of the call for retries of your own. None: the client creates one.
 
         Returns:
@@ -279,6 +301,8 @@ class AsyncRolloutCalls(AsyncCaller):
             "resources_id": resources_id,
             "config": config,
             "metadata": metadata,
+            "queue": queue,
+            "labels": labels,
         }
         return await self._send(calls.update_rollout(rollout_id, fields, request_id))
 

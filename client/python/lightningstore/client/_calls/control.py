@@ -85,6 +85,7 @@ def dequeue_rollouts(
     worker_id: str,
     wait: float,
     request_id: str | None,
+    queues: Iterable[str] = (),
 ) -> Call[list[Rollout]]:
     """DequeueRollouts."""
     request = claim_pb2.DequeueRolloutsRequest(
@@ -92,6 +93,7 @@ def dequeue_rollouts(
         modes=convert.to_numbers(ROLLOUT_MODE, modes),
         worker_id=worker_id,
         request_id=or_new(request_id),
+        queues=convert.ids(queues, "queues"),
     )
     if wait:
         request.wait.CopyFrom(convert.to_duration(wait))
@@ -195,6 +197,8 @@ def list_rollouts(
     rollout_id_contains: str,
     modes: Iterable[str | int | None],
     group_ids: Iterable[str],
+    queues: Iterable[str],
+    labels: Mapping[str, str] | None,
     filter_logic: str | int,
     order_by: str,
     page_size: int = 0,
@@ -209,6 +213,8 @@ def list_rollouts(
         rollout_id_contains=rollout_id_contains,
         modes=convert.to_numbers(ROLLOUT_MODE, modes),
         group_ids=convert.ids(group_ids, "group_ids"),
+        queues=convert.ids(queues, "queues"),
+        labels=convert.labels(labels),
         filter_logic=convert.to_number(FILTER_LOGIC, filter_logic),  # type: ignore[arg-type]
         order_by=order_by,
         page_size=page_size,
@@ -272,6 +278,14 @@ def _set_group_id(record: rollout_pb2.Rollout, value: str | None) -> None:
     record.group_id = value or ""
 
 
+def _set_queue(record: rollout_pb2.Rollout, value: str | None) -> None:
+    record.queue = value or ""
+
+
+def _set_labels(record: rollout_pb2.Rollout, value: Mapping[str, str] | None) -> None:
+    record.labels.update(convert.labels(value))
+
+
 def _set_resources_id(record: rollout_pb2.Rollout, value: str | None) -> None:
     record.resources_id = value or ""
 
@@ -285,6 +299,8 @@ _ROLLOUT_FIELDS: dict[str, tuple[str, Any]] = {
     "resources_id": ("resources_id", _set_resources_id),
     "config": ("config", _set_config),
     "metadata": ("metadata_json", _set_metadata),
+    "queue": ("queue", _set_queue),
+    "labels": ("labels", _set_labels),
 }
 
 

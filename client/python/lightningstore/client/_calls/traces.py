@@ -195,9 +195,10 @@ def list_resources(
     )
 
 
-def get_statistics() -> Call[Statistics]:
+def get_statistics(labels: Mapping[str, str] | None = None) -> Call[Statistics]:
     """GetStatistics."""
-    return Call("GetStatistics", statistics_pb2.GetStatisticsRequest(), Statistics)
+    request = statistics_pb2.GetStatisticsRequest(labels=convert.labels(labels))
+    return Call("GetStatistics", request, Statistics)
 
 
 def get_server_info() -> Call[ServerInfo]:

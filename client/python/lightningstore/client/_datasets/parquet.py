@@ -103,6 +103,8 @@ SCHEMA = pa.schema(
         "priority": pa.int32(),
         "group_id": _TEXT,
         "resources_id": _TEXT,
+        "queue": _TEXT,
+        "labels": _TEXT,
         "start_time": _TIME,
         "end_time": _TIME,
         "attempt_count": pa.int32(),
@@ -120,6 +122,8 @@ SCHEMA = pa.schema(
 )
 #: What an import does not need.
 _SHOWN_ONLY = ("reward", "triplets", "unmatched_rewards", "triplet_warning_count", "spans")
+#: What files of earlier versions do not have.
+_ADDED = ("queue", "labels")
 _READ = [name for name in SCHEMA.names if name not in _SHOWN_ONLY]
 _TRIPLET_TEXTS = (
     "prompt",
@@ -154,6 +158,8 @@ def _columns(row: dict[str, Any]) -> dict[str, Any]:
         columns["mode"] = str(row["mode"])
     columns["status"] = str(row["status"])
     columns["config"] = _text(row["config"])
+    if "labels" in row:
+        columns["labels"] = _text(row["labels"])
     columns["attempts"] = [_attempt(told) for told in rows.attempts_of(row["attempts"])]
     if "triplets" in row:
         columns["triplets"] = list(map(_triplet, json.loads(row["triplets"])))
@@ -242,13 +248,18 @@ def read(path: str | os.PathLike[str]) -> Iterator[ExportedRollout]:
 
 def _check(found: Any) -> None:
     """Raise ValueError if the columns of a file are not those that an import reads."""
-    missing = set(SCHEMA.names) - set(found.names)
+    missing = set(SCHEMA.names) - set(found.names) - set(_ADDED)
     if missing:
         raise ValueError(f"no exported rollouts: no column {', '.join(sorted(missing))}")
-    for name in _READ:
+    for name in _known(found):
         kind, wanted = found.field(name).type, SCHEMA.field(name).type
         if _form(kind) != _form(wanted):
             raise ValueError(f"column {name} must have the type {wanted}, not {kind}")
+
+
+def _known(found: Any) -> list[str]:
+    """Return the columns that an import reads of a file."""
+    return [name for name in _READ if name in found.names or name not in _ADDED]
 
 
 def _form(kind: Any) -> str:
@@ -259,7 +270,7 @@ def _form(kind: Any) -> str:
 
 def _rows_of(file: Any) -> Iterator[dict[str, Any]]:
     for group in range(file.num_row_groups):
-        table = file.read_row_group(group, columns=_READ)
+        table = file.read_row_group(group, columns=_known(file.schema_arrow))
         for batch in table.to_batches(max_chunksize=64):
             yield from _records(batch)
 
@@ -285,10 +296,12 @@ def _exported(row: dict[str, Any]) -> ExportedRollout:
             raise ValueError(f"{name}: it is null, but every rollout has one")
     for name in ("start_time", "end_time"):
         row[name] = _time_text(row[name])
-    try:
-        row["config"] = json.loads(row["config"])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"config must be JSON: {error}") from None
+    for name in ("config", "labels"):
+        if row.get(name) is not None:
+            try:
+                row[name] = json.loads(row[name])
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{name} must be JSON: {error}") from None
     rollout = Rollout(rows.rollout_from_json(row))
     attempts = []
     for told in row["attempts"]:

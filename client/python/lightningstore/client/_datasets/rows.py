@@ -58,6 +58,8 @@ def encode(exported: ExportedRollout) -> bytes:
         ("priority", _dumps(record.priority)),
         ("group_id", _dumps(record.group_id)),
         ("resources_id", _dumps(record.resources_id)),
+        ("queue", _dumps(record.queue)),
+        ("labels", _dumps(dict(sorted(record.labels.items())))),
         ("start_time", _dumps(time_text(record.start_time))),
         ("end_time", _dumps(time_text(record.end_time))),
         ("attempt_count", _dumps(record.attempt_count)),
@@ -253,6 +255,8 @@ def rollout_from_json(row: dict[str, Any]) -> rollout_pb2.Rollout:
                 "end_time",
                 "attempt_count",
                 "latest_attempt_id",
+                "queue",
+                "labels",
             )
         },
     )

@@ -29,6 +29,8 @@ class RolloutFilter:
         modes: Iterable[str | int | None],
         group_ids: Iterable[str],
         filter_logic: str | int,
+        queues: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         """Take the filters.
 
@@ -43,6 +45,8 @@ class RolloutFilter:
         self._contains = rollout_id_contains
         self._modes = frozenset(convert.to_numbers(ROLLOUT_MODE, modes))
         self._groups = frozenset(convert.ids(group_ids, "group_ids"))
+        self._queues = frozenset(convert.ids(queues, "queues"))
+        self._labels = convert.labels(labels).items()
         logic = convert.to_number(FILTER_LOGIC, filter_logic)
         self._any_of = logic == rollout_pb2.FILTER_LOGIC_OR
 
@@ -59,6 +63,10 @@ class RolloutFilter:
             tests.append(record.mode in self._modes)
         if self._groups:
             tests.append(record.group_id in self._groups)
+        if self._queues:
+            tests.append(record.queue in self._queues)
+        if self._labels:
+            tests.append(all(record.labels.get(key) == value for key, value in self._labels))
         return not tests or (any(tests) if self._any_of else all(tests))
 
 

@@ -39,12 +39,18 @@ class Claims:
     """
 
     def __init__(
-        self, store: LightningStore, worker_id: str, modes: tuple[Any, ...], wait: float
+        self,
+        store: LightningStore,
+        worker_id: str,
+        modes: tuple[Any, ...],
+        wait: float,
+        queues: list[str],
     ) -> None:
-        """Claim rollouts of some modes for a worker. `wait`: seconds of a long poll."""
+        """Claim rollouts of some modes and task queues for a worker. `wait`: seconds of a long poll."""
         self._store = store
         self._worker_id = worker_id
         self._modes = modes
+        self._queues = queues
         self._wait = wait
         self._lock = threading.Lock()
         self._pending: PendingCall | None = None
@@ -58,6 +64,11 @@ class Claims:
         """The modes that are claimed, in words."""
         words = ["none" if mode is None else getattr(mode, "value", mode) for mode in self._modes]
         return ", ".join(map(str, words)) or "any"
+
+    @property
+    def queues(self) -> str:
+        """The task queues that are claimed from, in words."""
+        return ", ".join(name or "default" for name in self._queues or [""])
 
     def stop(self) -> None:
         """End the poll in progress. From any thread."""
@@ -77,7 +88,9 @@ class Claims:
         """
         self._loop = asyncio.get_running_loop()
         limit = min(limit, MAX_CLAIMS)
-        call = calls.dequeue_rollouts(limit, self._modes, self._worker_id, self._wait, None)
+        call = calls.dequeue_rollouts(
+            limit, self._modes, self._worker_id, self._wait, None, self._queues
+        )
         delay = FIRST_DELAY
         while not self._stopped:
             try:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightningstore.client._calls import control as calls
@@ -26,6 +26,8 @@ class ClaimCalls(Caller):
         config: RolloutConfig | None = None,
         metadata: JSONObject | None = None,
         rollout_id: str = "",
+        queue: str = "",
+        labels: Mapping[str, str] | None = None,
         worker_id: str = "",
         request_id: str | None = None,
     ) -> Rollout:
@@ -41,6 +43,8 @@ class ClaimCalls(Caller):
             config: Time limits and retries. None: no time limits, one attempt.
             metadata: A JSON object of your own, at most 16 MiB by default.
             rollout_id: Id of the rollout. Empty: the server creates one.
+            queue: Task queue of its retries, named like a namespace. Empty: the default queue.
+            labels: Labels for filters, at most 32. None: none.
             worker_id: The worker that claims the rollout. Empty: unspecified.
             request_id: Id of the call for retries of your own. None: the client creates one.
 
@@ -60,7 +64,9 @@ class ClaimCalls(Caller):
             store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
         """
         spec = RolloutSpec(
-            input, mode, priority, group_id, resources_id, config, metadata, rollout_id
+            *(input, mode, priority, group_id, resources_id, config, metadata, rollout_id),
+            queue=queue,
+            labels=labels,
         )
         return self._send(calls.start_rollout(spec, worker_id, request_id))
 
@@ -72,8 +78,9 @@ class ClaimCalls(Caller):
         worker_id: str = "",
         wait: float = 0.0,
         request_id: str | None = None,
+        queues: Iterable[str] = (),
     ) -> list[Rollout]:
-        """Claim rollouts from the queue, by priority and then in the order of enqueuing.
+        """Claim rollouts from task queues, by priority and then in the order of enqueuing.
 
         A response that is lost loses no claim: the retry has the same request id and gets the same claims. Never use
         one request id for two calls that should claim twice.
@@ -85,12 +92,15 @@ class ClaimCalls(Caller):
             wait: Seconds to wait while the queue is empty. The call returns as soon as a rollout can be claimed. The
                 deadline of the call is `wait` plus the timeout of the client.
             request_id: Id of the call for retries of your own. None: the client creates one.
+            queues: Names of the task queues to claim from, at most 1,000; "" is the default queue. Empty: the default
+                queue only.
 
         Returns:
             The claimed rollouts; the `attempt` of each is the claim. Empty if there was nothing to claim.
 
         Raises:
-            InvalidArgumentError: `limit` or `wait` is negative.
+            InvalidArgumentError: `limit` or `wait` is negative, or the name of a queue is invalid.
+            TypeError: `queues` is a single string.
             ValueError: A mode is unknown.
 
         Example:
@@ -98,7 +108,7 @@ class ClaimCalls(Caller):
             for rollout in store.dequeue_rollouts(4, worker_id="w-1", wait=20):
                 print(rollout.input, rollout.attempt.attempt_id)
         """
-        return self._send(calls.dequeue_rollouts(limit, modes, worker_id, wait, request_id))
+        return self._send(calls.dequeue_rollouts(limit, modes, worker_id, wait, request_id, queues))
 
     def start_attempt(
         self, rollout_id: str, *, worker_id: str = "", request_id: str | None = None

@@ -32,6 +32,8 @@ class DatasetCalls(RolloutCalls, AttemptCalls, SpanCalls, ServerCalls):
         rollout_id_contains: str = "",
         modes: Iterable[RolloutMode | str | int | None] = (),
         group_ids: Iterable[str] = (),
+        queues: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
         filter_logic: str | int = "and",
         spans: bool = True,
         triplets: bool | Mapping[str, Any] = False,
@@ -51,6 +53,8 @@ class DatasetCalls(RolloutCalls, AttemptCalls, SpanCalls, ServerCalls):
             rollout_id_contains: Only rollouts whose id contains this text.
             modes: Only rollouts with one of these modes; None stands for rollouts without a mode.
             group_ids: Only rollouts of these groups.
+            queues: Only rollouts of these task queues; "" is the default queue.
+            labels: Only rollouts that have all of these labels with these values.
             filter_logic: How the filters are combined: "and" or "or".
             spans: Whether to export spans.
             triplets: Whether to export triplets, or their options by name, as `list_triplets` takes them.
@@ -69,7 +73,14 @@ class DatasetCalls(RolloutCalls, AttemptCalls, SpanCalls, ServerCalls):
             print([(item.rollout.rollout_id, len(item.attempts)) for item in exported])
         """
         rollout_filter = selection.RolloutFilter(
-            statuses, rollout_ids, rollout_id_contains, modes, group_ids, filter_logic
+            statuses,
+            rollout_ids,
+            rollout_id_contains,
+            modes,
+            group_ids,
+            filter_logic,
+            queues,
+            labels,
         )
         parts = selection.Parts(spans, selection.triplet_options(triplets), skip_evicted)
         return self._export(

@@ -288,6 +288,23 @@ def ids(values: Iterable[str], name: str) -> list[str]:
     return checked
 
 
+def labels(values: Mapping[str, str] | None, name: str = "labels") -> dict[str, str]:
+    """Return labels as a dictionary.
+
+    Raises TypeError for anything but a mapping of strings, and ValueError for a text that is not valid UTF-8.
+    """
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{name} must be a mapping of strings, not {type(values).__name__}")
+    for key, value in values.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"{name} must have strings as keys and values, not {key!r}: {value!r}")
+        check(name, key)
+        check(f"{name}[{key!r}]", value)
+    return dict(values)
+
+
 def new_request_id() -> str:
     """Return a new, unique request id."""
     return uuid.uuid4().hex

@@ -183,6 +183,9 @@ class RolloutSpec:
         config: Time limits and retries, also as a mapping. None: no time limits, one attempt.
         metadata: A JSON object of your own.
         rollout_id: Id of the rollout. Empty: the client creates one.
+        queue: Task queue that it is claimed from, named like a namespace. Empty: the default queue.
+        labels: Labels for filters, at most 32: keys of 1 to 63 of A-Z a-z 0-9 - _ . /, values of at most 63
+            characters.
     """
 
     input: Any
@@ -193,6 +196,8 @@ class RolloutSpec:
     config: RolloutConfig | Mapping[str, Any] | None = None
     metadata: JSONObject | None = None
     rollout_id: str = ""
+    queue: str = ""
+    labels: Mapping[str, str] | None = None
 
     @names_fields
     def to_message(self) -> rollout_pb2.RolloutSpec:
@@ -218,6 +223,8 @@ class RolloutSpec:
                 config=config,
                 metadata_json=metadata_json,
                 rollout_id=self.rollout_id,
+                queue=self.queue,
+                labels=convert.labels(self.labels),
             )
         except TypeError as error:  # protobuf does not name the field
             raise self._wrong_type() or error from None
@@ -267,6 +274,7 @@ _KINDS: dict[str, Any] = {
     "group_id": str,
     "resources_id": str,
     "rollout_id": str,
+    "queue": str,
 }
 _NAMES: dict[Any, str] = {
     str | int | None: 'None, "train", "val" or "test"',
@@ -323,6 +331,16 @@ class Rollout(View[rollout_pb2.Rollout]):
         The attempt names what it was claimed with.
         """
         return self.message.resources_id
+
+    @property
+    def queue(self) -> str:
+        """Task queue that it is claimed from. Empty: the default queue."""
+        return self.message.queue
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels chosen by the caller. May be empty."""
+        return dict(self.message.labels)
 
     @property
     def status(self) -> RolloutStatus:

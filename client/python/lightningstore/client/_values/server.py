@@ -147,6 +147,23 @@ class Statistics(View[statistics_pb2.GetStatisticsResponse]):
         return self.message.queue_depth
 
     @property
+    def queues(self) -> dict[str, int]:
+        """Number of rollouts by task queue: the 100 longest queues, the longest first. "" is the default queue."""
+        return {entry.queue: entry.depth for entry in self.message.queues}
+
+    @property
+    def queue_count(self) -> int:
+        """Number of task queues that hold rollouts."""
+        return self.message.queue_count
+
+    @property
+    def matching_rollouts(self) -> dict[RolloutStatus, int]:
+        """Number of rollouts with the labels of the call, by status. Empty if it named none."""
+        words = rollout_pb2.RolloutStatus.DESCRIPTOR
+        counts = self.message.matching_rollouts
+        return {convert.from_number(RolloutStatus, words, c.status): c.count for c in counts}
+
+    @property
     def last_completion_number(self) -> int:
         """Last completion number. 0: no rollout has finished yet."""
         return self.message.last_completion_number

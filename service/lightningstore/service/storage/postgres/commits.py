@@ -54,7 +54,9 @@ COLUMNS = {
         "position": "bigint",
         "available_ns": "bigint",
         "record": "bytea",
+        "queue": "bytea",
     },
+    "put_labels": {"rollout_key": "bigint", "name": "bytea", "value": "bytea"},
     "put_attempts": {
         "key": "bigint",
         "rollout_key": "bigint",
@@ -92,9 +94,13 @@ COLUMNS = {
     },
 }
 #: Statements whose rows may have the unique values of rows that another one deletes, which has to come first.
-AFTER = {"put_rollouts": "remove_rollouts", "put_requests": "forget_requests"}
+AFTER = {
+    "put_rollouts": "remove_rollouts",
+    "put_labels": "replace_labels",
+    "put_requests": "forget_requests",
+}
 #: What removing rollouts, and sweeping batches of spans, consists of.
-REMOVAL = ("remove_rollouts", "remove_attempts", "remove_inputs", "put_leftovers")
+REMOVAL = ("remove_rollouts", "remove_attempts", "remove_inputs", "remove_labels", "put_leftovers")
 SWEEP = ("sweep", "remove_leftovers")
 #: Statements that free bytes of spans and inputs.
 FREEING = ("remove_inputs", "sweep")
@@ -143,6 +149,8 @@ def parts_of(changes: Changes) -> list[Part]:
         parts.append(_part("put_inputs", inputs, sum(len(data) for _, data in inputs)))
     if changes.rollouts:
         parts.append(_part("put_rollouts", map(_rollout_values, changes.rollouts.values())))
+    if changes.labels:
+        parts += _labels_parts(changes.labels)
     if changes.attempts:
         parts.append(_part("put_attempts", map(_attempt_values, changes.attempts.values())))
     if changes.resources:
@@ -158,6 +166,13 @@ def parts_of(changes: Changes) -> list[Part]:
         requests = {(row.method, row.request_id): row for row in changes.requests}
         parts.append(_part("put_requests", map(_request_values, requests.values())))
     return parts
+
+
+def _labels_parts(labels: dict[int, dict[str, str]]) -> list[Part]:
+    """Return labels by key of their rollouts, which replace those that the rollouts had."""
+    parts = [Part(("replace_labels",), [list(labels)])]
+    rows = [(k, n.encode(), v.encode()) for k, of in labels.items() for n, v in of.items()]
+    return [*parts, _part("put_labels", rows)] if rows else parts
 
 
 def spans_part(rows: Sequence[tuple[Any, ...]]) -> Part:
@@ -283,6 +298,7 @@ def _rollout_values(row: RolloutRow) -> tuple[Any, ...]:
         row.position,
         row.available_ns,
         record.SerializeToString(),
+        record.queue.encode(),
     )
 
 

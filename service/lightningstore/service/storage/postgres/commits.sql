@@ -19,7 +19,18 @@ ON CONFLICT (ns, key) DO UPDATE SET
     group_id = excluded.group_id, resources_id = excluded.resources_id, end_time = excluded.end_time,
     attempt_count = excluded.attempt_count, latest_attempt_id = excluded.latest_attempt_id,
     completion_number = excluded.completion_number, position = excluded.position,
-    available_ns = excluded.available_ns, record = excluded.record
+    available_ns = excluded.available_ns, record = excluded.record, queue = excluded.queue
+
+-- name: replace_labels
+-- The labels that rollouts had, before they get others.
+DELETE FROM ls_labels WHERE ctid = ANY (ARRAY(
+    SELECT l.ctid FROM fence f CROSS JOIN unnest({keys}) u (key)
+    CROSS JOIN LATERAL (SELECT ctid FROM ls_labels WHERE ns = f.ns AND rollout_key = u.key OFFSET 0) l
+)) RETURNING 1
+
+-- name: put_labels
+-- Labels of rollouts, for filters.
+INSERT INTO ls_labels (ns, {columns}) SELECT f.ns, u.* FROM fence f{first}, unnest({arrays}) u
 
 -- name: put_inputs
 -- The inputs of rollouts.
@@ -84,6 +95,13 @@ DELETE FROM ls_attempts WHERE ctid = ANY (ARRAY(
     CROSS JOIN LATERAL (
         SELECT ctid FROM ls_attempts WHERE ns::bigint = f.ns AND rollout_key >= 0 AND rollout_key = u.key OFFSET 0
     ) a
+))
+
+-- name: remove_labels
+-- Their labels.
+DELETE FROM ls_labels WHERE ctid = ANY (ARRAY(
+    SELECT l.ctid FROM fence f CROSS JOIN unnest({keys}) u (key)
+    CROSS JOIN LATERAL (SELECT ctid FROM ls_labels WHERE ns = f.ns AND rollout_key = u.key OFFSET 0) l
 ))
 
 -- name: remove_inputs

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lightningstore.service.rules.filters import COLUMNS
 from lightningstore.service.rules.rows import RolloutQuery
 from lightningstore.service.rules.statuses import FINISHED
 from lightningstore.service.storage.postgres.database import READS
 
 #: Columns that hold texts of callers, as bytes.
-TEXTS = frozenset({"rollout_id", "group_id", "resources_id", "latest_attempt_id"})
+TEXTS = frozenset({"rollout_id", "group_id", "resources_id", "latest_attempt_id", "queue"})
 #: How a namespace is read in the order of a column and the key.
 _ORDERED = {
     "key": "ns = $1",
@@ -29,8 +30,20 @@ _ORDERED = {
 _VALUED = {
     "rollout_id": ("bytea", "ns::bigint = $1 AND rollout_id >= '' AND rollout_id = w.value"),
     "group_id": ("bytea", "ns::bigint = $1 AND group_id <> '' AND group_id = w.value"),
+    "queue": ("bytea", "ns::bigint = $1 AND queue <> '' AND queue = w.value"),
     "status": ("smallint", "ns::bigint = $1 AND status >= 0 AND status = w.value"),
 }
+#: Whether a rollout has a label. A lookup for each rollout: EXISTS would become a join.
+_HAS_LABEL = """
+    (SELECT l.value FROM ls_labels l WHERE l.ns = $1 AND l.rollout_key = key AND l.name = {name}) = {value}
+"""
+#: How rollouts with a label are read, in the order of their keys.
+_LABELLED = """
+SELECT {columns} FROM (
+    SELECT rollout_key AS key FROM ls_labels WHERE ns::bigint = $1 AND name = {name} AND value = {value}
+) l CROSS JOIN LATERAL (SELECT {others} FROM ls_rollouts WHERE ns = $1 AND key = l.key LIMIT 1) r
+WHERE {where} {page}
+"""
 
 #: Variants of the query `loaded`.
 BY_KEY = {"wanted": "$2::bigint[]", "by": "key", "match": "ns = $1 AND key = w.key"}
@@ -52,20 +65,25 @@ LOADED = {
 class _Text:
     """A query under construction, with its parameters from `$2` on."""
 
-    def __init__(self, query: RolloutQuery) -> None:
+    def __init__(self, query: RolloutQuery, *columns: str) -> None:
+        """Take the query. `columns` are returned in addition to those that it is ordered by."""
         self.query = query
         self.parameters: list[Any] = []
-        self._columns = ("key",) if query.order_by == "key" else ("key", query.order_by)
+        self._columns = tuple(dict.fromkeys(("key", query.order_by, *columns)))
         #: The values that are asked for, by column.
         self._values: dict[str, list[Any]] = {
             "status": list(query.statuses),
             "rollout_id": _encoded(query.rollout_ids),
             "mode": list(query.modes),
             "group_id": _encoded(query.group_ids),
+            "queue": _encoded(query.queues),
         }
+        self._labels = sorted(query.labels)
         self._tested = [column for column, values in self._values.items() if values]
         if query.rollout_id_contains:
             self._tested.append("contains")
+        if query.labels:
+            self._tested.append("labels")
 
     def mark(self, value: Any) -> str:
         """Add a parameter; returns its mark."""
@@ -77,8 +95,16 @@ class _Text:
         if column == "contains":
             mark = self.mark(self.query.rollout_id_contains.encode())
             return f"position({mark}::bytea IN rollout_id) > 0"
+        if column == "labels":
+            return " AND ".join(_HAS_LABEL.format(**self._label(*of)) for of in self._labels)
         kind = "bytea" if column in TEXTS else "smallint"
         return f"{column} = ANY ({self.mark(self._values[column])}::{kind}[])"
+
+    def _label(self, name: str, value: str) -> dict[str, str]:
+        """Return the marks of a label."""
+        return {
+            k: f"{self.mark(v.encode())}::bytea" for k, v in {"name": name, "value": value}.items()
+        }
 
     def source(self, place: str, page: str) -> str:
         """Return a subquery for the rows that match.
@@ -89,6 +115,8 @@ class _Text:
 
         """
         tested = self._tested
+        if self.query.led_by_label:
+            return f"({self._labelled(place, page)}) r"
         if self.query.any_of and len(tested) > 1:
             if all(self._has_index(column) for column in tested):
                 return f"({' UNION '.join(self._valued(c, [place], page) for c in tested)}) r"
@@ -102,7 +130,9 @@ class _Text:
         return f"({part}) r"
 
     def _has_index(self, column: str) -> bool:
-        return column in _VALUED and not (column == "group_id" and "" in self.query.group_ids)
+        # The indexes on groups and queues leave out the rollouts without one.
+        without = column in ("group_id", "queue") and b"" in self._values[column]
+        return column in _VALUED and not without
 
     def _leads(self, column: str) -> bool:
         """Return whether rows are read by the values of a column, and not in the order of the page."""
@@ -128,10 +158,22 @@ class _Text:
         values = f"unnest({self.mark(self._values[column])}::{kind}[]) w (value)"
         return f"SELECT {columns} FROM {values} CROSS JOIN LATERAL ({inner}) one"
 
+    def _labelled(self, place: str, page: str) -> str:
+        """Return a query that reads the rows with the first label."""
+        first = self._labels.pop(0)
+        conditions = [self._test(c) for c in self._tested if c != "labels" or self._labels]
+        return _LABELLED.format(
+            **self._label(*first),
+            columns=", ".join(self._columns),
+            others=", ".join(COLUMNS),
+            where=" AND ".join((*conditions, place)),
+            page=page,
+        )
+
 
 def matching(query: RolloutQuery) -> tuple[str, list[Any]]:
-    """Return all rows that match, as a subquery, and its parameters."""
-    text = _Text(replace(query, order_by="key"))
+    """Return keys and statuses of all rows that match, as a subquery, and its parameters."""
+    text = _Text(replace(query, order_by="key"), "status")
     return text.source("TRUE", ""), text.parameters
 
 

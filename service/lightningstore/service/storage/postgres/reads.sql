@@ -39,8 +39,8 @@ FROM unnest($2::bytea[]) w (id)
 SELECT key FROM {source} {order}
 
 -- name: count_rollouts
--- How many rollouts match a filter.
-SELECT count(*) FROM {source}
+-- How many rollouts match a filter, by status.
+SELECT status, count(*) FROM {source} GROUP BY status
 
 -- name: group_members
 -- The rollouts of a group, in enqueue order.

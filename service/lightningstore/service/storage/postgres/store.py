@@ -387,11 +387,11 @@ class PostgresStorage:
         async for loaded in self._latest(keys):
             yield loaded
 
-    async def count_rollouts(self, query: RolloutQuery) -> int:
-        """Return how many match."""
+    async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
+        """Return how many match, by status."""
         source, parameters = filters.matching(query)
-        rows = await self._scan(READS["count_rollouts"].format(source=source), *parameters)
-        return int(rows[0][0])
+        text = READS["count_rollouts"].format(source=source)
+        return dict(map(tuple, await self._scan(text, *parameters)))
 
     async def group_members(self, group_id: str) -> list[str]:
         """Return the ids of the group's rollouts in enqueue order."""

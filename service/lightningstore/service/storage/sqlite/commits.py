@@ -44,8 +44,9 @@ COLUMNS = {
     "put_rollouts": (
         *("key", "rollout_id", "live", "status", "mode", "priority", "group_id", "resources_id"),
         *("start_time", "end_time", "attempt_count", "latest_attempt_id", "completion_number"),
-        *("position", "available_ns", "record"),
+        *("position", "available_ns", "record", "queue"),
     ),
+    "put_labels": ("rollout_key", "name", "value"),
     "put_inputs": ("rollout_key", "input_json"),
     "put_attempts": ("key", "rollout_key", "live", "status", "last_sequence_id", "record"),
     "put_spans": (
@@ -64,12 +65,18 @@ def statements(changes: Changes, leaving: list[int], *, compress: bool) -> Itera
     `leaving`: the keys of all removed rollouts whose batches of spans are not all deleted yet.
     """
     if changes.removed:
-        for name in ("remove_attempts", "remove_inputs", "remove_rollouts"):
+        for name in ("remove_attempts", "remove_inputs", "remove_labels", "remove_rollouts"):
             yield from _deletes(name, changes.removed)
         yield SQL["put_meta"], {"name": "leaving", "value": json.dumps(leaving)}
     yield from _deletes("sweep", changes.swept)
     yield from _rows("put_inputs", changes.inputs)
     yield from _rows("put_rollouts", map(rollout_values, changes.rollouts.values()))
+    if changes.labels:
+        yield from _deletes("remove_labels", list(changes.labels))
+        labels = changes.labels.items()
+        yield from _rows(
+            "put_labels", ((key, *label) for key, of in labels for label in of.items())
+        )
     yield from _rows("put_attempts", map(attempt_values, changes.attempts.values()))
     yield from _rows("put_spans", (_span_values(row, compress=compress) for row in changes.spans))
     yield from _rows("put_resources", map(_resources_values, changes.resources.values()))
@@ -175,6 +182,7 @@ def rollout_values(row: RolloutRow) -> tuple[Any, ...]:
         row.position,
         row.available_ns,
         record.SerializeToString(),
+        record.queue,
     )
 
 

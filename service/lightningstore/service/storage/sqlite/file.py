@@ -24,6 +24,8 @@ PAGE_BYTES = 8192
 SCHEMA_VERSION = max(version for version, _ in sql_files.migrations(__package__))
 #: First schema in which rollouts and attempts have the column `live`.
 LIVE_VERSION = 2
+#: First schema in which rollouts have the column `queue`, and labels.
+LABELS_VERSION = 3
 
 
 class Lock:

@@ -1,17 +1,47 @@
-"""Queries of rollouts as SQL: conditions, order and page, with parameters."""
+"""Queries of rollouts as SQL: source, conditions, order and page, with parameters."""
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 from lightningstore.service.rules.rows import RolloutQuery
 
+_HAS_LABEL = "EXISTS (SELECT 1 FROM labels WHERE rollout_key = key AND name = ? AND value = ?)"
 
-def where(query: RolloutQuery) -> tuple[str, list[Any]]:
-    """Return the filters of a query as an SQL condition, and its parameters.
 
-    The SQL consists only of constants and question marks.
-    """
+class Selection(NamedTuple):
+    """The rows of a query. The SQL consists only of constants and question marks."""
+
+    #: The table, or the index that leads to its rows.
+    source: str
+    #: The key of a rollout.
+    key: str
+    #: The condition, and its parameters.
+    where: str
+    parameters: list[Any]
+
+
+def selection(query: RolloutQuery) -> Selection:
+    """Return source and filters of a query."""
+    parts, parameters = _filters(query)
+    labels = sorted(query.labels)
+    source, key, joint = "rollouts", "key", " OR " if query.any_of else " AND "
+    if query.led_by_label:
+        # SQLite takes the tables of a CROSS JOIN in their order, and so the rollouts in that of the index.
+        source, key = "labels l CROSS JOIN rollouts ON key = l.rollout_key", "l.rollout_key"
+        joint = " AND "
+        parts.append("l.name = ? AND l.value = ?")
+        parameters.extend(labels.pop(0))
+    if labels:
+        parts.append("(" + " AND ".join([_HAS_LABEL] * len(labels)) + ")")
+        parameters.extend(chain.from_iterable(labels))
+    where = f"({joint.join(parts)})" if parts else "TRUE"
+    return Selection(source, key, where, parameters)
+
+
+def _filters(query: RolloutQuery) -> tuple[list[str], list[Any]]:
+    """Return conditions for all filters but labels, and their parameters."""
     parts: list[str] = []
     parameters: list[Any] = []
     for column, values in (
@@ -22,18 +52,17 @@ def where(query: RolloutQuery) -> tuple[str, list[Any]]:
         if values:
             parts.append(f"{column} IN ({marks(len(values))})")
             parameters.extend(values)
-    if query.group_ids:
-        # The first condition lets SQLite use the partial index on group_id.
-        proper = query.group_ids - {""}
-        clause = f"(group_id <> '' AND group_id IN ({marks(len(proper))}))"
-        parts.append(f"({clause} OR group_id = '')" if "" in query.group_ids else clause)
-        parameters.extend(proper)
+    for column, names in (("group_id", query.group_ids), ("queue", query.queues)):
+        if names:
+            # The first condition lets SQLite use the partial index on the column.
+            proper = names - {""}
+            clause = f"({column} <> '' AND {column} IN ({marks(len(proper))}))"
+            parts.append(f"({clause} OR {column} = '')" if "" in names else clause)
+            parameters.extend(proper)
     if query.rollout_id_contains:
         parts.append("instr(rollout_id, ?) > 0")
         parameters.append(query.rollout_id_contains)
-    if not parts:
-        return "TRUE", parameters
-    return "(" + (" OR " if query.any_of else " AND ").join(parts) + ")", parameters
+    return parts, parameters
 
 
 def marks(count: int) -> str:
@@ -41,17 +70,17 @@ def marks(count: int) -> str:
     return ",".join("?" * count)
 
 
-def page(query: RolloutQuery) -> tuple[str, list[Any]]:
+def page(query: RolloutQuery, key: str) -> tuple[str, list[Any]]:
     """Return the position and order of a query as SQL (`AND … ORDER BY … LIMIT … OFFSET …`)."""
     sign, direction = ("<", "DESC") if query.descending else (">", "ASC")
     text, parameters = "", []
     column = query.order_by
     if column == "key":
         if query.after is not None:
-            text, parameters = f" AND key {sign} ?", [query.after[1]]
-        order = f" ORDER BY key {direction}"
+            text, parameters = f" AND {key} {sign} ?", [query.after[1]]
+        order = f" ORDER BY {key} {direction}"
     else:
         if query.after is not None:
-            text, parameters = f" AND ({column}, key) {sign} (?, ?)", list(query.after)
-        order = f" ORDER BY {column} {direction}, key {direction}"
+            text, parameters = f" AND ({column}, {key}) {sign} (?, ?)", list(query.after)
+        order = f" ORDER BY {column} {direction}, {key} {direction}"
     return f"{text}{order} LIMIT ? OFFSET ?", [*parameters, query.limit, query.skip]

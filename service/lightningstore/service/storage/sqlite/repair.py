@@ -35,7 +35,7 @@ from lightningstore.v1.worker_pb2 import Worker
 
 #: Suffix of the copy of the file that is kept.
 COPY_ENDING = ".before-repair"
-_OWNED = {"attempts": "rollout_key", "inputs": "rollout_key", "spans": "rollout_key"}
+_OWNED = dict.fromkeys(("attempts", "inputs", "labels", "spans"), "rollout_key")
 
 
 def repair(path: Path) -> list[str]:
@@ -90,6 +90,7 @@ def _repair(path: Path, connection: sqlite3.Connection) -> list[str]:
     )
     done += _delete(connection, "requests", wrong, "with values of the wrong type")
     done += _correct_columns(connection)
+    done += _correct_labels(connection)
     return done + _correct_counters(connection)
 
 
@@ -252,6 +253,17 @@ def _correct_columns(connection: sqlite3.Connection) -> list[str]:
     )
     count = len(rollouts) + len(attempts) + len(resources)
     return [f"{count} records and their columns were made to agree"] if count else []
+
+
+def _correct_labels(connection: sqlite3.Connection) -> list[str]:
+    """Write the rows of labels anew where they disagree with the records of their rollouts."""
+    wrong = list(tools.wrong_labels(connection))
+    for key, labels in wrong:
+        connection.execute("DELETE FROM labels WHERE rollout_key = ?", [key])
+        rows = [(key, name, value) for name, value in labels.items()]
+        names = ", ".join(COLUMNS["put_labels"])
+        connection.executemany(f"INSERT INTO labels ({names}) VALUES (?, ?, ?)", rows)
+    return [f"the labels of {len(wrong)} rollouts were corrected"] if wrong else []
 
 
 def _correct_counters(connection: sqlite3.Connection) -> list[str]:

@@ -6,7 +6,11 @@ ON CONFLICT (key) DO UPDATE SET
     group_id = excluded.group_id, resources_id = excluded.resources_id, end_time = excluded.end_time,
     attempt_count = excluded.attempt_count, latest_attempt_id = excluded.latest_attempt_id,
     completion_number = excluded.completion_number, position = excluded.position,
-    available_ns = excluded.available_ns, record = excluded.record
+    available_ns = excluded.available_ns, record = excluded.record, queue = excluded.queue
+
+-- name: put_labels
+-- Labels of rollouts, for filters. Those that they had are removed before.
+INSERT INTO labels ({columns}) VALUES {rows}
 
 -- name: put_inputs
 -- The inputs of rollouts.
@@ -111,11 +115,11 @@ WHERE rollout_key IN ({marks}) ORDER BY rollout_key, key
 
 -- name: scan_rollouts
 -- One page of a list: keys first, so that what is skipped is not read.
-SELECT key FROM rollouts WHERE {where} {page}
+SELECT {key} FROM {source} WHERE {where} {page}
 
 -- name: count_rollouts
--- How many rollouts match a filter.
-SELECT count(*) FROM rollouts WHERE {where}
+-- How many rollouts match a filter, by status. The plus keeps SQLite from the index on it, whose order is not that of the rows.
+SELECT +status, count(*) FROM {source} WHERE {where} GROUP BY 1
 
 -- name: latest_attempts
 -- The latest attempt at each of some rollouts.
@@ -205,6 +209,10 @@ SELECT method, request_id, digest, answer, time_ns FROM requests ORDER BY time_n
 -- name: remove_attempts
 -- Everything of some rollouts that go.
 DELETE FROM attempts WHERE rollout_key IN ({marks});
+
+-- name: remove_labels
+-- Labels of some rollouts that go or change.
+DELETE FROM labels WHERE rollout_key IN ({marks});
 
 -- name: remove_inputs
 -- Everything of some rollouts that go.

@@ -359,10 +359,10 @@ class SqliteStorage:
 
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
         """Yield matching rollouts."""
-        where, parameters = filters.where(query)
-        page, more = filters.page(query)
+        source, key, where, parameters = filters.selection(query)
+        page, more = filters.page(query, key)
         rows = await self._reader.scan(
-            "scan_rollouts", [*parameters, *more], where=where, page=page
+            "scan_rollouts", [*parameters, *more], source=source, key=key, where=where, page=page
         )
         keys = [key for (key,) in rows]
         while keys:
@@ -372,10 +372,10 @@ class SqliteStorage:
             del keys[: len(part)]
             await asyncio.sleep(0)
 
-    async def count_rollouts(self, query: RolloutQuery) -> int:
-        """Return how many match."""
-        where, parameters = filters.where(query)
-        return int((await self._reader.scan("count_rollouts", parameters, where=where))[0][0])
+    async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
+        """Return how many match, by status."""
+        source, _, where, values = filters.selection(query)
+        return dict(await self._reader.scan("count_rollouts", values, source=source, where=where))
 
     async def group_members(self, group_id: str) -> list[str]:
         """Return the ids of the group's rollouts in enqueue order."""

@@ -10,7 +10,9 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,9 @@ PAGES_A_STEP = 256
 #: Number of damaged records that are named one by one.
 NAMED = 20
 #: Tables whose values are checked. The values of `meta` are read one by one.
-TABLES = ("rollouts", "inputs", "attempts", "spans", "resources", "workers", "requests")
+TABLES = (
+    *("rollouts", "inputs", "labels", "attempts", "spans", "resources", "workers", "requests"),
+)
 Progress = Callable[[int, int], object]
 
 
@@ -208,6 +212,7 @@ def check(path: Path) -> list[str]:
             found += _check_types(connection)
             found += _check_inputs(connection)
             found += _check_records(connection)
+            found += _check_labels(connection)
     return found
 
 
@@ -315,6 +320,42 @@ def _check_records(connection: sqlite3.Connection) -> Iterator[str]:
             batch_columns(batch, columns[0])
         ):
             yield "a batch of spans that disagrees with the columns beside it"
+
+
+def _check_labels(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield how many rollouts a filter by queue or label would find wrongly, or miss."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < datafile.LABELS_VERSION:
+        return
+    wrong = sum(1 for _ in wrong_labels(connection))
+    if wrong:
+        yield f"the labels of {wrong} rollouts disagree with their records"
+    wrong = 0
+    for queue, record in connection.execute("SELECT queue, record FROM rollouts"):
+        with suppress(*UNREADABLE):
+            wrong += Rollout.FromString(record).queue != queue
+    if wrong:
+        yield f"the queue of {wrong} rollouts disagrees with their records"
+    query = "SELECT count(*) FROM labels WHERE rollout_key NOT IN (SELECT key FROM rollouts)"
+    (count,) = connection.execute(query).fetchone()
+    if count:
+        yield f"{count} labels without a rollout"
+
+
+def wrong_labels(connection: sqlite3.Connection) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the keys of rollouts whose rows of labels disagree with their records, and what these contain."""
+    rows = connection.execute(
+        "SELECT r.key, r.record, l.name, l.value FROM rollouts r"
+        " LEFT JOIN labels l ON l.rollout_key = r.key ORDER BY r.key"
+    )
+    for (key, record), labels in groupby(rows, itemgetter(0, 1)):
+        stored = {name: value for *_, name, value in labels if name is not None}
+        try:
+            right = dict(Rollout.FromString(record).labels)
+        except UNREADABLE:
+            continue
+        if right != stored:
+            yield key, right
 
 
 _INPUTS = (

@@ -29,6 +29,7 @@ from lightningstore.service.storage.sqlite.commits import COLUMNS, SQL
 TABLES = {
     "inputs": ("rollout_key",),
     "rollouts": ("key",),
+    "labels": ("rollout_key", "name"),
     "attempts": ("key",),
     "spans": ("key",),
     "resources": ("updated",),
@@ -39,7 +40,7 @@ TABLES = {
 TEXTS = frozenset(
     (
         *("rollout_id", "group_id", "resources_id", "latest_attempt_id"),
-        *("worker_id", "method", "request_id"),
+        *("worker_id", "method", "request_id", "queue", "name", "value"),
     )
 )
 #: Maximum number of rows, and of bytes, that are copied at a time; a single row may be larger.

@@ -16,6 +16,7 @@ from lightningstore.service.storage.testing.records import (
     batches,
     changes_of,
     completed,
+    count,
     finished,
     found,
     input_of,
@@ -48,7 +49,7 @@ class CommitCases(Cases):
             )
             assert (await loaded(storage, f"r{k}"))[f"r{k}"].attempts[0].key == k
             assert await found(storage, descending=True, limit=1) == [f"r{k}"]
-            assert await storage.count_rollouts(RolloutQuery()) == k
+            assert await count(storage) == k
             assert len(await storage.group_members("g")) == k
             assert [item.row.key for item in await storage.completions(k - 1, 10)] == [k]
             assert len(await storage.finished((0, 0), 100)) == k
@@ -109,7 +110,7 @@ class CommitCases(Cases):
             *(attempt(k, k) for k in keys),
             *(spans(k, k, k, rollout_key=k, attempt_key=k, data=b"x") for k in keys),
         )
-        assert await storage.count_rollouts(RolloutQuery()) == len(keys)
+        assert await count(storage) == len(keys)
         assert [item.row.key for item in await completed(storage)] == list(keys)
         last = (await loaded(storage, "r1200"))["r1200"]
         assert [row.key for row in last.attempts] == [1200]
@@ -208,7 +209,7 @@ class CommitCases(Cases):
                     (latest,) = item.attempts
                     assert item.row.rollout.latest_attempt_id == latest.attempt.attempt_id
                 await asyncio.sleep(0)
-        assert await storage.count_rollouts(RolloutQuery()) == 39
+        assert await count(storage) == 39
 
     async def test_spans_of_later_commits_stay_out_of_a_scan(self, storage: Storage) -> None:
         await put(storage, rollout(1), *(spans(k, 10 * k, 10 * k) for k in range(1, 41)))

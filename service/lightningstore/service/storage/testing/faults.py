@@ -21,6 +21,7 @@ from lightningstore.service.storage.testing.records import (
     ANY_KEY,
     batches,
     completed,
+    count,
     items,
     loaded,
     put,
@@ -204,7 +205,7 @@ async def assert_usable(storage: Storage) -> None:
     everything = RolloutQuery(limit=ANY_KEY)
     scanned = await items(storage.scan_rollouts(everything))
     ids = [item.row.rollout.rollout_id for item in scanned]
-    assert await storage.count_rollouts(everything) == len(ids)
+    assert await count(storage) == len(ids)
     by_id = await loaded(storage, *ids)
     for rollout_id, item in zip(ids, scanned, strict=True):
         assert by_id[rollout_id]._replace(attempts=by_id[rollout_id].attempts[-1:]) == item
@@ -224,4 +225,4 @@ async def assert_usable(storage: Storage) -> None:
         await put(storage, rollout(key, rollout_id="usable"))
         assert list(await loaded(storage, "usable")) == ["usable"]
         await update(storage, removed=[key])
-        assert await storage.count_rollouts(everything) == len(ids)
+        assert await count(storage) == len(ids)

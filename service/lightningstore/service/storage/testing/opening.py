@@ -7,7 +7,6 @@ from lightningstore.service.rules.rows import (
     RequestRow,
     ResourcesQuery,
     ResourcesVersion,
-    RolloutQuery,
 )
 from lightningstore.service.storage.base import Counters, Storage
 from lightningstore.service.storage.testing.cases import Cases, require_durable
@@ -15,6 +14,7 @@ from lightningstore.service.storage.testing.records import (
     attempt,
     batches,
     completed,
+    count,
     finished,
     found,
     input_of,
@@ -44,7 +44,7 @@ class OpeningCases(Cases):
         assert snapshot.settings == b""
         assert await found(storage) == []
         assert await storage.load(["r1"]) == []
-        assert await storage.count_rollouts(RolloutQuery()) == 0
+        assert await count(storage) == 0
         assert await storage.group_members("g") == []
         assert await storage.completions(0, 10) == []
         assert await storage.finished((0, 0), 10) == []

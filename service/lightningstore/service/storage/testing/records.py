@@ -94,13 +94,15 @@ def input_of(key: int) -> bytes:
 
 
 def changes_of(*rows: Row, **fields: Any) -> Changes:
-    """Return changes with these rows, an input for each rollout that `inputs` does not name, and `fields`."""
+    """Return changes with these rows, their labels, an input for each rollout that `inputs` does not name, and `fields`."""
     changes = Changes(**{"counters": Counters(), **fields})
     inputs = dict(changes.inputs)
     for row in rows:
         if isinstance(row, RolloutRow):
             changes.rollouts[row.key] = row
             inputs.setdefault(row.key, input_of(row.key))
+            if row.rollout.labels:
+                changes.labels[row.key] = dict(row.rollout.labels)
             changes.size += row.rollout.ByteSize()
         elif isinstance(row, AttemptRow):
             changes.attempts[row.key] = row
@@ -143,6 +145,11 @@ async def loaded(storage: Storage, *ids: str) -> dict[str, LoadedRollout]:
 async def items(iterator: AsyncIterator[T]) -> list[T]:
     """Return all items of an iterator."""
     return [item async for item in iterator]
+
+
+async def count(storage: Storage, **query: Any) -> int:
+    """Return the number of rollouts that match a query."""
+    return sum((await storage.count_rollouts(RolloutQuery(**query))).values())
 
 
 async def found(storage: Storage, **query: Any) -> list[str]:

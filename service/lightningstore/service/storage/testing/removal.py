@@ -14,6 +14,7 @@ from lightningstore.service.storage.testing.records import (
     batches,
     changes_of,
     completed,
+    count,
     finished,
     found,
     input_of,
@@ -33,7 +34,7 @@ class RemovalCases(Cases):
     """`Changes.removed`, `leftover_spans` and `Changes.swept`."""
 
     async def test_removed_rollout_is_in_no_answer(self, storage: Storage) -> None:
-        rows = [finished(k, k, group_id="g") for k in range(1, 6)]
+        rows = [finished(k, k, group_id="g", queue="q", labels={"a": "1"}) for k in range(1, 6)]
         await put(storage, *rows, *(attempt(k, k) for k in range(1, 6)), spans(1, 1, 1))
         await update(storage, removed=[1, 3])
         await update(storage, removed=[5])
@@ -42,7 +43,10 @@ class RemovalCases(Cases):
         assert await found(storage, group_ids=frozenset(["g"])) == ["r2", "r4"]
         assert await found(storage, statuses=frozenset([4])) == ["r2", "r4"]
         assert await found(storage, rollout_ids=frozenset(["r1", "r2"])) == ["r2"]
-        assert await storage.count_rollouts(RolloutQuery()) == 2
+        assert await found(storage, queues=frozenset(["q"])) == ["r2", "r4"]
+        assert await found(storage, labels=frozenset([("a", "1")])) == ["r2", "r4"]
+        assert await count(storage, labels=frozenset([("a", "1")])) == 2
+        assert await count(storage) == 2
         assert list(await loaded(storage, "r1", "r2", "r3")) == ["r2"]
         assert await storage.load(["r5"]) == []
         assert await storage.group_members("g") == ["r2", "r4"]
@@ -195,4 +199,4 @@ class RemovalCases(Cases):
         await storage.commit(changes_of(removed=[1], counters=Counters(rollouts={4: 0})))
         storage, snapshot = await self.reopen(storage)
         assert snapshot.counters == Counters(rollouts={4: 0})
-        assert await storage.count_rollouts(RolloutQuery()) == 0
+        assert await count(storage) == 0

@@ -15,6 +15,7 @@ from lightningstore.service.storage.testing.cases import Cases, require_durable
 from lightningstore.service.storage.testing.records import (
     attempt,
     batches,
+    count,
     finished,
     found,
     items,
@@ -98,7 +99,7 @@ class ResilienceCases(Cases):
                 for i, name in enumerate(READS):
                     if name not in ("scan_rollouts", "scan_rollouts_sorted", "count_rollouts"):
                         assert answers[5 * i : 5 * i + 5] == [expected[name]] * 5, name
-        assert await storage.count_rollouts(RolloutQuery()) == 229
+        assert await count(storage) == 229
 
     async def test_cancelled_read_harms_no_other_call(self, storage: Storage) -> None:
         await _fill(storage)
@@ -108,7 +109,7 @@ class ResilienceCases(Cases):
                 await _cancel_after(turns, read(storage))
                 assert await read(storage) == expected[name], (name, turns)
         await put(storage, rollout(300))
-        assert await storage.count_rollouts(RolloutQuery()) == 200
+        assert await count(storage) == 200
 
     async def test_cancelled_commit_is_written_whole_or_not_at_all(self, storage: Storage) -> None:
         """The next commit works, whatever the cancelled one had done."""
@@ -162,7 +163,7 @@ class ResilienceCases(Cases):
                 assert await anext(scan)
                 await scan.aclose()
         await put(storage, rollout(300))
-        assert await storage.count_rollouts(RolloutQuery()) == 200
+        assert await count(storage) == 200
 
     async def test_bytes_without_a_disk_are_none(self, storage: Storage) -> None:
         if storage.durability != DURABILITY_NONE:
@@ -193,7 +194,7 @@ class ResilienceCases(Cases):
             await storage.probe(size)
         assert await storage.used_bytes() < used + (1 << 20)
         await put(storage, rollout(300))
-        assert await storage.count_rollouts(RolloutQuery()) == 200
+        assert await count(storage) == 200
         _, snapshot = await self.reopen(storage)
         assert snapshot.requests == []
 
@@ -222,7 +223,7 @@ class ResilienceCases(Cases):
         await anext(scan)
         storage, _ = await self.reopen(storage)
         await put(storage, rollout(300))
-        assert await storage.count_rollouts(RolloutQuery()) == 200
+        assert await count(storage) == 200
         await scan.aclose()  # type: ignore[attr-defined]
 
 

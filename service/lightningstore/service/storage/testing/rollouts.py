@@ -6,14 +6,16 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any
 
-from lightningstore.service.rules.filters import COLUMNS
+from lightningstore.service.rules.filters import COLUMNS, matches
 from lightningstore.service.rules.limits import Limits
 from lightningstore.service.rules.rows import RolloutQuery
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.testing.cases import Cases, large
 from lightningstore.service.storage.testing.records import (
     attempt,
+    changes_of,
     completed,
+    count,
     finished,
     found,
     input_of,
@@ -36,7 +38,17 @@ FILTERS: dict[str, tuple[Any, Callable[[Rollout], bool]]] = {
     "rollout_id_contains": ("r1", lambda r: "r1" in r.rollout_id),
     "modes": (frozenset([0, 2]), lambda r: r.mode in (0, 2)),
     "group_ids": (frozenset(["", "g1"]), lambda r: r.group_id in ("", "g1")),
+    "queues": (frozenset(["", "gpu"]), lambda r: r.queue in ("", "gpu")),
+    "labels": (
+        frozenset([("run", "7"), ("split", "a")]),
+        lambda r: (r.labels.get("run"), r.labels.get("split")) == ("7", "a"),
+    ),
 }
+
+
+def _varied_labels(k: int) -> dict[str, str]:
+    labels = {"run": str(k % 2 + 7), "split": "ab"[k // 4 % 2], "7": "run"}
+    return {key: labels[key] for key in list(labels)[: k % 8]}
 
 
 def _varied() -> list[Any]:
@@ -51,6 +63,8 @@ def _varied() -> list[Any]:
             "attempt_count": k % 2,
             "latest_attempt_id": f"a{k}" if k % 2 else "",
             "status": k % 7 + 1,
+            "queue": ("", "gpu", "cpu")[k // 2 % 3],
+            "labels": _varied_labels(k),
         }
         row = finished(k, 100 - k, k % 5 + 1, **fields) if k % 5 == 0 else rollout(k, **fields)
         row.rollout.start_time.seconds = k % 6
@@ -96,7 +110,7 @@ class RolloutCases(Cases):
                 ]
                 query = RolloutQuery(any_of=any_of, **fields)
                 assert await found(storage, any_of=any_of, **fields) == expected, query
-                assert await storage.count_rollouts(query) == len(expected), query
+                assert await count(storage, any_of=any_of, **fields) == len(expected), query
 
     async def test_filter_that_matches_nothing(self, storage: Storage) -> None:
         await put(storage, *_varied())
@@ -140,7 +154,67 @@ class RolloutCases(Cases):
     async def test_count_ignores_place_and_limit(self, storage: Storage) -> None:
         await put(storage, *(rollout(k) for k in range(1, 8)))
         query = RolloutQuery(limit=1, skip=2, after=(3, 3), order_by="priority", descending=True)
-        assert await storage.count_rollouts(query) == 7
+        assert await storage.count_rollouts(query) == {1: 7}
+
+    async def test_count_is_by_status(self, storage: Storage) -> None:
+        await put(storage, *(rollout(k, status=k % 3 + 1, queue="q") for k in range(1, 8)))
+        await put(storage, rollout(8, status=3))
+        assert await storage.count_rollouts(RolloutQuery()) == {1: 2, 2: 3, 3: 3}
+        assert await storage.count_rollouts(RolloutQuery(queues=frozenset(["q"]))) == {
+            1: 2,
+            2: 3,
+            3: 2,
+        }
+        assert await storage.count_rollouts(RolloutQuery(queues=frozenset(["p"]))) == {}
+
+    async def test_labels_are_replaced_as_a_whole(self, storage: Storage) -> None:
+        await put(storage, rollout(1, labels={"a": "1", "b": "2"}), rollout(2, labels={"a": "1"}))
+        await update(storage, rollout(1, status=3, labels={"a": "9", "c": "2"}))
+        assert await found(storage, labels=_labels(a="1")) == ["r2"]
+        assert await found(storage, labels=_labels(b="2")) == []
+        assert await found(storage, labels=_labels(a="9", c="2")) == ["r1"]
+        await update(storage, rollout(1), labels={1: {}})
+        assert await found(storage, labels=_labels(c="2")) == []
+        assert await found(storage, labels=_labels(a="1")) == ["r2"]
+
+    async def test_labels_stay_when_the_rollout_changes(self, storage: Storage) -> None:
+        await put(storage, rollout(1, labels={"a": "1"}))
+        changed = changes_of(finished(1, 1, labels={"a": "1"}))
+        changed.labels.clear()
+        changed.inputs = []
+        await storage.commit(changed)
+        storage, _ = await self.reopen(storage)
+        assert await found(storage, labels=_labels(a="1"), statuses=frozenset([4])) == ["r1"]
+
+    async def test_pages_of_a_label_follow_every_order(self, storage: Storage) -> None:
+        rows = _varied()
+        await put(storage, *rows)
+        names: dict[str, Any] = {"labels": _labels(run="7"), "statuses": frozenset([1, 2, 3, 4, 5])}
+        match = matches(RolloutQuery(**names))
+        for column, descending in product(["key", "start_time", "queue"], [False, True]):
+            expected = sorted(
+                ((_value(column, row), row.key) for row in rows if match(row.rollout)),
+                reverse=descending,
+            )
+            pages: list[tuple[Any, int]] = []
+            while len(pages) <= len(rows):
+                after = pages[-1] if pages else None
+                query = RolloutQuery(
+                    **names, order_by=column, descending=descending, after=after, limit=2
+                )
+                page = await items(storage.scan_rollouts(query))
+                pages += [(_value(column, item.row), item.row.key) for item in page]
+                if len(page) < query.limit:
+                    break
+            assert pages == expected, (column, descending)
+
+    async def test_queue_of_a_rollout_changes(self, storage: Storage) -> None:
+        await put(storage, rollout(1, queue="a"), rollout(2))
+        await update(storage, rollout(1, queue="b"), rollout(2, queue="a"))
+        assert await found(storage, queues=frozenset(["a"])) == ["r2"]
+        assert await found(storage, queues=frozenset(["b", ""])) == ["r1"]
+        await update(storage, rollout(1))
+        assert await found(storage, queues=frozenset([""])) == ["r1"]
 
     async def test_scan_finds_what_has_changed(self, storage: Storage) -> None:
         await put(storage, rollout(1, group_id="g", status=1), rollout(2, status=1))
@@ -261,6 +335,10 @@ class RolloutCases(Cases):
             ids += [row.rollout_id for row in page]
             place = page[-1].place
         assert ids == [f"r{k}" for k in range(1, 10)]
+
+
+def _labels(**labels: str) -> frozenset[tuple[str, str]]:
+    return frozenset(labels.items())
 
 
 def _value(column: str, row: Any) -> Any:

@@ -70,6 +70,8 @@ class ValueCases(Cases):
             metadata_json=b'{"a": "\xc3\xa9"}',
             attempt_count=2,
             latest_attempt_id="a2",
+            queue="q",
+            labels={"a": "1", "b": ""},
             completion_number=4,
         )
         row.rollout.end_time.nanos = 999_999_999
@@ -95,7 +97,15 @@ class ValueCases(Cases):
 
     async def test_odd_ids_are_kept_apart_and_found(self, storage: Storage) -> None:
         rows = [
-            rollout(k, rollout_id=name, group_id=name, resources_id=name, latest_attempt_id=name)
+            rollout(
+                k,
+                rollout_id=name,
+                group_id=name,
+                resources_id=name,
+                latest_attempt_id=name,
+                queue=name,
+                labels={name: name},
+            )
             for k, name in enumerate(ODD_IDS, 1)
         ]
         await put(storage, *rows, *(attempt(r.key, r.key, attempt_id=ODD_IDS[0]) for r in rows))
@@ -106,9 +116,11 @@ class ValueCases(Cases):
             assert await storage.group_members(name) == [name]
             assert await found(storage, rollout_ids=frozenset([name])) == [name]
             assert await found(storage, group_ids=frozenset([name])) == [name]
+            assert await found(storage, queues=frozenset([name])) == [name]
+            assert await found(storage, labels=frozenset([(name, name)])) == [name]
             containing = [other for other in ODD_IDS if name in other]
             assert await found(storage, rollout_id_contains=name) == containing
-        for column in ("rollout_id", "group_id", "resources_id", "latest_attempt_id"):
+        for column in ("rollout_id", "group_id", "resources_id", "latest_attempt_id", "queue"):
             assert await found(storage, order_by=column) == sorted(ODD_IDS), column
 
     async def test_odd_names_of_resources_workers_and_requests(self, storage: Storage) -> None:
