@@ -49,7 +49,7 @@ pytestmark = pytest.mark.asyncio
 
 ROLLOUTS = 6000
 #: Pages that a statement may touch: some rows, each with a few levels of an index. A namespace has thousands.
-MOST_PAGES = 120
+MOST_PAGES = 160
 #: How often each call is made. From the sixth time on, PostgreSQL may use a generic plan.
 TIMES = 8
 PAGES = (

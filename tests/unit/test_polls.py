@@ -59,6 +59,12 @@ class Bench:
         """Go on with what `Polls.serve` has left."""
         self.polls.serve()
 
+    async def serve_until(self, count: int) -> None:
+        """Serve, in as many slices as that takes, until `count` polls have been served."""
+        self.polls.serve()
+        while len(self.served) < count:
+            await asyncio.sleep(0)
+
     async def end(self) -> None:
         """Cancel the polls that still wait."""
         for task in self.tasks:
@@ -97,7 +103,7 @@ async def test_any_interleaving_serves_who_waited_longest_for_what_it_can_take()
                         expected.append((number, rollout_id))
                         del waiting[number]
                         break
-                bench.polls.serve()
+                await bench.serve_until(len(expected))
             assert bench.served == expected
             assert len(bench.polls) == len(waiting)
         await bench.end()
@@ -111,9 +117,7 @@ async def test_ten_thousand_polls_of_a_hundred_queues_share_their_places() -> No
         await bench.wait(QUEUES)
     assert sum(len(lane.heap) for lane in bench.polls._lanes.values()) == 100
     ids = [bench.push(QUEUES[n % 100]) for n in range(300)]
-    bench.polls.serve()
-    while len(bench.served) < 300:
-        await asyncio.sleep(0)
+    await bench.serve_until(300)
     assert bench.served == list(enumerate(ids))
     await bench.end()
 
@@ -125,13 +129,11 @@ async def test_polls_of_different_queues_are_woken_alone() -> None:
         await bench.wait([f"own-{n}", "shared"])
     for n in (4000, 4999):
         bench.push(f"own-{n}")
-    bench.polls.serve()
+    await bench.serve_until(2)
     assert [number for number, _ in bench.served] == [4000, 4999]
     for _ in range(100):
         bench.push("shared")
-    bench.polls.serve()
-    while len(bench.served) < 102:
-        await asyncio.sleep(0)  # the rest follows by itself
+    await bench.serve_until(102)
     assert sorted(number for number, _ in bench.served[2:]) == list(range(100))
     for task in bench.tasks[100:4900]:
         task.cancel()

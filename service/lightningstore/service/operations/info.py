@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any
+from typing import TypeVar
 
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
@@ -21,6 +22,8 @@ from lightningstore.v1.statistics_pb2 import (
     RolloutStatusCount,
     WorkerStatusCount,
 )
+
+C = TypeVar("C")
 
 #: Maximum number of task queues in an answer, and how many are compared before other tasks run.
 SHOWN_QUEUES, DEPTHS_AT_ONCE = 100, 1000
@@ -63,15 +66,11 @@ class Info:
             waiter_count=self._engine.waiters.count + len(self._engine.polls),
             queues=deepest,
             queue_count=len(self._live.state.depths),
+            rollouts=_totals(RolloutStatusCount, counters.rollouts),
+            matching_rollouts=_totals(RolloutStatusCount, matching),
+            attempts=_totals(AttemptStatusCount, counters.attempts),
+            workers=_totals(WorkerStatusCount, self._live.workforce.counts),
         )
-        totals: list[tuple[Any, dict[int, int], Any]] = [
-            (RolloutStatusCount, counters.rollouts, reply.rollouts),
-            (RolloutStatusCount, matching, reply.matching_rollouts),
-            (AttemptStatusCount, counters.attempts, reply.attempts),
-            (WorkerStatusCount, self._live.workforce.counts, reply.workers),
-        ]
-        for kind, counts, into in totals:
-            into.extend(kind(status=s, count=n) for s, n in sorted(counts.items()) if n)
         up = self._engine.clock.monotonic() - self._engine.started_at
         reply.uptime.seconds, reply.uptime.nanos = int(up), int(up % 1 * NANOS)
         await self._engine.barrier()
@@ -123,3 +122,8 @@ class Info:
             namespace=self._engine.namespace,
             owner=self.owner,
         )
+
+
+def _totals(kind: Callable[..., C], counts: dict[int, int]) -> list[C]:
+    """Return counts by status as messages, without zeros."""
+    return [kind(status=status, count=count) for status, count in sorted(counts.items()) if count]

@@ -67,8 +67,8 @@ class Claims:
 
     @property
     def queues(self) -> str:
-        """The task queues that are claimed from, in words."""
-        return ", ".join(name or "default" for name in self._queues or [""])
+        """The task queues that are claimed from, in words. Empty for the default queue alone."""
+        return ", ".join(name or "default" for name in self._queues)
 
     def stop(self) -> None:
         """End the poll in progress. From any thread."""

@@ -158,9 +158,7 @@ def parts_of(changes: Changes) -> list[Part]:
     if changes.outdated:
         parts.append(Part(("remove_resources",), [list(changes.outdated)]))
     if changes.workers:
-        workers = [
-            (i.encode(), worker.SerializeToString()) for i, worker in changes.workers.items()
-        ]
+        workers = ((i.encode(), w.SerializeToString()) for i, w in changes.workers.items())
         parts.append(_part("put_workers", workers))
     if changes.requests:
         requests = {(row.method, row.request_id): row for row in changes.requests}
