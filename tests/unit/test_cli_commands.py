@@ -8,8 +8,10 @@ from typing import Any
 import click
 import grpc
 import pytest
-from lightningstore.service.cli.connection import reason
+from lightningstore.service.cli import connection
+from lightningstore.service.cli.connection import Connection, reason
 from lightningstore.service.cli.main import app
+from lightningstore.v1.statistics_pb2 import GetServerInfoRequest
 
 
 def commands(command: click.Command, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -31,7 +33,7 @@ def test_no_parameter_of_a_command_takes_the_value_of_another() -> None:
         assert len(names) == len(set(names)), path
 
 
-class _Failed:
+class _Failed(grpc.RpcError):
     def __init__(self, details: str, trailers: tuple[tuple[str, bytes], ...]) -> None:
         self._details, self._trailers = details, trailers
 
@@ -49,7 +51,7 @@ class _Failed:
     ("error", "text"),
     [
         (
-            _Failed("no server owns it at the moment", (("grpc-status-details-bin", b""),)),
+            _Failed("no server owns it at the moment", (("grpc-status-details-bin", b"x"),)),
             "no server owns it at the moment (UNAVAILABLE)",
         ),
         (
@@ -60,3 +62,31 @@ class _Failed:
 )
 def test_an_unavailable_server_is_not_a_missing_one(error: _Failed, text: str) -> None:
     assert reason("h:1", error) == text
+
+
+@pytest.mark.parametrize(("detail", "tries"), [(b"..ERROR_REASON_NOT_OWNER..", 3), (b"other", 1)])
+def test_a_call_is_repeated_while_its_namespace_moves(
+    monkeypatch: pytest.MonkeyPatch, detail: bytes, tries: int
+) -> None:
+    errors = [_Failed("moving", (("grpc-status-details-bin", detail),)) for _ in range(2)]
+    requests: list[Any] = []
+
+    class Channel:
+        def unary_unary(self, *_: Any) -> Any:
+            def call(request: Any, **_: Any) -> str:
+                requests.append(request)
+                if errors:
+                    raise errors.pop()
+                return "answer"
+
+            return call
+
+    monkeypatch.setattr(connection, "MOVE_DELAY", 0)
+    server = Connection({"address": "127.0.0.1:1"})
+    server.close()
+    monkeypatch.setattr(server, "_channel", Channel())
+    try:
+        assert server.call(GetServerInfoRequest()) == "answer"
+    except grpc.RpcError:
+        assert detail == b"other"
+    assert len(requests) == tries

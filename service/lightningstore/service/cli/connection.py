@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,10 @@ COMPLETION_SECONDS = 0.8
 MOST = 100
 #: Seconds for a call that is repeated on a lost connection.
 REPEATED_SECONDS = 60.0
+#: Number of tries of a call whose namespace moves, and seconds between two: longer than a lease.
+MOVE_TRIES = 20
+MOVE_DELAY = 0.5
+_NOT_OWNER = b"ERROR_REASON_NOT_OWNER"
 _ENUM = re.compile(r"\b(?:ROLLOUT|ATTEMPT|WORKER)_(?:STATUS|MODE)_([A-Z_]+)")
 _SERVICE = "lightningstore.v1.LightningStoreService"
 #: Trailer of every error of a server; errors of a connection lack it.
@@ -77,11 +82,24 @@ class Connection:
         self._is_checked = self.namespace in ("", DEFAULT_NAMESPACE)
 
     def call(self, request: Message, seconds: float | None = None) -> Any:
-        """Return the answer to a request; which call it is, its name says."""
+        """Return the answer to a request; which call it is, its name says.
+
+        It is repeated while the namespace moves from one server to another. Requests that write have a request id.
+        """
+        import grpc  # noqa: PLC0415
+
         path, serialize, deserialize = _shape(request)
         self._check_namespace(path)
         call = self._channel.unary_unary(path, serialize, deserialize)
-        return call(request, timeout=seconds or self._seconds, metadata=self._metadata)
+        tries = MOVE_TRIES if self._seconds >= CALL_SECONDS else 1  # a completion must be quick
+        while True:
+            try:
+                return call(request, timeout=seconds or self._seconds, metadata=self._metadata)
+            except grpc.RpcError as error:
+                tries -= 1
+                if not tries or _NOT_OWNER not in _details_of(error):
+                    raise
+            time.sleep(MOVE_DELAY)
 
     def stream(self, request: Message) -> Iterator[Any]:
         """Yield the answers to a request."""
@@ -249,7 +267,7 @@ def reason(address: str, error: Any) -> str:
 
         if hint := protocol_hint(address, details):
             return hint.replace("(tls_ca)", "(--tls-ca)")
-        if any(key == _DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
+        if _details_of(error):
             return _worded(details, code)  # from a server: it is there, and says what is wrong
         why = re.split(r"remote host: (?:connect: )?|last error: ", details)[-1]
         return f"no server answers at {address} ({why}); is `lightningstore serve` running?"
@@ -258,6 +276,12 @@ def reason(address: str, error: Any) -> str:
     if code == "DEADLINE_EXCEEDED":
         return f"no answer from {address} in time; is it the address of a LightningStore server?"
     return _worded(details, code)
+
+
+def _details_of(error: Any) -> bytes:
+    """Return the google.rpc.Status of an error of a server, as bytes; empty for an error of the connection."""
+    trailers = dict(error.trailing_metadata() or ())
+    return bytes(trailers.get(_DETAILS_KEY, b""))
 
 
 def _worded(message: str, code: str) -> str:
