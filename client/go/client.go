@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,6 +76,7 @@ type Client struct {
 	namespaces pb.NamespaceServiceClient
 	log        *slog.Logger
 	contact    *contact
+	owner      *owner
 }
 
 // New returns a client of the server at an address: "host:port", "https://host:port" or "unix:path". Empty:
@@ -111,8 +113,14 @@ func New(address string, options *Options) (*Client, error) {
 	}
 	client := &Client{log: logger}
 	client.contact = newContact(target, logger, func() bool { return client.conn.GetState() == connectivity.Ready })
-	calls := &interceptor{contact: client.contact, namespace: namespace}
-	conn, err := grpc.NewClient(target, dialOptions(transport, token, calls)...)
+	dialing := dialOptions(transport, token)
+	client.owner = &owner{dial: func(address string) (*grpc.ClientConn, error) {
+		return grpc.NewClient(address, dialing...)
+	}}
+	calls := &interceptor{contact: client.contact, owner: client.owner, namespace: namespace}
+	conn, err := grpc.NewClient(target, append(slices.Clone(dialing),
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithUnaryInterceptor(calls.unary), grpc.WithStreamInterceptor(calls.stream))...)
 	if err != nil {
 		return nil, fmt.Errorf("lightningstore: %w", err)
 	}
@@ -121,7 +129,8 @@ func New(address string, options *Options) (*Client, error) {
 	return client, nil
 }
 
-func dialOptions(transport *tls.Config, token string, calls *interceptor) []grpc.DialOption {
+// dialOptions returns the options of every connection.
+func dialOptions(transport *tls.Config, token string) []grpc.DialOption {
 	security := insecure.NewCredentials()
 	if transport != nil {
 		security = credentials.NewTLS(transport)
@@ -130,7 +139,6 @@ func dialOptions(transport *tls.Config, token string, calls *interceptor) []grpc
 	reconnect.BaseDelay, reconnect.MaxDelay = firstDelay, 2*time.Second
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(security),
-		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes),
 			grpc.MaxRetryRPCBufferSize(maxMessageBytes), // else gRPC repeats no request above 256 KiB
@@ -143,8 +151,6 @@ func dialOptions(transport *tls.Config, token string, calls *interceptor) []grpc
 		// A proxy from the environment is meant for web traffic, not for a store on this host.
 		grpc.WithNoProxy(),
 		grpc.WithUserAgent("lightningstore-go"),
-		grpc.WithUnaryInterceptor(calls.unary),
-		grpc.WithStreamInterceptor(calls.stream),
 	}
 	if token != "" {
 		options = append(options, grpc.WithPerRPCCredentials(bearer{token: token, secure: transport != nil}))
@@ -162,6 +168,7 @@ func (c *Client) Conn() *grpc.ClientConn { return c.conn }
 // Close closes the connection. Calls in progress fail.
 func (c *Client) Close() error {
 	c.contact.end()
+	c.owner.close()
 	return c.conn.Close()
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -58,15 +59,22 @@ func withRequestID(request any) any {
 // interceptor is what a client does with each of its calls.
 type interceptor struct {
 	contact   *contact
+	owner     *owner
 	namespace string // of calls that do not name their own; may be empty
+}
+
+// route returns the context of a call and the connection to the owner of its namespace; nil: the first connection. The
+// owner is that of the client's namespace: ours is false for a call that names its own.
+func (i *interceptor) route(ctx context.Context) (routed context.Context, used *grpc.ClientConn, ours bool) {
+	if named, _ := metadata.FromOutgoingContext(ctx); len(named.Get(namespaceKey)) > 0 {
+		return ctx, nil, false
+	}
+	return i.inNamespace(ctx), i.owner.current.Load(), true
 }
 
 // inNamespace returns a context with the metadata that names the namespace of a call.
 func (i *interceptor) inNamespace(ctx context.Context) context.Context {
 	if i.namespace == "" {
-		return ctx
-	}
-	if named, _ := metadata.FromOutgoingContext(ctx); len(named.Get(namespaceKey)) > 0 {
 		return ctx
 	}
 	return metadata.AppendToOutgoingContext(ctx, namespaceKey, i.namespace)
@@ -78,14 +86,27 @@ func (i *interceptor) unary(ctx context.Context, method string, request, reply a
 	invoke grpc.UnaryInvoker, options ...grpc.CallOption,
 ) error {
 	request = withRequestID(request)
-	ctx = i.inNamespace(ctx)
+	named := ctx
 	i.contact.called()
 	pauses := newDelays(maxRetryDelay)
 	for tries := 1; ; tries++ {
-		ended := invoke(ctx, method, request, reply, conn, options...)
+		ctx, used, ours := i.route(named)
+		var ended error
+		if used != nil {
+			ended = used.Invoke(ctx, method, request, reply, options...)
+		} else {
+			var trailer metadata.MD
+			ended = invoke(ctx, method, request, reply, conn, append(slices.Clip(options), grpc.Trailer(&trailer))...)
+			if ours {
+				i.owner.learn(trailer)
+			}
+		}
 		if ended == nil {
 			i.contact.end()
 			return nil
+		}
+		if i.owner.failed(ctx, used, ended) {
+			continue
 		}
 		err := convert(ctx, ended)
 		code := status.Code(ended)
@@ -100,19 +121,32 @@ func (i *interceptor) stream(ctx context.Context, description *grpc.StreamDesc, 
 	open grpc.Streamer, options ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
 	i.contact.called()
-	stream, err := open(i.inNamespace(ctx), description, conn, method, options...)
+	routed, used, ours := i.route(ctx)
+	if used != nil {
+		stream, err := used.NewStream(routed, description, method, options...)
+		if err == nil {
+			return convertingStream{ClientStream: stream, ctx: ctx, calls: i, used: used}, nil
+		}
+		if !i.owner.failed(ctx, used, err) {
+			return nil, convert(ctx, err)
+		}
+	}
+	stream, err := open(routed, description, conn, method, options...)
 	if err != nil {
 		return nil, convert(ctx, err)
 	}
-	return convertingStream{stream, ctx, i.contact}, nil
+	return convertingStream{stream, ctx, i, nil, ours && !description.ServerStreams}, nil
 }
 
 // convertingStream converts the errors of a stream. ctx is the context of the caller, because gRPC cancels
 // the stream's own context when the stream ends.
 type convertingStream struct {
 	grpc.ClientStream
-	ctx     context.Context
-	contact *contact
+	ctx   context.Context
+	calls *interceptor
+	used  *grpc.ClientConn // nil: the first connection
+	// learns is true for a call whose one response is its end, and so the time to look at the trailer.
+	learns bool
 }
 
 func (s convertingStream) SendMsg(message any) error {
@@ -122,7 +156,10 @@ func (s convertingStream) SendMsg(message any) error {
 func (s convertingStream) RecvMsg(message any) error {
 	err := s.ClientStream.RecvMsg(message)
 	if err == nil {
-		s.contact.end()
+		s.calls.contact.end()
+		if s.learns {
+			s.calls.owner.learn(s.Trailer())
+		}
 	}
 	return s.convert(err)
 }
@@ -132,6 +169,9 @@ func (s convertingStream) CloseSend() error { return s.convert(s.ClientStream.Cl
 func (s convertingStream) convert(err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
+	}
+	if s.calls.owner.failed(s.ctx, s.used, err) {
+		err = status.Error(codes.Unavailable, "the connection to the owner of the namespace has ended: "+err.Error())
 	}
 	return convert(s.ctx, err)
 }

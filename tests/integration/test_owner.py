@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
-from lightningstore.client import AsyncLightningStore
+from lightningstore.client import AsyncLightningStore, LightningStore
 from lightningstore.client._transport import owner
+from lightningstore.client._transport.blocking_owner import BlockingOwner
 from lightningstore.client.connection import endpoint
 
 from tests.machines import Servers
@@ -27,7 +29,7 @@ async def servers(postgres: PostgresServer) -> AsyncIterator[Servers]:
     await servers.close()
 
 
-def owner_of(store: AsyncLightningStore) -> owner.Owner:
+def owner_of(store: Any) -> Any:
     """Return a client's way to the owner."""
     transport = store._transport
     while not hasattr(transport, "_owner"):
@@ -35,7 +37,7 @@ def owner_of(store: AsyncLightningStore) -> owner.Owner:
     return transport._owner
 
 
-def followed(store: AsyncLightningStore) -> bool:
+def followed(store: AsyncLightningStore | LightningStore) -> bool:
     """Return whether a client has gone to the owner."""
     return owner_of(store).stub is not None
 
@@ -106,6 +108,9 @@ async def test_trailers_lead_to_a_host_and_a_port_alone(address: str) -> None:
     way.learn(((owner.OWNER_KEY, address),))
     assert way._connecting is None
     await way.close()
+    blocking = BlockingOwner(endpoint("127.0.0.1:1"))
+    blocking.learn(((owner.OWNER_KEY, address),))
+    assert not blocking._is_connecting
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "store-2.ns_a.svc:1"])
@@ -114,3 +119,61 @@ async def test_trailers_lead_to_every_host_and_port(address: str) -> None:
     way.learn(((owner.OWNER_KEY, address),))
     assert way._connecting is not None
     await way.close()
+
+
+async def go_blocking(store: LightningStore) -> None:
+    """Make calls until a blocking client has gone to the owner."""
+    while not followed(store):
+        await asyncio.to_thread(store.get_statistics)
+        await asyncio.sleep(0.01)
+
+
+async def test_blocking_client_goes_to_the_owner(servers: Servers) -> None:
+    near = await servers.owner("default")
+    with LightningStore(servers.addresses[1 - near]) as store:
+        await go_blocking(store)
+        await servers.servers[1 - near].directory.close()  # nothing passes through it any more
+        (rollout,) = await asyncio.to_thread(store.enqueue_rollouts, [{"input": 1}])
+        answer = await asyncio.to_thread(store.get_rollout, rollout.rollout_id)
+        assert answer.input == 1
+
+
+async def test_blocking_client_comes_back_when_the_owner_is_gone(servers: Servers) -> None:
+    near = await servers.owner("default")
+    with LightningStore(servers.addresses[1 - near], timeout=30) as store:
+        await go_blocking(store)
+        (rollout,) = await asyncio.to_thread(store.enqueue_rollouts, [{"input": 1}])
+        await servers.servers[near].stop(0.1)
+        answer = await asyncio.to_thread(store.get_rollout, rollout.rollout_id)
+        assert answer.input == 1
+        assert not followed(store)
+
+
+async def test_blocking_calls_at_the_owner_go_on_when_another_one_fails(servers: Servers) -> None:
+    near = await servers.owner("default")
+    with LightningStore(servers.addresses[1 - near], timeout=30) as store:
+        await go_blocking(store)
+        way = owner_of(store)
+        waiting = [
+            asyncio.create_task(asyncio.to_thread(store.dequeue_rollouts, 1, wait=20)),
+            asyncio.create_task(asyncio.to_thread(next, iter(store.watch_rollouts(0)))),
+        ]
+        while not servers.servers[near].directory.spaces()[0].in_use:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(way.drop, way.stub)  # as after UNAVAILABLE
+        (rollout,) = await asyncio.to_thread(store.enqueue_rollouts, [{"input": 1}])
+        (claimed,) = await waiting[0]
+        assert claimed.rollout_id == rollout.rollout_id
+        await asyncio.to_thread(store.cancel_rollouts, [rollout.rollout_id])
+        assert (await waiting[1]).rollout_id == rollout.rollout_id
+
+
+async def test_owner_that_cannot_be_reached_is_left_alone_for_a_minute() -> None:
+    way = BlockingOwner(endpoint("127.0.0.1:1"))
+    way.learn([(owner.OWNER_KEY, "127.0.0.1:1"), ("other", "x")])
+    while way._is_connecting:
+        await asyncio.sleep(0.05)
+    assert way.stub is None
+    way.learn([(owner.OWNER_KEY, "127.0.0.1:1")])
+    assert not way._is_connecting
+    way.close()

@@ -8,7 +8,7 @@ import { credentials, type ChannelCredentials, type ChannelOptions } from "@grpc
 export const DEFAULT_ADDRESS = "127.0.0.1:4747";
 
 /** Metadata key that names the namespace of a call. */
-const NAMESPACE_KEY = "x-lightning-namespace";
+export const NAMESPACE_KEY = "x-lightning-namespace";
 const NAMESPACE = /^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$/;
 
 const MIB = 1 << 20;

@@ -19,16 +19,17 @@ import {
   connectivityState,
   Metadata,
   type CallOptions as GrpcOptions,
+  type StatusObject,
 } from "@grpc/grpc-js";
 
 import { Backoff, pause } from "./backoff.js";
-import { channelOptions, resolveEndpoint, type ConnectOptions } from "./channel.js";
+import { channelOptions, NAMESPACE_KEY, resolveEndpoint, type ConnectOptions } from "./channel.js";
 import { Contact } from "./contact.js";
 import { Code, LightningStoreError, toStoreError } from "./errors.js";
 import { messageOf } from "./failures.js";
 import type { NamespaceService } from "./gen/lightningstore/v1/namespace_pb.js";
 import { LightningStoreService } from "./gen/lightningstore/v1/service_pb.js";
-
+import { Owner } from "./owner.js";
 import { malformedName } from "./text.js";
 
 /** Options of a single call. */
@@ -91,6 +92,7 @@ interface Cancellable {
 /** A connection, opened with the first call. */
 export class Connection {
   readonly #client: Client;
+  readonly #owner: Owner;
   readonly #contact: Contact;
   readonly #metadata: Readonly<Record<string, string>>;
   readonly #timeoutMs: number;
@@ -100,7 +102,10 @@ export class Connection {
   /** `contact` replaces the one of the connection, for tests. */
   constructor(options: ConnectOptions, contact?: Contact) {
     const endpoint = resolveEndpoint(options);
-    this.#client = new Client(endpoint.target, endpoint.credentials, channelOptions());
+    const connect = (target: string): Client =>
+      new Client(target, endpoint.credentials, channelOptions());
+    this.#client = connect(endpoint.target);
+    this.#owner = new Owner(connect);
     const channel = this.#client.getChannel();
     const isConnected = (): boolean =>
       channel.getConnectivityState(false) === connectivityState.READY;
@@ -114,6 +119,7 @@ export class Connection {
     this.#closing.abort();
     this.#contact.end();
     for (const call of this.#open) call.cancel();
+    this.#owner.close();
     this.#client.close();
   }
 
@@ -164,10 +170,12 @@ export class Connection {
     const ends = [this.#closing.signal, ...(options.signal ? [options.signal] : [])];
     const backoff = new Backoff(100, 2_000);
     for (let tries = 1; ; tries++) {
+      const used = this.#ownerFor(options);
       try {
-        return await this.#once(method, request, until, options);
+        return await this.#once(used, method, request, until, options);
       } catch (error) {
         const failure = toStoreError(error, options.signal);
+        if (this.#owner.failed(used, failure)) continue;
         const delay = backoff.next(failure.retryDelayMs);
         const isLast = tries === MAX_TRIES || Date.now() + delay >= until;
         if (failure.code !== Code.UNAVAILABLE || isLast) throw failure;
@@ -176,7 +184,13 @@ export class Connection {
     }
   }
 
+  /** The connection to the owner of the namespace of a call. Undefined: use the first connection. */
+  #ownerFor(options: CallOptions): Client | undefined {
+    return options.metadata?.[NAMESPACE_KEY] === undefined ? this.#owner.current : undefined;
+  }
+
   #once(
+    used: Client | undefined,
     method: DescMethod,
     request: Buffer,
     until: number,
@@ -184,7 +198,7 @@ export class Connection {
   ): Promise<Message> {
     return new Promise((resolve, reject) => {
       this.#check(options.signal);
-      const call = this.#client.makeUnaryRequest(
+      const call = (used ?? this.#client).makeUnaryRequest(
         path(method),
         asItIs,
         deserializer(method.output),
@@ -198,6 +212,15 @@ export class Connection {
         },
       );
       const done = this.#track(call, options);
+      this.#look(used, call, options);
+    });
+  }
+
+  /** Looks at the trailers of a call over the first connection. */
+  #look(used: Client | undefined, call: NodeJS.EventEmitter, options: CallOptions): void {
+    if (used !== undefined || options.metadata?.[NAMESPACE_KEY] !== undefined) return;
+    call.once("status", (status: StatusObject) => {
+      this.#owner.learn(status.metadata);
     });
   }
 
@@ -207,7 +230,8 @@ export class Connection {
     options: CallOptions,
   ): AsyncGenerator<Message, void, undefined> {
     this.#check(options.signal);
-    const call = this.#client.makeServerStreamRequest(
+    const used = this.#ownerFor(options);
+    const call = (used ?? this.#client).makeServerStreamRequest(
       path(method),
       asItIs,
       deserializer(method.output),
@@ -221,7 +245,9 @@ export class Connection {
     try {
       for await (const answer of call) yield answer as Message;
     } catch (error) {
-      throw toStoreError(error, options.signal);
+      const failure = toStoreError(error, options.signal);
+      this.#owner.failed(used, failure); // the caller resumes over the first connection
+      throw failure;
     } finally {
       done();
       call.cancel();
@@ -235,7 +261,8 @@ export class Connection {
   ): Promise<Message> {
     return new Promise((resolve, reject) => {
       this.#check(options.signal);
-      const call = this.#client.makeClientStreamRequest(
+      const used = this.#ownerFor(options);
+      const call = (used ?? this.#client).makeClientStreamRequest(
         path(method),
         asItIs,
         deserializer(method.output),
@@ -243,11 +270,17 @@ export class Connection {
         deadline(options.timeoutMs),
         (error, answer) => {
           done();
-          if (error || !answer) reject(toStoreError(error, options.signal));
-          else resolve(answer);
+          if (!error && answer) {
+            resolve(answer);
+            return;
+          }
+          const failure = toStoreError(error, options.signal);
+          this.#owner.failed(used, failure);
+          reject(failure);
         },
       );
       const done = this.#track(call, options);
+      this.#look(used, call, options);
       call.on("error", () => undefined);
       send(call, requests, (init) => encode(method, create(method.input, init))).catch(
         (error: unknown) => {

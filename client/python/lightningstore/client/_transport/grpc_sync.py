@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
+from lightningstore.client._transport.blocking_owner import BlockingOwner
 from lightningstore.client._transport.channel import BlockingHolder
 from lightningstore.client._transport.contact import Contact
 from lightningstore.client.connection import Endpoint
-from lightningstore.client.errors import CancelledCallError, LightningStoreError, from_rpc_error
+from lightningstore.client.errors import (
+    CancelledCallError,
+    LightningStoreError,
+    UnavailableError,
+    from_rpc_error,
+)
 
 
 class GrpcTransport:
@@ -22,6 +29,14 @@ class GrpcTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._holder = BlockingHolder(endpoint)
+        self._owner = BlockingOwner(endpoint)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_holder": self._holder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._holder = state["_holder"]
+        self._owner = BlockingOwner(self._holder.endpoint)
 
     def stub(self) -> Any:
         """Return the gRPC calls of the service as attributes, for uses that the other methods do not cover.
@@ -34,8 +49,30 @@ class GrpcTransport:
         """
         return self._holder.stub()
 
-    def _call(self, method: str) -> Any:
-        return getattr(self._holder.stub(), method)
+    def _call(self, method: str, stub: Any) -> Any:
+        """Return a call of the connection to the owner, given by its stub, or of the first one."""
+        first = (
+            self._holder.stub()
+        )  # also where the owner is used: it fails if the client is closed
+        return getattr(stub or first, method)
+
+    def _ended(self, stub: Any, call: Any = None) -> None:
+        """Note that a call has been answered. `call` has the trailers, if they should be looked at."""
+        if not self._holder.contact.made:
+            self._holder.contact.heard()
+        if stub is None and call is not None:
+            self._owner.learn(call.trailing_metadata())
+
+    def _failed(self, stub: Any, error: LightningStoreError) -> LightningStoreError:
+        """Return the error of a call. One at the owner may succeed over the first connection."""
+        if stub is None:
+            return self._holder.contact.explain(error)
+        if isinstance(error, UnavailableError):
+            self._owner.drop(stub)
+        elif isinstance(error, CancelledCallError) and self._owner.has_left(stub):
+            # Another call at the owner failed, which closed the connection under this one.
+            return UnavailableError("the connection to the owner of the namespace was closed")
+        return error
 
     def unary(self, method: str, request: Message, timeout: float | None) -> Any:
         """Make a call with one request and one response.
@@ -52,14 +89,18 @@ class GrpcTransport:
             LightningStoreError: The call failed.
             RuntimeError: The transport is closed.
         """
-        call = self._call(method)
-        contact = self._holder.contact
+        stub = self._owner.stub
+        call = self._call(method, stub)
+        metadata = self._holder.endpoint.metadata
+        ended = None
         try:
-            answer = call(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
+            if stub is None and self._owner.is_due():
+                answer, ended = call.with_call(request, timeout=timeout, metadata=metadata)
+            else:
+                answer = call(request, timeout=timeout, metadata=metadata)
         except (grpc.RpcError, ValueError) as error:
-            raise contact.explain(_error(error)) from None
-        if not contact.made:
-            contact.heard()
+            raise self._failed(stub, _error(error)) from None
+        self._ended(stub, ended)
         return answer
 
     def begin(self, method: str, request: Message, timeout: float | None) -> PendingCall:
@@ -77,12 +118,13 @@ class GrpcTransport:
             LightningStoreError: The call failed.
             RuntimeError: The transport is closed.
         """
-        call = self._call(method)
+        stub = self._owner.stub
+        call = self._call(method, stub)
         try:
             future = call.future(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
         except (grpc.RpcError, ValueError) as error:
-            raise _error(error) from None
-        return PendingCall(future, self._holder.contact)
+            raise self._failed(stub, _error(error)) from None
+        return PendingCall(future, partial(self._ended, stub), partial(self._failed, stub))
 
     def server_stream(self, method: str, request: Message, timeout: float | None) -> _Answers:
         """Start a call with a stream of responses.
@@ -98,12 +140,13 @@ class GrpcTransport:
         Raises:
             RuntimeError: The transport is closed.
         """
-        call = self._call(method)
+        stub = self._owner.stub
+        call = self._call(method, stub)
         try:
             answers = call(request, timeout=timeout, metadata=self._holder.endpoint.metadata)
         except (grpc.RpcError, ValueError) as error:
-            raise _error(error) from None
-        return _Answers(answers, self._holder.contact)
+            raise self._failed(stub, _error(error)) from None
+        return _Answers(answers, self._holder.contact, partial(self._failed, stub))
 
     def client_stream(self, method: str, requests: Iterable[Message], timeout: float | None) -> Any:
         """Make a call with a stream of requests. Errors of the iterable are raised unchanged.
@@ -120,7 +163,8 @@ class GrpcTransport:
             LightningStoreError: The call failed.
             RuntimeError: The transport is closed.
         """
-        call = self._call(method)
+        stub = self._owner.stub
+        call = self._call(method, stub)
         fault: list[BaseException] = []
 
         def guarded() -> Iterator[Message]:
@@ -131,16 +175,19 @@ class GrpcTransport:
                 raise
 
         try:
-            answer = call(guarded(), timeout=timeout, metadata=self._holder.endpoint.metadata)
+            answer, ended = call.with_call(
+                guarded(), timeout=timeout, metadata=self._holder.endpoint.metadata
+            )
         except (grpc.RpcError, ValueError) as error:
             if fault:
                 raise fault[0] from None
-            raise self._holder.contact.explain(_error(error)) from None
-        self._holder.contact.heard()
+            raise self._failed(stub, _error(error)) from None
+        self._ended(stub, ended)
         return answer
 
     def close(self) -> None:
         """Cancel all calls, and accept no more."""
+        self._owner.close()
         self._holder.close()
 
 
@@ -149,12 +196,19 @@ class PendingCall:
 
     Args:
         future: The future of gRPC.
-        contact: Whether the server has answered yet.
+        ended: Called with the future when the response is there.
+        failed: Returns the error to raise for the error of the call.
     """
 
-    def __init__(self, future: Any, contact: Contact) -> None:
+    def __init__(
+        self,
+        future: Any,
+        ended: Callable[[Any], None],
+        failed: Callable[[LightningStoreError], LightningStoreError],
+    ) -> None:
         self._future = future
-        self._contact = contact
+        self._ended = ended
+        self._failed = failed
 
     def result(self) -> Any:
         """Wait for the response.
@@ -171,9 +225,8 @@ class PendingCall:
         except grpc.FutureCancelledError:
             raise CancelledCallError("the call was cancelled by this client") from None
         except grpc.RpcError as error:
-            raise self._contact.explain(_error(error)) from None
-        if not self._contact.made:
-            self._contact.heard()
+            raise self._failed(_error(error)) from None
+        self._ended(self._future)
         return answer
 
     def when_done(self, function: Callable[[], object]) -> None:
@@ -192,14 +245,20 @@ class PendingCall:
 class _Answers:
     """The responses of one call."""
 
-    def __init__(self, call: Any, contact: Contact) -> None:
+    def __init__(
+        self,
+        call: Any,
+        contact: Contact,
+        failed: Callable[[LightningStoreError], LightningStoreError],
+    ) -> None:
         self._call = call
         self._contact = contact
+        self._failed = failed
 
     def ready(self) -> None:
         self._call.initial_metadata()
         if self._call.done() and self._call.code() != grpc.StatusCode.OK:
-            raise self._contact.explain(from_rpc_error(self._call))
+            raise self._failed(from_rpc_error(self._call))
         self._contact.heard()
 
     def __iter__(self) -> _Answers:
@@ -209,7 +268,7 @@ class _Answers:
         try:
             answer = next(self._call)
         except grpc.RpcError as error:
-            raise self._contact.explain(_error(error)) from None
+            raise self._failed(_error(error)) from None
         if not self._contact.made:
             self._contact.heard()
         return answer

@@ -26,9 +26,7 @@ LOOK_EVERY = 16
 CONNECT_SECONDS = 3.0
 RETRY_SECONDS = 60.0
 #: An address that a client follows: a host, or an IPv6 address in brackets, and a port.
-_ADDRESS = re.compile(
-    r"(?!unix:|vsock:)([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.%]{2,60}\]):[0-9]{1,5}"
-)
+ADDRESS = re.compile(r"(?!unix:|vsock:)([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.%]{2,60}\]):[0-9]{1,5}")
 
 
 class Owner:
@@ -68,7 +66,7 @@ class Owner:
         """
         for key, address in trailers:
             # A name of another kind, such as a path of a socket, is not the address of a server's.
-            if key == OWNER_KEY and _ADDRESS.fullmatch(str(address)):
+            if key == OWNER_KEY and ADDRESS.fullmatch(str(address)):
                 self._follow(str(address))
 
     def _follow(self, address: str) -> None:
