@@ -281,3 +281,11 @@ async def test_default_namespace_cannot_be_deleted(caller: Caller) -> None:
         request = DeleteNamespaceRequest(name="default", force=force)
         code, reason, _ = await refused(caller.call("DeleteNamespace", request))
         assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NAMESPACE_IN_USE")
+
+
+async def test_only_a_medium_that_can_fail_is_looked_after(world: World, caller: Caller) -> None:
+    """In memory all namespaces stay open: what each one does all the time adds up."""
+    await caller.create("a")
+    names = {task.get_name() for task in asyncio.all_tasks()}
+    assert "watchdog" in names
+    assert ("storage" in names) == world.durable

@@ -63,7 +63,8 @@ class Store:
     def start(self, keep: Retention) -> None:
         """Start the watchdogs of deadlines and of the storage, and the retention."""
         self._tasks.append(asyncio.create_task(self.watchdog.run(), name="watchdog"))
-        self._tasks.append(asyncio.create_task(self.engine.watch_storage(), name="storage"))
+        if self.engine.is_durable:  # memory stays, and no namespace in it is ever closed
+            self._tasks.append(asyncio.create_task(self.engine.watch_storage(), name="storage"))
         self.deletions.sweep_soon()  # what a server that was killed had not swept yet
         self._tasks.append(asyncio.create_task(self.removal.run(keep), name="retention"))
 
