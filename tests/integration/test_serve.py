@@ -24,6 +24,7 @@ from lightningstore.v1.span_pb2 import SpanBatch
 from lightningstore.v1.statistics_pb2 import GetStatisticsRequest
 
 from tests.contract.helpers import batch
+from tests.integration import unread
 from tests.integration.process import Process, run, serve
 from tests.namespaced import Caller
 
@@ -436,3 +437,14 @@ async def test_client_goes_on_by_itself_when_the_server_comes_back(start: Start)
     await other.update_attempt(rollout.rollout_id, "latest", status="succeeded")
     (finished,) = await asyncio.wait_for(results, 20)
     assert finished.status == "succeeded"
+
+
+async def test_headers_that_are_not_utf_8_are_not_logged(start: Start) -> None:
+    process, _ = await start("--backend", "memory")
+    peer = await unread.connect(process.address)
+    path = "/lightningstore.v1.LightningStoreService/GetServerInfo"
+    await peer.begin(path, b"", metadata={"x-user": b"Zo\xeb"})
+    await peer.close()
+    process.process.send_signal(signal.SIGTERM)
+    _, errors = await asyncio.wait_for(process.process.communicate(), 20)
+    assert b"Invalid encoding" not in errors

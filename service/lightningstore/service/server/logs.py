@@ -26,6 +26,14 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+def _tells_something(record: logging.LogRecord) -> bool:
+    """Return whether a line of gRPC is logged: not the traceback for each header that is not UTF-8.
+
+    Callers without a token could fill the disk with them.
+    """
+    return not str(record.msg).startswith("Invalid encoding on")
+
+
 def set_up(level: str, *, as_json: bool) -> None:
     """Send logs of this level and above to stderr."""
     handler = logging.StreamHandler(sys.stderr)
@@ -33,3 +41,4 @@ def set_up(level: str, *, as_json: bool) -> None:
         JsonFormatter() if as_json else logging.Formatter(FORMAT, "%Y-%m-%d %H:%M:%S")
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_tells_something)
