@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from lightningstore.client import (
     InvalidArgumentError,
@@ -240,3 +242,45 @@ async def test_heartbeat_stamps_a_thousand_attempts(world: World) -> None:
     await world.advance(1.25)
     ended = await world.store.list_rollouts(statuses=["failed"], page_size=1000)
     assert [r.rollout_id for r in ended] == ids[600:]
+
+
+async def test_worker_shows_the_publish_number_that_it_reported_last(world: World) -> None:
+    assert (await world.store.heartbeat("w")).worker.publish_number == 0
+    assert (await world.store.heartbeat("w", publish_number=7)).worker.publish_number == 7
+    assert (await world.store.heartbeat("w", stats={"a": 1})).worker.publish_number == 7
+    assert (await world.store.heartbeat("w", publish_number=3)).worker.publish_number == 3
+    if world.durable:
+        await world.restart()
+    assert (await world.store.get_worker("w")).publish_number == 3
+    await world.store.heartbeat("w")
+    assert [w.publish_number for w in await world.store.list_workers()] == [3]
+
+
+async def test_workers_are_listed_by_what_they_have_loaded(world: World) -> None:
+    for n, worker_id in enumerate(("none", "old", "new", "newer")):
+        await world.store.heartbeat(worker_id, publish_number=n)
+
+    async def ids(**filters: Any) -> list[str]:
+        return [w.worker_id for w in await world.store.list_workers(**filters)]
+
+    assert await ids(min_publish_number=2) == ["new", "newer"]
+    assert await ids(min_publish_number=4) == []
+    assert len(await ids()) == 4
+    assert await ids(min_publish_number=1, worker_id_contains="o") == ["old"]
+    either = {"worker_id_contains": "none", "filter_logic": "or"}
+    assert await ids(min_publish_number=3, **either) == ["newer", "none"]
+    by_number = "publish_number desc"
+    assert await ids(order_by=by_number) == ["newer", "new", "old", "none"]
+    page = await world.store.list_workers(min_publish_number=1, page_size=2)
+    assert [w.worker_id for w in page] == ["new", "newer"]
+    rest = {"page_size": 2, "page_token": page.next_page_token}
+    assert await ids(min_publish_number=1, **rest) == ["old"]
+    async with refused(world, InvalidArgumentError, "PAGE_TOKEN_MISMATCH"):
+        await world.store.list_workers(min_publish_number=2, **rest)
+
+
+async def test_negative_publish_numbers_are_refused(world: World) -> None:
+    async with refused(world, InvalidArgumentError, "FIELD_INVALID", "publish_number"):
+        await world.store.heartbeat("w", publish_number=-1)
+    async with refused(world, InvalidArgumentError, "FIELD_INVALID", "min_publish_number"):
+        await world.store.list_workers(min_publish_number=-1)

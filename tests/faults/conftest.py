@@ -18,6 +18,7 @@ TRIES = {
     "lost replies and requests": 10_000,
     "simulated histories": 150,
     "troubles of a watch": 100,
+    "crashes of a watch of resources": 100,
     "lists": 20,
     "power cuts, relaxed": 40,
     "backups": 100,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 FINISHED = ("succeeded", "failed", "cancelled")
 LIVE = ("preparing", "running")
 ORPHAN_SILENCE = 600.0
+#: Versions that are kept of each resources id.
+KEPT = 2
 
 
 class Refused(Exception):
@@ -25,6 +27,8 @@ class Attempt:
     heard: float
     status: str = "preparing"
     spans: int = 0
+    #: The resources that it was claimed with: id, version, publish number.
+    resources: tuple[str, int, int] = ("", 0, 0)
 
 
 @dataclass
@@ -35,6 +39,8 @@ class Rollout:
     timeout: float | None = None
     silence: float | None = None
     most: int = 1
+    #: Id of its resources, "latest" to follow the latest, or "".
+    resources_id: str = ""
     retry: tuple[str, ...] = ()
     backoff: float = 0.0
     status: str = "queuing"
@@ -59,12 +65,41 @@ class Model:
         self.workers: dict[str, str] = {}
         self.instant = 0  # events so far
         self.finishes = 0
+        self.publications = 0
+        #: Versions that are kept, by id: version and publish number, oldest first.
+        self.versions: dict[str, list[tuple[int, int]]] = {}
+
+    # Resources
+
+    def publish(self, resources_id: str) -> tuple[int, int]:
+        """Update resources; returns the version and the publish number. Two versions, and those in use, are kept."""
+        self.publications += 1
+        kept = self.versions.setdefault(resources_id, [])
+        kept.append((kept[-1][0] + 1 if kept else 1, self.publications))
+        attempts = [a for r in self.rollouts.values() for a in r.attempts if a.status in LIVE]
+        used = [a.resources[1] for a in attempts if a.resources[0] == resources_id]
+        self.versions[resources_id] = [
+            version for version in kept if version in kept[-KEPT:] or version[0] in used
+        ]
+        return kept[-1]
+
+    def latest(self) -> str:
+        """Return the id that was published last, "" without any."""
+        ids = {versions[-1][1]: resources_id for resources_id, versions in self.versions.items()}
+        return ids[max(ids)] if ids else ""
+
+    def _resources(self, rollout: Rollout) -> tuple[str, int, int]:
+        """Return what a claim uses."""
+        latest = rollout.resources_id == "latest"
+        resources_id = self.latest() if latest else rollout.resources_id
+        return (resources_id, *self.versions[resources_id][-1]) if resources_id else ("", 0, 0)
 
     # Queue and claims
 
     def enqueue(self, name: str, rollout: Rollout) -> None:
         """Add a rollout at the tail, unless it is there."""
         if name not in self.rollouts:
+            rollout.resources_id = rollout.resources_id or self.latest()
             self.rollouts[name] = rollout
             self._tail(rollout)
 
@@ -81,7 +116,8 @@ class Model:
             raise Refused
         self._out(rollout)
         rollout.status, rollout.number = "preparing", 0
-        rollout.attempts.append(Attempt(worker, self.now, self.now))
+        attempt = Attempt(worker, self.now, self.now, resources=self._resources(rollout))
+        rollout.attempts.append(attempt)
         if worker:
             self.workers[worker] = "busy"
 

@@ -18,12 +18,17 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from lightningstore.service.rules.errors import RolloutNotFinished, TransitionNotAllowed
+from lightningstore.service.rules.errors import (
+    RolloutNotFinished,
+    TransitionNotAllowed,
+    VersionRemoved,
+)
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import open_store
 from lightningstore.v1 import (
     attempt_pb2,
     claim_pb2,
+    resources_pb2,
     rollout_pb2,
     span_pb2,
     statistics_pb2,
@@ -33,7 +38,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.calls import Calls
 from tests.clock import ManualClock
-from tests.faults.model import LIVE, Attempt, Model, Refused, Rollout
+from tests.faults.model import KEPT, LIVE, Attempt, Model, Refused, Rollout
 
 STEPS = 50
 #: A file system in memory: what a disk does is no part of this.
@@ -43,6 +48,7 @@ WORDS = ("succeeded", "failed", "timeout", "unresponsive")
 ENDS = st.sampled_from([*WORDS, "running"])
 SMALL = st.integers(0, 3)
 PICK = st.integers(0, 1 << 16)
+RESOURCES = ["a", "b"]
 
 
 def number(enum: Any, prefix: str, word: str) -> int:
@@ -79,7 +85,11 @@ class Machine(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        config = Config(backend=self.backend, db=Path(self.folder.name) / "model.db")
+        config = Config(
+            backend=self.backend,
+            db=Path(self.folder.name) / "model.db",
+            keep_resource_versions=KEPT,
+        )
         self.service = self.loop.run_until_complete(open_store(config, self.clock))
         self.store = Calls(self.service)
 
@@ -155,8 +165,22 @@ class Machine(RuleBasedStateMachine):
 
     # The rules
 
-    @rule(priority=SMALL, most=SMALL, timed=st.integers(0, 7), retry=st.integers(0, 7))
-    def enqueue(self, priority: int, most: int, timed: int, retry: int) -> None:
+    @rule(resources_id=st.sampled_from(RESOURCES))
+    def publish(self, resources_id: str) -> None:
+        request = resources_pb2.UpdateResourcesRequest(resources_id=resources_id)
+        answer, expected = self.both(
+            "update_resources", request, lambda: self.model.publish(resources_id)
+        )
+        assert (answer.resources.version, answer.resources.publish_number) == expected
+
+    @rule(
+        priority=SMALL,
+        most=SMALL,
+        timed=st.integers(0, 7),
+        retry=st.integers(0, 7),
+        resources_id=st.sampled_from(["", "latest", "latest", *RESOURCES]),
+    )
+    def enqueue(self, priority: int, most: int, timed: int, retry: int, resources_id: str) -> None:
         n = self.enqueued
         self.enqueued += 1
         made = Rollout(
@@ -165,11 +189,16 @@ class Machine(RuleBasedStateMachine):
             timeout=20 + n * 0.0137 if timed & 1 else None,
             silence=7 + n * 0.0119 if timed & 2 else None,
             most=most + 1,
+            resources_id=resources_id if resources_id in (*self.model.versions, "latest") else "",
             retry=tuple(w for i, w in enumerate(WORDS[1:]) if retry >> i & 1),
             backoff=3 + n * 0.0101 if timed & 4 else 0.0,
         )
         spec = rollout_pb2.RolloutSpec(
-            rollout_id=f"r{n}", input_json=b"1", priority=made.priority, config=config(made)
+            rollout_id=f"r{n}",
+            input_json=b"1",
+            priority=made.priority,
+            config=config(made),
+            resources_id=made.resources_id,
         )
         request = rollout_pb2.EnqueueRolloutsRequest(rollouts=[spec])
         self.both("enqueue_rollouts", request, lambda: self.model.enqueue(f"r{n}", made))
@@ -324,11 +353,22 @@ class Machine(RuleBasedStateMachine):
                 status = word(attempt_pb2.AttemptStatus, "ATTEMPT_STATUS", a.status)
                 assert (status, a.span_count) == (mine.status, mine.spans), name
                 assert a.HasField("end_time") == (mine.status not in LIVE)
+                used = (a.resources_id, a.resources_version, a.publish_number)
+                assert used == mine.resources, name
         listed = await self.store.list_rollouts(rollout_pb2.ListRolloutsRequest(page_size=1000))
         assert [r.rollout_id for r in listed.rollouts] == list(model.rollouts)
         reply = await self.store.get_statistics(statistics_pb2.GetStatisticsRequest())
         assert reply.queue_depth == sum(r.place > 0 for r in model.rollouts.values())
         assert reply.last_completion_number == model.finishes
+        assert reply.latest_publish_number == model.publications
+        numbers = {number for kept in model.versions.values() for _, number in kept}
+        for number in range(1, model.publications + 1):
+            get = resources_pb2.GetResourcesRequest(publish_number=number)
+            try:
+                await self.store.get_resources(get)
+                assert number in numbers
+            except VersionRemoved:
+                assert number not in numbers
         workers = await self.store.list_workers(worker_pb2.ListWorkersRequest())
         assert model.workers == {
             w.worker_id: word(worker_pb2.WorkerStatus, "WORKER_STATUS", w.status)

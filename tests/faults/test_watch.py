@@ -124,3 +124,51 @@ async def test_pages_are_complete_and_without_doubles_while_others_write(
             assert set(stay) <= set(found), "a rollout is missing"
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
+
+
+def test_watch_of_resources_misses_no_version_through_crashes(lab: Lab, tries) -> None:
+    """Publish numbers have no gaps, and each has the content of the call that got it."""
+    options = ("--keep-resource-versions", "0")
+    lab.start(*options)
+    published: dict[int, str] = {}
+    enough = threading.Event()
+
+    def publish(name: str) -> None:
+        with LightningStore(lab.address, timeout=60) as store:
+            count = 0
+            while not enough.is_set():
+                count += 1
+                made = store.update_resources(name, {"n": f"{name}-{count}"})
+                published[made.publish_number] = f"{name}-{count}"
+
+    def watch(told: list[tuple[int, str]]) -> None:
+        with LightningStore(lab.address, timeout=60) as store, store.watch_resources(0) as stream:
+            for version in stream:
+                told.append((version.publish_number, version["n"].value))
+                if told[-1][1] == "end":
+                    return
+
+    watched: list[list[tuple[int, str]]] = [[], []]
+    publishers = [threading.Thread(target=publish, args=[name]) for name in "ab"]
+    watchers = [threading.Thread(target=watch, args=[told]) for told in watched]
+    for thread in (*publishers, *watchers):
+        thread.start()
+    troubles = tries("crashes of a watch of resources")
+    for _ in range(troubles):
+        before = len(published)
+        until("more is published", lambda b=before: len(published) > b + 5)
+        lab.kill()
+        lab.start(*options)
+    enough.set()
+    for thread in publishers:
+        thread.join()
+    with LightningStore(lab.address) as store:
+        last = store.update_resources("end", {"n": "end"})
+        published[last.publish_number] = "end"
+    for thread in watchers:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert sorted(published) == list(range(1, len(published) + 1))
+    for told in watched:
+        assert told == sorted(published.items())
+    print(f"{troubles} crashes, {len(published)} publications")

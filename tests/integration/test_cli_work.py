@@ -301,6 +301,33 @@ async def test_lists_and_details_name_rewards_and_failures(shell: Shell) -> None
     assert (await shell.json("rollout", "latest"))["reward"] == 0.625
 
 
+async def _versions(shell: Shell) -> None:
+    """Check what commands show of versions of resources, after two ids were added."""
+    store = shell.client
+    claimed = await store.start_rollout("y")
+    await store.update_resources("rs-1", {"prompt": "third"})
+    assert [row[1:2] + row[4:] for row in await shell.rows("resources")] == [["2", "3"], ["1", "2"]]
+    for arguments in (("rs-1", "--version", "1"), ("--publish-number", "1")):
+        found = await shell.json("resource", *arguments)
+        assert (found["version"], found["publish_number"]) == (1, 1)
+    assert (await shell.json("resource"))["publish_number"] == 3
+    assert "no version 9" in await shell("resource", "rs-1", "--version", "9", code=1)
+    wrong = await shell("resource", "rs-1", "--publish-number", "1", code=2)
+    assert "leave out RESOURCES" in wrong
+    assert "requires an id" in await shell("resource", "--version", "1", code=2)
+    assert (await shell.json("attempt", claimed.rollout_id))["lag"] == 1
+    (attempt,) = await shell.json("attempts", claimed.rollout_id)
+    assert (attempt["publish_number"], attempt["lag"]) == (2, 1)
+    assert [row[-1] for row in await shell.rows("attempts", claimed.rollout_id)] == ["1"]
+    await store.heartbeat("w-2", publish_number=3)
+    for number, ids in (("3", ["w-2"]), ("4", [])):
+        rows = await shell.rows("workers", "--min-publish-number", number)
+        assert [(row[0], row[-1]) for row in rows] == [(i, "3") for i in ids]
+    assert [row[0] for row in await shell.rows("workers", "--sort", "publish_number")] == [
+        *("w-1", "w-2")
+    ]
+
+
 async def test_resources_workers_and_spans_have_details(shell: Shell) -> None:
     store = shell.client
     await store.add_resources({"prompt": "first"}, resources_id="rs-1")
@@ -310,7 +337,8 @@ async def test_resources_workers_and_spans_have_details(shell: Shell) -> None:
     assert "first" in first
     await store.heartbeat("w-1", stats={"gpu": 0.5})
     assert (await shell.json("worker", "w-1"))["stats"] == {"gpu": 0.5}
-    assert [row[0] for row in await shell.rows("workers", "--id-contains", "w-")] == ["w-1"]
+    await _versions(shell)
+    assert [row[0] for row in await shell.rows("workers", "--id-contains", "-1")] == ["w-1"]
     made = await store.start_rollout("x")
     sent = batch(made.rollout_id, made.attempt.attempt_id, "top", "leaf")
     sent.spans[1].status.code, sent.spans[1].status.message = 2, "no luck"

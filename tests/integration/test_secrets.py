@@ -139,3 +139,26 @@ async def test_old_tls_and_tls_without_http2_get_nowhere(tmp_path: Path) -> None
         assert not await connects(ssl.TLSVersion.TLSv1, "h2")
         assert not await connects(ssl.TLSVersion.TLSv1_1, "h2")
         assert not await connects(ssl.TLSVersion.TLSv1_3, "http/1.1")
+
+
+async def test_keys_are_masked_in_every_version_and_in_the_watch(secured: Secured) -> None:
+    async with secured.served(), secured.client() as store:
+        for model in ("m1", "m2"):
+            await store.update_resources("r", {"llm": LLM("http://x/v1", model, api_key=API_KEY)})
+        for role, sees in (("runner", True), ("algorithm", True), ("read-only", False)):
+            async with secured.client(role) as other:
+                shown = [
+                    await other.get_resources("r", version=1),
+                    await other.get_resources(publish_number=2),
+                ]
+                async with other.watch_resources(0) as publications:
+                    shown += [await anext(publications), await anext(publications)]
+                    await store.update_resources("r", {"llm": LLM("http://x", api_key=API_KEY)})
+                    shown.append(await anext(publications))
+            assert [API_KEY in str(r.message) for r in shown] == [sees] * 5, role
+        wrong = [("x-lightning-namespace", "not a name"), bearer(secured.secrets["read-only"])]
+        async with grpc.aio.insecure_channel(secured.server.address) as channel:
+            call = channel.unary_unary("/lightningstore.v1.LightningStoreService/GetResources")
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(b"", metadata=wrong)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

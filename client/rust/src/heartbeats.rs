@@ -103,7 +103,7 @@ impl Heartbeats {
         loop {
             let rest = attempts.split_off(attempts.len().min(ATTEMPTS_PER_CALL));
             let (worker_id, stats_json) = (self.worker_id.clone(), stats_json.clone());
-            let request = HeartbeatRequest { worker_id, stats_json, attempts };
+            let request = HeartbeatRequest { worker_id, stats_json, attempts, ..Default::default() };
             let answer = self.client.once(request, Some(timeout)).await?;
             answer.stops.iter().for_each(|stop| self.running.stop(stop));
             if rest.is_empty() {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -73,6 +74,58 @@ def test_the_function_gets_input_resources_and_context(store: LightningStore, st
     assert context.rollout.metadata == {"k": "v"}
     assert context.worker_id == "me"
     assert (context.rollout_id, context.attempt_id) == (rollout.rollout_id, done.latest_attempt_id)
+
+
+def test_the_function_gets_the_version_that_the_attempt_names(
+    store: LightningStore, start: Start
+) -> None:
+    got: list[Any] = []
+    claimed = threading.Event()
+    first = store.update_resources("weights", {"w": 1})
+
+    def agent(_: Any, resources: Any, __: Any, context: RunContext) -> None:
+        got.append((context.attempt.publish_number, resources["w"].value))
+        if not claimed.is_set():
+            claimed.set()
+            published.wait(10)
+
+    published = threading.Event()
+    rollouts = [store.enqueue_rollout(n, resources_id="latest") for n in range(3)]
+    running = start(agent, worker_id="me", max_rollouts=3, heartbeat_period=0.05)
+    assert claimed.wait(10)
+    # It was claimed before, and its resources are fetched after this.
+    held = store.start_attempt(store.enqueue_rollout(3).rollout_id)
+    second = store.update_resources("weights", {"w": 2})
+    published.set()
+    results(store, *rollouts)
+    running.join()
+    assert got == [
+        (first.publish_number, 1),
+        (second.publish_number, 2),
+        (second.publish_number, 2),
+    ]
+    old = store.get_resources("weights", version=held.attempt.resources_version)
+    assert old["w"].value == 1
+    assert store.get_worker("me").publish_number in (first.publish_number, second.publish_number)
+
+
+def test_heartbeats_report_what_the_caller_has_loaded(store: LightningStore, start: Start) -> None:
+    loaded: list[int | None] = [None]
+    asynchronous_agent = plain(None)
+    running = start(
+        asynchronous_agent,
+        worker_id="loader",
+        heartbeat_period=0.05,
+        publish_number=lambda: loaded[0],
+    )
+    for number in (7, 8):
+        loaded[0] = number
+        for _ in range(500):
+            if [w.worker_id for w in store.list_workers(min_publish_number=number)] == ["loader"]:
+                break
+            time.sleep(0.01)
+        assert store.get_worker("loader").publish_number == number
+    running.stop()
 
 
 def fail(error: BaseException, cause: BaseException | None = None) -> Any:

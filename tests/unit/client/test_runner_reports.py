@@ -260,11 +260,16 @@ class Reports:
     """A server that hands out one claim, and refuses the first reports."""
 
     def __init__(
-        self, server: FakeServer, *faults: Fault, task: bytes = b"1", resources_id: str = ""
+        self,
+        server: FakeServer,
+        *faults: Fault,
+        task: bytes = b"1",
+        resources_id: str = "",
+        version: int = 0,
     ) -> None:
         self.more: dict[str, Any] = {}
         self.seen: list[Any] = []
-        self._task, self._resources_id = task, resources_id
+        self._task, self._resources_id, self._version = task, resources_id, version
         self._faults = list(faults)
         self.claimed = 0
         server.on["DequeueRollouts"] = self._claim
@@ -279,6 +284,7 @@ class Reports:
         rollout: dict[str, Any] = {"rollout_id": f"ro-{number}", "input_json": self._task}
         rollout |= self.more
         attempt = {"attempt_id": "at-1", "status": 1, "resources_id": self._resources_id}
+        attempt["resources_version"] = self._version
         rollout["latest_attempt"] = {"rollout_id": rollout["rollout_id"], **attempt}
         return claim_pb2.DequeueRolloutsResponse(rollouts=[rollout])
 
@@ -333,6 +339,20 @@ def test_resources_that_python_does_not_read_are_a_failure(
     [report] = reports.seen
     assert report.attempt.failure.type == "ValueError"
     assert "Exceeds the limit" in report.attempt.failure.message
+
+
+def test_the_version_that_the_attempt_names_is_requested_once(
+    server: FakeServer, start: Start
+) -> None:
+    Reports(server, resources_id="rs-1", version=3)
+
+    def get(request: resources_pb2.GetResourcesRequest) -> resources_pb2.GetResourcesResponse:
+        found = {"resources_id": "rs-1", "version": request.version}
+        return resources_pb2.GetResourcesResponse(resources=found)
+
+    server.on["GetResources"] = get
+    start(plain(1.0), address=server.address, max_rollouts=1).join()
+    assert [(r.resources_id, r.version) for r in server.requests("GetResources")] == [("rs-1", 3)]
 
 
 def test_a_report_that_is_refused_is_sent_again_with_a_minimal_text(
@@ -447,7 +467,9 @@ def test_heartbeats_for_many_attempts_go_out_in_parts(server: FakeServer) -> Non
     server.on["Heartbeat"] = beat
     stops: list[Any] = []
     with LightningStore(server.address) as store:
-        beats = Heartbeats(store, "w", period=9.0, on_stop=stops.append, stats=dict)
+        beats = Heartbeats(
+            store, "w", period=9.0, on_stop=stops.append, stats=dict, publish_number=lambda: 7
+        )
         assert beats._beat([("ro-1", str(number)) for number in range(2500)], 9.0)
     assert seen == [1000, 1000, 500]
     assert [stop.attempt_id for stop in stops] == ["0", "1000", "2000"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from lightningstore.client._calls.streams import QueryState, WaitState, WatchState
-from lightningstore.client._sync.streams import RolloutStream
+from lightningstore.client._sync.streams import ItemStream
 from lightningstore.v1 import span_pb2
 from lightningstore.v1.completion_pb2 import (
     WaitForRolloutsResponse,
@@ -140,8 +140,8 @@ def test_a_stream_that_another_thread_closes_while_its_call_starts_ends() -> Non
             self.calls.append(Call())
             return self.calls[-1]
 
-    for read in (list, RolloutStream.registered):
+    for read in (list, ItemStream.registered):
         wire = Wire()
-        stream = RolloutStream(wire, WaitState(["ro-1"], (), None, None), None)
+        stream = ItemStream(wire, WaitState(["ro-1"], (), None, None), None)
         read(stream)
         assert [call.closed for call in wire.calls] == [True]

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightningstore.client._async.store import AsyncLightningStore
-    from lightningstore.client._async.streams import AsyncWaitStream, AsyncWatchStream
+    from lightningstore.client._async.streams import (
+        AsyncResourceStream,
+        AsyncWaitStream,
+        AsyncWatchStream,
+    )
     from lightningstore.client._datasets.exported import ExportedRollout, ImportResult
     from lightningstore.client._runner.context import AttemptCancelled, NonRetryable, RunContext
     from lightningstore.client._runner.ids import SystemIdGenerator
     from lightningstore.client._runner.rewards import emit_reward
     from lightningstore.client._sync.store import LightningStore
-    from lightningstore.client._sync.streams import WaitStream, WatchStream
+    from lightningstore.client._sync.streams import ResourceStream, WaitStream, WatchStream
     from lightningstore.client._values.rewards import find_final_reward
     from lightningstore.client.embedded import open_store
     from lightningstore.client.errors import (
@@ -87,6 +91,7 @@ __all__ = [
     "AbortedError",
     "AlreadyExistsError",
     "AsyncLightningStore",
+    "AsyncResourceStream",
     "AsyncWaitStream",
     "AsyncWatchStream",
     "Attempt",
@@ -122,6 +127,7 @@ __all__ = [
     "RawJSON",
     "Rejection",
     "ResourceExhaustedError",
+    "ResourceStream",
     "Resources",
     "RetryBackoff",
     "Rollout",
@@ -160,6 +166,7 @@ __all__ = [
 #: Where the names are defined that `values` does not have.
 _HOMES = {
     "AsyncLightningStore": "lightningstore.client._async.store",
+    "AsyncResourceStream": "lightningstore.client._async.streams",
     "AsyncWaitStream": "lightningstore.client._async.streams",
     "AsyncWatchStream": "lightningstore.client._async.streams",
     "ExportedRollout": "lightningstore.client._datasets.exported",
@@ -170,6 +177,7 @@ _HOMES = {
     "SystemIdGenerator": "lightningstore.client._runner.ids",
     "emit_reward": "lightningstore.client._runner.rewards",
     "LightningStore": "lightningstore.client._sync.store",
+    "ResourceStream": "lightningstore.client._sync.streams",
     "WaitStream": "lightningstore.client._sync.streams",
     "WatchStream": "lightningstore.client._sync.streams",
     "find_final_reward": "lightningstore.client._values.rewards",

@@ -83,6 +83,9 @@ class Runner:
         grace: Seconds that cancelled functions have to end after the second `stop`.
         tracer_provider: A provider whose spans are also stored if they start in the context of the function, such as
             the global provider, which instrumentation uses.
+        publish_number: Returns the publish number that heartbeats report, such as that of the weights which the
+            worker's model has loaded; None: unchanged. Called in the thread of the heartbeats. None: that of the
+            resources which the function was called with last.
         **connection: Options of the connection, see `ConnectionOptions`. Used with an address only.
 
     Attributes:
@@ -118,6 +121,7 @@ class Runner:
         outage: float = 600.0,
         grace: float = 5.0,
         tracer_provider: TracerProvider | None = None,
+        publish_number: Callable[[], int | None] | None = None,
         **connection: Unpack[ConnectionOptions],
     ) -> None:
         if concurrency < 1:
@@ -138,6 +142,7 @@ class Runner:
             period=heartbeat_period,
             on_stop=self._stop_attempt,
             stats=self._stats,
+            publish_number=publish_number or (lambda: self._work.publish_number),
         )
         self._finishes = Finishes(self._store, self._on_finish)
         self._claims = Claims(

@@ -66,7 +66,7 @@ const (
 	ErrorReason_ERROR_REASON_TRANSITION_NOT_ALLOWED ErrorReason = 30
 	// FAILED_PRECONDITION: the spans were evicted to free memory. Metadata: rolloutId.
 	ErrorReason_ERROR_REASON_SPANS_EVICTED ErrorReason = 31
-	// FAILED_PRECONDITION: the completion number comes from another store. Metadata: storeId.
+	// FAILED_PRECONDITION: the completion number or publish number comes from another store. Metadata: storeId.
 	ErrorReason_ERROR_REASON_STORE_ID_MISMATCH ErrorReason = 32
 	// FAILED_PRECONDITION: attempts are running in the namespace, which is to be deleted without force, or it is
 	// the namespace "default". Metadata: namespace, count.
@@ -76,6 +76,8 @@ const (
 	ErrorReason_ERROR_REASON_ROLLOUT_NOT_FINISHED ErrorReason = 34
 	// OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last.
 	ErrorReason_ERROR_REASON_COMPLETION_NUMBER_BEYOND_END ErrorReason = 40
+	// OUT_OF_RANGE: the publish number is greater than the latest one. Metadata: last.
+	ErrorReason_ERROR_REASON_PUBLISH_NUMBER_BEYOND_END ErrorReason = 41
 	// RESOURCE_EXHAUSTED, not retryable: too many items. Metadata: field, limit.
 	ErrorReason_ERROR_REASON_BATCH_TOO_LARGE ErrorReason = 50
 	// RESOURCE_EXHAUSTED, not retryable: an input, a span or a response is too large. Metadata: field,
@@ -136,6 +138,7 @@ var (
 		33: "ERROR_REASON_NAMESPACE_IN_USE",
 		34: "ERROR_REASON_ROLLOUT_NOT_FINISHED",
 		40: "ERROR_REASON_COMPLETION_NUMBER_BEYOND_END",
+		41: "ERROR_REASON_PUBLISH_NUMBER_BEYOND_END",
 		50: "ERROR_REASON_BATCH_TOO_LARGE",
 		51: "ERROR_REASON_PAYLOAD_TOO_LARGE",
 		52: "ERROR_REASON_QUEUE_FULL",
@@ -173,6 +176,7 @@ var (
 		"ERROR_REASON_NAMESPACE_IN_USE":             33,
 		"ERROR_REASON_ROLLOUT_NOT_FINISHED":         34,
 		"ERROR_REASON_COMPLETION_NUMBER_BEYOND_END": 40,
+		"ERROR_REASON_PUBLISH_NUMBER_BEYOND_END":    41,
 		"ERROR_REASON_BATCH_TOO_LARGE":              50,
 		"ERROR_REASON_PAYLOAD_TOO_LARGE":            51,
 		"ERROR_REASON_QUEUE_FULL":                   52,
@@ -220,7 +224,7 @@ var File_lightningstore_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xbe\t\n" +
+	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xea\t\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_FIELD_INVALID\x10\x01\x12\"\n" +
@@ -244,7 +248,8 @@ const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_STORE_ID_MISMATCH\x10 \x12!\n" +
 	"\x1dERROR_REASON_NAMESPACE_IN_USE\x10!\x12%\n" +
 	"!ERROR_REASON_ROLLOUT_NOT_FINISHED\x10\"\x12-\n" +
-	")ERROR_REASON_COMPLETION_NUMBER_BEYOND_END\x10(\x12 \n" +
+	")ERROR_REASON_COMPLETION_NUMBER_BEYOND_END\x10(\x12*\n" +
+	"&ERROR_REASON_PUBLISH_NUMBER_BEYOND_END\x10)\x12 \n" +
 	"\x1cERROR_REASON_BATCH_TOO_LARGE\x102\x12\"\n" +
 	"\x1eERROR_REASON_PAYLOAD_TOO_LARGE\x103\x12\x1b\n" +
 	"\x17ERROR_REASON_QUEUE_FULL\x104\x12\x15\n" +

@@ -1010,6 +1010,132 @@ func (x *ListResourcesResponse) GetNextPageToken() string {
 	return ""
 }
 
+// Follows the publications of all resources in the order of their publish numbers. After a lost connection, a
+// client that sends the last through_publish_number and store_id it received misses no version that is kept.
+type WatchResourcesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last publish number that the client has seen. 0: from the oldest version that is kept. Absent: only
+	// publications from now on. Greater than the store's latest number: OUT_OF_RANGE. Negative:
+	// INVALID_ARGUMENT.
+	AfterPublishNumber *int64 `protobuf:"varint,1,opt,name=after_publish_number,json=afterPublishNumber,proto3,oneof" json:"after_publish_number,omitempty"`
+	// Id of the store that the publish number comes from. The id of another store is FAILED_PRECONDITION
+	// (STORE_ID_MISMATCH), because publish numbers of different stores cannot be compared. Empty: not checked.
+	StoreId       string `protobuf:"bytes,2,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResourcesRequest) Reset() {
+	*x = WatchResourcesRequest{}
+	mi := &file_lightningstore_v1_resources_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResourcesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResourcesRequest) ProtoMessage() {}
+
+func (x *WatchResourcesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_resources_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResourcesRequest.ProtoReflect.Descriptor instead.
+func (*WatchResourcesRequest) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_resources_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *WatchResourcesRequest) GetAfterPublishNumber() int64 {
+	if x != nil && x.AfterPublishNumber != nil {
+		return *x.AfterPublishNumber
+	}
+	return 0
+}
+
+func (x *WatchResourcesRequest) GetStoreId() string {
+	if x != nil {
+		return x.StoreId
+	}
+	return ""
+}
+
+// One message of the response stream of WatchResources. A message without resources only reports the position
+// of the stream: the first message is one, and the server sends one after 15 seconds without another message.
+type WatchResourcesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Versions in the order of their publish numbers. A version that was removed before it could be sent is left
+	// out: its number is missing between those of two versions, or between a version and
+	// through_publish_number. The latest version is never left out.
+	Resources []*Resources `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
+	// All publications up to and including this number have been sent, or were removed.
+	ThroughPublishNumber int64 `protobuf:"varint,2,opt,name=through_publish_number,json=throughPublishNumber,proto3" json:"through_publish_number,omitempty"`
+	// Id of the store. Generated when the store is created, and kept as long as its data.
+	StoreId       string `protobuf:"bytes,3,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResourcesResponse) Reset() {
+	*x = WatchResourcesResponse{}
+	mi := &file_lightningstore_v1_resources_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResourcesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResourcesResponse) ProtoMessage() {}
+
+func (x *WatchResourcesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_resources_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResourcesResponse.ProtoReflect.Descriptor instead.
+func (*WatchResourcesResponse) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_resources_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *WatchResourcesResponse) GetResources() []*Resources {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *WatchResourcesResponse) GetThroughPublishNumber() int64 {
+	if x != nil {
+		return x.ThroughPublishNumber
+	}
+	return 0
+}
+
+func (x *WatchResourcesResponse) GetStoreId() string {
+	if x != nil {
+		return x.StoreId
+	}
+	return ""
+}
+
 var File_lightningstore_v1_resources_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_resources_proto_rawDesc = "" +
@@ -1083,7 +1209,15 @@ const file_lightningstore_v1_resources_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"{\n" +
 	"\x15ListResourcesResponse\x12:\n" +
 	"\tresources\x18\x01 \x03(\v2\x1c.lightningstore.v1.ResourcesR\tresources\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\x84\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x82\x01\n" +
+	"\x15WatchResourcesRequest\x125\n" +
+	"\x14after_publish_number\x18\x01 \x01(\x03H\x00R\x12afterPublishNumber\x88\x01\x01\x12\x19\n" +
+	"\bstore_id\x18\x02 \x01(\tR\astoreIdB\x17\n" +
+	"\x15_after_publish_number\"\xa5\x01\n" +
+	"\x16WatchResourcesResponse\x12:\n" +
+	"\tresources\x18\x01 \x03(\v2\x1c.lightningstore.v1.ResourcesR\tresources\x124\n" +
+	"\x16through_publish_number\x18\x02 \x01(\x03R\x14throughPublishNumber\x12\x19\n" +
+	"\bstore_id\x18\x03 \x01(\tR\astoreId*\x84\x01\n" +
 	"\x0eTemplateEngine\x12\x1f\n" +
 	"\x1bTEMPLATE_ENGINE_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18TEMPLATE_ENGINE_F_STRING\x10\x01\x12\x19\n" +
@@ -1104,7 +1238,7 @@ func file_lightningstore_v1_resources_proto_rawDescGZIP() []byte {
 }
 
 var file_lightningstore_v1_resources_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lightningstore_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_lightningstore_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_lightningstore_v1_resources_proto_goTypes = []any{
 	(TemplateEngine)(0),             // 0: lightningstore.v1.TemplateEngine
 	(*Resources)(nil),               // 1: lightningstore.v1.Resources
@@ -1121,35 +1255,38 @@ var file_lightningstore_v1_resources_proto_goTypes = []any{
 	(*GetResourcesResponse)(nil),    // 12: lightningstore.v1.GetResourcesResponse
 	(*ListResourcesRequest)(nil),    // 13: lightningstore.v1.ListResourcesRequest
 	(*ListResourcesResponse)(nil),   // 14: lightningstore.v1.ListResourcesResponse
-	nil,                             // 15: lightningstore.v1.Resources.ResourcesEntry
-	nil,                             // 16: lightningstore.v1.AddResourcesRequest.ResourcesEntry
-	nil,                             // 17: lightningstore.v1.UpdateResourcesRequest.ResourcesEntry
-	(*timestamppb.Timestamp)(nil),   // 18: google.protobuf.Timestamp
+	(*WatchResourcesRequest)(nil),   // 15: lightningstore.v1.WatchResourcesRequest
+	(*WatchResourcesResponse)(nil),  // 16: lightningstore.v1.WatchResourcesResponse
+	nil,                             // 17: lightningstore.v1.Resources.ResourcesEntry
+	nil,                             // 18: lightningstore.v1.AddResourcesRequest.ResourcesEntry
+	nil,                             // 19: lightningstore.v1.UpdateResourcesRequest.ResourcesEntry
+	(*timestamppb.Timestamp)(nil),   // 20: google.protobuf.Timestamp
 }
 var file_lightningstore_v1_resources_proto_depIdxs = []int32{
-	18, // 0: lightningstore.v1.Resources.create_time:type_name -> google.protobuf.Timestamp
-	18, // 1: lightningstore.v1.Resources.update_time:type_name -> google.protobuf.Timestamp
-	15, // 2: lightningstore.v1.Resources.resources:type_name -> lightningstore.v1.Resources.ResourcesEntry
+	20, // 0: lightningstore.v1.Resources.create_time:type_name -> google.protobuf.Timestamp
+	20, // 1: lightningstore.v1.Resources.update_time:type_name -> google.protobuf.Timestamp
+	17, // 2: lightningstore.v1.Resources.resources:type_name -> lightningstore.v1.Resources.ResourcesEntry
 	3,  // 3: lightningstore.v1.Resource.llm:type_name -> lightningstore.v1.LLM
 	4,  // 4: lightningstore.v1.Resource.proxy_llm:type_name -> lightningstore.v1.ProxyLLM
 	5,  // 5: lightningstore.v1.Resource.prompt_template:type_name -> lightningstore.v1.PromptTemplate
 	6,  // 6: lightningstore.v1.Resource.custom:type_name -> lightningstore.v1.CustomResource
 	3,  // 7: lightningstore.v1.ProxyLLM.llm:type_name -> lightningstore.v1.LLM
 	0,  // 8: lightningstore.v1.PromptTemplate.engine:type_name -> lightningstore.v1.TemplateEngine
-	16, // 9: lightningstore.v1.AddResourcesRequest.resources:type_name -> lightningstore.v1.AddResourcesRequest.ResourcesEntry
+	18, // 9: lightningstore.v1.AddResourcesRequest.resources:type_name -> lightningstore.v1.AddResourcesRequest.ResourcesEntry
 	1,  // 10: lightningstore.v1.AddResourcesResponse.resources:type_name -> lightningstore.v1.Resources
-	17, // 11: lightningstore.v1.UpdateResourcesRequest.resources:type_name -> lightningstore.v1.UpdateResourcesRequest.ResourcesEntry
+	19, // 11: lightningstore.v1.UpdateResourcesRequest.resources:type_name -> lightningstore.v1.UpdateResourcesRequest.ResourcesEntry
 	1,  // 12: lightningstore.v1.UpdateResourcesResponse.resources:type_name -> lightningstore.v1.Resources
 	1,  // 13: lightningstore.v1.GetResourcesResponse.resources:type_name -> lightningstore.v1.Resources
 	1,  // 14: lightningstore.v1.ListResourcesResponse.resources:type_name -> lightningstore.v1.Resources
-	2,  // 15: lightningstore.v1.Resources.ResourcesEntry.value:type_name -> lightningstore.v1.Resource
-	2,  // 16: lightningstore.v1.AddResourcesRequest.ResourcesEntry.value:type_name -> lightningstore.v1.Resource
-	2,  // 17: lightningstore.v1.UpdateResourcesRequest.ResourcesEntry.value:type_name -> lightningstore.v1.Resource
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	1,  // 15: lightningstore.v1.WatchResourcesResponse.resources:type_name -> lightningstore.v1.Resources
+	2,  // 16: lightningstore.v1.Resources.ResourcesEntry.value:type_name -> lightningstore.v1.Resource
+	2,  // 17: lightningstore.v1.AddResourcesRequest.ResourcesEntry.value:type_name -> lightningstore.v1.Resource
+	2,  // 18: lightningstore.v1.UpdateResourcesRequest.ResourcesEntry.value:type_name -> lightningstore.v1.Resource
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_lightningstore_v1_resources_proto_init() }
@@ -1163,13 +1300,14 @@ func file_lightningstore_v1_resources_proto_init() {
 		(*Resource_PromptTemplate)(nil),
 		(*Resource_Custom)(nil),
 	}
+	file_lightningstore_v1_resources_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lightningstore_v1_resources_proto_rawDesc), len(file_lightningstore_v1_resources_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

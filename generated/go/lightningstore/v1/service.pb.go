@@ -24,7 +24,7 @@ var File_lightningstore_v1_service_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xb0\x17\n" +
+	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\x9e\x18\n" +
 	"\x15LightningStoreService\x12h\n" +
 	"\x0fEnqueueRollouts\x12).lightningstore.v1.EnqueueRolloutsRequest\x1a*.lightningstore.v1.EnqueueRolloutsResponse\x12_\n" +
 	"\fStartRollout\x12&.lightningstore.v1.StartRolloutRequest\x1a'.lightningstore.v1.StartRolloutResponse\x12h\n" +
@@ -52,7 +52,8 @@ const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\fAddResources\x12&.lightningstore.v1.AddResourcesRequest\x1a'.lightningstore.v1.AddResourcesResponse\x12h\n" +
 	"\x0fUpdateResources\x12).lightningstore.v1.UpdateResourcesRequest\x1a*.lightningstore.v1.UpdateResourcesResponse\x12d\n" +
 	"\fGetResources\x12&.lightningstore.v1.GetResourcesRequest\x1a'.lightningstore.v1.GetResourcesResponse\"\x03\x90\x02\x01\x12g\n" +
-	"\rListResources\x12'.lightningstore.v1.ListResourcesRequest\x1a(.lightningstore.v1.ListResourcesResponse\"\x03\x90\x02\x01\x12[\n" +
+	"\rListResources\x12'.lightningstore.v1.ListResourcesRequest\x1a(.lightningstore.v1.ListResourcesResponse\"\x03\x90\x02\x01\x12l\n" +
+	"\x0eWatchResources\x12(.lightningstore.v1.WatchResourcesRequest\x1a).lightningstore.v1.WatchResourcesResponse\"\x03\x90\x02\x010\x01\x12[\n" +
 	"\tHeartbeat\x12#.lightningstore.v1.HeartbeatRequest\x1a$.lightningstore.v1.HeartbeatResponse\"\x03\x90\x02\x02\x12[\n" +
 	"\tGetWorker\x12#.lightningstore.v1.GetWorkerRequest\x1a$.lightningstore.v1.GetWorkerResponse\"\x03\x90\x02\x01\x12a\n" +
 	"\vListWorkers\x12%.lightningstore.v1.ListWorkersRequest\x1a&.lightningstore.v1.ListWorkersResponse\"\x03\x90\x02\x01\x12g\n" +
@@ -85,40 +86,42 @@ var file_lightningstore_v1_service_proto_goTypes = []any{
 	(*UpdateResourcesRequest)(nil),      // 21: lightningstore.v1.UpdateResourcesRequest
 	(*GetResourcesRequest)(nil),         // 22: lightningstore.v1.GetResourcesRequest
 	(*ListResourcesRequest)(nil),        // 23: lightningstore.v1.ListResourcesRequest
-	(*HeartbeatRequest)(nil),            // 24: lightningstore.v1.HeartbeatRequest
-	(*GetWorkerRequest)(nil),            // 25: lightningstore.v1.GetWorkerRequest
-	(*ListWorkersRequest)(nil),          // 26: lightningstore.v1.ListWorkersRequest
-	(*GetStatisticsRequest)(nil),        // 27: lightningstore.v1.GetStatisticsRequest
-	(*GetServerInfoRequest)(nil),        // 28: lightningstore.v1.GetServerInfoRequest
-	(*EnqueueRolloutsResponse)(nil),     // 29: lightningstore.v1.EnqueueRolloutsResponse
-	(*StartRolloutResponse)(nil),        // 30: lightningstore.v1.StartRolloutResponse
-	(*DequeueRolloutsResponse)(nil),     // 31: lightningstore.v1.DequeueRolloutsResponse
-	(*StartAttemptResponse)(nil),        // 32: lightningstore.v1.StartAttemptResponse
-	(*UpdateAttemptResponse)(nil),       // 33: lightningstore.v1.UpdateAttemptResponse
-	(*ListAttemptsResponse)(nil),        // 34: lightningstore.v1.ListAttemptsResponse
-	(*GetAttemptResponse)(nil),          // 35: lightningstore.v1.GetAttemptResponse
-	(*GetRolloutResponse)(nil),          // 36: lightningstore.v1.GetRolloutResponse
-	(*ListRolloutsResponse)(nil),        // 37: lightningstore.v1.ListRolloutsResponse
-	(*UpdateRolloutResponse)(nil),       // 38: lightningstore.v1.UpdateRolloutResponse
-	(*CancelRolloutsResponse)(nil),      // 39: lightningstore.v1.CancelRolloutsResponse
-	(*DeleteRolloutsResponse)(nil),      // 40: lightningstore.v1.DeleteRolloutsResponse
-	(*WaitForRolloutsResponse)(nil),     // 41: lightningstore.v1.WaitForRolloutsResponse
-	(*WatchRolloutsResponse)(nil),       // 42: lightningstore.v1.WatchRolloutsResponse
-	(*IngestSpansResponse)(nil),         // 43: lightningstore.v1.IngestSpansResponse
-	(*AddSpansResponse)(nil),            // 44: lightningstore.v1.AddSpansResponse
-	(*AllocateSequenceIdsResponse)(nil), // 45: lightningstore.v1.AllocateSequenceIdsResponse
-	(*QuerySpansResponse)(nil),          // 46: lightningstore.v1.QuerySpansResponse
-	(*ListTripletsResponse)(nil),        // 47: lightningstore.v1.ListTripletsResponse
-	(*ImportRolloutsResponse)(nil),      // 48: lightningstore.v1.ImportRolloutsResponse
-	(*AddResourcesResponse)(nil),        // 49: lightningstore.v1.AddResourcesResponse
-	(*UpdateResourcesResponse)(nil),     // 50: lightningstore.v1.UpdateResourcesResponse
-	(*GetResourcesResponse)(nil),        // 51: lightningstore.v1.GetResourcesResponse
-	(*ListResourcesResponse)(nil),       // 52: lightningstore.v1.ListResourcesResponse
-	(*HeartbeatResponse)(nil),           // 53: lightningstore.v1.HeartbeatResponse
-	(*GetWorkerResponse)(nil),           // 54: lightningstore.v1.GetWorkerResponse
-	(*ListWorkersResponse)(nil),         // 55: lightningstore.v1.ListWorkersResponse
-	(*GetStatisticsResponse)(nil),       // 56: lightningstore.v1.GetStatisticsResponse
-	(*GetServerInfoResponse)(nil),       // 57: lightningstore.v1.GetServerInfoResponse
+	(*WatchResourcesRequest)(nil),       // 24: lightningstore.v1.WatchResourcesRequest
+	(*HeartbeatRequest)(nil),            // 25: lightningstore.v1.HeartbeatRequest
+	(*GetWorkerRequest)(nil),            // 26: lightningstore.v1.GetWorkerRequest
+	(*ListWorkersRequest)(nil),          // 27: lightningstore.v1.ListWorkersRequest
+	(*GetStatisticsRequest)(nil),        // 28: lightningstore.v1.GetStatisticsRequest
+	(*GetServerInfoRequest)(nil),        // 29: lightningstore.v1.GetServerInfoRequest
+	(*EnqueueRolloutsResponse)(nil),     // 30: lightningstore.v1.EnqueueRolloutsResponse
+	(*StartRolloutResponse)(nil),        // 31: lightningstore.v1.StartRolloutResponse
+	(*DequeueRolloutsResponse)(nil),     // 32: lightningstore.v1.DequeueRolloutsResponse
+	(*StartAttemptResponse)(nil),        // 33: lightningstore.v1.StartAttemptResponse
+	(*UpdateAttemptResponse)(nil),       // 34: lightningstore.v1.UpdateAttemptResponse
+	(*ListAttemptsResponse)(nil),        // 35: lightningstore.v1.ListAttemptsResponse
+	(*GetAttemptResponse)(nil),          // 36: lightningstore.v1.GetAttemptResponse
+	(*GetRolloutResponse)(nil),          // 37: lightningstore.v1.GetRolloutResponse
+	(*ListRolloutsResponse)(nil),        // 38: lightningstore.v1.ListRolloutsResponse
+	(*UpdateRolloutResponse)(nil),       // 39: lightningstore.v1.UpdateRolloutResponse
+	(*CancelRolloutsResponse)(nil),      // 40: lightningstore.v1.CancelRolloutsResponse
+	(*DeleteRolloutsResponse)(nil),      // 41: lightningstore.v1.DeleteRolloutsResponse
+	(*WaitForRolloutsResponse)(nil),     // 42: lightningstore.v1.WaitForRolloutsResponse
+	(*WatchRolloutsResponse)(nil),       // 43: lightningstore.v1.WatchRolloutsResponse
+	(*IngestSpansResponse)(nil),         // 44: lightningstore.v1.IngestSpansResponse
+	(*AddSpansResponse)(nil),            // 45: lightningstore.v1.AddSpansResponse
+	(*AllocateSequenceIdsResponse)(nil), // 46: lightningstore.v1.AllocateSequenceIdsResponse
+	(*QuerySpansResponse)(nil),          // 47: lightningstore.v1.QuerySpansResponse
+	(*ListTripletsResponse)(nil),        // 48: lightningstore.v1.ListTripletsResponse
+	(*ImportRolloutsResponse)(nil),      // 49: lightningstore.v1.ImportRolloutsResponse
+	(*AddResourcesResponse)(nil),        // 50: lightningstore.v1.AddResourcesResponse
+	(*UpdateResourcesResponse)(nil),     // 51: lightningstore.v1.UpdateResourcesResponse
+	(*GetResourcesResponse)(nil),        // 52: lightningstore.v1.GetResourcesResponse
+	(*ListResourcesResponse)(nil),       // 53: lightningstore.v1.ListResourcesResponse
+	(*WatchResourcesResponse)(nil),      // 54: lightningstore.v1.WatchResourcesResponse
+	(*HeartbeatResponse)(nil),           // 55: lightningstore.v1.HeartbeatResponse
+	(*GetWorkerResponse)(nil),           // 56: lightningstore.v1.GetWorkerResponse
+	(*ListWorkersResponse)(nil),         // 57: lightningstore.v1.ListWorkersResponse
+	(*GetStatisticsResponse)(nil),       // 58: lightningstore.v1.GetStatisticsResponse
+	(*GetServerInfoResponse)(nil),       // 59: lightningstore.v1.GetServerInfoResponse
 }
 var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	0,  // 0: lightningstore.v1.LightningStoreService.EnqueueRollouts:input_type -> lightningstore.v1.EnqueueRolloutsRequest
@@ -145,42 +148,44 @@ var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	21, // 21: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
 	22, // 22: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
 	23, // 23: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
-	24, // 24: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
-	25, // 25: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
-	26, // 26: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
-	27, // 27: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
-	28, // 28: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
-	29, // 29: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
-	30, // 30: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
-	31, // 31: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
-	32, // 32: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
-	33, // 33: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
-	34, // 34: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
-	35, // 35: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
-	36, // 36: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
-	37, // 37: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
-	38, // 38: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
-	39, // 39: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
-	40, // 40: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
-	41, // 41: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
-	42, // 42: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
-	43, // 43: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
-	44, // 44: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
-	45, // 45: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
-	46, // 46: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
-	47, // 47: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
-	48, // 48: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
-	49, // 49: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
-	50, // 50: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
-	51, // 51: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
-	52, // 52: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
-	53, // 53: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
-	54, // 54: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
-	55, // 55: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
-	56, // 56: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
-	57, // 57: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
-	29, // [29:58] is the sub-list for method output_type
-	0,  // [0:29] is the sub-list for method input_type
+	24, // 24: lightningstore.v1.LightningStoreService.WatchResources:input_type -> lightningstore.v1.WatchResourcesRequest
+	25, // 25: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
+	26, // 26: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
+	27, // 27: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
+	28, // 28: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
+	29, // 29: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
+	30, // 30: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
+	31, // 31: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
+	32, // 32: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
+	33, // 33: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
+	34, // 34: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
+	35, // 35: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
+	36, // 36: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
+	37, // 37: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
+	38, // 38: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
+	39, // 39: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
+	40, // 40: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
+	41, // 41: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
+	42, // 42: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
+	43, // 43: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
+	44, // 44: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
+	45, // 45: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
+	46, // 46: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
+	47, // 47: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
+	48, // 48: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
+	49, // 49: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
+	50, // 50: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
+	51, // 51: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
+	52, // 52: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
+	53, // 53: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
+	54, // 54: lightningstore.v1.LightningStoreService.WatchResources:output_type -> lightningstore.v1.WatchResourcesResponse
+	55, // 55: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
+	56, // 56: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
+	57, // 57: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
+	58, // 58: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
+	59, // 59: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
+	30, // [30:60] is the sub-list for method output_type
+	0,  // [0:30] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

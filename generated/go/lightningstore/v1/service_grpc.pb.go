@@ -43,6 +43,7 @@ const (
 	LightningStoreService_UpdateResources_FullMethodName     = "/lightningstore.v1.LightningStoreService/UpdateResources"
 	LightningStoreService_GetResources_FullMethodName        = "/lightningstore.v1.LightningStoreService/GetResources"
 	LightningStoreService_ListResources_FullMethodName       = "/lightningstore.v1.LightningStoreService/ListResources"
+	LightningStoreService_WatchResources_FullMethodName      = "/lightningstore.v1.LightningStoreService/WatchResources"
 	LightningStoreService_Heartbeat_FullMethodName           = "/lightningstore.v1.LightningStoreService/Heartbeat"
 	LightningStoreService_GetWorker_FullMethodName           = "/lightningstore.v1.LightningStoreService/GetWorker"
 	LightningStoreService_ListWorkers_FullMethodName         = "/lightningstore.v1.LightningStoreService/ListWorkers"
@@ -114,6 +115,8 @@ type LightningStoreServiceClient interface {
 	GetResources(ctx context.Context, in *GetResourcesRequest, opts ...grpc.CallOption) (*GetResourcesResponse, error)
 	// Lists resources.
 	ListResources(ctx context.Context, in *ListResourcesRequest, opts ...grpc.CallOption) (*ListResourcesResponse, error)
+	// Follows the publications of resources in the order of their publish numbers.
+	WatchResources(ctx context.Context, in *WatchResourcesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResourcesResponse], error)
 	// Reports that a worker and its attempts are alive, and returns the attempts that it should stop.
 	Heartbeat(ctx context.Context, in *HeartbeatRequest, opts ...grpc.CallOption) (*HeartbeatResponse, error)
 	// Gets one worker.
@@ -416,6 +419,25 @@ func (c *lightningStoreServiceClient) ListResources(ctx context.Context, in *Lis
 	return out, nil
 }
 
+func (c *lightningStoreServiceClient) WatchResources(ctx context.Context, in *WatchResourcesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResourcesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[6], LightningStoreService_WatchResources_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchResourcesRequest, WatchResourcesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LightningStoreService_WatchResourcesClient = grpc.ServerStreamingClient[WatchResourcesResponse]
+
 func (c *lightningStoreServiceClient) Heartbeat(ctx context.Context, in *HeartbeatRequest, opts ...grpc.CallOption) (*HeartbeatResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HeartbeatResponse)
@@ -530,6 +552,8 @@ type LightningStoreServiceServer interface {
 	GetResources(context.Context, *GetResourcesRequest) (*GetResourcesResponse, error)
 	// Lists resources.
 	ListResources(context.Context, *ListResourcesRequest) (*ListResourcesResponse, error)
+	// Follows the publications of resources in the order of their publish numbers.
+	WatchResources(*WatchResourcesRequest, grpc.ServerStreamingServer[WatchResourcesResponse]) error
 	// Reports that a worker and its attempts are alive, and returns the attempts that it should stop.
 	Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error)
 	// Gets one worker.
@@ -621,6 +645,9 @@ func (UnimplementedLightningStoreServiceServer) GetResources(context.Context, *G
 }
 func (UnimplementedLightningStoreServiceServer) ListResources(context.Context, *ListResourcesRequest) (*ListResourcesResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ListResources not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) WatchResources(*WatchResourcesRequest, grpc.ServerStreamingServer[WatchResourcesResponse]) error {
+	return status.Errorf(codes.Unimplemented, "method WatchResources not implemented")
 }
 func (UnimplementedLightningStoreServiceServer) Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Heartbeat not implemented")
@@ -1040,6 +1067,17 @@ func _LightningStoreService_ListResources_Handler(srv interface{}, ctx context.C
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LightningStoreService_WatchResources_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchResourcesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LightningStoreServiceServer).WatchResources(m, &grpc.GenericServerStream[WatchResourcesRequest, WatchResourcesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LightningStoreService_WatchResourcesServer = grpc.ServerStreamingServer[WatchResourcesResponse]
+
 func _LightningStoreService_Heartbeat_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HeartbeatRequest)
 	if err := dec(in); err != nil {
@@ -1260,6 +1298,11 @@ var LightningStoreService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ImportRollouts",
 			Handler:       _LightningStoreService_ImportRollouts_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "WatchResources",
+			Handler:       _LightningStoreService_WatchResources_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "lightningstore/v1/service.proto",

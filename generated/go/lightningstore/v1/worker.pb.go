@@ -102,8 +102,10 @@ type Worker struct {
 	CurrentRolloutId string `protobuf:"bytes,8,opt,name=current_rollout_id,json=currentRolloutId,proto3" json:"current_rollout_id,omitempty"`
 	// Id of the attempt it works on; the newest if there are several. Empty unless it is busy.
 	CurrentAttemptId string `protobuf:"bytes,9,opt,name=current_attempt_id,json=currentAttemptId,proto3" json:"current_attempt_id,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Publish number of the resources that it has loaded, as it last reported. 0 if it never reported one.
+	PublishNumber int64 `protobuf:"varint,10,opt,name=publish_number,json=publishNumber,proto3" json:"publish_number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Worker) Reset() {
@@ -199,6 +201,13 @@ func (x *Worker) GetCurrentAttemptId() string {
 	return ""
 }
 
+func (x *Worker) GetPublishNumber() int64 {
+	if x != nil {
+		return x.PublishNumber
+	}
+	return 0
+}
+
 // Reports that a worker is alive, and which attempts it works on.
 type HeartbeatRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -209,7 +218,10 @@ type HeartbeatRequest struct {
 	StatsJson []byte `protobuf:"bytes,2,opt,name=stats_json,json=statsJson,proto3" json:"stats_json,omitempty"`
 	// The attempts that the worker works on. Sets the last_heartbeat_time of each to the current time. Unknown
 	// attempts are not an error; the response requests to stop them. At most 10,000 by default.
-	Attempts      []*AttemptRef `protobuf:"bytes,3,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	Attempts []*AttemptRef `protobuf:"bytes,3,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	// Publish number of the resources that the worker has loaded, for example the weights of its model. 0: the
+	// stored value is kept. Negative: INVALID_ARGUMENT. Not compared with the numbers of this store.
+	PublishNumber int64 `protobuf:"varint,4,opt,name=publish_number,json=publishNumber,proto3" json:"publish_number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -263,6 +275,13 @@ func (x *HeartbeatRequest) GetAttempts() []*AttemptRef {
 		return x.Attempts
 	}
 	return nil
+}
+
+func (x *HeartbeatRequest) GetPublishNumber() int64 {
+	if x != nil {
+		return x.PublishNumber
+	}
+	return 0
 }
 
 // Response of Heartbeat.
@@ -423,15 +442,18 @@ type ListWorkersRequest struct {
 	FilterLogic FilterLogic `protobuf:"varint,3,opt,name=filter_logic,json=filterLogic,proto3,enum=lightningstore.v1.FilterLogic" json:"filter_logic,omitempty"`
 	// A field and a direction, for example "last_heartbeat_time desc". The direction defaults to asc. Fields:
 	// worker_id, status, last_heartbeat_time, last_dequeue_time, last_busy_time, last_idle_time,
-	// current_rollout_id, current_attempt_id. A missing value sorts first. Empty: worker_id.
+	// current_rollout_id, current_attempt_id, publish_number. A missing value sorts first. Empty: worker_id.
 	OrderBy string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	// Maximum number of workers in the response. 0: 100. Values above the server's maximum are reduced to it.
 	// Negative: INVALID_ARGUMENT.
 	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the previous page, for the same filters and order. Empty for the first page.
-	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	PageToken string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Matches workers that have loaded resources with this publish number or a higher one. 0: no filter.
+	// Negative: INVALID_ARGUMENT.
+	MinPublishNumber int64 `protobuf:"varint,7,opt,name=min_publish_number,json=minPublishNumber,proto3" json:"min_publish_number,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ListWorkersRequest) Reset() {
@@ -506,6 +528,13 @@ func (x *ListWorkersRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListWorkersRequest) GetMinPublishNumber() int64 {
+	if x != nil {
+		return x.MinPublishNumber
+	}
+	return 0
+}
+
 // Response of ListWorkers.
 type ListWorkersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -565,7 +594,7 @@ var File_lightningstore_v1_worker_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_worker_proto_rawDesc = "" +
 	"\n" +
-	"\x1elightningstore/v1/worker.proto\x12\x11lightningstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\x1a\x1flightningstore/v1/rollout.proto\"\xf1\x03\n" +
+	"\x1elightningstore/v1/worker.proto\x12\x11lightningstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\x1a\x1flightningstore/v1/rollout.proto\"\x98\x04\n" +
 	"\x06Worker\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x127\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1f.lightningstore.v1.WorkerStatusR\x06status\x12\x1d\n" +
@@ -576,19 +605,22 @@ const file_lightningstore_v1_worker_proto_rawDesc = "" +
 	"\x0elast_busy_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\flastBusyTime\x12@\n" +
 	"\x0elast_idle_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\flastIdleTime\x12,\n" +
 	"\x12current_rollout_id\x18\b \x01(\tR\x10currentRolloutId\x12,\n" +
-	"\x12current_attempt_id\x18\t \x01(\tR\x10currentAttemptId\"\x89\x01\n" +
+	"\x12current_attempt_id\x18\t \x01(\tR\x10currentAttemptId\x12%\n" +
+	"\x0epublish_number\x18\n" +
+	" \x01(\x03R\rpublishNumber\"\xb0\x01\n" +
 	"\x10HeartbeatRequest\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x1d\n" +
 	"\n" +
 	"stats_json\x18\x02 \x01(\fR\tstatsJson\x129\n" +
-	"\battempts\x18\x03 \x03(\v2\x1d.lightningstore.v1.AttemptRefR\battempts\"u\n" +
+	"\battempts\x18\x03 \x03(\v2\x1d.lightningstore.v1.AttemptRefR\battempts\x12%\n" +
+	"\x0epublish_number\x18\x04 \x01(\x03R\rpublishNumber\"u\n" +
 	"\x11HeartbeatResponse\x121\n" +
 	"\x06worker\x18\x01 \x01(\v2\x19.lightningstore.v1.WorkerR\x06worker\x12-\n" +
 	"\x05stops\x18\x02 \x03(\v2\x17.lightningstore.v1.StopR\x05stops\"/\n" +
 	"\x10GetWorkerRequest\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\"F\n" +
 	"\x11GetWorkerResponse\x121\n" +
-	"\x06worker\x18\x01 \x01(\v2\x19.lightningstore.v1.WorkerR\x06worker\"\x99\x02\n" +
+	"\x06worker\x18\x01 \x01(\v2\x19.lightningstore.v1.WorkerR\x06worker\"\xc7\x02\n" +
 	"\x12ListWorkersRequest\x12;\n" +
 	"\bstatuses\x18\x01 \x03(\x0e2\x1f.lightningstore.v1.WorkerStatusR\bstatuses\x12,\n" +
 	"\x12worker_id_contains\x18\x02 \x01(\tR\x10workerIdContains\x12A\n" +
@@ -596,7 +628,8 @@ const file_lightningstore_v1_worker_proto_rawDesc = "" +
 	"\border_by\x18\x04 \x01(\tR\aorderBy\x12\x1b\n" +
 	"\tpage_size\x18\x05 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x06 \x01(\tR\tpageToken\"r\n" +
+	"page_token\x18\x06 \x01(\tR\tpageToken\x12,\n" +
+	"\x12min_publish_number\x18\a \x01(\x03R\x10minPublishNumber\"r\n" +
 	"\x13ListWorkersResponse\x123\n" +
 	"\aworkers\x18\x01 \x03(\v2\x19.lightningstore.v1.WorkerR\aworkers\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*x\n" +

@@ -63,7 +63,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SPANS_EVICTED: _ErrorReason.ValueType  # 31
     """FAILED_PRECONDITION: the spans were evicted to free memory. Metadata: rolloutId."""
     ERROR_REASON_STORE_ID_MISMATCH: _ErrorReason.ValueType  # 32
-    """FAILED_PRECONDITION: the completion number comes from another store. Metadata: storeId."""
+    """FAILED_PRECONDITION: the completion number or publish number comes from another store. Metadata: storeId."""
     ERROR_REASON_NAMESPACE_IN_USE: _ErrorReason.ValueType  # 33
     """FAILED_PRECONDITION: attempts are running in the namespace, which is to be deleted without force, or it is
     the namespace "default". Metadata: namespace, count.
@@ -74,6 +74,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_COMPLETION_NUMBER_BEYOND_END: _ErrorReason.ValueType  # 40
     """OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last."""
+    ERROR_REASON_PUBLISH_NUMBER_BEYOND_END: _ErrorReason.ValueType  # 41
+    """OUT_OF_RANGE: the publish number is greater than the latest one. Metadata: last."""
     ERROR_REASON_BATCH_TOO_LARGE: _ErrorReason.ValueType  # 50
     """RESOURCE_EXHAUSTED, not retryable: too many items. Metadata: field, limit."""
     ERROR_REASON_PAYLOAD_TOO_LARGE: _ErrorReason.ValueType  # 51
@@ -162,7 +164,7 @@ ERROR_REASON_TRANSITION_NOT_ALLOWED: ErrorReason.ValueType  # 30
 ERROR_REASON_SPANS_EVICTED: ErrorReason.ValueType  # 31
 """FAILED_PRECONDITION: the spans were evicted to free memory. Metadata: rolloutId."""
 ERROR_REASON_STORE_ID_MISMATCH: ErrorReason.ValueType  # 32
-"""FAILED_PRECONDITION: the completion number comes from another store. Metadata: storeId."""
+"""FAILED_PRECONDITION: the completion number or publish number comes from another store. Metadata: storeId."""
 ERROR_REASON_NAMESPACE_IN_USE: ErrorReason.ValueType  # 33
 """FAILED_PRECONDITION: attempts are running in the namespace, which is to be deleted without force, or it is
 the namespace "default". Metadata: namespace, count.
@@ -173,6 +175,8 @@ status.
 """
 ERROR_REASON_COMPLETION_NUMBER_BEYOND_END: ErrorReason.ValueType  # 40
 """OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last."""
+ERROR_REASON_PUBLISH_NUMBER_BEYOND_END: ErrorReason.ValueType  # 41
+"""OUT_OF_RANGE: the publish number is greater than the latest one. Metadata: last."""
 ERROR_REASON_BATCH_TOO_LARGE: ErrorReason.ValueType  # 50
 """RESOURCE_EXHAUSTED, not retryable: too many items. Metadata: field, limit."""
 ERROR_REASON_PAYLOAD_TOO_LARGE: ErrorReason.ValueType  # 51

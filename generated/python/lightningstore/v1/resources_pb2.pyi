@@ -578,3 +578,75 @@ class ListResourcesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListResourcesResponse: _TypeAlias = ListResourcesResponse  # noqa: Y015
+
+@_typing.final
+class WatchResourcesRequest(_message.Message):
+    """Follows the publications of all resources in the order of their publish numbers. After a lost connection, a
+    client that sends the last through_publish_number and store_id it received misses no version that is kept.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_PUBLISH_NUMBER_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    after_publish_number: _builtins.int
+    """The last publish number that the client has seen. 0: from the oldest version that is kept. Absent: only
+    publications from now on. Greater than the store's latest number: OUT_OF_RANGE. Negative:
+    INVALID_ARGUMENT.
+    """
+    store_id: _builtins.str
+    """Id of the store that the publish number comes from. The id of another store is FAILED_PRECONDITION
+    (STORE_ID_MISMATCH), because publish numbers of different stores cannot be compared. Empty: not checked.
+    """
+    def __init__(
+        self,
+        *,
+        after_publish_number: _builtins.int | None = ...,
+        store_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_publish_number", b"_after_publish_number", "after_publish_number", b"after_publish_number"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_publish_number", b"_after_publish_number", "after_publish_number", b"after_publish_number", "store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after_publish_number: _TypeAlias = _typing.Literal["after_publish_number"]  # noqa: Y015
+    _WhichOneofArgType__after_publish_number: _TypeAlias = _typing.Literal["_after_publish_number", b"_after_publish_number"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_publish_number) -> _WhichOneofReturnType__after_publish_number | None: ...
+
+Global___WatchResourcesRequest: _TypeAlias = WatchResourcesRequest  # noqa: Y015
+
+@_typing.final
+class WatchResourcesResponse(_message.Message):
+    """One message of the response stream of WatchResources. A message without resources only reports the position
+    of the stream: the first message is one, and the server sends one after 15 seconds without another message.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    THROUGH_PUBLISH_NUMBER_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    through_publish_number: _builtins.int
+    """All publications up to and including this number have been sent, or were removed."""
+    store_id: _builtins.str
+    """Id of the store. Generated when the store is created, and kept as long as its data."""
+    @_builtins.property
+    def resources(self) -> _containers.RepeatedCompositeFieldContainer[Global___Resources]:
+        """Versions in the order of their publish numbers. A version that was removed before it could be sent is left
+        out: its number is missing between those of two versions, or between a version and
+        through_publish_number. The latest version is never left out.
+        """
+
+    def __init__(
+        self,
+        *,
+        resources: _abc.Iterable[Global___Resources] | None = ...,
+        through_publish_number: _builtins.int = ...,
+        store_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "store_id", b"store_id", "through_publish_number", b"through_publish_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResourcesResponse: _TypeAlias = WatchResourcesResponse  # noqa: Y015

@@ -174,6 +174,11 @@ class LightningStoreServiceStub(object):
                 request_serializer=lightningstore_dot_v1_dot_resources__pb2.ListResourcesRequest.SerializeToString,
                 response_deserializer=lightningstore_dot_v1_dot_resources__pb2.ListResourcesResponse.FromString,
                 _registered_method=True)
+        self.WatchResources = channel.unary_stream(
+                '/lightningstore.v1.LightningStoreService/WatchResources',
+                request_serializer=lightningstore_dot_v1_dot_resources__pb2.WatchResourcesRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_resources__pb2.WatchResourcesResponse.FromString,
+                _registered_method=True)
         self.Heartbeat = channel.unary_unary(
                 '/lightningstore.v1.LightningStoreService/Heartbeat',
                 request_serializer=lightningstore_dot_v1_dot_worker__pb2.HeartbeatRequest.SerializeToString,
@@ -383,6 +388,13 @@ class LightningStoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchResources(self, request, context):
+        """Follows the publications of resources in the order of their publish numbers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Heartbeat(self, request, context):
         """Reports that a worker and its attempts are alive, and returns the attempts that it should stop.
         """
@@ -540,6 +552,11 @@ def add_LightningStoreServiceServicer_to_server(servicer, server):
                     servicer.ListResources,
                     request_deserializer=lightningstore_dot_v1_dot_resources__pb2.ListResourcesRequest.FromString,
                     response_serializer=lightningstore_dot_v1_dot_resources__pb2.ListResourcesResponse.SerializeToString,
+            ),
+            'WatchResources': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchResources,
+                    request_deserializer=lightningstore_dot_v1_dot_resources__pb2.WatchResourcesRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_resources__pb2.WatchResourcesResponse.SerializeToString,
             ),
             'Heartbeat': grpc.unary_unary_rpc_method_handler(
                     servicer.Heartbeat,
@@ -1226,6 +1243,33 @@ class LightningStoreService(object):
             '/lightningstore.v1.LightningStoreService/ListResources',
             lightningstore_dot_v1_dot_resources__pb2.ListResourcesRequest.SerializeToString,
             lightningstore_dot_v1_dot_resources__pb2.ListResourcesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchResources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/WatchResources',
+            lightningstore_dot_v1_dot_resources__pb2.WatchResourcesRequest.SerializeToString,
+            lightningstore_dot_v1_dot_resources__pb2.WatchResourcesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -101,6 +101,8 @@ class LightningStoreServiceStub:
     """Gets resources by id, or the latest."""
     ListResources: _grpc.UnaryUnaryMultiCallable[_resources_pb2.ListResourcesRequest, _resources_pb2.ListResourcesResponse]
     """Lists resources."""
+    WatchResources: _grpc.UnaryStreamMultiCallable[_resources_pb2.WatchResourcesRequest, _resources_pb2.WatchResourcesResponse]
+    """Follows the publications of resources in the order of their publish numbers."""
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_worker_pb2.HeartbeatRequest, _worker_pb2.HeartbeatResponse]
     """Reports that a worker and its attempts are alive, and returns the attempts that it should stop."""
     GetWorker: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerRequest, _worker_pb2.GetWorkerResponse]
@@ -176,6 +178,8 @@ class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
     """Gets resources by id, or the latest."""
     ListResources: _aio.UnaryUnaryMultiCallable[_resources_pb2.ListResourcesRequest, _resources_pb2.ListResourcesResponse]  # type: ignore[assignment]
     """Lists resources."""
+    WatchResources: _aio.UnaryStreamMultiCallable[_resources_pb2.WatchResourcesRequest, _resources_pb2.WatchResourcesResponse]  # type: ignore[assignment]
+    """Follows the publications of resources in the order of their publish numbers."""
     Heartbeat: _aio.UnaryUnaryMultiCallable[_worker_pb2.HeartbeatRequest, _worker_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Reports that a worker and its attempts are alive, and returns the attempts that it should stop."""
     GetWorker: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetWorkerRequest, _worker_pb2.GetWorkerResponse]  # type: ignore[assignment]
@@ -392,6 +396,14 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_resources_pb2.ListResourcesResponse, _abc.Awaitable[_resources_pb2.ListResourcesResponse]]:
         """Lists resources."""
+
+    @_abc_1.abstractmethod
+    def WatchResources(
+        self,
+        request: _resources_pb2.WatchResourcesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_resources_pb2.WatchResourcesResponse], _abc.AsyncIterator[_resources_pb2.WatchResourcesResponse]]:
+        """Follows the publications of resources in the order of their publish numbers."""
 
     @_abc_1.abstractmethod
     def Heartbeat(

@@ -27,7 +27,7 @@ from lightningstore.v1 import attempt_pb2 as lightningstore_dot_v1_dot_attempt__
 from lightningstore.v1 import rollout_pb2 as lightningstore_dot_v1_dot_rollout__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elightningstore/v1/worker.proto\x12\x11lightningstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\x1a\x1flightningstore/v1/rollout.proto\"\xf0\x02\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12/\n\x06status\x18\x02 \x01(\x0e\x32\x1f.lightningstore.v1.WorkerStatus\x12\x12\n\nstats_json\x18\x03 \x01(\x0c\x12\x37\n\x13last_heartbeat_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_dequeue_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_busy_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_idle_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12\x63urrent_rollout_id\x18\x08 \x01(\t\x12\x1a\n\x12\x63urrent_attempt_id\x18\t \x01(\t\"j\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x12\n\nstats_json\x18\x02 \x01(\x0c\x12/\n\x08\x61ttempts\x18\x03 \x03(\x0b\x32\x1d.lightningstore.v1.AttemptRef\"f\n\x11HeartbeatResponse\x12)\n\x06worker\x18\x01 \x01(\x0b\x32\x19.lightningstore.v1.Worker\x12&\n\x05stops\x18\x02 \x03(\x0b\x32\x17.lightningstore.v1.Stop\"%\n\x10GetWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\">\n\x11GetWorkerResponse\x12)\n\x06worker\x18\x01 \x01(\x0b\x32\x19.lightningstore.v1.Worker\"\xd2\x01\n\x12ListWorkersRequest\x12\x31\n\x08statuses\x18\x01 \x03(\x0e\x32\x1f.lightningstore.v1.WorkerStatus\x12\x1a\n\x12worker_id_contains\x18\x02 \x01(\t\x12\x34\n\x0c\x66ilter_logic\x18\x03 \x01(\x0e\x32\x1e.lightningstore.v1.FilterLogic\x12\x10\n\x08order_by\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"Z\n\x13ListWorkersResponse\x12*\n\x07workers\x18\x01 \x03(\x0b\x32\x19.lightningstore.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*x\n\x0cWorkerStatus\x12\x1d\n\x19WORKER_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATUS_UNKNOWN\x10\x01\x12\x16\n\x12WORKER_STATUS_IDLE\x10\x02\x12\x16\n\x12WORKER_STATUS_BUSY\x10\x03\x42\x7f\n\x14io.lightningstore.v1B\x0bWorkerProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elightningstore/v1/worker.proto\x12\x11lightningstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\x1a\x1flightningstore/v1/rollout.proto\"\x88\x03\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12/\n\x06status\x18\x02 \x01(\x0e\x32\x1f.lightningstore.v1.WorkerStatus\x12\x12\n\nstats_json\x18\x03 \x01(\x0c\x12\x37\n\x13last_heartbeat_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_dequeue_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_busy_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_idle_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12\x63urrent_rollout_id\x18\x08 \x01(\t\x12\x1a\n\x12\x63urrent_attempt_id\x18\t \x01(\t\x12\x16\n\x0epublish_number\x18\n \x01(\x03\"\x82\x01\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x12\n\nstats_json\x18\x02 \x01(\x0c\x12/\n\x08\x61ttempts\x18\x03 \x03(\x0b\x32\x1d.lightningstore.v1.AttemptRef\x12\x16\n\x0epublish_number\x18\x04 \x01(\x03\"f\n\x11HeartbeatResponse\x12)\n\x06worker\x18\x01 \x01(\x0b\x32\x19.lightningstore.v1.Worker\x12&\n\x05stops\x18\x02 \x03(\x0b\x32\x17.lightningstore.v1.Stop\"%\n\x10GetWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\">\n\x11GetWorkerResponse\x12)\n\x06worker\x18\x01 \x01(\x0b\x32\x19.lightningstore.v1.Worker\"\xee\x01\n\x12ListWorkersRequest\x12\x31\n\x08statuses\x18\x01 \x03(\x0e\x32\x1f.lightningstore.v1.WorkerStatus\x12\x1a\n\x12worker_id_contains\x18\x02 \x01(\t\x12\x34\n\x0c\x66ilter_logic\x18\x03 \x01(\x0e\x32\x1e.lightningstore.v1.FilterLogic\x12\x10\n\x08order_by\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x1a\n\x12min_publish_number\x18\x07 \x01(\x03\"Z\n\x13ListWorkersResponse\x12*\n\x07workers\x18\x01 \x03(\x0b\x32\x19.lightningstore.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*x\n\x0cWorkerStatus\x12\x1d\n\x19WORKER_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATUS_UNKNOWN\x10\x01\x12\x16\n\x12WORKER_STATUS_IDLE\x10\x02\x12\x16\n\x12WORKER_STATUS_BUSY\x10\x03\x42\x7f\n\x14io.lightningstore.v1B\x0bWorkerProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,20 +35,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lightningstore.v1.worker_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024io.lightningstore.v1B\013WorkerProtoP\001ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1'
-  _globals['_WORKERSTATUS']._serialized_start=1143
-  _globals['_WORKERSTATUS']._serialized_end=1263
+  _globals['_WORKERSTATUS']._serialized_start=1220
+  _globals['_WORKERSTATUS']._serialized_end=1340
   _globals['_WORKER']._serialized_start=153
-  _globals['_WORKER']._serialized_end=521
-  _globals['_HEARTBEATREQUEST']._serialized_start=523
-  _globals['_HEARTBEATREQUEST']._serialized_end=629
-  _globals['_HEARTBEATRESPONSE']._serialized_start=631
-  _globals['_HEARTBEATRESPONSE']._serialized_end=733
-  _globals['_GETWORKERREQUEST']._serialized_start=735
-  _globals['_GETWORKERREQUEST']._serialized_end=772
-  _globals['_GETWORKERRESPONSE']._serialized_start=774
-  _globals['_GETWORKERRESPONSE']._serialized_end=836
-  _globals['_LISTWORKERSREQUEST']._serialized_start=839
-  _globals['_LISTWORKERSREQUEST']._serialized_end=1049
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=1051
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=1141
+  _globals['_WORKER']._serialized_end=545
+  _globals['_HEARTBEATREQUEST']._serialized_start=548
+  _globals['_HEARTBEATREQUEST']._serialized_end=678
+  _globals['_HEARTBEATRESPONSE']._serialized_start=680
+  _globals['_HEARTBEATRESPONSE']._serialized_end=782
+  _globals['_GETWORKERREQUEST']._serialized_start=784
+  _globals['_GETWORKERREQUEST']._serialized_end=821
+  _globals['_GETWORKERRESPONSE']._serialized_start=823
+  _globals['_GETWORKERRESPONSE']._serialized_end=885
+  _globals['_LISTWORKERSREQUEST']._serialized_start=888
+  _globals['_LISTWORKERSREQUEST']._serialized_end=1126
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=1128
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=1218
 # @@protoc_insertion_point(module_scope)

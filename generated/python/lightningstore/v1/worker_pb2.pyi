@@ -69,6 +69,7 @@ class Worker(_message.Message):
     LAST_IDLE_TIME_FIELD_NUMBER: _builtins.int
     CURRENT_ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     CURRENT_ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    PUBLISH_NUMBER_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Id chosen by the worker. Always set."""
     status: Global___WorkerStatus.ValueType
@@ -81,6 +82,8 @@ class Worker(_message.Message):
     """Id of the rollout it works on; the newest if there are several. Empty unless it is busy."""
     current_attempt_id: _builtins.str
     """Id of the attempt it works on; the newest if there are several. Empty unless it is busy."""
+    publish_number: _builtins.int
+    """Publish number of the resources that it has loaded, as it last reported. 0 if it never reported one."""
     @_builtins.property
     def last_heartbeat_time(self) -> _timestamp_pb2.Timestamp:
         """Time of its last heartbeat. Absent if there was none."""
@@ -109,10 +112,11 @@ class Worker(_message.Message):
         last_idle_time: _timestamp_pb2.Timestamp | None = ...,
         current_rollout_id: _builtins.str = ...,
         current_attempt_id: _builtins.str = ...,
+        publish_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_busy_time", b"last_busy_time", "last_dequeue_time", b"last_dequeue_time", "last_heartbeat_time", b"last_heartbeat_time", "last_idle_time", b"last_idle_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_attempt_id", b"current_attempt_id", "current_rollout_id", b"current_rollout_id", "last_busy_time", b"last_busy_time", "last_dequeue_time", b"last_dequeue_time", "last_heartbeat_time", b"last_heartbeat_time", "last_idle_time", b"last_idle_time", "stats_json", b"stats_json", "status", b"status", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_attempt_id", b"current_attempt_id", "current_rollout_id", b"current_rollout_id", "last_busy_time", b"last_busy_time", "last_dequeue_time", b"last_dequeue_time", "last_heartbeat_time", b"last_heartbeat_time", "last_idle_time", b"last_idle_time", "publish_number", b"publish_number", "stats_json", b"stats_json", "status", b"status", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -127,11 +131,16 @@ class HeartbeatRequest(_message.Message):
     WORKER_ID_FIELD_NUMBER: _builtins.int
     STATS_JSON_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    PUBLISH_NUMBER_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Id of the worker. Required, at most 256 characters. An unknown worker is created with status UNKNOWN."""
     stats_json: _builtins.bytes
     """Statistics of the worker, for example its load: a JSON object in UTF-8, at most 16 MiB by default. Empty:
     the stored value is kept.
+    """
+    publish_number: _builtins.int
+    """Publish number of the resources that the worker has loaded, for example the weights of its model. 0: the
+    stored value is kept. Negative: INVALID_ARGUMENT. Not compared with the numbers of this store.
     """
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_attempt_pb2.AttemptRef]:
@@ -145,10 +154,11 @@ class HeartbeatRequest(_message.Message):
         worker_id: _builtins.str = ...,
         stats_json: _builtins.bytes = ...,
         attempts: _abc.Iterable[_attempt_pb2.AttemptRef] | None = ...,
+        publish_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "stats_json", b"stats_json", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "publish_number", b"publish_number", "stats_json", b"stats_json", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -242,6 +252,7 @@ class ListWorkersRequest(_message.Message):
     ORDER_BY_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MIN_PUBLISH_NUMBER_FIELD_NUMBER: _builtins.int
     worker_id_contains: _builtins.str
     """Matches ids that contain this text, case-sensitive."""
     filter_logic: _rollout_pb2.FilterLogic.ValueType
@@ -249,7 +260,7 @@ class ListWorkersRequest(_message.Message):
     order_by: _builtins.str
     """A field and a direction, for example "last_heartbeat_time desc". The direction defaults to asc. Fields:
     worker_id, status, last_heartbeat_time, last_dequeue_time, last_busy_time, last_idle_time,
-    current_rollout_id, current_attempt_id. A missing value sorts first. Empty: worker_id.
+    current_rollout_id, current_attempt_id, publish_number. A missing value sorts first. Empty: worker_id.
     """
     page_size: _builtins.int
     """Maximum number of workers in the response. 0: 100. Values above the server's maximum are reduced to it.
@@ -257,6 +268,10 @@ class ListWorkersRequest(_message.Message):
     """
     page_token: _builtins.str
     """The next_page_token of the previous page, for the same filters and order. Empty for the first page."""
+    min_publish_number: _builtins.int
+    """Matches workers that have loaded resources with this publish number or a higher one. 0: no filter.
+    Negative: INVALID_ARGUMENT.
+    """
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___WorkerStatus.ValueType]:
         """Matches workers with one of these statuses."""
@@ -270,10 +285,11 @@ class ListWorkersRequest(_message.Message):
         order_by: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        min_publish_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter_logic", b"filter_logic", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "statuses", b"statuses", "worker_id_contains", b"worker_id_contains"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter_logic", b"filter_logic", "min_publish_number", b"min_publish_number", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "statuses", b"statuses", "worker_id_contains", b"worker_id_contains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

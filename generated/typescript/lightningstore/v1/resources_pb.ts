@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lightningstore/v1/resources.proto.
  */
 export const file_lightningstore_v1_resources: GenFile = /*@__PURE__*/
-  fileDesc("CiFsaWdodG5pbmdzdG9yZS92MS9yZXNvdXJjZXMucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxIsoCCglSZXNvdXJjZXMSFAoMcmVzb3VyY2VzX2lkGAEgASgJEg8KB3ZlcnNpb24YAiABKAUSLwoLY3JlYXRlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI+CglyZXNvdXJjZXMYBSADKAsyKy5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMuUmVzb3VyY2VzRW50cnkSDQoFbmFtZXMYBiADKAkSFgoOcHVibGlzaF9udW1iZXIYByABKAMaTQoOUmVzb3VyY2VzRW50cnkSCwoDa2V5GAEgASgJEioKBXZhbHVlGAIgASgLMhsubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2U6AjgBIt4BCghSZXNvdXJjZRIlCgNsbG0YASABKAsyFi5saWdodG5pbmdzdG9yZS52MS5MTE1IABIwCglwcm94eV9sbG0YAiABKAsyGy5saWdodG5pbmdzdG9yZS52MS5Qcm94eUxMTUgAEjwKD3Byb21wdF90ZW1wbGF0ZRgDIAEoCzIhLmxpZ2h0bmluZ3N0b3JlLnYxLlByb21wdFRlbXBsYXRlSAASMwoGY3VzdG9tGAQgASgLMiEubGlnaHRuaW5nc3RvcmUudjEuQ3VzdG9tUmVzb3VyY2VIAEIGCgRraW5kIlkKA0xMTRIQCghlbmRwb2ludBgBIAEoCRINCgVtb2RlbBgCIAEoCRIPCgdhcGlfa2V5GAMgASgJEiAKGHNhbXBsaW5nX3BhcmFtZXRlcnNfanNvbhgEIAEoDCIvCghQcm94eUxMTRIjCgNsbG0YASABKAsyFi5saWdodG5pbmdzdG9yZS52MS5MTE0iVQoOUHJvbXB0VGVtcGxhdGUSEAoIdGVtcGxhdGUYASABKAkSMQoGZW5naW5lGAIgASgOMiEubGlnaHRuaW5nc3RvcmUudjEuVGVtcGxhdGVFbmdpbmUiMgoOQ3VzdG9tUmVzb3VyY2USDAoEdHlwZRgBIAEoCRISCgp2YWx1ZV9qc29uGAIgASgMIucBChNBZGRSZXNvdXJjZXNSZXF1ZXN0EkgKCXJlc291cmNlcxgBIAMoCzI1LmxpZ2h0bmluZ3N0b3JlLnYxLkFkZFJlc291cmNlc1JlcXVlc3QuUmVzb3VyY2VzRW50cnkSFAoMcmVzb3VyY2VzX2lkGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSDQoFbmFtZXMYBCADKAkaTQoOUmVzb3VyY2VzRW50cnkSCwoDa2V5GAEgASgJEioKBXZhbHVlGAIgASgLMhsubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2U6AjgBIkcKFEFkZFJlc291cmNlc1Jlc3BvbnNlEi8KCXJlc291cmNlcxgBIAEoCzIcLmxpZ2h0bmluZ3N0b3JlLnYxLlJlc291cmNlcyLtAQoWVXBkYXRlUmVzb3VyY2VzUmVxdWVzdBIUCgxyZXNvdXJjZXNfaWQYASABKAkSSwoJcmVzb3VyY2VzGAIgAygLMjgubGlnaHRuaW5nc3RvcmUudjEuVXBkYXRlUmVzb3VyY2VzUmVxdWVzdC5SZXNvdXJjZXNFbnRyeRISCgpyZXF1ZXN0X2lkGAMgASgJEg0KBW5hbWVzGAQgAygJGk0KDlJlc291cmNlc0VudHJ5EgsKA2tleRgBIAEoCRIqCgV2YWx1ZRgCIAEoCzIbLmxpZ2h0bmluZ3N0b3JlLnYxLlJlc291cmNlOgI4ASJKChdVcGRhdGVSZXNvdXJjZXNSZXNwb25zZRIvCglyZXNvdXJjZXMYASABKAsyHC5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMiVAoTR2V0UmVzb3VyY2VzUmVxdWVzdBIUCgxyZXNvdXJjZXNfaWQYASABKAkSDwoHdmVyc2lvbhgCIAEoBRIWCg5wdWJsaXNoX251bWJlchgDIAEoAyJHChRHZXRSZXNvdXJjZXNSZXNwb25zZRIvCglyZXNvdXJjZXMYASABKAsyHC5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMiXAoUTGlzdFJlc291cmNlc1JlcXVlc3QSHQoVcmVzb3VyY2VzX2lkX2NvbnRhaW5zGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJImEKFUxpc3RSZXNvdXJjZXNSZXNwb25zZRIvCglyZXNvdXJjZXMYASADKAsyHC5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKoQBCg5UZW1wbGF0ZUVuZ2luZRIfChtURU1QTEFURV9FTkdJTkVfVU5TUEVDSUZJRUQQABIcChhURU1QTEFURV9FTkdJTkVfRl9TVFJJTkcQARIZChVURU1QTEFURV9FTkdJTkVfSklOSkEQAhIYChRURU1QTEFURV9FTkdJTkVfUE9NTBADQoIBChRpby5saWdodG5pbmdzdG9yZS52MUIOUmVzb3VyY2VzUHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("CiFsaWdodG5pbmdzdG9yZS92MS9yZXNvdXJjZXMucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxIsoCCglSZXNvdXJjZXMSFAoMcmVzb3VyY2VzX2lkGAEgASgJEg8KB3ZlcnNpb24YAiABKAUSLwoLY3JlYXRlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI+CglyZXNvdXJjZXMYBSADKAsyKy5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMuUmVzb3VyY2VzRW50cnkSDQoFbmFtZXMYBiADKAkSFgoOcHVibGlzaF9udW1iZXIYByABKAMaTQoOUmVzb3VyY2VzRW50cnkSCwoDa2V5GAEgASgJEioKBXZhbHVlGAIgASgLMhsubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2U6AjgBIt4BCghSZXNvdXJjZRIlCgNsbG0YASABKAsyFi5saWdodG5pbmdzdG9yZS52MS5MTE1IABIwCglwcm94eV9sbG0YAiABKAsyGy5saWdodG5pbmdzdG9yZS52MS5Qcm94eUxMTUgAEjwKD3Byb21wdF90ZW1wbGF0ZRgDIAEoCzIhLmxpZ2h0bmluZ3N0b3JlLnYxLlByb21wdFRlbXBsYXRlSAASMwoGY3VzdG9tGAQgASgLMiEubGlnaHRuaW5nc3RvcmUudjEuQ3VzdG9tUmVzb3VyY2VIAEIGCgRraW5kIlkKA0xMTRIQCghlbmRwb2ludBgBIAEoCRINCgVtb2RlbBgCIAEoCRIPCgdhcGlfa2V5GAMgASgJEiAKGHNhbXBsaW5nX3BhcmFtZXRlcnNfanNvbhgEIAEoDCIvCghQcm94eUxMTRIjCgNsbG0YASABKAsyFi5saWdodG5pbmdzdG9yZS52MS5MTE0iVQoOUHJvbXB0VGVtcGxhdGUSEAoIdGVtcGxhdGUYASABKAkSMQoGZW5naW5lGAIgASgOMiEubGlnaHRuaW5nc3RvcmUudjEuVGVtcGxhdGVFbmdpbmUiMgoOQ3VzdG9tUmVzb3VyY2USDAoEdHlwZRgBIAEoCRISCgp2YWx1ZV9qc29uGAIgASgMIucBChNBZGRSZXNvdXJjZXNSZXF1ZXN0EkgKCXJlc291cmNlcxgBIAMoCzI1LmxpZ2h0bmluZ3N0b3JlLnYxLkFkZFJlc291cmNlc1JlcXVlc3QuUmVzb3VyY2VzRW50cnkSFAoMcmVzb3VyY2VzX2lkGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSDQoFbmFtZXMYBCADKAkaTQoOUmVzb3VyY2VzRW50cnkSCwoDa2V5GAEgASgJEioKBXZhbHVlGAIgASgLMhsubGlnaHRuaW5nc3RvcmUudjEuUmVzb3VyY2U6AjgBIkcKFEFkZFJlc291cmNlc1Jlc3BvbnNlEi8KCXJlc291cmNlcxgBIAEoCzIcLmxpZ2h0bmluZ3N0b3JlLnYxLlJlc291cmNlcyLtAQoWVXBkYXRlUmVzb3VyY2VzUmVxdWVzdBIUCgxyZXNvdXJjZXNfaWQYASABKAkSSwoJcmVzb3VyY2VzGAIgAygLMjgubGlnaHRuaW5nc3RvcmUudjEuVXBkYXRlUmVzb3VyY2VzUmVxdWVzdC5SZXNvdXJjZXNFbnRyeRISCgpyZXF1ZXN0X2lkGAMgASgJEg0KBW5hbWVzGAQgAygJGk0KDlJlc291cmNlc0VudHJ5EgsKA2tleRgBIAEoCRIqCgV2YWx1ZRgCIAEoCzIbLmxpZ2h0bmluZ3N0b3JlLnYxLlJlc291cmNlOgI4ASJKChdVcGRhdGVSZXNvdXJjZXNSZXNwb25zZRIvCglyZXNvdXJjZXMYASABKAsyHC5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMiVAoTR2V0UmVzb3VyY2VzUmVxdWVzdBIUCgxyZXNvdXJjZXNfaWQYASABKAkSDwoHdmVyc2lvbhgCIAEoBRIWCg5wdWJsaXNoX251bWJlchgDIAEoAyJHChRHZXRSZXNvdXJjZXNSZXNwb25zZRIvCglyZXNvdXJjZXMYASABKAsyHC5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMiXAoUTGlzdFJlc291cmNlc1JlcXVlc3QSHQoVcmVzb3VyY2VzX2lkX2NvbnRhaW5zGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJImEKFUxpc3RSZXNvdXJjZXNSZXNwb25zZRIvCglyZXNvdXJjZXMYASADKAsyHC5saWdodG5pbmdzdG9yZS52MS5SZXNvdXJjZXMSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImUKFVdhdGNoUmVzb3VyY2VzUmVxdWVzdBIhChRhZnRlcl9wdWJsaXNoX251bWJlchgBIAEoA0gAiAEBEhAKCHN0b3JlX2lkGAIgASgJQhcKFV9hZnRlcl9wdWJsaXNoX251bWJlciJ7ChZXYXRjaFJlc291cmNlc1Jlc3BvbnNlEi8KCXJlc291cmNlcxgBIAMoCzIcLmxpZ2h0bmluZ3N0b3JlLnYxLlJlc291cmNlcxIeChZ0aHJvdWdoX3B1Ymxpc2hfbnVtYmVyGAIgASgDEhAKCHN0b3JlX2lkGAMgASgJKoQBCg5UZW1wbGF0ZUVuZ2luZRIfChtURU1QTEFURV9FTkdJTkVfVU5TUEVDSUZJRUQQABIcChhURU1QTEFURV9FTkdJTkVfRl9TVFJJTkcQARIZChVURU1QTEFURV9FTkdJTkVfSklOSkEQAhIYChRURU1QTEFURV9FTkdJTkVfUE9NTBADQoIBChRpby5saWdodG5pbmdzdG9yZS52MUIOUmVzb3VyY2VzUHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * A named, versioned map of what agents use: model weights, prompts, endpoints.
@@ -507,6 +507,76 @@ export type ListResourcesResponse = Message<"lightningstore.v1.ListResourcesResp
  */
 export const ListResourcesResponseSchema: GenMessage<ListResourcesResponse> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_resources, 13);
+
+/**
+ * Follows the publications of all resources in the order of their publish numbers. After a lost connection, a
+ * client that sends the last through_publish_number and store_id it received misses no version that is kept.
+ *
+ * @generated from message lightningstore.v1.WatchResourcesRequest
+ */
+export type WatchResourcesRequest = Message<"lightningstore.v1.WatchResourcesRequest"> & {
+  /**
+   * The last publish number that the client has seen. 0: from the oldest version that is kept. Absent: only
+   * publications from now on. Greater than the store's latest number: OUT_OF_RANGE. Negative:
+   * INVALID_ARGUMENT.
+   *
+   * @generated from field: optional int64 after_publish_number = 1;
+   */
+  afterPublishNumber?: bigint | undefined;
+
+  /**
+   * Id of the store that the publish number comes from. The id of another store is FAILED_PRECONDITION
+   * (STORE_ID_MISMATCH), because publish numbers of different stores cannot be compared. Empty: not checked.
+   *
+   * @generated from field: string store_id = 2;
+   */
+  storeId: string;
+};
+
+/**
+ * Describes the message lightningstore.v1.WatchResourcesRequest.
+ * Use `create(WatchResourcesRequestSchema)` to create a new message.
+ */
+export const WatchResourcesRequestSchema: GenMessage<WatchResourcesRequest> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_resources, 14);
+
+/**
+ * One message of the response stream of WatchResources. A message without resources only reports the position
+ * of the stream: the first message is one, and the server sends one after 15 seconds without another message.
+ *
+ * @generated from message lightningstore.v1.WatchResourcesResponse
+ */
+export type WatchResourcesResponse = Message<"lightningstore.v1.WatchResourcesResponse"> & {
+  /**
+   * Versions in the order of their publish numbers. A version that was removed before it could be sent is left
+   * out: its number is missing between those of two versions, or between a version and
+   * through_publish_number. The latest version is never left out.
+   *
+   * @generated from field: repeated lightningstore.v1.Resources resources = 1;
+   */
+  resources: Resources[];
+
+  /**
+   * All publications up to and including this number have been sent, or were removed.
+   *
+   * @generated from field: int64 through_publish_number = 2;
+   */
+  throughPublishNumber: bigint;
+
+  /**
+   * Id of the store. Generated when the store is created, and kept as long as its data.
+   *
+   * @generated from field: string store_id = 3;
+   */
+  storeId: string;
+};
+
+/**
+ * Describes the message lightningstore.v1.WatchResourcesResponse.
+ * Use `create(WatchResourcesResponseSchema)` to create a new message.
+ */
+export const WatchResourcesResponseSchema: GenMessage<WatchResourcesResponse> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_resources, 15);
 
 /**
  * Syntax of a prompt template. More values may be added.

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lightningstore/v1/worker.proto.
  */
 export const file_lightningstore_v1_worker: GenFile = /*@__PURE__*/
-  fileDesc("Ch5saWdodG5pbmdzdG9yZS92MS93b3JrZXIucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxIvACCgZXb3JrZXISEQoJd29ya2VyX2lkGAEgASgJEi8KBnN0YXR1cxgCIAEoDjIfLmxpZ2h0bmluZ3N0b3JlLnYxLldvcmtlclN0YXR1cxISCgpzdGF0c19qc29uGAMgASgMEjcKE2xhc3RfaGVhcnRiZWF0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKEWxhc3RfZGVxdWV1ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X2J1c3lfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9pZGxlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhoKEmN1cnJlbnRfcm9sbG91dF9pZBgIIAEoCRIaChJjdXJyZW50X2F0dGVtcHRfaWQYCSABKAkiagoQSGVhcnRiZWF0UmVxdWVzdBIRCgl3b3JrZXJfaWQYASABKAkSEgoKc3RhdHNfanNvbhgCIAEoDBIvCghhdHRlbXB0cxgDIAMoCzIdLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRSZWYiZgoRSGVhcnRiZWF0UmVzcG9uc2USKQoGd29ya2VyGAEgASgLMhkubGlnaHRuaW5nc3RvcmUudjEuV29ya2VyEiYKBXN0b3BzGAIgAygLMhcubGlnaHRuaW5nc3RvcmUudjEuU3RvcCIlChBHZXRXb3JrZXJSZXF1ZXN0EhEKCXdvcmtlcl9pZBgBIAEoCSI+ChFHZXRXb3JrZXJSZXNwb25zZRIpCgZ3b3JrZXIYASABKAsyGS5saWdodG5pbmdzdG9yZS52MS5Xb3JrZXIi0gEKEkxpc3RXb3JrZXJzUmVxdWVzdBIxCghzdGF0dXNlcxgBIAMoDjIfLmxpZ2h0bmluZ3N0b3JlLnYxLldvcmtlclN0YXR1cxIaChJ3b3JrZXJfaWRfY29udGFpbnMYAiABKAkSNAoMZmlsdGVyX2xvZ2ljGAMgASgOMh4ubGlnaHRuaW5nc3RvcmUudjEuRmlsdGVyTG9naWMSEAoIb3JkZXJfYnkYBCABKAkSEQoJcGFnZV9zaXplGAUgASgFEhIKCnBhZ2VfdG9rZW4YBiABKAkiWgoTTGlzdFdvcmtlcnNSZXNwb25zZRIqCgd3b3JrZXJzGAEgAygLMhkubGlnaHRuaW5nc3RvcmUudjEuV29ya2VyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSp4CgxXb3JrZXJTdGF0dXMSHQoZV09SS0VSX1NUQVRVU19VTlNQRUNJRklFRBAAEhkKFVdPUktFUl9TVEFUVVNfVU5LTk9XThABEhYKEldPUktFUl9TVEFUVVNfSURMRRACEhYKEldPUktFUl9TVEFUVVNfQlVTWRADQn8KFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgtXb3JrZXJQcm90b1ABWlhnaXRodWIuY29tL2xpZ2h0bmluZ3N0b3JlL2xpZ2h0bmluZ3N0b3JlL2dlbmVyYXRlZC9nby9saWdodG5pbmdzdG9yZS92MTtsaWdodG5pbmdzdG9yZXYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_lightningstore_v1_attempt, file_lightningstore_v1_rollout]);
+  fileDesc("Ch5saWdodG5pbmdzdG9yZS92MS93b3JrZXIucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxIogDCgZXb3JrZXISEQoJd29ya2VyX2lkGAEgASgJEi8KBnN0YXR1cxgCIAEoDjIfLmxpZ2h0bmluZ3N0b3JlLnYxLldvcmtlclN0YXR1cxISCgpzdGF0c19qc29uGAMgASgMEjcKE2xhc3RfaGVhcnRiZWF0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKEWxhc3RfZGVxdWV1ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X2J1c3lfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9pZGxlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhoKEmN1cnJlbnRfcm9sbG91dF9pZBgIIAEoCRIaChJjdXJyZW50X2F0dGVtcHRfaWQYCSABKAkSFgoOcHVibGlzaF9udW1iZXIYCiABKAMiggEKEEhlYXJ0YmVhdFJlcXVlc3QSEQoJd29ya2VyX2lkGAEgASgJEhIKCnN0YXRzX2pzb24YAiABKAwSLwoIYXR0ZW1wdHMYAyADKAsyHS5saWdodG5pbmdzdG9yZS52MS5BdHRlbXB0UmVmEhYKDnB1Ymxpc2hfbnVtYmVyGAQgASgDImYKEUhlYXJ0YmVhdFJlc3BvbnNlEikKBndvcmtlchgBIAEoCzIZLmxpZ2h0bmluZ3N0b3JlLnYxLldvcmtlchImCgVzdG9wcxgCIAMoCzIXLmxpZ2h0bmluZ3N0b3JlLnYxLlN0b3AiJQoQR2V0V29ya2VyUmVxdWVzdBIRCgl3b3JrZXJfaWQYASABKAkiPgoRR2V0V29ya2VyUmVzcG9uc2USKQoGd29ya2VyGAEgASgLMhkubGlnaHRuaW5nc3RvcmUudjEuV29ya2VyIu4BChJMaXN0V29ya2Vyc1JlcXVlc3QSMQoIc3RhdHVzZXMYASADKA4yHy5saWdodG5pbmdzdG9yZS52MS5Xb3JrZXJTdGF0dXMSGgoSd29ya2VyX2lkX2NvbnRhaW5zGAIgASgJEjQKDGZpbHRlcl9sb2dpYxgDIAEoDjIeLmxpZ2h0bmluZ3N0b3JlLnYxLkZpbHRlckxvZ2ljEhAKCG9yZGVyX2J5GAQgASgJEhEKCXBhZ2Vfc2l6ZRgFIAEoBRISCgpwYWdlX3Rva2VuGAYgASgJEhoKEm1pbl9wdWJsaXNoX251bWJlchgHIAEoAyJaChNMaXN0V29ya2Vyc1Jlc3BvbnNlEioKB3dvcmtlcnMYASADKAsyGS5saWdodG5pbmdzdG9yZS52MS5Xb3JrZXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKngKDFdvcmtlclN0YXR1cxIdChlXT1JLRVJfU1RBVFVTX1VOU1BFQ0lGSUVEEAASGQoVV09SS0VSX1NUQVRVU19VTktOT1dOEAESFgoSV09SS0VSX1NUQVRVU19JRExFEAISFgoSV09SS0VSX1NUQVRVU19CVVNZEANCfwoUaW8ubGlnaHRuaW5nc3RvcmUudjFCC1dvcmtlclByb3RvUAFaWGdpdGh1Yi5jb20vbGlnaHRuaW5nc3RvcmUvbGlnaHRuaW5nc3RvcmUvZ2VuZXJhdGVkL2dvL2xpZ2h0bmluZ3N0b3JlL3YxO2xpZ2h0bmluZ3N0b3JldjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_lightningstore_v1_attempt, file_lightningstore_v1_rollout]);
 
 /**
  * A process that claims rollouts and works on them.
@@ -87,6 +87,13 @@ export type Worker = Message<"lightningstore.v1.Worker"> & {
    * @generated from field: string current_attempt_id = 9;
    */
   currentAttemptId: string;
+
+  /**
+   * Publish number of the resources that it has loaded, as it last reported. 0 if it never reported one.
+   *
+   * @generated from field: int64 publish_number = 10;
+   */
+  publishNumber: bigint;
 };
 
 /**
@@ -124,6 +131,14 @@ export type HeartbeatRequest = Message<"lightningstore.v1.HeartbeatRequest"> & {
    * @generated from field: repeated lightningstore.v1.AttemptRef attempts = 3;
    */
   attempts: AttemptRef[];
+
+  /**
+   * Publish number of the resources that the worker has loaded, for example the weights of its model. 0: the
+   * stored value is kept. Negative: INVALID_ARGUMENT. Not compared with the numbers of this store.
+   *
+   * @generated from field: int64 publish_number = 4;
+   */
+  publishNumber: bigint;
 };
 
 /**
@@ -233,7 +248,7 @@ export type ListWorkersRequest = Message<"lightningstore.v1.ListWorkersRequest">
   /**
    * A field and a direction, for example "last_heartbeat_time desc". The direction defaults to asc. Fields:
    * worker_id, status, last_heartbeat_time, last_dequeue_time, last_busy_time, last_idle_time,
-   * current_rollout_id, current_attempt_id. A missing value sorts first. Empty: worker_id.
+   * current_rollout_id, current_attempt_id, publish_number. A missing value sorts first. Empty: worker_id.
    *
    * @generated from field: string order_by = 4;
    */
@@ -253,6 +268,14 @@ export type ListWorkersRequest = Message<"lightningstore.v1.ListWorkersRequest">
    * @generated from field: string page_token = 6;
    */
   pageToken: string;
+
+  /**
+   * Matches workers that have loaded resources with this publish number or a higher one. 0: no filter.
+   * Negative: INVALID_ARGUMENT.
+   *
+   * @generated from field: int64 min_publish_number = 7;
+   */
+  minPublishNumber: bigint;
 };
 
 /**

@@ -14,6 +14,7 @@ from lightningstore.service.cli.rewards import exact_reward
 from lightningstore.service.cli.views import (
     LATEST,
     check_attempted,
+    lags_of,
     plain,
     resolve,
     rollout_argument,
@@ -55,7 +56,8 @@ def attempt(server: Connection, rollout_id: str, attempt_id: str) -> Details:
         check_attempted(server.call(rollout_pb2.GetRolloutRequest(rollout_id=rollout_id)).rollout)
     request = attempt_pb2.GetAttemptRequest(rollout_id=rollout_id, attempt_id=attempt_id)
     found = server.call(request).attempt
-    record = {**plain(found), "reward": exact_reward(server, found)}
+    (lag,) = lags_of(server, [found])
+    record = {**plain(found), "reward": exact_reward(server, found), "lag": lag}
     return Details(record, record["status"] not in _UNDER_WAY)
 
 
@@ -68,13 +70,46 @@ def worker(server: Connection, worker_id: str) -> Details:
 
 @view(
     "resource",
-    click.Argument(["resources_id"], metavar="RESOURCES", shell_complete=ids.resources),
+    click.Argument(
+        ["resources_id"],
+        metavar="[RESOURCES]",
+        required=False,
+        default=LATEST,
+        shell_complete=ids.resources,
+    ),
+    click.Option(
+        ["--version"],
+        type=click.IntRange(1),
+        metavar="N",
+        help="Version of these resources (default: the current one).",
+    ),
+    click.Option(
+        ["--publish-number"],
+        type=click.IntRange(1),
+        metavar="N",
+        help="Publish number of the version, instead of RESOURCES and --version.",
+    ),
     click.Option(["--show-secrets"], is_flag=True, help="Print the keys of endpoints."),
 )
-def resource(server: Connection, resources_id: str, *, show_secrets: bool) -> Details:
-    """Show resources with all that they hold. RESOURCES may be `latest`. Keys of endpoints are masked."""
+def resource(
+    server: Connection,
+    resources_id: str,
+    version: int | None,
+    publish_number: int | None,
+    *,
+    show_secrets: bool,
+) -> Details:
+    """Show resources with all that they hold, by default the latest ones. Keys of endpoints are masked."""
+    if publish_number and (resources_id != LATEST or version):
+        raise click.UsageError(
+            "--publish-number identifies a version: leave out RESOURCES and --version"
+        )
+    if version and resources_id == LATEST:
+        raise click.UsageError("--version requires an id: versions count for each id")
     request = resources_pb2.GetResourcesRequest(
-        resources_id="" if resources_id == LATEST else resources_id
+        resources_id="" if resources_id == LATEST else resources_id,
+        version=version or 0,
+        publish_number=publish_number or 0,
     )
     record = plain(server.call(request).resources, show_secrets=show_secrets)
     return Details(record)

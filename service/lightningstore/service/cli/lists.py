@@ -16,6 +16,7 @@ from lightningstore.service.cli.views import (
     duration,
     enum_words,
     failure_text,
+    lags_of,
     now,
     number,
     plain,
@@ -33,7 +34,7 @@ _PAGE = 1000
 GONE_SECONDS = 120
 WORKER_SORTS = (
     *("worker_id", "status", "last_heartbeat_time", "last_dequeue_time", "last_busy_time"),
-    *("last_idle_time", "current_rollout_id", "current_attempt_id"),
+    *("last_idle_time", "current_rollout_id", "current_attempt_id", "publish_number"),
 )
 
 
@@ -45,6 +46,7 @@ def attempts(server: Connection, rollout_id: str) -> Listing:
     )
     found = list(server.pages(request, "attempts"))
     rewards = [quick_reward(server, attempt) for attempt in found]
+    lags = lags_of(server, found)
     moment = now()
     columns = (
         Column("ATTEMPT", "id", rank=0),
@@ -55,6 +57,7 @@ def attempts(server: Connection, rollout_id: str) -> Listing:
         Column("DURATION", rank=3),
         Column("WORKER", "id", rank=5),
         Column("FAILURE", "text", rank=4),
+        Column("LAG", "number", rank=6),
         Column("RESOURCES", wide=True),
         Column("HEARTBEAT", wide=True),
     )
@@ -68,13 +71,21 @@ def attempts(server: Connection, rollout_id: str) -> Listing:
             duration(attempt.start_time, attempt.end_time, moment),
             attempt.worker_id,
             failure_text(attempt),
+            _lag_cell(lag),
             _version(attempt.resources_id, attempt.resources_version),
             time_cell(attempt.last_heartbeat_time),
         ]
-        for attempt, reward in zip(found, rewards, strict=True)
+        for attempt, reward, lag in zip(found, rewards, lags, strict=True)
     ]
-    records = [{**plain(a), "reward": r} for a, r in zip(found, rewards, strict=True)]
+    records = [
+        {**plain(attempt), "reward": reward, "lag": lag}
+        for attempt, reward, lag in zip(found, rewards, lags, strict=True)
+    ]
     return Listing("attempt", columns, rows, records)
+
+
+def _lag_cell(lag: int | None) -> Cell:
+    return Cell.of("") if lag is None else number(lag)
 
 
 def _version(resources_id: str, version: int) -> str:
@@ -96,13 +107,26 @@ def _version(resources_id: str, version: int) -> str:
         metavar="FIELD[:desc]",
         help=f"Order by one of {', '.join(WORKER_SORTS)}. Default: worker_id.",
     ),
+    click.Option(
+        ["--min-publish-number"],
+        type=click.IntRange(1),
+        metavar="N",
+        help="Only workers that have loaded resources with this publish number or a higher one.",
+    ),
 )
-def workers(server: Connection, status: tuple[str, ...], id_contains: str, sort: str) -> Listing:
+def workers(
+    server: Connection,
+    status: tuple[str, ...],
+    id_contains: str,
+    sort: str,
+    min_publish_number: int | None,
+) -> Listing:
     """List workers: what they do, and when they were last seen."""
     request = worker_pb2.ListWorkersRequest(
         statuses=[worker_pb2.WorkerStatus.Value(f"WORKER_STATUS_{w.upper()}") for w in status],
         worker_id_contains=id_contains,
         order_by=sort,
+        min_publish_number=min_publish_number or 0,
         page_size=_PAGE,
     )
     found = list(server.pages(request, "workers"))
@@ -115,6 +139,7 @@ def workers(server: Connection, status: tuple[str, ...], id_contains: str, sort:
         Column("LAST SEEN", rank=0),
         Column("DEQUEUE", rank=2),
         Column("STATS", "text", rank=5),
+        Column("PUBLISH NUMBER", "number", rank=1),
     )
     rows: list[list[Any]] = [
         [
@@ -125,6 +150,7 @@ def workers(server: Connection, status: tuple[str, ...], id_contains: str, sort:
             age(_last_seen(worker), moment),
             age(worker.last_dequeue_time, moment),
             worker.stats_json.decode(errors="replace"),
+            number(worker.publish_number) if worker.publish_number else "",
         ]
         for worker in found
     ]
@@ -158,7 +184,7 @@ def _worker_status(worker: worker_pb2.Worker, now: datetime) -> Cell:
     click.Option(["--show-secrets"], is_flag=True, help="Print the keys of endpoints."),
 )
 def resources(server: Connection, id_contains: str, *, show_secrets: bool) -> Listing:
-    """List resources in the order in which they were added; keys of endpoints are masked."""
+    """List the current versions of resources in the order in which they were added; keys of endpoints are masked."""
     request = resources_pb2.ListResourcesRequest(resources_id_contains=id_contains, page_size=_PAGE)
     found = list(server.pages(request, "resources"))
     moment = now()
@@ -167,6 +193,7 @@ def resources(server: Connection, id_contains: str, *, show_secrets: bool) -> Li
         Column("VERSION", "number", rank=0),
         Column("UPDATED", rank=1),
         Column("NAMES", "text", rank=2),
+        Column("PUBLISH NUMBER", "number", rank=0),
     )
     rows = [
         [
@@ -174,6 +201,7 @@ def resources(server: Connection, id_contains: str, *, show_secrets: bool) -> Li
             number(one.version),
             age(one.update_time, moment),
             Cell.of(", ".join(_names(one))),
+            number(one.publish_number),
         ]
         for one in found
     ]

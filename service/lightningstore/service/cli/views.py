@@ -122,6 +122,16 @@ def plain(message: Message, *, show_secrets: bool = False) -> dict[str, Any]:
     return message_to_json(message)
 
 
+def lags_of(server: Connection, attempts: Sequence[Any]) -> list[int | None]:
+    """Return how many publications of resources each attempt is behind, None where that is not known."""
+    from lightningstore.v1 import statistics_pb2  # noqa: PLC0415
+
+    if not any(attempt.publish_number for attempt in attempts):
+        return [None] * len(attempts)
+    latest = server.call(statistics_pb2.GetStatisticsRequest()).latest_publish_number
+    return [latest - a.publish_number if a.publish_number else None for a in attempts]
+
+
 def enum_words(names: Sequence[str], prefix: str) -> list[str]:
     """Return the words of an enum of the contract, unspecified left out."""
     return [name.removeprefix(prefix).lower() for name in names if not name.endswith("UNSPECIFIED")]

@@ -118,6 +118,7 @@ class Engine:
         self.apply_settings(parse(snapshot.settings))
         self.requests = Requests(snapshot.requests, self.clock.monotonic())
         self.waiters.published = snapshot.counters.completion_number
+        self.waiters.published_resources = snapshot.counters.resources_updates
         await self.live.adopt(snapshot)
 
     def apply_settings(self, settings: Settings) -> None:
@@ -276,6 +277,8 @@ class Engine:
             self.live.drop_span_ids(ready, self.committer.durable_through)
         for completion in self.live.take_refreshed(self.committer.durable_through):
             self.waiters.refresh(completion)
+        if numbers := self.live.take_publications(self.committer.durable_through):
+            self.waiters.publish_resources(numbers[-1])
 
     # Finding
 

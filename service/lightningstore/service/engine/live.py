@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.engine.clock import Clock
@@ -29,6 +30,8 @@ from lightningstore.service.rules.times import NANOS, stamp
 from lightningstore.service.storage.base import Counters, Snapshot
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.rollout_pb2 import Rollout
+
+T = TypeVar("T")
 
 #: Approximate bytes that a record adds to a commit, without its input.
 ROW_BYTES = 300
@@ -61,6 +64,7 @@ class Live:
         # Each with the number of the commit after which it may be seen.
         self._completions: deque[tuple[int, Completion]] = deque()
         self._refreshed: deque[tuple[int, Completion]] = deque()
+        self._publications: deque[tuple[int, int]] = deque()
 
     async def adopt(self, snapshot: Snapshot) -> None:
         """Replace all state. The store is new or has failed, and no operation may run meanwhile."""
@@ -70,6 +74,7 @@ class Live:
         self.workforce = Workforce(snapshot.workers)
         self._completions.clear()
         self._refreshed.clear()
+        self._publications.clear()
         state.resources = Versions(snapshot.resources)
         entries: list[Entry] = []
         for i, loaded in enumerate(snapshot.live, 1):
@@ -100,6 +105,14 @@ class Live:
     def take_refreshed(self, through: int) -> list[Completion]:
         """Remove and return the finished rollouts that commits up to the given one have changed since."""
         return _take(self._refreshed, through)
+
+    def note_publication(self, publish_number: int) -> None:
+        """Notify watchers of resources when the commit of this operation is durable."""
+        self._publications.append((self._committer.sealed + 1, publish_number))
+
+    def take_publications(self, through: int) -> list[int]:
+        """Remove and return the publish numbers of commits up to the given one, in order."""
+        return _take(self._publications, through)
 
     def drop_span_ids(self, completions: list[Completion], durable_through: int) -> None:
         """Drop the span ids of finished rollouts, which get few more spans."""
@@ -339,7 +352,7 @@ class Live:
         return attempt
 
 
-def _take(noted: deque[tuple[int, Completion]], through: int) -> list[Completion]:
+def _take(noted: deque[tuple[int, T]], through: int) -> list[T]:
     ready = []
     while noted and noted[0][0] <= through:
         ready.append(noted.popleft()[1])

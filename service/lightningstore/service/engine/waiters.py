@@ -1,7 +1,7 @@
 """Registry of waits, watches and long polls. They are woken by events, without polling.
 
-Everything here runs on the event loop. Only the committer calls `publish`, after a commit, so no
-waiter sees a finish that a crash can undo.
+Everything here runs on the event loop. Only the committer calls `publish` and `publish_resources`, after
+a commit, so no waiter sees a finish or a version of resources that a crash can undo.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from lightningstore.service.engine.shares import Part, Share
 from lightningstore.service.rules.errors import StoreError
 from lightningstore.service.rules.rows import Completion
 
+#: Seconds without another message after which a stream sends a keep-alive.
+ALIVE_SECONDS = 15.0
 RECENT_COMPLETIONS = 4096
 #: A waiter for more rollouts than this is removed by a separate task, which lets other tasks run.
 FORGOTTEN_AT_ONCE = 1000
@@ -47,6 +49,7 @@ class Waiters:
         self._by_rollout: dict[str, dict[Waiter, None]] = {}
         self._entered: dict[Waiter, None] = {}
         self._watchers: dict[Waiter, None] = {}
+        self._resource_watchers: dict[Waiter, None] = {}
         self._recent: deque[Completion] = deque()
         self._recent_bytes = Part(share)
         self._reopened: set[int] = set()
@@ -54,6 +57,8 @@ class Waiters:
         self.count = 0
         #: Number of the last published finish. All finishes up to it are durable.
         self.published = 0
+        #: Publish number of the last published resources. All publications up to it are durable.
+        self.published_resources = 0
         self._closed: StoreError | None = None
 
     def enter(self, waiter: Waiter) -> None:
@@ -113,6 +118,24 @@ class Waiters:
         self.count -= 1
         self._watchers.pop(waiter, None)
 
+    def watch_resources(self, waiter: Waiter) -> None:
+        """Wake the waiter at every publication of resources."""
+        if self._closed is not None:
+            raise self._closed
+        self.count += 1
+        self._resource_watchers[waiter] = None
+
+    def unwatch_resources(self, waiter: Waiter) -> None:
+        """Remove a watcher of resources."""
+        self.count -= 1
+        self._resource_watchers.pop(waiter, None)
+
+    def publish_resources(self, number: int) -> None:
+        """Notify watchers that all publications up to this number are durable."""
+        self.published_resources = number
+        for watcher in self._resource_watchers:
+            watcher.ready.set()
+
     def publish(self, completions: list[Completion]) -> None:
         """Notify all waiters of finished rollouts, in completion order."""
         for completion in completions:
@@ -157,7 +180,7 @@ class Waiters:
 
     def fail(self, error: StoreError) -> None:
         """End all waits with an error, and drop the recent finishes."""
-        for waiter in (*self._entered, *self._watchers):
+        for waiter in (*self._entered, *self._watchers, *self._resource_watchers):
             waiter.error = error
             waiter.ready.set()
         self._recent.clear()

@@ -106,13 +106,20 @@ class Workforce:
         if in_vain and not worker.attempts and worker.record.status != WORKER_STATUS_IDLE:
             self._rest(worker, now)
 
-    def beat(self, worker_id: str, stats_json: bytes, now: Timestamp) -> Worker:
-        """Record a heartbeat and return the record. A new worker starts as UNKNOWN."""
+    def beat(
+        self, worker_id: str, stats_json: bytes, publish_number: int, now: Timestamp
+    ) -> Worker:
+        """Record a heartbeat and return the record. A new worker starts as UNKNOWN.
+
+        Empty statistics, and the publish number 0, leave what is stored.
+        """
         known = worker_id in self.workers
         worker = self._touch(worker_id)
         worker.record.last_heartbeat_time.CopyFrom(now)
         if stats_json:
             worker.record.stats_json = stats_json
+        if publish_number:
+            worker.record.publish_number = publish_number
         if known and worker.record.status == WORKER_STATUS_UNKNOWN:
             self._rest(worker, now)
         return worker.record

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.pace import Pace
-from lightningstore.service.engine.waiters import Waiter
+from lightningstore.service.engine.waiters import ALIVE_SECONDS, Waiter
 from lightningstore.service.rules import lifecycle, wire
 from lightningstore.service.rules.errors import (
     BatchTooLarge,
@@ -29,8 +29,6 @@ from lightningstore.v1.completion_pb2 import (
     WatchRolloutsResponse,
 )
 
-#: Seconds without another message after which a stream sends a keep-alive.
-ALIVE_SECONDS = 15.0
 CHUNK_ROLLOUTS = 256
 #: Maximum number of ids in one wait, as a multiple of the batch limit.
 WAIT_BATCHES = 10

@@ -1,25 +1,30 @@
-"""Resources: add, update, get, list."""
+"""Resources: add, update, get, list, watch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.pace import Pace
+from lightningstore.service.engine.waiters import ALIVE_SECONDS, Waiter
 from lightningstore.service.rules.checks import check_enum, check_json, check_json_object
 from lightningstore.service.rules.errors import (
+    DataDamaged,
     FieldInvalid,
     NumberNotPublished,
     PayloadTooLarge,
+    PublishNumberBeyondEnd,
     ResourcesExist,
     ResourcesNotFound,
     StoreError,
+    StoreIdMismatch,
     VersionNotPublished,
     VersionRemoved,
     quoted,
 )
 from lightningstore.service.rules.ids import LATEST, check_new_id, new_id
+from lightningstore.service.rules.limits import CHUNK_BYTES
 from lightningstore.service.rules.pages import page_token, parse_page_token, query_digest
 from lightningstore.service.rules.rows import ResourcesQuery, ResourcesRow, ResourcesVersion
 from lightningstore.v1.resources_pb2 import (
@@ -34,7 +39,12 @@ from lightningstore.v1.resources_pb2 import (
     TemplateEngine,
     UpdateResourcesRequest,
     UpdateResourcesResponse,
+    WatchResourcesRequest,
+    WatchResourcesResponse,
 )
+
+#: Maximum number of versions in a message of WatchResources: reading them may hold the event loop.
+CHUNK_VERSIONS = 256
 
 _Request = AddResourcesRequest | UpdateResourcesRequest
 
@@ -102,6 +112,7 @@ class ResourceVersions:
         )
         record.resources.MergeFrom(request.resources)
         resources.add(version)
+        self._live.note_publication(version.publish_number)
         changes = self._engine.committer.changes
         changes.resources[version.publish_number] = ResourcesRow(version.key, record)
         changes.size += record.ByteSize()
@@ -203,6 +214,72 @@ class ResourceVersions:
             if len(found) < query.limit:
                 return reply
             pace.note(sizes)
+
+    async def watch_resources(self, request: WatchResourcesRequest) -> AsyncIterator[bytes | None]:
+        """Yield None once the watch is registered, then serialised WatchResourcesResponses."""
+        if request.store_id and request.store_id != self._engine.store_id:
+            raise StoreIdMismatch(request.store_id, self._engine.store_id)
+        await self._engine.barrier()
+        through = self._watched_from(request)
+        waiter = Waiter()
+        self._engine.waiters.watch_resources(waiter)
+        try:
+            yield None
+            yield self._watched([], through)
+            while True:
+                waiter.ready.clear()
+                versions, read = await self._versions_after(through)
+                if read > through:
+                    through = read
+                    yield self._watched(versions, through)
+                    continue
+                tick = self._engine.clock.monotonic() + ALIVE_SECONDS
+                await waiter.wait(self._engine.clock, tick)
+                if self._engine.clock.monotonic() >= tick:
+                    yield self._watched([], through)
+        finally:
+            self._engine.waiters.unwatch_resources(waiter)
+
+    def _watched_from(self, request: WatchResourcesRequest) -> int:
+        """Return the publish number after which a watch begins. Raises FieldInvalid, PublishNumberBeyondEnd."""
+        last = self._engine.waiters.published_resources
+        if not request.HasField("after_publish_number"):
+            return last
+        through = request.after_publish_number
+        if through < 0:
+            raise FieldInvalid("after_publish_number", "must not be negative")
+        if through > last:
+            raise PublishNumberBeyondEnd(through, last)
+        return through
+
+    async def _versions_after(self, number: int) -> tuple[list[Resources], int]:
+        """Return kept versions after a publish number, and the number up to which none is missing.
+
+        As many as fit into a message; one that is larger comes alone. Damaged ones are left out.
+        """
+        published, size = self._engine.waiters.published_resources, 0
+        versions: list[Resources] = []
+        while size < CHUNK_BYTES and len(versions) < CHUNK_VERSIONS:
+            version = self._live.state.resources.after(number)
+            if version is None or version.publish_number > published:
+                return versions, max(number, published)
+            record = None
+            with suppress(DataDamaged):
+                record = await self._engine.storage.get_resources(version.publish_number)
+            if record is not None:
+                size += record.ByteSize()
+                if versions and size > CHUNK_BYTES:
+                    break
+                versions.append(record)
+            number = version.publish_number
+        return versions, number
+
+    def _watched(self, versions: list[Resources], through: int) -> bytes:
+        return WatchResourcesResponse(
+            resources=versions,
+            through_publish_number=through,
+            store_id=self._engine.store_id,
+        ).SerializeToString()
 
     def _check(self, request: _Request) -> None:
         self._engine.check_batch("resources", len(request.resources))

@@ -65,6 +65,7 @@ def table(store: Store) -> dict[str, Operation]:
         "UpdateResources": Operation(store.resources.update_resources),
         "GetResources": Operation(store.resources.get_resources),
         "ListResources": Operation(store.resources.list_resources),
+        "WatchResources": Operation(store.resources.watch_resources, Kind.SERVER_STREAM),
         "Heartbeat": Operation(store.workers.heartbeat),
         "GetWorker": Operation(store.workers.get_worker),
         "ListWorkers": Operation(store.workers.list_workers),

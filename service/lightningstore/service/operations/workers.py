@@ -9,7 +9,12 @@ from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.rules import lifecycle
 from lightningstore.service.rules.checks import check_enum, check_metadata
-from lightningstore.service.rules.errors import AttemptNotFound, RolloutNotFound, WorkerNotFound
+from lightningstore.service.rules.errors import (
+    AttemptNotFound,
+    FieldInvalid,
+    RolloutNotFound,
+    WorkerNotFound,
+)
 from lightningstore.service.rules.filters import parse_order
 from lightningstore.service.rules.ids import check_id, check_new_id
 from lightningstore.service.rules.pages import page_token, parse_page_token, query_digest
@@ -36,6 +41,7 @@ _FIELDS: dict[str, Callable[[Worker], Any]] = {
     "last_idle_time": lambda w: nanoseconds(w.last_idle_time),
     "current_rollout_id": lambda w: w.current_rollout_id,
     "current_attempt_id": lambda w: w.current_attempt_id,
+    "publish_number": lambda w: w.publish_number,
 }
 
 
@@ -51,6 +57,7 @@ class Workers:
         self._engine.committer.admit(report=True)
         check_new_id("worker_id", request.worker_id)
         check_metadata("stats_json", request.stats_json, self._engine.limits.metadata_bytes)
+        _check_number("publish_number", request.publish_number)
         self._engine.check_batch("attempts", len(request.attempts))
         for i, reference in enumerate(request.attempts):
             check_id(f"attempts[{i}].rollout_id", reference.rollout_id)
@@ -70,7 +77,11 @@ class Workers:
                     self._engine.seal_changes()
                     await turn.next()
                     self._engine.check_unbroken(failures)
-        reply.worker.CopyFrom(self._live.workforce.beat(request.worker_id, request.stats_json, now))
+        reply.worker.CopyFrom(
+            self._live.workforce.beat(
+                request.worker_id, request.stats_json, request.publish_number, now
+            )
+        )
         await self._engine.commit()
         return reply
 
@@ -101,6 +112,7 @@ class Workers:
         for i, status in enumerate(request.statuses):
             check_enum(f"statuses[{i}]", WorkerStatus, status)
         check_enum("filter_logic", FilterLogic, request.filter_logic, unspecified=True)
+        _check_number("min_publish_number", request.min_publish_number)
         name, descending = parse_order(request.order_by, _FIELDS)
         get = _FIELDS[name or "worker_id"]
         digest = query_digest(request, "page_size", "page_token")
@@ -129,8 +141,16 @@ class Workers:
             tests.append(lambda w: w.status in statuses)
         if request.worker_id_contains:
             tests.append(lambda w: request.worker_id_contains in w.worker_id)
+        if request.min_publish_number:
+            tests.append(lambda w: w.publish_number >= request.min_publish_number)
         workers = [worker.record for worker in self._live.workforce.workers.values()]
         if not tests:
             return workers
         combine = any if request.filter_logic == FILTER_LOGIC_OR else all
         return [w for w in workers if combine(test(w) for test in tests)]
+
+
+def _check_number(field: str, number: int) -> None:
+    """Raise FieldInvalid for a negative publish number."""
+    if number < 0:
+        raise FieldInvalid(field, "must not be negative; publish numbers count from 1")

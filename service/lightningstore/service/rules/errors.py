@@ -269,13 +269,13 @@ class SpansEvicted(StoreError):
 
 
 class StoreIdMismatch(StoreError):
-    """A completion number comes from another store."""
+    """A completion number or publish number comes from another store."""
 
     reason = reasons.ERROR_REASON_STORE_ID_MISMATCH
 
     def __init__(self, given: str, own: str) -> None:
         super().__init__(
-            f"store_id: this is store {own!r}, the completion number is from {quoted(given)}",
+            f"store_id: this is store {own!r}, the number is from {quoted(given)}",
             storeId=own,
         )
 
@@ -300,6 +300,18 @@ class CompletionNumberBeyondEnd(StoreError):
     def __init__(self, given: int, last: int) -> None:
         super().__init__(
             f"after_completion_number: {given} is above the last one, {last}", last=last
+        )
+
+
+class PublishNumberBeyondEnd(StoreError):
+    """A watch starts after a publish number that has not been assigned yet."""
+
+    reason = reasons.ERROR_REASON_PUBLISH_NUMBER_BEYOND_END
+
+    def __init__(self, after: int, last: int) -> None:
+        super().__init__(
+            f"after_publish_number is {after}, the latest publish number of this store is {last}",
+            last=last,
         )
 
 

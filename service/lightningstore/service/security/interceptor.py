@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -165,11 +166,29 @@ def _bearer(metadata: Iterable[tuple[str, Any]]) -> str:
 
 
 def _masked(handler: Handler, kind: type[Message]) -> Handler:
-    """Return a handler that masks the API keys in its responses."""
+    """Return a handler that masks the API keys in its responses.
 
-    async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        message = kind.FromString(await handler.unary_unary(request, context))
+    The handler of a call that is rejected is a bidirectional stream, whatever the method is.
+    """
+
+    def masked(answer: bytes) -> bytes:
+        message = kind.FromString(answer)
         mask_keys(message)
         return message.SerializeToString()
 
-    return grpc.unary_unary_rpc_method_handler(answer)
+    async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        return masked(await handler.unary_unary(request, context))
+
+    async def answers(
+        request: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[bytes]:
+        stream = handler.stream_stream or handler.unary_stream
+        async with aclosing(stream(request, context)) as unmasked:
+            async for one in unmasked:
+                yield masked(one)
+
+    if not handler.response_streaming:
+        return grpc.unary_unary_rpc_method_handler(answer)
+    if handler.request_streaming:
+        return grpc.stream_stream_rpc_method_handler(answers)
+    return grpc.unary_stream_rpc_method_handler(answers)

@@ -62,6 +62,7 @@ PERMISSIONS: dict[str, frozenset[Role]] = {
     _STORE + "UpdateResources": _STEER,
     _STORE + "GetResources": _ALL,
     _STORE + "ListResources": _ALL,
+    _STORE + "WatchResources": _ALL,
     _STORE + "Heartbeat": _WORK,
     _STORE + "GetWorker": _ALL,
     _STORE + "ListWorkers": _ALL,

@@ -6,13 +6,19 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from lightningstore.client._calls.streams import FinishStreamState, ReadState, WaitState, WatchState
+from lightningstore.client._calls.streams import (
+    ReadState,
+    ResourceWatchState,
+    StreamState,
+    WaitState,
+    WatchState,
+)
 from lightningstore.client._transport.protocols import AsyncServerStream, AsyncTransport
 from lightningstore.client._transport.retries import Retry
 from lightningstore.client.errors import LightningStoreError, UnavailableError
-from lightningstore.client.values import Rollout
+from lightningstore.client.values import Resources, Rollout
 
 T = TypeVar("T")
 
@@ -20,31 +26,31 @@ T = TypeVar("T")
 ENDED_EARLY = "the server ended the stream before its end"
 
 
-class AsyncRolloutStream:
-    """Finished rollouts, to be iterated once. Usable as a context manager, which closes the stream.
+class AsyncItemStream(Generic[T]):
+    """Items of a wait or a watch, to be iterated once. Usable as a context manager, which closes the stream.
 
     After a broken connection the stream resumes. UnavailableError is raised if that fails for the timeout of the
     client.
 
     Args:
         transport: What carries the call.
-        state: What to request, and which rollouts of a response are new.
+        state: What to request, and which items of a response are new.
         timeout: Seconds after which failing retries end. None: never.
     """
 
     def __init__(
-        self, transport: AsyncTransport, state: FinishStreamState, timeout: float | None
+        self, transport: AsyncTransport, state: StreamState[T], timeout: float | None
     ) -> None:
         self._transport = transport
         self._progress = state
         self._retry = Retry(timeout)
         self._retry.heard()
         self._stream: AsyncServerStream | None = None
-        self._buffer: deque[Rollout] = deque()
+        self._buffer: deque[T] = deque()
         self._closed = False
 
     async def registered(self) -> None:
-        """Return once the server has registered the call: no later finish is missed.
+        """Return once the server has registered the call: nothing later is missed.
 
         Calling it before iterating is optional.
 
@@ -60,10 +66,10 @@ class AsyncRolloutStream:
                 self._retry.heard()
                 return
 
-    def __aiter__(self) -> AsyncIterator[Rollout]:
+    def __aiter__(self) -> AsyncIterator[T]:
         return self
 
-    async def __anext__(self) -> Rollout:
+    async def __anext__(self) -> T:
         while not self._buffer:
             self._progress.passed_on_all()
             stream = await self._open()
@@ -86,9 +92,9 @@ class AsyncRolloutStream:
             else:
                 self._retry.heard()
                 self._buffer.extend(self._progress.take(answer))
-        rollout = self._buffer.popleft()
-        self._progress.passed_on(rollout)
-        return rollout
+        item = self._buffer.popleft()
+        self._progress.passed_on(item)
+        return item
 
     async def aclose(self) -> None:
         """Cancel the call and end the stream. May be called at any time."""
@@ -132,7 +138,7 @@ class AsyncRolloutStream:
         return self._closed or self._progress.ended
 
 
-class AsyncWaitStream(AsyncRolloutStream):
+class AsyncWaitStream(AsyncItemStream[Rollout]):
     """Rollouts that are waited for, each once, as they finish. Returned by `wait_for_rollouts`.
 
     Args:
@@ -168,7 +174,7 @@ class AsyncWaitStream(AsyncRolloutStream):
         return [rollout async for rollout in self]
 
 
-class AsyncWatchStream(AsyncRolloutStream):
+class AsyncWatchStream(AsyncItemStream[Rollout]):
     """Finishes in the order of their completion numbers, without end. Returned by `watch_rollouts`.
 
     Args:
@@ -189,6 +195,32 @@ class AsyncWatchStream(AsyncRolloutStream):
     @property
     def store_id(self) -> str:
         """Id of the store that the completion numbers belong to. Empty until the server has answered."""
+        return self._state.store_id
+
+
+class AsyncResourceStream(AsyncItemStream[Resources]):
+    """Publications of resources in the order of their numbers, without end. Returned by `watch_resources`.
+
+    Args:
+        transport: What carries the call.
+        state: Where the watch starts.
+        timeout: Seconds after which failing retries end. None: never.
+    """
+
+    def __init__(
+        self, transport: AsyncTransport, state: ResourceWatchState, timeout: float | None
+    ) -> None:
+        super().__init__(transport, state, timeout)
+        self._state = state
+
+    @property
+    def through_publish_number(self) -> int | None:
+        """Number of the last publication that has been iterated. None: the server has not answered yet."""
+        return self._state.through_publish_number
+
+    @property
+    def store_id(self) -> str:
+        """Id of the store that the publish numbers belong to. Empty until the server has answered."""
         return self._state.store_id
 
 

@@ -26,6 +26,7 @@ class AsyncWorkerCalls(AsyncCaller):
         *,
         stats: JSONObject | None = None,
         attempts: Iterable[Attempt | Rollout | Sequence[str]] = (),
+        publish_number: int | None = None,
     ) -> HeartbeatReply:
         """Report that a worker is alive, and which attempts it works on.
 
@@ -36,12 +37,14 @@ class AsyncWorkerCalls(AsyncCaller):
             stats: A JSON object about the worker, such as its load. None leaves the stored one unchanged.
             attempts: The attempts that the worker works on: attempts, claimed rollouts, or pairs of rollout id and
                 attempt id. At most 10,000 by default.
+            publish_number: Publish number of the resources that the worker has loaded. None leaves the stored one
+                unchanged.
 
         Returns:
             The worker, and the attempts that it should stop.
 
         Raises:
-            InvalidArgumentError: An id or the stats are invalid.
+            InvalidArgumentError: An id, the stats or the publish number are invalid.
             ResourceExhaustedError: There are more attempts than one call may name.
             TypeError: A part of the stats has no JSON.
             ValueError: A number in the stats has no JSON.
@@ -52,7 +55,7 @@ class AsyncWorkerCalls(AsyncCaller):
             for stop in reply.stops:
                 print("stop", stop.attempt_id, stop.reason.value)
         """
-        return await self._send(calls.heartbeat(worker_id, stats, attempts))
+        return await self._send(calls.heartbeat(worker_id, stats, attempts, publish_number))
 
     async def get_worker(self, worker_id: str) -> Worker:
         """Get one worker.
@@ -73,6 +76,7 @@ class AsyncWorkerCalls(AsyncCaller):
         *,
         statuses: Iterable[WorkerStatus | str | int] = (),
         worker_id_contains: str = "",
+        min_publish_number: int = 0,
         filter_logic: str | int = "and",
         order_by: str = "",
         page_size: int = 0,
@@ -83,6 +87,7 @@ class AsyncWorkerCalls(AsyncCaller):
         Args:
             statuses: Only workers with one of these statuses. Empty filters are ignored.
             worker_id_contains: Only workers whose id contains this text.
+            min_publish_number: Only workers that have loaded resources with this publish number or a higher one.
             filter_logic: How the filters are combined: "and" or "or".
             order_by: A field and a direction, such as "last_heartbeat_time desc". Empty: by id.
             page_size: Maximum workers in the page. 0: 100. The server limits it to 1,000 by default.
@@ -94,11 +99,18 @@ class AsyncWorkerCalls(AsyncCaller):
         Raises:
             InvalidArgumentError: A filter, the order or the page token is invalid.
             ValueError: A status is unknown.
+
+        Example:
+            weights = await store.add_resources({"weights": [0.1]})
+            await store.heartbeat("w-1", publish_number=weights.publish_number)
+            ready = await store.list_workers(min_publish_number=weights.publish_number)
+            assert [worker.worker_id for worker in ready] == ["w-1"]
         """
         return await self._send(
             calls.list_workers(
                 statuses=statuses,
                 worker_id_contains=worker_id_contains,
+                min_publish_number=min_publish_number,
                 filter_logic=filter_logic,
                 order_by=order_by,
                 page_size=page_size,

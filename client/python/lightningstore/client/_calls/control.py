@@ -322,11 +322,16 @@ def delete_rollouts(rollout_ids: Iterable[str]) -> Call[DeleteResult]:
 
 @names_fields
 def heartbeat(
-    worker_id: str, stats: Any, attempts: Iterable[Attempt | Rollout | Sequence[str]]
+    worker_id: str,
+    stats: Any,
+    attempts: Iterable[Attempt | Rollout | Sequence[str]],
+    publish_number: int | None,
 ) -> Call[HeartbeatReply]:
     """Heartbeat."""
     request = worker_pb2.HeartbeatRequest(
-        worker_id=worker_id, stats_json=b"" if stats is None else convert.to_json(stats, "stats")
+        worker_id=worker_id,
+        stats_json=b"" if stats is None else convert.to_json(stats, "stats"),
+        publish_number=publish_number or 0,
     )
     for attempt in attempts:
         rollout_id, attempt_id = _reference(attempt)
@@ -359,6 +364,7 @@ def list_workers(
     *,
     statuses: Iterable[str | int],
     worker_id_contains: str,
+    min_publish_number: int,
     filter_logic: str | int,
     order_by: str,
     page_size: int,
@@ -368,6 +374,7 @@ def list_workers(
     request = worker_pb2.ListWorkersRequest(
         statuses=convert.to_numbers(WORKER_STATUS, statuses),
         worker_id_contains=worker_id_contains,
+        min_publish_number=min_publish_number,
         filter_logic=convert.to_number(FILTER_LOGIC, filter_logic),  # type: ignore[arg-type]
         order_by=order_by,
         page_size=page_size,

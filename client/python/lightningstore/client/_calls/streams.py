@@ -11,9 +11,10 @@ from lightningstore.client._values import convert
 from lightningstore.client._values.spans import Span, spans_of
 from lightningstore.client._values.text import check
 from lightningstore.client._values.triplets import AttemptTriplets
-from lightningstore.client.values import Rollout
-from lightningstore.v1 import completion_pb2, span_pb2, triplet_pb2
+from lightningstore.client.values import Resources, Rollout
+from lightningstore.v1 import completion_pb2, resources_pb2, span_pb2, triplet_pb2
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -29,7 +30,7 @@ class ReadState(Protocol[T_co]):
         """Return the results of a response that are new."""
 
 
-class FinishStreamState(Protocol):
+class StreamState(Protocol[T]):
     """Where a wait or a watch stands."""
 
     method: str
@@ -38,14 +39,14 @@ class FinishStreamState(Protocol):
     def request(self) -> Message | None:
         """Return what to request from the server; None if nothing is left to request."""
 
-    def take(self, answer: Any) -> list[Rollout]:
-        """Return the rollouts of a response that are new."""
+    def take(self, answer: Any) -> list[T]:
+        """Return the items of a response that are new."""
 
-    def passed_on(self, rollout: Rollout) -> None:
-        """Note that the caller has a rollout."""
+    def passed_on(self, item: T, /) -> None:
+        """Note that the caller has an item."""
 
     def passed_on_all(self) -> None:
-        """Note that the caller has all rollouts that were taken."""
+        """Note that the caller has all items that were taken."""
 
 
 class WaitState:
@@ -158,6 +159,45 @@ class WatchState:
         """Note that the caller has all rollouts of the last response, and so all finishes up to its number."""
         if self._last is not None:
             self.through_completion_number = self._last.through_completion_number
+            self._last = None
+
+
+class ResourceWatchState:
+    """Where a watch of resources stands. It never ends by itself."""
+
+    method = "WatchResources"
+    ended = False
+
+    def __init__(self, after_publish_number: int | None, store_id: str) -> None:
+        """Start after a publish number. None: from now on."""
+        check("store_id", store_id)
+        #: The caller has all publications up to this number. None: the server has not said yet.
+        self.through_publish_number = after_publish_number
+        self.store_id = store_id
+        self._last: resources_pb2.WatchResourcesResponse | None = None
+
+    def request(self) -> resources_pb2.WatchResourcesRequest:
+        """Return what to request from the server."""
+        return resources_pb2.WatchResourcesRequest(
+            after_publish_number=self.through_publish_number, store_id=self.store_id
+        )
+
+    def take(self, answer: resources_pb2.WatchResourcesResponse) -> list[Resources]:
+        """Return the versions of a response."""
+        self.store_id = answer.store_id
+        self._last = answer
+        if not answer.resources:
+            self.passed_on_all()
+        return [Resources(version) for version in answer.resources]
+
+    def passed_on(self, version: Resources) -> None:
+        """Note that the caller has a version."""
+        self.through_publish_number = version.publish_number
+
+    def passed_on_all(self) -> None:
+        """Note that the caller has all versions of the last response, and so all up to its number."""
+        if self._last is not None:
+            self.through_publish_number = self._last.through_publish_number
             self._last = None
 
 

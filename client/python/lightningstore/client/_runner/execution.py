@@ -205,6 +205,8 @@ class Work:
         self._outage = outage
         self._hurried = False
         self._resources: dict[tuple[str, int], Resources] = {}
+        #: Publish number of the resources that the function was called with last. None: it was not, or without any.
+        self.publish_number: int | None = None
         self._threads = ThreadPoolExecutor(32, thread_name_prefix="lightningstore-runner")
 
     def hurry(self) -> None:
@@ -276,6 +278,7 @@ class Work:
             self._resources[resources.resources_id, resources.version] = resources
             while len(self._resources) > CACHED_RESOURCES:
                 del self._resources[next(iter(self._resources))]
+        self.publish_number = resources.publish_number or None
         return {
             name: value.routed(context.rollout_id, context.attempt_id)
             if isinstance(value, ProxyLLM)

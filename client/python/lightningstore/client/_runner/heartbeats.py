@@ -35,6 +35,7 @@ class Heartbeats:
         period: float,
         on_stop: Callable[[Stop], object],
         stats: Callable[[], Mapping[str, Any]],
+        publish_number: Callable[[], int | None],
     ) -> None:
         """Prepare the thread. `period`: maximum seconds between heartbeats."""
         self._store = store
@@ -42,6 +43,7 @@ class Heartbeats:
         self._period = period
         self._on_stop = on_stop
         self._stats = stats
+        self._publish_number = publish_number
         self._changed = threading.Condition()
         self._attempts: dict[tuple[str, str], float] = {}
         self._ended = False
@@ -112,11 +114,14 @@ class Heartbeats:
         """
         try:
             store = self._store.with_timeout(max(interval, RETRY_PERIOD))
-            stats = self._stats()
+            stats, number = self._stats(), self._publish_number()
             stops: list[Stop] = []
             for first in range(0, max(len(attempts), 1), ATTEMPTS_PER_CALL):
                 part = attempts[first : first + ATTEMPTS_PER_CALL]
-                stops += store.heartbeat(self._worker_id, stats=stats, attempts=part).stops
+                reply = store.heartbeat(
+                    self._worker_id, stats=stats, attempts=part, publish_number=number
+                )
+                stops += reply.stops
         except Exception as error:
             if not self._failing and not self._ended:
                 expected = isinstance(error, LightningStoreError)

@@ -1,5 +1,5 @@
 # Generated from _async/resources.py by make_blocking.py. Edit that file, then run `make blocking`.
-"""Resources, in the blocking client: add, update, get, list."""
+"""Resources, in the blocking client: add, update, get, list, watch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightningstore.client._calls import traces as calls
+from lightningstore.client._calls.streams import ResourceWatchState
 from lightningstore.client._sync.caller import Caller
+from lightningstore.client._sync.streams import ResourceStream
 from lightningstore.client.values import Page, Resources
 
 
@@ -113,3 +115,35 @@ class ResourceCalls(Caller):
             InvalidArgumentError: The page size or page token is invalid.
         """
         return self._send(calls.list_resources(resources_id_contains, page_size, page_token))
+
+    def watch_resources(
+        self, after_publish_number: int | None = None, *, store_id: str = ""
+    ) -> ResourceStream:
+        """Iterate over the publications of all resources without end, in the order of their publish numbers.
+
+        After a broken connection the watch resumes; no version that is kept is missed. A version that was removed
+        before it could be sent is left out, so its number is missing. To resume after a restart of your program, keep
+        `through_publish_number` and `store_id` of the stream.
+
+        Args:
+            after_publish_number: Only versions with a greater number. 0: from the oldest one that is kept. None: from
+                now on.
+            store_id: Id of the store that the number comes from. Empty: not checked.
+
+        Returns:
+            A stream of resources.
+
+        Raises:
+            OutOfRangeError: While iterating: the number is greater than the latest one of the store.
+            FailedPreconditionError: While iterating: `store_id` is the id of another store.
+            InvalidArgumentError: While iterating: the number is negative.
+
+        Example:
+            weights = store.add_resources({"weights": [0.1]})
+            with store.watch_resources(weights.publish_number - 1) as publications:
+                for resources in publications:
+                    print("load", resources["weights"], resources.publish_number)
+                    break
+        """
+        state = ResourceWatchState(after_publish_number, store_id)
+        return ResourceStream(self._transport, state, self._timeout)

@@ -7,13 +7,19 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from lightningstore.client._calls.streams import FinishStreamState, ReadState, WaitState, WatchState
+from lightningstore.client._calls.streams import (
+    ReadState,
+    ResourceWatchState,
+    StreamState,
+    WaitState,
+    WatchState,
+)
 from lightningstore.client._transport.protocols import ServerStream, Transport
 from lightningstore.client._transport.retries import Retry
 from lightningstore.client.errors import LightningStoreError, UnavailableError
-from lightningstore.client.values import Rollout
+from lightningstore.client.values import Resources, Rollout
 
 T = TypeVar("T")
 
@@ -21,31 +27,29 @@ T = TypeVar("T")
 ENDED_EARLY = "the server ended the stream before its end"
 
 
-class RolloutStream:
-    """Finished rollouts, to be iterated once. Usable as a context manager, which closes the stream.
+class ItemStream(Generic[T]):
+    """Items of a wait or a watch, to be iterated once. Usable as a context manager, which closes the stream.
 
     After a broken connection the stream resumes. UnavailableError is raised if that fails for the timeout of the
     client.
 
     Args:
         transport: What carries the call.
-        state: What to request, and which rollouts of a response are new.
+        state: What to request, and which items of a response are new.
         timeout: Seconds after which failing retries end. None: never.
     """
 
-    def __init__(
-        self, transport: Transport, state: FinishStreamState, timeout: float | None
-    ) -> None:
+    def __init__(self, transport: Transport, state: StreamState[T], timeout: float | None) -> None:
         self._transport = transport
         self._progress = state
         self._retry = Retry(timeout)
         self._retry.heard()
         self._stream: ServerStream | None = None
-        self._buffer: deque[Rollout] = deque()
+        self._buffer: deque[T] = deque()
         self._closed = False
 
     def registered(self) -> None:
-        """Return once the server has registered the call: no later finish is missed.
+        """Return once the server has registered the call: nothing later is missed.
 
         Calling it before iterating is optional.
 
@@ -61,10 +65,10 @@ class RolloutStream:
                 self._retry.heard()
                 return
 
-    def __iter__(self) -> Iterator[Rollout]:
+    def __iter__(self) -> Iterator[T]:
         return self
 
-    def __next__(self) -> Rollout:
+    def __next__(self) -> T:
         while not self._buffer:
             self._progress.passed_on_all()
             stream = self._open()
@@ -81,9 +85,9 @@ class RolloutStream:
             else:
                 self._retry.heard()
                 self._buffer.extend(self._progress.take(answer))
-        rollout = self._buffer.popleft()
-        self._progress.passed_on(rollout)
-        return rollout
+        item = self._buffer.popleft()
+        self._progress.passed_on(item)
+        return item
 
     def close(self) -> None:
         """Cancel the call and end the stream. May be called at any time."""
@@ -127,7 +131,7 @@ class RolloutStream:
         return self._closed or self._progress.ended
 
 
-class WaitStream(RolloutStream):
+class WaitStream(ItemStream[Rollout]):
     """Rollouts that are waited for, each once, as they finish. Returned by `wait_for_rollouts`.
 
     Args:
@@ -163,7 +167,7 @@ class WaitStream(RolloutStream):
         return list(self)
 
 
-class WatchStream(RolloutStream):
+class WatchStream(ItemStream[Rollout]):
     """Finishes in the order of their completion numbers, without end. Returned by `watch_rollouts`.
 
     Args:
@@ -184,6 +188,32 @@ class WatchStream(RolloutStream):
     @property
     def store_id(self) -> str:
         """Id of the store that the completion numbers belong to. Empty until the server has answered."""
+        return self._state.store_id
+
+
+class ResourceStream(ItemStream[Resources]):
+    """Publications of resources in the order of their numbers, without end. Returned by `watch_resources`.
+
+    Args:
+        transport: What carries the call.
+        state: Where the watch starts.
+        timeout: Seconds after which failing retries end. None: never.
+    """
+
+    def __init__(
+        self, transport: Transport, state: ResourceWatchState, timeout: float | None
+    ) -> None:
+        super().__init__(transport, state, timeout)
+        self._state = state
+
+    @property
+    def through_publish_number(self) -> int | None:
+        """Number of the last publication that has been iterated. None: the server has not answered yet."""
+        return self._state.through_publish_number
+
+    @property
+    def store_id(self) -> str:
+        """Id of the store that the publish numbers belong to. Empty until the server has answered."""
         return self._state.store_id
 
 

@@ -69,6 +69,11 @@ class Worker(View[worker_pb2.Worker]):
         """Id of the attempt that it works on; of several, the newest. Empty unless it is busy."""
         return self.message.current_attempt_id
 
+    @property
+    def publish_number(self) -> int:
+        """Publish number of the resources that it has loaded, as it last reported. 0: it never reported one."""
+        return self.message.publish_number
+
 
 class HeartbeatReply(NamedTuple):
     """The result of `heartbeat`.

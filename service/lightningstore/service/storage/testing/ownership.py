@@ -6,9 +6,9 @@ import time
 
 import pytest
 from lightningstore.service.rules.errors import OwnershipLost, StorageUnusable
-from lightningstore.service.storage.base import UNLIMITED, Storage
+from lightningstore.service.storage.base import UNLIMITED, Counters, Storage
 from lightningstore.service.storage.testing.cases import Cases, require_durable
-from lightningstore.service.storage.testing.records import found, loaded, put, rollout
+from lightningstore.service.storage.testing.records import found, loaded, put, resources, rollout
 
 
 class OwnershipCases(Cases):
@@ -47,6 +47,19 @@ class OwnershipCases(Cases):
         assert list(await loaded(owner, "r1")) == ["r1"]
         await put(owner, rollout(2))
         assert await found(owner) == ["r1", "r2"]
+
+    async def test_new_owner_has_the_versions_of_the_former(self, storage: Storage) -> None:
+        numbers = Counters(resources_updates=3)
+        await put(storage, resources=resources(1, 1) | resources(2, 2))
+        await put(storage, resources=resources(1, 3, version=2), outdated=[1], counters=numbers)
+        if storage.owned_until == UNLIMITED:
+            pytest.skip("the storage declares that it is owned for as long as it is open")
+        await self.take_over(storage)
+        owner, snapshot = await self.open_at(self.place)
+        assert sorted(v.publish_number for v in snapshot.resources) == [2, 3]
+        assert snapshot.counters.resources_updates == 3
+        assert await owner.get_resources(3) == resources(1, 3, version=2)[3].record
+        assert await owner.get_resources(1) is None
 
     async def test_former_owner_writes_nothing(self, storage: Storage) -> None:
         await put(storage, rollout(1))
