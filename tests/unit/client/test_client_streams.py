@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,6 +13,8 @@ import grpc
 import pytest
 from lightningstore.client import (
     AsyncLightningStore,
+    CancelledCallError,
+    DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -309,3 +313,42 @@ async def test_a_stream_refused_half_way_tells_why(twin: Twin, server: FakeServe
     many = [SpanBatch(schema_url="x" * 100_000) for _ in range(100)]
     with pytest.raises(InvalidArgumentError):
         await twin.call("ingest_spans", many)
+
+
+async def test_upload_ends_when_the_server_accepts_nothing(twin: Twin, server: FakeServer) -> None:
+    release = threading.Event()
+
+    def handle(request_iterator: Any) -> Any:
+        next(request_iterator)
+        release.wait(30)
+        return take_all(request_iterator)
+
+    server.on["IngestSpans"] = handle
+    try:
+        with pytest.raises(DeadlineExceededError, match="accepted nothing for"):
+            await twin.client_with_timeout(0.3).call("ingest_spans", batches(3))
+    finally:
+        release.set()
+    assert len(server.requests("IngestSpans")) == 1
+
+
+async def test_slow_batches_of_the_caller_are_no_stall(twin: Twin, server: FakeServer) -> None:
+    server.on["IngestSpans"] = take_all
+
+    def slow() -> Iterator[SpanBatch]:
+        for batch in batches(3):
+            time.sleep(0.2)
+            yield batch
+
+    result = await twin.client_with_timeout(0.3).call("ingest_spans", slow())
+    assert result.accepted_count == 3
+
+
+async def test_upload_ends_when_its_connection_is_closed_before_it_is_made() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = AsyncLightningStore(f"127.0.0.1:{silent.getsockname()[1]}", timeout=None)
+        upload = asyncio.create_task(store.ingest_spans(batches(1)))
+        await asyncio.sleep(0.02)
+        await store.close()
+        with pytest.raises(CancelledCallError):
+            await asyncio.wait_for(upload, 5)

@@ -192,7 +192,12 @@ class StoreTransport:
         return _Answers(self._operation(method).call(_copy(request)), answer_type(method))
 
     async def client_stream(
-        self, method: str, requests: AsyncIterable[Message], timeout: float | None
+        self,
+        method: str,
+        requests: AsyncIterable[Message],
+        timeout: float | None,
+        *,
+        stall: float | None = None,
     ) -> Any:
         """Make a call with a stream of requests. Errors of the iterable are raised unchanged.
 
@@ -200,6 +205,8 @@ class StoreTransport:
             method: Name of the method in the contract, such as "GetRollout".
             requests: The request messages.
             timeout: Deadline in seconds. None: no deadline.
+            stall: Seconds that the server may take to accept a request, or to answer after the last one. None: no
+                limit.
 
         Returns:
             The response message.
@@ -208,7 +215,7 @@ class StoreTransport:
             LightningStoreError: The call failed.
             RuntimeError: The transport is closed.
         """
-        del timeout
+        del timeout, stall
         call = self._operation(method).call
         fault: list[Exception] = []
 

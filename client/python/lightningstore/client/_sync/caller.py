@@ -47,13 +47,18 @@ class Caller:
         messages: Callable[[Item], Iterable[Message]],
         shape: Callable[[Any], T],
     ) -> T:
-        """Send items over a client stream, again after a break if they can be iterated again."""
+        """Send items over a client stream, again after a break if they can be iterated again.
+
+        There is no deadline while the server accepts items: the timeout limits how long it may accept nothing.
+        """
         repeatable = is_repeatable(items)
         retry = Retry(self._timeout)
         retry.heard()
         while True:
             try:
-                answer = self._transport.client_stream(method, requests(items, messages), None)
+                answer = self._transport.client_stream(
+                    method, requests(items, messages), None, stall=self._timeout
+                )
             except LightningStoreError as error:
                 delay = retry.delay_after(error) if repeatable else None
                 if delay is None:

@@ -22,8 +22,9 @@ class SpanCalls(Caller):
         """Store batches of spans over one stream.
 
         An invalid batch (unknown attempt, invalid span) is rejected as a whole and counted; the others are stored.
-        There is no deadline while batches flow. After a broken connection a list, or another iterable that can be
-        iterated again, is sent again; spans stored before then count as duplicates.
+        There is no deadline while batches flow: the client's timeout is the time for which the server may accept
+        nothing. After a broken connection a list, or another iterable that can be iterated again, is sent again; spans
+        stored before then count as duplicates.
 
         Args:
             batches: The batches, each for one attempt.
@@ -34,6 +35,7 @@ class SpanCalls(Caller):
 
         Raises:
             UnavailableError: The connection broke, and `batches` is an iterator or the client's timeout has passed.
+            DeadlineExceededError: The server accepted nothing for the client's timeout.
 
         Example:
             rollout = store.start_rollout({"question": 1})

@@ -77,7 +77,12 @@ class ThreadedTransport:
         return _Answers(self._inner.server_stream(method, request, timeout), self._threads)
 
     async def client_stream(
-        self, method: str, requests: AsyncIterable[Message], timeout: float | None
+        self,
+        method: str,
+        requests: AsyncIterable[Message],
+        timeout: float | None,
+        *,
+        stall: float | None = None,
     ) -> Any:
         """Make a call with a stream of requests. Errors of the iterable are raised unchanged.
 
@@ -85,6 +90,8 @@ class ThreadedTransport:
             method: Name of the method in the contract, such as "GetRollout".
             requests: The request messages.
             timeout: Deadline in seconds. None: no deadline.
+            stall: Seconds that the server may take to accept a request, or to answer after the last one. None: no
+                limit.
 
         Returns:
             The response message.
@@ -96,7 +103,8 @@ class ThreadedTransport:
         loop = asyncio.get_running_loop()
         ahead: queue.Queue[Message | None] = queue.Queue(AHEAD)
         answer = loop.run_in_executor(
-            self._threads, self._inner.client_stream, method, _drain(ahead), timeout
+            self._threads,
+            lambda: self._inner.client_stream(method, _drain(ahead), timeout, stall=stall),
         )
         try:
             async for request in requests:

@@ -16,6 +16,7 @@ from lightningstore.client._transport.contact import Contact
 from lightningstore.client._transport.grpc_sync import GrpcTransport
 from lightningstore.client._transport.owner import Owner
 from lightningstore.client._transport.protocols import AsyncServerStream
+from lightningstore.client._transport.turn import Turn
 from lightningstore.client.connection import Endpoint
 from lightningstore.client.errors import (
     CancelledCallError,
@@ -24,10 +25,6 @@ from lightningstore.client.errors import (
     from_ending,
     from_rpc_error,
 )
-
-#: Seconds between checks for the status of a call that has ended, and the maximum number of checks.
-STATUS_DELAY = 0.005
-STATUS_TRIES = 10
 
 
 class AsyncGrpcTransport:
@@ -142,7 +139,12 @@ class AsyncGrpcTransport:
         return _Answers(call, self._holder.contact, lambda error: self._failed(stub, error))
 
     async def client_stream(
-        self, method: str, requests: AsyncIterable[Message], timeout: float | None
+        self,
+        method: str,
+        requests: AsyncIterable[Message],
+        timeout: float | None,
+        *,
+        stall: float | None = None,
     ) -> Any:
         """Make a call with a stream of requests. Errors of the iterable are raised unchanged.
 
@@ -150,6 +152,8 @@ class AsyncGrpcTransport:
             method: Name of the method in the contract, such as "GetRollout".
             requests: The request messages.
             timeout: Deadline in seconds. None: no deadline.
+            stall: Seconds that the server may take to accept a request, or to answer after the last one. None: no
+                limit.
 
         Returns:
             The response message.
@@ -159,26 +163,19 @@ class AsyncGrpcTransport:
             RuntimeError: The transport is closed.
         """
         if (bridge := self._instead()) is not None:
-            return await bridge.client_stream(method, requests, timeout)
+            return await bridge.client_stream(method, requests, timeout, stall=stall)
         stub = self._owner.stub
         call = self._begin(method, timeout=timeout, stub=stub)
+        upload = _Upload(call, requests, stall)
         try:
-            async for request in requests:
-                try:
-                    await call.write(request)
-                except asyncio.InvalidStateError:
-                    break  # the server has already answered
-            # This fails if the call ends at this moment. The call itself then has the error.
-            with contextlib.suppress(grpc.aio.InternalError):
-                await call.done_writing()
             answer = await call
         except grpc.aio.AioRpcError as error:
-            raise self._failed(stub, await _true_failure(call, error)) from None
+            await upload.end()
+            raise self._failed(stub, from_rpc_error(error)) from None
         except asyncio.CancelledError:
+            await upload.end()
             raise self._cancelled(stub, call) from None
-        except BaseException:
-            call.cancel()
-            raise
+        await upload.end()
         await self._ended(stub, call)
         return answer
 
@@ -236,18 +233,69 @@ class _Answers:
         self._call.cancel()
 
 
-async def _true_failure(call: Any, error: grpc.aio.AioRpcError) -> LightningStoreError:
-    """Return the error that ended a client stream.
+class _Upload:
+    """Sends the requests of a call, in a task of its own: a write never returns if the channel is closed too early.
 
-    A write after the end fails with an INTERNAL of grpc.aio. The call has the status of the server shortly afterwards.
+    Args:
+        call: The call.
+        requests: The request messages.
+        stall: Seconds after which a call is cancelled whose server accepts nothing. None: no limit.
     """
-    for _ in range(STATUS_TRIES):
-        if await call.details() != error.details():
-            return await _failure(call)
-        if error.code() != grpc.StatusCode.INTERNAL:
-            break
-        await asyncio.sleep(STATUS_DELAY)
-    return from_rpc_error(error)
+
+    def __init__(self, call: Any, requests: AsyncIterable[Message], stall: float | None) -> None:
+        self._call = call
+        self._turn = Turn(stall)
+        self._has_stalled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._sending = asyncio.create_task(self._send(requests))
+        self._watch()
+
+    async def _send(self, requests: AsyncIterable[Message]) -> None:
+        call, turn = self._call, self._turn
+        try:
+            async for request in requests:
+                turn.of_server()
+                try:
+                    await call.write(request)
+                except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                    return  # the call has ended, and has the reason
+                turn.of_caller()
+        except BaseException:
+            call.cancel()
+            raise
+        turn.of_server()
+        # This fails if the call ends at this moment. The call itself then has the error.
+        with contextlib.suppress(grpc.aio.InternalError):
+            await call.done_writing()
+
+    def _watch(self) -> None:
+        """Cancel the call if the server has stalled, and look again when it may have."""
+        left = self._turn.left()
+        if left is None:
+            return
+        if left > 0:
+            self._timer = asyncio.get_running_loop().call_later(left, self._watch)
+        else:
+            self._has_stalled = True
+            self._call.cancel()
+
+    async def end(self) -> None:
+        """Stop sending after the end of the call.
+
+        Raises:
+            DeadlineExceededError: The server has stalled.
+            Exception: The iterable of requests has failed.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        sending = self._sending
+        if not sending.done():
+            sending.cancel()
+            await asyncio.wait([sending])
+        if not sending.cancelled() and (error := sending.exception()) is not None:
+            raise error
+        if self._has_stalled and await self._call.code() == grpc.StatusCode.CANCELLED:
+            raise self._turn.error
 
 
 async def _failure(call: Any) -> LightningStoreError:

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from lightningstore.client._transport.blocking_owner import BlockingOwner
 from lightningstore.client._transport.channel import BlockingHolder
 from lightningstore.client._transport.contact import Contact
+from lightningstore.client._transport.turn import Turn
 from lightningstore.client.connection import Endpoint
 from lightningstore.client.errors import (
     CancelledCallError,
@@ -148,13 +149,22 @@ class GrpcTransport:
             raise self._failed(stub, _error(error)) from None
         return _Answers(answers, self._holder.contact, partial(self._failed, stub))
 
-    def client_stream(self, method: str, requests: Iterable[Message], timeout: float | None) -> Any:
+    def client_stream(
+        self,
+        method: str,
+        requests: Iterable[Message],
+        timeout: float | None,
+        *,
+        stall: float | None = None,
+    ) -> Any:
         """Make a call with a stream of requests. Errors of the iterable are raised unchanged.
 
         Args:
             method: Name of the method in the contract, such as "GetRollout".
             requests: The request messages.
             timeout: Deadline in seconds. None: no deadline.
+            stall: Seconds that the server may take to accept a request, or to answer after the last one. None: no
+                limit.
 
         Returns:
             The response message.
@@ -166,24 +176,30 @@ class GrpcTransport:
         stub = self._owner.stub
         call = self._call(method, stub)
         fault: list[BaseException] = []
+        turn = Turn(stall)
 
         def guarded() -> Iterator[Message]:
             try:
-                yield from requests
+                for request in requests:
+                    turn.of_server()
+                    yield request
+                    turn.of_caller()
             except Exception as error:
                 fault.append(error)  # gRPC only logs it
                 raise
+            turn.of_server()
 
         try:
-            answer, ended = call.with_call(
-                guarded(), timeout=timeout, metadata=self._holder.endpoint.metadata
-            )
+            future = call.future(guarded(), timeout=timeout, metadata=self._holder.endpoint.metadata)
         except (grpc.RpcError, ValueError) as error:
+            raise self._failed(stub, _error(error)) from None
+        pending = PendingCall(future, partial(self._ended, stub), partial(self._failed, stub))
+        try:
+            return pending.result(turn)
+        except LightningStoreError:
             if fault:
                 raise fault[0] from None
-            raise self._failed(stub, _error(error)) from None
-        self._ended(stub, ended)
-        return answer
+            raise
 
     def close(self) -> None:
         """Cancel all calls, and accept no more."""
@@ -210,24 +226,40 @@ class PendingCall:
         self._ended = ended
         self._failed = failed
 
-    def result(self) -> Any:
+    def result(self, turn: Turn | None = None) -> Any:
         """Wait for the response.
+
+        Args:
+            turn: Whose turn it is in an upload. None: it is no upload.
 
         Returns:
             The response message.
 
         Raises:
             CancelledCallError: The call was cancelled by `cancel`.
+            DeadlineExceededError: The server has stalled in its turn.
             LightningStoreError: The call failed.
         """
         try:
-            answer = self._future.result()
+            answer = self._result(turn)
         except grpc.FutureCancelledError:
             raise CancelledCallError("the call was cancelled by this client") from None
         except grpc.RpcError as error:
             raise self._failed(_error(error)) from None
         self._ended(self._future)
         return answer
+
+    def _result(self, turn: Turn | None) -> Any:
+        left = turn.left() if turn is not None else None
+        while turn is not None and left is not None and left > 0:
+            try:
+                return self._future.result(left)
+            except grpc.FutureTimeoutError:
+                left = turn.left()
+        if turn is not None and left is not None:
+            self._future.cancel()
+            raise turn.error
+        return self._future.result()
 
     def when_done(self, function: Callable[[], object]) -> None:
         """Call a function when the call has ended, in a thread of gRPC.

@@ -76,7 +76,12 @@ class AsyncTransport(Protocol):
         """
 
     async def client_stream(
-        self, method: str, requests: AsyncIterable[Message], timeout: float | None
+        self,
+        method: str,
+        requests: AsyncIterable[Message],
+        timeout: float | None,
+        *,
+        stall: float | None = None,
     ) -> Any:
         """Make a call with a stream of requests. Errors of the iterable are raised unchanged.
 
@@ -84,6 +89,8 @@ class AsyncTransport(Protocol):
             method: Name of the method in the contract, such as "GetRollout".
             requests: The request messages.
             timeout: Deadline in seconds. None: no deadline.
+            stall: Seconds that the server may take to accept a request, or to answer after the last one. None: no
+                limit.
 
         Returns:
             The response message.
@@ -200,13 +207,22 @@ class Transport(Protocol):
             RuntimeError: The transport is closed.
         """
 
-    def client_stream(self, method: str, requests: Iterable[Message], timeout: float | None) -> Any:
+    def client_stream(
+        self,
+        method: str,
+        requests: Iterable[Message],
+        timeout: float | None,
+        *,
+        stall: float | None = None,
+    ) -> Any:
         """Make a call with a stream of requests. Errors of the iterable are raised unchanged.
 
         Args:
             method: Name of the method in the contract, such as "GetRollout".
             requests: The request messages.
             timeout: Deadline in seconds. None: no deadline.
+            stall: Seconds that the server may take to accept a request, or to answer after the last one. None: no
+                limit.
 
         Returns:
             The response message.

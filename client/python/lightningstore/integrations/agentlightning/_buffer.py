@@ -114,10 +114,16 @@ class InOrder:
         )
 
     async def client_stream(
-        self, method: str, requests: AsyncIterable[Message], timeout: float | None
+        self,
+        method: str,
+        requests: AsyncIterable[Message],
+        timeout: float | None,
+        *,
+        stall: float | None = None,
     ) -> Any:
         """Make a call with a request stream."""
-        return await self._inner.client_stream(method, requests, await self._turn(timeout))
+        left = await self._turn(timeout)
+        return await self._inner.client_stream(method, requests, left, stall=stall)
 
     async def close(self) -> None:
         """Cancel all calls and accept no more."""
