@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import grpc.aio
@@ -14,7 +16,8 @@ import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from lightningstore.service.rpc import handlers
-from lightningstore.service.rpc.forwarding import FORWARDED_KEY, OWNER_KEY
+from lightningstore.service.rpc.forwarding import FORWARDED_KEY, OWNER_KEY, Forwarding
+from lightningstore.service.rules.errors import NotOwner
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import channel_options
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
@@ -157,6 +160,27 @@ async def test_calls_end_when_the_owner_changes(
 
 async def _result(call: Any) -> Any:
     return await call
+
+
+async def test_calls_end_when_they_should_go_to_another_server() -> None:
+    """Also those to a server that only should have owned the namespace, and was stopped before it did."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        placement = Mock(elsewhere=Mock(return_value=address))
+        forwarding = Forwarding(placement, "127.0.0.1:1", grpc.aio.insecure_channel)
+        peer = forwarding.peer("a")
+        assert peer is not None
+        metadata = (("x-lightning-namespace", "a"),)
+        call = asyncio.create_task(peer.call("/service/Method", b"", metadata, 60))
+        while not peer.calls:
+            await asyncio.sleep(0.005)
+        forwarding.end_misplaced()
+        assert len(peer.calls) == 1
+        placement.elsewhere.return_value = ""
+        forwarding.end_misplaced()
+        with pytest.raises(NotOwner):
+            await asyncio.wait_for(call, 5)
+        await forwarding.close()
 
 
 async def test_an_owner_that_is_gone_is_an_error_that_says_so(world: World, stub: Any) -> None:

@@ -15,10 +15,12 @@ import pytest
 import pytest_asyncio
 from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
+from lightningstore.service.cluster.servers import DatabaseCluster
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc.forwarding import FORWARDED_KEY, OWNER_KEY
 from lightningstore.service.rules.errors import OwnershipLost, StorageFailed
 from lightningstore.service.server.server import Server
+from lightningstore.service.storage.postgres.lease import View
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest, StartRolloutRequest
 from lightningstore.v1.cluster_pb2 import ListServersRequest, MoveNamespaceRequest
 from lightningstore.v1.completion_pb2 import WatchRolloutsRequest
@@ -372,6 +374,26 @@ async def test_namespace_that_was_taken_over_during_a_recovery_is_opened_again(
     await until_closed(store)
     answer = await caller.call("EnqueueRollouts", enqueue("kept"))
     assert len(answer.rollouts) == 1
+    await machine.stop()
+    await machine.close()
+
+
+async def test_look_that_failed_does_not_hinder_the_next_one(postgres: PostgresServer) -> None:
+    machine = Servers(postgres)
+    await machine.start(1)
+    cluster = machine.servers[0]._cluster
+    assert isinstance(cluster, DatabaseCluster)
+    membership = cluster._database.membership
+    look = membership.look
+
+    async def fail() -> View:
+        membership.look = look  # type: ignore[method-assign]
+        raise KeyError("unexpected")
+
+    membership.look = fail  # type: ignore[method-assign]
+    with pytest.raises(KeyError):
+        await cluster.refresh()
+    await cluster.refresh()
     await machine.stop()
     await machine.close()
 

@@ -177,6 +177,50 @@ async def test_connection_that_is_half_open_is_given_up(
     await storage.close()
 
 
+async def test_transaction_on_a_half_open_connection_is_given_up(
+    proxy: Proxy, postgres: PostgresServer
+) -> None:
+    database = Database(through(proxy, postgres))
+    used = link.Link(database.connect, 0.3)
+
+    async def work(connection: asyncpg.Connection, tries: int) -> int:
+        async with connection.transaction():
+            if tries == 0:
+                await asyncio.to_thread(proxy.abandon)
+            return await connection.fetchval("SELECT 1")
+
+    async with asyncio.timeout(5):
+        assert await used.run(work, link.in_seconds(5)) == 1
+    endless = asyncio.create_task(
+        used.run(lambda c, _: c.execute("SELECT pg_sleep(60)"), link.in_seconds(5))
+    )
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(proxy.abandon)
+    async with asyncio.timeout(5):
+        await used.close()
+    with pytest.raises(StorageFailed):
+        await endless
+
+
+async def test_calls_that_queued_behind_one_without_an_answer_fail_with_it(
+    proxy: Proxy, postgres: PostgresServer
+) -> None:
+    database = Database(through(proxy, postgres))
+    used = link.Link(database.connect, 0.3)
+    tries = []
+
+    async def work(connection: asyncpg.Connection, _: int) -> None:
+        tries.append(1)
+        await connection.execute("SELECT pg_sleep(60)")
+
+    calls = [used.run(work, link.in_seconds(0.2)) for _ in range(20)]
+    async with asyncio.timeout(5):
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(end) for end in ends} == {StorageFailed}
+    assert len(tries) == 1
+    await used.close()
+
+
 async def test_terminated_back_ends_lose_nothing(
     storage: PostgresStorage, admin: asyncpg.Connection
 ) -> None:

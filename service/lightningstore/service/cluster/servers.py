@@ -144,8 +144,7 @@ class DatabaseCluster:
     async def refresh(self) -> None:
         """Look at the database; callers at the same time share one look that begins after they came. Raises StorageFailed."""
         if self._looking is not None:
-            with contextlib.suppress(StorageFailed):
-                await asyncio.shield(self._looking)
+            await asyncio.wait([self._looking])  # how it ends matters to its own callers only
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         await asyncio.shield(self._looking)
@@ -206,21 +205,14 @@ class DatabaseCluster:
         if view.accepting != self._view.accepting:
             self._settled_at = self._clock.monotonic() + self._settle_seconds
         self._view = view
-        self._note_owners({row.name: row for row in view.namespaces})
+        self._rows = {row.name: row for row in view.namespaces}
+        if self._forwarding is not None:
+            self._forwarding.end_misplaced()
         if self._directory is not None:
             self._directory.synchronise(
                 [Found(row.name, row.store_id, row.settings) for row in view.namespaces]
             )
         self._act()
-
-    def _note_owners(self, rows: dict[str, Row]) -> None:
-        """End the calls that are being forwarded to servers that no longer own their namespace."""
-        for name, before in self._rows.items():
-            now = rows.get(name)
-            is_same = now is not None and now.address == before.address
-            if before.address and not is_same and self._forwarding is not None:
-                self._forwarding.end_calls(before.address, name)
-        self._rows = rows
 
     def _act(self) -> None:
         """Open and hand over namespaces."""

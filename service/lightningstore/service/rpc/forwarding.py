@@ -258,10 +258,12 @@ class Forwarding:
         """Look for a namespace that this server does not know. Raises StorageFailed."""
         await self._placement.discover(name)
 
-    def end_calls(self, address: str, namespace: str | None = None) -> None:
-        """End what is being forwarded to a server, in one namespace or in all, with NotOwner."""
-        if (peer := self._peers.get(address)) is not None:
-            peer.end_calls(namespace)
+    def end_misplaced(self) -> None:
+        """End the calls that are being forwarded to servers to which they no longer go, with NotOwner."""
+        for address, peer in self._peers.items():
+            for namespace in set(peer.calls.values()):
+                if self._placement.elsewhere(namespace) != address:
+                    peer.end_calls(namespace)
 
     async def close(self) -> None:
         """End all calls that are being forwarded, and close the channels."""

@@ -16,7 +16,12 @@ from urllib.parse import urlsplit
 import asyncpg
 from lightningstore.service.rules.errors import StorageFailed, StorageUnusable
 from lightningstore.service.storage import sql_files
-from lightningstore.service.storage.postgres.lease import LEASE_SECONDS, RENEWALS, Membership
+from lightningstore.service.storage.postgres.lease import (
+    CALL_TRY_SECONDS,
+    LEASE_SECONDS,
+    RENEWALS,
+    Membership,
+)
 from lightningstore.service.storage.postgres.link import (
     CONNECT_SECONDS,
     LOST,
@@ -41,6 +46,8 @@ SIZE_SECONDS, SIZE_BYTES = 10.0, 1 << 20
 #: table from end to end takes milliseconds. Compiling takes longer than the queries do.
 SETTINGS = {
     "application_name": "lightningstore",
+    # A query whose connection was given up ends in the database too.
+    "client_connection_check_interval": "2s",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "enable_material": "off",
@@ -77,7 +84,7 @@ class Database:
         # Their values decide which index is right.
         scanning = {"plan_cache_mode": "force_custom_plan"}
         self.scanners = Links(lambda: self._connect(scanning), SCANNERS)
-        self._calls = Link(lambda: self._connect({}))
+        self._calls = Link(lambda: self._connect({}), CALL_TRY_SECONDS)
         self._renewals = Link(lambda: self._connect({}), lease_seconds / RENEWALS)
         self.membership = Membership(
             self._renewals, self._calls, address or _process_name(), lease_seconds

@@ -38,6 +38,8 @@ LEASE_SECONDS = 5.0
 RENEWALS = 3
 #: Seconds in which joining and taking, and leaving and giving up, succeed or fail.
 CALL_SECONDS, LEAVE_SECONDS = 5.0, 2.0
+#: Seconds after which one of their queries is sent again on another connection.
+CALL_TRY_SECONDS = 2.0
 #: Tries to take a namespace whose owner changes meanwhile.
 TAKE_TRIES = 5
 

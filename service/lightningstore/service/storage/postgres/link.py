@@ -101,14 +101,17 @@ class Link:
             task.exception()  # otherwise it is logged if the caller is gone
 
     async def _run(self, work: Work[T], until: Callable[[], float]) -> T:
+        is_queued = self._order.locked()
         async with self._order:
+            if is_queued and boot_seconds() >= until():
+                # The database did not answer those before. Each more try would keep the next ones waiting longer.
+                raise StorageFailed("the database does not answer")
             seconds, pause, tries = self._try_seconds, FIRST_PAUSE, 0
             while True:
                 try:
                     if self._connection is None or self._connection.is_closed():
                         self._connection = await self._connect()
-                    async with asyncio.timeout(seconds):
-                        return await work(self._connection, tries)
+                    return await _within(seconds, self._connection, work, tries)
                 except asyncpg.DataError:
                     raise  # an InterfaceError, but about a value
                 except LOST as error:
@@ -129,6 +132,8 @@ class Link:
     async def close(self) -> None:
         """End what is running, and the connection. The next use makes another one."""
         tasks = list(self._tasks)
+        if tasks:
+            self._drop()  # a cancelled transaction would wait for the database
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -136,6 +141,30 @@ class Link:
         if connection is not None:
             with suppress(*LOST):
                 await connection.close(timeout=CONNECT_SECONDS)
+
+
+async def _within(seconds: float, connection: Connection, work: Work[T], tries: int) -> T:
+    """Run work that ends with its connection if it takes longer than that. Raises TimeoutError.
+
+    Cancelling it instead would wait for a database that may be gone: asyncpg asks it to cancel the query, and rolls
+    a transaction back.
+    """
+    is_late = False
+
+    def end() -> None:
+        nonlocal is_late
+        is_late = True
+        connection.terminate()
+
+    timer = asyncio.get_running_loop().call_later(seconds, end)
+    try:
+        return await work(connection, tries)
+    except LOST:
+        if is_late:
+            raise TimeoutError(f"the database has not answered for {seconds:g} s") from None
+        raise
+    finally:
+        timer.cancel()
 
 
 class Links:
