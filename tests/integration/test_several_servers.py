@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from lightningstore.v1.namespace_pb2 import (
     UpdateNamespaceRequest,
 )
 from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, GetRolloutRequest
+from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 from lightningstore.v1.span_pb2 import QuerySpansRequest
 from lightningstore.v1.statistics_pb2 import GetServerInfoRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -376,6 +378,29 @@ async def test_namespace_that_was_taken_over_during_a_recovery_is_opened_again(
     assert len(answer.rollouts) == 1
     await machine.stop()
     await machine.close()
+
+
+async def test_server_that_shuts_down_ends_what_waits_at_another_one(
+    machine: Machines,
+) -> None:
+    other = 1 - await machine.owner("default")
+    async with grpc.aio.insecure_channel(machine.servers[other].address) as channel:
+        stub = LightningStoreServiceStub(channel)
+        watch = stub.WatchRollouts(WatchRolloutsRequest())
+        await watch.read()  # where it begins
+        poll = DequeueRolloutsRequest(limit=1)
+        poll.wait.FromSeconds(60)
+        waiting = [
+            asyncio.ensure_future(watch.read()),
+            asyncio.ensure_future(stub.DequeueRollouts(poll)),
+        ]
+        await asyncio.sleep(0.2)
+        begun = time.monotonic()
+        await machine.servers[other].stop(20)
+        assert time.monotonic() - begun < 5
+        for end in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(end, grpc.aio.AioRpcError)
+            assert reason_of(end)[1] == "SHUTTING_DOWN"
 
 
 async def test_look_that_failed_does_not_hinder_the_next_one(postgres: PostgresServer) -> None:

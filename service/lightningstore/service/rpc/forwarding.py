@@ -20,7 +20,7 @@ from lightningstore.service.namespaces.placement import Placement
 from lightningstore.service.namespaces.space import Space
 from lightningstore.service.rpc.calls import ESTABLISHED, Context, Handler
 from lightningstore.service.rpc.status import abort
-from lightningstore.service.rules.errors import NotOwner, StoreError
+from lightningstore.service.rules.errors import NotOwner, ShuttingDown, StoreError
 from lightningstore.service.rules.namespaces import namespace_of
 from lightningstore.v1.error_reason_pb2 import ERROR_REASON_FIELD_INVALID
 
@@ -41,6 +41,8 @@ _SENT_TEXT = re.compile(r"[\x20-\x7e]*")
 
 Metadata: TypeAlias = tuple[tuple[str, Any], ...]
 
+#: Methods whose calls wait until something happens, which may take for as long as they like.
+_WAITING = ("/DequeueRollouts", "/WaitForRollouts", "/WatchRollouts")
 #: Codes after which a repeat of the call may succeed.
 _TRANSIENT = (
     grpc.StatusCode.UNAVAILABLE,
@@ -73,8 +75,10 @@ class Peer:
         self._handlers: dict[str, Handler] = {}
         #: Calls to the peer that have not ended, and the namespace of each.
         self.calls: dict[Any, str] = {}
-        #: Those of them that were ended because the peer no longer owns their namespace.
-        self._ended: set[Any] = set()
+        #: Those of them that wait.
+        self._waiting: set[Any] = set()
+        #: Those that this server has ended, and the error that they end with.
+        self._ended: dict[Any, StoreError] = {}
 
     def handler(self, method: str, *, streams_in: bool, streams_out: bool) -> Handler:
         """Return the handler that forwards a method, given as "/package.Service/Method"."""
@@ -112,7 +116,7 @@ class Peer:
             if call not in self._ended:
                 call.cancel()
                 raise
-            raise NotOwner(namespace, "") from None
+            raise self._ended[call] from None
         except grpc.aio.AioRpcError as error:
             if error.code() in _TRANSIENT:
                 raise NotOwner(namespace, self.address) from None
@@ -129,8 +133,16 @@ class Peer:
         """
         for call, where in tuple(self.calls.items()):
             if namespace is None or where == namespace:
-                self._ended.add(call)
-                call.cancel()
+                self._end(call, NotOwner(where, ""))
+
+    def stop_waiting(self) -> None:
+        """End the calls that wait, with ShuttingDown."""
+        for call in tuple(self._waiting):
+            self._end(call, ShuttingDown())
+
+    def _end(self, call: Any, error: StoreError) -> None:
+        self._ended[call] = error
+        call.cancel()
 
     async def close(self) -> None:
         """End all calls that are being forwarded, and close the channel."""
@@ -138,28 +150,26 @@ class Peer:
         await self._channel.close()
 
     def _made(self, method: str, *, streams_in: bool, streams_out: bool) -> Handler:
-        channel = self._channel
+        channel, waits = self._channel, method.endswith(_WAITING)
         match streams_in, streams_out:
             case False, False:
-                unary = self._answered(channel.unary_unary(method))
+                unary = self._answered(channel.unary_unary(method), waits=waits)
                 return grpc.unary_unary_rpc_method_handler(unary)
             case True, False:
-                uploading = self._answered(channel.stream_unary(method))
+                uploading = self._answered(channel.stream_unary(method), waits=waits)
                 return grpc.stream_unary_rpc_method_handler(uploading)
             case False, True:
-                return grpc.unary_stream_rpc_method_handler(
-                    self._streamed(channel.unary_stream(method))
-                )
+                streaming = self._streamed(channel.unary_stream(method), waits=waits)
+                return grpc.unary_stream_rpc_method_handler(streaming)
             case _:
-                return grpc.stream_stream_rpc_method_handler(
-                    self._streamed(channel.stream_stream(method))
-                )
+                both = self._streamed(channel.stream_stream(method), waits=waits)
+                return grpc.stream_stream_rpc_method_handler(both)
 
-    def _answered(self, forward: Any) -> Callable[[Any, Context], Awaitable[bytes]]:
+    def _answered(self, forward: Any, *, waits: bool) -> Callable[[Any, Context], Awaitable[bytes]]:
         """Return a handler with one answer. `forward` starts the call at the peer."""
 
         async def handle(request: Any, context: Context) -> bytes:
-            call = self._begin(forward, request, context)
+            call = self._begin(forward, request, context, waits=waits)
             try:
                 answer: bytes = await call
             except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
@@ -172,11 +182,13 @@ class Peer:
 
         return handle
 
-    def _streamed(self, forward: Any) -> Callable[[Any, Context], AsyncIterator[bytes]]:
+    def _streamed(
+        self, forward: Any, *, waits: bool
+    ) -> Callable[[Any, Context], AsyncIterator[bytes]]:
         """Return a handler with a stream of answers. `forward` starts the call at the peer."""
 
         async def handle(request: Any, context: Context) -> AsyncIterator[bytes]:
-            call = self._begin(forward, request, context)
+            call = self._begin(forward, request, context, waits=waits)
             try:
                 if ESTABLISHED[0] in tuple(await call.initial_metadata()):
                     await context.send_initial_metadata(ESTABLISHED)
@@ -193,15 +205,18 @@ class Peer:
 
         return handle
 
-    def _begin(self, forward: Any, request: Any, context: Context) -> Any:
+    def _begin(self, forward: Any, request: Any, context: Context, *, waits: bool) -> Any:
         metadata = _passed(context.invocation_metadata())
         call = forward(request, metadata=(*metadata, self._mark), timeout=context.time_remaining())
         self.calls[call] = namespace_of(metadata)
+        if waits:
+            self._waiting.add(call)
         return call
 
     def _forget(self, call: Any) -> None:
         del self.calls[call]
-        self._ended.discard(call)
+        self._waiting.discard(call)
+        self._ended.pop(call, None)
 
     async def _fail(self, call: Any, context: Context, error: BaseException) -> None:
         """End a call as the peer ended it. Always raises."""
@@ -209,7 +224,7 @@ class Peer:
             call.cancel()
             raise error
         if call in self._ended:
-            await abort(context, NotOwner(self.calls[call], ""))
+            await abort(context, self._ended[call])
         if not isinstance(error, grpc.aio.AioRpcError):
             call.cancel()
             raise error  # This server is shutting down and has cancelled the call.
@@ -264,6 +279,11 @@ class Forwarding:
             for namespace in set(peer.calls.values()):
                 if self._placement.elsewhere(namespace) != address:
                     peer.end_calls(namespace)
+
+    def stop_waiting(self) -> None:
+        """End the calls that wait at other servers, with ShuttingDown: this server is shutting down."""
+        for peer in self._peers.values():
+            peer.stop_waiting()
 
     async def close(self) -> None:
         """End all calls that are being forwarded, and close the channels."""

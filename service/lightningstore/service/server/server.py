@@ -324,6 +324,8 @@ class Server:
         if self._cluster is not None:
             await self._cluster.drain()
         self.directory.stop_waiting()
+        if self._forwarding is not None:
+            self._forwarding.stop_waiting()
         http = [self._otlp_http.stop(grace)] if self._otlp_http is not None else []
         closing = asyncio.gather(self._server.stop(grace), *http)
         try:
