@@ -32,9 +32,13 @@ CREATE TRIGGER keep AFTER INSERT ON ls_commits FOR EACH ROW EXECUTE FUNCTION kee
 class ServerProcess:
     """A server on a port of its own."""
 
-    def __init__(self, folder: Path, number: int, url: str, mutant: str = "") -> None:
-        """Take a folder for the log, the database's URL and the part that the server lacks, as in mutant.py."""
-        self._folder, self._url, self._mutant = folder, url, mutant
+    def __init__(
+        self, folder: Path, number: int, url: str, mutant: str, lease_seconds: float
+    ) -> None:
+        """Take a folder for the log, the database's URL, the parts that the server lacks (mutant.py), and the lease."""
+        self._folder, self._url = folder, url
+        self._variant = {"MUTANT": mutant, "LEASE_SECONDS": str(lease_seconds)}
+        self._is_usual = not mutant and lease_seconds == LEASE_SECONDS
         self._log = folder / f"server-{number}.log"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -46,9 +50,9 @@ class ServerProcess:
         port = self.address.rpartition(":")[2]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LIGHTNINGSTORE_")}
         program = [COMMAND]
-        if self._mutant:
+        if not self._is_usual:
             program = [sys.executable, "-m", "tests.faults.mutant"]
-            environment |= {"MUTANT": self._mutant, "PYTHONPATH": str(ROOT)}
+            environment |= self._variant | {"PYTHONPATH": str(ROOT)}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*program, "serve", "--port", port, "--database-url", self._url],
@@ -96,17 +100,28 @@ class ServerProcess:
 class ServerCluster:
     """Servers over a database of the tests' own."""
 
-    def __init__(self, folder: Path, postgres: PostgresServer, mutant: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        postgres: PostgresServer,
+        mutant: str = "",
+        *,
+        count: int = 3,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
         self.postgres = postgres
-        self.servers = [ServerProcess(folder, i, postgres.url, mutant) for i in range(3)]
+        self.lease_seconds = lease_seconds
+        self.servers = [
+            ServerProcess(folder, i, postgres.url, mutant, lease_seconds) for i in range(count)
+        ]
 
     async def __aenter__(self) -> Self:
-        for server in self.servers:
-            await self.start(server)
-            if server is self.servers[0]:
-                connection = await asyncpg.connect(self.postgres.url)
-                await connection.execute(ARCHIVE)
-                await connection.close()
+        first, *others = self.servers
+        await self.start(first)
+        connection = await asyncpg.connect(self.postgres.url)
+        await connection.execute(ARCHIVE)
+        await connection.close()
+        await asyncio.gather(*[self.start(server) for server in others])
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lightningstore.client import (
     AsyncLightningStore,
@@ -24,9 +24,19 @@ T = TypeVar("T")
 
 #: Errors of a call whose server is gone for longer than the call's deadline.
 NO_ANSWER = (UnavailableError, DeadlineExceededError)
-#: Deadline of a call, its retries included; and the longest time that any call may take.
-CALL_SECONDS, PATIENCE = 20.0, 40.0
+#: Deadline of a call, its retries included; and the longest time that any call may take. An upload may wait as long for
+#: the server, before and after the retries of a break.
+CALL_SECONDS, PATIENCE = 20.0, 70.0
+#: Attempts whose spans are compared at the same time.
+AT_ONCE = 8
 FINISHED = (RolloutStatus.SUCCEEDED, RolloutStatus.FAILED)
+
+
+class TimedCall(NamedTuple):
+    """A call, and how long it took with its retries."""
+
+    name: str
+    seconds: float
 
 
 class ClusterLedger:
@@ -34,7 +44,8 @@ class ClusterLedger:
 
     def __init__(self, namespace: str, addresses: Sequence[str], dice: random.Random) -> None:
         self.namespace, self.dice = namespace, dice
-        self._stores = [
+        #: A client of each server.
+        self.stores = [
             AsyncLightningStore(address, timeout=CALL_SECONDS, namespace=namespace)
             for address in addresses
         ]
@@ -50,7 +61,7 @@ class ClusterLedger:
         #: Calls without an answer, by the text of the error.
         self.unanswered: Counter[str] = Counter()
         self.answered = self.reads = 0
-        self.longest = 0.0
+        self.longest = TimedCall("", 0.0)
 
     async def work(self) -> None:
         """Enqueue, claim, add spans, report and read, each over a random server, until `finish`."""
@@ -69,7 +80,9 @@ class ClusterLedger:
         except TimeoutError:
             raise AssertionError(f"{call.__name__} hangs past its deadline") from None
         finally:
-            self.longest = max(self.longest, time.monotonic() - begun)
+            seconds = time.monotonic() - begun
+            if seconds > self.longest.seconds:
+                self.longest = TimedCall(call.__name__, seconds)
 
     async def watch(self) -> None:
         """Watch all finishes, and go on from the last number when the stream ends, until cancelled."""
@@ -85,7 +98,7 @@ class ClusterLedger:
                 await asyncio.sleep(0.1)
 
     def _store(self) -> AsyncLightningStore:
-        return self.dice.choice(self._stores)
+        return self.dice.choice(self.stores)
 
     async def _enqueue(self) -> None:
         numbers = range(self._number, self._number + self.dice.choice([1, 1, 3]))
@@ -135,7 +148,7 @@ class ClusterLedger:
 
     async def check(self) -> None:
         """Compare all that was answered with what each server shows, and with what the watcher saw."""
-        for store in self._stores:
+        for store in self.stores:
             stored = {rollout.rollout_id: rollout async for rollout in store.iter_rollouts()}
             for rollout_id, content in self.inputs.items():
                 assert stored[rollout_id].input == content
@@ -150,13 +163,18 @@ class ClusterLedger:
             while len(self.watched) < len(finished):
                 await asyncio.sleep(0.05)
         assert self.watched == finished
-        for (rollout_id, attempt_id), ids in self.spans.items():
-            spans = self._stores[0].query_spans(rollout_id, attempt_id)
-            assert sorted([span.span_id async for span in spans]) == sorted(ids)
+        left = iter(self.spans.items())
+
+        async def compare() -> None:
+            for (rollout_id, attempt_id), ids in left:
+                spans = self.stores[0].query_spans(rollout_id, attempt_id)
+                assert sorted([span.span_id async for span in spans]) == sorted(ids)
+
+        await asyncio.gather(*[compare() for _ in range(AT_ONCE)])
 
     async def close(self) -> None:
         """Close the clients."""
-        for store in self._stores:
+        for store in self.stores:
             await store.close()
 
 

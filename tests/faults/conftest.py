@@ -46,6 +46,7 @@ TRIES = {
     "crashes of the database": 20,
     "takeovers": 20,
     "stopped owners": 20,
+    "histories of servers": 120,
 }
 #: Tries of which fewer show nothing.
 LEAST = {
@@ -64,7 +65,7 @@ LEAST = {
     "connection resets": 20,
     "calls under GOAWAY": 3_000,
     "crashes of the database": 2,
-    "takeovers": 2,
+    "histories of servers": 4,
 }
 
 

@@ -1,6 +1,7 @@
-"""The `lightningstore` program without a part of what keeps several servers apart, which tests of the tests run.
+"""The `lightningstore` program with a shorter lease, or without a part of what keeps several servers apart.
 
-The environment variable MUTANT names the part: "no lease check". Those that writes need are in tests/storage/test_postgres_failures.py.
+The environment variable LEASE_SECONDS is the length of the lease. MUTANT names the parts that are missing, separated by
+commas: tests of the tests run such servers, and have to fail.
 """
 
 from __future__ import annotations
@@ -9,15 +10,32 @@ import os
 
 from lightningstore.service.cli.entry import main
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.storage.postgres import commits
+from lightningstore.service.storage.postgres.database import Database
+
+#: What the fence of a commit compares, and what a mutant compares instead.
+FENCES = {
+    "no epoch check": ("n.epoch = $2 AND n.owner = $6", "n.epoch >= $2 AND $6 <> ''"),
+    "no sequence check": ("c.seq = $3::bigint - 1", "c.seq <= $3::bigint - 1"),
+}
 
 
 def _mutate(part: str) -> None:
     if part == "no lease check":
         Engine._check_owned = lambda _: None  # type: ignore[method-assign]
+    elif part in FENCES:
+        right, wrong = FENCES[part]
+        fence = commits.SQL["fence"]
+        assert right in fence
+        commits.SQL["fence"] = fence.replace(right, wrong)
     else:
-        raise ValueError(f"MUTANT is {part!r}, which names no part")
+        raise ValueError(f"MUTANT names {part!r}, which is no part")
 
 
 if __name__ == "__main__":
-    _mutate(os.environ["MUTANT"])
+    defaults = Database.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["lease_seconds"] = float(os.environ["LEASE_SECONDS"])
+    for missing in filter(None, os.environ["MUTANT"].split(",")):
+        _mutate(missing)
     main()

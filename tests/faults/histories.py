@@ -1,0 +1,152 @@
+"""Clients that call at random and write down what they were answered, for linear.py."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2
+
+from tests.faults.lab import until
+from tests.faults.linear import MOST_ATTEMPTS, Operation
+
+CLIENTS = 5
+CALLS = 9
+ROLLOUTS = 6
+ROLLOUT = {4: "succeeded", 5: "failed", 6: "cancelled"}
+WORDS = {"succeeded": 3, "failed": 4}
+
+
+class Client:
+    """Calls at random and writes down what it asked, when, and what came back."""
+
+    def __init__(self, stub: Any, names: list[str], seed: int, known: dict[Any, str]) -> None:
+        self.stub, self.names, self.dice = stub, names, random.Random(seed)
+        #: Attempt ids by rollout and sequence number, of all clients.
+        self.known = known
+        self.history: list[Operation] = []
+
+    def work(self, pause: float) -> None:
+        for _ in range(CALLS):
+            time.sleep(pause * self.dice.random())
+            act = self.dice.choice(
+                [self._claim, self._claim, self._report, self._report, self._cancel]
+            )
+            act()
+
+    def _note(
+        self, what: str, call: Any, rollout: str = "", attempt: int = 0, word: str = ""
+    ) -> None:
+        begin = time.monotonic()
+        answer, end = None, math.inf
+        for _ in range(self.dice.choice([1, 60])):  # some ask again, with the same request id
+            try:
+                answer, end = call(), 0.0
+                break
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                    answer, end = "refused", 0.0
+                    break
+                assert error.code() in (
+                    grpc.StatusCode.UNAVAILABLE,
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                ), error
+                time.sleep(0.05)
+        end = end or time.monotonic()
+        self.history.append(Operation(begin, end, what, rollout, attempt, word, answer))
+
+    def _request_id(self) -> str:
+        return f"{self.dice.getrandbits(96):x}"
+
+    def _claim(self) -> None:
+        request = claim_pb2.DequeueRolloutsRequest(limit=1, request_id=self._request_id())
+
+        def call() -> Any:
+            reply = self.stub.DequeueRollouts(request, timeout=5)
+            if not reply.rollouts:
+                return "empty"
+            latest = reply.rollouts[0].latest_attempt
+            place = (latest.rollout_id, latest.sequence_number)
+            assert self.known.setdefault(place, latest.attempt_id) == latest.attempt_id
+            return place
+
+        self._note("claim", call)
+
+    def _report(self) -> None:
+        if not self.known:
+            return
+        name, number = self.dice.choice(list(self.known))
+        word = self.dice.choice(list(WORDS))
+        attempt = {
+            "rollout_id": name,
+            "attempt_id": self.known[name, number],
+            "status": WORDS[word],
+        }
+        request = attempt_pb2.UpdateAttemptRequest(attempt=attempt, request_id=self._request_id())
+
+        def call() -> str:
+            self.stub.UpdateAttempt(request, timeout=5)
+            return "ok"
+
+        self._note("report", call, name, number, word)
+
+    def _cancel(self) -> None:
+        name = self.dice.choice(self.names)
+        request = rollout_pb2.CancelRolloutsRequest(
+            rollout_ids=[name], request_id=self._request_id()
+        )
+
+        def call() -> str:
+            return ROLLOUT[self.stub.CancelRollouts(request, timeout=5).rollouts[0].status]
+
+        self._note("cancel", call, name)
+
+
+def record(
+    stubs: Sequence[Any],
+    dice: random.Random,
+    names: list[str],
+    trouble: Callable[[], None],
+    pause: float = 0.0,
+) -> list[Operation]:
+    """Have clients work at once on rollouts while there is trouble, and return what they wrote down.
+
+    Args:
+        stubs: What each client calls.
+        dice: Chance.
+        names: Ids of the rollouts.
+        trouble: Makes trouble, in a thread of its own.
+        pause: Maximum seconds that a client pauses before a call.
+    """
+    config = {"max_attempts": MOST_ATTEMPTS, "retry_condition": [4]}
+    specs = [{"rollout_id": name, "input_json": b"1", "config": config} for name in names]
+    known: dict[Any, str] = {}
+    clients = [Client(stub, names, dice.getrandbits(32), known) for stub in stubs]
+    surely(stubs[0].EnqueueRollouts, rollout_pb2.EnqueueRolloutsRequest(rollouts=specs))
+    timer = threading.Timer(dice.random() * 0.05, trouble)
+    timer.start()
+    with ThreadPoolExecutor(len(clients)) as pool:
+        list(pool.map(lambda client: client.work(pause), clients))
+    timer.join()
+    # The next history begins with an empty queue.
+    surely(stubs[0].CancelRollouts, rollout_pb2.CancelRolloutsRequest(rollout_ids=names))
+    return [operation for client in clients for operation in client.history]
+
+
+def surely(call: Any, request: Any) -> None:
+    """Call until it is answered. Both calls may be repeated."""
+
+    def answered() -> bool:
+        try:
+            call(request, timeout=5)
+        except grpc.RpcError:
+            return False
+        return True
+
+    until("an answer", answered)
