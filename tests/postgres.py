@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from hashlib import sha256
@@ -64,6 +65,20 @@ class PostgresServer:
     def stop(self, mode: str = "fast") -> None:
         """Stop it; with "immediate" as a crash would."""
         self.run("pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
+
+    def keep_state(self) -> Path:
+        """Return a copy of its data, for `restore`. It is stopped for that and started again."""
+        copy = self.folder / f"copy-{uuid.uuid4().hex}"
+        self.stop()
+        shutil.copytree(self.data, copy)
+        self.start()
+        return copy
+
+    def go_back(self, copy: Path) -> None:
+        """Crash it and start it as it was, as a replica that is behind."""
+        self.stop("immediate")
+        self.restore(copy)
+        self.start()
 
     def restore(self, copy: Path) -> None:
         """Replace its data by a copy that was made while it was stopped."""

@@ -18,8 +18,8 @@ from tests.faults.lab import COMMAND, WAIT_SECONDS
 from tests.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]
-#: Seconds of a server's lease: the default of the server.
-LEASE_SECONDS = 5.0
+#: Seconds of a server's lease: the default of the server, and a short one, with more takeovers in the same time.
+LEASE_SECONDS, SHORT_LEASE = 5.0, 2.0
 #: Keeps every commit: the servers keep the last ones.
 ARCHIVE = """
 CREATE TABLE archive (place bigserial, ns bigint, seq bigint, epoch bigint);
@@ -184,7 +184,9 @@ class ServerCluster:
         address = rows[0]["address"] if rows else ""
         return next((server for server in self.servers if server.address == address), None)
 
-    async def owner_after(self, namespace: str, former: ServerProcess) -> ServerProcess:
+    async def owner_after(
+        self, namespace: str, former: ServerProcess | None = None
+    ) -> ServerProcess:
         """Return the next owner of a namespace, as soon as there is one."""
         end = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < end:

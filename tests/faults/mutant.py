@@ -16,18 +16,26 @@ from lightningstore.service.storage.postgres.database import Database
 #: What the fence of a commit compares, and what a mutant compares instead.
 FENCES = {
     "no epoch check": ("n.epoch = $2 AND n.owner = $6", "n.epoch >= $2 AND $6 <> ''"),
-    "no sequence check": ("c.seq = $3::bigint - 1", "c.seq <= $3::bigint - 1"),
+    "no sequence check": (
+        "c.seq = $3::bigint - 1",
+        "c.seq = (SELECT max(seq) FROM ls_commits WHERE ns = $1)",
+    ),
 }
+
+
+def mutate_fence(part: str) -> str:
+    """Return the fence of a commit without a part."""
+    right, wrong = FENCES[part]
+    fence = commits.SQL["fence"]
+    assert right in fence
+    return fence.replace(right, wrong)
 
 
 def _mutate(part: str) -> None:
     if part == "no lease check":
         Engine._check_owned = lambda _: None  # type: ignore[method-assign]
     elif part in FENCES:
-        right, wrong = FENCES[part]
-        fence = commits.SQL["fence"]
-        assert right in fence
-        commits.SQL["fence"] = fence.replace(right, wrong)
+        commits.SQL["fence"] = mutate_fence(part)
     else:
         raise ValueError(f"MUTANT names {part!r}, which is no part")
 

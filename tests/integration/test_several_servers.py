@@ -16,12 +16,16 @@ import pytest
 import pytest_asyncio
 from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
+from lightningstore.client import AsyncLightningStore
 from lightningstore.service.cluster.servers import DatabaseCluster
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc.forwarding import FORWARDED_KEY, OWNER_KEY
 from lightningstore.service.rules.errors import OwnershipLost, StorageFailed
 from lightningstore.service.server.server import Server
+from lightningstore.service.storage.postgres.database import Database
 from lightningstore.service.storage.postgres.lease import View
+from lightningstore.service.storage.postgres.store import PostgresStorage
+from lightningstore.service.storage.postgres.transfer import _owned
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest, StartRolloutRequest
 from lightningstore.v1.cluster_pb2 import ListServersRequest, MoveNamespaceRequest
 from lightningstore.v1.completion_pb2 import WatchRolloutsRequest
@@ -401,6 +405,40 @@ async def test_server_that_shuts_down_ends_what_waits_at_another_one(
         for end in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(end, grpc.aio.AioRpcError)
             assert reason_of(end)[1] == "SHUTTING_DOWN"
+
+
+async def test_processes_that_serve_nothing_get_no_namespaces_and_calls_say_who_owns(
+    postgres: PostgresServer,
+) -> None:
+    """Such as `lightningstore migrate`, and programs that open a namespace of the database themselves."""
+    machine = Servers(postgres, settle_seconds=0.0)
+    await machine.start()
+    caller = machine.callers[0]
+    await caller.create("copied")
+    for server in machine.servers:
+        await server.directory.release("copied")
+    storages = [PostgresStorage(Database(machine.url), f"own-{number}") for number in range(3)]
+    for storage in storages:
+        await storage.open()
+    async with _owned(Database(machine.url), "copied"):
+        for number in range(8):
+            await caller.create(f"n{number}")
+            await caller.call("EnqueueRollouts", enqueue("live"), f"n{number}")
+        await asyncio.sleep(1.2)  # two looks: enough to hand a namespace over
+        for number in range(8):
+            await caller.call("EnqueueRollouts", enqueue("again"), f"n{number}")
+        for each in machine.callers:
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await each.call("EnqueueRollouts", enqueue("late"), "copied")
+            code, reason, metadata = reason_of(raised.value)
+            assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_OWNER")
+            assert "(migrate, process" in metadata["owner"]
+    async with AsyncLightningStore(machine.addresses[1], namespace="copied") as store:
+        await store.enqueue_rollout(1)
+    for storage in storages:
+        await storage.close()
+    await machine.stop()
+    await machine.close()
 
 
 async def test_look_that_failed_does_not_hinder_the_next_one(postgres: PostgresServer) -> None:

@@ -22,10 +22,16 @@ from lightningstore.service.cluster.cluster import Member
 from lightningstore.service.engine.clock import Clock
 from lightningstore.service.namespaces.directory import Directory
 from lightningstore.service.rpc.forwarding import Forwarding
-from lightningstore.service.rules.errors import FieldInvalid, NamespaceNotFound, StorageFailed
+from lightningstore.service.rules.errors import (
+    FieldInvalid,
+    NamespaceNotFound,
+    StorageFailed,
+    WentBack,
+)
 from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
 from lightningstore.service.rules.placement import Placed, plan, server_for
 from lightningstore.service.storage.catalog import Found
+from lightningstore.service.storage.postgres.answered import Missing
 from lightningstore.service.storage.postgres.catalog import PostgresCatalog
 from lightningstore.service.storage.postgres.database import Database
 from lightningstore.service.storage.postgres.lease import Row, View
@@ -153,7 +159,7 @@ class DatabaseCluster:
         """Join the servers, create the default namespace if it is missing, and begin to look. Raises StorageUnusable."""
         self._directory, self._forwarding = directory, forwarding
         membership = self._database.membership
-        membership.address = address
+        membership.address, membership.serves = address, True
         await self._database.enter()
         await membership.create(DEFAULT_NAMESPACE)
         await self.refresh()
@@ -199,6 +205,7 @@ class DatabaseCluster:
         """Take note of who owns what, and do what this server has to do about it. Raises StorageFailed."""
         try:
             view = await self._database.membership.look()
+            missing = await self._database.missing()
         except asyncpg.PostgresError as error:
             raise StorageFailed(str(error)) from error
         self._seen_at = self._clock.monotonic()
@@ -213,6 +220,28 @@ class DatabaseCluster:
                 [Found(row.name, row.store_id, row.settings) for row in view.namespaces]
             )
         self._act()
+        await self._notice_losses(missing)
+
+    async def _notice_losses(self, missing: list[Missing]) -> None:
+        """Have stores load again what the database has after it went back in time, under another id of the store.
+
+        The server that answered what is gone may no longer own the namespace: then the owner learns it by the new id.
+        """
+        owned = {}
+        for row in self._view.namespaces:
+            space = self._directory.known(row.name) if self._directory is not None else None
+            is_owned = row.owner == self._database.membership.server_id
+            if space is not None and is_owned and space.open_store_id is not None:
+                owned[row.name] = space, row.store_id
+        for lost in missing:
+            if lost.name in owned:
+                owned.pop(lost.name)[0].reload(WentBack(lost.answered))
+            else:
+                with contextlib.suppress(StorageFailed, asyncpg.PostgresError):
+                    await self._database.rename_store(lost)
+        for space, store_id in owned.values():
+            if space.open_store_id != store_id:
+                space.reload(WentBack())
 
     def _act(self) -> None:
         """Open and hand over namespaces."""

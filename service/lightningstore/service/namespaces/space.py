@@ -74,6 +74,16 @@ class Space:
         """Whether a call is in it, a caller waits in it or something of it is live."""
         return bool(self._uses) or (self.store is not None and is_busy(self.store))
 
+    @property
+    def open_store_id(self) -> str | None:
+        """The id of the open store, None if it is closed or being recovered."""
+        return self.store.engine.store_id if self.store is not None and self.is_usable else None
+
+    def reload(self, cause: StorageFailed) -> None:
+        """Have the open store load again what its storage has. Its waiting calls fail with the cause."""
+        if self.store is not None:
+            self.store.engine.committer.fail(cause)
+
     def learn(self, store: Store) -> None:
         """Remember what answers need while the store is closed."""
         self.settings, self.store_id = store.engine.settings, store.engine.store_id

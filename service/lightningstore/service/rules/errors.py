@@ -378,6 +378,17 @@ class StorageFailed(StoreError):
         self.retry_delay = 1.0
 
 
+class WentBack(StorageFailed):
+    """The database lacks commits that were answered: an older state of it was restored."""
+
+    def __init__(self, seq: int = 0) -> None:
+        """Create an error with the number of the last commit that is gone, 0 if only another server knows it."""
+        lost = (
+            f"commit {seq}, which was answered, is gone" if seq else "another server has noticed it"
+        )
+        super().__init__(f"the database went back in time: {lost}")
+
+
 class ReadFailed(StorageFailed):
     """A read from the storage failed. Other reads and writes may succeed."""
 

@@ -16,12 +16,15 @@ from urllib.parse import urlsplit
 import asyncpg
 from lightningstore.service.rules.errors import StorageFailed, StorageUnusable
 from lightningstore.service.storage import sql_files
+from lightningstore.service.storage.postgres.answered import Answered, Missing
 from lightningstore.service.storage.postgres.lease import (
     CALL_TRY_SECONDS,
     LEASE_SECONDS,
     RENEWALS,
     Membership,
+    new_store_id,
 )
+from lightningstore.service.storage.postgres.lease import SQL as LEASE_SQL
 from lightningstore.service.storage.postgres.link import (
     CONNECT_SECONDS,
     LOST,
@@ -93,9 +96,10 @@ class Database:
         self._opening = asyncio.Lock()
         #: Namespaces that are open in this process.
         self.opened: set[str] = set()
-        #: Epoch and number of the last commit that was answered, by the namespace's number: what the database must still
-        #: have. Another namespace that gets the same name has another number.
-        self.answered: dict[int, tuple[int, int]] = {}
+        #: What the database must still have.
+        self.answered = Answered()
+        #: The connection after which it was compared with the database.
+        self._compared = 0
         self._table_bytes, self._sized_at, self._written = 0, 0.0, 0
 
     @property
@@ -137,6 +141,31 @@ class Database:
                     *(link.close() for link in (self._calls, self._renewals)),
                     *(links.close() for links in (self._writers, self.points, self.scanners)),
                 )
+
+    async def missing(self) -> list[Missing]:
+        """Return the namespaces that lack commits that this server has answered. Looks after each new connection.
+
+        Raises StorageFailed, asyncpg.PostgresError.
+        """
+        made = self._calls.made
+        if made == self._compared:
+            return []
+        missing = await self.membership.call(lambda c, _: self.answered.missing(c))
+        if not missing:
+            self._compared = made
+        return missing
+
+    async def rename_store(self, missing: Missing) -> None:
+        """Give the store of a namespace that lacks commits another id.
+
+        Raises StorageFailed, asyncpg.PostgresError.
+        """
+        store_id = new_store_id()
+        await self.membership.call(
+            lambda c, _: c.execute(LEASE_SQL["rename_store"], missing.ns, store_id)
+        )
+        missing.report(store_id)
+        self.answered.forget(missing.ns)
 
     def writer(self, ns: int) -> Link:
         """Return the connection for the commits of a namespace."""

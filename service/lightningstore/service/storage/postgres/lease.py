@@ -155,6 +155,8 @@ class Membership:
         self._renewals = renewals
         self._calls = calls
         self.address = address
+        #: Whether clients and other servers can call this process. Others leave no namespace to it if they cannot.
+        self.serves = False
         self.seconds = seconds
         self._lease: Lease | None = None
         self._task: asyncio.Task[None] | None = None
@@ -175,7 +177,8 @@ class Membership:
         """Return a new lease. Each try has its own id: when an earlier one was written is unknown."""
         await connection.execute(SQL["bury_old"])
         lease = Lease(uuid.uuid4().hex, boot_seconds() + self.seconds)
-        await connection.execute(SQL["join"], lease.server_id, self.address, self.seconds)
+        row = (lease.server_id, self.address, self.seconds, not self.serves)
+        await connection.execute(SQL["join"], *row)
         return lease
 
     async def _keep(self, lease: Lease) -> None:

@@ -1,7 +1,7 @@
 -- name: join
--- A server, with its lease.
-INSERT INTO ls_servers (id, address, expires_at)
-VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3))
+-- A server, with its lease. One that is draining takes no namespaces that no call of its own needs.
+INSERT INTO ls_servers (id, address, expires_at, draining)
+VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3), $4)
 
 -- name: renew
 -- The lease once more. It may be over, if no server has deleted the row yet.
@@ -92,3 +92,14 @@ UPDATE ls_namespaces SET owner = '' WHERE ns = $1 AND epoch = $2 AND owner = $3
 -- name: put_store_id
 -- Another id of the store: what watchers of the former one know is not in this one.
 UPDATE ls_namespaces SET store_id = $4 WHERE ns = $1 AND epoch = $2 AND owner = $3
+
+-- name: answered
+-- What there is of commits that were answered: the epoch of each, and the last commit of its namespace.
+SELECT a.ns, n.name, a.seq, c.epoch, coalesce((SELECT max(seq) FROM ls_commits WHERE ns = a.ns), 0) AS last
+FROM unnest($1::bigint[], $2::bigint[]) AS a (ns, seq)
+JOIN ls_namespaces n ON n.ns = a.ns
+LEFT JOIN ls_commits c ON c.ns = a.ns AND c.seq = a.seq
+
+-- name: rename_store
+-- Another id of a store whose loss was noticed by a server that does not own it.
+UPDATE ls_namespaces SET store_id = $2 WHERE ns = $1

@@ -65,6 +65,8 @@ class Link:
         self._connect = connect
         self._try_seconds = try_seconds
         self._connection: Connection | None = None
+        #: Number of connections made so far.
+        self.made = 0
         self._order = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -111,6 +113,7 @@ class Link:
                 try:
                     if self._connection is None or self._connection.is_closed():
                         self._connection = await self._connect()
+                        self.made += 1
                     return await _within(seconds, self._connection, work, tries)
                 except asyncpg.DataError:
                     raise  # an InterfaceError, but about a value

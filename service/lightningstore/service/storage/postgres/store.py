@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from lightningstore.service.rules.errors import (
     OwnershipLost,
     StorageFailed,
     StorageUnusable,
+    WentBack,
 )
 from lightningstore.service.rules.rows import (
     LoadedRollout,
@@ -35,6 +35,7 @@ from lightningstore.service.storage.base import (
 )
 from lightningstore.service.storage.postgres import filters
 from lightningstore.service.storage.postgres import rows as records
+from lightningstore.service.storage.postgres.answered import Missing
 from lightningstore.service.storage.postgres.commits import (
     SQL,
     SpanEncoder,
@@ -59,8 +60,6 @@ from lightningstore.service.storage.postgres.link import Connection, described
 from lightningstore.service.storage.postgres.rows import Damage
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_RELAXED
-
-logger = logging.getLogger(__name__)
 
 #: Maximum number of rollouts that one query returns, with and without inputs.
 READ_ROWS, LIVE_ROWS = 128, 1000
@@ -172,11 +171,11 @@ class PostgresStorage:
         self._owned = owned = await membership.take(self.namespace)
         self._lost = None
         writer = self.database.writer(owned.ns)
-        known = self.database.answered.get(owned.ns, (0, 0))
+        known = self.database.answered.last(owned.ns)
 
         async def look(connection: Connection, _: int) -> tuple[asyncpg.Record | None, int | None]:
             await connection.execute(SQL["remove_probe"], owned.ns)
-            found = await connection.fetchrow(SQL["find_commit"], owned.ns, known[1])
+            found = await connection.fetchrow(SQL["find_commit"], owned.ns, known)
             last = await connection.fetchrow(SQL["last_commit"], owned.ns)
             return last, found["epoch"] if found is not None else None
 
@@ -191,21 +190,17 @@ class PostgresStorage:
 
         If it is gone, the store gets another id: a watcher would otherwise miss what happens under the same numbers.
         """
-        known_epoch, known = self.database.answered.get(owned.ns, (0, 0))
-        is_there = epoch == known_epoch if epoch is not None else last > known
-        if not known or is_there:
+        answered = self.database.answered
+        if not answered.is_gone(owned.ns, epoch, last):
             return
         owned.store_id = new_store_id()
         await self.database.writer(owned.ns).run(
             lambda c, _: c.execute(LEASE_SQL["put_store_id"], *owned.named, owned.store_id),
             lambda: owned.owned_until,
         )
-        logger.error(
-            "namespace %s: the database went back in time: commits up to %d, which were answered, are gone after "
-            "commit %d; the store is %s from now on",
-            *(self.namespace, known, min(last, known - 1), owned.store_id),
-        )
-        self.database.answered.pop(owned.ns)
+        lost = Missing(owned.ns, self.namespace, answered.last(owned.ns), last)
+        lost.report(owned.store_id)
+        answered.forget(owned.ns)
 
     async def _snapshot(self, session: Session) -> Snapshot:
         """Read what the engine loads, in parts between which other tasks run."""
@@ -276,7 +271,7 @@ class PostgresStorage:
         sent = statement(parts, commit, counters, owned.lease.server_id)
         bytes_ = await self._write(session, sent)
         session.seq, session.counters, session.bytes_ = seq, counters, bytes_
-        self.database.answered[owned.ns] = (owned.epoch, seq)
+        self.database.answered.note(owned.ns, owned.epoch, seq)
         self.database.count_written(changes.size)
 
     async def _write(self, session: Session, sent: Statement) -> int:
@@ -308,9 +303,7 @@ class PostgresStorage:
         owned = session.owned
         others = found and found["address"] and found["owner"] != owned.lease.server_id
         if found and not others and found["epoch"] <= owned.epoch:
-            return StorageFailed(
-                f"the database went back in time: commit {seq - 1}, which was answered, is gone"
-            )
+            return WentBack(seq - 1)
         owned.ended = True
         lost = OwnershipLost("the namespace was deleted" if found is None else _owner(found))
         if session is self._session:

@@ -254,12 +254,11 @@ async def to_file(database: Database, namespace: str, place: Place, show: Show) 
 
 @asynccontextmanager
 async def _owned(database: Database, namespace: str) -> AsyncIterator[Ownership]:
-    """Own a namespace, as a server that takes no others. Raises StorageUnusable."""
+    """Own a namespace, as a process that no client can call. Raises StorageUnusable."""
     membership = database.membership
     membership.address = f"{socket.gethostname()} (migrate, process {os.getpid()})"
     await database.enter()
     try:
-        await membership.drain()
         owned = await membership.take(namespace)
         try:
             yield owned
