@@ -17,7 +17,7 @@ PIP := install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
 include tests/conformance/conformance.mk
-.PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-faults test-faults-server test-cluster check python-check format lint types imports buf drift compat newest readers demo bench bench-guard bench-peer clean
+.PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-faults test-faults-server test-cluster test-cluster-night check python-check format lint types imports buf drift compat newest readers demo bench bench-guard bench-peer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -80,10 +80,13 @@ grpc-tools: build/go-bin/grpcurl build/go-bin/ghz ## Build grpcurl and ghz, whic
 test-faults: test-faults-server test-cluster ## Run the fault tests (15 minutes; SCALE=1 for full size, 5 for a night)
 
 test-faults-server: .venv/stamp
-	$(PY) -m pytest tests/faults --ignore tests/faults/test_cluster.py --scale $(or $(SCALE),0.2) -s
+	$(PY) -m pytest tests/faults --ignore-glob 'tests/faults/test_cluster*' --scale $(or $(SCALE),0.2) -s
 
 test-cluster: .venv/stamp ## Kill servers of one database, and the database (4 minutes; SCALE=1: 200 and 20 times)
-	$(PY) -m pytest tests/faults/test_cluster.py --scale $(or $(SCALE),0.05) -s
+	$(PY) -m pytest tests/faults/test_cluster*.py --scale $(or $(SCALE),0.05) -s
+
+test-cluster-night: .venv/stamp ## Kill five servers with fifty namespaces, and the database (MINUTES=60)
+	$(PY) -m pytest tests/faults/test_cluster.py -k night --minutes $(or $(MINUTES),60) -s
 
 check: languages $(call goals,check,$(CLIENTS)) python-check agl-check ## Run all linters of each installed language
 

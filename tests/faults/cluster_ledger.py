@@ -42,8 +42,17 @@ class TimedCall(NamedTuple):
 class ClusterLedger:
     """Everything that the users of one namespace were answered."""
 
-    def __init__(self, namespace: str, addresses: Sequence[str], dice: random.Random) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        addresses: Sequence[str],
+        dice: random.Random,
+        *,
+        pause: float = 0.0,
+    ) -> None:
+        """Take the namespace, the servers, chance, and the seconds that a user pauses before a rollout, at most."""
         self.namespace, self.dice = namespace, dice
+        self._pause = pause
         #: A client of each server.
         self.stores = [
             AsyncLightningStore(address, timeout=CALL_SECONDS, namespace=namespace)
@@ -66,6 +75,7 @@ class ClusterLedger:
     async def work(self) -> None:
         """Enqueue, claim, add spans, report and read, each over a random server, until `finish`."""
         while not self._is_over:
+            await asyncio.sleep(self._pause * self.dice.random())
             try:
                 await self._enqueue()
                 await self._live()

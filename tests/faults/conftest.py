@@ -76,10 +76,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--scale", type=float, default=1.0, help="how much is tried: 0.05 in CI, 5 in a night"
     )
 
+    parser.addoption("--minutes", type=float, help="run the test of many servers for that long")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give the tests of this folder time: what they wait for has limits of its own."""
-    minutes = 10 + 20 * config.getoption("--scale")
+    minutes = 10 + 50 * config.getoption("--scale") + 1.5 * (config.getoption("--minutes") or 0)
     for item in items:
         if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(60 * minutes))

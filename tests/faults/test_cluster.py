@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 from lightningstore.client import AsyncLightningStore
 
-from tests.faults.cluster import LEASE_SECONDS, ServerCluster
+from tests.faults.cluster import LEASE_SECONDS, SHORT_LEASE, ServerCluster
 from tests.faults.cluster_ledger import ClusterLedger, create_namespaces, silence
 from tests.postgres import running
 
@@ -23,12 +23,14 @@ pytestmark = pytest.mark.asyncio
 
 NAMES = ("a", "b", "c", "d")
 WORKERS = 2
+#: The night's form, and the seconds that each of its users pauses before a rollout, at most.
+NIGHT_SERVERS, NIGHT_NAMESPACES, NIGHT_PAUSE = 5, 50, 4.0
 
 
 @pytest.fixture
 def lease_seconds(request: pytest.FixtureRequest) -> float:
     """The usual lease at full size, else a shorter one: a short run should see as many takeovers as it can."""
-    return LEASE_SECONDS if request.config.getoption("--scale") >= 1 else 1.5
+    return LEASE_SECONDS if request.config.getoption("--scale") >= 1 else SHORT_LEASE
 
 
 @asynccontextmanager
@@ -78,12 +80,46 @@ def _troubles(dice: random.Random, kills: int, crashes: int) -> list[str]:
 async def test_nothing_answered_is_lost_by_servers_and_databases_that_end(
     cluster: ServerCluster, dice: random.Random, tries
 ) -> None:
+    troubles = _troubles(dice, tries("kills of servers"), tries("crashes of the database"))
     ledgers = [ClusterLedger(name, cluster.addresses, dice) for name in NAMES]
+    await _endure(cluster, ledgers, dice, troubles)
+
+
+async def test_night_of_many_servers_and_namespaces(
+    tmp_path: Path, dice: random.Random, request: pytest.FixtureRequest
+) -> None:
+    minutes = request.config.getoption("--minutes")
+    if minutes is None:
+        pytest.skip("runs with --minutes: make test-cluster-night")
+    end = time.monotonic() + 60 * minutes
+
+    def until_the_end() -> Iterator[str]:
+        while time.monotonic() < end:
+            yield from _troubles(dice, 20, 2)
+
+    with running() as postgres:
+        async with ServerCluster(tmp_path, postgres, count=NIGHT_SERVERS) as cluster:
+            names = [f"n{number}" for number in range(NIGHT_NAMESPACES)]
+            await create_namespaces(cluster.addresses[0], names)
+            ledgers = [
+                ClusterLedger(name, cluster.addresses, dice, pause=NIGHT_PAUSE) for name in names
+            ]
+            await _endure(cluster, ledgers, dice, until_the_end())
+
+
+async def _endure(
+    cluster: ServerCluster,
+    ledgers: list[ClusterLedger],
+    dice: random.Random,
+    troubles: Iterable[str],
+) -> None:
+    """Have users work in namespaces through troubles, and compare what they were answered with what there is."""
+    caused: Counter[str] = Counter()
     async with asyncio.TaskGroup() as group:
         watchers = [group.create_task(ledger.watch()) for ledger in ledgers]
         workers = [group.create_task(each.work()) for each in ledgers for _ in range(WORKERS)]
-        counts = _troubles(dice, tries("kills of servers"), tries("crashes of the database"))
-        for what in counts:
+        for what in troubles:
+            caused[what] += 1
             await _trouble(cluster, dice, what)
         for ledger in ledgers:
             ledger.finish()
@@ -99,7 +135,7 @@ async def test_nothing_answered_is_lost_by_servers_and_databases_that_end(
     longest = max((ledger.longest for ledger in ledgers), key=lambda call: call.seconds)
     unanswered = sum((ledger.unanswered for ledger in ledgers), Counter[str]())
     print(
-        f"{dict(Counter(counts))}: {sum(each.answered for each in ledgers)} answered writes, "
+        f"{dict(caused)}: {sum(each.answered for each in ledgers)} answered writes, "
         f"{sum(each.reads for each in ledgers)} reads, {commits} commits, "
         f"{sum(len(each.watched) for each in ledgers)} finishes watched, "
         f"{unanswered.total()} calls without an answer in their time, "
@@ -139,7 +175,7 @@ async def test_owner_that_was_stopped_answers_nothing_that_is_no_longer_true(
 async def test_without_the_check_of_the_lease_reads_are_stale_and_writes_are_not_lost(
     tmp_path: Path,
 ) -> None:
-    async with started(tmp_path, "no lease check", lease_seconds=1.5) as cluster:
+    async with started(tmp_path, "no lease check", lease_seconds=SHORT_LEASE) as cluster:
         await _write_to_former_owner(cluster, "write")
         with pytest.raises(AssertionError, match="a stale read"):
             for number in range(8):  # a renewal that comes first hides it at times
@@ -148,7 +184,7 @@ async def test_without_the_check_of_the_lease_reads_are_stale_and_writes_are_not
 
 async def test_without_the_check_of_the_epoch_writes_are_lost(tmp_path: Path) -> None:
     mutant = "no lease check,no epoch check"
-    async with started(tmp_path, mutant, lease_seconds=1.5) as cluster:
+    async with started(tmp_path, mutant, lease_seconds=SHORT_LEASE) as cluster:
         with pytest.raises(AssertionError, match="an answered write is lost"):
             for number in range(8):
                 await _write_to_former_owner(cluster, f"write-{number}")
@@ -190,8 +226,7 @@ async def _stopped_owner(
 
     Provides clients of the stopped server, whose calls wait in its buffers, and of the next owner.
     """
-    former = await cluster.owner("a")
-    assert former is not None
+    former = await cluster.owner_after("a")
     former.signal(signal.SIGSTOP)
     try:
         owner = await cluster.owner_after("a", former)

@@ -15,7 +15,7 @@ from lightningstore.v1.cluster_pb2 import MoveNamespaceRequest
 from lightningstore.v1.cluster_pb2_grpc import ClusterServiceStub
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 
-from tests.faults.cluster import ServerCluster
+from tests.faults.cluster import SHORT_LEASE, ServerCluster
 from tests.faults.histories import CLIENTS, ROLLOUTS, record
 from tests.faults.linear import linearizable, start
 from tests.faults.test_order import OPTIONS
@@ -23,8 +23,6 @@ from tests.postgres import running
 
 pytestmark = pytest.mark.asyncio
 
-#: A short one: more owners in the same time.
-LEASE_SECONDS = 1.5
 #: Maximum pause of a client before a call: a history must take as long as the owner takes to change.
 PAUSE_SECONDS = 0.2
 #: How the owner changes, or the database fails, during a history.
@@ -55,7 +53,7 @@ async def make_trouble(cluster: ServerCluster, dice: random.Random, trouble: str
             request = MoveNamespaceRequest(name="default", address=dice.choice(others).address)
             await ClusterServiceStub(channel).MoveNamespace(request)
     elif trouble == "stop":
-        await cluster.pause(owner, LEASE_SECONDS + dice.uniform(-0.3, 1.0))
+        await cluster.pause(owner, SHORT_LEASE + dice.uniform(-0.3, 1.0))
     elif trouble == "kill":
         await cluster.restart(owner, signal.SIGKILL)
     elif trouble == "terminate":
@@ -73,7 +71,7 @@ async def test_histories_of_all_servers_are_linearizable_while_owners_change(
     unanswered = calls = 0
     troubles: Counter[str] = Counter()
     with running() as postgres:
-        async with ServerCluster(tmp_path, postgres, lease_seconds=LEASE_SECONDS) as cluster:
+        async with ServerCluster(tmp_path, postgres, lease_seconds=SHORT_LEASE) as cluster:
             channels = [grpc.insecure_channel(each, OPTIONS) for each in cluster.addresses]
             for turn in range(tries("histories of servers")):
                 trouble = TROUBLES[turn % len(TROUBLES)]
