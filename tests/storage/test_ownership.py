@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 
 import pytest
 import pytest_asyncio
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rules.errors import OwnershipLost, StorageFailed
+from lightningstore.service.rules.rows import LoadedRollout
 from lightningstore.service.server.config import Config
 from lightningstore.service.storage.base import UNLIMITED, Changes, Snapshot
 from lightningstore.service.storage.memory import MemoryStorage
@@ -125,6 +126,25 @@ async def test_read_that_waits_for_a_commit_beyond_the_lease_is_not_answered(rig
     assert await written  # the transaction that wrote it has checked the ownership itself
     with pytest.raises(OwnershipLost):
         await read
+
+
+async def test_former_owner_brings_nothing_into_memory_that_the_next_one_may_have_written(
+    rig: Rig,
+) -> None:
+    rollout_id = await rig.enqueue()
+    entries = rig.store.engine.live.state.entries
+    del entries[rollout_id]
+    rig.storage.owned_until = rig.clock.boot()[1] / 1e9 + 5
+    load = rig.storage.load
+
+    async def load_slowly(ids: Sequence[str]) -> list[LoadedRollout]:
+        rig.clock.jump(6)
+        return await load(ids)
+
+    rig.storage.load = load_slowly  # type: ignore[method-assign]
+    with pytest.raises(OwnershipLost, match="lease is over"):
+        await rig.get(rollout_id)
+    assert rollout_id not in entries
 
 
 async def test_commit_of_a_former_owner_ends_service_and_every_wait(rig: Rig) -> None:

@@ -345,6 +345,7 @@ class Engine:
             state = self.live.state
             with state.loading(tuple(missing)) as outdated:
                 loaded = await self.storage.load(list(missing))
+            self._check_owned()  # the next owner may have changed them, which does not fit to what is in memory
             if state is not self.live.state:
                 continue  # memory was loaded anew
             if not loaded:
