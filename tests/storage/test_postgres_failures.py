@@ -251,7 +251,9 @@ async def test_cancelled_callers_leave_the_connections_usable(storage: PostgresS
         for read in reads:
             read.cancel()
         await asyncio.gather(*reads, return_exceptions=True)
-        rows = await storage.database.points.fetch("SELECT pg_backend_pid()", (), lambda: 0.0)
+        rows = await storage.database.points.fetch(
+            "SELECT pg_backend_pid()", (), link.in_seconds(30)
+        )
         pids.add(rows[0][0])
     assert len(pids) <= 2  # none was replaced
     await assert_holds(storage, {1})

@@ -190,7 +190,9 @@ class GrpcTransport:
             turn.of_server()
 
         try:
-            future = call.future(guarded(), timeout=timeout, metadata=self._holder.endpoint.metadata)
+            future = call.future(
+                guarded(), timeout=timeout, metadata=self._holder.endpoint.metadata
+            )
         except (grpc.RpcError, ValueError) as error:
             raise self._failed(stub, _error(error)) from None
         pending = PendingCall(future, partial(self._ended, stub), partial(self._failed, stub))
