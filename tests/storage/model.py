@@ -31,6 +31,7 @@ from lightningstore.service.rules.rows import (
     RolloutRow,
     SpanRow,
 )
+from lightningstore.service.rules.series import Bucket, SeriesQuery, Summary, measured
 from lightningstore.service.rules.times import nanoseconds
 from lightningstore.service.storage.base import (
     UNLIMITED,
@@ -222,7 +223,7 @@ class ModelStorage:
 
     def matching(self, query: RolloutQuery) -> list[RolloutRow]:
         match = filters.matches(query)
-        return [row for row in self.data.rollouts.values() if match(row.rollout)]
+        return [row for row in self.data.rollouts.values() if match(row)]
 
     def place(self, query: RolloutQuery, row: RolloutRow) -> tuple[object, int]:
         return filters.sort_value(query, row), row.key
@@ -280,6 +281,19 @@ class ModelStorage:
 
     def had_ended(self, end_ns: int, by_ns: int) -> bool:
         return end_ns <= by_ns
+
+    async def series_range(self, axis: str) -> tuple[int, int] | None:
+        found = [filters.COLUMNS[axis](row) for row in self.finished_rows()]
+        return (min(found), max(found)) if found else None
+
+    async def series(self, query: SeriesQuery) -> dict[int, Summary]:
+        found: dict[int, Bucket] = {}
+        match = filters.matches(query.rollouts)
+        for row in self.finished_rows():
+            value, place = measured(query)(row), filters.COLUMNS[query.axis](row)
+            if value is not None and query.first <= place < query.end and match(row):
+                found.setdefault((place - query.first) // query.width, Bucket()).add([value])
+        return {index: bucket.summary() for index, bucket in found.items()}
 
     # Spans
 

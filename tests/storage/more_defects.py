@@ -1,4 +1,4 @@
-"""More back ends with one defect each: leases, settings, and versions of resources."""
+"""More back ends with one defect each: leases, settings, versions of resources, and rewards."""
 
 from __future__ import annotations
 
@@ -181,3 +181,33 @@ class DropsLabelsThatACommitDoesNotName(LabelRows):
 class MatchesAnyLabel(LabelRows):
     def has_labels(self, labels, wanted):
         return not wanted or bool(wanted & set(labels.items()))
+
+
+@found_by("test_filters_match_alone_and_joined")
+class FiltersNoRewards(ModelStorage):
+    def matching(self, query):
+        return super().matching(replace(query, reward_range=None))
+
+
+@found_by("test_filters_match_alone_and_joined")
+class TakesNoRewardForALowOne(ModelStorage):
+    def matching(self, query):
+        if query.reward_range is not None:
+            query = replace(query, reward_range=("", query.reward_range[1]))
+        return super().matching(query)
+
+
+@found_by("test_scan_goes_by_the_last_reward")
+class KeepsTheFirstReward(ModelStorage):
+    def apply(self, data, changes):
+        for key, row in changes.rollouts.items():
+            if key in data.rollouts:
+                changes.rollouts[key] = row._replace(measures=data.rollouts[key].measures)
+        super().apply(data, changes)
+
+
+@found_by("test_pages_follow_every_order")
+class SortsRewardsAsTextOfNumbers(ModelStorage):
+    def place(self, query, row):
+        value, key = super().place(query, row)
+        return (value[::-1] if query.order_by == "reward" else value), key

@@ -8,6 +8,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightningstore.service.rules import filters
+from lightningstore.service.rules.measures import Measures
+from lightningstore.service.rules.rewards import reward_range, sortable
 from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
 from lightningstore.service.storage.sqlite import filters as sql
 from lightningstore.v1.rollout_pb2 import Rollout
@@ -33,6 +35,16 @@ ROLLOUTS = st.lists(
     ),
     max_size=15,
 )
+REWARDS = st.none() | st.sampled_from([-1e300, -2.0, -1e-9, -0.0, 0.0, 1e-9, 0.5, 2.0, 1e300])
+
+
+def rows_of(rollouts: list[Rollout], rewards: list[float | None]) -> list[RolloutRow]:
+    return [
+        RolloutRow(key, rollout, 0, 0, Measures(sortable(reward)))
+        for key, (rollout, reward) in enumerate(zip(rollouts, rewards, strict=False), 1)
+    ]
+
+
 QUERIES = st.builds(
     RolloutQuery,
     statuses=st.frozensets(st.integers(1, 7), max_size=3),
@@ -42,6 +54,7 @@ QUERIES = st.builds(
     group_ids=st.frozensets(st.sampled_from(["", "g", "h", "none"]), max_size=2),
     queues=st.frozensets(st.sampled_from(["", "gpu", "none"]), max_size=2),
     labels=LABELS.map(lambda labels: frozenset(labels.items())),
+    reward_range=st.none() | st.builds(reward_range, REWARDS, REWARDS),
     any_of=st.booleans(),
     order_by=st.sampled_from(["key", *filters.COLUMNS]),
     descending=st.booleans(),
@@ -62,7 +75,7 @@ def database(rows: list[RolloutRow]) -> sqlite3.Connection:
             connection.execute("INSERT INTO labels VALUES (?, ?, ?)", [row.key, *label])
     marks = sql.marks(1 + len(filters.COLUMNS))
     for row in rows:
-        values = [get(row.rollout) for get in filters.COLUMNS.values()]
+        values = [get(row) for get in filters.COLUMNS.values()]
         connection.execute(f"INSERT INTO rollouts VALUES ({marks})", [row.key, *values])
     return connection
 
@@ -74,10 +87,12 @@ def by_sql(connection: sqlite3.Connection, query: RolloutQuery) -> list[int]:
     return [key for (key,) in connection.execute(text, [*parameters, *more])]
 
 
-@given(ROLLOUTS, QUERIES)
-def test_sql_and_predicate_agree_page_by_page(rollouts: list[Rollout], query: RolloutQuery) -> None:
-    rows = [RolloutRow(key, rollout, 0, 0) for key, rollout in enumerate(rollouts, 1)]
-    matching = [row for row in rows if filters.matches(query)(row.rollout)]
+@given(ROLLOUTS, st.lists(REWARDS, min_size=15, max_size=15), QUERIES)
+def test_sql_and_predicate_agree_page_by_page(
+    rollouts: list[Rollout], rewards: list[float | None], query: RolloutQuery
+) -> None:
+    rows = rows_of(rollouts, rewards)
+    matching = [row for row in rows if filters.matches(query)(row)]
     matching.sort(key=lambda r: (filters.sort_value(query, r), r.key), reverse=query.descending)
     expected = [row.key for row in matching]
     connection = database(rows)
@@ -94,11 +109,11 @@ def test_sql_and_predicate_agree_page_by_page(rollouts: list[Rollout], query: Ro
     assert seen == expected
 
 
-@given(ROLLOUTS, QUERIES, st.integers(0, 5))
+@given(ROLLOUTS, st.lists(REWARDS, min_size=15, max_size=15), QUERIES, st.integers(0, 5))
 def test_skip_passes_over_the_first(
-    rollouts: list[Rollout], query: RolloutQuery, skip: int
+    rollouts: list[Rollout], rewards: list[float | None], query: RolloutQuery, skip: int
 ) -> None:
-    rows = [RolloutRow(key, rollout, 0, 0) for key, rollout in enumerate(rollouts, 1)]
+    rows = rows_of(rollouts, rewards)
     connection = database(rows)
     everything = by_sql(connection, RolloutQuery(**{**query.__dict__, "limit": 100}))
     skipped = by_sql(connection, RolloutQuery(**{**query.__dict__, "limit": 100, "skip": skip}))

@@ -39,6 +39,7 @@ from lightningstore.client._values.rollouts import (
     RolloutConfig,
     RolloutSpec,
 )
+from lightningstore.client._values.series import RolloutFilters, SeriesBucket
 from lightningstore.client._values.server import Limits, ServerInfo, Statistics
 from lightningstore.client._values.spans import (
     IngestResult,
@@ -84,10 +85,12 @@ __all__ = [
     "RetryBackoff",
     "Rollout",
     "RolloutConfig",
+    "RolloutFilters",
     "RolloutMode",
     "RolloutSpec",
     "RolloutStatus",
     "SequenceIdRange",
+    "SeriesBucket",
     "ServerInfo",
     "Span",
     "SpanEvent",

@@ -93,6 +93,59 @@ func (AttemptStatus) EnumDescriptor() ([]byte, []int) {
 	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{0}
 }
 
+// Where the reward of an attempt came from. More values may be added.
+type RewardSource int32
+
+const (
+	// The attempt has no reward.
+	RewardSource_REWARD_SOURCE_UNSPECIFIED RewardSource = 0
+	// UpdateAttempt or ImportRollouts set it.
+	RewardSource_REWARD_SOURCE_REPORTED RewardSource = 1
+	// It was taken from the last reward span.
+	RewardSource_REWARD_SOURCE_SPANS RewardSource = 2
+)
+
+// Enum value maps for RewardSource.
+var (
+	RewardSource_name = map[int32]string{
+		0: "REWARD_SOURCE_UNSPECIFIED",
+		1: "REWARD_SOURCE_REPORTED",
+		2: "REWARD_SOURCE_SPANS",
+	}
+	RewardSource_value = map[string]int32{
+		"REWARD_SOURCE_UNSPECIFIED": 0,
+		"REWARD_SOURCE_REPORTED":    1,
+		"REWARD_SOURCE_SPANS":       2,
+	}
+)
+
+func (x RewardSource) Enum() *RewardSource {
+	p := new(RewardSource)
+	*p = x
+	return p
+}
+
+func (x RewardSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RewardSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_lightningstore_v1_attempt_proto_enumTypes[1].Descriptor()
+}
+
+func (RewardSource) Type() protoreflect.EnumType {
+	return &file_lightningstore_v1_attempt_proto_enumTypes[1]
+}
+
+func (x RewardSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RewardSource.Descriptor instead.
+func (RewardSource) EnumDescriptor() ([]byte, []int) {
+	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{1}
+}
+
 // Why a runner should stop working on an attempt. More values may be added: stop on an unknown one too.
 type StopReason int32
 
@@ -138,11 +191,11 @@ func (x StopReason) String() string {
 }
 
 func (StopReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_lightningstore_v1_attempt_proto_enumTypes[1].Descriptor()
+	return file_lightningstore_v1_attempt_proto_enumTypes[2].Descriptor()
 }
 
 func (StopReason) Type() protoreflect.EnumType {
-	return &file_lightningstore_v1_attempt_proto_enumTypes[1]
+	return &file_lightningstore_v1_attempt_proto_enumTypes[2]
 }
 
 func (x StopReason) Number() protoreflect.EnumNumber {
@@ -151,7 +204,7 @@ func (x StopReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StopReason.Descriptor instead.
 func (StopReason) EnumDescriptor() ([]byte, []int) {
-	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{1}
+	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{2}
 }
 
 // One execution of a rollout by a worker.
@@ -189,6 +242,18 @@ type Attempt struct {
 	// this one is the lag of the attempt: how many publications its resources are behind. 0 if there were no
 	// resources, or if a server without publish numbers handed it out.
 	PublishNumber int64 `protobuf:"varint,14,opt,name=publish_number,json=publishNumber,proto3" json:"publish_number,omitempty"`
+	// How well it did: a finite number, larger is better. Absent: unknown. UpdateAttempt sets it. Until it does,
+	// this is the value of span_reward, and each later reward span replaces it. A reward that was reported wins
+	// over spans, whichever arrived first. It may change after the rollout has finished.
+	Reward *float64 `protobuf:"fixed64,15,opt,name=reward,proto3,oneof" json:"reward,omitempty"`
+	// Other scores of the attempt by name, all finite: at most 64, with names of 1 to 128 characters and without
+	// control characters. Set by UpdateAttempt, never taken from spans.
+	Scores map[string]float64 `protobuf:"bytes,16,rep,name=scores,proto3" json:"scores,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// Where the reward came from. Unspecified without a reward.
+	RewardSource RewardSource `protobuf:"varint,17,opt,name=reward_source,json=rewardSource,proto3,enum=lightningstore.v1.RewardSource" json:"reward_source,omitempty"`
+	// The last reward in its spans, also if another one was reported. Absent if no span with a readable reward
+	// has arrived since the server keeps this field.
+	SpanReward    *SpanReward `protobuf:"bytes,18,opt,name=span_reward,json=spanReward,proto3" json:"span_reward,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -321,6 +386,108 @@ func (x *Attempt) GetPublishNumber() int64 {
 	return 0
 }
 
+func (x *Attempt) GetReward() float64 {
+	if x != nil && x.Reward != nil {
+		return *x.Reward
+	}
+	return 0
+}
+
+func (x *Attempt) GetScores() map[string]float64 {
+	if x != nil {
+		return x.Scores
+	}
+	return nil
+}
+
+func (x *Attempt) GetRewardSource() RewardSource {
+	if x != nil {
+		return x.RewardSource
+	}
+	return RewardSource_REWARD_SOURCE_UNSPECIFIED
+}
+
+func (x *Attempt) GetSpanReward() *SpanReward {
+	if x != nil {
+		return x.SpanReward
+	}
+	return nil
+}
+
+// A reward that a span holds. The docs list the attributes that make a span hold one.
+type SpanReward struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Value of its primary dimension. Always finite.
+	Value float64 `protobuf:"fixed64,1,opt,name=value,proto3" json:"value,omitempty"`
+	// Sequence id of the span. The last span is the one with the highest; if several have it, the one that
+	// started last, then the one with the highest span id.
+	SequenceId int64 `protobuf:"varint,2,opt,name=sequence_id,json=sequenceId,proto3" json:"sequence_id,omitempty"`
+	// Id of the span, 16 hex digits.
+	SpanId string `protobuf:"bytes,3,opt,name=span_id,json=spanId,proto3" json:"span_id,omitempty"`
+	// Start of the span, in nanoseconds since the Unix epoch, by the clock that wrote the span. May be 0.
+	StartTimeUnixNano uint64 `protobuf:"fixed64,4,opt,name=start_time_unix_nano,json=startTimeUnixNano,proto3" json:"start_time_unix_nano,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *SpanReward) Reset() {
+	*x = SpanReward{}
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpanReward) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpanReward) ProtoMessage() {}
+
+func (x *SpanReward) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpanReward.ProtoReflect.Descriptor instead.
+func (*SpanReward) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SpanReward) GetValue() float64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *SpanReward) GetSequenceId() int64 {
+	if x != nil {
+		return x.SequenceId
+	}
+	return 0
+}
+
+func (x *SpanReward) GetSpanId() string {
+	if x != nil {
+		return x.SpanId
+	}
+	return ""
+}
+
+func (x *SpanReward) GetStartTimeUnixNano() uint64 {
+	if x != nil {
+		return x.StartTimeUnixNano
+	}
+	return 0
+}
+
 // Why an attempt failed.
 type Failure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -337,7 +504,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[1]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +516,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[1]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +529,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{1}
+	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Failure) GetType() string {
@@ -399,7 +566,7 @@ type AttemptRef struct {
 
 func (x *AttemptRef) Reset() {
 	*x = AttemptRef{}
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[2]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -411,7 +578,7 @@ func (x *AttemptRef) String() string {
 func (*AttemptRef) ProtoMessage() {}
 
 func (x *AttemptRef) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[2]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -424,7 +591,7 @@ func (x *AttemptRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptRef.ProtoReflect.Descriptor instead.
 func (*AttemptRef) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{2}
+	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AttemptRef) GetRolloutId() string {
@@ -454,7 +621,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[3]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +633,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[3]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +646,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{3}
+	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Stop) GetAttempt() *AttemptRef {
@@ -509,7 +676,7 @@ type GetAttemptRequest struct {
 
 func (x *GetAttemptRequest) Reset() {
 	*x = GetAttemptRequest{}
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[4]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +688,7 @@ func (x *GetAttemptRequest) String() string {
 func (*GetAttemptRequest) ProtoMessage() {}
 
 func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[4]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +701,7 @@ func (x *GetAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptRequest.ProtoReflect.Descriptor instead.
 func (*GetAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{4}
+	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetAttemptRequest) GetRolloutId() string {
@@ -562,7 +729,7 @@ type GetAttemptResponse struct {
 
 func (x *GetAttemptResponse) Reset() {
 	*x = GetAttemptResponse{}
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[5]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +741,7 @@ func (x *GetAttemptResponse) String() string {
 func (*GetAttemptResponse) ProtoMessage() {}
 
 func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[5]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +754,7 @@ func (x *GetAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttemptResponse.ProtoReflect.Descriptor instead.
 func (*GetAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{5}
+	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetAttemptResponse) GetAttempt() *Attempt {
@@ -613,7 +780,7 @@ type ListAttemptsRequest struct {
 
 func (x *ListAttemptsRequest) Reset() {
 	*x = ListAttemptsRequest{}
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[6]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +792,7 @@ func (x *ListAttemptsRequest) String() string {
 func (*ListAttemptsRequest) ProtoMessage() {}
 
 func (x *ListAttemptsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[6]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +805,7 @@ func (x *ListAttemptsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttemptsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttemptsRequest) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{6}
+	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListAttemptsRequest) GetRolloutId() string {
@@ -675,7 +842,7 @@ type ListAttemptsResponse struct {
 
 func (x *ListAttemptsResponse) Reset() {
 	*x = ListAttemptsResponse{}
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[7]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +854,7 @@ func (x *ListAttemptsResponse) String() string {
 func (*ListAttemptsResponse) ProtoMessage() {}
 
 func (x *ListAttemptsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[7]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +867,7 @@ func (x *ListAttemptsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttemptsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttemptsResponse) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{7}
+	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListAttemptsResponse) GetAttempts() []*Attempt {
@@ -719,8 +886,16 @@ func (x *ListAttemptsResponse) GetNextPageToken() string {
 
 // Reports the outcome of an attempt, or changes its record. Safe to repeat.
 //
-// The update mask may contain status, failure, worker_id, last_heartbeat_time and metadata_json. Any other
-// path is rejected with INVALID_ARGUMENT.
+// The update mask may contain status, failure, worker_id, last_heartbeat_time, metadata_json, reward and
+// scores, and "scores." followed by the name of one score. Any other path is rejected with INVALID_ARGUMENT.
+//
+// The reward and the scores may be set with the outcome or later, also after the outcome is final: such a
+// change does not affect status, times, completion number or worker. GetRollout, GetAttempt, lists and exports
+// show it at once. WaitForRollouts and WatchRollouts send a rollout when it finishes and do not send it again;
+// a watch that reads the finish later gets the current values. The path scores replaces all scores, and a path
+// such as scores.style sets or removes that score and keeps the others, so that several judges can write to
+// one attempt. Clearing the reward removes what was reported: the reward is then the one of span_reward, if
+// any.
 //
 // The status must be RUNNING, SUCCEEDED, FAILED, TIMEOUT or UNRESPONSIVE. On the latest attempt it also
 // changes the rollout: SUCCEEDED finishes the rollout; FAILED, TIMEOUT and UNRESPONSIVE finish it or put it
@@ -748,7 +923,7 @@ type UpdateAttemptRequest struct {
 
 func (x *UpdateAttemptRequest) Reset() {
 	*x = UpdateAttemptRequest{}
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[8]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -760,7 +935,7 @@ func (x *UpdateAttemptRequest) String() string {
 func (*UpdateAttemptRequest) ProtoMessage() {}
 
 func (x *UpdateAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[8]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -773,7 +948,7 @@ func (x *UpdateAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateAttemptRequest.ProtoReflect.Descriptor instead.
 func (*UpdateAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{8}
+	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateAttemptRequest) GetAttempt() *Attempt {
@@ -820,7 +995,7 @@ type UpdateAttemptResponse struct {
 
 func (x *UpdateAttemptResponse) Reset() {
 	*x = UpdateAttemptResponse{}
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[9]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +1007,7 @@ func (x *UpdateAttemptResponse) String() string {
 func (*UpdateAttemptResponse) ProtoMessage() {}
 
 func (x *UpdateAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_attempt_proto_msgTypes[9]
+	mi := &file_lightningstore_v1_attempt_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +1020,7 @@ func (x *UpdateAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateAttemptResponse.ProtoReflect.Descriptor instead.
 func (*UpdateAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{9}
+	return file_lightningstore_v1_attempt_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateAttemptResponse) GetAttempt() *Attempt {
@@ -873,7 +1048,7 @@ var File_lightningstore_v1_attempt_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_attempt_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/attempt.proto\x12\x11lightningstore.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x04\n" +
+	"\x1flightningstore/v1/attempt.proto\x12\x11lightningstore.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\a\n" +
 	"\aAttempt\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1d\n" +
@@ -893,7 +1068,23 @@ const file_lightningstore_v1_attempt_proto_rawDesc = "" +
 	"\n" +
 	"span_count\x18\f \x01(\x03R\tspanCount\x12#\n" +
 	"\rmetadata_json\x18\r \x01(\fR\fmetadataJson\x12%\n" +
-	"\x0epublish_number\x18\x0e \x01(\x03R\rpublishNumber\"h\n" +
+	"\x0epublish_number\x18\x0e \x01(\x03R\rpublishNumber\x12\x1b\n" +
+	"\x06reward\x18\x0f \x01(\x01H\x00R\x06reward\x88\x01\x01\x12>\n" +
+	"\x06scores\x18\x10 \x03(\v2&.lightningstore.v1.Attempt.ScoresEntryR\x06scores\x12D\n" +
+	"\rreward_source\x18\x11 \x01(\x0e2\x1f.lightningstore.v1.RewardSourceR\frewardSource\x12>\n" +
+	"\vspan_reward\x18\x12 \x01(\v2\x1d.lightningstore.v1.SpanRewardR\n" +
+	"spanReward\x1a9\n" +
+	"\vScoresEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\t\n" +
+	"\a_reward\"\x8d\x01\n" +
+	"\n" +
+	"SpanReward\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x01R\x05value\x12\x1f\n" +
+	"\vsequence_id\x18\x02 \x01(\x03R\n" +
+	"sequenceId\x12\x17\n" +
+	"\aspan_id\x18\x03 \x01(\tR\x06spanId\x12/\n" +
+	"\x14start_time_unix_nano\x18\x04 \x01(\x06R\x11startTimeUnixNano\"h\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12!\n" +
@@ -946,7 +1137,11 @@ const file_lightningstore_v1_attempt_proto_rawDesc = "" +
 	"\x18ATTEMPT_STATUS_SUCCEEDED\x10\x03\x12\x19\n" +
 	"\x15ATTEMPT_STATUS_FAILED\x10\x04\x12\x1a\n" +
 	"\x16ATTEMPT_STATUS_TIMEOUT\x10\x05\x12\x1f\n" +
-	"\x1bATTEMPT_STATUS_UNRESPONSIVE\x10\x06*\xab\x01\n" +
+	"\x1bATTEMPT_STATUS_UNRESPONSIVE\x10\x06*b\n" +
+	"\fRewardSource\x12\x1d\n" +
+	"\x19REWARD_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16REWARD_SOURCE_REPORTED\x10\x01\x12\x17\n" +
+	"\x13REWARD_SOURCE_SPANS\x10\x02*\xab\x01\n" +
 	"\n" +
 	"StopReason\x12\x1b\n" +
 	"\x17STOP_REASON_UNSPECIFIED\x10\x00\x12!\n" +
@@ -968,43 +1163,49 @@ func file_lightningstore_v1_attempt_proto_rawDescGZIP() []byte {
 	return file_lightningstore_v1_attempt_proto_rawDescData
 }
 
-var file_lightningstore_v1_attempt_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_lightningstore_v1_attempt_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_lightningstore_v1_attempt_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_lightningstore_v1_attempt_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_lightningstore_v1_attempt_proto_goTypes = []any{
 	(AttemptStatus)(0),            // 0: lightningstore.v1.AttemptStatus
-	(StopReason)(0),               // 1: lightningstore.v1.StopReason
-	(*Attempt)(nil),               // 2: lightningstore.v1.Attempt
-	(*Failure)(nil),               // 3: lightningstore.v1.Failure
-	(*AttemptRef)(nil),            // 4: lightningstore.v1.AttemptRef
-	(*Stop)(nil),                  // 5: lightningstore.v1.Stop
-	(*GetAttemptRequest)(nil),     // 6: lightningstore.v1.GetAttemptRequest
-	(*GetAttemptResponse)(nil),    // 7: lightningstore.v1.GetAttemptResponse
-	(*ListAttemptsRequest)(nil),   // 8: lightningstore.v1.ListAttemptsRequest
-	(*ListAttemptsResponse)(nil),  // 9: lightningstore.v1.ListAttemptsResponse
-	(*UpdateAttemptRequest)(nil),  // 10: lightningstore.v1.UpdateAttemptRequest
-	(*UpdateAttemptResponse)(nil), // 11: lightningstore.v1.UpdateAttemptResponse
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 13: google.protobuf.FieldMask
+	(RewardSource)(0),             // 1: lightningstore.v1.RewardSource
+	(StopReason)(0),               // 2: lightningstore.v1.StopReason
+	(*Attempt)(nil),               // 3: lightningstore.v1.Attempt
+	(*SpanReward)(nil),            // 4: lightningstore.v1.SpanReward
+	(*Failure)(nil),               // 5: lightningstore.v1.Failure
+	(*AttemptRef)(nil),            // 6: lightningstore.v1.AttemptRef
+	(*Stop)(nil),                  // 7: lightningstore.v1.Stop
+	(*GetAttemptRequest)(nil),     // 8: lightningstore.v1.GetAttemptRequest
+	(*GetAttemptResponse)(nil),    // 9: lightningstore.v1.GetAttemptResponse
+	(*ListAttemptsRequest)(nil),   // 10: lightningstore.v1.ListAttemptsRequest
+	(*ListAttemptsResponse)(nil),  // 11: lightningstore.v1.ListAttemptsResponse
+	(*UpdateAttemptRequest)(nil),  // 12: lightningstore.v1.UpdateAttemptRequest
+	(*UpdateAttemptResponse)(nil), // 13: lightningstore.v1.UpdateAttemptResponse
+	nil,                           // 14: lightningstore.v1.Attempt.ScoresEntry
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil), // 16: google.protobuf.FieldMask
 }
 var file_lightningstore_v1_attempt_proto_depIdxs = []int32{
 	0,  // 0: lightningstore.v1.Attempt.status:type_name -> lightningstore.v1.AttemptStatus
-	3,  // 1: lightningstore.v1.Attempt.failure:type_name -> lightningstore.v1.Failure
-	12, // 2: lightningstore.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
-	12, // 3: lightningstore.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
-	12, // 4: lightningstore.v1.Attempt.last_heartbeat_time:type_name -> google.protobuf.Timestamp
-	4,  // 5: lightningstore.v1.Stop.attempt:type_name -> lightningstore.v1.AttemptRef
-	1,  // 6: lightningstore.v1.Stop.reason:type_name -> lightningstore.v1.StopReason
-	2,  // 7: lightningstore.v1.GetAttemptResponse.attempt:type_name -> lightningstore.v1.Attempt
-	2,  // 8: lightningstore.v1.ListAttemptsResponse.attempts:type_name -> lightningstore.v1.Attempt
-	2,  // 9: lightningstore.v1.UpdateAttemptRequest.attempt:type_name -> lightningstore.v1.Attempt
-	13, // 10: lightningstore.v1.UpdateAttemptRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 11: lightningstore.v1.UpdateAttemptResponse.attempt:type_name -> lightningstore.v1.Attempt
-	1,  // 12: lightningstore.v1.UpdateAttemptResponse.stop_reason:type_name -> lightningstore.v1.StopReason
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	5,  // 1: lightningstore.v1.Attempt.failure:type_name -> lightningstore.v1.Failure
+	15, // 2: lightningstore.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	15, // 3: lightningstore.v1.Attempt.end_time:type_name -> google.protobuf.Timestamp
+	15, // 4: lightningstore.v1.Attempt.last_heartbeat_time:type_name -> google.protobuf.Timestamp
+	14, // 5: lightningstore.v1.Attempt.scores:type_name -> lightningstore.v1.Attempt.ScoresEntry
+	1,  // 6: lightningstore.v1.Attempt.reward_source:type_name -> lightningstore.v1.RewardSource
+	4,  // 7: lightningstore.v1.Attempt.span_reward:type_name -> lightningstore.v1.SpanReward
+	6,  // 8: lightningstore.v1.Stop.attempt:type_name -> lightningstore.v1.AttemptRef
+	2,  // 9: lightningstore.v1.Stop.reason:type_name -> lightningstore.v1.StopReason
+	3,  // 10: lightningstore.v1.GetAttemptResponse.attempt:type_name -> lightningstore.v1.Attempt
+	3,  // 11: lightningstore.v1.ListAttemptsResponse.attempts:type_name -> lightningstore.v1.Attempt
+	3,  // 12: lightningstore.v1.UpdateAttemptRequest.attempt:type_name -> lightningstore.v1.Attempt
+	16, // 13: lightningstore.v1.UpdateAttemptRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 14: lightningstore.v1.UpdateAttemptResponse.attempt:type_name -> lightningstore.v1.Attempt
+	2,  // 15: lightningstore.v1.UpdateAttemptResponse.stop_reason:type_name -> lightningstore.v1.StopReason
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_lightningstore_v1_attempt_proto_init() }
@@ -1012,16 +1213,17 @@ func file_lightningstore_v1_attempt_proto_init() {
 	if File_lightningstore_v1_attempt_proto != nil {
 		return
 	}
-	file_lightningstore_v1_attempt_proto_msgTypes[1].OneofWrappers = []any{}
-	file_lightningstore_v1_attempt_proto_msgTypes[8].OneofWrappers = []any{}
+	file_lightningstore_v1_attempt_proto_msgTypes[0].OneofWrappers = []any{}
+	file_lightningstore_v1_attempt_proto_msgTypes[2].OneofWrappers = []any{}
 	file_lightningstore_v1_attempt_proto_msgTypes[9].OneofWrappers = []any{}
+	file_lightningstore_v1_attempt_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lightningstore_v1_attempt_proto_rawDesc), len(file_lightningstore_v1_attempt_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   10,
+			NumEnums:      3,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -919,9 +919,9 @@ type ListRolloutsRequest struct {
 	FilterLogic FilterLogic `protobuf:"varint,6,opt,name=filter_logic,json=filterLogic,proto3,enum=lightningstore.v1.FilterLogic" json:"filter_logic,omitempty"`
 	// A field and a direction, for example "start_time desc". The direction defaults to asc. Fields:
 	// rollout_id, mode, priority, group_id, resources_id, status, start_time, end_time, attempt_count,
-	// latest_attempt_id, completion_number, queue. A missing value sorts first. Empty: the order in which the rollouts
-	// were enqueued. With rollout_id, status, start_time and the empty order, the cost of a page does not
-	// depend on the number of rollouts; the other fields sort all matching rollouts.
+	// latest_attempt_id, completion_number, queue, reward. A missing value sorts first. Empty: the order in which
+	// the rollouts were enqueued. With rollout_id, status, start_time, reward and the empty order, the cost of a
+	// page does not depend on the number of rollouts; the other fields sort all matching rollouts.
 	OrderBy string `protobuf:"bytes,7,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	// Maximum number of rollouts in the response. A page of large inputs may hold fewer. 0: 100. Values above
 	// the server's maximum are reduced to it. Negative: INVALID_ARGUMENT.
@@ -936,7 +936,13 @@ type ListRolloutsRequest struct {
 	Queues []string `protobuf:"bytes,12,rep,name=queues,proto3" json:"queues,omitempty"`
 	// Matches rollouts that have all of these labels with these values. All labels together are one filter for
 	// filter_logic.
-	Labels        map[string]string `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Matches rollouts whose latest attempt has a reward of at least this value. Must be finite. Absent: no
+	// minimum. With max_reward, it is one filter: a reward from the minimum to the maximum.
+	MinReward *float64 `protobuf:"fixed64,14,opt,name=min_reward,json=minReward,proto3,oneof" json:"min_reward,omitempty"`
+	// Matches rollouts whose latest attempt has a reward of at most this value. Must be finite. Absent: no
+	// maximum.
+	MaxReward     *float64 `protobuf:"fixed64,15,opt,name=max_reward,json=maxReward,proto3,oneof" json:"max_reward,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1060,6 +1066,20 @@ func (x *ListRolloutsRequest) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *ListRolloutsRequest) GetMinReward() float64 {
+	if x != nil && x.MinReward != nil {
+		return *x.MinReward
+	}
+	return 0
+}
+
+func (x *ListRolloutsRequest) GetMaxReward() float64 {
+	if x != nil && x.MaxReward != nil {
+		return *x.MaxReward
+	}
+	return 0
 }
 
 // Response of ListRollouts.
@@ -1548,7 +1568,7 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\"J\n" +
 	"\x12GetRolloutResponse\x124\n" +
-	"\arollout\x18\x01 \x01(\v2\x1a.lightningstore.v1.RolloutR\arollout\"\xf2\x04\n" +
+	"\arollout\x18\x01 \x01(\v2\x1a.lightningstore.v1.RolloutR\arollout\"\xd8\x05\n" +
 	"\x13ListRolloutsRequest\x12<\n" +
 	"\bstatuses\x18\x01 \x03(\x0e2 .lightningstore.v1.RolloutStatusR\bstatuses\x12\x1f\n" +
 	"\vrollout_ids\x18\x02 \x03(\tR\n" +
@@ -1565,10 +1585,16 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	" \x01(\x05R\x04skip\x12,\n" +
 	"\x12include_total_size\x18\v \x01(\bR\x10includeTotalSize\x12\x16\n" +
 	"\x06queues\x18\f \x03(\tR\x06queues\x12J\n" +
-	"\x06labels\x18\r \x03(\v22.lightningstore.v1.ListRolloutsRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\r \x03(\v22.lightningstore.v1.ListRolloutsRequest.LabelsEntryR\x06labels\x12\"\n" +
+	"\n" +
+	"min_reward\x18\x0e \x01(\x01H\x00R\tminReward\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"max_reward\x18\x0f \x01(\x01H\x01R\tmaxReward\x88\x01\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
+	"\v_min_rewardB\r\n" +
+	"\v_max_reward\"\xa9\x01\n" +
 	"\x14ListRolloutsResponse\x126\n" +
 	"\brollouts\x18\x01 \x03(\v2\x1a.lightningstore.v1.RolloutR\brollouts\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\"\n" +
@@ -1702,6 +1728,7 @@ func file_lightningstore_v1_rollout_proto_init() {
 		return
 	}
 	file_lightningstore_v1_attempt_proto_init()
+	file_lightningstore_v1_rollout_proto_msgTypes[8].OneofWrappers = []any{}
 	file_lightningstore_v1_rollout_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -24,7 +24,7 @@ var File_lightningstore_v1_service_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\x9e\x18\n" +
+	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/series.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xfb\x18\n" +
 	"\x15LightningStoreService\x12h\n" +
 	"\x0fEnqueueRollouts\x12).lightningstore.v1.EnqueueRolloutsRequest\x1a*.lightningstore.v1.EnqueueRolloutsResponse\x12_\n" +
 	"\fStartRollout\x12&.lightningstore.v1.StartRolloutRequest\x1a'.lightningstore.v1.StartRolloutResponse\x12h\n" +
@@ -47,7 +47,8 @@ const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\x13AllocateSequenceIds\x12-.lightningstore.v1.AllocateSequenceIdsRequest\x1a..lightningstore.v1.AllocateSequenceIdsResponse\x12`\n" +
 	"\n" +
 	"QuerySpans\x12$.lightningstore.v1.QuerySpansRequest\x1a%.lightningstore.v1.QuerySpansResponse\"\x03\x90\x02\x010\x01\x12f\n" +
-	"\fListTriplets\x12&.lightningstore.v1.ListTripletsRequest\x1a'.lightningstore.v1.ListTripletsResponse\"\x03\x90\x02\x010\x01\x12l\n" +
+	"\fListTriplets\x12&.lightningstore.v1.ListTripletsRequest\x1a'.lightningstore.v1.ListTripletsResponse\"\x03\x90\x02\x010\x01\x12[\n" +
+	"\tGetSeries\x12#.lightningstore.v1.GetSeriesRequest\x1a$.lightningstore.v1.GetSeriesResponse\"\x03\x90\x02\x01\x12l\n" +
 	"\x0eImportRollouts\x12(.lightningstore.v1.ImportRolloutsRequest\x1a).lightningstore.v1.ImportRolloutsResponse\"\x03\x90\x02\x02(\x01\x12_\n" +
 	"\fAddResources\x12&.lightningstore.v1.AddResourcesRequest\x1a'.lightningstore.v1.AddResourcesResponse\x12h\n" +
 	"\x0fUpdateResources\x12).lightningstore.v1.UpdateResourcesRequest\x1a*.lightningstore.v1.UpdateResourcesResponse\x12d\n" +
@@ -81,47 +82,49 @@ var file_lightningstore_v1_service_proto_goTypes = []any{
 	(*AllocateSequenceIdsRequest)(nil),  // 16: lightningstore.v1.AllocateSequenceIdsRequest
 	(*QuerySpansRequest)(nil),           // 17: lightningstore.v1.QuerySpansRequest
 	(*ListTripletsRequest)(nil),         // 18: lightningstore.v1.ListTripletsRequest
-	(*ImportRolloutsRequest)(nil),       // 19: lightningstore.v1.ImportRolloutsRequest
-	(*AddResourcesRequest)(nil),         // 20: lightningstore.v1.AddResourcesRequest
-	(*UpdateResourcesRequest)(nil),      // 21: lightningstore.v1.UpdateResourcesRequest
-	(*GetResourcesRequest)(nil),         // 22: lightningstore.v1.GetResourcesRequest
-	(*ListResourcesRequest)(nil),        // 23: lightningstore.v1.ListResourcesRequest
-	(*WatchResourcesRequest)(nil),       // 24: lightningstore.v1.WatchResourcesRequest
-	(*HeartbeatRequest)(nil),            // 25: lightningstore.v1.HeartbeatRequest
-	(*GetWorkerRequest)(nil),            // 26: lightningstore.v1.GetWorkerRequest
-	(*ListWorkersRequest)(nil),          // 27: lightningstore.v1.ListWorkersRequest
-	(*GetStatisticsRequest)(nil),        // 28: lightningstore.v1.GetStatisticsRequest
-	(*GetServerInfoRequest)(nil),        // 29: lightningstore.v1.GetServerInfoRequest
-	(*EnqueueRolloutsResponse)(nil),     // 30: lightningstore.v1.EnqueueRolloutsResponse
-	(*StartRolloutResponse)(nil),        // 31: lightningstore.v1.StartRolloutResponse
-	(*DequeueRolloutsResponse)(nil),     // 32: lightningstore.v1.DequeueRolloutsResponse
-	(*StartAttemptResponse)(nil),        // 33: lightningstore.v1.StartAttemptResponse
-	(*UpdateAttemptResponse)(nil),       // 34: lightningstore.v1.UpdateAttemptResponse
-	(*ListAttemptsResponse)(nil),        // 35: lightningstore.v1.ListAttemptsResponse
-	(*GetAttemptResponse)(nil),          // 36: lightningstore.v1.GetAttemptResponse
-	(*GetRolloutResponse)(nil),          // 37: lightningstore.v1.GetRolloutResponse
-	(*ListRolloutsResponse)(nil),        // 38: lightningstore.v1.ListRolloutsResponse
-	(*UpdateRolloutResponse)(nil),       // 39: lightningstore.v1.UpdateRolloutResponse
-	(*CancelRolloutsResponse)(nil),      // 40: lightningstore.v1.CancelRolloutsResponse
-	(*DeleteRolloutsResponse)(nil),      // 41: lightningstore.v1.DeleteRolloutsResponse
-	(*WaitForRolloutsResponse)(nil),     // 42: lightningstore.v1.WaitForRolloutsResponse
-	(*WatchRolloutsResponse)(nil),       // 43: lightningstore.v1.WatchRolloutsResponse
-	(*IngestSpansResponse)(nil),         // 44: lightningstore.v1.IngestSpansResponse
-	(*AddSpansResponse)(nil),            // 45: lightningstore.v1.AddSpansResponse
-	(*AllocateSequenceIdsResponse)(nil), // 46: lightningstore.v1.AllocateSequenceIdsResponse
-	(*QuerySpansResponse)(nil),          // 47: lightningstore.v1.QuerySpansResponse
-	(*ListTripletsResponse)(nil),        // 48: lightningstore.v1.ListTripletsResponse
-	(*ImportRolloutsResponse)(nil),      // 49: lightningstore.v1.ImportRolloutsResponse
-	(*AddResourcesResponse)(nil),        // 50: lightningstore.v1.AddResourcesResponse
-	(*UpdateResourcesResponse)(nil),     // 51: lightningstore.v1.UpdateResourcesResponse
-	(*GetResourcesResponse)(nil),        // 52: lightningstore.v1.GetResourcesResponse
-	(*ListResourcesResponse)(nil),       // 53: lightningstore.v1.ListResourcesResponse
-	(*WatchResourcesResponse)(nil),      // 54: lightningstore.v1.WatchResourcesResponse
-	(*HeartbeatResponse)(nil),           // 55: lightningstore.v1.HeartbeatResponse
-	(*GetWorkerResponse)(nil),           // 56: lightningstore.v1.GetWorkerResponse
-	(*ListWorkersResponse)(nil),         // 57: lightningstore.v1.ListWorkersResponse
-	(*GetStatisticsResponse)(nil),       // 58: lightningstore.v1.GetStatisticsResponse
-	(*GetServerInfoResponse)(nil),       // 59: lightningstore.v1.GetServerInfoResponse
+	(*GetSeriesRequest)(nil),            // 19: lightningstore.v1.GetSeriesRequest
+	(*ImportRolloutsRequest)(nil),       // 20: lightningstore.v1.ImportRolloutsRequest
+	(*AddResourcesRequest)(nil),         // 21: lightningstore.v1.AddResourcesRequest
+	(*UpdateResourcesRequest)(nil),      // 22: lightningstore.v1.UpdateResourcesRequest
+	(*GetResourcesRequest)(nil),         // 23: lightningstore.v1.GetResourcesRequest
+	(*ListResourcesRequest)(nil),        // 24: lightningstore.v1.ListResourcesRequest
+	(*WatchResourcesRequest)(nil),       // 25: lightningstore.v1.WatchResourcesRequest
+	(*HeartbeatRequest)(nil),            // 26: lightningstore.v1.HeartbeatRequest
+	(*GetWorkerRequest)(nil),            // 27: lightningstore.v1.GetWorkerRequest
+	(*ListWorkersRequest)(nil),          // 28: lightningstore.v1.ListWorkersRequest
+	(*GetStatisticsRequest)(nil),        // 29: lightningstore.v1.GetStatisticsRequest
+	(*GetServerInfoRequest)(nil),        // 30: lightningstore.v1.GetServerInfoRequest
+	(*EnqueueRolloutsResponse)(nil),     // 31: lightningstore.v1.EnqueueRolloutsResponse
+	(*StartRolloutResponse)(nil),        // 32: lightningstore.v1.StartRolloutResponse
+	(*DequeueRolloutsResponse)(nil),     // 33: lightningstore.v1.DequeueRolloutsResponse
+	(*StartAttemptResponse)(nil),        // 34: lightningstore.v1.StartAttemptResponse
+	(*UpdateAttemptResponse)(nil),       // 35: lightningstore.v1.UpdateAttemptResponse
+	(*ListAttemptsResponse)(nil),        // 36: lightningstore.v1.ListAttemptsResponse
+	(*GetAttemptResponse)(nil),          // 37: lightningstore.v1.GetAttemptResponse
+	(*GetRolloutResponse)(nil),          // 38: lightningstore.v1.GetRolloutResponse
+	(*ListRolloutsResponse)(nil),        // 39: lightningstore.v1.ListRolloutsResponse
+	(*UpdateRolloutResponse)(nil),       // 40: lightningstore.v1.UpdateRolloutResponse
+	(*CancelRolloutsResponse)(nil),      // 41: lightningstore.v1.CancelRolloutsResponse
+	(*DeleteRolloutsResponse)(nil),      // 42: lightningstore.v1.DeleteRolloutsResponse
+	(*WaitForRolloutsResponse)(nil),     // 43: lightningstore.v1.WaitForRolloutsResponse
+	(*WatchRolloutsResponse)(nil),       // 44: lightningstore.v1.WatchRolloutsResponse
+	(*IngestSpansResponse)(nil),         // 45: lightningstore.v1.IngestSpansResponse
+	(*AddSpansResponse)(nil),            // 46: lightningstore.v1.AddSpansResponse
+	(*AllocateSequenceIdsResponse)(nil), // 47: lightningstore.v1.AllocateSequenceIdsResponse
+	(*QuerySpansResponse)(nil),          // 48: lightningstore.v1.QuerySpansResponse
+	(*ListTripletsResponse)(nil),        // 49: lightningstore.v1.ListTripletsResponse
+	(*GetSeriesResponse)(nil),           // 50: lightningstore.v1.GetSeriesResponse
+	(*ImportRolloutsResponse)(nil),      // 51: lightningstore.v1.ImportRolloutsResponse
+	(*AddResourcesResponse)(nil),        // 52: lightningstore.v1.AddResourcesResponse
+	(*UpdateResourcesResponse)(nil),     // 53: lightningstore.v1.UpdateResourcesResponse
+	(*GetResourcesResponse)(nil),        // 54: lightningstore.v1.GetResourcesResponse
+	(*ListResourcesResponse)(nil),       // 55: lightningstore.v1.ListResourcesResponse
+	(*WatchResourcesResponse)(nil),      // 56: lightningstore.v1.WatchResourcesResponse
+	(*HeartbeatResponse)(nil),           // 57: lightningstore.v1.HeartbeatResponse
+	(*GetWorkerResponse)(nil),           // 58: lightningstore.v1.GetWorkerResponse
+	(*ListWorkersResponse)(nil),         // 59: lightningstore.v1.ListWorkersResponse
+	(*GetStatisticsResponse)(nil),       // 60: lightningstore.v1.GetStatisticsResponse
+	(*GetServerInfoResponse)(nil),       // 61: lightningstore.v1.GetServerInfoResponse
 }
 var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	0,  // 0: lightningstore.v1.LightningStoreService.EnqueueRollouts:input_type -> lightningstore.v1.EnqueueRolloutsRequest
@@ -143,49 +146,51 @@ var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	16, // 16: lightningstore.v1.LightningStoreService.AllocateSequenceIds:input_type -> lightningstore.v1.AllocateSequenceIdsRequest
 	17, // 17: lightningstore.v1.LightningStoreService.QuerySpans:input_type -> lightningstore.v1.QuerySpansRequest
 	18, // 18: lightningstore.v1.LightningStoreService.ListTriplets:input_type -> lightningstore.v1.ListTripletsRequest
-	19, // 19: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
-	20, // 20: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
-	21, // 21: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
-	22, // 22: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
-	23, // 23: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
-	24, // 24: lightningstore.v1.LightningStoreService.WatchResources:input_type -> lightningstore.v1.WatchResourcesRequest
-	25, // 25: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
-	26, // 26: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
-	27, // 27: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
-	28, // 28: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
-	29, // 29: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
-	30, // 30: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
-	31, // 31: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
-	32, // 32: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
-	33, // 33: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
-	34, // 34: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
-	35, // 35: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
-	36, // 36: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
-	37, // 37: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
-	38, // 38: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
-	39, // 39: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
-	40, // 40: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
-	41, // 41: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
-	42, // 42: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
-	43, // 43: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
-	44, // 44: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
-	45, // 45: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
-	46, // 46: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
-	47, // 47: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
-	48, // 48: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
-	49, // 49: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
-	50, // 50: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
-	51, // 51: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
-	52, // 52: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
-	53, // 53: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
-	54, // 54: lightningstore.v1.LightningStoreService.WatchResources:output_type -> lightningstore.v1.WatchResourcesResponse
-	55, // 55: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
-	56, // 56: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
-	57, // 57: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
-	58, // 58: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
-	59, // 59: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
-	30, // [30:60] is the sub-list for method output_type
-	0,  // [0:30] is the sub-list for method input_type
+	19, // 19: lightningstore.v1.LightningStoreService.GetSeries:input_type -> lightningstore.v1.GetSeriesRequest
+	20, // 20: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
+	21, // 21: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
+	22, // 22: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
+	23, // 23: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
+	24, // 24: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
+	25, // 25: lightningstore.v1.LightningStoreService.WatchResources:input_type -> lightningstore.v1.WatchResourcesRequest
+	26, // 26: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
+	27, // 27: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
+	28, // 28: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
+	29, // 29: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
+	30, // 30: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
+	31, // 31: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
+	32, // 32: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
+	33, // 33: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
+	34, // 34: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
+	35, // 35: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
+	36, // 36: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
+	37, // 37: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
+	38, // 38: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
+	39, // 39: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
+	40, // 40: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
+	41, // 41: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
+	42, // 42: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
+	43, // 43: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
+	44, // 44: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
+	45, // 45: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
+	46, // 46: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
+	47, // 47: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
+	48, // 48: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
+	49, // 49: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
+	50, // 50: lightningstore.v1.LightningStoreService.GetSeries:output_type -> lightningstore.v1.GetSeriesResponse
+	51, // 51: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
+	52, // 52: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
+	53, // 53: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
+	54, // 54: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
+	55, // 55: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
+	56, // 56: lightningstore.v1.LightningStoreService.WatchResources:output_type -> lightningstore.v1.WatchResourcesResponse
+	57, // 57: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
+	58, // 58: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
+	59, // 59: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
+	60, // 60: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
+	61, // 61: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
+	31, // [31:62] is the sub-list for method output_type
+	0,  // [0:31] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -202,6 +207,7 @@ func file_lightningstore_v1_service_proto_init() {
 	file_lightningstore_v1_import_proto_init()
 	file_lightningstore_v1_resources_proto_init()
 	file_lightningstore_v1_rollout_proto_init()
+	file_lightningstore_v1_series_proto_init()
 	file_lightningstore_v1_span_proto_init()
 	file_lightningstore_v1_statistics_proto_init()
 	file_lightningstore_v1_triplet_proto_init()

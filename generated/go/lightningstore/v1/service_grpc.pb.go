@@ -38,6 +38,7 @@ const (
 	LightningStoreService_AllocateSequenceIds_FullMethodName = "/lightningstore.v1.LightningStoreService/AllocateSequenceIds"
 	LightningStoreService_QuerySpans_FullMethodName          = "/lightningstore.v1.LightningStoreService/QuerySpans"
 	LightningStoreService_ListTriplets_FullMethodName        = "/lightningstore.v1.LightningStoreService/ListTriplets"
+	LightningStoreService_GetSeries_FullMethodName           = "/lightningstore.v1.LightningStoreService/GetSeries"
 	LightningStoreService_ImportRollouts_FullMethodName      = "/lightningstore.v1.LightningStoreService/ImportRollouts"
 	LightningStoreService_AddResources_FullMethodName        = "/lightningstore.v1.LightningStoreService/AddResources"
 	LightningStoreService_UpdateResources_FullMethodName     = "/lightningstore.v1.LightningStoreService/UpdateResources"
@@ -105,6 +106,8 @@ type LightningStoreServiceClient interface {
 	QuerySpans(ctx context.Context, in *QuerySpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[QuerySpansResponse], error)
 	// Streams the triplets of rollouts: training data derived from their spans.
 	ListTriplets(ctx context.Context, in *ListTripletsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTripletsResponse], error)
+	// Gets how a measure of finished rollouts developed, such as their rewards, in buckets.
+	GetSeries(ctx context.Context, in *GetSeriesRequest, opts ...grpc.CallOption) (*GetSeriesResponse, error)
 	// Stores finished rollouts from another store, with their spans, from a stream.
 	ImportRollouts(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportRolloutsRequest, ImportRolloutsResponse], error)
 	// Stores new resources and makes them the latest.
@@ -366,6 +369,16 @@ func (c *lightningStoreServiceClient) ListTriplets(ctx context.Context, in *List
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LightningStoreService_ListTripletsClient = grpc.ServerStreamingClient[ListTripletsResponse]
 
+func (c *lightningStoreServiceClient) GetSeries(ctx context.Context, in *GetSeriesRequest, opts ...grpc.CallOption) (*GetSeriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetSeriesResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_GetSeries_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *lightningStoreServiceClient) ImportRollouts(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportRolloutsRequest, ImportRolloutsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[5], LightningStoreService_ImportRollouts_FullMethodName, cOpts...)
@@ -542,6 +555,8 @@ type LightningStoreServiceServer interface {
 	QuerySpans(*QuerySpansRequest, grpc.ServerStreamingServer[QuerySpansResponse]) error
 	// Streams the triplets of rollouts: training data derived from their spans.
 	ListTriplets(*ListTripletsRequest, grpc.ServerStreamingServer[ListTripletsResponse]) error
+	// Gets how a measure of finished rollouts developed, such as their rewards, in buckets.
+	GetSeries(context.Context, *GetSeriesRequest) (*GetSeriesResponse, error)
 	// Stores finished rollouts from another store, with their spans, from a stream.
 	ImportRollouts(grpc.ClientStreamingServer[ImportRolloutsRequest, ImportRolloutsResponse]) error
 	// Stores new resources and makes them the latest.
@@ -630,6 +645,9 @@ func (UnimplementedLightningStoreServiceServer) QuerySpans(*QuerySpansRequest, g
 }
 func (UnimplementedLightningStoreServiceServer) ListTriplets(*ListTripletsRequest, grpc.ServerStreamingServer[ListTripletsResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method ListTriplets not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) GetSeries(context.Context, *GetSeriesRequest) (*GetSeriesResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetSeries not implemented")
 }
 func (UnimplementedLightningStoreServiceServer) ImportRollouts(grpc.ClientStreamingServer[ImportRolloutsRequest, ImportRolloutsResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method ImportRollouts not implemented")
@@ -988,6 +1006,24 @@ func _LightningStoreService_ListTriplets_Handler(srv interface{}, stream grpc.Se
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LightningStoreService_ListTripletsServer = grpc.ServerStreamingServer[ListTripletsResponse]
 
+func _LightningStoreService_GetSeries_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetSeriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).GetSeries(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_GetSeries_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).GetSeries(ctx, req.(*GetSeriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _LightningStoreService_ImportRollouts_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(LightningStoreServiceServer).ImportRollouts(&grpc.GenericServerStream[ImportRolloutsRequest, ImportRolloutsResponse]{ServerStream: stream})
 }
@@ -1230,6 +1266,10 @@ var LightningStoreService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AllocateSequenceIds",
 			Handler:    _LightningStoreService_AllocateSequenceIds_Handler,
+		},
+		{
+			MethodName: "GetSeries",
+			Handler:    _LightningStoreService_GetSeries_Handler,
 		},
 		{
 			MethodName: "AddResources",

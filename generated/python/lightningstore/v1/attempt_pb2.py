@@ -26,7 +26,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flightningstore/v1/attempt.proto\x12\x11lightningstore.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x03\n\x07\x41ttempt\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12\x17\n\x0fsequence_number\x18\x03 \x01(\x05\x12\x30\n\x06status\x18\x04 \x01(\x0e\x32 .lightningstore.v1.AttemptStatus\x12+\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1a.lightningstore.v1.Failure\x12\x11\n\tworker_id\x18\x06 \x01(\t\x12\x14\n\x0cresources_id\x18\x07 \x01(\t\x12\x19\n\x11resources_version\x18\x08 \x01(\x05\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x13last_heartbeat_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nspan_count\x18\x0c \x01(\x03\x12\x15\n\rmetadata_json\x18\r \x01(\x0c\x12\x16\n\x0epublish_number\x18\x0e \x01(\x03\"N\n\x07\x46\x61ilure\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\tretryable\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_retryable\"4\n\nAttemptRef\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\"e\n\x04Stop\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.lightningstore.v1.AttemptRef\x12-\n\x06reason\x18\x02 \x01(\x0e\x32\x1d.lightningstore.v1.StopReason\";\n\x11GetAttemptRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\"A\n\x12GetAttemptResponse\x12+\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Attempt\"P\n\x13ListAttemptsRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x14ListAttemptsResponse\x12,\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Attempt\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xba\x01\n\x14UpdateAttemptRequest\x12+\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Attempt\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1c\n\x0fsent_span_count\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\tB\x12\n\x10_sent_span_count\"\xb0\x01\n\x15UpdateAttemptResponse\x12+\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Attempt\x12\x1f\n\x12missing_span_count\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x32\n\x0bstop_reason\x18\x03 \x01(\x0e\x32\x1d.lightningstore.v1.StopReasonB\x15\n\x13_missing_span_count*\xdf\x01\n\rAttemptStatus\x12\x1e\n\x1a\x41TTEMPT_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41TTEMPT_STATUS_PREPARING\x10\x01\x12\x1a\n\x16\x41TTEMPT_STATUS_RUNNING\x10\x02\x12\x1c\n\x18\x41TTEMPT_STATUS_SUCCEEDED\x10\x03\x12\x19\n\x15\x41TTEMPT_STATUS_FAILED\x10\x04\x12\x1a\n\x16\x41TTEMPT_STATUS_TIMEOUT\x10\x05\x12\x1f\n\x1b\x41TTEMPT_STATUS_UNRESPONSIVE\x10\x06*\xab\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12!\n\x1dSTOP_REASON_ROLLOUT_CANCELLED\x10\x01\x12 \n\x1cSTOP_REASON_ROLLOUT_FINISHED\x10\x02\x12\x1a\n\x16STOP_REASON_SUPERSEDED\x10\x03\x12\x1f\n\x1bSTOP_REASON_UNKNOWN_ATTEMPT\x10\x04\x42\x80\x01\n\x14io.lightningstore.v1B\x0c\x41ttemptProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flightningstore/v1/attempt.proto\x12\x11lightningstore.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x05\n\x07\x41ttempt\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12\x17\n\x0fsequence_number\x18\x03 \x01(\x05\x12\x30\n\x06status\x18\x04 \x01(\x0e\x32 .lightningstore.v1.AttemptStatus\x12+\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1a.lightningstore.v1.Failure\x12\x11\n\tworker_id\x18\x06 \x01(\t\x12\x14\n\x0cresources_id\x18\x07 \x01(\t\x12\x19\n\x11resources_version\x18\x08 \x01(\x05\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x13last_heartbeat_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nspan_count\x18\x0c \x01(\x03\x12\x15\n\rmetadata_json\x18\r \x01(\x0c\x12\x16\n\x0epublish_number\x18\x0e \x01(\x03\x12\x13\n\x06reward\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12\x36\n\x06scores\x18\x10 \x03(\x0b\x32&.lightningstore.v1.Attempt.ScoresEntry\x12\x36\n\rreward_source\x18\x11 \x01(\x0e\x32\x1f.lightningstore.v1.RewardSource\x12\x32\n\x0bspan_reward\x18\x12 \x01(\x0b\x32\x1d.lightningstore.v1.SpanReward\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\t\n\x07_reward\"_\n\nSpanReward\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x13\n\x0bsequence_id\x18\x02 \x01(\x03\x12\x0f\n\x07span_id\x18\x03 \x01(\t\x12\x1c\n\x14start_time_unix_nano\x18\x04 \x01(\x06\"N\n\x07\x46\x61ilure\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\tretryable\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_retryable\"4\n\nAttemptRef\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\"e\n\x04Stop\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.lightningstore.v1.AttemptRef\x12-\n\x06reason\x18\x02 \x01(\x0e\x32\x1d.lightningstore.v1.StopReason\";\n\x11GetAttemptRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\"A\n\x12GetAttemptResponse\x12+\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Attempt\"P\n\x13ListAttemptsRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x14ListAttemptsResponse\x12,\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Attempt\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xba\x01\n\x14UpdateAttemptRequest\x12+\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Attempt\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1c\n\x0fsent_span_count\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\tB\x12\n\x10_sent_span_count\"\xb0\x01\n\x15UpdateAttemptResponse\x12+\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Attempt\x12\x1f\n\x12missing_span_count\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x32\n\x0bstop_reason\x18\x03 \x01(\x0e\x32\x1d.lightningstore.v1.StopReasonB\x15\n\x13_missing_span_count*\xdf\x01\n\rAttemptStatus\x12\x1e\n\x1a\x41TTEMPT_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41TTEMPT_STATUS_PREPARING\x10\x01\x12\x1a\n\x16\x41TTEMPT_STATUS_RUNNING\x10\x02\x12\x1c\n\x18\x41TTEMPT_STATUS_SUCCEEDED\x10\x03\x12\x19\n\x15\x41TTEMPT_STATUS_FAILED\x10\x04\x12\x1a\n\x16\x41TTEMPT_STATUS_TIMEOUT\x10\x05\x12\x1f\n\x1b\x41TTEMPT_STATUS_UNRESPONSIVE\x10\x06*b\n\x0cRewardSource\x12\x1d\n\x19REWARD_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16REWARD_SOURCE_REPORTED\x10\x01\x12\x17\n\x13REWARD_SOURCE_SPANS\x10\x02*\xab\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12!\n\x1dSTOP_REASON_ROLLOUT_CANCELLED\x10\x01\x12 \n\x1cSTOP_REASON_ROLLOUT_FINISHED\x10\x02\x12\x1a\n\x16STOP_REASON_SUPERSEDED\x10\x03\x12\x1f\n\x1bSTOP_REASON_UNKNOWN_ATTEMPT\x10\x04\x42\x80\x01\n\x14io.lightningstore.v1B\x0c\x41ttemptProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,28 +34,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lightningstore.v1.attempt_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024io.lightningstore.v1B\014AttemptProtoP\001ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1'
-  _globals['_ATTEMPTSTATUS']._serialized_start=1490
-  _globals['_ATTEMPTSTATUS']._serialized_end=1713
-  _globals['_STOPREASON']._serialized_start=1716
-  _globals['_STOPREASON']._serialized_end=1887
+  _globals['_ATTEMPT_SCORESENTRY']._loaded_options = None
+  _globals['_ATTEMPT_SCORESENTRY']._serialized_options = b'8\001'
+  _globals['_ATTEMPTSTATUS']._serialized_start=1830
+  _globals['_ATTEMPTSTATUS']._serialized_end=2053
+  _globals['_REWARDSOURCE']._serialized_start=2055
+  _globals['_REWARDSOURCE']._serialized_end=2153
+  _globals['_STOPREASON']._serialized_start=2156
+  _globals['_STOPREASON']._serialized_end=2327
   _globals['_ATTEMPT']._serialized_start=122
-  _globals['_ATTEMPT']._serialized_end=577
-  _globals['_FAILURE']._serialized_start=579
-  _globals['_FAILURE']._serialized_end=657
-  _globals['_ATTEMPTREF']._serialized_start=659
-  _globals['_ATTEMPTREF']._serialized_end=711
-  _globals['_STOP']._serialized_start=713
-  _globals['_STOP']._serialized_end=814
-  _globals['_GETATTEMPTREQUEST']._serialized_start=816
-  _globals['_GETATTEMPTREQUEST']._serialized_end=875
-  _globals['_GETATTEMPTRESPONSE']._serialized_start=877
-  _globals['_GETATTEMPTRESPONSE']._serialized_end=942
-  _globals['_LISTATTEMPTSREQUEST']._serialized_start=944
-  _globals['_LISTATTEMPTSREQUEST']._serialized_end=1024
-  _globals['_LISTATTEMPTSRESPONSE']._serialized_start=1026
-  _globals['_LISTATTEMPTSRESPONSE']._serialized_end=1119
-  _globals['_UPDATEATTEMPTREQUEST']._serialized_start=1122
-  _globals['_UPDATEATTEMPTREQUEST']._serialized_end=1308
-  _globals['_UPDATEATTEMPTRESPONSE']._serialized_start=1311
-  _globals['_UPDATEATTEMPTRESPONSE']._serialized_end=1487
+  _globals['_ATTEMPT']._serialized_end=820
+  _globals['_ATTEMPT_SCORESENTRY']._serialized_start=764
+  _globals['_ATTEMPT_SCORESENTRY']._serialized_end=809
+  _globals['_SPANREWARD']._serialized_start=822
+  _globals['_SPANREWARD']._serialized_end=917
+  _globals['_FAILURE']._serialized_start=919
+  _globals['_FAILURE']._serialized_end=997
+  _globals['_ATTEMPTREF']._serialized_start=999
+  _globals['_ATTEMPTREF']._serialized_end=1051
+  _globals['_STOP']._serialized_start=1053
+  _globals['_STOP']._serialized_end=1154
+  _globals['_GETATTEMPTREQUEST']._serialized_start=1156
+  _globals['_GETATTEMPTREQUEST']._serialized_end=1215
+  _globals['_GETATTEMPTRESPONSE']._serialized_start=1217
+  _globals['_GETATTEMPTRESPONSE']._serialized_end=1282
+  _globals['_LISTATTEMPTSREQUEST']._serialized_start=1284
+  _globals['_LISTATTEMPTSREQUEST']._serialized_end=1364
+  _globals['_LISTATTEMPTSRESPONSE']._serialized_start=1366
+  _globals['_LISTATTEMPTSRESPONSE']._serialized_end=1459
+  _globals['_UPDATEATTEMPTREQUEST']._serialized_start=1462
+  _globals['_UPDATEATTEMPTREQUEST']._serialized_end=1648
+  _globals['_UPDATEATTEMPTRESPONSE']._serialized_start=1651
+  _globals['_UPDATEATTEMPTRESPONSE']._serialized_end=1827
 # @@protoc_insertion_point(module_scope)

@@ -65,6 +65,30 @@ heartbeat sets it to RUNNING again, unless its rollout has finished.
 """
 Global___AttemptStatus: _TypeAlias = AttemptStatus  # noqa: Y015
 
+class _RewardSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RewardSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RewardSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REWARD_SOURCE_UNSPECIFIED: _RewardSource.ValueType  # 0
+    """The attempt has no reward."""
+    REWARD_SOURCE_REPORTED: _RewardSource.ValueType  # 1
+    """UpdateAttempt or ImportRollouts set it."""
+    REWARD_SOURCE_SPANS: _RewardSource.ValueType  # 2
+    """It was taken from the last reward span."""
+
+class RewardSource(_RewardSource, metaclass=_RewardSourceEnumTypeWrapper):
+    """Where the reward of an attempt came from. More values may be added."""
+
+REWARD_SOURCE_UNSPECIFIED: RewardSource.ValueType  # 0
+"""The attempt has no reward."""
+REWARD_SOURCE_REPORTED: RewardSource.ValueType  # 1
+"""UpdateAttempt or ImportRollouts set it."""
+REWARD_SOURCE_SPANS: RewardSource.ValueType  # 2
+"""It was taken from the last reward span."""
+Global___RewardSource: _TypeAlias = RewardSource  # noqa: Y015
+
 class _StopReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -103,6 +127,26 @@ class Attempt(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ScoresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_ID_FIELD_NUMBER: _builtins.int
     SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
@@ -117,6 +161,10 @@ class Attempt(_message.Message):
     SPAN_COUNT_FIELD_NUMBER: _builtins.int
     METADATA_JSON_FIELD_NUMBER: _builtins.int
     PUBLISH_NUMBER_FIELD_NUMBER: _builtins.int
+    REWARD_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    REWARD_SOURCE_FIELD_NUMBER: _builtins.int
+    SPAN_REWARD_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
     """Id of the rollout. Always set."""
     attempt_id: _builtins.str
@@ -144,6 +192,13 @@ class Attempt(_message.Message):
     this one is the lag of the attempt: how many publications its resources are behind. 0 if there were no
     resources, or if a server without publish numbers handed it out.
     """
+    reward: _builtins.float
+    """How well it did: a finite number, larger is better. Absent: unknown. UpdateAttempt sets it. Until it does,
+    this is the value of span_reward, and each later reward span replaces it. A reward that was reported wins
+    over spans, whichever arrived first. It may change after the rollout has finished.
+    """
+    reward_source: Global___RewardSource.ValueType
+    """Where the reward came from. Unspecified without a reward."""
     @_builtins.property
     def failure(self) -> Global___Failure:
         """Why it failed. Absent unless the status is FAILED and the runner reported a failure."""
@@ -159,6 +214,18 @@ class Attempt(_message.Message):
     @_builtins.property
     def last_heartbeat_time(self) -> _timestamp_pb2.Timestamp:
         """Time at which its last span or heartbeat arrived, or the time that UpdateAttempt set. Absent until then."""
+
+    @_builtins.property
+    def scores(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Other scores of the attempt by name, all finite: at most 64, with names of 1 to 128 characters and without
+        control characters. Set by UpdateAttempt, never taken from spans.
+        """
+
+    @_builtins.property
+    def span_reward(self) -> Global___SpanReward:
+        """The last reward in its spans, also if another one was reported. Absent if no span with a readable reward
+        has arrived since the server keeps this field.
+        """
 
     def __init__(
         self,
@@ -177,14 +244,56 @@ class Attempt(_message.Message):
         span_count: _builtins.int = ...,
         metadata_json: _builtins.bytes = ...,
         publish_number: _builtins.int = ...,
+        reward: _builtins.float | None = ...,
+        scores: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        reward_source: Global___RewardSource.ValueType = ...,
+        span_reward: Global___SpanReward | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "last_heartbeat_time", b"last_heartbeat_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reward", b"_reward", "end_time", b"end_time", "failure", b"failure", "last_heartbeat_time", b"last_heartbeat_time", "reward", b"reward", "span_reward", b"span_reward", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "end_time", b"end_time", "failure", b"failure", "last_heartbeat_time", b"last_heartbeat_time", "metadata_json", b"metadata_json", "publish_number", b"publish_number", "resources_id", b"resources_id", "resources_version", b"resources_version", "rollout_id", b"rollout_id", "sequence_number", b"sequence_number", "span_count", b"span_count", "start_time", b"start_time", "status", b"status", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward", b"_reward", "attempt_id", b"attempt_id", "end_time", b"end_time", "failure", b"failure", "last_heartbeat_time", b"last_heartbeat_time", "metadata_json", b"metadata_json", "publish_number", b"publish_number", "resources_id", b"resources_id", "resources_version", b"resources_version", "reward", b"reward", "reward_source", b"reward_source", "rollout_id", b"rollout_id", "scores", b"scores", "sequence_number", b"sequence_number", "span_count", b"span_count", "span_reward", b"span_reward", "start_time", b"start_time", "status", b"status", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reward: _TypeAlias = _typing.Literal["reward"]  # noqa: Y015
+    _WhichOneofArgType__reward: _TypeAlias = _typing.Literal["_reward", b"_reward"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reward) -> _WhichOneofReturnType__reward | None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
+
+@_typing.final
+class SpanReward(_message.Message):
+    """A reward that a span holds. The docs list the attributes that make a span hold one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_ID_FIELD_NUMBER: _builtins.int
+    SPAN_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_UNIX_NANO_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """Value of its primary dimension. Always finite."""
+    sequence_id: _builtins.int
+    """Sequence id of the span. The last span is the one with the highest; if several have it, the one that
+    started last, then the one with the highest span id.
+    """
+    span_id: _builtins.str
+    """Id of the span, 16 hex digits."""
+    start_time_unix_nano: _builtins.int
+    """Start of the span, in nanoseconds since the Unix epoch, by the clock that wrote the span. May be 0."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        sequence_id: _builtins.int = ...,
+        span_id: _builtins.str = ...,
+        start_time_unix_nano: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence_id", b"sequence_id", "span_id", b"span_id", "start_time_unix_nano", b"start_time_unix_nano", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
+Global___SpanReward: _TypeAlias = SpanReward  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):
@@ -388,8 +497,16 @@ Global___ListAttemptsResponse: _TypeAlias = ListAttemptsResponse  # noqa: Y015
 class UpdateAttemptRequest(_message.Message):
     """Reports the outcome of an attempt, or changes its record. Safe to repeat.
 
-    The update mask may contain status, failure, worker_id, last_heartbeat_time and metadata_json. Any other
-    path is rejected with INVALID_ARGUMENT.
+    The update mask may contain status, failure, worker_id, last_heartbeat_time, metadata_json, reward and
+    scores, and "scores." followed by the name of one score. Any other path is rejected with INVALID_ARGUMENT.
+
+    The reward and the scores may be set with the outcome or later, also after the outcome is final: such a
+    change does not affect status, times, completion number or worker. GetRollout, GetAttempt, lists and exports
+    show it at once. WaitForRollouts and WatchRollouts send a rollout when it finishes and do not send it again;
+    a watch that reads the finish later gets the current values. The path scores replaces all scores, and a path
+    such as scores.style sets or removes that score and keeps the others, so that several judges can write to
+    one attempt. Clearing the reward removes what was reported: the reward is then the one of span_reward, if
+    any.
 
     The status must be RUNNING, SUCCEEDED, FAILED, TIMEOUT or UNRESPONSIVE. On the latest attempt it also
     changes the rollout: SUCCEEDED finishes the rollout; FAILED, TIMEOUT and UNRESPONSIVE finish it or put it

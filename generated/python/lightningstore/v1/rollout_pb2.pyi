@@ -576,6 +576,8 @@ class ListRolloutsRequest(_message.Message):
     INCLUDE_TOTAL_SIZE_FIELD_NUMBER: _builtins.int
     QUEUES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    MIN_REWARD_FIELD_NUMBER: _builtins.int
+    MAX_REWARD_FIELD_NUMBER: _builtins.int
     rollout_id_contains: _builtins.str
     """Matches ids that contain this text, case-sensitive."""
     filter_logic: Global___FilterLogic.ValueType
@@ -583,9 +585,9 @@ class ListRolloutsRequest(_message.Message):
     order_by: _builtins.str
     """A field and a direction, for example "start_time desc". The direction defaults to asc. Fields:
     rollout_id, mode, priority, group_id, resources_id, status, start_time, end_time, attempt_count,
-    latest_attempt_id, completion_number, queue. A missing value sorts first. Empty: the order in which the rollouts
-    were enqueued. With rollout_id, status, start_time and the empty order, the cost of a page does not
-    depend on the number of rollouts; the other fields sort all matching rollouts.
+    latest_attempt_id, completion_number, queue, reward. A missing value sorts first. Empty: the order in which
+    the rollouts were enqueued. With rollout_id, status, start_time, reward and the empty order, the cost of a
+    page does not depend on the number of rollouts; the other fields sort all matching rollouts.
     """
     page_size: _builtins.int
     """Maximum number of rollouts in the response. A page of large inputs may hold fewer. 0: 100. Values above
@@ -597,6 +599,14 @@ class ListRolloutsRequest(_message.Message):
     """Number of rollouts to skip before the page starts. Negative: INVALID_ARGUMENT."""
     include_total_size: _builtins.bool
     """Whether to count all matching rollouts. Requires a scan unless the only filter is a status."""
+    min_reward: _builtins.float
+    """Matches rollouts whose latest attempt has a reward of at least this value. Must be finite. Absent: no
+    minimum. With max_reward, it is one filter: a reward from the minimum to the maximum.
+    """
+    max_reward: _builtins.float
+    """Matches rollouts whose latest attempt has a reward of at most this value. Must be finite. Absent: no
+    maximum.
+    """
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___RolloutStatus.ValueType]:
         """Matches rollouts with one of these statuses."""
@@ -639,12 +649,21 @@ class ListRolloutsRequest(_message.Message):
         include_total_size: _builtins.bool = ...,
         queues: _abc.Iterable[_builtins.str] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        min_reward: _builtins.float | None = ...,
+        max_reward: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_reward", b"_max_reward", "_min_reward", b"_min_reward", "max_reward", b"max_reward", "min_reward", b"min_reward"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter_logic", b"filter_logic", "group_ids", b"group_ids", "include_total_size", b"include_total_size", "labels", b"labels", "modes", b"modes", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "queues", b"queues", "rollout_id_contains", b"rollout_id_contains", "rollout_ids", b"rollout_ids", "skip", b"skip", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reward", b"_max_reward", "_min_reward", b"_min_reward", "filter_logic", b"filter_logic", "group_ids", b"group_ids", "include_total_size", b"include_total_size", "labels", b"labels", "max_reward", b"max_reward", "min_reward", b"min_reward", "modes", b"modes", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "queues", b"queues", "rollout_id_contains", b"rollout_id_contains", "rollout_ids", b"rollout_ids", "skip", b"skip", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_reward: _TypeAlias = _typing.Literal["max_reward"]  # noqa: Y015
+    _WhichOneofArgType__max_reward: _TypeAlias = _typing.Literal["_max_reward", b"_max_reward"]  # noqa: Y015
+    _WhichOneofReturnType__min_reward: _TypeAlias = _typing.Literal["min_reward"]  # noqa: Y015
+    _WhichOneofArgType__min_reward: _TypeAlias = _typing.Literal["_min_reward", b"_min_reward"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_reward) -> _WhichOneofReturnType__max_reward | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_reward) -> _WhichOneofReturnType__min_reward | None: ...
 
 Global___ListRolloutsRequest: _TypeAlias = ListRolloutsRequest  # noqa: Y015
 

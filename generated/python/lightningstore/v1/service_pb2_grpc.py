@@ -9,6 +9,7 @@ from lightningstore.v1 import completion_pb2 as lightningstore_dot_v1_dot_comple
 from lightningstore.v1 import import_pb2 as lightningstore_dot_v1_dot_import__pb2
 from lightningstore.v1 import resources_pb2 as lightningstore_dot_v1_dot_resources__pb2
 from lightningstore.v1 import rollout_pb2 as lightningstore_dot_v1_dot_rollout__pb2
+from lightningstore.v1 import series_pb2 as lightningstore_dot_v1_dot_series__pb2
 from lightningstore.v1 import span_pb2 as lightningstore_dot_v1_dot_span__pb2
 from lightningstore.v1 import statistics_pb2 as lightningstore_dot_v1_dot_statistics__pb2
 from lightningstore.v1 import triplet_pb2 as lightningstore_dot_v1_dot_triplet__pb2
@@ -148,6 +149,11 @@ class LightningStoreServiceStub(object):
                 '/lightningstore.v1.LightningStoreService/ListTriplets',
                 request_serializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsRequest.SerializeToString,
                 response_deserializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsResponse.FromString,
+                _registered_method=True)
+        self.GetSeries = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/GetSeries',
+                request_serializer=lightningstore_dot_v1_dot_series__pb2.GetSeriesRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_series__pb2.GetSeriesResponse.FromString,
                 _registered_method=True)
         self.ImportRollouts = channel.stream_unary(
                 '/lightningstore.v1.LightningStoreService/ImportRollouts',
@@ -353,6 +359,13 @@ class LightningStoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSeries(self, request, context):
+        """Gets how a measure of finished rollouts developed, such as their rewards, in buckets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ImportRollouts(self, request_iterator, context):
         """Stores finished rollouts from another store, with their spans, from a stream.
         """
@@ -527,6 +540,11 @@ def add_LightningStoreServiceServicer_to_server(servicer, server):
                     servicer.ListTriplets,
                     request_deserializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsRequest.FromString,
                     response_serializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsResponse.SerializeToString,
+            ),
+            'GetSeries': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSeries,
+                    request_deserializer=lightningstore_dot_v1_dot_series__pb2.GetSeriesRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_series__pb2.GetSeriesResponse.SerializeToString,
             ),
             'ImportRollouts': grpc.stream_unary_rpc_method_handler(
                     servicer.ImportRollouts,
@@ -1108,6 +1126,33 @@ class LightningStoreService(object):
             '/lightningstore.v1.LightningStoreService/ListTriplets',
             lightningstore_dot_v1_dot_triplet__pb2.ListTripletsRequest.SerializeToString,
             lightningstore_dot_v1_dot_triplet__pb2.ListTripletsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSeries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/GetSeries',
+            lightningstore_dot_v1_dot_series__pb2.GetSeriesRequest.SerializeToString,
+            lightningstore_dot_v1_dot_series__pb2.GetSeriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

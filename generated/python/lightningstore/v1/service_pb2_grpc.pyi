@@ -11,6 +11,7 @@ from lightningstore.v1 import completion_pb2 as _completion_pb2
 from lightningstore.v1 import import_pb2 as _import_pb2
 from lightningstore.v1 import resources_pb2 as _resources_pb2
 from lightningstore.v1 import rollout_pb2 as _rollout_pb2
+from lightningstore.v1 import series_pb2 as _series_pb2
 from lightningstore.v1 import span_pb2 as _span_pb2
 from lightningstore.v1 import statistics_pb2 as _statistics_pb2
 from lightningstore.v1 import triplet_pb2 as _triplet_pb2
@@ -91,6 +92,8 @@ class LightningStoreServiceStub:
     """Streams the spans of a rollout."""
     ListTriplets: _grpc.UnaryStreamMultiCallable[_triplet_pb2.ListTripletsRequest, _triplet_pb2.ListTripletsResponse]
     """Streams the triplets of rollouts: training data derived from their spans."""
+    GetSeries: _grpc.UnaryUnaryMultiCallable[_series_pb2.GetSeriesRequest, _series_pb2.GetSeriesResponse]
+    """Gets how a measure of finished rollouts developed, such as their rewards, in buckets."""
     ImportRollouts: _grpc.StreamUnaryMultiCallable[_import_pb2.ImportRolloutsRequest, _import_pb2.ImportRolloutsResponse]
     """Stores finished rollouts from another store, with their spans, from a stream."""
     AddResources: _grpc.UnaryUnaryMultiCallable[_resources_pb2.AddResourcesRequest, _resources_pb2.AddResourcesResponse]
@@ -168,6 +171,8 @@ class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
     """Streams the spans of a rollout."""
     ListTriplets: _aio.UnaryStreamMultiCallable[_triplet_pb2.ListTripletsRequest, _triplet_pb2.ListTripletsResponse]  # type: ignore[assignment]
     """Streams the triplets of rollouts: training data derived from their spans."""
+    GetSeries: _aio.UnaryUnaryMultiCallable[_series_pb2.GetSeriesRequest, _series_pb2.GetSeriesResponse]  # type: ignore[assignment]
+    """Gets how a measure of finished rollouts developed, such as their rewards, in buckets."""
     ImportRollouts: _aio.StreamUnaryMultiCallable[_import_pb2.ImportRolloutsRequest, _import_pb2.ImportRolloutsResponse]  # type: ignore[assignment]
     """Stores finished rollouts from another store, with their spans, from a stream."""
     AddResources: _aio.UnaryUnaryMultiCallable[_resources_pb2.AddResourcesRequest, _resources_pb2.AddResourcesResponse]  # type: ignore[assignment]
@@ -356,6 +361,14 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_triplet_pb2.ListTripletsResponse], _abc.AsyncIterator[_triplet_pb2.ListTripletsResponse]]:
         """Streams the triplets of rollouts: training data derived from their spans."""
+
+    @_abc_1.abstractmethod
+    def GetSeries(
+        self,
+        request: _series_pb2.GetSeriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_series_pb2.GetSeriesResponse, _abc.Awaitable[_series_pb2.GetSeriesResponse]]:
+        """Gets how a measure of finished rollouts developed, such as their rewards, in buckets."""
 
     @_abc_1.abstractmethod
     def ImportRollouts(

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lightningstore/v1/attempt.proto.
  */
 export const file_lightningstore_v1_attempt: GenFile = /*@__PURE__*/
-  fileDesc("Ch9saWdodG5pbmdzdG9yZS92MS9hdHRlbXB0LnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSLHAwoHQXR0ZW1wdBISCgpyb2xsb3V0X2lkGAEgASgJEhIKCmF0dGVtcHRfaWQYAiABKAkSFwoPc2VxdWVuY2VfbnVtYmVyGAMgASgFEjAKBnN0YXR1cxgEIAEoDjIgLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRTdGF0dXMSKwoHZmFpbHVyZRgFIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLkZhaWx1cmUSEQoJd29ya2VyX2lkGAYgASgJEhQKDHJlc291cmNlc19pZBgHIAEoCRIZChFyZXNvdXJjZXNfdmVyc2lvbhgIIAEoBRIuCgpzdGFydF90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNwoTbGFzdF9oZWFydGJlYXRfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKc3Bhbl9jb3VudBgMIAEoAxIVCg1tZXRhZGF0YV9qc29uGA0gASgMEhYKDnB1Ymxpc2hfbnVtYmVyGA4gASgDIk4KB0ZhaWx1cmUSDAoEdHlwZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEhYKCXJldHJ5YWJsZRgDIAEoCEgAiAEBQgwKCl9yZXRyeWFibGUiNAoKQXR0ZW1wdFJlZhISCgpyb2xsb3V0X2lkGAEgASgJEhIKCmF0dGVtcHRfaWQYAiABKAkiZQoEU3RvcBIuCgdhdHRlbXB0GAEgASgLMh0ubGlnaHRuaW5nc3RvcmUudjEuQXR0ZW1wdFJlZhItCgZyZWFzb24YAiABKA4yHS5saWdodG5pbmdzdG9yZS52MS5TdG9wUmVhc29uIjsKEUdldEF0dGVtcHRSZXF1ZXN0EhIKCnJvbGxvdXRfaWQYASABKAkSEgoKYXR0ZW1wdF9pZBgCIAEoCSJBChJHZXRBdHRlbXB0UmVzcG9uc2USKwoHYXR0ZW1wdBgBIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHQiUAoTTGlzdEF0dGVtcHRzUmVxdWVzdBISCgpyb2xsb3V0X2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIl0KFExpc3RBdHRlbXB0c1Jlc3BvbnNlEiwKCGF0dGVtcHRzGAEgAygLMhoubGlnaHRuaW5nc3RvcmUudjEuQXR0ZW1wdBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiugEKFFVwZGF0ZUF0dGVtcHRSZXF1ZXN0EisKB2F0dGVtcHQYASABKAsyGi5saWdodG5pbmdzdG9yZS52MS5BdHRlbXB0Ei8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIcCg9zZW50X3NwYW5fY291bnQYAyABKANIAIgBARISCgpyZXF1ZXN0X2lkGAQgASgJQhIKEF9zZW50X3NwYW5fY291bnQisAEKFVVwZGF0ZUF0dGVtcHRSZXNwb25zZRIrCgdhdHRlbXB0GAEgASgLMhoubGlnaHRuaW5nc3RvcmUudjEuQXR0ZW1wdBIfChJtaXNzaW5nX3NwYW5fY291bnQYAiABKANIAIgBARIyCgtzdG9wX3JlYXNvbhgDIAEoDjIdLmxpZ2h0bmluZ3N0b3JlLnYxLlN0b3BSZWFzb25CFQoTX21pc3Npbmdfc3Bhbl9jb3VudCrfAQoNQXR0ZW1wdFN0YXR1cxIeChpBVFRFTVBUX1NUQVRVU19VTlNQRUNJRklFRBAAEhwKGEFUVEVNUFRfU1RBVFVTX1BSRVBBUklORxABEhoKFkFUVEVNUFRfU1RBVFVTX1JVTk5JTkcQAhIcChhBVFRFTVBUX1NUQVRVU19TVUNDRUVERUQQAxIZChVBVFRFTVBUX1NUQVRVU19GQUlMRUQQBBIaChZBVFRFTVBUX1NUQVRVU19USU1FT1VUEAUSHwobQVRURU1QVF9TVEFUVVNfVU5SRVNQT05TSVZFEAYqqwEKClN0b3BSZWFzb24SGwoXU1RPUF9SRUFTT05fVU5TUEVDSUZJRUQQABIhCh1TVE9QX1JFQVNPTl9ST0xMT1VUX0NBTkNFTExFRBABEiAKHFNUT1BfUkVBU09OX1JPTExPVVRfRklOSVNIRUQQAhIaChZTVE9QX1JFQVNPTl9TVVBFUlNFREVEEAMSHwobU1RPUF9SRUFTT05fVU5LTk9XTl9BVFRFTVBUEARCgAEKFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgxBdHRlbXB0UHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
+  fileDesc("Ch9saWdodG5pbmdzdG9yZS92MS9hdHRlbXB0LnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSK6BQoHQXR0ZW1wdBISCgpyb2xsb3V0X2lkGAEgASgJEhIKCmF0dGVtcHRfaWQYAiABKAkSFwoPc2VxdWVuY2VfbnVtYmVyGAMgASgFEjAKBnN0YXR1cxgEIAEoDjIgLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRTdGF0dXMSKwoHZmFpbHVyZRgFIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLkZhaWx1cmUSEQoJd29ya2VyX2lkGAYgASgJEhQKDHJlc291cmNlc19pZBgHIAEoCRIZChFyZXNvdXJjZXNfdmVyc2lvbhgIIAEoBRIuCgpzdGFydF90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNwoTbGFzdF9oZWFydGJlYXRfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKc3Bhbl9jb3VudBgMIAEoAxIVCg1tZXRhZGF0YV9qc29uGA0gASgMEhYKDnB1Ymxpc2hfbnVtYmVyGA4gASgDEhMKBnJld2FyZBgPIAEoAUgAiAEBEjYKBnNjb3JlcxgQIAMoCzImLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHQuU2NvcmVzRW50cnkSNgoNcmV3YXJkX3NvdXJjZRgRIAEoDjIfLmxpZ2h0bmluZ3N0b3JlLnYxLlJld2FyZFNvdXJjZRIyCgtzcGFuX3Jld2FyZBgSIAEoCzIdLmxpZ2h0bmluZ3N0b3JlLnYxLlNwYW5SZXdhcmQaLQoLU2NvcmVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgBOgI4AUIJCgdfcmV3YXJkIl8KClNwYW5SZXdhcmQSDQoFdmFsdWUYASABKAESEwoLc2VxdWVuY2VfaWQYAiABKAMSDwoHc3Bhbl9pZBgDIAEoCRIcChRzdGFydF90aW1lX3VuaXhfbmFubxgEIAEoBiJOCgdGYWlsdXJlEgwKBHR5cGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCRIWCglyZXRyeWFibGUYAyABKAhIAIgBAUIMCgpfcmV0cnlhYmxlIjQKCkF0dGVtcHRSZWYSEgoKcm9sbG91dF9pZBgBIAEoCRISCgphdHRlbXB0X2lkGAIgASgJImUKBFN0b3ASLgoHYXR0ZW1wdBgBIAEoCzIdLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRSZWYSLQoGcmVhc29uGAIgASgOMh0ubGlnaHRuaW5nc3RvcmUudjEuU3RvcFJlYXNvbiI7ChFHZXRBdHRlbXB0UmVxdWVzdBISCgpyb2xsb3V0X2lkGAEgASgJEhIKCmF0dGVtcHRfaWQYAiABKAkiQQoSR2V0QXR0ZW1wdFJlc3BvbnNlEisKB2F0dGVtcHQYASABKAsyGi5saWdodG5pbmdzdG9yZS52MS5BdHRlbXB0IlAKE0xpc3RBdHRlbXB0c1JlcXVlc3QSEgoKcm9sbG91dF9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJdChRMaXN0QXR0ZW1wdHNSZXNwb25zZRIsCghhdHRlbXB0cxgBIAMoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIroBChRVcGRhdGVBdHRlbXB0UmVxdWVzdBIrCgdhdHRlbXB0GAEgASgLMhoubGlnaHRuaW5nc3RvcmUudjEuQXR0ZW1wdBIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSHAoPc2VudF9zcGFuX2NvdW50GAMgASgDSACIAQESEgoKcmVxdWVzdF9pZBgEIAEoCUISChBfc2VudF9zcGFuX2NvdW50IrABChVVcGRhdGVBdHRlbXB0UmVzcG9uc2USKwoHYXR0ZW1wdBgBIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHQSHwoSbWlzc2luZ19zcGFuX2NvdW50GAIgASgDSACIAQESMgoLc3RvcF9yZWFzb24YAyABKA4yHS5saWdodG5pbmdzdG9yZS52MS5TdG9wUmVhc29uQhUKE19taXNzaW5nX3NwYW5fY291bnQq3wEKDUF0dGVtcHRTdGF0dXMSHgoaQVRURU1QVF9TVEFUVVNfVU5TUEVDSUZJRUQQABIcChhBVFRFTVBUX1NUQVRVU19QUkVQQVJJTkcQARIaChZBVFRFTVBUX1NUQVRVU19SVU5OSU5HEAISHAoYQVRURU1QVF9TVEFUVVNfU1VDQ0VFREVEEAMSGQoVQVRURU1QVF9TVEFUVVNfRkFJTEVEEAQSGgoWQVRURU1QVF9TVEFUVVNfVElNRU9VVBAFEh8KG0FUVEVNUFRfU1RBVFVTX1VOUkVTUE9OU0lWRRAGKmIKDFJld2FyZFNvdXJjZRIdChlSRVdBUkRfU09VUkNFX1VOU1BFQ0lGSUVEEAASGgoWUkVXQVJEX1NPVVJDRV9SRVBPUlRFRBABEhcKE1JFV0FSRF9TT1VSQ0VfU1BBTlMQAiqrAQoKU3RvcFJlYXNvbhIbChdTVE9QX1JFQVNPTl9VTlNQRUNJRklFRBAAEiEKHVNUT1BfUkVBU09OX1JPTExPVVRfQ0FOQ0VMTEVEEAESIAocU1RPUF9SRUFTT05fUk9MTE9VVF9GSU5JU0hFRBACEhoKFlNUT1BfUkVBU09OX1NVUEVSU0VERUQQAxIfChtTVE9QX1JFQVNPTl9VTktOT1dOX0FUVEVNUFQQBEKAAQoUaW8ubGlnaHRuaW5nc3RvcmUudjFCDEF0dGVtcHRQcm90b1ABWlhnaXRodWIuY29tL2xpZ2h0bmluZ3N0b3JlL2xpZ2h0bmluZ3N0b3JlL2dlbmVyYXRlZC9nby9saWdodG5pbmdzdG9yZS92MTtsaWdodG5pbmdzdG9yZXYxYgZwcm90bzM", [file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
 
 /**
  * One execution of a rollout by a worker.
@@ -121,6 +121,38 @@ export type Attempt = Message<"lightningstore.v1.Attempt"> & {
    * @generated from field: int64 publish_number = 14;
    */
   publishNumber: bigint;
+
+  /**
+   * How well it did: a finite number, larger is better. Absent: unknown. UpdateAttempt sets it. Until it does,
+   * this is the value of span_reward, and each later reward span replaces it. A reward that was reported wins
+   * over spans, whichever arrived first. It may change after the rollout has finished.
+   *
+   * @generated from field: optional double reward = 15;
+   */
+  reward?: number | undefined;
+
+  /**
+   * Other scores of the attempt by name, all finite: at most 64, with names of 1 to 128 characters and without
+   * control characters. Set by UpdateAttempt, never taken from spans.
+   *
+   * @generated from field: map<string, double> scores = 16;
+   */
+  scores: { [key: string]: number };
+
+  /**
+   * Where the reward came from. Unspecified without a reward.
+   *
+   * @generated from field: lightningstore.v1.RewardSource reward_source = 17;
+   */
+  rewardSource: RewardSource;
+
+  /**
+   * The last reward in its spans, also if another one was reported. Absent if no span with a readable reward
+   * has arrived since the server keeps this field.
+   *
+   * @generated from field: lightningstore.v1.SpanReward span_reward = 18;
+   */
+  spanReward?: SpanReward | undefined;
 };
 
 /**
@@ -129,6 +161,49 @@ export type Attempt = Message<"lightningstore.v1.Attempt"> & {
  */
 export const AttemptSchema: GenMessage<Attempt> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_attempt, 0);
+
+/**
+ * A reward that a span holds. The docs list the attributes that make a span hold one.
+ *
+ * @generated from message lightningstore.v1.SpanReward
+ */
+export type SpanReward = Message<"lightningstore.v1.SpanReward"> & {
+  /**
+   * Value of its primary dimension. Always finite.
+   *
+   * @generated from field: double value = 1;
+   */
+  value: number;
+
+  /**
+   * Sequence id of the span. The last span is the one with the highest; if several have it, the one that
+   * started last, then the one with the highest span id.
+   *
+   * @generated from field: int64 sequence_id = 2;
+   */
+  sequenceId: bigint;
+
+  /**
+   * Id of the span, 16 hex digits.
+   *
+   * @generated from field: string span_id = 3;
+   */
+  spanId: string;
+
+  /**
+   * Start of the span, in nanoseconds since the Unix epoch, by the clock that wrote the span. May be 0.
+   *
+   * @generated from field: fixed64 start_time_unix_nano = 4;
+   */
+  startTimeUnixNano: bigint;
+};
+
+/**
+ * Describes the message lightningstore.v1.SpanReward.
+ * Use `create(SpanRewardSchema)` to create a new message.
+ */
+export const SpanRewardSchema: GenMessage<SpanReward> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_attempt, 1);
 
 /**
  * Why an attempt failed.
@@ -164,7 +239,7 @@ export type Failure = Message<"lightningstore.v1.Failure"> & {
  * Use `create(FailureSchema)` to create a new message.
  */
 export const FailureSchema: GenMessage<Failure> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_attempt, 1);
+  messageDesc(file_lightningstore_v1_attempt, 2);
 
 /**
  * Identifies one attempt.
@@ -192,7 +267,7 @@ export type AttemptRef = Message<"lightningstore.v1.AttemptRef"> & {
  * Use `create(AttemptRefSchema)` to create a new message.
  */
 export const AttemptRefSchema: GenMessage<AttemptRef> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_attempt, 2);
+  messageDesc(file_lightningstore_v1_attempt, 3);
 
 /**
  * Tells a runner to stop working on an attempt.
@@ -220,7 +295,7 @@ export type Stop = Message<"lightningstore.v1.Stop"> & {
  * Use `create(StopSchema)` to create a new message.
  */
 export const StopSchema: GenMessage<Stop> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_attempt, 3);
+  messageDesc(file_lightningstore_v1_attempt, 4);
 
 /**
  * Request of GetAttempt. An unknown rollout or attempt is NOT_FOUND.
@@ -248,7 +323,7 @@ export type GetAttemptRequest = Message<"lightningstore.v1.GetAttemptRequest"> &
  * Use `create(GetAttemptRequestSchema)` to create a new message.
  */
 export const GetAttemptRequestSchema: GenMessage<GetAttemptRequest> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_attempt, 4);
+  messageDesc(file_lightningstore_v1_attempt, 5);
 
 /**
  * Response of GetAttempt.
@@ -269,7 +344,7 @@ export type GetAttemptResponse = Message<"lightningstore.v1.GetAttemptResponse">
  * Use `create(GetAttemptResponseSchema)` to create a new message.
  */
 export const GetAttemptResponseSchema: GenMessage<GetAttemptResponse> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_attempt, 5);
+  messageDesc(file_lightningstore_v1_attempt, 6);
 
 /**
  * Request of ListAttempts. An unknown rollout is NOT_FOUND.
@@ -305,7 +380,7 @@ export type ListAttemptsRequest = Message<"lightningstore.v1.ListAttemptsRequest
  * Use `create(ListAttemptsRequestSchema)` to create a new message.
  */
 export const ListAttemptsRequestSchema: GenMessage<ListAttemptsRequest> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_attempt, 6);
+  messageDesc(file_lightningstore_v1_attempt, 7);
 
 /**
  * Response of ListAttempts.
@@ -333,13 +408,21 @@ export type ListAttemptsResponse = Message<"lightningstore.v1.ListAttemptsRespon
  * Use `create(ListAttemptsResponseSchema)` to create a new message.
  */
 export const ListAttemptsResponseSchema: GenMessage<ListAttemptsResponse> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_attempt, 7);
+  messageDesc(file_lightningstore_v1_attempt, 8);
 
 /**
  * Reports the outcome of an attempt, or changes its record. Safe to repeat.
  *
- * The update mask may contain status, failure, worker_id, last_heartbeat_time and metadata_json. Any other
- * path is rejected with INVALID_ARGUMENT.
+ * The update mask may contain status, failure, worker_id, last_heartbeat_time, metadata_json, reward and
+ * scores, and "scores." followed by the name of one score. Any other path is rejected with INVALID_ARGUMENT.
+ *
+ * The reward and the scores may be set with the outcome or later, also after the outcome is final: such a
+ * change does not affect status, times, completion number or worker. GetRollout, GetAttempt, lists and exports
+ * show it at once. WaitForRollouts and WatchRollouts send a rollout when it finishes and do not send it again;
+ * a watch that reads the finish later gets the current values. The path scores replaces all scores, and a path
+ * such as scores.style sets or removes that score and keeps the others, so that several judges can write to
+ * one attempt. Clearing the reward removes what was reported: the reward is then the one of span_reward, if
+ * any.
  *
  * The status must be RUNNING, SUCCEEDED, FAILED, TIMEOUT or UNRESPONSIVE. On the latest attempt it also
  * changes the rollout: SUCCEEDED finishes the rollout; FAILED, TIMEOUT and UNRESPONSIVE finish it or put it
@@ -389,7 +472,7 @@ export type UpdateAttemptRequest = Message<"lightningstore.v1.UpdateAttemptReque
  * Use `create(UpdateAttemptRequestSchema)` to create a new message.
  */
 export const UpdateAttemptRequestSchema: GenMessage<UpdateAttemptRequest> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_attempt, 8);
+  messageDesc(file_lightningstore_v1_attempt, 9);
 
 /**
  * Response of UpdateAttempt.
@@ -425,7 +508,7 @@ export type UpdateAttemptResponse = Message<"lightningstore.v1.UpdateAttemptResp
  * Use `create(UpdateAttemptResponseSchema)` to create a new message.
  */
 export const UpdateAttemptResponseSchema: GenMessage<UpdateAttemptResponse> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_attempt, 9);
+  messageDesc(file_lightningstore_v1_attempt, 10);
 
 /**
  * Status of an attempt. More values may be added: treat an unknown one as not finished.
@@ -491,6 +574,40 @@ export const AttemptStatusSchema: GenEnum<AttemptStatus> = /*@__PURE__*/
   enumDesc(file_lightningstore_v1_attempt, 0);
 
 /**
+ * Where the reward of an attempt came from. More values may be added.
+ *
+ * @generated from enum lightningstore.v1.RewardSource
+ */
+export enum RewardSource {
+  /**
+   * The attempt has no reward.
+   *
+   * @generated from enum value: REWARD_SOURCE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * UpdateAttempt or ImportRollouts set it.
+   *
+   * @generated from enum value: REWARD_SOURCE_REPORTED = 1;
+   */
+  REPORTED = 1,
+
+  /**
+   * It was taken from the last reward span.
+   *
+   * @generated from enum value: REWARD_SOURCE_SPANS = 2;
+   */
+  SPANS = 2,
+}
+
+/**
+ * Describes the enum lightningstore.v1.RewardSource.
+ */
+export const RewardSourceSchema: GenEnum<RewardSource> = /*@__PURE__*/
+  enumDesc(file_lightningstore_v1_attempt, 1);
+
+/**
  * Why a runner should stop working on an attempt. More values may be added: stop on an unknown one too.
  *
  * @generated from enum lightningstore.v1.StopReason
@@ -536,5 +653,5 @@ export enum StopReason {
  * Describes the enum lightningstore.v1.StopReason.
  */
 export const StopReasonSchema: GenEnum<StopReason> = /*@__PURE__*/
-  enumDesc(file_lightningstore_v1_attempt, 1);
+  enumDesc(file_lightningstore_v1_attempt, 2);
 

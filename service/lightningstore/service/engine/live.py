@@ -21,14 +21,14 @@ from lightningstore.service.engine.state import AttemptState, Entry, State
 from lightningstore.service.engine.versions import Versions
 from lightningstore.service.engine.waiters import Waiters
 from lightningstore.service.engine.workers import Workforce
-from lightningstore.service.rules import lifecycle
+from lightningstore.service.rules import lifecycle, rewards
 from lightningstore.service.rules.errors import AttemptNotFound, RolloutNotFound
 from lightningstore.service.rules.ids import LATEST, check_id
 from lightningstore.service.rules.lifecycle import Queue, Transition
 from lightningstore.service.rules.rows import Completion
 from lightningstore.service.rules.times import NANOS, stamp
 from lightningstore.service.storage.base import Counters, Snapshot
-from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.attempt_pb2 import Attempt, SpanReward
 from lightningstore.v1.rollout_pb2 import Rollout
 
 T = TypeVar("T")
@@ -314,16 +314,26 @@ class Live:
             self.deadlines.attempts.discard(attempt)
             self.state.resources.release(attempt.key, record)
         self.save_attempt(attempt)
+        if attempt is attempt.entry.latest and rewards.differ(old, record):
+            self.save(attempt.entry)  # lists and series look for them there
 
     def heard_from(
-        self, attempt: AttemptState, now: Timestamp, *, by_span: bool, added: int = 0
+        self,
+        attempt: AttemptState,
+        now: Timestamp,
+        *,
+        by_span: bool,
+        added: int = 0,
+        reward: SpanReward | None = None,
     ) -> None:
-        """Apply a span or heartbeat: set the time, count `added` spans, revive the attempt."""
+        """Apply a span or heartbeat: set the time, count `added` spans and their reward, revive the attempt."""
         attempt.heard_at = self._clock.monotonic()
         entry = attempt.entry
         transition = lifecycle.heard_from(entry.rollout, attempt.record, now, by_span=by_span)
         if added and transition.attempt is not None:
             transition.attempt.span_count += added  # its own copy, not visible yet
+            if reward is not None:
+                rewards.add_from_span(transition.attempt, reward)
         self.apply(entry, attempt, transition, now)
         self.workforce.heard_from(attempt.record.worker_id, now)
 
@@ -341,7 +351,9 @@ class Live:
         counters.attempt_key += 1
         attempt = AttemptState(entry, counters.attempt_key, record)
         entry.attempts[record.attempt_id] = attempt
-        entry.latest = attempt
+        before, entry.latest = entry.latest, attempt
+        if before is not None and rewards.differ(before.record, record):
+            self.save(entry)
         attempt.span_ids = set()
         self.state.count_attempt(0, record.status)
         self.workforce.assign(attempt, now)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from lightningstore.service.engine.queue import RolloutQueue
 from lightningstore.service.engine.shares import Caches, Part, Share
 from lightningstore.service.engine.versions import Versions
+from lightningstore.service.rules import measures
 from lightningstore.service.rules.lifecycle import is_finished, is_live
 from lightningstore.service.rules.rows import (
     AttemptRow,
@@ -106,7 +107,11 @@ class Entry:
 
     def row(self) -> RolloutRow:
         """Return it in its stored form."""
-        return RolloutRow(self.key, self.rollout, self.position, self.available_ns)
+        found = measures.NONE
+        if self.latest is not None:
+            first = next(iter(self.attempts.values()))
+            found = measures.of(self.rollout, first.record, self.latest.record)
+        return RolloutRow(self.key, self.rollout, self.position, self.available_ns, found)
 
     def shown(self, attempt: AttemptState | None = None) -> Shown:
         """Return it in the form of an answer, with the latest or the given attempt."""

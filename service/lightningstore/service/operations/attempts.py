@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.state import AttemptState
-from lightningstore.service.rules import lifecycle
+from lightningstore.service.rules import lifecycle, rewards
 from lightningstore.service.rules.checks import (
     bounded_failure,
     check_enum,
@@ -30,7 +30,10 @@ from lightningstore.v1.attempt_pb2 import (
     UpdateAttemptResponse,
 )
 
-UPDATABLE = ("status", "failure", "worker_id", "last_heartbeat_time", "metadata_json")
+UPDATABLE = (
+    *("status", "failure", "worker_id", "last_heartbeat_time", "metadata_json"),
+    *rewards.PATHS,
+)
 
 
 class Attempts:
@@ -77,7 +80,7 @@ class Attempts:
         if (answer := self._engine.requests.find("UpdateAttempt", request)) is not None:
             return await self._replay_update(UpdateAttemptResponse.FromString(answer), attempt)
         mask = request.update_mask if request.HasField("update_mask") else None
-        paths = mask_paths(mask, given, UPDATABLE)
+        paths = mask_paths(mask, given, UPDATABLE, rewards.score_of)
         self._check_attempt_update(request, attempt.record, paths)
         reply = UpdateAttemptResponse()
         # Evaluated before the report: an attempt whose outcome decides its rollout need not be
@@ -131,6 +134,7 @@ class Attempts:
             )
         if "last_heartbeat_time" in paths and not 0 <= given.last_heartbeat_time.nanos < NANOS:
             raise FieldInvalid("attempt.last_heartbeat_time.nanos", "must be from 0 to 999999999")
+        rewards.check("attempt", given, paths)
         if request.HasField("sent_span_count") and request.sent_span_count < 0:
             raise FieldInvalid("sent_span_count", "must not be negative")
 
@@ -156,11 +160,13 @@ class Attempts:
             changes["failure"] = failure
         if "last_heartbeat_time" in paths:
             changes["last_heartbeat_time"] = self._note_heartbeat(attempt, given, now)
-        if changes:
+        if changes or any(map(rewards.is_own, paths)):
             record = evolve(transition.attempt or attempt.record, **changes)
+            rewards.report(record, given, paths)
             transition = transition._replace(attempt=record)
         self._live.apply(attempt.entry, attempt, transition, now)
-        self._live.workforce.heard_from(attempt.record.worker_id, now)
+        if not paths or not all(map(rewards.is_own, paths)):
+            self._live.workforce.heard_from(attempt.record.worker_id, now)
 
     def _note_heartbeat(
         self, attempt: AttemptState, given: Attempt, now: Timestamp

@@ -102,7 +102,7 @@ class Bulk:
                 self._live.note_finish(number, completion)
                 if entry.position:
                     self._live.leave_queue(entry)
-                changes.rollouts[entry.key] = RolloutRow(entry.key, record, 0, 0)
+                changes.rollouts[entry.key] = entry.row()
                 entry.changed = number
         changes.size += ROW_BYTES * statuses.total()
         for status, count in statuses.items():

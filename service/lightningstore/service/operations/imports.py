@@ -11,7 +11,7 @@ from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.state import AttemptState, Entry
 from lightningstore.service.operations.ingest import SpanIngest
 from lightningstore.service.operations.parts import Parsed, Part, Verdicts, compare_parts
-from lightningstore.service.rules import lifecycle, spans
+from lightningstore.service.rules import lifecycle, rewards, spans
 from lightningstore.service.rules.checks import (
     bounded_failure,
     check_config,
@@ -139,7 +139,7 @@ class Imports:
         entry = Entry(0, record, request.rollout.input_json)
         for given in request.attempts:
             self._live.state.counters.attempt_key += 1
-            copy = evolve(given, span_count=None)
+            copy = evolve(given, span_count=None, **rewards.imported(given))
             attempt = AttemptState(entry, self._live.state.counters.attempt_key, copy)
             attempt.span_ids = set()
             attempt.heard_at = self._engine.clock.monotonic()
@@ -160,11 +160,13 @@ class Imports:
         reply: ImportRolloutsResponse,
     ) -> None:
         """Store the new spans of an attempt, and count all of them."""
-        fresh, conflicts, example = self._ingest.append_new(attempt, parts, verdicts)
+        fresh, conflicts, example, reward = self._ingest.append_new(attempt, parts, verdicts)
         if fresh:
             count = attempt.record.span_count + fresh
-            attempt.record = evolve(attempt.record, span_count=count)
-            self._live.save_attempt(attempt)
+            record = evolve(attempt.record, span_count=count)
+            if reward is not None:
+                rewards.add_from_span(record, reward)
+            self._live.put_attempt(attempt, record, self._live.now())
         if conflicts:
             self._ingest.note_refused(conflicts, SpanExists(example, conflicts))
         total = sum([len(part.span_ids) for part in parts])
@@ -253,6 +255,7 @@ def _check_attempt(field: str, record: Attempt, rollout_id: str, number: int) ->
     check_enum(f"{field}.status", AttemptStatus, record.status)
     if record.HasField("failure") and record.status != ATTEMPT_STATUS_FAILED:
         raise FieldInvalid(f"{field}.failure", "is allowed only with status ATTEMPT_STATUS_FAILED")
+    rewards.check(field, record)
     check_new_id(f"{field}.worker_id", record.worker_id, required=False)
     check_label(f"{field}.resources_id", record.resources_id)
     for name in ("resources_version", "publish_number"):
@@ -298,7 +301,9 @@ def _same_content(request: ImportRolloutsRequest, entry: Entry) -> bool:
         ignored = ["last_heartbeat_time", "span_count"]
         if lifecycle.is_live(attempt):
             ignored += ["status", "end_time"]
-        if _without(attempt, *ignored) != _without(known.record, *ignored):
+        given_attempt = evolve(attempt, **rewards.imported(attempt))
+        one, other = _without(given_attempt, *ignored), _without(known.record, *ignored)
+        if rewards.without_span_rewards(one) != rewards.without_span_rewards(other):
             return False
     return True
 

@@ -22,7 +22,8 @@ from lightningstore.service.operations.parts import (
     is_same,
     stored_spans,
 )
-from lightningstore.service.rules import lifecycle, pieces, spans
+from lightningstore.service.operations.span_rewards import last_reward
+from lightningstore.service.rules import lifecycle, pieces, rewards, spans
 from lightningstore.service.rules import text_repair as repair
 from lightningstore.service.rules.errors import (
     MalformedMessage,
@@ -33,7 +34,7 @@ from lightningstore.service.rules.ids import check_request_id
 from lightningstore.service.rules.pieces import Cut
 from lightningstore.service.rules.rows import SpanRow
 from lightningstore.service.rules.times import nanoseconds
-from lightningstore.v1.attempt_pb2 import AttemptRef, Stop
+from lightningstore.v1.attempt_pb2 import AttemptRef, SpanReward, Stop
 from lightningstore.v1.error_reason_pb2 import ErrorReason
 from lightningstore.v1.span_pb2 import (
     AddSpansRequest,
@@ -55,6 +56,17 @@ class Found(NamedTuple):
 
     attempt: AttemptState
     verdicts: Verdicts | None
+
+
+class Appended(NamedTuple):
+    """What became of the spans of a batch."""
+
+    accepted: int = 0
+    #: Spans whose id is stored with other content, and one such id.
+    conflicts: int = 0
+    example: bytes = b""
+    #: The last reward in the spans that were accepted.
+    reward: SpanReward | None = None
 
 
 class BadBatch(NamedTuple):
@@ -346,11 +358,12 @@ class SpanIngest:
         """Store the new spans of a batch, one row per part."""
         attempt, verdicts = found
         count = sum([len(part.span_ids) for part in parts])
-        accepted, conflicts, example = self.append_new(attempt, parts, verdicts)
+        accepted, conflicts, example, reward = self.append_new(attempt, parts, verdicts)
         if conflicts:
             self.reject(tally, conflicts, SpanExists(example, conflicts))
         if count:
-            self._live.heard_from(attempt, self._live.now(), by_span=True, added=accepted)
+            now = self._live.now()
+            self._live.heard_from(attempt, now, by_span=True, added=accepted, reward=reward)
         reason = lifecycle.stop_reason(attempt.entry.rollout, attempt.record)
         stop = None
         if reason:
@@ -364,14 +377,11 @@ class SpanIngest:
 
     def append_new(
         self, attempt: AttemptState, parts: list[Part], verdicts: Verdicts | None
-    ) -> tuple[int, int, bytes]:
-        """Store the spans without a verdict, one row per part.
-
-        Returns their number, the number of spans whose id is stored with other content, and one
-        such id.
-        """
+    ) -> Appended:
+        """Store the spans without a verdict, one row per part."""
         accepted = conflicts = 0
         example = b""
+        reward: SpanReward | None = None
         for p, part in enumerate(parts):
             fresh: list[int] | None = None
             if verdicts:
@@ -383,18 +393,25 @@ class SpanIngest:
                     elif not same:
                         conflicts += 1
                         example = example or part.span_ids[i]
-            accepted += self._append(attempt, part, fresh)
-        return accepted, conflicts, example
+            stored, found = self._append(attempt, part, fresh)
+            accepted += stored
+            reward = rewards.later(reward, found)
+        return Appended(accepted, conflicts, example, reward)
 
-    def _append(self, attempt: AttemptState, part: Part, indexes: list[int] | None) -> int:
-        """Number some spans of a part (None: all) and store them as one row; return their number."""
+    def _append(
+        self, attempt: AttemptState, part: Part, indexes: list[int] | None
+    ) -> tuple[int, SpanReward | None]:
+        """Number some spans of a part (None: all) and store them as one row.
+
+        Returns their number, and the last reward that they hold.
+        """
         span_ids, given = part.span_ids, part.given
         if indexes is not None:
             span_ids = [span_ids[i] for i in indexes]
             if given:
                 given = [given[i] for i in indexes]
         if not span_ids:
-            return 0
+            return 0, None
         count, last = len(span_ids), attempt.last_sequence_id
         numbers: Sequence[int] = range(last + 1, last + 1 + count)
         if given:
@@ -415,7 +432,7 @@ class SpanIngest:
         )
         attempt.last_sequence_id = max(last, row.last_sequence_id)
         self._put(attempt, row, span_ids)
-        return count
+        return count, last_reward(data, numbers)
 
     def _put(self, attempt: AttemptState, row: SpanRow, span_ids: list[bytes]) -> None:
         """Write a row with the next commit, and count its spans."""

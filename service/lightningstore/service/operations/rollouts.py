@@ -12,6 +12,7 @@ from lightningstore.service.engine.requests import references
 from lightningstore.service.engine.state import Entry
 from lightningstore.service.operations.bulk import Bulk
 from lightningstore.service.operations.enqueue import Enqueue
+from lightningstore.service.operations.selections import check_filters, filters_of
 from lightningstore.service.rules import filters, lifecycle
 from lightningstore.service.rules.checks import (
     check_config,
@@ -32,12 +33,10 @@ from lightningstore.service.rules.errors import (
 from lightningstore.service.rules.ids import LATEST, check_id, check_label
 from lightningstore.service.rules.lifecycle import Transition
 from lightningstore.service.rules.pages import page_token, parse_page_token, query_digest
-from lightningstore.service.rules.rows import RolloutQuery
+from lightningstore.service.rules.rows import LoadedRollout, RolloutQuery, RolloutRow
 from lightningstore.v1.rollout_pb2 import (
-    FILTER_LOGIC_OR,
     CancelRolloutsRequest,
     CancelRolloutsResponse,
-    FilterLogic,
     GetRolloutRequest,
     GetRolloutResponse,
     ListRolloutsRequest,
@@ -87,7 +86,8 @@ class Rollouts:
         query, digest = self._rollout_query(request)
         await self._engine.barrier()
         reply = ListRolloutsResponse()
-        size, last, more = 0, None, False
+        last: LoadedRollout | None = None
+        size, more = 0, False
         async for loaded in self._engine.storage.scan_rollouts(query):
             shown = loaded.shown()
             size += shown.size()
@@ -96,49 +96,31 @@ class Rollouts:
                 more = True
                 break
             shown.compose_within(reply.rollouts.add(), self._engine.limits.message_bytes)
-            last = loaded.row
+            last = loaded
         if more and last is not None:
-            values = [last.key]
+            values: list[Any] = [last.row.key]
             if query.order_by != "key":
-                values.insert(0, filters.sort_value(query, last))
+                values.insert(0, filters.sort_value(query, last.measured()))
             reply.next_page_token = page_token(digest, values)
         if request.include_total_size:
             reply.total_size = await self._total_size(query)
         return reply
 
-    def _check_filters(self, request: ListRolloutsRequest) -> None:
-        """Raise FieldInvalid, BatchTooLarge for invalid filters."""
-        for i, status in enumerate(request.statuses):
-            check_enum(f"statuses[{i}]", RolloutStatus, status)
-        for i, mode in enumerate(request.modes):
-            check_enum(f"modes[{i}]", RolloutMode, mode, unspecified=True)
-        check_enum("filter_logic", FilterLogic, request.filter_logic, unspecified=True)
-        for name in ("rollout_ids", "group_ids", "queues"):
-            self._engine.check_batch(name, len(getattr(request, name)))
-        check_labels("labels", request.labels)
-
     def _rollout_query(self, request: ListRolloutsRequest) -> tuple[RolloutQuery, int]:
         """Check a list request. The query requests one row more than the page holds."""
-        self._check_filters(request)
+        check_filters(self._engine, request)
         if request.skip < 0:
             raise FieldInvalid("skip", "must not be negative")
         column, descending = filters.parse_order(request.order_by, filters.COLUMNS)
         digest = query_digest(request, "page_size", "page_token", "skip", "include_total_size")
         after: tuple[Any, int] | None = None
         if request.page_token:
-            kind = type(filters.COLUMNS[column](Rollout())) if column else int
+            kind = type(filters.COLUMNS[column](RolloutRow(0, Rollout(), 0, 0))) if column else int
             types = (kind, int) if column else (int,)
             values = parse_page_token(request.page_token, digest, types)
             after = (values[0], values[-1])
-        query = RolloutQuery(
-            statuses=frozenset(request.statuses),
-            rollout_ids=frozenset(request.rollout_ids),
-            rollout_id_contains=request.rollout_id_contains,
-            modes=frozenset(request.modes),
-            group_ids=frozenset(request.group_ids),
-            queues=frozenset(request.queues),
-            labels=frozenset(request.labels.items()),
-            any_of=request.filter_logic == FILTER_LOGIC_OR,
+        query = replace(
+            filters_of(request),
             order_by=column or "key",
             descending=descending,
             after=after,

@@ -25,6 +25,7 @@ from lightningstore.service.operations.resources import ResourceVersions
 from lightningstore.service.operations.retention import Removal
 from lightningstore.service.operations.rollouts import Rollouts
 from lightningstore.service.operations.sequence_ids import SequenceIds
+from lightningstore.service.operations.series import SeriesQueries
 from lightningstore.service.operations.settings import NamespaceSettings
 from lightningstore.service.operations.spans import SpanQueries
 from lightningstore.service.operations.triplets import Triplets
@@ -46,6 +47,7 @@ class Store:
         self.claims = Claims(engine, self.enqueue)
         self.attempts = Attempts(engine)
         self.ingest = SpanIngest(engine)
+        self.series = SeriesQueries(engine)
         self.sequence_ids = SequenceIds(engine)
         self.spans = SpanQueries(engine)
         self.triplets = Triplets(engine)

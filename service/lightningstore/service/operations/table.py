@@ -61,6 +61,7 @@ def table(store: Store) -> dict[str, Operation]:
         "QuerySpans": Operation(store.spans.query_spans, Kind.SERVER_STREAM),
         "ListTriplets": Operation(store.triplets.list_triplets, Kind.SERVER_STREAM),
         "ImportRollouts": Operation(store.imports.import_rollouts, Kind.CLIENT_STREAM),
+        "GetSeries": Operation(store.series.get_series),
         "AddResources": Operation(store.resources.add_resources),
         "UpdateResources": Operation(store.resources.update_resources),
         "GetResources": Operation(store.resources.get_resources),

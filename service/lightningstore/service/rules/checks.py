@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -186,10 +186,16 @@ def check_config(field: str, config: rollout_pb2.RolloutConfig) -> None:
         raise FieldInvalid(f"{field}.retry_backoff.jitter", "must be from 0 to 1")
 
 
-def mask_paths(mask: FieldMask | None, record: Message, allowed: Iterable[str]) -> list[str]:
+def mask_paths(
+    mask: FieldMask | None,
+    record: Message,
+    allowed: Iterable[str],
+    entry_of: Callable[[str], str | None] = lambda _: None,
+) -> list[str]:
     """Return the paths that an update changes.
 
-    These are the paths of the mask, or else all allowed fields with a value.
+    These are the paths of the mask, or else all allowed fields with a value. `entry_of` returns the key of a path
+    that names one entry of a map, None for other paths.
 
     Raises:
         FieldInvalid: A path is not allowed.
@@ -198,7 +204,7 @@ def mask_paths(mask: FieldMask | None, record: Message, allowed: Iterable[str]) 
         present = {descriptor.name for descriptor, _ in record.ListFields()}
         return [path for path in allowed if path in present]
     for i, path in enumerate(mask.paths):
-        if path not in allowed:
+        if path not in allowed and entry_of(path) is None:
             raise FieldInvalid(
                 f"update_mask.paths[{i}]", f"{path!r} must be one of {', '.join(allowed)}"
             )

@@ -8,23 +8,23 @@ from typing import Any
 from lightningstore.service.rules.errors import FieldInvalid
 from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
 from lightningstore.service.rules.times import nanoseconds
-from lightningstore.v1.rollout_pb2 import Rollout
 
 #: Columns for sorting and filtering rollouts, with the function that reads the value from a
-#: record. Missing values are 0 or "", so that they sort first and can be compared.
-COLUMNS: dict[str, Callable[[Rollout], Any]] = {
-    "rollout_id": lambda r: r.rollout_id,
-    "mode": lambda r: r.mode,
-    "priority": lambda r: r.priority,
-    "group_id": lambda r: r.group_id,
-    "resources_id": lambda r: r.resources_id,
-    "status": lambda r: r.status,
-    "start_time": lambda r: nanoseconds(r.start_time),
-    "end_time": lambda r: nanoseconds(r.end_time),
-    "attempt_count": lambda r: r.attempt_count,
-    "latest_attempt_id": lambda r: r.latest_attempt_id,
-    "completion_number": lambda r: r.completion_number,
-    "queue": lambda r: r.queue,
+#: row. Missing values are 0 or "", so that they sort first and can be compared.
+COLUMNS: dict[str, Callable[[RolloutRow], Any]] = {
+    "rollout_id": lambda r: r.rollout.rollout_id,
+    "mode": lambda r: r.rollout.mode,
+    "priority": lambda r: r.rollout.priority,
+    "group_id": lambda r: r.rollout.group_id,
+    "resources_id": lambda r: r.rollout.resources_id,
+    "status": lambda r: r.rollout.status,
+    "start_time": lambda r: nanoseconds(r.rollout.start_time),
+    "end_time": lambda r: nanoseconds(r.rollout.end_time),
+    "attempt_count": lambda r: r.rollout.attempt_count,
+    "latest_attempt_id": lambda r: r.rollout.latest_attempt_id,
+    "completion_number": lambda r: r.rollout.completion_number,
+    "queue": lambda r: r.rollout.queue,
+    "reward": lambda r: r.measures.reward,
 }
 
 
@@ -47,26 +47,29 @@ def parse_order(order_by: str, fields: Iterable[str]) -> tuple[str, bool]:
 
 def sort_value(query: RolloutQuery, row: RolloutRow) -> Any:
     """Return the value that the query sorts the row by."""
-    return row.key if query.order_by == "key" else COLUMNS[query.order_by](row.rollout)
+    return row.key if query.order_by == "key" else COLUMNS[query.order_by](row)
 
 
-def matches(query: RolloutQuery) -> Callable[[Rollout], bool]:
+def matches(query: RolloutQuery) -> Callable[[RolloutRow], bool]:
     """Return a predicate for the filters of a query."""
-    tests: list[Callable[[Rollout], bool]] = []
+    tests: list[Callable[[RolloutRow], bool]] = []
     if query.statuses:
-        tests.append(lambda r: r.status in query.statuses)
+        tests.append(lambda r: r.rollout.status in query.statuses)
     if query.rollout_ids:
-        tests.append(lambda r: r.rollout_id in query.rollout_ids)
+        tests.append(lambda r: r.rollout.rollout_id in query.rollout_ids)
     if query.rollout_id_contains:
-        tests.append(lambda r: query.rollout_id_contains in r.rollout_id)
+        tests.append(lambda r: query.rollout_id_contains in r.rollout.rollout_id)
     if query.modes:
-        tests.append(lambda r: r.mode in query.modes)
+        tests.append(lambda r: r.rollout.mode in query.modes)
     if query.group_ids:
-        tests.append(lambda r: r.group_id in query.group_ids)
+        tests.append(lambda r: r.rollout.group_id in query.group_ids)
     if query.queues:
-        tests.append(lambda r: r.queue in query.queues)
+        tests.append(lambda r: r.rollout.queue in query.queues)
     if query.labels:
-        tests.append(lambda r: all(r.labels.get(k) == v for k, v in query.labels))
+        tests.append(lambda r: all(r.rollout.labels.get(k) == v for k, v in query.labels))
+    if query.reward_range is not None:
+        lowest, highest = query.reward_range
+        tests.append(lambda r: lowest <= r.measures.reward <= highest)
     if not tests:
         return lambda _: True
     combine = any if query.any_of else all

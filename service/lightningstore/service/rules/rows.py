@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from lightningstore.service.rules import measures
 from lightningstore.service.rules.limits import DEFAULT_PAGE_SIZE
+from lightningstore.service.rules.measures import Measures
 from lightningstore.service.rules.statuses import FINISHED, LIVE_ATTEMPT
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
@@ -25,6 +27,8 @@ class RolloutRow(NamedTuple):
     position: int
     #: Wall-clock time in nanoseconds from which it can be claimed, 0 for at once.
     available_ns: int
+    #: For queries. Back ends return rows without them.
+    measures: Measures = measures.NONE
 
     @property
     def live(self) -> bool:
@@ -167,6 +171,12 @@ class LoadedRollout(NamedTuple):
         """Return its finish, for waiters."""
         return Completion(self.shown())
 
+    def measured(self) -> RolloutRow:
+        """Return its row with the measures of its latest attempt."""
+        latest = self.attempts[-1].attempt if self.attempts else None
+        found = measures.of(self.row.rollout, latest, latest)
+        return self.row._replace(measures=found)
+
     def shown(self) -> Shown:
         """Return it in the form of an answer: record, input and latest attempt."""
         latest = self.attempts[-1].attempt if self.attempts else None
@@ -215,6 +225,8 @@ class RolloutQuery:
     queues: frozenset[str] = frozenset()
     #: Pairs of key and value. A rollout matches if it has all of them.
     labels: frozenset[tuple[str, str]] = frozenset()
+    #: The lowest and the highest reward, in their sortable form.
+    reward_range: tuple[str, str] | None = None
     any_of: bool = False
     #: A column of `filters.COLUMNS`. Ties are ordered by key, in the same direction.
     order_by: str = "key"
@@ -231,7 +243,8 @@ class RolloutQuery:
         Every match must have the label, and ids and groups select fewer rollouts than a label usually does.
         """
         others = (self.statuses, self.rollout_ids, self.modes, self.group_ids, self.queues)
-        if self.any_of and (any(others) or self.rollout_id_contains):
+        is_alone = not (any(others) or self.rollout_id_contains or self.reward_range)
+        if self.any_of and not is_alone:
             return False
         return bool(self.labels) and not self.rollout_ids and not self.group_ids
 

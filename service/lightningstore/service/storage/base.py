@@ -24,6 +24,7 @@ from lightningstore.service.rules.rows import (
     RolloutRow,
     SpanRow,
 )
+from lightningstore.service.rules.series import SeriesQuery, Summary
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import Durability
 from lightningstore.v1.worker_pb2 import Worker
@@ -276,6 +277,19 @@ class Storage(Protocol):
         """Return finished rollouts that may be removed, from the `place` of the last one on.
 
         With `ended_by_ns`, those whose end time is not later; without, all, by completion number.
+        """
+
+    async def series_range(self, axis: str) -> tuple[int, int] | None:
+        """Return the lowest and the highest value of end_time or completion_number among finished rollouts.
+
+        None if no rollout has finished. Times are nanoseconds.
+        """
+
+    async def series(self, query: SeriesQuery) -> dict[int, Summary]:
+        """Return what is known of the values of finished rollouts in each bucket of a series, by its index.
+
+        Buckets without a value are left out. Commits may complete meanwhile, and the answer may contain a part of them.
+        Does not hold the event loop, however many rollouts there are.
         """
 
     # Spans

@@ -22,6 +22,7 @@ from lightningstore.service.rules.rows import (
     RolloutRow,
     SpanRow,
 )
+from lightningstore.service.rules.series import Bucket, SeriesQuery, Summary, measured
 from lightningstore.service.rules.times import nanoseconds
 from lightningstore.service.storage.base import (
     COMMITTED,
@@ -229,7 +230,7 @@ class MemoryStorage:
             if i % SCAN_AT_ONCE == 0:
                 await asyncio.sleep(0)
             row = self._rollouts.get(key)
-            if row is not None and match(row.rollout):
+            if row is not None and match(row):
                 yield row
 
     def _candidates(self, query: RolloutQuery, after: int | None) -> Iterable[int]:
@@ -342,6 +343,37 @@ class MemoryStorage:
                 size = len(self._inputs[key])
                 rows.append(FinishedRow((value, key), record.rollout_id, size))
         return rows
+
+    async def series_range(self, axis: str) -> tuple[int, int] | None:
+        """Return the lowest and the highest value of a column among finished rollouts."""
+        self._check_open()
+        value = filters.COLUMNS[axis]
+        lowest: int | None = None
+        highest = 0
+        for i, key in enumerate(list(self._rollouts), 1):
+            row = self._rollouts.get(key)
+            if row is not None and row.rollout.completion_number:
+                own = value(row)
+                lowest = own if lowest is None else min(lowest, own)
+                highest = max(highest, own)
+            if i % SCAN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return None if lowest is None else (lowest, highest)
+
+    async def series(self, query: SeriesQuery) -> dict[int, Summary]:
+        """Return what is known of the values in each bucket that has any."""
+        self._check_open()
+        place, measure = filters.COLUMNS[query.axis], measured(query)
+        buckets: dict[int, Bucket] = {}
+        chosen = replace(query.rollouts, order_by="key", after=None, descending=False)
+        async for row in self._matching(chosen):
+            if not row.rollout.completion_number or not query.first <= place(row) < query.end:
+                continue
+            value = measure(row)
+            if value is not None:
+                index = (place(row) - query.first) // query.width
+                buckets.setdefault(index, Bucket()).add((value,))
+        return {index: bucket.summary() for index, bucket in sorted(buckets.items())}
 
     async def span_ids(self, rollout_key: int, attempt_key: int) -> list[tuple[int, bytes]]:
         """Return key and packed span ids of the batches of an attempt, by key."""

@@ -8,6 +8,7 @@ from lightningstore.service.triplets.nodes import Node, Place
 from lightningstore.service.triplets.options import Options
 from lightningstore.service.triplets.rewards import final as final_reward
 from lightningstore.service.triplets.rewards import message as reward_message
+from lightningstore.service.triplets.rewards import of_span as reward_of
 from lightningstore.service.triplets.steps import Steps, T, run
 from lightningstore.service.triplets.trace import (
     Call,
@@ -33,6 +34,7 @@ __all__ = [
     "find_calls",
     "lacks_answer",
     "reward_message",
+    "reward_of",
     "run",
     "triplet_of",
 ]

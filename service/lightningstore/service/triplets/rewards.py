@@ -13,6 +13,7 @@ from lightningstore.client.otlp import (
 )
 from lightningstore.service.triplets.values import Attributes
 from lightningstore.v1.triplet_pb2 import RewardDimension, TripletReward
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 #: Prefix of the keys of a reward, and name of the operation that makes one.
 MARK = REWARD
@@ -45,3 +46,10 @@ def message(reward: Reward, span_id: bytes, sequence_id: int) -> TripletReward:
 def final(value: float) -> TripletReward:
     """Return a reward that comes with the request."""
     return TripletReward(value=value, dimensions=[RewardDimension(name=PRIMARY, value=value)])
+
+
+def of_span(span: Span) -> float | None:
+    """Return the primary reward of a span, None if it holds none that can be read."""
+    found = {pair.key: pair.value for pair in span.attributes if may_tell(pair.key)}
+    dimensions = read(span.name, found).dimensions
+    return dimensions[0].value if dimensions else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from lightningstore.client._async.caller import AsyncCaller
@@ -31,12 +32,15 @@ class AsyncAttemptCalls(AsyncCaller):
         worker_id: str | Unset | None = UNSET,
         last_heartbeat_time: datetime | Unset | None = UNSET,
         metadata: JSONObject | Unset | None = UNSET,
+        reward: float | Unset | None = UNSET,
+        scores: Mapping[str, float | None] | Unset | None = UNSET,
         sent_span_count: int | None = None,
         request_id: str | None = None,
     ) -> AttemptUpdate:
         """Report the outcome of an attempt, or change its record.
 
         UNSET, the default of each field, leaves it unchanged; None clears it. Retries are safe without a request id.
+        The reward and the scores may be set at any time, also after the outcome is final.
 
         Args:
             rollout_id: Id of the rollout.
@@ -46,6 +50,10 @@ class AsyncAttemptCalls(AsyncCaller):
             worker_id: The worker that works on the attempt.
             last_heartbeat_time: Time of the last heartbeat, with a time zone. A time in the future counts as now.
             metadata: A JSON object of your own.
+            reward: How well the attempt did. None removes what was reported: the reward is then that of its last reward
+                span, if there is one.
+            scores: Other scores by name, which leave those of other names as they are. A value of None removes a score.
+                None instead of a mapping removes all of them.
             sent_span_count: Number of spans that the runner sent. The answer then says how many are missing.
             request_id: Id of the call for retries of your own. None: none.
 
@@ -56,8 +64,9 @@ class AsyncAttemptCalls(AsyncCaller):
             NotFoundError: The rollout or the attempt does not exist.
             InvalidArgumentError: A field is invalid; `field_violations` names it.
             FailedPreconditionError: The attempt has decided its rollout by another status.
-            TypeError: A part of the metadata has no JSON.
-            ValueError: `last_heartbeat_time` has no time zone, or the status is unknown.
+            TypeError: A part of the metadata has no JSON, or the reward or a score is not a number.
+            ValueError: `last_heartbeat_time` has no time zone, the status is unknown, or the reward or a score is not
+                finite.
 
         Example:
             rollout = await store.start_rollout({"question": 1})
@@ -75,6 +84,8 @@ class AsyncAttemptCalls(AsyncCaller):
             "worker_id": worker_id,
             "last_heartbeat_time": last_heartbeat_time,
             "metadata": metadata,
+            "reward": reward,
+            "scores": scores,
         }
         return await self._send(
             calls.update_attempt(rollout_id, attempt_id, fields, sent_span_count, request_id)

@@ -138,6 +138,8 @@ class AsyncRolloutCalls(AsyncCaller):
         queues: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
         filter_logic: str | int = "and",
+        min_reward: float | None = None,
+        max_reward: float | None = None,
         order_by: str = "",
         page_size: int = 0,
         page_token: str = "",
@@ -155,7 +157,9 @@ class AsyncRolloutCalls(AsyncCaller):
             queues: Only rollouts of these task queues; "" is the default queue.
             labels: Only rollouts that have all of these labels with these values.
             filter_logic: How the filters are combined: "and" or "or".
-            order_by: A field and a direction, such as "start_time desc". Empty: the order of enqueuing.
+            min_reward: Only rollouts whose latest attempt has at least this reward. None: no minimum.
+            max_reward: Only rollouts whose latest attempt has at most this reward. None: no maximum.
+            order_by: A field and a direction, such as "start_time desc" or "reward desc". Empty: the order of enqueuing.
             page_size: Maximum rollouts in the page. 0: 100. The server limits it to 1,000 by default.
             page_token: `next_page_token` of the previous page, with the same filters and order.
             skip: Number of rollouts to leave out before the first page.
@@ -179,6 +183,8 @@ class AsyncRolloutCalls(AsyncCaller):
                 labels=labels,
                 filter_logic=filter_logic,
                 order_by=order_by,
+                min_reward=min_reward,
+                max_reward=max_reward,
                 page_size=page_size,
                 page_token=page_token,
                 skip=skip,
@@ -197,6 +203,8 @@ class AsyncRolloutCalls(AsyncCaller):
         queues: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
         filter_logic: str | int = "and",
+        min_reward: float | None = None,
+        max_reward: float | None = None,
         order_by: str = "",
         page_size: int = 0,
         skip: int = 0,
@@ -214,7 +222,9 @@ class AsyncRolloutCalls(AsyncCaller):
             queues: Only rollouts of these task queues; "" is the default queue.
             labels: Only rollouts that have all of these labels with these values.
             filter_logic: How the filters are combined: "and" or "or".
-            order_by: A field and a direction, such as "start_time desc". Empty: the order of enqueuing.
+            min_reward: Only rollouts whose latest attempt has at least this reward. None: no minimum.
+            max_reward: Only rollouts whose latest attempt has at most this reward. None: no maximum.
+            order_by: A field and a direction, such as "start_time desc" or "reward desc". Empty: the order of enqueuing.
             page_size: Maximum rollouts requested at a time. 0: 100.
             skip: Number of rollouts to leave out first.
 
@@ -238,6 +248,8 @@ class AsyncRolloutCalls(AsyncCaller):
             labels=labels,
             filter_logic=filter_logic,
             order_by=order_by,
+            min_reward=min_reward,
+            max_reward=max_reward,
             page_size=page_size,
             skip=skip,
         )

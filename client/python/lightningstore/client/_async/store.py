@@ -11,6 +11,7 @@ from lightningstore.client._async.claims import AsyncClaimCalls
 from lightningstore.client._async.datasets import AsyncDatasetCalls
 from lightningstore.client._async.namespaces import AsyncNamespaceCalls
 from lightningstore.client._async.resources import AsyncResourceCalls
+from lightningstore.client._async.series import AsyncSeriesCalls
 from lightningstore.client._async.streams import AsyncWaitStream, AsyncWatchStream
 from lightningstore.client._async.workers import AsyncWorkerCalls
 from lightningstore.client._calls.call import Call
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 
 
 class AsyncLightningStore(
-    AsyncDatasetCalls, AsyncClaimCalls, AsyncResourceCalls, AsyncWorkerCalls, AsyncNamespaceCalls
+    AsyncDatasetCalls,
+    AsyncClaimCalls,
+    AsyncSeriesCalls,
+    AsyncResourceCalls,
+    AsyncWorkerCalls,
+    AsyncNamespaceCalls,
 ):
     """The client of a LightningStore server, for asyncio.
 

@@ -10,6 +10,7 @@ from lightningstore.client._calls.call import Call
 from lightningstore.client._values import convert
 from lightningstore.client._values.attempts import ATTEMPT_STATUS, STOP_REASON
 from lightningstore.client._values.enums import StopReason, Unset
+from lightningstore.client._values.rewards import finite
 from lightningstore.client._values.rollouts import (
     FILTER_LOGIC,
     ROLLOUT_MODE,
@@ -151,8 +152,23 @@ def _set_attempt(request: attempt_pb2.UpdateAttemptRequest, fields: Mapping[str,
     if fields["metadata"] is not UNSET:
         record.metadata_json = convert.to_json_object(fields["metadata"], "metadata")
         paths.append("metadata_json")
+    if fields["reward"] is not UNSET:
+        if fields["reward"] is not None:
+            record.reward = finite(fields["reward"])
+        paths.append("reward")
+    _set_scores(request, fields["scores"])
     if not paths:
         request.ClearField("update_mask")
+
+
+def _set_scores(request: attempt_pb2.UpdateAttemptRequest, scores: Any) -> None:
+    if scores is None:
+        request.update_mask.paths.append("scores")
+    elif scores is not UNSET:
+        for name, value in scores.items():
+            if value is not None:
+                request.attempt.scores[name] = finite(value)
+            request.update_mask.paths.append(f"scores.{name}")
 
 
 def _attempt_update(answer: attempt_pb2.UpdateAttemptResponse) -> AttemptUpdate:
@@ -201,6 +217,8 @@ def list_rollouts(
     labels: Mapping[str, str] | None,
     filter_logic: str | int,
     order_by: str,
+    min_reward: float | None = None,
+    max_reward: float | None = None,
     page_size: int = 0,
     page_token: str = "",
     skip: int = 0,
@@ -217,6 +235,8 @@ def list_rollouts(
         labels=convert.labels(labels),
         filter_logic=convert.to_number(FILTER_LOGIC, filter_logic),  # type: ignore[arg-type]
         order_by=order_by,
+        min_reward=min_reward,
+        max_reward=max_reward,
         page_size=page_size,
         page_token=page_token,
         skip=skip,

@@ -94,7 +94,9 @@ class ExportedRollout:
 
     @property
     def reward(self) -> float | None:
-        """The last traced reward of the latest attempt. None: there is none, or its spans were evicted."""
+        """The reward of the latest attempt; if its record has none, the last one in its spans. None: there is none."""
+        if self.attempts and self.attempts[-1].reward is not None:
+            return self.attempts[-1].reward
         latest = self.rollout.latest_attempt_id
         if self.batches is not None:
             for batch in reversed(self.batches):

@@ -28,6 +28,8 @@ except ImportError as error:
 GROUP_BYTES = 8 << 20
 
 _TEXT, _TIME = pa.string(), pa.timestamp("ns", tz="UTC")
+# Not a map: Hugging Face's datasets cannot load one.
+_DIMENSIONS = pa.list_(pa.struct({"name": _TEXT, "value": pa.float64()}))
 _ATTEMPT = pa.struct(
     {
         "attempt_id": _TEXT,
@@ -42,11 +44,20 @@ _ATTEMPT = pa.struct(
         "end_time": _TIME,
         "last_heartbeat_time": _TIME,
         "failure": pa.struct({"type": _TEXT, "message": _TEXT, "retryable": pa.bool_()}),
+        "reward": pa.float64(),
+        "scores": _DIMENSIONS,
+        "reward_source": _TEXT,
+        "span_reward": pa.struct(
+            {
+                "value": pa.float64(),
+                "sequence_id": pa.int64(),
+                "span_id": _TEXT,
+                "start_time_unix_nano": pa.uint64(),
+            }
+        ),
         "metadata": _TEXT,
     }
 )
-# Not a map: Hugging Face's datasets cannot load one.
-_DIMENSIONS = pa.list_(pa.struct({"name": _TEXT, "value": pa.float64()}))
 _TRIPLET = pa.struct(
     {
         "attempt_id": _TEXT,
@@ -190,6 +201,9 @@ def _attempt(told: dict[str, Any]) -> dict[str, Any]:
     return {
         **told,
         "status": str(told["status"]),
+        # A partial file of an earlier release may lack some.
+        **{name: told.get(name) for name in rows.SCORED},
+        "scores": _dimensions(told.get("scores") or {}),
         **{name: _nanoseconds(told[name]) for name in rows.TIMES},
     }
 
@@ -253,6 +267,8 @@ def _check(found: Any) -> None:
         raise ValueError(f"no exported rollouts: no column {', '.join(sorted(missing))}")
     for name in _known(found):
         kind, wanted = found.field(name).type, SCHEMA.field(name).type
+        if name == "attempts":
+            wanted = _as_in(kind, _ATTEMPT)
         if _form(kind) != _form(wanted):
             raise ValueError(f"column {name} must have the type {wanted}, not {kind}")
 
@@ -260,6 +276,13 @@ def _check(found: Any) -> None:
 def _known(found: Any) -> list[str]:
     """Return the columns that an import reads of a file."""
     return [name for name in _READ if name in found.names or name not in _ADDED]
+
+
+def _as_in(found: Any, attempt: Any) -> Any:
+    """Return the type of the attempts of a file, which may be of an earlier version and lack some parts."""
+    inner = getattr(found, "value_type", None)
+    names = {f.name for f in inner} if inner is not None and pa.types.is_struct(inner) else set()
+    return pa.list_(pa.struct([f for f in attempt if f.name in names or f.name not in rows.SCORED]))
 
 
 def _form(kind: Any) -> str:
@@ -281,13 +304,12 @@ def _records(batch: Any) -> Iterator[dict[str, Any]]:
     for n in times:
         batch = batch.set_column(n, batch.schema.names[n], batch.column(n).cast(pa.int64()))
     at = batch.schema.get_field_index("attempts")
-    batch = batch.set_column(at, "attempts", batch.column(at).cast(_WITH_NUMBERS))
+    attempts = batch.column(at)
+    batch = batch.set_column(at, "attempts", attempts.cast(_as_in(attempts.type, _WITH_NUMBERS)))
     yield from batch.to_pylist()
 
 
-_WITH_NUMBERS = pa.list_(
-    pa.struct([(f.name, pa.int64() if f.type == _TIME else f.type) for f in _ATTEMPT])
-)
+_WITH_NUMBERS = pa.struct([(f.name, pa.int64() if f.type == _TIME else f.type) for f in _ATTEMPT])
 
 
 def _exported(row: dict[str, Any]) -> ExportedRollout:
@@ -308,6 +330,7 @@ def _exported(row: dict[str, Any]) -> ExportedRollout:
         if told is None:
             raise ValueError("attempts: one is null")
         told |= {name: _time_text(told[name]) for name in rows.TIMES}
+        told["scores"] = {score["name"]: score["value"] for score in told.get("scores") or ()}
         attempts.append(rows.attempt_from_json(rollout.rollout_id, told))
     batches = None if row["batches"] is None else list(map(_batch, row["batches"]))
     return ExportedRollout(rollout, attempts, batches)

@@ -17,7 +17,7 @@ from google.protobuf.descriptor import EnumDescriptor
 from lightningstore.client._datasets import otlp_json
 from lightningstore.client._datasets.exported import ExportedRollout
 from lightningstore.client._values import convert
-from lightningstore.client._values.attempts import ATTEMPT_STATUS, Attempt
+from lightningstore.client._values.attempts import ATTEMPT_STATUS, REWARD_SOURCE, Attempt
 from lightningstore.client._values.rollouts import ROLLOUT_MODE, ROLLOUT_STATUS
 from lightningstore.client._values.triplets import AttemptTriplets, Triplet
 from lightningstore.client.message_json import json_value, message_to_json, time_text, word
@@ -31,9 +31,11 @@ _parsed = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 #: Times of an attempt.
 TIMES = ("start_time", "end_time", "last_heartbeat_time")
+#: Parts of an attempt that exports of earlier versions do not have.
+SCORED = ("reward", "scores", "reward_source", "span_reward")
 ATTEMPT_KEYS = (
     *("attempt_id", "sequence_number", "status", "worker_id", "resources_id", "resources_version"),
-    *("publish_number", "span_count", *TIMES, "failure"),
+    *("publish_number", "span_count", *TIMES, "failure", *SCORED),
 )
 _INT32 = 1 << 31
 #: Values that are taken as text: the caller's own, and what is read by itself where it is wanted.
@@ -297,9 +299,11 @@ def attempt_from_json(rollout_id: str, told: dict[str, Any]) -> Attempt:
     """Return an attempt, whose metadata is text. Raises ValueError."""
     told = dict(told)
     status, metadata = told.pop("status", None), _metadata(told)
+    origin = told.pop("reward_source", None)
     record = otlp_json.read(attempt_pb2.Attempt, {k: v for k, v in told.items() if k != "metadata"})
     record.rollout_id = rollout_id
     record.status = _number("attempts: status", ATTEMPT_STATUS, status)
+    record.reward_source = _number("attempts: reward_source", REWARD_SOURCE, origin)
     record.metadata_json = metadata
     return Attempt(record)
 

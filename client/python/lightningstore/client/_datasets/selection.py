@@ -208,7 +208,8 @@ class Parts(NamedTuple):
     def needs_reward(self, rollout: Rollout) -> bool:
         """Tell whether the reward of a rollout has to be asked for, because nothing exported holds it."""
         # Not by the number of spans: an import may not have it.
-        return not self.spans and self.triplets is None and rollout.attempt_count > 0
+        is_unknown = rollout.attempt_count > 0 and rollout.reward is None
+        return not self.spans and self.triplets is None and is_unknown
 
     def passes_over(self, error: LightningStoreError) -> bool:
         """Tell whether a rollout is left out for an error: it has gone, or its spans have and that is fine."""

@@ -139,6 +139,8 @@ class RolloutCalls(Caller):
         queues: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
         filter_logic: str | int = "and",
+        min_reward: float | None = None,
+        max_reward: float | None = None,
         order_by: str = "",
         page_size: int = 0,
         page_token: str = "",
@@ -156,7 +158,9 @@ class RolloutCalls(Caller):
             queues: Only rollouts of these task queues; "" is the default queue.
             labels: Only rollouts that have all of these labels with these values.
             filter_logic: How the filters are combined: "and" or "or".
-            order_by: A field and a direction, such as "start_time desc". Empty: the order of enqueuing.
+            min_reward: Only rollouts whose latest attempt has at least this reward. None: no minimum.
+            max_reward: Only rollouts whose latest attempt has at most this reward. None: no maximum.
+            order_by: A field and a direction, such as "start_time desc" or "reward desc". Empty: the order of enqueuing.
             page_size: Maximum rollouts in the page. 0: 100. The server limits it to 1,000 by default.
             page_token: `next_page_token` of the previous page, with the same filters and order.
             skip: Number of rollouts to leave out before the first page.
@@ -180,6 +184,8 @@ class RolloutCalls(Caller):
                 labels=labels,
                 filter_logic=filter_logic,
                 order_by=order_by,
+                min_reward=min_reward,
+                max_reward=max_reward,
                 page_size=page_size,
                 page_token=page_token,
                 skip=skip,
@@ -198,6 +204,8 @@ class RolloutCalls(Caller):
         queues: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
         filter_logic: str | int = "and",
+        min_reward: float | None = None,
+        max_reward: float | None = None,
         order_by: str = "",
         page_size: int = 0,
         skip: int = 0,
@@ -215,7 +223,9 @@ class RolloutCalls(Caller):
             queues: Only rollouts of these task queues; "" is the default queue.
             labels: Only rollouts that have all of these labels with these values.
             filter_logic: How the filters are combined: "and" or "or".
-            order_by: A field and a direction, such as "start_time desc". Empty: the order of enqueuing.
+            min_reward: Only rollouts whose latest attempt has at least this reward. None: no minimum.
+            max_reward: Only rollouts whose latest attempt has at most this reward. None: no maximum.
+            order_by: A field and a direction, such as "start_time desc" or "reward desc". Empty: the order of enqueuing.
             page_size: Maximum rollouts requested at a time. 0: 100.
             skip: Number of rollouts to leave out first.
 
@@ -239,6 +249,8 @@ class RolloutCalls(Caller):
             labels=labels,
             filter_logic=filter_logic,
             order_by=order_by,
+            min_reward=min_reward,
+            max_reward=max_reward,
             page_size=page_size,
             skip=skip,
         )

@@ -14,6 +14,7 @@ from lightningstore.client._sync.claims import ClaimCalls
 from lightningstore.client._sync.datasets import DatasetCalls
 from lightningstore.client._sync.namespaces import NamespaceCalls
 from lightningstore.client._sync.resources import ResourceCalls
+from lightningstore.client._sync.series import SeriesCalls
 from lightningstore.client._sync.streams import WaitStream, WatchStream
 from lightningstore.client._sync.workers import WorkerCalls
 from lightningstore.client._transport.grpc_sync import GrpcTransport
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class LightningStore(DatasetCalls, ClaimCalls, ResourceCalls, WorkerCalls, NamespaceCalls):
+class LightningStore(
+    DatasetCalls,
+    ClaimCalls,
+    SeriesCalls,
+    ResourceCalls,
+    WorkerCalls,
+    NamespaceCalls,
+):
     """The client of a LightningStore server, for blocking code. Threads may share it.
 
     The client connects with its first call, and again whenever the connection breaks. Calls that are safe to repeat

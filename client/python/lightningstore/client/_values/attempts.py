@@ -15,6 +15,7 @@ from lightningstore.client._values.view import View
 from lightningstore.v1 import attempt_pb2
 
 ATTEMPT_STATUS = attempt_pb2.AttemptStatus.DESCRIPTOR
+REWARD_SOURCE = attempt_pb2.RewardSource.DESCRIPTOR
 STOP_REASON = attempt_pb2.StopReason.DESCRIPTOR
 
 
@@ -147,6 +148,16 @@ class Attempt(View[attempt_pb2.Attempt]):
     def span_count(self) -> int:
         """Number of spans stored for the attempt, including evicted ones."""
         return self.message.span_count
+
+    @property
+    def reward(self) -> float | None:
+        """How well the attempt did: what was reported, else the value of its last reward span. None: unknown."""
+        return self.message.reward if self.message.HasField("reward") else None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Other scores that were reported, by name. Empty: none."""
+        return dict(self.message.scores)
 
     @cached_property
     def metadata(self) -> dict[str, Any]:

@@ -426,6 +426,18 @@ class Rollout(View[rollout_pb2.Rollout]):
         return Attempt(self.message.latest_attempt)
 
     @property
+    def reward(self) -> float | None:
+        """Reward of the newest attempt. None: there is none."""
+        attempt = self.latest_attempt
+        return attempt.reward if attempt is not None else None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Scores of the newest attempt, by name. Empty: there are none."""
+        attempt = self.latest_attempt
+        return attempt.scores if attempt is not None else {}
+
+    @property
     def attempt(self) -> Attempt:
         """The newest attempt; in the response to a claim, the claimed one.
 

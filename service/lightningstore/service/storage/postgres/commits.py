@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import zstandard
+from lightningstore.service.rules.rewards import packed_scores
 from lightningstore.service.rules.rows import (
     AttemptRow,
     RequestRow,
@@ -53,6 +54,10 @@ COLUMNS = {
         "completion_number": "bigint",
         "position": "bigint",
         "available_ns": "bigint",
+        "reward": "bytea",
+        "scores": "bytea",
+        "duration": "bigint",
+        "queue_time": "bigint",
         "record": "bytea",
         "queue": "bytea",
     },
@@ -295,6 +300,10 @@ def _rollout_values(row: RolloutRow) -> tuple[Any, ...]:
         record.completion_number,
         row.position,
         row.available_ns,
+        row.measures.reward.encode(),
+        packed_scores(row.measures.scores).encode(),
+        row.measures.duration_ns,
+        row.measures.queue_ns,
         record.SerializeToString(),
         record.queue.encode(),
     )

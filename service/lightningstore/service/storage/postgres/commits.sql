@@ -19,7 +19,8 @@ ON CONFLICT (ns, key) DO UPDATE SET
     group_id = excluded.group_id, resources_id = excluded.resources_id, end_time = excluded.end_time,
     attempt_count = excluded.attempt_count, latest_attempt_id = excluded.latest_attempt_id,
     completion_number = excluded.completion_number, position = excluded.position,
-    available_ns = excluded.available_ns, record = excluded.record, queue = excluded.queue
+    available_ns = excluded.available_ns, record = excluded.record, queue = excluded.queue,
+    reward = excluded.reward, scores = excluded.scores, duration = excluded.duration, queue_time = excluded.queue_time
 
 -- name: replace_labels
 -- The labels that rollouts had, before they get others.

@@ -18,13 +18,16 @@ from lightningstore.service.rules.statuses import FINISHED
 from lightningstore.service.storage.postgres.database import READS
 
 #: Columns that hold texts of callers, as bytes.
-TEXTS = frozenset({"rollout_id", "group_id", "resources_id", "latest_attempt_id", "queue"})
+TEXTS = frozenset(
+    {"rollout_id", "group_id", "resources_id", "latest_attempt_id", "queue", "reward"}
+)
 #: How a namespace is read in the order of a column and the key.
 _ORDERED = {
     "key": "ns = $1",
     "rollout_id": "ns::bigint = $1 AND rollout_id >= ''",
     "status": "ns::bigint = $1 AND status >= 0",
     "start_time": "ns::bigint = $1 AND start_time >= 0",
+    "reward": "ns::bigint = $1 AND reward >= ''",
 }
 #: How rows with one value of a column are read, in the order of their keys.
 _VALUED = {
@@ -84,6 +87,8 @@ class _Text:
             self._tested.append("contains")
         if query.labels:
             self._tested.append("labels")
+        if query.reward_range is not None:
+            self._tested.append("reward")
 
     def mark(self, value: Any) -> str:
         """Add a parameter; returns its mark."""
@@ -95,6 +100,9 @@ class _Text:
         if column == "contains":
             mark = self.mark(self.query.rollout_id_contains.encode())
             return f"position({mark}::bytea IN rollout_id) > 0"
+        if column == "reward" and self.query.reward_range is not None:
+            lowest, highest = map(self.mark, _encoded(self.query.reward_range))
+            return f"reward BETWEEN {lowest}::bytea AND {highest}::bytea"
         if column == "labels":
             return " AND ".join(_HAS_LABEL.format(**self._label(*of)) for of in self._labels)
         kind = "bytea" if column in TEXTS else "smallint"
@@ -105,6 +113,24 @@ class _Text:
         return {
             k: f"{self.mark(v.encode())}::bytea" for k, v in {"name": name, "value": value}.items()
         }
+
+    def condition(self) -> str:
+        """Return all filters as one condition."""
+        joined = (" OR " if self.query.any_of else " AND ").join(
+            f"({self._test(column)})" for column in self._tested
+        )
+        return f"({joined})" if joined else "TRUE"
+
+    @property
+    def is_led(self) -> bool:
+        """Whether an index leads from ids or groups to the rows that match."""
+        return self.query.led_by_label or (
+            not self.query.any_of
+            and any(
+                column in self._tested and self._has_index(column)
+                for column in ("rollout_id", "group_id")
+            )
+        )
 
     def source(self, place: str, page: str) -> str:
         """Return a subquery for the rows that match.
@@ -175,6 +201,16 @@ def matching(query: RolloutQuery) -> tuple[str, list[Any]]:
     """Return keys and statuses of all rows that match, as a subquery, and its parameters."""
     text = _Text(replace(query, order_by="key"), "status")
     return text.source("TRUE", ""), text.parameters
+
+
+def chosen(query: RolloutQuery) -> tuple[str, str, list[Any]]:
+    """Return the finished rollouts that match, with all columns: the source, a condition, and the parameters."""
+    text = _Text(replace(query, order_by="key"))
+    if text.is_led:
+        source = READS["series_source"].format(source=text.source("TRUE", ""))
+        return source, "completion_number > 0", text.parameters
+    finished = "ns::bigint = $1 AND end_time > 0 AND completion_number <> 0"
+    return "ls_rollouts", f"{finished} AND {text.condition()}", text.parameters
 
 
 def page(query: RolloutQuery) -> tuple[str, str, list[Any]]:

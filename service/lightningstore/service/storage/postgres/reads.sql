@@ -70,6 +70,20 @@ WHERE ns::bigint = $1 AND start_time >= 0 AND start_time <= $2 AND (start_time, 
     AND completion_number <> 0 AND end_time <= $2
 ORDER BY start_time, key LIMIT $5
 
+-- name: series_range
+-- The lowest and the highest value of a column among finished rollouts, each from the end of an index.
+SELECT (SELECT {axis} FROM ls_rollouts WHERE ns::bigint = $1 AND {axis} > 0 AND completion_number <> 0 ORDER BY {axis} LIMIT 1),
+    (SELECT {axis} FROM ls_rollouts WHERE ns::bigint = $1 AND {axis} > 0 AND completion_number <> 0 ORDER BY {axis} DESC LIMIT 1)
+
+-- name: series
+-- The values of finished rollouts by bucket.
+SELECT (({axis} - {first}::bigint) / {width}::bigint)::integer, {value} FROM {source}
+WHERE {finished} AND {axis} >= {first}::bigint AND {axis} < {end}::bigint AND {where} GROUP BY 1
+
+-- name: series_source
+-- The rollouts that an index of a filter leads to.
+(SELECT found.* FROM {source} CROSS JOIN LATERAL (SELECT * FROM ls_rollouts WHERE ns = $1 AND key = r.key LIMIT 1) found) chosen
+
 -- name: leftover
 -- Some batches of spans of rollouts that were removed, up to `$3` bytes, and at least one.
 SELECT key FROM (

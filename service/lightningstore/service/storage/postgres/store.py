@@ -58,6 +58,7 @@ from lightningstore.service.storage.postgres.lease import (
 )
 from lightningstore.service.storage.postgres.link import Connection, described
 from lightningstore.service.storage.postgres.rows import Damage
+from lightningstore.service.storage.postgres.series import SeriesReads
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_RELAXED
 
@@ -83,7 +84,7 @@ class Session:
         return self.owned.owned_until
 
 
-class PostgresStorage:
+class PostgresStorage(SeriesReads):
     """One namespace of a database, owned by this server. `compress` stores spans with zstd."""
 
     name = "postgresql"

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from lightningstore.service.rules.errors import StorageFailed
+from lightningstore.service.rules.rewards import packed_scores
 from lightningstore.service.rules.rows import (
     AttemptRow,
     RequestRow,
@@ -44,7 +45,8 @@ COLUMNS = {
     "put_rollouts": (
         *("key", "rollout_id", "live", "status", "mode", "priority", "group_id", "resources_id"),
         *("start_time", "end_time", "attempt_count", "latest_attempt_id", "completion_number"),
-        *("position", "available_ns", "record", "queue"),
+        *("position", "available_ns", "reward", "scores", "duration", "queue_time"),
+        *("record", "queue"),
     ),
     "put_labels": ("rollout_key", "name", "value"),
     "put_inputs": ("rollout_key", "input_json"),
@@ -181,6 +183,10 @@ def rollout_values(row: RolloutRow) -> tuple[Any, ...]:
         record.completion_number,
         row.position,
         row.available_ns,
+        row.measures.reward,
+        packed_scores(row.measures.scores),
+        row.measures.duration_ns,
+        row.measures.queue_ns,
         record.SerializeToString(),
         record.queue,
     )

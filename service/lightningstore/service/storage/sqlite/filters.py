@@ -59,6 +59,9 @@ def _filters(query: RolloutQuery) -> tuple[list[str], list[Any]]:
             clause = f"({column} <> '' AND {column} IN ({marks(len(proper))}))"
             parts.append(f"({clause} OR {column} = '')" if "" in names else clause)
             parameters.extend(proper)
+    if query.reward_range is not None:
+        parts.append("reward BETWEEN ? AND ?")
+        parameters.extend(query.reward_range)
     if query.rollout_id_contains:
         parts.append("instr(rollout_id, ?) > 0")
         parameters.append(query.rollout_id_contains)

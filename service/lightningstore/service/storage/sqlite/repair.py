@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
+from lightningstore.service.rules import measures
 from lightningstore.service.rules.errors import StorageUnusable
 from lightningstore.service.rules.rows import AttemptRow, RolloutRow
 from lightningstore.service.rules.statuses import QUEUED
@@ -36,6 +37,13 @@ from lightningstore.v1.worker_pb2 import Worker
 #: Suffix of the copy of the file that is kept.
 COPY_ENDING = ".before-repair"
 _OWNED = dict.fromkeys(("attempts", "inputs", "labels", "spans"), "rollout_key")
+
+
+#: The first and the latest attempt of a rollout.
+_ATTEMPTS = (
+    "SELECT record FROM attempts WHERE key IN ((SELECT min(key) FROM attempts WHERE rollout_key = ?),"
+    " (SELECT max(key) FROM attempts WHERE rollout_key = ?)) ORDER BY key"
+)
 
 
 def repair(path: Path) -> list[str]:
@@ -221,6 +229,7 @@ def _correct_columns(connection: sqlite3.Connection) -> list[str]:
         named = dict(zip(COLUMNS["put_rollouts"], stored, strict=True))
         record = Rollout.FromString(named["record"])
         row = RolloutRow(named["key"], record, named["position"], named["available_ns"])
+        row = row._replace(measures=_measures(connection, row))
         if (values := rollout_values(row)) != stored:
             rollouts.append(values)
     columns = ", ".join(f"a.{column}" for column in COLUMNS["put_attempts"])
@@ -264,6 +273,14 @@ def _correct_labels(connection: sqlite3.Connection) -> list[str]:
         names = ", ".join(COLUMNS["put_labels"])
         connection.executemany(f"INSERT INTO labels ({names}) VALUES (?, ?, ?)", rows)
     return [f"the labels of {len(wrong)} rollouts were corrected"] if wrong else []
+
+
+def _measures(connection: sqlite3.Connection, row: RolloutRow) -> measures.Measures:
+    found = [
+        Attempt.FromString(data)
+        for (data,) in connection.execute(_ATTEMPTS, [row.key] * 2).fetchall()
+    ]
+    return measures.of(row.rollout, found[0], found[-1]) if found else measures.NONE
 
 
 def _correct_counters(connection: sqlite3.Connection) -> list[str]:

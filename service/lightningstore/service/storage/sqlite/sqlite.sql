@@ -6,7 +6,8 @@ ON CONFLICT (key) DO UPDATE SET
     group_id = excluded.group_id, resources_id = excluded.resources_id, end_time = excluded.end_time,
     attempt_count = excluded.attempt_count, latest_attempt_id = excluded.latest_attempt_id,
     completion_number = excluded.completion_number, position = excluded.position,
-    available_ns = excluded.available_ns, record = excluded.record, queue = excluded.queue
+    available_ns = excluded.available_ns, record = excluded.record, queue = excluded.queue,
+    reward = excluded.reward, scores = excluded.scores, duration = excluded.duration, queue_time = excluded.queue_time
 
 -- name: put_labels
 -- Labels of rollouts, for filters. Those that they had are removed before.
@@ -149,6 +150,31 @@ SELECT start_time, key, rollout_id,
 FROM rollouts WHERE start_time <= :ended_by_ns AND (start_time, key) > (:after_ns, :after_key)
     AND completion_number > 0 AND end_time <= :ended_by_ns
 ORDER BY start_time, key LIMIT :limit
+
+-- name: series_range
+-- The lowest and the highest value of a column among finished rollouts.
+SELECT (SELECT min({axis}) FROM rollouts WHERE completion_number > 0),
+    (SELECT max({axis}) FROM rollouts WHERE completion_number > 0)
+
+-- name: series_by_bucket
+-- The values of some buckets of completion times, NULL where there are none.
+WITH buckets (bucket, low, high) AS (VALUES {marks})
+SELECT bucket, (
+    SELECT {value} FROM rollouts INDEXED BY rollouts_finished
+    WHERE completion_number > 0 AND end_time >= low AND end_time < high AND {where}
+) FROM buckets
+
+-- name: series_by_time
+-- The values of rollouts that finished in a part of the time, by bucket: sorting all of them at once would take longer.
+SELECT ({axis} - ?) / ?, {value} FROM rollouts INDEXED BY rollouts_finished
+WHERE completion_number > 0 AND end_time >= ? AND end_time < ? AND {axis} >= ? AND {axis} < ? AND {where}
+GROUP BY 1
+
+-- name: series_of_all
+-- The values by bucket, where an index leads to few rollouts.
+SELECT ({axis} - ?) / ?, {value} FROM {source}
+WHERE completion_number > 0 AND +{axis} >= ? AND +{axis} < ? AND {where}
+GROUP BY 1
 
 -- name: leftover
 -- Some batches of spans of rollouts that were removed.

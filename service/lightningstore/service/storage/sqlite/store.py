@@ -53,6 +53,7 @@ from lightningstore.service.storage.sqlite.commits import (
 from lightningstore.service.storage.sqlite.damage import Damage
 from lightningstore.service.storage.sqlite.location import FileLocation, refuse_single_mount
 from lightningstore.service.storage.sqlite.reader import Reader, open_reader
+from lightningstore.service.storage.sqlite.series import SeriesReads
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_RELAXED
 
@@ -71,7 +72,7 @@ INLINE_BYTES = 64 << 10
 CHECKPOINT_BYTES = 32 << 20
 
 
-class SqliteStorage:
+class SqliteStorage(SeriesReads):
     """A store in one file. `compress` stores spans with zlib: a third of the size, half the speed."""
 
     name = "sqlite"

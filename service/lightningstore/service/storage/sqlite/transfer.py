@@ -40,7 +40,7 @@ TABLES = {
 TEXTS = frozenset(
     (
         *("rollout_id", "group_id", "resources_id", "latest_attempt_id"),
-        *("worker_id", "method", "request_id", "queue", "name", "value"),
+        *("worker_id", "method", "request_id", "queue", "reward", "scores", "name", "value"),
     )
 )
 #: Maximum number of rows, and of bytes, that are copied at a time; a single row may be larger.

@@ -8,7 +8,9 @@ from typing import Any
 
 from lightningstore.service.rules.filters import COLUMNS, matches
 from lightningstore.service.rules.limits import Limits
-from lightningstore.service.rules.rows import RolloutQuery
+from lightningstore.service.rules.measures import Measures
+from lightningstore.service.rules.rewards import reward_range, sortable
+from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.testing.cases import Cases, large
 from lightningstore.service.storage.testing.records import (
@@ -26,22 +28,25 @@ from lightningstore.service.storage.testing.records import (
     rollout,
     update,
 )
-from lightningstore.v1.rollout_pb2 import Rollout
 
 #: One value for each filter of a query, and which rollouts of `_varied` match it.
-FILTERS: dict[str, tuple[Any, Callable[[Rollout], bool]]] = {
-    "statuses": (frozenset([1, 4]), lambda r: r.status in (1, 4)),
+FILTERS: dict[str, tuple[Any, Callable[[RolloutRow], bool]]] = {
+    "statuses": (frozenset([1, 4]), lambda r: r.rollout.status in (1, 4)),
     "rollout_ids": (
         frozenset(["r2", "r3", "r4", "r5", "r9", "none"]),
-        lambda r: r.rollout_id in ("r2", "r3", "r4", "r5", "r9"),
+        lambda r: r.rollout.rollout_id in ("r2", "r3", "r4", "r5", "r9"),
     ),
-    "rollout_id_contains": ("r1", lambda r: "r1" in r.rollout_id),
-    "modes": (frozenset([0, 2]), lambda r: r.mode in (0, 2)),
-    "group_ids": (frozenset(["", "g1"]), lambda r: r.group_id in ("", "g1")),
-    "queues": (frozenset(["", "gpu"]), lambda r: r.queue in ("", "gpu")),
+    "rollout_id_contains": ("r1", lambda r: "r1" in r.rollout.rollout_id),
+    "modes": (frozenset([0, 2]), lambda r: r.rollout.mode in (0, 2)),
+    "group_ids": (frozenset(["", "g1"]), lambda r: r.rollout.group_id in ("", "g1")),
+    "reward_range": (
+        reward_range(-1.0, 2.0),
+        lambda r: r.measures.reward in map(sortable, (-1.0, 0.0, 2.0)),
+    ),
+    "queues": (frozenset(["", "gpu"]), lambda r: r.rollout.queue in ("", "gpu")),
     "labels": (
         frozenset([("run", "7"), ("split", "a")]),
-        lambda r: (r.labels.get("run"), r.labels.get("split")) == ("7", "a"),
+        lambda r: (r.rollout.labels.get("run"), r.rollout.labels.get("split")) == ("7", "a"),
     ),
 }
 
@@ -69,7 +74,8 @@ def _varied() -> list[Any]:
         row = finished(k, 100 - k, k % 5 + 1, **fields) if k % 5 == 0 else rollout(k, **fields)
         row.rollout.start_time.seconds = k % 6
         row.rollout.start_time.nanos = k % 2
-        rows.append(row)
+        reward = (None, -1.5, -1.0, 0.0, 2.0, 2.5, 1e300)[k % 7]
+        rows.append(row._replace(measures=Measures(sortable(reward))))
     return rows
 
 
@@ -106,7 +112,7 @@ class RolloutCases(Cases):
                 expected = [
                     row.rollout.rollout_id
                     for row in rows
-                    if combine(FILTERS[name][1](row.rollout) for name in names)
+                    if combine(FILTERS[name][1](row) for name in names)
                 ]
                 query = RolloutQuery(any_of=any_of, **fields)
                 assert await found(storage, any_of=any_of, **fields) == expected, query
@@ -129,6 +135,7 @@ class RolloutCases(Cases):
                 ((_value(column, row), row.key) for row in rows if row.rollout.status in matching),
                 reverse=descending,
             )
+            by_key = {row.key: row for row in rows}
             pages: list[tuple[Any, int]] = []
             while True:
                 query = RolloutQuery(
@@ -139,7 +146,7 @@ class RolloutCases(Cases):
                     limit=5,
                 )
                 page = await items(storage.scan_rollouts(query))
-                pages += [(_value(column, item.row), item.row.key) for item in page]
+                pages += [(_value(column, by_key[item.row.key]), item.row.key) for item in page]
                 if len(page) < query.limit or len(pages) > len(rows):
                     break
             assert pages == expected, (column, descending)
@@ -193,7 +200,7 @@ class RolloutCases(Cases):
         match = matches(RolloutQuery(**names))
         for column, descending in product(["key", "start_time", "queue"], [False, True]):
             expected = sorted(
-                ((_value(column, row), row.key) for row in rows if match(row.rollout)),
+                ((_value(column, row), row.key) for row in rows if match(row)),
                 reverse=descending,
             )
             pages: list[tuple[Any, int]] = []
@@ -223,6 +230,14 @@ class RolloutCases(Cases):
         assert await found(storage, statuses=frozenset([3])) == ["r1"]
         assert await found(storage, group_ids=frozenset(["g"])) == []
         assert await found(storage, group_ids=frozenset(["h", ""])) == ["r1", "r2"]
+
+    async def test_scan_goes_by_the_last_reward(self, storage: Storage) -> None:
+        rows = [rollout(k)._replace(measures=Measures(sortable(float(k)))) for k in (1, 2, 3)]
+        await put(storage, *rows)
+        await update(storage, rows[0]._replace(measures=Measures(sortable(2.5))), rollout(3))
+        assert await found(storage, order_by="reward") == ["r3", "r2", "r1"]
+        assert await found(storage, reward_range=reward_range(2.5, None)) == ["r1"]
+        assert await found(storage, reward_range=reward_range(None, 2.0)) == ["r2"]
 
     async def test_group_has_its_members_in_order_of_enqueueing(self, storage: Storage) -> None:
         await put(storage, rollout(1, group_id="g"), rollout(2), rollout(3, group_id="g"))
@@ -342,4 +357,4 @@ def _labels(**labels: str) -> frozenset[tuple[str, str]]:
 
 
 def _value(column: str, row: Any) -> Any:
-    return row.key if column == "key" else COLUMNS[column](row.rollout)
+    return row.key if column == "key" else COLUMNS[column](row)

@@ -19,3 +19,18 @@ CREATE TABLE ls_labels (
     PRIMARY KEY (ns, rollout_key, name)
 );
 CREATE INDEX ls_labels_by_value ON ls_labels ((ns::bigint), name, value, rollout_key);
+
+-- What lists and series know of the latest attempt of a rollout. reward: a text that sorts as the numbers do, '' for none.
+-- scores: each as a tab, its name, a line break and its value in the form of reward. duration, queue_time: nanoseconds of
+-- finished rollouts, -1 where they are not known. Rollouts of earlier versions get none of this: their spans and attempts would
+-- have to be parsed.
+
+ALTER TABLE ls_rollouts
+    ADD COLUMN reward bytea NOT NULL DEFAULT '',
+    ADD COLUMN scores bytea NOT NULL DEFAULT '',
+    ADD COLUMN duration bigint NOT NULL DEFAULT -1,
+    ADD COLUMN queue_time bigint NOT NULL DEFAULT -1;
+CREATE INDEX ls_rollouts_by_reward ON ls_rollouts ((ns::bigint), reward, key) WHERE reward >= '';
+CREATE INDEX ls_rollouts_finished ON ls_rollouts ((ns::bigint), end_time)
+    INCLUDE (ns, completion_number, status, mode, reward, duration, queue_time, attempt_count)
+    WHERE end_time > 0;

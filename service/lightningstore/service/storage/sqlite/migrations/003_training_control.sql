@@ -27,3 +27,16 @@ CREATE TABLE labels (
     PRIMARY KEY (rollout_key, name)
 ) WITHOUT ROWID;
 CREATE INDEX labels_by_value ON labels (name, value, rollout_key);
+
+-- What lists and series know of the latest attempt of a rollout. reward: a text that sorts as the numbers do, '' for none.
+-- scores: each as a tab, its name, a line break and its value in the form of reward. duration, queue_time: nanoseconds of
+-- finished rollouts, -1 where they are not known. Rollouts of earlier versions get none of this: their spans and attempts would
+-- have to be parsed.
+
+ALTER TABLE rollouts ADD COLUMN reward TEXT NOT NULL DEFAULT '';
+ALTER TABLE rollouts ADD COLUMN scores TEXT NOT NULL DEFAULT '';
+ALTER TABLE rollouts ADD COLUMN duration INTEGER NOT NULL DEFAULT -1;
+ALTER TABLE rollouts ADD COLUMN queue_time INTEGER NOT NULL DEFAULT -1;
+CREATE INDEX rollouts_by_reward ON rollouts (reward, key);
+CREATE INDEX rollouts_finished ON rollouts (end_time, key, completion_number, status, mode, reward, duration, queue_time, attempt_count)
+    WHERE completion_number > 0;

@@ -1,0 +1,77 @@
+"""Values of many rows as one text, which a database puts together: a value a row would cost three times as much."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+from lightningstore.service.rules.series import Bucket, SeriesQuery
+
+#: Values that are unpacked at once: 1 ms.
+UNPACKED_AT_ONCE = 20_000
+#: Characters of a value in the form in which rewards are sorted.
+DIGITS = 16
+#: Measures that are whole numbers, with the unit that they are divided by: durations are nanoseconds.
+INTEGERS = {"duration": 1e9, "queue_time": 1e9, "attempt_count": 1}
+_SIGN = b"\x80" + bytes(7)
+_decode = msgspec.json.Decoder(list[int]).decode
+
+
+def rewards(text: str, *, has_negative: bool) -> Iterator[Iterable[float]]:
+    """Yield the numbers of values in their sortable form, some at a time."""
+    for start in range(0, len(text), UNPACKED_AT_ONCE * DIGITS):
+        data = bytes.fromhex(text[start : start + UNPACKED_AT_ONCE * DIGITS])
+        if not has_negative:
+            yield _numbers(data)
+        else:  # negative ones have all bits turned around
+            words = array("Q")
+            words.frombytes(data)
+            _to_native(words)
+            turned = (w ^ (1 << 63) if w >> 63 else w ^ ((1 << 64) - 1) for w in words)
+            words = array("Q", turned)
+            numbers = array("d")
+            numbers.frombytes(words.tobytes())
+            yield numbers
+
+
+def _numbers(data: bytes) -> array[float]:
+    size = len(data)
+    mask = int.from_bytes(_SIGN * (size // 8), "big")
+    numbers = array("d")
+    numbers.frombytes((int.from_bytes(data, "big") ^ mask).to_bytes(size, "big"))
+    _to_native(numbers)
+    return numbers
+
+
+def _to_native(found: array[Any]) -> None:
+    if sys.byteorder == "little":
+        found.byteswap()
+
+
+def integers(text: str, unit: float) -> Iterator[Iterable[float]]:
+    """Yield whole numbers separated by commas, each divided by `unit`, some at a time."""
+    start = 0
+    while start < len(text):
+        end = text.find(",", start + UNPACKED_AT_ONCE * 8)
+        part = text[start : end if end >= 0 else len(text)]
+        found = _decode(f"[{part}]")
+        yield found if unit == 1 else [value / unit for value in found]
+        start += len(part) + 1
+
+
+async def add(bucket: Bucket, query: SeriesQuery, text: str) -> None:
+    """Add the values of a text to a bucket, some at a time.
+
+    Numbers in their sortable form follow a digit: "1" if one of them is negative.
+    """
+    if query.measure in INTEGERS:
+        values = integers(text, INTEGERS[query.measure])
+    else:
+        values = rewards(text[1:], has_negative=text[0] == "1")
+    for few in values:
+        bucket.add(few)
+        await asyncio.sleep(0)
