@@ -37,6 +37,7 @@ from lightningstore.v1.namespace_pb2 import (
     Namespace,
     UpdateNamespaceRequest,
 )
+from lightningstore.v1.resources_pb2 import WatchResourcesRequest
 from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, GetRolloutRequest
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 from lightningstore.v1.span_pb2 import QuerySpansRequest
@@ -390,12 +391,16 @@ async def test_server_that_shuts_down_ends_what_waits_at_another_one(
     other = 1 - await machine.owner("default")
     async with grpc.aio.insecure_channel(machine.servers[other].address) as channel:
         stub = LightningStoreServiceStub(channel)
-        watch = stub.WatchRollouts(WatchRolloutsRequest())
-        await watch.read()  # where it begins
+        watches = [
+            stub.WatchRollouts(WatchRolloutsRequest()),
+            stub.WatchResources(WatchResourcesRequest()),
+        ]
+        for watch in watches:
+            await watch.read()  # where it begins
         poll = DequeueRolloutsRequest(limit=1)
         poll.wait.FromSeconds(60)
         waiting = [
-            asyncio.ensure_future(watch.read()),
+            *(asyncio.ensure_future(watch.read()) for watch in watches),
             asyncio.ensure_future(stub.DequeueRollouts(poll)),
         ]
         await asyncio.sleep(0.2)

@@ -41,8 +41,8 @@ _SENT_TEXT = re.compile(r"[\x20-\x7e]*")
 
 Metadata: TypeAlias = tuple[tuple[str, Any], ...]
 
-#: Methods whose calls wait until something happens, which may take for as long as they like.
-_WAITING = ("/DequeueRollouts", "/WaitForRollouts", "/WatchRollouts")
+#: How the names of methods start whose calls wait until something happens.
+_WAITING = ("Dequeue", "Wait", "Watch")
 #: Codes after which a repeat of the call may succeed.
 _TRANSIENT = (
     grpc.StatusCode.UNAVAILABLE,
@@ -150,7 +150,7 @@ class Peer:
         await self._channel.close()
 
     def _made(self, method: str, *, streams_in: bool, streams_out: bool) -> Handler:
-        channel, waits = self._channel, method.endswith(_WAITING)
+        channel, waits = self._channel, method.rpartition("/")[2].startswith(_WAITING)
         match streams_in, streams_out:
             case False, False:
                 unary = self._answered(channel.unary_unary(method), waits=waits)
