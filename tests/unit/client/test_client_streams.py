@@ -329,7 +329,7 @@ async def test_upload_ends_when_the_server_accepts_nothing(twin: Twin, server: F
             await twin.client_with_timeout(0.3).call("ingest_spans", batches(3))
     finally:
         release.set()
-    assert len(server.requests("IngestSpans")) == 1
+    assert len(server.requests("IngestSpans")) <= 1  # not sent again
 
 
 async def test_slow_batches_of_the_caller_are_no_stall(twin: Twin, server: FakeServer) -> None:

@@ -177,22 +177,9 @@ class GrpcTransport:
         call = self._call(method, stub)
         fault: list[BaseException] = []
         turn = Turn(stall)
-
-        def guarded() -> Iterator[Message]:
-            try:
-                for request in requests:
-                    turn.of_server()
-                    yield request
-                    turn.of_caller()
-            except Exception as error:
-                fault.append(error)  # gRPC only logs it
-                raise
-            turn.of_server()
-
+        guarded = _guarded(requests, turn, fault)
         try:
-            future = call.future(
-                guarded(), timeout=timeout, metadata=self._holder.endpoint.metadata
-            )
+            future = call.future(guarded, timeout=timeout, metadata=self._holder.endpoint.metadata)
         except (grpc.RpcError, ValueError) as error:
             raise self._failed(stub, _error(error)) from None
         pending = PendingCall(future, partial(self._ended, stub), partial(self._failed, stub))
@@ -309,6 +296,21 @@ class _Answers:
 
     def close(self) -> None:
         self._call.cancel()
+
+
+def _guarded(
+    requests: Iterable[Message], turn: Turn, fault: list[BaseException]
+) -> Iterator[Message]:
+    """Yield requests, and note whose turn it is, and an error of the iterable: gRPC only logs it."""
+    try:
+        for request in requests:
+            turn.of_server()
+            yield request
+            turn.of_caller()
+    except Exception as error:
+        fault.append(error)
+        raise
+    turn.of_server()
 
 
 def _error(error: Exception) -> LightningStoreError:
