@@ -68,6 +68,11 @@ WRITES: list[tuple[str, Message, Message]] = [
         rollout_pb2.UpdateRolloutRequest(rollout={"rollout_id": "live", "status": 6}),
     ),
     (
+        "PauseClaims",
+        claim_pb2.PauseClaimsRequest(reason="a"),
+        claim_pb2.PauseClaimsRequest(reason="b"),
+    ),
+    (
         "CancelRollouts",
         rollout_pb2.CancelRolloutsRequest(rollout_ids=["open", "live"]),
         rollout_pb2.CancelRolloutsRequest(rollout_ids=["open"]),
@@ -119,9 +124,11 @@ async def test_same_request_sent_at_once_has_its_effect_once(
 async def test_refused_request_leaves_its_id_free(
     world: World, method: str, request_: Message, other: Message
 ) -> None:
-    if method in ("EnqueueRollouts", "StartRollout", "DequeueRollouts"):
+    if method in ("EnqueueRollouts", "StartRollout", "DequeueRollouts", "PauseClaims"):
         bad = tagged(request_)
-        if method == "DequeueRollouts":
+        if method == "PauseClaims":
+            bad.reason = "\0"
+        elif method == "DequeueRollouts":
             bad.limit = -1
         elif method == "StartRollout":
             bad.rollout.input_json = b"{"

@@ -14,13 +14,25 @@ import grpc
 from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2
 
 from tests.faults.lab import until
-from tests.faults.linear import MOST_ATTEMPTS, Operation
+from tests.faults.linear import MOST_ATTEMPTS, Operation, State, start
 
 CLIENTS = 5
 CALLS = 9
 ROLLOUTS = 6
+#: Task queues that claims name.
+CLAIMED = ["", "gpu", ",gpu"]
 ROLLOUT = {4: "succeeded", 5: "failed", 6: "cancelled"}
 WORDS = {"succeeded": 3, "failed": 4}
+
+
+def queues_of(names: Sequence[str]) -> list[str]:
+    """Return the task queue of each rollout."""
+    return ["gpu" if n % 2 else "" for n in range(len(names))]
+
+
+def beginning(names: list[str]) -> State:
+    """Return the state in which a history begins."""
+    return start(names, queues_of(names))
 
 
 class Client:
@@ -36,7 +48,10 @@ class Client:
         for _ in range(CALLS):
             time.sleep(pause * self.dice.random())
             act = self.dice.choice(
-                [self._claim, self._claim, self._report, self._report, self._cancel]
+                [
+                    *(self._claim, self._claim, self._claim, self._report, self._report),
+                    *(self._cancel, self._pause, self._resume),
+                ]
             )
             act()
 
@@ -65,7 +80,10 @@ class Client:
         return f"{self.dice.getrandbits(96):x}"
 
     def _claim(self) -> None:
-        request = claim_pb2.DequeueRolloutsRequest(limit=1, request_id=self._request_id())
+        queues = self.dice.choice(CLAIMED)
+        request = claim_pb2.DequeueRolloutsRequest(
+            limit=1, request_id=self._request_id(), queues=queues.split(",")
+        )
 
         def call() -> Any:
             reply = self.stub.DequeueRollouts(request, timeout=5)
@@ -76,7 +94,25 @@ class Client:
             assert self.known.setdefault(place, latest.attempt_id) == latest.attempt_id
             return place
 
-        self._note("claim", call)
+        self._note("claim", call, word=queues)
+
+    def _pause(self) -> None:
+        request = claim_pb2.PauseClaimsRequest(request_id=self._request_id())
+
+        def call() -> str:
+            self.stub.PauseClaims(request, timeout=5)
+            return "ok"
+
+        self._note("pause", call)
+
+    def _resume(self) -> None:
+        request = claim_pb2.ResumeClaimsRequest(request_id=self._request_id())
+
+        def call() -> str:
+            self.stub.ResumeClaims(request, timeout=5)
+            return "ok"
+
+        self._note("resume", call)
 
     def _report(self) -> None:
         if not self.known:
@@ -125,7 +161,10 @@ def record(
         pause: Maximum seconds that a client pauses before a call.
     """
     config = {"max_attempts": MOST_ATTEMPTS, "retry_condition": [4]}
-    specs = [{"rollout_id": name, "input_json": b"1", "config": config} for name in names]
+    specs = [
+        {"rollout_id": name, "input_json": b"1", "config": config, "queue": queue}
+        for name, queue in zip(names, queues_of(names), strict=True)
+    ]
     known: dict[Any, str] = {}
     clients = [Client(stub, names, dice.getrandbits(32), known) for stub in stubs]
     surely(stubs[0].EnqueueRollouts, rollout_pb2.EnqueueRolloutsRequest(rollouts=specs))
@@ -134,7 +173,8 @@ def record(
     with ThreadPoolExecutor(len(clients)) as pool:
         list(pool.map(lambda client: client.work(pause), clients))
     timer.join()
-    # The next history begins with an empty queue.
+    # The next history begins with empty queues, and without a pause.
+    surely(stubs[0].ResumeClaims, claim_pb2.ResumeClaimsRequest())
     surely(stubs[0].CancelRollouts, rollout_pb2.CancelRolloutsRequest(rollout_ids=names))
     return [operation for client in clients for operation in client.history]
 

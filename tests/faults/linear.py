@@ -8,6 +8,7 @@ happened at any time after it began, or never.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 QUEUED = ("queuing", "requeuing")
@@ -16,7 +17,10 @@ MOST_ATTEMPTS = 3
 
 
 class Operation(NamedTuple):
-    """One call. `answer` is None, and `end` infinite, where none came."""
+    """One call. `answer` is None, and `end` infinite, where none came.
+
+    `word`: what a report says, or the queues of a claim, with commas between them.
+    """
 
     begin: float
     end: float
@@ -32,28 +36,40 @@ class Rollout(NamedTuple):
 
     status: str
     attempts: tuple[str, ...]
+    queue: str = ""
 
 
 class State(NamedTuple):
-    """A queue and its rollouts, first enqueued first."""
+    """What waits, in all task queues, and the rollouts, first enqueued first."""
 
     queue: tuple[str, ...]
     rollouts: tuple[tuple[str, Rollout], ...]
+    paused: bool = False
 
 
-def start(names: list[str]) -> State:
-    """Return the state after an enqueue of these rollouts, each with up to three attempts."""
-    return State(tuple(names), tuple((name, Rollout("queuing", ())) for name in names))
+def start(names: list[str], queues: Sequence[str] = ()) -> State:
+    """Return the state after an enqueue of these rollouts, each with up to three attempts.
+
+    `queues`: their task queues; none: the default one.
+    """
+    named = zip(names, queues or [""] * len(names), strict=True)
+    return State(
+        tuple(names), tuple((name, Rollout("queuing", (), queue)) for name, queue in named)
+    )
 
 
 def step(state: State, operation: Operation) -> tuple[State, Any]:
     """Return what comes of a call: the state after it, and its answer."""
+    if operation.what in ("pause", "resume"):
+        return state._replace(paused=operation.what == "pause"), "ok"
     if operation.what == "claim":
-        if not state.queue:
+        rollouts, queues = dict(state.rollouts), operation.word.split(",")
+        waiting = [name for name in state.queue if rollouts[name].queue in queues]
+        if not waiting or state.paused:
             return state, "empty"
-        name = state.queue[0]
-        old = dict(state.rollouts)[name]
-        claimed = Rollout("preparing", (*old.attempts, "preparing"))
+        name = waiting[0]
+        old = rollouts[name]
+        claimed = old._replace(status="preparing", attempts=(*old.attempts, "preparing"))
         return _put(state, name, claimed), (name, len(claimed.attempts))
     old = dict(state.rollouts)[operation.rollout]
     if operation.what == "cancel":
@@ -77,7 +93,7 @@ def _report(state: State, operation: Operation, old: Rollout) -> tuple[State, An
         status = word
         if word == "failed" and number < MOST_ATTEMPTS:
             status = "requeuing"
-    return _put(state, operation.rollout, Rollout(status, attempts)), "ok"
+    return _put(state, operation.rollout, old._replace(status=status, attempts=attempts)), "ok"
 
 
 def _put(state: State, name: str, rollout: Rollout) -> State:
@@ -86,7 +102,8 @@ def _put(state: State, name: str, rollout: Rollout) -> State:
         queue = tuple(n for n in queue if n != name)
     elif name not in queue and rollout.status in QUEUED:
         queue = (*queue, name)
-    return State(queue, tuple((n, rollout if n == name else r) for n, r in state.rollouts))
+    rollouts = tuple((n, rollout if n == name else r) for n, r in state.rollouts)
+    return State(queue, rollouts, state.paused)
 
 
 def linearizable(state: State, history: list[Operation]) -> bool:

@@ -5,6 +5,7 @@ Retries that become due at one instant share a place in the queue: which of them
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 FINISHED = ("succeeded", "failed", "cancelled")
@@ -49,6 +50,7 @@ class Rollout:
     attempts: list[Attempt] = field(default_factory=list)
     #: Completion number; 0 while it has none.
     number: int = 0
+    queue: str = ""
 
     @property
     def finished(self) -> bool:
@@ -65,6 +67,7 @@ class Model:
         self.workers: dict[str, str] = {}
         self.instant = 0  # events so far
         self.finishes = 0
+        self.paused = False
         self.publications = 0
         #: Versions that are kept, by id: version and publish number, oldest first.
         self.versions: dict[str, list[tuple[int, int]]] = {}
@@ -103,16 +106,17 @@ class Model:
             self.rollouts[name] = rollout
             self._tail(rollout)
 
-    def candidates(self) -> list[str]:
+    def candidates(self, queues: Collection[str] = ("",)) -> list[str]:
         """Return those that may be claimed next; several only where they came at one instant."""
-        waiting = {n: r for n, r in self.rollouts.items() if r.place and r.ready <= self.now}
+        ready = {n: r for n, r in self.rollouts.items() if r.place and r.ready <= self.now}
+        waiting = {n: r for n, r in ready.items() if r.queue in queues and not self.paused}
         first = min(((-r.priority, r.place) for r in waiting.values()), default=None)
         return [n for n, r in waiting.items() if (-r.priority, r.place) == first]
 
     def claim(self, name: str, worker: str) -> None:
         """Start an attempt."""
         rollout = self.rollouts[name]
-        if rollout.status == "cancelled":
+        if rollout.status == "cancelled" or self.paused:
             raise Refused
         self._out(rollout)
         rollout.status, rollout.number = "preparing", 0

@@ -16,8 +16,8 @@ from lightningstore.v1.cluster_pb2_grpc import ClusterServiceStub
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 
 from tests.faults.cluster import SHORT_LEASE, ServerCluster
-from tests.faults.histories import CLIENTS, ROLLOUTS, record
-from tests.faults.linear import linearizable, start
+from tests.faults.histories import CLIENTS, ROLLOUTS, beginning, record
+from tests.faults.linear import linearizable
 from tests.faults.test_order import OPTIONS
 from tests.postgres import running
 
@@ -88,7 +88,7 @@ async def test_histories_of_all_servers_are_linearizable_while_owners_change(
                 )
                 calls += len(history)
                 unanswered += sum(operation.answer is None for operation in history)
-                assert linearizable(start(names), history), (trouble, history)
+                assert linearizable(beginning(names), history), (trouble, history)
             for channel in channels:
                 channel.close()
             await cluster.check_commits()

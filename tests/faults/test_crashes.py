@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sqlite3
 from pathlib import Path
 
 import grpc
 import pytest
+from lightningstore.v1 import claim_pb2, rollout_pb2, statistics_pb2
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 
 from tests.faults.lab import Lab
@@ -38,6 +40,38 @@ async def test_nothing_answered_is_lost_by_kill_9(lab: Lab, dice: random.Random,
     assert lab.integrity() == "ok"
     print(f"{kills} kills, {ledger.answered} answered, {ledger.unanswered} unanswered")
     assert ledger.unanswered > 0
+
+
+async def test_pause_outlives_kill_9(lab: Lab, dice: random.Random, tries) -> None:
+    """Claims that were paused, or resumed, before the answer stay so. A call without an answer has happened or not."""
+    lab.start()
+    expected: set[str] = {""}
+    for n in range(min(20, tries("kills"))):
+        async with grpc.aio.insecure_channel(lab.address) as channel:
+            stub = LightningStoreServiceStub(channel)
+            found = await stub.GetStatistics(statistics_pb2.GetStatisticsRequest())
+            assert found.claim_pause.reason in expected
+            spec = {"input_json": b"1"}
+            await stub.EnqueueRollouts(rollout_pb2.EnqueueRolloutsRequest(rollouts=[spec]))
+            claimed = await stub.DequeueRollouts(claim_pb2.DequeueRolloutsRequest(limit=1))
+            assert len(claimed.rollouts) == (not found.HasField("claim_pause"))
+            reason = f"pause {n}" if dice.random() < 0.7 else ""
+            if reason:
+                call = stub.PauseClaims(claim_pb2.PauseClaimsRequest(reason=reason))
+            else:
+                call = stub.ResumeClaims(claim_pb2.ResumeClaimsRequest())
+            expected = {reason}
+            if n % 2:
+                await call
+            else:
+                await asyncio.sleep(dice.uniform(0, 0.004))
+                if not call.done() or (await call.code()) is not grpc.StatusCode.OK:
+                    expected = {reason, found.claim_pause.reason}
+            lab.kill()
+            call.cancel()
+        assert lab.integrity() == "ok"
+        lab.start()
+    lab.end()
 
 
 async def _compare(lab: Lab, ledger: Ledger, *, finish: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from lightningstore.service.rules.errors import (
+    ClaimsPaused,
     RolloutNotFinished,
     TransitionNotAllowed,
     VersionRemoved,
@@ -46,6 +48,8 @@ MEMORY = Path("/dev/shm")
 WORKERS = st.sampled_from(["", "a", "b", "c"])
 WORDS = ("succeeded", "failed", "timeout", "unresponsive")
 ENDS = st.sampled_from([*WORDS, "running"])
+QUEUES = st.sampled_from(["", "", "gpu", "cpu"])
+CLAIMED = st.lists(QUEUES, max_size=3)
 SMALL = st.integers(0, 3)
 PICK = st.integers(0, 1 << 16)
 RESOURCES = ["a", "b"]
@@ -130,7 +134,7 @@ class Machine(RuleBasedStateMachine):
         async def act() -> Any:
             try:
                 answer = await self._call(method, request)
-            except (TransitionNotAllowed, RolloutNotFinished):
+            except (TransitionNotAllowed, RolloutNotFinished, ClaimsPaused):
                 assert refused, f"{request} was refused"
                 return None
             assert not refused, f"{request} was not refused"
@@ -179,8 +183,11 @@ class Machine(RuleBasedStateMachine):
         timed=st.integers(0, 7),
         retry=st.integers(0, 7),
         resources_id=st.sampled_from(["", "latest", "latest", *RESOURCES]),
+        queue=QUEUES,
     )
-    def enqueue(self, priority: int, most: int, timed: int, retry: int, resources_id: str) -> None:
+    def enqueue(
+        self, priority: int, most: int, timed: int, retry: int, resources_id: str, queue: str
+    ) -> None:
         n = self.enqueued
         self.enqueued += 1
         made = Rollout(
@@ -192,6 +199,7 @@ class Machine(RuleBasedStateMachine):
             resources_id=resources_id if resources_id in (*self.model.versions, "latest") else "",
             retry=tuple(w for i, w in enumerate(WORDS[1:]) if retry >> i & 1),
             backoff=3 + n * 0.0101 if timed & 4 else 0.0,
+            queue=queue,
         )
         spec = rollout_pb2.RolloutSpec(
             rollout_id=f"r{n}",
@@ -199,21 +207,44 @@ class Machine(RuleBasedStateMachine):
             priority=made.priority,
             config=config(made),
             resources_id=made.resources_id,
+            queue=queue,
         )
         request = rollout_pb2.EnqueueRolloutsRequest(rollouts=[spec])
         self.both("enqueue_rollouts", request, lambda: self.model.enqueue(f"r{n}", made))
 
-    @rule(limit=SMALL, worker=WORKERS)
-    def dequeue(self, limit: int, worker: str) -> None:
-        request = claim_pb2.DequeueRolloutsRequest(limit=limit, worker_id=worker)
+    @rule(limit=SMALL, worker=WORKERS, queues=CLAIMED)
+    def dequeue(self, limit: int, worker: str, queues: list[str]) -> None:
+        request = claim_pb2.DequeueRolloutsRequest(limit=limit, worker_id=worker, queues=queues)
         reply, _ = self.both("dequeue_rollouts", request, lambda: None)
+        named = queues or [""]
         for record in reply.rollouts:
-            assert record.rollout_id in self.model.candidates()
+            assert record.rollout_id in self.model.candidates(named)
             self.model.claim(record.rollout_id, worker)
             self.note(record)
-        assert len(reply.rollouts) == limit or not self.model.candidates()
+        assert len(reply.rollouts) == limit or not self.model.candidates(named)
         if not reply.rollouts:
             self.model.asked_in_vain(worker)
+
+    @precondition(has_rollouts)
+    @rule(pick=PICK, queue=QUEUES)
+    def move(self, pick: int, queue: str) -> None:
+        name, rollout = self.rollout(pick)
+        record = rollout_pb2.Rollout(rollout_id=name, queue=queue)
+        request = rollout_pb2.UpdateRolloutRequest(rollout=record, update_mask={"paths": ["queue"]})
+        self.both("update_rollout", request, lambda: setattr(rollout, "queue", queue))
+
+    @precondition(lambda self: self.turn % 5 == 0)
+    @rule()
+    def pause(self) -> None:
+        request = claim_pb2.PauseClaimsRequest()
+        reply, _ = self.both("pause_claims", request, lambda: setattr(self.model, "paused", True))
+        assert reply.HasField("pause")
+
+    @rule()
+    def resume(self) -> None:
+        was_paused, request = self.model.paused, claim_pb2.ResumeClaimsRequest()
+        reply, _ = self.both("resume_claims", request, lambda: setattr(self.model, "paused", False))
+        assert reply.HasField("ended_pause") == was_paused
 
     @precondition(has_rollouts)
     @rule(pick=PICK, worker=WORKERS)
@@ -359,6 +390,11 @@ class Machine(RuleBasedStateMachine):
         assert [r.rollout_id for r in listed.rollouts] == list(model.rollouts)
         reply = await self.store.get_statistics(statistics_pb2.GetStatisticsRequest())
         assert reply.queue_depth == sum(r.place > 0 for r in model.rollouts.values())
+        depths = Counter(r.queue for r in model.rollouts.values() if r.place)
+        assert {entry.queue: entry.depth for entry in reply.queues} == depths
+        assert reply.HasField("claim_pause") == model.paused
+        live = [a for r in model.rollouts.values() for a in r.attempts if a.status in LIVE]
+        assert reply.running_attempt_count == len(live)
         assert reply.last_completion_number == model.finishes
         assert reply.latest_publish_number == model.publications
         numbers = {number for kept in model.versions.values() for _, number in kept}

@@ -10,7 +10,15 @@ import grpc
 import pytest
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 
-from tests.faults.histories import CALLS, CLIENTS, ROLLOUTS, WORDS, record
+from tests.faults.histories import (
+    CALLS,
+    CLAIMED,
+    CLIENTS,
+    ROLLOUTS,
+    WORDS,
+    beginning,
+    record,
+)
 from tests.faults.lab import Lab
 from tests.faults.linear import MOST_ATTEMPTS, Operation, linearizable, start, step
 from tests.faults.proxy import Proxy
@@ -54,15 +62,19 @@ def test_histories_are_linearizable_through_cuts_and_crashes(
             history = record_through(lab, proxy, dice, names)
             calls += len(history)
             unanswered += sum(operation.answer is None for operation in history)
-            assert linearizable(start(names), history), history
+            assert linearizable(beginning(names), history), history
     print(f"{calls} calls, {unanswered} without an answer")
 
 
 NAMES = ["a", "b"]
 
 
-def claim(begin: float, end: float, answer: Any) -> Operation:
-    return Operation(begin, end, "claim", "", 0, "", answer)
+def claim(begin: float, end: float, answer: Any, queues: str = "") -> Operation:
+    return Operation(begin, end, "claim", "", 0, queues, answer)
+
+
+def pause(begin: float, end: float, what: str = "pause", answer: Any = "ok") -> Operation:
+    return Operation(begin, end, what, "", 0, "", answer)
 
 
 def report(begin: float, end: float, name: str, number: int, word: str, answer: Any) -> Operation:
@@ -84,6 +96,19 @@ GOOD = {
         claim(4, 5, ("b", 1)),
         claim(6, 7, ("a", 2)),
     ],
+    "another queue is empty": [claim(0, 1, "empty", "gpu"), claim(2, 3, ("a", 1), "gpu,")],
+    "before the pause or after it": [
+        pause(0, 9),
+        claim(1, 4, ("a", 1)),
+        claim(5, 8, "empty"),
+    ],
+    "paused and resumed": [
+        pause(0, 1),
+        claim(2, 3, "empty"),
+        pause(4, 5, "resume"),
+        claim(6, 7, ("a", 1)),
+    ],
+    "a lost pause": [pause(0, math.inf, answer=None), claim(1, 2, "empty")],
     "cancelled first": [cancel(0, 5, "a", "cancelled"), claim(1, 4, ("b", 1))],
 }
 BAD = {
@@ -91,6 +116,15 @@ BAD = {
     "out of order": [claim(0, 1, ("b", 1)), claim(2, 3, ("a", 1))],
     "lost": [claim(0, 1, ("a", 1)), claim(2, 3, "empty")],
     "claimed after its cancellation": [cancel(0, 1, "a", "cancelled"), claim(2, 3, ("a", 1))],
+    "of another queue": [claim(0, 1, ("a", 1), "gpu")],
+    "claimed while claims are paused": [pause(0, 1), claim(2, 3, ("a", 1))],
+    "still paused": [pause(0, 1), pause(2, 3, "resume"), claim(4, 5, "empty")],
+    "resumed by a lost answer and paused again": [
+        pause(0, 1),
+        pause(2, math.inf, "resume", None),
+        claim(3, 4, ("a", 1)),
+        claim(5, 6, "empty"),
+    ],
     "a retry that never came": [
         claim(0, 1, ("a", 1)),
         claim(2, 3, ("b", 1)),
@@ -125,13 +159,15 @@ def test_checker_rejects(case: str) -> None:
 def made_history(dice: random.Random) -> list[Operation]:
     """Return a history that is right by its making: each call happens at an instant between begin and end."""
     names = [f"n{n}" for n in range(ROLLOUTS)]
-    state, history = start(names), []
+    state, history = beginning(names), []
     for now in range(CLIENTS * CALLS):
-        what = dice.choice(["claim", "claim", "report", "report", "cancel"])
+        what = dice.choice(
+            ["claim", "claim", "claim", "report", "report", "cancel", "pause", "resume", "resume"]
+        )
         begin, end = now - 3 * dice.random(), now + 3 * dice.random()
         operation = Operation(
             *(begin, end, what, dice.choice(names), dice.choice([1, 1, 2])),
-            *(dice.choice(list(WORDS)), None),
+            *(dice.choice(CLAIMED if what == "claim" else list(WORDS)), None),
         )
         after, answer = step(state, operation)
         if answer == "impossible":
@@ -161,5 +197,5 @@ def test_checker_accepts_made_histories_and_rejects_each_once_damaged(
     names = [f"n{n}" for n in range(ROLLOUTS)]
     for _ in range(tries("made histories")):
         history = made_history(dice)
-        assert linearizable(start(names), history), history
-        assert not linearizable(start(names), damaged(history, dice))
+        assert linearizable(beginning(names), history), history
+        assert not linearizable(beginning(names), damaged(history, dice))

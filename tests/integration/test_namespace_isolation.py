@@ -79,6 +79,8 @@ REQUESTS: dict[str, Message] = {
     ),
     "DequeueRollouts": claim_pb2.DequeueRolloutsRequest(limit=10),
     "StartAttempt": claim_pb2.StartAttemptRequest(rollout_id=QUEUED),
+    "PauseClaims": claim_pb2.PauseClaimsRequest(reason="isolation"),
+    "ResumeClaims": claim_pb2.ResumeClaimsRequest(),
     "UpdateAttempt": finished(RUNNING),
     "ListAttempts": attempt_pb2.ListAttemptsRequest(rollout_id=FINISHED),
     "GetAttempt": attempt_pb2.GetAttemptRequest(rollout_id=FINISHED, attempt_id="latest"),
@@ -124,6 +126,7 @@ REPEATING = {
     *("StartRollout", "EnqueueRollouts", "AddResources", "UpdateResources", "Heartbeat"),
     "IngestSpans",
     "DeleteRollouts",
+    "PauseClaims",
 }
 
 

@@ -27,6 +27,7 @@ class Bench:
         self.clock = ManualClock()
         self.polls = Polls(self, self.serve)
         self.pushed = 0
+        self.paused = False
         #: What each poll has claimed, in the order of service.
         self.served: list[tuple[int, str]] = []
         self.tasks: list[asyncio.Task] = []

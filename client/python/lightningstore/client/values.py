@@ -40,7 +40,13 @@ from lightningstore.client._values.rollouts import (
     RolloutSpec,
 )
 from lightningstore.client._values.series import RolloutFilters, SeriesBucket
-from lightningstore.client._values.server import Limits, ServerInfo, Statistics
+from lightningstore.client._values.server import (
+    ClaimPause,
+    Limits,
+    PauseResult,
+    ServerInfo,
+    Statistics,
+)
 from lightningstore.client._values.spans import (
     IngestResult,
     Rejection,
@@ -67,6 +73,7 @@ __all__ = [
     "AttemptStatus",
     "AttemptTriplets",
     "AttemptUpdate",
+    "ClaimPause",
     "CustomResource",
     "DeleteResult",
     "Durability",
@@ -77,6 +84,7 @@ __all__ = [
     "Limits",
     "Namespace",
     "Page",
+    "PauseResult",
     "PromptTemplate",
     "ProxyLLM",
     "RawJSON",

@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -22,7 +23,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller.
+// Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller. While claims
+// are paused, the queue counts as empty.
 type DequeueRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Maximum number of rollouts to claim, at most 10,000 by default. The response holds fewer if the queue
@@ -170,7 +172,8 @@ func (x *DequeueRolloutsResponse) GetRollouts() []*Rollout {
 	return nil
 }
 
-// Creates a rollout and claims it at once. The rollout never enters the queue.
+// Creates a rollout and claims it at once. The rollout never enters the queue. FAILED_PRECONDITION
+// (CLAIMS_PAUSED) while claims are paused.
 type StartRolloutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The rollout to create. A rollout_id that exists is ALREADY_EXISTS, unless request_id identifies the call
@@ -283,7 +286,8 @@ func (x *StartRolloutResponse) GetRollout() *Rollout {
 
 // Claims one rollout by its id, regardless of its number of attempts. The call removes the rollout from the
 // queue, supersedes an attempt that is still running, and reopens a rollout that has succeeded or failed. A
-// cancelled rollout is FAILED_PRECONDITION; an unknown one is NOT_FOUND.
+// cancelled rollout is FAILED_PRECONDITION, as is any rollout while claims are paused (CLAIMS_PAUSED); an unknown
+// one is NOT_FOUND.
 type StartAttemptRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the rollout. Required.
@@ -393,11 +397,286 @@ func (x *StartAttemptResponse) GetRollout() *Rollout {
 	return nil
 }
 
+// A pause of all claims of a namespace, for example while an algorithm exchanges the weights of a model.
+type ClaimPause struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it began.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// The caller's reason, for people. May be empty.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimPause) Reset() {
+	*x = ClaimPause{}
+	mi := &file_lightningstore_v1_claim_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimPause) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimPause) ProtoMessage() {}
+
+func (x *ClaimPause) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_claim_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimPause.ProtoReflect.Descriptor instead.
+func (*ClaimPause) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_claim_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ClaimPause) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *ClaimPause) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Pauses claims. While they are paused, DequeueRollouts claims nothing: long polls keep waiting, and retries
+// stay in the queue. StartRollout and StartAttempt are FAILED_PRECONDITION (CLAIMS_PAUSED), because they cannot
+// wait. Attempts that run go on, and other calls are not affected. The pause survives restarts; only
+// ResumeClaims ends it.
+//
+// Pausing paused claims keeps the start time, and replaces the reason.
+type PauseClaimsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, for people. At most 256 characters. May be empty.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Makes the call safe to repeat within 10 minutes: a repeat does not pause claims that were resumed since. At
+	// most 64 characters. Empty: not deduplicated.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseClaimsRequest) Reset() {
+	*x = PauseClaimsRequest{}
+	mi := &file_lightningstore_v1_claim_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseClaimsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseClaimsRequest) ProtoMessage() {}
+
+func (x *PauseClaimsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_claim_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseClaimsRequest.ProtoReflect.Descriptor instead.
+func (*PauseClaimsRequest) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_claim_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PauseClaimsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PauseClaimsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// Response of PauseClaims.
+type PauseClaimsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pause. Absent only in the response to a repeat, if claims were resumed since.
+	Pause *ClaimPause `protobuf:"bytes,1,opt,name=pause,proto3" json:"pause,omitempty"`
+	// Attempts that are PREPARING or RUNNING. No other attempt begins before ResumeClaims: when GetStatistics shows
+	// 0, no work is under way.
+	RunningAttemptCount int64 `protobuf:"varint,2,opt,name=running_attempt_count,json=runningAttemptCount,proto3" json:"running_attempt_count,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *PauseClaimsResponse) Reset() {
+	*x = PauseClaimsResponse{}
+	mi := &file_lightningstore_v1_claim_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseClaimsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseClaimsResponse) ProtoMessage() {}
+
+func (x *PauseClaimsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_claim_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseClaimsResponse.ProtoReflect.Descriptor instead.
+func (*PauseClaimsResponse) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_claim_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PauseClaimsResponse) GetPause() *ClaimPause {
+	if x != nil {
+		return x.Pause
+	}
+	return nil
+}
+
+func (x *PauseClaimsResponse) GetRunningAttemptCount() int64 {
+	if x != nil {
+		return x.RunningAttemptCount
+	}
+	return 0
+}
+
+// Resumes claims: long polls are served at once, in the order in which they came. Resuming claims that are not
+// paused is a no-op.
+type ResumeClaimsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call safe to repeat within 10 minutes: a repeat does not end a pause that began since. At most 64
+	// characters. Empty: not deduplicated.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeClaimsRequest) Reset() {
+	*x = ResumeClaimsRequest{}
+	mi := &file_lightningstore_v1_claim_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeClaimsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeClaimsRequest) ProtoMessage() {}
+
+func (x *ResumeClaimsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_claim_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeClaimsRequest.ProtoReflect.Descriptor instead.
+func (*ResumeClaimsRequest) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_claim_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ResumeClaimsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// Response of ResumeClaims.
+type ResumeClaimsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pause that the call ended. Absent if claims were not paused.
+	EndedPause *ClaimPause `protobuf:"bytes,1,opt,name=ended_pause,json=endedPause,proto3" json:"ended_pause,omitempty"`
+	// Attempts that are PREPARING or RUNNING, those that this call let begin included.
+	RunningAttemptCount int64 `protobuf:"varint,2,opt,name=running_attempt_count,json=runningAttemptCount,proto3" json:"running_attempt_count,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *ResumeClaimsResponse) Reset() {
+	*x = ResumeClaimsResponse{}
+	mi := &file_lightningstore_v1_claim_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeClaimsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeClaimsResponse) ProtoMessage() {}
+
+func (x *ResumeClaimsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_claim_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeClaimsResponse.ProtoReflect.Descriptor instead.
+func (*ResumeClaimsResponse) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_claim_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ResumeClaimsResponse) GetEndedPause() *ClaimPause {
+	if x != nil {
+		return x.EndedPause
+	}
+	return nil
+}
+
+func (x *ResumeClaimsResponse) GetRunningAttemptCount() int64 {
+	if x != nil {
+		return x.RunningAttemptCount
+	}
+	return 0
+}
+
 var File_lightningstore_v1_claim_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_claim_proto_rawDesc = "" +
 	"\n" +
-	"\x1dlightningstore/v1/claim.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1flightningstore/v1/rollout.proto\"\xe7\x01\n" +
+	"\x1dlightningstore/v1/claim.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/rollout.proto\"\xe7\x01\n" +
 	"\x16DequeueRolloutsRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\x05R\x05limit\x124\n" +
 	"\x05modes\x18\x02 \x03(\x0e2\x1e.lightningstore.v1.RolloutModeR\x05modes\x12\x1b\n" +
@@ -422,7 +701,26 @@ const file_lightningstore_v1_claim_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\"L\n" +
 	"\x14StartAttemptResponse\x124\n" +
-	"\arollout\x18\x01 \x01(\v2\x1a.lightningstore.v1.RolloutR\arolloutB~\n" +
+	"\arollout\x18\x01 \x01(\v2\x1a.lightningstore.v1.RolloutR\arollout\"_\n" +
+	"\n" +
+	"ClaimPause\x129\n" +
+	"\n" +
+	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"K\n" +
+	"\x12PauseClaimsRequest\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"~\n" +
+	"\x13PauseClaimsResponse\x123\n" +
+	"\x05pause\x18\x01 \x01(\v2\x1d.lightningstore.v1.ClaimPauseR\x05pause\x122\n" +
+	"\x15running_attempt_count\x18\x02 \x01(\x03R\x13runningAttemptCount\"4\n" +
+	"\x13ResumeClaimsRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"\x8a\x01\n" +
+	"\x14ResumeClaimsResponse\x12>\n" +
+	"\vended_pause\x18\x01 \x01(\v2\x1d.lightningstore.v1.ClaimPauseR\n" +
+	"endedPause\x122\n" +
+	"\x15running_attempt_count\x18\x02 \x01(\x03R\x13runningAttemptCountB~\n" +
 	"\x14io.lightningstore.v1B\n" +
 	"ClaimProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3"
 
@@ -438,7 +736,7 @@ func file_lightningstore_v1_claim_proto_rawDescGZIP() []byte {
 	return file_lightningstore_v1_claim_proto_rawDescData
 }
 
-var file_lightningstore_v1_claim_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_lightningstore_v1_claim_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_lightningstore_v1_claim_proto_goTypes = []any{
 	(*DequeueRolloutsRequest)(nil),  // 0: lightningstore.v1.DequeueRolloutsRequest
 	(*DequeueRolloutsResponse)(nil), // 1: lightningstore.v1.DequeueRolloutsResponse
@@ -446,23 +744,32 @@ var file_lightningstore_v1_claim_proto_goTypes = []any{
 	(*StartRolloutResponse)(nil),    // 3: lightningstore.v1.StartRolloutResponse
 	(*StartAttemptRequest)(nil),     // 4: lightningstore.v1.StartAttemptRequest
 	(*StartAttemptResponse)(nil),    // 5: lightningstore.v1.StartAttemptResponse
-	(RolloutMode)(0),                // 6: lightningstore.v1.RolloutMode
-	(*durationpb.Duration)(nil),     // 7: google.protobuf.Duration
-	(*Rollout)(nil),                 // 8: lightningstore.v1.Rollout
-	(*RolloutSpec)(nil),             // 9: lightningstore.v1.RolloutSpec
+	(*ClaimPause)(nil),              // 6: lightningstore.v1.ClaimPause
+	(*PauseClaimsRequest)(nil),      // 7: lightningstore.v1.PauseClaimsRequest
+	(*PauseClaimsResponse)(nil),     // 8: lightningstore.v1.PauseClaimsResponse
+	(*ResumeClaimsRequest)(nil),     // 9: lightningstore.v1.ResumeClaimsRequest
+	(*ResumeClaimsResponse)(nil),    // 10: lightningstore.v1.ResumeClaimsResponse
+	(RolloutMode)(0),                // 11: lightningstore.v1.RolloutMode
+	(*durationpb.Duration)(nil),     // 12: google.protobuf.Duration
+	(*Rollout)(nil),                 // 13: lightningstore.v1.Rollout
+	(*RolloutSpec)(nil),             // 14: lightningstore.v1.RolloutSpec
+	(*timestamppb.Timestamp)(nil),   // 15: google.protobuf.Timestamp
 }
 var file_lightningstore_v1_claim_proto_depIdxs = []int32{
-	6, // 0: lightningstore.v1.DequeueRolloutsRequest.modes:type_name -> lightningstore.v1.RolloutMode
-	7, // 1: lightningstore.v1.DequeueRolloutsRequest.wait:type_name -> google.protobuf.Duration
-	8, // 2: lightningstore.v1.DequeueRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
-	9, // 3: lightningstore.v1.StartRolloutRequest.rollout:type_name -> lightningstore.v1.RolloutSpec
-	8, // 4: lightningstore.v1.StartRolloutResponse.rollout:type_name -> lightningstore.v1.Rollout
-	8, // 5: lightningstore.v1.StartAttemptResponse.rollout:type_name -> lightningstore.v1.Rollout
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	11, // 0: lightningstore.v1.DequeueRolloutsRequest.modes:type_name -> lightningstore.v1.RolloutMode
+	12, // 1: lightningstore.v1.DequeueRolloutsRequest.wait:type_name -> google.protobuf.Duration
+	13, // 2: lightningstore.v1.DequeueRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
+	14, // 3: lightningstore.v1.StartRolloutRequest.rollout:type_name -> lightningstore.v1.RolloutSpec
+	13, // 4: lightningstore.v1.StartRolloutResponse.rollout:type_name -> lightningstore.v1.Rollout
+	13, // 5: lightningstore.v1.StartAttemptResponse.rollout:type_name -> lightningstore.v1.Rollout
+	15, // 6: lightningstore.v1.ClaimPause.start_time:type_name -> google.protobuf.Timestamp
+	6,  // 7: lightningstore.v1.PauseClaimsResponse.pause:type_name -> lightningstore.v1.ClaimPause
+	6,  // 8: lightningstore.v1.ResumeClaimsResponse.ended_pause:type_name -> lightningstore.v1.ClaimPause
+	9,  // [9:9] is the sub-list for method output_type
+	9,  // [9:9] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_lightningstore_v1_claim_proto_init() }
@@ -477,7 +784,7 @@ func file_lightningstore_v1_claim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lightningstore_v1_claim_proto_rawDesc), len(file_lightningstore_v1_claim_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -74,6 +74,9 @@ const (
 	// FAILED_PRECONDITION: the rollout has not finished, or its attempt is still live. Metadata: rolloutId,
 	// status.
 	ErrorReason_ERROR_REASON_ROLLOUT_NOT_FINISHED ErrorReason = 34
+	// FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339),
+	// reason, the one given by the caller who paused them.
+	ErrorReason_ERROR_REASON_CLAIMS_PAUSED ErrorReason = 35
 	// OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last.
 	ErrorReason_ERROR_REASON_COMPLETION_NUMBER_BEYOND_END ErrorReason = 40
 	// OUT_OF_RANGE: the publish number is greater than the latest one. Metadata: last.
@@ -137,6 +140,7 @@ var (
 		32: "ERROR_REASON_STORE_ID_MISMATCH",
 		33: "ERROR_REASON_NAMESPACE_IN_USE",
 		34: "ERROR_REASON_ROLLOUT_NOT_FINISHED",
+		35: "ERROR_REASON_CLAIMS_PAUSED",
 		40: "ERROR_REASON_COMPLETION_NUMBER_BEYOND_END",
 		41: "ERROR_REASON_PUBLISH_NUMBER_BEYOND_END",
 		50: "ERROR_REASON_BATCH_TOO_LARGE",
@@ -175,6 +179,7 @@ var (
 		"ERROR_REASON_STORE_ID_MISMATCH":            32,
 		"ERROR_REASON_NAMESPACE_IN_USE":             33,
 		"ERROR_REASON_ROLLOUT_NOT_FINISHED":         34,
+		"ERROR_REASON_CLAIMS_PAUSED":                35,
 		"ERROR_REASON_COMPLETION_NUMBER_BEYOND_END": 40,
 		"ERROR_REASON_PUBLISH_NUMBER_BEYOND_END":    41,
 		"ERROR_REASON_BATCH_TOO_LARGE":              50,
@@ -224,7 +229,8 @@ var File_lightningstore_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xea\t\n" +
+	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\x8a\n" +
+	"\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_FIELD_INVALID\x10\x01\x12\"\n" +
@@ -247,7 +253,8 @@ const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\x1aERROR_REASON_SPANS_EVICTED\x10\x1f\x12\"\n" +
 	"\x1eERROR_REASON_STORE_ID_MISMATCH\x10 \x12!\n" +
 	"\x1dERROR_REASON_NAMESPACE_IN_USE\x10!\x12%\n" +
-	"!ERROR_REASON_ROLLOUT_NOT_FINISHED\x10\"\x12-\n" +
+	"!ERROR_REASON_ROLLOUT_NOT_FINISHED\x10\"\x12\x1e\n" +
+	"\x1aERROR_REASON_CLAIMS_PAUSED\x10#\x12-\n" +
 	")ERROR_REASON_COMPLETION_NUMBER_BEYOND_END\x10(\x12*\n" +
 	"&ERROR_REASON_PUBLISH_NUMBER_BEYOND_END\x10)\x12 \n" +
 	"\x1cERROR_REASON_BATCH_TOO_LARGE\x102\x12\"\n" +

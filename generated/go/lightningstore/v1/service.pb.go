@@ -24,12 +24,14 @@ var File_lightningstore_v1_service_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/series.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xfb\x18\n" +
+	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/series.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xba\x1a\n" +
 	"\x15LightningStoreService\x12h\n" +
 	"\x0fEnqueueRollouts\x12).lightningstore.v1.EnqueueRolloutsRequest\x1a*.lightningstore.v1.EnqueueRolloutsResponse\x12_\n" +
 	"\fStartRollout\x12&.lightningstore.v1.StartRolloutRequest\x1a'.lightningstore.v1.StartRolloutResponse\x12h\n" +
 	"\x0fDequeueRollouts\x12).lightningstore.v1.DequeueRolloutsRequest\x1a*.lightningstore.v1.DequeueRolloutsResponse\x12_\n" +
-	"\fStartAttempt\x12&.lightningstore.v1.StartAttemptRequest\x1a'.lightningstore.v1.StartAttemptResponse\x12g\n" +
+	"\fStartAttempt\x12&.lightningstore.v1.StartAttemptRequest\x1a'.lightningstore.v1.StartAttemptResponse\x12\\\n" +
+	"\vPauseClaims\x12%.lightningstore.v1.PauseClaimsRequest\x1a&.lightningstore.v1.PauseClaimsResponse\x12_\n" +
+	"\fResumeClaims\x12&.lightningstore.v1.ResumeClaimsRequest\x1a'.lightningstore.v1.ResumeClaimsResponse\x12g\n" +
 	"\rUpdateAttempt\x12'.lightningstore.v1.UpdateAttemptRequest\x1a(.lightningstore.v1.UpdateAttemptResponse\"\x03\x90\x02\x02\x12d\n" +
 	"\fListAttempts\x12&.lightningstore.v1.ListAttemptsRequest\x1a'.lightningstore.v1.ListAttemptsResponse\"\x03\x90\x02\x01\x12^\n" +
 	"\n" +
@@ -67,130 +69,138 @@ var file_lightningstore_v1_service_proto_goTypes = []any{
 	(*StartRolloutRequest)(nil),         // 1: lightningstore.v1.StartRolloutRequest
 	(*DequeueRolloutsRequest)(nil),      // 2: lightningstore.v1.DequeueRolloutsRequest
 	(*StartAttemptRequest)(nil),         // 3: lightningstore.v1.StartAttemptRequest
-	(*UpdateAttemptRequest)(nil),        // 4: lightningstore.v1.UpdateAttemptRequest
-	(*ListAttemptsRequest)(nil),         // 5: lightningstore.v1.ListAttemptsRequest
-	(*GetAttemptRequest)(nil),           // 6: lightningstore.v1.GetAttemptRequest
-	(*GetRolloutRequest)(nil),           // 7: lightningstore.v1.GetRolloutRequest
-	(*ListRolloutsRequest)(nil),         // 8: lightningstore.v1.ListRolloutsRequest
-	(*UpdateRolloutRequest)(nil),        // 9: lightningstore.v1.UpdateRolloutRequest
-	(*CancelRolloutsRequest)(nil),       // 10: lightningstore.v1.CancelRolloutsRequest
-	(*DeleteRolloutsRequest)(nil),       // 11: lightningstore.v1.DeleteRolloutsRequest
-	(*WaitForRolloutsRequest)(nil),      // 12: lightningstore.v1.WaitForRolloutsRequest
-	(*WatchRolloutsRequest)(nil),        // 13: lightningstore.v1.WatchRolloutsRequest
-	(*IngestSpansRequest)(nil),          // 14: lightningstore.v1.IngestSpansRequest
-	(*AddSpansRequest)(nil),             // 15: lightningstore.v1.AddSpansRequest
-	(*AllocateSequenceIdsRequest)(nil),  // 16: lightningstore.v1.AllocateSequenceIdsRequest
-	(*QuerySpansRequest)(nil),           // 17: lightningstore.v1.QuerySpansRequest
-	(*ListTripletsRequest)(nil),         // 18: lightningstore.v1.ListTripletsRequest
-	(*GetSeriesRequest)(nil),            // 19: lightningstore.v1.GetSeriesRequest
-	(*ImportRolloutsRequest)(nil),       // 20: lightningstore.v1.ImportRolloutsRequest
-	(*AddResourcesRequest)(nil),         // 21: lightningstore.v1.AddResourcesRequest
-	(*UpdateResourcesRequest)(nil),      // 22: lightningstore.v1.UpdateResourcesRequest
-	(*GetResourcesRequest)(nil),         // 23: lightningstore.v1.GetResourcesRequest
-	(*ListResourcesRequest)(nil),        // 24: lightningstore.v1.ListResourcesRequest
-	(*WatchResourcesRequest)(nil),       // 25: lightningstore.v1.WatchResourcesRequest
-	(*HeartbeatRequest)(nil),            // 26: lightningstore.v1.HeartbeatRequest
-	(*GetWorkerRequest)(nil),            // 27: lightningstore.v1.GetWorkerRequest
-	(*ListWorkersRequest)(nil),          // 28: lightningstore.v1.ListWorkersRequest
-	(*GetStatisticsRequest)(nil),        // 29: lightningstore.v1.GetStatisticsRequest
-	(*GetServerInfoRequest)(nil),        // 30: lightningstore.v1.GetServerInfoRequest
-	(*EnqueueRolloutsResponse)(nil),     // 31: lightningstore.v1.EnqueueRolloutsResponse
-	(*StartRolloutResponse)(nil),        // 32: lightningstore.v1.StartRolloutResponse
-	(*DequeueRolloutsResponse)(nil),     // 33: lightningstore.v1.DequeueRolloutsResponse
-	(*StartAttemptResponse)(nil),        // 34: lightningstore.v1.StartAttemptResponse
-	(*UpdateAttemptResponse)(nil),       // 35: lightningstore.v1.UpdateAttemptResponse
-	(*ListAttemptsResponse)(nil),        // 36: lightningstore.v1.ListAttemptsResponse
-	(*GetAttemptResponse)(nil),          // 37: lightningstore.v1.GetAttemptResponse
-	(*GetRolloutResponse)(nil),          // 38: lightningstore.v1.GetRolloutResponse
-	(*ListRolloutsResponse)(nil),        // 39: lightningstore.v1.ListRolloutsResponse
-	(*UpdateRolloutResponse)(nil),       // 40: lightningstore.v1.UpdateRolloutResponse
-	(*CancelRolloutsResponse)(nil),      // 41: lightningstore.v1.CancelRolloutsResponse
-	(*DeleteRolloutsResponse)(nil),      // 42: lightningstore.v1.DeleteRolloutsResponse
-	(*WaitForRolloutsResponse)(nil),     // 43: lightningstore.v1.WaitForRolloutsResponse
-	(*WatchRolloutsResponse)(nil),       // 44: lightningstore.v1.WatchRolloutsResponse
-	(*IngestSpansResponse)(nil),         // 45: lightningstore.v1.IngestSpansResponse
-	(*AddSpansResponse)(nil),            // 46: lightningstore.v1.AddSpansResponse
-	(*AllocateSequenceIdsResponse)(nil), // 47: lightningstore.v1.AllocateSequenceIdsResponse
-	(*QuerySpansResponse)(nil),          // 48: lightningstore.v1.QuerySpansResponse
-	(*ListTripletsResponse)(nil),        // 49: lightningstore.v1.ListTripletsResponse
-	(*GetSeriesResponse)(nil),           // 50: lightningstore.v1.GetSeriesResponse
-	(*ImportRolloutsResponse)(nil),      // 51: lightningstore.v1.ImportRolloutsResponse
-	(*AddResourcesResponse)(nil),        // 52: lightningstore.v1.AddResourcesResponse
-	(*UpdateResourcesResponse)(nil),     // 53: lightningstore.v1.UpdateResourcesResponse
-	(*GetResourcesResponse)(nil),        // 54: lightningstore.v1.GetResourcesResponse
-	(*ListResourcesResponse)(nil),       // 55: lightningstore.v1.ListResourcesResponse
-	(*WatchResourcesResponse)(nil),      // 56: lightningstore.v1.WatchResourcesResponse
-	(*HeartbeatResponse)(nil),           // 57: lightningstore.v1.HeartbeatResponse
-	(*GetWorkerResponse)(nil),           // 58: lightningstore.v1.GetWorkerResponse
-	(*ListWorkersResponse)(nil),         // 59: lightningstore.v1.ListWorkersResponse
-	(*GetStatisticsResponse)(nil),       // 60: lightningstore.v1.GetStatisticsResponse
-	(*GetServerInfoResponse)(nil),       // 61: lightningstore.v1.GetServerInfoResponse
+	(*PauseClaimsRequest)(nil),          // 4: lightningstore.v1.PauseClaimsRequest
+	(*ResumeClaimsRequest)(nil),         // 5: lightningstore.v1.ResumeClaimsRequest
+	(*UpdateAttemptRequest)(nil),        // 6: lightningstore.v1.UpdateAttemptRequest
+	(*ListAttemptsRequest)(nil),         // 7: lightningstore.v1.ListAttemptsRequest
+	(*GetAttemptRequest)(nil),           // 8: lightningstore.v1.GetAttemptRequest
+	(*GetRolloutRequest)(nil),           // 9: lightningstore.v1.GetRolloutRequest
+	(*ListRolloutsRequest)(nil),         // 10: lightningstore.v1.ListRolloutsRequest
+	(*UpdateRolloutRequest)(nil),        // 11: lightningstore.v1.UpdateRolloutRequest
+	(*CancelRolloutsRequest)(nil),       // 12: lightningstore.v1.CancelRolloutsRequest
+	(*DeleteRolloutsRequest)(nil),       // 13: lightningstore.v1.DeleteRolloutsRequest
+	(*WaitForRolloutsRequest)(nil),      // 14: lightningstore.v1.WaitForRolloutsRequest
+	(*WatchRolloutsRequest)(nil),        // 15: lightningstore.v1.WatchRolloutsRequest
+	(*IngestSpansRequest)(nil),          // 16: lightningstore.v1.IngestSpansRequest
+	(*AddSpansRequest)(nil),             // 17: lightningstore.v1.AddSpansRequest
+	(*AllocateSequenceIdsRequest)(nil),  // 18: lightningstore.v1.AllocateSequenceIdsRequest
+	(*QuerySpansRequest)(nil),           // 19: lightningstore.v1.QuerySpansRequest
+	(*ListTripletsRequest)(nil),         // 20: lightningstore.v1.ListTripletsRequest
+	(*GetSeriesRequest)(nil),            // 21: lightningstore.v1.GetSeriesRequest
+	(*ImportRolloutsRequest)(nil),       // 22: lightningstore.v1.ImportRolloutsRequest
+	(*AddResourcesRequest)(nil),         // 23: lightningstore.v1.AddResourcesRequest
+	(*UpdateResourcesRequest)(nil),      // 24: lightningstore.v1.UpdateResourcesRequest
+	(*GetResourcesRequest)(nil),         // 25: lightningstore.v1.GetResourcesRequest
+	(*ListResourcesRequest)(nil),        // 26: lightningstore.v1.ListResourcesRequest
+	(*WatchResourcesRequest)(nil),       // 27: lightningstore.v1.WatchResourcesRequest
+	(*HeartbeatRequest)(nil),            // 28: lightningstore.v1.HeartbeatRequest
+	(*GetWorkerRequest)(nil),            // 29: lightningstore.v1.GetWorkerRequest
+	(*ListWorkersRequest)(nil),          // 30: lightningstore.v1.ListWorkersRequest
+	(*GetStatisticsRequest)(nil),        // 31: lightningstore.v1.GetStatisticsRequest
+	(*GetServerInfoRequest)(nil),        // 32: lightningstore.v1.GetServerInfoRequest
+	(*EnqueueRolloutsResponse)(nil),     // 33: lightningstore.v1.EnqueueRolloutsResponse
+	(*StartRolloutResponse)(nil),        // 34: lightningstore.v1.StartRolloutResponse
+	(*DequeueRolloutsResponse)(nil),     // 35: lightningstore.v1.DequeueRolloutsResponse
+	(*StartAttemptResponse)(nil),        // 36: lightningstore.v1.StartAttemptResponse
+	(*PauseClaimsResponse)(nil),         // 37: lightningstore.v1.PauseClaimsResponse
+	(*ResumeClaimsResponse)(nil),        // 38: lightningstore.v1.ResumeClaimsResponse
+	(*UpdateAttemptResponse)(nil),       // 39: lightningstore.v1.UpdateAttemptResponse
+	(*ListAttemptsResponse)(nil),        // 40: lightningstore.v1.ListAttemptsResponse
+	(*GetAttemptResponse)(nil),          // 41: lightningstore.v1.GetAttemptResponse
+	(*GetRolloutResponse)(nil),          // 42: lightningstore.v1.GetRolloutResponse
+	(*ListRolloutsResponse)(nil),        // 43: lightningstore.v1.ListRolloutsResponse
+	(*UpdateRolloutResponse)(nil),       // 44: lightningstore.v1.UpdateRolloutResponse
+	(*CancelRolloutsResponse)(nil),      // 45: lightningstore.v1.CancelRolloutsResponse
+	(*DeleteRolloutsResponse)(nil),      // 46: lightningstore.v1.DeleteRolloutsResponse
+	(*WaitForRolloutsResponse)(nil),     // 47: lightningstore.v1.WaitForRolloutsResponse
+	(*WatchRolloutsResponse)(nil),       // 48: lightningstore.v1.WatchRolloutsResponse
+	(*IngestSpansResponse)(nil),         // 49: lightningstore.v1.IngestSpansResponse
+	(*AddSpansResponse)(nil),            // 50: lightningstore.v1.AddSpansResponse
+	(*AllocateSequenceIdsResponse)(nil), // 51: lightningstore.v1.AllocateSequenceIdsResponse
+	(*QuerySpansResponse)(nil),          // 52: lightningstore.v1.QuerySpansResponse
+	(*ListTripletsResponse)(nil),        // 53: lightningstore.v1.ListTripletsResponse
+	(*GetSeriesResponse)(nil),           // 54: lightningstore.v1.GetSeriesResponse
+	(*ImportRolloutsResponse)(nil),      // 55: lightningstore.v1.ImportRolloutsResponse
+	(*AddResourcesResponse)(nil),        // 56: lightningstore.v1.AddResourcesResponse
+	(*UpdateResourcesResponse)(nil),     // 57: lightningstore.v1.UpdateResourcesResponse
+	(*GetResourcesResponse)(nil),        // 58: lightningstore.v1.GetResourcesResponse
+	(*ListResourcesResponse)(nil),       // 59: lightningstore.v1.ListResourcesResponse
+	(*WatchResourcesResponse)(nil),      // 60: lightningstore.v1.WatchResourcesResponse
+	(*HeartbeatResponse)(nil),           // 61: lightningstore.v1.HeartbeatResponse
+	(*GetWorkerResponse)(nil),           // 62: lightningstore.v1.GetWorkerResponse
+	(*ListWorkersResponse)(nil),         // 63: lightningstore.v1.ListWorkersResponse
+	(*GetStatisticsResponse)(nil),       // 64: lightningstore.v1.GetStatisticsResponse
+	(*GetServerInfoResponse)(nil),       // 65: lightningstore.v1.GetServerInfoResponse
 }
 var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	0,  // 0: lightningstore.v1.LightningStoreService.EnqueueRollouts:input_type -> lightningstore.v1.EnqueueRolloutsRequest
 	1,  // 1: lightningstore.v1.LightningStoreService.StartRollout:input_type -> lightningstore.v1.StartRolloutRequest
 	2,  // 2: lightningstore.v1.LightningStoreService.DequeueRollouts:input_type -> lightningstore.v1.DequeueRolloutsRequest
 	3,  // 3: lightningstore.v1.LightningStoreService.StartAttempt:input_type -> lightningstore.v1.StartAttemptRequest
-	4,  // 4: lightningstore.v1.LightningStoreService.UpdateAttempt:input_type -> lightningstore.v1.UpdateAttemptRequest
-	5,  // 5: lightningstore.v1.LightningStoreService.ListAttempts:input_type -> lightningstore.v1.ListAttemptsRequest
-	6,  // 6: lightningstore.v1.LightningStoreService.GetAttempt:input_type -> lightningstore.v1.GetAttemptRequest
-	7,  // 7: lightningstore.v1.LightningStoreService.GetRollout:input_type -> lightningstore.v1.GetRolloutRequest
-	8,  // 8: lightningstore.v1.LightningStoreService.ListRollouts:input_type -> lightningstore.v1.ListRolloutsRequest
-	9,  // 9: lightningstore.v1.LightningStoreService.UpdateRollout:input_type -> lightningstore.v1.UpdateRolloutRequest
-	10, // 10: lightningstore.v1.LightningStoreService.CancelRollouts:input_type -> lightningstore.v1.CancelRolloutsRequest
-	11, // 11: lightningstore.v1.LightningStoreService.DeleteRollouts:input_type -> lightningstore.v1.DeleteRolloutsRequest
-	12, // 12: lightningstore.v1.LightningStoreService.WaitForRollouts:input_type -> lightningstore.v1.WaitForRolloutsRequest
-	13, // 13: lightningstore.v1.LightningStoreService.WatchRollouts:input_type -> lightningstore.v1.WatchRolloutsRequest
-	14, // 14: lightningstore.v1.LightningStoreService.IngestSpans:input_type -> lightningstore.v1.IngestSpansRequest
-	15, // 15: lightningstore.v1.LightningStoreService.AddSpans:input_type -> lightningstore.v1.AddSpansRequest
-	16, // 16: lightningstore.v1.LightningStoreService.AllocateSequenceIds:input_type -> lightningstore.v1.AllocateSequenceIdsRequest
-	17, // 17: lightningstore.v1.LightningStoreService.QuerySpans:input_type -> lightningstore.v1.QuerySpansRequest
-	18, // 18: lightningstore.v1.LightningStoreService.ListTriplets:input_type -> lightningstore.v1.ListTripletsRequest
-	19, // 19: lightningstore.v1.LightningStoreService.GetSeries:input_type -> lightningstore.v1.GetSeriesRequest
-	20, // 20: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
-	21, // 21: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
-	22, // 22: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
-	23, // 23: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
-	24, // 24: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
-	25, // 25: lightningstore.v1.LightningStoreService.WatchResources:input_type -> lightningstore.v1.WatchResourcesRequest
-	26, // 26: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
-	27, // 27: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
-	28, // 28: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
-	29, // 29: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
-	30, // 30: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
-	31, // 31: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
-	32, // 32: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
-	33, // 33: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
-	34, // 34: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
-	35, // 35: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
-	36, // 36: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
-	37, // 37: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
-	38, // 38: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
-	39, // 39: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
-	40, // 40: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
-	41, // 41: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
-	42, // 42: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
-	43, // 43: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
-	44, // 44: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
-	45, // 45: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
-	46, // 46: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
-	47, // 47: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
-	48, // 48: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
-	49, // 49: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
-	50, // 50: lightningstore.v1.LightningStoreService.GetSeries:output_type -> lightningstore.v1.GetSeriesResponse
-	51, // 51: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
-	52, // 52: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
-	53, // 53: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
-	54, // 54: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
-	55, // 55: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
-	56, // 56: lightningstore.v1.LightningStoreService.WatchResources:output_type -> lightningstore.v1.WatchResourcesResponse
-	57, // 57: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
-	58, // 58: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
-	59, // 59: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
-	60, // 60: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
-	61, // 61: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
-	31, // [31:62] is the sub-list for method output_type
-	0,  // [0:31] is the sub-list for method input_type
+	4,  // 4: lightningstore.v1.LightningStoreService.PauseClaims:input_type -> lightningstore.v1.PauseClaimsRequest
+	5,  // 5: lightningstore.v1.LightningStoreService.ResumeClaims:input_type -> lightningstore.v1.ResumeClaimsRequest
+	6,  // 6: lightningstore.v1.LightningStoreService.UpdateAttempt:input_type -> lightningstore.v1.UpdateAttemptRequest
+	7,  // 7: lightningstore.v1.LightningStoreService.ListAttempts:input_type -> lightningstore.v1.ListAttemptsRequest
+	8,  // 8: lightningstore.v1.LightningStoreService.GetAttempt:input_type -> lightningstore.v1.GetAttemptRequest
+	9,  // 9: lightningstore.v1.LightningStoreService.GetRollout:input_type -> lightningstore.v1.GetRolloutRequest
+	10, // 10: lightningstore.v1.LightningStoreService.ListRollouts:input_type -> lightningstore.v1.ListRolloutsRequest
+	11, // 11: lightningstore.v1.LightningStoreService.UpdateRollout:input_type -> lightningstore.v1.UpdateRolloutRequest
+	12, // 12: lightningstore.v1.LightningStoreService.CancelRollouts:input_type -> lightningstore.v1.CancelRolloutsRequest
+	13, // 13: lightningstore.v1.LightningStoreService.DeleteRollouts:input_type -> lightningstore.v1.DeleteRolloutsRequest
+	14, // 14: lightningstore.v1.LightningStoreService.WaitForRollouts:input_type -> lightningstore.v1.WaitForRolloutsRequest
+	15, // 15: lightningstore.v1.LightningStoreService.WatchRollouts:input_type -> lightningstore.v1.WatchRolloutsRequest
+	16, // 16: lightningstore.v1.LightningStoreService.IngestSpans:input_type -> lightningstore.v1.IngestSpansRequest
+	17, // 17: lightningstore.v1.LightningStoreService.AddSpans:input_type -> lightningstore.v1.AddSpansRequest
+	18, // 18: lightningstore.v1.LightningStoreService.AllocateSequenceIds:input_type -> lightningstore.v1.AllocateSequenceIdsRequest
+	19, // 19: lightningstore.v1.LightningStoreService.QuerySpans:input_type -> lightningstore.v1.QuerySpansRequest
+	20, // 20: lightningstore.v1.LightningStoreService.ListTriplets:input_type -> lightningstore.v1.ListTripletsRequest
+	21, // 21: lightningstore.v1.LightningStoreService.GetSeries:input_type -> lightningstore.v1.GetSeriesRequest
+	22, // 22: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
+	23, // 23: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
+	24, // 24: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
+	25, // 25: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
+	26, // 26: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
+	27, // 27: lightningstore.v1.LightningStoreService.WatchResources:input_type -> lightningstore.v1.WatchResourcesRequest
+	28, // 28: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
+	29, // 29: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
+	30, // 30: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
+	31, // 31: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
+	32, // 32: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
+	33, // 33: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
+	34, // 34: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
+	35, // 35: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
+	36, // 36: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
+	37, // 37: lightningstore.v1.LightningStoreService.PauseClaims:output_type -> lightningstore.v1.PauseClaimsResponse
+	38, // 38: lightningstore.v1.LightningStoreService.ResumeClaims:output_type -> lightningstore.v1.ResumeClaimsResponse
+	39, // 39: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
+	40, // 40: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
+	41, // 41: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
+	42, // 42: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
+	43, // 43: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
+	44, // 44: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
+	45, // 45: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
+	46, // 46: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
+	47, // 47: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
+	48, // 48: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
+	49, // 49: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
+	50, // 50: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
+	51, // 51: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
+	52, // 52: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
+	53, // 53: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
+	54, // 54: lightningstore.v1.LightningStoreService.GetSeries:output_type -> lightningstore.v1.GetSeriesResponse
+	55, // 55: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
+	56, // 56: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
+	57, // 57: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
+	58, // 58: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
+	59, // 59: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
+	60, // 60: lightningstore.v1.LightningStoreService.WatchResources:output_type -> lightningstore.v1.WatchResourcesResponse
+	61, // 61: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
+	62, // 62: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
+	63, // 63: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
+	64, // 64: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
+	65, // 65: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
+	33, // [33:66] is the sub-list for method output_type
+	0,  // [0:33] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

@@ -23,6 +23,8 @@ const (
 	LightningStoreService_StartRollout_FullMethodName        = "/lightningstore.v1.LightningStoreService/StartRollout"
 	LightningStoreService_DequeueRollouts_FullMethodName     = "/lightningstore.v1.LightningStoreService/DequeueRollouts"
 	LightningStoreService_StartAttempt_FullMethodName        = "/lightningstore.v1.LightningStoreService/StartAttempt"
+	LightningStoreService_PauseClaims_FullMethodName         = "/lightningstore.v1.LightningStoreService/PauseClaims"
+	LightningStoreService_ResumeClaims_FullMethodName        = "/lightningstore.v1.LightningStoreService/ResumeClaims"
 	LightningStoreService_UpdateAttempt_FullMethodName       = "/lightningstore.v1.LightningStoreService/UpdateAttempt"
 	LightningStoreService_ListAttempts_FullMethodName        = "/lightningstore.v1.LightningStoreService/ListAttempts"
 	LightningStoreService_GetAttempt_FullMethodName          = "/lightningstore.v1.LightningStoreService/GetAttempt"
@@ -76,6 +78,10 @@ type LightningStoreServiceClient interface {
 	DequeueRollouts(ctx context.Context, in *DequeueRolloutsRequest, opts ...grpc.CallOption) (*DequeueRolloutsResponse, error)
 	// Claims one rollout by its id.
 	StartAttempt(ctx context.Context, in *StartAttemptRequest, opts ...grpc.CallOption) (*StartAttemptResponse, error)
+	// Pauses claims: no attempt begins until ResumeClaims.
+	PauseClaims(ctx context.Context, in *PauseClaimsRequest, opts ...grpc.CallOption) (*PauseClaimsResponse, error)
+	// Resumes claims after PauseClaims.
+	ResumeClaims(ctx context.Context, in *ResumeClaimsRequest, opts ...grpc.CallOption) (*ResumeClaimsResponse, error)
 	// Reports the outcome of an attempt, or changes its record.
 	UpdateAttempt(ctx context.Context, in *UpdateAttemptRequest, opts ...grpc.CallOption) (*UpdateAttemptResponse, error)
 	// Lists the attempts of a rollout.
@@ -174,6 +180,26 @@ func (c *lightningStoreServiceClient) StartAttempt(ctx context.Context, in *Star
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StartAttemptResponse)
 	err := c.cc.Invoke(ctx, LightningStoreService_StartAttempt_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) PauseClaims(ctx context.Context, in *PauseClaimsRequest, opts ...grpc.CallOption) (*PauseClaimsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PauseClaimsResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_PauseClaims_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) ResumeClaims(ctx context.Context, in *ResumeClaimsRequest, opts ...grpc.CallOption) (*ResumeClaimsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeClaimsResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_ResumeClaims_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -525,6 +551,10 @@ type LightningStoreServiceServer interface {
 	DequeueRollouts(context.Context, *DequeueRolloutsRequest) (*DequeueRolloutsResponse, error)
 	// Claims one rollout by its id.
 	StartAttempt(context.Context, *StartAttemptRequest) (*StartAttemptResponse, error)
+	// Pauses claims: no attempt begins until ResumeClaims.
+	PauseClaims(context.Context, *PauseClaimsRequest) (*PauseClaimsResponse, error)
+	// Resumes claims after PauseClaims.
+	ResumeClaims(context.Context, *ResumeClaimsRequest) (*ResumeClaimsResponse, error)
 	// Reports the outcome of an attempt, or changes its record.
 	UpdateAttempt(context.Context, *UpdateAttemptRequest) (*UpdateAttemptResponse, error)
 	// Lists the attempts of a rollout.
@@ -600,6 +630,12 @@ func (UnimplementedLightningStoreServiceServer) DequeueRollouts(context.Context,
 }
 func (UnimplementedLightningStoreServiceServer) StartAttempt(context.Context, *StartAttemptRequest) (*StartAttemptResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method StartAttempt not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) PauseClaims(context.Context, *PauseClaimsRequest) (*PauseClaimsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method PauseClaims not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) ResumeClaims(context.Context, *ResumeClaimsRequest) (*ResumeClaimsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ResumeClaims not implemented")
 }
 func (UnimplementedLightningStoreServiceServer) UpdateAttempt(context.Context, *UpdateAttemptRequest) (*UpdateAttemptResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method UpdateAttempt not implemented")
@@ -771,6 +807,42 @@ func _LightningStoreService_StartAttempt_Handler(srv interface{}, ctx context.Co
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(LightningStoreServiceServer).StartAttempt(ctx, req.(*StartAttemptRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_PauseClaims_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PauseClaimsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).PauseClaims(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_PauseClaims_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).PauseClaims(ctx, req.(*PauseClaimsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_ResumeClaims_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeClaimsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).ResumeClaims(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_ResumeClaims_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).ResumeClaims(ctx, req.(*ResumeClaimsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1226,6 +1298,14 @@ var LightningStoreService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StartAttempt",
 			Handler:    _LightningStoreService_StartAttempt_Handler,
+		},
+		{
+			MethodName: "PauseClaims",
+			Handler:    _LightningStoreService_PauseClaims_Handler,
+		},
+		{
+			MethodName: "ResumeClaims",
+			Handler:    _LightningStoreService_ResumeClaims_Handler,
 		},
 		{
 			MethodName: "UpdateAttempt",

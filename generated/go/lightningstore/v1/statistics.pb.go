@@ -167,8 +167,12 @@ type GetStatisticsResponse struct {
 	QueueCount int64 `protobuf:"varint,17,opt,name=queue_count,json=queueCount,proto3" json:"queue_count,omitempty"`
 	// Rollouts with the labels of the request, by status. Empty if the request has none.
 	MatchingRollouts []*RolloutStatusCount `protobuf:"bytes,18,rep,name=matching_rollouts,json=matchingRollouts,proto3" json:"matching_rollouts,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The pause of claims. Absent unless they are paused.
+	ClaimPause *ClaimPause `protobuf:"bytes,19,opt,name=claim_pause,json=claimPause,proto3" json:"claim_pause,omitempty"`
+	// Attempts that are PREPARING or RUNNING.
+	RunningAttemptCount int64 `protobuf:"varint,20,opt,name=running_attempt_count,json=runningAttemptCount,proto3" json:"running_attempt_count,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *GetStatisticsResponse) Reset() {
@@ -325,6 +329,20 @@ func (x *GetStatisticsResponse) GetMatchingRollouts() []*RolloutStatusCount {
 		return x.MatchingRollouts
 	}
 	return nil
+}
+
+func (x *GetStatisticsResponse) GetClaimPause() *ClaimPause {
+	if x != nil {
+		return x.ClaimPause
+	}
+	return nil
+}
+
+func (x *GetStatisticsResponse) GetRunningAttemptCount() int64 {
+	if x != nil {
+		return x.RunningAttemptCount
+	}
+	return 0
 }
 
 // Number of rollouts in a task queue.
@@ -845,12 +863,12 @@ var File_lightningstore_v1_statistics_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\n" +
-	"\"lightningstore/v1/statistics.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/worker.proto\"\x9e\x01\n" +
+	"\"lightningstore/v1/statistics.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/worker.proto\"\x9e\x01\n" +
 	"\x14GetStatisticsRequest\x12K\n" +
 	"\x06labels\x18\x01 \x03(\v23.lightningstore.v1.GetStatisticsRequest.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8a\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfe\a\n" +
 	"\x15GetStatisticsResponse\x12A\n" +
 	"\brollouts\x18\x01 \x03(\v2%.lightningstore.v1.RolloutStatusCountR\brollouts\x12A\n" +
 	"\battempts\x18\x02 \x03(\v2%.lightningstore.v1.AttemptStatusCountR\battempts\x12>\n" +
@@ -875,7 +893,10 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\x06queues\x18\x10 \x03(\v2\x1d.lightningstore.v1.QueueDepthR\x06queues\x12\x1f\n" +
 	"\vqueue_count\x18\x11 \x01(\x03R\n" +
 	"queueCount\x12R\n" +
-	"\x11matching_rollouts\x18\x12 \x03(\v2%.lightningstore.v1.RolloutStatusCountR\x10matchingRollouts\"8\n" +
+	"\x11matching_rollouts\x18\x12 \x03(\v2%.lightningstore.v1.RolloutStatusCountR\x10matchingRollouts\x12>\n" +
+	"\vclaim_pause\x18\x13 \x01(\v2\x1d.lightningstore.v1.ClaimPauseR\n" +
+	"claimPause\x122\n" +
+	"\x15running_attempt_count\x18\x14 \x01(\x03R\x13runningAttemptCount\"8\n" +
 	"\n" +
 	"QueueDepth\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x14\n" +
@@ -955,10 +976,11 @@ var file_lightningstore_v1_statistics_proto_goTypes = []any{
 	(*Limits)(nil),                // 9: lightningstore.v1.Limits
 	nil,                           // 10: lightningstore.v1.GetStatisticsRequest.LabelsEntry
 	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
-	(RolloutStatus)(0),            // 12: lightningstore.v1.RolloutStatus
-	(AttemptStatus)(0),            // 13: lightningstore.v1.AttemptStatus
-	(WorkerStatus)(0),             // 14: lightningstore.v1.WorkerStatus
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*ClaimPause)(nil),            // 12: lightningstore.v1.ClaimPause
+	(RolloutStatus)(0),            // 13: lightningstore.v1.RolloutStatus
+	(AttemptStatus)(0),            // 14: lightningstore.v1.AttemptStatus
+	(WorkerStatus)(0),             // 15: lightningstore.v1.WorkerStatus
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
 }
 var file_lightningstore_v1_statistics_proto_depIdxs = []int32{
 	10, // 0: lightningstore.v1.GetStatisticsRequest.labels:type_name -> lightningstore.v1.GetStatisticsRequest.LabelsEntry
@@ -968,17 +990,18 @@ var file_lightningstore_v1_statistics_proto_depIdxs = []int32{
 	11, // 4: lightningstore.v1.GetStatisticsResponse.uptime:type_name -> google.protobuf.Duration
 	3,  // 5: lightningstore.v1.GetStatisticsResponse.queues:type_name -> lightningstore.v1.QueueDepth
 	4,  // 6: lightningstore.v1.GetStatisticsResponse.matching_rollouts:type_name -> lightningstore.v1.RolloutStatusCount
-	12, // 7: lightningstore.v1.RolloutStatusCount.status:type_name -> lightningstore.v1.RolloutStatus
-	13, // 8: lightningstore.v1.AttemptStatusCount.status:type_name -> lightningstore.v1.AttemptStatus
-	14, // 9: lightningstore.v1.WorkerStatusCount.status:type_name -> lightningstore.v1.WorkerStatus
-	0,  // 10: lightningstore.v1.GetServerInfoResponse.durability:type_name -> lightningstore.v1.Durability
-	9,  // 11: lightningstore.v1.GetServerInfoResponse.limits:type_name -> lightningstore.v1.Limits
-	15, // 12: lightningstore.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	12, // 7: lightningstore.v1.GetStatisticsResponse.claim_pause:type_name -> lightningstore.v1.ClaimPause
+	13, // 8: lightningstore.v1.RolloutStatusCount.status:type_name -> lightningstore.v1.RolloutStatus
+	14, // 9: lightningstore.v1.AttemptStatusCount.status:type_name -> lightningstore.v1.AttemptStatus
+	15, // 10: lightningstore.v1.WorkerStatusCount.status:type_name -> lightningstore.v1.WorkerStatus
+	0,  // 11: lightningstore.v1.GetServerInfoResponse.durability:type_name -> lightningstore.v1.Durability
+	9,  // 12: lightningstore.v1.GetServerInfoResponse.limits:type_name -> lightningstore.v1.Limits
+	16, // 13: lightningstore.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_lightningstore_v1_statistics_proto_init() }
@@ -987,6 +1010,7 @@ func file_lightningstore_v1_statistics_proto_init() {
 		return
 	}
 	file_lightningstore_v1_attempt_proto_init()
+	file_lightningstore_v1_claim_proto_init()
 	file_lightningstore_v1_rollout_proto_init()
 	file_lightningstore_v1_worker_proto_init()
 	type x struct{}

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from lightningstore.v1 import rollout_pb2 as lightningstore_dot_v1_dot_rollout__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlightningstore/v1/claim.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1flightningstore/v1/rollout.proto\"\xb6\x01\n\x16\x44\x65queueRolloutsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12-\n\x05modes\x18\x02 \x03(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0e\n\x06queues\x18\x06 \x03(\t\"G\n\x17\x44\x65queueRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\"m\n\x13StartRolloutRequest\x12/\n\x07rollout\x18\x01 \x01(\x0b\x32\x1e.lightningstore.v1.RolloutSpec\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x14StartRolloutResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"P\n\x13StartAttemptRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x14StartAttemptResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.RolloutB~\n\x14io.lightningstore.v1B\nClaimProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlightningstore/v1/claim.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/rollout.proto\"\xb6\x01\n\x16\x44\x65queueRolloutsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12-\n\x05modes\x18\x02 \x03(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\'\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0e\n\x06queues\x18\x06 \x03(\t\"G\n\x17\x44\x65queueRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\"m\n\x13StartRolloutRequest\x12/\n\x07rollout\x18\x01 \x01(\x0b\x32\x1e.lightningstore.v1.RolloutSpec\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x14StartRolloutResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"P\n\x13StartAttemptRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x14StartAttemptResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"L\n\nClaimPause\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x02 \x01(\t\"8\n\x12PauseClaimsRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"b\n\x13PauseClaimsResponse\x12,\n\x05pause\x18\x01 \x01(\x0b\x32\x1d.lightningstore.v1.ClaimPause\x12\x1d\n\x15running_attempt_count\x18\x02 \x01(\x03\")\n\x13ResumeClaimsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"i\n\x14ResumeClaimsResponse\x12\x32\n\x0b\x65nded_pause\x18\x01 \x01(\x0b\x32\x1d.lightningstore.v1.ClaimPause\x12\x1d\n\x15running_attempt_count\x18\x02 \x01(\x03\x42~\n\x14io.lightningstore.v1B\nClaimProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +35,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lightningstore.v1.claim_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024io.lightningstore.v1B\nClaimProtoP\001ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1'
-  _globals['_DEQUEUEROLLOUTSREQUEST']._serialized_start=118
-  _globals['_DEQUEUEROLLOUTSREQUEST']._serialized_end=300
-  _globals['_DEQUEUEROLLOUTSRESPONSE']._serialized_start=302
-  _globals['_DEQUEUEROLLOUTSRESPONSE']._serialized_end=373
-  _globals['_STARTROLLOUTREQUEST']._serialized_start=375
-  _globals['_STARTROLLOUTREQUEST']._serialized_end=484
-  _globals['_STARTROLLOUTRESPONSE']._serialized_start=486
-  _globals['_STARTROLLOUTRESPONSE']._serialized_end=553
-  _globals['_STARTATTEMPTREQUEST']._serialized_start=555
-  _globals['_STARTATTEMPTREQUEST']._serialized_end=635
-  _globals['_STARTATTEMPTRESPONSE']._serialized_start=637
-  _globals['_STARTATTEMPTRESPONSE']._serialized_end=704
+  _globals['_DEQUEUEROLLOUTSREQUEST']._serialized_start=151
+  _globals['_DEQUEUEROLLOUTSREQUEST']._serialized_end=333
+  _globals['_DEQUEUEROLLOUTSRESPONSE']._serialized_start=335
+  _globals['_DEQUEUEROLLOUTSRESPONSE']._serialized_end=406
+  _globals['_STARTROLLOUTREQUEST']._serialized_start=408
+  _globals['_STARTROLLOUTREQUEST']._serialized_end=517
+  _globals['_STARTROLLOUTRESPONSE']._serialized_start=519
+  _globals['_STARTROLLOUTRESPONSE']._serialized_end=586
+  _globals['_STARTATTEMPTREQUEST']._serialized_start=588
+  _globals['_STARTATTEMPTREQUEST']._serialized_end=668
+  _globals['_STARTATTEMPTRESPONSE']._serialized_start=670
+  _globals['_STARTATTEMPTRESPONSE']._serialized_end=737
+  _globals['_CLAIMPAUSE']._serialized_start=739
+  _globals['_CLAIMPAUSE']._serialized_end=815
+  _globals['_PAUSECLAIMSREQUEST']._serialized_start=817
+  _globals['_PAUSECLAIMSREQUEST']._serialized_end=873
+  _globals['_PAUSECLAIMSRESPONSE']._serialized_start=875
+  _globals['_PAUSECLAIMSRESPONSE']._serialized_end=973
+  _globals['_RESUMECLAIMSREQUEST']._serialized_start=975
+  _globals['_RESUMECLAIMSREQUEST']._serialized_end=1016
+  _globals['_RESUMECLAIMSRESPONSE']._serialized_start=1018
+  _globals['_RESUMECLAIMSRESPONSE']._serialized_end=1123
 # @@protoc_insertion_point(module_scope)

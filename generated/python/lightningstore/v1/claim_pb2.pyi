@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from lightningstore.v1 import rollout_pb2 as _rollout_pb2
 import builtins as _builtins
@@ -22,7 +23,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class DequeueRolloutsRequest(_message.Message):
-    """Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller."""
+    """Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller. While claims
+    are paused, the queue counts as empty.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -112,7 +115,9 @@ Global___DequeueRolloutsResponse: _TypeAlias = DequeueRolloutsResponse  # noqa: 
 
 @_typing.final
 class StartRolloutRequest(_message.Message):
-    """Creates a rollout and claims it at once. The rollout never enters the queue."""
+    """Creates a rollout and claims it at once. The rollout never enters the queue. FAILED_PRECONDITION
+    (CLAIMS_PAUSED) while claims are paused.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -172,7 +177,8 @@ Global___StartRolloutResponse: _TypeAlias = StartRolloutResponse  # noqa: Y015
 class StartAttemptRequest(_message.Message):
     """Claims one rollout by its id, regardless of its number of attempts. The call removes the rollout from the
     queue, supersedes an attempt that is still running, and reopens a rollout that has succeeded or failed. A
-    cancelled rollout is FAILED_PRECONDITION; an unknown one is NOT_FOUND.
+    cancelled rollout is FAILED_PRECONDITION, as is any rollout while claims are paused (CLAIMS_PAUSED); an unknown
+    one is NOT_FOUND.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -224,3 +230,149 @@ class StartAttemptResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartAttemptResponse: _TypeAlias = StartAttemptResponse  # noqa: Y015
+
+@_typing.final
+class ClaimPause(_message.Message):
+    """A pause of all claims of a namespace, for example while an algorithm exchanges the weights of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """The caller's reason, for people. May be empty."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimPause: _TypeAlias = ClaimPause  # noqa: Y015
+
+@_typing.final
+class PauseClaimsRequest(_message.Message):
+    """Pauses claims. While they are paused, DequeueRollouts claims nothing: long polls keep waiting, and retries
+    stay in the queue. StartRollout and StartAttempt are FAILED_PRECONDITION (CLAIMS_PAUSED), because they cannot
+    wait. Attempts that run go on, and other calls are not affected. The pause survives restarts; only
+    ResumeClaims ends it.
+
+    Pausing paused claims keeps the start time, and replaces the reason.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for people. At most 256 characters. May be empty."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat within 10 minutes: a repeat does not pause claims that were resumed since. At
+    most 64 characters. Empty: not deduplicated.
+    """
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseClaimsRequest: _TypeAlias = PauseClaimsRequest  # noqa: Y015
+
+@_typing.final
+class PauseClaimsResponse(_message.Message):
+    """Response of PauseClaims."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSE_FIELD_NUMBER: _builtins.int
+    RUNNING_ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
+    running_attempt_count: _builtins.int
+    """Attempts that are PREPARING or RUNNING. No other attempt begins before ResumeClaims: when GetStatistics shows
+    0, no work is under way.
+    """
+    @_builtins.property
+    def pause(self) -> Global___ClaimPause:
+        """The pause. Absent only in the response to a repeat, if claims were resumed since."""
+
+    def __init__(
+        self,
+        *,
+        pause: Global___ClaimPause | None = ...,
+        running_attempt_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause", "running_attempt_count", b"running_attempt_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseClaimsResponse: _TypeAlias = PauseClaimsResponse  # noqa: Y015
+
+@_typing.final
+class ResumeClaimsRequest(_message.Message):
+    """Resumes claims: long polls are served at once, in the order in which they came. Resuming claims that are not
+    paused is a no-op.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat within 10 minutes: a repeat does not end a pause that began since. At most 64
+    characters. Empty: not deduplicated.
+    """
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeClaimsRequest: _TypeAlias = ResumeClaimsRequest  # noqa: Y015
+
+@_typing.final
+class ResumeClaimsResponse(_message.Message):
+    """Response of ResumeClaims."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_PAUSE_FIELD_NUMBER: _builtins.int
+    RUNNING_ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
+    running_attempt_count: _builtins.int
+    """Attempts that are PREPARING or RUNNING, those that this call let begin included."""
+    @_builtins.property
+    def ended_pause(self) -> Global___ClaimPause:
+        """The pause that the call ended. Absent if claims were not paused."""
+
+    def __init__(
+        self,
+        *,
+        ended_pause: Global___ClaimPause | None = ...,
+        running_attempt_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_pause", b"ended_pause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_pause", b"ended_pause", "running_attempt_count", b"running_attempt_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeClaimsResponse: _TypeAlias = ResumeClaimsResponse  # noqa: Y015

@@ -72,6 +72,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the rollout has not finished, or its attempt is still live. Metadata: rolloutId,
     status.
     """
+    ERROR_REASON_CLAIMS_PAUSED: _ErrorReason.ValueType  # 35
+    """FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339),
+    reason, the one given by the caller who paused them.
+    """
     ERROR_REASON_COMPLETION_NUMBER_BEYOND_END: _ErrorReason.ValueType  # 40
     """OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last."""
     ERROR_REASON_PUBLISH_NUMBER_BEYOND_END: _ErrorReason.ValueType  # 41
@@ -172,6 +176,10 @@ the namespace "default". Metadata: namespace, count.
 ERROR_REASON_ROLLOUT_NOT_FINISHED: ErrorReason.ValueType  # 34
 """FAILED_PRECONDITION: the rollout has not finished, or its attempt is still live. Metadata: rolloutId,
 status.
+"""
+ERROR_REASON_CLAIMS_PAUSED: ErrorReason.ValueType  # 35
+"""FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339),
+reason, the one given by the caller who paused them.
 """
 ERROR_REASON_COMPLETION_NUMBER_BEYOND_END: ErrorReason.ValueType  # 40
 """OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last."""

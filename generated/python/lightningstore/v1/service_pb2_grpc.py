@@ -75,6 +75,16 @@ class LightningStoreServiceStub(object):
                 request_serializer=lightningstore_dot_v1_dot_claim__pb2.StartAttemptRequest.SerializeToString,
                 response_deserializer=lightningstore_dot_v1_dot_claim__pb2.StartAttemptResponse.FromString,
                 _registered_method=True)
+        self.PauseClaims = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/PauseClaims',
+                request_serializer=lightningstore_dot_v1_dot_claim__pb2.PauseClaimsRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_claim__pb2.PauseClaimsResponse.FromString,
+                _registered_method=True)
+        self.ResumeClaims = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/ResumeClaims',
+                request_serializer=lightningstore_dot_v1_dot_claim__pb2.ResumeClaimsRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_claim__pb2.ResumeClaimsResponse.FromString,
+                _registered_method=True)
         self.UpdateAttempt = channel.unary_unary(
                 '/lightningstore.v1.LightningStoreService/UpdateAttempt',
                 request_serializer=lightningstore_dot_v1_dot_attempt__pb2.UpdateAttemptRequest.SerializeToString,
@@ -249,6 +259,20 @@ class LightningStoreServiceServicer(object):
 
     def StartAttempt(self, request, context):
         """Claims one rollout by its id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseClaims(self, request, context):
+        """Pauses claims: no attempt begins until ResumeClaims.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeClaims(self, request, context):
+        """Resumes claims after PauseClaims.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -465,6 +489,16 @@ def add_LightningStoreServiceServicer_to_server(servicer, server):
                     servicer.StartAttempt,
                     request_deserializer=lightningstore_dot_v1_dot_claim__pb2.StartAttemptRequest.FromString,
                     response_serializer=lightningstore_dot_v1_dot_claim__pb2.StartAttemptResponse.SerializeToString,
+            ),
+            'PauseClaims': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseClaims,
+                    request_deserializer=lightningstore_dot_v1_dot_claim__pb2.PauseClaimsRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_claim__pb2.PauseClaimsResponse.SerializeToString,
+            ),
+            'ResumeClaims': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeClaims,
+                    request_deserializer=lightningstore_dot_v1_dot_claim__pb2.ResumeClaimsRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_claim__pb2.ResumeClaimsResponse.SerializeToString,
             ),
             'UpdateAttempt': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateAttempt,
@@ -721,6 +755,60 @@ class LightningStoreService(object):
             '/lightningstore.v1.LightningStoreService/StartAttempt',
             lightningstore_dot_v1_dot_claim__pb2.StartAttemptRequest.SerializeToString,
             lightningstore_dot_v1_dot_claim__pb2.StartAttemptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseClaims(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/PauseClaims',
+            lightningstore_dot_v1_dot_claim__pb2.PauseClaimsRequest.SerializeToString,
+            lightningstore_dot_v1_dot_claim__pb2.PauseClaimsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeClaims(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/ResumeClaims',
+            lightningstore_dot_v1_dot_claim__pb2.ResumeClaimsRequest.SerializeToString,
+            lightningstore_dot_v1_dot_claim__pb2.ResumeClaimsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -62,6 +62,10 @@ class LightningStoreServiceStub:
     """Claims rollouts from the queue, and can wait for one (long poll)."""
     StartAttempt: _grpc.UnaryUnaryMultiCallable[_claim_pb2.StartAttemptRequest, _claim_pb2.StartAttemptResponse]
     """Claims one rollout by its id."""
+    PauseClaims: _grpc.UnaryUnaryMultiCallable[_claim_pb2.PauseClaimsRequest, _claim_pb2.PauseClaimsResponse]
+    """Pauses claims: no attempt begins until ResumeClaims."""
+    ResumeClaims: _grpc.UnaryUnaryMultiCallable[_claim_pb2.ResumeClaimsRequest, _claim_pb2.ResumeClaimsResponse]
+    """Resumes claims after PauseClaims."""
     UpdateAttempt: _grpc.UnaryUnaryMultiCallable[_attempt_pb2.UpdateAttemptRequest, _attempt_pb2.UpdateAttemptResponse]
     """Reports the outcome of an attempt, or changes its record."""
     ListAttempts: _grpc.UnaryUnaryMultiCallable[_attempt_pb2.ListAttemptsRequest, _attempt_pb2.ListAttemptsResponse]
@@ -141,6 +145,10 @@ class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
     """Claims rollouts from the queue, and can wait for one (long poll)."""
     StartAttempt: _aio.UnaryUnaryMultiCallable[_claim_pb2.StartAttemptRequest, _claim_pb2.StartAttemptResponse]  # type: ignore[assignment]
     """Claims one rollout by its id."""
+    PauseClaims: _aio.UnaryUnaryMultiCallable[_claim_pb2.PauseClaimsRequest, _claim_pb2.PauseClaimsResponse]  # type: ignore[assignment]
+    """Pauses claims: no attempt begins until ResumeClaims."""
+    ResumeClaims: _aio.UnaryUnaryMultiCallable[_claim_pb2.ResumeClaimsRequest, _claim_pb2.ResumeClaimsResponse]  # type: ignore[assignment]
+    """Resumes claims after PauseClaims."""
     UpdateAttempt: _aio.UnaryUnaryMultiCallable[_attempt_pb2.UpdateAttemptRequest, _attempt_pb2.UpdateAttemptResponse]  # type: ignore[assignment]
     """Reports the outcome of an attempt, or changes its record."""
     ListAttempts: _aio.UnaryUnaryMultiCallable[_attempt_pb2.ListAttemptsRequest, _attempt_pb2.ListAttemptsResponse]  # type: ignore[assignment]
@@ -241,6 +249,22 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_claim_pb2.StartAttemptResponse, _abc.Awaitable[_claim_pb2.StartAttemptResponse]]:
         """Claims one rollout by its id."""
+
+    @_abc_1.abstractmethod
+    def PauseClaims(
+        self,
+        request: _claim_pb2.PauseClaimsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_claim_pb2.PauseClaimsResponse, _abc.Awaitable[_claim_pb2.PauseClaimsResponse]]:
+        """Pauses claims: no attempt begins until ResumeClaims."""
+
+    @_abc_1.abstractmethod
+    def ResumeClaims(
+        self,
+        request: _claim_pb2.ResumeClaimsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_claim_pb2.ResumeClaimsResponse, _abc.Awaitable[_claim_pb2.ResumeClaimsResponse]]:
+        """Resumes claims after PauseClaims."""
 
     @_abc_1.abstractmethod
     def UpdateAttempt(

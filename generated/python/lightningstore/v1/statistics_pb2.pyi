@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from lightningstore.v1 import attempt_pb2 as _attempt_pb2
+from lightningstore.v1 import claim_pb2 as _claim_pb2
 from lightningstore.v1 import rollout_pb2 as _rollout_pb2
 from lightningstore.v1 import worker_pb2 as _worker_pb2
 import builtins as _builtins
@@ -124,6 +125,8 @@ class GetStatisticsResponse(_message.Message):
     QUEUES_FIELD_NUMBER: _builtins.int
     QUEUE_COUNT_FIELD_NUMBER: _builtins.int
     MATCHING_ROLLOUTS_FIELD_NUMBER: _builtins.int
+    CLAIM_PAUSE_FIELD_NUMBER: _builtins.int
+    RUNNING_ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     resources_count: _builtins.int
     """Number of resources ids."""
     queue_depth: _builtins.int
@@ -148,6 +151,8 @@ class GetStatisticsResponse(_message.Message):
     """Publish number of the latest resources. 0 if there are none."""
     queue_count: _builtins.int
     """Number of task queues that hold rollouts, including those that are not in queues."""
+    running_attempt_count: _builtins.int
+    """Attempts that are PREPARING or RUNNING."""
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutStatusCount]:
         """Rollouts by status. Statuses without rollouts are omitted."""
@@ -172,6 +177,10 @@ class GetStatisticsResponse(_message.Message):
     def matching_rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutStatusCount]:
         """Rollouts with the labels of the request, by status. Empty if the request has none."""
 
+    @_builtins.property
+    def claim_pause(self) -> _claim_pb2.ClaimPause:
+        """The pause of claims. Absent unless they are paused."""
+
     def __init__(
         self,
         *,
@@ -193,10 +202,12 @@ class GetStatisticsResponse(_message.Message):
         queues: _abc.Iterable[Global___QueueDepth] | None = ...,
         queue_count: _builtins.int = ...,
         matching_rollouts: _abc.Iterable[Global___RolloutStatusCount] | None = ...,
+        claim_pause: _claim_pb2.ClaimPause | None = ...,
+        running_attempt_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["uptime", b"uptime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claim_pause", b"claim_pause", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "evicted_span_count", b"evicted_span_count", "eviction_threshold_bytes", b"eviction_threshold_bytes", "file_bytes", b"file_bytes", "last_completion_number", b"last_completion_number", "latest_publish_number", b"latest_publish_number", "matching_rollouts", b"matching_rollouts", "queue_count", b"queue_count", "queue_depth", b"queue_depth", "queues", b"queues", "resources_count", b"resources_count", "rollouts", b"rollouts", "safe_threshold_bytes", b"safe_threshold_bytes", "span_bytes", b"span_bytes", "span_count", b"span_count", "uptime", b"uptime", "waiter_count", b"waiter_count", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "claim_pause", b"claim_pause", "evicted_span_count", b"evicted_span_count", "eviction_threshold_bytes", b"eviction_threshold_bytes", "file_bytes", b"file_bytes", "last_completion_number", b"last_completion_number", "latest_publish_number", b"latest_publish_number", "matching_rollouts", b"matching_rollouts", "queue_count", b"queue_count", "queue_depth", b"queue_depth", "queues", b"queues", "resources_count", b"resources_count", "rollouts", b"rollouts", "running_attempt_count", b"running_attempt_count", "safe_threshold_bytes", b"safe_threshold_bytes", "span_bytes", b"span_bytes", "span_count", b"span_count", "uptime", b"uptime", "waiter_count", b"waiter_count", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

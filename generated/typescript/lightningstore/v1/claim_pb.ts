@@ -4,8 +4,8 @@
 
 import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Duration } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Rollout, RolloutMode, RolloutSpec } from "./rollout_pb.js";
 import { file_lightningstore_v1_rollout } from "./rollout_pb.js";
 import type { Message } from "@bufbuild/protobuf";
@@ -14,10 +14,11 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lightningstore/v1/claim.proto.
  */
 export const file_lightningstore_v1_claim: GenFile = /*@__PURE__*/
-  fileDesc("Ch1saWdodG5pbmdzdG9yZS92MS9jbGFpbS5wcm90bxIRbGlnaHRuaW5nc3RvcmUudjEitgEKFkRlcXVldWVSb2xsb3V0c1JlcXVlc3QSDQoFbGltaXQYASABKAUSLQoFbW9kZXMYAiADKA4yHi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0TW9kZRIRCgl3b3JrZXJfaWQYAyABKAkSJwoEd2FpdBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgpyZXF1ZXN0X2lkGAUgASgJEg4KBnF1ZXVlcxgGIAMoCSJHChdEZXF1ZXVlUm9sbG91dHNSZXNwb25zZRIsCghyb2xsb3V0cxgBIAMoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQibQoTU3RhcnRSb2xsb3V0UmVxdWVzdBIvCgdyb2xsb3V0GAEgASgLMh4ubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dFNwZWMSEQoJd29ya2VyX2lkGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkiQwoUU3RhcnRSb2xsb3V0UmVzcG9uc2USKwoHcm9sbG91dBgBIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQiUAoTU3RhcnRBdHRlbXB0UmVxdWVzdBISCgpyb2xsb3V0X2lkGAEgASgJEhEKCXdvcmtlcl9pZBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJIkMKFFN0YXJ0QXR0ZW1wdFJlc3BvbnNlEisKB3JvbGxvdXQYASABKAsyGi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0Qn4KFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgpDbGFpbVByb3RvUAFaWGdpdGh1Yi5jb20vbGlnaHRuaW5nc3RvcmUvbGlnaHRuaW5nc3RvcmUvZ2VuZXJhdGVkL2dvL2xpZ2h0bmluZ3N0b3JlL3YxO2xpZ2h0bmluZ3N0b3JldjFiBnByb3RvMw", [file_google_protobuf_duration, file_lightningstore_v1_rollout]);
+  fileDesc("Ch1saWdodG5pbmdzdG9yZS92MS9jbGFpbS5wcm90bxIRbGlnaHRuaW5nc3RvcmUudjEitgEKFkRlcXVldWVSb2xsb3V0c1JlcXVlc3QSDQoFbGltaXQYASABKAUSLQoFbW9kZXMYAiADKA4yHi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0TW9kZRIRCgl3b3JrZXJfaWQYAyABKAkSJwoEd2FpdBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgpyZXF1ZXN0X2lkGAUgASgJEg4KBnF1ZXVlcxgGIAMoCSJHChdEZXF1ZXVlUm9sbG91dHNSZXNwb25zZRIsCghyb2xsb3V0cxgBIAMoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQibQoTU3RhcnRSb2xsb3V0UmVxdWVzdBIvCgdyb2xsb3V0GAEgASgLMh4ubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dFNwZWMSEQoJd29ya2VyX2lkGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkiQwoUU3RhcnRSb2xsb3V0UmVzcG9uc2USKwoHcm9sbG91dBgBIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQiUAoTU3RhcnRBdHRlbXB0UmVxdWVzdBISCgpyb2xsb3V0X2lkGAEgASgJEhEKCXdvcmtlcl9pZBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJIkMKFFN0YXJ0QXR0ZW1wdFJlc3BvbnNlEisKB3JvbGxvdXQYASABKAsyGi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0IkwKCkNsYWltUGF1c2USLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGcmVhc29uGAIgASgJIjgKElBhdXNlQ2xhaW1zUmVxdWVzdBIOCgZyZWFzb24YASABKAkSEgoKcmVxdWVzdF9pZBgCIAEoCSJiChNQYXVzZUNsYWltc1Jlc3BvbnNlEiwKBXBhdXNlGAEgASgLMh0ubGlnaHRuaW5nc3RvcmUudjEuQ2xhaW1QYXVzZRIdChVydW5uaW5nX2F0dGVtcHRfY291bnQYAiABKAMiKQoTUmVzdW1lQ2xhaW1zUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJImkKFFJlc3VtZUNsYWltc1Jlc3BvbnNlEjIKC2VuZGVkX3BhdXNlGAEgASgLMh0ubGlnaHRuaW5nc3RvcmUudjEuQ2xhaW1QYXVzZRIdChVydW5uaW5nX2F0dGVtcHRfY291bnQYAiABKANCfgoUaW8ubGlnaHRuaW5nc3RvcmUudjFCCkNsYWltUHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_lightningstore_v1_rollout]);
 
 /**
- * Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller.
+ * Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller. While claims
+ * are paused, the queue counts as empty.
  *
  * @generated from message lightningstore.v1.DequeueRolloutsRequest
  */
@@ -105,7 +106,8 @@ export const DequeueRolloutsResponseSchema: GenMessage<DequeueRolloutsResponse> 
   messageDesc(file_lightningstore_v1_claim, 1);
 
 /**
- * Creates a rollout and claims it at once. The rollout never enters the queue.
+ * Creates a rollout and claims it at once. The rollout never enters the queue. FAILED_PRECONDITION
+ * (CLAIMS_PAUSED) while claims are paused.
  *
  * @generated from message lightningstore.v1.StartRolloutRequest
  */
@@ -164,7 +166,8 @@ export const StartRolloutResponseSchema: GenMessage<StartRolloutResponse> = /*@_
 /**
  * Claims one rollout by its id, regardless of its number of attempts. The call removes the rollout from the
  * queue, supersedes an attempt that is still running, and reopens a rollout that has succeeded or failed. A
- * cancelled rollout is FAILED_PRECONDITION; an unknown one is NOT_FOUND.
+ * cancelled rollout is FAILED_PRECONDITION, as is any rollout while claims are paused (CLAIMS_PAUSED); an unknown
+ * one is NOT_FOUND.
  *
  * @generated from message lightningstore.v1.StartAttemptRequest
  */
@@ -218,4 +221,146 @@ export type StartAttemptResponse = Message<"lightningstore.v1.StartAttemptRespon
  */
 export const StartAttemptResponseSchema: GenMessage<StartAttemptResponse> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_claim, 5);
+
+/**
+ * A pause of all claims of a namespace, for example while an algorithm exchanges the weights of a model.
+ *
+ * @generated from message lightningstore.v1.ClaimPause
+ */
+export type ClaimPause = Message<"lightningstore.v1.ClaimPause"> & {
+  /**
+   * When it began.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 1;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * The caller's reason, for people. May be empty.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message lightningstore.v1.ClaimPause.
+ * Use `create(ClaimPauseSchema)` to create a new message.
+ */
+export const ClaimPauseSchema: GenMessage<ClaimPause> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_claim, 6);
+
+/**
+ * Pauses claims. While they are paused, DequeueRollouts claims nothing: long polls keep waiting, and retries
+ * stay in the queue. StartRollout and StartAttempt are FAILED_PRECONDITION (CLAIMS_PAUSED), because they cannot
+ * wait. Attempts that run go on, and other calls are not affected. The pause survives restarts; only
+ * ResumeClaims ends it.
+ *
+ * Pausing paused claims keeps the start time, and replaces the reason.
+ *
+ * @generated from message lightningstore.v1.PauseClaimsRequest
+ */
+export type PauseClaimsRequest = Message<"lightningstore.v1.PauseClaimsRequest"> & {
+  /**
+   * Why, for people. At most 256 characters. May be empty.
+   *
+   * @generated from field: string reason = 1;
+   */
+  reason: string;
+
+  /**
+   * Makes the call safe to repeat within 10 minutes: a repeat does not pause claims that were resumed since. At
+   * most 64 characters. Empty: not deduplicated.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message lightningstore.v1.PauseClaimsRequest.
+ * Use `create(PauseClaimsRequestSchema)` to create a new message.
+ */
+export const PauseClaimsRequestSchema: GenMessage<PauseClaimsRequest> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_claim, 7);
+
+/**
+ * Response of PauseClaims.
+ *
+ * @generated from message lightningstore.v1.PauseClaimsResponse
+ */
+export type PauseClaimsResponse = Message<"lightningstore.v1.PauseClaimsResponse"> & {
+  /**
+   * The pause. Absent only in the response to a repeat, if claims were resumed since.
+   *
+   * @generated from field: lightningstore.v1.ClaimPause pause = 1;
+   */
+  pause?: ClaimPause | undefined;
+
+  /**
+   * Attempts that are PREPARING or RUNNING. No other attempt begins before ResumeClaims: when GetStatistics shows
+   * 0, no work is under way.
+   *
+   * @generated from field: int64 running_attempt_count = 2;
+   */
+  runningAttemptCount: bigint;
+};
+
+/**
+ * Describes the message lightningstore.v1.PauseClaimsResponse.
+ * Use `create(PauseClaimsResponseSchema)` to create a new message.
+ */
+export const PauseClaimsResponseSchema: GenMessage<PauseClaimsResponse> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_claim, 8);
+
+/**
+ * Resumes claims: long polls are served at once, in the order in which they came. Resuming claims that are not
+ * paused is a no-op.
+ *
+ * @generated from message lightningstore.v1.ResumeClaimsRequest
+ */
+export type ResumeClaimsRequest = Message<"lightningstore.v1.ResumeClaimsRequest"> & {
+  /**
+   * Makes the call safe to repeat within 10 minutes: a repeat does not end a pause that began since. At most 64
+   * characters. Empty: not deduplicated.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message lightningstore.v1.ResumeClaimsRequest.
+ * Use `create(ResumeClaimsRequestSchema)` to create a new message.
+ */
+export const ResumeClaimsRequestSchema: GenMessage<ResumeClaimsRequest> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_claim, 9);
+
+/**
+ * Response of ResumeClaims.
+ *
+ * @generated from message lightningstore.v1.ResumeClaimsResponse
+ */
+export type ResumeClaimsResponse = Message<"lightningstore.v1.ResumeClaimsResponse"> & {
+  /**
+   * The pause that the call ended. Absent if claims were not paused.
+   *
+   * @generated from field: lightningstore.v1.ClaimPause ended_pause = 1;
+   */
+  endedPause?: ClaimPause | undefined;
+
+  /**
+   * Attempts that are PREPARING or RUNNING, those that this call let begin included.
+   *
+   * @generated from field: int64 running_attempt_count = 2;
+   */
+  runningAttemptCount: bigint;
+};
+
+/**
+ * Describes the message lightningstore.v1.ResumeClaimsResponse.
+ * Use `create(ResumeClaimsResponseSchema)` to create a new message.
+ */
+export const ResumeClaimsResponseSchema: GenMessage<ResumeClaimsResponse> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_claim, 10);
 

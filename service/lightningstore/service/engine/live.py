@@ -26,6 +26,7 @@ from lightningstore.service.rules.errors import AttemptNotFound, RolloutNotFound
 from lightningstore.service.rules.ids import LATEST, check_id
 from lightningstore.service.rules.lifecycle import Queue, Transition
 from lightningstore.service.rules.rows import Completion
+from lightningstore.service.rules.statuses import LIVE_ATTEMPT
 from lightningstore.service.rules.times import NANOS, stamp
 from lightningstore.service.storage.base import Counters, Snapshot
 from lightningstore.v1.attempt_pb2 import Attempt, SpanReward
@@ -289,6 +290,16 @@ class Live:
             self.state.count_queued(entry)
             if entry not in self.deadlines.delays:
                 self.queue_due(entry)
+
+    @property
+    def paused(self) -> bool:
+        """Whether claims are paused."""
+        return bool(self.state.counters.pause)
+
+    @property
+    def running_attempt_count(self) -> int:
+        """Attempts that are PREPARING or RUNNING."""
+        return sum(self.state.counters.attempts.get(status, 0) for status in LIVE_ATTEMPT)
 
     @property
     def queue_depth(self) -> int:

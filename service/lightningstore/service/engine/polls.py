@@ -115,8 +115,8 @@ class Polls:
         self._serve_rest = serve_rest
         self._polls: dict[Poll, None] = {}
         self._groups: dict[tuple[frozenset[str], frozenset[int]], _Group] = {}
-        #: The groups by the lanes that can serve them. No rollout can be claimed in a lane with
-        #: waiting polls, except those that have just entered it.
+        #: The groups by the lanes that can serve them. Unless claims are paused, no rollout can be
+        #: claimed in a lane with waiting polls, except those that have just entered it.
         self._lanes: dict[Key, _Lane] = {}
         self._count = 0
         self._serving_later = False
@@ -194,8 +194,8 @@ class Polls:
         in between.
         """
         fed = self._live.state.queue.fed
-        if not self._polls:
-            fed.clear()
+        if not self._polls or self._live.paused:
+            fed.clear()  # whoever resumes claims feeds all lanes again
         turn = Turn()
         # The numbers of the first polls of these lanes, which only rise.
         heads = sorted((0, key) for key in fed)

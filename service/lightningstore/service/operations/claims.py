@@ -10,10 +10,15 @@ from lightningstore.service.engine.state import AttemptState, Entry
 from lightningstore.service.operations.enqueue import Enqueue
 from lightningstore.service.rules import lifecycle
 from lightningstore.service.rules.checks import check_enum, check_queue
-from lightningstore.service.rules.errors import BatchTooLarge, FieldInvalid, RolloutExists
+from lightningstore.service.rules.errors import (
+    BatchTooLarge,
+    ClaimsPaused,
+    FieldInvalid,
+    RolloutExists,
+)
 from lightningstore.service.rules.ids import LATEST, check_new_id, new_id
 from lightningstore.service.rules.rows import Shown
-from lightningstore.service.rules.times import check_duration, seconds
+from lightningstore.service.rules.times import check_duration, seconds, stamp
 from lightningstore.v1.attempt_pb2 import (
     ATTEMPT_STATUS_FAILED,
     ATTEMPT_STATUS_PREPARING,
@@ -146,7 +151,7 @@ class Claims:
     ) -> list[Shown]:
         """Claim what the queues hold now."""
         claimed: list[Shown] = []
-        if not request.limit:
+        if not request.limit or self._live.paused:
             return claimed
         now, room = self._live.now(), self._engine.limits.answer_bytes
         for rollout_id in self._live.state.queue.claimable(queues, modes):
@@ -195,6 +200,11 @@ class Claims:
         elif resources_id != LATEST:  # damaged, and removed since the rollout was enqueued
             attempt.resources_id = resources_id
 
+    def _check_not_paused(self) -> None:
+        """Raise ClaimsPaused if claims are paused."""
+        if pause := self._live.state.counters.pause:
+            raise ClaimsPaused(stamp(pause[0]).ToJsonString(), pause[1])
+
     @staticmethod
     def _attempt_id(entry: Entry) -> str:
         while (attempt_id := new_id("at-", 8)) in entry.attempts:
@@ -210,6 +220,7 @@ class Claims:
         await self._engine.load_many([rollout_id])
         if (answer := self._engine.requests.find("StartRollout", request)) is not None:
             return await self._enqueue.replay(StartRolloutResponse.FromString(answer))
+        self._check_not_paused()
         now = self._live.now()
         entry = self._enqueue.new_entry("rollout", spec, now, rollout_id)
         if entry.rollout.rollout_id in self._live.state.entries:
@@ -233,6 +244,7 @@ class Claims:
         entry = await self._engine.load(request.rollout_id, inputs=True)
         if (answer := self._engine.requests.find("StartAttempt", request)) is not None:
             return await self._enqueue.replay(StartAttemptResponse.FromString(answer))
+        self._check_not_paused()
         reply = StartAttemptResponse()
         shown = entry.shown(self._start(entry, request.worker_id, self._live.now()))
         shown.compose_within(reply.rollout, self._engine.limits.message_bytes)

@@ -150,14 +150,19 @@ class Enqueue:
             inputs += len(spec.input_json)
             if turn.over():
                 await turn.next()
-        if inputs > self._engine.limits.inputs_bytes:
-            raise PayloadTooLarge("rollouts[].input_json", inputs, self._engine.limits.inputs_bytes)
-        if answer > self._engine.limits.message_bytes:
-            raise PayloadTooLarge("rollouts (answer)", answer, self._engine.limits.message_bytes)
+        self._check_sizes(inputs, answer)
         # A generated id may, by chance, be that of a rollout that has left memory.
         if made := [kept.rollout_id for kept in prepared.kept.rollouts if kept.rollout_id]:
             await self._engine.load_many(made)
         return prepared
+
+    def _check_sizes(self, inputs: int, answer: int) -> None:
+        """Raise PayloadTooLarge if the inputs, or the new rollouts of the answer, have too many bytes."""
+        limits = self._engine.limits
+        if inputs > limits.inputs_bytes:
+            raise PayloadTooLarge("rollouts[].input_json", inputs, limits.inputs_bytes)
+        if answer > limits.message_bytes:
+            raise PayloadTooLarge("rollouts (answer)", answer, limits.message_bytes)
 
     def _settle_ids(self, request: EnqueueRolloutsRequest, prepared: Prepared) -> None:
         """Replace generated ids that exist or have been taken since. Raises RolloutExists."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.operations.pauses import Pauses
 from lightningstore.service.rules.checks import check_labels
 from lightningstore.service.rules.rows import RolloutQuery
 from lightningstore.service.rules.times import NANOS, stamp
@@ -33,8 +34,9 @@ CAPABILITIES = ("otlp-grpc", "long-poll", "watch", "request-ids", "namespaces")
 class Info:
     """The calls of statistics.proto."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, pauses: Pauses) -> None:
         self._engine = engine
+        self._pauses = pauses
         self._live = engine.live
         #: Port of OTLP over HTTP; 0: not served.
         self.otlp_http_port = 0
@@ -66,6 +68,8 @@ class Info:
             waiter_count=self._engine.waiters.count + len(self._engine.polls),
             queues=deepest,
             queue_count=len(self._live.state.depths),
+            claim_pause=self._pauses.pause,
+            running_attempt_count=self._live.running_attempt_count,
             rollouts=_totals(RolloutStatusCount, counters.rollouts),
             matching_rollouts=_totals(RolloutStatusCount, matching),
             attempts=_totals(AttemptStatusCount, counters.attempts),

@@ -21,6 +21,7 @@ from lightningstore.service.operations.enqueue import Enqueue
 from lightningstore.service.operations.imports import Imports
 from lightningstore.service.operations.info import Info
 from lightningstore.service.operations.ingest import SpanIngest
+from lightningstore.service.operations.pauses import Pauses
 from lightningstore.service.operations.resources import ResourceVersions
 from lightningstore.service.operations.retention import Removal
 from lightningstore.service.operations.rollouts import Rollouts
@@ -45,6 +46,7 @@ class Store:
         self.enqueue = Enqueue(engine, bulk)
         self.rollouts = Rollouts(engine, bulk, self.enqueue)
         self.claims = Claims(engine, self.enqueue)
+        self.pauses = Pauses(engine)
         self.attempts = Attempts(engine)
         self.ingest = SpanIngest(engine)
         self.series = SeriesQueries(engine)
@@ -55,7 +57,7 @@ class Store:
         self.resources = ResourceVersions(engine)
         self.workers = Workers(engine)
         self.imports = Imports(engine, self.ingest)
-        self.info = Info(engine)
+        self.info = Info(engine, self.pauses)
         self.deletions = Deletions(engine)
         self.removal = Removal(engine, self.deletions)
         self.watchdog = Watchdog(engine)

@@ -50,6 +50,8 @@ def table(store: Store) -> dict[str, Operation]:
         "DequeueRollouts": Operation(store.claims.dequeue_rollouts, Kind.LONG_POLL),
         "StartRollout": Operation(store.claims.start_rollout),
         "StartAttempt": Operation(store.claims.start_attempt),
+        "PauseClaims": Operation(store.pauses.pause_claims),
+        "ResumeClaims": Operation(store.pauses.resume_claims),
         "UpdateAttempt": Operation(store.attempts.update_attempt),
         "GetAttempt": Operation(store.attempts.get_attempt),
         "ListAttempts": Operation(store.attempts.list_attempts),

@@ -256,6 +256,21 @@ class RolloutNotFinished(StoreError):
         )
 
 
+class ClaimsPaused(StoreError):
+    """Claims are paused, and the call cannot wait."""
+
+    reason = reasons.ERROR_REASON_CLAIMS_PAUSED
+
+    def __init__(self, start_time: str, reason: str) -> None:
+        """Create an error with the start of the pause in RFC 3339 and its reason."""
+        cause = f": {quoted(reason)}" if reason else ""
+        super().__init__(
+            f"claims are paused since {start_time}{cause}; repeat the call after ResumeClaims",
+            startTime=start_time,
+            reason=reason,
+        )
+
+
 class SpansEvicted(StoreError):
     """The spans of the rollout were evicted to free memory."""
 

@@ -42,6 +42,8 @@ PERMISSIONS: dict[str, frozenset[Role]] = {
     _STORE + "StartRollout": _STEER,
     _STORE + "DequeueRollouts": _WORK,
     _STORE + "StartAttempt": _WORK,
+    _STORE + "PauseClaims": _STEER,
+    _STORE + "ResumeClaims": _STEER,
     _STORE + "UpdateAttempt": _WORK,
     _STORE + "ListAttempts": _ALL,
     _STORE + "GetAttempt": _ALL,

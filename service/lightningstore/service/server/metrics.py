@@ -90,6 +90,16 @@ _GAUGES: tuple[_Reading, ...] = (
         lambda store: store.engine.live.state.counters.span_bytes,
     ),
     (
+        "claims_paused",
+        "1 while claims are paused",
+        lambda store: float(store.engine.live.paused),
+    ),
+    (
+        "task_queues",
+        "Task queues that hold rollouts",
+        lambda store: len(store.engine.live.state.depths),
+    ),
+    (
         "pending_bytes",
         "Bytes that wait for the disk",
         lambda store: store.engine.committer.pending_bytes,

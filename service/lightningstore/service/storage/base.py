@@ -54,6 +54,9 @@ class Counters:
     #: The state of the clocks at the last commit, see StoreTime. A list, because servers of earlier versions
     #: take every object in here for counts by status.
     clock: list[Any] = field(default_factory=list)
+    #: The pause of claims: its time in wall-clock nanoseconds, and its reason. Empty: claims are not paused. Replaced,
+    #: never changed; a list for the same reason.
+    pause: list[Any] = field(default_factory=list)
 
     def copy(self) -> Counters:
         """Return a copy that later operations do not change."""

@@ -8,7 +8,13 @@ from typing import Any
 from lightningstore.client._async.caller import AsyncCaller
 from lightningstore.client._calls import control as calls
 from lightningstore.client._values.convert import JSONObject
-from lightningstore.client.values import Rollout, RolloutConfig, RolloutMode, RolloutSpec
+from lightningstore.client.values import (
+    PauseResult,
+    Rollout,
+    RolloutConfig,
+    RolloutMode,
+    RolloutSpec,
+)
 
 
 class AsyncClaimCalls(AsyncCaller):
@@ -131,3 +137,37 @@ class AsyncClaimCalls(AsyncCaller):
             FailedPreconditionError: The rollout is cancelled.
         """
         return await self._send(calls.start_attempt(rollout_id, worker_id, request_id))
+
+    async def pause_claims(self, reason: str = "", *, request_id: str | None = None) -> PauseResult:
+        """Pause claims: no attempt begins until `resume_claims`, also after a restart of the server.
+
+        Long polls keep waiting, retries stay in the queue, and attempts that run go on. `start_rollout` and
+        `start_attempt` fail. Pausing paused claims keeps the start time and replaces the reason.
+
+        Args:
+            reason: Why, for people. At most 256 characters.
+            request_id: Id of the call for retries of your own. None: the client creates one.
+
+        Returns:
+            The pause, and the number of attempts that run. Once `get_statistics` shows 0 of them, no work is under way.
+
+        Raises:
+            InvalidArgumentError: The reason is too long.
+
+        Example:
+            paused = await store.pause_claims("exchanging weights")
+            print(paused.running_attempt_count)
+            await store.resume_claims()
+        """
+        return await self._send(calls.pause_claims(reason, request_id))
+
+    async def resume_claims(self, *, request_id: str | None = None) -> PauseResult:
+        """Resume claims. Long polls are served at once, in the order in which they came.
+
+        Args:
+            request_id: Id of the call for retries of your own. None: the client creates one.
+
+        Returns:
+            The pause that the call ended, None if claims were not paused, and the number of attempts that run.
+        """
+        return await self._send(calls.resume_claims(request_id))

@@ -27,6 +27,7 @@ from lightningstore.client.values import (
     Failure,
     HeartbeatReply,
     Page,
+    PauseResult,
     Rollout,
     RolloutConfig,
     RolloutSpec,
@@ -108,6 +109,20 @@ def start_attempt(rollout_id: str, worker_id: str, request_id: str | None) -> Ca
         rollout_id=rollout_id, worker_id=worker_id, request_id=or_new(request_id)
     )
     return Call("StartAttempt", request, _rollout)
+
+
+@names_fields
+def pause_claims(reason: str, request_id: str | None) -> Call[PauseResult]:
+    """PauseClaims."""
+    request = claim_pb2.PauseClaimsRequest(reason=reason, request_id=or_new(request_id))
+    return Call("PauseClaims", request, PauseResult.of_pause)
+
+
+@names_fields
+def resume_claims(request_id: str | None) -> Call[PauseResult]:
+    """ResumeClaims."""
+    request = claim_pb2.ResumeClaimsRequest(request_id=or_new(request_id))
+    return Call("ResumeClaims", request, PauseResult.of_resume)
 
 
 @names_fields

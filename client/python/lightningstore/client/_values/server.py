@@ -13,7 +13,7 @@ from lightningstore.client._values.enums import (
     WorkerStatus,
 )
 from lightningstore.client._values.view import View
-from lightningstore.v1 import attempt_pb2, rollout_pb2, statistics_pb2, worker_pb2
+from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2, statistics_pb2, worker_pb2
 
 DURABILITY = statistics_pb2.Durability.DESCRIPTOR
 
@@ -44,6 +44,69 @@ class Limits(NamedTuple):
     pending_bytes: int
     open_streams: int
     resource_versions: int
+
+
+class ClaimPause(NamedTuple):
+    """A pause of all claims.
+
+    Attributes:
+        start_time: When it began, in UTC.
+        reason: Why, for people. May be empty.
+    """
+
+    start_time: datetime
+    reason: str
+
+    @classmethod
+    def from_message(cls, message: claim_pb2.ClaimPause) -> ClaimPause:
+        """Convert a message of the contract.
+
+        Args:
+            message: The message.
+
+        Returns:
+            The pause.
+        """
+        return cls(convert.from_timestamp(message.start_time), message.reason)
+
+
+class PauseResult(NamedTuple):
+    """The result of pausing or resuming claims.
+
+    Attributes:
+        pause: The pause that holds, or that the call ended. None: claims were not paused.
+        running_attempt_count: Number of attempts that are preparing or running.
+    """
+
+    pause: ClaimPause | None
+    running_attempt_count: int
+
+    @classmethod
+    def of_pause(cls, message: claim_pb2.PauseClaimsResponse) -> PauseResult:
+        """Convert the response of PauseClaims.
+
+        Args:
+            message: The message.
+
+        Returns:
+            The result.
+        """
+        pause = ClaimPause.from_message(message.pause) if message.HasField("pause") else None
+        return cls(pause, message.running_attempt_count)
+
+    @classmethod
+    def of_resume(cls, message: claim_pb2.ResumeClaimsResponse) -> PauseResult:
+        """Convert the response of ResumeClaims.
+
+        Args:
+            message: The message.
+
+        Returns:
+            The result.
+        """
+        ended = message.HasField("ended_pause")
+        pause = ClaimPause.from_message(message.ended_pause) if ended else None
+        return cls(pause, message.running_attempt_count)
 
 
 class ServerInfo(View[statistics_pb2.GetServerInfoResponse]):
@@ -162,6 +225,18 @@ class Statistics(View[statistics_pb2.GetStatisticsResponse]):
         words = rollout_pb2.RolloutStatus.DESCRIPTOR
         counts = self.message.matching_rollouts
         return {convert.from_number(RolloutStatus, words, c.status): c.count for c in counts}
+
+    @property
+    def claim_pause(self) -> ClaimPause | None:
+        """The pause of claims. None: claims are not paused."""
+        if not self.message.HasField("claim_pause"):
+            return None
+        return ClaimPause.from_message(self.message.claim_pause)
+
+    @property
+    def running_attempt_count(self) -> int:
+        """Number of attempts that are preparing or running."""
+        return self.message.running_attempt_count
 
     @property
     def last_completion_number(self) -> int:
