@@ -73,6 +73,23 @@ async def test_a_life_from_the_queue_to_its_outcome(shell: Shell) -> None:
     assert await shell.rows("wait", rollout_id) == [[rollout_id, "succeeded"]]
 
 
+async def test_rewards_and_scores_are_reported_and_filtered_by(shell: Shell) -> None:
+    for reward in ("0.5", "-2", "3"):
+        await shell("enqueue", "1", "--id", f"ro{reward}")
+        ((rollout_id, attempt, _),) = await shell.rows("claim")
+        scores = ("--score", "style=1", "--score", "a=b=0.25")
+        await shell("report", rollout_id, attempt, "succeeded", "--reward", reward, *scores)
+    await shell("report", "ro0.5", "latest", "succeeded", "--score", "style=2")
+    (record,) = await shell.json("rollouts", "--id", "ro0.5")
+    assert record["reward"] == 0.5
+    assert record["latest_attempt"]["scores"] == {"style": 2, "a=b": 0.25}
+    rows = await shell.rows("rollouts", "--min-reward", "0", "--sort", "reward:desc")
+    assert [(row[0], row[5]) for row in rows] == [("ro3", "3.0"), ("ro0.5", "0.5")]
+    assert [row[0] for row in await shell.rows("rollouts", "--max-reward", "-1")] == ["ro-2"]
+    errors = await shell("report", "ro3", "latest", "succeeded", "--score", "style", code=2)
+    assert "NAME=NUMBER" in errors
+
+
 async def test_enqueue_takes_arguments_files_and_stdin(shell: Shell) -> None:
     (shell.folder / "one.json").write_text('{\n "n": 1\n}\n')
     (shell.folder / "many.jsonl").write_text('{"n": 2}\n\n{"n": 3}\n')

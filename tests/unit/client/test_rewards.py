@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 from lightningstore.client import (
+    UNSET,
+    InvalidArgumentError,
+    LightningStore,
     PromptTemplate,
     ProxyLLM,
     Span,
     emit_reward,
     find_final_reward,
 )
+from lightningstore.v1.attempt_pb2 import REWARD_SOURCE_REPORTED
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -184,3 +188,36 @@ def test_poml_gives_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert message["content"] == ("<p>{{x}}</p>", {"x": 1}, "message_dict")
     with pytest.raises(ValueError, match="tag"):
         PromptTemplate("/etc/hostname", "poml").format()
+
+
+def test_a_runner_sends_the_reward_as_a_span_and_on_the_record(
+    store: LightningStore, start: Start
+) -> None:
+    with_one, with_zero, without = (store.enqueue_rollout(n) for n in (0.5, 0, None))
+    start(lambda task, *_: task, max_rollouts=3).join()
+    found = results(store, with_one, with_zero, without)
+    assert [r.reward for r in found] == [0.5, 0.0, None]
+    for rollout in found[:2]:
+        record = rollout.attempt.message
+        assert record.reward_source == REWARD_SOURCE_REPORTED
+        assert record.span_reward.value == record.reward
+
+
+def test_a_server_that_knows_no_rewards_gets_the_report_without_one(
+    store: LightningStore, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = LightningStore.update_attempt
+    sent = []
+
+    def older(self: LightningStore, *ids: str, **fields: Any) -> Any:
+        sent.append(fields["reward"])
+        if fields.pop("reward") is not UNSET:
+            raise InvalidArgumentError("update_mask.paths[1]: 'reward' must be one of status")
+        return update(self, *ids, **fields)
+
+    monkeypatch.setattr(LightningStore, "update_attempt", older)
+    rollout = store.enqueue_rollout(0.5)
+    start(lambda task, *_: task, max_rollouts=1).join()
+    (found,) = results(store, rollout)
+    assert found.status == "succeeded"
+    assert sent == [0.5, UNSET]

@@ -1,4 +1,4 @@
-"""The reward of an attempt: the last one in its spans."""
+"""The reward of an attempt: the one of its record, or the last one in its spans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ _UNREADABLE = ("PERMISSION_DENIED", "FAILED_PRECONDITION", "NOT_FOUND", "DATA_LO
 
 
 def quick_reward(server: Connection, attempt: Any) -> float | None:
-    """Return the reward of an attempt from a few of its spans: those named for it, else the last ones."""
+    """Return the reward of an attempt's record, else one from a few of its spans.
+
+    Those are the spans named for it, else the last ones. Records have a reward since the server keeps it there.
+    """
+    if attempt.HasField("reward"):
+        return float(attempt.reward)
     if not attempt.span_count:
         return None
     last_first = {"order_by": "sequence_id desc", "limit": _LAST}
@@ -31,7 +36,9 @@ def quick_reward(server: Connection, attempt: Any) -> float | None:
 
 
 def exact_reward(server: Connection, attempt: Any) -> float | None:
-    """Return the reward of an attempt from all its spans."""
+    """Return the reward of an attempt's record, else the last one in all its spans."""
+    if attempt.HasField("reward"):
+        return float(attempt.reward)
     return _reward(server, attempt, {}) if attempt.span_count else None
 
 

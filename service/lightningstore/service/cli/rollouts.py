@@ -33,7 +33,7 @@ STATUSES = enum_words(rollout_pb2.RolloutStatus.keys(), "ROLLOUT_STATUS_")
 MODES = [*enum_words(rollout_pb2.RolloutMode.keys(), "ROLLOUT_MODE_"), "none"]
 SORTS = (
     *("start_time", "end_time", "status", "mode", "priority", "group_id", "resources_id"),
-    *("rollout_id", "attempt_count", "completion_number"),
+    *("rollout_id", "attempt_count", "completion_number", "reward"),
 )
 MAX_PAGE = 1000
 
@@ -90,6 +90,8 @@ class _Filters:
             rollout_id_contains=given["id_contains"],
             modes=[mode_number(word) for word in given["mode"]],
             group_ids=given["group"],
+            min_reward=given["min_reward"],
+            max_reward=given["max_reward"],
             filter_logic=rollout_pb2.FILTER_LOGIC_OR
             if given["any"]
             else rollout_pb2.FILTER_LOGIC_AND,
@@ -202,6 +204,12 @@ rollouts = view(
     click.Option(["--group"], multiple=True, metavar="ID", help="Only these groups."),
     click.Option(["--id"], multiple=True, metavar="ID", help="Only these rollouts."),
     click.Option(["--id-contains"], default="", metavar="TEXT", help="Only ids with this text."),
+    click.Option(
+        ["--min-reward"], type=float, metavar="X", help="Only those with at least this reward."
+    ),
+    click.Option(
+        ["--max-reward"], type=float, metavar="X", help="Only those with at most this reward."
+    ),
     click.Option(["--any"], is_flag=True, help="Join the filters of the server by or."),
     click.Option(
         ["--worker"], default="", metavar="ID", help="Only those whose latest attempt it claimed."
@@ -238,6 +246,6 @@ rollouts = view(
     click.Option(
         ["--reward/--no-reward"],
         default=True,
-        help="Look up rewards, a call or two for each rollout with spans. Default: --reward.",
+        help="Look up rewards; a call or two for each rollout with spans whose record has none. Default: --reward.",
     ),
 )(_rollouts)

@@ -108,10 +108,13 @@ claim = _command(
 
 
 def _report(rollout_id: str, attempt_id: str, status: str, **given: Any) -> None:
-    """Report the outcome of an attempt. ATTEMPT may be `latest`."""
+    """Report the outcome of an attempt, with its reward and scores. ATTEMPT may be `latest`.
+
+    The reward and the scores of a finished attempt can be changed by reporting the same outcome again.
+    """
     shown = Output(given)
     failure = {name: given.pop(name) for name in ("type", "message")}
-    retryable = given.pop("retryable")
+    retryable, reward, scores = (given.pop(name) for name in ("retryable", "reward", "score"))
     if status != "failed" and (any(failure.values()) or retryable is not None):
         raise click.UsageError("--type, --message and --no-retry go with the status failed")
     with connected(connection.take(given)) as server:
@@ -121,8 +124,28 @@ def _report(rollout_id: str, attempt_id: str, status: str, **given: Any) -> None
         request.attempt.status = attempt_pb2.AttemptStatus.Value(f"ATTEMPT_STATUS_{status.upper()}")
         if any(failure.values()) or retryable is not None:
             request.attempt.failure.MergeFrom(attempt_pb2.Failure(**failure, retryable=retryable))
+        if reward is not None:
+            request.attempt.reward = reward
+        _add_scores(request, scores)
         server.call(request)
         _print(shown, server, [_get(server, rollout_id)])
+
+
+def _add_scores(request: attempt_pb2.UpdateAttemptRequest, scores: Sequence[str]) -> None:
+    """Set the scores that are given as NAME=VALUE; those of other names stay."""
+    if not scores:
+        return
+    paths = request.update_mask.paths
+    paths.extend(field.name for field, _ in request.attempt.ListFields())
+    for named in ("rollout_id", "attempt_id"):
+        paths.remove(named)
+    for text in scores:
+        name, _, value = text.rpartition("=")
+        try:
+            request.attempt.scores[name] = float(value)
+        except ValueError:
+            raise click.UsageError(f"--score must be NAME=NUMBER, not {text!r}") from None
+        paths.append(f"scores.{name}")
 
 
 report = _command(
@@ -131,6 +154,15 @@ report = _command(
     rollout_argument(),
     click.Argument(["attempt_id"], metavar="ATTEMPT"),
     click.Argument(["status"], type=click.Choice(["running", "succeeded", "failed"])),
+    click.Option(
+        ["--reward"], type=float, metavar="X", help="How well it did. Default: unchanged."
+    ),
+    click.Option(
+        ["--score"],
+        multiple=True,
+        metavar="NAME=X",
+        help="Another score of this name. Those of other names stay. May be repeated.",
+    ),
     click.Option(["--type"], default="", metavar="TEXT", help="Class of the failure."),
     click.Option(["--message"], default="", metavar="TEXT", help="What went wrong."),
     click.Option(

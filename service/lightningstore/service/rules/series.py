@@ -7,6 +7,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from lightningstore.service.rules.rewards import number_of
 from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
@@ -97,8 +98,10 @@ class Bucket:
             self._sort(len(self._unsorted))
         runs = self._runs
         count = sum(map(len, runs))
-        # The mean of the means: a sum of large values may overflow.
-        mean = math.fsum(math.fsum(v / count for v in run) for run in runs)
+        try:
+            mean = math.fsum(chain.from_iterable(runs)) / count
+        except OverflowError:  # of large values, the mean is the sum of their shares
+            mean = math.fsum(value / count for run in runs for value in run)
         lowest, highest = min(run[0] for run in runs), max(run[-1] for run in runs)
         at = [self._ranked(math.ceil(count * tenths / 10)) for tenths in (1, 5, 9)]
         return Summary(count, min(max(mean, lowest), highest), lowest, highest, *at)

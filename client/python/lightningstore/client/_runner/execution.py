@@ -60,6 +60,8 @@ class Outcome(NamedTuple):
 
     status: AttemptStatus
     failure: Failure | None = None
+    #: What the function returned; None if it returned nothing.
+    reward: float | None = None
 
 
 class Execution:
@@ -258,7 +260,7 @@ class Work:
             try:
                 if reward is not None:
                     emit_reward(reward, tracer=tracer)
-                return Outcome(AttemptStatus.SUCCEEDED)
+                return Outcome(AttemptStatus.SUCCEEDED, reward=reward)
             except Exception as wrong:
                 error = wrong
         _log_failure(context, error)
@@ -322,8 +324,9 @@ class Work:
                 if isinstance(error, LightningStoreError) and is_retryable(error):
                     raise
                 logger.warning("the report of %s was rejected: %s", context, error)
-                if outcome.failure is not None:
-                    outcome = Outcome(outcome.status, minimal(outcome.failure, error))
+                # A server of an earlier version rejects rewards; it has the span.
+                failure = outcome.failure and minimal(outcome.failure, error)
+                outcome = Outcome(outcome.status, failure)
                 await self._send(context, outcome)
         except Exception as error:
             # No traceback for an error of the server: its text is enough.
@@ -343,6 +346,7 @@ class Work:
                 *ids,
                 status=outcome.status,
                 failure=UNSET if outcome.failure is None else outcome.failure,
+                reward=UNSET if outcome.reward is None else outcome.reward,
                 sent_span_count=self._exporter.sent_count(*ids),
             )
         )

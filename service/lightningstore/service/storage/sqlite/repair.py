@@ -223,15 +223,7 @@ def _told(count: int, what: str, why: str) -> list[str]:
 
 def _correct_columns(connection: sqlite3.Connection) -> list[str]:
     """Rewrite columns of rollouts, attempts and resources that disagree with their records."""
-    rollouts, attempts = [], []
-    columns = ", ".join(COLUMNS["put_rollouts"])
-    for stored in connection.execute(f"SELECT {columns} FROM rollouts"):
-        named = dict(zip(COLUMNS["put_rollouts"], stored, strict=True))
-        record = Rollout.FromString(named["record"])
-        row = RolloutRow(named["key"], record, named["position"], named["available_ns"])
-        row = row._replace(measures=_measures(connection, row))
-        if (values := rollout_values(row)) != stored:
-            rollouts.append(values)
+    rollouts, attempts = _wrong_rollouts(connection), []
     columns = ", ".join(f"a.{column}" for column in COLUMNS["put_attempts"])
     for *stored, spans, last in connection.execute(
         f"SELECT {columns}, coalesce(sum(s.span_count), 0), coalesce(max(s.last_sequence_id), 0)"
@@ -273,6 +265,20 @@ def _correct_labels(connection: sqlite3.Connection) -> list[str]:
         names = ", ".join(COLUMNS["put_labels"])
         connection.executemany(f"INSERT INTO labels ({names}) VALUES (?, ?, ?)", rows)
     return [f"the labels of {len(wrong)} rollouts were corrected"] if wrong else []
+
+
+def _wrong_rollouts(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    """Return the right columns of rollouts that disagree with their records."""
+    wrong = []
+    columns = ", ".join(COLUMNS["put_rollouts"])
+    for stored in connection.execute(f"SELECT {columns} FROM rollouts"):
+        named = dict(zip(COLUMNS["put_rollouts"], stored, strict=True))
+        record = Rollout.FromString(named["record"])
+        row = RolloutRow(named["key"], record, named["position"], named["available_ns"])
+        row = row._replace(measures=_measures(connection, row))
+        if (values := rollout_values(row)) != stored:
+            wrong.append(values)
+    return wrong
 
 
 def _measures(connection: sqlite3.Connection, row: RolloutRow) -> measures.Measures:
