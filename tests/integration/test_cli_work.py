@@ -119,6 +119,10 @@ async def test_enqueue_sets_what_a_rollout_can_have(shell: Shell) -> None:
     (made,) = await shell.json("enqueue", "null", *options)
     assert (made["rollout_id"], made["mode"], made["group_id"]) == ("ro-mine", "train", "g")
     assert (made["priority"], made["resources_id"]) == (7, "rs-1")
+    following = (await shell("enqueue", "1", "--resources", "latest")).strip()
+    assert (await shell.json("rollout", following))["resources_id"] == "latest"
+    plain = (await shell("enqueue", "1")).strip()
+    assert (await shell.json("rollout", plain))["resources_id"] == "rs-1"
     assert made["metadata"] == {"n": 1, "text": "a=b"}
     assert made["config"] == {
         "timeout": "5400s",

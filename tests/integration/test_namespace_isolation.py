@@ -112,6 +112,7 @@ REQUESTS: dict[str, Message] = {
     ),
     "GetResources": resources_pb2.GetResourcesRequest(),
     "ListResources": resources_pb2.ListResourcesRequest(),
+    "WatchResources": resources_pb2.WatchResourcesRequest(after_publish_number=0),
     "Heartbeat": worker_pb2.HeartbeatRequest(
         worker_id=WORKER,
         attempts=[attempt_pb2.AttemptRef(rollout_id=RUNNING, attempt_id="latest")],
@@ -186,7 +187,7 @@ async def test_the_same_call_in_the_full_namespace_finds_what_it_names(
     """Without this, the test above could pass with requests that name nothing."""
     others = await seen(caller, "b"), await seen(caller, "")
     code, text = await outcome(caller, method, "a")
-    if method == "WatchRollouts":
+    if method in ("WatchRollouts", "WatchResources"):
         assert code == "DEADLINE_EXCEEDED"  # it goes on
     else:
         assert code == "OK", text
@@ -203,6 +204,7 @@ async def test_ids_numbers_and_the_latest_are_each_namespace_s_own(caller: Calle
         assert (numbered.rollout_id, numbered.completion_number) == (FINISHED, 1)
         latest = await caller.call("GetResources", REQUESTS["GetResources"], namespace)
         assert (latest.resources.resources_id, latest.resources.version) == (RESOURCES, 2)
+        assert latest.resources.publish_number == 2
     a, b = [await caller.call("GetServerInfo", REQUESTS["GetServerInfo"], n) for n in "ab"]
     request = completion_pb2.WatchRolloutsRequest(after_completion_number=1, store_id=a.store_id)
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -66,7 +66,7 @@ def _template(given: dict[str, Any]) -> rollout_pb2.RolloutSpec:
     spec = rollout_pb2.RolloutSpec(
         priority=given["priority"],
         group_id=given["group"],
-        resources_id="" if given["resources"] == "latest" else given["resources"],
+        resources_id=given["resources"],
         metadata_json=_metadata(given["metadata"]),
     )
     if given["mode"]:
@@ -197,9 +197,9 @@ enqueue = click.Command(
         ),
         click.Option(
             ["--resources"],
-            default="latest",
+            default="",
             metavar="ID",
-            help="Resources that the agent works with. Default: latest.",
+            help="Resources that the agent works with; `latest`: the latest ones at each claim. Default: those that are the latest now.",
         ),
         click.Option(
             ["--metadata"],
