@@ -117,8 +117,10 @@ def program(arguments: list[str], address: str, missing: tuple[str, ...] = ()) -
     return Ran(ran.returncode, ran.stdout, errors, frozenset(modules.split()))
 
 
-async def on_terminal(columns: int, *arguments: str, address: str) -> list[str]:
-    """Run a command on a terminal of a number of columns; returns the lines that it shows."""
+async def on_terminal(
+    columns: int, *arguments: str, address: str, typed: str = "", code: int = 0
+) -> list[str]:
+    """Run a command on a terminal of a number of columns, and type; returns the lines that it shows."""
     mine, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     environment = {**ENVIRONMENT, "LIGHTNINGSTORE_ADDRESS": address, "TERM": "xterm"}
@@ -127,6 +129,7 @@ async def on_terminal(columns: int, *arguments: str, address: str) -> list[str]:
         COMMAND, *arguments, stdin=its, stdout=its, stderr=its, env=environment
     )
     os.close(its)
+    os.write(mine, typed.encode())
 
     def read() -> bytes:
         shown = b""
@@ -140,7 +143,7 @@ async def on_terminal(columns: int, *arguments: str, address: str) -> list[str]:
             shown += block
 
     shown = await asyncio.to_thread(read)
-    assert await process.wait() == 0, shown
+    assert await process.wait() == code, shown
     os.close(mine)
     return shown.decode().replace("\r\n", "\n").splitlines()
 
@@ -168,6 +171,26 @@ async def test_details_on_a_terminal_cut_nothing(server: str) -> None:
     assert WORKER in shown
     assert shown.count("no luck line 1") == 49
     assert " ago)" in shown
+
+
+async def test_name_of_a_namespace_is_typed_before_it_is_deleted(server: str) -> None:
+    with LightningStore(server, timeout=10) as store:
+        store.create_namespace("run-1")
+        shown = await on_terminal(
+            80, *("namespaces", "delete", "run-1"), address=server, typed="run-2\n", code=1
+        )
+        assert any("Type run-1 to delete it with everything in it" in line for line in shown)
+        assert "'run-2' is not 'run-1': nothing was deleted" in shown[-1]
+        assert store.get_namespace("run-1").name == "run-1"
+        shown = await on_terminal(
+            80, *("namespaces", "delete", "run-1"), address=server, typed="run-1\n"
+        )
+        assert shown[-1].endswith("run-1\tdeleted")
+        assert "run-1" not in [namespace.name for namespace in store.list_namespaces()]
+        absent = await on_terminal(
+            80, *("namespaces", "delete", "run-1"), address=server, typed="\n", code=1
+        )
+        assert "no namespace 'run-1'" in absent[-1]
 
 
 async def test_no_color_is_followed(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

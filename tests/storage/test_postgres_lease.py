@@ -186,13 +186,15 @@ async def test_servers_and_owners_are_listed(servers: list[Database], name: str)
     first, second, _ = (database.membership for database in servers)
     await first.create(name)
     owned = await second.take(name)
-    listed = {row.server_id: row for row in await first.servers()}
+    view = await first.look()
     for n, database in enumerate(servers):
-        row = listed[server_id(database)]
-        assert row.address == f"host-{n}:4747"
-        assert 0 < row.remaining <= LEASE_SECONDS
-    (row,) = [row for row in await first.owners() if row.namespace == name]
-    assert row == (name, owned.epoch, server_id(servers[1]), "host-1:4747")
+        assert view.servers[server_id(database)] == f"host-{n}:4747"
+    (row,) = [row for row in view.namespaces if row.name == name]
+    assert (row.epoch, row.owner, row.address) == (
+        owned.epoch,
+        server_id(servers[1]),
+        "host-1:4747",
+    )
 
 
 async def test_server_that_leaves_frees_everything_at_once(

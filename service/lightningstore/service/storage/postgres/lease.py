@@ -60,24 +60,6 @@ class Lease:
         self.lost.set()
 
 
-class ServerRow(NamedTuple):
-    """A server with a lease."""
-
-    server_id: str
-    address: str
-    #: Seconds until its lease ends, negative if it has ended.
-    remaining: float
-
-
-class OwnerRow(NamedTuple):
-    """A namespace and its owner."""
-
-    namespace: str
-    epoch: int
-    server_id: str
-    address: str
-
-
 class Row(NamedTuple):
     """A namespace as all servers see it."""
 
@@ -216,16 +198,6 @@ class Membership:
                 await self.call(
                     lambda c, _: c.execute(SQL["leave"], lease.server_id), LEAVE_SECONDS
                 )
-
-    async def servers(self) -> list[ServerRow]:
-        """Return the servers whose lease has not ended."""
-        rows = await self.call(lambda c, _: c.fetch(SQL["servers"]))
-        return [ServerRow(*row) for row in rows if row["remaining"] > 0]
-
-    async def owners(self) -> list[OwnerRow]:
-        """Return the namespaces that have an owner."""
-        rows = await self.call(lambda c, _: c.fetch(SQL["owners"]))
-        return [OwnerRow(*row) for row in rows]
 
     @property
     def server_id(self) -> str:

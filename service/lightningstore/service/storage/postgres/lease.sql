@@ -20,10 +20,6 @@ DELETE FROM ls_servers WHERE id = $1 AND expires_at < clock_timestamp() RETURNIN
 -- Servers that ended long ago.
 DELETE FROM ls_servers WHERE expires_at < clock_timestamp() - make_interval(hours => 1)
 
--- name: servers
--- All servers, and the seconds until their leases end.
-SELECT id, address, extract(epoch FROM expires_at - clock_timestamp())::float8 AS remaining FROM ls_servers ORDER BY id
-
 -- name: free
 -- Ownership under an epoch, for whoever wants it.
 UPDATE ls_namespaces SET owner = '' WHERE name = $1 AND epoch = $2 AND owner = $3
@@ -60,11 +56,6 @@ SELECT 1 FROM ls_servers WHERE id = $1
 SELECT n.ns, n.store_id, n.owner, n.epoch, s.address,
     extract(epoch FROM s.expires_at - clock_timestamp())::float8 AS remaining
 FROM ls_namespaces n LEFT JOIN ls_servers s ON s.id = n.owner WHERE n.name = $1
-
--- name: owners
--- All namespaces that have an owner with a lease.
-SELECT n.name, n.epoch, s.id, s.address FROM ls_namespaces n JOIN ls_servers s ON s.id = n.owner
-WHERE s.expires_at > clock_timestamp() ORDER BY n.name
 
 -- name: put_namespace
 -- A new namespace, with the commit before its first. Numbers are never used twice: a former owner of a namespace that was
