@@ -51,11 +51,26 @@ class Rollout:
     #: Completion number; 0 while it has none.
     number: int = 0
     queue: str = ""
+    #: Name of its group, or a label.
+    group: str = ""
 
     @property
     def finished(self) -> bool:
         """Whether its status is final."""
         return self.status in FINISHED
+
+
+@dataclass
+class Group:
+    """Rollouts that complete together. `claimed`: when its deadline began to count; None before."""
+
+    size: int
+    deadline: float | None = None
+    cancels: bool = True
+    claimed: float | None = None
+    closed: bool = False
+    passed: bool = False
+    number: int = 0
 
 
 class Model:
@@ -68,6 +83,8 @@ class Model:
         self.instant = 0  # events so far
         self.finishes = 0
         self.paused = False
+        self.groups: dict[str, Group] = {}
+        self.completions = 0
         self.publications = 0
         #: Versions that are kept, by id: version and publish number, oldest first.
         self.versions: dict[str, list[tuple[int, int]]] = {}
@@ -97,14 +114,93 @@ class Model:
         resources_id = self.latest() if latest else rollout.resources_id
         return (resources_id, *self.versions[resources_id][-1]) if resources_id else ("", 0, 0)
 
+    # Groups
+
+    def members(self, name: str) -> list[Rollout]:
+        """Return the rollouts with the id of a group."""
+        return [r for r in self.rollouts.values() if name and r.group == name]
+
+    def create(self, name: str, group: Group) -> None:
+        """Create a group, unless it is there."""
+        old = self.groups.get(name)
+        if old is not None:
+            same = (old.size, old.deadline, old.cancels)
+            if same != (group.size, group.deadline, group.cancels):
+                raise Refused
+            return
+        members = self.members(name)
+        if len(members) > group.size:
+            raise Refused
+        self.groups[name] = group
+        if any(r.attempts for r in members):
+            group.claimed = self.now
+        self._settle(name)
+
+    def move(self, rollout: Rollout, name: str) -> None:
+        """Give a rollout another group."""
+        if rollout.group == name:
+            return
+        self._check_room(name)
+        left, rollout.group = rollout.group, name
+        self._left(left)
+        self._joined(rollout)
+
+    def _check_room(self, name: str) -> None:
+        group = self.groups.get(name)
+        if group is not None and (group.closed or len(self.members(name)) >= group.size):
+            raise Refused
+
+    def _joined(self, rollout: Rollout) -> None:
+        group = self.groups.get(rollout.group)
+        if group is not None and rollout.attempts and group.claimed is None:
+            group.claimed = self.now
+        self._settle(rollout.group)
+
+    def _left(self, name: str) -> None:
+        if name in self.groups and not self.members(name):
+            del self.groups[name]
+        self._settle(name)
+
+    def _settle(self, name: str) -> None:
+        group = self.groups.get(name)
+        if group is None:
+            return
+        members = self.members(name)
+        finished = sum(r.finished for r in members)
+        done = finished >= group.size or (group.closed and finished == len(members))
+        if done and not group.number:
+            self.completions += 1
+            group.number, group.closed = self.completions, True
+        elif not done:
+            group.number = 0
+
+    def _ends(self, group: Group) -> float | None:
+        """Return when a group closes."""
+        if group.closed or group.deadline is None or group.claimed is None:
+            return None
+        return group.claimed + group.deadline
+
+    def _close_groups(self) -> None:
+        due = [(e, n) for n, g in self.groups.items() if (e := self._ends(g)) is not None]
+        for end, name in sorted(due):
+            group = self.groups[name]
+            if end > self.now or group.closed:
+                continue
+            group.closed = group.passed = True
+            self._settle(name)
+            for rollout in self.members(name) if group.cancels else ():
+                self.cancel(rollout)
+
     # Queue and claims
 
     def enqueue(self, name: str, rollout: Rollout) -> None:
         """Add a rollout at the tail, unless it is there."""
         if name not in self.rollouts:
+            self._check_room(rollout.group)
             rollout.resources_id = rollout.resources_id or self.latest()
             self.rollouts[name] = rollout
             self._tail(rollout)
+            self._joined(rollout)
 
     def candidates(self, queues: Collection[str] = ("",)) -> list[str]:
         """Return those that may be claimed next; several only where they came at one instant."""
@@ -122,6 +218,7 @@ class Model:
         rollout.status, rollout.number = "preparing", 0
         attempt = Attempt(worker, self.now, self.now, resources=self._resources(rollout))
         rollout.attempts.append(attempt)
+        self._joined(rollout)
         if worker:
             self.workers[worker] = "busy"
 
@@ -182,6 +279,7 @@ class Model:
         elif status in ("queuing", "requeuing"):
             rollout.status, rollout.number = status, 0
             self._tail(rollout)
+            self._settle(rollout.group)
         else:
             raise Refused
 
@@ -196,6 +294,7 @@ class Model:
         if not rollout.finished or any(a.status in LIVE for a in rollout.attempts):
             raise Refused
         del self.rollouts[name]
+        self._left(rollout.group)
 
     # Time
 
@@ -247,12 +346,16 @@ class Model:
                 late = rollout.timeout is not None and attempt.started + rollout.timeout <= self.now
                 word = "timeout" if late and not rollout.finished else "unresponsive"
                 self._end(rollout, attempt, word, retryable=True, verdict=True)
+        self._close_groups()
 
     # Consequences
 
     def _next_deadline(self) -> float | None:
         live = [(r, a) for r in self.rollouts.values() for a in r.attempts if a.status in LIVE]
-        return min((d for r, a in live if (d := self.deadline(r, a)) is not None), default=None)
+        ends = [self.deadline(r, a) for r, a in live] + [
+            self._ends(group) for group in self.groups.values()
+        ]
+        return min((end for end in ends if end is not None), default=None)
 
     def _move(self, seconds: float) -> None:
         self.now += seconds
@@ -298,6 +401,7 @@ class Model:
         self.finishes += 1
         rollout.status, rollout.number = status, self.finishes
         self._out(rollout)
+        self._settle(rollout.group)
         latest = rollout.attempts[-1] if rollout.attempts else None
         for attempt in rollout.attempts[:-1]:
             left = attempt.status in LIVE and attempt.worker and attempt.worker == latest.worker

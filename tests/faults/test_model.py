@@ -25,6 +25,7 @@ from lightningstore.service.rules.errors import (
     TransitionNotAllowed,
     VersionRemoved,
 )
+from lightningstore.service.rules.groups import GroupExists, GroupFull
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import open_store
 from lightningstore.v1 import (
@@ -40,6 +41,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.calls import Calls
 from tests.clock import ManualClock
+from tests.faults.group_rules import GROUPS, GroupRules
 from tests.faults.model import KEPT, LIVE, Attempt, Model, Refused, Rollout
 
 STEPS = 50
@@ -71,7 +73,7 @@ def told(answer: Any) -> Any:
     return [r.rollout_id for r in rollouts] or answer
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(GroupRules, RuleBasedStateMachine):
     """One store and one model. Subclasses name the back end."""
 
     backend = "memory"
@@ -134,7 +136,13 @@ class Machine(RuleBasedStateMachine):
         async def act() -> Any:
             try:
                 answer = await self._call(method, request)
-            except (TransitionNotAllowed, RolloutNotFinished, ClaimsPaused):
+            except (
+                TransitionNotAllowed,
+                RolloutNotFinished,
+                ClaimsPaused,
+                GroupFull,
+                GroupExists,
+            ):
                 assert refused, f"{request} was refused"
                 return None
             assert not refused, f"{request} was not refused"
@@ -184,9 +192,17 @@ class Machine(RuleBasedStateMachine):
         retry=st.integers(0, 7),
         resources_id=st.sampled_from(["", "latest", "latest", *RESOURCES]),
         queue=QUEUES,
+        group=GROUPS,
     )
     def enqueue(
-        self, priority: int, most: int, timed: int, retry: int, resources_id: str, queue: str
+        self,
+        priority: int,
+        most: int,
+        timed: int,
+        retry: int,
+        resources_id: str,
+        queue: str,
+        group: str,
     ) -> None:
         n = self.enqueued
         self.enqueued += 1
@@ -200,6 +216,7 @@ class Machine(RuleBasedStateMachine):
             retry=tuple(w for i, w in enumerate(WORDS[1:]) if retry >> i & 1),
             backoff=3 + n * 0.0101 if timed & 4 else 0.0,
             queue=queue,
+            group=group,
         )
         spec = rollout_pb2.RolloutSpec(
             rollout_id=f"r{n}",
@@ -208,6 +225,7 @@ class Machine(RuleBasedStateMachine):
             config=config(made),
             resources_id=made.resources_id,
             queue=queue,
+            group_id=group,
         )
         request = rollout_pb2.EnqueueRolloutsRequest(rollouts=[spec])
         self.both("enqueue_rollouts", request, lambda: self.model.enqueue(f"r{n}", made))
@@ -386,6 +404,7 @@ class Machine(RuleBasedStateMachine):
                 assert a.HasField("end_time") == (mine.status not in LIVE)
                 used = (a.resources_id, a.resources_version, a.publish_number)
                 assert used == mine.resources, name
+        await self.check_groups()
         listed = await self.store.list_rollouts(rollout_pb2.ListRolloutsRequest(page_size=1000))
         assert [r.rollout_id for r in listed.rollouts] == list(model.rollouts)
         reply = await self.store.get_statistics(statistics_pb2.GetStatisticsRequest())

@@ -15,6 +15,7 @@ from lightningstore.v1 import (
     attempt_pb2,
     claim_pb2,
     completion_pb2,
+    group_pb2,
     import_pb2,
     resources_pb2,
     rollout_pb2,
@@ -61,6 +62,7 @@ FILLING: list[tuple[str, Message]] = [
                 spec(rollout_id=name, input_json=INPUT, group_id=GROUP)
                 for name in (FINISHED, RUNNING, QUEUED)
             ],
+            groups=[rollout_pb2.GroupSpec(group_id=GROUP, size=4)],
         ),
     ),
     *(
@@ -95,6 +97,9 @@ REQUESTS: dict[str, Message] = {
         rollout_ids=[FINISHED], group_ids=[GROUP], timeout=Duration(seconds=0)
     ),
     "WatchRollouts": completion_pb2.WatchRolloutsRequest(after_completion_number=0),
+    "GetGroup": group_pb2.GetGroupRequest(group_id=GROUP),
+    "ListGroups": group_pb2.ListGroupsRequest(),
+    "WatchGroups": group_pb2.WatchGroupsRequest(after_completion_number=0),
     "IngestSpans": span_pb2.IngestSpansRequest(batch=spans(RUNNING)),
     "AllocateSequenceIds": span_pb2.AllocateSequenceIdsRequest(
         demands=[span_pb2.SequenceIdDemand(rollout_id=RUNNING, attempt_id="latest", count=1)]
@@ -158,7 +163,7 @@ async def seen(caller: Caller, namespace: str) -> dict[str, Any]:
     found = {}
     for method in (
         *("ListRollouts", "ListWorkers", "ListResources", "GetResources", "GetStatistics"),
-        *("GetServerInfo", "QuerySpans", "ListAttempts"),
+        *("ListGroups", "GetServerInfo", "QuerySpans", "ListAttempts"),
     ):
         found[method] = await outcome(caller, method, namespace)
     return found
@@ -187,7 +192,7 @@ async def test_the_same_call_in_the_full_namespace_finds_what_it_names(
     """Without this, the test above could pass with requests that name nothing."""
     others = await seen(caller, "b"), await seen(caller, "")
     code, text = await outcome(caller, method, "a")
-    if method in ("WatchRollouts", "WatchResources"):
+    if method in ("WatchRollouts", "WatchResources", "WatchGroups"):
         assert code == "DEADLINE_EXCEEDED"  # it goes on
     else:
         assert code == "OK", text

@@ -22,6 +22,8 @@ from lightningstore.service.rules.errors import (
 )
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    GroupQuery,
+    GroupRow,
     LoadedRollout,
     RequestRow,
     ResourcesQuery,
@@ -58,6 +60,7 @@ class Data:
     workers: dict[str, Worker] = field(default_factory=dict)
     #: By publish number.
     resources: dict[int, ResourcesRow] = field(default_factory=dict)
+    groups: dict[int, GroupRow] = field(default_factory=dict)
     requests: dict[tuple[str, str], RequestRow] = field(default_factory=dict)
     #: Keys of removed rollouts.
     removed: set[int] = field(default_factory=set)
@@ -114,7 +117,9 @@ class ModelStorage:
         ]
         workers = [w for name, w in data.workers.items() if self.is_readable("worker", name)]
         return Snapshot(
-            self.store.store_id, data.counters, live, workers, versions, requests, data.settings
+            *(self.store.store_id, data.counters, live, workers, versions, requests),
+            settings=data.settings,
+            groups=[row for row in self.sound_groups() if self.is_open_group(row)],
         )
 
     @property
@@ -131,6 +136,9 @@ class ModelStorage:
     def check_readable(self, kind: str, name: str) -> None:
         if not self.is_readable(kind, name):
             raise DataDamaged(f"{kind} {name!r}", name)
+
+    def is_open_group(self, row: GroupRow) -> bool:
+        return not row.record.completion_number
 
     def acquire(self) -> None:
         if self.store.owner not in (None, self):
@@ -177,12 +185,18 @@ class ModelStorage:
         data.resources.update(changes.resources)
         for number in changes.outdated:
             data.resources.pop(number, None)
+        self.put_groups(data, changes)
         data.requests.update({(row.method, row.request_id): row for row in changes.requests})
         self.forget(data, changes.forget_requests_before_ns)
         data.counters = changes.counters or data.counters
         if changes.settings is not None:
             data.settings = changes.settings
         self.put_spans(data, changes.spans)
+
+    def put_groups(self, data: Data, changes: Changes) -> None:
+        for key in changes.removed_groups:
+            data.groups.pop(key, None)
+        data.groups.update(changes.groups)
 
     def put_spans(self, data: Data, rows: list[SpanRow]) -> None:
         for row in rows:
@@ -243,7 +257,8 @@ class ModelStorage:
             if row.key in self.data.rollouts and self.is_readable(
                 "rollout", row.rollout.rollout_id
             ):
-                yield self.shown(self.data.rollouts[row.key])
+                shown = self.shown(self.data.rollouts[row.key])
+                yield shown if query.inputs else shown._replace(input_json=b"")
             await asyncio.sleep(0)
 
     async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
@@ -294,6 +309,29 @@ class ModelStorage:
             if value is not None and query.first <= place < query.end and match(row):
                 found.setdefault((place - query.first) // query.width, Bucket()).add([value])
         return {index: bucket.summary() for index, bucket in found.items()}
+
+    # Groups
+
+    def sound_groups(self) -> list[GroupRow]:
+        rows = self.data.groups.values()
+        return [row for row in rows if self.is_readable("group", row.record.group_id)]
+
+    async def load_groups(self, group_ids: Sequence[str]) -> list[GroupRow]:
+        return [row for row in self.sound_groups() if row.record.group_id in group_ids]
+
+    async def list_groups(self, query: GroupQuery) -> list[GroupRow]:
+        rows = [
+            row
+            for row in self.sound_groups()
+            if row.key > query.after
+            and (not query.group_ids or row.record.group_id in query.group_ids)
+            and (not query.statuses or row.record.status in query.statuses)
+        ]
+        return sorted(rows)[: query.limit]
+
+    async def group_completions(self, after: int, limit: int) -> list[GroupRow]:
+        rows = [row for row in self.sound_groups() if row.record.completion_number > after]
+        return sorted(rows, key=lambda row: row.record.completion_number)[:limit]
 
     # Spans
 

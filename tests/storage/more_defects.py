@@ -211,3 +211,107 @@ class SortsRewardsAsTextOfNumbers(ModelStorage):
     def place(self, query, row):
         value, key = super().place(query, row)
         return (value[::-1] if query.order_by == "reward" else value), key
+
+
+@found_by("test_groups_are_returned_as_they_were_last_committed")
+class KeepsTheFirstGroup(LeasedStorage):
+    def put_groups(self, data, changes):
+        changes.groups = {**changes.groups, **data.groups}
+        super().put_groups(data, changes)
+
+
+@found_by("test_groups_are_returned_as_they_were_last_committed")
+class LosesDeadlinesOfGroups(LeasedStorage):
+    async def load_groups(self, group_ids):
+        return [row._replace(deadline_ns=0) for row in await super().load_groups(group_ids)]
+
+
+@found_by("test_list_of_groups_is_filtered_and_goes_by_key")
+class GroupsGoByName(LeasedStorage):
+    async def list_groups(self, query):
+        return sorted(await super().list_groups(query), key=lambda row: row.record.group_id)
+
+
+@found_by("test_list_of_groups_is_filtered_and_goes_by_key")
+class IgnoresStatusOfGroups(LeasedStorage):
+    async def list_groups(self, query):
+        return await super().list_groups(replace(query, statuses=frozenset()))
+
+
+@found_by("test_list_of_groups_is_filtered_and_goes_by_key")
+class GroupsOfAPageStartAtItsKey(LeasedStorage):
+    async def list_groups(self, query):
+        return await super().list_groups(replace(query, after=query.after - 1))
+
+
+@found_by("test_completions_of_groups_go_by_number")
+class GroupCompletionsGoByKey(LeasedStorage):
+    async def group_completions(self, after, limit):
+        return sorted(await super().group_completions(after, limit))
+
+
+@found_by("test_completions_of_groups_go_by_number")
+class KeepsNumbersOfReopenedGroups(LeasedStorage):
+    def put_groups(self, data, changes):
+        for key, row in changes.groups.items():
+            old = data.groups.get(key)
+            if old is not None and not row.record.completion_number:
+                row.record.completion_number = old.record.completion_number
+        super().put_groups(data, changes)
+
+
+@found_by("test_removed_groups_are_in_no_answer")
+class KeepsRemovedGroups(LeasedStorage):
+    def put_groups(self, data, changes):
+        data.groups.update(changes.groups)
+
+
+@found_by("test_removed_groups_are_in_no_answer")
+class WritesGroupsOfTheCommitThatRemovesThem(LeasedStorage):
+    def apply(self, data, changes):
+        groups = dict(changes.groups)
+        super().apply(data, changes)
+        data.groups.update(groups)
+
+
+@found_by("test_id_of_a_removed_group_can_be_used_again")
+class RemovesGroupsAfterItWrites(LeasedStorage):
+    def put_groups(self, data, changes):
+        gone = [data.groups[key].record.group_id for key in changes.removed_groups]
+        super().put_groups(data, changes)
+        data.groups = {k: r for k, r in data.groups.items() if r.record.group_id not in gone}
+
+
+@found_by("test_open_groups_come_back")
+class LoadsCompleteGroups(LeasedStorage):
+    def is_open_group(self, row):
+        return True
+
+
+@found_by("test_group_and_its_members_are_one_commit")
+class ForgetsTheEndOfAGroup(LeasedStorage):
+    def put_groups(self, data, changes):
+        data.groups = {**changes.groups, **data.groups}
+
+
+@found_by("test_odd_ids_and_large_numbers_of_groups")
+class HasDeadlinesOf32Bits(LeasedStorage):
+    def put_groups(self, data, changes):
+        rows = {
+            k: row._replace(deadline_ns=row.deadline_ns % 2**32)
+            for k, row in changes.groups.items()
+        }
+        changes.groups = rows
+        super().put_groups(data, changes)
+
+
+@found_by("test_rollouts_can_be_listed_without_their_inputs")
+class AlwaysListsInputs(LeasedStorage):
+    def scan_rollouts(self, query):
+        return super().scan_rollouts(replace(query, inputs=True))
+
+
+@found_by("test_damaged_groups_are_left_out_and_counted")
+class ShowsDamagedGroups(LeasedStorage):
+    def sound_groups(self):
+        return list(self.data.groups.values())

@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
-from lightningstore.service.rules.rows import RequestRow, ResourcesQuery, RolloutQuery
+from lightningstore.service.rules.rows import GroupQuery, RequestRow, ResourcesQuery, RolloutQuery
 from lightningstore.service.storage.base import Changes, Counters
 from lightningstore.service.storage.postgres import database as database_module
 from lightningstore.service.storage.postgres import schema
@@ -27,6 +27,7 @@ from lightningstore.service.storage.testing.records import (
     batches,
     finished,
     found,
+    group,
     items,
     put,
     resources,
@@ -34,6 +35,7 @@ from lightningstore.service.storage.testing.records import (
     spans,
     update,
 )
+from lightningstore.v1.group_pb2 import GROUP_STATUS_COMPLETE, GROUP_STATUS_OPEN
 from lightningstore.v1.rollout_pb2 import (
     ROLLOUT_MODE_TRAIN,
     ROLLOUT_STATUS_FAILED,
@@ -164,9 +166,14 @@ async def fill(storage: PostgresStorage) -> None:
             *(spans(k, k, k, rollout_key=k, attempt_key=k, data=b"x") for k in part),
             requests=[RequestRow("m", f"request {k}", 1, b"answer", k) for k in part],
             resources={k: v for key in part for k, v in resources(key, key).items()},
+            groups={k: group(k, number=k) for k in part},
         )
     queued = range(20_001, 20_011)
-    await put(storage, *(rollout(k, group_id="queued") for k in queued))
+    await put(
+        storage,
+        *(rollout(k, group_id="queued") for k in queued),
+        groups={k: group(k) for k in queued},
+    )
 
 
 async def use(storage: PostgresStorage, base: int) -> None:
@@ -184,7 +191,25 @@ async def use(storage: PostgresStorage, base: int) -> None:
         await storage.get_spans(key, key)
         await storage.list_resources(ResourcesQuery(after=3000, limit=10))
         await storage.get_resources(key)
+        await read_groups(storage, n)
         await write(storage, 30_000 + base + n, 103 + n)
+
+
+async def read_groups(storage: PostgresStorage, n: int) -> None:
+    """Read groups by id, pages of lists, and completions."""
+    names = [f"g{101 + n}", "g3000", "none"]
+    await storage.load_groups(names)
+    await storage.group_completions(3000, 10)
+    some = frozenset(names)
+    for status in (GROUP_STATUS_OPEN, GROUP_STATUS_COMPLETE):
+        statuses = frozenset([status])
+        await storage.list_groups(GroupQuery(statuses=statuses, limit=10))
+        await storage.list_groups(GroupQuery(statuses=statuses, after=3000, limit=10))
+        await storage.list_groups(GroupQuery(some, statuses, limit=10))
+    await storage.list_groups(GroupQuery(some, limit=10))
+    await storage.list_groups(GroupQuery(after=3000, limit=10))
+    query = RolloutQuery(group_ids=frozenset([f"g{n}", "none"]), limit=1 << 40, inputs=False)
+    await items(storage.scan_rollouts(query))
 
 
 async def read_pages(storage: PostgresStorage, n: int) -> None:
@@ -247,10 +272,12 @@ async def write(storage: PostgresStorage, new: int, old: int) -> None:
         requests=[RequestRow("m", f"new {new}", 1, b"answer", new)],
         resources=resources(new, new),
         workers={"w": Worker(worker_id="w")},
+        groups={new: group(new)},
     )
     await update(storage, rollout(new, rollout_id=f"new {new}"), attempt(new, new, status=3))
     await storage.commit(Changes(forget_requests_before_ns=old, counters=Counters()))
-    await storage.commit(Changes(removed=[new, 10**6], counters=Counters()))
+    removed = [new, 10**6]
+    await storage.commit(Changes(removed=removed, removed_groups=removed, counters=Counters()))
     await put(storage, resources=resources(new, new + 10**6, version=2), outdated=[new, 10**7])
     while swept := await storage.leftover_spans():
         await storage.commit(Changes(swept=[*swept, 10**6], counters=Counters()))

@@ -26,7 +26,7 @@ class _Postgres:
         return PostgresStorage(Database(self.url), namespace_of(place))
 
     async def damage(self, place: Path, kind: str, name: str) -> None:
-        table = {"worker": "ls_workers", "rollout": "ls_rollouts"}.get(kind, "ls_resources")
+        table = "ls_resources" if kind == "resources" else f"ls_{kind}s"
         connection = await asyncpg.connect(self.url)
         done = await connection.execute(
             f"UPDATE {table} SET record = '\\xff' WHERE {kind}_id = $2 "

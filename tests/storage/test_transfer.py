@@ -16,7 +16,13 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
-from lightningstore.client import LLM, AsyncLightningStore, RolloutConfig
+from lightningstore.client import (
+    LLM,
+    AsyncLightningStore,
+    FailedPreconditionError,
+    GroupSpec,
+    RolloutConfig,
+)
 from lightningstore.client.embedded import store_over
 from lightningstore.service.operations.store import open_store
 from lightningstore.service.rules.errors import StorageUnusable
@@ -82,6 +88,8 @@ async def fill(store: AsyncLightningStore) -> None:
     await store.enqueue_rollout(
         1, rollout_id="ro-gpu", queue="gpu", labels={"run": "7", "a/b": "ü"}
     )
+    await store.enqueue_rollouts([], groups=[GroupSpec("g", 2, 600), GroupSpec("ü", 1)])
+    await store.update_rollout("ro-5", group_id="ü")
     claimed = await store.dequeue_rollouts(4, worker_id="w1", request_id="claimed")
     for rollout in claimed:
         sent = batch(rollout.rollout_id, rollout.attempt.attempt_id, *"abc" * 200)
@@ -107,6 +115,7 @@ async def answers(store: AsyncLightningStore) -> dict[str, Any]:
         "group": list(await store.list_rollouts(group_ids=["g"])),
         "queue": list(await store.list_rollouts(queues=["gpu"])),
         "labels": list(await store.list_rollouts(labels={"run": "7"})),
+        "groups": list(await store.list_groups()),
     }
 
 
@@ -175,6 +184,13 @@ async def goes_on(store: AsyncLightningStore, store_id: str) -> None:
     assert (finished.rollout_id, finished.completion_number) == ("ro-3", 4)
     claimed = await store.dequeue_rollouts(9)
     assert [rollout.rollout_id for rollout in claimed] == ["ro-4", "large", "ro-1"]
+    groups = await store.list_groups()
+    assert [(g.group_id, g.completion_number) for g in groups] == [("g", 0), ("ü", 1)]
+    with pytest.raises(FailedPreconditionError):
+        await store.update_rollout("ro-1", group_id="ü")
+    await store.update_rollout("ro-1", group_id="g")
+    await store.cancel_rollouts(["large", "ro-1"])
+    assert (await store.get_group("g")).completion_number == 2
 
 
 @pytest.mark.parametrize("released", RELEASED, ids=lambda path: path.name)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightningstore.client._async.store import AsyncLightningStore
     from lightningstore.client._async.streams import (
+        AsyncGroupStream,
         AsyncResourceStream,
         AsyncWaitStream,
         AsyncWatchStream,
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from lightningstore.client._runner.ids import SystemIdGenerator
     from lightningstore.client._runner.rewards import emit_reward
     from lightningstore.client._sync.store import LightningStore
-    from lightningstore.client._sync.streams import ResourceStream, WaitStream, WatchStream
+    from lightningstore.client._sync.streams import (
+        GroupStream,
+        ResourceStream,
+        WaitStream,
+        WatchStream,
+    )
     from lightningstore.client._values.rewards import find_final_reward
     from lightningstore.client.embedded import open_store
     from lightningstore.client.errors import (
@@ -54,6 +60,10 @@ if TYPE_CHECKING:
         DeleteResult,
         Durability,
         Failure,
+        Group,
+        GroupDeadlineAction,
+        GroupSpec,
+        GroupStatus,
         HeartbeatReply,
         IngestResult,
         Limits,
@@ -66,6 +76,7 @@ if TYPE_CHECKING:
         Rejection,
         Resources,
         RetryBackoff,
+        RewardSummary,
         Rollout,
         RolloutConfig,
         RolloutFilters,
@@ -94,6 +105,7 @@ __all__ = [
     "UNSET",
     "AbortedError",
     "AlreadyExistsError",
+    "AsyncGroupStream",
     "AsyncLightningStore",
     "AsyncResourceStream",
     "AsyncWaitStream",
@@ -113,6 +125,11 @@ __all__ = [
     "FailedPreconditionError",
     "Failure",
     "FieldViolation",
+    "Group",
+    "GroupDeadlineAction",
+    "GroupSpec",
+    "GroupStatus",
+    "GroupStream",
     "HeartbeatReply",
     "ImportResult",
     "IngestResult",
@@ -136,6 +153,7 @@ __all__ = [
     "ResourceStream",
     "Resources",
     "RetryBackoff",
+    "RewardSummary",
     "Rollout",
     "RolloutConfig",
     "RolloutFilters",
@@ -174,6 +192,7 @@ __all__ = [
 #: Where the names are defined that `values` does not have.
 _HOMES = {
     "AsyncLightningStore": "lightningstore.client._async.store",
+    "AsyncGroupStream": "lightningstore.client._async.streams",
     "AsyncResourceStream": "lightningstore.client._async.streams",
     "AsyncWaitStream": "lightningstore.client._async.streams",
     "AsyncWatchStream": "lightningstore.client._async.streams",
@@ -185,6 +204,7 @@ _HOMES = {
     "SystemIdGenerator": "lightningstore.client._runner.ids",
     "emit_reward": "lightningstore.client._runner.rewards",
     "LightningStore": "lightningstore.client._sync.store",
+    "GroupStream": "lightningstore.client._sync.streams",
     "ResourceStream": "lightningstore.client._sync.streams",
     "WaitStream": "lightningstore.client._sync.streams",
     "WatchStream": "lightningstore.client._sync.streams",

@@ -17,6 +17,8 @@ from lightningstore.client._values.enums import (
     UNSET,
     AttemptStatus,
     Durability,
+    GroupDeadlineAction,
+    GroupStatus,
     RolloutMode,
     RolloutStatus,
     StopReason,
@@ -24,6 +26,7 @@ from lightningstore.client._values.enums import (
     Unset,
     WorkerStatus,
 )
+from lightningstore.client._values.groups import Group, GroupSpec, RewardSummary
 from lightningstore.client._values.namespaces import Namespace
 from lightningstore.client._values.resources import (
     LLM,
@@ -78,6 +81,10 @@ __all__ = [
     "DeleteResult",
     "Durability",
     "Failure",
+    "Group",
+    "GroupDeadlineAction",
+    "GroupSpec",
+    "GroupStatus",
     "HeartbeatReply",
     "IngestResult",
     "JSONObject",
@@ -91,6 +98,7 @@ __all__ = [
     "Rejection",
     "Resources",
     "RetryBackoff",
+    "RewardSummary",
     "Rollout",
     "RolloutConfig",
     "RolloutFilters",

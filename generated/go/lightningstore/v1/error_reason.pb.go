@@ -46,7 +46,7 @@ const (
 	ErrorReason_ERROR_REASON_RESOURCES_NOT_FOUND ErrorReason = 12
 	// NOT_FOUND: there is no such worker. Metadata: workerId.
 	ErrorReason_ERROR_REASON_WORKER_NOT_FOUND ErrorReason = 13
-	// NOT_FOUND: the group has no rollouts. Metadata: groupId.
+	// NOT_FOUND: the group has no rollouts, or, from GetGroup, no such group was created. Metadata: groupId.
 	ErrorReason_ERROR_REASON_GROUP_NOT_FOUND ErrorReason = 14
 	// NOT_FOUND: there is no such namespace. Metadata: namespace.
 	ErrorReason_ERROR_REASON_NAMESPACE_NOT_FOUND ErrorReason = 15
@@ -62,6 +62,8 @@ const (
 	ErrorReason_ERROR_REASON_SPAN_EXISTS ErrorReason = 22
 	// ALREADY_EXISTS: a namespace with this name exists. Metadata: namespace.
 	ErrorReason_ERROR_REASON_NAMESPACE_EXISTS ErrorReason = 23
+	// ALREADY_EXISTS: a group with this id and another spec exists. Metadata: groupId.
+	ErrorReason_ERROR_REASON_GROUP_EXISTS ErrorReason = 24
 	// FAILED_PRECONDITION: this status change is not allowed. Metadata: from, to.
 	ErrorReason_ERROR_REASON_TRANSITION_NOT_ALLOWED ErrorReason = 30
 	// FAILED_PRECONDITION: the spans were evicted to free memory. Metadata: rolloutId.
@@ -77,6 +79,9 @@ const (
 	// FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339),
 	// reason, the one given by the caller who paused them.
 	ErrorReason_ERROR_REASON_CLAIMS_PAUSED ErrorReason = 35
+	// FAILED_PRECONDITION: the group takes no more members: it has as many as its size, or it is closed. Metadata:
+	// groupId, size.
+	ErrorReason_ERROR_REASON_GROUP_FULL ErrorReason = 36
 	// OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last.
 	ErrorReason_ERROR_REASON_COMPLETION_NUMBER_BEYOND_END ErrorReason = 40
 	// OUT_OF_RANGE: the publish number is greater than the latest one. Metadata: last.
@@ -135,12 +140,14 @@ var (
 		21: "ERROR_REASON_RESOURCES_EXISTS",
 		22: "ERROR_REASON_SPAN_EXISTS",
 		23: "ERROR_REASON_NAMESPACE_EXISTS",
+		24: "ERROR_REASON_GROUP_EXISTS",
 		30: "ERROR_REASON_TRANSITION_NOT_ALLOWED",
 		31: "ERROR_REASON_SPANS_EVICTED",
 		32: "ERROR_REASON_STORE_ID_MISMATCH",
 		33: "ERROR_REASON_NAMESPACE_IN_USE",
 		34: "ERROR_REASON_ROLLOUT_NOT_FINISHED",
 		35: "ERROR_REASON_CLAIMS_PAUSED",
+		36: "ERROR_REASON_GROUP_FULL",
 		40: "ERROR_REASON_COMPLETION_NUMBER_BEYOND_END",
 		41: "ERROR_REASON_PUBLISH_NUMBER_BEYOND_END",
 		50: "ERROR_REASON_BATCH_TOO_LARGE",
@@ -174,12 +181,14 @@ var (
 		"ERROR_REASON_RESOURCES_EXISTS":             21,
 		"ERROR_REASON_SPAN_EXISTS":                  22,
 		"ERROR_REASON_NAMESPACE_EXISTS":             23,
+		"ERROR_REASON_GROUP_EXISTS":                 24,
 		"ERROR_REASON_TRANSITION_NOT_ALLOWED":       30,
 		"ERROR_REASON_SPANS_EVICTED":                31,
 		"ERROR_REASON_STORE_ID_MISMATCH":            32,
 		"ERROR_REASON_NAMESPACE_IN_USE":             33,
 		"ERROR_REASON_ROLLOUT_NOT_FINISHED":         34,
 		"ERROR_REASON_CLAIMS_PAUSED":                35,
+		"ERROR_REASON_GROUP_FULL":                   36,
 		"ERROR_REASON_COMPLETION_NUMBER_BEYOND_END": 40,
 		"ERROR_REASON_PUBLISH_NUMBER_BEYOND_END":    41,
 		"ERROR_REASON_BATCH_TOO_LARGE":              50,
@@ -229,7 +238,7 @@ var File_lightningstore_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\x8a\n" +
+	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xc6\n" +
 	"\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
@@ -248,13 +257,15 @@ const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\x1bERROR_REASON_ROLLOUT_EXISTS\x10\x14\x12!\n" +
 	"\x1dERROR_REASON_RESOURCES_EXISTS\x10\x15\x12\x1c\n" +
 	"\x18ERROR_REASON_SPAN_EXISTS\x10\x16\x12!\n" +
-	"\x1dERROR_REASON_NAMESPACE_EXISTS\x10\x17\x12'\n" +
+	"\x1dERROR_REASON_NAMESPACE_EXISTS\x10\x17\x12\x1d\n" +
+	"\x19ERROR_REASON_GROUP_EXISTS\x10\x18\x12'\n" +
 	"#ERROR_REASON_TRANSITION_NOT_ALLOWED\x10\x1e\x12\x1e\n" +
 	"\x1aERROR_REASON_SPANS_EVICTED\x10\x1f\x12\"\n" +
 	"\x1eERROR_REASON_STORE_ID_MISMATCH\x10 \x12!\n" +
 	"\x1dERROR_REASON_NAMESPACE_IN_USE\x10!\x12%\n" +
 	"!ERROR_REASON_ROLLOUT_NOT_FINISHED\x10\"\x12\x1e\n" +
-	"\x1aERROR_REASON_CLAIMS_PAUSED\x10#\x12-\n" +
+	"\x1aERROR_REASON_CLAIMS_PAUSED\x10#\x12\x1b\n" +
+	"\x17ERROR_REASON_GROUP_FULL\x10$\x12-\n" +
 	")ERROR_REASON_COMPLETION_NUMBER_BEYOND_END\x10(\x12*\n" +
 	"&ERROR_REASON_PUBLISH_NUMBER_BEYOND_END\x10)\x12 \n" +
 	"\x1cERROR_REASON_BATCH_TOO_LARGE\x102\x12\"\n" +

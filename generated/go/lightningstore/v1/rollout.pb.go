@@ -154,6 +154,60 @@ func (RolloutMode) EnumDescriptor() ([]byte, []int) {
 	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{1}
 }
 
+// What happens at the deadline of a group. In either case the group closes: it waits no longer for members that
+// have not been enqueued.
+type GroupDeadlineAction int32
+
+const (
+	// The same as CANCEL_REST in a GroupSpec. In a Group: it has no deadline.
+	GroupDeadlineAction_GROUP_DEADLINE_ACTION_UNSPECIFIED GroupDeadlineAction = 0
+	// Members that have not finished are cancelled, so the group completes at its deadline with what has finished.
+	GroupDeadlineAction_GROUP_DEADLINE_ACTION_CANCEL_REST GroupDeadlineAction = 1
+	// Nothing is cancelled: the group completes when the members that it has have finished.
+	GroupDeadlineAction_GROUP_DEADLINE_ACTION_KEEP_WAITING GroupDeadlineAction = 2
+)
+
+// Enum value maps for GroupDeadlineAction.
+var (
+	GroupDeadlineAction_name = map[int32]string{
+		0: "GROUP_DEADLINE_ACTION_UNSPECIFIED",
+		1: "GROUP_DEADLINE_ACTION_CANCEL_REST",
+		2: "GROUP_DEADLINE_ACTION_KEEP_WAITING",
+	}
+	GroupDeadlineAction_value = map[string]int32{
+		"GROUP_DEADLINE_ACTION_UNSPECIFIED":  0,
+		"GROUP_DEADLINE_ACTION_CANCEL_REST":  1,
+		"GROUP_DEADLINE_ACTION_KEEP_WAITING": 2,
+	}
+)
+
+func (x GroupDeadlineAction) Enum() *GroupDeadlineAction {
+	p := new(GroupDeadlineAction)
+	*p = x
+	return p
+}
+
+func (x GroupDeadlineAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GroupDeadlineAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_lightningstore_v1_rollout_proto_enumTypes[2].Descriptor()
+}
+
+func (GroupDeadlineAction) Type() protoreflect.EnumType {
+	return &file_lightningstore_v1_rollout_proto_enumTypes[2]
+}
+
+func (x GroupDeadlineAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GroupDeadlineAction.Descriptor instead.
+func (GroupDeadlineAction) EnumDescriptor() ([]byte, []int) {
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{2}
+}
+
 // How several filters are combined.
 type FilterLogic int32
 
@@ -191,11 +245,11 @@ func (x FilterLogic) String() string {
 }
 
 func (FilterLogic) Descriptor() protoreflect.EnumDescriptor {
-	return file_lightningstore_v1_rollout_proto_enumTypes[2].Descriptor()
+	return file_lightningstore_v1_rollout_proto_enumTypes[3].Descriptor()
 }
 
 func (FilterLogic) Type() protoreflect.EnumType {
-	return &file_lightningstore_v1_rollout_proto_enumTypes[2]
+	return &file_lightningstore_v1_rollout_proto_enumTypes[3]
 }
 
 func (x FilterLogic) Number() protoreflect.EnumNumber {
@@ -204,7 +258,7 @@ func (x FilterLogic) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FilterLogic.Descriptor instead.
 func (FilterLogic) EnumDescriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{2}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{3}
 }
 
 // One task for an agent, from the queue to its outcome.
@@ -705,7 +759,85 @@ func (x *RolloutSpec) GetLabels() map[string]string {
 	return nil
 }
 
-// Adds rollouts to the tail of the queue. On any error, none of them is added.
+// A group to create.
+//
+// A call that repeats the spec of an existing group changes nothing, also after the group has completed. Another
+// size, deadline or on_deadline is ALREADY_EXISTS (GROUP_EXISTS).
+type GroupSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the group, at most 256 characters. Required.
+	GroupId string `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// Number of members. From 1 to the maximum number of items in one call, 10,000 by default.
+	Size int32 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// Time after the first claim of a member at which the group closes. The time also counts while claims are
+	// paused. Absent: no deadline. Must be positive.
+	Deadline *durationpb.Duration `protobuf:"bytes,3,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// What happens at the deadline to members that have not finished. Unspecified: CANCEL_REST. Without a
+	// deadline, it must not be set.
+	OnDeadline    GroupDeadlineAction `protobuf:"varint,4,opt,name=on_deadline,json=onDeadline,proto3,enum=lightningstore.v1.GroupDeadlineAction" json:"on_deadline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupSpec) Reset() {
+	*x = GroupSpec{}
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupSpec) ProtoMessage() {}
+
+func (x *GroupSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupSpec.ProtoReflect.Descriptor instead.
+func (*GroupSpec) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GroupSpec) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *GroupSpec) GetSize() int32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *GroupSpec) GetDeadline() *durationpb.Duration {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+func (x *GroupSpec) GetOnDeadline() GroupDeadlineAction {
+	if x != nil {
+		return x.OnDeadline
+	}
+	return GroupDeadlineAction_GROUP_DEADLINE_ACTION_UNSPECIFIED
+}
+
+// Adds rollouts to the tail of the queue, and creates groups. On any error, nothing is added.
 type EnqueueRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most 10,000 by default, with at most 60 MiB of inputs in total. The response repeats the rollouts and
@@ -715,14 +847,17 @@ type EnqueueRolloutsRequest struct {
 	// Makes the call safe to repeat within 10 minutes: a repeat has no second effect and returns the same
 	// rollouts in their current state. At most 64 characters. Empty: not deduplicated, unless every item sets
 	// its rollout_id.
-	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Groups to create before the rollouts are added. At most 10,000 by default. Members may be rollouts of this
+	// call, of later ones, and rollouts that already have the group_id; see Group.
+	Groups        []*GroupSpec `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EnqueueRolloutsRequest) Reset() {
 	*x = EnqueueRolloutsRequest{}
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[4]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +869,7 @@ func (x *EnqueueRolloutsRequest) String() string {
 func (*EnqueueRolloutsRequest) ProtoMessage() {}
 
 func (x *EnqueueRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[4]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +882,7 @@ func (x *EnqueueRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnqueueRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*EnqueueRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{4}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EnqueueRolloutsRequest) GetRollouts() []*RolloutSpec {
@@ -764,6 +899,13 @@ func (x *EnqueueRolloutsRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *EnqueueRolloutsRequest) GetGroups() []*GroupSpec {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
 // Response of EnqueueRollouts.
 type EnqueueRolloutsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -775,7 +917,7 @@ type EnqueueRolloutsResponse struct {
 
 func (x *EnqueueRolloutsResponse) Reset() {
 	*x = EnqueueRolloutsResponse{}
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[5]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -787,7 +929,7 @@ func (x *EnqueueRolloutsResponse) String() string {
 func (*EnqueueRolloutsResponse) ProtoMessage() {}
 
 func (x *EnqueueRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[5]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -800,7 +942,7 @@ func (x *EnqueueRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnqueueRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*EnqueueRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{5}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EnqueueRolloutsResponse) GetRollouts() []*Rollout {
@@ -821,7 +963,7 @@ type GetRolloutRequest struct {
 
 func (x *GetRolloutRequest) Reset() {
 	*x = GetRolloutRequest{}
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[6]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +975,7 @@ func (x *GetRolloutRequest) String() string {
 func (*GetRolloutRequest) ProtoMessage() {}
 
 func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[6]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +988,7 @@ func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutRequest.ProtoReflect.Descriptor instead.
 func (*GetRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{6}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetRolloutRequest) GetRolloutId() string {
@@ -867,7 +1009,7 @@ type GetRolloutResponse struct {
 
 func (x *GetRolloutResponse) Reset() {
 	*x = GetRolloutResponse{}
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[7]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +1021,7 @@ func (x *GetRolloutResponse) String() string {
 func (*GetRolloutResponse) ProtoMessage() {}
 
 func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[7]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1034,7 @@ func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutResponse.ProtoReflect.Descriptor instead.
 func (*GetRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{7}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetRolloutResponse) GetRollout() *Rollout {
@@ -949,7 +1091,7 @@ type ListRolloutsRequest struct {
 
 func (x *ListRolloutsRequest) Reset() {
 	*x = ListRolloutsRequest{}
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[8]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1103,7 @@ func (x *ListRolloutsRequest) String() string {
 func (*ListRolloutsRequest) ProtoMessage() {}
 
 func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[8]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1116,7 @@ func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*ListRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{8}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListRolloutsRequest) GetStatuses() []RolloutStatus {
@@ -1098,7 +1240,7 @@ type ListRolloutsResponse struct {
 
 func (x *ListRolloutsResponse) Reset() {
 	*x = ListRolloutsResponse{}
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[9]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1252,7 @@ func (x *ListRolloutsResponse) String() string {
 func (*ListRolloutsResponse) ProtoMessage() {}
 
 func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[9]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1265,7 @@ func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*ListRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{9}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListRolloutsResponse) GetRollouts() []*Rollout {
@@ -1177,7 +1319,7 @@ type UpdateRolloutRequest struct {
 
 func (x *UpdateRolloutRequest) Reset() {
 	*x = UpdateRolloutRequest{}
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[10]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1331,7 @@ func (x *UpdateRolloutRequest) String() string {
 func (*UpdateRolloutRequest) ProtoMessage() {}
 
 func (x *UpdateRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[10]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1344,7 @@ func (x *UpdateRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRolloutRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{10}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateRolloutRequest) GetRollout() *Rollout {
@@ -1237,7 +1379,7 @@ type UpdateRolloutResponse struct {
 
 func (x *UpdateRolloutResponse) Reset() {
 	*x = UpdateRolloutResponse{}
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[11]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1391,7 @@ func (x *UpdateRolloutResponse) String() string {
 func (*UpdateRolloutResponse) ProtoMessage() {}
 
 func (x *UpdateRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[11]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1404,7 @@ func (x *UpdateRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRolloutResponse.ProtoReflect.Descriptor instead.
 func (*UpdateRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{11}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpdateRolloutResponse) GetRollout() *Rollout {
@@ -1288,7 +1430,7 @@ type CancelRolloutsRequest struct {
 
 func (x *CancelRolloutsRequest) Reset() {
 	*x = CancelRolloutsRequest{}
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[12]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1442,7 @@ func (x *CancelRolloutsRequest) String() string {
 func (*CancelRolloutsRequest) ProtoMessage() {}
 
 func (x *CancelRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[12]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1455,7 @@ func (x *CancelRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*CancelRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{12}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CancelRolloutsRequest) GetRolloutIds() []string {
@@ -1343,7 +1485,7 @@ type CancelRolloutsResponse struct {
 
 func (x *CancelRolloutsResponse) Reset() {
 	*x = CancelRolloutsResponse{}
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[13]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1497,7 @@ func (x *CancelRolloutsResponse) String() string {
 func (*CancelRolloutsResponse) ProtoMessage() {}
 
 func (x *CancelRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[13]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1510,7 @@ func (x *CancelRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*CancelRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{13}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CancelRolloutsResponse) GetRollouts() []*Rollout {
@@ -1398,7 +1540,7 @@ type DeleteRolloutsRequest struct {
 
 func (x *DeleteRolloutsRequest) Reset() {
 	*x = DeleteRolloutsRequest{}
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[14]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1552,7 @@ func (x *DeleteRolloutsRequest) String() string {
 func (*DeleteRolloutsRequest) ProtoMessage() {}
 
 func (x *DeleteRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[14]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1565,7 @@ func (x *DeleteRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{14}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteRolloutsRequest) GetRolloutIds() []string {
@@ -1450,7 +1592,7 @@ type DeleteRolloutsResponse struct {
 
 func (x *DeleteRolloutsResponse) Reset() {
 	*x = DeleteRolloutsResponse{}
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[15]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1604,7 @@ func (x *DeleteRolloutsResponse) String() string {
 func (*DeleteRolloutsResponse) ProtoMessage() {}
 
 func (x *DeleteRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_rollout_proto_msgTypes[15]
+	mi := &file_lightningstore_v1_rollout_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1617,7 @@ func (x *DeleteRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{15}
+	return file_lightningstore_v1_rollout_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteRolloutsResponse) GetDeletedRolloutIds() []string {
@@ -1557,11 +1699,18 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	" \x03(\v2*.lightningstore.v1.RolloutSpec.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"s\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xba\x01\n" +
+	"\tGroupSpec\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x05R\x04size\x125\n" +
+	"\bdeadline\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bdeadline\x12G\n" +
+	"\von_deadline\x18\x04 \x01(\x0e2&.lightningstore.v1.GroupDeadlineActionR\n" +
+	"onDeadline\"\xa9\x01\n" +
 	"\x16EnqueueRolloutsRequest\x12:\n" +
 	"\brollouts\x18\x01 \x03(\v2\x1e.lightningstore.v1.RolloutSpecR\brollouts\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tR\trequestId\"Q\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\x124\n" +
+	"\x06groups\x18\x03 \x03(\v2\x1c.lightningstore.v1.GroupSpecR\x06groups\"Q\n" +
 	"\x17EnqueueRolloutsResponse\x126\n" +
 	"\brollouts\x18\x01 \x03(\v2\x1a.lightningstore.v1.RolloutR\brollouts\"2\n" +
 	"\x11GetRolloutRequest\x12\x1d\n" +
@@ -1636,7 +1785,11 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\x18ROLLOUT_MODE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ROLLOUT_MODE_TRAIN\x10\x01\x12\x14\n" +
 	"\x10ROLLOUT_MODE_VAL\x10\x02\x12\x15\n" +
-	"\x11ROLLOUT_MODE_TEST\x10\x03*V\n" +
+	"\x11ROLLOUT_MODE_TEST\x10\x03*\x8b\x01\n" +
+	"\x13GroupDeadlineAction\x12%\n" +
+	"!GROUP_DEADLINE_ACTION_UNSPECIFIED\x10\x00\x12%\n" +
+	"!GROUP_DEADLINE_ACTION_CANCEL_REST\x10\x01\x12&\n" +
+	"\"GROUP_DEADLINE_ACTION_KEEP_WAITING\x10\x02*V\n" +
 	"\vFilterLogic\x12\x1c\n" +
 	"\x18FILTER_LOGIC_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10FILTER_LOGIC_AND\x10\x01\x12\x13\n" +
@@ -1655,71 +1808,76 @@ func file_lightningstore_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_lightningstore_v1_rollout_proto_rawDescData
 }
 
-var file_lightningstore_v1_rollout_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_lightningstore_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_lightningstore_v1_rollout_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_lightningstore_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_lightningstore_v1_rollout_proto_goTypes = []any{
 	(RolloutStatus)(0),              // 0: lightningstore.v1.RolloutStatus
 	(RolloutMode)(0),                // 1: lightningstore.v1.RolloutMode
-	(FilterLogic)(0),                // 2: lightningstore.v1.FilterLogic
-	(*Rollout)(nil),                 // 3: lightningstore.v1.Rollout
-	(*RolloutConfig)(nil),           // 4: lightningstore.v1.RolloutConfig
-	(*RetryBackoff)(nil),            // 5: lightningstore.v1.RetryBackoff
-	(*RolloutSpec)(nil),             // 6: lightningstore.v1.RolloutSpec
-	(*EnqueueRolloutsRequest)(nil),  // 7: lightningstore.v1.EnqueueRolloutsRequest
-	(*EnqueueRolloutsResponse)(nil), // 8: lightningstore.v1.EnqueueRolloutsResponse
-	(*GetRolloutRequest)(nil),       // 9: lightningstore.v1.GetRolloutRequest
-	(*GetRolloutResponse)(nil),      // 10: lightningstore.v1.GetRolloutResponse
-	(*ListRolloutsRequest)(nil),     // 11: lightningstore.v1.ListRolloutsRequest
-	(*ListRolloutsResponse)(nil),    // 12: lightningstore.v1.ListRolloutsResponse
-	(*UpdateRolloutRequest)(nil),    // 13: lightningstore.v1.UpdateRolloutRequest
-	(*UpdateRolloutResponse)(nil),   // 14: lightningstore.v1.UpdateRolloutResponse
-	(*CancelRolloutsRequest)(nil),   // 15: lightningstore.v1.CancelRolloutsRequest
-	(*CancelRolloutsResponse)(nil),  // 16: lightningstore.v1.CancelRolloutsResponse
-	(*DeleteRolloutsRequest)(nil),   // 17: lightningstore.v1.DeleteRolloutsRequest
-	(*DeleteRolloutsResponse)(nil),  // 18: lightningstore.v1.DeleteRolloutsResponse
-	nil,                             // 19: lightningstore.v1.Rollout.LabelsEntry
-	nil,                             // 20: lightningstore.v1.RolloutSpec.LabelsEntry
-	nil,                             // 21: lightningstore.v1.ListRolloutsRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
-	(*Attempt)(nil),                 // 23: lightningstore.v1.Attempt
-	(*durationpb.Duration)(nil),     // 24: google.protobuf.Duration
-	(AttemptStatus)(0),              // 25: lightningstore.v1.AttemptStatus
-	(*fieldmaskpb.FieldMask)(nil),   // 26: google.protobuf.FieldMask
+	(GroupDeadlineAction)(0),        // 2: lightningstore.v1.GroupDeadlineAction
+	(FilterLogic)(0),                // 3: lightningstore.v1.FilterLogic
+	(*Rollout)(nil),                 // 4: lightningstore.v1.Rollout
+	(*RolloutConfig)(nil),           // 5: lightningstore.v1.RolloutConfig
+	(*RetryBackoff)(nil),            // 6: lightningstore.v1.RetryBackoff
+	(*RolloutSpec)(nil),             // 7: lightningstore.v1.RolloutSpec
+	(*GroupSpec)(nil),               // 8: lightningstore.v1.GroupSpec
+	(*EnqueueRolloutsRequest)(nil),  // 9: lightningstore.v1.EnqueueRolloutsRequest
+	(*EnqueueRolloutsResponse)(nil), // 10: lightningstore.v1.EnqueueRolloutsResponse
+	(*GetRolloutRequest)(nil),       // 11: lightningstore.v1.GetRolloutRequest
+	(*GetRolloutResponse)(nil),      // 12: lightningstore.v1.GetRolloutResponse
+	(*ListRolloutsRequest)(nil),     // 13: lightningstore.v1.ListRolloutsRequest
+	(*ListRolloutsResponse)(nil),    // 14: lightningstore.v1.ListRolloutsResponse
+	(*UpdateRolloutRequest)(nil),    // 15: lightningstore.v1.UpdateRolloutRequest
+	(*UpdateRolloutResponse)(nil),   // 16: lightningstore.v1.UpdateRolloutResponse
+	(*CancelRolloutsRequest)(nil),   // 17: lightningstore.v1.CancelRolloutsRequest
+	(*CancelRolloutsResponse)(nil),  // 18: lightningstore.v1.CancelRolloutsResponse
+	(*DeleteRolloutsRequest)(nil),   // 19: lightningstore.v1.DeleteRolloutsRequest
+	(*DeleteRolloutsResponse)(nil),  // 20: lightningstore.v1.DeleteRolloutsResponse
+	nil,                             // 21: lightningstore.v1.Rollout.LabelsEntry
+	nil,                             // 22: lightningstore.v1.RolloutSpec.LabelsEntry
+	nil,                             // 23: lightningstore.v1.ListRolloutsRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),   // 24: google.protobuf.Timestamp
+	(*Attempt)(nil),                 // 25: lightningstore.v1.Attempt
+	(*durationpb.Duration)(nil),     // 26: google.protobuf.Duration
+	(AttemptStatus)(0),              // 27: lightningstore.v1.AttemptStatus
+	(*fieldmaskpb.FieldMask)(nil),   // 28: google.protobuf.FieldMask
 }
 var file_lightningstore_v1_rollout_proto_depIdxs = []int32{
 	1,  // 0: lightningstore.v1.Rollout.mode:type_name -> lightningstore.v1.RolloutMode
 	0,  // 1: lightningstore.v1.Rollout.status:type_name -> lightningstore.v1.RolloutStatus
-	4,  // 2: lightningstore.v1.Rollout.config:type_name -> lightningstore.v1.RolloutConfig
-	22, // 3: lightningstore.v1.Rollout.start_time:type_name -> google.protobuf.Timestamp
-	22, // 4: lightningstore.v1.Rollout.end_time:type_name -> google.protobuf.Timestamp
-	23, // 5: lightningstore.v1.Rollout.latest_attempt:type_name -> lightningstore.v1.Attempt
-	19, // 6: lightningstore.v1.Rollout.labels:type_name -> lightningstore.v1.Rollout.LabelsEntry
-	24, // 7: lightningstore.v1.RolloutConfig.timeout:type_name -> google.protobuf.Duration
-	24, // 8: lightningstore.v1.RolloutConfig.unresponsive_timeout:type_name -> google.protobuf.Duration
-	25, // 9: lightningstore.v1.RolloutConfig.retry_condition:type_name -> lightningstore.v1.AttemptStatus
-	5,  // 10: lightningstore.v1.RolloutConfig.retry_backoff:type_name -> lightningstore.v1.RetryBackoff
-	24, // 11: lightningstore.v1.RetryBackoff.initial_delay:type_name -> google.protobuf.Duration
-	24, // 12: lightningstore.v1.RetryBackoff.max_delay:type_name -> google.protobuf.Duration
+	5,  // 2: lightningstore.v1.Rollout.config:type_name -> lightningstore.v1.RolloutConfig
+	24, // 3: lightningstore.v1.Rollout.start_time:type_name -> google.protobuf.Timestamp
+	24, // 4: lightningstore.v1.Rollout.end_time:type_name -> google.protobuf.Timestamp
+	25, // 5: lightningstore.v1.Rollout.latest_attempt:type_name -> lightningstore.v1.Attempt
+	21, // 6: lightningstore.v1.Rollout.labels:type_name -> lightningstore.v1.Rollout.LabelsEntry
+	26, // 7: lightningstore.v1.RolloutConfig.timeout:type_name -> google.protobuf.Duration
+	26, // 8: lightningstore.v1.RolloutConfig.unresponsive_timeout:type_name -> google.protobuf.Duration
+	27, // 9: lightningstore.v1.RolloutConfig.retry_condition:type_name -> lightningstore.v1.AttemptStatus
+	6,  // 10: lightningstore.v1.RolloutConfig.retry_backoff:type_name -> lightningstore.v1.RetryBackoff
+	26, // 11: lightningstore.v1.RetryBackoff.initial_delay:type_name -> google.protobuf.Duration
+	26, // 12: lightningstore.v1.RetryBackoff.max_delay:type_name -> google.protobuf.Duration
 	1,  // 13: lightningstore.v1.RolloutSpec.mode:type_name -> lightningstore.v1.RolloutMode
-	4,  // 14: lightningstore.v1.RolloutSpec.config:type_name -> lightningstore.v1.RolloutConfig
-	20, // 15: lightningstore.v1.RolloutSpec.labels:type_name -> lightningstore.v1.RolloutSpec.LabelsEntry
-	6,  // 16: lightningstore.v1.EnqueueRolloutsRequest.rollouts:type_name -> lightningstore.v1.RolloutSpec
-	3,  // 17: lightningstore.v1.EnqueueRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
-	3,  // 18: lightningstore.v1.GetRolloutResponse.rollout:type_name -> lightningstore.v1.Rollout
-	0,  // 19: lightningstore.v1.ListRolloutsRequest.statuses:type_name -> lightningstore.v1.RolloutStatus
-	1,  // 20: lightningstore.v1.ListRolloutsRequest.modes:type_name -> lightningstore.v1.RolloutMode
-	2,  // 21: lightningstore.v1.ListRolloutsRequest.filter_logic:type_name -> lightningstore.v1.FilterLogic
-	21, // 22: lightningstore.v1.ListRolloutsRequest.labels:type_name -> lightningstore.v1.ListRolloutsRequest.LabelsEntry
-	3,  // 23: lightningstore.v1.ListRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
-	3,  // 24: lightningstore.v1.UpdateRolloutRequest.rollout:type_name -> lightningstore.v1.Rollout
-	26, // 25: lightningstore.v1.UpdateRolloutRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 26: lightningstore.v1.UpdateRolloutResponse.rollout:type_name -> lightningstore.v1.Rollout
-	3,  // 27: lightningstore.v1.CancelRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	5,  // 14: lightningstore.v1.RolloutSpec.config:type_name -> lightningstore.v1.RolloutConfig
+	22, // 15: lightningstore.v1.RolloutSpec.labels:type_name -> lightningstore.v1.RolloutSpec.LabelsEntry
+	26, // 16: lightningstore.v1.GroupSpec.deadline:type_name -> google.protobuf.Duration
+	2,  // 17: lightningstore.v1.GroupSpec.on_deadline:type_name -> lightningstore.v1.GroupDeadlineAction
+	7,  // 18: lightningstore.v1.EnqueueRolloutsRequest.rollouts:type_name -> lightningstore.v1.RolloutSpec
+	8,  // 19: lightningstore.v1.EnqueueRolloutsRequest.groups:type_name -> lightningstore.v1.GroupSpec
+	4,  // 20: lightningstore.v1.EnqueueRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
+	4,  // 21: lightningstore.v1.GetRolloutResponse.rollout:type_name -> lightningstore.v1.Rollout
+	0,  // 22: lightningstore.v1.ListRolloutsRequest.statuses:type_name -> lightningstore.v1.RolloutStatus
+	1,  // 23: lightningstore.v1.ListRolloutsRequest.modes:type_name -> lightningstore.v1.RolloutMode
+	3,  // 24: lightningstore.v1.ListRolloutsRequest.filter_logic:type_name -> lightningstore.v1.FilterLogic
+	23, // 25: lightningstore.v1.ListRolloutsRequest.labels:type_name -> lightningstore.v1.ListRolloutsRequest.LabelsEntry
+	4,  // 26: lightningstore.v1.ListRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
+	4,  // 27: lightningstore.v1.UpdateRolloutRequest.rollout:type_name -> lightningstore.v1.Rollout
+	28, // 28: lightningstore.v1.UpdateRolloutRequest.update_mask:type_name -> google.protobuf.FieldMask
+	4,  // 29: lightningstore.v1.UpdateRolloutResponse.rollout:type_name -> lightningstore.v1.Rollout
+	4,  // 30: lightningstore.v1.CancelRolloutsResponse.rollouts:type_name -> lightningstore.v1.Rollout
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_lightningstore_v1_rollout_proto_init() }
@@ -1728,15 +1886,15 @@ func file_lightningstore_v1_rollout_proto_init() {
 		return
 	}
 	file_lightningstore_v1_attempt_proto_init()
-	file_lightningstore_v1_rollout_proto_msgTypes[8].OneofWrappers = []any{}
 	file_lightningstore_v1_rollout_proto_msgTypes[9].OneofWrappers = []any{}
+	file_lightningstore_v1_rollout_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lightningstore_v1_rollout_proto_rawDesc), len(file_lightningstore_v1_rollout_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   19,
+			NumEnums:      4,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -24,7 +24,7 @@ var File_lightningstore_v1_service_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/series.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xba\x1a\n" +
+	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1dlightningstore/v1/group.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/series.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xd9\x1c\n" +
 	"\x15LightningStoreService\x12h\n" +
 	"\x0fEnqueueRollouts\x12).lightningstore.v1.EnqueueRolloutsRequest\x1a*.lightningstore.v1.EnqueueRolloutsResponse\x12_\n" +
 	"\fStartRollout\x12&.lightningstore.v1.StartRolloutRequest\x1a'.lightningstore.v1.StartRolloutResponse\x12h\n" +
@@ -43,7 +43,11 @@ const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\x0eCancelRollouts\x12(.lightningstore.v1.CancelRolloutsRequest\x1a).lightningstore.v1.CancelRolloutsResponse\"\x03\x90\x02\x02\x12j\n" +
 	"\x0eDeleteRollouts\x12(.lightningstore.v1.DeleteRolloutsRequest\x1a).lightningstore.v1.DeleteRolloutsResponse\"\x03\x90\x02\x02\x12o\n" +
 	"\x0fWaitForRollouts\x12).lightningstore.v1.WaitForRolloutsRequest\x1a*.lightningstore.v1.WaitForRolloutsResponse\"\x03\x90\x02\x010\x01\x12i\n" +
-	"\rWatchRollouts\x12'.lightningstore.v1.WatchRolloutsRequest\x1a(.lightningstore.v1.WatchRolloutsResponse\"\x03\x90\x02\x010\x01\x12c\n" +
+	"\rWatchRollouts\x12'.lightningstore.v1.WatchRolloutsRequest\x1a(.lightningstore.v1.WatchRolloutsResponse\"\x03\x90\x02\x010\x01\x12X\n" +
+	"\bGetGroup\x12\".lightningstore.v1.GetGroupRequest\x1a#.lightningstore.v1.GetGroupResponse\"\x03\x90\x02\x01\x12^\n" +
+	"\n" +
+	"ListGroups\x12$.lightningstore.v1.ListGroupsRequest\x1a%.lightningstore.v1.ListGroupsResponse\"\x03\x90\x02\x01\x12c\n" +
+	"\vWatchGroups\x12%.lightningstore.v1.WatchGroupsRequest\x1a&.lightningstore.v1.WatchGroupsResponse\"\x03\x90\x02\x010\x01\x12c\n" +
 	"\vIngestSpans\x12%.lightningstore.v1.IngestSpansRequest\x1a&.lightningstore.v1.IngestSpansResponse\"\x03\x90\x02\x02(\x01\x12X\n" +
 	"\bAddSpans\x12\".lightningstore.v1.AddSpansRequest\x1a#.lightningstore.v1.AddSpansResponse\"\x03\x90\x02\x02\x12t\n" +
 	"\x13AllocateSequenceIds\x12-.lightningstore.v1.AllocateSequenceIdsRequest\x1a..lightningstore.v1.AllocateSequenceIdsResponse\x12`\n" +
@@ -81,56 +85,62 @@ var file_lightningstore_v1_service_proto_goTypes = []any{
 	(*DeleteRolloutsRequest)(nil),       // 13: lightningstore.v1.DeleteRolloutsRequest
 	(*WaitForRolloutsRequest)(nil),      // 14: lightningstore.v1.WaitForRolloutsRequest
 	(*WatchRolloutsRequest)(nil),        // 15: lightningstore.v1.WatchRolloutsRequest
-	(*IngestSpansRequest)(nil),          // 16: lightningstore.v1.IngestSpansRequest
-	(*AddSpansRequest)(nil),             // 17: lightningstore.v1.AddSpansRequest
-	(*AllocateSequenceIdsRequest)(nil),  // 18: lightningstore.v1.AllocateSequenceIdsRequest
-	(*QuerySpansRequest)(nil),           // 19: lightningstore.v1.QuerySpansRequest
-	(*ListTripletsRequest)(nil),         // 20: lightningstore.v1.ListTripletsRequest
-	(*GetSeriesRequest)(nil),            // 21: lightningstore.v1.GetSeriesRequest
-	(*ImportRolloutsRequest)(nil),       // 22: lightningstore.v1.ImportRolloutsRequest
-	(*AddResourcesRequest)(nil),         // 23: lightningstore.v1.AddResourcesRequest
-	(*UpdateResourcesRequest)(nil),      // 24: lightningstore.v1.UpdateResourcesRequest
-	(*GetResourcesRequest)(nil),         // 25: lightningstore.v1.GetResourcesRequest
-	(*ListResourcesRequest)(nil),        // 26: lightningstore.v1.ListResourcesRequest
-	(*WatchResourcesRequest)(nil),       // 27: lightningstore.v1.WatchResourcesRequest
-	(*HeartbeatRequest)(nil),            // 28: lightningstore.v1.HeartbeatRequest
-	(*GetWorkerRequest)(nil),            // 29: lightningstore.v1.GetWorkerRequest
-	(*ListWorkersRequest)(nil),          // 30: lightningstore.v1.ListWorkersRequest
-	(*GetStatisticsRequest)(nil),        // 31: lightningstore.v1.GetStatisticsRequest
-	(*GetServerInfoRequest)(nil),        // 32: lightningstore.v1.GetServerInfoRequest
-	(*EnqueueRolloutsResponse)(nil),     // 33: lightningstore.v1.EnqueueRolloutsResponse
-	(*StartRolloutResponse)(nil),        // 34: lightningstore.v1.StartRolloutResponse
-	(*DequeueRolloutsResponse)(nil),     // 35: lightningstore.v1.DequeueRolloutsResponse
-	(*StartAttemptResponse)(nil),        // 36: lightningstore.v1.StartAttemptResponse
-	(*PauseClaimsResponse)(nil),         // 37: lightningstore.v1.PauseClaimsResponse
-	(*ResumeClaimsResponse)(nil),        // 38: lightningstore.v1.ResumeClaimsResponse
-	(*UpdateAttemptResponse)(nil),       // 39: lightningstore.v1.UpdateAttemptResponse
-	(*ListAttemptsResponse)(nil),        // 40: lightningstore.v1.ListAttemptsResponse
-	(*GetAttemptResponse)(nil),          // 41: lightningstore.v1.GetAttemptResponse
-	(*GetRolloutResponse)(nil),          // 42: lightningstore.v1.GetRolloutResponse
-	(*ListRolloutsResponse)(nil),        // 43: lightningstore.v1.ListRolloutsResponse
-	(*UpdateRolloutResponse)(nil),       // 44: lightningstore.v1.UpdateRolloutResponse
-	(*CancelRolloutsResponse)(nil),      // 45: lightningstore.v1.CancelRolloutsResponse
-	(*DeleteRolloutsResponse)(nil),      // 46: lightningstore.v1.DeleteRolloutsResponse
-	(*WaitForRolloutsResponse)(nil),     // 47: lightningstore.v1.WaitForRolloutsResponse
-	(*WatchRolloutsResponse)(nil),       // 48: lightningstore.v1.WatchRolloutsResponse
-	(*IngestSpansResponse)(nil),         // 49: lightningstore.v1.IngestSpansResponse
-	(*AddSpansResponse)(nil),            // 50: lightningstore.v1.AddSpansResponse
-	(*AllocateSequenceIdsResponse)(nil), // 51: lightningstore.v1.AllocateSequenceIdsResponse
-	(*QuerySpansResponse)(nil),          // 52: lightningstore.v1.QuerySpansResponse
-	(*ListTripletsResponse)(nil),        // 53: lightningstore.v1.ListTripletsResponse
-	(*GetSeriesResponse)(nil),           // 54: lightningstore.v1.GetSeriesResponse
-	(*ImportRolloutsResponse)(nil),      // 55: lightningstore.v1.ImportRolloutsResponse
-	(*AddResourcesResponse)(nil),        // 56: lightningstore.v1.AddResourcesResponse
-	(*UpdateResourcesResponse)(nil),     // 57: lightningstore.v1.UpdateResourcesResponse
-	(*GetResourcesResponse)(nil),        // 58: lightningstore.v1.GetResourcesResponse
-	(*ListResourcesResponse)(nil),       // 59: lightningstore.v1.ListResourcesResponse
-	(*WatchResourcesResponse)(nil),      // 60: lightningstore.v1.WatchResourcesResponse
-	(*HeartbeatResponse)(nil),           // 61: lightningstore.v1.HeartbeatResponse
-	(*GetWorkerResponse)(nil),           // 62: lightningstore.v1.GetWorkerResponse
-	(*ListWorkersResponse)(nil),         // 63: lightningstore.v1.ListWorkersResponse
-	(*GetStatisticsResponse)(nil),       // 64: lightningstore.v1.GetStatisticsResponse
-	(*GetServerInfoResponse)(nil),       // 65: lightningstore.v1.GetServerInfoResponse
+	(*GetGroupRequest)(nil),             // 16: lightningstore.v1.GetGroupRequest
+	(*ListGroupsRequest)(nil),           // 17: lightningstore.v1.ListGroupsRequest
+	(*WatchGroupsRequest)(nil),          // 18: lightningstore.v1.WatchGroupsRequest
+	(*IngestSpansRequest)(nil),          // 19: lightningstore.v1.IngestSpansRequest
+	(*AddSpansRequest)(nil),             // 20: lightningstore.v1.AddSpansRequest
+	(*AllocateSequenceIdsRequest)(nil),  // 21: lightningstore.v1.AllocateSequenceIdsRequest
+	(*QuerySpansRequest)(nil),           // 22: lightningstore.v1.QuerySpansRequest
+	(*ListTripletsRequest)(nil),         // 23: lightningstore.v1.ListTripletsRequest
+	(*GetSeriesRequest)(nil),            // 24: lightningstore.v1.GetSeriesRequest
+	(*ImportRolloutsRequest)(nil),       // 25: lightningstore.v1.ImportRolloutsRequest
+	(*AddResourcesRequest)(nil),         // 26: lightningstore.v1.AddResourcesRequest
+	(*UpdateResourcesRequest)(nil),      // 27: lightningstore.v1.UpdateResourcesRequest
+	(*GetResourcesRequest)(nil),         // 28: lightningstore.v1.GetResourcesRequest
+	(*ListResourcesRequest)(nil),        // 29: lightningstore.v1.ListResourcesRequest
+	(*WatchResourcesRequest)(nil),       // 30: lightningstore.v1.WatchResourcesRequest
+	(*HeartbeatRequest)(nil),            // 31: lightningstore.v1.HeartbeatRequest
+	(*GetWorkerRequest)(nil),            // 32: lightningstore.v1.GetWorkerRequest
+	(*ListWorkersRequest)(nil),          // 33: lightningstore.v1.ListWorkersRequest
+	(*GetStatisticsRequest)(nil),        // 34: lightningstore.v1.GetStatisticsRequest
+	(*GetServerInfoRequest)(nil),        // 35: lightningstore.v1.GetServerInfoRequest
+	(*EnqueueRolloutsResponse)(nil),     // 36: lightningstore.v1.EnqueueRolloutsResponse
+	(*StartRolloutResponse)(nil),        // 37: lightningstore.v1.StartRolloutResponse
+	(*DequeueRolloutsResponse)(nil),     // 38: lightningstore.v1.DequeueRolloutsResponse
+	(*StartAttemptResponse)(nil),        // 39: lightningstore.v1.StartAttemptResponse
+	(*PauseClaimsResponse)(nil),         // 40: lightningstore.v1.PauseClaimsResponse
+	(*ResumeClaimsResponse)(nil),        // 41: lightningstore.v1.ResumeClaimsResponse
+	(*UpdateAttemptResponse)(nil),       // 42: lightningstore.v1.UpdateAttemptResponse
+	(*ListAttemptsResponse)(nil),        // 43: lightningstore.v1.ListAttemptsResponse
+	(*GetAttemptResponse)(nil),          // 44: lightningstore.v1.GetAttemptResponse
+	(*GetRolloutResponse)(nil),          // 45: lightningstore.v1.GetRolloutResponse
+	(*ListRolloutsResponse)(nil),        // 46: lightningstore.v1.ListRolloutsResponse
+	(*UpdateRolloutResponse)(nil),       // 47: lightningstore.v1.UpdateRolloutResponse
+	(*CancelRolloutsResponse)(nil),      // 48: lightningstore.v1.CancelRolloutsResponse
+	(*DeleteRolloutsResponse)(nil),      // 49: lightningstore.v1.DeleteRolloutsResponse
+	(*WaitForRolloutsResponse)(nil),     // 50: lightningstore.v1.WaitForRolloutsResponse
+	(*WatchRolloutsResponse)(nil),       // 51: lightningstore.v1.WatchRolloutsResponse
+	(*GetGroupResponse)(nil),            // 52: lightningstore.v1.GetGroupResponse
+	(*ListGroupsResponse)(nil),          // 53: lightningstore.v1.ListGroupsResponse
+	(*WatchGroupsResponse)(nil),         // 54: lightningstore.v1.WatchGroupsResponse
+	(*IngestSpansResponse)(nil),         // 55: lightningstore.v1.IngestSpansResponse
+	(*AddSpansResponse)(nil),            // 56: lightningstore.v1.AddSpansResponse
+	(*AllocateSequenceIdsResponse)(nil), // 57: lightningstore.v1.AllocateSequenceIdsResponse
+	(*QuerySpansResponse)(nil),          // 58: lightningstore.v1.QuerySpansResponse
+	(*ListTripletsResponse)(nil),        // 59: lightningstore.v1.ListTripletsResponse
+	(*GetSeriesResponse)(nil),           // 60: lightningstore.v1.GetSeriesResponse
+	(*ImportRolloutsResponse)(nil),      // 61: lightningstore.v1.ImportRolloutsResponse
+	(*AddResourcesResponse)(nil),        // 62: lightningstore.v1.AddResourcesResponse
+	(*UpdateResourcesResponse)(nil),     // 63: lightningstore.v1.UpdateResourcesResponse
+	(*GetResourcesResponse)(nil),        // 64: lightningstore.v1.GetResourcesResponse
+	(*ListResourcesResponse)(nil),       // 65: lightningstore.v1.ListResourcesResponse
+	(*WatchResourcesResponse)(nil),      // 66: lightningstore.v1.WatchResourcesResponse
+	(*HeartbeatResponse)(nil),           // 67: lightningstore.v1.HeartbeatResponse
+	(*GetWorkerResponse)(nil),           // 68: lightningstore.v1.GetWorkerResponse
+	(*ListWorkersResponse)(nil),         // 69: lightningstore.v1.ListWorkersResponse
+	(*GetStatisticsResponse)(nil),       // 70: lightningstore.v1.GetStatisticsResponse
+	(*GetServerInfoResponse)(nil),       // 71: lightningstore.v1.GetServerInfoResponse
 }
 var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	0,  // 0: lightningstore.v1.LightningStoreService.EnqueueRollouts:input_type -> lightningstore.v1.EnqueueRolloutsRequest
@@ -149,58 +159,64 @@ var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	13, // 13: lightningstore.v1.LightningStoreService.DeleteRollouts:input_type -> lightningstore.v1.DeleteRolloutsRequest
 	14, // 14: lightningstore.v1.LightningStoreService.WaitForRollouts:input_type -> lightningstore.v1.WaitForRolloutsRequest
 	15, // 15: lightningstore.v1.LightningStoreService.WatchRollouts:input_type -> lightningstore.v1.WatchRolloutsRequest
-	16, // 16: lightningstore.v1.LightningStoreService.IngestSpans:input_type -> lightningstore.v1.IngestSpansRequest
-	17, // 17: lightningstore.v1.LightningStoreService.AddSpans:input_type -> lightningstore.v1.AddSpansRequest
-	18, // 18: lightningstore.v1.LightningStoreService.AllocateSequenceIds:input_type -> lightningstore.v1.AllocateSequenceIdsRequest
-	19, // 19: lightningstore.v1.LightningStoreService.QuerySpans:input_type -> lightningstore.v1.QuerySpansRequest
-	20, // 20: lightningstore.v1.LightningStoreService.ListTriplets:input_type -> lightningstore.v1.ListTripletsRequest
-	21, // 21: lightningstore.v1.LightningStoreService.GetSeries:input_type -> lightningstore.v1.GetSeriesRequest
-	22, // 22: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
-	23, // 23: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
-	24, // 24: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
-	25, // 25: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
-	26, // 26: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
-	27, // 27: lightningstore.v1.LightningStoreService.WatchResources:input_type -> lightningstore.v1.WatchResourcesRequest
-	28, // 28: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
-	29, // 29: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
-	30, // 30: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
-	31, // 31: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
-	32, // 32: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
-	33, // 33: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
-	34, // 34: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
-	35, // 35: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
-	36, // 36: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
-	37, // 37: lightningstore.v1.LightningStoreService.PauseClaims:output_type -> lightningstore.v1.PauseClaimsResponse
-	38, // 38: lightningstore.v1.LightningStoreService.ResumeClaims:output_type -> lightningstore.v1.ResumeClaimsResponse
-	39, // 39: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
-	40, // 40: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
-	41, // 41: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
-	42, // 42: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
-	43, // 43: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
-	44, // 44: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
-	45, // 45: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
-	46, // 46: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
-	47, // 47: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
-	48, // 48: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
-	49, // 49: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
-	50, // 50: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
-	51, // 51: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
-	52, // 52: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
-	53, // 53: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
-	54, // 54: lightningstore.v1.LightningStoreService.GetSeries:output_type -> lightningstore.v1.GetSeriesResponse
-	55, // 55: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
-	56, // 56: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
-	57, // 57: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
-	58, // 58: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
-	59, // 59: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
-	60, // 60: lightningstore.v1.LightningStoreService.WatchResources:output_type -> lightningstore.v1.WatchResourcesResponse
-	61, // 61: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
-	62, // 62: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
-	63, // 63: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
-	64, // 64: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
-	65, // 65: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
-	33, // [33:66] is the sub-list for method output_type
-	0,  // [0:33] is the sub-list for method input_type
+	16, // 16: lightningstore.v1.LightningStoreService.GetGroup:input_type -> lightningstore.v1.GetGroupRequest
+	17, // 17: lightningstore.v1.LightningStoreService.ListGroups:input_type -> lightningstore.v1.ListGroupsRequest
+	18, // 18: lightningstore.v1.LightningStoreService.WatchGroups:input_type -> lightningstore.v1.WatchGroupsRequest
+	19, // 19: lightningstore.v1.LightningStoreService.IngestSpans:input_type -> lightningstore.v1.IngestSpansRequest
+	20, // 20: lightningstore.v1.LightningStoreService.AddSpans:input_type -> lightningstore.v1.AddSpansRequest
+	21, // 21: lightningstore.v1.LightningStoreService.AllocateSequenceIds:input_type -> lightningstore.v1.AllocateSequenceIdsRequest
+	22, // 22: lightningstore.v1.LightningStoreService.QuerySpans:input_type -> lightningstore.v1.QuerySpansRequest
+	23, // 23: lightningstore.v1.LightningStoreService.ListTriplets:input_type -> lightningstore.v1.ListTripletsRequest
+	24, // 24: lightningstore.v1.LightningStoreService.GetSeries:input_type -> lightningstore.v1.GetSeriesRequest
+	25, // 25: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
+	26, // 26: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
+	27, // 27: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
+	28, // 28: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
+	29, // 29: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
+	30, // 30: lightningstore.v1.LightningStoreService.WatchResources:input_type -> lightningstore.v1.WatchResourcesRequest
+	31, // 31: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
+	32, // 32: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
+	33, // 33: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
+	34, // 34: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
+	35, // 35: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
+	36, // 36: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
+	37, // 37: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
+	38, // 38: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
+	39, // 39: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
+	40, // 40: lightningstore.v1.LightningStoreService.PauseClaims:output_type -> lightningstore.v1.PauseClaimsResponse
+	41, // 41: lightningstore.v1.LightningStoreService.ResumeClaims:output_type -> lightningstore.v1.ResumeClaimsResponse
+	42, // 42: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
+	43, // 43: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
+	44, // 44: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
+	45, // 45: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
+	46, // 46: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
+	47, // 47: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
+	48, // 48: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
+	49, // 49: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
+	50, // 50: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
+	51, // 51: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
+	52, // 52: lightningstore.v1.LightningStoreService.GetGroup:output_type -> lightningstore.v1.GetGroupResponse
+	53, // 53: lightningstore.v1.LightningStoreService.ListGroups:output_type -> lightningstore.v1.ListGroupsResponse
+	54, // 54: lightningstore.v1.LightningStoreService.WatchGroups:output_type -> lightningstore.v1.WatchGroupsResponse
+	55, // 55: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
+	56, // 56: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
+	57, // 57: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
+	58, // 58: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
+	59, // 59: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
+	60, // 60: lightningstore.v1.LightningStoreService.GetSeries:output_type -> lightningstore.v1.GetSeriesResponse
+	61, // 61: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
+	62, // 62: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
+	63, // 63: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
+	64, // 64: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
+	65, // 65: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
+	66, // 66: lightningstore.v1.LightningStoreService.WatchResources:output_type -> lightningstore.v1.WatchResourcesResponse
+	67, // 67: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
+	68, // 68: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
+	69, // 69: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
+	70, // 70: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
+	71, // 71: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
+	36, // [36:72] is the sub-list for method output_type
+	0,  // [0:36] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -214,6 +230,7 @@ func file_lightningstore_v1_service_proto_init() {
 	file_lightningstore_v1_attempt_proto_init()
 	file_lightningstore_v1_claim_proto_init()
 	file_lightningstore_v1_completion_proto_init()
+	file_lightningstore_v1_group_proto_init()
 	file_lightningstore_v1_import_proto_init()
 	file_lightningstore_v1_resources_proto_init()
 	file_lightningstore_v1_rollout_proto_init()

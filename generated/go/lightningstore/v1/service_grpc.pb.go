@@ -35,6 +35,9 @@ const (
 	LightningStoreService_DeleteRollouts_FullMethodName      = "/lightningstore.v1.LightningStoreService/DeleteRollouts"
 	LightningStoreService_WaitForRollouts_FullMethodName     = "/lightningstore.v1.LightningStoreService/WaitForRollouts"
 	LightningStoreService_WatchRollouts_FullMethodName       = "/lightningstore.v1.LightningStoreService/WatchRollouts"
+	LightningStoreService_GetGroup_FullMethodName            = "/lightningstore.v1.LightningStoreService/GetGroup"
+	LightningStoreService_ListGroups_FullMethodName          = "/lightningstore.v1.LightningStoreService/ListGroups"
+	LightningStoreService_WatchGroups_FullMethodName         = "/lightningstore.v1.LightningStoreService/WatchGroups"
 	LightningStoreService_IngestSpans_FullMethodName         = "/lightningstore.v1.LightningStoreService/IngestSpans"
 	LightningStoreService_AddSpans_FullMethodName            = "/lightningstore.v1.LightningStoreService/AddSpans"
 	LightningStoreService_AllocateSequenceIds_FullMethodName = "/lightningstore.v1.LightningStoreService/AllocateSequenceIds"
@@ -102,6 +105,12 @@ type LightningStoreServiceClient interface {
 	WaitForRollouts(ctx context.Context, in *WaitForRolloutsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WaitForRolloutsResponse], error)
 	// Streams all rollouts as they finish, in completion order, from any completion number on.
 	WatchRollouts(ctx context.Context, in *WatchRolloutsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchRolloutsResponse], error)
+	// Gets one group.
+	GetGroup(ctx context.Context, in *GetGroupRequest, opts ...grpc.CallOption) (*GetGroupResponse, error)
+	// Lists groups by filter, page by page.
+	ListGroups(ctx context.Context, in *ListGroupsRequest, opts ...grpc.CallOption) (*ListGroupsResponse, error)
+	// Streams all groups as they complete, in completion order, from any completion number on.
+	WatchGroups(ctx context.Context, in *WatchGroupsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchGroupsResponse], error)
 	// Stores spans from a stream of batches.
 	IngestSpans(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[IngestSpansRequest, IngestSpansResponse], error)
 	// Stores one batch of spans.
@@ -324,9 +333,48 @@ func (c *lightningStoreServiceClient) WatchRollouts(ctx context.Context, in *Wat
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LightningStoreService_WatchRolloutsClient = grpc.ServerStreamingClient[WatchRolloutsResponse]
 
+func (c *lightningStoreServiceClient) GetGroup(ctx context.Context, in *GetGroupRequest, opts ...grpc.CallOption) (*GetGroupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetGroupResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_GetGroup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) ListGroups(ctx context.Context, in *ListGroupsRequest, opts ...grpc.CallOption) (*ListGroupsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListGroupsResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_ListGroups_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) WatchGroups(ctx context.Context, in *WatchGroupsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchGroupsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[2], LightningStoreService_WatchGroups_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchGroupsRequest, WatchGroupsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LightningStoreService_WatchGroupsClient = grpc.ServerStreamingClient[WatchGroupsResponse]
+
 func (c *lightningStoreServiceClient) IngestSpans(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[IngestSpansRequest, IngestSpansResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[2], LightningStoreService_IngestSpans_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[3], LightningStoreService_IngestSpans_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -359,7 +407,7 @@ func (c *lightningStoreServiceClient) AllocateSequenceIds(ctx context.Context, i
 
 func (c *lightningStoreServiceClient) QuerySpans(ctx context.Context, in *QuerySpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[QuerySpansResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[3], LightningStoreService_QuerySpans_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[4], LightningStoreService_QuerySpans_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -378,7 +426,7 @@ type LightningStoreService_QuerySpansClient = grpc.ServerStreamingClient[QuerySp
 
 func (c *lightningStoreServiceClient) ListTriplets(ctx context.Context, in *ListTripletsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTripletsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[4], LightningStoreService_ListTriplets_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[5], LightningStoreService_ListTriplets_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -407,7 +455,7 @@ func (c *lightningStoreServiceClient) GetSeries(ctx context.Context, in *GetSeri
 
 func (c *lightningStoreServiceClient) ImportRollouts(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportRolloutsRequest, ImportRolloutsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[5], LightningStoreService_ImportRollouts_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[6], LightningStoreService_ImportRollouts_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -460,7 +508,7 @@ func (c *lightningStoreServiceClient) ListResources(ctx context.Context, in *Lis
 
 func (c *lightningStoreServiceClient) WatchResources(ctx context.Context, in *WatchResourcesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResourcesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[6], LightningStoreService_WatchResources_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[7], LightningStoreService_WatchResources_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -575,6 +623,12 @@ type LightningStoreServiceServer interface {
 	WaitForRollouts(*WaitForRolloutsRequest, grpc.ServerStreamingServer[WaitForRolloutsResponse]) error
 	// Streams all rollouts as they finish, in completion order, from any completion number on.
 	WatchRollouts(*WatchRolloutsRequest, grpc.ServerStreamingServer[WatchRolloutsResponse]) error
+	// Gets one group.
+	GetGroup(context.Context, *GetGroupRequest) (*GetGroupResponse, error)
+	// Lists groups by filter, page by page.
+	ListGroups(context.Context, *ListGroupsRequest) (*ListGroupsResponse, error)
+	// Streams all groups as they complete, in completion order, from any completion number on.
+	WatchGroups(*WatchGroupsRequest, grpc.ServerStreamingServer[WatchGroupsResponse]) error
 	// Stores spans from a stream of batches.
 	IngestSpans(grpc.ClientStreamingServer[IngestSpansRequest, IngestSpansResponse]) error
 	// Stores one batch of spans.
@@ -666,6 +720,15 @@ func (UnimplementedLightningStoreServiceServer) WaitForRollouts(*WaitForRollouts
 }
 func (UnimplementedLightningStoreServiceServer) WatchRollouts(*WatchRolloutsRequest, grpc.ServerStreamingServer[WatchRolloutsResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method WatchRollouts not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) GetGroup(context.Context, *GetGroupRequest) (*GetGroupResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetGroup not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) ListGroups(context.Context, *ListGroupsRequest) (*ListGroupsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ListGroups not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) WatchGroups(*WatchGroupsRequest, grpc.ServerStreamingServer[WatchGroupsResponse]) error {
+	return status.Errorf(codes.Unimplemented, "method WatchGroups not implemented")
 }
 func (UnimplementedLightningStoreServiceServer) IngestSpans(grpc.ClientStreamingServer[IngestSpansRequest, IngestSpansResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method IngestSpans not implemented")
@@ -1013,6 +1076,53 @@ func _LightningStoreService_WatchRollouts_Handler(srv interface{}, stream grpc.S
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LightningStoreService_WatchRolloutsServer = grpc.ServerStreamingServer[WatchRolloutsResponse]
 
+func _LightningStoreService_GetGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).GetGroup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_GetGroup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).GetGroup(ctx, req.(*GetGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_ListGroups_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListGroupsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).ListGroups(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_ListGroups_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).ListGroups(ctx, req.(*ListGroupsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_WatchGroups_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchGroupsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LightningStoreServiceServer).WatchGroups(m, &grpc.GenericServerStream[WatchGroupsRequest, WatchGroupsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LightningStoreService_WatchGroupsServer = grpc.ServerStreamingServer[WatchGroupsResponse]
+
 func _LightningStoreService_IngestSpans_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(LightningStoreServiceServer).IngestSpans(&grpc.GenericServerStream[IngestSpansRequest, IngestSpansResponse]{ServerStream: stream})
 }
@@ -1340,6 +1450,14 @@ var LightningStoreService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _LightningStoreService_DeleteRollouts_Handler,
 		},
 		{
+			MethodName: "GetGroup",
+			Handler:    _LightningStoreService_GetGroup_Handler,
+		},
+		{
+			MethodName: "ListGroups",
+			Handler:    _LightningStoreService_ListGroups_Handler,
+		},
+		{
 			MethodName: "AddSpans",
 			Handler:    _LightningStoreService_AddSpans_Handler,
 		},
@@ -1397,6 +1515,11 @@ var LightningStoreService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchRollouts",
 			Handler:       _LightningStoreService_WatchRollouts_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchGroups",
+			Handler:       _LightningStoreService_WatchGroups_Handler,
 			ServerStreams: true,
 		},
 		{

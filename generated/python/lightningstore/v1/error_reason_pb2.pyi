@@ -41,7 +41,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_WORKER_NOT_FOUND: _ErrorReason.ValueType  # 13
     """NOT_FOUND: there is no such worker. Metadata: workerId."""
     ERROR_REASON_GROUP_NOT_FOUND: _ErrorReason.ValueType  # 14
-    """NOT_FOUND: the group has no rollouts. Metadata: groupId."""
+    """NOT_FOUND: the group has no rollouts, or, from GetGroup, no such group was created. Metadata: groupId."""
     ERROR_REASON_NAMESPACE_NOT_FOUND: _ErrorReason.ValueType  # 15
     """NOT_FOUND: there is no such namespace. Metadata: namespace."""
     ERROR_REASON_RESOURCES_VERSION_REMOVED: _ErrorReason.ValueType  # 16
@@ -58,6 +58,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_NAMESPACE_EXISTS: _ErrorReason.ValueType  # 23
     """ALREADY_EXISTS: a namespace with this name exists. Metadata: namespace."""
+    ERROR_REASON_GROUP_EXISTS: _ErrorReason.ValueType  # 24
+    """ALREADY_EXISTS: a group with this id and another spec exists. Metadata: groupId."""
     ERROR_REASON_TRANSITION_NOT_ALLOWED: _ErrorReason.ValueType  # 30
     """FAILED_PRECONDITION: this status change is not allowed. Metadata: from, to."""
     ERROR_REASON_SPANS_EVICTED: _ErrorReason.ValueType  # 31
@@ -75,6 +77,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CLAIMS_PAUSED: _ErrorReason.ValueType  # 35
     """FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339),
     reason, the one given by the caller who paused them.
+    """
+    ERROR_REASON_GROUP_FULL: _ErrorReason.ValueType  # 36
+    """FAILED_PRECONDITION: the group takes no more members: it has as many as its size, or it is closed. Metadata:
+    groupId, size.
     """
     ERROR_REASON_COMPLETION_NUMBER_BEYOND_END: _ErrorReason.ValueType  # 40
     """OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last."""
@@ -146,7 +152,7 @@ ERROR_REASON_RESOURCES_NOT_FOUND: ErrorReason.ValueType  # 12
 ERROR_REASON_WORKER_NOT_FOUND: ErrorReason.ValueType  # 13
 """NOT_FOUND: there is no such worker. Metadata: workerId."""
 ERROR_REASON_GROUP_NOT_FOUND: ErrorReason.ValueType  # 14
-"""NOT_FOUND: the group has no rollouts. Metadata: groupId."""
+"""NOT_FOUND: the group has no rollouts, or, from GetGroup, no such group was created. Metadata: groupId."""
 ERROR_REASON_NAMESPACE_NOT_FOUND: ErrorReason.ValueType  # 15
 """NOT_FOUND: there is no such namespace. Metadata: namespace."""
 ERROR_REASON_RESOURCES_VERSION_REMOVED: ErrorReason.ValueType  # 16
@@ -163,6 +169,8 @@ spanId.
 """
 ERROR_REASON_NAMESPACE_EXISTS: ErrorReason.ValueType  # 23
 """ALREADY_EXISTS: a namespace with this name exists. Metadata: namespace."""
+ERROR_REASON_GROUP_EXISTS: ErrorReason.ValueType  # 24
+"""ALREADY_EXISTS: a group with this id and another spec exists. Metadata: groupId."""
 ERROR_REASON_TRANSITION_NOT_ALLOWED: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION: this status change is not allowed. Metadata: from, to."""
 ERROR_REASON_SPANS_EVICTED: ErrorReason.ValueType  # 31
@@ -180,6 +188,10 @@ status.
 ERROR_REASON_CLAIMS_PAUSED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339),
 reason, the one given by the caller who paused them.
+"""
+ERROR_REASON_GROUP_FULL: ErrorReason.ValueType  # 36
+"""FAILED_PRECONDITION: the group takes no more members: it has as many as its size, or it is closed. Metadata:
+groupId, size.
 """
 ERROR_REASON_COMPLETION_NUMBER_BEYOND_END: ErrorReason.ValueType  # 40
 """OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last."""

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from lightningstore.v1 import attempt_pb2 as lightningstore_dot_v1_dot_attempt__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flightningstore/v1/rollout.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\"\x83\x05\n\x07Rollout\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\ninput_json\x18\x02 \x01(\x0c\x12,\n\x04mode\x18\x03 \x01(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x10\n\x08group_id\x18\x05 \x01(\t\x12\x14\n\x0cresources_id\x18\x06 \x01(\t\x12\x30\n\x06status\x18\x07 \x01(\x0e\x32 .lightningstore.v1.RolloutStatus\x12\x30\n\x06\x63onfig\x18\x08 \x01(\x0b\x32 .lightningstore.v1.RolloutConfig\x12\x15\n\rmetadata_json\x18\t \x01(\x0c\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rattempt_count\x18\x0c \x01(\x05\x12\x19\n\x11latest_attempt_id\x18\r \x01(\t\x12\x19\n\x11\x63ompletion_number\x18\x0e \x01(\x03\x12\x32\n\x0elatest_attempt\x18\x0f \x01(\x0b\x32\x1a.lightningstore.v1.Attempt\x12\x18\n\x10payloads_omitted\x18\x10 \x01(\x08\x12\r\n\x05queue\x18\x11 \x01(\t\x12\x36\n\x06labels\x18\x12 \x03(\x0b\x32&.lightningstore.v1.Rollout.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xfd\x01\n\rRolloutConfig\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14unresponsive_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmax_attempts\x18\x03 \x01(\x05\x12\x39\n\x0fretry_condition\x18\x04 \x03(\x0e\x32 .lightningstore.v1.AttemptStatus\x12\x36\n\rretry_backoff\x18\x05 \x01(\x0b\x32\x1f.lightningstore.v1.RetryBackoff\"\x8e\x01\n\x0cRetryBackoff\x12\x30\n\rinitial_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\x12,\n\tmax_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06jitter\x18\x04 \x01(\x01\"\xe0\x02\n\x0bRolloutSpec\x12\x12\n\ninput_json\x18\x01 \x01(\x0c\x12,\n\x04mode\x18\x02 \x01(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x10\n\x08group_id\x18\x04 \x01(\t\x12\x14\n\x0cresources_id\x18\x05 \x01(\t\x12\x30\n\x06\x63onfig\x18\x06 \x01(\x0b\x32 .lightningstore.v1.RolloutConfig\x12\x15\n\rmetadata_json\x18\x07 \x01(\x0c\x12\x12\n\nrollout_id\x18\x08 \x01(\t\x12\r\n\x05queue\x18\t \x01(\t\x12:\n\x06labels\x18\n \x03(\x0b\x32*.lightningstore.v1.RolloutSpec.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x16\x45nqueueRolloutsRequest\x12\x30\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1e.lightningstore.v1.RolloutSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"G\n\x17\x45nqueueRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\"\'\n\x11GetRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\"A\n\x12GetRolloutResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"\xa9\x04\n\x13ListRolloutsRequest\x12\x32\n\x08statuses\x18\x01 \x03(\x0e\x32 .lightningstore.v1.RolloutStatus\x12\x13\n\x0brollout_ids\x18\x02 \x03(\t\x12\x1b\n\x13rollout_id_contains\x18\x03 \x01(\t\x12-\n\x05modes\x18\x04 \x03(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x11\n\tgroup_ids\x18\x05 \x03(\t\x12\x34\n\x0c\x66ilter_logic\x18\x06 \x01(\x0e\x32\x1e.lightningstore.v1.FilterLogic\x12\x10\n\x08order_by\x18\x07 \x01(\t\x12\x11\n\tpage_size\x18\x08 \x01(\x05\x12\x12\n\npage_token\x18\t \x01(\t\x12\x0c\n\x04skip\x18\n \x01(\x05\x12\x1a\n\x12include_total_size\x18\x0b \x01(\x08\x12\x0e\n\x06queues\x18\x0c \x03(\t\x12\x42\n\x06labels\x18\r \x03(\x0b\x32\x32.lightningstore.v1.ListRolloutsRequest.LabelsEntry\x12\x17\n\nmin_reward\x18\x0e \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nmax_reward\x18\x0f \x01(\x01H\x01\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_min_rewardB\r\n\x0b_max_reward\"\x85\x01\n\x14ListRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x17\n\ntotal_size\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_total_size\"\x88\x01\n\x14UpdateRolloutRequest\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"D\n\x15UpdateRolloutResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"@\n\x15\x43\x61ncelRolloutsRequest\x12\x13\n\x0brollout_ids\x18\x01 \x03(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"F\n\x16\x43\x61ncelRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\",\n\x15\x44\x65leteRolloutsRequest\x12\x13\n\x0brollout_ids\x18\x01 \x03(\t\"l\n\x16\x44\x65leteRolloutsResponse\x12\x1b\n\x13\x64\x65leted_rollout_ids\x18\x01 \x03(\t\x12\x1b\n\x13missing_rollout_ids\x18\x02 \x03(\t\x12\x18\n\x10kept_rollout_ids\x18\x03 \x03(\t*\xfa\x01\n\rRolloutStatus\x12\x1e\n\x1aROLLOUT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16ROLLOUT_STATUS_QUEUING\x10\x01\x12\x1c\n\x18ROLLOUT_STATUS_PREPARING\x10\x02\x12\x1a\n\x16ROLLOUT_STATUS_RUNNING\x10\x03\x12\x1c\n\x18ROLLOUT_STATUS_SUCCEEDED\x10\x04\x12\x19\n\x15ROLLOUT_STATUS_FAILED\x10\x05\x12\x1c\n\x18ROLLOUT_STATUS_CANCELLED\x10\x06\x12\x1c\n\x18ROLLOUT_STATUS_REQUEUING\x10\x07*p\n\x0bRolloutMode\x12\x1c\n\x18ROLLOUT_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12ROLLOUT_MODE_TRAIN\x10\x01\x12\x14\n\x10ROLLOUT_MODE_VAL\x10\x02\x12\x15\n\x11ROLLOUT_MODE_TEST\x10\x03*V\n\x0b\x46ilterLogic\x12\x1c\n\x18\x46ILTER_LOGIC_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46ILTER_LOGIC_AND\x10\x01\x12\x13\n\x0f\x46ILTER_LOGIC_OR\x10\x02\x42\x80\x01\n\x14io.lightningstore.v1B\x0cRolloutProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flightningstore/v1/rollout.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\"\x83\x05\n\x07Rollout\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\ninput_json\x18\x02 \x01(\x0c\x12,\n\x04mode\x18\x03 \x01(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x10\n\x08group_id\x18\x05 \x01(\t\x12\x14\n\x0cresources_id\x18\x06 \x01(\t\x12\x30\n\x06status\x18\x07 \x01(\x0e\x32 .lightningstore.v1.RolloutStatus\x12\x30\n\x06\x63onfig\x18\x08 \x01(\x0b\x32 .lightningstore.v1.RolloutConfig\x12\x15\n\rmetadata_json\x18\t \x01(\x0c\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rattempt_count\x18\x0c \x01(\x05\x12\x19\n\x11latest_attempt_id\x18\r \x01(\t\x12\x19\n\x11\x63ompletion_number\x18\x0e \x01(\x03\x12\x32\n\x0elatest_attempt\x18\x0f \x01(\x0b\x32\x1a.lightningstore.v1.Attempt\x12\x18\n\x10payloads_omitted\x18\x10 \x01(\x08\x12\r\n\x05queue\x18\x11 \x01(\t\x12\x36\n\x06labels\x18\x12 \x03(\x0b\x32&.lightningstore.v1.Rollout.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xfd\x01\n\rRolloutConfig\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14unresponsive_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmax_attempts\x18\x03 \x01(\x05\x12\x39\n\x0fretry_condition\x18\x04 \x03(\x0e\x32 .lightningstore.v1.AttemptStatus\x12\x36\n\rretry_backoff\x18\x05 \x01(\x0b\x32\x1f.lightningstore.v1.RetryBackoff\"\x8e\x01\n\x0cRetryBackoff\x12\x30\n\rinitial_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\x12,\n\tmax_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06jitter\x18\x04 \x01(\x01\"\xe0\x02\n\x0bRolloutSpec\x12\x12\n\ninput_json\x18\x01 \x01(\x0c\x12,\n\x04mode\x18\x02 \x01(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x10\n\x08group_id\x18\x04 \x01(\t\x12\x14\n\x0cresources_id\x18\x05 \x01(\t\x12\x30\n\x06\x63onfig\x18\x06 \x01(\x0b\x32 .lightningstore.v1.RolloutConfig\x12\x15\n\rmetadata_json\x18\x07 \x01(\x0c\x12\x12\n\nrollout_id\x18\x08 \x01(\t\x12\r\n\x05queue\x18\t \x01(\t\x12:\n\x06labels\x18\n \x03(\x0b\x32*.lightningstore.v1.RolloutSpec.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x95\x01\n\tGroupSpec\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x05\x12+\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12;\n\x0bon_deadline\x18\x04 \x01(\x0e\x32&.lightningstore.v1.GroupDeadlineAction\"\x8c\x01\n\x16\x45nqueueRolloutsRequest\x12\x30\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1e.lightningstore.v1.RolloutSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12,\n\x06groups\x18\x03 \x03(\x0b\x32\x1c.lightningstore.v1.GroupSpec\"G\n\x17\x45nqueueRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\"\'\n\x11GetRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\"A\n\x12GetRolloutResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"\xa9\x04\n\x13ListRolloutsRequest\x12\x32\n\x08statuses\x18\x01 \x03(\x0e\x32 .lightningstore.v1.RolloutStatus\x12\x13\n\x0brollout_ids\x18\x02 \x03(\t\x12\x1b\n\x13rollout_id_contains\x18\x03 \x01(\t\x12-\n\x05modes\x18\x04 \x03(\x0e\x32\x1e.lightningstore.v1.RolloutMode\x12\x11\n\tgroup_ids\x18\x05 \x03(\t\x12\x34\n\x0c\x66ilter_logic\x18\x06 \x01(\x0e\x32\x1e.lightningstore.v1.FilterLogic\x12\x10\n\x08order_by\x18\x07 \x01(\t\x12\x11\n\tpage_size\x18\x08 \x01(\x05\x12\x12\n\npage_token\x18\t \x01(\t\x12\x0c\n\x04skip\x18\n \x01(\x05\x12\x1a\n\x12include_total_size\x18\x0b \x01(\x08\x12\x0e\n\x06queues\x18\x0c \x03(\t\x12\x42\n\x06labels\x18\r \x03(\x0b\x32\x32.lightningstore.v1.ListRolloutsRequest.LabelsEntry\x12\x17\n\nmin_reward\x18\x0e \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nmax_reward\x18\x0f \x01(\x01H\x01\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_min_rewardB\r\n\x0b_max_reward\"\x85\x01\n\x14ListRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x17\n\ntotal_size\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_total_size\"\x88\x01\n\x14UpdateRolloutRequest\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"D\n\x15UpdateRolloutResponse\x12+\n\x07rollout\x18\x01 \x01(\x0b\x32\x1a.lightningstore.v1.Rollout\"@\n\x15\x43\x61ncelRolloutsRequest\x12\x13\n\x0brollout_ids\x18\x01 \x03(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"F\n\x16\x43\x61ncelRolloutsResponse\x12,\n\x08rollouts\x18\x01 \x03(\x0b\x32\x1a.lightningstore.v1.Rollout\",\n\x15\x44\x65leteRolloutsRequest\x12\x13\n\x0brollout_ids\x18\x01 \x03(\t\"l\n\x16\x44\x65leteRolloutsResponse\x12\x1b\n\x13\x64\x65leted_rollout_ids\x18\x01 \x03(\t\x12\x1b\n\x13missing_rollout_ids\x18\x02 \x03(\t\x12\x18\n\x10kept_rollout_ids\x18\x03 \x03(\t*\xfa\x01\n\rRolloutStatus\x12\x1e\n\x1aROLLOUT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16ROLLOUT_STATUS_QUEUING\x10\x01\x12\x1c\n\x18ROLLOUT_STATUS_PREPARING\x10\x02\x12\x1a\n\x16ROLLOUT_STATUS_RUNNING\x10\x03\x12\x1c\n\x18ROLLOUT_STATUS_SUCCEEDED\x10\x04\x12\x19\n\x15ROLLOUT_STATUS_FAILED\x10\x05\x12\x1c\n\x18ROLLOUT_STATUS_CANCELLED\x10\x06\x12\x1c\n\x18ROLLOUT_STATUS_REQUEUING\x10\x07*p\n\x0bRolloutMode\x12\x1c\n\x18ROLLOUT_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12ROLLOUT_MODE_TRAIN\x10\x01\x12\x14\n\x10ROLLOUT_MODE_VAL\x10\x02\x12\x15\n\x11ROLLOUT_MODE_TEST\x10\x03*\x8b\x01\n\x13GroupDeadlineAction\x12%\n!GROUP_DEADLINE_ACTION_UNSPECIFIED\x10\x00\x12%\n!GROUP_DEADLINE_ACTION_CANCEL_REST\x10\x01\x12&\n\"GROUP_DEADLINE_ACTION_KEEP_WAITING\x10\x02*V\n\x0b\x46ilterLogic\x12\x1c\n\x18\x46ILTER_LOGIC_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46ILTER_LOGIC_AND\x10\x01\x12\x13\n\x0f\x46ILTER_LOGIC_OR\x10\x02\x42\x80\x01\n\x14io.lightningstore.v1B\x0cRolloutProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,12 +42,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLLOUTSPEC_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_LISTROLLOUTSREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_LISTROLLOUTSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_ROLLOUTSTATUS']._serialized_start=3061
-  _globals['_ROLLOUTSTATUS']._serialized_end=3311
-  _globals['_ROLLOUTMODE']._serialized_start=3313
-  _globals['_ROLLOUTMODE']._serialized_end=3425
-  _globals['_FILTERLOGIC']._serialized_start=3427
-  _globals['_FILTERLOGIC']._serialized_end=3513
+  _globals['_ROLLOUTSTATUS']._serialized_start=3260
+  _globals['_ROLLOUTSTATUS']._serialized_end=3510
+  _globals['_ROLLOUTMODE']._serialized_start=3512
+  _globals['_ROLLOUTMODE']._serialized_end=3624
+  _globals['_GROUPDEADLINEACTION']._serialized_start=3627
+  _globals['_GROUPDEADLINEACTION']._serialized_end=3766
+  _globals['_FILTERLOGIC']._serialized_start=3768
+  _globals['_FILTERLOGIC']._serialized_end=3854
   _globals['_ROLLOUT']._serialized_start=187
   _globals['_ROLLOUT']._serialized_end=830
   _globals['_ROLLOUT_LABELSENTRY']._serialized_start=785
@@ -60,30 +62,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLLOUTSPEC']._serialized_end=1586
   _globals['_ROLLOUTSPEC_LABELSENTRY']._serialized_start=785
   _globals['_ROLLOUTSPEC_LABELSENTRY']._serialized_end=830
-  _globals['_ENQUEUEROLLOUTSREQUEST']._serialized_start=1588
-  _globals['_ENQUEUEROLLOUTSREQUEST']._serialized_end=1682
-  _globals['_ENQUEUEROLLOUTSRESPONSE']._serialized_start=1684
-  _globals['_ENQUEUEROLLOUTSRESPONSE']._serialized_end=1755
-  _globals['_GETROLLOUTREQUEST']._serialized_start=1757
-  _globals['_GETROLLOUTREQUEST']._serialized_end=1796
-  _globals['_GETROLLOUTRESPONSE']._serialized_start=1798
-  _globals['_GETROLLOUTRESPONSE']._serialized_end=1863
-  _globals['_LISTROLLOUTSREQUEST']._serialized_start=1866
-  _globals['_LISTROLLOUTSREQUEST']._serialized_end=2419
+  _globals['_GROUPSPEC']._serialized_start=1589
+  _globals['_GROUPSPEC']._serialized_end=1738
+  _globals['_ENQUEUEROLLOUTSREQUEST']._serialized_start=1741
+  _globals['_ENQUEUEROLLOUTSREQUEST']._serialized_end=1881
+  _globals['_ENQUEUEROLLOUTSRESPONSE']._serialized_start=1883
+  _globals['_ENQUEUEROLLOUTSRESPONSE']._serialized_end=1954
+  _globals['_GETROLLOUTREQUEST']._serialized_start=1956
+  _globals['_GETROLLOUTREQUEST']._serialized_end=1995
+  _globals['_GETROLLOUTRESPONSE']._serialized_start=1997
+  _globals['_GETROLLOUTRESPONSE']._serialized_end=2062
+  _globals['_LISTROLLOUTSREQUEST']._serialized_start=2065
+  _globals['_LISTROLLOUTSREQUEST']._serialized_end=2618
   _globals['_LISTROLLOUTSREQUEST_LABELSENTRY']._serialized_start=785
   _globals['_LISTROLLOUTSREQUEST_LABELSENTRY']._serialized_end=830
-  _globals['_LISTROLLOUTSRESPONSE']._serialized_start=2422
-  _globals['_LISTROLLOUTSRESPONSE']._serialized_end=2555
-  _globals['_UPDATEROLLOUTREQUEST']._serialized_start=2558
-  _globals['_UPDATEROLLOUTREQUEST']._serialized_end=2694
-  _globals['_UPDATEROLLOUTRESPONSE']._serialized_start=2696
-  _globals['_UPDATEROLLOUTRESPONSE']._serialized_end=2764
-  _globals['_CANCELROLLOUTSREQUEST']._serialized_start=2766
-  _globals['_CANCELROLLOUTSREQUEST']._serialized_end=2830
-  _globals['_CANCELROLLOUTSRESPONSE']._serialized_start=2832
-  _globals['_CANCELROLLOUTSRESPONSE']._serialized_end=2902
-  _globals['_DELETEROLLOUTSREQUEST']._serialized_start=2904
-  _globals['_DELETEROLLOUTSREQUEST']._serialized_end=2948
-  _globals['_DELETEROLLOUTSRESPONSE']._serialized_start=2950
-  _globals['_DELETEROLLOUTSRESPONSE']._serialized_end=3058
+  _globals['_LISTROLLOUTSRESPONSE']._serialized_start=2621
+  _globals['_LISTROLLOUTSRESPONSE']._serialized_end=2754
+  _globals['_UPDATEROLLOUTREQUEST']._serialized_start=2757
+  _globals['_UPDATEROLLOUTREQUEST']._serialized_end=2893
+  _globals['_UPDATEROLLOUTRESPONSE']._serialized_start=2895
+  _globals['_UPDATEROLLOUTRESPONSE']._serialized_end=2963
+  _globals['_CANCELROLLOUTSREQUEST']._serialized_start=2965
+  _globals['_CANCELROLLOUTSREQUEST']._serialized_end=3029
+  _globals['_CANCELROLLOUTSRESPONSE']._serialized_start=3031
+  _globals['_CANCELROLLOUTSRESPONSE']._serialized_end=3101
+  _globals['_DELETEROLLOUTSREQUEST']._serialized_start=3103
+  _globals['_DELETEROLLOUTSREQUEST']._serialized_end=3147
+  _globals['_DELETEROLLOUTSRESPONSE']._serialized_start=3149
+  _globals['_DELETEROLLOUTSRESPONSE']._serialized_end=3257
 # @@protoc_insertion_point(module_scope)

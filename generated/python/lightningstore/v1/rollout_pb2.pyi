@@ -95,6 +95,32 @@ ROLLOUT_MODE_TEST: RolloutMode.ValueType  # 3
 """Testing."""
 Global___RolloutMode: _TypeAlias = RolloutMode  # noqa: Y015
 
+class _GroupDeadlineAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GroupDeadlineActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GroupDeadlineAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GROUP_DEADLINE_ACTION_UNSPECIFIED: _GroupDeadlineAction.ValueType  # 0
+    """The same as CANCEL_REST in a GroupSpec. In a Group: it has no deadline."""
+    GROUP_DEADLINE_ACTION_CANCEL_REST: _GroupDeadlineAction.ValueType  # 1
+    """Members that have not finished are cancelled, so the group completes at its deadline with what has finished."""
+    GROUP_DEADLINE_ACTION_KEEP_WAITING: _GroupDeadlineAction.ValueType  # 2
+    """Nothing is cancelled: the group completes when the members that it has have finished."""
+
+class GroupDeadlineAction(_GroupDeadlineAction, metaclass=_GroupDeadlineActionEnumTypeWrapper):
+    """What happens at the deadline of a group. In either case the group closes: it waits no longer for members that
+    have not been enqueued.
+    """
+
+GROUP_DEADLINE_ACTION_UNSPECIFIED: GroupDeadlineAction.ValueType  # 0
+"""The same as CANCEL_REST in a GroupSpec. In a Group: it has no deadline."""
+GROUP_DEADLINE_ACTION_CANCEL_REST: GroupDeadlineAction.ValueType  # 1
+"""Members that have not finished are cancelled, so the group completes at its deadline with what has finished."""
+GROUP_DEADLINE_ACTION_KEEP_WAITING: GroupDeadlineAction.ValueType  # 2
+"""Nothing is cancelled: the group completes when the members that it has have finished."""
+Global___GroupDeadlineAction: _TypeAlias = GroupDeadlineAction  # noqa: Y015
+
 class _FilterLogic:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -434,13 +460,58 @@ class RolloutSpec(_message.Message):
 Global___RolloutSpec: _TypeAlias = RolloutSpec  # noqa: Y015
 
 @_typing.final
+class GroupSpec(_message.Message):
+    """A group to create.
+
+    A call that repeats the spec of an existing group changes nothing, also after the group has completed. Another
+    size, deadline or on_deadline is ALREADY_EXISTS (GROUP_EXISTS).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    ON_DEADLINE_FIELD_NUMBER: _builtins.int
+    group_id: _builtins.str
+    """Id of the group, at most 256 characters. Required."""
+    size: _builtins.int
+    """Number of members. From 1 to the maximum number of items in one call, 10,000 by default."""
+    on_deadline: Global___GroupDeadlineAction.ValueType
+    """What happens at the deadline to members that have not finished. Unspecified: CANCEL_REST. Without a
+    deadline, it must not be set.
+    """
+    @_builtins.property
+    def deadline(self) -> _duration_pb2.Duration:
+        """Time after the first claim of a member at which the group closes. The time also counts while claims are
+        paused. Absent: no deadline. Must be positive.
+        """
+
+    def __init__(
+        self,
+        *,
+        group_id: _builtins.str = ...,
+        size: _builtins.int = ...,
+        deadline: _duration_pb2.Duration | None = ...,
+        on_deadline: Global___GroupDeadlineAction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "group_id", b"group_id", "on_deadline", b"on_deadline", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupSpec: _TypeAlias = GroupSpec  # noqa: Y015
+
+@_typing.final
 class EnqueueRolloutsRequest(_message.Message):
-    """Adds rollouts to the tail of the queue. On any error, none of them is added."""
+    """Adds rollouts to the tail of the queue, and creates groups. On any error, nothing is added."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLLOUTS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat within 10 minutes: a repeat has no second effect and returns the same
     rollouts in their current state. At most 64 characters. Empty: not deduplicated, unless every item sets
@@ -453,15 +524,22 @@ class EnqueueRolloutsRequest(_message.Message):
         nothing is enqueued.
         """
 
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupSpec]:
+        """Groups to create before the rollouts are added. At most 10,000 by default. Members may be rollouts of this
+        call, of later ones, and rollouts that already have the group_id; see Group.
+        """
+
     def __init__(
         self,
         *,
         rollouts: _abc.Iterable[Global___RolloutSpec] | None = ...,
         request_id: _builtins.str = ...,
+        groups: _abc.Iterable[Global___GroupSpec] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "rollouts", b"rollouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "request_id", b"request_id", "rollouts", b"rollouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,6 +6,7 @@ import warnings
 from lightningstore.v1 import attempt_pb2 as lightningstore_dot_v1_dot_attempt__pb2
 from lightningstore.v1 import claim_pb2 as lightningstore_dot_v1_dot_claim__pb2
 from lightningstore.v1 import completion_pb2 as lightningstore_dot_v1_dot_completion__pb2
+from lightningstore.v1 import group_pb2 as lightningstore_dot_v1_dot_group__pb2
 from lightningstore.v1 import import_pb2 as lightningstore_dot_v1_dot_import__pb2
 from lightningstore.v1 import resources_pb2 as lightningstore_dot_v1_dot_resources__pb2
 from lightningstore.v1 import rollout_pb2 as lightningstore_dot_v1_dot_rollout__pb2
@@ -134,6 +135,21 @@ class LightningStoreServiceStub(object):
                 '/lightningstore.v1.LightningStoreService/WatchRollouts',
                 request_serializer=lightningstore_dot_v1_dot_completion__pb2.WatchRolloutsRequest.SerializeToString,
                 response_deserializer=lightningstore_dot_v1_dot_completion__pb2.WatchRolloutsResponse.FromString,
+                _registered_method=True)
+        self.GetGroup = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/GetGroup',
+                request_serializer=lightningstore_dot_v1_dot_group__pb2.GetGroupRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_group__pb2.GetGroupResponse.FromString,
+                _registered_method=True)
+        self.ListGroups = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/ListGroups',
+                request_serializer=lightningstore_dot_v1_dot_group__pb2.ListGroupsRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_group__pb2.ListGroupsResponse.FromString,
+                _registered_method=True)
+        self.WatchGroups = channel.unary_stream(
+                '/lightningstore.v1.LightningStoreService/WatchGroups',
+                request_serializer=lightningstore_dot_v1_dot_group__pb2.WatchGroupsRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_group__pb2.WatchGroupsResponse.FromString,
                 _registered_method=True)
         self.IngestSpans = channel.stream_unary(
                 '/lightningstore.v1.LightningStoreService/IngestSpans',
@@ -348,6 +364,27 @@ class LightningStoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetGroup(self, request, context):
+        """Gets one group.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGroups(self, request, context):
+        """Lists groups by filter, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchGroups(self, request, context):
+        """Streams all groups as they complete, in completion order, from any completion number on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def IngestSpans(self, request_iterator, context):
         """Stores spans from a stream of batches.
         """
@@ -549,6 +586,21 @@ def add_LightningStoreServiceServicer_to_server(servicer, server):
                     servicer.WatchRollouts,
                     request_deserializer=lightningstore_dot_v1_dot_completion__pb2.WatchRolloutsRequest.FromString,
                     response_serializer=lightningstore_dot_v1_dot_completion__pb2.WatchRolloutsResponse.SerializeToString,
+            ),
+            'GetGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetGroup,
+                    request_deserializer=lightningstore_dot_v1_dot_group__pb2.GetGroupRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_group__pb2.GetGroupResponse.SerializeToString,
+            ),
+            'ListGroups': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGroups,
+                    request_deserializer=lightningstore_dot_v1_dot_group__pb2.ListGroupsRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_group__pb2.ListGroupsResponse.SerializeToString,
+            ),
+            'WatchGroups': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchGroups,
+                    request_deserializer=lightningstore_dot_v1_dot_group__pb2.WatchGroupsRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_group__pb2.WatchGroupsResponse.SerializeToString,
             ),
             'IngestSpans': grpc.stream_unary_rpc_method_handler(
                     servicer.IngestSpans,
@@ -1079,6 +1131,87 @@ class LightningStoreService(object):
             '/lightningstore.v1.LightningStoreService/WatchRollouts',
             lightningstore_dot_v1_dot_completion__pb2.WatchRolloutsRequest.SerializeToString,
             lightningstore_dot_v1_dot_completion__pb2.WatchRolloutsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/GetGroup',
+            lightningstore_dot_v1_dot_group__pb2.GetGroupRequest.SerializeToString,
+            lightningstore_dot_v1_dot_group__pb2.GetGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGroups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/ListGroups',
+            lightningstore_dot_v1_dot_group__pb2.ListGroupsRequest.SerializeToString,
+            lightningstore_dot_v1_dot_group__pb2.ListGroupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchGroups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/WatchGroups',
+            lightningstore_dot_v1_dot_group__pb2.WatchGroupsRequest.SerializeToString,
+            lightningstore_dot_v1_dot_group__pb2.WatchGroupsResponse.FromString,
             options,
             channel_credentials,
             insecure,

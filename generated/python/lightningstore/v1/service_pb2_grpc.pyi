@@ -8,6 +8,7 @@ from grpc import aio as _aio
 from lightningstore.v1 import attempt_pb2 as _attempt_pb2
 from lightningstore.v1 import claim_pb2 as _claim_pb2
 from lightningstore.v1 import completion_pb2 as _completion_pb2
+from lightningstore.v1 import group_pb2 as _group_pb2
 from lightningstore.v1 import import_pb2 as _import_pb2
 from lightningstore.v1 import resources_pb2 as _resources_pb2
 from lightningstore.v1 import rollout_pb2 as _rollout_pb2
@@ -86,6 +87,12 @@ class LightningStoreServiceStub:
     """Streams the given rollouts as they finish."""
     WatchRollouts: _grpc.UnaryStreamMultiCallable[_completion_pb2.WatchRolloutsRequest, _completion_pb2.WatchRolloutsResponse]
     """Streams all rollouts as they finish, in completion order, from any completion number on."""
+    GetGroup: _grpc.UnaryUnaryMultiCallable[_group_pb2.GetGroupRequest, _group_pb2.GetGroupResponse]
+    """Gets one group."""
+    ListGroups: _grpc.UnaryUnaryMultiCallable[_group_pb2.ListGroupsRequest, _group_pb2.ListGroupsResponse]
+    """Lists groups by filter, page by page."""
+    WatchGroups: _grpc.UnaryStreamMultiCallable[_group_pb2.WatchGroupsRequest, _group_pb2.WatchGroupsResponse]
+    """Streams all groups as they complete, in completion order, from any completion number on."""
     IngestSpans: _grpc.StreamUnaryMultiCallable[_span_pb2.IngestSpansRequest, _span_pb2.IngestSpansResponse]
     """Stores spans from a stream of batches."""
     AddSpans: _grpc.UnaryUnaryMultiCallable[_span_pb2.AddSpansRequest, _span_pb2.AddSpansResponse]
@@ -169,6 +176,12 @@ class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
     """Streams the given rollouts as they finish."""
     WatchRollouts: _aio.UnaryStreamMultiCallable[_completion_pb2.WatchRolloutsRequest, _completion_pb2.WatchRolloutsResponse]  # type: ignore[assignment]
     """Streams all rollouts as they finish, in completion order, from any completion number on."""
+    GetGroup: _aio.UnaryUnaryMultiCallable[_group_pb2.GetGroupRequest, _group_pb2.GetGroupResponse]  # type: ignore[assignment]
+    """Gets one group."""
+    ListGroups: _aio.UnaryUnaryMultiCallable[_group_pb2.ListGroupsRequest, _group_pb2.ListGroupsResponse]  # type: ignore[assignment]
+    """Lists groups by filter, page by page."""
+    WatchGroups: _aio.UnaryStreamMultiCallable[_group_pb2.WatchGroupsRequest, _group_pb2.WatchGroupsResponse]  # type: ignore[assignment]
+    """Streams all groups as they complete, in completion order, from any completion number on."""
     IngestSpans: _aio.StreamUnaryMultiCallable[_span_pb2.IngestSpansRequest, _span_pb2.IngestSpansResponse]  # type: ignore[assignment]
     """Stores spans from a stream of batches."""
     AddSpans: _aio.UnaryUnaryMultiCallable[_span_pb2.AddSpansRequest, _span_pb2.AddSpansResponse]  # type: ignore[assignment]
@@ -345,6 +358,30 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_completion_pb2.WatchRolloutsResponse], _abc.AsyncIterator[_completion_pb2.WatchRolloutsResponse]]:
         """Streams all rollouts as they finish, in completion order, from any completion number on."""
+
+    @_abc_1.abstractmethod
+    def GetGroup(
+        self,
+        request: _group_pb2.GetGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_group_pb2.GetGroupResponse, _abc.Awaitable[_group_pb2.GetGroupResponse]]:
+        """Gets one group."""
+
+    @_abc_1.abstractmethod
+    def ListGroups(
+        self,
+        request: _group_pb2.ListGroupsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_group_pb2.ListGroupsResponse, _abc.Awaitable[_group_pb2.ListGroupsResponse]]:
+        """Lists groups by filter, page by page."""
+
+    @_abc_1.abstractmethod
+    def WatchGroups(
+        self,
+        request: _group_pb2.WatchGroupsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_group_pb2.WatchGroupsResponse], _abc.AsyncIterator[_group_pb2.WatchGroupsResponse]]:
+        """Streams all groups as they complete, in completion order, from any completion number on."""
 
     @_abc_1.abstractmethod
     def IngestSpans(

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lightningstore/v1/rollout.proto.
  */
 export const file_lightningstore_v1_rollout: GenFile = /*@__PURE__*/
-  fileDesc("Ch9saWdodG5pbmdzdG9yZS92MS9yb2xsb3V0LnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSKDBQoHUm9sbG91dBISCgpyb2xsb3V0X2lkGAEgASgJEhIKCmlucHV0X2pzb24YAiABKAwSLAoEbW9kZRgDIAEoDjIeLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRNb2RlEhAKCHByaW9yaXR5GAQgASgFEhAKCGdyb3VwX2lkGAUgASgJEhQKDHJlc291cmNlc19pZBgGIAEoCRIwCgZzdGF0dXMYByABKA4yIC5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0U3RhdHVzEjAKBmNvbmZpZxgIIAEoCzIgLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRDb25maWcSFQoNbWV0YWRhdGFfanNvbhgJIAEoDBIuCgpzdGFydF90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNYXR0ZW1wdF9jb3VudBgMIAEoBRIZChFsYXRlc3RfYXR0ZW1wdF9pZBgNIAEoCRIZChFjb21wbGV0aW9uX251bWJlchgOIAEoAxIyCg5sYXRlc3RfYXR0ZW1wdBgPIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHQSGAoQcGF5bG9hZHNfb21pdHRlZBgQIAEoCBINCgVxdWV1ZRgRIAEoCRI2CgZsYWJlbHMYEiADKAsyJi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0LkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEi/QEKDVJvbGxvdXRDb25maWcSKgoHdGltZW91dBgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhI3ChR1bnJlc3BvbnNpdmVfdGltZW91dBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIUCgxtYXhfYXR0ZW1wdHMYAyABKAUSOQoPcmV0cnlfY29uZGl0aW9uGAQgAygOMiAubGlnaHRuaW5nc3RvcmUudjEuQXR0ZW1wdFN0YXR1cxI2Cg1yZXRyeV9iYWNrb2ZmGAUgASgLMh8ubGlnaHRuaW5nc3RvcmUudjEuUmV0cnlCYWNrb2ZmIo4BCgxSZXRyeUJhY2tvZmYSMAoNaW5pdGlhbF9kZWxheRgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZmYWN0b3IYAiABKAESLAoJbWF4X2RlbGF5GAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg4KBmppdHRlchgEIAEoASLgAgoLUm9sbG91dFNwZWMSEgoKaW5wdXRfanNvbhgBIAEoDBIsCgRtb2RlGAIgASgOMh4ubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dE1vZGUSEAoIcHJpb3JpdHkYAyABKAUSEAoIZ3JvdXBfaWQYBCABKAkSFAoMcmVzb3VyY2VzX2lkGAUgASgJEjAKBmNvbmZpZxgGIAEoCzIgLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRDb25maWcSFQoNbWV0YWRhdGFfanNvbhgHIAEoDBISCgpyb2xsb3V0X2lkGAggASgJEg0KBXF1ZXVlGAkgASgJEjoKBmxhYmVscxgKIAMoCzIqLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRTcGVjLkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiXgoWRW5xdWV1ZVJvbGxvdXRzUmVxdWVzdBIwCghyb2xsb3V0cxgBIAMoCzIeLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRTcGVjEhIKCnJlcXVlc3RfaWQYAiABKAkiRwoXRW5xdWV1ZVJvbGxvdXRzUmVzcG9uc2USLAoIcm9sbG91dHMYASADKAsyGi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0IicKEUdldFJvbGxvdXRSZXF1ZXN0EhIKCnJvbGxvdXRfaWQYASABKAkiQQoSR2V0Um9sbG91dFJlc3BvbnNlEisKB3JvbGxvdXQYASABKAsyGi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0IqkEChNMaXN0Um9sbG91dHNSZXF1ZXN0EjIKCHN0YXR1c2VzGAEgAygOMiAubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dFN0YXR1cxITCgtyb2xsb3V0X2lkcxgCIAMoCRIbChNyb2xsb3V0X2lkX2NvbnRhaW5zGAMgASgJEi0KBW1vZGVzGAQgAygOMh4ubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dE1vZGUSEQoJZ3JvdXBfaWRzGAUgAygJEjQKDGZpbHRlcl9sb2dpYxgGIAEoDjIeLmxpZ2h0bmluZ3N0b3JlLnYxLkZpbHRlckxvZ2ljEhAKCG9yZGVyX2J5GAcgASgJEhEKCXBhZ2Vfc2l6ZRgIIAEoBRISCgpwYWdlX3Rva2VuGAkgASgJEgwKBHNraXAYCiABKAUSGgoSaW5jbHVkZV90b3RhbF9zaXplGAsgASgIEg4KBnF1ZXVlcxgMIAMoCRJCCgZsYWJlbHMYDSADKAsyMi5saWdodG5pbmdzdG9yZS52MS5MaXN0Um9sbG91dHNSZXF1ZXN0LkxhYmVsc0VudHJ5EhcKCm1pbl9yZXdhcmQYDiABKAFIAIgBARIXCgptYXhfcmV3YXJkGA8gASgBSAGIAQEaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUINCgtfbWluX3Jld2FyZEINCgtfbWF4X3Jld2FyZCKFAQoUTGlzdFJvbGxvdXRzUmVzcG9uc2USLAoIcm9sbG91dHMYASADKAsyGi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIXCgp0b3RhbF9zaXplGAMgASgDSACIAQFCDQoLX3RvdGFsX3NpemUiiAEKFFVwZGF0ZVJvbGxvdXRSZXF1ZXN0EisKB3JvbGxvdXQYASABKAsyGi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0Ei8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxISCgpyZXF1ZXN0X2lkGAMgASgJIkQKFVVwZGF0ZVJvbGxvdXRSZXNwb25zZRIrCgdyb2xsb3V0GAEgASgLMhoubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dCJAChVDYW5jZWxSb2xsb3V0c1JlcXVlc3QSEwoLcm9sbG91dF9pZHMYASADKAkSEgoKcmVxdWVzdF9pZBgCIAEoCSJGChZDYW5jZWxSb2xsb3V0c1Jlc3BvbnNlEiwKCHJvbGxvdXRzGAEgAygLMhoubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dCIsChVEZWxldGVSb2xsb3V0c1JlcXVlc3QSEwoLcm9sbG91dF9pZHMYASADKAkibAoWRGVsZXRlUm9sbG91dHNSZXNwb25zZRIbChNkZWxldGVkX3JvbGxvdXRfaWRzGAEgAygJEhsKE21pc3Npbmdfcm9sbG91dF9pZHMYAiADKAkSGAoQa2VwdF9yb2xsb3V0X2lkcxgDIAMoCSr6AQoNUm9sbG91dFN0YXR1cxIeChpST0xMT1VUX1NUQVRVU19VTlNQRUNJRklFRBAAEhoKFlJPTExPVVRfU1RBVFVTX1FVRVVJTkcQARIcChhST0xMT1VUX1NUQVRVU19QUkVQQVJJTkcQAhIaChZST0xMT1VUX1NUQVRVU19SVU5OSU5HEAMSHAoYUk9MTE9VVF9TVEFUVVNfU1VDQ0VFREVEEAQSGQoVUk9MTE9VVF9TVEFUVVNfRkFJTEVEEAUSHAoYUk9MTE9VVF9TVEFUVVNfQ0FOQ0VMTEVEEAYSHAoYUk9MTE9VVF9TVEFUVVNfUkVRVUVVSU5HEAcqcAoLUm9sbG91dE1vZGUSHAoYUk9MTE9VVF9NT0RFX1VOU1BFQ0lGSUVEEAASFgoSUk9MTE9VVF9NT0RFX1RSQUlOEAESFAoQUk9MTE9VVF9NT0RFX1ZBTBACEhUKEVJPTExPVVRfTU9ERV9URVNUEAMqVgoLRmlsdGVyTG9naWMSHAoYRklMVEVSX0xPR0lDX1VOU1BFQ0lGSUVEEAASFAoQRklMVEVSX0xPR0lDX0FORBABEhMKD0ZJTFRFUl9MT0dJQ19PUhACQoABChRpby5saWdodG5pbmdzdG9yZS52MUIMUm9sbG91dFByb3RvUAFaWGdpdGh1Yi5jb20vbGlnaHRuaW5nc3RvcmUvbGlnaHRuaW5nc3RvcmUvZ2VuZXJhdGVkL2dvL2xpZ2h0bmluZ3N0b3JlL3YxO2xpZ2h0bmluZ3N0b3JldjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_lightningstore_v1_attempt]);
+  fileDesc("Ch9saWdodG5pbmdzdG9yZS92MS9yb2xsb3V0LnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSKDBQoHUm9sbG91dBISCgpyb2xsb3V0X2lkGAEgASgJEhIKCmlucHV0X2pzb24YAiABKAwSLAoEbW9kZRgDIAEoDjIeLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRNb2RlEhAKCHByaW9yaXR5GAQgASgFEhAKCGdyb3VwX2lkGAUgASgJEhQKDHJlc291cmNlc19pZBgGIAEoCRIwCgZzdGF0dXMYByABKA4yIC5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0U3RhdHVzEjAKBmNvbmZpZxgIIAEoCzIgLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRDb25maWcSFQoNbWV0YWRhdGFfanNvbhgJIAEoDBIuCgpzdGFydF90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNYXR0ZW1wdF9jb3VudBgMIAEoBRIZChFsYXRlc3RfYXR0ZW1wdF9pZBgNIAEoCRIZChFjb21wbGV0aW9uX251bWJlchgOIAEoAxIyCg5sYXRlc3RfYXR0ZW1wdBgPIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHQSGAoQcGF5bG9hZHNfb21pdHRlZBgQIAEoCBINCgVxdWV1ZRgRIAEoCRI2CgZsYWJlbHMYEiADKAsyJi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0LkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEi/QEKDVJvbGxvdXRDb25maWcSKgoHdGltZW91dBgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhI3ChR1bnJlc3BvbnNpdmVfdGltZW91dBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIUCgxtYXhfYXR0ZW1wdHMYAyABKAUSOQoPcmV0cnlfY29uZGl0aW9uGAQgAygOMiAubGlnaHRuaW5nc3RvcmUudjEuQXR0ZW1wdFN0YXR1cxI2Cg1yZXRyeV9iYWNrb2ZmGAUgASgLMh8ubGlnaHRuaW5nc3RvcmUudjEuUmV0cnlCYWNrb2ZmIo4BCgxSZXRyeUJhY2tvZmYSMAoNaW5pdGlhbF9kZWxheRgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZmYWN0b3IYAiABKAESLAoJbWF4X2RlbGF5GAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg4KBmppdHRlchgEIAEoASLgAgoLUm9sbG91dFNwZWMSEgoKaW5wdXRfanNvbhgBIAEoDBIsCgRtb2RlGAIgASgOMh4ubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dE1vZGUSEAoIcHJpb3JpdHkYAyABKAUSEAoIZ3JvdXBfaWQYBCABKAkSFAoMcmVzb3VyY2VzX2lkGAUgASgJEjAKBmNvbmZpZxgGIAEoCzIgLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRDb25maWcSFQoNbWV0YWRhdGFfanNvbhgHIAEoDBISCgpyb2xsb3V0X2lkGAggASgJEg0KBXF1ZXVlGAkgASgJEjoKBmxhYmVscxgKIAMoCzIqLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRTcGVjLkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEilQEKCUdyb3VwU3BlYxIQCghncm91cF9pZBgBIAEoCRIMCgRzaXplGAIgASgFEisKCGRlYWRsaW5lGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjsKC29uX2RlYWRsaW5lGAQgASgOMiYubGlnaHRuaW5nc3RvcmUudjEuR3JvdXBEZWFkbGluZUFjdGlvbiKMAQoWRW5xdWV1ZVJvbGxvdXRzUmVxdWVzdBIwCghyb2xsb3V0cxgBIAMoCzIeLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRTcGVjEhIKCnJlcXVlc3RfaWQYAiABKAkSLAoGZ3JvdXBzGAMgAygLMhwubGlnaHRuaW5nc3RvcmUudjEuR3JvdXBTcGVjIkcKF0VucXVldWVSb2xsb3V0c1Jlc3BvbnNlEiwKCHJvbGxvdXRzGAEgAygLMhoubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dCInChFHZXRSb2xsb3V0UmVxdWVzdBISCgpyb2xsb3V0X2lkGAEgASgJIkEKEkdldFJvbGxvdXRSZXNwb25zZRIrCgdyb2xsb3V0GAEgASgLMhoubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dCKpBAoTTGlzdFJvbGxvdXRzUmVxdWVzdBIyCghzdGF0dXNlcxgBIAMoDjIgLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRTdGF0dXMSEwoLcm9sbG91dF9pZHMYAiADKAkSGwoTcm9sbG91dF9pZF9jb250YWlucxgDIAEoCRItCgVtb2RlcxgEIAMoDjIeLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRNb2RlEhEKCWdyb3VwX2lkcxgFIAMoCRI0CgxmaWx0ZXJfbG9naWMYBiABKA4yHi5saWdodG5pbmdzdG9yZS52MS5GaWx0ZXJMb2dpYxIQCghvcmRlcl9ieRgHIAEoCRIRCglwYWdlX3NpemUYCCABKAUSEgoKcGFnZV90b2tlbhgJIAEoCRIMCgRza2lwGAogASgFEhoKEmluY2x1ZGVfdG90YWxfc2l6ZRgLIAEoCBIOCgZxdWV1ZXMYDCADKAkSQgoGbGFiZWxzGA0gAygLMjIubGlnaHRuaW5nc3RvcmUudjEuTGlzdFJvbGxvdXRzUmVxdWVzdC5MYWJlbHNFbnRyeRIXCgptaW5fcmV3YXJkGA4gASgBSACIAQESFwoKbWF4X3Jld2FyZBgPIAEoAUgBiAEBGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCDQoLX21pbl9yZXdhcmRCDQoLX21heF9yZXdhcmQihQEKFExpc3RSb2xsb3V0c1Jlc3BvbnNlEiwKCHJvbGxvdXRzGAEgAygLMhoubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSFwoKdG90YWxfc2l6ZRgDIAEoA0gAiAEBQg0KC190b3RhbF9zaXplIogBChRVcGRhdGVSb2xsb3V0UmVxdWVzdBIrCgdyb2xsb3V0GAEgASgLMhoubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dBIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSEgoKcmVxdWVzdF9pZBgDIAEoCSJEChVVcGRhdGVSb2xsb3V0UmVzcG9uc2USKwoHcm9sbG91dBgBIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQiQAoVQ2FuY2VsUm9sbG91dHNSZXF1ZXN0EhMKC3JvbGxvdXRfaWRzGAEgAygJEhIKCnJlcXVlc3RfaWQYAiABKAkiRgoWQ2FuY2VsUm9sbG91dHNSZXNwb25zZRIsCghyb2xsb3V0cxgBIAMoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQiLAoVRGVsZXRlUm9sbG91dHNSZXF1ZXN0EhMKC3JvbGxvdXRfaWRzGAEgAygJImwKFkRlbGV0ZVJvbGxvdXRzUmVzcG9uc2USGwoTZGVsZXRlZF9yb2xsb3V0X2lkcxgBIAMoCRIbChNtaXNzaW5nX3JvbGxvdXRfaWRzGAIgAygJEhgKEGtlcHRfcm9sbG91dF9pZHMYAyADKAkq+gEKDVJvbGxvdXRTdGF0dXMSHgoaUk9MTE9VVF9TVEFUVVNfVU5TUEVDSUZJRUQQABIaChZST0xMT1VUX1NUQVRVU19RVUVVSU5HEAESHAoYUk9MTE9VVF9TVEFUVVNfUFJFUEFSSU5HEAISGgoWUk9MTE9VVF9TVEFUVVNfUlVOTklORxADEhwKGFJPTExPVVRfU1RBVFVTX1NVQ0NFRURFRBAEEhkKFVJPTExPVVRfU1RBVFVTX0ZBSUxFRBAFEhwKGFJPTExPVVRfU1RBVFVTX0NBTkNFTExFRBAGEhwKGFJPTExPVVRfU1RBVFVTX1JFUVVFVUlORxAHKnAKC1JvbGxvdXRNb2RlEhwKGFJPTExPVVRfTU9ERV9VTlNQRUNJRklFRBAAEhYKElJPTExPVVRfTU9ERV9UUkFJThABEhQKEFJPTExPVVRfTU9ERV9WQUwQAhIVChFST0xMT1VUX01PREVfVEVTVBADKosBChNHcm91cERlYWRsaW5lQWN0aW9uEiUKIUdST1VQX0RFQURMSU5FX0FDVElPTl9VTlNQRUNJRklFRBAAEiUKIUdST1VQX0RFQURMSU5FX0FDVElPTl9DQU5DRUxfUkVTVBABEiYKIkdST1VQX0RFQURMSU5FX0FDVElPTl9LRUVQX1dBSVRJTkcQAipWCgtGaWx0ZXJMb2dpYxIcChhGSUxURVJfTE9HSUNfVU5TUEVDSUZJRUQQABIUChBGSUxURVJfTE9HSUNfQU5EEAESEwoPRklMVEVSX0xPR0lDX09SEAJCgAEKFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgxSb2xsb3V0UHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_lightningstore_v1_attempt]);
 
 /**
  * One task for an agent, from the queue to its outcome.
@@ -349,7 +349,54 @@ export const RolloutSpecSchema: GenMessage<RolloutSpec> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_rollout, 3);
 
 /**
- * Adds rollouts to the tail of the queue. On any error, none of them is added.
+ * A group to create.
+ *
+ * A call that repeats the spec of an existing group changes nothing, also after the group has completed. Another
+ * size, deadline or on_deadline is ALREADY_EXISTS (GROUP_EXISTS).
+ *
+ * @generated from message lightningstore.v1.GroupSpec
+ */
+export type GroupSpec = Message<"lightningstore.v1.GroupSpec"> & {
+  /**
+   * Id of the group, at most 256 characters. Required.
+   *
+   * @generated from field: string group_id = 1;
+   */
+  groupId: string;
+
+  /**
+   * Number of members. From 1 to the maximum number of items in one call, 10,000 by default.
+   *
+   * @generated from field: int32 size = 2;
+   */
+  size: number;
+
+  /**
+   * Time after the first claim of a member at which the group closes. The time also counts while claims are
+   * paused. Absent: no deadline. Must be positive.
+   *
+   * @generated from field: google.protobuf.Duration deadline = 3;
+   */
+  deadline?: Duration | undefined;
+
+  /**
+   * What happens at the deadline to members that have not finished. Unspecified: CANCEL_REST. Without a
+   * deadline, it must not be set.
+   *
+   * @generated from field: lightningstore.v1.GroupDeadlineAction on_deadline = 4;
+   */
+  onDeadline: GroupDeadlineAction;
+};
+
+/**
+ * Describes the message lightningstore.v1.GroupSpec.
+ * Use `create(GroupSpecSchema)` to create a new message.
+ */
+export const GroupSpecSchema: GenMessage<GroupSpec> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_rollout, 4);
+
+/**
+ * Adds rollouts to the tail of the queue, and creates groups. On any error, nothing is added.
  *
  * @generated from message lightningstore.v1.EnqueueRolloutsRequest
  */
@@ -371,6 +418,14 @@ export type EnqueueRolloutsRequest = Message<"lightningstore.v1.EnqueueRolloutsR
    * @generated from field: string request_id = 2;
    */
   requestId: string;
+
+  /**
+   * Groups to create before the rollouts are added. At most 10,000 by default. Members may be rollouts of this
+   * call, of later ones, and rollouts that already have the group_id; see Group.
+   *
+   * @generated from field: repeated lightningstore.v1.GroupSpec groups = 3;
+   */
+  groups: GroupSpec[];
 };
 
 /**
@@ -378,7 +433,7 @@ export type EnqueueRolloutsRequest = Message<"lightningstore.v1.EnqueueRolloutsR
  * Use `create(EnqueueRolloutsRequestSchema)` to create a new message.
  */
 export const EnqueueRolloutsRequestSchema: GenMessage<EnqueueRolloutsRequest> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_rollout, 4);
+  messageDesc(file_lightningstore_v1_rollout, 5);
 
 /**
  * Response of EnqueueRollouts.
@@ -399,7 +454,7 @@ export type EnqueueRolloutsResponse = Message<"lightningstore.v1.EnqueueRollouts
  * Use `create(EnqueueRolloutsResponseSchema)` to create a new message.
  */
 export const EnqueueRolloutsResponseSchema: GenMessage<EnqueueRolloutsResponse> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_rollout, 5);
+  messageDesc(file_lightningstore_v1_rollout, 6);
 
 /**
  * Request of GetRollout. An unknown rollout is NOT_FOUND.
@@ -420,7 +475,7 @@ export type GetRolloutRequest = Message<"lightningstore.v1.GetRolloutRequest"> &
  * Use `create(GetRolloutRequestSchema)` to create a new message.
  */
 export const GetRolloutRequestSchema: GenMessage<GetRolloutRequest> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_rollout, 6);
+  messageDesc(file_lightningstore_v1_rollout, 7);
 
 /**
  * Response of GetRollout.
@@ -441,7 +496,7 @@ export type GetRolloutResponse = Message<"lightningstore.v1.GetRolloutResponse">
  * Use `create(GetRolloutResponseSchema)` to create a new message.
  */
 export const GetRolloutResponseSchema: GenMessage<GetRolloutResponse> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_rollout, 7);
+  messageDesc(file_lightningstore_v1_rollout, 8);
 
 /**
  * Request of ListRollouts. An empty filter is ignored. Without filters, all rollouts match.
@@ -568,7 +623,7 @@ export type ListRolloutsRequest = Message<"lightningstore.v1.ListRolloutsRequest
  * Use `create(ListRolloutsRequestSchema)` to create a new message.
  */
 export const ListRolloutsRequestSchema: GenMessage<ListRolloutsRequest> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_rollout, 8);
+  messageDesc(file_lightningstore_v1_rollout, 9);
 
 /**
  * Response of ListRollouts.
@@ -604,7 +659,7 @@ export type ListRolloutsResponse = Message<"lightningstore.v1.ListRolloutsRespon
  * Use `create(ListRolloutsResponseSchema)` to create a new message.
  */
 export const ListRolloutsResponseSchema: GenMessage<ListRolloutsResponse> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_rollout, 9);
+  messageDesc(file_lightningstore_v1_rollout, 10);
 
 /**
  * Changes a rollout.
@@ -654,7 +709,7 @@ export type UpdateRolloutRequest = Message<"lightningstore.v1.UpdateRolloutReque
  * Use `create(UpdateRolloutRequestSchema)` to create a new message.
  */
 export const UpdateRolloutRequestSchema: GenMessage<UpdateRolloutRequest> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_rollout, 10);
+  messageDesc(file_lightningstore_v1_rollout, 11);
 
 /**
  * Response of UpdateRollout.
@@ -675,7 +730,7 @@ export type UpdateRolloutResponse = Message<"lightningstore.v1.UpdateRolloutResp
  * Use `create(UpdateRolloutResponseSchema)` to create a new message.
  */
 export const UpdateRolloutResponseSchema: GenMessage<UpdateRolloutResponse> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_rollout, 11);
+  messageDesc(file_lightningstore_v1_rollout, 12);
 
 /**
  * Cancels rollouts: removes them from the queue and finishes them. The server tells their runners to stop in
@@ -706,7 +761,7 @@ export type CancelRolloutsRequest = Message<"lightningstore.v1.CancelRolloutsReq
  * Use `create(CancelRolloutsRequestSchema)` to create a new message.
  */
 export const CancelRolloutsRequestSchema: GenMessage<CancelRolloutsRequest> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_rollout, 12);
+  messageDesc(file_lightningstore_v1_rollout, 13);
 
 /**
  * Response of CancelRollouts.
@@ -729,7 +784,7 @@ export type CancelRolloutsResponse = Message<"lightningstore.v1.CancelRolloutsRe
  * Use `create(CancelRolloutsResponseSchema)` to create a new message.
  */
 export const CancelRolloutsResponseSchema: GenMessage<CancelRolloutsResponse> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_rollout, 13);
+  messageDesc(file_lightningstore_v1_rollout, 14);
 
 /**
  * Deletes finished rollouts with their inputs, attempts and spans. Completion numbers do not change: watches
@@ -759,7 +814,7 @@ export type DeleteRolloutsRequest = Message<"lightningstore.v1.DeleteRolloutsReq
  * Use `create(DeleteRolloutsRequestSchema)` to create a new message.
  */
 export const DeleteRolloutsRequestSchema: GenMessage<DeleteRolloutsRequest> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_rollout, 14);
+  messageDesc(file_lightningstore_v1_rollout, 15);
 
 /**
  * Response of DeleteRollouts. Each id of the request is in one of the lists, in the order of the request.
@@ -796,7 +851,7 @@ export type DeleteRolloutsResponse = Message<"lightningstore.v1.DeleteRolloutsRe
  * Use `create(DeleteRolloutsResponseSchema)` to create a new message.
  */
 export const DeleteRolloutsResponseSchema: GenMessage<DeleteRolloutsResponse> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_rollout, 15);
+  messageDesc(file_lightningstore_v1_rollout, 16);
 
 /**
  * Status of a rollout. More values may be added: treat an unknown one as not finished.
@@ -909,6 +964,41 @@ export const RolloutModeSchema: GenEnum<RolloutMode> = /*@__PURE__*/
   enumDesc(file_lightningstore_v1_rollout, 1);
 
 /**
+ * What happens at the deadline of a group. In either case the group closes: it waits no longer for members that
+ * have not been enqueued.
+ *
+ * @generated from enum lightningstore.v1.GroupDeadlineAction
+ */
+export enum GroupDeadlineAction {
+  /**
+   * The same as CANCEL_REST in a GroupSpec. In a Group: it has no deadline.
+   *
+   * @generated from enum value: GROUP_DEADLINE_ACTION_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Members that have not finished are cancelled, so the group completes at its deadline with what has finished.
+   *
+   * @generated from enum value: GROUP_DEADLINE_ACTION_CANCEL_REST = 1;
+   */
+  CANCEL_REST = 1,
+
+  /**
+   * Nothing is cancelled: the group completes when the members that it has have finished.
+   *
+   * @generated from enum value: GROUP_DEADLINE_ACTION_KEEP_WAITING = 2;
+   */
+  KEEP_WAITING = 2,
+}
+
+/**
+ * Describes the enum lightningstore.v1.GroupDeadlineAction.
+ */
+export const GroupDeadlineActionSchema: GenEnum<GroupDeadlineAction> = /*@__PURE__*/
+  enumDesc(file_lightningstore_v1_rollout, 2);
+
+/**
  * How several filters are combined.
  *
  * @generated from enum lightningstore.v1.FilterLogic
@@ -940,5 +1030,5 @@ export enum FilterLogic {
  * Describes the enum lightningstore.v1.FilterLogic.
  */
 export const FilterLogicSchema: GenEnum<FilterLogic> = /*@__PURE__*/
-  enumDesc(file_lightningstore_v1_rollout, 2);
+  enumDesc(file_lightningstore_v1_rollout, 3);
 

@@ -46,6 +46,7 @@ SECTIONS: dict[str, dict[str, _Entry]] = {
         "spans": _Entry("spans", "spans", "List the spans of a rollout."),
         "trace": _Entry("trace", "trace", "Show a trace as a tree, or draw it into a file."),
         "triplets": _Entry("spans", "triplets", "List the triplets of a rollout."),
+        "groups": _Entry("groups", "groups", "List groups of rollouts, or show one."),
         "workers": _Entry("lists", "workers", "List workers."),
         "worker": _Entry("details", "worker", "Show a worker."),
         "resources": _Entry("lists", "resources", "List resources."),

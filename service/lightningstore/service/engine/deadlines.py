@@ -1,4 +1,4 @@
-"""Deadlines of live attempts and of retries: the timers that hold them, and the time that they are measured in.
+"""Deadlines of live attempts, of retries and of groups: the timers that hold them, and the time that they are measured in.
 
 Deadlines are stored as wall-clock times. So that setting the clock moves none of them, the store keeps a time of
 its own, and records how far the wall clock is ahead of it, since which attempt and which queue position.
@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any, Generic, TypeVar
 
 from lightningstore.service.engine.clock import Clock
-from lightningstore.service.engine.state import AttemptState, Entry
+from lightningstore.service.engine.state import AttemptState, Entry, GroupState
 from lightningstore.service.rules import lifecycle
 from lightningstore.service.rules.times import NANOS, nanoseconds, seconds
 from lightningstore.service.storage.base import Counters
@@ -177,6 +177,8 @@ class Deadlines:
         self.attempts: Timers[AttemptState] = Timers()
         #: Rollouts in their back-off, by the time at which it ends.
         self.delays: Timers[Entry] = Timers()
+        #: Open groups by their deadline.
+        self.groups: Timers[GroupState] = Timers()
         #: Set when the watchdog should check the timers again.
         self.earlier = asyncio.Event()
         #: Time before this monotonic time does not count towards unresponsive timeouts, because the
@@ -191,7 +193,7 @@ class Deadlines:
     def adopt(self, counters: Counters) -> None:
         """Start again without timers, at the time that was saved in the counters."""
         self.time = StoreTime(self._clock, counters)
-        self.attempts, self.delays = Timers(), Timers()
+        self.attempts, self.delays, self.groups = Timers(), Timers(), Timers()
 
     @property
     def watchdog_lag(self) -> float:
@@ -200,12 +202,18 @@ class Deadlines:
 
     def next(self) -> float | None:
         """Return the monotonic time of the next timer, None if there is none."""
-        due = (self.attempts.next_deadline(), self.delays.next_deadline())
+        timers = (self.attempts, self.delays, self.groups)
+        due = [each.next_deadline() for each in timers]
         return min((time for time in due if time is not None), default=None)
 
     def delay(self, entry: Entry, seconds_left: float) -> None:
         """Queue a rollout after a delay in seconds."""
         if self.delays.push(self._clock.monotonic() + seconds_left, entry):
+            self.earlier.set()
+
+    def arm_group(self, group: GroupState, seconds_left: float) -> None:
+        """Set the timer of a group, in seconds."""
+        if self.groups.push(self._clock.monotonic() + seconds_left, group):
             self.earlier.set()
 
     def arm(self, attempt: AttemptState) -> None:

@@ -51,6 +51,8 @@ LOGGED_TRIES = 120
 PROBE_BYTES = 1 << 20
 #: Seconds between two checks of whether the data is still there, and this server's.
 CHECK_SECONDS = 0.4
+#: Groups that are read at a time.
+GROUPS_AT_ONCE = 1000
 
 
 class Engine:
@@ -119,6 +121,7 @@ class Engine:
         self.requests = Requests(snapshot.requests, self.clock.monotonic())
         self.waiters.published = snapshot.counters.completion_number
         self.waiters.published_resources = snapshot.counters.resources_updates
+        self.waiters.published_groups = snapshot.counters.group_completion_number
         await self.live.adopt(snapshot)
 
     def apply_settings(self, settings: Settings) -> None:
@@ -228,6 +231,8 @@ class Engine:
             changes.workers.update(touched)
             changes.size += ROW_BYTES * len(touched)
             touched.clear()
+        if self.live.groups.touched:
+            self.live.groups.save(changes)
         number = self.committer.seal()
         self.live.state.trim(self.committer.durable_through)
         return number
@@ -271,6 +276,8 @@ class Engine:
 
     def _publish(self) -> None:
         self.live.state.trim(self.committer.durable_through)
+        if self.live.groups.is_used:
+            self._publish_groups()
         ready = self.live.take_completions(self.committer.durable_through)
         if ready:
             self.waiters.publish(ready)
@@ -279,6 +286,13 @@ class Engine:
             self.waiters.refresh(completion)
         if numbers := self.live.take_publications(self.committer.durable_through):
             self.waiters.publish_resources(numbers[-1])
+
+    def _publish_groups(self) -> None:
+        groups, through = self.live.groups, self.committer.durable_through
+        if not self.live.state.held.count:
+            groups.trim(through)
+        if number := groups.take_completed(through):
+            self.waiters.publish_groups(number)
 
     # Finding
 
@@ -363,6 +377,51 @@ class Engine:
             if missing:
                 await asyncio.sleep(0)
         return absent
+
+    async def load_groups(self, group_ids: Iterable[str]) -> None:
+        """Load groups, those that exist, unless they are in memory.
+
+        They stay there until the caller's next await, or for as long as the caller holds `state.held`. Raises
+        StorageFailed while memory is loaded anew.
+        """
+        ids = dict.fromkeys(group_ids)
+        groups = self.live.groups
+        with self.live.state.held:
+            while missing := [i for i in ids if not groups.knows(i)]:
+                part = missing[:GROUPS_AT_ONCE]
+                rows = await self.storage.load_groups(part)
+                if groups is self.live.groups:
+                    groups.install(part, rows)
+                groups = self.live.groups  # memory may have been loaded anew
+        if self.committer.failure is not None:
+            raise self.committer.failure
+
+    async def load_member(
+        self,
+        rollout_id: str,
+        field: str = "rollout_id",
+        *,
+        group_id: str = "",
+        inputs: bool = False,
+    ) -> Entry:
+        """Return what `load` does, with the rollout's group, and the group with this id, in memory."""
+        with self.live.state.held:
+            while True:
+                entry = await self.load(rollout_id, field, inputs=inputs)
+                wanted = (entry.rollout.group_id, group_id)
+                if all(map(self.live.groups.knows, wanted)):
+                    return entry
+                await self.load_groups(wanted)
+
+    async def load_members(self, rollout_ids: list[str]) -> list[Entry]:
+        """Return what `load_sound` does, with the groups of the rollouts in memory."""
+        with self.live.state.held:
+            while True:
+                entries = await self.load_sound(rollout_ids)
+                wanted = {entry.rollout.group_id for entry in entries}
+                if all(map(self.live.groups.knows, wanted)):
+                    return entries
+                await self.load_groups(wanted)
 
     async def with_inputs(self, rollouts: Sequence[Shown]) -> list[Shown]:
         """Return rollouts with the inputs that they lack, where those are still stored and not damaged."""

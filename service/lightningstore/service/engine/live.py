@@ -16,6 +16,7 @@ from lightningstore.service.engine.clock import Clock
 from lightningstore.service.engine.committer import Committer
 from lightningstore.service.engine.deadlines import Deadlines
 from lightningstore.service.engine.eviction import Shelf
+from lightningstore.service.engine.groups import Groups
 from lightningstore.service.engine.shares import Caches
 from lightningstore.service.engine.state import AttemptState, Entry, State
 from lightningstore.service.engine.versions import Versions
@@ -62,6 +63,7 @@ class Live:
         self.state = State(Counters(), caches)
         self.workforce = Workforce()
         self.deadlines = Deadlines(clock)
+        self.groups = Groups(clock, committer, self.deadlines, self.state.counters)
         # Each with the number of the commit after which it may be seen.
         self._completions: deque[tuple[int, Completion]] = deque()
         self._refreshed: deque[tuple[int, Completion]] = deque()
@@ -73,6 +75,8 @@ class Live:
         state = self.state = State(snapshot.counters, self._caches)
         self.deadlines.adopt(snapshot.counters)
         self.workforce = Workforce(snapshot.workers)
+        self.groups = Groups(self._clock, self._committer, self.deadlines, state.counters)
+        self.groups.adopt(snapshot.groups)
         self._completions.clear()
         self._refreshed.clear()
         self._publications.clear()
@@ -95,8 +99,11 @@ class Live:
         for i, entry in enumerate(entries, 1):
             if entry.position:
                 self._queue(entry)
+            if self.groups.loaded:
+                self.groups.attach(entry)
             if i % ADOPTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        self.groups.settle()
         self.deadlines.earlier.set()
 
     def take_completions(self, through: int) -> list[Completion]:
@@ -172,6 +179,8 @@ class Live:
         changes.inputs.append((entry.key, entry.input_json))
         changes.size += entry.input_bytes + ROW_BYTES
         self.save_labels(entry)
+        if self.groups.is_used:
+            self.groups.join(entry)
         self.put_rollout(entry, entry.rollout, Queue.TAIL if queued else Queue.KEEP)
 
     def put_rollout(
@@ -181,6 +190,8 @@ class Live:
         self.state.count_rollout(entry.rollout.status, record.status)
         if entry.rollout.completion_number and not record.completion_number:
             self._waiters.reopen(entry.rollout.completion_number)
+        if self.groups.is_used and entry.rollout is not record:
+            self.groups.follow(entry, record)
         entry.rollout = record
         self.shelf.move(entry.key, finished=lifecycle.is_finished(record))
         if queue is Queue.OUT:

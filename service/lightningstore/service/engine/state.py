@@ -13,16 +13,20 @@ from lightningstore.service.engine.queue import RolloutQueue
 from lightningstore.service.engine.shares import Caches, Part, Share
 from lightningstore.service.engine.versions import Versions
 from lightningstore.service.rules import measures
+from lightningstore.service.rules.copies import copied
+from lightningstore.service.rules.groups import GroupFull
 from lightningstore.service.rules.lifecycle import is_finished, is_live
 from lightningstore.service.rules.rows import (
     AttemptRow,
     Completion,
+    GroupRow,
     LoadedRollout,
     RolloutRow,
     Shown,
 )
 from lightningstore.service.storage.base import Counters
 from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.group_pb2 import GROUP_STATUS_COMPLETE
 from lightningstore.v1.rollout_pb2 import Rollout
 
 CACHED_ROLLOUTS = 4096
@@ -143,6 +147,37 @@ class Depth:
     def __init__(self, queue: str) -> None:
         self.queue = queue
         self.count = 0
+
+
+class GroupState:
+    """A group and its state in the engine."""
+
+    __slots__ = ("changed", "deadline_ns", "key", "record", "unfinished")
+
+    def __init__(self, row: GroupRow) -> None:
+        self.key = row.key
+        #: Its own copy, which changes in place: rows get copies of it.
+        self.record = copied(row.record)
+        self.deadline_ns = row.deadline_ns
+        #: Members that have not finished.
+        self.unfinished: dict[Entry, None] = {}
+        #: Number of the last commit that writes it.
+        self.changed = 0
+
+    def row(self) -> GroupRow:
+        """Return it in its stored form."""
+        return GroupRow(self.key, self.deadline_ns, copied(self.record))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has a completion number."""
+        return self.record.status == GROUP_STATUS_COMPLETE
+
+    def check_room(self, added: int) -> None:
+        """Raise GroupFull if it does not take that many more members."""
+        record = self.record
+        if record.closed or record.member_count + added > record.size:
+            raise GroupFull(record.group_id, record.size, closed=record.closed)
 
 
 class Hold:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Collection, Iterable
-from itertools import islice
+from itertools import chain, islice
 
 from lightningstore.service.engine.clock import Clock, Turn
 from lightningstore.service.engine.shares import Part, Share
@@ -50,6 +50,7 @@ class Waiters:
         self._entered: dict[Waiter, None] = {}
         self._watchers: dict[Waiter, None] = {}
         self._resource_watchers: dict[Waiter, None] = {}
+        self._group_watchers: dict[Waiter, None] = {}
         self._recent: deque[Completion] = deque()
         self._recent_bytes = Part(share)
         self._reopened: set[int] = set()
@@ -59,6 +60,8 @@ class Waiters:
         self.published = 0
         #: Publish number of the last published resources. All publications up to it are durable.
         self.published_resources = 0
+        #: Number of the last published completion of a group.
+        self.published_groups = 0
         self._closed: StoreError | None = None
 
     def enter(self, waiter: Waiter) -> None:
@@ -136,6 +139,24 @@ class Waiters:
         for watcher in self._resource_watchers:
             watcher.ready.set()
 
+    def watch_groups(self, waiter: Waiter) -> None:
+        """Wake the waiter at every completion of a group."""
+        if self._closed is not None:
+            raise self._closed
+        self.count += 1
+        self._group_watchers[waiter] = None
+
+    def unwatch_groups(self, waiter: Waiter) -> None:
+        """Remove a watcher of groups."""
+        self.count -= 1
+        self._group_watchers.pop(waiter, None)
+
+    def publish_groups(self, number: int) -> None:
+        """Notify the watchers that groups up to this completion number are complete."""
+        self.published_groups = number
+        for watcher in self._group_watchers:
+            watcher.ready.set()
+
     def publish(self, completions: list[Completion]) -> None:
         """Notify all waiters of finished rollouts, in completion order."""
         for completion in completions:
@@ -180,7 +201,8 @@ class Waiters:
 
     def fail(self, error: StoreError) -> None:
         """End all waits with an error, and drop the recent finishes."""
-        for waiter in (*self._entered, *self._watchers, *self._resource_watchers):
+        watchers = (self._watchers, self._resource_watchers, self._group_watchers)
+        for waiter in (*self._entered, *chain(*watchers)):
             waiter.error = error
             waiter.ready.set()
         self._recent.clear()

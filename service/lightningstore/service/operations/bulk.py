@@ -64,6 +64,9 @@ class Bulk:
                     self._live.save_labels(entry)
                 size += len(input_json) + 2 * ROW_BYTES
                 inputs.add(entry, number)
+        if self._live.groups.is_used:
+            for entry in entries:
+                self._live.groups.join(entry)
         counters.rollout_key, counters.position = key, position
         changes.size += size
         for entry in entries[:1]:
@@ -76,7 +79,7 @@ class Bulk:
         prepared: list[Cancelled] = []
         for entry in dict.fromkeys(entries):
             if not lifecycle.is_finished(entry.rollout):
-                prepared.append(_cancelled(entry, now))
+                prepared.append(cancellation(entry, now))
             if turn.over():
                 await turn.next()
         return prepared
@@ -86,6 +89,7 @@ class Bulk:
         state, changes = self._live.state, self._engine.committer.changes
         counters, number = state.counters, self._engine.committer.sealed + 1
         statuses: Counter[int] = Counter()
+        groups = self._live.groups if self._live.groups.is_used else None
         with uncollected(len(prepared)):
             for entry, before, told in prepared:
                 completion = told
@@ -93,13 +97,15 @@ class Bulk:
                 if entry.rollout is not before or completion.shown.attempt is not latest:
                     if lifecycle.is_finished(entry.rollout):
                         continue
-                    completion = _cancelled(entry, now).completion
+                    completion = cancellation(entry, now).completion
                 statuses[entry.rollout.status] += 1
                 record = entry.rollout = completion.shown.rollout
                 counters.completion_number += 1
                 # The record is this operation's own copy, which is not visible yet.
                 record.completion_number = completion.number = counters.completion_number
                 self._live.note_finish(number, completion)
+                if groups is not None and record.group_id:
+                    groups.finish(entry)
                 if entry.position:
                     self._live.leave_queue(entry)
                 changes.rollouts[entry.key] = entry.row()
@@ -151,7 +157,8 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _cancelled(entry: Entry, now: Timestamp) -> Cancelled:
+def cancellation(entry: Entry, now: Timestamp) -> Cancelled:
+    """Prepare the record of a cancelled rollout."""
     transition = lifecycle.set_status(entry.rollout, ROLLOUT_STATUS_CANCELLED, now)
     record = transition.rollout or entry.rollout
     return Cancelled(entry, entry.rollout, Completion(entry.shown()._replace(rollout=record)))

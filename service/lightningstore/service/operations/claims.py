@@ -217,7 +217,9 @@ class Claims:
         spec = request.rollout
         check_new_id("worker_id", request.worker_id, required=False)
         rollout_id = spec.rollout_id or self._enqueue.free_id()
-        await self._engine.load_many([rollout_id])
+        with self._live.state.held:
+            await self._engine.load_groups([spec.group_id])
+            await self._engine.load_many([rollout_id])
         if (answer := self._engine.requests.find("StartRollout", request)) is not None:
             return await self._enqueue.replay(StartRolloutResponse.FromString(answer))
         self._check_not_paused()
@@ -227,6 +229,7 @@ class Claims:
             if spec.rollout_id:
                 raise RolloutExists(spec.rollout_id)
             entry.rollout.rollout_id = self._enqueue.free_id()
+        self._live.groups.check_room({spec.group_id: 1})
         entry.rollout.status = ROLLOUT_STATUS_PREPARING
         self._live.add_rollout(entry, queued=False)
         reply = StartRolloutResponse()
@@ -241,7 +244,7 @@ class Claims:
         """Claim one rollout by its id, regardless of its number of attempts."""
         self._engine.committer.admit()
         check_new_id("worker_id", request.worker_id, required=False)
-        entry = await self._engine.load(request.rollout_id, inputs=True)
+        entry = await self._engine.load_member(request.rollout_id, inputs=True)
         if (answer := self._engine.requests.find("StartAttempt", request)) is not None:
             return await self._enqueue.replay(StartAttemptResponse.FromString(answer))
         self._check_not_paused()

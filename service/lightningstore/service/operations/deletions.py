@@ -82,7 +82,7 @@ class Deletions:
     async def _delete(self, ids: list[str], pace: Pace, reply: DeleteRolloutsResponse) -> int:
         """Delete the first ones of some rollouts with one commit; return their number."""
         failures = self._engine.committer.failures
-        loaded = await self._engine.load_sound(ids)
+        loaded = await self._engine.load_members(ids)
         # No other task runs from here to the seal.
         entries = {entry.rollout.rollout_id: entry for entry in loaded}
         sizes = [entries[i].input_bytes if i in entries else 0 for i in ids]
@@ -116,7 +116,7 @@ class Deletions:
         return set()
 
     def remove(self, entry: Entry) -> None:
-        """Remove a finished rollout without a live attempt, with the next commit."""
+        """Remove a finished rollout without a live attempt, with the next commit. Its group is in memory."""
         state, changes = self._live.state, self._engine.changes
         counters = state.counters
         shelved = self._live.shelf.remove(entry.key)
@@ -130,6 +130,8 @@ class Deletions:
         counters.span_bytes -= size
         # The finish is no longer reported to waiters.
         self._engine.waiters.reopen(entry.rollout.completion_number)
+        if self._live.groups.is_used:
+            self._live.groups.leave(entry)
         state.count_rollout(entry.rollout.status, 0)
         for attempt in entry.attempts.values():
             state.count_attempt(attempt.record.status, 0)

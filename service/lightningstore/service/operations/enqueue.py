@@ -13,6 +13,7 @@ from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.requests import rollouts_of
 from lightningstore.service.engine.state import Entry
 from lightningstore.service.operations.bulk import Bulk
+from lightningstore.service.operations.grouping import Grouping
 from lightningstore.service.rules import wire
 from lightningstore.service.rules.checks import (
     check_config,
@@ -62,11 +63,13 @@ class Enqueue:
         self._engine = engine
         self._live = engine.live
         self._bulk = bulk
+        self._grouping = Grouping(engine)
 
     async def enqueue_rollouts(self, request: EnqueueRolloutsRequest) -> EnqueueRolloutsResponse:
-        """Add rollouts to the tail of the queue, all of them or none."""
+        """Create groups, and add rollouts to the tail of the queue, all of them or none."""
         self._engine.committer.admit()
         self._engine.check_batch("rollouts", len(request.rollouts))
+        self._grouping.check_specs(request)
         failures = self._engine.committer.failures
         with self._live.state.held, self._engine.committer.reserved(request.ByteSize()):
             await self._load_named(request)
@@ -75,6 +78,8 @@ class Enqueue:
             if answer is not None:
                 return await self._replay_enqueue(request, answer)
             prepared = await self._prepare(request)
+            with self._live.groups.reading() as reading:
+                members = await self._grouping.load(request, prepared.new, reading)
             self._engine.check_unbroken(failures)
             # No other task runs from here to the seal.
             answer = self._engine.requests.find("EnqueueRollouts", request, digest)
@@ -82,7 +87,9 @@ class Enqueue:
                 return await self._replay_enqueue(request, answer)
             self._settle_ids(request, prepared)
             self._check_queue_length(len(prepared.new))
+            self._grouping.check(request, prepared.new, members)
             shown = [entry.shown() for entry in prepared.entries]
+            self._grouping.create(request, members)
             self._bulk.enqueue_all(prepared.new)
             if request.request_id:
                 self._engine.remember("EnqueueRollouts", request, prepared.kept, digest)
@@ -282,6 +289,10 @@ async def _digest(request: EnqueueRolloutsRequest) -> int:
             number = zlib.crc32(wire.field(tag, spec.SerializeToString(deterministic=True)), number)
             if turn.over():
                 await turn.next()
+        tag = EnqueueRolloutsRequest.GROUPS_FIELD_NUMBER
+        for group in request.groups:
+            part = group.SerializeToString(deterministic=True)
+            number = zlib.crc32(wire.field(tag, part), number)
     return number
 
 

@@ -97,7 +97,7 @@ class Imports:
     ) -> tuple[Entry | None, dict[str, Verdicts]]:
         """Return the rollout if it exists, and by attempt which of the spans are stored.
 
-        Raises RolloutExists if its content differs.
+        Raises RolloutExists if its content differs, and GroupFull if it would be one member too many.
         """
         key: int | None = None
         verdicts: dict[str, Verdicts] = {attempt_id: {} for attempt_id in parts}
@@ -109,6 +109,10 @@ class Imports:
                 # It was removed since, with the spans that these were compared with.
                 verdicts = {attempt_id: {} for attempt_id in parts}
             if not found:
+                if not self._live.groups.knows(request.rollout.group_id):
+                    await self._engine.load_groups([request.rollout.group_id])
+                    continue
+                self._live.groups.check_room({request.rollout.group_id: 1})
                 for attempt_id, own in parts.items():
                     compare_parts(set(), own, verdicts[attempt_id])
                 return None, verdicts

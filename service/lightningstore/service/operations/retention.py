@@ -80,7 +80,7 @@ class Removal:
             places = {row.rollout_id: row.place for row in rows}
             due = [
                 entry
-                for entry in await self._engine.load_sound(list(places))
+                for entry in await self._engine.load_members(list(places))
                 if self._may_go(entry, ended_by_ns, places[entry.rollout.rollout_id])
             ]
             if self._engine.committer.failure is not None:

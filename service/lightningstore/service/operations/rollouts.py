@@ -140,12 +140,16 @@ class Rollouts:
         """Change fields of a rollout."""
         self._engine.committer.admit()
         given = request.rollout
-        entry = await self._engine.load(given.rollout_id, "rollout.rollout_id", inputs=True)
+        entry = await self._engine.load_member(
+            given.rollout_id, "rollout.rollout_id", group_id=given.group_id, inputs=True
+        )
         if (answer := self._engine.requests.find("UpdateRollout", request)) is not None:
             return await self._enqueue.replay(UpdateRolloutResponse.FromString(answer))
         mask = request.update_mask if request.HasField("update_mask") else None
         paths = mask_paths(mask, given, UPDATABLE)
         self._check_rollout_update(given, paths)
+        if "group_id" in paths and given.group_id != entry.rollout.group_id:
+            self._live.groups.check_room({given.group_id: 1})
         now = self._live.now()
         transition = Transition()
         if "status" in paths:

@@ -18,6 +18,7 @@ from lightningstore.service.operations.claims import Claims
 from lightningstore.service.operations.completions import Completions
 from lightningstore.service.operations.deletions import Deletions
 from lightningstore.service.operations.enqueue import Enqueue
+from lightningstore.service.operations.groups import RolloutGroups
 from lightningstore.service.operations.imports import Imports
 from lightningstore.service.operations.info import Info
 from lightningstore.service.operations.ingest import SpanIngest
@@ -54,13 +55,14 @@ class Store:
         self.spans = SpanQueries(engine)
         self.triplets = Triplets(engine)
         self.completions = Completions(engine)
+        self.groups = RolloutGroups(engine)
         self.resources = ResourceVersions(engine)
         self.workers = Workers(engine)
         self.imports = Imports(engine, self.ingest)
         self.info = Info(engine, self.pauses)
         self.deletions = Deletions(engine)
         self.removal = Removal(engine, self.deletions)
-        self.watchdog = Watchdog(engine)
+        self.watchdog = Watchdog(engine, bulk)
         self.settings = NamespaceSettings(engine)
         self._tasks: list[asyncio.Task[None]] = []
 

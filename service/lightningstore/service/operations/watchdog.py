@@ -1,16 +1,19 @@
-"""Expires overdue attempts and makes retries claimable when their back-off ends."""
+"""Expires overdue attempts, makes retries claimable when their back-off ends, and closes groups at their deadline."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from operator import attrgetter
 
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
-from lightningstore.service.engine.state import AttemptState
+from lightningstore.service.engine.state import AttemptState, Entry, GroupState
+from lightningstore.service.operations.bulk import Bulk, Cancelled, cancellation
 from lightningstore.service.rules import lifecycle
 from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_TIMEOUT, ATTEMPT_STATUS_UNRESPONSIVE
+from lightningstore.v1.rollout_pb2 import GROUP_DEADLINE_ACTION_CANCEL_REST
 
 logger = logging.getLogger(__name__)
 
@@ -20,13 +23,16 @@ TICK = 0.25
 IDLE_TICK = 1.0
 #: A wake-up that is this many seconds late means that the server could not receive heartbeats.
 STALL = 0.5
+#: Maximum number of members that are cancelled with one commit; a single group may have more.
+MEMBERS_AT_ONCE = 10_000
 
 
 class Watchdog:
-    """Expires overdue attempts, and queues rollouts whose back-off has ended."""
+    """Expires overdue attempts, queues rollouts whose back-off has ended, and closes groups."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, bulk: Bulk) -> None:
         self._engine = engine
+        self._bulk = bulk
         self._live = engine.live
 
     async def run(self) -> None:
@@ -62,7 +68,7 @@ class Watchdog:
                 logger.exception("the watchdog failed and continues")
 
     async def expire(self) -> None:
-        """Expire overdue attempts, and queue rollouts whose back-off has ended.
+        """Expire overdue attempts, queue rollouts whose back-off has ended, and close groups.
 
         If much is due at once, other tasks run in between.
         """
@@ -83,6 +89,7 @@ class Watchdog:
                 self._live.queue_due(entry)
                 await self._next_turn(turn, failures)
             self._serve_and_seal()
+            await self._close_groups(list(self._live.deadlines.groups.pop_due(now)), failures)
         finally:
             for planned, _, attempt in due:
                 timers.push(planned, attempt)
@@ -114,6 +121,36 @@ class Watchdog:
         self._engine.polls.serve()
         self._engine.seal_changes()
 
+    async def _close_groups(self, due: list[GroupState], failures: int) -> None:
+        """Close groups at their deadlines, each with the cancellation of its members in one commit."""
+        groups, done = self._live.groups, 0
+        try:
+            while done < len(due):
+                end = done + _few(due[done:])
+                part = due[done:end]
+                members = [entry for group in part for entry in _cancelled(group)]
+                prepared = await self._bulk.prepare_cancelled(members)
+                self._engine.check_unbroken(failures)
+                # No other task runs from here to the seal.
+                done = end
+                ready, now = {each.entry: each for each in prepared}, self._live.now()
+                cancelled: list[Cancelled] = []
+                for group in part:
+                    if not groups.holds(group) or not group.deadline_ns:
+                        continue  # it was removed or has completed meanwhile
+                    rest = [
+                        ready.get(entry) or cancellation(entry, now) for entry in _cancelled(group)
+                    ]
+                    groups.pass_deadline(group)
+                    self._bulk.cancel_all(rest, now)
+                    cancelled += rest
+                self._serve_and_seal()
+                await self._bulk.settle_cancelled(cancelled)
+                self._engine.check_unbroken(failures)
+        finally:
+            for group in due[done:]:
+                groups.arm(group)
+
     def _expire(self, attempt: AttemptState, now: float) -> None:
         timed_out = attempt.timeout_at is not None and attempt.timeout_at <= now
         if lifecycle.is_finished(attempt.entry.rollout):
@@ -124,3 +161,20 @@ class Watchdog:
             attempt.entry.rollout, attempt.record, status, wall, self._engine.dice()
         )
         self._live.apply(attempt.entry, attempt, transition, wall, verdict=True)
+
+
+def _cancelled(group: GroupState) -> list[Entry]:
+    """Return the members that the deadline of a group cancels, in the order in which they were enqueued."""
+    if group.record.on_deadline != GROUP_DEADLINE_ACTION_CANCEL_REST:
+        return []
+    return sorted(group.unfinished, key=attrgetter("key"))
+
+
+def _few(groups: list[GroupState]) -> int:
+    """Return how many groups, from the first on, have few enough members to be closed with one commit."""
+    total = 0
+    for i, group in enumerate(groups):
+        total += 1 + len(group.unfinished)
+        if total > MEMBERS_AT_ONCE:
+            return max(1, i)
+    return len(groups)

@@ -164,12 +164,16 @@ class WorkerNotFound(StoreError):
 
 
 class GroupNotFound(StoreError):
-    """The group has no rollouts."""
+    """The group has no rollouts, or no such group was created."""
 
     reason = reasons.ERROR_REASON_GROUP_NOT_FOUND
 
-    def __init__(self, group_id: str) -> None:
-        super().__init__(f"no rollout is in group {quoted(group_id)}", groupId=group_id)
+    def __init__(self, group_id: str, *, created: bool = False) -> None:
+        """Create an error with the id; with `created`, rollouts may have it as a label."""
+        text = f"no rollout is in group {quoted(group_id)}"
+        if created:
+            text = f"no group {quoted(group_id)}: groups are created by EnqueueRollouts.groups"
+        super().__init__(text, groupId=group_id)
 
 
 class NamespaceNotFound(StoreError):

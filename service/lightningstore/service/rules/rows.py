@@ -10,6 +10,7 @@ from lightningstore.service.rules.limits import DEFAULT_PAGE_SIZE
 from lightningstore.service.rules.measures import Measures
 from lightningstore.service.rules.statuses import FINISHED, LIVE_ATTEMPT
 from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.group_pb2 import Group
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
 
@@ -202,6 +203,16 @@ class ResourcesRow(NamedTuple):
     record: Resources
 
 
+class GroupRow(NamedTuple):
+    """A group as stored. The record contains nothing that is read from its members but their numbers."""
+
+    #: Number of the group within the store, in the order in which they were created.
+    key: int
+    #: Store time (`engine/deadlines.py`) of its deadline in nanoseconds, 0 while there is none.
+    deadline_ns: int
+    record: Group
+
+
 class RequestRow(NamedTuple):
     """The answer to a request id."""
 
@@ -235,6 +246,8 @@ class RolloutQuery:
     after: tuple[Any, int] | None = None
     skip: int = 0
     limit: int = DEFAULT_PAGE_SIZE
+    #: Whether the rollouts are returned with their inputs. Without them, `input_bytes` may be 0.
+    inputs: bool = True
 
     @property
     def led_by_label(self) -> bool:
@@ -247,6 +260,17 @@ class RolloutQuery:
         if self.any_of and not is_alone:
             return False
         return bool(self.labels) and not self.rollout_ids and not self.group_ids
+
+
+@dataclass(frozen=True)
+class GroupQuery:
+    """Filters and position of a query of groups, in the order of the keys."""
+
+    group_ids: frozenset[str] = frozenset()
+    statuses: frozenset[int] = frozenset()
+    #: Key of the last group of the previous page.
+    after: int = 0
+    limit: int = DEFAULT_PAGE_SIZE
 
 
 @dataclass(frozen=True)

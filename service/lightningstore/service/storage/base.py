@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Protocol
 from lightningstore.service.rules.copies import copied
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    GroupQuery,
+    GroupRow,
     LoadedRollout,
     RequestRow,
     ResourcesQuery,
@@ -47,6 +49,8 @@ class Counters:
     position: int = 0
     completion_number: int = 0
     resources_updates: int = 0
+    group_key: int = 0
+    group_completion_number: int = 0
     spans: int = 0
     span_bytes: int = 0
     rollouts: dict[int, int] = field(default_factory=dict)
@@ -66,15 +70,16 @@ class Counters:
     def is_initial(self) -> bool:
         """Whether no number was ever given out, as in a store that was just created."""
         numbers = (self.rollout_key, self.attempt_key, self.span_key, self.position)
-        return not any((*numbers, self.completion_number, self.resources_updates))
+        others = (self.completion_number, self.resources_updates, self.group_key)
+        return not any((*numbers, *others))
 
 
 @dataclass
 class Changes:
     """The content of one commit. A later value for a key replaces an earlier one.
 
-    A back end applies `removed` first, because a new rollout may have the id of a removed one; the order of the
-    other fields does not matter. Keys of new rows rise from commit to commit. Batches of spans are never replaced: a
+    A back end applies `removed` and `removed_groups` first, because a new record may have the id of a removed one;
+    the order of the other fields does not matter. Keys of new rows rise from commit to commit. Batches of spans are never replaced: a
     key that is stored already fails the commit, on every back end with durability.
     """
 
@@ -91,6 +96,8 @@ class Changes:
     #: one of both.
     resources: dict[int, ResourcesRow] = field(default_factory=dict)
     outdated: list[int] = field(default_factory=list)
+    #: By key of the group.
+    groups: dict[int, GroupRow] = field(default_factory=dict)
     requests: list[RequestRow] = field(default_factory=list)
     #: Answers to request ids with a lower `time_ns` are deleted; 0: none.
     forget_requests_before_ns: int = 0
@@ -100,6 +107,8 @@ class Changes:
     #: them. Their batches of spans may be many: no query shows them any more, and later commits delete those
     #: that they name in `swept`.
     removed: list[int] = field(default_factory=list)
+    #: Keys of groups that are deleted, including what this commit holds of them.
+    removed_groups: list[int] = field(default_factory=list)
     #: Keys of batches of spans, from `Storage.leftover_spans`, that are deleted.
     swept: list[int] = field(default_factory=list)
     counters: Counters | None = None
@@ -124,11 +133,13 @@ class Changes:
             self.counters = self.counters.copy()
 
     def exclude_removed(self) -> None:
-        """Drop the rows of rollouts that this commit removes.
+        """Drop the rows of rollouts and groups that this commit removes.
 
         A change recorded in the same commit, before or after the removal, would store one row of a rollout
         without the others.
         """
+        gone_groups = set(self.removed_groups)
+        self.groups = {key: row for key, row in self.groups.items() if key not in gone_groups}
         gone = set(self.removed)
         self.inputs = [item for item in self.inputs if item[0] not in gone]
         self.rollouts = {key: row for key, row in self.rollouts.items() if key not in gone}
@@ -176,6 +187,8 @@ class Snapshot:
     requests: list[RequestRow]
     #: As the last commit with settings stored them; empty if there was none.
     settings: bytes = b""
+    #: Groups that are open, in any order.
+    groups: list[GroupRow] = field(default_factory=list)
 
 
 class Storage(Protocol):
@@ -256,7 +269,7 @@ class Storage(Protocol):
     def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
         """Yield matching rollouts, each with its latest attempt only, up to the query's limit.
 
-        Rollouts removed during the scan are left out, and damaged ones, which are counted.
+        Their inputs are empty if the query has no `inputs`. Rollouts removed during the scan are left out, and damaged ones, which are counted.
         """
 
     async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
@@ -294,6 +307,17 @@ class Storage(Protocol):
         Buckets without a value are left out. Commits may complete meanwhile, and the answer may contain a part of them.
         Does not hold the event loop, however many rollouts there are.
         """
+
+    # Groups
+
+    async def load_groups(self, group_ids: Sequence[str]) -> list[GroupRow]:
+        """Return the stored ones among these groups, in any order. Damaged ones are left out."""
+
+    async def list_groups(self, query: GroupQuery) -> list[GroupRow]:
+        """Return matching groups by key. Damaged ones are left out, without ending the list."""
+
+    async def group_completions(self, after: int, limit: int) -> list[GroupRow]:
+        """Return complete groups by completion number. Damaged ones are left out, without ending the list."""
 
     # Spans
 

@@ -32,6 +32,7 @@ from lightningstore.service.storage.base import (
     FinishedRow,
     Snapshot,
 )
+from lightningstore.service.storage.memory_groups import MemoryGroups
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 
@@ -47,7 +48,7 @@ P = TypeVar("P", bound=tuple[Any, ...])
 V = TypeVar("V", bound=Hashable)
 
 
-class MemoryStorage:
+class MemoryStorage(MemoryGroups):
     """Keeps rows as they are: records are replaced, never changed."""
 
     name = "memory"
@@ -78,6 +79,7 @@ class MemoryStorage:
         self._resources: dict[int, ResourcesRow] = {}  # by publish number
         #: Key, id and publish number of the current version: ascending.
         self._current: list[tuple[int, str, int]] = []
+        self._clear_groups()
 
     async def open(self) -> Snapshot:
         """Return an empty store: no data outlives the one that was open before, except its settings."""
@@ -89,9 +91,10 @@ class MemoryStorage:
     def commit(self, changes: Changes) -> Awaitable[None]:
         """Apply the changes."""
         self._check_open()
-        if changes.removed:
+        if changes.removed or changes.removed_groups:
             changes.exclude_removed()
             self._remove(changes.removed)
+            self._remove_groups(changes.removed_groups)
         if self._dropped:
             del self._dropped[-max(FREED_A_COMMIT, len(changes.swept)) :]
         for key, data in changes.inputs:
@@ -102,6 +105,8 @@ class MemoryStorage:
             self._put_rollout(row)
         for attempt in changes.attempts.values():
             self._attempts.setdefault(attempt.rollout_key, {})[attempt.key] = attempt
+        for group in changes.groups.values():
+            self._put_group(group)
         for span in changes.spans:
             place = (span.first_sequence_id, span.key, span)
             batches = self._spans.setdefault(span.rollout_key, [])
@@ -208,7 +213,8 @@ class MemoryStorage:
                 return
             left -= 1
             if row.key in self._rollouts:  # it may have been removed meanwhile
-                yield self._shown(row)
+                shown = self._shown(row)
+                yield shown if query.inputs else shown._replace(input_json=b"")
 
     async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
         """Return how many match, by status."""

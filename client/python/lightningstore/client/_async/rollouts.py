@@ -11,6 +11,7 @@ from lightningstore.client._values.convert import JSONObject
 from lightningstore.client.values import (
     UNSET,
     DeleteResult,
+    GroupSpec,
     Page,
     Rollout,
     RolloutConfig,
@@ -28,9 +29,10 @@ class AsyncRolloutCalls(AsyncCaller):
         self,
         specs: Iterable[RolloutSpec | Mapping[str, Any]],
         *,
+        groups: Iterable[GroupSpec | Mapping[str, Any]] = (),
         request_id: str | None = None,
     ) -> list[Rollout]:
-        """Add rollouts to the queue: all of them or, on any error, none.
+        """Add rollouts to the queue, and create groups: all of them or, on any error, none.
 
         Each rollout without an id gets one from the client, so that a retry creates no second rollout. Enqueuing
         an id that exists, with the same content, returns the stored rollout. A list above the server's limit
@@ -38,6 +40,8 @@ class AsyncRolloutCalls(AsyncCaller):
 
         Args:
             specs: The rollouts to create: `RolloutSpec` objects, or mappings with the same fields.
+            groups: Groups to create: `GroupSpec` objects, or mappings with the same fields. Their members are the
+                rollouts with their `group_id`, of this call and of later ones.
             request_id: Id of the call for retries of your own. The same id gets the same answer for 10 minutes.
                 None: the client creates one.
 
@@ -45,7 +49,8 @@ class AsyncRolloutCalls(AsyncCaller):
             The stored rollouts, in the order of `specs`.
 
         Raises:
-            AlreadyExistsError: A rollout id exists with other content.
+            AlreadyExistsError: A rollout id exists with other content, or a group with another size or deadline.
+            FailedPreconditionError: A group takes no more members. `reason` is ERROR_REASON_GROUP_FULL.
             NotFoundError: The resources of a rollout do not exist.
             InvalidArgumentError: A field is invalid; `field_violations` names it.
             ResourceExhaustedError: The list exceeds a limit, or the queue is full.
@@ -58,7 +63,7 @@ class AsyncRolloutCalls(AsyncCaller):
             )
             assert rollouts[0].status == "queuing"
         """
-        return await self._send(calls.enqueue_rollouts(specs, request_id))
+        return await self._send(calls.enqueue_rollouts(specs, groups, request_id))
 
     async def enqueue_rollout(
         self,
@@ -96,6 +101,7 @@ class AsyncRolloutCalls(AsyncCaller):
 
         Raises:
             AlreadyExistsError: The rollout id exists with other content.
+            FailedPreconditionError: The group takes no more members.
             NotFoundError: The resources do not exist.
             InvalidArgumentError: A field is invalid; `field_violations` names it.
             ResourceExhaustedError: The input exceeds its limit (16 MiB by default), or the queue is full.
@@ -300,7 +306,7 @@ class AsyncRolloutCalls(AsyncCaller):
         Raises:
             NotFoundError: The rollout or the resources do not exist.
             InvalidArgumentError: A field is invalid; `field_violations` names it.
-            FailedPreconditionError: The rollout cannot change to this status.
+            FailedPreconditionError: The rollout cannot change to this status, or the group takes no more members.
             TypeError: A part of the input or of the metadata has no JSON.
             ValueError: A number has no JSON, or a status or mode is unknown.
         """

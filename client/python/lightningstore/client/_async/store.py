@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 from lightningstore.client._async.claims import AsyncClaimCalls
 from lightningstore.client._async.datasets import AsyncDatasetCalls
+from lightningstore.client._async.groups import AsyncGroupCalls
 from lightningstore.client._async.namespaces import AsyncNamespaceCalls
 from lightningstore.client._async.resources import AsyncResourceCalls
 from lightningstore.client._async.series import AsyncSeriesCalls
-from lightningstore.client._async.streams import AsyncWaitStream, AsyncWatchStream
+from lightningstore.client._async.streams import AsyncGroupStream, AsyncWaitStream, AsyncWatchStream
 from lightningstore.client._async.workers import AsyncWorkerCalls
 from lightningstore.client._calls.call import Call
+from lightningstore.client._calls.groups import GroupWatchState
 from lightningstore.client._calls.streams import WaitState, WatchState
 from lightningstore.client._transport.grpc_async import AsyncGrpcTransport
 from lightningstore.client._transport.protocols import AsyncTransport
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 class AsyncLightningStore(
     AsyncDatasetCalls,
     AsyncClaimCalls,
+    AsyncGroupCalls,
     AsyncSeriesCalls,
     AsyncResourceCalls,
     AsyncWorkerCalls,
@@ -221,3 +224,37 @@ class AsyncLightningStore(
         """
         state = WatchState(after_completion_number, store_id)
         return AsyncWatchStream(self._transport, state, self._timeout)
+
+    def watch_groups(
+        self, after_completion_number: int | None = None, *, store_id: str = ""
+    ) -> AsyncGroupStream:
+        """Iterate over all groups as they complete, without end, in the order of their completion numbers.
+
+        After a broken connection the watch resumes; no completion is missed. To resume after a restart of your
+        program, keep `through_completion_number` and `store_id` of the stream.
+
+        Args:
+            after_completion_number: Only completions with a greater number. 0: from the beginning. None: from now on.
+            store_id: Id of the store that the number comes from. Empty: not checked.
+
+        Returns:
+            A stream of complete groups. A group that is reopened and completes again occurs again.
+
+        Raises:
+            OutOfRangeError: While iterating: the number is greater than the last one of the store.
+            FailedPreconditionError: While iterating: `store_id` is the id of another store.
+            InvalidArgumentError: While iterating: the number is negative.
+
+        Example:
+            rollouts = await store.enqueue_rollouts(
+                [{"input": n, "group_id": "task-1"} for n in range(4)],
+                groups=[{"group_id": "task-1", "size": 4}],
+            )
+            await store.cancel_rollouts([rollout.rollout_id for rollout in rollouts])
+            async with store.watch_groups(0) as completions:
+                async for group in completions:
+                    print(group.completion_number, group.group_id, group.rollout_ids)
+                    break
+        """
+        state = GroupWatchState(after_completion_number, store_id)
+        return AsyncGroupStream(self._transport, state, self._timeout)

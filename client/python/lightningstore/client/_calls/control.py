@@ -25,6 +25,7 @@ from lightningstore.client.values import (
     AttemptUpdate,
     DeleteResult,
     Failure,
+    GroupSpec,
     HeartbeatReply,
     Page,
     PauseResult,
@@ -52,7 +53,9 @@ def _rollout(answer: Any) -> Rollout:
 
 @names_fields
 def enqueue_rollouts(
-    specs: Iterable[RolloutSpec | Mapping[str, Any]], request_id: str | None
+    specs: Iterable[RolloutSpec | Mapping[str, Any]],
+    groups: Iterable[GroupSpec | Mapping[str, Any]],
+    request_id: str | None,
 ) -> Call[list[Rollout]]:
     """EnqueueRollouts. Each rollout has an id."""
     one = isinstance(specs, RolloutSpec | Mapping | str | bytes)
@@ -68,6 +71,13 @@ def enqueue_rollouts(
         if not message.rollout_id:
             message.rollout_id = convert.new_rollout_id()
         request.rollouts.append(message)
+    if isinstance(groups, GroupSpec | Mapping | str | bytes):
+        raise TypeError(
+            f"groups must be a list of GroupSpec objects or mappings, not {type(groups).__name__}"
+        )
+    for index, group in enumerate(groups):
+        with naming(f"groups[{index}]"):
+            request.groups.append(GroupSpec.of(group).to_message())
     return Call("EnqueueRollouts", request, _rollouts)
 
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 from lightningstore.client._calls.call import Call
+from lightningstore.client._calls.groups import GroupWatchState
 from lightningstore.client._calls.streams import WaitState, WatchState
 from lightningstore.client._sync.claims import ClaimCalls
 from lightningstore.client._sync.datasets import DatasetCalls
+from lightningstore.client._sync.groups import GroupCalls
 from lightningstore.client._sync.namespaces import NamespaceCalls
 from lightningstore.client._sync.resources import ResourceCalls
 from lightningstore.client._sync.series import SeriesCalls
-from lightningstore.client._sync.streams import WaitStream, WatchStream
+from lightningstore.client._sync.streams import GroupStream, WaitStream, WatchStream
 from lightningstore.client._sync.workers import WorkerCalls
 from lightningstore.client._transport.grpc_sync import GrpcTransport
 from lightningstore.client._transport.protocols import Transport
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 class LightningStore(
     DatasetCalls,
     ClaimCalls,
+    GroupCalls,
     SeriesCalls,
     ResourceCalls,
     WorkerCalls,
@@ -222,3 +225,37 @@ class LightningStore(
         """
         state = WatchState(after_completion_number, store_id)
         return WatchStream(self._transport, state, self._timeout)
+
+    def watch_groups(
+        self, after_completion_number: int | None = None, *, store_id: str = ""
+    ) -> GroupStream:
+        """Iterate over all groups as they complete, without end, in the order of their completion numbers.
+
+        After a broken connection the watch resumes; no completion is missed. To resume after a restart of your
+        program, keep `through_completion_number` and `store_id` of the stream.
+
+        Args:
+            after_completion_number: Only completions with a greater number. 0: from the beginning. None: from now on.
+            store_id: Id of the store that the number comes from. Empty: not checked.
+
+        Returns:
+            A stream of complete groups. A group that is reopened and completes again occurs again.
+
+        Raises:
+            OutOfRangeError: While iterating: the number is greater than the last one of the store.
+            FailedPreconditionError: While iterating: `store_id` is the id of another store.
+            InvalidArgumentError: While iterating: the number is negative.
+
+        Example:
+            rollouts = store.enqueue_rollouts(
+                [{"input": n, "group_id": "task-1"} for n in range(4)],
+                groups=[{"group_id": "task-1", "size": 4}],
+            )
+            store.cancel_rollouts([rollout.rollout_id for rollout in rollouts])
+            with store.watch_groups(0) as completions:
+                for group in completions:
+                    print(group.completion_number, group.group_id, group.rollout_ids)
+                    break
+        """
+        state = GroupWatchState(after_completion_number, store_id)
+        return GroupStream(self._transport, state, self._timeout)

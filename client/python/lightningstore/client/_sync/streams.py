@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from lightningstore.client._calls.groups import GroupWatchState
 from lightningstore.client._calls.streams import (
     ReadState,
     ResourceWatchState,
@@ -19,7 +20,7 @@ from lightningstore.client._calls.streams import (
 from lightningstore.client._transport.protocols import ServerStream, Transport
 from lightningstore.client._transport.retries import Retry
 from lightningstore.client.errors import LightningStoreError, UnavailableError
-from lightningstore.client.values import Resources, Rollout
+from lightningstore.client.values import Group, Resources, Rollout
 
 T = TypeVar("T")
 
@@ -214,6 +215,30 @@ class ResourceStream(ItemStream[Resources]):
     @property
     def store_id(self) -> str:
         """Id of the store that the publish numbers belong to. Empty until the server has answered."""
+        return self._state.store_id
+
+
+class GroupStream(ItemStream[Group]):
+    """Complete groups in the order of their completion numbers, without end. Returned by `watch_groups`.
+
+    Args:
+        transport: What carries the call.
+        state: Where the watch starts.
+        timeout: Seconds after which failing retries end. None: never.
+    """
+
+    def __init__(self, transport: Transport, state: GroupWatchState, timeout: float | None) -> None:
+        super().__init__(transport, state, timeout)
+        self._state = state
+
+    @property
+    def through_completion_number(self) -> int | None:
+        """Number of the last completion that has been iterated. None: the server has not answered yet."""
+        return self._state.through_completion_number
+
+    @property
+    def store_id(self) -> str:
+        """Id of the store that the completion numbers belong to. Empty until the server has answered."""
         return self._state.store_id
 
 

@@ -97,6 +97,34 @@ class AttemptStatus(str, Enum):
     UNRECOGNIZED = "unrecognized"
 
 
+class GroupStatus(str, Enum):
+    """Status of a group.
+
+    Attributes:
+        OPEN: It waits for members, or for members to finish.
+        COMPLETE: It can be trained on.
+        UNRECOGNIZED: A status of a newer server. Treat it as not complete.
+    """
+
+    OPEN = "open"
+    COMPLETE = "complete"
+    UNRECOGNIZED = "unrecognized"
+
+
+class GroupDeadlineAction(str, Enum):
+    """What happens at the deadline of a group to members that have not finished.
+
+    Attributes:
+        CANCEL_REST: They are cancelled, so the group completes at its deadline.
+        KEEP_WAITING: Nothing: the group completes when the members that it has have finished.
+        UNRECOGNIZED: An action of a newer server.
+    """
+
+    CANCEL_REST = "cancel_rest"
+    KEEP_WAITING = "keep_waiting"
+    UNRECOGNIZED = "unrecognized"
+
+
 class StopReason(str, Enum):
     """Why a runner should stop an attempt.
 

@@ -15,6 +15,7 @@ import zstandard
 from lightningstore.service.rules.rewards import packed_scores
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    GroupRow,
     RequestRow,
     ResourcesRow,
     RolloutRow,
@@ -89,6 +90,14 @@ COLUMNS = {
         "updated": "bigint",
         "record": "bytea",
     },
+    "put_groups": {
+        "key": "bigint",
+        "group_id": "bytea",
+        "status": "smallint",
+        "completion_number": "bigint",
+        "deadline_ns": "bigint",
+        "record": "bytea",
+    },
     "put_workers": {"worker_id": "bytea", "record": "bytea"},
     "put_requests": {
         "method": "bytea",
@@ -102,6 +111,7 @@ COLUMNS = {
 AFTER = {
     "put_rollouts": "remove_rollouts",
     "put_labels": "replace_labels",
+    "put_groups": "remove_groups",
     "put_requests": "forget_requests",
 }
 #: What removing rollouts, and sweeping batches of spans, consists of.
@@ -142,6 +152,8 @@ def parts_of(changes: Changes) -> list[Part]:
     parts = []
     if changes.removed:
         parts.append(Part(REMOVAL, [list(changes.removed)]))
+    if changes.removed_groups:
+        parts.append(Part(("remove_groups",), [list(changes.removed_groups)]))
     if changes.swept:
         parts.append(Part(SWEEP, [list(changes.swept)]))
     if changes.forget_requests_before_ns:
@@ -162,6 +174,8 @@ def parts_of(changes: Changes) -> list[Part]:
         parts.append(_part("put_resources", map(_resources_values, changes.resources.values())))
     if changes.outdated:
         parts.append(Part(("remove_resources",), [list(changes.outdated)]))
+    if changes.groups:
+        parts.append(_part("put_groups", map(_group_values, changes.groups.values())))
     if changes.workers:
         workers = ((i.encode(), w.SerializeToString()) for i, w in changes.workers.items())
         parts.append(_part("put_workers", workers))
@@ -325,6 +339,18 @@ def _resources_values(row: ResourcesRow) -> tuple[Any, ...]:
     record = row.record
     name = record.resources_id.encode()
     return row.key, name, record.version, record.publish_number, record.SerializeToString()
+
+
+def _group_values(row: GroupRow) -> tuple[Any, ...]:
+    record = row.record
+    return (
+        row.key,
+        record.group_id.encode(),
+        record.status,
+        record.completion_number,
+        row.deadline_ns,
+        record.SerializeToString(),
+    )
 
 
 def _request_values(row: RequestRow) -> tuple[Any, ...]:

@@ -62,6 +62,13 @@ DELETE FROM ls_resources WHERE ctid = ANY (ARRAY(
     CROSS JOIN LATERAL (SELECT ctid FROM ls_resources WHERE ns = f.ns AND updated = u.key LIMIT 1) r
 ))
 
+-- name: put_groups
+-- Groups, new or changed.
+INSERT INTO ls_groups (ns, {columns}) SELECT f.ns, u.* FROM fence f{first}, unnest({arrays}) u
+ON CONFLICT (ns, key) DO UPDATE SET
+    status = excluded.status, completion_number = excluded.completion_number, deadline_ns = excluded.deadline_ns,
+    record = excluded.record
+
 -- name: put_workers
 -- Workers, new or changed.
 INSERT INTO ls_workers (ns, {columns}) SELECT f.ns, u.* FROM fence f, unnest({arrays}) u
@@ -87,6 +94,13 @@ DELETE FROM ls_requests WHERE ctid = ANY (ARRAY(
 DELETE FROM ls_rollouts WHERE ctid = ANY (ARRAY(
     SELECT r.ctid FROM fence f CROSS JOIN unnest({keys}) u (key)
     CROSS JOIN LATERAL (SELECT ctid FROM ls_rollouts WHERE ns = f.ns AND key = u.key LIMIT 1) r
+)) RETURNING 1
+
+-- name: remove_groups
+-- Groups that go.
+DELETE FROM ls_groups WHERE ctid = ANY (ARRAY(
+    SELECT g.ctid FROM fence f CROSS JOIN unnest({keys}) u (key)
+    CROSS JOIN LATERAL (SELECT ctid FROM ls_groups WHERE ns = f.ns AND key = u.key LIMIT 1) g
 )) RETURNING 1
 
 -- name: remove_attempts

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from lightningstore.service.rules.filters import COLUMNS
-from lightningstore.service.rules.rows import RolloutQuery
+from lightningstore.service.rules.rows import GroupQuery, RolloutQuery
 from lightningstore.service.rules.statuses import FINISHED
 from lightningstore.service.storage.postgres.database import READS
 
@@ -61,6 +61,7 @@ LOADED = {
     "by_key": READS["loaded"].format(**BY_KEY, **WITH_INPUT, latest=""),
     "by_id": READS["loaded"].format(**BY_ID, **WITH_INPUT, latest=""),
     "latest": READS["loaded"].format(**BY_KEY, **WITH_INPUT, latest="DESC LIMIT 1"),
+    "listed": READS["loaded"].format(**BY_KEY, **WITHOUT_INPUT, latest="DESC LIMIT 1"),
     "live": READS["loaded"].format(**BY_KEY, **WITHOUT_INPUT, latest=""),
 }
 
@@ -211,6 +212,31 @@ def chosen(query: RolloutQuery) -> tuple[str, str, list[Any]]:
         return source, "completion_number > 0", text.parameters
     finished = "ns::bigint = $1 AND end_time > 0 AND completion_number <> 0"
     return "ls_rollouts", f"{finished} AND {text.condition()}", text.parameters
+
+
+def groups(query: GroupQuery) -> tuple[str, list[Any]]:
+    """Return a query of groups, in the order of their keys, and its parameters from `$2` on."""
+    parameters: list[Any] = [query.after, query.limit]
+    place, order = "key > $2", "ORDER BY key LIMIT $3"
+    columns = "key, group_id, deadline_ns, record"
+    if query.statuses:
+        parameters.append(list(query.statuses))
+    if query.group_ids:
+        test = "ns::bigint = $1 AND group_id >= '' AND group_id = w.value"
+        if query.statuses:
+            test += " AND status = ANY ($4::smallint[])"
+        parameters.append(_encoded(query.group_ids))
+        values = f"unnest(${len(parameters) + 1}::bytea[])"
+    elif query.statuses:
+        test = "ns::bigint = $1 AND status >= 0 AND status = w.value"
+        values = "unnest($4::smallint[])"
+    else:
+        return f"SELECT {columns} FROM ls_groups WHERE ns = $1 AND {place} {order}", parameters
+    inner = f"SELECT {columns} FROM ls_groups WHERE {test} AND {place} {order}"
+    return (
+        f"SELECT one.* FROM {values} w (value) CROSS JOIN LATERAL ({inner}) one {order}",
+        parameters,
+    )
 
 
 def page(query: RolloutQuery) -> tuple[str, str, list[Any]]:

@@ -138,6 +138,22 @@ SELECT key, resources_id, updated, record FROM ls_resources WHERE ns = $1 AND up
 -- What the engine keeps of all versions of resources.
 SELECT key, resources_id, version, updated FROM ls_resources WHERE ns = $1
 
+-- name: open_groups
+-- Groups that are open.
+SELECT key, group_id, deadline_ns, record FROM ls_groups WHERE ns::bigint = $1 AND status >= 0 AND status = 1
+
+-- name: load_groups
+-- Groups by id.
+SELECT one.* FROM unnest($2::bytea[]) w (id) CROSS JOIN LATERAL (
+    SELECT key, group_id, deadline_ns, record FROM ls_groups
+    WHERE ns::bigint = $1 AND group_id >= '' AND group_id = w.id LIMIT 1
+) one
+
+-- name: group_completions
+-- Complete groups by completion number.
+SELECT key, group_id, deadline_ns, record, completion_number FROM ls_groups
+WHERE ns::bigint = $1 AND completion_number > 0 AND completion_number > $2 ORDER BY completion_number LIMIT $3
+
 -- name: all_workers
 -- All workers.
 SELECT record, worker_id FROM ls_workers WHERE ns = $1

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from lightningstore.service.rules.errors import DataDamaged
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    GroupRow,
     LoadedRollout,
     RequestRow,
     ResourcesVersion,
@@ -19,6 +20,7 @@ from lightningstore.service.rules.rows import (
 )
 from lightningstore.service.storage.postgres.commits import decoded_spans
 from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.group_pb2 import Group
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
 from lightningstore.v1.worker_pb2 import Worker
@@ -104,6 +106,15 @@ def loaded_rollout(row: asyncpg.Record) -> LoadedRollout:
         )
     except (DecodeError, ValueError) as error:
         raise DataDamaged(error, rollout_id) from error
+
+
+def group(columns: Sequence[Any]) -> GroupRow:
+    """Return a group. Raises UNREADABLE."""
+    key, group_id, deadline_ns, record, *_ = columns
+    message = Group.FromString(record)
+    if message.group_id != group_id.decode():
+        raise ValueError("its record is of another group")
+    return GroupRow(key, deadline_ns, message)
 
 
 def request(columns: Sequence[Any]) -> RequestRow:

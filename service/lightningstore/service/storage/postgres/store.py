@@ -48,6 +48,7 @@ from lightningstore.service.storage.postgres.commits import (
     statement,
 )
 from lightningstore.service.storage.postgres.database import READS, Database
+from lightningstore.service.storage.postgres.groups import GroupReads
 from lightningstore.service.storage.postgres.known import Known
 from lightningstore.service.storage.postgres.lease import SQL as LEASE_SQL
 from lightningstore.service.storage.postgres.lease import (
@@ -84,7 +85,7 @@ class Session:
         return self.owned.owned_until
 
 
-class PostgresStorage(SeriesReads):
+class PostgresStorage(GroupReads, SeriesReads):
     """One namespace of a database, owned by this server. `compress` stores spans with zstd."""
 
     name = "postgresql"
@@ -222,6 +223,7 @@ class PostgresStorage(SeriesReads):
             resources=readable("resources", records.resources_version, versions),
             requests=readable("the answer to a request id", records.request, requests),
             settings=settings[0][0] if settings else b"",
+            groups=readable("group", records.group, await self._scan(READS["open_groups"])),
         )
 
     def check(self) -> None:
@@ -253,7 +255,7 @@ class PostgresStorage(SeriesReads):
     async def commit(self, changes: Changes) -> None:
         """Write all changes in one statement, once, if the namespace is still owned."""
         session = self._opened
-        if changes.removed:
+        if changes.removed or changes.removed_groups:
             changes.exclude_removed()
         # What the engine changes in place is taken before the first await.
         counters = session.counters
@@ -350,7 +352,7 @@ class PostgresStorage(SeriesReads):
     ) -> AsyncIterator[list[asyncpg.Record]]:
         """Yield rows of `loaded` in the order of their keys or ids, those that exist, some at a time."""
         start = 0
-        fetch = self._scan if variant in ("live", "latest") else self._point
+        fetch = self._scan if variant in ("live", "latest", "listed") else self._point
         while start < len(wanted):
             part = wanted[start : start + rows_at_once]
             rows = await fetch(filters.LOADED[variant], part, READ_BYTES)
@@ -358,9 +360,12 @@ class PostgresStorage(SeriesReads):
             # The query ended at the limit of bytes, unless it returned nothing.
             start += rows[-1]["place"] if rows else len(part)
 
-    async def _latest(self, keys: Sequence[int]) -> AsyncIterator[LoadedRollout]:
+    async def _latest(
+        self, keys: Sequence[int], *, inputs: bool = True
+    ) -> AsyncIterator[LoadedRollout]:
         """Yield rollouts with their latest attempts, in the order of the keys, without damaged ones."""
-        async for rows in self._rollouts("latest", keys):
+        variant, rows_at_once = ("latest", READ_ROWS) if inputs else ("listed", LIVE_ROWS)
+        async for rows in self._rollouts(variant, keys, rows_at_once):
             for loaded in self._damage.rollouts(rows):
                 yield loaded
 
@@ -378,7 +383,7 @@ class PostgresStorage(SeriesReads):
         source, order, parameters = filters.page(query)
         text = READS["scan_rollouts"].format(source=source, order=order)
         keys = [key for (key,) in await self._scan(text, *parameters)]
-        async for loaded in self._latest(keys):
+        async for loaded in self._latest(keys, inputs=query.inputs):
             yield loaded
 
     async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:

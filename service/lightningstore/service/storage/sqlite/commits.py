@@ -16,6 +16,7 @@ from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.rules.rewards import packed_scores
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    GroupRow,
     RequestRow,
     ResourcesRow,
     RolloutRow,
@@ -56,6 +57,7 @@ COLUMNS = {
         *("span_count", "contiguous", "encoding", "span_ids", "data"),
     ),
     "put_resources": ("key", "resources_id", "version", "updated", "record"),
+    "put_groups": (*("key", "group_id", "status", "completion_number", "deadline_ns", "record"),),
     "put_workers": ("worker_id", "record"),
     "put_requests": ("method", "request_id", "digest", "time_ns", "answer"),
 }
@@ -70,6 +72,7 @@ def statements(changes: Changes, leaving: list[int], *, compress: bool) -> Itera
         for name in ("remove_attempts", "remove_inputs", "remove_labels", "remove_rollouts"):
             yield from _deletes(name, changes.removed)
         yield SQL["put_meta"], {"name": "leaving", "value": json.dumps(leaving)}
+    yield from _deletes("remove_groups", changes.removed_groups)
     yield from _deletes("sweep", changes.swept)
     yield from _rows("put_inputs", changes.inputs)
     yield from _rows("put_rollouts", map(rollout_values, changes.rollouts.values()))
@@ -83,6 +86,7 @@ def statements(changes: Changes, leaving: list[int], *, compress: bool) -> Itera
     yield from _rows("put_spans", (_span_values(row, compress=compress) for row in changes.spans))
     yield from _rows("put_resources", map(_resources_values, changes.resources.values()))
     yield from _deletes("remove_resources", changes.outdated)
+    yield from _rows("put_groups", map(group_values, changes.groups.values()))
     yield from _rows(
         "put_workers", ((i, w.SerializeToString()) for i, w in changes.workers.items())
     )
@@ -227,6 +231,19 @@ def _resources_values(row: ResourcesRow) -> tuple[Any, ...]:
     record = row.record
     number = record.publish_number
     return row.key, record.resources_id, record.version, number, record.SerializeToString()
+
+
+def group_values(row: GroupRow) -> tuple[Any, ...]:
+    """Return the columns of a group."""
+    record = row.record
+    return (
+        row.key,
+        record.group_id,
+        record.status,
+        record.completion_number,
+        row.deadline_ns,
+        record.SerializeToString(),
+    )
 
 
 def _request_values(row: RequestRow) -> tuple[Any, ...]:

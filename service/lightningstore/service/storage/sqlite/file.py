@@ -26,6 +26,8 @@ SCHEMA_VERSION = max(version for version, _ in sql_files.migrations(__package__)
 LIVE_VERSION = 2
 #: First schema in which rollouts have the column `queue`, and labels.
 LABELS_VERSION = 3
+#: First schema with groups.
+GROUPS_VERSION = 3
 
 
 class Lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any, NamedTuple
 
-from lightningstore.service.rules.rows import RolloutQuery
+from lightningstore.service.rules.rows import GroupQuery, RolloutQuery
 
 _HAS_LABEL = "EXISTS (SELECT 1 FROM labels WHERE rollout_key = key AND name = ? AND value = ?)"
 
@@ -66,6 +66,16 @@ def _filters(query: RolloutQuery) -> tuple[list[str], list[Any]]:
         parts.append("instr(rollout_id, ?) > 0")
         parameters.append(query.rollout_id_contains)
     return parts, parameters
+
+
+def groups(query: GroupQuery) -> tuple[str, list[Any]]:
+    """Return the filters of a query of groups as SQL (`AND …`), and its parameters."""
+    text, parameters = "", list[Any]()
+    for column, values in (("group_id", query.group_ids), ("status", query.statuses)):
+        if values:
+            text += f" AND {column} IN ({marks(len(values))})"
+            parameters.extend(values)
+    return text, parameters
 
 
 def marks(count: int) -> str:

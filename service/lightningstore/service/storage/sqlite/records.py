@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    GroupRow,
     LoadedRollout,
     RequestRow,
     ResourcesVersion,
@@ -17,6 +18,7 @@ from lightningstore.service.rules.rows import (
 )
 from lightningstore.service.storage.sqlite.commits import ZLIB
 from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.group_pb2 import Group
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
 from lightningstore.v1.worker_pb2 import Worker
@@ -84,6 +86,17 @@ def request(columns: Sequence[Any]) -> RequestRow:
     if tuple(map(type, row)) != (str, str, int, bytes, int):
         raise TypeError("it has a value of the wrong type")
     return row
+
+
+def group(columns: Sequence[Any]) -> GroupRow:
+    """Return a group. Raises UNREADABLE."""
+    key, group_id, deadline_ns, record = columns
+    message = Group.FromString(record)
+    if type(deadline_ns) is not int:
+        raise TypeError("its deadline is not a number")
+    if message.group_id != group_id:
+        raise ValueError("its record is of another group")
+    return GroupRow(key, deadline_ns, message)
 
 
 def resources(columns: Sequence[Any]) -> tuple[int, Resources]:

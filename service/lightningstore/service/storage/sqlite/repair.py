@@ -15,8 +15,9 @@ from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 from lightningstore.service.rules import measures
+from lightningstore.service.rules.copies import copied
 from lightningstore.service.rules.errors import StorageUnusable
-from lightningstore.service.rules.rows import AttemptRow, RolloutRow
+from lightningstore.service.rules.rows import AttemptRow, GroupRow, RolloutRow
 from lightningstore.service.rules.statuses import QUEUED
 from lightningstore.service.storage.sqlite import file as datafile
 from lightningstore.service.storage.sqlite import tools
@@ -25,10 +26,13 @@ from lightningstore.service.storage.sqlite.commits import (
     PLAIN,
     ZLIB,
     attempt_values,
+    group_values,
     rollout_values,
 )
 from lightningstore.service.storage.sqlite.filters import marks
+from lightningstore.service.storage.sqlite.groups import GROUPS, group_columns
 from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.group_pb2 import Group
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
@@ -92,6 +96,7 @@ def _repair(path: Path, connection: sqlite3.Connection) -> list[str]:
         ("workers", "worker_id", Worker),
     ):
         done += _remove_records(connection, table, key, kind)
+    done += _correct_groups(connection)
     wrong = (
         "(typeof(digest), typeof(time_ns), typeof(answer)) <> ('integer', 'integer', 'blob')"
         " OR (typeof(method), typeof(request_id)) <> ('text', 'text')"
@@ -212,6 +217,28 @@ def _remove_records(
     return _told(len(damaged), table, "that could not be read")
 
 
+def _correct_groups(connection: sqlite3.Connection) -> list[str]:
+    """Remove groups that cannot be read; rewrite the columns of the others, and the numbers of their members."""
+    removed, corrected = [], []
+    rows = connection.execute(GROUPS.replace("SELECT ", "SELECT g.key, g.deadline_ns, "))
+    for key, deadline_ns, *columns, data in rows.fetchall():
+        group = _read(Group, data)
+        if group is None or group.group_id != columns[0]:
+            removed.append((key,))
+            continue
+        right = copied(group)
+        right.member_count, right.finished_count = columns[-2:]
+        values = group_values(GroupRow(key, deadline_ns if type(deadline_ns) is int else 0, right))
+        if group_columns(group) != tuple(columns) or values[-2] != deadline_ns:
+            corrected.append(values)
+    connection.executemany("DELETE FROM groups WHERE key = ?", removed)
+    names = COLUMNS["put_groups"]
+    text = f"REPLACE INTO groups ({', '.join(names)}) VALUES ({marks(len(names))})"
+    connection.executemany(text, corrected)
+    done = _told(len(removed), "groups", "that could not be read")
+    return done + ([f"{len(corrected)} groups were corrected"] if corrected else [])
+
+
 def _delete(connection: sqlite3.Connection, table: str, where: str, why: str) -> list[str]:
     count = connection.execute(f"DELETE FROM {table} WHERE {where}").rowcount
     return _told(count, "batches of spans" if table == "spans" else table, why)
@@ -307,6 +334,8 @@ def _correct_counters(connection: sqlite3.Connection) -> list[str]:
         ("position", "SELECT max(position) FROM rollouts"),
         ("completion_number", "SELECT max(completion_number) FROM rollouts"),
         ("resources_updates", "SELECT max(updated) FROM resources"),
+        ("group_key", "SELECT max(key) FROM groups"),
+        ("group_completion_number", "SELECT max(completion_number) FROM groups"),
     ):
         (highest,) = connection.execute(query).fetchone()
         new[name] = max(int(old.get(name) or 0), highest or 0)

@@ -45,6 +45,13 @@ INSERT OR REPLACE INTO workers ({columns}) VALUES {rows}
 -- What request ids were answered.
 INSERT OR REPLACE INTO requests ({columns}) VALUES {rows}
 
+-- name: put_groups
+-- Groups, new or changed.
+INSERT INTO groups ({columns}) VALUES {rows}
+ON CONFLICT (key) DO UPDATE SET
+    status = excluded.status, completion_number = excluded.completion_number, deadline_ns = excluded.deadline_ns,
+    record = excluded.record
+
 -- name: put_meta
 -- A fact about the store.
 INSERT OR REPLACE INTO meta (name, value) VALUES (:name, :value)
@@ -223,6 +230,27 @@ SELECT key, resources_id, updated, record FROM resources WHERE updated = :publis
 -- name: all_resources
 -- What the engine keeps of all versions of resources.
 SELECT resources_id, key, version, updated FROM resources
+
+-- name: open_groups
+-- Groups that are open.
+SELECT key, group_id, deadline_ns, record FROM groups WHERE status = 1
+
+-- name: load_groups
+-- Groups by id.
+SELECT key, group_id, deadline_ns, record FROM groups WHERE group_id IN ({marks})
+
+-- name: list_groups
+-- One page of groups, in the order of creation.
+SELECT key, group_id, deadline_ns, record FROM groups WHERE key > ? {where} ORDER BY key LIMIT ?
+
+-- name: group_completions
+-- Complete groups by completion number.
+SELECT key, group_id, deadline_ns, record, completion_number FROM groups WHERE completion_number > 0 AND completion_number > :after
+ORDER BY completion_number LIMIT :limit
+
+-- name: remove_groups
+-- Groups that go.
+DELETE FROM groups WHERE key IN ({marks});
 
 -- name: all_workers
 -- All workers.

@@ -51,6 +51,7 @@ from lightningstore.service.storage.sqlite.commits import (
     write_and_commit,
 )
 from lightningstore.service.storage.sqlite.damage import Damage
+from lightningstore.service.storage.sqlite.groups import GroupReads
 from lightningstore.service.storage.sqlite.location import FileLocation, refuse_single_mount
 from lightningstore.service.storage.sqlite.reader import Reader, open_reader
 from lightningstore.service.storage.sqlite.series import SeriesReads
@@ -72,7 +73,7 @@ INLINE_BYTES = 64 << 10
 CHECKPOINT_BYTES = 32 << 20
 
 
-class SqliteStorage(SeriesReads):
+class SqliteStorage(GroupReads, SeriesReads):
     """A store in one file. `compress` stores spans with zlib: a third of the size, half the speed."""
 
     name = "sqlite"
@@ -225,6 +226,7 @@ class SqliteStorage(SeriesReads):
             resources=readable("resources", records.resources_version, versions, note),
             requests=readable("the answer to a request id", records.request, requests, note),
             settings=self._settings(),
+            groups=readable("group", records.group, await reader.scan("open_groups"), note),
         )
 
     def _meta(self, name: str, default: str | None = None) -> str:
@@ -246,10 +248,12 @@ class SqliteStorage(SeriesReads):
         """Write all changes in one transaction."""
         writer, thread = self._open_parts()
         # A small commit may delete many rows, which would hold the event loop.
-        deletes = changes.removed or changes.swept or changes.forget_requests_before_ns
+        removes = changes.removed or changes.removed_groups
+        deletes = removes or changes.swept or changes.forget_requests_before_ns
         leaving = self._leaving
-        if changes.removed:
+        if removes:
             changes.exclude_removed()
+        if changes.removed:
             leaving = [*leaving, *changes.removed]
         written = []
         for statement in statements(changes, leaving, compress=self._compress):
@@ -283,12 +287,6 @@ class SqliteStorage(SeriesReads):
         return self._writer, self._thread
 
     # Reading
-
-    @property
-    def _reader(self) -> Reader:
-        if self._reads is None:
-            raise StorageFailed("the data file is closed")
-        return self._reads
 
     def _loaded(
         self, by: str, wanted: Sequence[Any], attempts_of: str, *, skip: bool = False
@@ -327,9 +325,10 @@ class SqliteStorage(SeriesReads):
         found = {rollout.row.key: rollout for rollout in loaded}
         return [found[key] for key in keys if key in found]
 
-    def _latest(self, keys: Sequence[int]) -> list[LoadedRollout]:
+    def _latest(self, keys: Sequence[int], *, inputs: bool = True) -> list[LoadedRollout]:
         """Return rollouts with their latest attempts, as `_sound` does."""
-        return self._sound("rollouts_by_key", keys, "latest_attempts")
+        by = "rollouts_by_key" if inputs else "rollouts_without_inputs"
+        return self._sound(by, keys, "latest_attempts")
 
     def _readable(self, keys: Sequence[int], sizes_of: str = "sizes_by_key") -> int:
         """Return how many rollouts, from the first on, one read on the event loop may return."""
@@ -366,9 +365,10 @@ class SqliteStorage(SeriesReads):
             "scan_rollouts", [*parameters, *more], source=source, key=key, where=where, page=page
         )
         keys = [key for (key,) in rows]
+        sizes_of = "sizes_by_key" if query.inputs else "record_sizes"
         while keys:
-            part = keys[: self._readable(keys)]
-            for loaded in self._latest(part):
+            part = keys[: self._readable(keys, sizes_of)]
+            for loaded in self._latest(part, inputs=query.inputs):
                 yield loaded
             del keys[: len(part)]
             await asyncio.sleep(0)

@@ -23,6 +23,7 @@ from lightningstore.service.rules.times import nanoseconds
 from lightningstore.service.storage.sqlite import file as datafile
 from lightningstore.service.storage.sqlite.commits import ZLIB
 from lightningstore.service.storage.sqlite.filters import marks
+from lightningstore.service.storage.sqlite.groups import check_groups
 from lightningstore.service.storage.sqlite.records import UNREADABLE
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
@@ -36,7 +37,8 @@ PAGES_A_STEP = 256
 NAMED = 20
 #: Tables whose values are checked. The values of `meta` are read one by one.
 TABLES = (
-    *("rollouts", "inputs", "labels", "attempts", "spans", "resources", "workers", "requests"),
+    *("rollouts", "inputs", "labels", "attempts", "spans", "resources", "groups"),
+    *("workers", "requests"),
 )
 Progress = Callable[[int, int], object]
 
@@ -209,6 +211,7 @@ def check(path: Path) -> list[str]:
                 if count:
                     found.append(f"{count} {what}")
             found += _check_live(connection)
+            found += check_groups(connection)
             found += _check_types(connection)
             found += _check_inputs(connection)
             found += _check_records(connection)

@@ -33,6 +33,7 @@ TABLES = {
     "attempts": ("key",),
     "spans": ("key",),
     "resources": ("updated",),
+    "groups": ("key",),
     "workers": ("worker_id",),
     "requests": ("method", "request_id"),
 }

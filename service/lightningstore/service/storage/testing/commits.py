@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from lightningstore.service.rules.errors import StorageFailed
-from lightningstore.service.rules.rows import RequestRow, ResourcesQuery, RolloutQuery
+from lightningstore.service.rules.rows import GroupQuery, RequestRow, ResourcesQuery, RolloutQuery
 from lightningstore.service.storage.base import COMMITTED, Changes, Counters, Storage
 from lightningstore.service.storage.testing.cases import Cases, large, require_durable
 from lightningstore.service.storage.testing.records import (
@@ -19,6 +19,7 @@ from lightningstore.service.storage.testing.records import (
     count,
     finished,
     found,
+    group,
     input_of,
     items,
     loaded,
@@ -46,6 +47,7 @@ class CommitCases(Cases):
                 attempt(k, k, status=ATTEMPT_STATUS_SUCCEEDED),
                 spans(k, k, k, rollout_key=k, attempt_key=k),
                 resources=resources(k, k),
+                groups={k: group(k, number=k)},
             )
             assert (await loaded(storage, f"r{k}"))[f"r{k}"].attempts[0].key == k
             assert await found(storage, descending=True, limit=1) == [f"r{k}"]
@@ -58,6 +60,9 @@ class CommitCases(Cases):
             assert await storage.get_spans(k, k) is not None
             assert await storage.get_resources(k) is not None
             assert len(await storage.list_resources(ResourcesQuery())) == k
+            assert len(await storage.load_groups([f"g{k}"])) == 1
+            assert len(await storage.list_groups(GroupQuery())) == k
+            assert len(await storage.group_completions(0, 100)) == k
 
     async def test_later_values_replace_earlier_ones(self, storage: Storage) -> None:
         await put(storage, rollout(1, position=3), rollout(2), attempt(1, 1))

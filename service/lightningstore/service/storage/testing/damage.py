@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lightningstore.service.rules.errors import DataDamaged
-from lightningstore.service.rules.rows import ResourcesQuery
+from lightningstore.service.rules.rows import GroupQuery, ResourcesQuery
 from lightningstore.service.storage.base import Snapshot, Storage
 from lightningstore.service.storage.testing.cases import Cases, require_durable, without_faults
 from lightningstore.service.storage.testing.records import (
@@ -12,6 +12,7 @@ from lightningstore.service.storage.testing.records import (
     completed,
     finished,
     found,
+    group,
     loaded,
     put,
     resources,
@@ -84,3 +85,16 @@ class DamageCases(Cases):
         assert await found(storage) == ["r2", "r3"]
         assert storage.damaged_records == 1
         assert len(await storage.finished((0, 0), 10)) == 3  # so that retention removes it
+
+    @without_faults
+    async def test_damaged_groups_are_left_out_and_counted(self, storage: Storage) -> None:
+        rows = [group(1), group(2), group(3), group(4, number=1), group(5, number=2)]
+        await put(storage, groups={row.key: row for row in rows})
+        storage, snapshot = await self._damaged(storage, "group", "g2")
+        assert sorted(snapshot.groups) == [rows[0], rows[2]]
+        assert storage.damaged_records == 1
+        storage, _ = await self._damaged(storage, "group", "g4")
+        assert await storage.list_groups(GroupQuery(limit=3)) == [rows[0], rows[2], rows[4]]
+        assert await storage.group_completions(0, 1) == [rows[4]]
+        assert await storage.load_groups(["g2", "g4"]) == []
+        assert storage.damaged_records == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lightningstore.service.rules.rows import (
+    GroupQuery,
     RequestRow,
     ResourcesQuery,
     ResourcesVersion,
@@ -17,6 +18,7 @@ from lightningstore.service.storage.testing.records import (
     count,
     finished,
     found,
+    group,
     input_of,
     loaded,
     packed,
@@ -55,6 +57,9 @@ class OpeningCases(Cases):
         assert await batches(storage) == []
         assert await storage.list_resources(ResourcesQuery()) == []
         assert await storage.get_resources(1) is None
+        assert await storage.load_groups(["g"]) == []
+        assert await storage.list_groups(GroupQuery()) == []
+        assert await storage.group_completions(0, 10) == []
 
     async def test_storage_describes_itself(self, storage: Storage) -> None:
         assert storage.name
@@ -254,13 +259,19 @@ class OpeningCases(Cases):
         if storage.durability != DURABILITY_NONE:
             pytest.skip("the storage declares that data outlive the process")
         for is_closed in (True, False):
-            await put(storage, rollout(1), spans(1, 1, 1), resources=resources(1, 1))
+            await put(
+                storage,
+                *(rollout(1), spans(1, 1, 1)),
+                resources=resources(1, 1),
+                groups={1: group(1)},
+            )
             if is_closed:
                 await storage.close()
             snapshot = await storage.open()
             assert (snapshot.live, snapshot.counters) == ([], Counters())
             assert await found(storage) == []
             assert await storage.list_resources(ResourcesQuery()) == []
+            assert await storage.list_groups(GroupQuery()) == snapshot.groups == []
             assert await batches(storage) == []
 
     async def test_open_storage_can_be_opened_again(self, storage: Storage) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    GroupRow,
     LoadedRollout,
     ResourcesRow,
     RolloutQuery,
@@ -15,6 +16,7 @@ from lightningstore.service.rules.rows import (
 )
 from lightningstore.service.storage.base import Changes, Counters, Storage
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_PREPARING, Attempt
+from lightningstore.v1.group_pb2 import GROUP_STATUS_COMPLETE, GROUP_STATUS_OPEN, Group
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import (
     ROLLOUT_STATUS_QUEUING,
@@ -86,6 +88,13 @@ def resources(key: int, number: int, name: str = "", version: int = 1) -> dict[i
     """Return a version of rs{key}, unless it is named, as `Changes.resources` holds it."""
     record = Resources(resources_id=name or f"rs{key}", version=version, publish_number=number)
     return {number: ResourcesRow(key, record)}
+
+
+def group(key: int, deadline_ns: int = 0, *, number: int = 0, **fields: Any) -> GroupRow:
+    """Return an open group g{key}, or one that is complete as the `number`-th, with other `fields` as named."""
+    status = GROUP_STATUS_COMPLETE if number else GROUP_STATUS_OPEN
+    values = {"group_id": f"g{key}", "size": 2, **fields}
+    return GroupRow(key, deadline_ns, Group(status=status, completion_number=number, **values))
 
 
 def input_of(key: int) -> bytes:

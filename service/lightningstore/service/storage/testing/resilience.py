@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from lightningstore.service.rules.errors import StorageFailed
-from lightningstore.service.rules.rows import ResourcesQuery, RolloutQuery
+from lightningstore.service.rules.rows import GroupQuery, ResourcesQuery, RolloutQuery
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.testing.cases import Cases, require_durable
 from lightningstore.service.storage.testing.records import (
@@ -18,6 +18,7 @@ from lightningstore.service.storage.testing.records import (
     count,
     finished,
     found,
+    group,
     items,
     loaded,
     put,
@@ -50,6 +51,9 @@ READS: dict[str, Read] = {
     "scan_spans": lambda s: items(s.scan_spans(1, None, 1 << 60)),
     "list_resources": lambda s: s.list_resources(ResourcesQuery()),
     "get_resources": lambda s: s.get_resources(1),
+    "load_groups": lambda s: s.load_groups(["g1"]),
+    "list_groups": lambda s: s.list_groups(GroupQuery()),
+    "group_completions": lambda s: s.group_completions(0, 10),
 }
 
 
@@ -62,6 +66,7 @@ async def _fill(storage: Storage) -> None:
         spans(50, 1, 1, rollout_key=500),
         rollout(500),
         resources=resources(1, 1, "rs"),
+        groups={1: group(1), 2: group(2, number=1)},
     )
     await update(storage, removed=[500])
 

@@ -11,6 +11,7 @@ import pytest_asyncio
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.testing.commits import CommitCases
 from lightningstore.service.storage.testing.damage import DamageCases
+from lightningstore.service.storage.testing.groups import GroupCases
 from lightningstore.service.storage.testing.opening import OpeningCases
 from lightningstore.service.storage.testing.ownership import OwnershipCases
 from lightningstore.service.storage.testing.removal import RemovalCases
@@ -29,6 +30,7 @@ class StorageSuite(
     RolloutCases,
     SpanCases,
     ResourcesCases,
+    GroupCases,
     RemovalCases,
     ResilienceCases,
     DamageCases,

@@ -34,3 +34,20 @@ CREATE INDEX ls_rollouts_by_reward ON ls_rollouts ((ns::bigint), reward, key) WH
 CREATE INDEX ls_rollouts_finished ON ls_rollouts ((ns::bigint), end_time)
     INCLUDE (ns, completion_number, status, mode, reward, duration, queue_time, attempt_count)
     WHERE end_time > 0;
+
+-- Groups of rollouts that complete together. key: the order of creation. deadline_ns: store time of the deadline, 0 while there is
+-- none.
+
+CREATE TABLE ls_groups (
+    ns integer NOT NULL,
+    key bigint NOT NULL,
+    group_id bytea NOT NULL,
+    status smallint NOT NULL,
+    completion_number bigint NOT NULL,
+    deadline_ns bigint NOT NULL,
+    record bytea NOT NULL,
+    PRIMARY KEY (ns, key)
+) WITH (fillfactor = 70);
+CREATE UNIQUE INDEX ls_groups_by_id ON ls_groups ((ns::bigint), group_id) WHERE group_id >= '';
+CREATE INDEX ls_groups_by_status ON ls_groups ((ns::bigint), status, key) WHERE status >= 0;
+CREATE UNIQUE INDEX ls_groups_by_completion ON ls_groups ((ns::bigint), completion_number) WHERE completion_number > 0;

@@ -40,3 +40,18 @@ ALTER TABLE rollouts ADD COLUMN queue_time INTEGER NOT NULL DEFAULT -1;
 CREATE INDEX rollouts_by_reward ON rollouts (reward, key);
 CREATE INDEX rollouts_finished ON rollouts (end_time, key, completion_number, status, mode, reward, duration, queue_time, attempt_count)
     WHERE completion_number > 0;
+
+-- Groups of rollouts that complete together. key: the order of creation. deadline_ns: store time of the deadline, 0 while there is
+-- none.
+
+CREATE TABLE groups (
+    key INTEGER PRIMARY KEY,
+    group_id TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    completion_number INTEGER NOT NULL,
+    deadline_ns INTEGER NOT NULL,
+    record BLOB NOT NULL
+);
+CREATE UNIQUE INDEX groups_by_id ON groups (group_id);
+CREATE INDEX groups_by_status ON groups (status, key);
+CREATE UNIQUE INDEX groups_by_completion ON groups (completion_number) WHERE completion_number > 0;
