@@ -15,6 +15,7 @@ import click
 from lightningstore.service.cli import connection
 from lightningstore.service.cli.connection import error_text, opened
 from lightningstore.service.cli.outcomes import FINISHED, spans_told
+from lightningstore.service.cli.queues import label_option, queues_option
 from lightningstore.service.cli.triplet_options import triplet_options
 from lightningstore.service.cli.units import count
 from lightningstore.service.cli.views import enum_words
@@ -182,6 +183,8 @@ class _Export:
             rollout_id_contains=given["id_contains"],
             modes=given["mode"],
             group_ids=given["group"],
+            queues=given["queues"],
+            labels=given["labels"],
             filter_logic="or" if given["any"] else "and",
             spans=given["spans"],
             triplets=self._options() or given["triplets"],
@@ -298,6 +301,8 @@ export_command = click.Command(
             help="Only these modes.",
         ),
         click.Option(["--group"], multiple=True, metavar="ID", help="Only these groups."),
+        queues_option("Only these task queues; '' is the default one."),
+        label_option("Only rollouts with this label. May be repeated: with all of them."),
         click.Option(["--any"], is_flag=True, help="Join the filters by or. Default: by and."),
         click.Option(
             ["--skip-evicted"], is_flag=True, help="Leave out rollouts whose spans were evicted."

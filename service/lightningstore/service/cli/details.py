@@ -124,6 +124,7 @@ def status(server: Connection) -> Details:
         noun: {one["status"]: one["count"] for one in counts[noun]}
         for noun in ("rollouts", "attempts", "workers")
     }
+    by_status["queues"] = {one["queue"] or "(default)": one["depth"] for one in counts["queues"]}
     both = {"namespace": server.namespace or DEFAULT_NAMESPACE, "server": info}
     return Details(
         {**both, "statistics": counts},

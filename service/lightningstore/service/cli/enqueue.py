@@ -14,6 +14,7 @@ import click
 from lightningstore.service.cli import connection, output, units
 from lightningstore.service.cli.connection import connected
 from lightningstore.service.cli.output import Output
+from lightningstore.service.cli.queues import label_option
 from lightningstore.service.cli.views import enum_words, plain
 from lightningstore.v1 import attempt_pb2, rollout_pb2
 
@@ -68,6 +69,8 @@ def _template(given: dict[str, Any]) -> rollout_pb2.RolloutSpec:
         group_id=given["group"],
         resources_id=given["resources"],
         metadata_json=_metadata(given["metadata"]),
+        queue=given["queue"],
+        labels=given["labels"],
     )
     if given["mode"]:
         spec.mode = rollout_pb2.RolloutMode.Value(f"ROLLOUT_MODE_{given['mode'].upper()}")
@@ -192,6 +195,13 @@ enqueue = click.Command(
             help="What the rollouts are for. Default: not set.",
         ),
         click.Option(["--group"], default="", metavar="ID", help="Group of the rollouts."),
+        click.Option(
+            ["--queue"],
+            default="",
+            metavar="NAME",
+            help="Task queue of the rollouts. Default: the default queue.",
+        ),
+        label_option("Label of the rollouts. May be repeated."),
         click.Option(
             ["--priority"], type=int, default=0, help="Higher is claimed first. Default: 0."
         ),

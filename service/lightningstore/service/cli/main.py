@@ -55,6 +55,8 @@ SECTIONS: dict[str, dict[str, _Entry]] = {
     "Work": {
         "enqueue": _Entry("enqueue", "enqueue", "Put rollouts into the queue."),
         "claim": _Entry("work", "claim", "Claim rollouts from the queue."),
+        "pause": _Entry("queues", "pause", "Pause claims: no attempt begins."),
+        "resume": _Entry("queues", "resume", "Resume claims."),
         "report": _Entry("work", "report", "Report the outcome of an attempt."),
         "wait": _Entry("work", "wait", "Wait until rollouts have finished."),
         "cancel": _Entry("work", "cancel", "Cancel rollouts."),

@@ -10,6 +10,7 @@ import click
 from lightningstore.service.cli import units
 from lightningstore.service.cli.connection import Connection
 from lightningstore.service.cli.output import Listing
+from lightningstore.service.cli.queues import label_option, queues_option
 from lightningstore.service.cli.rewards import quick_reward
 from lightningstore.service.cli.table import Cell, Column
 from lightningstore.service.cli.views import (
@@ -92,6 +93,8 @@ class _Filters:
             group_ids=given["group"],
             min_reward=given["min_reward"],
             max_reward=given["max_reward"],
+            queues=given["queues"],
+            labels=given["labels"],
             filter_logic=rollout_pb2.FILTER_LOGIC_OR
             if given["any"]
             else rollout_pb2.FILTER_LOGIC_AND,
@@ -202,6 +205,8 @@ rollouts = view(
     ),
     click.Option(["--mode"], multiple=True, type=click.Choice(MODES), help="Only these modes."),
     click.Option(["--group"], multiple=True, metavar="ID", help="Only these groups."),
+    queues_option("Only these task queues; '' is the default one."),
+    label_option("Only rollouts with this label. May be repeated: with all of them."),
     click.Option(["--id"], multiple=True, metavar="ID", help="Only these rollouts."),
     click.Option(["--id-contains"], default="", metavar="TEXT", help="Only ids with this text."),
     click.Option(

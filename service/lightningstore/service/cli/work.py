@@ -12,6 +12,7 @@ from lightningstore.service.cli.connection import Connection, connected, opened
 from lightningstore.service.cli.enqueue import Seconds, ids_given, parts
 from lightningstore.service.cli.outcomes import FINISHED
 from lightningstore.service.cli.output import Output
+from lightningstore.service.cli.queues import queues_option
 from lightningstore.service.cli.rewards import exact_reward
 from lightningstore.service.cli.rollouts import MODES, mode_number
 from lightningstore.service.cli.views import (
@@ -54,7 +55,14 @@ def _record(server: Connection, rollout: Any) -> dict[str, Any]:
     return {**plain(rollout), "reward": exact_reward(server, rollout.latest_attempt)}
 
 
-def _claim(limit: int, wait: float, mode: tuple[str, ...], worker: str, **given: Any) -> None:
+def _claim(
+    limit: int,
+    wait: float,
+    mode: tuple[str, ...],
+    queues: tuple[str, ...],
+    worker: str,
+    **given: Any,
+) -> None:
     """Claim rollouts from the queue, each with a new attempt, or the one of --id.
 
     Prints rollout, attempt and input. `report` ends an attempt. Exit code 1 if there was nothing to claim.
@@ -74,6 +82,7 @@ def _claim(limit: int, wait: float, mode: tuple[str, ...], worker: str, **given:
                 modes=[mode_number(word) for word in mode],
                 worker_id=worker,
                 request_id=request_id,
+                queues=queues,
             )
             dequeue.wait.FromNanoseconds(round(wait * 1e9))
             claimed = list(server.call(dequeue, connection.CALL_SECONDS + wait).rollouts)
@@ -100,6 +109,7 @@ claim = _command(
         help="Time to wait for a rollout: 90, 30s, 5m. Default: 0.",
     ),
     click.Option(["--mode"], multiple=True, type=click.Choice(MODES), help="Only these modes."),
+    queues_option("Only from this task queue; '' is the default one. Default: the default queue."),
     click.Option(["--worker"], default="", metavar="ID", help="Id of the worker. Default: none."),
     click.Option(
         ["--id"], default="", metavar="ROLLOUT", help="Claim this rollout, wherever it stands."
