@@ -96,13 +96,13 @@ def _repair(path: Path, connection: sqlite3.Connection) -> list[str]:
         ("workers", "worker_id", Worker),
     ):
         done += _remove_records(connection, table, key, kind)
-    done += _correct_groups(connection)
     wrong = (
         "(typeof(digest), typeof(time_ns), typeof(answer)) <> ('integer', 'integer', 'blob')"
         " OR (typeof(method), typeof(request_id)) <> ('text', 'text')"
     )
     done += _delete(connection, "requests", wrong, "with values of the wrong type")
     done += _correct_columns(connection)
+    done += _correct_groups(connection)  # which group a rollout is in is known now
     done += _correct_labels(connection)
     return done + _correct_counters(connection)
 
