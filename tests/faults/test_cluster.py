@@ -193,7 +193,9 @@ async def test_without_the_check_of_the_epoch_writes_are_lost(tmp_path: Path) ->
 async def _read_from_former_owner(cluster: ServerCluster, rollout_id: str) -> None:
     """Stop the owner, have another one take over and change a rollout, and read it where it was stopped."""
     ledger = ClusterLedger("a", cluster.addresses, random.Random(1))
-    await ledger.stores[0].enqueue_rollouts([{"input": 1, "rollout_id": rollout_id}])
+    # With a client of its own: those of the ledger must not have gone to the owner, which is stopped.
+    async with AsyncLightningStore(cluster.addresses[0], namespace="a") as store:
+        await store.enqueue_rollouts([{"input": 1, "rollout_id": rollout_id}])
     async with _stopped_owner(cluster, ledger) as (behind, ahead):
         await ahead.cancel_rollouts([rollout_id])
         late = asyncio.create_task(behind.get_rollout(rollout_id))
@@ -204,10 +206,11 @@ async def _read_from_former_owner(cluster: ServerCluster, rollout_id: str) -> No
 async def _write_to_former_owner(cluster: ServerCluster, rollout_id: str) -> None:
     """Stop the owner, have another one take over, and write where it was stopped."""
     ledger = ClusterLedger("a", cluster.addresses, random.Random(1))
-    # What is running has the namespace taken over, and the next claim finds what is written now, or nothing.
-    await ledger.stores[0].enqueue_rollouts([{"input": 1, "rollout_id": f"{rollout_id}-before"}])
-    while await ledger.stores[0].dequeue_rollouts(100):
-        pass
+    async with AsyncLightningStore(cluster.addresses[0], namespace="a") as store:
+        # What is running has the namespace taken over, and the next claim finds what is written now, or nothing.
+        await store.enqueue_rollouts([{"input": 1, "rollout_id": f"{rollout_id}-before"}])
+        while await store.dequeue_rollouts(100):
+            pass
     async with _stopped_owner(cluster, ledger) as (behind, ahead):
         late = asyncio.create_task(
             behind.enqueue_rollouts([{"input": 2, "rollout_id": rollout_id}])
