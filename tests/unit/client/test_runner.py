@@ -93,7 +93,11 @@ def test_the_function_gets_the_version_that_the_attempt_names(
     rollouts = [store.enqueue_rollout(n, resources_id="latest") for n in range(3)]
     running = start(agent, worker_id="me", max_rollouts=3, heartbeat_period=0.05)
     assert claimed.wait(10)
-    # It was claimed before, and its resources are fetched after this.
+    for _ in range(900):  # the function waits meanwhile
+        if store.get_worker("me").publish_number == first.publish_number:
+            break
+        time.sleep(0.01)
+    assert store.get_worker("me").publish_number == first.publish_number
     held = store.start_attempt(store.enqueue_rollout(3).rollout_id)
     second = store.update_resources("weights", {"w": 2})
     published.set()
@@ -106,7 +110,6 @@ def test_the_function_gets_the_version_that_the_attempt_names(
     ]
     old = store.get_resources("weights", version=held.attempt.resources_version)
     assert old["w"].value == 1
-    assert store.get_worker("me").publish_number in (first.publish_number, second.publish_number)
 
 
 def test_heartbeats_report_what_the_caller_has_loaded(store: LightningStore, start: Start) -> None:
