@@ -39,7 +39,11 @@ class Operation(NamedTuple):
 
 def table(store: Store) -> dict[str, Operation]:
     """Return the operation of each method of LightningStoreService, by its name in the contract."""
-    ingest = store.ingest
+    return _of_rollouts(store) | _of_data(store)
+
+
+def _of_rollouts(store: Store) -> dict[str, Operation]:
+    """Return the operations on rollouts and attempts."""
     return {
         "EnqueueRollouts": Operation(store.enqueue.enqueue_rollouts),
         "GetRollout": Operation(store.rollouts.get_rollout),
@@ -55,6 +59,13 @@ def table(store: Store) -> dict[str, Operation]:
         "UpdateAttempt": Operation(store.attempts.update_attempt),
         "GetAttempt": Operation(store.attempts.get_attempt),
         "ListAttempts": Operation(store.attempts.list_attempts),
+    }
+
+
+def _of_data(store: Store) -> dict[str, Operation]:
+    """Return the operations on streams, spans, resources, workers and the store itself."""
+    ingest = store.ingest
+    return {
         "WaitForRollouts": Operation(store.completions.wait_for_rollouts, Kind.SERVER_STREAM),
         "WatchRollouts": Operation(store.completions.watch_rollouts, Kind.SERVER_STREAM),
         "GetGroup": Operation(store.groups.get_group),
