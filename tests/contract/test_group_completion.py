@@ -397,3 +397,48 @@ async def test_group_summarises_the_rewards_of_latest_attempts(world: World) -> 
     (group,) = await world.store.list_groups()
     assert group.rewards is not None
     assert (group.rewards.count, group.rewards.std) == (2, 0.0)
+
+
+# Memory and other calls
+
+
+async def test_complete_groups_leave_memory(world: World) -> None:
+    assert world.service is not None
+    groups = world.service.engine.live.groups
+    for batch in range(3):
+        names = [f"g{batch}-{n}" for n in range(800)]
+        specs = [{"input": 1, "group_id": name} for name in names]
+        created = [GroupSpec(name, 1) for name in names]
+        rollouts = await world.store.enqueue_rollouts(specs, groups=created)
+        await world.store.cancel_rollouts([rollout.rollout_id for rollout in rollouts])
+    await finish(world, (await create(world, 1))[0])  # a call of one rollout evicts what exceeds
+    assert len(groups.loaded) <= 1001
+    assert (await world.store.get_group("g0-0")).completion_number == 1
+    async with refused(world, FailedPreconditionError, "GROUP_FULL"):
+        await add(world, 1, "g0-0")
+    await world.store.update_rollout(
+        (await world.store.get_group("g0-1")).rollout_ids[0], status="queuing"
+    )
+    assert (await world.store.get_group("g0-1")).status == "open"
+
+
+async def test_imported_rollouts_are_members(world: World) -> None:
+    (rollout_id,) = await enqueue(world, 1, group_id="g")
+    await finish(world, rollout_id)
+    exported = [each async for each in world.store.export_rollouts()]
+    await world.store.delete_rollouts([rollout_id])
+    await create(world, 2, 1)
+    await world.store.import_rollouts(exported)
+    assert await shown(world) == ("open", 0, 2, 1)
+    await world.store.delete_rollouts([rollout_id])
+    await add(world, 1)
+    with pytest.raises(FailedPreconditionError):
+        await world.store.import_rollouts(exported)
+
+
+async def test_deadline_counts_while_claims_are_paused(world: World) -> None:
+    await create(world, 2, deadline=60)
+    await world.store.dequeue_rollouts(1)
+    await world.store.pause_claims("weights")
+    await world.advance(61)
+    assert await shown(world) == ("complete", 1, 2, 2)
