@@ -103,7 +103,7 @@ class RolloutQueue:
 
         The caller removes each before it takes the next one, and adds none meanwhile.
         """
-        lanes = list(self._chosen(queues, modes))
+        lanes = self._chosen(queues, modes)
         if len(lanes) == 1:  # the usual case
             while lanes[0].live:
                 yield self._head(lanes[0])[2]
@@ -120,17 +120,12 @@ class RolloutQueue:
             else:
                 heapq.heappop(heads)
 
-    def _chosen(self, queues: Collection[str], modes: Collection[int]) -> Iterator[_Lane]:
-        for queue in queues:
-            lanes = self._lanes.get(queue)
-            if lanes is None:
-                continue
-            if not modes:
-                yield from lanes.values()
-            else:
-                for mode in modes:
-                    if mode in lanes:
-                        yield lanes[mode]
+    def _chosen(self, queues: Collection[str], modes: Collection[int]) -> list[_Lane]:
+        known = self._lanes
+        found = [known[queue] for queue in queues if queue in known]
+        if not modes:
+            return [lane for lanes in found for lane in lanes.values()]
+        return [lanes[mode] for lanes in found for mode in modes if mode in lanes]
 
     def _head(self, lane: _Lane) -> Item:
         """Return the first live item of a lane that has one; drop the dead items before it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.polls import Poll
@@ -130,14 +132,10 @@ class Claims:
             raise BatchTooLarge("limit", request.limit, self._engine.limits.batch_items)
         for i, mode in enumerate(request.modes):
             check_enum(f"modes[{i}]", RolloutMode, mode, unspecified=True)
-        if len(request.queues) > MAX_QUEUES:
-            raise BatchTooLarge("queues", len(request.queues), MAX_QUEUES)
-        for i, name in enumerate(request.queues):
-            check_queue(f"queues[{i}]", name)
         check_new_id("worker_id", request.worker_id, required=False)
         if request.HasField("wait"):
             check_duration("wait", request.wait)
-        queues = frozenset(request.queues) if request.queues else DEFAULT_QUEUE
+        queues = _checked_queues(tuple(request.queues)) if request.queues else DEFAULT_QUEUE
         return queues, frozenset(request.modes)
 
     async def _poll(self, poll: Poll, wait: float) -> list[Shown]:
@@ -255,3 +253,16 @@ class Claims:
             self._engine.remember("StartAttempt", request, references(reply))
         await self._engine.commit()
         return reply
+
+
+@lru_cache(maxsize=256)
+def _checked_queues(names: tuple[str, ...]) -> frozenset[str]:
+    """Return the names of task queues. Raises BatchTooLarge, FieldInvalid.
+
+    Cached, because each long poll of a runner repeats its names, and checking a hundred would cost as much as the claim.
+    """
+    if len(names) > MAX_QUEUES:
+        raise BatchTooLarge("queues", len(names), MAX_QUEUES)
+    for i, name in enumerate(names):
+        check_queue(f"queues[{i}]", name)
+    return frozenset(names)
