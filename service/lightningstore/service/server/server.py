@@ -223,8 +223,7 @@ class Server:
             export = otlp.handler(store, calls, elsewhere)
             return {**handlers.handlers(store, calls), otlp.EXPORT: export}
 
-        of_namespaces = handlers.NAMESPACES.full_name
-        of_servers = servers.SERVICE.full_name
+        of_namespaces, of_servers = handlers.NAMESPACES.full_name, servers.SERVICE.full_name
         services = (
             handlers.SERVICE.full_name,
             of_namespaces,
