@@ -169,5 +169,8 @@ class AsyncClaimCalls(AsyncCaller):
 
         Returns:
             The pause that the call ended, None if claims were not paused, and the number of attempts that run.
+
+        Raises:
+            InvalidArgumentError: The request id has more than 64 characters.
         """
         return await self._send(calls.resume_claims(request_id))

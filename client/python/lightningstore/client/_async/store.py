@@ -247,8 +247,8 @@ class AsyncLightningStore(
 
         Example:
             rollouts = await store.enqueue_rollouts(
-                [{"input": n, "group_id": "task-1"} for n in range(4)],
-                groups=[{"group_id": "task-1", "size": 4}],
+                [{"rollout_id": f"sum-{n}", "input": n, "group_id": "sum"} for n in range(4)],
+                groups=[{"group_id": "sum", "size": 4}],
             )
             await store.cancel_rollouts([rollout.rollout_id for rollout in rollouts])
             async with store.watch_groups(0) as completions:

@@ -168,5 +168,8 @@ class ClaimCalls(Caller):
 
         Returns:
             The pause that the call ended, None if claims were not paused, and the number of attempts that run.
+
+        Raises:
+            InvalidArgumentError: The request id has more than 64 characters.
         """
         return self._send(calls.resume_claims(request_id))

@@ -28,11 +28,11 @@ class GroupCalls(Caller):
 
         Example:
             store.enqueue_rollouts(
-                [{"input": n, "group_id": "task-1"} for n in range(4)],
+                [{"rollout_id": f"task-1-{n}", "input": n, "group_id": "task-1"} for n in range(4)],
                 groups=[{"group_id": "task-1", "size": 4}],
             )
             group = store.get_group("task-1")
-            assert (group.status, group.member_count) == ("open", 4)
+            print(group.status, group.member_count, group.rollout_ids)
         """
         return self._send(calls.get_group(group_id))
 
