@@ -161,11 +161,16 @@ class FileTarget:
             datafile.make(place.draft, like.stat().st_mode if like is not None else 0)
         except OSError as error:
             raise StorageUnusable(f"cannot create {place.path}: {error.strerror}") from error
-        self._connection = sqlite3.connect(
-            place.draft, isolation_level=None, check_same_thread=False
-        )
         with self._errors():
-            datafile.prepare(self._connection, "OFF")
+            # After a DROP TABLE and a RENAME, this connection could not switch to a log and back: SQLite would hold the
+            # table as locked.
+            with closing(sqlite3.connect(place.draft, isolation_level=None)) as connection:
+                datafile.prepare(connection, "OFF")
+            self._connection = sqlite3.connect(
+                place.draft, isolation_level=None, check_same_thread=False
+            )
+            self._connection.execute("PRAGMA synchronous = OFF")
+            self._connection.execute("PRAGMA cache_size = -32768")
             # What a crash leaves is removed, so nothing has to be restored or written twice.
             self._connection.execute("PRAGMA journal_mode = OFF").fetchall()
             self._connection.execute("BEGIN")
