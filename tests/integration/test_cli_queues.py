@@ -67,7 +67,7 @@ async def test_claims_are_paused_and_resumed(shell: Shell) -> None:
     assert "new weights" in await shell("status")
     assert "new weights" in await shell("claim", "--id", "latest", code=1)
     resumed = await shell("resume")
-    assert resumed.startswith("claims are resumed, which were paused since 2")
+    assert resumed.startswith("claims are resumed; they had been paused since 2")
     assert await shell("resume") == "claims were not paused; 1 attempt running\n"
     answer = await shell.json("pause")
     assert (answer["running_attempt_count"], answer["pause"]["reason"]) == (1, "")

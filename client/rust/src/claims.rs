@@ -44,7 +44,7 @@ impl Claims {
             modes: self.modes.clone(),
             worker_id: self.worker_id.clone(),
             wait: Some(to_proto(POLL_WAIT)),
-            request_id: String::new(),
+            ..Default::default()
         };
         request.identify();
         let mut pauses = Backoff::new(MAX_PAUSE);

@@ -48,7 +48,7 @@ def _print(shown: Output, answer: Any, pause: claim_pb2.ClaimPause | None, what:
 
 
 def _pause(reason: str, **given: Any) -> None:
-    """Pause claims: no attempt begins until `resume`. Attempts that run go on."""
+    """Pause claims: no attempt begins until `resume`. Running attempts continue."""
     shown = Output(given)
     with connected(connection.take(given)) as server:
         request = claim_pb2.PauseClaimsRequest(reason=reason, request_id=uuid.uuid4().hex)
@@ -62,7 +62,7 @@ def _resume(**given: Any) -> None:
     with connected(connection.take(given)) as server:
         answer = server.call(claim_pb2.ResumeClaimsRequest(request_id=uuid.uuid4().hex))
     if answer.HasField("ended_pause"):
-        _print(shown, answer, answer.ended_pause, "claims are resumed, which were paused")
+        _print(shown, answer, answer.ended_pause, "claims are resumed; they had been paused")
     else:
         _print(shown, answer, None, "claims were not paused")
 
@@ -77,6 +77,11 @@ def _command(
 pause = _command(
     "pause",
     _pause,
-    click.Option(["--reason"], default="", metavar="TEXT", help="Why, for people. Default: none."),
+    click.Option(
+        ["--reason"],
+        default="",
+        metavar="TEXT",
+        help="Reason for the pause, shown by `status`. Default: none.",
+    ),
 )
 resume = _command("resume", _resume)

@@ -109,7 +109,7 @@ claim = _command(
         help="Time to wait for a rollout: 90, 30s, 5m. Default: 0.",
     ),
     click.Option(["--mode"], multiple=True, type=click.Choice(MODES), help="Only these modes."),
-    queues_option("Only from this task queue; '' is the default one. Default: the default queue."),
+    queues_option("Task queue to claim from; '' is the default queue. May be repeated."),
     click.Option(["--worker"], default="", metavar="ID", help="Id of the worker. Default: none."),
     click.Option(
         ["--id"], default="", metavar="ROLLOUT", help="Claim this rollout, wherever it stands."
@@ -152,9 +152,12 @@ def _add_scores(request: attempt_pb2.UpdateAttemptRequest, scores: Sequence[str]
     for text in scores:
         name, _, value = text.rpartition("=")
         try:
-            request.attempt.scores[name] = float(value)
+            number = float(value)
         except ValueError:
-            raise click.UsageError(f"--score must be NAME=NUMBER, not {text!r}") from None
+            name = ""
+        if not name:
+            raise click.UsageError(f"--score must be NAME=NUMBER, not {text!r}")
+        request.attempt.scores[name] = number
         paths.append(f"scores.{name}")
 
 
@@ -165,7 +168,10 @@ report = _command(
     click.Argument(["attempt_id"], metavar="ATTEMPT"),
     click.Argument(["status"], type=click.Choice(["running", "succeeded", "failed"])),
     click.Option(
-        ["--reward"], type=float, metavar="X", help="How well it did. Default: unchanged."
+        ["--reward"],
+        type=float,
+        metavar="X",
+        help="Reward of the attempt, larger is better. Default: unchanged.",
     ),
     click.Option(
         ["--score"],

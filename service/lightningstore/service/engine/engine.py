@@ -390,6 +390,7 @@ class Engine:
             while missing := [i for i in ids if not groups.knows(i)]:
                 part = missing[:GROUPS_AT_ONCE]
                 rows = await self.storage.load_groups(part)
+                self._check_owned()
                 if groups is self.live.groups:
                     groups.install(part, rows)
                 groups = self.live.groups  # memory may have been loaded anew

@@ -180,6 +180,7 @@ def is_busy(store: Store) -> bool:
         or engine.committer.failure is not None
         or any(n for status, n in list(counters.rollouts.items()) if status not in FINISHED)
         or live_attempts(store)
+        or len(engine.live.deadlines.groups)
     )
 
 

@@ -215,9 +215,12 @@ class Claims:
         spec = request.rollout
         check_new_id("worker_id", request.worker_id, required=False)
         rollout_id = spec.rollout_id or self._enqueue.free_id()
+        failures = self._engine.committer.failures
         with self._live.state.held:
             await self._engine.load_groups([spec.group_id])
             await self._engine.load_many([rollout_id])
+        # Otherwise a complete group is not in memory any more.
+        self._engine.check_unbroken(failures)
         if (answer := self._engine.requests.find("StartRollout", request)) is not None:
             return await self._enqueue.replay(StartRolloutResponse.FromString(answer))
         self._check_not_paused()

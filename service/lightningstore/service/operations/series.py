@@ -123,7 +123,9 @@ def _range(request: GetSeriesRequest, lowest: int, highest: int) -> tuple[int, i
         first = nanoseconds(request.start_time)
     if request.HasField("end_time"):
         end = nanoseconds(request.end_time)
-    return request.first_number or first, request.last_number + 1 if request.last_number else end
+    if request.last_number:
+        end = min(request.last_number, _LAST - 1) + 1  # databases know no larger numbers
+    return request.first_number or first, end
 
 
 def _bucket(query: SeriesQuery, index: int, found: Summary) -> SeriesBucket:

@@ -30,7 +30,9 @@ def last_reward(data: bytes, numbers: Sequence[int]) -> SpanReward | None:
         data: A serialised IngestSpansRequest.
         numbers: The sequence id of each of its spans.
     """
-    if not byte_search.holds(data, _WORD) or not any(mark in data for mark in _MARKS):
+    if not byte_search.holds(data, _WORD) or not any(
+        byte_search.holds(data, mark) for mark in _MARKS
+    ):
         return None  # the usual case
     last: SpanReward | None = None
     for index, span in _marked(data):

@@ -24,6 +24,7 @@ from lightningstore.service.rules.rows import (
 )
 from lightningstore.service.rules.series import Bucket, SeriesQuery, Summary, measured
 from lightningstore.service.rules.times import nanoseconds
+from lightningstore.service.storage import packed
 from lightningstore.service.storage.base import (
     COMMITTED,
     UNLIMITED,
@@ -379,7 +380,7 @@ class MemoryStorage(MemoryGroups):
             if value is not None:
                 index = (place(row) - query.first) // query.width
                 buckets.setdefault(index, Bucket()).add((value,))
-        return {index: bucket.summary() for index, bucket in sorted(buckets.items())}
+        return await packed.summaries(buckets)
 
     async def span_ids(self, rollout_key: int, attempt_key: int) -> list[tuple[int, bytes]]:
         """Return key and packed span ids of the batches of an attempt, by key."""

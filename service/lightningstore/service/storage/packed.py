@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
-from lightningstore.service.rules.series import Bucket, SeriesQuery
+from lightningstore.service.rules.series import Bucket, SeriesQuery, Summary
 
 #: Values that are unpacked at once: 1 ms.
 UNPACKED_AT_ONCE = 20_000
@@ -61,6 +61,19 @@ def integers(text: str, unit: float) -> Iterator[Iterable[float]]:
         found = _decode(f"[{part}]")
         yield found if unit == 1 else [value / unit for value in found]
         start += len(part) + 1
+
+
+async def summaries(buckets: dict[int, Bucket]) -> dict[int, Summary]:
+    """Return what is known of the values in each bucket, by index, after some buckets at a time."""
+    found: dict[int, Summary] = {}
+    count = 0
+    for index, bucket in sorted(buckets.items()):
+        found[index] = bucket.summary()
+        count += found[index].count
+        if count >= UNPACKED_AT_ONCE:
+            count = 0
+            await asyncio.sleep(0)
+    return found
 
 
 async def add(bucket: Bucket, query: SeriesQuery, text: str) -> None:

@@ -202,7 +202,7 @@ def _attempt(told: dict[str, Any]) -> dict[str, Any]:
         **told,
         "status": str(told["status"]),
         # A partial file of an earlier release may lack some.
-        **{name: told.get(name) for name in rows.SCORED},
+        **{name: told.get(name) for name in rows.ADDED},
         "scores": _dimensions(told.get("scores") or {}),
         **{name: _nanoseconds(told[name]) for name in rows.TIMES},
     }
@@ -282,7 +282,7 @@ def _as_in(found: Any, attempt: Any) -> Any:
     """Return the type of the attempts of a file, which may be of an earlier version and lack some parts."""
     inner = getattr(found, "value_type", None)
     names = {f.name for f in inner} if inner is not None and pa.types.is_struct(inner) else set()
-    return pa.list_(pa.struct([f for f in attempt if f.name in names or f.name not in rows.SCORED]))
+    return pa.list_(pa.struct([f for f in attempt if f.name in names or f.name not in rows.ADDED]))
 
 
 def _form(kind: Any) -> str:

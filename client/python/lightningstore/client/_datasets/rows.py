@@ -32,10 +32,10 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 #: Times of an attempt.
 TIMES = ("start_time", "end_time", "last_heartbeat_time")
 #: Parts of an attempt that exports of earlier versions do not have.
-SCORED = ("reward", "scores", "reward_source", "span_reward")
+ADDED = ("publish_number", "reward", "scores", "reward_source", "span_reward")
 ATTEMPT_KEYS = (
     *("attempt_id", "sequence_number", "status", "worker_id", "resources_id", "resources_version"),
-    *("publish_number", "span_count", *TIMES, "failure", *SCORED),
+    *("publish_number", "span_count", *TIMES, "failure", *ADDED[1:]),
 )
 _INT32 = 1 << 31
 #: Values that are taken as text: the caller's own, and what is read by itself where it is wanted.

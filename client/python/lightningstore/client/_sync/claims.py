@@ -144,11 +144,11 @@ class ClaimCalls(Caller):
         `start_attempt` fail. Pausing paused claims keeps the start time and replaces the reason.
 
         Args:
-            reason: Why, for people. At most 256 characters.
+            reason: Reason for the pause, for people. At most 256 characters.
             request_id: Id of the call for retries of your own. None: the client creates one.
 
         Returns:
-            The pause, and the number of attempts that run. Once `get_statistics` shows 0 of them, no work is under way.
+            The pause, and the number of attempts that run. `get_statistics` shows how it falls.
 
         Raises:
             InvalidArgumentError: The reason is too long.

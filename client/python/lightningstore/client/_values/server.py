@@ -51,7 +51,7 @@ class ClaimPause(NamedTuple):
 
     Attributes:
         start_time: When it began, in UTC.
-        reason: Why, for people. May be empty.
+        reason: Reason for the pause, for people. May be empty.
     """
 
     start_time: datetime

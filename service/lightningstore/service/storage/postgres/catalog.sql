@@ -1,9 +1,10 @@
 -- name: survey
--- All namespaces but one: whether anything is live in them, and when the oldest rollout began; 0 if there is
+-- All namespaces but one: whether anything is live or an open group has a deadline, and when the oldest rollout began; 0 if there is
 -- none.
 SELECT n.name, n.store_id, coalesce(s.data, ''),
     EXISTS (SELECT 1 FROM ls_rollouts WHERE ns::bigint = n.ns AND live LIMIT 1 OFFSET 0)
-        OR EXISTS (SELECT 1 FROM ls_attempts WHERE ns::bigint = n.ns AND live LIMIT 1 OFFSET 0),
+        OR EXISTS (SELECT 1 FROM ls_attempts WHERE ns::bigint = n.ns AND live LIMIT 1 OFFSET 0)
+        OR EXISTS (SELECT 1 FROM ls_groups WHERE ns::bigint = n.ns AND status = 1 AND status >= 0 AND deadline_ns > 0 LIMIT 1 OFFSET 0),
     coalesce((
         SELECT start_time FROM ls_rollouts WHERE ns::bigint = n.ns AND start_time >= 0 ORDER BY start_time, key LIMIT 1
     ), 0)

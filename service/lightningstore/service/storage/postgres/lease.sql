@@ -37,6 +37,7 @@ SELECT id, address, draining FROM ls_servers WHERE expires_at > clock_timestamp(
 SELECT n.name, n.store_id, coalesce(d.data, '') AS settings, n.wanted, n.epoch, s.id AS owner, s.address,
     CASE WHEN s.id IS NULL THEN EXISTS (SELECT 1 FROM ls_rollouts WHERE ns::bigint = n.ns AND live LIMIT 1 OFFSET 0)
         OR EXISTS (SELECT 1 FROM ls_attempts WHERE ns::bigint = n.ns AND live LIMIT 1 OFFSET 0)
+        OR EXISTS (SELECT 1 FROM ls_groups WHERE ns::bigint = n.ns AND status = 1 AND status >= 0 AND deadline_ns > 0 LIMIT 1 OFFSET 0)
     ELSE TRUE END AS live
 FROM ls_namespaces n
 LEFT JOIN ls_servers s ON s.id = n.owner AND s.expires_at > clock_timestamp()

@@ -47,4 +47,4 @@ class SeriesReads:
         buckets: dict[int, Bucket] = {}
         for index, found_text in await self._scan(text, *values):
             await packed.add(buckets.setdefault(index, Bucket()), query, found_text)
-        return {index: bucket.summary() for index, bucket in sorted(buckets.items())}
+        return await packed.summaries(buckets)

@@ -34,7 +34,7 @@ class SeriesReads:
             for index, text in await self._reader.scan(name, parameters, **parts):
                 if text is not None:
                     await packed.add(buckets.setdefault(index, Bucket()), query, text)
-        return {index: bucket.summary() for index, bucket in sorted(buckets.items())}
+        return await packed.summaries(buckets)
 
     async def _statements(
         self, query: SeriesQuery

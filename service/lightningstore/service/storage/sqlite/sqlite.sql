@@ -77,8 +77,9 @@ SELECT value FROM meta WHERE name = :name
 SELECT name, value FROM meta WHERE name IN ('store_id', 'settings')
 
 -- name: liveness
--- Whether anything is live, and when the oldest rollout began; 0 if there is none.
-SELECT EXISTS (SELECT 1 FROM rollouts WHERE live = 1) OR EXISTS (SELECT 1 FROM attempts WHERE live = 1),
+-- Whether anything is live or an open group has a deadline, and when the oldest rollout began; 0 if there is none.
+SELECT EXISTS (SELECT 1 FROM rollouts WHERE live = 1) OR EXISTS (SELECT 1 FROM attempts WHERE live = 1)
+        OR EXISTS (SELECT 1 FROM groups WHERE status = 1 AND deadline_ns > 0),
     coalesce((SELECT start_time FROM rollouts ORDER BY start_time, key LIMIT 1), 0)
 
 -- name: live_keys
