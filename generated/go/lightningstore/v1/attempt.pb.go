@@ -240,7 +240,7 @@ type Attempt struct {
 	MetadataJson []byte `protobuf:"bytes,13,opt,name=metadata_json,json=metadataJson,proto3" json:"metadata_json,omitempty"`
 	// Publish number of those resources in that version. The difference between the latest publish number and
 	// this one is the lag of the attempt: how many publications its resources are behind. 0 if there were no
-	// resources, or if a server without publish numbers handed it out.
+	// resources, or if the attempt was claimed from a server without publish numbers.
 	PublishNumber int64 `protobuf:"varint,14,opt,name=publish_number,json=publishNumber,proto3" json:"publish_number,omitempty"`
 	// How well it did: a finite number, larger is better. Absent: unknown. UpdateAttempt sets it. Until it does,
 	// this is the value of span_reward, and each later reward span replaces it. A reward that was reported wins
@@ -252,7 +252,7 @@ type Attempt struct {
 	// Where the reward came from. Unspecified without a reward.
 	RewardSource RewardSource `protobuf:"varint,17,opt,name=reward_source,json=rewardSource,proto3,enum=lightningstore.v1.RewardSource" json:"reward_source,omitempty"`
 	// The last reward in its spans, also if another one was reported. Absent if no span with a readable reward
-	// has arrived since the server keeps this field.
+	// has arrived, or if only a server of an earlier version has stored such spans.
 	SpanReward    *SpanReward `protobuf:"bytes,18,opt,name=span_reward,json=spanReward,proto3" json:"span_reward,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -893,17 +893,17 @@ func (x *ListAttemptsResponse) GetNextPageToken() string {
 // change does not affect status, times, completion number or worker. GetRollout, GetAttempt, lists and exports
 // show it at once. WaitForRollouts and WatchRollouts send a rollout when it finishes and do not send it again;
 // a watch that reads the finish later gets the current values. The path scores replaces all scores, and a path
-// such as scores.style sets or removes that score and keeps the others, so that several judges can write to
-// one attempt. Clearing the reward removes what was reported: the reward is then the one of span_reward, if
-// any.
+// such as scores.style sets or removes that score and keeps the others, so that several judges can write to one
+// attempt. Clearing the reward removes the reported reward: the reward is then that of span_reward, if there is
+// one.
 //
-// The status must be RUNNING, SUCCEEDED, FAILED, TIMEOUT or UNRESPONSIVE. On the latest attempt it also
-// changes the rollout: SUCCEEDED finishes the rollout; FAILED, TIMEOUT and UNRESPONSIVE finish it or put it
-// back into the queue.
+// The status must be RUNNING, SUCCEEDED, FAILED, TIMEOUT or UNRESPONSIVE. On the latest attempt it also changes
+// the rollout: SUCCEEDED finishes the rollout; FAILED, TIMEOUT and UNRESPONSIVE finish it or put it back into
+// the queue.
 //
-// An attempt whose reported outcome decided its rollout is final: the same status again is a no-op, and
-// another status is FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED). The record of an attempt that the watchdog
-// ended, or that a newer attempt superseded, may still be corrected.
+// An attempt whose reported outcome decided its rollout is final: the same status again is a no-op, and another
+// status is FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED). The record of an attempt that the watchdog ended, or
+// that a newer attempt superseded, may still be corrected.
 type UpdateAttemptRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The attempt to change, named by rollout_id and attempt_id (or "latest"), with the new values.

@@ -23,8 +23,9 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller. While claims
-// are paused, the queue counts as empty.
+// Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller. While
+// claims are paused, the queue counts as empty. A repeat with the request_id of an earlier claim returns that
+// claim also then.
 type DequeueRolloutsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Maximum number of rollouts to claim, at most 10,000 by default. The response holds fewer if the queue
@@ -454,13 +455,13 @@ func (x *ClaimPause) GetReason() string {
 
 // Pauses claims. While they are paused, DequeueRollouts claims nothing: long polls keep waiting, and retries
 // stay in the queue. StartRollout and StartAttempt are FAILED_PRECONDITION (CLAIMS_PAUSED), because they cannot
-// wait. Attempts that run go on, and other calls are not affected. The pause survives restarts; only
+// wait. Running attempts continue, and other calls are not affected. The pause survives restarts; only
 // ResumeClaims ends it.
 //
 // Pausing paused claims keeps the start time, and replaces the reason.
 type PauseClaimsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Why, for people. At most 256 characters. May be empty.
+	// Reason for the pause, for people: GetStatistics and errors show it. At most 256 characters. May be empty.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Makes the call safe to repeat within 10 minutes: a repeat does not pause claims that were resumed since. At
 	// most 64 characters. Empty: not deduplicated.
@@ -518,8 +519,8 @@ type PauseClaimsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The pause. Absent only in the response to a repeat, if claims were resumed since.
 	Pause *ClaimPause `protobuf:"bytes,1,opt,name=pause,proto3" json:"pause,omitempty"`
-	// Attempts that are PREPARING or RUNNING. No other attempt begins before ResumeClaims: when GetStatistics shows
-	// 0, no work is under way.
+	// Attempts that are PREPARING or RUNNING. No other attempt begins before ResumeClaims, so their number falls;
+	// GetStatistics shows it. A heartbeat can still set an UNRESPONSIVE attempt to RUNNING.
 	RunningAttemptCount int64 `protobuf:"varint,2,opt,name=running_attempt_count,json=runningAttemptCount,proto3" json:"running_attempt_count,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
@@ -569,8 +570,8 @@ func (x *PauseClaimsResponse) GetRunningAttemptCount() int64 {
 	return 0
 }
 
-// Resumes claims: long polls are served at once, in the order in which they came. Resuming claims that are not
-// paused is a no-op.
+// Resumes claims: long polls are served at once, in the order in which they arrived. Resuming claims that are
+// not paused is a no-op.
 type ResumeClaimsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Makes the call safe to repeat within 10 minutes: a repeat does not end a pause that began since. At most 64
@@ -622,7 +623,7 @@ type ResumeClaimsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The pause that the call ended. Absent if claims were not paused.
 	EndedPause *ClaimPause `protobuf:"bytes,1,opt,name=ended_pause,json=endedPause,proto3" json:"ended_pause,omitempty"`
-	// Attempts that are PREPARING or RUNNING, those that this call let begin included.
+	// Attempts that are PREPARING or RUNNING, including those that this call started.
 	RunningAttemptCount int64 `protobuf:"varint,2,opt,name=running_attempt_count,json=runningAttemptCount,proto3" json:"running_attempt_count,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache

@@ -42,7 +42,8 @@ const (
 	ErrorReason_ERROR_REASON_ROLLOUT_NOT_FOUND ErrorReason = 10
 	// NOT_FOUND: the rollout has no such attempt, or no attempt yet. Metadata: rolloutId, attemptId.
 	ErrorReason_ERROR_REASON_ATTEMPT_NOT_FOUND ErrorReason = 11
-	// NOT_FOUND: there are no such resources, or no resources yet. Metadata: resourcesId.
+	// NOT_FOUND: there are no such resources, or no resources yet. Metadata: resourcesId, and version if one was
+	// requested; or publishNumber.
 	ErrorReason_ERROR_REASON_RESOURCES_NOT_FOUND ErrorReason = 12
 	// NOT_FOUND: there is no such worker. Metadata: workerId.
 	ErrorReason_ERROR_REASON_WORKER_NOT_FOUND ErrorReason = 13
@@ -76,8 +77,8 @@ const (
 	// FAILED_PRECONDITION: the rollout has not finished, or its attempt is still live. Metadata: rolloutId,
 	// status.
 	ErrorReason_ERROR_REASON_ROLLOUT_NOT_FINISHED ErrorReason = 34
-	// FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339),
-	// reason, the one given by the caller who paused them.
+	// FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339)
+	// and reason, which is that of PauseClaims.
 	ErrorReason_ERROR_REASON_CLAIMS_PAUSED ErrorReason = 35
 	// FAILED_PRECONDITION: the group takes no more members: it has as many as its size, or it is closed. Metadata:
 	// groupId, size.

@@ -76,8 +76,9 @@ func (GroupStatus) EnumDescriptor() ([]byte, []int) {
 	return file_lightningstore_v1_group_proto_rawDescGZIP(), []int{0}
 }
 
-// A group of rollouts that is trained on as a whole, for example all samples of one prompt in GRPO. It was
-// created by a GroupSpec. A group_id without a GroupSpec is only a label of rollouts: it has no Group.
+// A group of rollouts that is trained on as a whole, for example all samples of one prompt in GRPO.
+// EnqueueRollouts creates it from a GroupSpec. A group_id without a GroupSpec is only a label of rollouts: it
+// has no Group.
 //
 // The rollouts with its group_id are its members. Rollouts that had the group_id before the group was created
 // are members too. A group takes no more than `size` members, and none once it is closed: a call that would add
@@ -97,13 +98,14 @@ type Group struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the group. Always set.
 	GroupId string `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
-	// Number of members with which it is full, and complete when they have finished.
+	// Maximum number of members. The group is complete when this many have finished.
 	Size int32 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
-	// Time after the first claim of a member at which the group closes. Absent: no deadline.
+	// Time after the first claim of a member at which the group closes. The time also counts while claims are
+	// paused and while the server is down. Absent: no deadline.
 	Deadline *durationpb.Duration `protobuf:"bytes,3,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	// What happens at the deadline to members that have not finished. Unspecified without a deadline.
 	OnDeadline GroupDeadlineAction `protobuf:"varint,4,opt,name=on_deadline,json=onDeadline,proto3,enum=lightningstore.v1.GroupDeadlineAction" json:"on_deadline,omitempty"`
-	// Never unspecified.
+	// Status. Never unspecified.
 	Status GroupStatus `protobuf:"varint,5,opt,name=status,proto3,enum=lightningstore.v1.GroupStatus" json:"status,omitempty"`
 	// When the group was created.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
@@ -115,9 +117,9 @@ type Group struct {
 	// Position among all completions of groups of this store, counted from 1 without gaps. 0 unless it is
 	// COMPLETE. A group that is reopened and completes again gets a new number.
 	CompletionNumber int64 `protobuf:"varint,9,opt,name=completion_number,json=completionNumber,proto3" json:"completion_number,omitempty"`
-	// Whether it takes no more members.
+	// True once it takes no more members: it was complete, or its deadline has passed.
 	Closed bool `protobuf:"varint,10,opt,name=closed,proto3" json:"closed,omitempty"`
-	// Whether it was closed by its deadline.
+	// True if its deadline closed it.
 	DeadlinePassed bool `protobuf:"varint,11,opt,name=deadline_passed,json=deadlinePassed,proto3" json:"deadline_passed,omitempty"`
 	// Number of its members.
 	MemberCount int32 `protobuf:"varint,12,opt,name=member_count,json=memberCount,proto3" json:"member_count,omitempty"`
@@ -127,10 +129,10 @@ type Group struct {
 	Statuses []*RolloutStatusCount `protobuf:"bytes,14,rep,name=statuses,proto3" json:"statuses,omitempty"`
 	// Rewards of its members. Absent if no member has one.
 	Rewards *RewardSummary `protobuf:"bytes,15,opt,name=rewards,proto3" json:"rewards,omitempty"`
-	// The lowest and the highest publish number of the resources that the latest attempts of its members were
-	// claimed with. 0 if no member was claimed, or if none of the attempts has a publish number.
+	// Lowest publish number of the resources that the latest attempts of its members were claimed with. 0 if no
+	// member was claimed, or if none of the attempts has a publish number.
 	MinPublishNumber int64 `protobuf:"varint,16,opt,name=min_publish_number,json=minPublishNumber,proto3" json:"min_publish_number,omitempty"`
-	// See min_publish_number.
+	// Highest publish number, in the same way. 0 as for min_publish_number.
 	MaxPublishNumber int64 `protobuf:"varint,17,opt,name=max_publish_number,json=maxPublishNumber,proto3" json:"max_publish_number,omitempty"`
 	// Ids of its members, in the order in which they were enqueued.
 	RolloutIds    []string `protobuf:"bytes,18,rep,name=rollout_ids,json=rolloutIds,proto3" json:"rollout_ids,omitempty"`
@@ -468,7 +470,7 @@ func (x *GetGroupResponse) GetGroup() *Group {
 	return nil
 }
 
-// Request of ListGroups. An empty filter is ignored; a group must match all others.
+// Request of ListGroups. An empty filter is ignored. A group must match all filters that are set.
 type ListGroupsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Matches groups with one of these ids. Unknown ids match nothing.

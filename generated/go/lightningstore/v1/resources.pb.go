@@ -780,10 +780,10 @@ func (x *UpdateResourcesResponse) GetResources() *Resources {
 // NOT_FOUND with the reason RESOURCES_NOT_FOUND.
 type GetResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Id of the resources. Empty or "latest": the latest, which are those added or updated last. An unknown id,
-	// or an empty one while there are no resources, is NOT_FOUND.
+	// Id of the resources. Empty or "latest": the latest, which are those added or updated last. An unknown id is
+	// NOT_FOUND, as is an empty one or "latest" while there are no resources.
 	ResourcesId string `protobuf:"bytes,1,opt,name=resources_id,json=resourcesId,proto3" json:"resources_id,omitempty"`
-	// Version of these resources. 0: the current one. Requires an id other than "latest". Negative:
+	// Version of these resources. 0: the current one. Requires a resources_id other than "latest". Negative:
 	// INVALID_ARGUMENT.
 	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// Publish number of the version, instead of resources_id and version, which must be empty. 0: not used.

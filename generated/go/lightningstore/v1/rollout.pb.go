@@ -649,11 +649,12 @@ type RolloutSpec struct {
 	// ALREADY_EXISTS. Fields that UpdateRollout has changed since count as other content; a request_id makes
 	// the call safe to repeat in that case too.
 	RolloutId string `protobuf:"bytes,8,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
-	// Name of the task queue that it is claimed from: 1 to 63 of a-z 0-9 - _ . that begin and end with a letter
-	// or a digit. Empty: the default queue. A queue exists while it holds rollouts; nothing creates one.
+	// Name of the task queue that it is claimed from: 1 to 63 of the characters a-z 0-9 - _ . which begins and
+	// ends with a letter or a digit. Empty: the default queue. A queue exists while it holds rollouts; no call
+	// creates one.
 	Queue string `protobuf:"bytes,9,opt,name=queue,proto3" json:"queue,omitempty"`
 	// Labels of the caller, at most 32. A key has 1 to 63 of A-Z a-z 0-9 - _ . / and a value at most 63
-	// characters of any kind except NUL. ListRollouts and GetStatistics filter by them.
+	// characters of any kind except NUL. ListRollouts, GetSeries and GetStatistics filter by them.
 	Labels        map[string]string `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -761,13 +762,14 @@ func (x *RolloutSpec) GetLabels() map[string]string {
 
 // A group to create.
 //
-// A call that repeats the spec of an existing group changes nothing, also after the group has completed. Another
+// A call that repeats the spec of an existing group is a no-op, also after the group has completed. Another
 // size, deadline or on_deadline is ALREADY_EXISTS (GROUP_EXISTS).
 type GroupSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the group, at most 256 characters. Required.
 	GroupId string `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
-	// Number of members. From 1 to the maximum number of items in one call, 10,000 by default.
+	// Maximum number of members, and the number that must finish. From 1 to the maximum number of items in one
+	// call, 10,000 by default.
 	Size int32 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
 	// Time after the first claim of a member at which the group closes. The time also counts while claims are
 	// paused. Absent: no deadline. Must be positive.

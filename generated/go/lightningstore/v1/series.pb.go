@@ -32,8 +32,8 @@ const (
 	SeriesMeasure_SERIES_MEASURE_REWARD SeriesMeasure = 1
 	// The score in Attempt.scores that score_name names.
 	SeriesMeasure_SERIES_MEASURE_SCORE SeriesMeasure = 2
-	// Time from the claim of the latest attempt to the end of the rollout. Unknown for rollouts without an attempt,
-	// and for those that finished on a server that did not keep it.
+	// Time from the claim of the latest attempt to the end of the rollout. Unknown for rollouts without an
+	// attempt, and for those that finished on a server without this measure.
 	SeriesMeasure_SERIES_MEASURE_DURATION SeriesMeasure = 3
 	// Time from the enqueueing of the rollout to its first claim. Unknown as for the duration.
 	SeriesMeasure_SERIES_MEASURE_QUEUE_TIME SeriesMeasure = 4
@@ -141,16 +141,17 @@ func (SeriesAxis) EnumDescriptor() ([]byte, []int) {
 	return file_lightningstore_v1_series_proto_rawDescGZIP(), []int{1}
 }
 
-// Request of GetSeries: how a measure of finished rollouts developed. Matching rollouts are divided into buckets
-// of equal width along an axis. Only finished rollouts count, each with its latest attempt, and only those whose
-// measure is known. An empty filter is ignored, as in ListRollouts.
+// Request of GetSeries: how a measure of finished rollouts developed. Matching rollouts are divided into
+// buckets of equal width along an axis. Only finished rollouts count, each with its latest attempt, and only
+// those whose measure is known. An empty filter is ignored, as in ListRollouts.
 //
 // The range of the axis is divided. By default it reaches from the first finished rollout of the store to the
 // last, whatever the filters. Whole numbers and nanoseconds are not divided, so there may be fewer buckets than
 // requested.
 //
 // The cost grows with the finished rollouts in the range; filters by anything but status, mode and reward make
-// it several times as high. Other calls go on meanwhile, and the answer contains some of their changes.
+// it several times as high. Other calls are served meanwhile, and the response may contain some of their
+// changes.
 type GetSeriesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What is measured. Required.
@@ -159,7 +160,7 @@ type GetSeriesRequest struct {
 	ScoreName string `protobuf:"bytes,2,opt,name=score_name,json=scoreName,proto3" json:"score_name,omitempty"`
 	// What the buckets divide. Required.
 	Axis SeriesAxis `protobuf:"varint,3,opt,name=axis,proto3,enum=lightningstore.v1.SeriesAxis" json:"axis,omitempty"`
-	// Number of buckets, from 1 to 500.
+	// Number of buckets, from 1 to 500. Required.
 	BucketCount int32 `protobuf:"varint,4,opt,name=bucket_count,json=bucketCount,proto3" json:"bucket_count,omitempty"`
 	// Start of the range of completion times, from 1970 on. Absent: the first. Rejected with other axes.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`

@@ -84,7 +84,8 @@ func (Durability) EnumDescriptor() ([]byte, []int) {
 type GetStatisticsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Also counts the rollouts that have all of these labels with these values, in matching_rollouts. The server
-	// finds them by an index and reads all of them: 1,000,000 take about a second. Empty: not counted.
+	// finds them by an index and reads all of them: 1,000,000 take about a second. At most 32. Empty: not
+	// counted.
 	Labels        map[string]string `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -220,7 +220,7 @@ type HeartbeatRequest struct {
 	// attempts are not an error; the response requests to stop them. At most 10,000 by default.
 	Attempts []*AttemptRef `protobuf:"bytes,3,rep,name=attempts,proto3" json:"attempts,omitempty"`
 	// Publish number of the resources that the worker has loaded, for example the weights of its model. 0: the
-	// stored value is kept. Negative: INVALID_ARGUMENT. Not compared with the numbers of this store.
+	// stored value is kept. Negative: INVALID_ARGUMENT. The server does not check that this number exists.
 	PublishNumber int64 `protobuf:"varint,4,opt,name=publish_number,json=publishNumber,proto3" json:"publish_number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

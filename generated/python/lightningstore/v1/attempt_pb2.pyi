@@ -190,7 +190,7 @@ class Attempt(_message.Message):
     publish_number: _builtins.int
     """Publish number of those resources in that version. The difference between the latest publish number and
     this one is the lag of the attempt: how many publications its resources are behind. 0 if there were no
-    resources, or if a server without publish numbers handed it out.
+    resources, or if the attempt was claimed from a server without publish numbers.
     """
     reward: _builtins.float
     """How well it did: a finite number, larger is better. Absent: unknown. UpdateAttempt sets it. Until it does,
@@ -224,7 +224,7 @@ class Attempt(_message.Message):
     @_builtins.property
     def span_reward(self) -> Global___SpanReward:
         """The last reward in its spans, also if another one was reported. Absent if no span with a readable reward
-        has arrived since the server keeps this field.
+        has arrived, or if only a server of an earlier version has stored such spans.
         """
 
     def __init__(
@@ -504,17 +504,17 @@ class UpdateAttemptRequest(_message.Message):
     change does not affect status, times, completion number or worker. GetRollout, GetAttempt, lists and exports
     show it at once. WaitForRollouts and WatchRollouts send a rollout when it finishes and do not send it again;
     a watch that reads the finish later gets the current values. The path scores replaces all scores, and a path
-    such as scores.style sets or removes that score and keeps the others, so that several judges can write to
-    one attempt. Clearing the reward removes what was reported: the reward is then the one of span_reward, if
-    any.
+    such as scores.style sets or removes that score and keeps the others, so that several judges can write to one
+    attempt. Clearing the reward removes the reported reward: the reward is then that of span_reward, if there is
+    one.
 
-    The status must be RUNNING, SUCCEEDED, FAILED, TIMEOUT or UNRESPONSIVE. On the latest attempt it also
-    changes the rollout: SUCCEEDED finishes the rollout; FAILED, TIMEOUT and UNRESPONSIVE finish it or put it
-    back into the queue.
+    The status must be RUNNING, SUCCEEDED, FAILED, TIMEOUT or UNRESPONSIVE. On the latest attempt it also changes
+    the rollout: SUCCEEDED finishes the rollout; FAILED, TIMEOUT and UNRESPONSIVE finish it or put it back into
+    the queue.
 
-    An attempt whose reported outcome decided its rollout is final: the same status again is a no-op, and
-    another status is FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED). The record of an attempt that the watchdog
-    ended, or that a newer attempt superseded, may still be corrected.
+    An attempt whose reported outcome decided its rollout is final: the same status again is a no-op, and another
+    status is FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED). The record of an attempt that the watchdog ended, or
+    that a newer attempt superseded, may still be corrected.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

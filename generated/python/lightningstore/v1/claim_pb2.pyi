@@ -23,8 +23,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class DequeueRolloutsRequest(_message.Message):
-    """Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller. While claims
-    are paused, the queue counts as empty.
+    """Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller. While
+    claims are paused, the queue counts as empty. A repeat with the request_id of an earlier claim returns that
+    claim also then.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -263,7 +264,7 @@ Global___ClaimPause: _TypeAlias = ClaimPause  # noqa: Y015
 class PauseClaimsRequest(_message.Message):
     """Pauses claims. While they are paused, DequeueRollouts claims nothing: long polls keep waiting, and retries
     stay in the queue. StartRollout and StartAttempt are FAILED_PRECONDITION (CLAIMS_PAUSED), because they cannot
-    wait. Attempts that run go on, and other calls are not affected. The pause survives restarts; only
+    wait. Running attempts continue, and other calls are not affected. The pause survives restarts; only
     ResumeClaims ends it.
 
     Pausing paused claims keeps the start time, and replaces the reason.
@@ -274,7 +275,7 @@ class PauseClaimsRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """Why, for people. At most 256 characters. May be empty."""
+    """Reason for the pause, for people: GetStatistics and errors show it. At most 256 characters. May be empty."""
     request_id: _builtins.str
     """Makes the call safe to repeat within 10 minutes: a repeat does not pause claims that were resumed since. At
     most 64 characters. Empty: not deduplicated.
@@ -302,8 +303,8 @@ class PauseClaimsResponse(_message.Message):
     PAUSE_FIELD_NUMBER: _builtins.int
     RUNNING_ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     running_attempt_count: _builtins.int
-    """Attempts that are PREPARING or RUNNING. No other attempt begins before ResumeClaims: when GetStatistics shows
-    0, no work is under way.
+    """Attempts that are PREPARING or RUNNING. No other attempt begins before ResumeClaims, so their number falls;
+    GetStatistics shows it. A heartbeat can still set an UNRESPONSIVE attempt to RUNNING.
     """
     @_builtins.property
     def pause(self) -> Global___ClaimPause:
@@ -325,8 +326,8 @@ Global___PauseClaimsResponse: _TypeAlias = PauseClaimsResponse  # noqa: Y015
 
 @_typing.final
 class ResumeClaimsRequest(_message.Message):
-    """Resumes claims: long polls are served at once, in the order in which they came. Resuming claims that are not
-    paused is a no-op.
+    """Resumes claims: long polls are served at once, in the order in which they arrived. Resuming claims that are
+    not paused is a no-op.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -358,7 +359,7 @@ class ResumeClaimsResponse(_message.Message):
     ENDED_PAUSE_FIELD_NUMBER: _builtins.int
     RUNNING_ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     running_attempt_count: _builtins.int
-    """Attempts that are PREPARING or RUNNING, those that this call let begin included."""
+    """Attempts that are PREPARING or RUNNING, including those that this call started."""
     @_builtins.property
     def ended_pause(self) -> Global___ClaimPause:
         """The pause that the call ended. Absent if claims were not paused."""

@@ -37,7 +37,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ATTEMPT_NOT_FOUND: _ErrorReason.ValueType  # 11
     """NOT_FOUND: the rollout has no such attempt, or no attempt yet. Metadata: rolloutId, attemptId."""
     ERROR_REASON_RESOURCES_NOT_FOUND: _ErrorReason.ValueType  # 12
-    """NOT_FOUND: there are no such resources, or no resources yet. Metadata: resourcesId."""
+    """NOT_FOUND: there are no such resources, or no resources yet. Metadata: resourcesId, and version if one was
+    requested; or publishNumber.
+    """
     ERROR_REASON_WORKER_NOT_FOUND: _ErrorReason.ValueType  # 13
     """NOT_FOUND: there is no such worker. Metadata: workerId."""
     ERROR_REASON_GROUP_NOT_FOUND: _ErrorReason.ValueType  # 14
@@ -75,8 +77,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     status.
     """
     ERROR_REASON_CLAIMS_PAUSED: _ErrorReason.ValueType  # 35
-    """FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339),
-    reason, the one given by the caller who paused them.
+    """FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339)
+    and reason, which is that of PauseClaims.
     """
     ERROR_REASON_GROUP_FULL: _ErrorReason.ValueType  # 36
     """FAILED_PRECONDITION: the group takes no more members: it has as many as its size, or it is closed. Metadata:
@@ -148,7 +150,9 @@ ERROR_REASON_ROLLOUT_NOT_FOUND: ErrorReason.ValueType  # 10
 ERROR_REASON_ATTEMPT_NOT_FOUND: ErrorReason.ValueType  # 11
 """NOT_FOUND: the rollout has no such attempt, or no attempt yet. Metadata: rolloutId, attemptId."""
 ERROR_REASON_RESOURCES_NOT_FOUND: ErrorReason.ValueType  # 12
-"""NOT_FOUND: there are no such resources, or no resources yet. Metadata: resourcesId."""
+"""NOT_FOUND: there are no such resources, or no resources yet. Metadata: resourcesId, and version if one was
+requested; or publishNumber.
+"""
 ERROR_REASON_WORKER_NOT_FOUND: ErrorReason.ValueType  # 13
 """NOT_FOUND: there is no such worker. Metadata: workerId."""
 ERROR_REASON_GROUP_NOT_FOUND: ErrorReason.ValueType  # 14
@@ -186,8 +190,8 @@ ERROR_REASON_ROLLOUT_NOT_FINISHED: ErrorReason.ValueType  # 34
 status.
 """
 ERROR_REASON_CLAIMS_PAUSED: ErrorReason.ValueType  # 35
-"""FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339),
-reason, the one given by the caller who paused them.
+"""FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339)
+and reason, which is that of PauseClaims.
 """
 ERROR_REASON_GROUP_FULL: ErrorReason.ValueType  # 36
 """FAILED_PRECONDITION: the group takes no more members: it has as many as its size, or it is closed. Metadata:

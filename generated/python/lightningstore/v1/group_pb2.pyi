@@ -49,8 +49,9 @@ Global___GroupStatus: _TypeAlias = GroupStatus  # noqa: Y015
 
 @_typing.final
 class Group(_message.Message):
-    """A group of rollouts that is trained on as a whole, for example all samples of one prompt in GRPO. It was
-    created by a GroupSpec. A group_id without a GroupSpec is only a label of rollouts: it has no Group.
+    """A group of rollouts that is trained on as a whole, for example all samples of one prompt in GRPO.
+    EnqueueRollouts creates it from a GroupSpec. A group_id without a GroupSpec is only a label of rollouts: it
+    has no Group.
 
     The rollouts with its group_id are its members. Rollouts that had the group_id before the group was created
     are members too. A group takes no more than `size` members, and none once it is closed: a call that would add
@@ -91,32 +92,34 @@ class Group(_message.Message):
     group_id: _builtins.str
     """Id of the group. Always set."""
     size: _builtins.int
-    """Number of members with which it is full, and complete when they have finished."""
+    """Maximum number of members. The group is complete when this many have finished."""
     on_deadline: _rollout_pb2.GroupDeadlineAction.ValueType
     """What happens at the deadline to members that have not finished. Unspecified without a deadline."""
     status: Global___GroupStatus.ValueType
-    """Never unspecified."""
+    """Status. Never unspecified."""
     completion_number: _builtins.int
     """Position among all completions of groups of this store, counted from 1 without gaps. 0 unless it is
     COMPLETE. A group that is reopened and completes again gets a new number.
     """
     closed: _builtins.bool
-    """Whether it takes no more members."""
+    """True once it takes no more members: it was complete, or its deadline has passed."""
     deadline_passed: _builtins.bool
-    """Whether it was closed by its deadline."""
+    """True if its deadline closed it."""
     member_count: _builtins.int
     """Number of its members."""
     finished_count: _builtins.int
     """Number of its members that have finished: SUCCEEDED, FAILED or CANCELLED."""
     min_publish_number: _builtins.int
-    """The lowest and the highest publish number of the resources that the latest attempts of its members were
-    claimed with. 0 if no member was claimed, or if none of the attempts has a publish number.
+    """Lowest publish number of the resources that the latest attempts of its members were claimed with. 0 if no
+    member was claimed, or if none of the attempts has a publish number.
     """
     max_publish_number: _builtins.int
-    """See min_publish_number."""
+    """Highest publish number, in the same way. 0 as for min_publish_number."""
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
-        """Time after the first claim of a member at which the group closes. Absent: no deadline."""
+        """Time after the first claim of a member at which the group closes. The time also counts while claims are
+        paused and while the server is down. Absent: no deadline.
+        """
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -260,7 +263,7 @@ Global___GetGroupResponse: _TypeAlias = GetGroupResponse  # noqa: Y015
 
 @_typing.final
 class ListGroupsRequest(_message.Message):
-    """Request of ListGroups. An empty filter is ignored; a group must match all others."""
+    """Request of ListGroups. An empty filter is ignored. A group must match all filters that are set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

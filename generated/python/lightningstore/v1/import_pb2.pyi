@@ -55,9 +55,10 @@ class ImportRolloutsRequest(_message.Message):
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_attempt_pb2.Attempt]:
         """All its attempts by sequence number: 1, 2, 3 and so on. Required of each: rollout_id, attempt_id, status,
         start_time, and end_time unless it is PREPARING or RUNNING. The watchdog later ends an attempt that is
-        PREPARING or RUNNING, as it does for any attempt left under a finished rollout. span_count is ignored;
-        the server counts the spans. A reward counts as reported unless reward_source is SPANS. Without one, it is
-        taken from the spans of the import. Rewards taken from spans are not compared with those of a known rollout.
+        PREPARING or RUNNING, as it does for any attempt left under a finished rollout. span_count is ignored; the
+        server counts the spans. A reward counts as reported unless reward_source is SPANS. An attempt without a
+        reward gets the last one in the imported spans. Rewards taken from spans are not compared with those of a
+        known rollout.
         """
 
     @_builtins.property

@@ -469,11 +469,11 @@ class GetResourcesRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     PUBLISH_NUMBER_FIELD_NUMBER: _builtins.int
     resources_id: _builtins.str
-    """Id of the resources. Empty or "latest": the latest, which are those added or updated last. An unknown id,
-    or an empty one while there are no resources, is NOT_FOUND.
+    """Id of the resources. Empty or "latest": the latest, which are those added or updated last. An unknown id is
+    NOT_FOUND, as is an empty one or "latest" while there are no resources.
     """
     version: _builtins.int
-    """Version of these resources. 0: the current one. Requires an id other than "latest". Negative:
+    """Version of these resources. 0: the current one. Requires a resources_id other than "latest". Negative:
     INVALID_ARGUMENT.
     """
     publish_number: _builtins.int

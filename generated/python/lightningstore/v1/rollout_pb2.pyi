@@ -424,8 +424,9 @@ class RolloutSpec(_message.Message):
     the call safe to repeat in that case too.
     """
     queue: _builtins.str
-    """Name of the task queue that it is claimed from: 1 to 63 of a-z 0-9 - _ . that begin and end with a letter
-    or a digit. Empty: the default queue. A queue exists while it holds rollouts; nothing creates one.
+    """Name of the task queue that it is claimed from: 1 to 63 of the characters a-z 0-9 - _ . which begins and
+    ends with a letter or a digit. Empty: the default queue. A queue exists while it holds rollouts; no call
+    creates one.
     """
     @_builtins.property
     def config(self) -> Global___RolloutConfig:
@@ -434,7 +435,7 @@ class RolloutSpec(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels of the caller, at most 32. A key has 1 to 63 of A-Z a-z 0-9 - _ . / and a value at most 63
-        characters of any kind except NUL. ListRollouts and GetStatistics filter by them.
+        characters of any kind except NUL. ListRollouts, GetSeries and GetStatistics filter by them.
         """
 
     def __init__(
@@ -463,7 +464,7 @@ Global___RolloutSpec: _TypeAlias = RolloutSpec  # noqa: Y015
 class GroupSpec(_message.Message):
     """A group to create.
 
-    A call that repeats the spec of an existing group changes nothing, also after the group has completed. Another
+    A call that repeats the spec of an existing group is a no-op, also after the group has completed. Another
     size, deadline or on_deadline is ALREADY_EXISTS (GROUP_EXISTS).
     """
 
@@ -476,7 +477,9 @@ class GroupSpec(_message.Message):
     group_id: _builtins.str
     """Id of the group, at most 256 characters. Required."""
     size: _builtins.int
-    """Number of members. From 1 to the maximum number of items in one call, 10,000 by default."""
+    """Maximum number of members, and the number that must finish. From 1 to the maximum number of items in one
+    call, 10,000 by default.
+    """
     on_deadline: Global___GroupDeadlineAction.ValueType
     """What happens at the deadline to members that have not finished. Unspecified: CANCEL_REST. Without a
     deadline, it must not be set.

@@ -34,8 +34,8 @@ class _SeriesMeasureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SeriesM
     SERIES_MEASURE_SCORE: _SeriesMeasure.ValueType  # 2
     """The score in Attempt.scores that score_name names."""
     SERIES_MEASURE_DURATION: _SeriesMeasure.ValueType  # 3
-    """Time from the claim of the latest attempt to the end of the rollout. Unknown for rollouts without an attempt,
-    and for those that finished on a server that did not keep it.
+    """Time from the claim of the latest attempt to the end of the rollout. Unknown for rollouts without an
+    attempt, and for those that finished on a server without this measure.
     """
     SERIES_MEASURE_QUEUE_TIME: _SeriesMeasure.ValueType  # 4
     """Time from the enqueueing of the rollout to its first claim. Unknown as for the duration."""
@@ -52,8 +52,8 @@ SERIES_MEASURE_REWARD: SeriesMeasure.ValueType  # 1
 SERIES_MEASURE_SCORE: SeriesMeasure.ValueType  # 2
 """The score in Attempt.scores that score_name names."""
 SERIES_MEASURE_DURATION: SeriesMeasure.ValueType  # 3
-"""Time from the claim of the latest attempt to the end of the rollout. Unknown for rollouts without an attempt,
-and for those that finished on a server that did not keep it.
+"""Time from the claim of the latest attempt to the end of the rollout. Unknown for rollouts without an
+attempt, and for those that finished on a server without this measure.
 """
 SERIES_MEASURE_QUEUE_TIME: SeriesMeasure.ValueType  # 4
 """Time from the enqueueing of the rollout to its first claim. Unknown as for the duration."""
@@ -87,16 +87,17 @@ Global___SeriesAxis: _TypeAlias = SeriesAxis  # noqa: Y015
 
 @_typing.final
 class GetSeriesRequest(_message.Message):
-    """Request of GetSeries: how a measure of finished rollouts developed. Matching rollouts are divided into buckets
-    of equal width along an axis. Only finished rollouts count, each with its latest attempt, and only those whose
-    measure is known. An empty filter is ignored, as in ListRollouts.
+    """Request of GetSeries: how a measure of finished rollouts developed. Matching rollouts are divided into
+    buckets of equal width along an axis. Only finished rollouts count, each with its latest attempt, and only
+    those whose measure is known. An empty filter is ignored, as in ListRollouts.
 
     The range of the axis is divided. By default it reaches from the first finished rollout of the store to the
     last, whatever the filters. Whole numbers and nanoseconds are not divided, so there may be fewer buckets than
     requested.
 
     The cost grows with the finished rollouts in the range; filters by anything but status, mode and reward make
-    it several times as high. Other calls go on meanwhile, and the answer contains some of their changes.
+    it several times as high. Other calls are served meanwhile, and the response may contain some of their
+    changes.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -146,7 +147,7 @@ class GetSeriesRequest(_message.Message):
     axis: Global___SeriesAxis.ValueType
     """What the buckets divide. Required."""
     bucket_count: _builtins.int
-    """Number of buckets, from 1 to 500."""
+    """Number of buckets, from 1 to 500. Required."""
     first_number: _builtins.int
     """First number of the range, at least 1. 0: the first. Rejected with completion times."""
     last_number: _builtins.int

@@ -83,7 +83,8 @@ class GetStatisticsRequest(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Also counts the rollouts that have all of these labels with these values, in matching_rollouts. The server
-        finds them by an index and reads all of them: 1,000,000 take about a second. Empty: not counted.
+        finds them by an index and reads all of them: 1,000,000 take about a second. At most 32. Empty: not
+        counted.
         """
 
     def __init__(

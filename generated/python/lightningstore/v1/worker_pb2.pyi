@@ -140,7 +140,7 @@ class HeartbeatRequest(_message.Message):
     """
     publish_number: _builtins.int
     """Publish number of the resources that the worker has loaded, for example the weights of its model. 0: the
-    stored value is kept. Negative: INVALID_ARGUMENT. Not compared with the numbers of this store.
+    stored value is kept. Negative: INVALID_ARGUMENT. The server does not check that this number exists.
     """
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_attempt_pb2.AttemptRef]:

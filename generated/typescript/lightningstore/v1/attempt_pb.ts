@@ -116,7 +116,7 @@ export type Attempt = Message<"lightningstore.v1.Attempt"> & {
   /**
    * Publish number of those resources in that version. The difference between the latest publish number and
    * this one is the lag of the attempt: how many publications its resources are behind. 0 if there were no
-   * resources, or if a server without publish numbers handed it out.
+   * resources, or if the attempt was claimed from a server without publish numbers.
    *
    * @generated from field: int64 publish_number = 14;
    */
@@ -148,7 +148,7 @@ export type Attempt = Message<"lightningstore.v1.Attempt"> & {
 
   /**
    * The last reward in its spans, also if another one was reported. Absent if no span with a readable reward
-   * has arrived since the server keeps this field.
+   * has arrived, or if only a server of an earlier version has stored such spans.
    *
    * @generated from field: lightningstore.v1.SpanReward span_reward = 18;
    */
@@ -420,17 +420,17 @@ export const ListAttemptsResponseSchema: GenMessage<ListAttemptsResponse> = /*@_
  * change does not affect status, times, completion number or worker. GetRollout, GetAttempt, lists and exports
  * show it at once. WaitForRollouts and WatchRollouts send a rollout when it finishes and do not send it again;
  * a watch that reads the finish later gets the current values. The path scores replaces all scores, and a path
- * such as scores.style sets or removes that score and keeps the others, so that several judges can write to
- * one attempt. Clearing the reward removes what was reported: the reward is then the one of span_reward, if
- * any.
+ * such as scores.style sets or removes that score and keeps the others, so that several judges can write to one
+ * attempt. Clearing the reward removes the reported reward: the reward is then that of span_reward, if there is
+ * one.
  *
- * The status must be RUNNING, SUCCEEDED, FAILED, TIMEOUT or UNRESPONSIVE. On the latest attempt it also
- * changes the rollout: SUCCEEDED finishes the rollout; FAILED, TIMEOUT and UNRESPONSIVE finish it or put it
- * back into the queue.
+ * The status must be RUNNING, SUCCEEDED, FAILED, TIMEOUT or UNRESPONSIVE. On the latest attempt it also changes
+ * the rollout: SUCCEEDED finishes the rollout; FAILED, TIMEOUT and UNRESPONSIVE finish it or put it back into
+ * the queue.
  *
- * An attempt whose reported outcome decided its rollout is final: the same status again is a no-op, and
- * another status is FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED). The record of an attempt that the watchdog
- * ended, or that a newer attempt superseded, may still be corrected.
+ * An attempt whose reported outcome decided its rollout is final: the same status again is a no-op, and another
+ * status is FAILED_PRECONDITION (TRANSITION_NOT_ALLOWED). The record of an attempt that the watchdog ended, or
+ * that a newer attempt superseded, may still be corrected.
  *
  * @generated from message lightningstore.v1.UpdateAttemptRequest
  */

@@ -17,8 +17,9 @@ export const file_lightningstore_v1_claim: GenFile = /*@__PURE__*/
   fileDesc("Ch1saWdodG5pbmdzdG9yZS92MS9jbGFpbS5wcm90bxIRbGlnaHRuaW5nc3RvcmUudjEitgEKFkRlcXVldWVSb2xsb3V0c1JlcXVlc3QSDQoFbGltaXQYASABKAUSLQoFbW9kZXMYAiADKA4yHi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0TW9kZRIRCgl3b3JrZXJfaWQYAyABKAkSJwoEd2FpdBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgpyZXF1ZXN0X2lkGAUgASgJEg4KBnF1ZXVlcxgGIAMoCSJHChdEZXF1ZXVlUm9sbG91dHNSZXNwb25zZRIsCghyb2xsb3V0cxgBIAMoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQibQoTU3RhcnRSb2xsb3V0UmVxdWVzdBIvCgdyb2xsb3V0GAEgASgLMh4ubGlnaHRuaW5nc3RvcmUudjEuUm9sbG91dFNwZWMSEQoJd29ya2VyX2lkGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkiQwoUU3RhcnRSb2xsb3V0UmVzcG9uc2USKwoHcm9sbG91dBgBIAEoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXQiUAoTU3RhcnRBdHRlbXB0UmVxdWVzdBISCgpyb2xsb3V0X2lkGAEgASgJEhEKCXdvcmtlcl9pZBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJIkMKFFN0YXJ0QXR0ZW1wdFJlc3BvbnNlEisKB3JvbGxvdXQYASABKAsyGi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0IkwKCkNsYWltUGF1c2USLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGcmVhc29uGAIgASgJIjgKElBhdXNlQ2xhaW1zUmVxdWVzdBIOCgZyZWFzb24YASABKAkSEgoKcmVxdWVzdF9pZBgCIAEoCSJiChNQYXVzZUNsYWltc1Jlc3BvbnNlEiwKBXBhdXNlGAEgASgLMh0ubGlnaHRuaW5nc3RvcmUudjEuQ2xhaW1QYXVzZRIdChVydW5uaW5nX2F0dGVtcHRfY291bnQYAiABKAMiKQoTUmVzdW1lQ2xhaW1zUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJImkKFFJlc3VtZUNsYWltc1Jlc3BvbnNlEjIKC2VuZGVkX3BhdXNlGAEgASgLMh0ubGlnaHRuaW5nc3RvcmUudjEuQ2xhaW1QYXVzZRIdChVydW5uaW5nX2F0dGVtcHRfY291bnQYAiABKANCfgoUaW8ubGlnaHRuaW5nc3RvcmUudjFCCkNsYWltUHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_lightningstore_v1_rollout]);
 
 /**
- * Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller. While claims
- * are paused, the queue counts as empty.
+ * Claims rollouts from the queue. Each gets a new attempt, which is never returned to another caller. While
+ * claims are paused, the queue counts as empty. A repeat with the request_id of an earlier claim returns that
+ * claim also then.
  *
  * @generated from message lightningstore.v1.DequeueRolloutsRequest
  */
@@ -253,7 +254,7 @@ export const ClaimPauseSchema: GenMessage<ClaimPause> = /*@__PURE__*/
 /**
  * Pauses claims. While they are paused, DequeueRollouts claims nothing: long polls keep waiting, and retries
  * stay in the queue. StartRollout and StartAttempt are FAILED_PRECONDITION (CLAIMS_PAUSED), because they cannot
- * wait. Attempts that run go on, and other calls are not affected. The pause survives restarts; only
+ * wait. Running attempts continue, and other calls are not affected. The pause survives restarts; only
  * ResumeClaims ends it.
  *
  * Pausing paused claims keeps the start time, and replaces the reason.
@@ -262,7 +263,7 @@ export const ClaimPauseSchema: GenMessage<ClaimPause> = /*@__PURE__*/
  */
 export type PauseClaimsRequest = Message<"lightningstore.v1.PauseClaimsRequest"> & {
   /**
-   * Why, for people. At most 256 characters. May be empty.
+   * Reason for the pause, for people: GetStatistics and errors show it. At most 256 characters. May be empty.
    *
    * @generated from field: string reason = 1;
    */
@@ -298,8 +299,8 @@ export type PauseClaimsResponse = Message<"lightningstore.v1.PauseClaimsResponse
   pause?: ClaimPause | undefined;
 
   /**
-   * Attempts that are PREPARING or RUNNING. No other attempt begins before ResumeClaims: when GetStatistics shows
-   * 0, no work is under way.
+   * Attempts that are PREPARING or RUNNING. No other attempt begins before ResumeClaims, so their number falls;
+   * GetStatistics shows it. A heartbeat can still set an UNRESPONSIVE attempt to RUNNING.
    *
    * @generated from field: int64 running_attempt_count = 2;
    */
@@ -314,8 +315,8 @@ export const PauseClaimsResponseSchema: GenMessage<PauseClaimsResponse> = /*@__P
   messageDesc(file_lightningstore_v1_claim, 8);
 
 /**
- * Resumes claims: long polls are served at once, in the order in which they came. Resuming claims that are not
- * paused is a no-op.
+ * Resumes claims: long polls are served at once, in the order in which they arrived. Resuming claims that are
+ * not paused is a no-op.
  *
  * @generated from message lightningstore.v1.ResumeClaimsRequest
  */
@@ -350,7 +351,7 @@ export type ResumeClaimsResponse = Message<"lightningstore.v1.ResumeClaimsRespon
   endedPause?: ClaimPause | undefined;
 
   /**
-   * Attempts that are PREPARING or RUNNING, those that this call let begin included.
+   * Attempts that are PREPARING or RUNNING, including those that this call started.
    *
    * @generated from field: int64 running_attempt_count = 2;
    */

@@ -70,7 +70,8 @@ export enum ErrorReason {
   ATTEMPT_NOT_FOUND = 11,
 
   /**
-   * NOT_FOUND: there are no such resources, or no resources yet. Metadata: resourcesId.
+   * NOT_FOUND: there are no such resources, or no resources yet. Metadata: resourcesId, and version if one was
+   * requested; or publishNumber.
    *
    * @generated from enum value: ERROR_REASON_RESOURCES_NOT_FOUND = 12;
    */
@@ -179,8 +180,8 @@ export enum ErrorReason {
   ROLLOUT_NOT_FINISHED = 34,
 
   /**
-   * FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339),
-   * reason, the one given by the caller who paused them.
+   * FAILED_PRECONDITION: claims are paused. Repeat the call after ResumeClaims. Metadata: startTime (RFC 3339)
+   * and reason, which is that of PauseClaims.
    *
    * @generated from enum value: ERROR_REASON_CLAIMS_PAUSED = 35;
    */

@@ -19,8 +19,9 @@ export const file_lightningstore_v1_group: GenFile = /*@__PURE__*/
   fileDesc("Ch1saWdodG5pbmdzdG9yZS92MS9ncm91cC5wcm90bxIRbGlnaHRuaW5nc3RvcmUudjEigAUKBUdyb3VwEhAKCGdyb3VwX2lkGAEgASgJEgwKBHNpemUYAiABKAUSKwoIZGVhZGxpbmUYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SOwoLb25fZGVhZGxpbmUYBCABKA4yJi5saWdodG5pbmdzdG9yZS52MS5Hcm91cERlYWRsaW5lQWN0aW9uEi4KBnN0YXR1cxgFIAEoDjIeLmxpZ2h0bmluZ3N0b3JlLnYxLkdyb3VwU3RhdHVzEi4KCnN0YXJ0X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjQKEGZpcnN0X2NsYWltX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIZChFjb21wbGV0aW9uX251bWJlchgJIAEoAxIOCgZjbG9zZWQYCiABKAgSFwoPZGVhZGxpbmVfcGFzc2VkGAsgASgIEhQKDG1lbWJlcl9jb3VudBgMIAEoBRIWCg5maW5pc2hlZF9jb3VudBgNIAEoBRI3CghzdGF0dXNlcxgOIAMoCzIlLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRTdGF0dXNDb3VudBIxCgdyZXdhcmRzGA8gASgLMiAubGlnaHRuaW5nc3RvcmUudjEuUmV3YXJkU3VtbWFyeRIaChJtaW5fcHVibGlzaF9udW1iZXIYECABKAMSGgoSbWF4X3B1Ymxpc2hfbnVtYmVyGBEgASgDEhMKC3JvbGxvdXRfaWRzGBIgAygJIlMKDVJld2FyZFN1bW1hcnkSDQoFY291bnQYASABKAUSDAoEbWVhbhgCIAEoARILCgNzdGQYAyABKAESCwoDbWluGAQgASgBEgsKA21heBgFIAEoASIjCg9HZXRHcm91cFJlcXVlc3QSEAoIZ3JvdXBfaWQYASABKAkiOwoQR2V0R3JvdXBSZXNwb25zZRInCgVncm91cBgBIAEoCzIYLmxpZ2h0bmluZ3N0b3JlLnYxLkdyb3VwIn8KEUxpc3RHcm91cHNSZXF1ZXN0EhEKCWdyb3VwX2lkcxgBIAMoCRIwCghzdGF0dXNlcxgCIAMoDjIeLmxpZ2h0bmluZ3N0b3JlLnYxLkdyb3VwU3RhdHVzEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJIlcKEkxpc3RHcm91cHNSZXNwb25zZRIoCgZncm91cHMYASADKAsyGC5saWdodG5pbmdzdG9yZS52MS5Hcm91cBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiaAoSV2F0Y2hHcm91cHNSZXF1ZXN0EiQKF2FmdGVyX2NvbXBsZXRpb25fbnVtYmVyGAEgASgDSACIAQESEAoIc3RvcmVfaWQYAiABKAlCGgoYX2FmdGVyX2NvbXBsZXRpb25fbnVtYmVyInQKE1dhdGNoR3JvdXBzUmVzcG9uc2USKAoGZ3JvdXBzGAEgAygLMhgubGlnaHRuaW5nc3RvcmUudjEuR3JvdXASIQoZdGhyb3VnaF9jb21wbGV0aW9uX251bWJlchgCIAEoAxIQCghzdG9yZV9pZBgDIAEoCSpdCgtHcm91cFN0YXR1cxIcChhHUk9VUF9TVEFUVVNfVU5TUEVDSUZJRUQQABIVChFHUk9VUF9TVEFUVVNfT1BFThABEhkKFUdST1VQX1NUQVRVU19DT01QTEVURRACQn4KFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgpHcm91cFByb3RvUAFaWGdpdGh1Yi5jb20vbGlnaHRuaW5nc3RvcmUvbGlnaHRuaW5nc3RvcmUvZ2VuZXJhdGVkL2dvL2xpZ2h0bmluZ3N0b3JlL3YxO2xpZ2h0bmluZ3N0b3JldjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_lightningstore_v1_rollout, file_lightningstore_v1_statistics]);
 
 /**
- * A group of rollouts that is trained on as a whole, for example all samples of one prompt in GRPO. It was
- * created by a GroupSpec. A group_id without a GroupSpec is only a label of rollouts: it has no Group.
+ * A group of rollouts that is trained on as a whole, for example all samples of one prompt in GRPO.
+ * EnqueueRollouts creates it from a GroupSpec. A group_id without a GroupSpec is only a label of rollouts: it
+ * has no Group.
  *
  * The rollouts with its group_id are its members. Rollouts that had the group_id before the group was created
  * are members too. A group takes no more than `size` members, and none once it is closed: a call that would add
@@ -48,14 +49,15 @@ export type Group = Message<"lightningstore.v1.Group"> & {
   groupId: string;
 
   /**
-   * Number of members with which it is full, and complete when they have finished.
+   * Maximum number of members. The group is complete when this many have finished.
    *
    * @generated from field: int32 size = 2;
    */
   size: number;
 
   /**
-   * Time after the first claim of a member at which the group closes. Absent: no deadline.
+   * Time after the first claim of a member at which the group closes. The time also counts while claims are
+   * paused and while the server is down. Absent: no deadline.
    *
    * @generated from field: google.protobuf.Duration deadline = 3;
    */
@@ -69,7 +71,7 @@ export type Group = Message<"lightningstore.v1.Group"> & {
   onDeadline: GroupDeadlineAction;
 
   /**
-   * Never unspecified.
+   * Status. Never unspecified.
    *
    * @generated from field: lightningstore.v1.GroupStatus status = 5;
    */
@@ -106,14 +108,14 @@ export type Group = Message<"lightningstore.v1.Group"> & {
   completionNumber: bigint;
 
   /**
-   * Whether it takes no more members.
+   * True once it takes no more members: it was complete, or its deadline has passed.
    *
    * @generated from field: bool closed = 10;
    */
   closed: boolean;
 
   /**
-   * Whether it was closed by its deadline.
+   * True if its deadline closed it.
    *
    * @generated from field: bool deadline_passed = 11;
    */
@@ -148,15 +150,15 @@ export type Group = Message<"lightningstore.v1.Group"> & {
   rewards?: RewardSummary | undefined;
 
   /**
-   * The lowest and the highest publish number of the resources that the latest attempts of its members were
-   * claimed with. 0 if no member was claimed, or if none of the attempts has a publish number.
+   * Lowest publish number of the resources that the latest attempts of its members were claimed with. 0 if no
+   * member was claimed, or if none of the attempts has a publish number.
    *
    * @generated from field: int64 min_publish_number = 16;
    */
   minPublishNumber: bigint;
 
   /**
-   * See min_publish_number.
+   * Highest publish number, in the same way. 0 as for min_publish_number.
    *
    * @generated from field: int64 max_publish_number = 17;
    */
@@ -269,7 +271,7 @@ export const GetGroupResponseSchema: GenMessage<GetGroupResponse> = /*@__PURE__*
   messageDesc(file_lightningstore_v1_group, 3);
 
 /**
- * Request of ListGroups. An empty filter is ignored; a group must match all others.
+ * Request of ListGroups. An empty filter is ignored. A group must match all filters that are set.
  *
  * @generated from message lightningstore.v1.ListGroupsRequest
  */

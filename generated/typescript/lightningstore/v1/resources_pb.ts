@@ -392,15 +392,15 @@ export const UpdateResourcesResponseSchema: GenMessage<UpdateResourcesResponse> 
  */
 export type GetResourcesRequest = Message<"lightningstore.v1.GetResourcesRequest"> & {
   /**
-   * Id of the resources. Empty or "latest": the latest, which are those added or updated last. An unknown id,
-   * or an empty one while there are no resources, is NOT_FOUND.
+   * Id of the resources. Empty or "latest": the latest, which are those added or updated last. An unknown id is
+   * NOT_FOUND, as is an empty one or "latest" while there are no resources.
    *
    * @generated from field: string resources_id = 1;
    */
   resourcesId: string;
 
   /**
-   * Version of these resources. 0: the current one. Requires an id other than "latest". Negative:
+   * Version of these resources. 0: the current one. Requires a resources_id other than "latest". Negative:
    * INVALID_ARGUMENT.
    *
    * @generated from field: int32 version = 2;

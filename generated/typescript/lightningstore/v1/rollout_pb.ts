@@ -325,8 +325,9 @@ export type RolloutSpec = Message<"lightningstore.v1.RolloutSpec"> & {
   rolloutId: string;
 
   /**
-   * Name of the task queue that it is claimed from: 1 to 63 of a-z 0-9 - _ . that begin and end with a letter
-   * or a digit. Empty: the default queue. A queue exists while it holds rollouts; nothing creates one.
+   * Name of the task queue that it is claimed from: 1 to 63 of the characters a-z 0-9 - _ . which begins and
+   * ends with a letter or a digit. Empty: the default queue. A queue exists while it holds rollouts; no call
+   * creates one.
    *
    * @generated from field: string queue = 9;
    */
@@ -334,7 +335,7 @@ export type RolloutSpec = Message<"lightningstore.v1.RolloutSpec"> & {
 
   /**
    * Labels of the caller, at most 32. A key has 1 to 63 of A-Z a-z 0-9 - _ . / and a value at most 63
-   * characters of any kind except NUL. ListRollouts and GetStatistics filter by them.
+   * characters of any kind except NUL. ListRollouts, GetSeries and GetStatistics filter by them.
    *
    * @generated from field: map<string, string> labels = 10;
    */
@@ -351,7 +352,7 @@ export const RolloutSpecSchema: GenMessage<RolloutSpec> = /*@__PURE__*/
 /**
  * A group to create.
  *
- * A call that repeats the spec of an existing group changes nothing, also after the group has completed. Another
+ * A call that repeats the spec of an existing group is a no-op, also after the group has completed. Another
  * size, deadline or on_deadline is ALREADY_EXISTS (GROUP_EXISTS).
  *
  * @generated from message lightningstore.v1.GroupSpec
@@ -365,7 +366,8 @@ export type GroupSpec = Message<"lightningstore.v1.GroupSpec"> & {
   groupId: string;
 
   /**
-   * Number of members. From 1 to the maximum number of items in one call, 10,000 by default.
+   * Maximum number of members, and the number that must finish. From 1 to the maximum number of items in one
+   * call, 10,000 by default.
    *
    * @generated from field: int32 size = 2;
    */

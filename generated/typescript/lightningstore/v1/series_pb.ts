@@ -17,16 +17,17 @@ export const file_lightningstore_v1_series: GenFile = /*@__PURE__*/
   fileDesc("Ch5saWdodG5pbmdzdG9yZS92MS9zZXJpZXMucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxItMFChBHZXRTZXJpZXNSZXF1ZXN0EjEKB21lYXN1cmUYASABKA4yIC5saWdodG5pbmdzdG9yZS52MS5TZXJpZXNNZWFzdXJlEhIKCnNjb3JlX25hbWUYAiABKAkSKwoEYXhpcxgDIAEoDjIdLmxpZ2h0bmluZ3N0b3JlLnYxLlNlcmllc0F4aXMSFAoMYnVja2V0X2NvdW50GAQgASgFEi4KCnN0YXJ0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIUCgxmaXJzdF9udW1iZXIYByABKAMSEwoLbGFzdF9udW1iZXIYCCABKAMSMgoIc3RhdHVzZXMYCSADKA4yIC5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0U3RhdHVzEhMKC3JvbGxvdXRfaWRzGAogAygJEhsKE3JvbGxvdXRfaWRfY29udGFpbnMYCyABKAkSLQoFbW9kZXMYDCADKA4yHi5saWdodG5pbmdzdG9yZS52MS5Sb2xsb3V0TW9kZRIRCglncm91cF9pZHMYDSADKAkSNAoMZmlsdGVyX2xvZ2ljGA4gASgOMh4ubGlnaHRuaW5nc3RvcmUudjEuRmlsdGVyTG9naWMSFwoKbWluX3Jld2FyZBgPIAEoAUgAiAEBEhcKCm1heF9yZXdhcmQYECABKAFIAYgBARIOCgZxdWV1ZXMYESADKAkSPwoGbGFiZWxzGBIgAygLMi8ubGlnaHRuaW5nc3RvcmUudjEuR2V0U2VyaWVzUmVxdWVzdC5MYWJlbHNFbnRyeRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQg0KC19taW5fcmV3YXJkQg0KC19tYXhfcmV3YXJkIkUKEUdldFNlcmllc1Jlc3BvbnNlEjAKB2J1Y2tldHMYASADKAsyHy5saWdodG5pbmdzdG9yZS52MS5TZXJpZXNCdWNrZXQihAIKDFNlcmllc0J1Y2tldBINCgVpbmRleBgBIAEoBRIuCgpzdGFydF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMZmlyc3RfbnVtYmVyGAQgASgDEhMKC2xhc3RfbnVtYmVyGAUgASgDEg0KBWNvdW50GAYgASgDEgwKBG1lYW4YByABKAESCwoDbWluGAggASgBEgsKA21heBgJIAEoARILCgNwMTAYCiABKAESCwoDcDUwGAsgASgBEgsKA3A5MBgMIAEoASq9AQoNU2VyaWVzTWVhc3VyZRIeChpTRVJJRVNfTUVBU1VSRV9VTlNQRUNJRklFRBAAEhkKFVNFUklFU19NRUFTVVJFX1JFV0FSRBABEhgKFFNFUklFU19NRUFTVVJFX1NDT1JFEAISGwoXU0VSSUVTX01FQVNVUkVfRFVSQVRJT04QAxIdChlTRVJJRVNfTUVBU1VSRV9RVUVVRV9USU1FEAQSGwoXU0VSSUVTX01FQVNVUkVfQVRURU1QVFMQBSptCgpTZXJpZXNBeGlzEhsKF1NFUklFU19BWElTX1VOU1BFQ0lGSUVEEAASHwobU0VSSUVTX0FYSVNfQ09NUExFVElPTl9USU1FEAESIQodU0VSSUVTX0FYSVNfQ09NUExFVElPTl9OVU1CRVIQAkJ/ChRpby5saWdodG5pbmdzdG9yZS52MUILU2VyaWVzUHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_timestamp, file_lightningstore_v1_rollout]);
 
 /**
- * Request of GetSeries: how a measure of finished rollouts developed. Matching rollouts are divided into buckets
- * of equal width along an axis. Only finished rollouts count, each with its latest attempt, and only those whose
- * measure is known. An empty filter is ignored, as in ListRollouts.
+ * Request of GetSeries: how a measure of finished rollouts developed. Matching rollouts are divided into
+ * buckets of equal width along an axis. Only finished rollouts count, each with its latest attempt, and only
+ * those whose measure is known. An empty filter is ignored, as in ListRollouts.
  *
  * The range of the axis is divided. By default it reaches from the first finished rollout of the store to the
  * last, whatever the filters. Whole numbers and nanoseconds are not divided, so there may be fewer buckets than
  * requested.
  *
  * The cost grows with the finished rollouts in the range; filters by anything but status, mode and reward make
- * it several times as high. Other calls go on meanwhile, and the answer contains some of their changes.
+ * it several times as high. Other calls are served meanwhile, and the response may contain some of their
+ * changes.
  *
  * @generated from message lightningstore.v1.GetSeriesRequest
  */
@@ -53,7 +54,7 @@ export type GetSeriesRequest = Message<"lightningstore.v1.GetSeriesRequest"> & {
   axis: SeriesAxis;
 
   /**
-   * Number of buckets, from 1 to 500.
+   * Number of buckets, from 1 to 500. Required.
    *
    * @generated from field: int32 bucket_count = 4;
    */
@@ -315,8 +316,8 @@ export enum SeriesMeasure {
   SCORE = 2,
 
   /**
-   * Time from the claim of the latest attempt to the end of the rollout. Unknown for rollouts without an attempt,
-   * and for those that finished on a server that did not keep it.
+   * Time from the claim of the latest attempt to the end of the rollout. Unknown for rollouts without an
+   * attempt, and for those that finished on a server without this measure.
    *
    * @generated from enum value: SERIES_MEASURE_DURATION = 3;
    */

@@ -30,7 +30,8 @@ export const file_lightningstore_v1_statistics: GenFile = /*@__PURE__*/
 export type GetStatisticsRequest = Message<"lightningstore.v1.GetStatisticsRequest"> & {
   /**
    * Also counts the rollouts that have all of these labels with these values, in matching_rollouts. The server
-   * finds them by an index and reads all of them: 1,000,000 take about a second. Empty: not counted.
+   * finds them by an index and reads all of them: 1,000,000 take about a second. At most 32. Empty: not
+   * counted.
    *
    * @generated from field: map<string, string> labels = 1;
    */

@@ -134,7 +134,7 @@ export type HeartbeatRequest = Message<"lightningstore.v1.HeartbeatRequest"> & {
 
   /**
    * Publish number of the resources that the worker has loaded, for example the weights of its model. 0: the
-   * stored value is kept. Negative: INVALID_ARGUMENT. Not compared with the numbers of this store.
+   * stored value is kept. Negative: INVALID_ARGUMENT. The server does not check that this number exists.
    *
    * @generated from field: int64 publish_number = 4;
    */
