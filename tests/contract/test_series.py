@@ -141,6 +141,9 @@ async def test_range_of_numbers(world: World) -> None:
     beyond = await world.store.get_series("reward", bucket_count=1, last_number=1000)
     assert shown(beyond) == [(1, 1000, 10, 5.5)]
     assert await world.store.get_series("reward", first_number=11) == []
+    assert shown(
+        await world.store.get_series("reward", bucket_count=1, last_number=(1 << 63) - 1)
+    ) == [(1, (1 << 62) - 1, 10, 5.5)]
 
 
 async def test_reopened_and_deleted_rollouts_do_not_count(world: World) -> None:

@@ -122,6 +122,20 @@ async def test_export_import_export_gives_the_same_bytes(
     assert f"0 rollouts imported, {len(FINISHED)} known" in await target.run("import", name)
 
 
+async def test_parquet_of_earlier_versions_is_imported(source: Store, target: Store) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    await source.export("a.parquet")
+    table = parquet.read_table(source.folder / "a.parquet")
+    at = table.schema.get_field_index("attempts")
+    attempts = table.column(at)
+    added = {"publish_number", "reward", "scores", "reward_source", "span_reward"}
+    kept = [f for f in attempts.type.value_type if f.name not in added]
+    pa = pytest.importorskip("pyarrow")
+    earlier = attempts.cast(pa.list_(pa.struct(kept)))
+    parquet.write_table(table.set_column(at, "attempts", earlier), source.folder / "old.parquet")
+    assert f"{len(FINISHED)} rollouts imported" in await target.run("import", "old.parquet")
+
+
 async def test_stdout_has_the_lines_for_everybody_and_stderr_the_rest(source: Store) -> None:
     code, out, errors = await run("export", "--address", source.address, folder=source.folder)
     assert code == 0

@@ -124,7 +124,7 @@ def _range(request: GetSeriesRequest, lowest: int, highest: int) -> tuple[int, i
     if request.HasField("end_time"):
         end = nanoseconds(request.end_time)
     if request.last_number:
-        end = min(request.last_number, _LAST - 1) + 1  # databases know no larger numbers
+        end = min(request.last_number, _LAST >> 1) + 1  # databases reckon with 64 bits
     return request.first_number or first, end
 
 
