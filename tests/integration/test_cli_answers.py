@@ -143,13 +143,14 @@ async def completed(shell: Shell, words: str, **environment: str) -> list[str]:
 async def test_ids_are_completed(shell: Shell) -> None:
     await finished(shell, "succeeded")
     await shell.client.enqueue_rollouts(
-        [{"input": 1, "rollout_id": name} for name in ("ro-b1", "ro-b2", "other")]
+        [{"input": 1, "rollout_id": name} for name in ("ro-b-1", "ro-b-2", "other")]
     )
     await shell.client.heartbeat("w-1")
     await shell.client.add_resources({}, resources_id="rs-1")
-    assert sorted(await completed(shell, "rollout ro-b")) == ["ro-b1", "ro-b2"]
+    # Made ids have hex digits, and may begin like these without the hyphen.
+    assert sorted(await completed(shell, "rollout ro-b-")) == ["ro-b-1", "ro-b-2"]
     for command in ("cancel", "delete", "retry", "wait"):
-        assert sorted(await completed(shell, f"{command} other ro-b")) == ["ro-b1", "ro-b2"]
+        assert sorted(await completed(shell, f"{command} other ro-b-")) == ["ro-b-1", "ro-b-2"]
     assert await completed(shell, "trace lat") == ["latest"]
     assert await completed(shell, "worker w") == ["w-1"]
     assert sorted(await completed(shell, "resource ")) == ["latest", "rs-1"]

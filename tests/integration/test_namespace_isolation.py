@@ -19,6 +19,7 @@ from lightningstore.v1 import (
     import_pb2,
     resources_pb2,
     rollout_pb2,
+    series_pb2,
     span_pb2,
     statistics_pb2,
     triplet_pb2,
@@ -99,6 +100,11 @@ REQUESTS: dict[str, Message] = {
     "WatchRollouts": completion_pb2.WatchRolloutsRequest(after_completion_number=0),
     "GetGroup": group_pb2.GetGroupRequest(group_id=GROUP),
     "ListGroups": group_pb2.ListGroupsRequest(),
+    "GetSeries": series_pb2.GetSeriesRequest(
+        measure=series_pb2.SERIES_MEASURE_ATTEMPTS,
+        axis=series_pb2.SERIES_AXIS_COMPLETION_NUMBER,
+        bucket_count=1,
+    ),
     "WatchGroups": group_pb2.WatchGroupsRequest(after_completion_number=0),
     "IngestSpans": span_pb2.IngestSpansRequest(batch=spans(RUNNING)),
     "AllocateSequenceIds": span_pb2.AllocateSequenceIdsRequest(
@@ -163,7 +169,7 @@ async def seen(caller: Caller, namespace: str) -> dict[str, Any]:
     found = {}
     for method in (
         *("ListRollouts", "ListWorkers", "ListResources", "GetResources", "GetStatistics"),
-        *("ListGroups", "GetServerInfo", "QuerySpans", "ListAttempts"),
+        *("ListGroups", "GetSeries", "GetServerInfo", "QuerySpans", "ListAttempts"),
     ):
         found[method] = await outcome(caller, method, namespace)
     return found
