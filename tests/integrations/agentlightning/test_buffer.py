@@ -32,9 +32,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     made: Calls = []
     inner = GrpcTransport._call
 
-    def counted(self: GrpcTransport, method: str) -> Any:
+    def counted(self: GrpcTransport, method: str, stub: Any) -> Any:
         made.append(method)
-        return inner(self, method)
+        return inner(self, method, stub)
 
     monkeypatch.setattr(GrpcTransport, "_call", counted)
     return made

@@ -248,7 +248,8 @@ class TraceMethods(Connected):
 
     async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
         """Return the current version of resources, None if the id is unknown."""
-        return await self._resources(resources_id) if resources_id else None
+        # The server takes both of these for the latest resources; here they are ids that nothing has.
+        return None if resources_id in ("", "latest") else await self._resources(resources_id)
 
     async def get_latest_resources(self) -> ResourcesUpdate | None:
         """Return the resources added or updated last, None if there are none."""
