@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 import pytest
@@ -20,6 +20,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from lightningstore.service.rpc import calls as wrap
 from lightningstore.service.rpc import handlers, otlp
+from lightningstore.service.rules.errors import NamespaceNotFound
+from lightningstore.service.rules.namespaces import check_namespace
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import open_store
 from lightningstore.v1 import claim_pb2, resources_pb2, rollout_pb2, service_pb2, statistics_pb2
@@ -150,12 +152,15 @@ async def once(found: dict[str, Any], wild: Wild, name: str) -> str:
     if name == "Export":
         data: Any = wild.bytes(ExportTraceServiceRequest.DESCRIPTOR)
     else:
-        data = wild.bytes(METHODS[name].input_type)
+        data = wild.bytes(METHODS[name.rpartition("/")[2]].input_type)
     try:
         if handler.request_streaming:
             more = [
                 data,
-                *(wild.bytes(METHODS[name].input_type) for _ in range(wild.dice.randrange(3))),
+                *(
+                    wild.bytes(METHODS[name.rpartition("/")[2]].input_type)
+                    for _ in range(wild.dice.randrange(3))
+                ),
             ]
             await handler.stream_unary(stream(more), context)
         elif handler.response_streaming:
@@ -172,6 +177,19 @@ async def once(found: dict[str, Any], wild: Wild, name: str) -> str:
 async def stream(messages: list[bytes]) -> Any:
     for message in messages:
         yield message
+
+
+class Nowhere(otlp.Elsewhere):
+    """There are no other namespaces."""
+
+    def __init__(self) -> None:
+        pass
+
+    def check(self, name: str, metadata: Any) -> None:
+        check_namespace("lightningstore.namespace", name)
+
+    async def located(self, name: str) -> NoReturn:
+        raise NamespaceNotFound(name)
 
 
 class Job(NamedTuple):
@@ -207,7 +225,7 @@ async def _carry_out(job: Job) -> Found:
 async def _send(store: Any, wild: Wild, inputs: int) -> Found:
     limit = store.engine.limits.message_bytes
     calls = wrap.Calls(limit, wrap.Streams(1000), closing=lambda: False)
-    handled = {**handlers.handlers(store, calls), "Export": otlp.handler(store, calls)}
+    handled = {**handlers.handlers(store, calls), "Export": otlp.handler(store, calls, Nowhere())}
     names, codes, slowest = list(handled), Counter[str](), (0.0, "")
     for _ in range(inputs):
         name = wild.dice.choice(names)

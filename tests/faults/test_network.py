@@ -119,7 +119,9 @@ def test_goaway_by_connection_age_fails_no_call(
     """A server that sends all clients to a new connection every 200 ms, under 8 callers."""
     ages = [("grpc.max_connection_age_ms", 200), ("grpc.max_connection_age_grace_ms", 2000)]
     options = server_module.grpc_options
-    monkeypatch.setattr(server_module, "grpc_options", lambda config: options(config) + ages)
+    monkeypatch.setattr(
+        server_module, "grpc_options", lambda *given, **named: options(*given, **named) + ages
+    )
 
     async def main() -> None:
         config = Config(backend="sqlite", db=tmp_path / "age.db", port=0, grace=0.1)

@@ -149,5 +149,7 @@ async def test_repeated_write_has_its_effect_once_and_the_same_answer(
     for world in (twins.even, twins.odd):
         await world.service.close()
     names = {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in writes()}
+    # A pause would stop all claims: tests/contract/test_pause.py repeats these.
+    names -= {"pause_claims", "resume_claims"}
     assert {name for name in twins.lost if "_" in name} == names, "a write was not tried"
     print(dict(twins.lost))
