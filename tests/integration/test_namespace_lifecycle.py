@@ -22,7 +22,6 @@ from lightningstore.service.server.server import start_server
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_SUCCEEDED, Attempt, UpdateAttemptRequest
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
 from lightningstore.v1.completion_pb2 import WaitForRolloutsRequest, WatchRolloutsRequest
-from lightningstore.v1.group_pb2 import GetGroupRequest
 from lightningstore.v1.namespace_pb2 import ListNamespacesRequest, Namespace, UpdateNamespaceRequest
 from lightningstore.v1.rollout_pb2 import (
     ROLLOUT_STATUS_FAILED,
@@ -163,29 +162,6 @@ async def test_namespace_with_live_records_stays_open(place: Place) -> None:
     await place.caller.call("EnqueueRollouts", enqueue(), "queued")
     await place.advance(IDLE)
     assert place.space("queued").store is not None
-
-
-async def test_group_with_a_deadline_keeps_its_namespace_open(place: Place) -> None:
-    """It is half full, and all members that it has are finished: only its deadline will complete it."""
-    await place.caller.create("a")
-    request = enqueue(group_id="g")
-    request.groups.add(group_id="g", size=2, deadline=Duration(seconds=5 * int(IDLE)))
-    await place.caller.call("EnqueueRollouts", request, "a")
-    claimed = await place.caller.call("DequeueRollouts", DequeueRolloutsRequest(limit=1), "a")
-    attempt = claimed.rollouts[0].latest_attempt
-    attempt.status = ATTEMPT_STATUS_SUCCEEDED
-    await place.caller.call("UpdateAttempt", UpdateAttemptRequest(attempt=attempt), "a")
-    await place.advance(IDLE)
-    assert place.space("a").store is not None
-    await place.restart()
-    async with asyncio.timeout(10):
-        while not place.space("a").quiet_since:  # set when it is opened, which no call does
-            await asyncio.sleep(0.001)
-    await place.advance(5 * IDLE)
-    found = await place.caller.call("GetGroup", GetGroupRequest(group_id="g"), "a")
-    assert found.group.completion_number == 1
-    assert found.group.deadline_passed
-    await place.let_idle("a")
 
 
 async def test_namespace_in_which_a_caller_waits_stays_open(place: Place) -> None:
