@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from lightningstore.service.rules import filters
-from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.rules.ids import new_id
 from lightningstore.service.rules.rows import (
     AttemptRow,
@@ -60,7 +59,6 @@ class MemoryStorage(MemoryGroups):
 
     def __init__(self, settings: bytes = b"") -> None:
         """Take the settings of the store, which commits replace."""
-        self._is_open = False
         self._settings = settings
         self._clear()
 
@@ -125,10 +123,6 @@ class MemoryStorage(MemoryGroups):
     async def probe(self, size: int) -> None:  # noqa: ARG002
         """Do nothing: memory does not fail."""
         self._check_open()
-
-    def _check_open(self) -> None:
-        if not self._is_open:
-            raise StorageFailed("the storage is closed")
 
     def _remove(self, keys: Sequence[int]) -> None:
         for key in keys:

@@ -6,6 +6,7 @@ import asyncio
 import bisect
 from collections.abc import Sequence
 
+from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.rules.rows import GroupQuery, GroupRow
 from lightningstore.v1.group_pb2 import GROUP_STATUS_OPEN
 
@@ -14,7 +15,9 @@ SCAN_AT_ONCE = 2000
 
 
 class MemoryGroups:
-    """The part of the back end that holds groups."""
+    """The part of the back end that holds groups, while it is open."""
+
+    _is_open = False
 
     def _clear_groups(self) -> None:
         self._groups: dict[int, GroupRow] = {}  # by key, and so in the order of creation
@@ -23,7 +26,8 @@ class MemoryGroups:
         self._completed_groups: list[tuple[int, int]] = []  # completion number, key: ascending
 
     def _check_open(self) -> None:
-        raise NotImplementedError
+        if not self._is_open:
+            raise StorageFailed("the storage is closed")
 
     def _remove_groups(self, keys: Sequence[int]) -> None:
         for key in keys:

@@ -9,19 +9,11 @@ from lightningstore.service.rules.rows import GroupQuery, GroupRow
 from lightningstore.service.storage.postgres import filters
 from lightningstore.service.storage.postgres import rows as records
 from lightningstore.service.storage.postgres.database import READS
-from lightningstore.service.storage.postgres.rows import Damage
+from lightningstore.service.storage.postgres.reads import NamespaceReads
 
 
-class GroupReads:
+class GroupReads(NamespaceReads):
     """The part of the back end that reads groups. Damaged ones are left out and counted."""
-
-    _damage: Damage
-
-    async def _point(self, text: str, *values: Any) -> list[Any]:
-        raise NotImplementedError
-
-    async def _scan(self, text: str, *values: Any) -> list[Any]:
-        raise NotImplementedError
 
     async def load_groups(self, group_ids: Sequence[str]) -> list[GroupRow]:
         """Return the stored ones among these groups."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightningstore.service.rules.rewards import score_mark
 from lightningstore.service.rules.series import Bucket, SeriesQuery, Summary
 from lightningstore.service.storage import packed
 from lightningstore.service.storage.postgres import filters
 from lightningstore.service.storage.postgres.database import READS
+from lightningstore.service.storage.postgres.reads import NamespaceReads
 
 
-class SeriesReads:
+class SeriesReads(NamespaceReads):
     """The part of a namespace's storage that reads series."""
-
-    async def _scan(self, text: str, *values: Any) -> list[Any]:
-        raise NotImplementedError
 
     async def series_range(self, axis: str) -> tuple[int, int] | None:
         """Return the lowest and the highest value of a column among finished rollouts, None if there are none."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -58,7 +57,7 @@ from lightningstore.service.storage.postgres.lease import (
     new_store_id,
 )
 from lightningstore.service.storage.postgres.link import Connection, described
-from lightningstore.service.storage.postgres.rows import Damage
+from lightningstore.service.storage.postgres.reads import Session
 from lightningstore.service.storage.postgres.series import SeriesReads
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_RELAXED
@@ -70,21 +69,6 @@ SPAN_ROWS_A_READ = 16
 SPAN_BYTES_A_READ = 1 << 20
 
 
-@dataclass
-class Session:
-    """An open namespace: its ownership, and the last commit."""
-
-    owned: Ownership
-    seq: int
-    counters: bytes
-    #: Bytes of spans and inputs.
-    bytes_: int
-
-    def until(self) -> float:
-        """Return until when a lost connection is replaced: while no other server can own the namespace."""
-        return self.owned.owned_until
-
-
 class PostgresStorage(GroupReads, SeriesReads):
     """One namespace of a database, owned by this server. `compress` stores spans with zstd."""
 
@@ -94,18 +78,14 @@ class PostgresStorage(GroupReads, SeriesReads):
         self, database: Database, namespace: str, *, compress: bool = True, existing: bool = False
     ) -> None:
         """Take the database and the name. With `existing`, a missing namespace is rejected rather than created."""
-        self.database = database
+        super().__init__(database)
         self.namespace = namespace
         self._existing = existing
         self.durability = DURABILITY_FULL if database.full_sync else DURABILITY_RELAXED
         self._encoder = SpanEncoder(compress=compress)
-        self._session: Session | None = None
         self._owned: Ownership | None = None
         #: Whether it is a user of the database, and whether it has owned the namespace since it was closed last.
         self._entered = self._was_owner = False
-        #: Why another server owns the namespace, once that is known.
-        self._lost: OwnershipLost | None = None
-        self._damage = Damage()
         self._known = Known(lambda ids: self._point(READS["known_ids"], ids))
 
     @property
@@ -328,24 +308,6 @@ class PostgresStorage(GroupReads, SeriesReads):
             raise StorageFailed(described(error)) from error
 
     # Reading
-
-    @property
-    def _opened(self) -> Session:
-        if self._lost is not None:
-            raise self._lost
-        if self._session is None:
-            raise StorageFailed("the storage is closed")
-        return self._session
-
-    async def _point(self, text: str, *values: Any) -> list[Any]:
-        """Return the rows of a short query."""
-        session = self._opened
-        return await self.database.points.fetch(text, (session.owned.ns, *values), session.until)
-
-    async def _scan(self, text: str, *values: Any) -> list[Any]:
-        """Return the rows of a query that may take long."""
-        session = self._opened
-        return await self.database.scanners.fetch(text, (session.owned.ns, *values), session.until)
 
     async def _rollouts(
         self, variant: str, wanted: Sequence[Any], rows_at_once: int = READ_ROWS

@@ -8,13 +8,11 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.rules.rows import GroupQuery, GroupRow
 from lightningstore.service.rules.statuses import FINISHED
 from lightningstore.service.storage.sqlite import file as datafile
 from lightningstore.service.storage.sqlite import filters, records
-from lightningstore.service.storage.sqlite.damage import Damage
-from lightningstore.service.storage.sqlite.reader import Reader
+from lightningstore.service.storage.sqlite.reader import FileReads
 from lightningstore.service.storage.sqlite.records import UNREADABLE
 from lightningstore.v1.group_pb2 import Group
 
@@ -22,17 +20,8 @@ from lightningstore.v1.group_pb2 import Group
 INLINE_ROWS = 128
 
 
-class GroupReads:
+class GroupReads(FileReads):
     """The part of the back end that reads groups. Damaged ones are left out and counted."""
-
-    _damage: Damage
-    _reads: Reader | None
-
-    @property
-    def _reader(self) -> Reader:
-        if self._reads is None:
-            raise StorageFailed("the data file is closed")
-        return self._reads
 
     async def load_groups(self, group_ids: Sequence[str]) -> list[GroupRow]:
         """Return the stored ones among these groups."""

@@ -20,6 +20,20 @@ from lightningstore.service.storage.sqlite.damage import Damage, is_damage
 Parameters = Sequence[Any] | Mapping[str, Any]
 
 
+class FileReads:
+    """What the parts of the back end that read share: the connections, while the file is open, and the damage found."""
+
+    def __init__(self) -> None:
+        self._reads: Reader | None = None
+        self._damage = Damage()
+
+    @property
+    def _reader(self) -> Reader:
+        if self._reads is None:
+            raise StorageFailed("the data file is closed")
+        return self._reads
+
+
 class Reader:
     """Two read-only connections: one for the event loop, one with a thread of its own."""
 

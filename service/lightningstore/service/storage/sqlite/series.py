@@ -9,18 +9,14 @@ from lightningstore.service.rules.rewards import score_mark
 from lightningstore.service.rules.series import Bucket, SeriesQuery, Summary, divided
 from lightningstore.service.storage import packed
 from lightningstore.service.storage.sqlite import filters
-from lightningstore.service.storage.sqlite.reader import Reader
+from lightningstore.service.storage.sqlite.reader import FileReads
 
 #: Buckets of one statement, and parts into which the time is divided for other axes.
 BUCKETS_AT_ONCE, TIME_PARTS = 32, 128
 
 
-class SeriesReads:
+class SeriesReads(FileReads):
     """The part of a data file's storage that reads series."""
-
-    @property
-    def _reader(self) -> Reader:
-        raise NotImplementedError
 
     async def series_range(self, axis: str) -> tuple[int, int] | None:
         """Return the lowest and the highest value of a column among finished rollouts, None if there are none."""

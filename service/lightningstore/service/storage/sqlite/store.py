@@ -50,10 +50,9 @@ from lightningstore.service.storage.sqlite.commits import (
     write,
     write_and_commit,
 )
-from lightningstore.service.storage.sqlite.damage import Damage
 from lightningstore.service.storage.sqlite.groups import GroupReads
 from lightningstore.service.storage.sqlite.location import FileLocation, refuse_single_mount
-from lightningstore.service.storage.sqlite.reader import Reader, open_reader
+from lightningstore.service.storage.sqlite.reader import open_reader
 from lightningstore.service.storage.sqlite.series import SeriesReads
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_RELAXED
@@ -87,6 +86,7 @@ class SqliteStorage(GroupReads, SeriesReads):
 
         With `existing`, a file that is missing or empty is rejected rather than created.
         """
+        super().__init__()
         self.path = path
         self._existing = existing
         self._synchronous = "FULL" if full_sync else "NORMAL"
@@ -95,10 +95,8 @@ class SqliteStorage(GroupReads, SeriesReads):
         self._lock: datafile.Lock | None = None
         self._location: FileLocation | None = None
         self._writer: sqlite3.Connection | None = None
-        self._reads: Reader | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._unfolded = 0
-        self._damage = Damage()
         #: Keys of removed rollouts whose batches of spans may not all be deleted, oldest first.
         self._leaving: list[int] = []
 
