@@ -164,7 +164,7 @@ demo: .venv/stamp $(addsuffix -cartpole,$(filter go typescript,$(subst $(comma),
 bench: .venv/stamp ## Run the benchmarks, SCENARIO=name for one
 	$(PY) -m benchmarks $(if $(SCENARIO),--scenario $(SCENARIO))
 
-bench-guard: .venv/stamp ## Fail if calls or spans are a quarter as fast, or the event loop is held (2 minutes)
+bench-guard: .venv/stamp ## Fail if calls or spans are half as fast, or the event loop is held (2 minutes)
 	$(PY) -m benchmarks --quick
 
 bench-peer: .venv/stamp ## Run the benchmarks with the store of agentlightning

@@ -28,9 +28,8 @@ class Figure:
     goal: float | None = None
     #: Whether more is better; else the goal is a most.
     at_least: bool = True
-    #: How far off goal and record the best repetition may be before the guard fails. On some machines the ratios to the echo
-    #: are a third of the recorded ones, for every version of the server: Python is slower there, and gRPC is not.
-    slack: float = 4.0
+    #: How far off goal and record the best repetition may be before the guard fails: no noise does that.
+    slack: float = 2.0
 
     @property
     def median(self) -> float:
@@ -132,7 +131,7 @@ class Bench:
         goal: float | None = None,
         *,
         at_least: bool = True,
-        slack: float = 4.0,
+        slack: float = 2.0,
     ) -> None:
         """Add a figure."""
         self.figures.append(Figure(row, label, unit, list(samples), goal, at_least, slack))
