@@ -1,6 +1,6 @@
 """Registry of waits, watches and long polls. They are woken by events, without polling.
 
-Everything here runs on the event loop. Only the committer calls `publish` and `publish_resources`, after
+Everything here runs on the event loop. Only the committer publishes, after
 a commit, so no waiter sees a finish or a version of resources that a crash can undo.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain, islice
 
 from lightningstore.service.engine.clock import Clock, Turn
@@ -109,47 +110,36 @@ class Waiters:
             if not waiting:
                 del self._by_rollout[rollout_id]
 
-    def watch(self, waiter: Waiter) -> None:
-        """Wake the waiter at every finish."""
+    def watching(self) -> AbstractContextManager[Waiter]:
+        """Return a context with a waiter that wakes at every finish. It raises the error that ended the store's waits."""
+        return self._watching(self._watchers)
+
+    def watching_resources(self) -> AbstractContextManager[Waiter]:
+        """Return the same for every publication of resources."""
+        return self._watching(self._resource_watchers)
+
+    def watching_groups(self) -> AbstractContextManager[Waiter]:
+        """Return the same for every completion of a group."""
+        return self._watching(self._group_watchers)
+
+    @contextmanager
+    def _watching(self, watchers: dict[Waiter, None]) -> Iterator[Waiter]:
         if self._closed is not None:
             raise self._closed
+        waiter = Waiter()
         self.count += 1
-        self._watchers[waiter] = None
-
-    def unwatch(self, waiter: Waiter) -> None:
-        """Remove a watcher."""
-        self.count -= 1
-        self._watchers.pop(waiter, None)
-
-    def watch_resources(self, waiter: Waiter) -> None:
-        """Wake the waiter at every publication of resources."""
-        if self._closed is not None:
-            raise self._closed
-        self.count += 1
-        self._resource_watchers[waiter] = None
-
-    def unwatch_resources(self, waiter: Waiter) -> None:
-        """Remove a watcher of resources."""
-        self.count -= 1
-        self._resource_watchers.pop(waiter, None)
+        watchers[waiter] = None
+        try:
+            yield waiter
+        finally:
+            self.count -= 1
+            watchers.pop(waiter, None)
 
     def publish_resources(self, number: int) -> None:
         """Notify watchers that all publications up to this number are durable."""
         self.published_resources = number
         for watcher in self._resource_watchers:
             watcher.ready.set()
-
-    def watch_groups(self, waiter: Waiter) -> None:
-        """Wake the waiter at every completion of a group."""
-        if self._closed is not None:
-            raise self._closed
-        self.count += 1
-        self._group_watchers[waiter] = None
-
-    def unwatch_groups(self, waiter: Waiter) -> None:
-        """Remove a watcher of groups."""
-        self.count -= 1
-        self._group_watchers.pop(waiter, None)
 
     def publish_groups(self, number: int) -> None:
         """Notify the watchers that groups up to this completion number are complete."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import aclosing
 
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.pace import Pace
 from lightningstore.service.engine.waiters import ALIVE_SECONDS, Waiter
+from lightningstore.service.operations import watching
 from lightningstore.service.rules import lifecycle, wire
 from lightningstore.service.rules.errors import (
     BatchTooLarge,
@@ -16,7 +18,6 @@ from lightningstore.service.rules.errors import (
     FieldInvalid,
     GroupNotFound,
     RolloutNotFound,
-    StoreIdMismatch,
 )
 from lightningstore.service.rules.limits import CHUNK_BYTES
 from lightningstore.service.rules.rows import Completion
@@ -174,43 +175,26 @@ class Completions:
 
     async def watch_rollouts(self, request: WatchRolloutsRequest) -> AsyncIterator[bytes | None]:
         """Yield None once the watch is registered, then serialised WatchRolloutsResponses."""
-        if request.store_id and request.store_id != self._engine.store_id:
-            raise StoreIdMismatch(request.store_id, self._engine.store_id)
-        await self._engine.barrier()
-        through = self._watched_from(request)
-        waiter = Waiter()
-        pace = Pace()
-        self._engine.waiters.watch(waiter)
-        try:
-            yield None
-            yield self._progress(through)
-            while True:
-                waiter.ready.clear()
-                completions = await self._completions_after(through, pace)
-                if completions:
-                    for chunk in _chunks(completions):
-                        through = chunk[-1].number
-                        data = await self._serialised(_WATCHED, chunk)
-                        yield data + self._progress(through)
-                    continue
-                tick = self._engine.clock.monotonic() + ALIVE_SECONDS
-                await waiter.wait(self._engine.clock, tick)
-                if self._engine.clock.monotonic() >= tick:
-                    yield self._progress(through)
-        finally:
-            self._engine.waiters.unwatch(waiter)
+        await watching.prepared(self._engine, request.store_id)
+        given = request.HasField("after_completion_number")
+        waiters, pace = self._engine.waiters, Pace()
+        through = watching.first_number(
+            request.after_completion_number if given else None,
+            waiters.published,
+            "after_completion_number",
+            CompletionNumberBeyondEnd,
+        )
 
-    def _watched_from(self, request: WatchRolloutsRequest) -> int:
-        """Return the completion number after which a watch begins. Raises FieldInvalid, CompletionNumberBeyondEnd."""
-        last = self._engine.waiters.published
-        if not request.HasField("after_completion_number"):
-            return last
-        through = request.after_completion_number
-        if through < 0:
-            raise FieldInvalid("after_completion_number", "must not be negative")
-        if through > last:
-            raise CompletionNumberBeyondEnd(through, last)
-        return through
+        async def after(number: int) -> AsyncGenerator[watching.Part, None]:
+            for chunk in _chunks(await self._completions_after(number, pace)):
+                last = chunk[-1].number
+                yield await self._serialised(_WATCHED, chunk) + self._progress(last), last
+
+        registered = waiters.watching()
+        stream = watching.messages(self._engine, registered, through, self._progress, after)
+        async with aclosing(stream) as messages:
+            async for message in messages:
+                yield message
 
     def _progress(self, through: int) -> bytes:
         return WatchRolloutsResponse(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing
 
 from lightningstore.service.engine.engine import Engine
-from lightningstore.service.engine.waiters import ALIVE_SECONDS, Waiter
+from lightningstore.service.operations import watching
 from lightningstore.service.rules import wire
 from lightningstore.service.rules.checks import check_enum
 from lightningstore.service.rules.errors import (
     CompletionNumberBeyondEnd,
     FieldInvalid,
     GroupNotFound,
-    StoreIdMismatch,
 )
 from lightningstore.service.rules.groups import Tally
 from lightningstore.service.rules.limits import CHUNK_BYTES
@@ -88,41 +88,26 @@ class RolloutGroups:
 
     async def watch_groups(self, request: WatchGroupsRequest) -> AsyncIterator[bytes | None]:
         """Yield None once the watch is registered, then serialised WatchGroupsResponses."""
-        if request.store_id and request.store_id != self._engine.store_id:
-            raise StoreIdMismatch(request.store_id, self._engine.store_id)
-        await self._engine.barrier()
-        through = self._watched_from(request)
-        waiter = Waiter()
-        self._engine.waiters.watch_groups(waiter)
-        try:
-            yield None
-            yield self._progress(through)
-            while True:
-                waiter.ready.clear()
-                groups, last = await self._completed(through)
-                for part, number in _chunks(groups):
-                    yield part + self._progress(number)
-                if last > through:
-                    through = last
-                    continue
-                tick = self._engine.clock.monotonic() + ALIVE_SECONDS
-                await waiter.wait(self._engine.clock, tick)
-                if self._engine.clock.monotonic() >= tick:
-                    yield self._progress(through)
-        finally:
-            self._engine.waiters.unwatch_groups(waiter)
+        await watching.prepared(self._engine, request.store_id)
+        given, waiters = request.HasField("after_completion_number"), self._engine.waiters
+        through = watching.first_number(
+            request.after_completion_number if given else None,
+            waiters.published_groups,
+            "after_completion_number",
+            CompletionNumberBeyondEnd,
+        )
 
-    def _watched_from(self, request: WatchGroupsRequest) -> int:
-        """Return the number after which a watch begins. Raises FieldInvalid, CompletionNumberBeyondEnd."""
-        last = self._engine.waiters.published_groups
-        if not request.HasField("after_completion_number"):
-            return last
-        through = request.after_completion_number
-        if through < 0:
-            raise FieldInvalid("after_completion_number", "must not be negative")
-        if through > last:
-            raise CompletionNumberBeyondEnd(through, last)
-        return through
+        async def after(number: int) -> AsyncGenerator[watching.Part, None]:
+            groups, last = await self._completed(number)
+            for part, reached in _chunks(groups):
+                yield part + self._progress(reached), reached
+            yield None, last
+
+        registered = waiters.watching_groups()
+        stream = watching.messages(self._engine, registered, through, self._progress, after)
+        async with aclosing(stream) as messages:
+            async for message in messages:
+                yield message
 
     def _progress(self, through: int) -> bytes:
         return WatchGroupsResponse(

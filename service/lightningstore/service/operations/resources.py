@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
 
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.pace import Pace
-from lightningstore.service.engine.waiters import ALIVE_SECONDS, Waiter
+from lightningstore.service.operations import watching
 from lightningstore.service.rules.checks import check_enum, check_json, check_json_object
 from lightningstore.service.rules.errors import (
     DataDamaged,
@@ -18,7 +18,6 @@ from lightningstore.service.rules.errors import (
     ResourcesExist,
     ResourcesNotFound,
     StoreError,
-    StoreIdMismatch,
     VersionNotPublished,
     VersionRemoved,
     quoted,
@@ -217,40 +216,27 @@ class ResourceVersions:
 
     async def watch_resources(self, request: WatchResourcesRequest) -> AsyncIterator[bytes | None]:
         """Yield None once the watch is registered, then serialised WatchResourcesResponses."""
-        if request.store_id and request.store_id != self._engine.store_id:
-            raise StoreIdMismatch(request.store_id, self._engine.store_id)
-        await self._engine.barrier()
-        through = self._watched_from(request)
-        waiter = Waiter()
-        self._engine.waiters.watch_resources(waiter)
-        try:
-            yield None
-            yield self._watched([], through)
-            while True:
-                waiter.ready.clear()
-                versions, read = await self._versions_after(through)
-                if read > through:
-                    through = read
-                    yield self._watched(versions, through)
-                    continue
-                tick = self._engine.clock.monotonic() + ALIVE_SECONDS
-                await waiter.wait(self._engine.clock, tick)
-                if self._engine.clock.monotonic() >= tick:
-                    yield self._watched([], through)
-        finally:
-            self._engine.waiters.unwatch_resources(waiter)
+        await watching.prepared(self._engine, request.store_id)
+        given, waiters = request.HasField("after_publish_number"), self._engine.waiters
+        through = watching.first_number(
+            request.after_publish_number if given else None,
+            waiters.published_resources,
+            "after_publish_number",
+            PublishNumberBeyondEnd,
+        )
 
-    def _watched_from(self, request: WatchResourcesRequest) -> int:
-        """Return the publish number after which a watch begins. Raises FieldInvalid, PublishNumberBeyondEnd."""
-        last = self._engine.waiters.published_resources
-        if not request.HasField("after_publish_number"):
-            return last
-        through = request.after_publish_number
-        if through < 0:
-            raise FieldInvalid("after_publish_number", "must not be negative")
-        if through > last:
-            raise PublishNumberBeyondEnd(through, last)
-        return through
+        async def after(number: int) -> AsyncGenerator[watching.Part, None]:
+            versions, reached = await self._versions_after(number)
+            yield self._watched(versions, reached) if reached > number else None, reached
+
+        registered = waiters.watching_resources()
+        stream = watching.messages(self._engine, registered, through, self._progress, after)
+        async with aclosing(stream) as messages:
+            async for message in messages:
+                yield message
+
+    def _progress(self, through: int) -> bytes:
+        return self._watched([], through)
 
     async def _versions_after(self, number: int) -> tuple[list[Resources], int]:
         """Return kept versions after a publish number, and the number up to which none is missing.
