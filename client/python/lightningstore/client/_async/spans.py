@@ -23,8 +23,8 @@ class AsyncSpanCalls(AsyncCaller):
         """Store batches of spans over one stream.
 
         An invalid batch (unknown attempt, invalid span) is rejected as a whole and counted; the others are stored.
-        There is no deadline while batches flow: the client's timeout is the time for which the server may accept
-        nothing. After a broken connection a list, or another iterable that can be iterated again, is sent again; spans
+        The call has no deadline while the server accepts batches. It fails if the server accepts none for as long as
+        the client's timeout. After a broken connection a list, or another iterable that can be iterated again, is sent again; spans
         stored before then count as duplicates.
 
         Args:

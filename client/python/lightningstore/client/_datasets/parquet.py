@@ -171,7 +171,7 @@ def _columns(row: dict[str, Any]) -> dict[str, Any]:
     columns["config"] = _text(row["config"])
     if "labels" in row:
         columns["labels"] = _text(row["labels"])
-    columns["attempts"] = [_attempt(told) for told in rows.attempts_of(row["attempts"])]
+    columns["attempts"] = [_attempt(attempt) for attempt in rows.attempts_of(row["attempts"])]
     if "triplets" in row:
         columns["triplets"] = list(map(_triplet, json.loads(row["triplets"])))
         columns["unmatched_rewards"] = [
@@ -197,14 +197,14 @@ def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _attempt(told: dict[str, Any]) -> dict[str, Any]:
+def _attempt(attempt: dict[str, Any]) -> dict[str, Any]:
     return {
-        **told,
-        "status": str(told["status"]),
+        **attempt,
+        "status": str(attempt["status"]),
         # A partial file of an earlier release may lack some.
-        **{name: told.get(name) for name in rows.ADDED},
-        "scores": _dimensions(told.get("scores") or {}),
-        **{name: _nanoseconds(told[name]) for name in rows.TIMES},
+        **{name: attempt.get(name) for name in rows.ADDED},
+        "scores": _dimensions(attempt.get("scores") or {}),
+        **{name: _nanoseconds(attempt[name]) for name in rows.TIMES},
     }
 
 
@@ -326,12 +326,12 @@ def _exported(row: dict[str, Any]) -> ExportedRollout:
                 raise ValueError(f"{name} must be JSON: {error}") from None
     rollout = Rollout(rows.rollout_from_json(row))
     attempts = []
-    for told in row["attempts"]:
-        if told is None:
+    for attempt in row["attempts"]:
+        if attempt is None:
             raise ValueError("attempts: one is null")
-        told |= {name: _time_text(told[name]) for name in rows.TIMES}
-        told["scores"] = {score["name"]: score["value"] for score in told.get("scores") or ()}
-        attempts.append(rows.attempt_from_json(rollout.rollout_id, told))
+        attempt |= {name: _time_text(attempt[name]) for name in rows.TIMES}
+        attempt["scores"] = {score["name"]: score["value"] for score in attempt.get("scores") or ()}
+        attempts.append(rows.attempt_from_json(rollout.rollout_id, attempt))
     batches = None if row["batches"] is None else list(map(_batch, row["batches"]))
     return ExportedRollout(rollout, attempts, batches)
 

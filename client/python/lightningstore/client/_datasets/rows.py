@@ -295,12 +295,14 @@ def _number(name: str, descriptor: EnumDescriptor, told: Any) -> Any:
         raise ValueError(f"{name}: {error}") from None
 
 
-def attempt_from_json(rollout_id: str, told: dict[str, Any]) -> Attempt:
+def attempt_from_json(rollout_id: str, fields: dict[str, Any]) -> Attempt:
     """Return an attempt, whose metadata is text. Raises ValueError."""
-    told = dict(told)
-    status, metadata = told.pop("status", None), _metadata(told)
-    origin = told.pop("reward_source", None)
-    record = otlp_json.read(attempt_pb2.Attempt, {k: v for k, v in told.items() if k != "metadata"})
+    fields = dict(fields)
+    status, metadata = fields.pop("status", None), _metadata(fields)
+    origin = fields.pop("reward_source", None)
+    record = otlp_json.read(
+        attempt_pb2.Attempt, {k: v for k, v in fields.items() if k != "metadata"}
+    )
     record.rollout_id = rollout_id
     record.status = _number("attempts: status", ATTEMPT_STATUS, status)
     record.reward_source = _number("attempts: reward_source", REWARD_SOURCE, origin)

@@ -49,7 +49,8 @@ class Caller:
     ) -> T:
         """Send items over a client stream, again after a break if they can be iterated again.
 
-        There is no deadline while the server accepts items: the timeout limits how long it may accept nothing.
+        The call has no deadline while the server accepts items. It fails if the server accepts none for as long as the
+        timeout.
         """
         repeatable = is_repeatable(items)
         retry = Retry(self._timeout)
