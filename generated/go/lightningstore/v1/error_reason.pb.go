@@ -54,6 +54,8 @@ const (
 	// NOT_FOUND: this version of the resources was published and has been removed since, because only the newest
 	// ones are kept. Metadata: resourcesId and version, or publishNumber.
 	ErrorReason_ERROR_REASON_RESOURCES_VERSION_REMOVED ErrorReason = 16
+	// NOT_FOUND: there is no such consumer. Metadata: consumer.
+	ErrorReason_ERROR_REASON_CONSUMER_NOT_FOUND ErrorReason = 17
 	// ALREADY_EXISTS: a rollout with this id and other content exists. Metadata: rolloutId.
 	ErrorReason_ERROR_REASON_ROLLOUT_EXISTS ErrorReason = 20
 	// ALREADY_EXISTS: resources with this id exist. Metadata: resourcesId.
@@ -65,6 +67,9 @@ const (
 	ErrorReason_ERROR_REASON_NAMESPACE_EXISTS ErrorReason = 23
 	// ALREADY_EXISTS: a group with this id and another spec exists. Metadata: groupId.
 	ErrorReason_ERROR_REASON_GROUP_EXISTS ErrorReason = 24
+	// ALREADY_EXISTS: a consumer with this name and another unit, filter, start or settings exists. Metadata:
+	// consumer.
+	ErrorReason_ERROR_REASON_CONSUMER_EXISTS ErrorReason = 25
 	// FAILED_PRECONDITION: this status change is not allowed. Metadata: from, to.
 	ErrorReason_ERROR_REASON_TRANSITION_NOT_ALLOWED ErrorReason = 30
 	// FAILED_PRECONDITION: the spans were evicted to free memory. Metadata: rolloutId.
@@ -83,6 +88,9 @@ const (
 	// FAILED_PRECONDITION: the group takes no more members: it has as many as its size, or it is closed. Metadata:
 	// groupId, size.
 	ErrorReason_ERROR_REASON_GROUP_FULL ErrorReason = 36
+	// FAILED_PRECONDITION: the delivery has ended: its deadline passed and the item was delivered again, or it was
+	// acknowledged. Metadata: consumer, and deliveryIds, which holds up to 100 such ids, separated by commas.
+	ErrorReason_ERROR_REASON_DELIVERY_ENDED ErrorReason = 37
 	// OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last.
 	ErrorReason_ERROR_REASON_COMPLETION_NUMBER_BEYOND_END ErrorReason = 40
 	// OUT_OF_RANGE: the publish number is greater than the latest one. Metadata: last.
@@ -137,11 +145,13 @@ var (
 		14: "ERROR_REASON_GROUP_NOT_FOUND",
 		15: "ERROR_REASON_NAMESPACE_NOT_FOUND",
 		16: "ERROR_REASON_RESOURCES_VERSION_REMOVED",
+		17: "ERROR_REASON_CONSUMER_NOT_FOUND",
 		20: "ERROR_REASON_ROLLOUT_EXISTS",
 		21: "ERROR_REASON_RESOURCES_EXISTS",
 		22: "ERROR_REASON_SPAN_EXISTS",
 		23: "ERROR_REASON_NAMESPACE_EXISTS",
 		24: "ERROR_REASON_GROUP_EXISTS",
+		25: "ERROR_REASON_CONSUMER_EXISTS",
 		30: "ERROR_REASON_TRANSITION_NOT_ALLOWED",
 		31: "ERROR_REASON_SPANS_EVICTED",
 		32: "ERROR_REASON_STORE_ID_MISMATCH",
@@ -149,6 +159,7 @@ var (
 		34: "ERROR_REASON_ROLLOUT_NOT_FINISHED",
 		35: "ERROR_REASON_CLAIMS_PAUSED",
 		36: "ERROR_REASON_GROUP_FULL",
+		37: "ERROR_REASON_DELIVERY_ENDED",
 		40: "ERROR_REASON_COMPLETION_NUMBER_BEYOND_END",
 		41: "ERROR_REASON_PUBLISH_NUMBER_BEYOND_END",
 		50: "ERROR_REASON_BATCH_TOO_LARGE",
@@ -178,11 +189,13 @@ var (
 		"ERROR_REASON_GROUP_NOT_FOUND":              14,
 		"ERROR_REASON_NAMESPACE_NOT_FOUND":          15,
 		"ERROR_REASON_RESOURCES_VERSION_REMOVED":    16,
+		"ERROR_REASON_CONSUMER_NOT_FOUND":           17,
 		"ERROR_REASON_ROLLOUT_EXISTS":               20,
 		"ERROR_REASON_RESOURCES_EXISTS":             21,
 		"ERROR_REASON_SPAN_EXISTS":                  22,
 		"ERROR_REASON_NAMESPACE_EXISTS":             23,
 		"ERROR_REASON_GROUP_EXISTS":                 24,
+		"ERROR_REASON_CONSUMER_EXISTS":              25,
 		"ERROR_REASON_TRANSITION_NOT_ALLOWED":       30,
 		"ERROR_REASON_SPANS_EVICTED":                31,
 		"ERROR_REASON_STORE_ID_MISMATCH":            32,
@@ -190,6 +203,7 @@ var (
 		"ERROR_REASON_ROLLOUT_NOT_FINISHED":         34,
 		"ERROR_REASON_CLAIMS_PAUSED":                35,
 		"ERROR_REASON_GROUP_FULL":                   36,
+		"ERROR_REASON_DELIVERY_ENDED":               37,
 		"ERROR_REASON_COMPLETION_NUMBER_BEYOND_END": 40,
 		"ERROR_REASON_PUBLISH_NUMBER_BEYOND_END":    41,
 		"ERROR_REASON_BATCH_TOO_LARGE":              50,
@@ -239,8 +253,7 @@ var File_lightningstore_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xc6\n" +
-	"\n" +
+	"$lightningstore/v1/error_reason.proto\x12\x11lightningstore.v1*\xae\v\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_FIELD_INVALID\x10\x01\x12\"\n" +
@@ -254,19 +267,22 @@ const file_lightningstore_v1_error_reason_proto_rawDesc = "" +
 	"\x1dERROR_REASON_WORKER_NOT_FOUND\x10\r\x12 \n" +
 	"\x1cERROR_REASON_GROUP_NOT_FOUND\x10\x0e\x12$\n" +
 	" ERROR_REASON_NAMESPACE_NOT_FOUND\x10\x0f\x12*\n" +
-	"&ERROR_REASON_RESOURCES_VERSION_REMOVED\x10\x10\x12\x1f\n" +
+	"&ERROR_REASON_RESOURCES_VERSION_REMOVED\x10\x10\x12#\n" +
+	"\x1fERROR_REASON_CONSUMER_NOT_FOUND\x10\x11\x12\x1f\n" +
 	"\x1bERROR_REASON_ROLLOUT_EXISTS\x10\x14\x12!\n" +
 	"\x1dERROR_REASON_RESOURCES_EXISTS\x10\x15\x12\x1c\n" +
 	"\x18ERROR_REASON_SPAN_EXISTS\x10\x16\x12!\n" +
 	"\x1dERROR_REASON_NAMESPACE_EXISTS\x10\x17\x12\x1d\n" +
-	"\x19ERROR_REASON_GROUP_EXISTS\x10\x18\x12'\n" +
+	"\x19ERROR_REASON_GROUP_EXISTS\x10\x18\x12 \n" +
+	"\x1cERROR_REASON_CONSUMER_EXISTS\x10\x19\x12'\n" +
 	"#ERROR_REASON_TRANSITION_NOT_ALLOWED\x10\x1e\x12\x1e\n" +
 	"\x1aERROR_REASON_SPANS_EVICTED\x10\x1f\x12\"\n" +
 	"\x1eERROR_REASON_STORE_ID_MISMATCH\x10 \x12!\n" +
 	"\x1dERROR_REASON_NAMESPACE_IN_USE\x10!\x12%\n" +
 	"!ERROR_REASON_ROLLOUT_NOT_FINISHED\x10\"\x12\x1e\n" +
 	"\x1aERROR_REASON_CLAIMS_PAUSED\x10#\x12\x1b\n" +
-	"\x17ERROR_REASON_GROUP_FULL\x10$\x12-\n" +
+	"\x17ERROR_REASON_GROUP_FULL\x10$\x12\x1f\n" +
+	"\x1bERROR_REASON_DELIVERY_ENDED\x10%\x12-\n" +
 	")ERROR_REASON_COMPLETION_NUMBER_BEYOND_END\x10(\x12*\n" +
 	"&ERROR_REASON_PUBLISH_NUMBER_BEYOND_END\x10)\x12 \n" +
 	"\x1cERROR_REASON_BATCH_TOO_LARGE\x102\x12\"\n" +

@@ -91,7 +91,7 @@ type LightningStoreServiceClient interface {
 	ListAttempts(ctx context.Context, in *ListAttemptsRequest, opts ...grpc.CallOption) (*ListAttemptsResponse, error)
 	// Gets one attempt.
 	GetAttempt(ctx context.Context, in *GetAttemptRequest, opts ...grpc.CallOption) (*GetAttemptResponse, error)
-	// Lists rollouts by filter, in pages.
+	// Gets one rollout.
 	GetRollout(ctx context.Context, in *GetRolloutRequest, opts ...grpc.CallOption) (*GetRolloutResponse, error)
 	// Lists rollouts by filter, page by page.
 	ListRollouts(ctx context.Context, in *ListRolloutsRequest, opts ...grpc.CallOption) (*ListRolloutsResponse, error)
@@ -609,7 +609,7 @@ type LightningStoreServiceServer interface {
 	ListAttempts(context.Context, *ListAttemptsRequest) (*ListAttemptsResponse, error)
 	// Gets one attempt.
 	GetAttempt(context.Context, *GetAttemptRequest) (*GetAttemptResponse, error)
-	// Lists rollouts by filter, in pages.
+	// Gets one rollout.
 	GetRollout(context.Context, *GetRolloutRequest) (*GetRolloutResponse, error)
 	// Lists rollouts by filter, page by page.
 	ListRollouts(context.Context, *ListRolloutsRequest) (*ListRolloutsResponse, error)

@@ -50,6 +50,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: this version of the resources was published and has been removed since, because only the newest
     ones are kept. Metadata: resourcesId and version, or publishNumber.
     """
+    ERROR_REASON_CONSUMER_NOT_FOUND: _ErrorReason.ValueType  # 17
+    """NOT_FOUND: there is no such consumer. Metadata: consumer."""
     ERROR_REASON_ROLLOUT_EXISTS: _ErrorReason.ValueType  # 20
     """ALREADY_EXISTS: a rollout with this id and other content exists. Metadata: rolloutId."""
     ERROR_REASON_RESOURCES_EXISTS: _ErrorReason.ValueType  # 21
@@ -62,6 +64,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS: a namespace with this name exists. Metadata: namespace."""
     ERROR_REASON_GROUP_EXISTS: _ErrorReason.ValueType  # 24
     """ALREADY_EXISTS: a group with this id and another spec exists. Metadata: groupId."""
+    ERROR_REASON_CONSUMER_EXISTS: _ErrorReason.ValueType  # 25
+    """ALREADY_EXISTS: a consumer with this name and another unit, filter, start or settings exists. Metadata:
+    consumer.
+    """
     ERROR_REASON_TRANSITION_NOT_ALLOWED: _ErrorReason.ValueType  # 30
     """FAILED_PRECONDITION: this status change is not allowed. Metadata: from, to."""
     ERROR_REASON_SPANS_EVICTED: _ErrorReason.ValueType  # 31
@@ -83,6 +89,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_GROUP_FULL: _ErrorReason.ValueType  # 36
     """FAILED_PRECONDITION: the group takes no more members: it has as many as its size, or it is closed. Metadata:
     groupId, size.
+    """
+    ERROR_REASON_DELIVERY_ENDED: _ErrorReason.ValueType  # 37
+    """FAILED_PRECONDITION: the delivery has ended: its deadline passed and the item was delivered again, or it was
+    acknowledged. Metadata: consumer, and deliveryIds, which holds up to 100 such ids, separated by commas.
     """
     ERROR_REASON_COMPLETION_NUMBER_BEYOND_END: _ErrorReason.ValueType  # 40
     """OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last."""
@@ -163,6 +173,8 @@ ERROR_REASON_RESOURCES_VERSION_REMOVED: ErrorReason.ValueType  # 16
 """NOT_FOUND: this version of the resources was published and has been removed since, because only the newest
 ones are kept. Metadata: resourcesId and version, or publishNumber.
 """
+ERROR_REASON_CONSUMER_NOT_FOUND: ErrorReason.ValueType  # 17
+"""NOT_FOUND: there is no such consumer. Metadata: consumer."""
 ERROR_REASON_ROLLOUT_EXISTS: ErrorReason.ValueType  # 20
 """ALREADY_EXISTS: a rollout with this id and other content exists. Metadata: rolloutId."""
 ERROR_REASON_RESOURCES_EXISTS: ErrorReason.ValueType  # 21
@@ -175,6 +187,10 @@ ERROR_REASON_NAMESPACE_EXISTS: ErrorReason.ValueType  # 23
 """ALREADY_EXISTS: a namespace with this name exists. Metadata: namespace."""
 ERROR_REASON_GROUP_EXISTS: ErrorReason.ValueType  # 24
 """ALREADY_EXISTS: a group with this id and another spec exists. Metadata: groupId."""
+ERROR_REASON_CONSUMER_EXISTS: ErrorReason.ValueType  # 25
+"""ALREADY_EXISTS: a consumer with this name and another unit, filter, start or settings exists. Metadata:
+consumer.
+"""
 ERROR_REASON_TRANSITION_NOT_ALLOWED: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION: this status change is not allowed. Metadata: from, to."""
 ERROR_REASON_SPANS_EVICTED: ErrorReason.ValueType  # 31
@@ -196,6 +212,10 @@ and reason, which is that of PauseClaims.
 ERROR_REASON_GROUP_FULL: ErrorReason.ValueType  # 36
 """FAILED_PRECONDITION: the group takes no more members: it has as many as its size, or it is closed. Metadata:
 groupId, size.
+"""
+ERROR_REASON_DELIVERY_ENDED: ErrorReason.ValueType  # 37
+"""FAILED_PRECONDITION: the delivery has ended: its deadline passed and the item was delivered again, or it was
+acknowledged. Metadata: consumer, and deliveryIds, which holds up to 100 such ids, separated by commas.
 """
 ERROR_REASON_COMPLETION_NUMBER_BEYOND_END: ErrorReason.ValueType  # 40
 """OUT_OF_RANGE: the completion number is greater than the last one. Metadata: last."""

@@ -316,7 +316,7 @@ class LightningStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetRollout(self, request, context):
-        """Lists rollouts by filter, in pages.
+        """Gets one rollout.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

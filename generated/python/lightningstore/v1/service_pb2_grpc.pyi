@@ -74,7 +74,7 @@ class LightningStoreServiceStub:
     GetAttempt: _grpc.UnaryUnaryMultiCallable[_attempt_pb2.GetAttemptRequest, _attempt_pb2.GetAttemptResponse]
     """Gets one attempt."""
     GetRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutRequest, _rollout_pb2.GetRolloutResponse]
-    """Lists rollouts by filter, in pages."""
+    """Gets one rollout."""
     ListRollouts: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.ListRolloutsRequest, _rollout_pb2.ListRolloutsResponse]
     """Lists rollouts by filter, page by page."""
     UpdateRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.UpdateRolloutRequest, _rollout_pb2.UpdateRolloutResponse]
@@ -163,7 +163,7 @@ class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
     GetAttempt: _aio.UnaryUnaryMultiCallable[_attempt_pb2.GetAttemptRequest, _attempt_pb2.GetAttemptResponse]  # type: ignore[assignment]
     """Gets one attempt."""
     GetRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutRequest, _rollout_pb2.GetRolloutResponse]  # type: ignore[assignment]
-    """Lists rollouts by filter, in pages."""
+    """Gets one rollout."""
     ListRollouts: _aio.UnaryUnaryMultiCallable[_rollout_pb2.ListRolloutsRequest, _rollout_pb2.ListRolloutsResponse]  # type: ignore[assignment]
     """Lists rollouts by filter, page by page."""
     UpdateRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.UpdateRolloutRequest, _rollout_pb2.UpdateRolloutResponse]  # type: ignore[assignment]
@@ -309,7 +309,7 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.GetRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.GetRolloutResponse, _abc.Awaitable[_rollout_pb2.GetRolloutResponse]]:
-        """Lists rollouts by filter, in pages."""
+        """Gets one rollout."""
 
     @_abc_1.abstractmethod
     def ListRollouts(

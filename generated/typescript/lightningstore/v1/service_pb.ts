@@ -142,7 +142,7 @@ export const LightningStoreService: GenService<{
     output: typeof GetAttemptResponseSchema;
   },
   /**
-   * Lists rollouts by filter, in pages.
+   * Gets one rollout.
    *
    * @generated from rpc lightningstore.v1.LightningStoreService.GetRollout
    */
