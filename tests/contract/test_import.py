@@ -127,6 +127,16 @@ async def test_spans_keep_their_sequence_ids_and_all_their_bytes(world: World) -
     assert first.first_sequence_id == 901
 
 
+async def test_a_span_with_a_reward_and_many_attributes_is_stored(world: World) -> None:
+    sent = batch("ro-old", "at-2", "x")
+    for number in range(50_001):
+        sent.spans[0].attributes.add(key=f"k{number % 10}").value.string_value = "v" * 20
+    sent.spans[0].attributes.add(key="agentlightning.reward").value.double_value = 0.5
+    reply = await world.store.import_rollouts([message("ro-old", sent)])
+    assert (reply.imported_count, reply.accepted_span_count) == (1, 1)
+    assert (await world.store.get_rollout("ro-old")).reward == 0.5
+
+
 async def test_completion_numbers_follow_the_order_of_the_stream(world: World) -> None:
     rollout, attempt = await claim(world)
     await world.store.update_attempt(rollout.rollout_id, attempt.attempt_id, status="succeeded")

@@ -335,6 +335,12 @@ async def test_a_large_batch_is_searched_in_all_its_parts(world: World) -> None:
     await add(world, attempt, *spans)
     record = await stored(world, attempt)
     assert (record.reward, record.span_reward.sequence_id) == (0.9, 2401)
+    # Known spans shift the positions of the others, and score nothing again.
+    more = [traced(n) for n in range(2501, 4998)]
+    more[2300] = reward_span(4801, 1.1)
+    await add(world, attempt, *spans[:3], reward_span(2401, 0.9), *more)
+    record = await stored(world, attempt)
+    assert (record.reward, record.span_reward.sequence_id) == (1.1, 2499 + 2301)
 
 
 async def test_rewards_survive_a_restart(world: World) -> None:

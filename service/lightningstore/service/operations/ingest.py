@@ -22,7 +22,7 @@ from lightningstore.service.operations.parts import (
     is_same,
     stored_spans,
 )
-from lightningstore.service.operations.span_rewards import last_reward
+from lightningstore.service.operations.span_rewards import last_reward, rewards_in
 from lightningstore.service.rules import lifecycle, pieces, rewards, spans
 from lightningstore.service.rules import text_repair as repair
 from lightningstore.service.rules.errors import (
@@ -266,10 +266,12 @@ class SpanIngest:
                 batch = SpanBatch.FromString(data)
             except DecodeError:
                 batch = decode_batch(data)
-                cut, own = self.cut(batch.SerializeToString()), range(len(indexes))
+                data = batch.SerializeToString()
+                cut, own = self.cut(data), range(len(indexes))
             largest = max(whole.ends[i] - whole.begins[i] for i in indexes)
             ids = spans.check_batch(batch, largest, most, first=indexes.start)
-            parts.append(FromPiece(cut, head, own, ids, given[indexes.start : indexes.stop]))
+            found = rewards_in(data, spans=batch.spans)
+            parts.append(FromPiece(cut, head, own, ids, given[indexes.start : indexes.stop], found))
             del batch
             if turn.over():
                 await turn.next()
@@ -432,7 +434,7 @@ class SpanIngest:
         )
         attempt.last_sequence_id = max(last, row.last_sequence_id)
         self._put(attempt, row, span_ids)
-        return count, last_reward(data, numbers)
+        return count, last_reward(part.rewards(data, indexes), numbers)
 
     def _put(self, attempt: AttemptState, row: SpanRow, span_ids: list[bytes]) -> None:
         """Write a row with the next commit, and count its spans."""

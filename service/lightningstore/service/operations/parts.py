@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from lightningstore.service.operations.span_rewards import Found, rewards_in
 from lightningstore.service.rules import pieces, wire
 from lightningstore.service.rules.copies import evolve
 from lightningstore.service.rules.pieces import Cut
@@ -32,6 +33,12 @@ class Part(Protocol):
 
     def row(self, attempt_id: str, indexes: Sequence[int] | None, numbers: Sequence[int]) -> bytes:
         """Return an IngestSpansRequest with some of the spans (None: all) and these numbers."""
+
+    def rewards(self, row: bytes, indexes: Sequence[int] | None) -> Found:
+        """Return the rewards in some of the spans (None: all), with positions among these spans.
+
+        `row` is what `row` returned for them.
+        """
 
 
 class Parsed:
@@ -66,11 +73,24 @@ class Parsed:
             copy.sequence_ids.extend(numbers)
         return wire.field(_BATCH, copy.SerializeToString())
 
+    def rewards(self, row: bytes, indexes: Sequence[int] | None) -> Found:  # noqa: ARG002
+        """Return the rewards in some of the spans."""
+        return rewards_in(row, wire.frame(row, _BATCH) or 0)
+
 
 class FromPiece:
     """A piece of a large batch that is never parsed as a whole."""
 
-    __slots__ = ("_cut", "_head", "_indexes", "attempt_id", "given", "rollout_id", "span_ids")
+    __slots__ = (
+        "_cut",
+        "_found",
+        "_head",
+        "_indexes",
+        "attempt_id",
+        "given",
+        "rollout_id",
+        "span_ids",
+    )
 
     def __init__(
         self,
@@ -79,8 +99,10 @@ class FromPiece:
         indexes: range,
         span_ids: list[bytes],
         given: Sequence[int],
+        found: Found,
     ) -> None:
-        """Create a piece from the batch without its spans, and the indexes of the spans."""
+        """Create a piece from the batch without its spans, the indexes of the spans, and the rewards in them."""
+        self._found = found
         self._cut = cut
         self._head = head
         self._indexes = indexes
@@ -104,6 +126,13 @@ class FromPiece:
         size = sum(map(len, views)) + len(rest)
         # Copied once, because this is done for all rows of a message without a pause.
         return b"".join((wire.header(_BATCH, size), *views, rest))
+
+    def rewards(self, row: bytes, indexes: Sequence[int] | None) -> Found:  # noqa: ARG002
+        """Return the rewards in some of the spans."""
+        if indexes is None or not self._found:
+            return self._found
+        positions = {index: position for position, index in enumerate(indexes)}
+        return [(positions[index], reward) for index, reward in self._found if index in positions]
 
 
 def compare_parts(

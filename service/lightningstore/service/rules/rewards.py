@@ -120,8 +120,13 @@ def later(one: SpanReward | None, other: SpanReward | None) -> SpanReward | None
     return max(one, other, key=_place)
 
 
+def place(found: SpanReward, sequence_id: int) -> tuple[int, int, str]:
+    """Return what orders the rewards in spans: that of the last span counts."""
+    return sequence_id, found.start_time_unix_nano, found.span_id
+
+
 def _place(found: SpanReward) -> tuple[int, int, str]:
-    return found.sequence_id, found.start_time_unix_nano, found.span_id
+    return place(found, found.sequence_id)
 
 
 def imported(given: Attempt) -> dict[str, Any]:
