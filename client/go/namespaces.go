@@ -23,24 +23,11 @@ func (c *Client) Namespace(ctx context.Context, name string) (*pb.Namespace, err
 // Namespaces yields the namespaces whose names contain a text, ordered by name. Empty: all. It loads them page
 // by page. An error ends it.
 func (c *Client) Namespaces(ctx context.Context, nameContains string) iter.Seq2[*pb.Namespace, error] {
-	return func(yield func(*pb.Namespace, error) bool) {
-		request := &pb.ListNamespacesRequest{NameContains: nameContains}
-		for {
-			answer, err := c.namespaces.ListNamespaces(ctx, request)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			for _, namespace := range answer.GetNamespaces() {
-				if !yield(namespace, nil) {
-					return
-				}
-			}
-			if request.PageToken = answer.GetNextPageToken(); request.PageToken == "" {
-				return
-			}
-		}
-	}
+	request := &pb.ListNamespacesRequest{NameContains: nameContains}
+	return pages(request, func(request *pb.ListNamespacesRequest) ([]*pb.Namespace, string, error) {
+		answer, err := c.namespaces.ListNamespaces(ctx, request)
+		return answer.GetNamespaces(), answer.GetNextPageToken(), err
+	}, func(request *pb.ListNamespacesRequest, token string) { request.PageToken = token })
 }
 
 // UpdateNamespace changes the settings of a namespace and returns it. The update mask of the request names the

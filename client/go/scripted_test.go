@@ -40,6 +40,8 @@ type scripted struct {
 	onRollout   func(*pb.GetRolloutRequest) (*pb.GetRolloutResponse, error)
 	onWait      func(*pb.WaitForRolloutsRequest, waitStream) error
 	onQuery     func(tries int, stream grpc.ServerStreamingServer[pb.QuerySpansResponse]) error
+	onResources func(*pb.GetResourcesRequest) (*pb.GetResourcesResponse, error)
+	onWatch     func(*pb.WatchGroupsRequest, grpc.ServerStreamingServer[pb.WatchGroupsResponse]) error
 	onTriplets  func(*pb.ListTripletsRequest, tripletStream) error
 
 	queue   chan *pb.Rollout
@@ -185,6 +187,18 @@ func (s *scripted) UpdateAttempt(_ context.Context, request *pb.UpdateAttemptReq
 
 func (s *scripted) GetRollout(_ context.Context, request *pb.GetRolloutRequest) (*pb.GetRolloutResponse, error) {
 	return s.onRollout(request)
+}
+
+func (s *scripted) GetResources(_ context.Context, request *pb.GetResourcesRequest) (*pb.GetResourcesResponse, error) {
+	if s.onResources == nil {
+		return nil, status.Error(codes.Unimplemented, "not scripted")
+	}
+	return s.onResources(request)
+}
+
+func (s *scripted) WatchGroups(request *pb.WatchGroupsRequest, stream grpc.ServerStreamingServer[pb.WatchGroupsResponse],
+) error {
+	return s.onWatch(request, stream)
 }
 
 func (s *scripted) EnqueueRollouts(_ context.Context, request *pb.EnqueueRolloutsRequest,

@@ -14,6 +14,9 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
+// Latest names the latest resources, or the latest attempt of a rollout.
+const Latest = "latest"
+
 // RolloutSpec is a rollout to create.
 type RolloutSpec struct {
 	// Input of the agent: any value that encoding/json can encode. Integers of any size are kept.
@@ -25,8 +28,13 @@ type RolloutSpec struct {
 	Priority int32
 	// GroupID groups rollouts that belong together. May be empty.
 	GroupID string
-	// ResourcesID is the id of the resources that the agent uses. Empty: the latest resources.
+	// ResourcesID is the id of the resources that the agent uses. Empty: those that are the latest when the
+	// rollout is enqueued. [Latest]: those that are the latest at each claim, retries included.
 	ResourcesID string
+	// Queue is the task queue that it is claimed from. Empty: the default queue.
+	Queue string
+	// Labels for filters, at most 32. May be nil.
+	Labels map[string]string
 	// Config has the time limits of attempts and the rules for retries.
 	Config RolloutConfig
 	// Metadata of the caller. May be nil.
@@ -62,6 +70,8 @@ func (s RolloutSpec) message(path string) (*pb.RolloutSpec, error) {
 		Priority:    s.Priority,
 		GroupId:     s.GroupID,
 		ResourcesId: s.ResourcesID,
+		Queue:       s.Queue,
+		Labels:      s.Labels,
 		Config:      s.Config.message(),
 		RolloutId:   s.RolloutID,
 	}
@@ -84,6 +94,26 @@ func (c RolloutConfig) message() *pb.RolloutConfig {
 	}
 	if c.UnresponsiveTimeout != 0 {
 		message.UnresponsiveTimeout = durationpb.New(c.UnresponsiveTimeout)
+	}
+	return message
+}
+
+// GroupSpec is a group to create: the rollouts with its GroupID complete together.
+type GroupSpec struct {
+	// GroupID names the group. Required.
+	GroupID string
+	// Size is the maximum number of members, and the number that must finish. At least 1.
+	Size int32
+	// Deadline is the time after the first claim of a member at which the group closes. 0: none.
+	Deadline time.Duration
+	// OnDeadline says what happens then to members that have not finished. Unspecified: they are cancelled.
+	OnDeadline pb.GroupDeadlineAction
+}
+
+func (g GroupSpec) message() *pb.GroupSpec {
+	message := &pb.GroupSpec{GroupId: g.GroupID, Size: g.Size, OnDeadline: g.OnDeadline}
+	if g.Deadline != 0 {
+		message.Deadline = durationpb.New(g.Deadline)
 	}
 	return message
 }
