@@ -36,6 +36,10 @@ type work struct {
 	exporter *SpanExporter
 	// hurried ends when the runner no longer waits for a server that is down.
 	hurried context.Context
+	// publishNumber is that of the resources which the function was called with last; 0: none.
+	publishNumber atomic.Int64
+	// withoutRewards is set once a server rejected a reward in a report, as those of earlier versions do.
+	withoutRewards atomic.Bool
 
 	mu   sync.Mutex
 	kept []*pb.Resources // the newest last
@@ -104,22 +108,29 @@ func (w *work) resources(rollout *pb.Rollout) (Resources, error) {
 	defer w.mu.Unlock() // one fetch for all that start together
 	for _, kept := range w.kept {
 		if kept.GetResourcesId() == id && kept.GetVersion() == attempt.GetResourcesVersion() {
-			return routed(kept.GetResources(), rollout.GetRolloutId(), attempt.GetAttemptId()), nil
+			return w.use(kept, attempt), nil
 		}
 	}
 	var found *pb.Resources
 	err := w.patiently(func(ctx context.Context) (err error) {
-		found, err = w.client.Resources(ctx, id)
+		found, err = w.client.ResourcesVersion(ctx, id, attempt.GetResourcesVersion())
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	w.kept = append(w.kept, found)
+	w.kept = append(w.kept, found) // servers without kept versions return the current one
 	if len(w.kept) > keptResources {
 		w.kept = w.kept[1:]
 	}
-	return routed(found.GetResources(), rollout.GetRolloutId(), attempt.GetAttemptId()), nil
+	return w.use(found, attempt), nil
+}
+
+// use returns resources for an attempt, and keeps their publish number for the heartbeats. A server of an earlier
+// version has none.
+func (w *work) use(found *pb.Resources, attempt *pb.Attempt) Resources {
+	w.publishNumber.Store(found.GetPublishNumber())
+	return routed(found.GetResources(), attempt.GetRolloutId(), attempt.GetAttemptId())
 }
 
 // flush waits until the spans are stored, because an outcome must not be reported before them.
@@ -149,8 +160,22 @@ func (w *work) report(x *execution, ended outcome, sent int64) {
 		request.Attempt.Failure = ended.failure
 		request.UpdateMask.Paths = append(request.UpdateMask.Paths, "failure")
 	}
+	if ended.reward != nil && !w.withoutRewards.Load() {
+		request.Attempt.Reward = ended.reward
+		request.UpdateMask.Paths = append(request.UpdateMask.Paths, "reward")
+	}
 	log := w.client.log.With("rollout", x.key.rolloutID, "attempt", x.key.attemptID)
 	answer, err := w.update(request)
+	if isRefused(err) && request.Attempt.Reward != nil {
+		log.Warn("report rejected, reporting without the reward, which is in a span", "error", err)
+		if isUnknownPath(err) {
+			w.withoutRewards.Store(true)
+		}
+		request.Attempt.Reward = nil
+		request.UpdateMask = &fieldmaskpb.FieldMask{Paths: []string{"status"}}
+		request.RequestId = newRequestID()
+		answer, err = w.update(request)
+	}
 	if isRefused(err) {
 		// Without a report the attempt would stay live.
 		log.Warn("report rejected, reporting a minimal failure instead", "error", err)

@@ -26,6 +26,7 @@ type claims struct {
 	client   *Client
 	workerID string
 	modes    []pb.RolloutMode
+	queues   []string
 }
 
 // claim returns up to limit claims, or none when the wait is over. When ctx ends, it returns what the
@@ -34,6 +35,7 @@ func (c *claims) claim(ctx context.Context, limit int) ([]*pb.Rollout, error) {
 	request := &pb.DequeueRolloutsRequest{
 		Limit:     int32(min(limit, maxClaims)),
 		Modes:     c.modes,
+		Queues:    c.queues,
 		WorkerId:  c.workerID,
 		Wait:      durationpb.New(pollWait),
 		RequestId: newRequestID(),

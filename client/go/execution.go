@@ -66,7 +66,7 @@ func (x *execution) call(function agentFunc, attempt Attempt) outcome {
 		if err != nil {
 			ended = failed(err)
 		} else {
-			ended = outcome{}
+			ended = outcome{reward: reward}
 		}
 	}()
 	select {
@@ -80,6 +80,8 @@ func (x *execution) call(function agentFunc, attempt Attempt) outcome {
 // outcome is the result of an attempt. Without a failure, the attempt succeeded.
 type outcome struct {
 	failure *pb.Failure
+	// reward that the function returned, if any.
+	reward *float64
 	// stack trace of a panic, for the log.
 	stack string
 }

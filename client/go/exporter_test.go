@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -258,5 +259,39 @@ func TestRewardsGoToTheTracerOfTheContextsSpan(t *testing.T) {
 	flush(t, exporter)
 	if got := server.stored(); !slices.Equal(got, []string{annotation, "step"}) {
 		t.Fatal(got)
+	}
+}
+
+func TestUploadEndsWhenTheClientIsClosedBeforeItIsConnected(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and never says a word
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = silent.Close() })
+	client := connect(t, silent.Addr().String())
+	exporter := NewSpanExporter(client, &ExporterOptions{RolloutID: "ro-1", AttemptID: "at-1"})
+	makeSpans(exporter, "a")
+	flushed, uploaded := make(chan error, 1), make(chan error, 1)
+	go func() { flushed <- exporter.ForceFlush(context.Background()) }()
+	go func() {
+		stream, err := client.Service().IngestSpans(context.Background())
+		if err == nil {
+			_, err = stream.CloseAndRecv()
+		}
+		uploaded <- err
+	}()
+	conn, err := silent.Accept() // the calls wait for it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := next(t, uploaded, "the end of the upload"); err == nil {
+		t.Fatal("uploaded to nobody")
+	}
+	if err := next(t, flushed, "the flush"); err != nil || exporter.Dropped() != 1 {
+		t.Fatal(err, exporter.Dropped())
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
 	"google.golang.org/grpc/codes"
@@ -168,6 +169,15 @@ func isRefused(err error) bool {
 		return false
 	}
 	return found.Code == codes.InvalidArgument || found.Code == codes.ResourceExhausted && found.RetryDelay == nil
+}
+
+// isUnknownPath reports whether the server does not know a field of an update.
+func isUnknownPath(err error) bool {
+	var found *Error
+	return errors.As(err, &found) && found.Code == codes.InvalidArgument &&
+		slices.ContainsFunc(found.Fields, func(field FieldViolation) bool {
+			return strings.HasPrefix(field.Field, "update_mask")
+		})
 }
 
 // refusedFailure replaces an outcome that the server rejected, so that the attempt still ends. Of the

@@ -28,6 +28,8 @@ type heartbeats struct {
 	period   time.Duration
 	onStop   func(*pb.Stop)
 	stats    func() map[string]any
+	// publishNumber returns the number to report; 0: none. It may be user code.
+	publishNumber func() int64
 
 	changed  chan struct{}
 	hurried  chan struct{}
@@ -118,6 +120,16 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
+// loaded returns the publish number to report. A panic of user code is an error: it must not end the heartbeats.
+func (h *heartbeats) loaded() (number int64, err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = &panicError{text: panicText(value)}
+		}
+	}()
+	return h.publishNumber(), nil
+}
+
 func (h *heartbeats) beat(ctx context.Context, timeout time.Duration) error {
 	h.mu.Lock()
 	keys := slices.Collect(maps.Keys(h.attempts))
@@ -126,10 +138,14 @@ func (h *heartbeats) beat(ctx context.Context, timeout time.Duration) error {
 	if err != nil {
 		return err
 	}
+	number, err := h.loaded()
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for first := true; first || len(keys) > 0; first = false {
-		request := &pb.HeartbeatRequest{WorkerId: h.workerID, StatsJson: stats}
+		request := &pb.HeartbeatRequest{WorkerId: h.workerID, StatsJson: stats, PublishNumber: number}
 		part := keys[:min(len(keys), attemptsPerBeat)]
 		for _, key := range part {
 			request.Attempts = append(request.Attempts,

@@ -56,8 +56,8 @@ func buildPrograms(t *testing.T) []string {
 
 func TestProgramsOfTheReadme(t *testing.T) {
 	programs := buildPrograms(t)
-	if len(programs) != 3 {
-		t.Fatal("the page must have a runner, an algorithm and an exporter: ", programs)
+	if len(programs) != 4 {
+		t.Fatal("the page must have a runner, an algorithm, training control and an exporter: ", programs)
 	}
 	_, address := startServer(t, "--port", "0", "--backend", "memory")
 	t.Setenv(addressVariable, address)
@@ -73,7 +73,11 @@ func TestProgramsOfTheReadme(t *testing.T) {
 		!strings.Contains(output, `{"question":7} ROLLOUT_STATUS_FAILED 0 false`) {
 		t.Fatal(output)
 	}
-	if output := runProgram(t, programs[2]); output != "step <nil>\n" {
+	if output := runProgram(t, programs[2]); output != "task-1 mean reward 1.5, with the new weights: true\n"+
+		"best: 3 map[judge:0.7]\n" {
+		t.Fatal(output)
+	}
+	if output := runProgram(t, programs[3]); output != "step <nil>\n" {
 		t.Fatal(output)
 	}
 	if err := runner.Process.Signal(syscall.SIGTERM); err != nil {

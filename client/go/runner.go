@@ -36,11 +36,17 @@ type RunnerOptions struct {
 	Concurrency int
 	// Modes of the rollouts to claim. Unspecified matches rollouts without a mode. Empty: any.
 	Modes []pb.RolloutMode
+	// Queues are the task queues to claim from; "" is the default queue. Empty: the default queue only.
+	Queues []string
 	// MaxRollouts is the number of rollouts after which the runner ends. 0: no limit.
 	MaxRollouts int
 	// HeartbeatPeriod is the maximum time between heartbeats, which is reduced to a third of the shortest
 	// unresponsive timeout. 0 means 10 seconds.
 	HeartbeatPeriod time.Duration
+	// PublishNumber returns the publish number that heartbeats report, such as that of the weights which the
+	// worker's model has loaded; 0: unchanged. It is called in the goroutine of the heartbeats. Nil: that of the
+	// resources which the function was called with last.
+	PublishNumber func() int64
 }
 
 // Runner claims rollouts and calls a function for each, several at a time. A Runner runs once.
@@ -108,11 +114,14 @@ func newRunner(client *Client, options RunnerOptions, function agentFunc) *Runne
 	r.exporter = NewSpanExporter(client, nil)
 	r.exporter.onStop = r.stopAttempt
 	r.heartbeats = &heartbeats{client: client, workerID: r.workerID, period: period, onStop: r.stopAttempt,
-		stats: r.stats, changed: make(chan struct{}, 1), hurried: make(chan struct{}, 1),
+		stats: r.stats, publishNumber: options.PublishNumber, changed: make(chan struct{}, 1), hurried: make(chan struct{}, 1),
 		attempts: map[attemptKey]time.Duration{}}
 	r.finishes = newFinishes(client, r.onFinish)
-	r.claims = &claims{client: client, workerID: r.workerID, modes: options.Modes}
+	r.claims = &claims{client: client, workerID: r.workerID, modes: options.Modes, queues: options.Queues}
 	r.work = &work{client: client, workerID: r.workerID, function: function, exporter: r.exporter, hurried: r.hurried}
+	if r.heartbeats.publishNumber == nil {
+		r.heartbeats.publishNumber = r.work.publishNumber.Load
+	}
 	return r
 }
 

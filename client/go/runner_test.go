@@ -12,6 +12,9 @@ import (
 	"time"
 
 	pb "github.com/lightningstore/lightningstore/generated/go/lightningstore/v1"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -443,5 +446,127 @@ func TestResourcesThatAreGoneFailTheAttempt(t *testing.T) {
 	server.queue <- rollout
 	if got := next(t, server.updates, "the outcome").GetAttempt().GetFailure(); got.GetType() != "*lightningstore.Error" {
 		t.Fatal(got)
+	}
+}
+
+func TestClaimsNameTheQueues(t *testing.T) {
+	server := &scripted{}
+	asked := make(chan *pb.DequeueRolloutsRequest, 100)
+	server.onDequeue = func(request *pb.DequeueRolloutsRequest) (*pb.DequeueRolloutsResponse, error) {
+		asked <- request
+		return &pb.DequeueRolloutsResponse{Rollouts: []*pb.Rollout{claimOf("ro-1", "1")}}, nil
+	}
+	start(t, NewRunner(serve(t, server), func(context.Context, *Task[input]) (*float64, error) { return nil, nil },
+		&RunnerOptions{MaxRollouts: 1, Queues: []string{"gpu", ""}}))
+	if got := next(t, asked, "a claim").GetQueues(); !slices.Equal(got, []string{"gpu", ""}) {
+		t.Fatal(got)
+	}
+}
+
+func TestRewardIsInTheReport(t *testing.T) {
+	server := &scripted{}
+	start(t, NewRunner(serve(t, server), func(context.Context, *Task[input]) (*float64, error) {
+		return Reward(0.5), nil
+	}, &RunnerOptions{MaxRollouts: 1}))
+	server.queue <- claimOf("ro-1", "1")
+	update := next(t, server.updates, "the outcome")
+	if update.GetAttempt().GetReward() != 0.5 || !slices.Equal(update.GetUpdateMask().GetPaths(), []string{"status", "reward"}) {
+		t.Fatal(update)
+	}
+	if got := server.stored(); !slices.Equal(got, []string{annotation}) {
+		t.Fatal(got)
+	}
+}
+
+// olderServer rejects rewards in reports, as servers do that do not know them.
+func olderServer(reports *atomic.Int32) *scripted {
+	return &scripted{onUpdate: func(request *pb.UpdateAttemptRequest) (*pb.UpdateAttemptResponse, error) {
+		reports.Add(1)
+		if !slices.Contains(request.GetUpdateMask().GetPaths(), "reward") {
+			return nil, nil
+		}
+		failure, err := status.New(codes.InvalidArgument, "a path is unknown").WithDetails(&errdetails.BadRequest{
+			FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: "update_mask.paths[1]"}}})
+		if err != nil {
+			return nil, err
+		}
+		return nil, failure.Err()
+	}}
+}
+
+func TestOlderServersGetReportsWithoutRewards(t *testing.T) {
+	var reports atomic.Int32
+	server := olderServer(&reports)
+	start(t, NewRunner(serve(t, server), func(context.Context, *Task[input]) (*float64, error) {
+		return Reward(1), nil
+	}, &RunnerOptions{MaxRollouts: 3}))
+	for i := range 3 {
+		server.queue <- claimOf(fmt.Sprint("ro-", i), "1")
+		if update := next(t, server.updates, "the outcome"); update.GetAttempt().GetStatus() != succeeded ||
+			update.GetAttempt().Reward != nil {
+			t.Fatal(update)
+		}
+	}
+	if got := reports.Load(); got != 4 { // only the first one is repeated
+		t.Fatalf("%d reports", got)
+	}
+	if got := server.stored(); len(got) != 3 {
+		t.Fatal("rewards without a span:", got)
+	}
+}
+
+func TestResourcesOfTheAttemptsVersion(t *testing.T) {
+	server := &scripted{}
+	asked := make(chan *pb.GetResourcesRequest, 10)
+	server.onResources = func(request *pb.GetResourcesRequest) (*pb.GetResourcesResponse, error) {
+		asked <- request
+		return &pb.GetResourcesResponse{Resources: &pb.Resources{ResourcesId: request.GetResourcesId(),
+			Version: request.GetVersion(), PublishNumber: 40 + int64(request.GetVersion())}}, nil
+	}
+	beats := make(chan int64, 1000)
+	server.onHeartbeat = func(request *pb.HeartbeatRequest) (*pb.HeartbeatResponse, error) {
+		beats <- request.GetPublishNumber()
+		return &pb.HeartbeatResponse{}, nil
+	}
+	start(t, NewRunner(serve(t, server), func(context.Context, *Task[input]) (*float64, error) { return nil, nil },
+		&RunnerOptions{HeartbeatPeriod: shortestPeriod}))
+	if got := next(t, beats, "a heartbeat"); got != 0 {
+		t.Fatal("a publish number without resources:", got)
+	}
+	for _, version := range []int32{2, 3, 2} {
+		rollout := claimOf("ro-1", "1")
+		rollout.LatestAttempt.ResourcesId, rollout.LatestAttempt.ResourcesVersion = "rs-1", version
+		server.queue <- rollout
+		next(t, server.updates, "the outcome")
+		for next(t, beats, "the number") != 40+int64(version) { // also where they came from the cache
+		}
+	}
+	for _, version := range []int32{2, 3} {
+		if request := next(t, asked, "a request"); request.GetResourcesId() != "rs-1" || request.GetVersion() != version {
+			t.Fatal(request)
+		}
+	}
+	if len(asked) > 0 {
+		t.Fatal("not cached")
+	}
+}
+
+func TestHeartbeatsReportTheNumberOfTheOption(t *testing.T) {
+	server := &scripted{}
+	beats := make(chan int64, 1000)
+	server.onHeartbeat = func(request *pb.HeartbeatRequest) (*pb.HeartbeatResponse, error) {
+		beats <- request.GetPublishNumber()
+		return &pb.HeartbeatResponse{}, nil
+	}
+	var calls atomic.Int64
+	start(t, NewRunner(serve(t, server), func(context.Context, *Task[input]) (*float64, error) { return nil, nil },
+		&RunnerOptions{HeartbeatPeriod: shortestPeriod, PublishNumber: func() int64 {
+			if calls.Add(1) == 2 {
+				panic("not loaded") // costs this heartbeat only
+			}
+			return 40 + calls.Load()
+		}}))
+	if first, second := next(t, beats, "a heartbeat"), next(t, beats, "another"); first != 41 || second != 43 {
+		t.Fatal(first, second)
 	}
 }

@@ -20,8 +20,9 @@ func TestHeartbeatForManyAttemptsGoesOutInParts(t *testing.T) {
 	}
 	var stops []string
 	beats := &heartbeats{client: serve(t, server), workerID: "w", stats: func() map[string]any { return nil },
-		onStop:   func(stop *pb.Stop) { stops = append(stops, stop.GetAttempt().GetAttemptId()) },
-		attempts: map[attemptKey]time.Duration{}}
+		publishNumber: func() int64 { return 0 },
+		onStop:        func(stop *pb.Stop) { stops = append(stops, stop.GetAttempt().GetAttemptId()) },
+		attempts:      map[attemptKey]time.Duration{}}
 	for i := range 2_500 {
 		beats.attempts[attemptKey{"ro-1", fmt.Sprint(i)}] = time.Second
 	}

@@ -36,6 +36,7 @@ func (d *driver) startRunner(ctx context.Context, c command) {
 		WorkerID:        c.WorkerID,
 		Concurrency:     c.Concurrency,
 		MaxRollouts:     c.MaxRollouts,
+		Queues:          c.Queues,
 		HeartbeatPeriod: time.Duration(c.HeartbeatPeriod * float64(time.Second)),
 	})
 	d.mu.Lock()

@@ -27,6 +27,7 @@ type command struct {
 	Concurrency     int               `json:"concurrency"`
 	MaxRollouts     int               `json:"max_rollouts"`
 	HeartbeatPeriod float64           `json:"heartbeat_period"`
+	Queues          []string          `json:"queues"`
 	Exporter        string            `json:"exporter"`
 	RolloutID       string            `json:"rollout_id"`
 	AttemptID       string            `json:"attempt_id"`
