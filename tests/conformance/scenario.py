@@ -77,7 +77,7 @@ _KEYS: dict[str, set[str]] = {
     "check": {"expect"},
 }
 _ERROR = {"code", "reason", "metadata", "fields", "domain", "retry_delay", "message"}
-_RUNNER = {"worker_id", "concurrency", "max_rollouts", "heartbeat_period"}
+_RUNNER = {"worker_id", "concurrency", "max_rollouts", "heartbeat_period", "queues"}
 TOKENS = ("admin", "algorithm", "runner", "read_only", "expired")
 BACKENDS = ("memory", "sqlite")
 

@@ -84,7 +84,7 @@ class Driver:
         self.answer(command, ok=True)
 
     def _runner(self, command: Command) -> Runner:
-        names = ("worker_id", "concurrency", "max_rollouts", "heartbeat_period")
+        names = ("worker_id", "concurrency", "max_rollouts", "heartbeat_period", "queues")
         options = {name: command[name] for name in names if name in command}
         return Runner(self._address, agent.scripted, **options)
 
