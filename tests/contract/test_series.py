@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Sequence
 from datetime import timedelta
 from statistics import fmean
 from typing import Any
@@ -86,6 +87,50 @@ async def test_retries_count_from_the_first_claim_and_the_last(world: World) -> 
     for measure, value in (("attempts", 2.0), ("duration", 4.0), ("queue_time", 3.0)):
         (bucket,) = await world.store.get_series(measure)
         assert (measure, bucket.mean) == (measure, value)
+
+
+async def test_lag_by_publish_number(world: World) -> None:
+    def shown(buckets: Sequence[SeriesBucket]) -> list[tuple[int, int, int, float]]:
+        return [(b.first_number, b.last_number, b.count, b.mean) for b in buckets]
+
+    await timed(world, 0, 1)  # without resources
+    assert await world.store.get_series("lag", axis="publish_number") == []
+    await world.store.enqueue_rollout("slow", resources_id="latest")
+    for number in range(1, 4):
+        await world.store.add_resources({"prompt": f"version {number}"})
+        rollout = await world.store.start_rollout(number, resources_id="latest")
+        await world.store.update_attempt(
+            rollout.rollout_id, "latest", status="succeeded", reward=number
+        )
+        if number == 2:
+            (slow,) = await world.store.dequeue_rollouts(1)
+    await world.store.update_attempt(slow.rollout_id, "latest", status="failed", reward=0.0)
+    lag = await world.store.get_series("lag", axis="publish_number")
+    assert shown(lag) == [(1, 1, 1, 0.0), (2, 2, 2, 0.5), (3, 3, 1, 0.0)]
+    found = await world.store.get_rollout(slow.rollout_id)
+    assert (found.end_publish_number, found.attempt.publish_number) == (3, 2)
+    reward = await world.store.get_series("reward", axis="publish_number", bucket_count=2)
+    assert shown(reward) == [(1, 2, 3, 1.0), (3, 3, 1, 3.0)]
+    reward = await world.store.get_series("reward", axis="publish_number", first_number=3)
+    assert shown(reward) == [(3, 3, 1, 3.0)]
+    # What is published later does not change it, nor does another score.
+    await world.store.add_resources({"prompt": "version 4"})
+    await world.store.update_attempt(slow.rollout_id, "latest", reward=1.0)
+    assert shown(await world.store.get_series("lag", axis="publish_number")) == shown(lag)
+    # The rollout that runs again has no lag until it finishes again.
+    await world.store.start_attempt(slow.rollout_id)
+    assert (await world.store.get_rollout(slow.rollout_id)).end_publish_number == 0
+    lag = await world.store.get_series("lag", axis="publish_number")
+    assert shown(lag) == [(1, 1, 1, 0.0), (2, 2, 1, 0.0), (3, 3, 1, 0.0)]
+
+
+async def test_cancelled_rollouts_have_a_lag(world: World) -> None:
+    await world.store.add_resources({"prompt": "1"})
+    rollout = await world.store.start_rollout(1, resources_id="latest")
+    await world.store.add_resources({"prompt": "2"})
+    await world.store.cancel_rollouts([rollout.rollout_id])
+    (bucket,) = await world.store.get_series("lag", axis="publish_number")
+    assert (bucket.first_number, bucket.mean) == (1, 1.0)
 
 
 async def test_rollouts_without_an_attempt_have_no_times(world: World) -> None:
@@ -224,6 +269,9 @@ def random_rollout(dice: random.Random, n: int) -> ImportRolloutsRequest:
             attempt.reward = dice.choice(
                 [0.0, 1.0, -1.0, 0.1, -1e300, 1e300, 5e-324, dice.random(), -dice.random()]
             )
+        if dice.random() < 0.7:
+            attempt.publish_number = dice.randint(1, 9)
+            request.rollout.end_publish_number = dice.choice([0, 9, 12])
         if dice.random() < 0.5:
             attempt.scores["style"] = dice.uniform(-1, 1)
     return request
@@ -242,6 +290,9 @@ def value_of(measure: str, rollout: Rollout) -> float | None:
     if not rollout.HasField("latest_attempt"):
         return None
     attempt = rollout.latest_attempt
+    if measure == "lag":
+        known = attempt.publish_number and rollout.end_publish_number
+        return max(0, rollout.end_publish_number - attempt.publish_number) if known else None
     if measure == "duration":
         return (rollout.end_time.ToNanoseconds() - attempt.start_time.ToNanoseconds()) / 1e9
     if measure == "queue_time":
@@ -272,7 +323,7 @@ async def expected(world: World, measure: str, by_time: bool, count: int, **filt
     return rows
 
 
-MEASURED = ("reward", "score", "duration", "queue_time", "attempts")
+MEASURED = ("reward", "score", "duration", "queue_time", "attempts", "lag")
 FILTERS: list[dict[str, Any]] = [
     {},
     {"statuses": ["succeeded"]},

@@ -307,9 +307,13 @@ type Rollout struct {
 	// Name of the task queue that it is claimed from. Empty: the default queue.
 	Queue string `protobuf:"bytes,17,opt,name=queue,proto3" json:"queue,omitempty"`
 	// Labels of the caller, by key. May be empty.
-	Labels        map[string]string `protobuf:"bytes,18,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Labels map[string]string `protobuf:"bytes,18,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Latest publish number of the store when it finished. If its latest attempt has a publish number, the difference
+	// is the lag with which it finished: how many publications its resources were behind. 0 unless it is finished, if
+	// there were no resources, and for rollouts that finished on a server without this field.
+	EndPublishNumber int64 `protobuf:"varint,19,opt,name=end_publish_number,json=endPublishNumber,proto3" json:"end_publish_number,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Rollout) Reset() {
@@ -466,6 +470,13 @@ func (x *Rollout) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *Rollout) GetEndPublishNumber() int64 {
+	if x != nil {
+		return x.EndPublishNumber
+	}
+	return 0
 }
 
 // Time limits of an attempt, and the rules for retrying it.
@@ -1647,7 +1658,7 @@ var File_lightningstore_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/rollout.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\"\xdd\x06\n" +
+	"\x1flightningstore/v1/rollout.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\"\x8b\a\n" +
 	"\aRollout\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x1d\n" +
@@ -1670,7 +1681,8 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\x0elatest_attempt\x18\x0f \x01(\v2\x1a.lightningstore.v1.AttemptR\rlatestAttempt\x12)\n" +
 	"\x10payloads_omitted\x18\x10 \x01(\bR\x0fpayloadsOmitted\x12\x14\n" +
 	"\x05queue\x18\x11 \x01(\tR\x05queue\x12>\n" +
-	"\x06labels\x18\x12 \x03(\v2&.lightningstore.v1.Rollout.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x12 \x03(\v2&.lightningstore.v1.Rollout.LabelsEntryR\x06labels\x12,\n" +
+	"\x12end_publish_number\x18\x13 \x01(\x03R\x10endPublishNumber\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc6\x02\n" +

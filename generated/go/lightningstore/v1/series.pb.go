@@ -39,6 +39,9 @@ const (
 	SeriesMeasure_SERIES_MEASURE_QUEUE_TIME SeriesMeasure = 4
 	// Number of attempts.
 	SeriesMeasure_SERIES_MEASURE_ATTEMPTS SeriesMeasure = 5
+	// Lag of the latest attempt when the rollout finished: Rollout.end_publish_number minus Attempt.publish_number.
+	// Unknown if one of them is 0.
+	SeriesMeasure_SERIES_MEASURE_LAG SeriesMeasure = 6
 )
 
 // Enum value maps for SeriesMeasure.
@@ -50,6 +53,7 @@ var (
 		3: "SERIES_MEASURE_DURATION",
 		4: "SERIES_MEASURE_QUEUE_TIME",
 		5: "SERIES_MEASURE_ATTEMPTS",
+		6: "SERIES_MEASURE_LAG",
 	}
 	SeriesMeasure_value = map[string]int32{
 		"SERIES_MEASURE_UNSPECIFIED": 0,
@@ -58,6 +62,7 @@ var (
 		"SERIES_MEASURE_DURATION":    3,
 		"SERIES_MEASURE_QUEUE_TIME":  4,
 		"SERIES_MEASURE_ATTEMPTS":    5,
+		"SERIES_MEASURE_LAG":         6,
 	}
 )
 
@@ -98,6 +103,8 @@ const (
 	SeriesAxis_SERIES_AXIS_COMPLETION_TIME SeriesAxis = 1
 	// Rollout.completion_number.
 	SeriesAxis_SERIES_AXIS_COMPLETION_NUMBER SeriesAxis = 2
+	// Attempt.publish_number of the latest attempt. Rollouts without one do not count.
+	SeriesAxis_SERIES_AXIS_PUBLISH_NUMBER SeriesAxis = 3
 )
 
 // Enum value maps for SeriesAxis.
@@ -106,11 +113,13 @@ var (
 		0: "SERIES_AXIS_UNSPECIFIED",
 		1: "SERIES_AXIS_COMPLETION_TIME",
 		2: "SERIES_AXIS_COMPLETION_NUMBER",
+		3: "SERIES_AXIS_PUBLISH_NUMBER",
 	}
 	SeriesAxis_value = map[string]int32{
 		"SERIES_AXIS_UNSPECIFIED":       0,
 		"SERIES_AXIS_COMPLETION_TIME":   1,
 		"SERIES_AXIS_COMPLETION_NUMBER": 2,
+		"SERIES_AXIS_PUBLISH_NUMBER":    3,
 	}
 )
 
@@ -146,7 +155,7 @@ func (SeriesAxis) EnumDescriptor() ([]byte, []int) {
 // those whose measure is known. An empty filter is ignored, as in ListRollouts.
 //
 // The range of the axis is divided. By default it reaches from the first finished rollout of the store to the
-// last, whatever the filters. Whole numbers and nanoseconds are not divided, so there may be fewer buckets than
+// last, whatever the filters; for publish numbers, from 1 to the latest one. Whole numbers and nanoseconds are not divided, so there may be fewer buckets than
 // requested.
 //
 // The cost grows with the finished rollouts in the range; filters by anything but status, mode and reward make
@@ -597,19 +606,21 @@ const file_lightningstore_v1_series_proto_rawDesc = "" +
 	"\x03p10\x18\n" +
 	" \x01(\x01R\x03p10\x12\x10\n" +
 	"\x03p50\x18\v \x01(\x01R\x03p50\x12\x10\n" +
-	"\x03p90\x18\f \x01(\x01R\x03p90*\xbd\x01\n" +
+	"\x03p90\x18\f \x01(\x01R\x03p90*\xd5\x01\n" +
 	"\rSeriesMeasure\x12\x1e\n" +
 	"\x1aSERIES_MEASURE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15SERIES_MEASURE_REWARD\x10\x01\x12\x18\n" +
 	"\x14SERIES_MEASURE_SCORE\x10\x02\x12\x1b\n" +
 	"\x17SERIES_MEASURE_DURATION\x10\x03\x12\x1d\n" +
 	"\x19SERIES_MEASURE_QUEUE_TIME\x10\x04\x12\x1b\n" +
-	"\x17SERIES_MEASURE_ATTEMPTS\x10\x05*m\n" +
+	"\x17SERIES_MEASURE_ATTEMPTS\x10\x05\x12\x16\n" +
+	"\x12SERIES_MEASURE_LAG\x10\x06*\x8d\x01\n" +
 	"\n" +
 	"SeriesAxis\x12\x1b\n" +
 	"\x17SERIES_AXIS_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bSERIES_AXIS_COMPLETION_TIME\x10\x01\x12!\n" +
-	"\x1dSERIES_AXIS_COMPLETION_NUMBER\x10\x02B\x7f\n" +
+	"\x1dSERIES_AXIS_COMPLETION_NUMBER\x10\x02\x12\x1e\n" +
+	"\x1aSERIES_AXIS_PUBLISH_NUMBER\x10\x03B\x7f\n" +
 	"\x14io.lightningstore.v1B\vSeriesProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3"
 
 var (

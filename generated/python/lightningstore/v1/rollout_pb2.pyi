@@ -189,6 +189,7 @@ class Rollout(_message.Message):
     PAYLOADS_OMITTED_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    END_PUBLISH_NUMBER_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
     """"ro-" and 12 hex digits, unless the caller chose the id. Always set."""
     input_json: _builtins.bytes
@@ -226,6 +227,11 @@ class Rollout(_message.Message):
     """
     queue: _builtins.str
     """Name of the task queue that it is claimed from. Empty: the default queue."""
+    end_publish_number: _builtins.int
+    """Latest publish number of the store when it finished. If its latest attempt has a publish number, the difference
+    is the lag with which it finished: how many publications its resources were behind. 0 unless it is finished, if
+    there were no resources, and for rollouts that finished on a server without this field.
+    """
     @_builtins.property
     def config(self) -> Global___RolloutConfig:
         """Time limits and retries of its attempts. Always set."""
@@ -269,10 +275,11 @@ class Rollout(_message.Message):
         payloads_omitted: _builtins.bool = ...,
         queue: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        end_publish_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "end_time", b"end_time", "latest_attempt", b"latest_attempt", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "completion_number", b"completion_number", "config", b"config", "end_time", b"end_time", "group_id", b"group_id", "input_json", b"input_json", "labels", b"labels", "latest_attempt", b"latest_attempt", "latest_attempt_id", b"latest_attempt_id", "metadata_json", b"metadata_json", "mode", b"mode", "payloads_omitted", b"payloads_omitted", "priority", b"priority", "queue", b"queue", "resources_id", b"resources_id", "rollout_id", b"rollout_id", "start_time", b"start_time", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "completion_number", b"completion_number", "config", b"config", "end_publish_number", b"end_publish_number", "end_time", b"end_time", "group_id", b"group_id", "input_json", b"input_json", "labels", b"labels", "latest_attempt", b"latest_attempt", "latest_attempt_id", b"latest_attempt_id", "metadata_json", b"metadata_json", "mode", b"mode", "payloads_omitted", b"payloads_omitted", "priority", b"priority", "queue", b"queue", "resources_id", b"resources_id", "rollout_id", b"rollout_id", "start_time", b"start_time", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

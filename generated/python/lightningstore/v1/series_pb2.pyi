@@ -41,6 +41,10 @@ class _SeriesMeasureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SeriesM
     """Time from the enqueueing of the rollout to its first claim. Unknown as for the duration."""
     SERIES_MEASURE_ATTEMPTS: _SeriesMeasure.ValueType  # 5
     """Number of attempts."""
+    SERIES_MEASURE_LAG: _SeriesMeasure.ValueType  # 6
+    """Lag of the latest attempt when the rollout finished: Rollout.end_publish_number minus Attempt.publish_number.
+    Unknown if one of them is 0.
+    """
 
 class SeriesMeasure(_SeriesMeasure, metaclass=_SeriesMeasureEnumTypeWrapper):
     """What a series measures. More values may be added."""
@@ -59,6 +63,10 @@ SERIES_MEASURE_QUEUE_TIME: SeriesMeasure.ValueType  # 4
 """Time from the enqueueing of the rollout to its first claim. Unknown as for the duration."""
 SERIES_MEASURE_ATTEMPTS: SeriesMeasure.ValueType  # 5
 """Number of attempts."""
+SERIES_MEASURE_LAG: SeriesMeasure.ValueType  # 6
+"""Lag of the latest attempt when the rollout finished: Rollout.end_publish_number minus Attempt.publish_number.
+Unknown if one of them is 0.
+"""
 Global___SeriesMeasure: _TypeAlias = SeriesMeasure  # noqa: Y015
 
 class _SeriesAxis:
@@ -73,6 +81,8 @@ class _SeriesAxisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SeriesAxis
     """Rollout.end_time."""
     SERIES_AXIS_COMPLETION_NUMBER: _SeriesAxis.ValueType  # 2
     """Rollout.completion_number."""
+    SERIES_AXIS_PUBLISH_NUMBER: _SeriesAxis.ValueType  # 3
+    """Attempt.publish_number of the latest attempt. Rollouts without one do not count."""
 
 class SeriesAxis(_SeriesAxis, metaclass=_SeriesAxisEnumTypeWrapper):
     """What the buckets of a series divide. More values may be added."""
@@ -83,6 +93,8 @@ SERIES_AXIS_COMPLETION_TIME: SeriesAxis.ValueType  # 1
 """Rollout.end_time."""
 SERIES_AXIS_COMPLETION_NUMBER: SeriesAxis.ValueType  # 2
 """Rollout.completion_number."""
+SERIES_AXIS_PUBLISH_NUMBER: SeriesAxis.ValueType  # 3
+"""Attempt.publish_number of the latest attempt. Rollouts without one do not count."""
 Global___SeriesAxis: _TypeAlias = SeriesAxis  # noqa: Y015
 
 @_typing.final
@@ -92,7 +104,7 @@ class GetSeriesRequest(_message.Message):
     those whose measure is known. An empty filter is ignored, as in ListRollouts.
 
     The range of the axis is divided. By default it reaches from the first finished rollout of the store to the
-    last, whatever the filters. Whole numbers and nanoseconds are not divided, so there may be fewer buckets than
+    last, whatever the filters; for publish numbers, from 1 to the latest one. Whole numbers and nanoseconds are not divided, so there may be fewer buckets than
     requested.
 
     The cost grows with the finished rollouts in the range; filters by anything but status, mode and reward make

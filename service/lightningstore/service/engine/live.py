@@ -164,6 +164,9 @@ class Live:
         if transition.attempt is not None and attempt is not None:
             self.put_attempt(attempt, transition.attempt, now, verdict=verdict)
         if transition.rollout is not None:
+            if transition.finished:
+                # Before the row is made, which has the lag. The record is this operation's own copy.
+                transition.rollout.end_publish_number = self.state.counters.resources_updates
             self.put_rollout(entry, transition.rollout, transition.queue, transition.delay)
             if transition.finished:
                 self.finish(entry)

@@ -103,6 +103,7 @@ class Bulk:
                 counters.completion_number += 1
                 # The record is this operation's own copy, which is not visible yet.
                 record.completion_number = completion.number = counters.completion_number
+                record.end_publish_number = counters.resources_updates
                 self._live.note_finish(number, completion)
                 if groups is not None and record.group_id:
                     groups.finish(entry)

@@ -206,6 +206,8 @@ class Imports:
             )
         check_config(f"{field}.config", record.config)
         _check_times(field, record, "start_time", "end_time")
+        if record.end_publish_number < 0:
+            raise FieldInvalid(f"{field}.end_publish_number", "must not be negative")
         self._check_counts(field, request)
 
     @staticmethod
@@ -314,7 +316,9 @@ def _same_content(request: ImportRolloutsRequest, entry: Entry) -> bool:
 
 def _comparable(record: Rollout) -> Rollout:
     copy: Rollout = _without(
-        record, "input_json", "latest_attempt", "completion_number", "payloads_omitted"
+        record,
+        *("input_json", "latest_attempt", "completion_number", "end_publish_number"),
+        "payloads_omitted",
     )
     copy.config.max_attempts = copy.config.max_attempts or 1
     return copy

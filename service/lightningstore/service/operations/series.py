@@ -13,8 +13,10 @@ from lightningstore.service.rules.times import NANOS, nanoseconds, stamp
 from lightningstore.v1.series_pb2 import (
     SERIES_AXIS_COMPLETION_NUMBER,
     SERIES_AXIS_COMPLETION_TIME,
+    SERIES_AXIS_PUBLISH_NUMBER,
     SERIES_MEASURE_ATTEMPTS,
     SERIES_MEASURE_DURATION,
+    SERIES_MEASURE_LAG,
     SERIES_MEASURE_QUEUE_TIME,
     SERIES_MEASURE_REWARD,
     SERIES_MEASURE_SCORE,
@@ -32,10 +34,12 @@ _MEASURES: dict[int, str] = {
     SERIES_MEASURE_DURATION: "duration",
     SERIES_MEASURE_QUEUE_TIME: "queue_time",
     SERIES_MEASURE_ATTEMPTS: "attempt_count",
+    SERIES_MEASURE_LAG: "lag",
 }
 _AXES: dict[int, str] = {
     SERIES_AXIS_COMPLETION_TIME: "end_time",
     SERIES_AXIS_COMPLETION_NUMBER: "completion_number",
+    SERIES_AXIS_PUBLISH_NUMBER: "publish_number",
 }
 _LAST = (1 << 63) - 1
 
@@ -52,8 +56,10 @@ class SeriesQueries:
         check_filters(self._engine, request)
         await self._engine.barrier()
         storage, axis = self._engine.storage, _AXES[request.axis]
-        found = await storage.series_range(axis)
         reply = GetSeriesResponse()
+        found: tuple[int, int] | None = (1, self._engine.live.state.counters.resources_updates)
+        if axis != "publish_number":
+            found = await storage.series_range(axis)
         if found is None:
             return reply
         first, end = _range(request, *found)

@@ -25,6 +25,7 @@ COLUMNS: dict[str, Callable[[RolloutRow], Any]] = {
     "completion_number": lambda r: r.rollout.completion_number,
     "queue": lambda r: r.rollout.queue,
     "reward": lambda r: r.measures.reward,
+    "publish_number": lambda r: r.measures.publish_number,
 }
 
 

@@ -99,6 +99,7 @@ def claim(rollout: Rollout, attempt: Attempt) -> Transition:
         latest_attempt_id=attempt.attempt_id,
         end_time=None,
         completion_number=None,
+        end_publish_number=None,
     )
     return Transition(attempt, changed, Queue.OUT)
 
@@ -197,7 +198,9 @@ def set_status(rollout: Rollout, status: int, now: Timestamp) -> Transition:
     if status in FINISHED and not is_finished(rollout):
         return _finish(rollout, status, now, None)
     if status in QUEUED:
-        changed = evolve(rollout, status=status, end_time=None, completion_number=None)
+        changed = evolve(
+            rollout, status=status, end_time=None, completion_number=None, end_publish_number=None
+        )
         return Transition(None, changed, Queue.TAIL)
     raise _rollout_stays(rollout, status)
 

@@ -9,7 +9,7 @@ from lightningstore.service.rules.times import nanoseconds
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.rollout_pb2 import Rollout
 
-#: A duration that is not known.
+#: A duration or a lag that is not known.
 UNKNOWN = -1
 
 
@@ -24,6 +24,10 @@ class Measures(NamedTuple):
     duration_ns: int = UNKNOWN
     #: Nanoseconds from the enqueueing to the first claim.
     queue_ns: int = UNKNOWN
+    #: Publish number of the latest attempt of a finished rollout; 0 if it has none.
+    publish_number: int = 0
+    #: How many publications it was behind when the rollout finished.
+    lag: int = UNKNOWN
 
 
 NONE = Measures()
@@ -39,10 +43,14 @@ def of(rollout: Rollout, first: Attempt | None, latest: Attempt | None) -> Measu
         reward = sortable(latest.reward)
     if latest.scores:
         scores = tuple(sorted(latest.scores.items()))
-    duration = queue = UNKNOWN
+    duration = queue = lag = UNKNOWN
+    publish_number = 0
     if rollout.HasField("end_time"):
         duration = max(0, nanoseconds(rollout.end_time) - nanoseconds(latest.start_time))
         queue = max(0, nanoseconds(first.start_time) - nanoseconds(rollout.start_time))
+        publish_number, latest_number = latest.publish_number, rollout.end_publish_number
+        if publish_number and latest_number:
+            lag = max(0, latest_number - publish_number)
     elif not reward and not scores:
         return NONE
-    return Measures(reward, scores, duration, queue)
+    return Measures(reward, scores, duration, queue, publish_number, lag)

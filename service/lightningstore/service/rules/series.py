@@ -21,9 +21,9 @@ SORTED_AT_ONCE = 10_000
 class SeriesQuery:
     """Which values a series has, and how they are divided. Created by `operations/series.py`."""
 
-    #: A column of the rollouts: end_time, completion_number.
+    #: A column of the rollouts: end_time, completion_number, publish_number.
     axis: str
-    #: A column of the rollouts: reward, duration, queue_time, attempt_count; "" for a score.
+    #: A column of the rollouts: reward, duration, queue_time, attempt_count, lag; "" for a score.
     measure: str
     #: First value of the axis, width of a bucket, and number of buckets.
     first: int
@@ -66,6 +66,8 @@ def measured(query: SeriesQuery) -> Callable[[RolloutRow], float | None]:
         return lambda row: _seconds(row.measures.duration_ns)
     if query.measure == "queue_time":
         return lambda row: _seconds(row.measures.queue_ns)
+    if query.measure == "lag":
+        return lambda row: row.measures.lag if row.measures.lag >= 0 else None
     return lambda row: dict(row.measures.scores).get(query.score)
 
 

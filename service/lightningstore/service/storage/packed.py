@@ -16,7 +16,7 @@ UNPACKED_AT_ONCE = 20_000
 #: Characters of a value in the form in which rewards are sorted.
 DIGITS = 16
 #: Measures that are whole numbers, with the unit that they are divided by: durations are nanoseconds.
-INTEGERS = {"duration": 1e9, "queue_time": 1e9, "attempt_count": 1}
+INTEGERS = {"duration": 1e9, "queue_time": 1e9, "attempt_count": 1, "lag": 1}
 _SIGN = b"\x80" + bytes(7)
 _decode = msgspec.json.Decoder(list[int]).decode
 

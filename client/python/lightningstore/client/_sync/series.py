@@ -33,8 +33,9 @@ class SeriesCalls(Caller):
         """Get how a measure of finished rollouts developed, in buckets of equal width.
 
         Args:
-            measure: "reward", "score", "duration", "queue_time" or "attempts". Durations are seconds.
-            axis: What is divided: "completion_number" or "completion_time".
+            measure: "reward", "score", "duration", "queue_time", "attempts" or "lag". Durations are
+                seconds.
+            axis: What is divided: "completion_number", "completion_time" or "publish_number".
             bucket_count: Number of buckets, from 1 to 500. Whole numbers are not divided: there may be fewer.
             score_name: Name of the score, if the measure is "score".
             start_time: Start of the range of completion times. None: the first.

@@ -414,6 +414,11 @@ class Rollout(View[rollout_pb2.Rollout]):
         return self.message.latest_attempt_id
 
     @property
+    def end_publish_number(self) -> int:
+        """Latest publish number of the store when the rollout finished; 0 if it is not finished, or unknown."""
+        return self.message.end_publish_number
+
+    @property
     def completion_number(self) -> int:
         """Number of the finish among all finishes of the store, from 1. 0 unless the rollout is finished."""
         return self.message.completion_number

@@ -59,6 +59,8 @@ COLUMNS = {
         "scores": "bytea",
         "duration": "bigint",
         "queue_time": "bigint",
+        "publish_number": "bigint",
+        "lag": "bigint",
         "record": "bytea",
         "queue": "bytea",
     },
@@ -318,6 +320,8 @@ def _rollout_values(row: RolloutRow) -> tuple[Any, ...]:
         packed_scores(row.measures.scores).encode(),
         row.measures.duration_ns,
         row.measures.queue_ns,
+        row.measures.publish_number,
+        row.measures.lag,
         record.SerializeToString(),
         record.queue.encode(),
     )

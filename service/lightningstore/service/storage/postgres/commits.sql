@@ -20,7 +20,8 @@ ON CONFLICT (ns, key) DO UPDATE SET
     attempt_count = excluded.attempt_count, latest_attempt_id = excluded.latest_attempt_id,
     completion_number = excluded.completion_number, position = excluded.position,
     available_ns = excluded.available_ns, record = excluded.record, queue = excluded.queue,
-    reward = excluded.reward, scores = excluded.scores, duration = excluded.duration, queue_time = excluded.queue_time
+    reward = excluded.reward, scores = excluded.scores, duration = excluded.duration, queue_time = excluded.queue_time,
+    publish_number = excluded.publish_number, lag = excluded.lag
 
 -- name: replace_labels
 -- The labels that rollouts had, before they get others.

@@ -47,7 +47,7 @@ COLUMNS = {
         *("key", "rollout_id", "live", "status", "mode", "priority", "group_id", "resources_id"),
         *("start_time", "end_time", "attempt_count", "latest_attempt_id", "completion_number"),
         *("position", "available_ns", "reward", "scores", "duration", "queue_time"),
-        *("record", "queue"),
+        *("publish_number", "lag", "record", "queue"),
     ),
     "put_labels": ("rollout_key", "name", "value"),
     "put_inputs": ("rollout_key", "input_json"),
@@ -191,6 +191,8 @@ def rollout_values(row: RolloutRow) -> tuple[Any, ...]:
         packed_scores(row.measures.scores),
         row.measures.duration_ns,
         row.measures.queue_ns,
+        row.measures.publish_number,
+        row.measures.lag,
         record.SerializeToString(),
         record.queue,
     )

@@ -22,17 +22,20 @@ CREATE INDEX ls_labels_by_value ON ls_labels ((ns::bigint), name, value, rollout
 
 -- What lists and series know of the latest attempt of a rollout. reward: a text that sorts as the numbers do, '' for none.
 -- scores: each as a tab, its name, a line break and its value in the form of reward. duration, queue_time: nanoseconds of
--- finished rollouts, -1 where they are not known. Rollouts of earlier versions get none of this: their spans and attempts would
+-- finished rollouts, -1 where they are not known. publish_number: of the resources of the latest attempt, 0 for none. lag: how many
+-- publications they were behind when the rollout finished, -1 where that is not known. Rollouts of earlier versions get none of this: their spans and attempts would
 -- have to be parsed.
 
 ALTER TABLE ls_rollouts
     ADD COLUMN reward bytea NOT NULL DEFAULT '',
     ADD COLUMN scores bytea NOT NULL DEFAULT '',
     ADD COLUMN duration bigint NOT NULL DEFAULT -1,
-    ADD COLUMN queue_time bigint NOT NULL DEFAULT -1;
+    ADD COLUMN queue_time bigint NOT NULL DEFAULT -1,
+    ADD COLUMN publish_number bigint NOT NULL DEFAULT 0,
+    ADD COLUMN lag bigint NOT NULL DEFAULT -1;
 CREATE INDEX ls_rollouts_by_reward ON ls_rollouts ((ns::bigint), reward, key) WHERE reward >= '';
 CREATE INDEX ls_rollouts_finished ON ls_rollouts ((ns::bigint), end_time)
-    INCLUDE (ns, completion_number, status, mode, reward, duration, queue_time, attempt_count)
+    INCLUDE (ns, completion_number, status, mode, reward, duration, queue_time, attempt_count, publish_number, lag)
     WHERE end_time > 0;
 
 -- Groups of rollouts that complete together. key: the order of creation. deadline_ns: store time of the deadline, 0 while there is

@@ -30,16 +30,20 @@ CREATE INDEX labels_by_value ON labels (name, value, rollout_key);
 
 -- What lists and series know of the latest attempt of a rollout. reward: a text that sorts as the numbers do, '' for none.
 -- scores: each as a tab, its name, a line break and its value in the form of reward. duration, queue_time: nanoseconds of
--- finished rollouts, -1 where they are not known. Rollouts of earlier versions get none of this: their spans and attempts would
+-- finished rollouts, -1 where they are not known. publish_number: of the resources of the latest attempt, 0 for none. lag: how many
+-- publications they were behind when the rollout finished, -1 where that is not known. Rollouts of earlier versions get none of this: their spans and attempts would
 -- have to be parsed.
 
 ALTER TABLE rollouts ADD COLUMN reward TEXT NOT NULL DEFAULT '';
 ALTER TABLE rollouts ADD COLUMN scores TEXT NOT NULL DEFAULT '';
 ALTER TABLE rollouts ADD COLUMN duration INTEGER NOT NULL DEFAULT -1;
 ALTER TABLE rollouts ADD COLUMN queue_time INTEGER NOT NULL DEFAULT -1;
+ALTER TABLE rollouts ADD COLUMN publish_number INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollouts ADD COLUMN lag INTEGER NOT NULL DEFAULT -1;
 CREATE INDEX rollouts_by_reward ON rollouts (reward, key);
-CREATE INDEX rollouts_finished ON rollouts (end_time, key, completion_number, status, mode, reward, duration, queue_time, attempt_count)
-    WHERE completion_number > 0;
+CREATE INDEX rollouts_finished ON rollouts (
+    end_time, key, completion_number, status, mode, reward, duration, queue_time, attempt_count, publish_number, lag
+) WHERE completion_number > 0;
 
 -- Groups of rollouts that complete together. key: the order of creation. deadline_ns: store time of the deadline, 0 while there is
 -- none.
