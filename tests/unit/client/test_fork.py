@@ -1,7 +1,4 @@
-"""Clients after a fork. In processes of their own: a test run is nothing to fork.
-
-No call is under way at the fork: gRPC itself crashes some of the children then (tried: 2 of 40).
-"""
+"""Clients after a fork. In processes of their own: a test run is nothing to fork."""
 
 from __future__ import annotations
 

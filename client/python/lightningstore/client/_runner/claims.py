@@ -10,6 +10,7 @@ from typing import Any
 from lightningstore.client._calls import control as calls
 from lightningstore.client._calls.call import Call
 from lightningstore.client._sync.store import LightningStore
+from lightningstore.client._transport.forks import Ticket, gate
 from lightningstore.client._transport.protocols import PendingCall
 from lightningstore.client._transport.retries import FIRST_DELAY, MAX_DELAY
 from lightningstore.client.errors import (
@@ -54,6 +55,7 @@ class Claims:
         self._wait = wait
         self._lock = threading.Lock()
         self._pending: PendingCall | None = None
+        self._ticket: Ticket | None = None
         self._open: Call[list[Rollout]] | None = None
         self._stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -97,7 +99,8 @@ class Claims:
                 self._open = call
                 return self._settled(await self._ask(call, self._wait + MARGIN))
             except CancelledCallError:
-                if not self._stopped:
+                forked = self._ticket is not None and self._ticket.is_cancelled
+                if not self._stopped and not forked:
                     raise
             except LightningStoreError as error:
                 if not is_retryable(error):
@@ -130,7 +133,10 @@ class Claims:
     async def _ask(self, call: Call[Any], timeout: float) -> Any:
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
-        pending = self._store._transport.begin(call.method, call.request, timeout)
+        pending, self._ticket = gate.begin(
+            lambda: self._store._transport.begin(call.method, call.request, timeout),
+            may_cancel=True,
+        )
         with self._lock:
             self._pending = pending
             stopped = self._stopped and timeout != LAST_ANSWER

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 from lightningstore.client._transport.channel import Holder, Stub, options
+from lightningstore.client._transport.forks import gate
 from lightningstore.client._transport.owner import (
     ADDRESS,
     CONNECT_SECONDS,
@@ -69,7 +70,8 @@ class BlockingOwner(Holder):
         channel = None
         try:
             channel = replace(self.endpoint, address=address).blocking_channel(options())
-            grpc.channel_ready_future(channel).result(CONNECT_SECONDS)
+            with gate.call():
+                grpc.channel_ready_future(channel).result(CONNECT_SECONDS)
             is_ready = True
         except (grpc.FutureTimeoutError, OSError):  # OSError: a certificate cannot be read any more
             is_ready = False

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from google.protobuf.message import Message
+from lightningstore.client._transport.forks import gate
 from lightningstore.client._transport.grpc_sync import GrpcTransport
 from lightningstore.client._transport.protocols import ServerStream
 from lightningstore.client.errors import LightningStoreError
@@ -49,7 +50,7 @@ class ThreadedTransport:
             LightningStoreError: The call failed.
             RuntimeError: The transport is closed.
         """
-        call = self._inner.begin(method, request, timeout)
+        call, _ = gate.begin(lambda: self._inner.begin(method, request, timeout))
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
         call.when_done(lambda: loop.call_soon_threadsafe(done.set))

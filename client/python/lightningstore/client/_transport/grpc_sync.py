@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from lightningstore.client._transport.blocking_owner import BlockingOwner
 from lightningstore.client._transport.channel import BlockingHolder
 from lightningstore.client._transport.contact import Contact
+from lightningstore.client._transport.forks import gate
 from lightningstore.client._transport.turn import Turn
 from lightningstore.client.connection import Endpoint
 from lightningstore.client.errors import (
@@ -95,10 +96,11 @@ class GrpcTransport:
         metadata = self._holder.endpoint.metadata
         ended = None
         try:
-            if stub is None and self._owner.is_due():
-                answer, ended = call.with_call(request, timeout=timeout, metadata=metadata)
-            else:
-                answer = call(request, timeout=timeout, metadata=metadata)
+            with gate.call():
+                if stub is None and self._owner.is_due():
+                    answer, ended = call.with_call(request, timeout=timeout, metadata=metadata)
+                else:
+                    answer = call(request, timeout=timeout, metadata=metadata)
         except (grpc.RpcError, ValueError) as error:
             raise self._failed(stub, _error(error)) from None
         self._ended(stub, ended)
@@ -178,17 +180,19 @@ class GrpcTransport:
         fault: list[BaseException] = []
         turn = Turn(stall)
         guarded = _guarded(requests, turn, fault)
-        try:
-            future = call.future(guarded, timeout=timeout, metadata=self._holder.endpoint.metadata)
-        except (grpc.RpcError, ValueError) as error:
-            raise self._failed(stub, _error(error)) from None
-        pending = PendingCall(future, partial(self._ended, stub), partial(self._failed, stub))
-        try:
-            return pending.result(turn)
-        except LightningStoreError:
-            if fault:
-                raise fault[0] from None
-            raise
+        metadata = self._holder.endpoint.metadata
+        with gate.call():
+            try:
+                future = call.future(guarded, timeout=timeout, metadata=metadata)
+            except (grpc.RpcError, ValueError) as error:
+                raise self._failed(stub, _error(error)) from None
+            pending = PendingCall(future, partial(self._ended, stub), partial(self._failed, stub))
+            try:
+                return pending.result(turn)
+            except LightningStoreError:
+                if fault:
+                    raise fault[0] from None
+                raise
 
     def close(self) -> None:
         """Cancel all calls, and accept no more."""
