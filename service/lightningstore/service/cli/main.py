@@ -47,6 +47,7 @@ SECTIONS: dict[str, dict[str, _Entry]] = {
         "trace": _Entry("trace", "trace", "Show a trace as a tree, or draw it into a file."),
         "triplets": _Entry("spans", "triplets", "List the triplets of a rollout."),
         "groups": _Entry("groups", "groups", "List groups of rollouts, or show one."),
+        "series": _Entry("series", "series", "Show how rewards or other measures developed."),
         "workers": _Entry("lists", "workers", "List workers."),
         "worker": _Entry("details", "worker", "Show a worker."),
         "resources": _Entry("lists", "resources", "List resources."),

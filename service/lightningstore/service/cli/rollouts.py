@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -75,6 +75,46 @@ def _since(_context: object, _option: object, value: str | None) -> datetime | N
         raise click.BadParameter(str(error)) from None
 
 
+def filter_options() -> list[click.Parameter]:
+    """Return the options for the filters of the server, which `set_filters` takes."""
+    return [
+        click.Option(
+            ["--status"], multiple=True, type=click.Choice(STATUSES), help="Only these statuses."
+        ),
+        click.Option(["--mode"], multiple=True, type=click.Choice(MODES), help="Only these modes."),
+        click.Option(["--group"], multiple=True, metavar="ID", help="Only these groups."),
+        queues_option("Only these task queues; '' is the default one."),
+        label_option("Only rollouts with this label. May be repeated: with all of them."),
+        click.Option(["--id"], multiple=True, metavar="ID", help="Only these rollouts."),
+        click.Option(
+            ["--id-contains"], default="", metavar="TEXT", help="Only ids with this text."
+        ),
+        click.Option(
+            ["--min-reward"], type=float, metavar="X", help="Only those with at least this reward."
+        ),
+        click.Option(
+            ["--max-reward"], type=float, metavar="X", help="Only those with at most this reward."
+        ),
+        click.Option(["--any"], is_flag=True, help="Join the filters of the server by or."),
+    ]
+
+
+def set_filters(request: Any, given: Mapping[str, Any]) -> None:
+    """Set the filters of a request by the options of a command."""
+    request.statuses.extend(status_number(word) for word in given["status"])
+    request.rollout_ids.extend(given["id"])
+    request.rollout_id_contains = given["id_contains"]
+    request.modes.extend(mode_number(word) for word in given["mode"])
+    request.group_ids.extend(given["group"])
+    request.queues.extend(given["queues"])
+    request.labels.update(given["labels"])
+    for name in ("min_reward", "max_reward"):
+        if given[name] is not None:
+            setattr(request, name, given[name])
+    if given["any"]:
+        request.filter_logic = rollout_pb2.FILTER_LOGIC_OR
+
+
 class _Filters:
     """Which rollouts are listed: what the server filters by, and what is looked at here."""
 
@@ -85,21 +125,8 @@ class _Filters:
         self._resources: str = given["resources"]
         self.newest = given["newest"] is not False and not given["sort"]
         default = "" if given["newest"] is False else "start_time desc"
-        self.request = rollout_pb2.ListRolloutsRequest(
-            statuses=[status_number(word) for word in given["status"]],
-            rollout_ids=given["id"],
-            rollout_id_contains=given["id_contains"],
-            modes=[mode_number(word) for word in given["mode"]],
-            group_ids=given["group"],
-            min_reward=given["min_reward"],
-            max_reward=given["max_reward"],
-            queues=given["queues"],
-            labels=given["labels"],
-            filter_logic=rollout_pb2.FILTER_LOGIC_OR
-            if given["any"]
-            else rollout_pb2.FILTER_LOGIC_AND,
-            order_by=given["sort"] or default,
-        )
+        self.request = rollout_pb2.ListRolloutsRequest(order_by=given["sort"] or default)
+        set_filters(self.request, given)
 
     @property
     def are_the_servers(self) -> bool:
@@ -200,22 +227,7 @@ def _one_line(text: bytes) -> Cell:
 
 rollouts = view(
     "rollouts",
-    click.Option(
-        ["--status"], multiple=True, type=click.Choice(STATUSES), help="Only these statuses."
-    ),
-    click.Option(["--mode"], multiple=True, type=click.Choice(MODES), help="Only these modes."),
-    click.Option(["--group"], multiple=True, metavar="ID", help="Only these groups."),
-    queues_option("Only these task queues; '' is the default one."),
-    label_option("Only rollouts with this label. May be repeated: with all of them."),
-    click.Option(["--id"], multiple=True, metavar="ID", help="Only these rollouts."),
-    click.Option(["--id-contains"], default="", metavar="TEXT", help="Only ids with this text."),
-    click.Option(
-        ["--min-reward"], type=float, metavar="X", help="Only those with at least this reward."
-    ),
-    click.Option(
-        ["--max-reward"], type=float, metavar="X", help="Only those with at most this reward."
-    ),
-    click.Option(["--any"], is_flag=True, help="Join the filters of the server by or."),
+    *filter_options(),
     click.Option(
         ["--worker"], default="", metavar="ID", help="Only those whose latest attempt it claimed."
     ),
