@@ -38,7 +38,7 @@ type work struct {
 	hurried context.Context
 	// publishNumber is that of the resources which the function was called with last; 0: none.
 	publishNumber atomic.Int64
-	// withoutRewards is set once a server rejected a reward in a report, as those of earlier versions do.
+	// withoutRewards is set once the server has rejected the field of the reward, as those of earlier versions do.
 	withoutRewards atomic.Bool
 
 	mu   sync.Mutex
@@ -166,11 +166,9 @@ func (w *work) report(x *execution, ended outcome, sent int64) {
 	}
 	log := w.client.log.With("rollout", x.key.rolloutID, "attempt", x.key.attemptID)
 	answer, err := w.update(request)
-	if isRefused(err) && request.Attempt.Reward != nil {
-		log.Warn("report rejected, reporting without the reward, which is in a span", "error", err)
-		if isUnknownPath(err) {
-			w.withoutRewards.Store(true)
-		}
+	if isUnknownPath(err) && request.Attempt.Reward != nil {
+		log.Warn("the server knows no rewards in reports, so they are in spans only", "error", err)
+		w.withoutRewards.Store(true)
 		request.Attempt.Reward = nil
 		request.UpdateMask = &fieldmaskpb.FieldMask{Paths: []string{"status"}}
 		request.RequestId = newRequestID()
@@ -180,7 +178,7 @@ func (w *work) report(x *execution, ended outcome, sent int64) {
 		// Without a report the attempt would stay live.
 		log.Warn("report rejected, reporting a minimal failure instead", "error", err)
 		request.Attempt.Status = pb.AttemptStatus_ATTEMPT_STATUS_FAILED
-		request.Attempt.Failure = refusedFailure(err, ended.failure)
+		request.Attempt.Failure, request.Attempt.Reward = refusedFailure(err, ended.failure), nil
 		request.UpdateMask = &fieldmaskpb.FieldMask{Paths: []string{"status", "failure"}}
 		request.RequestId = newRequestID()
 		answer, err = w.update(request)
