@@ -23,9 +23,10 @@ function answer(id: unknown, fields: object): void {
 }
 
 async function runRunner(command: Command): Promise<void> {
-  const { id, worker_id, concurrency, max_rollouts, heartbeat_period } = command;
+  const { id, worker_id, concurrency, max_rollouts, heartbeat_period, queues = [] } = command;
   const runner = new Runner(agent, {
     address,
+    queues,
     ...(worker_id === undefined ? {} : { workerId: worker_id }),
     ...(concurrency === undefined ? {} : { concurrency }),
     ...(max_rollouts === undefined ? {} : { maxRollouts: max_rollouts }),

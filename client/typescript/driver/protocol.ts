@@ -17,6 +17,7 @@ export interface Command {
   readonly max_rollouts?: number;
   /** In seconds. */
   readonly heartbeat_period?: number;
+  readonly queues?: readonly string[];
   readonly exporter?: string;
   readonly rollout_id?: string;
   readonly attempt_id?: string;

@@ -23,6 +23,14 @@ const LAST_ANSWER_MS = 600;
 const LAST_TRIES = 3;
 const FIRST_DELAY_MS = 100;
 
+/** What is claimed. */
+export interface ClaimsFrom {
+  /** Modes of the rollouts. Empty: any. */
+  readonly modes: readonly RolloutMode[];
+  /** Task queues. Empty: the default queue. */
+  readonly queues: readonly string[];
+}
+
 /**
  * Claims rollouts for a worker. A claim whose response was lost is recovered by its request id, so the same
  * request is repeated unchanged until it is answered.
@@ -30,21 +38,16 @@ const FIRST_DELAY_MS = 100;
 export class Claims {
   readonly #store: LightningStore;
   readonly #workerId: string;
-  readonly #modes: readonly RolloutMode[];
   readonly #waitMs: number;
+  readonly #from: ClaimsFrom;
   readonly #stopped = new AbortController();
 
   /** `waitMs` is the duration of a long poll in milliseconds. */
-  constructor(
-    store: LightningStore,
-    workerId: string,
-    modes: readonly RolloutMode[],
-    waitMs: number,
-  ) {
+  constructor(store: LightningStore, workerId: string, waitMs: number, from: ClaimsFrom) {
     this.#store = store;
     this.#workerId = workerId;
-    this.#modes = modes;
     this.#waitMs = waitMs;
+    this.#from = from;
   }
 
   /** Interrupts the current poll. */
@@ -59,7 +62,8 @@ export class Claims {
   async claim(limit: number): Promise<Rollout[]> {
     const request = create(DequeueRolloutsRequestSchema, {
       limit: Math.min(limit, MAX_CLAIMS),
-      modes: [...this.#modes],
+      modes: [...this.#from.modes],
+      queues: [...this.#from.queues],
       workerId: this.#workerId,
       wait: toDuration(this.#waitMs),
       requestId: randomUUID(),

@@ -15,6 +15,25 @@ import {
 import { QuerySpansRequestSchema } from "./gen/lightningstore/v1/span_pb.js";
 import { encodeJson } from "./json.js";
 import {
+  toGroup,
+  toGroupStatuses,
+  toSeries,
+  toUpdate,
+  type AttemptChanges,
+  type GroupSpec,
+  type SeriesQuery,
+} from "./control.js";
+import type { Attempt } from "./gen/lightningstore/v1/attempt_pb.js";
+import type {
+  PauseClaimsResponse,
+  ResumeClaimsResponse,
+} from "./gen/lightningstore/v1/claim_pb.js";
+import type { Group } from "./gen/lightningstore/v1/group_pb.js";
+import type { SeriesBucket } from "./gen/lightningstore/v1/series_pb.js";
+import type { Worker } from "./gen/lightningstore/v1/worker_pb.js";
+import { pages, toFilters, type GroupQuery, type RolloutQuery, type WorkerQuery } from "./lists.js";
+import { completions, publications, Watch, type WatchOptions } from "./watch.js";
+import {
   listNamespaces,
   pathsOf,
   toNamespace,
@@ -65,6 +84,8 @@ export interface Resources {
   readonly resourcesId: string;
   /** Version of the map, counted from 1. */
   readonly version: number;
+  /** Number of this version among all that were published in the namespace. 0 from servers without these numbers. */
+  readonly publishNumber: bigint;
   /** The resources by name. */
   readonly resources: Readonly<Record<string, Resource>>;
 }
@@ -92,6 +113,8 @@ const PATHS: Readonly<Record<keyof RolloutChanges, string>> = {
   resourcesId: "resources_id",
   config: "config",
   metadata: "metadata_json",
+  queue: "queue",
+  labels: "labels",
 };
 
 /**
@@ -124,11 +147,19 @@ export class LightningStore {
     this.#connection.close();
   }
 
-  /** Adds rollouts to the tail of the queue, all of them or, on an error, none. Returns them as stored. */
-  async enqueue(specs: Iterable<RolloutSpec>, options: WriteOptions = {}): Promise<Rollout[]> {
-    const { requestId = "", ...call } = options;
+  /**
+   * Adds rollouts to the tail of their queues, all of them or, on an error, none. Returns them as stored. `groups` are
+   * created first: their members are the rollouts with their ids, in this call and in later ones. A group that takes
+   * no more members is an error with the reason GROUP_FULL.
+   */
+  async enqueue(
+    specs: Iterable<RolloutSpec>,
+    options: WriteOptions & { readonly groups?: Iterable<GroupSpec> } = {},
+  ): Promise<Rollout[]> {
+    const { requestId = "", groups = [], ...call } = options;
     const rollouts = Array.from(specs, toSpec);
-    const answer = await this.rpc.enqueueRollouts({ rollouts, requestId }, call);
+    const request = { rollouts, groups: Array.from(groups, toGroup), requestId };
+    const answer = await this.rpc.enqueueRollouts(request, call);
     return answer.rollouts;
   }
 
@@ -136,6 +167,20 @@ export class LightningStore {
   async getRollout(rolloutId: string, options?: CallOptions): Promise<Rollout> {
     const { rollout } = await this.rpc.getRollout({ rolloutId }, options);
     return present(rollout);
+  }
+
+  /** Lists the rollouts that match, with their latest attempts. They are loaded page by page. */
+  listRollouts(query: RolloutQuery = {}): AsyncGenerator<Rollout, void, undefined> {
+    const request = {
+      ...toFilters(query),
+      orderBy: query.orderBy ?? "",
+      pageSize: query.pageSize ?? 0,
+    };
+    const call = callOf(query);
+    return pages(
+      (pageToken) => this.rpc.listRollouts({ ...request, pageToken }, call),
+      (page) => page.rollouts,
+    );
   }
 
   /** Changes the given fields and returns the rollout after the change. */
@@ -154,6 +199,8 @@ export class LightningStore {
       priority: changes.priority ?? 0,
       groupId: changes.groupId ?? "",
       resourcesId: changes.resourcesId ?? "",
+      queue: changes.queue ?? "",
+      labels: { ...changes.labels },
     });
     if (changes.status) rollout.status = STATUSES[changes.status];
     if (changes.input !== undefined) rollout.inputJson = encodeJson(changes.input, "input");
@@ -241,10 +288,99 @@ export class LightningStore {
     return fromResources(present(answer.resources));
   }
 
-  /** Returns the current version of resources by id, or of the latest resources without an id. */
-  async getResources(resourcesId = "", options?: CallOptions): Promise<Resources> {
-    const answer = await this.rpc.getResources({ resourcesId }, options);
+  /**
+   * Returns resources by id, or the latest ones without an id: the current version, or `version` if the server keeps
+   * it. A version that it has removed is an error with the reason RESOURCES_VERSION_REMOVED.
+   */
+  async getResources(
+    resourcesId = "",
+    options: CallOptions & { readonly version?: number } = {},
+  ): Promise<Resources> {
+    const { version = 0, ...call } = options;
+    const answer = await this.rpc.getResources({ resourcesId, version }, call);
     return fromResources(present(answer.resources));
+  }
+
+  /** Returns the resources with a publish number, if the server keeps that version. */
+  async getPublishedResources(
+    publishNumber: bigint | number,
+    options?: CallOptions,
+  ): Promise<Resources> {
+    const answer = await this.rpc.getResources({ publishNumber: BigInt(publishNumber) }, options);
+    return fromResources(present(answer.resources));
+  }
+
+  /**
+   * Watches the publications of all resources, in the order of their publish numbers. A version that was removed
+   * before it could be sent is left out; the latest one never is.
+   */
+  watchResources(options: WatchOptions = {}): Watch<Resources> {
+    return new Watch(publications(this.rpc, fromResources), options, this.#timeoutMs);
+  }
+
+  /** Pauses claims until `resumeClaims`: running attempts continue, and none begins. `reason` is for people. */
+  async pauseClaims(reason = "", options: WriteOptions = {}): Promise<PauseClaimsResponse> {
+    const { requestId = "", ...call } = options;
+    return this.rpc.pauseClaims({ reason, requestId }, call);
+  }
+
+  /** Ends a pause. Without one it has no effect. */
+  async resumeClaims(options: WriteOptions = {}): Promise<ResumeClaimsResponse> {
+    const { requestId = "", ...call } = options;
+    return this.rpc.resumeClaims({ requestId }, call);
+  }
+
+  /**
+   * Changes the given fields of an attempt, or of the "latest" one, and returns it after the change. The reward and the
+   * scores may be set with the outcome or later, also after the outcome is final.
+   */
+  async updateAttempt(
+    rolloutId: string,
+    attemptId: string,
+    changes: AttemptChanges,
+    options: WriteOptions = {},
+  ): Promise<Attempt> {
+    const { requestId = "", ...call } = options;
+    const request = { ...toUpdate(rolloutId, attemptId, changes), requestId };
+    return present((await this.rpc.updateAttempt(request, call)).attempt);
+  }
+
+  /** Returns how a measure of finished rollouts developed: the buckets that hold a rollout, in order. */
+  async getSeries(query: SeriesQuery, options?: CallOptions): Promise<SeriesBucket[]> {
+    return (await this.rpc.getSeries(toSeries(query), options)).buckets;
+  }
+
+  /** Returns a group with the numbers and the ids of its members. */
+  async getGroup(groupId: string, options?: CallOptions): Promise<Group> {
+    return present((await this.rpc.getGroup({ groupId }, options)).group);
+  }
+
+  /** Lists groups in the order in which they were created. They are loaded page by page. */
+  listGroups(query: GroupQuery = {}): AsyncGenerator<Group, void, undefined> {
+    const { groupIds = [], statuses = [], pageSize = 0 } = query;
+    const request = { groupIds: [...groupIds], statuses: toGroupStatuses(statuses), pageSize };
+    const call = callOf(query);
+    return pages(
+      (pageToken) => this.rpc.listGroups({ ...request, pageToken }, call),
+      (page) => page.groups,
+    );
+  }
+
+  /** Watches the completions of all groups, in the order of their completion numbers. */
+  watchGroups(options: WatchOptions = {}): Watch<Group> {
+    return new Watch(completions(this.rpc), options, this.#timeoutMs);
+  }
+
+  /** Lists the workers that match. They are loaded page by page. */
+  listWorkers(query: WorkerQuery = {}): AsyncGenerator<Worker, void, undefined> {
+    const { statuses = [], workerIdContains = "", orderBy = "", pageSize = 0 } = query;
+    const minPublishNumber = BigInt(query.minPublishNumber ?? 0);
+    const filters = { statuses: [...statuses], workerIdContains, minPublishNumber };
+    const call = callOf(query);
+    return pages(
+      (pageToken) => this.rpc.listWorkers({ ...filters, orderBy, pageSize, pageToken }, call),
+      (page) => page.workers,
+    );
   }
 
   /** Creates a namespace. A name that exists is an error with the reason NAMESPACE_EXISTS. */
@@ -313,7 +449,13 @@ function fromResources(message: ResourcesMessage): Resources {
   const resources = Object.fromEntries(
     Object.entries(message.resources).map(([name, resource]) => [name, fromMessage(resource)]),
   );
-  return { resourcesId: message.resourcesId, version: message.version, resources };
+  const { resourcesId, version, publishNumber } = message;
+  return { resourcesId, version, publishNumber, resources };
+}
+
+/** Returns the options of the calls of a query. */
+function callOf({ signal, timeoutMs, metadata, onStarted }: CallOptions): CallOptions {
+  return { signal, timeoutMs, metadata, onStarted };
 }
 
 /** Returns a field that the contract says is always set. */

@@ -10,11 +10,11 @@ import { context as otel, type Tracer } from "@opentelemetry/api";
 import { unsuppressTracing } from "@opentelemetry/core";
 
 import { Backoff, pause, warn } from "./backoff.js";
-import type { LightningStore } from "./client.js";
+import type { LightningStore, Resources } from "./client.js";
 import { AttemptCancelled, currentAttempt, type RunContext } from "./context.js";
 import { toStoreError } from "./errors.js";
 import type { SpanExporter } from "./exporter.js";
-import { failureOf, isRefusal, refusedFailure } from "./failures.js";
+import { failureOf, isRefusal, isUnknownPath, refusedFailure } from "./failures.js";
 import {
   AttemptSchema,
   AttemptStatus,
@@ -56,6 +56,8 @@ export type Agent<Input = unknown> = (
 interface Outcome {
   readonly status: AttemptStatus;
   readonly failure?: Failure;
+  /** What the function returned, if that is a number. */
+  readonly reward?: number;
 }
 
 /** Works on the claims of a runner. */
@@ -64,7 +66,11 @@ export class Work {
   readonly #agent: Agent;
   readonly #exporter: SpanExporter;
   readonly #outageMs: number;
-  readonly #resources = new Map<string, AgentResources>();
+  /** Publish number of the resources that the function was called with last. Undefined: none. */
+  publishNumber: bigint | undefined;
+  readonly #resources = new Map<string, Resources>();
+  /** Whether the server has rejected the field of the reward, as those of earlier versions do. */
+  #isWithoutRewards = false;
   /** Aborted when the runner no longer waits for a server that is down. */
   readonly #hurried = new AbortController();
   /** Aborted when the runner no longer waits for functions. */
@@ -118,8 +124,9 @@ export class Work {
       const reward = await this.#call(context, resources, tracer);
       const after = cancelledOutcome(context);
       if (after) return after; // its outcome no longer counts
-      if (reward !== undefined && reward !== null) emitReward(asReward(reward), tracer);
-      return { status: AttemptStatus.SUCCEEDED };
+      if (reward === undefined || reward === null) return { status: AttemptStatus.SUCCEEDED };
+      emitReward(asReward(reward), tracer);
+      return { status: AttemptStatus.SUCCEEDED, reward: asReward(reward) };
     } catch (thrown) {
       error = thrown;
     }
@@ -172,17 +179,18 @@ export class Work {
     const key = (id: string, version: number): string => `${version} ${id}`;
     let found = this.#resources.get(key(resourcesId, resourcesVersion));
     if (!found) {
-      const answer = await this.#patiently(() =>
-        this.#store.getResources(resourcesId, { timeoutMs: TRY_MS }),
+      found = await this.#patiently(() =>
+        this.#store.getResources(resourcesId, { version: resourcesVersion, timeoutMs: TRY_MS }),
       );
-      found = answer.resources;
-      this.#resources.set(key(resourcesId, answer.version), found);
+      // Servers without kept versions return the current one.
+      this.#resources.set(key(resourcesId, found.version), found);
       const oldest = this.#resources.keys().next().value;
       if (this.#resources.size > KEPT_RESOURCES && oldest) this.#resources.delete(oldest);
     }
+    this.publishNumber = found.publishNumber || undefined;
     const { rolloutId, attemptId } = context;
     return Object.fromEntries(
-      Object.entries(found).map(([name, resource]) => [
+      Object.entries(found.resources).map(([name, resource]) => [
         name,
         resource.kind === "proxyLlm" ? routed(resource, rolloutId, attemptId) : resource,
       ]),
@@ -191,18 +199,18 @@ export class Work {
 
   async #report(context: RunContext, outcome: Outcome): Promise<void> {
     const { cancellation } = context;
-    const { status, failure } = cancelledOutcome(context) ?? outcome;
+    const final = cancelledOutcome(context) ?? outcome;
     if (cancellation && !(await this.#isLive(context, cancellation))) return;
     const { rolloutId, attemptId } = context;
     let answer: UpdateAttemptResponse;
     try {
-      answer = await this.#update(context, { status, ...(failure && { failure }) });
+      answer = await this.#updateWithReward(context, final);
     } catch (error) {
       const refusal = toStoreError(error);
       if (!isRefusal(refusal)) throw refusal;
       // Without a report the attempt would stay live.
       warn(`report of attempt ${attemptId} rejected, reporting a minimal failure instead`, refusal);
-      const plain = refusedFailure(refusal, failure);
+      const plain = refusedFailure(refusal, final.failure);
       answer = await this.#update(context, { status: AttemptStatus.FAILED, failure: plain });
     }
     if (answer.missingSpanCount) {
@@ -212,13 +220,37 @@ export class Work {
     }
   }
 
-  #update(context: RunContext, { status, failure }: Outcome): Promise<UpdateAttemptResponse> {
+  /** Reports an outcome; without its reward, which is in a span too, if the server does not know that field. */
+  async #updateWithReward(context: RunContext, outcome: Outcome): Promise<UpdateAttemptResponse> {
+    const { reward, ...plain } = outcome;
+    if (reward === undefined || this.#isWithoutRewards) return this.#update(context, plain);
+    try {
+      return await this.#update(context, outcome);
+    } catch (error) {
+      const refusal = toStoreError(error);
+      if (!isUnknownPath(refusal)) throw refusal;
+      warn("the server knows no rewards in reports, so they are in spans only", refusal);
+      this.#isWithoutRewards = true;
+      return this.#update(context, plain);
+    }
+  }
+
+  #update(context: RunContext, outcome: Outcome): Promise<UpdateAttemptResponse> {
+    const { status, failure, reward } = outcome;
     const { rolloutId, attemptId } = context;
     const attempt = create(AttemptSchema, { rolloutId, attemptId, status });
-    if (failure) attempt.failure = failure;
+    const paths = ["status"];
+    if (failure) {
+      attempt.failure = failure;
+      paths.push("failure");
+    }
+    if (reward !== undefined) {
+      attempt.reward = reward;
+      paths.push("reward");
+    }
     const request = {
       attempt,
-      updateMask: create(FieldMaskSchema, { paths: failure ? ["status", "failure"] : ["status"] }),
+      updateMask: create(FieldMaskSchema, { paths }),
       sentSpanCount: BigInt(this.#exporter.sentCount(rolloutId, attemptId)),
       requestId: randomUUID(),
     };

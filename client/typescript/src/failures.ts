@@ -37,6 +37,14 @@ export function isRefusal({ code, retryDelayMs }: LightningStoreError): boolean 
   );
 }
 
+/** Returns whether the server does not know a field of an update. */
+export function isUnknownPath({ code, fieldViolations }: LightningStoreError): boolean {
+  return (
+    code === Code.INVALID_ARGUMENT &&
+    fieldViolations.some(({ field }) => field.startsWith("update_mask"))
+  );
+}
+
 /**
  * Returns the failure that replaces an outcome that the server rejected. It contains no text of the function.
  */

@@ -24,6 +24,8 @@ export interface HeartbeatOptions {
   readonly onStop: (stop: Stop) => void;
   /** The worker's statistics. */
   readonly stats: () => object;
+  /** The publish number to report; undefined: none. */
+  readonly publishNumber: () => bigint | number | undefined;
 }
 
 /** Sends the heartbeats of a worker and of its attempts. */
@@ -92,7 +94,7 @@ export class Heartbeats {
 
   /** Sends one heartbeat. The loop continues after a failure, because the server may come back. */
   async #beat(periodMs: number): Promise<boolean> {
-    const { store, workerId, onStop, stats } = this.#options;
+    const { store, workerId, onStop, stats, publishNumber: loaded } = this.#options;
     const attempts = Array.from(this.#attempts.keys(), ({ rolloutId, attemptId }) => ({
       rolloutId,
       attemptId,
@@ -100,8 +102,10 @@ export class Heartbeats {
     const call = { timeoutMs: Math.max(periodMs, RETRY_MS), signal: this.#ended.signal };
     try {
       const statsJson = encodeJson(stats(), "stats");
+      const publishNumber = BigInt(loaded() ?? 0);
       do {
-        const request = { workerId, statsJson, attempts: attempts.splice(0, ATTEMPTS_PER_BEAT) };
+        const part = attempts.splice(0, ATTEMPTS_PER_BEAT);
+        const request = { workerId, statsJson, publishNumber, attempts: part };
         const answer = await store.rpc.heartbeat(request, call);
         answer.stops.forEach(onStop);
       } while (attempts.length > 0);

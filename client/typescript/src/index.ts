@@ -10,15 +10,25 @@ export {
   type WriteOptions,
 } from "./client.js";
 export { AttemptCancelled, NonRetryable, type RunContext } from "./context.js";
+export type { AttemptChanges, GroupSpec, SeriesQuery } from "./control.js";
 export { Code, LightningStoreError, type ErrorFields, type FieldViolation } from "./errors.js";
 export type { Agent, AgentResources, Reward } from "./execution.js";
 export { SpanExporter, type SpanExporterOptions } from "./exporter.js";
-export { AttemptStatus, StopReason, type Attempt } from "./gen/lightningstore/v1/attempt_pb.js";
+export {
+  AttemptStatus,
+  RewardSource,
+  StopReason,
+  type Attempt,
+} from "./gen/lightningstore/v1/attempt_pb.js";
+export { GroupStatus, type Group } from "./gen/lightningstore/v1/group_pb.js";
 export type { Namespace } from "./gen/lightningstore/v1/namespace_pb.js";
+export type { SeriesBucket } from "./gen/lightningstore/v1/series_pb.js";
+export { WorkerStatus, type Worker } from "./gen/lightningstore/v1/worker_pb.js";
 export type { AttemptTriplets, Triplet } from "./gen/lightningstore/v1/triplet_pb.js";
 export { RolloutMode, RolloutStatus, type Rollout } from "./gen/lightningstore/v1/rollout_pb.js";
 export { SecureIdGenerator } from "./ids.js";
 export { decodeJson, encodeJson, RawJson } from "./json.js";
+export type { GroupQuery, RolloutFilters, RolloutQuery, WorkerQuery } from "./lists.js";
 export type { DeleteNamespaceOptions, NamespaceQuery, NamespaceSettings } from "./namespaces.js";
 export {
   baseUrl,
@@ -43,3 +53,4 @@ export { StoredSpan, type AttributeValue } from "./spans.js";
 export type { RolloutWait, WaitOptions } from "./streams.js";
 export { formatPrompt, TemplateError, type TemplateErrorKind } from "./templates.js";
 export type { TripletOptions } from "./triplets.js";
+export type { Watch, WatchOptions } from "./watch.js";

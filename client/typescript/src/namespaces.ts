@@ -3,6 +3,7 @@
 import { create } from "@bufbuild/protobuf";
 
 import { NamespaceSchema, type Namespace } from "./gen/lightningstore/v1/namespace_pb.js";
+import { pages } from "./lists.js";
 import type { CallOptions, NamespaceStubs } from "./rpc.js";
 import { toDuration } from "./rollouts.js";
 
@@ -18,6 +19,8 @@ export interface NamespaceSettings {
   readonly maxBytes?: number | bigint | null;
   /** Maximum number of rollouts in the queue. 0: no limit. */
   readonly maxQueueLength?: number | bigint | null;
+  /** Number of versions that are kept of each resources id. 0: all. */
+  readonly keepResourceVersions?: number | null;
 }
 
 /** Options of a list of namespaces. */
@@ -44,6 +47,7 @@ const PATHS: Readonly<Record<keyof NamespaceSettings, string>> = {
   retainFinishedMs: "retain_finished",
   maxBytes: "max_bytes",
   maxQueueLength: "max_queue_length",
+  keepResourceVersions: "keep_resource_versions",
 };
 
 /** Returns a namespace as a message of the contract. */
@@ -53,10 +57,11 @@ export function toNamespace(name: string, settings: NamespaceSettings): Namespac
     description: settings.description ?? "",
     labels: { ...settings.labels },
   });
-  const { retainFinishedMs, maxBytes, maxQueueLength } = settings;
+  const { retainFinishedMs, maxBytes, maxQueueLength, keepResourceVersions } = settings;
   if (retainFinishedMs != null) message.retainFinished = toDuration(retainFinishedMs);
   if (maxBytes != null) message.maxBytes = BigInt(maxBytes);
   if (maxQueueLength != null) message.maxQueueLength = BigInt(maxQueueLength);
+  if (keepResourceVersions != null) message.keepResourceVersions = keepResourceVersions;
   return message;
 }
 
@@ -69,14 +74,12 @@ export function pathsOf(settings: NamespaceSettings): string[] {
 }
 
 /** Lists namespaces page by page. */
-export async function* listNamespaces(
+export function listNamespaces(
   stubs: NamespaceStubs,
   { nameContains = "", ...call }: NamespaceQuery,
 ): AsyncGenerator<Namespace, void, undefined> {
-  let pageToken = "";
-  do {
-    const page = await stubs.listNamespaces({ nameContains, pageToken }, call);
-    yield* page.namespaces;
-    pageToken = page.nextPageToken;
-  } while (pageToken !== "");
+  return pages(
+    (pageToken) => stubs.listNamespaces({ nameContains, pageToken }, call),
+    (page) => page.namespaces,
+  );
 }

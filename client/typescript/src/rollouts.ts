@@ -48,8 +48,15 @@ export interface RolloutSpec {
   readonly priority?: number;
   /** Groups rollouts that belong together. */
   readonly groupId?: string;
-  /** Id of the resources that the agent uses. Default: the latest. */
+  /**
+   * Id of the resources that the agent uses. "latest": those that are the latest at each claim, retries included.
+   * Default: those that are the latest when the rollout is enqueued.
+   */
   readonly resourcesId?: string;
+  /** Task queue that it is claimed from. Default: the default queue. */
+  readonly queue?: string;
+  /** Labels for filters, at most 32. */
+  readonly labels?: Readonly<Record<string, string>>;
   readonly config?: RolloutConfig;
   /** A JSON object of your own. */
   readonly metadata?: object;
@@ -119,6 +126,8 @@ export function toSpec(spec: RolloutSpec, index: number): SpecMessage {
     priority: spec.priority ?? 0,
     groupId: spec.groupId ?? "",
     resourcesId: spec.resourcesId ?? "",
+    queue: spec.queue ?? "",
+    labels: { ...spec.labels },
     rolloutId: spec.rolloutId ?? "",
   });
   if (spec.metadata)

@@ -27,6 +27,8 @@ export interface RunnerOptions extends ConnectOptions {
   readonly concurrency?: number;
   /** Claims only rollouts with these modes, undefined for those without a mode. Default: any. */
   readonly modes?: readonly ("train" | "val" | "test" | undefined)[];
+  /** Task queues to claim from; "" is the default queue. Default: the default queue only. */
+  readonly queues?: readonly string[];
   /** Number of rollouts after which the runner ends. Default: no limit. */
   readonly maxRollouts?: number;
   /** Duration of a long poll in milliseconds. Default 20,000. */
@@ -40,14 +42,19 @@ export interface RunnerOptions extends ConnectOptions {
   readonly outageMs?: number;
   /** Milliseconds for cancelled functions to return after a second stop. Default 5,000. */
   readonly graceMs?: number;
+  /**
+   * Returns the publish number that heartbeats report, such as that of the weights which the worker's model has
+   * loaded; undefined: unchanged. Default: that of the resources which the function was called with last.
+   */
+  readonly publishNumber?: () => bigint | number | undefined;
 }
 
 /**
  * Claims rollouts and runs a function on each, several at a time. The type of the function's input is not
  * checked.
  *
- * A function that returns has succeeded; a number it returns is stored as the reward, in a span
- * `agentlightning.annotation`. What it throws is a failure with its type and message, which is retried
+ * A function that returns has succeeded; a number it returns is sent twice: in a span
+ * `agentlightning.annotation`, and as the reward of the attempt. What it throws is a failure with its type and message, which is retried
  * according to the rollout's config unless it is a NonRetryable. When the attempt is cancelled or superseded,
  * `context.signal` is aborted; then it is never reported as succeeded, whatever the function returns.
  *
@@ -100,12 +107,16 @@ export class Runner<Input = unknown> {
       periodMs: options.heartbeatPeriodMs ?? 10_000,
       onStop,
       stats: () => this.#stats(),
+      publishNumber: options.publishNumber ?? (() => this.#work.publishNumber),
     });
     this.#finishes = new Finishes(this.#store, (rolloutId) => {
       this.#onFinish(rolloutId);
     });
     const wait = options.pollWaitMs ?? 20_000;
-    this.#claims = new Claims(this.#store, this.workerId, modes.map(toMode), wait);
+    this.#claims = new Claims(this.#store, this.workerId, wait, {
+      modes: modes.map(toMode),
+      queues: options.queues ?? [],
+    });
     this.#work = new Work(this.#store, agent as Agent, this.#exporter, options.outageMs ?? 600_000);
   }
 

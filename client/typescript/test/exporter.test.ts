@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { createServer, type AddressInfo, type Socket } from "node:net";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 
@@ -244,3 +245,23 @@ async function runLast(address: string): Promise<unknown> {
   const [code] = (await once(child, "exit")) as [number];
   return code;
 }
+
+test("an upload ends when the client is closed before it is connected", async (t) => {
+  t.mock.method(process, "emitWarning", () => undefined);
+  const silent = createServer(); // accepts connections and never says a word
+  silent.listen(0, "127.0.0.1");
+  await once(silent, "listening");
+  const address = `127.0.0.1:${(silent.address() as AddressInfo).port}`;
+  const store = new LightningStore(address);
+  const exporter = new SpanExporter({ store, rolloutId: "ro", attemptId: "at" });
+  tracerOf(exporter).startSpan("a").end();
+  const flushed = exporter.forceFlush();
+  const uploaded = store.rpc.ingestSpans([]);
+  const [socket] = (await once(silent, "connection")) as [Socket]; // the calls wait for it
+  store.close();
+  await assert.rejects(uploaded, LightningStoreError);
+  await flushed;
+  assert.equal(exporter.droppedCount, 1);
+  socket.destroy();
+  silent.close();
+});

@@ -231,7 +231,7 @@ test("spans are stored before the outcome is reported, whatever fails on the way
     },
     updateAttempt: (request, peer) => {
       log.push(`update ${String(request.sentSpanCount)}`);
-      assert.deepEqual(request.updateMask?.paths, ["status"]);
+      assert.deepEqual(request.updateMask?.paths, ["status", "reward"]);
       ids.add(request.requestId);
       if (log.length === 4) peer.cut();
       if (log.length < 11) throw new Refusal(Code.UNAVAILABLE); // more than gRPC's own tries

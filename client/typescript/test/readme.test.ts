@@ -20,7 +20,7 @@ test("the programs of the README run as printed", async () => {
   const programs = [...text.matchAll(/```ts (\w+)\n(.*?)```/gs)];
   assert.deepEqual(
     programs.map(([, name]) => name),
-    ["runner", "algorithm", "exporter"],
+    ["runner", "algorithm", "control", "exporter"],
   );
   await mkdir(folder, { recursive: true });
   for (const [, name, code] of programs) await writeFile(file(`${name ?? ""}.ts`), code ?? "");
@@ -39,6 +39,7 @@ test("the programs of the README run as printed", async () => {
     stdio: "inherit",
   });
   const { stdout } = await run(process.execPath, [file("out/algorithm.js")], { env });
+  const control = await run(process.execPath, [file("out/control.js")], { env });
   runner.kill("SIGTERM");
   assert.deepEqual(await once(runner, "exit"), [0, null]);
   assert.deepEqual(stdout.trim().split("\n").sort(), [
@@ -48,6 +49,12 @@ test("the programs of the README run as printed", async () => {
     "{ question: 6 } SUCCEEDED 0.6",
     "{ question: 7 } FAILED undefined",
     "{ question: 8 } SUCCEEDED 0.8",
+  ]);
+  assert.deepEqual(control.stdout.trim().split("\n"), [
+    "task-1 mean reward 0.25",
+    "with the new weights: true",
+    "best: 0.4 0.7",
+    "rewards so far: 7n",
   ]);
   const exported = await run(process.execPath, [file("out/exporter.js")], { env });
   assert.match(exported.stdout, /^step [0-9a-f]{32}\n$/);
