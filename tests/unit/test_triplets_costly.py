@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -107,6 +108,33 @@ async def listing(store: Calls, rollout_id: str, **options: Any) -> AttemptTripl
     return found
 
 
+class Steps:
+    """Counts the processor time of a coroutine's steps, and of nothing else that its event loop does."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        self._coroutine = coroutine
+        self.seconds = 0.0
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        while True:
+            begun = time.thread_time()
+            try:
+                awaited = self._coroutine.send(None)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.thread_time() - begun
+            yield awaited
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No garbage collection: which thread collects that of all tests is chance."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[bool]]:
     """Return by kind of work whether it was done in the thread of the event loop."""
@@ -157,6 +185,7 @@ async def test_calls_of_a_large_trace_are_found_in_a_thread(
     assert threads == {"triplet": {True}, "node": {True}, "trace": {False}}
 
 
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("options", [{}, {"skip_without_tokens": True}, {"source": 2}], ids=str)
 @pytest.mark.asyncio
 async def test_costly_spans_leave_the_event_loop_to_others(
@@ -166,15 +195,16 @@ async def test_costly_spans_leave_the_event_loop_to_others(
     for number, one in enumerate(spans):
         one.span_id = bytes([number + 1] * 8)
     rollout_id = await stored(store, spans)
+    steps = Steps(listing(store, rollout_id, **options))
     loop, everything = time.thread_time(), time.process_time()
     turns = 0
-    task = asyncio.create_task(listing(store, rollout_id, **options))
+    task = asyncio.ensure_future(steps)
     while not task.done():
         turns += 1
         await asyncio.sleep(0.001)
-    loop, everything = time.thread_time() - loop, time.process_time() - everything
+    others = time.process_time() - everything - (time.thread_time() - loop)
     # The loop's thread only parses the spans as protobuf, which takes a tenth of the whole.
-    assert loop < everything / 2
+    assert steps.seconds < others
     assert turns > 10
 
 
