@@ -9,10 +9,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightningstore.client import AttemptTriplets, Triplet
-from lightningstore.service import triplets
+from lightningstore.service import samples, triplets
+from lightningstore.v1.sample_pb2 import ListSamplesRequest, Sample
 from lightningstore.v1.span_pb2 import SpanBatch
 from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -22,6 +23,7 @@ FOLDER = Path(__file__).parent / "unit" / "traces"
 TRACES = sorted(path.stem for path in FOLDER.glob("*.json"))
 TRACE_ID = bytes(range(1, 17))
 SECOND = 1_000_000_000
+ABOUT = samples.About(None, (), 0)
 
 
 def load(name: str) -> dict[str, Any]:
@@ -139,3 +141,57 @@ def shown(triplet: Triplet) -> dict[str, Any]:
         "response_metadata": triplet.response_metadata,
     }
     return {key: value for key, value in told.items() if value not in (None, [], {}, "")}
+
+
+class RowOf(NamedTuple):
+    """A sample, with lists for arrays."""
+
+    tokens: list[int]
+    mask: list[bool]
+    logprobs: list[float] | None
+    sample: Sample
+
+
+def fold(
+    spans: Iterable[tuple[int, Span]], about: samples.About = ABOUT, **options: Any
+) -> tuple[list[RowOf], list[str]]:
+    """Return the samples of numbered spans and the warnings, as the service makes them."""
+    merges = options.pop("merge", "") != "SAMPLE_MERGE_NONE"
+    chosen = triplets.Options.of(ListSamplesRequest(rollout_ids=["r"], **options))
+    warnings = triplets.Warnings()
+    stored: dict[bytes, Span] = {}
+    nodes = []
+    for at, (number, one) in enumerate(spans):
+        stored[one.span_id] = one
+        nodes.append(triplets.Node.of(one, number, triplets.Place(1, at), chosen, warnings))
+    calls = triplets.run(triplets.find_calls(nodes, chosen, warnings)).calls
+    ids: dict[int, samples.Ids] = {}
+    folded = samples.Fold()
+    for key, call in enumerate(calls):
+        records = [stored[node.span_id] for node in call.records]
+        ids[key] = samples.ids_of(call, records, chosen, warnings)
+        if ids[key].prompt and ids[key].response:
+            folded.add(key, call.node.where, *ids[key])
+    for key in folded.unplaced() if merges else ():
+        folded.place(key, ids[key].prompt)
+    rows, aside = folded.rows()
+    found = []
+    for index, row in enumerate(rows):
+        members = [calls[member.key] for member in row.calls]
+        answers = []
+        for call in members:
+            records = [stored[node.span_id] for node in call.records]
+            tools = [stored[node.span_id] for node in call.tools]
+            is_last = call is members[-1]
+            answer = samples.answer_of(call, records, tools, chosen, warnings, is_last=is_last)
+            if call.following is not None and samples.lacks_answer(call, answer):
+                answer = samples.add_answer(answer, stored[call.following.span_id])
+            answers.append(answer)
+        array = samples.array_of(b"".join(ids[row.last.key]))
+        data = samples.sample_of(index, row, array, members, answers, about, warnings)
+        found.append(Sample.FromString(data))
+    told = [warning.message for warning in warnings.messages()]
+    told += [f"aside {call.where[0]}" for call in aside]
+    return [
+        RowOf(list(s.token_ids), list(s.mask), list(s.logprobs) or None, s) for s in found
+    ], told

@@ -14,7 +14,7 @@ from lightningstore.client import (
     NotFoundError,
     ResourceExhaustedError,
 )
-from lightningstore.service.operations import triplets as list_triplets
+from lightningstore.service.operations import traces
 from lightningstore.v1.span_pb2 import SpanBatch
 from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 
@@ -154,7 +154,7 @@ async def test_warnings_are_counted_and_the_first_listed(world: World) -> None:
 async def test_bad_fields_are_named(world: World, field: str, change: dict[str, Any]) -> None:
     request = ListTripletsRequest(**{"rollout_ids": ["r"], **change})
     async with refused(world, InvalidArgumentError, "FIELD_INVALID", field) as _:
-        _ = [a async for a in world.store._triplets(request)]
+        _ = [a async for a in world.store._transport.server_stream("ListTriplets", request, None)]
 
 
 async def test_a_bad_expression_is_told_what_is_right(world: World) -> None:
@@ -214,7 +214,7 @@ async def test_large_answers_come_in_chunks(world: World) -> None:
 async def test_spans_that_are_not_held_are_read_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(list_triplets, "HELD_BYTES", 1000)
+    monkeypatch.setattr(traces, "HELD_BYTES", 1000)
     rollout, attempt = await claim(world)
     words = [f"c{n}" for n in range(60)]
     for start in range(6):

@@ -19,6 +19,7 @@ from lightningstore.v1 import (
     import_pb2,
     resources_pb2,
     rollout_pb2,
+    sample_pb2,
     series_pb2,
     span_pb2,
     statistics_pb2,
@@ -112,6 +113,7 @@ REQUESTS: dict[str, Message] = {
     ),
     "QuerySpans": span_pb2.QuerySpansRequest(rollout_id=FINISHED),
     "ListTriplets": triplet_pb2.ListTripletsRequest(rollout_ids=[FINISHED]),
+    "ListSamples": sample_pb2.ListSamplesRequest(rollout_ids=[FINISHED]),
     "ImportRollouts": import_pb2.ImportRolloutsRequest(
         rollout=rollout_pb2.Rollout(
             rollout_id=f"{MARK}-imported",

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from lightningstore.client._calls.traces import TRIPLET_ROLLOUTS
+from lightningstore.client._calls.traces import DERIVED_ROLLOUTS
 from lightningstore.client._datasets.batches import MESSAGE_BYTES
 from lightningstore.client._runner.failures import MESSAGE_LENGTH, TYPE_LENGTH
 from lightningstore.client._transport import channel
@@ -55,7 +55,7 @@ def test_limits_that_the_client_repeats_are_the_servers() -> None:
     limits = Limits()
     exporter = inspect.signature(SpanExporter.__init__).parameters
     assert exporter["max_span_bytes"].default == limits.span_bytes
-    assert limits.batch_items == TRIPLET_ROLLOUTS
+    assert limits.batch_items == DERIVED_ROLLOUTS
     assert MESSAGE_BYTES < limits.message_bytes < channel.MAX_MESSAGE_BYTES
     assert channel.MAX_MESSAGE_BYTES - limits.message_bytes >= MIB
     # A character takes up to four bytes.

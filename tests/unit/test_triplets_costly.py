@@ -16,7 +16,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 from lightningstore.service import triplets
-from lightningstore.service.operations import triplets as list_triplets
+from lightningstore.service.operations import traces
 from lightningstore.service.operations.store import Store
 from lightningstore.service.rules.json_values import has_more_objects
 from lightningstore.service.server.config import Config
@@ -179,9 +179,9 @@ async def test_ordinary_spans_are_read_on_the_event_loop(
 async def test_calls_of_a_large_trace_are_found_in_a_thread(
     store: Calls, threads: dict[str, set[bool]]
 ) -> None:
-    spans = [call(str(n)) for n in range(list_triplets.LARGE_TRACE + 1)]
+    spans = [call(str(n)) for n in range(traces.LARGE_TRACE + 1)]
     found = await listing(store, await stored(store, spans))
-    assert len(found.triplets) == list_triplets.LARGE_TRACE + 1
+    assert len(found.triplets) == traces.LARGE_TRACE + 1
     assert threads == {"triplet": {True}, "node": {True}, "trace": {False}}
 
 

@@ -42,6 +42,7 @@ from lightningstore.client._values.rollouts import (
     RolloutConfig,
     RolloutSpec,
 )
+from lightningstore.client._values.samples import AttemptSamples, Sample, SampleSegment
 from lightningstore.client._values.series import RolloutFilters, SeriesBucket
 from lightningstore.client._values.server import (
     ClaimPause,
@@ -73,6 +74,7 @@ __all__ = [
     "LLM",
     "UNSET",
     "Attempt",
+    "AttemptSamples",
     "AttemptStatus",
     "AttemptTriplets",
     "AttemptUpdate",
@@ -105,6 +107,8 @@ __all__ = [
     "RolloutMode",
     "RolloutSpec",
     "RolloutStatus",
+    "Sample",
+    "SampleSegment",
     "SequenceIdRange",
     "SeriesBucket",
     "ServerInfo",

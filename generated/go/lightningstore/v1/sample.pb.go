@@ -30,10 +30,11 @@ const (
 	SampleMerge_SAMPLE_MERGE_UNSPECIFIED SampleMerge = 0
 	// Not at all: one sample per call.
 	SampleMerge_SAMPLE_MERGE_NONE SampleMerge = 1
-	// A call whose prompt begins with all tokens of an earlier call, prompt and response, continues its row. Where
-	// several calls continue the same one, the first by tokens continues the row, and each other one begins a row
-	// in which all tokens of its prompt are masked. The order of calls comes from their tokens, not from times. A
-	// call that continues two rows with the same tokens is left out, with a warning.
+	// A call continues the call whose tokens, prompt and response, are the longest beginning of its own prompt. Where
+	// several calls continue the same one, the one with the most tokens continues the row, and each other one begins a
+	// row in which all tokens of its prompt are masked. Of several with as many tokens, the tokens alone decide too.
+	// Times and the order of arrival have no effect. A call that continues two calls with the same tokens is in no
+	// sample, with a warning.
 	SampleMerge_SAMPLE_MERGE_PREFIX SampleMerge = 2
 )
 
@@ -86,8 +87,8 @@ type Sample struct {
 	Index int32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	// Token ids, prompts and responses in the order in which the model saw them. Never empty.
 	TokenIds []int32 `protobuf:"fixed32,2,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
-	// For each token, whether the model sampled it in this row: true for the tokens of responses, false for those
-	// of prompts. A response that several rows contain is true in one of them only, so that it is trained once.
+	// For each token, whether it is trained in this row: true for the tokens of responses, false for those of
+	// prompts. A response that several rows contain is true in one of them only.
 	Mask []bool `protobuf:"varint,3,rep,packed,name=mask,proto3" json:"mask,omitempty"`
 	// For each token, the log-probability with which it was sampled, and 0 where mask is false. Empty if one of the
 	// sampled tokens has none.
@@ -354,14 +355,19 @@ type AttemptSamples struct {
 	GroupId string `protobuf:"bytes,2,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	// The samples, in the order of the sequence ids of their first calls.
 	Samples []*Sample `protobuf:"bytes,3,rep,name=samples,proto3" json:"samples,omitempty"`
-	// Problems of the trace, and calls that are in no sample. Only in the last message of the attempt.
+	// Problems of the trace, and calls that are in no sample: the first 100, by sequence id. Only in the last message
+	// of the attempt.
 	Warnings []*TripletWarning `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// Status of the rollout.
 	Status RolloutStatus `protobuf:"varint,5,opt,name=status,proto3,enum=lightningstore.v1.RolloutStatus" json:"status,omitempty"`
 	// Time from the enqueueing of the rollout to the claim of this attempt. Absent without an attempt.
 	QueueTime *durationpb.Duration `protobuf:"bytes,6,opt,name=queue_time,json=queueTime,proto3" json:"queue_time,omitempty"`
 	// Time from the claim of the attempt to its end. Absent until it has ended.
-	RunTime       *durationpb.Duration `protobuf:"bytes,7,opt,name=run_time,json=runTime,proto3" json:"run_time,omitempty"`
+	RunTime *durationpb.Duration `protobuf:"bytes,7,opt,name=run_time,json=runTime,proto3" json:"run_time,omitempty"`
+	// Total number of warnings of this attempt, including those not listed. Only in its last message.
+	WarningCount int32 `protobuf:"varint,8,opt,name=warning_count,json=warningCount,proto3" json:"warning_count,omitempty"`
+	// Whether this is the last message of the attempt.
+	Complete      bool `protobuf:"varint,9,opt,name=complete,proto3" json:"complete,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -443,6 +449,20 @@ func (x *AttemptSamples) GetRunTime() *durationpb.Duration {
 		return x.RunTime
 	}
 	return nil
+}
+
+func (x *AttemptSamples) GetWarningCount() int32 {
+	if x != nil {
+		return x.WarningCount
+	}
+	return 0
+}
+
+func (x *AttemptSamples) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
 }
 
 // Request of ListSamples. All options but merge are those of ListTriplets, with the same meaning. Calls without
@@ -667,7 +687,7 @@ const file_lightningstore_v1_sample_proto_rawDesc = "" +
 	"agent_name\x18\a \x01(\tR\tagentName\x12#\n" +
 	"\rfinish_reason\x18\b \x01(\tR\ffinishReason\x12\x1b\n" +
 	"\x06reward\x18\t \x01(\x01H\x00R\x06reward\x88\x01\x01B\t\n" +
-	"\a_reward\"\x82\x03\n" +
+	"\a_reward\"\xc3\x03\n" +
 	"\x0eAttemptSamples\x127\n" +
 	"\aattempt\x18\x01 \x01(\v2\x1d.lightningstore.v1.AttemptRefR\aattempt\x12\x19\n" +
 	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x123\n" +
@@ -676,7 +696,9 @@ const file_lightningstore_v1_sample_proto_rawDesc = "" +
 	"\x06status\x18\x05 \x01(\x0e2 .lightningstore.v1.RolloutStatusR\x06status\x128\n" +
 	"\n" +
 	"queue_time\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\tqueueTime\x124\n" +
-	"\brun_time\x18\a \x01(\v2\x19.google.protobuf.DurationR\arunTime\"\xd0\x05\n" +
+	"\brun_time\x18\a \x01(\v2\x19.google.protobuf.DurationR\arunTime\x12#\n" +
+	"\rwarning_count\x18\b \x01(\x05R\fwarningCount\x12\x1a\n" +
+	"\bcomplete\x18\t \x01(\bR\bcomplete\"\xd0\x05\n" +
 	"\x12ListSamplesRequest\x12\x1f\n" +
 	"\vrollout_ids\x18\x01 \x03(\tR\n" +
 	"rolloutIds\x12\x1d\n" +

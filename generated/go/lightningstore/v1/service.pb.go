@@ -24,7 +24,7 @@ var File_lightningstore_v1_service_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1dlightningstore/v1/group.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/series.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xd9\x1c\n" +
+	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1dlightningstore/v1/group.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/sample.proto\x1a\x1elightningstore/v1/series.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xbe\x1d\n" +
 	"\x15LightningStoreService\x12h\n" +
 	"\x0fEnqueueRollouts\x12).lightningstore.v1.EnqueueRolloutsRequest\x1a*.lightningstore.v1.EnqueueRolloutsResponse\x12_\n" +
 	"\fStartRollout\x12&.lightningstore.v1.StartRolloutRequest\x1a'.lightningstore.v1.StartRolloutResponse\x12h\n" +
@@ -53,7 +53,8 @@ const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\x13AllocateSequenceIds\x12-.lightningstore.v1.AllocateSequenceIdsRequest\x1a..lightningstore.v1.AllocateSequenceIdsResponse\x12`\n" +
 	"\n" +
 	"QuerySpans\x12$.lightningstore.v1.QuerySpansRequest\x1a%.lightningstore.v1.QuerySpansResponse\"\x03\x90\x02\x010\x01\x12f\n" +
-	"\fListTriplets\x12&.lightningstore.v1.ListTripletsRequest\x1a'.lightningstore.v1.ListTripletsResponse\"\x03\x90\x02\x010\x01\x12[\n" +
+	"\fListTriplets\x12&.lightningstore.v1.ListTripletsRequest\x1a'.lightningstore.v1.ListTripletsResponse\"\x03\x90\x02\x010\x01\x12c\n" +
+	"\vListSamples\x12%.lightningstore.v1.ListSamplesRequest\x1a&.lightningstore.v1.ListSamplesResponse\"\x03\x90\x02\x010\x01\x12[\n" +
 	"\tGetSeries\x12#.lightningstore.v1.GetSeriesRequest\x1a$.lightningstore.v1.GetSeriesResponse\"\x03\x90\x02\x01\x12l\n" +
 	"\x0eImportRollouts\x12(.lightningstore.v1.ImportRolloutsRequest\x1a).lightningstore.v1.ImportRolloutsResponse\"\x03\x90\x02\x02(\x01\x12_\n" +
 	"\fAddResources\x12&.lightningstore.v1.AddResourcesRequest\x1a'.lightningstore.v1.AddResourcesResponse\x12h\n" +
@@ -93,54 +94,56 @@ var file_lightningstore_v1_service_proto_goTypes = []any{
 	(*AllocateSequenceIdsRequest)(nil),  // 21: lightningstore.v1.AllocateSequenceIdsRequest
 	(*QuerySpansRequest)(nil),           // 22: lightningstore.v1.QuerySpansRequest
 	(*ListTripletsRequest)(nil),         // 23: lightningstore.v1.ListTripletsRequest
-	(*GetSeriesRequest)(nil),            // 24: lightningstore.v1.GetSeriesRequest
-	(*ImportRolloutsRequest)(nil),       // 25: lightningstore.v1.ImportRolloutsRequest
-	(*AddResourcesRequest)(nil),         // 26: lightningstore.v1.AddResourcesRequest
-	(*UpdateResourcesRequest)(nil),      // 27: lightningstore.v1.UpdateResourcesRequest
-	(*GetResourcesRequest)(nil),         // 28: lightningstore.v1.GetResourcesRequest
-	(*ListResourcesRequest)(nil),        // 29: lightningstore.v1.ListResourcesRequest
-	(*WatchResourcesRequest)(nil),       // 30: lightningstore.v1.WatchResourcesRequest
-	(*HeartbeatRequest)(nil),            // 31: lightningstore.v1.HeartbeatRequest
-	(*GetWorkerRequest)(nil),            // 32: lightningstore.v1.GetWorkerRequest
-	(*ListWorkersRequest)(nil),          // 33: lightningstore.v1.ListWorkersRequest
-	(*GetStatisticsRequest)(nil),        // 34: lightningstore.v1.GetStatisticsRequest
-	(*GetServerInfoRequest)(nil),        // 35: lightningstore.v1.GetServerInfoRequest
-	(*EnqueueRolloutsResponse)(nil),     // 36: lightningstore.v1.EnqueueRolloutsResponse
-	(*StartRolloutResponse)(nil),        // 37: lightningstore.v1.StartRolloutResponse
-	(*DequeueRolloutsResponse)(nil),     // 38: lightningstore.v1.DequeueRolloutsResponse
-	(*StartAttemptResponse)(nil),        // 39: lightningstore.v1.StartAttemptResponse
-	(*PauseClaimsResponse)(nil),         // 40: lightningstore.v1.PauseClaimsResponse
-	(*ResumeClaimsResponse)(nil),        // 41: lightningstore.v1.ResumeClaimsResponse
-	(*UpdateAttemptResponse)(nil),       // 42: lightningstore.v1.UpdateAttemptResponse
-	(*ListAttemptsResponse)(nil),        // 43: lightningstore.v1.ListAttemptsResponse
-	(*GetAttemptResponse)(nil),          // 44: lightningstore.v1.GetAttemptResponse
-	(*GetRolloutResponse)(nil),          // 45: lightningstore.v1.GetRolloutResponse
-	(*ListRolloutsResponse)(nil),        // 46: lightningstore.v1.ListRolloutsResponse
-	(*UpdateRolloutResponse)(nil),       // 47: lightningstore.v1.UpdateRolloutResponse
-	(*CancelRolloutsResponse)(nil),      // 48: lightningstore.v1.CancelRolloutsResponse
-	(*DeleteRolloutsResponse)(nil),      // 49: lightningstore.v1.DeleteRolloutsResponse
-	(*WaitForRolloutsResponse)(nil),     // 50: lightningstore.v1.WaitForRolloutsResponse
-	(*WatchRolloutsResponse)(nil),       // 51: lightningstore.v1.WatchRolloutsResponse
-	(*GetGroupResponse)(nil),            // 52: lightningstore.v1.GetGroupResponse
-	(*ListGroupsResponse)(nil),          // 53: lightningstore.v1.ListGroupsResponse
-	(*WatchGroupsResponse)(nil),         // 54: lightningstore.v1.WatchGroupsResponse
-	(*IngestSpansResponse)(nil),         // 55: lightningstore.v1.IngestSpansResponse
-	(*AddSpansResponse)(nil),            // 56: lightningstore.v1.AddSpansResponse
-	(*AllocateSequenceIdsResponse)(nil), // 57: lightningstore.v1.AllocateSequenceIdsResponse
-	(*QuerySpansResponse)(nil),          // 58: lightningstore.v1.QuerySpansResponse
-	(*ListTripletsResponse)(nil),        // 59: lightningstore.v1.ListTripletsResponse
-	(*GetSeriesResponse)(nil),           // 60: lightningstore.v1.GetSeriesResponse
-	(*ImportRolloutsResponse)(nil),      // 61: lightningstore.v1.ImportRolloutsResponse
-	(*AddResourcesResponse)(nil),        // 62: lightningstore.v1.AddResourcesResponse
-	(*UpdateResourcesResponse)(nil),     // 63: lightningstore.v1.UpdateResourcesResponse
-	(*GetResourcesResponse)(nil),        // 64: lightningstore.v1.GetResourcesResponse
-	(*ListResourcesResponse)(nil),       // 65: lightningstore.v1.ListResourcesResponse
-	(*WatchResourcesResponse)(nil),      // 66: lightningstore.v1.WatchResourcesResponse
-	(*HeartbeatResponse)(nil),           // 67: lightningstore.v1.HeartbeatResponse
-	(*GetWorkerResponse)(nil),           // 68: lightningstore.v1.GetWorkerResponse
-	(*ListWorkersResponse)(nil),         // 69: lightningstore.v1.ListWorkersResponse
-	(*GetStatisticsResponse)(nil),       // 70: lightningstore.v1.GetStatisticsResponse
-	(*GetServerInfoResponse)(nil),       // 71: lightningstore.v1.GetServerInfoResponse
+	(*ListSamplesRequest)(nil),          // 24: lightningstore.v1.ListSamplesRequest
+	(*GetSeriesRequest)(nil),            // 25: lightningstore.v1.GetSeriesRequest
+	(*ImportRolloutsRequest)(nil),       // 26: lightningstore.v1.ImportRolloutsRequest
+	(*AddResourcesRequest)(nil),         // 27: lightningstore.v1.AddResourcesRequest
+	(*UpdateResourcesRequest)(nil),      // 28: lightningstore.v1.UpdateResourcesRequest
+	(*GetResourcesRequest)(nil),         // 29: lightningstore.v1.GetResourcesRequest
+	(*ListResourcesRequest)(nil),        // 30: lightningstore.v1.ListResourcesRequest
+	(*WatchResourcesRequest)(nil),       // 31: lightningstore.v1.WatchResourcesRequest
+	(*HeartbeatRequest)(nil),            // 32: lightningstore.v1.HeartbeatRequest
+	(*GetWorkerRequest)(nil),            // 33: lightningstore.v1.GetWorkerRequest
+	(*ListWorkersRequest)(nil),          // 34: lightningstore.v1.ListWorkersRequest
+	(*GetStatisticsRequest)(nil),        // 35: lightningstore.v1.GetStatisticsRequest
+	(*GetServerInfoRequest)(nil),        // 36: lightningstore.v1.GetServerInfoRequest
+	(*EnqueueRolloutsResponse)(nil),     // 37: lightningstore.v1.EnqueueRolloutsResponse
+	(*StartRolloutResponse)(nil),        // 38: lightningstore.v1.StartRolloutResponse
+	(*DequeueRolloutsResponse)(nil),     // 39: lightningstore.v1.DequeueRolloutsResponse
+	(*StartAttemptResponse)(nil),        // 40: lightningstore.v1.StartAttemptResponse
+	(*PauseClaimsResponse)(nil),         // 41: lightningstore.v1.PauseClaimsResponse
+	(*ResumeClaimsResponse)(nil),        // 42: lightningstore.v1.ResumeClaimsResponse
+	(*UpdateAttemptResponse)(nil),       // 43: lightningstore.v1.UpdateAttemptResponse
+	(*ListAttemptsResponse)(nil),        // 44: lightningstore.v1.ListAttemptsResponse
+	(*GetAttemptResponse)(nil),          // 45: lightningstore.v1.GetAttemptResponse
+	(*GetRolloutResponse)(nil),          // 46: lightningstore.v1.GetRolloutResponse
+	(*ListRolloutsResponse)(nil),        // 47: lightningstore.v1.ListRolloutsResponse
+	(*UpdateRolloutResponse)(nil),       // 48: lightningstore.v1.UpdateRolloutResponse
+	(*CancelRolloutsResponse)(nil),      // 49: lightningstore.v1.CancelRolloutsResponse
+	(*DeleteRolloutsResponse)(nil),      // 50: lightningstore.v1.DeleteRolloutsResponse
+	(*WaitForRolloutsResponse)(nil),     // 51: lightningstore.v1.WaitForRolloutsResponse
+	(*WatchRolloutsResponse)(nil),       // 52: lightningstore.v1.WatchRolloutsResponse
+	(*GetGroupResponse)(nil),            // 53: lightningstore.v1.GetGroupResponse
+	(*ListGroupsResponse)(nil),          // 54: lightningstore.v1.ListGroupsResponse
+	(*WatchGroupsResponse)(nil),         // 55: lightningstore.v1.WatchGroupsResponse
+	(*IngestSpansResponse)(nil),         // 56: lightningstore.v1.IngestSpansResponse
+	(*AddSpansResponse)(nil),            // 57: lightningstore.v1.AddSpansResponse
+	(*AllocateSequenceIdsResponse)(nil), // 58: lightningstore.v1.AllocateSequenceIdsResponse
+	(*QuerySpansResponse)(nil),          // 59: lightningstore.v1.QuerySpansResponse
+	(*ListTripletsResponse)(nil),        // 60: lightningstore.v1.ListTripletsResponse
+	(*ListSamplesResponse)(nil),         // 61: lightningstore.v1.ListSamplesResponse
+	(*GetSeriesResponse)(nil),           // 62: lightningstore.v1.GetSeriesResponse
+	(*ImportRolloutsResponse)(nil),      // 63: lightningstore.v1.ImportRolloutsResponse
+	(*AddResourcesResponse)(nil),        // 64: lightningstore.v1.AddResourcesResponse
+	(*UpdateResourcesResponse)(nil),     // 65: lightningstore.v1.UpdateResourcesResponse
+	(*GetResourcesResponse)(nil),        // 66: lightningstore.v1.GetResourcesResponse
+	(*ListResourcesResponse)(nil),       // 67: lightningstore.v1.ListResourcesResponse
+	(*WatchResourcesResponse)(nil),      // 68: lightningstore.v1.WatchResourcesResponse
+	(*HeartbeatResponse)(nil),           // 69: lightningstore.v1.HeartbeatResponse
+	(*GetWorkerResponse)(nil),           // 70: lightningstore.v1.GetWorkerResponse
+	(*ListWorkersResponse)(nil),         // 71: lightningstore.v1.ListWorkersResponse
+	(*GetStatisticsResponse)(nil),       // 72: lightningstore.v1.GetStatisticsResponse
+	(*GetServerInfoResponse)(nil),       // 73: lightningstore.v1.GetServerInfoResponse
 }
 var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	0,  // 0: lightningstore.v1.LightningStoreService.EnqueueRollouts:input_type -> lightningstore.v1.EnqueueRolloutsRequest
@@ -167,56 +170,58 @@ var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	21, // 21: lightningstore.v1.LightningStoreService.AllocateSequenceIds:input_type -> lightningstore.v1.AllocateSequenceIdsRequest
 	22, // 22: lightningstore.v1.LightningStoreService.QuerySpans:input_type -> lightningstore.v1.QuerySpansRequest
 	23, // 23: lightningstore.v1.LightningStoreService.ListTriplets:input_type -> lightningstore.v1.ListTripletsRequest
-	24, // 24: lightningstore.v1.LightningStoreService.GetSeries:input_type -> lightningstore.v1.GetSeriesRequest
-	25, // 25: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
-	26, // 26: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
-	27, // 27: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
-	28, // 28: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
-	29, // 29: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
-	30, // 30: lightningstore.v1.LightningStoreService.WatchResources:input_type -> lightningstore.v1.WatchResourcesRequest
-	31, // 31: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
-	32, // 32: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
-	33, // 33: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
-	34, // 34: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
-	35, // 35: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
-	36, // 36: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
-	37, // 37: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
-	38, // 38: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
-	39, // 39: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
-	40, // 40: lightningstore.v1.LightningStoreService.PauseClaims:output_type -> lightningstore.v1.PauseClaimsResponse
-	41, // 41: lightningstore.v1.LightningStoreService.ResumeClaims:output_type -> lightningstore.v1.ResumeClaimsResponse
-	42, // 42: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
-	43, // 43: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
-	44, // 44: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
-	45, // 45: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
-	46, // 46: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
-	47, // 47: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
-	48, // 48: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
-	49, // 49: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
-	50, // 50: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
-	51, // 51: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
-	52, // 52: lightningstore.v1.LightningStoreService.GetGroup:output_type -> lightningstore.v1.GetGroupResponse
-	53, // 53: lightningstore.v1.LightningStoreService.ListGroups:output_type -> lightningstore.v1.ListGroupsResponse
-	54, // 54: lightningstore.v1.LightningStoreService.WatchGroups:output_type -> lightningstore.v1.WatchGroupsResponse
-	55, // 55: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
-	56, // 56: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
-	57, // 57: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
-	58, // 58: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
-	59, // 59: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
-	60, // 60: lightningstore.v1.LightningStoreService.GetSeries:output_type -> lightningstore.v1.GetSeriesResponse
-	61, // 61: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
-	62, // 62: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
-	63, // 63: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
-	64, // 64: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
-	65, // 65: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
-	66, // 66: lightningstore.v1.LightningStoreService.WatchResources:output_type -> lightningstore.v1.WatchResourcesResponse
-	67, // 67: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
-	68, // 68: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
-	69, // 69: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
-	70, // 70: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
-	71, // 71: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
-	36, // [36:72] is the sub-list for method output_type
-	0,  // [0:36] is the sub-list for method input_type
+	24, // 24: lightningstore.v1.LightningStoreService.ListSamples:input_type -> lightningstore.v1.ListSamplesRequest
+	25, // 25: lightningstore.v1.LightningStoreService.GetSeries:input_type -> lightningstore.v1.GetSeriesRequest
+	26, // 26: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
+	27, // 27: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
+	28, // 28: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
+	29, // 29: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
+	30, // 30: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
+	31, // 31: lightningstore.v1.LightningStoreService.WatchResources:input_type -> lightningstore.v1.WatchResourcesRequest
+	32, // 32: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
+	33, // 33: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
+	34, // 34: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
+	35, // 35: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
+	36, // 36: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
+	37, // 37: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
+	38, // 38: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
+	39, // 39: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
+	40, // 40: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
+	41, // 41: lightningstore.v1.LightningStoreService.PauseClaims:output_type -> lightningstore.v1.PauseClaimsResponse
+	42, // 42: lightningstore.v1.LightningStoreService.ResumeClaims:output_type -> lightningstore.v1.ResumeClaimsResponse
+	43, // 43: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
+	44, // 44: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
+	45, // 45: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
+	46, // 46: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
+	47, // 47: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
+	48, // 48: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
+	49, // 49: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
+	50, // 50: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
+	51, // 51: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
+	52, // 52: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
+	53, // 53: lightningstore.v1.LightningStoreService.GetGroup:output_type -> lightningstore.v1.GetGroupResponse
+	54, // 54: lightningstore.v1.LightningStoreService.ListGroups:output_type -> lightningstore.v1.ListGroupsResponse
+	55, // 55: lightningstore.v1.LightningStoreService.WatchGroups:output_type -> lightningstore.v1.WatchGroupsResponse
+	56, // 56: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
+	57, // 57: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
+	58, // 58: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
+	59, // 59: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
+	60, // 60: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
+	61, // 61: lightningstore.v1.LightningStoreService.ListSamples:output_type -> lightningstore.v1.ListSamplesResponse
+	62, // 62: lightningstore.v1.LightningStoreService.GetSeries:output_type -> lightningstore.v1.GetSeriesResponse
+	63, // 63: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
+	64, // 64: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
+	65, // 65: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
+	66, // 66: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
+	67, // 67: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
+	68, // 68: lightningstore.v1.LightningStoreService.WatchResources:output_type -> lightningstore.v1.WatchResourcesResponse
+	69, // 69: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
+	70, // 70: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
+	71, // 71: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
+	72, // 72: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
+	73, // 73: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
+	37, // [37:74] is the sub-list for method output_type
+	0,  // [0:37] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -234,6 +239,7 @@ func file_lightningstore_v1_service_proto_init() {
 	file_lightningstore_v1_import_proto_init()
 	file_lightningstore_v1_resources_proto_init()
 	file_lightningstore_v1_rollout_proto_init()
+	file_lightningstore_v1_sample_proto_init()
 	file_lightningstore_v1_series_proto_init()
 	file_lightningstore_v1_span_proto_init()
 	file_lightningstore_v1_statistics_proto_init()

@@ -43,6 +43,7 @@ const (
 	LightningStoreService_AllocateSequenceIds_FullMethodName = "/lightningstore.v1.LightningStoreService/AllocateSequenceIds"
 	LightningStoreService_QuerySpans_FullMethodName          = "/lightningstore.v1.LightningStoreService/QuerySpans"
 	LightningStoreService_ListTriplets_FullMethodName        = "/lightningstore.v1.LightningStoreService/ListTriplets"
+	LightningStoreService_ListSamples_FullMethodName         = "/lightningstore.v1.LightningStoreService/ListSamples"
 	LightningStoreService_GetSeries_FullMethodName           = "/lightningstore.v1.LightningStoreService/GetSeries"
 	LightningStoreService_ImportRollouts_FullMethodName      = "/lightningstore.v1.LightningStoreService/ImportRollouts"
 	LightningStoreService_AddResources_FullMethodName        = "/lightningstore.v1.LightningStoreService/AddResources"
@@ -121,6 +122,8 @@ type LightningStoreServiceClient interface {
 	QuerySpans(ctx context.Context, in *QuerySpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[QuerySpansResponse], error)
 	// Streams the triplets of rollouts: training data derived from their spans.
 	ListTriplets(ctx context.Context, in *ListTripletsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTripletsResponse], error)
+	// Streams the samples of rollouts: rows of tokens to train on, derived from their spans.
+	ListSamples(ctx context.Context, in *ListSamplesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListSamplesResponse], error)
 	// Gets how a measure of finished rollouts developed, such as their rewards, in buckets.
 	GetSeries(ctx context.Context, in *GetSeriesRequest, opts ...grpc.CallOption) (*GetSeriesResponse, error)
 	// Stores finished rollouts from another store, with their spans, from a stream.
@@ -443,6 +446,25 @@ func (c *lightningStoreServiceClient) ListTriplets(ctx context.Context, in *List
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LightningStoreService_ListTripletsClient = grpc.ServerStreamingClient[ListTripletsResponse]
 
+func (c *lightningStoreServiceClient) ListSamples(ctx context.Context, in *ListSamplesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListSamplesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[6], LightningStoreService_ListSamples_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListSamplesRequest, ListSamplesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LightningStoreService_ListSamplesClient = grpc.ServerStreamingClient[ListSamplesResponse]
+
 func (c *lightningStoreServiceClient) GetSeries(ctx context.Context, in *GetSeriesRequest, opts ...grpc.CallOption) (*GetSeriesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetSeriesResponse)
@@ -455,7 +477,7 @@ func (c *lightningStoreServiceClient) GetSeries(ctx context.Context, in *GetSeri
 
 func (c *lightningStoreServiceClient) ImportRollouts(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportRolloutsRequest, ImportRolloutsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[6], LightningStoreService_ImportRollouts_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[7], LightningStoreService_ImportRollouts_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -508,7 +530,7 @@ func (c *lightningStoreServiceClient) ListResources(ctx context.Context, in *Lis
 
 func (c *lightningStoreServiceClient) WatchResources(ctx context.Context, in *WatchResourcesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResourcesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[7], LightningStoreService_WatchResources_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &LightningStoreService_ServiceDesc.Streams[8], LightningStoreService_WatchResources_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -639,6 +661,8 @@ type LightningStoreServiceServer interface {
 	QuerySpans(*QuerySpansRequest, grpc.ServerStreamingServer[QuerySpansResponse]) error
 	// Streams the triplets of rollouts: training data derived from their spans.
 	ListTriplets(*ListTripletsRequest, grpc.ServerStreamingServer[ListTripletsResponse]) error
+	// Streams the samples of rollouts: rows of tokens to train on, derived from their spans.
+	ListSamples(*ListSamplesRequest, grpc.ServerStreamingServer[ListSamplesResponse]) error
 	// Gets how a measure of finished rollouts developed, such as their rewards, in buckets.
 	GetSeries(context.Context, *GetSeriesRequest) (*GetSeriesResponse, error)
 	// Stores finished rollouts from another store, with their spans, from a stream.
@@ -744,6 +768,9 @@ func (UnimplementedLightningStoreServiceServer) QuerySpans(*QuerySpansRequest, g
 }
 func (UnimplementedLightningStoreServiceServer) ListTriplets(*ListTripletsRequest, grpc.ServerStreamingServer[ListTripletsResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method ListTriplets not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) ListSamples(*ListSamplesRequest, grpc.ServerStreamingServer[ListSamplesResponse]) error {
+	return status.Errorf(codes.Unimplemented, "method ListSamples not implemented")
 }
 func (UnimplementedLightningStoreServiceServer) GetSeries(context.Context, *GetSeriesRequest) (*GetSeriesResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method GetSeries not implemented")
@@ -1188,6 +1215,17 @@ func _LightningStoreService_ListTriplets_Handler(srv interface{}, stream grpc.Se
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LightningStoreService_ListTripletsServer = grpc.ServerStreamingServer[ListTripletsResponse]
 
+func _LightningStoreService_ListSamples_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListSamplesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LightningStoreServiceServer).ListSamples(m, &grpc.GenericServerStream[ListSamplesRequest, ListSamplesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type LightningStoreService_ListSamplesServer = grpc.ServerStreamingServer[ListSamplesResponse]
+
 func _LightningStoreService_GetSeries_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetSeriesRequest)
 	if err := dec(in); err != nil {
@@ -1535,6 +1573,11 @@ var LightningStoreService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ListTriplets",
 			Handler:       _LightningStoreService_ListTriplets_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ListSamples",
+			Handler:       _LightningStoreService_ListSamples_Handler,
 			ServerStreams: true,
 		},
 		{

@@ -34,10 +34,11 @@ class _SampleMergeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SampleMer
     SAMPLE_MERGE_NONE: _SampleMerge.ValueType  # 1
     """Not at all: one sample per call."""
     SAMPLE_MERGE_PREFIX: _SampleMerge.ValueType  # 2
-    """A call whose prompt begins with all tokens of an earlier call, prompt and response, continues its row. Where
-    several calls continue the same one, the first by tokens continues the row, and each other one begins a row
-    in which all tokens of its prompt are masked. The order of calls comes from their tokens, not from times. A
-    call that continues two rows with the same tokens is left out, with a warning.
+    """A call continues the call whose tokens, prompt and response, are the longest beginning of its own prompt. Where
+    several calls continue the same one, the one with the most tokens continues the row, and each other one begins a
+    row in which all tokens of its prompt are masked. Of several with as many tokens, the tokens alone decide too.
+    Times and the order of arrival have no effect. A call that continues two calls with the same tokens is in no
+    sample, with a warning.
     """
 
 class SampleMerge(_SampleMerge, metaclass=_SampleMergeEnumTypeWrapper):
@@ -48,10 +49,11 @@ SAMPLE_MERGE_UNSPECIFIED: SampleMerge.ValueType  # 0
 SAMPLE_MERGE_NONE: SampleMerge.ValueType  # 1
 """Not at all: one sample per call."""
 SAMPLE_MERGE_PREFIX: SampleMerge.ValueType  # 2
-"""A call whose prompt begins with all tokens of an earlier call, prompt and response, continues its row. Where
-several calls continue the same one, the first by tokens continues the row, and each other one begins a row
-in which all tokens of its prompt are masked. The order of calls comes from their tokens, not from times. A
-call that continues two rows with the same tokens is left out, with a warning.
+"""A call continues the call whose tokens, prompt and response, are the longest beginning of its own prompt. Where
+several calls continue the same one, the one with the most tokens continues the row, and each other one begins a
+row in which all tokens of its prompt are masked. Of several with as many tokens, the tokens alone decide too.
+Times and the order of arrival have no effect. A call that continues two calls with the same tokens is in no
+sample, with a warning.
 """
 Global___SampleMerge: _TypeAlias = SampleMerge  # noqa: Y015
 
@@ -115,8 +117,8 @@ class Sample(_message.Message):
 
     @_builtins.property
     def mask(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """For each token, whether the model sampled it in this row: true for the tokens of responses, false for those
-        of prompts. A response that several rows contain is true in one of them only, so that it is trained once.
+        """For each token, whether it is trained in this row: true for the tokens of responses, false for those of
+        prompts. A response that several rows contain is true in one of them only.
         """
 
     @_builtins.property
@@ -232,10 +234,16 @@ class AttemptSamples(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     QUEUE_TIME_FIELD_NUMBER: _builtins.int
     RUN_TIME_FIELD_NUMBER: _builtins.int
+    WARNING_COUNT_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
     group_id: _builtins.str
     """Group of the rollout. May be empty."""
     status: _rollout_pb2.RolloutStatus.ValueType
     """Status of the rollout."""
+    warning_count: _builtins.int
+    """Total number of warnings of this attempt, including those not listed. Only in its last message."""
+    complete: _builtins.bool
+    """Whether this is the last message of the attempt."""
     @_builtins.property
     def attempt(self) -> _attempt_pb2.AttemptRef:
         """The attempt. A rollout without attempts is returned once, with an empty attempt_id."""
@@ -246,7 +254,9 @@ class AttemptSamples(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_triplet_pb2.TripletWarning]:
-        """Problems of the trace, and calls that are in no sample. Only in the last message of the attempt."""
+        """Problems of the trace, and calls that are in no sample: the first 100, by sequence id. Only in the last message
+        of the attempt.
+        """
 
     @_builtins.property
     def queue_time(self) -> _duration_pb2.Duration:
@@ -266,10 +276,12 @@ class AttemptSamples(_message.Message):
         status: _rollout_pb2.RolloutStatus.ValueType = ...,
         queue_time: _duration_pb2.Duration | None = ...,
         run_time: _duration_pb2.Duration | None = ...,
+        warning_count: _builtins.int = ...,
+        complete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "queue_time", b"queue_time", "run_time", b"run_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "group_id", b"group_id", "queue_time", b"queue_time", "run_time", b"run_time", "samples", b"samples", "status", b"status", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "complete", b"complete", "group_id", b"group_id", "queue_time", b"queue_time", "run_time", b"run_time", "samples", b"samples", "status", b"status", "warning_count", b"warning_count", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

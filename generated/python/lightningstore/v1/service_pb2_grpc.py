@@ -10,6 +10,7 @@ from lightningstore.v1 import group_pb2 as lightningstore_dot_v1_dot_group__pb2
 from lightningstore.v1 import import_pb2 as lightningstore_dot_v1_dot_import__pb2
 from lightningstore.v1 import resources_pb2 as lightningstore_dot_v1_dot_resources__pb2
 from lightningstore.v1 import rollout_pb2 as lightningstore_dot_v1_dot_rollout__pb2
+from lightningstore.v1 import sample_pb2 as lightningstore_dot_v1_dot_sample__pb2
 from lightningstore.v1 import series_pb2 as lightningstore_dot_v1_dot_series__pb2
 from lightningstore.v1 import span_pb2 as lightningstore_dot_v1_dot_span__pb2
 from lightningstore.v1 import statistics_pb2 as lightningstore_dot_v1_dot_statistics__pb2
@@ -175,6 +176,11 @@ class LightningStoreServiceStub(object):
                 '/lightningstore.v1.LightningStoreService/ListTriplets',
                 request_serializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsRequest.SerializeToString,
                 response_deserializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsResponse.FromString,
+                _registered_method=True)
+        self.ListSamples = channel.unary_stream(
+                '/lightningstore.v1.LightningStoreService/ListSamples',
+                request_serializer=lightningstore_dot_v1_dot_sample__pb2.ListSamplesRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_sample__pb2.ListSamplesResponse.FromString,
                 _registered_method=True)
         self.GetSeries = channel.unary_unary(
                 '/lightningstore.v1.LightningStoreService/GetSeries',
@@ -420,6 +426,13 @@ class LightningStoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSamples(self, request, context):
+        """Streams the samples of rollouts: rows of tokens to train on, derived from their spans.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSeries(self, request, context):
         """Gets how a measure of finished rollouts developed, such as their rewards, in buckets.
         """
@@ -626,6 +639,11 @@ def add_LightningStoreServiceServicer_to_server(servicer, server):
                     servicer.ListTriplets,
                     request_deserializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsRequest.FromString,
                     response_serializer=lightningstore_dot_v1_dot_triplet__pb2.ListTripletsResponse.SerializeToString,
+            ),
+            'ListSamples': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListSamples,
+                    request_deserializer=lightningstore_dot_v1_dot_sample__pb2.ListSamplesRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_sample__pb2.ListSamplesResponse.SerializeToString,
             ),
             'GetSeries': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSeries,
@@ -1347,6 +1365,33 @@ class LightningStoreService(object):
             '/lightningstore.v1.LightningStoreService/ListTriplets',
             lightningstore_dot_v1_dot_triplet__pb2.ListTripletsRequest.SerializeToString,
             lightningstore_dot_v1_dot_triplet__pb2.ListTripletsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/ListSamples',
+            lightningstore_dot_v1_dot_sample__pb2.ListSamplesRequest.SerializeToString,
+            lightningstore_dot_v1_dot_sample__pb2.ListSamplesResponse.FromString,
             options,
             channel_credentials,
             insecure,

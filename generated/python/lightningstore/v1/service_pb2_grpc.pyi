@@ -12,6 +12,7 @@ from lightningstore.v1 import group_pb2 as _group_pb2
 from lightningstore.v1 import import_pb2 as _import_pb2
 from lightningstore.v1 import resources_pb2 as _resources_pb2
 from lightningstore.v1 import rollout_pb2 as _rollout_pb2
+from lightningstore.v1 import sample_pb2 as _sample_pb2
 from lightningstore.v1 import series_pb2 as _series_pb2
 from lightningstore.v1 import span_pb2 as _span_pb2
 from lightningstore.v1 import statistics_pb2 as _statistics_pb2
@@ -103,6 +104,8 @@ class LightningStoreServiceStub:
     """Streams the spans of a rollout."""
     ListTriplets: _grpc.UnaryStreamMultiCallable[_triplet_pb2.ListTripletsRequest, _triplet_pb2.ListTripletsResponse]
     """Streams the triplets of rollouts: training data derived from their spans."""
+    ListSamples: _grpc.UnaryStreamMultiCallable[_sample_pb2.ListSamplesRequest, _sample_pb2.ListSamplesResponse]
+    """Streams the samples of rollouts: rows of tokens to train on, derived from their spans."""
     GetSeries: _grpc.UnaryUnaryMultiCallable[_series_pb2.GetSeriesRequest, _series_pb2.GetSeriesResponse]
     """Gets how a measure of finished rollouts developed, such as their rewards, in buckets."""
     ImportRollouts: _grpc.StreamUnaryMultiCallable[_import_pb2.ImportRolloutsRequest, _import_pb2.ImportRolloutsResponse]
@@ -192,6 +195,8 @@ class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
     """Streams the spans of a rollout."""
     ListTriplets: _aio.UnaryStreamMultiCallable[_triplet_pb2.ListTripletsRequest, _triplet_pb2.ListTripletsResponse]  # type: ignore[assignment]
     """Streams the triplets of rollouts: training data derived from their spans."""
+    ListSamples: _aio.UnaryStreamMultiCallable[_sample_pb2.ListSamplesRequest, _sample_pb2.ListSamplesResponse]  # type: ignore[assignment]
+    """Streams the samples of rollouts: rows of tokens to train on, derived from their spans."""
     GetSeries: _aio.UnaryUnaryMultiCallable[_series_pb2.GetSeriesRequest, _series_pb2.GetSeriesResponse]  # type: ignore[assignment]
     """Gets how a measure of finished rollouts developed, such as their rewards, in buckets."""
     ImportRollouts: _aio.StreamUnaryMultiCallable[_import_pb2.ImportRolloutsRequest, _import_pb2.ImportRolloutsResponse]  # type: ignore[assignment]
@@ -422,6 +427,14 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_triplet_pb2.ListTripletsResponse], _abc.AsyncIterator[_triplet_pb2.ListTripletsResponse]]:
         """Streams the triplets of rollouts: training data derived from their spans."""
+
+    @_abc_1.abstractmethod
+    def ListSamples(
+        self,
+        request: _sample_pb2.ListSamplesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sample_pb2.ListSamplesResponse], _abc.AsyncIterator[_sample_pb2.ListSamplesResponse]]:
+        """Streams the samples of rollouts: rows of tokens to train on, derived from their spans."""
 
     @_abc_1.abstractmethod
     def GetSeries(

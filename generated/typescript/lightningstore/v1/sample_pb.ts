@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lightningstore/v1/sample.proto.
  */
 export const file_lightningstore_v1_sample: GenFile = /*@__PURE__*/
-  fileDesc("Ch5saWdodG5pbmdzdG9yZS92MS9zYW1wbGUucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxIvICCgZTYW1wbGUSDQoFaW5kZXgYASABKAUSEQoJdG9rZW5faWRzGAIgAygPEgwKBG1hc2sYAyADKAgSEAoIbG9ncHJvYnMYBCADKAISMgoIc2VnbWVudHMYBSADKAsyIC5saWdodG5pbmdzdG9yZS52MS5TYW1wbGVTZWdtZW50EhoKEnByb21wdF90b2tlbl9jb3VudBgGIAEoBRITCgZyZXdhcmQYByABKAFIAIgBARI1CgZzY29yZXMYCCADKAsyJS5saWdodG5pbmdzdG9yZS52MS5TYW1wbGUuU2NvcmVzRW50cnkSEQoJdHJ1bmNhdGVkGAkgASgIEhUKDW1lc3NhZ2VzX2pzb24YCiABKAwSEgoKdG9vbHNfanNvbhgLIAEoDBISCgppbWFnZV91cmxzGAwgAygJGi0KC1Njb3Jlc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAFCCQoHX3Jld2FyZCLPAQoNU2FtcGxlU2VnbWVudBITCgtmaXJzdF90b2tlbhgBIAEoBRIRCgllbmRfdG9rZW4YAiABKAUSDwoHc3Bhbl9pZBgDIAEoCRITCgtzZXF1ZW5jZV9pZBgEIAEoAxINCgVtb2RlbBgFIAEoCRIWCg5wdWJsaXNoX251bWJlchgGIAEoAxISCgphZ2VudF9uYW1lGAcgASgJEhUKDWZpbmlzaF9yZWFzb24YCCABKAkSEwoGcmV3YXJkGAkgASgBSACIAQFCCQoHX3Jld2FyZCLBAgoOQXR0ZW1wdFNhbXBsZXMSLgoHYXR0ZW1wdBgBIAEoCzIdLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRSZWYSEAoIZ3JvdXBfaWQYAiABKAkSKgoHc2FtcGxlcxgDIAMoCzIZLmxpZ2h0bmluZ3N0b3JlLnYxLlNhbXBsZRIzCgh3YXJuaW5ncxgEIAMoCzIhLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXRXYXJuaW5nEjAKBnN0YXR1cxgFIAEoDjIgLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRTdGF0dXMSLQoKcXVldWVfdGltZRgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIrCghydW5fdGltZRgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiKwBAoSTGlzdFNhbXBsZXNSZXF1ZXN0EhMKC3JvbGxvdXRfaWRzGAEgAygJEhIKCmF0dGVtcHRfaWQYAiABKAkSMAoGc291cmNlGAMgASgOMiAubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldFNvdXJjZRIWCg5sbG1fY2FsbF9tYXRjaBgEIAEoCRITCgthZ2VudF9tYXRjaBgFIAEoCRIoChtleGNsdWRlX2NhbGxzX3VuZGVyX3Jld2FyZHMYBiABKAhIAIgBARIYCgtkZWR1cGxpY2F0ZRgHIAEoCEgBiAEBEh0KEHJlcGFpcl9oaWVyYXJjaHkYCCABKAhIAogBARI2Cg1yZXdhcmRfcG9saWN5GAkgASgOMh8ubGlnaHRuaW5nc3RvcmUudjEuUmV3YXJkUG9saWN5Ek4KDWZpbmFsX3Jld2FyZHMYCiADKAsyNy5saWdodG5pbmdzdG9yZS52MS5MaXN0U2FtcGxlc1JlcXVlc3QuRmluYWxSZXdhcmRzRW50cnkSLQoFbWVyZ2UYCyABKA4yHi5saWdodG5pbmdzdG9yZS52MS5TYW1wbGVNZXJnZRozChFGaW5hbFJld2FyZHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAE6AjgBQh4KHF9leGNsdWRlX2NhbGxzX3VuZGVyX3Jld2FyZHNCDgoMX2RlZHVwbGljYXRlQhMKEV9yZXBhaXJfaGllcmFyY2h5IkoKE0xpc3RTYW1wbGVzUmVzcG9uc2USMwoIYXR0ZW1wdHMYASADKAsyIS5saWdodG5pbmdzdG9yZS52MS5BdHRlbXB0U2FtcGxlcypbCgtTYW1wbGVNZXJnZRIcChhTQU1QTEVfTUVSR0VfVU5TUEVDSUZJRUQQABIVChFTQU1QTEVfTUVSR0VfTk9ORRABEhcKE1NBTVBMRV9NRVJHRV9QUkVGSVgQAkJ/ChRpby5saWdodG5pbmdzdG9yZS52MUILU2FtcGxlUHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_google_protobuf_duration, file_lightningstore_v1_attempt, file_lightningstore_v1_rollout, file_lightningstore_v1_triplet]);
+  fileDesc("Ch5saWdodG5pbmdzdG9yZS92MS9zYW1wbGUucHJvdG8SEWxpZ2h0bmluZ3N0b3JlLnYxIvICCgZTYW1wbGUSDQoFaW5kZXgYASABKAUSEQoJdG9rZW5faWRzGAIgAygPEgwKBG1hc2sYAyADKAgSEAoIbG9ncHJvYnMYBCADKAISMgoIc2VnbWVudHMYBSADKAsyIC5saWdodG5pbmdzdG9yZS52MS5TYW1wbGVTZWdtZW50EhoKEnByb21wdF90b2tlbl9jb3VudBgGIAEoBRITCgZyZXdhcmQYByABKAFIAIgBARI1CgZzY29yZXMYCCADKAsyJS5saWdodG5pbmdzdG9yZS52MS5TYW1wbGUuU2NvcmVzRW50cnkSEQoJdHJ1bmNhdGVkGAkgASgIEhUKDW1lc3NhZ2VzX2pzb24YCiABKAwSEgoKdG9vbHNfanNvbhgLIAEoDBISCgppbWFnZV91cmxzGAwgAygJGi0KC1Njb3Jlc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAFCCQoHX3Jld2FyZCLPAQoNU2FtcGxlU2VnbWVudBITCgtmaXJzdF90b2tlbhgBIAEoBRIRCgllbmRfdG9rZW4YAiABKAUSDwoHc3Bhbl9pZBgDIAEoCRITCgtzZXF1ZW5jZV9pZBgEIAEoAxINCgVtb2RlbBgFIAEoCRIWCg5wdWJsaXNoX251bWJlchgGIAEoAxISCgphZ2VudF9uYW1lGAcgASgJEhUKDWZpbmlzaF9yZWFzb24YCCABKAkSEwoGcmV3YXJkGAkgASgBSACIAQFCCQoHX3Jld2FyZCLqAgoOQXR0ZW1wdFNhbXBsZXMSLgoHYXR0ZW1wdBgBIAEoCzIdLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRSZWYSEAoIZ3JvdXBfaWQYAiABKAkSKgoHc2FtcGxlcxgDIAMoCzIZLmxpZ2h0bmluZ3N0b3JlLnYxLlNhbXBsZRIzCgh3YXJuaW5ncxgEIAMoCzIhLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXRXYXJuaW5nEjAKBnN0YXR1cxgFIAEoDjIgLmxpZ2h0bmluZ3N0b3JlLnYxLlJvbGxvdXRTdGF0dXMSLQoKcXVldWVfdGltZRgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIrCghydW5fdGltZRgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIVCg13YXJuaW5nX2NvdW50GAggASgFEhAKCGNvbXBsZXRlGAkgASgIIrAEChJMaXN0U2FtcGxlc1JlcXVlc3QSEwoLcm9sbG91dF9pZHMYASADKAkSEgoKYXR0ZW1wdF9pZBgCIAEoCRIwCgZzb3VyY2UYAyABKA4yIC5saWdodG5pbmdzdG9yZS52MS5UcmlwbGV0U291cmNlEhYKDmxsbV9jYWxsX21hdGNoGAQgASgJEhMKC2FnZW50X21hdGNoGAUgASgJEigKG2V4Y2x1ZGVfY2FsbHNfdW5kZXJfcmV3YXJkcxgGIAEoCEgAiAEBEhgKC2RlZHVwbGljYXRlGAcgASgISAGIAQESHQoQcmVwYWlyX2hpZXJhcmNoeRgIIAEoCEgCiAEBEjYKDXJld2FyZF9wb2xpY3kYCSABKA4yHy5saWdodG5pbmdzdG9yZS52MS5SZXdhcmRQb2xpY3kSTgoNZmluYWxfcmV3YXJkcxgKIAMoCzI3LmxpZ2h0bmluZ3N0b3JlLnYxLkxpc3RTYW1wbGVzUmVxdWVzdC5GaW5hbFJld2FyZHNFbnRyeRItCgVtZXJnZRgLIAEoDjIeLmxpZ2h0bmluZ3N0b3JlLnYxLlNhbXBsZU1lcmdlGjMKEUZpbmFsUmV3YXJkc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAFCHgocX2V4Y2x1ZGVfY2FsbHNfdW5kZXJfcmV3YXJkc0IOCgxfZGVkdXBsaWNhdGVCEwoRX3JlcGFpcl9oaWVyYXJjaHkiSgoTTGlzdFNhbXBsZXNSZXNwb25zZRIzCghhdHRlbXB0cxgBIAMoCzIhLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRTYW1wbGVzKlsKC1NhbXBsZU1lcmdlEhwKGFNBTVBMRV9NRVJHRV9VTlNQRUNJRklFRBAAEhUKEVNBTVBMRV9NRVJHRV9OT05FEAESFwoTU0FNUExFX01FUkdFX1BSRUZJWBACQn8KFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgtTYW1wbGVQcm90b1ABWlhnaXRodWIuY29tL2xpZ2h0bmluZ3N0b3JlL2xpZ2h0bmluZ3N0b3JlL2dlbmVyYXRlZC9nby9saWdodG5pbmdzdG9yZS92MTtsaWdodG5pbmdzdG9yZXYxYgZwcm90bzM", [file_google_protobuf_duration, file_lightningstore_v1_attempt, file_lightningstore_v1_rollout, file_lightningstore_v1_triplet]);
 
 /**
  * One row of tokens to train on: calls of a model in which each prompt continues the tokens of the call before
@@ -42,8 +42,8 @@ export type Sample = Message<"lightningstore.v1.Sample"> & {
   tokenIds: number[];
 
   /**
-   * For each token, whether the model sampled it in this row: true for the tokens of responses, false for those
-   * of prompts. A response that several rows contain is true in one of them only, so that it is trained once.
+   * For each token, whether it is trained in this row: true for the tokens of responses, false for those of
+   * prompts. A response that several rows contain is true in one of them only.
    *
    * @generated from field: repeated bool mask = 3;
    */
@@ -227,7 +227,8 @@ export type AttemptSamples = Message<"lightningstore.v1.AttemptSamples"> & {
   samples: Sample[];
 
   /**
-   * Problems of the trace, and calls that are in no sample. Only in the last message of the attempt.
+   * Problems of the trace, and calls that are in no sample: the first 100, by sequence id. Only in the last message
+   * of the attempt.
    *
    * @generated from field: repeated lightningstore.v1.TripletWarning warnings = 4;
    */
@@ -253,6 +254,20 @@ export type AttemptSamples = Message<"lightningstore.v1.AttemptSamples"> & {
    * @generated from field: google.protobuf.Duration run_time = 7;
    */
   runTime?: Duration | undefined;
+
+  /**
+   * Total number of warnings of this attempt, including those not listed. Only in its last message.
+   *
+   * @generated from field: int32 warning_count = 8;
+   */
+  warningCount: number;
+
+  /**
+   * Whether this is the last message of the attempt.
+   *
+   * @generated from field: bool complete = 9;
+   */
+  complete: boolean;
 };
 
 /**
@@ -397,10 +412,11 @@ export enum SampleMerge {
   NONE = 1,
 
   /**
-   * A call whose prompt begins with all tokens of an earlier call, prompt and response, continues its row. Where
-   * several calls continue the same one, the first by tokens continues the row, and each other one begins a row
-   * in which all tokens of its prompt are masked. The order of calls comes from their tokens, not from times. A
-   * call that continues two rows with the same tokens is left out, with a warning.
+   * A call continues the call whose tokens, prompt and response, are the longest beginning of its own prompt. Where
+   * several calls continue the same one, the one with the most tokens continues the row, and each other one begins a
+   * row in which all tokens of its prompt are masked. Of several with as many tokens, the tokens alone decide too.
+   * Times and the order of arrival have no effect. A call that continues two calls with the same tokens is in no
+   * sample, with a warning.
    *
    * @generated from enum value: SAMPLE_MERGE_PREFIX = 2;
    */

@@ -26,10 +26,12 @@ from lightningstore.service.operations.pauses import Pauses
 from lightningstore.service.operations.resources import ResourceVersions
 from lightningstore.service.operations.retention import Removal
 from lightningstore.service.operations.rollouts import Rollouts
+from lightningstore.service.operations.samples import Samples
 from lightningstore.service.operations.sequence_ids import SequenceIds
 from lightningstore.service.operations.series import SeriesQueries
 from lightningstore.service.operations.settings import NamespaceSettings
 from lightningstore.service.operations.spans import SpanQueries
+from lightningstore.service.operations.traces import Traces
 from lightningstore.service.operations.triplets import Triplets
 from lightningstore.service.operations.watchdog import Watchdog
 from lightningstore.service.operations.workers import Workers
@@ -53,7 +55,9 @@ class Store:
         self.series = SeriesQueries(engine)
         self.sequence_ids = SequenceIds(engine)
         self.spans = SpanQueries(engine)
-        self.triplets = Triplets(engine)
+        traces = Traces(engine)
+        self.triplets = Triplets(traces)
+        self.samples = Samples(traces)
         self.completions = Completions(engine)
         self.groups = RolloutGroups(engine)
         self.resources = ResourceVersions(engine)

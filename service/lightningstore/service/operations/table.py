@@ -76,6 +76,7 @@ def _of_data(store: Store) -> dict[str, Operation]:
         "AllocateSequenceIds": Operation(store.sequence_ids.allocate_sequence_ids),
         "QuerySpans": Operation(store.spans.query_spans, Kind.SERVER_STREAM),
         "ListTriplets": Operation(store.triplets.list_triplets, Kind.SERVER_STREAM),
+        "ListSamples": Operation(store.samples.list_samples, Kind.SERVER_STREAM),
         "ImportRollouts": Operation(store.imports.import_rollouts, Kind.CLIENT_STREAM),
         "GetSeries": Operation(store.series.get_series),
         "AddResources": Operation(store.resources.add_resources),

@@ -62,6 +62,7 @@ PERMISSIONS: dict[str, frozenset[Role]] = {
     _STORE + "AllocateSequenceIds": _WORK,
     _STORE + "QuerySpans": _ALL,
     _STORE + "ListTriplets": _ALL,
+    _STORE + "ListSamples": _ALL,
     _STORE + "GetSeries": _ALL,
     _STORE + "ImportRollouts": _STEER,
     _STORE + "AddResources": _STEER,

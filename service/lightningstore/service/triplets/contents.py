@@ -63,7 +63,7 @@ class Source:
         return Contents(
             messages,
             self._tools(request) if layouts.tools or isinstance(request, dict) else None,
-            self._response(),
+            self.response(),
             self._first(layouts.request_metadata)[0],
             self._first(layouts.response_metadata)[0],
         )
@@ -95,7 +95,8 @@ class Source:
                 return value
         return _tools_of(request, TOOLS)
 
-    def _response(self) -> Any:
+    def response(self) -> Any:
+        """Return the answers of the model; None if there are none."""
         answers, _ = self._first(self.layouts.response)
         if self._has_messages and not has_words(answers):
             return events.messages_of(self._span, self.found).response or answers
@@ -209,22 +210,21 @@ def fill(
     `tool_spans`: spans of tools right below those of the call.
     """
     sources = [Source(span, warn) for span in spans]
-    tokens.put(triplet, *_tokens_of(sources, warn_of_tokens))
+    tokens.put(triplet, *tokens_of(sources, warn_of_tokens))
     prompt, response = triplet.prompt, triplet.response
-    found = sources[0].contents() if len(sources) == 1 else _joined(sources)
+    found = contents_of(sources, tool_spans)
     if found.prompt is not None:
-        prompt.content_json = _json(found.prompt, "prompt", warn)
+        prompt.content_json = json_of(found.prompt, "prompt", warn)
         if urls := image_urls(found.prompt, warn):
             prompt.image_urls.extend(urls)
     if found.tools is not None:
-        prompt.tools_json = _json(found.tools, "tools", warn)
-    answers = tool_calls.with_calls(found.response, tool_spans) if tool_spans else found.response
-    if answers is not None:
-        response.content_json = _json(answers, "completion", warn)
+        prompt.tools_json = json_of(found.tools, "tools", warn)
+    if found.response is not None:
+        response.content_json = json_of(found.response, "completion", warn)
     if found.request_metadata:
-        triplet.request_json = _json(found.request_metadata, "request", warn)
+        triplet.request_json = json_of(found.request_metadata, "request", warn)
     if found.response_metadata:
-        triplet.response_json = _json(found.response_metadata, "response", warn)
+        triplet.response_json = json_of(found.response_metadata, "response", warn)
     _fill_logprobs(triplet, sources, warn)
     _fill_usage(triplet, [(source.found, source.layouts) for source in sources])
 
@@ -259,6 +259,14 @@ def _fill_logprobs(triplet: Triplet, sources: Sequence[Source], warn: Warn) -> N
                 break
 
 
+def contents_of(sources: Sequence[Source], tool_spans: Sequence[Span]) -> Contents:
+    """Return what the spans of a call hold. `tool_spans`: spans of tools right below them."""
+    found = sources[0].contents() if len(sources) == 1 else _joined(sources)
+    if not tool_spans:
+        return found
+    return found._replace(response=tool_calls.with_calls(found.response, tool_spans))
+
+
 def _joined(sources: Sequence[Source]) -> Contents:
     """Return each content from the first of the sources that has it."""
     found = []
@@ -268,14 +276,15 @@ def _joined(sources: Sequence[Source]) -> Contents:
     return Contents(*found)
 
 
-def _json(value: Any, what: str, warn: Warn) -> bytes:
+def json_of(value: Any, what: str, warn: Warn) -> bytes:
+    """Return a content as JSON, empty with a warning if it has none."""
     written = write_json(value)
     if written is None:
         warn(what, "cannot be written as JSON: too deep, or a number too large")
     return written or b""
 
 
-def _tokens_of(sources: Sequence[Source], warn: Warn) -> tuple[tokens.Tokens, tokens.Tokens]:
+def tokens_of(sources: Sequence[Source], warn: Warn) -> tuple[tokens.Tokens, tokens.Tokens]:
     """Return the token ids of prompt and response, of the first span that has both."""
     found = [tokens.of_call(source.found, source.layouts.tokens, warn) for source in sources]
     if len(found) == 1:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from lightningstore.service.triplets import events, usage
+from lightningstore.service.triplets import endings, events, usage
+from lightningstore.service.triplets.endings import EndingPlaces
 from lightningstore.service.triplets.kinds import OPERATION, provider_of, words_of
 from lightningstore.service.triplets.tokens import ANSWERS, TokenPlaces, places_of
 from lightningstore.service.triplets.unflatten import unflatten
@@ -55,6 +56,7 @@ class Layouts(NamedTuple):
     answers: tuple[str, ...]
     tokens: TokenPlaces
     usage: UsagePlaces
+    ending: EndingPlaces
     #: Whether an attribute holds a list of events.
     has_events: bool
 
@@ -188,6 +190,7 @@ def _layouts(keys: tuple[str, ...]) -> Layouts:
         ),
         tokens=places_of(keys),
         usage=usage.places_of(keys, tuple(key for key in ANSWERS if key in whole)),
+        ending=endings.places_of(keys),
         has_events=any(key in whole for key in events.LISTS),
     )
 

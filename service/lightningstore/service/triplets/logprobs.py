@@ -20,16 +20,24 @@ def fill(response: TripletResponse, found: Attributes, answers: Iterable[str], w
     Numbers that JSON does not have (an alternative's -Infinity) are null there. `logprobs` is empty unless every
     token of the answer has a finite one.
     """
+    items = items_of(found, answers, warn)
+    if items is not None:
+        response.logprobs_json = write_json(items) or b""
+        response.logprobs.extend(numbers_of(items))
+
+
+def items_of(found: Attributes, answers: Iterable[str], warn: Warn) -> Any:
+    """Return the items of log-probabilities of a call, None if it has none."""
     items = _traced(found, warn)
-    if items is None:
-        items = _answered(found, answers)
-    if items is None:
-        return
-    response.logprobs_json = write_json(items) or b""
-    if isinstance(items, list):
-        values = [number(i.get("logprob")) if isinstance(i, dict) else None for i in items]
-        if None not in values:
-            response.logprobs.extend(values)  # type: ignore[arg-type]
+    return _answered(found, answers) if items is None else items
+
+
+def numbers_of(items: Any) -> list[float]:
+    """Return the log-probability of each item, nothing unless every item has a finite one."""
+    if not isinstance(items, list):
+        return []
+    values = [number(i.get("logprob")) if isinstance(i, dict) else None for i in items]
+    return [] if None in values else values  # type: ignore[return-value]
 
 
 def _traced(found: Attributes, warn: Warn) -> Any:

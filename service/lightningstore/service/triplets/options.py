@@ -1,4 +1,4 @@
-"""What is asked of ListTriplets, checked."""
+"""What is asked of ListTriplets and ListSamples, checked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lightningstore.service.rules.checks import check_enum
 from lightningstore.service.rules.errors import FieldInvalid
+from lightningstore.v1.sample_pb2 import ListSamplesRequest
 from lightningstore.v1.triplet_pb2 import (
     REWARD_POLICY_BY_SEQUENCE,
     REWARD_POLICY_FIRST_OCCURRENCE,
@@ -28,6 +29,7 @@ _EXPRESSION_BYTES = 1 << 20
 _REMEMBERED = 1000
 
 Matcher = Callable[[str], bool]
+Request = ListTripletsRequest | ListSamplesRequest
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Options:
     reward_policy: int
 
     @classmethod
-    def of(cls, request: ListTripletsRequest) -> Options:
+    def of(cls, request: Request) -> Options:
         """Read a request. Raises FieldInvalid."""
         check_enum("source", TripletSource, request.source, unspecified=True)
         check_enum("reward_policy", RewardPolicy, request.reward_policy, unspecified=True)
@@ -74,16 +76,17 @@ class Options:
             exclude_calls_under_rewards=_unless_false(request, "exclude_calls_under_rewards"),
             deduplicate=_unless_false(request, "deduplicate"),
             repair_hierarchy=_unless_false(request, "repair_hierarchy"),
-            skip_without_tokens=request.skip_without_tokens,
+            skip_without_tokens=isinstance(request, ListTripletsRequest)
+            and request.skip_without_tokens,
             reward_policy=policy or REWARD_POLICY_FIRST_OCCURRENCE,
         )
 
 
-def _unless_false(request: ListTripletsRequest, name: str) -> bool:
+def _unless_false(request: Request, name: str) -> bool:
     return not request.HasField(name) or bool(getattr(request, name))  # type: ignore[arg-type]
 
 
-def _check_final_rewards(request: ListTripletsRequest) -> None:
+def _check_final_rewards(request: Request) -> None:
     known = set(request.rollout_ids) if request.final_rewards else set()
     for rollout_id, value in request.final_rewards.items():
         if rollout_id not in known:

@@ -225,6 +225,14 @@ def count(ids: Tokens) -> int:
     return len(ids.translate(None, _UNFINISHED)) if isinstance(ids, bytes) else len(ids)
 
 
+def packed(ids: Tokens) -> bytes:
+    """Return token ids as protobuf packs them."""
+    if isinstance(ids, bytes):
+        return ids
+    data = TripletPrompt(token_ids=ids).SerializeToString()
+    return data[wire.read_varint(data, 1)[1] :] if data else b""
+
+
 def put(triplet: Triplet, prompt: Tokens, response: Tokens) -> None:
     """Write token ids into a triplet."""
     for side, ids in ((triplet.prompt, prompt), (triplet.response, response)):

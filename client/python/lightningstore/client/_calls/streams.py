@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
+from lightningstore.client._calls.traces import DerivedRequest
 from lightningstore.client._values import convert
+from lightningstore.client._values.samples import AttemptSamples
 from lightningstore.client._values.spans import Span, spans_of
 from lightningstore.client._values.text import check
 from lightningstore.client._values.triplets import AttemptTriplets
 from lightningstore.client.values import Resources, Rollout
-from lightningstore.v1 import completion_pb2, resources_pb2, span_pb2, triplet_pb2
+from lightningstore.v1 import completion_pb2, resources_pb2, span_pb2
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+A = TypeVar("A", AttemptTriplets, AttemptSamples)
 
 
 class ReadState(Protocol[T_co]):
@@ -201,32 +204,33 @@ class ResourceWatchState:
             self._last = None
 
 
-class TripletState:
-    """Where a list of triplets stands. Attempts are complete, in the order of the rollouts."""
+class AttemptListState(Generic[A]):
+    """Where a list of triplets or of samples stands. Attempts are complete, in the order of the rollouts."""
 
-    method = "ListTriplets"
-
-    def __init__(self, request: triplet_pb2.ListTripletsRequest) -> None:
+    def __init__(self, request: DerivedRequest, empty: Callable[[str, str], A]) -> None:
+        """Take the request, and what makes an empty list of an attempt out of its ids."""
+        self.method = request.DESCRIPTOR.name.removesuffix("Request")
         self._request = request
+        self._empty: Callable[[str, str], A] = empty
         self._ids = list(dict.fromkeys(request.rollout_ids))
         self._index = 0
         self._done: set[tuple[str, str]] = set()
-        self._partial: AttemptTriplets | None = None
+        self._partial: A | None = None
 
-    def request(self) -> triplet_pb2.ListTripletsRequest:
+    def request(self) -> DerivedRequest:
         """Return what to request from the server; after a broken connection without complete rollouts."""
         self._partial = None
         if not self._index:
             return self._request
-        rest = triplet_pb2.ListTripletsRequest()
-        rest.CopyFrom(self._request)
+        rest = type(self._request)()
+        rest.MergeFrom(self._request)  # type: ignore[arg-type]
         del rest.rollout_ids[:]
         rest.rollout_ids.extend(self._ids[self._index :])
         for rollout_id in set(rest.final_rewards) - set(rest.rollout_ids):
             del rest.final_rewards[rollout_id]
         return rest
 
-    def take(self, answer: triplet_pb2.ListTripletsResponse) -> list[AttemptTriplets]:
+    def take(self, answer: Any) -> list[A]:
         """Return the attempts that a response completes, except those returned before."""
         complete = []
         for part in answer.attempts:
@@ -234,7 +238,7 @@ class TripletState:
             while self._index + 1 < len(self._ids) and self._ids[self._index] != ids[0]:
                 self._index += 1
             if self._partial is None:
-                self._partial = AttemptTriplets(*ids)
+                self._partial = self._empty(*ids)
             self._partial.add(part)
             if part.complete:
                 if ids not in self._done:

@@ -19,12 +19,15 @@ from lightningstore.client.values import (
     ServerInfo,
     Statistics,
 )
-from lightningstore.v1 import resources_pb2, span_pb2, statistics_pb2, triplet_pb2
+from lightningstore.v1 import resources_pb2, sample_pb2, span_pb2, statistics_pb2, triplet_pb2
 
-#: Maximum rollouts of one ListTriplets: the server's default limit.
-TRIPLET_ROLLOUTS = 10_000
+#: Maximum rollouts of one ListTriplets or ListSamples: the server's default limit.
+DERIVED_ROLLOUTS = 10_000
 TRIPLET_SOURCE = triplet_pb2.TripletSource.DESCRIPTOR
 REWARD_POLICY = triplet_pb2.RewardPolicy.DESCRIPTOR
+SAMPLE_MERGE = sample_pb2.SampleMerge.DESCRIPTOR
+#: Requests for what is derived from spans.
+DerivedRequest = triplet_pb2.ListTripletsRequest | sample_pb2.ListSamplesRequest
 
 
 @names_fields
@@ -94,6 +97,23 @@ def query_spans(
 
 @names_fields
 def list_triplets(
+    rollout_ids: Iterable[str], attempt_id: str, **options: Any
+) -> triplet_pb2.ListTripletsRequest:
+    """Return the request of ListTriplets. Raises ValueError for an unknown word."""
+    return triplet_pb2.ListTripletsRequest(**_derived(rollout_ids, attempt_id, **options))
+
+
+@names_fields
+def list_samples(
+    rollout_ids: Iterable[str], attempt_id: str, *, merge: str | int, **options: Any
+) -> sample_pb2.ListSamplesRequest:
+    """Return the request of ListSamples. Raises ValueError for an unknown word."""
+    fields = _derived(rollout_ids, attempt_id, **options)
+    number: Any = convert.to_number(SAMPLE_MERGE, merge)
+    return sample_pb2.ListSamplesRequest(merge=number, **fields)
+
+
+def _derived(
     rollout_ids: Iterable[str],
     attempt_id: str,
     *,
@@ -101,37 +121,36 @@ def list_triplets(
     reward_policy: str | int | None,
     final_rewards: Mapping[str, float] | float | None,
     **options: Any,
-) -> triplet_pb2.ListTripletsRequest:
-    """Return the request of ListTriplets. Raises ValueError for an unknown word."""
+) -> dict[str, Any]:
+    """Return what the requests of ListTriplets and ListSamples have in common, by field."""
     ids = convert.ids(rollout_ids, "rollout_ids")
     if isinstance(final_rewards, int | float):
         final_rewards = dict.fromkeys(ids, float(final_rewards))
-    return triplet_pb2.ListTripletsRequest(
-        rollout_ids=ids,
-        attempt_id=attempt_id,
-        source=convert.to_number(TRIPLET_SOURCE, source),  # type: ignore[arg-type]
-        reward_policy=convert.to_number(REWARD_POLICY, reward_policy),  # type: ignore[arg-type]
-        final_rewards=final_rewards or {},
+    return {
+        "rollout_ids": ids,
+        "attempt_id": attempt_id,
+        "source": convert.to_number(TRIPLET_SOURCE, source),
+        "reward_policy": convert.to_number(REWARD_POLICY, reward_policy),
+        "final_rewards": final_rewards or {},
         **options,
-    )
+    }
 
 
-def triplet_parts(
-    request: triplet_pb2.ListTripletsRequest,
-) -> list[triplet_pb2.ListTripletsRequest]:
+def parts_of(request: DerivedRequest) -> list[DerivedRequest]:
     """Split a request into requests with at most as many rollouts as one call takes."""
     ids = list(dict.fromkeys(request.rollout_ids))
-    if len(ids) <= TRIPLET_ROLLOUTS:
+    if len(ids) <= DERIVED_ROLLOUTS:
         return [request]
-    common, rewards = triplet_pb2.ListTripletsRequest(), dict(request.final_rewards)
+    kind: Any = type(request)
+    common, rewards = kind(), dict(request.final_rewards)
     common.CopyFrom(request)
     common.ClearField("rollout_ids")
     common.ClearField("final_rewards")
     parts = []
-    for first in range(0, len(ids), TRIPLET_ROLLOUTS):
-        part = triplet_pb2.ListTripletsRequest()
+    for first in range(0, len(ids), DERIVED_ROLLOUTS):
+        part = kind()
         part.CopyFrom(common)
-        part.rollout_ids.extend(ids[first : first + TRIPLET_ROLLOUTS])
+        part.rollout_ids.extend(ids[first : first + DERIVED_ROLLOUTS])
         for rollout_id in part.rollout_ids:
             if rollout_id in rewards:
                 part.final_rewards[rollout_id] = rewards[rollout_id]

@@ -1,22 +1,27 @@
 # Generated from _async/spans.py by make_blocking.py. Edit that file, then run `make blocking`.
-"""Spans and triplets, in the blocking client."""
+"""Spans, and the triplets and samples in them, in the blocking client."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 
 from lightningstore.client._calls import traces as calls
-from lightningstore.client._calls.streams import QueryState, TripletState
+from lightningstore.client._calls.streams import A, AttemptListState, QueryState
 from lightningstore.client._sync import streams
 from lightningstore.client._sync.caller import Caller
-from lightningstore.client.values import AttemptTriplets, IngestResult, SequenceIdRange, Span
+from lightningstore.client.values import (
+    AttemptSamples,
+    AttemptTriplets,
+    IngestResult,
+    SequenceIdRange,
+    Span,
+)
 from lightningstore.v1.span_pb2 import SpanBatch
-from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 
 
 class SpanCalls(Caller):
-    """The calls on spans, and on triplets, which are derived from spans."""
+    """The calls on spans, and on triplets and samples, which are derived from spans."""
 
     def ingest_spans(self, batches: Iterable[SpanBatch]) -> IngestResult:
         """Store batches of spans over one stream.
@@ -202,7 +207,7 @@ class SpanCalls(Caller):
                 for triplet in attempt:
                     print(triplet.prompt, triplet.response, triplet.reward)
         """
-        return self._triplets(
+        return self._derived(
             calls.list_triplets(
                 rollout_ids,
                 attempt_id,
@@ -215,11 +220,83 @@ class SpanCalls(Caller):
                 skip_without_tokens=skip_without_tokens,
                 reward_policy=reward_policy,
                 final_rewards=final_rewards,
-            )
+            ),
+            AttemptTriplets,
         )
 
-    def _triplets(self, request: ListTripletsRequest) -> Iterator[AttemptTriplets]:
-        for part in calls.triplet_parts(request):
-            state = TripletState(part)
+    def list_samples(
+        self,
+        rollout_ids: Iterable[str],
+        attempt_id: str = "latest",
+        *,
+        merge: str | int = "prefix",
+        source: str | int = "tracer",
+        llm_call_match: str = "",
+        agent_match: str = "",
+        exclude_calls_under_rewards: bool = True,
+        deduplicate: bool = True,
+        repair_hierarchy: bool = True,
+        reward_policy: str | int | None = None,
+        final_rewards: Mapping[str, float] | float | None = None,
+    ) -> Iterator[AttemptSamples]:
+        """Iterate over rollouts as rows of tokens to train on: each row has all turns of a conversation.
+
+        The calls of a model need token ids of prompt and response. After a broken connection the list resumes; no
+        attempt occurs twice.
+
+        Args:
+            rollout_ids: Ids of the rollouts, any number: the client splits the list into calls.
+            attempt_id: "latest", or empty for all attempts. With one rollout: the id of an attempt.
+            merge: How calls become rows: "prefix" continues the row whose tokens a prompt begins with, "none" makes a
+                row of each call.
+            source: "tracer" reads the agent's tree of spans, "proxy" the spans of a LiteLLM proxy before vLLM.
+            llm_call_match: Regular expression (RE2) for the names of model calls. Empty: the default rules.
+            agent_match: Regular expression (RE2) for the names of agents; only calls under these. Empty: any.
+            exclude_calls_under_rewards: Whether to leave out model calls under a reward span, such as a judge's.
+            deduplicate: Whether calls with the same response id count once.
+            repair_hierarchy: Whether to attach root model calls to the span that encloses them in time.
+            reward_policy: How the rewards of segments are matched with calls: "first_occurrence", "first_sibling" or
+                "by_sequence". None: "first_occurrence" for the tracer, "by_sequence" for the proxy.
+            final_rewards: Rewards of samples by rollout id, or one number for all rollouts, instead of the rewards of
+                the attempts.
+
+        Returns:
+            An iterator over the attempts in the order of `rollout_ids`, to be iterated once. A rollout without
+            attempts gives one empty list.
+
+        Raises:
+            NotFoundError: While iterating: a rollout or the attempt does not exist.
+            InvalidArgumentError: While iterating: an option is invalid, such as a regular expression.
+            FailedPreconditionError: While iterating: spans were evicted from memory.
+            ValueError: `merge`, `source` or `reward_policy` is unknown.
+
+        Example:
+            rollout = store.start_rollout({"question": 1})
+            for attempt in store.list_samples([rollout.rollout_id]):
+                for sample in attempt:
+                    print(len(sample.token_ids), sum(sample.mask), sample.reward)
+        """
+        return self._derived(
+            calls.list_samples(
+                rollout_ids,
+                attempt_id,
+                merge=merge,
+                source=source,
+                llm_call_match=llm_call_match,
+                agent_match=agent_match,
+                exclude_calls_under_rewards=exclude_calls_under_rewards,
+                deduplicate=deduplicate,
+                repair_hierarchy=repair_hierarchy,
+                reward_policy=reward_policy,
+                final_rewards=final_rewards,
+            ),
+            AttemptSamples,
+        )
+
+    def _derived(
+        self, request: calls.DerivedRequest, empty: Callable[[str, str], A]
+    ) -> Iterator[A]:
+        for part in calls.parts_of(request):
+            state = AttemptListState(part, empty)
             with closing(streams.query(self._transport, state, self._timeout)) as attempts:
                 yield from attempts

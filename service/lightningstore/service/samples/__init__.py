@@ -1,0 +1,30 @@
+"""The calls of a model as rows of tokens to train on. Pure.
+
+docs/samples.md has the rules. The calls come from the trace of an attempt, see `triplets`.
+"""
+
+from lightningstore.service.samples.folding import Fold, FoldedCall, Row
+from lightningstore.service.samples.reading import (
+    Answer,
+    Ids,
+    add_answer,
+    answer_of,
+    ids_of,
+    lacks_answer,
+)
+from lightningstore.service.samples.rows import About, array_of, sample_of
+
+__all__ = [
+    "About",
+    "Answer",
+    "Fold",
+    "FoldedCall",
+    "Ids",
+    "Row",
+    "add_answer",
+    "answer_of",
+    "array_of",
+    "ids_of",
+    "lacks_answer",
+    "sample_of",
+]
