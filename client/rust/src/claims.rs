@@ -29,6 +29,7 @@ pub(crate) struct Claims {
     pub(crate) client: Client,
     pub(crate) worker_id: String,
     pub(crate) modes: Vec<i32>,
+    pub(crate) queues: Vec<String>,
 }
 
 impl Claims {
@@ -42,6 +43,7 @@ impl Claims {
         let mut request = DequeueRolloutsRequest {
             limit: i32::try_from(limit).unwrap_or(i32::MAX).min(MAX_CLAIMS),
             modes: self.modes.clone(),
+            queues: self.queues.clone(),
             worker_id: self.worker_id.clone(),
             wait: Some(to_proto(POLL_WAIT)),
             ..Default::default()

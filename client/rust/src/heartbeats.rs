@@ -1,6 +1,7 @@
 //! Heartbeats of a runner.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::client::Client;
 use crate::error::Error;
 use crate::execution::Running;
+use crate::failure::Failure;
 use crate::outbox::AttemptKey;
 use crate::proto::{AttemptRef, HeartbeatRequest, Rollout};
 
@@ -22,6 +24,9 @@ const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
 /// Time between two tries while the server does not answer.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
+/// Returns the publish number to report, if any. It may be user code.
+pub(crate) type PublishNumber = Arc<dyn Fn() -> Option<i64> + Send + Sync>;
+
 /// Sends the heartbeats of a worker and of its attempts.
 pub(crate) struct Heartbeats {
     pub(crate) client: Client,
@@ -29,6 +34,7 @@ pub(crate) struct Heartbeats {
     pub(crate) period: Duration,
     pub(crate) running: Arc<Running>,
     pub(crate) stats: Box<dyn Fn() -> Value + Send + Sync>,
+    pub(crate) publish_number: PublishNumber,
     pub(crate) changed: Notify,
     pub(crate) hurried: Notify,
     pub(crate) attempts: Mutex<HashMap<AttemptKey, Duration>>,
@@ -97,13 +103,22 @@ impl Heartbeats {
         }
     }
 
+    /// Returns the publish number to report; 0: none. A panic of user code is an error: it must not end the
+    /// heartbeats.
+    fn loaded(&self) -> Result<i64, Error> {
+        let number = catch_unwind(AssertUnwindSafe(|| (self.publish_number)()));
+        let number = number.map_err(|payload| Error::argument(Failure::of_panic(payload).to_string()))?;
+        Ok(number.unwrap_or_default())
+    }
+
     async fn beat(&self, timeout: Duration) -> Result<(), Error> {
         let mut attempts: Vec<_> = self.attempts().keys().cloned().map(to_ref).collect();
         let stats_json = serde_json::to_vec(&(self.stats)())?;
+        let publish_number = self.loaded()?;
         loop {
             let rest = attempts.split_off(attempts.len().min(ATTEMPTS_PER_CALL));
             let (worker_id, stats_json) = (self.worker_id.clone(), stats_json.clone());
-            let request = HeartbeatRequest { worker_id, stats_json, attempts, ..Default::default() };
+            let request = HeartbeatRequest { worker_id, stats_json, attempts, publish_number };
             let answer = self.client.once(request, Some(timeout)).await?;
             answer.stops.iter().for_each(|stop| self.running.stop(stop));
             if rest.is_empty() {

@@ -5,6 +5,9 @@
 
 tonic::include_proto!("lightningstore.v1");
 
+/// Names the fields that an update changes, such as `scores.judge`.
+pub use prost_types::FieldMask;
+
 /// A request of a unary method. Implemented for all of them.
 pub trait Unary: prost::Message + Clone + 'static {
     /// The response type.

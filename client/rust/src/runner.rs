@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -17,7 +18,7 @@ use crate::execution::{AgentFuture, Execution, Running, Stopped};
 use crate::exporter::{MAX_SHUTDOWN, SpanExporter};
 use crate::failure::Failure;
 use crate::finishes::{Finishes, PAUSE};
-use crate::heartbeats::Heartbeats;
+use crate::heartbeats::{Heartbeats, PublishNumber};
 use crate::ids::new_request_id;
 use crate::proto::{Rollout, RolloutMode};
 use crate::task::{Agent, Task};
@@ -46,6 +47,8 @@ pub struct Runner {
     worker_id: String,
     concurrency: usize,
     modes: Vec<i32>,
+    queues: Vec<String>,
+    publish_number: Option<PublishNumber>,
     max_rollouts: Option<usize>,
     heartbeat_period: Duration,
     handle: RunnerHandle,
@@ -99,6 +102,8 @@ impl Runner {
             worker_id: new_worker_id(),
             concurrency: 1,
             modes: Vec::new(),
+            queues: Vec::new(),
+            publish_number: None,
             max_rollouts: None,
             heartbeat_period: HEARTBEAT_PERIOD,
             handle: RunnerHandle::default(),
@@ -123,6 +128,12 @@ impl Runner {
         self
     }
 
+    /// Sets the task queues to claim from; `""` is the default queue. Default: the default queue only.
+    pub fn queues(mut self, queues: impl IntoIterator<Item: Into<String>>) -> Self {
+        self.queues = queues.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Sets the number of rollouts after which the runner ends. Default: no limit.
     pub fn max_rollouts(mut self, count: usize) -> Self {
         self.max_rollouts = Some(count);
@@ -133,6 +144,14 @@ impl Runner {
     /// timeout. Default: 10 seconds.
     pub fn heartbeat_period(mut self, period: Duration) -> Self {
         self.heartbeat_period = period;
+        self
+    }
+
+    /// Sets what returns the publish number that heartbeats report, such as that of the weights which the
+    /// worker's model has loaded; `None`: unchanged. It is called by the thread of the heartbeats. Default: that
+    /// of the resources which the function was called with last.
+    pub fn publish_number(mut self, number: impl Fn() -> Option<i64> + Send + Sync + 'static) -> Self {
+        self.publish_number = Some(Arc::new(number));
         self
     }
 
@@ -150,7 +169,8 @@ impl Runner {
     pub async fn run(self) -> Result<(), Error> {
         let RunnerHandle { running, .. } = &self.handle;
         let exporter = SpanExporter::for_runner(&self.client, Some(running.clone()));
-        let heartbeats = Arc::new(self.heartbeats(&exporter));
+        let used = Arc::new(AtomicI64::new(0));
+        let heartbeats = Arc::new(self.heartbeats(&exporter, used.clone()));
         let dropped = CancellationToken::new();
         let guard = dropped.clone().drop_guard();
         let beats = heartbeats.clone();
@@ -167,6 +187,8 @@ impl Runner {
             hurried: self.handle.hurried.clone(),
             finishes,
             kept: Default::default(),
+            publish_number: used,
+            without_rewards: Default::default(),
         });
         let crew = Crew { running: running.clone(), heartbeats, work, tracker: TaskTracker::new(), dropped };
         let ended = self.claim_and_start(&crew).await;
@@ -194,7 +216,8 @@ impl Runner {
         }
     }
 
-    fn heartbeats(&self, exporter: &SpanExporter) -> Heartbeats {
+    /// `used`: publish number of the resources that the function was called with last.
+    fn heartbeats(&self, exporter: &SpanExporter, used: Arc<AtomicI64>) -> Heartbeats {
         let (running, exporter) = (self.handle.running.clone(), exporter.clone());
         let concurrency = self.concurrency;
         let stats = move || {
@@ -211,6 +234,10 @@ impl Runner {
             period: self.heartbeat_period,
             running: self.handle.running.clone(),
             stats: Box::new(stats),
+            publish_number: self
+                .publish_number
+                .clone()
+                .unwrap_or_else(|| Arc::new(move || Some(used.load(Ordering::Relaxed)))),
             changed: Default::default(),
             hurried: Default::default(),
             attempts: Default::default(),
@@ -220,7 +247,8 @@ impl Runner {
     /// Claims as many rollouts as there are free slots, until the runner stops.
     async fn claim_and_start(&self, crew: &Crew) -> Result<(), Error> {
         let (client, worker_id) = (self.client.clone(), self.worker_id.clone());
-        let claims = Claims { client, worker_id, modes: self.modes.clone() };
+        let (modes, queues) = (self.modes.clone(), self.queues.clone());
+        let claims = Claims { client, worker_id, modes, queues };
         let stopping = &self.handle.stopping;
         let slots = Arc::new(Semaphore::new(self.concurrency));
         let mut left = self.max_rollouts;

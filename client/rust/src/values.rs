@@ -39,9 +39,22 @@ impl RolloutSpec {
         self
     }
 
-    /// Sets the resources that the agent uses. Default: the latest.
+    /// Sets the resources that the agent uses; `"latest"`: those that are the latest at each claim, retries
+    /// included. Default: those that are the latest when the rollout is enqueued.
     pub fn with_resources(mut self, resources_id: impl Into<String>) -> Self {
         self.resources_id = resources_id.into();
+        self
+    }
+
+    /// Sets the task queue that it is claimed from. Default: the default queue.
+    pub fn with_queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = queue.into();
+        self
+    }
+
+    /// Sets a label for filters. A rollout has at most 32.
+    pub fn with_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
         self
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -51,7 +51,14 @@ pub(crate) struct Work {
     pub(crate) finishes: Arc<Finishes>,
     /// Cached resources, the newest last.
     pub(crate) kept: tokio::sync::Mutex<VecDeque<Resources>>,
+    /// Publish number of the resources that the function was called with last; 0: none.
+    pub(crate) publish_number: Arc<AtomicI64>,
+    /// Whether the server has rejected the field of the reward in a report, as those of earlier versions do.
+    pub(crate) without_rewards: AtomicBool,
 }
+
+/// What the function returned: its reward, if any, or why it failed.
+type Outcome = Result<Option<f64>, Failure>;
 
 impl Work {
     /// Works on a claim. Never panics, and reports whatever happens before the report, because an attempt
@@ -67,7 +74,7 @@ impl Work {
         let _ = guarded(self.report(execution, outcome, sent)).await;
     }
 
-    async fn outcome(&self, execution: &Arc<Execution>, filing: &Filing) -> Result<(), Failure> {
+    async fn outcome(&self, execution: &Arc<Execution>, filing: &Filing) -> Outcome {
         let rollout = self.whole(&execution.rollout).await?;
         let resources = self.resources(&rollout).await?;
         still_wanted(execution)?;
@@ -84,10 +91,11 @@ impl Work {
         };
         let returned = execution.call((self.agent)(task)).await;
         still_wanted(execution)?; // whatever it returned: its outcome no longer counts
-        if let Some(reward) = returned? {
+        let reward = returned?;
+        if let Some(reward) = reward {
             emit_reward(&tracer, reward)?;
         }
-        Ok(())
+        Ok(reward)
     }
 
     /// Returns the claim with its payloads, which a repeated response may omit.
@@ -132,6 +140,7 @@ impl Work {
             }
         };
         drop(kept);
+        self.publish_number.store(found.publish_number, Ordering::Relaxed);
         found.routed(&rollout.rollout_id, &attempt.attempt_id)
     }
 
@@ -148,7 +157,7 @@ impl Work {
         }
     }
 
-    async fn report(&self, execution: &Execution, outcome: Result<(), Failure>, sent: i64) {
+    async fn report(&self, execution: &Execution, outcome: Outcome, sent: i64) {
         let mut outcome = outcome;
         if let Some(why) = execution.stopped() {
             outcome = Err(cancelled(why)); // perhaps said while the spans were flushed
@@ -157,7 +166,7 @@ impl Work {
             }
         }
         let AttemptKey { rollout_id, attempt_id } = &execution.key;
-        match self.update(&execution.key, outcome.err().map(Failure::into_proto), sent).await {
+        match self.update(&execution.key, outcome.map_err(Failure::into_proto), sent).await {
             Err(error) => tracing::warn!(rollout_id, attempt_id, %error, "attempt not reported"),
             Ok(answer) => {
                 if let Some(missing @ 1..) = answer.missing_span_count {
@@ -167,18 +176,29 @@ impl Work {
         }
     }
 
-    /// Reports an outcome. If the server rejects it, reports a minimal failure once.
+    /// Reports an outcome; without its reward, which is in a span too, if the server does not know that field.
+    /// If the server rejects it otherwise, reports a minimal failure once.
     async fn update(
         &self,
         key: &AttemptKey,
-        failure: Option<proto::Failure>,
+        mut outcome: Result<Option<f64>, proto::Failure>,
         sent: i64,
     ) -> Result<UpdateAttemptResponse, Error> {
-        let answer = self.patiently(outcome_request(key, failure.clone(), sent)).await;
+        if self.without_rewards.load(Ordering::Relaxed) {
+            outcome = outcome.map(|_| None);
+        }
+        let mut answer = self.patiently(outcome_request(key, outcome.clone(), sent)).await;
+        if let (Err(error), Ok(Some(_))) = (&answer, &outcome)
+            && is_unknown_path(error)
+        {
+            tracing::warn!(%error, "the server knows no rewards in reports, so they are in spans only");
+            self.without_rewards.store(true, Ordering::Relaxed);
+            answer = self.patiently(outcome_request(key, Ok(None), sent)).await;
+        }
         match answer {
             Err(error) if error.code() == Some(Code::InvalidArgument) => {
-                let plain = Failure::of_refused_report(failure.as_ref(), &error).into_proto();
-                let answer = self.patiently(outcome_request(key, Some(plain), sent)).await;
+                let plain = Failure::of_refused_report(outcome.err().as_ref(), &error).into_proto();
+                let answer = self.patiently(outcome_request(key, Err(plain), sent)).await;
                 tracing::warn!(attempt = ?key, %error, "report rejected, reporting a minimal failure");
                 answer
             }
@@ -227,17 +247,34 @@ async fn guarded<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(Failure::of_panic)
 }
 
-fn outcome_request(key: &AttemptKey, failure: Option<proto::Failure>, sent: i64) -> UpdateAttemptRequest {
+/// Returns whether the server does not know a field of an update.
+fn is_unknown_path(error: &Error) -> bool {
+    let Error::Call(call) = error else { return false };
+    call.code == Code::InvalidArgument
+        && call.fields.iter().any(|violation| violation.field.starts_with("update_mask"))
+}
+
+fn outcome_request(
+    key: &AttemptKey,
+    outcome: Result<Option<f64>, proto::Failure>,
+    sent: i64,
+) -> UpdateAttemptRequest {
     let AttemptKey { rollout_id, attempt_id } = key.clone();
-    let status = if failure.is_some() { AttemptStatus::Failed } else { AttemptStatus::Succeeded };
-    let paths = ["status", "failure"][..1 + usize::from(failure.is_some())].iter().map(|&path| path.into());
+    let status = if outcome.is_ok() { AttemptStatus::Succeeded } else { AttemptStatus::Failed };
+    let paths: &[&str] = match &outcome {
+        Ok(None) => &["status"],
+        Ok(Some(_)) => &["status", "reward"],
+        Err(_) => &["status", "failure"],
+    };
+    let (reward, failure) = outcome.map_or_else(|failure| (None, Some(failure)), |reward| (reward, None));
     UpdateAttemptRequest {
-        update_mask: Some(prost_types::FieldMask { paths: paths.collect() }),
+        update_mask: Some(prost_types::FieldMask { paths: paths.iter().map(|&path| path.into()).collect() }),
         attempt: Some(Attempt {
             rollout_id,
             attempt_id,
             status: status.into(),
             failure,
+            reward,
             ..Default::default()
         }),
         sent_span_count: Some(sent),
@@ -253,12 +290,12 @@ fn cancelled(why: Stopped) -> Failure {
     Failure::new(why).kind("Cancelled")
 }
 
-fn log(execution: &Execution, outcome: &Result<(), Failure>) {
+fn log(execution: &Execution, outcome: &Outcome) {
     let AttemptKey { rollout_id, attempt_id } = &execution.key;
     match (execution.stopped(), outcome) {
         (Some(why), _) => tracing::info!(rollout_id, attempt_id, %why, "attempt stopped"),
         (None, Err(failure)) => tracing::warn!(rollout_id, attempt_id, %failure, "attempt failed"),
-        (None, Ok(())) => tracing::debug!(rollout_id, attempt_id, "attempt succeeded"),
+        (None, Ok(_)) => tracing::debug!(rollout_id, attempt_id, "attempt succeeded"),
     }
 }
 

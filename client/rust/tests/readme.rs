@@ -56,7 +56,7 @@ fn output(name: &str, address: &str) -> String {
 fn the_programs_of_the_readme_are_the_examples() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let printed: Vec<_> = readme.split("```rust\n").skip(1).map(|rest| rest.split("```").next()).collect();
-    let examples = ["runner", "algorithm", "exporter"]
+    let examples = ["runner", "algorithm", "control", "exporter"]
         .map(|name| fs::read_to_string(root().join(format!("examples/{name}.rs"))).unwrap());
     assert_eq!(printed, examples.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>());
 }
@@ -86,6 +86,9 @@ fn the_programs_of_the_readme_run() {
         r#"{"question":8} Succeeded Some(0.8)"#,
     ];
     assert_eq!(lines, expected);
+    let control =
+        "task-1 mean reward Some(0.25), with the new weights: true\nbest: Some(0.4) {\"judge\": 0.7}\n";
+    assert_eq!(output("control", &address), control);
     assert_eq!(output("exporter", &address), "0 dropped\n1 step\n");
     let refused = example("exporter", &address).env("LIGHTNINGSTORE_TOKEN", "secret").output().unwrap();
     let stderr = String::from_utf8(refused.stderr).unwrap();

@@ -35,6 +35,7 @@ struct Command {
     max_rollouts: usize,
     /// In seconds; 0: the runner's default.
     heartbeat_period: f64,
+    queues: Vec<String>,
     exporter: String,
     rollout_id: String,
     attempt_id: String,
@@ -44,7 +45,7 @@ struct Command {
 impl Default for Command {
     fn default() -> Self {
         let (id, op, method, requests) = Default::default();
-        let (metadata, target, worker_id, max_rollouts) = Default::default();
+        let (metadata, target, worker_id, max_rollouts, queues) = Default::default();
         let (heartbeat_period, exporter, rollout_id, attempt_id, spans) = Default::default();
         let (timeout, concurrency) = (30.0, 1);
         Self {
@@ -59,6 +60,7 @@ impl Default for Command {
             concurrency,
             max_rollouts,
             heartbeat_period,
+            queues,
             exporter,
             rollout_id,
             attempt_id,
@@ -160,7 +162,9 @@ impl Driver {
 
     fn run(self: &Arc<Self>, command: Command) -> Result<(), lightningstore::Error> {
         let client = Client::new(self.address.as_str())?; // a connection of its own
-        let mut runner = lightningstore::Runner::new(&client, agent::agent).concurrency(command.concurrency);
+        let mut runner = lightningstore::Runner::new(&client, agent::agent)
+            .concurrency(command.concurrency)
+            .queues(command.queues);
         if !command.worker_id.is_empty() {
             runner = runner.worker_id(command.worker_id);
         }

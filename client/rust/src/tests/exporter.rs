@@ -282,3 +282,21 @@ async fn rewards_hang_under_the_current_span() {
     soon(exporter.flush()).await;
     assert_eq!(next(&mut spans).await.parent_span_id, parent.to_bytes());
 }
+
+#[tokio::test]
+async fn an_upload_ends_when_the_client_is_closed_before_it_is_connected() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // accepts and never says a word
+    let client = Client::new(silent.local_addr().unwrap().to_string()).unwrap();
+    let exporter = SpanExporter::new(&client).attempt("ro-1", "at-1");
+    make_spans(&exporter, &["a"]);
+    let mut stub = client.stub();
+    let upload = tokio::spawn(async move { stub.ingest_spans(futures_util::stream::pending()).await });
+    let flushing = exporter.clone();
+    let flushed = tokio::spawn(async move { flushing.flush().await });
+    let accepted = tokio::task::spawn_blocking(move || silent.accept().unwrap()); // the calls wait for it
+    let _connection = soon(accepted).await.unwrap();
+    client.close();
+    assert!(soon(upload).await.unwrap().is_err());
+    soon(flushed).await.unwrap();
+    assert_eq!(exporter.dropped(), 1);
+}

@@ -2,6 +2,7 @@
 
 mod client;
 mod contact;
+mod control;
 mod exporter;
 mod finishes;
 mod local;

@@ -241,6 +241,7 @@ async fn heartbeats_of_many_attempts_are_split() {
         period: Duration::from_secs(3600),
         running: Default::default(),
         stats: Box::new(|| serde_json::json!({})),
+        publish_number: Arc::new(|| None),
         changed: Default::default(),
         hurried: Default::default(),
         attempts: Default::default(),

@@ -37,6 +37,7 @@ pub(crate) struct Script {
     pub(crate) update: Handler<UpdateAttemptRequest, ()>,
     pub(crate) enqueue: Handler<EnqueueRolloutsRequest, EnqueueRolloutsResponse>,
     pub(crate) rollout: Handler<GetRolloutRequest, GetRolloutResponse>,
+    pub(crate) resources: Handler<GetResourcesRequest, GetResourcesResponse>,
     pub(crate) wait: Handler<WaitForRolloutsRequest, Messages<WaitForRolloutsResponse>>,
     /// Leaves waits open after their messages, and gets one for each that the client closes.
     pub(crate) closed: Option<UnboundedSender<()>>,
@@ -206,6 +207,16 @@ impl LightningStoreService for Scripted {
         request: Request<GetRolloutRequest>,
     ) -> Result<Response<GetRolloutResponse>, Status> {
         say(&self.script.rollout, request.into_inner())
+    }
+
+    async fn get_resources(
+        &self,
+        request: Request<GetResourcesRequest>,
+    ) -> Result<Response<GetResourcesResponse>, Status> {
+        match &self.script.resources {
+            None => Err(Status::unimplemented("not scripted")),
+            Some(resources) => resources(request.into_inner()).map(Response::new),
+        }
     }
 
     async fn get_attempt(
