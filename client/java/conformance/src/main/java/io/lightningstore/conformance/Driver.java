@@ -2,6 +2,7 @@ package io.lightningstore.conformance;
 
 import com.google.gson.Gson;
 import com.google.gson.GsonBuilder;
+import com.google.gson.JsonElement;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParseException;
 import com.google.gson.JsonParser;
@@ -118,6 +119,12 @@ public final class Driver {
     if (command.has("max_rollouts")) {
       builder.maxRollouts(command.get("max_rollouts").getAsLong());
     }
+    if (command.has("queues")) {
+      builder.queues(
+          command.getAsJsonArray("queues").asList().stream()
+              .map(JsonElement::getAsString)
+              .toArray(String[]::new));
+    }
     if (command.has("heartbeat_period")) {
       double seconds = command.get("heartbeat_period").getAsDouble();
       builder.heartbeatPeriod(Duration.ofNanos((long) (seconds * 1e9)));
@@ -159,7 +166,7 @@ public final class Driver {
     answer(command, "unsupported", new JsonPrimitive(why));
   }
 
-  private void answer(JsonObject command, String key, com.google.gson.JsonElement value) {
+  private void answer(JsonObject command, String key, JsonElement value) {
     JsonObject what = new JsonObject();
     what.add(key, value);
     answer(command, what);

@@ -39,8 +39,21 @@ final class AttemptWork<I> {
 
   private record Version(String resourcesId, int version) {}
 
-  private record Outcome(AttemptStatus status, Failure failure) {
-    static final Outcome SUCCESS = new Outcome(AttemptStatus.ATTEMPT_STATUS_SUCCEEDED, null);
+  /** What an agent returned (no reward: null), or why its attempt failed. */
+  private record Outcome(Double reward, Failure failure) {
+    boolean isSuccess() {
+      return failure == null;
+    }
+
+    AttemptStatus status() {
+      return isSuccess()
+          ? AttemptStatus.ATTEMPT_STATUS_SUCCEEDED
+          : AttemptStatus.ATTEMPT_STATUS_FAILED;
+    }
+
+    Outcome withoutReward() {
+      return new Outcome(null, failure);
+    }
   }
 
   private final LightningStore store;
@@ -50,6 +63,10 @@ final class AttemptWork<I> {
   private final Duration outage;
   private final CountDownLatch hurried = new CountDownLatch(1);
   private final Map<Version, Resources> kept = new ConcurrentHashMap<>();
+  private volatile long publishNumber;
+
+  /** Set once the server has rejected the field of the reward, as those of earlier versions do. */
+  private volatile boolean withoutRewards;
 
   /** Creates the work with the agent and the maximum time to retry while the server is down. */
   AttemptWork(
@@ -63,6 +80,11 @@ final class AttemptWork<I> {
     this.agent = agent;
     this.exporter = exporter;
     this.outage = outage;
+  }
+
+  /** Returns the publish number of the resources that the agent was called with last; 0: none. */
+  long publishNumber() {
+    return publishNumber;
   }
 
   /** Stops waiting for a server that is down. */
@@ -115,13 +137,18 @@ final class AttemptWork<I> {
     Resources found = kept.get(version);
     if (found == null) {
       GetResourcesRequest request =
-          GetResourcesRequest.newBuilder().setResourcesId(attempt.getResourcesId()).build();
+          GetResourcesRequest.newBuilder()
+              .setResourcesId(attempt.getResourcesId())
+              .setVersion(attempt.getResourcesVersion())
+              .build();
       found = patiently(() -> store.call(TRY, stub -> stub.getResources(request))).getResources();
       if (kept.size() >= KEPT_RESOURCES) {
         kept.clear();
       }
+      // Servers without kept versions return the current one.
       kept.put(new Version(found.getResourcesId(), found.getVersion()), found);
     }
+    publishNumber = found.getPublishNumber();
     return new AttemptResources(found.getResourcesMap(), attempt);
   }
 
@@ -142,10 +169,12 @@ final class AttemptWork<I> {
     if (ending.error() != null) {
       return failed(context, ending.error());
     }
-    if (ending.reward() != null) {
-      Rewards.emit(tracer, ending.reward().doubleValue());
+    if (ending.reward() == null) {
+      return new Outcome(null, null);
     }
-    return Outcome.SUCCESS;
+    double reward = ending.reward().doubleValue();
+    Rewards.emit(tracer, reward);
+    return new Outcome(reward, null);
   }
 
   private I input(AttemptContext context) throws NonRetryableException {
@@ -178,8 +207,7 @@ final class AttemptWork<I> {
     // The server may have requested the stop during the flush. A success takes precedence over the
     // runner's own stop.
     boolean stopped =
-        cancellation.reason().isPresent()
-            || (cancellation.isCancelled() && found != Outcome.SUCCESS);
+        cancellation.reason().isPresent() || (cancellation.isCancelled() && !found.isSuccess());
     try {
       if (stopped && !isLive(context)) {
         return;
@@ -208,18 +236,39 @@ final class AttemptWork<I> {
   private UpdateAttemptResponse update(AttemptContext context, Outcome outcome, long sentCount)
       throws InterruptedException {
     try {
-      UpdateAttemptRequest request = request(context, outcome, sentCount);
-      return patiently(() -> store.call(TRY, stub -> stub.updateAttempt(request)));
+      return updateWithReward(context, outcome, sentCount);
     } catch (LightningStoreException error) {
       if (error.code() != Status.Code.INVALID_ARGUMENT) {
         throw error;
       }
       log(context + ": the server rejected the report; reporting a minimal failure", error);
       Failure plain = Failures.ofRefusedReport(outcome.failure(), error);
-      UpdateAttemptRequest request =
-          request(context, new Outcome(AttemptStatus.ATTEMPT_STATUS_FAILED, plain), sentCount);
-      return patiently(() -> store.call(TRY, stub -> stub.updateAttempt(request)));
+      return send(context, new Outcome(null, plain), sentCount);
     }
+  }
+
+  /** Reports without the reward, which is in a span too, if the server does not know its field. */
+  private UpdateAttemptResponse updateWithReward(
+      AttemptContext context, Outcome outcome, long sentCount) throws InterruptedException {
+    if (outcome.reward() == null || withoutRewards) {
+      return send(context, outcome.withoutReward(), sentCount);
+    }
+    try {
+      return send(context, outcome, sentCount);
+    } catch (LightningStoreException error) {
+      if (!Failures.isUnknownPath(error)) {
+        throw error;
+      }
+      log("the server knows no rewards in reports, so they are in spans only", error);
+      withoutRewards = true;
+      return send(context, outcome.withoutReward(), sentCount);
+    }
+  }
+
+  private UpdateAttemptResponse send(AttemptContext context, Outcome outcome, long sentCount)
+      throws InterruptedException {
+    UpdateAttemptRequest request = request(context, outcome, sentCount);
+    return patiently(() -> store.call(TRY, stub -> stub.updateAttempt(request)));
   }
 
   private static UpdateAttemptRequest request(
@@ -233,6 +282,10 @@ final class AttemptWork<I> {
     if (outcome.failure() != null) {
       attempt.setFailure(outcome.failure());
       mask.addPaths("failure");
+    }
+    if (outcome.reward() != null) {
+      attempt.setReward(outcome.reward());
+      mask.addPaths("reward");
     }
     return UpdateAttemptRequest.newBuilder()
         .setAttempt(attempt)
@@ -283,9 +336,7 @@ final class AttemptWork<I> {
 
   private static Outcome cancelled(AttemptContext context) {
     String why = context.cancellation().why();
-    return new Outcome(
-        AttemptStatus.ATTEMPT_STATUS_FAILED,
-        Failure.newBuilder().setType("Cancelled").setMessage(why).build());
+    return new Outcome(null, Failure.newBuilder().setType("Cancelled").setMessage(why).build());
   }
 
   /** Logs an exception of the agent, whose own methods may throw. */
@@ -303,6 +354,6 @@ final class AttemptWork<I> {
       return cancelled(context);
     }
     log(context + " failed", error);
-    return new Outcome(AttemptStatus.ATTEMPT_STATUS_FAILED, Failures.of(error));
+    return new Outcome(null, Failures.of(error));
   }
 }

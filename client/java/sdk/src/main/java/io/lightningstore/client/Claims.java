@@ -45,12 +45,13 @@ final class Claims {
 
   private boolean stopped;
 
-  Claims(LightningStore store, String workerId, List<RolloutMode> modes) {
+  Claims(LightningStore store, String workerId, List<RolloutMode> modes, List<String> queues) {
     this.store = store;
     template =
         DequeueRolloutsRequest.newBuilder()
             .setWorkerId(workerId)
             .addAllModes(modes)
+            .addAllQueues(queues)
             .setWait(Protos.fromJava(WAIT))
             .build();
   }

@@ -1,5 +1,6 @@
 package io.lightningstore.client;
 
+import io.grpc.Status;
 import io.lightningstore.v1.Failure;
 import java.util.ArrayList;
 import java.util.List;
@@ -46,6 +47,13 @@ final class Failures {
         .setMessage(
             "the server rejected the report: " + why.substring(0, Math.min(500, why.length())))
         .build();
+  }
+
+  /** Returns whether the server does not know a field of an update. */
+  static boolean isUnknownPath(LightningStoreException error) {
+    return error.code() == Status.Code.INVALID_ARGUMENT
+        && error.fieldViolations().stream()
+            .anyMatch(violation -> violation.field().startsWith("update_mask"));
   }
 
   private static List<Throwable> causes(Throwable error) {

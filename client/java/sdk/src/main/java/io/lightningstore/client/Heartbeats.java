@@ -12,6 +12,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
+import java.util.function.LongSupplier;
 import java.util.function.Supplier;
 import java.util.logging.Level;
 import java.util.logging.Logger;
@@ -39,6 +40,7 @@ final class Heartbeats {
   private final Duration period;
   private final Consumer<Stop> onStop;
   private final Supplier<Map<String, ?>> stats;
+  private final LongSupplier publishNumber;
   private final Thread thread = new Thread(this::run, "lightningstore-heartbeats");
 
   private final Object changed = new Object();
@@ -49,18 +51,22 @@ final class Heartbeats {
 
   /**
    * Creates heartbeats with the maximum time between them; a short unresponsive timeout reduces it.
+   *
+   * @param publishNumber the number to report, 0 for none; it may be code of the user
    */
   Heartbeats(
       LightningStore store,
       String workerId,
       Duration period,
       Consumer<Stop> onStop,
-      Supplier<Map<String, ?>> stats) {
+      Supplier<Map<String, ?>> stats,
+      LongSupplier publishNumber) {
     this.store = store;
     this.workerId = workerId;
     this.period = period;
     this.onStop = onStop;
     this.stats = stats;
+    this.publishNumber = publishNumber;
     thread.setDaemon(true);
   }
 
@@ -147,11 +153,21 @@ final class Heartbeats {
     }
   }
 
+  /** Returns the publish number to report. What it throws must not end the heartbeats. */
+  private long loaded() {
+    try {
+      return publishNumber.getAsLong();
+    } catch (Throwable error) {
+      throw LightningStoreException.from(error);
+    }
+  }
+
   /** Sends one heartbeat. The loop continues after a failure, because the server may come back. */
   private boolean beat(List<AttemptRef> due, Duration interval) {
     List<Stop> stops = new ArrayList<>();
     try {
       Duration deadline = interval.compareTo(RETRY) < 0 ? RETRY : interval;
+      long number = loaded();
       int sent = 0;
       do { // once where there are none
         List<AttemptRef> part = due.subList(sent, Math.min(sent + ATTEMPTS_PER_CALL, due.size()));
@@ -159,6 +175,7 @@ final class Heartbeats {
             HeartbeatRequest.newBuilder()
                 .setWorkerId(workerId)
                 .setStatsJson(Json.encode(stats.get()))
+                .setPublishNumber(number)
                 .addAllAttempts(part)
                 .build();
         stops.addAll(store.call(deadline, stub -> stub.heartbeat(request)).getStopsList());

@@ -54,14 +54,19 @@ public final class Runner {
     concurrency = options.concurrency;
     left = options.maxRollouts;
     exporter = LightningStoreSpanExporter.create(options.store, BUFFER_BYTES, this::pass);
-    claims = new Claims(options.store, workerId, options.modes);
-    heartbeats =
-        new Heartbeats(
-            options.store, workerId, options.heartbeatPeriod, this::pass, this::statistics);
-    finishes = new Finishes(options.store, heartbeats::hurry);
+    claims = new Claims(options.store, workerId, options.modes, options.queues);
     work =
         new AttemptWork<>(
             options.store, options.inputType, options.agent, exporter, options.outage);
+    heartbeats =
+        new Heartbeats(
+            options.store,
+            workerId,
+            options.heartbeatPeriod,
+            this::pass,
+            this::statistics,
+            options.publishNumber == null ? work::publishNumber : options.publishNumber);
+    finishes = new Finishes(options.store, heartbeats::hurry);
     threads =
         Executors.newCachedThreadPool(
             task -> {

@@ -6,6 +6,7 @@ import java.net.UnknownHostException;
 import java.time.Duration;
 import java.util.List;
 import java.util.Objects;
+import java.util.function.LongSupplier;
 
 /**
  * Options of a {@link Runner}; {@link #build} creates it.
@@ -19,6 +20,8 @@ public final class RunnerBuilder<I> {
   String workerId = newWorkerId();
   int concurrency = 1;
   List<RolloutMode> modes = List.of();
+  List<String> queues = List.of();
+  LongSupplier publishNumber;
   long maxRollouts = Long.MAX_VALUE;
   Duration heartbeatPeriod = Duration.ofSeconds(10);
   Duration outage = Duration.ofMinutes(10);
@@ -67,6 +70,14 @@ public final class RunnerBuilder<I> {
     return this;
   }
 
+  /**
+   * Sets the task queues to claim from; "" is the default queue. Default: the default queue only.
+   */
+  public RunnerBuilder<I> queues(String... values) {
+    queues = List.of(values);
+    return this;
+  }
+
   /** Sets the number of rollouts after which the runner ends. Default: no limit. */
   public RunnerBuilder<I> maxRollouts(long value) {
     if (value < 0) {
@@ -85,6 +96,16 @@ public final class RunnerBuilder<I> {
       throw new IllegalArgumentException("a heartbeat period must be positive, not " + value);
     }
     heartbeatPeriod = value;
+    return this;
+  }
+
+  /**
+   * Sets what returns the publish number that heartbeats report, such as that of the weights which
+   * the worker's model has loaded; 0: unchanged. It is called by the thread of the heartbeats.
+   * Default: that of the resources which the agent was called with last.
+   */
+  public RunnerBuilder<I> publishNumber(LongSupplier value) {
+    publishNumber = Objects.requireNonNull(value, "publishNumber");
     return this;
   }
 

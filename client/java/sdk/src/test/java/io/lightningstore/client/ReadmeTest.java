@@ -46,7 +46,9 @@ class ReadmeTest {
   @Test
   void programsRunAsPrinted() throws Exception {
     Map<String, Path> programs = programs();
-    assertEquals(List.of("RunnerProgram", "Algorithm", "Tracing"), List.copyOf(programs.keySet()));
+    assertEquals(
+        List.of("RunnerProgram", "Algorithm", "TrainingControl", "Tracing"),
+        List.copyOf(programs.keySet()));
     try (RealServer server = RealServer.start(folder, "--port", "0", "--backend", "memory")) {
       Process runner =
           JavaProcess.start(server.address(), programs.get("RunnerProgram").toString());
@@ -59,6 +61,9 @@ class ReadmeTest {
         assertTrue(
             lines.contains("{\"question\":7} ROLLOUT_STATUS_FAILED OptionalDouble.empty"),
             lines.toString());
+        assertEquals(
+            List.of("task-1 mean reward 1.5, with the new weights: true", "best: 3.0 {judge=0.7}"),
+            run(programs.get("TrainingControl"), server.address()));
         assertEquals(List.of("step"), run(programs.get("Tracing"), server.address()));
         runner.destroy(); // SIGTERM
         assertTrue(runner.waitFor(Events.PATIENCE_SECONDS, TimeUnit.SECONDS));

@@ -118,14 +118,14 @@ class RunnerTest {
           limits.add(request.getLimit());
           return claims(claimOf("ro-1", "1"));
         };
-    assertEquals(1, new Claims(store, "w", List.of()).claim(20_000).size());
+    assertEquals(1, new Claims(store, "w", List.of(), List.of()).claim(20_000).size());
     assertEquals(1_000, next(limits, "a claim"));
   }
 
   @Test
   void nothingIsClaimedOnceStopped() throws Exception {
     server.onDequeue = request -> claims(claimOf("ro-1", "1"));
-    Claims stopped = new Claims(store, "w", List.of());
+    Claims stopped = new Claims(store, "w", List.of(), List.of());
     stopped.stop();
     assertEquals(List.of(), stopped.claim(1));
   }
@@ -399,7 +399,8 @@ class RunnerTest {
           counts.add(request.getAttemptsCount());
           return HeartbeatResponse.getDefaultInstance();
         };
-    Heartbeats beats = new Heartbeats(store, "w", Duration.ofHours(1), stop -> {}, Map::of);
+    Heartbeats beats =
+        new Heartbeats(store, "w", Duration.ofHours(1), stop -> {}, Map::of, () -> 0);
     for (int i = 0; i < 2_500; i++) {
       beats.add(new AttemptContext(claimOf("ro-" + i, "1"), "w"));
     }

@@ -18,6 +18,8 @@ import io.lightningstore.v1.EnqueueRolloutsRequest;
 import io.lightningstore.v1.EnqueueRolloutsResponse;
 import io.lightningstore.v1.GetAttemptRequest;
 import io.lightningstore.v1.GetAttemptResponse;
+import io.lightningstore.v1.GetResourcesRequest;
+import io.lightningstore.v1.GetResourcesResponse;
 import io.lightningstore.v1.GetRolloutRequest;
 import io.lightningstore.v1.GetRolloutResponse;
 import io.lightningstore.v1.HeartbeatRequest;
@@ -30,6 +32,7 @@ import io.lightningstore.v1.ListTripletsRequest;
 import io.lightningstore.v1.ListTripletsResponse;
 import io.lightningstore.v1.QuerySpansRequest;
 import io.lightningstore.v1.QuerySpansResponse;
+import io.lightningstore.v1.Resources;
 import io.lightningstore.v1.Rollout;
 import io.lightningstore.v1.RolloutConfig;
 import io.lightningstore.v1.SpanBatch;
@@ -67,6 +70,7 @@ final class ScriptedServer extends LightningStoreServiceImplBase implements Auto
   volatile Consumer<UpdateAttemptRequest> onUpdate = request -> {};
   volatile Function<EnqueueRolloutsRequest, EnqueueRolloutsResponse> onEnqueue;
   volatile Function<GetRolloutRequest, Rollout> onGetRollout;
+  volatile Function<GetResourcesRequest, Resources> onGetResources;
   volatile BiConsumer<WaitForRolloutsRequest, StreamObserver<WaitForRolloutsResponse>> onWait;
   volatile BiConsumer<QuerySpansRequest, StreamObserver<QuerySpansResponse>> onQuery;
   volatile BiConsumer<ListTripletsRequest, StreamObserver<ListTripletsResponse>> onTriplets;
@@ -209,6 +213,18 @@ final class ScriptedServer extends LightningStoreServiceImplBase implements Auto
   public void getRollout(GetRolloutRequest request, StreamObserver<GetRolloutResponse> to) {
     answer(
         to, () -> GetRolloutResponse.newBuilder().setRollout(onGetRollout.apply(request)).build());
+  }
+
+  @Override
+  public void getResources(GetResourcesRequest request, StreamObserver<GetResourcesResponse> to) {
+    if (onGetResources == null) {
+      super.getResources(request, to);
+      return;
+    }
+    answer(
+        to,
+        () ->
+            GetResourcesResponse.newBuilder().setResources(onGetResources.apply(request)).build());
   }
 
   @Override

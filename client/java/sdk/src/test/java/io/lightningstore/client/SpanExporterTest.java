@@ -6,9 +6,11 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import io.grpc.stub.StreamObserver;
 import io.lightningstore.v1.BatchRejection;
 import io.lightningstore.v1.ErrorReason;
 import io.lightningstore.v1.IngestResult;
+import io.lightningstore.v1.IngestSpansResponse;
 import io.lightningstore.v1.SpanBatch;
 import io.opentelemetry.api.common.Attributes;
 import io.opentelemetry.api.trace.StatusCode;
@@ -24,11 +26,16 @@ import io.opentelemetry.sdk.trace.data.SpanData;
 import io.opentelemetry.sdk.trace.export.BatchSpanProcessor;
 import io.opentelemetry.sdk.trace.export.SimpleSpanProcessor;
 import io.opentelemetry.sdk.trace.export.SpanExporter;
+import java.net.InetAddress;
+import java.net.ServerSocket;
+import java.net.Socket;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.AfterEach;
@@ -416,5 +423,44 @@ class SpanExporterTest {
     assertEquals(spans.get(1).getSpanId(), spans.get(0).getParentSpanId());
     assertEquals(spans.get(1).getTraceId(), spans.get(0).getTraceId());
     assertTrue(spans.get(1).getParentSpanId().isEmpty());
+  }
+
+  @Test
+  void uploadEndsWhenTheStoreIsClosedBeforeItIsConnected() throws Exception {
+    try (ServerSocket silent = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
+      LightningStore unconnected = LightningStore.connect("127.0.0.1:" + silent.getLocalPort());
+      var sending = LightningStoreSpanExporter.create(unconnected, "ro-1", "at-1");
+      makeSpans(sending, "a");
+      CompletableResultCode flushed = sending.flush();
+      CompletableFuture<IngestSpansResponse> uploaded = new CompletableFuture<>();
+      unconnected.asyncStub().ingestSpans(new Uploaded(uploaded));
+      try (Socket accepted = silent.accept()) { // the calls wait for it, and it says nothing
+        unconnected.close();
+        assertThrows(
+            ExecutionException.class,
+            () -> uploaded.get(Events.PATIENCE_SECONDS, TimeUnit.SECONDS));
+        flushed.join(Events.PATIENCE_SECONDS, TimeUnit.SECONDS);
+        assertTrue(flushed.isDone());
+        assertEquals(1, sending.droppedCount());
+        accepted.getPort();
+      }
+      sending.close();
+    }
+  }
+
+  private record Uploaded(CompletableFuture<IngestSpansResponse> to)
+      implements StreamObserver<IngestSpansResponse> {
+    @Override
+    public void onNext(IngestSpansResponse response) {
+      to.complete(response);
+    }
+
+    @Override
+    public void onError(Throwable error) {
+      to.completeExceptionally(error);
+    }
+
+    @Override
+    public void onCompleted() {}
   }
 }
