@@ -17,7 +17,7 @@ PIP := install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
 include tests/conformance/conformance.mk
-.PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-faults test-faults-server test-cluster test-cluster-night check python-check format lint types imports buf drift compat newest readers demo bench bench-guard bench-peer clean
+.PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-contract-night test-faults test-faults-server test-cluster test-cluster-night check python-check format lint types imports buf drift compat newest readers demo bench bench-guard bench-peer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -75,6 +75,9 @@ build/go-bin/ghz: Makefile
 	touch $@
 
 grpc-tools: build/go-bin/grpcurl build/go-bin/ghz ## Build grpcurl and ghz, which the tests use; needs Go
+
+test-contract-night: .venv/stamp ## Run the contract suite in full on each back end, in process and over gRPC (10 minutes)
+	WAYS=sqlite-grpc,postgres-inprocess,postgres-grpc $(PY) -m pytest tests/contract
 
 # Two parts, for two cores.
 test-faults: test-faults-server test-cluster ## Run the fault tests (15 minutes; SCALE=1 for full size, 5 for a night)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -28,18 +28,58 @@ DEFAULT_WAYS = (
     "memory-inprocess,memory-grpc,sqlite-inprocess,sqlite-grpc,postgres-inprocess,postgres-grpc"
 )
 WAYS = tuple(os.environ.get("WAYS", DEFAULT_WAYS).split(","))
-#: The modules that run over postgres-grpc too, unless WAYS names it: what gRPC adds is not the back end's.
+#: Unless WAYS is set, a module runs in the ways that may differ for it. What gRPC adds is not the back end's: these
+#: modules, whose calls go on while the back end works, run over gRPC on each of them, the others on memory alone.
 OVER_GRPC = ("test_claims", "test_ingest", "test_restart", "test_wait", "test_watch")
+#: What these modules test is decided in the engine, on what it holds in memory. On PostgreSQL, which takes longest, only
+#: those of their tests run that open the store again.
+IN_MEMORY = (
+    "test_attempts",
+    "test_cancel",
+    "test_enqueue",
+    "test_info",
+    "test_lifecycle",
+    "test_limits",
+    "test_linear_claims",
+    "test_long_poll",
+    "test_pause",
+    "test_queues",
+    "test_retry",
+    "test_triplets",
+    "test_update_rollout",
+    "test_versions",
+    "test_wait",
+    "test_watch",
+    "test_watch_groups",
+    "test_watch_resources",
+    "test_watchdog",
+)
+
+
+def runs_by_default(module: str, way: str, function: Callable[..., object]) -> bool:
+    """Tell whether a test of a module runs in a way although WAYS does not ask for it."""
+    on_disk = not {"restart", "durable"}.isdisjoint(function.__code__.co_names)
+    match way:
+        case "sqlite-grpc":
+            return module in OVER_GRPC
+        case "postgres-grpc":
+            return module in OVER_GRPC and (on_disk or module not in IN_MEMORY)
+        case "postgres-inprocess":  # once over PostgreSQL is enough
+            return module not in OVER_GRPC and (on_disk or module not in IN_MEMORY)
+    return True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out the others over postgres-grpc."""
+    """Leave out the tests that do not run by default."""
     if "WAYS" not in os.environ:
-        items[:] = [
-            item
-            for item in items
-            if "[postgres-grpc" not in item.name or item.path.stem in OVER_GRPC
-        ]
+        items[:] = [item for item in items if _is_wanted(item)]
+
+
+def _is_wanted(item: pytest.Item) -> bool:
+    if not isinstance(item, pytest.Function) or item.path.parent != Path(__file__).parent:
+        return True
+    way = item.callspec.params.get("way") if hasattr(item, "callspec") else None
+    return way is None or runs_by_default(item.path.stem, way, item.function)
 
 
 class World:

@@ -8,15 +8,16 @@ import random
 import pytest
 from lightningstore.client import FailedPreconditionError, RetryBackoff, RolloutConfig
 
-from tests.contract.conftest import World
+from tests.contract.conftest import WAYS, World, prepare_way
 from tests.contract.helpers import RETRY, batch, claim, enqueue, finish, refused, snapshot
 
 pytestmark = pytest.mark.asyncio
 
 
-@pytest.fixture(params=["sqlite-inprocess", "sqlite-grpc"])
+@pytest.fixture(params=[way for way in WAYS if not way.startswith("memory")])
 def way(request: pytest.FixtureRequest) -> str:
     """The ways that have a disk."""
+    prepare_way(request.param, request)
     return str(request.param)
 
 
