@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
 import pytest
+import pytest_asyncio
 from lightningstore.service.storage.postgres.database import Database
 from lightningstore.service.storage.postgres.store import PostgresStorage
 from lightningstore.service.storage.testing import FaultSuite, StorageSuite
@@ -46,4 +48,23 @@ class TestPostgres(_Postgres, StorageSuite):
 
 
 class TestPostgresWithFaults(_Postgres, FaultSuite):
-    pass
+    """The storages of a test are namespaces of one server where that is possible: to start one takes ten times as long."""
+
+    @pytest_asyncio.fixture(autouse=True)
+    async def _database(self, postgres: PostgresServer) -> AsyncIterator[None]:
+        self._shared: Database | None = Database(postgres.url)
+        entered = self._shared
+        await entered.enter()
+        yield
+        await entered.leave()
+
+    async def new_storage(self, place: Path) -> PostgresStorage:
+        name = namespace_of(place)
+        if self._shared is None or name in self._shared.opened:
+            return await super().new_storage(place)
+        return PostgresStorage(self._shared, name)
+
+    async def take_over(self, storage: PostgresStorage) -> None:
+        if storage.database is self._shared:
+            self._shared = None
+        await super().take_over(storage)
