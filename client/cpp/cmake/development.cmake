@@ -27,6 +27,7 @@ set_target_properties(driver PROPERTIES LINK_LIBRARY_OVERRIDE_lightningstore_stu
 
 lightningstore_program(runner examples/runner.cc)
 lightningstore_program(algorithm examples/algorithm.cc)
+lightningstore_program(control examples/control.cc)
 
 lightningstore_program(client_test test/client_test.cc test/breaks_test.cc test/contact_test.cc test/finishes_test.cc test/heartbeats_test.cc
   test/namespace_test.cc
@@ -36,8 +37,9 @@ target_link_libraries(client_test PRIVATE GTest::gtest_main)
 target_compile_definitions(client_test PRIVATE
   LIGHTNINGSTORE_CHECKOUT="${CMAKE_CURRENT_SOURCE_DIR}/../.."
   LIGHTNINGSTORE_RUNNER="$<TARGET_FILE:runner>"
-  LIGHTNINGSTORE_ALGORITHM="$<TARGET_FILE:algorithm>")
-add_dependencies(client_test runner algorithm)
+  LIGHTNINGSTORE_ALGORITHM="$<TARGET_FILE:algorithm>"
+  LIGHTNINGSTORE_CONTROL="$<TARGET_FILE:control>")
+add_dependencies(client_test runner algorithm control)
 gtest_discover_tests(client_test PROPERTIES TIMEOUT 60)
 
 # Another project takes the client in, and is told what is missing.

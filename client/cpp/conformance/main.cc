@@ -116,6 +116,7 @@ class Driver {
     options.worker_id = command.at("worker_id");
     options.concurrency = command.value("concurrency", 1);
     options.max_rollouts = command.value("max_rollouts", 0);
+    options.queues = command.value("queues", std::vector<std::string>());
     if (command.contains("heartbeat_period")) {
       const double seconds = command["heartbeat_period"];
       options.heartbeat_period = std::chrono::milliseconds(std::lround(seconds * 1000));

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <stdexcept>
@@ -63,7 +64,7 @@ class NoForkedChild {
 };
 
 v1::UpdateAttemptRequest OutcomeRequest(const v1::AttemptRef& ref, const std::optional<v1::Failure>& failure,
-                                        std::int64_t spans) {
+                                        std::optional<double> reward, std::int64_t spans) {
   v1::UpdateAttemptRequest request;
   v1::Attempt& record = *request.mutable_attempt();
   record.set_rollout_id(ref.rollout_id());
@@ -74,9 +75,21 @@ v1::UpdateAttemptRequest OutcomeRequest(const v1::AttemptRef& ref, const std::op
     *record.mutable_failure() = *failure;
     request.mutable_update_mask()->add_paths("failure");
   }
+  if (reward) {
+    record.set_reward(*reward);
+    request.mutable_update_mask()->add_paths("reward");
+  }
   request.set_sent_span_count(spans);
   request.set_request_id(NewRequestId());
   return request;
+}
+
+// Returns whether the server does not know a field of an update.
+bool IsUnknownPath(const grpc::Status& status) {
+  if (status.error_code() != grpc::StatusCode::INVALID_ARGUMENT) return false;
+  const std::vector<std::string> fields = Error(status).fields;
+  return std::any_of(fields.begin(), fields.end(),
+                     [](const std::string& field) { return field.rfind("update_mask", 0) == 0; });
 }
 
 }  // namespace
@@ -201,6 +214,7 @@ std::optional<v1::Rollout> Runner::Claim() {
   v1::DequeueRolloutsRequest request;
   request.set_limit(1);
   request.mutable_modes()->Add(options_.modes.begin(), options_.modes.end());
+  request.mutable_queues()->Add(options_.queues.begin(), options_.queues.end());
   request.set_worker_id(options_.worker_id);
   request.mutable_wait()->set_seconds(kPollSeconds);
   request.set_request_id(NewRequestId());
@@ -263,28 +277,28 @@ grpc::Status Runner::Poll(const v1::DequeueRolloutsRequest& request, v1::Dequeue
 void Runner::Execute(v1::Rollout rollout) {
   Presence presence(this, rollout);  // from the claim on, however long its resources take
   // Whatever is thrown is reported, because an attempt without a report would stay live.
-  std::optional<v1::Failure> failure;
+  Outcome outcome;
   try {
     Resources resources;
     grpc::Status fetched = FetchPayloads(&rollout);
     if (fetched.ok()) fetched = Fetch(rollout, &resources);
     Attempt& attempt = presence.Begin(std::move(rollout), std::move(resources));
     if (fetched.ok()) {
-      failure = RunAgent(attempt);
+      outcome = RunAgent(attempt);
     } else {
-      failure = MakeFailure("lightningstore::Error", fetched.error_message());
+      outcome.failure = MakeFailure("lightningstore::Error", fetched.error_message());
     }
     const std::int64_t spans = attempt.Flush(kOutage);
-    Report(presence.ref(), attempt.stop_reason(), std::move(failure), spans);
+    Report(presence.ref(), attempt.stop_reason(), std::move(outcome), spans);
     return;
   } catch (...) {
-    failure = CurrentFailure();
+    outcome = {CurrentFailure(), std::nullopt};
   }
-  Report(presence.ref(), std::nullopt, std::move(failure), 0);
+  Report(presence.ref(), std::nullopt, std::move(outcome), 0);
 }
 
-std::optional<v1::Failure> Runner::RunAgent(Attempt& attempt) {
-  if (attempt.cancelled()) return std::nullopt;  // Report says so
+Runner::Outcome Runner::RunAgent(Attempt& attempt) {
+  if (attempt.cancelled()) return {};  // Report says so
   try {
     std::optional<double> reward;
     {
@@ -293,9 +307,9 @@ std::optional<v1::Failure> Runner::RunAgent(Attempt& attempt) {
       reward = agent_(attempt);
     }
     if (reward && !attempt.cancelled()) attempt.EmitReward(*reward);
-    return std::nullopt;
+    return {std::nullopt, reward};
   } catch (...) {
-    return CurrentFailure();
+    return {CurrentFailure(), std::nullopt};
   }
 }
 
@@ -316,6 +330,9 @@ grpc::Status Runner::FetchPayloads(v1::Rollout* rollout) {
 grpc::Status Runner::Fetch(const v1::Rollout& rollout, Resources* resources) {
   v1::Resources loaded;
   const grpc::Status status = Load(rollout.latest_attempt(), &loaded);
+  if (status.ok() && !rollout.latest_attempt().resources_id().empty()) {
+    publish_number_ = loaded.publish_number();
+  }
   for (const auto& [name, resource] : loaded.resources()) {
     v1::Resource& kept = (*resources)[name] = resource;
     if (!resource.has_proxy_llm()) continue;
@@ -341,37 +358,48 @@ grpc::Status Runner::Load(const v1::Attempt& attempt, v1::Resources* resources) 
   }
   v1::GetResourcesRequest request;
   request.set_resources_id(attempt.resources_id());
+  request.set_version(attempt.resources_version());
   v1::GetResourcesResponse answer;
   const grpc::Status status =
       Insist([&](grpc::ClientContext* context) { return stub_->GetResources(context, request, &answer); });
   if (!status.ok()) return status;
-  *resources = answer.resources();
+  *resources = answer.resources();  // the current version from servers that keep no others
   const std::lock_guard lock(mutex_);
   kept_.push_back(*resources);
   if (kept_.size() > kKeptResources) kept_.pop_front();
   return status;
 }
 
-void Runner::Report(const v1::AttemptRef& ref, std::optional<v1::StopReason> stop,
-                    std::optional<v1::Failure> failure, std::int64_t spans) {
+void Runner::Report(const v1::AttemptRef& ref, std::optional<v1::StopReason> stop, Outcome outcome,
+                    std::int64_t spans) {
+  auto& [failure, reward] = outcome;
   if (stop) {
     // Whatever the agent returned: its outcome no longer counts.
+    reward.reset();
     failure = MakeFailure("Cancelled", *stop == v1::STOP_REASON_UNSPECIFIED ? "the runner is stopping"
                                                                             : v1::StopReason_Name(*stop));
     if (!IsLive(ref)) return;
   }
   if (failure) Say(ref.rollout_id() + " failed: " + failure->type() + ": " + failure->message());
+  if (without_rewards_) reward.reset();
   v1::UpdateAttemptResponse answer;
-  const auto update = [&] {
-    const v1::UpdateAttemptRequest request = OutcomeRequest(ref, failure, spans);
+  const auto update = [&, &failure = failure, &reward = reward] {
+    const v1::UpdateAttemptRequest request = OutcomeRequest(ref, failure, reward, spans);
     return Insist(
         [&](grpc::ClientContext* context) { return stub_->UpdateAttempt(context, request, &answer); });
   };
   grpc::Status status = update();
+  if (reward && IsUnknownPath(status)) {
+    Say("the server knows no rewards in reports, so they are in spans only: " + status.error_message());
+    without_rewards_ = true;
+    reward.reset();
+    status = update();
+  }
   if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT) {
     Say(ref.rollout_id() +
         ": the server rejected the report; reporting a minimal failure: " + status.error_message());
     failure = RefusedReport(failure, status.error_message());
+    reward.reset();
     status = update();
   }
   if (!status.ok()) Say(ref.rollout_id() + " was not reported: " + status.error_message());
@@ -415,13 +443,14 @@ void Runner::Beat() {
   while (!ended_) {
     const auto began = steady_clock::now();
     hurried_ = false;
-    const v1::HeartbeatRequest request = BeatRequest();
+    v1::HeartbeatRequest request = BeatRequest();
     grpc::ClientContext context;
     SetTimeout(context, std::max(BeatPeriod(), kRetryPeriod));
     beat_ = &context;
     lock.unlock();
     v1::HeartbeatResponse answer;
-    const grpc::Status status = stub_->Heartbeat(&context, request, &answer);
+    grpc::Status status = AddPublishNumber(&request);
+    if (status.ok()) status = stub_->Heartbeat(&context, request, &answer);
     lock.lock();
     beat_ = nullptr;
     if (ended_) return;
@@ -464,6 +493,19 @@ v1::HeartbeatRequest Runner::BeatRequest() const {
                          ", \"concurrency\": " + std::to_string(std::max(options_.concurrency, 1)) +
                          ", \"dropped_spans\": " + std::to_string(dropped) + "}");
   return request;
+}
+
+grpc::Status Runner::AddPublishNumber(v1::HeartbeatRequest* request) const {
+  if (!options_.publish_number) {
+    request->set_publish_number(publish_number_);
+    return grpc::Status::OK;
+  }
+  try {
+    request->set_publish_number(options_.publish_number());
+    return grpc::Status::OK;
+  } catch (...) {  // it must not end the heartbeats
+    return grpc::Status(grpc::StatusCode::UNKNOWN, "publish_number: " + CurrentFailure().message());
+  }
 }
 
 milliseconds Runner::BeatPeriod() const {

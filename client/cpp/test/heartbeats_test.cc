@@ -33,12 +33,14 @@ class Store final : public v1::LightningStoreService::Service {
     return grpc::Status::OK;
   }
   grpc::Status GetResources(grpc::ServerContext*, const v1::GetResourcesRequest*,
-                            v1::GetResourcesResponse*) override {
+                            v1::GetResourcesResponse* answer) override {
     for (int i = 0; i < beats_before_resources; ++i) beats.Next();
+    answer->mutable_resources()->set_publish_number(42);
     return grpc::Status::OK;
   }
   grpc::Status Heartbeat(grpc::ServerContext*, const v1::HeartbeatRequest* request,
                          v1::HeartbeatResponse* answer) override {
+    numbers.Put(request->publish_number());
     if (failures-- > 0) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "not now");
     if (request->attempts().empty()) return grpc::Status::OK;
     if (cancels) {
@@ -66,6 +68,8 @@ class Store final : public v1::LightningStoreService::Service {
   std::atomic<int> failures{0};
   // One event for each heartbeat that names the attempt.
   test::Events<bool> beats;
+  // The publish number of each heartbeat.
+  test::Events<std::int64_t> numbers;
   v1::UpdateAttemptRequest outcome;
 
  private:
@@ -92,6 +96,35 @@ TEST(Heartbeats, NameAClaimWhoseResourcesAreBeingLoaded) {
   Runner(store.Channel(), agent, Quick()).Run();
   EXPECT_FALSE(is_called);  // the first of them said that the rollout was cancelled
   EXPECT_EQ(store.outcome.attempt().failure().message(), "STOP_REASON_ROLLOUT_CANCELLED");
+}
+
+TEST(Heartbeats, ReportThePublishNumberOfTheResourcesUsedLast) {
+  Store store;
+  const auto agent = [&](Attempt&) -> std::optional<double> {
+    while (store.numbers.Next() != 42) continue;
+    return std::nullopt;
+  };
+  Runner(store.Channel(), agent, Quick()).Run();
+}
+
+TEST(Heartbeats, ReportTheNumberOfTheOption) {
+  Store store;
+  std::atomic<int> calls{0};
+  RunnerOptions options = Quick();
+  options.publish_number = [&]() -> std::int64_t {
+    if (++calls == 2) throw std::runtime_error("not loaded");  // costs this heartbeat only
+    return 40 + calls;
+  };
+  testing::internal::CaptureStderr();
+  const auto agent = [&](Attempt&) -> std::optional<double> {
+    EXPECT_EQ(store.numbers.Next(), 41);
+    EXPECT_EQ(store.numbers.Next(), 43);
+    return std::nullopt;
+  };
+  Runner(store.Channel(), agent, options).Run();
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "lightningstore: heartbeat failed, retrying: publish_number: not loaded\n"
+            "lightningstore: heartbeats succeed again\n");
 }
 
 TEST(Heartbeats, ThatFailAreReportedOnceAndWhenTheySucceedAgain) {

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -14,6 +15,7 @@
 #include "failure.h"
 #include "lightningstore/runner.h"
 #include "losses.h"
+#include "status_details.pb.h"
 
 namespace lightningstore {
 namespace {
@@ -37,8 +39,9 @@ class Scripted final : public v1::LightningStoreService::Service {
 
   const std::string& address() const { return address_; }
 
-  grpc::Status DequeueRollouts(grpc::ServerContext*, const v1::DequeueRolloutsRequest*,
+  grpc::Status DequeueRollouts(grpc::ServerContext*, const v1::DequeueRolloutsRequest* request,
                                v1::DequeueRolloutsResponse* answer) override {
+    queues = {request->queues().begin(), request->queues().end()};
     v1::Rollout& rollout = *answer->add_rollouts();
     rollout.set_rollout_id("ro-1");
     if (leaves_out_input) {
@@ -50,7 +53,6 @@ class Scripted final : public v1::LightningStoreService::Service {
     if (!versions.empty()) {
       rollout.mutable_latest_attempt()->set_resources_id("rs-1");
       rollout.mutable_latest_attempt()->set_resources_version(versions.front());
-      version_ = versions.front();
       versions.pop_front();
     }
     return grpc::Status::OK;
@@ -61,8 +63,8 @@ class Scripted final : public v1::LightningStoreService::Service {
     ++loads;
     v1::Resources& resources = *answer->mutable_resources();
     resources.set_resources_id(request->resources_id());
-    resources.set_version(version_);
-    (*resources.mutable_resources())["llm"].mutable_llm()->set_model(std::to_string(version_));
+    resources.set_version(request->version());
+    (*resources.mutable_resources())["llm"].mutable_llm()->set_model(std::to_string(request->version()));
     return grpc::Status::OK;
   }
 
@@ -95,6 +97,9 @@ class Scripted final : public v1::LightningStoreService::Service {
                              v1::UpdateAttemptResponse*) override {
     const std::lock_guard lock(mutex_);
     reports_.push_back(request->attempt());
+    const auto& paths = request->update_mask().paths();
+    masks_.emplace_back(paths.begin(), paths.end());
+    if (is_older && std::find(paths.begin(), paths.end(), "reward") != paths.end()) return UnknownPath();
     return reports_.size() <= refused_reports
                ? grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "t\xc3\xa4glich")
                : grpc::Status::OK;
@@ -103,6 +108,10 @@ class Scripted final : public v1::LightningStoreService::Service {
   std::vector<v1::Attempt> reports() {
     const std::lock_guard lock(mutex_);
     return reports_;
+  }
+  std::vector<std::vector<std::string>> masks() {
+    const std::lock_guard lock(mutex_);
+    return masks_;
   }
   std::vector<std::string> spans() {
     const std::lock_guard lock(mutex_);
@@ -116,14 +125,26 @@ class Scripted final : public v1::LightningStoreService::Service {
 
   std::size_t refused_reports = 0;
   bool leaves_out_input = false;
-  std::deque<int> versions;   // of the resources of the next claims, which have none without it
-  std::atomic<int> loads{0};  // of resources
-  v1::IngestResult result;    // of each stream of spans
+  bool is_older = false;            // and knows no rewards in reports
+  std::vector<std::string> queues;  // of the last claim
+  std::deque<int> versions;         // of the resources of the next claims, which have none without it
+  std::atomic<int> loads{0};        // of resources
+  v1::IngestResult result;          // of each stream of spans
 
  private:
+  static grpc::Status UnknownPath() {
+    wire::BadRequest bad;
+    bad.add_field_violations()->set_field("update_mask.paths[1]");
+    wire::Status details;
+    google::protobuf::Any& detail = *details.add_details();
+    detail.set_type_url("type.googleapis.com/google.rpc.BadRequest");
+    detail.set_value(bad.SerializeAsString());
+    return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "unknown", details.SerializeAsString());
+  }
+
   std::mutex mutex_;
-  std::atomic<int> version_{0};
   std::vector<v1::Attempt> reports_;
+  std::vector<std::vector<std::string>> masks_;
   std::vector<std::string> spans_;
   int streams_ = 0;
   std::unique_ptr<grpc::Server> server_;
@@ -248,6 +269,42 @@ TEST(Outcomes, ReportThatIsRefusedIsRepeatedAsAPlainFailure) {
   ASSERT_EQ(reports.size(), 2U);
   EXPECT_EQ(reports[0].status(), v1::ATTEMPT_STATUS_SUCCEEDED);
   EXPECT_EQ(reports[1].status(), v1::ATTEMPT_STATUS_FAILED);
+}
+
+TEST(Outcomes, RewardsAreInTheReport) {
+  Scripted server;
+  RunOnce(server, [](Attempt&) { return 0.0; });
+  ASSERT_EQ(server.reports().size(), 1U);
+  EXPECT_TRUE(server.reports()[0].has_reward());
+  EXPECT_EQ(server.masks(), (std::vector<std::vector<std::string>>{{"status", "reward"}}));
+  EXPECT_EQ(server.spans(), std::vector<std::string>{"agentlightning.annotation"});
+}
+
+TEST(Outcomes, OlderServersGetReportsWithoutRewards) {
+  Scripted server;
+  server.is_older = true;
+  RunnerOptions options;
+  options.max_rollouts = 2;
+  Runner(
+      Connect(server.address()), [](Attempt&) { return 1.0; }, options)
+      .Run();
+  // Only the first report is repeated.
+  EXPECT_EQ(server.masks(),
+            (std::vector<std::vector<std::string>>{{"status", "reward"}, {"status"}, {"status"}}));
+  EXPECT_EQ(server.reports()[2].status(), v1::ATTEMPT_STATUS_SUCCEEDED);
+  EXPECT_FALSE(server.reports()[2].has_reward());
+  EXPECT_EQ(server.spans().size(), 2U);
+}
+
+TEST(Outcomes, ClaimsNameTheQueues) {
+  Scripted server;
+  RunnerOptions options;
+  options.max_rollouts = 1;
+  options.queues = {"gpu", ""};
+  Runner(
+      Connect(server.address()), [](Attempt&) { return std::nullopt; }, options)
+      .Run();
+  EXPECT_EQ(server.queues, (std::vector<std::string>{"gpu", ""}));
 }
 
 TEST(Outcomes, ForkedChildOfAnAgentReportsNothing) {

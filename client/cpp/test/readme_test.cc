@@ -12,7 +12,7 @@ std::string Read(const std::string& path) { return ReadFile(LIGHTNINGSTORE_CHECK
 
 TEST(Readme, PrintsTheProgramsThatAreBuilt) {
   const std::string readme = Read("README.md");
-  for (const std::string name : {"runner", "algorithm"}) {
+  for (const std::string name : {"runner", "algorithm", "control"}) {
     const std::string program = Read("examples/" + name + ".cc");
     ASSERT_FALSE(program.empty());
     EXPECT_NE(readme.find("```cpp\n" + program + "```\n"), std::string::npos) << name;
@@ -34,6 +34,11 @@ TEST(Readme, ProgramsRunAsPrinted) {
   EXPECT_EQ(std::count(output.begin(), output.end(), '\n'), 8) << output;
   EXPECT_NE(output.find("{\"question\":3} ROLLOUT_STATUS_SUCCEEDED 6.000000\n"), std::string::npos) << output;
   EXPECT_NE(output.find("{\"question\":7} ROLLOUT_STATUS_FAILED no reward\n"), std::string::npos) << output;
+  Program control({LIGHTNINGSTORE_CONTROL}, folder.path(), server.address());
+  EXPECT_EQ(control.ReadAll(),
+            "task-1 mean reward 3, with the new weights: yes\n"
+            "best: 6, judged 0.7\n");
+  EXPECT_EQ(control.Wait(), 0);
   runner.Signal(SIGTERM);
   EXPECT_EQ(runner.Wait(), 0);
 }

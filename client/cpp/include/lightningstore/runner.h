@@ -1,7 +1,9 @@
 // The Runner: claims rollouts, calls a function for each, and reports the outcomes.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -35,8 +37,14 @@ struct RunnerOptions {
   int max_rollouts = 0;
   // Claims only rollouts with these modes. Empty: any.
   std::vector<v1::RolloutMode> modes;
+  // Task queues to claim from; "" is the default queue. Empty: the default queue only.
+  std::vector<std::string> queues;
   // Maximum time between heartbeats, reduced to a third of the shortest unresponsive timeout.
   std::chrono::milliseconds heartbeat_period = std::chrono::seconds(10);
+  // Returns the publish number that heartbeats report, such as that of the weights which the worker's model
+  // has loaded; 0: unchanged. Called in the thread of the heartbeats. Empty: that of the resources which the
+  // agent was called with last.
+  std::function<std::int64_t()> publish_number;
 };
 
 // Heartbeats are sent independently of the agents, and spans are stored before an outcome is reported. While
@@ -58,6 +66,11 @@ class Runner {
  private:
   enum class Phase { kRunning, kStopping, kHurried };
   class Presence;
+  // How an attempt ended: with a failure, or with the reward that the agent returned, if any.
+  struct Outcome {
+    std::optional<v1::Failure> failure;
+    std::optional<double> reward;
+  };
 
   void Work();
   bool TakeTurn();
@@ -65,18 +78,20 @@ class Runner {
   std::optional<v1::Rollout> Rescue(const v1::DequeueRolloutsRequest& request);
   grpc::Status Poll(const v1::DequeueRolloutsRequest& request, v1::DequeueRolloutsResponse* answer);
   void Execute(v1::Rollout rollout);
-  std::optional<v1::Failure> RunAgent(Attempt& attempt);
+  Outcome RunAgent(Attempt& attempt);
   grpc::Status FetchPayloads(v1::Rollout* rollout);
   grpc::Status Fetch(const v1::Rollout& rollout, Resources* resources);
   grpc::Status Load(const v1::Attempt& attempt, v1::Resources* resources);
-  void Report(const v1::AttemptRef& ref, std::optional<v1::StopReason> stop,
-              std::optional<v1::Failure> failure, std::int64_t spans);
+  void Report(const v1::AttemptRef& ref, std::optional<v1::StopReason> stop, Outcome outcome,
+              std::int64_t spans);
   bool IsLive(const v1::AttemptRef& ref);
   grpc::Status Insist(const std::function<grpc::Status(grpc::ClientContext*)>& call);
   void Beat();
   // Sends the next heartbeat now, because its response says what has happened.
   void HurryBeat();
   v1::HeartbeatRequest BeatRequest() const;
+  // Adds the publish number to report, which may come from user code.
+  grpc::Status AddPublishNumber(v1::HeartbeatRequest* request) const;
   std::chrono::milliseconds BeatPeriod() const;
 
   const std::unique_ptr<v1::LightningStoreService::Stub> stub_;
@@ -97,6 +112,10 @@ class Runner {
   std::optional<Error> failure_;
   std::deque<v1::Resources> kept_;  // loaded resources, the newest last
   Finishes* finishes_ = nullptr;    // of Run
+  // Of the resources that the agent was called with last; 0: none.
+  std::atomic<std::int64_t> publish_number_{0};
+  // Set once the server has rejected the field of the reward, as those of earlier versions do.
+  std::atomic<bool> without_rewards_{false};
 };
 
 }  // namespace lightningstore
