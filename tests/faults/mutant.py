@@ -33,7 +33,7 @@ def mutate_fence(part: str) -> str:
 
 def _mutate(part: str) -> None:
     if part == "no lease check":
-        Engine._check_owned = lambda _: None  # type: ignore[method-assign]
+        Engine.check_owned = lambda _: None  # type: ignore[method-assign]
     elif part in FENCES:
         commits.SQL["fence"] = mutate_fence(part)
     else:

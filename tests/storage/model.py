@@ -22,6 +22,8 @@ from lightningstore.service.rules.errors import (
 )
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    ConsumerRow,
+    DeliveryRow,
     GroupQuery,
     GroupRow,
     LoadedRollout,
@@ -61,6 +63,9 @@ class Data:
     #: By publish number.
     resources: dict[int, ResourcesRow] = field(default_factory=dict)
     groups: dict[int, GroupRow] = field(default_factory=dict)
+    #: By name, and by key of the consumer and completion number.
+    consumers: dict[str, ConsumerRow] = field(default_factory=dict)
+    deliveries: dict[tuple[int, int], DeliveryRow] = field(default_factory=dict)
     requests: dict[tuple[str, str], RequestRow] = field(default_factory=dict)
     #: Keys of removed rollouts.
     removed: set[int] = field(default_factory=set)
@@ -120,6 +125,8 @@ class ModelStorage:
             *(self.store.store_id, data.counters, live, workers, versions, requests),
             settings=data.settings,
             groups=[row for row in self.sound_groups() if self.is_open_group(row)],
+            consumers=[r for n, r in data.consumers.items() if self.is_readable("consumer", n)],
+            deliveries=list(data.deliveries.values()),
         )
 
     @property
@@ -186,6 +193,7 @@ class ModelStorage:
         for number in changes.outdated:
             data.resources.pop(number, None)
         self.put_groups(data, changes)
+        self.put_consumers(data, changes)
         data.requests.update({(row.method, row.request_id): row for row in changes.requests})
         self.forget(data, changes.forget_requests_before_ns)
         data.counters = changes.counters or data.counters
@@ -197,6 +205,16 @@ class ModelStorage:
         for key in changes.removed_groups:
             data.groups.pop(key, None)
         data.groups.update(changes.groups)
+
+    def put_consumers(self, data: Data, changes: Changes) -> None:
+        gone = set(changes.removed_consumers)
+        data.consumers = {n: row for n, row in data.consumers.items() if row.key not in gone}
+        data.deliveries = {at: row for at, row in data.deliveries.items() if at[0] not in gone}
+        for place in changes.removed_deliveries:
+            data.deliveries.pop(place, None)
+        data.consumers.update(changes.consumers)
+        data.deliveries.update(changes.deliveries)
+        data.damaged = data.damaged - {("consumer", name) for name in changes.consumers}
 
     def put_spans(self, data: Data, rows: list[SpanRow]) -> None:
         for row in rows:

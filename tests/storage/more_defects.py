@@ -315,3 +315,56 @@ class AlwaysListsInputs(LeasedStorage):
 class ShowsDamagedGroups(LeasedStorage):
     def sound_groups(self):
         return list(self.data.groups.values())
+
+
+@found_by("test_consumers_and_deliveries_come_back")
+class KeepsTheFirstConsumer(LeasedStorage):
+    def put_consumers(self, data, changes):
+        changes.consumers = {**changes.consumers, **data.consumers}
+        super().put_consumers(data, changes)
+
+
+@found_by("test_consumers_and_deliveries_come_back")
+class KeepsEndedDeliveries(LeasedStorage):
+    def put_consumers(self, data, changes):
+        changes.removed_deliveries = []
+        super().put_consumers(data, changes)
+
+
+@found_by("test_a_consumer_goes_with_its_deliveries")
+class KeepsDeliveriesOfRemovedConsumers(LeasedStorage):
+    def put_consumers(self, data, changes):
+        kept = dict(data.deliveries)
+        super().put_consumers(data, changes)
+        data.deliveries = {**kept, **data.deliveries}
+
+
+@found_by("test_a_consumer_goes_with_its_deliveries")
+class RemovesConsumersAfterItWrites(LeasedStorage):
+    def put_consumers(self, data, changes):
+        names = [
+            r.record.name for r in data.consumers.values() if r.key in changes.removed_consumers
+        ]
+        super().put_consumers(data, changes)
+        data.consumers = {n: row for n, row in data.consumers.items() if n not in names}
+
+
+@found_by("test_many_deliveries_end_with_one_commit")
+class EndsAThousandDeliveries(LeasedStorage):
+    def put_consumers(self, data, changes):
+        del changes.removed_deliveries[1000:]
+        super().put_consumers(data, changes)
+
+
+@found_by("test_finished_rollouts_are_counted_by_number")
+class CountsFinishedRolloutsOfAnyNumber(LeasedStorage):
+    async def count_rollouts(self, query):
+        return await super().count_rollouts(replace(query, completed=None))
+
+
+@found_by("test_damaged_consumers_are_left_out_and_replaced")
+class KeepsDamagedConsumers(LeasedStorage):
+    def put_consumers(self, data, changes):
+        damaged = data.damaged
+        super().put_consumers(data, changes)
+        data.damaged = damaged

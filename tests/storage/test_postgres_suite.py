@@ -29,9 +29,10 @@ class _Postgres:
 
     async def damage(self, place: Path, kind: str, name: str) -> None:
         table = "ls_resources" if kind == "resources" else f"ls_{kind}s"
+        column = "name" if kind == "consumer" else f"{kind}_id"
         connection = await asyncpg.connect(self.url)
         done = await connection.execute(
-            f"UPDATE {table} SET record = '\\xff' WHERE {kind}_id = $2 "
+            f"UPDATE {table} SET record = '\\xff' WHERE {column} = $2 "
             "AND ns = (SELECT ns FROM ls_namespaces WHERE name = $1)",
             namespace_of(place),
             name.encode(),

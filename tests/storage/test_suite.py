@@ -18,9 +18,15 @@ class TestMemory(StorageSuite):
 
 class _Sqlite(StorageSuite):
     async def damage(self, place: Path, kind: str, name: str) -> None:
-        table = {"worker": "workers", "rollout": "rollouts", "group": "groups"}.get(kind, kind)
+        table = {
+            "worker": "workers",
+            "rollout": "rollouts",
+            "group": "groups",
+            "consumer": "consumers",
+        }.get(kind, kind)
         with closing(sqlite3.connect(place / "s.db", isolation_level=None)) as connection:
-            text = f"UPDATE {table} SET record = x'ff' WHERE {kind}_id = ?"
+            column = "name" if kind == "consumer" else f"{kind}_id"
+            text = f"UPDATE {table} SET record = x'ff' WHERE {column} = ?"
             assert connection.execute(text, [name]).rowcount == 1
 
 

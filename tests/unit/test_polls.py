@@ -28,6 +28,10 @@ class Bench:
         self.polls = Polls(self, self.serve)
         self.pushed = 0
         self.paused = False
+        # Neither groups nor consumers.
+        self.groups = self.consumers = self
+        self.begun: list[object] = []
+        self.limits_claims = False
         #: What each poll has claimed, in the order of service.
         self.served: list[tuple[int, str]] = []
         self.tasks: list[asyncio.Task] = []

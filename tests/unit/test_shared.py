@@ -18,6 +18,8 @@ from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_SUCCEEDED, Rollout
 
 from tests.unit.test_committer import Disk
 
+FINISHED = Rollout(status=ROLLOUT_STATUS_SUCCEEDED)
+
 LIMIT = 64_000
 RESERVE = LIMIT // RESERVED_SHARE
 
@@ -107,12 +109,12 @@ def test_spans_are_evicted_from_the_store_that_has_most() -> None:
     for name in shelves:
         join(name)
     for key in range(9):
-        shelves["large"].add(key, key, 10, 1, finished=True)
+        shelves["large"].add(key, key, 10, 1, FINISHED)
         pool.evict(shelves["large"])
-    shelves["small"].add(1, 1, 10, 1, finished=True)
+    shelves["small"].add(1, 1, 10, 1, FINISHED)
     pool.evict(shelves["small"])
     assert calls == []
-    shelves["small"].add(2, 2, 10, 1, finished=True)
+    shelves["small"].add(2, 2, 10, 1, FINISHED)
     pool.evict(shelves["small"])
     assert calls == [("large", True, [0, 1, 2])]
     assert (pool.total, shelves["large"].total, shelves["small"].total) == (80, 60, 20)

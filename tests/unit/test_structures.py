@@ -13,8 +13,17 @@ from lightningstore.service.engine.queue import RolloutQueue
 from lightningstore.service.operations import enqueue
 from lightningstore.service.rules import wire
 from lightningstore.service.rules.ids import digest
-from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, RolloutSpec
+from lightningstore.v1.rollout_pb2 import (
+    ROLLOUT_STATUS_RUNNING,
+    ROLLOUT_STATUS_SUCCEEDED,
+    EnqueueRolloutsRequest,
+    Rollout,
+    RolloutSpec,
+)
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
+
+LIVE = Rollout(status=ROLLOUT_STATUS_RUNNING)
+FINISHED = Rollout(status=ROLLOUT_STATUS_SUCCEEDED)
 
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=150)
 settings.load_profile("steady")
@@ -116,14 +125,14 @@ def test_timers_forget_what_was_discarded() -> None:
 
 def test_shelf_takes_finished_ones_first_and_the_oldest_of_them() -> None:
     shelf = Shelf(Pool(threshold=100, safe=50))
-    shelf.add(1, 10, 30, 3, finished=False)
-    shelf.add(2, 20, 30, 3, finished=False)
-    shelf.add(3, 30, 30, 3, finished=False)
-    shelf.move(3, finished=True)
-    shelf.move(2, finished=True)
-    shelf.move(2, finished=False)
+    shelf.add(1, 10, 30, 3, LIVE)
+    shelf.add(2, 20, 30, 3, LIVE)
+    shelf.add(3, 30, 30, 3, LIVE)
+    shelf.move(3, FINISHED)
+    shelf.move(2, FINISHED)
+    shelf.move(2, LIVE)
     assert shelf.evict() == []
-    shelf.add(3, 30, 20, 2, finished=True)
+    shelf.add(3, 30, 20, 2, FINISHED)
     assert [(item.key, item.bytes, item.count) for item in shelf.evict()] == [
         (3, 50, 5),
         (1, 30, 3),
@@ -183,16 +192,29 @@ def test_digest_in_turns_is_the_digest_of_the_whole() -> None:
     assert asyncio.run(enqueue._digest(request)) == digest(request)
 
 
+def test_shelf_keeps_finished_ones_that_are_wanted() -> None:
+    shelf = Shelf(Pool(threshold=50, safe=10))
+    wanted = Rollout(rollout_id="wanted", status=ROLLOUT_STATUS_SUCCEEDED)
+    shelf.add(1, 10, 30, 3, wanted)
+    shelf.add(2, 20, 30, 3, FINISHED)
+    assert [item.key for item in shelf.evict(lambda rollout: rollout is wanted)] == [2]
+    shelf.add(3, 30, 30, 3, LIVE)
+    assert [item.key for item in shelf.evict(lambda rollout: rollout is wanted)] == [3]
+    shelf.add(4, 40, 30, 3, LIVE)
+    shelf.release()
+    assert [item.key for item in shelf.evict()] == [1, 4]
+
+
 def test_eviction_of_thousands_goes_down_to_the_safe_threshold_in_steps() -> None:
     shelf = Shelf(Pool(10_000, 5_000))
     for key in range(10_000):
-        shelf.add(key, key, 1, 1, finished=True)
+        shelf.add(key, key, 1, 1, FINISHED)
     assert shelf.evict() == []
-    shelf.add(10_000, 10_000, 1, 1, finished=True)
+    shelf.add(10_000, 10_000, 1, 1, FINISHED)
     steps = []
     while gone := shelf.evict():
         steps.append(len(gone))
     assert max(steps) <= 300
     assert shelf.total == 5_000
-    shelf.add(10_001, 10_001, 1, 1, finished=True)
+    shelf.add(10_001, 10_001, 1, 1, FINISHED)
     assert shelf.evict() == []

@@ -123,6 +123,8 @@ def test_safety_follows_the_contract_and_the_ids() -> None:
         "UpdateResources",
         "PauseClaims",
         "ResumeClaims",
+        "PullFinished",
+        "Acknowledge",
     }
     assert repeats_are_harmless("DequeueRollouts", claim_pb2.DequeueRolloutsRequest(request_id="x"))
     assert not repeats_are_harmless("DequeueRollouts", claim_pb2.DequeueRolloutsRequest())

@@ -279,11 +279,12 @@ type Consumer struct {
 	// finished) and are claimed, or finished and not yet acknowledged. At the limit, claims give out no further
 	// rollouts that match; long polls wait. Retries and members of groups that have begun are always given out, so
 	// that the number can exceed the limit, but work never stops. StartRollout and StartAttempt are not limited. With
-	// unit GROUP, only members of groups created from a GroupSpec count. 0: no limit. Negative: INVALID_ARGUMENT.
+	// unit GROUP, only members of groups created from a GroupSpec count, until their group is acknowledged. Items that
+	// are set aside do not count. 0: no limit. Negative: INVALID_ARGUMENT.
 	MaxOutstanding int64 `protobuf:"varint,8,opt,name=max_outstanding,json=maxOutstanding,proto3" json:"max_outstanding,omitempty"`
 	// Number of deliveries of an item after which it is set aside instead of being delivered again. ListDeliveries
-	// shows the items that are set aside, and Acknowledge ends or releases them. 0: no limit. Negative:
-	// INVALID_ARGUMENT.
+	// shows the items that are set aside, and Acknowledge ends or releases them. A higher number, or 0, delivers them
+	// again. 0: no limit. Negative: INVALID_ARGUMENT.
 	MaxDeliveries int32 `protobuf:"varint,9,opt,name=max_deliveries,json=maxDeliveries,proto3" json:"max_deliveries,omitempty"`
 	// When it was created. Output only.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -559,7 +560,8 @@ type Delivery struct {
 	// The group. Absent with unit ROLLOUT, and in ListDeliveries.
 	Group *Group `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`
 	// The members of the group with their latest attempts, in the order of group.rollout_ids. Inputs and metadata
-	// that do not fit into the message are omitted, as payloads_omitted says.
+	// that do not fit into the message are omitted, as payloads_omitted says. Empty if the message has no room for
+	// the members even so: group.rollout_ids names them.
 	Members []*Rollout `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
 	// Lag of the item when it was pulled, as Consumer.max_lag defines it. 0 for items without a publish number.
 	Lag int64 `protobuf:"varint,6,opt,name=lag,proto3" json:"lag,omitempty"`
@@ -686,7 +688,7 @@ func (x *Delivery) GetNote() string {
 
 // Request of CreateConsumer. A name that exists with the same unit, filter, start and settings returns that
 // consumer; with others it is ALREADY_EXISTS (CONSUMER_EXISTS). The settings that UpdateConsumer changed since do
-// not count. At most 100 consumers per namespace.
+// not count. At most 100 consumers per namespace: one more is RESOURCE_EXHAUSTED (BATCH_TOO_LARGE).
 type CreateConsumerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The consumer. The name is required; fields that are output only must not be set.
@@ -1321,7 +1323,8 @@ func (x *PullFinishedResponse) GetDeliveries() []*Delivery {
 
 // Ends deliveries. If one of them has ended before, because its deadline passed and the item was delivered again
 // or because it was acknowledged by another call, the call is FAILED_PRECONDITION (DELIVERY_ENDED) and changes
-// nothing. A deadline that passed before the item was delivered again is no error.
+// nothing. A deadline that passed before the item was delivered again is no error. An item whose rollout or group was
+// reopened or removed is not delivered again; its delivery can be acknowledged until its deadline.
 type AcknowledgeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the consumer. Required.

@@ -24,7 +24,7 @@ var File_lightningstore_v1_service_proto protoreflect.FileDescriptor
 
 const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a\x1dlightningstore/v1/group.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/sample.proto\x1a\x1elightningstore/v1/series.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xbe\x1d\n" +
+	"\x1flightningstore/v1/service.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\"lightningstore/v1/completion.proto\x1a lightningstore/v1/consumer.proto\x1a\x1dlightningstore/v1/group.proto\x1a\x1elightningstore/v1/import.proto\x1a!lightningstore/v1/resources.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/sample.proto\x1a\x1elightningstore/v1/series.proto\x1a\x1clightningstore/v1/span.proto\x1a\"lightningstore/v1/statistics.proto\x1a\x1flightningstore/v1/triplet.proto\x1a\x1elightningstore/v1/worker.proto2\xee$\n" +
 	"\x15LightningStoreService\x12h\n" +
 	"\x0fEnqueueRollouts\x12).lightningstore.v1.EnqueueRolloutsRequest\x1a*.lightningstore.v1.EnqueueRolloutsResponse\x12_\n" +
 	"\fStartRollout\x12&.lightningstore.v1.StartRolloutRequest\x1a'.lightningstore.v1.StartRolloutResponse\x12h\n" +
@@ -47,7 +47,16 @@ const file_lightningstore_v1_service_proto_rawDesc = "" +
 	"\bGetGroup\x12\".lightningstore.v1.GetGroupRequest\x1a#.lightningstore.v1.GetGroupResponse\"\x03\x90\x02\x01\x12^\n" +
 	"\n" +
 	"ListGroups\x12$.lightningstore.v1.ListGroupsRequest\x1a%.lightningstore.v1.ListGroupsResponse\"\x03\x90\x02\x01\x12c\n" +
-	"\vWatchGroups\x12%.lightningstore.v1.WatchGroupsRequest\x1a&.lightningstore.v1.WatchGroupsResponse\"\x03\x90\x02\x010\x01\x12c\n" +
+	"\vWatchGroups\x12%.lightningstore.v1.WatchGroupsRequest\x1a&.lightningstore.v1.WatchGroupsResponse\"\x03\x90\x02\x010\x01\x12j\n" +
+	"\x0eCreateConsumer\x12(.lightningstore.v1.CreateConsumerRequest\x1a).lightningstore.v1.CreateConsumerResponse\"\x03\x90\x02\x02\x12a\n" +
+	"\vGetConsumer\x12%.lightningstore.v1.GetConsumerRequest\x1a&.lightningstore.v1.GetConsumerResponse\"\x03\x90\x02\x01\x12g\n" +
+	"\rListConsumers\x12'.lightningstore.v1.ListConsumersRequest\x1a(.lightningstore.v1.ListConsumersResponse\"\x03\x90\x02\x01\x12j\n" +
+	"\x0eUpdateConsumer\x12(.lightningstore.v1.UpdateConsumerRequest\x1a).lightningstore.v1.UpdateConsumerResponse\"\x03\x90\x02\x02\x12j\n" +
+	"\x0eDeleteConsumer\x12(.lightningstore.v1.DeleteConsumerRequest\x1a).lightningstore.v1.DeleteConsumerResponse\"\x03\x90\x02\x02\x12_\n" +
+	"\fPullFinished\x12&.lightningstore.v1.PullFinishedRequest\x1a'.lightningstore.v1.PullFinishedResponse\x12\\\n" +
+	"\vAcknowledge\x12%.lightningstore.v1.AcknowledgeRequest\x1a&.lightningstore.v1.AcknowledgeResponse\x12s\n" +
+	"\x11ModifyAckDeadline\x12+.lightningstore.v1.ModifyAckDeadlineRequest\x1a,.lightningstore.v1.ModifyAckDeadlineResponse\"\x03\x90\x02\x02\x12j\n" +
+	"\x0eListDeliveries\x12(.lightningstore.v1.ListDeliveriesRequest\x1a).lightningstore.v1.ListDeliveriesResponse\"\x03\x90\x02\x01\x12c\n" +
 	"\vIngestSpans\x12%.lightningstore.v1.IngestSpansRequest\x1a&.lightningstore.v1.IngestSpansResponse\"\x03\x90\x02\x02(\x01\x12X\n" +
 	"\bAddSpans\x12\".lightningstore.v1.AddSpansRequest\x1a#.lightningstore.v1.AddSpansResponse\"\x03\x90\x02\x02\x12t\n" +
 	"\x13AllocateSequenceIds\x12-.lightningstore.v1.AllocateSequenceIdsRequest\x1a..lightningstore.v1.AllocateSequenceIdsResponse\x12`\n" +
@@ -89,61 +98,79 @@ var file_lightningstore_v1_service_proto_goTypes = []any{
 	(*GetGroupRequest)(nil),             // 16: lightningstore.v1.GetGroupRequest
 	(*ListGroupsRequest)(nil),           // 17: lightningstore.v1.ListGroupsRequest
 	(*WatchGroupsRequest)(nil),          // 18: lightningstore.v1.WatchGroupsRequest
-	(*IngestSpansRequest)(nil),          // 19: lightningstore.v1.IngestSpansRequest
-	(*AddSpansRequest)(nil),             // 20: lightningstore.v1.AddSpansRequest
-	(*AllocateSequenceIdsRequest)(nil),  // 21: lightningstore.v1.AllocateSequenceIdsRequest
-	(*QuerySpansRequest)(nil),           // 22: lightningstore.v1.QuerySpansRequest
-	(*ListTripletsRequest)(nil),         // 23: lightningstore.v1.ListTripletsRequest
-	(*ListSamplesRequest)(nil),          // 24: lightningstore.v1.ListSamplesRequest
-	(*GetSeriesRequest)(nil),            // 25: lightningstore.v1.GetSeriesRequest
-	(*ImportRolloutsRequest)(nil),       // 26: lightningstore.v1.ImportRolloutsRequest
-	(*AddResourcesRequest)(nil),         // 27: lightningstore.v1.AddResourcesRequest
-	(*UpdateResourcesRequest)(nil),      // 28: lightningstore.v1.UpdateResourcesRequest
-	(*GetResourcesRequest)(nil),         // 29: lightningstore.v1.GetResourcesRequest
-	(*ListResourcesRequest)(nil),        // 30: lightningstore.v1.ListResourcesRequest
-	(*WatchResourcesRequest)(nil),       // 31: lightningstore.v1.WatchResourcesRequest
-	(*HeartbeatRequest)(nil),            // 32: lightningstore.v1.HeartbeatRequest
-	(*GetWorkerRequest)(nil),            // 33: lightningstore.v1.GetWorkerRequest
-	(*ListWorkersRequest)(nil),          // 34: lightningstore.v1.ListWorkersRequest
-	(*GetStatisticsRequest)(nil),        // 35: lightningstore.v1.GetStatisticsRequest
-	(*GetServerInfoRequest)(nil),        // 36: lightningstore.v1.GetServerInfoRequest
-	(*EnqueueRolloutsResponse)(nil),     // 37: lightningstore.v1.EnqueueRolloutsResponse
-	(*StartRolloutResponse)(nil),        // 38: lightningstore.v1.StartRolloutResponse
-	(*DequeueRolloutsResponse)(nil),     // 39: lightningstore.v1.DequeueRolloutsResponse
-	(*StartAttemptResponse)(nil),        // 40: lightningstore.v1.StartAttemptResponse
-	(*PauseClaimsResponse)(nil),         // 41: lightningstore.v1.PauseClaimsResponse
-	(*ResumeClaimsResponse)(nil),        // 42: lightningstore.v1.ResumeClaimsResponse
-	(*UpdateAttemptResponse)(nil),       // 43: lightningstore.v1.UpdateAttemptResponse
-	(*ListAttemptsResponse)(nil),        // 44: lightningstore.v1.ListAttemptsResponse
-	(*GetAttemptResponse)(nil),          // 45: lightningstore.v1.GetAttemptResponse
-	(*GetRolloutResponse)(nil),          // 46: lightningstore.v1.GetRolloutResponse
-	(*ListRolloutsResponse)(nil),        // 47: lightningstore.v1.ListRolloutsResponse
-	(*UpdateRolloutResponse)(nil),       // 48: lightningstore.v1.UpdateRolloutResponse
-	(*CancelRolloutsResponse)(nil),      // 49: lightningstore.v1.CancelRolloutsResponse
-	(*DeleteRolloutsResponse)(nil),      // 50: lightningstore.v1.DeleteRolloutsResponse
-	(*WaitForRolloutsResponse)(nil),     // 51: lightningstore.v1.WaitForRolloutsResponse
-	(*WatchRolloutsResponse)(nil),       // 52: lightningstore.v1.WatchRolloutsResponse
-	(*GetGroupResponse)(nil),            // 53: lightningstore.v1.GetGroupResponse
-	(*ListGroupsResponse)(nil),          // 54: lightningstore.v1.ListGroupsResponse
-	(*WatchGroupsResponse)(nil),         // 55: lightningstore.v1.WatchGroupsResponse
-	(*IngestSpansResponse)(nil),         // 56: lightningstore.v1.IngestSpansResponse
-	(*AddSpansResponse)(nil),            // 57: lightningstore.v1.AddSpansResponse
-	(*AllocateSequenceIdsResponse)(nil), // 58: lightningstore.v1.AllocateSequenceIdsResponse
-	(*QuerySpansResponse)(nil),          // 59: lightningstore.v1.QuerySpansResponse
-	(*ListTripletsResponse)(nil),        // 60: lightningstore.v1.ListTripletsResponse
-	(*ListSamplesResponse)(nil),         // 61: lightningstore.v1.ListSamplesResponse
-	(*GetSeriesResponse)(nil),           // 62: lightningstore.v1.GetSeriesResponse
-	(*ImportRolloutsResponse)(nil),      // 63: lightningstore.v1.ImportRolloutsResponse
-	(*AddResourcesResponse)(nil),        // 64: lightningstore.v1.AddResourcesResponse
-	(*UpdateResourcesResponse)(nil),     // 65: lightningstore.v1.UpdateResourcesResponse
-	(*GetResourcesResponse)(nil),        // 66: lightningstore.v1.GetResourcesResponse
-	(*ListResourcesResponse)(nil),       // 67: lightningstore.v1.ListResourcesResponse
-	(*WatchResourcesResponse)(nil),      // 68: lightningstore.v1.WatchResourcesResponse
-	(*HeartbeatResponse)(nil),           // 69: lightningstore.v1.HeartbeatResponse
-	(*GetWorkerResponse)(nil),           // 70: lightningstore.v1.GetWorkerResponse
-	(*ListWorkersResponse)(nil),         // 71: lightningstore.v1.ListWorkersResponse
-	(*GetStatisticsResponse)(nil),       // 72: lightningstore.v1.GetStatisticsResponse
-	(*GetServerInfoResponse)(nil),       // 73: lightningstore.v1.GetServerInfoResponse
+	(*CreateConsumerRequest)(nil),       // 19: lightningstore.v1.CreateConsumerRequest
+	(*GetConsumerRequest)(nil),          // 20: lightningstore.v1.GetConsumerRequest
+	(*ListConsumersRequest)(nil),        // 21: lightningstore.v1.ListConsumersRequest
+	(*UpdateConsumerRequest)(nil),       // 22: lightningstore.v1.UpdateConsumerRequest
+	(*DeleteConsumerRequest)(nil),       // 23: lightningstore.v1.DeleteConsumerRequest
+	(*PullFinishedRequest)(nil),         // 24: lightningstore.v1.PullFinishedRequest
+	(*AcknowledgeRequest)(nil),          // 25: lightningstore.v1.AcknowledgeRequest
+	(*ModifyAckDeadlineRequest)(nil),    // 26: lightningstore.v1.ModifyAckDeadlineRequest
+	(*ListDeliveriesRequest)(nil),       // 27: lightningstore.v1.ListDeliveriesRequest
+	(*IngestSpansRequest)(nil),          // 28: lightningstore.v1.IngestSpansRequest
+	(*AddSpansRequest)(nil),             // 29: lightningstore.v1.AddSpansRequest
+	(*AllocateSequenceIdsRequest)(nil),  // 30: lightningstore.v1.AllocateSequenceIdsRequest
+	(*QuerySpansRequest)(nil),           // 31: lightningstore.v1.QuerySpansRequest
+	(*ListTripletsRequest)(nil),         // 32: lightningstore.v1.ListTripletsRequest
+	(*ListSamplesRequest)(nil),          // 33: lightningstore.v1.ListSamplesRequest
+	(*GetSeriesRequest)(nil),            // 34: lightningstore.v1.GetSeriesRequest
+	(*ImportRolloutsRequest)(nil),       // 35: lightningstore.v1.ImportRolloutsRequest
+	(*AddResourcesRequest)(nil),         // 36: lightningstore.v1.AddResourcesRequest
+	(*UpdateResourcesRequest)(nil),      // 37: lightningstore.v1.UpdateResourcesRequest
+	(*GetResourcesRequest)(nil),         // 38: lightningstore.v1.GetResourcesRequest
+	(*ListResourcesRequest)(nil),        // 39: lightningstore.v1.ListResourcesRequest
+	(*WatchResourcesRequest)(nil),       // 40: lightningstore.v1.WatchResourcesRequest
+	(*HeartbeatRequest)(nil),            // 41: lightningstore.v1.HeartbeatRequest
+	(*GetWorkerRequest)(nil),            // 42: lightningstore.v1.GetWorkerRequest
+	(*ListWorkersRequest)(nil),          // 43: lightningstore.v1.ListWorkersRequest
+	(*GetStatisticsRequest)(nil),        // 44: lightningstore.v1.GetStatisticsRequest
+	(*GetServerInfoRequest)(nil),        // 45: lightningstore.v1.GetServerInfoRequest
+	(*EnqueueRolloutsResponse)(nil),     // 46: lightningstore.v1.EnqueueRolloutsResponse
+	(*StartRolloutResponse)(nil),        // 47: lightningstore.v1.StartRolloutResponse
+	(*DequeueRolloutsResponse)(nil),     // 48: lightningstore.v1.DequeueRolloutsResponse
+	(*StartAttemptResponse)(nil),        // 49: lightningstore.v1.StartAttemptResponse
+	(*PauseClaimsResponse)(nil),         // 50: lightningstore.v1.PauseClaimsResponse
+	(*ResumeClaimsResponse)(nil),        // 51: lightningstore.v1.ResumeClaimsResponse
+	(*UpdateAttemptResponse)(nil),       // 52: lightningstore.v1.UpdateAttemptResponse
+	(*ListAttemptsResponse)(nil),        // 53: lightningstore.v1.ListAttemptsResponse
+	(*GetAttemptResponse)(nil),          // 54: lightningstore.v1.GetAttemptResponse
+	(*GetRolloutResponse)(nil),          // 55: lightningstore.v1.GetRolloutResponse
+	(*ListRolloutsResponse)(nil),        // 56: lightningstore.v1.ListRolloutsResponse
+	(*UpdateRolloutResponse)(nil),       // 57: lightningstore.v1.UpdateRolloutResponse
+	(*CancelRolloutsResponse)(nil),      // 58: lightningstore.v1.CancelRolloutsResponse
+	(*DeleteRolloutsResponse)(nil),      // 59: lightningstore.v1.DeleteRolloutsResponse
+	(*WaitForRolloutsResponse)(nil),     // 60: lightningstore.v1.WaitForRolloutsResponse
+	(*WatchRolloutsResponse)(nil),       // 61: lightningstore.v1.WatchRolloutsResponse
+	(*GetGroupResponse)(nil),            // 62: lightningstore.v1.GetGroupResponse
+	(*ListGroupsResponse)(nil),          // 63: lightningstore.v1.ListGroupsResponse
+	(*WatchGroupsResponse)(nil),         // 64: lightningstore.v1.WatchGroupsResponse
+	(*CreateConsumerResponse)(nil),      // 65: lightningstore.v1.CreateConsumerResponse
+	(*GetConsumerResponse)(nil),         // 66: lightningstore.v1.GetConsumerResponse
+	(*ListConsumersResponse)(nil),       // 67: lightningstore.v1.ListConsumersResponse
+	(*UpdateConsumerResponse)(nil),      // 68: lightningstore.v1.UpdateConsumerResponse
+	(*DeleteConsumerResponse)(nil),      // 69: lightningstore.v1.DeleteConsumerResponse
+	(*PullFinishedResponse)(nil),        // 70: lightningstore.v1.PullFinishedResponse
+	(*AcknowledgeResponse)(nil),         // 71: lightningstore.v1.AcknowledgeResponse
+	(*ModifyAckDeadlineResponse)(nil),   // 72: lightningstore.v1.ModifyAckDeadlineResponse
+	(*ListDeliveriesResponse)(nil),      // 73: lightningstore.v1.ListDeliveriesResponse
+	(*IngestSpansResponse)(nil),         // 74: lightningstore.v1.IngestSpansResponse
+	(*AddSpansResponse)(nil),            // 75: lightningstore.v1.AddSpansResponse
+	(*AllocateSequenceIdsResponse)(nil), // 76: lightningstore.v1.AllocateSequenceIdsResponse
+	(*QuerySpansResponse)(nil),          // 77: lightningstore.v1.QuerySpansResponse
+	(*ListTripletsResponse)(nil),        // 78: lightningstore.v1.ListTripletsResponse
+	(*ListSamplesResponse)(nil),         // 79: lightningstore.v1.ListSamplesResponse
+	(*GetSeriesResponse)(nil),           // 80: lightningstore.v1.GetSeriesResponse
+	(*ImportRolloutsResponse)(nil),      // 81: lightningstore.v1.ImportRolloutsResponse
+	(*AddResourcesResponse)(nil),        // 82: lightningstore.v1.AddResourcesResponse
+	(*UpdateResourcesResponse)(nil),     // 83: lightningstore.v1.UpdateResourcesResponse
+	(*GetResourcesResponse)(nil),        // 84: lightningstore.v1.GetResourcesResponse
+	(*ListResourcesResponse)(nil),       // 85: lightningstore.v1.ListResourcesResponse
+	(*WatchResourcesResponse)(nil),      // 86: lightningstore.v1.WatchResourcesResponse
+	(*HeartbeatResponse)(nil),           // 87: lightningstore.v1.HeartbeatResponse
+	(*GetWorkerResponse)(nil),           // 88: lightningstore.v1.GetWorkerResponse
+	(*ListWorkersResponse)(nil),         // 89: lightningstore.v1.ListWorkersResponse
+	(*GetStatisticsResponse)(nil),       // 90: lightningstore.v1.GetStatisticsResponse
+	(*GetServerInfoResponse)(nil),       // 91: lightningstore.v1.GetServerInfoResponse
 }
 var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	0,  // 0: lightningstore.v1.LightningStoreService.EnqueueRollouts:input_type -> lightningstore.v1.EnqueueRolloutsRequest
@@ -165,63 +192,81 @@ var file_lightningstore_v1_service_proto_depIdxs = []int32{
 	16, // 16: lightningstore.v1.LightningStoreService.GetGroup:input_type -> lightningstore.v1.GetGroupRequest
 	17, // 17: lightningstore.v1.LightningStoreService.ListGroups:input_type -> lightningstore.v1.ListGroupsRequest
 	18, // 18: lightningstore.v1.LightningStoreService.WatchGroups:input_type -> lightningstore.v1.WatchGroupsRequest
-	19, // 19: lightningstore.v1.LightningStoreService.IngestSpans:input_type -> lightningstore.v1.IngestSpansRequest
-	20, // 20: lightningstore.v1.LightningStoreService.AddSpans:input_type -> lightningstore.v1.AddSpansRequest
-	21, // 21: lightningstore.v1.LightningStoreService.AllocateSequenceIds:input_type -> lightningstore.v1.AllocateSequenceIdsRequest
-	22, // 22: lightningstore.v1.LightningStoreService.QuerySpans:input_type -> lightningstore.v1.QuerySpansRequest
-	23, // 23: lightningstore.v1.LightningStoreService.ListTriplets:input_type -> lightningstore.v1.ListTripletsRequest
-	24, // 24: lightningstore.v1.LightningStoreService.ListSamples:input_type -> lightningstore.v1.ListSamplesRequest
-	25, // 25: lightningstore.v1.LightningStoreService.GetSeries:input_type -> lightningstore.v1.GetSeriesRequest
-	26, // 26: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
-	27, // 27: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
-	28, // 28: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
-	29, // 29: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
-	30, // 30: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
-	31, // 31: lightningstore.v1.LightningStoreService.WatchResources:input_type -> lightningstore.v1.WatchResourcesRequest
-	32, // 32: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
-	33, // 33: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
-	34, // 34: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
-	35, // 35: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
-	36, // 36: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
-	37, // 37: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
-	38, // 38: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
-	39, // 39: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
-	40, // 40: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
-	41, // 41: lightningstore.v1.LightningStoreService.PauseClaims:output_type -> lightningstore.v1.PauseClaimsResponse
-	42, // 42: lightningstore.v1.LightningStoreService.ResumeClaims:output_type -> lightningstore.v1.ResumeClaimsResponse
-	43, // 43: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
-	44, // 44: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
-	45, // 45: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
-	46, // 46: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
-	47, // 47: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
-	48, // 48: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
-	49, // 49: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
-	50, // 50: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
-	51, // 51: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
-	52, // 52: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
-	53, // 53: lightningstore.v1.LightningStoreService.GetGroup:output_type -> lightningstore.v1.GetGroupResponse
-	54, // 54: lightningstore.v1.LightningStoreService.ListGroups:output_type -> lightningstore.v1.ListGroupsResponse
-	55, // 55: lightningstore.v1.LightningStoreService.WatchGroups:output_type -> lightningstore.v1.WatchGroupsResponse
-	56, // 56: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
-	57, // 57: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
-	58, // 58: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
-	59, // 59: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
-	60, // 60: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
-	61, // 61: lightningstore.v1.LightningStoreService.ListSamples:output_type -> lightningstore.v1.ListSamplesResponse
-	62, // 62: lightningstore.v1.LightningStoreService.GetSeries:output_type -> lightningstore.v1.GetSeriesResponse
-	63, // 63: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
-	64, // 64: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
-	65, // 65: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
-	66, // 66: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
-	67, // 67: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
-	68, // 68: lightningstore.v1.LightningStoreService.WatchResources:output_type -> lightningstore.v1.WatchResourcesResponse
-	69, // 69: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
-	70, // 70: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
-	71, // 71: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
-	72, // 72: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
-	73, // 73: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
-	37, // [37:74] is the sub-list for method output_type
-	0,  // [0:37] is the sub-list for method input_type
+	19, // 19: lightningstore.v1.LightningStoreService.CreateConsumer:input_type -> lightningstore.v1.CreateConsumerRequest
+	20, // 20: lightningstore.v1.LightningStoreService.GetConsumer:input_type -> lightningstore.v1.GetConsumerRequest
+	21, // 21: lightningstore.v1.LightningStoreService.ListConsumers:input_type -> lightningstore.v1.ListConsumersRequest
+	22, // 22: lightningstore.v1.LightningStoreService.UpdateConsumer:input_type -> lightningstore.v1.UpdateConsumerRequest
+	23, // 23: lightningstore.v1.LightningStoreService.DeleteConsumer:input_type -> lightningstore.v1.DeleteConsumerRequest
+	24, // 24: lightningstore.v1.LightningStoreService.PullFinished:input_type -> lightningstore.v1.PullFinishedRequest
+	25, // 25: lightningstore.v1.LightningStoreService.Acknowledge:input_type -> lightningstore.v1.AcknowledgeRequest
+	26, // 26: lightningstore.v1.LightningStoreService.ModifyAckDeadline:input_type -> lightningstore.v1.ModifyAckDeadlineRequest
+	27, // 27: lightningstore.v1.LightningStoreService.ListDeliveries:input_type -> lightningstore.v1.ListDeliveriesRequest
+	28, // 28: lightningstore.v1.LightningStoreService.IngestSpans:input_type -> lightningstore.v1.IngestSpansRequest
+	29, // 29: lightningstore.v1.LightningStoreService.AddSpans:input_type -> lightningstore.v1.AddSpansRequest
+	30, // 30: lightningstore.v1.LightningStoreService.AllocateSequenceIds:input_type -> lightningstore.v1.AllocateSequenceIdsRequest
+	31, // 31: lightningstore.v1.LightningStoreService.QuerySpans:input_type -> lightningstore.v1.QuerySpansRequest
+	32, // 32: lightningstore.v1.LightningStoreService.ListTriplets:input_type -> lightningstore.v1.ListTripletsRequest
+	33, // 33: lightningstore.v1.LightningStoreService.ListSamples:input_type -> lightningstore.v1.ListSamplesRequest
+	34, // 34: lightningstore.v1.LightningStoreService.GetSeries:input_type -> lightningstore.v1.GetSeriesRequest
+	35, // 35: lightningstore.v1.LightningStoreService.ImportRollouts:input_type -> lightningstore.v1.ImportRolloutsRequest
+	36, // 36: lightningstore.v1.LightningStoreService.AddResources:input_type -> lightningstore.v1.AddResourcesRequest
+	37, // 37: lightningstore.v1.LightningStoreService.UpdateResources:input_type -> lightningstore.v1.UpdateResourcesRequest
+	38, // 38: lightningstore.v1.LightningStoreService.GetResources:input_type -> lightningstore.v1.GetResourcesRequest
+	39, // 39: lightningstore.v1.LightningStoreService.ListResources:input_type -> lightningstore.v1.ListResourcesRequest
+	40, // 40: lightningstore.v1.LightningStoreService.WatchResources:input_type -> lightningstore.v1.WatchResourcesRequest
+	41, // 41: lightningstore.v1.LightningStoreService.Heartbeat:input_type -> lightningstore.v1.HeartbeatRequest
+	42, // 42: lightningstore.v1.LightningStoreService.GetWorker:input_type -> lightningstore.v1.GetWorkerRequest
+	43, // 43: lightningstore.v1.LightningStoreService.ListWorkers:input_type -> lightningstore.v1.ListWorkersRequest
+	44, // 44: lightningstore.v1.LightningStoreService.GetStatistics:input_type -> lightningstore.v1.GetStatisticsRequest
+	45, // 45: lightningstore.v1.LightningStoreService.GetServerInfo:input_type -> lightningstore.v1.GetServerInfoRequest
+	46, // 46: lightningstore.v1.LightningStoreService.EnqueueRollouts:output_type -> lightningstore.v1.EnqueueRolloutsResponse
+	47, // 47: lightningstore.v1.LightningStoreService.StartRollout:output_type -> lightningstore.v1.StartRolloutResponse
+	48, // 48: lightningstore.v1.LightningStoreService.DequeueRollouts:output_type -> lightningstore.v1.DequeueRolloutsResponse
+	49, // 49: lightningstore.v1.LightningStoreService.StartAttempt:output_type -> lightningstore.v1.StartAttemptResponse
+	50, // 50: lightningstore.v1.LightningStoreService.PauseClaims:output_type -> lightningstore.v1.PauseClaimsResponse
+	51, // 51: lightningstore.v1.LightningStoreService.ResumeClaims:output_type -> lightningstore.v1.ResumeClaimsResponse
+	52, // 52: lightningstore.v1.LightningStoreService.UpdateAttempt:output_type -> lightningstore.v1.UpdateAttemptResponse
+	53, // 53: lightningstore.v1.LightningStoreService.ListAttempts:output_type -> lightningstore.v1.ListAttemptsResponse
+	54, // 54: lightningstore.v1.LightningStoreService.GetAttempt:output_type -> lightningstore.v1.GetAttemptResponse
+	55, // 55: lightningstore.v1.LightningStoreService.GetRollout:output_type -> lightningstore.v1.GetRolloutResponse
+	56, // 56: lightningstore.v1.LightningStoreService.ListRollouts:output_type -> lightningstore.v1.ListRolloutsResponse
+	57, // 57: lightningstore.v1.LightningStoreService.UpdateRollout:output_type -> lightningstore.v1.UpdateRolloutResponse
+	58, // 58: lightningstore.v1.LightningStoreService.CancelRollouts:output_type -> lightningstore.v1.CancelRolloutsResponse
+	59, // 59: lightningstore.v1.LightningStoreService.DeleteRollouts:output_type -> lightningstore.v1.DeleteRolloutsResponse
+	60, // 60: lightningstore.v1.LightningStoreService.WaitForRollouts:output_type -> lightningstore.v1.WaitForRolloutsResponse
+	61, // 61: lightningstore.v1.LightningStoreService.WatchRollouts:output_type -> lightningstore.v1.WatchRolloutsResponse
+	62, // 62: lightningstore.v1.LightningStoreService.GetGroup:output_type -> lightningstore.v1.GetGroupResponse
+	63, // 63: lightningstore.v1.LightningStoreService.ListGroups:output_type -> lightningstore.v1.ListGroupsResponse
+	64, // 64: lightningstore.v1.LightningStoreService.WatchGroups:output_type -> lightningstore.v1.WatchGroupsResponse
+	65, // 65: lightningstore.v1.LightningStoreService.CreateConsumer:output_type -> lightningstore.v1.CreateConsumerResponse
+	66, // 66: lightningstore.v1.LightningStoreService.GetConsumer:output_type -> lightningstore.v1.GetConsumerResponse
+	67, // 67: lightningstore.v1.LightningStoreService.ListConsumers:output_type -> lightningstore.v1.ListConsumersResponse
+	68, // 68: lightningstore.v1.LightningStoreService.UpdateConsumer:output_type -> lightningstore.v1.UpdateConsumerResponse
+	69, // 69: lightningstore.v1.LightningStoreService.DeleteConsumer:output_type -> lightningstore.v1.DeleteConsumerResponse
+	70, // 70: lightningstore.v1.LightningStoreService.PullFinished:output_type -> lightningstore.v1.PullFinishedResponse
+	71, // 71: lightningstore.v1.LightningStoreService.Acknowledge:output_type -> lightningstore.v1.AcknowledgeResponse
+	72, // 72: lightningstore.v1.LightningStoreService.ModifyAckDeadline:output_type -> lightningstore.v1.ModifyAckDeadlineResponse
+	73, // 73: lightningstore.v1.LightningStoreService.ListDeliveries:output_type -> lightningstore.v1.ListDeliveriesResponse
+	74, // 74: lightningstore.v1.LightningStoreService.IngestSpans:output_type -> lightningstore.v1.IngestSpansResponse
+	75, // 75: lightningstore.v1.LightningStoreService.AddSpans:output_type -> lightningstore.v1.AddSpansResponse
+	76, // 76: lightningstore.v1.LightningStoreService.AllocateSequenceIds:output_type -> lightningstore.v1.AllocateSequenceIdsResponse
+	77, // 77: lightningstore.v1.LightningStoreService.QuerySpans:output_type -> lightningstore.v1.QuerySpansResponse
+	78, // 78: lightningstore.v1.LightningStoreService.ListTriplets:output_type -> lightningstore.v1.ListTripletsResponse
+	79, // 79: lightningstore.v1.LightningStoreService.ListSamples:output_type -> lightningstore.v1.ListSamplesResponse
+	80, // 80: lightningstore.v1.LightningStoreService.GetSeries:output_type -> lightningstore.v1.GetSeriesResponse
+	81, // 81: lightningstore.v1.LightningStoreService.ImportRollouts:output_type -> lightningstore.v1.ImportRolloutsResponse
+	82, // 82: lightningstore.v1.LightningStoreService.AddResources:output_type -> lightningstore.v1.AddResourcesResponse
+	83, // 83: lightningstore.v1.LightningStoreService.UpdateResources:output_type -> lightningstore.v1.UpdateResourcesResponse
+	84, // 84: lightningstore.v1.LightningStoreService.GetResources:output_type -> lightningstore.v1.GetResourcesResponse
+	85, // 85: lightningstore.v1.LightningStoreService.ListResources:output_type -> lightningstore.v1.ListResourcesResponse
+	86, // 86: lightningstore.v1.LightningStoreService.WatchResources:output_type -> lightningstore.v1.WatchResourcesResponse
+	87, // 87: lightningstore.v1.LightningStoreService.Heartbeat:output_type -> lightningstore.v1.HeartbeatResponse
+	88, // 88: lightningstore.v1.LightningStoreService.GetWorker:output_type -> lightningstore.v1.GetWorkerResponse
+	89, // 89: lightningstore.v1.LightningStoreService.ListWorkers:output_type -> lightningstore.v1.ListWorkersResponse
+	90, // 90: lightningstore.v1.LightningStoreService.GetStatistics:output_type -> lightningstore.v1.GetStatisticsResponse
+	91, // 91: lightningstore.v1.LightningStoreService.GetServerInfo:output_type -> lightningstore.v1.GetServerInfoResponse
+	46, // [46:92] is the sub-list for method output_type
+	0,  // [0:46] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -235,6 +280,7 @@ func file_lightningstore_v1_service_proto_init() {
 	file_lightningstore_v1_attempt_proto_init()
 	file_lightningstore_v1_claim_proto_init()
 	file_lightningstore_v1_completion_proto_init()
+	file_lightningstore_v1_consumer_proto_init()
 	file_lightningstore_v1_group_proto_init()
 	file_lightningstore_v1_import_proto_init()
 	file_lightningstore_v1_resources_proto_init()

@@ -38,6 +38,15 @@ const (
 	LightningStoreService_GetGroup_FullMethodName            = "/lightningstore.v1.LightningStoreService/GetGroup"
 	LightningStoreService_ListGroups_FullMethodName          = "/lightningstore.v1.LightningStoreService/ListGroups"
 	LightningStoreService_WatchGroups_FullMethodName         = "/lightningstore.v1.LightningStoreService/WatchGroups"
+	LightningStoreService_CreateConsumer_FullMethodName      = "/lightningstore.v1.LightningStoreService/CreateConsumer"
+	LightningStoreService_GetConsumer_FullMethodName         = "/lightningstore.v1.LightningStoreService/GetConsumer"
+	LightningStoreService_ListConsumers_FullMethodName       = "/lightningstore.v1.LightningStoreService/ListConsumers"
+	LightningStoreService_UpdateConsumer_FullMethodName      = "/lightningstore.v1.LightningStoreService/UpdateConsumer"
+	LightningStoreService_DeleteConsumer_FullMethodName      = "/lightningstore.v1.LightningStoreService/DeleteConsumer"
+	LightningStoreService_PullFinished_FullMethodName        = "/lightningstore.v1.LightningStoreService/PullFinished"
+	LightningStoreService_Acknowledge_FullMethodName         = "/lightningstore.v1.LightningStoreService/Acknowledge"
+	LightningStoreService_ModifyAckDeadline_FullMethodName   = "/lightningstore.v1.LightningStoreService/ModifyAckDeadline"
+	LightningStoreService_ListDeliveries_FullMethodName      = "/lightningstore.v1.LightningStoreService/ListDeliveries"
 	LightningStoreService_IngestSpans_FullMethodName         = "/lightningstore.v1.LightningStoreService/IngestSpans"
 	LightningStoreService_AddSpans_FullMethodName            = "/lightningstore.v1.LightningStoreService/AddSpans"
 	LightningStoreService_AllocateSequenceIds_FullMethodName = "/lightningstore.v1.LightningStoreService/AllocateSequenceIds"
@@ -112,6 +121,24 @@ type LightningStoreServiceClient interface {
 	ListGroups(ctx context.Context, in *ListGroupsRequest, opts ...grpc.CallOption) (*ListGroupsResponse, error)
 	// Streams all groups as they complete, in completion order, from any completion number on.
 	WatchGroups(ctx context.Context, in *WatchGroupsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchGroupsResponse], error)
+	// Creates a consumer: a durable subscription to finished rollouts or groups.
+	CreateConsumer(ctx context.Context, in *CreateConsumerRequest, opts ...grpc.CallOption) (*CreateConsumerResponse, error)
+	// Gets one consumer.
+	GetConsumer(ctx context.Context, in *GetConsumerRequest, opts ...grpc.CallOption) (*GetConsumerResponse, error)
+	// Lists consumers, page by page.
+	ListConsumers(ctx context.Context, in *ListConsumersRequest, opts ...grpc.CallOption) (*ListConsumersResponse, error)
+	// Changes the settings of a consumer.
+	UpdateConsumer(ctx context.Context, in *UpdateConsumerRequest, opts ...grpc.CallOption) (*UpdateConsumerResponse, error)
+	// Deletes a consumer with its deliveries.
+	DeleteConsumer(ctx context.Context, in *DeleteConsumerRequest, opts ...grpc.CallOption) (*DeleteConsumerResponse, error)
+	// Takes finished rollouts or groups of a consumer, and can wait for them (long poll).
+	PullFinished(ctx context.Context, in *PullFinishedRequest, opts ...grpc.CallOption) (*PullFinishedResponse, error)
+	// Acknowledges deliveries.
+	Acknowledge(ctx context.Context, in *AcknowledgeRequest, opts ...grpc.CallOption) (*AcknowledgeResponse, error)
+	// Moves the deadlines of deliveries.
+	ModifyAckDeadline(ctx context.Context, in *ModifyAckDeadlineRequest, opts ...grpc.CallOption) (*ModifyAckDeadlineResponse, error)
+	// Lists the deliveries of a consumer that are not acknowledged.
+	ListDeliveries(ctx context.Context, in *ListDeliveriesRequest, opts ...grpc.CallOption) (*ListDeliveriesResponse, error)
 	// Stores spans from a stream of batches.
 	IngestSpans(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[IngestSpansRequest, IngestSpansResponse], error)
 	// Stores one batch of spans.
@@ -374,6 +401,96 @@ func (c *lightningStoreServiceClient) WatchGroups(ctx context.Context, in *Watch
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LightningStoreService_WatchGroupsClient = grpc.ServerStreamingClient[WatchGroupsResponse]
+
+func (c *lightningStoreServiceClient) CreateConsumer(ctx context.Context, in *CreateConsumerRequest, opts ...grpc.CallOption) (*CreateConsumerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateConsumerResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_CreateConsumer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) GetConsumer(ctx context.Context, in *GetConsumerRequest, opts ...grpc.CallOption) (*GetConsumerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetConsumerResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_GetConsumer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) ListConsumers(ctx context.Context, in *ListConsumersRequest, opts ...grpc.CallOption) (*ListConsumersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListConsumersResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_ListConsumers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) UpdateConsumer(ctx context.Context, in *UpdateConsumerRequest, opts ...grpc.CallOption) (*UpdateConsumerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateConsumerResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_UpdateConsumer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) DeleteConsumer(ctx context.Context, in *DeleteConsumerRequest, opts ...grpc.CallOption) (*DeleteConsumerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteConsumerResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_DeleteConsumer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) PullFinished(ctx context.Context, in *PullFinishedRequest, opts ...grpc.CallOption) (*PullFinishedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PullFinishedResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_PullFinished_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) Acknowledge(ctx context.Context, in *AcknowledgeRequest, opts ...grpc.CallOption) (*AcknowledgeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AcknowledgeResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_Acknowledge_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) ModifyAckDeadline(ctx context.Context, in *ModifyAckDeadlineRequest, opts ...grpc.CallOption) (*ModifyAckDeadlineResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ModifyAckDeadlineResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_ModifyAckDeadline_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *lightningStoreServiceClient) ListDeliveries(ctx context.Context, in *ListDeliveriesRequest, opts ...grpc.CallOption) (*ListDeliveriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDeliveriesResponse)
+	err := c.cc.Invoke(ctx, LightningStoreService_ListDeliveries_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *lightningStoreServiceClient) IngestSpans(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[IngestSpansRequest, IngestSpansResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -651,6 +768,24 @@ type LightningStoreServiceServer interface {
 	ListGroups(context.Context, *ListGroupsRequest) (*ListGroupsResponse, error)
 	// Streams all groups as they complete, in completion order, from any completion number on.
 	WatchGroups(*WatchGroupsRequest, grpc.ServerStreamingServer[WatchGroupsResponse]) error
+	// Creates a consumer: a durable subscription to finished rollouts or groups.
+	CreateConsumer(context.Context, *CreateConsumerRequest) (*CreateConsumerResponse, error)
+	// Gets one consumer.
+	GetConsumer(context.Context, *GetConsumerRequest) (*GetConsumerResponse, error)
+	// Lists consumers, page by page.
+	ListConsumers(context.Context, *ListConsumersRequest) (*ListConsumersResponse, error)
+	// Changes the settings of a consumer.
+	UpdateConsumer(context.Context, *UpdateConsumerRequest) (*UpdateConsumerResponse, error)
+	// Deletes a consumer with its deliveries.
+	DeleteConsumer(context.Context, *DeleteConsumerRequest) (*DeleteConsumerResponse, error)
+	// Takes finished rollouts or groups of a consumer, and can wait for them (long poll).
+	PullFinished(context.Context, *PullFinishedRequest) (*PullFinishedResponse, error)
+	// Acknowledges deliveries.
+	Acknowledge(context.Context, *AcknowledgeRequest) (*AcknowledgeResponse, error)
+	// Moves the deadlines of deliveries.
+	ModifyAckDeadline(context.Context, *ModifyAckDeadlineRequest) (*ModifyAckDeadlineResponse, error)
+	// Lists the deliveries of a consumer that are not acknowledged.
+	ListDeliveries(context.Context, *ListDeliveriesRequest) (*ListDeliveriesResponse, error)
 	// Stores spans from a stream of batches.
 	IngestSpans(grpc.ClientStreamingServer[IngestSpansRequest, IngestSpansResponse]) error
 	// Stores one batch of spans.
@@ -753,6 +888,33 @@ func (UnimplementedLightningStoreServiceServer) ListGroups(context.Context, *Lis
 }
 func (UnimplementedLightningStoreServiceServer) WatchGroups(*WatchGroupsRequest, grpc.ServerStreamingServer[WatchGroupsResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method WatchGroups not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) CreateConsumer(context.Context, *CreateConsumerRequest) (*CreateConsumerResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method CreateConsumer not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) GetConsumer(context.Context, *GetConsumerRequest) (*GetConsumerResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetConsumer not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) ListConsumers(context.Context, *ListConsumersRequest) (*ListConsumersResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ListConsumers not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) UpdateConsumer(context.Context, *UpdateConsumerRequest) (*UpdateConsumerResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method UpdateConsumer not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) DeleteConsumer(context.Context, *DeleteConsumerRequest) (*DeleteConsumerResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method DeleteConsumer not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) PullFinished(context.Context, *PullFinishedRequest) (*PullFinishedResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method PullFinished not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) Acknowledge(context.Context, *AcknowledgeRequest) (*AcknowledgeResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Acknowledge not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) ModifyAckDeadline(context.Context, *ModifyAckDeadlineRequest) (*ModifyAckDeadlineResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ModifyAckDeadline not implemented")
+}
+func (UnimplementedLightningStoreServiceServer) ListDeliveries(context.Context, *ListDeliveriesRequest) (*ListDeliveriesResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ListDeliveries not implemented")
 }
 func (UnimplementedLightningStoreServiceServer) IngestSpans(grpc.ClientStreamingServer[IngestSpansRequest, IngestSpansResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method IngestSpans not implemented")
@@ -1150,6 +1312,168 @@ func _LightningStoreService_WatchGroups_Handler(srv interface{}, stream grpc.Ser
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type LightningStoreService_WatchGroupsServer = grpc.ServerStreamingServer[WatchGroupsResponse]
 
+func _LightningStoreService_CreateConsumer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateConsumerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).CreateConsumer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_CreateConsumer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).CreateConsumer(ctx, req.(*CreateConsumerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_GetConsumer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetConsumerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).GetConsumer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_GetConsumer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).GetConsumer(ctx, req.(*GetConsumerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_ListConsumers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListConsumersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).ListConsumers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_ListConsumers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).ListConsumers(ctx, req.(*ListConsumersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_UpdateConsumer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateConsumerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).UpdateConsumer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_UpdateConsumer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).UpdateConsumer(ctx, req.(*UpdateConsumerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_DeleteConsumer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteConsumerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).DeleteConsumer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_DeleteConsumer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).DeleteConsumer(ctx, req.(*DeleteConsumerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_PullFinished_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PullFinishedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).PullFinished(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_PullFinished_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).PullFinished(ctx, req.(*PullFinishedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_Acknowledge_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AcknowledgeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).Acknowledge(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_Acknowledge_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).Acknowledge(ctx, req.(*AcknowledgeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_ModifyAckDeadline_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ModifyAckDeadlineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).ModifyAckDeadline(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_ModifyAckDeadline_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).ModifyAckDeadline(ctx, req.(*ModifyAckDeadlineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LightningStoreService_ListDeliveries_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListDeliveriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LightningStoreServiceServer).ListDeliveries(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LightningStoreService_ListDeliveries_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LightningStoreServiceServer).ListDeliveries(ctx, req.(*ListDeliveriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _LightningStoreService_IngestSpans_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(LightningStoreServiceServer).IngestSpans(&grpc.GenericServerStream[IngestSpansRequest, IngestSpansResponse]{ServerStream: stream})
 }
@@ -1494,6 +1818,42 @@ var LightningStoreService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListGroups",
 			Handler:    _LightningStoreService_ListGroups_Handler,
+		},
+		{
+			MethodName: "CreateConsumer",
+			Handler:    _LightningStoreService_CreateConsumer_Handler,
+		},
+		{
+			MethodName: "GetConsumer",
+			Handler:    _LightningStoreService_GetConsumer_Handler,
+		},
+		{
+			MethodName: "ListConsumers",
+			Handler:    _LightningStoreService_ListConsumers_Handler,
+		},
+		{
+			MethodName: "UpdateConsumer",
+			Handler:    _LightningStoreService_UpdateConsumer_Handler,
+		},
+		{
+			MethodName: "DeleteConsumer",
+			Handler:    _LightningStoreService_DeleteConsumer_Handler,
+		},
+		{
+			MethodName: "PullFinished",
+			Handler:    _LightningStoreService_PullFinished_Handler,
+		},
+		{
+			MethodName: "Acknowledge",
+			Handler:    _LightningStoreService_Acknowledge_Handler,
+		},
+		{
+			MethodName: "ModifyAckDeadline",
+			Handler:    _LightningStoreService_ModifyAckDeadline_Handler,
+		},
+		{
+			MethodName: "ListDeliveries",
+			Handler:    _LightningStoreService_ListDeliveries_Handler,
 		},
 		{
 			MethodName: "AddSpans",

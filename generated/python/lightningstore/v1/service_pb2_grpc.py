@@ -6,6 +6,7 @@ import warnings
 from lightningstore.v1 import attempt_pb2 as lightningstore_dot_v1_dot_attempt__pb2
 from lightningstore.v1 import claim_pb2 as lightningstore_dot_v1_dot_claim__pb2
 from lightningstore.v1 import completion_pb2 as lightningstore_dot_v1_dot_completion__pb2
+from lightningstore.v1 import consumer_pb2 as lightningstore_dot_v1_dot_consumer__pb2
 from lightningstore.v1 import group_pb2 as lightningstore_dot_v1_dot_group__pb2
 from lightningstore.v1 import import_pb2 as lightningstore_dot_v1_dot_import__pb2
 from lightningstore.v1 import resources_pb2 as lightningstore_dot_v1_dot_resources__pb2
@@ -151,6 +152,51 @@ class LightningStoreServiceStub(object):
                 '/lightningstore.v1.LightningStoreService/WatchGroups',
                 request_serializer=lightningstore_dot_v1_dot_group__pb2.WatchGroupsRequest.SerializeToString,
                 response_deserializer=lightningstore_dot_v1_dot_group__pb2.WatchGroupsResponse.FromString,
+                _registered_method=True)
+        self.CreateConsumer = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/CreateConsumer',
+                request_serializer=lightningstore_dot_v1_dot_consumer__pb2.CreateConsumerRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_consumer__pb2.CreateConsumerResponse.FromString,
+                _registered_method=True)
+        self.GetConsumer = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/GetConsumer',
+                request_serializer=lightningstore_dot_v1_dot_consumer__pb2.GetConsumerRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_consumer__pb2.GetConsumerResponse.FromString,
+                _registered_method=True)
+        self.ListConsumers = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/ListConsumers',
+                request_serializer=lightningstore_dot_v1_dot_consumer__pb2.ListConsumersRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_consumer__pb2.ListConsumersResponse.FromString,
+                _registered_method=True)
+        self.UpdateConsumer = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/UpdateConsumer',
+                request_serializer=lightningstore_dot_v1_dot_consumer__pb2.UpdateConsumerRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_consumer__pb2.UpdateConsumerResponse.FromString,
+                _registered_method=True)
+        self.DeleteConsumer = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/DeleteConsumer',
+                request_serializer=lightningstore_dot_v1_dot_consumer__pb2.DeleteConsumerRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_consumer__pb2.DeleteConsumerResponse.FromString,
+                _registered_method=True)
+        self.PullFinished = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/PullFinished',
+                request_serializer=lightningstore_dot_v1_dot_consumer__pb2.PullFinishedRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_consumer__pb2.PullFinishedResponse.FromString,
+                _registered_method=True)
+        self.Acknowledge = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/Acknowledge',
+                request_serializer=lightningstore_dot_v1_dot_consumer__pb2.AcknowledgeRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_consumer__pb2.AcknowledgeResponse.FromString,
+                _registered_method=True)
+        self.ModifyAckDeadline = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/ModifyAckDeadline',
+                request_serializer=lightningstore_dot_v1_dot_consumer__pb2.ModifyAckDeadlineRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_consumer__pb2.ModifyAckDeadlineResponse.FromString,
+                _registered_method=True)
+        self.ListDeliveries = channel.unary_unary(
+                '/lightningstore.v1.LightningStoreService/ListDeliveries',
+                request_serializer=lightningstore_dot_v1_dot_consumer__pb2.ListDeliveriesRequest.SerializeToString,
+                response_deserializer=lightningstore_dot_v1_dot_consumer__pb2.ListDeliveriesResponse.FromString,
                 _registered_method=True)
         self.IngestSpans = channel.stream_unary(
                 '/lightningstore.v1.LightningStoreService/IngestSpans',
@@ -391,6 +437,69 @@ class LightningStoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateConsumer(self, request, context):
+        """Creates a consumer: a durable subscription to finished rollouts or groups.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConsumer(self, request, context):
+        """Gets one consumer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConsumers(self, request, context):
+        """Lists consumers, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateConsumer(self, request, context):
+        """Changes the settings of a consumer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteConsumer(self, request, context):
+        """Deletes a consumer with its deliveries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PullFinished(self, request, context):
+        """Takes finished rollouts or groups of a consumer, and can wait for them (long poll).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Acknowledge(self, request, context):
+        """Acknowledges deliveries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ModifyAckDeadline(self, request, context):
+        """Moves the deadlines of deliveries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeliveries(self, request, context):
+        """Lists the deliveries of a consumer that are not acknowledged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def IngestSpans(self, request_iterator, context):
         """Stores spans from a stream of batches.
         """
@@ -614,6 +723,51 @@ def add_LightningStoreServiceServicer_to_server(servicer, server):
                     servicer.WatchGroups,
                     request_deserializer=lightningstore_dot_v1_dot_group__pb2.WatchGroupsRequest.FromString,
                     response_serializer=lightningstore_dot_v1_dot_group__pb2.WatchGroupsResponse.SerializeToString,
+            ),
+            'CreateConsumer': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateConsumer,
+                    request_deserializer=lightningstore_dot_v1_dot_consumer__pb2.CreateConsumerRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_consumer__pb2.CreateConsumerResponse.SerializeToString,
+            ),
+            'GetConsumer': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsumer,
+                    request_deserializer=lightningstore_dot_v1_dot_consumer__pb2.GetConsumerRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_consumer__pb2.GetConsumerResponse.SerializeToString,
+            ),
+            'ListConsumers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConsumers,
+                    request_deserializer=lightningstore_dot_v1_dot_consumer__pb2.ListConsumersRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_consumer__pb2.ListConsumersResponse.SerializeToString,
+            ),
+            'UpdateConsumer': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateConsumer,
+                    request_deserializer=lightningstore_dot_v1_dot_consumer__pb2.UpdateConsumerRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_consumer__pb2.UpdateConsumerResponse.SerializeToString,
+            ),
+            'DeleteConsumer': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteConsumer,
+                    request_deserializer=lightningstore_dot_v1_dot_consumer__pb2.DeleteConsumerRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_consumer__pb2.DeleteConsumerResponse.SerializeToString,
+            ),
+            'PullFinished': grpc.unary_unary_rpc_method_handler(
+                    servicer.PullFinished,
+                    request_deserializer=lightningstore_dot_v1_dot_consumer__pb2.PullFinishedRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_consumer__pb2.PullFinishedResponse.SerializeToString,
+            ),
+            'Acknowledge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Acknowledge,
+                    request_deserializer=lightningstore_dot_v1_dot_consumer__pb2.AcknowledgeRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_consumer__pb2.AcknowledgeResponse.SerializeToString,
+            ),
+            'ModifyAckDeadline': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModifyAckDeadline,
+                    request_deserializer=lightningstore_dot_v1_dot_consumer__pb2.ModifyAckDeadlineRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_consumer__pb2.ModifyAckDeadlineResponse.SerializeToString,
+            ),
+            'ListDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeliveries,
+                    request_deserializer=lightningstore_dot_v1_dot_consumer__pb2.ListDeliveriesRequest.FromString,
+                    response_serializer=lightningstore_dot_v1_dot_consumer__pb2.ListDeliveriesResponse.SerializeToString,
             ),
             'IngestSpans': grpc.stream_unary_rpc_method_handler(
                     servicer.IngestSpans,
@@ -1230,6 +1384,249 @@ class LightningStoreService(object):
             '/lightningstore.v1.LightningStoreService/WatchGroups',
             lightningstore_dot_v1_dot_group__pb2.WatchGroupsRequest.SerializeToString,
             lightningstore_dot_v1_dot_group__pb2.WatchGroupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateConsumer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/CreateConsumer',
+            lightningstore_dot_v1_dot_consumer__pb2.CreateConsumerRequest.SerializeToString,
+            lightningstore_dot_v1_dot_consumer__pb2.CreateConsumerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsumer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/GetConsumer',
+            lightningstore_dot_v1_dot_consumer__pb2.GetConsumerRequest.SerializeToString,
+            lightningstore_dot_v1_dot_consumer__pb2.GetConsumerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConsumers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/ListConsumers',
+            lightningstore_dot_v1_dot_consumer__pb2.ListConsumersRequest.SerializeToString,
+            lightningstore_dot_v1_dot_consumer__pb2.ListConsumersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateConsumer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/UpdateConsumer',
+            lightningstore_dot_v1_dot_consumer__pb2.UpdateConsumerRequest.SerializeToString,
+            lightningstore_dot_v1_dot_consumer__pb2.UpdateConsumerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteConsumer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/DeleteConsumer',
+            lightningstore_dot_v1_dot_consumer__pb2.DeleteConsumerRequest.SerializeToString,
+            lightningstore_dot_v1_dot_consumer__pb2.DeleteConsumerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PullFinished(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/PullFinished',
+            lightningstore_dot_v1_dot_consumer__pb2.PullFinishedRequest.SerializeToString,
+            lightningstore_dot_v1_dot_consumer__pb2.PullFinishedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Acknowledge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/Acknowledge',
+            lightningstore_dot_v1_dot_consumer__pb2.AcknowledgeRequest.SerializeToString,
+            lightningstore_dot_v1_dot_consumer__pb2.AcknowledgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModifyAckDeadline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/ModifyAckDeadline',
+            lightningstore_dot_v1_dot_consumer__pb2.ModifyAckDeadlineRequest.SerializeToString,
+            lightningstore_dot_v1_dot_consumer__pb2.ModifyAckDeadlineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lightningstore.v1.LightningStoreService/ListDeliveries',
+            lightningstore_dot_v1_dot_consumer__pb2.ListDeliveriesRequest.SerializeToString,
+            lightningstore_dot_v1_dot_consumer__pb2.ListDeliveriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ from grpc import aio as _aio
 from lightningstore.v1 import attempt_pb2 as _attempt_pb2
 from lightningstore.v1 import claim_pb2 as _claim_pb2
 from lightningstore.v1 import completion_pb2 as _completion_pb2
+from lightningstore.v1 import consumer_pb2 as _consumer_pb2
 from lightningstore.v1 import group_pb2 as _group_pb2
 from lightningstore.v1 import import_pb2 as _import_pb2
 from lightningstore.v1 import resources_pb2 as _resources_pb2
@@ -94,6 +95,24 @@ class LightningStoreServiceStub:
     """Lists groups by filter, page by page."""
     WatchGroups: _grpc.UnaryStreamMultiCallable[_group_pb2.WatchGroupsRequest, _group_pb2.WatchGroupsResponse]
     """Streams all groups as they complete, in completion order, from any completion number on."""
+    CreateConsumer: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.CreateConsumerRequest, _consumer_pb2.CreateConsumerResponse]
+    """Creates a consumer: a durable subscription to finished rollouts or groups."""
+    GetConsumer: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.GetConsumerRequest, _consumer_pb2.GetConsumerResponse]
+    """Gets one consumer."""
+    ListConsumers: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.ListConsumersRequest, _consumer_pb2.ListConsumersResponse]
+    """Lists consumers, page by page."""
+    UpdateConsumer: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.UpdateConsumerRequest, _consumer_pb2.UpdateConsumerResponse]
+    """Changes the settings of a consumer."""
+    DeleteConsumer: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.DeleteConsumerRequest, _consumer_pb2.DeleteConsumerResponse]
+    """Deletes a consumer with its deliveries."""
+    PullFinished: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.PullFinishedRequest, _consumer_pb2.PullFinishedResponse]
+    """Takes finished rollouts or groups of a consumer, and can wait for them (long poll)."""
+    Acknowledge: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.AcknowledgeRequest, _consumer_pb2.AcknowledgeResponse]
+    """Acknowledges deliveries."""
+    ModifyAckDeadline: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.ModifyAckDeadlineRequest, _consumer_pb2.ModifyAckDeadlineResponse]
+    """Moves the deadlines of deliveries."""
+    ListDeliveries: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.ListDeliveriesRequest, _consumer_pb2.ListDeliveriesResponse]
+    """Lists the deliveries of a consumer that are not acknowledged."""
     IngestSpans: _grpc.StreamUnaryMultiCallable[_span_pb2.IngestSpansRequest, _span_pb2.IngestSpansResponse]
     """Stores spans from a stream of batches."""
     AddSpans: _grpc.UnaryUnaryMultiCallable[_span_pb2.AddSpansRequest, _span_pb2.AddSpansResponse]
@@ -185,6 +204,24 @@ class LightningStoreServiceAsyncStub(LightningStoreServiceStub):
     """Lists groups by filter, page by page."""
     WatchGroups: _aio.UnaryStreamMultiCallable[_group_pb2.WatchGroupsRequest, _group_pb2.WatchGroupsResponse]  # type: ignore[assignment]
     """Streams all groups as they complete, in completion order, from any completion number on."""
+    CreateConsumer: _aio.UnaryUnaryMultiCallable[_consumer_pb2.CreateConsumerRequest, _consumer_pb2.CreateConsumerResponse]  # type: ignore[assignment]
+    """Creates a consumer: a durable subscription to finished rollouts or groups."""
+    GetConsumer: _aio.UnaryUnaryMultiCallable[_consumer_pb2.GetConsumerRequest, _consumer_pb2.GetConsumerResponse]  # type: ignore[assignment]
+    """Gets one consumer."""
+    ListConsumers: _aio.UnaryUnaryMultiCallable[_consumer_pb2.ListConsumersRequest, _consumer_pb2.ListConsumersResponse]  # type: ignore[assignment]
+    """Lists consumers, page by page."""
+    UpdateConsumer: _aio.UnaryUnaryMultiCallable[_consumer_pb2.UpdateConsumerRequest, _consumer_pb2.UpdateConsumerResponse]  # type: ignore[assignment]
+    """Changes the settings of a consumer."""
+    DeleteConsumer: _aio.UnaryUnaryMultiCallable[_consumer_pb2.DeleteConsumerRequest, _consumer_pb2.DeleteConsumerResponse]  # type: ignore[assignment]
+    """Deletes a consumer with its deliveries."""
+    PullFinished: _aio.UnaryUnaryMultiCallable[_consumer_pb2.PullFinishedRequest, _consumer_pb2.PullFinishedResponse]  # type: ignore[assignment]
+    """Takes finished rollouts or groups of a consumer, and can wait for them (long poll)."""
+    Acknowledge: _aio.UnaryUnaryMultiCallable[_consumer_pb2.AcknowledgeRequest, _consumer_pb2.AcknowledgeResponse]  # type: ignore[assignment]
+    """Acknowledges deliveries."""
+    ModifyAckDeadline: _aio.UnaryUnaryMultiCallable[_consumer_pb2.ModifyAckDeadlineRequest, _consumer_pb2.ModifyAckDeadlineResponse]  # type: ignore[assignment]
+    """Moves the deadlines of deliveries."""
+    ListDeliveries: _aio.UnaryUnaryMultiCallable[_consumer_pb2.ListDeliveriesRequest, _consumer_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
+    """Lists the deliveries of a consumer that are not acknowledged."""
     IngestSpans: _aio.StreamUnaryMultiCallable[_span_pb2.IngestSpansRequest, _span_pb2.IngestSpansResponse]  # type: ignore[assignment]
     """Stores spans from a stream of batches."""
     AddSpans: _aio.UnaryUnaryMultiCallable[_span_pb2.AddSpansRequest, _span_pb2.AddSpansResponse]  # type: ignore[assignment]
@@ -387,6 +424,78 @@ class LightningStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_group_pb2.WatchGroupsResponse], _abc.AsyncIterator[_group_pb2.WatchGroupsResponse]]:
         """Streams all groups as they complete, in completion order, from any completion number on."""
+
+    @_abc_1.abstractmethod
+    def CreateConsumer(
+        self,
+        request: _consumer_pb2.CreateConsumerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.CreateConsumerResponse, _abc.Awaitable[_consumer_pb2.CreateConsumerResponse]]:
+        """Creates a consumer: a durable subscription to finished rollouts or groups."""
+
+    @_abc_1.abstractmethod
+    def GetConsumer(
+        self,
+        request: _consumer_pb2.GetConsumerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.GetConsumerResponse, _abc.Awaitable[_consumer_pb2.GetConsumerResponse]]:
+        """Gets one consumer."""
+
+    @_abc_1.abstractmethod
+    def ListConsumers(
+        self,
+        request: _consumer_pb2.ListConsumersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.ListConsumersResponse, _abc.Awaitable[_consumer_pb2.ListConsumersResponse]]:
+        """Lists consumers, page by page."""
+
+    @_abc_1.abstractmethod
+    def UpdateConsumer(
+        self,
+        request: _consumer_pb2.UpdateConsumerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.UpdateConsumerResponse, _abc.Awaitable[_consumer_pb2.UpdateConsumerResponse]]:
+        """Changes the settings of a consumer."""
+
+    @_abc_1.abstractmethod
+    def DeleteConsumer(
+        self,
+        request: _consumer_pb2.DeleteConsumerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.DeleteConsumerResponse, _abc.Awaitable[_consumer_pb2.DeleteConsumerResponse]]:
+        """Deletes a consumer with its deliveries."""
+
+    @_abc_1.abstractmethod
+    def PullFinished(
+        self,
+        request: _consumer_pb2.PullFinishedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.PullFinishedResponse, _abc.Awaitable[_consumer_pb2.PullFinishedResponse]]:
+        """Takes finished rollouts or groups of a consumer, and can wait for them (long poll)."""
+
+    @_abc_1.abstractmethod
+    def Acknowledge(
+        self,
+        request: _consumer_pb2.AcknowledgeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.AcknowledgeResponse, _abc.Awaitable[_consumer_pb2.AcknowledgeResponse]]:
+        """Acknowledges deliveries."""
+
+    @_abc_1.abstractmethod
+    def ModifyAckDeadline(
+        self,
+        request: _consumer_pb2.ModifyAckDeadlineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.ModifyAckDeadlineResponse, _abc.Awaitable[_consumer_pb2.ModifyAckDeadlineResponse]]:
+        """Moves the deadlines of deliveries."""
+
+    @_abc_1.abstractmethod
+    def ListDeliveries(
+        self,
+        request: _consumer_pb2.ListDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.ListDeliveriesResponse, _abc.Awaitable[_consumer_pb2.ListDeliveriesResponse]]:
+        """Lists the deliveries of a consumer that are not acknowledged."""
 
     @_abc_1.abstractmethod
     def IngestSpans(

@@ -91,7 +91,8 @@ export type Consumer = Message<"lightningstore.v1.Consumer"> & {
    * finished) and are claimed, or finished and not yet acknowledged. At the limit, claims give out no further
    * rollouts that match; long polls wait. Retries and members of groups that have begun are always given out, so
    * that the number can exceed the limit, but work never stops. StartRollout and StartAttempt are not limited. With
-   * unit GROUP, only members of groups created from a GroupSpec count. 0: no limit. Negative: INVALID_ARGUMENT.
+   * unit GROUP, only members of groups created from a GroupSpec count, until their group is acknowledged. Items that
+   * are set aside do not count. 0: no limit. Negative: INVALID_ARGUMENT.
    *
    * @generated from field: int64 max_outstanding = 8;
    */
@@ -99,8 +100,8 @@ export type Consumer = Message<"lightningstore.v1.Consumer"> & {
 
   /**
    * Number of deliveries of an item after which it is set aside instead of being delivered again. ListDeliveries
-   * shows the items that are set aside, and Acknowledge ends or releases them. 0: no limit. Negative:
-   * INVALID_ARGUMENT.
+   * shows the items that are set aside, and Acknowledge ends or releases them. A higher number, or 0, delivers them
+   * again. 0: no limit. Negative: INVALID_ARGUMENT.
    *
    * @generated from field: int32 max_deliveries = 9;
    */
@@ -264,7 +265,8 @@ export type Delivery = Message<"lightningstore.v1.Delivery"> & {
 
   /**
    * The members of the group with their latest attempts, in the order of group.rollout_ids. Inputs and metadata
-   * that do not fit into the message are omitted, as payloads_omitted says.
+   * that do not fit into the message are omitted, as payloads_omitted says. Empty if the message has no room for
+   * the members even so: group.rollout_ids names them.
    *
    * @generated from field: repeated lightningstore.v1.Rollout members = 5;
    */
@@ -323,7 +325,7 @@ export const DeliverySchema: GenMessage<Delivery> = /*@__PURE__*/
 /**
  * Request of CreateConsumer. A name that exists with the same unit, filter, start and settings returns that
  * consumer; with others it is ALREADY_EXISTS (CONSUMER_EXISTS). The settings that UpdateConsumer changed since do
- * not count. At most 100 consumers per namespace.
+ * not count. At most 100 consumers per namespace: one more is RESOURCE_EXHAUSTED (BATCH_TOO_LARGE).
  *
  * @generated from message lightningstore.v1.CreateConsumerRequest
  */
@@ -643,7 +645,8 @@ export const PullFinishedResponseSchema: GenMessage<PullFinishedResponse> = /*@_
 /**
  * Ends deliveries. If one of them has ended before, because its deadline passed and the item was delivered again
  * or because it was acknowledged by another call, the call is FAILED_PRECONDITION (DELIVERY_ENDED) and changes
- * nothing. A deadline that passed before the item was delivered again is no error.
+ * nothing. A deadline that passed before the item was delivered again is no error. An item whose rollout or group was
+ * reopened or removed is not delivered again; its delivery can be acknowledged until its deadline.
  *
  * @generated from message lightningstore.v1.AcknowledgeRequest
  */

@@ -1,4 +1,4 @@
-"""Deadlines of live attempts, of retries and of groups: the timers that hold them, and the time that they are measured in.
+"""Deadlines of live attempts, retries, groups and deliveries: the timers that hold them, and the time that they are measured in.
 
 Deadlines are stored as wall-clock times. So that setting the clock moves none of them, the store keeps a time of
 its own, and records how far the wall clock is ahead of it, since which attempt and which queue position.
@@ -10,13 +10,16 @@ import asyncio
 import heapq
 from collections.abc import Hashable, Iterator
 from itertools import count
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lightningstore.service.engine.clock import Clock
 from lightningstore.service.engine.state import AttemptState, Entry, GroupState
 from lightningstore.service.rules import lifecycle
 from lightningstore.service.rules.times import NANOS, nanoseconds, seconds
 from lightningstore.service.storage.base import Counters
+
+if TYPE_CHECKING:
+    from lightningstore.service.engine.subscription import Item
 
 T = TypeVar("T", bound=Hashable)
 
@@ -179,6 +182,8 @@ class Deadlines:
         self.delays: Timers[Entry] = Timers()
         #: Open groups by their deadline.
         self.groups: Timers[GroupState] = Timers()
+        #: Deliveries of consumers by their deadline.
+        self.deliveries: Timers[Item] = Timers()
         #: Set when the watchdog should check the timers again.
         self.earlier = asyncio.Event()
         #: Time before this monotonic time does not count towards unresponsive timeouts, because the
@@ -194,6 +199,7 @@ class Deadlines:
         """Start again without timers, at the time that was saved in the counters."""
         self.time = StoreTime(self._clock, counters)
         self.attempts, self.delays, self.groups = Timers(), Timers(), Timers()
+        self.deliveries = Timers()
 
     @property
     def watchdog_lag(self) -> float:
@@ -202,7 +208,7 @@ class Deadlines:
 
     def next(self) -> float | None:
         """Return the monotonic time of the next timer, None if there is none."""
-        timers = (self.attempts, self.delays, self.groups)
+        timers = (self.attempts, self.delays, self.groups, self.deliveries)
         due = [each.next_deadline() for each in timers]
         return min((time for time in due if time is not None), default=None)
 
@@ -214,6 +220,11 @@ class Deadlines:
     def arm_group(self, group: GroupState, seconds_left: float) -> None:
         """Set the timer of a group, in seconds."""
         if self.groups.push(self._clock.monotonic() + seconds_left, group):
+            self.earlier.set()
+
+    def arm_delivery(self, item: Item, seconds_left: float) -> None:
+        """Set the timer of a delivery, in seconds."""
+        if self.deliveries.push(self._clock.monotonic() + seconds_left, item):
             self.earlier.set()
 
     def arm(self, attempt: AttemptState) -> None:

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from google.protobuf.message import Message
 from lightningstore.service.engine.clock import Clock
 from lightningstore.service.engine.committer import Committer
+from lightningstore.service.engine.counting import Counting
 from lightningstore.service.engine.eviction import Shelf
 from lightningstore.service.engine.live import ROW_BYTES, Live
 from lightningstore.service.engine.pace import LOAD_AT_ONCE
@@ -51,8 +52,6 @@ LOGGED_TRIES = 120
 PROBE_BYTES = 1 << 20
 #: Seconds between two checks of whether the data is still there, and this server's.
 CHECK_SECONDS = 0.4
-#: Groups that are read at a time.
-GROUPS_AT_ONCE = 1000
 
 
 class Engine:
@@ -123,6 +122,10 @@ class Engine:
         self.waiters.published_resources = snapshot.counters.resources_updates
         self.waiters.published_groups = snapshot.counters.group_completion_number
         await self.live.adopt(snapshot)
+        counting = Counting(self.storage, self.live)
+        for sub in self.live.consumers:
+            await counting.count(sub)
+        self.live.settle()
 
     def apply_settings(self, settings: Settings) -> None:
         """Replace the settings, and the limits that they set."""
@@ -176,11 +179,11 @@ class Engine:
             if self.committer.failure is None:
                 try:
                     self.storage.check()
-                    self._check_owned()
+                    self.check_owned()
                 except StoreError as error:
                     self.committer.fail(error)
 
-    def _check_owned(self) -> None:
+    def check_owned(self) -> None:
         """Stop serving if another process may own the data. Raises OwnershipLost."""
         until = self.storage.owned_until
         if until < UNLIMITED and self.clock.boot()[1] >= until * NANOS:
@@ -264,7 +267,7 @@ class Engine:
         if committer.failure is not None or committer.sealed > committer.durable_through:
             await committer.durable(committer.sealed)
         if self.storage.owned_until < UNLIMITED:
-            self._check_owned()
+            self.check_owned()
 
     async def barrier_since(self, failures: int) -> None:
         """Return when everything written since `committer.failures` was `failures` is durable. Raises StorageFailed.
@@ -281,6 +284,7 @@ class Engine:
         ready = self.live.take_completions(self.committer.durable_through)
         if ready:
             self.waiters.publish(ready)
+            self.live.consumers.wake_all()
             self.live.drop_span_ids(ready, self.committer.durable_through)
         for completion in self.live.take_refreshed(self.committer.durable_through):
             self.waiters.refresh(completion)
@@ -293,6 +297,7 @@ class Engine:
             groups.trim(through)
         if number := groups.take_completed(through):
             self.waiters.publish_groups(number)
+            self.live.consumers.wake_all()
 
     # Finding
 
@@ -359,7 +364,7 @@ class Engine:
             state = self.live.state
             with state.loading(tuple(missing)) as outdated:
                 loaded = await self.storage.load(list(missing))
-            self._check_owned()  # the next owner may have changed them, which does not fit to what is in memory
+            self.check_owned()  # the next owner may have changed them, which does not fit to what is in memory
             if state is not self.live.state:
                 continue  # memory was loaded anew
             if not loaded:
@@ -377,52 +382,6 @@ class Engine:
             if missing:
                 await asyncio.sleep(0)
         return absent
-
-    async def load_groups(self, group_ids: Iterable[str]) -> None:
-        """Load groups, those that exist, unless they are in memory.
-
-        They stay there until the caller's next await, or for as long as the caller holds `state.held`. Raises
-        StorageFailed while memory is loaded anew.
-        """
-        ids = dict.fromkeys(group_ids)
-        groups = self.live.groups
-        with self.live.state.held:
-            while missing := [i for i in ids if not groups.knows(i)]:
-                part = missing[:GROUPS_AT_ONCE]
-                rows = await self.storage.load_groups(part)
-                self._check_owned()
-                if groups is self.live.groups:
-                    groups.install(part, rows)
-                groups = self.live.groups  # memory may have been loaded anew
-        if self.committer.failure is not None:
-            raise self.committer.failure
-
-    async def load_member(
-        self,
-        rollout_id: str,
-        field: str = "rollout_id",
-        *,
-        group_id: str = "",
-        inputs: bool = False,
-    ) -> Entry:
-        """Return what `load` does, with the rollout's group, and the group with this id, in memory."""
-        with self.live.state.held:
-            while True:
-                entry = await self.load(rollout_id, field, inputs=inputs)
-                wanted = (entry.rollout.group_id, group_id)
-                if all(map(self.live.groups.knows, wanted)):
-                    return entry
-                await self.load_groups(wanted)
-
-    async def load_members(self, rollout_ids: list[str]) -> list[Entry]:
-        """Return what `load_sound` does, with the groups of the rollouts in memory."""
-        with self.live.state.held:
-            while True:
-                entries = await self.load_sound(rollout_ids)
-                wanted = {entry.rollout.group_id for entry in entries}
-                if all(map(self.live.groups.knows, wanted)):
-                    return entries
-                await self.load_groups(wanted)
 
     async def with_inputs(self, rollouts: Sequence[Shown]) -> list[Shown]:
         """Return rollouts with the inputs that they lack, where those are still stored and not damaged."""

@@ -6,6 +6,9 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lightningstore.service.rules.lifecycle import is_finished
+from lightningstore.v1.rollout_pb2 import Rollout
+
 #: Maximum number of rollouts evicted at a time, because thousands would hold the event loop.
 EVICTED_AT_ONCE = 256
 
@@ -16,9 +19,14 @@ class Shelved:
 
     key: int
     start_ns: int
-    finished: bool
+    rollout: Rollout
     bytes: int = 0
     count: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the rollout has finished."""
+        return is_finished(self.rollout)
 
 
 class Pool:
@@ -51,7 +59,10 @@ class Pool:
 
 
 class Shelf:
-    """Rollouts with spans in memory, evicted in this order: finished before live, oldest first."""
+    """Rollouts with spans in memory, evicted in this order: finished before live, oldest first.
+
+    Spans of finished rollouts that a consumer has yet to acknowledge are not evicted.
+    """
 
     def __init__(self, pool: Pool) -> None:
         """Take the pool of all shelves, whose limits apply to their sum."""
@@ -61,13 +72,15 @@ class Shelf:
         self.evicted: set[int] = set()
         self._items: dict[int, Shelved] = {}
         self._heaps: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+        #: Finished ones that were wanted when they were to be evicted.
+        self._kept: list[tuple[int, int]] = []
 
-    def add(self, key: int, start_ns: int, size: int, count: int, *, finished: bool) -> None:
+    def add(self, key: int, start_ns: int, size: int, count: int, rollout: Rollout) -> None:
         """Record spans of a rollout."""
         item = self._items.get(key)
         if item is None:
-            item = self._items[key] = Shelved(key, start_ns, finished)
-            heapq.heappush(self._heaps[finished], (start_ns, key))
+            item = self._items[key] = Shelved(key, start_ns, rollout)
+            heapq.heappush(self._heaps[item.finished], (start_ns, key))
         item.bytes += size
         item.count += count
         self.total += size
@@ -82,15 +95,23 @@ class Shelf:
             self.pool.total -= item.bytes
         return item
 
-    def move(self, key: int, *, finished: bool) -> None:
-        """Record that a rollout finished or was reopened."""
+    def move(self, key: int, rollout: Rollout) -> None:
+        """Record that a rollout has another record, with which it may have finished or be reopened."""
         item = self._items.get(key)
-        if item is not None and item.finished != finished:
-            item.finished = finished
-            heapq.heappush(self._heaps[finished], (item.start_ns, key))
+        if item is not None:
+            before, item.rollout = item.finished, rollout
+            if item.finished != before:
+                heapq.heappush(self._heaps[item.finished], (item.start_ns, key))
 
-    def evict(self) -> list[Shelved]:
-        """Return the rollouts to evict now; empty while there is space.
+    def release(self) -> None:
+        """Consider again those that were wanted: some may have been acknowledged."""
+        if self._kept:
+            self._heaps[True] += self._kept
+            heapq.heapify(self._heaps[True])
+            self._kept = []
+
+    def evict(self, wanted: Callable[[Rollout], bool] = lambda _: False) -> list[Shelved]:
+        """Return the rollouts to evict now, none that is finished and wanted; empty while there is space.
 
         These are enough to get below the threshold, and a few more; later calls continue to the
         safe threshold.
@@ -110,6 +131,9 @@ class Shelf:
                 item = self._items.get(key)
                 if item is None or item.finished != finished:
                     continue  # gone already, or in the other heap by now
+                if finished and wanted(item.rollout):
+                    self._kept.append((item.start_ns, key))
+                    continue
                 del self._items[key]
                 self.total -= item.bytes
                 pool.total -= item.bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Self
+from typing import Protocol, Self
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.engine.clock import Clock
@@ -54,6 +54,22 @@ class Reading:
         del self._readings[self]
 
 
+class Followers(Protocol):
+    """Who follows groups: consumers, and the queue, which tells members of begun groups from others."""
+
+    def create_group(self, group_id: str, members: Iterable[Entry]) -> None:
+        """Follow a group that is created with these members."""
+
+    def complete_group(self, group: GroupState) -> None:
+        """Follow a group that completes."""
+
+    def reopen_group(self, group: GroupState, number: int) -> None:
+        """Follow a group that is open again, and had this completion number."""
+
+    def remove_group(self, group: GroupState) -> None:
+        """Follow a group that is removed."""
+
+
 class Groups:
     """The groups of one store that are in memory."""
 
@@ -74,6 +90,10 @@ class Groups:
         #: Removed groups that may still be in the back end, with the commit that removes them.
         self._going: dict[str, int] = {}
         self._readings: dict[Reading, None] = {}
+        #: Follow the groups while there are consumers.
+        self.followers: Followers | None = None
+        #: Groups whose members may now be claimed although a consumer is full.
+        self.begun: list[GroupState] = []
         #: Completion numbers, each with the number of the commit after which it may be seen.
         self._completions: deque[tuple[int, int]] = deque()
 
@@ -166,6 +186,9 @@ class Groups:
         self.loaded[spec.group_id] = group
         self._labels.pop(spec.group_id, None)
         self._touch(group)
+        if self.followers is not None:
+            self.followers.create_group(spec.group_id, members)
+            self.begun.append(group)  # its members were kept apart by what they are themselves
         for entry in members:
             self._add(group, entry, entry.rollout)
         self._settle(group)
@@ -271,6 +294,8 @@ class Groups:
         if record.HasField("deadline") and not record.closed:
             group.deadline_ns = self._deadlines.time.now_ns() + _nanoseconds(group)
             self.arm(group)
+        if self.followers is not None:
+            self.begun.append(group)
         self._touch(group)
 
     def arm(self, group: GroupState) -> None:
@@ -305,11 +330,16 @@ class Groups:
             self._close(group)
             self._complete[record.group_id] = None
             self._completions.append((self._committer.sealed + 1, record.completion_number))
+            if self.followers is not None:
+                self.followers.complete_group(group)
         else:
+            number = record.completion_number
             record.status = GROUP_STATUS_OPEN
             record.completion_number = 0
             record.ClearField("end_time")
             del self._complete[record.group_id]
+            if self.followers is not None:
+                self.followers.reopen_group(group, number)
 
     def _end_time(self, group: GroupState) -> Timestamp:
         """Return the current time, or that of the group's creation if the clock was set back."""
@@ -319,6 +349,8 @@ class Groups:
     def _remove(self, group: GroupState) -> None:
         """Remove a group that has lost its last member."""
         group_id = group.record.group_id
+        if self.followers is not None:
+            self.followers.remove_group(group)
         del self.loaded[group_id]
         self._complete.pop(group_id, None)
         self.touched.pop(group, None)

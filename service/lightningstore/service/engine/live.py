@@ -14,6 +14,7 @@ from typing import TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.engine.clock import Clock
 from lightningstore.service.engine.committer import Committer
+from lightningstore.service.engine.consumers import Consumers
 from lightningstore.service.engine.deadlines import Deadlines
 from lightningstore.service.engine.eviction import Shelf
 from lightningstore.service.engine.groups import Groups
@@ -64,19 +65,30 @@ class Live:
         self.workforce = Workforce()
         self.deadlines = Deadlines(clock)
         self.groups = Groups(clock, committer, self.deadlines, self.state.counters)
+        self.consumers = self._new_consumers()
+        #: Rollouts that were claimed and have not finished.
+        self.begun: dict[Entry, None] = {}
         # Each with the number of the commit after which it may be seen.
         self._completions: deque[tuple[int, Completion]] = deque()
         self._refreshed: deque[tuple[int, Completion]] = deque()
         self._publications: deque[tuple[int, int]] = deque()
 
+    def _new_consumers(self) -> Consumers:
+        return Consumers(self._clock, self._committer, self.deadlines, self.state, self.groups)
+
     async def adopt(self, snapshot: Snapshot) -> None:
-        """Replace all state. The store is new or has failed, and no operation may run meanwhile."""
+        """Replace all state. The store is new or has failed, and no operation may run meanwhile.
+
+        What has to be counted in the back end is missing: `settle` comes after that.
+        """
         self.state.release()
         state = self.state = State(snapshot.counters, self._caches)
         self.deadlines.adopt(snapshot.counters)
         self.workforce = Workforce(snapshot.workers)
         self.groups = Groups(self._clock, self._committer, self.deadlines, state.counters)
         self.groups.adopt(snapshot.groups)
+        self.consumers, self.begun = self._new_consumers(), {}
+        self.consumers.adopt(snapshot.consumers, snapshot.deliveries)
         self._completions.clear()
         self._refreshed.clear()
         self._publications.clear()
@@ -97,14 +109,23 @@ class Live:
             if i % ADOPTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         for i, entry in enumerate(entries, 1):
+            self._note_begun(entry, entry.rollout)
             if entry.position:
                 self._queue(entry)
             if self.groups.loaded:
                 self.groups.attach(entry)
             if i % ADOPTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        self.groups.settle()
         self.deadlines.earlier.set()
+
+    def settle(self) -> None:
+        """Complete what was lost, once the items of consumers are counted."""
+        self.follow_groups()
+        self.groups.settle()
+
+    def follow_groups(self) -> None:
+        """Have consumers follow groups, if there are any consumers."""
+        self.groups.followers = self.consumers if self.consumers.exist else None
 
     def take_completions(self, through: int) -> list[Completion]:
         """Remove and return the finishes of commits up to the given one, in completion order."""
@@ -193,10 +214,16 @@ class Live:
         self.state.count_rollout(entry.rollout.status, record.status)
         if entry.rollout.completion_number and not record.completion_number:
             self._waiters.reopen(entry.rollout.completion_number)
-        if self.groups.is_used and entry.rollout is not record:
-            self.groups.follow(entry, record)
+        if entry.rollout is not record:
+            if self.groups.is_used:
+                self.groups.follow(entry, record)
+            if self.consumers.exist:
+                self.consumers.change(entry.rollout, record)
         entry.rollout = record
-        self.shelf.move(entry.key, finished=lifecycle.is_finished(record))
+        self._note_begun(entry, record)
+        if self.groups.begun:
+            self.regroup()
+        self.shelf.move(entry.key, record)
         if queue is Queue.OUT:
             self.leave_queue(entry)
         elif queue is Queue.TAIL:
@@ -211,6 +238,21 @@ class Live:
             self._queue(entry)
             self.state.inputs.add(entry, self._committer.sealed + 1)
         self.save(entry)
+
+    def _note_begun(self, entry: Entry, record: Rollout) -> None:
+        if record.attempt_count and not lifecycle.is_finished(record):
+            self.begun[entry] = None
+        else:
+            self.begun.pop(entry, None)
+
+    def regroup(self) -> None:
+        """Have the queue tell members of groups that have begun, or were created, from others."""
+        groups, self.groups.begun = self.groups.begun, []
+        if self.consumers.limits_claims:
+            for group in groups:
+                for entry in group.unfinished:
+                    if entry.rollout.rollout_id in self.state.queue:
+                        self.queue_due(entry)
 
     def put_input(self, entry: Entry, input_json: bytes) -> None:
         """Replace the input of a rollout, whose record is saved in the same operation."""
@@ -251,6 +293,8 @@ class Live:
         counters.completion_number += 1
         # The record is this operation's own copy, which is not visible yet.
         entry.rollout.completion_number = counters.completion_number
+        if self.consumers.exist:
+            self.consumers.finished(entry.rollout)
         self.note_finish(self._committer.sealed + 1, entry.completion())
         self.settle_finished(entry)
 
@@ -294,12 +338,18 @@ class Live:
     def queue_due(self, entry: Entry) -> None:
         """Make a rollout claimable when its back-off has ended."""
         rollout = entry.rollout
+        limits = self.consumers.limits_of(rollout)
         self.state.queue.push(
-            rollout.rollout_id, entry.position, rollout.priority, rollout.mode, rollout.queue
+            rollout.rollout_id,
+            entry.position,
+            rollout.priority,
+            rollout.mode,
+            rollout.queue,
+            limits,
         )
 
     def requeue(self, entry: Entry) -> None:
-        """Have the queue follow a changed priority, mode or task queue, at the same position."""
+        """Have the queue follow a changed priority, mode, task queue, group or label, at the same position."""
         if entry.position:
             self.state.count_queued(entry)
             if entry not in self.deadlines.delays:

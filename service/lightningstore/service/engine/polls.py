@@ -193,6 +193,10 @@ class Polls:
         what can be claimed, not on the number of waiting polls. If many are served, other tasks run
         in between.
         """
+        if self._live.groups.begun:
+            self._live.regroup()
+        if self._live.consumers.limits_claims:
+            self._live.consumers.feed()
         fed = self._live.state.queue.fed
         if not self._polls or self._live.paused:
             fed.clear()  # whoever resumes claims feeds all lanes again

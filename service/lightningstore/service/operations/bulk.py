@@ -48,6 +48,7 @@ class Bulk:
         counters, known, queue, inputs = state.counters, state.entries, state.queue, state.inputs
         number = self._engine.committer.sealed + 1
         key, position, size = counters.rollout_key, counters.position, 0
+        limits_of = self._live.consumers.limits_of
         with uncollected(len(entries)):
             for entry in entries:
                 key += 1
@@ -57,7 +58,8 @@ class Bulk:
                 entry.key, entry.position, entry.changed = key, position, number
                 known[rollout_id] = entry
                 state.count_queued(entry)
-                queue.push(rollout_id, position, record.priority, record.mode, record.queue)
+                limits = limits_of(record)
+                queue.push(rollout_id, position, record.priority, record.mode, record.queue, limits)
                 changes.inputs.append((key, input_json))
                 changes.rollouts[key] = RolloutRow(key, record, position, 0)
                 if record.labels:
@@ -90,6 +92,7 @@ class Bulk:
         counters, number = state.counters, self._engine.committer.sealed + 1
         statuses: Counter[int] = Counter()
         groups = self._live.groups if self._live.groups.is_used else None
+        consumers = self._live.consumers if self._live.consumers.exist else None
         with uncollected(len(prepared)):
             for entry, before, told in prepared:
                 completion = told
@@ -99,7 +102,9 @@ class Bulk:
                         continue
                     completion = cancellation(entry, now).completion
                 statuses[entry.rollout.status] += 1
+                earlier = entry.rollout
                 record = entry.rollout = completion.shown.rollout
+                self._live.begun.pop(entry, None)
                 counters.completion_number += 1
                 # The record is this operation's own copy, which is not visible yet.
                 record.completion_number = completion.number = counters.completion_number
@@ -107,6 +112,9 @@ class Bulk:
                 self._live.note_finish(number, completion)
                 if groups is not None and record.group_id:
                     groups.finish(entry)
+                if consumers is not None:
+                    consumers.change(earlier, record)
+                    consumers.finished(record)
                 if entry.position:
                     self._live.leave_queue(entry)
                 changes.rollouts[entry.key] = entry.row()
@@ -130,7 +138,7 @@ class Bulk:
             if self._engine.committer.failure is not None:
                 return  # what is read from disk anew is seen to by whoever reads it
             if self._live.state.holds(entry) and lifecycle.is_finished(entry.rollout):
-                self._live.shelf.move(entry.key, finished=True)
+                self._live.shelf.move(entry.key, entry.rollout)
                 self._live.settle_finished(entry)
                 self._live.state.touch(entry)
             if turn.over():

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.members import load_groups, load_member
 from lightningstore.service.engine.polls import Poll
 from lightningstore.service.engine.requests import refer, references
 from lightningstore.service.engine.state import AttemptState, Entry
@@ -217,7 +218,7 @@ class Claims:
         rollout_id = spec.rollout_id or self._enqueue.free_id()
         failures = self._engine.committer.failures
         with self._live.state.held:
-            await self._engine.load_groups([spec.group_id])
+            await load_groups(self._engine, [spec.group_id])
             await self._engine.load_many([rollout_id])
         # Otherwise a complete group is not in memory any more.
         self._engine.check_unbroken(failures)
@@ -245,7 +246,7 @@ class Claims:
         """Claim one rollout by its id, regardless of its number of attempts."""
         self._engine.committer.admit()
         check_new_id("worker_id", request.worker_id, required=False)
-        entry = await self._engine.load_member(request.rollout_id, inputs=True)
+        entry = await load_member(self._engine, request.rollout_id, inputs=True)
         if (answer := self._engine.requests.find("StartAttempt", request)) is not None:
             return await self._enqueue.replay(StartAttemptResponse.FromString(answer))
         self._check_not_paused()

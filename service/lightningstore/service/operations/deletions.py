@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.live import ROW_BYTES
+from lightningstore.service.engine.members import load_members
 from lightningstore.service.engine.pace import Pace
 from lightningstore.service.engine.state import Entry
 from lightningstore.service.rules import lifecycle
@@ -82,7 +83,7 @@ class Deletions:
     async def _delete(self, ids: list[str], pace: Pace, reply: DeleteRolloutsResponse) -> int:
         """Delete the first ones of some rollouts with one commit; return their number."""
         failures = self._engine.committer.failures
-        loaded = await self._engine.load_members(ids)
+        loaded = await load_members(self._engine, ids)
         # No other task runs from here to the seal.
         entries = {entry.rollout.rollout_id: entry for entry in loaded}
         sizes = [entries[i].input_bytes if i in entries else 0 for i in ids]
@@ -91,6 +92,7 @@ class Deletions:
         deleted = [i for i in ids if i in entries and not entries[i].is_live()]
         for rollout_id in deleted:
             self.remove(entries[rollout_id])
+        self._engine.polls.serve()  # a consumer may have room now
         number = self._engine.seal_changes()
         await self._engine.durable_since(number, failures)
         reply.deleted_rollout_ids.extend(deleted)
@@ -132,6 +134,8 @@ class Deletions:
         self._engine.waiters.reopen(entry.rollout.completion_number)
         if self._live.groups.is_used:
             self._live.groups.leave(entry)
+        if self._live.consumers.exist:
+            self._live.consumers.change(entry.rollout, None)
         state.count_rollout(entry.rollout.status, 0)
         for attempt in entry.attempts.values():
             state.count_attempt(attempt.record.status, 0)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.groups import Reading
+from lightningstore.service.engine.members import load_groups
 from lightningstore.service.engine.state import Entry
 from lightningstore.service.rules import groups as rules
 from lightningstore.service.rules.rows import RolloutQuery
@@ -41,7 +42,7 @@ class Grouping:
             return {}  # the ids of groups are labels
         specs = {spec.group_id: spec for spec in request.groups}
         reading.labels.update(specs)
-        await self._engine.load_groups({*specs, *(entry.rollout.group_id for entry in new)})
+        await load_groups(self._engine, {*specs, *(entry.rollout.group_id for entry in new)})
         members: dict[str, list[Entry]] = {}
         while missing := [
             group_id

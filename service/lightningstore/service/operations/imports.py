@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.members import load_groups
 from lightningstore.service.engine.state import AttemptState, Entry
 from lightningstore.service.operations.ingest import SpanIngest
 from lightningstore.service.operations.parts import Parsed, Part, Verdicts, compare_parts
@@ -110,7 +111,7 @@ class Imports:
                 verdicts = {attempt_id: {} for attempt_id in parts}
             if not found:
                 if not self._live.groups.knows(request.rollout.group_id):
-                    await self._engine.load_groups([request.rollout.group_id])
+                    await load_groups(self._engine, [request.rollout.group_id])
                     continue
                 self._live.groups.check_room({request.rollout.group_id: 1})
                 for attempt_id, own in parts.items():

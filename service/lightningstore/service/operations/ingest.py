@@ -455,14 +455,13 @@ class SpanIngest:
         if self._engine.is_durable:
             return
         start_ns = nanoseconds(entry.rollout.start_time)
-        finished = lifecycle.is_finished(entry.rollout)
-        self._live.shelf.add(entry.key, start_ns, size, count, finished=finished)
+        self._live.shelf.add(entry.key, start_ns, size, count, entry.rollout)
         self._engine.shared.spans.evict(self._live.shelf)
 
     def _evict_some(self, for_another: bool) -> None:  # noqa: FBT001
         """Evict spans of this store, for its own operation or for one of another store, which commits nothing here."""
         counters = self._live.state.counters
-        evicted = self._live.shelf.evict()
+        evicted = self._live.shelf.evict(self._live.consumers.wants)
         for item in evicted:
             self._engine.committer.changes.evicted.append(item.key)
             counters.spans -= item.count

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from lightningstore.service.engine.answers import compose_all
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.members import load_member
 from lightningstore.service.engine.requests import references
 from lightningstore.service.engine.state import Entry
 from lightningstore.service.operations.bulk import Bulk
@@ -140,8 +141,12 @@ class Rollouts:
         """Change fields of a rollout."""
         self._engine.committer.admit()
         given = request.rollout
-        entry = await self._engine.load_member(
-            given.rollout_id, "rollout.rollout_id", group_id=given.group_id, inputs=True
+        entry = await load_member(
+            self._engine,
+            given.rollout_id,
+            "rollout.rollout_id",
+            group_id=given.group_id,
+            inputs=True,
         )
         if (answer := self._engine.requests.find("UpdateRollout", request)) is not None:
             return await self._enqueue.replay(UpdateRolloutResponse.FromString(answer))
@@ -169,7 +174,7 @@ class Rollouts:
 
     def _settle_update(self, entry: Entry, paths: list[str]) -> None:
         """Have the queue and the deadlines of live attempts follow changed fields."""
-        if not {"priority", "mode", "queue"}.isdisjoint(paths):
+        if not {"priority", "mode", "queue", "labels", "group_id"}.isdisjoint(paths):
             self._live.requeue(entry)
         if "labels" in paths:
             self._live.save_labels(entry, clear=True)

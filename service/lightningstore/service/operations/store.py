@@ -16,6 +16,7 @@ from lightningstore.service.operations.attempts import Attempts
 from lightningstore.service.operations.bulk import Bulk
 from lightningstore.service.operations.claims import Claims
 from lightningstore.service.operations.completions import Completions
+from lightningstore.service.operations.consumers import ConsumerRecords
 from lightningstore.service.operations.deletions import Deletions
 from lightningstore.service.operations.enqueue import Enqueue
 from lightningstore.service.operations.groups import RolloutGroups
@@ -23,6 +24,7 @@ from lightningstore.service.operations.imports import Imports
 from lightningstore.service.operations.info import Info
 from lightningstore.service.operations.ingest import SpanIngest
 from lightningstore.service.operations.pauses import Pauses
+from lightningstore.service.operations.pulls import Pulls
 from lightningstore.service.operations.resources import ResourceVersions
 from lightningstore.service.operations.retention import Removal
 from lightningstore.service.operations.rollouts import Rollouts
@@ -60,6 +62,8 @@ class Store:
         self.samples = Samples(traces)
         self.completions = Completions(engine)
         self.groups = RolloutGroups(engine)
+        self.consumers = ConsumerRecords(engine)
+        self.pulls = Pulls(engine, self.consumers)
         self.resources = ResourceVersions(engine)
         self.workers = Workers(engine)
         self.imports = Imports(engine, self.ingest)

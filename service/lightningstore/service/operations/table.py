@@ -39,7 +39,7 @@ class Operation(NamedTuple):
 
 def table(store: Store) -> dict[str, Operation]:
     """Return the operation of each method of LightningStoreService, by its name in the contract."""
-    return _of_rollouts(store) | _of_data(store)
+    return _of_rollouts(store) | _of_consumers(store) | _of_data(store)
 
 
 def _of_rollouts(store: Store) -> dict[str, Operation]:
@@ -59,6 +59,21 @@ def _of_rollouts(store: Store) -> dict[str, Operation]:
         "UpdateAttempt": Operation(store.attempts.update_attempt),
         "GetAttempt": Operation(store.attempts.get_attempt),
         "ListAttempts": Operation(store.attempts.list_attempts),
+    }
+
+
+def _of_consumers(store: Store) -> dict[str, Operation]:
+    """Return the operations on consumers."""
+    return {
+        "CreateConsumer": Operation(store.consumers.create_consumer),
+        "GetConsumer": Operation(store.consumers.get_consumer),
+        "ListConsumers": Operation(store.consumers.list_consumers),
+        "UpdateConsumer": Operation(store.consumers.update_consumer),
+        "DeleteConsumer": Operation(store.consumers.delete_consumer),
+        "PullFinished": Operation(store.pulls.pull_finished, Kind.LONG_POLL),
+        "Acknowledge": Operation(store.consumers.acknowledge),
+        "ModifyAckDeadline": Operation(store.consumers.modify_ack_deadline),
+        "ListDeliveries": Operation(store.consumers.list_deliveries),
     }
 
 

@@ -1,4 +1,4 @@
-"""Expires overdue attempts, makes retries claimable when their back-off ends, and closes groups at their deadline."""
+"""Expires overdue attempts and deliveries, ends back-offs of retries, and closes groups at their deadline."""
 
 from __future__ import annotations
 
@@ -88,6 +88,7 @@ class Watchdog:
             for entry in self._live.deadlines.delays.pop_due(now):
                 self._live.queue_due(entry)
                 await self._next_turn(turn, failures)
+            self._live.consumers.expire()
             self._serve_and_seal()
             await self._close_groups(list(self._live.deadlines.groups.pop_due(now)), failures)
         finally:

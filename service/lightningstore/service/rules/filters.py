@@ -71,6 +71,9 @@ def matches(query: RolloutQuery) -> Callable[[RolloutRow], bool]:
     if query.reward_range is not None:
         lowest, highest = query.reward_range
         tests.append(lambda r: lowest <= r.measures.reward <= highest)
+    if query.completed is not None:
+        after, through = query.completed
+        tests.append(lambda r: after < r.rollout.completion_number <= through)
     if not tests:
         return lambda _: True
     combine = any if query.any_of else all

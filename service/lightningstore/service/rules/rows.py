@@ -10,6 +10,7 @@ from lightningstore.service.rules.limits import DEFAULT_PAGE_SIZE
 from lightningstore.service.rules.measures import Measures
 from lightningstore.service.rules.statuses import FINISHED, LIVE_ATTEMPT
 from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.consumer_pb2 import Consumer, Delivery
 from lightningstore.v1.group_pb2 import Group
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
@@ -213,6 +214,32 @@ class GroupRow(NamedTuple):
     record: Group
 
 
+class ConsumerRow(NamedTuple):
+    """A consumer as stored. The record contains its counters, but none that are counted when a store is opened."""
+
+    #: Number of the consumer within the store, in the order in which they were created.
+    key: int
+    #: Distinguishes what consumers of the same name are created with.
+    created: int
+    record: Consumer
+
+
+class DeliveryRow(NamedTuple):
+    """An item of a consumer that was delivered and is not acknowledged."""
+
+    consumer_key: int
+    #: Completion number of the item.
+    number: int
+    #: Store time (`engine/deadlines.py`) of its deadline in nanoseconds, 0 if it was released.
+    deadline_ns: int
+    #: Whether the rollout or the group was reopened or removed, so that it is not delivered again.
+    gone: bool
+    #: When the rollout or the group finished, in wall-clock nanoseconds.
+    end_ns: int
+    #: Contains neither the state nor the deadline.
+    record: Delivery
+
+
 class RequestRow(NamedTuple):
     """The answer to a request id."""
 
@@ -248,6 +275,8 @@ class RolloutQuery:
     limit: int = DEFAULT_PAGE_SIZE
     #: Whether the rollouts are returned with their inputs. Without them, `input_bytes` may be 0.
     inputs: bool = True
+    #: Completion numbers of finished rollouts: above the first, up to the second.
+    completed: tuple[int, int] | None = None
 
     @property
     def led_by_label(self) -> bool:
@@ -259,7 +288,8 @@ class RolloutQuery:
         is_alone = not (any(others) or self.rollout_id_contains or self.reward_range)
         if self.any_of and not is_alone:
             return False
-        return bool(self.labels) and not self.rollout_ids and not self.group_ids
+        ids = self.rollout_ids or self.group_ids or self.completed is not None
+        return bool(self.labels) and not ids
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Protocol
 from lightningstore.service.rules.copies import copied
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    ConsumerRow,
+    DeliveryRow,
     GroupQuery,
     GroupRow,
     LoadedRollout,
@@ -51,6 +53,7 @@ class Counters:
     resources_updates: int = 0
     group_key: int = 0
     group_completion_number: int = 0
+    consumer_key: int = 0
     spans: int = 0
     span_bytes: int = 0
     rollouts: dict[int, int] = field(default_factory=dict)
@@ -70,7 +73,7 @@ class Counters:
     def is_initial(self) -> bool:
         """Whether no number was ever given out, as in a store that was just created."""
         numbers = (self.rollout_key, self.attempt_key, self.span_key, self.position)
-        others = (self.completion_number, self.resources_updates, self.group_key)
+        others = (self.completion_number, self.resources_updates, self.group_key, self.consumer_key)
         return not any((*numbers, *others))
 
 
@@ -78,8 +81,8 @@ class Counters:
 class Changes:
     """The content of one commit. A later value for a key replaces an earlier one.
 
-    A back end applies `removed` and `removed_groups` first, because a new record may have the id of a removed one;
-    the order of the other fields does not matter. Keys of new rows rise from commit to commit. Batches of spans are never replaced: a
+    A back end applies `removed`, `removed_groups` and `removed_consumers` first, because a new record may have the id
+    of a removed one; the order of the other fields does not matter. Keys of new rows rise from commit to commit. Batches of spans are never replaced: a
     key that is stored already fails the commit, on every back end with durability.
     """
 
@@ -98,6 +101,11 @@ class Changes:
     outdated: list[int] = field(default_factory=list)
     #: By key of the group.
     groups: dict[int, GroupRow] = field(default_factory=dict)
+    #: By name of the consumer: a name whose row is damaged can be used again.
+    consumers: dict[str, ConsumerRow] = field(default_factory=dict)
+    #: By key of the consumer and completion number, and those that are deleted. A pair is in one of both.
+    deliveries: dict[tuple[int, int], DeliveryRow] = field(default_factory=dict)
+    removed_deliveries: list[tuple[int, int]] = field(default_factory=list)
     requests: list[RequestRow] = field(default_factory=list)
     #: Answers to request ids with a lower `time_ns` are deleted; 0: none.
     forget_requests_before_ns: int = 0
@@ -109,6 +117,8 @@ class Changes:
     removed: list[int] = field(default_factory=list)
     #: Keys of groups that are deleted, including what this commit holds of them.
     removed_groups: list[int] = field(default_factory=list)
+    #: Keys of consumers that are deleted with their deliveries. This commit holds nothing else of them.
+    removed_consumers: list[int] = field(default_factory=list)
     #: Keys of batches of spans, from `Storage.leftover_spans`, that are deleted.
     swept: list[int] = field(default_factory=list)
     counters: Counters | None = None
@@ -189,6 +199,9 @@ class Snapshot:
     settings: bytes = b""
     #: Groups that are open, in any order.
     groups: list[GroupRow] = field(default_factory=list)
+    #: All consumers and deliveries, in any order. Deliveries of consumers that are not here are ignored.
+    consumers: list[ConsumerRow] = field(default_factory=list)
+    deliveries: list[DeliveryRow] = field(default_factory=list)
 
 
 class Storage(Protocol):

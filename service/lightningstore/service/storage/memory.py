@@ -8,6 +8,7 @@ import heapq
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Hashable, Iterable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from lightningstore.service.rules import filters
@@ -44,6 +45,7 @@ SORTED_AT_ONCE = 20_000
 FREED_A_COMMIT = 256
 SWEPT_AT_ONCE = 4000
 
+first = itemgetter(0)
 P = TypeVar("P", bound=tuple[Any, ...])
 V = TypeVar("V", bound=Hashable)
 
@@ -106,6 +108,7 @@ class MemoryStorage(MemoryGroups):
             self._attempts.setdefault(attempt.rollout_key, {})[attempt.key] = attempt
         for group in changes.groups.values():
             self._put_group(group)
+        # Consumers are always in the engine's memory.
         for span in changes.spans:
             place = (span.first_sequence_id, span.key, span)
             batches = self._spans.setdefault(span.rollout_key, [])
@@ -236,6 +239,9 @@ class MemoryStorage(MemoryGroups):
 
     def _candidates(self, query: RolloutQuery, after: int | None) -> Iterable[int]:
         """Return keys that include all matches, in the direction of the query."""
+        if query.completed is not None:
+            ends = (bisect.bisect_right(self._completed, n, key=first) for n in query.completed)
+            return list(dict.fromkeys(key for _, key in self._completed[slice(*ends)]))
         chosen = None if query.any_of and not query.led_by_label else self._indexed(query)
         if chosen is None:
             last = next(reversed(self._rollouts), 0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 from lightningstore.client._async.claims import AsyncClaimCalls
+from lightningstore.client._async.consumers import AsyncConsumerCalls
 from lightningstore.client._async.datasets import AsyncDatasetCalls
 from lightningstore.client._async.groups import AsyncGroupCalls
 from lightningstore.client._async.namespaces import AsyncNamespaceCalls
@@ -30,6 +31,7 @@ class AsyncLightningStore(
     AsyncDatasetCalls,
     AsyncClaimCalls,
     AsyncGroupCalls,
+    AsyncConsumerCalls,
     AsyncSeriesCalls,
     AsyncResourceCalls,
     AsyncWorkerCalls,

@@ -12,6 +12,7 @@ from lightningstore.client._calls.call import Call
 from lightningstore.client._calls.groups import GroupWatchState
 from lightningstore.client._calls.streams import WaitState, WatchState
 from lightningstore.client._sync.claims import ClaimCalls
+from lightningstore.client._sync.consumers import ConsumerCalls
 from lightningstore.client._sync.datasets import DatasetCalls
 from lightningstore.client._sync.groups import GroupCalls
 from lightningstore.client._sync.namespaces import NamespaceCalls
@@ -31,6 +32,7 @@ class LightningStore(
     DatasetCalls,
     ClaimCalls,
     GroupCalls,
+    ConsumerCalls,
     SeriesCalls,
     ResourceCalls,
     WorkerCalls,

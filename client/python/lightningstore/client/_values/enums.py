@@ -125,6 +125,66 @@ class GroupDeadlineAction(str, Enum):
     UNRECOGNIZED = "unrecognized"
 
 
+class ConsumerUnit(str, Enum):
+    """What a consumer delivers.
+
+    Attributes:
+        ROLLOUT: Finished rollouts.
+        GROUP: Complete groups, with their members.
+        UNRECOGNIZED: A unit of a newer server.
+    """
+
+    ROLLOUT = "rollout"
+    GROUP = "group"
+    UNRECOGNIZED = "unrecognized"
+
+
+class StaleAction(str, Enum):
+    """What a consumer does with stale items.
+
+    Attributes:
+        SKIP: They are counted as skipped and never delivered.
+        DELIVER: They are delivered like others.
+        UNRECOGNIZED: An action of a newer server.
+    """
+
+    SKIP = "skip"
+    DELIVER = "deliver"
+    UNRECOGNIZED = "unrecognized"
+
+
+class DeliveryState(str, Enum):
+    """State of an item that was delivered and is not acknowledged.
+
+    Attributes:
+        DELIVERED: Its deadline runs.
+        REDELIVERY: Its deadline passed, or it was released: the next pull delivers it again.
+        SET_ASIDE: It was delivered as often as the consumer allows, and waits for an acknowledgement or a release.
+        UNRECOGNIZED: A state of a newer server.
+    """
+
+    DELIVERED = "delivered"
+    REDELIVERY = "redelivery"
+    SET_ASIDE = "set_aside"
+    UNRECOGNIZED = "unrecognized"
+
+
+class AckOutcome(str, Enum):
+    """What becomes of the items of acknowledged deliveries.
+
+    Attributes:
+        CONSUMED: They are done, and never delivered again.
+        RELEASED: They are delivered again at once.
+        DROPPED: They are unusable, and never delivered again.
+        UNRECOGNIZED: An outcome of a newer server.
+    """
+
+    CONSUMED = "consumed"
+    RELEASED = "released"
+    DROPPED = "dropped"
+    UNRECOGNIZED = "unrecognized"
+
+
 class StopReason(str, Enum):
     """Why a runner should stop an attempt.
 

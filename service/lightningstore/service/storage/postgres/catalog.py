@@ -20,6 +20,8 @@ SQL = sql_files.load(__package__, "catalog.sql")
 TABLES = (
     *("ls_spans", "ls_inputs", "ls_attempts", "ls_rollouts", "ls_requests", "ls_resources"),
     "ls_groups",
+    "ls_consumers",
+    "ls_deliveries",
     *("ls_labels", "ls_workers", "ls_leftovers", "ls_probes", "ls_settings", "ls_commits"),
 )
 #: Rows that one statement deletes.

@@ -15,6 +15,8 @@ import zstandard
 from lightningstore.service.rules.rewards import packed_scores
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    ConsumerRow,
+    DeliveryRow,
     GroupRow,
     RequestRow,
     ResourcesRow,
@@ -100,6 +102,15 @@ COLUMNS = {
         "deadline_ns": "bigint",
         "record": "bytea",
     },
+    "put_consumers": {"name": "bytea", "key": "bigint", "created": "bigint", "record": "bytea"},
+    "put_deliveries": {
+        "consumer": "bigint",
+        "number": "bigint",
+        "deadline_ns": "bigint",
+        "gone": "boolean",
+        "end_ns": "bigint",
+        "record": "bytea",
+    },
     "put_workers": {"worker_id": "bytea", "record": "bytea"},
     "put_requests": {
         "method": "bytea",
@@ -109,15 +120,19 @@ COLUMNS = {
         "answer": "bytea",
     },
 }
+#: The same of statements that delete rows by several columns.
+ENDED = {"end_deliveries": {"consumer": "bigint", "number": "bigint"}}
 #: Statements whose rows may have the unique values of rows that another one deletes, which has to come first.
 AFTER = {
     "put_rollouts": "remove_rollouts",
     "put_labels": "replace_labels",
     "put_groups": "remove_groups",
+    "put_consumers": "remove_consumers",
     "put_requests": "forget_requests",
 }
 #: What removing rollouts, and sweeping batches of spans, consists of.
 REMOVAL = ("remove_rollouts", "remove_attempts", "remove_inputs", "remove_labels", "put_leftovers")
+CONSUMER_REMOVAL = ("remove_consumers", "remove_deliveries")
 SWEEP = ("sweep", "remove_leftovers")
 #: Statements that free bytes of spans and inputs.
 FREEING = ("remove_inputs", "sweep")
@@ -178,12 +193,27 @@ def parts_of(changes: Changes) -> list[Part]:
         parts.append(Part(("remove_resources",), [list(changes.outdated)]))
     if changes.groups:
         parts.append(_part("put_groups", map(_group_values, changes.groups.values())))
+    parts += _consumer_parts(changes)
     if changes.workers:
         workers = ((i.encode(), w.SerializeToString()) for i, w in changes.workers.items())
         parts.append(_part("put_workers", workers))
     if changes.requests:
         requests = {(row.method, row.request_id): row for row in changes.requests}
         parts.append(_part("put_requests", map(_request_values, requests.values())))
+    return parts
+
+
+def _consumer_parts(changes: Changes) -> list[Part]:
+    """Return consumers and their deliveries."""
+    parts = []
+    if changes.removed_consumers:
+        parts.append(Part(CONSUMER_REMOVAL, [list(changes.removed_consumers)]))
+    if changes.removed_deliveries:
+        parts.append(_part("end_deliveries", changes.removed_deliveries))
+    if changes.consumers:
+        parts.append(_part("put_consumers", map(_consumer_values, changes.consumers.values())))
+    if changes.deliveries:
+        parts.append(_part("put_deliveries", map(_delivery_values, changes.deliveries.values())))
     return parts
 
 
@@ -231,7 +261,7 @@ def _text(parts: tuple[tuple[str, ...], ...]) -> str:
     clauses = [f"fence AS MATERIALIZED ({SQL['fence']})"]
     number = 7
     for names in parts:
-        columns = COLUMNS.get(names[0], {})
+        columns = COLUMNS.get(names[0]) or ENDED.get(names[0], {})
         arrays = ", ".join(f"${number + i}::{kind}[]" for i, kind in enumerate(columns.values()))
         for name in names:
             earlier = AFTER.get(name)
@@ -355,6 +385,15 @@ def _group_values(row: GroupRow) -> tuple[Any, ...]:
         row.deadline_ns,
         record.SerializeToString(),
     )
+
+
+def _consumer_values(row: ConsumerRow) -> tuple[Any, ...]:
+    return row.record.name.encode(), row.key, row.created, row.record.SerializeToString()
+
+
+def _delivery_values(row: DeliveryRow) -> tuple[Any, ...]:
+    *numbers, record = row
+    return (*numbers, record.SerializeToString())
 
 
 def _request_values(row: RequestRow) -> tuple[Any, ...]:

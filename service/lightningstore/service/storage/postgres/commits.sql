@@ -70,6 +70,37 @@ ON CONFLICT (ns, key) DO UPDATE SET
     status = excluded.status, completion_number = excluded.completion_number, deadline_ns = excluded.deadline_ns,
     record = excluded.record
 
+-- name: put_consumers
+-- Consumers, new or changed. A row of that name that cannot be read is replaced.
+INSERT INTO ls_consumers (ns, {columns}) SELECT f.ns, u.* FROM fence f{first}, unnest({arrays}) u
+ON CONFLICT (ns, name) DO UPDATE SET key = excluded.key, created = excluded.created, record = excluded.record
+
+-- name: put_deliveries
+-- Deliveries, new or changed.
+INSERT INTO ls_deliveries (ns, {columns}) SELECT f.ns, u.* FROM fence f, unnest({arrays}) u
+ON CONFLICT (ns, consumer, number) DO UPDATE SET
+    deadline_ns = excluded.deadline_ns, gone = excluded.gone, end_ns = excluded.end_ns, record = excluded.record
+
+-- name: end_deliveries
+-- Deliveries that go.
+DELETE FROM ls_deliveries WHERE ctid = ANY (ARRAY(
+    SELECT d.ctid FROM fence f CROSS JOIN unnest({arrays}) u (consumer, number)
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM ls_deliveries WHERE ns = f.ns AND consumer = u.consumer AND number = u.number LIMIT 1
+    ) d
+))
+
+-- name: remove_consumers
+-- Consumers that go.
+DELETE FROM ls_consumers c USING fence f WHERE c.ns = f.ns AND c.key = ANY ({keys}) RETURNING 1
+
+-- name: remove_deliveries
+-- All deliveries of consumers that go.
+DELETE FROM ls_deliveries WHERE ctid = ANY (ARRAY(
+    SELECT d.ctid FROM fence f CROSS JOIN unnest({keys}) u (key)
+    CROSS JOIN LATERAL (SELECT ctid FROM ls_deliveries WHERE ns = f.ns AND consumer = u.key OFFSET 0) d
+))
+
 -- name: put_workers
 -- Workers, new or changed.
 INSERT INTO ls_workers (ns, {columns}) SELECT f.ns, u.* FROM fence f, unnest({arrays}) u

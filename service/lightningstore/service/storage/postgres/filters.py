@@ -142,6 +142,18 @@ class _Text:
 
         """
         tested = self._tested
+        if self.query.completed is not None:
+            after, through = map(self.mark, self.query.completed)
+            range_ = f"completion_number > {after} AND completion_number <= {through}"
+            conditions = [
+                "ns::bigint = $1 AND completion_number > 0",
+                range_,
+                *map(self._test, tested),
+                place,
+            ]
+            columns = ", ".join(self._columns)
+            where = " AND ".join(conditions)
+            return f"(SELECT {columns} FROM ls_rollouts WHERE {where} {page}) r"
         if self.query.led_by_label:
             return f"({self._labelled(place, page)}) r"
         if self.query.any_of and len(tested) > 1:

@@ -154,6 +154,14 @@ SELECT one.* FROM unnest($2::bytea[]) w (id) CROSS JOIN LATERAL (
 SELECT key, group_id, deadline_ns, record, completion_number FROM ls_groups
 WHERE ns::bigint = $1 AND completion_number > 0 AND completion_number > $2 ORDER BY completion_number LIMIT $3
 
+-- name: all_consumers
+-- All consumers.
+SELECT key, name, created, record FROM ls_consumers WHERE ns = $1
+
+-- name: all_deliveries
+-- All deliveries.
+SELECT consumer, number, deadline_ns, gone, end_ns, record FROM ls_deliveries WHERE ns = $1
+
 -- name: all_workers
 -- All workers.
 SELECT record, worker_id FROM ls_workers WHERE ns = $1

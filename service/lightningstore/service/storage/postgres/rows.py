@@ -11,6 +11,8 @@ from google.protobuf.message import DecodeError
 from lightningstore.service.rules.errors import DataDamaged
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    ConsumerRow,
+    DeliveryRow,
     GroupRow,
     LoadedRollout,
     RequestRow,
@@ -20,6 +22,7 @@ from lightningstore.service.rules.rows import (
 )
 from lightningstore.service.storage.postgres.commits import decoded_spans
 from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.consumer_pb2 import Consumer, Delivery
 from lightningstore.v1.group_pb2 import Group
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
@@ -68,7 +71,9 @@ class Damage:
             try:
                 found.append(parse(row))
             except UNREADABLE as error:
-                self.note(f"{what} {row[1].decode(errors='replace')!r}", error)
+                name = row[1]
+                name = name.decode(errors="replace") if isinstance(name, bytes) else name
+                self.note(f"{what} {name!r}", error)
         return found
 
     def rollouts(
@@ -115,6 +120,24 @@ def group(columns: Sequence[Any]) -> GroupRow:
     if message.group_id != group_id.decode():
         raise ValueError("its record is of another group")
     return GroupRow(key, deadline_ns, message)
+
+
+def consumer(columns: Sequence[Any]) -> ConsumerRow:
+    """Return a consumer. Raises UNREADABLE."""
+    key, name, created, record = columns
+    message = Consumer.FromString(record)
+    if message.name != name.decode():
+        raise ValueError("its record is of another consumer")
+    return ConsumerRow(key, created, message)
+
+
+def delivery(columns: Sequence[Any]) -> DeliveryRow:
+    """Return a delivery. Raises UNREADABLE."""
+    key, number, deadline_ns, gone, end_ns, record = columns
+    message = Delivery.FromString(record)
+    if message.completion_number != number or not message.delivery_id:
+        raise ValueError("its record is of another delivery")
+    return DeliveryRow(key, number, deadline_ns, gone, end_ns, message)
 
 
 def request(columns: Sequence[Any]) -> RequestRow:

@@ -204,6 +204,12 @@ class PostgresStorage(GroupReads, SeriesReads):
             requests=readable("the answer to a request id", records.request, requests),
             settings=settings[0][0] if settings else b"",
             groups=readable("group", records.group, await self._scan(READS["open_groups"])),
+            consumers=readable(
+                "consumer", records.consumer, await self._scan(READS["all_consumers"])
+            ),
+            deliveries=readable(
+                "delivery", records.delivery, await self._scan(READS["all_deliveries"])
+            ),
         )
 
     def check(self) -> None:

@@ -16,6 +16,8 @@ from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.rules.rewards import packed_scores
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    ConsumerRow,
+    DeliveryRow,
     GroupRow,
     RequestRow,
     ResourcesRow,
@@ -58,6 +60,8 @@ COLUMNS = {
     ),
     "put_resources": ("key", "resources_id", "version", "updated", "record"),
     "put_groups": (*("key", "group_id", "status", "completion_number", "deadline_ns", "record"),),
+    "put_consumers": ("name", "key", "created", "record"),
+    "put_deliveries": ("consumer", "number", "deadline_ns", "gone", "end_ns", "record"),
     "put_workers": ("worker_id", "record"),
     "put_requests": ("method", "request_id", "digest", "time_ns", "answer"),
 }
@@ -87,6 +91,7 @@ def statements(changes: Changes, leaving: list[int], *, compress: bool) -> Itera
     yield from _rows("put_resources", map(_resources_values, changes.resources.values()))
     yield from _deletes("remove_resources", changes.outdated)
     yield from _rows("put_groups", map(group_values, changes.groups.values()))
+    yield from _consumers(changes)
     yield from _rows(
         "put_workers", ((i, w.SerializeToString()) for i, w in changes.workers.items())
     )
@@ -94,6 +99,11 @@ def statements(changes: Changes, leaving: list[int], *, compress: bool) -> Itera
     if changes.forget_requests_before_ns:
         before_ns = changes.forget_requests_before_ns
         yield SQL["forget_requests"], {"before_ns": before_ns, "limit": FORGOTTEN_AT_ONCE}
+    yield from _facts(changes)
+
+
+def _facts(changes: Changes) -> Iterator[Statement]:
+    """Yield the statements that write the counters and the settings."""
     if changes.counters is not None:
         counters = msgspec.json.encode(changes.counters).decode()
         yield SQL["put_meta"], {"name": "counters", "value": counters}
@@ -147,6 +157,26 @@ def _deletes(name: str, keys: list[int]) -> Iterator[Statement]:
     for start in range(0, len(keys), DELETED_AT_ONCE):
         part = keys[start : start + DELETED_AT_ONCE]
         yield SQL[name].format(marks=filters.marks(len(part))), part
+
+
+def _consumers(changes: Changes) -> Iterator[Statement]:
+    """Yield the statements that write consumers and deliveries."""
+    for name in ("remove_deliveries", "remove_consumers"):
+        yield from _deletes(name, changes.removed_consumers)
+    yield from _removed_deliveries(changes.removed_deliveries)
+    yield from _rows("put_consumers", map(consumer_values, changes.consumers.values()))
+    yield from _rows("put_deliveries", map(delivery_values, changes.deliveries.values()))
+
+
+def _removed_deliveries(places: list[tuple[int, int]]) -> Iterator[Statement]:
+    """Yield statements that delete deliveries, those of each consumer apart."""
+    numbers: dict[int, list[int]] = {}
+    for key, number in places:
+        numbers.setdefault(key, []).append(number)
+    for key, own in numbers.items():
+        for start in range(0, len(own), DELETED_AT_ONCE):
+            part = own[start : start + DELETED_AT_ONCE]
+            yield SQL["end_deliveries"].format(marks=filters.marks(len(part))), [key, *part]
 
 
 def _rows(name: str, rows: Iterable[Sequence[Any]]) -> Iterable[Statement]:
@@ -246,6 +276,17 @@ def group_values(row: GroupRow) -> tuple[Any, ...]:
         row.deadline_ns,
         record.SerializeToString(),
     )
+
+
+def consumer_values(row: ConsumerRow) -> tuple[Any, ...]:
+    """Return the columns of a consumer."""
+    return row.record.name, row.key, row.created, row.record.SerializeToString()
+
+
+def delivery_values(row: DeliveryRow) -> tuple[Any, ...]:
+    """Return the columns of a delivery."""
+    *numbers, record = row
+    return (*numbers, record.SerializeToString())
 
 
 def _request_values(row: RequestRow) -> tuple[Any, ...]:

@@ -28,6 +28,8 @@ LIVE_VERSION = 2
 LABELS_VERSION = 3
 #: First schema with groups.
 GROUPS_VERSION = 3
+#: First schema with consumers.
+CONSUMERS_VERSION = 3
 
 
 class Lock:

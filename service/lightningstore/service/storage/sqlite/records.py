@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError
 from lightningstore.service.rules.rows import (
     AttemptRow,
+    ConsumerRow,
+    DeliveryRow,
     GroupRow,
     LoadedRollout,
     RequestRow,
@@ -18,6 +20,7 @@ from lightningstore.service.rules.rows import (
 )
 from lightningstore.service.storage.sqlite.commits import ZLIB
 from lightningstore.v1.attempt_pb2 import Attempt
+from lightningstore.v1.consumer_pb2 import Consumer, Delivery
 from lightningstore.v1.group_pb2 import Group
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.rollout_pb2 import Rollout
@@ -97,6 +100,28 @@ def group(columns: Sequence[Any]) -> GroupRow:
     if message.group_id != group_id:
         raise ValueError("its record is of another group")
     return GroupRow(key, deadline_ns, message)
+
+
+def consumer(columns: Sequence[Any]) -> ConsumerRow:
+    """Return a consumer. Raises UNREADABLE."""
+    key, name, created, record = columns
+    message = Consumer.FromString(record)
+    if type(key) is not int or type(created) is not int:
+        raise TypeError("it has a value of the wrong type")
+    if message.name != name:
+        raise ValueError("its record is of another consumer")
+    return ConsumerRow(key, created, message)
+
+
+def delivery(columns: Sequence[Any]) -> DeliveryRow:
+    """Return a delivery. Raises UNREADABLE."""
+    key, number, deadline_ns, gone, end_ns, record = columns
+    message = Delivery.FromString(record)
+    if any(type(value) is not int for value in columns[:-1]):
+        raise TypeError("it has a value of the wrong type")
+    if message.completion_number != number or not message.delivery_id:
+        raise ValueError("its record is of another delivery")
+    return DeliveryRow(key, number, deadline_ns, bool(gone), end_ns, message)
 
 
 def resources(columns: Sequence[Any]) -> tuple[int, Resources]:

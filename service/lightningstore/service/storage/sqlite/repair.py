@@ -29,6 +29,7 @@ from lightningstore.service.storage.sqlite.commits import (
     group_values,
     rollout_values,
 )
+from lightningstore.service.storage.sqlite.consumers import correct_consumers
 from lightningstore.service.storage.sqlite.filters import marks
 from lightningstore.service.storage.sqlite.groups import GROUPS, group_columns
 from lightningstore.v1.attempt_pb2 import Attempt
@@ -48,6 +49,19 @@ _ATTEMPTS = (
     "SELECT record FROM attempts WHERE key IN ((SELECT min(key) FROM attempts WHERE rollout_key = ?),"
     " (SELECT max(key) FROM attempts WHERE rollout_key = ?)) ORDER BY key"
 )
+
+#: The highest number in use, by the counter that gives it out.
+_HIGHEST = {
+    "rollout_key": "SELECT max(key) FROM rollouts",
+    "attempt_key": "SELECT max(key) FROM attempts",
+    "span_key": "SELECT max(key) FROM spans",
+    "position": "SELECT max(position) FROM rollouts",
+    "completion_number": "SELECT max(completion_number) FROM rollouts",
+    "resources_updates": "SELECT max(updated) FROM resources",
+    "group_key": "SELECT max(key) FROM groups",
+    "group_completion_number": "SELECT max(completion_number) FROM groups",
+    "consumer_key": "SELECT max(key) FROM consumers",
+}
 
 
 def repair(path: Path) -> list[str]:
@@ -102,6 +116,7 @@ def _repair(path: Path, connection: sqlite3.Connection) -> list[str]:
     )
     done += _delete(connection, "requests", wrong, "with values of the wrong type")
     done += _correct_columns(connection)
+    done += correct_consumers(connection)
     done += _correct_groups(connection)  # which group a rollout is in is known now
     done += _correct_labels(connection)
     return done + _correct_counters(connection)
@@ -327,16 +342,7 @@ def _correct_counters(connection: sqlite3.Connection) -> list[str]:
     for name in ("rollouts", "attempts"):
         query = f"SELECT status, count(*) FROM {name} GROUP BY status"
         new[name] = {str(status): count for status, count in connection.execute(query)}
-    for name, query in (
-        ("rollout_key", "SELECT max(key) FROM rollouts"),
-        ("attempt_key", "SELECT max(key) FROM attempts"),
-        ("span_key", "SELECT max(key) FROM spans"),
-        ("position", "SELECT max(position) FROM rollouts"),
-        ("completion_number", "SELECT max(completion_number) FROM rollouts"),
-        ("resources_updates", "SELECT max(updated) FROM resources"),
-        ("group_key", "SELECT max(key) FROM groups"),
-        ("group_completion_number", "SELECT max(completion_number) FROM groups"),
-    ):
+    for name, query in _HIGHEST.items():
         (highest,) = connection.execute(query).fetchone()
         new[name] = max(int(old.get(name) or 0), highest or 0)
     (spans, size) = connection.execute(

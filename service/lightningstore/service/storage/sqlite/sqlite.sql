@@ -53,6 +53,26 @@ ON CONFLICT (key) DO UPDATE SET
     status = excluded.status, completion_number = excluded.completion_number, deadline_ns = excluded.deadline_ns,
     record = excluded.record
 
+-- name: put_consumers
+-- Consumers, new or changed. A row of that name that cannot be read is replaced.
+INSERT OR REPLACE INTO consumers ({columns}) VALUES {rows}
+
+-- name: put_deliveries
+-- Deliveries, new or changed.
+INSERT OR REPLACE INTO deliveries ({columns}) VALUES {rows}
+
+-- name: end_deliveries
+-- Deliveries of a consumer that go.
+DELETE FROM deliveries WHERE consumer = ? AND number IN ({marks});
+
+-- name: remove_deliveries
+-- All deliveries of consumers that go.
+DELETE FROM deliveries WHERE consumer IN ({marks});
+
+-- name: remove_consumers
+-- Consumers that go.
+DELETE FROM consumers WHERE key IN ({marks});
+
 -- name: put_meta
 -- A fact about the store.
 INSERT OR REPLACE INTO meta (name, value) VALUES (:name, :value)
@@ -253,6 +273,14 @@ ORDER BY completion_number LIMIT :limit
 -- name: remove_groups
 -- Groups that go.
 DELETE FROM groups WHERE key IN ({marks});
+
+-- name: all_consumers
+-- All consumers.
+SELECT key, name, created, record FROM consumers
+
+-- name: all_deliveries
+-- All deliveries.
+SELECT consumer, number, deadline_ns, gone, end_ns, record FROM deliveries
 
 -- name: all_workers
 -- All workers.

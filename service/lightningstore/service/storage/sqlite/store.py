@@ -50,6 +50,7 @@ from lightningstore.service.storage.sqlite.commits import (
     write,
     write_and_commit,
 )
+from lightningstore.service.storage.sqlite.consumers import ConsumerReads
 from lightningstore.service.storage.sqlite.groups import GroupReads
 from lightningstore.service.storage.sqlite.location import FileLocation, refuse_single_mount
 from lightningstore.service.storage.sqlite.reader import open_reader
@@ -72,7 +73,7 @@ INLINE_BYTES = 64 << 10
 CHECKPOINT_BYTES = 32 << 20
 
 
-class SqliteStorage(GroupReads, SeriesReads):
+class SqliteStorage(ConsumerReads, GroupReads, SeriesReads):
     """A store in one file. `compress` stores spans with zlib: a third of the size, half the speed."""
 
     name = "sqlite"
@@ -225,6 +226,8 @@ class SqliteStorage(GroupReads, SeriesReads):
             requests=readable("the answer to a request id", records.request, requests, note),
             settings=self._settings(),
             groups=readable("group", records.group, await reader.scan("open_groups"), note),
+            consumers=await self._consumers(),
+            deliveries=await self._deliveries(),
         )
 
     def _meta(self, name: str, default: str | None = None) -> str:
@@ -246,7 +249,7 @@ class SqliteStorage(GroupReads, SeriesReads):
         """Write all changes in one transaction."""
         writer, thread = self._open_parts()
         # A small commit may delete many rows, which would hold the event loop.
-        removes = changes.removed or changes.removed_groups
+        removes = changes.removed or changes.removed_groups or changes.removed_consumers
         deletes = removes or changes.swept or changes.forget_requests_before_ns
         leaving = self._leaving
         if removes:
@@ -259,8 +262,7 @@ class SqliteStorage(GroupReads, SeriesReads):
             if len(written) % STATEMENTS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         self._unfolded += changes.size
-        fold = self._unfolded > CHECKPOINT_BYTES
-        if fold:
+        if fold := self._unfolded > CHECKPOINT_BYTES:
             self._unfolded = 0
         loop = asyncio.get_running_loop()
         if changes.size <= INLINE_BYTES and not deletes:

@@ -22,6 +22,7 @@ from lightningstore.service.rules.statuses import FINISHED, LIVE_ATTEMPT
 from lightningstore.service.rules.times import nanoseconds
 from lightningstore.service.storage.sqlite import file as datafile
 from lightningstore.service.storage.sqlite.commits import ZLIB
+from lightningstore.service.storage.sqlite.consumers import check_consumers
 from lightningstore.service.storage.sqlite.filters import marks
 from lightningstore.service.storage.sqlite.groups import check_groups
 from lightningstore.service.storage.sqlite.records import UNREADABLE
@@ -38,7 +39,7 @@ NAMED = 20
 #: Tables whose values are checked. The values of `meta` are read one by one.
 TABLES = (
     *("rollouts", "inputs", "labels", "attempts", "spans", "resources", "groups"),
-    *("workers", "requests"),
+    *("consumers", "deliveries", "workers", "requests"),
 )
 Progress = Callable[[int, int], object]
 
@@ -212,6 +213,7 @@ def check(path: Path) -> list[str]:
                     found.append(f"{count} {what}")
             found += _check_live(connection)
             found += check_groups(connection)
+            found += check_consumers(connection)
             found += _check_types(connection)
             found += _check_inputs(connection)
             found += _check_records(connection)

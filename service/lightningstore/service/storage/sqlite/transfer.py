@@ -34,6 +34,8 @@ TABLES = {
     "spans": ("key",),
     "resources": ("updated",),
     "groups": ("key",),
+    "consumers": ("name",),
+    "deliveries": ("consumer", "number"),
     "workers": ("worker_id",),
     "requests": ("method", "request_id"),
 }

@@ -51,8 +51,8 @@ class Cases(ABC):
 
         Args:
             place: As `new_storage` takes it.
-            kind: "worker", "resources" or "rollout".
-            name: The id of the record.
+            kind: "worker", "resources", "rollout", "group" or "consumer".
+            name: The id or the name of the record.
 
         """
         pytest.fail("override damage, which the cases of damaged records need")
@@ -91,6 +91,13 @@ class Cases(ABC):
         """
         require_durable(storage)
         await storage.close()
+        return await self.open_at(self.place)
+
+    async def damaged(self, storage: Storage, kind: str, name: str) -> tuple[Storage, Snapshot]:
+        """Close the storage, damage a record, and open the store again."""
+        require_durable(storage)
+        await storage.close()
+        await self.damage(self.place, kind, name)
         return await self.open_at(self.place)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from lightningstore.service.rules.errors import DataDamaged
 from lightningstore.service.rules.rows import GroupQuery, ResourcesQuery
-from lightningstore.service.storage.base import Snapshot, Storage
-from lightningstore.service.storage.testing.cases import Cases, require_durable, without_faults
+from lightningstore.service.storage.base import Storage
+from lightningstore.service.storage.testing.cases import Cases, without_faults
 from lightningstore.service.storage.testing.records import (
     attempt,
     completed,
@@ -27,18 +27,11 @@ class DamageCases(Cases):
     FaultSuite leaves them out: it compares answers about the record with answers that leave it out.
     """
 
-    async def _damaged(self, storage: Storage, kind: str, name: str) -> tuple[Storage, Snapshot]:
-        """Close the storage, damage a record, and open the store again."""
-        require_durable(storage)
-        await storage.close()
-        await self.damage(self.place, kind, name)
-        return await self.open_at(self.place)
-
     @without_faults
     async def test_damaged_worker_is_left_out_and_counted(self, storage: Storage) -> None:
         workers = {f"w{n}": Worker(worker_id=f"w{n}") for n in (1, 2, 3)}
         await put(storage, rollout(1), workers=workers)
-        storage, snapshot = await self._damaged(storage, "worker", "w2")
+        storage, snapshot = await self.damaged(storage, "worker", "w2")
         assert sorted(worker.worker_id for worker in snapshot.workers) == ["w1", "w3"]
         assert [item.row.key for item in snapshot.live] == [1]
         assert storage.damaged_records == 1
@@ -54,7 +47,7 @@ class DamageCases(Cases):
             rollout(1),
             resources=resources(1, 1) | resources(2, 2) | resources(3, 3),
         )
-        storage, snapshot = await self._damaged(storage, "resources", "rs2")
+        storage, snapshot = await self.damaged(storage, "resources", "rs2")
         assert [item.row.key for item in snapshot.live] == [1]
         for limit, names in ((9, ["rs1", "rs3"]), (2, ["rs1", "rs3"]), (1, ["rs1"])):
             listed = await storage.list_resources(ResourcesQuery(limit=limit))
@@ -67,7 +60,7 @@ class DamageCases(Cases):
     @without_faults
     async def test_damaged_live_rollout_is_left_out_and_counted(self, storage: Storage) -> None:
         await put(storage, *(rollout(k) for k in (1, 2, 3)), *(attempt(k, k) for k in (1, 2, 3)))
-        storage, snapshot = await self._damaged(storage, "rollout", "r2")
+        storage, snapshot = await self.damaged(storage, "rollout", "r2")
         assert [item.row.key for item in snapshot.live] == [1, 3]
         assert storage.damaged_records == 1
         assert await found(storage) == ["r1", "r3"]
@@ -79,7 +72,7 @@ class DamageCases(Cases):
     @without_faults
     async def test_damaged_finished_rollout_is_left_out_and_counted(self, storage: Storage) -> None:
         await put(storage, *(finished(k, k) for k in (1, 2, 3)))
-        storage, snapshot = await self._damaged(storage, "rollout", "r1")
+        storage, snapshot = await self.damaged(storage, "rollout", "r1")
         assert snapshot.live == []
         assert [item.row.key for item in await completed(storage)] == [2, 3]
         assert await found(storage) == ["r2", "r3"]
@@ -90,10 +83,10 @@ class DamageCases(Cases):
     async def test_damaged_groups_are_left_out_and_counted(self, storage: Storage) -> None:
         rows = [group(1), group(2), group(3), group(4, number=1), group(5, number=2)]
         await put(storage, groups={row.key: row for row in rows})
-        storage, snapshot = await self._damaged(storage, "group", "g2")
+        storage, snapshot = await self.damaged(storage, "group", "g2")
         assert sorted(snapshot.groups) == [rows[0], rows[2]]
         assert storage.damaged_records == 1
-        storage, _ = await self._damaged(storage, "group", "g4")
+        storage, _ = await self.damaged(storage, "group", "g4")
         assert await storage.list_groups(GroupQuery(limit=3)) == [rows[0], rows[2], rows[4]]
         assert await storage.group_completions(0, 1) == [rows[4]]
         assert await storage.load_groups(["g2", "g4"]) == []

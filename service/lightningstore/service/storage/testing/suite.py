@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.testing.commits import CommitCases
+from lightningstore.service.storage.testing.consumers import ConsumerCases
 from lightningstore.service.storage.testing.damage import DamageCases
 from lightningstore.service.storage.testing.groups import GroupCases
 from lightningstore.service.storage.testing.opening import OpeningCases
@@ -31,6 +32,7 @@ class StorageSuite(
     SpanCases,
     ResourcesCases,
     GroupCases,
+    ConsumerCases,
     RemovalCases,
     ResilienceCases,
     DamageCases,

@@ -54,3 +54,27 @@ CREATE TABLE ls_groups (
 CREATE UNIQUE INDEX ls_groups_by_id ON ls_groups ((ns::bigint), group_id) WHERE group_id >= '';
 CREATE INDEX ls_groups_by_status ON ls_groups ((ns::bigint), status, key) WHERE status >= 0;
 CREATE UNIQUE INDEX ls_groups_by_completion ON ls_groups ((ns::bigint), completion_number) WHERE completion_number > 0;
+
+-- Consumers, and the items that were delivered to them and are not acknowledged. created: distinguishes what consumers of the same
+-- name are created with. deadline_ns: store time of the deadline of a delivery, 0 if it was released. end_ns: when the item
+-- finished. gone: whether the item is not delivered again.
+
+CREATE TABLE ls_consumers (
+    ns integer NOT NULL,
+    name bytea NOT NULL,
+    key bigint NOT NULL,
+    created bigint NOT NULL,
+    record bytea NOT NULL,
+    PRIMARY KEY (ns, name)
+) WITH (fillfactor = 50);
+
+CREATE TABLE ls_deliveries (
+    ns integer NOT NULL,
+    consumer bigint NOT NULL,
+    number bigint NOT NULL,
+    deadline_ns bigint NOT NULL,
+    gone boolean NOT NULL,
+    end_ns bigint NOT NULL,
+    record bytea NOT NULL,
+    PRIMARY KEY (ns, consumer, number)
+);

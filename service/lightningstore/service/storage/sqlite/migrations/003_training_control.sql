@@ -59,3 +59,24 @@ CREATE TABLE groups (
 CREATE UNIQUE INDEX groups_by_id ON groups (group_id);
 CREATE INDEX groups_by_status ON groups (status, key);
 CREATE UNIQUE INDEX groups_by_completion ON groups (completion_number) WHERE completion_number > 0;
+
+-- Consumers, and the items that were delivered to them and are not acknowledged. created: distinguishes what consumers of the same
+-- name are created with. deadline_ns: store time of the deadline of a delivery, 0 if it was released. end_ns: when the item
+-- finished. gone: 1 if the item is not delivered again.
+
+CREATE TABLE consumers (
+    name TEXT PRIMARY KEY,
+    key INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    record BLOB NOT NULL
+);
+
+CREATE TABLE deliveries (
+    consumer INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    deadline_ns INTEGER NOT NULL,
+    gone INTEGER NOT NULL,
+    end_ns INTEGER NOT NULL,
+    record BLOB NOT NULL,
+    PRIMARY KEY (consumer, number)
+) WITHOUT ROWID;

@@ -1,0 +1,320 @@
+# Generated from _async/consumers.py by make_blocking.py. Edit that file, then run `make blocking`.
+"""Consumers, in the blocking client: finished rollouts and groups, each until it is acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+
+from lightningstore.client._calls import consumers as calls
+from lightningstore.client._sync.caller import Caller
+from lightningstore.client.values import (
+    UNSET,
+    AckOutcome,
+    Consumer,
+    ConsumerUnit,
+    Delivery,
+    DeliveryState,
+    Page,
+    RolloutMode,
+    RolloutStatus,
+    StaleAction,
+    Unset,
+)
+
+
+class ConsumerCalls(Caller):
+    """The calls on consumers. Enums can also be passed as their words."""
+
+    def create_consumer(
+        self,
+        name: str,
+        *,
+        unit: ConsumerUnit | str | int | None = None,
+        statuses: Iterable[RolloutStatus | str | int] = (),
+        modes: Iterable[RolloutMode | str | int | None] = (),
+        queues: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        after_completion_number: int | None = None,
+        ack_deadline: float | None = None,
+        max_lag: int | None = None,
+        on_stale: StaleAction | str | int | None = None,
+        max_outstanding: int | None = None,
+        max_deliveries: int | None = None,
+    ) -> Consumer:
+        """Create a consumer: a durable subscription to finished rollouts or groups.
+
+        Creating it again with the same arguments returns the consumer, whatever it has delivered since. So a trainer
+        can call this whenever it starts.
+
+        Args:
+            name: Name of the consumer, named like a namespace.
+            unit: What is delivered: "rollout" or "group". None: rollouts.
+            statuses: Only rollouts that finished with one of these statuses. Empty filters are ignored. A group is
+                delivered if at least one of its members matches.
+            modes: Only rollouts with one of these modes; None stands for rollouts without a mode.
+            queues: Only rollouts of one of these task queues; "" is the default queue.
+            labels: Only rollouts that have all of these labels with these values.
+            after_completion_number: Deliver what has a greater completion number. 0: from the beginning. None: what
+                finishes from now on.
+            ack_deadline: Seconds to acknowledge a delivery, at most 7 days. None: 10 minutes.
+            max_lag: Highest lag of an item that is not stale. None: nothing is stale.
+            on_stale: What happens to stale items: "skip" or "deliver". None: "skip".
+            max_outstanding: Maximum number of rollouts that are claimed, or finished and not acknowledged. At the
+                limit, claims wait. None: no limit.
+            max_deliveries: Number of deliveries after which an item is set aside. None: no limit.
+
+        Returns:
+            The consumer.
+
+        Raises:
+            AlreadyExistsError: A consumer of this name was created with other arguments.
+            OutOfRangeError: The completion number is greater than the last one.
+            ResourceExhaustedError: The namespace has 100 consumers.
+            InvalidArgumentError: A field is invalid; `field_violations` names it.
+            TypeError: `queues` is a single string.
+            ValueError: A status, a mode, the unit or the action is unknown.
+
+        Example:
+            store.create_consumer("trainer", unit="group", max_outstanding=512, max_lag=4)
+        """
+        settings = {
+            "ack_deadline": ack_deadline,
+            "max_lag": max_lag,
+            "on_stale": on_stale,
+            "max_outstanding": max_outstanding,
+            "max_deliveries": max_deliveries,
+        }
+        return self._send(
+            calls.create_consumer(
+                *(name, unit, statuses, modes, queues, labels, after_completion_number, settings)
+            )
+        )
+
+    def get_consumer(self, name: str) -> Consumer:
+        """Get one consumer with its counts.
+
+        Args:
+            name: Name of the consumer.
+
+        Returns:
+            The consumer.
+
+        Raises:
+            NotFoundError: There is no such consumer.
+            InvalidArgumentError: The name is empty.
+        """
+        return self._send(calls.get_consumer(name))
+
+    def list_consumers(self, *, page_size: int = 0, page_token: str = "") -> Page[Consumer]:
+        """List one page of the consumers, by name. A namespace has at most 100.
+
+        Args:
+            page_size: Maximum consumers in the page. 0: 100.
+            page_token: `next_page_token` of the previous page.
+
+        Returns:
+            The page.
+
+        Raises:
+            InvalidArgumentError: The page token is invalid.
+        """
+        return self._send(calls.list_consumers(page_size, page_token))
+
+    def update_consumer(
+        self,
+        name: str,
+        *,
+        ack_deadline: float | Unset | None = UNSET,
+        max_lag: int | Unset | None = UNSET,
+        on_stale: StaleAction | str | int | Unset | None = UNSET,
+        max_outstanding: int | Unset | None = UNSET,
+        max_deliveries: int | Unset | None = UNSET,
+    ) -> Consumer:
+        """Change settings of a consumer. Deliveries keep their deadlines.
+
+        Args:
+            name: Name of the consumer.
+            ack_deadline: Seconds to acknowledge a delivery. None: 10 minutes.
+            max_lag: Highest lag of an item that is not stale. None: nothing is stale.
+            on_stale: What happens to stale items: "skip" or "deliver". None: "skip".
+            max_outstanding: Maximum number of outstanding rollouts. None: no limit.
+            max_deliveries: Number of deliveries after which an item is set aside. None: no limit.
+
+        Returns:
+            The changed consumer.
+
+        Raises:
+            NotFoundError: There is no such consumer.
+            InvalidArgumentError: A field is invalid; `field_violations` names it.
+            ValueError: The action is unknown.
+        """
+        settings = {
+            "ack_deadline": ack_deadline,
+            "max_lag": max_lag,
+            "on_stale": on_stale,
+            "max_outstanding": max_outstanding,
+            "max_deliveries": max_deliveries,
+        }
+        return self._send(calls.update_consumer(name, settings))
+
+    def delete_consumer(self, name: str, *, allow_missing: bool = False) -> None:
+        """Delete a consumer with its deliveries. Calls of `pull_finished` that wait for it fail.
+
+        Args:
+            name: Name of the consumer.
+            allow_missing: Whether a consumer that does not exist is no error.
+
+        Raises:
+            NotFoundError: There is no such consumer, and `allow_missing` is false.
+            InvalidArgumentError: The name is empty.
+        """
+        self._send(calls.delete_consumer(name, allow_missing=allow_missing))
+
+    def pull_finished(
+        self,
+        consumer: str,
+        max_items: int = 1,
+        *,
+        min_items: int = 0,
+        wait: float = 0.0,
+        partial_ok: bool = False,
+        request_id: str | None = None,
+    ) -> list[Delivery]:
+        """Pull finished rollouts or groups of a consumer: redeliveries first, then new ones, in completion order.
+
+        Acknowledge each delivery before its deadline; after it, the item is delivered again. A response that is lost
+        loses no delivery: the retry has the same request id and gets the same deliveries.
+
+        Args:
+            consumer: Name of the consumer.
+            max_items: Maximum number of items, at most 1,000. There are fewer if they would not fit into a message.
+            min_items: Number of items to wait for. 0: one.
+            wait: Seconds to wait for them. The deadline of the call is `wait` plus the timeout of the client.
+            partial_ok: Whether to return fewer than `min_items` when the wait is over, rather than none.
+            request_id: Id of the call for retries of your own. None: the client creates one.
+
+        Returns:
+            The deliveries. Empty if the wait ended without items.
+
+        Raises:
+            NotFoundError: There is no such consumer, or it was deleted meanwhile.
+            InvalidArgumentError: A number or the wait is negative, or `min_items` is greater than `max_items`.
+            ResourceExhaustedError: `max_items` is greater than 1,000.
+
+        Example:
+            store.create_consumer("archive", after_completion_number=0)
+            for delivery in store.pull_finished("archive", 8, wait=0.1):
+                print(delivery.rollout, delivery.lag)
+                store.acknowledge("archive", delivery)
+        """
+        return self._send(
+            calls.pull_finished(
+                consumer, max_items, min_items, wait, request_id, partial_ok=partial_ok
+            )
+        )
+
+    def acknowledge(
+        self,
+        consumer: str,
+        deliveries: Iterable[Delivery | str] | Delivery,
+        outcome: AckOutcome | str | int = "consumed",
+        *,
+        note: str = "",
+        request_id: str | None = None,
+    ) -> None:
+        """End deliveries, all of them or none.
+
+        Args:
+            consumer: Name of the consumer.
+            deliveries: The deliveries, or their ids; at most 10,000.
+            outcome: What becomes of the items: "consumed", "released" to deliver them again at once, or "dropped" if
+                they are unusable.
+            note: Why, for people. At most 256 characters.
+            request_id: Id of the call for retries of your own. None: the client creates one.
+
+        Raises:
+            FailedPreconditionError: A delivery has ended before: its deadline passed and the item was delivered again,
+                or it was acknowledged. Nothing is changed; the metadata of the error names such deliveries.
+            NotFoundError: There is no such consumer.
+            InvalidArgumentError: The note is too long.
+            TypeError: `deliveries` is a single string.
+            ValueError: The outcome is unknown.
+        """
+        self._send(calls.acknowledge(consumer, deliveries, outcome, note, request_id))
+
+    def modify_ack_deadline(
+        self, consumer: str, deliveries: Iterable[Delivery | str] | Delivery, ack_deadline: float
+    ) -> datetime:
+        """Move the deadlines of deliveries.
+
+        Args:
+            consumer: Name of the consumer.
+            deliveries: The deliveries, or their ids; at most 10,000.
+            ack_deadline: Seconds from now to the new deadline, at most 7 days.
+
+        Returns:
+            The new deadline, in UTC.
+
+        Raises:
+            FailedPreconditionError: A delivery has ended. Nothing is changed.
+            NotFoundError: There is no such consumer.
+            InvalidArgumentError: The time is not positive.
+            TypeError: `deliveries` is a single string.
+        """
+        return self._send(calls.modify_ack_deadline(consumer, deliveries, ack_deadline))
+
+    def list_deliveries(
+        self,
+        consumer: str,
+        *,
+        states: Iterable[DeliveryState | str | int] = (),
+        page_size: int = 0,
+        page_token: str = "",
+    ) -> Page[Delivery]:
+        """List one page of the items of a consumer that were delivered and are not acknowledged.
+
+        Args:
+            consumer: Name of the consumer.
+            states: Only items in one of these states. Empty: all.
+            page_size: Maximum deliveries in the page. 0: 100. The server limits it to 1,000 by default.
+            page_token: `next_page_token` of the previous page, with the same states.
+
+        Returns:
+            The page: the latest delivery of each item, by completion number, without the rollouts and groups.
+
+        Raises:
+            NotFoundError: There is no such consumer.
+            InvalidArgumentError: The page token is invalid.
+            ValueError: A state is unknown.
+        """
+        return self._send(calls.list_deliveries(consumer, states, page_size, page_token))
+
+    def iter_deliveries(
+        self,
+        consumer: str,
+        *,
+        states: Iterable[DeliveryState | str | int] = (),
+        page_size: int = 0,
+    ) -> Iterator[Delivery]:
+        """Iterate over all deliveries that `list_deliveries` would list, page after page.
+
+        Args:
+            consumer: Name of the consumer.
+            states: Only items in one of these states. Empty: all.
+            page_size: Maximum deliveries requested at a time. 0: 100.
+
+        Yields:
+            The deliveries.
+
+        Raises:
+            NotFoundError: There is no such consumer.
+            ValueError: A state is unknown.
+        """
+        call = calls.list_deliveries(consumer, states, page_size)
+        while True:
+            page = self._send(call)
+            yield from page
+            if not page.next_page_token:
+                return
+            call = call.for_page(page.next_page_token)
