@@ -43,15 +43,15 @@ func TestQueuesLabelsAndPause(t *testing.T) {
 	client, ctx := startMemoryServer(t), context.Background()
 	if _, err := client.Enqueue(ctx, RolloutSpec{Input: 1, RolloutID: "a", Queue: "gpu", Labels: map[string]string{"run": "7"}},
 		RolloutSpec{Input: 2, RolloutID: "b", Labels: map[string]string{"run": "7"}},
-		RolloutSpec{Input: 3, RolloutID: "c"}); err != nil {
+		RolloutSpec{Input: 3, RolloutID: "c"}, RolloutSpec{Input: 4, RolloutID: "d"}); err != nil {
 		t.Fatal(err)
 	}
 	for want, request := range map[string]*pb.ListRolloutsRequest{
-		"a":   {Queues: []string{"gpu"}},
-		"b c": {Queues: []string{""}, PageSize: 1},
-		"a b": {Labels: map[string]string{"run": "7"}, PageSize: 1},
-		"b":   {Labels: map[string]string{"run": "7"}, Queues: []string{""}},
-		"c":   {Skip: 2},
+		"a":     {Queues: []string{"gpu"}},
+		"b c d": {Queues: []string{""}, PageSize: 1},
+		"a b":   {Labels: map[string]string{"run": "7"}, PageSize: 1},
+		"b":     {Labels: map[string]string{"run": "7"}, Queues: []string{""}},
+		"c d":   {Skip: 2, PageSize: 1},
 	} {
 		found := ""
 		for _, id := range idsOf(all(t, client.Rollouts(ctx, request))) {

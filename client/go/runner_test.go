@@ -169,6 +169,33 @@ func TestFinishOfTheRolloutSendsAHeartbeat(t *testing.T) {
 	}
 }
 
+func TestFinishesAreWatchedAgainAtOnceAfterABreak(t *testing.T) {
+	server := &scripted{}
+	waits := make(chan time.Time, 10)
+	finished := make(chan struct{})
+	server.onWait = func(_ *pb.WaitForRolloutsRequest, stream waitStream) error {
+		waits <- time.Now()
+		switch len(waits) {
+		case 1:
+			return errAway
+		case 2:
+			return errReset
+		}
+		close(finished)
+		return stream.Send(&pb.WaitForRolloutsResponse{Summary: &pb.WaitSummary{}})
+	}
+	start(t, NewRunner(serve(t, server), func(context.Context, *Task[input]) (*float64, error) {
+		<-finished
+		return nil, nil
+	}, &RunnerOptions{MaxRollouts: 1}))
+	server.queue <- claimOf("ro-1", "1")
+	next(t, server.updates, "the outcome")
+	first, _, third := next(t, waits, "a wait"), next(t, waits, "another"), next(t, waits, "a third")
+	if took := third.Sub(first); took >= watchPause { // which follows only errors that are not retryable
+		t.Fatal(took)
+	}
+}
+
 func TestStopToldWithTheLastSpansIsNoSuccess(t *testing.T) {
 	server := &scripted{}
 	server.onIngest = func(batches []*pb.SpanBatch) (*pb.IngestResult, error) {

@@ -198,6 +198,23 @@ test("a short unresponsive timeout quickens the heartbeats", { timeout: 9_000 },
   await new Runner(() => beaten, options).run();
 });
 
+test("finishes are watched again at once after a break", { timeout: 9_000 }, async () => {
+  let waits = 0;
+  let finish: () => void = () => undefined;
+  const finished = new Promise<void>((resolve) => (finish = resolve));
+  using server = await withOneClaim({
+    waitForRollouts: async function* () {
+      waits++;
+      if (waits < 3) throw new Refusal(waits === 1 ? Code.UNAVAILABLE : Code.CANCELLED);
+      finish();
+      yield { summary: {} };
+    },
+  });
+  // The pause of ten seconds follows only errors that are not retryable.
+  await new Runner(() => finished, { address: server.address, maxRollouts: 1 }).run();
+  assert.equal(waits, 3);
+});
+
 test("a stop that the last spans are answered withdraws the success", async () => {
   const updates: UpdateAttemptRequest[] = [];
   using server = await withOneClaim({
