@@ -158,7 +158,7 @@ newest: ## Run the unit tests on the newest installed Python that pyproject.toml
 	touch $@
 
 readers: .venv-readers/stamp ## Load exports with datasets, pandas, polars and duckdb, and send numpy values; installs 650 MB
-	ALL_LIBRARIES=1 .venv-readers/bin/python -m pytest tests/unit/client/test_readers.py tests/unit/client/test_json_values.py tests/unit/client/test_samples.py
+	ALL_LIBRARIES=1 .venv-readers/bin/python -m pytest tests/unit/client/test_readers.py tests/unit/client/test_json_values.py tests/unit/client/test_samples.py tests/unit/client/test_sample_files.py
 
 demo: .venv/stamp $(addsuffix -cartpole,$(filter go typescript,$(subst $(comma), ,$(RUNNERS)))) ## Train CartPole through the store, RUNNERS=python,go,typescript
 	$(PY) -m pip $(PIP) -r requirements-demo.lock

@@ -57,6 +57,7 @@ READS = [
     ["attempt", "latest"],
     ["spans", "latest"],
     ["triplets", "latest"],
+    ["samples", "latest"],
     ["trace", "latest"],
     ["workers"],
     ["worker", WORKER],
@@ -222,7 +223,7 @@ async def test_reading_commands_need_the_client_alone_and_import_little(
 ) -> None:
     ran = program(arguments, server, missing=SERVER_ONLY)
     assert (ran.code, ran.errors.count("Traceback")) == (0, 0), ran.errors
-    assert ran.out or arguments[0] in ("spans", "triplets")
+    assert ran.out or arguments[0] in ("spans", "triplets", "samples")
     assert [name for name in HEAVY if name in ran.modules] == []
     assert len(ran.modules) <= MODULES
 

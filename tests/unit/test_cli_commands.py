@@ -8,8 +8,10 @@ from typing import Any
 import click
 import grpc
 import pytest
+from lightningstore.client.datasets import TRAINERS
 from lightningstore.service.cli import connection
 from lightningstore.service.cli.connection import Connection, reason
+from lightningstore.service.cli.datasets import OWN_WORDS, WORDS
 from lightningstore.service.cli.main import app
 from lightningstore.v1.statistics_pb2 import GetServerInfoRequest
 
@@ -90,3 +92,7 @@ def test_a_call_is_repeated_while_its_namespace_moves(
     except grpc.RpcError:
         assert detail == b"other"
     assert len(requests) == tries
+
+
+def test_the_words_of_the_command_are_those_of_the_client() -> None:
+    assert (OWN_WORDS, *sorted(TRAINERS)) == WORDS

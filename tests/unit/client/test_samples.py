@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from tests.libraries import library
 from .fakes import FakeServer, Fault, unavailable
 from .twins import Twin
 
+PAGE = Path(__file__).parents[3] / "docs" / "samples.md"
 MESSAGE = sample_pb2.Sample(
     index=1,
     token_ids=[1, 2147483647, 3],
@@ -140,3 +144,16 @@ def test_torch_reads_the_arrays_without_a_copy() -> None:
     logprobs = torch.frombuffer(SAMPLE.logprobs, dtype=torch.float32)
     assert tokens[mask].tolist() == [2147483647, 3]
     assert logprobs[mask].tolist() == [-0.5, -2]
+
+
+def test_the_page_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    library("numpy")
+    attempt = AttemptSamples("ro-1", "at-1")
+    attempt.append(SAMPLE)
+    snippets = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    store = SimpleNamespace(list_samples=lambda _: [attempt])
+    for snippet in snippets:
+        names = {"store": store, "batch": [SimpleNamespace(rollout_id="ro-1")]}
+        exec(compile(snippet, PAGE.name, "exec"), names)
+    assert len(snippets) == 2
+    assert "ro-1 3 1 1.0" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from lightningstore.service.cli import connection
 from lightningstore.service.cli.connection import error_text, opened
 from lightningstore.service.cli.outcomes import FINISHED, spans_told
 from lightningstore.service.cli.queues import label_option, queues_option
-from lightningstore.service.cli.triplet_options import triplet_options
+from lightningstore.service.cli.triplet_options import merge_option, triplet_options
 from lightningstore.service.cli.units import count
 from lightningstore.service.cli.views import enum_words
 from lightningstore.service.engine.clock import SystemClock
@@ -24,7 +24,7 @@ from lightningstore.v1 import rollout_pb2
 
 if TYPE_CHECKING:
     # At run time it is imported where it is used: it brings OpenTelemetry's SDK, which `serve` does not need.
-    from lightningstore.client import LightningStore
+    from lightningstore.client import ExportedRollout, LightningStore
     from lightningstore.client.datasets import DatasetWriter
 
 FORMATS = ("jsonl", "parquet")
@@ -38,6 +38,11 @@ TRIPLET_OPTIONS = (
     "skip_without_tokens",
     "reward_policy",
 )
+#: What samples are made by. They are not continued, so they are not kept beside a partial file.
+SAMPLE_OPTIONS = ("source", "llm_call_match", "agent_match", "merge", "reward_policy")
+#: The words of this project, where --samples names no trainer.
+OWN_WORDS = "lightningstore"
+WORDS = (OWN_WORDS, "art", "prime-rl", "skyrl", "slime", "tinker", "trl", "verl")
 CONTENT = (
     *("spans", "triplets", *TRIPLET_OPTIONS, "skip_evicted", "after"),
     *("status", "id", "id_contains", "mode", "group", "any"),
@@ -77,18 +82,35 @@ def _export(**given: Any) -> None:
         target = None
     if target is None and (given["format"] == "parquet" or given["resume"]):
         raise click.UsageError("--format parquet and --resume need --output FILE")
-    idle = [_flag(name) for name in TRIPLET_OPTIONS if given[name]]
-    if idle and not given["triplets"]:
-        raise click.UsageError(f"{', '.join(idle)}: only with --triplets")
-    if given["triplets"]:
+    _check_content(given)
+    if given["triplets"] or given["samples"]:
         given["source"] = given["source"] or "tracer"
     with opened(options) as store:
         export = _Export(store, given)
         export.check_ids()
         if target is None:
             export.to_stdout()
+        elif given["samples"]:
+            export.samples_to_file(target)
         else:
             export.to_file(target)
+
+
+def _check_content(given: dict[str, Any]) -> None:
+    """Raise click.UsageError for options that have no effect together."""
+    if given["samples"]:
+        if given["triplets"] or given["resume"]:
+            other = "--triplets" if given["triplets"] else "--resume"
+            raise click.UsageError(f"--samples and {other} exclude each other")
+        used: tuple[str, ...] = SAMPLE_OPTIONS
+        which = "--triplets"
+    else:
+        used = TRIPLET_OPTIONS if given["triplets"] else ()
+        which = "--samples" if given["triplets"] else "--triplets or --samples"
+    names = dict.fromkeys((*TRIPLET_OPTIONS, *SAMPLE_OPTIONS))
+    idle = [name for name in names if given[name] and name not in used]
+    if idle:
+        raise click.UsageError(f"{', '.join(map(_flag, idle))}: only with {which}")
 
 
 class _Export:
@@ -99,7 +121,9 @@ class _Export:
         self._given = given
         self._after: int = given["after"]
         self._through = store.get_statistics().last_completion_number
-        self._rollouts = self._spans = 0
+        self._rollouts = self._spans = self._samples = self._warnings = 0
+        words = given["samples"]
+        self._trainer = "" if words in (None, OWN_WORDS) else words
 
     def check_ids(self) -> None:
         """Refuse ids that name no finished rollout, before anything is written."""
@@ -116,11 +140,35 @@ class _Export:
                 )
 
     def to_stdout(self) -> None:
-        from lightningstore.client.datasets import encode  # noqa: PLC0415
+        from lightningstore.client.datasets import encode, encode_samples  # noqa: PLC0415
 
         out = sys.stdout.buffer
-        self._run(lambda rollout: out.write(encode(rollout)))
+
+        def write(rollout: Any) -> None:
+            if not self._given["samples"]:
+                out.write(encode(rollout))
+            for attempt in rollout.samples or ():
+                out.write(encode_samples(attempt, self._trainer))
+
+        self._run(write)
         out.flush()
+        self._tell()
+
+    def samples_to_file(self, target: Path) -> None:
+        from lightningstore.client.datasets import SampleWriter  # noqa: PLC0415
+
+        kind = self._given["format"]
+        parquet = None if kind is None else kind == "parquet"
+        replace = self._given["replace"]
+        with SampleWriter(
+            target, trainer=self._trainer, parquet=parquet, replace=replace
+        ) as writer:
+
+            def write(rollout: Any) -> None:
+                for attempt in rollout.samples:
+                    writer.write(attempt)
+
+            self._run(write)
         self._tell()
 
     def to_file(self, target: Path) -> None:
@@ -167,11 +215,10 @@ class _Export:
             "is it another store? --replace begins anew"
         )
 
-    def _options(self) -> dict[str, Any] | None:
+    def _options(self, content: str, names: tuple[str, ...]) -> dict[str, Any] | bool:
+        """Return the options of triplets or of samples, False if they are not exported."""
         given = self._given
-        if not given["triplets"]:
-            return None
-        return {name: given[name] for name in TRIPLET_OPTIONS if given[name]}
+        return bool(given[content]) and {name: given[name] for name in names if given[name]}
 
     def _run(self, write: Callable[[Any], Any]) -> None:
         given = self._given
@@ -186,26 +233,40 @@ class _Export:
             queues=given["queues"],
             labels=given["labels"],
             filter_logic="or" if given["any"] else "and",
-            spans=given["spans"],
-            triplets=self._options() or given["triplets"],
+            spans=given["spans"] and not given["samples"],
+            triplets=self._options("triplets", TRIPLET_OPTIONS),
+            samples=self._options("samples", SAMPLE_OPTIONS),
             skip_evicted=given["skip_evicted"],
         )
         with progress("exporting") as show:
             for rollout in found:
                 write(rollout)
-                self._rollouts += 1
-                self._spans += sum(len(batch.spans) for batch in rollout.batches or ())
+                self._count(rollout)
                 done = rollout.rollout.completion_number - self._after
-                told = f"{count(self._rollouts, 'rollout')}, {count(self._spans, 'span')}"
+                told = f"{count(self._rollouts, 'rollout')}, {self._content()}"
                 show(done, self._through - self._after, told)
         if given["id"] and not self._rollouts and not given["resume"]:
             raise click.ClickException(
                 "no rollout of those that --id names passes the other filters: nothing is written"
             )
 
+    def _count(self, rollout: ExportedRollout) -> None:
+        self._rollouts += 1
+        self._spans += sum(len(batch.spans) for batch in rollout.batches or ())
+        self._samples += sum(map(len, rollout.samples or ()))
+        self._warnings += sum(part.warning_count for part in rollout.samples or ())
+
+    def _content(self) -> str:
+        if self._given["samples"]:
+            return count(self._samples, "sample")
+        return count(self._spans, "span")
+
     def _tell(self) -> None:
+        if self._warnings:
+            told = f"{count(self._warnings, 'warning')}: `lightningstore samples ROLLOUT` shows those of a rollout"
+            click.echo(told, err=True)
         click.echo(
-            f"{count(self._rollouts, 'rollout')} and {count(self._spans, 'span')}, through completion number "
+            f"{count(self._rollouts, 'rollout')} and {self._content()}, through completion number "
             f"{self._through}; for what finishes later: --after {self._through}",
             err=True,
         )
@@ -279,6 +340,14 @@ export_command = click.Command(
             ["--triplets"], is_flag=True, help="Write triplets of the latest attempt too."
         ),
         click.Option(
+            ["--samples"],
+            type=click.Choice(WORDS),
+            is_flag=False,
+            flag_value=OWN_WORDS,
+            help="Write only samples, one row of tokens for each, in the words of a trainer: --samples=verl. "
+            f"Default words: {OWN_WORDS}.",
+        ),
+        click.Option(
             ["--after"],
             type=click.IntRange(0),
             default=0,
@@ -307,6 +376,7 @@ export_command = click.Command(
         click.Option(
             ["--skip-evicted"], is_flag=True, help="Leave out rollouts whose spans were evicted."
         ),
+        merge_option(),
         *triplet_options(),
         *connection.options(),
     ],

@@ -46,6 +46,7 @@ SECTIONS: dict[str, dict[str, _Entry]] = {
         "spans": _Entry("spans", "spans", "List the spans of a rollout."),
         "trace": _Entry("trace", "trace", "Show a trace as a tree, or draw it into a file."),
         "triplets": _Entry("spans", "triplets", "List the triplets of a rollout."),
+        "samples": _Entry("samples", "samples", "List rows of tokens to train on, or show one."),
         "groups": _Entry("groups", "groups", "List groups of rollouts, or show one."),
         "series": _Entry("series", "series", "Show how rewards or other measures developed."),
         "workers": _Entry("lists", "workers", "List workers."),

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from lightningstore.client import Span
 from lightningstore.client.otlp import from_any_value
-from lightningstore.client.values import AttemptTriplets
+from lightningstore.client.values import AttemptTriplets, Triplet
 from lightningstore.service.cli import units
 from lightningstore.service.cli.connection import Connection
 from lightningstore.service.cli.messages import last_text
@@ -200,23 +200,24 @@ def triplets(server: Connection, rollout_id: str, attempt: str, **given: Any) ->
         Column("SPAN", wide=True),
         Column("RESPONSE ID", wide=True),
     )
-    rows = [
-        [
-            number(triplet.sequence_id),
-            # "*": outside of any named agent.
-            Cell("", "*") if triplet.agent_name == "*" else triplet.agent_name,
-            _tokens(triplet.message.prompt.token_ids, triplet.prompt_token_count),
-            _tokens(triplet.message.response.token_ids, triplet.response_token_count),
-            reward_cell(triplet.reward),
-            Cell.of(last_text(triplet.message.prompt.content_json)),
-            Cell.of(last_text(triplet.message.response.content_json)),
-            triplet.attempt_id,
-            triplet.span_id,
-            triplet.response_id,
-        ]
-        for triplet in found
+    records = [triplet_to_json(triplet) for triplet in found]
+    return Listing("triplet", columns, [_triplet_row(triplet) for triplet in found], records)
+
+
+def _triplet_row(triplet: Triplet) -> list[Any]:
+    return [
+        number(triplet.sequence_id),
+        # "*": outside of any named agent.
+        Cell("", "*") if triplet.agent_name == "*" else triplet.agent_name,
+        _tokens(triplet.message.prompt.token_ids, triplet.prompt_token_count),
+        _tokens(triplet.message.response.token_ids, triplet.response_token_count),
+        reward_cell(triplet.reward),
+        Cell.of(last_text(triplet.message.prompt.content_json)),
+        Cell.of(last_text(triplet.message.response.content_json)),
+        triplet.attempt_id,
+        triplet.span_id,
+        triplet.response_id,
     ]
-    return Listing("triplet", columns, rows, [triplet_to_json(triplet) for triplet in found])
 
 
 def _tokens(ids: Sized, reported: int | None) -> Any:

@@ -1,11 +1,11 @@
-"""The options that say how triplets are made, of `triplets` and `export`."""
+"""The options that say how triplets and samples are made, of `triplets`, `samples` and `export`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import click
-from lightningstore.v1 import triplet_pb2
+from lightningstore.v1 import sample_pb2, triplet_pb2
 
 SOURCES = [
     name.removeprefix("TRIPLET_SOURCE_").lower() for name in triplet_pb2.TripletSource.keys()[1:]
@@ -13,10 +13,25 @@ SOURCES = [
 POLICIES = [
     name.removeprefix("REWARD_POLICY_").lower() for name in triplet_pb2.RewardPolicy.keys()[1:]
 ]
+MERGES = [name.removeprefix("SAMPLE_MERGE_").lower() for name in sample_pb2.SampleMerge.keys()[1:]]
 
 
-def triplet_options() -> list[click.Parameter]:
-    """Return the options."""
+def merge_option() -> click.Option:
+    """Return the option of samples alone."""
+    return click.Option(
+        ["--merge"],
+        type=click.Choice(MERGES),
+        help="How calls become rows: prefix continues the row whose tokens a prompt begins with. Default: prefix.",
+    )
+
+
+def triplet_options(*, skips: bool = True) -> list[click.Parameter]:
+    """Return the options. `skips`: with the one of triplets alone."""
+    skip = click.Option(
+        ["--skip-without-tokens"],
+        is_flag=True,
+        help="Leave out calls without token ids of prompt or response.",
+    )
     return [
         click.Option(
             ["--source"],
@@ -35,11 +50,7 @@ def triplet_options() -> list[click.Parameter]:
             metavar="RE2",
             help="Only calls under an agent whose name matches. Default: all.",
         ),
-        click.Option(
-            ["--skip-without-tokens"],
-            is_flag=True,
-            help="Leave out calls without token ids of prompt or response.",
-        ),
+        *([skip] if skips else ()),
         click.Option(
             ["--reward-policy"],
             type=click.Choice(POLICIES),
@@ -49,12 +60,17 @@ def triplet_options() -> list[click.Parameter]:
 
 
 def request_fields(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of the options as fields of ListTripletsRequest."""
+    """Return the values of the options as fields of ListTripletsRequest or ListSamplesRequest."""
     fields: dict[str, Any] = {
-        name: given[name] for name in ("llm_call_match", "agent_match", "skip_without_tokens")
+        name: given[name]
+        for name in ("llm_call_match", "agent_match", "skip_without_tokens")
+        if name in given
     }
-    if given["source"]:
-        fields["source"] = f"TRIPLET_SOURCE_{given['source'].upper()}"
-    if given["reward_policy"]:
-        fields["reward_policy"] = f"REWARD_POLICY_{given['reward_policy'].upper()}"
+    for name, prefix in (
+        ("source", "TRIPLET_SOURCE"),
+        ("reward_policy", "REWARD_POLICY"),
+        ("merge", "SAMPLE_MERGE"),
+    ):
+        if given.get(name):
+            fields[name] = f"{prefix}_{given[name].upper()}"
     return fields

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lightningstore.service.rules import wire
-from lightningstore.service.samples.folding import Row
+from lightningstore.service.samples.folding import FoldedCall, Row
 from lightningstore.service.samples.reading import Answer
 from lightningstore.service.triplets import endings
 from lightningstore.service.triplets.trace import Call
 from lightningstore.service.triplets.warnings import Warnings
-from lightningstore.v1.sample_pb2 import Sample
+from lightningstore.v1.sample_pb2 import Sample, SampleSegment
 from lightningstore.v1.triplet_pb2 import TripletPrompt
 
 _TOKEN_IDS = Sample.TOKEN_IDS_FIELD_NUMBER
@@ -59,8 +59,13 @@ def sample_of(
 ) -> bytes:
     """Return a serialised Sample. `token_ids`: an array. `calls` and `answers`: those of the row's calls."""
     last = answers[-1]
+    segments = [
+        _segment(folded, call, answer, about)
+        for folded, call, answer in zip(row.calls, calls, answers, strict=True)
+    ]
     sample = Sample(
         index=index,
+        segments=segments,
         prompt_token_count=row.calls[0].prompt_count,
         reward=about.reward,
         scores=dict(about.scores),
@@ -69,28 +74,26 @@ def sample_of(
         tools_json=last.tools_json,
         image_urls=last.image_urls,
     )
-    for folded, call, answer in zip(row.calls, calls, answers, strict=True):
-        by = call.rewarded_by
-        sample.segments.add(
-            first_token=folded.prompt_count,
-            end_token=folded.count,
-            span_id=call.node.span_id.hex(),
-            sequence_id=call.node.sequence_id,
-            model=answer.model,
-            publish_number=about.publish_number,
-            agent_name=call.agent,
-            finish_reason=answer.finish_reason,
-            reward=by.reward[0].value if by is not None and by.reward else None,
-        )
-    parts = [
-        sample.SerializeToString(),
-        wire.field(_TOKEN_IDS, token_ids),
-        wire.field(_MASK, _spread(row, [b"\1" * (c.count - c.prompt_count) for c in row.calls], 1)),
-    ]
-    numbers = _checked(row, answers, warnings)
-    if numbers:
-        parts.append(wire.field(_LOGPROBS, _spread(row, numbers, 4)))
-    return b"".join(parts)
+    mask = [b"\1" * (call.count - call.prompt_count) for call in row.calls]
+    arrays = [wire.field(_TOKEN_IDS, token_ids), wire.field(_MASK, _spread(row, mask, 1))]
+    if numbers := _checked(row, answers, warnings):
+        arrays.append(wire.field(_LOGPROBS, _spread(row, numbers, 4)))
+    return b"".join((sample.SerializeToString(), *arrays))
+
+
+def _segment(folded: FoldedCall, call: Call, answer: Answer, about: About) -> SampleSegment:
+    node, by = call.node, call.rewarded_by
+    return SampleSegment(
+        first_token=folded.prompt_count,
+        end_token=folded.count,
+        span_id=node.span_id.hex(),
+        sequence_id=node.sequence_id,
+        model=answer.model,
+        publish_number=about.publish_number,
+        agent_name=call.agent,
+        finish_reason=answer.finish_reason,
+        reward=by.reward[0].value if by is not None and by.reward else None,
+    )
 
 
 def _checked(row: Row, answers: Sequence[Answer], warnings: Warnings) -> list[bytes]:

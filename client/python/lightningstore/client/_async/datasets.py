@@ -36,6 +36,7 @@ class AsyncDatasetCalls(AsyncRolloutCalls, AsyncAttemptCalls, AsyncSpanCalls, As
         filter_logic: str | int = "and",
         spans: bool = True,
         triplets: bool | Mapping[str, Any] = False,
+        samples: bool | Mapping[str, Any] = False,
         skip_evicted: bool = False,
     ) -> AsyncIterator[ExportedRollout]:
         """Iterate over finished rollouts with their attempts and spans, in the order of completion numbers.
@@ -57,6 +58,8 @@ class AsyncDatasetCalls(AsyncRolloutCalls, AsyncAttemptCalls, AsyncSpanCalls, As
             filter_logic: How the filters are combined: "and" or "or".
             spans: Whether to export spans.
             triplets: Whether to export triplets, or their options by name, as `list_triplets` takes them.
+            samples: Whether to export samples, or their options by name, as `list_samples` takes them. `SampleWriter`
+                writes them.
             skip_evicted: Whether to leave out rollouts whose spans were evicted from memory.
 
         Returns:
@@ -81,7 +84,9 @@ class AsyncDatasetCalls(AsyncRolloutCalls, AsyncAttemptCalls, AsyncSpanCalls, As
             queues,
             labels,
         )
-        parts = selection.Parts(spans, selection.triplet_options(triplets), skip_evicted)
+        parts = selection.Parts(
+            spans, selection.options_of(triplets), selection.options_of(samples), skip_evicted
+        )
         return self._export(
             rollout_filter, after_completion_number, through_completion_number, parts
         )
@@ -124,7 +129,7 @@ class AsyncDatasetCalls(AsyncRolloutCalls, AsyncAttemptCalls, AsyncSpanCalls, As
                 attempts.extend(page)
         if rollout.payloads_omitted:
             rollout.fill(await self.get_rollout(rollout_id))
-        batches = triplets = None
+        batches = triplets = samples = None
         if parts.spans:
             state = selection.BatchState(rollout_id)
             async for _ in streams.query(self._transport, state, self._timeout):
@@ -132,8 +137,10 @@ class AsyncDatasetCalls(AsyncRolloutCalls, AsyncAttemptCalls, AsyncSpanCalls, As
             batches = state.batches
         if parts.triplets is not None:
             triplets = [t async for t in self.list_triplets([rollout_id], **parts.triplets)]
+        if parts.samples is not None:
+            samples = [s async for s in self.list_samples([rollout_id], **parts.samples)]
         reward = await self._traced_reward(rollout) if parts.needs_reward(rollout) else None
-        return selection.exported(rollout, attempts, batches, triplets, reward)
+        return selection.exported(rollout, attempts, batches, triplets, samples, reward)
 
     async def _traced_reward(self, rollout: Rollout) -> float | None:
         """Return the last reward of the latest attempt, None if its spans were evicted."""

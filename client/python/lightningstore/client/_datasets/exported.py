@@ -8,6 +8,7 @@ from typing import NamedTuple
 from lightningstore.client._datasets.batches import MESSAGE_BYTES, split_batch
 from lightningstore.client._values.attempts import Attempt
 from lightningstore.client._values.rewards import may_hold, span_reward
+from lightningstore.client._values.samples import AttemptSamples
 from lightningstore.client._values.spans import Span
 from lightningstore.client._values.triplets import AttemptTriplets
 from lightningstore.client.values import Rollout
@@ -51,7 +52,7 @@ class ImportResult(NamedTuple):
 
 
 class ExportedRollout:
-    """A finished rollout with its attempts and, if requested, its spans and triplets.
+    """A finished rollout with its attempts and, if requested, its spans, triplets and samples.
 
     `export_rollouts` yields these objects, and `import_rollouts` takes them.
 
@@ -61,12 +62,14 @@ class ExportedRollout:
         batches: Its spans, by sequence id. None: not requested.
         triplets: The triplets of each attempt. None: not requested.
         traced_reward: The last reward of the latest attempt, where neither spans nor triplets hold it.
+        samples: The samples of each attempt. None: not requested.
 
     Attributes:
         rollout: The rollout.
         attempts: All its attempts, by sequence number.
         batches: Its spans as messages of the contract, by sequence id. None: not requested.
         triplets: The triplets of each attempt. None: not requested.
+        samples: The samples of each attempt. None: not requested.
     """
 
     def __init__(
@@ -76,11 +79,13 @@ class ExportedRollout:
         batches: Sequence[span_pb2.SpanBatch] | None = None,
         triplets: Sequence[AttemptTriplets] | None = None,
         traced_reward: float | None = None,
+        samples: Sequence[AttemptSamples] | None = None,
     ) -> None:
         self.rollout = rollout
         self.attempts = list(attempts)
         self.batches = None if batches is None else list(batches)
         self.triplets = None if triplets is None else list(triplets)
+        self.samples = None if samples is None else list(samples)
         self._traced_reward = traced_reward
 
     @property

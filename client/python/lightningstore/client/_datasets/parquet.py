@@ -168,14 +168,14 @@ def _columns(row: dict[str, Any]) -> dict[str, Any]:
     if isinstance(row["mode"], int):
         columns["mode"] = str(row["mode"])
     columns["status"] = str(row["status"])
-    columns["config"] = _text(row["config"])
+    columns["config"] = text(row["config"])
     if "labels" in row:
-        columns["labels"] = _text(row["labels"])
+        columns["labels"] = text(row["labels"])
     columns["attempts"] = [_attempt(attempt) for attempt in rows.attempts_of(row["attempts"])]
     if "triplets" in row:
         columns["triplets"] = list(map(_triplet, json.loads(row["triplets"])))
         columns["unmatched_rewards"] = [
-            {**reward, "dimensions": _dimensions(reward["dimensions"])}
+            {**reward, "dimensions": dimensions(reward["dimensions"])}
             for reward in row["unmatched_rewards"]
         ]
     if "spans" in row:
@@ -193,7 +193,8 @@ def _nanoseconds(text: str | None) -> int | None:
     return time.ToNanoseconds()
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Return a value as JSON text."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -203,7 +204,7 @@ def _attempt(attempt: dict[str, Any]) -> dict[str, Any]:
         "status": str(attempt["status"]),
         # A partial file of an earlier release may lack some.
         **{name: attempt.get(name) for name in rows.ADDED},
-        "scores": _dimensions(attempt.get("scores") or {}),
+        "scores": dimensions(attempt.get("scores") or {}),
         **{name: _nanoseconds(attempt[name]) for name in rows.TIMES},
     }
 
@@ -212,12 +213,13 @@ def _triplet(told: dict[str, Any]) -> dict[str, Any]:
     return {
         **told,
         # A partial file of an earlier release may lack some.
-        **{name: None if told.get(name) is None else _text(told[name]) for name in _TRIPLET_TEXTS},
-        "rewards": _dimensions(told["rewards"]),
+        **{name: None if told.get(name) is None else text(told[name]) for name in _TRIPLET_TEXTS},
+        "rewards": dimensions(told["rewards"]),
     }
 
 
-def _dimensions(values: dict[str, float]) -> list[dict[str, Any]]:
+def dimensions(values: dict[str, float]) -> list[dict[str, Any]]:
+    """Return numbers by name as a list."""
     return [{"name": name, "value": value} for name, value in values.items()]
 
 

@@ -9,6 +9,7 @@ from lightningstore.client._datasets.batches import batch_like
 from lightningstore.client._datasets.exported import ExportedRollout
 from lightningstore.client._values import convert
 from lightningstore.client._values.rollouts import FILTER_LOGIC, ROLLOUT_MODE, ROLLOUT_STATUS
+from lightningstore.client._values.samples import AttemptSamples
 from lightningstore.client._values.spans import Span
 from lightningstore.client._values.triplets import AttemptTriplets
 from lightningstore.client.errors import LightningStoreError
@@ -146,6 +147,7 @@ def exported(
     attempts: Sequence[Attempt],
     batches: Sequence[span_pb2.SpanBatch] | None,
     triplets: Sequence[AttemptTriplets] | None,
+    samples: Sequence[AttemptSamples] | None = None,
     traced_reward: float | None = None,
 ) -> ExportedRollout:
     """Put the parts together; how the store had cut the spans into batches shows no more."""
@@ -157,7 +159,7 @@ def exported(
             counts[batch.attempt_id] += len(batch.spans)
         for attempt in attempts:
             attempt.message.span_count = counts[attempt.attempt_id]
-    return ExportedRollout(rollout, attempts, batches, triplets, traced_reward)
+    return ExportedRollout(rollout, attempts, batches, triplets, traced_reward, samples)
 
 
 def _joined(
@@ -190,11 +192,11 @@ def last_reward(found: Sequence[AttemptTriplets]) -> float | None:
     return max(rewards, key=lambda reward: reward.sequence_id).value if rewards else None
 
 
-def triplet_options(triplets: object) -> dict[str, Any] | None:
-    """Return the options of `list_triplets`, None if none are wanted: `triplets` may say just yes or no."""
-    if isinstance(triplets, Mapping):
-        return dict(triplets)
-    return {} if triplets else None
+def options_of(wanted: object) -> dict[str, Any] | None:
+    """Return the options of `list_triplets` or `list_samples`, None if none are wanted: it may say just yes or no."""
+    if isinstance(wanted, Mapping):
+        return dict(wanted)
+    return {} if wanted else None
 
 
 class Parts(NamedTuple):
@@ -203,6 +205,8 @@ class Parts(NamedTuple):
     spans: bool
     #: The options of `list_triplets`; None: no triplets.
     triplets: dict[str, Any] | None
+    #: The options of `list_samples`; None: no samples.
+    samples: dict[str, Any] | None
     skip_evicted: bool
 
     def needs_reward(self, rollout: Rollout) -> bool:
