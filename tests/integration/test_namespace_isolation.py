@@ -15,6 +15,7 @@ from lightningstore.v1 import (
     attempt_pb2,
     claim_pb2,
     completion_pb2,
+    consumer_pb2,
     group_pb2,
     import_pb2,
     resources_pb2,
@@ -73,6 +74,12 @@ FILLING: list[tuple[str, Message]] = [
     ),
     ("AddSpans", span_pb2.AddSpansRequest(batch=spans(FINISHED))),
     ("UpdateAttempt", finished(FINISHED)),
+    (
+        "CreateConsumer",
+        consumer_pb2.CreateConsumerRequest(
+            consumer=consumer_pb2.Consumer(name=MARK, after_completion_number=0)
+        ),
+    ),
 ]
 
 #: For each call a request that names what namespace a holds.
@@ -107,6 +114,18 @@ REQUESTS: dict[str, Message] = {
         bucket_count=1,
     ),
     "WatchGroups": group_pb2.WatchGroupsRequest(after_completion_number=0),
+    "GetConsumer": consumer_pb2.GetConsumerRequest(name=MARK),
+    "ListConsumers": consumer_pb2.ListConsumersRequest(),
+    "UpdateConsumer": consumer_pb2.UpdateConsumerRequest(
+        consumer=consumer_pb2.Consumer(name=MARK, max_outstanding=5)
+    ),
+    "DeleteConsumer": consumer_pb2.DeleteConsumerRequest(name=MARK),
+    "PullFinished": consumer_pb2.PullFinishedRequest(consumer=MARK, max_items=5),
+    "Acknowledge": consumer_pb2.AcknowledgeRequest(consumer=MARK),
+    "ModifyAckDeadline": consumer_pb2.ModifyAckDeadlineRequest(
+        consumer=MARK, ack_deadline=Duration(seconds=5)
+    ),
+    "ListDeliveries": consumer_pb2.ListDeliveriesRequest(consumer=MARK),
     "IngestSpans": span_pb2.IngestSpansRequest(batch=spans(RUNNING)),
     "AllocateSequenceIds": span_pb2.AllocateSequenceIdsRequest(
         demands=[span_pb2.SequenceIdDemand(rollout_id=RUNNING, attempt_id="latest", count=1)]
@@ -141,6 +160,7 @@ REPEATING = {
     "IngestSpans",
     "DeleteRollouts",
     "PauseClaims",
+    "CreateConsumer",
 }
 
 
@@ -172,6 +192,7 @@ async def seen(caller: Caller, namespace: str) -> dict[str, Any]:
     for method in (
         *("ListRollouts", "ListWorkers", "ListResources", "GetResources", "GetStatistics"),
         *("ListGroups", "GetSeries", "GetServerInfo", "QuerySpans", "ListAttempts"),
+        "ListConsumers",
     ):
         found[method] = await outcome(caller, method, namespace)
     return found
