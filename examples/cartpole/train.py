@@ -1,10 +1,10 @@
 """Train CartPole through the store: the algorithm of the demo, with a server and runners.
 
 Starts a server with a new SQLite file and four runner processes, in one or several languages. In
-each round it publishes the policy as a resource, enqueues a batch of episodes, waits for them on a
-stream, reads the rewards from their spans, and improves the policy. Half-way it kills a runner, and
-the store gives its rollout to another one. All randomness is in the inputs, so the result does not
-depend on which runner plays an episode.
+each round it publishes the policy as a resource, enqueues a batch of episodes, pulls them as they
+finish, with their rewards, improves the policy, and acknowledges the batch. Half-way it kills a
+runner, and the store gives its rollout to another one. All randomness is in the inputs, so the
+result does not depend on which runner plays an episode.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 
-from lightningstore.client import LightningStore, Rollout, RolloutConfig
+from lightningstore.client import Delivery, LightningStore, RolloutConfig
 from physics import vary
 from policy import SIZE, improve, new_task
 from rich.console import Console
@@ -100,70 +102,63 @@ class Training:
 
     def __init__(self, store: LightningStore, languages: list[str], batch: int, seed: int) -> None:
         self.store = store
-        self.played = dict.fromkeys(languages, 0)
+        self.played = Counter(dict.fromkeys(languages, 0))
         self.batch = batch
         self.seed = seed
         self.mean, self.spread = [0.0] * SIZE, [1.0] * SIZE
         self.returns: list[float] = []
         self.rows: list[tuple[str, ...]] = []
         self.retried = 0
+        store.create_consumer("trainer")
 
     def round(self, number: int, runners: Runners | None) -> None:
-        """Publish, enqueue, wait, read, improve. If `runners` is given, kill one of them."""
+        """Publish, enqueue, pull, improve, acknowledge. If `runners` is given, kill one of them."""
         began = time.perf_counter()
         policy = {"mean": self.mean, "spread": self.spread}
-        resources = self.store.update_resources("cartpole", {"policy": policy})
+        self.store.update_resources("cartpole", {"policy": policy})
         first = self.seed + number * self.batch
-        rollouts = self.store.enqueue_rollouts(
+        self.store.enqueue_rollouts(
             {
+                "rollout_id": f"round-{number}-{i:03}",
                 "input": new_task(first + i),
-                "mode": "train",
-                "group_id": f"round-{number}",
-                "resources_id": resources.resources_id,
+                "resources_id": "latest",
                 "config": RETRY,
             }
             for i in range(self.batch)
         )
-        samples: dict[str, tuple[Sequence[float], float]] = {}
-        retries, played = 0, dict.fromkeys(self.played, 0)
-        for rollout in self.store.wait_for_rollouts([r.rollout_id for r in rollouts]):
-            if runners is not None and len(samples) == self.batch // 4:
+        batch: list[Delivery] = []
+        while len(batch) < self.batch:
+            if runners is not None and len(batch) >= self.batch // 4:
                 runners.kill_one(self.store)
                 runners = None
-            retries += rollout.attempt_count - 1
-            samples[rollout.rollout_id] = (self._weights(rollout), self._reward(rollout))
-            if rollout.latest_attempt is not None:
-                played[language_of(rollout.latest_attempt.worker_id)] += 1
+            batch += self.store.pull_finished("trainer", self.batch - len(batch), wait=60)
         # Not in the order of finishing, so that the result is reproducible.
-        in_order = [samples[rollout.rollout_id] for rollout in rollouts]
-        self.returns.append(fmean(total for _, total in samples.values()))
-        self.mean, self.spread = improve(in_order, 0.2, 0.3)
+        rollouts = [delivery.rollout for delivery in sorted(batch, key=attrgetter("item_id"))]
+        (version,) = {rollout.attempt.publish_number for rollout in rollouts}
+        samples = [
+            (vary(self.mean, self.spread, rollout.input["noise"]), rollout.reward or 0.0)
+            for rollout in rollouts  # without a reward, it failed for good
+        ]
+        retries = sum(rollout.attempt_count - 1 for rollout in rollouts)
+        played = Counter(language_of(rollout.attempt.worker_id) for rollout in rollouts)
+        self.returns.append(fmean(total for _, total in samples))
+        self.mean, self.spread = improve(samples, 0.2, 0.3)
+        self.store.acknowledge("trainer", batch)
         self.retried += retries
-        self.played = {name: count + played[name] for name, count in self.played.items()}
+        self.played.update(played)
         seconds = time.perf_counter() - began
         bar = "█" * round(self.returns[-1] / 500 * 10)
         rate = f"{self.batch / seconds:.0f}/s"
-        counts = [str(count) for count in played.values()]
-        row = (str(number), f"{self.returns[-1]:.1f}", bar, rate, *counts, str(retries or ""))
+        counts = [str(played[name]) for name in self.played]
+        row = (str(version), f"{self.returns[-1]:.1f}", bar, rate, *counts, str(retries or ""))
         self.rows.append(row)
-
-    def _weights(self, rollout: Rollout) -> tuple[float, ...]:
-        return vary(self.mean, self.spread, rollout.input["noise"])
-
-    def _reward(self, rollout: Rollout) -> float:
-        """Return the reward in the spans of the rollout's last attempt."""
-        for span in self.store.query_spans(
-            rollout.rollout_id, "latest", name="agentlightning.annotation"
-        ):
-            return float(span.attributes["agentlightning.reward.0.value"])
-        return 0.0  # it failed for good
 
     def table(self) -> Table:
         """Return the rounds so far as a table for the terminal."""
         table = Table(
             title="CartPole through the store: mean return of a round", title_justify="left"
         )
-        for column in ("round", "return", "of 500", "rollouts", *self.played, "retried"):
+        for column in ("version", "return", "of 500", "rollouts", *self.played, "retried"):
             table.add_column(column)
         for row in self.rows:
             table.add_row(*row)

@@ -1,4 +1,4 @@
-"""The snippets of docs/training-control.md, run as they are printed, each in a namespace of its own."""
+"""The snippets of docs/training-control.md and docs/how-to.md, run as printed, each in a namespace of its own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ from lightningstore.client import LightningStore, Runner
 
 from tests.unit.client.fakes import RealServer
 
-PAGE = Path(__file__).parents[2] / "docs" / "training-control.md"
-SNIPPETS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def snippets(page: str) -> list[str]:
+    text = (DOCS / page).read_text()
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+SNIPPETS = snippets("training-control.md")
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +39,9 @@ def agent(task: Any, resources: Any, tracer: Any, context: Any) -> float:
 
 
 @contextmanager
-def running(store: LightningStore) -> Iterator[None]:
+def running(store: LightningStore, **options: Any) -> Iterator[None]:
     """Run a runner in a thread."""
-    runner = Runner(store, agent, poll_wait=0.2)
+    runner = Runner(store, agent, poll_wait=0.2, **options)
     thread = threading.Thread(target=runner.run)
     thread.start()
     yield
@@ -64,7 +71,7 @@ def test_a_snippet_runs_as_printed(server: RealServer, number: int) -> None:
         }
         if "running_attempt_count" in snippet:
             store.update_attempt(rollout.rollout_id, "latest", status="failed")
-        exec(compile(snippet, PAGE.name, "exec"), names)
+        exec(compile(snippet, "training-control.md", "exec"), names)
         if "def step" in snippet:
             with running(store):
                 names["step"](1, ["a", "b", "c"], size=4)
@@ -74,3 +81,41 @@ def test_a_snippet_runs_as_printed(server: RealServer, number: int) -> None:
 
 def test_the_page_has_snippets() -> None:
     assert len(SNIPPETS) >= 8
+
+
+def test_the_recipes_train(server: RealServer) -> None:
+    grpo, asynchronous, judge, exchange = snippets("how-to.md")
+    trained: list[list[Any]] = []
+    names: dict[str, Any] = {"time": time}
+    names["generate"] = lambda step, count: [f"prompt {step}/{n}" for n in range(count)]
+    names["update"] = lambda samples: trained.append(samples) or "weights"
+    for snippet in (grpo, asynchronous, judge, exchange):
+        exec(compile(snippet, "how-to.md", "exec"), names)
+
+    def store_of(name: str) -> LightningStore:
+        with LightningStore(server.address) as admin:
+            admin.create_namespace(name)
+        return LightningStore(server.address, namespace=name)
+
+    with store_of("grpo") as store, running(store, concurrency=8):
+        names["grpo"](store, 2, 3)
+        assert store.get_consumer("trainer").consumed_count == 6
+        assert store.get_statistics().latest_publish_number == 2
+    with store_of("asynchronous") as store, running(store, concurrency=8):
+        trained.clear()
+        names["train_asynchronously"](store, 3, 4)
+        assert [len(samples) for samples in trained] == [4, 4, 4]
+        assert len({rollout.rollout_id for samples in trained for rollout in samples}) == 12
+    with store_of("judge") as store, running(store, queues=["", "judge"]):
+        trained.clear()
+        batch = [r.rollout_id for r in store.enqueue_rollouts({"input": n} for n in range(4))]
+        for _ in store.wait_for_rollouts(batch):
+            pass
+        names["send_to_judge"](store)
+        names["train_on_judged"](store, 4)
+        assert sorted(r.rollout_id for r in trained[0]) == sorted(batch)
+        assert all(rollout.reward is not None for rollout in trained[0])
+    with store_of("exchange") as store:
+        names["exchange"](store, "step-1")
+        assert store.get_statistics().latest_publish_number == 1
+        assert store.start_rollout("claims are not paused")
