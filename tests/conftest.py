@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,12 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.postgres import PostgresServer
+
+
+def pytest_collection_finish() -> None:
+    """Leave the tests themselves out of garbage collection: each full one would look at ten thousand of them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
