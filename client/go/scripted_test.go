@@ -43,6 +43,7 @@ type scripted struct {
 	onResources func(*pb.GetResourcesRequest) (*pb.GetResourcesResponse, error)
 	onWatch     func(*pb.WatchGroupsRequest, grpc.ServerStreamingServer[pb.WatchGroupsResponse]) error
 	onTriplets  func(*pb.ListTripletsRequest, tripletStream) error
+	onSamples   func(*pb.ListSamplesRequest, sampleStream) error
 
 	queue   chan *pb.Rollout
 	updates chan *pb.UpdateAttemptRequest
@@ -80,6 +81,10 @@ func connect(t *testing.T, address string) *Client {
 
 func (s *scripted) ListTriplets(request *pb.ListTripletsRequest, stream tripletStream) error {
 	return s.onTriplets(request, stream)
+}
+
+func (s *scripted) ListSamples(request *pb.ListSamplesRequest, stream sampleStream) error {
+	return s.onSamples(request, stream)
 }
 
 func claimOf(id, input string) *pb.Rollout {

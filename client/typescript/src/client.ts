@@ -46,8 +46,9 @@ import { toConfig, toMode, toSpec, type RolloutSpec } from "./rollouts.js";
 import { Connection, type CallOptions, type NamespaceStubs, type Stubs } from "./rpc.js";
 import type { StoredSpan } from "./spans.js";
 import { querySpans, RolloutWait, type WaitOptions } from "./streams.js";
+import type { AttemptSamples } from "./gen/lightningstore/v1/sample_pb.js";
 import type { AttemptTriplets } from "./gen/lightningstore/v1/triplet_pb.js";
-import { listTriplets, toRequest, type TripletOptions } from "./triplets.js";
+import { listSamples, listTriplets, type SampleOptions, type TripletOptions } from "./triplets.js";
 
 /** Options of a write. */
 export interface WriteOptions extends CallOptions {
@@ -261,8 +262,18 @@ export class LightningStore {
     rolloutIds: Iterable<string>,
     options: TripletOptions = {},
   ): AsyncGenerator<AttemptTriplets, void, undefined> {
-    const request = toRequest(rolloutIds, options);
-    return listTriplets(this.rpc, request, this.#timeoutMs, options.signal);
+    return listTriplets(this.rpc, rolloutIds, options, this.#timeoutMs);
+  }
+
+  /**
+   * Reads rows of tokens to train on, derived from the spans of rollouts: one message per attempt, in the order of
+   * the rollouts. Resumes and is split as `listTriplets` is.
+   */
+  listSamples(
+    rolloutIds: Iterable<string>,
+    options: SampleOptions = {},
+  ): AsyncGenerator<AttemptSamples, void, undefined> {
+    return listSamples(this.rpc, rolloutIds, options, this.#timeoutMs);
   }
 
   /** Stores new resources by name and makes them the latest. */

@@ -9,6 +9,7 @@ export * from "./gen/lightningstore/v1/import_pb.js";
 export * from "./gen/lightningstore/v1/namespace_pb.js";
 export * from "./gen/lightningstore/v1/resources_pb.js";
 export * from "./gen/lightningstore/v1/rollout_pb.js";
+export * from "./gen/lightningstore/v1/sample_pb.js";
 export * from "./gen/lightningstore/v1/series_pb.js";
 export * from "./gen/lightningstore/v1/service_pb.js";
 export * from "./gen/lightningstore/v1/span_pb.js";

@@ -1,4 +1,4 @@
-/** Triplets: over a connection that breaks, and from a real server. */
+/** Triplets and samples: over a connection that breaks, and from a real server. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -8,9 +8,16 @@ import {
   LightningStore,
   LightningStoreError,
   Runner,
+  type SampleOptions,
   type TripletOptions,
 } from "../src/index.js";
-import { RewardPolicy, TripletSource, type ListTripletsRequest } from "../src/proto.js";
+import {
+  RewardPolicy,
+  SampleMerge,
+  TripletSource,
+  type ListSamplesRequest,
+  type ListTripletsRequest,
+} from "../src/proto.js";
 import { ScriptedServer } from "./scripted.js";
 import { TestServer } from "./server.js";
 
@@ -91,6 +98,47 @@ test("a list of triplets that breaks goes on where it was, each attempt whole", 
     assert.equal(request.deduplicate, false);
     assert.equal(request.repairHierarchy, undefined);
   }
+  client.close();
+});
+
+test("a list of samples that breaks goes on where it was, each attempt whole", async () => {
+  const asked: ListSamplesRequest[] = [];
+  let arrived: () => void = () => undefined;
+  const arrival = new Promise<void>((resolve) => (arrived = resolve));
+  const rows = (rolloutId: string, complete: boolean, ...indexes: number[]) => {
+    const samples = indexes.map((index) => ({ index, tokenIds: [index], mask: [true] }));
+    return { attempt: { rolloutId, attemptId: "at" }, groupId: "g", samples, complete };
+  };
+  using scripted = await ScriptedServer.start({
+    listSamples: async function* (request, peer) {
+      asked.push(request);
+      if (asked.length === 1) {
+        yield { attempts: [rows("a", false, 0)] };
+        yield { attempts: [rows("a", true, 1), rows("b", false, 0)] };
+        await arrival;
+        peer.cut();
+      }
+      yield { attempts: [rows("b", true, 0)] };
+    },
+  });
+  const client = new LightningStore(scripted.address);
+  const found = [];
+  const options: SampleOptions = { merge: "none", finalRewards: { a: 1, b: 2 } };
+  for await (const { attempt, groupId, samples } of client.listSamples(["a", "b"], options)) {
+    found.push([attempt?.rolloutId, groupId, samples.map(({ tokenIds }) => tokenIds)]);
+    arrived();
+  }
+  assert.deepEqual(found, [
+    ["a", "g", [[0], [1]]],
+    ["b", "g", [[0]]],
+  ]);
+  assert.deepEqual(
+    asked.map(({ rolloutIds, finalRewards, merge }) => [rolloutIds, finalRewards, merge]),
+    [
+      [["a", "b"], { a: 1, b: 2 }, SampleMerge.NONE],
+      [["b"], { b: 2 }, SampleMerge.NONE],
+    ],
+  );
   client.close();
 });
 
