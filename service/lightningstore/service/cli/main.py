@@ -48,6 +48,9 @@ SECTIONS: dict[str, dict[str, _Entry]] = {
         "triplets": _Entry("spans", "triplets", "List the triplets of a rollout."),
         "samples": _Entry("samples", "samples", "List rows of tokens to train on, or show one."),
         "groups": _Entry("groups", "groups", "List groups of rollouts, or show one."),
+        "consumers": _Entry(
+            "consumers", "consumers", "List, create, change and delete consumers of finished work."
+        ),
         "series": _Entry("series", "series", "Show how rewards or other measures developed."),
         "workers": _Entry("lists", "workers", "List workers."),
         "worker": _Entry("details", "worker", "Show a worker."),
