@@ -61,6 +61,10 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[s
         yield address
 
 
+#: For tests of processes that import agentlightning, which takes each more than ten seconds, and not of what is stored.
+ONE_BACK_END = pytest.mark.parametrize("address", ["sqlite"], indirect=True)
+
+
 @pytest_asyncio.fixture
 async def store(address: str) -> Any:
     """An adapter with a connection of its own, and the server's queue empty."""

@@ -20,6 +20,7 @@ from lightningstore.integrations.agentlightning._buffer import TRACER_THREAD
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
+from tests.integrations.agentlightning.conftest import ONE_BACK_END
 from tests.integrations.agentlightning.test_spans import a_span
 
 pytestmark = pytest.mark.asyncio
@@ -132,6 +133,7 @@ async def test_a_span_that_is_refused_is_in_the_log_and_holds_up_nothing(
     assert "at-nobody" in caplog.text
 
 
+@ONE_BACK_END
 async def test_spans_without_an_answer_are_stored_at_the_end_of_the_process(address: str) -> None:
     program = f"""
 import asyncio, multiprocessing

@@ -12,7 +12,7 @@ from agentlightning.types import LLM, PromptTemplate, ProxyLLM, ResourcesUpdate
 from lightningstore.client import AsyncLightningStore
 from lightningstore.integrations.agentlightning import GrpcLightningStore
 
-from tests.integrations.agentlightning.conftest import serving
+from tests.integrations.agentlightning.conftest import ONE_BACK_END, serving
 from tests.integrations.agentlightning.test_spans import a_span
 
 pytestmark = pytest.mark.asyncio
@@ -65,6 +65,7 @@ asyncio.run(main())
 """
 
 
+@ONE_BACK_END
 @pytest.mark.timeout(240)  # two processes import agentlightning
 async def test_runners_in_any_process_take_the_first_model_that_was_given(
     store: GrpcLightningStore, address: str
