@@ -54,7 +54,7 @@ python-proto: .venv/stamp build/otlp.binpb
 serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.db
 	$(BIN)/lightningstore serve
 
-# The longest first: `make -j2` then ends with short ones.
+# The longest first: `make -j3` then ends with short ones.
 test: languages python-test agl-test $(call goals,test,$(CLIENTS)) conformance ## Run all tests of each installed language, and the conformance suite
 
 # Two parts, for two cores.
