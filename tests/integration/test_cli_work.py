@@ -13,17 +13,19 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from lightningstore.client import AsyncLightningStore, Failure
+from lightningstore.service.server.config import Config
+from lightningstore.service.server.server import Server, start_server
 
 from tests.contract.helpers import batch
-from tests.integration.process import COMMAND, ENVIRONMENT, Process, run, serve
+from tests.integration.process import COMMAND, ENVIRONMENT, run
 
 pytestmark = pytest.mark.asyncio
 
 
 class Shell:
-    """A server, and commands that call it."""
+    """A server in this process, and commands that call it."""
 
-    def __init__(self, server: Process, folder: Path) -> None:
+    def __init__(self, server: Server, folder: Path) -> None:
         self.server, self.folder = server, folder
         self.client = AsyncLightningStore(server.address, timeout=10)
 
@@ -46,11 +48,11 @@ class Shell:
 
 @pytest_asyncio.fixture
 async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    server = await serve("--port", "0", folder=tmp_path)
+    server = await start_server(Config(port=0, db=tmp_path / "lightningstore.db"))
     shell = Shell(server, tmp_path)
     yield shell
     await shell.client.close()
-    assert await server.stop() == 0
+    await server.stop(1)
 
 
 async def test_a_life_from_the_queue_to_its_outcome(shell: Shell) -> None:
