@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lightningstore.service import samples
-from lightningstore.service.samples import Fold
+from lightningstore.service.samples import Fold, HeldIds, Ids
 from lightningstore.service.triplets import tokens
 
 from tests import recorded
@@ -335,6 +335,34 @@ def test_numbers_given_on_arrival_change_nothing_but_the_order_of_rows(
         return Counter((tuple(row.tokens), tuple(row.mask)) for row in fold(calls)[0])
 
     assert shown(list(range(len(made)))) == shown(list(reversed(range(len(made)))))
+
+
+@given(conversations(), st.integers(0, 40), st.randoms(use_true_random=False))
+def test_held_token_ids_are_those_that_were_added(
+    made: list[tuple[Tokens, Tokens]], limit: int, dice: random.Random
+) -> None:
+    held = HeldIds(limit)
+    added = [Ids(bytes(prompt), bytes(response)) for prompt, response in made]
+    for key, ids in enumerate(added):
+        held.add(key, ids)
+    order = list(range(len(added)))
+    for keys in (order, dice.sample(order, len(order))):
+        for key in keys:
+            assert held.get(key) in (added[key], None)
+    if limit >= sum(len(ids.prompt) + len(ids.response) for ids in added):
+        assert None not in map(held.get, order)
+
+
+def test_of_a_conversation_only_what_is_new_is_held() -> None:
+    held = HeldIds(300)
+    said = b""
+    for key in range(100):
+        ids = Ids(said + b"\1\2", b"\3")
+        held.add(key, ids)
+        said = ids.prompt + ids.response
+    assert len(said) == 300
+    assert held.get(50) == Ids(b"\1\2\3" * 50 + b"\1\2", b"\3")
+    assert held.get(99) == Ids(said[:-1], b"\3")
 
 
 @given(st.lists(st.integers(0, (1 << 31) - 1)))

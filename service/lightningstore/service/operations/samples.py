@@ -12,7 +12,7 @@ from lightningstore.service.rules import wire
 from lightningstore.service.rules.checks import check_enum
 from lightningstore.service.rules.limits import CHUNK_BYTES
 from lightningstore.service.rules.times import NANOS
-from lightningstore.service.samples import Answer, Fold, Ids, Row
+from lightningstore.service.samples import Answer, Fold, HeldIds, Ids, Row
 from lightningstore.service.triplets import Call, Options, Warnings
 from lightningstore.v1.attempt_pb2 import AttemptRef
 from lightningstore.v1.sample_pb2 import (
@@ -25,6 +25,8 @@ from lightningstore.v1.sample_pb2 import (
 
 #: Maximum bytes of token ids held per attempt, besides its spans; others are loaded again when needed.
 HELD_IDS_BYTES = 8 << 20
+#: What a segment counts: making one takes as long as reading so many bytes.
+SEGMENT_BYTES = 256
 _SAMPLES = AttemptSamples.SAMPLES_FIELD_NUMBER
 
 
@@ -70,8 +72,7 @@ class _AttemptSamples:
         self._about = samples.About(reward, about.scores, about.publish_number)
         self._warnings = Warnings()
         self._turn = Turn()
-        self._held: dict[int, Ids] = {}
-        self._held_bytes = 0
+        self._held = HeldIds(HELD_IDS_BYTES)
         self._calls: list[Call] = []
 
     async def parts(self) -> AsyncIterator[bytes]:
@@ -100,8 +101,9 @@ class _AttemptSamples:
         fold = Fold()
         missing = 0
         for key, call in enumerate(self._calls):
-            ids = await self._read_ids(key)
+            ids = await self._read_ids(key, self._warnings)
             if ids.prompt and ids.response:
+                self._held.add(key, ids)
                 fold.add(key, call.node.where, ids.prompt, ids.response)
             else:
                 missing += 1
@@ -126,23 +128,18 @@ class _AttemptSamples:
         return rows
 
     async def _ids(self, key: int) -> Ids:
-        return self._held.get(key) or await self._read_ids(key, warnings=Warnings())
+        return self._held.get(key) or await self._read_ids(key, Warnings())
 
-    async def _read_ids(self, key: int, warnings: Warnings | None = None) -> Ids:
+    async def _read_ids(self, key: int, warnings: Warnings) -> Ids:
         call = self._calls[key]
         spans, weight = await self._batches.spans(call.records)
-        args = (call, spans, self._options, warnings or self._warnings)
-        ids = await self._traces.read(weight, partial(samples.ids_of, *args))
-        size = len(ids.prompt) + len(ids.response)
-        if self._held_bytes + size <= HELD_IDS_BYTES:
-            self._held[key] = ids
-            self._held_bytes += size
-        return ids
+        work = partial(samples.ids_of, call, spans, self._options, warnings)
+        return await self._traces.read(weight, work)
 
     async def _sample(self, index: int, row: Row) -> bytes:
         ids = await self._ids(row.last.key)
         packed = ids.prompt + ids.response
-        weight = len(packed)
+        weight = len(packed) + SEGMENT_BYTES * len(row.calls)
         token_ids = await self._traces.read(weight, partial(samples.array_of, packed))
         calls = [self._calls[folded.key] for folded in row.calls]
         answers = []

@@ -4,6 +4,7 @@ docs/samples.md has the rules. The calls come from the trace of an attempt, see 
 """
 
 from lightningstore.service.samples.folding import Fold, FoldedCall, Row
+from lightningstore.service.samples.held import HeldIds
 from lightningstore.service.samples.reading import (
     Answer,
     Ids,
@@ -19,6 +20,7 @@ __all__ = [
     "Answer",
     "Fold",
     "FoldedCall",
+    "HeldIds",
     "Ids",
     "Row",
     "add_answer",
