@@ -52,7 +52,7 @@ def call(number: int, prompt: list[int], response: list[int]) -> Span:
 
 
 def conversations(turns: int, tokens: int) -> Iterator[Span]:
-    """Yield the calls of conversations of so many turns."""
+    """Yield the calls of conversations with this number of turns."""
     dice = random.Random(5)
 
     def ids() -> list[int]:

@@ -25,7 +25,7 @@ from lightningstore.v1.sample_pb2 import (
 
 #: Maximum bytes of token ids held per attempt, besides its spans; others are loaded again when needed.
 HELD_IDS_BYTES = 8 << 20
-#: What a segment counts: making one takes as long as reading so many bytes.
+#: Bytes that take as long to read as a segment takes to make.
 SEGMENT_BYTES = 256
 _SAMPLES = AttemptSamples.SAMPLES_FIELD_NUMBER
 
