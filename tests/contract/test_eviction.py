@@ -206,3 +206,15 @@ async def test_thresholds_are_ratios_up_to_one_and_bytes_above() -> None:
     given = Config(backend="memory", eviction_threshold=0.5, safe_threshold=12_345)
     assert given.eviction_bytes == int(0.5 * memory_bytes())
     assert given.safe_bytes == 12_345
+
+
+async def test_spans_stay_until_a_consumer_has_acknowledged_them(small: World) -> None:
+    await small.store.create_consumer("trainer", after_completion_number=0)
+    ids = await live(small, 3)
+    await fill(small, *ids, times=3)
+    await small.store.update_attempt(*ids[0], status="succeeded")
+    await fill(small, ids[2], times=3)
+    assert 0 not in await evicted(small, ids)
+    await small.store.acknowledge("trainer", await small.store.pull_finished("trainer"))
+    await fill(small, ids[2], times=9)
+    assert 0 in await evicted(small, ids)

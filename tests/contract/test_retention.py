@@ -148,3 +148,29 @@ async def overfill(world: World) -> None:
     assert len([r for r in left if r.status == "queuing"]) == 20  # these never finished
     numbers = [r.completion_number for r in left if r.completion_number]
     assert numbers == list(range(280 - len(numbers) + 1, 281))  # the newest are left
+
+
+async def test_what_a_consumer_has_yet_to_acknowledge_stays(world: World) -> None:
+    store = world.store
+    await store.create_consumer("trainer", modes=["train"], after_completion_number=0)
+    await store.create_consumer("groups", unit="group", queues=["q"], after_completion_number=0)
+    specs = [{"input": n, "rollout_id": f"r{n}", "mode": "train"} for n in range(3)]
+    specs += [{"input": n, "rollout_id": f"g{n}", "group_id": "g", "queue": "q"} for n in range(2)]
+    specs.append({"input": 1, "rollout_id": "other"})
+    await store.enqueue_rollouts(specs, groups=[{"group_id": "g", "size": 2}])
+    await store.cancel_rollouts(["r0", "r1", "r2", "g0", "other"])
+    first, second = await store.pull_finished("trainer", 2)
+    await store.acknowledge("trainer", first)
+    await later(world, 3601 + LOOK_SECONDS)
+    assert await ids(world) == ["r1", "r2", "g0", "g1"]
+    await store.modify_ack_deadline("trainer", second, 60)
+    await store.acknowledge("trainer", second)
+    await store.cancel_rollouts(["g1"])
+    await later(world, 3601 + LOOK_SECONDS)
+    assert await ids(world) == ["r2", "g0", "g1"]
+    await store.acknowledge("groups", await store.pull_finished("groups"))
+    await later(world, LOOK_SECONDS)
+    assert await ids(world) == ["r2"]
+    await store.delete_consumer("trainer")
+    await later(world, LOOK_SECONDS)
+    assert await ids(world) == []

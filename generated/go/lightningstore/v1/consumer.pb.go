@@ -1329,7 +1329,7 @@ type AcknowledgeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the consumer. Required.
 	Consumer string `protobuf:"bytes,1,opt,name=consumer,proto3" json:"consumer,omitempty"`
-	// Ids of the deliveries, at most 10,000. An id that occurs twice counts once.
+	// Ids of the deliveries, at most 1,000. An id that occurs twice counts once.
 	DeliveryIds []string `protobuf:"bytes,2,rep,name=delivery_ids,json=deliveryIds,proto3" json:"delivery_ids,omitempty"`
 	// What becomes of the items. Unspecified: CONSUMED.
 	Outcome AckOutcome `protobuf:"varint,3,opt,name=outcome,proto3,enum=lightningstore.v1.AckOutcome" json:"outcome,omitempty"`
@@ -1450,7 +1450,7 @@ type ModifyAckDeadlineRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the consumer. Required.
 	Consumer string `protobuf:"bytes,1,opt,name=consumer,proto3" json:"consumer,omitempty"`
-	// Ids of the deliveries, at most 10,000.
+	// Ids of the deliveries, at most 1,000.
 	DeliveryIds []string `protobuf:"bytes,2,rep,name=delivery_ids,json=deliveryIds,proto3" json:"delivery_ids,omitempty"`
 	// Time from now to the new deadline. Required; must be positive, at most 7 days.
 	AckDeadline   *durationpb.Duration `protobuf:"bytes,3,opt,name=ack_deadline,json=ackDeadline,proto3" json:"ack_deadline,omitempty"`

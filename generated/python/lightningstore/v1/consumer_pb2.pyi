@@ -767,7 +767,7 @@ class AcknowledgeRequest(_message.Message):
     """
     @_builtins.property
     def delivery_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the deliveries, at most 10,000. An id that occurs twice counts once."""
+        """Ids of the deliveries, at most 1,000. An id that occurs twice counts once."""
 
     def __init__(
         self,
@@ -816,7 +816,7 @@ class ModifyAckDeadlineRequest(_message.Message):
     """Name of the consumer. Required."""
     @_builtins.property
     def delivery_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the deliveries, at most 10,000."""
+        """Ids of the deliveries, at most 1,000."""
 
     @_builtins.property
     def ack_deadline(self) -> _duration_pb2.Duration:

@@ -659,7 +659,7 @@ export type AcknowledgeRequest = Message<"lightningstore.v1.AcknowledgeRequest">
   consumer: string;
 
   /**
-   * Ids of the deliveries, at most 10,000. An id that occurs twice counts once.
+   * Ids of the deliveries, at most 1,000. An id that occurs twice counts once.
    *
    * @generated from field: repeated string delivery_ids = 2;
    */
@@ -725,7 +725,7 @@ export type ModifyAckDeadlineRequest = Message<"lightningstore.v1.ModifyAckDeadl
   consumer: string;
 
   /**
-   * Ids of the deliveries, at most 10,000.
+   * Ids of the deliveries, at most 1,000.
    *
    * @generated from field: repeated string delivery_ids = 2;
    */

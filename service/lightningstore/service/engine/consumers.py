@@ -148,17 +148,27 @@ class Consumers:
 
     # Items
 
-    def deliver(self, sub: Subscription, record: Delivery, end_ns: int, seconds_ns: int) -> Item:
-        """Deliver an item, again or for the first time, until a deadline in that many nanoseconds."""
-        old = sub.items.get(record.completion_number)
+    def until(self, seconds_ns: int) -> tuple[int, float]:
+        """Return the time in that many nanoseconds, as store time and as monotonic seconds."""
+        now_ns, now = self._deadlines.time.now_ns(), self._clock.monotonic()
+        return now_ns + seconds_ns, now + seconds_ns / NANOS
+
+    def deliver(
+        self, sub: Subscription, record: Delivery, end_ns: int, until: tuple[int, float]
+    ) -> Item:
+        """Deliver an item, again or for the first time, until a time from `until`."""
+        number = record.completion_number
+        old = sub.items.get(number)
         if old is not None:
             sub.take(old)
-        deadline_ns = self._deadlines.time.now_ns() + seconds_ns
-        row = DeliveryRow(sub.key, record.completion_number, deadline_ns, False, end_ns, record)
+        row = DeliveryRow(sub.key, number, until[0], False, end_ns, record)
         item = Item(sub, row, DELIVERY_STATE_DELIVERED)
         sub.put(item)
-        self._arm(item)
-        self._save(item)
+        if self._deadlines.deliveries.push(until[1], item):
+            self._deadlines.earlier.set()
+        changes = self._committer.changes
+        changes.deliveries[sub.key, number] = row
+        changes.size += DELIVERY_BYTES
         return item
 
     def extend(self, item: Item, seconds_ns: int) -> None:

@@ -258,7 +258,7 @@ class ConsumerRecords:
     async def acknowledge(self, request: AcknowledgeRequest) -> AcknowledgeResponse:
         """End deliveries, all of them or none."""
         self._engine.committer.admit(report=True)
-        self._engine.check_batch("delivery_ids", len(request.delivery_ids))
+        _check_count(len(request.delivery_ids))
         check_enum("outcome", AckOutcome, request.outcome, unspecified=True)
         if len(request.note) > rules.MAX_NOTE_LENGTH:
             count = len(request.note)
@@ -308,7 +308,7 @@ class ConsumerRecords:
     ) -> ModifyAckDeadlineResponse:
         """Move the deadlines of deliveries, of all of them or none."""
         self._engine.committer.admit(report=True)
-        self._engine.check_batch("delivery_ids", len(request.delivery_ids))
+        _check_count(len(request.delivery_ids))
         if not request.HasField("ack_deadline"):
             raise FieldInvalid("ack_deadline", "required")
         rules.check_ack_deadline("ack_deadline", request.ack_deadline)
@@ -345,3 +345,9 @@ class ConsumerRecords:
             reply.next_page_token = page_token(digest, [numbers[size - 1]])
         await self._engine.barrier()
         return reply
+
+
+def _check_count(count: int) -> None:
+    """Raise BatchTooLarge for too many deliveries: more would hold the event loop."""
+    if count > rules.MAX_ITEMS:
+        raise BatchTooLarge("delivery_ids", count, rules.MAX_ITEMS)

@@ -32,7 +32,7 @@ from lightningstore.v1.rollout_pb2 import Rollout, RolloutMode, RolloutStatus
 
 #: Maximum number of consumers of a namespace.
 MAX_CONSUMERS = 100
-#: Maximum number of items that one call delivers.
+#: Maximum number of items that one call delivers or acknowledges.
 MAX_ITEMS = 1000
 #: Maximum number of task queues, statuses or modes that a filter names.
 MAX_NAMES = 1000

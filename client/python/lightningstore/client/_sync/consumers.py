@@ -227,7 +227,7 @@ class ConsumerCalls(Caller):
 
         Args:
             consumer: Name of the consumer.
-            deliveries: The deliveries, or their ids; at most 10,000.
+            deliveries: The deliveries, or their ids; at most 1,000.
             outcome: What becomes of the items: "consumed", "released" to deliver them again at once, or "dropped" if
                 they are unusable.
             note: Why, for people. At most 256 characters.
@@ -250,7 +250,7 @@ class ConsumerCalls(Caller):
 
         Args:
             consumer: Name of the consumer.
-            deliveries: The deliveries, or their ids; at most 10,000.
+            deliveries: The deliveries, or their ids; at most 1,000.
             ack_deadline: Seconds from now to the new deadline, at most 7 days.
 
         Returns:
