@@ -248,10 +248,15 @@ class Enqueue:
             check_metadata(
                 f"{field}.metadata_json", spec.metadata_json, self._engine.limits.metadata_bytes
             )
-        check_new_id(f"{field}.rollout_id", spec.rollout_id, required=False)
-        check_label(f"{field}.group_id", spec.group_id)
-        check_enum(f"{field}.mode", RolloutMode, spec.mode, unspecified=True)
-        check_queue(f"{field}.queue", spec.queue)
+        # Most have few fields, and a name for each that is empty would take longer than to look.
+        if spec.rollout_id:
+            check_new_id(f"{field}.rollout_id", spec.rollout_id)
+        if spec.group_id:
+            check_label(f"{field}.group_id", spec.group_id)
+        if spec.mode:
+            check_enum(f"{field}.mode", RolloutMode, spec.mode, unspecified=True)
+        if spec.queue:
+            check_queue(f"{field}.queue", spec.queue)
         if spec.labels:
             check_labels(f"{field}.labels", spec.labels)
 

@@ -200,7 +200,7 @@ def _text(name: str, count: int) -> str:
 
 def rollout_values(row: RolloutRow) -> tuple[Any, ...]:
     """Return the columns of a rollout."""
-    record = row.rollout
+    record, measures = row.rollout, row.measures
     return (
         row.key,
         record.rollout_id,
@@ -217,12 +217,12 @@ def rollout_values(row: RolloutRow) -> tuple[Any, ...]:
         record.completion_number,
         row.position,
         row.available_ns,
-        row.measures.reward,
-        packed_scores(row.measures.scores),
-        row.measures.duration_ns,
-        row.measures.queue_ns,
-        row.measures.publish_number,
-        row.measures.lag,
+        measures.reward,
+        packed_scores(measures.scores) if measures.scores else "",
+        measures.duration_ns,
+        measures.queue_ns,
+        measures.publish_number,
+        measures.lag,
         record.SerializeToString(),
         record.queue,
     )
