@@ -45,6 +45,7 @@ IN_MEMORY = (
     "test_pause",
     "test_queues",
     "test_retry",
+    "test_samples",
     "test_triplets",
     "test_update_rollout",
     "test_versions",
