@@ -31,6 +31,8 @@ from lightningstore.v1.group_pb2 import Group
 
 #: Rollouts, and groups, that are read at a time.
 ROLLOUTS_AT_ONCE, GROUPS_AT_ONCE = 64, 8
+#: Rollouts that are read at least, some of which may not match.
+LEAST_AT_ONCE = 8
 #: Approximate bytes of a delivery beside what it delivers.
 DELIVERY_BYTES = 300
 #: Above the number of members that any group has.
@@ -194,7 +196,7 @@ class Pulls:
         through = max(sub.cursor, sub.start)
         pages = self._groups_after if sub.by_group else self._rollouts_after
         latest = self._live.state.counters.resources_updates
-        async for candidates, reached in pages(sub, through):
+        async for candidates, reached in pages(sub, through, most):
             for candidate in candidates:
                 if room < 0 or count + len(again) >= most:
                     return Found(again, fresh, through)
@@ -241,14 +243,18 @@ class Pulls:
         }
 
     async def _rollouts_after(
-        self, sub: Subscription, number: int
+        self, sub: Subscription, number: int, most: int
     ) -> AsyncIterator[tuple[list[Candidate], int]]:
-        """Yield the rollouts that match after a completion number, and the numbers up to which these are all."""
+        """Yield the rollouts that match after a completion number, and the numbers up to which these are all.
+
+        `most` is the number that the caller wants.
+        """
         waiters, pace = self._engine.waiters, Pace()
         while number < (last := waiters.published):
             recent = waiters.recent(number, ROLLOUTS_AT_ONCE)
             if recent is None:
-                loaded = await self._engine.storage.completions(number, pace.count)
+                count = min(pace.count, max(LEAST_AT_ONCE, most))
+                loaded = await self._engine.storage.completions(number, count)
                 pace.note(len(each.input_json) for each in loaded)
                 shown = [each.shown() for each in loaded]
             else:
@@ -256,10 +262,12 @@ class Pulls:
                 await asyncio.sleep(0)
             shown = [s for s in shown if s.rollout.completion_number <= last]
             number = shown[-1].rollout.completion_number if shown else last
-            yield [_of_rollout(s) for s in shown if sub.filter.matches(s.rollout)], number
+            found = [_of_rollout(s) for s in shown if sub.filter.matches(s.rollout)]
+            most -= len(found)
+            yield found, number
 
     async def _groups_after(
-        self, sub: Subscription, number: int
+        self, sub: Subscription, number: int, _: int
     ) -> AsyncIterator[tuple[list[Candidate], int]]:
         """Yield the same of groups."""
         while number < (last := self._engine.waiters.published_groups):
