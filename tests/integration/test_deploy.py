@@ -66,7 +66,7 @@ def test_image_copies_what_exists_and_runs_as_nobody_special() -> None:
     assert f"chown {user} /data" in made
     assert Path(environment()["LIGHTNINGSTORE_DB"]).parent == Path("/data")
     (volume,), (port,) = instructions("VOLUME"), instructions("EXPOSE")
-    assert (volume, port) == ("/data", "4747")
+    assert (volume, port) == ("/data", "4747 4748")
 
 
 def test_context_of_the_image_holds_what_exists_and_no_keys_or_environments() -> None:

@@ -16,7 +16,8 @@ from lightningstore.service.http import server as http
 from lightningstore.service.http.server import HttpServer
 from lightningstore.service.rules.errors import Busy, RolloutNotFound
 from lightningstore.service.server.config import Config
-from lightningstore.service.server.server import AddressInUse, Server, open_store, start_server
+from lightningstore.service.server.http_ports import AddressInUse
+from lightningstore.service.server.server import Server, open_store, start_server
 
 from tests.integration.test_otlp_http import JSON, PROTOBUF, Answer, send
 
@@ -227,7 +228,7 @@ async def test_metrics_can_be_scraped_until_the_last_call_has_ended() -> None:
     writer.write(f"{head}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n".encode())
     await reader.readuntil(b"100 Continue\r\n\r\n")  # It has begun.
     stop = asyncio.create_task(server.stop(30))
-    while not server._otlp_http._stopping:  # type: ignore[union-attr]
+    while not server.http._otlp._stopping:  # type: ignore[union-attr]
         await asyncio.sleep(0)
     assert (await send(server.metrics_port, "GET", "/metrics")).status == 200
     writer.write(b"{}")

@@ -149,7 +149,7 @@ async def test_what_has_begun_is_finished_at_shutdown_and_nothing_else_begins(
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(HEAD + f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n".encode())
     await reader.readuntil(b"100 Continue\r\n\r\n")  # it has begun
-    stop = asyncio.create_task(world.server._otlp_http.stop(10))  # type: ignore[union-attr]
+    stop = asyncio.create_task(world.server.http._otlp.stop(10))  # type: ignore[union-attr]
     await asyncio.sleep(0)
     idle.write(HEAD + b"Content-Length: 2\r\n\r\n{}")
     assert (await idle_reader.readline()).split()[1] == b"503"
@@ -171,7 +171,7 @@ async def test_body_that_never_comes_holds_up_the_shutdown_no_longer_than_the_gr
     writer.write(HEAD + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n")
     await reader.readuntil(b"100 Continue\r\n\r\n")
     began = time.monotonic()
-    await world.server._otlp_http.stop(0.2)  # type: ignore[union-attr]
+    await world.server.http._otlp.stop(0.2)  # type: ignore[union-attr]
     assert 0.2 <= time.monotonic() - began < 2
     assert await reader.read() == b""
     writer.close()

@@ -120,8 +120,9 @@ async def test_lines_after_the_first_say_what_to_do_and_the_last_one_that_it_sto
 ) -> None:
     process, _ = await start("--db", "my.db")
     assert process.process.stdout is not None
-    clients, further = [(await process.process.stdout.readline()).decode() for _ in range(2)]
+    clients, link, further = [(await process.process.stdout.readline()).decode() for _ in range(3)]
     assert clients == f"clients: export LIGHTNINGSTORE_ADDRESS={process.address}\n"
+    assert re.fullmatch(r"http: http://127\.0\.0\.1:\d+\n", link)
     assert further.startswith("next: lightningstore enqueue")
     process.process.send_signal(signal.SIGTERM)
     rest, _ = await asyncio.wait_for(process.process.communicate(), 20)

@@ -23,6 +23,8 @@ export function serverCommand(): string {
 /** A server over the memory back end, or over SQLite in a folder of its own. */
 export class TestServer {
   address = "";
+  /** The link of its port for HTTP. */
+  http = "";
   #process: ChildProcess | undefined;
   readonly #folder: string;
   readonly #options: readonly string[];
@@ -50,9 +52,9 @@ export class TestServer {
     const child = spawn(serverCommand(), options, { stdio: ["ignore", "pipe", "inherit"] });
     this.#process = child;
     for await (const line of createInterface({ input: child.stdout })) {
-      const found = / on ([^ ,]+)/.exec(line);
-      if (!found?.[1]) continue;
-      this.address = found[1];
+      this.http = /^http: (\S+)/.exec(line)?.[1] ?? this.http;
+      this.address = /^lightningstore .* on ([^ ,]+)/.exec(line)?.[1] ?? this.address;
+      if (!line.startsWith("next:")) continue;
       child.stdout.resume();
       return;
     }

@@ -19,8 +19,9 @@ from lightningstore.service.rules.errors import Misconfigured, StorageUnusable
 from lightningstore.service.server import logs, tuning
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.gate import Gate, open_gate
+from lightningstore.service.server.http_ports import AddressInUse, bracketed
 from lightningstore.service.server.processes import Processes, StartFailed
-from lightningstore.service.server.server import AddressInUse, bracketed, start_server
+from lightningstore.service.server.server import start_server
 from pydantic import ValidationError
 
 PREFIX = str(Config.model_config["env_prefix"])
@@ -94,7 +95,7 @@ async def _serve(config: Config) -> None:
     data = server.data
     count = len(server.directory)
     contents = f"{data}, {count} namespaces" if count > 1 else data
-    _say(*_greeting(server.address, contents, server.gate, config))
+    _say(*_greeting(server.address, contents, server.gate, config, server.http.port))
     tuning.settle_garbage()
     await stop.wait()
     grace = units.span(config.grace)
@@ -137,7 +138,7 @@ async def _serve_processes(config: Config) -> None:
 
     def ready() -> None:
         address = f"{bracketed(config.host)}:{processes.port}"
-        _say(*_greeting(address, data, gate, config))
+        _say(*_greeting(address, data, gate, config, processes.http_port))
 
     await processes.run(ready)
     uptime = units.span(clock.monotonic() - begun)
@@ -156,12 +157,15 @@ def _say(*lines: str) -> None:
         pass
 
 
-def _greeting(listening: str, data: str, gate: Gate, config: Config) -> list[str]:
+def _greeting(listening: str, data: str, gate: Gate, config: Config, http_port: int) -> list[str]:
     scheme = "https://" if gate.credentials else ""
-    address = f"{scheme}{reachable(config.host)}:{listening.rpartition(':')[2]}"
+    host = reachable(config.host)
+    address = f"{scheme}{host}:{listening.rpartition(':')[2]}"
+    link = [f"http: {scheme or 'http://'}{host}:{http_port}"] if http_port else []
     return [
         f"lightningstore {version('lightningstore')} on {listening}, {data}, access: {gate.description}",
         f"clients: export LIGHTNINGSTORE_ADDRESS={address}",
+        *link,
         "next: lightningstore enqueue '{\"question\": 2}', start a runner, lightningstore rollouts",
     ]
 

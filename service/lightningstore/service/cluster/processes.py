@@ -42,8 +42,9 @@ class Process(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     #: Folder with a socket for each process, which only this user can enter.
     sockets: str = ""
-    #: Ports of the server, which all processes listen on; 0 for OTLP over HTTP: none.
+    #: Ports of the server, which all processes listen on; 0 for HTTP and for OTLP over HTTP: none.
     port: int = 0
+    http_port: int = 0
     otlp_http_port: int = 0
     #: File descriptors: written to once this process serves, and read from to notice the end of the parent; -1: none.
     ready: int = -1

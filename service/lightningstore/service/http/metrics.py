@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
@@ -12,24 +12,36 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 _METHODS = "OPTIONS,GET"
+#: A port for metrics alone serves them at every path, as prometheus_client's own server does.
+EVERY_PATH = "/{path:.*}"
 
 
 class MetricsPage:
-    """Serves the metrics of a registry at every path, as prometheus_client's own server does."""
+    """Serves the metrics of a registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        path: str = EVERY_PATH,
+        admit: Callable[[web.Request], None] = lambda _: None,
+    ) -> None:
+        """Take the registry, the path, and what rejects requests; it raises StoreError."""
         self._registry = registry
+        self._path = path
+        self._admit = admit
         #: Composing the text takes milliseconds: in one thread, scrapes cannot hold the event loop.
         self._composer = ThreadPoolExecutor(1, "metrics")
 
     @property
     def routes(self) -> Sequence[web.RouteDef]:
         """The routes."""
-        path = "/{path:.*}"
+        page = web.get(self._path, self._metrics, allow_head=False)
+        if self._path != EVERY_PATH:
+            return (page,)
         return (
             web.get("/favicon.ico", self._nothing, allow_head=False),
-            web.get(path, self._metrics, allow_head=False),
-            web.options(path, self._nothing),
+            page,
+            web.options(self._path, self._nothing),
         )
 
     def close(self) -> None:
@@ -40,6 +52,7 @@ class MetricsPage:
         return web.Response(headers={"Allow": _METHODS} if request.method == "OPTIONS" else None)
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        self._admit(request)
         loop = asyncio.get_running_loop()
         body, headers = await loop.run_in_executor(
             self._composer,

@@ -7,19 +7,13 @@ or fill the memory. Source: https://opentelemetry.io/docs/specs/otlp/#otlphttp.
 
 from __future__ import annotations
 
-import asyncio
-import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 from google.protobuf.message import Message
-from lightningstore.service.http import otlp_json
+from lightningstore.service.http import bodies, otlp_json
 from lightningstore.service.http.server import (
-    IDLE_SECONDS,
     JSON,
     PROTOBUF,
     HttpError,
@@ -30,9 +24,7 @@ from lightningstore.service.operations.store import Store
 from lightningstore.service.rpc import otlp
 from lightningstore.service.rpc.calls import Streams
 from lightningstore.service.rpc.forwarding import Peer
-from lightningstore.service.rules import pieces
-from lightningstore.service.rules.errors import FieldInvalid, PayloadTooLarge
-from lightningstore.service.rules.limits import HOLD_SECONDS
+from lightningstore.service.rules.errors import FieldInvalid
 from lightningstore.service.rules.namespaces import (
     DEFAULT_NAMESPACE,
     NAMESPACE_KEY,
@@ -43,19 +35,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 PATH = "/v1/traces"
 METHOD = f"/{otlp.SERVICE}/Export"
-#: Bodies above this size are decompressed or parsed in the thread: that takes a millisecond or two.
-INLINE_BYTES = 16 * 1024
-#: Bytes that zlib makes of one, at most.
-MAX_INFLATION = 1032
-#: zlib's number for "gzip or zlib, whichever it is".
-_ANY_HEADER = 47
 _COMPRESSIONS = ("gzip", "deflate")
-_PIECE_BYTES = 8192
-
-#: What reading a body raises when the client disconnects, or violates HTTP.
-_BROKEN = (ConnectionError, HttpProcessingError, web.RequestPayloadError, web.PayloadAccessError)
-
-T = TypeVar("T")
 
 
 class OtlpTraces:
@@ -73,16 +53,17 @@ class OtlpTraces:
         self._guard = guard
         self._elsewhere = elsewhere
         self._streams = streams
-        self._reader = ThreadPoolExecutor(1, "otlp-http")
+        limits, shared = directory.limits, directory.shared
+        self._bodies = bodies.Bodies("otlp-http", limits.message_bytes, shared.bodies)
 
     @property
     def routes(self) -> Sequence[web.RouteDef]:
         """The route. Its name is how calls over gRPC are counted, too."""
-        return (web.post(PATH, self._answer, name="Export", expect_handler=_expect_later),)
+        return (web.post(PATH, self._answer, name="Export", expect_handler=bodies.expect_later),)
 
     def close(self) -> None:
         """Read no more bodies."""
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        self._bodies.close()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         with self._streams:
@@ -106,22 +87,10 @@ class OtlpTraces:
     @asynccontextmanager
     async def _decompressed(self, request: web.Request) -> AsyncIterator[bytes]:
         """Read the body; it counts against the limit of all bodies until the end of the context."""
-        compressed = _check_encoding(request)
-        limit, bodies = self._directory.limits.message_bytes, self._directory.shared.bodies
-        data = await _body(request, limit)
-        if not compressed and len(data) <= pieces.UNCOUNTED_BYTES:
-            yield data
-            return
-        held = min(limit, MAX_INFLATION * len(data)) if compressed else len(data)
-        await bodies.take(held, HOLD_SECONDS)
-        try:
-            if compressed:
-                data = await self._read(4 * len(data), lambda: decompress(data, limit))
-                bodies.give(held - len(data))
-                held = len(data)
-            yield data
-        finally:
-            bodies.give(held)
+        is_compressed = _check_encoding(request)
+        data = await bodies.read(request, self._directory.limits.message_bytes)
+        async with self._bodies.decompressed(data, is_compressed=is_compressed) as decompressed:
+            yield decompressed
 
     async def _forward(
         self, peer: Peer, name: str, request: web.Request, metadata: otlp.Metadata
@@ -132,7 +101,9 @@ class OtlpTraces:
                 answer = await peer.call(otlp.EXPORT, data, metadata, otlp.FORWARD_SECONDS)
                 return ExportTraceServiceResponse.FromString(answer)
             limits = self._directory.limits
-            scopes, refused = await self._read(len(data), lambda: otlp_json.scopes(data, limits))
+            scopes, refused = await self._bodies.run(
+                len(data), lambda: otlp_json.scopes(data, limits)
+            )
             return otlp.response(refused + await otlp.forward(peer, name, scopes, metadata))
 
     async def _store(self, store: Store, request: web.Request, metadata: otlp.Metadata) -> Message:
@@ -147,19 +118,10 @@ class OtlpTraces:
         if request.content_type == PROTOBUF:
             return await otlp.export(store, data, metadata, self._elsewhere)
         await otlp.admit(store, data)
-        scopes, refused = await self._read(
+        scopes, refused = await self._bodies.run(
             len(data), lambda: otlp_json.scopes(data, store.engine.limits)
         )
         return await otlp.export_scopes(store, scopes, metadata, refused, self._elsewhere)
-
-    async def _read(self, size: int, read: Callable[[], T]) -> T:
-        if size <= INLINE_BYTES:
-            return read()
-        return await asyncio.get_running_loop().run_in_executor(self._reader, read)
-
-
-async def _expect_later(_: web.Request) -> None:
-    """Do not ask for the body yet: `_body` does, once the token and the headers are good."""
 
 
 def _check_encoding(request: web.Request) -> bool:
@@ -172,58 +134,3 @@ def _check_encoding(request: web.Request) -> bool:
         error = FieldInvalid("content-encoding", f"must be one of {accepted}, or absent")
         raise HttpError(415, error, **{"Accept-Encoding": accepted})
     return encoding in _COMPRESSIONS
-
-
-async def _body(request: web.Request, limit: int) -> bytes:
-    """Return the body as it was sent. Raises PayloadTooLarge, FieldInvalid, HttpError."""
-    if (request.content_length or 0) > limit:
-        raise PayloadTooLarge("body", request.content_length or 0, limit)
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
-    parts, size = [], 0
-
-    async def read() -> None:
-        nonlocal size
-        async for part in request.content.iter_any():
-            size += len(part)
-            if size > limit:
-                raise PayloadTooLarge("body", size, limit)
-            parts.append(part)
-
-    try:
-        await asyncio.wait_for(read(), IDLE_SECONDS)
-    except TimeoutError:
-        raise HttpError(
-            408, FieldInvalid("body", f"must arrive within {IDLE_SECONDS:g} s")
-        ) from None
-    except _BROKEN as error:
-        raise FieldInvalid("body", f"cannot be read: {type(error).__name__}") from None
-    return b"".join(parts)
-
-
-def decompress(data: bytes, limit: int) -> bytes:
-    """Return a body, compressed by gzip or zlib in one member or several, of at most `limit` bytes.
-
-    Raises PayloadTooLarge, FieldInvalid.
-    """
-    found = bytearray()
-    reader = zlib.decompressobj(_ANY_HEADER)
-    at = 0
-    # In pieces: zlib copies what follows the end of a member, and there may be a member every 20 bytes.
-    while at < len(data):
-        if reader.eof:
-            reader = zlib.decompressobj(_ANY_HEADER)
-        part = data[at : at + _PIECE_BYTES]
-        try:
-            found += reader.decompress(part, limit + 1 - len(found))
-        except zlib.error as error:
-            raise FieldInvalid(
-                "body", f"is not compressed as content-encoding says: {error}"
-            ) from None
-        if len(found) > limit:
-            raise PayloadTooLarge("decompressed body", len(found), limit)
-        at += len(part) - len(reader.unused_data)
-    if not reader.eof:
-        raise FieldInvalid("body", "is incomplete: the compressed data ends early")
-    return bytes(found)

@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from aiohttp import web
 from google.protobuf.json_format import MessageToJson
@@ -23,6 +23,8 @@ from lightningstore.service.rules.errors import FieldInvalid, ShuttingDown, Stor
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 #: Seconds that a client may take for its headers, for its body, between two requests, and to receive what was sent.
 IDLE_SECONDS = 60.0
+#: Seconds of silence after which the kernel asks whether a client is still there.
+KEEPALIVE_SECONDS = 20
 #: Connections that are still open at the end of the grace are closed within twice this number of seconds.
 FORCE_SECONDS = 0.1
 #: Value of the header Server.
@@ -66,6 +68,27 @@ class Service(Protocol):
         """End what the service has started."""
 
 
+@runtime_checkable
+class ErrorForm(Protocol):
+    """A service whose clients expect errors in another form than google.rpc.Status."""
+
+    def refusal(self, request: web.Request, error: Exception) -> tuple[web.Response, str]:
+        """Return the answer to a request that failed, and gRPC's name of its status code."""
+
+
+class Rules(Protocol):
+    """What a port asks of all requests, and adds to all answers."""
+
+    def check(self, request: web.Request) -> None:
+        """Reject a request. Raises HttpError."""
+
+    def preflight(self, request: web.Request) -> web.Response | None:
+        """Return the answer to a request that is for no service."""
+
+    def complete(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Add headers to an answer."""
+
+
 class _Connection(web.RequestHandler):
     """A connection of a client. What is not HTTP is answered in the form of all other errors."""
 
@@ -90,16 +113,27 @@ class _Connection(web.RequestHandler):
 
 
 class HttpServer:
-    """Serves services on one port."""
+    """Serves services on one port. A request whose client disconnects is cancelled, as a call of gRPC is."""
 
-    def __init__(self, services: Sequence[Service], count: Count | None = None) -> None:
-        """Take the services and the counter of calls. Needs a running event loop."""
+    def __init__(
+        self, services: Sequence[Service], count: Count | None = None, rules: Rules | None = None
+    ) -> None:
+        """Take the services, the counter of calls, and the rules for all requests. Needs a running event loop."""
         self._services = services
         self._count = count
+        self._rules = rules
+        self._forms = {
+            route.handler: service.refusal
+            for service in services
+            if isinstance(service, ErrorForm)
+            for route in service.routes
+        }
         application = web.Application(middlewares=[self._answer])
         application.on_response_prepare.append(self._prepare)
         application.add_routes([route for service in services for route in service.routes])
-        self._runner = web.AppRunner(application, shutdown_timeout=FORCE_SECONDS)
+        self._runner = web.AppRunner(
+            application, shutdown_timeout=FORCE_SECONDS, handler_cancellation=True
+        )
         self._listening: asyncio.Server | None = None
         self._open = 0
         self._stopping = False
@@ -141,7 +175,7 @@ class HttpServer:
             await self.stop(0)
             raise
         for listener in self._listening.sockets:
-            _limit_unread(listener)
+            _limit_silence(listener)
         self.port = self._listening.sockets[0].getsockname()[1]
 
     async def stop(self, grace: float) -> None:
@@ -167,11 +201,10 @@ class HttpServer:
         self._quiet.clear()
         began, code = perf_counter(), "OK"
         try:
-            if self._stopping:
-                raise ShuttingDown
-            response = await handler(request)
+            response = await self._answered(request, handler)
         except Exception as error:
-            response, code = _refusal(request, error)
+            form = self._forms.get(request.match_info.handler, refusal)
+            response, code = form(request, error)
         finally:
             self._open -= 1
             if not self._open:
@@ -181,9 +214,26 @@ class HttpServer:
             self._count(name, code, perf_counter() - began)
         return response
 
+    async def _answered(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        """Return the answer of a route, or of the rules of the port."""
+        if self._stopping:
+            raise ShuttingDown
+        if self._rules is not None:
+            self._rules.check(request)
+            preflight = self._rules.preflight(request)
+            if preflight is not None:
+                return preflight
+        return await handler(request)
+
     async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Complete the headers of an answer, before it is sent or begins to be streamed."""
         response.headers["Server"] = SERVER
+        if self._rules is not None:
+            self._rules.complete(request, response)
         if self._stopping or not request.content.at_eof():
             # What was not read would be taken for the next request.
             response.force_close()
@@ -197,7 +247,7 @@ def encoded(request: web.BaseRequest, answer: Message) -> web.Response:
     return web.Response(body=MessageToJson(answer, indent=None).encode(), content_type=JSON)
 
 
-def _refusal(request: web.Request, error: Exception) -> tuple[web.Response, str]:
+def refusal(request: web.Request, error: Exception) -> tuple[web.Response, str]:
     """Return the answer to a request that failed, and gRPC's name of its status code."""
     if isinstance(error, web.HTTPException):
         error = _unrouted(error)
@@ -230,7 +280,13 @@ def _unrouted(error: web.HTTPException) -> HttpError:
     return HttpError(error.status, FieldInvalid("request", error.reason))
 
 
-def _limit_unread(listener: socket.socket) -> None:
-    """Have the kernel close connections, which inherit this, whose client does not read what was sent."""
+def _limit_silence(listener: socket.socket) -> None:
+    """Have the kernel close connections whose client does not read what was sent, or is gone.
+
+    Connections inherit the options. A stream that has nothing to send would not notice that its client is gone.
+    """
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS // 2)

@@ -8,7 +8,11 @@ import re
 #: has about 100.
 MAX_VALUES = 400_000
 _QUOTE = ord('"')
-_TEXT_OR_NOT = re.compile(rb'[^"]++|"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+#: Pieces of a text inside and outside of strings, of a size that is searched in a millisecond: no search of a whole
+#: text, which holds the interpreter, takes longer.
+_IN_STRING = re.compile(rb'(?:[^"\\]{1,4096}+|\\.){0,256}+', re.DOTALL)
+_OUTSIDE = re.compile(rb'[^"]{0,65536}+')
+_PIECE_BYTES = 1 << 20
 
 
 def has_more_values(data: bytes, limit: int) -> bool:
@@ -24,13 +28,28 @@ def has_more_objects(data: bytes, limit: int) -> bool:
 
 def _has_more(data: bytes, marks: tuple[bytes, ...], limit: int) -> bool:
     """Return whether there are more than `limit` of the marks outside of strings."""
-    if sum(map(data.count, marks)) <= limit:  # Those in strings are counted too.
+    if _count(data, marks, 0, len(data)) <= limit:  # Those in strings are counted too.
         return False
-    count = 0
-    for part in _TEXT_OR_NOT.finditer(data):
-        if data[part.start()] == _QUOTE:
-            continue
-        count += sum(data.count(mark, *part.span()) for mark in marks)
-        if count > limit:
-            return True
+    count = at = 0
+    is_string = False
+    while at < len(data):
+        piece = (_IN_STRING if is_string else _OUTSIDE).match(data, at)
+        end = piece.end() if piece is not None else at
+        if not is_string:
+            count += _count(data, marks, at, end)
+            if count > limit:
+                return True
+        if end < len(data) and data[end] == _QUOTE:
+            is_string = not is_string
+            end += 1
+        at = max(end, at + 1)  # A backslash that ends the text matches nothing.
     return False
+
+
+def _count(data: bytes, marks: tuple[bytes, ...], start: int, stop: int) -> int:
+    """Return the number of marks in a part of a text."""
+    return sum(
+        data.count(mark, at, min(at + _PIECE_BYTES, stop))
+        for at in range(start, stop, _PIECE_BYTES)
+        for mark in marks
+    )

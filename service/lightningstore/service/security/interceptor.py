@@ -112,6 +112,20 @@ class Guard(grpc.aio.ServerInterceptor):
             self._note(error, "a span exporter")
             raise error
 
+    def check_metrics(self, metadata: Iterable[tuple[str, Any]], peer: str) -> None:
+        """Admit or reject a request for the metrics: any role, but no token that is limited to namespaces.
+
+        Raises:
+            TokenMissing, TokenInvalid, TokenExpired, TokensUnreadable, NamespaceDenied
+        """
+        try:
+            token = self._tokens.find(_bearer(metadata))
+            if token.namespaces is not None:  # The metrics name all namespaces.
+                raise NamespaceDenied(token.namespaces)
+        except StoreError as error:
+            self._note(error, peer)
+            raise
+
     @property
     def tokens_usable(self) -> bool:
         """Whether the tokens file can be read."""

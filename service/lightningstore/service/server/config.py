@@ -21,6 +21,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _DEFAULTS = Limits()
+#: Default of http_port.
+DEFAULT_HTTP_PORT = 4748
 #: Beginnings of a database_url.
 DATABASES = ("postgresql://", "postgres://")
 
@@ -103,6 +105,28 @@ class Config(BaseSettings):
         ge=0,
         description="Number of versions that are kept of each resources id, besides those that running attempts use; "
         "0: all.",
+    )
+    http_port: int = Field(
+        DEFAULT_HTTP_PORT,
+        ge=0,
+        le=65535,
+        description="Port for HTTP, with the address, TLS and tokens of --port: every call as JSON, OTLP, metrics and "
+        "health; 0: none. If the default is in use, or --port is 0, a free one.",
+    )
+    http_allow_hosts: str = Field(
+        "",
+        description="Names, separated by commas, under which clients reach --http-port besides its addresses and "
+        "localhost; * allows all.",
+    )
+    http_allow_origins: str = Field(
+        "",
+        description="Origins, separated by commas, whose web pages may call --http-port: https://lab.example; * allows "
+        "all.",
+    )
+    count_calls: bool | None = Field(
+        None,
+        description="Count and time calls for Prometheus, which costs 15 µs per call (default: only with "
+        "--metrics-port).",
     )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="Port for Prometheus to scrape; 0: a free one."
@@ -220,6 +244,16 @@ class Config(BaseSettings):
         if self.data is not None and self.database_url is not None:
             raise ValueError("--data and --database-url exclude each other")
         return self
+
+    @property
+    def http_port_is_chosen(self) -> bool:
+        """Whether http_port has been set. If not, any port will do."""
+        return "http_port" in self.model_fields_set
+
+    @property
+    def counts_calls(self) -> bool:
+        """Whether calls are counted and timed."""
+        return self.metrics_port is not None if self.count_calls is None else self.count_calls
 
     @property
     def eviction_bytes(self) -> int:

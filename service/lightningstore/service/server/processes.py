@@ -15,7 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 import msgspec
 from lightningstore.service.cluster.processes import VARIABLE, Process
 from lightningstore.service.server.config import Config
-from lightningstore.service.server.server import CLOSING_SECONDS, AddressInUse
+from lightningstore.service.server.http_ports import FALLS_BACK, AddressInUse
+from lightningstore.service.server.server import CLOSING_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Processes:
         self._running: dict[int, asyncio.subprocess.Process] = {}
         #: Whether every process that was asked to stop has ended well.
         self.is_clean = True
-        self.port = 0
+        self.port = self.http_port = 0
 
     def stop(self) -> None:
         """Ask all processes to stop, which `run` waits for."""
@@ -75,6 +76,7 @@ class Processes:
         """Reserve the ports and the folder of sockets; return what the processes have in common."""
         config = self._config
         self.port = stack.enter_context(_reserved(config.host, config.port))
+        self.http_port = self._reserve_http(stack)
         otlp = config.otlp_http_port
         ports = [stack.enter_context(_reserved(config.host, 0)) for _ in range(config.processes)]
         return Process(
@@ -82,8 +84,25 @@ class Processes:
             addresses=tuple(f"{self._host}:{port}" for port in ports),
             sockets=stack.enter_context(tempfile.TemporaryDirectory(prefix="lightningstore-")),
             port=self.port,
+            http_port=self.http_port,
             otlp_http_port=0 if otlp is None else stack.enter_context(_reserved(config.host, otlp)),
         )
+
+    def _reserve_http(self, stack: ExitStack) -> int:
+        """Reserve the port of HTTP, another one if its default is taken; 0: none."""
+        host, port = self._config.host, self._config.http_port
+        if not port:
+            return 0
+        if self._config.http_port_is_chosen:
+            return stack.enter_context(_reserved(host, port))
+        if self._config.port:
+            try:
+                return stack.enter_context(_reserved(host, port))
+            except AddressInUse:
+                free = stack.enter_context(_reserved(host, 0))
+                logger.warning(FALLS_BACK, port, "in use", free)
+                return free
+        return stack.enter_context(_reserved(host, 0))
 
     async def _keep(self, process: Process, served: asyncio.Event) -> None:
         """Run one process, again and again, until `stop`. Raises StartFailed if it never serves."""

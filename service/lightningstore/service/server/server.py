@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import grpc
+from grpc_health.v1 import health_pb2
 from lightningstore.service.cluster import calls as servers
 from lightningstore.service.cluster.cluster import Cluster
 from lightningstore.service.cluster.processes import Process, ProcessCluster
 from lightningstore.service.engine.clock import Clock, SystemClock
 from lightningstore.service.engine.shared import Shared
-from lightningstore.service.http.metrics import MetricsPage
-from lightningstore.service.http.otlp import OtlpTraces
-from lightningstore.service.http.server import HttpServer
 from lightningstore.service.namespaces.directory import Common, Directory
 from lightningstore.service.operations.store import Store
 from lightningstore.service.operations.store import open_store as opened
 from lightningstore.service.rpc import handlers, health, otlp
 from lightningstore.service.rpc.calls import Calls, Handler, Streams
+from lightningstore.service.rpc.dispatch import Dispatcher
 from lightningstore.service.rpc.forwarding import Forwarding
 from lightningstore.service.rpc.reflection import reflection
 from lightningstore.service.rpc.router import Router
 from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.gate import Gate, open_gate, peer_credentials
+from lightningstore.service.server.http_ports import (
+    AddressInUse,
+    HttpCalls,
+    HttpPorts,
+    bracketed,
+    check_addresses,
+)
 from lightningstore.service.server.metrics import Metrics
 from lightningstore.service.server.tracing import tracer
 from lightningstore.service.storage.back_ends import catalog_at, database_at, storage_at
@@ -54,12 +58,6 @@ MAX_PENDING_CALLS = 20_000
 #: Seconds that connections may take to close once their calls have been cancelled. gRPC waits for the last one without
 #: a limit: after a flood of pings that takes minutes.
 CLOSING_SECONDS = 2.0
-#: Purpose of --metrics-port in errors about its address.
-FOR_METRICS = "for metrics "
-
-
-class AddressInUse(Exception):
-    """The server cannot listen on an address."""
 
 
 async def open_store(config: Config, clock: Clock | None = None) -> Store:
@@ -136,14 +134,15 @@ class Server:
         self._forwarding: Forwarding | None = None
         usable = self.directory.is_usable
         self._health = health.Health(usable if cluster is None else self._is_usable)
-        self.metrics = Metrics() if config.metrics_port is not None else None
+        self.metrics = Metrics() if config.metrics_port is not None or config.http_port else None
+        counting = self.metrics if config.counts_calls else None
         tracing = tracer() if config.trace_calls else None
-        interceptors = [i for i in (self.metrics, tracing, self.gate.guard) if i is not None]
+        interceptors = [i for i in (counting, tracing, self.gate.guard) if i is not None]
+        self._interceptors = interceptors
         self._shares_port = cluster is not None and bool(cluster.listeners)
         options = grpc_options(config, shares_port=self._shares_port)
         self._server = grpc.aio.server(interceptors=interceptors, options=options)
-        self._otlp_http: HttpServer | None = None
-        self._metrics_http: HttpServer | None = None
+        self.http = HttpPorts(config, self.gate, self.directory, self.metrics)
         self.port = 0
 
     async def start(self) -> None:
@@ -160,14 +159,17 @@ class Server:
         guard = self.gate.guard
         permit = guard.check_namespace if guard else None
         elsewhere = otlp.Elsewhere(self.directory, permit, self._forwarding)
-        services = self._add_handlers(streams, elsewhere, advertised)
+        services, dispatcher = self._add_handlers(streams, elsewhere, advertised)
         try:
-            await self._serve_otlp(streams, elsewhere)
-            await self._serve_metrics()
+            await self.http.start(
+                HttpCalls(dispatcher, streams, elsewhere, self._is_ready),
+                advertised,
+                shares_port=self._shares_port,
+            )
             if cluster is not None and self._forwarding is not None:
                 await cluster.start(advertised, self.directory, self._forwarding)
         except BaseException:
-            await self._close_http(0)
+            await self.http.stop(0)
             raise
         await self._server.start()
         self._health.serve(("", *services))
@@ -212,10 +214,14 @@ class Server:
             return None
         return self._cluster is not None and self._cluster.is_usable
 
+    def _is_ready(self) -> bool:
+        """Return whether the server answers calls."""
+        return self._health.status("") == health_pb2.HealthCheckResponse.SERVING
+
     def _add_handlers(
         self, streams: Streams, elsewhere: otlp.Elsewhere, advertised: str
-    ) -> tuple[str, ...]:
-        """Add the handlers of all calls; return the names of the services."""
+    ) -> tuple[tuple[str, ...], Dispatcher]:
+        """Add the handlers of all calls; return the names of the services, and what finds those of the contract."""
         directory, forwarding = self.directory, self._forwarding
         calls = Calls(directory.limits.message_bytes, streams, closing=lambda: directory.is_closing)
 
@@ -231,62 +237,33 @@ class Server:
             otlp.SERVICE,
             health.SERVICE,
         )
+        contract = (
+            Router(directory, calls, bind, forwarding),
+            grpc.method_handlers_generic_handler(
+                of_namespaces, handlers.namespace_handlers(directory, calls, forwarding)
+            ),
+            grpc.method_handlers_generic_handler(
+                of_servers, servers.handlers(directory, self._cluster, advertised, calls)
+            ),
+        )
         self._server.add_generic_rpc_handlers(
             (
-                Router(directory, calls, bind, forwarding),
-                grpc.method_handlers_generic_handler(
-                    of_namespaces, handlers.namespace_handlers(directory, calls, forwarding)
-                ),
-                grpc.method_handlers_generic_handler(
-                    of_servers, servers.handlers(directory, self._cluster, advertised, calls)
-                ),
+                *contract,
                 health.handler(self._health, lambda: directory.is_closing),
                 *reflection(services, calls),
             )
         )
-        return services
-
-    async def _serve_otlp(self, streams: Streams, elsewhere: otlp.Elsewhere) -> None:
-        """Listen for OTLP over HTTP if it has a port. Raises AddressInUse."""
-        host, port = self._config.host, self._config.otlp_http_port
-        if port is None:
-            return
-        context = self.gate.context() if self.gate.context else None
-        traces = OtlpTraces(self.directory, self.gate.guard, streams, elsewhere)
-        server = HttpServer([traces], self.metrics.count if self.metrics else None)
-        with _listening("", host, port):
-            await server.start(host, port, context, shares_port=self._shares_port)
-        self._otlp_http = server
-        self.directory.announce(otlp_http_port=server.port)
-        scheme = "https" if context else "http"
-        logger.info("OTLP over HTTP on %s://%s:%s/v1/traces", scheme, bracketed(host), server.port)
-
-    async def _serve_metrics(self) -> None:
-        """Listen for Prometheus if it has a port. Raises AddressInUse."""
-        host, port = self._config.metrics_host, self._config.metrics_port
-        if self.metrics is None or port is None:
-            return
-        self.metrics.observe(self.directory, self.gate.guard)
-        server = HttpServer([MetricsPage(self.metrics.registry)])
-        with _listening(FOR_METRICS, host, port):
-            await server.start(host, port)
-        self._metrics_http = server
-        logger.info("metrics on http://%s:%s/metrics", bracketed(host), server.port)
-
-    async def _close_http(self, grace: float) -> None:
-        """Close the ports of HTTP. May be called twice."""
-        servers = [s for s in (self._otlp_http, self._metrics_http) if s is not None]
-        await asyncio.gather(*[server.stop(grace) for server in servers])
+        return services, Dispatcher(self._interceptors, contract)
 
     @property
     def metrics_port(self) -> int:
-        """The port that Prometheus scrapes; 0: none."""
-        return self._metrics_http.port if self._metrics_http is not None else 0
+        """The port of metrics alone; 0: none."""
+        return self.http.metrics_port
 
     @property
     def otlp_http_port(self) -> int:
-        """The port of OTLP over HTTP; 0: none."""
-        return self._otlp_http.port if self._otlp_http is not None else 0
+        """The port of OTLP over HTTP alone; 0: none."""
+        return self.http.otlp_port
 
     @property
     def is_usable(self) -> bool:
@@ -325,14 +302,13 @@ class Server:
         self.directory.stop_waiting()
         if self._forwarding is not None:
             self._forwarding.stop_waiting()
-        http = [self._otlp_http.stop(grace)] if self._otlp_http is not None else []
-        closing = asyncio.gather(self._server.stop(grace), *http)
+        closing = asyncio.gather(self._server.stop(grace), self.http.stop_calls(grace))
         try:
             await asyncio.wait_for(asyncio.shield(closing), grace + CLOSING_SECONDS)
         except TimeoutError:
             logger.warning("some connections did not close in time; they end with the process")
         all_ended = loop.time() < until
-        await self._close_http(0)  # Metrics until here: they show how the shutdown proceeds.
+        await self.http.stop(0)  # Metrics until here: they show how the shutdown proceeds.
         await self.directory.close()
         if self._forwarding is not None:
             await self._forwarding.close()
@@ -349,7 +325,7 @@ async def start_server(config: Config, clock: Clock | None = None) -> Server:
     clock = clock or SystemClock()
     process = Process.current()
     if process is None:
-        _check_addresses(config)
+        check_addresses(config)
     else:
         config = _for_process(config, process)
     gate = open_gate(config, clock)
@@ -396,49 +372,10 @@ def _for_process(config: Config, process: Process) -> Config:
     changes: dict[str, object] = {"port": process.port}
     if config.otlp_http_port is not None:
         changes["otlp_http_port"] = process.otlp_http_port
+    changes["http_port"] = process.http_port
     if config.metrics_port:
         changes["metrics_port"] = config.metrics_port + process.index
     return config.model_copy(update=changes)
-
-
-def _check_addresses(config: Config) -> None:
-    """Raise AddressInUse for addresses that cannot be listened on, before any file is touched."""
-    for purpose, host, port in (
-        ("", config.host, config.port),
-        ("", config.host, config.otlp_http_port),
-        (FOR_METRICS, config.metrics_host, config.metrics_port),
-    ):
-        if port is not None:
-            with _listening(purpose, host, port):
-                _probe(host, port)
-
-
-def _probe(host: str, port: int) -> None:
-    """Listen for a moment, before any file is touched. Raises OSError."""
-    for family, kind, protocol, _, address in socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    ):
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind(address)
-            probe.listen(1)
-
-
-@contextlib.contextmanager
-def _listening(purpose: str, host: str, port: int) -> Iterator[None]:
-    """Turn the error of an address that cannot be listened on into AddressInUse."""
-    try:
-        yield
-    except OSError as error:
-        where = f"{purpose}on {bracketed(host)}:{port}"
-        raise AddressInUse(f"cannot listen {where}: {error.strerror}") from None
-
-
-def bracketed(host: str) -> str:
-    """Return a host as it stands before a port: an IPv6 address in brackets."""
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def channel_options(config: Config) -> list[tuple[str, int]]:
