@@ -117,6 +117,7 @@ async def test_defect_is_internal_and_says_nothing_but_its_id(
                 await call(channel, path, b"")
     finally:
         await server._server.stop(0)
+        await server.http.stop(0)
     assert caught.value.code() == grpc.StatusCode.INTERNAL
     info = details(caught.value)
     assert info.reason == "ERROR_REASON_INTERNAL"

@@ -78,6 +78,7 @@ async def test_health_watches_are_bounded_apart_from_other_streams(
             rollouts.cancel()
     finally:
         await server._server.stop(0)
+        await server.http.stop(0)
 
 
 async def test_health_watch_ends_with_not_serving_and_unavailable(
