@@ -133,7 +133,9 @@ async def test_groups_that_are_set_aside_are_not_outstanding(world: World) -> No
     (delivery,) = await pull(world)
     await world.store.acknowledge("trainer", delivery, "released")
     assert await counts(world) == (0, 0, 0, 0, 1)
-    await world.store.acknowledge("trainer", delivery, "released")
+    await world.store.acknowledge(
+        "trainer", await world.store.list_deliveries("trainer"), "released"
+    )
     assert await counts(world) == (0, 2, 0, 1, 0)
 
 

@@ -10,9 +10,17 @@ from lightningstore.service.engine.deadlines import Deadlines
 from lightningstore.service.engine.groups import Groups
 from lightningstore.service.engine.state import Entry, GroupState, State
 from lightningstore.service.engine.subscription import Item, Subscription, Tally
+from lightningstore.service.rules.copies import evolve
+from lightningstore.service.rules.groups import has_begun
+from lightningstore.service.rules.ids import new_id
 from lightningstore.service.rules.rows import ConsumerRow, DeliveryRow
 from lightningstore.service.rules.times import NANOS, stamp
-from lightningstore.v1.consumer_pb2 import DELIVERY_STATE_DELIVERED, Consumer, Delivery
+from lightningstore.v1.consumer_pb2 import (
+    DELIVERY_STATE_DELIVERED,
+    DELIVERY_STATE_SET_ASIDE,
+    Consumer,
+    Delivery,
+)
 from lightningstore.v1.rollout_pb2 import Rollout
 
 #: Approximate bytes that a consumer, and an item of one, add to a commit.
@@ -136,7 +144,7 @@ class Consumers:
     def change_settings(self, sub: Subscription, settings: Consumer) -> None:
         """Replace the settings of a consumer, except what claims keep to."""
         sub.settings = settings
-        sub.stale.clear()
+        sub.forget_stale()
         for item in list(sub.items.values()):
             if item.state != DELIVERY_STATE_DELIVERED:
                 state = sub.waiting_state(item.record)
@@ -190,6 +198,9 @@ class Consumers:
         self._deadlines.deliveries.discard(item)
         item.record, item.deadline_ns = record, 0
         item.state = item.owner.waiting_state(record)
+        if item.state == DELIVERY_STATE_SET_ASIDE:
+            # The delivery has ended: only who looks at what is set aside may end or release it.
+            item.record = evolve(record, delivery_id=new_id("de-", 16))
         item.owner.put(item)
         self._save(item)
 
@@ -241,6 +252,7 @@ class Consumers:
     def expire(self) -> None:
         """Have the items wait for redelivery whose deadline has passed, or set them aside."""
         now_ns = self._deadlines.time.now_ns()
+        owners: dict[Subscription, None] = {}
         for item in self._deadlines.deliveries.pop_due(self._clock.monotonic()):
             if item.owner.items.get(item.number) is not item:
                 continue
@@ -252,7 +264,9 @@ class Consumers:
                 item.owner.take(item)
                 item.state = item.owner.waiting_state(item.record)
                 item.owner.put(item)
-                self.wake(item.owner)
+                owners[item.owner] = None
+        for sub in owners:
+            self.wake(sub)
 
     # Waking pulls
 
@@ -277,7 +291,10 @@ class Consumers:
     def change(self, old: Rollout | None, new: Rollout | None) -> None:
         """Follow a rollout that gets another record; None: it is new, or is removed."""
         for sub in self._following:
+            before = sub.backlog
             sub.change(old, new)
+            if sub.backlog > before and sub.waiting:
+                self.wake(sub)  # an item that did not match does now
             number = old.completion_number if old is not None else 0
             if number and (new is None or new.completion_number != number) and not sub.by_group:
                 self._lose(sub, number)
@@ -329,8 +346,7 @@ class Consumers:
         """Return whether the members of a group must be known before one of them is reopened."""
         group_id = group.record.group_id
         return group.is_complete and any(
-            sub.by_group and not sub.filter.is_all and group_id not in sub.tallies
-            for sub in self._following
+            sub.by_group and group_id not in sub.tallies for sub in self._following
         )
 
     def know_members(self, group_id: str, members: Sequence[Entry]) -> None:
@@ -356,7 +372,7 @@ class Consumers:
         if not self._limited or rollout.attempt_count:
             return ()
         group = self._groups.loaded.get(rollout.group_id) if rollout.group_id else None
-        if group is not None and group.record.HasField("first_claim_time"):
+        if group is not None and has_begun(group.record):
             return ()
         return tuple(
             sub

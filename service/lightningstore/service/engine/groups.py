@@ -15,7 +15,7 @@ from lightningstore.service.engine.clock import Clock
 from lightningstore.service.engine.committer import Committer
 from lightningstore.service.engine.deadlines import Deadlines
 from lightningstore.service.engine.state import Entry, GroupState
-from lightningstore.service.rules.groups import new_group
+from lightningstore.service.rules.groups import has_begun, new_group
 from lightningstore.service.rules.lifecycle import is_finished
 from lightningstore.service.rules.rows import GroupRow
 from lightningstore.service.rules.times import NANOS, nanoseconds, stamp
@@ -244,7 +244,7 @@ class Groups:
             self._finish(group, entry)
 
     def _finish(self, group: GroupState, entry: Entry) -> None:
-        group.record.finished_count += 1
+        self._count_finish(group)
         group.unfinished.pop(entry, None)
         self._touch(group)
         self._settle(group)
@@ -261,7 +261,7 @@ class Groups:
     def _add(self, group: GroupState, entry: Entry, record: Rollout) -> None:
         group.record.member_count += 1
         if is_finished(record):
-            group.record.finished_count += 1
+            self._count_finish(group)
         else:
             group.unfinished[entry] = None
         if record.attempt_count or record.status == ROLLOUT_STATUS_PREPARING:
@@ -285,6 +285,11 @@ class Groups:
         for reading in self._readings:
             if group_id in reading.labels:
                 reading.outdated.add(group_id)
+
+    def _count_finish(self, group: GroupState) -> None:
+        if self.followers is not None and not has_begun(group.record):
+            self.begun.append(group)
+        group.record.finished_count += 1
 
     def _note_claim(self, group: GroupState) -> None:
         record = group.record

@@ -134,7 +134,7 @@ class Subscription:
         if self.by_group:
             return self.members
         waiting = self.states[DELIVERY_STATE_DELIVERED] + self.states[DELIVERY_STATE_REDELIVERY]
-        return self.claimed + self.backlog + waiting
+        return self.claimed + self.backlog - len(self.stale) + waiting
 
     @property
     def is_full(self) -> bool:
@@ -223,6 +223,24 @@ class Subscription:
         if counted != tally.counted:
             tally.counted = counted
             self.members += tally.weight if counted else -tally.weight
+
+    def note_stale(self, numbers: Iterable[int]) -> None:
+        """Remember items that will be skipped. They hold no claims back: a pull may wait for more than there is room for."""
+        for number in numbers:
+            self.stale.add(number)
+            if (tally := self._complete_tally(number)) is not None:
+                self._weigh(tally, counted=False)
+
+    def forget_stale(self) -> None:
+        """Forget which items are stale: the settings have changed."""
+        for number in self.stale:
+            if (tally := self._complete_tally(number)) is not None:
+                self._weigh(tally, counted=True)
+        self.stale.clear()
+
+    def _complete_tally(self, number: int) -> Tally | None:
+        group_id = self._complete.get(number)
+        return self.tallies.get(group_id) if group_id is not None else None
 
     def redeliverable(self, limit: int) -> list[Item]:
         """Return items that wait for redelivery, the lowest numbers first."""

@@ -170,6 +170,7 @@ class Pulls:
                 else:
                     delivered = []
                     self._postpone(sub, choice)
+                self._engine.polls.serve()  # stale items hold no claims back any more
                 number = self._engine.seal_changes()
                 break
         await self._engine.durable_since(number, failures)
@@ -370,7 +371,7 @@ class Pulls:
             self._skip(sub, choice.skipped)
             self._advance(sub, choice)
             return
-        sub.stale.update(candidate.number for candidate in choice.skipped)
+        sub.note_stale(candidate.number for candidate in choice.skipped)
         fresh = [c.number for c, _ in choice.chosen if c.number > sub.cursor]
         first = min([*fresh, *sub.stale], default=choice.through + 1)
         sub.start = max(sub.start, first - 1)

@@ -248,6 +248,7 @@ class Rollouts:
             shown = [entries[rollout_id].shown() for rollout_id in ids]
             if request.request_id:
                 self._engine.remember("CancelRollouts", request, CancelRolloutsResponse())
+            self._engine.polls.serve()  # consumers may have room, or groups have begun
             number = self._engine.seal_changes()
         reply = CancelRolloutsResponse()
         targets = [reply.rollouts.add() for _ in ids]

@@ -74,6 +74,11 @@ def new_group(spec: GroupSpec) -> Group:
     return record
 
 
+def has_begun(record: Group) -> bool:
+    """Return whether the other members of a group are to be claimed whatever consumers hold back."""
+    return record.HasField("first_claim_time") or record.finished_count > 0
+
+
 def is_created_by(spec: GroupSpec, record: Group) -> bool:
     """Return whether a group has been created by the same specification."""
     other = new_group(spec)
