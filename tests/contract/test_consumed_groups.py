@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 from lightningstore.client import Delivery
+from lightningstore.service.rules.rows import LoadedRollout, RolloutQuery
 
 from tests.contract.conftest import World
 from tests.contract.consuming import counts, pull, pulling, trainer
@@ -157,3 +160,30 @@ async def test_groups_survive_a_restart(world: World) -> None:
     assert shown(await pull(world)) == [("d", 4)]
     await finish(world, ids[1])
     assert shown(await pull(world)) == [("f", 6)]
+
+
+async def test_settings_change_while_a_pull_reads(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await trainer(world, unit="group", max_lag=0)
+    await world.store.update_resources("policy", {})
+    await complete(world, "a")
+    await world.store.update_resources("policy", {})
+    await complete(world, "b")
+    assert world.service is not None
+    storage, reads = world.service.engine.storage, []
+    scan = storage.scan_rollouts
+
+    def then_change(query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
+        reads.append(query)
+        return changed(query) if len(reads) == 2 else scan(query)
+
+    async def changed(query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
+        await world.store.update_consumer("trainer", on_stale="deliver")
+        async for loaded in scan(query):
+            yield loaded
+
+    monkeypatch.setattr(storage, "scan_rollouts", then_change)
+    deliveries = await pull(world)
+    assert shown(deliveries) == [("a", 1), ("b", 2)]
+    assert [len(delivery.members) for delivery in deliveries] == [2, 2]

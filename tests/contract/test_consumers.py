@@ -285,6 +285,31 @@ async def test_deleting_a_consumer_ends_its_pulls(world: World) -> None:
     assert await pulled(world) == ids
 
 
+async def test_a_consumer_created_anew_does_not_get_the_pulls_of_the_former(world: World) -> None:
+    await trainer(world)
+    waiting = await pulling(world, wait=60)
+    await asyncio.gather(world.store.delete_consumer("trainer"), trainer(world))
+    with pytest.raises(NotFoundError):
+        await waiting
+
+
+async def test_a_pull_that_finds_too_few_wakes_others(world: World) -> None:
+    await trainer(world, max_lag=0)
+    await world.store.update_resources("policy", {})
+    ids = await enqueue(world, 5)
+    for rollout_id in ids[:3]:
+        await world.store.start_attempt(rollout_id)
+    await world.store.update_resources("policy", {})
+    for rollout_id in ids[3:]:
+        await world.store.start_attempt(rollout_id)
+    many, one = await pulling(world, 5, min_items=5, wait=60), await pulling(world, 1, wait=60)
+    await world.store.cancel_rollouts(ids)
+    async with asyncio.timeout(5):
+        assert [delivery.item_id for delivery in await one] == [ids[3]]
+    assert not many.done()
+    many.cancel()
+
+
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
@@ -317,6 +342,14 @@ async def test_repeated_pull_returns_the_same_deliveries(world: World) -> None:
     async with refused(world, InvalidArgumentError, "REQUEST_ID_REUSED"):
         await pull(world, 1, request_id="r")
     assert (await counts(world))[:3] == (1, 2, 1)
+
+
+async def test_repeated_pull_does_not_wait_for_what_is_acknowledged(world: World) -> None:
+    await trainer(world)
+    await finished(world, 1)
+    await world.store.acknowledge("trainer", await pull(world, wait=60, request_id="r"))
+    async with asyncio.timeout(5):
+        assert await pull(world, wait=60, request_id="r") == []
 
 
 async def test_stale_items_are_skipped(world: World) -> None:

@@ -254,3 +254,14 @@ async def test_everything_survives_a_restart(world: World) -> None:
     await world.store.acknowledge("trainer", listed[1])  # reopened before the restart
     await world.advance(31)
     assert await pulled(world) == [ids[1], *ids[3:]]
+
+
+async def test_a_stale_redelivery_takes_no_place(world: World) -> None:
+    await trainer(world, max_lag=0)
+    await world.store.update_resources("policy", {})
+    await finished(world, 2)
+    await world.store.acknowledge("trainer", await pull(world), "released")
+    await world.store.update_resources("policy", {})
+    (fresh,) = await finished(world, 1)
+    assert await pulled(world, 1) == [fresh]
+    assert (await world.store.get_consumer("trainer")).skipped_count == 2

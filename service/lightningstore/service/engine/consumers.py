@@ -270,13 +270,16 @@ class Consumers:
 
     # Waking pulls
 
-    def wake(self, sub: Subscription) -> None:
-        """Wake pulls that may find enough items, those that have waited longest first."""
+    def wake(self, sub: Subscription, below: int | None = None) -> None:
+        """Wake pulls that may find enough items, those that have waited longest first.
+
+        `below` is the number that a pull waits for that has just found too few: only those that wait for fewer are woken.
+        """
         left = sub.available
         for waiter, wanted in sub.waiting.items():
             if left <= 0:
                 return
-            if wanted <= left:
+            if wanted <= left and (below is None or wanted < below):
                 waiter.ready.set()
                 left -= wanted
 

@@ -48,7 +48,7 @@ class Candidate(NamedTuple):
     publish_number: int
     #: The rollout, or the members of the group.
     rollouts: list[Shown]
-    #: Bytes in an answer, and how many of the rollouts have room for their payloads.
+    #: Bytes in an answer, 0 if it was read as stale and has nothing to deliver; how many rollouts have room for payloads.
     size: int
     whole: int
     group: Group | None = None
@@ -84,8 +84,8 @@ class Choice:
         self.skipped: list[Candidate] = []
         #: Where the cursor goes, and how many items in the backlog it passes.
         self.through, self.passed = through, 0
-        #: Whether no more fit, and whether an item changed while it was read.
-        self.is_full = self.has_changed = False
+        #: Whether no more fit; and whether the read is out of date: an item changed, or one to redeliver was stale.
+        self.is_full = self.is_outdated = False
         self._room, self._most = room, most
 
     def add(self, candidate: Candidate, lag: int) -> bool:
@@ -121,34 +121,37 @@ class Pulls:
         if time_remaining is not None:
             wait = min(wait, time_remaining - DEADLINE_MARGIN)
         until = self._engine.clock.monotonic() + wait
+        sub = self._records.find(request.consumer, "consumer")
         waiter = Waiter()
         self._engine.waiters.enter(waiter)
+        sub.waiting[waiter] = least
         try:
             while True:
                 waiter.ready.clear()
                 is_over = self._engine.clock.monotonic() >= until or self._engine.closing
-                sub = self._records.find(request.consumer, "consumer")
-                sub.waiting[waiter] = least
                 least = 1 if is_over and request.partial_ok else least
                 delivered = await self._take(sub, request, least, most)
-                if delivered or is_over:
-                    return await self._answer(delivered)
+                if delivered is not None or is_over:
+                    return await self._answer(delivered or [])
+                self._live.consumers.wake(sub, below=least)  # others may have enough
                 await waiter.wait(self._engine.clock, until)
                 if waiter.error is not None:
                     raise waiter.error
         finally:
             self._engine.waiters.unregister(waiter, ())
-            sub_now = self._live.consumers.get(request.consumer)
-            if sub_now is not None:
-                sub_now.waiting.pop(waiter, None)
-                self._live.consumers.wake(sub_now)  # others may find what is left
+            del sub.waiting[waiter]
+            self._live.consumers.wake(sub)  # others may find what is left
 
     async def _take(
         self, sub: Subscription, request: PullFinishedRequest, least: int, most: int
-    ) -> list[tuple[Item, Candidate]]:
-        """Deliver at least `least` items, or none. They are durable when this returns."""
+    ) -> list[tuple[Item, Candidate]] | None:
+        """Deliver at least `least` items, or return None. They are durable when this returns.
+
+        A repeat returns what was delivered before and is not acknowledged.
+        """
         failures = self._engine.committer.failures
         async with sub.lock:
+            self._check(sub, failures)
             answer = self._engine.requests.find("PullFinished", request)
             if answer is not None:
                 return await self._repeated(sub, PullFinishedResponse.FromString(answer))
@@ -156,23 +159,23 @@ class Pulls:
                 self._live.consumers.expire()
                 self._check(sub, failures)
                 if sub.available < least:
+                    self._engine.polls.serve()  # what was skipped holds no claims back any more
                     self._engine.seal_changes()
-                    return []
+                    return None
                 sub.touched.clear()
                 await self._engine.barrier()
                 found = await self._gather(sub, most)
                 self._check(sub, failures)
                 choice = self._choose(sub, found, most)
+                delivered = None
                 if len(choice.chosen) >= least or (choice.chosen and choice.is_full):
                     delivered = self._hand_out(sub, request, choice)
-                elif choice.has_changed:
-                    continue
-                else:
-                    delivered = []
+                    break
+                if not choice.is_outdated:
                     self._postpone(sub, choice)
-                self._engine.polls.serve()  # stale items hold no claims back any more
-                number = self._engine.seal_changes()
-                break
+                    break
+            self._engine.polls.serve()  # stale items hold no claims back any more
+            number = self._engine.seal_changes()
         await self._engine.durable_since(number, failures)
         return delivered
 
@@ -328,17 +331,19 @@ class Pulls:
             lag = rules.lag_of(latest, candidate.publish_number)
             if rules.is_skipped(sub.settings, lag):
                 self._skip(sub, [candidate])
+                choice.is_outdated = True  # others may be read in its place
             elif not choice.add(candidate, lag):
                 return choice
         for candidate in found.fresh:
             if self._is_gone(sub, candidate):
                 choice.through = candidate.number
                 continue
-            if self._has_changed(sub, candidate):
-                choice.has_changed = True
-                return choice
             lag = rules.lag_of(latest, candidate.publish_number)
-            if rules.is_skipped(sub.settings, lag):
+            is_stale = rules.is_skipped(sub.settings, lag)
+            if self._has_changed(sub, candidate) or not (is_stale or candidate.size):
+                choice.is_outdated = True
+                return choice
+            if is_stale:
                 choice.skipped.append(candidate)
             elif not choice.add(candidate, lag):
                 return choice
