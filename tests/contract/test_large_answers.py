@@ -11,6 +11,7 @@ import pytest_asyncio
 from lightningstore.client import Failure, ResourceExhaustedError
 from lightningstore.service.rules.errors import Busy
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
+from lightningstore.v1.consumer_pb2 import PullFinishedRequest
 from lightningstore.v1.rollout_pb2 import CancelRolloutsRequest, EnqueueRolloutsRequest, RolloutSpec
 
 from tests.calls import Calls
@@ -93,6 +94,21 @@ async def test_repeat_of_a_call_answers_also_where_its_rollouts_have_grown(small
     repeated = await small.store.call("EnqueueRollouts", request)
     assert [r.rollout_id for r in repeated.rollouts] == [r.rollout_id for r in first.rollouts]
     assert all(r.payloads_omitted for r in repeated.rollouts)
+
+
+async def test_repeated_pull_answers_also_where_its_rollouts_have_grown(small: World) -> None:
+    await small.store.create_consumer("trainer")
+    ids = await enqueue(small, 8)
+    await small.store.cancel_rollouts(ids)
+    request = PullFinishedRequest(consumer="trainer", max_items=8, request_id="pull")
+    assert len((await small.store.call("PullFinished", request)).deliveries) == 8
+    for rollout_id in ids:
+        await small.store.update_rollout(rollout_id, metadata=HEAVY)
+    repeated = await small.store.call("PullFinished", request)
+    assert repeated.ByteSize() < MIB
+    assert [delivery.item_id for delivery in repeated.deliveries] == ids
+    assert [d.rollout.payloads_omitted for d in repeated.deliveries[-4:]] == [True] * 4
+    assert not repeated.deliveries[0].rollout.payloads_omitted
 
 
 async def test_batch_whose_answer_would_not_fit_is_refused_before_anything_is_done(

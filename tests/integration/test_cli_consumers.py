@@ -43,3 +43,17 @@ async def test_consumers_on_the_command_line(shell: Shell) -> None:
     assert "nothing to change" in await shell("consumers", "update", "trainer", code=2)
     assert await shell.rows("consumers", "delete", "trainer") == [["trainer", "deleted"]]
     assert "no consumer 'trainer'" in await shell("consumers", "get", "trainer", code=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--max-lag", "99999999999999999999"),
+        ("--max-outstanding", "-5"),
+        ("--max-deliveries", "3000000000"),
+        ("--after", "99999999999999999999"),
+        ("--ack-deadline", "1e300"),
+    ],
+)
+async def test_numbers_that_no_field_holds(shell: Shell, option: str, value: str) -> None:
+    assert option in await shell("consumers", "create", "trainer", option, value, code=2)

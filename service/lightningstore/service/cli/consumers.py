@@ -29,6 +29,10 @@ from lightningstore.v1 import consumer_pb2, rollout_pb2
 
 #: Word for no limit.
 NONE = "none"
+#: The greatest numbers that fields of messages hold.
+MAX_INT32, MAX_INT64 = (1 << 31) - 1, (1 << 63) - 1
+#: The longest time to acknowledge that is sent: the server says which ones it takes.
+MAX_SECONDS = 315_576_000_000
 _PAGE = 1000
 COLUMNS = (
     Column("CONSUMER", "id", rank=0),
@@ -128,18 +132,26 @@ def _delivery(delivery: Any) -> list[Any]:
 
 
 class _Most(click.ParamType):  # type: ignore[type-arg]
-    """A number, or none."""
+    """A number up to a bound, or none."""
 
     name = "number|none"
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
         """Return the number, -1 for none."""
         if value in (NONE, -1):
             return -1
         try:
-            return int(value)
+            found = int(value)
         except ValueError:
-            self.fail(f"{value!r} is neither a number nor {NONE}", param, ctx)
+            found = -1
+        if not 0 <= found <= self._bound:
+            self.fail(
+                f"{value!r} is neither a number from 0 to {self._bound} nor {NONE}", param, ctx
+            )
+        return found
 
 
 class _Seconds(click.ParamType):  # type: ignore[type-arg]
@@ -150,9 +162,12 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         """Return the seconds."""
         try:
-            return float(value) if isinstance(value, float) else units.seconds_of(value)
+            found = float(value) if isinstance(value, float) else units.seconds_of(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if not 0 <= found <= MAX_SECONDS:
+            self.fail(f"{value!r} is not from 0 to {MAX_SECONDS} s", param, ctx)
+        return found
 
 
 def _settings() -> list[click.Parameter]:
@@ -163,17 +178,19 @@ def _settings() -> list[click.Parameter]:
             ["--ack-deadline"], type=_Seconds(), help="Time to acknowledge a delivery: 30s, 2h."
         ),
         click.Option(
-            ["--max-lag"], type=_Most(), help="Highest lag of an item that is not stale, or none."
+            ["--max-lag"],
+            type=_Most(MAX_INT64),
+            help="Highest lag of an item that is not stale, or none.",
         ),
         click.Option(["--on-stale"], type=click.Choice(words), help="What happens to stale items."),
         click.Option(
             ["--max-outstanding"],
-            type=_Most(),
+            type=_Most(MAX_INT64),
             help="Maximum number of rollouts that are claimed, or finished and not acknowledged; or none.",
         ),
         click.Option(
             ["--max-deliveries"],
-            type=_Most(),
+            type=_Most(MAX_INT32),
             help="Number of deliveries after which an item is set aside, or none.",
         ),
     ]
@@ -287,7 +304,7 @@ _FILTERS = (
     label_option("Only rollouts with these labels."),
     click.Option(
         ["--after"],
-        type=int,
+        type=click.IntRange(0, MAX_INT64),
         help="Deliver what has a greater completion number; 0: everything. Default: what finishes from now on.",
     ),
 )

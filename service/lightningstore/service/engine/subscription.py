@@ -125,6 +125,8 @@ class Subscription:
         self.counted: tuple[int, int] | None = None
         #: Completion numbers and ids of groups that changed since a read began.
         self.touched: set[int | str] = set()
+        #: Numbers of items that match after a change since a read began. Replaced when another begins.
+        self.matched: set[int] = set()
 
     # What it shows
 
@@ -297,6 +299,23 @@ class Subscription:
         if tally.counted:
             self.members -= tally.weight
 
+    # Reading
+
+    def begin_reading(self) -> None:
+        """Note from now on what changes while items are read."""
+        self.touched.clear()
+        self.matched = set()
+
+    def pass_over(self, through: int, matched: set[int]) -> None:
+        """Remember that nothing matches up to a number, as was read since `matched` was the set of this name."""
+        if matched is self.matched and self.counted is None:
+            self.start = max(self.start, min(through, min(matched, default=through + 1) - 1))
+
+    def _match(self, number: int) -> None:
+        """Note that an item matches that may have been passed over."""
+        self.start = min(self.start, number - 1)
+        self.matched.add(number)
+
     # Following rollouts
 
     def _counts(self, number: int) -> bool:
@@ -326,7 +345,7 @@ class Subscription:
                 matches = self.filter.matches(new)
                 self.backlog += matches - self.filter.matches(old)
                 if matches:
-                    self.start = min(self.start, number - 1)
+                    self._match(number)
         elif number in self.items:
             pass  # `Consumers` drops the item
         elif self._counts(number):
@@ -376,7 +395,7 @@ class Subscription:
             self.backlog += (tally.finished > 0) - before
             self.touched.add(tally.number)
             if tally.finished > 0:
-                self.start = min(self.start, tally.number - 1)
+                self._match(tally.number)
 
     def add_group(self, group_id: str, tally: Tally) -> None:
         """Count a group that is not acknowledged: a new one, or one that was counted or reopened."""

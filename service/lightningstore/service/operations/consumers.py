@@ -187,6 +187,7 @@ class ConsumerRecords:
 
     async def _first_waiting(self, sub: Subscription) -> int:
         """Return when the first item finished that waits for its first delivery, 0 if none is found."""
+        matched = sub.matched
         await self._engine.barrier()
         storage, after = self._engine.storage, max(sub.cursor, sub.start)
         count = 1
@@ -208,6 +209,7 @@ class ConsumerRecords:
                         return nanoseconds(loaded.row.rollout.end_time)
                 if not rollouts:
                     return 0
+            sub.pass_over(after, matched)
             count = min(4 * count, LOAD_AT_ONCE)
             await asyncio.sleep(0)
 

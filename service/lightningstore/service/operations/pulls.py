@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,14 @@ from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.pace import Pace
 from lightningstore.service.engine.subscription import Item, Subscription
 from lightningstore.service.engine.waiters import Waiter
+from lightningstore.service.operations.candidates import (
+    DELIVERY_BYTES,
+    Candidate,
+    Choice,
+    Found,
+    of_rollout,
+    record_of,
+)
 from lightningstore.service.operations.claims import DEADLINE_MARGIN
 from lightningstore.service.operations.consumers import ConsumerRecords
 from lightningstore.service.rules import consumers as rules
@@ -23,81 +32,27 @@ from lightningstore.service.rules.times import NANOS, check_duration, nanosecond
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.consumer_pb2 import (
     DELIVERY_STATE_REDELIVERY,
-    Delivery,
     PullFinishedRequest,
     PullFinishedResponse,
 )
-from lightningstore.v1.group_pb2 import Group
 
 #: Rollouts, and groups, that are read at a time.
 ROLLOUTS_AT_ONCE, GROUPS_AT_ONCE = 64, 8
 #: Rollouts that are read at least, some of which may not match.
 LEAST_AT_ONCE = 8
-#: Approximate bytes of a delivery beside what it delivers.
-DELIVERY_BYTES = 300
 #: Above the number of members that any group has.
 ALL = 1 << 40
 
 
-class Candidate(NamedTuple):
-    """An item that may be delivered."""
+class Pull(NamedTuple):
+    """A call of PullFinished."""
 
-    #: Its delivery, with the item and its number alone. Filled in when it is delivered.
-    record: Delivery
-    end_ns: int
-    publish_number: int
-    #: The rollout, or the members of the group.
-    rollouts: list[Shown]
-    #: Bytes in an answer, 0 if it was read as stale and has nothing to deliver; how many rollouts have room for payloads.
-    size: int
-    whole: int
-    group: Group | None = None
-
-    @property
-    def number(self) -> int:
-        """Completion number of the item."""
-        return self.record.completion_number
-
-    @property
-    def item_id(self) -> str:
-        """Id of the rollout or of the group."""
-        return self.record.item_id
-
-
-class Found(NamedTuple):
-    """What a pull has read."""
-
-    #: Items to be delivered again, and new ones, each by completion number.
-    again: list[Candidate]
-    fresh: list[Candidate]
-    #: The number up to which the new ones are all that match.
-    through: int
-
-
-class Choice:
-    """What of the items that were read is delivered, and what is passed over."""
-
-    def __init__(self, through: int, room: int, most: int) -> None:
-        """Begin after a completion number, with room in the answer for bytes and items."""
-        #: The items that are delivered, with their lags, and new ones that are stale.
-        self.chosen: list[tuple[Candidate, int]] = []
-        self.skipped: list[Candidate] = []
-        #: Where the cursor goes, and how many items in the backlog it passes.
-        self.through, self.passed = through, 0
-        #: Whether no more fit; and whether the read is out of date: an item changed, or one to redeliver was stale.
-        self.is_full = self.is_outdated = False
-        self._room, self._most = room, most
-
-    def add(self, candidate: Candidate, lag: int) -> bool:
-        """Choose an item; return False if the answer has no room for it."""
-        fits = self._room >= candidate.size or not self.chosen
-        if not fits or len(self.chosen) == self._most:
-            self.is_full = True
-            return False
-        self.chosen.append((candidate, lag))
-        self._room -= candidate.size
-        self.is_full = self._room < 0
-        return True
+    request: PullFinishedRequest
+    #: Maximum number of items.
+    most: int
+    #: Monotonic time after which it reads no more, and that of its deadline, after which it delivers nothing.
+    stop: float
+    deadline: float
 
 
 class Pulls:
@@ -117,10 +72,11 @@ class Pulls:
         """
         self._engine.committer.admit()
         least, most = _check(request)
-        wait = seconds(request.wait)
-        if time_remaining is not None:
-            wait = min(wait, time_remaining - DEADLINE_MARGIN)
-        until = self._engine.clock.monotonic() + wait
+        began = self._engine.clock.monotonic()
+        left = math.inf if time_remaining is None else time_remaining
+        stop = began + max(left - DEADLINE_MARGIN, left / 2)
+        until = began + min(seconds(request.wait), left - DEADLINE_MARGIN)
+        call = Pull(request, most, stop, began + left)
         sub = self._records.find(request.consumer, "consumer")
         waiter = Waiter()
         self._engine.waiters.enter(waiter)
@@ -130,7 +86,7 @@ class Pulls:
                 waiter.ready.clear()
                 is_over = self._engine.clock.monotonic() >= until or self._engine.closing
                 least = 1 if is_over and request.partial_ok else least
-                delivered = await self._take(sub, request, least, most)
+                delivered = await self._take(sub, call, least)
                 if delivered is not None or is_over:
                     return await self._answer(delivered or [])
                 self._live.consumers.wake(sub, below=least)  # others may have enough
@@ -143,7 +99,7 @@ class Pulls:
             self._live.consumers.wake(sub)  # others may find what is left
 
     async def _take(
-        self, sub: Subscription, request: PullFinishedRequest, least: int, most: int
+        self, sub: Subscription, call: Pull, least: int
     ) -> list[tuple[Item, Candidate]] | None:
         """Deliver at least `least` items, or return None. They are durable when this returns.
 
@@ -152,26 +108,26 @@ class Pulls:
         failures = self._engine.committer.failures
         async with sub.lock:
             self._check(sub, failures)
-            answer = self._engine.requests.find("PullFinished", request)
+            answer = self._engine.requests.find("PullFinished", call.request)
             if answer is not None:
                 return await self._repeated(sub, PullFinishedResponse.FromString(answer))
             while True:
                 self._live.consumers.expire()
                 self._check(sub, failures)
                 if sub.available < least:
-                    self._engine.polls.serve()  # what was skipped holds no claims back any more
                     self._engine.seal_changes()
                     return None
-                sub.touched.clear()
+                sub.begin_reading()
                 await self._engine.barrier()
-                found = await self._gather(sub, most)
+                found = await self._gather(sub, call)
                 self._check(sub, failures)
-                choice = self._choose(sub, found, most)
+                choice = self._choose(sub, found, call.most)
                 delivered = None
-                if len(choice.chosen) >= least or (choice.chosen and choice.is_full):
-                    delivered = self._hand_out(sub, request, choice)
+                is_late = self._engine.clock.monotonic() >= call.deadline
+                if choice.is_enough(least) and not is_late:
+                    delivered = self._hand_out(sub, call.request, choice)
                     break
-                if not choice.is_outdated:
+                if is_late or not choice.is_outdated:
                     self._postpone(sub, choice)
                     break
             self._engine.polls.serve()  # stale items hold no claims back any more
@@ -187,11 +143,11 @@ class Pulls:
 
     # Reading
 
-    async def _gather(self, sub: Subscription, most: int) -> Found:
-        """Read items that may be delivered, up to a number and to the bytes of an answer."""
+    async def _gather(self, sub: Subscription, call: Pull) -> Found:
+        """Read items that may be delivered, up to a number and to the bytes of an answer, as long as there is time."""
         room, count = self._engine.limits.answer_bytes, 0
         again: list[Candidate] = []
-        async for candidate in self._again(sub, sub.redeliverable(most)):
+        async for candidate in self._again(sub, sub.redeliverable(call.most)):
             again.append(candidate)
             room -= candidate.size
             if room < 0:
@@ -199,10 +155,10 @@ class Pulls:
         fresh: list[Candidate] = []
         through = max(sub.cursor, sub.start)
         pages = self._groups_after if sub.by_group else self._rollouts_after
-        latest = self._live.state.counters.resources_updates
-        async for candidates, reached in pages(sub, through, most):
+        latest, matched = self._live.state.counters.resources_updates, sub.matched
+        async for candidates, reached in pages(sub, through, call.most):
             for candidate in candidates:
-                if room < 0 or count + len(again) >= most:
+                if room < 0 or count + len(again) >= call.most:
                     return Found(again, fresh, through)
                 through = candidate.number
                 lag = rules.lag_of(latest, candidate.publish_number)
@@ -213,6 +169,11 @@ class Pulls:
                 count += 1
                 room -= candidate.size
             through = reached
+            if not fresh:
+                sub.pass_over(through, matched)
+            is_over = self._engine.clock.monotonic() >= call.stop
+            if is_over or room < 0 or count + len(again) >= call.most:
+                break
         return Found(again, fresh, through)
 
     async def _again(self, sub: Subscription, items: Sequence[Item]) -> AsyncIterator[Candidate]:
@@ -241,7 +202,7 @@ class Pulls:
     async def _loaded(self, rollout_ids: list[str]) -> dict[str, Candidate]:
         """Return finished rollouts by id, those that can be read."""
         return {
-            entry.rollout.rollout_id: _of_rollout(entry.shown())
+            entry.rollout.rollout_id: of_rollout(entry.shown())
             for entry in await self._engine.load_sound(rollout_ids)
             if entry.rollout.completion_number
         }
@@ -253,11 +214,11 @@ class Pulls:
 
         `most` is the number that the caller wants.
         """
-        waiters, pace = self._engine.waiters, Pace()
+        waiters, pace, least = self._engine.waiters, Pace(), LEAST_AT_ONCE
         while number < (last := waiters.published):
             recent = waiters.recent(number, ROLLOUTS_AT_ONCE)
             if recent is None:
-                count = min(pace.count, max(LEAST_AT_ONCE, most))
+                count = min(pace.count, max(least, most))
                 loaded = await self._engine.storage.completions(number, count)
                 pace.note(len(each.input_json) for each in loaded)
                 shown = [each.shown() for each in loaded]
@@ -266,8 +227,10 @@ class Pulls:
                 await asyncio.sleep(0)
             shown = [s for s in shown if s.rollout.completion_number <= last]
             number = shown[-1].rollout.completion_number if shown else last
-            found = [_of_rollout(s) for s in shown if sub.filter.matches(s.rollout)]
+            found = [of_rollout(s) for s in shown if sub.filter.matches(s.rollout)]
             most -= len(found)
+            if not found:
+                least *= 4
             yield found, number
 
     async def _groups_after(
@@ -309,7 +272,7 @@ class Pulls:
         if size > room:
             members, whole, size = [], 0, group.ByteSize() + DELIVERY_BYTES
         return Candidate(
-            _record(record.completion_number, record.group_id),
+            record_of(record.completion_number, record.group_id),
             nanoseconds(record.end_time),
             rules.publish_number_of(attempts),
             members,
@@ -322,9 +285,15 @@ class Pulls:
 
     def _choose(self, sub: Subscription, found: Found, most: int) -> Choice:
         """Choose among what was found, in order. No other task runs from here to the seal."""
-        latest = self._live.state.counters.resources_updates
         choice = Choice(max(sub.cursor, sub.start), self._engine.limits.answer_bytes, most)
-        for candidate in found.again:
+        if self._choose_again(sub, found.again, choice):
+            self._choose_fresh(sub, found, choice)
+        return choice
+
+    def _choose_again(self, sub: Subscription, again: list[Candidate], choice: Choice) -> bool:
+        """Choose among items to be delivered again; return whether the answer has room for all of them."""
+        latest = self._live.state.counters.resources_updates
+        for candidate in again:
             item = sub.items.get(candidate.number)
             if item is None or item.gone or item.state != DELIVERY_STATE_REDELIVERY:
                 continue
@@ -333,8 +302,16 @@ class Pulls:
                 self._skip(sub, [candidate])
                 choice.is_outdated = True  # others may be read in its place
             elif not choice.add(candidate, lag):
-                return choice
+                return False
+        return True
+
+    def _choose_fresh(self, sub: Subscription, found: Found, choice: Choice) -> None:
+        """Choose among new items, up to the first that has changed since."""
+        latest = self._live.state.counters.resources_updates
+        matched = min(sub.matched, default=ALL)
         for candidate in found.fresh:
+            if candidate.number >= matched:
+                break
             if self._is_gone(sub, candidate):
                 choice.through = candidate.number
                 continue
@@ -342,33 +319,30 @@ class Pulls:
             is_stale = rules.is_skipped(sub.settings, lag)
             if self._has_changed(sub, candidate) or not (is_stale or candidate.size):
                 choice.is_outdated = True
-                return choice
+                return
             if is_stale:
                 choice.skipped.append(candidate)
             elif not choice.add(candidate, lag):
-                return choice
+                return
             choice.through = candidate.number
             choice.passed += 1
+        if matched <= found.through:
+            choice.is_outdated = True
+            return
         choice.through = max(choice.through, found.through)
-        return choice
 
     def _has_changed(self, sub: Subscription, candidate: Candidate) -> bool:
-        """Return whether an item that still is one has changed since it was read."""
-        if sub.by_group:
-            touched = candidate.item_id in sub.touched or candidate.number in sub.touched
-        else:
-            touched = candidate.number in sub.touched
-        return touched and not self._is_gone(sub, candidate)
+        """Return whether an item has changed since it was read."""
+        return candidate.number in sub.touched or (
+            sub.by_group and candidate.item_id in sub.touched
+        )
 
     def _is_gone(self, sub: Subscription, candidate: Candidate) -> bool:
-        """Return whether a new item was reopened or removed since it was read."""
-        if sub.by_group:
-            tally = sub.tallies.get(candidate.item_id)
-            return tally is None or tally.number != candidate.number
-        if candidate.number not in sub.touched:
+        """Return whether a group was reopened or removed since it was read. A rollout that was is loaded again."""
+        if not sub.by_group:
             return False
-        entry = self._live.state.entries.get(candidate.item_id)
-        return entry is None or entry.rollout.completion_number != candidate.number
+        tally = sub.tallies.get(candidate.item_id)
+        return tally is None or tally.number != candidate.number
 
     def _postpone(self, sub: Subscription, choice: Choice) -> None:
         """Deliver nothing: remember what is stale, and move past what is not to be delivered."""
@@ -390,6 +364,7 @@ class Pulls:
         if skipped:
             self._live.consumers.save(sub)
             self._live.shelf.release()
+            self._engine.polls.serve()  # they hold no claims back any more
 
     def _advance(self, sub: Subscription, choice: Choice) -> None:
         counters = self._live.state.counters
@@ -433,10 +408,16 @@ class Pulls:
         ids = (each.delivery_id for each in answer.deliveries)
         items = [sub.by_id[i] for i in ids if i in sub.by_id]
         current = {item.number: item for item in items if not item.gone and not item.has_ended}
-        sub.touched.clear()
+        sub.begin_reading()
         await self._engine.barrier()
-        found = [c async for c in self._again(sub, list(current.values()))]
-        return [(current[c.number], c) for c in found]
+        room, found = self._engine.limits.answer_bytes, list[tuple[Item, Candidate]]()
+        async for candidate in self._again(sub, list(current.values())):
+            # The rollouts may be larger than they were when they were delivered.
+            fits = candidate.size <= room or not found
+            room -= candidate.size if fits else candidate.bare_size()
+            given = candidate if fits else candidate._replace(whole=0)
+            found.append((current[candidate.number], given))
+        return found
 
     # Answering
 
@@ -475,22 +456,3 @@ def _check(request: PullFinishedRequest) -> tuple[int, int]:
     if request.HasField("wait"):
         check_duration("wait", request.wait)
     return least, most
-
-
-def _of_rollout(shown: Shown) -> Candidate:
-    """Return a finished rollout as an item."""
-    record = shown.rollout
-    return Candidate(
-        _record(record.completion_number, record.rollout_id),
-        nanoseconds(record.end_time),
-        shown.attempt.publish_number if shown.attempt is not None else 0,
-        [shown],
-        shown.size() + DELIVERY_BYTES,
-        1,
-    )
-
-
-def _record(number: int, item_id: str) -> Delivery:
-    record = Delivery()  # keywords cost three times as much as assignments
-    record.completion_number, record.item_id = number, item_id
-    return record
