@@ -19,6 +19,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 COMMAND = str(Path(sys.executable).parent / "lightningstore")
 WAIT_SECONDS = 30.0
 
@@ -58,15 +59,26 @@ class Lab:
             self.kill()
         self._log.close()
 
-    def start(self, *options: str, breakable: bool = False, journal: Path | None = None) -> None:
+    def start(
+        self,
+        *options: str,
+        breakable: bool = False,
+        journal: Path | None = None,
+        mutant: str = "",
+    ) -> None:
         """Start the server and return when it listens.
 
-        `breakable` lets system calls on the file fail; `journal` has all that is done to it written down.
+        `breakable` lets system calls on the file fail; `journal` has all that is done to it written down; `mutant`
+        names what the server lacks (mutant.py).
         """
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LIGHTNINGSTORE_")}
         if breakable or journal is not None:
             environment |= self.breaking(journal)
-        arguments = [COMMAND, "serve", "--port", str(self.port), "--db", str(self.db), *options]
+        program = [COMMAND]
+        if mutant:
+            program = [sys.executable, "-m", "tests.faults.mutant"]
+            environment |= {"MUTANT": mutant, "PYTHONPATH": str(ROOT)}
+        arguments = [*program, "serve", "--port", str(self.port), "--db", str(self.db), *options]
         self._process = subprocess.Popen(
             arguments, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=self._log
         )

@@ -14,9 +14,12 @@ from lightningstore.v1 import attempt_pb2, claim_pb2, completion_pb2, rollout_pb
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.faults.delivery_ledger import CALL_SECONDS, Deliveries, Held
+
 FINISHED = {4: "SUCCEEDED", 5: "FAILED", 6: "CANCELLED"}
 LIVE = (1, 2)
-CALL_SECONDS = 10
+#: Members of a group. Every batch of this size is one.
+GROUP_SIZE = 5
 
 
 class Ledger:
@@ -43,6 +46,7 @@ class Ledger:
         self.open_words: dict[tuple[str, str], int] = {}
         self.metadata: dict[str, set[bytes]] = {}
         self.finishes: dict[int, str] = {}
+        self.deliveries = Deliveries(dice)
         self.answered = self.unanswered = 0
         #: Set by every answer.
         self.heard = asyncio.Event()
@@ -58,10 +62,16 @@ class Ledger:
     async def work(self, stub: LightningStoreServiceStub) -> None:
         """Write at random until the server is gone."""
         mine = [self.left.pop() for _ in range(min(4, len(self.left)))]
+        left = self.deliveries.left
+        held: list[Held] = [left.pop() for _ in range(min(20, len(left)))]
         acts = [self._enqueue, self._claim, self._ingest, self._ingest, self._finish, self._update]
+        acknowledge = self.deliveries.acknowledge
+        calls: list[tuple[Any, list[Any]]] = [(act, mine) for act in acts]
+        calls += [(self.deliveries.pull, held), (acknowledge, held), (acknowledge, held)]
         try:
             while True:
-                if await self.dice.choice(acts)(stub, mine):
+                act, names = self.dice.choice(calls)
+                if await act(stub, names):
                     self.answered += 1
                     self.heard.set()
         except grpc.aio.AioRpcError as error:
@@ -73,20 +83,25 @@ class Ledger:
             ) or _is_of_a_late_write(error), error
             self.unanswered += 1
         self.left += mine
+        self.deliveries.left += held
 
     # Each returns whether there was something to do, which was then answered.
 
     async def _enqueue(self, stub: Any, _mine: list[tuple[str, str]]) -> bool:
-        size = self.dice.choice([1, 1, 5, 40])
+        size = self.dice.choice([1, 1, GROUP_SIZE, 40])
+        group_id = f"g{self.dice.getrandbits(96):x}" if size == GROUP_SIZE else ""
         specs = [
             rollout_pb2.RolloutSpec(
                 rollout_id=f"ro-{uuid.UUID(int=self.dice.getrandbits(128)).hex}",
                 input_json=b'"%d"' % self.dice.getrandbits(60),
                 metadata_json=b"{}",
+                group_id=group_id,
             )
             for _ in range(size)
         ]
         request = rollout_pb2.EnqueueRolloutsRequest(rollouts=specs)
+        if group_id:
+            request.groups.add(group_id=group_id, size=size)
         if self.dice.random() < 0.5:
             request.request_id = f"{self.dice.getrandbits(96):x}"
         self.open_batches.append(request)
@@ -180,6 +195,7 @@ class Ledger:
         for request in self.open_claims:
             self.note_claims(request, await stub.DequeueRollouts(request, timeout=CALL_SECONDS))
         self.open_claims.clear()
+        await self.deliveries.settle(stub)
 
     async def _enqueue_again(self, stub: Any, request: rollout_pb2.EnqueueRolloutsRequest) -> None:
         """Repeat a batch. Its ids alone identify it as long as no caller has updated its rollouts."""
@@ -212,6 +228,7 @@ class Ledger:
         for rollout_id, values in self.metadata.items():
             assert stored[rollout_id].metadata_json in values
         self._check_completions(stored)
+        await self.deliveries.check(stub, self.finishes, stored)
         touched = list(self.spans.keys() | self.open_spans.keys())
         older = touched if all_spans else self.dice.sample(touched, min(25, len(touched)))
         for name in self.fresh.union(older):
@@ -282,6 +299,10 @@ class Ledger:
         waiting = completion_pb2.WaitForRolloutsRequest(rollout_ids=list(stored))
         told = [r async for m in stub.WaitForRollouts(waiting, timeout=60) for r in m.rollouts]
         assert len(told) == len(stored)
+        await self.deliveries.drain(stub)
+        stored = await self._stored(stub)
+        self._check_completions(stored)
+        await self.deliveries.check(stub, self.finishes, stored)
 
     @staticmethod
     async def _succeed(stub: Any, rollout_id: str, attempt_id: str) -> None:
@@ -315,6 +336,7 @@ async def work_until(ledger: Ledger, address: str, seconds: float, end) -> None:
     ledger.heard.clear()
     channels = [grpc.aio.insecure_channel(address) for _ in range(4)]
     stubs = [LightningStoreServiceStub(channel) for channel in channels]
+    await ledger.deliveries.create(stubs[0])
     tasks = [asyncio.create_task(ledger.work(stub)) for stub in stubs * 2]
     await asyncio.wait_for(ledger.heard.wait(), CALL_SECONDS)
     await asyncio.sleep(seconds)  # the moment of the crash: nothing waits for it

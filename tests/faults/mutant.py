@@ -1,7 +1,7 @@
-"""The `lightningstore` program with a shorter lease, or without a part of what keeps several servers apart.
+"""The `lightningstore` program with a shorter lease, or without a part of what the fault tests are to find missing.
 
-The environment variable LEASE_SECONDS is the length of the lease. MUTANT names the parts that are missing, separated by
-commas: tests of the tests run such servers, and have to fail.
+The environment variable LEASE_SECONDS is the length of the lease, if it is set. MUTANT names the parts that are missing,
+separated by commas: tests of the tests run such servers, and have to fail.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 
 from lightningstore.service.cli.entry import main
+from lightningstore.service.engine.consumers import Consumers
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.subscription import Item, Subscription
+from lightningstore.service.rules.rows import ConsumerRow
 from lightningstore.service.storage.postgres import commits
 from lightningstore.service.storage.postgres.database import Database
 
@@ -31,9 +34,34 @@ def mutate_fence(part: str) -> str:
     return fence.replace(right, wrong)
 
 
+def _store_no_acknowledgements() -> None:
+    remove = Consumers._remove
+
+    def mutant(self: Consumers, item: Item) -> None:
+        remove(self, item)
+        self._committer.changes.removed_deliveries.pop()
+
+    Consumers._remove = mutant  # type: ignore[method-assign]
+
+
+def _store_no_cursors() -> None:
+    row_of = Subscription.row
+
+    def mutant(self: Subscription) -> ConsumerRow:
+        row = row_of(self)
+        row.record.after_completion_number = self.settings.after_completion_number
+        return row
+
+    Subscription.row = mutant  # type: ignore[method-assign]
+
+
 def _mutate(part: str) -> None:
     if part == "no lease check":
         Engine.check_owned = lambda _: None  # type: ignore[method-assign]
+    elif part == "no stored acknowledgements":
+        _store_no_acknowledgements()
+    elif part == "no stored cursors":
+        _store_no_cursors()
     elif part in FENCES:
         commits.SQL["fence"] = mutate_fence(part)
     else:
@@ -41,9 +69,10 @@ def _mutate(part: str) -> None:
 
 
 if __name__ == "__main__":
-    defaults = Database.__init__.__kwdefaults__
-    assert defaults is not None
-    defaults["lease_seconds"] = float(os.environ["LEASE_SECONDS"])
+    if "LEASE_SECONDS" in os.environ:
+        defaults = Database.__init__.__kwdefaults__
+        assert defaults is not None
+        defaults["lease_seconds"] = float(os.environ["LEASE_SECONDS"])
     for missing in filter(None, os.environ["MUTANT"].split(",")):
         _mutate(missing)
     main()

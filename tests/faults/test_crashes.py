@@ -39,7 +39,27 @@ async def test_nothing_answered_is_lost_by_kill_9(lab: Lab, dice: random.Random,
     assert lab.end() == 0
     assert lab.integrity() == "ok"
     print(f"{kills} kills, {ledger.answered} answered, {ledger.unanswered} unanswered")
+    print(ledger.deliveries)
     assert ledger.unanswered > 0
+
+
+@pytest.mark.parametrize(
+    ("mutant", "finding"),
+    [
+        ("no stored acknowledgements", "came back|delivered after it was acknowledged"),
+        ("no stored cursors", "counted twice|miscounted"),
+    ],
+)
+async def test_ledger_finds_a_server_that_loses(
+    lab: Lab, dice: random.Random, mutant: str, finding: str
+) -> None:
+    ledger = Ledger(dice)
+    lab.start(mutant=mutant)
+    with pytest.raises(AssertionError, match=finding):
+        for _ in range(6):
+            await work_until(ledger, lab.address, 0.4, lab.kill)
+            lab.start(mutant=mutant)
+            await _compare(lab, ledger)
 
 
 async def test_pause_outlives_kill_9(lab: Lab, dice: random.Random, tries) -> None:
