@@ -1188,7 +1188,8 @@ type PullFinishedRequest struct {
 	// would not fit into the message.
 	MaxItems int32 `protobuf:"varint,2,opt,name=max_items,json=maxItems,proto3" json:"max_items,omitempty"`
 	// Number of items to wait for. 0: 1. Must not be greater than max_items. A response that would not fit into the
-	// message is returned with fewer.
+	// message is returned with fewer. With unit ROLLOUT, a number above Consumer.max_outstanding may never be reached:
+	// claims stop at that limit.
 	MinItems int32 `protobuf:"varint,3,opt,name=min_items,json=minItems,proto3" json:"min_items,omitempty"`
 	// Maximum time to wait for min_items (long poll). The call returns when this time is over, or 0.2 s before the
 	// call's deadline, whichever comes first. Absent or 0: do not wait. Negative: INVALID_ARGUMENT.

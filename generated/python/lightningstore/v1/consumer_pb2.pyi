@@ -681,7 +681,8 @@ class PullFinishedRequest(_message.Message):
     """
     min_items: _builtins.int
     """Number of items to wait for. 0: 1. Must not be greater than max_items. A response that would not fit into the
-    message is returned with fewer.
+    message is returned with fewer. With unit ROLLOUT, a number above Consumer.max_outstanding may never be reached:
+    claims stop at that limit.
     """
     partial_ok: _builtins.bool
     """Whether to return fewer than min_items when the wait is over. Without it, the call then returns none."""

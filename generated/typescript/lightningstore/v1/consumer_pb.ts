@@ -583,7 +583,8 @@ export type PullFinishedRequest = Message<"lightningstore.v1.PullFinishedRequest
 
   /**
    * Number of items to wait for. 0: 1. Must not be greater than max_items. A response that would not fit into the
-   * message is returned with fewer.
+   * message is returned with fewer. With unit ROLLOUT, a number above Consumer.max_outstanding may never be reached:
+   * claims stop at that limit.
    *
    * @generated from field: int32 min_items = 3;
    */
