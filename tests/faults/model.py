@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from tests.faults.consumer_model import Consumer, Refused
+
 FINISHED = ("succeeded", "failed", "cancelled")
 LIVE = ("preparing", "running")
 ORPHAN_SILENCE = 600.0
 #: Versions that are kept of each resources id.
 KEPT = 2
-
-
-class Refused(Exception):
-    """The store has to answer FAILED_PRECONDITION."""
 
 
 @dataclass
@@ -88,6 +86,7 @@ class Model:
         self.publications = 0
         #: Versions that are kept, by id: version and publish number, oldest first.
         self.versions: dict[str, list[tuple[int, int]]] = {}
+        self.consumers: dict[str, Consumer] = {}
 
     # Resources
 
@@ -205,9 +204,16 @@ class Model:
     def candidates(self, queues: Collection[str] = ("",)) -> list[str]:
         """Return those that may be claimed next; several only where they came at one instant."""
         ready = {n: r for n, r in self.rollouts.items() if r.place and r.ready <= self.now}
-        waiting = {n: r for n, r in ready.items() if r.queue in queues and not self.paused}
+        waiting = {
+            name: rollout
+            for name, rollout in ready.items()
+            if rollout.queue in queues and not self.paused and not self._is_held_back(rollout)
+        }
         first = min(((-r.priority, r.place) for r in waiting.values()), default=None)
         return [n for n, r in waiting.items() if (-r.priority, r.place) == first]
+
+    def _is_held_back(self, rollout: Rollout) -> bool:
+        return any(consumer.refuses(self, rollout) for consumer in self.consumers.values())
 
     def claim(self, name: str, worker: str) -> None:
         """Start an attempt."""

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from lightningstore.service.rules.consumers import ConsumerExists, DeliveryEnded
 from lightningstore.service.rules.errors import (
     ClaimsPaused,
     RolloutNotFinished,
@@ -41,8 +42,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.calls import Calls
 from tests.clock import ManualClock
+from tests.faults.consumer_model import Refused
+from tests.faults.consumer_rules import ConsumerRules
 from tests.faults.group_rules import GROUPS, GroupRules
-from tests.faults.model import KEPT, LIVE, Attempt, Model, Refused, Rollout
+from tests.faults.model import KEPT, LIVE, Attempt, Model, Rollout
 
 STEPS = 50
 #: A file system in memory: what a disk does is no part of this.
@@ -55,6 +58,10 @@ CLAIMED = st.lists(QUEUES, max_size=3)
 SMALL = st.integers(0, 3)
 PICK = st.integers(0, 1 << 16)
 RESOURCES = ["a", "b"]
+REFUSALS = (
+    *(TransitionNotAllowed, RolloutNotFinished, ClaimsPaused, GroupFull, GroupExists),
+    *(ConsumerExists, DeliveryEnded),
+)
 
 
 def number(enum: Any, prefix: str, word: str) -> int:
@@ -73,7 +80,7 @@ def told(answer: Any) -> Any:
     return [r.rollout_id for r in rollouts] or answer
 
 
-class Machine(GroupRules, RuleBasedStateMachine):
+class Machine(GroupRules, ConsumerRules, RuleBasedStateMachine):
     """One store and one model. Subclasses name the back end."""
 
     backend = "memory"
@@ -88,6 +95,7 @@ class Machine(GroupRules, RuleBasedStateMachine):
         self.ids: dict[tuple[str, int], str] = {}
         self.turn = 0
         self.enqueued = 0
+        self.given = {}
         self.open()
 
     def open(self) -> None:
@@ -136,13 +144,7 @@ class Machine(GroupRules, RuleBasedStateMachine):
         async def act() -> Any:
             try:
                 answer = await self._call(method, request)
-            except (
-                TransitionNotAllowed,
-                RolloutNotFinished,
-                ClaimsPaused,
-                GroupFull,
-                GroupExists,
-            ):
+            except REFUSALS:
                 assert refused, f"{request} was refused"
                 return None
             assert not refused, f"{request} was not refused"
@@ -405,6 +407,7 @@ class Machine(GroupRules, RuleBasedStateMachine):
                 used = (a.resources_id, a.resources_version, a.publish_number)
                 assert used == mine.resources, name
         await self.check_groups()
+        await self.check_consumers()
         listed = await self.store.list_rollouts(rollout_pb2.ListRolloutsRequest(page_size=1000))
         assert [r.rollout_id for r in listed.rollouts] == list(model.rollouts)
         reply = await self.store.get_statistics(statistics_pb2.GetStatisticsRequest())
