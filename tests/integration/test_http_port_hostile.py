@@ -128,22 +128,29 @@ COSTLY = {
 async def test_no_body_holds_up_other_callers(tmp_path: Path) -> None:
     process = await serve("--port", "0", "--backend", "memory", folder=tmp_path)
     port, seconds = port_in(await link(process)), [0.0]
+    async with grpc.aio.insecure_channel(process.address) as channel:
+        get = channel.unary_unary(f"/{STORE}/GetServerInfo")
+        await get(b"")  # what connecting takes is not measured
 
-    async def measure() -> None:
-        async with grpc.aio.insecure_channel(process.address) as channel:
-            get = channel.unary_unary(f"/{STORE}/GetServerInfo")
+        async def measure() -> None:
             while True:
                 began = time.perf_counter()
                 await get(b"")
                 seconds.append(time.perf_counter() - began)
 
-    measuring = asyncio.create_task(measure())
-    for what, body in COSTLY.items():
-        answer = await call(port, "EnqueueRollouts", body)
-        assert answer.status in ((200,) if what == "spaces" else (400, 429)), what
-    measuring.cancel()
-    # 50 ms and what the test's own client takes, on a machine that may be busy.
-    assert max(seconds) < 0.25
+        async def longest(what: str) -> float:
+            """Return the longest call beside one with this body."""
+            seconds[:] = [0.0]
+            answer = await call(port, "EnqueueRollouts", COSTLY[what])
+            assert answer.status in ((200,) if what == "spaces" else (400, 429)), what
+            return max(seconds)
+
+        measuring = asyncio.create_task(measure())
+        for what in COSTLY:
+            # 50 ms and what the test's own client takes. A body that holds others up does so each time; on a busy
+            # machine, something else may do so once.
+            assert min([await longest(what) for _ in range(3)]) < 0.25, what
+        measuring.cancel()
     assert await process.stop() == 0
 
 
