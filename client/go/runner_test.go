@@ -78,10 +78,11 @@ func TestClaimThatWasUnderWayAtStopIsWorkedOn(t *testing.T) {
 func TestStopsCancelTheFunctionAndAreNeverSuccess(t *testing.T) {
 	stop := []*pb.Stop{{Attempt: &pb.AttemptRef{RolloutId: "ro-1", AttemptId: "at-1"},
 		Reason: pb.StopReason_STOP_REASON_SUPERSEDED}}
+	var began atomic.Bool // an attempt that is stopped earlier never calls the function
 	servers := map[string]func(*scripted){
 		"heartbeat": func(s *scripted) {
 			s.onHeartbeat = func(request *pb.HeartbeatRequest) (*pb.HeartbeatResponse, error) {
-				if len(request.GetAttempts()) == 0 {
+				if len(request.GetAttempts()) == 0 || !began.Load() {
 					return &pb.HeartbeatResponse{}, nil
 				}
 				return &pb.HeartbeatResponse{Stops: stop}, nil
@@ -97,11 +98,13 @@ func TestStopsCancelTheFunctionAndAreNeverSuccess(t *testing.T) {
 	}
 	for name, script := range servers {
 		t.Run(name, func(t *testing.T) {
+			began.Store(false)
 			server := &scripted{}
 			script(server)
 			client := serve(t, server)
 			causes := make(chan error, 1)
 			start(t, NewRunner(client, func(ctx context.Context, task *Task[input]) (*float64, error) {
+				began.Store(true)
 				_, span := task.Tracer.Start(ctx, "step")
 				span.End()
 				<-ctx.Done()
