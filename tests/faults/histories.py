@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from lightningstore.v1 import attempt_pb2, claim_pb2, rollout_pb2
+from lightningstore.v1 import attempt_pb2, claim_pb2, consumer_pb2, rollout_pb2
 
 from tests.faults.lab import until
 from tests.faults.linear import MOST_ATTEMPTS, Operation, State, start
@@ -23,6 +23,7 @@ ROLLOUTS = 6
 CLAIMED = ["", "gpu", ",gpu"]
 ROLLOUT = {4: "succeeded", 5: "failed", 6: "cancelled"}
 WORDS = {"succeeded": 3, "failed": 4}
+OUTCOMES = {"consumed": 1, "released": 2}
 
 
 def queues_of(names: Sequence[str]) -> list[str]:
@@ -35,13 +36,30 @@ def beginning(names: list[str]) -> State:
     return start(names, queues_of(names))
 
 
+def consumer_of(names: Sequence[str]) -> str:
+    """Return the name of the consumer of these rollouts. Its deadlines do not pass during a history."""
+    return f"of-{names[0]}"
+
+
 class Client:
     """Calls at random and writes down what it asked, when, and what came back."""
 
-    def __init__(self, stub: Any, names: list[str], seed: int, known: dict[Any, str]) -> None:
+    def __init__(
+        self,
+        stub: Any,
+        names: list[str],
+        seed: int,
+        known: dict[Any, str],
+        given: dict[Any, str],
+    ) -> None:
         self.stub, self.names, self.dice = stub, names, random.Random(seed)
         #: Attempt ids by rollout and sequence number, of all clients.
         self.known = known
+        #: Delivery ids by rollout and count, of all clients.
+        self.given = given
+        self.consumer = consumer_of(names)
+        #: How often it asks at most.
+        self.tries = [1, 60]
         self.history: list[Operation] = []
 
     def work(self, pause: float) -> None:
@@ -51,6 +69,7 @@ class Client:
                 [
                     *(self._claim, self._claim, self._claim, self._report, self._report),
                     *(self._cancel, self._pause, self._resume),
+                    *(self._pull, self._pull, self._acknowledge, self._acknowledge),
                 ]
             )
             act()
@@ -60,7 +79,7 @@ class Client:
     ) -> None:
         begin = time.monotonic()
         answer, end = None, math.inf
-        for _ in range(self.dice.choice([1, 60])):  # some ask again, with the same request id
+        for _ in range(self.dice.choice(self.tries)):  # some ask again, with the same request id
             try:
                 answer, end = call(), 0.0
                 break
@@ -132,6 +151,49 @@ class Client:
 
         self._note("report", call, name, number, word)
 
+    def _pull(self) -> None:
+        request = consumer_pb2.PullFinishedRequest(
+            consumer=self.consumer, request_id=self._request_id()
+        )
+
+        def call() -> Any:
+            reply = self.stub.PullFinished(request, timeout=5)
+            if not reply.deliveries:
+                return "empty"
+            delivery = reply.deliveries[0]
+            place = (delivery.item_id, delivery.delivery_count)
+            first = self.given.setdefault(place, delivery.delivery_id)
+            assert first == delivery.delivery_id, f"two deliveries with one count: {place}"
+            return place
+
+        self._note("pull", call)
+
+    def _acknowledge(self) -> None:
+        if self.given:
+            name, count = self.dice.choice(list(self.given))
+            self._end(name, count, self.dice.choice(list(OUTCOMES)))
+
+    def end_all(self) -> None:
+        """Acknowledge every delivery, whatever became of it, and pull what is left."""
+        for name, count in list(self.given):
+            self._end(name, count, "consumed")
+        for _ in self.names:
+            self._pull()
+
+    def _end(self, name: str, count: int, word: str) -> None:
+        request = consumer_pb2.AcknowledgeRequest(
+            consumer=self.consumer,
+            delivery_ids=[self.given[name, count]],
+            outcome=OUTCOMES[word],  # type: ignore[arg-type]
+            request_id=self._request_id(),
+        )
+
+        def call() -> str:
+            self.stub.Acknowledge(request, timeout=5)
+            return "ok"
+
+        self._note("acknowledge", call, name, count, word)
+
     def _cancel(self) -> None:
         name = self.dice.choice(self.names)
         request = rollout_pb2.CancelRolloutsRequest(
@@ -150,6 +212,9 @@ def record(
     names: list[str],
     trouble: Callable[[], None],
     pause: float = 0.0,
+    calm: float = 0.05,
+    *,
+    patient: bool = False,
 ) -> list[Operation]:
     """Have clients work at once on rollouts while there is trouble, and return what they wrote down.
 
@@ -159,6 +224,8 @@ def record(
         names: Ids of the rollouts.
         trouble: Makes trouble, in a thread of its own.
         pause: Maximum seconds that a client pauses before a call.
+        calm: Maximum seconds before the trouble.
+        patient: Whether every client asks again, so that a wrong history is soon known to be wrong.
     """
     config = {"max_attempts": MOST_ATTEMPTS, "retry_condition": [4]}
     specs = [
@@ -166,21 +233,29 @@ def record(
         for name, queue in zip(names, queues_of(names), strict=True)
     ]
     known: dict[Any, str] = {}
-    clients = [Client(stub, names, dice.getrandbits(32), known) for stub in stubs]
+    given: dict[Any, str] = {}
+    clients = [Client(stub, names, dice.getrandbits(32), known, given) for stub in stubs]
+    for client in clients if patient else ():
+        client.tries = [60]
+    consumer = consumer_pb2.Consumer(name=consumer_of(names))  # of what finishes from now on
+    surely(stubs[0].CreateConsumer, consumer_pb2.CreateConsumerRequest(consumer=consumer))
     surely(stubs[0].EnqueueRollouts, rollout_pb2.EnqueueRolloutsRequest(rollouts=specs))
-    timer = threading.Timer(dice.random() * 0.05, trouble)
+    timer = threading.Timer(dice.random() * calm, trouble)
     timer.start()
     with ThreadPoolExecutor(len(clients)) as pool:
         list(pool.map(lambda client: client.work(pause), clients))
     timer.join()
+    clients[0].end_all()
     # The next history begins with empty queues, and without a pause.
     surely(stubs[0].ResumeClaims, claim_pb2.ResumeClaimsRequest())
     surely(stubs[0].CancelRollouts, rollout_pb2.CancelRolloutsRequest(rollout_ids=names))
+    end = consumer_pb2.DeleteConsumerRequest(name=consumer.name, allow_missing=True)
+    surely(stubs[0].DeleteConsumer, end)
     return [operation for client in clients for operation in client.history]
 
 
 def surely(call: Any, request: Any) -> None:
-    """Call until it is answered. Both calls may be repeated."""
+    """Call until it is answered. The call may be repeated."""
 
     def answered() -> bool:
         try:

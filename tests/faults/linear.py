@@ -19,7 +19,8 @@ MOST_ATTEMPTS = 3
 class Operation(NamedTuple):
     """One call. `answer` is None, and `end` infinite, where none came.
 
-    `word`: what a report says, or the queues of a claim, with commas between them.
+    `word`: what a report or an acknowledgement says, or the queues of a claim, with commas between them. `attempt`: of
+    a report; the count of the delivery that is acknowledged.
     """
 
     begin: float
@@ -40,11 +41,17 @@ class Rollout(NamedTuple):
 
 
 class State(NamedTuple):
-    """What waits, in all task queues, and the rollouts, first enqueued first."""
+    """What waits, in all task queues, and the rollouts, first enqueued first.
+
+    `finished`: those that have finished, in that order; `deliveries`: of each that was delivered, the count, and whether
+    it is held, released, or acknowledged ("consumed").
+    """
 
     queue: tuple[str, ...]
     rollouts: tuple[tuple[str, Rollout], ...]
     paused: bool = False
+    finished: tuple[str, ...] = ()
+    deliveries: tuple[tuple[str, tuple[int, str]], ...] = ()
 
 
 def start(names: list[str], queues: Sequence[str] = ()) -> State:
@@ -62,6 +69,10 @@ def step(state: State, operation: Operation) -> tuple[State, Any]:
     """Return what comes of a call: the state after it, and its answer."""
     if operation.what in ("pause", "resume"):
         return state._replace(paused=operation.what == "pause"), "ok"
+    if operation.what == "pull":
+        return _pull(state)
+    if operation.what == "acknowledge":
+        return _acknowledge(state, operation)
     if operation.what == "claim":
         rollouts, queues = dict(state.rollouts), operation.word.split(",")
         waiting = [name for name in state.queue if rollouts[name].queue in queues]
@@ -76,6 +87,30 @@ def step(state: State, operation: Operation) -> tuple[State, Any]:
         new = old if old.status in FINISHED else old._replace(status="cancelled")
         return _put(state, operation.rollout, new), new.status
     return _report(state, operation, old)
+
+
+def _pull(state: State) -> tuple[State, Any]:
+    deliveries = dict(state.deliveries)
+    again = [n for n in state.finished if deliveries.get(n, (0, ""))[1] == "released"]
+    waiting = again + [n for n in state.finished if n not in deliveries]
+    if not waiting:
+        return state, "empty"
+    count = deliveries.get(waiting[0], (0, ""))[0] + 1
+    return _deliver(state, waiting[0], count, "held"), (waiting[0], count)
+
+
+def _acknowledge(state: State, operation: Operation) -> tuple[State, Any]:
+    count, word = dict(state.deliveries).get(operation.rollout, (0, ""))
+    if count < operation.attempt:
+        return state, "impossible"
+    if count > operation.attempt or word != "held":
+        return state, "refused"
+    return _deliver(state, operation.rollout, count, operation.word), "ok"
+
+
+def _deliver(state: State, name: str, count: int, word: str) -> State:
+    deliveries = {**dict(state.deliveries), name: (count, word)}
+    return state._replace(deliveries=tuple(sorted(deliveries.items())))
 
 
 def _report(state: State, operation: Operation, old: Rollout) -> tuple[State, Any]:
@@ -103,7 +138,10 @@ def _put(state: State, name: str, rollout: Rollout) -> State:
     elif name not in queue and rollout.status in QUEUED:
         queue = (*queue, name)
     rollouts = tuple((n, rollout if n == name else r) for n, r in state.rollouts)
-    return State(queue, rollouts, state.paused)
+    finished = state.finished
+    if name not in finished and rollout.status in FINISHED:
+        finished = (*finished, name)
+    return state._replace(queue=queue, rollouts=rollouts, finished=finished)
 
 
 def linearizable(state: State, history: list[Operation]) -> bool:

@@ -1,7 +1,8 @@
-"""Claims, reports and cancellations of many clients, cut connections and restarts: as if one after the other."""
+"""Claims, reports, cancellations and deliveries of many clients, cut connections and restarts: as if one after the other."""
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from typing import Any
@@ -14,6 +15,7 @@ from tests.faults.histories import (
     CALLS,
     CLAIMED,
     CLIENTS,
+    OUTCOMES,
     ROLLOUTS,
     WORDS,
     beginning,
@@ -30,22 +32,27 @@ OPTIONS = [
 ]
 
 
-def make_trouble(lab: Lab, proxy: Proxy, fault: str) -> None:
+def make_trouble(lab: Lab, proxy: Proxy, fault: str, mutant: str = "") -> None:
     if fault == "cut":
         proxy.cut()
     elif fault == "restart":
         lab.kill()
-        lab.start()
+        lab.start(mutant=mutant)
 
 
 def record_through(
-    lab: Lab, proxy: Proxy, dice: random.Random, names: list[str]
+    lab: Lab, proxy: Proxy, dice: random.Random, names: list[str], mutant: str = ""
 ) -> list[Operation]:
-    """Record a history of clients whose connections are cut, or whose server is restarted."""
-    fault = dice.choice(["", "cut", "cut", "restart"])
+    """Record a history of clients whose connections are cut, or whose server is restarted.
+
+    A mutant always is, in the middle of a longer history.
+    """
+    fault = "restart" if mutant else dice.choice(["", "cut", "cut", "restart"])
     channels = [grpc.insecure_channel(proxy.address, OPTIONS) for _ in range(CLIENTS)]
     stubs = [LightningStoreServiceStub(channel) for channel in channels]
-    history = record(stubs, dice, names, lambda: make_trouble(lab, proxy, fault))
+    times = (0.1, 0.6) if mutant else (0.0, 0.05)
+    trouble = functools.partial(make_trouble, lab, proxy, fault, mutant)
+    history = record(stubs, dice, names, trouble, *times, patient=bool(mutant))
     for channel in channels:
         channel.close()
     return history
@@ -66,6 +73,21 @@ def test_histories_are_linearizable_through_cuts_and_crashes(
     print(f"{calls} calls, {unanswered} without an answer")
 
 
+FINDINGS = "not linearizable|two deliveries with one count"
+
+
+@pytest.mark.parametrize("mutant", ["no stored acknowledgements", "no stored cursors"])
+def test_histories_of_servers_that_forget_are_not_linearizable(
+    lab: Lab, dice: random.Random, mutant: str
+) -> None:
+    lab.start(mutant=mutant)
+    with Proxy(lab.port) as proxy, pytest.raises(AssertionError, match=FINDINGS):
+        for turn in range(40):
+            names = [f"h{turn}-{n}" for n in range(ROLLOUTS)]
+            history = record_through(lab, proxy, dice, names, mutant)
+            assert linearizable(beginning(names), history), "not linearizable"
+
+
 NAMES = ["a", "b"]
 
 
@@ -79,6 +101,14 @@ def pause(begin: float, end: float, what: str = "pause", answer: Any = "ok") -> 
 
 def report(begin: float, end: float, name: str, number: int, word: str, answer: Any) -> Operation:
     return Operation(begin, end, "report", name, number, word, answer)
+
+
+def pull(begin: float, end: float, answer: Any) -> Operation:
+    return Operation(begin, end, "pull", "", 0, "", answer)
+
+
+def acknowledge(begin: float, end: float, count: int, word: str, answer: Any = "ok") -> Operation:
+    return Operation(begin, end, "acknowledge", "a", count, word, answer)
 
 
 def cancel(begin: float, end: float, name: str, answer: Any) -> Operation:
@@ -109,9 +139,43 @@ GOOD = {
         claim(6, 7, ("a", 1)),
     ],
     "a lost pause": [pause(0, math.inf, answer=None), claim(1, 2, "empty")],
+    "delivered, released and delivered again": [
+        cancel(0, 1, "a", "cancelled"),
+        pull(2, 3, ("a", 1)),
+        pull(4, 5, "empty"),
+        acknowledge(6, 7, 1, "released"),
+        pull(8, 9, ("a", 2)),
+        acknowledge(10, 11, 1, "consumed", "refused"),
+        acknowledge(12, 13, 2, "consumed"),
+        pull(14, 15, "empty"),
+    ],
+    "a lost pull that took effect": [
+        cancel(0, 1, "a", "cancelled"),
+        pull(2, math.inf, None),
+        pull(3, 4, "empty"),
+    ],
     "cancelled first": [cancel(0, 5, "a", "cancelled"), claim(1, 4, ("b", 1))],
 }
 BAD = {
+    "delivered before it has finished": [claim(0, 1, ("a", 1)), pull(2, 3, ("a", 1))],
+    "at two pullers": [
+        cancel(0, 1, "a", "cancelled"),
+        pull(2, 5, ("a", 1)),
+        pull(2, 5, ("a", 2)),
+    ],
+    "a delivery lost": [cancel(0, 1, "a", "cancelled"), pull(2, 3, "empty")],
+    "acknowledged twice": [
+        cancel(0, 1, "a", "cancelled"),
+        pull(2, 3, ("a", 1)),
+        acknowledge(4, 5, 1, "consumed"),
+        acknowledge(6, 7, 1, "consumed"),
+    ],
+    "delivered after it was acknowledged": [
+        cancel(0, 1, "a", "cancelled"),
+        pull(2, 3, ("a", 1)),
+        acknowledge(4, 5, 1, "consumed"),
+        pull(6, 7, ("a", 2)),
+    ],
     "claimed twice": [claim(0, 1, ("a", 1)), claim(2, 3, ("a", 1))],
     "out of order": [claim(0, 1, ("b", 1)), claim(2, 3, ("a", 1))],
     "lost": [claim(0, 1, ("a", 1)), claim(2, 3, "empty")],
@@ -160,14 +224,18 @@ def made_history(dice: random.Random) -> list[Operation]:
     """Return a history that is right by its making: each call happens at an instant between begin and end."""
     names = [f"n{n}" for n in range(ROLLOUTS)]
     state, history = beginning(names), []
+    words = {"claim": CLAIMED, "acknowledge": list(OUTCOMES)}
     for now in range(CLIENTS * CALLS):
         what = dice.choice(
-            ["claim", "claim", "claim", "report", "report", "cancel", "pause", "resume", "resume"]
+            [
+                *("claim", "claim", "claim", "report", "report", "cancel"),
+                *("pause", "resume", "resume", "pull", "pull", "acknowledge"),
+            ]
         )
         begin, end = now - 3 * dice.random(), now + 3 * dice.random()
         operation = Operation(
             *(begin, end, what, dice.choice(names), dice.choice([1, 1, 2])),
-            *(dice.choice(CLAIMED if what == "claim" else list(WORDS)), None),
+            *(dice.choice(words.get(what, list(WORDS))), None),
         )
         after, answer = step(state, operation)
         if answer == "impossible":
