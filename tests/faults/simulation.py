@@ -29,6 +29,7 @@ from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.v1 import (
     attempt_pb2,
     claim_pb2,
+    consumer_pb2,
     resources_pb2,
     rollout_pb2,
     span_pb2,
@@ -145,14 +146,20 @@ class Requests:
         self.dice = dice
         self.rollouts: list[str] = []
         self.attempts: list[tuple[str, str]] = []
+        self.deliveries: list[str] = []
         self.made = 0
 
     def next(self) -> tuple[str, Message]:
         """Return a method of the store and a request for it."""
         self.made += 1
+        if self.made == 1:
+            consumer = {"name": "trainer", "max_deliveries": 3}
+            return "create_consumer", consumer_pb2.CreateConsumerRequest(consumer=consumer)
         makers = [self._enqueue, self._start, self._dequeue, self._dequeue, self._resources]
         if self.rollouts:
-            makers += [self._start_attempt, self._update_rollout, self._cancel]
+            makers += [self._start_attempt, self._update_rollout, self._cancel, self._pull]
+        if self.deliveries:
+            makers += [self._acknowledge]
         if self.attempts:
             makers += [self._report, self._report, self._spans, self._numbers, self._beat]
         method, request = self.dice.choice(makers)()
@@ -169,7 +176,8 @@ class Requests:
             self.rollouts.append(record.rollout_id)
             if record.latest_attempt_id:
                 self.attempts.append((record.rollout_id, record.latest_attempt_id))
-        del self.rollouts[:-300], self.attempts[:-100]
+        self.deliveries += [d.delivery_id for d in getattr(answer, "deliveries", ())]
+        del self.rollouts[:-300], self.attempts[:-100], self.deliveries[:-30]
 
     def _spec(self) -> dict[str, Any]:
         config = {"max_attempts": self.dice.choice([1, 3]), "retry_condition": [4, 5, 6]}
@@ -207,6 +215,19 @@ class Requests:
     def _cancel(self) -> tuple[str, Message]:
         ids = [self.dice.choice(self.rollouts)]
         return "cancel_rollouts", rollout_pb2.CancelRolloutsRequest(rollout_ids=ids)
+
+    def _pull(self) -> tuple[str, Message]:
+        count = self.dice.choice([1, 3])
+        request = consumer_pb2.PullFinishedRequest(consumer="trainer", max_items=count)
+        return "pull_finished", request
+
+    def _acknowledge(self) -> tuple[str, Message]:
+        ids = [self.dice.choice(self.deliveries) for _ in range(self.dice.choice([1, 2]))]
+        outcome = self.dice.choice([1, 1, 2, 3])
+        request = consumer_pb2.AcknowledgeRequest(
+            consumer="trainer", delivery_ids=ids, outcome=outcome
+        )
+        return "acknowledge", request
 
     def _names(self) -> dict[str, str]:
         rollout_id, attempt_id = self.dice.choice(self.attempts)
@@ -262,6 +283,10 @@ async def dump(store: Store) -> list[bytes]:
                     found.append(span_pb2.QuerySpansResponse.FromString(answer))  # noqa: PERF401
     found += (await store.list_workers(worker_pb2.ListWorkersRequest())).workers
     found += (await store.list_resources(resources_pb2.ListResourcesRequest())).resources
+    consumers = consumer_pb2.ListConsumersRequest()
+    for consumer in (await store.list_consumers(consumers)).consumers:
+        deliveries = consumer_pb2.ListDeliveriesRequest(consumer=consumer.name, page_size=1000)
+        found += [consumer, await store.list_deliveries(deliveries)]
     statistics = await store.get_statistics(statistics_pb2.GetStatisticsRequest())
     for field in ("uptime", "file_bytes"):
         statistics.ClearField(field)

@@ -65,6 +65,8 @@ def told(answer: Message | str) -> Any:
         return answer
     if "resources" in answer.DESCRIPTOR.fields_by_name:
         return answer.resources.resources_id
+    if "deliveries" in answer.DESCRIPTOR.fields_by_name:
+        return []  # a late repeat leaves out what is acknowledged meanwhile
     rollouts = list(getattr(answer, "rollouts", ()))
     if "rollout" in answer.DESCRIPTOR.fields_by_name:
         rollouts.append(answer.rollout)
@@ -151,5 +153,6 @@ async def test_repeated_write_has_its_effect_once_and_the_same_answer(
     names = {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in writes()}
     # A pause would stop all claims: tests/contract/test_pause.py repeats these.
     names -= {"pause_claims", "resume_claims"}
-    assert {name for name in twins.lost if "_" in name} == names, "a write was not tried"
+    tried = twins.lost.keys() - {"reply", "request", "crash", "late"}
+    assert tried == names, "a write was not tried"
     print(dict(twins.lost))
