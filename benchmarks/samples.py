@@ -41,14 +41,14 @@ VOCABULARY = 150_000
 
 def call(number: int, prompt: list[int], response: list[int]) -> Span:
     """Return a call of a model."""
-    told = {
+    attributes = {
         "gen_ai.response.id": f"r-{number}",
         "gen_ai.response.model": "m",
         "gen_ai.response.finish_reasons": ["stop"],
         "prompt_token_ids": prompt,
         "response_token_ids": response,
     }
-    return span(str(number), "openai.chat.completion", "", (number + 1, number + 1.5), told)
+    return span(str(number), "openai.chat.completion", "", (number + 1, number + 1.5), attributes)
 
 
 def conversations(turns: int, tokens: int) -> Iterator[Span]:

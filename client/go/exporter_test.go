@@ -289,7 +289,7 @@ func TestUploadEndsWhenTheClientIsClosedBeforeItIsConnected(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := next(t, uploaded, "the end of the upload"); err == nil {
-		t.Fatal("uploaded to nobody")
+		t.Fatal("the upload succeeded without a server")
 	}
 	if err := next(t, flushed, "the flush"); err != nil || exporter.Dropped() != 1 {
 		t.Fatal(err, exporter.Dropped())

@@ -13,7 +13,15 @@ from lightningstore.service.cli.connection import Connection
 from lightningstore.service.cli.output import Listing
 from lightningstore.service.cli.rollouts import filter_options, set_filters
 from lightningstore.service.cli.table import Cell, Column
-from lightningstore.service.cli.views import enum_words, now, number, plain, time_cell, view
+from lightningstore.service.cli.views import (
+    enum_words,
+    now,
+    number,
+    plain,
+    reward_cell,
+    time_cell,
+    view,
+)
 from lightningstore.v1 import series_pb2
 
 _SCORE = "scores."
@@ -108,17 +116,13 @@ def _row(bucket: Any, bar: str) -> list[Any]:
         places = [time_cell(bucket.start_time), time_cell(bucket.end_time)]
     else:
         places = [number(bucket.first_number), number(bucket.last_number)]
-    mean = _value(bucket.mean)
+    mean = reward_cell(bucket.mean)
     return [
         *places,
         number(bucket.count),
-        *map(_value, (bucket.min, bucket.p10, bucket.p50, bucket.p90, bucket.max)),
+        *map(reward_cell, (bucket.min, bucket.p10, bucket.p50, bucket.p90, bucket.max)),
         Cell(f"{mean.text:<10} {bar}".rstrip(), mean.raw),
     ]
-
-
-def _value(value: float) -> Cell:
-    return Cell(f"{value:.4g}", repr(value))
 
 
 def _bars(means: Sequence[float]) -> list[str]:

@@ -100,7 +100,7 @@ class AsyncConsumerCalls(AsyncCaller):
             The consumer.
 
         Raises:
-            NotFoundError: There is no such consumer.
+            NotFoundError: The consumer does not exist.
             InvalidArgumentError: The name is empty.
         """
         return await self._send(calls.get_consumer(name))
@@ -144,7 +144,7 @@ class AsyncConsumerCalls(AsyncCaller):
             The changed consumer.
 
         Raises:
-            NotFoundError: There is no such consumer.
+            NotFoundError: The consumer does not exist.
             InvalidArgumentError: A field is invalid; `field_violations` names it.
             ValueError: The action is unknown.
         """
@@ -162,10 +162,10 @@ class AsyncConsumerCalls(AsyncCaller):
 
         Args:
             name: Name of the consumer.
-            allow_missing: Whether a consumer that does not exist is no error.
+            allow_missing: If true, deleting a consumer that does not exist is not an error.
 
         Raises:
-            NotFoundError: There is no such consumer, and `allow_missing` is false.
+            NotFoundError: The consumer does not exist, and `allow_missing` is false.
             InvalidArgumentError: The name is empty.
         """
         await self._send(calls.delete_consumer(name, allow_missing=allow_missing))
@@ -197,7 +197,7 @@ class AsyncConsumerCalls(AsyncCaller):
             The deliveries. Empty if the wait ended without items.
 
         Raises:
-            NotFoundError: There is no such consumer, or it was deleted meanwhile.
+            NotFoundError: The consumer does not exist, or was deleted during the wait.
             InvalidArgumentError: A number or the wait is negative, or `min_items` is greater than `max_items`.
             ResourceExhaustedError: `max_items` is greater than 1,000.
 
@@ -235,7 +235,7 @@ class AsyncConsumerCalls(AsyncCaller):
         Raises:
             FailedPreconditionError: A delivery has ended before: its deadline passed and the item was delivered again,
                 or it was acknowledged. Nothing is changed; the metadata of the error names such deliveries.
-            NotFoundError: There is no such consumer.
+            NotFoundError: The consumer does not exist.
             InvalidArgumentError: The note is too long.
             TypeError: `deliveries` is a single string.
             ValueError: The outcome is unknown.
@@ -257,7 +257,7 @@ class AsyncConsumerCalls(AsyncCaller):
 
         Raises:
             FailedPreconditionError: A delivery has ended. Nothing is changed.
-            NotFoundError: There is no such consumer.
+            NotFoundError: The consumer does not exist.
             InvalidArgumentError: The time is not positive.
             TypeError: `deliveries` is a single string.
         """
@@ -283,7 +283,7 @@ class AsyncConsumerCalls(AsyncCaller):
             The page: the latest delivery of each item, by completion number, without the rollouts and groups.
 
         Raises:
-            NotFoundError: There is no such consumer.
+            NotFoundError: The consumer does not exist.
             InvalidArgumentError: The page token is invalid.
             ValueError: A state is unknown.
         """
@@ -307,7 +307,7 @@ class AsyncConsumerCalls(AsyncCaller):
             The deliveries.
 
         Raises:
-            NotFoundError: There is no such consumer.
+            NotFoundError: The consumer does not exist.
             ValueError: A state is unknown.
         """
         call = calls.list_deliveries(consumer, states, page_size)

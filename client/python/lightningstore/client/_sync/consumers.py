@@ -101,7 +101,7 @@ class ConsumerCalls(Caller):
             The consumer.
 
         Raises:
-            NotFoundError: There is no such consumer.
+            NotFoundError: The consumer does not exist.
             InvalidArgumentError: The name is empty.
         """
         return self._send(calls.get_consumer(name))
@@ -145,7 +145,7 @@ class ConsumerCalls(Caller):
             The changed consumer.
 
         Raises:
-            NotFoundError: There is no such consumer.
+            NotFoundError: The consumer does not exist.
             InvalidArgumentError: A field is invalid; `field_violations` names it.
             ValueError: The action is unknown.
         """
@@ -163,10 +163,10 @@ class ConsumerCalls(Caller):
 
         Args:
             name: Name of the consumer.
-            allow_missing: Whether a consumer that does not exist is no error.
+            allow_missing: If true, deleting a consumer that does not exist is not an error.
 
         Raises:
-            NotFoundError: There is no such consumer, and `allow_missing` is false.
+            NotFoundError: The consumer does not exist, and `allow_missing` is false.
             InvalidArgumentError: The name is empty.
         """
         self._send(calls.delete_consumer(name, allow_missing=allow_missing))
@@ -198,7 +198,7 @@ class ConsumerCalls(Caller):
             The deliveries. Empty if the wait ended without items.
 
         Raises:
-            NotFoundError: There is no such consumer, or it was deleted meanwhile.
+            NotFoundError: The consumer does not exist, or was deleted during the wait.
             InvalidArgumentError: A number or the wait is negative, or `min_items` is greater than `max_items`.
             ResourceExhaustedError: `max_items` is greater than 1,000.
 
@@ -236,7 +236,7 @@ class ConsumerCalls(Caller):
         Raises:
             FailedPreconditionError: A delivery has ended before: its deadline passed and the item was delivered again,
                 or it was acknowledged. Nothing is changed; the metadata of the error names such deliveries.
-            NotFoundError: There is no such consumer.
+            NotFoundError: The consumer does not exist.
             InvalidArgumentError: The note is too long.
             TypeError: `deliveries` is a single string.
             ValueError: The outcome is unknown.
@@ -258,7 +258,7 @@ class ConsumerCalls(Caller):
 
         Raises:
             FailedPreconditionError: A delivery has ended. Nothing is changed.
-            NotFoundError: There is no such consumer.
+            NotFoundError: The consumer does not exist.
             InvalidArgumentError: The time is not positive.
             TypeError: `deliveries` is a single string.
         """
@@ -284,7 +284,7 @@ class ConsumerCalls(Caller):
             The page: the latest delivery of each item, by completion number, without the rollouts and groups.
 
         Raises:
-            NotFoundError: There is no such consumer.
+            NotFoundError: The consumer does not exist.
             InvalidArgumentError: The page token is invalid.
             ValueError: A state is unknown.
         """
@@ -308,7 +308,7 @@ class ConsumerCalls(Caller):
             The deliveries.
 
         Raises:
-            NotFoundError: There is no such consumer.
+            NotFoundError: The consumer does not exist.
             ValueError: A state is unknown.
         """
         call = calls.list_deliveries(consumer, states, page_size)
