@@ -7,9 +7,7 @@ seconds, as agents that call a model do, so that a batch waits for its slowest e
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -20,6 +18,7 @@ from train import train
 
 sys.path.append(str(Path(__file__).parents[1] / "cartpole"))
 from runner import play
+from server import server
 
 RUNNERS = 48
 
@@ -32,21 +31,11 @@ def agent(task: Any, resources: Any, tracer: Any, context: Any) -> float:
 
 def main() -> None:
     """Print a table."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [str(Path(sys.executable).with_name("lightningstore")), "serve", "--port", "0"]
-        server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)  # noqa: S603
-        try:
-            line = server.stdout.readline() if server.stdout else ""
-            address = line.split(" on ")[1].split(",")[0]
-            print(
-                "| staleness | seconds | trainer waits | rollouts trained | mean lag | last reward |"
-            )
-            print("| --- | --- | --- | --- | --- | --- |")
-            for staleness in (0, 2):
-                run(address, staleness)
-        finally:
-            server.terminate()
-            server.wait()
+    with server() as address:
+        print("| staleness | seconds | trainer waits | rollouts trained | mean lag | last reward |")
+        print("| --- | --- | --- | --- | --- | --- |")
+        for staleness in (0, 2):
+            run(address, staleness)
 
 
 def run(address: str, staleness: int) -> None:

@@ -10,14 +10,11 @@ result does not depend on which runner plays an episode.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +25,7 @@ from policy import SIZE, improve, new_task
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from server import server
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -48,20 +46,6 @@ RETRY = RolloutConfig(
     unresponsive_timeout=3,
     timeout=30,
 )
-
-
-@contextlib.contextmanager
-def server() -> Iterator[str]:
-    """Run `lightningstore serve` with a new file; yield its address."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [str(Path(sys.executable).with_name("lightningstore")), "serve", "--port", "0"]
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)  # noqa: S603
-        try:
-            first_line = process.stdout.readline() if process.stdout else ""
-            yield first_line.split(" on ")[1].split(",")[0]
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
 
 
 class Runners:
