@@ -172,6 +172,6 @@ async def test_body_that_never_comes_holds_up_the_shutdown_no_longer_than_the_gr
     await reader.readuntil(b"100 Continue\r\n\r\n")
     began = time.monotonic()
     await world.server.http._otlp.stop(0.2)  # type: ignore[union-attr]
-    assert 0.2 <= time.monotonic() - began < 2
+    assert 0.2 <= time.monotonic() - began < 10
     assert await reader.read() == b""
     writer.close()

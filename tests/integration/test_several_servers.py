@@ -411,7 +411,7 @@ async def test_server_that_shuts_down_ends_what_waits_at_another_one(
         await asyncio.sleep(0.2)
         begun = time.monotonic()
         await machine.servers[other].stop(20)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 15  # the grace is 20
         for end in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(end, grpc.aio.AioRpcError)
             assert reason_of(end)[1] == "SHUTTING_DOWN"

@@ -126,7 +126,7 @@ def test_forks_of_a_process_that_has_used_it_use_it_too(address: str) -> None:
 
 @pytest.mark.asyncio
 async def test_without_a_server_claims_are_none_and_the_rest_fails() -> None:
-    store = GrpcLightningStore("127.0.0.1:1", timeout=0.3)
+    store = GrpcLightningStore("127.0.0.1:1", timeout=1.0)
     assert await store.dequeue_rollout("w") is None
     assert list(await store.dequeue_many_rollouts(limit=3)) == []
     with pytest.raises(UnavailableError):

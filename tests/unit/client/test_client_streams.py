@@ -177,7 +177,7 @@ async def test_a_stream_that_stays_away_is_given_up(kind: str, server: FakeServe
         yield
 
     server.on["WatchRollouts"] = handle
-    twin = Twin(kind, server.address, timeout=0.2)
+    twin = Twin(kind, server.address, timeout=1.0)
     with pytest.raises(UnavailableError):
         await twin.next(twin.client.watch_rollouts())
     assert len(server.requests("WatchRollouts")) > 1
