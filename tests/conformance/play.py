@@ -18,6 +18,8 @@ DEADLINE = 60.0
 _PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
 _DOMAIN = "lightningstore"
+#: The metadata key with the namespace of a call.
+NAMESPACE_HEADER = "x-lightning-namespace"
 
 
 class Mismatch(Exception):
@@ -56,12 +58,16 @@ class Play:
         variables: Mapping[str, str] | None = None,
         deadline: float = DEADLINE,
     ) -> None:
-        """Take a driver for each role, and a word that no other run has."""
+        """Take a driver for each role, and a word that no other run has.
+
+        The word also names the namespace of a scenario that has its own.
+        """
         self._scenario = scenario
         self._drivers = drivers
         self._power = server
         self._variables: dict[str, Any] = {**(variables or {}), "run": run}
         self._begun: dict[str, _Begun] = {}
+        self._metadata = {NAMESPACE_HEADER: run} if scenario.own_namespace else {}
         self._until = time.monotonic() + deadline
 
     def run(self) -> None:
@@ -82,7 +88,9 @@ class Play:
 
     def _send(self, step: dict[str, Any], method: str) -> _Begun:
         requests = step["requests"] if "requests" in step else [step["request"]]
-        more = {key: self._expand(step[key]) for key in ("timeout", "metadata") if key in step}
+        more = {"timeout": self._expand(step["timeout"])} if "timeout" in step else {}
+        if metadata := self._metadata | self._expand(step.get("metadata", {})):
+            more["metadata"] = metadata
         driver = self._driver(step)
         number = driver.send("call", method=method, requests=self._expand(requests), **more)
         return _Begun(driver, number, time.monotonic(), method)

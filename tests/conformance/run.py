@@ -109,16 +109,24 @@ class Suite:
         """Run a scenario once; return what went wrong."""
         server = servers.get(scenario.server)
         problem = ""
+        word = f"{scenario.name}-{next(self._numbers)}"
         try:
             players = {
                 role: self._drivers.get(player.name, server.address)
                 for role, player in cast.items()
             }
-            word = f"{scenario.name}-{next(self._numbers)}"
-            Play(scenario, players, word, server, server.variables).run()
+            with server.namespace(word) if scenario.own_namespace else contextlib.nullcontext():
+                Play(scenario, players, word, server, server.variables).run()
         except Unsupported as error:
             problem = f"languages.json allows no such gap: {error}"
-        except (Mismatch, DriverError, ScenarioError, OSError, RuntimeError) as error:
+        except (
+            Mismatch,
+            DriverError,
+            ScenarioError,
+            OSError,
+            RuntimeError,
+            grpc.RpcError,
+        ) as error:
             problem = str(error)
         return self._end(scenario, servers, server, problem)
 

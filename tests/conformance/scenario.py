@@ -7,12 +7,14 @@ A scenario is a JSON object:
 | `description` | one line, for the table |
 | `roles` | names of clients, each in another language; default: one client |
 | `server` | options of a separate server, by their long names with `_` |
+| `own_namespace` | true: the calls are made in a new namespace, which holds nothing |
 | `backends` | the back ends to use |
 | `steps` | the steps, in order |
 
 Among the options of `server`, `"auth_tokens": true` provides the tokens `${token_admin}`,
-`_algorithm`, `_runner`, `_read_only` and `_expired`, and `"fresh": true` a new store. The name of a
-scenario is that of its file. A step is an object with one of these keys:
+`_algorithm`, `_runner`, `_read_only` and `_expired`, and `"fresh": true` is a new server, which takes
+seconds to start in all languages: `own_namespace` is enough for those that need an empty store. The
+name of a scenario is that of its file. A step is an object with one of these keys:
 
 | key | action |
 | --- | --- |
@@ -60,7 +62,9 @@ METHODS = {
     for method in service.methods
 }
 
-_TOP = {"description", "roles", "server", "backends", "steps"}
+_TOP = {"description", "roles", "server", "own_namespace", "backends", "steps"}
+#: What connects without the namespace of the scenario.
+_ELSEWHERE = {"runner", "export"}
 _SEND = {"request", "requests", "timeout", "metadata"}
 _JUDGE = {"error", "expect", "values", "save", "elapsed"}
 #: What may go with a step of each kind.
@@ -91,6 +95,7 @@ class Scenario:
     steps: tuple[dict[str, Any], ...]
     roles: tuple[str, ...] = ("client",)
     server: tuple[tuple[str, Any], ...] = ()
+    own_namespace: bool = False
     backends: tuple[str, ...] = BACKENDS
 
     def needs(self, role: str) -> set[str]:
@@ -134,6 +139,7 @@ def _scenario(name: str, data: dict[str, Any]) -> Scenario:
         tuple(data["steps"]),
         tuple(data.get("roles", ("client",))),
         tuple(sorted(data.get("server", {}).items())),
+        bool(data.get("own_namespace")),
         tuple(data.get("backends", BACKENDS)),
     )
     if not set(scenario.backends) <= set(BACKENDS):
@@ -189,6 +195,8 @@ class _Checker:
             raise ScenarioError(f"nothing is saved as {', '.join(sorted(unknown))}")
         if step.get("role", self._scenario.roles[0]) not in self._scenario.roles:
             raise ScenarioError(f"unknown role {step['role']!r}")
+        if self._scenario.own_namespace and kind in _ELSEWHERE:
+            raise ScenarioError(f"{kind} does not connect to the scenario's own namespace")
         check = getattr(self, f"_{kind}", None)
         if check is not None:
             check(step)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from typing import Any
 import grpc
 from lightningstore.service.security.permissions import Role, new_token
 from lightningstore.v1 import rollout_pb2 as rollouts
+from lightningstore.v1.namespace_pb2 import (
+    CreateNamespaceRequest,
+    DeleteNamespaceRequest,
+    Namespace,
+)
+from lightningstore.v1.namespace_pb2_grpc import NamespaceServiceStub
 from lightningstore.v1.service_pb2_grpc import LightningStoreServiceStub
 
 _COMMAND = str(Path(sys.executable).parent / "lightningstore")
@@ -106,6 +113,19 @@ class Server:
         """End it for good."""
         self.stop()
         self._folder.cleanup()
+
+    @contextlib.contextmanager
+    def namespace(self, name: str) -> Iterator[None]:
+        """Create a namespace, and delete it at the end."""
+        with grpc.insecure_channel(self.address) as channel:
+            stub = NamespaceServiceStub(channel)
+            new = CreateNamespaceRequest(namespace=Namespace(name=name))
+            stub.CreateNamespace(new, timeout=_CALL_SECONDS)
+            try:
+                yield
+            finally:
+                old = DeleteNamespaceRequest(name=name, force=True)
+                stub.DeleteNamespace(old, timeout=_CALL_SECONDS)
 
     def tidy(self) -> None:
         """Cancel what is not finished, so that the next scenario finds an empty queue."""
