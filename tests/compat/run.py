@@ -42,6 +42,7 @@ def main() -> None:
     pythons = {name: environment(name, pins) for name, pins in ends.items()}
     with tempfile.TemporaryDirectory() as folder:
         command = [str(ROOT / ".venv/bin/lightningstore"), "serve", "--port", "0"]
+        command += ["--http-port", "0"]
         server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None

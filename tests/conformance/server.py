@@ -74,7 +74,7 @@ class Server:
         """Start it; return when it listens. After a stop: at the same address."""
         port = self.address.rpartition(":")[2]
         process = subprocess.Popen(
-            [_COMMAND, "serve", *self._options, "--port", port],
+            [_COMMAND, "serve", *self._options, "--port", port, "--http-port", "0"],
             cwd=self._folder.name,
             env={k: v for k, v in os.environ.items() if not k.startswith("LIGHTNINGSTORE_")},
             stdout=subprocess.PIPE,

@@ -55,7 +55,16 @@ class ServerProcess:
             environment |= self._variant | {"PYTHONPATH": str(ROOT)}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*program, "serve", "--port", port, "--database-url", self._url],
+                [
+                    *program,
+                    "serve",
+                    "--port",
+                    port,
+                    "--http-port",
+                    "0",
+                    "--database-url",
+                    self._url,
+                ],
                 cwd=self._folder,
                 env=environment,
                 stdout=subprocess.PIPE,

@@ -78,7 +78,8 @@ class Lab:
         if mutant:
             program = [sys.executable, "-m", "tests.faults.mutant"]
             environment |= {"MUTANT": mutant, "PYTHONPATH": str(ROOT)}
-        arguments = [*program, "serve", "--port", str(self.port), "--db", str(self.db), *options]
+        where = ("--port", str(self.port), "--http-port", "0", "--db", str(self.db))
+        arguments = [*program, "serve", *where, *options]
         self._process = subprocess.Popen(
             arguments, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=self._log
         )

@@ -79,7 +79,7 @@ class Ran(NamedTuple):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server with long ids, long errors and 70 rollouts."""
     process = subprocess.Popen(
-        [COMMAND, "serve", "--port", "0"],
+        [COMMAND, "serve", "--port", "0", "--http-port", "0"],
         cwd=tmp_path_factory.mktemp("store"),
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,

@@ -36,7 +36,7 @@ def steps() -> list[tuple[str, str]]:
 )
 @pytest.mark.asyncio
 async def test_commands_print_what_the_page_says(tmp_path: Path) -> None:
-    process = await serve("--port", "0", folder=tmp_path)
+    process = await serve("--port", "0", folder=tmp_path, http=True)
     url = await link(process)
     assert len(steps()) == 7
     for command, printed in steps():

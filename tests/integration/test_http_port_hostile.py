@@ -126,7 +126,7 @@ COSTLY = {
 
 
 async def test_no_body_holds_up_other_callers(tmp_path: Path) -> None:
-    process = await serve("--port", "0", "--backend", "memory", folder=tmp_path)
+    process = await serve("--port", "0", "--backend", "memory", folder=tmp_path, http=True)
     port, seconds = port_in(await link(process)), [0.0]
     async with grpc.aio.insecure_channel(process.address) as channel:
         get = channel.unary_unary(f"/{STORE}/GetServerInfo")

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from lightningstore.service.server.addresses import AddressInUse
 from lightningstore.service.server.config import DEFAULT_HTTP_PORT, Config
-from lightningstore.service.server.http_ports import AddressInUse
 from lightningstore.service.server.server import Server, open_store, start_server
 
 from tests.integration.http_calls import base64_of, call, error, stream
@@ -77,7 +77,7 @@ async def test_port_zero_serves_no_http(tmp_path: Path) -> None:
     config = Config(backend="memory", port=0, http_port=0, grace=0.1)
     server = Server(await open_store(config), config)
     await server.start()
-    assert (server.http.port, server.metrics) == (0, None)
+    assert (server.http_port, server.http, server.metrics) == (0, None, None)
     await server.stop(0.1)
 
 
@@ -153,7 +153,7 @@ async def test_processes_share_the_port(tmp_path: Path) -> None:
     options = ("--data", "data", "--processes", "2", "--port", "0", "--http-port")
     for chosen in (str(free_port()), None):
         arguments = (*options, chosen) if chosen else options[:-1]
-        process = await serve(*arguments, folder=tmp_path)
+        process = await serve(*arguments, folder=tmp_path, http=True)
         port = port_in(await link(process))
         assert chosen is None or port == int(chosen)
         path = "/lightningstore.v1.NamespaceService/CreateNamespace"

@@ -15,8 +15,8 @@ from aiohttp import web
 from lightningstore.service.http import server as http
 from lightningstore.service.http.server import HttpServer
 from lightningstore.service.rules.errors import Busy, RolloutNotFound
+from lightningstore.service.server.addresses import AddressInUse
 from lightningstore.service.server.config import Config
-from lightningstore.service.server.http_ports import AddressInUse
 from lightningstore.service.server.server import Server, open_store, start_server
 
 from tests.integration.test_otlp_http import JSON, PROTOBUF, Answer, send

@@ -14,8 +14,8 @@ import pytest
 import trustme
 from lightningstore.client import AsyncLightningStore
 from lightningstore.service.security.permissions import PERMISSIONS, Role
+from lightningstore.service.server.addresses import AddressInUse
 from lightningstore.service.server.config import Config
-from lightningstore.service.server.http_ports import AddressInUse
 from lightningstore.service.server.server import Server, open_store, start_server
 from opentelemetry.sdk.trace.export import SpanExportResult
 

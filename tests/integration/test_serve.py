@@ -38,10 +38,12 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Start a server, with a client; both are cleared away."""
     started: list[tuple[Process, AsyncLightningStore]] = []
 
-    async def begin(*options: str, timeout: float = 10) -> tuple[Process, AsyncLightningStore]:
+    async def begin(
+        *options: str, timeout: float = 10, http: bool = False
+    ) -> tuple[Process, AsyncLightningStore]:
         if "--port" not in options:
             options = ("--port", "0", *options)
-        process = await serve(*options, folder=tmp_path)
+        process = await serve(*options, folder=tmp_path, http=http)
         started.append((process, AsyncLightningStore(process.address, timeout=timeout)))
         return started[-1]
 
@@ -118,7 +120,7 @@ async def test_namespaces_outlive_kill_minus_nine_and_are_counted_at_start(
 async def test_lines_after_the_first_say_what_to_do_and_the_last_one_that_it_stopped(
     start: Start,
 ) -> None:
-    process, _ = await start("--db", "my.db")
+    process, _ = await start("--db", "my.db", http=True)
     assert process.process.stdout is not None
     clients, link, further = [(await process.process.stdout.readline()).decode() for _ in range(3)]
     assert clients == f"clients: export LIGHTNINGSTORE_ADDRESS={process.address}\n"

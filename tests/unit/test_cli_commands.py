@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,3 +98,14 @@ def test_a_call_is_repeated_while_its_namespace_moves(
 
 def test_the_words_of_the_command_are_those_of_the_client() -> None:
     assert (OWN_WORDS, *sorted(TRAINERS)) == WORDS
+
+
+def test_starting_a_server_imports_no_optional_parts() -> None:
+    """HTTP alone is a third of what its start costs, and a server may be without it."""
+    program = "import lightningstore.service.cli.serve, sys; print(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, text=True
+    )
+    modules = set(ran.stdout.split())
+    assert "lightningstore.service.server.server" in modules
+    assert not modules & {"aiohttp", "prometheus_client", "asyncpg", "zstandard", "rich"}

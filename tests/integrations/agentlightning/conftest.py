@@ -39,7 +39,7 @@ if INSTALLED:
 def serving(folder: Path, *options: str) -> Iterator[str]:
     """Run `lightningstore serve` in a folder, on a free port unless told otherwise; gives its address."""
     with subprocess.Popen(
-        [COMMAND, "serve", "--port", "0", *options],
+        [COMMAND, "serve", "--port", "0", "--http-port", "0", *options],
         cwd=folder,
         stdout=subprocess.PIPE,
         text=True,

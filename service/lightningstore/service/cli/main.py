@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import os
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -106,6 +107,8 @@ class _Commands(click.Group):
         if entry.calls:
             # gRPC reads it when it is imported. It would log failed handshakes beside the error of the command.
             os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        # Imports leave little garbage: looking for it takes a tenth of their time.
+        gc.disable()
         try:
             module = import_module(f"{_PACKAGE}.{entry.module}")
         except ModuleNotFoundError as error:
@@ -115,6 +118,8 @@ class _Commands(click.Group):
                 f"`{NAME} {cmd_name}` needs the server, which is not installed ({error.name} is "
                 f"missing): pip install '{NAME}[server]'"
             ) from None
+        finally:
+            gc.enable()
         found: click.Command = getattr(module, entry.attribute)
         return found
 

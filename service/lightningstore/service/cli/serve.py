@@ -17,9 +17,9 @@ from lightningstore.service.cluster.processes import Process
 from lightningstore.service.engine.clock import SystemClock
 from lightningstore.service.rules.errors import Misconfigured, StorageUnusable
 from lightningstore.service.server import logs, tuning
+from lightningstore.service.server.addresses import AddressInUse, bracketed
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.gate import Gate, open_gate
-from lightningstore.service.server.http_ports import AddressInUse, bracketed
 from lightningstore.service.server.processes import Processes, StartFailed
 from lightningstore.service.server.server import start_server
 from pydantic import ValidationError
@@ -95,7 +95,7 @@ async def _serve(config: Config) -> None:
     data = server.data
     count = len(server.directory)
     contents = f"{data}, {count} namespaces" if count > 1 else data
-    _say(*_greeting(server.address, contents, server.gate, config, server.http.port))
+    _say(*_greeting(server.address, contents, server.gate, config, server.http_port))
     tuning.settle_garbage()
     await stop.wait()
     grace = units.span(config.grace)

@@ -251,6 +251,12 @@ class Config(BaseSettings):
         return "http_port" in self.model_fields_set
 
     @property
+    def serves_http(self) -> bool:
+        """Whether any port serves HTTP."""
+        ports = (self.http_port or None, self.otlp_http_port, self.metrics_port)
+        return any(port is not None for port in ports)
+
+    @property
     def counts_calls(self) -> bool:
         """Whether calls are counted and timed."""
         return self.metrics_port is not None if self.count_calls is None else self.count_calls

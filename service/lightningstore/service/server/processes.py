@@ -14,8 +14,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 from lightningstore.service.cluster.processes import VARIABLE, Process
+from lightningstore.service.server.addresses import FALLS_BACK, AddressInUse
 from lightningstore.service.server.config import Config
-from lightningstore.service.server.http_ports import FALLS_BACK, AddressInUse
 from lightningstore.service.server.server import CLOSING_SECONDS
 
 logger = logging.getLogger(__name__)

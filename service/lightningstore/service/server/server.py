@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -24,21 +25,18 @@ from lightningstore.service.rpc.forwarding import Forwarding
 from lightningstore.service.rpc.reflection import reflection
 from lightningstore.service.rpc.router import Router
 from lightningstore.service.rules.namespaces import DEFAULT_NAMESPACE
+from lightningstore.service.server.addresses import AddressInUse, bracketed, check_addresses
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.gate import Gate, open_gate, peer_credentials
-from lightningstore.service.server.http_ports import (
-    AddressInUse,
-    HttpCalls,
-    HttpPorts,
-    bracketed,
-    check_addresses,
-)
-from lightningstore.service.server.metrics import Metrics
 from lightningstore.service.server.tracing import tracer
 from lightningstore.service.storage.back_ends import catalog_at, database_at, storage_at
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.catalog import Catalog
 from lightningstore.v1.statistics_pb2 import Durability
+
+if TYPE_CHECKING:
+    from lightningstore.service.server.http_ports import HttpPorts
+    from lightningstore.service.server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +132,7 @@ class Server:
         self._forwarding: Forwarding | None = None
         usable = self.directory.is_usable
         self._health = health.Health(usable if cluster is None else self._is_usable)
-        self.metrics = Metrics() if config.metrics_port is not None or config.http_port else None
+        self.metrics = _metrics(config)
         counting = self.metrics if config.counts_calls else None
         tracing = tracer() if config.trace_calls else None
         interceptors = [i for i in (counting, tracing, self.gate.guard) if i is not None]
@@ -142,7 +140,8 @@ class Server:
         self._shares_port = cluster is not None and bool(cluster.listeners)
         options = grpc_options(config, shares_port=self._shares_port)
         self._server = grpc.aio.server(interceptors=interceptors, options=options)
-        self.http = HttpPorts(config, self.gate, self.directory, self.metrics)
+        #: The ports of HTTP once they listen, None if the settings name none.
+        self.http: HttpPorts | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -161,19 +160,28 @@ class Server:
         elsewhere = otlp.Elsewhere(self.directory, permit, self._forwarding)
         services, dispatcher = self._add_handlers(streams, elsewhere, advertised)
         try:
-            await self.http.start(
-                HttpCalls(dispatcher, streams, elsewhere, self._is_ready),
-                advertised,
-                shares_port=self._shares_port,
-            )
+            await self._start_http(dispatcher, streams, elsewhere, advertised)
             if cluster is not None and self._forwarding is not None:
                 await cluster.start(advertised, self.directory, self._forwarding)
         except BaseException:
-            await self.http.stop(0)
+            if self.http is not None:
+                await self.http.stop(0)
             raise
         await self._server.start()
         self._health.serve(("", *services))
         self.directory.watch(lambda _: self._health.wake())
+
+    async def _start_http(
+        self, dispatcher: Dispatcher, streams: Streams, elsewhere: otlp.Elsewhere, advertised: str
+    ) -> None:
+        """Listen on the ports of HTTP. Raises AddressInUse."""
+        if not self._config.serves_http:
+            return
+        from lightningstore.service.server.http_ports import HttpCalls, HttpPorts  # noqa: PLC0415  (a third of all imports)
+
+        calls = HttpCalls(dispatcher, streams, elsewhere, self._is_ready)
+        self.http = HttpPorts(self._config, self.gate, self.directory, self.metrics)
+        await self.http.start(calls, advertised, shares_port=self._shares_port)
 
     def _advertised(self, address: str) -> str:
         """Return an address that names a port; without one it is this server's."""
@@ -256,14 +264,19 @@ class Server:
         return services, Dispatcher(self._interceptors, contract)
 
     @property
+    def http_port(self) -> int:
+        """The port of HTTP that serves everything; 0: none."""
+        return self.http.port if self.http is not None else 0
+
+    @property
     def metrics_port(self) -> int:
         """The port of metrics alone; 0: none."""
-        return self.http.metrics_port
+        return self.http.metrics_port if self.http is not None else 0
 
     @property
     def otlp_http_port(self) -> int:
         """The port of OTLP over HTTP alone; 0: none."""
-        return self.http.otlp_port
+        return self.http.otlp_port if self.http is not None else 0
 
     @property
     def is_usable(self) -> bool:
@@ -302,13 +315,15 @@ class Server:
         self.directory.stop_waiting()
         if self._forwarding is not None:
             self._forwarding.stop_waiting()
-        closing = asyncio.gather(self._server.stop(grace), self.http.stop_calls(grace))
+        ports = [self.http.stop_calls(grace)] if self.http is not None else []
+        closing = asyncio.gather(self._server.stop(grace), *ports)
         try:
             await asyncio.wait_for(asyncio.shield(closing), grace + CLOSING_SECONDS)
         except TimeoutError:
             logger.warning("some connections did not close in time; they end with the process")
         all_ended = loop.time() < until
-        await self.http.stop(0)  # Metrics until here: they show how the shutdown proceeds.
+        if self.http is not None:
+            await self.http.stop(0)  # Metrics until here: they show how the shutdown proceeds.
         await self.directory.close()
         if self._forwarding is not None:
             await self._forwarding.close()
@@ -341,6 +356,15 @@ async def start_server(config: Config, clock: Clock | None = None) -> Server:
         raise
     logger.debug("process %s serves on %s", os.getpid(), server.address)
     return server
+
+
+def _metrics(config: Config) -> Metrics | None:
+    """Return metrics, None if no port shows them."""
+    if config.metrics_port is None and not config.http_port:
+        return None
+    from lightningstore.service.server.metrics import Metrics  # noqa: PLC0415  (prometheus_client)
+
+    return Metrics()
 
 
 def _cluster(config: Config, process: Process | None, clock: Clock) -> Cluster | None:
