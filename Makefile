@@ -55,13 +55,13 @@ serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.
 	$(BIN)/lightningstore serve
 
 # The longest first: `make -j3` then ends with short ones.
-test: languages python-test agl-test $(call goals,test,$(CLIENTS)) conformance ## Run all tests of each installed language, and the conformance suite
+test: languages python-test agl-test $(call goals,test,$(CLIENTS)) console-test conformance ## Run all tests of each installed language, and the conformance suite
 
 # Two parts, for two cores.
 python-test: python-core-test python-integration-test
 
 python-core-test: .venv/stamp
-	$(PY) -m pytest --ignore tests/faults --ignore tests/integration
+	$(PY) -m pytest --ignore tests/faults --ignore tests/integration --ignore tests/console
 
 python-integration-test: .venv/stamp $(if $(shell command -v go),grpc-tools)
 	$(PY) -m pytest tests/integration
@@ -91,7 +91,7 @@ test-cluster: .venv/stamp ## Kill servers of one database, and the database (4 m
 test-cluster-night: .venv/stamp ## Kill five servers with fifty namespaces, and the database (MINUTES=60)
 	$(PY) -m pytest tests/faults/test_cluster.py -k night --minutes $(or $(MINUTES),60) -s
 
-check: languages $(call goals,check,$(CLIENTS)) python-check agl-check ## Run all linters of each installed language
+check: languages $(call goals,check,$(CLIENTS)) $(if $(filter typescript,$(FOUND)),console-check) python-check agl-check ## Run all linters of each installed language
 
 python-check: format lint types imports buf
 
@@ -136,8 +136,8 @@ buf: .venv/stamp build/otlp.binpb ## Lint the contract and compare it with main'
 blocking: .venv/stamp ## Generate the blocking Python client from the asyncio one
 	$(PY) client/python/make_blocking.py
 
-drift: proto blocking ## Fail if generated/ or the blocking client is out of date
-	@git status --porcelain generated client/python | tee build/drift; test ! -s build/drift
+drift: proto blocking $(if $(filter typescript,$(FOUND)),console) ## Fail if generated/, the blocking client or the built console is out of date
+	@git status --porcelain generated client/python $(CONSOLE_BUILT) | tee build/drift; test ! -s build/drift
 
 compat: .venv/stamp ## Test the client with the oldest and newest versions of its dependencies
 	$(PY) tests/compat/run.py
@@ -176,4 +176,4 @@ bench-peer: .venv/stamp ## Run the benchmarks with the store of agentlightning
 clean: ## Remove everything that make created, except generated/
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-include $(wildcard client/*/*.mk)
+include $(wildcard client/*/*.mk) console/console.mk

@@ -88,7 +88,7 @@ def serving(*options: str) -> Iterator[Server]:
         address, port = "", 0
         for line in process.stdout:
             address = address or line.partition(" on ")[2].partition(",")[0]
-            if line.startswith("http: "):
+            if line.startswith("console: "):
                 port = int(line.rpartition(":")[2])
             if line.startswith("next: "):
                 break

@@ -32,6 +32,8 @@ ENQUEUE = {"rollouts": [{"inputJson": base64_of({"q": 2})}]}
 def taken(port: int = 0) -> Iterator[int]:
     """Listen on a port; on 0, a free one. If it is taken already, that is as good."""
     with socket.socket() as listener:
+        # Connections that have just ended do not take a port, for a server either.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
             listener.listen(1)
@@ -49,8 +51,8 @@ async def link(process: Process) -> str:
     """Return the link that a server prints, "" if it prints none."""
     assert process.process.stdout is not None
     while line := (await asyncio.wait_for(process.process.stdout.readline(), 20)).decode():
-        if line.startswith("http: "):
-            return line.removeprefix("http: ").strip()
+        if line.startswith("console: "):
+            return line.removeprefix("console: ").strip()
         if line.startswith("next: "):
             break
     return ""

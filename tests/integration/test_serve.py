@@ -124,7 +124,7 @@ async def test_lines_after_the_first_say_what_to_do_and_the_last_one_that_it_sto
     assert process.process.stdout is not None
     clients, link, further = [(await process.process.stdout.readline()).decode() for _ in range(3)]
     assert clients == f"clients: export LIGHTNINGSTORE_ADDRESS={process.address}\n"
-    assert re.fullmatch(r"http: http://127\.0\.0\.1:\d+\n", link)
+    assert re.fullmatch(r"console: http://127\.0\.0\.1:\d+\n", link)
     assert further.startswith("next: lightningstore enqueue")
     process.process.send_signal(signal.SIGTERM)
     rest, _ = await asyncio.wait_for(process.process.communicate(), 20)

@@ -161,7 +161,7 @@ def _greeting(listening: str, data: str, gate: Gate, config: Config, http_port: 
     scheme = "https://" if gate.credentials else ""
     host = reachable(config.host)
     address = f"{scheme}{host}:{listening.rpartition(':')[2]}"
-    link = [f"http: {scheme or 'http://'}{host}:{http_port}"] if http_port else []
+    link = [f"console: {scheme or 'http://'}{host}:{http_port}"] if http_port else []
     return [
         f"lightningstore {version('lightningstore')} on {listening}, {data}, access: {gate.description}",
         f"clients: export LIGHTNINGSTORE_ADDRESS={address}",

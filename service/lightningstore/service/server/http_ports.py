@@ -12,6 +12,7 @@ from aiohttp import web
 from lightningstore.service.cluster import calls as servers
 from lightningstore.service.http.browsers import Browsers
 from lightningstore.service.http.connect import Connect
+from lightningstore.service.http.console import Console
 from lightningstore.service.http.metrics import MetricsPage
 from lightningstore.service.http.otlp import OtlpTraces
 from lightningstore.service.http.pages import Pages
@@ -127,7 +128,10 @@ class HttpPorts:
     ) -> HttpServer:
         """Return a server of everything that listens; by default on the port of the settings. Raises OSError."""
         config = self._config
-        services: list[Service] = [self._connect(calls), self._traces(calls), Pages(calls.is_ready)]
+        services: list[Service] = [
+            *(self._connect(calls), self._traces(calls)),
+            *(Pages(calls.is_ready), Console()),
+        ]
         # Of several processes, the one that is asked would answer for itself alone.
         if self._metrics is not None and not shares_port:
             registry = self._metrics.registry

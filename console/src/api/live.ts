@@ -1,0 +1,103 @@
+// The hook of every page: load, show, and load again when something has changed.
+import { useSignal, useSignalEffect } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { namespace } from "../router.js";
+import { storeOf, type Store } from "./client.js";
+import { isAborted } from "./errors.js";
+import { isWatched, pulse } from "./pulse.js";
+
+export interface Live<T> {
+  /** What was loaded last. Kept while it is loaded again, also for another key, and while the server is not reached. */
+  readonly data: T | undefined;
+  /** Whether `data` is still that of another key. */
+  readonly stale: boolean;
+  /** The error of the last load, if it failed. */
+  readonly error: unknown;
+  /** Load again now. */
+  readonly reload: () => void;
+}
+
+export interface LiveOptions {
+  /** Also load again after this time, for what statistics do not show, such as heartbeats. Absent: never. */
+  readonly everyMs?: number;
+  /** Whether changes in the namespace load again. Absent: yes. */
+  readonly follows?: boolean;
+}
+
+/** A load may take at most this share of the time, so that slow answers do not occupy the server. */
+const SHARE = 1 / 3;
+const MIN_PAUSE_MS = 250;
+
+/**
+ * Loads with the store of the shown namespace. Loads anew when `key` changes, and again when the namespace has changed.
+ *
+ * @param key Everything that `load` depends on, as text; the namespace belongs to it by itself.
+ * @param load Makes the calls. Their options take the signal, so that a page that is left ends them.
+ */
+export function useLive<T>(
+  key: string,
+  load: (store: Store, signal: AbortSignal) => Promise<T>,
+  { everyMs, follows = true }: LiveOptions = {},
+): Live<T> {
+  const state = useSignal<{ key: string; data?: T; error?: unknown }>({ key: "" });
+  const demand = useRef<() => void>(() => undefined);
+  const latest = useRef(load);
+  latest.current = load;
+  const name = namespace.value;
+  const whole = `${name}\n${key}`;
+
+  useEffect(() => {
+    const abort = new AbortController();
+    const { signal } = abort;
+    let demanded = true as boolean;
+    let wake: () => void = () => undefined;
+    demand.current = () => {
+      demanded = true;
+      wake();
+    };
+    const loadOnce = async () => {
+      try {
+        const data = await latest.current(storeOf(name), signal);
+        if (!signal.aborted) state.value = { key: whole, data };
+      } catch (error) {
+        if (signal.aborted || isAborted(error)) return;
+        const kept = state.peek();
+        const keeps = kept.key === whole && kept.data !== undefined;
+        state.value = keeps ? { ...kept, error } : { key: whole, error };
+      }
+    };
+    void (async () => {
+      for (;;) {
+        if (!demanded) await new Promise<void>((resolve) => (wake = resolve));
+        if (signal.aborted) return;
+        demanded = false;
+        const began = performance.now();
+        await loadOnce();
+        const spent = performance.now() - began;
+        const rest = Math.max(MIN_PAUSE_MS, spent / SHARE - spent);
+        await new Promise((resolve) => setTimeout(resolve, rest));
+      }
+    })();
+    const timer = setInterval(() => {
+      if (everyMs !== undefined && isWatched()) demand.current();
+    }, everyMs ?? 60_000);
+    return () => {
+      abort.abort();
+      clearInterval(timer);
+      wake();
+    };
+  }, [whole, everyMs]);
+
+  useSignalEffect(() => {
+    if (pulse.value && follows) demand.current();
+  });
+
+  const { value } = state;
+  const stale = value.key !== whole;
+  return {
+    data: value.data,
+    stale,
+    error: stale ? undefined : value.error,
+    reload: () => demand.current(),
+  };
+}

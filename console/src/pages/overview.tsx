@@ -1,0 +1,5 @@
+import { Page } from "../parts/basics.js";
+
+export function Overview() {
+  return <Page title="Overview">{null}</Page>;
+}

@@ -1,0 +1,5 @@
+import { Page } from "../parts/basics.js";
+
+export function ResourcesPage() {
+  return <Page title="Resources">{null}</Page>;
+}
