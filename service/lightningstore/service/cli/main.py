@@ -29,6 +29,7 @@ class _Entry(NamedTuple):
 #: By heading, in the order of `lightningstore --help`.
 SECTIONS: dict[str, dict[str, _Entry]] = {
     "Server": {
+        "demo": _Entry("demo", "demo", "Show a small training in the console.", calls=False),
         "serve": _Entry("serve", "serve", "Start a server.", calls=False),
         "health": _Entry("connection", "health", "Ask whether a server can serve."),
         "status": _Entry("details", "status", "Show what a server is and how much it holds."),
