@@ -167,9 +167,10 @@ def fold(
     calls = triplets.run(triplets.find_calls(nodes, chosen, warnings)).calls
     ids: dict[int, samples.Ids] = {}
     folded = samples.Fold()
+    reader = samples.IdsReader()
     for key, call in enumerate(calls):
         records = [stored[node.span_id] for node in call.records]
-        ids[key] = samples.ids_of(call, records, chosen, warnings)
+        ids[key] = reader.of(call, records, chosen, warnings)
         if ids[key].prompt and ids[key].response:
             folded.add(key, call.node.where, *ids[key])
     for key in folded.unplaced() if merges else ():
@@ -187,7 +188,7 @@ def fold(
             if call.following is not None and samples.lacks_answer(call, answer):
                 answer = samples.add_answer(answer, stored[call.following.span_id])
             answers.append(answer)
-        array = samples.array_of(b"".join(ids[row.last.key]))
+        array = b"".join(ids[row.last.key])
         data = samples.sample_of(index, row, array, members, answers, about, warnings)
         found.append(Sample.FromString(data))
     told = [warning.message for warning in warnings.messages()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lightningstore.service.rules import filters
 from lightningstore.service.rules.measures import Measures
@@ -13,9 +13,6 @@ from lightningstore.service.rules.rewards import reward_range, sortable
 from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
 from lightningstore.service.storage.sqlite import filters as sql
 from lightningstore.v1.rollout_pb2 import Rollout
-
-settings.register_profile("steady", derandomize=True, deadline=None, max_examples=150)
-settings.load_profile("steady")
 
 TEXT = st.text(alphabet="aAb%_'\\\x00ü", max_size=3)
 LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["", "1", "2"]), max_size=3)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-import zlib
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lightningstore.service import samples
-from lightningstore.service.samples import Fold, HeldIds, Ids
+from lightningstore.service.samples import Fold, HeldIds, Ids, folding
 from lightningstore.service.triplets import tokens
 
 from tests import recorded
@@ -365,23 +365,64 @@ def test_of_a_conversation_only_what_is_new_is_held() -> None:
     assert held.get(99) == Ids(said[:-1], b"\3")
 
 
-@given(st.lists(st.integers(0, (1 << 31) - 1)))
-def test_arrays_are_the_numbers(ids: Tokens) -> None:
-    array = samples.array_of(tokens.packed(ids))
-    assert array == b"".join(number.to_bytes(4, "little") for number in ids)
+@given(conversations())
+def test_the_size_of_blocks_changes_nothing(made: list[tuple[Tokens, Tokens]]) -> None:
+    calls = [(n, call(str(n), *pair)) for n, pair in enumerate(made, 1)]
+    whole = fold(calls)
+    for tokens_of_a_block in (1, 2, 3):
+        size = tokens_of_a_block * tokens.TOKEN_BYTES
+        with mock.patch.object(folding, "BLOCK_BYTES", size):
+            assert fold(calls) == whole
 
 
-def test_long_arrays_are_converted_in_parts() -> None:
-    ids = list(range(0, 1 << 20, 7))
-    array = samples.array_of(tokens.packed(ids))
-    assert array == b"".join(number.to_bytes(4, "little") for number in ids)
+def test_calls_of_many_lengths_that_begin_alike_are_placed_in_few_steps() -> None:
+    steps = 0
+
+    class Counted(dict[Any, Any]):
+        def get(self, *args: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            return super().get(*args)
+
+    begin = list(range(2_000))
+    folded = Fold()
+    folded._by_hash = Counted()
+    folded._sizes = Counted()
+    prompts = {}
+    for key in range(1_000):
+        prompts[key] = tokens.array_of([*begin, *([key] * (key + 1))])
+        folded.add(key, (key, bytes(8)), prompts[key], tokens.array_of([1]))
+    unplaced = folded.unplaced()
+    assert steps <= 1_000 * 30
+    for key in unplaced:
+        folded.place(key, prompts[key])
+    assert steps <= 1_000 * 200
+    assert len(folded.rows()[0]) == 1_000
 
 
-def test_equal_checksums_are_not_equal_tokens() -> None:
-    fold_ = Fold()
-    fold_.add(0, (1, b"a"), b"\1", b"\2")
-    fold_.add(1, (2, b"b"), b"\3\4\5", b"\6")
-    fold_._sums.add((2, zlib.crc32(b"\3\4")))
-    fold_.unplaced()
-    fold_.place(1, b"\3\4\5")
-    assert len(fold_.rows()[0]) == 2
+def test_calls_without_a_common_beginning_are_not_placed() -> None:
+    folded = Fold()
+    for key in range(100):
+        ids = tokens.array_of([key] * (200 + key))
+        folded.add(key, (key, bytes(8)), ids, ids)
+    assert folded.unplaced() == []
+
+
+def test_of_a_conversation_each_token_id_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def counting(array: bytes) -> bytes | None:
+        ids = of_array(array)
+        read.append(tokens.count(ids or b""))
+        return ids
+
+    of_array = tokens.of_array
+    monkeypatch.setattr(tokens, "of_array", counting)
+    said: Tokens = []
+    calls = []
+    for turn in range(50):
+        calls.append(call(str(turn), [*said, turn, turn], [7]))
+        said += [turn, turn, 7]
+    (row,), _ = fold(enumerate(calls, 1))
+    assert row.tokens == said
+    assert sum(read) == len(said)

@@ -29,7 +29,7 @@ def call(word: str, prompt: list[int], response: list[int]) -> Any:
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[bool]]:
     """Return by kind of work whether it was done in the thread of the event loop."""
-    seen: dict[str, set[bool]] = {"ids_of": set(), "array_of": set(), "sample_of": set()}
+    seen: dict[str, set[bool]] = {"of": set(), "sample_of": set()}
     loop = threading.get_ident()
 
     def noting(kind: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,8 +39,8 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[bool]]:
 
         return noted
 
-    for kind in seen:
-        monkeypatch.setattr(samples, kind, noting(kind, getattr(samples, kind)))
+    for owner, kind in ((samples.IdsReader, "of"), (samples, "sample_of")):
+        monkeypatch.setattr(owner, kind, noting(kind, getattr(owner, kind)))
     return seen
 
 
@@ -59,13 +59,13 @@ async def test_many_tokens_and_many_segments_are_handled_in_a_thread(
     ids = list(range(300_000))
     found = await listing(store, await stored(store, [call("a", ids, [1])]))
     assert len(found.samples[0].token_ids) == 300_001
-    assert threads == {"ids_of": {False}, "array_of": {False}, "sample_of": {False}}
+    assert threads == {"of": {False}, "sample_of": {False}}
     for kinds in threads.values():
         kinds.clear()
     turns = [call(str(n), list(range(2 * n + 1)), [2 * n + 1]) for n in range(200)]
     found = await listing(store, await stored(store, turns))
     assert [len(sample.segments) for sample in found.samples] == [200]
-    assert threads == {"ids_of": {True}, "array_of": {False}, "sample_of": {False}}
+    assert threads == {"of": {True}, "sample_of": {False}}
 
 
 async def test_ordinary_calls_are_handled_on_the_event_loop(
@@ -73,4 +73,4 @@ async def test_ordinary_calls_are_handled_on_the_event_loop(
 ) -> None:
     found = await listing(store, await stored(store, [call("a", [1, 2], [3])]))
     assert len(found.samples) == 1
-    assert threads == {"ids_of": {True}, "array_of": {True}, "sample_of": {True}}
+    assert threads == {"of": {True}, "sample_of": {True}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from itertools import islice, product
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lightningstore.service.engine.deadlines import Timers
 from lightningstore.service.engine.eviction import Pool, Shelf
@@ -24,9 +24,6 @@ from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 
 LIVE = Rollout(status=ROLLOUT_STATUS_RUNNING)
 FINISHED = Rollout(status=ROLLOUT_STATUS_SUCCEEDED)
-
-settings.register_profile("steady", derandomize=True, deadline=None, max_examples=150)
-settings.load_profile("steady")
 
 IDS = st.sampled_from([f"r{i}" for i in range(12)])
 QUEUES = st.sampled_from(["", "a", "b"])

@@ -7,12 +7,18 @@ from functools import partial
 
 from lightningstore.service import samples
 from lightningstore.service.engine.clock import Turn
-from lightningstore.service.operations.traces import LARGE_TRACE, Batches, Target, Traces
+from lightningstore.service.operations.traces import (
+    EFFORT_PART,
+    LARGE_TRACE,
+    Batches,
+    Target,
+    Traces,
+)
 from lightningstore.service.rules import wire
 from lightningstore.service.rules.checks import check_enum
 from lightningstore.service.rules.limits import CHUNK_BYTES
 from lightningstore.service.rules.times import NANOS
-from lightningstore.service.samples import Answer, Fold, HeldIds, Ids, Row
+from lightningstore.service.samples import Answer, Fold, HeldIds, Ids, IdsReader, Row
 from lightningstore.service.triplets import Call, Options, Warnings
 from lightningstore.v1.attempt_pb2 import AttemptRef
 from lightningstore.v1.sample_pb2 import (
@@ -73,6 +79,7 @@ class _AttemptSamples:
         self._warnings = Warnings()
         self._turn = Turn()
         self._held = HeldIds(HELD_IDS_BYTES)
+        self._reader = IdsReader()
         self._calls: list[Call] = []
 
     async def parts(self) -> AsyncIterator[bytes]:
@@ -133,14 +140,13 @@ class _AttemptSamples:
     async def _read_ids(self, key: int, warnings: Warnings) -> Ids:
         call = self._calls[key]
         spans, weight = await self._batches.spans(call.records)
-        work = partial(samples.ids_of, call, spans, self._options, warnings)
+        work = partial(self._reader.of, call, spans, self._options, warnings)
         return await self._traces.read(weight, work)
 
     async def _sample(self, index: int, row: Row) -> bytes:
         ids = await self._ids(row.last.key)
-        packed = ids.prompt + ids.response
-        weight = len(packed) + SEGMENT_BYTES * len(row.calls)
-        token_ids = await self._traces.read(weight, partial(samples.array_of, packed))
+        token_ids = ids.prompt + ids.response
+        weight = SEGMENT_BYTES * len(row.calls) + len(token_ids) // EFFORT_PART
         calls = [self._calls[folded.key] for folded in row.calls]
         answers = []
         for call in calls:

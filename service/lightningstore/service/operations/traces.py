@@ -21,10 +21,10 @@ from lightningstore.service.rules.ids import LATEST, check_id
 from lightningstore.service.rules.limits import CHUNK_BYTES
 from lightningstore.service.rules.times import nanoseconds
 from lightningstore.service.triplets import Node, Options, Place, Steps, T, Trace, Warnings
+from lightningstore.service.triplets.stored import StoredBatch, array_bytes
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.rollout_pb2 import Rollout
 from lightningstore.v1.sample_pb2 import ListSamplesRequest
-from lightningstore.v1.span_pb2 import SpanBatch
 from lightningstore.v1.triplet_pb2 import ListTripletsRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -34,6 +34,8 @@ HELD_BYTES = 16 << 20
 #: counts PART_BYTES more than its own bytes, because it takes 10 µs however short it is.
 LARGE_BYTES = 32 << 10
 PART_BYTES = 128
+#: The part of an array of token ids that counts for the time that it takes to read it.
+EFFORT_PART = 16
 #: Number of spans above which the calls of a trace are found in a thread.
 LARGE_TRACE = 5_000
 R = TypeVar("R")
@@ -166,9 +168,10 @@ class Traces:
         """Return the calls of an attempt."""
         nodes: list[Node] = []
         async for row, first, numbers, stored in batches.all():
-            for at, (span, weight) in enumerate(zip(*stored, strict=True), first):
+            pairs = zip(stored.spans, stored.efforts, strict=True)
+            for at, (span, effort) in enumerate(pairs, first):
                 args = (span, numbers[at], Place(row, at), options, warnings)
-                if weight <= LARGE_BYTES:
+                if effort <= LARGE_BYTES:
                     nodes.append(Node.of(*args))
                 else:
                     nodes.append(await self.in_thread(partial(Node.of, *args)))
@@ -202,6 +205,8 @@ class Stored(NamedTuple):
 
     spans: list[Span]
     weights: list[int]
+    #: The weights for the time that it takes to read a span: its arrays of token ids count little.
+    efforts: list[int]
 
 
 class Batches:
@@ -221,33 +226,35 @@ class Batches:
             target.rollout_key, target.attempt_key, self._through
         ):
             opened = OpenRow.of(row)
-            held = Stored([], [])
+            held = Stored([], [], [])
             for stored in _parsed(opened):
                 yield row.key, len(held.spans), opened.sequence_ids, stored
                 held.spans.extend(stored.spans)
                 held.weights.extend(stored.weights)
+                held.efforts.extend(stored.efforts)
             self._hold(row.key, held)
         await check_whole(self._engine, target.rollout_id, target.rollout_key)
 
     async def spans(self, nodes: Iterable[Node]) -> tuple[list[Span], int]:
-        """Return the spans of nodes, loaded again if necessary, and their weight. Raises SpansEvicted."""
+        """Return the spans of nodes, loaded again if necessary, and the effort of reading them. Raises SpansEvicted."""
         found: list[Span] = []
-        weight = 0
+        effort = 0
         for node in nodes:
             row, at = node.place
             held = self._held.get(row) or await self._load(row)
             found.append(held.spans[at])
-            weight += held.weights[at]
-        return found, weight
+            effort += held.efforts[at]
+        return found, effort
 
     async def _load(self, key: int) -> Stored:
         row = await self._engine.storage.get_spans(self._target.rollout_key, key)
         if row is None:
             raise SpansEvicted(self._target.rollout_id)
-        held = Stored([], [])
+        held = Stored([], [], [])
         for stored in _parsed(OpenRow.of(row)):
             held.spans.extend(stored.spans)
             held.weights.extend(stored.weights)
+            held.efforts.extend(stored.efforts)
             await asyncio.sleep(0)
         self._hold(key, held)
         return held
@@ -264,12 +271,19 @@ def _parsed(opened: OpenRow) -> Iterator[Stored]:
     """Yield the spans of a row, about 1 MiB at a time."""
     cut = opened.cut
     for piece in cut.pieces():
-        spans = list(SpanBatch.FromString(cut.spans(piece)).spans)
+        spans = list(StoredBatch.FromString(cut.spans(piece)).spans)
         weights = [
             cut.ends[at] - cut.begins[at] + PART_BYTES * (len(span.attributes) + len(span.events))
             for at, span in zip(piece, spans, strict=True)
         ]
-        yield Stored(spans, weights)
+        yield Stored(spans, weights, list(map(_effort, spans, weights)))
+
+
+def _effort(span: Span, weight: int) -> int:
+    """Return the weight of a span with a part only of its arrays of token ids, whose bytes are read fast."""
+    if weight <= LARGE_BYTES:
+        return weight
+    return weight - array_bytes(span) * (EFFORT_PART - 1) // EFFORT_PART
 
 
 async def in_slices(steps: Steps[T], turn: Turn) -> T:

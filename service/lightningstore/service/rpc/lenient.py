@@ -7,15 +7,15 @@ request that protobuf rejects because one span nests too deep can be decoded wit
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 from lightningstore.service.operations.ingest import reason_name
 from lightningstore.service.rules import pieces
 from lightningstore.service.rules import text_repair as repair
 from lightningstore.service.rules.errors import MalformedMessage, StoreError
 from lightningstore.service.rules.limits import Limits
+from lightningstore.service.rules.twins import twin
 from lightningstore.v1.span_pb2 import IngestSpansRequest, SpanBatch
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -26,41 +26,9 @@ TOO_DEEP = "nests too deep"
 
 M = TypeVar("M", bound=Message)
 
-_BYTES = descriptor_pb2.FieldDescriptorProto.TYPE_BYTES
-
-
-def _twin(name: str, *path: tuple[Any, str]) -> Any:
-    """Return a class like the first message of the path, in which the last field named is bytes."""
-    file = descriptor_pb2.FileDescriptorProto(
-        name=f"lightningstore/lenient/{name}.proto",
-        package=f"lightningstore.lenient.{name}",
-        syntax="proto3",
-    )
-    dependencies: set[str] = set()
-    for place, (message, changed) in enumerate(path):
-        original = descriptor_pb2.DescriptorProto()
-        message.DESCRIPTOR.CopyToProto(original)
-        dependencies.add(message.DESCRIPTOR.file.name)
-        dependencies |= {dependency.name for dependency in message.DESCRIPTOR.file.dependencies}
-        for field in original.field:
-            if field.name != changed:
-                continue
-            if place + 1 < len(path):
-                field.type_name = f".{file.package}.{path[place + 1][0].DESCRIPTOR.name}"
-            else:
-                field.type = _BYTES
-                field.ClearField("type_name")
-        file.message_type.append(original)
-    file.dependency.extend(sorted(dependencies))
-    pool = descriptor_pool.Default()
-    pool.AddSerializedFile(file.SerializeToString())
-    full_name = f"{file.package}.{path[0][0].DESCRIPTOR.name}"
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(full_name))
-
-
-_IngestTwin = _twin("ingest", (IngestSpansRequest, "batch"), (SpanBatch, "spans"))
-_BatchTwin = _twin("batch", (SpanBatch, "spans"))
-_ExportTwin = _twin(
+_IngestTwin = twin("ingest", (IngestSpansRequest, "batch"), (SpanBatch, "spans"))
+_BatchTwin = twin("batch", (SpanBatch, "spans"))
+_ExportTwin = twin(
     "export", (ExportTraceServiceRequest, "resource_spans"), (ResourceSpans, "scope_spans")
 )
 

@@ -8,12 +8,12 @@ from lightningstore.service.samples.held import HeldIds
 from lightningstore.service.samples.reading import (
     Answer,
     Ids,
+    IdsReader,
     add_answer,
     answer_of,
-    ids_of,
     lacks_answer,
 )
-from lightningstore.service.samples.rows import About, array_of, sample_of
+from lightningstore.service.samples.rows import About, sample_of
 
 __all__ = [
     "About",
@@ -22,11 +22,10 @@ __all__ = [
     "FoldedCall",
     "HeldIds",
     "Ids",
+    "IdsReader",
     "Row",
     "add_answer",
     "answer_of",
-    "array_of",
-    "ids_of",
     "lacks_answer",
     "sample_of",
 ]

@@ -16,10 +16,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Ids(NamedTuple):
-    """Token ids of a call, as protobuf packs them."""
+    """Token ids of a call."""
 
-    prompt: bytes
-    response: bytes
+    prompt: tokens.Tokens
+    response: tokens.Tokens
 
 
 class Answer(NamedTuple):
@@ -44,19 +44,50 @@ class Answer(NamedTuple):
         return (write_json([*messages, *answers]) or b"") if messages or answers else b""
 
 
-def ids_of(call: Call, spans: Sequence[Span], options: Options, warnings: Warnings) -> Ids:
-    """Return the token ids of a call; empty where its spans have none. `spans`: those of its records."""
+class IdsReader:
+    """Reads the token ids of the calls of a trace, one after another.
 
-    def warn(key: str, message: str) -> None:
-        warnings.add(call.node.where, key, message)
+    Of a prompt that begins with the prompt and the response of the call before, only the rest is read: in a
+    conversation of many turns nearly all of each prompt has been read before.
+    """
 
-    if options.proxy:
-        found = attributes_of(spans[0])
-        # What is malformed in the token ids was found when the call was.
-        ids = tokens.of_proxy(spans[0].name, found, layouts_of(found).tokens, ignore)
-    else:
-        ids = contents.tokens_of([contents.Source(span, warn) for span in spans], warn)
-    return Ids(tokens.packed(ids[0]), tokens.packed(ids[1]))
+    def __init__(self) -> None:
+        #: Prompt and response of the call before: the serialised arrays, and their token ids.
+        self._before = (b"", b"")
+        #: The arrays of this call.
+        self._arrays: list[tuple[bytes, tokens.Tokens]] = []
+
+    def of(self, call: Call, spans: Sequence[Span], options: Options, warnings: Warnings) -> Ids:
+        """Return the token ids of a call; empty where its spans have none. `spans`: those of its records."""
+
+        def warn(key: str, message: str) -> None:
+            warnings.add(call.node.where, key, message)
+
+        if options.proxy:
+            found = attributes_of(spans[0])
+            # What is malformed in the token ids was found when the call was.
+            return Ids(*tokens.of_proxy(spans[0].name, found, layouts_of(found).tokens, ignore))
+        self._arrays.clear()
+        sources = [contents.Source(span, warn) for span in spans]
+        ids = Ids(*contents.tokens_of(sources, warn, self._read))
+        whole = [array for side in ids for array, read in self._arrays if read is side]
+        if len(whole) == len(ids):
+            self._before = b"".join(whole), b"".join(ids)
+        return ids
+
+    def _read(self, value: bytes) -> tokens.Tokens | None:
+        array = tokens.array_in(value)
+        if array is None:
+            return tokens.read(value)
+        before, ids = self._before
+        if not array.startswith(before):
+            before = ids = b""
+        rest = tokens.of_array(array[len(before) :])
+        if rest is None:
+            return tokens.read(value)
+        ids += rest
+        self._arrays.append((array, ids))
+        return ids
 
 
 def answer_of(

@@ -13,16 +13,12 @@ from lightningstore.service.triplets import endings
 from lightningstore.service.triplets.trace import Call
 from lightningstore.service.triplets.warnings import Warnings
 from lightningstore.v1.sample_pb2 import Sample, SampleSegment
-from lightningstore.v1.triplet_pb2 import TripletPrompt
 
 _TOKEN_IDS = Sample.TOKEN_IDS_FIELD_NUMBER
 _MASK = Sample.MASK_FIELD_NUMBER
 _LOGPROBS = Sample.LOGPROBS_FIELD_NUMBER
-_PACKED = TripletPrompt.TOKEN_IDS_FIELD_NUMBER
 #: Largest number of 32 bits.
 _MOST = 3.4028234663852886e38
-#: Bytes of packed token ids that are converted at a time: some milliseconds, in which no other thread runs.
-_CONVERTED_BYTES = 1 << 17
 
 
 class About(NamedTuple):
@@ -31,21 +27,6 @@ class About(NamedTuple):
     reward: float | None
     scores: Sequence[tuple[str, float]]
     publish_number: int
-
-
-def array_of(packed: bytes) -> bytes:
-    """Return packed token ids as an array of 32-bit integers, little-endian."""
-    parts = []
-    at = 0
-    while at < len(packed):
-        end = min(at + _CONVERTED_BYTES, len(packed))
-        while packed[end - 1] > 0x7F:
-            end += 1  # to the end of the number
-        field = wire.field(_PACKED, packed[at:end])
-        ids = TripletPrompt.FromString(field).token_ids[:]
-        parts.append(struct.pack(f"<{len(ids)}i", *ids))
-        at = end
-    return b"".join(parts)
 
 
 def sample_of(
@@ -57,7 +38,7 @@ def sample_of(
     about: About,
     warnings: Warnings,
 ) -> bytes:
-    """Return a serialised Sample. `token_ids`: an array. `calls` and `answers`: those of the row's calls."""
+    """Return a serialised Sample. `token_ids`: those of the row. `calls` and `answers`: those of the row's calls."""
     last = answers[-1]
     segments = [
         _segment(folded, call, answer, about)

@@ -284,13 +284,17 @@ def json_of(value: Any, what: str, warn: Warn) -> bytes:
     return written or b""
 
 
-def tokens_of(sources: Sequence[Source], warn: Warn) -> tuple[tokens.Tokens, tokens.Tokens]:
+def tokens_of(
+    sources: Sequence[Source], warn: Warn, reading: tokens.Reading = tokens.read
+) -> tuple[tokens.Tokens, tokens.Tokens]:
     """Return the token ids of prompt and response, of the first span that has both."""
-    found = [tokens.of_call(source.found, source.layouts.tokens, warn) for source in sources]
+    found = [
+        tokens.of_call(source.found, source.layouts.tokens, warn, reading) for source in sources
+    ]
     if len(found) == 1:
         return found[0]
     both = next((pair for pair in found if pair[0] and pair[1]), None)
-    return both or next((pair for pair in found if pair[0] or pair[1]), ([], []))
+    return both or next((pair for pair in found if pair[0] or pair[1]), (b"", b""))
 
 
 def answer_within(prompt_json: bytes, following: Span) -> bytes | None:

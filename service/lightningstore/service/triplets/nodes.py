@@ -210,7 +210,8 @@ def _wanted(span: Span) -> tuple[dict[str, AnyValue], int]:
         if mark:
             marks |= mark
             if mark & Mark.WANTED:
-                found[key] = pair.value
+                value: AnyValue | bytes = pair.value
+                found[key] = AnyValue.FromString(value) if isinstance(value, bytes) else value
     return found, marks
 
 

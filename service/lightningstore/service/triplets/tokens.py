@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 from lightningstore.client.otlp import from_any_value
 from lightningstore.service.rules import wire
 from lightningstore.service.triplets.kinds import OPERATION, provider_of
 from lightningstore.service.triplets.search import find_first
-from lightningstore.service.triplets.values import Attributes, Warn, read_json
-from lightningstore.v1.triplet_pb2 import Triplet, TripletPrompt
+from lightningstore.service.triplets.values import Attributes, Warn, read_json, serialized
+from lightningstore.v1.triplet_pb2 import Triplet
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue
 
 _PROMPT = ("prompt_token_ids", f"{OPERATION}.output.prompt_token_ids")
@@ -22,6 +24,8 @@ _RESPONSE = (
     f"{OPERATION}.output.choices.0.token_ids",
     f"{OPERATION}.output.choices.0.provider_specific_fields.token_ids",
 )
+#: Attributes that hold token ids and nothing else.
+ARRAYS = frozenset({*_PROMPT, *_RESPONSE[:2]})
 #: Names of the spans that a LiteLLM proxy makes.
 RAW_REQUEST = "raw_gen_ai_request"
 PROXY_REQUEST = "litellm_request"
@@ -39,30 +43,43 @@ _PROMPT_NAMES = frozenset({"prompt_token_ids"})
 _RESPONSE_NAMES = frozenset(
     {"response_token_ids", "token_ids", "output_token_ids", "completion_token_ids"}
 )
-_TOKEN_IDS = TripletPrompt.TOKEN_IDS_FIELD_NUMBER
-#: Token ids as protobuf packs them, or as numbers.
-Tokens = bytes | list[int]
+#: Bytes of a token id.
+TOKEN_BYTES = 4
+#: Token ids as an array of 32-bit integers, little-endian.
+Tokens = bytes
+#: Reads a serialised AnyValue; None if it does not hold token ids.
+Reading = Callable[[bytes], Tokens | None]
 #: Lists in a text, one for each choice of an answer.
 _MAX_LISTS = 10_000
-#: Integers of an array that are packed by one call.
-_PACKED_AT_ONCE = 1 << 16
+#: Integers that are converted at a time: a millisecond, in which no other thread runs.
+_AT_ONCE = 1 << 15
 _TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 _TOKENS = msgspec.json.Decoder(list[_TokenId]).decode
 _TOKEN_LISTS = msgspec.json.Decoder(list[list[_TokenId]]).decode
-# An element of an array of integers from 0 to 2^31 - 1: field 1, its length, field 3, the number.
-_ITEMS = re.compile(
-    rb"\n(?:[\x02-\x05]\x18(?=[\x80-\xff]{0,3}[\x00-\x7f])|\x06\x18(?=[\x80-\xff]{4}[\x00-\x07]))"
-    rb"([\x80-\xff]*[\x00-\x7f])",
-).findall
-# The headers of those below 2^28. Bytes below 128 end a number, so none of these is ever part of one, nor is the
-# mark that takes their place: without it two numbers might look like a header.
-_HEADERS = (b"\n\x02\x18", b"\n\x03\x18", b"\n\x04\x18", b"\n\x05\x18")
-_MARK = b"\x7f\x7e"
+_ARRAY = AnyValue.ARRAY_VALUE_FIELD_NUMBER
+#: The key of an integer in an AnyValue on the wire.
+_INTEGER = AnyValue.INT_VALUE_FIELD_NUMBER << 3 | wire.VARINT
+_INTEGER_BYTE = bytes([_INTEGER])
+_ITEM_BYTE = bytes([ArrayValue.VALUES_FIELD_NUMBER << 3 | wire.LENGTH_DELIMITED])
 _UNFINISHED = bytes(range(128, 256))
 
 
-def read(value: AnyValue) -> Tokens | None:
-    """Return a list of token ids, None if the value has anything else. Text of a list, or of lists, counts as one."""
+def read(value: bytes) -> Tokens | None:
+    """Return token ids, None if the value has anything else. Text of a list, or of lists, counts as one.
+
+    Args:
+        value: A serialised AnyValue.
+
+    Returns:
+        The token ids; of a list of lists those of the first one.
+    """
+    array = array_in(value)
+    if array is not None and (ids := of_array(array)) is not None:
+        return ids
+    return _read(AnyValue.FromString(value))
+
+
+def _read(value: AnyValue) -> Tokens | None:
     kind = value.WhichOneof("value")
     if kind == "string_value":
         text = value.string_value
@@ -71,62 +88,94 @@ def read(value: AnyValue) -> Tokens | None:
                 if text.count("[") > _MAX_LISTS:
                     return None
                 lists = _TOKEN_LISTS(text)
-                return lists[0] if lists else []
-            return _TOKENS(text)
+                return array_of(lists[0]) if lists else b""
+            return array_of(_TOKENS(text))
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             return None
     if kind != "array_value":
         return None
     items = value.array_value.values
     if items and items[0].WhichOneof("value") == "array_value":
-        return read(items[0])
-    return _packed(value.array_value)
+        return _read(items[0])
+    return of_array(value.array_value.SerializeToString())
 
 
-def _packed(array: ArrayValue) -> bytes | None:
-    """Return integers as protobuf packs them, None if the array has anything else.
+def array_in(value: bytes) -> bytes | None:
+    """Return the serialised ArrayValue of a serialised AnyValue, None if it holds anything else."""
+    try:
+        start = wire.frame(value, _ARRAY)
+    except IndexError:
+        return None
+    return None if start is None else value[start:]
 
-    Each is a message in a message on the wire. Taking the headers away costs a tenth of making numbers of
-    them, and they are most of what a trace holds.
+
+def of_array(array: bytes) -> Tokens | None:
+    """Return the integers of a serialised ArrayValue, None if it has anything but integers from 0 to 2^31 - 1.
+
+    On the wire each integer is an item: its key, its size, and in it the key of an integer and the integer. All
+    of these are varints, each of which ends in its only byte below 128. If each item holds one integer, every
+    fourth of these bytes is therefore the key of an item, and the one two bytes later that of an integer. Protobuf
+    then reads the array as if each item were packed numbers, a key and an integer, and builds no messages.
     """
-    if len(array.values) > _PACKED_AT_ONCE:
-        return _packed_in_parts(array)
-    data = array.SerializeToString()
-    count = len(array.values)
-    marked = data
-    for header in _HEADERS:
-        marked = marked.replace(header, _MARK)
-    packed = marked.replace(_MARK, b"")
-    # Each header lost a byte, each mark two, and one byte below 128 an item is left, the end of its number. An
-    # item of another kind leaves two at least, and what looks like a header within it makes up for one.
+    ends = array.translate(None, _UNFINISHED)
+    count = len(ends) // 4
     if (
-        len(data) - len(marked) == count
-        and len(marked) - len(packed) == 2 * count
-        and len(packed.translate(None, _UNFINISHED)) == count
+        len(ends) != 4 * count
+        or ends[::4].count(_ITEM_BYTE) != count
+        or ends[2::4].count(_INTEGER_BYTE) != count
     ):
-        return packed
-    packed = b"".join(_ITEMS(data))
-    # Three bytes of header each: anything but a small integer was passed over and makes a difference.
-    return packed if len(packed) + 3 * count == len(data) else None
-
-
-def _packed_in_parts(array: ArrayValue) -> bytes | None:
-    """Return the same for a long array. Each part holds the interpreter for some milliseconds only."""
+        return None
+    try:
+        numbers = _PackedItems.FromString(array).numbers
+    except DecodeError:
+        return None
+    if len(numbers) != 2 * count:
+        return None
     parts = []
-    for start in range(0, len(array.values), _PACKED_AT_ONCE):
-        part = _packed(ArrayValue(values=array.values[start : start + _PACKED_AT_ONCE]))
-        if part is None:
+    for start in range(0, 2 * count, 2 * _AT_ONCE):
+        part = numbers[start : start + 2 * _AT_ONCE]
+        integers = part[1::2]
+        if part[::2].count(_INTEGER) != len(integers):
             return None
-        parts.append(part)
+        try:
+            parts.append(array_of(integers))
+        except struct.error:
+            return None
     return b"".join(parts)
 
 
-def _checked(ids: Any) -> list[int] | None:
-    """Return a list of token ids, or the first of a list of lists; None for anything else."""
+def array_of(ids: Sequence[int]) -> Tokens:
+    """Return numbers as token ids."""
+    return struct.pack(f"<{len(ids)}i", *ids)
+
+
+def _packed_items() -> Any:
+    """Return the class of a message with the numbers that are packed in field 1."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="lightningstore/twins/items.proto", package="lightningstore.twins", syntax="proto3"
+    )
+    file.message_type.add(name="PackedItems").field.add(
+        name="numbers",
+        number=ArrayValue.VALUES_FIELD_NUMBER,
+        label=descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED,
+        type=descriptor_pb2.FieldDescriptorProto.TYPE_UINT64,
+    )
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(
+        pool.FindMessageTypeByName(f"{file.package}.PackedItems")
+    )
+
+
+_PackedItems = _packed_items()
+
+
+def _checked(ids: Any) -> Tokens | None:
+    """Return a list as token ids, or the first of a list of lists; None for anything else."""
     if isinstance(ids, list) and ids and isinstance(ids[0], list):
         ids = ids[0]
     try:
-        return msgspec.convert(ids, list[_TokenId])
+        return array_of(msgspec.convert(ids, list[_TokenId]))
     except msgspec.ValidationError:
         return None
 
@@ -160,9 +209,12 @@ def places_of(keys: Sequence[str]) -> TokenPlaces:
     )
 
 
-def of_call(found: Attributes, places: TokenPlaces, warn: Warn) -> tuple[Tokens, Tokens]:
+def of_call(
+    found: Attributes, places: TokenPlaces, warn: Warn, reading: Reading = read
+) -> tuple[Tokens, Tokens]:
     """Return the token ids of prompt and response, wherever the attributes of a call hold them."""
-    prompt, response = _first(found, places.prompt, warn), _first(found, places.response, warn)
+    prompt = _first(found, places.prompt, warn, reading)
+    response = _first(found, places.response, warn, reading)
     if prompt and response:
         return prompt, response
     if places.proxied_prompt or places.choices:
@@ -203,40 +255,30 @@ def _parsed_answer(key: str, text: str, warn: Warn) -> Any:
 def _within(answer: Any, names: frozenset[str], key: str, warn: Warn) -> Tokens:
     ids = find_first(answer, names)
     if ids is None:
-        return []
+        return b""
     if (checked := _checked(ids)) is None:
         warn(key, MALFORMED)
-        return []
+        return b""
     return checked
 
 
-def _first(found: Attributes, keys: Iterable[str], warn: Warn) -> Tokens:
+def _first(found: Attributes, keys: Iterable[str], warn: Warn, reading: Reading = read) -> Tokens:
     for key in keys:
         if key in found:
-            ids = read(found[key])
+            ids = reading(serialized(found, key))
             if ids is not None:
                 return ids
             warn(key, MALFORMED)
-    return []
+    return b""
 
 
 def count(ids: Tokens) -> int:
-    """Return how many token ids there are. Each packed one ends in a byte below 128."""
-    return len(ids.translate(None, _UNFINISHED)) if isinstance(ids, bytes) else len(ids)
-
-
-def packed(ids: Tokens) -> bytes:
-    """Return token ids as protobuf packs them."""
-    if isinstance(ids, bytes):
-        return ids
-    data = TripletPrompt(token_ids=ids).SerializeToString()
-    return data[wire.read_varint(data, 1)[1] :] if data else b""
+    """Return how many token ids there are."""
+    return len(ids) // TOKEN_BYTES
 
 
 def put(triplet: Triplet, prompt: Tokens, response: Tokens) -> None:
     """Write token ids into a triplet."""
     for side, ids in ((triplet.prompt, prompt), (triplet.response, response)):
-        if isinstance(ids, bytes):
-            side.MergeFromString(wire.field(_TOKEN_IDS, ids))
-        elif ids:
-            side.token_ids.extend(ids)
+        if ids:
+            side.token_ids.extend(struct.unpack(f"<{count(ids)}i", ids))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -24,9 +24,43 @@ Warn = Callable[[str, str], None]
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
 
 
-def attributes_of(span: Span) -> dict[str, AnyValue]:
-    """Return the attributes of a span by key."""
-    return {pair.key: pair.value for pair in span.attributes}
+class SerializedAttributes(Mapping[str, AnyValue]):
+    """Attributes of a stored span. Each is parsed when it is read."""
+
+    __slots__ = ("_serialized",)
+
+    def __init__(self, serialized: dict[str, bytes]) -> None:
+        self._serialized = serialized
+
+    def __getitem__(self, key: str) -> AnyValue:
+        return AnyValue.FromString(self._serialized[key])
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._serialized
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._serialized)
+
+    def __len__(self) -> int:
+        return len(self._serialized)
+
+    def serialized(self, key: str) -> bytes:
+        """Return a value without parsing it."""
+        return self._serialized[key]
+
+
+def attributes_of(span: Span) -> Attributes:
+    """Return the attributes of a span by key. `span`: or one of a `stored.StoredBatch`."""
+    if type(span) is Span:
+        return {pair.key: pair.value for pair in span.attributes}
+    return SerializedAttributes({pair.key: pair.value for pair in span.attributes})
+
+
+def serialized(found: Attributes, key: str) -> bytes:
+    """Return an attribute as a serialised AnyValue."""
+    if type(found) is SerializedAttributes:
+        return found.serialized(key)
+    return found[key].SerializeToString()
 
 
 def ignore(_key: str, _text: str) -> None:
