@@ -6,7 +6,10 @@ import asyncio
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from tests.integration.forks import run_forked
 
 COMMAND = str(Path(sys.executable).parent / "lightningstore")
 START_SECONDS = 20
@@ -14,6 +17,8 @@ STOP_SECONDS = 20
 ENVIRONMENT = {
     key: value for key, value in os.environ.items() if not key.startswith("LIGHTNINGSTORE_")
 }
+#: One for each command that runs at the same time.
+_THREADS = ThreadPoolExecutor(32)
 
 
 class Process:
@@ -59,11 +64,15 @@ async def run(
     *arguments: str, folder: Path, stdin: bytes | None = None, **environment: str
 ) -> tuple[int, str, str]:
     """Run a command to its end; returns exit code, stdout and stderr."""
+    variables = {**ENVIRONMENT, "COLUMNS": "250", **environment}
+    if arguments[:1] != ("serve",):
+        work = (list(arguments), folder, stdin, variables, START_SECONDS)
+        return await asyncio.get_running_loop().run_in_executor(_THREADS, run_forked, *work)
     process = await asyncio.create_subprocess_exec(
         COMMAND,
         *arguments,
         cwd=folder,
-        env={**ENVIRONMENT, "COLUMNS": "250", **environment},
+        env=variables,
         stdin=None if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
