@@ -25,7 +25,7 @@ constexpr std::size_t kSpanBytes = 4 << 20;
 // Maximum bytes of spans that wait for a server that is down; further ones are dropped.
 constexpr std::size_t kPendingBytes = 64 << 20;
 constexpr milliseconds kSendTimeout{60'000};
-constexpr milliseconds kLongestPause{2'000};
+constexpr milliseconds kLongestSendPause{2'000};
 // Time for sending the spans of an attempt that this program abandoned.
 constexpr milliseconds kGrace{5'000};
 // Number of internal errors after which spans are dropped: the server cannot process them.
@@ -250,7 +250,7 @@ std::vector<v1::IngestSpansRequest> Attempt::Singly(v1::IngestSpansRequest messa
 
 std::optional<v1::IngestResult> Attempt::Deliver(const std::vector<v1::IngestSpansRequest>& messages,
                                                  std::unique_lock<std::mutex>& lock) {
-  Pauses pauses(kLongestPause);
+  Pauses pauses(kLongestSendPause);
   for (int defects = 0;;) {
     v1::IngestSpansResponse answer;
     const grpc::Status status = TryOnce(messages, &answer, lock);

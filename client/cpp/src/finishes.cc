@@ -10,7 +10,7 @@ using std::chrono::milliseconds;
 
 // Time after the start of an agent until its rollout is watched. A finish before that is noticed then.
 constexpr milliseconds kDelay{500};
-constexpr milliseconds kLongestPause{5'000};
+constexpr milliseconds kLongestWatchPause{5'000};
 
 }  // namespace
 
@@ -31,7 +31,7 @@ class Finishes::Stream final : public grpc::ClientReadReactor<v1::WaitForRollout
     for (const auto& rollout : news_.rollouts()) owner_->Note(rollout.rollout_id());
     {
       const std::lock_guard lock(owner_->mutex_);
-      owner_->pauses_ = Pauses(kLongestPause);
+      owner_->pauses_ = Pauses(kLongestWatchPause);
     }
     StartRead(&news_);
   }
@@ -69,9 +69,11 @@ Finishes::Watch::~Watch() {
 }
 
 Finishes::Finishes(v1::LightningStoreService::Stub* stub, std::function<void()> on_finish, milliseconds pause)
-    : stub_(stub), on_finish_(std::move(on_finish)), pause_(pause), pauses_(kLongestPause), thread_([this] {
-        Run();
-      }) {}
+    : stub_(stub),
+      on_finish_(std::move(on_finish)),
+      pause_(pause),
+      pauses_(kLongestWatchPause),
+      thread_([this] { Run(); }) {}
 
 Finishes::~Finishes() {
   {

@@ -17,15 +17,15 @@ using test::Events;
 const std::string kHint = ": is `lightningstore serve` running there?";
 
 // A server that answers heartbeats, the first of them when it is allowed to.
-class Store final : public v1::LightningStoreService::Service {
+class Answerer final : public v1::LightningStoreService::Service {
  public:
-  Store() {
+  Answerer() {
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
   }
-  ~Store() override { server_->Shutdown(std::chrono::system_clock::now()); }
+  ~Answerer() override { server_->Shutdown(std::chrono::system_clock::now()); }
 
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
 
@@ -43,7 +43,7 @@ class Store final : public v1::LightningStoreService::Service {
   std::unique_ptr<grpc::Server> server_;
 };
 
-std::string Nowhere() { return Store().address(); }
+std::string Nowhere() { return Answerer().address(); }
 
 class ContactTest : public testing::Test {
  protected:
@@ -81,7 +81,7 @@ TEST_F(ContactTest, WarningAndErrorNameTheAddress) {
 }
 
 TEST_F(ContactTest, AnswerThatTakesLongIsNotReported) {
-  Store store;
+  Answerer store;
   std::promise<void> go_on;
   store.may_answer = go_on.get_future().share();
   const auto channel = NewChannel(store.address());
@@ -98,7 +98,7 @@ TEST_F(ContactTest, AnswerThatTakesLongIsNotReported) {
 }
 
 TEST_F(ContactTest, ErrorOfAServerThatHasAnsweredHasNoHint) {
-  auto store = std::make_unique<Store>();
+  auto store = std::make_unique<Answerer>();
   const auto channel = NewChannel(store->address());
   EXPECT_TRUE(Beat(channel).ok());
   store.reset();

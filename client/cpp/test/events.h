@@ -10,6 +10,9 @@
 
 namespace lightningstore::test {
 
+// How long a test waits for what must happen.
+constexpr std::chrono::seconds kPatience{30};
+
 // Events in their order.
 template <typename Event>
 class Events {
@@ -22,7 +25,7 @@ class Events {
   // Waits for the next one, which must come.
   Event Next() {
     std::unique_lock lock(mutex_);
-    if (!changed_.wait_for(lock, std::chrono::seconds(30), [this] { return !events_.empty(); })) {
+    if (!changed_.wait_for(lock, kPatience, [this] { return !events_.empty(); })) {
       throw std::runtime_error("no event in time");
     }
     Event event = std::move(events_.front());

@@ -16,7 +16,7 @@ using std::chrono::milliseconds;
 using test::Events;
 using Ids = std::vector<std::string>;
 using News = v1::WaitForRolloutsResponse;
-using Store =
+using WaitService =
     v1::LightningStoreService::WithCallbackMethod_WaitForRollouts<v1::LightningStoreService::Service>;
 
 // A response stream that sends at most one message. Ends with the message's summary, or when it is cancelled.
@@ -25,22 +25,27 @@ class Wait final : public grpc::ServerWriteReactor<News> {
   Wait(std::optional<News> news, Events<bool>* closed) : news_(std::move(news)), closed_(closed) {
     if (news_) StartWrite(&*news_);
   }
+  // Ends it, once: a client may close what has ended, or what ends just then.
+  void End(const grpc::Status& status) {
+    if (!has_ended_.exchange(true)) Finish(status);
+  }
   void OnWriteDone(bool) override {
-    if (news_->has_summary()) Finish(grpc::Status::OK);
+    if (news_->has_summary()) End(grpc::Status::OK);
   }
   void OnCancel() override {
     closed_->Put(true);
-    Finish(grpc::Status::CANCELLED);
+    End(grpc::Status::CANCELLED);
   }
   void OnDone() override { delete this; }
 
  private:
   const std::optional<News> news_;
   Events<bool>* const closed_;
+  std::atomic<bool> has_ended_{false};
 };
 
 // A server of waits, and of one rollout to claim.
-class Waits final : public Store {
+class Waits final : public WaitService {
  public:
   Waits() {
     grpc::ServerBuilder builder;
@@ -59,7 +64,7 @@ class Waits final : public Store {
     asked.Put(std::move(ids));
     if (refusals-- > 0) {
       auto* refused = new Wait(std::nullopt, &closed);
-      refused->Finish(grpc::Status(grpc::StatusCode::UNIMPLEMENTED, "no such method"));
+      refused->End(grpc::Status(grpc::StatusCode::UNIMPLEMENTED, "no such method"));
       return refused;
     }
     return new Wait(news, &closed);

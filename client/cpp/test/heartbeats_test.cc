@@ -77,7 +77,7 @@ class Store final : public v1::LightningStoreService::Service {
   std::unique_ptr<grpc::Server> server_;
 };
 
-RunnerOptions Quick() {
+RunnerOptions OneRollout() {
   RunnerOptions options;
   options.max_rollouts = 1;
   options.heartbeat_period = milliseconds(50);
@@ -93,7 +93,7 @@ TEST(Heartbeats, NameAClaimWhoseResourcesAreBeingLoaded) {
     is_called = true;
     return 1.0;
   };
-  Runner(store.Channel(), agent, Quick()).Run();
+  Runner(store.Channel(), agent, OneRollout()).Run();
   EXPECT_FALSE(is_called);  // the first of them said that the rollout was cancelled
   EXPECT_EQ(store.outcome.attempt().failure().message(), "STOP_REASON_ROLLOUT_CANCELLED");
 }
@@ -104,13 +104,13 @@ TEST(Heartbeats, ReportThePublishNumberOfTheResourcesUsedLast) {
     while (store.numbers.Next() != 42) continue;
     return std::nullopt;
   };
-  Runner(store.Channel(), agent, Quick()).Run();
+  Runner(store.Channel(), agent, OneRollout()).Run();
 }
 
 TEST(Heartbeats, ReportTheNumberOfTheOption) {
   Store store;
   std::atomic<int> calls{0};
-  RunnerOptions options = Quick();
+  RunnerOptions options = OneRollout();
   options.publish_number = [&]() -> std::int64_t {
     if (++calls == 2) throw std::runtime_error("not loaded");  // costs this heartbeat only
     return 40 + calls;
@@ -136,7 +136,7 @@ TEST(Heartbeats, ThatFailAreReportedOnceAndWhenTheySucceedAgain) {
     store.beats.Next();
     return std::nullopt;
   };
-  Runner(store.Channel(), agent, Quick()).Run();
+  Runner(store.Channel(), agent, OneRollout()).Run();
   EXPECT_EQ(testing::internal::GetCapturedStderr(),
             "lightningstore: heartbeat failed, retrying: not now\n"
             "lightningstore: heartbeats succeed again\n");

@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "events.h"
 #include "failure.h"
 #include "lightningstore/runner.h"
 #include "losses.h"
@@ -21,8 +22,7 @@ namespace lightningstore {
 namespace {
 
 using std::chrono::seconds;
-
-constexpr seconds kPatience{30};
+using test::kPatience;
 
 // A server that has rollouts to claim, keeps what is reported, and stores spans or refuses them.
 class Scripted final : public v1::LightningStoreService::Service {

@@ -8,6 +8,7 @@
 #include <map>
 #include <thread>
 
+#include "events.h"
 #include "lightningstore/resources.h"
 #include "server.h"
 
@@ -16,9 +17,8 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
+using test::kPatience;
 using test::Server;
-
-constexpr seconds kPatience{30};
 
 v1::RolloutSpec Spec(const std::string& id, int max_attempts = 1) {
   v1::RolloutSpec spec;
