@@ -125,3 +125,14 @@ async def test_commit_of_many_removals_stays_within_the_parameters_of_a_statemen
     for name in ("attempts", "inputs", "rollouts", "spans"):
         deleted = [p for text, p in found if text.strip().startswith(f"DELETE FROM {name} ")]
         assert [key for part in deleted for key in part] == keys
+
+
+async def test_an_id_that_is_not_stored_is_looked_up_by_one_statement(
+    storage: SqliteStorage,
+) -> None:
+    await put(storage, rollout(1))
+    run: list[str] = []
+    storage._reader._here.set_trace_callback(run.append)
+    assert await storage.load(["r2"]) == []
+    assert len(run) == 1
+    assert [found.row.key for found in await storage.load(["r1"])] == [1]

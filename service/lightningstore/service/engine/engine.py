@@ -352,6 +352,11 @@ class Engine:
             self.live.state.touch(entry)
         return found
 
+    async def load_taken(self, rollout_ids: list[str]) -> None:
+        """Bring into memory those of some generated ids that exist, which is next to impossible. Raises StorageFailed."""
+        if len(rollout_ids) > 1 or await self.storage.load(rollout_ids):
+            await self.load_many(rollout_ids)
+
     async def _load_part(self, rollout_ids: list[str]) -> list[str]:
         """Bring a few rollouts into memory; returns those that do not exist, or are about to go.
 

@@ -219,7 +219,10 @@ class Claims:
         failures = self._engine.committer.failures
         with self._live.state.held:
             await load_groups(self._engine, [spec.group_id])
-            await self._engine.load_many([rollout_id])
+            if spec.rollout_id:
+                await self._engine.load_many([rollout_id])
+            else:
+                await self._engine.load_taken([rollout_id])
         # Otherwise a complete group is not in memory any more.
         self._engine.check_unbroken(failures)
         if (answer := self._engine.requests.find("StartRollout", request)) is not None:

@@ -160,7 +160,7 @@ class Enqueue:
         self._check_sizes(inputs, answer)
         # A generated id may, by chance, be that of a rollout that has left memory.
         if made := [kept.rollout_id for kept in prepared.kept.rollouts if kept.rollout_id]:
-            await self._engine.load_many(made)
+            await self._engine.load_taken(made)
         return prepared
 
     def _check_sizes(self, inputs: int, answer: int) -> None:

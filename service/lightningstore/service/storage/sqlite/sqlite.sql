@@ -113,6 +113,10 @@ UNION SELECT rollout_key FROM attempts WHERE live = 1
 SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, i.input_json, length(i.input_json)
 FROM rollouts r LEFT JOIN inputs i ON i.rollout_key = r.key WHERE r.key IN ({marks})
 
+-- name: has_rollout
+-- Whether there is a rollout with this id, from the index alone.
+SELECT 1 FROM rollouts WHERE rollout_id = ?
+
 -- name: rollouts_by_id
 -- Rollouts with their inputs.
 SELECT r.key, r.rollout_id, r.position, r.available_ns, r.record, i.input_json, length(i.input_json)

@@ -298,7 +298,7 @@ class SqliteStorage(ConsumerReads, GroupReads, SeriesReads):
         with self._reader.one_view():
             rows = self._reader.read(by, wanted, marks=filters.marks(len(wanted)))
             if not rows:
-                return []  # the usual case: the id is new
+                return []
             keys = [row[0] for row in rows]
             attempts: dict[int, list[Sequence[Any]]] = {key: [] for key in keys}
             for attempt in self._reader.read(attempts_of, keys, marks=filters.marks(len(keys))):
@@ -347,6 +347,8 @@ class SqliteStorage(ConsumerReads, GroupReads, SeriesReads):
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
         """Return what is stored of some of these rollouts."""
         if len(rollout_ids) == 1:
+            if not self._reader.read("has_rollout", rollout_ids):
+                return []  # the usual case: the id is new
             return self._loaded("rollouts_by_id", rollout_ids, "attempts_by_rollout")
         marks = filters.marks(len(rollout_ids))
         keys = [key for key, _ in self._reader.read("sizes_by_id", rollout_ids, marks=marks)]
