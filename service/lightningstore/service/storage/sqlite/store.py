@@ -297,10 +297,8 @@ class SqliteStorage(ConsumerReads, GroupReads, SeriesReads):
         """
         with self._reader.one_view():
             rows = self._reader.read(by, wanted, marks=filters.marks(len(wanted)))
-            if not rows:
-                return []
-            keys = [row[0] for row in rows]
-            attempts: dict[int, list[Sequence[Any]]] = {key: [] for key in keys}
+            attempts: dict[int, list[Sequence[Any]]] = {row[0]: [] for row in rows}
+            keys = list(attempts)
             for attempt in self._reader.read(attempts_of, keys, marks=filters.marks(len(keys))):
                 attempts[attempt[0]].append(attempt[1:])
         loaded = []
