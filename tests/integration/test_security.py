@@ -127,9 +127,12 @@ def watched(
     keep_spans(monkeypatch)
     port = None if request.param == "plain" else 0
     yield Secured(tmp_path, metrics_port=port, trace_calls="tracing" in request.param)
-    assert not [record for record in caplog.get_records("call") if record.exc_info]
+    left = [record for record in caplog.get_records("call") if record.exc_info]
+    assert not [record for record in left if LOOP_CLOSED not in record.getMessage()]
 
 
+#: What grpc.aio leaves in the log when it hears of a channel of an earlier test, whose event loop is closed.
+LOOP_CLOSED = "PollerCompletionQueue._handle_events"
 #: What grpc.aio says of a write after the end of a stream. It may replace the status of the server.
 LATE_WRITE = "Internal error from Core"
 
