@@ -22,7 +22,13 @@ from lightningstore.service.rpc.handlers import SERVICE
 from lightningstore.service.rules import ids as server_ids
 from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.rules.lifecycle import is_finished, is_live
-from lightningstore.service.rules.rows import LoadedRollout, RequestRow, ResourcesVersion
+from lightningstore.service.rules.rows import (
+    ConsumerRow,
+    DeliveryRow,
+    LoadedRollout,
+    RequestRow,
+    ResourcesVersion,
+)
 from lightningstore.service.server.config import Config
 from lightningstore.service.storage.base import Changes, Counters, Snapshot
 from lightningstore.service.storage.memory import MemoryStorage
@@ -77,6 +83,8 @@ class SimulatedDisk(MemoryStorage):
         self._counters = Counters()
         self._workers: dict[str, Worker] = {}
         self._requests: list[RequestRow] = []
+        self._consumers: dict[str, ConsumerRow] = {}
+        self._deliveries: dict[tuple[int, int], DeliveryRow] = {}
 
     async def open(self) -> Snapshot:
         if self.dice.random() < self.failing:
@@ -98,6 +106,10 @@ class SimulatedDisk(MemoryStorage):
                 for number, row in self._resources.items()
             ],
             requests=list(self._requests),
+            settings=self._settings,
+            groups=[self._groups[key] for key in self._open_groups],
+            consumers=list(self._consumers.values()),
+            deliveries=list(self._deliveries.values()),
         )
 
     async def close(self) -> None:
@@ -115,12 +127,22 @@ class SimulatedDisk(MemoryStorage):
         if changes.counters is not None:
             self._counters = changes.counters
         self._workers.update(changes.workers)
+        self._keep_consumers(changes)
         self._requests = [
             r for r in self._requests if r.time_ns >= changes.forget_requests_before_ns
         ] + changes.requests
         if fate < self.failing:
             self.faults += 1
             raise StorageFailed("simulated: written, and told that it was not")
+
+    def _keep_consumers(self, changes: Changes) -> None:
+        removed = set(changes.removed_consumers)
+        self._consumers = {n: row for n, row in self._consumers.items() if row.key not in removed}
+        self._deliveries = {p: row for p, row in self._deliveries.items() if p[0] not in removed}
+        for place in changes.removed_deliveries:
+            self._deliveries.pop(place, None)
+        self._consumers.update(changes.consumers)
+        self._deliveries.update(changes.deliveries)
 
 
 def store_over(storage: Any, clock: ManualClock) -> Store:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,30 @@ async def test_repeated_write_has_its_effect_once_and_the_same_answer(
         return SimulatedDisk(random.Random(2))
 
     twins = Twins(make, dice)
-    await twins.even.open()
-    await twins.odd.open()
-    wanted = tries("lost replies and requests") // (4 if backend == "sqlite" else 1)
+    async with closing(twins.even), closing(twins.odd):
+        await repeat(
+            twins, dice, tries("lost replies and requests") // (4 if backend == "sqlite" else 1)
+        )
+    names = {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in writes()}
+    # A pause would stop all claims: tests/contract/test_pause.py repeats these.
+    names -= {"pause_claims", "resume_claims"}
+    tried = twins.lost.keys() - {"reply", "request", "crash", "late"}
+    assert tried == names, "a write was not tried"
+    print(dict(twins.lost))
+
+
+@asynccontextmanager
+async def closing(world: World) -> AsyncIterator[None]:
+    """Open a world and close it, also where a test fails: otherwise threads of SQLite keep the process."""
+    await world.open()
+    try:
+        yield
+    finally:
+        await world.service.close()
+
+
+async def repeat(twins: Twins, dice: random.Random, wanted: int) -> None:
+    """Do writes in both until a number of replies and requests have been lost."""
     number = 0
     while min(twins.lost["reply"], twins.lost["request"]) < wanted:
         number += 1
@@ -148,11 +170,3 @@ async def test_repeated_write_has_its_effect_once_and_the_same_answer(
         if number % 4000 == 0:
             await twins.compare()
     await twins.compare()
-    for world in (twins.even, twins.odd):
-        await world.service.close()
-    names = {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in writes()}
-    # A pause would stop all claims: tests/contract/test_pause.py repeats these.
-    names -= {"pause_claims", "resume_claims"}
-    tried = twins.lost.keys() - {"reply", "request", "crash", "late"}
-    assert tried == names, "a write was not tried"
-    print(dict(twins.lost))
