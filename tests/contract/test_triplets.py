@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from typing import Any
 
@@ -73,6 +74,34 @@ async def test_recorded_trace_in_any_order_of_arrival(world: World, name: str) -
     assert [shown(triplet) for triplet in found] == trace["triplets"]
     assert [r.value for r in found.unmatched_rewards] == trace.get("unmatched", [])
     assert found.warnings == []
+
+
+async def test_messages_in_one_form_take_the_place_of_what_was_traced(world: World) -> None:
+    image = "https://example.test/cat.png"
+    asked = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": image}}]},
+    ]
+    answers = [{"role": "model", "parts": [{"type": "text", "content": "A cat"}]}]
+    prompt = {"gen_ai.input.messages": json.dumps(asked)}
+    rollout_id = await traced(
+        world,
+        call("a", **prompt, **{"gen_ai.output.messages": json.dumps(answers)}),
+        # The answer is in the prompt of the next call.
+        call("b", 2, **prompt),
+        call("c", 3, **{"gen_ai.input.messages": json.dumps([*asked, *answers])}),
+    )
+    ((first, second, _),) = await listed(world, [rollout_id], as_messages=True)
+    for triplet in (first, second):
+        system, user = triplet.prompt_messages
+        assert (system.role, system.parts[0].text) == ("system", "Be brief.")
+        assert (user.role, user.parts[0].image_url) == ("user", image)
+        (answer,) = triplet.response_messages
+        assert (answer.role, answer.parts[0].text) == ("assistant", "A cat")
+        assert (triplet.prompt, triplet.response, triplet.image_urls) == (None, None, [])
+    ((plain, *_),) = await listed(world, [rollout_id])
+    assert (plain.prompt, plain.response, plain.image_urls) == (asked, answers, [image])
+    assert (plain.prompt_messages, plain.response_messages) == ([], [])
 
 
 async def test_rollouts_come_in_the_order_asked_for_and_once(world: World) -> None:

@@ -288,7 +288,9 @@ type TripletPrompt struct {
 	ImageUrls []string `protobuf:"bytes,3,rep,name=image_urls,json=imageUrls,proto3" json:"image_urls,omitempty"`
 	// JSON of the definitions of the tools that the model was offered, usually a list of objects. Empty if there
 	// are none.
-	ToolsJson     []byte `protobuf:"bytes,4,opt,name=tools_json,json=toolsJson,proto3" json:"tools_json,omitempty"`
+	ToolsJson []byte `protobuf:"bytes,4,opt,name=tools_json,json=toolsJson,proto3" json:"tools_json,omitempty"`
+	// The messages in one form, whichever convention the span follows. Empty unless as_messages is set.
+	Messages      []*ChatMessage `protobuf:"bytes,5,rep,name=messages,proto3" json:"messages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -351,6 +353,13 @@ func (x *TripletPrompt) GetToolsJson() []byte {
 	return nil
 }
 
+func (x *TripletPrompt) GetMessages() []*ChatMessage {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
 // The response of a call.
 type TripletResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -362,7 +371,10 @@ type TripletResponse struct {
 	// -Infinity, are null. Empty if there are none.
 	LogprobsJson []byte `protobuf:"bytes,3,opt,name=logprobs_json,json=logprobsJson,proto3" json:"logprobs_json,omitempty"`
 	// The logprob of each object in logprobs_json. Empty unless every object has a finite one.
-	Logprobs      []float64 `protobuf:"fixed64,4,rep,packed,name=logprobs,proto3" json:"logprobs,omitempty"`
+	Logprobs []float64 `protobuf:"fixed64,4,rep,packed,name=logprobs,proto3" json:"logprobs,omitempty"`
+	// The completions in one form, as in TripletPrompt. Several completions of one call are several messages. Empty
+	// unless as_messages is set.
+	Messages      []*ChatMessage `protobuf:"bytes,5,rep,name=messages,proto3" json:"messages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -425,6 +437,362 @@ func (x *TripletResponse) GetLogprobs() []float64 {
 	return nil
 }
 
+func (x *TripletResponse) GetMessages() []*ChatMessage {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+// A message of a conversation with a model, in one form for all conventions.
+type ChatMessage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who says it: "system", "user", "assistant" or "tool", or another word if the span uses one. May be
+	// empty.
+	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	// Name of the author, for example of an agent. May be empty.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What the message says, in order. May be empty.
+	Parts         []*ChatPart `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChatMessage) Reset() {
+	*x = ChatMessage{}
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChatMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChatMessage) ProtoMessage() {}
+
+func (x *ChatMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChatMessage.ProtoReflect.Descriptor instead.
+func (*ChatMessage) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ChatMessage) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *ChatMessage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ChatMessage) GetParts() []*ChatPart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// A part of a message. More kinds may be added: treat a part without a known kind as unknown.
+type ChatPart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The kind.
+	//
+	// Types that are valid to be assigned to Part:
+	//
+	//	*ChatPart_Text
+	//	*ChatPart_Reasoning
+	//	*ChatPart_ToolCall
+	//	*ChatPart_ToolResult
+	//	*ChatPart_ImageUrl
+	//	*ChatPart_OtherJson
+	Part          isChatPart_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChatPart) Reset() {
+	*x = ChatPart{}
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChatPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChatPart) ProtoMessage() {}
+
+func (x *ChatPart) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChatPart.ProtoReflect.Descriptor instead.
+func (*ChatPart) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ChatPart) GetPart() isChatPart_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *ChatPart) GetText() string {
+	if x != nil {
+		if x, ok := x.Part.(*ChatPart_Text); ok {
+			return x.Text
+		}
+	}
+	return ""
+}
+
+func (x *ChatPart) GetReasoning() string {
+	if x != nil {
+		if x, ok := x.Part.(*ChatPart_Reasoning); ok {
+			return x.Reasoning
+		}
+	}
+	return ""
+}
+
+func (x *ChatPart) GetToolCall() *ChatToolCall {
+	if x != nil {
+		if x, ok := x.Part.(*ChatPart_ToolCall); ok {
+			return x.ToolCall
+		}
+	}
+	return nil
+}
+
+func (x *ChatPart) GetToolResult() *ChatToolResult {
+	if x != nil {
+		if x, ok := x.Part.(*ChatPart_ToolResult); ok {
+			return x.ToolResult
+		}
+	}
+	return nil
+}
+
+func (x *ChatPart) GetImageUrl() string {
+	if x != nil {
+		if x, ok := x.Part.(*ChatPart_ImageUrl); ok {
+			return x.ImageUrl
+		}
+	}
+	return ""
+}
+
+func (x *ChatPart) GetOtherJson() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*ChatPart_OtherJson); ok {
+			return x.OtherJson
+		}
+	}
+	return nil
+}
+
+type isChatPart_Part interface {
+	isChatPart_Part()
+}
+
+type ChatPart_Text struct {
+	// What is said.
+	Text string `protobuf:"bytes,1,opt,name=text,proto3,oneof"`
+}
+
+type ChatPart_Reasoning struct {
+	// What the model thought before it answered.
+	Reasoning string `protobuf:"bytes,2,opt,name=reasoning,proto3,oneof"`
+}
+
+type ChatPart_ToolCall struct {
+	// The model asks for a tool to be called.
+	ToolCall *ChatToolCall `protobuf:"bytes,3,opt,name=tool_call,json=toolCall,proto3,oneof"`
+}
+
+type ChatPart_ToolResult struct {
+	// What a tool returned.
+	ToolResult *ChatToolResult `protobuf:"bytes,4,opt,name=tool_result,json=toolResult,proto3,oneof"`
+}
+
+type ChatPart_ImageUrl struct {
+	// Reference to an image, as in TripletPrompt.image_urls. It comes from a trace: do not load what it names
+	// without asking.
+	ImageUrl string `protobuf:"bytes,5,opt,name=image_url,json=imageUrl,proto3,oneof"`
+}
+
+type ChatPart_OtherJson struct {
+	// Any other part, as JSON.
+	OtherJson []byte `protobuf:"bytes,6,opt,name=other_json,json=otherJson,proto3,oneof"`
+}
+
+func (*ChatPart_Text) isChatPart_Part() {}
+
+func (*ChatPart_Reasoning) isChatPart_Part() {}
+
+func (*ChatPart_ToolCall) isChatPart_Part() {}
+
+func (*ChatPart_ToolResult) isChatPart_Part() {}
+
+func (*ChatPart_ImageUrl) isChatPart_Part() {}
+
+func (*ChatPart_OtherJson) isChatPart_Part() {}
+
+// A call of a tool.
+type ChatToolCall struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the call, which its result repeats. May be empty.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Name of the tool. May be empty.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Arguments, usually a JSON object as text, as the model wrote it. May be empty.
+	Arguments     string `protobuf:"bytes,3,opt,name=arguments,proto3" json:"arguments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChatToolCall) Reset() {
+	*x = ChatToolCall{}
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChatToolCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChatToolCall) ProtoMessage() {}
+
+func (x *ChatToolCall) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChatToolCall.ProtoReflect.Descriptor instead.
+func (*ChatToolCall) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ChatToolCall) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ChatToolCall) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ChatToolCall) GetArguments() string {
+	if x != nil {
+		return x.Arguments
+	}
+	return ""
+}
+
+// The result of a call of a tool.
+type ChatToolResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the call. May be empty.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Name of the tool. May be empty.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The result: text, or JSON as text. May be empty.
+	Content       string `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChatToolResult) Reset() {
+	*x = ChatToolResult{}
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChatToolResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChatToolResult) ProtoMessage() {}
+
+func (x *ChatToolResult) ProtoReflect() protoreflect.Message {
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChatToolResult.ProtoReflect.Descriptor instead.
+func (*ChatToolResult) Descriptor() ([]byte, []int) {
+	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ChatToolResult) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ChatToolResult) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ChatToolResult) GetContent() string {
+	if x != nil {
+		return x.Content
+	}
+	return ""
+}
+
 // A reward from the trace, or the final reward from the request.
 type TripletReward struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -442,7 +810,7 @@ type TripletReward struct {
 
 func (x *TripletReward) Reset() {
 	*x = TripletReward{}
-	mi := &file_lightningstore_v1_triplet_proto_msgTypes[3]
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +822,7 @@ func (x *TripletReward) String() string {
 func (*TripletReward) ProtoMessage() {}
 
 func (x *TripletReward) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_triplet_proto_msgTypes[3]
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +835,7 @@ func (x *TripletReward) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TripletReward.ProtoReflect.Descriptor instead.
 func (*TripletReward) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{3}
+	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TripletReward) GetValue() float64 {
@@ -511,7 +879,7 @@ type RewardDimension struct {
 
 func (x *RewardDimension) Reset() {
 	*x = RewardDimension{}
-	mi := &file_lightningstore_v1_triplet_proto_msgTypes[4]
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +891,7 @@ func (x *RewardDimension) String() string {
 func (*RewardDimension) ProtoMessage() {}
 
 func (x *RewardDimension) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_triplet_proto_msgTypes[4]
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +904,7 @@ func (x *RewardDimension) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewardDimension.ProtoReflect.Descriptor instead.
 func (*RewardDimension) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{4}
+	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RewardDimension) GetName() string {
@@ -570,7 +938,7 @@ type TripletWarning struct {
 
 func (x *TripletWarning) Reset() {
 	*x = TripletWarning{}
-	mi := &file_lightningstore_v1_triplet_proto_msgTypes[5]
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +950,7 @@ func (x *TripletWarning) String() string {
 func (*TripletWarning) ProtoMessage() {}
 
 func (x *TripletWarning) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_triplet_proto_msgTypes[5]
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +963,7 @@ func (x *TripletWarning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TripletWarning.ProtoReflect.Descriptor instead.
 func (*TripletWarning) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{5}
+	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TripletWarning) GetSpanId() string {
@@ -648,7 +1016,7 @@ type AttemptTriplets struct {
 
 func (x *AttemptTriplets) Reset() {
 	*x = AttemptTriplets{}
-	mi := &file_lightningstore_v1_triplet_proto_msgTypes[6]
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +1028,7 @@ func (x *AttemptTriplets) String() string {
 func (*AttemptTriplets) ProtoMessage() {}
 
 func (x *AttemptTriplets) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_triplet_proto_msgTypes[6]
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +1041,7 @@ func (x *AttemptTriplets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptTriplets.ProtoReflect.Descriptor instead.
 func (*AttemptTriplets) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{6}
+	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AttemptTriplets) GetAttempt() *AttemptRef {
@@ -756,14 +1124,17 @@ type ListTripletsRequest struct {
 	RewardPolicy RewardPolicy `protobuf:"varint,10,opt,name=reward_policy,json=rewardPolicy,proto3,enum=lightningstore.v1.RewardPolicy" json:"reward_policy,omitempty"`
 	// Final rewards by rollout id. Replaces the traced reward of the rollout's last triplet. Values must be
 	// finite. A key that is not in rollout_ids is INVALID_ARGUMENT.
-	FinalRewards  map[string]float64 `protobuf:"bytes,11,rep,name=final_rewards,json=finalRewards,proto3" json:"final_rewards,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	FinalRewards map[string]float64 `protobuf:"bytes,11,rep,name=final_rewards,json=finalRewards,proto3" json:"final_rewards,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// Returns prompts and responses as messages of one form instead of as the JSON that was traced: sets `messages`,
+	// and leaves content_json and image_urls empty.
+	AsMessages    bool `protobuf:"varint,12,opt,name=as_messages,json=asMessages,proto3" json:"as_messages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListTripletsRequest) Reset() {
 	*x = ListTripletsRequest{}
-	mi := &file_lightningstore_v1_triplet_proto_msgTypes[7]
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +1146,7 @@ func (x *ListTripletsRequest) String() string {
 func (*ListTripletsRequest) ProtoMessage() {}
 
 func (x *ListTripletsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_triplet_proto_msgTypes[7]
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +1159,7 @@ func (x *ListTripletsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTripletsRequest.ProtoReflect.Descriptor instead.
 func (*ListTripletsRequest) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{7}
+	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListTripletsRequest) GetRolloutIds() []string {
@@ -868,6 +1239,13 @@ func (x *ListTripletsRequest) GetFinalRewards() map[string]float64 {
 	return nil
 }
 
+func (x *ListTripletsRequest) GetAsMessages() bool {
+	if x != nil {
+		return x.AsMessages
+	}
+	return false
+}
+
 // One message of the response stream of ListTriplets.
 type ListTripletsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -879,7 +1257,7 @@ type ListTripletsResponse struct {
 
 func (x *ListTripletsResponse) Reset() {
 	*x = ListTripletsResponse{}
-	mi := &file_lightningstore_v1_triplet_proto_msgTypes[8]
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1269,7 @@ func (x *ListTripletsResponse) String() string {
 func (*ListTripletsResponse) ProtoMessage() {}
 
 func (x *ListTripletsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lightningstore_v1_triplet_proto_msgTypes[8]
+	mi := &file_lightningstore_v1_triplet_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1282,7 @@ func (x *ListTripletsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTripletsResponse.ProtoReflect.Descriptor instead.
 func (*ListTripletsResponse) Descriptor() ([]byte, []int) {
-	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{8}
+	return file_lightningstore_v1_triplet_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListTripletsResponse) GetAttempts() []*AttemptTriplets {
@@ -936,19 +1314,43 @@ const file_lightningstore_v1_triplet_proto_rawDesc = "" +
 	" \x01(\x05H\x00R\x10promptTokenCount\x88\x01\x01\x125\n" +
 	"\x14response_token_count\x18\v \x01(\x05H\x01R\x12responseTokenCount\x88\x01\x01B\x15\n" +
 	"\x13_prompt_token_countB\x17\n" +
-	"\x15_response_token_count\"\x8d\x01\n" +
+	"\x15_response_token_count\"\xc9\x01\n" +
 	"\rTripletPrompt\x12\x1b\n" +
 	"\ttoken_ids\x18\x01 \x03(\x05R\btokenIds\x12!\n" +
 	"\fcontent_json\x18\x02 \x01(\fR\vcontentJson\x12\x1d\n" +
 	"\n" +
 	"image_urls\x18\x03 \x03(\tR\timageUrls\x12\x1d\n" +
 	"\n" +
-	"tools_json\x18\x04 \x01(\fR\ttoolsJson\"\x92\x01\n" +
+	"tools_json\x18\x04 \x01(\fR\ttoolsJson\x12:\n" +
+	"\bmessages\x18\x05 \x03(\v2\x1e.lightningstore.v1.ChatMessageR\bmessages\"\xce\x01\n" +
 	"\x0fTripletResponse\x12\x1b\n" +
 	"\ttoken_ids\x18\x01 \x03(\x05R\btokenIds\x12!\n" +
 	"\fcontent_json\x18\x02 \x01(\fR\vcontentJson\x12#\n" +
 	"\rlogprobs_json\x18\x03 \x01(\fR\flogprobsJson\x12\x1a\n" +
-	"\blogprobs\x18\x04 \x03(\x01R\blogprobs\"\xa3\x01\n" +
+	"\blogprobs\x18\x04 \x03(\x01R\blogprobs\x12:\n" +
+	"\bmessages\x18\x05 \x03(\v2\x1e.lightningstore.v1.ChatMessageR\bmessages\"h\n" +
+	"\vChatMessage\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x121\n" +
+	"\x05parts\x18\x03 \x03(\v2\x1b.lightningstore.v1.ChatPartR\x05parts\"\x8e\x02\n" +
+	"\bChatPart\x12\x14\n" +
+	"\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x1e\n" +
+	"\treasoning\x18\x02 \x01(\tH\x00R\treasoning\x12>\n" +
+	"\ttool_call\x18\x03 \x01(\v2\x1f.lightningstore.v1.ChatToolCallH\x00R\btoolCall\x12D\n" +
+	"\vtool_result\x18\x04 \x01(\v2!.lightningstore.v1.ChatToolResultH\x00R\n" +
+	"toolResult\x12\x1d\n" +
+	"\timage_url\x18\x05 \x01(\tH\x00R\bimageUrl\x12\x1f\n" +
+	"\n" +
+	"other_json\x18\x06 \x01(\fH\x00R\totherJsonB\x06\n" +
+	"\x04part\"P\n" +
+	"\fChatToolCall\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\targuments\x18\x03 \x01(\tR\targuments\"N\n" +
+	"\x0eChatToolResult\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\acontent\x18\x03 \x01(\tR\acontent\"\xa3\x01\n" +
 	"\rTripletReward\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x01R\x05value\x12B\n" +
 	"\n" +
@@ -972,7 +1374,7 @@ const file_lightningstore_v1_triplet_proto_rawDesc = "" +
 	"\x11unmatched_rewards\x18\x03 \x03(\v2 .lightningstore.v1.TripletRewardR\x10unmatchedRewards\x12=\n" +
 	"\bwarnings\x18\x04 \x03(\v2!.lightningstore.v1.TripletWarningR\bwarnings\x12#\n" +
 	"\rwarning_count\x18\x05 \x01(\x05R\fwarningCount\x12\x1a\n" +
-	"\bcomplete\x18\x06 \x01(\bR\bcomplete\"\xcc\x05\n" +
+	"\bcomplete\x18\x06 \x01(\bR\bcomplete\"\xed\x05\n" +
 	"\x13ListTripletsRequest\x12\x1f\n" +
 	"\vrollout_ids\x18\x01 \x03(\tR\n" +
 	"rolloutIds\x12\x1d\n" +
@@ -988,7 +1390,9 @@ const file_lightningstore_v1_triplet_proto_rawDesc = "" +
 	"\x13skip_without_tokens\x18\t \x01(\bR\x11skipWithoutTokens\x12D\n" +
 	"\rreward_policy\x18\n" +
 	" \x01(\x0e2\x1f.lightningstore.v1.RewardPolicyR\frewardPolicy\x12]\n" +
-	"\rfinal_rewards\x18\v \x03(\v28.lightningstore.v1.ListTripletsRequest.FinalRewardsEntryR\ffinalRewards\x1a?\n" +
+	"\rfinal_rewards\x18\v \x03(\v28.lightningstore.v1.ListTripletsRequest.FinalRewardsEntryR\ffinalRewards\x12\x1f\n" +
+	"\vas_messages\x18\f \x01(\bR\n" +
+	"asMessages\x1a?\n" +
 	"\x11FinalRewardsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\x1e\n" +
@@ -1021,40 +1425,49 @@ func file_lightningstore_v1_triplet_proto_rawDescGZIP() []byte {
 }
 
 var file_lightningstore_v1_triplet_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_lightningstore_v1_triplet_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_lightningstore_v1_triplet_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_lightningstore_v1_triplet_proto_goTypes = []any{
 	(TripletSource)(0),           // 0: lightningstore.v1.TripletSource
 	(RewardPolicy)(0),            // 1: lightningstore.v1.RewardPolicy
 	(*Triplet)(nil),              // 2: lightningstore.v1.Triplet
 	(*TripletPrompt)(nil),        // 3: lightningstore.v1.TripletPrompt
 	(*TripletResponse)(nil),      // 4: lightningstore.v1.TripletResponse
-	(*TripletReward)(nil),        // 5: lightningstore.v1.TripletReward
-	(*RewardDimension)(nil),      // 6: lightningstore.v1.RewardDimension
-	(*TripletWarning)(nil),       // 7: lightningstore.v1.TripletWarning
-	(*AttemptTriplets)(nil),      // 8: lightningstore.v1.AttemptTriplets
-	(*ListTripletsRequest)(nil),  // 9: lightningstore.v1.ListTripletsRequest
-	(*ListTripletsResponse)(nil), // 10: lightningstore.v1.ListTripletsResponse
-	nil,                          // 11: lightningstore.v1.ListTripletsRequest.FinalRewardsEntry
-	(*AttemptRef)(nil),           // 12: lightningstore.v1.AttemptRef
+	(*ChatMessage)(nil),          // 5: lightningstore.v1.ChatMessage
+	(*ChatPart)(nil),             // 6: lightningstore.v1.ChatPart
+	(*ChatToolCall)(nil),         // 7: lightningstore.v1.ChatToolCall
+	(*ChatToolResult)(nil),       // 8: lightningstore.v1.ChatToolResult
+	(*TripletReward)(nil),        // 9: lightningstore.v1.TripletReward
+	(*RewardDimension)(nil),      // 10: lightningstore.v1.RewardDimension
+	(*TripletWarning)(nil),       // 11: lightningstore.v1.TripletWarning
+	(*AttemptTriplets)(nil),      // 12: lightningstore.v1.AttemptTriplets
+	(*ListTripletsRequest)(nil),  // 13: lightningstore.v1.ListTripletsRequest
+	(*ListTripletsResponse)(nil), // 14: lightningstore.v1.ListTripletsResponse
+	nil,                          // 15: lightningstore.v1.ListTripletsRequest.FinalRewardsEntry
+	(*AttemptRef)(nil),           // 16: lightningstore.v1.AttemptRef
 }
 var file_lightningstore_v1_triplet_proto_depIdxs = []int32{
 	3,  // 0: lightningstore.v1.Triplet.prompt:type_name -> lightningstore.v1.TripletPrompt
 	4,  // 1: lightningstore.v1.Triplet.response:type_name -> lightningstore.v1.TripletResponse
-	5,  // 2: lightningstore.v1.Triplet.reward:type_name -> lightningstore.v1.TripletReward
-	6,  // 3: lightningstore.v1.TripletReward.dimensions:type_name -> lightningstore.v1.RewardDimension
-	12, // 4: lightningstore.v1.AttemptTriplets.attempt:type_name -> lightningstore.v1.AttemptRef
-	2,  // 5: lightningstore.v1.AttemptTriplets.triplets:type_name -> lightningstore.v1.Triplet
-	5,  // 6: lightningstore.v1.AttemptTriplets.unmatched_rewards:type_name -> lightningstore.v1.TripletReward
-	7,  // 7: lightningstore.v1.AttemptTriplets.warnings:type_name -> lightningstore.v1.TripletWarning
-	0,  // 8: lightningstore.v1.ListTripletsRequest.source:type_name -> lightningstore.v1.TripletSource
-	1,  // 9: lightningstore.v1.ListTripletsRequest.reward_policy:type_name -> lightningstore.v1.RewardPolicy
-	11, // 10: lightningstore.v1.ListTripletsRequest.final_rewards:type_name -> lightningstore.v1.ListTripletsRequest.FinalRewardsEntry
-	8,  // 11: lightningstore.v1.ListTripletsResponse.attempts:type_name -> lightningstore.v1.AttemptTriplets
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	9,  // 2: lightningstore.v1.Triplet.reward:type_name -> lightningstore.v1.TripletReward
+	5,  // 3: lightningstore.v1.TripletPrompt.messages:type_name -> lightningstore.v1.ChatMessage
+	5,  // 4: lightningstore.v1.TripletResponse.messages:type_name -> lightningstore.v1.ChatMessage
+	6,  // 5: lightningstore.v1.ChatMessage.parts:type_name -> lightningstore.v1.ChatPart
+	7,  // 6: lightningstore.v1.ChatPart.tool_call:type_name -> lightningstore.v1.ChatToolCall
+	8,  // 7: lightningstore.v1.ChatPart.tool_result:type_name -> lightningstore.v1.ChatToolResult
+	10, // 8: lightningstore.v1.TripletReward.dimensions:type_name -> lightningstore.v1.RewardDimension
+	16, // 9: lightningstore.v1.AttemptTriplets.attempt:type_name -> lightningstore.v1.AttemptRef
+	2,  // 10: lightningstore.v1.AttemptTriplets.triplets:type_name -> lightningstore.v1.Triplet
+	9,  // 11: lightningstore.v1.AttemptTriplets.unmatched_rewards:type_name -> lightningstore.v1.TripletReward
+	11, // 12: lightningstore.v1.AttemptTriplets.warnings:type_name -> lightningstore.v1.TripletWarning
+	0,  // 13: lightningstore.v1.ListTripletsRequest.source:type_name -> lightningstore.v1.TripletSource
+	1,  // 14: lightningstore.v1.ListTripletsRequest.reward_policy:type_name -> lightningstore.v1.RewardPolicy
+	15, // 15: lightningstore.v1.ListTripletsRequest.final_rewards:type_name -> lightningstore.v1.ListTripletsRequest.FinalRewardsEntry
+	12, // 16: lightningstore.v1.ListTripletsResponse.attempts:type_name -> lightningstore.v1.AttemptTriplets
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_lightningstore_v1_triplet_proto_init() }
@@ -1064,14 +1477,22 @@ func file_lightningstore_v1_triplet_proto_init() {
 	}
 	file_lightningstore_v1_attempt_proto_init()
 	file_lightningstore_v1_triplet_proto_msgTypes[0].OneofWrappers = []any{}
-	file_lightningstore_v1_triplet_proto_msgTypes[7].OneofWrappers = []any{}
+	file_lightningstore_v1_triplet_proto_msgTypes[4].OneofWrappers = []any{
+		(*ChatPart_Text)(nil),
+		(*ChatPart_Reasoning)(nil),
+		(*ChatPart_ToolCall)(nil),
+		(*ChatPart_ToolResult)(nil),
+		(*ChatPart_ImageUrl)(nil),
+		(*ChatPart_OtherJson)(nil),
+	}
+	file_lightningstore_v1_triplet_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lightningstore_v1_triplet_proto_rawDesc), len(file_lightningstore_v1_triplet_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   10,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lightningstore.v1 import attempt_pb2 as lightningstore_dot_v1_dot_attempt__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flightningstore/v1/triplet.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\"\x93\x03\n\x07Triplet\x12\x30\n\x06prompt\x18\x01 \x01(\x0b\x32 .lightningstore.v1.TripletPrompt\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\".lightningstore.v1.TripletResponse\x12\x30\n\x06reward\x18\x03 \x01(\x0b\x32 .lightningstore.v1.TripletReward\x12\x13\n\x0bresponse_id\x18\x04 \x01(\t\x12\x12\n\nagent_name\x18\x05 \x01(\t\x12\x14\n\x0crequest_json\x18\x06 \x01(\x0c\x12\x15\n\rresponse_json\x18\x07 \x01(\x0c\x12\x0f\n\x07span_id\x18\x08 \x01(\t\x12\x13\n\x0bsequence_id\x18\t \x01(\x03\x12\x1f\n\x12prompt_token_count\x18\n \x01(\x05H\x00\x88\x01\x01\x12!\n\x14response_token_count\x18\x0b \x01(\x05H\x01\x88\x01\x01\x42\x15\n\x13_prompt_token_countB\x17\n\x15_response_token_count\"`\n\rTripletPrompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x14\n\x0c\x63ontent_json\x18\x02 \x01(\x0c\x12\x12\n\nimage_urls\x18\x03 \x03(\t\x12\x12\n\ntools_json\x18\x04 \x01(\x0c\"c\n\x0fTripletResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x14\n\x0c\x63ontent_json\x18\x02 \x01(\x0c\x12\x15\n\rlogprobs_json\x18\x03 \x01(\x0c\x12\x10\n\x08logprobs\x18\x04 \x03(\x01\"|\n\rTripletReward\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x36\n\ndimensions\x18\x02 \x03(\x0b\x32\".lightningstore.v1.RewardDimension\x12\x0f\n\x07span_id\x18\x03 \x01(\t\x12\x13\n\x0bsequence_id\x18\x04 \x01(\x03\".\n\x0fRewardDimension\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"Z\n\x0eTripletWarning\x12\x0f\n\x07span_id\x18\x01 \x01(\t\x12\x13\n\x0bsequence_id\x18\x02 \x01(\x03\x12\x11\n\tattribute\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x8a\x02\n\x0f\x41ttemptTriplets\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.lightningstore.v1.AttemptRef\x12,\n\x08triplets\x18\x02 \x03(\x0b\x32\x1a.lightningstore.v1.Triplet\x12;\n\x11unmatched_rewards\x18\x03 \x03(\x0b\x32 .lightningstore.v1.TripletReward\x12\x33\n\x08warnings\x18\x04 \x03(\x0b\x32!.lightningstore.v1.TripletWarning\x12\x15\n\rwarning_count\x18\x05 \x01(\x05\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\"\xa0\x04\n\x13ListTripletsRequest\x12\x13\n\x0brollout_ids\x18\x01 \x03(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12\x30\n\x06source\x18\x03 \x01(\x0e\x32 .lightningstore.v1.TripletSource\x12\x16\n\x0ellm_call_match\x18\x04 \x01(\t\x12\x13\n\x0b\x61gent_match\x18\x05 \x01(\t\x12(\n\x1b\x65xclude_calls_under_rewards\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x18\n\x0b\x64\x65\x64uplicate\x18\x07 \x01(\x08H\x01\x88\x01\x01\x12\x1d\n\x10repair_hierarchy\x18\x08 \x01(\x08H\x02\x88\x01\x01\x12\x1b\n\x13skip_without_tokens\x18\t \x01(\x08\x12\x36\n\rreward_policy\x18\n \x01(\x0e\x32\x1f.lightningstore.v1.RewardPolicy\x12O\n\rfinal_rewards\x18\x0b \x03(\x0b\x32\x38.lightningstore.v1.ListTripletsRequest.FinalRewardsEntry\x1a\x33\n\x11\x46inalRewardsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x1e\n\x1c_exclude_calls_under_rewardsB\x0e\n\x0c_deduplicateB\x13\n\x11_repair_hierarchy\"L\n\x14ListTripletsResponse\x12\x34\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\".lightningstore.v1.AttemptTriplets*d\n\rTripletSource\x12\x1e\n\x1aTRIPLET_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRIPLET_SOURCE_TRACER\x10\x01\x12\x18\n\x14TRIPLET_SOURCE_PROXY\x10\x02*\x91\x01\n\x0cRewardPolicy\x12\x1d\n\x19REWARD_POLICY_UNSPECIFIED\x10\x00\x12\"\n\x1eREWARD_POLICY_FIRST_OCCURRENCE\x10\x01\x12\x1f\n\x1bREWARD_POLICY_FIRST_SIBLING\x10\x02\x12\x1d\n\x19REWARD_POLICY_BY_SEQUENCE\x10\x03\x42\x80\x01\n\x14io.lightningstore.v1B\x0cTripletProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flightningstore/v1/triplet.proto\x12\x11lightningstore.v1\x1a\x1flightningstore/v1/attempt.proto\"\x93\x03\n\x07Triplet\x12\x30\n\x06prompt\x18\x01 \x01(\x0b\x32 .lightningstore.v1.TripletPrompt\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\".lightningstore.v1.TripletResponse\x12\x30\n\x06reward\x18\x03 \x01(\x0b\x32 .lightningstore.v1.TripletReward\x12\x13\n\x0bresponse_id\x18\x04 \x01(\t\x12\x12\n\nagent_name\x18\x05 \x01(\t\x12\x14\n\x0crequest_json\x18\x06 \x01(\x0c\x12\x15\n\rresponse_json\x18\x07 \x01(\x0c\x12\x0f\n\x07span_id\x18\x08 \x01(\t\x12\x13\n\x0bsequence_id\x18\t \x01(\x03\x12\x1f\n\x12prompt_token_count\x18\n \x01(\x05H\x00\x88\x01\x01\x12!\n\x14response_token_count\x18\x0b \x01(\x05H\x01\x88\x01\x01\x42\x15\n\x13_prompt_token_countB\x17\n\x15_response_token_count\"\x92\x01\n\rTripletPrompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x14\n\x0c\x63ontent_json\x18\x02 \x01(\x0c\x12\x12\n\nimage_urls\x18\x03 \x03(\t\x12\x12\n\ntools_json\x18\x04 \x01(\x0c\x12\x30\n\x08messages\x18\x05 \x03(\x0b\x32\x1e.lightningstore.v1.ChatMessage\"\x95\x01\n\x0fTripletResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x14\n\x0c\x63ontent_json\x18\x02 \x01(\x0c\x12\x15\n\rlogprobs_json\x18\x03 \x01(\x0c\x12\x10\n\x08logprobs\x18\x04 \x03(\x01\x12\x30\n\x08messages\x18\x05 \x03(\x0b\x32\x1e.lightningstore.v1.ChatMessage\"U\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\x05parts\x18\x03 \x03(\x0b\x32\x1b.lightningstore.v1.ChatPart\"\xd2\x01\n\x08\x43hatPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x13\n\treasoning\x18\x02 \x01(\tH\x00\x12\x34\n\ttool_call\x18\x03 \x01(\x0b\x32\x1f.lightningstore.v1.ChatToolCallH\x00\x12\x38\n\x0btool_result\x18\x04 \x01(\x0b\x32!.lightningstore.v1.ChatToolResultH\x00\x12\x13\n\timage_url\x18\x05 \x01(\tH\x00\x12\x14\n\nother_json\x18\x06 \x01(\x0cH\x00\x42\x06\n\x04part\";\n\x0c\x43hatToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\";\n\x0e\x43hatToolResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\"|\n\rTripletReward\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x36\n\ndimensions\x18\x02 \x03(\x0b\x32\".lightningstore.v1.RewardDimension\x12\x0f\n\x07span_id\x18\x03 \x01(\t\x12\x13\n\x0bsequence_id\x18\x04 \x01(\x03\".\n\x0fRewardDimension\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"Z\n\x0eTripletWarning\x12\x0f\n\x07span_id\x18\x01 \x01(\t\x12\x13\n\x0bsequence_id\x18\x02 \x01(\x03\x12\x11\n\tattribute\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x8a\x02\n\x0f\x41ttemptTriplets\x12.\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1d.lightningstore.v1.AttemptRef\x12,\n\x08triplets\x18\x02 \x03(\x0b\x32\x1a.lightningstore.v1.Triplet\x12;\n\x11unmatched_rewards\x18\x03 \x03(\x0b\x32 .lightningstore.v1.TripletReward\x12\x33\n\x08warnings\x18\x04 \x03(\x0b\x32!.lightningstore.v1.TripletWarning\x12\x15\n\rwarning_count\x18\x05 \x01(\x05\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\"\xb5\x04\n\x13ListTripletsRequest\x12\x13\n\x0brollout_ids\x18\x01 \x03(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12\x30\n\x06source\x18\x03 \x01(\x0e\x32 .lightningstore.v1.TripletSource\x12\x16\n\x0ellm_call_match\x18\x04 \x01(\t\x12\x13\n\x0b\x61gent_match\x18\x05 \x01(\t\x12(\n\x1b\x65xclude_calls_under_rewards\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x18\n\x0b\x64\x65\x64uplicate\x18\x07 \x01(\x08H\x01\x88\x01\x01\x12\x1d\n\x10repair_hierarchy\x18\x08 \x01(\x08H\x02\x88\x01\x01\x12\x1b\n\x13skip_without_tokens\x18\t \x01(\x08\x12\x36\n\rreward_policy\x18\n \x01(\x0e\x32\x1f.lightningstore.v1.RewardPolicy\x12O\n\rfinal_rewards\x18\x0b \x03(\x0b\x32\x38.lightningstore.v1.ListTripletsRequest.FinalRewardsEntry\x12\x13\n\x0b\x61s_messages\x18\x0c \x01(\x08\x1a\x33\n\x11\x46inalRewardsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x1e\n\x1c_exclude_calls_under_rewardsB\x0e\n\x0c_deduplicateB\x13\n\x11_repair_hierarchy\"L\n\x14ListTripletsResponse\x12\x34\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\".lightningstore.v1.AttemptTriplets*d\n\rTripletSource\x12\x1e\n\x1aTRIPLET_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRIPLET_SOURCE_TRACER\x10\x01\x12\x18\n\x14TRIPLET_SOURCE_PROXY\x10\x02*\x91\x01\n\x0cRewardPolicy\x12\x1d\n\x19REWARD_POLICY_UNSPECIFIED\x10\x00\x12\"\n\x1eREWARD_POLICY_FIRST_OCCURRENCE\x10\x01\x12\x1f\n\x1bREWARD_POLICY_FIRST_SIBLING\x10\x02\x12\x1d\n\x19REWARD_POLICY_BY_SEQUENCE\x10\x03\x42\x80\x01\n\x14io.lightningstore.v1B\x0cTripletProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,28 +35,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\024io.lightningstore.v1B\014TripletProtoP\001ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1'
   _globals['_LISTTRIPLETSREQUEST_FINALREWARDSENTRY']._loaded_options = None
   _globals['_LISTTRIPLETSREQUEST_FINALREWARDSENTRY']._serialized_options = b'8\001'
-  _globals['_TRIPLETSOURCE']._serialized_start=1852
-  _globals['_TRIPLETSOURCE']._serialized_end=1952
-  _globals['_REWARDPOLICY']._serialized_start=1955
-  _globals['_REWARDPOLICY']._serialized_end=2100
+  _globals['_TRIPLETSOURCE']._serialized_start=2397
+  _globals['_TRIPLETSOURCE']._serialized_end=2497
+  _globals['_REWARDPOLICY']._serialized_start=2500
+  _globals['_REWARDPOLICY']._serialized_end=2645
   _globals['_TRIPLET']._serialized_start=88
   _globals['_TRIPLET']._serialized_end=491
-  _globals['_TRIPLETPROMPT']._serialized_start=493
-  _globals['_TRIPLETPROMPT']._serialized_end=589
-  _globals['_TRIPLETRESPONSE']._serialized_start=591
-  _globals['_TRIPLETRESPONSE']._serialized_end=690
-  _globals['_TRIPLETREWARD']._serialized_start=692
-  _globals['_TRIPLETREWARD']._serialized_end=816
-  _globals['_REWARDDIMENSION']._serialized_start=818
-  _globals['_REWARDDIMENSION']._serialized_end=864
-  _globals['_TRIPLETWARNING']._serialized_start=866
-  _globals['_TRIPLETWARNING']._serialized_end=956
-  _globals['_ATTEMPTTRIPLETS']._serialized_start=959
-  _globals['_ATTEMPTTRIPLETS']._serialized_end=1225
-  _globals['_LISTTRIPLETSREQUEST']._serialized_start=1228
-  _globals['_LISTTRIPLETSREQUEST']._serialized_end=1772
-  _globals['_LISTTRIPLETSREQUEST_FINALREWARDSENTRY']._serialized_start=1652
-  _globals['_LISTTRIPLETSREQUEST_FINALREWARDSENTRY']._serialized_end=1703
-  _globals['_LISTTRIPLETSRESPONSE']._serialized_start=1774
-  _globals['_LISTTRIPLETSRESPONSE']._serialized_end=1850
+  _globals['_TRIPLETPROMPT']._serialized_start=494
+  _globals['_TRIPLETPROMPT']._serialized_end=640
+  _globals['_TRIPLETRESPONSE']._serialized_start=643
+  _globals['_TRIPLETRESPONSE']._serialized_end=792
+  _globals['_CHATMESSAGE']._serialized_start=794
+  _globals['_CHATMESSAGE']._serialized_end=879
+  _globals['_CHATPART']._serialized_start=882
+  _globals['_CHATPART']._serialized_end=1092
+  _globals['_CHATTOOLCALL']._serialized_start=1094
+  _globals['_CHATTOOLCALL']._serialized_end=1153
+  _globals['_CHATTOOLRESULT']._serialized_start=1155
+  _globals['_CHATTOOLRESULT']._serialized_end=1214
+  _globals['_TRIPLETREWARD']._serialized_start=1216
+  _globals['_TRIPLETREWARD']._serialized_end=1340
+  _globals['_REWARDDIMENSION']._serialized_start=1342
+  _globals['_REWARDDIMENSION']._serialized_end=1388
+  _globals['_TRIPLETWARNING']._serialized_start=1390
+  _globals['_TRIPLETWARNING']._serialized_end=1480
+  _globals['_ATTEMPTTRIPLETS']._serialized_start=1483
+  _globals['_ATTEMPTTRIPLETS']._serialized_end=1749
+  _globals['_LISTTRIPLETSREQUEST']._serialized_start=1752
+  _globals['_LISTTRIPLETSREQUEST']._serialized_end=2317
+  _globals['_LISTTRIPLETSREQUEST_FINALREWARDSENTRY']._serialized_start=2197
+  _globals['_LISTTRIPLETSREQUEST_FINALREWARDSENTRY']._serialized_end=2248
+  _globals['_LISTTRIPLETSRESPONSE']._serialized_start=2319
+  _globals['_LISTTRIPLETSRESPONSE']._serialized_end=2395
 # @@protoc_insertion_point(module_scope)

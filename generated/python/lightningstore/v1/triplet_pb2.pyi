@@ -179,6 +179,7 @@ class TripletPrompt(_message.Message):
     CONTENT_JSON_FIELD_NUMBER: _builtins.int
     IMAGE_URLS_FIELD_NUMBER: _builtins.int
     TOOLS_JSON_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
     content_json: _builtins.bytes
     """JSON of the messages as traced, usually a list of objects, the system's instructions first. Empty if there are
     none.
@@ -197,6 +198,10 @@ class TripletPrompt(_message.Message):
         are in the messages themselves.
         """
 
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
+        """The messages in one form, whichever convention the span follows. Empty unless as_messages is set."""
+
     def __init__(
         self,
         *,
@@ -204,10 +209,11 @@ class TripletPrompt(_message.Message):
         content_json: _builtins.bytes = ...,
         image_urls: _abc.Iterable[_builtins.str] | None = ...,
         tools_json: _builtins.bytes = ...,
+        messages: _abc.Iterable[Global___ChatMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_json", b"content_json", "image_urls", b"image_urls", "token_ids", b"token_ids", "tools_json", b"tools_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_json", b"content_json", "image_urls", b"image_urls", "messages", b"messages", "token_ids", b"token_ids", "tools_json", b"tools_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -223,6 +229,7 @@ class TripletResponse(_message.Message):
     CONTENT_JSON_FIELD_NUMBER: _builtins.int
     LOGPROBS_JSON_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
     content_json: _builtins.bytes
     """JSON of the completions as traced, usually a list of objects. Empty if there are none."""
     logprobs_json: _builtins.bytes
@@ -237,6 +244,12 @@ class TripletResponse(_message.Message):
     def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The logprob of each object in logprobs_json. Empty unless every object has a finite one."""
 
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
+        """The completions in one form, as in TripletPrompt. Several completions of one call are several messages. Empty
+        unless as_messages is set.
+        """
+
     def __init__(
         self,
         *,
@@ -244,14 +257,159 @@ class TripletResponse(_message.Message):
         content_json: _builtins.bytes = ...,
         logprobs_json: _builtins.bytes = ...,
         logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        messages: _abc.Iterable[Global___ChatMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_json", b"content_json", "logprobs", b"logprobs", "logprobs_json", b"logprobs_json", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_json", b"content_json", "logprobs", b"logprobs", "logprobs_json", b"logprobs_json", "messages", b"messages", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TripletResponse: _TypeAlias = TripletResponse  # noqa: Y015
+
+@_typing.final
+class ChatMessage(_message.Message):
+    """A message of a conversation with a model, in one form for all conventions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """Who says it: "system", "user", "assistant" or "tool", or another word if the span uses one. May be
+    empty.
+    """
+    name: _builtins.str
+    """Name of the author, for example of an agent. May be empty."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatPart]:
+        """What the message says, in order. May be empty."""
+
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        name: _builtins.str = ...,
+        parts: _abc.Iterable[Global___ChatPart] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "parts", b"parts", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
+
+@_typing.final
+class ChatPart(_message.Message):
+    """A part of a message. More kinds may be added: treat a part without a known kind as unknown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_FIELD_NUMBER: _builtins.int
+    TOOL_RESULT_FIELD_NUMBER: _builtins.int
+    IMAGE_URL_FIELD_NUMBER: _builtins.int
+    OTHER_JSON_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """What is said."""
+    reasoning: _builtins.str
+    """What the model thought before it answered."""
+    image_url: _builtins.str
+    """Reference to an image, as in TripletPrompt.image_urls. It comes from a trace: do not load what it names
+    without asking.
+    """
+    other_json: _builtins.bytes
+    """Any other part, as JSON."""
+    @_builtins.property
+    def tool_call(self) -> Global___ChatToolCall:
+        """The model asks for a tool to be called."""
+
+    @_builtins.property
+    def tool_result(self) -> Global___ChatToolResult:
+        """What a tool returned."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
+        tool_call: Global___ChatToolCall | None = ...,
+        tool_result: Global___ChatToolResult | None = ...,
+        image_url: _builtins.str = ...,
+        other_json: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image_url", b"image_url", "other_json", b"other_json", "part", b"part", "reasoning", b"reasoning", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_url", b"image_url", "other_json", b"other_json", "part", b"part", "reasoning", b"reasoning", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["text", "reasoning", "tool_call", "tool_result", "image_url", "other_json"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ChatPart: _TypeAlias = ChatPart  # noqa: Y015
+
+@_typing.final
+class ChatToolCall(_message.Message):
+    """A call of a tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the call, which its result repeats. May be empty."""
+    name: _builtins.str
+    """Name of the tool. May be empty."""
+    arguments: _builtins.str
+    """Arguments, usually a JSON object as text, as the model wrote it. May be empty."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatToolCall: _TypeAlias = ChatToolCall  # noqa: Y015
+
+@_typing.final
+class ChatToolResult(_message.Message):
+    """The result of a call of a tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of the call. May be empty."""
+    name: _builtins.str
+    """Name of the tool. May be empty."""
+    content: _builtins.str
+    """The result: text, or JSON as text. May be empty."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        content: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatToolResult: _TypeAlias = ChatToolResult  # noqa: Y015
 
 @_typing.final
 class TripletReward(_message.Message):
@@ -440,6 +598,7 @@ class ListTripletsRequest(_message.Message):
     SKIP_WITHOUT_TOKENS_FIELD_NUMBER: _builtins.int
     REWARD_POLICY_FIELD_NUMBER: _builtins.int
     FINAL_REWARDS_FIELD_NUMBER: _builtins.int
+    AS_MESSAGES_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """"latest", or the id of an attempt if there is a single rollout. Empty: all attempts, each separately.
     Unknown: NOT_FOUND.
@@ -476,6 +635,10 @@ class ListTripletsRequest(_message.Message):
     """How rewards are matched with calls. Unspecified: FIRST_OCCURRENCE with source TRACER. Source PROXY
     supports only BY_SEQUENCE, its default.
     """
+    as_messages: _builtins.bool
+    """Returns prompts and responses as messages of one form instead of as the JSON that was traced: sets `messages`,
+    and leaves content_json and image_urls empty.
+    """
     @_builtins.property
     def rollout_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of rollouts, at least one and at most 10,000 by default. Repeated ids count once. An unknown rollout
@@ -503,10 +666,11 @@ class ListTripletsRequest(_message.Message):
         skip_without_tokens: _builtins.bool = ...,
         reward_policy: Global___RewardPolicy.ValueType = ...,
         final_rewards: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        as_messages: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deduplicate", b"_deduplicate", "_exclude_calls_under_rewards", b"_exclude_calls_under_rewards", "_repair_hierarchy", b"_repair_hierarchy", "deduplicate", b"deduplicate", "exclude_calls_under_rewards", b"exclude_calls_under_rewards", "repair_hierarchy", b"repair_hierarchy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deduplicate", b"_deduplicate", "_exclude_calls_under_rewards", b"_exclude_calls_under_rewards", "_repair_hierarchy", b"_repair_hierarchy", "agent_match", b"agent_match", "attempt_id", b"attempt_id", "deduplicate", b"deduplicate", "exclude_calls_under_rewards", b"exclude_calls_under_rewards", "final_rewards", b"final_rewards", "llm_call_match", b"llm_call_match", "repair_hierarchy", b"repair_hierarchy", "reward_policy", b"reward_policy", "rollout_ids", b"rollout_ids", "skip_without_tokens", b"skip_without_tokens", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deduplicate", b"_deduplicate", "_exclude_calls_under_rewards", b"_exclude_calls_under_rewards", "_repair_hierarchy", b"_repair_hierarchy", "agent_match", b"agent_match", "as_messages", b"as_messages", "attempt_id", b"attempt_id", "deduplicate", b"deduplicate", "exclude_calls_under_rewards", b"exclude_calls_under_rewards", "final_rewards", b"final_rewards", "llm_call_match", b"llm_call_match", "repair_hierarchy", b"repair_hierarchy", "reward_policy", b"reward_policy", "rollout_ids", b"rollout_ids", "skip_without_tokens", b"skip_without_tokens", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deduplicate: _TypeAlias = _typing.Literal["deduplicate"]  # noqa: Y015
     _WhichOneofArgType__deduplicate: _TypeAlias = _typing.Literal["_deduplicate", b"_deduplicate"]  # noqa: Y015

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file lightningstore/v1/triplet.proto.
  */
 export const file_lightningstore_v1_triplet: GenFile = /*@__PURE__*/
-  fileDesc("Ch9saWdodG5pbmdzdG9yZS92MS90cmlwbGV0LnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSKTAwoHVHJpcGxldBIwCgZwcm9tcHQYASABKAsyIC5saWdodG5pbmdzdG9yZS52MS5UcmlwbGV0UHJvbXB0EjQKCHJlc3BvbnNlGAIgASgLMiIubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldFJlc3BvbnNlEjAKBnJld2FyZBgDIAEoCzIgLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXRSZXdhcmQSEwoLcmVzcG9uc2VfaWQYBCABKAkSEgoKYWdlbnRfbmFtZRgFIAEoCRIUCgxyZXF1ZXN0X2pzb24YBiABKAwSFQoNcmVzcG9uc2VfanNvbhgHIAEoDBIPCgdzcGFuX2lkGAggASgJEhMKC3NlcXVlbmNlX2lkGAkgASgDEh8KEnByb21wdF90b2tlbl9jb3VudBgKIAEoBUgAiAEBEiEKFHJlc3BvbnNlX3Rva2VuX2NvdW50GAsgASgFSAGIAQFCFQoTX3Byb21wdF90b2tlbl9jb3VudEIXChVfcmVzcG9uc2VfdG9rZW5fY291bnQiYAoNVHJpcGxldFByb21wdBIRCgl0b2tlbl9pZHMYASADKAUSFAoMY29udGVudF9qc29uGAIgASgMEhIKCmltYWdlX3VybHMYAyADKAkSEgoKdG9vbHNfanNvbhgEIAEoDCJjCg9UcmlwbGV0UmVzcG9uc2USEQoJdG9rZW5faWRzGAEgAygFEhQKDGNvbnRlbnRfanNvbhgCIAEoDBIVCg1sb2dwcm9ic19qc29uGAMgASgMEhAKCGxvZ3Byb2JzGAQgAygBInwKDVRyaXBsZXRSZXdhcmQSDQoFdmFsdWUYASABKAESNgoKZGltZW5zaW9ucxgCIAMoCzIiLmxpZ2h0bmluZ3N0b3JlLnYxLlJld2FyZERpbWVuc2lvbhIPCgdzcGFuX2lkGAMgASgJEhMKC3NlcXVlbmNlX2lkGAQgASgDIi4KD1Jld2FyZERpbWVuc2lvbhIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgBIloKDlRyaXBsZXRXYXJuaW5nEg8KB3NwYW5faWQYASABKAkSEwoLc2VxdWVuY2VfaWQYAiABKAMSEQoJYXR0cmlidXRlGAMgASgJEg8KB21lc3NhZ2UYBCABKAkiigIKD0F0dGVtcHRUcmlwbGV0cxIuCgdhdHRlbXB0GAEgASgLMh0ubGlnaHRuaW5nc3RvcmUudjEuQXR0ZW1wdFJlZhIsCgh0cmlwbGV0cxgCIAMoCzIaLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXQSOwoRdW5tYXRjaGVkX3Jld2FyZHMYAyADKAsyIC5saWdodG5pbmdzdG9yZS52MS5UcmlwbGV0UmV3YXJkEjMKCHdhcm5pbmdzGAQgAygLMiEubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldFdhcm5pbmcSFQoNd2FybmluZ19jb3VudBgFIAEoBRIQCghjb21wbGV0ZRgGIAEoCCKgBAoTTGlzdFRyaXBsZXRzUmVxdWVzdBITCgtyb2xsb3V0X2lkcxgBIAMoCRISCgphdHRlbXB0X2lkGAIgASgJEjAKBnNvdXJjZRgDIAEoDjIgLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXRTb3VyY2USFgoObGxtX2NhbGxfbWF0Y2gYBCABKAkSEwoLYWdlbnRfbWF0Y2gYBSABKAkSKAobZXhjbHVkZV9jYWxsc191bmRlcl9yZXdhcmRzGAYgASgISACIAQESGAoLZGVkdXBsaWNhdGUYByABKAhIAYgBARIdChByZXBhaXJfaGllcmFyY2h5GAggASgISAKIAQESGwoTc2tpcF93aXRob3V0X3Rva2VucxgJIAEoCBI2Cg1yZXdhcmRfcG9saWN5GAogASgOMh8ubGlnaHRuaW5nc3RvcmUudjEuUmV3YXJkUG9saWN5Ek8KDWZpbmFsX3Jld2FyZHMYCyADKAsyOC5saWdodG5pbmdzdG9yZS52MS5MaXN0VHJpcGxldHNSZXF1ZXN0LkZpbmFsUmV3YXJkc0VudHJ5GjMKEUZpbmFsUmV3YXJkc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAFCHgocX2V4Y2x1ZGVfY2FsbHNfdW5kZXJfcmV3YXJkc0IOCgxfZGVkdXBsaWNhdGVCEwoRX3JlcGFpcl9oaWVyYXJjaHkiTAoUTGlzdFRyaXBsZXRzUmVzcG9uc2USNAoIYXR0ZW1wdHMYASADKAsyIi5saWdodG5pbmdzdG9yZS52MS5BdHRlbXB0VHJpcGxldHMqZAoNVHJpcGxldFNvdXJjZRIeChpUUklQTEVUX1NPVVJDRV9VTlNQRUNJRklFRBAAEhkKFVRSSVBMRVRfU09VUkNFX1RSQUNFUhABEhgKFFRSSVBMRVRfU09VUkNFX1BST1hZEAIqkQEKDFJld2FyZFBvbGljeRIdChlSRVdBUkRfUE9MSUNZX1VOU1BFQ0lGSUVEEAASIgoeUkVXQVJEX1BPTElDWV9GSVJTVF9PQ0NVUlJFTkNFEAESHwobUkVXQVJEX1BPTElDWV9GSVJTVF9TSUJMSU5HEAISHQoZUkVXQVJEX1BPTElDWV9CWV9TRVFVRU5DRRADQoABChRpby5saWdodG5pbmdzdG9yZS52MUIMVHJpcGxldFByb3RvUAFaWGdpdGh1Yi5jb20vbGlnaHRuaW5nc3RvcmUvbGlnaHRuaW5nc3RvcmUvZ2VuZXJhdGVkL2dvL2xpZ2h0bmluZ3N0b3JlL3YxO2xpZ2h0bmluZ3N0b3JldjFiBnByb3RvMw", [file_lightningstore_v1_attempt]);
+  fileDesc("Ch9saWdodG5pbmdzdG9yZS92MS90cmlwbGV0LnByb3RvEhFsaWdodG5pbmdzdG9yZS52MSKTAwoHVHJpcGxldBIwCgZwcm9tcHQYASABKAsyIC5saWdodG5pbmdzdG9yZS52MS5UcmlwbGV0UHJvbXB0EjQKCHJlc3BvbnNlGAIgASgLMiIubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldFJlc3BvbnNlEjAKBnJld2FyZBgDIAEoCzIgLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXRSZXdhcmQSEwoLcmVzcG9uc2VfaWQYBCABKAkSEgoKYWdlbnRfbmFtZRgFIAEoCRIUCgxyZXF1ZXN0X2pzb24YBiABKAwSFQoNcmVzcG9uc2VfanNvbhgHIAEoDBIPCgdzcGFuX2lkGAggASgJEhMKC3NlcXVlbmNlX2lkGAkgASgDEh8KEnByb21wdF90b2tlbl9jb3VudBgKIAEoBUgAiAEBEiEKFHJlc3BvbnNlX3Rva2VuX2NvdW50GAsgASgFSAGIAQFCFQoTX3Byb21wdF90b2tlbl9jb3VudEIXChVfcmVzcG9uc2VfdG9rZW5fY291bnQikgEKDVRyaXBsZXRQcm9tcHQSEQoJdG9rZW5faWRzGAEgAygFEhQKDGNvbnRlbnRfanNvbhgCIAEoDBISCgppbWFnZV91cmxzGAMgAygJEhIKCnRvb2xzX2pzb24YBCABKAwSMAoIbWVzc2FnZXMYBSADKAsyHi5saWdodG5pbmdzdG9yZS52MS5DaGF0TWVzc2FnZSKVAQoPVHJpcGxldFJlc3BvbnNlEhEKCXRva2VuX2lkcxgBIAMoBRIUCgxjb250ZW50X2pzb24YAiABKAwSFQoNbG9ncHJvYnNfanNvbhgDIAEoDBIQCghsb2dwcm9icxgEIAMoARIwCghtZXNzYWdlcxgFIAMoCzIeLmxpZ2h0bmluZ3N0b3JlLnYxLkNoYXRNZXNzYWdlIlUKC0NoYXRNZXNzYWdlEgwKBHJvbGUYASABKAkSDAoEbmFtZRgCIAEoCRIqCgVwYXJ0cxgDIAMoCzIbLmxpZ2h0bmluZ3N0b3JlLnYxLkNoYXRQYXJ0ItIBCghDaGF0UGFydBIOCgR0ZXh0GAEgASgJSAASEwoJcmVhc29uaW5nGAIgASgJSAASNAoJdG9vbF9jYWxsGAMgASgLMh8ubGlnaHRuaW5nc3RvcmUudjEuQ2hhdFRvb2xDYWxsSAASOAoLdG9vbF9yZXN1bHQYBCABKAsyIS5saWdodG5pbmdzdG9yZS52MS5DaGF0VG9vbFJlc3VsdEgAEhMKCWltYWdlX3VybBgFIAEoCUgAEhQKCm90aGVyX2pzb24YBiABKAxIAEIGCgRwYXJ0IjsKDENoYXRUb29sQ2FsbBIKCgJpZBgBIAEoCRIMCgRuYW1lGAIgASgJEhEKCWFyZ3VtZW50cxgDIAEoCSI7Cg5DaGF0VG9vbFJlc3VsdBIKCgJpZBgBIAEoCRIMCgRuYW1lGAIgASgJEg8KB2NvbnRlbnQYAyABKAkifAoNVHJpcGxldFJld2FyZBINCgV2YWx1ZRgBIAEoARI2CgpkaW1lbnNpb25zGAIgAygLMiIubGlnaHRuaW5nc3RvcmUudjEuUmV3YXJkRGltZW5zaW9uEg8KB3NwYW5faWQYAyABKAkSEwoLc2VxdWVuY2VfaWQYBCABKAMiLgoPUmV3YXJkRGltZW5zaW9uEgwKBG5hbWUYASABKAkSDQoFdmFsdWUYAiABKAEiWgoOVHJpcGxldFdhcm5pbmcSDwoHc3Bhbl9pZBgBIAEoCRITCgtzZXF1ZW5jZV9pZBgCIAEoAxIRCglhdHRyaWJ1dGUYAyABKAkSDwoHbWVzc2FnZRgEIAEoCSKKAgoPQXR0ZW1wdFRyaXBsZXRzEi4KB2F0dGVtcHQYASABKAsyHS5saWdodG5pbmdzdG9yZS52MS5BdHRlbXB0UmVmEiwKCHRyaXBsZXRzGAIgAygLMhoubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldBI7ChF1bm1hdGNoZWRfcmV3YXJkcxgDIAMoCzIgLmxpZ2h0bmluZ3N0b3JlLnYxLlRyaXBsZXRSZXdhcmQSMwoId2FybmluZ3MYBCADKAsyIS5saWdodG5pbmdzdG9yZS52MS5UcmlwbGV0V2FybmluZxIVCg13YXJuaW5nX2NvdW50GAUgASgFEhAKCGNvbXBsZXRlGAYgASgIIrUEChNMaXN0VHJpcGxldHNSZXF1ZXN0EhMKC3JvbGxvdXRfaWRzGAEgAygJEhIKCmF0dGVtcHRfaWQYAiABKAkSMAoGc291cmNlGAMgASgOMiAubGlnaHRuaW5nc3RvcmUudjEuVHJpcGxldFNvdXJjZRIWCg5sbG1fY2FsbF9tYXRjaBgEIAEoCRITCgthZ2VudF9tYXRjaBgFIAEoCRIoChtleGNsdWRlX2NhbGxzX3VuZGVyX3Jld2FyZHMYBiABKAhIAIgBARIYCgtkZWR1cGxpY2F0ZRgHIAEoCEgBiAEBEh0KEHJlcGFpcl9oaWVyYXJjaHkYCCABKAhIAogBARIbChNza2lwX3dpdGhvdXRfdG9rZW5zGAkgASgIEjYKDXJld2FyZF9wb2xpY3kYCiABKA4yHy5saWdodG5pbmdzdG9yZS52MS5SZXdhcmRQb2xpY3kSTwoNZmluYWxfcmV3YXJkcxgLIAMoCzI4LmxpZ2h0bmluZ3N0b3JlLnYxLkxpc3RUcmlwbGV0c1JlcXVlc3QuRmluYWxSZXdhcmRzRW50cnkSEwoLYXNfbWVzc2FnZXMYDCABKAgaMwoRRmluYWxSZXdhcmRzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgBOgI4AUIeChxfZXhjbHVkZV9jYWxsc191bmRlcl9yZXdhcmRzQg4KDF9kZWR1cGxpY2F0ZUITChFfcmVwYWlyX2hpZXJhcmNoeSJMChRMaXN0VHJpcGxldHNSZXNwb25zZRI0CghhdHRlbXB0cxgBIAMoCzIiLmxpZ2h0bmluZ3N0b3JlLnYxLkF0dGVtcHRUcmlwbGV0cypkCg1UcmlwbGV0U291cmNlEh4KGlRSSVBMRVRfU09VUkNFX1VOU1BFQ0lGSUVEEAASGQoVVFJJUExFVF9TT1VSQ0VfVFJBQ0VSEAESGAoUVFJJUExFVF9TT1VSQ0VfUFJPWFkQAiqRAQoMUmV3YXJkUG9saWN5Eh0KGVJFV0FSRF9QT0xJQ1lfVU5TUEVDSUZJRUQQABIiCh5SRVdBUkRfUE9MSUNZX0ZJUlNUX09DQ1VSUkVOQ0UQARIfChtSRVdBUkRfUE9MSUNZX0ZJUlNUX1NJQkxJTkcQAhIdChlSRVdBUkRfUE9MSUNZX0JZX1NFUVVFTkNFEANCgAEKFGlvLmxpZ2h0bmluZ3N0b3JlLnYxQgxUcmlwbGV0UHJvdG9QAVpYZ2l0aHViLmNvbS9saWdodG5pbmdzdG9yZS9saWdodG5pbmdzdG9yZS9nZW5lcmF0ZWQvZ28vbGlnaHRuaW5nc3RvcmUvdjE7bGlnaHRuaW5nc3RvcmV2MWIGcHJvdG8z", [file_lightningstore_v1_attempt]);
 
 /**
  * One call of a language model as training data: prompt, response, reward. The server derives triplets from
@@ -145,6 +145,13 @@ export type TripletPrompt = Message<"lightningstore.v1.TripletPrompt"> & {
    * @generated from field: bytes tools_json = 4;
    */
   toolsJson: Uint8Array;
+
+  /**
+   * The messages in one form, whichever convention the span follows. Empty unless as_messages is set.
+   *
+   * @generated from field: repeated lightningstore.v1.ChatMessage messages = 5;
+   */
+  messages: ChatMessage[];
 };
 
 /**
@@ -188,6 +195,14 @@ export type TripletResponse = Message<"lightningstore.v1.TripletResponse"> & {
    * @generated from field: repeated double logprobs = 4;
    */
   logprobs: number[];
+
+  /**
+   * The completions in one form, as in TripletPrompt. Several completions of one call are several messages. Empty
+   * unless as_messages is set.
+   *
+   * @generated from field: repeated lightningstore.v1.ChatMessage messages = 5;
+   */
+  messages: ChatMessage[];
 };
 
 /**
@@ -196,6 +211,182 @@ export type TripletResponse = Message<"lightningstore.v1.TripletResponse"> & {
  */
 export const TripletResponseSchema: GenMessage<TripletResponse> = /*@__PURE__*/
   messageDesc(file_lightningstore_v1_triplet, 2);
+
+/**
+ * A message of a conversation with a model, in one form for all conventions.
+ *
+ * @generated from message lightningstore.v1.ChatMessage
+ */
+export type ChatMessage = Message<"lightningstore.v1.ChatMessage"> & {
+  /**
+   * Who says it: "system", "user", "assistant" or "tool", or another word if the span uses one. May be
+   * empty.
+   *
+   * @generated from field: string role = 1;
+   */
+  role: string;
+
+  /**
+   * Name of the author, for example of an agent. May be empty.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * What the message says, in order. May be empty.
+   *
+   * @generated from field: repeated lightningstore.v1.ChatPart parts = 3;
+   */
+  parts: ChatPart[];
+};
+
+/**
+ * Describes the message lightningstore.v1.ChatMessage.
+ * Use `create(ChatMessageSchema)` to create a new message.
+ */
+export const ChatMessageSchema: GenMessage<ChatMessage> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_triplet, 3);
+
+/**
+ * A part of a message. More kinds may be added: treat a part without a known kind as unknown.
+ *
+ * @generated from message lightningstore.v1.ChatPart
+ */
+export type ChatPart = Message<"lightningstore.v1.ChatPart"> & {
+  /**
+   * The kind.
+   *
+   * @generated from oneof lightningstore.v1.ChatPart.part
+   */
+  part: {
+    /**
+     * What is said.
+     *
+     * @generated from field: string text = 1;
+     */
+    value: string;
+    case: "text";
+  } | {
+    /**
+     * What the model thought before it answered.
+     *
+     * @generated from field: string reasoning = 2;
+     */
+    value: string;
+    case: "reasoning";
+  } | {
+    /**
+     * The model asks for a tool to be called.
+     *
+     * @generated from field: lightningstore.v1.ChatToolCall tool_call = 3;
+     */
+    value: ChatToolCall;
+    case: "toolCall";
+  } | {
+    /**
+     * What a tool returned.
+     *
+     * @generated from field: lightningstore.v1.ChatToolResult tool_result = 4;
+     */
+    value: ChatToolResult;
+    case: "toolResult";
+  } | {
+    /**
+     * Reference to an image, as in TripletPrompt.image_urls. It comes from a trace: do not load what it names
+     * without asking.
+     *
+     * @generated from field: string image_url = 5;
+     */
+    value: string;
+    case: "imageUrl";
+  } | {
+    /**
+     * Any other part, as JSON.
+     *
+     * @generated from field: bytes other_json = 6;
+     */
+    value: Uint8Array;
+    case: "otherJson";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message lightningstore.v1.ChatPart.
+ * Use `create(ChatPartSchema)` to create a new message.
+ */
+export const ChatPartSchema: GenMessage<ChatPart> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_triplet, 4);
+
+/**
+ * A call of a tool.
+ *
+ * @generated from message lightningstore.v1.ChatToolCall
+ */
+export type ChatToolCall = Message<"lightningstore.v1.ChatToolCall"> & {
+  /**
+   * Id of the call, which its result repeats. May be empty.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Name of the tool. May be empty.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * Arguments, usually a JSON object as text, as the model wrote it. May be empty.
+   *
+   * @generated from field: string arguments = 3;
+   */
+  arguments: string;
+};
+
+/**
+ * Describes the message lightningstore.v1.ChatToolCall.
+ * Use `create(ChatToolCallSchema)` to create a new message.
+ */
+export const ChatToolCallSchema: GenMessage<ChatToolCall> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_triplet, 5);
+
+/**
+ * The result of a call of a tool.
+ *
+ * @generated from message lightningstore.v1.ChatToolResult
+ */
+export type ChatToolResult = Message<"lightningstore.v1.ChatToolResult"> & {
+  /**
+   * Id of the call. May be empty.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Name of the tool. May be empty.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * The result: text, or JSON as text. May be empty.
+   *
+   * @generated from field: string content = 3;
+   */
+  content: string;
+};
+
+/**
+ * Describes the message lightningstore.v1.ChatToolResult.
+ * Use `create(ChatToolResultSchema)` to create a new message.
+ */
+export const ChatToolResultSchema: GenMessage<ChatToolResult> = /*@__PURE__*/
+  messageDesc(file_lightningstore_v1_triplet, 6);
 
 /**
  * A reward from the trace, or the final reward from the request.
@@ -237,7 +428,7 @@ export type TripletReward = Message<"lightningstore.v1.TripletReward"> & {
  * Use `create(TripletRewardSchema)` to create a new message.
  */
 export const TripletRewardSchema: GenMessage<TripletReward> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_triplet, 3);
+  messageDesc(file_lightningstore_v1_triplet, 7);
 
 /**
  * One dimension of a reward.
@@ -265,7 +456,7 @@ export type RewardDimension = Message<"lightningstore.v1.RewardDimension"> & {
  * Use `create(RewardDimensionSchema)` to create a new message.
  */
 export const RewardDimensionSchema: GenMessage<RewardDimension> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_triplet, 4);
+  messageDesc(file_lightningstore_v1_triplet, 8);
 
 /**
  * A part of a trace that could not be read. It is omitted; the rest of the trace is present.
@@ -307,7 +498,7 @@ export type TripletWarning = Message<"lightningstore.v1.TripletWarning"> & {
  * Use `create(TripletWarningSchema)` to create a new message.
  */
 export const TripletWarningSchema: GenMessage<TripletWarning> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_triplet, 5);
+  messageDesc(file_lightningstore_v1_triplet, 9);
 
 /**
  * Triplets of one attempt. An attempt may take several messages, which follow each other directly.
@@ -364,7 +555,7 @@ export type AttemptTriplets = Message<"lightningstore.v1.AttemptTriplets"> & {
  * Use `create(AttemptTripletsSchema)` to create a new message.
  */
 export const AttemptTripletsSchema: GenMessage<AttemptTriplets> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_triplet, 6);
+  messageDesc(file_lightningstore_v1_triplet, 10);
 
 /**
  * Request of ListTriplets. Regular expressions use RE2 syntax (no look-around, no back-references), have at
@@ -462,6 +653,14 @@ export type ListTripletsRequest = Message<"lightningstore.v1.ListTripletsRequest
    * @generated from field: map<string, double> final_rewards = 11;
    */
   finalRewards: { [key: string]: number };
+
+  /**
+   * Returns prompts and responses as messages of one form instead of as the JSON that was traced: sets `messages`,
+   * and leaves content_json and image_urls empty.
+   *
+   * @generated from field: bool as_messages = 12;
+   */
+  asMessages: boolean;
 };
 
 /**
@@ -469,7 +668,7 @@ export type ListTripletsRequest = Message<"lightningstore.v1.ListTripletsRequest
  * Use `create(ListTripletsRequestSchema)` to create a new message.
  */
 export const ListTripletsRequestSchema: GenMessage<ListTripletsRequest> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_triplet, 7);
+  messageDesc(file_lightningstore_v1_triplet, 11);
 
 /**
  * One message of the response stream of ListTriplets.
@@ -490,7 +689,7 @@ export type ListTripletsResponse = Message<"lightningstore.v1.ListTripletsRespon
  * Use `create(ListTripletsResponseSchema)` to create a new message.
  */
 export const ListTripletsResponseSchema: GenMessage<ListTripletsResponse> = /*@__PURE__*/
-  messageDesc(file_lightningstore_v1_triplet, 8);
+  messageDesc(file_lightningstore_v1_triplet, 12);
 
 /**
  * How the calls of a model are traced. More values may be added.

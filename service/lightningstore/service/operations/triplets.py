@@ -98,6 +98,9 @@ class Triplets:
             (following,), weight = await batches.spans([call.following])
             weight += len(triplet.prompt.content_json)
             await self._traces.read(weight, partial(triplets.add_answer, triplet, following))
+        if options.as_messages:
+            weight = len(triplet.prompt.content_json) + len(triplet.response.content_json)
+            await self._traces.read(weight, partial(triplets.use_messages, triplet))
         return triplet
 
 

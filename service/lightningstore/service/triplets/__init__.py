@@ -4,6 +4,7 @@ docs/triplets.md has the algorithm. Work comes in steps, so that a large trace d
 that returns `Steps[T]` is a generator that yields now and then, and returns a T.
 """
 
+from lightningstore.service.triplets.chat import use_messages
 from lightningstore.service.triplets.nodes import Node, Place
 from lightningstore.service.triplets.options import Options
 from lightningstore.service.triplets.rewards import final as final_reward
@@ -37,4 +38,5 @@ __all__ = [
     "reward_of",
     "run",
     "triplet_of",
+    "use_messages",
 ]

@@ -35,7 +35,7 @@ def image_urls(messages: Any, warn: Warn) -> list[str]:
         messages = [messages[key] for key in sort(numbered, key=lambda k: (len(k), k))]
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict):
-            found = (_url_of(part) for part in _parts(message, warn) if isinstance(part, dict))
+            found = (image_url(part) for part in _parts(message, warn) if isinstance(part, dict))
             urls.extend(filter(None, found))
     return urls
 
@@ -55,8 +55,8 @@ def _parts(message: dict[str, Any], warn: Warn) -> Iterator[Any]:
             yield from content
 
 
-def _url_of(part: dict[str, Any]) -> str:
-    """Return the URL of an image, empty if the part is not one."""
+def image_url(part: dict[str, Any]) -> str:
+    """Return the reference of a part of a message to its image, empty if the part is not an image."""
     for name in _INLINE:
         if isinstance(inner := part.get(name), dict) and _is_image(inner):
             return _reference(inner, 0)

@@ -46,6 +46,7 @@ class Options:
     deduplicate: bool
     repair_hierarchy: bool
     skip_without_tokens: bool
+    as_messages: bool
     reward_policy: int
 
     @classmethod
@@ -76,10 +77,14 @@ class Options:
             exclude_calls_under_rewards=_unless_false(request, "exclude_calls_under_rewards"),
             deduplicate=_unless_false(request, "deduplicate"),
             repair_hierarchy=_unless_false(request, "repair_hierarchy"),
-            skip_without_tokens=isinstance(request, ListTripletsRequest)
-            and request.skip_without_tokens,
+            skip_without_tokens=_of_triplets(request, "skip_without_tokens"),
+            as_messages=_of_triplets(request, "as_messages"),
             reward_policy=policy or REWARD_POLICY_FIRST_OCCURRENCE,
         )
+
+
+def _of_triplets(request: Request, name: str) -> bool:
+    return isinstance(request, ListTripletsRequest) and bool(getattr(request, name))
 
 
 def _unless_false(request: Request, name: str) -> bool:

@@ -171,6 +171,7 @@ class SpanCalls(Caller):
         skip_without_tokens: bool = False,
         reward_policy: str | int | None = None,
         final_rewards: Mapping[str, float] | float | None = None,
+        as_messages: bool = False,
     ) -> Iterator[AttemptTriplets]:
         """Iterate over rollouts as training data: the model calls of each attempt, with their rewards.
 
@@ -190,6 +191,8 @@ class SpanCalls(Caller):
                 None: "first_occurrence" for the tracer, "by_sequence" for the proxy.
             final_rewards: Final rewards by rollout id, or one number for all rollouts. Each replaces the traced reward
                 of the rollout's last triplet.
+            as_messages: Whether to return prompts and responses as messages of one form, in `prompt_messages` and
+                `response_messages`, instead of as traced, in `prompt`, `response` and `image_urls`.
 
         Returns:
             An iterator over the attempts in the order of `rollout_ids`, to be iterated once. A rollout without
@@ -207,22 +210,21 @@ class SpanCalls(Caller):
                 for triplet in attempt:
                     print(triplet.prompt, triplet.response, triplet.reward)
         """
-        return self._derived(
-            calls.list_triplets(
-                rollout_ids,
-                attempt_id,
-                source=source,
-                llm_call_match=llm_call_match,
-                agent_match=agent_match,
-                exclude_calls_under_rewards=exclude_calls_under_rewards,
-                deduplicate=deduplicate,
-                repair_hierarchy=repair_hierarchy,
-                skip_without_tokens=skip_without_tokens,
-                reward_policy=reward_policy,
-                final_rewards=final_rewards,
-            ),
-            AttemptTriplets,
+        request = calls.list_triplets(
+            rollout_ids,
+            attempt_id,
+            source=source,
+            llm_call_match=llm_call_match,
+            agent_match=agent_match,
+            exclude_calls_under_rewards=exclude_calls_under_rewards,
+            deduplicate=deduplicate,
+            repair_hierarchy=repair_hierarchy,
+            skip_without_tokens=skip_without_tokens,
+            reward_policy=reward_policy,
+            final_rewards=final_rewards,
+            as_messages=as_messages,
         )
+        return self._derived(request, AttemptTriplets)
 
     def list_samples(
         self,

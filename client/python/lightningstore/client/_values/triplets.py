@@ -68,6 +68,16 @@ class Triplet(View[triplet_pb2.Triplet]):
         return convert.from_json(self.message.response.content_json)
 
     @cached_property
+    def prompt_messages(self) -> list[triplet_pb2.ChatMessage]:
+        """The messages of the prompt in one form. Empty unless `as_messages` was requested."""
+        return list(self.message.prompt.messages)
+
+    @cached_property
+    def response_messages(self) -> list[triplet_pb2.ChatMessage]:
+        """The completions in one form. Empty unless `as_messages` was requested."""
+        return list(self.message.response.messages)
+
+    @cached_property
     def image_urls(self) -> list[str]:
         """URLs of the images in the prompt, in order."""
         return list(self.message.prompt.image_urls)
