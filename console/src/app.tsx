@@ -1,8 +1,9 @@
 // The frame of all pages: navigation, namespace, connection, theme.
 import { useSignal } from "@preact/signals";
-import { namespaces, setToken, token } from "./api/client.js";
+import { setToken, token } from "./api/client.js";
 import { connection, refusal, server } from "./api/pulse.js";
 import { useLive } from "./api/live.js";
+import { listNamespaces } from "./api/namespaces.js";
 import { PAGES } from "./pages/all.js";
 import { Empty, Page } from "./parts/basics.js";
 import { DEFAULT_NAMESPACE, go, href, namespace, route } from "./router.js";
@@ -92,8 +93,8 @@ function Navigation() {
 
 /** Names of all namespaces; undefined if the role may not list them, or if they are too many to choose from. */
 async function allNamespaces(signal: AbortSignal): Promise<string[] | undefined> {
-  const answer = await namespaces.listNamespaces({ pageSize: 100 }, { signal });
-  return answer.nextPageToken ? undefined : answer.namespaces.map((entry) => entry.name);
+  const answer = await listNamespaces(100, signal);
+  return answer && !answer.more ? answer.namespaces.map((entry) => entry.name) : undefined;
 }
 
 function NamespaceSwitch() {

@@ -20,9 +20,10 @@ def fill(store: LightningStore, rounds: int = 3, groups: int = 3) -> None:
     for number in range(rounds):
         if number:
             text = BETTER if number > 1 else PROMPT
-            store.update_resources("policy", {"prompt": text, "temperature": 0.7 - number / 10})
+            temperature = round(0.7 - 0.5 * number / rounds, 2)
+            store.update_resources("policy", {"prompt": text, "temperature": temperature})
         enqueue(store, number, groups)
-        finish(store, groups * GROUP_SIZE, chance, 0.3 + 0.2 * number)
+        finish(store, groups * GROUP_SIZE, chance, 0.2 + 0.6 * number / rounds)
         deliveries = store.pull_finished("trainer", groups)
         store.acknowledge("trainer", deliveries)
     enqueue(store, rounds, groups)

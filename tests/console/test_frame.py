@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 from lightningstore.client import LightningStore
 from playwright.sync_api import Page, expect
 
-from tests.console.conftest import Server
+from tests.console.conftest import COMMAND, Server
 
 PAGES = {
     "": "Overview",
@@ -20,7 +19,7 @@ PAGES = {
     "consumers": "Consumers",
     "resources": "Resources",
 }
-Open = Callable[..., Page]
+Open = Any
 
 
 def is_live(page: Page) -> None:
@@ -29,15 +28,14 @@ def is_live(page: Page) -> None:
     expect(page.locator(".loading")).to_have_count(0)
 
 
-@pytest.mark.parametrize(("name", "title"), PAGES.items())
-def test_each_page_opens_and_survives_a_reload(
-    server: Server, open_page: Open, name: str, title: str
-) -> None:
-    page = open_page(f"{server.link}/#/{name}")
-    for _ in range(2):
-        is_live(page)
-        expect(page.get_by_role("heading", level=1)).to_have_text(title)
-        page.reload()
+def test_each_page_opens_and_survives_a_reload(server: Server, open_page: Open) -> None:
+    page = open_page(server.link)
+    for name, title in PAGES.items():
+        page.goto(f"{server.link}/#/{name}")
+        for _ in range(2):
+            is_live(page)
+            expect(page.get_by_role("heading", level=1)).to_have_text(title)
+            page.reload()
 
 
 def test_navigation_leads_to_all_pages(server: Server, open_page: Open) -> None:
@@ -63,10 +61,9 @@ def test_namespace_is_in_the_link(
 
 
 def test_page_asks_for_a_token_and_keeps_it_in_the_tab(tmp_path: Path, open_page: Any) -> None:
-    import subprocess
-
-    from tests.console.conftest import COMMAND
-
+    open_page.allow("401")
+    open_page.allow("403")  # the role may not list namespaces
+    open_page.allow("ERR_")  # the server stops before the browser does
     tokens = tmp_path / "tokens"
     made = subprocess.run(
         [COMMAND, "token", "new", "--file", tokens, "--role", "read-only", "--name", "viewer"],
@@ -93,7 +90,3 @@ def test_page_asks_for_a_token_and_keeps_it_in_the_tab(tmp_path: Path, open_page
         expect(page.get_by_label("Token")).to_be_visible()
     finally:
         server.stop()
-    # A browser logs each answer that is an error.
-    refused = [text for text in open_page.problems if "401" in text or "403" in text]
-    open_page.problems[:] = [text for text in open_page.problems if text not in refused]
-    assert refused

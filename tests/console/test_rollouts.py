@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from lightningstore.client import LightningStore
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from tests.console.conftest import Server
 from tests.console.test_frame import is_live
 
-Open = Callable[..., Page]
+Open = Any
 
 
 def test_filters_change_link_and_table(server: Server, open_page: Open) -> None:

@@ -1,5 +1,210 @@
-import { Page } from "../parts/basics.js";
+// All namespaces at a glance, and what needs attention.
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { storeOf } from "../api/client.js";
+import { useLive } from "../api/live.js";
+import { listNamespaces } from "../api/namespaces.js";
+import { bytes, count, measure } from "../format.js";
+import type { Namespace } from "../gen/lightningstore/v1/namespace_pb.js";
+import {
+  SeriesAxis,
+  SeriesMeasure,
+  type SeriesBucket,
+} from "../gen/lightningstore/v1/series_pb.js";
+import type { GetStatisticsResponse } from "../gen/lightningstore/v1/statistics_pb.js";
+import { WorkerStatus } from "../gen/lightningstore/v1/worker_pb.js";
+import { server } from "../api/pulse.js";
+import { Command, Empty, ErrorNote, Loading, Page } from "../parts/basics.js";
+import { Sparkline } from "../parts/chart.js";
+import { Table, type Column } from "../parts/table.js";
+import { href, namespace } from "../router.js";
+import { attentionOf, type Attention } from "./attention.js";
+import { ENQUEUE } from "./rollouts.js";
+
+const SHOWN = 20;
+const SPARK_FINISHES = 1000n;
+const SPARK_BUCKETS = 40;
+
+interface Row {
+  readonly name: string;
+  readonly counters: GetStatisticsResponse;
+  readonly finishedLastMinute: number;
+  readonly rewards: readonly SeriesBucket[];
+  readonly attention: readonly Attention[];
+}
+
+async function loadRow(
+  name: string,
+  settings: Namespace | undefined,
+  signal: AbortSignal,
+): Promise<Row> {
+  const store = storeOf(name);
+  const counters = await store.getStatistics({}, { signal });
+  const last = counters.lastCompletionNumber;
+  const startTime = timestampFromMs(Date.now() - 60_000);
+  const [minute, rewards, consumers] = await Promise.all([
+    store.getSeries(
+      {
+        measure: SeriesMeasure.ATTEMPTS,
+        axis: SeriesAxis.COMPLETION_TIME,
+        bucketCount: 1,
+        startTime,
+      },
+      { signal },
+    ),
+    store.getSeries(
+      {
+        measure: SeriesMeasure.REWARD,
+        axis: SeriesAxis.COMPLETION_NUMBER,
+        bucketCount: SPARK_BUCKETS,
+        firstNumber: last > SPARK_FINISHES ? last - SPARK_FINISHES + 1n : 1n,
+      },
+      { signal },
+    ),
+    store.listConsumers({}, { signal }),
+  ]);
+  return {
+    name,
+    counters,
+    finishedLastMinute: minute.buckets.reduce((sum, bucket) => sum + Number(bucket.count), 0),
+    rewards: rewards.buckets,
+    attention: await attentionOf(store, settings, counters, consumers.consumers, signal),
+  };
+}
+
+/** Loads the namespaces that the token may list, else the one that is shown. */
+async function loadOverview(signal: AbortSignal): Promise<{ rows: Row[]; more: boolean }> {
+  const listed = await listNamespaces(SHOWN, signal);
+  const settings = listed?.namespaces ?? [];
+  const names = listed ? settings.map(({ name }) => name) : [namespace.value];
+  if (!names.includes(namespace.value)) names.unshift(namespace.value);
+  const rows = await Promise.all(
+    names.map((name) =>
+      loadRow(
+        name,
+        settings.find((entry) => entry.name === name),
+        signal,
+      ),
+    ),
+  );
+  return { rows, more: listed?.more ?? false };
+}
+
+const COLUMNS: readonly Column<Row>[] = [
+  {
+    title: "Namespace",
+    cell: ({ name }) => <a href={href("rollouts", "", { namespace: name })}>{name}</a>,
+  },
+  { title: "Queue", number: true, cell: ({ counters }) => count(counters.queueDepth) },
+  { title: "Running", number: true, cell: ({ counters }) => count(counters.runningAttemptCount) },
+  { title: "Finished a minute", number: true, cell: (row) => count(row.finishedLastMinute) },
+  {
+    title: "Finished",
+    number: true,
+    wide: true,
+    cell: ({ counters }) => count(counters.lastCompletionNumber),
+  },
+  { title: "Reward", cell: (row) => <Reward row={row} /> },
+  { title: "Workers", cell: ({ counters }) => workersText(counters) },
+  {
+    title: "Spans",
+    number: true,
+    wide: true,
+    cell: ({ counters }) => `${count(counters.spanCount)} (${bytes(counters.spanBytes)})`,
+  },
+  {
+    title: "File",
+    number: true,
+    wide: true,
+    cell: ({ counters }) => (counters.fileBytes ? bytes(counters.fileBytes) : ""),
+  },
+];
+
+function Reward({ row: { name, rewards } }: { row: Row }) {
+  const last = rewards.at(-1);
+  if (!last) return null;
+  const means = rewards.map(({ mean }) => mean);
+  return (
+    <a class="reward" href={href("training", "", { namespace: name })}>
+      <Sparkline values={means} label={`Rewards of ${name}, the latest ${measure(last.mean)}`} />
+      <span>{measure(last.mean)}</span>
+    </a>
+  );
+}
+
+function workersText({ workers }: GetStatisticsResponse): string {
+  const of = (status: WorkerStatus) =>
+    workers.find((entry) => entry.status === status)?.count ?? 0n;
+  const parts = [
+    of(WorkerStatus.BUSY) && `${count(of(WorkerStatus.BUSY))} busy`,
+    of(WorkerStatus.IDLE) && `${count(of(WorkerStatus.IDLE))} idle`,
+    of(WorkerStatus.UNKNOWN) && `${count(of(WorkerStatus.UNKNOWN))} unknown`,
+  ];
+  return parts.filter(Boolean).join(", ") || "none";
+}
 
 export function Overview() {
-  return <Page title="Overview">{null}</Page>;
+  const { data, error } = useLive("", (_, signal) => loadOverview(signal), { everyMs: 2_000 });
+  return (
+    <Page title="Overview">
+      <ErrorNote error={error} />
+      {!data && !error && <Loading />}
+      {data && (
+        <>
+          <AttentionList rows={data.rows} />
+          <h2>Namespaces</h2>
+          <Table label="Namespaces" columns={COLUMNS} rows={data.rows} keyOf={({ name }) => name} />
+          {data.more && (
+            <p class="quiet">
+              The first {SHOWN} namespaces by name. The switch above opens any other.
+            </p>
+          )}
+          {data.rows.every(({ counters }) => !counters.rollouts.length) && (
+            <Empty command={ENQUEUE}>Nothing has been enqueued yet. This adds a rollout:</Empty>
+          )}
+        </>
+      )}
+      <ServerNote />
+    </Page>
+  );
+}
+
+function AttentionList({ rows }: { rows: readonly Row[] }) {
+  const all = rows.flatMap(({ name, attention }) => attention.map((item) => ({ name, item })));
+  return (
+    <section aria-label="Needs attention">
+      <h2>Needs attention</h2>
+      {!all.length && <p class="quiet">Nothing needs attention.</p>}
+      <ul class="attention">
+        {all.map(({ name, item }) => (
+          <li key={`${name} ${item.text}`} class="note">
+            {rows.length > 1 && <b>{name}: </b>}
+            {item.text}
+            {item.page && (
+              <>
+                {" "}
+                <a href={href(item.page[0], "", { ...item.page[1], namespace: name })}>Show</a>
+              </>
+            )}
+            {item.command && <Command text={inNamespace(item.command, name)} />}
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+/** Returns a command for a namespace: without the option, it is for "default". */
+function inNamespace(command: string, name: string): string {
+  return name === "default" ? command : `${command} --namespace ${name}`;
+}
+
+function ServerNote() {
+  const info = server.value;
+  if (!info) return null;
+  return (
+    <p class="quiet">
+      lightningstore {info.version}, {info.backend}
+      {info.owner && `, served by ${info.owner}`}
+    </p>
+  );
 }

@@ -1,9 +1,9 @@
 // The list of rollouts: filters, order and page are in the link.
-import { useSignal } from "@preact/signals";
 import { useLive } from "../api/live.js";
 import { now, measure, span, toMs, word } from "../format.js";
 import { RolloutMode, RolloutStatus, type Rollout } from "../gen/lightningstore/v1/rollout_pb.js";
 import { Age, Empty, ErrorNote, Loading, Page, Status } from "../parts/basics.js";
+import { Pages } from "../parts/pages.js";
 import { Table, type Column } from "../parts/table.js";
 import { href, route, setParams } from "../router.js";
 import { FilterForm, filtersOf, isFiltered } from "./rollout-filters.js";
@@ -117,34 +117,5 @@ export function Rollouts() {
         ))}
       {data && <Pages next={data.nextPageToken} current={pageToken} />}
     </Page>
-  );
-}
-
-/** Pages by their tokens: the earlier ones are those that were opened on the way here. */
-function Pages({ next, current }: { next: string; current: string }) {
-  const earlier = useSignal<string[]>([]);
-  const open = (page: string, before: string[]) => {
-    earlier.value = before;
-    setParams({ page });
-    document.getElementById("main")?.scrollIntoView();
-  };
-  if (!next && !current) return null;
-  const before = earlier.value;
-  return (
-    <nav class="pages" aria-label="Pages of the list">
-      <button type="button" disabled={!current} onClick={() => open("", [])}>
-        First page
-      </button>
-      <button
-        type="button"
-        disabled={!current}
-        onClick={() => open(before.at(-1) ?? "", before.slice(0, -1))}
-      >
-        Previous
-      </button>
-      <button type="button" disabled={!next} onClick={() => open(next, [...before, current])}>
-        Next
-      </button>
-    </nav>
   );
 }

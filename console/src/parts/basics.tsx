@@ -69,13 +69,13 @@ export function ErrorNote({ error }: { error: unknown }) {
   );
 }
 
-/** How long ago a time was; the time itself when it is pointed at. */
+/** How long ago a time was, or when it will be; the time itself when it is pointed at. */
 export function Age({ time }: { time: Timestamp | undefined }) {
   if (!time) return null;
-  const seconds = (now.value - toMs(time)) / 1000;
-  return (
-    <time title={timeText(time)}>{`${span(Math.max(0, Math.floor(seconds)) || 0.001)} ago`}</time>
-  );
+  const seconds = Math.floor((now.value - toMs(time)) / 1000);
+  const ahead = seconds < 0 ? "in " : "";
+  const text = Math.abs(seconds) < 60 ? `${Math.abs(seconds)} s` : span(Math.abs(seconds));
+  return <time title={timeText(time)}>{ahead ? ahead + text : `${text} ago`}</time>;
 }
 
 /** A status as a word with a mark, so that it does not depend on colour. */

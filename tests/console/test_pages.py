@@ -1,0 +1,177 @@
+"""Each page shows what it is for, by itself as training goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightningstore.client import LightningStore
+from playwright.sync_api import Page, expect
+
+from tests.console import lively
+from tests.console.conftest import Server
+from tests.console.test_frame import is_live
+
+Open = Any
+
+
+def cells(page: Page, table: str, row: int = 0) -> dict[str, str]:
+    """Return a row of a table by the titles of its columns."""
+    region = page.get_by_role("region", name=table, exact=True)
+    titles = [title.strip(" ↑↓") for title in region.locator("th").all_inner_texts()]
+    texts = region.locator("tbody tr").nth(row).locator("td").all_inner_texts()
+    return dict(zip(titles, texts, strict=True))
+
+
+def test_overview_counts_what_happens(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    page = open_page(f"{server.link}/#/?namespace={namespace}")
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name=namespace, exact=True))
+    expect(row).to_contain_text("none")  # workers
+    lively.fill(store, rounds=2)
+    expect(row).to_contain_text("2 busy")
+    expect(row.get_by_role("img")).to_be_visible()
+    row.get_by_role("link", name=namespace, exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Rollouts")
+    assert f"namespace={namespace}" in page.url
+
+
+def test_overview_says_what_needs_attention(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    page = open_page(f"{server.link}/#/?namespace={namespace}")
+    notes = page.get_by_role("region", name="Needs attention").get_by_role("listitem")
+    mine = notes.filter(has_text=namespace)
+    store.create_consumer("slow", max_outstanding=1)
+    store.enqueue_rollouts([{"input": n} for n in range(3)])
+    expect(mine).to_have_count(1)
+    expect(mine).to_contain_text("3 rollouts wait, and no worker has ever asked for work")
+    expect(mine).to_contain_text(f"lightningstore claim --worker me --namespace {namespace}")
+    store.dequeue_rollouts(1, worker_id="w")
+    expect(mine).to_contain_text("Consumer slow holds back claims: 1 of 1 rollouts")
+    store.pause_claims("weights")
+    expect(mine.first).to_contain_text("Claims have been paused for")
+    expect(mine.first).to_contain_text("weights")
+    store.resume_claims()
+    store.update_consumer("slow", max_outstanding=0)
+    expect(mine).to_have_count(0)
+
+
+def test_training_shows_each_measure_and_compares(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    page = open_page(f"{server.link}/#/training?namespace={namespace}")
+    expect(page.get_by_text("No rollout that has finished ran with")).to_be_visible()
+    lively.fill(store, rounds=4, groups=1)
+    figures = page.get_by_role("figure")
+    expect(figures).to_have_count(6)
+    reward = figures.filter(has_text="Reward").first
+    reward.get_by_text("Numbers").click()
+    rows = reward.locator("tbody tr")
+    expect(rows).to_have_count(4)
+    series = store.get_series("reward", axis="publish_number", bucket_count=100)
+    shown = [float(text) for text in reward.locator("tbody td:nth-child(3)").all_inner_texts()]
+    assert shown == [float(f"{bucket.mean:.4g}") for bucket in series]
+    page.get_by_role("checkbox", name="default").check()
+    expect(reward.locator(".series")).to_have_count(2)
+    assert "with=default" in page.url
+    for axis in ("completion number", "time"):
+        page.get_by_label("By").select_option(axis)
+        expect(figures.first.locator("thead")).to_contain_text(axis)
+    page.reload()
+    expect(page.get_by_label("By")).to_have_value("time")
+    expect(page.get_by_role("checkbox", name="default")).to_be_checked()
+
+
+def test_workers_show_what_they_do(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    page = open_page(f"{server.link}/#/workers?namespace={namespace}")
+    expect(page.get_by_text("There are no workers yet")).to_be_visible()
+    store.add_resources({"weights": 1}, resources_id="policy")
+    store.update_resources("policy", {"weights": 2})
+    rollout = store.enqueue_rollout(1)
+    claimed = store.dequeue_rollouts(1, worker_id="w-1")
+    store.heartbeat("w-1", stats={"load": 0.25}, attempts=claimed, publish_number=1)
+    store.heartbeat("w-2")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    expect(page.locator("tbody tr").first).to_contain_text("1 behind")
+    row = cells(page, "Workers")
+    assert (row["Worker"], row["Status"]) == ("w-1", "busy")
+    assert (row["Works on"], row["Statistics"]) == (rollout.rollout_id, '{"load":0.25}')
+    page.get_by_label("Status").select_option("unknown")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.reload()
+    expect(page.locator("tbody tr")).to_contain_text("w-2")
+    page.get_by_role("textbox", name="Worker").fill("nothing")
+    page.get_by_role("textbox", name="Worker").press("Enter")
+    expect(page.get_by_text("No worker matches these filters.")).to_be_visible()
+
+
+def test_consumers_show_how_far_behind_they_are(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    page = open_page(f"{server.link}/#/consumers?namespace={namespace}")
+    expect(page.get_by_text("lightningstore consumers create")).to_be_visible()
+    store.create_consumer("judge", max_lag=2)
+    for number in range(3):
+        started = store.start_rollout(number, rollout_id=f"r{number}")
+        assert started.latest_attempt is not None
+        store.update_attempt(
+            started.rollout_id, started.latest_attempt.attempt_id, status="succeeded"
+        )
+    expect(page.locator("tbody td:nth-child(3)")).to_have_text("3")
+    (delivery,) = store.pull_finished("judge")
+    expect(page.locator("tbody td:nth-child(5)")).to_have_text("1")
+    assert cells(page, "Consumers")["Waiting"] == "2"
+    page.get_by_role("link", name="judge").click()
+    expect(page.get_by_role("link", name="r0")).to_be_visible()
+    store.acknowledge("judge", delivery, "released", note="again, please")
+    expect(page.get_by_text("again, please")).to_be_visible()
+    page.get_by_label("State").select_option("set-aside")
+    expect(page.get_by_text("There are none.")).to_be_visible()
+    page.reload()
+    expect(page.get_by_label("State")).to_have_value("set-aside")
+
+
+def test_resources_show_what_changed_and_who_runs_it(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    page = open_page(f"{server.link}/#/resources?namespace={namespace}")
+    expect(page.get_by_text("There are no resources")).to_be_visible()
+    text = "one\ntwo\nthree\n"
+    store.add_resources({"prompt": text, "extra": {"a": 1}}, resources_id="policy")
+    store.update_resources("policy", {"prompt": text, "extra": {"a": 1}})
+    store.heartbeat("w-1", publish_number=2)
+    page.get_by_role("link", name="policy").click()
+    expect(page.locator("tbody tr").first).to_contain_text("w-1")
+    changes = page.locator(".diff .added, .diff .removed")
+    expect(page.locator(".diff")).to_have_count(2)
+    expect(changes).to_have_count(0)
+    store.update_resources("policy", {"prompt": text.replace("two", "<b>2</b>")})
+    expect(page.locator("tbody tr")).to_have_count(3)
+    prompt = page.locator(".change").filter(has_text="prompt")
+    assert prompt.locator(".diff span").all_inner_texts() == [
+        "  one\n",
+        "− two\n",
+        "+ <b>2</b>\n",
+        "  three\n",
+    ]
+    expect(page.locator(".change").filter(has_text="extra").locator(".removed")).to_have_count(3)
+    page.get_by_label("to version").select_option("2")
+    page.get_by_label("From version").select_option("1")
+    expect(changes).to_have_count(0)
+    page.reload()
+    expect(page.get_by_role("heading", name="From version 1 to version 2")).to_be_visible()
+
+
+def test_resources_without_their_oldest_versions(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    open_page.allow("404")  # the answer that a version was removed
+    for number in range(13):
+        store.update_resources("policy", {"number": number})
+    page = open_page(f"{server.link}/#/resources/policy?namespace={namespace}&version=1")
+    expect(page.locator("tbody tr")).to_have_count(10)
+    expect(page.get_by_role("heading", name="From version 12 to version 13")).to_be_visible()
+    is_live(page)
