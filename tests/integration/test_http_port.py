@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 from lightningstore.service.cluster.calls import SERVICE as SERVERS
-from lightningstore.service.http import json_messages
+from lightningstore.service.http import json_answers, json_messages
 from lightningstore.service.rpc.handlers import NAMESPACES, SERVICE, path_of
 from lightningstore.v1 import service_pb2
 from lightningstore.v1.rollout_pb2 import (
@@ -107,7 +107,7 @@ async def test_every_stream_answers_as_grpc_does(world: World, path: str) -> Non
         async with stream(port_of(world), name, request, form, **timeout) as found:
             answers, last = await found.rest()
         if code == "OK":
-            expected = json_messages.as_json(first, kind) if form == STREAM_JSON else first
+            expected = b"".join(json_answers.parts(first, kind)) if form == STREAM_JSON else first
             assert answers[:1] == [expected]
         elif code == "DEADLINE_EXCEEDED":
             assert last["error"]["code"] == "deadline_exceeded"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from lightningstore.client import AsyncLightningStore
 from lightningstore.service.server.addresses import AddressInUse
 from lightningstore.service.server.config import DEFAULT_HTTP_PORT, Config
 from lightningstore.service.server.server import Server, open_store, start_server
@@ -80,7 +81,27 @@ async def test_port_zero_serves_no_http(tmp_path: Path) -> None:
     server = Server(await open_store(config), config)
     await server.start()
     assert (server.http_port, server.http, server.metrics) == (0, None, None)
+    async with AsyncLightningStore(server.address) as store:
+        assert (await store.get_server_info()).http_port is None
     await server.stop(0.1)
+
+
+@pytest.mark.parametrize("host", ["[::1]", "::1"])
+async def test_address_of_ipv6_may_have_brackets(host: str) -> None:
+    if not socket.has_ipv6:
+        pytest.skip("this system has no IPv6")
+    config = Config(host=host, backend="memory", port=0, metrics_host=host, metrics_port=0)
+    server = await start_server(config)
+    async with AsyncLightningStore(server.address) as store:
+        info = await store.get_server_info()
+    assert server.address.startswith("[::1]:")
+    assert info.http_port == server.http_port
+    for port, path in ((server.http_port, "/healthz"), (server.metrics_port, "/metrics")):
+        reader, writer = await asyncio.open_connection("::1", port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: [::1]:{port}\r\n\r\n".encode())
+        assert await asyncio.wait_for(reader.readline(), 30) == b"HTTP/1.1 200 OK\r\n"
+        writer.close()
+    await server.stop(0)
 
 
 async def test_server_that_listens_on_a_free_port_does_so_for_http(
@@ -89,7 +110,7 @@ async def test_server_that_listens_on_a_free_port_does_so_for_http(
     """So servers of tests never collide, and say nothing about it."""
     config = Config(backend="memory", port=0, grace=0.1)
     servers = [await start_server(config) for _ in range(2)]
-    ports = {server.http.port for server in servers}
+    ports = {server.http_port for server in servers}
     assert len(ports) == 2
     assert not ports & {0, DEFAULT_HTTP_PORT}
     assert not [r for r in caplog.records if "HTTP" in r.getMessage()]
@@ -103,11 +124,11 @@ async def test_server_starts_on_another_port_if_the_default_is_taken(
     config = Config(backend="memory", port=free_port(), grace=0.1)
     with taken(DEFAULT_HTTP_PORT):
         server = await start_server(config)
-    assert server.http.port not in (0, DEFAULT_HTTP_PORT)
+    assert server.http_port not in (0, DEFAULT_HTTP_PORT)
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert line.startswith(f"port {DEFAULT_HTTP_PORT} is not free")
-    assert f"HTTP is served on port {server.http.port}; --http-port" in line
-    assert (await call(server.http.port, "EnqueueRollouts", ENQUEUE)).status == 200
+    assert f"HTTP is served on port {server.http_port}; --http-port" in line
+    assert (await call(server.http_port, "EnqueueRollouts", ENQUEUE)).status == 200
     await server.stop(0.1)
 
 
@@ -115,7 +136,9 @@ async def test_default_port_is_used_if_it_is_free(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Config, "http_port_is_chosen", False)
     config = Config(backend="memory", port=free_port(), http_port=free_port(), grace=0.1)
     server = await start_server(config)
-    assert server.http.port == config.http_port
+    assert server.http_port == config.http_port
+    async with AsyncLightningStore(server.address) as store:
+        assert (await store.get_server_info()).http_port == config.http_port
     await server.stop(0.1)
 
 
@@ -144,8 +167,8 @@ async def test_calls_are_counted_only_on_request() -> None:
         server = Server(await open_store(config), config)
         await server.start()
         assert (server.metrics in server._interceptors) == counts
-        await call(server.http.port, "GetStatistics")
-        page = (await send(server.http.port, "GET", "/metrics")).body
+        await call(server.http_port, "GetStatistics")
+        page = (await send(server.http_port, "GET", "/metrics")).body
         assert (b'lightningstore_calls_total{code="OK",method="GetStatistics"}' in page) == counts
         assert b"lightningstore_queue_depth" in page
         await server.stop(0.1)
@@ -177,7 +200,7 @@ async def test_every_server_answers_for_every_namespace(machine: Machines) -> No
         owner = await machine.owner(name)
         inside = {"x-lightning-namespace": name}
         for index, server in enumerate(machine.servers):
-            port, remote = server.http.port, index != owner
+            port, remote = server.http_port, index != owner
             address = machine.servers[owner].address
             answer = await call(port, "EnqueueRollouts", ENQUEUE, **inside)
             assert answer.status == 200, answer.body

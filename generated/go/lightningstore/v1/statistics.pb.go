@@ -628,7 +628,10 @@ type GetServerInfoResponse struct {
 	Namespace string `protobuf:"bytes,9,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// Address (host:port) of the server that owns the namespace and answers its calls without a detour. Empty on
 	// a server that is not one of several.
-	Owner         string `protobuf:"bytes,10,opt,name=owner,proto3" json:"owner,omitempty"`
+	Owner string `protobuf:"bytes,10,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Port of HTTP (every call as JSON, and the console), on the same address and with the same TLS and tokens as
+	// this service. 0: not served, or a server of a version without this field.
+	HttpPort      int32 `protobuf:"varint,11,opt,name=http_port,json=httpPort,proto3" json:"http_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -731,6 +734,13 @@ func (x *GetServerInfoResponse) GetOwner() string {
 		return x.Owner
 	}
 	return ""
+}
+
+func (x *GetServerInfoResponse) GetHttpPort() int32 {
+	if x != nil {
+		return x.HttpPort
+	}
+	return 0
 }
 
 // Limits that a server enforces.
@@ -911,7 +921,7 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\x11WorkerStatusCount\x127\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x1f.lightningstore.v1.WorkerStatusR\x06status\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\"\x16\n" +
-	"\x14GetServerInfoRequest\"\x91\x03\n" +
+	"\x14GetServerInfoRequest\"\xae\x03\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x19\n" +
 	"\bstore_id\x18\x02 \x01(\tR\astoreId\x12\x18\n" +
@@ -926,7 +936,8 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\x0eotlp_http_port\x18\b \x01(\x05R\fotlpHttpPort\x12\x1c\n" +
 	"\tnamespace\x18\t \x01(\tR\tnamespace\x12\x14\n" +
 	"\x05owner\x18\n" +
-	" \x01(\tR\x05owner\"\xf2\x02\n" +
+	" \x01(\tR\x05owner\x12\x1b\n" +
+	"\thttp_port\x18\v \x01(\x05R\bhttpPort\"\xf2\x02\n" +
 	"\x06Limits\x12#\n" +
 	"\rmessage_bytes\x18\x01 \x01(\x03R\fmessageBytes\x12\x1f\n" +
 	"\vinput_bytes\x18\x02 \x01(\x03R\n" +

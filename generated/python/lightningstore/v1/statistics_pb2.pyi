@@ -351,6 +351,7 @@ class GetServerInfoResponse(_message.Message):
     OTLP_HTTP_PORT_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    HTTP_PORT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the server, for example "0.1.0"."""
     store_id: _builtins.str
@@ -370,6 +371,10 @@ class GetServerInfoResponse(_message.Message):
     owner: _builtins.str
     """Address (host:port) of the server that owns the namespace and answers its calls without a detour. Empty on
     a server that is not one of several.
+    """
+    http_port: _builtins.int
+    """Port of HTTP (every call as JSON, and the console), on the same address and with the same TLS and tokens as
+    this service. 0: not served, or a server of a version without this field.
     """
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -396,10 +401,11 @@ class GetServerInfoResponse(_message.Message):
         otlp_http_port: _builtins.int = ...,
         namespace: _builtins.str = ...,
         owner: _builtins.str = ...,
+        http_port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "capabilities", b"capabilities", "durability", b"durability", "limits", b"limits", "namespace", b"namespace", "otlp_http_port", b"otlp_http_port", "owner", b"owner", "start_time", b"start_time", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "capabilities", b"capabilities", "durability", b"durability", "http_port", b"http_port", "limits", b"limits", "namespace", b"namespace", "otlp_http_port", b"otlp_http_port", "owner", b"owner", "start_time", b"start_time", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,12 +1,13 @@
-"""Reads the bodies of requests within limits: their size as sent, their size decompressed, and the time they take."""
+"""Reads the bodies of requests within limits, and makes those of answers: both without holding the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import TypeVar
 
 from aiohttp import web
@@ -17,13 +18,17 @@ from lightningstore.service.rules.errors import FieldInvalid, PayloadTooLarge
 from lightningstore.service.rules.limits import HOLD_SECONDS
 from lightningstore.service.rules.pieces import UNCOUNTED_BYTES
 
-#: Bodies above this size are decompressed or parsed in the thread: that takes a millisecond or two.
+#: Work on bodies above this size is done in the thread: it takes a millisecond or two.
 INLINE_BYTES = 16 * 1024
 #: Bytes that zlib makes of one, at most.
 MAX_INFLATION = 1032
 #: zlib's number for "gzip or zlib, whichever it is".
 _ANY_HEADER = 47
 _PIECE_BYTES = 8192
+#: zlib's number for gzip, and the level that is fastest: answers are for networks, not for disks.
+_GZIP, _LEVEL = 31, 1
+#: Seconds for which the thread makes parts of one body, before it turns to those of others.
+_STEP_SECONDS = 0.01
 
 #: What reading a body raises when the client disconnects, or violates HTTP.
 _BROKEN = (ConnectionError, HttpProcessingError, web.RequestPayloadError, web.PayloadAccessError)
@@ -32,7 +37,7 @@ T = TypeVar("T")
 
 
 class Bodies:
-    """Decompresses and parses large bodies in a thread, one at a time, so that they cannot hold the event loop."""
+    """Parses, makes and compresses large bodies in a thread, one at a time, so that they cannot hold the event loop."""
 
     def __init__(self, name: str, limit: int, budget: Budget) -> None:
         """Take the name of the thread, the size limit of a body in bytes, and the bytes that all bodies may hold."""
@@ -70,6 +75,24 @@ class Bodies:
         if size <= INLINE_BYTES:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+    async def made(self, size: int, parts: Iterator[bytes]) -> list[bytes]:
+        """Return the parts of a body, which are made of `size` bytes; large bodies take turns in the thread."""
+        found: list[bytes] = []
+        while await self.run(size, lambda: _make(parts, found)):
+            pass
+        return found
+
+
+def _make(parts: Iterator[bytes], found: list[bytes]) -> bool:
+    """Make parts for some time; return whether there may be more."""
+    until = perf_counter() + _STEP_SECONDS
+    for part in parts:
+        if part:
+            found.append(part)
+        if perf_counter() >= until:
+            return True
+    return False
 
 
 async def expect_later(_: web.Request) -> None:
@@ -129,3 +152,11 @@ def decompress(data: bytes, limit: int) -> bytes:
     if not reader.eof:
         raise FieldInvalid("body", "is incomplete: the compressed data ends early")
     return bytes(found)
+
+
+def compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a body compressed by gzip. Parts may be empty."""
+    writer = zlib.compressobj(_LEVEL, wbits=_GZIP)
+    for part in parts:
+        yield writer.compress(part)
+    yield writer.flush()

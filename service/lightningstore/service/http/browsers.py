@@ -80,7 +80,7 @@ class Browsers:
             response.headers.setdefault(name, value)
         origin = request.headers.get("Origin")
         if self._origins:
-            response.headers["Vary"] = "Origin"
+            response.headers.add("Vary", "Origin")
         if origin is not None and self._is_allowed(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "*"

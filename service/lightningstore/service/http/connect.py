@@ -18,8 +18,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2, status_pb2
 from lightningstore.service.engine.budget import Budget
-from lightningstore.service.http import bodies, connect_wire, json_messages
-from lightningstore.service.http.connect_wire import Form, Reply
+from lightningstore.service.http import bodies, connect_wire, json_answers, json_messages
+from lightningstore.service.http.connect_wire import Form, Reply, Written
 from lightningstore.service.http.server import Count, HttpError
 from lightningstore.service.rpc.calls import internal
 from lightningstore.service.rpc.dispatch import CallContext, CallFailed, Dispatcher, refused
@@ -28,6 +28,8 @@ from lightningstore.service.rpc.status import to_status
 from lightningstore.service.rules.errors import FieldInvalid, StoreError
 from lightningstore.service.rules.texts import SHOWN_LENGTH, shortened
 
+#: Answers in JSON of this size in protobuf are compressed, for clients that accept it. Smaller ones fit into a packet.
+MIN_COMPRESSED_BYTES = 1024
 _ROUTE = r"/{service:\w+(?:\.\w+)+}/{method:\w+}"
 
 
@@ -160,10 +162,10 @@ class Connect:
         if method.streams_out:
             async with aclosing(handler.unary_stream(data, context)) as answers:
                 async for answer in answers:
-                    await reply.send(await self._written(answer, form, method))
+                    await reply.send(await self._written(answer, form, method, reply))
         else:
             answer = await handler.unary_unary(data, context)
-            reply.body = await self._written(answer, form, method)
+            reply.body = await self._written(answer, form, method, reply)
 
     async def _read(self, request: web.Request, form: Form, method: Method) -> bytes:
         """Return the request, serialised. Its text counts against the limit of bodies until then."""
@@ -173,17 +175,21 @@ class Connect:
         async with self._bodies.decompressed(body, is_compressed=is_compressed) as text:
             if not form.is_json:
                 return text
+            is_generated = connect_wire.is_generated(request)
             return await self._bodies.run(
-                4 * len(text), lambda: json_messages.serialised(text, method.request)
+                4 * len(text),
+                lambda: json_messages.serialised(text, method.request, ignore_unknown=is_generated),
             )
 
-    async def _written(self, answer: bytes, form: Form, method: Method) -> bytes:
+    async def _written(self, answer: bytes, form: Form, method: Method, reply: Reply) -> Written:
         """Return an answer in the form of the call."""
         if not form.is_json:
-            return answer
-        return await self._bodies.run(
-            4 * len(answer), lambda: json_messages.as_json(answer, method.answer)
-        )
+            return Written([answer])
+        parts = json_answers.parts(answer, method.answer)
+        is_compressed = reply.accepts_gzip and len(answer) >= MIN_COMPRESSED_BYTES
+        if is_compressed:
+            parts = bodies.compressed(parts)
+        return Written(await self._bodies.made(4 * len(answer), parts), is_compressed)
 
 
 def _status_of(error: Exception, path: str) -> status_pb2.Status:

@@ -54,11 +54,27 @@ _DETAILS: dict[str, type[Message]] = {
 _COMPRESSED, _END_OF_STREAM = 1, 2
 _HEAD = struct.Struct(">BI")
 _GZIP, _IDENTITY = "gzip", "identity"
+#: The quality of an encoding that a client excludes.
+_EXCLUDED = re.compile(r"q=0(\.0*)?")
+#: Answers above this size are sent in pieces of it: a connection with TLS encrypts a piece in one step.
+PIECE_BYTES = 256 << 10
 _MILLISECONDS = re.compile(r"[0-9]{1,10}")
 #: How the names of headers start that are metadata of a call. All others are HTTP's.
 _METADATA = ("authorization", "x-lightning-", "agentlightning.", "traceparent", "tracestate")
 #: Trailers of gRPC whose content is in the error itself.
 _IN_ERROR = ("grpc-status-details-bin", "google.rpc.retryinfo-bin")
+
+
+class Written(NamedTuple):
+    """A message as it is sent."""
+
+    parts: list[bytes]
+    is_compressed: bool = False
+
+    @property
+    def size(self) -> int:
+        """Its number of bytes."""
+        return sum(map(len, self.parts))
 
 
 class Form(NamedTuple):
@@ -132,6 +148,11 @@ def metadata_of(request: web.Request) -> Metadata:
     return tuple(found)
 
 
+def is_generated(request: web.Request) -> bool:
+    """Return whether the client has been generated from the contract, perhaps from a later version of it."""
+    return "Connect-Protocol-Version" in request.headers
+
+
 def opened(data: bytes, form: Form, request: web.Request) -> tuple[bytes, bool]:
     """Return the message in a body, and whether it is compressed. Raises FieldInvalid, HttpError."""
     encoding = _encoding(request, "Content-Encoding")
@@ -158,6 +179,15 @@ def _encoding(request: web.Request, header: str) -> str:
         error = FieldInvalid(header.lower(), f"must be {_GZIP} or {_IDENTITY}, or absent")
         raise HttpError(415, error, **{"Accept-Encoding": _GZIP})
     return encoding
+
+
+def _accepts_gzip(request: web.Request, header: str) -> bool:
+    """Return whether a client reads what gzip has compressed."""
+    for item in ",".join(request.headers.getall(header, [])).split(","):
+        name, _, quality = item.replace(" ", "").lower().partition(";")
+        if name == _GZIP:
+            return not _EXCLUDED.fullmatch(quality)
+    return False
 
 
 def error_of(status: status_pb2.Status) -> dict[str, Any]:
@@ -207,30 +237,50 @@ class Reply:
         self._request = request
         self._form = form_of(request)
         self._stream: web.StreamResponse | None = None
+        #: Whether a message has been sent in part.
+        self._is_partial = False
+        streams = self._form is not None and self._form.streams
+        #: Whether messages may be compressed.
+        self.accepts_gzip = _accepts_gzip(
+            request, "Connect-Accept-Encoding" if streams else "Accept-Encoding"
+        )
         #: The answer of a call that does not stream.
-        self.body = b""
+        self.body = Written([])
 
     async def begin(self) -> None:
         """Send the headers of a stream, so that the client knows that it is established. May be called twice."""
         if self._stream is None and self._form is not None and self._form.streams:
             self._stream = web.StreamResponse()
             self._stream.content_type = self._form.content_type
+            if self.accepts_gzip:
+                self._stream.headers["Connect-Content-Encoding"] = _GZIP
             await self._stream.prepare(self._request)
 
-    async def send(self, answer: bytes) -> None:
+    async def send(self, answer: Written) -> None:
         """Send one answer of a stream."""
         await self.begin()
         assert self._stream is not None  # noqa: S101  (begun)
-        await self._stream.write(_HEAD.pack(0, len(answer)) + answer)
+        head = _HEAD.pack(_COMPRESSED if answer.is_compressed else 0, answer.size)
+        await self._write(self._stream, [head, *answer.parts])
 
     async def end(self, trailers: Metadata) -> web.StreamResponse:
-        """Return the response of a call that has succeeded; that of a stream has been sent."""
+        """Return the response of a call that has succeeded, which has been sent unless it is small."""
         await self.begin()
         if self._stream is not None:
             return await self._ended(self._stream, _end_of_stream(trailers))
         assert self._form is not None  # noqa: S101  (or the call had failed)
-        response = web.Response(body=self.body, content_type=self._form.content_type)
+        body, is_small = self.body, self.body.size <= PIECE_BYTES
+        response = web.Response(body=b"".join(body.parts)) if is_small else web.StreamResponse()
+        response.content_type = self._form.content_type
+        if body.is_compressed:
+            response.headers["Content-Encoding"] = _GZIP
         _add_trailers(response, trailers)
+        if not is_small:
+            response.content_length = body.size
+            self._stream = response
+            await response.prepare(self._request)
+            await self._write(response, body.parts)
+            await response.write_eof()
         return response
 
     async def fail(
@@ -241,6 +291,10 @@ class Reply:
         headers: Mapping[str, str] | None = None,
     ) -> web.StreamResponse:
         """Return the response of a call that has failed. `number` is an HTTP status other than that of the error."""
+        if self._stream is not None and self._is_partial:
+            if self._request.transport is not None:
+                self._request.transport.close()  # Whatever followed would be taken for the rest.
+            return self._stream
         if self._stream is not None:
             return await self._ended(self._stream, _end_of_stream(trailers, status))
         if number is None:
@@ -252,7 +306,17 @@ class Reply:
 
     def abandoned(self) -> web.StreamResponse:
         """Return the response to a client that is gone."""
-        return self._stream or web.Response(status=STATUSES[code_pb2.CANCELLED])
+        if self._stream is not None:
+            return self._stream
+        return web.Response(status=STATUSES[code_pb2.CANCELLED])
+
+    async def _write(self, response: web.StreamResponse, parts: Iterable[bytes]) -> None:
+        """Write the parts of a message, at the pace of the client."""
+        self._is_partial = True
+        for part in parts:
+            for at in range(0, len(part), PIECE_BYTES):
+                await response.write(memoryview(part)[at : at + PIECE_BYTES])
+        self._is_partial = False
 
     async def _ended(self, stream: web.StreamResponse, last: bytes) -> web.StreamResponse:
         try:
@@ -276,7 +340,7 @@ def _end_of_stream(trailers: Metadata, status: status_pb2.Status | None = None) 
     return _HEAD.pack(_END_OF_STREAM, len(data)) + data
 
 
-def _add_trailers(response: web.Response, trailers: Metadata) -> None:
+def _add_trailers(response: web.StreamResponse, trailers: Metadata) -> None:
     for key, value in _texts(trailers):
         response.headers.add(f"Trailer-{key}", value)
 

@@ -1,11 +1,11 @@
-"""Messages of the contract as JSON (ProtoJSON), from and to their serialised form."""
+"""Requests in JSON (ProtoJSON), as serialised messages."""
 
 from __future__ import annotations
 
 import re
 
 import msgspec
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 from lightningstore.service.rules.errors import (
     BatchTooLarge,
@@ -27,10 +27,15 @@ _PARENT = re.compile(r"Failed to parse (\w+) field: ")
 _PARENTS = re.compile(f"^(?:{_PARENT.pattern})+")
 
 
-def serialised(data: bytes, kind: type[Message]) -> bytes:
-    """Return the message that a JSON text describes, serialised. Unknown fields are rejected.
+def serialised(data: bytes, kind: type[Message], *, ignore_unknown: bool = False) -> bytes:
+    """Return the message that a JSON text describes, serialised.
 
     Values are counted before any is built: each takes a hundred bytes of memory.
+
+    Args:
+        data: The text.
+        kind: The type of the message.
+        ignore_unknown: Whether fields that the type does not have are ignored, and not rejected.
 
     Raises PayloadTooLarge, BatchTooLarge, FieldInvalid, MalformedMessage.
     """
@@ -47,26 +52,10 @@ def serialised(data: bytes, kind: type[Message]) -> bytes:
         raise FieldInvalid("body", f"must be a JSON object, a {name}")
     message = kind()
     try:
-        ParseDict(value, message)
+        ParseDict(value, message, ignore_unknown_fields=ignore_unknown)
         return message.SerializeToString()
     except (ParseError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _field_error(error, name) from None
-
-
-def as_json(data: bytes, kind: type[Message]) -> bytes:
-    """Return a serialised message as JSON, with names in lowerCamelCase and without unset fields."""
-    parts: list[bytes] = []
-    for name, value in MessageToDict(kind.FromString(data)).items():
-        parts += (b"," if parts else b"{", msgspec.json.encode(name), b":")
-        # Items of a list one by one: encoding all of them would hold the interpreter.
-        items = value if isinstance(value, list) else [value]
-        encoded = [msgspec.json.encode(item) for item in items]
-        if isinstance(value, list):
-            separated = [part for item in encoded for part in (b",", item)]
-            parts += (b"[", *separated[1:], b"]")
-        else:
-            parts += encoded
-    return b"".join((*parts, b"}")) if parts else b"{}"
 
 
 def _field_error(error: Exception, name: str) -> FieldInvalid:

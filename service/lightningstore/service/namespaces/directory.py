@@ -91,7 +91,8 @@ class Directory:
         )  # with several servers, the first store may open much later
         self.default = default
         self.placement = placement
-        self._otlp_http_port, self._owner = 0, ""
+        #: Arguments of `Info.announce`.
+        self._announced: dict[str, Any] = {}
         self._spaces: dict[str, Space] = {}
         #: Called with the name of a namespace that was created or deleted, or whose storage failed or recovered.
         self._watchers: list[Callable[[str], None]] = []
@@ -162,17 +163,14 @@ class Directory:
         """Call `watcher` with the name of each namespace that `is_usable` may now answer differently for."""
         self._watchers.append(watcher)
 
-    def announce(self, *, otlp_http_port: int | None = None, owner: str | None = None) -> None:
-        """Set the port of OTLP over HTTP, and the address of this server as one of several, for GetServerInfo."""
-        if otlp_http_port is not None:
-            self._otlp_http_port = otlp_http_port
-        if owner is not None:
-            self._owner = owner
+    def announce(self, **announced: int | str) -> None:
+        """Set `http_port`, `otlp_http_port` or `owner` for GetServerInfo, as `Info.announce` takes them."""
+        self._announced.update(announced)
         for store in self.open_stores():
             self._announce_by(store)
 
     def _announce_by(self, store: Store) -> None:
-        store.info.announce(otlp_http_port=self._otlp_http_port, owner=self._owner)
+        store.info.announce(**self._announced)
 
     # Opening and closing
 

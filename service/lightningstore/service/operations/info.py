@@ -38,14 +38,15 @@ class Info:
         self._engine = engine
         self._pauses = pauses
         self._live = engine.live
-        #: Port of OTLP over HTTP; 0: not served.
+        #: Ports of HTTP for everything, and of OTLP over HTTP alone; 0: not served.
+        self.http_port = 0
         self.otlp_http_port = 0
         #: Address of this server; empty unless it is one of several.
         self.owner = ""
 
-    def announce(self, *, otlp_http_port: int, owner: str) -> None:
-        """Set the port of OTLP over HTTP and the address of the server for GetServerInfo."""
-        self.otlp_http_port, self.owner = otlp_http_port, owner
+    def announce(self, *, http_port: int = 0, otlp_http_port: int = 0, owner: str = "") -> None:
+        """Set the ports of HTTP, and the address of the server as one of several, for GetServerInfo."""
+        self.http_port, self.otlp_http_port, self.owner = http_port, otlp_http_port, owner
 
     async def get_statistics(self, request: GetStatisticsRequest) -> GetStatisticsResponse:
         """Return the counters."""
@@ -122,6 +123,7 @@ class Info:
                 resource_versions=limits.resource_versions,
             ),
             start_time=stamp(self._engine.started_ns),
+            http_port=self.http_port,
             otlp_http_port=self.otlp_http_port,
             namespace=self._engine.namespace,
             owner=self.owner,

@@ -201,6 +201,12 @@ class Config(BaseSettings):
         0.8, description="Eviction stops at this share of the threshold, or at these bytes."
     )
 
+    @field_validator("host", "metrics_host")
+    @classmethod
+    def _strip_brackets(cls, value: str) -> str:
+        """Accept an IPv6 address as it stands before a port."""
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:

@@ -89,6 +89,7 @@ class HttpPorts:
         await self._serve_everything(calls, advertised, shares_port=shares_port)
         await self._serve_otlp(calls, shares_port=shares_port)
         await self._serve_metrics()
+        self._directory.announce(http_port=self.port, otlp_http_port=self.otlp_port)
 
     async def stop_calls(self, grace: float) -> None:
         """Let calls end within `grace` seconds, then close all ports but that of metrics. May be called twice."""
@@ -156,7 +157,6 @@ class HttpPorts:
         with listening("", host, port):
             await self._listen(server, port, shares_port=shares_port)
         self._otlp = server
-        self._directory.announce(otlp_http_port=server.port)
         where = f"{self.scheme}://{bracketed(host)}:{server.port}"
         logger.info("OTLP over HTTP on %s/v1/traces", where)
 

@@ -159,6 +159,11 @@ class ServerInfo(View[statistics_pb2.GetServerInfoResponse]):
         return self.message.otlp_http_port or None
 
     @property
+    def http_port(self) -> int | None:
+        """Port of HTTP, with the console, at the address of the server. None: not served, or unknown to the server."""
+        return self.message.http_port or None
+
+    @property
     def limits(self) -> Limits:
         """Limits of the server."""
         return Limits(*(getattr(self.message.limits, name) for name in Limits._fields))
