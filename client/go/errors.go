@@ -50,7 +50,7 @@ type FieldViolation struct {
 
 // Targets for errors.Is.
 var (
-	// ErrNotFound matches errors about an unknown rollout, attempt, resources, worker or group.
+	// ErrNotFound matches errors about an unknown rollout, attempt, resources, worker, group or consumer.
 	ErrNotFound = &Error{Code: codes.NotFound}
 	// ErrAlreadyExists matches errors about an id that exists with other content.
 	ErrAlreadyExists = &Error{Code: codes.AlreadyExists}

@@ -41,8 +41,8 @@ func (c *Client) UpdateNamespace(ctx context.Context, request *pb.UpdateNamespac
 type DeleteNamespaceOptions struct {
 	// Force deletes the namespace even if attempts are running in it.
 	Force bool
-	// AllowMissing makes a namespace that does not exist no error, also if this call itself has deleted it and
-	// was retried because its response was lost.
+	// AllowMissing makes deleting a namespace that does not exist succeed, also if this call itself has deleted it
+	// and was retried because its response was lost.
 	AllowMissing bool
 }
 

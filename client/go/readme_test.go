@@ -56,8 +56,8 @@ func buildPrograms(t *testing.T) []string {
 
 func TestProgramsOfTheReadme(t *testing.T) {
 	programs := buildPrograms(t)
-	if len(programs) != 4 {
-		t.Fatal("the page must have a runner, an algorithm, training control and an exporter: ", programs)
+	if len(programs) != 5 {
+		t.Fatal("the page must have a runner, an algorithm, training control, consumers and an exporter: ", programs)
 	}
 	_, address := startServer(t, "--port", "0", "--backend", "memory")
 	t.Setenv(addressVariable, address)
@@ -77,7 +77,10 @@ func TestProgramsOfTheReadme(t *testing.T) {
 		"best: 3 map[judge:0.7]\n" {
 		t.Fatal(output)
 	}
-	if output := runProgram(t, programs[3]); output != "step <nil>\n" {
+	if output := runProgram(t, programs[3]); output != "task-2 1.5 2\n" {
+		t.Fatal(output)
+	}
+	if output := runProgram(t, programs[4]); output != "step <nil>\n" {
 		t.Fatal(output)
 	}
 	if err := runner.Process.Signal(syscall.SIGTERM); err != nil {

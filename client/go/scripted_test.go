@@ -44,6 +44,7 @@ type scripted struct {
 	onWatch     func(*pb.WatchGroupsRequest, grpc.ServerStreamingServer[pb.WatchGroupsResponse]) error
 	onTriplets  func(*pb.ListTripletsRequest, tripletStream) error
 	onSamples   func(*pb.ListSamplesRequest, sampleStream) error
+	onPull      func(context.Context, *pb.PullFinishedRequest) (*pb.PullFinishedResponse, error)
 
 	queue   chan *pb.Rollout
 	updates chan *pb.UpdateAttemptRequest
@@ -209,6 +210,10 @@ func (s *scripted) WatchGroups(request *pb.WatchGroupsRequest, stream grpc.Serve
 func (s *scripted) EnqueueRollouts(_ context.Context, request *pb.EnqueueRolloutsRequest,
 ) (*pb.EnqueueRolloutsResponse, error) {
 	return s.onEnqueue(request)
+}
+
+func (s *scripted) PullFinished(ctx context.Context, request *pb.PullFinishedRequest) (*pb.PullFinishedResponse, error) {
+	return s.onPull(ctx, request)
 }
 
 func (s *scripted) WaitForRollouts(request *pb.WaitForRolloutsRequest, stream waitStream) error {
