@@ -121,6 +121,23 @@ async def test_waiting_pulls_get_redeliveries(world: World) -> None:
     assert [d.item_id for d in await waiting] == [one.item_id]
 
 
+async def test_consuming_pulls_again_and_again(world: World) -> None:
+    await trainer(world)
+    first = await finished(world, 3)
+    seen: list[str] = []
+    async for deliveries in world.store.consume("trainer", 2):
+        seen += [delivery.item_id for delivery in deliveries]
+        # Nothing is taken ahead, and what is acknowledged does not come again.
+        assert (await counts(world))[2] == len(deliveries)
+        await world.store.acknowledge("trainer", deliveries)
+        if len(seen) == 3:
+            first += await finished(world, 1)
+        elif len(seen) == 4:
+            break
+    assert seen == first
+    assert await counts(world) == (0, 0, 0, 0, 0)
+
+
 async def test_redeliveries_come_first_in_order(world: World) -> None:
     await trainer(world)
     ids = await finished(world, 4)

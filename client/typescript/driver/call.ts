@@ -11,6 +11,7 @@ import {
 
 import { Code, LightningStoreError, type CallOptions, type LightningStore } from "../src/index.js";
 import { LightningStoreService, NamespaceService } from "../src/proto.js";
+import { CALLS } from "./consumers.js";
 import type { Command } from "./protocol.js";
 
 type Unary = (request: Message, options: CallOptions) => Promise<Message>;
@@ -57,7 +58,9 @@ async function* answers(
   }
   const [request] = requests;
   if (!request || requests.length !== 1) throw new Error(`${method.name} takes one request`);
-  if (method.methodKind === "unary") yield await (stub as Unary)(request, quiet);
+  const made = CALLS[method.name];
+  if (made) yield await made(store, request, quiet);
+  else if (method.methodKind === "unary") yield await (stub as Unary)(request, quiet);
   else yield* (stub as ServerStream)(request, { ...quiet, onStarted });
 }
 

@@ -4,6 +4,7 @@ import { create } from "@bufbuild/protobuf";
 import { FieldMaskSchema } from "@bufbuild/protobuf/wkt";
 
 import type { ConnectOptions } from "./channel.js";
+import { ConsumerCalls } from "./consumers.js";
 import { NamespaceService, type Namespace } from "./gen/lightningstore/v1/namespace_pb.js";
 import type { Resources as ResourcesMessage } from "./gen/lightningstore/v1/resources_pb.js";
 import {
@@ -31,7 +32,15 @@ import type {
 import type { Group } from "./gen/lightningstore/v1/group_pb.js";
 import type { SeriesBucket } from "./gen/lightningstore/v1/series_pb.js";
 import type { Worker } from "./gen/lightningstore/v1/worker_pb.js";
-import { pages, toFilters, type GroupQuery, type RolloutQuery, type WorkerQuery } from "./lists.js";
+import {
+  callOf,
+  pages,
+  present,
+  toFilters,
+  type GroupQuery,
+  type RolloutQuery,
+  type WorkerQuery,
+} from "./lists.js";
 import { completions, publications, Watch, type WatchOptions } from "./watch.js";
 import {
   listNamespaces,
@@ -43,7 +52,7 @@ import {
 } from "./namespaces.js";
 import { fromMessage, toMessage, type Resource } from "./resources.js";
 import { toConfig, toMode, toSpec, type RolloutSpec } from "./rollouts.js";
-import { Connection, type CallOptions, type NamespaceStubs, type Stubs } from "./rpc.js";
+import { Connection, type CallOptions, type NamespaceStubs } from "./rpc.js";
 import type { StoredSpan } from "./spans.js";
 import { querySpans, RolloutWait, type WaitOptions } from "./streams.js";
 import type { AttemptSamples } from "./gen/lightningstore/v1/sample_pb.js";
@@ -123,13 +132,10 @@ const PATHS: Readonly<Record<keyof RolloutChanges, string>> = {
  * Calls may run concurrently. Every failure is a LightningStoreError. Rollouts are messages of the contract;
  * `decodeJson` parses their `inputJson`.
  */
-export class LightningStore {
-  /** A typed function for each call of the contract. Writes without a requestId get one. */
-  readonly rpc: Stubs;
+export class LightningStore extends ConsumerCalls {
   /** A typed function for each call about namespaces. */
   readonly namespaceRpc: NamespaceStubs;
   readonly #connection: Connection;
-  readonly #timeoutMs: number;
 
   /**
    * @param options Address, or all options of the connection.
@@ -137,10 +143,10 @@ export class LightningStore {
    */
   constructor(options: ConnectOptions | string = {}) {
     const given = typeof options === "string" ? { address: options } : options;
-    this.#connection = new Connection(given);
-    this.#timeoutMs = given.timeoutMs ?? 30_000;
-    this.rpc = this.#connection.stubs();
-    this.namespaceRpc = this.#connection.stubsOf(NamespaceService);
+    const connection = new Connection(given);
+    super(connection.stubs(), given.timeoutMs ?? 30_000);
+    this.#connection = connection;
+    this.namespaceRpc = connection.stubsOf(NamespaceService);
   }
 
   /** Closes the connection at once. Calls in progress fail with code CANCELLED. */
@@ -234,7 +240,7 @@ export class LightningStore {
    * Waits for rollouts to finish, and resumes after a broken connection. The wait starts when it is iterated.
    */
   waitForRollouts(options: WaitOptions): RolloutWait {
-    return new RolloutWait(this.rpc, options, this.#timeoutMs);
+    return new RolloutWait(this.rpc, options, this.timeoutMs);
   }
 
   /** Reads the spans of a rollout as they arrive. Resumes after a broken connection. */
@@ -250,7 +256,7 @@ export class LightningStore {
       limit,
       ...matches(query),
     });
-    return querySpans(this.rpc, request, this.#timeoutMs, signal);
+    return querySpans(this.rpc, request, this.timeoutMs, signal);
   }
 
   /**
@@ -262,7 +268,7 @@ export class LightningStore {
     rolloutIds: Iterable<string>,
     options: TripletOptions = {},
   ): AsyncGenerator<AttemptTriplets, void, undefined> {
-    return listTriplets(this.rpc, rolloutIds, options, this.#timeoutMs);
+    return listTriplets(this.rpc, rolloutIds, options, this.timeoutMs);
   }
 
   /**
@@ -273,7 +279,7 @@ export class LightningStore {
     rolloutIds: Iterable<string>,
     options: SampleOptions = {},
   ): AsyncGenerator<AttemptSamples, void, undefined> {
-    return listSamples(this.rpc, rolloutIds, options, this.#timeoutMs);
+    return listSamples(this.rpc, rolloutIds, options, this.timeoutMs);
   }
 
   /** Stores new resources by name and makes them the latest. */
@@ -326,7 +332,7 @@ export class LightningStore {
    * before it could be sent is left out; the latest one never is.
    */
   watchResources(options: WatchOptions = {}): Watch<Resources> {
-    return new Watch(publications(this.rpc, fromResources), options, this.#timeoutMs);
+    return new Watch(publications(this.rpc, fromResources), options, this.timeoutMs);
   }
 
   /** Pauses claims until `resumeClaims`: running attempts continue, and none begins. `reason` is for people. */
@@ -379,7 +385,7 @@ export class LightningStore {
 
   /** Watches the completions of all groups, in the order of their completion numbers. */
   watchGroups(options: WatchOptions = {}): Watch<Group> {
-    return new Watch(completions(this.rpc), options, this.#timeoutMs);
+    return new Watch(completions(this.rpc), options, this.timeoutMs);
   }
 
   /** Lists the workers that match. They are loaded page by page. */
@@ -462,15 +468,4 @@ function fromResources(message: ResourcesMessage): Resources {
   );
   const { resourcesId, version, publishNumber } = message;
   return { resourcesId, version, publishNumber, resources };
-}
-
-/** Returns the options of the calls of a query. */
-function callOf({ signal, timeoutMs, metadata, onStarted }: CallOptions): CallOptions {
-  return { signal, timeoutMs, metadata, onStarted };
-}
-
-/** Returns a field that the contract says is always set. */
-function present<T>(value: T | undefined): T {
-  if (value === undefined) throw new Error("the server's response lacks a required field");
-  return value;
 }

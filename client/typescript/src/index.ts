@@ -9,6 +9,15 @@ export {
   type TextMatch,
   type WriteOptions,
 } from "./client.js";
+export type {
+  AcknowledgeOptions,
+  ConsumeOptions,
+  ConsumerSettings,
+  ConsumerSpec,
+  DeleteConsumerOptions,
+  DeliveryQuery,
+  PullOptions,
+} from "./consumers.js";
 export { AttemptCancelled, NonRetryable, type RunContext } from "./context.js";
 export type { AttemptChanges, GroupSpec, SeriesQuery } from "./control.js";
 export { Code, LightningStoreError, type ErrorFields, type FieldViolation } from "./errors.js";
@@ -20,6 +29,13 @@ export {
   StopReason,
   type Attempt,
 } from "./gen/lightningstore/v1/attempt_pb.js";
+export {
+  ConsumerUnit,
+  DeliveryState,
+  StaleAction,
+  type Consumer,
+  type Delivery,
+} from "./gen/lightningstore/v1/consumer_pb.js";
 export { GroupStatus, type Group } from "./gen/lightningstore/v1/group_pb.js";
 export type { Namespace } from "./gen/lightningstore/v1/namespace_pb.js";
 export type { SeriesBucket } from "./gen/lightningstore/v1/series_pb.js";

@@ -78,6 +78,17 @@ export async function* pages<P extends Page, T>(
   } while (pageToken !== "");
 }
 
+/** Returns the options of the calls of a query. */
+export function callOf({ signal, timeoutMs, metadata, onStarted }: CallOptions): CallOptions {
+  return { signal, timeoutMs, metadata, onStarted };
+}
+
+/** Returns a field that the contract says is always set. */
+export function present<T>(value: T | undefined): T {
+  if (value === undefined) throw new Error("the server's response lacks a required field");
+  return value;
+}
+
 const LOGICS = { and: FilterLogic.AND, or: FilterLogic.OR } as const;
 
 /** Returns filters as fields of a request, which have the same names in each request. */

@@ -34,7 +34,7 @@ export interface DeleteNamespaceOptions extends CallOptions {
   /** Deletes the namespace even if attempts are running in it. Default false. */
   readonly force?: boolean;
   /**
-   * Makes a namespace that does not exist no error, also if this call itself has deleted it and was retried
+   * Makes deleting a namespace that does not exist succeed, also if this call itself has deleted it and was retried
    * because its response was lost. Default false.
    */
   readonly allowMissing?: boolean;

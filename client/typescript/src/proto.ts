@@ -2,7 +2,9 @@
 
 export * from "./gen/lightningstore/v1/attempt_pb.js";
 export * from "./gen/lightningstore/v1/claim_pb.js";
+export * from "./gen/lightningstore/v1/cluster_pb.js";
 export * from "./gen/lightningstore/v1/completion_pb.js";
+export * from "./gen/lightningstore/v1/consumer_pb.js";
 export * from "./gen/lightningstore/v1/error_reason_pb.js";
 export * from "./gen/lightningstore/v1/group_pb.js";
 export * from "./gen/lightningstore/v1/import_pb.js";

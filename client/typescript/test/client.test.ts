@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readdir, readFile } from "node:fs/promises";
 import { after, before, test } from "node:test";
 
 import { create } from "@bufbuild/protobuf";
@@ -395,4 +396,12 @@ test("a token is not sent unencrypted unless allowed", async () => {
   });
   await client.rpc.getServerInfo({});
   client.close();
+});
+
+test("all generated messages of the contract are exported", async () => {
+  const exported = await readFile(new URL("../src/proto.js", import.meta.url), "utf8");
+  const files = await readdir(new URL("../src/gen/lightningstore/v1/", import.meta.url));
+  const missing = files.filter((name) => name.endsWith(".js") && !exported.includes(`/${name}"`));
+  assert.deepEqual(missing, []);
+  assert(files.length > 10);
 });

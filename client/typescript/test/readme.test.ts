@@ -20,7 +20,7 @@ test("the programs of the README run as printed", async () => {
   const programs = [...text.matchAll(/```ts (\w+)\n(.*?)```/gs)];
   assert.deepEqual(
     programs.map(([, name]) => name),
-    ["runner", "algorithm", "control", "exporter"],
+    ["runner", "algorithm", "control", "consumers", "exporter"],
   );
   await mkdir(folder, { recursive: true });
   for (const [, name, code] of programs) await writeFile(file(`${name ?? ""}.ts`), code ?? "");
@@ -40,6 +40,7 @@ test("the programs of the README run as printed", async () => {
   });
   const { stdout } = await run(process.execPath, [file("out/algorithm.js")], { env });
   const control = await run(process.execPath, [file("out/control.js")], { env });
+  const consumers = await run(process.execPath, [file("out/consumers.js")], { env });
   runner.kill("SIGTERM");
   assert.deepEqual(await once(runner, "exit"), [0, null]);
   assert.deepEqual(stdout.trim().split("\n").sort(), [
@@ -56,6 +57,7 @@ test("the programs of the README run as printed", async () => {
     "best: 0.4 0.7",
     "rewards so far: 7n",
   ]);
+  assert.equal(consumers.stdout, "task-2 0.2 2\n");
   const exported = await run(process.execPath, [file("out/exporter.js")], { env });
   assert.match(exported.stdout, /^step [0-9a-f]{32}\n$/);
 });

@@ -36,6 +36,8 @@ export interface Peer {
   readonly cut: () => void;
   /** Aborted when the call is cancelled, or its connection breaks. */
   readonly signal: AbortSignal;
+  /** Deadline of the call, in milliseconds since the epoch; infinite without one. */
+  readonly deadline: number;
 }
 
 /** An answer, or what throws a Refusal; a stream of answers where the method streams them. */
@@ -62,6 +64,8 @@ export class Refusal extends Error {
     this.metadata.set("grpc-status-details-bin", Buffer.from(status));
   }
 }
+
+type Call = NodeJS.EventEmitter & Pick<ServerUnaryCall<Message, Message>, "getDeadline">;
 
 type Handler = (request: unknown, peer: Peer) => unknown;
 
@@ -95,9 +99,10 @@ export class ScriptedServer {
     for (const method of LightningStoreService.methods) {
       const handler = script[method.localName as keyof Methods] as Handler | undefined;
       if (!handler) continue;
-      const peer = (call: NodeJS.EventEmitter): Peer => ({
+      const peer = (call: Call): Peer => ({
         cut: () => this.#proxy?.cut(),
         signal: abortOf(call),
+        deadline: Number(call.getDeadline()),
       });
       const { input, output } = method;
       const answered = (value: unknown): Message =>

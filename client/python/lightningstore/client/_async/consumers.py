@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 
@@ -20,6 +21,11 @@ from lightningstore.client.values import (
     StaleAction,
     Unset,
 )
+
+#: Seconds for which the server holds one pull of `consume`.
+POLL_SECONDS = 20.0
+#: Seconds between a pull of `consume` that found nothing and the next one.
+PAUSE_SECONDS = 0.1
 
 
 class AsyncConsumerCalls(AsyncCaller):
@@ -212,6 +218,52 @@ class AsyncConsumerCalls(AsyncCaller):
                 consumer, max_items, min_items, wait, request_id, partial_ok=partial_ok
             )
         )
+
+    async def consume(
+        self, consumer: str, max_items: int = 1, *, min_items: int = 0
+    ) -> AsyncIterator[list[Delivery]]:
+        """Iterate over what `pull_finished` takes, pull after pull, without end. The caller acknowledges the deliveries.
+
+        Each step is one pull, which begins when the caller asks for it: nothing is taken ahead, so no deadline runs
+        unseen. The iteration resumes after a broken connection, and loses nothing.
+
+        Items are delivered at least once: one that is not acknowledged before its deadline comes again, here or to
+        another caller, with a higher `delivery_count`.
+
+        Args:
+            consumer: Name of the consumer.
+            max_items: Maximum number of items of a pull, at most 1,000.
+            min_items: Number of items to wait for, each time. 0: one.
+
+        Yields:
+            The deliveries of a pull, at least one.
+
+        Raises:
+            NotFoundError: The consumer does not exist, or was deleted.
+            InvalidArgumentError: A number is negative, or `min_items` is greater than `max_items`.
+            ResourceExhaustedError: `max_items` is greater than 1,000.
+            UnavailableError: The server could not be reached for the time of a pull, 20 seconds, and the timeout of the
+                client.
+
+        Example:
+            await store.create_consumer("judge", after_completion_number=0)
+            async for deliveries in store.consume("judge", 8):
+                print([delivery.rollout for delivery in deliveries])
+                await store.acknowledge("judge", deliveries)
+                if (await store.get_consumer("judge")).backlog_count == 0:
+                    break
+        """
+        while True:
+            call = calls.pull_finished(
+                consumer, max_items, min_items, POLL_SECONDS, None, partial_ok=False
+            )
+            deliveries = await self._send(call)
+            if deliveries:
+                yield deliveries
+            else:
+                await asyncio.sleep(
+                    PAUSE_SECONDS
+                )  # a server that is shutting down answers so at once
 
     async def acknowledge(
         self,
