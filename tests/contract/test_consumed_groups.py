@@ -104,6 +104,34 @@ async def test_a_group_is_counted_again_when_it_is_reopened_after_its_end(world:
     assert shown(await pull(world)) == [("a", 2)]
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize("call", ["start_attempt", "update_rollout", "update_group"])
+async def test_every_way_to_reopen_counts_the_members_that_match(
+    world: World, call: str, is_restarted: bool
+) -> None:
+    """The consumers differ in what they count: the group is acknowledged, is not, or has other members that match."""
+    await trainer(world, unit="group", statuses=["succeeded"])
+    await world.store.create_consumer("other", unit="group", after_completion_number=0)
+    ids = await group(world, "a", 3)
+    for rollout_id, status in zip(ids, ("succeeded", "failed", "succeeded"), strict=True):
+        await finish(world, rollout_id, status)
+    await world.store.acknowledge("trainer", await pull(world))
+    if is_restarted and world.durable:
+        await world.restart()
+    if call == "start_attempt":
+        await world.store.start_attempt(ids[0])
+    elif call == "update_rollout":
+        await world.store.update_rollout(ids[0], status="queuing")
+    else:  # it leaves the group, which stays complete
+        await world.store.update_rollout(ids[0], status="queuing", group_id="label")
+    is_open = call != "update_group"
+    assert (await world.store.get_group("a")).status == ("open" if is_open else "complete")
+    # One member that matches has finished; the other is claimed, or waits for its next attempt.
+    expected = 2 if is_open else 0
+    assert (await counts(world))[1] == expected
+    await world.store.delete_consumer("other")
+
+
 async def test_removed_groups_are_left_out(world: World) -> None:
     await trainer(world, unit="group")
     first, second = await complete(world, "a"), await complete(world, "b")

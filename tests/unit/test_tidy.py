@@ -118,6 +118,12 @@ def test_every_statement_is_used(back_end: str) -> None:
     assert len(named) == len(set(named))
 
 
+def test_each_kind_of_id_is_made_in_one_place() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "service").rglob("*.py"))
+    prefixes = re.findall(r"\bnew_id\(\"([^\"]+)", code)
+    assert sorted(prefixes) == ["at-", "de-", "ro-", "rs-"]
+
+
 def test_every_error_reason_has_a_code_and_is_documented() -> None:
     numbers = {number for number in ErrorReason.values() if number}
     assert set(CODES) == numbers
@@ -211,6 +217,7 @@ BANNED = {
     r"\bby and by\b": "gradually",
     r"\b[Ss]o many\b": "a number of …, or the name of the parameter",
     r"\b[Ww]hat is no\b": "invalid",
+    r"\b(is|are) no error\b": "is not an error, succeeds",
     r"(?<![-\w'\"{])[Nn]obody\b(?!['\"])": "no caller, no one, or the passive",
     r"\b(is|are|was|were|be|been|being) told\b(?! apart)": "is notified, is requested, receives",
     r"\b(go|goes|going|went) down\b": "shut down, end",

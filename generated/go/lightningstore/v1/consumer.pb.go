@@ -1090,7 +1090,7 @@ type DeleteConsumerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the consumer. Required.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Whether a consumer that does not exist is no error, so that the call is safe to repeat.
+	// If true, deleting a consumer that does not exist succeeds, so that the call is safe to repeat.
 	AllowMissing  bool `protobuf:"varint,2,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1324,8 +1324,8 @@ func (x *PullFinishedResponse) GetDeliveries() []*Delivery {
 
 // Ends deliveries. If one of them has ended before, because its deadline passed and the item was delivered again
 // or because it was acknowledged by another call, the call is FAILED_PRECONDITION (DELIVERY_ENDED) and changes
-// nothing. A deadline that passed before the item was delivered again is no error. An item whose rollout or group was
-// reopened or removed is not delivered again; its delivery can be acknowledged until its deadline.
+// nothing. A delivery whose deadline has passed can be acknowledged until the item is delivered again. An item whose
+// rollout or group was reopened or removed is not delivered again; its delivery can be acknowledged until its deadline.
 type AcknowledgeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the consumer. Required.

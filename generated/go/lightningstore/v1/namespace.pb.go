@@ -581,7 +581,7 @@ type DeleteNamespaceRequest struct {
 	// Deletes the namespace even if attempts are running in it. Without it, running attempts are
 	// FAILED_PRECONDITION.
 	Force bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
-	// Whether a namespace that does not exist is no error, so that the call is safe to repeat.
+	// If true, deleting a namespace that does not exist succeeds, so that the call is safe to repeat.
 	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

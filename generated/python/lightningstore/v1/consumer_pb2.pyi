@@ -626,7 +626,7 @@ class DeleteConsumerRequest(_message.Message):
     name: _builtins.str
     """Name of the consumer. Required."""
     allow_missing: _builtins.bool
-    """Whether a consumer that does not exist is no error, so that the call is safe to repeat."""
+    """If true, deleting a consumer that does not exist succeeds, so that the call is safe to repeat."""
     def __init__(
         self,
         *,
@@ -743,8 +743,8 @@ Global___PullFinishedResponse: _TypeAlias = PullFinishedResponse  # noqa: Y015
 class AcknowledgeRequest(_message.Message):
     """Ends deliveries. If one of them has ended before, because its deadline passed and the item was delivered again
     or because it was acknowledged by another call, the call is FAILED_PRECONDITION (DELIVERY_ENDED) and changes
-    nothing. A deadline that passed before the item was delivered again is no error. An item whose rollout or group was
-    reopened or removed is not delivered again; its delivery can be acknowledged until its deadline.
+    nothing. A delivery whose deadline has passed can be acknowledged until the item is delivered again. An item whose
+    rollout or group was reopened or removed is not delivered again; its delivery can be acknowledged until its deadline.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -361,7 +361,7 @@ class DeleteNamespaceRequest(_message.Message):
     FAILED_PRECONDITION.
     """
     allow_missing: _builtins.bool
-    """Whether a namespace that does not exist is no error, so that the call is safe to repeat."""
+    """If true, deleting a namespace that does not exist succeeds, so that the call is safe to repeat."""
     def __init__(
         self,
         *,

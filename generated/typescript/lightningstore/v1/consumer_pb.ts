@@ -529,7 +529,7 @@ export type DeleteConsumerRequest = Message<"lightningstore.v1.DeleteConsumerReq
   name: string;
 
   /**
-   * Whether a consumer that does not exist is no error, so that the call is safe to repeat.
+   * If true, deleting a consumer that does not exist succeeds, so that the call is safe to repeat.
    *
    * @generated from field: bool allow_missing = 2;
    */
@@ -646,8 +646,8 @@ export const PullFinishedResponseSchema: GenMessage<PullFinishedResponse> = /*@_
 /**
  * Ends deliveries. If one of them has ended before, because its deadline passed and the item was delivered again
  * or because it was acknowledged by another call, the call is FAILED_PRECONDITION (DELIVERY_ENDED) and changes
- * nothing. A deadline that passed before the item was delivered again is no error. An item whose rollout or group was
- * reopened or removed is not delivered again; its delivery can be acknowledged until its deadline.
+ * nothing. A delivery whose deadline has passed can be acknowledged until the item is delivered again. An item whose
+ * rollout or group was reopened or removed is not delivered again; its delivery can be acknowledged until its deadline.
  *
  * @generated from message lightningstore.v1.AcknowledgeRequest
  */

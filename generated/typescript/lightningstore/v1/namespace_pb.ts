@@ -332,7 +332,7 @@ export type DeleteNamespaceRequest = Message<"lightningstore.v1.DeleteNamespaceR
   force: boolean;
 
   /**
-   * Whether a namespace that does not exist is no error, so that the call is safe to repeat.
+   * If true, deleting a namespace that does not exist succeeds, so that the call is safe to repeat.
    *
    * @generated from field: bool allow_missing = 3;
    */

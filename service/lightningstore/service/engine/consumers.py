@@ -10,9 +10,9 @@ from lightningstore.service.engine.deadlines import Deadlines
 from lightningstore.service.engine.groups import Groups
 from lightningstore.service.engine.state import Entry, GroupState, State
 from lightningstore.service.engine.subscription import Item, Subscription, Tally
+from lightningstore.service.rules.consumers import delivery_ids
 from lightningstore.service.rules.copies import evolve
 from lightningstore.service.rules.groups import has_begun
-from lightningstore.service.rules.ids import new_id
 from lightningstore.service.rules.rows import ConsumerRow, DeliveryRow
 from lightningstore.service.rules.times import NANOS, stamp
 from lightningstore.v1.consumer_pb2 import (
@@ -200,7 +200,7 @@ class Consumers:
         item.state = item.owner.waiting_state(record)
         if item.state == DELIVERY_STATE_SET_ASIDE:
             # The delivery has ended: only who looks at what is set aside may end or release it.
-            item.record = evolve(record, delivery_id=new_id("de-", 16))
+            item.record = evolve(record, delivery_id=next(delivery_ids()))
         item.owner.put(item)
         self._save(item)
 
@@ -329,12 +329,12 @@ class Consumers:
 
     def reopen_group(self, group: GroupState, number: int) -> None:
         """Follow a group that is open again, and had this completion number."""
-        record = group.record
+        group_id = group.record.group_id
         for sub in self._following:
             if sub.by_group:
-                place = record.group_id, sub.key
-                finished = self._matching.get(place, record.finished_count)
-                sub.reopen_group(record.group_id, number, finished)
+                # Of a group that is not counted, `load_member` has counted the members just now.
+                finished = 0 if group_id in sub.tallies else self._matching[group_id, sub.key]
+                sub.reopen_group(group_id, number, finished)
                 self._lose(sub, number)
 
     def remove_group(self, group: GroupState) -> None:

@@ -25,7 +25,6 @@ from lightningstore.service.operations.consumers import ConsumerRecords
 from lightningstore.service.rules import consumers as rules
 from lightningstore.service.rules.errors import BatchTooLarge, FieldInvalid
 from lightningstore.service.rules.groups import Tally
-from lightningstore.service.rules.ids import new_id
 from lightningstore.service.rules.limits import CHUNK_BYTES
 from lightningstore.service.rules.rows import GroupRow, RolloutQuery, Shown
 from lightningstore.service.rules.times import NANOS, check_duration, nanoseconds, seconds
@@ -384,11 +383,9 @@ class Pulls:
         seconds_ns = deadline.seconds * NANOS + deadline.nanos
         until = consumers.until(seconds_ns)
         kept, delivered = PullFinishedResponse(), []
-        # One random number for all: a thousand would hold the event loop for milliseconds.
-        name = new_id("de-", 16)
-        for n, (candidate, lag) in enumerate(choice.chosen):
+        for delivery_id, (candidate, lag) in zip(rules.delivery_ids(), choice.chosen, strict=False):
             record = candidate.record
-            record.delivery_id = f"{name}-{n}"
+            record.delivery_id = delivery_id
             record.delivery_count = 1
             if lag:
                 record.lag = lag

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightningstore.client.namespaces import name_error
 from lightningstore.service.rules.checks import check_enum, check_labels, check_queue
 from lightningstore.service.rules.copies import copied
 from lightningstore.service.rules.errors import BatchTooLarge, FieldInvalid, StoreError, quoted
+from lightningstore.service.rules.ids import new_id
 from lightningstore.service.rules.statuses import FINISHED
 from lightningstore.service.rules.times import NANOS, check_duration
 from lightningstore.v1 import error_reason_pb2 as reasons
@@ -251,6 +253,15 @@ def is_skipped(consumer: Consumer, lag: int) -> bool:
     if not consumer.HasField("max_lag") or consumer.on_stale == STALE_ACTION_DELIVER:
         return False
     return lag > consumer.max_lag
+
+
+def delivery_ids() -> Iterator[str]:
+    """Yield new ids of deliveries, without end.
+
+    They share one random number: a thousand of them would hold the event loop for milliseconds.
+    """
+    name = new_id("de-", 16)
+    return (f"{name}-{n}" for n in itertools.count())
 
 
 def waiting_state(consumer: Consumer, delivery_count: int) -> DeliveryState.ValueType:

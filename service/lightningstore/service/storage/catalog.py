@@ -41,7 +41,7 @@ class Catalog(Protocol):
         """Create a namespace with an empty store. Raises NamespaceExists."""
 
     async def delete(self, name: str) -> None:
-        """Delete a namespace, whose storage is closed. A namespace that does not exist is no error."""
+        """Delete a namespace, whose storage is closed. Deleting a namespace that does not exist succeeds."""
 
 
 class MemoryCatalog:

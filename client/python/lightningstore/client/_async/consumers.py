@@ -168,7 +168,7 @@ class AsyncConsumerCalls(AsyncCaller):
 
         Args:
             name: Name of the consumer.
-            allow_missing: If true, deleting a consumer that does not exist is not an error.
+            allow_missing: If true, deleting a consumer that does not exist succeeds.
 
         Raises:
             NotFoundError: The consumer does not exist, and `allow_missing` is false.

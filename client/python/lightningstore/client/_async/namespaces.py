@@ -145,7 +145,7 @@ class AsyncNamespaceCalls(AsyncCaller):
         Args:
             name: Name of the namespace. "default" cannot be deleted.
             force: Whether it is deleted although attempts are running in it.
-            allow_missing: Whether a namespace that does not exist is no error. Without it, a retry after a lost
+            allow_missing: If true, deleting a namespace that does not exist succeeds. If false, a retry after a lost
                 response can raise NotFoundError.
 
         Raises:
