@@ -224,6 +224,15 @@ async def test_commands_limit_a_token_and_list_its_namespaces(tmp_path: Path) ->
     assert (await run(*new, "some", *limits, folder=tmp_path))[0] == 0
     _, listed, _ = await run("token", "list", "--file", "tokens", folder=tmp_path)
     assert listed == "all\trunner\tnever\tall namespaces\nsome\trunner\tnever\ta,b\n"
-    code, _, errors = await run(*new, "other", "--namespace", "No", folder=tmp_path)
+    for wrong, why in (
+        (("other", "--namespace", "No"), "must be 1 to 63"),
+        (("other", "--expires", "soon"), "a lifetime must be like 30d"),
+        (("two words",), "a name"),
+    ):
+        code, _, errors = await run(*new, *wrong, folder=tmp_path)
+        assert code == 2
+        assert why in errors
+        assert "usage: lightningstore token new" in errors
+    assert "other" not in (tmp_path / "tokens").read_text()
+    code, _, errors = await run(*new, "some", folder=tmp_path)  # the name is in the file
     assert code == 1
-    assert "must be 1 to 63" in errors

@@ -119,10 +119,12 @@ def start(address: str, setup: str = "", most: int | None = 0) -> str:
 
 def test_the_first_line_says_what_the_runner_does(shared: RealServer) -> None:
     line = (
-        f"runner w-1: claiming from {shared.address}, concurrency 4, modes val, none, "
-        "up to 0 rollouts\n"
+        f"runner w-1: claiming from {shared.address}, namespace {{}}, concurrency 4, "
+        "modes val, none, up to 0 rollouts\n"
     )
-    assert start(shared.address) == line
+    assert start(shared.address) == line.format("default")
+    named = 'import os; os.environ["LIGHTNINGSTORE_NAMESPACE"] = "run-1"'
+    assert start(shared.address, named) == line.format("run-1")
 
 
 def test_the_first_line_goes_to_logging_where_that_is_set_up(shared: RealServer) -> None:
@@ -133,5 +135,8 @@ def test_the_first_line_goes_to_logging_where_that_is_set_up(shared: RealServer)
 
 
 def test_a_client_knows_its_address() -> None:
-    with LightningStore("https://127.0.0.1:1") as store:
+    with LightningStore("https://127.0.0.1:1", namespace="run-1") as store:
         assert store.address == store.with_timeout(1).address == NOWHERE
+        assert store.namespace == store.with_timeout(1).namespace == "run-1"
+    with LightningStore("https://127.0.0.1:1") as store:
+        assert store.namespace == ""

@@ -130,6 +130,11 @@ class Endpoint:
             return grpc.insecure_channel(self.address, options)
         return grpc.secure_channel(self.address, self._credentials(), options)
 
+    @property
+    def namespace(self) -> str:
+        """Namespace of all calls. Empty: they name none, and belong to "default"."""
+        return dict(self.metadata).get(NAMESPACE_KEY, "")
+
     def async_channel(self, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
         """Create an asyncio channel on the running event loop.
 

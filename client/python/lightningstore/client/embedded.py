@@ -78,6 +78,7 @@ async def open_store(
     directory = await open_directory(Config(**options), clock)
     operations = {**table_in(directory, namespace), **service.table(directory)}
     store = AsyncLightningStore.over(StoreTransport(operations), timeout=timeout)
+    store._namespace = namespace
     try:
         try:
             directory.find(namespace)

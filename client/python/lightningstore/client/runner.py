@@ -224,7 +224,8 @@ class Runner:
         """Say what the runner does."""
         self._say(
             f"claiming from {self._store.address or 'its store'}, "
-            f"concurrency {self._concurrency}, modes {self._claims.modes}, "
+            f"namespace {self._store.namespace or 'default'}, concurrency {self._concurrency}, "
+            f"modes {self._claims.modes}, "
             + (f"queues {self._claims.queues}, " if self._claims.queues else "")
             + ("until stopped" if self._left is None else f"up to {self._left} rollouts")
         )

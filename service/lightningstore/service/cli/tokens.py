@@ -10,7 +10,7 @@ import click
 from lightningstore.service.engine.clock import SystemClock
 from lightningstore.service.rules.errors import Misconfigured
 from lightningstore.service.security import tokens
-from lightningstore.service.security.permissions import Role, lifetime, new_token
+from lightningstore.service.security.permissions import Role, Token, lifetime, new_token
 
 
 @click.group()
@@ -60,13 +60,20 @@ def new(
     try:
         end = tokens.utc(SystemClock()) + lifetime(expires) if expires else None
         secret, made = new_token(name, Role(role), end, namespace)
-        if path is not None:
-            tokens.append(path, made)
-    except (ValueError, Misconfigured) as error:
-        raise click.ClickException(str(error)) from None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if path is not None:
+        _append(path, made)
     click.echo(secret)
     if path is None:
         click.echo(f"append to the tokens file: {made.line()}", err=True, nl=False)
+
+
+def _append(path: Path, made: Token) -> None:
+    try:
+        tokens.append(path, made)
+    except (ValueError, Misconfigured) as error:
+        raise click.ClickException(str(error)) from None
 
 
 @token.command("list")

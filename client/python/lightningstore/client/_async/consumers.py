@@ -250,7 +250,8 @@ class AsyncConsumerCalls(AsyncCaller):
             async for deliveries in store.consume("judge", 8):
                 print([delivery.rollout for delivery in deliveries])
                 await store.acknowledge("judge", deliveries)
-                if (await store.get_consumer("judge")).backlog_count == 0:
+                judge = await store.get_consumer("judge")
+                if judge.backlog_count == 0:
                     break
         """
         while True:

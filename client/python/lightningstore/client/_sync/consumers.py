@@ -251,7 +251,8 @@ class ConsumerCalls(Caller):
             for deliveries in store.consume("judge", 8):
                 print([delivery.rollout for delivery in deliveries])
                 store.acknowledge("judge", deliveries)
-                if store.get_consumer("judge").backlog_count == 0:
+                judge = store.get_consumer("judge")
+                if judge.backlog_count == 0:
                     break
         """
         while True:

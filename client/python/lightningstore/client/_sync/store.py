@@ -80,7 +80,7 @@ class LightningStore(
     ) -> None:
         self._timeout = timeout
         server = endpoint(address, **connection)
-        self._address = server.address
+        self._address, self._namespace = server.address, server.namespace
         self._transport: Transport = GrpcTransport(server)
 
     @classmethod
@@ -98,7 +98,7 @@ class LightningStore(
         """
         store = cls.__new__(cls)
         store._timeout = timeout
-        store._address = ""
+        store._address = store._namespace = ""
         store._transport = transport
         return store
 
@@ -112,13 +112,18 @@ class LightningStore(
             The other client.
         """
         store = type(self).over(self._transport, timeout=timeout)
-        store._address = self._address
+        store._address, store._namespace = self._address, self._namespace
         return store
 
     @property
     def address(self) -> str:
         """Address of the server, "host:port". Empty for a client over a transport of your own."""
         return self._address
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of the calls. Empty: the client names none, and the server takes "default"."""
+        return self._namespace
 
     def close(self) -> None:
         """Close the connection. Calls in progress fail. Calling it again has no effect."""
