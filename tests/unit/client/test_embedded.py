@@ -57,6 +57,7 @@ async def test_namespaces_of_a_file_are_stores_of_their_own(tmp_path: Path) -> N
         assert (made.name, made.max_queue_length, made.retain_finished) == ("run-1", 2, None)
         await store.enqueue_rollout("default", rollout_id="r")
     async with open_store(url, namespace="run-1") as store:
+        assert store.namespace == "run-1"
         assert [r.input async for r in store.iter_rollouts()] == []
         await store.enqueue_rollout("run-1", rollout_id="r")
         (claimed,) = await store.dequeue_rollouts()
