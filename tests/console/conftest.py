@@ -19,8 +19,15 @@ from tests.console import lively
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-#: `make console-test` installs playwright; other environments have no tests of the console.
-collect_ignore_glob = ["*"] if find_spec("playwright") is None else []
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Run these tests alone, and where `make console-test` has installed playwright.
+
+    It has an event loop of its own, beside which no other asyncio test can start one.
+    """
+    alone = all("tests/console" in Path(argument).as_posix() for argument in config.args)
+    return None if alone and find_spec("playwright") is not None else True
+
 
 COMMAND = str(Path(sys.executable).parent / "lightningstore")
 #: The machine may be busy: nothing is waited for that does not come.

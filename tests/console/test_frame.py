@@ -60,33 +60,52 @@ def test_namespace_is_in_the_link(
     expect(page.get_by_role("row")).to_have_count(2)
 
 
-def test_page_asks_for_a_token_and_keeps_it_in_the_tab(tmp_path: Path, open_page: Any) -> None:
-    open_page.allow("401")
-    open_page.allow("403")  # the role may not list namespaces
-    open_page.allow("ERR_")  # the server stops before the browser does
-    tokens = tmp_path / "tokens"
+def new_token(tokens: Path, role: str) -> str:
+    """Add a token to a file, and return it."""
     made = subprocess.run(
-        [COMMAND, "token", "new", "--file", tokens, "--role", "read-only", "--name", "viewer"],
+        [COMMAND, "token", "new", "--file", tokens, "--role", role, "--name", role],
         capture_output=True,
         text=True,
         check=True,
     )
-    secret = made.stdout.split()[0]
-    server = Server(tmp_path, "--backend", "memory", "--auth-tokens", str(tokens), "--insecure")
+    return made.stdout.split()[0]
+
+
+def enter(page: Page, token: str) -> None:
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Open the console").click()
+
+
+def test_page_asks_for_a_token_and_shows_what_its_role_may_do(
+    tmp_path: Path, open_page: Any
+) -> None:
+    for expected in ("401", "403"):  # also while it finds out what the role may do
+        open_page.allow(expected)
+    open_page.allow("ERR_")  # the server stops before the browser does
+    tokens = tmp_path / "tokens"
+    viewer, admin = new_token(tokens, "read-only"), new_token(tokens, "admin")
+    server = Server(tmp_path, "--backend", "memory", "--auth-tokens", str(tokens))
     try:
-        page = open_page(f"{server.link}/#/rollouts?status=failed")
-        page.get_by_label("Token").fill("lst_wrong")
-        page.get_by_role("button", name="Open the console").click()
+        client = LightningStore(server.address, token=admin, allow_insecure_token=True)
+        with client as store:
+            store.pause_claims("weights")
+        page = open_page(f"{server.link}/#/?status=failed")
+        enter(page, "lst_wrong")
         expect(page.get_by_role("alert")).to_contain_text("TOKEN_INVALID")
-        page.get_by_label("Token").fill(secret)
-        page.get_by_role("button", name="Open the console").click()
+        enter(page, viewer)
         is_live(page)
-        expect(page.get_by_label("failed")).to_be_checked()
+        expect(page.get_by_text("Claims have been paused")).to_be_visible()
+        # What the role may do is known once it is found out that it may not list namespaces either.
+        expect(page.get_by_role("textbox", name="Namespace")).to_be_visible()
+        expect(page.get_by_role("button", name="Resume claims")).to_have_count(0)
         page.reload()
         is_live(page)
+        assert page.url.endswith("status=failed")
         assert page.context.cookies() == []
         assert page.evaluate("JSON.stringify(localStorage)") == "{}"
         page.get_by_role("button", name="Forget token").click()
-        expect(page.get_by_label("Token")).to_be_visible()
+        enter(page, admin)
+        expect(page.get_by_role("button", name="Resume claims")).to_be_visible()
+        expect(page.get_by_role("combobox", name="Namespace")).to_be_visible()
     finally:
         server.stop()

@@ -52,7 +52,11 @@ def test_overview_says_what_needs_attention(
     store.pause_claims("weights")
     expect(mine.first).to_contain_text("Claims have been paused for")
     expect(mine.first).to_contain_text("weights")
-    store.resume_claims()
+    mine.first.get_by_role("button", name="Resume claims").click()
+    expect(mine.first.get_by_role("button", name="No")).to_be_focused()
+    mine.first.get_by_role("group").get_by_role("button", name="Resume claims").click()
+    expect(mine).to_have_count(1)
+    assert store.get_statistics().claim_pause is None
     store.update_consumer("slow", max_outstanding=0)
     expect(mine).to_have_count(0)
 

@@ -17,7 +17,7 @@ def test_filters_change_link_and_table(server: Server, open_page: Open) -> None:
     page = open_page(f"{server.link}/#/rollouts")
     is_live(page)
     rows = page.locator("tbody tr")
-    page.get_by_label("failed").check()
+    page.get_by_role("checkbox", name="failed").check()
     expect(page.locator("tbody .status.succeeded")).to_have_count(0)
     expect(rows.first).to_contain_text("Timeout: the model <b>did not</b> answer")
     assert "status=failed" in page.url
@@ -30,6 +30,12 @@ def test_filters_change_link_and_table(server: Server, open_page: Open) -> None:
     page.get_by_label("Group").fill("")
     page.get_by_label("Queue").fill("evaluation")
     expect(rows).to_have_count(1)
+    page.get_by_label("Queue").fill("")
+    page.get_by_label("Failure").fill("WITHIN 30")
+    expect(page.locator("tbody .status.succeeded")).to_have_count(0)
+    expect(rows.first).to_contain_text("within 30 s")
+    page.get_by_label("Failure").fill("of another kind")
+    expect(page.get_by_text("No rollout matches these filters.")).to_be_visible()
     page.get_by_label("Reward from").fill("much")
     expect(page.get_by_role("alert")).to_contain_text("“much” must be a number")
 

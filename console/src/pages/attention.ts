@@ -10,7 +10,9 @@ export interface Attention {
   readonly text: string;
   /** A command that changes it. */
   readonly command?: string;
-  /** The page that shows more, as page and id. */
+  /** Whether claims are paused, which can be ended. */
+  readonly paused?: boolean;
+  /** The page that shows more, with its state. */
   readonly page?: readonly [page: string, state: Record<string, string>];
 }
 
@@ -42,7 +44,8 @@ function pauseOf({ claimPause }: GetStatisticsResponse): Attention[] {
   if (!claimPause) return [];
   const since = claimPause.startTime ? ` for ${ago(toMs(claimPause.startTime))}` : "";
   const reason = claimPause.reason ? `: ${claimPause.reason}` : "";
-  return [{ text: `Claims have been paused${since}${reason}.`, command: "lightningstore resume" }];
+  const text = `Claims have been paused${since}${reason}.`;
+  return [{ text, command: "lightningstore resume", paused: true }];
 }
 
 async function unclaimed(

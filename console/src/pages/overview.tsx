@@ -13,6 +13,7 @@ import {
 import type { GetStatisticsResponse } from "../gen/lightningstore/v1/statistics_pb.js";
 import { WorkerStatus } from "../gen/lightningstore/v1/worker_pb.js";
 import { server } from "../api/pulse.js";
+import { Action } from "../parts/action.js";
 import { Command, Empty, ErrorNote, Loading, Page } from "../parts/basics.js";
 import { Sparkline } from "../parts/chart.js";
 import { Table, type Column } from "../parts/table.js";
@@ -143,14 +144,16 @@ function workersText({ workers }: GetStatisticsResponse): string {
 }
 
 export function Overview() {
-  const { data, error } = useLive("", (_, signal) => loadOverview(signal), { everyMs: 2_000 });
+  const { data, error, reload } = useLive("", (_, signal) => loadOverview(signal), {
+    everyMs: 2_000,
+  });
   return (
     <Page title="Overview">
       <ErrorNote error={error} />
       {!data && !error && <Loading />}
       {data && (
         <>
-          <AttentionList rows={data.rows} />
+          <AttentionList rows={data.rows} reload={reload} />
           <h2>Namespaces</h2>
           <Table label="Namespaces" columns={COLUMNS} rows={data.rows} keyOf={({ name }) => name} />
           {data.more && (
@@ -168,7 +171,7 @@ export function Overview() {
   );
 }
 
-function AttentionList({ rows }: { rows: readonly Row[] }) {
+function AttentionList({ rows, reload }: { rows: readonly Row[]; reload: () => void }) {
   const all = rows.flatMap(({ name, attention }) => attention.map((item) => ({ name, item })));
   return (
     <section aria-label="Needs attention">
@@ -186,6 +189,14 @@ function AttentionList({ rows }: { rows: readonly Row[] }) {
               </>
             )}
             {item.command && <Command text={inNamespace(item.command, name)} />}
+            {item.paused && (
+              <Action
+                label="Resume claims"
+                question={`Workers get rollouts of ${name} again.`}
+                run={(requestId) => storeOf(name).resumeClaims({ requestId })}
+                done={reload}
+              />
+            )}
           </li>
         ))}
       </ul>

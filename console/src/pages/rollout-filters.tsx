@@ -100,6 +100,7 @@ export function FilterForm() {
       <Field name="label" title="Label" hint="key=value" />
       <Field name="min" title="Reward from" hint="lowest" numeric />
       <Field name="max" title="to" hint="highest" numeric />
+      <Field name="failure" title="Failure" hint="part of its text" />
       <Field name="id" title="Rollout" hint="part of its id" />
       {isFiltered(params) && (
         <button

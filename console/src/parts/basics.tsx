@@ -47,7 +47,7 @@ export function Command({ text }: { text: string }) {
 export function Copy({ text, label = "Copy" }: { text: string; label?: string }) {
   const copied = useSignal(false);
   const copy = async () => {
-    await navigator.clipboard.writeText(text);
+    await toClipboard(text);
     copied.value = true;
     setTimeout(() => (copied.value = false), 2000);
   };
@@ -56,6 +56,21 @@ export function Copy({ text, label = "Copy" }: { text: string; label?: string })
       {copied.value ? "Copied" : label}
     </button>
   );
+}
+
+/** Copies a text. Browsers have the clipboard over TLS and on this machine only; elsewhere, it is selected to be copied. */
+async function toClipboard(text: string): Promise<void> {
+  if (window.isSecureContext) {
+    await navigator.clipboard.writeText(text);
+    return;
+  }
+  const area = document.createElement("textarea");
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  // eslint-disable-next-line @typescript-eslint/no-deprecated -- the only way without a secure context
+  document.execCommand("copy");
+  area.remove();
 }
 
 /** The error of a load or of an action, in words. A lost connection is shown by the frame. */
