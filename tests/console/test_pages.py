@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from typing import Any
 
 from lightningstore.client import LightningStore
 from playwright.sync_api import Page, expect
 
 from tests.console import lively
-from tests.console.conftest import Server
+from tests.console.conftest import WAIT_MS, Server
 from tests.console.test_frame import is_live
 
 Open = Any
@@ -74,8 +76,8 @@ def test_training_shows_each_measure_and_compares(
     rows = reward.locator("tbody tr")
     expect(rows).to_have_count(4)
     series = store.get_series("reward", axis="publish_number", bucket_count=100)
-    shown = [float(text) for text in reward.locator("tbody td:nth-child(3)").all_inner_texts()]
-    assert shown == [float(f"{bucket.mean:.4g}") for bucket in series]
+    means = [f"{bucket.mean:.4g}" for bucket in series]
+    expect(reward.locator("tbody td:nth-child(3)")).to_have_text(means)
     page.get_by_role("checkbox", name="default").check()
     expect(reward.locator(".series")).to_have_count(2)
     assert "with=default" in page.url
@@ -85,6 +87,46 @@ def test_training_shows_each_measure_and_compares(
     page.reload()
     expect(page.get_by_label("By")).to_have_value("time")
     expect(page.get_by_role("checkbox", name="default")).to_be_checked()
+
+
+#: Counts the pixels of each chart that have the colour of its first line.
+COLOURED = """() => [...document.querySelectorAll("canvas")].map((canvas) => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    let count = 0;
+    for (let at = 0; at < data.length; at += 4)
+        count += data[at] === 0x3b && data[at + 1] === 0x4f && data[at + 2] === 0xd8;
+    return count;
+})"""
+
+
+def test_charts_are_drawn_and_follow(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    lively.fill(store, rounds=4, groups=1)
+    page = open_page(f"{server.link}/#/training?namespace={namespace}", color_scheme="light")
+    expect(page.locator("canvas")).to_have_count(6)
+
+    def drawn() -> list[int]:
+        return [count > 50 for count in page.evaluate(COLOURED)]
+
+    eventually(page, lambda: drawn() == [True] * 6)
+    before = page.evaluate(COLOURED)
+    lively.enqueue(store, 9, 4)
+    store.update_resources("policy", {"prompt": "another"})
+    lively.finish(store, 30, random.Random(1), 0.5)
+    eventually(page, lambda: page.evaluate(COLOURED)[0] not in {0, before[0]})
+    eventually(page, lambda: drawn() == [True] * 6)
+    page.emulate_media(color_scheme="dark")
+    eventually(page, lambda: not any(page.evaluate(COLOURED)))
+
+
+def eventually(page: Page, holds: Callable[[], bool]) -> None:
+    """Wait until something holds that no element shows."""
+    for _ in range(WAIT_MS // 100):
+        if holds():
+            return
+        page.wait_for_timeout(100)
+    assert holds()
 
 
 def test_workers_show_what_they_do(

@@ -148,8 +148,10 @@ export function Chart(props: ChartProps) {
   const version = JSON.stringify(data);
   useEffect(() => {
     const made = plot.current;
-    if (made) made.setData(latest.current, !isZoomed(made));
-    made?.redraw();
+    if (!made || made.data === latest.current) return;
+    const zoomed = isZoomed(made);
+    made.setData(latest.current, !zoomed);
+    if (zoomed) made.redraw();
   }, [version]);
 
   const index = pointed.value;
