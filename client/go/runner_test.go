@@ -132,6 +132,7 @@ func TestStopsCancelTheFunctionAndAreNeverSuccess(t *testing.T) {
 func TestFinishOfTheRolloutSendsAHeartbeat(t *testing.T) {
 	server := &scripted{}
 	cancelled := make(chan struct{})
+	begun := make(chan struct{})
 	var beats atomic.Int32
 	server.onHeartbeat = func(request *pb.HeartbeatRequest) (*pb.HeartbeatResponse, error) {
 		beats.Add(1)
@@ -146,6 +147,7 @@ func TestFinishOfTheRolloutSendsAHeartbeat(t *testing.T) {
 	waits := make(chan []string, 10)
 	server.onWait = func(request *pb.WaitForRolloutsRequest, stream waitStream) error {
 		waits <- request.GetRolloutIds()
+		<-begun // a function that has not begun is not called
 		close(cancelled)
 		return stream.Send(&pb.WaitForRolloutsResponse{
 			Rollouts: []*pb.Rollout{{RolloutId: "ro-1"}}, Summary: &pb.WaitSummary{}})
@@ -153,6 +155,7 @@ func TestFinishOfTheRolloutSendsAHeartbeat(t *testing.T) {
 	client := serve(t, server)
 	causes := make(chan error, 1)
 	start(t, NewRunner(client, func(ctx context.Context, _ *Task[input]) (*float64, error) {
+		close(begun)
 		<-ctx.Done() // without a span
 		causes <- context.Cause(ctx)
 		return nil, nil
