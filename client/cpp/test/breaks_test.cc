@@ -237,7 +237,7 @@ TEST(Defect, ThatStaysCostsTheSpansAlone) {
       Connect(store.address()),
       [](Attempt& attempt) {
         attempt.StartSpan("s");
-        attempt.Flush(seconds(10));
+        attempt.Flush(seconds(30));
         EXPECT_EQ(attempt.dropped_spans(), 1);
         return std::nullopt;
       },
