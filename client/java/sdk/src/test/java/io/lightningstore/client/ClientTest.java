@@ -224,7 +224,7 @@ class ClientTest {
     try (LightningStore hasty =
             LightningStore.builder()
                 .address(server.address())
-                .timeout(Duration.ofMillis(200))
+                .timeout(Duration.ofSeconds(3))
                 .build();
         WaitStream waiting = hasty.waitFor(List.of("a"))) {
       LightningStoreException error = assertThrows(LightningStoreException.class, waiting::hasNext);

@@ -17,7 +17,7 @@ final class JavaProcess {
   static Process start(Map<String, String> environment, String... program) throws Exception {
     List<String> command = new ArrayList<>();
     command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
-    command.addAll(List.of("-cp", classPath()));
+    command.addAll(List.of("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", classPath()));
     command.addAll(List.of(program));
     ProcessBuilder builder = new ProcessBuilder(command);
     builder.environment().putAll(environment);

@@ -139,7 +139,7 @@ class SpanExporterTest {
     long began = System.nanoTime();
     exporter.close();
     long seconds = TimeUnit.NANOSECONDS.toSeconds(System.nanoTime() - began);
-    assertTrue(seconds < 8, "took " + seconds + " s");
+    assertTrue(seconds < 30, "took " + seconds + " s");
     assertTrue(flushed.isDone() && !flushed.isSuccess());
     assertFalse(exporter.shutdown().isSuccess());
     assertEquals(1, exporter.droppedCount());
