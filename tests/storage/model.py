@@ -335,7 +335,10 @@ class ModelStorage:
         return [row for row in rows if self.is_readable("group", row.record.group_id)]
 
     async def load_groups(self, group_ids: Sequence[str]) -> list[GroupRow]:
-        return [row for row in self.sound_groups() if row.record.group_id in group_ids]
+        rows = [row for row in self.data.groups.values() if row.record.group_id in group_ids]
+        for row in rows:
+            self.check_readable("group", row.record.group_id)
+        return rows
 
     async def list_groups(self, query: GroupQuery) -> list[GroupRow]:
         rows = [

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from lightningstore.client import GroupSpec, open_store
+from lightningstore.client import GroupSpec, LightningStoreError, open_store
 from lightningstore.service.storage.sqlite import tools
 from lightningstore.service.storage.sqlite.repair import repair
 
@@ -50,6 +50,36 @@ async def test_damaged_groups_are_found_and_repaired(
         await store.cancel_rollouts(["r3"])
         group = await store.get_group("g1")
         assert (group.status, group.completion_number) == ("complete", 2)
+
+
+@pytest.mark.parametrize("group_id", ["g0", "g1"])  # a complete one, and an open one
+async def test_damaged_group_costs_the_calls_that_name_it_and_no_other(
+    tmp_path: Path, group_id: str
+) -> None:
+    path = tmp_path / "s.db"
+    await fill(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE groups SET record = x'ff' WHERE group_id = ?", [group_id])
+    async with open_store(f"sqlite:///{path}") as store:
+        await store.create_consumer("trainer", unit="group", after_completion_number=0)
+        for is_known in (False, True):
+            if is_known:  # as a label
+                (rollout,) = await store.enqueue_rollouts([{"input": 1, "group_id": group_id}])
+                await store.update_rollout(rollout.rollout_id, status="cancelled")
+            groups = [GroupSpec("other", 1), GroupSpec(group_id, 2, 60)]
+            with pytest.raises(LightningStoreError) as failure:
+                await store.enqueue_rollouts([], groups=groups)
+            assert failure.value.reason == "ERROR_REASON_DATA_DAMAGED"
+            assert failure.value.metadata == {"groupId": group_id}
+        with pytest.raises(LightningStoreError, match=f"group '{group_id}' is damaged"):
+            await store.get_group(group_id)
+        assert [group.group_id async for group in store.iter_groups()] == [
+            "g0" if group_id == "g1" else "g1"
+        ]
+        # No commit has failed: what others do goes on.
+        await store.enqueue_rollouts([{"input": 1, "group_id": "other"}], groups=groups[:1])
+        await store.cancel_rollouts(["r3", "r0"])
+        assert (await store.get_rollout("r3")).status == "cancelled"
 
 
 async def test_group_whose_last_unfinished_member_was_lost_completes(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ const (
 	// same ids.
 	ErrorReason_ERROR_REASON_STORAGE_FAILED ErrorReason = 61
 	// DATA_LOSS, not retryable: the requested record is stored but damaged. Other records are not affected;
-	// lists, watches and exports leave damaged rollouts out. Metadata: rolloutId, if known.
+	// lists, watches and exports leave damaged rollouts and groups out. Metadata: rolloutId or groupId, if known.
 	ErrorReason_ERROR_REASON_DATA_DAMAGED ErrorReason = 62
 	// UNAVAILABLE with RetryInfo: another server owns the namespace. Retry, with the owner if it is known.
 	// Metadata: namespace, owner (host:port, empty while there is none).

@@ -119,7 +119,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_DATA_DAMAGED: _ErrorReason.ValueType  # 62
     """DATA_LOSS, not retryable: the requested record is stored but damaged. Other records are not affected;
-    lists, watches and exports leave damaged rollouts out. Metadata: rolloutId, if known.
+    lists, watches and exports leave damaged rollouts and groups out. Metadata: rolloutId or groupId, if known.
     """
     ERROR_REASON_NOT_OWNER: _ErrorReason.ValueType  # 63
     """UNAVAILABLE with RetryInfo: another server owns the namespace. Retry, with the owner if it is known.
@@ -242,7 +242,7 @@ same ids.
 """
 ERROR_REASON_DATA_DAMAGED: ErrorReason.ValueType  # 62
 """DATA_LOSS, not retryable: the requested record is stored but damaged. Other records are not affected;
-lists, watches and exports leave damaged rollouts out. Metadata: rolloutId, if known.
+lists, watches and exports leave damaged rollouts and groups out. Metadata: rolloutId or groupId, if known.
 """
 ERROR_REASON_NOT_OWNER: ErrorReason.ValueType  # 63
 """UNAVAILABLE with RetryInfo: another server owns the namespace. Retry, with the owner if it is known.

@@ -280,7 +280,7 @@ export enum ErrorReason {
 
   /**
    * DATA_LOSS, not retryable: the requested record is stored but damaged. Other records are not affected;
-   * lists, watches and exports leave damaged rollouts out. Metadata: rolloutId, if known.
+   * lists, watches and exports leave damaged rollouts and groups out. Metadata: rolloutId or groupId, if known.
    *
    * @generated from enum value: ERROR_REASON_DATA_DAMAGED = 62;
    */

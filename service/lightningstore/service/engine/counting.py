@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from lightningstore.service.engine.clock import Turn
+from lightningstore.service.engine.groups import sound_groups
 from lightningstore.service.engine.live import Live
 from lightningstore.service.engine.subscription import Subscription, Tally
 from lightningstore.service.rules.lifecycle import is_finished
@@ -84,7 +85,8 @@ class Counting:
     async def _count_some(self, sub: Subscription, group_ids: Sequence[str]) -> None:
         """Count the groups that have not changed meanwhile."""
         await self._barrier()
-        for rows in _few(await self._storage.load_groups(group_ids)):
+        found, _ = await sound_groups(self._storage, group_ids)
+        for rows in _few(found):
             finished = await self._finished(sub, rows)
             for row in rows:
                 group_id, number = row.record.group_id, row.record.completion_number

@@ -15,11 +15,12 @@ from lightningstore.service.engine.clock import Clock
 from lightningstore.service.engine.committer import Committer
 from lightningstore.service.engine.deadlines import Deadlines
 from lightningstore.service.engine.state import Entry, GroupState
+from lightningstore.service.rules.errors import DataDamaged
 from lightningstore.service.rules.groups import has_begun, new_group
 from lightningstore.service.rules.lifecycle import is_finished
 from lightningstore.service.rules.rows import GroupRow
 from lightningstore.service.rules.times import NANOS, nanoseconds, stamp
-from lightningstore.service.storage.base import Changes, Counters
+from lightningstore.service.storage.base import Changes, Counters, Storage
 from lightningstore.v1.group_pb2 import GROUP_STATUS_COMPLETE, GROUP_STATUS_OPEN
 from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_PREPARING, GroupSpec, Rollout
 
@@ -29,6 +30,23 @@ CACHED_GROUPS = 1000
 CACHED_LABELS = 10_000
 #: Approximate bytes that a group adds to a commit.
 GROUP_BYTES = 300
+
+
+async def sound_groups(
+    storage: Storage, group_ids: Sequence[str]
+) -> tuple[list[GroupRow], list[str]]:
+    """Return the stored ones among these groups, in any order, and the ids of those that are damaged."""
+    try:
+        return await storage.load_groups(group_ids), []
+    except DataDamaged:
+        if len(group_ids) == 1:
+            return [], list(group_ids)
+    rows, damaged = list[GroupRow](), list[str]()
+    for group_id in group_ids:
+        found, unreadable = await sound_groups(storage, [group_id])
+        rows += found
+        damaged += unreadable
+    return rows, damaged
 
 
 class Reading:
@@ -87,6 +105,8 @@ class Groups:
         self._complete: dict[str, None] = {}
         #: Labels that have no group, the oldest first.
         self._labels: dict[str, None] = {}
+        #: Ids of groups that cannot be read. They count as labels, but no group of such an id can be created.
+        self._damaged: set[str] = set()
         #: Removed groups that may still be in the back end, with the commit that removes them.
         self._going: dict[str, int] = {}
         self._readings: dict[Reading, None] = {}
@@ -136,6 +156,7 @@ class Groups:
             or not self._counters.group_key
             or group_id in self.loaded
             or group_id in self._labels
+            or group_id in self._damaged
             or group_id in self._going
         )
 
@@ -143,11 +164,14 @@ class Groups:
         """Return whether this group is in memory, rather than a later one of the same id."""
         return self.loaded.get(group.record.group_id) is group
 
-    def install(self, group_ids: Collection[str], rows: Iterable[GroupRow]) -> None:
+    def install(
+        self, group_ids: Collection[str], rows: Iterable[GroupRow], damaged: Iterable[str]
+    ) -> None:
         """Install what was read of some groups, unless they have come into memory meanwhile.
 
-        None may have left memory since the read began.
+        None may have left memory since the read began. `damaged` are those that could not be read.
         """
+        self._damaged.update(damaged)
         for row in rows:
             group_id = row.record.group_id
             if group_id not in self.loaded and group_id not in self._going:
@@ -155,7 +179,7 @@ class Groups:
                 if group.is_complete:
                     self._complete[group_id] = None
         for group_id in group_ids:
-            if group_id not in self.loaded:
+            if group_id not in self.loaded and group_id not in self._damaged:
                 self._labels[group_id] = None
 
     def trim(self, durable_through: int) -> None:
@@ -193,6 +217,12 @@ class Groups:
             self._add(group, entry, entry.rollout)
         self._settle(group)
         return group
+
+    def check_sound(self, group_ids: Iterable[str]) -> None:
+        """Raise DataDamaged if one of these groups is stored and cannot be read."""
+        for group_id in group_ids:
+            if group_id in self._damaged:
+                raise DataDamaged("its row cannot be read", group_id=group_id)
 
     def check_room(self, added: Mapping[str, int]) -> None:
         """Raise GroupFull if a group does not take that many more members."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.groups import sound_groups
 from lightningstore.service.engine.state import Entry
 
 #: Groups that are read at a time.
@@ -22,10 +23,10 @@ async def load_groups(engine: Engine, group_ids: Iterable[str]) -> None:
     with engine.live.state.held:
         while missing := [i for i in ids if not groups.knows(i)]:
             part = missing[:GROUPS_AT_ONCE]
-            rows = await engine.storage.load_groups(part)
+            rows, damaged = await sound_groups(engine.storage, part)
             engine.check_owned()
             if groups is engine.live.groups:
-                groups.install(part, rows)
+                groups.install(part, rows, damaged)
             groups = engine.live.groups  # memory may have been loaded anew
     if engine.committer.failure is not None:
         raise engine.committer.failure

@@ -35,7 +35,8 @@ class Grouping:
     ) -> Members:
         """Load the groups that the request creates or adds members to; return members of new groups.
 
-        They stay in memory while the caller holds `state.held`, and current until its next await.
+        They stay in memory while the caller holds `state.held`, and current until its next await. Raises DataDamaged
+        if a group to create is stored and cannot be read.
         """
         groups = self._live.groups
         if not request.groups and not groups.exist:
@@ -43,6 +44,7 @@ class Grouping:
         specs = {spec.group_id: spec for spec in request.groups}
         reading.labels.update(specs)
         await load_groups(self._engine, {*specs, *(entry.rollout.group_id for entry in new)})
+        self._live.groups.check_sound(specs)
         members: dict[str, list[Entry]] = {}
         while missing := [
             group_id

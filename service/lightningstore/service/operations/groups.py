@@ -6,11 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, S
 from contextlib import aclosing
 
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.groups import sound_groups
 from lightningstore.service.operations import watching
 from lightningstore.service.rules import wire
 from lightningstore.service.rules.checks import check_enum
 from lightningstore.service.rules.errors import (
     CompletionNumberBeyondEnd,
+    DataDamaged,
     FieldInvalid,
     GroupNotFound,
 )
@@ -51,7 +53,9 @@ class RolloutGroups:
         if not request.group_id:
             raise FieldInvalid("group_id", "required")
         await self._engine.barrier()
-        rows = await self._engine.storage.load_groups([request.group_id])
+        rows, damaged = await sound_groups(self._engine.storage, [request.group_id])
+        if damaged:
+            raise DataDamaged("its row cannot be read", group_id=request.group_id)
         groups = await self._filled(rows)
         if not groups:
             raise GroupNotFound(request.group_id, created=True)
@@ -147,7 +151,7 @@ class RolloutGroups:
             if not changed:
                 break
             await self._engine.barrier()
-            again = await self._engine.storage.load_groups(changed)
+            again, _ = await sound_groups(self._engine.storage, changed)
             left = {row.record.group_id: row.record for row in again}
             for group_id in changed:
                 if group_id not in left:

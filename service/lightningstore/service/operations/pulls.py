@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
+from lightningstore.service.engine.groups import sound_groups
 from lightningstore.service.engine.pace import Pace
 from lightningstore.service.engine.subscription import Item, Subscription
 from lightningstore.service.engine.waiters import Waiter
@@ -182,7 +183,8 @@ class Pulls:
             part = {item.record.item_id: item for item in items[start : start + at_once]}
             found: dict[str, Candidate] = {}
             if sub.by_group:
-                for row in await self._engine.storage.load_groups(list(part)):
+                rows, _ = await sound_groups(self._engine.storage, list(part))
+                for row in rows:
                     found[row.record.group_id] = await self._group(row)
             else:
                 found = await self._loaded(list(part))

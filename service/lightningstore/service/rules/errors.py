@@ -463,12 +463,14 @@ class DataDamaged(StoreError):
 
     reason = reasons.ERROR_REASON_DATA_DAMAGED
 
-    def __init__(self, cause: object, rollout_id: str = "") -> None:
+    def __init__(self, cause: object, rollout_id: str = "", *, group_id: str = "") -> None:
         where = f"rollout {rollout_id!r}" if rollout_id else "the requested data"
+        where = f"group {quoted(group_id)}" if group_id else where
         super().__init__(
             f"{where} is damaged in the data file ({cause}); the error is not retryable; "
             "run `lightningstore check` on the server",
             **({"rolloutId": rollout_id} if rollout_id else {}),
+            **({"groupId": group_id} if group_id else {}),
         )
         self.cause = cause
 

@@ -324,7 +324,7 @@ class Storage(Protocol):
     # Groups
 
     async def load_groups(self, group_ids: Sequence[str]) -> list[GroupRow]:
-        """Return the stored ones among these groups, in any order. Damaged ones are left out."""
+        """Return the stored ones among these groups, in any order. Raises DataDamaged if one of them is damaged."""
 
     async def list_groups(self, query: GroupQuery) -> list[GroupRow]:
         """Return matching groups by key. Damaged ones are left out, without ending the list."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lightningstore.service.rules.errors import DataDamaged
 from lightningstore.service.rules.rows import GroupQuery, GroupRow
 from lightningstore.service.storage.postgres import filters
 from lightningstore.service.storage.postgres import rows as records
@@ -13,12 +14,15 @@ from lightningstore.service.storage.postgres.reads import NamespaceReads
 
 
 class GroupReads(NamespaceReads):
-    """The part of the back end that reads groups. Damaged ones are left out and counted."""
+    """The part of the back end that reads groups. Damaged ones are counted, and left out of lists."""
 
     async def load_groups(self, group_ids: Sequence[str]) -> list[GroupRow]:
-        """Return the stored ones among these groups."""
+        """Return the stored ones among these groups. Raises DataDamaged if one is damaged."""
         rows = await self._point(READS["load_groups"], [i.encode() for i in group_ids])
-        return self._damage.readable("group", records.group, rows)
+        found = self._damage.readable("group", records.group, rows)
+        if len(found) < len(rows):
+            raise DataDamaged("a group that was requested")
+        return found
 
     async def list_groups(self, query: GroupQuery) -> list[GroupRow]:
         """Return matching groups by key."""

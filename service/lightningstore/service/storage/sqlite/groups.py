@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
+from lightningstore.service.rules.errors import DataDamaged
 from lightningstore.service.rules.rows import GroupQuery, GroupRow
 from lightningstore.service.rules.statuses import FINISHED
 from lightningstore.service.storage.sqlite import file as datafile
@@ -21,16 +22,19 @@ INLINE_ROWS = 128
 
 
 class GroupReads(FileReads):
-    """The part of the back end that reads groups. Damaged ones are left out and counted."""
+    """The part of the back end that reads groups. Damaged ones are counted, and left out of lists."""
 
     async def load_groups(self, group_ids: Sequence[str]) -> list[GroupRow]:
-        """Return the stored ones among these groups."""
+        """Return the stored ones among these groups. Raises DataDamaged if one is damaged."""
         marks = filters.marks(len(group_ids))
         if len(group_ids) <= INLINE_ROWS:
             rows = self._reader.read("load_groups", group_ids, marks=marks)
         else:
             rows = await self._reader.scan("load_groups", group_ids, marks=marks)
-        return records.readable("group", records.group, rows, self._damage.note)
+        found = records.readable("group", records.group, rows, self._damage.note)
+        if len(found) < len(rows):
+            raise DataDamaged("a group that was requested")
+        return found
 
     async def list_groups(self, query: GroupQuery) -> list[GroupRow]:
         """Return matching groups by key."""

@@ -89,5 +89,8 @@ class DamageCases(Cases):
         storage, _ = await self.damaged(storage, "group", "g4")
         assert await storage.list_groups(GroupQuery(limit=3)) == [rows[0], rows[2], rows[4]]
         assert await storage.group_completions(0, 1) == [rows[4]]
-        assert await storage.load_groups(["g2", "g4"]) == []
+        assert await storage.load_groups(["g1", "g5"]) == [rows[0], rows[4]]
+        for names in (["g2"], ["g1", "g4"]):
+            with pytest.raises(DataDamaged):
+                await storage.load_groups(names)
         assert storage.damaged_records == 2
