@@ -12,8 +12,9 @@ from pathlib import Path
 from tests.integration.forks import run_forked
 
 COMMAND = str(Path(sys.executable).parent / "lightningstore")
-START_SECONDS = 20
-STOP_SECONDS = 20
+#: Generous, for machines where much else runs; the first command waits for the imports of the others.
+START_SECONDS = 60
+STOP_SECONDS = 60
 ENVIRONMENT = {
     key: value for key, value in os.environ.items() if not key.startswith("LIGHTNINGSTORE_")
 }
