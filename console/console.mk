@@ -12,7 +12,7 @@ console: $(CONSOLE)/node_modules/.package-lock.json ## Build the console into th
 	cd $(CONSOLE) && npm run --silent build
 
 # It is built from the stubs.
-ifneq (,$(filter drift,$(MAKECMDGOALS)))
+ifneq (,$(filter drift proto,$(MAKECMDGOALS)))
 console: | proto
 endif
 
