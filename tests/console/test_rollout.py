@@ -1,0 +1,254 @@
+"""The page of one rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from lightningstore.client import Failure, LightningStore
+from playwright.sync_api import Page, expect
+
+from tests.console import traced
+from tests.console.accessible import violations
+from tests.console.conftest import Server
+from tests.console.test_frame import is_live
+from tests.console.traced import assistant, call, user
+from tests.recorded import STACKS
+
+Open = Callable[..., Page]
+TABS = ["Conversation", "Waterfall", "Raw JSON"]
+STACKS_WITH_CALLS = sorted(set(STACKS) - {"autogen-native"})
+
+
+def link(server: Server, namespace: str, rollout_id: str, **state: str) -> str:
+    """Return the link of a rollout."""
+    more = "".join(f"&{name}={value}" for name, value in state.items())
+    return f"{server.link}/#/rollout/{rollout_id}?namespace={namespace}{more}"
+
+
+def open_tab(page: Page, title: str) -> None:
+    """Choose a tab."""
+    page.get_by_role("tab", name=title).click()
+    expect(page.get_by_role("tab", name=title)).to_have_attribute("aria-selected", "true")
+
+
+def test_each_tab_survives_a_reload(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    traced.recorded(store, "openinference-openai")
+    page = open_page(link(server, namespace, "openinference-openai"))
+    content = {
+        "Conversation": "It is sunny in Paris today",
+        "Waterfall": "ChatCompletion",
+        "Raw JSON": '"rolloutId": "openinference-openai"',
+    }
+    for title in TABS:
+        open_tab(page, title)
+        expect(page.get_by_role("tabpanel")).to_contain_text(content[title])
+        page.reload()
+        is_live(page)
+        expect(page.get_by_role("tab", name=title)).to_have_attribute("aria-selected", "true")
+        expect(page.get_by_role("tabpanel")).to_contain_text(content[title])
+    page.get_by_role("tab", name=TABS[-1]).press("Home")
+    expect(page.get_by_role("tab", name=TABS[0])).to_be_focused()
+
+
+def test_head_says_how_it_went(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    attempt_id = traced.claimed(store, "r1")
+    failure = Failure("ToolError", "the <b>search</b> failed")
+    store.update_attempt("r1", attempt_id, status="failed", failure=failure, reward=-0.25)
+    traced.claimed(store, "r2")
+    store.start_attempt("r1", worker_id="gpu-8")
+    page = open_page(link(server, namespace, "r1"))
+    facts = page.locator(".facts").first
+    expect(facts).to_contain_text("preparing")
+    expect(facts).to_contain_text("gpu-8")
+    expect(facts).to_contain_text("suite=console")
+    expect(page.get_by_role("tabpanel")).to_contain_text("add_spans")
+    page.get_by_label("Attempt").select_option(attempt_id)
+    expect(facts).to_contain_text("-0.25")
+    expect(facts).to_contain_text("gpu-7")
+    expect(page.locator(".note.bad")).to_contain_text("ToolError")
+    expect(page.locator(".note.bad")).to_contain_text("the <b>search</b> failed")
+    page.reload()
+    expect(facts).to_contain_text("gpu-7")
+
+
+def test_missing_rollout_is_an_error_in_words(
+    server: Server, open_page: Open, namespace: str
+) -> None:
+    open_page.allow("404")  # type: ignore[attr-defined]
+    page = open_page(link(server, namespace, "gone"))
+    expect(page.get_by_role("alert")).to_contain_text("ROLLOUT_NOT_FOUND")
+
+
+def test_rollout_in_the_queue_says_how_to_claim_it(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    store.enqueue_rollout(1, rollout_id="waiting", queue="slow")
+    page = open_page(link(server, namespace, "waiting"))
+    expect(page.get_by_role("tabpanel")).to_contain_text("lightningstore claim --queue slow")
+    open_tab(page, "Raw JSON")
+    expect(page.get_by_role("tabpanel")).to_contain_text('"queue": "slow"')
+
+
+def test_conversation_of_each_stack_reads_the_same(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    for stack in STACKS_WITH_CALLS:
+        traced.recorded(store, stack)
+    page = open_page(link(server, namespace, STACKS_WITH_CALLS[0]))
+    for stack in STACKS_WITH_CALLS:
+        page.goto(link(server, namespace, stack))
+        expect(page.get_by_role("heading", level=1)).to_have_text(f"Rollout {stack}")
+        first, second = page.locator(".turn").first, page.locator(".turn").nth(1)
+        expect(first.locator(".message h3")).to_contain_text(["system", "user", "assistant"])
+        expect(first).to_contain_text("How is the weather in Paris")
+        expect(first.locator(".tool")).to_contain_text("get_weather")
+        expect(first.locator(".tool")).to_contain_text('"city": "Paris"')
+        # What the first call has shown is folded.
+        expect(second.locator(".message h3").first).to_contain_text("tool")
+        expect(second).to_contain_text("Continues call 1: 3 messages before")
+        expect(second).to_contain_text("sunny")
+
+
+def test_branches_are_marked_and_parts_shown(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    dot = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+    pictures = {
+        "role": "user",
+        "content": [
+            {"type": "image_url", "image_url": {"url": dot}},
+            {"type": "image_url", "image_url": {"url": "https://example.test/cat.png"}},
+        ],
+    }
+    begun = [traced.SYSTEM, user("Name a colour")]
+    red = {**assistant("Red"), "reasoning_content": "Any colour will do."}
+    traced.claimed(store, "r")
+    traced.add(
+        store,
+        "r",
+        call("a", begun, red, 1),
+        call("b", [*begun, assistant("Red"), pictures], assistant("A dot"), 2),
+        call("c", [*begun, assistant("Red"), user("Another")], assistant("Blue"), 3),
+        call("d", [traced.SYSTEM, user("Something else")], assistant("Fine"), 4),
+    )
+    page = open_page(link(server, namespace, "r"))
+    turns = page.locator(".turn")
+    expect(turns).to_have_count(4)
+    reasoning = turns.nth(0).locator(".reasoning")
+    expect(reasoning.locator(".said")).to_be_hidden()
+    reasoning.locator("summary").click()
+    expect(reasoning).to_contain_text("Any colour will do.")
+    expect(turns.nth(1)).to_contain_text("Continues call 1")
+    expect(turns.nth(1).get_by_role("img")).to_have_count(1)
+    expect(turns.nth(1).get_by_role("link", name="https://example.test/cat.png")).to_be_visible()
+    expect(turns.nth(2)).to_contain_text("Branch: shares 3 messages with call 1")
+    turns.nth(2).locator(".before summary").click()
+    expect(turns.nth(2)).to_contain_text("Name a colour")
+    expect(turns.nth(3).locator(".before")).to_have_count(0)
+
+
+def test_spans_appear_while_it_runs(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    traced.claimed(store, "r")
+    page = open_page(link(server, namespace, "r", tab="waterfall"))
+    expect(page.get_by_role("tabpanel")).to_contain_text("This attempt has no spans")
+    traced.add(store, "r", traced.plain("a", "first step", 1, 2))
+    expect(page.get_by_role("treeitem")).to_have_count(1)
+    traced.add(store, "r", traced.plain("b", "second step", 2, 3))
+    expect(page.get_by_role("treeitem")).to_have_count(2)
+    store.update_attempt("r", "latest", status="succeeded", reward=1)
+    expect(page.locator(".facts .status")).to_have_text("succeeded")
+
+
+def test_waterfall_zooms_folds_and_shows_a_span(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    traced.claimed(store, "r")
+    traced.add(
+        store,
+        "r",
+        traced.plain("root", "agent run", 0.1, 8.1),
+        call("a", [user("Hi")], assistant("Ho"), 1, "root"),
+        traced.failed("tool", 4, "root"),
+    )
+    page = open_page(link(server, namespace, "r", tab="waterfall"))
+    rows = page.get_by_role("treeitem")
+    expect(rows).to_have_count(3)
+    tool = page.get_by_role("treeitem", name="error: execute_tool search 200 ms")
+    expect(tool).to_contain_text("✗")
+    tool.click()
+    details = page.get_by_role("region", name="Span")
+    expect(details).to_contain_text("TimeoutError")
+    expect(details).to_contain_text("no answer within 5 s")
+    expect(details).to_contain_text("Link to span")
+    page.reload()
+    expect(details).to_contain_text("TimeoutError")
+    details.locator("button.link").click()
+    expect(details.get_by_role("heading", name="agent run")).to_be_visible()
+    tree = page.get_by_role("tree")
+    tree.press("ArrowLeft")
+    expect(rows).to_have_count(1)
+    tree.press("ArrowRight")
+    expect(rows).to_have_count(3)
+    tree.press("ArrowDown")
+    expect(details).to_contain_text("gen_ai.input.messages")
+    whole = page.get_by_role("button", name="Whole")
+    expect(whole).to_be_disabled()
+    tree.press("+")
+    expect(whole).to_be_enabled()
+    tree.press("0")
+    expect(whole).to_be_disabled()
+    axis = page.locator(".axis").bounding_box()
+    assert axis is not None
+    middle = axis["y"] + axis["height"] / 2
+    page.mouse.move(axis["x"] + axis["width"] * 0.4, middle)
+    page.mouse.down()
+    page.mouse.move(axis["x"] + axis["width"] * 0.6, middle)
+    page.mouse.up()
+    expect(whole).to_be_enabled()
+
+
+def test_waterfall_renders_the_rows_in_view(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    traced.claimed(store, "r")
+    traced.add(store, "r", *(traced.plain(str(n), f"step {n}", n, n + 1) for n in range(1, 5001)))
+    page = open_page(link(server, namespace, "r", tab="waterfall"))
+    expect(page.get_by_role("tabpanel")).to_contain_text("5,000 spans")
+    assert page.get_by_role("treeitem").count() < 100
+    page.get_by_role("tree").press("End")
+    expect(page.get_by_role("treeitem", name="step 5000 ")).to_be_visible()
+    assert page.get_by_role("treeitem").count() < 100
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(
+    server: Server,
+    open_page: Open,
+    store: LightningStore,
+    namespace: str,
+    theme: str,
+) -> None:
+    traced.claimed(store, "r")
+    traced.add(
+        store,
+        "r",
+        call("a", [traced.SYSTEM, user("Hi")], {**assistant("Ho"), "reasoning": "Hm"}, 1),
+        traced.failed("tool", 4),
+    )
+    page = open_page(link(server, namespace, "r"), color_scheme=theme)
+    expect(page.locator(".turn")).to_have_count(1)
+    for title in TABS:
+        open_tab(page, title)
+        expect(page.locator(".loading")).to_have_count(0)
+        assert violations(page) == []
+    open_tab(page, "Waterfall")
+    page.get_by_role("treeitem").last.click()
+    expect(page.get_by_role("region", name="Span")).to_be_visible()
+    assert violations(page) == []
