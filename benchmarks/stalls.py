@@ -21,6 +21,7 @@ from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest, DequeueRolloutsR
 from lightningstore.v1.rollout_pb2 import (
     EnqueueRolloutsRequest,
     EnqueueRolloutsResponse,
+    GroupSpec,
     RolloutSpec,
 )
 from lightningstore.v1.statistics_pb2 import GetServerInfoResponse
@@ -130,6 +131,13 @@ class Ground:
             answer = self.call("EnqueueRollouts", EnqueueRolloutsRequest(rollouts=part))
             ids += [r.rollout_id for r in EnqueueRolloutsResponse.FromString(answer).rollouts]
         return ids
+
+    def enqueue_groups(self, groups: list[GroupSpec], members: list[str]) -> list[str]:
+        """Create groups and a rollout for each id of a group in `members`, in one call; return the rollouts' ids."""
+        rollouts = [RolloutSpec(input_json=INPUT, group_id=group_id) for group_id in members]
+        request = EnqueueRolloutsRequest(groups=groups, rollouts=rollouts)
+        answer = EnqueueRolloutsResponse.FromString(self.call("EnqueueRollouts", request))
+        return [rollout.rollout_id for rollout in answer.rollouts]
 
     def claim(self, count: int, **fields: Any) -> list[AttemptRef]:
         """Claim rollouts, call by call, until `count` are claimed or none are left."""

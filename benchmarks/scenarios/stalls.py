@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
+from lightningstore.service.rules.consumers import MAX_ITEMS
 from lightningstore.service.rules.wire import field
 from lightningstore.v1.attempt_pb2 import (
     ATTEMPT_STATUS_SUCCEEDED,
@@ -22,6 +23,13 @@ from lightningstore.v1.attempt_pb2 import (
 )
 from lightningstore.v1.claim_pb2 import DequeueRolloutsRequest
 from lightningstore.v1.completion_pb2 import WaitForRolloutsRequest
+from lightningstore.v1.consumer_pb2 import (
+    CONSUMER_UNIT_ROLLOUT,
+    Consumer,
+    CreateConsumerRequest,
+    PullFinishedRequest,
+    PullFinishedResponse,
+)
 from lightningstore.v1.import_pb2 import ImportRolloutsRequest
 from lightningstore.v1.rollout_pb2 import (
     ROLLOUT_MODE_TRAIN,
@@ -29,6 +37,7 @@ from lightningstore.v1.rollout_pb2 import (
     ROLLOUT_STATUS_SUCCEEDED,
     CancelRolloutsRequest,
     EnqueueRolloutsRequest,
+    GroupSpec,
     Rollout,
     RolloutSpec,
 )
@@ -96,6 +105,26 @@ def queue(place: Ground) -> None:
             place.call(
                 "CancelRollouts", CancelRolloutsRequest(rollout_ids=ids[start : start + most])
             )
+
+
+def groups(place: Ground) -> None:
+    """Create many groups in one call and a group of many members; cancel its members and pull them."""
+    count = place.items(10_000)
+    consumer = Consumer(name="trainer", unit=CONSUMER_UNIT_ROLLOUT)
+    place.call("CreateConsumer", CreateConsumerRequest(consumer=consumer))
+    many = [GroupSpec(group_id=f"g-{n}", size=1) for n in range(count)]
+    one = GroupSpec(group_id="large", size=count)
+    with place.row("enqueue 10,000 groups"):
+        place.enqueue_groups(many, [spec.group_id for spec in many])
+    with place.row("enqueue a group of 10,000"):
+        ids = place.enqueue_groups([one], [one.group_id] * count)
+    with place.row("cancel a group of 10,000"):
+        place.call("CancelRollouts", CancelRolloutsRequest(rollout_ids=ids))
+    with place.row("PullFinished of 1,000") as outcome:
+        pull = PullFinishedRequest(consumer=consumer.name, max_items=min(count, MAX_ITEMS))
+        answer = PullFinishedResponse.FromString(place.call("PullFinished", pull))
+        if len(answer.deliveries) != pull.max_items:
+            outcome.append(f"{len(answer.deliveries)} delivered")
 
 
 def empty_rollouts(place: Ground) -> None:
@@ -329,6 +358,7 @@ def _import_finished(place: Ground, rollouts: int, spans_each: int) -> int:
 
 LOADS: tuple[Callable[[Ground], None], ...] = (
     queue,
+    groups,
     empty_rollouts,
     waits,
     strangers,

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import Iterable
+from contextlib import nullcontext
 from itertools import islice, product
+from types import SimpleNamespace
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 from lightningstore.service.engine.deadlines import Timers
 from lightningstore.service.engine.eviction import Pool, Shelf
+from lightningstore.service.engine.members import load_groups
 from lightningstore.service.engine.queue import RolloutQueue
 from lightningstore.service.operations import enqueue
+from lightningstore.service.operations.bulk import uncollected
 from lightningstore.service.rules import wire
 from lightningstore.service.rules.ids import digest
 from lightningstore.v1.rollout_pb2 import (
@@ -215,3 +222,46 @@ def test_eviction_of_thousands_goes_down_to_the_safe_threshold_in_steps() -> Non
     assert shelf.total == 5_000
     shelf.add(10_001, 10_001, 1, 1, FINISHED)
     assert shelf.evict() == []
+
+
+def test_the_garbage_collector_runs_after_a_large_step_and_not_in_it() -> None:
+    async def step() -> list[bool]:
+        states = []
+        with uncollected(10_000):
+            states.append(gc.isenabled())
+            with uncollected(10_000):
+                states.append(gc.isenabled())
+            states.append(gc.isenabled())
+        states.append(gc.isenabled())
+        await asyncio.sleep(0)
+        states.append(gc.isenabled())
+        return states
+
+    assert asyncio.run(step()) == [False, False, False, False, True]
+
+
+def test_the_groups_of_a_large_batch_are_each_looked_at_twice() -> None:
+    looks = 0
+    known: set[str] = set()
+
+    class Groups:
+        def knows(self, group_id: str) -> bool:
+            nonlocal looks
+            looks += 1
+            return group_id in known
+
+        def install(self, group_ids: Iterable[str], *_: object) -> None:
+            known.update(group_ids)
+
+    async def nothing(_: object) -> list[object]:
+        return []
+
+    engine = SimpleNamespace(
+        live=SimpleNamespace(groups=Groups(), state=SimpleNamespace(held=nullcontext())),
+        storage=SimpleNamespace(load_groups=nothing),
+        committer=SimpleNamespace(failure=None),
+        check_owned=lambda: None,
+    )
+    asyncio.run(load_groups(cast(Any, engine), map(str, range(5_000))))
+    assert len(known) == 5_000
+    assert looks == 10_000

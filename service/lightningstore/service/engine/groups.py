@@ -200,23 +200,22 @@ class Groups:
 
     # Creating
 
-    def create(self, spec: GroupSpec, members: Sequence[Entry]) -> GroupState:
-        """Create a group whose members are these rollouts, which have its id already."""
+    def create(self, group: GroupState, members: Sequence[Entry], now: Timestamp) -> None:
+        """Create a prepared group whose members are these rollouts, which have its id already."""
         self._counters.group_key += 1
-        record = new_group(spec)
-        record.status = GROUP_STATUS_OPEN
-        record.start_time.CopyFrom(stamp(self._clock.wall_ns()))
-        group = GroupState(GroupRow(self._counters.group_key, 0, record))
-        self.loaded[spec.group_id] = group
-        self._labels.pop(spec.group_id, None)
+        group.key = self._counters.group_key
+        group.record.start_time.CopyFrom(now)
+        group_id = group.record.group_id
+        self.loaded[group_id] = group
+        self._labels.pop(group_id, None)
         self._touch(group)
         if self.followers is not None:
-            self.followers.create_group(spec.group_id, members)
+            self.followers.create_group(group_id, members)
             self.begun.append(group)  # its members were kept apart by what they are themselves
         for entry in members:
             self._add(group, entry, entry.rollout)
-        self._settle(group)
-        return group
+        if members:
+            self._settle(group)
 
     def check_sound(self, group_ids: Iterable[str]) -> None:
         """Raise DataDamaged if one of these groups is stored and cannot be read."""
@@ -414,6 +413,13 @@ class Groups:
         while self._completions and self._completions[0][0] <= through:
             number = self._completions.popleft()[1]
         return number
+
+
+def prepared(spec: GroupSpec) -> GroupState:
+    """Return the state of a group that is not created yet."""
+    record = new_group(spec)
+    record.status = GROUP_STATUS_OPEN
+    return GroupState(GroupRow(0, 0, record))
 
 
 def _nanoseconds(group: GroupState) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from lightningstore.service.engine.engine import Engine
@@ -22,10 +23,14 @@ async def load_groups(engine: Engine, group_ids: Iterable[str]) -> None:
     groups = engine.live.groups
     with engine.live.state.held:
         while missing := [i for i in ids if not groups.knows(i)]:
-            part = missing[:GROUPS_AT_ONCE]
-            rows, damaged = await sound_groups(engine.storage, part)
-            engine.check_owned()
-            if groups is engine.live.groups:
+            for start in range(0, len(missing), GROUPS_AT_ONCE):
+                if start:
+                    await asyncio.sleep(0)  # let others have the loop
+                part = missing[start : start + GROUPS_AT_ONCE]
+                rows, damaged = await sound_groups(engine.storage, part)
+                engine.check_owned()
+                if groups is not engine.live.groups:
+                    break
                 groups.install(part, rows, damaged)
             groups = engine.live.groups  # memory may have been loaded anew
     if engine.committer.failure is not None:

@@ -48,7 +48,8 @@ class Bulk:
         counters, known, queue, inputs = state.counters, state.entries, state.queue, state.inputs
         number = self._engine.committer.sealed + 1
         key, position, size = counters.rollout_key, counters.position, 0
-        limits_of = self._live.consumers.limits_of
+        consumers = self._live.consumers
+        limits_of = consumers.limits_of if consumers.limits_claims else None
         with uncollected(len(entries)):
             for entry in entries:
                 key += 1
@@ -58,7 +59,7 @@ class Bulk:
                 entry.key, entry.position, entry.changed = key, position, number
                 known[rollout_id] = entry
                 state.count_queued(entry)
-                limits = limits_of(record)
+                limits = limits_of(record) if limits_of is not None else ()
                 queue.push(rollout_id, position, record.priority, record.mode, record.queue, limits)
                 changes.inputs.append((key, input_json))
                 changes.rollouts[key] = RolloutRow(key, record, position, 0)
@@ -148,9 +149,9 @@ class Bulk:
 
 
 def uncollected(count: int) -> AbstractContextManager[None]:
-    """Defer the garbage collector while `count` items are created.
+    """Defer the garbage collector while `count` items are created, and until other tasks have run.
 
-    It would walk all of them within one slice.
+    It would walk all of them, and perhaps everything else in memory, within the step that creates them.
     """
     return _uncollected() if count > 1000 else nullcontext()
 
@@ -163,7 +164,7 @@ def _uncollected() -> Iterator[None]:
         yield
     finally:
         if enabled:
-            gc.enable()
+            asyncio.get_running_loop().call_soon(gc.enable)
 
 
 def cancellation(entry: Entry, now: Timestamp) -> Cancelled:

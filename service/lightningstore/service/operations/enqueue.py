@@ -78,6 +78,7 @@ class Enqueue:
             if answer is not None:
                 return await self._replay_enqueue(request, answer)
             prepared = await self._prepare(request)
+            made = await self._grouping.prepare(request) if request.groups else {}
             with self._live.groups.reading() as reading:
                 members = await self._grouping.load(request, prepared.new, reading)
             self._engine.check_unbroken(failures)
@@ -89,7 +90,8 @@ class Enqueue:
             self._check_queue_length(len(prepared.new))
             self._grouping.check(request, prepared.new, members)
             shown = [entry.shown() for entry in prepared.entries]
-            self._grouping.create(request, members)
+            if made:
+                self._grouping.create(made, members)
             self._bulk.enqueue_all(prepared.new)
             if request.request_id:
                 self._engine.remember("EnqueueRollouts", request, prepared.kept, digest)

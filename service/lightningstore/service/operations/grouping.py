@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
-from lightningstore.service.engine.groups import Reading
+from lightningstore.service.engine.groups import Reading, prepared
 from lightningstore.service.engine.members import load_groups
-from lightningstore.service.engine.state import Entry
+from lightningstore.service.engine.state import Entry, GroupState
+from lightningstore.service.operations.bulk import uncollected
 from lightningstore.service.rules import groups as rules
 from lightningstore.service.rules.rows import RolloutQuery
+from lightningstore.service.rules.times import stamp
 from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, GroupSpec
 
 #: The rollouts that have the ids of groups to create already, by id of the group.
@@ -29,6 +32,16 @@ class Grouping:
         self._engine.check_batch("groups", len(request.groups))
         for i, spec in enumerate(request.groups):
             rules.check_spec(f"groups[{i}]", spec, self._engine.limits.batch_items)
+
+    async def prepare(self, request: EnqueueRolloutsRequest) -> dict[str, GroupState]:
+        """Return the groups of a request by id, ready to be created. Thousands are prepared in slices."""
+        made: dict[str, GroupState] = {}
+        turn = Turn()
+        for spec in request.groups:
+            made.setdefault(spec.group_id, prepared(spec))
+            if turn.over():
+                await turn.next()
+        return made
 
     async def load(
         self, request: EnqueueRolloutsRequest, new: Sequence[Entry], reading: Reading
@@ -97,8 +110,10 @@ class Grouping:
             if added[group_id] + len(members[group_id]) > spec.size:
                 raise rules.GroupFull(group_id, spec.size, closed=False)
 
-    def create(self, request: EnqueueRolloutsRequest, members: Members) -> None:
-        """Create the groups that do not exist, which `check` has found possible."""
-        for spec in request.groups:
-            if spec.group_id not in self._live.groups.loaded:
-                self._live.groups.create(spec, members[spec.group_id])
+    def create(self, made: Mapping[str, GroupState], members: Members) -> None:
+        """Create those of the prepared groups that do not exist, which `check` has found possible."""
+        groups, now = self._live.groups, stamp(self._engine.clock.wall_ns())
+        with uncollected(len(made)):
+            for group_id, group in made.items():
+                if group_id not in groups.loaded:
+                    groups.create(group, members[group_id], now)

@@ -311,10 +311,11 @@ class Pulls:
         latest = self._live.state.counters.resources_updates
         matched = min(sub.matched, default=ALL)
         for candidate in found.fresh:
-            if candidate.number >= matched:
+            number = candidate.number
+            if number >= matched:
                 break
             if self._is_gone(sub, candidate):
-                choice.through = candidate.number
+                choice.through = number
                 continue
             lag = rules.lag_of(latest, candidate.publish_number)
             is_stale = rules.is_skipped(sub.settings, lag)
@@ -325,7 +326,7 @@ class Pulls:
                 choice.skipped.append(candidate)
             elif not choice.add(candidate, lag):
                 return
-            choice.through = candidate.number
+            choice.through = number
             choice.passed += 1
         if matched <= found.through:
             choice.is_outdated = True
