@@ -8,7 +8,6 @@ import heapq
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from operator import itemgetter
 from typing import Any, TypeVar
 
 from lightningstore.service.rules import filters
@@ -22,9 +21,7 @@ from lightningstore.service.rules.rows import (
     RolloutRow,
     SpanRow,
 )
-from lightningstore.service.rules.series import Bucket, SeriesQuery, Summary, measured
 from lightningstore.service.rules.times import nanoseconds
-from lightningstore.service.storage import packed
 from lightningstore.service.storage.base import (
     COMMITTED,
     UNLIMITED,
@@ -33,24 +30,25 @@ from lightningstore.service.storage.base import (
     FinishedRow,
     Snapshot,
 )
-from lightningstore.service.storage.memory_groups import MemoryGroups
+from lightningstore.service.storage.memory_series import SCAN_AT_ONCE, MemorySeries, first
+from lightningstore.service.storage.places import Places
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 
-#: Rollouts that a scan visits before other tasks run.
-SCAN_AT_ONCE = 2000
 #: Maximum number of candidates that a scan takes from an index: sorting more would hold the event loop.
 SORTED_AT_ONCE = 20_000
+#: Columns whose order is kept, so that a page in it costs the same however many rollouts there are, and their lowest value
+#: if many rollouts have it.
+ORDERS = {"start_time": None, "reward": ""}
 #: Deleted batches of spans that one commit frees: freeing millions at once would hold the event loop.
 FREED_A_COMMIT = 256
 SWEPT_AT_ONCE = 4000
 
-first = itemgetter(0)
 P = TypeVar("P", bound=tuple[Any, ...])
 V = TypeVar("V", bound=Hashable)
 
 
-class MemoryStorage(MemoryGroups):
+class MemoryStorage(MemorySeries):
     """Keeps rows as they are: records are replaced, never changed."""
 
     name = "memory"
@@ -73,6 +71,7 @@ class MemoryStorage(MemoryGroups):
         self._by_group: dict[str, dict[int, None]] = {}
         self._by_queue: dict[str, dict[int, None]] = {}  # without the default queue
         self._by_label: dict[tuple[str, str], dict[int, None]] = {}
+        self._orders = {column: Places(low) for column, low in ORDERS.items()}
         self._completed: list[tuple[int, int]] = []  # completion number, key: ascending
         self._ended: list[tuple[int, int]] = []  # end time, key: ascending
         self._spans: dict[int, list[tuple[int, int, SpanRow]]] = {}  # first id, key, row: ascending
@@ -133,6 +132,8 @@ class MemoryStorage(MemoryGroups):
             if row is None:
                 continue
             rollout = row.rollout
+            for column, places in self._orders.items():
+                places.remove((filters.COLUMNS[column](row), key))
             del self._keys[rollout.rollout_id], self._inputs[key]
             del self._by_status[rollout.status][key]
             _leave(self._by_group, rollout.group_id, key)
@@ -141,11 +142,11 @@ class MemoryStorage(MemoryGroups):
                 _leave(self._by_label, label, key)
             self._attempts.pop(key, None)
             self._dropped += self._spans.pop(key, ())
-        for places in (self._completed, self._ended):
+        for finished in (self._completed, self._ended):
             gone = 0
-            while gone < len(places) and places[gone][1] not in self._rollouts:
+            while gone < len(finished) and finished[gone][1] not in self._rollouts:
                 gone += 1
-            del places[:gone]
+            del finished[:gone]
 
     def _put_resources(self, publish_number: int, row: ResourcesRow) -> None:
         self._resources[publish_number] = row
@@ -185,6 +186,13 @@ class MemoryStorage(MemoryGroups):
         ):
             _insert(self._completed, (new.completion_number, row.key))
             bisect.insort(self._ended, (nanoseconds(new.end_time), row.key))
+        for column, places in self._orders.items():
+            value = filters.COLUMNS[column](row)
+            if old is not None:
+                if (former := filters.COLUMNS[column](old)) == value:
+                    continue
+                places.remove((former, row.key))
+            places.add((value, row.key))
         self._rollouts[row.key] = row
 
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
@@ -201,7 +209,12 @@ class MemoryStorage(MemoryGroups):
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
         """Yield matching rollouts."""
         self._check_open()
-        rows = self._matching(query) if query.order_by == "key" else self._sorted(query)
+        if query.order_by == "key":
+            rows = self._matching(query)
+        elif query.order_by in self._orders and self._chosen(query) is None:
+            rows = self._ordered(query)
+        else:
+            rows = self._sorted(query)
         skip, left = query.skip, query.limit
         async for row in rows:
             if skip:
@@ -242,7 +255,7 @@ class MemoryStorage(MemoryGroups):
         if query.completed is not None:
             ends = (bisect.bisect_right(self._completed, n, key=first) for n in query.completed)
             return list(dict.fromkeys(key for _, key in self._completed[slice(*ends)]))
-        chosen = None if query.any_of and not query.led_by_label else self._indexed(query)
+        chosen = self._chosen(query)
         if chosen is None:
             last = next(reversed(self._rollouts), 0)
             if last == len(self._rollouts):  # keys count up from 1: without gaps none was removed
@@ -259,8 +272,10 @@ class MemoryStorage(MemoryGroups):
             del keys[: bisect.bisect_right(keys, after)]
         return keys
 
-    def _indexed(self, query: RolloutQuery) -> list[int] | None:
+    def _chosen(self, query: RolloutQuery) -> list[int] | None:
         """Return the keys that an index selects for the query, None if they are many."""
+        if query.any_of and not query.led_by_label:
+            return None
         if query.rollout_ids:
             return [self._keys[i] for i in query.rollout_ids if i in self._keys]
         index: list[dict[int, None]] = []
@@ -277,6 +292,16 @@ class MemoryStorage(MemoryGroups):
         if sum(map(len, index)) > SORTED_AT_ONCE:
             return None
         return [key for part in index for key in part]
+
+    async def _ordered(self, query: RolloutQuery) -> AsyncIterator[RolloutRow]:
+        """Yield matching rows in the order of a column whose order is kept."""
+        match = filters.matches(query)
+        for part in self._orders[query.order_by].beyond(query.after, descending=query.descending):
+            for _, key in part:
+                row = self._rollouts.get(key)
+                if row is not None and match(row):
+                    yield row
+            await asyncio.sleep(0)
 
     async def _sorted(self, query: RolloutQuery) -> AsyncIterator[RolloutRow]:
         """Yield matching rows in the order of a column, up to the end of the query's page.
@@ -350,37 +375,6 @@ class MemoryStorage(MemoryGroups):
                 size = len(self._inputs[key])
                 rows.append(FinishedRow((value, key), record.rollout_id, size))
         return rows
-
-    async def series_range(self, axis: str) -> tuple[int, int] | None:
-        """Return the lowest and the highest value of a column among finished rollouts."""
-        self._check_open()
-        value = filters.COLUMNS[axis]
-        lowest: int | None = None
-        highest = 0
-        for i, key in enumerate(list(self._rollouts), 1):
-            row = self._rollouts.get(key)
-            if row is not None and row.rollout.completion_number:
-                own = value(row)
-                lowest = own if lowest is None else min(lowest, own)
-                highest = max(highest, own)
-            if i % SCAN_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        return None if lowest is None else (lowest, highest)
-
-    async def series(self, query: SeriesQuery) -> dict[int, Summary]:
-        """Return what is known of the values in each bucket that has any."""
-        self._check_open()
-        place, measure = filters.COLUMNS[query.axis], measured(query)
-        buckets: dict[int, Bucket] = {}
-        chosen = replace(query.rollouts, order_by="key", after=None, descending=False)
-        async for row in self._matching(chosen):
-            if not row.rollout.completion_number or not query.first <= place(row) < query.end:
-                continue
-            value = measure(row)
-            if value is not None:
-                index = (place(row) - query.first) // query.width
-                buckets.setdefault(index, Bucket()).add((value,))
-        return await packed.summaries(buckets)
 
     async def span_ids(self, rollout_key: int, attempt_key: int) -> list[tuple[int, bytes]]:
         """Return key and packed span ids of the batches of an attempt, by key."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
 from lightningstore.service.rules.rows import GroupQuery, RolloutQuery
 
+#: Orders that an index has, and number of rows in that order that are searched first for a page of matches.
+INDEXED = frozenset({"rollout_id", "start_time", "reward"})
+FIRST_ROWS = 10_000
 _HAS_LABEL = "EXISTS (SELECT 1 FROM labels WHERE rollout_key = key AND name = ? AND value = ?)"
 
 
@@ -22,12 +26,12 @@ class Selection(NamedTuple):
     parameters: list[Any]
 
 
-def selection(query: RolloutQuery) -> Selection:
-    """Return source and filters of a query."""
+def selection(query: RolloutQuery, *, led: bool = True) -> Selection:
+    """Return source and filters of a query. `led`: whether an index may lead from a label to the rows."""
     parts, parameters = _filters(query)
     labels = sorted(query.labels)
     source, key, joint = "rollouts", "key", " OR " if query.any_of else " AND "
-    if query.led_by_label:
+    if led and query.led_by_label:
         # SQLite takes the tables of a CROSS JOIN in their order, and so the rollouts in that of the index.
         source, key = "labels l CROSS JOIN rollouts ON key = l.rollout_key", "l.rollout_key"
         joint = " AND "
@@ -87,6 +91,20 @@ def groups(query: GroupQuery) -> tuple[str, list[Any]]:
 def marks(count: int) -> str:
     """Return `count` question marks for an SQL list."""
     return ",".join("?" * count)
+
+
+def first_rows(query: RolloutQuery) -> tuple[str, list[Any]] | None:
+    """Return the first rows of the order of a query as SQL with parameters.
+
+    A page of a filter that many rollouts match is among them, and need not be found by sorting all matches. None if the filter
+    leads to few rollouts, or no index has the order.
+    """
+    is_led = query.rollout_ids or query.group_ids - {""} or query.completed is not None
+    is_range = query.order_by == "reward" and query.reward_range is not None
+    if query.order_by not in INDEXED or is_led or is_range:
+        return None
+    text, parameters = page(replace(query, limit=FIRST_ROWS, skip=0), "key")
+    return f"SELECT * FROM rollouts WHERE TRUE{text}", parameters
 
 
 def page(query: RolloutQuery, key: str) -> tuple[str, list[Any]]:

@@ -13,6 +13,8 @@ from lightningstore.service.storage.sqlite.reader import FileReads
 
 #: Buckets of one statement, and parts into which the time is divided for other axes.
 BUCKETS_AT_ONCE, TIME_PARTS = 32, 128
+#: Number of completion numbers whose rows are read one by one, and not the whole index.
+FEW_NUMBERS = 10_000
 
 
 class SeriesReads(FileReads):
@@ -53,6 +55,15 @@ class SeriesReads(FileReads):
             ]
         if query.axis == "end_time":
             return _by_bucket(query, [*own, *values], parts)
+        if query.axis == "completion_number" and query.end - query.first <= FEW_NUMBERS:
+            place = [query.first, query.width, *own[:-1], query.first, query.end]
+            return [
+                (
+                    "series_by_completion",
+                    [*place, *own[-1:], *values],
+                    {**parts, "axis": query.axis},
+                )
+            ]
         times = await self.series_range("end_time")
         return _by_time(query, times, [own, values], parts) if times is not None else []
 

@@ -151,6 +151,10 @@ WHERE rollout_key IN ({marks}) ORDER BY rollout_key, key
 -- One page of a list: keys first, so that what is skipped is not read.
 SELECT {key} FROM {source} WHERE {where} {page}
 
+-- name: matches_among
+-- The page of a list among the first rows of its order, which are few.
+SELECT key FROM ({first}) WHERE {where} LIMIT ? OFFSET ?
+
 -- name: count_rollouts
 -- How many rollouts match a filter, by status. The plus keeps SQLite from the index on it, whose order is not that of the rows.
 SELECT +status, count(*) FROM {source} WHERE {where} GROUP BY 1
@@ -201,6 +205,12 @@ SELECT bucket, (
 -- The values of rollouts that finished in a part of the time, by bucket: sorting all of them at once would take longer.
 SELECT ({axis} - ?) / ?, {value} FROM rollouts INDEXED BY rollouts_finished
 WHERE completion_number > 0 AND end_time >= ? AND end_time < ? AND {axis} >= ? AND {axis} < ? AND {where}
+GROUP BY 1
+
+-- name: series_by_completion
+-- The values of few completion numbers by bucket.
+SELECT ({axis} - ?) / ?, {value} FROM rollouts INDEXED BY rollouts_by_completion
+WHERE completion_number > 0 AND {axis} >= ? AND {axis} < ? AND {where}
 GROUP BY 1
 
 -- name: series_of_all

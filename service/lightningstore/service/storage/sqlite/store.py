@@ -40,7 +40,7 @@ from lightningstore.service.storage.base import (
     Snapshot,
 )
 from lightningstore.service.storage.sqlite import file as datafile
-from lightningstore.service.storage.sqlite import filters, records
+from lightningstore.service.storage.sqlite import filters, lists, records
 from lightningstore.service.storage.sqlite.commits import (
     SQL,
     commit,
@@ -359,12 +359,7 @@ class SqliteStorage(ConsumerReads, GroupReads, SeriesReads):
 
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
         """Yield matching rollouts."""
-        source, key, where, parameters = filters.selection(query)
-        page, more = filters.page(query, key)
-        rows = await self._reader.scan(
-            "scan_rollouts", [*parameters, *more], source=source, key=key, where=where, page=page
-        )
-        keys = [key for (key,) in rows]
+        keys = await lists.keys(self._reader, query)
         sizes_of = "sizes_by_key" if query.inputs else "record_sizes"
         while keys:
             part = keys[: self._readable(keys, sizes_of)]

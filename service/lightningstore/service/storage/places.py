@@ -1,0 +1,97 @@
+"""Places of records in an order that many of them change, as a sorted list in blocks."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+#: A value and the key of the record that has it.
+Place: TypeAlias = tuple[Any, int]
+
+#: A block with twice as many places is divided.
+BLOCK = 1000
+
+
+class Places:
+    """Places in ascending order. Adding and removing one moves only the places of a block."""
+
+    def __init__(self, lowest: Any = None) -> None:
+        """Prepare for places. `lowest`: a value that no other is below, and that many records have."""
+        self._blocks: list[list[Place]] = []
+        self._value = lowest
+        # Of a value that many have, new places are at the end.
+        self._lowest = Places() if lowest is not None else None
+
+    def add(self, place: Place) -> None:
+        """Add a place, which is not there."""
+        if self._lowest is not None and place[0] == self._value:
+            self._lowest.add(place)
+            return
+        if not self._blocks:
+            self._blocks.append([place])
+            return
+        at = len(self._blocks) - 1
+        if place < self._blocks[at][0]:
+            at = self._find(place)
+        block = self._blocks[at]
+        if place > block[-1]:
+            block.append(place)
+        else:
+            bisect.insort(block, place)
+        if len(block) == 2 * BLOCK:
+            self._blocks[at : at + 1] = [block[:BLOCK], block[BLOCK:]]
+
+    def remove(self, place: Place) -> None:
+        """Remove a place, if it is there."""
+        if self._lowest is not None and place[0] == self._value:
+            self._lowest.remove(place)
+            return
+        at = self._find(place)
+        if at == len(self._blocks):
+            return
+        block = self._blocks[at]
+        index = bisect.bisect_left(block, place)
+        if block[index] == place:
+            del block[index]
+            if not block:
+                del self._blocks[at]
+
+    def beyond(self, place: Place | None, *, descending: bool) -> Iterator[list[Place]]:
+        """Yield the places above one, or below it if descending, in some parts; None: all places.
+
+        Between two parts, places may be added and removed.
+        """
+        is_low = self._lowest is not None and place is not None and place[0] == self._value
+        if self._lowest is not None and not descending and (is_low or place is None):
+            yield from self._lowest.beyond(place, descending=False)
+            place = None
+        above = None if is_low else place
+        if not (is_low and descending):
+            while part := self._part(above, descending=descending):
+                yield part
+                above = part[-1]
+        if self._lowest is not None and descending:
+            yield from self._lowest.beyond(place if is_low else None, descending=True)
+
+    def _part(self, place: Place | None, *, descending: bool) -> list[Place]:
+        if descending:
+            at = len(self._blocks) - 1 if place is None else self._find(place)
+            at = min(at, len(self._blocks) - 1)
+            while at >= 0:
+                block = self._blocks[at]
+                end = len(block) if place is None else bisect.bisect_left(block, place)
+                if end:
+                    return block[end - 1 :: -1]
+                at -= 1
+            return []
+        at = 0 if place is None else self._find(place)
+        for block in self._blocks[at : at + 2]:
+            start = 0 if place is None else bisect.bisect_right(block, place)
+            if start < len(block):
+                return block[start:]
+        return []
+
+    def _find(self, place: Place) -> int:
+        """Return the number of the first block that ends with a place as high; if none does, that of blocks."""
+        return bisect.bisect_left(self._blocks, place, key=lambda block: block[-1])
