@@ -90,6 +90,7 @@ class Client:
                 assert error.code() in (
                     grpc.StatusCode.UNAVAILABLE,
                     grpc.StatusCode.DEADLINE_EXCEEDED,
+                    grpc.StatusCode.CANCELLED,  # it reached a server that was shutting down
                 ), error
                 time.sleep(0.05)
         end = end or time.monotonic()

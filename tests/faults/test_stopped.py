@@ -5,6 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import psutil
 import pytest
@@ -42,15 +45,37 @@ with LightningStore(sys.argv[1]) as store:
 """
 
 
+#: Longer than a busy machine holds a worker up between two heartbeats.
+UNRESPONSIVE_SECONDS = 2.0
+
+
+@contextmanager
+def beating(store: LightningStore, rollout_id: str, attempt_id: str) -> Iterator[None]:
+    """Send heartbeats of an attempt."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(0.1):
+            store.heartbeat("other", attempts=[(rollout_id, attempt_id)])
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 @pytest.mark.parametrize("case", ["no retry", "retry waits", "retry runs"])
 def test_late_word_of_a_stopped_worker(lab: Lab, case: str) -> None:
     lab.start()
     config = RolloutConfig(
-        unresponsive_timeout=0.5,
+        unresponsive_timeout=UNRESPONSIVE_SECONDS,
         max_attempts=1 if case == "no retry" else 2,
         retry_condition=["unresponsive"],
     )
-    with LightningStore(lab.address) as store:
+    with LightningStore(lab.address) as store, ExitStack() as stack:
         store.enqueue_rollouts([{"input": 1, "rollout_id": "r", "config": config}])
         worker = subprocess.Popen(
             [sys.executable, "-c", WORKER, lab.address],
@@ -70,8 +95,9 @@ def test_late_word_of_a_stopped_worker(lab: Lab, case: str) -> None:
                 lambda: store.get_attempt("r", first).status.value == "unresponsive",
             )
             if case == "retry runs":
-                (again,) = store.dequeue_rollouts(1, worker_id="other", wait=5)
+                (again,) = store.dequeue_rollouts(1, worker_id="other", wait=30)
                 assert again.attempt.attempt_id != first
+                stack.enter_context(beating(store, "r", again.attempt.attempt_id))
             worker.send_signal(signal.SIGCONT)
             said, _ = worker.communicate("go on\n", timeout=30)
         finally:
