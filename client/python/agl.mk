@@ -6,6 +6,7 @@ AGL_PY := .venv-agl/bin/python
 
 .venv-agl/stamp: pyproject.toml requirements-agentlightning.lock
 	$(PYTHON) -m venv .venv-agl
+	$(AGL_PY) -m pip $(PIP) $(NEW_PIP)
 	$(AGL_PY) -m pip $(PIP) -r requirements-agentlightning.lock
 	$(AGL_PY) -m pip $(PIP) --no-deps -e .
 	touch $@

@@ -31,6 +31,7 @@ def environment(name: str, requirements: list[str]) -> Path:
     if not stamp.exists() or stamp.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "pip>=25"], check=True)  # half the time of the one in Python 3.11
         subprocess.run([*pip, *requirements, "-e", str(ROOT)], check=True)
         stamp.write_text(wanted)
     return python
