@@ -349,6 +349,11 @@ async def measure_others(place: Place, slices: int, seconds: float) -> None:
                 used[is_open] += place.cpu() - before
                 found[is_open].append(sorted(times))
 
+    async with consoles(place.port):
+        before = place.cpu()
+        await asyncio.sleep(slices * seconds)
+        alone = (place.cpu() - before) / (slices * seconds)
+
     def percentile(times: list[float], share: float) -> float:
         return times[int(share * len(times))] * 1000
 
@@ -363,6 +368,7 @@ async def measure_others(place: Place, slices: int, seconds: float) -> None:
         print(
             f"| {CONSOLES if is_open else 0} | {calls} | {p50:.2f} | {p99[is_open]:.2f} | {share:.0%} |"
         )
+    print(f"{CONSOLES} consoles alone: {alone:.1%} of a processor of the server")
     print(f"p99 with {CONSOLES} consoles: {p99[True] / p99[False]:.2f} times that without")
 
 

@@ -115,7 +115,7 @@ async def test_page_of_memory_sorts_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     await made.open()
     for changes in history(COUNT):
         made.commit(changes)
-    monkeypatch.setattr(memory, "SORTED_AT_ONCE", 10)
+    monkeypatch.setattr(memory, "SORTED_FOR_A_PAGE", 5)
     monkeypatch.delattr(MemoryStorage, "_sorted")
     for order, chosen in itertools.product(memory.ORDERS, ("all", "failed", "label", "reward")):
         query = RolloutQuery(**FILTERS[chosen], order_by=order, limit=5)

@@ -37,6 +37,8 @@ from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 
 #: Maximum number of candidates that a scan takes from an index: sorting more would hold the event loop.
 SORTED_AT_ONCE = 20_000
+#: Maximum number of candidates that are sorted for a page of a list whose order is kept.
+SORTED_FOR_A_PAGE = 2000
 #: Columns whose order is kept, so that a page in it costs the same however many rollouts there are, and their lowest value
 #: if many rollouts have it.
 ORDERS = {"start_time": None, "reward": ""}
@@ -211,7 +213,7 @@ class MemoryStorage(MemorySeries):
         self._check_open()
         if query.order_by == "key":
             rows = self._matching(query)
-        elif query.order_by in self._orders and self._chosen(query) is None:
+        elif query.order_by in self._orders and self._selects_many(query):
             rows = self._ordered(query)
         else:
             rows = self._sorted(query)
@@ -271,6 +273,11 @@ class MemoryStorage(MemorySeries):
         elif after is not None:
             del keys[: bisect.bisect_right(keys, after)]
         return keys
+
+    def _selects_many(self, query: RolloutQuery) -> bool:
+        """Return whether a page of matches is found sooner in the order of a query than by sorting them."""
+        chosen = self._chosen(query)
+        return chosen is None or len(chosen) > SORTED_FOR_A_PAGE
 
     def _chosen(self, query: RolloutQuery) -> list[int] | None:
         """Return the keys that an index selects for the query, None if they are many."""
