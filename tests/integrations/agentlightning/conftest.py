@@ -20,6 +20,12 @@ INSTALLED = importlib.util.find_spec("agentlightning") is not None
 # The main environment has no agentlightning, and its pytest passes these tests by.
 collect_ignore_glob = [] if INSTALLED else ["test_*.py"]
 
+#: Variables of programs that need no server of language models, and import agentlightning in half the time without it.
+LIGHT = {
+    "PYTHONPATH": os.pathsep.join(
+        filter(None, (str(Path(__file__).parent / "light"), os.environ.get("PYTHONPATH")))
+    )
+}
 COMMAND = str(Path(sys.executable).parent / "lightningstore")
 # Nothing is fetched and nothing reported: prices of models, traces of agents.
 os.environ.update(

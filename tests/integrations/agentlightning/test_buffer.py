@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from lightningstore.integrations.agentlightning._buffer import TRACER_THREAD
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
-from tests.integrations.agentlightning.conftest import ONE_BACK_END
+from tests.integrations.agentlightning.conftest import LIGHT, ONE_BACK_END
 from tests.integrations.agentlightning.test_spans import a_span
 
 pytestmark = pytest.mark.asyncio
@@ -134,6 +135,7 @@ async def test_a_span_that_is_refused_is_in_the_log_and_holds_up_nothing(
 
 
 @ONE_BACK_END
+@pytest.mark.timeout(240)  # a process imports agentlightning
 async def test_spans_without_an_answer_are_stored_at_the_end_of_the_process(address: str) -> None:
     program = f"""
 import asyncio, multiprocessing
@@ -151,6 +153,7 @@ print(rollout.rollout_id)
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-c", program],
+        env={**os.environ, **LIGHT},
         capture_output=True,
         text=True,
         check=True,

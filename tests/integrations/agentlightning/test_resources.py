@@ -12,7 +12,7 @@ from agentlightning.types import LLM, PromptTemplate, ProxyLLM, ResourcesUpdate
 from lightningstore.client import AsyncLightningStore
 from lightningstore.integrations.agentlightning import GrpcLightningStore
 
-from tests.integrations.agentlightning.conftest import ONE_BACK_END, serving
+from tests.integrations.agentlightning.conftest import LIGHT, ONE_BACK_END, serving
 from tests.integrations.agentlightning.test_spans import a_span
 
 pytestmark = pytest.mark.asyncio
@@ -78,7 +78,7 @@ async def test_runners_in_any_process_take_the_first_model_that_was_given(
     runners = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", AGENT, address, added.resources_id, turned.resources_id),
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, **LIGHT, "PYTHONHASHSEED": seed},
             stdout=asyncio.subprocess.PIPE,
         )
         for seed in ("1", "2")

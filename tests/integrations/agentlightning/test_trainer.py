@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from lightningstore.client import LightningStore
 
-from tests.integrations.agentlightning.conftest import serving
+from tests.integrations.agentlightning.conftest import LIGHT, serving
 
 ROOT = Path(__file__).parents[3]
 #: What an agent's work leaves: an operation, a reward on the way, and the one returned.
@@ -39,7 +39,7 @@ def sqlite(tmp_path: Path) -> Iterator[str]:
 
 def start(address: str, tasks: list[Any], **options: Any) -> subprocess.Popen[str]:
     """Start the program, `options` being the Trainer's."""
-    environment = {**os.environ, **options.pop("environment", {})}
+    environment = {**os.environ, **LIGHT, **options.pop("environment", {})}
     arguments = (address, json.dumps(tasks), json.dumps(options))
     return subprocess.Popen(
         [sys.executable, "-m", "tests.integrations.agentlightning.program", *arguments],
@@ -116,7 +116,8 @@ def test_several_runner_processes_do_all_tasks_over_sqlite(sqlite: str, tmp_path
 def test_a_trainer_as_it_is_by_default_needs_nothing_but_the_store(sqlite: str) -> None:
     tasks = questions(4)
     # Its own HTTP server, between it and its runners, needs a free port.
-    lines, _ = train(sqlite, tasks, n_runners=2, environment={"AGL_SERVER_PORT": free_port()})
+    environment = {"AGL_SERVER_PORT": free_port(), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    lines, _ = train(sqlite, tasks, n_runners=2, environment=environment)
     assert_all_done(lines, tasks)
     with LightningStore(sqlite) as client:
         for line in lines:
