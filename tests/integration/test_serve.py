@@ -17,7 +17,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from lightningstore.client import AsyncLightningStore, LightningStoreError, UnavailableError
+from lightningstore.client import AsyncLightningStore, DeadlineExceededError, UnavailableError
 from lightningstore.service.cli.serve import reachable
 from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, RolloutSpec
 from lightningstore.v1.span_pb2 import SpanBatch
@@ -67,9 +67,10 @@ def files(folder: Path) -> list[Path]:
 async def until_gone(address: str) -> None:
     """Return when a server takes no more calls."""
     store = AsyncLightningStore(address, timeout=0.2)
-    with contextlib.suppress(LightningStoreError):
+    with contextlib.suppress(UnavailableError):
         while True:
-            await store.get_server_info()
+            with contextlib.suppress(DeadlineExceededError):  # a busy machine answers late
+                await store.get_server_info()
     await store.close()
 
 
@@ -367,7 +368,7 @@ async def test_file_of_a_newer_version_is_refused_and_left_as_it_is(
 @pytest.mark.parametrize("durability", ["full", "relaxed"])
 async def test_kill_minus_nine_keeps_every_answered_write(start: Start, durability: str) -> None:
     options = ("--db", "x.db", "--durability", durability)
-    process, store = await start(*options, timeout=0.5)
+    process, store = await start(*options, timeout=5)
     store_id = (await store.get_server_info()).store_id
     ids = await claimed(store)
     enqueued: list[str] = []

@@ -63,7 +63,8 @@ async def machine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     if request.param == "processes":
         machine = Processes(tmp_path / "data")
     else:
-        machine = Servers(request.getfixturevalue("postgres"))
+        # Neither ends without a word: a lease that a busy machine renews late is not to run out.
+        machine = Servers(request.getfixturevalue("postgres"), lease_seconds=30)
     await machine.start()
     for number, name in enumerate(NAMES[1:]):
         await machine.callers[number % 2].create(name, description=f"run {name}")
