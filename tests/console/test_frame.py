@@ -25,7 +25,7 @@ Open = Any
 def is_live(page: Page) -> None:
     """Wait until the page has answers of the server."""
     expect(page.locator(".connection")).to_have_text("live")
-    expect(page.locator(".loading")).to_have_count(0)
+    expect(page.locator(".loading, [aria-busy=true]")).to_have_count(0)
 
 
 def test_each_page_opens_and_survives_a_reload(server: Server, open_page: Open) -> None:

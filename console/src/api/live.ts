@@ -22,10 +22,11 @@ export interface LiveOptions {
   readonly everyMs?: number;
   /** Whether changes in the namespace load again. Absent: yes. */
   readonly follows?: boolean;
+  /** Maximum share of the time that loads take, so that slow answers do not occupy the server. Absent: a quarter. */
+  readonly share?: number;
 }
 
-/** A load may take at most this share of the time, so that slow answers do not occupy the server. */
-const SHARE = 1 / 3;
+const SHARE = 1 / 4;
 const MIN_PAUSE_MS = 250;
 
 /**
@@ -37,7 +38,7 @@ const MIN_PAUSE_MS = 250;
 export function useLive<T>(
   key: string,
   load: (store: Store, signal: AbortSignal) => Promise<T>,
-  { everyMs, follows = true }: LiveOptions = {},
+  { everyMs, follows = true, share = SHARE }: LiveOptions = {},
 ): Live<T> {
   const state = useSignal<{ key: string; data?: T; error?: unknown }>({ key: "" });
   const demand = useRef<() => void>(() => undefined);
@@ -74,7 +75,7 @@ export function useLive<T>(
         const began = performance.now();
         await loadOnce();
         const spent = performance.now() - began;
-        const rest = Math.max(MIN_PAUSE_MS, spent / SHARE - spent);
+        const rest = Math.max(MIN_PAUSE_MS, spent / share - spent);
         await new Promise((resolve) => setTimeout(resolve, rest));
       }
     })();

@@ -1,5 +1,5 @@
 // The series of the training page, of one namespace.
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { timestampFromMs, type Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Store } from "../api/client.js";
 import { toMs } from "../format.js";
 import { type Group } from "../gen/lightningstore/v1/group_pb.js";
@@ -9,14 +9,15 @@ import {
   SeriesMeasure,
   type SeriesBucket,
 } from "../gen/lightningstore/v1/series_pb.js";
+import type { GetStatisticsResponse } from "../gen/lightningstore/v1/statistics_pb.js";
 import type { Point } from "../parts/chart.js";
 
 export type Axis = "publish" | "time" | "finish";
 
 export interface Choice {
   readonly axis: Axis;
-  /** Only the last part of the time, in minutes. 0: all. With the axis "time". */
-  readonly minutes: number;
+  /** How much is looked at: "all", a number of minutes with the axis "time", or "": as much as is quick. */
+  readonly range: string;
   readonly mode: RolloutMode | undefined;
 }
 
@@ -27,6 +28,12 @@ const AXES = {
 } as const;
 
 const BUCKETS = 100;
+/** A store with more finished rollouts than this is not read as a whole, unless it is chosen. */
+const QUICK_FINISHES = 20_000n;
+/** What is read of it: the last finishes, publish numbers and minutes. */
+const LAST_FINISHES = 10_000n;
+const LAST_PUBLISHED = 100n;
+const LAST_MINUTES = 60;
 /** Groups that are looked at, the last ones, and the parts that they are divided into. */
 const GROUPS = 400n;
 const GROUP_BUCKETS = 20;
@@ -46,13 +53,12 @@ export async function loadTraining(
   choice: Choice,
   signal: AbortSignal,
 ): Promise<TrainingData> {
+  const range = rangeOf(choice, await store.getStatistics({}, { signal }));
   const request = {
     axis: AXES[choice.axis],
     bucketCount: BUCKETS,
     modes: choice.mode === undefined ? [] : [choice.mode],
-    ...(choice.axis === "time" && choice.minutes
-      ? { startTime: timestampFromMs(Date.now() - choice.minutes * 60_000) }
-      : {}),
+    ...range,
   };
   const series = async (measure: SeriesMeasure) =>
     (await store.getSeries({ ...request, measure }, { signal })).buckets;
@@ -70,8 +76,26 @@ export async function loadTraining(
     queueTime: points(queueTime, choice.axis),
     lag: points(lag, choice.axis),
     success: await successes(store, request, all, choice.axis, signal),
-    equalGroups: equalShares(groups, choice),
+    equalGroups: equalShares(groups, choice.axis, range.startTime),
   };
+}
+
+interface Range {
+  readonly startTime?: Timestamp;
+  readonly firstNumber?: bigint;
+}
+
+/** Returns where the series begin. */
+function rangeOf({ axis, range }: Choice, counters: GetStatisticsResponse): Range {
+  const { lastCompletionNumber: finished, latestPublishNumber: published } = counters;
+  const isLarge = finished > QUICK_FINISHES;
+  if (range === "all" || (!range && !isLarge)) return {};
+  if (axis === "time") {
+    const minutes = Number(range) || LAST_MINUTES;
+    return { startTime: timestampFromMs(Date.now() - minutes * 60_000) };
+  }
+  if (axis === "finish") return { firstNumber: finished - LAST_FINISHES + 1n };
+  return published > LAST_PUBLISHED ? { firstNumber: published - LAST_PUBLISHED + 1n } : {};
 }
 
 function points(buckets: readonly SeriesBucket[], axis: Axis): Point[] {
@@ -98,20 +122,20 @@ async function successes(
 ): Promise<Point[]> {
   const [first, last] = [all[0], all.at(-1)];
   if (!first || !last) return [];
-  const range =
+  const whole =
     axis === "time"
       ? {
           ...(first.startTime ? { startTime: first.startTime } : {}),
           ...(last.endTime ? { endTime: last.endTime } : {}),
         }
       : { firstNumber: first.firstNumber, lastNumber: last.lastNumber };
-  const both = { ...request, ...range, measure: SeriesMeasure.ATTEMPTS };
-  const [whole, succeeded] = await Promise.all([
+  const both = { ...request, ...whole, measure: SeriesMeasure.ATTEMPTS };
+  const [ended, succeeded] = await Promise.all([
     store.getSeries(both, { signal }),
     store.getSeries({ ...both, statuses: [RolloutStatus.SUCCEEDED] }, { signal }),
   ]);
   const counts = new Map(succeeded.buckets.map(({ index, count }) => [index, Number(count)]));
-  return whole.buckets.map((bucket) => ({
+  return ended.buckets.map((bucket) => ({
     x: placeOf(bucket, axis),
     y: (counts.get(bucket.index) ?? 0) / Number(bucket.count),
   }));
@@ -136,8 +160,8 @@ async function lastGroups(store: Store, signal: AbortSignal): Promise<Group[]> {
 }
 
 /** Returns the share of groups whose rewards are all equal: they teach nothing where rewards are compared. */
-function equalShares(groups: readonly Group[], { axis, minutes }: Choice): Point[] {
-  const earliest = axis === "time" && minutes ? Date.now() - minutes * 60_000 : 0;
+function equalShares(groups: readonly Group[], axis: Axis, from: Timestamp | undefined): Point[] {
+  const earliest = from ? toMs(from) : 0;
   const rewarded = groups.filter(
     ({ rewards, endTime }) => rewards && rewards.count > 1 && endTime && toMs(endTime) >= earliest,
   );

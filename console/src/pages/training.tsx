@@ -14,8 +14,11 @@ const AXES: Record<Axis, string> = {
   time: "time",
   finish: "completion number",
 };
-const RANGES = { "": "all", "15": "last 15 minutes", "60": "last hour", "1440": "last day" };
+const RANGES = { "": "automatic", all: "all" };
+const TIMES = { "15": "last 15 minutes", "60": "last hour", "1440": "last day" };
 const MAX_COMPARED = 6;
+/** Series of large stores take seconds. */
+const SHARE_OF_TIME = 1 / 20;
 
 type Measure = Pick<ChartProps, "title" | "unit" | "range"> & { of: keyof TrainingData };
 
@@ -41,7 +44,7 @@ function choiceOf(params: URLSearchParams): Choice {
   const axis = params.get("axis") ?? "";
   return {
     axis: axis in AXES ? (axis as Axis) : "publish",
-    minutes: Number(params.get("range") ?? 0) || 0,
+    range: params.get("range") ?? "",
     mode: numberOf(RolloutMode, params.get("mode") ?? ""),
   };
 }
@@ -56,14 +59,17 @@ export function Training() {
   const { params } = route.value;
   const choice = choiceOf(params);
   const compared = comparedIn(params);
-  const { data, error, stale } = useLive(params.toString(), async (_, signal) =>
-    Promise.all(
-      compared.map(async (name) => ({
-        name,
-        axis: choice.axis,
-        data: await loadTraining(storeOf(name), choice, signal),
-      })),
-    ),
+  const { data, error, stale } = useLive(
+    params.toString(),
+    async (_, signal) =>
+      Promise.all(
+        compared.map(async (name) => ({
+          name,
+          axis: choice.axis,
+          data: await loadTraining(storeOf(name), choice, signal),
+        })),
+      ),
+    { share: SHARE_OF_TIME },
   );
   const axis = data?.[0]?.axis ?? choice.axis;
   const isEmpty = data?.every((entry) => MEASURES.every(({ of }) => !entry.data[of].length));
@@ -122,21 +128,21 @@ function Controls({ choice, compared }: { choice: Choice; compared: string[] }) 
           ))}
         </select>
       </label>
-      {choice.axis === "time" && (
-        <label>
-          <span>Range</span>
-          <select
-            value={params.get("range") ?? ""}
-            onChange={(event) => setParams({ range: event.currentTarget.value })}
-          >
-            {Object.entries(RANGES).map(([minutes, title]) => (
-              <option key={minutes} value={minutes}>
+      <label>
+        <span>Range</span>
+        <select
+          value={choice.range}
+          onChange={(event) => setParams({ range: event.currentTarget.value })}
+        >
+          {Object.entries({ ...RANGES, ...(choice.axis === "time" ? TIMES : {}) }).map(
+            ([range, title]) => (
+              <option key={range} value={range}>
                 {title}
               </option>
-            ))}
-          </select>
-        </label>
-      )}
+            ),
+          )}
+        </select>
+      </label>
       <label>
         <span>Mode</span>
         <select
