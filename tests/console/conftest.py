@@ -29,6 +29,12 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     return None if alone and find_spec("playwright") is not None else True
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give browsers on busy machines time."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(300))
+
+
 COMMAND = str(Path(sys.executable).parent / "lightningstore")
 #: The machine may be busy: nothing is waited for that does not come.
 WAIT_MS = 30_000
