@@ -30,17 +30,10 @@ ENQUEUE = {"rollouts": [{"inputJson": base64_of({"q": 2})}]}
 
 
 @contextmanager
-def taken(port: int = 0) -> Iterator[int]:
-    """Listen on a port; on 0, a free one. If it is taken already, that is as good."""
-    with socket.socket() as listener:
-        # Connections that have just ended do not take a port, for a server either.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-            listener.listen(1)
-        except OSError:
-            assert port
-        yield port or listener.getsockname()[1]
+def taken() -> Iterator[int]:
+    """Listen on a port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
 
 
 def free_port() -> int:
@@ -119,14 +112,15 @@ async def test_server_that_listens_on_a_free_port_does_so_for_http(
 
 
 async def test_server_starts_on_another_port_if_the_default_is_taken(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = Config(backend="memory", port=free_port(), grace=0.1)
-    with taken(DEFAULT_HTTP_PORT):
+    monkeypatch.setattr(Config, "http_port_is_chosen", False)
+    with taken() as port:
+        config = Config(backend="memory", port=free_port(), http_port=port, grace=0.1)
         server = await start_server(config)
-    assert server.http_port not in (0, DEFAULT_HTTP_PORT)
+    assert server.http_port not in (0, port)
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert line.startswith(f"port {DEFAULT_HTTP_PORT} is not free")
+    assert line.startswith(f"port {port} is not free")
     assert f"HTTP is served on port {server.http_port}; --http-port" in line
     assert (await call(server.http_port, "EnqueueRollouts", ENQUEUE)).status == 200
     await server.stop(0.1)
