@@ -117,14 +117,13 @@ def start(address: str, setup: str = "", most: int | None = 0) -> str:
     return done.stderr
 
 
-def test_the_first_line_says_what_the_runner_does(shared: RealServer) -> None:
-    line = (
-        f"runner w-1: claiming from {shared.address}, namespace {{}}, concurrency 4, "
+@pytest.mark.parametrize("namespace", ["default", "run-1"])
+def test_the_first_line_says_what_the_runner_does(shared: RealServer, namespace: str) -> None:
+    named = 'import os; os.environ["LIGHTNINGSTORE_NAMESPACE"] = "run-1"'
+    assert start(shared.address, named if namespace == "run-1" else "") == (
+        f"runner w-1: claiming from {shared.address}, namespace {namespace}, concurrency 4, "
         "modes val, none, up to 0 rollouts\n"
     )
-    assert start(shared.address) == line.format("default")
-    named = 'import os; os.environ["LIGHTNINGSTORE_NAMESPACE"] = "run-1"'
-    assert start(shared.address, named) == line.format("run-1")
 
 
 def test_the_first_line_goes_to_logging_where_that_is_set_up(shared: RealServer) -> None:
