@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from lightningstore.client import Failure, LightningStore
@@ -10,13 +14,13 @@ from playwright.sync_api import Page, expect
 
 from tests.console import traced
 from tests.console.accessible import violations
-from tests.console.conftest import Server
+from tests.console.conftest import COMMAND, Server
 from tests.console.test_frame import is_live
 from tests.console.traced import assistant, call, user
 from tests.recorded import STACKS
 
 Open = Callable[..., Page]
-TABS = ["Conversation", "Waterfall", "Raw JSON"]
+TABS = ["Conversation", "Waterfall", "Tokens", "Rewards and scores", "Raw JSON"]
 STACKS_WITH_CALLS = sorted(set(STACKS) - {"autogen-native"})
 
 
@@ -40,6 +44,8 @@ def test_each_tab_survives_a_reload(
     content = {
         "Conversation": "It is sunny in Paris today",
         "Waterfall": "ChatCompletion",
+        "Tokens": "trained",
+        "Rewards and scores": "0.8",
         "Raw JSON": '"rolloutId": "openinference-openai"',
     }
     for title in TABS:
@@ -74,6 +80,98 @@ def test_head_says_how_it_went(
     expect(page.locator(".note.bad")).to_contain_text("the <b>search</b> failed")
     page.reload()
     expect(facts).to_contain_text("gpu-7")
+
+
+def test_tokens_show_what_is_trained_and_how_likely(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    traced.claimed(store, "r")
+    traced.add(store, "r", traced.sampled("a", list(range(1990)), [7, 8, 9], [-0.1, -3.0, -9.5]))
+    store.update_attempt("r", "latest", status="succeeded", reward=0.5, scores={"style": 0.25})
+    page = open_page(link(server, namespace, "r", tab="tokens"))
+    panel = page.get_by_role("tabpanel")
+    expect(panel).to_contain_text("1,993 tokens, 3 trained, reward 0.5")
+    tokens = panel.get_by_role("listitem")
+    expect(tokens).to_have_count(1500)
+    panel.get_by_role("button", name="Next").click()
+    expect(tokens).to_have_count(493)
+    last = panel.get_by_title("token 1993: id 9, trained, log-probability -9.5")
+    expect(last).to_have_class("token trained p0")
+    first = panel.get_by_title("token 1991: id 7, trained, log-probability -0.1, begins answer 1")
+    expect(first).to_have_class("token trained p4 first")
+    expect(panel.get_by_title("token 1990: id 1989, not trained")).to_have_class("token")
+    open_tab(page, "Rewards and scores")
+    expect(panel).to_contain_text("style")
+    expect(panel).to_contain_text("0.25")
+    expect(panel.get_by_role("link", name="gpu-7")).to_be_visible()
+
+
+def test_cancel_and_retry_ask_once(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    store.enqueue_rollout(1, rollout_id="r")
+    page = open_page(link(server, namespace, "r"))
+    status = page.locator(".facts .status")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="No").click()
+    expect(status).to_have_text("queuing")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("group", name="Cancel").get_by_role("button", name="Cancel").click()
+    expect(status).to_have_text("cancelled")
+    page.get_by_role("button", name="Retry").click()
+    page.get_by_role("group", name="Retry").get_by_role("button", name="Retry").click()
+    expect(status).to_have_text("queuing")
+
+
+def test_copied_command_gets_the_rollout(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    store.enqueue_rollout(1, rollout_id="it's $HOME")
+    page = open_page(
+        link(server, namespace, "it's%20%24HOME"), permissions=["clipboard-read", "clipboard-write"]
+    )
+    page.get_by_role("button", name="Copy as curl").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    command = page.evaluate("navigator.clipboard.readText()")
+    answer = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(answer.stdout)["rollout"]["rolloutId"] == "it's $HOME"
+
+
+def test_read_only_token_sees_no_buttons_and_copies_no_token(
+    tmp_path: Path, open_page: Any
+) -> None:
+    secret = new_token(tmp_path, "read-only")
+    admin = new_token(tmp_path, "admin")
+    server = Server(tmp_path, "--backend", "memory", "--auth-tokens", "tokens", "--insecure")
+    try:
+        with LightningStore(server.address, token=admin) as store:
+            store.enqueue_rollout(1, rollout_id="r")
+        open_page.allow("40")
+        page = open_page(
+            f"{server.link}/#/rollout/r", permissions=["clipboard-read", "clipboard-write"]
+        )
+        page.get_by_label("Token").fill(secret)
+        page.get_by_role("button", name="Open the console").click()
+        expect(page.locator(".facts .status")).to_have_text("queuing")
+        page.get_by_role("button", name="Copy as curl").click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        command = page.evaluate("navigator.clipboard.readText()")
+        assert "Bearer $TOKEN" in command
+        assert secret not in command
+        expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    finally:
+        server.stop()
+
+
+def new_token(folder: Path, role: str) -> str:
+    """Add a token to the tokens file."""
+    made = subprocess.run(
+        [COMMAND, "token", "new", "--file", folder / "tokens", "--role", role, "--name", role],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return made.stdout.split()[0]
 
 
 def test_missing_rollout_is_an_error_in_words(

@@ -50,6 +50,20 @@ def call(
     return span(word, f"chat {word}", parent, (start, start + 0.5), attributes)
 
 
+def sampled(word: str, asked: list[int], answered: list[int], logprobs: list[float]) -> Span:
+    """Return the span of a call with token ids and log-probabilities."""
+    listed = [{"token": str(token), "logprob": p} for token, p in zip(answered, logprobs, strict=True)]
+    return call(
+        word,
+        [user("Count")],
+        assistant("Counted"),
+        1,
+        prompt_token_ids=asked,
+        response_token_ids=answered,
+        **{"logprobs.content": json.dumps(listed)},
+    )
+
+
 def plain(word: str, name: str, start: float, end: float, parent: str = "") -> Span:
     """Return a span without attributes."""
     return span(word, name, parent, (start, end), {})

@@ -7,12 +7,15 @@ import { AttemptStatus, type Attempt } from "../gen/lightningstore/v1/attempt_pb
 import { RolloutMode, RolloutStatus, type Rollout } from "../gen/lightningstore/v1/rollout_pb.js";
 import { Empty, ErrorNote, Loading, Page, Status } from "../parts/basics.js";
 import { route, setParams } from "../router.js";
+import { Actions } from "../rollout/actions.js";
 import { Conversation } from "../rollout/conversation.js";
 import { FailureNote, Head } from "../rollout/head.js";
 import { Raw } from "../rollout/raw.js";
 import "../rollout/rollout.css";
+import { Scores } from "../rollout/scores.js";
 import { Tabs } from "../rollout/tabs.js";
 import { visible } from "../rollout/text.js";
+import { Tokens } from "../rollout/tokens.js";
 import { Waterfall } from "../rollout/waterfall.js";
 
 interface Data {
@@ -45,7 +48,7 @@ async function listAttempts(store: Store, rolloutId: string, signal: AbortSignal
 
 export function RolloutPage() {
   const { id, params } = route.value;
-  const { data, error } = useLive(id, (store, signal) => load(store, id, signal));
+  const { data, error, reload } = useLive(id, (store, signal) => load(store, id, signal));
   if (!data)
     return (
       <Page title={`Rollout ${visible(id)}`}>
@@ -57,7 +60,7 @@ export function RolloutPage() {
   const named = params.get("attempt");
   const attempt = named ? attempts.find(({ attemptId }) => attemptId === named) : attempts.at(-1);
   return (
-    <Page title={`Rollout ${visible(id)}`}>
+    <Page title={`Rollout ${visible(id)}`} actions={<Actions rollout={rollout} done={reload} />}>
       <ErrorNote error={error} />
       <Head rollout={rollout} attempt={attempt} />
       {attempt?.failure && <FailureNote failure={attempt.failure} />}
@@ -101,6 +104,8 @@ interface TabProps {
 const TABS: Readonly<Record<string, { title: string; component: FunctionComponent<TabProps> }>> = {
   conversation: { title: "Conversation", component: Conversation },
   waterfall: { title: "Waterfall", component: Waterfall },
+  tokens: { title: "Tokens", component: Tokens },
+  scores: { title: "Rewards and scores", component: Scores },
   raw: { title: "Raw JSON", component: Raw },
 };
 

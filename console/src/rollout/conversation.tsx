@@ -147,7 +147,7 @@ function Before({ turn }: { turn: Turn }) {
   );
 }
 
-function Message({ message, answers }: { message: ChatMessage; answers?: boolean }) {
+export function Message({ message, answers }: { message: ChatMessage; answers?: boolean }) {
   const { role, name, parts } = message;
   const known = ["system", "user", "assistant", "tool"].includes(role) ? role : "other";
   return (

@@ -97,3 +97,14 @@ function compact(text: string): string {
     return text.trim();
   }
 }
+
+/** Returns the position of the first message that is not the same in all lists; 0 for a single list. */
+export function firstDifference(lists: readonly (readonly ChatMessage[])[]): number {
+  const [first, ...others] = lists.map((messages) => messages.map(keyOf));
+  if (!first || !others.length) return 0;
+  return Math.min(
+    // If all are the same, the last message is shown.
+    Math.max(0, first.length - 1),
+    ...others.map((other) => commonLength(first, other)),
+  );
+}
