@@ -144,7 +144,7 @@ def test_read_only_token_sees_no_buttons_and_copies_no_token(
     admin = new_token(tmp_path, "admin")
     server = Server(tmp_path, "--backend", "memory", "--auth-tokens", "tokens", "--insecure")
     try:
-        with LightningStore(server.address, token=admin) as store:
+        with LightningStore(server.address, token=admin, allow_insecure_token=True) as store:
             store.enqueue_rollout(1, rollout_id="r")
         open_page.allow("40")
         page = open_page(

@@ -52,7 +52,9 @@ def call(
 
 def sampled(word: str, asked: list[int], answered: list[int], logprobs: list[float]) -> Span:
     """Return the span of a call with token ids and log-probabilities."""
-    listed = [{"token": str(token), "logprob": p} for token, p in zip(answered, logprobs, strict=True)]
+    listed = [
+        {"token": str(token), "logprob": p} for token, p in zip(answered, logprobs, strict=True)
+    ]
     return call(
         word,
         [user("Count")],
