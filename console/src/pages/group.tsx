@@ -85,12 +85,12 @@ function factsOf(group: Group): [string, ComponentChildren][] {
     ["Finished", `${group.finishedCount} of ${group.size}, ${group.memberCount} enqueued`],
     ["Takes members", group.closed ? "no" : "yes"],
     ["Created", <Age time={group.startTime} />],
-    ["Complete", <Age time={group.endTime} />],
+    ["Complete", group.endTime && <Age time={group.endTime} />],
     ["Deadline", deadline ? deadlineText(group, durationMs(deadline)) : ""],
     ["Publish numbers", maxPublishNumber ? numbers : ""],
     ["Mean reward", rewards ? `${measure(rewards.mean)} ± ${measure(rewards.std)}` : ""],
     ["Rewards", rewards ? `${measure(rewards.min)} to ${measure(rewards.max)}` : ""],
-    ["First claim", <Age time={firstClaimTime} />],
+    ["First claim", firstClaimTime && <Age time={firstClaimTime} />],
   ];
 }
 
