@@ -24,7 +24,7 @@ def lower_bounds() -> list[str]:
 
 def environment(name: str, requirements: list[str]) -> Path:
     """Return the Python of a virtual environment that holds the client and these requirements."""
-    folder = ROOT / f".venv-{name}"
+    folder = ROOT / f".venv-client-{name}"
     python = folder / "bin" / "python"
     stamp = folder / "stamp"
     wanted = "\n".join([*requirements, (ROOT / "pyproject.toml").read_text()])
