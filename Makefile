@@ -19,7 +19,7 @@ NEW_PIP := "pip>=25"
 
 .DEFAULT_GOAL := help
 include tests/conformance/conformance.mk
-.PHONY: help proto python-proto blocking serve test python-test python-core-test python-integration-test grpc-tools test-contract-night test-faults test-faults-server test-cluster test-cluster-night check python-check format lint types imports buf drift compat newest readers demo bench bench-guard bench-peer clean
+.PHONY: help proto python-proto blocking serve test python-test python-core-test python-contract-test python-storage-test python-integration-test grpc-tools test-contract-night test-faults test-faults-server test-cluster test-cluster-night check python-check format lint types imports buf drift compat newest readers demo bench bench-guard bench-peer clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,14 +58,22 @@ python-proto: .venv/stamp build/otlp.binpb
 serve: .venv/stamp ## Start the service on 127.0.0.1:4747 over ./lightningstore.db
 	$(BIN)/lightningstore serve
 
-# The longest first: `make -j3` then ends with short ones.
-test: languages python-test agl-test $(call goals,test,$(CLIENTS)) console-test conformance ## Run all tests of each installed language, and the conformance suite
+# In this order `make -j3` has work for the cores from the beginning to the end: compilers, which take all they get, beside
+# tests, which wait half of their time. The conformance suite needs what the compilers make.
+test: languages $(call goals,test,rust) python-storage-test python-integration-test $(call goals,test,cpp) \
+    python-contract-test $(call goals,test,java) python-core-test $(call goals,test,typescript go) agl-test console-test \
+    conformance ## Run all tests of each installed language, and the conformance suite
 
-# Two parts, for two cores.
-python-test: python-core-test python-integration-test
+python-test: python-storage-test python-integration-test python-contract-test python-core-test
 
 python-core-test: .venv/stamp
-	$(PY) -m pytest --ignore tests/faults --ignore tests/integration --ignore tests/console
+	$(PY) -m pytest $(foreach part,storage integration contract faults console,--ignore tests/$(part))
+
+python-contract-test: .venv/stamp
+	$(PY) -m pytest tests/contract
+
+python-storage-test: .venv/stamp
+	$(PY) -m pytest tests/storage
 
 python-integration-test: .venv/stamp $(if $(shell command -v go),grpc-tools)
 	$(PY) -m pytest tests/integration

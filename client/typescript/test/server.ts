@@ -52,7 +52,7 @@ export class TestServer {
     const child = spawn(serverCommand(), options, { stdio: ["ignore", "pipe", "inherit"] });
     this.#process = child;
     for await (const line of createInterface({ input: child.stdout })) {
-      this.http = /^http: (\S+)/.exec(line)?.[1] ?? this.http;
+      this.http = /^console: (\S+)/.exec(line)?.[1] ?? this.http;
       this.address = /^lightningstore .* on ([^ ,]+)/.exec(line)?.[1] ?? this.address;
       if (!line.startsWith("next:")) continue;
       child.stdout.resume();
