@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from lightningstore.client.message_json import json_value
+from lightningstore.service.rules.json_values import MAX_MESSAGE_LEVELS
 
 #: Where a message or a part of one has what it says. The first with a text counts.
 _CONTENTS = ("content", "contents", "parts", "text", "response", "result", "output")
@@ -14,7 +15,6 @@ _WRAPPERS = ("message", "message_content", "kwargs", "data", "generations", "cho
 _CALLS = ("tool_calls", "toolCalls", "tool_call", "function_call", "functionCall", "function")
 _NAMES = ("name", "toolName", "tool_name")
 _ARGUMENTS = ("arguments", "args", "input")
-_MAX_LEVELS = 12
 
 
 def last_text(content: bytes) -> str:
@@ -31,7 +31,7 @@ def text_of(value: Any, level: int = 0) -> str:
     """Return what a message says, then the tools that it calls: `Let me see. get_weather({"city": "Paris"})`."""
     if isinstance(value, str):
         return value
-    if level > _MAX_LEVELS:
+    if level > MAX_MESSAGE_LEVELS:
         return ""
     if isinstance(value, list):
         return " ".join(filter(None, (text_of(item, level + 1) for item in value)))

@@ -1,4 +1,4 @@
-"""Counts the values of a JSON text before it is parsed: each takes about 100 bytes of memory. Pure."""
+"""How much JSON is read. Counts the values of a text before it is parsed: each takes about 100 bytes of memory. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 #: Maximum number of values in a JSON text that is parsed: each takes 100 bytes of memory, and a span with 50 attributes
 #: has about 100.
 MAX_VALUES = 400_000
+#: Levels of wrappers and lists in which the messages of a model are looked for.
+MAX_MESSAGE_LEVELS = 12
 _QUOTE = ord('"')
 #: Pieces of a text inside and outside of strings, of a size that is searched in a millisecond: no search of a whole
 #: text, which holds the interpreter, takes longer.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
+from lightningstore.service.rules.json_values import MAX_MESSAGE_LEVELS
 from lightningstore.service.triplets.images import image_url
 from lightningstore.service.triplets.values import parsed, write_json
 from lightningstore.v1.triplet_pb2 import (
@@ -57,8 +58,6 @@ _ARGUMENTS = ("arguments", "args", "input", "parameters")
 _RESULTS = ("response", "result", "content", "output", "text")
 _TEXTS = ("text", "content", "refusal", "value")
 _THOUGHTS = ("thinking", "reasoning", "text", "content", "summary", "data")
-#: Levels of wrappers and lists that are looked into.
-_MAX_LEVELS = 12
 
 
 def use_messages(triplet: Triplet) -> None:
@@ -78,11 +77,11 @@ def messages_of(value: Any, role: str, level: int = 0) -> Iterator[ChatMessage]:
     """Yield the messages in a content. `role`: of messages that do not say who speaks."""
     if value is None or value == "":
         return
-    if isinstance(value, list) and level < _MAX_LEVELS:
+    if isinstance(value, list) and level < MAX_MESSAGE_LEVELS:
         for item in value:
             yield from messages_of(item, role, level + 1)
         return
-    if isinstance(value, dict) and level < _MAX_LEVELS:
+    if isinstance(value, dict) and level < MAX_MESSAGE_LEVELS:
         if numbered := _numbered(value):
             yield from messages_of(numbered, role, level + 1)
             return
@@ -106,7 +105,7 @@ def _numbered(value: dict[str, Any]) -> list[Any]:
 
 def _message(value: dict[str, Any], role: str, level: int) -> ChatMessage:
     outer = value
-    for _ in range(_MAX_LEVELS):
+    for _ in range(MAX_MESSAGE_LEVELS):
         if "role" in value:
             break
         inner = next((value[key] for key in _WRAPPERS if isinstance(value.get(key), dict)), None)
@@ -177,7 +176,7 @@ def _typed(text: str) -> Any:
 
 
 def _parts(content: Any, level: int) -> Iterator[ChatPart]:
-    if isinstance(content, list) and level < _MAX_LEVELS:
+    if isinstance(content, list) and level < MAX_MESSAGE_LEVELS:
         for item in content:
             yield from _parts(item, level + 1)
     elif isinstance(content, dict):
@@ -191,7 +190,7 @@ def _parts(content: Any, level: int) -> Iterator[ChatPart]:
 
 def _part(part: dict[str, Any], level: int) -> Iterator[ChatPart]:
     """Yield what one part of a message is; a result of a tool may have images beside it."""
-    if isinstance(inner := part.get("message_content"), dict) and level < _MAX_LEVELS:
+    if isinstance(inner := part.get("message_content"), dict) and level < MAX_MESSAGE_LEVELS:
         yield from _part(inner, level + 1)
         return
     kind = _kind(part)
@@ -274,7 +273,7 @@ def _plain_text(value: Any, level: int = 0) -> str:
     """Return the text in a value that holds nothing else, empty if it holds other things."""
     if isinstance(value, str):
         return value
-    if level > _MAX_LEVELS:
+    if level > MAX_MESSAGE_LEVELS:
         return ""
     if isinstance(value, dict) and _kind(value) in _TEXT_TYPES | _REASONING_TYPES:
         return next(
