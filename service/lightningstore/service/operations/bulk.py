@@ -149,10 +149,7 @@ class Bulk:
 
 
 def uncollected(count: int) -> AbstractContextManager[None]:
-    """Defer the garbage collector while `count` items are created, and until other tasks have run.
-
-    It would walk all of them, and perhaps everything else in memory, within the step that creates them.
-    """
+    """Defer the garbage collector while `count` items are created: it would walk them again and again."""
     return _uncollected() if count > 1000 else nullcontext()
 
 
@@ -163,8 +160,8 @@ def _uncollected() -> Iterator[None]:
     try:
         yield
     finally:
-        if enabled:
-            asyncio.get_running_loop().call_soon(gc.enable)
+        if enabled:  # at once: a loop may end before it calls anything again
+            gc.enable()
 
 
 def cancellation(entry: Entry, now: Timestamp) -> Cancelled:
