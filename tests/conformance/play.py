@@ -58,7 +58,7 @@ class Play:
         variables: Mapping[str, str] | None = None,
         deadline: float = DEADLINE,
     ) -> None:
-        """Take a driver for each role, and a word that no other run has.
+        """Prepare a run with a driver for each role and a word that is unique to the run.
 
         The word also names the namespace of a scenario that has its own.
         """

@@ -1,9 +1,8 @@
-"""Access for everybody: contrast, names, keyboard. Restarts. Roles. Text that looks like HTML."""
+"""Accessibility (contrast, names, keyboard), restarts, roles, and text that looks like HTML."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import pytest
 from lightningstore.client import LightningStore
 from playwright.sync_api import expect
 
+from tests.console.accessible import violations
 from tests.console.conftest import Server
 from tests.console.test_frame import is_live
 
 Open = Any
-AXE = Path(__file__).parents[2] / "console" / "node_modules" / "axe-core" / "axe.min.js"
 #: Every kind of page, with content.
 LINKS = (
     "",
@@ -29,28 +28,18 @@ LINKS = (
     "resources/policy",
     "nothing",
 )
-RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing(server: Server, open_page: Open, theme: str) -> None:
-    if not AXE.exists() and not os.environ.get("REQUIRE_ALL"):
-        pytest.skip("no axe-core: npm ci in console/ installs it")
     page = open_page(server.link, color_scheme=theme, reduced_motion="reduce")
     is_live(page)
-    page.evaluate(AXE.read_text())
     found = {}
     for link in LINKS:
         page.evaluate(f"window.location.hash = {json.dumps(f'#/{link}')}")
         expect(page.locator(f"html[data-theme={theme}]")).to_have_count(1)
         is_live(page)
-        result = page.evaluate("tags => axe.run({runOnly: tags})", list(RULES))
-        problems = [
-            (problem["id"], node["html"][:200], node["failureSummary"])
-            for problem in result["violations"]
-            for node in problem["nodes"]
-        ]
-        if problems:
+        if problems := violations(page):
             found[link] = problems
     assert found == {}
 

@@ -135,7 +135,7 @@ class Consumer:
     def pull(
         self, model: Any, most: int, deliveries: Sequence[Any], cursor: int, left: Collection[int]
     ) -> None:
-        """Take what a pull delivered, after which the store shows this cursor and has these numbers left.
+        """Apply a pull: what it delivered, and the cursor and the waiting numbers of the store after it.
 
         How far a pull reads is open: it may pass over stale items, and must not pass over others.
         """

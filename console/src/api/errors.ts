@@ -32,7 +32,7 @@ export function isLost(error: unknown): boolean {
   return code === Code.Unavailable || (code === Code.Unknown && cause instanceof TypeError);
 }
 
-/** Whether the page itself gave up the call, because it is no longer shown. */
+/** Whether the page cancelled the call, because it is no longer shown. */
 export function isAborted(error: unknown): boolean {
   return ConnectError.from(error).code === Code.Canceled;
 }

@@ -38,7 +38,7 @@ class Info:
         self._engine = engine
         self._pauses = pauses
         self._live = engine.live
-        #: Ports of HTTP for everything, and of OTLP over HTTP alone; 0: not served.
+        #: The port of --http-port, and that of OTLP over HTTP alone. 0: not served.
         self.http_port = 0
         self.otlp_http_port = 0
         #: Address of this server; empty unless it is one of several.
