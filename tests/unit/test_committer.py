@@ -8,7 +8,8 @@ from collections.abc import Awaitable
 from dataclasses import fields
 
 import pytest
-from lightningstore.service.engine.committer import Committer
+from lightningstore.service.engine import clock
+from lightningstore.service.engine.committer import GATHER_SECONDS, Committer
 from lightningstore.service.engine.shared import Pending
 from lightningstore.service.rules.errors import Busy, StorageFailed
 from lightningstore.service.rules.rows import RequestRow
@@ -78,6 +79,61 @@ async def test_writers_that_wait_share_one_commit_in_their_order() -> None:
     await asyncio.gather(*waits)
     assert rig.written() == [["a"], ["b", "c", "d"]]
     assert rig.published == [1, 4]
+    await rig.committer.drain()
+
+
+class Passes:
+    """A clock by which each pass of the event loop takes as long as the test says."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += self.seconds
+        return self.now
+
+
+async def test_commit_waits_for_more_operations_while_the_loop_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clock, "time", Passes(GATHER_SECONDS / 20))
+    rig = Rig(Disk())
+    numbers = [rig.write("a"), rig.write("b")]
+    for name in "cdefg":
+        await asyncio.sleep(0)
+        numbers.append(rig.write(name))
+    await rig.committer.durable(numbers[-1])
+    assert rig.written() == [list("abcdefg")]
+    await rig.committer.drain()
+
+
+async def test_commit_of_a_busy_loop_starts_after_a_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes = Passes(GATHER_SECONDS / 20)
+    monkeypatch.setattr(clock, "time", passes)
+    rig = Rig(Disk())
+    rig.write("a")
+    while not rig.disk.commits:
+        rig.write("more")
+        await asyncio.sleep(0)
+    assert passes.now <= GATHER_SECONDS * 1.2
+    await rig.committer.drain()
+
+
+@pytest.mark.parametrize("waiting", [1, 2])
+async def test_commit_does_not_wait_on_an_idle_loop(
+    waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = Passes(0.0)  # the clock stands still: only the passes end the wait
+    monkeypatch.setattr(clock, "time", passes)
+    rig = Rig(Disk())
+    for _ in range(waiting):
+        rig.write("a")
+    for _ in range(3 if waiting == 1 else 20):
+        await asyncio.sleep(0)
+    assert rig.written() == [["a"] * waiting]
     await rig.committer.drain()
 
 

@@ -14,6 +14,10 @@ TURN_SECONDS = 0.005
 #: one call in two iterations, so above a hundred calls a second they would wait for the end of the
 #: operation.
 REST_SECONDS = 0.002
+#: A pass of the event loop below this has run nothing, and so many of them in a row mean that the loop has little to do:
+#: the thread with gRPC's events takes tens of microseconds to deliver the next one.
+IDLE_PASS_SECONDS = 50e-6
+IDLE_PASSES = 10
 
 
 class Turn:
@@ -36,6 +40,17 @@ class Turn:
         """Let other tasks run, and start the next slice."""
         await asyncio.sleep(REST_SECONDS)
         self._until = time.perf_counter() + TURN_SECONDS
+
+
+async def until_idle(longest: float) -> None:
+    """Let other tasks run until the loop has little to do, at most for `longest` seconds."""
+    before = time.perf_counter()
+    end, idle = before + longest, 0
+    while idle < IDLE_PASSES and before < end:
+        await asyncio.sleep(0)
+        now = time.perf_counter()
+        idle = idle + 1 if now - before < IDLE_PASS_SECONDS else 0
+        before = now
 
 
 @lru_cache(maxsize=1)
