@@ -6,6 +6,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from lightningstore.client import (
+    DataLossError,
     DeadlineExceededError,
     FieldViolation,
     InternalError,
@@ -22,7 +23,7 @@ from .fakes import rich
 
 
 def test_every_code_but_the_vague_ones_has_a_class() -> None:
-    vague = {grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
+    vague = {grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN}
     assert set(errors._CLASSES) == set(grpc.StatusCode) - vague
     for code, kind in errors._CLASSES.items():
         assert kind.code is code
@@ -116,6 +117,13 @@ def test_a_defect_of_the_server_is_internal() -> None:
     error = errors.from_ending(*ending)
     assert type(error) is InternalError
     assert error.metadata["errorId"] == "abc"
+
+
+def test_a_damaged_record_is_a_loss_of_data() -> None:
+    ending = rich(grpc.StatusCode.DATA_LOSS, "ERROR_REASON_DATA_DAMAGED", rolloutId="ro-1")
+    error = errors.from_ending(*ending)
+    assert type(error) is DataLossError
+    assert error.metadata["rolloutId"] == "ro-1"
 
 
 def test_errors_survive_pickling() -> None:

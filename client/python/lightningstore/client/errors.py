@@ -14,6 +14,7 @@ LightningStoreError              .code .reason .message .metadata .retry_delay .
 ├── UnauthenticatedError         credentials are missing or invalid
 ├── PermissionDeniedError        the credentials do not allow the call
 ├── UnimplementedError           the server is older than this client
+├── DataLossError                the record is stored but damaged; others are readable
 └── InternalError                a defect of the server; metadata["errorId"] is in its log
 """
 
@@ -201,6 +202,12 @@ class UnimplementedError(LightningStoreError):
     code = grpc.StatusCode.UNIMPLEMENTED
 
 
+class DataLossError(LightningStoreError):
+    """The record that the request names is stored but damaged. Other records are readable; retrying is useless."""
+
+    code = grpc.StatusCode.DATA_LOSS
+
+
 class InternalError(LightningStoreError):
     """A defect of the server; its log contains `metadata["errorId"]`. A write may have taken effect."""
 
@@ -223,6 +230,7 @@ _CLASSES: dict[grpc.StatusCode, type[LightningStoreError]] = {
         UnauthenticatedError,
         PermissionDeniedError,
         UnimplementedError,
+        DataLossError,
         InternalError,
     )
 }

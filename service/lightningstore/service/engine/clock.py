@@ -14,9 +14,10 @@ TURN_SECONDS = 0.005
 #: one call in two iterations, so above a hundred calls a second they would wait for the end of the
 #: operation.
 REST_SECONDS = 0.002
-#: A pass of the event loop below this has run nothing, and so many of them in a row mean that the loop has little to do:
-#: the thread with gRPC's events takes tens of microseconds to deliver the next one.
+#: A shorter pass of the event loop has run no task.
 IDLE_PASS_SECONDS = 50e-6
+#: This number of such passes in a row means that the loop has little to do. One is not enough: gRPC's thread takes tens of
+#: microseconds to deliver the next event of a call.
 IDLE_PASSES = 10
 
 

@@ -52,6 +52,7 @@ class AsyncLightningStore(
     - DeadlineExceededError: The server did not answer before the deadline.
     - UnauthenticatedError, PermissionDeniedError: The server requires other credentials.
     - ResourceExhaustedError: The server was overloaded until the deadline.
+    - DataLossError: A record that the call needs is damaged.
     - RuntimeError: The client is closed.
 
     Args:
