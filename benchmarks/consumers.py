@@ -1,7 +1,8 @@
 """Calls of consumers beside many finished rollouts: `python -m benchmarks.consumers`.
 
-Prints the milliseconds of CPU of a pull and an acknowledgement of 100 rollouts, and of a claim from 100 queues, in a store of many
-finished rollouts with a consumer that has 10,000 outstanding, and in an empty store, and how they compare.
+Prints the milliseconds of CPU of a pull and an acknowledgement of 100 rollouts, of a claim from 100 queues, of a watch that reads
+100 completed groups, and of the completion of a group until a watch yields it: in a store of many finished rollouts with a consumer
+that has 10,000 outstanding, and in an empty store, and how they compare.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ async def measured(store: AsyncLightningStore, outstanding: int) -> dict[str, fl
     for name in NAMES:
         await store.enqueue_rollouts([{"input": n} | {"queue": name} for n in range(3)])
     found["claim"] = await timed(claim)
+    found |= await watches(store)
     await store.create_consumer(
         "full", queues=["held"], max_outstanding=1, after_completion_number=0
     )
@@ -65,6 +67,35 @@ async def measured(store: AsyncLightningStore, outstanding: int) -> dict[str, fl
     assert await store.dequeue_rollouts(1, queues=["held"])
     found["claim beside 20,000 held back"] = await timed(claim)
     NAMES.pop()
+    return found
+
+
+async def watches(store: AsyncLightningStore) -> dict[str, float]:
+    """Return the milliseconds that watches of groups take."""
+    names = [f"g{n}" for n in range(BATCH + ROUNDS)]
+    made = await store.enqueue_rollouts(
+        [{"input": 1, "group_id": name} for name in names],
+        groups=[{"group_id": name, "size": 1} for name in names],
+    )
+    ids = [rollout.rollout_id for rollout in made]
+    await store.cancel_rollouts(ids[:BATCH])
+
+    async def read() -> None:
+        async with store.watch_groups(0) as completions:
+            for _ in range(BATCH):
+                await anext(completions)
+
+    found = {f"watch, {BATCH} past groups": await timed(read)}
+    left = iter(ids[BATCH:])
+    async with store.watch_groups(0) as completions:
+        for _ in range(BATCH):
+            await anext(completions)
+
+        async def complete() -> None:
+            await store.cancel_rollouts([next(left)])
+            await anext(completions)
+
+        found["watch, completion of a group"] = await timed(complete)
     return found
 
 
