@@ -20,6 +20,8 @@ from lightningstore.client import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.faults.cluster_consumer import ClusterConsumer
+
 T = TypeVar("T")
 
 #: Errors of a call whose server is gone for longer than the call's deadline.
@@ -67,6 +69,7 @@ class ClusterLedger:
         self.outcomes: dict[str, RolloutStatus] = {}
         #: Numbers of finishes as a watcher saw them.
         self.watched: list[tuple[int, str]] = []
+        self.consumer = ClusterConsumer()
         #: Calls without an answer, by the text of the error.
         self.unanswered: Counter[str] = Counter()
         self.answered = self.reads = 0
@@ -80,7 +83,20 @@ class ClusterLedger:
                 await self._enqueue()
                 await self._live()
             except NO_ANSWER as error:
-                self.unanswered[f"{error.code.name}: {error.message}"[:120]] += 1
+                self._note_unanswered(error)
+
+    async def consume(self) -> None:
+        """Pull and acknowledge what has finished, until `finish`."""
+        while not self._is_over:
+            await asyncio.sleep(self._pause * self.dice.random())
+            try:
+                await self._answer(self.consumer.create(self._store()))
+                await self.consumer.step(self._store, self._answer)
+            except NO_ANSWER as error:
+                self._note_unanswered(error)
+
+    def _note_unanswered(self, error: LightningStoreError) -> None:
+        self.unanswered[f"{error.code.name}: {error.message}"[:120]] += 1
 
     async def _answer(self, call: Coroutine[Any, Any, T]) -> T:
         """Return what a call returns, which has to end soon after its deadline."""
@@ -169,6 +185,8 @@ class ClusterLedger:
             numbers = sorted((r.completion_number, i) for i, r in stored.items())
             finished = [(number, i) for number, i in numbers if number]
             assert [number for number, _ in finished] == list(range(1, len(finished) + 1))
+        await self.consumer.create(self.stores[0])
+        await self.consumer.check(self.stores[0], {number for number, _ in finished})
         async with asyncio.timeout(PATIENCE):
             while len(self.watched) < len(finished):
                 await asyncio.sleep(0.05)

@@ -117,7 +117,8 @@ async def _endure(
     caused: Counter[str] = Counter()
     async with asyncio.TaskGroup() as group:
         watchers = [group.create_task(ledger.watch()) for ledger in ledgers]
-        workers = [group.create_task(each.work()) for each in ledgers for _ in range(WORKERS)]
+        work = [kind for each in ledgers for kind in (each.work, each.consume)]
+        workers = [group.create_task(kind()) for kind in work for _ in range(WORKERS)]
         for what in troubles:
             caused[what] += 1
             await _trouble(cluster, dice, what)
@@ -138,6 +139,7 @@ async def _endure(
         f"{dict(caused)}: {sum(each.answered for each in ledgers)} answered writes, "
         f"{sum(each.reads for each in ledgers)} reads, {commits} commits, "
         f"{sum(len(each.watched) for each in ledgers)} finishes watched, "
+        f"{sum(len(each.consumer.trained) for each in ledgers)} deliveries acknowledged, "
         f"{unanswered.total()} calls without an answer in their time, "
         f"the longest call, {longest.name}, took {longest.seconds:.1f} s"
     )
