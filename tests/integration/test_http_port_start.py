@@ -209,6 +209,7 @@ async def test_every_server_answers_for_every_namespace(machine: Machines) -> No
             assert last["error"]["code"] == "deadline_exceeded"
             path = "/lightningstore.v1.NamespaceService/GetNamespace"
             answer = await call(port, path, {"name": name})
+            assert answer.status == 200, answer.body
             assert json.loads(answer.body)["namespace"]["name"] == name
 
 
