@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from lightningstore.client import InvalidArgumentError, ResourceExhaustedError, Rollout
+from lightningstore.client import Failure, InvalidArgumentError, ResourceExhaustedError, Rollout
 from lightningstore.v1.rollout_pb2 import ListRolloutsRequest
 from lightningstore.v1.worker_pb2 import ListWorkersRequest
 
@@ -48,6 +48,10 @@ FILTERS: dict[str, tuple[Any, Callable[[Rollout], bool]]] = {
         {"run": "7", "split": "a"},
         lambda r: (r.labels.get("run"), r.labels.get("split")) == ("7", "a"),
     ),
+    "failure_contains": (
+        "OUT: no answer from ro-",
+        lambda r: r.rollout_id in ("ro-2", "ro-8", "RO-1"),
+    ),
 }
 
 
@@ -71,13 +75,19 @@ async def zoo(world: World) -> list[str]:
         if kind == 1:
             await finish(world, rollout_id)
         elif kind == 2:
-            await finish(world, rollout_id, "failed")  # waits for its retry
+            failure = Failure("TimedOut", f"no answer from {rollout_id}")
+            await fail(world, rollout_id, failure)  # waits for its retry
         elif kind == 3:
             await world.store.cancel_rollouts([rollout_id])
         elif kind == 4:
             await world.store.start_attempt(rollout_id)
             await world.store.add_spans(batch(rollout_id, "latest", "a"))
     return ids
+
+
+async def fail(world: World, rollout_id: str, failure: Failure) -> None:
+    await world.store.start_attempt(rollout_id)
+    await world.store.update_attempt(rollout_id, "latest", status="failed", failure=failure)
 
 
 async def listed(world: World, **query: Any) -> list[str]:
@@ -102,6 +112,42 @@ async def test_filters_mean_what_they_say_alone_and_together(world: World) -> No
             **query, filter_logic=logic, page_size=1, include_total_size=True
         )
         assert page.total_size == len(expected)
+
+
+async def test_text_is_searched_in_the_failure_of_the_latest_attempt_alone(world: World) -> None:
+    store = world.store
+    ids = await enqueue(world, 9, config=RETRY)
+    lost = Failure("ValueError", "The Result is lost\n\x00Größe 7")
+    for rollout_id in (ids[0], ids[5], ids[6], ids[8]):
+        await fail(world, rollout_id, lost)
+    await fail(world, ids[1], Failure("", "value: the result is LOST"))
+    await fail(world, ids[2], Failure("ValueError", ""))
+    # Elsewhere in the record of the attempt, of an earlier attempt, and in that of the rollout.
+    await store.start_attempt(ids[3], worker_id="result is lost")
+    await store.update_attempt(ids[3], "latest", metadata={"result is lost": 1})
+    await store.start_attempt(ids[5])
+    await store.update_rollout(ids[7], metadata={"result is lost": 1})
+    expected = [ids[0], ids[1], ids[6], ids[8]]
+    assert await listed(world, failure_contains="result IS lost") == expected
+    assert await listed(world, failure_contains="error: the result") == [ids[0], ids[6], ids[8]]
+    assert await listed(world, failure_contains="error: value") == []
+    assert await listed(world, failure_contains="valueerror") == [ids[0], ids[2], ids[6], ids[8]]
+    assert await listed(world, failure_contains=": ") == expected
+    assert await listed(world, failure_contains="\x00Größe") == [ids[0], ids[6], ids[8]]
+    assert await listed(world, failure_contains="GRÖSSE") == []
+    for order in ("", "start_time desc", "reward", "priority desc"):
+        query = {"failure_contains": "result is lost", "order_by": order}
+        whole = await listed(world, **query)
+        assert sorted(whole) == sorted(expected)
+        for size in (1, 2, 3, 4):
+            assert await listed(world, **query, page_size=size) == whole
+        page = await store.list_rollouts(**query, skip=1, page_size=2, include_total_size=True)
+        assert ([r.rollout_id for r in page], page.total_size) == (whole[1:3], 4)
+    either = {"failure_contains": "result is lost", "filter_logic": "or"}
+    assert await listed(world, **either) == expected
+    page = await store.list_rollouts(**either, rollout_ids=[ids[3]], include_total_size=True)
+    assert [r.rollout_id for r in page] == [ids[0], ids[1], ids[3], ids[6], ids[8]]
+    assert page.total_size == 5
 
 
 @pytest.mark.parametrize("order", ORDERS)

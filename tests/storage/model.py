@@ -44,6 +44,7 @@ from lightningstore.service.storage.base import (
     FinishedRow,
     Snapshot,
 )
+from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_RELAXED
 from lightningstore.v1.worker_pb2 import Worker
@@ -253,8 +254,12 @@ class ModelStorage:
         rows = self.data.rollouts.values()
         return [self.loaded(row) for row in rows if row.rollout.rollout_id in rollout_ids]
 
+    def latest(self, rollout_key: int) -> Attempt | None:
+        rows = self.attempts(rollout_key)
+        return rows[-1].attempt if rows else None
+
     def matching(self, query: RolloutQuery) -> list[RolloutRow]:
-        match = filters.matches(query)
+        match = filters.matches(query, self.latest)
         return [row for row in self.data.rollouts.values() if match(row)]
 
     def place(self, query: RolloutQuery, row: RolloutRow) -> tuple[object, int]:

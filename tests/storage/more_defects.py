@@ -368,3 +368,10 @@ class KeepsDamagedConsumers(LeasedStorage):
         damaged = data.damaged
         super().put_consumers(data, changes)
         data.damaged = damaged
+
+
+@found_by("test_failure_is_searched_in_the_latest_attempt")
+class SearchesTheFirstAttempt(ModelStorage):
+    def latest(self, rollout_key):
+        rows = self.attempts(rollout_key)
+        return rows[0].attempt if rows else None

@@ -34,6 +34,12 @@ FILTERS: dict[str, dict[str, Any]] = {
     "either": {"group_ids": frozenset({"step-1/3"}), "modes": frozenset({2}), "any_of": True},
     "reward": {"reward_range": ("A", "~")},
     "id": {"rollout_id_contains": "ab"},
+    "failure": {"failure_contains": "error: IT"},
+    "failure or group": {
+        "failure_contains": "lost",
+        "group_ids": frozenset({"step-1/3"}),
+        "any_of": True,
+    },
     "none": {"rollout_id_contains": "nothing"},
 }
 ORDERS = ("key", "rollout_id", "start_time", "reward", "status", "completion_number")
@@ -97,7 +103,7 @@ async def test_pages_hold_each_match_once_in_order(
 async def test_page_of_many_matches_sorts_nothing(tmp_path: Path) -> None:
     made = SqliteStorage(tmp_path / "x.db", full_sync=False)
     await made.open()
-    for order, chosen in itertools.product(filters.INDEXED, ("failed", "label", "id")):
+    for order, chosen in itertools.product(filters.INDEXED, ("failed", "label", "id", "failure")):
         query = RolloutQuery(**FILTERS[chosen], order_by=order, descending=True, limit=5)
         page, selected = filters.first_rows(query), filters.selection(query, led=False)
         assert page is not None

@@ -249,6 +249,8 @@ async def read_pages(storage: PostgresStorage, n: int) -> None:
     for more in ({}, {"after": (3000, 3000)}, {"after": (3000, 3000), "descending": True}):
         await found(storage, labels=many, limit=10, **more)
     await found(storage, labels=labels, rollout_ids=ids, limit=10)
+    await found(storage, failure_contains="x", statuses=statuses, limit=10)
+    await found(storage, failure_contains="x", labels=labels, limit=10)
     query = RolloutQuery(statuses=statuses, rollout_ids=ids, group_ids=groups, any_of=True)
     await items(storage.scan_rollouts(replace(query, limit=5)))
     for counted in (

@@ -12,6 +12,7 @@ from lightningstore.service.rules.measures import Measures
 from lightningstore.service.rules.rewards import reward_range, sortable
 from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
 from lightningstore.service.storage.sqlite import filters as sql
+from lightningstore.v1.attempt_pb2 import Attempt, Failure
 from lightningstore.v1.rollout_pb2 import Rollout
 
 TEXT = st.text(alphabet="aAb%_'\\\x00ü", max_size=3)
@@ -42,6 +43,12 @@ def rows_of(rollouts: list[Rollout], rewards: list[float | None]) -> list[Rollou
     ]
 
 
+def latest(key: int) -> Attempt | None:
+    if not key % 4:
+        return None
+    return Attempt(failure=Failure(type=("", "Ab", "É")[key % 3], message="\x00A b"))
+
+
 QUERIES = st.builds(
     RolloutQuery,
     statuses=st.frozensets(st.integers(1, 7), max_size=3),
@@ -52,6 +59,7 @@ QUERIES = st.builds(
     queues=st.frozensets(st.sampled_from(["", "gpu", "none"]), max_size=2),
     labels=LABELS.map(lambda labels: frozenset(labels.items())),
     reward_range=st.none() | st.builds(reward_range, REWARDS, REWARDS),
+    failure_contains=st.sampled_from(["", "", "aB", "a b", "É", "b: \x00a", "none"]),
     any_of=st.booleans(),
     order_by=st.sampled_from(["key", *filters.COLUMNS]),
     descending=st.booleans(),
@@ -64,6 +72,11 @@ def database(rows: list[RolloutRow]) -> sqlite3.Connection:
     connection.execute(
         f"CREATE TABLE rollouts (key INTEGER PRIMARY KEY, {','.join(filters.COLUMNS)})"
     )
+    connection.execute("CREATE TABLE attempts (key INTEGER PRIMARY KEY, rollout_key, record)")
+    for row in rows:
+        if (attempt := latest(row.key)) is not None:
+            record = attempt.SerializeToString()
+            connection.execute("INSERT INTO attempts VALUES (?, ?, ?)", [row.key, row.key, record])
     connection.execute(
         "CREATE TABLE labels (rollout_key, name, value, PRIMARY KEY (rollout_key, name))"
     )
@@ -89,7 +102,7 @@ def test_sql_and_predicate_agree_page_by_page(
     rollouts: list[Rollout], rewards: list[float | None], query: RolloutQuery
 ) -> None:
     rows = rows_of(rollouts, rewards)
-    matching = [row for row in rows if filters.matches(query)(row)]
+    matching = [row for row in rows if filters.matches(query, latest)(row)]
     matching.sort(key=lambda r: (filters.sort_value(query, r), r.key), reverse=query.descending)
     expected = [row.key for row in matching]
     connection = database(rows)
@@ -129,6 +142,7 @@ def test_sql_text_is_made_of_constants_alone() -> None:
         group_ids=frozenset("fghij"),
         queues=frozenset("klmno"),
         labels=frozenset([("p", "q"), ("r", "s")]),
+        failure_contains="x",
     )
     hostile = RolloutQuery(
         rollout_ids=frozenset(HOSTILE),
@@ -136,6 +150,7 @@ def test_sql_text_is_made_of_constants_alone() -> None:
         group_ids=frozenset(HOSTILE),
         queues=frozenset(HOSTILE),
         labels=frozenset([(HOSTILE[0], HOSTILE[1]), (HOSTILE[1], HOSTILE[2])]),
+        failure_contains=HOSTILE[0],
     )
     for none in ({}, {"rollout_ids": frozenset(), "group_ids": frozenset()}):
         here, there = replace(plain, **none), replace(hostile, **none)

@@ -25,6 +25,7 @@ export function filtersOf(params: URLSearchParams): Filters {
     statuses: choices(given("status"), RolloutStatus, "status"),
     modes: choices(given("mode"), RolloutMode, "mode"),
     rolloutIdContains: given("id"),
+    failureContains: given("failure"),
     groupIds: given("group") ? [given("group")] : [],
     queues: given("queue") ? [given("queue") === DEFAULT_QUEUE ? "" : given("queue")] : [],
     labels: labelsOf(given("label")),

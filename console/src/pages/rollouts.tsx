@@ -1,14 +1,7 @@
 // The list of rollouts: filters, order and page are in the link.
-import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { Store } from "../api/client.js";
 import { useLive } from "../api/live.js";
 import { now, measure, span, toMs, word } from "../format.js";
-import {
-  RolloutMode,
-  RolloutStatus,
-  type ListRolloutsRequestSchema,
-  type Rollout,
-} from "../gen/lightningstore/v1/rollout_pb.js";
+import { RolloutMode, RolloutStatus, type Rollout } from "../gen/lightningstore/v1/rollout_pb.js";
 import { Age, Empty, ErrorNote, Loading, Page, Status } from "../parts/basics.js";
 import { Pages } from "../parts/pages.js";
 import { Table, type Column } from "../parts/table.js";
@@ -17,9 +10,6 @@ import { FilterForm, filtersOf, isFiltered } from "./rollout-filters.js";
 
 const NEWEST = "start_time desc";
 const PAGE_SIZE = 50;
-/** Rollouts that are looked at for a text of a failure. */
-const SCANNED_PAGES = 5;
-const SCANNED_PAGE_SIZE = 500;
 
 export const ENQUEUE = `lightningstore enqueue '{"question": "What is 6 times 7?"}'`;
 
@@ -84,33 +74,6 @@ function RunTime({ rollout }: { rollout: Rollout }) {
   return <>{span(Math.max(0, end - toMs(startTime)) / 1000)}</>;
 }
 
-/**
- * Returns the rollouts that failed with a text. The contract has no filter for it: each page looks at some thousand failed
- * rollouts, and the next one goes on behind them.
- */
-async function withFailure(
-  store: Store,
-  request: MessageInitShape<typeof ListRolloutsRequestSchema>,
-  text: string,
-  signal: AbortSignal,
-): Promise<{ rollouts: Rollout[]; nextPageToken: string }> {
-  const statuses = request.statuses?.length ? request.statuses : [RolloutStatus.FAILED];
-  const rollouts: Rollout[] = [];
-  let pageToken = request.pageToken ?? "";
-  for (let page = 0; page < SCANNED_PAGES && rollouts.length < PAGE_SIZE; page += 1) {
-    const answer = await store.listRollouts(
-      { ...request, statuses, pageToken, pageSize: SCANNED_PAGE_SIZE },
-      { signal },
-    );
-    const matches = ({ latestAttempt }: Rollout) =>
-      failureText(latestAttempt).toLowerCase().includes(text);
-    rollouts.push(...answer.rollouts.filter(matches));
-    pageToken = answer.nextPageToken;
-    if (!pageToken) break;
-  }
-  return { rollouts, nextPageToken: pageToken };
-}
-
 export function Rollouts() {
   const { params } = route.value;
   const orderBy = params.get("sort") ?? NEWEST;
@@ -122,12 +85,9 @@ export function Rollouts() {
   } catch (error) {
     problem = error;
   }
-  const failure = (params.get("failure") ?? "").trim().toLowerCase();
   const { data, error, stale } = useLive(params.toString(), async (store, signal) => {
     if (!filters) return undefined;
-    const request = { ...filters, orderBy, pageToken };
-    if (failure) return withFailure(store, request, failure, signal);
-    return store.listRollouts({ ...request, pageSize: PAGE_SIZE }, { signal });
+    return store.listRollouts({ ...filters, orderBy, pageToken, pageSize: PAGE_SIZE }, { signal });
   });
   const order = {
     by: orderBy,
@@ -150,11 +110,7 @@ export function Rollouts() {
       )}
       {data?.rollouts.length === 0 &&
         (isFiltered(params) ? (
-          <Empty>
-            {data.nextPageToken
-              ? "No rollout of this page matches the filters. The next one may have some."
-              : "No rollout matches these filters."}
-          </Empty>
+          <Empty>No rollout matches these filters.</Empty>
         ) : (
           <Empty command={ENQUEUE}>There are no rollouts yet. This adds one to the queue:</Empty>
         ))}

@@ -1097,9 +1097,13 @@ type ListRolloutsRequest struct {
 	MinReward *float64 `protobuf:"fixed64,14,opt,name=min_reward,json=minReward,proto3,oneof" json:"min_reward,omitempty"`
 	// Matches rollouts whose latest attempt has a reward of at most this value. Must be finite. Absent: no
 	// maximum.
-	MaxReward     *float64 `protobuf:"fixed64,15,opt,name=max_reward,json=maxReward,proto3,oneof" json:"max_reward,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxReward *float64 `protobuf:"fixed64,15,opt,name=max_reward,json=maxReward,proto3,oneof" json:"max_reward,omitempty"`
+	// Matches rollouts whose latest attempt has a failure that contains this text, where a failure reads
+	// "type: message". The letters A-Z match in either case. Searches the latest attempts of all rollouts that
+	// the other filters select.
+	FailureContains string `protobuf:"bytes,16,opt,name=failure_contains,json=failureContains,proto3" json:"failure_contains,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ListRolloutsRequest) Reset() {
@@ -1235,6 +1239,13 @@ func (x *ListRolloutsRequest) GetMaxReward() float64 {
 		return *x.MaxReward
 	}
 	return 0
+}
+
+func (x *ListRolloutsRequest) GetFailureContains() string {
+	if x != nil {
+		return x.FailureContains
+	}
+	return ""
 }
 
 // Response of ListRollouts.
@@ -1731,7 +1742,7 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\"J\n" +
 	"\x12GetRolloutResponse\x124\n" +
-	"\arollout\x18\x01 \x01(\v2\x1a.lightningstore.v1.RolloutR\arollout\"\xd8\x05\n" +
+	"\arollout\x18\x01 \x01(\v2\x1a.lightningstore.v1.RolloutR\arollout\"\x83\x06\n" +
 	"\x13ListRolloutsRequest\x12<\n" +
 	"\bstatuses\x18\x01 \x03(\x0e2 .lightningstore.v1.RolloutStatusR\bstatuses\x12\x1f\n" +
 	"\vrollout_ids\x18\x02 \x03(\tR\n" +
@@ -1752,7 +1763,8 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"min_reward\x18\x0e \x01(\x01H\x00R\tminReward\x88\x01\x01\x12\"\n" +
 	"\n" +
-	"max_reward\x18\x0f \x01(\x01H\x01R\tmaxReward\x88\x01\x01\x1a9\n" +
+	"max_reward\x18\x0f \x01(\x01H\x01R\tmaxReward\x88\x01\x01\x12)\n" +
+	"\x10failure_contains\x18\x10 \x01(\tR\x0ffailureContains\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +

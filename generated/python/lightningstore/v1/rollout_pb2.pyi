@@ -666,6 +666,7 @@ class ListRolloutsRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     MIN_REWARD_FIELD_NUMBER: _builtins.int
     MAX_REWARD_FIELD_NUMBER: _builtins.int
+    FAILURE_CONTAINS_FIELD_NUMBER: _builtins.int
     rollout_id_contains: _builtins.str
     """Matches ids that contain this text, case-sensitive."""
     filter_logic: Global___FilterLogic.ValueType
@@ -694,6 +695,11 @@ class ListRolloutsRequest(_message.Message):
     max_reward: _builtins.float
     """Matches rollouts whose latest attempt has a reward of at most this value. Must be finite. Absent: no
     maximum.
+    """
+    failure_contains: _builtins.str
+    """Matches rollouts whose latest attempt has a failure that contains this text, where a failure reads
+    "type: message". The letters A-Z match in either case. Searches the latest attempts of all rollouts that
+    the other filters select.
     """
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___RolloutStatus.ValueType]:
@@ -739,10 +745,11 @@ class ListRolloutsRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         min_reward: _builtins.float | None = ...,
         max_reward: _builtins.float | None = ...,
+        failure_contains: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_reward", b"_max_reward", "_min_reward", b"_min_reward", "max_reward", b"max_reward", "min_reward", b"min_reward"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reward", b"_max_reward", "_min_reward", b"_min_reward", "filter_logic", b"filter_logic", "group_ids", b"group_ids", "include_total_size", b"include_total_size", "labels", b"labels", "max_reward", b"max_reward", "min_reward", b"min_reward", "modes", b"modes", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "queues", b"queues", "rollout_id_contains", b"rollout_id_contains", "rollout_ids", b"rollout_ids", "skip", b"skip", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reward", b"_max_reward", "_min_reward", b"_min_reward", "failure_contains", b"failure_contains", "filter_logic", b"filter_logic", "group_ids", b"group_ids", "include_total_size", b"include_total_size", "labels", b"labels", "max_reward", b"max_reward", "min_reward", b"min_reward", "modes", b"modes", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "queues", b"queues", "rollout_id_contains", b"rollout_id_contains", "rollout_ids", b"rollout_ids", "skip", b"skip", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_reward: _TypeAlias = _typing.Literal["max_reward"]  # noqa: Y015
     _WhichOneofArgType__max_reward: _TypeAlias = _typing.Literal["_max_reward", b"_max_reward"]  # noqa: Y015

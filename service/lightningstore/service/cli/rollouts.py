@@ -121,17 +121,18 @@ class _Filters:
     def __init__(self, given: dict[str, Any]) -> None:
         self._since: datetime | None = given["since"]
         self._worker: str = given["worker"]
-        self._error: str = given["error"].lower()
         self._resources: str = given["resources"]
         self.newest = given["newest"] is not False and not given["sort"]
         default = "" if given["newest"] is False else "start_time desc"
-        self.request = rollout_pb2.ListRolloutsRequest(order_by=given["sort"] or default)
+        self.request = rollout_pb2.ListRolloutsRequest(
+            order_by=given["sort"] or default, failure_contains=given["error"]
+        )
         set_filters(self.request, given)
 
     @property
     def are_the_servers(self) -> bool:
         """Whether the server alone filters, and can count what matches."""
-        return not (self._since or self._worker or self._error or self._resources)
+        return not (self._since or self._worker or self._resources)
 
     def matches(self, rollout: rollout_pb2.Rollout) -> bool:
         """Tell whether a rollout that the server returned is listed."""
@@ -139,7 +140,6 @@ class _Filters:
         return (
             (not self._worker or attempt.worker_id == self._worker)
             and (not self._resources or rollout.resources_id == self._resources)
-            and (not self._error or self._error in failure_text(attempt).lower())
             and not self.is_too_old(rollout)
         )
 
@@ -164,8 +164,8 @@ def _rollouts(server: Connection, limit: float, *, reward: bool, **given: Any) -
     """List rollouts, the newest first.
 
     Several values of one filter are joined by or, different filters by and (--any: or). The server filters by
-    --status, --mode, --group, --id and --id-contains. --worker, --resources, --error and --since further narrow
-    what it returns, which for a rare value reads many rollouts.
+    all options but --worker, --resources and --since, which further narrow what it returns; for a rare value that
+    reads many rollouts.
     """
     filters = _Filters(given)
     found: list[Any] = []
@@ -238,8 +238,7 @@ rollouts = view(
         ["--error"],
         default="",
         metavar="TEXT",
-        help="Only those whose latest attempt failed with this text in its type or message, "
-        "whatever the case.",
+        help="Only those whose latest attempt failed with this text in 'type: message', whatever the case.",
     ),
     click.Option(
         ["--since"],

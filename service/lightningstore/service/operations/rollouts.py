@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -51,6 +53,9 @@ from lightningstore.v1.rollout_pb2 import (
 
 R = TypeVar("R", bound=Message)
 
+#: Rollouts that are read at a time to count those with a text in their failure.
+COUNTED_AT_ONCE = 1000
+
 UPDATABLE = (
     "status",
     "input_json",
@@ -89,7 +94,7 @@ class Rollouts:
         reply = ListRolloutsResponse()
         last: LoadedRollout | None = None
         size, more = 0, False
-        async for loaded in self._engine.storage.scan_rollouts(query):
+        async for loaded in self._scan(query):
             shown = loaded.shown()
             size += shown.size()
             full = reply.rollouts and size > self._engine.limits.answer_bytes
@@ -99,9 +104,8 @@ class Rollouts:
             shown.compose_within(reply.rollouts.add(), self._engine.limits.message_bytes)
             last = loaded
         if more and last is not None:
-            values: list[Any] = [last.row.key]
-            if query.order_by != "key":
-                values.insert(0, filters.sort_value(query, last.measured()))
+            value, key = _place(query, last)
+            values = [key] if query.order_by == "key" else [value, key]
             reply.next_page_token = page_token(digest, values)
         if request.include_total_size:
             reply.total_size = await self._total_size(query)
@@ -130,11 +134,38 @@ class Rollouts:
         )
         return query, digest
 
+    async def _scan(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
+        """Yield matching rollouts, beyond the limit of the query if there are more."""
+        storage = self._engine.storage
+        if not query.failure_contains:
+            async for loaded in storage.scan_rollouts(query):
+                yield loaded
+            return
+        # The back end searches whole records of attempts, and skips rollouts before they are looked at here.
+        matches, skip = filters.matches_failure(query), query.skip
+        part, count = replace(query, skip=0), query.limit
+        while count == part.limit:
+            count = 0
+            async for loaded in storage.scan_rollouts(part):
+                count += 1
+                part = replace(part, after=_place(query, loaded))
+                if not matches(loaded):
+                    continue
+                if skip:
+                    skip -= 1
+                else:
+                    yield loaded
+            await asyncio.sleep(0)
+
     async def _total_size(self, query: RolloutQuery) -> int:
         counts = self._live.state.counters.rollouts
         if RolloutQuery(statuses=query.statuses) == _filters(query):
             chosen = query.statuses or counts
             return sum(counts.get(status, 0) for status in chosen)
+        if query.failure_contains:
+            every = replace(query, order_by="key", descending=False, after=None, skip=0)
+            every = replace(every, limit=COUNTED_AT_ONCE, inputs=False)
+            return sum([1 async for _ in self._scan(every)])
         return sum((await self._engine.storage.count_rollouts(query)).values())
 
     async def update_rollout(self, request: UpdateRolloutRequest) -> UpdateRolloutResponse:
@@ -256,6 +287,11 @@ class Rollouts:
         await compose_all(self._engine, shown, targets, self._engine.limits.answer_bytes)
         await self._engine.durable_since(number, failures)
         return reply
+
+
+def _place(query: RolloutQuery, loaded: LoadedRollout) -> tuple[Any, int]:
+    """Return where a rollout is in the order of a query."""
+    return filters.sort_value(query, loaded.measured()), loaded.row.key
 
 
 def _filters(query: RolloutQuery) -> RolloutQuery:

@@ -42,5 +42,8 @@ def filters_of(request: Selection) -> RolloutQuery:
         queues=frozenset(request.queues),
         labels=frozenset(request.labels.items()),
         reward_range=rewards.range_of(request),
+        failure_contains=(
+            request.failure_contains if isinstance(request, ListRolloutsRequest) else ""
+        ),
         any_of=request.filter_logic == FILTER_LOGIC_OR,
     )

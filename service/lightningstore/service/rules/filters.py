@@ -6,8 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from lightningstore.service.rules.errors import FieldInvalid
-from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
+from lightningstore.service.rules.rows import (
+    FAILURE_SEPARATOR,
+    LoadedRollout,
+    RolloutQuery,
+    RolloutRow,
+)
 from lightningstore.service.rules.times import nanoseconds
+from lightningstore.v1.attempt_pb2 import Attempt
 
 #: Columns for sorting and filtering rollouts, with the function that reads the value from a
 #: row. Missing values are 0 or "", so that they sort first and can be compared.
@@ -51,8 +57,50 @@ def sort_value(query: RolloutQuery, row: RolloutRow) -> Any:
     return row.key if query.order_by == "key" else COLUMNS[query.order_by](row)
 
 
-def matches(query: RolloutQuery) -> Callable[[RolloutRow], bool]:
-    """Return a predicate for the filters of a query."""
+def matches(
+    query: RolloutQuery, latest: Callable[[int], Attempt | None] | None = None
+) -> Callable[[RolloutRow], bool]:
+    """Return a predicate for the filters of a query.
+
+    Args:
+        query: The query.
+        latest: Returns the latest attempt of the rollout with a key. Needed for queries with `failure_contains`,
+            which here match the `attempt_bytes` of the query.
+
+    """
+    tests = _tests(query)
+    if query.failure_contains and latest is not None:
+        text = query.attempt_bytes
+        tests.append(lambda r: _contains(latest(r.key), text))
+    if not tests:
+        return lambda _: True
+    combine = any if query.any_of else all
+    return lambda r: combine(test(r) for test in tests)
+
+
+def matches_failure(query: RolloutQuery) -> Callable[[LoadedRollout], bool]:
+    """Return a predicate for the rollouts that a back end returns for a query with `failure_contains`."""
+    text = query.failure_contains.encode().lower()
+
+    def fails(loaded: LoadedRollout) -> bool:
+        attempt = loaded.attempts[-1].attempt if loaded.attempts else None
+        if attempt is None or not attempt.HasField("failure"):
+            return False
+        parts = filter(None, (attempt.failure.type, attempt.failure.message))
+        return text in FAILURE_SEPARATOR.join(parts).encode().lower()
+
+    if not query.any_of:
+        return fails
+    others = _tests(query)
+    return lambda loaded: fails(loaded) or any(test(loaded.measured()) for test in others)
+
+
+def _contains(attempt: Attempt | None, text: bytes) -> bool:
+    return attempt is not None and text in attempt.SerializeToString().lower()
+
+
+def _tests(query: RolloutQuery) -> list[Callable[[RolloutRow], bool]]:
+    """Return a predicate for each filter but `failure_contains`."""
     tests: list[Callable[[RolloutRow], bool]] = []
     if query.statuses:
         tests.append(lambda r: r.rollout.status in query.statuses)
@@ -74,7 +122,4 @@ def matches(query: RolloutQuery) -> Callable[[RolloutRow], bool]:
     if query.completed is not None:
         after, through = query.completed
         tests.append(lambda r: after < r.rollout.completion_number <= through)
-    if not tests:
-        return lambda _: True
-    combine = any if query.any_of else all
-    return lambda r: combine(test(r) for test in tests)
+    return tests

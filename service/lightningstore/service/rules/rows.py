@@ -17,6 +17,8 @@ from lightningstore.v1.rollout_pb2 import Rollout
 
 #: Tags and lengths of the parts of a rollout, and the fields that a change adds to its record.
 FRAME_BYTES = 64
+#: Between type and message of a failure, in the text that is searched.
+FAILURE_SEPARATOR = ": "
 
 
 class RolloutRow(NamedTuple):
@@ -265,6 +267,9 @@ class RolloutQuery:
     labels: frozenset[tuple[str, str]] = frozenset()
     #: The lowest and the highest reward, in their sortable form.
     reward_range: tuple[str, str] | None = None
+    #: Text of the failure of the latest attempt. A back end tests `attempt_bytes` instead, which more rollouts
+    #: match; `filters.matches_failure` tells which of them have the text in the failure.
+    failure_contains: str = ""
     any_of: bool = False
     #: A column of `filters.COLUMNS`. Ties are ordered by key, in the same direction.
     order_by: str = "key"
@@ -279,13 +284,24 @@ class RolloutQuery:
     completed: tuple[int, int] | None = None
 
     @property
+    def attempt_bytes(self) -> bytes:
+        """Bytes that the record of the latest attempt contains if its failure contains the text.
+
+        Letters A-Z match in either case; here they are in lower case.
+        """
+        # Type and message are separate in the record: a text that spans both has the separator.
+        part = max(self.failure_contains.split(FAILURE_SEPARATOR), key=len)
+        return part.encode().lower()
+
+    @property
     def led_by_label(self) -> bool:
         """Whether an index leads from a label to the rollouts, rather than from ids or groups.
 
         Every match must have the label, and ids and groups select fewer rollouts than a label usually does.
         """
         others = (self.statuses, self.rollout_ids, self.modes, self.group_ids, self.queues)
-        is_alone = not (any(others) or self.rollout_id_contains or self.reward_range)
+        texts = (self.rollout_id_contains, self.failure_contains)
+        is_alone = not (any(others) or any(texts) or self.reward_range)
         if self.any_of and not is_alone:
             return False
         ids = self.rollout_ids or self.group_ids or self.completed is not None

@@ -283,6 +283,8 @@ class Storage(Protocol):
         """Yield matching rollouts, each with its latest attempt only, up to the query's limit.
 
         Their inputs are empty if the query has no `inputs`. Rollouts removed during the scan are left out, and damaged ones, which are counted.
+        A query with `failure_contains` matches the rollouts whose latest attempt has the query's `attempt_bytes` in its
+        serialised record, with the letters A-Z in either case.
         """
 
     async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:

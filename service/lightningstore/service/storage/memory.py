@@ -32,6 +32,7 @@ from lightningstore.service.storage.base import (
 )
 from lightningstore.service.storage.memory_series import SCAN_AT_ONCE, MemorySeries, first
 from lightningstore.service.storage.places import Places
+from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 
@@ -39,6 +40,8 @@ from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 SORTED_AT_ONCE = 20_000
 #: Maximum number of candidates that are sorted for a page of a list whose order is kept.
 SORTED_FOR_A_PAGE = 2000
+#: Attempts whose records are searched before other tasks run: a record may have 64 KiB of failure.
+SEARCHED_AT_ONCE = 50
 #: Columns whose order is kept, so that a page in it costs the same however many rollouts there are, and their lowest value
 #: if many rollouts have it.
 ORDERS = {"start_time": None, "reward": ""}
@@ -243,10 +246,11 @@ class MemoryStorage(MemorySeries):
 
         Other tasks run in between, and may remove rollouts.
         """
-        match = filters.matches(query)
+        match = filters.matches(query, self._latest)
         after = query.after[1] if query.after is not None and query.order_by == "key" else None
+        at_once = SEARCHED_AT_ONCE if query.failure_contains else SCAN_AT_ONCE
         for i, key in enumerate(self._candidates(query, after), 1):
-            if i % SCAN_AT_ONCE == 0:
+            if i % at_once == 0:
                 await asyncio.sleep(0)
             row = self._rollouts.get(key)
             if row is not None and match(row):
@@ -302,9 +306,11 @@ class MemoryStorage(MemorySeries):
 
     async def _ordered(self, query: RolloutQuery) -> AsyncIterator[RolloutRow]:
         """Yield matching rows in the order of a column whose order is kept."""
-        match = filters.matches(query)
+        match = filters.matches(query, self._latest)
         for part in self._orders[query.order_by].beyond(query.after, descending=query.descending):
-            for _, key in part:
+            for i, (_, key) in enumerate(part, 1):
+                if query.failure_contains and i % SEARCHED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 row = self._rollouts.get(key)
                 if row is not None and match(row):
                     yield row
@@ -339,6 +345,10 @@ class MemoryStorage(MemorySeries):
         attempts = self._attempts.get(row.key)
         latest = [attempts[max(attempts)]] if attempts else []
         return LoadedRollout(row, self._inputs[row.key], latest)
+
+    def _latest(self, key: int) -> Attempt | None:
+        attempts = self._attempts.get(key)
+        return attempts[max(attempts)].attempt if attempts else None
 
     async def group_members(self, group_id: str) -> list[str]:
         """Return the ids of the group's rollouts in enqueue order."""

@@ -146,6 +146,7 @@ class AsyncRolloutCalls(AsyncCaller):
         filter_logic: str | int = "and",
         min_reward: float | None = None,
         max_reward: float | None = None,
+        failure_contains: str = "",
         order_by: str = "",
         page_size: int = 0,
         page_token: str = "",
@@ -165,6 +166,8 @@ class AsyncRolloutCalls(AsyncCaller):
             filter_logic: How the filters are combined: "and" or "or".
             min_reward: Only rollouts whose latest attempt has at least this reward. None: no minimum.
             max_reward: Only rollouts whose latest attempt has at most this reward. None: no maximum.
+            failure_contains: Only rollouts whose latest attempt has a failure that contains this text as "type: message",
+                whatever the case of A-Z.
             order_by: A field and a direction, such as "start_time desc" or "reward desc". Empty: the order of enqueuing.
             page_size: Maximum rollouts in the page. 0: 100. The server limits it to 1,000 by default.
             page_token: `next_page_token` of the previous page, with the same filters and order.
@@ -191,6 +194,7 @@ class AsyncRolloutCalls(AsyncCaller):
                 order_by=order_by,
                 min_reward=min_reward,
                 max_reward=max_reward,
+                failure_contains=failure_contains,
                 page_size=page_size,
                 page_token=page_token,
                 skip=skip,
@@ -211,6 +215,7 @@ class AsyncRolloutCalls(AsyncCaller):
         filter_logic: str | int = "and",
         min_reward: float | None = None,
         max_reward: float | None = None,
+        failure_contains: str = "",
         order_by: str = "",
         page_size: int = 0,
         skip: int = 0,
@@ -230,6 +235,8 @@ class AsyncRolloutCalls(AsyncCaller):
             filter_logic: How the filters are combined: "and" or "or".
             min_reward: Only rollouts whose latest attempt has at least this reward. None: no minimum.
             max_reward: Only rollouts whose latest attempt has at most this reward. None: no maximum.
+            failure_contains: Only rollouts whose latest attempt has a failure that contains this text as "type: message",
+                whatever the case of A-Z.
             order_by: A field and a direction, such as "start_time desc" or "reward desc". Empty: the order of enqueuing.
             page_size: Maximum rollouts requested at a time. 0: 100.
             skip: Number of rollouts to leave out first.
@@ -256,6 +263,7 @@ class AsyncRolloutCalls(AsyncCaller):
             order_by=order_by,
             min_reward=min_reward,
             max_reward=max_reward,
+            failure_contains=failure_contains,
             page_size=page_size,
             skip=skip,
         )

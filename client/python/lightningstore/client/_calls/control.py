@@ -248,6 +248,7 @@ def list_rollouts(
     page_token: str = "",
     skip: int = 0,
     include_total_size: bool = False,
+    failure_contains: str = "",
 ) -> Call[Page[Rollout]]:
     """ListRollouts."""
     request = rollout_pb2.ListRolloutsRequest(
@@ -266,6 +267,7 @@ def list_rollouts(
         page_token=page_token,
         skip=skip,
         include_total_size=include_total_size,
+        failure_contains=failure_contains,
     )
     return Call("ListRollouts", request, _rollout_page)
 

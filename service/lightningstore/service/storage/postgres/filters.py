@@ -40,6 +40,14 @@ _VALUED = {
 _HAS_LABEL = """
     (SELECT l.value FROM ls_labels l WHERE l.ns = $1 AND l.rollout_key = key AND l.name = {name}) = {value}
 """
+#: Whether the record of the latest attempt contains bytes. Letters are the same in both forms of a record, A-Z in either case.
+_CONTAINS = """
+    position({bytes}::bytea IN decode(lower((
+        SELECT encode(a.record, 'escape')
+        FROM (SELECT ns, rollout_key, key AS number, record FROM ls_attempts) a
+        WHERE a.ns::bigint = $1 AND a.rollout_key >= 0 AND a.rollout_key = key ORDER BY a.number DESC LIMIT 1
+    ) COLLATE "C"), 'escape')) > 0
+"""
 #: How rollouts with a label are read, in the order of their keys.
 _LABELLED = """
 SELECT {columns} FROM (
@@ -86,6 +94,8 @@ class _Text:
         self._tested = [column for column, values in self._values.items() if values]
         if query.rollout_id_contains:
             self._tested.append("contains")
+        if query.failure_contains:
+            self._tested.append("failure")
         if query.labels:
             self._tested.append("labels")
         if query.reward_range is not None:
@@ -101,6 +111,8 @@ class _Text:
         if column == "contains":
             mark = self.mark(self.query.rollout_id_contains.encode())
             return f"position({mark}::bytea IN rollout_id) > 0"
+        if column == "failure":
+            return _CONTAINS.format(bytes=self.mark(self.query.attempt_bytes))
         if column == "reward" and self.query.reward_range is not None:
             lowest, highest = map(self.mark, _encoded(self.query.reward_range))
             return f"reward BETWEEN {lowest}::bytea AND {highest}::bytea"

@@ -13,6 +13,12 @@ INDEXED = frozenset({"rollout_id", "start_time", "reward"})
 FIRST_ROWS = 10_000
 _HAS_LABEL = "EXISTS (SELECT 1 FROM labels WHERE rollout_key = key AND name = ? AND value = ?)"
 
+#: Whether the record of the latest attempt contains bytes. `key` is that of the rollout.
+_CONTAINS = """instr(CAST(lower(CAST((
+    SELECT record FROM (SELECT rollout_key, key AS number, record FROM attempts)
+    WHERE rollout_key = key ORDER BY number DESC LIMIT 1
+) AS TEXT)) AS BLOB), ?) > 0"""
+
 
 class Selection(NamedTuple):
     """The rows of a query. The SQL consists only of constants and question marks."""
@@ -75,6 +81,9 @@ def _filters(query: RolloutQuery) -> tuple[list[str], list[Any]]:
     if query.rollout_id_contains:
         parts.append("instr(rollout_id, ?) > 0")
         parameters.append(query.rollout_id_contains)
+    if query.failure_contains:
+        parts.append(_CONTAINS)
+        parameters.append(query.attempt_bytes)
     return parts, parameters
 
 

@@ -28,6 +28,7 @@ from lightningstore.service.storage.testing.records import (
     rollout,
     update,
 )
+from lightningstore.v1.attempt_pb2 import Failure
 
 #: One value for each filter of a query, and which rollouts of `_varied` match it.
 FILTERS: dict[str, tuple[Any, Callable[[RolloutRow], bool]]] = {
@@ -125,6 +126,26 @@ class RolloutCases(Cases):
         assert await found(storage, rollout_id_contains="R1") == []
         many = frozenset(f"none{n}" for n in range(Limits().batch_items - 1)) | {"r7"}
         assert await found(storage, rollout_ids=many) == ["r7"]
+
+    async def test_failure_is_searched_in_the_latest_attempt(self, storage: Storage) -> None:
+        lost = Failure(type="Lost", message="no answer \x00 Ä\\n")
+        await put(storage, *(rollout(k, labels={"a": str(k % 2)}) for k in range(1, 6)))
+        await put(storage, attempt(1, 1, failure=lost), attempt(2, 2), attempt(3, 4, failure=lost))
+        await put(storage, attempt(4, 4), attempt(5, 5, failure=Failure(message="LOST")))
+        for text in ("NO answer", "\x00 Ä\\N", "lost: no answer"):
+            assert await found(storage, failure_contains=text) == ["r1"], text
+        assert await found(storage, failure_contains="lost") == ["r1", "r5"]
+        assert await found(storage, failure_contains="ä") == []
+        labels, modes = frozenset([("a", "0")]), frozenset([1])
+        assert await found(storage, failure_contains="lost", labels=labels) == []
+        either = {"failure_contains": "lost", "any_of": True}
+        assert await found(storage, **either) == ["r1", "r5"]
+        assert await found(storage, **either, modes=modes) == ["r1", "r5"]
+        assert await found(storage, **either, labels=labels) == ["r1", "r2", "r4", "r5"]
+        for order in ("key", "rollout_id", "start_time", "priority"):
+            page = {"failure_contains": "lost", "order_by": order, "descending": True}
+            assert await found(storage, **page, limit=1) == ["r5"], order
+            assert await found(storage, **page, skip=1) == ["r1"], order
 
     async def test_pages_follow_every_order(self, storage: Storage) -> None:
         rows = _varied()
