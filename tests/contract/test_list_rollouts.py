@@ -150,6 +150,44 @@ async def test_text_is_searched_in_the_failure_of_the_latest_attempt_alone(world
     assert page.total_size == 5
 
 
+async def test_payloads_are_left_out_on_request(world: World) -> None:
+    store = world.store
+    large, bare = "x" * 500_000, 2_000
+    for n in range(3):
+        await store.enqueue_rollout(large, rollout_id=f"ro-{n}", metadata={"m": n})
+    await fail(world, "ro-0", Failure("Lost", "no answer"))
+    await store.update_attempt("ro-0", "latest", metadata={"a": 1})
+    full = await store.call("ListRollouts", ListRolloutsRequest(order_by="rollout_id"))
+    request = ListRolloutsRequest(order_by="rollout_id", omit_payloads=True)
+    answer = await store.call("ListRollouts", request)
+    assert answer.ByteSize() < bare
+    expected = full.rollouts
+    for rollout in expected:
+        assert len(rollout.input_json) > len(large)
+        for field in ("input_json", "metadata_json"):
+            rollout.ClearField(field)
+        rollout.payloads_omitted = True
+    expected[0].latest_attempt.ClearField("metadata_json")
+    assert list(answer.rollouts) == list(expected)
+    assert answer.rollouts[0].latest_attempt.failure.message == "no answer"
+    first = await store.list_rollouts(page_size=1, omit_payloads=True)
+    with pytest.raises(LookupError, match="get_rollout"):
+        _ = first[0].input
+    rest = await store.list_rollouts(page_token=first.next_page_token)
+    assert [r.metadata for r in rest] == [{"m": 1}, {"m": 2}]
+
+
+async def test_page_without_payloads_holds_more_rollouts(world: World) -> None:
+    """The bytes of inputs do not count for the size of a page that leaves them out."""
+    large = "x" * (9 << 20)
+    for _ in range(8):
+        await world.store.enqueue_rollout(large)
+    assert len(await world.store.list_rollouts()) < 8
+    page = await world.store.list_rollouts(omit_payloads=True)
+    assert (len(page), page.next_page_token) == (8, "")
+    assert len(await listed(world, omit_payloads=True, failure_contains="x")) == 0
+
+
 @pytest.mark.parametrize("order", ORDERS)
 async def test_order_is_total_and_pages_cut_it_anywhere(world: World, order: str) -> None:
     ids = await zoo(world)

@@ -39,7 +39,7 @@ async function load(store: Store, groupId: string, signal: AbortSignal): Promise
         throw error;
       },
     ),
-    store.listRollouts({ groupIds: [groupId], pageSize: SHOWN }, { signal }),
+    store.listRollouts({ groupIds: [groupId], pageSize: SHOWN, omitPayloads: true }, { signal }),
   ]);
   return { group, members: list.rollouts, more: list.nextPageToken !== "" };
 }

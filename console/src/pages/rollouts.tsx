@@ -87,7 +87,8 @@ export function Rollouts() {
   }
   const { data, error, stale } = useLive(params.toString(), async (store, signal) => {
     if (!filters) return undefined;
-    return store.listRollouts({ ...filters, orderBy, pageToken, pageSize: PAGE_SIZE }, { signal });
+    const page = { orderBy, pageToken, pageSize: PAGE_SIZE };
+    return store.listRollouts({ ...filters, ...page, omitPayloads: true }, { signal });
   });
   const order = {
     by: orderBy,

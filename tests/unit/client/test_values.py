@@ -291,9 +291,7 @@ def test_a_pickled_span_takes_its_resource_along_and_no_other_span() -> None:
 def test_payloads_that_an_answer_left_out_are_not_taken_for_empty_ones() -> None:
     rollout = Rollout(rollout_pb2.Rollout(rollout_id="ro-1", payloads_omitted=True))
     for field in ("input", "metadata"):
-        with pytest.raises(
-            LookupError, match=r"payloads of rollout ro-1, .* get_rollout returns them"
-        ):
+        with pytest.raises(LookupError, match="payloads of rollout ro-1: get_rollout returns them"):
             getattr(rollout, field)
     rollout.fill(Rollout(rollout_pb2.Rollout(input_json=b"[1]", metadata_json=b'{"a":2}')))
     assert (rollout.payloads_omitted, rollout.input, rollout.metadata) == (False, [1], {"a": 2})

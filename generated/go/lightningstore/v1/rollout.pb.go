@@ -302,7 +302,8 @@ type Rollout struct {
 	// True if this response omits input_json and metadata_json, and metadata_json and failure of
 	// latest_attempt, because they would not fit into the message. GetRollout and GetAttempt return them. This
 	// happens in responses of CancelRollouts, in responses to calls repeated with their request_id, and with
-	// rollouts stored by servers that did not limit metadata.
+	// rollouts stored by servers that did not limit metadata. Also true if ListRollouts was called with
+	// omit_payloads; then failure is included.
 	PayloadsOmitted bool `protobuf:"varint,16,opt,name=payloads_omitted,json=payloadsOmitted,proto3" json:"payloads_omitted,omitempty"`
 	// Name of the task queue that it is claimed from. Empty: the default queue.
 	Queue string `protobuf:"bytes,17,opt,name=queue,proto3" json:"queue,omitempty"`
@@ -1102,8 +1103,11 @@ type ListRolloutsRequest struct {
 	// "type: message". The letters A-Z match in either case. Searches the latest attempts of all rollouts that
 	// the other filters select.
 	FailureContains string `protobuf:"bytes,16,opt,name=failure_contains,json=failureContains,proto3" json:"failure_contains,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Whether input_json and metadata_json of the rollouts, and metadata_json of their latest attempts, are left
+	// out of the response, and not read. payloads_omitted of each rollout is then true; failures are included.
+	OmitPayloads  bool `protobuf:"varint,17,opt,name=omit_payloads,json=omitPayloads,proto3" json:"omit_payloads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListRolloutsRequest) Reset() {
@@ -1246,6 +1250,13 @@ func (x *ListRolloutsRequest) GetFailureContains() string {
 		return x.FailureContains
 	}
 	return ""
+}
+
+func (x *ListRolloutsRequest) GetOmitPayloads() bool {
+	if x != nil {
+		return x.OmitPayloads
+	}
+	return false
 }
 
 // Response of ListRollouts.
@@ -1742,7 +1753,7 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\"J\n" +
 	"\x12GetRolloutResponse\x124\n" +
-	"\arollout\x18\x01 \x01(\v2\x1a.lightningstore.v1.RolloutR\arollout\"\x83\x06\n" +
+	"\arollout\x18\x01 \x01(\v2\x1a.lightningstore.v1.RolloutR\arollout\"\xa8\x06\n" +
 	"\x13ListRolloutsRequest\x12<\n" +
 	"\bstatuses\x18\x01 \x03(\x0e2 .lightningstore.v1.RolloutStatusR\bstatuses\x12\x1f\n" +
 	"\vrollout_ids\x18\x02 \x03(\tR\n" +
@@ -1764,7 +1775,8 @@ const file_lightningstore_v1_rollout_proto_rawDesc = "" +
 	"min_reward\x18\x0e \x01(\x01H\x00R\tminReward\x88\x01\x01\x12\"\n" +
 	"\n" +
 	"max_reward\x18\x0f \x01(\x01H\x01R\tmaxReward\x88\x01\x01\x12)\n" +
-	"\x10failure_contains\x18\x10 \x01(\tR\x0ffailureContains\x1a9\n" +
+	"\x10failure_contains\x18\x10 \x01(\tR\x0ffailureContains\x12#\n" +
+	"\romit_payloads\x18\x11 \x01(\bR\fomitPayloads\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +

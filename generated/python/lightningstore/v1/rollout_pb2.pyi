@@ -223,7 +223,8 @@ class Rollout(_message.Message):
     """True if this response omits input_json and metadata_json, and metadata_json and failure of
     latest_attempt, because they would not fit into the message. GetRollout and GetAttempt return them. This
     happens in responses of CancelRollouts, in responses to calls repeated with their request_id, and with
-    rollouts stored by servers that did not limit metadata.
+    rollouts stored by servers that did not limit metadata. Also true if ListRollouts was called with
+    omit_payloads; then failure is included.
     """
     queue: _builtins.str
     """Name of the task queue that it is claimed from. Empty: the default queue."""
@@ -667,6 +668,7 @@ class ListRolloutsRequest(_message.Message):
     MIN_REWARD_FIELD_NUMBER: _builtins.int
     MAX_REWARD_FIELD_NUMBER: _builtins.int
     FAILURE_CONTAINS_FIELD_NUMBER: _builtins.int
+    OMIT_PAYLOADS_FIELD_NUMBER: _builtins.int
     rollout_id_contains: _builtins.str
     """Matches ids that contain this text, case-sensitive."""
     filter_logic: Global___FilterLogic.ValueType
@@ -700,6 +702,10 @@ class ListRolloutsRequest(_message.Message):
     """Matches rollouts whose latest attempt has a failure that contains this text, where a failure reads
     "type: message". The letters A-Z match in either case. Searches the latest attempts of all rollouts that
     the other filters select.
+    """
+    omit_payloads: _builtins.bool
+    """Whether input_json and metadata_json of the rollouts, and metadata_json of their latest attempts, are left
+    out of the response, and not read. payloads_omitted of each rollout is then true; failures are included.
     """
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___RolloutStatus.ValueType]:
@@ -746,10 +752,11 @@ class ListRolloutsRequest(_message.Message):
         min_reward: _builtins.float | None = ...,
         max_reward: _builtins.float | None = ...,
         failure_contains: _builtins.str = ...,
+        omit_payloads: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_reward", b"_max_reward", "_min_reward", b"_min_reward", "max_reward", b"max_reward", "min_reward", b"min_reward"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reward", b"_max_reward", "_min_reward", b"_min_reward", "failure_contains", b"failure_contains", "filter_logic", b"filter_logic", "group_ids", b"group_ids", "include_total_size", b"include_total_size", "labels", b"labels", "max_reward", b"max_reward", "min_reward", b"min_reward", "modes", b"modes", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "queues", b"queues", "rollout_id_contains", b"rollout_id_contains", "rollout_ids", b"rollout_ids", "skip", b"skip", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reward", b"_max_reward", "_min_reward", b"_min_reward", "failure_contains", b"failure_contains", "filter_logic", b"filter_logic", "group_ids", b"group_ids", "include_total_size", b"include_total_size", "labels", b"labels", "max_reward", b"max_reward", "min_reward", b"min_reward", "modes", b"modes", "omit_payloads", b"omit_payloads", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "queues", b"queues", "rollout_id_contains", b"rollout_id_contains", "rollout_ids", b"rollout_ids", "skip", b"skip", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_reward: _TypeAlias = _typing.Literal["max_reward"]  # noqa: Y015
     _WhichOneofArgType__max_reward: _TypeAlias = _typing.Literal["_max_reward", b"_max_reward"]  # noqa: Y015

@@ -16,7 +16,7 @@ def _rollouts(server: Connection, text: str) -> Iterable[tuple[str, str]]:
 
     yield LATEST, "enqueued last"
     request = rollout_pb2.ListRolloutsRequest(
-        rollout_id_contains=text, order_by="start_time desc", page_size=MOST
+        rollout_id_contains=text, order_by="start_time desc", page_size=MOST, omit_payloads=True
     )
     for rollout in server.call(request).rollouts:
         yield rollout.rollout_id, message_to_json(rollout)["status"]

@@ -181,7 +181,9 @@ def _rollouts(server: Connection, limit: float, *, reward: bool, **given: Any) -
     moment = now()
 
     def total() -> int:
-        request = rollout_pb2.ListRolloutsRequest(page_size=1, include_total_size=True)
+        request = rollout_pb2.ListRolloutsRequest(
+            page_size=1, include_total_size=True, omit_payloads=True
+        )
         request.MergeFrom(filters.request)
         return int(server.call(request).total_size)
 

@@ -96,7 +96,9 @@ def resolve(server: Connection, rollout_id: str) -> str:
         return rollout_id
     from lightningstore.v1 import rollout_pb2  # noqa: PLC0415
 
-    request = rollout_pb2.ListRolloutsRequest(order_by="start_time desc", page_size=1)
+    request = rollout_pb2.ListRolloutsRequest(
+        order_by="start_time desc", page_size=1, omit_payloads=True
+    )
     for found in server.call(request).rollouts:
         return str(found.rollout_id)
     raise NothingYet("the store has no rollout yet")

@@ -55,6 +55,8 @@ R = TypeVar("R", bound=Message)
 
 #: Rollouts that are read at a time to count those with a text in their failure.
 COUNTED_AT_ONCE = 1000
+#: Fields of ListRollouts that may change from page to page.
+NOT_OF_A_QUERY = ("page_size", "page_token", "skip", "include_total_size", "omit_payloads")
 
 UPDATABLE = (
     "status",
@@ -96,12 +98,16 @@ class Rollouts:
         size, more = 0, False
         async for loaded in self._scan(query):
             shown = loaded.shown()
-            size += shown.size()
+            size += shown.listed_size() if request.omit_payloads else shown.size()
             full = reply.rollouts and size > self._engine.limits.answer_bytes
             if len(reply.rollouts) == query.limit - 1 or full:
                 more = True
                 break
-            shown.compose_within(reply.rollouts.add(), self._engine.limits.message_bytes)
+            target = reply.rollouts.add()
+            if request.omit_payloads:
+                shown.compose_listed(target)
+            else:
+                shown.compose_within(target, self._engine.limits.message_bytes)
             last = loaded
         if more and last is not None:
             value, key = _place(query, last)
@@ -117,7 +123,7 @@ class Rollouts:
         if request.skip < 0:
             raise FieldInvalid("skip", "must not be negative")
         column, descending = filters.parse_order(request.order_by, filters.COLUMNS)
-        digest = query_digest(request, "page_size", "page_token", "skip", "include_total_size")
+        digest = query_digest(request, *NOT_OF_A_QUERY)
         after: tuple[Any, int] | None = None
         if request.page_token:
             kind = type(filters.COLUMNS[column](RolloutRow(0, Rollout(), 0, 0))) if column else int
@@ -131,6 +137,7 @@ class Rollouts:
             after=after,
             skip=request.skip,
             limit=self._engine.limits.page_length(request.page_size) + 1,
+            inputs=not request.omit_payloads,
         )
         return query, digest
 
@@ -296,5 +303,5 @@ def _place(query: RolloutQuery, loaded: LoadedRollout) -> tuple[Any, int]:
 
 def _filters(query: RolloutQuery) -> RolloutQuery:
     """Return the filters of a query, without its order and page."""
-    names = ("any_of", "order_by", "descending", "after", "skip", "limit")
+    names = ("any_of", "order_by", "descending", "after", "skip", "limit", "inputs")
     return replace(query, **{name: getattr(RolloutQuery, name) for name in names})

@@ -98,6 +98,11 @@ class Shown(NamedTuple):
         size = self.input_bytes + self.rollout.ByteSize() + FRAME_BYTES
         return size + self.attempt.ByteSize() if self.attempt is not None else size
 
+    def listed_size(self) -> int:
+        """Return its size without payloads but the failure."""
+        failure = self.attempt.failure.ByteSize() if self.attempt is not None else 0
+        return self.bare_size() + failure
+
     def bare_size(self) -> int:
         """Return its size without payloads."""
         size = self.size() - self.input_bytes - len(self.rollout.metadata_json)
@@ -124,6 +129,12 @@ class Shown(NamedTuple):
             into.latest_attempt.CopyFrom(self.attempt)
             into.latest_attempt.ClearField("metadata_json")
             into.latest_attempt.ClearField("failure")
+
+    def compose_listed(self, into: Rollout) -> None:
+        """Fill a message of a list whose caller wants no payloads: failures are small enough for it."""
+        self.compose_bare(into)
+        if self.attempt is not None and self.attempt.HasField("failure"):
+            into.latest_attempt.failure.CopyFrom(self.attempt.failure)
 
     def compose_within(self, into: Rollout, limit: int) -> None:
         """Fill a message of an answer, without payloads if they exceed `limit` bytes."""

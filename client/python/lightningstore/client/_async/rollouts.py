@@ -152,6 +152,7 @@ class AsyncRolloutCalls(AsyncCaller):
         page_token: str = "",
         skip: int = 0,
         include_total_size: bool = False,
+        omit_payloads: bool = False,
     ) -> Page[Rollout]:
         """List one page of rollouts, with their latest attempts.
 
@@ -173,6 +174,7 @@ class AsyncRolloutCalls(AsyncCaller):
             page_token: `next_page_token` of the previous page, with the same filters and order.
             skip: Number of rollouts to leave out before the first page.
             include_total_size: Whether to count the matching rollouts on all pages.
+            omit_payloads: Whether to leave out inputs and metadata, which may be large. `payloads_omitted` is then true.
 
         Returns:
             The page. Its `total_size` is None unless `include_total_size` is set.
@@ -199,6 +201,7 @@ class AsyncRolloutCalls(AsyncCaller):
                 page_token=page_token,
                 skip=skip,
                 include_total_size=include_total_size,
+                omit_payloads=omit_payloads,
             )
         )
 
@@ -219,6 +222,7 @@ class AsyncRolloutCalls(AsyncCaller):
         order_by: str = "",
         page_size: int = 0,
         skip: int = 0,
+        omit_payloads: bool = False,
     ) -> AsyncIterator[Rollout]:
         """Iterate over all rollouts that `list_rollouts` would list, page after page.
 
@@ -240,6 +244,7 @@ class AsyncRolloutCalls(AsyncCaller):
             order_by: A field and a direction, such as "start_time desc" or "reward desc". Empty: the order of enqueuing.
             page_size: Maximum rollouts requested at a time. 0: 100.
             skip: Number of rollouts to leave out first.
+            omit_payloads: Whether to leave out inputs and metadata, which may be large. `payloads_omitted` is then true.
 
         Yields:
             The rollouts, each with its latest attempt.
@@ -266,6 +271,7 @@ class AsyncRolloutCalls(AsyncCaller):
             failure_contains=failure_contains,
             page_size=page_size,
             skip=skip,
+            omit_payloads=omit_payloads,
         )
         while True:
             page = await self._send(call)

@@ -249,6 +249,7 @@ def list_rollouts(
     skip: int = 0,
     include_total_size: bool = False,
     failure_contains: str = "",
+    omit_payloads: bool = False,
 ) -> Call[Page[Rollout]]:
     """ListRollouts."""
     request = rollout_pb2.ListRolloutsRequest(
@@ -268,6 +269,7 @@ def list_rollouts(
         skip=skip,
         include_total_size=include_total_size,
         failure_contains=failure_contains,
+        omit_payloads=omit_payloads,
     )
     return Call("ListRollouts", request, _rollout_page)
 

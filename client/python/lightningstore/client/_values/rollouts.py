@@ -371,16 +371,15 @@ class Rollout(View[rollout_pb2.Rollout]):
     def payloads_omitted(self) -> bool:
         """Whether the response omitted input and metadata, and metadata and failure of the latest attempt.
 
-        They did not fit into a message, as in the response to the cancellation of many rollouts. `get_rollout` and
-        `get_attempt` return them.
+        They did not fit into a message, as in the response to the cancellation of many rollouts, or `omit_payloads` of
+        `list_rollouts` left out all of them but the failure. `get_rollout` and `get_attempt` return them.
         """
         return self.message.payloads_omitted
 
     def _check_payloads(self) -> None:
         if self.message.payloads_omitted:
             raise LookupError(
-                f"the response omitted the payloads of rollout {self.rollout_id}, which did not fit into "
-                "a message: get_rollout returns them"
+                f"the response omitted the payloads of rollout {self.rollout_id}: get_rollout returns them"
             )
 
     def fill(self, whole: Rollout) -> None:
