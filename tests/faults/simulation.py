@@ -1,6 +1,7 @@
 """An engine under virtual time over a disk of dictionaries, in one thread: whatever it does follows from a seed.
 
-Ids, jitter and turns on the loop come from a seed under `seeded`, time from a ManualClock, faults and delays from the disk's generator.
+Ids, jitter, turns on the loop and waits of commits come from a seed under `seeded`, time from a ManualClock, faults and
+delays from the disk's generator.
 Nothing else decides what happens, so that a seed replays a history to the bit.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 from google.protobuf.message import Message
+from lightningstore.service.engine import committer
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.operations.store import Store
@@ -49,20 +51,29 @@ from tests.clock import ManualClock
 
 #: How often an operation over many items finds that its turn on the event loop is over.
 OVER = 0.05
+#: Passes of the event loop, at most, that a commit waits for more operations.
+GATHERED = 5
 ENDS = [3, 3, 4, 4, 2]  # succeeded, failed, running
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Derive ids, jitter and the ends of turns from a seed: the operating system and the time decide otherwise."""
-    ids, turns = random.Random(seed), random.Random(seed)
+    """Derive ids, jitter, the ends of turns and the waits of commits from a seed: otherwise the operating system
+    and the time decide.
+    """
+    ids, turns, waits = random.Random(seed), random.Random(seed), random.Random(seed)
 
     def over(turn: Turn) -> bool:
         return turns.random() < OVER
 
+    async def until_idle(longest: float) -> None:
+        for _ in range(waits.randint(0, GATHERED)):
+            await asyncio.sleep(0)
+
     with (
         mock.patch.object(server_ids, "random_bytes", ids.randbytes),
         mock.patch.object(Turn, "over", over),
+        mock.patch.object(committer, "until_idle", until_idle),
     ):
         server_ids.DICE.seed(seed)
         try:
