@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import tempfile
+import uuid
 from collections.abc import AsyncIterator, Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,8 @@ from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import Server, open_store
 from lightningstore.service.storage.postgres.database import Database
 from lightningstore.service.storage.postgres.store import PostgresStorage
+from lightningstore.service.storage.sqlite.file import create
+from pydantic_settings import PydanticBaseSettingsSource
 
 from tests.clock import ManualClock
 from tests.forwarder import Forwarder
@@ -83,6 +89,32 @@ def _is_wanted(item: pytest.Item) -> bool:
     return way is None or runs_by_default(item.path.stem, way, item.function)
 
 
+class Settings(Config):
+    """The settings of a test, without the environment: reading it takes as long as opening a store in memory."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: object, init_settings: PydanticBaseSettingsSource, **others: object
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where settings come from."""
+        return (init_settings,)
+
+
+@cache
+def _empty_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.db"
+        path.touch()
+        create(path)
+        return path.read_bytes()
+
+
+def make_data_file(path: Path) -> None:
+    """Make the data file of a new store. Making its tables takes longer than most tests do, so they are copied."""
+    store_id = f"store-{uuid.uuid4()}".encode()
+    path.write_bytes(re.sub(rb"store-[0-9a-f-]{36}", store_id, _empty_file()))
+
+
 class World:
     """A store, the clock it runs by, and the power to restart it."""
 
@@ -101,7 +133,7 @@ class World:
             settings["database_url"] = f"{self.database_url}{schema}"
         else:
             settings["backend"] = self.backend
-        self.config = Config(db=folder / "contract.db", port=0, grace=0.1, **settings)
+        self.config = Settings(db=folder / "contract.db", port=0, grace=0.1, **settings)
         self.service: Store | None = None
         self.server: Server | None = None
         self.forwarder: Forwarder | None = None
@@ -128,6 +160,8 @@ class World:
 
     async def _open(self) -> Store:
         if self.config.database_url is None:
+            if self.backend == "sqlite" and not self.config.db.exists():
+                make_data_file(self.config.db)
             return await open_store(self.config, self.clock)
         url = self.config.database_url.get_secret_value()
         await make_schema(url)
@@ -184,8 +218,8 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest_asyncio.fixture
 async def world(way: str, tmp_path: Path) -> AsyncIterator[World]:
-    """A fresh world with default settings."""
-    world = World(way, tmp_path)
+    """A fresh world with default settings, but for HTTP, which no test here uses."""
+    world = World(way, tmp_path, http_port=0)
     await world.start()
     yield world
     await world.stop()
