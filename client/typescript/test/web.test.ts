@@ -17,7 +17,7 @@ const encoder = new TextEncoder();
 
 let server: TestServer;
 before(async () => {
-  server = await TestServer.start();
+  server = await TestServer.startWithHttp();
 });
 after(() => server[Symbol.asyncDispose]());
 

@@ -147,7 +147,8 @@ from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import start_server
 
 async def main(port, db):
-    server = await start_server(Config(backend="sqlite", port=port, db=db, durability="relaxed"))
+    config = Config(backend="sqlite", port=port, http_port=0, db=db, durability="relaxed")
+    server = await start_server(config)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print(server.port, flush=True)
