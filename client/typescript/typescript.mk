@@ -4,6 +4,7 @@ TS_GENERATED := generated/typescript
 TS_OTLP := $(foreach p,common/v1/common resource/v1/resource trace/v1/trace \
     collector/trace/v1/trace_service,opentelemetry/proto/$(p).proto)
 
+# Everything is compiled to one folder, in which the compiler finds what has not changed since the goal before.
 .PHONY: typescript-check typescript-test typescript-driver typescript-proto typescript-cartpole
 
 $(TS)/node_modules/.package-lock.json: $(TS)/package.json $(TS)/package-lock.json
@@ -20,20 +21,16 @@ typescript-proto: $(TS)/node_modules/.package-lock.json build/otlp.binpb .venv/s
 	    $(PROTOS) $(TS_OTLP) google/rpc/status.proto google/rpc/error_details.proto
 
 typescript-check: $(TS)/node_modules/.package-lock.json ## Format, lint and type-check the TypeScript client
-	cd $(TS) && npm run gen
-	cd $(TS) && npx --no-install prettier --check .
-	cd $(TS) && npx --no-install eslint .
-	cd $(TS) && npx --no-install tsc --noEmit
+	cd $(TS) && npm run check
 
 typescript-test: $(TS)/node_modules/.package-lock.json .venv/stamp ## Test the TypeScript client
 	cd $(TS) && npm test
 
 typescript-driver: $(TS)/node_modules/.package-lock.json ## Build the conformance driver at build/conformance/typescript
-	cd $(TS) && npm run --silent driver
+	cd $(TS) && npm run --silent compile
 	mkdir -p build/conformance
-	printf '#!/bin/sh\nexec node "%s" "$$@"\n' "$(CURDIR)/$(TS)/build/driver/driver/main.js" > build/conformance/typescript
+	printf '#!/bin/sh\nexec node "%s" "$$@"\n' "$(CURDIR)/$(TS)/build/all/driver/main.js" > build/conformance/typescript
 	chmod +x build/conformance/typescript
 
 typescript-cartpole: $(TS)/node_modules/.package-lock.json ## Build the demo's runner in TypeScript
-	cd $(TS) && npm run --silent gen
-	cd $(TS) && npx --no-install tsc --outDir build/cartpole
+	cd $(TS) && npm run --silent compile

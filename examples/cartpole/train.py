@@ -36,7 +36,7 @@ COMMANDS = {
     "go": [str(ROOT / "build/cartpole/go")],
     "typescript": [
         "node",
-        str(ROOT / "client/typescript/build/cartpole/examples/cartpole/runner.js"),
+        str(ROOT / "client/typescript/build/all/examples/cartpole/runner.js"),
     ],
 }
 GOAL = 195.0

@@ -12,7 +12,7 @@ import { TestServer } from "./server.js";
 
 const run = promisify(execFile);
 const root = new URL("../../../", import.meta.url);
-const folder = new URL("build/test/readme/", root);
+const folder = new URL("build/readme/", root);
 const file = (name: string): string => fileURLToPath(new URL(name, folder));
 
 test("the programs of the README run as printed", async () => {
@@ -25,8 +25,8 @@ test("the programs of the README run as printed", async () => {
   await mkdir(folder, { recursive: true });
   for (const [, name, code] of programs) await writeFile(file(`${name ?? ""}.ts`), code ?? "");
   const options = {
-    extends: "../../../tsconfig.json",
-    compilerOptions: { rootDir: ".", outDir: "out" },
+    extends: "../../tsconfig.json",
+    compilerOptions: { rootDir: ".", outDir: "out", incremental: false, tsBuildInfoFile: null },
   };
   await writeFile(file("tsconfig.json"), JSON.stringify({ ...options, include: ["*.ts"] }));
   const tsc = fileURLToPath(new URL("node_modules/typescript/bin/tsc", root));
