@@ -1,12 +1,13 @@
 // The frame of all pages: navigation, namespace, connection, theme.
 import { useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
 import { setToken, token } from "./api/client.js";
 import { connection, refusal, server } from "./api/pulse.js";
 import { useLive } from "./api/live.js";
 import { listNamespaces } from "./api/namespaces.js";
 import { PAGES } from "./pages/all.js";
 import { Empty, Page } from "./parts/basics.js";
-import { DEFAULT_NAMESPACE, go, href, namespace, route } from "./router.js";
+import { DEFAULT_NAMESPACE, go, href, namespace, route, setParams } from "./router.js";
 import { theme, type Theme } from "./theme.js";
 
 export function App() {
@@ -91,18 +92,24 @@ function Navigation() {
   );
 }
 
-/** Names of all namespaces; undefined if the role may not list them, or if they are too many to choose from. */
+/** Names of the namespaces that the token may read; undefined if they are too many to choose from. */
 async function allNamespaces(signal: AbortSignal): Promise<string[] | undefined> {
   const answer = await listNamespaces(100, signal);
   return answer && !answer.more ? answer.namespaces.map((entry) => entry.name) : undefined;
 }
 
 function NamespaceSwitch() {
-  const { data } = useLive(token.value, (_, signal) => allNamespaces(signal), {
+  const { data, stale } = useLive(token.value, (_, signal) => allNamespaces(signal), {
     follows: false,
     everyMs: 10_000,
   });
   const current = namespace.value;
+  // The token of a link without a namespace may be limited to others than the default one.
+  const isChosen = route.value.params.has("namespace") || data?.includes(current);
+  const first = isChosen || stale ? undefined : data?.[0];
+  useEffect(() => {
+    if (first) setParams({ namespace: first });
+  }, [first]);
   const choose = (name: string) => {
     const { page } = route.value;
     go(href(PAGES[page]?.under ?? page, "", { namespace: name.trim() || DEFAULT_NAMESPACE }));

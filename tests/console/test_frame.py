@@ -60,10 +60,12 @@ def test_namespace_is_in_the_link(
     expect(page.get_by_role("row")).to_have_count(2)
 
 
-def new_token(tokens: Path, role: str) -> str:
-    """Add a token to a file, and return it."""
+def new_token(tokens: Path, role: str, *namespaces: str) -> str:
+    """Add a token to a file, limited to namespaces if there are any, and return it."""
+    limits = [f"--namespace={namespace}" for namespace in namespaces]
+    name = "-".join((role, *namespaces))
     made = subprocess.run(
-        [COMMAND, "token", "new", "--file", tokens, "--role", role, "--name", role],
+        [COMMAND, "token", "new", "--file", tokens, "--role", role, "--name", name, *limits],
         capture_output=True,
         text=True,
         check=True,
@@ -92,11 +94,11 @@ def test_page_asks_for_a_token_and_shows_what_its_role_may_do(
         page = open_page(f"{server.link}/#/?status=failed")
         enter(page, "lst_wrong")
         expect(page.get_by_role("alert")).to_contain_text("TOKEN_INVALID")
-        enter(page, viewer)
+        # What the role may do is known once a call that changes nothing has been answered.
+        with page.expect_response("**/CancelRollouts"):
+            enter(page, viewer)
         is_live(page)
         expect(page.get_by_text("Claims have been paused")).to_be_visible()
-        # What the role may do is known once it is found out that it may not list namespaces either.
-        expect(page.get_by_role("textbox", name="Namespace")).to_be_visible()
         expect(page.get_by_role("button", name="Resume claims")).to_have_count(0)
         page.reload()
         is_live(page)
@@ -107,5 +109,39 @@ def test_page_asks_for_a_token_and_shows_what_its_role_may_do(
         enter(page, admin)
         expect(page.get_by_role("button", name="Resume claims")).to_be_visible()
         expect(page.get_by_role("combobox", name="Namespace")).to_be_visible()
+    finally:
+        server.stop()
+
+
+def test_viewer_chooses_among_the_namespaces_of_its_token(tmp_path: Path, open_page: Any) -> None:
+    for expected in ("401", "403", "ERR_"):  # without a token, and in the namespace `default`
+        open_page.allow(expected)
+    tokens = tmp_path / "tokens"
+    admin, every = new_token(tokens, "admin"), new_token(tokens, "read-only")
+    some = new_token(tokens, "read-only", "run-1", "run-3")
+    server = Server(tmp_path, "--backend", "memory", "--auth-tokens", str(tokens))
+    try:
+        for name in ("run-1", "run-2", "run-3"):
+            client = LightningStore(
+                server.address, token=admin, allow_insecure_token=True, namespace=name
+            )
+            with client as store:
+                store.create_namespace(name)
+                store.enqueue_rollout(1, rollout_id=f"of-{name}")
+        page = open_page(f"{server.link}/#/rollouts?sort=rollout_id")
+        enter(page, some)
+        # The link names no namespace, and the token does not reach the default one.
+        expect(page.get_by_role("link", name="of-run-1")).to_be_visible()
+        assert page.url.endswith("sort=rollout_id&namespace=run-1")
+        choice = page.get_by_role("combobox", name="Namespace")
+        expect(choice.get_by_role("option")).to_have_text(["run-1", "run-3"])
+        choice.select_option("run-3")
+        expect(page.get_by_role("link", name="of-run-3")).to_be_visible()
+        page.get_by_role("link", name="Overview").click()
+        expect(page.locator("tbody tr td:first-child")).to_have_text(["run-1", "run-3"])
+        page.get_by_role("button", name="Forget token").click()
+        enter(page, every)
+        expect(choice.get_by_role("option")).to_have_text(["default", "run-1", "run-2", "run-3"])
+        is_live(page)
     finally:
         server.stop()

@@ -140,9 +140,28 @@ async def test_namespaces_outside_of_the_token_do_not_exist_for_it(limited: Limi
         async with limited.store("admin") as other:
             assert [n.name for n in await other.list_namespaces()] == ["a", "b", "default"]
             assert (await other.get_namespace("a")).description == "d"
-        async with limited.store("runner-limited") as runner:
-            with pytest.raises(PermissionDeniedError):
-                await runner.list_namespaces()
+
+
+async def test_every_role_lists_the_namespaces_that_it_may_use(limited: Limited) -> None:
+    async with limited.served():
+        for role in Role:
+            async with limited.store(f"{role.value}-limited") as store:
+                assert [n.name for n in await store.list_namespaces()] == ["a"]
+                assert (await store.get_namespace("a")).name == "a"
+                for name in ("b", "default", "none"):
+                    with pytest.raises(NotFoundError, match="limited to other namespaces"):
+                        await store.get_namespace(name)
+            async with limited.store(role.value) as store:
+                assert [n.name for n in await store.list_namespaces()] == ["a", "b", "default"]
+                assert (await store.get_namespace("b")).name == "b"
+        async with limited.store("default-limited") as store:
+            assert [n.name for n in await store.list_namespaces()] == ["default"]
+        for role in set(Role) - {Role.ADMIN}:
+            for who in (role.value, f"{role.value}-limited"):
+                async with limited.store(who) as store:
+                    for call in (store.create_namespace, store.delete_namespace):
+                        with pytest.raises(PermissionDeniedError, match=f"the role {role.value}"):
+                            await call("a")
 
 
 async def test_export_stores_nothing_in_other_namespaces(limited: Limited) -> None:
