@@ -8,10 +8,11 @@ from lightningstore.client import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
+from lightningstore.v1.consumer_pb2 import Delivery as Message
 
 from tests.contract.conftest import World
 from tests.contract.consuming import counts, finished, pull, pulled, pulling, trainer
-from tests.contract.helpers import refused
+from tests.contract.helpers import finish, refused
 
 pytestmark = pytest.mark.asyncio
 
@@ -192,6 +193,66 @@ async def test_a_higher_maximum_delivers_again(world: World) -> None:
     assert await pulled(world) == ids
     await world.store.update_consumer("trainer", max_deliveries=1)
     assert (await counts(world))[2] == 1
+
+
+async def test_a_lower_maximum_ends_no_delivery_twice(world: World) -> None:
+    await trainer(world, ack_deadline=30)
+    ids = await finished(world, 2)
+    one, two = await pull(world)
+    await world.store.acknowledge("trainer", one, "released")
+    await world.advance(31)
+    await world.store.update_consumer("trainer", max_deliveries=1)
+    if world.durable:
+        await world.restart()
+    async with refused(world, FailedPreconditionError, "DELIVERY_ENDED"):
+        await world.store.acknowledge("trainer", one)
+    aside = await world.store.list_deliveries("trainer", states=["set_aside"])
+    assert [d.item_id for d in aside] == ids
+    await world.store.acknowledge("trainer", two)  # it was not released
+    await world.store.acknowledge("trainer", aside[0])
+    assert await counts(world) == (0, 0, 0, 0, 0)
+
+
+async def damage(world: World, *numbers: int) -> None:
+    """Store deliveries with records that cannot be theirs."""
+    assert world.service is not None
+    engine = world.service.engine
+    sub = engine.live.consumers.get("trainer")
+    assert sub is not None
+    for number in numbers:
+        row = sub.items[number].row()._replace(record=Message(delivery_id="x"))
+        engine.changes.deliveries[sub.key, number] = row
+        engine.changes.size += 1
+    await engine.commit()
+
+
+@pytest.mark.parametrize("unit", ["rollout", "group"])
+async def test_a_damaged_delivery_comes_again(world: World, unit: str) -> None:
+    if not world.durable:
+        pytest.skip("memory")
+    await trainer(world, unit=unit, ack_deadline=60)
+    groups = [{"group_id": f"g{n}", "size": 1} for n in range(4)]
+    specs = [{"input": n, "group_id": f"g{n}", "rollout_id": f"r{n}"} for n in range(4)]
+    await world.store.enqueue_rollouts(specs, groups=groups)
+    for n in range(4):
+        await finish(world, f"r{n}")
+    ids = [f"r{n}" if unit == "rollout" else f"g{n}" for n in range(4)]
+    deliveries = await pull(world)
+    assert [delivery.item_id for delivery in deliveries] == ids
+    await world.store.acknowledge("trainer", deliveries[3])
+    await world.store.start_attempt("r2")  # it has another completion number now, or none
+    await damage(world, 2, 3)
+    await world.restart(down=10)
+    assert (await counts(world))[2:] == (2, 0, 0)  # their deadlines have not passed
+    async with refused(world, FailedPreconditionError, "DELIVERY_ENDED"):
+        await world.store.acknowledge("trainer", deliveries[1])
+    await world.advance(51)
+    again = await pull(world)
+    assert [(d.item_id, d.delivery_count) for d in again] == [(ids[0], 2), (ids[1], 2)]
+    await world.store.acknowledge("trainer", again)
+    await world.restart()
+    await world.advance(61)
+    assert await pulled(world) == []
 
 
 async def test_deliveries_are_listed_in_pages(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from lightningstore.client import open_store
@@ -35,13 +36,6 @@ def change(path: Path, text: str) -> None:
     [
         ("UPDATE consumers SET record = x'ff'", "consumers: the record", "1 consumers that", []),
         ("DELETE FROM consumers", "1 deliveries without", "1 deliveries without", []),
-        (
-            "UPDATE deliveries SET record = x'ff'",
-            "deliveries: the record",
-            "1 deliveries that",
-            [0],
-        ),
-        ("UPDATE deliveries SET gone = 'x'", "deliveries.gone", "1 deliveries that", [0]),
     ],
 )
 async def test_damage_is_found_and_repaired(
@@ -59,6 +53,38 @@ async def test_damage_is_found_and_repaired(
         assert [c.delivered_count for c in await store.list_consumers()] == left
         if not left:
             await store.create_consumer("trainer", unit="group")
+
+
+@pytest.mark.parametrize("unit", ["rollout", "group"])
+@pytest.mark.parametrize(
+    ("damage", "finding"),
+    [
+        ("UPDATE deliveries SET record = x'ff'", "deliveries: the record"),
+        ("UPDATE deliveries SET gone = 'x'", "deliveries.gone"),
+        ("UPDATE deliveries SET number = 9, record = x'ff'", "deliveries: the record"),
+    ],
+)
+async def test_repaired_deliveries_come_again(
+    tmp_path: Path, damage: str, finding: str, unit: Literal["rollout", "group"]
+) -> None:
+    path = tmp_path / "s.db"
+    async with open_store(f"sqlite:///{path}") as store:
+        await store.create_consumer("trainer", unit=unit, after_completion_number=0)
+        specs = [{"input": 1, "rollout_id": "r0", "group_id": "g0"}]
+        await store.enqueue_rollouts(specs, groups=[{"group_id": "g0", "size": 1}])
+        await store.cancel_rollouts(["r0"])
+        await store.pull_finished("trainer")
+    change(path, damage)
+    assert any(finding in line for line in tools.check(path))
+    is_lost = "number = 9" in damage  # of an item that there is not
+    done = "were removed" if is_lost else "were restored"
+    assert any(f"1 deliveries that could not be read {done}" in line for line in repair(path))
+    assert tools.check(path) == []
+    async with open_store(f"sqlite:///{path}") as store:
+        deliveries = await store.pull_finished("trainer")
+        found = [(delivery.item_id, delivery.delivery_count) for delivery in deliveries]
+        item_id = "r0" if unit == "rollout" else "g0"
+        assert found == ([] if is_lost else [(item_id, 2)])
 
 
 async def test_damaged_rollouts_are_left_out(tmp_path: Path) -> None:

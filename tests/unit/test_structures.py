@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import islice, product
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from lightningstore.service.operations import enqueue
 from lightningstore.service.operations.bulk import uncollected
 from lightningstore.service.rules import wire
 from lightningstore.service.rules.ids import digest
+from lightningstore.service.storage.sqlite import commits
 from lightningstore.v1.rollout_pb2 import (
     ROLLOUT_STATUS_RUNNING,
     ROLLOUT_STATUS_SUCCEEDED,
@@ -38,6 +39,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("push"), IDS, st.integers(-1, 2), st.integers(0, 3), QUEUES),
         st.tuples(st.just("discard"), IDS),
+        st.tuples(st.just("discard_all"), st.lists(IDS, max_size=12)),
         st.tuples(
             st.just("pop"),
             st.frozensets(st.integers(0, 3), max_size=2),
@@ -64,6 +66,10 @@ def test_queue_is_by_priority_then_position_whatever_leaves_it(steps: list[tuple
         elif step[0] == "discard":
             queue.discard(step[1])
             model.pop(step[1], None)
+        elif step[0] == "discard_all":
+            queue.discard_all(step[1])
+            for rollout_id in step[1]:
+                model.pop(rollout_id, None)
         else:
             _, modes, queues, limit = step
             fitting = sorted(
@@ -261,3 +267,18 @@ def test_the_groups_of_a_large_batch_are_each_looked_at_twice() -> None:
     asyncio.run(load_groups(cast(Any, engine), map(str, range(5_000))))
     assert len(known) == 5_000
     assert looks == 10_000
+
+
+def test_rows_of_a_commit_are_encoded_as_their_statements_are_made() -> None:
+    taken = 0
+
+    def rows() -> Iterator[tuple[int, bytes]]:
+        nonlocal taken
+        for taken in range(1, 201):
+            yield taken, b""
+
+    made = commits._rows("put_inputs", rows())
+    assert taken == 0
+    text, values = next(iter(made))
+    assert (text.count("(?"), values[::2], taken) == (64, list(range(1, 65)), 64)
+    assert [len(values) // 2 for _, values in made] == [64, 64, 8]

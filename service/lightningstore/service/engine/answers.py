@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
@@ -11,9 +11,9 @@ from lightningstore.v1.rollout_pb2 import Rollout
 
 
 async def compose_all(
-    engine: Engine, rollouts: Sequence[Shown], targets: Sequence[Rollout], limit: int | None
+    engine: Engine, rollouts: Sequence[Shown], targets: Iterable[Rollout], limit: int | None
 ) -> None:
-    """Fill the rollouts of an answer.
+    """Fill the rollouts of an answer. `targets` may add them as they are taken.
 
     If together they exceed the limit, all of them are filled without payloads. A rollout whose
     input can no longer be loaded is also returned without payloads.

@@ -150,8 +150,9 @@ class Consumers:
                 state = sub.waiting_state(item.record)
                 if state != item.state:
                     sub.take(item)
-                    item.state = state
+                    self._await_redelivery(item, item.record)
                     sub.put(item)
+                    self._save(item)
         self.save(sub)
 
     # Items
@@ -196,13 +197,17 @@ class Consumers:
             return
         item.owner.take(item)
         self._deadlines.deliveries.discard(item)
-        item.record, item.deadline_ns = record, 0
-        item.state = item.owner.waiting_state(record)
-        if item.state == DELIVERY_STATE_SET_ASIDE:
-            # The delivery has ended: only who looks at what is set aside may end or release it.
-            item.record = evolve(record, delivery_id=next(delivery_ids()))
+        item.deadline_ns = 0
+        self._await_redelivery(item, record)
         item.owner.put(item)
         self._save(item)
+
+    def _await_redelivery(self, item: Item, record: Delivery) -> None:
+        """Have an item that its owner does not hold wait for redelivery with this record, or set it aside."""
+        item.record, item.state = record, item.owner.waiting_state(record)
+        if item.state == DELIVERY_STATE_SET_ASIDE and not item.deadline_ns:
+            # Its delivery was released: only who looks at what is set aside may end or release it.
+            item.record = evolve(record, delivery_id=next(delivery_ids()))
 
     def end(self, item: Item) -> None:
         """Remove an item that was acknowledged, or is not delivered any more."""

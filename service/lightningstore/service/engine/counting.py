@@ -1,4 +1,7 @@
-"""Counts what waits for a consumer when it is created, and when a store is opened. Later it is counted as it happens."""
+"""Counts what waits for a consumer when it is created, and when a store is opened. Later it is counted as it happens.
+
+Also restores damaged deliveries when a store is opened.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.groups import sound_groups
 from lightningstore.service.engine.live import Live
 from lightningstore.service.engine.subscription import Subscription, Tally
+from lightningstore.service.rules.consumers import delivery_ids
 from lightningstore.service.rules.lifecycle import is_finished
-from lightningstore.service.rules.rows import GroupRow, RolloutQuery
-from lightningstore.service.storage.base import Storage
+from lightningstore.service.rules.rows import DeliveryRow, GroupRow, RolloutQuery
+from lightningstore.service.rules.times import nanoseconds
+from lightningstore.service.storage.base import Snapshot, Storage
+from lightningstore.v1.consumer_pb2 import CONSUMER_UNIT_GROUP, Delivery
 
 #: Completion numbers that one query counts.
 NUMBERS_AT_ONCE = 50_000
@@ -22,6 +28,48 @@ ALL = 1 << 40
 
 async def nothing() -> None:
     """Return: nothing is being written while a store is opened."""
+
+
+async def restored(storage: Storage, snapshot: Snapshot) -> list[DeliveryRow]:
+    """Return the deliveries of a store that is opened, with new records where these cannot be read.
+
+    The item of such a row is delivered again after the row's deadline: its cursor has passed it, so that a row left out
+    would lose it. An item that was reopened or removed, or cannot be read either, is left out.
+    """
+    units = {row.key: row.record.unit for row in snapshot.consumers}
+    rows, ids = list[DeliveryRow](), delivery_ids()
+    for row in snapshot.deliveries:
+        if row.record.delivery_id:
+            rows.append(row)
+        elif row.consumer_key in units:
+            by_group = units[row.consumer_key] == CONSUMER_UNIT_GROUP
+            found = await _finished_item(storage, row.number, by_group=by_group)
+            if found is not None:
+                item_id, end_ns = found
+                record = Delivery(
+                    delivery_id=next(ids),
+                    completion_number=row.number,
+                    item_id=item_id,
+                    delivery_count=1,  # or more
+                )
+                rows.append(row._replace(end_ns=end_ns, record=record))
+    return rows
+
+
+async def _finished_item(
+    storage: Storage, number: int, *, by_group: bool
+) -> tuple[str, int] | None:
+    """Return the id of what has this completion number, and when it finished in wall-clock nanoseconds; None if nothing has."""
+    if by_group:
+        for group in await storage.group_completions(number - 1, 1):
+            if group.record.completion_number == number:
+                return group.record.group_id, nanoseconds(group.record.end_time)
+        return None
+    for loaded in await storage.completions(number - 1, 1):
+        rollout = loaded.row.rollout
+        if rollout.completion_number == number:
+            return rollout.rollout_id, nanoseconds(rollout.end_time)
+    return None
 
 
 class Counting:

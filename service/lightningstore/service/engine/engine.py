@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from google.protobuf.message import Message
 from lightningstore.service.engine.clock import Clock
 from lightningstore.service.engine.committer import Committer
-from lightningstore.service.engine.counting import Counting
+from lightningstore.service.engine.counting import Counting, restored
 from lightningstore.service.engine.eviction import Shelf
 from lightningstore.service.engine.live import ROW_BYTES, Live
 from lightningstore.service.engine.pace import LOAD_AT_ONCE
@@ -121,6 +121,7 @@ class Engine:
         self.waiters.published = snapshot.counters.completion_number
         self.waiters.published_resources = snapshot.counters.resources_updates
         self.waiters.published_groups = snapshot.counters.group_completion_number
+        snapshot.deliveries = await restored(self.storage, snapshot)
         await self.live.adopt(snapshot)
         counting = Counting(self.storage, self.live)
         for sub in self.live.consumers:

@@ -16,13 +16,13 @@ from lightningstore.service.engine.committer import Committer
 from lightningstore.service.engine.deadlines import Deadlines
 from lightningstore.service.engine.state import Entry, GroupState
 from lightningstore.service.rules.errors import DataDamaged
-from lightningstore.service.rules.groups import has_begun, new_group
+from lightningstore.service.rules.groups import has_begun
 from lightningstore.service.rules.lifecycle import is_finished
 from lightningstore.service.rules.rows import GroupRow
 from lightningstore.service.rules.times import NANOS, nanoseconds, stamp
 from lightningstore.service.storage.base import Changes, Counters, Storage
-from lightningstore.v1.group_pb2 import GROUP_STATUS_COMPLETE, GROUP_STATUS_OPEN
-from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_PREPARING, GroupSpec, Rollout
+from lightningstore.v1.group_pb2 import GROUP_STATUS_COMPLETE, GROUP_STATUS_OPEN, Group
+from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_PREPARING, Rollout
 
 #: Complete groups that stay in memory.
 CACHED_GROUPS = 1000
@@ -200,21 +200,24 @@ class Groups:
 
     # Creating
 
-    def create(self, group: GroupState, members: Sequence[Entry], now: Timestamp) -> None:
-        """Create a prepared group whose members are these rollouts, which have its id already."""
+    def create(self, group: GroupState, stored: Group, members: Sequence[Entry]) -> None:
+        """Create a prepared group, whose record is stored as `stored`; `members` are older rollouts that have its id."""
         self._counters.group_key += 1
-        group.key = self._counters.group_key
-        group.record.start_time.CopyFrom(now)
-        group_id = group.record.group_id
+        group.key, group.changed = self._counters.group_key, self._committer.sealed + 1
+        group_id = stored.group_id
         self.loaded[group_id] = group
-        self._labels.pop(group_id, None)
-        self._touch(group)
+        if self._labels:
+            self._labels.pop(group_id, None)
+        changes = self._committer.changes
+        changes.groups[group.key] = GroupRow(group.key, 0, stored)
+        changes.size += GROUP_BYTES
         if self.followers is not None:
             self.followers.create_group(group_id, members)
             self.begun.append(group)  # its members were kept apart by what they are themselves
-        for entry in members:
-            self._add(group, entry, entry.rollout)
         if members:
+            self._touch(group)
+            for entry in members:
+                self._add(group, entry, entry.rollout)
             self._settle(group)
 
     def check_sound(self, group_ids: Iterable[str]) -> None:
@@ -237,6 +240,17 @@ class Groups:
         if entry.rollout.group_id:
             self._join(entry, entry.rollout)
 
+    def join_new(self, group_id: str, entries: Sequence[Entry]) -> None:
+        """Follow new rollouts of a group, none of which is claimed or has finished."""
+        group = self.loaded.get(group_id)
+        if group is None:
+            self._note_label(group_id)
+            return
+        group.record.member_count += len(entries)
+        group.unfinished.update(dict.fromkeys(entries))
+        self._touch(group)
+        self._settle(group)
+
     def leave(self, entry: Entry) -> None:
         """Follow the removal of a finished rollout."""
         if entry.rollout.group_id:
@@ -257,7 +271,7 @@ class Groups:
             return
         if is_finished(record):
             if not is_finished(old):
-                self._finish(group, entry)
+                self._finish(group, [entry])
         elif is_finished(old):
             group.record.finished_count -= 1
             group.unfinished[entry] = None
@@ -266,15 +280,16 @@ class Groups:
         if record.status == ROLLOUT_STATUS_PREPARING:
             self._note_claim(group)
 
-    def finish(self, entry: Entry) -> None:
-        """Follow a rollout that has finished."""
-        group = self.loaded.get(entry.rollout.group_id)
+    def finish_all(self, group_id: str, entries: Sequence[Entry]) -> None:
+        """Follow rollouts of a group or label that have finished."""
+        group = self.loaded.get(group_id)
         if group is not None:
-            self._finish(group, entry)
+            self._finish(group, entries)
 
-    def _finish(self, group: GroupState, entry: Entry) -> None:
-        self._count_finish(group)
-        group.unfinished.pop(entry, None)
+    def _finish(self, group: GroupState, entries: Sequence[Entry]) -> None:
+        self._count_finish(group, len(entries))
+        for entry in entries:
+            group.unfinished.pop(entry, None)
         self._touch(group)
         self._settle(group)
 
@@ -290,7 +305,7 @@ class Groups:
     def _add(self, group: GroupState, entry: Entry, record: Rollout) -> None:
         group.record.member_count += 1
         if is_finished(record):
-            self._count_finish(group)
+            self._count_finish(group, 1)
         else:
             group.unfinished[entry] = None
         if record.attempt_count or record.status == ROLLOUT_STATUS_PREPARING:
@@ -315,10 +330,10 @@ class Groups:
             if group_id in reading.labels:
                 reading.outdated.add(group_id)
 
-    def _count_finish(self, group: GroupState) -> None:
+    def _count_finish(self, group: GroupState, count: int) -> None:
         if self.followers is not None and not has_begun(group.record):
             self.begun.append(group)
-        group.record.finished_count += 1
+        group.record.finished_count += count
 
     def _note_claim(self, group: GroupState) -> None:
         record = group.record
@@ -413,13 +428,6 @@ class Groups:
         while self._completions and self._completions[0][0] <= through:
             number = self._completions.popleft()[1]
         return number
-
-
-def prepared(spec: GroupSpec) -> GroupState:
-    """Return the state of a group that is not created yet."""
-    record = new_group(spec)
-    record.status = GROUP_STATUS_OPEN
-    return GroupState(GroupRow(0, 0, record))
 
 
 def _nanoseconds(group: GroupState) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -334,6 +335,16 @@ class Live:
             self.state.inputs.discard(entry)
             self.deadlines.delays.discard(entry)
             self.state.queue.discard(entry.rollout.rollout_id)
+
+    def leave_queue_all(self, entries: Sequence[Entry]) -> None:
+        """Remove rollouts, which have positions, from the queue: `leave_queue` for many."""
+        state, delays = self.state, self.deadlines.delays
+        for entry in entries:
+            entry.position = entry.available_ns = 0
+            state.count_queued(entry)
+            state.inputs.discard(entry)
+            delays.discard(entry)
+        state.queue.discard_all([entry.rollout.rollout_id for entry in entries])
 
     def queue_due(self, entry: Entry) -> None:
         """Make a rollout claimable when its back-off has ended."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from itertools import count
 from typing import Protocol
 
@@ -137,10 +137,26 @@ class RolloutQueue:
             return
         lane, item = known
         lane.live -= 1
+        if lane.live and lane.heap[0] is item:
+            heapq.heappop(lane.heap)
+        else:
+            self._tidy(lane)
+
+    def discard_all(self, rollout_ids: Sequence[str]) -> None:
+        """Remove the rollouts that are in the queue: `discard` for many, without a search for the next head each time."""
+        lanes: dict[_Lane, None] = {}
+        for rollout_id in rollout_ids:
+            known = self._places.pop(rollout_id, None)
+            if known is not None:
+                known[0].live -= 1
+                lanes[known[0]] = None
+        for lane in lanes:
+            self._tidy(lane)
+
+    def _tidy(self, lane: _Lane) -> None:
+        """Drop a lane that is empty, or its dead items if they are many."""
         if not lane.live:
             self._drop(lane)
-        elif lane.heap[0] is item:
-            heapq.heappop(lane.heap)
         elif len(lane.heap) > 2 * lane.live + DEAD_ITEMS:
             lane.heap = [item for item in lane.heap if self._is_live(item)]
             heapq.heapify(lane.heap)

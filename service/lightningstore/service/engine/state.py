@@ -6,6 +6,7 @@ other finished ones are cached. Everything else is read from the back end.
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 
@@ -38,10 +39,13 @@ SMALL_INPUT_BYTES = 4096
 
 
 class AttemptState:
-    """An attempt and its state in the engine. The record is replaced, never changed."""
+    """An attempt and its state in the engine. The record is replaced, never changed.
+
+    It does not keep its rollout in memory: they would be a cycle, which only the garbage collector frees.
+    """
 
     __slots__ = (
-        "entry",
+        "_entry",
         "heard_at",
         "key",
         "last_sequence_id",
@@ -52,7 +56,7 @@ class AttemptState:
     )
 
     def __init__(self, entry: Entry, key: int, record: Attempt, last_sequence_id: int = 0) -> None:
-        self.entry = entry
+        self._entry = weakref.ref(entry)
         self.key = key
         self.record = record
         self.last_sequence_id = last_sequence_id
@@ -65,6 +69,14 @@ class AttemptState:
         #: The ids of its spans; None while they are not loaded.
         self.span_ids: set[bytes] | None = None
 
+    @property
+    def entry(self) -> Entry:
+        """Its rollout, which is in memory or held by the caller. Raises ReferenceError if it is neither."""
+        entry = self._entry()
+        if entry is None:
+            raise ReferenceError(f"the rollout of attempt {self.key} is not in memory")
+        return entry
+
     def row(self) -> AttemptRow:
         """Return it in its stored form."""
         return AttemptRow(self.key, self.entry.key, self.record, self.last_sequence_id)
@@ -74,6 +86,7 @@ class Entry:
     """A rollout with its attempts. The record contains neither the input nor the latest attempt."""
 
     __slots__ = (
+        "__weakref__",
         "attempts",
         "available_ns",
         "cached",
@@ -111,11 +124,15 @@ class Entry:
 
     def row(self) -> RolloutRow:
         """Return it in its stored form."""
-        found = measures.NONE
-        if self.latest is not None:
-            first = next(iter(self.attempts.values()))
-            found = measures.of(self.rollout, first.record, self.latest.record)
-        return RolloutRow(self.key, self.rollout, self.position, self.available_ns, found)
+        measured = self.measured(self.rollout)
+        return RolloutRow(self.key, self.rollout, self.position, self.available_ns, measured)
+
+    def measured(self, record: Rollout) -> measures.Measures:
+        """Return what its attempts measure, if this is its record."""
+        if self.latest is None:
+            return measures.NONE
+        first = next(iter(self.attempts.values()))
+        return measures.of(record, first.record, self.latest.record)
 
     def shown(self, attempt: AttemptState | None = None) -> Shown:
         """Return it in the form of an answer, with the latest or the given attempt."""
@@ -407,6 +424,13 @@ class State:
 
     # Counters
 
+    def depth_of(self, queue: str) -> Depth:
+        """Return the count of a task queue, to which the caller adds a rollout."""
+        depth = self.depths.get(queue)
+        if depth is None:
+            depth = self.depths[queue] = Depth(queue)
+        return depth
+
     def count_queued(self, entry: Entry) -> None:
         """Count a rollout in the task queue that it is in now, and no longer in the one that it was in."""
         old = entry.queued_in
@@ -414,11 +438,8 @@ class State:
             queue = entry.rollout.queue
             if old is not None and old.queue == queue:
                 return
-            new = self.depths.get(queue)
-            if new is None:
-                new = self.depths[queue] = Depth(queue)
+            new = entry.queued_in = self.depth_of(queue)
             new.count += 1
-            entry.queued_in = new
         else:
             entry.queued_in = None
         if old is not None:

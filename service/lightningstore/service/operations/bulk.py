@@ -32,6 +32,8 @@ class Cancelled(NamedTuple):
     before: Rollout
     #: The finish for waiters. Its record has no completion number yet.
     completion: Completion
+    #: Its stored form, with the same record.
+    row: RolloutRow
 
 
 class Bulk:
@@ -43,11 +45,12 @@ class Bulk:
         self._settling: set[asyncio.Task[None]] = set()
 
     def enqueue_all(self, entries: Sequence[Entry]) -> None:
-        """Add new rollouts, all of them QUEUING, to the tail of the queue: `add_rollout` for many."""
+        """Add new rollouts, all of them QUEUING, to the tail of the queue: `add_rollout` for many, without their groups."""
         state, changes = self._live.state, self._engine.committer.changes
-        counters, known, queue, inputs = state.counters, state.entries, state.queue, state.inputs
+        counters, known, inputs = state.counters, state.entries, state.inputs
         number = self._engine.committer.sealed + 1
         key, position, size = counters.rollout_key, counters.position, 0
+        push, put_input, rows = state.queue.push, changes.inputs.append, changes.rollouts
         consumers = self._live.consumers
         limits_of = consumers.limits_of if consumers.limits_claims else None
         with uncollected(len(entries)):
@@ -55,21 +58,20 @@ class Bulk:
                 key += 1
                 position += 1
                 record, input_json = entry.rollout, entry.input_json
-                rollout_id = record.rollout_id
+                rollout_id, queue = record.rollout_id, record.queue
                 entry.key, entry.position, entry.changed = key, position, number
                 known[rollout_id] = entry
-                state.count_queued(entry)
+                depth = state.depth_of(queue)
+                depth.count += 1
+                entry.queued_in = depth
                 limits = limits_of(record) if limits_of is not None else ()
-                queue.push(rollout_id, position, record.priority, record.mode, record.queue, limits)
-                changes.inputs.append((key, input_json))
-                changes.rollouts[key] = RolloutRow(key, record, position, 0)
+                push(rollout_id, position, record.priority, record.mode, queue, limits)
+                put_input((key, input_json))
+                rows[key] = RolloutRow(key, record, position, 0)
+                size += len(input_json) + 2 * ROW_BYTES
                 if record.labels:
                     self._live.save_labels(entry)
-                size += len(input_json) + 2 * ROW_BYTES
                 inputs.add(entry, number)
-        if self._live.groups.is_used:
-            for entry in entries:
-                self._live.groups.join(entry)
         counters.rollout_key, counters.position = key, position
         changes.size += size
         for entry in entries[:1]:
@@ -82,49 +84,74 @@ class Bulk:
         prepared: list[Cancelled] = []
         for entry in dict.fromkeys(entries):
             if not lifecycle.is_finished(entry.rollout):
-                prepared.append(cancellation(entry, now))
+                prepared.append(self.cancellation(entry, now))
             if turn.over():
                 await turn.next()
         return prepared
 
+    def cancellation(self, entry: Entry, now: Timestamp) -> Cancelled:
+        """Prepare the record of an unfinished rollout to cancel."""
+        transition = lifecycle.set_status(entry.rollout, ROLLOUT_STATUS_CANCELLED, now)
+        record = transition.rollout or entry.rollout
+        record.end_publish_number = self._live.state.counters.resources_updates
+        completion = Completion(entry.shown()._replace(rollout=record))
+        row = RolloutRow(entry.key, record, 0, 0, entry.measured(record))
+        return Cancelled(entry, entry.rollout, completion, row)
+
     def cancel_all(self, prepared: Sequence[Cancelled], now: Timestamp) -> None:
         """Cancel rollouts, in order. Work that can be deferred is left to `settle_cancelled`."""
-        state, changes = self._live.state, self._engine.committer.changes
-        counters, number = state.counters, self._engine.committer.sealed + 1
-        statuses: Counter[int] = Counter()
-        groups = self._live.groups if self._live.groups.is_used else None
-        consumers = self._live.consumers if self._live.consumers.exist else None
+        changes, counters = self._engine.committer.changes, self._live.state.counters
+        number, publish_number = self._engine.committer.sealed + 1, counters.resources_updates
+        rows, begun, note_finish = changes.rollouts, self._live.begun, self._live.note_finish
+        before: list[Rollout] = []
+        done: list[Entry] = []
         with uncollected(len(prepared)):
-            for entry, before, told in prepared:
-                completion = told
+            for cancelled in prepared:
+                entry, earlier, completion, row = cancelled
+                record = row.rollout
                 latest = entry.latest.record if entry.latest is not None else None
-                if entry.rollout is not before or completion.shown.attempt is not latest:
+                if (
+                    entry.rollout is not earlier
+                    or completion.shown.attempt is not latest
+                    or record.end_publish_number != publish_number
+                ):
                     if lifecycle.is_finished(entry.rollout):
                         continue
-                    completion = cancellation(entry, now).completion
-                statuses[entry.rollout.status] += 1
-                earlier = entry.rollout
-                record = entry.rollout = completion.shown.rollout
-                self._live.begun.pop(entry, None)
+                    _, earlier, completion, row = self.cancellation(entry, now)
+                    record = row.rollout
                 counters.completion_number += 1
                 # The record is this operation's own copy, which is not visible yet.
                 record.completion_number = completion.number = counters.completion_number
-                record.end_publish_number = counters.resources_updates
-                self._live.note_finish(number, completion)
-                if groups is not None and record.group_id:
-                    groups.finish(entry)
-                if consumers is not None:
-                    consumers.change(earlier, record)
-                    consumers.finished(record)
-                if entry.position:
-                    self._live.leave_queue(entry)
-                changes.rollouts[entry.key] = entry.row()
-                entry.changed = number
-        changes.size += ROW_BYTES * statuses.total()
-        for status, count in statuses.items():
-            counters.rollouts[status] -= count
-        cancelled = counters.rollouts.get(ROLLOUT_STATUS_CANCELLED, 0) + statuses.total()
-        counters.rollouts[ROLLOUT_STATUS_CANCELLED] = cancelled
+                begun.pop(entry, None)
+                note_finish(number, completion)
+                rows[entry.key] = row
+                entry.rollout, entry.changed = record, number
+                before.append(earlier)
+                done.append(entry)
+            self._follow_cancelled(before, done)
+        changes.size += ROW_BYTES * len(done)
+
+    def _follow_cancelled(self, before: Sequence[Rollout], done: Sequence[Entry]) -> None:
+        """Have counters, groups, consumers and the queue follow cancelled rollouts, which had the records `before`."""
+        counts = self._live.state.counters.rollouts
+        for status, count in Counter(record.status for record in before).items():
+            counts[status] -= count
+        if done:
+            counts[ROLLOUT_STATUS_CANCELLED] = counts.get(ROLLOUT_STATUS_CANCELLED, 0) + len(done)
+        if self._live.groups.is_used:
+            members: dict[str, list[Entry]] = {}
+            for entry in done:
+                if group_id := entry.rollout.group_id:
+                    # A group completes with its last member: to the end.
+                    own = members[group_id] = members.pop(group_id, [])
+                    own.append(entry)
+            for group_id, own in members.items():
+                self._live.groups.finish_all(group_id, own)
+        if self._live.consumers.exist:
+            for earlier, entry in zip(before, done, strict=True):
+                self._live.consumers.change(earlier, entry.rollout)
+                self._live.consumers.finished(entry.rollout)
+        self._live.leave_queue_all([entry for entry in done if entry.position])
 
     async def settle_cancelled(self, prepared: Sequence[Cancelled]) -> None:
         """Do the deferred work of a cancellation. It continues if the caller gives up."""
@@ -162,10 +189,3 @@ def _uncollected() -> Iterator[None]:
     finally:
         if enabled:  # at once: a loop may end before it calls anything again
             gc.enable()
-
-
-def cancellation(entry: Entry, now: Timestamp) -> Cancelled:
-    """Prepare the record of a cancelled rollout."""
-    transition = lifecycle.set_status(entry.rollout, ROLLOUT_STATUS_CANCELLED, now)
-    record = transition.rollout or entry.rollout
-    return Cancelled(entry, entry.rollout, Completion(entry.shown()._replace(rollout=record)))

@@ -13,7 +13,7 @@ from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.requests import rollouts_of
 from lightningstore.service.engine.state import Entry
 from lightningstore.service.operations.bulk import Bulk
-from lightningstore.service.operations.grouping import Grouping
+from lightningstore.service.operations.grouping import Grouping, Made, Members, make
 from lightningstore.service.rules import wire
 from lightningstore.service.rules.checks import (
     check_config,
@@ -44,6 +44,8 @@ from lightningstore.v1.rollout_pb2 import (
 
 R = TypeVar("R", bound=Message)
 
+NONE: frozenset[str] = frozenset()
+
 
 class Prepared(NamedTuple):
     """The checked items of an EnqueueRollouts, none of which is stored yet."""
@@ -52,8 +54,18 @@ class Prepared(NamedTuple):
     entries: list[Entry]
     #: The new ones among them, each once.
     new: list[Entry]
+    #: Their ids, which others may take until they are stored.
+    ids: list[str]
+    #: The new ones by the id of their group.
+    members: dict[str, list[Entry]]
+    #: All of them as the answer shows them, if they are new: that does not change until they are stored.
+    shown: list[Shown]
+    #: Positions of the others.
+    known: list[int]
     #: The part of the answer that is stored: an id for each item without one.
     kept: EnqueueRolloutsResponse
+    #: When the new ones were created.
+    now: Timestamp
 
 
 class Enqueue:
@@ -69,7 +81,6 @@ class Enqueue:
         """Create groups, and add rollouts to the tail of the queue, all of them or none."""
         self._engine.committer.admit()
         self._engine.check_batch("rollouts", len(request.rollouts))
-        self._grouping.check_specs(request)
         failures = self._engine.committer.failures
         with self._live.state.held, self._engine.committer.reserved(request.ByteSize()):
             await self._load_named(request)
@@ -78,27 +89,33 @@ class Enqueue:
             if answer is not None:
                 return await self._replay_enqueue(request, answer)
             prepared = await self._prepare(request)
-            made = await self._grouping.prepare(request) if request.groups else {}
-            with self._live.groups.reading() as reading:
-                members = await self._grouping.load(request, prepared.new, reading)
+            new = prepared.members
+            made: dict[str, Made] = {}
+            members: Members = {}
+            if request.groups:
+                made = await self._grouping.prepare(request, new, prepared.now)
+            if made or self._live.groups.exist:  # else the ids of groups are labels
+                with self._live.groups.reading() as reading:
+                    members = await self._grouping.load(made, new, reading)
             self._engine.check_unbroken(failures)
             # No other task runs from here to the seal.
             answer = self._engine.requests.find("EnqueueRollouts", request, digest)
             if answer is not None:
                 return await self._replay_enqueue(request, answer)
-            self._settle_ids(request, prepared)
+            self._settle_ids(request, prepared, made)
             self._check_queue_length(len(prepared.new))
-            self._grouping.check(request, prepared.new, members)
-            shown = [entry.shown() for entry in prepared.entries]
-            if made:
-                self._grouping.create(made, members)
+            self._grouping.check(made, new, members)
+            shown = self._shown(prepared)
+            created = self._grouping.create(made, members) if made else NONE
             self._bulk.enqueue_all(prepared.new)
+            if new:
+                self._grouping.join(new, created)
             if request.request_id:
                 self._engine.remember("EnqueueRollouts", request, prepared.kept, digest)
             self._engine.polls.serve()
             number = self._engine.seal_changes()
         reply = EnqueueRolloutsResponse()
-        targets = [reply.rollouts.add() for _ in shown]
+        targets = (reply.rollouts.add() for _ in shown)
         all_new = len(prepared.new) == len(shown)  # then they were found to fit
         limit = None if all_new else self._engine.limits.message_bytes
         await compose_all(self._engine, shown, targets, limit)
@@ -135,7 +152,7 @@ class Enqueue:
     async def _prepare(self, request: EnqueueRolloutsRequest) -> Prepared:
         """Check all items and create the new rollouts, without changing the store."""
         now, turn = self._live.now(), Turn()
-        prepared = Prepared([], [], EnqueueRolloutsResponse())
+        prepared = Prepared([], [], [], {}, [], [], EnqueueRolloutsResponse(), now)
         named: dict[str, Entry] = {}
         inputs = answer = 0
         for i, spec in enumerate(request.rollouts):
@@ -147,9 +164,17 @@ class Enqueue:
                 rollout_id = spec.rollout_id or self.free_id()
                 entry = self.new_entry(f"rollouts[{i}]", spec, now, rollout_id)
                 prepared.new.append(entry)
-                answer += entry.shown().size()
+                prepared.ids.append(rollout_id)
+                if spec.group_id:
+                    prepared.members.setdefault(spec.group_id, []).append(entry)
             elif not _same_content(spec, entry):
                 raise RolloutExists(spec.rollout_id)
+            else:
+                prepared.known.append(i)
+            shown = entry.shown()
+            prepared.shown.append(shown)
+            if known is None:
+                answer += shown.size()
             reference = prepared.kept.rollouts.add()
             if spec.rollout_id:
                 named[spec.rollout_id] = entry
@@ -173,10 +198,12 @@ class Enqueue:
         if answer > limits.message_bytes:
             raise PayloadTooLarge("rollouts (answer)", answer, limits.message_bytes)
 
-    def _settle_ids(self, request: EnqueueRolloutsRequest, prepared: Prepared) -> None:
+    def _settle_ids(
+        self, request: EnqueueRolloutsRequest, prepared: Prepared, made: dict[str, Made]
+    ) -> None:
         """Replace generated ids that exist or have been taken since. Raises RolloutExists."""
         taken = self._live.state.entries
-        if not any(entry.rollout.rollout_id in taken for entry in prepared.new):
+        if not any(map(taken.__contains__, prepared.ids)):
             return
         for i, (spec, entry) in enumerate(zip(request.rollouts, prepared.entries, strict=True)):
             known = taken.get(entry.rollout.rollout_id)
@@ -188,10 +215,31 @@ class Enqueue:
                 prepared.kept.rollouts[i].rollout_id = entry.rollout.rollout_id
             elif _same_content(spec, known):
                 prepared.entries[i] = known
+                prepared.known.append(i)
                 if entry in prepared.new:
-                    prepared.new.remove(entry)
+                    self._leave_out(entry, prepared, made)
             else:
                 raise RolloutExists(spec.rollout_id)
+
+    @staticmethod
+    def _leave_out(entry: Entry, prepared: Prepared, made: dict[str, Made]) -> None:
+        """Leave a rollout out of the new ones, because another call has stored it."""
+        prepared.new.remove(entry)
+        group_id = entry.rollout.group_id
+        if group_id:
+            left = prepared.members[group_id]
+            left.remove(entry)
+            if not left:
+                del prepared.members[group_id]
+            if group_id in made:
+                made[group_id] = make(made[group_id].spec, left, prepared.now)
+
+    @staticmethod
+    def _shown(prepared: Prepared) -> list[Shown]:
+        """Return all rollouts as the answer shows them, the known ones as they are now."""
+        for i in prepared.known:
+            prepared.shown[i] = prepared.entries[i].shown()
+        return prepared.shown
 
     def free_id(self) -> str:
         """Return a new rollout id that is not in memory."""

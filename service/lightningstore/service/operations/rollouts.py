@@ -289,7 +289,7 @@ class Rollouts:
             self._engine.polls.serve()  # consumers may have room, or groups have begun
             number = self._engine.seal_changes()
         reply = CancelRolloutsResponse()
-        targets = [reply.rollouts.add() for _ in ids]
+        targets = (reply.rollouts.add() for _ in ids)
         await self._bulk.settle_cancelled(cancelled)
         await compose_all(self._engine, shown, targets, self._engine.limits.answer_bytes)
         await self._engine.durable_since(number, failures)

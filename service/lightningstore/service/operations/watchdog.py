@@ -9,7 +9,7 @@ from operator import attrgetter
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
 from lightningstore.service.engine.state import AttemptState, Entry, GroupState
-from lightningstore.service.operations.bulk import Bulk, Cancelled, cancellation
+from lightningstore.service.operations.bulk import Bulk, Cancelled
 from lightningstore.service.rules import lifecycle
 from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_TIMEOUT, ATTEMPT_STATUS_UNRESPONSIVE
@@ -140,7 +140,8 @@ class Watchdog:
                     if not groups.holds(group) or not group.deadline_ns:
                         continue  # it was removed or has completed meanwhile
                     rest = [
-                        ready.get(entry) or cancellation(entry, now) for entry in _cancelled(group)
+                        ready.get(entry) or self._bulk.cancellation(entry, now)
+                        for entry in _cancelled(group)
                     ]
                     groups.pass_deadline(group)
                     self._bulk.cancel_all(rest, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -249,8 +250,19 @@ class DeliveryRow(NamedTuple):
     gone: bool
     #: When the rollout or the group finished, in wall-clock nanoseconds.
     end_ns: int
-    #: Contains neither the state nor the deadline.
+    #: Contains neither the state nor the deadline. Empty if it cannot be read.
     record: Delivery
+
+    @classmethod
+    def damaged(cls, columns: Sequence[Any]) -> DeliveryRow | None:
+        """Return a row whose record, or another value, cannot be read; None if it does not say which item it is of."""
+        key, number, deadline_ns, _, end_ns, _ = columns
+        if type(key) is not int or type(number) is not int:
+            return None
+        deadline_ns, end_ns = (
+            value if type(value) is int else 0 for value in (deadline_ns, end_ns)
+        )
+        return cls(key, number, deadline_ns, False, end_ns, Delivery())
 
 
 class RequestRow(NamedTuple):

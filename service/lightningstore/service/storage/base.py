@@ -199,7 +199,8 @@ class Snapshot:
     settings: bytes = b""
     #: Groups that are open, in any order.
     groups: list[GroupRow] = field(default_factory=list)
-    #: All consumers and deliveries, in any order. Deliveries of consumers that are not here are ignored.
+    #: All consumers and deliveries, in any order. Deliveries of consumers that are not here are ignored. A delivery
+    #: that cannot be read has an empty record: the engine restores it.
     consumers: list[ConsumerRow] = field(default_factory=list)
     deliveries: list[DeliveryRow] = field(default_factory=list)
 

@@ -42,9 +42,6 @@ SORTED_AT_ONCE = 20_000
 SORTED_FOR_A_PAGE = 2000
 #: Attempts whose records are searched before other tasks run: a record may have 64 KiB of failure.
 SEARCHED_AT_ONCE = 50
-#: Columns whose order is kept, so that a page in it costs the same however many rollouts there are, and their lowest value
-#: if many rollouts have it.
-ORDERS = {"start_time": None, "reward": ""}
 #: Deleted batches of spans that one commit frees: freeing millions at once would hold the event loop.
 FREED_A_COMMIT = 256
 SWEPT_AT_ONCE = 4000
@@ -76,7 +73,10 @@ class MemoryStorage(MemorySeries):
         self._by_group: dict[str, dict[int, None]] = {}
         self._by_queue: dict[str, dict[int, None]] = {}  # without the default queue
         self._by_label: dict[tuple[str, str], dict[int, None]] = {}
-        self._orders = {column: Places(low) for column, low in ORDERS.items()}
+        self._by_start_time = Places()
+        self._by_reward = Places("")  # most have none
+        #: By column: a page in its order costs the same however many rollouts there are.
+        self._orders = {"start_time": self._by_start_time, "reward": self._by_reward}
         self._completed: list[tuple[int, int]] = []  # completion number, key: ascending
         self._ended: list[tuple[int, int]] = []  # end time, key: ascending
         self._spans: dict[int, list[tuple[int, int, SpanRow]]] = {}  # first id, key, row: ascending
@@ -171,34 +171,45 @@ class MemoryStorage(MemorySeries):
             _join(self._by_label, label, key)
 
     def _put_rollout(self, row: RolloutRow) -> None:
-        new, old = row.rollout, self._rollouts.get(row.key)
-        if old is None:
-            self._keys[new.rollout_id] = row.key
-        if old is None or old.rollout.status != new.status:
-            if old is not None:
-                del self._by_status[old.rollout.status][row.key]
-            self._by_status.setdefault(new.status, {})[row.key] = None
-        if old is None or old.rollout.group_id != new.group_id:
-            if old is not None:
-                _leave(self._by_group, old.rollout.group_id, row.key)
-            _join(self._by_group, new.group_id, row.key)
-        if old is None or old.rollout.queue != new.queue:
-            if old is not None:
-                _leave(self._by_queue, old.rollout.queue, row.key)
-            _join(self._by_queue, new.queue, row.key)
-        if new.completion_number and (
-            old is None or old.rollout.completion_number != new.completion_number
-        ):
-            _insert(self._completed, (new.completion_number, row.key))
-            bisect.insort(self._ended, (nanoseconds(new.end_time), row.key))
-        for column, places in self._orders.items():
-            value = filters.COLUMNS[column](row)
-            if old is not None:
-                if (former := filters.COLUMNS[column](old)) == value:
-                    continue
-                places.remove((former, row.key))
-            places.add((value, row.key))
-        self._rollouts[row.key] = row
+        key, record, known = row.key, row.rollout, self._rollouts.get(row.key)
+        self._rollouts[key] = row
+        if known is None:
+            self._add_rollout(row)
+            return
+        former = known.rollout
+        if former.status != record.status:
+            del self._by_status[former.status][key]
+            self._by_status.setdefault(record.status, {})[key] = None
+        if former.group_id != record.group_id:
+            _leave(self._by_group, former.group_id, key)
+            _join(self._by_group, record.group_id, key)
+        if former.queue != record.queue:
+            _leave(self._by_queue, former.queue, key)
+            _join(self._by_queue, record.queue, key)
+        number = record.completion_number
+        if number and number != former.completion_number:
+            self._note_finish(row)
+        # The time at which it was enqueued never changes.
+        if known.measures.reward != row.measures.reward:
+            self._by_reward.remove((known.measures.reward, key))
+            self._by_reward.add((row.measures.reward, key))
+
+    def _add_rollout(self, row: RolloutRow) -> None:
+        """Add a new rollout to the indexes."""
+        key, record = row.key, row.rollout
+        self._keys[record.rollout_id] = key
+        self._by_status.setdefault(record.status, {})[key] = None
+        _join(self._by_group, record.group_id, key)
+        _join(self._by_queue, record.queue, key)
+        if record.completion_number:
+            self._note_finish(row)
+        self._by_start_time.add((nanoseconds(record.start_time), key))
+        self._by_reward.add((row.measures.reward, key))
+
+    def _note_finish(self, row: RolloutRow) -> None:
+        record = row.rollout
+        _insert(self._completed, (record.completion_number, row.key))
+        _insert(self._ended, (nanoseconds(record.end_time), row.key))
 
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
         """Return the stored ones among these rollouts."""

@@ -64,8 +64,12 @@ class Damage:
         what: str,
         parse: Callable[[Sequence[Any]], _Record],
         rows: Iterable[Sequence[Any]],
+        damaged: Callable[[Sequence[Any]], _Record | None] = lambda _: None,
     ) -> list[_Record]:
-        """Return rows as records, without the damaged ones. The second column of a row is its name."""
+        """Return rows as records. The second column of a row is its name.
+
+        Damaged rows are noted, and left out unless `damaged` makes a record of what is left of them.
+        """
         found = []
         for row in rows:
             try:
@@ -74,6 +78,8 @@ class Damage:
                 name = row[1]
                 name = name.decode(errors="replace") if isinstance(name, bytes) else name
                 self.note(f"{what} {name!r}", error)
+                if (rest := damaged(row)) is not None:
+                    found.append(rest)
         return found
 
     def rollouts(

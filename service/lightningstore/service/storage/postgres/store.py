@@ -19,6 +19,7 @@ from lightningstore.service.rules.errors import (
     WentBack,
 )
 from lightningstore.service.rules.rows import (
+    DeliveryRow,
     LoadedRollout,
     ResourcesQuery,
     RolloutQuery,
@@ -208,7 +209,10 @@ class PostgresStorage(GroupReads, SeriesReads):
                 "consumer", records.consumer, await self._scan(READS["all_consumers"])
             ),
             deliveries=readable(
-                "delivery", records.delivery, await self._scan(READS["all_deliveries"])
+                "delivery",
+                records.delivery,
+                await self._scan(READS["all_deliveries"]),
+                DeliveryRow.damaged,
             ),
         )
 

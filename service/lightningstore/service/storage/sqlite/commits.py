@@ -8,7 +8,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
@@ -36,6 +36,8 @@ SQL = sql_files.load(__package__, "sqlite.sql")
 FORGOTTEN_AT_ONCE = 100_000
 #: Maximum number of keys in one statement that deletes rows. SQLite allows 32,766 parameters.
 DELETED_AT_ONCE = 1000
+#: Maximum number of rows in one statement that writes rows.
+ROWS_AT_ONCE = 64
 PLAIN, ZLIB = 0, 1
 
 
@@ -179,15 +181,18 @@ def _removed_deliveries(places: list[tuple[int, int]]) -> Iterator[Statement]:
             yield SQL["end_deliveries"].format(marks=filters.marks(len(part))), [key, *part]
 
 
-def _rows(name: str, rows: Iterable[Sequence[Any]]) -> Iterable[Statement]:
-    """Yield statements of 1, 2, 4 … 64 rows each: few different texts, so that all stay prepared."""
-    left = list(rows)
-    start = 0
-    while start < len(left):
-        count = min(64, 1 << (len(left) - start).bit_length() - 1)
-        part = left[start : start + count]
-        start += count
-        yield _text(name, count), list(chain.from_iterable(part))
+def _rows(name: str, rows: Iterable[Sequence[Any]]) -> Iterator[Statement]:
+    """Yield statements of 64 rows, and of 32, 16 … 1 for the rest: few different texts, so that all stay prepared.
+
+    Rows are taken as they are needed, because encoding thousands at once would hold the event loop.
+    """
+    left = iter(rows)
+    while part := list(islice(left, ROWS_AT_ONCE)):
+        start = 0
+        while start < len(part):
+            count = 1 << (len(part) - start).bit_length() - 1
+            yield _text(name, count), list(chain.from_iterable(part[start : start + count]))
+            start += count
 
 
 @lru_cache(maxsize=256)

@@ -37,14 +37,20 @@ def readable(
     parse: Callable[[Sequence[Any]], _Record],
     rows: Iterable[Sequence[Any]],
     note: Callable[[str, object], None],
+    damaged: Callable[[Sequence[Any]], _Record | None] = lambda _: None,
 ) -> list[_Record]:
-    """Return rows as records, without the damaged ones. The second column of a row is its name."""
+    """Return rows as records. The second column of a row is its name.
+
+    Damaged rows are noted, and left out unless `damaged` makes a record of what is left of them.
+    """
     found = []
     for row in rows:
         try:
             found.append(parse(row))
         except UNREADABLE as error:
             note(f"{what} {row[1]!r}", error)
+            if (rest := damaged(row)) is not None:
+                found.append(rest)
     return found
 
 

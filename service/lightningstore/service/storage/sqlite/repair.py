@@ -116,8 +116,8 @@ def _repair(path: Path, connection: sqlite3.Connection) -> list[str]:
     )
     done += _delete(connection, "requests", wrong, "with values of the wrong type")
     done += _correct_columns(connection)
-    done += correct_consumers(connection)
     done += _correct_groups(connection)  # which group a rollout is in is known now
+    done += correct_consumers(connection)  # and so are the items of deliveries
     done += _correct_labels(connection)
     return done + _correct_counters(connection)
 
