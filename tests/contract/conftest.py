@@ -112,6 +112,7 @@ def _empty_file() -> bytes:
 def make_data_file(path: Path) -> None:
     """Make the data file of a new store. Making its tables takes longer than most tests do, so they are copied."""
     store_id = f"store-{uuid.uuid4()}".encode()
+    path.touch(0o600)
     path.write_bytes(re.sub(rb"store-[0-9a-f-]{36}", store_id, _empty_file()))
 
 
