@@ -274,6 +274,7 @@ async def open_console(session: aiohttp.ClientSession, port: int) -> None:
         found.ClearField("uptime")
         found.ClearField("waiter_count")
         found.ClearField("file_bytes")
+        found.ClearField("disk_free_bytes")
         if (now := found.SerializeToString(deterministic=True)) != last:
             last = now
             await console.call(lists()["newest"])

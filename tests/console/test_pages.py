@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from lightningstore.client import LightningStore
 from playwright.sync_api import Page, expect
 
@@ -221,3 +222,26 @@ def test_resources_without_their_oldest_versions(
     expect(page.locator("tbody tr")).to_have_count(10)
     expect(page.get_by_role("heading", name="From version 12 to version 13")).to_be_visible()
     is_live(page)
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "is_low"), [(9, 100, True), (11, 100, False), (11, 900, False)]
+)
+def test_overview_says_when_the_disk_is_nearly_full(
+    server: Server, open_page: Open, free: int, size: int, is_low: bool
+) -> None:
+    with LightningStore(server.address) as store:
+        counters = store.get_statistics().message
+    counters.disk_free_bytes, counters.disk_bytes = free << 30, size << 30
+    body = counters.SerializeToString()
+    page = open_page(f"{server.link}/#/nothing")
+    page.route(
+        "**/GetStatistics",
+        lambda route: route.fulfill(content_type="application/proto", body=body),
+    )
+    page.goto(f"{server.link}/#/")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+    is_live(page)
+    notes = page.get_by_text("Only 9.00 GiB of 100 GiB are free on the disk of the data file.")
+    expect(notes).to_have_count(1 if is_low else 0)
+    page.unroute_all(behavior="wait")

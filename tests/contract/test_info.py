@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -150,6 +151,16 @@ async def test_uptime_is_the_time_since_the_start(world: World) -> None:
     assert (await world.store.get_statistics()).uptime == 12.5
     await world.restart(down=100)
     assert (await world.store.get_statistics()).uptime == 0
+
+
+async def test_disk_is_that_of_the_data_file(world: World, tmp_path: Path) -> None:
+    counted = await world.store.get_statistics()
+    if world.backend == "sqlite":
+        disk = os.statvfs(tmp_path)
+        assert counted.disk_bytes == disk.f_blocks * disk.f_frsize
+        assert 0 < counted.disk_free_bytes < counted.disk_bytes
+    else:
+        assert (counted.disk_free_bytes, counted.disk_bytes) == (0, 0)
 
 
 async def test_thresholds_and_file_size_belong_to_their_back_ends(world: World) -> None:

@@ -412,6 +412,9 @@ class ModelStorage:
     async def file_bytes(self) -> int:
         return self.data.size
 
+    async def disk_bytes(self) -> tuple[int, int]:
+        return 0, 0
+
     async def used_bytes(self) -> int:
         return self.data.size
 

@@ -375,3 +375,9 @@ class SearchesTheFirstAttempt(ModelStorage):
     def latest(self, rollout_key):
         rows = self.attempts(rollout_key)
         return rows[0].attempt if rows else None
+
+
+@found_by("test_disk_is_larger_than_what_is_free_on_it")
+class SwapsFreeBytesAndSize(ModelStorage):
+    async def disk_bytes(self):
+        return 2, 1

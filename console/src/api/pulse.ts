@@ -39,7 +39,7 @@ export const isWatched = () => visible.peek() && connection.peek() === "connecte
 
 /** Returns what tells whether anything has changed. */
 function fingerprint(counters: GetStatisticsResponse): string {
-  const changing = { ...counters, uptime: 0, waiterCount: 0, fileBytes: 0 };
+  const changing = { ...counters, uptime: 0, waiterCount: 0, fileBytes: 0, diskFreeBytes: 0 };
   return JSON.stringify(changing, (_, value: unknown) =>
     typeof value === "bigint" ? value.toString() : value,
   );

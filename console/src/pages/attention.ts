@@ -1,6 +1,6 @@
 // What needs attention in a namespace, in words. Pure, except for the calls that the counters give a reason for.
 import type { Store } from "../api/client.js";
-import { count, percent, span, toMs } from "../format.js";
+import { bytes, count, percent, span, toMs } from "../format.js";
 import { AttemptStatus } from "../gen/lightningstore/v1/attempt_pb.js";
 import type { Consumer } from "../gen/lightningstore/v1/consumer_pb.js";
 import type { Namespace } from "../gen/lightningstore/v1/namespace_pb.js";
@@ -23,6 +23,9 @@ const BEHIND_MS = 60_000;
 /** Share of expired attempts that is worth a look, and the number of attempts that it takes to say so. */
 const EXPIRED_SHARE = 0.05;
 const FULL_SHARE = 0.9;
+/** A disk with less than this share free, and less than these bytes, is worth a word. */
+const LOW_DISK_SHARE = 0.1;
+const LOW_DISK_BYTES = 10 * 2 ** 30;
 
 export async function attentionOf(
   store: Store,
@@ -124,6 +127,11 @@ function space(counters: GetStatisticsResponse, settings: Namespace | undefined)
   if (limit && Number(counters.fileBytes) > FULL_SHARE * Number(limit))
     found.push({
       text: `The data file uses ${percent(Number(counters.fileBytes) / Number(limit))} of its limit. The oldest finished rollouts are removed.`,
+    });
+  const [free, disk] = [Number(counters.diskFreeBytes), Number(counters.diskBytes)];
+  if (free < Math.min(LOW_DISK_SHARE * disk, LOW_DISK_BYTES))
+    found.push({
+      text: `Only ${bytes(free)} of ${bytes(disk)} are free on the disk of the data file. Writes fail once it is full.`,
     });
   const queueLimit = settings?.maxQueueLength;
   if (queueLimit && Number(counters.queueDepth) > FULL_SHARE * Number(queueLimit))

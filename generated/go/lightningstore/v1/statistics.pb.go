@@ -172,8 +172,12 @@ type GetStatisticsResponse struct {
 	ClaimPause *ClaimPause `protobuf:"bytes,19,opt,name=claim_pause,json=claimPause,proto3" json:"claim_pause,omitempty"`
 	// Attempts that are PREPARING or RUNNING.
 	RunningAttemptCount int64 `protobuf:"varint,20,opt,name=running_attempt_count,json=runningAttemptCount,proto3" json:"running_attempt_count,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Free bytes of the file system that holds the data file. 0 if disk_bytes is 0.
+	DiskFreeBytes int64 `protobuf:"varint,21,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	// Size of that file system in bytes. 0 on back ends without a file.
+	DiskBytes     int64 `protobuf:"varint,22,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatisticsResponse) Reset() {
@@ -342,6 +346,20 @@ func (x *GetStatisticsResponse) GetClaimPause() *ClaimPause {
 func (x *GetStatisticsResponse) GetRunningAttemptCount() int64 {
 	if x != nil {
 		return x.RunningAttemptCount
+	}
+	return 0
+}
+
+func (x *GetStatisticsResponse) GetDiskFreeBytes() int64 {
+	if x != nil {
+		return x.DiskFreeBytes
+	}
+	return 0
+}
+
+func (x *GetStatisticsResponse) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
 	}
 	return 0
 }
@@ -879,7 +897,7 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\x06labels\x18\x01 \x03(\v23.lightningstore.v1.GetStatisticsRequest.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfe\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc5\b\n" +
 	"\x15GetStatisticsResponse\x12A\n" +
 	"\brollouts\x18\x01 \x03(\v2%.lightningstore.v1.RolloutStatusCountR\brollouts\x12A\n" +
 	"\battempts\x18\x02 \x03(\v2%.lightningstore.v1.AttemptStatusCountR\battempts\x12>\n" +
@@ -907,7 +925,10 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\x11matching_rollouts\x18\x12 \x03(\v2%.lightningstore.v1.RolloutStatusCountR\x10matchingRollouts\x12>\n" +
 	"\vclaim_pause\x18\x13 \x01(\v2\x1d.lightningstore.v1.ClaimPauseR\n" +
 	"claimPause\x122\n" +
-	"\x15running_attempt_count\x18\x14 \x01(\x03R\x13runningAttemptCount\"8\n" +
+	"\x15running_attempt_count\x18\x14 \x01(\x03R\x13runningAttemptCount\x12&\n" +
+	"\x0fdisk_free_bytes\x18\x15 \x01(\x03R\rdiskFreeBytes\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x16 \x01(\x03R\tdiskBytes\"8\n" +
 	"\n" +
 	"QueueDepth\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x14\n" +

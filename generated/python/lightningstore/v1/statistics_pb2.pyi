@@ -128,6 +128,8 @@ class GetStatisticsResponse(_message.Message):
     MATCHING_ROLLOUTS_FIELD_NUMBER: _builtins.int
     CLAIM_PAUSE_FIELD_NUMBER: _builtins.int
     RUNNING_ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
+    DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
     resources_count: _builtins.int
     """Number of resources ids."""
     queue_depth: _builtins.int
@@ -154,6 +156,10 @@ class GetStatisticsResponse(_message.Message):
     """Number of task queues that hold rollouts, including those that are not in queues."""
     running_attempt_count: _builtins.int
     """Attempts that are PREPARING or RUNNING."""
+    disk_free_bytes: _builtins.int
+    """Free bytes of the file system that holds the data file. 0 if disk_bytes is 0."""
+    disk_bytes: _builtins.int
+    """Size of that file system in bytes. 0 on back ends without a file."""
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutStatusCount]:
         """Rollouts by status. Statuses without rollouts are omitted."""
@@ -205,10 +211,12 @@ class GetStatisticsResponse(_message.Message):
         matching_rollouts: _abc.Iterable[Global___RolloutStatusCount] | None = ...,
         claim_pause: _claim_pb2.ClaimPause | None = ...,
         running_attempt_count: _builtins.int = ...,
+        disk_free_bytes: _builtins.int = ...,
+        disk_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["claim_pause", b"claim_pause", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "claim_pause", b"claim_pause", "evicted_span_count", b"evicted_span_count", "eviction_threshold_bytes", b"eviction_threshold_bytes", "file_bytes", b"file_bytes", "last_completion_number", b"last_completion_number", "latest_publish_number", b"latest_publish_number", "matching_rollouts", b"matching_rollouts", "queue_count", b"queue_count", "queue_depth", b"queue_depth", "queues", b"queues", "resources_count", b"resources_count", "rollouts", b"rollouts", "running_attempt_count", b"running_attempt_count", "safe_threshold_bytes", b"safe_threshold_bytes", "span_bytes", b"span_bytes", "span_count", b"span_count", "uptime", b"uptime", "waiter_count", b"waiter_count", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "claim_pause", b"claim_pause", "disk_bytes", b"disk_bytes", "disk_free_bytes", b"disk_free_bytes", "evicted_span_count", b"evicted_span_count", "eviction_threshold_bytes", b"eviction_threshold_bytes", "file_bytes", b"file_bytes", "last_completion_number", b"last_completion_number", "latest_publish_number", b"latest_publish_number", "matching_rollouts", b"matching_rollouts", "queue_count", b"queue_count", "queue_depth", b"queue_depth", "queues", b"queues", "resources_count", b"resources_count", "rollouts", b"rollouts", "running_attempt_count", b"running_attempt_count", "safe_threshold_bytes", b"safe_threshold_bytes", "span_bytes", b"span_bytes", "span_count", b"span_count", "uptime", b"uptime", "waiter_count", b"waiter_count", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,6 +76,7 @@ class Info:
             attempts=_totals(AttemptStatusCount, counters.attempts),
             workers=_totals(WorkerStatusCount, self._live.workforce.counts),
         )
+        reply.disk_free_bytes, reply.disk_bytes = await self._engine.storage.disk_bytes()
         up = self._engine.clock.monotonic() - self._engine.started_at
         reply.uptime.seconds, reply.uptime.nanos = int(up), int(up % 1 * NANOS)
         await self._engine.barrier()

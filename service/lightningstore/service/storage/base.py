@@ -373,6 +373,9 @@ class Storage(Protocol):
     async def file_bytes(self) -> int:
         """Return the size of the data on disk in bytes, its log included; 0 without a disk."""
 
+    async def disk_bytes(self) -> tuple[int, int]:
+        """Return the free bytes and the size of the file system that holds the data; zeros if it is not known."""
+
     async def used_bytes(self) -> int:
         """Return the bytes on disk that hold data; 0 without a disk.
 

@@ -454,6 +454,10 @@ class MemoryStorage(MemorySeries):
         """Return 0."""
         return 0
 
+    async def disk_bytes(self) -> tuple[int, int]:
+        """Return zeros."""
+        return 0, 0
+
     async def used_bytes(self) -> int:
         """Return 0."""
         return 0

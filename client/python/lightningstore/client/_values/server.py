@@ -284,6 +284,16 @@ class Statistics(View[statistics_pb2.GetStatisticsResponse]):
         return self.message.file_bytes
 
     @property
+    def disk_free_bytes(self) -> int:
+        """Free bytes of the file system that holds the data file. 0 if `disk_bytes` is 0."""
+        return self.message.disk_free_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of that file system in bytes. 0 without a file, and from servers that do not report it."""
+        return self.message.disk_bytes
+
+    @property
     def uptime(self) -> float:
         """Seconds since the server started."""
         return convert.from_duration(self.message.uptime)

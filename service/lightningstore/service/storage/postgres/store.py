@@ -450,6 +450,10 @@ class PostgresStorage(GroupReads, SeriesReads):
         """Return the bytes of the namespace's spans and inputs: the space of what is deleted is used again."""
         return self._opened.bytes_
 
+    async def disk_bytes(self) -> tuple[int, int]:
+        """Return zeros: the disk is that of the database server."""
+        return 0, 0
+
     async def file_bytes(self) -> int:
         """Return the size of the tables, which all namespaces share; it may be some seconds old."""
         return await self.database.table_bytes(self._opened.until())

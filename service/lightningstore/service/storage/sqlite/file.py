@@ -289,6 +289,15 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
         raise
 
 
+def disk_bytes(descriptor: int) -> tuple[int, int]:
+    """Return the free bytes and the size of the file system of an open file; zeros if it does not tell."""
+    try:
+        found = os.fstatvfs(descriptor)
+    except OSError:
+        return 0, 0
+    return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+
 def migrate(connection: sqlite3.Connection, version: int) -> None:
     """Migrate the schema from a version to the current one, within the transaction of the caller."""
     for to, script in sql_files.migrations(__package__):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
@@ -78,13 +79,18 @@ def _filters(query: RolloutQuery) -> tuple[list[str], list[Any]]:
     if query.reward_range is not None:
         parts.append("reward BETWEEN ? AND ?")
         parameters.extend(query.reward_range)
-    if query.rollout_id_contains:
-        parts.append("instr(rollout_id, ?) > 0")
-        parameters.append(query.rollout_id_contains)
-    if query.failure_contains:
-        parts.append(_CONTAINS)
-        parameters.append(query.attempt_bytes)
+    for part, text in _searches(query):
+        parts.append(part)
+        parameters.append(text)
     return parts, parameters
+
+
+def _searches(query: RolloutQuery) -> Iterator[tuple[str, str | bytes]]:
+    """Yield the filters that search a text, each with its parameter."""
+    if query.rollout_id_contains:
+        yield "instr(rollout_id, ?) > 0", query.rollout_id_contains
+    if query.failure_contains:
+        yield _CONTAINS, query.attempt_bytes
 
 
 def groups(query: GroupQuery) -> tuple[str, list[Any]]:

@@ -489,6 +489,10 @@ class SqliteStorage(ConsumerReads, GroupReads, SeriesReads):
         ((bytes_,),) = self._reader.read("used_bytes")
         return int(bytes_)
 
+    async def disk_bytes(self) -> tuple[int, int]:
+        """Return the free bytes and the size of the file system of the file."""
+        return datafile.disk_bytes(self._lock.descriptor) if self._lock is not None else (0, 0)
+
     async def file_bytes(self) -> int:
         """Return the size of the file and its log."""
         parts = (self.path, Path(f"{self.path}-wal"))

@@ -175,6 +175,11 @@ class ResilienceCases(Cases):
             pytest.skip("the storage declares that data outlive the process")
         await put(storage, rollout(1), spans(1, 1, 1))
         assert (await storage.file_bytes(), await storage.used_bytes()) == (0, 0)
+        assert await storage.disk_bytes() == (0, 0)
+
+    async def test_disk_is_larger_than_what_is_free_on_it(self, storage: Storage) -> None:
+        free, size = await storage.disk_bytes()
+        assert 0 <= free <= size
 
     async def test_used_bytes_follow_what_is_stored(self, storage: Storage) -> None:
         """Retention removes rollouts until this is below its limit, so it has to be up to date."""
