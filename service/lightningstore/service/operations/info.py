@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -29,6 +30,12 @@ C = TypeVar("C")
 #: Maximum number of task queues in an answer, and how many are compared before other tasks run.
 SHOWN_QUEUES, DEPTHS_AT_ONCE = 100, 1000
 CAPABILITIES = ("otlp-grpc", "long-poll", "watch", "request-ids", "namespaces")
+
+
+@cache
+def _version() -> str:
+    """Return the server's version. Reading it takes a millisecond."""
+    return version("lightningstore")
 
 
 class Info:
@@ -106,7 +113,7 @@ class Info:
         """Return the server's version, capabilities and limits."""
         limits = self._engine.limits
         return GetServerInfoResponse(
-            version=version("lightningstore"),
+            version=_version(),
             store_id=self._engine.store_id,
             backend=self._engine.storage.name,
             durability=self._engine.storage.durability,
