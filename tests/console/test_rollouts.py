@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lightningstore.client import LightningStore
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from tests.console.conftest import Server
 from tests.console.test_frame import is_live
@@ -75,62 +74,3 @@ def test_finish_is_shown_by_itself(
     )
     expect(page.locator("tbody .status")).to_have_text("succeeded")
     expect(page.locator("tbody tr")).to_contain_text("0.625")
-
-
-#: Counts the calls that are under way, and waits for them. The page gets an answer once it is here as a whole: what it then
-#: does is done before the next thing that is asked of it.
-CALLS = """
-const fetched = window.fetch;
-const waiting = [];
-let calls = 0;
-window.fetch = async (...request) => {
-  calls += 1;
-  try {
-    const answer = await fetched(...request);
-    const body = await answer.arrayBuffer();
-    answer.arrayBuffer = async () => body;
-    return answer;
-  } finally {
-    calls -= 1;
-    if (!calls) waiting.splice(0).forEach((resolve) => resolve(true));
-  }
-};
-window.waited = () => calls > 0 && new Promise((resolve) => waiting.push(resolve));
-"""
-
-
-def pass_time(page: Page, ms: int) -> None:
-    """Let time pass for the page, and then wait until its calls are answered."""
-    page.clock.run_for(ms)
-    while page.evaluate("window.waited()"):
-        pass
-
-
-def test_finish_is_shown_within_a_second(
-    server: Server, open_page: Open, store: LightningStore, namespace: str, record_property: Any
-) -> None:
-    """The second is one of the page's clock, which stands still while a call is under way.
-
-    So the test shows how long the console waits, and does not depend on how fast the machine is.
-    """
-    rollout = store.start_rollout(1)
-    assert rollout.latest_attempt is not None
-    page = open_page(f"{server.link}/#/rollouts?namespace={namespace}")
-    page.add_init_script(CALLS)
-    page.clock.install()
-    page.reload()
-    is_live(page)
-    status = page.locator("tbody .status")
-    expect(status).to_have_text("preparing")
-    page.clock.pause_at(datetime.now(UTC) + timedelta(minutes=1))
-    pass_time(page, 60_000)
-    store.update_attempt(
-        rollout.rollout_id, rollout.latest_attempt.attempt_id, status="succeeded", reward=1
-    )
-    began = page.evaluate("performance.now()")
-    while status.text_content() == "preparing":
-        pass_time(page, 50)
-        waited = page.evaluate("performance.now()") - began
-        assert waited < 1000
-    expect(status).to_have_text("succeeded")
-    record_property("page_ms", waited)
