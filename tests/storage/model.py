@@ -269,17 +269,21 @@ class ModelStorage:
         rows = self.matching(query)
         rows.sort(key=lambda row: self.place(query, row), reverse=query.descending)
         rows = [row for row in rows if query.after is None or self.is_after(query, row)]
-        return rows[query.skip :][: query.limit]
+        return rows[query.skip :]
 
     def is_after(self, query: RolloutQuery, row: RolloutRow) -> bool:
         place = self.place(query, row)
         return place < query.after if query.descending else place > query.after
 
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
+        left = query.limit
         for row in self.page(query):
+            if not left:
+                return
             if row.key in self.data.rollouts and self.is_readable(
                 "rollout", row.rollout.rollout_id
             ):
+                left -= 1
                 shown = self.shown(self.data.rollouts[row.key])
                 yield shown if query.inputs else shown._replace(input_json=b"")
             await asyncio.sleep(0)

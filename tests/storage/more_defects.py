@@ -381,3 +381,9 @@ class SearchesTheFirstAttempt(ModelStorage):
 class SwapsFreeBytesAndSize(ModelStorage):
     async def disk_bytes(self):
         return 2, 1
+
+
+@found_by("test_other_rollouts_take_the_place_of_damaged_ones_in_a_page")
+class EndsPagesEarly(ModelStorage):
+    def page(self, query):
+        return super().page(query)[: query.limit]

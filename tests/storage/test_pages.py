@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from lightningstore.client import open_store
 from lightningstore.service.rules.rows import RolloutQuery
 from lightningstore.service.rules.series import SeriesQuery
 from lightningstore.service.storage import memory
@@ -108,7 +111,9 @@ async def test_page_of_many_matches_sorts_nothing(tmp_path: Path) -> None:
         page, selected = filters.first_rows(query), filters.selection(query, led=False)
         assert page is not None
         reader = made._reader
-        text = reader._text("matches_among", {"first": page[0], "where": selected.where})
+        text = reader._text(
+            "matches_among", {"value": query.order_by, "first": page[0], "where": selected.where}
+        )
         values = [*page[1], *selected.parameters, 5, 0]
         plan = str(reader._here.execute(f"EXPLAIN QUERY PLAN {text}", values).fetchall())
         assert "SCAN rollouts USING INDEX rollouts_by" in plan
@@ -169,3 +174,17 @@ async def test_memory_orders_follow_changes() -> None:
     assert len(await keys(made, replace(top, limit=100))) == 49
     await asyncio.sleep(0)
     await made.close()
+
+
+async def test_list_goes_on_after_a_page_with_damaged_rollouts(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    async with open_store(f"sqlite:///{path}") as store:
+        await store.enqueue_rollouts([{"input": n, "rollout_id": f"r{n}"} for n in range(7)])
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for damaged in ("r1", "r3", "r6"):
+            connection.execute("UPDATE rollouts SET record = x'ff' WHERE rollout_id = ?", [damaged])
+    async with open_store(f"sqlite:///{path}") as store:
+        for order in ("", "start_time desc", "rollout_id", "priority"):
+            listed = [r.rollout_id async for r in store.iter_rollouts(page_size=2, order_by=order)]
+            assert sorted(listed) == ["r0", "r2", "r4", "r5"], order
+        assert [r.rollout_id for r in await store.list_rollouts(page_size=2)] == ["r0", "r2"]

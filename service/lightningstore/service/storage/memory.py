@@ -6,9 +6,10 @@ import asyncio
 import bisect
 import heapq
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Hashable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from lightningstore.service.rules import filters
 from lightningstore.service.rules.ids import new_id
@@ -22,6 +23,7 @@ from lightningstore.service.rules.rows import (
     SpanRow,
 )
 from lightningstore.service.rules.times import nanoseconds
+from lightningstore.service.storage import pages
 from lightningstore.service.storage.base import (
     COMMITTED,
     UNLIMITED,
@@ -31,7 +33,7 @@ from lightningstore.service.storage.base import (
     Snapshot,
 )
 from lightningstore.service.storage.memory_series import SCAN_AT_ONCE, MemorySeries, first
-from lightningstore.service.storage.places import Places
+from lightningstore.service.storage.places import Places, insert, join, leave
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
@@ -45,9 +47,6 @@ SEARCHED_AT_ONCE = 50
 #: Deleted batches of spans that one commit frees: freeing millions at once would hold the event loop.
 FREED_A_COMMIT = 256
 SWEPT_AT_ONCE = 4000
-
-P = TypeVar("P", bound=tuple[Any, ...])
-V = TypeVar("V", bound=Hashable)
 
 
 class MemoryStorage(MemorySeries):
@@ -116,7 +115,7 @@ class MemoryStorage(MemorySeries):
         for span in changes.spans:
             place = (span.first_sequence_id, span.key, span)
             batches = self._spans.setdefault(span.rollout_key, [])
-            _insert(batches, place)
+            insert(batches, place)
         for number, version in changes.resources.items():
             self._put_resources(number, version)
         for number in changes.outdated:
@@ -141,10 +140,10 @@ class MemoryStorage(MemorySeries):
                 places.remove((filters.COLUMNS[column](row), key))
             del self._keys[rollout.rollout_id], self._inputs[key]
             del self._by_status[rollout.status][key]
-            _leave(self._by_group, rollout.group_id, key)
-            _leave(self._by_queue, rollout.queue, key)
+            leave(self._by_group, rollout.group_id, key)
+            leave(self._by_queue, rollout.queue, key)
             for label in rollout.labels.items():
-                _leave(self._by_label, label, key)
+                leave(self._by_label, label, key)
             self._attempts.pop(key, None)
             self._dropped += self._spans.pop(key, ())
         for finished in (self._completed, self._ended):
@@ -166,9 +165,9 @@ class MemoryStorage(MemorySeries):
         """Replace the labels that a rollout has in the index, before its record is replaced."""
         if (known := self._rollouts.get(key)) is not None:
             for label in known.rollout.labels.items():
-                _leave(self._by_label, label, key)
+                leave(self._by_label, label, key)
         for label in labels.items():
-            _join(self._by_label, label, key)
+            join(self._by_label, label, key)
 
     def _put_rollout(self, row: RolloutRow) -> None:
         key, record, known = row.key, row.rollout, self._rollouts.get(row.key)
@@ -181,11 +180,11 @@ class MemoryStorage(MemorySeries):
             del self._by_status[former.status][key]
             self._by_status.setdefault(record.status, {})[key] = None
         if former.group_id != record.group_id:
-            _leave(self._by_group, former.group_id, key)
-            _join(self._by_group, record.group_id, key)
+            leave(self._by_group, former.group_id, key)
+            join(self._by_group, record.group_id, key)
         if former.queue != record.queue:
-            _leave(self._by_queue, former.queue, key)
-            _join(self._by_queue, record.queue, key)
+            leave(self._by_queue, former.queue, key)
+            join(self._by_queue, record.queue, key)
         number = record.completion_number
         if number and number != former.completion_number:
             self._note_finish(row)
@@ -199,8 +198,8 @@ class MemoryStorage(MemorySeries):
         key, record = row.key, row.rollout
         self._keys[record.rollout_id] = key
         self._by_status.setdefault(record.status, {})[key] = None
-        _join(self._by_group, record.group_id, key)
-        _join(self._by_queue, record.queue, key)
+        join(self._by_group, record.group_id, key)
+        join(self._by_queue, record.queue, key)
         if record.completion_number:
             self._note_finish(row)
         self._by_start_time.add((nanoseconds(record.start_time), key))
@@ -208,8 +207,8 @@ class MemoryStorage(MemorySeries):
 
     def _note_finish(self, row: RolloutRow) -> None:
         record = row.rollout
-        _insert(self._completed, (record.completion_number, row.key))
-        _insert(self._ended, (nanoseconds(record.end_time), row.key))
+        insert(self._completed, (record.completion_number, row.key))
+        insert(self._ended, (nanoseconds(record.end_time), row.key))
 
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
         """Return the stored ones among these rollouts."""
@@ -230,7 +229,10 @@ class MemoryStorage(MemorySeries):
         elif query.order_by in self._orders and self._selects_many(query):
             rows = self._ordered(query)
         else:
-            rows = self._sorted(query)
+            load = partial(self._present, inputs=query.inputs)
+            async for loaded in pages.filled(query, self._sorted, load):
+                yield loaded
+            return
         skip, left = query.skip, query.limit
         async for row in rows:
             if skip:
@@ -239,9 +241,14 @@ class MemoryStorage(MemorySeries):
             if not left:
                 return
             left -= 1
-            if row.key in self._rollouts:  # it may have been removed meanwhile
-                shown = self._shown(row)
-                yield shown if query.inputs else shown._replace(input_json=b"")
+            yield self._shown(row, inputs=query.inputs)
+
+    async def _present(self, keys: list[int], *, inputs: bool) -> AsyncIterator[LoadedRollout]:
+        """Yield rollouts by key, without those that were removed meanwhile."""
+        for key in keys:
+            row = self._rollouts.get(key)
+            if row is not None:
+                yield self._shown(row, inputs=inputs)
 
     async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
         """Return how many match, by status."""
@@ -327,8 +334,8 @@ class MemoryStorage(MemorySeries):
                     yield row
             await asyncio.sleep(0)
 
-    async def _sorted(self, query: RolloutQuery) -> AsyncIterator[RolloutRow]:
-        """Yield matching rows in the order of a column, up to the end of the query's page.
+    async def _sorted(self, query: RolloutQuery) -> list[tuple[Any, int]]:
+        """Return the places of the query's page in the order of a column.
 
         Runs are sorted and then merged lazily: sorting all rows at once would hold the event loop.
         """
@@ -344,18 +351,21 @@ class MemoryStorage(MemorySeries):
                 runs.append(sorted(run, reverse=query.descending)[:wanted])
                 run = []
         runs.append(sorted(run, reverse=query.descending)[:wanted])
-        for i, (_, key) in enumerate(heapq.merge(*runs, reverse=query.descending), 1):
+        page: list[tuple[Any, int]] = []
+        for i, place in enumerate(heapq.merge(*runs, reverse=query.descending), 1):
+            if i > query.skip:
+                page.append(place)
+            if i == wanted:
+                break
             if i % SCAN_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            found = self._rollouts.get(key)
-            if found is not None:
-                yield found
+        return page
 
-    def _shown(self, row: RolloutRow) -> LoadedRollout:
+    def _shown(self, row: RolloutRow, *, inputs: bool) -> LoadedRollout:
         """Return a rollout with its latest attempt only."""
         attempts = self._attempts.get(row.key)
         latest = [attempts[max(attempts)]] if attempts else []
-        return LoadedRollout(row, self._inputs[row.key], latest)
+        return LoadedRollout(row, self._inputs[row.key] if inputs else b"", latest)
 
     def _latest(self, key: int) -> Attempt | None:
         attempts = self._attempts.get(key)
@@ -378,7 +388,7 @@ class MemoryStorage(MemorySeries):
             row = self._rollouts.get(key)
             # It may have been removed or reopened.
             if row and row.rollout.completion_number == number:
-                found.append(self._shown(row))
+                found.append(self._shown(row, inputs=True))
             if len(found) == limit:
                 break
         return found
@@ -469,26 +479,3 @@ class MemoryStorage(MemorySeries):
         """Drop everything."""
         self._is_open = False
         self._clear()
-
-
-def _insert(ascending: list[P], place: P) -> None:
-    """Insert where it belongs, nearly always at the end."""
-    if ascending and ascending[-1] > place:
-        bisect.insort(ascending, place)
-    else:
-        ascending.append(place)
-
-
-def _join(index: dict[V, dict[int, None]], value: V, key: int) -> None:
-    """Add a rollout to an index, unless it has no value there."""
-    if value:
-        index.setdefault(value, {})[key] = None
-
-
-def _leave(index: dict[V, dict[int, None]], value: V, key: int) -> None:
-    """Remove a rollout from an index, if it is in it."""
-    keys = index.get(value)
-    if keys is not None:
-        keys.pop(key, None)
-        if not keys:
-            del index[value]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Hashable, Iterator
+from typing import Any, TypeAlias, TypeVar
 
 #: A value and the key of the record that has it.
 Place: TypeAlias = tuple[Any, int]
+
+P = TypeVar("P", bound=tuple[Any, ...])
+V = TypeVar("V", bound=Hashable)
 
 #: A block with twice as many places is divided.
 BLOCK = 1000
@@ -95,3 +98,26 @@ class Places:
     def _find(self, place: Place) -> int:
         """Return the number of the first block that ends with a place as high; if none does, that of blocks."""
         return bisect.bisect_left(self._blocks, place, key=lambda block: block[-1])
+
+
+def insert(ascending: list[P], place: P) -> None:
+    """Insert where it belongs, nearly always at the end."""
+    if ascending and ascending[-1] > place:
+        bisect.insort(ascending, place)
+    else:
+        ascending.append(place)
+
+
+def join(index: dict[V, dict[int, None]], value: V, key: int) -> None:
+    """Add a rollout to an index, unless it has no value there."""
+    if value:
+        index.setdefault(value, {})[key] = None
+
+
+def leave(index: dict[V, dict[int, None]], value: V, key: int) -> None:
+    """Remove a rollout from an index, if it is in it."""
+    keys = index.get(value)
+    if keys is not None:
+        keys.pop(key, None)
+        if not keys:
+            del index[value]

@@ -35,8 +35,8 @@ SELECT (SELECT rollout_id FROM ls_rollouts WHERE ns::bigint = $1 AND rollout_id 
 FROM unnest($2::bytea[]) w (id)
 
 -- name: scan_rollouts
--- One page of a list: keys first, so that what is skipped is not read.
-SELECT key FROM {source} {order}
+-- The places of one page of a list, without their records, so that what is skipped is not read.
+SELECT {value}, key FROM {source} {order}
 
 -- name: count_rollouts
 -- How many rollouts match a filter, by status.

@@ -25,6 +25,7 @@ from lightningstore.service.rules.rows import (
     RolloutQuery,
     SpanRow,
 )
+from lightningstore.service.storage import pages
 from lightningstore.service.storage.base import (
     READ_BYTES,
     SWEPT_AT_ONCE,
@@ -352,10 +353,18 @@ class PostgresStorage(GroupReads, SeriesReads):
 
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
         """Yield matching rollouts."""
-        source, order, parameters = filters.page(query)
-        text = READS["scan_rollouts"].format(source=source, order=order)
-        keys = [key for (key,) in await self._scan(text, *parameters)]
-        async for loaded in self._latest(keys, inputs=query.inputs):
+        is_text = query.order_by in filters.TEXTS
+
+        async def find(page: RolloutQuery) -> list[tuple[Any, int]]:
+            source, order, parameters = filters.page(page)
+            parts = {"value": page.order_by, "source": source, "order": order}
+            rows = await self._scan(READS["scan_rollouts"].format(**parts), *parameters)
+            return [(value.decode() if is_text else value, key) for value, key in rows]
+
+        def load(keys: list[int]) -> AsyncIterator[LoadedRollout]:
+            return self._latest(keys, inputs=query.inputs)
+
+        async for loaded in pages.filled(query, find, load):
             yield loaded
 
     async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:

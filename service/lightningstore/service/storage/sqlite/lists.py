@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightningstore.service.rules.rows import RolloutQuery
 from lightningstore.service.storage.sqlite import filters
 from lightningstore.service.storage.sqlite.reader import Reader
 
 
-async def keys(reader: Reader, query: RolloutQuery) -> list[int]:
-    """Return the keys of a page of rollouts."""
+async def places(reader: Reader, query: RolloutQuery) -> list[tuple[Any, int]]:
+    """Return the places of a page of rollouts: values of the column of the order, and keys."""
     first, selected = filters.first_rows(query), filters.selection(query, led=False)
     if first is not None and selected.parameters:
         text, place = first
         rows = await reader.scan(
             "matches_among",
             [*place, *selected.parameters, query.limit, query.skip],
+            value=query.order_by,
             first=text,
             where=selected.where,
         )
         if len(rows) == query.limit:
-            return [key for (key,) in rows]
+            return rows
     source, key, where, parameters = filters.selection(query)
     page, more = filters.page(query, key)
-    rows = await reader.scan(
-        "scan_rollouts", [*parameters, *more], source=source, key=key, where=where, page=page
+    columns = {"value": key if query.order_by == "key" else query.order_by, "key": key}
+    return await reader.scan(
+        "scan_rollouts", [*parameters, *more], **columns, source=source, where=where, page=page
     )
-    return [key for (key,) in rows]

@@ -148,12 +148,12 @@ SELECT rollout_key, key, last_sequence_id, record FROM attempts
 WHERE rollout_key IN ({marks}) ORDER BY rollout_key, key
 
 -- name: scan_rollouts
--- One page of a list: keys first, so that what is skipped is not read.
-SELECT {key} FROM {source} WHERE {where} {page}
+-- The places of one page of a list, without their records, so that what is skipped is not read.
+SELECT {value}, {key} FROM {source} WHERE {where} {page}
 
 -- name: matches_among
 -- The page of a list among the first rows of its order, which are few.
-SELECT key FROM ({first}) WHERE {where} LIMIT ? OFFSET ?
+SELECT {value}, key FROM ({first}) WHERE {where} LIMIT ? OFFSET ?
 
 -- name: count_rollouts
 -- How many rollouts match a filter, by status. The plus keeps SQLite from the index on it, whose order is not that of the rows.

@@ -25,10 +25,10 @@ from lightningstore.service.rules.errors import (
 )
 from lightningstore.service.rules.rows import (
     LoadedRollout,
-    ResourcesQuery,
     RolloutQuery,
     SpanRow,
 )
+from lightningstore.service.storage import pages
 from lightningstore.service.storage.base import (
     READ_BYTES,
     SWEPT_AT_ONCE,
@@ -54,8 +54,8 @@ from lightningstore.service.storage.sqlite.consumers import ConsumerReads
 from lightningstore.service.storage.sqlite.groups import GroupReads
 from lightningstore.service.storage.sqlite.location import FileLocation, refuse_single_mount
 from lightningstore.service.storage.sqlite.reader import open_reader
+from lightningstore.service.storage.sqlite.resources import ResourceReads
 from lightningstore.service.storage.sqlite.series import SeriesReads
-from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_RELAXED
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ INLINE_BYTES = 64 << 10
 CHECKPOINT_BYTES = 32 << 20
 
 
-class SqliteStorage(ConsumerReads, GroupReads, SeriesReads):
+class SqliteStorage(ConsumerReads, GroupReads, ResourceReads, SeriesReads):
     """A store in one file. `compress` stores spans with zlib: a third of the size, half the speed."""
 
     name = "sqlite"
@@ -359,14 +359,21 @@ class SqliteStorage(ConsumerReads, GroupReads, SeriesReads):
 
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
         """Yield matching rollouts."""
-        keys = await lists.keys(self._reader, query)
         sizes_of = "sizes_by_key" if query.inputs else "record_sizes"
-        while keys:
-            part = keys[: self._readable(keys, sizes_of)]
-            for loaded in self._latest(part, inputs=query.inputs):
-                yield loaded
-            del keys[: len(part)]
-            await asyncio.sleep(0)
+
+        async def find(page: RolloutQuery) -> list[tuple[Any, int]]:
+            return await lists.places(self._reader, page)
+
+        async def load(keys: list[int]) -> AsyncIterator[LoadedRollout]:
+            while keys:
+                part = keys[: self._readable(keys, sizes_of)]
+                for loaded in self._latest(part, inputs=query.inputs):
+                    yield loaded
+                del keys[: len(part)]
+                await asyncio.sleep(0)
+
+        async for loaded in pages.filled(query, find, load):
+            yield loaded
 
     async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
         """Return how many match, by status."""
@@ -462,27 +469,6 @@ class SqliteStorage(ConsumerReads, GroupReads, SeriesReads):
     def _damaged_spans(self, key: int, cause: object) -> DataDamaged:
         self._damage.note(f"batch of spans {key}", cause)
         return DataDamaged(f"batch of spans {key}: {cause}")
-
-    async def list_resources(self, query: ResourcesQuery) -> list[tuple[int, Resources]]:
-        """Return matching resources."""
-        after, found = query.after, list[tuple[int, Resources]]()
-        while (left := query.limit - len(found)) > 0:
-            which = {"after": after, "id_contains": query.id_contains, "limit": left}
-            rows = await self._reader.scan("scan_resources", which)
-            found += records.readable("resources", records.resources, rows, self._damage.note)
-            if len(rows) < left:
-                break
-            after = rows[-1][0]  # fewer than the limit would end the list
-        return found
-
-    async def get_resources(self, publish_number: int) -> Resources | None:
-        """Return one version."""
-        rows = self._reader.read("get_resources", {"publish_number": publish_number})
-        try:
-            return records.resources(rows[0])[1] if rows else None
-        except records.UNREADABLE as error:
-            self._damage.note(f"resources {rows[0][1]!r}", error)
-            raise DataDamaged(f"resources {rows[0][1]!r}: {error}") from error
 
     async def used_bytes(self) -> int:
         """Return the bytes of the file's pages that are in use."""

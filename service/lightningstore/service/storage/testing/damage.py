@@ -70,6 +70,20 @@ class DamageCases(Cases):
         assert storage.damaged_records == 1
 
     @without_faults
+    async def test_other_rollouts_take_the_place_of_damaged_ones_in_a_page(
+        self, storage: Storage
+    ) -> None:
+        await put(storage, *(rollout(k) for k in range(1, 8)))
+        for name in ("r2", "r3", "r6"):
+            storage, _ = await self.damaged(storage, "rollout", name)
+        for order in ("key", "rollout_id", "start_time", "priority", "reward"):
+            page = {"order_by": order, "limit": 3}
+            assert await found(storage, **page) == ["r1", "r4", "r5"], order
+            assert await found(storage, **page, descending=True) == ["r7", "r5", "r4"], order
+            assert await found(storage, **page, skip=4) == ["r5", "r7"], order
+        assert await found(storage, limit=3, statuses=frozenset([1])) == ["r1", "r4", "r5"]
+
+    @without_faults
     async def test_damaged_finished_rollout_is_left_out_and_counted(self, storage: Storage) -> None:
         await put(storage, *(finished(k, k) for k in (1, 2, 3)))
         storage, snapshot = await self.damaged(storage, "rollout", "r1")
