@@ -133,6 +133,8 @@ async def test_without_timeout_nothing_but_the_finish_ends_it(world: World) -> N
 
 async def test_quiet_stream_ticks_every_fifteen_seconds(world: World) -> None:
     (a,) = await enqueue(world, 1)
+    # So that nothing else waits for one of the times below: retention looks every 30 s.
+    await world.advance(1)
     request = WaitForRolloutsRequest(rollout_ids=[a])
     answers = world.store._transport.server_stream("WaitForRollouts", request, None)
     await answers.ready()
