@@ -75,7 +75,8 @@ async def test_filter_is_served_by_an_index_in_the_order_of_keys(
     query, used = PLANS[name]
     source, key, where, parameters = filters.selection(query)
     page, more = filters.page(query, key)
-    text = SQL["scan_rollouts"].format(source=source, key=key, where=where, page=page)
+    columns = {"value": key, "key": key}
+    text = SQL["scan_rollouts"].format(**columns, source=source, where=where, page=page)
     with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
         steps = connection.execute(f"EXPLAIN QUERY PLAN {text}", [*parameters, *more]).fetchall()
     plan = [step[-1] for step in steps]

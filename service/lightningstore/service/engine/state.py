@@ -6,7 +6,6 @@ other finished ones are cached. Everything else is read from the back end.
 
 from __future__ import annotations
 
-import weakref
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 
@@ -39,13 +38,10 @@ SMALL_INPUT_BYTES = 4096
 
 
 class AttemptState:
-    """An attempt and its state in the engine. The record is replaced, never changed.
-
-    It does not keep its rollout in memory: they would be a cycle, which only the garbage collector frees.
-    """
+    """An attempt and its state in the engine. The record is replaced, never changed."""
 
     __slots__ = (
-        "_entry",
+        "entry",
         "heard_at",
         "key",
         "last_sequence_id",
@@ -56,7 +52,7 @@ class AttemptState:
     )
 
     def __init__(self, entry: Entry, key: int, record: Attempt, last_sequence_id: int = 0) -> None:
-        self._entry = weakref.ref(entry)
+        self.entry = entry
         self.key = key
         self.record = record
         self.last_sequence_id = last_sequence_id
@@ -69,14 +65,6 @@ class AttemptState:
         #: The ids of its spans; None while they are not loaded.
         self.span_ids: set[bytes] | None = None
 
-    @property
-    def entry(self) -> Entry:
-        """Its rollout, which is in memory or held by the caller. Raises ReferenceError if it is neither."""
-        entry = self._entry()
-        if entry is None:
-            raise ReferenceError(f"the rollout of attempt {self.key} is not in memory")
-        return entry
-
     def row(self) -> AttemptRow:
         """Return it in its stored form."""
         return AttemptRow(self.key, self.entry.key, self.record, self.last_sequence_id)
@@ -86,7 +74,6 @@ class Entry:
     """A rollout with its attempts. The record contains neither the input nor the latest attempt."""
 
     __slots__ = (
-        "__weakref__",
         "attempts",
         "available_ns",
         "cached",

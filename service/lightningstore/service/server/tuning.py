@@ -41,10 +41,8 @@ def keep_freed_memory() -> None:
 def settle_garbage() -> None:
     """Exclude all present objects from garbage collection, and make collections rare.
 
-    A full collection holds the event loop for 2 ms for each thousand unfinished rollouts in memory, so it follows only after a
-    hundred of the youngest two generations. Records are no reference cycles, and are freed at once. Cycles come from
-    calls: they have ended when they are collected, except for those of the calls in progress at that moment.
+    Not too rare: a finished rollout that leaves the cache is a reference cycle, and most of the garbage.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(5_000, 4, 100)
+    gc.set_threshold(5_000, 4, 4)
