@@ -1,31 +1,59 @@
-"""The last message of a prompt, a response or a row of samples as one line of text."""
+"""Messages of a model as one line of text, in the forms of providers and instrumentations."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from lightningstore.client.message_json import json_value
-from lightningstore.service.triplets.chat import messages_of
-from lightningstore.v1.triplet_pb2 import ChatPart
+from lightningstore.service.rules.json_values import MAX_MESSAGE_LEVELS
+
+#: Where a message or a part of one has what it says. The first with a text counts.
+_CONTENTS = ("content", "contents", "parts", "text", "response", "result", "output")
+#: What may lie around it.
+_WRAPPERS = ("message", "message_content", "kwargs", "data", "generations", "choices", "candidates")
+_CALLS = ("tool_calls", "toolCalls", "tool_call", "function_call", "functionCall", "function")
+_NAMES = ("name", "toolName", "tool_name")
+_ARGUMENTS = ("arguments", "args", "input")
 
 
 def last_text(content: bytes) -> str:
-    """Return what the last message says, then the tools that it calls: `Let me see. get_weather({"city":"Paris"})`.
-
-    What it thinks is shown if it says nothing else. A message without any of these is shown as its JSON.
-    """
+    """Return the text of the last message of a prompt or a response in one line; if it has none, its JSON."""
     if not content:
         return ""
     value = json_value(content)
     last = value[-1] if isinstance(value, list) and value else value
-    parts = [part for message in messages_of(last, "") for part in message.parts]
-    said = " ".join(filter(None, map(_text, parts))) or " ".join(part.reasoning for part in parts)
-    return " ".join((said or json.dumps(last, ensure_ascii=False)).split())
+    text = text_of(last) or json.dumps(last, ensure_ascii=False)
+    return " ".join(text.split())
 
 
-def _text(part: ChatPart) -> str:
-    if part.HasField("tool_call"):
-        return f"{part.tool_call.name}({part.tool_call.arguments})"
-    if part.image_url:
-        return "[image]"
-    return part.text or part.tool_result.content
+def text_of(value: Any, level: int = 0) -> str:
+    """Return what a message says, then the tools that it calls: `Let me see. get_weather({"city": "Paris"})`."""
+    if isinstance(value, str):
+        return value
+    if level > MAX_MESSAGE_LEVELS:
+        return ""
+    if isinstance(value, list):
+        return " ".join(filter(None, (text_of(item, level + 1) for item in value)))
+    if not isinstance(value, dict):
+        return ""
+    if call := _call_text(value):
+        return call
+    said = [_first(value, _CONTENTS, level), _first(value, _CALLS, level)]
+    return " ".join(filter(None, said)) or _first(value, _WRAPPERS, level)
+
+
+def _first(value: dict[str, Any], keys: tuple[str, ...], level: int) -> str:
+    found = (text_of(value[key], level + 1) for key in keys if key in value)
+    return next(filter(None, found), "")
+
+
+def _call_text(value: dict[str, Any]) -> str:
+    """Return a call of a tool, empty if the value is not one."""
+    name = next((value[key] for key in _NAMES if isinstance(value.get(key), str)), "")
+    arguments = next((value[key] for key in _ARGUMENTS if value.get(key) is not None), None)
+    if not name or arguments is None:
+        return ""
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return f"{name}({arguments})"
