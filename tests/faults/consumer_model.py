@@ -162,6 +162,13 @@ class Consumer:
             until = model.now + self.ack_seconds
             self.items[number] = Item(delivery.delivery_id, count, until)
 
+    def set_released_aside(self, model: Any, numbers: Collection[int]) -> None:
+        """Follow lower limits: released deliveries that waited for redelivery may be set aside now."""
+        for number in numbers:
+            item = self.items[number]
+            if item.deadline is None and self.state(model, item) == "set_aside":
+                item.delivery_id = ""  # the store gives it another
+
     def acknowledge(self, model: Any, delivery_ids: Collection[str], outcome: str) -> None:
         """End deliveries, all of them or none."""
         ids = {item.delivery_id: n for n, item in self.delivered(model).items()}

@@ -147,9 +147,12 @@ class ConsumerRules:
         request = consumer_pb2.UpdateConsumerRequest(consumer=record, update_mask={"paths": paths})
 
         def event() -> None:
+            redelivered = consumer.in_state(self.model, "redelivery")
             consumer.max_outstanding, consumer.max_deliveries, consumer.max_lag = limits
+            consumer.set_released_aside(self.model, redelivered)
 
         self.both("update_consumer", request, event)
+        self._learn_ids(name, consumer)
 
     @precondition(has_consumers)
     @rule(pick=PICK)
@@ -206,6 +209,11 @@ class ConsumerRules:
             consumer.acknowledge(self.model, ids, outcome)
 
         self.both("acknowledge", request, event)
+        self._learn_ids(name, consumer)
+
+    def _learn_ids(self, name: str, consumer: Consumer) -> None:
+        """Take the new ids that the store has given to deliveries."""
+        given = self.given[name]
         for delivery in self.loop.run_until_complete(self._listed(name)):
             item = consumer.items[delivery.completion_number]
             if not item.delivery_id:

@@ -321,7 +321,7 @@ async def dump(store: Store) -> list[bytes]:
         deliveries = consumer_pb2.ListDeliveriesRequest(consumer=consumer.name, page_size=1000)
         found += [consumer, await store.list_deliveries(deliveries)]
     statistics = await store.get_statistics(statistics_pb2.GetStatisticsRequest())
-    for field in ("uptime", "file_bytes", "disk_free_bytes"):
+    for field in ("uptime", "file_bytes", "disk_bytes", "disk_free_bytes"):
         statistics.ClearField(field)
     return [frozen(message) for message in [*found, statistics]]
 
