@@ -90,6 +90,7 @@ class ClusterLedger:
         while not self._is_over:
             await asyncio.sleep(self._pause * self.dice.random())
             try:
+                # Each time, as trainers do when they start: any server returns the consumer as it is.
                 await self._answer(self.consumer.create(self._store()))
                 await self.consumer.step(self._store, self._answer)
             except NO_ANSWER as error:

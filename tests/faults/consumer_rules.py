@@ -212,7 +212,7 @@ class ConsumerRules:
         self._learn_ids(name, consumer)
 
     def _learn_ids(self, name: str, consumer: Consumer) -> None:
-        """Take the new ids that the store has given to deliveries."""
+        """Record the ids that the store has assigned to deliveries that are set aside."""
         given = self.given[name]
         for delivery in self.loop.run_until_complete(self._listed(name)):
             item = consumer.items[delivery.completion_number]

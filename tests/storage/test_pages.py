@@ -21,6 +21,7 @@ from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.service.storage.sqlite import filters, series
 from lightningstore.service.storage.sqlite.store import SqliteStorage
+from lightningstore.service.storage.testing.records import put, rollout
 from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_FAILED
 
 from benchmarks.console import history
@@ -188,3 +189,14 @@ async def test_list_goes_on_after_a_page_with_damaged_rollouts(tmp_path: Path) -
             listed = [r.rollout_id async for r in store.iter_rollouts(page_size=2, order_by=order)]
             assert sorted(listed) == ["r0", "r2", "r4", "r5"], order
         assert [r.rollout_id for r in await store.list_rollouts(page_size=2)] == ["r0", "r2"]
+
+
+async def test_page_is_filled_when_a_rollout_is_removed_while_it_is_read() -> None:
+    made = MemoryStorage()
+    await made.open()
+    await put(made, *(rollout(key) for key in range(1, 6)))
+    page = made.scan_rollouts(RolloutQuery(order_by="priority", limit=3))
+    found = [await anext(page)]
+    await put(made, removed=[2])
+    found += [item async for item in page]
+    assert [item.row.key for item in found] == [1, 3, 4]

@@ -32,7 +32,7 @@ export function isLost(error: unknown): boolean {
   return code === Code.Unavailable || (code === Code.Unknown && cause instanceof TypeError);
 }
 
-/** Whether the page cancelled the call, because it is no longer shown. */
+/** Returns whether this page cancelled the call, as it does when another page is shown. */
 export function isAborted(error: unknown): boolean {
   return ConnectError.from(error).code === Code.Canceled;
 }
