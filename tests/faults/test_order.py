@@ -263,7 +263,11 @@ def test_checker_accepts_made_histories_and_rejects_each_once_damaged(
     dice: random.Random, tries
 ) -> None:
     names = [f"n{n}" for n in range(ROLLOUTS)]
-    for _ in range(tries("made histories")):
+    left = tries("made histories")
+    while left:
         history = made_history(dice)
         assert linearizable(beginning(names), history), history
-        assert not linearizable(beginning(names), damaged(history, dice))
+        # One history of two hundred has no claims with two answers, so none that could take the other's.
+        if len({o.answer for o in history if o.what == "claim" and o.answer is not None}) > 1:
+            assert not linearizable(beginning(names), damaged(history, dice))
+            left -= 1
