@@ -8,6 +8,7 @@ use std::{env, fs};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::client::Grpc;
+use tonic::codegen::StdError;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -216,7 +217,8 @@ impl Client {
             let Inner { endpoint, bearer, contact, .. } = &*self.inner;
             let background = Background::start(bearer.closed.clone());
             let channel = endpoint.clone().executor(background.clone()).connect_lazy();
-            let connection = Connection::new(channel, contact.clone(), background.clone());
+            let connection =
+                Connection::new(channel, contact.clone(), background.clone(), bearer.closed.clone());
             Link { background, transport: InterceptedService::new(connection, bearer.clone()) }
         })
     }
@@ -298,8 +300,8 @@ pub(crate) async fn within<T>(
     }
 }
 
-fn unready(error: tonic::transport::Error) -> Status {
-    Status::unavailable(format!("no connection: {}", root_of(&error)))
+fn unready(error: StdError) -> Status {
+    Status::unavailable(format!("no connection: {}", root_of(&*error)))
 }
 
 /// Adds a token and a namespace to every call, and keeps the connection alive.

@@ -1,4 +1,4 @@
-//! The hint that no server is there, for a client that has not had an answer yet.
+//! The calls of a connection: they fail once their client is closed, and hint at a wrong address.
 //!
 //! Calls to a server that is down are retried, so that programs can start in any order. A wrong address would
 //! therefore look like a call that hangs. Two seconds after the first call of a client, a warning names the
@@ -12,15 +12,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tonic::Code;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
-use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response};
+use tonic::codegen::{Service, StdError};
+use tonic::transport::Channel;
 use tonic::transport::channel::ResponseFuture;
-use tonic::transport::{self, Channel};
+use tonic::{Code, Status};
 
 use crate::background::Background;
-use crate::error::Error;
+use crate::error::{CLOSED, Error};
 
 /// Time without an answer after which the first call of a client logs a warning.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -101,33 +102,43 @@ impl Contact {
     }
 }
 
-/// A tonic channel that notes whether the server answers.
+/// A tonic channel that notes whether the server answers, and whose calls fail when the client is closed.
+///
+/// The channel alone could wait without end for the answer to a call that begins at that moment: it puts the call into
+/// a queue that its task, which has ended, does not read any more.
 #[derive(Clone, Debug)]
 pub struct Connection {
     channel: Channel,
     contact: Arc<Contact>,
     background: Background,
+    closed: CancellationToken,
 }
 
 impl Connection {
-    pub(crate) fn new(channel: Channel, contact: Arc<Contact>, background: Background) -> Self {
-        Self { channel, contact, background }
+    pub(crate) fn new(
+        channel: Channel,
+        contact: Arc<Contact>,
+        background: Background,
+        closed: CancellationToken,
+    ) -> Self {
+        Self { channel, contact, background, closed }
     }
 }
 
 impl Service<Request<Body>> for Connection {
     type Response = Response<Body>;
-    type Error = transport::Error;
+    type Error = StdError;
     type Future = Answer;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.channel.poll_ready(context)
+        self.channel.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
         let answer = self.channel.call(request);
+        let closed = Box::pin(self.closed.clone().cancelled_owned());
         if self.contact.is_over() {
-            return Answer { answer, contact: None };
+            return Answer { answer, closed, contact: None };
         }
         let contact = self.contact.clone();
         if contact.called(Instant::now()) {
@@ -137,26 +148,30 @@ impl Service<Request<Body>> for Connection {
                 contact.report(Instant::now());
             });
         }
-        Answer { answer, contact: Some(contact) }
+        Answer { answer, closed, contact: Some(contact) }
     }
 }
 
 /// The answer to a call of a [`Connection`].
 pub struct Answer {
     answer: ResponseFuture,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
     contact: Option<Arc<Contact>>,
 }
 
 impl Future for Answer {
-    type Output = Result<Response<Body>, transport::Error>;
+    type Output = Result<Response<Body>, StdError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(Pin::new(&mut self.answer).poll(context));
+        let Poll::Ready(answer) = Pin::new(&mut self.answer).poll(context) else {
+            ready!(self.closed.as_mut().poll(context));
+            return Poll::Ready(Err(Box::new(Status::cancelled(CLOSED))));
+        };
         match (&self.contact, &answer) {
             (None, _) => {}
             (Some(contact), Ok(_)) => contact.end(),
             (Some(contact), Err(_)) => contact.failed(Instant::now()),
         }
-        Poll::Ready(answer)
+        Poll::Ready(answer.map_err(Into::into))
     }
 }

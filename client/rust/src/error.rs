@@ -8,6 +8,9 @@ use std::time::Duration;
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
+/// The message of a call of a closed client.
+pub(crate) const CLOSED: &str = "the client is closed";
+
 /// The error of an operation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -122,7 +125,7 @@ impl Error {
     }
 
     pub(crate) fn closed() -> Self {
-        let mut failure = CallError::from(Status::unknown("the client is closed"));
+        let mut failure = CallError::from(Status::unknown(CLOSED));
         failure.code = Code::Cancelled;
         Self::Call(Box::new(failure))
     }

@@ -1,6 +1,7 @@
 //! Calls and streams that break.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -8,6 +9,9 @@ use futures_util::{StreamExt, TryStreamExt};
 use opentelemetry_proto::tonic::trace::v1::Span as OtlpSpan;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc::unbounded_channel;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::codegen::http::Request;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -229,6 +233,24 @@ async fn a_closed_client_fails_at_once() {
     world.client.close();
     assert_eq!(soon(waiting.next()).await.unwrap().unwrap_err().code(), Some(Code::Cancelled));
     assert_eq!(soon(world.client.enqueue([])).await.unwrap_err().code(), Some(Code::Cancelled));
+}
+
+/// Its message would stay in a channel that has been read for the last time.
+#[tokio::test]
+async fn a_call_that_begins_while_the_client_is_closed_fails() {
+    let world = serve(|_| Script::default());
+    let mut transport = world.client.transport();
+    soon(poll_fn(|context| transport.poll_ready(context))).await.unwrap();
+    world.client.close();
+    loop {
+        let mut later = transport.clone();
+        if soon(poll_fn(|context| later.poll_ready(context))).await.is_err() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let error = soon(transport.call(Request::new(Body::empty()))).await.unwrap_err();
+    assert_eq!(Status::from_error(error).message(), "the client is closed");
 }
 
 #[test]
