@@ -238,7 +238,8 @@ class Engine:
         if self.live.groups.touched:
             self.live.groups.save(changes)
         number = self.committer.seal()
-        self.live.state.trim(self.committer.durable_through)
+        if self.is_durable:  # else `_publish` has done it
+            self.live.state.trim(self.committer.durable_through)
         return number
 
     def seal_changes(self) -> int:
@@ -282,6 +283,8 @@ class Engine:
         self.live.state.trim(self.committer.durable_through)
         if self.live.groups.is_used:
             self._publish_groups()
+        if not self.live.has_news:
+            return
         ready = self.live.take_completions(self.committer.durable_through)
         if ready:
             self.waiters.publish(ready)

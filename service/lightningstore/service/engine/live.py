@@ -128,6 +128,11 @@ class Live:
         """Have consumers follow groups, if there are any consumers."""
         self.groups.followers = self.consumers if self.consumers.exist else None
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something is to be reported to waiters, now or after a commit."""
+        return bool(self._completions or self._refreshed or self._publications)
+
     def take_completions(self, through: int) -> list[Completion]:
         """Remove and return the finishes of commits up to the given one, in completion order."""
         return _take(self._completions, through)
@@ -400,8 +405,9 @@ class Live:
             self.deadlines.attempts.discard(attempt)
             self.state.resources.release(attempt.key, record)
         self.save_attempt(attempt)
-        if attempt is attempt.entry.latest and rewards.differ(old, record):
-            self.save(attempt.entry)  # lists and series look for them there
+        entry = attempt.entry
+        if attempt is entry.latest and rewards.differ(old, record):
+            self.save(entry)  # lists and series look for them there
 
     def heard_from(
         self,

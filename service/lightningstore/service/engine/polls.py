@@ -200,6 +200,8 @@ class Polls:
         fed = self._live.state.queue.fed
         if not self._polls or self._live.paused:
             fed.clear()  # whoever resumes claims feeds all lanes again
+        if not fed:
+            return
         turn = Turn()
         # The numbers of the first polls of these lanes, which only rise.
         heads = sorted((0, key) for key in fed)

@@ -241,7 +241,8 @@ class Inputs:
     def __init__(self, share: Share) -> None:
         """Take the bytes of small inputs that are kept in all stores."""
         self.kept = Part(share)
-        self._leaving: deque[tuple[int, Entry]] = deque()
+        #: Those that are to leave memory, each with the commit that writes it.
+        self.leaving: deque[tuple[int, Entry]] = deque()
 
     def add(self, entry: Entry, with_commit: int) -> None:
         """Record a queued rollout, whose input in memory is durable with that commit."""
@@ -250,7 +251,7 @@ class Inputs:
             entry.kept_bytes = size
             self.kept.add(size)
         elif size:
-            self._leaving.append((with_commit, entry))
+            self.leaving.append((with_commit, entry))
 
     def discard(self, entry: Entry) -> None:
         """Record that a rollout has left the queue."""
@@ -260,7 +261,7 @@ class Inputs:
 
     def drop(self, durable_through: int) -> Iterator[Entry]:
         """Drop the inputs that may leave memory, and yield their rollouts."""
-        leaving = self._leaving
+        leaving = self.leaving
         while leaving and leaving[0][0] <= durable_through:
             entry = leaving.popleft()[1]
             if not entry.position or entry.kept_bytes:
@@ -372,8 +373,9 @@ class State:
                 self._forget(gone)
         if self.held.count:
             return
-        for entry in self.inputs.drop(durable_through):
-            self._forget(entry.rollout.rollout_id)
+        if self.inputs.leaving:
+            for entry in self.inputs.drop(durable_through):
+                self._forget(entry.rollout.rollout_id)
         for _ in range(TRIMMED_AT_ONCE):
             few = len(self.cache) <= CACHED_ROLLOUTS and not self._cached.exceeds
             if few or not self.cache:

@@ -139,14 +139,14 @@ class Attempts:
             raise FieldInvalid("sent_span_count", "must not be negative")
 
     def _update(self, attempt: AttemptState, given: Attempt, paths: list[str]) -> None:
-        now = self._live.now()
+        now, entry = self._live.now(), attempt.entry
         failure = None
         if "failure" in paths and given.HasField("failure"):
             failure = bounded_failure(given.failure)
         transition = Transition()
         if "status" in paths:
             transition = lifecycle.report(
-                attempt.entry.rollout,
+                entry.rollout,
                 attempt.record,
                 given.status,
                 failure,
@@ -160,12 +160,13 @@ class Attempts:
             changes["failure"] = failure
         if "last_heartbeat_time" in paths:
             changes["last_heartbeat_time"] = self._note_heartbeat(attempt, given, now)
-        if changes or any(map(rewards.is_own, paths)):
+        own = sum(map(rewards.is_own, paths))
+        if changes or own:
             record = evolve(transition.attempt or attempt.record, **changes)
             rewards.report(record, given, paths)
             transition = transition._replace(attempt=record)
-        self._live.apply(attempt.entry, attempt, transition, now)
-        if not paths or not all(map(rewards.is_own, paths)):
+        self._live.apply(entry, attempt, transition, now)
+        if not paths or own < len(paths):
             self._live.workforce.heard_from(attempt.record.worker_id, now)
 
     def _note_heartbeat(

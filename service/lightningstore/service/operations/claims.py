@@ -73,8 +73,8 @@ class Claims:
         if (answer := self._engine.requests.find("DequeueRollouts", request)) is not None:
             return await self._enqueue.replay(DequeueRolloutsResponse.FromString(answer))
         claimed = self._claim(request, queues, modes)
-        wait = seconds(request.wait)
-        if not claimed and wait and request.limit and not self._engine.closing:
+        wait = 0.0 if claimed else seconds(request.wait)
+        if wait and request.limit and not self._engine.closing:
             if time_remaining is not None:
                 wait = min(wait, time_remaining - DEADLINE_MARGIN)
             failures = self._engine.committer.failures
@@ -153,13 +153,15 @@ class Claims:
         if not request.limit or self._live.paused:
             return claimed
         now, room = self._live.now(), self._engine.limits.answer_bytes
+        most = min(request.limit, CLAIMED_AT_ONCE)
         for rollout_id in self._live.state.queue.claimable(queues, modes):
             entry = self._live.state.entries[rollout_id]
-            room -= entry.shown().size() + ATTEMPT_BYTES
-            if claimed and room < 0:
-                break
+            if most > 1:
+                room -= entry.shown().size() + ATTEMPT_BYTES
+                if claimed and room < 0:
+                    break
             claimed.append(entry.shown(self._start(entry, request.worker_id, now)))
-            if len(claimed) == min(request.limit, CLAIMED_AT_ONCE):
+            if len(claimed) == most:
                 break
         if not claimed:
             return claimed

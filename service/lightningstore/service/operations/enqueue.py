@@ -84,7 +84,7 @@ class Enqueue:
         failures = self._engine.committer.failures
         with self._live.state.held, self._engine.committer.reserved(request.ByteSize()):
             await self._load_named(request)
-            digest = await _digest(request)
+            digest = await _digest(request) if request.request_id else 0
             answer = self._engine.requests.find("EnqueueRollouts", request, digest)
             if answer is not None:
                 return await self._replay_enqueue(request, answer)

@@ -50,10 +50,11 @@ def check(field: str, record: Attempt, paths: Iterable[str] = ()) -> None:
         if (named := score_of(path)) is not None:
             check_score_name("update_mask", named)
     check_number(f"{field}.reward", record.reward)
-    for name, value in record.scores.items():
-        check_score_name(f"{field}.scores", name)
-        check_number(f"{field}.scores[{name!r}]", value)
-    check_count(f"{field}.scores", len(record.scores))
+    if scores := record.scores:
+        for name, value in scores.items():
+            check_score_name(f"{field}.scores", name)
+            check_number(f"{field}.scores[{name!r}]", value)
+        check_count(f"{field}.scores", len(scores))
 
 
 def check_count(field: str, count: int) -> None:
@@ -69,7 +70,7 @@ def score_of(path: str) -> str | None:
 
 def is_own(path: str) -> bool:
     """Return whether a path of an update names the reward, the scores or one of them."""
-    return path in PATHS or score_of(path) is not None
+    return path in PATHS or path.startswith(_ONE_SCORE)
 
 
 def report(record: Attempt, given: Attempt, paths: Iterable[str]) -> None:

@@ -14,7 +14,9 @@ MAX_DURATION_SECONDS = 100 * 365 * 86_400
 
 def stamp(wall_ns: int) -> Timestamp:
     """Return nanoseconds since the epoch as a Timestamp."""
-    return Timestamp(seconds=wall_ns // NANOS, nanos=wall_ns % NANOS)
+    time = Timestamp()  # keywords cost three times as much as assignments
+    time.seconds, time.nanos = divmod(wall_ns, NANOS)
+    return time
 
 
 def nanoseconds(time: Timestamp) -> int:

@@ -132,8 +132,7 @@ class Changes:
         for items in _COLLECTIONS(self):
             if items:
                 items.clear()
-        for name, value in _VALUES:
-            setattr(self, name, value)
+        self.__dict__.update(_VALUES)
 
     def freeze(self) -> None:
         """Copy what the engine changes in place, workers and counters, so that nothing in here changes any more."""
@@ -159,7 +158,7 @@ class Changes:
 
 
 _COLLECTIONS = attrgetter(*[f.name for f in fields(Changes) if f.default_factory is not MISSING])
-_VALUES = [(f.name, f.default) for f in fields(Changes) if f.default is not MISSING]
+_VALUES = {f.name: f.default for f in fields(Changes) if f.default is not MISSING}
 
 
 class _Committed:

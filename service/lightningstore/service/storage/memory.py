@@ -101,10 +101,10 @@ class MemoryStorage(MemorySeries):
             self._remove_groups(changes.removed_groups)
         if self._dropped:
             del self._dropped[-max(FREED_A_COMMIT, len(changes.swept)) :]
-        for key, data in changes.inputs:
-            self._inputs[key] = data
-        for key, labels in changes.labels.items():
-            self._put_labels(key, labels)
+        self._inputs.update(changes.inputs)
+        if changes.labels:
+            for key, labels in changes.labels.items():
+                self._put_labels(key, labels)
         for row in changes.rollouts.values():
             self._put_rollout(row)
         for attempt in changes.attempts.values():
