@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -12,6 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 from lightningstore.client import AsyncLightningStore, LightningStoreError
+from lightningstore.service.rpc.dispatch import CallDetails
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.metrics import Metrics
 from lightningstore.service.server.server import Server, open_store
@@ -133,6 +136,23 @@ async def test_defects_are_counted_as_what_grpc_makes_of_them() -> None:
     await server.stop(None)
     counted = {key: child._value.get() for key, child in metrics._calls._metrics.items()}
     assert counted == dict.fromkeys(((name, "UNKNOWN") for name in handlers), 1)
+
+
+async def test_handlers_of_made_up_methods_are_not_kept() -> None:
+    """A server with tokens has a handler for each of them, which rejects the call."""
+    metrics, made = Metrics(), []
+
+    async def handler_of(_: Any) -> Any:
+        async def refuse(_request: Any, _context: Any) -> bytes:
+            return b""
+
+        made.append(weakref.ref(refuse))
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+    for path in (f"/{STORE.full_name}/Nope", "/a/b", METHODS[0], METHODS[0], METHODS[1]):
+        await metrics.intercept_service(handler_of, CallDetails(path, ()))
+    gc.collect()
+    assert [refuse() is not None for refuse in made] == [False, False, False, True, True]
 
 
 async def test_metrics_are_off_unless_asked_for_and_refuse_a_taken_port(tmp_path: Path) -> None:

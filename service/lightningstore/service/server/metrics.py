@@ -212,6 +212,11 @@ class Metrics(grpc.aio.ServerInterceptor):
             buckets=BUCKETS,
             registry=self.registry,
         )
+        #: The last handler of each method and its timed one, by path: those of the default namespace stay the same.
+        self._handlers: dict[str, tuple[Handler, Handler]] = {}
+        #: The metrics of the labels seen so far: the library takes longer to find them than to count.
+        self._counters: dict[tuple[str, str], Counter] = {}
+        self._timers: dict[str, Histogram] = {}
 
     def observe(self, directory: Directory, guard: Guard | None) -> None:
         """Add the metrics of the open stores, and of the tokens."""
@@ -226,7 +231,17 @@ class Metrics(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
-        name = METHODS.get(handler_call_details.method, OTHER)
+        path = handler_call_details.method
+        known, timed = self._handlers.get(path, (None, None))
+        if known is not handler:
+            timed = self._timing(path, handler)
+            if path in METHODS:  # not of invented methods, which would fill the memory
+                self._handlers[path] = (handler, timed)
+        return timed
+
+    def _timing(self, path: str, handler: Handler) -> Handler:
+        """Return a handler that does the same and is timed."""
+        name = METHODS.get(path, OTHER)
         make, kind = _KINDS[handler.request_streaming, handler.response_streaming]
         call = getattr(handler, kind)
         # A handler that streams answers may be a coroutine, which writes them to the context.
@@ -263,8 +278,12 @@ class Metrics(grpc.aio.ServerInterceptor):
 
     def count(self, name: str, code: str, seconds: float) -> None:
         """Count a call of a method that ended with a code, gRPC's name of it, and its duration in seconds."""
-        self._calls.labels(name, code).inc()
-        self._seconds.labels(name).observe(seconds)
+        if (counter := self._counters.get((name, code))) is None:
+            counter = self._counters[name, code] = self._calls.labels(name, code)
+        if (timer := self._timers.get(name)) is None:
+            timer = self._timers[name] = self._seconds.labels(name)
+        counter.inc()
+        timer.observe(seconds)
 
     def _note(self, name: str, context: Any, code: Any, seconds: float) -> None:
         code = grpc.StatusCode.CANCELLED if context.cancelled() else context.code() or code
