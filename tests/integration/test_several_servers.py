@@ -434,22 +434,27 @@ async def test_processes_that_serve_nothing_get_no_namespaces_and_calls_say_who_
     async with _owned(Database(machine.url), "copied"):
         for number in range(8):
             await caller.create(f"n{number}")
-            await caller.call("EnqueueRollouts", enqueue("live"), f"n{number}")
+            await _enqueue_by_client(machine, f"n{number}")
         await asyncio.sleep(1.2)  # two looks: enough to hand a namespace over
         for number in range(8):
-            await caller.call("EnqueueRollouts", enqueue("again"), f"n{number}")
+            await _enqueue_by_client(machine, f"n{number}")
         for each in machine.callers:
             with pytest.raises(grpc.aio.AioRpcError) as raised:
                 await each.call("EnqueueRollouts", enqueue("late"), "copied")
             code, reason, metadata = reason_of(raised.value)
             assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_OWNER")
             assert "(migrate, process" in metadata["owner"]
-    async with AsyncLightningStore(machine.addresses[1], namespace="copied") as store:
-        await store.enqueue_rollout(1)
+    await _enqueue_by_client(machine, "copied")
     for storage in storages:
         await storage.close()
     await machine.stop()
     await machine.close()
+
+
+async def _enqueue_by_client(machine: Servers, namespace: str) -> None:
+    """Enqueue a rollout with a client, which repeats the call if it meets a hand-over."""
+    async with AsyncLightningStore(machine.addresses[1], namespace=namespace) as store:
+        await store.enqueue_rollout(1)
 
 
 async def test_look_that_failed_does_not_hinder_the_next_one(postgres: PostgresServer) -> None:
