@@ -4,11 +4,10 @@ AGL_PY := .venv-agl/bin/python
 
 .PHONY: agl-test agl-check agl-bench
 
-.venv-agl/stamp: pyproject.toml requirements-agentlightning.lock
-	$(PYTHON) -m venv .venv-agl
-	$(AGL_PY) -m pip $(PIP) $(NEW_PIP)
-	$(AGL_PY) -m pip $(PIP) -r requirements-agentlightning.lock
-	$(AGL_PY) -m pip $(PIP) --no-deps -e .
+.venv-agl/stamp: pyproject.toml requirements-agentlightning.lock | .venv/pip
+	$(PYTHON) -m venv --without-pip .venv-agl
+	$(call PIP_INTO,.venv-agl) -r requirements-agentlightning.lock
+	$(call PIP_INTO,.venv-agl) --no-deps -e .
 	touch $@
 
 agl-test: .venv-agl/stamp ## Test the adapter of agentlightning with that package's own Trainer
