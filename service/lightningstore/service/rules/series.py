@@ -103,7 +103,7 @@ class Bucket:
         runs = self._runs
         count = sum(map(len, runs))
         try:
-            mean = math.fsum(chain.from_iterable(runs)) / count
+            mean = math.fsum(runs[0] if len(runs) == 1 else chain.from_iterable(runs)) / count
         except OverflowError:  # of large values, the mean is the sum of their shares
             mean = math.fsum(value / count for run in runs for value in run)
         lowest, highest = min(run[0] for run in runs), max(run[-1] for run in runs)

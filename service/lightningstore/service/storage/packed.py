@@ -18,14 +18,17 @@ DIGITS = 16
 #: Measures that are whole numbers, with the unit that they are divided by: durations are nanoseconds.
 INTEGERS = {"duration": 1e9, "queue_time": 1e9, "attempt_count": 1, "lag": 1}
 _SIGN = b"\x80" + bytes(7)
+#: First bytes of values that are not negative, in their sortable form.
+_POSITIVE = bytes(range(0x80, 0x100))
 _decode = msgspec.json.Decoder(list[int]).decode
 
 
-def rewards(text: str, *, has_negative: bool) -> Iterator[Iterable[float]]:
-    """Yield the numbers of values in their sortable form, some at a time."""
-    for start in range(0, len(text), UNPACKED_AT_ONCE * DIGITS):
-        data = bytes.fromhex(text[start : start + UNPACKED_AT_ONCE * DIGITS])
-        if not has_negative:
+def rewards(text: str) -> Iterator[Iterable[float]]:
+    """Yield the numbers of values in their sortable form, with or without commas between them, some at a time."""
+    step = UNPACKED_AT_ONCE * (DIGITS + (text[DIGITS : DIGITS + 1] == ","))
+    for start in range(0, len(text), step):
+        data = bytes.fromhex(text[start : start + step].replace(",", ""))
+        if not data[::8].translate(None, _POSITIVE):
             yield _numbers(data)
         else:  # negative ones have all bits turned around
             words = array("Q")
@@ -77,14 +80,9 @@ async def summaries(buckets: dict[int, Bucket]) -> dict[int, Summary]:
 
 
 async def add(bucket: Bucket, query: SeriesQuery, text: str) -> None:
-    """Add the values of a text to a bucket, some at a time.
-
-    Numbers in their sortable form follow a digit: "1" if one of them is negative.
-    """
-    if query.measure in INTEGERS:
-        values = integers(text, INTEGERS[query.measure])
-    else:
-        values = rewards(text[1:], has_negative=text[0] == "1")
+    """Add the values of a text to a bucket, some at a time."""
+    unit = INTEGERS.get(query.measure)
+    values = rewards(text) if unit is None else integers(text, unit)
     for few in values:
         bucket.add(few)
         await asyncio.sleep(0)

@@ -35,8 +35,7 @@ class SeriesReads(NamespaceReads):
                 found = f"position(${first + 3}::bytea IN scores)"
                 number = f"substring(scores FROM {found} + {len(mark)} FOR {packed.DIGITS})"
                 known = f"{found} > 0"
-            negative = f"max(({number} < '8')::integer)::text"
-            value = f"{negative} || convert_from(string_agg({number}, ''), 'SQL_ASCII')"
+            value = f"convert_from(string_agg({number}, ''), 'SQL_ASCII')"
         text = READS["series"].format(
             value=value, axis=query.axis, source=source, finished=finished, where=known, **limits
         )

@@ -70,6 +70,7 @@ class SeriesReads(FileReads):
 
 def _measure(query: SeriesQuery) -> tuple[str, str, list[Any]]:
     """Return the values of a bucket as SQL, the condition that there is one, and the parameters of both."""
+    # With a separator of its own, group_concat takes half as long again.
     if query.measure in packed.INTEGERS:
         return f"group_concat({query.measure})", f"{query.measure} >= 0", []
     if query.measure == "reward":
@@ -77,8 +78,8 @@ def _measure(query: SeriesQuery) -> tuple[str, str, list[Any]]:
     else:
         mark = score_mark(query.score)
         value = f"substr(scores, instr(scores, ?) + {len(mark)}, {packed.DIGITS})"
-        known, own = "instr(scores, ?) > 0", [mark, mark, mark]
-    return f"max({value} < '8') || group_concat({value}, '')", known, own
+        known, own = "instr(scores, ?) > 0", [mark, mark]
+    return f"group_concat({value})", known, own
 
 
 def _by_bucket(
