@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from lightningstore.service.triplets import tokens
-from lightningstore.service.triplets.stored import StoredBatch
+from lightningstore.service.triplets.stored import StoredBatch, StoredSpan
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.common.v1.common_pb2 import ArrayValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -22,7 +22,7 @@ def stored(spans: list[tuple[int, Span]]) -> list[tuple[int, Span]]:
     """Return the spans as the server reads them from storage."""
     batch = SpanBatch(spans=[one for _, one in spans])
     found = StoredBatch.FromString(batch.SerializeToString()).spans
-    return [(number, one) for (number, _), one in zip(spans, found, strict=True)]
+    return [(number, StoredSpan(one)) for (number, _), one in zip(spans, found, strict=True)]  # type: ignore[misc]
 
 
 def compare(spans: list[tuple[int, Span]], **options: Any) -> None:

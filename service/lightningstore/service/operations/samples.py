@@ -89,12 +89,13 @@ class _AttemptSamples:
         size = 0
         for index, row in enumerate(await self._rows()):
             data = await self._sample(index, row)
-            made.append(wire.field(_SAMPLES, data))
+            made += (wire.header(_SAMPLES, len(data)), data)
             size += len(data)
             if size >= CHUNK_BYTES:
                 yield b"".join((part.SerializeToString(), *made))
                 made, size = [], 0
-            await self._pause()
+            if self._turn.over():
+                await self._turn.next()
         part.warnings.extend(self._warnings.messages())
         part.warning_count = self._warnings.count
         part.complete = True
@@ -114,14 +115,16 @@ class _AttemptSamples:
                 fold.add(key, call.node.where, ids.prompt, ids.response)
             else:
                 missing += 1
-            await self._pause()
+            if self._turn.over():
+                await self._turn.next()
         if missing:
             text = f"{missing} of {len(self._calls)} calls have no token ids: they are in no sample"
             self._warnings.add((0, b""), "", text)
         unplaced = fold.unplaced() if self._merges else ()
         for key in unplaced:
             fold.place(key, (await self._ids(key)).prompt)
-            await self._pause()
+            if self._turn.over():
+                await self._turn.next()
         return await self._folded(fold)
 
     async def _folded(self, fold: Fold) -> list[Row]:
@@ -152,7 +155,8 @@ class _AttemptSamples:
         for call in calls:
             answers.append(await self._answer(call, is_last=call is calls[-1]))
             weight += 8 * len(answers[-1].logprobs)
-            await self._pause()
+            if self._turn.over():
+                await self._turn.next()
         weight += len(answers[-1].prompt_json) + len(answers[-1].response_json)
         args = (index, row, token_ids, calls, answers, self._about, self._warnings)
         return await self._traces.read(weight, partial(samples.sample_of, *args))
@@ -169,11 +173,6 @@ class _AttemptSamples:
             weight += len(answer.prompt_json)
             answer = await self._traces.read(weight, partial(samples.add_answer, answer, following))
         return answer
-
-    async def _pause(self) -> None:
-        """Let other tasks run, if this one has run long enough."""
-        if self._turn.over():
-            await self._turn.next()
 
 
 def _part(target: Target) -> AttemptSamples:

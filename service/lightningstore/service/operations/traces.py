@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lightningstore.service import triplets
 from lightningstore.service.engine.clock import Turn
@@ -21,7 +21,7 @@ from lightningstore.service.rules.ids import LATEST, check_id
 from lightningstore.service.rules.limits import CHUNK_BYTES
 from lightningstore.service.rules.times import nanoseconds
 from lightningstore.service.triplets import Node, Options, Place, Steps, T, Trace, Warnings
-from lightningstore.service.triplets.stored import StoredBatch, array_bytes
+from lightningstore.service.triplets.stored import StoredBatch, StoredSpan
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.rollout_pb2 import Rollout
 from lightningstore.v1.sample_pb2 import ListSamplesRequest
@@ -111,7 +111,7 @@ class Traces:
         for target in targets:
             self._check_held(target.rollout_id, target.rollout_key)
             async for data in answer(target, Batches(self._engine, target, through)):
-                chunk.append(wire.field(number, data))
+                chunk += (wire.header(number, len(data)), data)
                 size += len(data)
                 if size >= CHUNK_BYTES:
                     yield b"".join(chunk)
@@ -240,10 +240,9 @@ class Batches:
         found: list[Span] = []
         effort = 0
         for node in nodes:
-            row, at = node.place
-            held = self._held.get(row) or await self._load(row)
-            found.append(held.spans[at])
-            effort += held.efforts[at]
+            held = self._held.get(node.row) or await self._load(node.row)
+            found.append(held.spans[node.at])
+            effort += held.efforts[node.at]
         return found, effort
 
     async def _load(self, key: int) -> Stored:
@@ -271,19 +270,19 @@ def _parsed(opened: OpenRow) -> Iterator[Stored]:
     """Yield the spans of a row, about 1 MiB at a time."""
     cut = opened.cut
     for piece in cut.pieces():
-        spans = list(StoredBatch.FromString(cut.spans(piece)).spans)
+        spans: list[Any] = list(map(StoredSpan, StoredBatch.FromString(cut.spans(piece)).spans))
         weights = [
-            cut.ends[at] - cut.begins[at] + PART_BYTES * (len(span.attributes) + len(span.events))
+            cut.ends[at] - cut.begins[at] + PART_BYTES * span.part_count
             for at, span in zip(piece, spans, strict=True)
         ]
         yield Stored(spans, weights, list(map(_effort, spans, weights)))
 
 
-def _effort(span: Span, weight: int) -> int:
+def _effort(span: StoredSpan, weight: int) -> int:
     """Return the weight of a span with a part only of its arrays of token ids, whose bytes are read fast."""
     if weight <= LARGE_BYTES:
         return weight
-    return weight - array_bytes(span) * (EFFORT_PART - 1) // EFFORT_PART
+    return weight - span.array_bytes() * (EFFORT_PART - 1) // EFFORT_PART
 
 
 async def in_slices(steps: Steps[T], turn: Turn) -> T:

@@ -62,7 +62,7 @@ class Triplets:
             if final is not None and at == len(trace.calls) - 1:
                 triplet.reward.CopyFrom(triplets.final_reward(final))
             data = triplet.SerializeToString()
-            made.append(wire.field(_TRIPLETS, data))
+            made += (wire.header(_TRIPLETS, len(data)), data)
             size += len(data)
             if size >= CHUNK_BYTES:
                 yield _joined(part, made)

@@ -12,10 +12,13 @@ VARINT = 0
 LENGTH_DELIMITED = 2
 #: Sizes of the wire types with a fixed length, in bytes.
 FIXED = {1: 8, 5: 4}
+_SHORT = tuple(bytes([number]) for number in range(128))
 
 
 def varint(number: int) -> bytes:
     """Return a non-negative number as a base-128 varint."""
+    if 0 <= number < 0x80:
+        return _SHORT[number]
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

@@ -108,19 +108,18 @@ def answer_of(
     sources = [contents.Source(span, warn) for span in spans]
     found = None
     if is_last and not options.proxy:
-        found = contents.contents_of(sources, tools)
-    answer = Answer(
-        _logprobs(sources, warn),
-        next(filter(None, (endings.model_of(s.found, s.layouts.ending) for s in sources)), ""),
-        _reason(sources, found),
-    )
+        found = contents.contents_of(sources, tools, metadata=False)
+    numbers, model, reason = _logprobs(sources, warn), _model(sources), _reason(sources, found)
     if found is None:
-        return answer
-    return answer._replace(
-        prompt_json=_json(found.prompt, "prompt", warn),
-        response_json=_json(found.response, "completion", warn),
-        tools_json=_json(found.tools, "tools", warn),
-        image_urls=image_urls(found.prompt, warn),
+        return Answer(numbers, model, reason)
+    return Answer(
+        numbers,
+        model,
+        reason,
+        _json(found.prompt, "prompt", warn),
+        _json(found.response, "completion", warn),
+        _json(found.tools, "tools", warn),
+        image_urls(found.prompt, warn),
     )
 
 
@@ -147,6 +146,13 @@ def _logprobs(sources: Sequence[contents.Source], warn: Warn) -> list[float]:
             if items is not None:
                 return logprobs.numbers_of(items)
     return []
+
+
+def _model(sources: Sequence[contents.Source]) -> str:
+    for source in sources:
+        if name := endings.model_of(source.found, source.layouts.ending):
+            return name
+    return ""
 
 
 def _reason(sources: Sequence[contents.Source], found: contents.Contents | None) -> str:

@@ -12,7 +12,7 @@ from lightningstore.service.samples.reading import Answer
 from lightningstore.service.triplets import endings
 from lightningstore.service.triplets.trace import Call
 from lightningstore.service.triplets.warnings import Warnings
-from lightningstore.v1.sample_pb2 import Sample, SampleSegment
+from lightningstore.v1.sample_pb2 import Sample
 
 _TOKEN_IDS = Sample.TOKEN_IDS_FIELD_NUMBER
 _MASK = Sample.MASK_FIELD_NUMBER
@@ -40,31 +40,31 @@ def sample_of(
 ) -> bytes:
     """Return a serialised Sample. `token_ids`: those of the row. `calls` and `answers`: those of the row's calls."""
     last = answers[-1]
-    segments = [
-        _segment(folded, call, answer, about)
-        for folded, call, answer in zip(row.calls, calls, answers, strict=True)
-    ]
     sample = Sample(
         index=index,
-        segments=segments,
         prompt_token_count=row.calls[0].prompt_count,
         reward=about.reward,
-        scores=dict(about.scores),
         truncated=endings.is_limit(last.finish_reason),
         messages_json=last.messages_json,
         tools_json=last.tools_json,
-        image_urls=last.image_urls,
     )
+    sample.scores.update(about.scores)
+    sample.image_urls.extend(last.image_urls)
+    for folded, call, answer in zip(row.calls, calls, answers, strict=True):
+        _add_segment(sample, folded, call, answer, about)
     mask = [b"\1" * (call.count - call.prompt_count) for call in row.calls]
-    arrays = [wire.field(_TOKEN_IDS, token_ids), wire.field(_MASK, _spread(row, mask, 1))]
+    parts = [sample.SerializeToString(), wire.header(_TOKEN_IDS, len(token_ids)), token_ids]
+    parts += _spread(_MASK, row, mask, 1)
     if numbers := _checked(row, answers, warnings):
-        arrays.append(wire.field(_LOGPROBS, _spread(row, numbers, 4)))
-    return b"".join((sample.SerializeToString(), *arrays))
+        parts += _spread(_LOGPROBS, row, numbers, 4)
+    return b"".join(parts)
 
 
-def _segment(folded: FoldedCall, call: Call, answer: Answer, about: About) -> SampleSegment:
+def _add_segment(
+    sample: Sample, folded: FoldedCall, call: Call, answer: Answer, about: About
+) -> None:
     node, by = call.node, call.rewarded_by
-    return SampleSegment(
+    sample.segments.add(
         first_token=folded.prompt_count,
         end_token=folded.count,
         span_id=node.span_id.hex(),
@@ -99,11 +99,11 @@ def _floats(numbers: Sequence[float]) -> bytes:
         return struct.pack(f"<{len(numbers)}f", *(max(-_MOST, min(_MOST, n)) for n in numbers))
 
 
-def _spread(row: Row, parts: Sequence[bytes], size: int) -> bytes:
-    """Return the values of sampled tokens with zeros between them. `size`: of one value, in bytes."""
-    spread: list[bytes] = []
+def _spread(number: int, row: Row, parts: Sequence[bytes], size: int) -> list[bytes]:
+    """Return a field with the values of sampled tokens, and zeros between them. `size`: of one value, in bytes."""
+    spread = [wire.header(number, size * row.last.count)]
     at = 0
     for call, part in zip(row.calls, parts, strict=True):
         spread += (bytes(size * (call.prompt_count - at)), part)
         at = call.count
-    return b"".join(spread)
+    return spread

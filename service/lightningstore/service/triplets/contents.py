@@ -56,16 +56,16 @@ class Source:
         self._span = span
         self._warn = warn
 
-    def contents(self) -> Contents:
-        """Return what there is."""
+    def contents(self, *, metadata: bool) -> Contents:
+        """Return what there is. `metadata`: with that of request and response."""
         layouts = self.layouts
         messages, request = self._prompt()
         return Contents(
             messages,
             self._tools(request) if layouts.tools or isinstance(request, dict) else None,
             self.response(),
-            self._first(layouts.request_metadata)[0],
-            self._first(layouts.response_metadata)[0],
+            self._first(layouts.request_metadata)[0] if metadata else None,
+            self._first(layouts.response_metadata)[0] if metadata else None,
         )
 
     def prompt(self) -> Any:
@@ -259,18 +259,24 @@ def _fill_logprobs(triplet: Triplet, sources: Sequence[Source], warn: Warn) -> N
                 break
 
 
-def contents_of(sources: Sequence[Source], tool_spans: Sequence[Span]) -> Contents:
-    """Return what the spans of a call hold. `tool_spans`: spans of tools right below them."""
-    found = sources[0].contents() if len(sources) == 1 else _joined(sources)
+def contents_of(
+    sources: Sequence[Source], tool_spans: Sequence[Span], *, metadata: bool = True
+) -> Contents:
+    """Return what the spans of a call hold.
+
+    `tool_spans`: spans of tools right below them. `metadata`: with that of request and response.
+    """
+    parts = [source.contents(metadata=metadata) for source in sources]
+    found = parts[0] if len(parts) == 1 else _joined(parts)
     if not tool_spans:
         return found
     return found._replace(response=tool_calls.with_calls(found.response, tool_spans))
 
 
-def _joined(sources: Sequence[Source]) -> Contents:
-    """Return each content from the first of the sources that has it."""
+def _joined(parts: Sequence[Contents]) -> Contents:
+    """Return each content from the first of the parts that has it."""
     found = []
-    for contents in zip(*(source.contents() for source in sources), strict=True):
+    for contents in zip(*parts, strict=True):
         known = [content for content in contents if content is not None]
         found.append(next(filter(has_words, known), known[0] if known else None))
     return Contents(*found)

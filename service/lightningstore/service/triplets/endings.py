@@ -93,8 +93,10 @@ def model_of(found: Attributes, places: EndingPlaces) -> str:
 
 def reason_of(found: Attributes, places: EndingPlaces) -> str:
     """Return why the model stopped, as an attribute says; empty if none does."""
-    reasons = (_first(parsed(from_any_value(found[key]))) for key in places.reasons)
-    return next(filter(None, reasons), "")
+    for key in places.reasons:
+        if reason := _first(parsed(from_any_value(found[key]))):
+            return reason
+    return ""
 
 
 def reason_within(response: Any) -> str:

@@ -89,7 +89,7 @@ class Node:
         self.children: Sequence[Node] = ()
         #: Whether it was put under a span that is not its parent, because that encloses it in time.
         self.moved = False
-        #: Where the span is stored: see `place`.
+        #: Where the span is stored: see `Place`. A stand-in has negative numbers.
         self.row = self.at = -1
         self.kind = Kind.UNKNOWN
         #: Name of the agent that the spans below it belong to.
@@ -122,8 +122,8 @@ class Node:
         )
         node.row, node.at = place
         name = span.name
-        found: Attributes
-        found, marks = _wanted(span)
+        attributes = attributes_of(span)
+        found, marks = _wanted(attributes)
         if marks & Mark.TELLING or span.events:
             node.kind = kind_of(marks, found, span)
         node.proxied = name in tokens.PROXY_SPANS
@@ -142,7 +142,7 @@ class Node:
             if options.proxy or options.skip_without_tokens:
                 node._look_for_tokens(name, span, options, warnings)
         elif not warnings.calls:
-            warnings.note(name, (pair.key for pair in span.attributes))
+            warnings.note(name, attributes)
         return node
 
     def _look_for_tokens(self, name: str, span: Span, options: Options, warnings: Warnings) -> None:
@@ -190,28 +190,21 @@ class Node:
         return self.begin, self.sequence_id, self.span_id
 
     @property
-    def place(self) -> Place:
-        """Where the span is stored; a stand-in has negative numbers."""
-        return Place(self.row, self.at)
-
-    @property
     def where(self) -> tuple[int, bytes]:
         """Its sequence id and span id."""
         return self.sequence_id, self.span_id
 
 
-def _wanted(span: Span) -> tuple[dict[str, AnyValue], int]:
+def _wanted(attributes: Attributes) -> tuple[dict[str, AnyValue], int]:
     """Return the attributes that a node is made of, and the marks of all keys."""
     found: dict[str, AnyValue] = {}
     marks = 0
-    for pair in span.attributes:
-        key = pair.key
+    for key in attributes:
         mark = mark_of(key)
         if mark:
             marks |= mark
             if mark & Mark.WANTED:
-                value: AnyValue | bytes = pair.value
-                found[key] = AnyValue.FromString(value) if isinstance(value, bytes) else value
+                found[key] = attributes[key]
     return found, marks
 
 

@@ -133,9 +133,9 @@ def of_array(array: bytes) -> Tokens | None:
         return None
     parts = []
     for start in range(0, 2 * count, 2 * _AT_ONCE):
-        part = numbers[start : start + 2 * _AT_ONCE]
-        integers = part[1::2]
-        if part[::2].count(_INTEGER) != len(integers):
+        end = start + 2 * _AT_ONCE
+        integers = numbers[start + 1 : end : 2]
+        if numbers[start:end:2].count(_INTEGER) != len(integers):
             return None
         try:
             parts.append(array_of(integers))

@@ -50,10 +50,11 @@ class SerializedAttributes(Mapping[str, AnyValue]):
 
 
 def attributes_of(span: Span) -> Attributes:
-    """Return the attributes of a span by key. `span`: or one of a `stored.StoredBatch`."""
+    """Return the attributes of a span by key. `span`: or a `stored.StoredSpan`."""
     if type(span) is Span:
         return {pair.key: pair.value for pair in span.attributes}
-    return SerializedAttributes({pair.key: pair.value for pair in span.attributes})
+    found: SerializedAttributes = span.attributes
+    return found
 
 
 def serialized(found: Attributes, key: str) -> bytes:
