@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from lightningstore.client import LightningStore
 from playwright.sync_api import expect
 
+from tests.console import clock
 from tests.console.conftest import Server
 from tests.console.test_frame import is_live
 
@@ -74,3 +76,36 @@ def test_finish_is_shown_by_itself(
     )
     expect(page.locator("tbody .status")).to_have_text("succeeded")
     expect(page.locator("tbody tr")).to_contain_text("0.625")
+
+
+@pytest.mark.parametrize(
+    ("link", "shown", "before", "after"),
+    [
+        ("rollouts", "tbody .status", "preparing", "succeeded"),
+        ("rollout/r", ".facts .status", "preparing", "succeeded"),
+        ("", "tbody tr:has(a:text-is('{}')) td:nth-child(5)", "0", "1"),
+    ],
+    ids=["list", "rollout", "overview"],
+)
+def test_finish_is_shown_within_a_second(
+    server: Server,
+    open_page: Open,
+    store: LightningStore,
+    namespace: str,
+    link: str,
+    shown: str,
+    before: str,
+    after: str,
+) -> None:
+    """The second is one of the page's clock: how long the page waits, on a machine of any speed."""
+    rollout = store.start_rollout(1, rollout_id="r")
+    assert rollout.latest_attempt is not None
+    page = clock.open_stopped(open_page, f"{server.link}/#/{link}?namespace={namespace}")
+    status = page.locator(shown.format(namespace))
+    assert status.text_content() == before
+    store.update_attempt(
+        rollout.rollout_id, rollout.latest_attempt.attempt_id, status="succeeded", reward=1
+    )
+    assert status.text_content() == before
+    clock.let_pass(page, 1000)
+    assert status.text_content() == after
