@@ -1,10 +1,10 @@
 """Train CartPole through the store: the algorithm of the demo, with a server and runners.
 
 Starts a server with a new SQLite file and four runner processes, in one or several languages. In
-each round it publishes the policy as a resource, enqueues a batch of episodes, pulls them as they
-finish, with their rewards, improves the policy, and acknowledges the batch. Half-way it kills a
-runner, and the store gives its rollout to another one. All randomness is in the inputs, so the
-result does not depend on which runner plays an episode.
+each round it publishes the policy as a resource, enqueues a batch of episodes as a group, pulls
+them as they finish, with their rewards, improves the policy, and acknowledges the batch. Half-way
+it kills a runner, and the store gives its rollout to another one. All randomness is in the inputs,
+so the result does not depend on which runner plays an episode.
 """
 
 from __future__ import annotations
@@ -101,15 +101,18 @@ class Training:
         policy = {"mean": self.mean, "spread": self.spread}
         self.store.update_resources("cartpole", {"policy": policy})
         first = self.seed + number * self.batch
-        self.store.enqueue_rollouts(
+        group = f"round-{number}"
+        episodes = (
             {
-                "rollout_id": f"round-{number}-{i:03}",
+                "rollout_id": f"{group}-{i:03}",
                 "input": new_task(first + i),
+                "group_id": group,
                 "resources_id": "latest",
                 "config": RETRY,
             }
             for i in range(self.batch)
         )
+        self.store.enqueue_rollouts(episodes, groups=[{"group_id": group, "size": self.batch}])
         batch: list[Delivery] = []
         while len(batch) < self.batch:
             if runners is not None and len(batch) >= self.batch // 4:
