@@ -66,6 +66,26 @@ def test_label_and_empty_group(
     expect(page.get_by_role("region", name="r", exact=True)).to_be_visible()
 
 
+def test_large_group_says_what_is_shown_of_it(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    open_page.allow("404")  # type: ignore[attr-defined]
+    members = [{"input": n, "rollout_id": f"r{n:02}", "group_id": "g"} for n in range(65)]
+    store.enqueue_rollouts(members[:64])
+    page = open_page(f"{server.link}/#/group/g?namespace={namespace}")
+    regions = page.get_by_role("region", name="Members").get_by_role("region")
+    expect(regions).to_have_count(64)
+    rest = page.get_by_role("link", name="All members as a list")
+    expect(rest).to_have_count(0)
+    store.enqueue_rollouts(members[64:])
+    expect(page.get_by_text("The first 64 members are compared here.")).to_be_visible()
+    rest.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Rollouts")
+    expect(page.get_by_role("textbox", name="Group")).to_have_value("g")
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator("tbody tr")).to_have_count(15)
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing(
     server: Server, open_page: Open, store: LightningStore, namespace: str, theme: str

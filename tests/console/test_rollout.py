@@ -106,6 +106,37 @@ def test_tokens_show_what_is_trained_and_how_likely(
     expect(panel.get_by_role("link", name="gpu-7")).to_be_visible()
 
 
+def test_tokens_are_read_as_text_where_spans_have_it(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    listed = [
+        {"token": " <b>Hi", "logprob": -0.1},
+        {"token": "\n", "logprob": -0.2},
+        {"token": "token_id:9", "logprob": -0.3},
+        {"bytes": [195, 169], "logprob": -0.4},
+    ]
+    span = traced.call(
+        "a",
+        [user("Count")],
+        assistant("Counted"),
+        1,
+        prompt_token_ids=[5, 6],
+        response_token_ids=[7, 8, 9, 10],
+        **{"logprobs.content": json.dumps(listed)},
+    )
+    traced.claimed(store, "r")
+    traced.add(store, "r", span)
+    page = open_page(link(server, namespace, "r", tab="tokens"))
+    tokens = page.get_by_role("tabpanel").get_by_role("listitem")
+    expect(tokens).to_have_count(6)
+    # The first child is what is seen; the rest is for readers of screens.
+    seen = tokens.evaluate_all("items => items.map((item) => item.firstChild.textContent)")
+    assert seen == ["5", "6", " <b>Hi", "⏎", "9", "é"]
+    title = "token 3: id 7, trained, log-probability -0.1, begins answer 1"
+    expect(tokens.nth(2)).to_have_attribute("title", title)
+    expect(tokens.nth(2).locator(".hidden")).to_contain_text("id 7, trained")
+
+
 def test_cancel_and_retry_ask_once(
     server: Server, open_page: Open, store: LightningStore, namespace: str
 ) -> None:

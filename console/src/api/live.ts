@@ -24,10 +24,12 @@ export interface LiveOptions {
   readonly follows?: boolean;
   /** Maximum share of the time that loads take, so that slow answers do not occupy the server. Absent: a quarter. */
   readonly share?: number;
+  /** Minimum time between two loads. Absent: a quarter of a second. */
+  readonly pauseMs?: number;
 }
 
 const SHARE = 1 / 4;
-const MIN_PAUSE_MS = 250;
+const PAUSE_MS = 250;
 
 /**
  * Loads with the store of the shown namespace. Loads anew when `key` changes, and again when the namespace has changed.
@@ -38,7 +40,7 @@ const MIN_PAUSE_MS = 250;
 export function useLive<T>(
   key: string,
   load: (store: Store, signal: AbortSignal) => Promise<T>,
-  { everyMs, follows = true, share = SHARE }: LiveOptions = {},
+  { everyMs, follows = true, share = SHARE, pauseMs = PAUSE_MS }: LiveOptions = {},
 ): Live<T> {
   const state = useSignal<{ key: string; data?: T; error?: unknown }>({ key: "" });
   const demand = useRef<() => void>(() => undefined);
@@ -75,7 +77,7 @@ export function useLive<T>(
         const began = performance.now();
         await loadOnce();
         const spent = performance.now() - began;
-        const rest = Math.max(MIN_PAUSE_MS, spent / share - spent);
+        const rest = Math.max(pauseMs, spent / share - spent);
         await new Promise((resolve) => setTimeout(resolve, rest));
       }
     })();

@@ -63,13 +63,13 @@ export function GroupPage() {
           No rollout belongs to this group. This adds one:
         </Empty>
       )}
-      {data && data.members.length > 0 && <Members members={data.members} />}
       {data?.more && (
         <p>
-          <a href={href("rollouts", "", { group: id })}>All members as a list</a>: the first{" "}
-          {count(SHOWN)} are shown here.
+          The first {count(SHOWN)} members are compared here.{" "}
+          <a href={href("rollouts", "", { group: id })}>All members as a list</a>
         </p>
       )}
+      {data && data.members.length > 0 && <Members members={data.members} />}
     </Page>
   );
 }

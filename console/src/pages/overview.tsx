@@ -12,7 +12,7 @@ import {
 } from "../gen/lightningstore/v1/series_pb.js";
 import type { GetStatisticsResponse } from "../gen/lightningstore/v1/statistics_pb.js";
 import { WorkerStatus } from "../gen/lightningstore/v1/worker_pb.js";
-import { server } from "../api/pulse.js";
+import { server, statistics } from "../api/pulse.js";
 import { Action } from "../parts/action.js";
 import { Command, Empty, ErrorNote, Loading, Page } from "../parts/basics.js";
 import { Sparkline } from "../parts/chart.js";
@@ -24,6 +24,8 @@ import { ENQUEUE } from "./rollouts.js";
 const SHOWN = 20;
 const SPARK_FINISHES = 1000n;
 const SPARK_BUCKETS = 40;
+/** Series cost a large store more than all else that the console asks for. Counters follow each change by themselves. */
+const SERIES_PAUSE_MS = 2_000;
 
 interface Row {
   readonly name: string;
@@ -90,6 +92,22 @@ async function loadOverview(signal: AbortSignal): Promise<{ rows: Row[]; more: b
   return { rows, more: listed?.more ?? false };
 }
 
+/** Loads the counters of namespaces. Those of the shown one are there already: they are what tells of changes. */
+async function loadCounters(
+  names: readonly string[],
+  signal: AbortSignal,
+): Promise<ReadonlyMap<string, GetStatisticsResponse>> {
+  const known = (name: string) => (name === namespace.peek() ? statistics.peek() : undefined);
+  return new Map(
+    await Promise.all(
+      names.map(async (name): Promise<[string, GetStatisticsResponse]> => [
+        name,
+        known(name) ?? (await storeOf(name).getStatistics({}, { signal })),
+      ]),
+    ),
+  );
+}
+
 const COLUMNS: readonly Column<Row>[] = [
   {
     title: "Namespace",
@@ -146,22 +164,29 @@ function workersText({ workers }: GetStatisticsResponse): string {
 export function Overview() {
   const { data, error, reload } = useLive("", (_, signal) => loadOverview(signal), {
     everyMs: 2_000,
+    pauseMs: SERIES_PAUSE_MS,
   });
+  const names = data?.rows.map(({ name }) => name) ?? [];
+  const { data: counters } = useLive(names.join(), (_, signal) => loadCounters(names, signal), {
+    everyMs: 2_000,
+  });
+  const rows =
+    data?.rows.map((row) => ({ ...row, counters: counters?.get(row.name) ?? row.counters })) ?? [];
   return (
     <Page title="Overview">
       <ErrorNote error={error} />
       {!data && !error && <Loading />}
       {data && (
         <>
-          <AttentionList rows={data.rows} reload={reload} />
+          <AttentionList rows={rows} reload={reload} />
           <h2>Namespaces</h2>
-          <Table label="Namespaces" columns={COLUMNS} rows={data.rows} keyOf={({ name }) => name} />
+          <Table label="Namespaces" columns={COLUMNS} rows={rows} keyOf={({ name }) => name} />
           {data.more && (
             <p class="quiet">
               The first {SHOWN} namespaces by name. The switch above opens any other.
             </p>
           )}
-          {data.rows.every(({ counters }) => !counters.rollouts.length) && (
+          {rows.every(({ counters }) => !counters.rollouts.length) && (
             <Empty command={ENQUEUE}>Nothing has been enqueued yet. This adds a rollout:</Empty>
           )}
         </>

@@ -1,5 +1,6 @@
 // The rows of tokens to train on: which of them are trained, and how likely each was.
 import { useSignal } from "@preact/signals";
+import type { Store } from "../api/client.js";
 import { useLive } from "../api/live.js";
 import { count, measure } from "../format.js";
 import type { Attempt } from "../gen/lightningstore/v1/attempt_pb.js";
@@ -7,10 +8,13 @@ import type { AttemptSamples, Sample } from "../gen/lightningstore/v1/sample_pb.
 import { Empty, ErrorNote, Loading } from "../parts/basics.js";
 import { route, setParams } from "../router.js";
 import { NoSpans, useSpanReload } from "./spans.js";
-import { visible } from "./text.js";
+import { decoded, visible } from "./text.js";
 
 /** Tokens that are rendered at a time. */
 const SHOWN = 1500;
+
+/** The texts of the tokens of each response, by the span of its call. */
+type Texts = ReadonlyMap<string, readonly string[]>;
 
 export function Tokens({ attempt }: { attempt: Attempt }) {
   const { rolloutId, attemptId } = attempt;
@@ -21,9 +25,12 @@ export function Tokens({ attempt }: { attempt: Attempt }) {
       const request = { rolloutIds: [rolloutId], attemptId };
       for await (const answer of store.listSamples(request, { signal }))
         parts.push(...answer.attempts);
+      const samples = parts.flatMap(({ samples }) => samples);
+      const named = samples.some(({ logprobs }) => logprobs.length > 0);
       return {
-        samples: parts.flatMap(({ samples }) => samples),
+        samples,
         warnings: parts.flatMap(({ warnings }) => warnings),
+        texts: named ? await loadTexts(store, request, signal) : new Map<string, string[]>(),
       };
     },
     { follows: false },
@@ -31,7 +38,7 @@ export function Tokens({ attempt }: { attempt: Attempt }) {
   useSpanReload(live, attempt);
   const { data, error } = live;
   if (!data) return error === undefined ? <Loading /> : <ErrorNote error={error} />;
-  const { samples, warnings } = data;
+  const { samples, warnings, texts } = data;
   const at = Math.min(Number(route.value.params.get("row")) || 0, samples.length - 1);
   const sample = samples[at];
   if (!sample)
@@ -61,12 +68,49 @@ export function Tokens({ attempt }: { attempt: Attempt }) {
           </select>
         </label>
       )}
-      <Strip key={at} sample={sample} />
+      <Strip key={at} sample={sample} texts={textsOf(sample, texts)} />
     </>
   );
 }
 
-function Strip({ sample }: { sample: Sample }) {
+/** Loads the texts of tokens. Spans have them beside the log-probabilities, and only of what was sampled. */
+async function loadTexts(
+  store: Store,
+  request: { rolloutIds: string[]; attemptId: string },
+  signal: AbortSignal,
+): Promise<Texts> {
+  const texts = new Map<string, string[]>();
+  for await (const { attempts } of store.listTriplets(request, { signal }))
+    for (const { spanId, response } of attempts.flatMap(({ triplets }) => triplets))
+      if (response?.logprobsJson.length)
+        texts.set(spanId, list(decoded(response.logprobsJson)).map(textOf));
+  return texts;
+}
+
+function list(json: string): unknown[] {
+  const value: unknown = JSON.parse(json);
+  return Array.isArray(value) ? value : [];
+}
+
+/** Returns the text of a token, "" if it is not known; some servers write its id in its place. */
+function textOf(item: unknown): string {
+  const { token, bytes } = (item ?? {}) as { token?: unknown; bytes?: unknown };
+  if (typeof token === "string" && !/^token_id:\d+$/.test(token)) return token;
+  return Array.isArray(bytes) ? decoded(Uint8Array.from(bytes as number[])) : "";
+}
+
+/** Returns the texts of a row, by the position of the token. */
+function textsOf({ segments }: Sample, texts: Texts): Map<number, string> {
+  const found = new Map<number, string>();
+  for (const { spanId, firstToken, endToken } of segments) {
+    const ofCall = texts.get(spanId) ?? [];
+    if (ofCall.length === endToken - firstToken)
+      ofCall.forEach((text, index) => found.set(firstToken + index, text));
+  }
+  return found;
+}
+
+function Strip({ sample, texts }: { sample: Sample; texts: ReadonlyMap<number, string> }) {
   const page = useSignal(0);
   const { tokenIds, mask, logprobs, segments } = sample;
   const pages = Math.ceil(tokenIds.length / SHOWN);
@@ -90,6 +134,7 @@ function Strip({ sample }: { sample: Sample }) {
             key={from + index}
             at={from + index}
             id={id}
+            name={texts.get(from + index) ?? ""}
             trained={mask[from + index] ?? false}
             logprob={logprobs[from + index]}
             answer={starts.get(from + index)}
@@ -149,11 +194,13 @@ function Legend({ hasLogprobs }: { hasLogprobs: boolean }) {
 function Token(props: {
   at: number;
   id: number;
+  /** Its text, "" if it is not known. */
+  name: string;
   trained: boolean;
   logprob: number | undefined;
   answer: number | undefined;
 }) {
-  const { at, id, trained, logprob, answer } = props;
+  const { at, id, name, trained, logprob, answer } = props;
   const known = trained && logprob !== undefined;
   const words = [
     `token ${at + 1}: id ${id}`,
@@ -162,11 +209,12 @@ function Token(props: {
     answer ? `begins answer ${answer}` : "",
   ];
   const text = words.filter(Boolean).join(", ");
+  const spoken = [name && `id ${id}`, ...words.slice(1)];
   const kind = ["token", trained && "trained", known && `p${stepOf(logprob)}`, answer && "first"];
   return (
     <span class={kind.filter(Boolean).join(" ")} role="listitem" title={text}>
-      {id}
-      {trained && <span class="hidden"> {words.slice(1).filter(Boolean).join(", ")}</span>}
+      {name ? visible(name.replaceAll("\n", "⏎").replaceAll("\t", "⇥")) : id}
+      {(trained || name) && <span class="hidden"> {spoken.filter(Boolean).join(", ")}</span>}
     </span>
   );
 }
