@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import random
 import statistics
 import subprocess
@@ -53,7 +54,7 @@ from lightningstore.v1.rollout_pb2 import (
 STORE = "lightningstore.v1.LightningStoreService"
 NEWEST, PAGE = "start_time desc", 50
 AT_ONCE = 5000
-CONSOLES, CALLERS = 10, 8
+CONSOLES, OVERVIEWS, CALLERS = 10, 3, 8
 #: Seconds between two calls of GetStatistics of a console.
 PERIOD = 0.5
 
@@ -181,6 +182,7 @@ class Console:
 
     def __init__(self, session: aiohttp.ClientSession, port: int) -> None:
         self._session, self._port = session, port
+        self.count = [0, 0]  # calls, bytes of the answers
 
     async def call(self, request: Any, kind: str = "proto") -> bytes:
         """Make a call, in protobuf or in JSON."""
@@ -190,7 +192,9 @@ class Console:
         url = f"http://127.0.0.1:{self._port}/{STORE}/{name}"
         async with self._session.post(url, data=data, headers=headers) as answer:
             assert answer.status == 200, await answer.text()
-            return await answer.read()
+            content = await answer.read()
+        self.count = [self.count[0] + 1, self.count[1] + len(content)]
+        return content
 
     async def page(self, request: ListRolloutsRequest) -> ListRolloutsResponse:
         """Return a page of a list."""
@@ -265,9 +269,9 @@ async def measure_pages(place: Place, count: int, repetitions: int) -> None:
         await row("100 rollouts in JSON", [ListRolloutsRequest()], "json")
 
 
-async def open_console(session: aiohttp.ClientSession, port: int) -> None:
-    """Be a console with the list of rollouts open: it asks for counters, and loads the list again if they changed."""
-    console, last = Console(session, port), b""
+async def open_console(console: Console, page: list[Any]) -> None:
+    """Be a console with a page open: it asks for counters, and loads the page again if they changed."""
+    last = b""
     while True:
         counters = await console.call(statistics_pb2.GetStatisticsRequest())
         found = statistics_pb2.GetStatisticsResponse.FromString(counters)
@@ -277,37 +281,44 @@ async def open_console(session: aiohttp.ClientSession, port: int) -> None:
         found.ClearField("disk_free_bytes")
         if (now := found.SerializeToString(deterministic=True)) != last:
             last = now
-            await console.call(lists()["newest"])
+            for request in page:
+                await console.call(request)
         await asyncio.sleep(PERIOD)
 
 
-async def open_consoles(port: int) -> None:
-    """Be ten consoles, and ten watchers of rollouts."""
+async def open_consoles(port: int, count: int) -> None:
+    """Be ten consoles, of which three have the overview open and the others a list; print the calls of each second."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-
-        async def watch() -> None:
-            url = f"http://127.0.0.1:{port}/{STORE}/WatchRollouts"
-            headers = {"Content-Type": "application/connect+proto"}
-            async with session.post(url, data=bytes(5), headers=headers) as answer:
-                async for _ in answer.content.iter_any():
-                    pass
-
+        open_ones = [Console(session, port) for _ in range(CONSOLES)]
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(CONSOLES):
-                tasks.create_task(open_console(session, port))
-                tasks.create_task(watch())
+            for number, console in enumerate(open_ones):
+                page = overview(count) if number < OVERVIEWS else [lists()["newest"]]
+                tasks.create_task(open_console(console, page))
+            while True:
+                await asyncio.sleep(1)
+                calls, size = (sum(console.count[n] for console in open_ones) for n in (0, 1))
+                print(calls, size, flush=True)
 
 
 @contextlib.asynccontextmanager
-async def consoles(port: int) -> AsyncIterator[None]:
-    """Keep consoles open, in a process of their own."""
-    command = ("-m", "benchmarks.console", "--consoles", str(port))
-    process = await asyncio.create_subprocess_exec(sys.executable, *command)
-    await asyncio.sleep(2)  # until they are open
-    assert process.returncode is None
-    yield
+async def consoles(place: Place, count: int) -> AsyncIterator[list[list[int]]]:
+    """Keep consoles open, in a process of their own; yield their calls and the bytes of the answers, second by second."""
+    command = ("-m", "benchmarks.console", "--consoles", str(place.port), "--rollouts", str(count))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    seconds: list[list[int]] = []
+
+    async def read(lines: asyncio.StreamReader) -> None:
+        seconds.extend([[int(word) for word in line.split()] async for line in lines])
+
+    await process.stdout.readline()  # they are open
+    reading = asyncio.create_task(read(process.stdout))
+    yield seconds
     process.kill()
     await process.wait()
+    await reading
 
 
 async def caller(store: AsyncLightningStore, number: int, until: float) -> list[float]:
@@ -332,10 +343,11 @@ async def caller(store: AsyncLightningStore, number: int, until: float) -> list[
     return seconds
 
 
-async def measure_others(place: Place, slices: int, seconds: float) -> None:
+async def measure_others(place: Place, count: int, slices: int, seconds: float) -> None:
     """Print the percentiles of other callers, with and without open consoles."""
     found: dict[bool, list[list[float]]] = {False: [], True: []}
     used: dict[bool, float] = {False: 0.0, True: 0.0}
+    asked: list[list[int]] = []  # by all consoles in a second: calls, bytes of the answers
     async with contextlib.AsyncExitStack() as stack:
         stores = [
             await stack.enter_async_context(AsyncLightningStore(place.address))
@@ -343,14 +355,18 @@ async def measure_others(place: Place, slices: int, seconds: float) -> None:
         ]
         for number in range(2 * slices):
             is_open = number % 2 == 1
-            async with consoles(place.port) if is_open else contextlib.nullcontext():
+            async with consoles(place, count) if is_open else contextlib.nullcontext([]) as totals:
                 before, until = place.cpu(), time.perf_counter() + seconds
                 work = [caller(store, n, until) for n, store in enumerate(stores)]
                 times = [t for part in await asyncio.gather(*work) for t in part]
                 used[is_open] += place.cpu() - before
                 found[is_open].append(sorted(times))
+            asked += [
+                [now - then for then, now in zip(*pair, strict=True)]
+                for pair in itertools.pairwise(totals)
+            ]
 
-    async with consoles(place.port):
+    async with consoles(place, count):
         before = place.cpu()
         await asyncio.sleep(slices * seconds)
         alone = (place.cpu() - before) / (slices * seconds)
@@ -369,6 +385,8 @@ async def measure_others(place: Place, slices: int, seconds: float) -> None:
         print(
             f"| {CONSOLES if is_open else 0} | {calls} | {p50:.2f} | {p99[is_open]:.2f} | {share:.0%} |"
         )
+    calls, size = (statistics.fmean(part) for part in zip(*asked, strict=True))
+    print(f"{CONSOLES} consoles: {calls:.0f} calls and {size / 1000:.0f} kB a second")
     print(f"{CONSOLES} consoles alone: {alone:.1%} of a processor of the server")
     print(f"p99 with {CONSOLES} consoles: {p99[True] / p99[False]:.2f} times that without")
 
@@ -391,7 +409,7 @@ def main() -> None:
         tuning.keep_freed_memory()
         tuning.run(serve(options.serve, options.db, options.rollouts))
     if options.consoles:
-        asyncio.run(open_consoles(options.consoles))
+        asyncio.run(open_consoles(options.consoles, options.rollouts))
     with tempfile.TemporaryDirectory() as folder:
         path = options.db or Path(folder) / "console.db"
         for backend in [options.backend] if options.backend else ["memory", "sqlite"]:
@@ -399,7 +417,9 @@ def main() -> None:
             with serving(backend, path, options.rollouts) as place:
                 asyncio.run(measure_pages(place, options.rollouts, options.reps))
                 if options.slices:
-                    asyncio.run(measure_others(place, options.slices, options.seconds))
+                    asyncio.run(
+                        measure_others(place, options.rollouts, options.slices, options.seconds)
+                    )
 
 
 if __name__ == "__main__":
