@@ -57,6 +57,8 @@ AT_ONCE = 5000
 CONSOLES, OVERVIEWS, CALLERS = 10, 3, 8
 #: Seconds between two calls of GetStatistics of a console.
 PERIOD = 0.5
+#: Minimum seconds between two loads of the overview.
+OVERVIEW_PAUSE = 2.0
 
 
 def history(count: int) -> Iterator[Changes]:
@@ -269,9 +271,13 @@ async def measure_pages(place: Place, count: int, repetitions: int) -> None:
         await row("100 rollouts in JSON", [ListRolloutsRequest()], "json")
 
 
-async def open_console(console: Console, page: list[Any]) -> None:
-    """Be a console with a page open: it asks for counters, and loads the page again if they changed."""
-    last = b""
+async def open_console(console: Console, page: list[Any], pause: float) -> None:
+    """Be a console with a page open: it asks for counters, and loads the page again if they changed.
+
+    `pause` is the least time between two loads of the page, in seconds.
+    """
+    last, loaded = b"", -pause
+    await asyncio.sleep(random.uniform(0, PERIOD))
     while True:
         counters = await console.call(statistics_pb2.GetStatisticsRequest())
         found = statistics_pb2.GetStatisticsResponse.FromString(counters)
@@ -279,8 +285,9 @@ async def open_console(console: Console, page: list[Any]) -> None:
         found.ClearField("waiter_count")
         found.ClearField("file_bytes")
         found.ClearField("disk_free_bytes")
-        if (now := found.SerializeToString(deterministic=True)) != last:
-            last = now
+        now = found.SerializeToString(deterministic=True)
+        if now != last and time.perf_counter() - loaded >= pause:
+            last, loaded = now, time.perf_counter()
             for request in page:
                 await console.call(request)
         await asyncio.sleep(PERIOD)
@@ -293,7 +300,8 @@ async def open_consoles(port: int, count: int) -> None:
         async with asyncio.TaskGroup() as tasks:
             for number, console in enumerate(open_ones):
                 page = overview(count) if number < OVERVIEWS else [lists()["newest"]]
-                tasks.create_task(open_console(console, page))
+                pause = OVERVIEW_PAUSE if number < OVERVIEWS else 0.0
+                tasks.create_task(open_console(console, page, pause))
             while True:
                 await asyncio.sleep(1)
                 calls, size = (sum(console.count[n] for console in open_ones) for n in (0, 1))
