@@ -32,6 +32,9 @@ STREAMS_A_CONNECTION = 100
 MIB = 1 << 20
 #: What a connection's buffers may hold for one reader that does not read (gRPC's own, measured: 4 to 9 MiB).
 READER_BYTES = 12 * MIB
+#: Others' calls beside such readers, 99 of 100, on a machine with other work. If these held the store up, it would answer
+#: once they read. Seconds.
+LONGEST_SECONDS = 1.0
 
 
 @asynccontextmanager
@@ -233,7 +236,7 @@ def test_reader_that_never_reads_costs_its_buffers_and_holds_up_nobody(lab: Lab)
                 f"p99 {idle * 1e3:.1f} ms idle, {busy * 1e3:.1f} ms busy; {grown / MIB:.0f} MiB more"
             )
             assert grown < 5 * READER_BYTES
-            assert busy < max(5 * idle, 0.05)
+            assert busy < LONGEST_SECONDS
             proxy.release()
             for stream in streams:
                 assert sum([len(message.rollouts) async for message in stream]) == 2000
