@@ -6,16 +6,28 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from lightningstore.service.rules.errors import StorageFailed
+from lightningstore.service.rules.measures import Measures
+from lightningstore.service.rules.rewards import sortable
 from lightningstore.service.rules.rows import RolloutQuery
+from lightningstore.service.rules.series import SeriesQuery
 from lightningstore.service.storage.base import Changes, Counters
 from lightningstore.service.storage.sqlite import filters
 from lightningstore.service.storage.sqlite.commits import SQL, statements
 from lightningstore.service.storage.sqlite.store import SqliteStorage
-from lightningstore.service.storage.testing.records import attempt, put, rollout, spans, sweep
+from lightningstore.service.storage.testing.records import (
+    attempt,
+    finished,
+    group,
+    put,
+    rollout,
+    spans,
+    sweep,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -137,3 +149,85 @@ async def test_an_id_that_is_not_stored_is_looked_up_by_one_statement(
     assert await storage.load(["r2"]) == []
     assert len(run) == 1
     assert [found.row.key for found in await storage.load(["r1"])] == [1]
+
+
+COUNT = 5000
+
+
+async def finishes_at(storage: SqliteStorage, at: int) -> Any:
+    return await storage.finished((at, 0), 10)
+
+
+async def completions_at(storage: SqliteStorage, at: int) -> Any:
+    return await storage.completions(at, 10)
+
+
+async def groups_at(storage: SqliteStorage, at: int) -> Any:
+    return await storage.group_completions(at, 10)
+
+
+async def series_at(storage: SqliteStorage, at: int) -> Any:
+    query = SeriesQuery("completion_number", "attempt_count", at, 5, 2, at + 10)
+    return (await storage.series(query)).values()
+
+
+async def matches_at(storage: SqliteStorage, at: int) -> Any:
+    query = RolloutQuery(completed=(at, at + 10))
+    return [row async for row in storage.scan_rollouts(query)]
+
+
+async def rewarded_at(storage: SqliteStorage, at: int, *, descending: bool = False) -> Any:
+    """Return a page of a list by reward, in a range that holds all rewards."""
+    query = RolloutQuery(
+        order_by="reward",
+        reward_range=(sortable(0), sortable(COUNT)),
+        after=(sortable(at), at),
+        limit=10,
+        descending=descending,
+    )
+    return [row async for row in storage.scan_rollouts(query)]
+
+
+async def rewarded_below(storage: SqliteStorage, at: int) -> Any:
+    return await rewarded_at(storage, COUNT - at, descending=True)
+
+
+READS = (
+    finishes_at,
+    completions_at,
+    groups_at,
+    series_at,
+    matches_at,
+    rewarded_at,
+    rewarded_below,
+)
+
+
+@pytest.mark.parametrize("read", READS)
+async def test_what_comes_before_a_read_does_not_add_to_its_steps(
+    storage: SqliteStorage, read: Any
+) -> None:
+    """Of two limits of a column, SQLite seeks the first one and tests the other, row by row."""
+    for start in range(1, COUNT + 1, 1000):
+        keys = range(start, start + 1000)
+        done = [
+            finished(key, key)._replace(measures=Measures(reward=sortable(key))) for key in keys
+        ]
+        await put(storage, *done, groups={key: group(key, number=key) for key in keys})
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    async def steps_at(at: int) -> int:
+        nonlocal steps
+        steps = 0
+        assert len(await read(storage, at)) in (2, 10)
+        return steps
+
+    storage._reader._here.set_progress_handler(count, 1)
+    await storage._reader._scanner.set_progress_handler(count, 1)
+    few = await steps_at(20)
+    assert 10 < few < 5000
+    assert await steps_at(COUNT - 20) < 2 * few

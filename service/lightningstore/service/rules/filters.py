@@ -57,6 +57,17 @@ def sort_value(query: RolloutQuery, row: RolloutRow) -> Any:
     return row.key if query.order_by == "key" else COLUMNS[query.order_by](row)
 
 
+def rewards_left(query: RolloutQuery, lowest: str, highest: str) -> tuple[str, str]:
+    """Return the part of a range of rewards that earlier pages have left.
+
+    A database begins at one of two limits of a column and tests the other, row by row.
+    """
+    if query.order_by != "reward" or query.after is None:
+        return lowest, highest
+    reached = query.after[0]
+    return (lowest, min(highest, reached)) if query.descending else (max(lowest, reached), highest)
+
+
 def matches(
     query: RolloutQuery, latest: Callable[[int], Attempt | None] | None = None
 ) -> Callable[[RolloutRow], bool]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lightningstore.service.rules.filters import COLUMNS
+from lightningstore.service.rules.filters import COLUMNS, rewards_left
 from lightningstore.service.rules.rows import GroupQuery, RolloutQuery
 from lightningstore.service.rules.statuses import FINISHED
 from lightningstore.service.storage.postgres.database import READS
@@ -114,7 +114,8 @@ class _Text:
         if column == "failure":
             return _CONTAINS.format(bytes=self.mark(self.query.attempt_bytes))
         if column == "reward" and self.query.reward_range is not None:
-            lowest, highest = map(self.mark, _encoded(self.query.reward_range))
+            left = rewards_left(self.query, *self.query.reward_range)
+            lowest, highest = map(self.mark, _encoded(left))
             return f"reward BETWEEN {lowest}::bytea AND {highest}::bytea"
         if column == "labels":
             return " AND ".join(_HAS_LABEL.format(**self._label(*of)) for of in self._labels)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
+from lightningstore.service.rules.filters import rewards_left
 from lightningstore.service.rules.rows import GroupQuery, RolloutQuery
 
 #: Orders that an index has, and number of rows in that order that are searched first for a page of matches.
@@ -59,7 +60,8 @@ def _filters(query: RolloutQuery) -> tuple[list[str], list[Any]]:
     own = ""
     if query.completed is not None:
         own = "+"
-        parts.append("completion_number > 0 AND completion_number > ? AND completion_number <= ?")
+        # SQLite begins at the first of two limits. The last one lets it use the partial index.
+        parts.append("completion_number > ? AND completion_number <= ? AND completion_number > 0")
         parameters.extend(query.completed)
     for column, values in (
         ("status", query.statuses),
@@ -78,7 +80,7 @@ def _filters(query: RolloutQuery) -> tuple[list[str], list[Any]]:
             parameters.extend(proper)
     if query.reward_range is not None:
         parts.append("reward BETWEEN ? AND ?")
-        parameters.extend(query.reward_range)
+        parameters.extend(rewards_left(query, *query.reward_range))
     for part, text in _searches(query):
         parts.append(part)
         parameters.append(text)

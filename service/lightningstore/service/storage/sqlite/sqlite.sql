@@ -169,15 +169,15 @@ WHERE rollout_key IN ({marks}) GROUP BY rollout_key
 SELECT rollout_id FROM rollouts WHERE group_id <> '' AND group_id = :group_id ORDER BY key
 
 -- name: completions
--- Rollouts by completion number.
-SELECT key, completion_number FROM rollouts WHERE completion_number > 0 AND completion_number > :after
+-- Rollouts by completion number. SQLite begins at the first of two limits; the other one lets it use the partial index.
+SELECT key, completion_number FROM rollouts WHERE completion_number > :after AND completion_number > 0
 ORDER BY completion_number LIMIT :limit
 
 -- name: finished
 -- Finished rollouts by completion number, with the bytes of their inputs.
 SELECT completion_number, key, rollout_id,
     coalesce((SELECT length(input_json) FROM inputs WHERE rollout_key = rollouts.key), 0)
-FROM rollouts WHERE completion_number > 0 AND completion_number > :after
+FROM rollouts WHERE completion_number > :after AND completion_number > 0
 ORDER BY completion_number LIMIT :limit
 
 -- name: finished_by
@@ -210,7 +210,7 @@ GROUP BY 1
 -- name: series_by_completion
 -- The values of few completion numbers by bucket.
 SELECT ({axis} - ?) / ?, {value} FROM rollouts INDEXED BY rollouts_by_completion
-WHERE completion_number > 0 AND {axis} >= ? AND {axis} < ? AND {where}
+WHERE {axis} >= ? AND {axis} < ? AND completion_number > 0 AND {where}
 GROUP BY 1
 
 -- name: series_of_all
@@ -281,7 +281,7 @@ SELECT key, group_id, deadline_ns, record FROM groups WHERE key > ? {where} ORDE
 
 -- name: group_completions
 -- Complete groups by completion number.
-SELECT key, group_id, deadline_ns, record, completion_number FROM groups WHERE completion_number > 0 AND completion_number > :after
+SELECT key, group_id, deadline_ns, record, completion_number FROM groups WHERE completion_number > :after AND completion_number > 0
 ORDER BY completion_number LIMIT :limit
 
 -- name: remove_groups
