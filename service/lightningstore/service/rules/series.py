@@ -96,8 +96,8 @@ class Bucket:
         self._runs.append(run)
         del self._unsorted[:count]
 
-    def summary(self) -> Summary:
-        """Return what is known of the values, of which there is at least one."""
+    def summary(self, unit: float = 1) -> Summary:
+        """Return what is known of the values, each divided by `unit`. There is at least one."""
         if self._unsorted:
             self._sort(len(self._unsorted))
         runs = self._runs
@@ -108,7 +108,8 @@ class Bucket:
             mean = math.fsum(value / count for run in runs for value in run)
         lowest, highest = min(run[0] for run in runs), max(run[-1] for run in runs)
         at = [self._ranked(math.ceil(count * tenths / 10)) for tenths in (1, 5, 9)]
-        return Summary(count, min(max(mean, lowest), highest), lowest, highest, *at)
+        found = (min(max(mean, lowest), highest), lowest, highest, *at)
+        return Summary(count, *(value / unit for value in found))
 
     def _ranked(self, rank: int) -> float:
         """Return the value of a rank, from 1 on."""

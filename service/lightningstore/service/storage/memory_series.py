@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from operator import itemgetter
 
@@ -14,7 +14,6 @@ from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
 from lightningstore.service.rules.series import Bucket, SeriesQuery, Summary, measured
 from lightningstore.service.storage import packed
 from lightningstore.service.storage.memory_groups import MemoryGroups
-from lightningstore.service.storage.places import Place
 
 #: Rollouts that a scan visits before other tasks run.
 SCAN_AT_ONCE = 2000
@@ -41,54 +40,80 @@ class MemorySeries(MemoryGroups):
     async def series_range(self, axis: str) -> tuple[int, int] | None:
         """Return the lowest and the highest value of a column among finished rollouts."""
         self._check_open()
-        places = list(self._finished_places(axis))
-        ends = [await self._first_current(axis, part) for part in (places, reversed(places))]
-        return None if None in ends else (ends[0], ends[1])  # type: ignore[return-value]
+        lowest = await self._end_of(axis, descending=False)
+        highest = await self._end_of(axis, descending=True)
+        return None if lowest is None or highest is None else (lowest, highest)
 
     def _finished_places(self, axis: str) -> list[tuple[int, int]]:
         """Return the places by completion number or by end time; a rollout that was reopened may have former ones."""
         return self._completed if axis == "completion_number" else self._ended
 
-    async def _first_current(self, axis: str, places: Iterable[Place]) -> int | None:
-        """Return the first value that a finished rollout has."""
-        value = filters.COLUMNS[axis]
-        for i, (own, key) in enumerate(places, 1):
-            row = self._rollouts.get(key)
-            if row is not None and row.rollout.completion_number and value(row) == own:
-                return int(own)
-            if i % SCAN_AT_ONCE == 0:
-                await asyncio.sleep(0)
+    async def _end_of(self, axis: str, *, descending: bool) -> int | None:
+        """Return the lowest or the highest value that a finished rollout has."""
+        value, places = filters.COLUMNS[axis], self._finished_places(axis)
+        for at in range(0, len(places), SCAN_AT_ONCE):
+            # Places are nearly always added at the end, and a copy of them all would hold the event loop.
+            part = places[at : at + SCAN_AT_ONCE]
+            if descending:
+                part = places[max(0, len(places) - at - SCAN_AT_ONCE) : len(places) - at][::-1]
+            for own, key in part:
+                row = self._rollouts.get(key)
+                if row is not None and row.rollout.completion_number and value(row) == own:
+                    return int(own)
+            await asyncio.sleep(0)
         return None
 
     async def series(self, query: SeriesQuery) -> dict[int, Summary]:
         """Return what is known of the values in each bucket that has any."""
         self._check_open()
-        place, measure = filters.COLUMNS[query.axis], measured(query)
+        measure = measured(query)
         buckets: dict[int, Bucket] = {}
         chosen = replace(query.rollouts, order_by="key", after=None, descending=False)
         is_ranged = query.axis != "publish_number" and self._chosen(chosen) is None
-        rows = self._in_range(query, chosen) if is_ranged else self._matching(chosen)
-        async for row in rows:
-            if not row.rollout.completion_number or not query.first <= place(row) < query.end:
-                continue
-            value = measure(row)
-            if value is not None:
-                index = (place(row) - query.first) // query.width
-                buckets.setdefault(index, Bucket()).add((value,))
+        parts = self._in_range(query, chosen) if is_ranged else self._visited(query, chosen)
+        async for part in parts:
+            values: dict[int, list[float]] = {}
+            for place, row in part:
+                if (value := measure(row)) is not None:
+                    values.setdefault((place - query.first) // query.width, []).append(value)
+            for index, found in values.items():
+                buckets.setdefault(index, Bucket()).add(found)
         return await packed.summaries(buckets)
 
     async def _in_range(
         self, query: SeriesQuery, chosen: RolloutQuery
-    ) -> AsyncIterator[RolloutRow]:
-        """Yield matching rows whose place on the axis is in the range of a series, each once."""
-        match, value = filters.matches(chosen), filters.COLUMNS[query.axis]
+    ) -> AsyncIterator[list[tuple[int, RolloutRow]]]:
+        """Yield matching rows with their place on the axis, in the range of a series, each once, some at a time."""
+        match, value, rollouts = (
+            filters.matches(chosen),
+            filters.COLUMNS[query.axis],
+            self._rollouts,
+        )
         places = self._finished_places(query.axis)
         start, end = (bisect.bisect_left(places, n, key=first) for n in (query.first, query.end))
-        before: Place | None = None
-        for i, place in enumerate(places[start:end], 1):
-            row = self._rollouts.get(place[1])
-            if row is not None and place != before and value(row) == place[0] and match(row):
-                yield row
-            before = place
-            if i % SCAN_AT_ONCE == 0:
+        places = places[start:end]
+        for i in range(0, len(places), SCAN_AT_ONCE):
+            # Equal places are neighbours: a rollout that was reopened and finished again in the same moment.
+            part = dict.fromkeys(places[i : i + SCAN_AT_ONCE])
+            if i:
+                part.pop(places[i - 1], None)
                 await asyncio.sleep(0)
+            yield [
+                (place, row)
+                for place, key in part
+                if (row := rollouts.get(key)) is not None and value(row) == place and match(row)
+            ]
+
+    async def _visited(
+        self, query: SeriesQuery, chosen: RolloutQuery
+    ) -> AsyncIterator[list[tuple[int, RolloutRow]]]:
+        """Yield the same from the rollouts that an index selects, or from all of them."""
+        value = filters.COLUMNS[query.axis]
+        part: list[tuple[int, RolloutRow]] = []
+        async for row in self._matching(chosen):
+            if row.rollout.completion_number and query.first <= (place := value(row)) < query.end:
+                part.append((place, row))
+            if len(part) == SCAN_AT_ONCE:
+                yield part
+                part = []
+        yield part

@@ -55,23 +55,22 @@ def _to_native(found: array[Any]) -> None:
         found.byteswap()
 
 
-def integers(text: str, unit: float) -> Iterator[Iterable[float]]:
-    """Yield whole numbers separated by commas, each divided by `unit`, some at a time."""
+def integers(text: str) -> Iterator[Iterable[float]]:
+    """Yield whole numbers separated by commas, some at a time."""
     start = 0
     while start < len(text):
         end = text.find(",", start + UNPACKED_AT_ONCE * 8)
         part = text[start : end if end >= 0 else len(text)]
-        found = _decode(f"[{part}]")
-        yield found if unit == 1 else [value / unit for value in found]
+        yield _decode(f"[{part}]")
         start += len(part) + 1
 
 
-async def summaries(buckets: dict[int, Bucket]) -> dict[int, Summary]:
-    """Return what is known of the values in each bucket, by index, after some buckets at a time."""
+async def summaries(buckets: dict[int, Bucket], unit: float = 1) -> dict[int, Summary]:
+    """Return what is known of the values in each bucket, each divided by `unit`, by index; some buckets at a time."""
     found: dict[int, Summary] = {}
     count = 0
     for index, bucket in sorted(buckets.items()):
-        found[index] = bucket.summary()
+        found[index] = bucket.summary(unit)
         count += found[index].count
         if count >= UNPACKED_AT_ONCE:
             count = 0
@@ -80,9 +79,12 @@ async def summaries(buckets: dict[int, Bucket]) -> dict[int, Summary]:
 
 
 async def add(bucket: Bucket, query: SeriesQuery, text: str) -> None:
-    """Add the values of a text to a bucket, some at a time."""
-    unit = INTEGERS.get(query.measure)
-    values = rewards(text) if unit is None else integers(text, unit)
-    for few in values:
+    """Add the values of a text to a bucket, some at a time, in the unit in which they are stored."""
+    for few in integers(text) if query.measure in INTEGERS else rewards(text):
         bucket.add(few)
         await asyncio.sleep(0)
+
+
+async def summarised(buckets: dict[int, Bucket], query: SeriesQuery) -> dict[int, Summary]:
+    """Return what is known of the values of texts in each bucket, by index."""
+    return await summaries(buckets, INTEGERS.get(query.measure, 1))
