@@ -11,13 +11,14 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from lightningstore.service.server.server import Server
 from lightningstore.service.storage.base import Changes, Counters, Snapshot, Storage
 from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.service.storage.sqlite.store import SqliteStorage
-from lightningstore.v1 import rollout_pb2, series_pb2, statistics_pb2
+from lightningstore.v1 import consumer_pb2, rollout_pb2, series_pb2, statistics_pb2
 from lightningstore.v1.attempt_pb2 import (
     ATTEMPT_STATUS_FAILED,
     ATTEMPT_STATUS_SUCCEEDED,
@@ -59,6 +60,8 @@ CONSOLES, OVERVIEWS, CALLERS = 10, 3, 8
 PERIOD = 0.5
 #: Minimum seconds between two loads of the overview.
 OVERVIEW_PAUSE = 2.0
+#: Counters that change by themselves; a console does not load its page again for them.
+PASSING = ("uptime", "waiter_count", "finished_last_minute_count", "file_bytes", "disk_free_bytes")
 
 
 def history(count: int) -> Iterator[Changes]:
@@ -225,22 +228,15 @@ def lists() -> dict[str, ListRolloutsRequest]:
     }
 
 
-def overview(count: int) -> list[Any]:
-    """Return the calls of the overview."""
-    series = series_pb2.GetSeriesRequest
-    minute = series(
-        measure=series_pb2.SERIES_MEASURE_ATTEMPTS,
-        axis=series_pb2.SERIES_AXIS_COMPLETION_TIME,
-        bucket_count=1,
-    )
-    minute.start_time.FromNanoseconds(time.time_ns() - 60_000_000_000)
-    sparkline = series(
+def overview(last: int) -> list[Any]:
+    """Return the calls of the overview for a namespace, beside its counters; `last` is its last completion number."""
+    sparkline = series_pb2.GetSeriesRequest(
         measure=series_pb2.SERIES_MEASURE_REWARD,
         axis=series_pb2.SERIES_AXIS_COMPLETION_NUMBER,
         bucket_count=40,
-        first_number=max(1, count - 999),
+        first_number=max(1, last - 999),
     )
-    return [statistics_pb2.GetStatisticsRequest(), minute, sparkline]
+    return [sparkline, consumer_pb2.ListConsumersRequest()]
 
 
 async def measure_pages(place: Place, count: int, repetitions: int) -> None:
@@ -260,7 +256,7 @@ async def measure_pages(place: Place, count: int, repetitions: int) -> None:
             used = (place.cpu() - before) * 1000 / repetitions
             print(f"| {name} | {statistics.median(times):.1f} | {used:.1f} |", flush=True)
 
-        await row("overview", overview(count))
+        await row("overview", [statistics_pb2.GetStatisticsRequest(), *overview(count)])
         for name, request in lists().items():
             await row(f"rollouts: {name}", [request])
             last = await console.page(request)
@@ -271,35 +267,38 @@ async def measure_pages(place: Place, count: int, repetitions: int) -> None:
         await row("100 rollouts in JSON", [ListRolloutsRequest()], "json")
 
 
-async def open_console(console: Console, page: list[Any], pause: float) -> None:
+async def open_console(console: Console, page: Callable[[int], list[Any]], pause: float) -> None:
     """Be a console with a page open: it asks for counters, and loads the page again if they changed.
 
-    `pause` is the least time between two loads of the page, in seconds.
+    `page` returns the calls of the page by the last completion number; `pause` is the least time between two loads
+    of the page, in seconds.
     """
     last, loaded = b"", -pause
     await asyncio.sleep(random.uniform(0, PERIOD))
     while True:
         counters = await console.call(statistics_pb2.GetStatisticsRequest())
         found = statistics_pb2.GetStatisticsResponse.FromString(counters)
-        found.ClearField("uptime")
-        found.ClearField("waiter_count")
-        found.ClearField("file_bytes")
-        found.ClearField("disk_free_bytes")
+        for name in PASSING:
+            found.ClearField(name)
         now = found.SerializeToString(deterministic=True)
         if now != last and time.perf_counter() - loaded >= pause:
             last, loaded = now, time.perf_counter()
-            for request in page:
+            for request in page(found.last_completion_number):
                 await console.call(request)
         await asyncio.sleep(PERIOD)
 
 
-async def open_consoles(port: int, count: int) -> None:
-    """Be ten consoles, of which three have the overview open and the others a list; print the calls of each second."""
+async def open_consoles(port: int) -> None:
+    """Be ten consoles, of which three have the overview open and the others a list; print the calls of each second.
+
+    At the lowest priority: browsers run on other machines than the server and its callers.
+    """
+    os.nice(19)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         open_ones = [Console(session, port) for _ in range(CONSOLES)]
         async with asyncio.TaskGroup() as tasks:
             for number, console in enumerate(open_ones):
-                page = overview(count) if number < OVERVIEWS else [lists()["newest"]]
+                page = overview if number < OVERVIEWS else lambda _: [lists()["newest"]]
                 pause = OVERVIEW_PAUSE if number < OVERVIEWS else 0.0
                 tasks.create_task(open_console(console, page, pause))
             while True:
@@ -309,9 +308,9 @@ async def open_consoles(port: int, count: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def consoles(place: Place, count: int) -> AsyncIterator[list[list[int]]]:
+async def consoles(place: Place) -> AsyncIterator[list[list[int]]]:
     """Keep consoles open, in a process of their own; yield their calls and the bytes of the answers, second by second."""
-    command = ("-m", "benchmarks.console", "--consoles", str(place.port), "--rollouts", str(count))
+    command = ("-m", "benchmarks.console", "--consoles", str(place.port))
     process = await asyncio.create_subprocess_exec(
         sys.executable, *command, stdout=asyncio.subprocess.PIPE
     )
@@ -351,7 +350,7 @@ async def caller(store: AsyncLightningStore, number: int, until: float) -> list[
     return seconds
 
 
-async def measure_others(place: Place, count: int, slices: int, seconds: float) -> None:
+async def measure_others(place: Place, slices: int, seconds: float) -> None:
     """Print the percentiles of other callers, with and without open consoles."""
     found: dict[bool, list[list[float]]] = {False: [], True: []}
     used: dict[bool, float] = {False: 0.0, True: 0.0}
@@ -363,7 +362,7 @@ async def measure_others(place: Place, count: int, slices: int, seconds: float) 
         ]
         for number in range(2 * slices):
             is_open = number % 2 == 1
-            async with consoles(place, count) if is_open else contextlib.nullcontext([]) as totals:
+            async with consoles(place) if is_open else contextlib.nullcontext([]) as totals:
                 before, until = place.cpu(), time.perf_counter() + seconds
                 work = [caller(store, n, until) for n, store in enumerate(stores)]
                 times = [t for part in await asyncio.gather(*work) for t in part]
@@ -374,7 +373,7 @@ async def measure_others(place: Place, count: int, slices: int, seconds: float) 
                 for pair in itertools.pairwise(totals)
             ]
 
-    async with consoles(place, count):
+    async with consoles(place):
         before = place.cpu()
         await asyncio.sleep(slices * seconds)
         alone = (place.cpu() - before) / (slices * seconds)
@@ -417,7 +416,7 @@ def main() -> None:
         tuning.keep_freed_memory()
         tuning.run(serve(options.serve, options.db, options.rollouts))
     if options.consoles:
-        asyncio.run(open_consoles(options.consoles, options.rollouts))
+        asyncio.run(open_consoles(options.consoles))
     with tempfile.TemporaryDirectory() as folder:
         path = options.db or Path(folder) / "console.db"
         for backend in [options.backend] if options.backend else ["memory", "sqlite"]:
@@ -425,9 +424,7 @@ def main() -> None:
             with serving(backend, path, options.rollouts) as place:
                 asyncio.run(measure_pages(place, options.rollouts, options.reps))
                 if options.slices:
-                    asyncio.run(
-                        measure_others(place, options.rollouts, options.slices, options.seconds)
-                    )
+                    asyncio.run(measure_others(place, options.slices, options.seconds))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,23 @@ async def test_reopened_rollout_is_counted_once(world: World) -> None:
     assert (counted.rollouts, counted.queue_depth) == ({"queuing": 1}, 1)
 
 
+async def test_finishes_of_the_last_minute(world: World) -> None:
+    first, second, third = await enqueue(world, 3)
+    await finish(world, first)
+    await world.store.cancel_rollouts([second])
+    assert (await world.store.get_statistics()).finished_last_minute_count == 2
+    await world.advance(40)
+    await world.store.start_attempt(first)  # reopened, it finishes once more
+    assert (await world.store.get_statistics()).finished_last_minute_count == 2
+    await world.store.update_attempt(first, "latest", status="succeeded")
+    assert (await world.store.get_statistics()).finished_last_minute_count == 3
+    await world.advance(25)
+    assert (await world.store.get_statistics()).finished_last_minute_count == 1
+    await finish(world, third)
+    await world.advance(61)
+    assert (await world.store.get_statistics()).finished_last_minute_count == 0
+
+
 async def test_rollouts_that_wait_for_their_backoff_are_in_the_queue(world: World) -> None:
     from lightningstore.client import RetryBackoff
 

@@ -39,7 +39,8 @@ export const isWatched = () => visible.peek() && connection.peek() === "connecte
 
 /** Returns what tells whether anything has changed. */
 function fingerprint(counters: GetStatisticsResponse): string {
-  const changing = { ...counters, uptime: 0, waiterCount: 0, fileBytes: 0, diskFreeBytes: 0 };
+  const passing = { uptime: 0, waiterCount: 0, finishedLastMinuteCount: 0 };
+  const changing = { ...counters, ...passing, fileBytes: 0, diskFreeBytes: 0 };
   return JSON.stringify(changing, (_, value: unknown) =>
     typeof value === "bigint" ? value.toString() : value,
   );

@@ -1,5 +1,4 @@
 // All namespaces at a glance, and what needs attention.
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { storeOf } from "../api/client.js";
 import { useLive } from "../api/live.js";
 import { listNamespaces } from "../api/namespaces.js";
@@ -24,15 +23,20 @@ import { ENQUEUE } from "./rollouts.js";
 const SHOWN = 20;
 const SPARK_FINISHES = 1000n;
 const SPARK_BUCKETS = 40;
-/** Series cost a large store more than all else that the console asks for. Counters follow each change by themselves. */
-const SERIES_PAUSE_MS = 2_000;
+/** Rewards and consumers cost more than counters, which follow each change by themselves. */
+const REWARDS_PAUSE_MS = 2_000;
 
 interface Row {
   readonly name: string;
   readonly counters: GetStatisticsResponse;
-  readonly finishedLastMinute: number;
   readonly rewards: readonly SeriesBucket[];
   readonly attention: readonly Attention[];
+}
+
+/** Returns the counters of a namespace. Those of the shown one are there already: they are what tells of changes. */
+async function countersOf(name: string, signal: AbortSignal): Promise<GetStatisticsResponse> {
+  const known = name === namespace.peek() ? statistics.peek() : undefined;
+  return known ?? (await storeOf(name).getStatistics({}, { signal }));
 }
 
 async function loadRow(
@@ -41,19 +45,9 @@ async function loadRow(
   signal: AbortSignal,
 ): Promise<Row> {
   const store = storeOf(name);
-  const counters = await store.getStatistics({}, { signal });
+  const counters = await countersOf(name, signal);
   const last = counters.lastCompletionNumber;
-  const startTime = timestampFromMs(Date.now() - 60_000);
-  const [minute, rewards, consumers] = await Promise.all([
-    store.getSeries(
-      {
-        measure: SeriesMeasure.ATTEMPTS,
-        axis: SeriesAxis.COMPLETION_TIME,
-        bucketCount: 1,
-        startTime,
-      },
-      { signal },
-    ),
+  const [rewards, consumers] = await Promise.all([
     store.getSeries(
       {
         measure: SeriesMeasure.REWARD,
@@ -68,7 +62,6 @@ async function loadRow(
   return {
     name,
     counters,
-    finishedLastMinute: minute.buckets.reduce((sum, bucket) => sum + Number(bucket.count), 0),
     rewards: rewards.buckets,
     attention: await attentionOf(store, settings, counters, consumers.consumers, signal),
   };
@@ -92,20 +85,12 @@ async function loadOverview(signal: AbortSignal): Promise<{ rows: Row[]; more: b
   return { rows, more: listed?.more ?? false };
 }
 
-/** Loads the counters of namespaces. Those of the shown one are there already: they are what tells of changes. */
 async function loadCounters(
   names: readonly string[],
   signal: AbortSignal,
 ): Promise<ReadonlyMap<string, GetStatisticsResponse>> {
-  const known = (name: string) => (name === namespace.peek() ? statistics.peek() : undefined);
-  return new Map(
-    await Promise.all(
-      names.map(async (name): Promise<[string, GetStatisticsResponse]> => [
-        name,
-        known(name) ?? (await storeOf(name).getStatistics({}, { signal })),
-      ]),
-    ),
-  );
+  const counters = await Promise.all(names.map((name) => countersOf(name, signal)));
+  return new Map(names.map((name, i) => [name, counters[i] as GetStatisticsResponse]));
 }
 
 const COLUMNS: readonly Column<Row>[] = [
@@ -115,7 +100,11 @@ const COLUMNS: readonly Column<Row>[] = [
   },
   { title: "Queue", number: true, cell: ({ counters }) => count(counters.queueDepth) },
   { title: "Running", number: true, cell: ({ counters }) => count(counters.runningAttemptCount) },
-  { title: "Finished a minute", number: true, cell: (row) => count(row.finishedLastMinute) },
+  {
+    title: "Finished a minute",
+    number: true,
+    cell: ({ counters }) => count(counters.finishedLastMinuteCount),
+  },
   {
     title: "Finished",
     number: true,
@@ -164,7 +153,7 @@ function workersText({ workers }: GetStatisticsResponse): string {
 export function Overview() {
   const { data, error, reload } = useLive("", (_, signal) => loadOverview(signal), {
     everyMs: 2_000,
-    pauseMs: SERIES_PAUSE_MS,
+    pauseMs: REWARDS_PAUSE_MS,
   });
   const names = data?.rows.map(({ name }) => name) ?? [];
   const { data: counters } = useLive(names.join(), (_, signal) => loadCounters(names, signal), {

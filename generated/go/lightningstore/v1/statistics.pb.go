@@ -175,9 +175,12 @@ type GetStatisticsResponse struct {
 	// Free bytes of the file system that holds the data file. 0 if disk_bytes is 0.
 	DiskFreeBytes int64 `protobuf:"varint,21,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
 	// Size of that file system in bytes. 0 on back ends without a file.
-	DiskBytes     int64 `protobuf:"varint,22,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DiskBytes int64 `protobuf:"varint,22,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	// Finishes of rollouts in the last 60 seconds, as far back as the server has the namespace open. A rollout that
+	// was reopened and finished again counts twice.
+	FinishedLastMinuteCount int64 `protobuf:"varint,23,opt,name=finished_last_minute_count,json=finishedLastMinuteCount,proto3" json:"finished_last_minute_count,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *GetStatisticsResponse) Reset() {
@@ -360,6 +363,13 @@ func (x *GetStatisticsResponse) GetDiskFreeBytes() int64 {
 func (x *GetStatisticsResponse) GetDiskBytes() int64 {
 	if x != nil {
 		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *GetStatisticsResponse) GetFinishedLastMinuteCount() int64 {
+	if x != nil {
+		return x.FinishedLastMinuteCount
 	}
 	return 0
 }
@@ -897,7 +907,7 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\x06labels\x18\x01 \x03(\v23.lightningstore.v1.GetStatisticsRequest.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc5\b\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x82\t\n" +
 	"\x15GetStatisticsResponse\x12A\n" +
 	"\brollouts\x18\x01 \x03(\v2%.lightningstore.v1.RolloutStatusCountR\brollouts\x12A\n" +
 	"\battempts\x18\x02 \x03(\v2%.lightningstore.v1.AttemptStatusCountR\battempts\x12>\n" +
@@ -928,7 +938,8 @@ const file_lightningstore_v1_statistics_proto_rawDesc = "" +
 	"\x15running_attempt_count\x18\x14 \x01(\x03R\x13runningAttemptCount\x12&\n" +
 	"\x0fdisk_free_bytes\x18\x15 \x01(\x03R\rdiskFreeBytes\x12\x1d\n" +
 	"\n" +
-	"disk_bytes\x18\x16 \x01(\x03R\tdiskBytes\"8\n" +
+	"disk_bytes\x18\x16 \x01(\x03R\tdiskBytes\x12;\n" +
+	"\x1afinished_last_minute_count\x18\x17 \x01(\x03R\x17finishedLastMinuteCount\"8\n" +
 	"\n" +
 	"QueueDepth\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x14\n" +

@@ -30,7 +30,7 @@ from lightningstore.v1 import rollout_pb2 as lightningstore_dot_v1_dot_rollout__
 from lightningstore.v1 import worker_pb2 as lightningstore_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"lightningstore/v1/statistics.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/worker.proto\"\x8a\x01\n\x14GetStatisticsRequest\x12\x43\n\x06labels\x18\x01 \x03(\x0b\x32\x33.lightningstore.v1.GetStatisticsRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8c\x06\n\x15GetStatisticsResponse\x12\x37\n\x08rollouts\x18\x01 \x03(\x0b\x32%.lightningstore.v1.RolloutStatusCount\x12\x37\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32%.lightningstore.v1.AttemptStatusCount\x12\x35\n\x07workers\x18\x03 \x03(\x0b\x32$.lightningstore.v1.WorkerStatusCount\x12\x17\n\x0fresources_count\x18\x04 \x01(\x03\x12\x13\n\x0bqueue_depth\x18\x05 \x01(\x03\x12\x1e\n\x16last_completion_number\x18\x06 \x01(\x03\x12\x12\n\nspan_count\x18\x07 \x01(\x03\x12\x12\n\nspan_bytes\x18\x08 \x01(\x03\x12\x1a\n\x12\x65victed_span_count\x18\t \x01(\x03\x12 \n\x18\x65viction_threshold_bytes\x18\n \x01(\x03\x12\x1c\n\x14safe_threshold_bytes\x18\x0b \x01(\x03\x12\x12\n\nfile_bytes\x18\x0c \x01(\x03\x12)\n\x06uptime\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cwaiter_count\x18\x0e \x01(\x03\x12\x1d\n\x15latest_publish_number\x18\x0f \x01(\x03\x12-\n\x06queues\x18\x10 \x03(\x0b\x32\x1d.lightningstore.v1.QueueDepth\x12\x13\n\x0bqueue_count\x18\x11 \x01(\x03\x12@\n\x11matching_rollouts\x18\x12 \x03(\x0b\x32%.lightningstore.v1.RolloutStatusCount\x12\x32\n\x0b\x63laim_pause\x18\x13 \x01(\x0b\x32\x1d.lightningstore.v1.ClaimPause\x12\x1d\n\x15running_attempt_count\x18\x14 \x01(\x03\x12\x17\n\x0f\x64isk_free_bytes\x18\x15 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x16 \x01(\x03\"*\n\nQueueDepth\x12\r\n\x05queue\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x03\"U\n\x12RolloutStatusCount\x12\x30\n\x06status\x18\x01 \x01(\x0e\x32 .lightningstore.v1.RolloutStatus\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"U\n\x12\x41ttemptStatusCount\x12\x30\n\x06status\x18\x01 \x01(\x0e\x32 .lightningstore.v1.AttemptStatus\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"S\n\x11WorkerStatusCount\x12/\n\x06status\x18\x01 \x01(\x0e\x32\x1f.lightningstore.v1.WorkerStatus\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\x16\n\x14GetServerInfoRequest\"\xbc\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x31\n\ndurability\x18\x04 \x01(\x0e\x32\x1d.lightningstore.v1.Durability\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12)\n\x06limits\x18\x06 \x01(\x0b\x32\x19.lightningstore.v1.Limits\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eotlp_http_port\x18\x08 \x01(\x05\x12\x11\n\tnamespace\x18\t \x01(\t\x12\r\n\x05owner\x18\n \x01(\t\x12\x11\n\thttp_port\x18\x0b \x01(\x05\"\xea\x01\n\x06Limits\x12\x15\n\rmessage_bytes\x18\x01 \x01(\x03\x12\x13\n\x0binput_bytes\x18\x02 \x01(\x03\x12\x12\n\nspan_bytes\x18\x03 \x01(\x03\x12\x13\n\x0b\x62\x61tch_items\x18\x04 \x01(\x05\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x14\n\x0cqueue_length\x18\x06 \x01(\x03\x12\x1a\n\x12\x63onnection_streams\x18\x07 \x01(\x05\x12\x15\n\rpending_bytes\x18\x08 \x01(\x03\x12\x14\n\x0copen_streams\x18\t \x01(\x05\x12\x19\n\x11resource_versions\x18\n \x01(\x05*j\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44URABILITY_NONE\x10\x01\x12\x16\n\x12\x44URABILITY_RELAXED\x10\x02\x12\x13\n\x0f\x44URABILITY_FULL\x10\x03\x42\x83\x01\n\x14io.lightningstore.v1B\x0fStatisticsProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"lightningstore/v1/statistics.proto\x12\x11lightningstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flightningstore/v1/attempt.proto\x1a\x1dlightningstore/v1/claim.proto\x1a\x1flightningstore/v1/rollout.proto\x1a\x1elightningstore/v1/worker.proto\"\x8a\x01\n\x14GetStatisticsRequest\x12\x43\n\x06labels\x18\x01 \x03(\x0b\x32\x33.lightningstore.v1.GetStatisticsRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb0\x06\n\x15GetStatisticsResponse\x12\x37\n\x08rollouts\x18\x01 \x03(\x0b\x32%.lightningstore.v1.RolloutStatusCount\x12\x37\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32%.lightningstore.v1.AttemptStatusCount\x12\x35\n\x07workers\x18\x03 \x03(\x0b\x32$.lightningstore.v1.WorkerStatusCount\x12\x17\n\x0fresources_count\x18\x04 \x01(\x03\x12\x13\n\x0bqueue_depth\x18\x05 \x01(\x03\x12\x1e\n\x16last_completion_number\x18\x06 \x01(\x03\x12\x12\n\nspan_count\x18\x07 \x01(\x03\x12\x12\n\nspan_bytes\x18\x08 \x01(\x03\x12\x1a\n\x12\x65victed_span_count\x18\t \x01(\x03\x12 \n\x18\x65viction_threshold_bytes\x18\n \x01(\x03\x12\x1c\n\x14safe_threshold_bytes\x18\x0b \x01(\x03\x12\x12\n\nfile_bytes\x18\x0c \x01(\x03\x12)\n\x06uptime\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cwaiter_count\x18\x0e \x01(\x03\x12\x1d\n\x15latest_publish_number\x18\x0f \x01(\x03\x12-\n\x06queues\x18\x10 \x03(\x0b\x32\x1d.lightningstore.v1.QueueDepth\x12\x13\n\x0bqueue_count\x18\x11 \x01(\x03\x12@\n\x11matching_rollouts\x18\x12 \x03(\x0b\x32%.lightningstore.v1.RolloutStatusCount\x12\x32\n\x0b\x63laim_pause\x18\x13 \x01(\x0b\x32\x1d.lightningstore.v1.ClaimPause\x12\x1d\n\x15running_attempt_count\x18\x14 \x01(\x03\x12\x17\n\x0f\x64isk_free_bytes\x18\x15 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x16 \x01(\x03\x12\"\n\x1a\x66inished_last_minute_count\x18\x17 \x01(\x03\"*\n\nQueueDepth\x12\r\n\x05queue\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x03\"U\n\x12RolloutStatusCount\x12\x30\n\x06status\x18\x01 \x01(\x0e\x32 .lightningstore.v1.RolloutStatus\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"U\n\x12\x41ttemptStatusCount\x12\x30\n\x06status\x18\x01 \x01(\x0e\x32 .lightningstore.v1.AttemptStatus\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"S\n\x11WorkerStatusCount\x12/\n\x06status\x18\x01 \x01(\x0e\x32\x1f.lightningstore.v1.WorkerStatus\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\x16\n\x14GetServerInfoRequest\"\xbc\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x31\n\ndurability\x18\x04 \x01(\x0e\x32\x1d.lightningstore.v1.Durability\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12)\n\x06limits\x18\x06 \x01(\x0b\x32\x19.lightningstore.v1.Limits\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eotlp_http_port\x18\x08 \x01(\x05\x12\x11\n\tnamespace\x18\t \x01(\t\x12\r\n\x05owner\x18\n \x01(\t\x12\x11\n\thttp_port\x18\x0b \x01(\x05\"\xea\x01\n\x06Limits\x12\x15\n\rmessage_bytes\x18\x01 \x01(\x03\x12\x13\n\x0binput_bytes\x18\x02 \x01(\x03\x12\x12\n\nspan_bytes\x18\x03 \x01(\x03\x12\x13\n\x0b\x62\x61tch_items\x18\x04 \x01(\x05\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x14\n\x0cqueue_length\x18\x06 \x01(\x03\x12\x1a\n\x12\x63onnection_streams\x18\x07 \x01(\x05\x12\x15\n\rpending_bytes\x18\x08 \x01(\x03\x12\x14\n\x0copen_streams\x18\t \x01(\x05\x12\x19\n\x11resource_versions\x18\n \x01(\x05*j\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44URABILITY_NONE\x10\x01\x12\x16\n\x12\x44URABILITY_RELAXED\x10\x02\x12\x13\n\x0f\x44URABILITY_FULL\x10\x03\x42\x83\x01\n\x14io.lightningstore.v1B\x0fStatisticsProtoP\x01ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,26 +40,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\024io.lightningstore.v1B\017StatisticsProtoP\001ZXgithub.com/lightningstore/lightningstore/generated/go/lightningstore/v1;lightningstorev1'
   _globals['_GETSTATISTICSREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_GETSTATISTICSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_DURABILITY']._serialized_start=2058
-  _globals['_DURABILITY']._serialized_end=2164
+  _globals['_DURABILITY']._serialized_start=2094
+  _globals['_DURABILITY']._serialized_end=2200
   _globals['_GETSTATISTICSREQUEST']._serialized_start=252
   _globals['_GETSTATISTICSREQUEST']._serialized_end=390
   _globals['_GETSTATISTICSREQUEST_LABELSENTRY']._serialized_start=345
   _globals['_GETSTATISTICSREQUEST_LABELSENTRY']._serialized_end=390
   _globals['_GETSTATISTICSRESPONSE']._serialized_start=393
-  _globals['_GETSTATISTICSRESPONSE']._serialized_end=1173
-  _globals['_QUEUEDEPTH']._serialized_start=1175
-  _globals['_QUEUEDEPTH']._serialized_end=1217
-  _globals['_ROLLOUTSTATUSCOUNT']._serialized_start=1219
-  _globals['_ROLLOUTSTATUSCOUNT']._serialized_end=1304
-  _globals['_ATTEMPTSTATUSCOUNT']._serialized_start=1306
-  _globals['_ATTEMPTSTATUSCOUNT']._serialized_end=1391
-  _globals['_WORKERSTATUSCOUNT']._serialized_start=1393
-  _globals['_WORKERSTATUSCOUNT']._serialized_end=1476
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=1478
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=1500
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=1503
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=1819
-  _globals['_LIMITS']._serialized_start=1822
-  _globals['_LIMITS']._serialized_end=2056
+  _globals['_GETSTATISTICSRESPONSE']._serialized_end=1209
+  _globals['_QUEUEDEPTH']._serialized_start=1211
+  _globals['_QUEUEDEPTH']._serialized_end=1253
+  _globals['_ROLLOUTSTATUSCOUNT']._serialized_start=1255
+  _globals['_ROLLOUTSTATUSCOUNT']._serialized_end=1340
+  _globals['_ATTEMPTSTATUSCOUNT']._serialized_start=1342
+  _globals['_ATTEMPTSTATUSCOUNT']._serialized_end=1427
+  _globals['_WORKERSTATUSCOUNT']._serialized_start=1429
+  _globals['_WORKERSTATUSCOUNT']._serialized_end=1512
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=1514
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=1536
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=1539
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=1855
+  _globals['_LIMITS']._serialized_start=1858
+  _globals['_LIMITS']._serialized_end=2092
 # @@protoc_insertion_point(module_scope)

@@ -130,6 +130,7 @@ class GetStatisticsResponse(_message.Message):
     RUNNING_ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
+    FINISHED_LAST_MINUTE_COUNT_FIELD_NUMBER: _builtins.int
     resources_count: _builtins.int
     """Number of resources ids."""
     queue_depth: _builtins.int
@@ -160,6 +161,10 @@ class GetStatisticsResponse(_message.Message):
     """Free bytes of the file system that holds the data file. 0 if disk_bytes is 0."""
     disk_bytes: _builtins.int
     """Size of that file system in bytes. 0 on back ends without a file."""
+    finished_last_minute_count: _builtins.int
+    """Finishes of rollouts in the last 60 seconds, as far back as the server has the namespace open. A rollout that
+    was reopened and finished again counts twice.
+    """
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutStatusCount]:
         """Rollouts by status. Statuses without rollouts are omitted."""
@@ -213,10 +218,11 @@ class GetStatisticsResponse(_message.Message):
         running_attempt_count: _builtins.int = ...,
         disk_free_bytes: _builtins.int = ...,
         disk_bytes: _builtins.int = ...,
+        finished_last_minute_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["claim_pause", b"claim_pause", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "claim_pause", b"claim_pause", "disk_bytes", b"disk_bytes", "disk_free_bytes", b"disk_free_bytes", "evicted_span_count", b"evicted_span_count", "eviction_threshold_bytes", b"eviction_threshold_bytes", "file_bytes", b"file_bytes", "last_completion_number", b"last_completion_number", "latest_publish_number", b"latest_publish_number", "matching_rollouts", b"matching_rollouts", "queue_count", b"queue_count", "queue_depth", b"queue_depth", "queues", b"queues", "resources_count", b"resources_count", "rollouts", b"rollouts", "running_attempt_count", b"running_attempt_count", "safe_threshold_bytes", b"safe_threshold_bytes", "span_bytes", b"span_bytes", "span_count", b"span_count", "uptime", b"uptime", "waiter_count", b"waiter_count", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "claim_pause", b"claim_pause", "disk_bytes", b"disk_bytes", "disk_free_bytes", b"disk_free_bytes", "evicted_span_count", b"evicted_span_count", "eviction_threshold_bytes", b"eviction_threshold_bytes", "file_bytes", b"file_bytes", "finished_last_minute_count", b"finished_last_minute_count", "last_completion_number", b"last_completion_number", "latest_publish_number", b"latest_publish_number", "matching_rollouts", b"matching_rollouts", "queue_count", b"queue_count", "queue_depth", b"queue_depth", "queues", b"queues", "resources_count", b"resources_count", "rollouts", b"rollouts", "running_attempt_count", b"running_attempt_count", "safe_threshold_bytes", b"safe_threshold_bytes", "span_bytes", b"span_bytes", "span_count", b"span_count", "uptime", b"uptime", "waiter_count", b"waiter_count", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

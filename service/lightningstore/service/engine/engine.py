@@ -20,6 +20,7 @@ from lightningstore.service.engine.eviction import Shelf
 from lightningstore.service.engine.live import ROW_BYTES, Live
 from lightningstore.service.engine.pace import LOAD_AT_ONCE
 from lightningstore.service.engine.polls import Polls
+from lightningstore.service.engine.recent import Recent
 from lightningstore.service.engine.requests import Requests
 from lightningstore.service.engine.shared import Shared
 from lightningstore.service.engine.state import Entry
@@ -89,6 +90,8 @@ class Engine:
         self.live = Live(clock, self.committer, self.waiters, shelf, self.shared.caches)
         self.polls = Polls(self.live, self._serve_rest)
         self.requests = Requests()
+        #: Finishes of rollouts, as callers learned of them.
+        self.finishes = Recent()
         self.store_id = ""
         #: When the first store of the process was opened: wall-clock nanoseconds, and monotonic seconds.
         self.started_ns, self.started_at = self.shared.started(clock)
@@ -288,6 +291,7 @@ class Engine:
         ready = self.live.take_completions(self.committer.durable_through)
         if ready:
             self.waiters.publish(ready)
+            self.finishes.add(len(ready), self.clock.monotonic())
             self.live.consumers.wake_all()
             self.live.drop_span_ids(ready, self.committer.durable_through)
         for completion in self.live.take_refreshed(self.committer.durable_through):

@@ -66,6 +66,7 @@ class Info:
             resources_count=len(self._live.state.resources),
             queue_depth=self._live.queue_depth,
             last_completion_number=self._engine.waiters.published,
+            finished_last_minute_count=self._engine.finishes.count(self._engine.clock.monotonic()),
             latest_publish_number=counters.resources_updates,
             span_count=counters.spans,
             span_bytes=counters.span_bytes,

@@ -249,6 +249,11 @@ class Statistics(View[statistics_pb2.GetStatisticsResponse]):
         return self.message.last_completion_number
 
     @property
+    def finished_last_minute_count(self) -> int:
+        """Finishes of rollouts in the last 60 seconds, as far back as the server has the namespace open."""
+        return self.message.finished_last_minute_count
+
+    @property
     def latest_publish_number(self) -> int:
         """Publish number of the latest resources. 0: there are none."""
         return self.message.latest_publish_number
