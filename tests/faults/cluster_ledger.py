@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from lightningstore.client import (
     AsyncLightningStore,
     DeadlineExceededError,
+    GroupSpec,
     LightningStoreError,
     Rollout,
     RolloutStatus,
@@ -69,7 +70,7 @@ class ClusterLedger:
         self.outcomes: dict[str, RolloutStatus] = {}
         #: Numbers of finishes as a watcher saw them.
         self.watched: list[tuple[int, str]] = []
-        self.consumer = ClusterConsumer()
+        self.consumers = (ClusterConsumer("trainer", "rollout"), ClusterConsumer("judge", "group"))
         #: Calls without an answer, by the text of the error.
         self.unanswered: Counter[str] = Counter()
         self.answered = self.reads = 0
@@ -90,9 +91,10 @@ class ClusterLedger:
         while not self._is_over:
             await asyncio.sleep(self._pause * self.dice.random())
             try:
+                consumer = self.dice.choice(self.consumers)
                 # Each time, as trainers do when they start: any server returns the consumer as it is.
-                await self._answer(self.consumer.create(self._store()))
-                await self.consumer.step(self._store, self._answer)
+                await self._answer(consumer.create(self._store()))
+                await consumer.step(self._store, self._answer)
             except NO_ANSWER as error:
                 self._note_unanswered(error)
 
@@ -130,8 +132,13 @@ class ClusterLedger:
     async def _enqueue(self) -> None:
         numbers = range(self._number, self._number + self.dice.choice([1, 1, 3]))
         self._number = numbers.stop
+        specs: list[dict[str, Any]]
         specs = [{"input": n, "rollout_id": f"{self.namespace}-{n}"} for n in numbers]
-        await self._answer(self._store().enqueue_rollouts(specs))
+        groups = []
+        if len(specs) > 1:
+            groups.append(GroupSpec(f"{self.namespace}-{numbers[0]}", len(specs)))
+            specs = [{**spec, "group_id": groups[0].group_id} for spec in specs]
+        await self._answer(self._store().enqueue_rollouts(specs, groups=groups))
         self.inputs |= {f"{self.namespace}-{n}": n for n in numbers}
         self.answered += 1
         assert (await self._read(f"{self.namespace}-{numbers[0]}")).input == numbers[0]
@@ -186,8 +193,15 @@ class ClusterLedger:
             numbers = sorted((r.completion_number, i) for i, r in stored.items())
             finished = [(number, i) for number, i in numbers if number]
             assert [number for number, _ in finished] == list(range(1, len(finished) + 1))
-        await self.consumer.create(self.stores[0])
-        await self.consumer.check(self.stores[0], {number for number, _ in finished})
+            groups = [group async for group in store.iter_groups()]
+            completed = sorted(
+                group.completion_number for group in groups if group.completion_number
+            )
+            assert completed == list(range(1, len(completed) + 1))
+        items = ({number for number, _ in finished}, set(completed))
+        for consumer, numbers_of_items in zip(self.consumers, items, strict=True):
+            await consumer.create(self.stores[0])
+            await consumer.check(self.stores[0], numbers_of_items)
         async with asyncio.timeout(PATIENCE):
             while len(self.watched) < len(finished):
                 await asyncio.sleep(0.05)

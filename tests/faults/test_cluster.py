@@ -139,7 +139,7 @@ async def _endure(
         f"{dict(caused)}: {sum(each.answered for each in ledgers)} answered writes, "
         f"{sum(each.reads for each in ledgers)} reads, {commits} commits, "
         f"{sum(len(each.watched) for each in ledgers)} finishes watched, "
-        f"{sum(len(each.consumer.trained) for each in ledgers)} deliveries acknowledged, "
+        f"{sum(len(one.trained) for each in ledgers for one in each.consumers)} deliveries acknowledged, "
         f"{unanswered.total()} calls without an answer in their time, "
         f"the longest call, {longest.name}, took {longest.seconds:.1f} s"
     )
