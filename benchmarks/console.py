@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,13 +120,13 @@ def history(count: int) -> Iterator[Changes]:
 class FilledMemory(MemoryStorage):
     """The memory back end with a past."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, past: Iterable[Changes]) -> None:
         super().__init__()
-        self._count = count
+        self._past = past
 
     async def open(self) -> Snapshot:
         snapshot = await super().open()
-        for changes in history(self._count):
+        for changes in self._past:
             await self.commit(changes)
             snapshot.counters = changes.counters
         return snapshot
@@ -144,7 +144,7 @@ async def fill(path: Path, count: int) -> None:
 async def serve(backend: str, path: Path, count: int) -> None:
     """Serve a store with a past until the process ends; print where."""
     config = Config(backend="memory", port=0)
-    storage: Storage = FilledMemory(count)
+    storage: Storage = FilledMemory(history(count))
     if backend == "sqlite":
         storage = SqliteStorage(path, full_sync=True)
     store = await open_store(storage, SystemClock(), config.limits(), config.retention())

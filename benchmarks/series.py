@@ -1,6 +1,7 @@
-"""GetSeries over a data file of many finished rollouts: `python -m benchmarks.series`.
+"""GetSeries over many finished rollouts on each back end: `python -m benchmarks.series`.
 
-Prints the milliseconds of a call for each measure and axis, and for how long the call held the event loop at most.
+Prints the milliseconds of a call for each measure and axis, those of this process's processor, and for how long the call
+held the event loop at most. PostgreSQL is a server that this starts.
 """
 
 from __future__ import annotations
@@ -11,33 +12,46 @@ import random
 import statistics
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
 
-from lightningstore.client import open_store
+from lightningstore.service.engine.clock import SystemClock
+from lightningstore.service.operations.store import open_store
 from lightningstore.service.rules import measures
 from lightningstore.service.rules.rows import AttemptRow, RolloutRow
-from lightningstore.service.storage.base import Changes, Counters
-from lightningstore.service.storage.sqlite.store import SqliteStorage
+from lightningstore.service.server.config import Config
+from lightningstore.service.storage.back_ends import storage_at
+from lightningstore.service.storage.base import Changes, Counters, Storage
 from lightningstore.v1.attempt_pb2 import ATTEMPT_STATUS_SUCCEEDED, REWARD_SOURCE_REPORTED, Attempt
 from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_SUCCEEDED, Rollout
+from lightningstore.v1.series_pb2 import GetSeriesRequest
+
+from benchmarks.console import FilledMemory
+from tests.calls import Calls
+from tests.postgres import running
+
+BACKENDS = ("memory", "sqlite", "postgresql")
 
 START_NS = 1_790_000_000_000_000_000
 AT_ONCE = 5000
-CASES = [
+CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("reward", "completion_time", {}),
     ("reward", "completion_number", {}),
     ("duration", "completion_time", {}),
     ("duration", "completion_number", {}),
-    ("reward", "completion_time", {"statuses": ["succeeded"], "min_reward": 0.5}),
+    (
+        "reward",
+        "completion_time",
+        {"statuses": [ROLLOUT_STATUS_SUCCEEDED], "min_reward": 0.5},
+    ),
     ("score", "completion_time", {"score_name": "style"}),
     ("reward", "completion_time", {"rollout_id_contains": "99"}),
 ]
 
 
-async def fill(path: Path, count: int) -> None:
-    """Write a file of finished rollouts."""
-    storage = SqliteStorage(path, full_sync=False)
-    await storage.open()
+def history(count: int) -> Iterator[Changes]:
+    """Yield commits with finished rollouts."""
     dice = random.Random(1)
     end_ns = START_NS
     for start in range(1, count + 1, AT_ONCE):
@@ -77,6 +91,14 @@ async def fill(path: Path, count: int) -> None:
             rollouts={ROLLOUT_STATUS_SUCCEEDED: last},
             attempts={ATTEMPT_STATUS_SUCCEEDED: last},
         )
+        yield changes
+
+
+async def fill(url: str, count: int) -> None:
+    """Store finished rollouts."""
+    storage = storage_at(url, full_sync=False)
+    await storage.open()
+    for changes in history(count):
         await storage.commit(changes)
     await storage.close()
 
@@ -91,40 +113,55 @@ async def longest_hold(ended: asyncio.Event) -> float:
     return longest * 1000
 
 
-async def measure(path: Path, repetitions: int) -> None:
+async def measure(storage: Storage, repetitions: int) -> None:
     """Print a row for each case."""
-    print("| measure | axis | options | ms, median | ms, lowest | loop held, ms |")
+    print("| measure | axis | options | ms | processor, ms | loop held, ms |")
     print("| --- | --- | --- | --- | --- | --- |")
-    async with open_store(f"sqlite:///{path}") as store:
-        for name, axis, options in CASES:
-            times = []
-            for _ in range(repetitions):
-                begun = time.perf_counter()
-                await store.get_series(name, axis=axis, bucket_count=500, **options)
-                times.append((time.perf_counter() - begun) * 1000)
-            ended = asyncio.Event()
-            watch = asyncio.create_task(longest_hold(ended))
-            await store.get_series(name, axis=axis, bucket_count=500, **options)
-            ended.set()
-            held = await watch
-            median, lowest = statistics.median(times), min(times)
-            print(
-                f"| {name} | {axis} | {options or ''} | {median:.0f} | {lowest:.0f} | {held:.0f} |"
-            )
+    config = Config(backend="memory")
+    store = await open_store(storage, SystemClock(), config.limits(), config.retention())
+    calls = Calls(store)
+    for measure, axis, options in CASES:
+        request = GetSeriesRequest(
+            measure=f"SERIES_MEASURE_{measure.upper()}",
+            axis=f"SERIES_AXIS_{axis.upper()}",
+            bucket_count=500,
+            **options,
+        )
+        times, used = [], []
+        for _ in range(repetitions):
+            begun, cpu = time.perf_counter(), time.process_time()
+            await calls.get_series(request)
+            times.append((time.perf_counter() - begun) * 1000)
+            used.append((time.process_time() - cpu) * 1000)
+        ended = asyncio.Event()
+        watch = asyncio.create_task(longest_hold(ended))
+        await calls.get_series(request)
+        ended.set()
+        row = [statistics.median(times), statistics.median(used), await watch]
+        figures = " | ".join(f"{figure:.0f}" for figure in row)
+        print(f"| {measure} | {axis} | {options or ''} | {figures} |", flush=True)
+    await store.close()
 
 
 def main() -> None:
-    """Fill a file and measure."""
+    """Fill stores and measure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.series", description=__doc__)
     parser.add_argument("--rollouts", type=int, default=1_000_000, help="default: 1,000,000")
     parser.add_argument("--reps", type=int, default=5, help="calls of each case (default: 5)")
-    parser.add_argument("--db", type=Path, help="file to keep, filled if it is missing")
+    parser.add_argument("--backend", choices=BACKENDS, help="default: each of them")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = options.db or Path(folder) / "series.db"
-        if not path.exists():
-            asyncio.run(fill(path, options.rollouts))
-        asyncio.run(measure(path, options.reps))
+    for backend in (options.backend,) if options.backend else BACKENDS:
+        print(f"\n{backend}, {options.rollouts} finished rollouts\n")
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="series-"))
+            storage: Storage = FilledMemory(history(options.rollouts))
+            if backend != "memory":
+                url = f"sqlite:///{folder}/series.db"
+                if backend == "postgresql":
+                    url = stack.enter_context(running()).url
+                asyncio.run(fill(url, options.rollouts))
+                storage = storage_at(url)
+            asyncio.run(measure(storage, options.reps))
 
 
 if __name__ == "__main__":

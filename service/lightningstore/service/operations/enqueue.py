@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
     shown: list[Shown]
     #: Positions of the others.
     known: list[int]
-    #: The part of the answer that is stored: an id for each item without one.
+    #: The part of the answer that is stored with a request id: an id for each item without one.
     kept: EnqueueRolloutsResponse
     #: When the new ones were created.
     now: Timestamp
@@ -154,6 +154,7 @@ class Enqueue:
         now, turn = self._live.now(), Turn()
         prepared = Prepared([], [], [], {}, [], [], EnqueueRolloutsResponse(), now)
         named: dict[str, Entry] = {}
+        made: list[str] = []
         inputs = answer = 0
         for i, spec in enumerate(request.rollouts):
             known = None
@@ -175,18 +176,19 @@ class Enqueue:
             prepared.shown.append(shown)
             if known is None:
                 answer += shown.size()
-            reference = prepared.kept.rollouts.add()
             if spec.rollout_id:
                 named[spec.rollout_id] = entry
             else:
-                reference.rollout_id = entry.rollout.rollout_id
+                made.append(entry.rollout.rollout_id)
+            if request.request_id:
+                prepared.kept.rollouts.add(rollout_id="" if spec.rollout_id else made[-1])
             prepared.entries.append(entry)
             inputs += len(spec.input_json)
             if turn.over():
                 await turn.next()
         self._check_sizes(inputs, answer)
         # A generated id may, by chance, be that of a rollout that has left memory.
-        if made := [kept.rollout_id for kept in prepared.kept.rollouts if kept.rollout_id]:
+        if made:
             await self._engine.load_taken(made)
         return prepared
 
@@ -212,7 +214,8 @@ class Enqueue:
             if not spec.rollout_id:
                 # The record is this operation's own, which is not visible yet.
                 entry.rollout.rollout_id = self.free_id()
-                prepared.kept.rollouts[i].rollout_id = entry.rollout.rollout_id
+                if request.request_id:
+                    prepared.kept.rollouts[i].rollout_id = entry.rollout.rollout_id
             elif _same_content(spec, known):
                 prepared.entries[i] = known
                 prepared.known.append(i)

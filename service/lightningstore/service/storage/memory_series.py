@@ -84,25 +84,23 @@ class MemorySeries(MemoryGroups):
         self, query: SeriesQuery, chosen: RolloutQuery
     ) -> AsyncIterator[list[tuple[int, RolloutRow]]]:
         """Yield matching rows with their place on the axis, in the range of a series, each once, some at a time."""
-        match, value, rollouts = (
-            filters.matches(chosen),
-            filters.COLUMNS[query.axis],
-            self._rollouts,
-        )
-        places = self._finished_places(query.axis)
-        start, end = (bisect.bisect_left(places, n, key=first) for n in (query.first, query.end))
-        places = places[start:end]
-        for i in range(0, len(places), SCAN_AT_ONCE):
-            # Equal places are neighbours: a rollout that was reopened and finished again in the same moment.
-            part = dict.fromkeys(places[i : i + SCAN_AT_ONCE])
-            if i:
-                part.pop(places[i - 1], None)
-                await asyncio.sleep(0)
+        match, value = filters.matches(chosen), filters.COLUMNS[query.axis]
+        rollouts, places = self._rollouts, self._finished_places(query.axis)
+        at = bisect.bisect_left(places, query.first, key=first)
+        while part := places[at : at + SCAN_AT_ONCE]:  # a copy of all would hold the event loop
+            # Equal places are those of a rollout that was reopened and finished again in the same moment.
             yield [
                 (place, row)
-                for place, key in part
-                if (row := rollouts.get(key)) is not None and value(row) == place and match(row)
+                for place, key in dict.fromkeys(part)
+                if place < query.end
+                and (row := rollouts.get(key)) is not None
+                and value(row) == place
+                and match(row)
             ]
+            if part[-1][0] >= query.end:
+                return
+            await asyncio.sleep(0)
+            at = bisect.bisect_right(places, part[-1])  # others may have been added meanwhile
 
     async def _visited(
         self, query: SeriesQuery, chosen: RolloutQuery
