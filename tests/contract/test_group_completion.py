@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 from lightningstore.client import (
@@ -397,6 +398,34 @@ async def test_group_summarises_the_rewards_of_latest_attempts(world: World) -> 
     (group,) = await world.store.list_groups()
     assert group.rewards is not None
     assert (group.rewards.count, group.rewards.std) == (2, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "mean", "std"),
+    [
+        ((1e308, -1e308), 0.0, 1e308),
+        ((1.75e308, 1.75e308), 1.75e308, 0.0),
+        ((sys.float_info.max, -sys.float_info.max), 0.0, sys.float_info.max),
+        ((3e200, 1e200), 2e200, 1e200),
+        ((3e-200, 1e-200), 2e-200, 1e-200),
+        ((-0.0, 0.0), 0.0, 0.0),
+    ],
+)
+async def test_group_summarises_any_finite_rewards(
+    world: World, rewards: tuple[float, float], mean: float, std: float
+) -> None:
+    await world.store.create_consumer("trainer", unit="group")
+    ids = await create(world, 2)
+    for rollout_id, reward in zip(ids, rewards, strict=True):
+        await world.store.start_attempt(rollout_id)
+        await world.store.update_attempt(rollout_id, "latest", status="succeeded", reward=reward)
+    summary = (await world.store.get_group("g")).rewards
+    assert summary is not None
+    assert (summary.count, summary.min, summary.max) == (2, min(rewards), max(rewards))
+    assert (summary.mean, summary.std) == pytest.approx((mean, std), rel=1e-12, abs=0)
+    (delivery,) = await world.store.pull_finished("trainer")
+    assert delivery.group is not None
+    assert delivery.group.rewards == summary
 
 
 # Memory and other calls

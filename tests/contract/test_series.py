@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from statistics import fmean
 from typing import Any
 
@@ -87,6 +87,20 @@ async def test_retries_count_from_the_first_claim_and_the_last(world: World) -> 
     for measure, value in (("attempts", 2.0), ("duration", 4.0), ("queue_time", 3.0)):
         (bucket,) = await world.store.get_series(measure)
         assert (measure, bucket.mean) == (measure, value)
+
+
+@pytest.mark.parametrize("bucket_count", [1, 7, 199])
+async def test_a_range_of_decades_holds_the_last_finish(world: World, bucket_count: int) -> None:
+    """Nanoseconds since 1970 have more digits than a float."""
+    for seconds in (1, 2):
+        await timed(world, 0, seconds)
+    buckets = await world.store.get_series(
+        "attempts",
+        axis="completion_time",
+        start_time=datetime.fromtimestamp(0, UTC),
+        bucket_count=bucket_count,
+    )
+    assert [(b.index, b.count) for b in buckets] == [(bucket_count - 1, 2)]
 
 
 async def test_lag_by_publish_number(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from lightningstore.service.rules.checks import check_enum
 from lightningstore.service.rules.copies import copied
@@ -21,6 +22,9 @@ from lightningstore.v1.rollout_pb2 import (
     GroupSpec,
     Rollout,
 )
+
+#: Between these, sums and squares of rewards are exact enough as they are.
+_SMALL, _LARGE = 1e-100, 1e100
 
 
 class GroupExists(StoreError):
@@ -90,6 +94,18 @@ def is_created_by(spec: GroupSpec, record: Group) -> bool:
     )
 
 
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the standard deviation of finite numbers, with their count as divisor."""
+    largest, count = max(map(abs, values)), len(values)
+    # The sum or the squares of very large numbers are above what a float holds, the squares of very small ones are 0.
+    scale = 1.0 if largest == 0 or _SMALL < largest < _LARGE else largest
+    scaled = [value / scale for value in values]
+    mean = math.fsum(scaled) / count
+    variance = math.fsum((value - mean) ** 2 for value in scaled) / count
+    # No deviation is above the largest number, but the rounding of one may be.
+    return mean * scale, min(math.sqrt(variance) * scale, largest)
+
+
 class Tally:
     """What a group shows of its members."""
 
@@ -118,10 +134,9 @@ class Tally:
             group.statuses.add(status=status, count=count)
         group.rollout_ids.extend(self.rollout_ids)
         if self._rewards:
-            count, mean = len(self._rewards), math.fsum(self._rewards) / len(self._rewards)
-            variance = math.fsum((reward - mean) ** 2 for reward in self._rewards) / count
             summary = group.rewards
-            summary.count, summary.mean, summary.std = count, mean, math.sqrt(variance)
+            summary.count = len(self._rewards)
+            summary.mean, summary.std = mean_and_deviation(self._rewards)
             summary.min, summary.max = min(self._rewards), max(self._rewards)
         group.min_publish_number = min(self._publish_numbers, default=0)
         group.max_publish_number = max(self._publish_numbers, default=0)

@@ -52,8 +52,9 @@ class Summary:
 
 def divided(first: int, end: int, buckets: int) -> tuple[int, int]:
     """Return width and number of the buckets of a range of whole numbers, `end` excluded."""
-    width = max(1, math.ceil((end - first) / buckets))
-    return width, max(1, math.ceil((end - first) / width))
+    # Not by `/`: nanoseconds since 1970 have more digits than a float.
+    width = max(1, -((first - end) // buckets))
+    return width, max(1, -((first - end) // width))
 
 
 def measured(query: SeriesQuery) -> Callable[[RolloutRow], float | None]:
