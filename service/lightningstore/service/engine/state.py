@@ -131,6 +131,15 @@ class Entry:
         """Return its finish, for waiters."""
         return Completion(self.shown())
 
+    def detach(self) -> None:
+        """Let go of its attempts, as it leaves memory: a reference cycle would stay until a full garbage collection.
+
+        Who still holds one of them finds its rollout, which is not in memory.
+        """
+        gone = Entry(self.key, self.rollout, b"")
+        for attempt in self.attempts.values():
+            attempt.entry = gone
+
     @property
     def lacks_input(self) -> bool:
         """Whether its input is only on disk."""
@@ -358,8 +367,7 @@ class State:
         del self.entries[rollout_id]
         if entry.cached:
             self._cached.add(-self.cache.pop(rollout_id))
-        for attempt in entry.attempts.values():
-            self.drop_span_ids(attempt)
+        self._let_go(entry)
         self.going[rollout_id] = with_commit
 
     def trim(self, durable_through: int) -> None:
@@ -384,9 +392,13 @@ class State:
             if self.entries[oldest].changed > durable_through:
                 return  # the back end does not have its last change yet
             self._cached.add(-self.cache.pop(oldest))
-            for attempt in self.entries.pop(oldest).attempts.values():
-                self.drop_span_ids(attempt)
+            self._let_go(self.entries.pop(oldest))
             self._forget(oldest)
+
+    def _let_go(self, entry: Entry) -> None:
+        for attempt in entry.attempts.values():
+            self.drop_span_ids(attempt)
+        entry.detach()
 
     # Span ids of attempts, for detecting duplicates
 

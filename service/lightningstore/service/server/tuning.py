@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import uvloop
+from lightningstore.service.engine.clock import SystemClock
 from lightningstore.service.rules.limits import MIB
 
 # glibc's mallopt, https://man7.org/linux/man-pages/man3/mallopt.3.html
@@ -15,6 +16,11 @@ _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
+
+#: The generation of a full collection.
+OLDEST = 2
+#: Seconds after which a full collection visits everything again.
+THAW_SECONDS = 3600
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -39,10 +45,32 @@ def keep_freed_memory() -> None:
 
 
 def settle_garbage() -> None:
-    """Exclude all present objects from garbage collection, and make collections rare.
+    """Exclude all present objects from garbage collection, make collections rare, and full ones short.
 
-    Not too rare: a finished rollout that leaves the cache is a reference cycle, and most of the garbage.
+    A full collection visits every object, 2 ms for a thousand rollouts in memory, and holds the event loop. So what survives
+    one is excluded from the next ones. Reference counts still free it; only cycles stay, such as the frames of a call that
+    was cut off after a long wait, and a collection of everything once an hour frees these.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 4, 4)
+    gc.callbacks.append(Thaw(SystemClock().monotonic))
+
+
+class Thaw:
+    """Called by the garbage collector before and after each collection: excludes what survives a full one, for an hour."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """Take a clock, in seconds."""
+        self._now = now
+        self._since = now()
+
+    def __call__(self, phase: str, info: dict[str, int]) -> None:
+        """Freeze what has survived a full collection, or thaw everything before one."""
+        if info["generation"] < OLDEST:
+            return
+        if phase == "stop":
+            gc.freeze()
+        elif self._now() - self._since >= THAW_SECONDS:
+            self._since = self._now()
+            gc.unfreeze()
