@@ -61,7 +61,7 @@ class Thaw:
     """Called by the garbage collector before and after each collection: excludes what survives a full one, for an hour."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """Take a clock, in seconds."""
+        """`now` returns the seconds of a clock that never jumps."""
         self._now = now
         self._since = now()
 
