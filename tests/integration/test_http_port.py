@@ -281,6 +281,14 @@ async def test_deadline_ends_a_call_that_waits(world: World) -> None:
     assert not len(world.service.engine.polls)
 
 
+async def test_deadline_that_has_passed_ends_a_stream(world: World) -> None:
+    """The call is cancelled while its body is read, which Python 3.11 forgets in `wait_for`."""
+    async with asyncio.timeout(30):
+        async with stream(port_of(world), "WatchRollouts", **{"Connect-Timeout-Ms": "0"}) as found:
+            _, last = await found.rest()
+    assert reason_of(last["error"]) == ("deadline_exceeded", "")
+
+
 async def test_shutdown_ends_waits_with_a_reason(world: World) -> None:
     assert world.server is not None
     async with stream(port_of(world), "WatchRollouts") as found:

@@ -46,9 +46,11 @@ class Budget:
         self._waiting.append(place)
         self.waiting_bytes += size
         try:
-            await asyncio.wait_for(place[1], seconds)
+            async with asyncio.timeout(seconds):
+                await place[1]
         except TimeoutError:
-            raise self._busy() from None
+            if not place[1].done() or place[1].cancelled():
+                raise self._busy() from None
         except BaseException:
             if place[1].done() and not place[1].cancelled():
                 self.give(size)  # the room came as the caller went

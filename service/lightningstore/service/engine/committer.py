@@ -149,7 +149,8 @@ class Committer:
         if full and self._held + size <= self._max_pending:
             self._held += size
             try:
-                await asyncio.wait_for(self.room(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self.room()
             except TimeoutError:
                 self.admit()
             finally:
