@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import click
 import grpc
 import pytest
 from lightningstore.client.datasets import TRAINERS
-from lightningstore.service.cli import connection
+from lightningstore.service.cli import connection, views
 from lightningstore.service.cli.connection import Connection, reason
 from lightningstore.service.cli.datasets import OWN_WORDS, WORDS
 from lightningstore.service.cli.main import app
@@ -35,6 +36,50 @@ def test_no_parameter_of_a_command_takes_the_value_of_another() -> None:
     for path, command in found.items():
         names = [parameter.name for parameter in command.params]
         assert len(names) == len(set(names)), path
+
+
+def test_every_number_has_a_maximum() -> None:
+    """Messages hold numbers of 32 or 64 bits: a larger one would end a command with a traceback."""
+    for path, command in commands(app):
+        for parameter in command.params:
+            kind = parameter.type
+            assert kind is not click.INT, (path, parameter.name)
+            if isinstance(kind, click.IntRange):
+                assert kind.max is not None, (path, parameter.name)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("series", "--from", str(2**63)),
+        ("series", "--from", "9" * 5000),
+        ("series", "--by", "completion_time", "--from", "99999999d"),
+        ("rollouts", "--since", "1e300"),
+        ("resource", "x", "--version", str(2**31)),
+        ("resource", "--publish-number", str(2**63)),
+        ("workers", "--min-publish-number", str(2**63)),
+        ("enqueue", "1", "--priority", str(2**31)),
+        ("enqueue", "1", "--max-attempts", str(2**31)),
+        ("enqueue", "1", "--timeout", "1e300"),
+        ("claim", "--limit", str(2**31)),
+        ("claim", "--wait", "1e300"),
+        ("consumers", "create", "c", "--ack-deadline", "1e300"),
+        ("namespaces", "create", "n", "--max-queue-length", str(2**63)),
+        ("namespaces", "create", "n", "--keep-resource-versions", str(2**31)),
+        ("namespaces", "create", "n", "--max-size", "99999999TB"),
+        ("namespaces", "create", "n", "--retain-finished", "1e300"),
+    ],
+)
+def test_number_that_no_message_holds_is_a_wrong_option(words: tuple[str, ...]) -> None:
+    with pytest.raises(click.BadParameter) as caught:
+        app.main(list(words), standalone_mode=False)
+    assert caught.value.param is not None
+    assert words[-2] in caught.value.param.opts
+
+
+@pytest.mark.parametrize("text", ["all", "-1", str(2**63 - 1), "9" * 20])
+def test_limit_above_every_list_is_unlimited(text: str) -> None:
+    assert views.Limit().convert(text, None, None) == math.inf
 
 
 class _Failed(grpc.RpcError):

@@ -130,6 +130,28 @@ def test_what_people_write_for_a_duration_or_a_time() -> None:
             units.moment_of(wrong, now)
 
 
+@pytest.mark.parametrize("text", ["99999999999d", "1e300", "-1e300", f"{'9' * 400}h"])
+def test_durations_that_no_message_holds(text: str) -> None:
+    with pytest.raises(ValueError, match="must be at most 315576000000 s"):
+        units.seconds_of(text)
+
+
+@pytest.mark.parametrize("text", ["999999d", "0001-01-01T00:00:00+14:00"])
+def test_times_that_no_message_holds(text: str) -> None:
+    with pytest.raises(ValueError, match="must be in the years 1 to 9999"):
+        units.moment_of(text, datetime(2026, 5, 1, tzinfo=UTC))
+
+
+def test_numbers_and_sizes_that_no_message_holds() -> None:
+    assert units.number_of(str(2**63 - 1)) == 2**63 - 1
+    with pytest.raises(ValueError, match="must be at most 9223372036854775807"):
+        units.number_of(str(2**63))
+    with pytest.raises(ValueError, match=r"'1\.5' is not a whole number"):
+        units.number_of("1.5")
+    with pytest.raises(ValueError, match="must be below"):
+        units.size_of("9999999999999 TB")
+
+
 def test_sizes_and_counts() -> None:
     assert [units.size(n) for n in (0, 1023, 1536, 64 << 20, 5 << 40)] == [
         *("0 B", "1023 B", "1.5 KiB", "64.0 MiB", "5.0 TiB")

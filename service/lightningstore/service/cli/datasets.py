@@ -12,7 +12,7 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import click
-from lightningstore.service.cli import connection
+from lightningstore.service.cli import connection, units
 from lightningstore.service.cli.connection import error_text, opened
 from lightningstore.service.cli.outcomes import FINISHED, spans_told
 from lightningstore.service.cli.queues import label_option, queues_option
@@ -349,7 +349,7 @@ export_command = click.Command(
         ),
         click.Option(
             ["--after"],
-            type=click.IntRange(0),
+            type=click.IntRange(0, units.MAX_INT64),
             default=0,
             metavar="NUMBER",
             help="Only finishes after this completion number. Default: 0, all.",

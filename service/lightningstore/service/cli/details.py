@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 from lightningstore.client.namespaces import DEFAULT_NAMESPACE
-from lightningstore.service.cli import ids
+from lightningstore.service.cli import ids, units
 from lightningstore.service.cli.connection import Connection
 from lightningstore.service.cli.outcomes import FINISHED
 from lightningstore.service.cli.output import Details
@@ -79,13 +79,13 @@ def worker(server: Connection, worker_id: str) -> Details:
     ),
     click.Option(
         ["--version"],
-        type=click.IntRange(1),
+        type=click.IntRange(1, units.MAX_INT32),
         metavar="N",
         help="Version of these resources (default: the current one).",
     ),
     click.Option(
         ["--publish-number"],
-        type=click.IntRange(1),
+        type=click.IntRange(1, units.MAX_INT64),
         metavar="N",
         help="Publish number of the version, instead of RESOURCES and --version.",
     ),

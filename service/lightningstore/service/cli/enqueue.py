@@ -203,7 +203,10 @@ enqueue = click.Command(
         ),
         label_option("Label of the rollouts. May be repeated."),
         click.Option(
-            ["--priority"], type=int, default=0, help="Higher is claimed first. Default: 0."
+            ["--priority"],
+            type=click.IntRange(-units.MAX_INT32, units.MAX_INT32),
+            default=0,
+            help="Higher is claimed first. Default: 0.",
         ),
         click.Option(
             ["--resources"],
@@ -222,7 +225,7 @@ enqueue = click.Command(
         ),
         click.Option(
             ["--max-attempts"],
-            type=click.IntRange(1),
+            type=click.IntRange(1, units.MAX_INT32),
             default=1,
             help="Maximum number of attempts, retries included. Default: 1.",
         ),

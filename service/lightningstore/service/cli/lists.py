@@ -109,7 +109,7 @@ def _version(resources_id: str, version: int) -> str:
     ),
     click.Option(
         ["--min-publish-number"],
-        type=click.IntRange(1),
+        type=click.IntRange(1, units.MAX_INT64),
         metavar="N",
         help="Only workers that have loaded resources with this publish number or a higher one.",
     ),

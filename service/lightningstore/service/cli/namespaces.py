@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -74,13 +75,6 @@ def _label(_context: object, _option: object, values: tuple[str, ...]) -> dict[s
     return found
 
 
-def _number_of(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a whole number") from None
-
-
 def _settings_options(*, of_update: bool = False) -> list[click.Parameter]:
     """Return the options of the settings of a namespace. An update leaves out what is not given."""
     server = f"{SERVERS}: as the server" if of_update else "Default: as the server"
@@ -107,12 +101,12 @@ def _settings_options(*, of_update: bool = False) -> list[click.Parameter]:
         ),
         click.Option(
             ["--max-queue-length"],
-            type=_Limit("number", _number_of),
+            type=_Limit("number", units.number_of),
             help=f"Maximum number of rollouts in the queue, or none{stop}{server}.",
         ),
         click.Option(
             ["--keep-resource-versions"],
-            type=_Limit("number", int),
+            type=_Limit("number", partial(units.number_of, maximum=units.MAX_INT32)),
             help="Number of versions that are kept of each resources id; none: all. Default: as the server.",
         ),
     ]

@@ -37,7 +37,9 @@ _COLUMNS = (
 @view(
     "samples",
     rollout_argument(),
-    click.Argument(["index"], metavar="[INDEX]", required=False, type=click.IntRange(0)),
+    click.Argument(
+        ["index"], metavar="[INDEX]", required=False, type=click.IntRange(0, units.MAX_INT64)
+    ),
     attempt_option("latest"),
     merge_option(),
     *triplet_options(skips=False),

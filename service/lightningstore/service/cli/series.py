@@ -67,10 +67,9 @@ class _Place(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int | datetime:
         """Return the number or the time."""
-        if str(value).isdecimal():
-            return int(value)
+        text = str(value)
         try:
-            return units.moment_of(str(value), now())
+            return units.number_of(text) if text.isdecimal() else units.moment_of(text, now())
         except ValueError as error:
             return self.fail(str(error), param, ctx)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+#: The greatest numbers that fields of messages hold, and the longest duration in seconds.
+MAX_INT32, MAX_INT64 = (1 << 31) - 1, (1 << 63) - 1
+MAX_SECONDS = 315_576_000_000
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
@@ -14,14 +17,30 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?))?B?", re.IGNORECASE)
 _SPANS = re.compile(rf"(?:{_SPAN.pattern})+")
 
 
+def number_of(text: str, maximum: int = MAX_INT64) -> int:
+    """Return a whole number. Raises ValueError."""
+    try:
+        found = int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number") from None
+    if found > maximum:
+        raise ValueError(f"{text!r} must be at most {maximum}")
+    return found
+
+
 def seconds_of(text: str) -> float:
     """Return the seconds of a duration: 90, 30s, 5m, 2h, 7d or 1h30m. Raises ValueError."""
-    with contextlib.suppress(ValueError):
-        if math.isfinite(seconds := float(text)):
-            return seconds
-    if not _SPANS.fullmatch(text):
-        raise ValueError(f"{text!r} is not a duration like 90, 30s, 5m, 2h, 7d or 1h30m")
-    return sum(float(number) * _UNITS[unit] for number, unit in _SPAN.findall(text))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        if not _SPANS.fullmatch(text):
+            raise ValueError(f"{text!r} is not a duration like 90, 30s, 5m, 2h, 7d or 1h30m")
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in _SPAN.findall(text))
+    if abs(seconds) > MAX_SECONDS:
+        raise ValueError(f"{text!r} must be at most {MAX_SECONDS} s")
+    return seconds
 
 
 def size_of(text: str) -> int:
@@ -31,7 +50,10 @@ def size_of(text: str) -> int:
         raise ValueError(f"{text!r} is not a size like 4096, 500MB or 20GiB")
     number, prefix, binary = match.groups()
     step = 1024 if binary else 1000
-    return int(float(number) * step ** (" KMGT".index(prefix.upper()) if prefix else 0))
+    size = float(number) * step ** (" KMGT".index(prefix.upper()) if prefix else 0)
+    if size >= MAX_INT64:
+        raise ValueError(f"{text!r} must be below {MAX_INT64} bytes")
+    return int(size)
 
 
 def moment_of(text: str, now: datetime) -> datetime:
@@ -39,6 +61,13 @@ def moment_of(text: str, now: datetime) -> datetime:
 
     Raises ValueError.
     """
+    try:
+        return _moment_of(text, now)
+    except OverflowError:
+        raise ValueError(f"{text!r} must be in the years 1 to 9999") from None
+
+
+def _moment_of(text: str, now: datetime) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -49,7 +78,7 @@ def moment_of(text: str, now: datetime) -> datetime:
                 f"{text!r} is neither a duration like 30m, 2h or 7d nor a time like 2026-01-31 or "
                 "2026-01-31T12:00:00Z"
             ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def span(seconds: float) -> str:

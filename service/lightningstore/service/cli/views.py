@@ -196,7 +196,7 @@ class Limit(click.ParamType):  # type: ignore[type-arg]
             number = -1
         if number < 0:
             self.fail(f"{value!r} is neither a number nor all", param, ctx)
-        return number
+        return number if number < units.MAX_INT64 else math.inf
 
 
 def sort_order(fields: Sequence[str]) -> Callable[..., str]:

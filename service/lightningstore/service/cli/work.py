@@ -100,7 +100,10 @@ claim = _command(
     "claim",
     _claim,
     click.Option(
-        ["-L", "--limit"], type=click.IntRange(1), default=1, help="Maximum number. Default: 1."
+        ["-L", "--limit"],
+        type=click.IntRange(1, units.MAX_INT32),
+        default=1,
+        help="Maximum number. Default: 1.",
     ),
     click.Option(
         ["--wait"],
@@ -298,7 +301,9 @@ wait = _command(
         help="All rollouts that are in this group now. May be repeated.",
     ),
     click.Option(
-        ["--count"], type=click.IntRange(1), help="End when this many have finished. Default: all."
+        ["--count"],
+        type=click.IntRange(1, units.MAX_INT64),
+        help="End when this many have finished. Default: all.",
     ),
     click.Option(
         ["--timeout"], type=Seconds(), help="Maximum time: 90, 30s, 5m. Default: unlimited."
