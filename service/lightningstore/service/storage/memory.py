@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice, takewhile
 from typing import Any
 
 from lightningstore.service.rules import filters
@@ -32,8 +33,8 @@ from lightningstore.service.storage.base import (
     FinishedRow,
     Snapshot,
 )
-from lightningstore.service.storage.memory_series import SCAN_AT_ONCE, MemorySeries, first
-from lightningstore.service.storage.places import Places, insert, join, leave
+from lightningstore.service.storage.memory_series import SCAN_AT_ONCE, MemorySeries
+from lightningstore.service.storage.places import Place, Places, insert, join, leave
 from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
@@ -64,7 +65,8 @@ class MemoryStorage(MemorySeries):
         self._clear()
 
     def _clear(self) -> None:
-        self._rollouts: dict[int, RolloutRow] = {}  # by key, and so in enqueue order
+        self._rollouts: dict[int, RolloutRow] = {}
+        self._enqueued: Places[int] = Places()  # their keys
         self._keys: dict[str, int] = {}
         self._inputs: dict[int, bytes] = {}
         self._attempts: dict[int, dict[int, AttemptRow]] = {}
@@ -72,12 +74,12 @@ class MemoryStorage(MemorySeries):
         self._by_group: dict[str, dict[int, None]] = {}
         self._by_queue: dict[str, dict[int, None]] = {}  # without the default queue
         self._by_label: dict[tuple[str, str], dict[int, None]] = {}
-        self._by_start_time = Places()
-        self._by_reward = Places("")  # most have none
+        self._by_start_time: Places[Place] = Places()
+        self._by_reward: Places[Place] = Places("")  # most have none
         #: By column: a page in its order costs the same however many rollouts there are.
         self._orders = {"start_time": self._by_start_time, "reward": self._by_reward}
-        self._completed: list[tuple[int, int]] = []  # completion number, key: ascending
-        self._ended: list[tuple[int, int]] = []  # end time, key: ascending
+        self._completed: Places[Place] = Places()  # completion number, key
+        self._ended: Places[Place] = Places()  # end time, key
         self._spans: dict[int, list[tuple[int, int, SpanRow]]] = {}  # first id, key, row: ascending
         self._dropped: list[tuple[int, int, SpanRow]] = []  # deleted, not yet freed
         self._resources: dict[int, ResourcesRow] = {}  # by publish number
@@ -139,18 +141,15 @@ class MemoryStorage(MemorySeries):
             for column, places in self._orders.items():
                 places.remove((filters.COLUMNS[column](row), key))
             del self._keys[rollout.rollout_id], self._inputs[key]
-            del self._by_status[rollout.status][key]
+            self._enqueued.remove(key)
+            self._forget_finish(row)
+            leave(self._by_status, rollout.status, key)
             leave(self._by_group, rollout.group_id, key)
             leave(self._by_queue, rollout.queue, key)
             for label in rollout.labels.items():
                 leave(self._by_label, label, key)
             self._attempts.pop(key, None)
             self._dropped += self._spans.pop(key, ())
-        for finished in (self._completed, self._ended):
-            gone = 0
-            while gone < len(finished) and finished[gone][1] not in self._rollouts:
-                gone += 1
-            del finished[:gone]
 
     def _put_resources(self, publish_number: int, row: ResourcesRow) -> None:
         self._resources[publish_number] = row
@@ -177,16 +176,16 @@ class MemoryStorage(MemorySeries):
             return
         former = known.rollout
         if former.status != record.status:
-            del self._by_status[former.status][key]
-            self._by_status.setdefault(record.status, {})[key] = None
+            leave(self._by_status, former.status, key)
+            join(self._by_status, record.status, key)
         if former.group_id != record.group_id:
             leave(self._by_group, former.group_id, key)
             join(self._by_group, record.group_id, key)
         if former.queue != record.queue:
             leave(self._by_queue, former.queue, key)
             join(self._by_queue, record.queue, key)
-        number = record.completion_number
-        if number and number != former.completion_number:
+        if record.completion_number != former.completion_number:
+            self._forget_finish(known)
             self._note_finish(row)
         # The time at which it was enqueued never changes.
         if known.measures.reward != row.measures.reward:
@@ -197,18 +196,25 @@ class MemoryStorage(MemorySeries):
         """Add a new rollout to the indexes."""
         key, record = row.key, row.rollout
         self._keys[record.rollout_id] = key
-        self._by_status.setdefault(record.status, {})[key] = None
+        self._enqueued.add(key)
+        join(self._by_status, record.status, key)
         join(self._by_group, record.group_id, key)
         join(self._by_queue, record.queue, key)
-        if record.completion_number:
-            self._note_finish(row)
+        self._note_finish(row)
         self._by_start_time.add((nanoseconds(record.start_time), key))
         self._by_reward.add((row.measures.reward, key))
 
     def _note_finish(self, row: RolloutRow) -> None:
         record = row.rollout
-        insert(self._completed, (record.completion_number, row.key))
-        insert(self._ended, (nanoseconds(record.end_time), row.key))
+        if record.completion_number:
+            self._completed.add((record.completion_number, row.key))
+            self._ended.add((nanoseconds(record.end_time), row.key))
+
+    def _forget_finish(self, row: RolloutRow) -> None:
+        record = row.rollout
+        if record.completion_number:
+            self._completed.remove((record.completion_number, row.key))
+            self._ended.remove((nanoseconds(record.end_time), row.key))
 
     async def load(self, rollout_ids: Sequence[str]) -> list[LoadedRollout]:
         """Return the stored ones among these rollouts."""
@@ -277,18 +283,14 @@ class MemoryStorage(MemorySeries):
     def _candidates(self, query: RolloutQuery, after: int | None) -> Iterable[int]:
         """Return keys that include all matches, in the direction of the query."""
         if query.completed is not None:
-            ends = (bisect.bisect_right(self._completed, n, key=first) for n in query.completed)
-            return list(dict.fromkeys(key for _, key in self._completed[slice(*ends)]))
+            after, last = query.completed
+            places = self._completed.each((after + 1, 0))
+            return [key for _, key in takewhile(lambda place: place[0] <= last, places)]
         chosen = self._chosen(query)
         if chosen is None:
-            last = next(reversed(self._rollouts), 0)
-            if last == len(self._rollouts):  # keys count up from 1: without gaps none was removed
-                if query.descending and query.order_by == "key":
-                    return range((after or last + 1) - 1, 0, -1)
-                return range((after or 0) + 1, last + 1)
-            keys = list(self._rollouts)
-        else:
-            keys = sorted(chosen)
+            is_backward = query.descending and query.order_by == "key"
+            return self._enqueued.each(after, descending=is_backward)
+        keys = sorted(chosen)
         if query.descending:
             del keys[bisect.bisect_left(keys, after) if after is not None else len(keys) :]
             keys.reverse()
@@ -381,17 +383,8 @@ class MemoryStorage(MemorySeries):
     async def completions(self, after: int, limit: int) -> list[LoadedRollout]:
         """Return finished rollouts by completion number."""
         self._check_open()
-        found: list[LoadedRollout] = []
-        start = bisect.bisect_right(self._completed, after, key=lambda place: place[0])
-        for i in range(start, len(self._completed)):
-            number, key = self._completed[i]
-            row = self._rollouts.get(key)
-            # It may have been removed or reopened.
-            if row and row.rollout.completion_number == number:
-                found.append(self._shown(row, inputs=True))
-            if len(found) == limit:
-                break
-        return found
+        places = self._completed.each((after + 1, 0))
+        return [self._shown(self._rollouts[key], inputs=True) for _, key in islice(places, limit)]
 
     async def finished(
         self, after: tuple[int, int], limit: int, ended_by_ns: int | None = None
@@ -400,18 +393,11 @@ class MemoryStorage(MemorySeries):
         self._check_open()
         places = self._completed if ended_by_ns is None else self._ended
         rows: list[FinishedRow] = []
-        for i in range(bisect.bisect_right(places, after), len(places)):
-            value, key = places[i]
-            if len(rows) == limit or (ended_by_ns is not None and value > ended_by_ns):
+        for value, key in islice(places.each(after), limit):
+            if ended_by_ns is not None and value > ended_by_ns:
                 break
-            row = self._rollouts.get(key)
-            if row is None or not row.rollout.completion_number:
-                continue  # removed or reopened meanwhile
-            record = row.rollout
-            own = record.completion_number if ended_by_ns is None else nanoseconds(record.end_time)
-            if own == value:
-                size = len(self._inputs[key])
-                rows.append(FinishedRow((value, key), record.rollout_id, size))
+            rollout_id, size = self._rollouts[key].rollout.rollout_id, len(self._inputs[key])
+            rows.append(FinishedRow((value, key), rollout_id, size))
         return rows
 
     async def span_ids(self, rollout_key: int, attempt_key: int) -> list[tuple[int, bytes]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.rules.rows import GroupQuery, GroupRow
+from lightningstore.service.storage.places import Place, Places
 from lightningstore.v1.group_pb2 import GROUP_STATUS_OPEN
 
 #: Groups that a scan visits before other tasks run.
@@ -20,10 +21,12 @@ class MemoryGroups:
     _is_open = False
 
     def _clear_groups(self) -> None:
-        self._groups: dict[int, GroupRow] = {}  # by key, and so in the order of creation
+        self._groups: dict[int, GroupRow] = {}
         self._group_keys: dict[str, int] = {}
-        self._open_groups: dict[int, None] = {}
-        self._completed_groups: list[tuple[int, int]] = []  # completion number, key: ascending
+        #: Keys of all groups, and of those that are open.
+        self._created: Places[int] = Places()
+        self._open_groups: Places[int] = Places()
+        self._completed_groups: Places[Place] = Places()  # completion number, key
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -34,22 +37,31 @@ class MemoryGroups:
             row = self._groups.pop(key, None)
             if row is not None:
                 del self._group_keys[row.record.group_id]
-                self._open_groups.pop(key, None)
-        gone, places = 0, self._completed_groups
-        while gone < len(places) and places[gone][1] not in self._groups:
-            gone += 1
-        del places[:gone]
+                self._created.remove(key)
+                self._leave_place(row)
 
     def _put_group(self, row: GroupRow) -> None:
         number, old = row.record.completion_number, self._groups.get(row.key)
-        if number and (old is None or old.record.completion_number != number):
-            bisect.insort(self._completed_groups, (number, row.key))
-        if number:
-            self._open_groups.pop(row.key, None)
-        else:
-            self._open_groups[row.key] = None
-        self._group_keys[row.record.group_id] = row.key
+        if old is None:
+            self._created.add(row.key)
+            self._group_keys[row.record.group_id] = row.key
+            self._take_place(row)
+        elif old.record.completion_number != number:
+            self._leave_place(old)
+            self._take_place(row)
         self._groups[row.key] = row
+
+    def _take_place(self, row: GroupRow) -> None:
+        if number := row.record.completion_number:
+            self._completed_groups.add((number, row.key))
+        else:
+            self._open_groups.add(row.key)
+
+    def _leave_place(self, row: GroupRow) -> None:
+        if number := row.record.completion_number:
+            self._completed_groups.remove((number, row.key))
+        else:
+            self._open_groups.remove(row.key)
 
     async def load_groups(self, group_ids: Sequence[str]) -> list[GroupRow]:
         """Return the stored ones among these groups."""
@@ -71,31 +83,17 @@ class MemoryGroups:
                 await asyncio.sleep(0)
         return found
 
-    def _group_candidates(self, query: GroupQuery) -> Sequence[int]:
+    def _group_candidates(self, query: GroupQuery) -> Iterable[int]:
         """Return keys, from the query's place on, that include all matches."""
-        last = next(reversed(self._groups), 0)
         if query.group_ids:
             keys = sorted(self._group_keys[i] for i in query.group_ids if i in self._group_keys)
-        elif query.statuses == {GROUP_STATUS_OPEN}:
-            keys = sorted(self._open_groups)
-        elif last == len(self._groups):  # keys count up from 1: without gaps none was removed
-            return range(query.after + 1, last + 1)
-        else:
-            keys = list(self._groups)
-        return keys[bisect.bisect_right(keys, query.after) :]
+            return [key for key in keys if key > query.after]
+        if query.statuses == {GROUP_STATUS_OPEN}:
+            return self._open_groups.each(query.after)
+        return self._created.each(query.after)
 
     async def group_completions(self, after: int, limit: int) -> list[GroupRow]:
         """Return complete groups by completion number."""
         self._check_open()
-        found: list[GroupRow] = []
-        places = self._completed_groups
-        start = bisect.bisect_right(places, after, key=lambda place: place[0])
-        for i in range(start, len(places)):
-            number, key = places[i]
-            row = self._groups.get(key)
-            # It may have been removed or reopened.
-            if row and row.record.completion_number == number:
-                found.append(row)
-            if len(found) == limit:
-                break
-        return found
+        places = self._completed_groups.each((after + 1, 0))
+        return [self._groups[key] for _, key in islice(places, limit)]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Hashable, Iterator
-from typing import Any, TypeAlias, TypeVar
+from itertools import chain
+from typing import Any, Generic, TypeAlias, TypeVar
 
 #: A value and the key of the record that has it.
 Place: TypeAlias = tuple[Any, int]
 
+T = TypeVar("T", bound=Any)
 P = TypeVar("P", bound=tuple[Any, ...])
 V = TypeVar("V", bound=Hashable)
 
@@ -16,17 +18,17 @@ V = TypeVar("V", bound=Hashable)
 BLOCK = 1000
 
 
-class Places:
-    """Places in ascending order. Adding and removing one moves only the places of a block."""
+class Places(Generic[T]):
+    """Places, or keys alone, in ascending order. Adding and removing one moves only those of a block."""
 
     def __init__(self, lowest: Any = None) -> None:
         """Prepare for places. `lowest`: a value that no other is below, and that many records have."""
-        self._blocks: list[list[Place]] = []
+        self._blocks: list[list[T]] = []
         self._value = lowest
         # Of a value that many have, new places are at the end.
-        self._lowest = Places() if lowest is not None else None
+        self._lowest: Places[T] | None = Places() if lowest is not None else None
 
-    def add(self, place: Place) -> None:
+    def add(self, place: T) -> None:
         """Add a place, which is not there."""
         if self._lowest is not None and place[0] == self._value:
             self._lowest.add(place)
@@ -45,7 +47,7 @@ class Places:
         if len(block) == 2 * BLOCK:
             self._blocks[at : at + 1] = [block[:BLOCK], block[BLOCK:]]
 
-    def remove(self, place: Place) -> None:
+    def remove(self, place: T) -> None:
         """Remove a place, if it is there."""
         if self._lowest is not None and place[0] == self._value:
             self._lowest.remove(place)
@@ -60,7 +62,11 @@ class Places:
             if not block:
                 del self._blocks[at]
 
-    def beyond(self, place: Place | None, *, descending: bool) -> Iterator[list[Place]]:
+    def each(self, place: T | None = None, *, descending: bool = False) -> Iterator[T]:
+        """Yield what `beyond` does, one by one."""
+        return chain.from_iterable(self.beyond(place, descending=descending))
+
+    def beyond(self, place: T | None, *, descending: bool) -> Iterator[list[T]]:
         """Yield the places above one, or below it if descending, in some parts; None: all places.
 
         Between two parts, places may be added and removed.
@@ -77,7 +83,7 @@ class Places:
         if self._lowest is not None and descending:
             yield from self._lowest.beyond(place if is_low else None, descending=True)
 
-    def _part(self, place: Place | None, *, descending: bool) -> list[Place]:
+    def _part(self, place: T | None, *, descending: bool) -> list[T]:
         if descending:
             at = len(self._blocks) - 1 if place is None else self._find(place)
             at = min(at, len(self._blocks) - 1)
@@ -95,7 +101,7 @@ class Places:
                 return block[start:]
         return []
 
-    def _find(self, place: Place) -> int:
+    def _find(self, place: T) -> int:
         """Return the number of the first block that ends with a place as high; if none does, that of blocks."""
         return bisect.bisect_left(self._blocks, place, key=lambda block: block[-1])
 
