@@ -13,8 +13,9 @@ import pytest_asyncio
 from lightningstore.service.rules.errors import StorageFailed
 from lightningstore.service.rules.measures import Measures
 from lightningstore.service.rules.rewards import sortable
-from lightningstore.service.rules.rows import RolloutQuery
+from lightningstore.service.rules.rows import GroupQuery, RolloutQuery
 from lightningstore.service.rules.series import SeriesQuery
+from lightningstore.service.rules.times import NANOS
 from lightningstore.service.storage.base import Changes, Counters
 from lightningstore.service.storage.sqlite import filters
 from lightningstore.service.storage.sqlite.commits import SQL, statements
@@ -28,6 +29,9 @@ from lightningstore.service.storage.testing.records import (
     spans,
     sweep,
 )
+from lightningstore.v1.group_pb2 import GROUP_STATUS_COMPLETE
+
+from tests.costs import cost_of
 
 pytestmark = pytest.mark.asyncio
 
@@ -166,6 +170,12 @@ async def groups_at(storage: SqliteStorage, at: int) -> Any:
     return await storage.group_completions(at, 10)
 
 
+async def groups_by_id_at(storage: SqliteStorage, at: int) -> Any:
+    """Return groups by id and status. The index on the status leads to many more."""
+    ids = frozenset([f"g{at}", f"g{at + 1}"])
+    return await storage.list_groups(GroupQuery(ids, frozenset([GROUP_STATUS_COMPLETE])))
+
+
 async def series_at(storage: SqliteStorage, at: int) -> Any:
     query = SeriesQuery("completion_number", "attempt_count", at, 5, 2, at + 10)
     return (await storage.series(query)).values()
@@ -192,10 +202,30 @@ async def rewarded_below(storage: SqliteStorage, at: int) -> Any:
     return await rewarded_at(storage, COUNT - at, descending=True)
 
 
+async def rewarded_first(storage: SqliteStorage, _at: int) -> Any:
+    """Return the first rewarded rollouts in enqueue order, which is not that of the index on rewards."""
+    query = RolloutQuery(reward_range=(sortable(0), sortable(COUNT)), limit=10)
+    return [row async for row in storage.scan_rollouts(query)]
+
+
+async def last_page(storage: SqliteStorage, _at: int) -> Any:
+    """Return the last page of a filter that all rollouts match, in the order of time: it is not full."""
+    query = RolloutQuery(
+        queues=frozenset(["q"]),
+        order_by="start_time",
+        after=((COUNT - 2) * NANOS, COUNT - 2),
+        limit=10,
+    )
+    return [row async for row in storage.scan_rollouts(query)]
+
+
 READS = (
     finishes_at,
     completions_at,
     groups_at,
+    groups_by_id_at,
+    rewarded_first,
+    last_page,
     series_at,
     matches_at,
     rewarded_at,
@@ -211,7 +241,8 @@ async def test_what_comes_before_a_read_does_not_add_to_its_steps(
     for start in range(1, COUNT + 1, 1000):
         keys = range(start, start + 1000)
         done = [
-            finished(key, key)._replace(measures=Measures(reward=sortable(key))) for key in keys
+            finished(key, key, queue="q")._replace(measures=Measures(reward=sortable(key)))
+            for key in keys
         ]
         await put(storage, *done, groups={key: group(key, number=key) for key in keys})
     steps = 0
@@ -231,3 +262,15 @@ async def test_what_comes_before_a_read_does_not_add_to_its_steps(
     few = await steps_at(20)
     assert 10 < few < 5000
     assert await steps_at(COUNT - 20) < 2 * few
+
+
+async def test_many_removed_rollouts_without_spans_are_passed_over_in_linear_time(
+    storage: SqliteStorage,
+) -> None:
+    async def looked_up(count: int) -> int:
+        await storage.commit(Changes(removed=list(range(1, count + 1)), counters=Counters()))
+        return (await cost_of(storage.leftover_spans)).instructions
+
+    few = await looked_up(1000)
+    assert await storage.leftover_spans() == []
+    assert await looked_up(8000) < 12 * few

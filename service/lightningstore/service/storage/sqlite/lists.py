@@ -21,8 +21,24 @@ async def places(reader: Reader, query: RolloutQuery) -> list[tuple[Any, int]]:
             first=text,
             where=selected.where,
         )
-        if len(rows) == query.limit:
+        if len(rows) == query.limit or await _are_all(reader, query):
             return rows
+    return await _scan(reader, query)
+
+
+async def _are_all(reader: Reader, query: RolloutQuery) -> bool:
+    """Return whether the first rows of the order of a query are all that there are."""
+    beyond = RolloutQuery(
+        order_by=query.order_by,
+        after=query.after,
+        descending=query.descending,
+        skip=filters.FIRST_ROWS,
+        limit=1,
+    )
+    return not await _scan(reader, beyond)
+
+
+async def _scan(reader: Reader, query: RolloutQuery) -> list[tuple[Any, int]]:
     source, key, where, parameters = filters.selection(query)
     page, more = filters.page(query, key)
     columns = {"value": key if query.order_by == "key" else query.order_by, "key": key}

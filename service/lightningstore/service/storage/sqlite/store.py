@@ -421,7 +421,8 @@ class SqliteStorage(ConsumerReads, GroupReads, ResourceReads, SeriesReads):
                     break
             if rows:
                 return [key for key, _ in rows]
-            self._leaving = [key for key in self._leaving if key not in part]
+            if self._leaving[: len(part)] == part:  # else the file was opened again
+                self._leaving = self._leaving[len(part) :]
         return []
 
     async def span_ids(self, rollout_key: int, attempt_key: int) -> list[tuple[int, bytes]]:
